@@ -1,0 +1,4 @@
+"""Broadcast PostgreSQL's changes to WebSocket clients that speak the Phoenix channel protocol.
+
+Start it with ``python -m realtime_server``; the reference lists every environment variable.
+"""
