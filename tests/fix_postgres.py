@@ -1,0 +1,187 @@
+"""Real PostgreSQL servers and databases for the tests.
+
+`pg17` is Debian's PostgreSQL 17, `pg18` the demo's embedded PostgreSQL 18;
+both run as an unprivileged user and end with the session. `pg` is each of
+them in turn, or the one server that TEST_DSN names. `database` is an empty
+database of its own on `pg`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, cast
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from realtime_server.demo.embedded import EmbeddedPostgres, StopMode
+
+TEST_DSN = os.environ.get("TEST_DSN")
+
+DEBIAN_BINDIR = Path("/usr/lib/postgresql/17/bin")
+
+SETTINGS = {
+    "max_connections": "200",
+    "max_wal_senders": "30",
+    "max_replication_slots": "30",
+}
+
+Rows = list[tuple[Any, ...]]
+
+
+class Server:
+    """A running PostgreSQL server with logical decoding and a superuser's DSN."""
+
+    def __init__(self, dsn: str, embedded: EmbeddedPostgres | None = None) -> None:
+        self.dsn = dsn
+        self._embedded = embedded
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            self.version = connection.info.server_version // 10000
+            """The major version."""
+            allow_wal2json(connection)
+
+    @property
+    def embedded(self) -> EmbeddedPostgres:
+        """The process behind it; a test that needs it skips when TEST_DSN is set."""
+        if self._embedded is None:
+            pytest.skip("TEST_DSN names a server that the tests may not restart")
+        return self._embedded
+
+    def down(self, mode: StopMode = "fast") -> AbstractContextManager[None]:
+        """Have no server inside the `with` block."""
+        return self.embedded.down(mode)
+
+    def restart(self, mode: StopMode = "fast") -> None:
+        """Stop and start it; every connection is lost."""
+        self.embedded.restart(mode)
+
+    def execute(
+        self, query: str | sql.Composed, parameters: Mapping[str, Any] | tuple[Any, ...] = ()
+    ) -> Rows:
+        """Run one statement, committed, in the server's own database."""
+        return execute(self.dsn, query, parameters)
+
+    def has_wal2json(self) -> bool:
+        """Say whether the output plugin is installed, by trying a slot."""
+        try:
+            self.execute(
+                "select pg_create_logical_replication_slot(%s, 'wal2json', temporary => true)",
+                (unique_name("probe"),),
+            )
+        except psycopg.errors.UndefinedFile:
+            return False
+        return True
+
+
+class Database:
+    """A database that one test has for itself."""
+
+    def __init__(self, server: Server, name: str) -> None:
+        self.server = server
+        self.name = name
+        self.dsn = make_conninfo(server.dsn, dbname=name)
+
+    def execute(
+        self, query: str | sql.Composed, parameters: Mapping[str, Any] | tuple[Any, ...] = ()
+    ) -> Rows:
+        """Run one statement (or several, without parameters), committed."""
+        return execute(self.dsn, query, parameters)
+
+    def connect(self) -> psycopg.Connection:
+        """Open a connection that commits each statement; the caller closes it."""
+        return psycopg.connect(self.dsn, autocommit=True)
+
+    def drop(self) -> None:
+        """Drop the database with its replication slots, whoever uses them."""
+        self._drop_slots()
+        self.server.execute(
+            sql.SQL("drop database {} with (force)").format(sql.Identifier(self.name))
+        )
+
+    def _drop_slots(self) -> None:
+        deadline = time.monotonic() + 10
+        where = "from pg_replication_slots where database = %s"
+        while self.server.execute(f"select 1 {where}", (self.name,)):
+            self.server.execute(
+                f"select pg_terminate_backend(active_pid, 5000) {where} and active", (self.name,)
+            )
+            try:
+                self.server.execute(
+                    f"select pg_drop_replication_slot(slot_name) {where} and not active",
+                    (self.name,),
+                )
+            except (psycopg.errors.ObjectInUse, psycopg.errors.UndefinedObject):
+                # Somebody reconnected, or a temporary slot went by itself.
+                assert time.monotonic() < deadline, "a replication slot cannot be dropped"
+
+
+def execute(
+    dsn: str, query: str | sql.Composed, parameters: Mapping[str, Any] | tuple[Any, ...] = ()
+) -> Rows:
+    """Run one statement on a connection of its own and return its rows."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(query, parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def unique_name(prefix: str) -> str:
+    """Return a name that no other test and no other session has.
+
+    Not from `random`, which pytest-randomly seeds before each test.
+    """
+    return f"{prefix}_{secrets.token_hex(5)}"
+
+
+def allow_wal2json(connection: psycopg.Connection) -> None:
+    """Let the newer minor versions load wal2json, which they no longer do by themselves."""
+    name = "output_plugin_libraries"
+    known = connection.execute("select current_setting(%s, true)", (name,)).fetchone()
+    assert known is not None
+    if known[0] is None or "wal2json" in known[0]:
+        return
+    connection.execute(
+        sql.SQL("alter system set {} = {}").format(
+            sql.Identifier(name), sql.SQL("pgoutput, wal2json, test_decoding")
+        )
+    )
+    connection.execute("select pg_reload_conf()")
+
+
+@pytest.fixture(scope="session")
+def pg18() -> Iterator[Server]:
+    """PostgreSQL 18 from the embedded wheel."""
+    with EmbeddedPostgres(settings=SETTINGS) as embedded:
+        yield Server(embedded.dsn, embedded)
+
+
+@pytest.fixture(scope="session")
+def pg17() -> Iterator[Server]:
+    """PostgreSQL 17 from Debian's packages, which has wal2json."""
+    if not (DEBIAN_BINDIR / "postgres").exists():
+        pytest.skip(f"PostgreSQL 17 is not installed in {DEBIAN_BINDIR}")
+    with EmbeddedPostgres(DEBIAN_BINDIR, settings=SETTINGS) as embedded:
+        yield Server(embedded.dsn, embedded)
+
+
+@pytest.fixture(scope="session", params=["TEST_DSN"] if TEST_DSN else ["pg17", "pg18"])
+def pg(request: pytest.FixtureRequest) -> Server:
+    """Each server in turn, or the one of TEST_DSN."""
+    if TEST_DSN:
+        return Server(TEST_DSN)
+    return cast(Server, request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def database(pg: Server) -> Iterator[Database]:
+    """An empty database on `pg`, dropped after the test."""
+    database = Database(pg, unique_name("test"))
+    pg.execute(sql.SQL("create database {}").format(sql.Identifier(database.name)))
+    yield database
+    database.drop()
