@@ -1,0 +1,41 @@
+"""Listen to PostgreSQL from Python.
+
+``import realtime_core`` loads no driver: the sources, which need psycopg, are imported
+when they are first used, so a script that only decodes stays light.
+"""
+
+from typing import TYPE_CHECKING
+
+from . import changes, errors, lsn, positions, records
+from .changes import *  # noqa: F403
+from .errors import *  # noqa: F403
+from .lsn import *  # noqa: F403
+from .positions import *  # noqa: F403
+from .records import *  # noqa: F403
+
+if TYPE_CHECKING:
+    from .sources import ChangeSource, PgoutputSource
+
+_LAZY = ("ChangeSource", "PgoutputSource")
+
+__all__ = [  # noqa: PLE0604
+    *changes.__all__,
+    *errors.__all__,
+    *lsn.__all__,
+    *positions.__all__,
+    *records.__all__,
+    "ChangeSource",
+    "PgoutputSource",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _LAZY:
+        from . import sources
+
+        return getattr(sources, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,220 @@
+"""What a consumer receives: changes, and what frames them.
+
+A ``match`` statement tells them apart. Fields that a kind of change always has are
+never None. See "Logical Replication Message Formats" in the PostgreSQL documentation
+for where each fact comes from.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime
+from typing import TypeAlias
+
+import attrs
+
+from .lsn import LSN
+from .positions import Position, StreamIdentity
+from .records import Column, Record, Shape
+
+__all__ = [
+    "Begin",
+    "Change",
+    "Commit",
+    "Delete",
+    "Event",
+    "Gap",
+    "GapReason",
+    "Insert",
+    "LogicalMessage",
+    "Relation",
+    "ReplicaIdentity",
+    "RowChange",
+    "Transaction",
+    "Truncate",
+    "Update",
+]
+
+
+class ReplicaIdentity(enum.Enum):
+    """Which old values UPDATE and DELETE carry; see ``ALTER TABLE … REPLICA IDENTITY``."""
+
+    DEFAULT = "d"
+    """The primary key's."""
+    NOTHING = "n"
+    """None."""
+    FULL = "f"
+    """All."""
+    INDEX = "i"
+    """A chosen unique index's."""
+
+
+# Compared by identity: a new Relation message makes a new relation, and everything that
+# was computed from the old one goes with it.
+@attrs.frozen(eq=False)
+class Relation:
+    """A table, as it was when its row was written."""
+
+    oid: int
+    schema: str
+    table: str
+    replica_identity: ReplicaIdentity
+    columns: tuple[Column, ...]
+    shape: Shape = attrs.field(init=False, repr=False)
+    """Of full rows."""
+    key_shape: Shape = attrs.field(init=False, repr=False)
+    """Of old rows that carry the replica identity's columns only."""
+    key_places: tuple[int, ...] = attrs.field(init=False, repr=False)
+    """Where the identity's columns stand in a full row."""
+
+    @shape.default
+    def _shape(self) -> Shape:
+        return Shape(self.columns)
+
+    @key_shape.default
+    def _key_shape(self) -> Shape:
+        return Shape(tuple(column for column in self.columns if column.is_key))
+
+    @key_places.default
+    def _key_places(self) -> tuple[int, ...]:
+        return tuple(place for place, column in enumerate(self.columns) if column.is_key)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.table}"
+
+
+@attrs.frozen
+class Transaction:
+    """The transaction that a change belongs to. It is committed already."""
+
+    xid: int
+    """Top-level transaction ID, 32 bits."""
+    commit_lsn: LSN
+    """Of its commit record."""
+    commit_time: datetime
+    """In UTC, with microseconds."""
+    origin: str | None = None
+    """Name of the replication origin, for one that was itself replicated."""
+    stream: StreamIdentity | None = None
+
+
+# attrs.define rather than frozen: one of these is made for every row, and a frozen class
+# takes 2.5 times as long to construct (348 ns against 137 ns for three fields).
+@attrs.define
+class _Placed:
+    transaction: Transaction
+    index: int
+    """Place within the transaction, from 0."""
+
+    @property
+    def position(self) -> Position:
+        """Where the change stands; what :meth:`ChangeSource.ack` takes."""
+        return Position(self.transaction.commit_lsn, self.index, self.transaction.stream)
+
+
+@attrs.define
+class Insert(_Placed):
+    """A new row."""
+
+    relation: Relation
+    record: Record
+
+
+@attrs.define
+class Update(_Placed):
+    """A changed row."""
+
+    relation: Relation
+    record: Record
+    """The new row. Unchanged TOAST is UNCHANGED, except where ``old_record`` has its value."""
+    old_record: Record | None
+    """The old row under FULL; the old key where the key changed; else None."""
+
+
+@attrs.define
+class Delete(_Placed):
+    """A removed row."""
+
+    relation: Relation
+    old_record: Record
+    """The old row under FULL, else the replica identity's columns."""
+
+
+@attrs.define
+class Truncate(_Placed):
+    """Tables emptied by one TRUNCATE."""
+
+    relations: tuple[Relation, ...]
+    cascade: bool
+    restart_identity: bool
+
+
+@attrs.define
+class LogicalMessage:
+    """What ``pg_logical_emit_message`` wrote."""
+
+    lsn: LSN
+    """Of the message's own record."""
+    prefix: str
+    content: bytes
+    transaction: Transaction | None
+    """None for a non-transactional message: it arrives when it was written, even if the
+    transaction that wrote it is rolled back."""
+    index: int
+    stream: StreamIdentity | None = None
+
+    @property
+    def position(self) -> Position:
+        """Where the message stands: in its transaction, else at its own LSN."""
+        if self.transaction is None:
+            return Position(self.lsn, 0, self.stream)
+        return Position(self.transaction.commit_lsn, self.index, self.stream)
+
+
+@attrs.frozen
+class Begin:
+    """A transaction's changes follow. Yielded with ``boundaries=True`` only."""
+
+    transaction: Transaction
+
+
+@attrs.frozen
+class Commit:
+    """A transaction's changes are complete. Yielded with ``boundaries=True`` only."""
+
+    transaction: Transaction
+    end_lsn: LSN
+    """Where the WAL goes on after the commit record: what an acknowledgement reports."""
+    changes: int
+    """How many changes the transaction had in the stream, before any local filter."""
+
+    @property
+    def position(self) -> Position:
+        """The position of the transaction's last change; acknowledges all of it."""
+        transaction = self.transaction
+        return Position(transaction.commit_lsn, max(self.changes - 1, 0), transaction.stream)
+
+
+class GapReason(enum.Enum):
+    """Why changes may be missing."""
+
+    TEMPORARY_SLOT = "temporary_slot"
+    """A temporary slot ended with its connection."""
+    SLOT_MISSING = "slot_missing"
+    """The slot was dropped by somebody else."""
+
+
+@attrs.frozen
+class Gap:
+    """Changes between two positions were lost. Yielded with ``on_gap="continue"``."""
+
+    after: Position | None
+    """The last position handed over; None when there was none."""
+    until: Position
+    """Where the stream goes on: everything committed later arrives."""
+    reason: GapReason
+
+
+RowChange: TypeAlias = Insert | Update | Delete
+Change: TypeAlias = Insert | Update | Delete | Truncate | LogicalMessage
+Event: TypeAlias = Insert | Update | Delete | Truncate | LogicalMessage | Begin | Commit | Gap

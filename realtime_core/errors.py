@@ -1,0 +1,247 @@
+"""Every exception of the project, under one root.
+
+* :exc:`RealtimeError`
+
+  * :exc:`ConfigError`: settings that cannot work; lists every problem at once
+  * :exc:`DecodeError`: bytes that are not what the protocol says
+
+    * :exc:`TruncatedMessageError`: the message ends too early
+    * :exc:`UnknownMessageError`: a message kind this decoder does not know
+    * :exc:`UnknownRelationError`, :exc:`UnknownTypeError`: a reference to nothing
+
+  * :exc:`ValueConversionError`: a field that Python cannot hold
+  * :exc:`PositionMismatchError`: two positions of different streams were compared
+  * :exc:`SourceError`: PostgreSQL refused, or went away
+
+    * :exc:`ConnectionLostError`, :exc:`AuthenticationError`
+    * :exc:`PublicationNotFoundError`, :exc:`WalLevelError`, :exc:`PrivilegeError`
+    * :exc:`SlotError`
+
+      * :exc:`SlotInUseError`, :exc:`SlotLostError`, :exc:`SlotUnavailableError`
+
+  * :exc:`ServerError`: the WebSocket server cannot do what was asked
+
+Messages say what happened, then the value, then what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "AuthenticationError",
+    "ConfigError",
+    "ConnectionLostError",
+    "DecodeError",
+    "PositionMismatchError",
+    "PrivilegeError",
+    "PublicationNotFoundError",
+    "RealtimeError",
+    "ServerError",
+    "SlotError",
+    "SlotInUseError",
+    "SlotLostError",
+    "SlotUnavailableError",
+    "SourceError",
+    "TruncatedMessageError",
+    "UnknownMessageError",
+    "UnknownRelationError",
+    "UnknownTypeError",
+    "ValueConversionError",
+    "WalLevelError",
+]
+
+
+class RealtimeError(Exception):
+    """Root of all errors raised by this project on purpose."""
+
+
+class ConfigError(RealtimeError, ValueError):
+    """Settings that cannot work.
+
+    Attributes:
+        problems: one sentence a problem, each naming the setting and the remedy.
+    """
+
+    def __init__(self, problems: Sequence[str] | str) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("; ".join(self.problems))
+
+
+class DecodeError(RealtimeError, ValueError):
+    """Bytes that are not a valid message."""
+
+
+class TruncatedMessageError(DecodeError):
+    """The message ends before its last field."""
+
+
+class UnknownMessageError(DecodeError):
+    """The first byte names no message of the protocol.
+
+    Attributes:
+        tag: the byte, as an integer.
+    """
+
+    def __init__(self, tag: int) -> None:
+        self.tag = tag
+        super().__init__(
+            f"unknown pgoutput message {bytes([tag])!r}: the stream was started with options, "
+            "or by a server, newer than this decoder"
+        )
+
+
+class UnknownRelationError(DecodeError):
+    """A row names a relation that no Relation message has described.
+
+    Attributes:
+        relation_oid: the relation's OID.
+    """
+
+    def __init__(self, relation_oid: int) -> None:
+        self.relation_oid = relation_oid
+        super().__init__(
+            f"relation {relation_oid} was not described by a Relation message before it was used: "
+            "decode the stream from its start, with one assembler"
+        )
+
+
+class UnknownTypeError(DecodeError):
+    """A column's type is neither built in nor described by a Type message.
+
+    Attributes:
+        type_oid: the type's OID.
+    """
+
+    def __init__(self, type_oid: int, *, column: str, relation: str) -> None:
+        self.type_oid = type_oid
+        super().__init__(
+            f"type {type_oid} of column {column!r} in {relation} is neither built in nor described "
+            "by a Type message: decode the stream from its start, with one assembler"
+        )
+
+
+class ValueConversionError(RealtimeError, ValueError):
+    """A field's text has no Python value of its type.
+
+    The text is still there: ``row.text(name)``.
+
+    Attributes:
+        column: name of the column.
+        type_name: PostgreSQL's name of its type.
+        text: the field as PostgreSQL wrote it, or None for a binary field.
+    """
+
+    def __init__(self, column: str, type_name: str, text: str | None, reason: str) -> None:
+        self.column = column
+        self.type_name = type_name
+        self.text = text
+        super().__init__(
+            f"column {column!r} of type {type_name}: {reason}; row.text({column!r}) has its text"
+        )
+
+
+class PositionMismatchError(RealtimeError, ValueError):
+    """Positions of two different streams have no order."""
+
+
+class SourceError(RealtimeError):
+    """PostgreSQL refused what the source needs, or went away.
+
+    Attributes:
+        transient: whether trying again can help without anyone's doing.
+    """
+
+    transient = False
+
+
+class ConnectionLostError(SourceError):
+    """The connection could not be made, or ended."""
+
+    transient = True
+
+
+class AuthenticationError(SourceError):
+    """The server did not accept the user, the password or the database."""
+
+
+class PublicationNotFoundError(SourceError):
+    """One or more publications do not exist in the database.
+
+    Attributes:
+        names: the missing ones.
+        database: where they were looked for.
+    """
+
+    def __init__(self, names: Sequence[str], database: str) -> None:
+        self.names = tuple(names)
+        self.database = database
+        quoted = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
+        first = '"' + names[0].replace('"', '""') + '"'
+        plural = "publications" if len(names) > 1 else "publication"
+        super().__init__(
+            f"{plural} {quoted} not found in database {database!r}; "
+            f"create it: CREATE PUBLICATION {first} FOR ALL TABLES"
+        )
+
+
+class WalLevelError(SourceError):
+    """The server does not write the WAL that logical decoding needs."""
+
+    def __init__(self, wal_level: str) -> None:
+        self.wal_level = wal_level
+        super().__init__(
+            f"wal_level is {wal_level!r}, logical replication needs 'logical'; run "
+            "ALTER SYSTEM SET wal_level = logical and restart PostgreSQL"
+        )
+
+
+class PrivilegeError(SourceError):
+    """The role may not do what replication needs."""
+
+
+class SlotError(SourceError):
+    """Something about a replication slot.
+
+    Attributes:
+        slot: the slot's name.
+    """
+
+    def __init__(self, slot: str, message: str) -> None:
+        self.slot = slot
+        super().__init__(message)
+
+
+class SlotInUseError(SlotError):
+    """Another connection streams from the slot.
+
+    Attributes:
+        pid: process ID of the walsender that holds it, or None.
+    """
+
+    transient = True
+
+    def __init__(self, slot: str, pid: int | None) -> None:
+        self.pid = pid
+        holder = f"PID {pid}" if pid is not None else "another connection"
+        super().__init__(
+            slot,
+            f"slot {slot!r} is active for {holder}; stop the other consumer or choose "
+            "another slot name",
+        )
+
+
+class SlotLostError(SlotError):
+    """The slot, and with it the place in the stream, is gone.
+
+    What was committed between the last position handed over and the next
+    slot's start cannot be had any more.
+    """
+
+
+class SlotUnavailableError(SlotError):
+    """The slot cannot be made or used."""
+
+
+class ServerError(RealtimeError):
+    """The WebSocket server cannot do what was asked."""

@@ -1,0 +1,50 @@
+"""pgoutput, PostgreSQL's own logical replication format: bytes in, changes out.
+
+No sockets, no event loop, no driver::
+
+    from realtime_core.pgoutput import Assembler, Decoder
+
+    decoder, assembler = Decoder(), Assembler()
+    for payload in payloads:
+        for change in assembler.feed(decoder.decode(payload)):
+            ...
+"""
+
+from .assembler import Assembler
+from .decoder import Decoder
+from .messages import (
+    BeginMessage,
+    CommitMessage,
+    DeleteMessage,
+    Fields,
+    InsertMessage,
+    LogicalMessageMessage,
+    Message,
+    OriginMessage,
+    RelationColumn,
+    RelationMessage,
+    TruncateMessage,
+    TypeMessage,
+    UpdateMessage,
+)
+
+__all__ = [
+    # .assembler
+    "Assembler",
+    # .decoder
+    "Decoder",
+    # .messages
+    "BeginMessage",
+    "CommitMessage",
+    "DeleteMessage",
+    "Fields",
+    "InsertMessage",
+    "LogicalMessageMessage",
+    "Message",
+    "OriginMessage",
+    "RelationColumn",
+    "RelationMessage",
+    "TruncateMessage",
+    "TypeMessage",
+    "UpdateMessage",
+]

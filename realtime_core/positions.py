@@ -1,0 +1,105 @@
+"""Position: where in a stream of changes a consumer stands.
+
+Commit order is PostgreSQL's order of changes, so a position is the LSN of a
+transaction's commit record and the place of the change within the transaction. It
+survives restarts, because PostgreSQL decodes the same WAL to the same changes.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import total_ordering
+from typing import Self
+from urllib.parse import quote, unquote
+
+import attrs
+
+from .errors import PositionMismatchError
+from .lsn import LSN
+
+__all__ = ["Position", "StreamIdentity"]
+
+_TEXT = re.compile(
+    r"(?P<lsn>[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}):(?P<index>[0-9]{1,10})"
+    r"(?:@(?P<system>[0-9]{1,20})\.(?P<timeline>[0-9]{1,10})(?:/(?P<publications>\S*))?)?",
+    re.ASCII,
+)
+
+
+@attrs.frozen
+class StreamIdentity:
+    """What positions must have in common to be comparable, and the timeline."""
+
+    system_identifier: int
+    """Of the cluster; see ``IDENTIFY_SYSTEM``."""
+    timeline: int = attrs.field(eq=False)
+    """It grows with each promotion of a standby."""
+    publications: tuple[str, ...] = attrs.field(converter=lambda names: tuple(sorted(set(names))))
+    """Sorted. Other publications, other changes, so other indexes."""
+
+    def __str__(self) -> str:
+        names = ",".join(quote(name, safe="") for name in self.publications)
+        return f"{self.system_identifier}.{self.timeline}/{names}"
+
+
+@total_ordering
+@attrs.frozen(eq=False)
+class Position:
+    """The place of one change: ordered, printable, parseable.
+
+    Text: ``<commit LSN>:<index>@<system identifier>.<timeline>/<publications>``, the
+    part from ``@`` only when a source made it; a publication's name is percent-encoded.
+    """
+
+    lsn: LSN
+    """Of the transaction's commit record; of a non-transactional message, its own."""
+    index: int = 0
+    """Among the transaction's row changes, truncates and messages, from 0."""
+    stream: StreamIdentity | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what ``str(position)`` wrote.
+
+        Raises:
+            ValueError: if ``text`` is not that.
+        """
+        match = _TEXT.fullmatch(text)
+        if match is None:
+            raise ValueError(f"not a position: {text!r}; it looks like 16/B374D848:0")
+        stream = None
+        if match["system"] is not None:
+            names = match["publications"] or ""
+            stream = StreamIdentity(
+                int(match["system"]),
+                int(match["timeline"]),
+                tuple(unquote(name) for name in names.split(",") if name),
+            )
+        return cls(LSN.parse(match["lsn"]), int(match["index"]), stream)
+
+    def __str__(self) -> str:
+        place = f"{self.lsn}:{self.index}"
+        return place if self.stream is None else f"{place}@{self.stream}"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Position):
+            return NotImplemented
+        return (self.lsn, self.index, self.stream) == (other.lsn, other.index, other.stream)
+
+    def __hash__(self) -> int:
+        return hash((self.lsn, self.index, self.stream))
+
+    def __lt__(self, other: Position) -> bool:
+        """Compare two places of one stream.
+
+        Raises:
+            PositionMismatchError: if they belong to different streams.
+        """
+        if not isinstance(other, Position):
+            return NotImplemented
+        if self.stream != other.stream:
+            raise PositionMismatchError(
+                f"cannot order {self} and {other}: they come from different clusters or "
+                "publications"
+            )
+        return (self.lsn, self.index) < (other.lsn, other.index)
