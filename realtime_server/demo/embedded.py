@@ -83,6 +83,9 @@ class EmbeddedPostgres:
     host = "127.0.0.1"
     """The address it listens on."""
 
+    bindir: Path
+    """Where the binaries came from; `psql` may be there too."""
+
     port: int
     """The TCP port; of the caller's 0, a free port once it is started."""
 
@@ -96,13 +99,14 @@ class EmbeddedPostgres:
     ) -> None:
         self.port = port
         self._settings = {**_SETTINGS, **(settings or {})}
-        self._wanted_bindir = _wheel_bindir() if bindir is None else bindir
+        self.bindir = _wheel_bindir() if bindir is None else bindir
         self._wanted_data_dir = data_dir
         # User and group of the child; -1 is the caller's own.
         self._user, self._group = _unprivileged_account() if os.geteuid() == 0 else (-1, -1)
         # Where the socket, the log and the temporary things are, while started.
         self._folder: Path | None = None
-        self._bindir = self._wanted_bindir
+        # `bindir`, or a copy of it that the child can run.
+        self._programs = self.bindir
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -146,7 +150,7 @@ class EmbeddedPostgres:
         try:
             self._folder = _make_folder()
             self._give_away(self._folder)
-            self._bindir = self._reachable_bindir()
+            self._programs = self._reachable_bindir()
             self._make_cluster()
             self.port = self.port or _free_port(self.host)
             self._launch()
@@ -206,13 +210,13 @@ class EmbeddedPostgres:
         A virtual environment below a home that nobody else may enter (root's)
         is out of the child's reach; then it gets a copy.
         """
-        if self._user == -1 or self._run(self._wanted_bindir / "initdb", "--version") == 0:
-            return self._wanted_bindir
-        prefix = self._wanted_bindir.parent
+        if self._user == -1 or self._run(self.bindir / "initdb", "--version") == 0:
+            return self.bindir
+        prefix = self.bindir.parent
         package = prefix.parent
         libraries = package.with_name(f"{package.name}.libs")  # found relative to the binaries
         copy = self.socket_dir / "programs"
-        bindir = copy / package.name / prefix.name / self._wanted_bindir.name
+        bindir = copy / package.name / prefix.name / self.bindir.name
         shutil.copytree(
             prefix, bindir.parent, symlinks=True, ignore=shutil.ignore_patterns("include")
         )
@@ -227,12 +231,16 @@ class EmbeddedPostgres:
             return
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._give_away(self.data_dir)
-        # fmt: off
         code = self._run(
-            self._bindir / "initdb", f"--pgdata={self.data_dir}", "--username=postgres",
-            "--auth=trust", "--encoding=UTF8", f"--locale={_LOCALE}", "--no-sync", "--no-instructions",
+            self._programs / "initdb",
+            f"--pgdata={self.data_dir}",
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            f"--locale={_LOCALE}",
+            "--no-sync",
+            "--no-instructions",
         )
-        # fmt: on
         if code != 0:
             raise EmbeddedPostgresError(f"initdb failed. {self._log_tail()}")
 
@@ -273,7 +281,7 @@ class EmbeddedPostgres:
             **self._settings,
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
-        self._process = self._spawn(self._bindir / "postgres", "-D", str(self.data_dir), *options)
+        self._process = self._spawn(self._programs / "postgres", "-D", str(self.data_dir), *options)
         self._await_ready(self._process)
 
     def _await_ready(self, process: subprocess.Popen[bytes]) -> None:

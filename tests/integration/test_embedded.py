@@ -211,7 +211,7 @@ def test_killing_the_owner_takes_the_server_along() -> None:
 
 
 def test_it_runs_from_a_folder_that_only_its_owner_may_enter(tmp_path: Path) -> None:
-    wheel = EmbeddedPostgres()._wanted_bindir.parent.parent
+    wheel = EmbeddedPostgres().bindir.parent.parent
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     shutil.copytree(wheel, home / wheel.name, symlinks=True)
