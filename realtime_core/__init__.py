@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _LAZY = ("ChangeSource", "PgoutputSource")
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     *changes.__all__,
     *errors.__all__,
     *lsn.__all__,

@@ -8,6 +8,7 @@ survives restarts, because PostgreSQL decodes the same WAL to the same changes.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import total_ordering
 from typing import Self
 from urllib.parse import quote, unquote
@@ -26,6 +27,10 @@ _TEXT = re.compile(
 )
 
 
+def _sorted_names(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(names)))
+
+
 @attrs.frozen
 class StreamIdentity:
     """What positions must have in common to be comparable, and the timeline."""
@@ -34,7 +39,7 @@ class StreamIdentity:
     """Of the cluster; see ``IDENTIFY_SYSTEM``."""
     timeline: int = attrs.field(eq=False)
     """It grows with each promotion of a standby."""
-    publications: tuple[str, ...] = attrs.field(converter=lambda names: tuple(sorted(set(names))))
+    publications: tuple[str, ...] = attrs.field(converter=_sorted_names)
     """Sorted. Other publications, other changes, so other indexes."""
 
     def __str__(self) -> str:

@@ -34,7 +34,7 @@ UNCHANGED: Final = Unchanged.UNCHANGED
 It is not NULL: the row has a value there, only this message does not carry it.
 """
 
-Field: TypeAlias = str | bytes | None | Unchanged
+Field: TypeAlias = str | bytes | Unchanged | None
 """One field of a tuple: text, binary (``binary 'true'``), NULL, or unchanged TOAST."""
 
 
@@ -129,7 +129,7 @@ class Record(Mapping[str, Any]):
         """Return the field as it came: text, bytes of a binary tuple, None or UNCHANGED."""
         return self.fields[self.shape.index[name]]
 
-    def text(self, name: str) -> str | None | Unchanged:
+    def text(self, name: str) -> str | Unchanged | None:
         """Return PostgreSQL's text of the field, None, or UNCHANGED.
 
         Raises:
@@ -139,7 +139,7 @@ class Record(Mapping[str, Any]):
         place = self.shape.index[name]
         return self._text(place)
 
-    def as_text(self) -> dict[str, str | None | Unchanged]:
+    def as_text(self) -> dict[str, str | Unchanged | None]:
         """Return all fields as :meth:`text` does."""
         return {name: self._text(place) for place, name in enumerate(self.shape.names)}
 
@@ -147,7 +147,7 @@ class Record(Mapping[str, Any]):
         """Return all fields as ``record[name]`` does."""
         return {name: self[name] for name in self.shape.names}
 
-    def _text(self, place: int) -> str | None | Unchanged:
+    def _text(self, place: int) -> str | Unchanged | None:
         value = self.fields[place]
         if isinstance(value, bytes):
             column = self.shape.columns[place]

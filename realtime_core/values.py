@@ -15,7 +15,7 @@ from .errors import ValueConversionError
 from .oids import BUILTIN_TYPES
 
 if TYPE_CHECKING:
-    from psycopg.adapt import Transformer
+    from psycopg.abc import Transformer
 
 __all__ = ["Converter", "make_converter"]
 

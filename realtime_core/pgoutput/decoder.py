@@ -119,7 +119,7 @@ def _tuple(data: bytes, offset: int) -> tuple[Fields, int]:
     append = fields.append
     for _ in range(count):
         kind = data[offset]
-        if kind == _TEXT or kind == _BINARY:
+        if kind in (_TEXT, _BINARY):
             (length,) = _i32_at(data, offset + 1)
             start = offset + 5
             offset = start + length
@@ -161,7 +161,7 @@ def _update(data: bytes, offset: int) -> Message:
     offset += 4
     kind = data[offset]
     old: Fields | None = None
-    if kind == _KEY or kind == _OLD:
+    if kind in (_KEY, _OLD):
         old, offset = _tuple(data, offset + 1)
     if data[offset] != _NEW:
         raise DecodeError(f"Update has tuple {chr(data[offset])!r}, expected 'K', 'O' or 'N'")

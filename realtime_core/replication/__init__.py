@@ -1,0 +1,1 @@
+"""The streaming replication protocol without a connection: bytes, command texts, bookkeeping."""

@@ -1,0 +1,86 @@
+"""What travels inside CopyData while a walsender streams.
+
+Two messages come in, XLogData and the primary keepalive; one goes out, the standby status
+update. See "Streaming Replication Protocol" in the PostgreSQL documentation.
+"""
+
+from __future__ import annotations
+
+from struct import Struct, error
+from typing import Final
+
+import attrs
+
+from ..errors import DecodeError, TruncatedMessageError
+from ..lsn import LSN
+
+__all__ = ["Keepalive", "XLogData", "format_status_update", "parse_copy_data"]
+
+_XLOG_HEADER: Final = Struct("!xQQq")
+_KEEPALIVE: Final = Struct("!xQqB")
+_STATUS: Final = Struct("!cQQQqB")
+_TAG_XLOG: Final = ord("w")
+_TAG_KEEPALIVE: Final = ord("k")
+
+
+@attrs.define
+class XLogData:
+    """``w``: a piece of the stream."""
+
+    start: int
+    """LSN of the piece; 0 for some messages."""
+    wal_end: int
+    """Where the server's WAL ended when it sent this."""
+    server_time: int
+    """Microseconds since 2000-01-01 UTC."""
+    payload: bytes
+    """One message of the output plugin."""
+
+
+@attrs.define
+class Keepalive:
+    """``k``: the server is alive, and has decoded all WAL up to ``wal_end``."""
+
+    wal_end: LSN
+    server_time: int
+    """Microseconds since 2000-01-01 UTC."""
+    reply_requested: bool
+    """The server will hang up soon unless it gets a status update now."""
+
+
+def parse_copy_data(data: bytes | memoryview) -> XLogData | Keepalive:
+    """Read one CopyData payload.
+
+    Raises:
+        DecodeError: if it is neither message, or too short, or too long.
+    """
+    if not data:
+        raise TruncatedMessageError("empty CopyData")
+    tag = data[0]
+    try:
+        if tag == _TAG_XLOG:
+            start, wal_end, time = _XLOG_HEADER.unpack_from(data)
+            # The only copy: slices of bytes are cheap to decode, of a memoryview dear
+            # (110 ns a field against 237 ns).
+            return XLogData(start, wal_end, time, bytes(data[25:]))
+        if tag == _TAG_KEEPALIVE:
+            wal_end, time, reply = _KEEPALIVE.unpack(data)
+            return Keepalive(LSN(wal_end), time, bool(reply))
+    except error as exc:
+        raise TruncatedMessageError(f"CopyData {chr(tag)!r} of {len(data)} bytes") from exc
+    raise DecodeError(f"unknown CopyData {chr(tag)!r}: the server speaks a newer protocol")
+
+
+def format_status_update(
+    *, written: LSN, flushed: LSN, applied: LSN, time: int, reply_requested: bool = False
+) -> bytes:
+    """Write a standby status update.
+
+    Args:
+        written: up to where WAL was received.
+        flushed: up to where it is safe here; the slot moves there.
+        applied: up to where it took effect.
+        time: microseconds since 2000-01-01 UTC.
+        reply_requested: ask the server for a keepalive.
+    """
+    return _STATUS.pack(b"r", written, flushed, applied, time, reply_requested)

@@ -1,0 +1,222 @@
+"""ReplicationConnection: the only place that touches libpq's connection directly.
+
+psycopg has no replication cursor, and its waiting functions answer a cancellation by
+cancelling the server's command, which would end the stream. So commands go through
+psycopg, and the stream is read here: when the socket is readable, libpq takes what is
+there and hands out whole CopyData messages. A cancelled read has taken nothing.
+
+``psycopg.generators`` is not a documented interface; the integration tests hold it to
+what this module needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+import psycopg
+from psycopg import AsyncClientCursor, AsyncConnection, generators
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import ExecStatus
+
+from ..errors import ConnectionLostError
+from ..lsn import LSN
+from ..replication import commands
+from ._errors import connection_failed, translate
+
+__all__ = ["ReplicationConnection", "pinned_parameters"]
+
+# These decide what text looks like; user settings must not.
+_PINNED = {
+    "datestyle": "ISO",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "3",
+    "timezone": "UTC",
+    "bytea_output": "hex",
+}
+
+
+def pinned_parameters(dsn: str) -> dict[str, Any]:
+    """Connection parameters of ``dsn`` with the session settings that our texts need.
+
+    The user's own ``options`` (or PGOPTIONS) stay, ahead of ours: the last one wins.
+
+    Raises:
+        psycopg.ProgrammingError: if ``dsn`` is not a connection string.
+    """
+    parameters = conninfo_to_dict(dsn)
+    own = " ".join(f"-c {name}={value}" for name, value in _PINNED.items())
+    theirs = parameters.get("options") or os.environ.get("PGOPTIONS", "")
+    parameters["options"] = f"{theirs} {own}".strip()
+    parameters["client_encoding"] = "UTF8"
+    # A peer that vanished is noticed, even if the operating system's default is two hours.
+    for name, value in (("keepalives_idle", 30), ("keepalives_interval", 10)):
+        parameters.setdefault(name, value)
+    return parameters
+
+
+class ReplicationConnection:
+    """A connection in replication mode: SQL and commands first, then the stream."""
+
+    def __init__(self, connection: AsyncConnection[Any], slot: str) -> None:
+        self.sql = connection
+        """For catalog queries, until :meth:`start`."""
+        self._pgconn = connection.pgconn
+        self._slot = slot
+        self._loop = asyncio.get_running_loop()
+        self._writing = False
+
+    @classmethod
+    async def connect(cls, dsn: str, slot: str) -> ReplicationConnection:
+        """Open a connection.
+
+        Raises:
+            SourceError: if it cannot be opened, saying why.
+        """
+        try:
+            connection = await AsyncConnection.connect(
+                **pinned_parameters(dsn),
+                replication="database",
+                autocommit=True,
+                # Replication connections speak only the simple query protocol.
+                cursor_factory=AsyncClientCursor,
+            )
+        except psycopg.Error as exc:
+            raise connection_failed(exc) from exc
+        return cls(connection, slot)
+
+    async def identify_system(self) -> tuple[int, int]:
+        """Return the cluster's system identifier and timeline."""
+        row = await self._one_row("IDENTIFY_SYSTEM")
+        return int(row[0]), int(row[1])
+
+    async def create_slot(self, *, temporary: bool) -> LSN:
+        """Make the slot; return its consistent point, from where it streams."""
+        row = await self._one_row(commands.create_slot(self._slot, temporary=temporary))
+        return LSN.parse(row[1])
+
+    async def _one_row(self, command: str) -> Any:
+        try:
+            cursor = await self.sql.execute(command.encode())
+            return await cursor.fetchone()
+        except psycopg.Error as exc:
+            raise translate(exc, self._slot) from exc
+
+    async def start(self, start: LSN, options: dict[str, str]) -> None:
+        """Begin to stream. From now on only :meth:`read`, :meth:`send`, :meth:`stop`.
+
+        Raises:
+            SourceError: if the server refuses, saying why.
+        """
+        command = commands.start_replication(self._slot, start, options)
+        try:
+            self._pgconn.send_query(command.encode())
+            results = await self.sql.wait(generators.execute(self._pgconn))
+        except psycopg.Error as exc:
+            raise translate(exc, self._slot) from exc
+        if results[-1].status != ExecStatus.COPY_BOTH:
+            raise translate(psycopg.errors.error_from_result(results[-1]), self._slot)
+
+    async def read(self) -> list[memoryview]:
+        """Return the CopyData payloads that one wake-up brought, at least one.
+
+        Cancelling it loses nothing.
+
+        Raises:
+            SourceError: when the stream ended, saying why.
+        """
+        while True:
+            await self._readable()
+            try:
+                self._pgconn.consume_input()
+                payloads = self._available()
+                if self._pgconn.ssl_in_use:
+                    # OpenSSL may hold decrypted bytes that make no socket readable.
+                    self._pgconn.consume_input()
+                    payloads += self._available()
+            except psycopg.Error as exc:
+                raise translate(exc, self._slot) from exc
+            if payloads:
+                return payloads
+
+    def _available(self) -> list[memoryview]:
+        payloads: list[memoryview] = []
+        while True:
+            size, data = self._pgconn.get_copy_data(1)
+            if size > 0:
+                payloads.append(data)
+            elif size == 0 or payloads:
+                # At the end of the stream (-1), first hand out what came before it.
+                return payloads
+            else:
+                self._raise_end()
+
+    def _raise_end(self) -> None:
+        result = self._pgconn.get_result()
+        if result is not None and result.status == ExecStatus.FATAL_ERROR:
+            raise psycopg.errors.error_from_result(result)
+        raise ConnectionLostError("the server ended the stream: it is probably shutting down")
+
+    async def _readable(self) -> None:
+        try:
+            descriptor = self._pgconn.socket
+        except psycopg.Error as exc:
+            raise translate(exc, self._slot) from exc
+        ready: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(descriptor, _resolve, ready)
+        try:
+            await ready
+        finally:
+            self._loop.remove_reader(descriptor)
+
+    def send(self, payload: bytes) -> None:
+        """Queue one CopyData and send what the socket takes. A dead socket is read()'s news."""
+        try:
+            self._pgconn.put_copy_data(payload)
+            self._flush()
+        except psycopg.Error:
+            self._stop_writing()
+
+    def _flush(self) -> None:
+        try:
+            done = self._pgconn.flush() == 0
+        except psycopg.Error:
+            done = True
+        if done:
+            self._stop_writing()
+        elif not self._writing:
+            self._loop.add_writer(self._pgconn.socket, self._flush)
+            self._writing = True
+
+    def _stop_writing(self) -> None:
+        if self._writing:
+            self._loop.remove_writer(self._pgconn.socket)
+            self._writing = False
+
+    async def stop(self, within: float) -> None:
+        """End the stream in good order, so that the slot is free when this returns.
+
+        The server may have much to send before it sees our end; past ``within`` seconds
+        the connection is just closed.
+        """
+        try:
+            self._pgconn.put_copy_end()
+            self._flush()
+            async with asyncio.timeout(within):
+                while True:
+                    await self.read()
+        except (psycopg.Error, TimeoutError, ConnectionLostError):
+            pass
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        self._stop_writing()
+        self._pgconn.finish()
+
+
+def _resolve(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

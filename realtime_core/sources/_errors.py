@@ -1,0 +1,101 @@
+"""PostgreSQL's errors to ours, each with what to do.
+
+By SQLSTATE where there is one; libpq gives none for a connection that was refused, so
+those are told apart by the server's English text, and keep it in any other language.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from psycopg import Error
+
+from ..errors import (
+    AuthenticationError,
+    ConnectionLostError,
+    PrivilegeError,
+    SlotInUseError,
+    SlotLostError,
+    SlotUnavailableError,
+    SourceError,
+)
+
+__all__ = ["connection_failed", "translate"]
+
+_PID: Final = re.compile(r"PID (\d+)")
+
+# Permanent until somebody acts; everything else that keeps us out may pass.
+_REFUSALS: Final = (
+    ("password authentication failed", "check DB_USER and DB_PASSWORD, or the DSN's password"),
+    ("no password supplied", "give a password in the DSN, PGPASSWORD or a passfile"),
+    ("pg_hba.conf", "allow this user, host and database (and replication) in pg_hba.conf"),
+    ("must be superuser or replication role", "run ALTER ROLE … REPLICATION"),
+    ("permission denied to start WAL sender", "run ALTER ROLE … REPLICATION"),
+    ('database "', "create the database or choose another"),
+    ('role "', "create the role or choose another"),
+)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def connection_failed(exc: Error) -> SourceError:
+    """Say why no connection could be made."""
+    text = _one_line(str(exc))
+    for sign, remedy in _REFUSALS:
+        if sign in text:
+            if "REPLICATION" in remedy:
+                return PrivilegeError(f"the role may not replicate ({text}); {remedy}")
+            return AuthenticationError(f"PostgreSQL refused the connection ({text}); {remedy}")
+    if "max_wal_senders" in text:
+        return ConnectionLostError(
+            f"no free WAL sender ({text}); stop another consumer or raise max_wal_senders"
+        )
+    return ConnectionLostError(
+        f"cannot connect to PostgreSQL ({text}); check that it runs and is reachable at this "
+        "host and port"
+    )
+
+
+def translate(exc: Error, slot: str) -> SourceError:
+    """Say what an error during a command or the stream means."""
+    state = exc.sqlstate or ""
+    text = _one_line(str(exc))
+    match state:
+        case "55006":
+            found = _PID.search(text)
+            return SlotInUseError(slot, int(found[1]) if found else None)
+        case "42501":
+            return PrivilegeError(
+                f"the role lacks a privilege ({text}); run ALTER ROLE … REPLICATION, and GRANT "
+                "what is missing"
+            )
+        case "53400":
+            return SlotUnavailableError(
+                slot,
+                f"slot {slot!r} cannot be made ({text}); drop an unused slot or raise "
+                "max_replication_slots",
+            )
+        case "53300":
+            return ConnectionLostError(
+                f"no free connection ({text}); stop another client or raise the limit"
+            )
+        case "42710":
+            return SlotInUseError(slot, None)
+        case "55000" | "58P01":
+            return SlotLostError(
+                slot,
+                f"slot {slot!r} cannot go on ({text}); the changes since its last position are "
+                "lost: drop the slot with SELECT pg_drop_replication_slot(…) to start anew",
+            )
+        case "42704":
+            return SlotUnavailableError(
+                slot,
+                f"slot {slot!r} cannot be read ({text}); a slot that is older than its "
+                "publication has to be dropped and made anew",
+            )
+    if state[:2] in ("08", "57") or not state:
+        return ConnectionLostError(f"the connection to PostgreSQL was lost ({text})")
+    return SourceError(f"PostgreSQL reported {state}: {text}")
