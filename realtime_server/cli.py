@@ -1,0 +1,88 @@
+"""``python -m realtime_server``: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from realtime_core.errors import ConfigError, RealtimeError, ServerError
+
+from .config import ServerConfig
+from .server import RealtimeServer
+
+__all__ = ["main"]
+
+logger = logging.getLogger("realtime.server")
+
+_DESCRIPTION = """\
+Broadcast PostgreSQL's changes to WebSocket clients that speak the Phoenix channel protocol.
+
+Configured by environment variables: DB_HOST, DB_PORT, DB_NAME, DB_USER, DB_PASSWORD,
+DB_SSL, PUBLICATIONS, SLOT_NAME, TEMPORARY_SLOT, PORT, SECURE_CHANNELS, REPLICATION_MODE,
+DB_RECONNECT_BACKOFF_MIN, DB_RECONNECT_BACKOFF_MAX, OUTBOX_MAX_BYTES.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the server until SIGTERM or SIGINT.
+
+    Returns:
+        The exit code: 0 after a signal, 1 when the stream broke for good, 2 when the
+        settings cannot work.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m realtime_server",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--dev",
+        action="store_true",
+        help="development defaults: DB_SSL=false, SECURE_CHANNELS=false, listen on 127.0.0.1 only",
+    )
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # websockets logs handshakes at INFO; ours is one line a connection.
+    logging.getLogger("websockets").setLevel(logging.WARNING)
+    try:
+        config = ServerConfig.from_env(os.environ, dev=arguments.dev)
+        asyncio.run(_serve(config))
+    except ConfigError as exc:
+        for problem in exc.problems:
+            print(f"configuration error: {problem}", file=sys.stderr)
+        return 2
+    except ServerError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 2
+    except RealtimeError as exc:
+        logger.critical("the stream cannot go on: %s", exc)
+        return 1
+    return 0
+
+
+async def _serve(config: ServerConfig) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Not on Windows, where Ctrl-C raises KeyboardInterrupt instead.
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop.set)
+    async with RealtimeServer(config) as server:
+        host = "127.0.0.1" if config.loopback else "all addresses"
+        logger.info("listening on %s, port %d", host, server.port)
+        stopped = asyncio.create_task(stop.wait())
+        ended = asyncio.create_task(server.wait())
+        await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if ended.done():
+            ended.result()
+        ended.cancel()
+        logger.info("stopping")

@@ -1,0 +1,190 @@
+"""ServerConfig: the environment's variables, checked all at once.
+
+Defaults stand here and nowhere else. A variable's name is its field's in capitals.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Self
+
+import attrs
+import cattrs
+from psycopg.conninfo import make_conninfo
+
+from realtime_core.errors import ConfigError
+from realtime_core.replication.commands import check_slot_name
+
+__all__ = ["ReplicationMode", "ServerConfig"]
+
+
+class ReplicationMode(enum.Enum):
+    """How changes are read, and who may see them."""
+
+    STREAM = "STREAM"
+    """pgoutput; everybody who may join a topic gets its changes."""
+    RLS = "RLS"
+    """wal2json; row level security decides."""
+
+
+def _at_least(least: int, most: int | None = None) -> Callable[[Any, Any, int], None]:
+    def check(instance: Any, attribute: Any, value: int) -> None:
+        if value < least or (most is not None and value > most):
+            bounds = f"at least {least}" if most is None else f"between {least} and {most}"
+            raise ValueError(f"is {value}; use a number {bounds}")
+
+    return check
+
+
+@attrs.frozen
+class ServerConfig:
+    """Everything the server can be told."""
+
+    replication_mode: ReplicationMode = ReplicationMode.STREAM
+    port: int = attrs.field(default=4000, validator=_at_least(0, 65535))
+    """0: any free one."""
+    db_host: str = "localhost"
+    db_port: int = attrs.field(default=5432, validator=_at_least(1, 65535))
+    db_name: str = "postgres"
+    db_user: str = "postgres"
+    db_password: str = attrs.field(default="postgres", repr=False)
+    db_ssl: bool = True
+    """Encrypt, without checking the certificate."""
+    publications: tuple[str, ...] = ("supabase_realtime",)
+    slot_name: str | None = None
+    """None: a temporary slot with a name of its own."""
+    temporary_slot: bool = False
+    secure_channels: bool = True
+    db_reconnect_backoff_min: int = attrs.field(default=100, validator=_at_least(1))
+    """Milliseconds."""
+    db_reconnect_backoff_max: int = attrs.field(default=120_000, validator=_at_least(1))
+    """Milliseconds."""
+    outbox_max_bytes: int = attrs.field(default=8 * 1024 * 1024, validator=_at_least(1024))
+    """What may wait for one client; one that falls further behind is disconnected."""
+    loopback: bool = False
+    """Listen on 127.0.0.1 only. Set by ``--dev``."""
+
+    @property
+    def dsn(self) -> str:
+        """The database as a libpq connection string."""
+        return make_conninfo(
+            host=self.db_host,
+            port=self.db_port,
+            dbname=self.db_name,
+            user=self.db_user,
+            password=self.db_password,
+            sslmode="require" if self.db_ssl else "disable",
+            # libpq's "require" checks certificates where it finds a root.crt in the home.
+            sslrootcert="/nonexistent/root.crt" if self.db_ssl else "",
+            application_name="realtime_server",
+        )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], *, dev: bool = False) -> Self:
+        """Read the configuration.
+
+        Args:
+            environ: usually ``os.environ``. Unknown variables are ignored; an empty one
+                counts as unset.
+            dev: development defaults: no TLS to the database, open channels, loopback.
+
+        Raises:
+            ConfigError: with every problem, each naming its variable and the remedy.
+        """
+        values: dict[str, object] = dict(_DEV_DEFAULTS) if dev else {}
+        for field in attrs.fields(cls):
+            text = environ.get(field.name.upper(), "")
+            if text and field.name != "loopback":
+                values[field.name] = text
+        try:
+            config = _converter.structure(values, cls)
+        except cattrs.ClassValidationError as exc:
+            raise ConfigError(_problems(exc)) from None
+        problems = config._contradictions()
+        if problems:
+            raise ConfigError(problems)
+        return config
+
+    def _contradictions(self) -> list[str]:
+        problems = []
+        if self.replication_mode is ReplicationMode.RLS:
+            problems.append("REPLICATION_MODE=RLS is not supported yet; use STREAM")
+        if self.secure_channels:
+            problems.append(
+                "SECURE_CHANNELS=true (the default) is not supported yet: tokens are not checked; "
+                "set SECURE_CHANNELS=false where every client may see every change"
+            )
+        if self.temporary_slot and self.slot_name is None:
+            problems.append(
+                "TEMPORARY_SLOT=true names no slot; set SLOT_NAME, or leave both unset for a "
+                "temporary slot with a name of its own"
+            )
+        if self.db_reconnect_backoff_min > self.db_reconnect_backoff_max:
+            problems.append(
+                f"DB_RECONNECT_BACKOFF_MIN is {self.db_reconnect_backoff_min}, above "
+                f"DB_RECONNECT_BACKOFF_MAX, {self.db_reconnect_backoff_max}; swap them"
+            )
+        return problems
+
+
+_DEV_DEFAULTS: Final[Mapping[str, object]] = {
+    "db_ssl": "false",
+    "secure_channels": "false",
+    "loopback": "true",
+}
+
+
+def _integer(text: str, _: Any) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"is {text!r}; use a whole number") from None
+
+
+def _boolean(text: str, _: Any) -> bool:
+    # As the original reads it: whatever is not "false" is true.
+    return text.strip().lower() != "false"
+
+
+def _mode(text: str, _: Any) -> ReplicationMode:
+    try:
+        return ReplicationMode(text)
+    except ValueError:
+        raise ValueError(f"is {text!r}; use STREAM or RLS") from None
+
+
+def _publications(text: str | tuple[str, ...], _: Any) -> tuple[str, ...]:
+    example = 'a JSON array of names, as in ["supabase_realtime"]'
+    try:
+        names = json.loads(text) if isinstance(text, str) else list(text)
+    except ValueError:
+        raise ValueError(f"is {text!r}, not JSON; use {example}") from None
+    if not isinstance(names, list) or not names:
+        raise ValueError(f"is {text!r}; use {example}")
+    if not all(isinstance(name, str) and name and "\0" not in name for name in names):
+        raise ValueError(f"is {text!r}, with something that is no name; use {example}")
+    return tuple(names)
+
+
+def _slot_name(text: str, _: Any) -> str | None:
+    return check_slot_name(text.lower())
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter()
+    converter.register_structure_hook(int, _integer)
+    converter.register_structure_hook(bool, _boolean)
+    converter.register_structure_hook(ReplicationMode, _mode)
+    converter.register_structure_hook(tuple[str, ...], _publications)
+    converter.register_structure_hook(str | None, _slot_name)
+    return converter
+
+
+_converter: Final = _make_converter()
+
+
+def _problems(group: cattrs.ClassValidationError) -> list[str]:
+    named, unnamed = group.group_exceptions()
+    return [f"{note.name.upper()} {exc}" for exc, note in named] + [str(exc) for exc in unnamed]

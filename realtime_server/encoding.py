@@ -1,0 +1,216 @@
+"""Changes to bytes: payloads in the original's style, and frames around them.
+
+What a relation determines is computed once for it: names, the ``columns`` list, which
+fields are timestamps. What a change determines is rendered once for it. The envelope around
+a payload depends on topic and serializer and is joined on as bytes.
+
+Every value is PostgreSQL's text; only ``timestamp`` and ``timestamptz`` become ISO 8601.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from struct import Struct
+from typing import Any, Final
+
+import orjson
+
+from realtime_core import (
+    UNCHANGED,
+    Change,
+    Column,
+    Delete,
+    Gap,
+    Insert,
+    LogicalMessage,
+    Record,
+    Relation,
+    Truncate,
+    Update,
+)
+
+__all__ = [
+    "RelationPlan",
+    "RowPayload",
+    "gap_payload",
+    "iso_timestamp",
+    "row_payloads",
+    "text_frame",
+]
+
+# PostgreSQL's ISO style with TimeZone UTC. Infinity, BC and five-digit years stay as they are.
+_TIMESTAMP: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?)(?:\+00)?", re.ASCII)
+_TIMESTAMPS: Final = ("timestamp", "timestamptz")
+
+_LENGTH_16: Final = Struct("!BBH")
+_LENGTH_64: Final = Struct("!BBQ")
+_FIN_TEXT: Final = 0x81
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Frame a text message, unmasked and unfragmented (RFC 6455, section 5.2).
+
+    A server's frames are the same for every client, so one serves all.
+    """
+    size = len(payload)
+    if size < 126:
+        return bytes((_FIN_TEXT, size)) + payload
+    if size < 65536:
+        return _LENGTH_16.pack(_FIN_TEXT, 126, size) + payload
+    return _LENGTH_64.pack(_FIN_TEXT, 127, size) + payload
+
+
+def iso_timestamp(text: str) -> str:
+    """Return a timestamp as ISO 8601 in UTC with its fraction as received, or ``text``."""
+    match = _TIMESTAMP.fullmatch(text)
+    return f"{match[1]}T{match[2]}Z" if match else text
+
+
+def _commit_timestamp(time: datetime) -> bytes:
+    return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ").encode()
+
+
+class RelationPlan:
+    """What a relation determines of its changes' payloads and topics."""
+
+    __slots__ = ("_timestamps", "heads", "relation", "table_topic", "topics", "truncate_head")
+
+    def __init__(self, relation: Relation) -> None:
+        self.relation = relation
+        self.table_topic = f"realtime:{relation.schema}:{relation.table}"
+        self.topics = (f"realtime:{relation.schema}", "realtime:*", self.table_topic)
+        """The first three steps of the topic ladder, in order."""
+        columns = [_describe(column) for column in relation.columns]
+        self.heads = {
+            kind: _head(relation, kind, {"errors": None, "columns": columns})
+            for kind in ("INSERT", "UPDATE", "DELETE")
+        }
+        self.truncate_head = _head(relation, "TRUNCATE", {})
+        self._timestamps = frozenset(
+            column.name
+            for column in relation.columns
+            if column.type_schema == "pg_catalog" and column.type_name in _TIMESTAMPS
+        )
+
+    def render(self, record: Record) -> dict[str, Any]:
+        """Return a record's fields as payloads show them; unchanged TOAST is absent."""
+        fields = {
+            name: field
+            for name, field in zip(record.shape.names, record.fields, strict=True)
+            if field is not UNCHANGED
+        }
+        for name in self._timestamps:
+            value = fields.get(name)
+            if isinstance(value, str):
+                fields[name] = iso_timestamp(value)
+        return fields
+
+
+def _describe(column: Column) -> dict[str, Any]:
+    return {
+        "flags": ["key"] if column.is_key else [],
+        "name": column.name,
+        "type": column.type_name,
+        # Clients of the original know this field unsigned: -1 is 4294967295.
+        "type_modifier": column.type_modifier & 0xFFFFFFFF,
+    }
+
+
+def _head(relation: Relation, kind: str, more: dict[str, Any]) -> bytes:
+    """The payload's beginning, up to the commit timestamp's value."""
+    start = {"schema": relation.schema, "table": relation.table, "type": kind, **more}
+    return orjson.dumps(start)[:-1] + b',"commit_timestamp":"'
+
+
+class RowPayload:
+    """One payload of a change, rendered when somebody wants it, and once."""
+
+    __slots__ = ("_change", "_payload", "event", "filterable", "plan")
+
+    def __init__(self, event: str, plan: RelationPlan, change: Change) -> None:
+        self.event = event
+        """The type of the change, which is the wire's event name too."""
+        self.plan = plan
+        self._change = change
+        self._payload: bytes | None = None
+        self.filterable: dict[str, Any] = {}
+        """Rendered fields that column filters look at: the new row's, of a DELETE the old's."""
+        match change:
+            case Insert() | Update():
+                self.filterable = plan.render(change.record)
+            case Delete():
+                self.filterable = plan.render(change.old_record)
+
+    @property
+    def payload(self) -> bytes:
+        if self._payload is None:
+            self._payload = self._render()
+        return self._payload
+
+    def _render(self) -> bytes:
+        change, plan = self._change, self.plan
+        assert change.transaction is not None
+        time = _commit_timestamp(change.transaction.commit_time)
+        fields: dict[str, Any]
+        match change:
+            case Insert():
+                fields = {"record": self.filterable}
+            case Update(old_record=old):
+                old_fields = {} if old is None else plan.render(old)
+                fields = {"record": self.filterable, "old_record": old_fields}
+            case Delete():
+                fields = {"old_record": self.filterable}
+            case _:
+                return plan.truncate_head + time + b'"}'
+        return plan.heads[self.event] + time + b'",' + orjson.dumps(fields)[1:]
+
+
+def row_payloads(change: Change, plans: dict[int, RelationPlan]) -> list[RowPayload]:
+    """Return a change's payloads: one, or one for each table of a TRUNCATE.
+
+    Args:
+        change: logical messages have none.
+        plans: a cache by relation OID, filled here.
+    """
+    match change:
+        case Insert():
+            return [RowPayload("INSERT", _plan(change.relation, plans), change)]
+        case Update():
+            return [RowPayload("UPDATE", _plan(change.relation, plans), change)]
+        case Delete():
+            return [RowPayload("DELETE", _plan(change.relation, plans), change)]
+        case Truncate():
+            return [
+                RowPayload("TRUNCATE", _plan(relation, plans), change)
+                for relation in change.relations
+            ]
+        case LogicalMessage():
+            return []
+
+
+def _plan(relation: Relation, plans: dict[int, RelationPlan]) -> RelationPlan:
+    plan = plans.get(relation.oid)
+    # A new Relation message replaces the relation and all that was computed from it.
+    if plan is None or plan.relation is not relation:
+        plan = plans[relation.oid] = RelationPlan(relation)
+    return plan
+
+
+def gap_payload(gap: Gap, channel: str) -> dict[str, Any]:
+    """Return the ``system`` payload that tells a channel of a gap.
+
+    Its status is "ok": an "error" makes some clients rejoin, which would not help.
+    """
+    reason = gap.reason.value
+    return {
+        "channel": channel,
+        "extension": "postgres_changes",
+        "status": "ok",
+        "message": f"Gap: {reason}",
+        "gap": {
+            "after": None if gap.after is None else str(gap.after),
+            "until": str(gap.until),
+            "reason": reason,
+        },
+    }

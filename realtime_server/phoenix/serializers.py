@@ -1,0 +1,120 @@
+"""Text frames of both protocol versions.
+
+``vsn=1.0.0``: an object ``{"topic", "event", "payload", "ref"}``. ``vsn=2.0.0``: an array
+``[join_ref, ref, topic, event, payload]``. A broadcast's envelope is given out in two
+halves, so that a payload rendered once can be joined into it as bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+import orjson
+
+from ..errors import FrameError
+from .messages import Message, Ref
+
+__all__ = ["SERIALIZERS", "Serializer", "V1Serializer", "V2Serializer"]
+
+# WebSocket close codes (RFC 6455, section 7.4.1).
+_UNSUPPORTED_DATA: Final = 1003
+_INVALID_DATA: Final = 1007
+_POLICY_VIOLATION: Final = 1008
+
+
+class Serializer(Protocol):
+    """One version of the wire format. It has no state: one instance serves all sockets."""
+
+    def decode(self, data: str | bytes) -> Message:
+        """Read a WebSocket message, text (str) or binary (bytes).
+
+        Raises:
+            FrameError: with the close code and reason that fit.
+        """
+        ...
+
+    def encode(self, message: Message) -> bytes:
+        """Write a text frame's payload."""
+        ...
+
+    def envelope(self, topic: str, event: str) -> tuple[bytes, bytes]:
+        """Return what goes before and behind a broadcast's payload."""
+        ...
+
+
+def _load(data: str | bytes) -> Any:
+    if isinstance(data, bytes):
+        raise FrameError(_UNSUPPORTED_DATA, "binary frames are not supported")
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as exc:
+        raise FrameError(_INVALID_DATA, "the message is not JSON") from exc
+
+
+def _message(topic: Any, event: Any, payload: Any, ref: Any, join_ref: Any) -> Message:
+    if not (isinstance(topic, str) and isinstance(event, str)):
+        raise FrameError(_POLICY_VIOLATION, "topic and event must be strings")
+    return Message(topic, event, payload, _ref(ref), _ref(join_ref))
+
+
+def _ref(value: Any) -> Ref:
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    raise FrameError(_POLICY_VIOLATION, "ref must be a string, a number or null")
+
+
+class V1Serializer:
+    """``vsn=1.0.0``, and no ``vsn`` at all. It carries no join_ref."""
+
+    def decode(self, data: str | bytes) -> Message:
+        frame = _load(data)
+        if not isinstance(frame, dict) or not frame.keys() >= {"topic", "event", "payload"}:
+            raise FrameError(
+                _POLICY_VIOLATION, "a message is an object with topic, event, payload and ref"
+            )
+        return _message(frame["topic"], frame["event"], frame["payload"], frame.get("ref"), None)
+
+    def encode(self, message: Message) -> bytes:
+        return orjson.dumps(
+            {
+                "topic": message.topic,
+                "event": message.event,
+                "ref": message.ref,
+                "payload": message.payload,
+            }
+        )
+
+    def envelope(self, topic: str, event: str) -> tuple[bytes, bytes]:
+        names = orjson.dumps({"topic": topic, "event": event, "ref": None})
+        return names[:-1] + b',"payload":', b"}"
+
+
+class V2Serializer:
+    """``vsn=2.0.0``."""
+
+    def decode(self, data: str | bytes) -> Message:
+        frame = _load(data)
+        if not isinstance(frame, list) or len(frame) != 5:
+            raise FrameError(
+                _POLICY_VIOLATION, "a message is an array [join_ref, ref, topic, event, payload]"
+            )
+        join_ref, ref, topic, event, payload = frame
+        return _message(topic, event, payload, ref, join_ref)
+
+    def encode(self, message: Message) -> bytes:
+        return orjson.dumps(
+            [message.join_ref, message.ref, message.topic, message.event, message.payload]
+        )
+
+    def envelope(self, topic: str, event: str) -> tuple[bytes, bytes]:
+        return orjson.dumps([None, None, topic, event])[:-1] + b",", b"]"
+
+
+_V1: Final = V1Serializer()
+
+SERIALIZERS: Final[dict[str | None, Serializer]] = {
+    None: _V1,
+    "1.0.0": _V1,
+    "2.0.0": V2Serializer(),
+}
+"""By the query parameter ``vsn``."""
