@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Self
+from typing import Any, Final, NewType, Self
 
 import attrs
 import cattrs
@@ -29,13 +29,9 @@ class ReplicationMode(enum.Enum):
     """wal2json; row level security decides."""
 
 
-def _at_least(least: int, most: int | None = None) -> Callable[[Any, Any, int], None]:
-    def check(instance: Any, attribute: Any, value: int) -> None:
-        if value < least or (most is not None and value > most):
-            bounds = f"at least {least}" if most is None else f"between {least} and {most}"
-            raise ValueError(f"is {value}; use a number {bounds}")
-
-    return check
+Port = NewType("Port", int)
+Milliseconds = NewType("Milliseconds", int)
+ByteCount = NewType("ByteCount", int)
 
 
 @attrs.frozen
@@ -43,10 +39,10 @@ class ServerConfig:
     """Everything the server can be told."""
 
     replication_mode: ReplicationMode = ReplicationMode.STREAM
-    port: int = attrs.field(default=4000, validator=_at_least(0, 65535))
+    port: Port = Port(4000)
     """0: any free one."""
     db_host: str = "localhost"
-    db_port: int = attrs.field(default=5432, validator=_at_least(1, 65535))
+    db_port: Port = Port(5432)
     db_name: str = "postgres"
     db_user: str = "postgres"
     db_password: str = attrs.field(default="postgres", repr=False)
@@ -57,11 +53,9 @@ class ServerConfig:
     """None: a temporary slot with a name of its own."""
     temporary_slot: bool = False
     secure_channels: bool = True
-    db_reconnect_backoff_min: int = attrs.field(default=100, validator=_at_least(1))
-    """Milliseconds."""
-    db_reconnect_backoff_max: int = attrs.field(default=120_000, validator=_at_least(1))
-    """Milliseconds."""
-    outbox_max_bytes: int = attrs.field(default=8 * 1024 * 1024, validator=_at_least(1024))
+    db_reconnect_backoff_min: Milliseconds = Milliseconds(100)
+    db_reconnect_backoff_max: Milliseconds = Milliseconds(120_000)
+    outbox_max_bytes: ByteCount = ByteCount(8 * 1024 * 1024)
     """What may wait for one client; one that falls further behind is disconnected."""
     loopback: bool = False
     """Listen on 127.0.0.1 only. Set by ``--dev``."""
@@ -136,11 +130,19 @@ _DEV_DEFAULTS: Final[Mapping[str, object]] = {
 }
 
 
-def _integer(text: str, _: Any) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"is {text!r}; use a whole number") from None
+def _integer(least: int, most: int | None = None) -> Callable[[Any, Any], int]:
+    bounds = f"of at least {least}" if most is None else f"between {least} and {most}"
+
+    def structure(value: str | int, _: Any) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = least - 1
+        if number < least or (most is not None and number > most):
+            raise ValueError(f"is {value!r}; use a whole number {bounds}")
+        return number
+
+    return structure
 
 
 def _boolean(text: str, _: Any) -> bool:
@@ -174,11 +176,14 @@ def _slot_name(text: str, _: Any) -> str | None:
 
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter()
-    converter.register_structure_hook(int, _integer)
+    converter.register_structure_hook(Port, _integer(0, 65535))
+    converter.register_structure_hook(Milliseconds, _integer(1))
+    converter.register_structure_hook(ByteCount, _integer(1024))
     converter.register_structure_hook(bool, _boolean)
     converter.register_structure_hook(ReplicationMode, _mode)
-    converter.register_structure_hook(tuple[str, ...], _publications)
-    converter.register_structure_hook(str | None, _slot_name)
+    # Generic aliases and unions are no classes: cattrs takes a predicate for them.
+    converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _publications)
+    converter.register_structure_hook_func(lambda kind: kind == str | None, _slot_name)
     return converter
 
 
