@@ -155,6 +155,6 @@ class Record(Mapping[str, Any]):
                 column.name,
                 column.type_name,
                 None,
-                "the field was sent in binary and has no text: start the stream without binary",
+                "a binary field has no text; start the stream without binary",
             )
         return value
