@@ -27,6 +27,7 @@ Messages say what happened, then the value, then what to do.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = [
     "AuthenticationError",
@@ -54,6 +55,10 @@ __all__ = [
 
 class RealtimeError(Exception):
     """Root of all errors raised by this project on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception's own calls __init__ with the message, but ours take fields.
+        return _restore, (type(self), self.args), self.__dict__
 
 
 class ConfigError(RealtimeError, ValueError):
@@ -122,9 +127,9 @@ class UnknownTypeError(DecodeError):
 
 
 class ValueConversionError(RealtimeError, ValueError):
-    """A field's text has no Python value of its type.
+    """A field has no Python value of its type, or a binary one no text.
 
-    The text is still there: ``row.text(name)``.
+    It is still there as it came: ``row.text(name)``, for a binary field ``row.raw(name)``.
 
     Attributes:
         column: name of the column.
@@ -136,9 +141,12 @@ class ValueConversionError(RealtimeError, ValueError):
         self.column = column
         self.type_name = type_name
         self.text = text
-        super().__init__(
-            f"column {column!r} of type {type_name}: {reason}; row.text({column!r}) has its text"
+        remedy = (
+            f"row.text({column!r}) has its text"
+            if text is not None
+            else f"it was sent in binary, row.raw({column!r}) has its bytes"
         )
+        super().__init__(f"column {column!r} of type {type_name}: {reason}; {remedy}")
 
 
 class PositionMismatchError(RealtimeError, ValueError):
@@ -245,3 +253,7 @@ class SlotUnavailableError(SlotError):
 
 class ServerError(RealtimeError):
     """The WebSocket server cannot do what was asked."""
+
+
+def _restore(kind: type[RealtimeError], args: tuple[object, ...]) -> RealtimeError:
+    return kind.__new__(kind, *args)
