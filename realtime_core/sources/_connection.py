@@ -53,6 +53,8 @@ def pinned_parameters(dsn: str) -> dict[str, Any]:
     # A peer that vanished is noticed, even if the operating system's default is two hours.
     for name, value in (("keepalives_idle", 30), ("keepalives_interval", 10)):
         parameters.setdefault(name, value)
+    if "PGCONNECT_TIMEOUT" not in os.environ:
+        parameters.setdefault("connect_timeout", 10)
     return parameters
 
 
@@ -65,6 +67,7 @@ class ReplicationConnection:
         self._pgconn = connection.pgconn
         self._slot = slot
         self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] | None = None
         self._writing = False
 
     @classmethod
@@ -163,11 +166,12 @@ class ReplicationConnection:
             descriptor = self._pgconn.socket
         except psycopg.Error as exc:
             raise translate(exc, self._slot) from exc
-        ready: asyncio.Future[None] = self._loop.create_future()
+        self._ready = ready = self._loop.create_future()
         self._loop.add_reader(descriptor, _resolve, ready)
         try:
             await ready
         finally:
+            self._ready = None
             self._loop.remove_reader(descriptor)
 
     def send(self, payload: bytes) -> None:
@@ -193,6 +197,11 @@ class ReplicationConnection:
         if self._writing:
             self._loop.remove_writer(self._pgconn.socket)
             self._writing = False
+
+    def interrupt(self) -> None:
+        """End a :meth:`read` that waits, with a :exc:`ConnectionLostError`."""
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(ConnectionLostError("the source was closed"))
 
     async def stop(self, within: float) -> None:
         """End the stream in good order, so that the slot is free when this returns.

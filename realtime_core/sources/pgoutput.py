@@ -172,6 +172,9 @@ class PgoutputSource:
         if connection is not None:
             self._send_status()
             self._detach()
+            connection.interrupt()
+            # One turn of the loop for a reader to leave before stop() reads itself.
+            await asyncio.sleep(0)
             await connection.stop(_STOP_TIMEOUT)
 
     # Reading
@@ -237,6 +240,8 @@ class PgoutputSource:
             try:
                 payloads = await self._connection.read()
             except SourceError as exc:
+                if self._closed:
+                    raise StopAsyncIteration from None
                 self._lose(exc)
                 return
             self._take(payloads)
@@ -448,6 +453,9 @@ class PgoutputSource:
         self._assembler = Assembler(stream)
         self._resuming = True
         if gap is not None:
+            # What comes from another slot is no repetition, wherever it stands.
+            self._last_begin = self._last_commit = 0
+            self._last = _NOWHERE
             logger.error("changes may be lost: %s, after %s", gap.reason.value, gap.after)
             self._pending.append(gap)
 

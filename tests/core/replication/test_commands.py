@@ -1,0 +1,56 @@
+import pytest
+
+from realtime_core.lsn import LSN
+from realtime_core.replication.commands import (
+    check_slot_name,
+    create_slot,
+    pgoutput_options,
+    quote_identifier,
+    quote_literal,
+    start_replication,
+)
+
+
+def test_names_and_strings_are_quoted() -> None:
+    assert quote_identifier('we"ird') == '"we""ird"'
+    assert quote_literal("o'clock \\n") == "'o''clock \\n'"
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+def test_what_cannot_be_a_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="not a name"):
+        quote_identifier(name)
+
+
+def test_a_string_with_a_nul_is_refused() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        quote_literal("\0")
+
+
+@pytest.mark.parametrize("name", ["a", "slot_1", "x" * 63])
+def test_slot_names_that_postgresql_takes(name: str) -> None:
+    assert check_slot_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "Upper", "a-b", "x" * 64, "ä", 'a"b', "a b", "a\n"])
+def test_slot_names_that_postgresql_refuses(name: str) -> None:
+    with pytest.raises(ValueError, match="lower-case letters"):
+        check_slot_name(name)
+
+
+def test_making_a_slot() -> None:
+    assert create_slot("s", temporary=False) == (
+        'CREATE_REPLICATION_SLOT "s" LOGICAL "pgoutput" NOEXPORT_SNAPSHOT'
+    )
+    assert create_slot("s", temporary=True) == (
+        'CREATE_REPLICATION_SLOT "s" TEMPORARY LOGICAL "pgoutput" NOEXPORT_SNAPSHOT'
+    )
+
+
+def test_publication_names_are_quoted_twice() -> None:
+    options = pgoutput_options(["shop", 'a\'b "c"'])
+    assert options == {"proto_version": "1", "publication_names": '"shop","a\'b ""c"""'}
+    assert start_replication("s", LSN.parse("16/B374D848"), options) == (
+        'START_REPLICATION SLOT "s" LOGICAL 16/B374D848 '
+        '("proto_version" \'1\', "publication_names" \'"shop","a\'\'b ""c"""\')'
+    )

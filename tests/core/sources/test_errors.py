@@ -1,0 +1,78 @@
+"""PostgreSQL's errors, each with its remedy."""
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from realtime_core.errors import (
+    AuthenticationError,
+    ConnectionLostError,
+    PrivilegeError,
+    SlotInUseError,
+    SlotLostError,
+    SlotUnavailableError,
+    SourceError,
+)
+from realtime_core.sources._errors import connection_failed, translate
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "remedy"),
+    [
+        (
+            'FATAL:  password authentication failed for user "x"',
+            AuthenticationError,
+            "DB_PASSWORD",
+        ),
+        ("fe_sendauth: no password supplied", AuthenticationError, "passfile"),
+        ('FATAL:  no pg_hba.conf entry for host "::1"', AuthenticationError, "pg_hba.conf"),
+        ('FATAL:  database "x" does not exist', AuthenticationError, "create the database"),
+        ('FATAL:  role "x" does not exist', AuthenticationError, "create the role"),
+        (
+            "FATAL:  permission denied to start WAL sender",
+            PrivilegeError,
+            "ALTER ROLE … REPLICATION",
+        ),
+        (
+            "FATAL:  number of requested standby connections exceeds max_wal_senders",
+            ConnectionLostError,
+            "raise max_wal_senders",
+        ),
+        ("connection refused\n\tIs the server running?", ConnectionLostError, "check that it runs"),
+    ],
+)
+def test_a_refused_connection_says_why_and_what_to_do(
+    text: str, kind: type[SourceError], remedy: str
+) -> None:
+    error = connection_failed(psycopg.OperationalError(text))
+    assert type(error) is kind
+    assert remedy in str(error)
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("exception", "kind"),
+    [
+        (errors.InsufficientPrivilege("no"), PrivilegeError),
+        (errors.ConfigurationLimitExceeded("all in use"), SlotUnavailableError),
+        (errors.TooManyConnections("too many"), ConnectionLostError),
+        (errors.DuplicateObject("exists"), SlotInUseError),
+        (errors.ObjectNotInPrerequisiteState("can no longer get changes"), SlotLostError),
+        (errors.UndefinedObject('publication "p" does not exist'), SlotUnavailableError),
+        (errors.AdminShutdown("terminating"), ConnectionLostError),
+        (errors.CannotConnectNow("starting up"), ConnectionLostError),
+        (psycopg.OperationalError("server closed the connection"), ConnectionLostError),
+        (errors.SyntaxError("bad"), SourceError),
+    ],
+)
+def test_an_error_of_the_stream_has_its_own_class(
+    exception: psycopg.Error, kind: type[SourceError]
+) -> None:
+    assert type(translate(exception, "s")) is kind
+
+
+def test_a_slot_in_use_names_its_holder() -> None:
+    error = translate(errors.ObjectInUse('replication slot "s" is active for PID 42'), "s")
+    assert isinstance(error, SlotInUseError)
+    assert (error.slot, error.pid) == ("s", 42)
+    assert "PID 42" in str(error)

@@ -1,0 +1,487 @@
+"""PgoutputSource against real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from realtime_core import (
+    Begin,
+    Commit,
+    ConfigError,
+    ConnectionLostError,
+    Delete,
+    Event,
+    Gap,
+    GapReason,
+    Insert,
+    PgoutputSource,
+    Position,
+    PositionMismatchError,
+    PublicationNotFoundError,
+    SlotInUseError,
+    SlotLostError,
+    Truncate,
+    Update,
+)
+from realtime_core.sources import catalog
+from tests.fix_postgres import Database, unique_name
+from tests.waiting import eventually, eventually_sync
+
+pytestmark = pytest.mark.integration
+
+T = TypeVar("T")
+
+
+async def soon(awaitable: Awaitable[T]) -> T:
+    """Fail rather than hang."""
+    async with asyncio.timeout(30):
+        return await awaitable
+
+
+@pytest.fixture
+def table(database: Database) -> Database:
+    database.execute("create table item (id int primary key, name text)")
+    database.execute("create publication shop for table item")
+    return database
+
+
+@asynccontextmanager
+async def open_source(database: Database, **settings: Any) -> AsyncIterator[PgoutputSource]:
+    settings.setdefault("publications", ["shop"])
+    settings.setdefault("backoff", (0.01, 0.1))
+    async with PgoutputSource(database.dsn, **settings) as source:
+        yield source
+
+
+def insert(database: Database, *ids: int) -> None:
+    values = ", ".join(f"({number}, 'name {number}')" for number in ids)
+    database.execute(f"insert into item values {values}")
+
+
+def kill_walsenders(database: Database) -> None:
+    database.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and backend_type = 'walsender'"
+    )
+
+
+def confirmed(database: Database, slot: str) -> int:
+    query = "select confirmed_flush_lsn - '0/0' from pg_replication_slots where slot_name = %s"
+    return int(database.execute(query, (slot,))[0][0])
+
+
+def wal_position(database: Database) -> int:
+    return int(database.execute("select pg_current_wal_insert_lsn() - '0/0'")[0][0])
+
+
+def ids(events: list[Event]) -> list[int]:
+    return [event.record["id"] for event in events if isinstance(event, Insert)]
+
+
+async def take(source: PgoutputSource, count: int) -> list[Event]:
+    return [await soon(anext(source)) for _ in range(count)]
+
+
+async def test_every_kind_of_change_arrives_in_commit_order(table: Database) -> None:
+    async with open_source(table) as source:
+        insert(table, 1)
+        table.execute("update item set name = 'other' where id = 1")
+        table.execute("update item set id = 2 where id = 1")
+        table.execute("delete from item where id = 2")
+        table.execute("truncate item restart identity cascade")
+        first, second, third, fourth, fifth = await take(source, 5)
+        assert isinstance(first, Insert)
+        assert first.record.as_python() == {"id": 1, "name": "name 1"}
+        assert str(first.relation) == "public.item"
+        assert isinstance(second, Update)
+        assert second.old_record is None
+        assert isinstance(third, Update)
+        assert third.record["id"] == 2
+        assert third.old_record is not None
+        assert third.old_record.as_python() == {"id": 1}
+        assert isinstance(fourth, Delete)
+        assert fourth.old_record.as_text() == {"id": "2"}
+        assert isinstance(fifth, Truncate)
+        assert (fifth.cascade, fifth.restart_identity) == (True, True)
+        positions = [event.position for event in (first, second, third, fourth, fifth)]
+        assert positions == sorted(positions)
+        assert source.position == positions[-1]
+        assert Position.parse(str(positions[0])) == positions[0]
+        age = datetime.now(UTC) - first.transaction.commit_time
+        assert abs(age.total_seconds()) < 60
+
+
+async def test_batches_bring_several_changes_at_once_and_boundaries_frame_them(
+    table: Database,
+) -> None:
+    async with open_source(table, boundaries=True) as source:
+        insert(table, 1, 2, 3)
+        events: list[Event] = []
+        async for batch in source.batches():
+            assert batch
+            events += batch
+            if isinstance(events[-1], Commit):
+                break
+        assert [type(event) for event in events] == [Begin, Insert, Insert, Insert, Commit]
+        commit = events[-1]
+        assert isinstance(commit, Commit)
+        assert commit.changes == 3
+        assert source.position == commit.position == events[3].position  # type: ignore[union-attr]
+
+
+async def test_a_cancelled_read_loses_nothing(table: Database) -> None:
+    async with open_source(table) as source:
+        for number in range(20):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(source), 0.005)
+            insert(table, number)
+            (event,) = await take(source, 1)
+            assert ids([event]) == [number]
+
+
+async def test_session_settings_of_role_database_and_options_do_not_change_the_text(
+    database: Database,
+) -> None:
+    database.execute(
+        "create table item (id int primary key, at timestamptz, span interval, raw bytea, d date)"
+    )
+    database.execute("create publication shop for table item")
+    for setting in ("datestyle = 'German'", "timezone = 'Asia/Tokyo'", "bytea_output = 'escape'"):
+        database.execute(f"alter database {database.name} set {setting}")
+    dsn = make_conninfo(database.dsn, options="-c intervalstyle=iso_8601 -c search_path=pg_catalog")
+    async with PgoutputSource(dsn, publications=["shop"]) as source:
+        database.execute(
+            "insert into item values (1, '2026-11-24 12:00:00.5+09', '1 mon 02:03:04', '\\x00ff',"
+            " '2026-12-31')"
+        )
+        (event,) = await take(source, 1)
+        assert isinstance(event, Insert)
+        assert event.record.as_text() == {
+            "id": "1",
+            "at": "2026-11-24 03:00:00.5+00",
+            "span": "1 mon 02:03:04",
+            "raw": "\\x00ff",
+            "d": "2026-12-31",
+        }
+
+
+async def test_nothing_is_acknowledged_unless_the_consumer_says_so(table: Database) -> None:
+    slot = unique_name("slot")
+    async with open_source(table, slot=slot, status_interval=0.05) as source:
+        insert(table, 1)
+        insert(table, 2)
+        await take(source, 2)
+        before = confirmed(table, slot)
+    assert confirmed(table, slot) == before
+    async with open_source(table, slot=slot) as source:
+        assert ids(await take(source, 2)) == [1, 2]
+
+
+async def test_the_last_acknowledgement_is_sent_on_close_and_the_slot_is_free(
+    table: Database,
+) -> None:
+    slot = unique_name("slot")
+    for number in range(5):
+        async with open_source(table, slot=slot, status_interval=60) as source:
+            insert(table, number)
+            (event,) = await take(source, 1)
+            assert ids([event]) == [number]
+            assert isinstance(event, Insert)
+            source.ack(event)
+        held = table.execute(
+            "select active from pg_replication_slots where slot_name = %s", (slot,)
+        )
+        assert held == [(False,)]
+
+
+async def test_a_transaction_counts_when_its_last_change_is_acknowledged(table: Database) -> None:
+    slot = unique_name("slot")
+    async with open_source(table, slot=slot) as source:
+        insert(table, 1, 2)
+        insert(table, 3)
+        first, *_ = await take(source, 3)
+        assert isinstance(first, Insert)
+        source.ack(first)
+    async with open_source(table, slot=slot) as source:
+        repeated = await take(source, 3)
+        assert ids(repeated) == [1, 2, 3]
+        assert isinstance(repeated[1], Insert)
+        source.ack(repeated[1].position)
+    async with open_source(table, slot=slot) as source:
+        assert ids(await take(source, 1)) == [3]
+
+
+async def test_acknowledging_what_was_not_handed_over_or_another_streams_is_refused(
+    table: Database,
+) -> None:
+    async with open_source(table) as source:
+        insert(table, 1)
+        (event,) = await take(source, 1)
+        assert isinstance(event, Insert)
+        place = event.position
+        with pytest.raises(ValueError, match="not handed over yet"):
+            source.ack(Position(place.lsn, place.index + 1, place.stream))
+        with pytest.raises(PositionMismatchError):
+            source.ack(Position(place.lsn, place.index))
+
+
+async def test_an_idle_slot_moves_while_other_tables_are_written(table: Database) -> None:
+    table.execute("create table other (data text)")
+    slot = unique_name("slot")
+    async with open_source(table, slot=slot, status_interval=0.1) as source:
+        reading = asyncio.create_task(anext(source))  # type: ignore[arg-type]
+        table.execute("insert into other select repeat('x', 1000) from generate_series(1, 1000)")
+        target = wal_position(table)
+        # The server's keepalives tell how far it has decoded.
+        await eventually(lambda: confirmed(table, slot) >= target, within=60)
+        assert not reading.done()
+        insert(table, 1)
+        assert ids([await soon(reading)]) == [1]
+
+
+async def test_an_unacknowledged_transaction_holds_the_slot_though_keepalives_pass(
+    table: Database,
+) -> None:
+    table.execute("create table other (data text)")
+    slot = unique_name("slot")
+    async with open_source(table, slot=slot, status_interval=0.05) as source:
+        insert(table, 1)
+        (event,) = await take(source, 1)
+        held = confirmed(table, slot)
+        reading = asyncio.create_task(anext(source))  # type: ignore[arg-type]
+        table.execute("insert into other select repeat('x', 1000) from generate_series(1, 1000)")
+        target = wal_position(table)
+        sent = "select sent_lsn - '0/0' from pg_stat_replication"
+        await eventually(lambda: table.execute(sent)[0][0] >= target)
+        assert confirmed(table, slot) == held
+        assert isinstance(event, Insert)
+        source.ack(event)
+        await eventually(lambda: confirmed(table, slot) >= target, within=60)
+        insert(table, 2)
+        assert ids([await soon(reading)]) == [2]
+
+
+async def test_the_connection_outlives_a_consumer_that_is_stuck(table: Database) -> None:
+    dsn = make_conninfo(table.dsn, options="-c wal_sender_timeout=600ms")
+    async with PgoutputSource(dsn, publications=["shop"]) as source:
+        insert(table, 1)
+        await take(source, 1)
+        (pid,) = table.execute("select active_pid from pg_replication_slots")[0]
+        table.execute(
+            "insert into item select g, repeat('x', 500) from generate_series(2, 20000) g"
+        )
+        # The consumer awaits something else, three times as long as the server's patience.
+        await asyncio.sleep(1.8)
+        assert table.execute("select active_pid from pg_replication_slots")[0] == (pid,)
+        assert ids(await take(source, 19_999)) == list(range(2, 20_001))
+
+
+async def test_fifty_broken_connections_under_load_lose_and_repeat_nothing(
+    table: Database,
+) -> None:
+    slot = unique_name("slot")
+    received: list[int] = []
+    positions: list[Position] = []
+    killed = threading.Event()
+    written: list[int] = []
+
+    async def consume(source: PgoutputSource) -> None:
+        async for batch in source.batches():
+            for event in batch:
+                assert isinstance(event, Insert)
+                received.append(event.record["id"])
+                positions.append(event.position)
+            # Not every batch, so that a break finds unacknowledged ones too.
+            if len(received) % 3:
+                source.ack(positions[-1])
+            if written and len(received) >= written[0]:
+                return
+
+    def write() -> None:
+        statement = "insert into item select g, 'x' from generate_series(%s::int, %s::int) g"
+        rows = 0
+        with table.connect() as connection:
+            while not killed.is_set():
+                # Of all sizes, so that breaks fall within transactions too.
+                size = 1 + rows * 7919 % 400
+                connection.execute(statement, (rows, rows + size - 1))
+                rows += size
+        written.append(rows)
+
+    def kill() -> None:
+        query = "select pg_terminate_backend(active_pid) from pg_replication_slots where active"
+        with table.connect() as connection:
+            for _ in range(50):
+                arrived = len(received)
+                eventually_sync(lambda arrived=arrived: len(received) > arrived)
+                eventually_sync(lambda: connection.execute(query).fetchall())
+        killed.set()
+
+    async with open_source(table, slot=slot, backoff=(0.001, 0.01)) as source:
+        consuming = asyncio.create_task(consume(source))
+        async with asyncio.timeout(120):
+            await asyncio.gather(asyncio.to_thread(write), asyncio.to_thread(kill))
+            insert(table, written[0])
+            written[0] += 1
+            await consuming
+    assert received == list(range(written[0]))
+    assert positions == sorted(set(positions))
+
+
+async def test_a_temporary_slots_reconnect_is_a_gap(table: Database) -> None:
+    async with open_source(table, on_gap="continue") as source:
+        last = None
+        for round_number in range(5):
+            insert(table, round_number)
+            (event,) = await take(source, 1)
+            assert isinstance(event, Insert)
+            last = event.position
+            kill_walsenders(table)
+            (gap,) = await take(source, 1)
+            assert isinstance(gap, Gap)
+            assert gap.reason is GapReason.TEMPORARY_SLOT
+            assert gap.after == last
+            assert gap.until > last
+
+
+async def test_without_on_gap_a_temporary_slots_reconnect_raises(table: Database) -> None:
+    async with open_source(table) as source:
+        kill_walsenders(table)
+        with pytest.raises(SlotLostError, match="temporary_slot"):
+            await soon(anext(source))
+
+
+async def test_a_slot_that_somebody_dropped_is_a_gap(table: Database) -> None:
+    slot = unique_name("slot")
+
+    def drop() -> None:
+        kill_walsenders(table)
+        table.execute(
+            "do $$ begin for i in 1..1000 loop begin perform pg_drop_replication_slot("
+            f"'{slot}'); return; exception when object_in_use then perform pg_sleep(0.01);"
+            " end; end loop; end $$"
+        )
+
+    async with open_source(table, slot=slot, on_gap="continue") as source:
+        insert(table, 1)
+        (event,) = await take(source, 1)
+        drop()
+        (gap,) = await take(source, 1)
+        assert isinstance(gap, Gap)
+        assert isinstance(event, Insert)
+        assert (gap.reason, gap.after) == (GapReason.SLOT_MISSING, event.position)
+        insert(table, 2)
+        assert ids(await take(source, 1)) == [2]
+
+
+async def test_a_missing_publication_is_named_before_a_slot_is_made(table: Database) -> None:
+    slot = unique_name("slot")
+    with pytest.raises(PublicationNotFoundError, match=r'"no""such".*CREATE PUBLICATION') as caught:
+        async with open_source(table, publications=["shop", 'no"such'], slot=slot):
+            pass
+    assert caught.value.names == ('no"such',)
+    assert table.execute("select 1 from pg_replication_slots where slot_name = %s", (slot,)) == []
+
+
+async def test_publications_with_odd_names_stream(table: Database) -> None:
+    table.execute("""create publication "a'b, ""c"" d" for table item""")
+    async with open_source(table, publications=["shop", 'a\'b, "c" d']) as source:
+        insert(table, 1)
+        (event,) = await take(source, 1)
+        assert isinstance(event, Insert)
+        assert Position.parse(str(event.position)) == event.position
+
+
+async def test_a_slot_in_use_names_its_holder(table: Database) -> None:
+    slot = unique_name("slot")
+    async with open_source(table, slot=slot):
+        (pid,) = table.execute("select active_pid from pg_replication_slots")[0]
+        with pytest.raises(SlotInUseError) as caught:
+            async with open_source(table, slot=slot):
+                pass
+        assert caught.value.pid == pid
+
+
+async def test_a_persistent_source_waits_for_what_is_missing(
+    table: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "realtime.source")
+    async with open_source(table, publications=["later"], persistent=True) as source:
+        reading = asyncio.create_task(anext(source))  # type: ignore[arg-type]
+        await eventually(lambda: "CREATE PUBLICATION" in caplog.text)
+        assert "trying again in" in caplog.text
+        table.execute("create publication later for table item")
+        await eventually(lambda: table.execute("select 1 from pg_replication_slots where active"))
+        insert(table, 1)
+        assert ids([await soon(reading)]) == [1]
+
+
+async def test_closing_ends_a_consumer_that_waits(table: Database) -> None:
+    async with open_source(table) as source:
+        waiting = asyncio.create_task(anext(source))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        await source.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await soon(waiting)
+        assert [event async for event in source] == []
+
+
+async def test_two_consumers_are_refused(table: Database) -> None:
+    async with open_source(table) as source:
+        first = asyncio.create_task(anext(source))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="one consumer"):
+            await soon(anext(source))
+        first.cancel()
+
+
+async def test_a_server_that_is_not_there_says_so() -> None:
+    with pytest.raises(ConnectionLostError, match="check that it runs"):
+        async with PgoutputSource("host=127.0.0.1 port=1", publications=["shop"]):
+            pass
+
+
+def test_settings_that_cannot_work_are_all_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        PgoutputSource(
+            "nonsense",
+            publications=["shop"],
+            slot="Upper-Case",
+            backoff=(2, 1),
+            status_interval=0,
+        )
+    assert len(caught.value.problems) == 4
+    with pytest.raises(ConfigError, match="list of names"):
+        PgoutputSource(publications="shop")
+    with pytest.raises(ConfigError, match="name at least one"):
+        PgoutputSource(publications=[])
+
+
+async def test_the_catalog_tells_what_the_stream_does_not(database: Database) -> None:
+    database.execute("create type mood as enum ('sad', 'ok', 'happy')")
+    database.execute("alter type mood add value 'meh' before 'ok'")
+    database.execute("create table pair (a int, b int, m mood, primary key (b, a))")
+    database.execute("create table keyless (a int)")
+    database.execute("alter table pair replica identity full")
+    oids = dict(database.execute("select relname, oid::int8 from pg_class where relkind = 'r'"))
+    enum = database.execute("select 'mood'::regtype::oid::int8")[0][0]
+    async with await psycopg.AsyncConnection.connect(database.dsn) as connection:
+        assert await catalog.primary_key(connection, oids["pair"]) == ("b", "a")
+        assert await catalog.primary_key(connection, oids["keyless"]) == ()
+        assert await catalog.enum_labels(connection, enum) == ("sad", "meh", "ok", "happy")
+        assert await catalog.enum_labels(connection, 23) == ()
+        facts = await catalog.server_facts(connection)
+    assert facts.version // 10000 == database.server.version
+    assert facts.database == database.name
+    assert (facts.wal_level, facts.in_recovery) == ("logical", False)
+    assert facts.wal_sender_timeout == 60
