@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,6 +19,7 @@ import pytest
 
 from realtime_server.demo.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from tests.fix_postgres import Server, execute
+from tests.waiting import eventually_sync
 
 pytestmark = pytest.mark.integration
 
@@ -49,13 +50,6 @@ def server() -> Iterator[EmbeddedPostgres]:
 def ask(server: EmbeddedPostgres, query: str) -> object:
     [(answer,)] = execute(server.dsn, query)
     return answer
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.01)
 
 
 def is_gone(pid: int) -> bool:
@@ -205,7 +199,7 @@ def test_killing_the_owner_takes_the_server_along() -> None:
         family = [int(pid), *(child.pid for child in psutil.Process(int(pid)).children())]
         owner.send_signal(signal.SIGKILL)
     try:
-        wait_until(lambda: all(is_gone(pid) for pid in family))
+        eventually_sync(lambda: all(is_gone(pid) for pid in family))
     finally:
         shutil.rmtree(folder)  # what nobody was left to do
 

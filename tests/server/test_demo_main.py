@@ -1,0 +1,213 @@
+"""The demo as a newcomer runs it: a process, its words, its exit code."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from tests.fix_postgres import Database
+from tests.waiting import eventually_sync
+
+COMMAND = [sys.executable, "-m", "realtime_server.demo"]
+STOP_WITHIN = 5.0
+
+
+def environment(**settings: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("PORT", "DEMO_DSN")}
+    return {**kept, **settings}
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def run_to_its_end(**settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        COMMAND, env=environment(**settings), capture_output=True, text=True, timeout=60
+    )
+
+
+class Demo:
+    """A running demo and what it said when it was up."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self.process = process
+        self.said = ""
+        while "Change something yourself" not in self.said or not self.said.endswith("')\"\n"):
+            line = process.stdout.readline()
+            assert line, f"the demo ended: {self.said}"
+            self.said += line
+
+    def family(self) -> list[psutil.Process]:
+        process = psutil.Process(self.process.pid)
+        return [process, *process.children(recursive=True)]
+
+    def snippet(self, heading: str) -> str:
+        """Return the indented lines below a heading."""
+        found = re.search(rf"^{heading}.*:\n\n((?:    .*\n)+)", self.said, re.MULTILINE)
+        assert found, self.said
+        return textwrap.dedent(found[1])
+
+    def stop(self, signum: int) -> float:
+        """Stop it and return how long it took."""
+        started = time.monotonic()
+        self.process.send_signal(signum)
+        self.process.wait(30)
+        return time.monotonic() - started
+
+
+@contextmanager
+def running(**settings: str) -> Iterator[Demo]:
+    with subprocess.Popen(
+        COMMAND,
+        env=environment(PORT=str(free_port()), **settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield Demo(process)
+        finally:
+            process.terminate()  # not kill: it has a folder to remove
+
+
+def first_change(snippet: str) -> str:
+    """Run a client that prints frames until it prints a change."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", snippet], stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdout is not None
+        try:
+            return next(line for line in client.stdout if '"commit_timestamp"' in line)
+        finally:
+            client.kill()
+
+
+def test_a_busy_port_is_one_line_and_nothing_is_started() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        started = time.monotonic()
+        result = run_to_its_end(PORT=str(port))
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert re.fullmatch(
+        rf"demo: port {port} on 127\.0\.0\.1 is not free: in use, perhaps by another demo; "
+        r"choose another one: PORT=\d+ make demo\n",
+        result.stderr,
+    )
+    assert time.monotonic() - started < 10
+
+
+def test_a_port_that_is_none_is_one_line() -> None:
+    result = run_to_its_end(PORT="http")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.fullmatch(r"demo: .*PORT.*\n", result.stderr)
+
+
+def test_a_database_that_is_not_there_is_said() -> None:
+    result = run_to_its_end(
+        PORT=str(free_port()), DEMO_DSN=f"postgresql://postgres@127.0.0.1:{free_port()}/shop"
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("demo: ")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_all_of_it(signum: int) -> None:
+    with running() as demo:
+        family = demo.family()
+        assert any(process.name() == "postgres" for process in family)
+        found = re.search(r"--unix_socket_directories=(\S+)", " ".join(family[1].cmdline()))
+        assert found
+        folder = Path(found[1])
+        assert folder.exists()
+        took = demo.stop(signum)
+        assert demo.process.returncode == 0
+        assert took < STOP_WITHIN
+        assert not [process for process in family if process.is_running()]
+        assert not folder.exists()
+
+
+@pytest.mark.integration
+def test_a_signal_while_it_starts_stops_it_too() -> None:
+    with subprocess.Popen(COMMAND, env=environment(PORT=str(free_port()))) as process:
+        parent = psutil.Process(process.pid)
+        eventually_sync(parent.children)
+        family = parent.children(recursive=True)
+        process.terminate()
+        assert process.wait(30) == 0
+    assert not [child for child in family if child.is_running()]
+
+
+@pytest.mark.integration
+def test_a_second_demo_on_the_port_is_refused() -> None:
+    with running() as demo:
+        [port] = re.findall(r"http://127\.0\.0\.1:(\d+)/", demo.said)
+        result = run_to_its_end(PORT=port)
+        assert result.returncode == 2
+        assert "perhaps by another demo" in result.stderr
+        demo.stop(signal.SIGTERM)
+
+
+@pytest.mark.integration
+def test_the_printed_python_client_sees_changes_and_the_psql_line_works() -> None:
+    with running() as demo:
+        assert '"table":"users"' in first_change(demo.snippet("Python")).replace(" ", "")
+        psql = demo.snippet("Change something yourself")
+        output = subprocess.check_output(psql, shell=True, text=True, timeout=30)
+        assert output == "INSERT 0 1\n"
+        demo.stop(signal.SIGTERM)
+
+
+@pytest.mark.integration
+def test_demo_dsn_uses_that_database(database: Database) -> None:
+    with running(DEMO_DSN=database.dsn) as demo:
+        assert not any(process.name() == "postgres" for process in demo.family())
+        assert 'psql "$DEMO_DSN"' in demo.said
+        assert "users" in first_change(demo.snippet("Python"))
+        assert demo.stop(signal.SIGTERM) < STOP_WITHIN
+        assert demo.process.returncode == 0
+    [(rows,)] = database.execute("select count(*) from users")
+    assert rows > 0
+
+
+@pytest.mark.integration
+def test_losing_the_database_is_one_line(database: Database) -> None:
+    with running(DEMO_DSN=database.dsn) as demo:
+        database.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        assert demo.process.wait(30) == 1
+        assert demo.process.stdout is not None
+        said = demo.process.stdout.read()
+    assert "demo: terminating connection" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.integration
+def test_somebody_elses_table_is_left_alone(database: Database) -> None:
+    database.execute("create table orders (id int)")
+    result = run_to_its_end(PORT=str(free_port()), DEMO_DSN=database.dsn)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert re.fullmatch(r"demo: table public\.orders is not the demo's.*\n", result.stderr)
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        database.execute("select from todos")
