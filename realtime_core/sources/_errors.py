@@ -27,7 +27,7 @@ _PID: Final = re.compile(r"PID (\d+)")
 
 # Permanent until somebody acts; everything else that keeps us out may pass.
 _REFUSALS: Final = (
-    ("password authentication failed", "check DB_USER and DB_PASSWORD, or the DSN's password"),
+    ("password authentication failed", "check the user and the password"),
     ("no password supplied", "give a password in the DSN, PGPASSWORD or a passfile"),
     ("pg_hba.conf", "allow this user, host and database (and replication) in pg_hba.conf"),
     ("must be superuser or replication role", "run ALTER ROLE … REPLICATION"),

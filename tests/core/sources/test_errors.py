@@ -22,7 +22,7 @@ from realtime_core.sources._errors import connection_failed, translate
         (
             'FATAL:  password authentication failed for user "x"',
             AuthenticationError,
-            "DB_PASSWORD",
+            "check the user",
         ),
         ("fe_sendauth: no password supplied", AuthenticationError, "passfile"),
         ('FATAL:  no pg_hba.conf entry for host "::1"', AuthenticationError, "pg_hba.conf"),

@@ -1,0 +1,95 @@
+"""``python -m realtime_server`` as a process of its own, for tests and benchmarks."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from psycopg.conninfo import conninfo_to_dict
+
+__all__ = ["ServerProcess"]
+
+_LISTENING = re.compile(r"listening on .*, port (\d+)")
+
+
+class ServerProcess:
+    """The server with development defaults on a free port.
+
+    Args:
+        dsn: of its database.
+        environment: more variables.
+    """
+
+    def __init__(self, dsn: str, **environment: str) -> None:
+        database = conninfo_to_dict(dsn)
+        self._environment = {
+            **os.environ,
+            "DB_HOST": str(database.get("host", "localhost")),
+            "DB_PORT": str(database.get("port", 5432)),
+            "DB_NAME": str(database.get("dbname", "postgres")),
+            "DB_USER": str(database.get("user", "postgres")),
+            "DB_PASSWORD": str(database.get("password", "")),
+            "PORT": "0",
+            **environment,
+        }
+        self.log: list[str] = []
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "realtime_server", "--dev"],
+            env=self._environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+        self.port = int(self.wait_for_log(_LISTENING)[1])
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self._reader.join()
+            assert self.process.stderr is not None
+            self.process.stderr.close()
+
+    def wait_until_streaming(self) -> None:
+        self.wait_for_log(re.compile("streaming from database"))
+
+    def wait_for_log(self, pattern: re.Pattern[str], *, within: float = 30) -> re.Match[str]:
+        """Return the first match in what the server logged."""
+        deadline = time.monotonic() + within
+        while True:
+            for line in list(self.log):
+                if match := pattern.search(line):
+                    return match
+            assert time.monotonic() < deadline, "".join(self.log)
+            assert self.process.poll() is None, "".join(self.log)
+            time.sleep(0.01)
+
+    def peak_memory(self) -> int:
+        """Peak resident size in bytes since the start or the last reset (Linux)."""
+        with open(f"/proc/{self.process.pid}/status") as status:
+            line = next(line for line in status if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+
+    def _read_log(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.log.append(line)
