@@ -89,6 +89,12 @@ class ServerProcess:
             line = next(line for line in status if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
 
+    def cpu_time(self) -> float:
+        """Seconds of processor time used so far, in user and system mode (Linux)."""
+        with open(f"/proc/{self.process.pid}/stat") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def _read_log(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
