@@ -1,0 +1,89 @@
+"""The documentation's programs do what it says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fix_postgres import Database
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the fenced blocks of a page in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
+
+
+def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield line.rstrip("\n")
+
+
+def test_the_tutorials_program_prints_what_it_says(database: Database, tmp_path: Path) -> None:
+    page = "docs/tutorial/embedding.md"
+    (source,) = blocks(page, "python")
+    program = tmp_path / "follow.py"
+    program.write_text(source)
+    _, prepare, changes, drop = blocks(page, "sql")
+    database.execute(prepare)
+    (expected,) = blocks(page, "text")
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(program), database.dsn], stdout=subprocess.PIPE, text=True
+        )
+
+    with start() as process:
+        printed = lines_of(process)
+        assert next(printed) == "following"
+        for statement in changes.strip().splitlines():
+            database.execute(statement)
+        shown = ["following"] + [next(printed) for _ in range(3)]
+        assert shown == expected.splitlines()
+        process.terminate()
+
+    # "Stop it, and start it again": what happened in between is printed.
+    database.execute("insert into todos values (2, 'while it was away')")
+    with start() as process:
+        printed = lines_of(process)
+        assert next(printed) == "following"
+        seen = ""
+        deadline = time.monotonic() + 30
+        while seen != "new 2 while it was away":
+            assert time.monotonic() < deadline
+            seen = next(printed)
+        process.terminate()
+
+    database.execute(
+        "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots"
+        " where slot_name = 'todo_follower' and active"
+    )
+    assert drop.strip() == "SELECT pg_drop_replication_slot('todo_follower');"
+    database.execute(drop)
+
+
+def test_changes_are_decoded_from_plain_sql(database: Database) -> None:
+    page = "docs/howto/decode-alone.md"
+    (source,) = blocks(page, "python")
+    (query,) = blocks(page, "sql")
+    namespace: dict[str, object] = {}
+    exec(compile(source, page, "exec"), namespace)
+    database.execute("create table item (id int primary key)")
+    database.execute("create publication shop for table item")
+    slot = f"demo_{database.name}"
+    database.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
+    database.execute("insert into item values (7)")
+    payloads = [row[0] for row in database.execute(query.replace("'demo'", f"'{slot}'"))]
+    decoded = list(namespace["changes"](payloads))  # type: ignore[operator]
+    assert [type(change).__name__ for change in decoded] == ["Begin", "Insert", "Commit"]
+    assert decoded[1].record.as_text() == {"id": "7"}
