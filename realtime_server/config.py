@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NewType, Self
 
 import attrs
@@ -29,6 +30,7 @@ class ReplicationMode(enum.Enum):
     """wal2json; row level security decides."""
 
 
+ListenPort = NewType("ListenPort", int)
 Port = NewType("Port", int)
 Milliseconds = NewType("Milliseconds", int)
 ByteCount = NewType("ByteCount", int)
@@ -39,7 +41,7 @@ class ServerConfig:
     """Everything the server can be told."""
 
     replication_mode: ReplicationMode = ReplicationMode.STREAM
-    port: Port = Port(4000)
+    port: ListenPort = ListenPort(4000)
     """0: any free one."""
     db_host: str = "localhost"
     db_port: Port = Port(5432)
@@ -92,35 +94,48 @@ class ServerConfig:
             text = environ.get(field.name.upper(), "")
             if text and field.name != "loopback":
                 values[field.name] = text
+        problems: dict[str, str] = {}
         try:
             config = _converter.structure(values, cls)
         except cattrs.ClassValidationError as exc:
-            raise ConfigError(_problems(exc)) from None
-        problems = config._contradictions()
-        if problems:
-            raise ConfigError(problems)
+            problems = _problems(exc)
+            readable = {name: value for name, value in values.items() if name not in problems}
+            config = _converter.structure(readable, cls)
+        contradictions = [
+            problem
+            for fields, problem in config._contradictions()
+            # What a bad value would have meant is not known.
+            if problems.keys().isdisjoint(fields)
+        ]
+        if problems or contradictions:
+            raise ConfigError([*problems.values(), *contradictions])
         return config
 
-    def _contradictions(self) -> list[str]:
-        problems = []
+    def _contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Yield what cannot work although each value is a good one: the fields, the problem."""
         if self.replication_mode is ReplicationMode.RLS:
-            problems.append("REPLICATION_MODE=RLS is not supported yet; use STREAM")
+            yield (
+                ("replication_mode",),
+                "REPLICATION_MODE=RLS is not supported yet; use STREAM",
+            )
         if self.secure_channels:
-            problems.append(
+            yield (
+                ("secure_channels",),
                 "SECURE_CHANNELS=true (the default) is not supported yet: tokens are not checked; "
-                "set SECURE_CHANNELS=false where every client may see every change"
+                "set SECURE_CHANNELS=false where every client may see every change",
             )
         if self.temporary_slot and self.slot_name is None:
-            problems.append(
+            yield (
+                ("temporary_slot", "slot_name"),
                 "TEMPORARY_SLOT=true names no slot; set SLOT_NAME, or leave both unset for a "
-                "temporary slot with a name of its own"
+                "temporary slot with a name of its own",
             )
         if self.db_reconnect_backoff_min > self.db_reconnect_backoff_max:
-            problems.append(
+            yield (
+                ("db_reconnect_backoff_min", "db_reconnect_backoff_max"),
                 f"DB_RECONNECT_BACKOFF_MIN is {self.db_reconnect_backoff_min}, above "
-                f"DB_RECONNECT_BACKOFF_MAX, {self.db_reconnect_backoff_max}; swap them"
+                f"DB_RECONNECT_BACKOFF_MAX, {self.db_reconnect_backoff_max}; swap them",
             )
-        return problems
 
 
 _DEV_DEFAULTS: Final[Mapping[str, object]] = {
@@ -130,16 +145,18 @@ _DEV_DEFAULTS: Final[Mapping[str, object]] = {
 }
 
 
-def _integer(least: int, most: int | None = None) -> Callable[[Any, Any], int]:
+# int() takes more: underscores, other scripts' digits.
+_WHOLE_NUMBER: Final = re.compile(r"\s*(\d{1,18})\s*", re.ASCII)
+
+
+def _integer(least: int, most: int | None = None) -> Callable[[str, Any], int]:
     bounds = f"of at least {least}" if most is None else f"between {least} and {most}"
 
-    def structure(value: str | int, _: Any) -> int:
-        try:
-            number = int(value)
-        except ValueError:
-            number = least - 1
+    def structure(text: str, _: Any) -> int:
+        match = _WHOLE_NUMBER.fullmatch(text)
+        number = int(match[1]) if match else least - 1
         if number < least or (most is not None and number > most):
-            raise ValueError(f"is {value!r}; use a whole number {bounds}")
+            raise ValueError(f"is {text!r}; use a whole number {bounds}")
         return number
 
     return structure
@@ -176,7 +193,8 @@ def _slot_name(text: str, _: Any) -> str | None:
 
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter()
-    converter.register_structure_hook(Port, _integer(0, 65535))
+    converter.register_structure_hook(ListenPort, _integer(0, 65535))
+    converter.register_structure_hook(Port, _integer(1, 65535))
     converter.register_structure_hook(Milliseconds, _integer(1))
     converter.register_structure_hook(ByteCount, _integer(1024))
     converter.register_structure_hook(bool, _boolean)
@@ -190,6 +208,7 @@ def _make_converter() -> cattrs.Converter:
 _converter: Final = _make_converter()
 
 
-def _problems(group: cattrs.ClassValidationError) -> list[str]:
-    named, unnamed = group.group_exceptions()
-    return [f"{note.name.upper()} {exc}" for exc, note in named] + [str(exc) for exc in unnamed]
+def _problems(group: cattrs.ClassValidationError) -> dict[str, str]:
+    """Return what is wrong, by field."""
+    named, _ = group.group_exceptions()
+    return {note.name: f"{note.name.upper()} {exc}" for exc, note in named}
