@@ -68,6 +68,8 @@ class Assembler:
         self._types: dict[int, tuple[str, str]] = {}
         self._transaction: Transaction | None = None
         self._index = 0
+        # Begin is handed over with the next message, which may be the transaction's origin.
+        self._begun = False
         self._broken = False
 
     @property
@@ -78,6 +80,9 @@ class Assembler:
     def feed(self, message: Message) -> Sequence[Change | Begin | Commit]:
         """Take the next message; return what it completes, in order.
 
+        Begin comes out together with what the message after it completes, since that one may
+        be the transaction's Origin.
+
         Raises:
             UnknownRelationError: if a row's relation was never described.
             UnknownTypeError: if a column's type was not.
@@ -87,10 +92,21 @@ class Assembler:
         if self._broken:
             raise DecodeError("this assembler met an error before: start with a new one")
         try:
+            if self._begun:
+                return self._feed_first(message)
             return self._feed(message)
         except DecodeError:
             self._broken = True
             raise
+
+    def _feed_first(self, message: Message) -> Sequence[Change | Begin | Commit]:
+        """Take the message after Begin, and hand over both."""
+        self._begun = False
+        if isinstance(message, OriginMessage):
+            self._feed(message)
+            return (Begin(self._open(message)),)
+        transaction = self._open(message)
+        return (Begin(transaction), *self._feed(message))
 
     def _feed(self, message: Message) -> Sequence[Change | Begin | Commit]:
         match message:
@@ -104,7 +120,7 @@ class Assembler:
                 record = _old_record(relation, old, old_is_key)
                 return (Delete(*self._place(message), relation, record),)
             case BeginMessage():
-                return (self._begin(message),)
+                self._begin(message)
             case CommitMessage():
                 return (self._commit(message),)
             case RelationMessage():
@@ -140,7 +156,7 @@ class Assembler:
             raise UnknownRelationError(oid)
         return relation
 
-    def _begin(self, message: BeginMessage) -> Begin:
+    def _begin(self, message: BeginMessage) -> None:
         if self._transaction is not None:
             raise DecodeError(
                 f"Begin of transaction {message.xid} within transaction {self._transaction.xid}"
@@ -149,7 +165,7 @@ class Assembler:
             message.xid, message.final_lsn, _time(message.commit_time), None, self._stream
         )
         self._index = 0
-        return Begin(self._transaction)
+        self._begun = True
 
     def _commit(self, message: CommitMessage) -> Commit:
         transaction = self._open(message)
