@@ -1,0 +1,129 @@
+import enum
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from realtime_core import UNCHANGED, Column, Record, Shape, Unchanged, ValueConversionError
+
+SHAPE = Shape(
+    (
+        Column("id", 23, "int4", "pg_catalog", -1, True),
+        Column("name", 25, "text", "pg_catalog", -1, False),
+        Column("born", 1082, "date", "pg_catalog", -1, False),
+        Column("bio", 25, "text", "pg_catalog", -1, False),
+    )
+)
+ROW = Record(SHAPE, ("7", None, "infinity", UNCHANGED))
+
+
+def test_a_record_is_a_mapping_in_the_order_of_its_columns() -> None:
+    assert isinstance(ROW, Mapping)
+    assert list(ROW) == ["id", "name", "born", "bio"]
+    assert len(ROW) == 4
+    assert "id" in ROW
+    assert "missing" not in ROW
+
+
+def test_a_field_is_converted_when_it_is_asked_for() -> None:
+    assert ROW["id"] == 7
+    assert ROW.text("id") == "7"
+    assert ROW.raw("id") == "7"
+
+
+def test_null_is_none_in_every_form() -> None:
+    assert (ROW["name"], ROW.text("name"), ROW.raw("name")) == (None, None, None)
+
+
+def test_unchanged_is_itself_in_every_form_and_is_never_none() -> None:
+    for value in (ROW["bio"], ROW.text("bio"), ROW.raw("bio"), ROW.get("bio")):
+        assert value is UNCHANGED
+        assert value is not None
+
+
+def test_unchanged_shows_its_name() -> None:
+    assert repr(UNCHANGED) == "UNCHANGED"
+    assert isinstance(UNCHANGED, Unchanged)
+    assert issubclass(Unchanged, enum.Enum)
+
+
+def test_a_value_that_python_cannot_hold_has_its_text_and_names_its_column() -> None:
+    with pytest.raises(ValueConversionError, match=r"column 'born' .* row.text\('born'\)"):
+        _ = ROW["born"]
+    assert ROW.text("born") == "infinity"
+
+
+@pytest.mark.parametrize("read", [Record.__getitem__, Record.text, Record.raw])
+def test_a_column_that_is_not_there_is_a_key_error(read: Callable[[Record, str], Any]) -> None:
+    with pytest.raises(KeyError, match="missing"):
+        read(ROW, "missing")
+
+
+def test_get_has_a_default_for_a_column_that_is_not_there_only() -> None:
+    assert ROW.get("missing", 1) == 1
+    assert ROW.get("name", 1) is None
+
+
+def test_as_text_has_every_field() -> None:
+    assert ROW.as_text() == {"id": "7", "name": None, "born": "infinity", "bio": UNCHANGED}
+
+
+def test_as_python_has_every_field_or_the_first_error() -> None:
+    row = Record(SHAPE, ("7", "Ada", None, UNCHANGED))
+    assert row.as_python() == {"id": 7, "name": "Ada", "born": None, "bio": UNCHANGED}
+    with pytest.raises(ValueConversionError):
+        ROW.as_python()
+
+
+def test_a_binary_field_has_bytes_and_a_value_but_no_text() -> None:
+    row = Record(SHAPE, (b"\0\0\0\7", b"Ada", None, None))
+    assert (row["id"], row["name"], row.raw("id")) == (7, "Ada", b"\0\0\0\7")
+    with pytest.raises(ValueConversionError, match="a binary field has no text") as caught:
+        row.text("id")
+    assert (caught.value.column, caught.value.text) == ("id", None)
+    with pytest.raises(ValueConversionError):
+        row.as_text()
+
+
+def test_records_are_equal_by_names_and_fields() -> None:
+    assert Record(SHAPE, ("7", None, "infinity", UNCHANGED)) == ROW
+    assert Record(SHAPE, ("7", "", "infinity", UNCHANGED)) != ROW
+    assert Record(SHAPE, ("7", None, "infinity", None)) != ROW
+    assert Record(Shape(SHAPE.columns), ROW.fields) == ROW
+    renamed = tuple(
+        Column(column.name.upper(), 25, "text", "pg_catalog", -1, False) for column in SHAPE.columns
+    )
+    assert Record(Shape(renamed), ROW.fields) != ROW
+
+
+def test_a_record_compares_with_a_dict_by_python_values() -> None:
+    assert Record(SHAPE, ("7", None, None, UNCHANGED)) == {
+        "id": 7,
+        "name": None,
+        "born": None,
+        "bio": UNCHANGED,
+    }
+
+
+def test_a_record_is_not_hashable() -> None:
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(ROW)
+
+
+def test_repr_shows_the_fields_as_they_came() -> None:
+    assert repr(ROW) == "Record(id='7', name=None, born='infinity', bio=UNCHANGED)"
+
+
+def test_a_record_without_columns_is_empty() -> None:
+    row = Record(Shape(()), ())
+    assert (list(row), len(row), row.as_text(), row.as_python()) == ([], 0, {}, {})
+
+
+def test_rows_of_one_shape_share_their_converters() -> None:
+    shape = Shape(SHAPE.columns)
+    assert Record(shape, ("1", "a", None, "b"))["id"] == 1
+    converter = shape.converters[0]
+    assert Record(shape, ("2", "a", None, "b"))["id"] == 2
+    assert shape.converters[0] is converter
+    # Only what was asked for was made.
+    assert shape.converters[1:] == [None, None, None]
