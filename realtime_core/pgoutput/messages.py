@@ -16,15 +16,24 @@ from ..records import Field
 
 __all__ = [
     "BeginMessage",
+    "BeginPrepareMessage",
     "CommitMessage",
+    "CommitPreparedMessage",
     "DeleteMessage",
     "Fields",
     "InsertMessage",
     "LogicalMessageMessage",
     "Message",
     "OriginMessage",
+    "PrepareMessage",
     "RelationColumn",
     "RelationMessage",
+    "RollbackPreparedMessage",
+    "StreamAbortMessage",
+    "StreamCommitMessage",
+    "StreamPrepareMessage",
+    "StreamStartMessage",
+    "StreamStopMessage",
     "TruncateMessage",
     "TypeMessage",
     "UpdateMessage",
@@ -84,6 +93,8 @@ class RelationMessage:
     replica_identity: str
     """``d``, ``n``, ``f`` or ``i``."""
     columns: tuple[RelationColumn, ...]
+    xid: int | None = None
+    """Of the subtransaction, inside a stream only."""
 
 
 @attrs.frozen
@@ -93,6 +104,8 @@ class TypeMessage:
     type_oid: int
     namespace: str
     name: str
+    xid: int | None = None
+    """Of the subtransaction, inside a stream only."""
 
 
 # The three row messages are attrs.define: one is made for every row (137 ns; frozen 348).
@@ -102,6 +115,8 @@ class InsertMessage:
 
     relation_oid: int
     new: Fields
+    xid: int | None = None
+    """Of the subtransaction, inside a stream only."""
 
 
 @attrs.define
@@ -113,6 +128,8 @@ class UpdateMessage:
     old_is_key: bool
     """True for a ``K`` tuple: only the identity's columns were sent, the rest is null."""
     new: Fields
+    xid: int | None = None
+    """Of the subtransaction, inside a stream only."""
 
 
 @attrs.define
@@ -122,6 +139,8 @@ class DeleteMessage:
     relation_oid: int
     old: Fields
     old_is_key: bool
+    xid: int | None = None
+    """Of the subtransaction, inside a stream only."""
 
 
 @attrs.frozen
@@ -131,6 +150,8 @@ class TruncateMessage:
     options: int
     """1: CASCADE, 2: RESTART IDENTITY."""
     relation_oids: tuple[int, ...]
+    xid: int | None = None
+    """Of the subtransaction, inside a stream only."""
 
 
 @attrs.frozen
@@ -142,6 +163,106 @@ class LogicalMessageMessage:
     lsn: LSN
     prefix: str
     content: bytes
+    xid: int | None = None
+    """Of the subtransaction, inside a stream only."""
+
+
+@attrs.frozen
+class StreamStartMessage:
+    """``S`` (protocol 2): a block of a transaction in progress begins."""
+
+    xid: int
+    """Of the top-level transaction."""
+    first_segment: bool
+
+
+@attrs.frozen
+class StreamStopMessage:
+    """``E`` (protocol 2): the block ends."""
+
+
+@attrs.frozen
+class StreamCommitMessage:
+    """``c`` (protocol 2): a streamed transaction has committed."""
+
+    xid: int
+    flags: int
+    commit_lsn: LSN
+    end_lsn: LSN
+    commit_time: int
+
+
+@attrs.frozen
+class StreamAbortMessage:
+    """``A`` (protocol 2): a streamed transaction, or one of its subtransactions, is rolled back."""
+
+    xid: int
+    """Of the top-level transaction."""
+    subxid: int
+    """The same for the whole transaction."""
+    abort_lsn: LSN | None = None
+    """Sent with ``streaming 'parallel'`` only."""
+    abort_time: int | None = None
+
+
+@attrs.frozen
+class BeginPrepareMessage:
+    """``b`` (protocol 3): a prepared transaction begins."""
+
+    prepare_lsn: LSN
+    end_lsn: LSN
+    prepare_time: int
+    xid: int
+    gid: str
+
+
+@attrs.frozen
+class PrepareMessage:
+    """``P`` (protocol 3): PREPARE TRANSACTION; all of it has been sent."""
+
+    flags: int
+    prepare_lsn: LSN
+    end_lsn: LSN
+    prepare_time: int
+    xid: int
+    gid: str
+
+
+@attrs.frozen
+class StreamPrepareMessage:
+    """``p`` (protocol 3): PREPARE TRANSACTION of a streamed transaction."""
+
+    flags: int
+    prepare_lsn: LSN
+    end_lsn: LSN
+    prepare_time: int
+    xid: int
+    gid: str
+
+
+@attrs.frozen
+class CommitPreparedMessage:
+    """``K`` (protocol 3): COMMIT PREPARED."""
+
+    flags: int
+    commit_lsn: LSN
+    end_lsn: LSN
+    commit_time: int
+    xid: int
+    gid: str
+
+
+@attrs.frozen
+class RollbackPreparedMessage:
+    """``r`` (protocol 3): ROLLBACK PREPARED."""
+
+    flags: int
+    prepare_end_lsn: LSN
+    rollback_end_lsn: LSN
+    prepare_time: int
+    rollback_time: int
+    xid: int
+    gid: str
 
 
 Message: TypeAlias = (
@@ -155,4 +276,13 @@ Message: TypeAlias = (
     | DeleteMessage
     | TruncateMessage
     | LogicalMessageMessage
+    | StreamStartMessage
+    | StreamStopMessage
+    | StreamCommitMessage
+    | StreamAbortMessage
+    | BeginPrepareMessage
+    | PrepareMessage
+    | StreamPrepareMessage
+    | CommitPreparedMessage
+    | RollbackPreparedMessage
 )
