@@ -13,7 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final, cast
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
@@ -108,14 +108,13 @@ class Listener:
     async def _process_request(
         self, connection: ServerConnection, request: Request
     ) -> Response | None:
-        url = urlsplit(request.path)
-        if url.path not in PATHS:
+        asked = _connect_request(request)
+        if asked.path not in PATHS:
             return _empty(HTTPStatus.NOT_FOUND)
-        query = dict(parse_qsl(url.query, keep_blank_values=True))
-        if query.get("vsn") not in SERIALIZERS:
+        if asked.query.get("vsn") not in SERIALIZERS:
             return _empty(HTTPStatus.FORBIDDEN)
         try:
-            await self._authorizer.connect(_connect_request(request))
+            await self._authorizer.connect(asked)
         except RefusedError:
             return _empty(HTTPStatus.FORBIDDEN)
         return None
@@ -127,10 +126,10 @@ class Listener:
 
 
 def _connect_request(request: Request) -> ConnectRequest:
-    url = urlsplit(request.path)
-    query = dict(parse_qsl(url.query, keep_blank_values=True))
+    # Not urlsplit(): it raises on what a stranger may send, as in "//[".
+    path, _, query = request.path.partition("?")
     headers = {name.lower(): value for name, value in request.headers.raw_items()}
-    return ConnectRequest(url.path, query, headers)
+    return ConnectRequest(path, dict(parse_qsl(query, keep_blank_values=True)), headers)
 
 
 def _empty(status: HTTPStatus) -> Response:
@@ -163,7 +162,7 @@ class _Head(asyncio.Protocol):
             return
         self._deadline.cancel()
         protocol: asyncio.Protocol
-        if _asks_for_websocket(bytes(head)):
+        if end and _asks_for_websocket(bytes(head)):
             self._plain.discard(self._transport)
             protocol = self._make_websocket()
         else:

@@ -58,7 +58,8 @@ def _message(topic: Any, event: Any, payload: Any, ref: Any, join_ref: Any) -> M
 
 
 def _ref(value: Any) -> Ref:
-    if value is None or isinstance(value, (str, int, float)):
+    # A bool is an int to Python, but no number to JSON.
+    if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, bool)):
         return value
     raise FrameError(_POLICY_VIOLATION, "ref must be a string, a number or null")
 

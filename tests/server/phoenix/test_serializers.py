@@ -1,0 +1,130 @@
+"""Text frames of both protocol versions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from realtime_server.errors import FrameError
+from realtime_server.phoenix.messages import Message
+from realtime_server.phoenix.serializers import SERIALIZERS, V1Serializer, V2Serializer
+
+V1 = V1Serializer()
+V2 = V2Serializer()
+REFS = ["1", "", "été", 1, 0, -7, 1.5, 2**53, None]
+
+
+def test_the_version_is_the_query_parameter_vsn() -> None:
+    assert {vsn: type(serializer) for vsn, serializer in SERIALIZERS.items()} == {
+        None: V1Serializer,
+        "1.0.0": V1Serializer,
+        "2.0.0": V2Serializer,
+    }
+
+
+@pytest.mark.parametrize("ref", REFS)
+def test_v1_reads_an_object_and_keeps_the_refs_type(ref: Any) -> None:
+    text = json.dumps({"topic": "t", "event": "e", "payload": {"a": [1]}, "ref": ref})
+    message = V1.decode(text)
+    assert message == Message("t", "e", {"a": [1]}, ref, None)
+    assert type(message.ref) is type(ref)
+
+
+def test_v1_takes_a_frame_without_ref_and_one_with_more_keys() -> None:
+    assert V1.decode('{"topic":"t","event":"e","payload":null}') == Message("t", "e", None)
+    text = '{"topic":"t","event":"e","payload":null,"ref":"1","join_ref":"1","more":{}}'
+    assert V1.decode(text) == Message("t", "e", None, "1", None)
+
+
+@pytest.mark.parametrize("ref", REFS)
+@pytest.mark.parametrize("join_ref", ["1", 1, None])
+def test_v2_reads_an_array_and_keeps_the_refs_types(ref: Any, join_ref: Any) -> None:
+    message = V2.decode(json.dumps([join_ref, ref, "t", "e", []]))
+    assert message == Message("t", "e", [], ref, join_ref)
+    assert (type(message.ref), type(message.join_ref)) == (type(ref), type(join_ref))
+
+
+def test_v1_writes_an_object_without_join_ref() -> None:
+    message = Message("realtime:*", "phx_reply", {"status": "ok", "response": {}}, "1", "9")
+    assert V1.encode(message) == (
+        b'{"topic":"realtime:*","event":"phx_reply","ref":"1",'
+        b'"payload":{"status":"ok","response":{}}}'
+    )
+
+
+def test_v2_writes_an_array() -> None:
+    message = Message("realtime:*", "phx_reply", {"status": "ok", "response": {}}, 2, "9")
+    assert V2.encode(message) == (b'["9",2,"realtime:*","phx_reply",{"status":"ok","response":{}}]')
+
+
+@pytest.mark.parametrize("topic", ["realtime:public:todos", 'realtime:a"b\\c\n:漢'])
+def test_an_envelope_around_a_payload_is_the_whole_frame(topic: str) -> None:
+    for serializer in (V1, V2):
+        before, behind = serializer.envelope(topic, "INSERT")
+        whole = serializer.encode(Message(topic, "INSERT", {"a": 1}))
+        assert before + b'{"a":1}' + behind == whole
+
+
+NOT_JSON = (1007, "the message is not JSON")
+BINARY = (1003, "binary frames are not supported")
+NO_OBJECT = (1008, "a message is an object with topic, event, payload and ref")
+NO_ARRAY = (1008, "a message is an array [join_ref, ref, topic, event, payload]")
+NO_NAMES = (1008, "topic and event must be strings")
+NO_REF = (1008, "ref must be a string, a number or null")
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b'{"topic":"t","event":"e","payload":{}}', BINARY),
+        ("", NOT_JSON),
+        ("{", NOT_JSON),
+        ("{'topic':'t'}", NOT_JSON),
+        ("NaN", NOT_JSON),
+        ('{"topic":"\ud800"}', NOT_JSON),
+        ("[" * 100_000, NOT_JSON),
+        ("null", NO_OBJECT),
+        ("1", NO_OBJECT),
+        ('"text"', NO_OBJECT),
+        ("[]", NO_OBJECT),
+        ('["1","1","t","e",{}]', NO_OBJECT),
+        ("{}", NO_OBJECT),
+        ('{"event":"e","payload":{},"ref":"1"}', NO_OBJECT),
+        ('{"topic":"t","payload":{},"ref":"1"}', NO_OBJECT),
+        ('{"topic":"t","event":"e","ref":"1"}', NO_OBJECT),
+        ('{"topic":1,"event":"e","payload":{}}', NO_NAMES),
+        ('{"topic":"t","event":null,"payload":{}}', NO_NAMES),
+        ('{"topic":"t","event":"e","payload":{},"ref":{}}', NO_REF),
+        ('{"topic":"t","event":"e","payload":{},"ref":[1]}', NO_REF),
+        ('{"topic":"t","event":"e","payload":{},"ref":true}', NO_REF),
+    ],
+)
+def test_v1_refuses_with_a_close_code_and_reason(data: str | bytes, error: tuple[int, str]) -> None:
+    with pytest.raises(FrameError) as caught:
+        V1.decode(data)
+    assert (caught.value.code, caught.value.reason) == error
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b'["1","1","t","e",{}]', BINARY),
+        ("[", NOT_JSON),
+        ("[]", NO_ARRAY),
+        ('{"topic":"t","event":"e","payload":{},"ref":"1"}', NO_ARRAY),
+        ('["1","t","e",{}]', NO_ARRAY),
+        ('["1","1","t","e",{},null]', NO_ARRAY),
+        ("null", NO_ARRAY),
+        ('[null,null,null,"e",{}]', NO_NAMES),
+        ('[null,null,"t",{},{}]', NO_NAMES),
+        ('[null,{},"t","e",{}]', NO_REF),
+        ('[[],"1","t","e",{}]', NO_REF),
+        ('[false,"1","t","e",{}]', NO_REF),
+    ],
+)
+def test_v2_refuses_with_a_close_code_and_reason(data: str | bytes, error: tuple[int, str]) -> None:
+    with pytest.raises(FrameError) as caught:
+        V2.decode(data)
+    assert (caught.value.code, caught.value.reason) == error
