@@ -1,0 +1,231 @@
+"""SocketState: what each message means. Messages in, actions out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import attrs
+import pytest
+
+from realtime_server.phoenix.messages import Message
+from realtime_server.phoenix.serializers import SERIALIZERS
+from realtime_server.phoenix.socket_state import (
+    Action,
+    Channel,
+    Close,
+    Join,
+    Send,
+    SocketState,
+    Subscribe,
+    Unsubscribe,
+)
+
+TOPIC = "realtime:public:todos"
+
+
+@attrs.frozen
+class Socket:
+    """A socket's state, written to in its own version."""
+
+    vsn: str
+    state: SocketState
+
+    def receive(
+        self, topic: str, event: str, payload: Any = None, ref: Any = "2", join_ref: Any = None
+    ) -> list[Action]:
+        payload = {} if payload is None else payload
+        if self.vsn == "1.0.0":
+            frame: Any = {"topic": topic, "event": event, "payload": payload, "ref": ref}
+        else:
+            frame = [join_ref, ref, topic, event, payload]
+        return self.state.receive(json.dumps(frame))
+
+    def join(self, topic: str = TOPIC, ref: Any = "1") -> Channel:
+        """Join and accept; return the membership."""
+        *_, action = self.receive(topic, "phx_join", ref=ref, join_ref=ref)
+        assert isinstance(action, Join)
+        _, subscribe = self.state.accept(action.message)
+        assert isinstance(subscribe, Subscribe)
+        return subscribe.channel
+
+    def join_ref(self, ref: Any) -> Any:
+        """What a message of this version says of the join."""
+        return ref if self.vsn == "2.0.0" else None
+
+
+@pytest.fixture(params=["1.0.0", "2.0.0"])
+def socket(request: pytest.FixtureRequest) -> Socket:
+    return Socket(request.param, SocketState(SERIALIZERS[request.param]))
+
+
+@pytest.fixture
+def v2() -> Socket:
+    return Socket("2.0.0", SocketState(SERIALIZERS["2.0.0"]))
+
+
+def reply(topic: str, status: str, response: Any, ref: Any = "2", join_ref: Any = None) -> Send:
+    payload = {"status": status, "response": response}
+    return Send(Message(topic, "phx_reply", payload, ref, join_ref))
+
+
+@pytest.mark.parametrize("ref", ["1", 1, 1.5, None])
+def test_a_heartbeat_is_answered_with_its_ref(socket: Socket, ref: Any) -> None:
+    assert socket.receive("phoenix", "heartbeat", ref=ref) == [reply("phoenix", "ok", {}, ref)]
+
+
+@pytest.mark.parametrize("payload", [{}, [], {"user_token": "x"}])
+def test_a_join_is_for_the_caller_to_decide(socket: Socket, payload: Any) -> None:
+    actions = socket.receive(TOPIC, "phx_join", payload, ref="1", join_ref="1")
+    join_ref = socket.join_ref("1")
+    assert actions == [Join(Message(TOPIC, "phx_join", payload, "1", join_ref))]
+    assert socket.state.channels == {}
+
+
+def test_an_accepted_join_is_answered_before_changes_come(socket: Socket) -> None:
+    (action,) = socket.receive(TOPIC, "phx_join", ref="1", join_ref="1")
+    assert isinstance(action, Join)
+    sent, subscribe = socket.state.accept(action.message)
+    assert sent == reply(TOPIC, "ok", {}, "1", socket.join_ref("1"))
+    assert isinstance(subscribe, Subscribe)
+    channel = subscribe.channel
+    assert socket.state.channels == {TOPIC: channel}
+    assert attrs.astuple(channel) == (TOPIC, "1", socket.join_ref("1"))
+    assert channel.name == "public:todos"
+
+
+def test_accepting_can_carry_a_response(socket: Socket) -> None:
+    (action,) = socket.receive(TOPIC, "phx_join", ref="1")
+    assert isinstance(action, Join)
+    sent, _ = socket.state.accept(action.message, {"postgres_changes": []})
+    assert sent == reply(TOPIC, "ok", {"postgres_changes": []}, "1")
+
+
+def test_a_refused_join_is_answered_and_can_be_tried_again(socket: Socket) -> None:
+    (action,) = socket.receive(TOPIC, "phx_join", ref="1", join_ref="1")
+    assert isinstance(action, Join)
+    assert socket.state.refuse(action.message, "not you") == [
+        reply(TOPIC, "error", {"reason": "not you"}, "1", socket.join_ref("1"))
+    ]
+    assert socket.state.channels == {}
+    assert socket.join().topic == TOPIC
+
+
+@pytest.mark.parametrize("topic", ["phoenix", "room:lobby", "realtime", "Realtime:x", ""])
+def test_a_join_outside_of_realtime_is_unmatched(socket: Socket, topic: str) -> None:
+    assert socket.receive(topic, "phx_join", ref="1", join_ref="1") == [
+        reply(topic, "error", {"reason": "unmatched topic"}, "1", socket.join_ref("1"))
+    ]
+
+
+def test_the_empty_realtime_topic_can_be_joined(socket: Socket) -> None:
+    assert socket.join("realtime:").name == ""
+
+
+def test_a_leave_ends_the_membership_is_answered_and_closed(socket: Socket) -> None:
+    channel = socket.join(ref="1")
+    joined = socket.join_ref("1")
+    assert socket.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [
+        Unsubscribe(channel),
+        reply(TOPIC, "ok", {}, "2", joined),
+        Send(Message(TOPIC, "phx_close", {}, joined, joined)),
+    ]
+    assert socket.state.channels == {}
+
+
+def test_a_leave_of_a_topic_that_is_not_joined_is_answered_and_not_closed(socket: Socket) -> None:
+    answer = [reply(TOPIC, "ok", {}, "2", socket.join_ref("1"))]
+    assert socket.receive(TOPIC, "phx_leave", join_ref="1") == answer
+    socket.join()
+    socket.receive(TOPIC, "phx_leave", join_ref="1")
+    assert socket.receive(TOPIC, "phx_leave", join_ref="1") == answer
+
+
+def test_a_second_join_ends_the_first_without_a_close(socket: Socket) -> None:
+    first = socket.join(ref="1")
+    former, action = socket.receive(TOPIC, "phx_join", ref="2", join_ref="2")
+    assert former == Unsubscribe(first)
+    assert isinstance(action, Join)
+    _, subscribe = socket.state.accept(action.message)
+    assert isinstance(subscribe, Subscribe)
+    assert subscribe.channel != first
+    assert socket.state.channels == {TOPIC: subscribe.channel}
+
+
+def test_a_refused_second_join_leaves_no_membership(socket: Socket) -> None:
+    socket.join(ref="1")
+    _, action = socket.receive(TOPIC, "phx_join", ref="2", join_ref="2")
+    assert isinstance(action, Join)
+    socket.state.refuse(action.message, "not you")
+    assert socket.state.channels == {}
+
+
+@pytest.mark.parametrize("event", ["INSERT", "anything", "access_token", "phx_close", "phx_error"])
+def test_an_event_on_a_topic_that_is_not_joined_is_unmatched(socket: Socket, event: str) -> None:
+    assert socket.receive(TOPIC, event) == [
+        reply(TOPIC, "error", {"reason": "unmatched topic"}, "2")
+    ]
+
+
+def test_another_event_on_the_phoenix_topic_is_unmatched(socket: Socket) -> None:
+    assert socket.receive("phoenix", "anything") == [
+        reply("phoenix", "error", {"reason": "unmatched topic"}, "2")
+    ]
+
+
+def test_a_heartbeat_on_another_topic_is_none(socket: Socket) -> None:
+    assert socket.receive("other", "heartbeat") == [
+        reply("other", "error", {"reason": "unmatched topic"}, "2")
+    ]
+
+
+def test_an_access_token_is_not_answered_and_keeps_the_membership(socket: Socket) -> None:
+    channel = socket.join()
+    assert socket.receive(TOPIC, "access_token", {"access_token": "x"}, join_ref="1") == []
+    assert socket.state.channels == {TOPIC: channel}
+
+
+@pytest.mark.parametrize("event", ["anything", "heartbeat", "INSERT", "phx_reply", ""])
+def test_an_unknown_event_ends_the_membership_with_an_error(socket: Socket, event: str) -> None:
+    channel = socket.join(ref="1")
+    joined = socket.join_ref("1")
+    assert socket.receive(TOPIC, event, join_ref="1") == [
+        Unsubscribe(channel),
+        Send(Message(TOPIC, "phx_error", {}, joined, joined)),
+    ]
+    assert socket.state.channels == {}
+    assert socket.join(ref="3") != channel
+
+
+@pytest.mark.parametrize("event", ["phx_leave", "access_token", "anything"])
+def test_a_message_of_an_earlier_membership_is_ignored(v2: Socket, event: str) -> None:
+    v2.join(ref="1")
+    channel = v2.join(ref="2")
+    assert v2.receive(TOPIC, event, ref="3", join_ref="1") == []
+    assert v2.state.channels == {TOPIC: channel}
+
+
+def test_a_message_without_join_ref_belongs_to_the_membership_there_is(v2: Socket) -> None:
+    channel = v2.join(ref="1")
+    assert v2.receive(TOPIC, "phx_leave", ref="2", join_ref=None) == [
+        Unsubscribe(channel),
+        reply(TOPIC, "ok", {}, "2"),
+        Send(Message(TOPIC, "phx_close", {}, "1", "1")),
+    ]
+
+
+def test_topics_are_independent(socket: Socket) -> None:
+    one, two = socket.join("realtime:one", ref="1"), socket.join("realtime:two", ref="2")
+    socket.receive("realtime:one", "phx_leave", join_ref="1")
+    assert one not in socket.state.channels.values()
+    assert socket.state.channels == {"realtime:two": two}
+
+
+def test_what_is_no_message_closes_with_code_and_reason(socket: Socket) -> None:
+    assert socket.state.receive("{") == [Close(1007, "the message is not JSON")]
+
+
+def test_after_a_close_nothing_is_answered(socket: Socket) -> None:
+    socket.state.receive(b"\0")
+    assert socket.receive("phoenix", "heartbeat") == []
+    assert socket.receive(TOPIC, "phx_join") == []

@@ -1,0 +1,326 @@
+"""The hub: who gets which frames, in which order, in how many writes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from realtime_core import (
+    LSN,
+    Begin,
+    Commit,
+    Event,
+    Gap,
+    GapReason,
+    Position,
+    Record,
+    Transaction,
+)
+from realtime_core.positions import StreamIdentity
+from realtime_server.hub import Hub, Subscription
+from realtime_server.phoenix.serializers import SERIALIZERS
+from realtime_server.topics import Topic
+from tests.server_helpers import (
+    TRANSACTION,
+    RecordingOutbox,
+    Vsn,
+    delete,
+    insert,
+    make_relation,
+    truncate,
+    update,
+)
+
+TODOS = make_relation()
+ORDERS = make_relation("shop", "orders", oid=16400)
+
+
+def subscription(
+    topic: str, outbox: RecordingOutbox | None = None, vsn: Vsn = "1.0.0"
+) -> Subscription:
+    return Subscription(Topic.parse(topic), SERIALIZERS[vsn], outbox or RecordingOutbox())
+
+
+def join(hub: Hub, *topics: str, vsn: Vsn = "1.0.0") -> RecordingOutbox:
+    """Subscribe one socket to topics; return its outbox."""
+    outbox = RecordingOutbox()
+    for topic in topics:
+        hub.subscribe(subscription(topic, outbox, vsn))
+    return outbox
+
+
+def topics(outbox: RecordingOutbox) -> list[str]:
+    return [frame["topic"] for frame in outbox.frames]
+
+
+def received(change: Event, *joined: str) -> list[str]:
+    """Return the topics on which a socket that joined ``joined`` gets the change."""
+    hub = Hub()
+    outbox = join(hub, *joined)
+    hub.publish([change])
+    return topics(outbox)
+
+
+def payload(details: str) -> dict[str, Any]:
+    return {
+        "schema": "public",
+        "table": "todos",
+        "type": "INSERT",
+        "errors": None,
+        "columns": [
+            {"flags": ["key"], "name": "id", "type": "int8", "type_modifier": 4294967295},
+            {"flags": [], "name": "details", "type": "text", "type_modifier": 4294967295},
+        ],
+        "commit_timestamp": "2026-11-24T05:36:00.166595Z",
+        "record": {"id": "14", "details": details},
+    }
+
+
+def test_a_v1_frame_is_an_object_and_a_v2_frame_an_array() -> None:
+    hub = Hub()
+    first = join(hub, "realtime:public:todos", vsn="1.0.0")
+    second = join(hub, "realtime:public:todos", vsn="2.0.0")
+    hub.publish([insert(TODOS, "14", "x")])
+    assert first.frames == [
+        {"topic": "realtime:public:todos", "event": "INSERT", "ref": None, "payload": payload("x")}
+    ]
+    assert second.frames == [[None, None, "realtime:public:todos", "INSERT", payload("x")]]
+
+
+def test_a_socket_gets_one_frame_for_each_topic_in_the_ladders_order() -> None:
+    ladder = [
+        "realtime:public",
+        "realtime:*",
+        "realtime:public:todos",
+        "realtime:public:todos:details=eq.x",
+        "realtime:public:todos:id=eq.14",
+    ]
+    assert received(insert(TODOS, "14", "x"), *reversed(ladder)) == ladder
+
+
+def test_filters_follow_their_columns_names_not_the_tables_order() -> None:
+    columns = [("b", "text", True), ("a", "text", False), ("ä", "text", False), ("A", "text", 0)]
+    relation = make_relation(columns=columns)  # type: ignore[arg-type]
+    joined = [f"realtime:public:todos:{name}=eq.1" for name in ("a", "A", "ä", "b")]
+    assert received(insert(relation, "1", "1", "1", "1"), *joined) == [
+        f"realtime:public:todos:{name}=eq.1" for name in ("A", "a", "b", "ä")
+    ]
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "realtime:",
+        "realtime:other",
+        "realtime:public:other",
+        "realtime:todos",
+        "realtime:*:todos",
+        "realtime:public:*",
+        "realtime:Public:todos",
+        "realtime:public:todos:id=eq.1",
+        "realtime:public:todos:id=eq.014",
+        "realtime:public:todos:ID=eq.14",
+        "realtime:public:todos:missing=eq.14",
+        "realtime:public:todos:details=eq.",
+        "realtime:public:todos:details=eq.null",
+        "realtime:public:other:id=eq.14",
+    ],
+)
+def test_a_topic_that_does_not_match_gets_nothing(topic: str) -> None:
+    assert received(insert(TODOS, "14", None), topic) == []
+
+
+def test_an_empty_value_matches_the_empty_string_but_not_null() -> None:
+    topic = "realtime:public:todos:details=eq."
+    assert received(insert(TODOS, "1", ""), topic) == [topic]
+    assert received(insert(TODOS, "1", None), topic) == []
+
+
+def test_a_long_value_matches() -> None:
+    topic = "realtime:public:todos:details=eq." + "x" * 1000
+    assert received(insert(TODOS, "1", "x" * 1000), topic) == [topic]
+
+
+def test_a_timestamp_is_compared_as_it_is_shown() -> None:
+    relation = make_relation(columns=[("at", "timestamptz", True)])
+    change = insert(relation, "2026-11-24 05:36:00+00")
+    shown = "realtime:public:todos:at=eq.2026-11-24T05:36:00Z"
+    assert received(change, shown) == [shown]
+    assert received(change, "realtime:public:todos:at=eq.2026-11-24 05:36:00+00") == []
+
+
+def test_an_update_is_filtered_by_its_new_row() -> None:
+    old = Record(TODOS.shape, ("1", "before"))
+    change = update(TODOS, ("2", "after"), old)
+    names = ("details=eq.before", "details=eq.after", "id=eq.1", "id=eq.2")
+    assert received(change, *(f"realtime:public:todos:{name}" for name in names)) == [
+        "realtime:public:todos:details=eq.after",
+        "realtime:public:todos:id=eq.2",
+    ]
+
+
+def test_a_delete_is_filtered_by_what_is_known_of_the_old_row() -> None:
+    names = ("realtime:public:todos:id=eq.1", "realtime:public:todos:details=eq.x")
+    key_only = delete(TODOS, Record(TODOS.key_shape, ("1",)))
+    assert received(key_only, *names) == ["realtime:public:todos:id=eq.1"]
+    full = delete(TODOS, Record(TODOS.shape, ("1", "x")))
+    assert received(full, *names) == list(reversed(names))
+
+
+def test_a_truncate_goes_to_the_topics_of_each_table_but_to_no_filter() -> None:
+    joined = [
+        "realtime:public:todos:id=eq.1",
+        "realtime:*",
+        "realtime:shop:orders",
+        "realtime:public",
+    ]
+    assert received(truncate(TODOS, ORDERS), *joined) == [
+        "realtime:public",
+        "realtime:*",
+        "realtime:*",
+        "realtime:shop:orders",
+    ]
+
+
+def test_tables_of_the_same_name_in_two_schemas_are_told_apart() -> None:
+    twin = make_relation("shop", "todos", oid=16401)
+    joined = ["realtime:public:todos:id=eq.1", "realtime:shop:todos:id=eq.1"]
+    assert received(insert(twin, "1", "x"), *joined) == ["realtime:shop:todos:id=eq.1"]
+
+
+def test_one_batch_is_one_write_for_each_socket_and_keeps_the_order() -> None:
+    hub = Hub()
+    both = join(hub, "realtime:public", "realtime:shop:orders")
+    one = join(hub, "realtime:shop")
+    hub.publish([insert(TODOS, "1", "a"), insert(ORDERS, "2", "b"), insert(TODOS, "3", "c")])
+    assert (len(both.writes), len(one.writes)) == (1, 1)
+    assert [frame["payload"]["record"]["id"] for frame in both.frames] == ["1", "2", "3"]
+    assert [frame["payload"]["record"]["id"] for frame in one.frames] == ["2"]
+
+
+def test_nobody_is_written_to_when_nothing_matches() -> None:
+    hub = Hub()
+    outbox = join(hub, "realtime:other")
+    hub.publish([insert(TODOS, "1", "a")])
+    assert outbox.writes == []
+
+
+def test_every_socket_gets_the_same_bytes() -> None:
+    hub = Hub()
+    first, second = join(hub, "realtime:public"), join(hub, "realtime:public")
+    hub.publish([insert(TODOS, "1", "a")])
+    assert first.writes[0] is second.writes[0]
+
+
+def test_a_row_that_nobody_gets_is_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: list[object] = []
+    monkeypatch.setattr(
+        "realtime_server.encoding.RowPayload._render",
+        lambda self: rendered.append(self) or b"{}",
+    )
+    hub = Hub()
+    join(hub, "realtime:public:todos:id=eq.2")
+    hub.publish([insert(TODOS, "1", "a"), insert(TODOS, "2", "b")])
+    assert len(rendered) == 1
+
+
+def test_begin_and_commit_are_not_told() -> None:
+    transaction = Transaction(1, LSN(1), TRANSACTION.commit_time)
+    assert received(Begin(transaction), "realtime:*") == []
+    assert received(Commit(transaction, LSN(2), 0), "realtime:*") == []
+
+
+STREAM = StreamIdentity(7416, 1, ("shop",))
+GAP = Gap(Position(LSN(1), 0, STREAM), Position(LSN(2), 0, STREAM), GapReason.TEMPORARY_SLOT)
+
+
+@pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
+def test_a_gap_is_told_once_to_each_channel_whatever_its_topic(vsn: Vsn) -> None:
+    hub = Hub()
+    names = ["public:todos", "*", "other:table:id=eq.1"]
+    outbox = join(hub, *(f"realtime:{name}" for name in names), vsn=vsn)
+    hub.publish([GAP])
+
+    def frame(name: str) -> Any:
+        shown = {
+            "channel": name,
+            "extension": "postgres_changes",
+            "status": "ok",
+            "message": "Gap: temporary_slot",
+            "gap": {
+                "after": "0/1:0@7416.1/shop",
+                "until": "0/2:0@7416.1/shop",
+                "reason": "temporary_slot",
+            },
+        }
+        topic = f"realtime:{name}"
+        if vsn == "2.0.0":
+            return [None, None, topic, "system", shown]
+        return {"topic": topic, "event": "system", "ref": None, "payload": shown}
+
+    assert outbox.frames == [frame(name) for name in names]
+    assert len(outbox.writes) == 1
+
+
+def test_a_gap_keeps_its_place_among_the_changes() -> None:
+    hub = Hub()
+    outbox = join(hub, "realtime:public")
+    hub.publish([insert(TODOS, "1", "a"), GAP, insert(TODOS, "2", "b")])
+    assert [frame["event"] for frame in outbox.frames] == ["INSERT", "system", "INSERT"]
+
+
+def test_after_unsubscribing_nothing_comes() -> None:
+    hub = Hub()
+    outbox = RecordingOutbox()
+    gone = subscription("realtime:public:todos:id=eq.1", outbox)
+    stays = subscription("realtime:public:todos:id=eq.1", outbox)
+    hub.subscribe(gone)
+    hub.subscribe(stays)
+    hub.unsubscribe(gone)
+    hub.publish([insert(TODOS, "1", "a")])
+    assert topics(outbox) == ["realtime:public:todos:id=eq.1"]
+    hub.unsubscribe(stays)
+    hub.publish([insert(TODOS, "1", "a"), GAP])
+    assert len(outbox.writes) == 1
+
+
+def test_unsubscribing_twice_or_without_a_subscription_is_ignored() -> None:
+    hub = Hub()
+    outbox = join(hub, "realtime:public")
+    stranger = subscription("realtime:public")
+    hub.unsubscribe(stranger)
+    hub.unsubscribe(subscription("realtime:public", vsn="2.0.0"))
+    hub.unsubscribe(subscription("realtime:other:t:id=eq.1"))
+    hub.subscribe(stranger)
+    hub.unsubscribe(stranger)
+    hub.unsubscribe(stranger)
+    hub.publish([insert(TODOS, "1", "a")])
+    assert topics(outbox) == ["realtime:public"]
+
+
+def test_an_empty_hub_keeps_nothing() -> None:
+    hub = Hub()
+    topics = ["realtime:*", "realtime:s:t:a=eq.1", "realtime:s:t:b=eq.1", "realtime:s:t:u:b=eq.1"]
+    subscriptions = [
+        subscription(topic, vsn=vsn) for topic in topics for vsn in ("1.0.0", "2.0.0") for _ in "ab"
+    ]
+    for one in subscriptions:
+        hub.subscribe(one)
+    for one in reversed(subscriptions):
+        hub.unsubscribe(one)
+    assert (hub._groups, hub._filters) == ({}, {})
+
+
+def test_a_relation_that_changed_is_shown_as_it_is_now() -> None:
+    hub = Hub()
+    outbox = join(hub, "realtime:public:todos")
+    hub.publish([insert(TODOS, "1", "a")])
+    narrower = make_relation(columns=[("id", "int8", True)])
+    hub.publish([insert(narrower, "2")])
+    assert [frame["payload"]["record"] for frame in outbox.frames] == [
+        {"id": "1", "details": "a"},
+        {"id": "2"},
+    ]
+    assert json.dumps(outbox.frames[1]["payload"]["columns"]).count("name") == 1
