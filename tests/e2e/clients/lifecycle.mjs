@@ -1,0 +1,37 @@
+/**
+ * A client that does what it is told, {"join": topic} or {"leave": topic}, and says what its
+ * socket and its channels go through.
+ *
+ *     node lifecycle.mjs ws://localhost:4000/socket '{"heartbeatIntervalMs": 1000}'
+ */
+
+import { RealtimeClient } from "@supabase/realtime-js";
+
+import { listen, say } from "./console.mjs";
+
+const [url, options = "{}"] = process.argv.slice(2);
+const socket = new RealtimeClient(url, JSON.parse(options));
+const channels = new Map();
+
+function join(topic) {
+  const channel = socket.channel(topic);
+  channels.set(topic, channel);
+  channel.on("*", ({ type, record }) => say({ topic, type, id: record?.id }));
+  channel.subscribe().receive("ok", () => say({ joined: topic }));
+}
+
+function leave(topic) {
+  channels.get(topic).unsubscribe().receive("ok", () => say({ left: topic }));
+}
+
+socket.onOpen(() => say({ socket: "open" }));
+socket.onClose(({ code, reason }) => say({ socket: "closed", code, reason }));
+socket.onMessage(({ topic, event, payload }) => {
+  say({ frame: event, topic });
+  if (topic === "phoenix") {
+    say({ heartbeat: payload.status });
+  }
+});
+socket.connect();
+
+listen((command) => (command.join ? join(command.join) : leave(command.leave)));
