@@ -1,0 +1,92 @@
+"""The broadcaster: publish first, acknowledge then."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, cast
+
+import pytest
+
+from realtime_core import (
+    LSN,
+    Begin,
+    ChangeSource,
+    Commit,
+    Event,
+    Gap,
+    GapReason,
+    LogicalMessage,
+    Position,
+)
+from realtime_server.broadcaster import broadcast
+from realtime_server.hub import Hub
+from tests.server_helpers import TRANSACTION, insert, make_relation
+
+TODOS = make_relation()
+GAP = Gap(None, Position(LSN(5)), GapReason.SLOT_MISSING)
+
+
+class Diary:
+    """A source and a hub that write down what happens to them, in order."""
+
+    def __init__(self, batches: Iterable[list[Event]]) -> None:
+        self._batches = batches
+        self.entries: list[tuple[str, Any]] = []
+
+    async def batches(self) -> AsyncIterator[list[Event]]:
+        for batch in self._batches:
+            yield batch
+
+    def ack(self, upto: Event) -> None:
+        self.entries.append(("ack", upto))
+
+    def publish(self, events: list[Event]) -> None:
+        self.entries.append(("publish", events))
+
+
+async def diary(*batches: list[Event]) -> list[tuple[str, Any]]:
+    diary = Diary(batches)
+    await broadcast(cast(ChangeSource, diary), cast(Hub, diary))
+    return diary.entries
+
+
+async def test_a_batch_is_acknowledged_by_its_last_change_when_it_was_published() -> None:
+    one, two, three = (insert(TODOS, str(number), "x") for number in range(3))
+    assert await diary([one, two], [three]) == [
+        ("publish", [one, two]),
+        ("ack", two),
+        ("publish", [three]),
+        ("ack", three),
+    ]
+
+
+async def test_what_has_no_position_of_its_own_is_not_acknowledged() -> None:
+    change = insert(TODOS, "1", "x")
+    begin = Begin(TRANSACTION)
+    assert await diary([change, begin, GAP]) == [
+        ("publish", [change, begin, GAP]),
+        ("ack", change),
+    ]
+    assert await diary([GAP]) == [("publish", [GAP])]
+
+
+async def test_commits_and_messages_are_acknowledged() -> None:
+    commit = Commit(TRANSACTION, LSN(9), 0)
+    message = LogicalMessage(LSN(1), "prefix", b"", None, 0)
+    assert await diary([commit], [message]) == [
+        ("publish", [commit]),
+        ("ack", commit),
+        ("publish", [message]),
+        ("ack", message),
+    ]
+
+
+async def test_what_could_not_be_published_is_not_acknowledged() -> None:
+    class Broken(Diary):
+        def publish(self, events: list[Event]) -> None:
+            raise RuntimeError("out of paper")
+
+    broken = Broken([[insert(TODOS, "1", "x")]])
+    with pytest.raises(RuntimeError, match="out of paper"):
+        await broadcast(cast(ChangeSource, broken), cast(Hub, broken))
+    assert broken.entries == []

@@ -1,0 +1,157 @@
+"""The command line, with a server that only pretends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, Self
+
+import attrs
+import pytest
+
+from realtime_core import DecodeError, ServerError
+from realtime_server import cli
+from realtime_server.config import ServerConfig
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
+
+
+class FakeServer:
+    """Does what the test says instead of serving."""
+
+    port = 4567
+    entering: BaseException | None = None
+    ending: BaseException | None = None
+    signal_number: int | None = None
+    seen: list[Any]
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.seen.append(config)
+
+    async def __aenter__(self) -> Self:
+        if self.entering is not None:
+            raise self.entering
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.seen.append("closed")
+
+    async def wait(self) -> None:
+        if self.ending is not None:
+            raise self.ending
+        if self.signal_number is not None:
+            os.kill(os.getpid(), self.signal_number)
+        await asyncio.Event().wait()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeServer]]:
+    class Server(FakeServer):
+        seen: list[Any] = []  # noqa: RUF012
+
+    monkeypatch.setattr(cli, "RealtimeServer", Server)
+    for field in ("PORT", "PUBLICATIONS", "SLOT_NAME", "SECURE_CHANNELS", "REPLICATION_MODE"):
+        monkeypatch.delenv(field, raising=False)
+    level = logging.getLogger("websockets").level
+    yield Server
+    logging.getLogger("websockets").setLevel(level)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_good_order(
+    server: type[FakeServer], number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "realtime.server")
+    server.signal_number = number
+    assert cli.main(["--dev"]) == 0
+    config, closed = server.seen
+    assert config == ServerConfig.from_env(os.environ, dev=True)
+    assert closed == "closed"
+    assert [record.getMessage() for record in caplog.records] == [
+        "listening on 127.0.0.1, port 4567",
+        "stopping",
+    ]
+
+
+def test_without_dev_it_listens_on_all_addresses(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "realtime.server")
+    monkeypatch.setenv("SECURE_CHANNELS", "false")
+    server.signal_number = signal.SIGTERM
+    assert cli.main([]) == 0
+    assert "listening on all addresses, port 4567" in caplog.messages
+
+
+def test_bad_settings_are_one_line_each_and_exit_code_2(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PORT", "x")
+    monkeypatch.setenv("PUBLICATIONS", "shop")
+    assert cli.main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "configuration error: PORT is 'x'; use a whole number between 0 and 65535",
+        "configuration error: PUBLICATIONS is 'shop', not JSON; use a JSON array of names, as in "
+        '["supabase_realtime"]',
+        "configuration error: SECURE_CHANNELS=true (the default) is not supported yet: tokens are "
+        "not checked; set SECURE_CHANNELS=false where every client may see every change",
+    ]
+    assert server.seen == []
+
+
+def test_a_port_that_cannot_be_had_is_one_line_and_exit_code_2(
+    server: type[FakeServer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.entering = ServerError("port 4000 is in use; stop it")
+    assert cli.main(["--dev"]) == 2
+    assert capsys.readouterr() == ("", "error: port 4000 is in use; stop it\n")
+
+
+def test_a_stream_that_broke_for_good_is_exit_code_1(
+    server: type[FakeServer], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.ending = DecodeError("unknown message")
+    assert cli.main(["--dev"]) == 1
+    assert server.seen[-1] == "closed"
+    assert (
+        "realtime.server",
+        logging.CRITICAL,
+        "the stream cannot go on: unknown message",
+    ) in caplog.record_tuples
+
+
+def test_an_unknown_argument_is_exit_code_2(
+    server: type[FakeServer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--verbose"])
+    assert caught.value.code == 2
+    assert "unrecognized arguments: --verbose" in capsys.readouterr().err
+
+
+def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for field in attrs.fields(ServerConfig):
+        if field.name != "loopback":
+            assert field.name.upper() in shown
+
+
+def test_the_package_can_be_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "realtime_server", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: python -m realtime_server")

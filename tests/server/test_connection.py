@@ -1,0 +1,332 @@
+"""Connection: what a client sends, what the hub and the client get. No network."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosedOK
+from websockets.protocol import State
+
+from realtime_server.auth import AllowAll, Authorizer, ConnectRequest, JoinRequest
+from realtime_server.connection import Connection
+from realtime_server.errors import RefusedError
+from realtime_server.hub import Hub
+from realtime_server.outbox import OutboxCounters
+from realtime_server.phoenix.serializers import SERIALIZERS
+from tests.server_helpers import FakeTransport, insert, make_relation, texts
+from tests.waiting import eventually
+
+TODOS = make_relation()
+TOPIC = "realtime:public:todos"
+REQUEST = ConnectRequest("/socket/websocket", {"vsn": "1.0.0"}, {"x-api-key": "k"})
+
+
+class FakeWebSocket:
+    """websockets' connection as far as Connection uses it."""
+
+    def __init__(self) -> None:
+        self.transport = FakeTransport()
+        self.protocol = SimpleNamespace(state=State.OPEN)
+        self.send_in_progress = None
+        self.remote_address: tuple[Any, ...] | None = ("10.0.0.1", 4321)
+        self.close_code: int | None = None
+        self.closed: tuple[int, str] | None = None
+        self.incoming: asyncio.Queue[str | bytes | None] = asyncio.Queue()
+
+    async def recv(self) -> str | bytes:
+        data = await self.incoming.get()
+        if data is None:
+            raise ConnectionClosedOK(None, None)
+        return data
+
+    async def close(self, code: int, reason: str) -> None:
+        self.closed = (code, reason)
+        self.hang_up(code)
+
+    def hang_up(self, code: int = 1001) -> None:
+        self.protocol.state = State.CLOSED
+        self.close_code = code
+        self.incoming.put_nowait(None)
+
+
+class Client:
+    """The other end."""
+
+    def __init__(self, websocket: FakeWebSocket, hub: Hub, running: asyncio.Task[None]) -> None:
+        self.websocket = websocket
+        self.hub = hub
+        self.running = running
+
+    async def send(
+        self, event: str, topic: str = TOPIC, payload: Any = None, ref: str = "1"
+    ) -> Any:
+        """Send a message; return the frames that answer it."""
+        payload = {} if payload is None else payload
+        frame = {"topic": topic, "event": event, "payload": payload, "ref": ref}
+        self.websocket.incoming.put_nowait(json.dumps(frame))
+        await self.settle()
+        return self.received()
+
+    async def settle(self) -> None:
+        """Wait until the connection waits for the next message."""
+        await eventually(self.websocket.incoming.empty)
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    def received(self) -> list[Any]:
+        return [json.loads(text) for text in texts(self.websocket.transport.sent())]
+
+
+@asynccontextmanager
+async def open_connection(
+    authorizer: Authorizer | None = None, idle_timeout: float = 60
+) -> AsyncIterator[Client]:
+    websocket, hub = FakeWebSocket(), Hub()
+    connection = Connection(
+        cast(ServerConnection, websocket),
+        request=REQUEST,
+        serializer=SERIALIZERS["1.0.0"],
+        hub=hub,
+        authorizer=authorizer or AllowAll(),
+        outbox_max_bytes=1024,
+        counters=OutboxCounters(),
+        idle_timeout=idle_timeout,
+    )
+    running = asyncio.create_task(connection.run())
+    try:
+        yield Client(websocket, hub, running)
+    finally:
+        websocket.hang_up()
+        await asyncio.wait({running})
+        if not running.cancelled():
+            running.result()
+
+
+def reply(response: Any, status: str = "ok", ref: str = "1", topic: str = TOPIC) -> dict[str, Any]:
+    payload = {"status": status, "response": response}
+    return {"topic": topic, "event": "phx_reply", "ref": ref, "payload": payload}
+
+
+def error(reason: str) -> dict[str, Any]:
+    return reply({"reason": reason}, "error")
+
+
+async def test_a_joined_channel_gets_changes_until_it_leaves() -> None:
+    async with open_connection() as client:
+        client.hub.publish([insert(TODOS, "1", "before")])
+        assert await client.send("phx_join") == [reply({})]
+        client.hub.publish([insert(TODOS, "2", "during")])
+        (frame,) = client.received()
+        assert (frame["topic"], frame["payload"]["record"]["id"]) == (TOPIC, "2")
+        assert await client.send("phx_leave", ref="2") == [
+            reply({}, ref="2"),
+            {"topic": TOPIC, "event": "phx_close", "ref": None, "payload": {}},
+        ]
+        client.hub.publish([insert(TODOS, "3", "after")])
+        assert client.received() == []
+
+
+async def test_a_rejoined_channel_gets_changes_once() -> None:
+    async with open_connection() as client:
+        await client.send("phx_join")
+        assert await client.send("phx_join", ref="2") == [reply({}, ref="2")]
+        client.hub.publish([insert(TODOS, "1", "x")])
+        assert len(client.received()) == 1
+
+
+async def test_an_unknown_event_ends_the_subscription() -> None:
+    async with open_connection() as client:
+        await client.send("phx_join")
+        assert await client.send("dance") == [
+            {"topic": TOPIC, "event": "phx_error", "ref": None, "payload": {}}
+        ]
+        client.hub.publish([insert(TODOS, "1", "x")])
+        assert client.received() == []
+
+
+@pytest.mark.parametrize("payload", [[], {}, {"config": {"postgres_changes": []}}])
+async def test_a_join_without_bindings_is_accepted(payload: Any) -> None:
+    async with open_connection() as client:
+        assert await client.send("phx_join", payload=payload) == [reply({})]
+
+
+async def test_a_join_with_bindings_is_refused_until_they_are_served() -> None:
+    async with open_connection() as client:
+        payload = {"config": {"postgres_changes": [{"event": "*", "schema": "public"}]}}
+        assert await client.send("phx_join", payload=payload) == [
+            error(
+                "postgres_changes in a join's config is not supported yet; join the topic "
+                "realtime:<schema>:<table> without config instead"
+            )
+        ]
+        client.hub.publish([insert(TODOS, "1", "x")])
+        assert client.received() == []
+
+
+async def test_a_filter_that_cannot_be_served_is_refused() -> None:
+    async with open_connection() as client:
+        assert await client.send("phx_join", topic=f"{TOPIC}:id=gt.1") == [
+            reply(
+                {
+                    "reason": "cannot filter by 'id=gt.1': this server filters by equality of one "
+                    "column, as in realtime:public:todos:id=eq.99"
+                },
+                "error",
+                topic=f"{TOPIC}:id=gt.1",
+            )
+        ]
+
+
+class Guard:
+    """Lets in who says the word, after a while."""
+
+    def __init__(self) -> None:
+        self.asked: list[JoinRequest] = []
+        self.decide = asyncio.Event()
+
+    async def connect(self, request: ConnectRequest) -> None:
+        raise AssertionError
+
+    async def join(self, request: JoinRequest) -> None:
+        self.asked.append(request)
+        await self.decide.wait()
+        if request.payload != {"word": "sesame"}:
+            raise RefusedError("say the word")
+
+
+async def test_the_authorizer_decides_on_a_join() -> None:
+    guard = Guard()
+    guard.decide.set()
+    async with open_connection(guard) as client:
+        assert await client.send("phx_join", payload={"word": "please"}) == [error("say the word")]
+        assert await client.send("phx_join", payload={"word": "sesame"}) == [reply({})]
+        assert guard.asked == [
+            JoinRequest(REQUEST, TOPIC, {"word": "please"}),
+            JoinRequest(REQUEST, TOPIC, {"word": "sesame"}),
+        ]
+
+
+async def test_what_comes_while_a_join_is_decided_is_answered_in_order() -> None:
+    guard = Guard()
+    async with open_connection(guard) as client:
+        assert await client.send("phx_join", payload={"word": "sesame"}) == []
+        heartbeat = {"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": "2"}
+        client.websocket.incoming.put_nowait(json.dumps(heartbeat))
+        await asyncio.sleep(0)
+        client.hub.publish([insert(TODOS, "1", "x")])
+        assert client.received() == []
+        guard.decide.set()
+        await client.settle()
+        assert client.received() == [reply({}), reply({}, ref="2", topic="phoenix")]
+
+
+async def test_a_client_that_goes_during_the_decision_leaves_nothing_behind() -> None:
+    guard = Guard()
+    async with open_connection(guard) as client:
+        await client.send("phx_join", payload={"word": "sesame"})
+        client.websocket.hang_up()
+        guard.decide.set()
+        await client.running
+        assert client.hub._groups == {}
+
+
+async def test_the_end_of_the_connection_ends_its_subscriptions() -> None:
+    async with open_connection() as client:
+        await client.send("phx_join")
+        await client.send("phx_join", topic="realtime:public:todos:id=eq.1")
+        client.websocket.hang_up()
+        await client.running
+        assert (client.hub._groups, client.hub._filters) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("data", "closed"),
+    [
+        ("{", (1007, "the message is not JSON")),
+        (b"\0", (1003, "binary frames are not supported")),
+        ("{}", (1008, "a message is an object with topic, event, payload and ref")),
+    ],
+)
+async def test_what_is_no_message_closes_the_connection(
+    data: str | bytes, closed: tuple[int, str]
+) -> None:
+    async with open_connection() as client:
+        await client.send("phx_join")
+        client.websocket.incoming.put_nowait(data)
+        await client.running
+        assert client.websocket.closed == closed
+        assert client.hub._groups == {}
+
+
+async def test_a_silent_client_is_closed_normally() -> None:
+    async with open_connection(idle_timeout=0.01) as client:
+        await client.running
+        assert client.websocket.closed == (1000, "no message within the idle time")
+
+
+async def test_a_client_that_falls_behind_is_cut_off() -> None:
+    async with open_connection() as client:
+        await client.send("phx_join")
+        client.hub.publish([insert(TODOS, "1", "x" * 600)])
+        client.hub.publish([insert(TODOS, "2", "x" * 600)])
+        assert client.websocket.transport.aborted
+
+
+async def test_nothing_is_written_behind_a_close_frame() -> None:
+    async with open_connection() as client:
+        await client.send("phx_join")
+        client.websocket.protocol.state = State.CLOSING
+        client.hub.publish([insert(TODOS, "1", "x")])
+        assert client.received() == []
+
+
+async def test_one_line_is_logged_for_each_connect_join_refusal_and_close(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "realtime.connection")
+    async with open_connection() as client:
+        await client.send("phx_join")
+        await client.send("heartbeat", topic="phoenix")
+        await client.send("phx_join", topic=f"{TOPIC}:x")
+        client.hub.publish([insert(TODOS, "1", "x")])
+        client.websocket.hang_up(1001)
+        await client.running
+    assert [record.getMessage() for record in caplog.records] == [
+        "connected: 10.0.0.1:4321",
+        "joined: 'realtime:public:todos' by 10.0.0.1:4321",
+        "join of 'realtime:public:todos:x' by 10.0.0.1:4321 refused: cannot filter by 'x': this "
+        "server filters by equality of one column, as in realtime:public:todos:id=eq.99",
+        "closed: 10.0.0.1:4321 (1001)",
+    ]
+
+
+async def test_a_client_without_an_address_is_served_all_the_same() -> None:
+    websocket = FakeWebSocket()
+    websocket.remote_address = None
+    connection = Connection(
+        cast(ServerConnection, websocket),
+        request=REQUEST,
+        serializer=SERIALIZERS[None],
+        hub=Hub(),
+        authorizer=AllowAll(),
+        outbox_max_bytes=1024,
+        counters=OutboxCounters(),
+    )
+    websocket.hang_up()
+    await connection.run()
+
+
+async def test_cancelling_ends_the_subscriptions() -> None:
+    async with open_connection() as client:
+        await client.send("phx_join")
+        client.running.cancel()
+        await asyncio.wait({client.running})
+        assert client.hub._groups == {}
