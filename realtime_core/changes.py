@@ -96,6 +96,8 @@ class Transaction:
     origin: str | None = None
     """Name of the replication origin, for one that was itself replicated."""
     stream: StreamIdentity | None = None
+    gid: str | None = None
+    """Global identifier, of a prepared transaction (PREPARE TRANSACTION)."""
 
 
 # attrs.define rather than frozen: one of these is made for every row, and a frozen class

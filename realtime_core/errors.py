@@ -9,6 +9,7 @@
     * :exc:`UnknownMessageError`: a message kind this decoder does not know
     * :exc:`UnknownRelationError`, :exc:`UnknownTypeError`: a reference to nothing
 
+  * :exc:`SpillError`: a streamed transaction could not be put on disk
   * :exc:`ValueConversionError`: a field that Python cannot hold
   * :exc:`PositionMismatchError`: two positions of different streams were compared
   * :exc:`SourceError`: PostgreSQL refused, or went away
@@ -44,6 +45,7 @@ __all__ = [
     "SlotLostError",
     "SlotUnavailableError",
     "SourceError",
+    "SpillError",
     "TruncatedMessageError",
     "UnknownMessageError",
     "UnknownRelationError",
@@ -124,6 +126,13 @@ class UnknownTypeError(DecodeError):
             f"type {type_oid} of column {column!r} in {relation} is neither built in nor described "
             "by a Type message: decode the stream from its start, with one assembler"
         )
+
+
+class SpillError(RealtimeError, OSError):
+    """A streamed transaction could not be put on disk, or read back.
+
+    Nothing of it was handed over, so streaming again loses nothing.
+    """
 
 
 class ValueConversionError(RealtimeError, ValueError):

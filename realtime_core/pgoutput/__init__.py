@@ -10,7 +10,7 @@ No sockets, no event loop, no driver::
             ...
 """
 
-from .assembler import Assembler
+from .assembler import Assembler, assemble
 from .decoder import Decoder
 from .messages import (
     BeginMessage,
@@ -40,6 +40,7 @@ from .messages import (
 __all__ = [
     # .assembler
     "Assembler",
+    "assemble",
     # .decoder
     "Decoder",
     # .messages

@@ -1,15 +1,18 @@
-"""Assembler: messages to changes.
+"""Assembler: messages to changes, in commit order.
 
-It knows the relations and types described so far and the transaction under way. In
-protocol 1 everything between Begin and Commit is committed already, so each change goes on
-as soon as its message arrives and memory stays constant whatever the transaction's size.
+It knows the relations and types described so far and the transactions under way. What
+comes between Begin and Commit is committed already, so each change goes on as soon as its
+message arrives and memory stays constant whatever the transaction's size. A streamed
+transaction is still running, and a prepared one undecided: their changes are held, in
+memory up to a bound and then in a spill file, until the commit hands them over or a
+rollback drops them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import attrs
 
@@ -20,123 +23,171 @@ from ..changes import (
     Delete,
     Insert,
     LogicalMessage,
-    Relation,
-    ReplicaIdentity,
     Transaction,
     Truncate,
     Update,
 )
-from ..errors import DecodeError, UnknownRelationError, UnknownTypeError
-from ..oids import BUILTIN_TYPES
+from ..errors import DecodeError, RealtimeError
+from ..lsn import LSN
 from ..positions import StreamIdentity
-from ..records import UNCHANGED, Column, Record
+from ._held import HeldTransaction, HoldableMessage
+from ._relations import RelationCache
+from ._rows import new_record, old_record
 from .messages import (
     BeginMessage,
+    BeginPrepareMessage,
     CommitMessage,
+    CommitPreparedMessage,
     DeleteMessage,
-    Fields,
     InsertMessage,
     LogicalMessageMessage,
     Message,
     OriginMessage,
-    RelationColumn,
+    PrepareMessage,
     RelationMessage,
+    RollbackPreparedMessage,
+    StreamAbortMessage,
+    StreamCommitMessage,
+    StreamPrepareMessage,
+    StreamStartMessage,
+    StreamStopMessage,
     TruncateMessage,
     TypeMessage,
     UpdateMessage,
 )
+from .spill import FileSpillStore, SpillStore
 
-__all__ = ["Assembler"]
+__all__ = ["Assembler", "assemble"]
 
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+
+Assembled: TypeAlias = Iterable[Change | Begin | Commit]
+_Handler: TypeAlias = Callable[[Any], Assembled]
 
 
 class Assembler:
     """Turns the messages of one connection into changes, in commit order.
 
-    After a :exc:`~realtime_core.errors.DecodeError` it refuses further messages: what it
-    knows may be wrong. Make a new one for each connection, as PostgreSQL describes every
-    relation again.
+    After an error it refuses further messages: what it knows may be wrong. Make a new one
+    for each connection, as PostgreSQL describes every relation again.
 
     Args:
         stream: goes into each position; None for a stream without a known source.
+        max_memory: bytes of streamed and prepared transactions that are held in memory,
+            all together; what is beyond goes to the spill store.
+        spill_store: None: nameless files in the system's temporary folder.
     """
 
-    def __init__(self, stream: StreamIdentity | None = None) -> None:
+    def __init__(
+        self,
+        stream: StreamIdentity | None = None,
+        *,
+        max_memory: int = 64 * 1024 * 1024,
+        spill_store: SpillStore | None = None,
+    ) -> None:
         self._stream = stream
-        self._relations: dict[int, Relation] = {}
-        self._types: dict[int, tuple[str, str]] = {}
+        self._max_memory = max_memory
+        self._store = spill_store or FileSpillStore()
+        self._relations = RelationCache()
         self._transaction: Transaction | None = None
         self._index = 0
         # Begin is handed over with the next message, which may be the transaction's origin.
         self._begun = False
         self._broken = False
 
+        # Streamed transactions by xid, prepared ones by gid, and the one that messages go to
+        # now: inside a stream block, or between Begin Prepare and Prepare.
+        self._streamed: dict[int, HeldTransaction] = {}
+        self._prepared: dict[str, HeldTransaction] = {}
+        self._holding: HeldTransaction | None = None
+        self._memory = 0
+
+        # By the message's class: a match statement would try one class after the other.
+        frames: dict[type[Message], _Handler] = {
+            BeginMessage: self._begin,
+            CommitMessage: self._commit,
+            StreamStartMessage: self._stream_start,
+            StreamStopMessage: self._stream_stop,
+            StreamCommitMessage: self._stream_commit,
+            StreamAbortMessage: self._stream_abort,
+            BeginPrepareMessage: self._begin_prepare,
+            PrepareMessage: self._prepare,
+            StreamPrepareMessage: self._stream_prepare,
+            CommitPreparedMessage: self._commit_prepared,
+            RollbackPreparedMessage: self._rollback_prepared,
+        }
+        self._direct: dict[type[Message], _Handler] = {
+            InsertMessage: self._insert,
+            UpdateMessage: self._update,
+            DeleteMessage: self._delete,
+            RelationMessage: self._describe,
+            TypeMessage: self._name_type,
+            TruncateMessage: self._truncate,
+            LogicalMessageMessage: self._logical_message,
+            OriginMessage: self._origin,
+            **frames,
+        }
+        self._held: dict[type[Message], _Handler] = {
+            InsertMessage: self._hold,
+            UpdateMessage: self._hold,
+            DeleteMessage: self._hold,
+            RelationMessage: self._describe_held,
+            TypeMessage: self._name_type_held,
+            TruncateMessage: self._hold,
+            LogicalMessageMessage: self._hold,
+            OriginMessage: self._origin_held,
+            **frames,
+        }
+        self._handlers = self._direct
+
     @property
     def in_transaction(self) -> bool:
         """Whether a Begin has come without its Commit."""
         return self._transaction is not None
 
-    def feed(self, message: Message) -> Sequence[Change | Begin | Commit]:
+    def feed(self, message: Message) -> Assembled:
         """Take the next message; return what it completes, in order.
 
         Begin comes out together with what the message after it completes, since that one may
-        be the transaction's Origin.
+        be the transaction's Origin. A commit of a held transaction hands over all of it as an
+        iterator that reads the spill as it goes: use it up before the next message.
 
         Raises:
             UnknownRelationError: if a row's relation was never described.
             UnknownTypeError: if a column's type was not.
             DecodeError: if the message cannot come at this place, or does not fit its
                 relation.
+            SpillError: if a held transaction cannot be stored.
         """
         if self._broken:
             raise DecodeError("this assembler met an error before: start with a new one")
         try:
             if self._begun:
                 return self._feed_first(message)
-            return self._feed(message)
-        except DecodeError:
+            return self._handlers[type(message)](message)
+        except RealtimeError:
             self._broken = True
             raise
 
-    def _feed_first(self, message: Message) -> Sequence[Change | Begin | Commit]:
+    def close(self) -> None:
+        """Drop what is held, and its spill files."""
+        for held in (*self._streamed.values(), *self._prepared.values()):
+            held.close()
+        if self._holding is not None:
+            self._holding.close()
+        self._streamed.clear()
+        self._prepared.clear()
+
+    def _feed_first(self, message: Message) -> Assembled:
         """Take the message after Begin, and hand over both."""
         self._begun = False
         if isinstance(message, OriginMessage):
-            self._feed(message)
+            self._origin(message)
             return (Begin(self._open(message)),)
-        transaction = self._open(message)
-        return (Begin(transaction), *self._feed(message))
+        begin = Begin(self._open(message))
+        return (begin, *self._handlers[type(message)](message))
 
-    def _feed(self, message: Message) -> Sequence[Change | Begin | Commit]:
-        match message:
-            case InsertMessage(oid, new):
-                relation = self._relation(oid)
-                return (Insert(*self._place(message), relation, _record(relation, new)),)
-            case UpdateMessage():
-                return (self._update(message),)
-            case DeleteMessage(oid, old, old_is_key):
-                relation = self._relation(oid)
-                record = _old_record(relation, old, old_is_key)
-                return (Delete(*self._place(message), relation, record),)
-            case BeginMessage():
-                self._begin(message)
-            case CommitMessage():
-                return (self._commit(message),)
-            case RelationMessage():
-                self._relations[message.relation_oid] = self._describe(message)
-            case TypeMessage(oid, namespace, name):
-                self._types[oid] = (namespace or "pg_catalog", name)
-            case OriginMessage():
-                transaction = self._open(message)
-                self._transaction = attrs.evolve(transaction, origin=message.name)
-            case TruncateMessage(options, oids):
-                relations = tuple(self._relation(oid) for oid in oids)
-                place = self._place(message)
-                return (Truncate(*place, relations, bool(options & 1), bool(options & 2)),)
-            case LogicalMessageMessage():
-                return (self._logical_message(message),)
-        return ()
+    # Plain transactions
 
     def _open(self, message: Message) -> Transaction:
         if self._transaction is None:
@@ -150,24 +201,21 @@ class Assembler:
         self._index = index + 1
         return transaction, index
 
-    def _relation(self, oid: int) -> Relation:
-        relation = self._relations.get(oid)
-        if relation is None:
-            raise UnknownRelationError(oid)
-        return relation
+    def _outside(self, message: Message) -> None:
+        within = self._transaction or self._holding
+        if within is not None:
+            raise DecodeError(f"{type(message).__name__} within transaction {within.xid}")
 
-    def _begin(self, message: BeginMessage) -> None:
-        if self._transaction is not None:
-            raise DecodeError(
-                f"Begin of transaction {message.xid} within transaction {self._transaction.xid}"
-            )
-        self._transaction = Transaction(
-            message.xid, message.final_lsn, _time(message.commit_time), None, self._stream
+    def _begin(self, message: BeginMessage) -> Assembled:
+        self._outside(message)
+        self._transaction = self._new_transaction(
+            message.xid, message.final_lsn, message.commit_time
         )
         self._index = 0
         self._begun = True
+        return ()
 
-    def _commit(self, message: CommitMessage) -> Commit:
+    def _commit(self, message: CommitMessage) -> Assembled:
         transaction = self._open(message)
         if message.commit_lsn != transaction.commit_lsn:
             raise DecodeError(
@@ -175,62 +223,209 @@ class Assembler:
                 f"{transaction.commit_lsn}"
             )
         self._transaction = None
-        return Commit(transaction, message.end_lsn, self._index)
+        return (Commit(transaction, message.end_lsn, self._index),)
 
-    def _update(self, message: UpdateMessage) -> Update:
-        relation = self._relation(message.relation_oid)
-        new, old = message.new, message.old
-        old_record = None
-        if old is not None:
-            old_record = _old_record(relation, old, message.old_is_key)
-            if not message.old_is_key and UNCHANGED in new and len(old) == len(new):
-                # Under FULL the old row has every value, unchanged TOAST included.
-                new = tuple(
-                    before if after is UNCHANGED else after
-                    for before, after in zip(old, new, strict=True)
-                )
-        return Update(*self._place(message), relation, _record(relation, new), old_record)
+    def _insert(self, message: InsertMessage) -> Assembled:
+        relation = self._relations.get(message.relation_oid)
+        record = new_record(relation, message.new)
+        return (Insert(*self._place(message), relation, record),)
 
-    def _logical_message(self, message: LogicalMessageMessage) -> LogicalMessage:
+    def _update(self, message: UpdateMessage) -> Assembled:
+        relation = self._relations.get(message.relation_oid)
+        old, is_key = message.old, message.old_is_key
+        before = None if old is None else old_record(relation, old, is_key)
+        after = new_record(relation, message.new, old, is_key)
+        return (Update(*self._place(message), relation, after, before),)
+
+    def _delete(self, message: DeleteMessage) -> Assembled:
+        relation = self._relations.get(message.relation_oid)
+        record = old_record(relation, message.old, message.old_is_key)
+        return (Delete(*self._place(message), relation, record),)
+
+    def _truncate(self, message: TruncateMessage) -> Assembled:
+        relations = tuple(self._relations.get(oid) for oid in message.relation_oids)
+        options = message.options
+        place = self._place(message)
+        return (Truncate(*place, relations, bool(options & 1), bool(options & 2)),)
+
+    def _logical_message(self, message: LogicalMessageMessage) -> Assembled:
         transaction, index = None, 0
         if message.flags & 1:
             transaction, index = self._place(message)
-        return LogicalMessage(
-            message.lsn, message.prefix, message.content, transaction, index, self._stream
+        return (
+            LogicalMessage(
+                message.lsn, message.prefix, message.content, transaction, index, self._stream
+            ),
         )
 
-    def _describe(self, message: RelationMessage) -> Relation:
-        schema = message.namespace or "pg_catalog"
-        columns = tuple(
-            self._column(column, f"{schema}.{message.name}") for column in message.columns
+    def _describe(self, message: RelationMessage) -> Assembled:
+        self._relations.add_relation(message)
+        return ()
+
+    def _name_type(self, message: TypeMessage) -> Assembled:
+        self._relations.add_type(message)
+        return ()
+
+    def _origin(self, message: OriginMessage) -> Assembled:
+        self._transaction = attrs.evolve(self._open(message), origin=message.name)
+        return ()
+
+    # Held transactions
+
+    def _now_holding(self) -> HeldTransaction:
+        assert self._holding is not None
+        return self._holding
+
+    def _start_holding(self, held: HeldTransaction) -> None:
+        self._holding = held
+        self._handlers = self._held
+
+    def _stop_holding(self, message: Message) -> HeldTransaction:
+        held = self._holding
+        if held is None:
+            raise DecodeError(f"{type(message).__name__} without its beginning")
+        self._holding = None
+        self._handlers = self._direct
+        return held
+
+    def _hold(self, message: HoldableMessage) -> Assembled:
+        self._memory += self._now_holding().hold(message)
+        while self._memory > self._max_memory:
+            everyone = {*self._streamed.values(), *self._prepared.values(), self._now_holding()}
+            largest = max(everyone, key=lambda held: held.memory)
+            self._memory -= largest.spill()
+        return ()
+
+    def _describe_held(self, message: RelationMessage) -> Assembled:
+        self._now_holding().relations.add_relation(message)
+        return ()
+
+    def _name_type_held(self, message: TypeMessage) -> Assembled:
+        self._now_holding().relations.add_type(message)
+        return ()
+
+    def _origin_held(self, message: OriginMessage) -> Assembled:
+        self._now_holding().origin = message.name
+        return ()
+
+    def _stream_start(self, message: StreamStartMessage) -> Assembled:
+        self._outside(message)
+        held = self._streamed.get(message.xid)
+        if message.first_segment:
+            if held is not None:
+                raise DecodeError(f"transaction {message.xid} is streamed from its start again")
+            held = HeldTransaction(message.xid, RelationCache(self._relations), self._store)
+            self._streamed[message.xid] = held
+        if held is None:
+            raise DecodeError(f"the start of streamed transaction {message.xid} is missing")
+        self._start_holding(held)
+        return ()
+
+    def _stream_stop(self, message: StreamStopMessage) -> Assembled:
+        self._stop_holding(message)
+        return ()
+
+    def _stream_commit(self, message: StreamCommitMessage) -> Assembled:
+        self._outside(message)
+        held = self._take_streamed(message.xid)
+        self._relations.absorb(held.relations)
+        transaction = self._new_transaction(
+            message.xid, message.commit_lsn, message.commit_time, origin=held.origin
         )
-        identity = ReplicaIdentity(message.replica_identity)
-        return Relation(message.relation_oid, schema, message.name, identity, columns)
+        return self._hand_over(held, transaction, message.end_lsn)
 
-    def _column(self, column: RelationColumn, relation: str) -> Column:
-        oid = column.type_oid
-        # A Type message wins: information_schema's types have fixed OIDs too.
-        schema, name = self._types.get(oid) or ("pg_catalog", BUILTIN_TYPES.get(oid, ""))
-        if not name:
-            raise UnknownTypeError(oid, column=column.name, relation=relation)
-        return Column(column.name, oid, name, schema, column.type_modifier, bool(column.flags & 1))
+    def _stream_abort(self, message: StreamAbortMessage) -> Assembled:
+        self._outside(message)
+        if message.subxid == message.xid:
+            self._drop(self._take_streamed(message.xid))
+        elif message.xid in self._streamed:
+            self._streamed[message.xid].abort(message.subxid)
+        else:
+            raise DecodeError(f"abort in streamed transaction {message.xid}, which never began")
+        return ()
 
+    def _begin_prepare(self, message: BeginPrepareMessage) -> Assembled:
+        self._outside(message)
+        # Not a stream: what is described here is said once for everybody.
+        self._start_holding(HeldTransaction(message.xid, self._relations, self._store))
+        return ()
 
-def _record(relation: Relation, fields: Fields) -> Record:
-    if len(fields) != len(relation.columns):
-        raise DecodeError(
-            f"a row of {relation} has {len(fields)} fields, its relation {len(relation.columns)} "
-            "columns"
+    def _prepare(self, message: PrepareMessage) -> Assembled:
+        self._keep_prepared(message.gid, self._stop_holding(message))
+        return ()
+
+    def _stream_prepare(self, message: StreamPrepareMessage) -> Assembled:
+        self._outside(message)
+        held = self._take_streamed(message.xid)
+        self._relations.absorb(held.relations)
+        self._keep_prepared(message.gid, held)
+        return ()
+
+    def _keep_prepared(self, gid: str, held: HeldTransaction) -> None:
+        former = self._prepared.pop(gid, None)
+        if former is not None:
+            self._drop(former)
+        self._prepared[gid] = held
+
+    def _commit_prepared(self, message: CommitPreparedMessage) -> Assembled:
+        self._outside(message)
+        held = self._prepared.pop(message.gid, None)
+        transaction = self._new_transaction(
+            message.xid, message.commit_lsn, message.commit_time, gid=message.gid
         )
-    return Record(relation.shape, fields)
+        if held is None:
+            # Prepared before this stream began: its rows were sent then, to somebody else.
+            return (Begin(transaction), Commit(transaction, message.end_lsn, 0))
+        transaction = attrs.evolve(transaction, origin=held.origin)
+        return self._hand_over(held, transaction, message.end_lsn)
+
+    def _rollback_prepared(self, message: RollbackPreparedMessage) -> Assembled:
+        self._outside(message)
+        held = self._prepared.pop(message.gid, None)
+        if held is not None:
+            self._drop(held)
+        return ()
+
+    def _take_streamed(self, xid: int) -> HeldTransaction:
+        held = self._streamed.pop(xid, None)
+        if held is None:
+            raise DecodeError(f"the end of streamed transaction {xid}, which never began")
+        return held
+
+    def _drop(self, held: HeldTransaction) -> None:
+        self._memory -= held.memory
+        held.close()
+
+    def _hand_over(
+        self, held: HeldTransaction, transaction: Transaction, end_lsn: LSN
+    ) -> Iterator[Change | Begin | Commit]:
+        self._memory -= held.memory
+        return held.replay(transaction, end_lsn)
+
+    def _new_transaction(
+        self,
+        xid: int,
+        commit_lsn: LSN,
+        commit_time: int,
+        *,
+        origin: str | None = None,
+        gid: str | None = None,
+    ) -> Transaction:
+        return Transaction(xid, commit_lsn, _time(commit_time), origin, self._stream, gid)
 
 
-def _old_record(relation: Relation, fields: Fields, is_key: bool) -> Record:
-    record = _record(relation, fields)
-    if not is_key:
-        return record
-    # A key tuple has all columns, the others as null: "not sent" must not look like NULL.
-    return Record(relation.key_shape, tuple(fields[place] for place in relation.key_places))
+def assemble(messages: Iterable[Message]) -> Iterator[Change | Begin | Commit]:
+    """Assemble a whole stream of messages: a plain generator, for scripts.
+
+    Raises:
+        DecodeError, SpillError: as :meth:`Assembler.feed` does.
+    """
+    assembler = Assembler()
+    try:
+        for message in messages:
+            yield from assembler.feed(message)
+    finally:
+        assembler.close()
 
 
 def _time(microseconds: int) -> datetime:

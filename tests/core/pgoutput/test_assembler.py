@@ -484,7 +484,7 @@ def test_what_belongs_to_a_transaction_is_an_error_outside_of_one(message: Messa
 def test_a_begin_within_a_transaction_is_an_error() -> None:
     assembler = Assembler()
     assembler.feed(BEGIN)
-    with pytest.raises(DecodeError, match="Begin of transaction 732 within transaction 731"):
+    with pytest.raises(DecodeError, match="BeginMessage within transaction 731"):
         assembler.feed(BeginMessage(LSN(COMMIT + 1), 0, 732))
 
 

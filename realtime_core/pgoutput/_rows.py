@@ -1,0 +1,45 @@
+"""Fields to records, checked against their relation."""
+
+from __future__ import annotations
+
+from ..changes import Relation
+from ..errors import DecodeError
+from ..records import UNCHANGED, Record
+from .messages import Fields
+
+__all__ = ["check_width", "new_record", "old_record"]
+
+
+def check_width(relation: Relation, fields: Fields) -> None:
+    """Raise DecodeError unless the row is as wide as its relation."""
+    if len(fields) != len(relation.columns):
+        raise DecodeError(
+            f"a row of {relation} has {len(fields)} fields, its relation {len(relation.columns)} "
+            "columns"
+        )
+
+
+def new_record(
+    relation: Relation, new: Fields, old: Fields | None = None, old_is_key: bool = False
+) -> Record:
+    """Make the record of a new row.
+
+    Under FULL the old row has every value, so unchanged TOAST is taken from there.
+    """
+    check_width(relation, new)
+    if old is not None and not old_is_key and UNCHANGED in new and len(old) == len(new):
+        new = tuple(
+            before if after is UNCHANGED else after for before, after in zip(old, new, strict=True)
+        )
+    return Record(relation.shape, new)
+
+
+def old_record(relation: Relation, fields: Fields, is_key: bool) -> Record:
+    """Make the record of an old row, or of an old key.
+
+    A key tuple has all columns, the others as null: "not sent" must not look like NULL.
+    """
+    check_width(relation, fields)
+    if not is_key:
+        return Record(relation.shape, fields)
+    return Record(relation.key_shape, tuple(fields[place] for place in relation.key_places))
