@@ -1,0 +1,440 @@
+"""The rules of the house, read off the imports; nothing is imported for it.
+
+1. The library never imports the server; the server uses the library's public modules only.
+2. Decoding, filtering and the replication protocol know no sockets, no event loop, no clock
+   and no database.
+3. What speaks Phoenix and what fans out knows no websockets and no psycopg.
+4. Each third-party package has one home.
+
+Besides, imports make no circles.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("realtime_core", "realtime_server")
+
+SANS_IO = (
+    "realtime_core.pgoutput",
+    "realtime_core.wal2json",
+    "realtime_core.filters",
+    "realtime_core.replication",
+)
+IO = {
+    *("asyncio", "concurrent", "multiprocessing", "queue", "selectors", "select", "signal"),
+    *("http", "socket", "socketserver", "ssl", "subprocess", "threading"),
+    *("sched", "time"),
+    *("random", "secrets"),
+    *("dbm", "psycopg", "psycopg_pool", "sqlite3"),
+    *("h11", "websockets"),
+}
+CLOCK = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today")}
+
+FAN_OUT = (
+    "realtime_server.phoenix",
+    "realtime_server.hub",
+    "realtime_server.topics",
+    "realtime_server.encoding",
+)
+
+HOMES: dict[str, tuple[str, ...]] = {
+    "attrs": PACKAGES,
+    "authlib": ("realtime_server.auth",),
+    "cattrs": (
+        "realtime_core.config",
+        "realtime_server.config",
+        "realtime_server.phoenix.payloads",
+    ),
+    "h11": ("realtime_server.endpoints", "realtime_server.listener"),
+    "joserfc": ("realtime_server.auth",),
+    "orjson": ("realtime_server.encoding", "realtime_server.phoenix"),
+    "prometheus_client": ("realtime_server.metrics",),
+    "psycopg": (
+        "realtime_core.sources",
+        "realtime_core.values",
+        "realtime_server.demo",
+        "realtime_server.rls",
+    ),
+    # Only writes and reads connection strings.
+    "psycopg.conninfo": ("realtime_server.config",),
+    "psycopg_pool": ("realtime_server.rls",),
+    "re2": ("realtime_core.filters",),
+    "uvloop": ("realtime_server.cli",),
+    "websockets": (
+        "realtime_server.connection",
+        "realtime_server.listener",
+        "realtime_server.server",
+    ),
+}
+
+When = Literal["load", "call", "typing"]
+
+
+@attrs.frozen
+class Import:
+    """One import: of a module of ours, or of anything else's dotted name."""
+
+    target: str
+    when: When
+    """As the module loads, when a function is called, or for the type checker alone."""
+
+
+@attrs.frozen
+class Module:
+    name: str
+    imports: tuple[Import, ...]
+    reads_clock: tuple[str, ...]
+
+
+class House:
+    """All modules by name, from their source."""
+
+    def __init__(self, sources: Mapping[str, str]) -> None:
+        self._names = set(sources)
+        self.modules = {name: self._read(name, source) for name, source in sources.items()}
+
+    def in_rooms(self, *rooms: str) -> Iterator[Module]:
+        """Yield the modules that are in one of the packages, or are one of the modules."""
+        for name, module in sorted(self.modules.items()):
+            if is_in(name, rooms):
+                yield module
+
+    def loaded_by(self, name: str) -> set[str]:
+        """Return all that is imported when the module is: its own imports', and so on."""
+        seen: set[str] = set()
+        todo = [name]
+        while todo:
+            current = todo.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            # The packages around a module are loaded before it.
+            parts = current.split(".")
+            todo += [".".join(parts[:depth]) for depth in range(1, len(parts))]
+            if (module := self.modules.get(current)) is not None:
+                todo += [item.target for item in module.imports if item.when == "load"]
+        return seen - {name}
+
+    def _is_package(self, name: str) -> bool:
+        return any(other.startswith(f"{name}.") for other in self._names) or name in PACKAGES
+
+    def _read(self, name: str, source: str) -> Module:
+        tree = ast.parse(source)
+        clock = tuple(
+            f"{node.value.id}.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and (node.value.id, node.attr) in CLOCK
+        )
+        return Module(name, tuple(self._imports(name, tree, "load")), clock)
+
+    def _imports(self, name: str, node: ast.AST, when: When) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield Import(alias.name, when)
+            elif isinstance(child, ast.ImportFrom):
+                yield from self._imports_from(name, child, when)
+            elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                yield from self._imports(name, child, "call" if when == "load" else when)
+            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                yield from self._imports(name, ast.Module(child.body, []), "typing")
+                yield from self._imports(name, ast.Module(child.orelse, []), when)
+            else:
+                yield from self._imports(name, child, when)
+
+    def _imports_from(self, name: str, node: ast.ImportFrom, when: When) -> Iterator[Import]:
+        base = node.module or ""
+        if node.level:
+            parts = name.split(".")
+            up = node.level - 1 if self._is_package(name) else node.level
+            base = ".".join([*parts[: len(parts) - up], *([base] if base else [])])
+        for alias in node.names:
+            target = f"{base}.{alias.name}"
+            if is_in(base, PACKAGES) and (target in self._names or alias.name.startswith("_")):
+                yield Import(target, when)
+            else:
+                yield Import(base, when)
+
+
+def is_in(name: str, rooms: tuple[str, ...]) -> bool:
+    return any(name == room or name.startswith(f"{room}.") for room in rooms)
+
+
+def read_house() -> House:
+    sources = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            sources[name] = path.read_text(encoding="utf-8")
+    return House(sources)
+
+
+# The rules. Each returns a sentence for every import that breaks it.
+
+
+def library_without_server(house: House) -> list[str]:
+    return [
+        f"{module.name} imports {item.target}: the library stands alone"
+        for module in house.in_rooms("realtime_core")
+        for item in module.imports
+        if is_in(item.target, ("realtime_server",))
+    ]
+
+
+def server_through_the_front_door(house: House) -> list[str]:
+    return [
+        f"{module.name} imports {item.target}, which is private"
+        for module in house.in_rooms("realtime_server")
+        for item in module.imports
+        if is_in(item.target, ("realtime_core",))
+        and any(part.startswith("_") for part in item.target.split("."))
+    ]
+
+
+def decoding_without_io(house: House) -> list[str]:
+    return [
+        *_without(house, SANS_IO, IO),
+        *(
+            f"{module.name} reads the clock: {call}"
+            for module in house.in_rooms(*SANS_IO)
+            for call in module.reads_clock
+        ),
+    ]
+
+
+def fan_out_without_network_and_database(house: House) -> list[str]:
+    return _without(house, FAN_OUT, {"psycopg", "psycopg_pool", "websockets"})
+
+
+def one_home_for_each_package(house: House) -> list[str]:
+    problems = []
+    for module in house.in_rooms(*PACKAGES):
+        for item in module.imports:
+            package = item.target.partition(".")[0]
+            if package in PACKAGES or package in sys.stdlib_module_names:
+                continue
+            homes = tuple(
+                home for key in dict.fromkeys((package, item.target)) for home in HOMES.get(key, ())
+            )
+            if not is_in(module.name, homes):
+                at = ", ".join(homes) or "nowhere: give it a home in test_architecture.py"
+                problems.append(f"{module.name} imports {item.target}, at home in {at}")
+    return problems
+
+
+def no_circles(house: House) -> list[str]:
+    graph = {
+        name: {
+            item.target
+            for item in module.imports
+            if item.when == "load" and item.target in house.modules
+        }
+        for name, module in house.modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return [f"imports in a circle: {' <- '.join(error.args[1])}"]
+    return []
+
+
+def _without(house: House, rooms: tuple[str, ...], unknown: set[str]) -> list[str]:
+    problems = []
+    for module in house.in_rooms(*rooms):
+        direct = {item.target for item in module.imports}
+        for target in sorted(direct | house.loaded_by(module.name)):
+            if target.partition(".")[0] in unknown:
+                how = "imports" if target in direct else "loads, through others,"
+                problems.append(f"{module.name} {how} {target}")
+    return problems
+
+
+Rule = Callable[[House], list[str]]
+
+RULES: list[Rule] = [
+    library_without_server,
+    server_through_the_front_door,
+    decoding_without_io,
+    fan_out_without_network_and_database,
+    one_home_for_each_package,
+    no_circles,
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_house_keeps_the_rule(rule: Rule) -> None:
+    assert rule(read_house()) == []
+
+
+def test_every_home_and_room_that_exists_is_spelled_right() -> None:
+    house = read_house()
+    for present in (
+        *("realtime_core.pgoutput", "realtime_core.replication", "realtime_core.sources"),
+        *("realtime_core.values", "realtime_server.phoenix", "realtime_server.hub"),
+        *("realtime_server.topics", "realtime_server.encoding", "realtime_server.config"),
+    ):
+        assert present in house.modules
+
+
+@pytest.mark.parametrize(
+    ("rule", "sources", "problem"),
+    [
+        (
+            library_without_server,
+            {"realtime_core.lsn": "from realtime_server.hub import Hub"},
+            "realtime_core.lsn imports realtime_server.hub: the library stands alone",
+        ),
+        (
+            library_without_server,
+            {"realtime_core.lsn": "def f():\n    import realtime_server"},
+            "realtime_core.lsn imports realtime_server: the library stands alone",
+        ),
+        (
+            server_through_the_front_door,
+            {"realtime_server.hub": "from realtime_core.sources._slots import Slot"},
+            "realtime_server.hub imports realtime_core.sources._slots, which is private",
+        ),
+        (
+            server_through_the_front_door,
+            {"realtime_server.hub": "from realtime_core.sources import _slots"},
+            "realtime_server.hub imports realtime_core.sources._slots, which is private",
+        ),
+        (
+            decoding_without_io,
+            {"realtime_core.filters.index": "def f():\n    import asyncio"},
+            "realtime_core.filters.index imports asyncio",
+        ),
+        (
+            decoding_without_io,
+            {
+                "realtime_core.filters": "from .index import FilterIndex",
+                "realtime_core.filters.index": "from .. import clock",
+                "realtime_core.clock": "from time import monotonic",
+            },
+            "realtime_core.filters.index loads, through others, time",
+        ),
+        (
+            decoding_without_io,
+            {
+                "realtime_core.pgoutput.decoder": "import struct",
+                "realtime_core": "import psycopg",
+            },
+            "realtime_core.pgoutput.decoder loads, through others, psycopg",
+        ),
+        (
+            decoding_without_io,
+            {"realtime_core.wal2json": "from datetime import datetime\nx = datetime.now()"},
+            "realtime_core.wal2json reads the clock: datetime.now",
+        ),
+        (
+            fan_out_without_network_and_database,
+            {
+                "realtime_server.hub": (
+                    "from typing import TYPE_CHECKING\n"
+                    "if TYPE_CHECKING:\n    from websockets.asyncio.server import ServerConnection"
+                )
+            },
+            "realtime_server.hub imports websockets.asyncio.server",
+        ),
+        (
+            fan_out_without_network_and_database,
+            {
+                "realtime_server.topics": "from .connection import Connection",
+                "realtime_server.connection": "import websockets",
+            },
+            "realtime_server.topics loads, through others, websockets",
+        ),
+        (
+            one_home_for_each_package,
+            {"realtime_server.hub": "import orjson"},
+            "realtime_server.hub imports orjson, "
+            "at home in realtime_server.encoding, realtime_server.phoenix",
+        ),
+        (
+            one_home_for_each_package,
+            {"realtime_server.config": "import psycopg"},
+            "realtime_server.config imports psycopg, at home in realtime_core.sources, "
+            "realtime_core.values, realtime_server.demo, realtime_server.rls",
+        ),
+        (
+            one_home_for_each_package,
+            {"realtime_core.lsn": "try:\n    import numpy.linalg\nexcept ImportError:\n    pass"},
+            "realtime_core.lsn imports numpy.linalg, "
+            "at home in nowhere: give it a home in test_architecture.py",
+        ),
+        (
+            no_circles,
+            {
+                "realtime_core.lsn": "from .positions import Position",
+                "realtime_core.positions": "from .lsn import LSN",
+            },
+            "imports in a circle: realtime_core.lsn <- realtime_core.positions"
+            " <- realtime_core.lsn",
+        ),
+    ],
+)
+def test_a_broken_rule_is_found(rule: Rule, sources: dict[str, str], problem: str) -> None:
+    assert problem in rule(House(sources))
+
+
+@pytest.mark.parametrize(
+    ("rule", "sources"),
+    [
+        (
+            server_through_the_front_door,
+            {
+                "realtime_server.hub": (
+                    "from realtime_core.pgoutput import Decoder\nfrom ._x import y"
+                )
+            },
+        ),
+        (
+            decoding_without_io,
+            {
+                "realtime_core.pgoutput.decoder": "from ..values import make_converter",
+                "realtime_core.values": "def f():\n    import psycopg",
+            },
+        ),
+        (one_home_for_each_package, {"realtime_server.config": "import psycopg.conninfo"}),
+        (
+            no_circles,
+            {
+                "realtime_core": "from . import lsn",
+                "realtime_core.lsn": (
+                    "from typing import TYPE_CHECKING\n"
+                    "if TYPE_CHECKING:\n    from .positions import Position"
+                ),
+                "realtime_core.positions": "from .lsn import LSN",
+            },
+        ),
+    ],
+)
+def test_what_keeps_the_rule_is_left_alone(rule: Rule, sources: dict[str, str]) -> None:
+    assert rule(House(sources)) == []
+
+
+def test_decoding_loads_no_driver_and_no_event_loop() -> None:
+    program = (
+        "import sys\n"
+        "import realtime_core.pgoutput\n"
+        "from realtime_core import LSN\n"
+        "print(*{'asyncio', 'psycopg', 'socket', 'websockets'} & sys.modules.keys())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert result.stdout.split() == []

@@ -1,0 +1,51 @@
+"""mypy, in strict mode, on what an application writes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+MISUSE = """
+from realtime_core import UNCHANGED, Insert, LSN, PgoutputSource, Truncate, Update
+
+def misuse(insert: Insert, update: Update, truncate: Truncate) -> None:
+    insert.record.text("id").upper()  # it may be NULL
+    update.old_record["id"]  # there may be none
+    truncate.relation  # there are several
+    insert.record["id"] = 1  # it is read-only
+    insert.transaction.xid = 1  # it is frozen
+    LSN.parse(1)  # text alone
+    insert.record.missing  # columns are keys
+
+async def misuse_of_source() -> None:
+    PgoutputSource("dsn", ["shop"])  # by keyword alone
+    async with PgoutputSource("dsn", publications=["shop"], slot="etl") as source:
+        await source.ack("16/B374D848")  # a plain function, of positions
+"""
+
+
+def mypy(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run mypy with the project's settings and its cache, so that it takes a second."""
+    return subprocess.run(
+        [sys.executable, "-m", "mypy", "--no-error-summary", *arguments],
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_mypy_accepts_the_example() -> None:
+    result = mypy(str(TESTS / "typing_example.py"))
+    assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
+
+
+def test_mypy_finds_misuse(tmp_path: Path) -> None:
+    program = tmp_path / "misuse.py"
+    program.write_text(MISUSE)
+    result = mypy(str(program))
+    found = {int(line) for line in re.findall(r"misuse\.py:(\d+): error:", result.stdout)}
+    wanted = {number for number, line in enumerate(MISUSE.splitlines(), 1) if "  # " in line}
+    assert found == wanted, result.stdout
