@@ -53,6 +53,8 @@ def running_browser(chromium: str) -> Iterator[Browser]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [chromium, *_ARGUMENTS, f"--user-data-dir={profile}", "about:blank"],
+            # It leaves things there too when it is killed.
+            env={**os.environ, "TMPDIR": profile},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
