@@ -1,0 +1,157 @@
+"""A stage: a database, the server on it, and a way to know that everything has arrived.
+
+It is shared by the tests of a module, each of which plays in a schema of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from psycopg import sql
+
+from realtime_server.server import RealtimeServer
+from tests.fix_postgres import TEST_DSN, Database, Rows, Server, unique_name
+from tests.server_helpers import PhoenixClient, Vsn, dev_config, open_client
+from tests.waiting import eventually
+
+FENCE_SCHEMA = "fence"
+
+IS_STREAMING = """
+    select 1 from pg_stat_replication r join pg_replication_slots s on s.active_pid = r.pid
+    where s.database = current_database() and r.state = 'streaming'
+"""
+
+
+async def until_streaming(database: Database) -> None:
+    """Wait until somebody streams from the database."""
+    await eventually(lambda: database.execute(IS_STREAMING))
+
+
+class Stage:
+    """What a test plays on.
+
+    Args:
+        fence: a client of the server; its only topic is the fence's.
+    """
+
+    def __init__(self, database: Database, server: RealtimeServer, fence: PhoenixClient) -> None:
+        self.database = database
+        self.server = server
+        self.port = server.port
+        self.schema = ""
+        """The test's own, in the search path of :meth:`execute`."""
+        self._fence = fence
+
+    def execute(self, *statements: str) -> Rows:
+        """Run statements as one transaction each; return the rows of the last."""
+        rows: Rows = []
+        for statement in statements:
+            with self.database.connect() as connection:
+                connection.execute(
+                    sql.SQL("set search_path to {}, public").format(sql.Identifier(self.schema))
+                )
+                cursor = connection.execute(statement)
+                rows = cursor.fetchall() if cursor.description else []
+        return rows
+
+    def topic(self, table: str = "", column: str = "", value: str = "") -> str:
+        """Return the topic of the test's schema, a table in it, or a filter on that."""
+        parts = ["realtime", self.schema]
+        parts += [table] if table else []
+        parts += [f"{column}=eq.{value}"] if column else []
+        return ":".join(parts)
+
+    async def settle(self) -> None:
+        """Return when the server has handed out everything committed so far."""
+        self.database.execute(f"insert into {FENCE_SCHEMA}.fence default values")
+        await self._fence.receive()
+
+    async def prepare(self, *statements: str) -> None:
+        """Run statements, and let their changes pass before anybody joins."""
+        self.execute(*statements)
+        await self.settle()
+
+    async def frames(self, client: PhoenixClient, *statements: str) -> list[Any]:
+        """Run statements; return every frame that the client got from them."""
+        self.execute(*statements)
+        await self.settle()
+        return [frame for frame in await client.drain() if not _is_fence(frame)]
+
+    def client(self, vsn: Vsn = "1.0.0") -> contextlib.AbstractAsyncContextManager[PhoenixClient]:
+        return open_client(self.port, vsn)
+
+
+def _is_fence(frame: Any) -> bool:
+    payload = frame["payload"] if isinstance(frame, dict) else frame[-1]
+    return bool(payload.get("schema") == FENCE_SCHEMA)
+
+
+@contextlib.contextmanager
+def fresh_database(server: Server) -> Iterator[Database]:
+    """An empty database, dropped at the end."""
+    database = Database(server, unique_name("test"))
+    server.execute(sql.SQL("create database {}").format(sql.Identifier(database.name)))
+    try:
+        yield database
+    finally:
+        database.drop()
+
+
+@contextlib.asynccontextmanager
+async def open_stage(server: Server, **settings: str) -> AsyncIterator[Stage]:
+    """Set a stage on a PostgreSQL server."""
+    with fresh_database(server) as database:
+        database.execute(
+            f"create schema {FENCE_SCHEMA};"
+            f" create table {FENCE_SCHEMA}.fence (id serial primary key)"
+        )
+        database.execute("create publication shop for all tables")
+        async with RealtimeServer(dev_config(database.dsn, **settings)) as realtime:
+            await until_streaming(database)
+            async with open_client(realtime.port) as fence:
+                await fence.join(f"realtime:{FENCE_SCHEMA}")
+                yield Stage(database, realtime, fence)
+
+
+@pytest.fixture(scope="session")
+def one_pg(request: pytest.FixtureRequest) -> Server:
+    """One server, for what does not depend on its version."""
+    if TEST_DSN:
+        return Server(TEST_DSN)
+    server: Server = request.getfixturevalue("pg18")
+    return server
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def module_stage(pg: Server) -> AsyncIterator[Stage]:
+    async with open_stage(pg) as stage:
+        yield stage
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def module_one_stage(one_pg: Server) -> AsyncIterator[Stage]:
+    async with open_stage(one_pg) as stage:
+        yield stage
+
+
+def _enter(stage: Stage) -> Iterator[Stage]:
+    stage.schema = unique_name("s")
+    stage.database.execute(f"create schema {stage.schema}")
+    yield stage
+    stage.database.execute(f"drop schema {stage.schema} cascade")
+
+
+@pytest.fixture
+def stage(module_stage: Stage) -> Iterator[Stage]:
+    """A stage on each version of PostgreSQL in turn, and a schema of the test's own."""
+    yield from _enter(module_stage)
+
+
+@pytest.fixture
+def one_stage(module_one_stage: Stage) -> Iterator[Stage]:
+    """The same on one version."""
+    yield from _enter(module_one_stage)

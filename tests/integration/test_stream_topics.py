@@ -1,0 +1,298 @@
+"""Which topics get a change: the ladder, over real sockets, from a real PostgreSQL.
+
+Section 2 of the specification.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.integration.conftest import Stage
+from tests.server_helpers import RECENTLY, PhoenixClient, Vsn
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+
+VSNS: tuple[Vsn, ...] = ("1.0.0", "2.0.0")
+COLUMNS = [
+    {"flags": ["key"], "name": "id", "type": "int4", "type_modifier": 4294967295},
+    {"flags": [], "name": "b", "type": "text", "type_modifier": 4294967295},
+    {"flags": [], "name": "a", "type": "text", "type_modifier": 4294967295},
+]
+
+
+@pytest.fixture
+def item(one_stage: Stage) -> Stage:
+    one_stage.execute("create table item (id int primary key, b text, a text)")
+    return one_stage
+
+
+def payload(stage: Stage, event: str, **records: Any) -> dict[str, Any]:
+    head = {
+        "schema": stage.schema,
+        "table": "item",
+        "type": event,
+        "commit_timestamp": RECENTLY,
+    }
+    return head if event == "TRUNCATE" else {**head, "errors": None, "columns": COLUMNS, **records}
+
+
+def topics(client: PhoenixClient, frames: list[Any]) -> list[str]:
+    return [frame["topic"] if client.vsn == "1.0.0" else frame[2] for frame in frames]
+
+
+@pytest.mark.parametrize("vsn", VSNS)
+async def test_one_frame_for_each_matching_topic_in_the_ladders_order(
+    item: Stage, vsn: Vsn
+) -> None:
+    ladder = [
+        item.topic(),
+        "realtime:*",
+        item.topic("item"),
+        item.topic("item", "a", "x"),
+        item.topic("item", "b", "y"),
+        item.topic("item", "id", "7"),
+    ]
+    async with item.client(vsn) as client:
+        await client.join(*reversed(ladder))
+        record = {"id": "7", "b": "y", "a": "x"}
+        shown = payload(item, "INSERT", record=record)
+        assert await item.frames(client, "insert into item values (7, 'y', 'x')") == [
+            client.frame(topic, "INSERT", shown) for topic in ladder
+        ]
+        shown = payload(item, "UPDATE", record=record, old_record={})
+        assert await item.frames(client, "update item set a = 'x'") == [
+            client.frame(topic, "UPDATE", shown) for topic in ladder
+        ]
+        shown = payload(item, "DELETE", old_record={"id": "7"})
+        assert await item.frames(client, "delete from item") == [
+            client.frame(topic, "DELETE", shown)
+            for topic in ladder
+            if topic not in (item.topic("item", "a", "x"), item.topic("item", "b", "y"))
+        ]
+        assert await item.frames(client, "truncate item") == [
+            client.frame(topic, "TRUNCATE", payload(item, "TRUNCATE")) for topic in ladder[:3]
+        ]
+
+
+async def test_a_literal_v1_frame(item: Stage) -> None:
+    async with item.client("1.0.0") as client:
+        await client.join(item.topic("item"))
+        assert await item.frames(client, "insert into item values (1, null, '')") == [
+            {
+                "topic": f"realtime:{item.schema}:item",
+                "event": "INSERT",
+                "ref": None,
+                "payload": {
+                    "schema": item.schema,
+                    "table": "item",
+                    "type": "INSERT",
+                    "commit_timestamp": RECENTLY,
+                    "errors": None,
+                    "columns": COLUMNS,
+                    "record": {"id": "1", "b": None, "a": ""},
+                },
+            }
+        ]
+
+
+async def test_a_literal_v2_frame(item: Stage) -> None:
+    async with item.client("2.0.0") as client:
+        await client.join(item.topic("item"))
+        assert await item.frames(client, "insert into item values (1, null, '')") == [
+            [
+                None,
+                None,
+                f"realtime:{item.schema}:item",
+                "INSERT",
+                {
+                    "schema": item.schema,
+                    "table": "item",
+                    "type": "INSERT",
+                    "commit_timestamp": RECENTLY,
+                    "errors": None,
+                    "columns": COLUMNS,
+                    "record": {"id": "1", "b": None, "a": ""},
+                },
+            ]
+        ]
+
+
+async def test_the_wire_event_is_the_type_and_never_a_star(item: Stage) -> None:
+    async with item.client() as client:
+        await client.join(item.topic("item"))
+        frames = await item.frames(
+            client,
+            "insert into item values (1)",
+            "update item set a = 'x'",
+            "delete from item",
+            "truncate item",
+        )
+        events = ["INSERT", "UPDATE", "DELETE", "TRUNCATE"]
+        assert [frame["event"] for frame in frames] == events
+        assert [frame["payload"]["type"] for frame in frames] == events
+
+
+async def test_a_null_column_matches_no_filter(item: Stage) -> None:
+    async with item.client() as client:
+        names = [item.topic("item", "a", value) for value in ("", "null", "NULL")]
+        await client.join(*names)
+        assert await item.frames(client, "insert into item values (1, null, null)") == []
+
+
+async def test_an_empty_value_matches_the_empty_string(item: Stage) -> None:
+    async with item.client() as client:
+        topic = item.topic("item", "a", "")
+        await client.join(topic)
+        frames = await item.frames(
+            client, "insert into item values (1, '', ''), (2, '', ' '), (3, '', null)"
+        )
+        record = {"id": "1", "b": "", "a": ""}
+        assert frames == [client.frame(topic, "INSERT", payload(item, "INSERT", record=record))]
+
+
+async def test_an_update_is_filtered_by_the_new_row_alone(item: Stage) -> None:
+    await item.prepare(
+        "alter table item replica identity full", "insert into item values (1, '', 'before')"
+    )
+    async with item.client() as client:
+        await client.join(item.topic("item", "a", "before"), item.topic("item", "a", "after"))
+        frames = await item.frames(client, "update item set a = 'after'")
+        assert topics(client, frames) == [item.topic("item", "a", "after")]
+        assert frames[0]["payload"]["old_record"] == {"id": "1", "b": "", "a": "before"}
+
+
+async def test_a_delete_is_filtered_by_the_old_row(item: Stage) -> None:
+    async with item.client() as client:
+        names = [item.topic("item", "a", "x"), item.topic("item", "id", "1")]
+        await item.prepare("insert into item values (1, 'y', 'x'), (2, 'y', 'x')")
+        await client.join(*names)
+        frames = await item.frames(client, "delete from item where id = 1")
+        assert topics(client, frames) == names[1:]
+        item.execute("alter table item replica identity full")
+        frames = await item.frames(client, "delete from item where id = 2")
+        assert topics(client, frames) == names[:1]
+
+
+async def test_a_column_that_an_update_did_not_send_matches_no_filter(item: Stage) -> None:
+    await item.prepare(
+        "alter table item alter a set storage external",
+        "insert into item select 1, 'y', repeat('x', 3000)",
+    )
+    async with item.client() as client:
+        await client.join(item.topic("item", "a", "x" * 3000), item.topic("item", "b", "z"))
+        frames = await item.frames(client, "update item set b = 'z'")
+        assert topics(client, frames) == [item.topic("item", "b", "z")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "literal", "shown"),
+    [
+        ("int8", "42", "42"),
+        ("bool", "true", "t"),
+        ("numeric(10,2)", "1.5", "1.50"),
+        ("float8", "0.1", "0.1"),
+        ("text", "a:b=eq.c", "a:b=eq.c"),
+        ("text", "Smith, John", "Smith, John"),
+        ("text", "漢 🦄 ' \" \\", "漢 🦄 ' \" \\"),
+        ("uuid", "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
+        ("timestamptz", "2026-11-24 07:36:56.5+02", "2026-11-24T05:36:56.5Z"),
+        ("timestamp", "infinity", "infinity"),
+        ("date", "2026-11-24", "2026-11-24"),
+        ("int4[]", "{1,NULL}", "{1,NULL}"),
+        ("jsonb", '{"a":1}', '{"a": 1}'),
+        ("bytea", "\\xDEADBEEF", "\\xdeadbeef"),
+    ],
+)
+async def test_a_value_is_compared_as_the_payload_shows_it(
+    one_stage: Stage, kind: str, literal: str, shown: str
+) -> None:
+    one_stage.execute(f"create table typed (id int primary key, value {kind})")
+    async with one_stage.client() as client:
+        topic = one_stage.topic("typed", "value", shown)
+        await client.join(topic, one_stage.topic("typed", "value", shown + "x"))
+        quoted = literal.replace("'", "''")
+        frames = await one_stage.frames(client, f"insert into typed values (1, '{quoted}')")
+        assert topics(client, frames) == [topic]
+        assert frames[0]["payload"]["record"] == {"id": "1", "value": shown}
+
+
+async def test_a_value_of_more_than_99_characters_matches(item: Stage) -> None:
+    async with item.client() as client:
+        topic = item.topic("item", "a", "x" * 500)
+        await client.join(topic)
+        frames = await item.frames(client, "insert into item values (1, '', repeat('x', 500))")
+        assert topics(client, frames) == [topic]
+
+
+async def test_only_the_changes_own_table_and_schema_get_it(item: Stage) -> None:
+    item.execute("create table other (id int primary key)")
+    async with item.client() as client:
+        await client.join(
+            item.topic("other"),
+            item.topic("missing"),
+            item.topic("other", "id", "1"),
+            "realtime:public",
+            f"realtime:public:{item.schema}",
+            "realtime:",
+        )
+        assert await item.frames(client, "insert into item values (1)") == []
+        frames = await item.frames(client, "insert into other values (1)")
+        assert topics(client, frames) == [item.topic("other"), item.topic("other", "id", "1")]
+
+
+async def test_each_socket_gets_its_own_topics_in_its_own_version(item: Stage) -> None:
+    async with item.client("1.0.0") as first, item.client("2.0.0") as second:
+        await first.join(item.topic("item"))
+        await second.join(item.topic("item"), item.topic())
+        shown = payload(item, "INSERT", record={"id": "1", "b": None, "a": None})
+        assert await item.frames(first, "insert into item (id) values (1)") == [
+            first.frame(item.topic("item"), "INSERT", shown)
+        ]
+        assert await second.drain() == [
+            second.frame(item.topic(), "INSERT", shown),
+            second.frame(item.topic("item"), "INSERT", shown),
+        ]
+
+
+async def test_a_table_that_is_made_after_the_join_is_served(one_stage: Stage) -> None:
+    async with one_stage.client() as client:
+        names = [one_stage.topic("later"), one_stage.topic("later", "id", "1")]
+        await client.join(*names)
+        frames = await one_stage.frames(
+            client, "create table later (id int primary key)", "insert into later values (1), (2)"
+        )
+        assert topics(client, frames) == [names[0], names[1], names[0]]
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("Mixed Case", "Some Column"),
+        ('quo"ted', "it's"),
+        ("größe", "漢字"),
+        ("semi;colon", "back\\slash"),
+        ("new\nline", "tab\t"),
+        ("dotted.name", "a=b"),
+        ("plain", "with:colon"),
+        ("with:colon", "plain"),
+    ],
+)
+async def test_odd_names_are_served(one_stage: Stage, table: str, column: str) -> None:
+    quoted_table, quoted_column = (name.replace('"', '""') for name in (table, column))
+    one_stage.execute(f'create table "{quoted_table}" ("{quoted_column}" text)')
+    async with one_stage.client() as client:
+        by_schema, by_filter = one_stage.topic(), one_stage.topic(table, column, "x")
+        await client.join(by_schema, by_filter)
+        frames = await one_stage.frames(client, f"insert into \"{quoted_table}\" values ('x')")
+        shown = {
+            "schema": one_stage.schema,
+            "table": table,
+            "type": "INSERT",
+            "commit_timestamp": RECENTLY,
+            "errors": None,
+            "columns": [{"flags": [], "name": column, "type": "text", "type_modifier": 4294967295}],
+            "record": {column: "x"},
+        }
+        assert frames == [client.frame(topic, "INSERT", shown) for topic in (by_schema, by_filter)]
