@@ -165,10 +165,19 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(run(os.environ))
-    except (RealtimeError, psycopg.Error) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError | ServerError) else 1
+    except (ConfigError, ServerError) as error:
+        return _complain(str(error), code=2)
+    except RealtimeError as error:
+        return _complain(str(error), code=1)
+    except psycopg.Error as error:
+        # libpq explains at length; its first line says it.
+        return _complain(f"the database: {str(error).splitlines()[0]}", code=1)
     return 0
+
+
+def _complain(message: str, *, code: int) -> int:
+    print(f"demo: {message}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
