@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from struct import Struct
+from struct import Struct, error
 from typing import Final, TypeAlias
 
 from ..errors import DecodeError, TruncatedMessageError
@@ -71,26 +71,30 @@ def read_tuple(data: bytes, offset: int) -> tuple[Fields, int]:
 
 
 # Lengths are read unsigned: a negative one becomes so large that the next field, or the
-# check at the end, finds the message too short. Either way the plain loop then says why.
+# check at the end, finds the message too short. Then, and when a cut text is not UTF-8, the
+# plain loop says what is wrong. A try costs nothing unless it is needed.
 _HEAD = """\
 def read(data, start):
     if data[start : start + 2] != {width!r}:
         return read_tuple(data, start)
     at = start + 2
+    try:
 """
 _FIELD = """\
-    kind = data[at]
-    if kind == 116:
-        end = at + 5 + length_at(data, at + 1)[0]
-        {name} = data[at + 5 : end].decode()
-        at = end
-    elif kind == 110:
-        {name} = None
-        at += 1
-    else:
-        return read_tuple(data, start)
+        kind = data[at]
+        if kind == 116:
+            end = at + 5 + length_at(data, at + 1)[0]
+            {name} = data[at + 5 : end].decode()
+            at = end
+        elif kind == 110:
+            {name} = None
+            at += 1
+        else:
+            return read_tuple(data, start)
 """
 _TAIL = """\
+    except (IndexError, UnicodeDecodeError, error):
+        return read_tuple(data, start)
     if at > len(data):
         return read_tuple(data, start)
     return ({names}), at
@@ -111,6 +115,7 @@ def tuple_reader(columns: int) -> TupleReader:
         )
     )
     namespace: dict[str, object] = {
+        "error": error,
         "read_tuple": read_tuple,
         "length_at": Struct("!I").unpack_from,
     }
