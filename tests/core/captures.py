@@ -47,9 +47,14 @@ def payloads(name: str) -> Iterator[bytes]:
         offset += 4 + length
 
 
+def decoder_for(name: str) -> Decoder:
+    """Return a decoder for the options that the capture was made with."""
+    return Decoder(abort_info="parallel" in name)
+
+
 def events(name: str) -> list[Event]:
     """Return what the capture becomes."""
-    decoder, assembler = Decoder(), Assembler()
+    decoder, assembler = decoder_for(name), Assembler()
     return [
         event for payload in payloads(name) for event in assembler.feed(decoder.decode(payload))
     ]

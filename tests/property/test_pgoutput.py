@@ -1,87 +1,150 @@
-"""What holds for any bytes and any message of pgoutput."""
+"""What holds for any bytes and any message of pgoutput, wherever in a stream they come."""
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from realtime_core import LSN, UNCHANGED, DecodeError, TruncatedMessageError
-from realtime_core.changes import Begin, Commit
+from realtime_core import LSN, UNCHANGED, Begin, Commit, DecodeError, TruncatedMessageError
 from realtime_core.pgoutput import (
     Assembler,
     BeginMessage,
+    BeginPrepareMessage,
     CommitMessage,
+    CommitPreparedMessage,
     Decoder,
     DeleteMessage,
     InsertMessage,
     LogicalMessageMessage,
     Message,
     OriginMessage,
+    PrepareMessage,
     RelationColumn,
     RelationMessage,
+    RollbackPreparedMessage,
+    StreamAbortMessage,
+    StreamCommitMessage,
+    StreamPrepareMessage,
+    StreamStartMessage,
+    StreamStopMessage,
     TruncateMessage,
     TypeMessage,
     UpdateMessage,
 )
 from tests.pgoutput_encoder import encode
 
-TAGS = b"BCORYIUDTM"
+TAGS = b"BCORYIUDTMSEcAbPpKr"
 
 bits8 = st.integers(0, 2**8 - 1)
 bits32 = st.integers(0, 2**32 - 1)
 signed32 = st.integers(-(2**31), 2**31 - 1)
-signed64 = st.integers(-(2**63), 2**63 - 1)
+times = st.integers(-(2**63), 2**63 - 1)
 lsns = st.integers(0, 2**64 - 1).map(LSN)
 names = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=8)
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
-tuples = st.lists(st.none() | st.just(UNCHANGED) | texts | st.binary(max_size=12), max_size=6).map(
-    tuple
-)
+fields = st.none() | st.just(UNCHANGED) | texts | st.binary(max_size=12)
+tuples = st.lists(fields, max_size=6).map(tuple)
 columns = st.builds(RelationColumn, bits8, names, bits32, signed32)
+# Few, so that rows meet relations.
+oids = st.integers(1, 3) | bits32
 
-messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(BeginMessage, lsns, signed64, bits32),
-    st.builds(CommitMessage, bits8, lsns, lsns, signed64),
-    st.builds(OriginMessage, lsns, names),
+# What carries an xid inside a stream block.
+streamable: st.SearchStrategy[Message] = st.one_of(
     st.builds(
         RelationMessage,
-        bits32,
+        oids,
         names,
         names,
         st.sampled_from("dnfi"),
         st.lists(columns, max_size=4).map(tuple),
     ),
     st.builds(TypeMessage, bits32, names, names),
-    st.builds(InsertMessage, bits32, tuples),
-    st.builds(UpdateMessage, bits32, st.none(), st.just(False), tuples),
-    st.builds(UpdateMessage, bits32, tuples, st.booleans(), tuples),
-    st.builds(DeleteMessage, bits32, tuples, st.booleans()),
-    st.builds(TruncateMessage, bits8, st.lists(bits32, max_size=4).map(tuple)),
+    st.builds(InsertMessage, oids, tuples),
+    st.builds(UpdateMessage, oids, st.none(), st.just(False), tuples),
+    st.builds(UpdateMessage, oids, tuples, st.booleans(), tuples),
+    st.builds(DeleteMessage, oids, tuples, st.booleans()),
+    st.builds(TruncateMessage, bits8, st.lists(oids, max_size=4).map(tuple)),
     st.builds(LogicalMessageMessage, bits8, lsns, names, st.binary(max_size=12)),
 )
+with_xid = st.builds(lambda message, xid: attrs.evolve(message, xid=xid), streamable, bits32)
+prepared = (bits8, lsns, lsns, times, bits32, names)
+# What is the same inside and outside.
+plain: st.SearchStrategy[Message] = st.one_of(
+    st.builds(BeginMessage, lsns, times, bits32),
+    st.builds(CommitMessage, bits8, lsns, lsns, times),
+    st.builds(OriginMessage, lsns, names),
+    st.builds(StreamCommitMessage, bits32, bits8, lsns, lsns, times),
+    st.builds(BeginPrepareMessage, lsns, lsns, times, bits32, names),
+    st.builds(PrepareMessage, *prepared),
+    st.builds(StreamPrepareMessage, *prepared),
+    st.builds(CommitPreparedMessage, *prepared),
+    st.builds(RollbackPreparedMessage, bits8, lsns, lsns, times, times, bits32, names),
+)
+short_aborts = st.builds(StreamAbortMessage, bits32, bits32)
+long_aborts = st.builds(StreamAbortMessage, bits32, bits32, lsns, times)
+starts = st.builds(StreamStartMessage, bits32, st.booleans())
+
+
+@attrs.frozen
+class Place:
+    """Where in a stream a message comes: what the decoder has seen, and how it was made."""
+
+    inside: bool
+    parallel: bool
+    widths: tuple[int, ...]
+    """Of the tables 1, 2, and so on: their rows are read by generated readers."""
+
+    def decoder(self) -> Decoder:
+        decoder = Decoder(abort_info=self.parallel)
+        for oid, width in enumerate(self.widths, 1):
+            column = RelationColumn(0, "c", 25, -1)
+            decoder.decode(encode(RelationMessage(oid, "s", "t", "d", (column,) * width)))
+        if self.inside:
+            decoder.decode(encode(StreamStartMessage(1, True)))
+        return decoder
+
+    def messages(self) -> st.SearchStrategy[Message]:
+        """Return what may come here."""
+        aborts = long_aborts if self.parallel else short_aborts
+        if self.inside:
+            return with_xid | plain | aborts | st.just(StreamStopMessage())
+        return streamable | plain | aborts | starts
+
+
+places = st.builds(
+    Place, st.booleans(), st.booleans(), st.lists(st.integers(0, 6), max_size=3).map(tuple)
+)
+placed_messages = places.flatmap(lambda place: st.tuples(st.just(place), place.messages()))
 
 # Bytes of no message at all rarely get past the tag, so most are a message with a few
 # bytes changed: lengths, letters and NULs among them.
-nearly_messages = st.builds(
-    lambda data, changes: bytes(
-        dict(changes).get(place % (len(data) or 1), byte) for place, byte in enumerate(data)
+placed_bytes = st.builds(
+    lambda placed, changes: (
+        placed[0],
+        bytes(changes.get(place, byte) for place, byte in enumerate(encode(placed[1]))),
     ),
-    messages.map(encode),
-    st.lists(st.tuples(st.integers(0, 60), bits8), max_size=3),
+    placed_messages,
+    st.dictionaries(st.integers(0, 40), bits8 | st.sampled_from(b"ntub\x00\xff"), max_size=3),
+) | st.tuples(
+    places,
+    st.binary()
+    | st.builds(lambda tag, rest: bytes([tag]) + rest, st.sampled_from(TAGS), st.binary()),
 )
-tagged = st.builds(lambda tag, rest: bytes([tag]) + rest, st.sampled_from(TAGS), st.binary())
 
 
 @settings(max_examples=500, deadline=None)
-@given(messages)
-def test_decoding_undoes_encoding(message: Message) -> None:
-    assert Decoder().decode(encode(message)) == message
+@given(placed_messages)
+def test_decoding_undoes_encoding(placed: tuple[Place, Message]) -> None:
+    place, message = placed
+    assert place.decoder().decode(encode(message)) == message
 
 
-@settings(max_examples=1500, deadline=None)
-@given(nearly_messages | tagged | st.binary())
-def test_any_bytes_are_a_message_or_a_decode_error(data: bytes) -> None:
+@settings(max_examples=1000, deadline=None)
+@given(placed_bytes)
+def test_any_bytes_are_a_message_or_a_decode_error(placed: tuple[Place, bytes]) -> None:
+    place, data = placed
     try:
-        message = Decoder().decode(data)
+        message = place.decoder().decode(data)
     except DecodeError:
         return
     # What was accepted means what it says: nothing was skipped and nothing made up.
@@ -89,29 +152,50 @@ def test_any_bytes_are_a_message_or_a_decode_error(data: bytes) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(messages, st.data())
-def test_the_beginning_of_a_message_is_truncated(message: Message, data: st.DataObject) -> None:
+@given(placed_messages, st.data())
+def test_the_beginning_of_a_message_is_truncated(
+    placed: tuple[Place, Message], data: st.DataObject
+) -> None:
+    place, message = placed
     encoded = encode(message)
     length = data.draw(st.integers(0, len(encoded) - 1))
     with pytest.raises(TruncatedMessageError):
-        Decoder().decode(encoded[:length])
+        place.decoder().decode(encoded[:length])
 
 
 @settings(max_examples=300, deadline=None)
-@given(messages, st.binary(min_size=1, max_size=5))
-def test_a_message_with_something_behind_it_is_an_error(message: Message, extra: bytes) -> None:
+@given(placed_messages, st.binary(min_size=1, max_size=5))
+def test_a_message_with_something_behind_it_is_an_error(
+    placed: tuple[Place, Message], extra: bytes
+) -> None:
+    place, message = placed
     with pytest.raises(DecodeError):
-        Decoder().decode(encode(message) + extra)
+        place.decoder().decode(encode(message) + extra)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(messages, max_size=20))
+@given(placed_bytes)
+def test_a_generated_reader_reads_as_the_plain_loop_does(placed: tuple[Place, bytes]) -> None:
+    place, data = placed
+    assert outcome(place.decoder(), data) == outcome(attrs.evolve(place, widths=()).decoder(), data)
+
+
+def outcome(decoder: Decoder, data: bytes) -> object:
+    try:
+        return decoder.decode(data)
+    except DecodeError as error:
+        return type(error), str(error)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(streamable | with_xid | plain | short_aborts | starts, max_size=20))
 def test_any_order_of_messages_is_changes_or_a_decode_error(stream: list[Message]) -> None:
     assembler = Assembler()
     within = False
     for message in stream:
         try:
-            events = assembler.feed(message)
+            # A committed stream comes as an iterator.
+            events = list(assembler.feed(message))
         except DecodeError:
             with pytest.raises(DecodeError):
                 assembler.feed(message)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+import attrs
 import pytest
 
 from realtime_core import (
@@ -29,8 +30,7 @@ from realtime_core import (
     ValueConversionError,
 )
 from realtime_core.oids import BUILTIN_TYPES
-from realtime_core.pgoutput import Decoder
-from tests.core.captures import Tables, checksums, events, expected, find, payloads
+from tests.core.captures import Tables, checksums, decoder_for, events, expected, find, payloads
 from tests.pgoutput_encoder import encode
 
 Json = dict[str, Any]
@@ -44,12 +44,24 @@ FILES = {
     "types_text.bin": "types",
     "types_binary.bin": "types",
     "twophase_v1_reference.bin": "two_phase",
+    "twophase_v3.bin": "two_phase",
     # Only beside the project; where they are not, there is one case less.
     "mixed_v1_text.bin.gz": "mixed",
     "mixed_v1_binary.bin.gz": "mixed",
     "stream_v1_reference.bin.gz": "streaming",
+    "stream_v2.bin": "streaming",
+    "stream_v2_binary.bin.gz": "streaming",
+    "stream_v4_on.bin.gz": "streaming",
+    "stream_v4_parallel.bin": "streaming",
     "twophase_v1_stream_reference.bin.gz": "two_phase_stream",
+    "twophase_v4_stream.bin": "two_phase_stream",
+    "twophase_v4_stream_parallel.bin.gz": "two_phase_stream",
 }
+# Many sessions at once: the account is in the order of their last changes, a stream in that
+# of their commits. Streamed or not, prepared or not, the changes must be the same.
+SESSIONS = [
+    name for name, group in FILES.items() if group in ("streaming", "two_phase", "two_phase_stream")
+]
 
 
 def each(*names: str) -> pytest.MarkDecorator:
@@ -60,7 +72,7 @@ def each(*names: str) -> pytest.MarkDecorator:
 @each(*FILES)
 def test_every_message_encodes_to_its_own_bytes_again(name: str) -> None:
     """So nothing of it was passed over."""
-    decoder = Decoder()
+    decoder = decoder_for(name)
     for payload in payloads(name):
         assert encode(decoder.decode(payload)) == payload
 
@@ -271,13 +283,8 @@ def test_transactions_come_in_order_with_their_commit_times(name: str) -> None:
         assert list(rows.items()) == [(xid, number) for xid, _, number in account]
 
 
-@each(
-    "twophase_v1_reference.bin",
-    "stream_v1_reference.bin.gz",
-    "twophase_v1_stream_reference.bin.gz",
-)
+@each(*SESSIONS)
 def test_transactions_of_many_sessions_have_their_commit_times(name: str) -> None:
-    """The account is in the order of their last changes, the stream in that of their commits."""
     seen = {}
     for event in events(name):
         if isinstance(event, Insert | Update | Delete):
@@ -322,12 +329,7 @@ def row_counts(stream: list[Event]) -> dict[str, dict[str, int]]:
     return counts
 
 
-@each(
-    "mixed_v1_text.bin.gz",
-    "stream_v1_reference.bin.gz",
-    "twophase_v1_reference.bin",
-    "twophase_v1_stream_reference.bin.gz",
-)
+@each("mixed_v1_text.bin.gz", *SESSIONS)
 def test_the_rows_of_each_table_and_operation_are_as_many_as_were_committed(name: str) -> None:
     account = expected(FILES[name])["rows_by_table"]
     account.pop("st.unpublished", None)
@@ -484,3 +486,41 @@ def _value(record: Record, name: str) -> object:
         return record[name]
     except ValueConversionError as error:
         return error
+
+
+def described(stream: list[Event]) -> list[object]:
+    """Everything of every change, but for which Relation object it has and how it came."""
+    return [
+        (
+            event.position,
+            attrs.evolve(event.transaction, gid=None),
+            type(event),
+            getattr(event, "relation", None) and str(event.relation),
+            getattr(event, "record", None),
+            getattr(event, "old_record", None),
+            getattr(event, "content", None),
+        )
+        for event in stream
+        if not isinstance(event, Begin | Commit) and event.transaction is not None
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        (name, reference)
+        for name, reference in (
+            ("stream_v2.bin", "stream_v1_reference.bin.gz"),
+            ("stream_v4_on.bin.gz", "stream_v1_reference.bin.gz"),
+            ("stream_v4_parallel.bin", "stream_v1_reference.bin.gz"),
+            ("twophase_v3.bin", "twophase_v1_reference.bin"),
+            ("twophase_v4_stream.bin", "twophase_v1_stream_reference.bin.gz"),
+            ("twophase_v4_stream_parallel.bin.gz", "twophase_v1_stream_reference.bin.gz"),
+        )
+        if find(name) is not None
+    ],
+)
+def test_a_streamed_or_prepared_transaction_is_as_if_it_came_in_one_piece(
+    name: str, reference: str
+) -> None:
+    assert described(events(name)) == described(events(reference))
