@@ -107,8 +107,9 @@ class HeldTransaction:
         return size
 
     def abort(self, subxid: int) -> None:
-        """Leave out what a subtransaction has changed."""
+        """Leave out what a subtransaction has changed, and described."""
         self._aborted.add(subxid)
+        self.relations.abort(subxid)
 
     def spill(self) -> int:
         """Move what is in memory to the store; return how many bytes that frees, about.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import count
+
 from ..changes import Relation, ReplicaIdentity
 from ..errors import UnknownRelationError, UnknownTypeError
 from ..oids import BUILTIN_TYPES
@@ -19,12 +22,19 @@ class RelationCache:
             its transaction only, until that commits: see :meth:`absorb`.
     """
 
-    __slots__ = ("_outer", "_relations", "_types")
+    __slots__ = ("_clock", "_described_by", "_outer", "_relations", "_said", "_types", "_versions")
 
     def __init__(self, outer: RelationCache | None = None) -> None:
         self._outer = outer
         self._relations: dict[int, Relation] = {}
         self._types: dict[int, tuple[str, str]] = {}
+        # When each relation was described: transactions do not end in the order in which
+        # they describe relations.
+        self._clock: Iterator[int] = count() if outer is None else outer._clock
+        self._said: dict[int, int] = {}
+        # Inside a stream: by relation and subtransaction, and the relations of each of those.
+        self._versions: dict[int, dict[int, tuple[int, Relation]]] = {}
+        self._described_by: dict[int, set[int]] = {}
 
     def get(self, oid: int) -> Relation:
         """Return the relation.
@@ -52,14 +62,44 @@ class RelationCache:
         name = f"{schema}.{message.name}"
         columns = tuple(self._column(column, name) for column in message.columns)
         identity = ReplicaIdentity(message.replica_identity)
-        self._relations[message.relation_oid] = Relation(
-            message.relation_oid, schema, message.name, identity, columns
-        )
+        oid = message.relation_oid
+        relation = Relation(oid, schema, message.name, identity, columns)
+        self._set(oid, next(self._clock), relation)
+        if message.xid is not None:
+            versions = self._versions.setdefault(oid, {})
+            versions.pop(message.xid, None)
+            versions[message.xid] = (self._said[oid], relation)
+            self._described_by.setdefault(message.xid, set()).add(oid)
+
+    def abort(self, subxid: int) -> None:
+        """Forget what a rolled back subtransaction has described.
+
+        Its tables' locks are gone with it: another transaction may have given them a new
+        shape, and PostgreSQL says so to whoever uses them next.
+        """
+        for oid in self._described_by.pop(subxid, ()):
+            versions = self._versions[oid]
+            del versions[subxid]
+            if versions:
+                self._set(oid, *next(reversed(versions.values())))
+            else:
+                del self._relations[oid], self._said[oid]
 
     def absorb(self, inner: RelationCache) -> None:
-        """Take over what a stream has described: PostgreSQL will not say it again."""
-        self._relations.update(inner._relations)
+        """Take over what a stream has described: PostgreSQL will not say it again.
+
+        Unless it has said something newer meanwhile.
+        """
+        for oid, relation in inner._relations.items():
+            said = inner._said[oid]
+            if said > self._said.get(oid, -1):
+                self._set(oid, said, relation)
+        # A Relation message comes after its types' messages each time, so their age is no matter.
         self._types.update(inner._types)
+
+    def _set(self, oid: int, said: int, relation: Relation) -> None:
+        self._relations[oid] = relation
+        self._said[oid] = said
 
     def _column(self, column: RelationColumn, relation: str) -> Column:
         oid = column.type_oid

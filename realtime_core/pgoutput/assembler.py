@@ -356,9 +356,8 @@ class Assembler:
 
     def _stream_prepare(self, message: StreamPrepareMessage) -> Assembled:
         self._outside(message)
-        held = self._take_streamed(message.xid)
-        self._relations.absorb(held.relations)
-        self._keep_prepared(message.gid, held)
+        # What it has described is said again to the others, whether it will commit or not.
+        self._keep_prepared(message.gid, self._take_streamed(message.xid))
         return ()
 
     def _keep_prepared(self, gid: str, held: HeldTransaction) -> None:
