@@ -56,9 +56,12 @@ class Relation:
     """A table, as it was when its row was written."""
 
     oid: int
+    """0 (InvalidOid) where the format does not tell: wal2json."""
     schema: str
+    """Empty where the format does not tell: wal2json without ``include-schemas``."""
     table: str
     replica_identity: ReplicaIdentity
+    """Inferred where the format does not tell: wal2json."""
     columns: tuple[Column, ...]
     shape: Shape = attrs.field(init=False, repr=False)
     """Of full rows."""
@@ -88,13 +91,16 @@ class Transaction:
     """The transaction that a change belongs to. It is committed already."""
 
     xid: int
-    """Top-level transaction ID, 32 bits."""
+    """Top-level transaction ID, 32 bits; 0 (InvalidTransactionId) where the format does not
+    tell: wal2json without ``include-xids``."""
     commit_lsn: LSN
-    """Of its commit record."""
-    commit_time: datetime
-    """In UTC, with microseconds."""
+    """Of its commit record; 0 (InvalidXLogRecPtr) where the format does not tell: wal2json
+    without ``include-lsn``, and its format 1."""
+    commit_time: datetime | None
+    """In UTC, with microseconds; None only from wal2json without ``include-timestamp``."""
     origin: str | None = None
-    """Name of the replication origin, for one that was itself replicated."""
+    """Name of the replication origin, for one that was itself replicated; from wal2json its
+    number."""
     stream: StreamIdentity | None = None
     gid: str | None = None
     """Global identifier, of a prepared transaction (PREPARE TRANSACTION)."""
@@ -156,7 +162,7 @@ class LogicalMessage:
     """What ``pg_logical_emit_message`` wrote."""
 
     lsn: LSN
-    """Of the message's own record."""
+    """Of the message's own record; 0 where the format does not tell, as ``commit_lsn``."""
     prefix: str
     content: bytes
     transaction: Transaction | None
@@ -186,7 +192,8 @@ class Commit:
 
     transaction: Transaction
     end_lsn: LSN
-    """Where the WAL goes on after the commit record: what an acknowledgement reports."""
+    """Where the WAL goes on after the commit record: what an acknowledgement reports. 0 only
+    from wal2json without ``include-lsn``."""
     changes: int
     """How many changes the transaction had in the stream, before any local filter."""
 

@@ -44,10 +44,12 @@ class Column:
 
     name: str
     type_oid: int
-    """OID of the column's own type; of a domain, the domain's."""
+    """OID of the column's own type; of a domain, the domain's. 0 (InvalidOid) where the format
+    does not tell: wal2json without ``include-type-oids``."""
     type_name: str
     """``pg_type.typname``: ``int4``, ``_text`` for an array; of a domain, its base type's."""
     type_schema: str
+    """Empty where the format does not tell: wal2json, for a type that is not built in."""
     type_modifier: int
     """``atttypmod``; -1 when the type takes none."""
     is_key: bool

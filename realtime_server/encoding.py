@@ -151,7 +151,9 @@ class RowPayload:
     def _render(self) -> bytes:
         change, plan = self._change, self.plan
         assert change.transaction is not None
-        time = _commit_timestamp(change.transaction.commit_time)
+        commit_time = change.transaction.commit_time
+        assert commit_time is not None  # pgoutput always has it
+        time = _commit_timestamp(commit_time)
         fields: dict[str, Any]
         match change:
             case Insert():
