@@ -211,6 +211,10 @@ class GapReason(enum.Enum):
     """A temporary slot ended with its connection."""
     SLOT_MISSING = "slot_missing"
     """The slot was dropped by somebody else."""
+    SLOT_MOVED = "slot_moved"
+    """The slot stands beyond what was acknowledged here: somebody advanced it, or made it anew."""
+    OTHER_CLUSTER = "other_cluster"
+    """Another cluster answers at the same address."""
 
 
 @attrs.frozen

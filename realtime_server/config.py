@@ -94,7 +94,13 @@ class ServerConfig:
             text = environ.get(field.name.upper(), "")
             if text and field.name != "loopback":
                 values[field.name] = text
-        problems: dict[str, str] = {}
+        problems = {
+            name: f"{name.upper()} is not valid UTF-8; set it again in a UTF-8 terminal or file"
+            for name, value in values.items()
+            if _is_broken(value)
+        }
+        if problems:
+            raise ConfigError(list(problems.values()))
         try:
             config = _converter.structure(values, cls)
         except cattrs.ClassValidationError as exc:
@@ -182,13 +188,21 @@ def _publications(text: str | tuple[str, ...], _: Any) -> tuple[str, ...]:
         raise ValueError(f"is {text!r}, not JSON; use {example}") from None
     if not isinstance(names, list) or not names:
         raise ValueError(f"is {text!r}; use {example}")
-    if not all(isinstance(name, str) and name and "\0" not in name for name in names):
+    if not all(
+        isinstance(name, str) and name and "\0" not in name and not _is_broken(name)
+        for name in names
+    ):
         raise ValueError(f"is {text!r}, with something that is no name; use {example}")
     return tuple(names)
 
 
 def _slot_name(text: str, _: Any) -> str | None:
     return check_slot_name(text.lower())
+
+
+def _is_broken(value: object) -> bool:
+    """Whether a variable has bytes that are not UTF-8: the environment brings lone surrogates."""
+    return isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _make_converter() -> cattrs.Converter:

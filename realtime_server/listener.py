@@ -22,6 +22,7 @@ from websockets.http11 import Request, Response
 from realtime_core.errors import ServerError
 
 from .auth import Authorizer, ConnectRequest
+from .connection import CLOSE_TIMEOUT, close_within
 from .endpoints import HttpProtocol
 from .errors import RefusedError
 from .phoenix.serializers import SERIALIZERS, Serializer
@@ -33,8 +34,6 @@ PATHS: Final = ("/socket/websocket", "/realtime/v1/websocket")
 _HEAD_TIMEOUT: Final = 10.0
 """Seconds a client has to send its request's head."""
 _MAX_HEAD: Final = 64 * 1024
-_CLOSE_TIMEOUT: Final = 2.0
-"""Seconds a client has to answer a close frame."""
 
 Handler = Callable[[ServerConnection, ConnectRequest, Serializer], Awaitable[None]]
 """Serves an open WebSocket until it ends."""
@@ -91,16 +90,24 @@ class Listener:
             server_header=None,
             # Shared frames cannot be compressed for each client, see docs/topics.
             compression=None,
-            close_timeout=_CLOSE_TIMEOUT,
+            close_timeout=CLOSE_TIMEOUT,
         )
 
     async def close(self) -> None:
         """Stop accepting; close every WebSocket with 1012, so that clients come back."""
         for transport in list(self._plain):
             transport.abort()
-        if self._server is not None:
-            self._server.close(code=1012, reason="the server restarts")
-            await self._server.wait_closed()
+        server = self._server
+        if server is None:
+            return
+        # Its own way of closing waits for clients that do not read.
+        server.close(close_connections=False)
+        await asyncio.sleep(0)
+        while connections := server.connections:
+            await asyncio.gather(
+                *(close_within(one, 1012, "the server restarts") for one in connections)
+            )
+        await server.wait_closed()
 
     def _make_protocol(self, *args: Any, **kwargs: Any) -> asyncio.Protocol:
         return _Head(lambda: ServerConnection(*args, **kwargs), self._plain)

@@ -54,7 +54,8 @@ class SocketOutbox:
 
     def write(self, frames: bytes) -> None:
         """Write whole frames, or cut the client off."""
-        if not self._is_open():
+        # A transport that is closing would log each write as an error of its own.
+        if self._transport.is_closing() or not self._is_open():
             return
         waiting = self._transport.get_write_buffer_size()
         if waiting and waiting + len(frames) > self._max_bytes:

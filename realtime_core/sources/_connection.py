@@ -12,6 +12,7 @@ what this module needs.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from typing import Any
 
@@ -20,12 +21,14 @@ from psycopg import AsyncClientCursor, AsyncConnection, generators
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import ExecStatus
 
-from ..errors import ConnectionLostError
+from ..errors import ConnectionLostError, SourceError
 from ..lsn import LSN
 from ..replication import commands
 from ._errors import connection_failed, translate
 
 __all__ = ["ReplicationConnection", "pinned_parameters"]
+
+logger = logging.getLogger("realtime.source")
 
 # These decide what text looks like; user settings must not.
 _PINNED = {
@@ -35,6 +38,10 @@ _PINNED = {
     "timezone": "UTC",
     "bytea_output": "hex",
 }
+
+# Probes find a peer that vanished while nothing is sent; the timeout, in milliseconds, one
+# that leaves what we send (a status update, every few seconds) unanswered.
+_NOTICE_A_LOST_PEER = {"keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 60_000}
 
 
 def pinned_parameters(dsn: str) -> dict[str, Any]:
@@ -50,8 +57,8 @@ def pinned_parameters(dsn: str) -> dict[str, Any]:
     theirs = parameters.get("options") or os.environ.get("PGOPTIONS", "")
     parameters["options"] = f"{theirs} {own}".strip()
     parameters["client_encoding"] = "UTF8"
-    # A peer that vanished is noticed, even if the operating system's default is two hours.
-    for name, value in (("keepalives_idle", 30), ("keepalives_interval", 10)):
+    parameters["replication"] = "database"
+    for name, value in _NOTICE_A_LOST_PEER.items():
         parameters.setdefault(name, value)
     if "PGCONNECT_TIMEOUT" not in os.environ:
         parameters.setdefault("connect_timeout", 10)
@@ -69,6 +76,9 @@ class ReplicationConnection:
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] | None = None
         self._writing = False
+        self._ended = False
+        self._encrypted = self._pgconn.ssl_in_use or self._pgconn.used_gssapi
+        connection.add_notice_handler(_log_notice)
 
     @classmethod
     async def connect(cls, dsn: str, slot: str) -> ReplicationConnection:
@@ -80,7 +90,6 @@ class ReplicationConnection:
         try:
             connection = await AsyncConnection.connect(
                 **pinned_parameters(dsn),
-                replication="database",
                 autocommit=True,
                 # Replication connections speak only the simple query protocol.
                 cursor_factory=AsyncClientCursor,
@@ -130,30 +139,34 @@ class ReplicationConnection:
             SourceError: when the stream ended, saying why.
         """
         while True:
-            await self._readable()
             try:
-                self._pgconn.consume_input()
+                # First what libpq holds already: an earlier read of the socket may have
+                # brought it, and then the socket will not wake us for it.
                 payloads = self._available()
-                if self._pgconn.ssl_in_use:
-                    # OpenSSL may hold decrypted bytes that make no socket readable.
+                if payloads:
+                    return payloads
+                await self._readable()
+                self._pgconn.consume_input()
+                if self._encrypted:
+                    # The encrypting library may hold bytes that make no socket readable.
                     self._pgconn.consume_input()
-                    payloads += self._available()
             except psycopg.Error as exc:
                 raise translate(exc, self._slot) from exc
-            if payloads:
-                return payloads
 
     def _available(self) -> list[memoryview]:
         payloads: list[memoryview] = []
-        while True:
+        while not self._ended:
             size, data = self._pgconn.get_copy_data(1)
             if size > 0:
                 payloads.append(data)
-            elif size == 0 or payloads:
-                # At the end of the stream (-1), first hand out what came before it.
+            elif size == 0:
                 return payloads
             else:
-                self._raise_end()
+                # libpq says so only once, and what came before it goes out first.
+                self._ended = True
+        if not payloads:
+            self._raise_end()
+        return payloads
 
     def _raise_end(self) -> None:
         result = self._pgconn.get_result()
@@ -215,7 +228,7 @@ class ReplicationConnection:
             async with asyncio.timeout(within):
                 while True:
                     await self.read()
-        except (psycopg.Error, TimeoutError, ConnectionLostError):
+        except (psycopg.Error, TimeoutError, SourceError):
             pass
         finally:
             self.close()
@@ -229,3 +242,8 @@ class ReplicationConnection:
 def _resolve(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)
+
+
+def _log_notice(notice: psycopg.errors.Diagnostic) -> None:
+    if notice.severity_nonlocalized == "WARNING":
+        logger.warning("PostgreSQL warns: %s", notice.message_primary)

@@ -32,8 +32,6 @@ _REFUSALS: Final = (
     ("pg_hba.conf", "allow this user, host and database (and replication) in pg_hba.conf"),
     ("must be superuser or replication role", "run ALTER ROLE … REPLICATION"),
     ("permission denied to start WAL sender", "run ALTER ROLE … REPLICATION"),
-    ('database "', "create the database or choose another"),
-    ('role "', "create the role or choose another"),
 )
 
 
@@ -49,6 +47,10 @@ def connection_failed(exc: Error) -> SourceError:
             if "REPLICATION" in remedy:
                 return PrivilegeError(f"the role may not replicate ({text}); {remedy}")
             return AuthenticationError(f"PostgreSQL refused the connection ({text}); {remedy}")
+    if "does not exist" in text:
+        return AuthenticationError(
+            f"PostgreSQL refused the connection ({text}); create it or choose another"
+        )
     if "max_wal_senders" in text:
         return ConnectionLostError(
             f"no free WAL sender ({text}); stop another consumer or raise max_wal_senders"

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Protocol, Self
 
-from ..changes import Change, Commit, Event
+from ..changes import Event
 from ..positions import Position
 
 __all__ = ["ChangeSource"]
@@ -40,7 +40,7 @@ class ChangeSource(Protocol):
         """Iterate over what each wake-up brought, never an empty list."""
         ...
 
-    def ack(self, upto: Change | Commit | Position) -> None:
+    def ack(self, upto: Event | Position) -> None:
         """Say that everything up to and including ``upto`` is done with."""
         ...
 

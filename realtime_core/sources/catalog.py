@@ -13,14 +13,16 @@ import attrs
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
+from ..lsn import LSN
+
 __all__ = [
     "ServerFacts",
+    "Slot",
     "enum_labels",
     "missing_publications",
     "primary_key",
     "server_facts",
-    "slot_exists",
-    "slot_holder",
+    "slot",
 ]
 
 
@@ -36,6 +38,26 @@ class ServerFacts:
     """In seconds; 0 when off."""
     in_recovery: bool
     """Whether it is a standby."""
+
+
+@attrs.frozen
+class Slot:
+    """A replication slot; see ``pg_replication_slots``."""
+
+    name: str
+    slot_type: str
+    """``logical`` or ``physical``."""
+    plugin: str | None
+    """Output plugin, of a logical slot."""
+    database: str | None
+    """Of a logical slot."""
+    temporary: bool
+    active_pid: int | None
+    """Process ID of the walsender that streams from it."""
+    wal_status: str | None
+    """``lost`` when WAL that it needs is gone."""
+    confirmed_flush_lsn: LSN
+    """Up to where its consumer has acknowledged; it streams from there."""
 
 
 async def _rows(
@@ -75,22 +97,21 @@ async def missing_publications(
     return tuple(name for name in names if name not in found)
 
 
-async def slot_exists(connection: AsyncConnection[Any], slot: str) -> bool:
-    """Whether the cluster has a replication slot of that name."""
-    rows = await _rows(
-        connection, "SELECT 1 FROM pg_catalog.pg_replication_slots WHERE slot_name = %s", [slot]
-    )
-    return bool(rows)
-
-
-async def slot_holder(connection: AsyncConnection[Any], slot: str) -> int | None:
-    """PID of the process that streams from the slot, None if nobody does."""
+async def slot(connection: AsyncConnection[Any], name: str) -> Slot | None:
+    """Return what is known of a replication slot, None if the cluster has none of that name."""
     rows = await _rows(
         connection,
-        "SELECT active_pid FROM pg_catalog.pg_replication_slots WHERE slot_name = %s",
-        [slot],
+        """
+        SELECT slot_type, plugin, database, temporary, active_pid, wal_status,
+               (confirmed_flush_lsn - '0/0')::pg_catalog.int8
+        FROM pg_catalog.pg_replication_slots WHERE slot_name = %s
+        """,
+        [name],
     )
-    return rows[0][0] if rows else None
+    if not rows:
+        return None
+    kind, plugin, database, temporary, pid, wal_status, confirmed = rows[0]
+    return Slot(name, kind, plugin, database, temporary, pid, wal_status, LSN(confirmed or 0))
 
 
 async def primary_key(connection: AsyncConnection[Any], relation_oid: int) -> tuple[str, ...]:

@@ -28,7 +28,6 @@ from ..errors import (
     PositionMismatchError,
     PublicationNotFoundError,
     RealtimeError,
-    SlotInUseError,
     SlotLostError,
     SourceError,
     WalLevelError,
@@ -43,6 +42,7 @@ from . import catalog
 from ._backoff import Backoff
 from ._connection import ReplicationConnection
 from ._errors import translate
+from ._slots import check_slot, create_slot, gap_reason
 
 __all__ = ["PgoutputSource"]
 
@@ -51,8 +51,10 @@ logger = logging.getLogger("realtime.source")
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _ACK_DELAY: Final = 0.05
 """Seconds within which acknowledgements share one status update."""
-_STOP_TIMEOUT: Final = 1.0
+_STOP_TIMEOUT: Final = 2.0
 """Seconds that closing waits for the server to let go of the slot."""
+_STABLE: Final = 5.0
+"""Seconds after which a stream that breaks off counts as one that had worked."""
 _NOWHERE: Final[Place] = (0, -1)
 
 
@@ -125,9 +127,9 @@ class PgoutputSource:
         self._ack_timer: asyncio.TimerHandle | None = None
 
         # What outlives connections.
-        self._attaching: asyncio.Task[ReplicationConnection] | None = None
-        self._attached_before = False
+        self._attaching: asyncio.Task[None] | None = None
         self._stream: StreamIdentity | None = None
+        self._former_streams: set[StreamIdentity | None] = set()
         self._progress = Progress()
         self._pending: deque[Event] = deque()
         self._error: RealtimeError | None = None
@@ -139,7 +141,14 @@ class PgoutputSource:
         self._last: Place = _NOWHERE
         self._last_commit = 0
         self._resuming = False
+        # The same as _last, but not forgotten at a gap: what may be acknowledged.
+        self._newest: Place = _NOWHERE
         self._position: Position | None = None
+        # Whether the connection has brought anything new, since when, and how long to wait
+        # before the next one.
+        self._productive = False
+        self._attached_at = 0.0
+        self._delay = 0.0
 
     # Lifetime
 
@@ -149,6 +158,8 @@ class PgoutputSource:
         Raises:
             SourceError: if that fails, unless the source is persistent.
         """
+        if self._closed:
+            raise RuntimeError("this source was closed: make a new one")
         if not self._persistent:
             await self._attach()
         return self
@@ -164,10 +175,12 @@ class PgoutputSource:
     async def aclose(self) -> None:
         """Send the last acknowledgement, let go of the slot, close the connection."""
         self._closed = True
-        if self._attaching is not None:
-            self._attaching.cancel()
-            await asyncio.wait({self._attaching})
-            self._attaching = None
+        self._pending.clear()
+        attaching = self._attaching
+        if attaching is not None:
+            attaching.cancel()
+            # Not its error either: whoever closes has lost interest in it.
+            await asyncio.gather(attaching, return_exceptions=True)
         connection = self._connection
         if connection is not None:
             self._send_status()
@@ -256,22 +269,27 @@ class PgoutputSource:
         if not (exc.transient or self._persistent):
             raise exc
         logger.warning("stream interrupted: %s", exc)
+        loop = asyncio.get_running_loop()
+        if self._productive or loop.time() - self._attached_at > _STABLE:
+            self._backoff.reset()
+            self._delay = 0.0
+        else:
+            # An error that comes with each attempt must not become a busy loop.
+            self._delay = self._backoff.next()
 
     def _take(self, payloads: Iterable[bytes | memoryview]) -> None:
         """Decode CopyData payloads and queue their events."""
-        for payload in payloads:
-            try:
+        try:
+            for payload in payloads:
                 message = parse_copy_data(payload)
                 if isinstance(message, Keepalive):
                     self._keepalive(message)
                     continue
-                events = self._assembler.feed(self._decoder.decode(message.payload))
-            except RealtimeError as exc:
-                # What came before it is good and goes out first.
-                self._error = exc
-                return
-            for event in events:
-                self._queue(event)
+                for event in self._assembler.feed(self._decoder.decode(message.payload)):
+                    self._queue(event)
+        except RealtimeError as exc:
+            # What came before it is good and goes out first.
+            self._error = exc
 
     def _queue(self, event: Change | Begin | Commit) -> None:
         if isinstance(event, Commit):
@@ -292,7 +310,8 @@ class PgoutputSource:
             if place <= self._last:
                 return
             self._resuming = False
-        self._last = place
+        self._productive = True
+        self._last = self._newest = place
         self._pending.append(event)
         if isinstance(event, LogicalMessage) and event.transaction is None:
             self._progress.transaction_ended(place, event.lsn)
@@ -318,23 +337,28 @@ class PgoutputSource:
 
     # Acknowledging
 
-    def ack(self, upto: Change | Commit | Position) -> None:
+    def ack(self, upto: Event | Position) -> None:
         """Say that everything up to and including ``upto`` is done with.
 
         Cumulative. The slot moves to the end of the last transaction that is wholly
-        acknowledged; the server hears of it within 50 ms.
+        acknowledged; the server hears of it within 50 ms. A Begin or a Gap acknowledges
+        nothing, and neither does what was read before a gap: that slot is gone.
 
         Raises:
             PositionMismatchError: if ``upto`` belongs to another stream.
-            ValueError: if it lies beyond what was handed over.
+            ValueError: if it lies beyond what has arrived.
         """
+        if isinstance(upto, (Begin, Gap)):
+            return
         position = upto if isinstance(upto, Position) else upto.position
         if position.stream != self._stream:
+            if position.stream in self._former_streams:
+                return
             raise PositionMismatchError(
                 f"cannot acknowledge {position}: this source streams {self._stream}"
             )
         place = (position.lsn, position.index)
-        if place > max(self._last, (self._last_commit, 0)):
+        if place > max(self._newest, (self._last_commit, 0)):
             raise ValueError(f"cannot acknowledge {position}: it was not handed over yet")
         if self._progress.acknowledge(place):
             self._send_soon()
@@ -376,24 +400,21 @@ class PgoutputSource:
         self._attaching = None
         if task.cancelled():
             raise StopAsyncIteration
-        self._connection = task.result()
-        self._tick()
+        task.result()
 
-    async def _attach_until_done(self) -> ReplicationConnection:
+    async def _attach_until_done(self) -> None:
+        await asyncio.sleep(self._delay)
         while True:
             try:
-                connection = await self._attach_once()
+                return await self._attach_once()
             except SourceError as exc:
-                if not (self._persistent or (self._attached_before and exc.transient)):
+                if not (self._persistent or (self._stream is not None and exc.transient)):
                     raise
                 delay = self._backoff.next()
                 logger.warning("%s; trying again in %.1f s", exc, delay)
                 await asyncio.sleep(delay)
-            else:
-                self._backoff.reset()
-                return connection
 
-    async def _attach_once(self) -> ReplicationConnection:
+    async def _attach_once(self) -> None:
         slot = self._slot or f"realtime_{self._random.getrandbits(64):016x}"
         connection = await ReplicationConnection.connect(self._dsn, slot)
         try:
@@ -404,60 +425,73 @@ class PgoutputSource:
             if missing:
                 raise PublicationNotFoundError(missing, facts.database)
             stream = StreamIdentity(*await connection.identify_system(), self._publications)
-            gap = await self._ensure_slot(connection, slot, stream)
-            await connection.start(self._progress.flushed, pgoutput_options(self._publications))
+            progress, reason = await self._ensure_slot(connection, slot, facts.database, stream)
+            await connection.start(progress.flushed, pgoutput_options(self._publications))
         except psycopg.Error as exc:
             connection.close()
             raise translate(exc, slot) from exc
         except BaseException:
             connection.close()
             raise
-        self._begin_stream(stream, gap)
+        self._begin_stream(stream, progress, reason)
+        self._connection = connection
         if facts.wal_sender_timeout:
             self._timer_interval = min(self._status_interval, facts.wal_sender_timeout / 3)
+        self._tick()
         kind = "temporary slot" if self._temporary else "slot"
         logger.info("streaming from database %r, %s %r", facts.database, kind, slot)
-        return connection
 
     async def _ensure_slot(
-        self, connection: ReplicationConnection, slot: str, stream: StreamIdentity
-    ) -> Gap | None:
-        """Make the slot if it has to be made; return the gap that this means."""
-        exists = await catalog.slot_exists(connection.sql, slot)
-        if exists and not self._temporary:
-            return None
-        if exists:
-            raise SlotInUseError(slot, await catalog.slot_holder(connection.sql, slot))
-        reason = GapReason.TEMPORARY_SLOT if self._temporary else GapReason.SLOT_MISSING
-        if self._attached_before and self._on_gap == "raise":
+        self, connection: ReplicationConnection, name: str, database: str, stream: StreamIdentity
+    ) -> tuple[Progress, GapReason | None]:
+        """Check the slot or make it; return its books, and why there is a gap if there is one."""
+        slot = await catalog.slot(connection.sql, name)
+        if slot is not None:
+            check_slot(slot, database=database, temporary=self._temporary)
+        reason = None
+        if self._stream is not None:
+            if stream != self._stream:
+                reason = GapReason.OTHER_CLUSTER
+            else:
+                acknowledged = self._progress.flushed
+                reason = gap_reason(slot, temporary=self._temporary, acknowledged=acknowledged)
+        if reason is not None and self._on_gap == "raise":
             raise SlotLostError(
-                slot,
-                f"the slot is gone ({reason.value}): changes since {self._position} may be lost; "
-                'use a permanent slot, or on_gap="continue" to go on with a Gap',
+                name,
+                f"changes since {self._position} may be lost ({reason.value}); use a permanent "
+                'slot that nobody else touches, or on_gap="continue" to go on with a Gap',
             )
-        start = await connection.create_slot(temporary=self._temporary)
-        first = not self._attached_before
-        self._progress = Progress(start)
-        if first:
-            return None
-        after = None if self._last == _NOWHERE else self._position_at(self._last)
-        return Gap(after, Position(start, 0, stream), reason)
+        if slot is None:
+            start = await create_slot(connection, name, temporary=self._temporary)
+        else:
+            start = slot.confirmed_flush_lsn
+        same = self._stream is not None and reason is None
+        return (self._progress if same else Progress(start)), reason
 
-    def _position_at(self, place: Place) -> Position:
-        return Position(LSN(place[0]), place[1], self._stream)
-
-    def _begin_stream(self, stream: StreamIdentity, gap: Gap | None) -> None:
-        self._attached_before = True
-        self._stream = stream
-        self._decoder = Decoder()
-        self._assembler = Assembler(stream)
-        self._resuming = True
-        if gap is not None:
+    def _begin_stream(
+        self, stream: StreamIdentity, progress: Progress, reason: GapReason | None
+    ) -> None:
+        if reason is not None:
+            after = None if self._last == _NOWHERE else self._position_at(self._last)
+            gap = Gap(after, Position(progress.flushed, 0, stream), reason)
+            logger.error("changes may be lost: %s, after %s", reason.value, after)
+            self._pending.append(gap)
             # What comes from another slot is no repetition, wherever it stands.
             self._last_begin = self._last_commit = 0
             self._last = _NOWHERE
-            logger.error("changes may be lost: %s, after %s", gap.reason.value, gap.after)
-            self._pending.append(gap)
+        if self._stream is not None and stream != self._stream:
+            self._former_streams.add(self._stream)
+            self._newest = _NOWHERE
+        self._stream = stream
+        self._progress = progress
+        self._decoder = Decoder()
+        self._assembler = Assembler(stream)
+        self._resuming = True
+        self._productive = False
+        self._attached_at = asyncio.get_running_loop().time()
+
+    def _position_at(self, place: Place) -> Position:
+        return Position(LSN(place[0]), place[1], self._stream)
 
     def _detach(self) -> None:
         """Forget the connection and stop its timers."""
@@ -488,7 +522,7 @@ def _checked_publications(names: Iterable[str]) -> tuple[str, ...]:
     if not checked:
         raise ConfigError("publications is empty: name at least one")
     for name in checked:
-        if not name or "\0" in name:
+        if not name or "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
             raise ConfigError(f"publications has {name!r}, which is not a name")
     return checked
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sys
+from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
 
 from tests.fix_postgres import Database
 from tests.raw_client import RawClient
@@ -67,3 +70,66 @@ async def test_a_client_that_stops_reading_is_dropped_and_the_others_get_everyth
         for client in others:
             client.close()
         stuck.close()
+
+
+async def test_a_client_that_does_not_read_does_not_hold_up_the_end(table: Database) -> None:
+    with ServerProcess(table.dsn, PUBLICATIONS=PUBLICATIONS) as server:
+        server.wait_until_streaming()
+        topic = "realtime:public:item"
+        stuck = await RawClient.join(server.port, topic, receive_buffer=4096)
+        stuck.stop_reading()
+        reader = await RawClient.join(server.port, topic)
+        # More than the kernel takes, less than the server allows.
+        write = "insert into item select g, repeat('x', 1500) from generate_series(1, 4000) g"
+        table.execute(write)
+        await eventually(lambda: len(reader.ids) >= 4000, within=60)
+        server.process.terminate()
+        assert await asyncio.to_thread(server.process.wait, 5) == 0
+        stuck.close()
+
+
+async def test_one_client_cannot_take_the_servers_memory_by_joining(table: Database) -> None:
+    with ServerProcess(table.dsn, PUBLICATIONS=PUBLICATIONS) as server:
+        url = f"ws://127.0.0.1:{server.port}/socket/websocket"
+        async with connect(url, max_queue=None) as websocket:
+
+            async def join(topic: str) -> dict[str, Any]:
+                message = {"topic": topic, "event": "phx_join", "ref": "1", "payload": {}}
+                await websocket.send(json.dumps(message))
+                reply: dict[str, Any] = json.loads(await websocket.recv())["payload"]
+                return reply
+
+            long = await join("realtime:public:item:name=eq." + "x" * 5000)
+            assert long["status"] == "error"
+            assert "longer than 4096" in long["response"]["reason"]
+            for number in range(1000):
+                assert (await join(f"realtime:public:item:id=eq.{number}"))["status"] == "ok"
+            refused = await join("realtime:one:more")
+            assert refused["status"] == "error"
+            assert "joined 1000 topics" in refused["response"]["reason"]
+            # A rejoin takes no more than it gives back.
+            assert (await join("realtime:public:item:id=eq.7"))["status"] == "ok"
+
+
+async def test_a_flood_of_messages_does_not_keep_the_others_waiting(table: Database) -> None:
+    heartbeat = json.dumps({"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": "1"})
+    with ServerProcess(table.dsn, PUBLICATIONS=PUBLICATIONS) as server:
+        url = f"ws://127.0.0.1:{server.port}/socket/websocket"
+        async with connect(url) as flooder, connect(url) as other:
+
+            async def flood() -> None:
+                while True:
+                    await flooder.send(heartbeat)
+
+            async def read() -> None:
+                async for _ in flooder:
+                    pass
+
+            flooding = [asyncio.create_task(flood()), asyncio.create_task(read())]
+            for _ in range(50):
+                await other.send(heartbeat)
+                async with asyncio.timeout(5):
+                    await other.recv()
+            for task in flooding:
+                task.cancel()
+        assert not [line for line in server.log if "socket.send() raised" in line]

@@ -30,11 +30,14 @@ from realtime_core import (
     PublicationNotFoundError,
     SlotInUseError,
     SlotLostError,
+    SlotUnavailableError,
+    SourceError,
     Truncate,
     Update,
 )
 from realtime_core.sources import catalog
-from tests.fix_postgres import Database, unique_name
+from tests.fix_postgres import Database, Server, unique_name
+from tests.proxy import Proxy
 from tests.waiting import eventually, eventually_sync
 
 pytestmark = pytest.mark.integration
@@ -352,6 +355,128 @@ async def test_a_temporary_slots_reconnect_is_a_gap(table: Database) -> None:
             assert gap.reason is GapReason.TEMPORARY_SLOT
             assert gap.after == last
             assert gap.until > last
+
+
+async def test_what_was_read_before_a_gap_may_still_be_acknowledged(table: Database) -> None:
+    async with open_source(table, on_gap="continue") as source:
+        insert(table, 1)
+        (event,) = await take(source, 1)
+        kill_walsenders(table)
+        (gap,) = await take(source, 1)
+        source.ack(event)
+        source.ack(gap)
+        insert(table, 2)
+        assert ids(await take(source, 1)) == [2]
+
+
+async def test_a_slot_that_somebody_advanced_is_a_gap(table: Database) -> None:
+    slot = unique_name("slot")
+    async with open_source(table, slot=slot, on_gap="continue", backoff=(0.5, 0.5)) as source:
+        insert(table, 1)
+        await take(source, 1)
+        kill_walsenders(table)
+        await eventually(
+            lambda: (
+                table.execute("select 1 from pg_replication_slots where active_pid is null") != []
+            )
+        )
+        insert(table, 2)
+        table.execute(
+            "select pg_replication_slot_advance(%s, pg_current_wal_insert_lsn())", (slot,)
+        )
+        insert(table, 3)
+        gap, event = await take(source, 2)
+        assert isinstance(gap, Gap)
+        assert gap.reason is GapReason.SLOT_MOVED
+        assert ids([event]) == [3]
+
+
+async def test_an_error_of_the_stream_is_said_after_the_rows_before_it(database: Database) -> None:
+    # The publication's row filter divides by zero for the third row.
+    database.execute("create table item (id int primary key)")
+    database.execute("create publication shop for table item where (10 / id > 0)")
+    async with open_source(database, slot=unique_name("slot")) as source:
+        for number in (2, 3, 0):
+            database.execute("insert into item values (%s)", (number,))
+        assert ids(await take(source, 2)) == [2, 3]
+        with pytest.raises(SourceError, match="22012"):
+            await soon(anext(source))
+
+
+async def test_an_error_that_comes_with_each_attempt_is_no_busy_loop(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.execute("create table item (id int primary key)")
+    database.execute("create publication shop for table item where (10 / id > 0)")
+    settings = {"persistent": True, "backoff": (0.2, 10)}
+    async with open_source(database, slot=unique_name("slot"), **settings) as source:
+        reading = asyncio.create_task(anext(source))  # type: ignore[arg-type]
+        await eventually(lambda: database.execute("select 1 from pg_replication_slots"))
+        database.execute("insert into item values (0)")
+        await eventually(lambda: caplog.text.count("stream interrupted") >= 3)
+        began = asyncio.get_running_loop().time()
+        await eventually(lambda: caplog.text.count("stream interrupted") >= 5)
+        # Two more attempts: 0.4 s and 0.8 s of waiting at least, once the delays have doubled.
+        assert asyncio.get_running_loop().time() - began > 0.5
+        reading.cancel()
+
+
+async def test_another_databases_slot_is_left_alone(table: Database) -> None:
+    slot = unique_name("slot")
+    table.server.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
+    try:
+        with pytest.raises(SlotUnavailableError, match="belongs to database"):
+            async with open_source(table, slot=slot):
+                pass
+    finally:
+        table.server.execute("select pg_drop_replication_slot(%s)", (slot,))
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        ("pg_create_physical_replication_slot(%s)", "physical"),
+        ("pg_create_logical_replication_slot(%s, 'test_decoding')", "output plugin"),
+    ],
+)
+async def test_a_slot_of_another_kind_is_left_alone(table: Database, make: str, found: str) -> None:
+    slot = unique_name("slot")
+    table.execute(f"select {make}", (slot,))
+    with pytest.raises(SlotUnavailableError, match=found):
+        async with open_source(table, slot=slot):
+            pass
+    table.execute("select pg_drop_replication_slot(%s)", (slot,))
+
+
+async def test_another_cluster_at_the_same_address_is_a_gap(pg17: Server, pg18: Server) -> None:
+    # A proxy leads the same address to one server first, then to the other.
+    slot, name = unique_name("slot"), unique_name("test")
+    first, second = databases = [Database(server, name) for server in (pg17, pg18)]
+    for database in databases:
+        database.server.execute(f"create database {name}")
+        database.execute("create table item (id int primary key, name text)")
+        database.execute("create publication shop for table item")
+    try:
+        async with Proxy() as proxy:
+            proxy.lead_to(first.dsn)
+            dsn = make_conninfo(first.dsn, host="127.0.0.1", port=proxy.port)
+            source = PgoutputSource(
+                dsn, publications=["shop"], slot=slot, on_gap="continue", backoff=(0.01, 0.1)
+            )
+            async with source:
+                insert(first, 1, 2)
+                one, two = await take(source, 2)
+                proxy.lead_to(second.dsn)
+                proxy.cut()
+                (gap,) = await take(source, 1)
+                assert isinstance(gap, Gap)
+                assert gap.reason is GapReason.OTHER_CLUSTER
+                source.ack(two)
+                insert(second, 3)
+                assert ids([one, two, *await take(source, 1)]) == [1, 2, 3]
+    finally:
+        for database in databases:
+            database.drop()
 
 
 async def test_without_on_gap_a_temporary_slots_reconnect_raises(table: Database) -> None:

@@ -26,8 +26,8 @@ from realtime_core.sources._errors import connection_failed, translate
         ),
         ("fe_sendauth: no password supplied", AuthenticationError, "passfile"),
         ('FATAL:  no pg_hba.conf entry for host "::1"', AuthenticationError, "pg_hba.conf"),
-        ('FATAL:  database "x" does not exist', AuthenticationError, "create the database"),
-        ('FATAL:  role "x" does not exist', AuthenticationError, "create the role"),
+        ('FATAL:  database "x" does not exist', AuthenticationError, "create it"),
+        ('FATAL:  role "x" does not exist', AuthenticationError, "create it"),
         (
             "FATAL:  permission denied to start WAL sender",
             PrivilegeError,
@@ -38,6 +38,7 @@ from realtime_core.sources._errors import connection_failed, translate
             ConnectionLostError,
             "raise max_wal_senders",
         ),
+        ('FATAL:  too many connections for role "app"', ConnectionLostError, "too many"),
         ("connection refused\n\tIs the server running?", ConnectionLostError, "check that it runs"),
     ],
 )
