@@ -93,7 +93,7 @@ async def run(environ: Mapping[str, str]) -> None:
     # Blocks the loop for a second, in the one thread that lives long enough;
     # a signal that comes meanwhile is served as soon as everything is up.
     with _database(environ.get("DEMO_DSN")) as database:
-        with psycopg.connect(database.dsn) as connection:
+        with psycopg.connect(database.dsn, connect_timeout=3) as connection:
             sample.prepare(connection)
             settings |= _database_settings(connection.info)
         config = ServerConfig.from_env(settings, dev=True)
