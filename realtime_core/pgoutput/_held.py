@@ -43,13 +43,15 @@ HoldableMessage = (
     InsertMessage | UpdateMessage | DeleteMessage | TruncateMessage | LogicalMessageMessage
 )
 
+# What is spilled, and read back, at a time: few bytes, since the copy needs memory too.
 _BLOCK: Final = 1000
-"""Changes that are spilled, and read back, at a time."""
+_BLOCK_BYTES: Final = 1024 * 1024
 
-# What CPython needs for a held change of no fields, and for each field besides its text:
-# measured with tracemalloc, rounded up.
+# What CPython needs for a held change of no fields, for each field, and for its text besides
+# its characters: measured with tracemalloc, rounded up.
 _CHANGE_BYTES: Final = 200
-_FIELD_BYTES: Final = 60
+_FIELD_BYTES: Final = 8
+_TEXT_BYTES: Final = 60
 
 
 class HeldTransaction:
@@ -59,10 +61,14 @@ class HeldTransaction:
         xid: of the top-level transaction.
         relations: what its rows refer to.
         store: where changes go when memory is short.
+        gid: of a prepared transaction that arrives as a whole; not known of a streamed one.
     """
 
-    def __init__(self, xid: int, relations: RelationCache, store: SpillStore) -> None:
+    def __init__(
+        self, xid: int, relations: RelationCache, store: SpillStore, *, gid: str | None = None
+    ) -> None:
         self.xid = xid
+        self.gid = gid
         self.relations = relations
         self.origin: str | None = None
         self.memory = 0
@@ -99,9 +105,10 @@ class HeldTransaction:
                 size += _size(old)
             case TruncateMessage(options, oids):
                 held = ("T", xid, tuple(self._number(oid) for oid in oids), options)
+                size += _FIELD_BYTES * len(oids)
             case LogicalMessageMessage():
                 held = ("M", xid, int(message.lsn), message.prefix, message.content)
-                size += len(message.content)
+                size += _size((message.prefix, message.content))
         self._held.append(held)
         self.memory += size
         return size
@@ -119,9 +126,10 @@ class HeldTransaction:
         """
         if self._spill is None:
             self._spill = self._store.open()
-        kept = [_packed(held) for held in self._held if held[1] not in self._aborted]
-        for start in range(0, len(kept), _BLOCK):
-            self._spill.write(kept[start : start + _BLOCK])
+        kept = [held for held in self._held if held[1] not in self._aborted]
+        block = max(1, min(_BLOCK, len(self._held) * _BLOCK_BYTES // max(1, self.memory)))
+        for start in range(0, len(kept), block):
+            self._spill.write([_packed(held) for held in kept[start : start + block]])
         freed = self.memory
         self._held.clear()
         self.memory = 0
@@ -193,10 +201,13 @@ class HeldTransaction:
 
 
 def _size(fields: Fields) -> int:
-    total = 0
+    total = _FIELD_BYTES * len(fields)
     for field in fields:
-        if isinstance(field, (str, bytes)):
-            total += len(field) + _FIELD_BYTES
+        if type(field) is str:
+            # CPython takes up to four bytes for each character of a text that is not ASCII.
+            total += _TEXT_BYTES + (len(field) if field.isascii() else 4 * len(field))
+        elif type(field) is bytes:
+            total += _TEXT_BYTES + len(field)
     return total
 
 

@@ -27,7 +27,7 @@ from ..changes import (
     Truncate,
     Update,
 )
-from ..errors import DecodeError, RealtimeError
+from ..errors import ConfigError, DecodeError, SpillError
 from ..lsn import LSN
 from ..positions import StreamIdentity
 from ._held import HeldTransaction, HoldableMessage
@@ -68,14 +68,17 @@ _Handler: TypeAlias = Callable[[Any], Assembled]
 class Assembler:
     """Turns the messages of one connection into changes, in commit order.
 
-    After an error it refuses further messages: what it knows may be wrong. Make a new one
-    for each connection, as PostgreSQL describes every relation again.
+    After an error it refuses further messages: what it knows may be wrong, and what it held
+    is dropped. Make a new one for each connection, as PostgreSQL describes every relation again.
 
     Args:
         stream: goes into each position; None for a stream without a known source.
         max_memory: bytes of streamed and prepared transactions that are held in memory,
             all together; what is beyond goes to the spill store.
         spill_store: None: nameless files in the system's temporary folder.
+
+    Raises:
+        ConfigError: if ``max_memory`` is negative.
     """
 
     def __init__(
@@ -85,6 +88,8 @@ class Assembler:
         max_memory: int = 64 * 1024 * 1024,
         spill_store: SpillStore | None = None,
     ) -> None:
+        if max_memory < 0:
+            raise ConfigError(f"max_memory is {max_memory}: give bytes, 0 to hold none in memory")
         self._stream = stream
         self._max_memory = max_memory
         self._store = spill_store or FileSpillStore()
@@ -134,7 +139,7 @@ class Assembler:
             RelationMessage: self._describe_held,
             TypeMessage: self._name_type_held,
             TruncateMessage: self._hold,
-            LogicalMessageMessage: self._hold,
+            LogicalMessageMessage: self._logical_message_held,
             OriginMessage: self._origin_held,
             **frames,
         }
@@ -165,8 +170,9 @@ class Assembler:
             if self._begun:
                 return self._feed_first(message)
             return self._handlers[type(message)](message)
-        except RealtimeError:
+        except Exception:
             self._broken = True
+            self.close()
             raise
 
     def close(self) -> None:
@@ -177,6 +183,7 @@ class Assembler:
             self._holding.close()
         self._streamed.clear()
         self._prepared.clear()
+        self._memory = 0
 
     def _feed_first(self, message: Message) -> Assembled:
         """Take the message after Begin, and hand over both."""
@@ -296,6 +303,10 @@ class Assembler:
             self._memory -= largest.spill()
         return ()
 
+    def _logical_message_held(self, message: LogicalMessageMessage) -> Assembled:
+        # One that is not transactional waits for nobody.
+        return self._hold(message) if message.flags & 1 else self._logical_message(message)
+
     def _describe_held(self, message: RelationMessage) -> Assembled:
         self._now_holding().relations.add_relation(message)
         return ()
@@ -322,7 +333,9 @@ class Assembler:
         return ()
 
     def _stream_stop(self, message: StreamStopMessage) -> Assembled:
-        self._stop_holding(message)
+        held = self._stop_holding(message)
+        if held.gid is not None:
+            raise DecodeError(f"Stream Stop within prepared transaction {held.gid!r}")
         return ()
 
     def _stream_commit(self, message: StreamCommitMessage) -> Assembled:
@@ -347,11 +360,19 @@ class Assembler:
     def _begin_prepare(self, message: BeginPrepareMessage) -> Assembled:
         self._outside(message)
         # Not a stream: what is described here is said once for everybody.
-        self._start_holding(HeldTransaction(message.xid, self._relations, self._store))
+        self._start_holding(
+            HeldTransaction(message.xid, self._relations, self._store, gid=message.gid)
+        )
         return ()
 
     def _prepare(self, message: PrepareMessage) -> Assembled:
-        self._keep_prepared(message.gid, self._stop_holding(message))
+        held = self._stop_holding(message)
+        if (held.xid, held.gid) != (message.xid, message.gid):
+            raise DecodeError(
+                f"Prepare of {message.gid!r}, transaction {message.xid}, within that of "
+                f"{held.gid!r}, transaction {held.xid}"
+            )
+        self._keep_prepared(message.gid, held)
         return ()
 
     def _stream_prepare(self, message: StreamPrepareMessage) -> Assembled:
@@ -368,7 +389,7 @@ class Assembler:
 
     def _commit_prepared(self, message: CommitPreparedMessage) -> Assembled:
         self._outside(message)
-        held = self._prepared.pop(message.gid, None)
+        held = self._take_prepared(message)
         transaction = self._new_transaction(
             message.xid, message.commit_lsn, message.commit_time, gid=message.gid
         )
@@ -380,10 +401,20 @@ class Assembler:
 
     def _rollback_prepared(self, message: RollbackPreparedMessage) -> Assembled:
         self._outside(message)
-        held = self._prepared.pop(message.gid, None)
+        held = self._take_prepared(message)
         if held is not None:
             self._drop(held)
         return ()
+
+    def _take_prepared(
+        self, message: CommitPreparedMessage | RollbackPreparedMessage
+    ) -> HeldTransaction | None:
+        held = self._prepared.pop(message.gid, None)
+        if held is not None and held.xid != message.xid:
+            raise DecodeError(
+                f"{message.gid!r} ends as transaction {message.xid}, but was prepared as {held.xid}"
+            )
+        return held
 
     def _take_streamed(self, xid: int) -> HeldTransaction:
         held = self._streamed.pop(xid, None)
@@ -399,7 +430,16 @@ class Assembler:
         self, held: HeldTransaction, transaction: Transaction, end_lsn: LSN
     ) -> Iterator[Change | Begin | Commit]:
         self._memory -= held.memory
-        return held.replay(transaction, end_lsn)
+        return self._whole(held.replay(transaction, end_lsn))
+
+    def _whole(
+        self, events: Iterator[Change | Begin | Commit]
+    ) -> Iterator[Change | Begin | Commit]:
+        try:
+            yield from events
+        except SpillError:
+            self._broken = True
+            raise
 
     def _new_transaction(
         self,
