@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosedOK
 from websockets.protocol import State
 
 from realtime_server.auth import AllowAll, Authorizer, ConnectRequest, JoinRequest
-from realtime_server.connection import Connection
+from realtime_server.connection import Connection, close_within
 from realtime_server.errors import RefusedError
 from realtime_server.hub import Hub
 from realtime_server.outbox import OutboxCounters
@@ -270,6 +270,62 @@ async def test_a_silent_client_is_closed_normally() -> None:
     async with open_connection(idle_timeout=0.01) as client:
         await client.running
         assert client.websocket.closed == (1000, "no message within the idle time")
+
+
+async def test_a_client_that_does_not_take_the_close_frame_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def stuck(code: int, reason: str) -> None:
+        await asyncio.Event().wait()
+
+    async with open_connection() as client:
+        monkeypatch.setattr(client.websocket, "close", stuck)
+        closing = close_within(cast(ServerConnection, client.websocket), 1012, "x", within=0.01)
+        await closing
+        assert client.websocket.transport.aborted
+
+
+async def test_a_connection_may_join_so_many_topics_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("realtime_server.connection.MAX_CHANNELS", 2)
+    async with open_connection() as client:
+        for name in ("realtime:1", "realtime:2"):
+            assert await client.send("phx_join", topic=name) == [reply({}, topic=name)]
+        refused = "this connection has joined 2 topics, the most it may; leave some"
+        assert await client.send("phx_join") == [error(refused)]
+        # A second join of one of them is no further topic.
+        again = reply({}, topic="realtime:2")
+        assert await client.send("phx_join", topic="realtime:2") == [again]
+        await client.send("phx_leave", topic="realtime:1")
+        assert await client.send("phx_join") == [reply({})]
+
+
+async def test_a_topic_may_be_so_long_and_no_longer() -> None:
+    longest = "realtime:" + "x" * (4096 - len("realtime:"))
+    async with open_connection() as client:
+        # Longer than this client's outbox may hold, so it is read in between.
+        assert await client.send("phx_join", topic=longest) == [reply({}, topic=longest)]
+        assert await client.send("phx_join", topic=longest + "x") == [
+            reply(
+                {"reason": "the topic is longer than 4096 characters"},
+                "error",
+                topic=longest + "x",
+            )
+        ]
+
+
+async def test_a_client_that_floods_does_not_keep_the_others_waiting() -> None:
+    async with open_connection() as client:
+        heartbeat = {"topic": "phoenix", "event": "heartbeat", "payload": {}, "ref": "1"}
+        for _ in range(100):
+            client.websocket.incoming.put_nowait(json.dumps(heartbeat))
+        turns = 0
+        while not client.websocket.incoming.empty():
+            await asyncio.sleep(0)
+            turns += 1
+            client.websocket.transport.sent()
+        assert turns >= 100
 
 
 async def test_a_client_that_falls_behind_is_cut_off() -> None:
