@@ -81,7 +81,7 @@ def describe(event: Event) -> str:
 def types_of_fields(change: Insert, other: Change) -> None:
     """What a consumer reads has a type; a value of a column is Any."""
     assert_type(change.record.text("bio"), str | Unchanged | None)
-    assert_type(change.transaction.commit_time, datetime)
+    assert_type(change.transaction.commit_time, datetime | None)
     assert_type(change.transaction.commit_lsn, LSN)
     assert_type(other.position, Position)
     if change.record.raw("bio") is UNCHANGED:
