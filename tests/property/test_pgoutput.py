@@ -2,7 +2,7 @@
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime_core import LSN, UNCHANGED, Begin, Commit, DecodeError, TruncatedMessageError
@@ -32,6 +32,7 @@ from realtime_core.pgoutput import (
     UpdateMessage,
 )
 from tests.pgoutput_encoder import encode
+from tests.property.examples import examples
 
 TAGS = b"BCORYIUDTMSEcAbPpKr"
 
@@ -132,14 +133,14 @@ placed_bytes = st.builds(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(placed_messages)
 def test_decoding_undoes_encoding(placed: tuple[Place, Message]) -> None:
     place, message = placed
     assert place.decoder().decode(encode(message)) == message
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(1000)
 @given(placed_bytes)
 def test_any_bytes_are_a_message_or_a_decode_error(placed: tuple[Place, bytes]) -> None:
     place, data = placed
@@ -151,7 +152,7 @@ def test_any_bytes_are_a_message_or_a_decode_error(placed: tuple[Place, bytes]) 
     assert encode(message) == data
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(placed_messages, st.data())
 def test_the_beginning_of_a_message_is_truncated(
     placed: tuple[Place, Message], data: st.DataObject
@@ -163,7 +164,7 @@ def test_the_beginning_of_a_message_is_truncated(
         place.decoder().decode(encoded[:length])
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(placed_messages, st.binary(min_size=1, max_size=5))
 def test_a_message_with_something_behind_it_is_an_error(
     placed: tuple[Place, Message], extra: bytes
@@ -173,7 +174,7 @@ def test_a_message_with_something_behind_it_is_an_error(
         place.decoder().decode(encode(message) + extra)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(placed_bytes)
 def test_a_generated_reader_reads_as_the_plain_loop_does(placed: tuple[Place, bytes]) -> None:
     place, data = placed
@@ -187,7 +188,7 @@ def outcome(decoder: Decoder, data: bytes) -> object:
         return type(error), str(error)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.lists(streamable | with_xid | plain | short_aborts | starts, max_size=20))
 def test_any_order_of_messages_is_changes_or_a_decode_error(stream: list[Message]) -> None:
     assembler = Assembler()
