@@ -11,7 +11,10 @@ from typing import Final
 from ..errors import DecodeError, TruncatedMessageError
 from ..lsn import LSN
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "new_lsn"]
+
+# What 64 bits hold is an LSN: without the check of LSN() 0.13 µs instead of 0.33 µs.
+new_lsn: Final = int.__new__
 
 _I16: Final = Struct("!h")
 _I32: Final = Struct("!i")
@@ -64,7 +67,7 @@ class Reader:
         return value
 
     def lsn(self) -> LSN:
-        return LSN(_U64.unpack_from(self._data, self._take(8))[0])
+        return new_lsn(LSN, _U64.unpack_from(self._data, self._take(8))[0])
 
     def count16(self) -> int:
         """A number of things that follow, 16 bits."""

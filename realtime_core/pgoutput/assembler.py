@@ -189,8 +189,8 @@ class Assembler:
         """Take the message after Begin, and hand over both."""
         self._begun = False
         if isinstance(message, OriginMessage):
-            self._origin(message)
-            return (Begin(self._open(message)),)
+            self._transaction = attrs.evolve(self._open(message), origin=message.name)
+            return (Begin(self._transaction),)
         begin = Begin(self._open(message))
         return (begin, *self._handlers[type(message)](message))
 
@@ -274,7 +274,13 @@ class Assembler:
         return ()
 
     def _origin(self, message: OriginMessage) -> Assembled:
-        self._transaction = attrs.evolve(self._open(message), origin=message.name)
+        # The first one comes right after Begin: see _feed_first.
+        transaction = self._open(message)
+        if transaction.origin != message.name:
+            raise DecodeError(
+                f"Origin {message.name!r} too late: transaction {transaction.xid} was handed over "
+                f"with {transaction.origin!r}"
+            )
         return ()
 
     # Held transactions

@@ -43,7 +43,9 @@ Fields: TypeAlias = tuple[Field, ...]
 """A TupleData: text fields as str, binary ones as bytes, None, UNCHANGED."""
 
 
-@attrs.frozen
+# attrs.define, not frozen, for what is made for every transaction and every row: 0.17 µs for
+# three fields, frozen 0.46 µs.
+@attrs.define
 class BeginMessage:
     """``B``: a transaction begins. It is committed already."""
 
@@ -53,7 +55,7 @@ class BeginMessage:
     xid: int
 
 
-@attrs.frozen
+@attrs.define
 class CommitMessage:
     """``C``: all of the transaction has been sent."""
 
@@ -108,7 +110,6 @@ class TypeMessage:
     """Of the subtransaction, inside a stream only."""
 
 
-# The three row messages are attrs.define: one is made for every row (137 ns; frozen 348).
 @attrs.define
 class InsertMessage:
     """``I``."""

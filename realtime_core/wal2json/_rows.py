@@ -1,0 +1,91 @@
+"""A row as it stands in the text, column by column, to columns and fields."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+from ..errors import DecodeError
+from ..records import Column, Field
+from ._numbers import unsigned_32
+from ._types import parse_type
+
+__all__ = ["NO_COLUMNS", "Names", "Row", "Signature", "bytea_places", "columns_of", "fields_of"]
+
+Names: TypeAlias = tuple[str, ...]
+
+Signature: TypeAlias = tuple[Names, Names | None, Names | None]
+"""Names, types and types' OIDs of a row's columns, as the text has them; None if left out."""
+
+Row: TypeAlias = tuple[Signature, Sequence[Any]]
+"""A list of columns and its values, straight from the JSON text."""
+
+NO_COLUMNS: Final[Signature] = ((), None, None)
+
+_HEX: Final = re.compile(r"[0-9a-fA-F]*+").fullmatch
+
+
+def columns_of(signature: Signature) -> tuple[Column, ...]:
+    """Return the columns of a list, none of them as a key.
+
+    Raises:
+        DecodeError: if names or types are not text, or a name comes twice.
+    """
+    names, types, oids = signature
+    texts = types if types is not None else ("",) * len(names)
+    for text in (*names, *texts):
+        if not isinstance(text, str):
+            raise DecodeError("the name of a column or type is not a string")
+    if len(set(names)) != len(names):
+        raise DecodeError("a column comes twice")
+    numbers = [0] * len(names) if oids is None else [unsigned_32(oid, "typeoid") for oid in oids]
+    if not len(names) == len(texts) == len(numbers):
+        raise DecodeError(
+            f"a row has {len(names)} names, {len(texts)} types and {len(numbers)} types' OIDs"
+        )
+    columns = []
+    for name, text, oid in zip(names, texts, numbers, strict=True):
+        kind = parse_type(text, oid)
+        columns.append(Column(name, oid, kind.name, kind.schema, kind.modifier, False))
+    return tuple(columns)
+
+
+def bytea_places(columns: tuple[Column, ...]) -> tuple[int, ...]:
+    return tuple(
+        place
+        for place, column in enumerate(columns)
+        if column.type_name == "bytea" and column.type_schema == "pg_catalog"
+    )
+
+
+def fields_of(values: Sequence[Any], bytea: tuple[int, ...]) -> tuple[Field, ...]:
+    """Return PostgreSQL's texts of a row's values."""
+    # Numbers are str already, so most values are fields as they stand.
+    fields = [
+        value if value.__class__ is str or value is None else _boolean(value) for value in values
+    ]
+    for place in bytea:
+        value = fields[place]
+        if value is not None:
+            fields[place] = _bytea_text(value)
+    return tuple(fields)
+
+
+def _boolean(value: Any) -> str:
+    if value is True:
+        return "t"
+    if value is False:
+        return "f"
+    raise DecodeError("a value is a list or an object")
+
+
+def _bytea_text(value: str) -> str:
+    # A domain's value, with include-domain-data-type, has its prefix in format 2.
+    digits = value.removeprefix("\\x")
+    if len(digits) % 2 or _HEX(digits) is None:
+        raise DecodeError(
+            "a bytea value is not hexadecimal: wal2json cuts off its first two characters, so the "
+            "session that reads the slot must have bytea_output = 'hex'"
+        )
+    return f"\\x{digits}"
