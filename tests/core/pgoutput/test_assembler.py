@@ -234,6 +234,26 @@ def test_a_transaction_from_elsewhere_names_its_origin_from_begin_on() -> None:
     assert origins == ["upstream", "upstream", "upstream", None, None]
 
 
+@pytest.mark.parametrize("origin", [None, "upstream"])
+def test_an_origin_that_comes_too_late_is_an_error(origin: str | None) -> None:
+    """Begin has been handed over without it."""
+    first = [] if origin is None else [OriginMessage(LSN(1), origin)]
+    assembler = Assembler()
+    feed(assembler, BEGIN, *first, ORDERS)
+    with pytest.raises(DecodeError, match=rf"'another' too late: .* 731 .* with {origin!r}"):
+        assembler.feed(OriginMessage(LSN(1), "another"))
+
+
+def test_the_same_origin_again_is_none_the_worse() -> None:
+    """PostgreSQL's documentation allows for several."""
+    origin = OriginMessage(LSN(1), "upstream")
+    begin, commit = feed(Assembler(), BEGIN, origin, origin, END_OF_IT)
+    assert isinstance(begin, Begin)
+    assert isinstance(commit, Commit)
+    assert begin.transaction == commit.transaction
+    assert begin.transaction.origin == "upstream"
+
+
 # Relations and types
 
 
