@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 from ..errors import DecodeError, TruncatedMessageError, UnknownMessageError
 from ..lsn import LSN
 from ._reader import Reader, new_lsn
-from ._tuples import TupleReader, read_tuple, tuple_reader
+from ._tuples import InsertReader, TupleReader, insert_reader, read_tuple, tuple_reader
 from .messages import (
     BeginMessage,
     BeginPrepareMessage,
@@ -52,6 +52,7 @@ _u32_at: Final = Struct("!I").unpack_from
 _BEGIN: Final = Struct("!xQqI")
 _COMMIT: Final = Struct("!xBQQq")
 
+_INSERT: Final = ord("I")
 _NEW: Final = ord("N")
 _KEY: Final = ord("K")
 _OLD: Final = ord("O")
@@ -75,12 +76,21 @@ class Decoder:
             makes Stream Abort carry an LSN and a time. The protocol's version does not tell.
     """
 
-    __slots__ = ("_abort_info", "_in_stream", "_plain", "_tuple_readers", "_with_xid")
+    __slots__ = (
+        "_abort_info",
+        "_in_stream",
+        "_insert_readers",
+        "_plain",
+        "_tuple_readers",
+        "_with_xid",
+    )
 
     def __init__(self, *, abort_info: bool = False) -> None:
         self._abort_info = abort_info
         self._in_stream = False
         self._tuple_readers: dict[int, TupleReader] = {}
+        # By the message's first bytes: its tag and the relation's OID.
+        self._insert_readers: dict[bytes, InsertReader] = {}
         # What carries an xid inside a stream.
         self._with_xid: dict[int, _Read] = {
             ord("I"): self._insert,
@@ -119,6 +129,10 @@ class Decoder:
             raise TruncatedMessageError("the message is empty")
         tag = data[0]
         try:
+            if tag == _INSERT and not self._in_stream:
+                read_insert = self._insert_readers.get(data[:5])
+                if read_insert is not None:
+                    return read_insert(data)
             read = self._with_xid.get(tag)
             if read is not None:
                 if self._in_stream:
@@ -202,6 +216,9 @@ class Decoder:
         # A reader takes rows of any width, its own fastest: streams with different
         # versions of a table may be interleaved.
         self._tuple_readers[oid] = tuple_reader(len(columns))
+        self._insert_readers[b"I" + oid.to_bytes(4, "big")] = insert_reader(
+            oid, len(columns), lambda insert: self._insert(insert, 1, None)
+        )
         return RelationMessage(oid, namespace, name, identity, columns, xid)
 
     def _stream_start(self, reader: Reader) -> Message:
