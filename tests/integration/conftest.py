@@ -45,17 +45,24 @@ class Stage:
         self.schema = ""
         """The test's own, in the search path of :meth:`execute`."""
         self._fence = fence
+        # One connection for all: a new one for each statement would take most of the time.
+        self._connection = database.connect()
+
+    @contextlib.contextmanager
+    def scene(self) -> Iterator[None]:
+        """Have a schema of its own inside the block."""
+        self.schema = unique_name("s")
+        self.execute(f"create schema {self.schema}", f"set search_path to {self.schema}, public")
+        yield
+        self.execute("rollback", f"drop schema {self.schema} cascade")
 
     def execute(self, *statements: str) -> Rows:
         """Run statements as one transaction each; return the rows of the last."""
         rows: Rows = []
         for statement in statements:
-            with self.database.connect() as connection:
-                connection.execute(
-                    sql.SQL("set search_path to {}, public").format(sql.Identifier(self.schema))
-                )
-                cursor = connection.execute(statement)
-                rows = cursor.fetchall() if cursor.description else []
+            # Names and types are made anew by each test: nothing is worth preparing.
+            cursor = self._connection.execute(statement, prepare=False)
+            rows = cursor.fetchall() if cursor.description else []
         return rows
 
     def topic(self, table: str = "", column: str = "", value: str = "") -> str:
@@ -67,7 +74,7 @@ class Stage:
 
     async def settle(self) -> None:
         """Return when the server has handed out everything committed so far."""
-        self.database.execute(f"insert into {FENCE_SCHEMA}.fence default values")
+        self.execute(f"insert into {FENCE_SCHEMA}.fence default values")
         await self._fence.receive()
 
     async def prepare(self, *statements: str) -> None:
@@ -80,6 +87,9 @@ class Stage:
         self.execute(*statements)
         await self.settle()
         return [frame for frame in await client.drain() if not _is_fence(frame)]
+
+    def close(self) -> None:
+        self._connection.close()
 
     def client(self, vsn: Vsn = "1.0.0") -> contextlib.AbstractAsyncContextManager[PhoenixClient]:
         return open_client(self.port, vsn)
@@ -114,7 +124,8 @@ async def open_stage(server: Server, **settings: str) -> AsyncIterator[Stage]:
             await until_streaming(database)
             async with open_client(realtime.port) as fence:
                 await fence.join(f"realtime:{FENCE_SCHEMA}")
-                yield Stage(database, realtime, fence)
+                with contextlib.closing(Stage(database, realtime, fence)) as stage:
+                    yield stage
 
 
 @pytest.fixture(scope="session")
@@ -138,20 +149,15 @@ async def module_one_stage(one_pg: Server) -> AsyncIterator[Stage]:
         yield stage
 
 
-def _enter(stage: Stage) -> Iterator[Stage]:
-    stage.schema = unique_name("s")
-    stage.database.execute(f"create schema {stage.schema}")
-    yield stage
-    stage.database.execute(f"drop schema {stage.schema} cascade")
-
-
 @pytest.fixture
 def stage(module_stage: Stage) -> Iterator[Stage]:
     """A stage on each version of PostgreSQL in turn, and a schema of the test's own."""
-    yield from _enter(module_stage)
+    with module_stage.scene():
+        yield module_stage
 
 
 @pytest.fixture
 def one_stage(module_one_stage: Stage) -> Iterator[Stage]:
     """The same on one version."""
-    yield from _enter(module_one_stage)
+    with module_one_stage.scene():
+        yield module_one_stage
