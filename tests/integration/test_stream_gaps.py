@@ -214,7 +214,7 @@ async def test_with_a_permanent_slot_there_is_no_gap_and_nothing_is_lost_or_repe
             return written
 
         async def collect(client: PhoenixClient) -> list[Any]:
-            frames = []
+            frames: list[Any] = []
             while not (done.is_set() and len(frames) >= written and writing.done()):
                 frames.append(await client.receive())
                 received[0] += 1

@@ -171,7 +171,8 @@ class Attempt:
 
     async def works(self, dsn: str) -> None:
         """Show that changes arrive now."""
-        database = Database(Server(dsn), psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])  # type: ignore[arg-type]
+        name = str(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"])
+        database = Database(Server(dsn), name)
         await until_streaming(database)
         database.execute("create table if not exists item (id serial primary key)")
         database.execute("insert into item default values")
@@ -222,7 +223,7 @@ async def test_a_wrong_password(spare: EmbeddedPostgres, caplog: pytest.LogCaptu
     def execute(statement: str) -> None:
         dsn = psycopg.conninfo.make_conninfo(spare.dsn, host=str(spare.socket_dir))
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute(statement)  # type: ignore[arg-type]
+            connection.execute(statement)
 
     execute("create role reader login replication password 'other'")
     execute("create table if not exists item (id serial primary key)")
@@ -271,7 +272,7 @@ async def test_a_database_that_is_not_there(
             r"it or choose another"
         )
         with psycopg.connect(spare.dsn, autocommit=True) as connection:
-            connection.execute(f"create database {name}")  # type: ignore[arg-type]
+            connection.execute(f"create database {name}")
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("create publication shop for all tables")
         await tried.works(dsn)
@@ -283,13 +284,13 @@ async def test_a_role_that_may_not_replicate(
     role = unique_name("role")
     dsn = psycopg.conninfo.make_conninfo(spare.dsn, user=role)
     with psycopg.connect(spare.dsn, autocommit=True) as connection:
-        connection.execute(f"create role {role} login")  # type: ignore[arg-type]
+        connection.execute(f"create role {role} login")
         async with attempt(dsn, caplog) as tried:
             await tried.says(
                 r"the role may not replicate \(.*permission denied to start WAL sender.*\); run "
                 r"ALTER ROLE … REPLICATION"
             )
-            connection.execute(f"alter role {role} replication")  # type: ignore[arg-type]
+            connection.execute(f"alter role {role} replication")
             await tried.works(spare.dsn)
 
 

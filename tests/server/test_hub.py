@@ -19,6 +19,7 @@ from realtime_core import (
     Transaction,
 )
 from realtime_core.positions import StreamIdentity
+from realtime_server.encoding import RowPayload
 from realtime_server.hub import Hub, Subscription
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.topics import Topic
@@ -215,15 +216,17 @@ def test_every_socket_gets_the_same_bytes() -> None:
 
 
 def test_a_row_that_nobody_gets_is_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered: list[object] = []
-    monkeypatch.setattr(
-        "realtime_server.encoding.RowPayload._render",
-        lambda self: rendered.append(self) or b"{}",
-    )
+    rendered: list[RowPayload] = []
+
+    def render(payload: RowPayload) -> bytes:
+        rendered.append(payload)
+        return b"{}"
+
+    monkeypatch.setattr(RowPayload, "_render", render)
     hub = Hub()
     join(hub, "realtime:public:todos:id=eq.2")
     hub.publish([insert(TODOS, "1", "a"), insert(TODOS, "2", "b")])
-    assert len(rendered) == 1
+    assert [payload.filterable["id"] for payload in rendered] == ["2"]
 
 
 def test_begin_and_commit_are_not_told() -> None:
