@@ -91,6 +91,10 @@ class Tables:
                 for relation in relations:
                     self._rows[regclass(relation)].clear()
 
+    def add(self, table: str, row: Row, key: Iterable[str]) -> None:
+        """Put in a row that was there before the stream began."""
+        self._rows[table].setdefault(tuple(row[name] for name in key), []).append(row)
+
     def rows(self, table: str) -> list[Row]:
         return [row for rows in self._rows[table].values() for row in rows]
 
