@@ -13,6 +13,7 @@ import re
 import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,9 @@ def decoder_for(name: str) -> Decoder:
     return Decoder(abort_info="parallel" in name)
 
 
+@lru_cache(maxsize=6)
 def events(name: str) -> list[Event]:
-    """Return what the capture becomes."""
+    """Return what the capture becomes: the same list each time, so leave it as it is."""
     decoder, assembler = decoder_for(name), Assembler()
     return [
         event for payload in payloads(name) for event in assembler.feed(decoder.decode(payload))

@@ -191,7 +191,13 @@ TEXT_OF = {
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [(name, TEXT_OF[name]) for name in there(*TEXT_OF)], ids=there(*TEXT_OF)
+    ("name", "text"),
+    [
+        pytest.param(
+            *(name, TEXT_OF[name]), id=name, marks=[pytest.mark.slow] if "mixed" in name else []
+        )
+        for name in there(*TEXT_OF)
+    ],
 )
 def test_binary_fields_are_the_same_python_values_as_text_ones(name: str, text: str) -> None:
     without_loader = set()
