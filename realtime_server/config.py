@@ -99,12 +99,11 @@ class ServerConfig:
             for name, value in values.items()
             if _is_broken(value)
         }
-        if problems:
-            raise ConfigError(list(problems.values()))
+        readable = {name: value for name, value in values.items() if name not in problems}
         try:
-            config = _converter.structure(values, cls)
+            config = _converter.structure(readable, cls)
         except cattrs.ClassValidationError as exc:
-            problems = _problems(exc)
+            problems |= _problems(exc)
             readable = {name: value for name, value in values.items() if name not in problems}
             config = _converter.structure(readable, cls)
         contradictions = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
@@ -223,6 +224,16 @@ def test_backoff_bounds_in_the_wrong_order_are_named() -> None:
     assert problems(DB_RECONNECT_BACKOFF_MIN="200", DB_RECONNECT_BACKOFF_MAX="100") == (
         "DB_RECONNECT_BACKOFF_MIN is 200, above DB_RECONNECT_BACKOFF_MAX, 100; swap them",
     )
+
+
+def test_bytes_that_are_not_utf_8_are_named_among_the_other_problems() -> None:
+    broken = os.fsdecode(b"caf\xe9")
+    assert problems(DB_PASSWORD=broken, PORT="x") == (
+        "DB_PASSWORD is not valid UTF-8; set it again in a UTF-8 terminal or file",
+        "PORT is 'x'; use a whole number between 0 and 65535",
+    )
+    (problem,) = problems(PUBLICATIONS='["\\ud800"]')
+    assert "something that is no name" in problem
 
 
 def test_every_bad_value_is_reported_at_once() -> None:
