@@ -76,8 +76,7 @@ class Listener:
         self._handler = handler
         self._authorizer = authorizer
         self._server: Server | None = None
-        # Connections that are not WebSockets (yet), to be closed at the end.
-        self._plain: set[asyncio.Transport] = set()
+        self._plain = _Plain()
 
     async def start(self) -> None:
         """Begin to accept."""
@@ -95,8 +94,7 @@ class Listener:
 
     async def close(self) -> None:
         """Stop accepting; close every WebSocket with 1012, so that clients come back."""
-        for transport in list(self._plain):
-            transport.abort()
+        self._plain.close()
         server = self._server
         if server is None:
             return
@@ -144,12 +142,33 @@ def _empty(status: HTTPStatus) -> Response:
     return Response(status.value, status.phrase, headers, b"")
 
 
+class _Plain:
+    """Connections that are not WebSockets (yet), to be cut off at the end."""
+
+    def __init__(self) -> None:
+        self.transports: set[asyncio.Transport] = set()
+        self._closed = False
+
+    def add(self, transport: asyncio.Transport) -> None:
+        # The last ones are accepted while the listener closes; from Python 3.12 on it would
+        # wait for them.
+        if self._closed:
+            transport.abort()
+        self.transports.add(transport)
+
+    def discard(self, transport: asyncio.Transport) -> None:
+        self.transports.discard(transport)
+
+    def close(self) -> None:
+        self._closed = True
+        for transport in list(self.transports):
+            transport.abort()
+
+
 class _Head(asyncio.Protocol):
     """Waits for a request's head, then becomes what the request asks for."""
 
-    def __init__(
-        self, make_websocket: Callable[[], ServerConnection], plain: set[asyncio.Transport]
-    ) -> None:
+    def __init__(self, make_websocket: Callable[[], ServerConnection], plain: _Plain) -> None:
         self._make_websocket = make_websocket
         self._plain = plain
         self._received = bytearray()

@@ -18,7 +18,7 @@ from realtime_core import ServerError
 from realtime_server.auth import AllowAll, ConnectRequest, JoinRequest
 from realtime_server.endpoints import HttpProtocol
 from realtime_server.errors import RefusedError
-from realtime_server.listener import Listener, _Head, bind
+from realtime_server.listener import Listener, _Head, _Plain, bind
 from realtime_server.phoenix.serializers import Serializer
 from tests.server_helpers import FakeTransport
 from tests.waiting import eventually
@@ -48,7 +48,7 @@ class Arrival:
 
     def __init__(self) -> None:
         self.transport = FakeTransport()
-        self.plain: set[asyncio.Transport] = set()
+        self.plain = _Plain()
         self.head = _Head(FakeWebSocket, self.plain)  # type: ignore[arg-type]
         self.head.connection_made(self.transport)
 
@@ -69,7 +69,7 @@ async def test_an_upgrade_is_handed_over_as_if_it_had_been_websockets_from_the_s
     arrival.head.data_received(UPGRADE + b"\x81\x80first frame")
     assert arrival.websocket.transport is arrival.transport
     assert arrival.websocket.received == UPGRADE + b"\x81\x80first frame"
-    assert arrival.plain == set()
+    assert arrival.plain.transports == set()
 
 
 async def test_a_head_in_pieces_is_handed_over_whole(arrival: Arrival) -> None:
@@ -101,13 +101,13 @@ async def test_an_upgrade_is_one_in_any_case(arrival: Arrival, upgrade: bytes) -
 async def test_everything_else_is_http_and_closed_at_the_end(
     arrival: Arrival, request_bytes: bytes
 ) -> None:
-    assert arrival.plain == {arrival.transport}
+    assert arrival.plain.transports == {arrival.transport}
     arrival.head.data_received(request_bytes)
     assert isinstance(arrival.transport.protocol, HttpProtocol)
     assert arrival.transport.sent().startswith(b"HTTP/1.1 ")
     assert arrival.transport.closed
     arrival.transport.protocol.connection_lost(None)
-    assert arrival.plain == set()
+    assert arrival.plain.transports == set()
 
 
 async def test_a_head_that_is_too_long_is_refused_though_it_has_no_end(arrival: Arrival) -> None:
@@ -127,8 +127,18 @@ async def test_a_head_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyP
 
 async def test_who_leaves_before_the_head_is_forgotten(arrival: Arrival) -> None:
     arrival.head.connection_lost(None)
-    assert arrival.plain == set()
+    assert arrival.plain.transports == set()
     assert arrival.head._deadline.cancelled()
+
+
+async def test_the_end_cuts_off_who_is_here_and_who_was_accepted_meanwhile(
+    arrival: Arrival,
+) -> None:
+    arrival.plain.close()
+    assert arrival.transport.aborted
+    late = FakeTransport()
+    _Head(FakeWebSocket, arrival.plain).connection_made(late)  # type: ignore[arg-type]
+    assert late.aborted
 
 
 # Handshakes.
