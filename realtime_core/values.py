@@ -4,6 +4,9 @@ psycopg knows the built-in types already, so this module only finds the loader a
 gives its refusals one face, :exc:`~realtime_core.errors.ValueConversionError`. The
 driver is imported at the first typed access: decoding alone does without.
 
+Binary fields are checked before they are loaded: psycopg's loaders are made for what libpq
+hands over, and the C ones read past the end of a number that is cut, or crash.
+
 There is no connection whose settings tell how a text is to be read: it is taken as the
 sources' pinned sessions write it (DateStyle ISO, IntervalStyle postgres, TimeZone UTC).
 """
@@ -14,6 +17,7 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
+from math import inf, prod
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -21,7 +25,8 @@ from .errors import ValueConversionError
 from .oids import BUILTIN_TYPES
 
 if TYPE_CHECKING:
-    from psycopg.abc import Buffer, Transformer
+    from psycopg.abc import AdaptContext, Buffer, Transformer
+    from psycopg.abc import Loader as AbstractLoader
 
 __all__ = ["Converter", "make_converter"]
 
@@ -29,6 +34,30 @@ Converter: TypeAlias = Callable[[str | bytes], Any]
 """Takes one field, text or binary, and returns its Python value."""
 
 _OIDS = {name: oid for oid, name in BUILTIN_TYPES.items()}
+
+# Bytes of a binary value: the least, and the most.
+_SIZES: Final[dict[str, tuple[int, float]]] = {
+    "bool": (1, 1),
+    "date": (4, 4),
+    "float4": (4, 4),
+    "float8": (8, 8),
+    "int2": (2, 2),
+    "int4": (4, 4),
+    "int8": (8, 8),
+    "interval": (16, 16),
+    "numeric": (8, inf),
+    "oid": (4, 4),
+    "time": (8, 8),
+    "timestamp": (8, 8),
+    "timestamptz": (8, 8),
+    "timetz": (12, 12),
+    "uuid": (16, 16),
+}
+
+_array_head: Final = Struct("!iiI")
+_array_bound: Final = Struct("!ii")
+_array_item: Final = Struct("!i")
+_MAX_DIMENSIONS: Final = 6
 
 _unpack_interval: Final = Struct("!qii").unpack
 _INTERVAL: Final = re.compile(
@@ -89,10 +118,11 @@ def _has_binary_loader(oid: int) -> bool:
 
 @cache
 def _transformer() -> Transformer:
-    """Return psycopg's converter, with its defaults but for intervals."""
+    """Return psycopg's converter, with its defaults but for intervals and binary forms."""
     import psycopg
-    from psycopg.adapt import AdaptersMap, Loader, Transformer
+    from psycopg.adapt import AdaptersMap, Loader, RecursiveLoader, Transformer
     from psycopg.pq import Format
+    from psycopg.types import TypeInfo
 
     # Without a connection psycopg's own loader reads no text (Python implementation) or reads
     # 'infinity' as an interval of nothing (C implementation, which also wraps in binary).
@@ -107,13 +137,85 @@ def _transformer() -> Transformer:
             microseconds, days, months = _unpack_interval(data)
             return _interval(months, days, microseconds)
 
+    class SizedBinaryLoader(Loader):
+        """Loads what has the right size, by the loader that psycopg has for it."""
+
+        format = Format.BINARY
+
+        def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+            super().__init__(oid, context)
+            self._least, self._most = _SIZES[BUILTIN_TYPES[oid]]
+            self._load = loaders[oid](oid, context).load
+
+        def load(self, data: Buffer) -> Any:
+            if not self._least <= len(data) <= self._most:
+                raise ValueError(f"{len(data)} bytes are no value of this type")
+            return self._load(data)
+
+    class ArrayBinaryLoader(RecursiveLoader):
+        format = Format.BINARY
+
+        def load(self, data: Buffer) -> list[Any]:
+            element_oid, lengths, items = _array_items(bytes(data))
+            info = self._tx.adapters.types.get(self.oid)
+            if info is None or element_oid != info.oid:
+                raise ValueError(f"an array of another type, {element_oid}")
+            load = self._tx.get_loader(element_oid, Format.BINARY).load
+            values = [None if item is None else load(item) for item in items]
+            for length in reversed(lengths[1:]):
+                values = [values[at : at + length] for at in range(0, len(values), length)]
+            return values
+
     class Context:
         adapters = AdaptersMap(psycopg.adapters)
         connection = None
 
-    Context.adapters.register_loader("interval", IntervalLoader)
-    Context.adapters.register_loader("interval", IntervalBinaryLoader)
+    adapters = Context.adapters
+    # The only built-in type that psycopg has not heard of; it matters for arrays.
+    TypeInfo("pg_snapshot", _OIDS["pg_snapshot"], _OIDS["_pg_snapshot"]).register(Context())
+    adapters.register_loader("interval", IntervalLoader)
+    adapters.register_loader("interval", IntervalBinaryLoader)
+
+    loaders: dict[int, type[AbstractLoader]] = {}
+    for name in _SIZES:
+        loader = adapters.get_loader(_OIDS[name], Format.BINARY)
+        assert loader is not None
+        loaders[_OIDS[name]] = loader
+        adapters.register_loader(_OIDS[name], SizedBinaryLoader)
+    for info in adapters.types:
+        if info.array_oid:
+            adapters.register_loader(info.array_oid, ArrayBinaryLoader)
     return Transformer(Context())
+
+
+def _array_items(data: bytes) -> tuple[int, list[int], list[bytes | None]]:
+    """Take a binary array apart: its elements' type, the length of each dimension, and them."""
+    dimensions, _, element_oid = _array_head.unpack_from(data)
+    if not 0 <= dimensions <= _MAX_DIMENSIONS:
+        raise ValueError(f"an array has no {dimensions} dimensions")
+    at = _array_head.size
+    lengths = []
+    for _ in range(dimensions):
+        lengths.append(_array_bound.unpack_from(data, at)[0])
+        at += _array_bound.size
+    count = prod(lengths) if lengths else 0
+    # Each has four bytes at least: nothing is made of a length that cannot be true.
+    if any(length < 1 for length in lengths) or count > (len(data) - at) // _array_item.size:
+        raise ValueError(f"an array of {len(data)} bytes cannot have dimensions {lengths}")
+    items: list[bytes | None] = []
+    for _ in range(count):
+        (length,) = _array_item.unpack_from(data, at)
+        at += _array_item.size
+        if length == -1:
+            items.append(None)
+            continue
+        if not 0 <= length <= len(data) - at:
+            raise ValueError(f"an element of {length} bytes in an array of {len(data)}")
+        items.append(data[at : at + length])
+        at += length
+    if at != len(data):
+        raise ValueError(f"{len(data) - at} bytes left over at the end of an array")
+    return element_oid, lengths, items
 
 
 def _interval_from_text(data: bytes) -> timedelta:
