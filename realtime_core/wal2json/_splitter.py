@@ -168,6 +168,10 @@ class Splitter:
                 self._parts.append(text[start:])
         self._consumed += len(text)
 
+    def skip(self, text: str) -> None:
+        """Pass over whole objects that somebody else has read."""
+        self._consumed += len(text)
+
     def end(self) -> None:
         """Say that nothing follows.
 

@@ -205,21 +205,21 @@ class Table:
         columns = columns_of(signature)
         names = signature[0]
         known = set(self._columns)
+        is_new = not known.issuperset(columns)
         if row is None:
-            if not known.issuperset(columns):
+            if is_new:
                 # Another table than before: all that is known of it is this.
                 self._seen_row = self._seen_insert = False
                 self._is_full = False
                 self._set_columns(columns)
-        elif not known.issuperset(columns) or (self._is_full and known != set(columns)):
-            # The row left out unchanged TOAST that the identity has; a whole old row has all.
-            if set(names).issuperset(row):
-                if not skips_null or not known.issuperset(columns):
-                    self._set_columns(columns)
-            else:
-                present = {column.name for column in self._columns}
-                missing = tuple(column for column in columns if column.name not in present)
-                self._set_columns(missing + self._columns)
+        elif not set(names).issuperset(row):
+            # A key; a TOASTed one that did not change is not in the row.
+            present = {column.name for column in self._columns}
+            missing = tuple(column for column in columns if column.name not in present)
+            self._set_columns(missing + self._columns)
+        elif is_new or (self._is_full and not skips_null):
+            # A whole old row: it has what the row left out, and lacks what was dropped.
+            self._set_columns(columns)
         self._is_full = self._is_whole(names, skips_null)
         self._key = None if self._is_full else names
         self._renew()

@@ -93,8 +93,7 @@ def parse_type(text: str, oid: int) -> Type:
     if not text:
         return Type(BUILTIN_TYPES[oid], "pg_catalog", -1) if oid in BUILTIN_TYPES else UNKNOWN
     parts = _FORMATTED.fullmatch(text)
-    if parts is None:
-        return Type(text, "", -1)
+    assert parts is not None  # the name alone can be anything
     name, zone, modifier = parts["name"], parts["zone"] or "", parts["modifier"] or ""
     if name == "interval" or name.startswith("interval "):
         name, typmod = "interval", _interval_modifier(name.removeprefix("interval"), modifier)

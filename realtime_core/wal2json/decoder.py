@@ -7,6 +7,7 @@ the slot was read with, it sees from what is there.
 from __future__ import annotations
 
 import codecs
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from ..changes import Begin, Change, Commit
@@ -90,6 +91,14 @@ class Wal2JsonDecoder:
         self._check()
         try:
             text = chunk if isinstance(chunk, str) else self._utf8.decode(chunk)
+            if not self.in_text and _may_be_whole(text):
+                # In one go, which takes half the time. If it is not whole, that shows below.
+                value = None
+                with suppress(DecodeError):
+                    value = load(text)
+                if value is not None:
+                    self._splitter.skip(text)
+                    return self._object(value)
             events: Decoded = []
             for piece, part in self._splitter.feed(text):
                 events += self._piece(piece, part)
@@ -142,6 +151,16 @@ class Wal2JsonDecoder:
             events += self._format1.change(change)
         events += self._format1.commit()
         return events
+
+
+def _may_be_whole(text: str) -> bool:
+    """Say whether a chunk looks like one whole text, not like a part or several."""
+    return (
+        text.startswith("{")
+        and text.endswith(("}", "}\n"))
+        and "}\n{" not in text
+        and '}{"action":' not in text
+    )
 
 
 def parse(text: str | bytes) -> list[Change]:

@@ -43,9 +43,9 @@ def iter_changes(
 def parse_file(file: _File, *, boundaries: bool = False) -> Iterator[Change | Begin | Commit]:
     """Yield the changes in a file, as pg_recvlogical writes it.
 
-    Format 2 has a message on each line; format 1 has objects one after the other, on one
-    line, on several, or in fragments. Memory stays at the largest change, in format 1 on a
-    single line too.
+    It has one text after the other: in format 2 a message on each line, in format 1 objects on
+    one line each or on several, or in fragments. Memory stays at the largest change, however
+    large a transaction of format 1 is.
 
     Args:
         file: an open file, binary or text in UTF-8; it is read to its end and left open.
@@ -57,20 +57,24 @@ def parse_file(file: _File, *, boundaries: bool = False) -> Iterator[Change | Be
     """
     decoder = Wal2JsonDecoder()
     while line := file.readline(_BLOCK):
-        # A line of format 2 is a whole text, read in one go: the faster way.
-        if not decoder.in_text and _is_format_2(line):
-            while not _ends(line) and (more := file.readline(-1)):
-                line += more  # type: ignore[operator]
-            yield from _wanted(decoder.feed(line), boundaries)
+        if decoder.in_text or not _is_message(line):
+            yield from _wanted(decoder.feed_chunk(line), boundaries)
             continue
-        yield from _wanted(decoder.feed_chunk(line), boundaries)
+        if not _ends(line):
+            line += file.readline()  # type: ignore[operator]
+        # A whole text, read in one go: the faster way.
+        yield from _wanted(decoder.feed(line), boundaries)
     decoder.end()
 
 
-def _is_format_2(line: str | bytes) -> bool:
+def _is_message(line: str | bytes) -> bool:
+    """Say whether a line is one message of format 2: it begins one, and not a second one.
+
+    Within a value the quotes would have backslashes before them.
+    """
     if isinstance(line, str):
-        return line.startswith('{"action":')
-    return line.startswith(b'{"action":')
+        return line.startswith('{"action":') and '}{"action":' not in line
+    return line.startswith(b'{"action":') and b'}{"action":' not in line
 
 
 def _ends(line: str | bytes) -> bool:
