@@ -54,7 +54,7 @@ VALUES: dict[str, st.SearchStrategy[str]] = {
 TOASTED = ("text", "bytea", "numeric(10,2)", "text[]", "character varying(40)")
 
 # A transaction takes long to draw; the fuzzing that found nothing had thousands of each.
-fewer = settings(max_examples=40)
+fewer = settings(max_examples=40, deadline=None)
 
 options = st.builds(
     Options,
@@ -208,6 +208,7 @@ def test_a_text_that_is_cut_short_is_an_error(
     raise AssertionError("a part of a text was taken for a whole one")
 
 
+@settings(deadline=None)
 @given(st.sampled_from(NUMBERS), st.sampled_from((1, 2)), numerics | floats | integers)
 def test_numbers_are_exact(kind: str, version: int, number: str) -> None:
     table = TableModel("t", {"n": kind}, ())
@@ -266,6 +267,7 @@ def accept(text: Any) -> None:
             continue
 
 
+@settings(deadline=None)
 @given(st.binary() | st.text())
 def test_any_text_is_changes_or_a_decode_error(text: Any) -> None:
     accept(text)
