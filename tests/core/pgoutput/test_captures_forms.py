@@ -56,8 +56,6 @@ REFERENCES = {
     "two_phase": "twophase_v1_reference.bin",
     "two_phase_stream": "twophase_v1_stream_reference.bin.gz",
 }
-# Only the ones beside the project have a manifest.
-MANIFEST = FOLDERS[1] / "manifest.json"
 
 
 def there(*names: str) -> list[str]:
@@ -65,12 +63,11 @@ def there(*names: str) -> list[str]:
 
 
 def manifest() -> list[tuple[str, dict[str, int]]]:
-    if not MANIFEST.exists():
-        return []
+    """Return how many messages of each kind the server sent, of the captures that are there."""
     return [
         (name, facts["kinds"])
-        for name, facts in json.loads(MANIFEST.read_text()).items()
-        if facts["plugin"] == "pgoutput"
+        for name, facts in json.loads(read("manifest.json")).items()
+        if facts["plugin"] == "pgoutput" and find(name) is not None
     ]
 
 
@@ -300,12 +297,15 @@ def test_without_origins_the_rest_is_the_same() -> None:
     assert {event[0] for event in missing} <= {LogicalMessage}
 
 
-@pytest.mark.parametrize("name", there("mixed_v1_copydata.bin.gz"))
-def test_copy_data_carries_the_same_messages(name: str) -> None:
-    inside = [
-        data.payload for data in map(parse_copy_data, payloads(name)) if isinstance(data, XLogData)
-    ]
-    assert inside == list(payloads("mixed_v1_text.bin.gz"))
+def test_copy_data_carries_the_same_messages() -> None:
+    # Only beside the project; elsewhere there is nothing to compare.
+    for name in there("mixed_v1_copydata.bin.gz"):
+        inside = [
+            data.payload
+            for data in map(parse_copy_data, payloads(name))
+            if isinstance(data, XLogData)
+        ]
+        assert inside == list(payloads("mixed_v1_text.bin.gz"))
 
 
 def test_a_file_of_captures_ends_where_it_should() -> None:
