@@ -133,14 +133,14 @@ placed_bytes = st.builds(
 )
 
 
-@examples(500)
+@examples(200)
 @given(placed_messages)
 def test_decoding_undoes_encoding(placed: tuple[Place, Message]) -> None:
     place, message = placed
     assert place.decoder().decode(encode(message)) == message
 
 
-@examples(1000)
+@examples(500)
 @given(placed_bytes)
 def test_any_bytes_are_a_message_or_a_decode_error(placed: tuple[Place, bytes]) -> None:
     place, data = placed
@@ -152,7 +152,7 @@ def test_any_bytes_are_a_message_or_a_decode_error(placed: tuple[Place, bytes]) 
     assert encode(message) == data
 
 
-@examples(300)
+@examples(150)
 @given(placed_messages, st.data())
 def test_the_beginning_of_a_message_is_truncated(
     placed: tuple[Place, Message], data: st.DataObject
@@ -164,7 +164,7 @@ def test_the_beginning_of_a_message_is_truncated(
         place.decoder().decode(encoded[:length])
 
 
-@examples(300)
+@examples(150)
 @given(placed_messages, st.binary(min_size=1, max_size=5))
 def test_a_message_with_something_behind_it_is_an_error(
     placed: tuple[Place, Message], extra: bytes
@@ -174,7 +174,7 @@ def test_a_message_with_something_behind_it_is_an_error(
         place.decoder().decode(encode(message) + extra)
 
 
-@examples(300)
+@examples(150)
 @given(placed_bytes)
 def test_a_generated_reader_reads_as_the_plain_loop_does(placed: tuple[Place, bytes]) -> None:
     place, data = placed
@@ -188,7 +188,7 @@ def outcome(decoder: Decoder, data: bytes) -> object:
         return type(error), str(error)
 
 
-@examples(300)
+@examples(150)
 @given(st.lists(streamable | with_xid | plain | short_aborts | starts, max_size=20))
 def test_any_order_of_messages_is_changes_or_a_decode_error(stream: list[Message]) -> None:
     assembler = Assembler()

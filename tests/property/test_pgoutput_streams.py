@@ -40,7 +40,7 @@ def consume(messages: list[Message], *, max_memory: int, parallel: bool = False)
     return events
 
 
-@examples(150)
+@examples(80)
 @given(seeds, steps, st.booleans(), st.sampled_from([0, 500, 5000, 2**30]))
 def test_a_stream_becomes_what_its_transactions_did(
     seed: int, steps: int, parallel: bool, max_memory: int
@@ -50,7 +50,7 @@ def test_a_stream_becomes_what_its_transactions_did(
     assert [seen(event) for event in events] == made.expected
 
 
-@examples(30)
+@examples(20)
 @given(seeds, steps, st.integers(0, 20_000))
 def test_the_bound_of_memory_changes_nothing(seed: int, steps: int, max_memory: int) -> None:
     messages = server(seed, steps).messages

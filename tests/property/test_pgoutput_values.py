@@ -84,7 +84,7 @@ texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=
 names = st.sampled_from(sorted(OIDS))
 
 
-@examples(200)
+@examples(100)
 @given(numbers)
 def test_a_numeric_is_exact(number: Decimal) -> None:
     expected = abs(number) if number == 0 else number
@@ -96,7 +96,7 @@ def test_a_numeric_is_exact(number: Decimal) -> None:
     assert -int(binary.as_tuple().exponent) == scale
 
 
-@examples(100)
+@examples(60)
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_an_integer_is_exact(number: int) -> None:
     assert convert("int8", str(number)) == number
@@ -104,7 +104,7 @@ def test_an_integer_is_exact(number: int) -> None:
     assert convert("_int8", f"{{{number},NULL}}") == [number, None]
 
 
-@examples(100)
+@examples(60)
 @given(st.floats(allow_nan=False))
 def test_a_float8_is_the_same_one(number: float) -> None:
     text = repr(number).replace("inf", "Infinity")
@@ -112,7 +112,7 @@ def test_a_float8_is_the_same_one(number: float) -> None:
     assert convert("float8", pack("!d", number)) == number
 
 
-@examples(200)
+@examples(100)
 @given(st.datetimes(), st.timedeltas(timedelta(hours=-15), timedelta(hours=15)))
 def test_a_timestamp_is_exact_to_the_microsecond(moment: datetime, offset: timedelta) -> None:
     microseconds = (moment - EPOCH) // MICROSECOND
@@ -127,7 +127,7 @@ def test_a_timestamp_is_exact_to_the_microsecond(moment: datetime, offset: timed
         assert convert("timestamptz", aware.isoformat(" ")) == aware
 
 
-@examples(100)
+@examples(60)
 @given(st.dates(), st.times())
 def test_a_date_and_a_time_are_exact(day: date, moment: time) -> None:
     assert convert("date", day.isoformat()) == day
@@ -137,7 +137,7 @@ def test_a_date_and_a_time_are_exact(day: date, moment: time) -> None:
     assert convert("time", pack("!q", microseconds)) == moment
 
 
-@examples(100)
+@examples(60)
 @given(st.lists(st.none() | texts, min_size=1, max_size=4), st.integers(1, 3), st.integers(1, 2))
 def test_an_array_has_its_elements_and_its_dimensions(
     row: list[str | None], rows: int, planes: int
@@ -150,7 +150,7 @@ def test_an_array_has_its_elements_and_its_dimensions(
     assert convert("_text", array_send(row, [len(row)])) == row
 
 
-@examples(300)
+@examples(150)
 @given(names, st.binary(max_size=40) | texts)
 def test_any_field_is_a_value_or_an_error_that_names_it(type_name: str, field: str | bytes) -> None:
     try:
@@ -163,7 +163,7 @@ def test_any_field_is_a_value_or_an_error_that_names_it(type_name: str, field: s
     assert named == ("c", type_name, text)
 
 
-@examples(300)
+@examples(150)
 @given(st.lists(st.none() | texts, min_size=1, max_size=3), st.data())
 def test_a_binary_array_with_wrong_bytes_is_a_value_or_an_error(
     row: list[str | None], data: st.DataObject

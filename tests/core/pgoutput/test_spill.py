@@ -425,7 +425,7 @@ def test_a_spill_that_has_been_cut_is_an_error_before_the_commit(files: Files, s
 @pytest.mark.parametrize(
     ("rows", "bound"),
     [
-        (20_000, 1024 * 1024),
+        (10_000, 512 * 1024),
         # About 100 MB as Python objects; 5,000,000 rows are in benchmarks/spill.py.
         pytest.param(200_000, 2 * 1024 * 1024, marks=pytest.mark.slow),
     ],
