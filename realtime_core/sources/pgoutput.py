@@ -11,6 +11,7 @@ handed over already is recognised by its position and dropped.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import deque
@@ -53,6 +54,8 @@ _ACK_DELAY: Final = 0.05
 """Seconds within which acknowledgements share one status update."""
 _STOP_TIMEOUT: Final = 2.0
 """Seconds that closing waits for the server to let go of the slot."""
+_COMMIT_TIMEOUT: Final = 0.5
+"""Seconds that closing waits for the Commit of a transaction that was read to its last change."""
 _STABLE: Final = 5.0
 """Seconds after which a stream that breaks off counts as one that had worked."""
 _NOWHERE: Final[Place] = (0, -1)
@@ -183,11 +186,17 @@ class PgoutputSource:
             await asyncio.gather(attaching, return_exceptions=True)
         connection = self._connection
         if connection is not None:
+            connection.interrupt()
+            # One turn of the loop for a reader to leave before we read ourselves.
+            await asyncio.sleep(0)
+            if self._assembler.in_transaction:
+                # The Commit of what was acknowledged last may be on its way.
+                with contextlib.suppress(TimeoutError, SourceError):
+                    async with asyncio.timeout(_COMMIT_TIMEOUT):
+                        self._take(await connection.read())
+                self._pending.clear()
             self._send_status()
             self._detach()
-            connection.interrupt()
-            # One turn of the loop for a reader to leave before stop() reads itself.
-            await asyncio.sleep(0)
             await connection.stop(_STOP_TIMEOUT)
 
     # Reading
