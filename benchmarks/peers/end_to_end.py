@@ -2,9 +2,8 @@
 
     python end_to_end.py CASE PORT DATABASE PUBLICATION SLOT ROWS
 
-A process reads one slot once. ``receive`` counts what PostgreSQL sends and looks no further:
-more than that cannot be had from one walsender. The cases of pgoutput-decoder run in its own
-environment, all others in this one.
+A process reads one slot once. The cases of pgoutput-decoder run in its own environment, all
+others in this one.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
-
-ROW_TAGS = b"IUD"
 
 
 class Stopwatch:
@@ -45,29 +42,6 @@ class Stopwatch:
         print(json.dumps(result), flush=True)
         # The reader in Rust does not end by itself.
         os._exit(0)
-
-
-def receive(port: int, database: str, publication: str, slot: str, watch: Stopwatch) -> None:
-    import psycopg
-
-    from realtime_core import LSN
-    from realtime_core.replication.commands import pgoutput_options, start_replication
-
-    connection = psycopg.connect(
-        host="127.0.0.1",
-        port=port,
-        user="postgres",
-        dbname=database,
-        replication="database",
-        autocommit=True,
-    )
-    command = start_replication(slot, LSN(0), pgoutput_options([publication]))
-    connection.pgconn.exec_(command.encode())
-    while True:
-        size, data = connection.pgconn.get_copy_data(0)
-        assert size > 0, "the stream ended"
-        if data[:1] == b"w" and data[25] in ROW_TAGS and watch.row():
-            return
 
 
 async def source(
@@ -144,9 +118,6 @@ def main() -> None:
     watch = Stopwatch(int(rows))
     place = (int(port), database, publication, slot, watch)
     match case:
-        case "receive":
-            receive(*place)
-            watch.report()
         case "changes":
             asyncio.run(source(*place, lambda change: None))
         case "values":

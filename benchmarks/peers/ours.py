@@ -23,6 +23,7 @@ from realtime_core.pgoutput import (
     RelationMessage,
     UpdateMessage,
 )
+from realtime_core.records import Shape
 from realtime_server.encoding import RelationPlan, row_payloads
 
 capture = Path(sys.argv[1])
@@ -60,10 +61,26 @@ def new_or_old(change: Any) -> Record:
     return record
 
 
-def two_columns(change: Change) -> None:
-    record = new_or_old(change)
-    for name in record.shape.names[:2]:
-        record[name]
+def two_columns() -> None:
+    """Read the first two columns of each row that came, as Python values."""
+    decode, feed = Decoder().decode, Assembler().feed
+    # As a program does that knows its tables; a key has one column.
+    names: dict[Shape, tuple[str, str]] = {}
+    for payload in payloads:
+        for change in feed(decode(payload)):
+            kind = type(change)
+            if kind is Insert or kind is Update:
+                record = change.record
+            elif kind is Delete:
+                record = change.old_record
+            else:
+                continue
+            pair = names.get(record.shape)
+            if pair is None:
+                pair = names[record.shape] = (record.shape.names[0], record.shape.names[:2][-1])
+            first, second = pair
+            record[first]
+            record[second]
 
 
 def texts(change: Any) -> None:
@@ -135,7 +152,7 @@ cases: dict[str, Callable[[], object]] = {
     "messages": lambda: messages(payloads),
     "changes": lambda: changes(payloads),
     "texts": lambda: rows(payloads, texts),
-    "two columns": lambda: rows(payloads, two_columns),
+    "two columns": two_columns,
     "values": lambda: rows(payloads, values),
     "v1 json": v1_json,
 }
