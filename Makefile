@@ -28,8 +28,9 @@ check: lint ## format, lint, types and unit tests, in under a minute
 	@$(RUN) -m pytest --quiet -m "not integration and not e2e and not slow" $(UNIT_TESTS)
 
 bench: $(VENV)/.dev ## run the benchmarks; BENCHMARKS=benchmarks/e2e.py for one
-	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; \
-	    $(RUN) -m "$$(echo $${file%.py} | tr / .)"; done
+	@failed=; for file in $(BENCHMARKS); do echo "== $$file"; \
+	    $(RUN) -m "$$(echo $${file%.py} | tr / .)" || failed="$$failed $$file"; done; \
+	if [ -n "$$failed" ]; then echo "did not finish:$$failed" >&2; exit 1; fi
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	@$(RUN) -m mkdocs build --strict

@@ -24,12 +24,14 @@ def new_record(
 ) -> Record:
     """Make the record of a new row.
 
-    Under FULL the old row has every value, so unchanged TOAST is taken from there.
+    Unchanged TOAST is taken from the old row where that has it: all columns under FULL, the
+    identity's in a key tuple.
     """
     check_width(relation, new)
-    if old is not None and not old_is_key and UNCHANGED in new and len(old) == len(new):
+    if old is not None and UNCHANGED in new and len(old) == len(new):
         new = tuple(
-            before if after is UNCHANGED else after for before, after in zip(old, new, strict=True)
+            before if after is UNCHANGED and (column.is_key or not old_is_key) else after
+            for before, after, column in zip(old, new, relation.columns, strict=True)
         )
     return Record(relation.shape, new)
 

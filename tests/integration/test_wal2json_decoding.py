@@ -255,12 +255,6 @@ def facts(change: Change, options: dict[str, str]) -> Any:
         None if record is None else row_facts(relation.table, dict(record.as_text()), options)
         for record in (getattr(change, "record", None), getattr(change, "old_record", None))
     )
-    if new is not None and old is not None:
-        # A TOASTed key's value is in the old key, where pgoutput's assembler leaves it.
-        new = {
-            column: old.get(column, text) if text is UNCHANGED else text
-            for column, text in new.items()
-        }
     if new is not None and "insert" not in options["actions"]:
         # No row has shown the columns that an UPDATE leaves out.
         new = {column: text for column, text in new.items() if text is not UNCHANGED}

@@ -407,7 +407,15 @@ def test_under_full_unchanged_toast_is_taken_from_the_old_row() -> None:
     assert update.old_record.as_text() == {"id": "1", "text": "long"}
 
 
-def test_unchanged_toast_is_not_taken_from_an_old_key() -> None:
+def test_an_unchanged_toasted_key_is_taken_from_the_old_key() -> None:
+    update = a_change(
+        PEOPLE, UpdateMessage(16385, ("1", None, "7"), True, (UNCHANGED, UNCHANGED, "8"))
+    )
+    assert isinstance(update, Update)
+    assert update.record.as_text() == {"id": "1", "name": UNCHANGED, "tenant": "8"}
+
+
+def test_other_unchanged_toast_is_not_taken_from_an_old_key() -> None:
     """There the other columns are null because they were not sent."""
     update = a_change(PEOPLE, UpdateMessage(16385, ("1", None, "7"), True, ("2", UNCHANGED, "7")))
     assert update == Update(
