@@ -145,6 +145,10 @@ class ReplicationConnection:
                 payloads = self._available()
                 if payloads:
                     return payloads
+                # The result that says how the stream ended may still be on its way, and
+                # get_result() would block for it.
+                if self._ended and not self._pgconn.is_busy():
+                    self._raise_end()
                 await self._readable()
                 self._pgconn.consume_input()
                 if self._encrypted:
@@ -164,8 +168,6 @@ class ReplicationConnection:
             else:
                 # libpq says so only once, and what came before it goes out first.
                 self._ended = True
-        if not payloads:
-            self._raise_end()
         return payloads
 
     def _raise_end(self) -> None:
