@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from realtime_core.errors import ConfigError, RealtimeError, ServerError
 
-from .config import ServerConfig
+from .config import ServerConfig, variables
 from .server import RealtimeServer
 
 __all__ = ["main"]
@@ -22,10 +22,6 @@ logger = logging.getLogger("realtime.server")
 
 _DESCRIPTION = """\
 Broadcast PostgreSQL's changes to WebSocket clients that speak the Phoenix channel protocol.
-
-Configured by environment variables: DB_HOST, DB_PORT, DB_NAME, DB_USER, DB_PASSWORD,
-DB_SSL, PUBLICATIONS, SLOT_NAME, TEMPORARY_SLOT, PORT, SECURE_CHANNELS, REPLICATION_MODE,
-DB_RECONNECT_BACKOFF_MIN, DB_RECONNECT_BACKOFF_MAX, OUTBOX_MAX_BYTES.
 """
 
 
@@ -39,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m realtime_server",
         description=_DESCRIPTION,
+        epilog=_describe_variables(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -86,3 +83,17 @@ async def _serve(config: ServerConfig) -> None:
             ended.result()
         ended.cancel()
         logger.info("stopping")
+
+
+def _describe_variables() -> str:
+    """Return the environment variables and their defaults, by section."""
+    lines = ["configured by environment variables, with these defaults:"]
+    section = ""
+    for variable in variables():
+        if variable.section != section:
+            section = variable.section
+            lines += ["", f"  {section}:"]
+        lines.append(f"    {variable.name}={variable.default}")
+    secrets = ", ".join(f"{variable.name}_FILE" for variable in variables() if variable.secret)
+    lines += ["", f"  read from a file instead: {secrets}"]
+    return "\n".join(lines)

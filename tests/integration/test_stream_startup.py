@@ -62,9 +62,8 @@ def run_to_its_end(*arguments: str, **settings: str) -> tuple[int, str, list[str
         (
             {"PUBLICATIONS": "shop", "PORT": "x", "SECURE_CHANNELS": "false"},
             [
+                "PUBLICATIONS is 'shop'; use a JSON array of names, as in [\"supabase_realtime\"]",
                 "PORT is 'x'; use a whole number between 0 and 65535",
-                "PUBLICATIONS is 'shop', not JSON; use a JSON array of names, as in "
-                '["supabase_realtime"]',
             ],
         ),
         (

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+import attrs
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from realtime_core import ConfigError
-from realtime_server.config import ReplicationMode, ServerConfig
+from realtime_server.config import (
+    ConfigurationFile,
+    DatabaseTls,
+    IpVersion,
+    LogFormat,
+    LogLevel,
+    RelationRule,
+    ReplicationMode,
+    ServerConfig,
+    Variable,
+    variables,
+)
 
 OPEN = {"SECURE_CHANNELS": "false"}
+VARIABLES = {variable.name: variable for variable in variables()}
 
 
 def problems(**environ: str) -> tuple[str, ...]:
@@ -20,82 +37,240 @@ def problems(**environ: str) -> tuple[str, ...]:
     return caught.value.problems
 
 
-def test_the_defaults_are_those_of_a_release() -> None:
-    assert ServerConfig.from_env(OPEN) == ServerConfig(
-        replication_mode=ReplicationMode.STREAM,
-        port=4000,  # type: ignore[arg-type]
-        db_host="localhost",
-        db_port=5432,  # type: ignore[arg-type]
-        db_name="postgres",
-        db_user="postgres",
-        db_password="postgres",
-        db_ssl=True,
-        publications=("supabase_realtime",),
-        slot_name=None,
-        temporary_slot=False,
-        secure_channels=False,
-        db_reconnect_backoff_min=100,  # type: ignore[arg-type]
-        db_reconnect_backoff_max=120_000,  # type: ignore[arg-type]
-        outbox_max_bytes=8 * 1024 * 1024,  # type: ignore[arg-type]
-        loopback=False,
+# Every variable: its default, a good value, bad values.
+
+
+@attrs.frozen
+class Row:
+    """What is expected of a variable.
+
+    Attributes:
+        default: a release's.
+        text: a good one.
+        value: what it means.
+        bad: texts that are refused.
+        remedy: what is said to all of them.
+        with_it: other variables that the good text needs.
+    """
+
+    default: Any
+    text: str
+    value: Any
+    bad: tuple[str, ...] = ()
+    remedy: str = ""
+    with_it: Mapping[str, str] = MappingProxyType({})
+
+
+def number(default: int, *, least: int, most: int | None = None) -> Row:
+    bounds = f"of at least {least}" if most is None else f"between {least} and {most}"
+    bad = (str(least - 1), "1.5", "1e3", "0x10", "1_000", "१०००", "x", "-5")
+    return Row(
+        default,
+        f" {least + 7} ",
+        least + 7,
+        bad if most is None else (*bad, str(most + 1)),
+        f"use a whole number {bounds}",
     )
 
 
-def test_dev_means_no_tls_open_channels_and_loopback() -> None:
-    assert ServerConfig.from_env({}, dev=True) == ServerConfig(
-        db_ssl=False, secure_channels=False, loopback=True
+def flag(default: bool) -> Row:
+    return Row(default, "false" if default else "true", not default)
+
+
+def free_text(default: str | None) -> Row:
+    return Row(default, "it's ä \\ value", "it's ä \\ value")
+
+
+IP_VERSIONS = "use IPv4 or IPv6"
+PUBLICATIONS = 'use a JSON array of names, as in ["supabase_realtime"]'
+EVERYTHING = ConfigurationFile()
+
+TABLE = {
+    "REPLICATION_MODE": Row(
+        ReplicationMode.STREAM,
+        "STREAM",
+        ReplicationMode.STREAM,
+        ("stream", " STREAM", "both"),
+        "use STREAM or RLS",
+    ),
+    "PUBLICATIONS": Row(
+        ("supabase_realtime",),
+        '["one", "zwei ÄÖ"]',
+        ("one", "zwei ÄÖ"),
+        ("shop", "[]", '"shop"', "{}", "null", "[" * 100_000),
+        PUBLICATIONS,
+    ),
+    "SLOT_NAME": Row(
+        None,
+        "Realtime_1",
+        "realtime_1",
+        ("my-slot", "a" * 64, "ä", "a b"),
+        "use 1 to 63 letters, digits and underscores",
+    ),
+    "TEMPORARY_SLOT": flag(False),
+    "CONFIGURATION_FILE": Row(
+        EVERYTHING,
+        "<file>",
+        ConfigurationFile(realtime=(RelationRule("public", ("INSERT",)),), path="<file>"),
+        ("/nonexistent/rules.json",),
+        "the file cannot be read (No such file or directory); name a JSON file that can",
+    ),
+    "MAX_REPLICATION_LAG_MB": number(0, least=0),
+    "DB_HOST": free_text("localhost"),
+    "DB_PORT": number(5432, least=1, most=65535),
+    "DB_NAME": free_text("postgres"),
+    "DB_USER": free_text("postgres"),
+    "DB_PASSWORD": free_text("postgres"),
+    "DB_SSL": flag(True),
+    "DB_SSL_MODE": Row(
+        None,
+        "verify-full",
+        DatabaseTls.VERIFY_FULL,
+        ("true", "VERIFY-FULL", "verify"),
+        "use disable, allow, prefer, require, verify-ca or verify-full",
+    ),
+    "DB_SSL_ROOT_CERT": Row(
+        None,
+        "<file>",
+        "<file>",
+        ("/nonexistent/root.crt", "/"),
+        "no file can be read there; name a file of PEM certificates, or use system for the "
+        "operating system's",
+        {"DB_SSL_MODE": "verify-ca"},
+    ),
+    "DB_IP_VERSION": Row(IpVersion.IPV4, "ipV6", IpVersion.IPV6, ("6", "any"), IP_VERSIONS),
+    "DB_RECONNECT_BACKOFF_MIN": number(100, least=1),
+    "DB_RECONNECT_BACKOFF_MAX": attrs.evolve(
+        number(120_000, least=1), with_it={"DB_RECONNECT_BACKOFF_MIN": "1"}
+    ),
+    "PORT": number(4000, least=0, most=65535),
+    "REALTIME_IP_VERSION": Row(IpVersion.IPV6, "ipv4", IpVersion.IPV4, ("4", "both"), IP_VERSIONS),
+    "ALLOWED_ORIGINS": Row(
+        (),
+        '["https://App.example", "http://localhost:3000", "http://[::1]:3000"]',
+        ("https://app.example", "http://localhost:3000", "http://[::1]:3000"),
+        ("https://app.example", "[]", "{}"),
+        'use a JSON array of origins, as in ["https://app.example"]',
+    ),
+    "WEBSOCKET_COMPRESSION": flag(False),
+    "SECURE_CHANNELS": Row(True, "false", False),
+    "JWT_SECRET": free_text(None),
+    "JWT_JWKS": Row(
+        None,
+        '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}',
+        {"keys": [{"kty": "oct", "k": "c2VjcmV0"}]},
+        ("x", "[]", "{}", '{"keys": []}', '{"keys": {}}', "[" * 100_000),
+        'use a JSON Web Key Set, as in {"keys": [{"kty": "RSA", …}]}',
+    ),
+    "JWT_CLAIM_VALIDATORS": Row(
+        {},
+        '{"iss": "Issuer", "nbf": 1610078130}',
+        {"iss": "Issuer", "nbf": 1610078130},
+        ("iss", "[]", '"iss"', "null"),
+        'use a JSON object, as in {"iss": "Issuer"}',
+    ),
+    "MAX_CONNECTIONS": number(16384, least=1),
+    "MAX_CHANNELS": number(1000, least=1),
+    "MAX_JOINS_PER_SECOND": number(1000, least=1),
+    "MAX_MESSAGES_PER_SECOND": number(2000, least=1),
+    "MAX_FRAME_BYTES": number(1_048_576, least=1024),
+    "MAX_PAYLOAD_BYTES": number(262_144, least=1024),
+    "MAX_HEADER_BYTES": number(65_536, least=1024),
+    "MAX_QUERY_BYTES": number(16_384, least=1024),
+    "HANDSHAKE_TIMEOUT": number(10_000, least=1),
+    "IDLE_TIMEOUT": number(60_000, least=1),
+    "OUTBOX_MAX_BYTES": number(8_388_608, least=1024),
+    "EXPOSE_METRICS": flag(False),
+    "READY_MAX_LAG_MB": number(100, least=0),
+    "LOG_LEVEL": Row(
+        LogLevel.INFO,
+        "warning",
+        LogLevel.WARNING,
+        ("WARN", "1", "trace"),
+        "use DEBUG, INFO, WARNING or ERROR",
+    ),
+    "LOG_FORMAT": Row(LogFormat.TEXT, "JSON", LogFormat.JSON, ("logfmt",), "use text or json"),
+    "DRAIN_TIMEOUT": number(5000, least=1),
+    "REPLICATION_POLL_INTERVAL": number(300, least=1),
+    "SUBSCRIPTION_SYNC_INTERVAL": number(60_000, least=1),
+    "MAX_CHANGES": number(100, least=1),
+    "MAX_RECORD_BYTES": number(1_048_576, least=1),
+    "RLS_STRICT": flag(False),
+    "RLS_IGNORED_CLAIMS": Row(
+        (),
+        '["iat", "session_id"]',
+        ("iat", "session_id"),
+        ("iat", "{}", '"iat"'),
+        'use a JSON array of names, as in ["iat"]',
+    ),
+    "WEBHOOK_HEADERS": Row(
+        (),
+        "x-one=1=1:x-two=",
+        (("x-one", "1=1"), ("x-two", "")),
+        ("x-one", "=1", "a b=1", "a=1:", "a=1\n"),
+        "use name=value, several with colons between: a=1:b=2",
+    ),
+    "WEBHOOK_SECRET": free_text(None),
+    "WEBHOOK_TIMEOUT": number(5000, least=1),
+    "WEBHOOK_MAX_ATTEMPTS": number(5, least=1),
+    "WEBHOOK_MAX_BYTES": number(8_388_608, least=1024),
+}
+
+
+def test_the_table_has_every_variable() -> None:
+    assert list(TABLE) == list(VARIABLES)
+
+
+def of(config: ServerConfig, name: str) -> Any:
+    return getattr(config, name.lower())
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> str:
+    """A file that both is a configuration and can be read where certificates are expected."""
+    path = tmp_path / "rules.json"
+    path.write_text('{"realtime": [{"relation": "public", "events": ["INSERT"]}]}')
+    return str(path)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_unset_or_empty_it_has_its_default(name: str) -> None:
+    default = TABLE[name].default
+    assert attrs.fields_dict(ServerConfig)[name.lower()].default == default
+    if name != "SECURE_CHANNELS":
+        assert of(ServerConfig.from_env(OPEN), name) == default
+        assert of(ServerConfig.from_env({**OPEN, name: ""}), name) == default
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_good_value_is_understood(name: str, rules: str) -> None:
+    row = TABLE[name]
+    environ = {**OPEN, **row.with_it, name: row.text.replace("<file>", rules)}
+    expected = row.value
+    if expected == "<file>":
+        expected = rules
+    elif isinstance(expected, ConfigurationFile):
+        expected = attrs.evolve(expected, path=rules)
+    assert of(ServerConfig.from_env(environ), name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [(name, text) for name, row in TABLE.items() for text in row.bad]
+)
+def test_a_bad_value_is_named_with_its_remedy(name: str, text: str) -> None:
+    row = TABLE[name]
+    (problem,) = problems(**row.with_it, **{name: text})
+    shown = repr(text if len(text) <= 100 else f"{text[:100]}…")
+    if VARIABLES[name].secret:
+        shown = "***"
+    assert problem == f"{name} is {shown}; {row.remedy}"
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_bytes_that_are_not_utf_8_are_named(name: str) -> None:
+    assert f"{name} is not valid UTF-8; set it again in a UTF-8 terminal or file" in problems(
+        **{name: os.fsdecode(b"caf\xe9")}
     )
-
-
-def test_the_environment_wins_over_the_dev_defaults() -> None:
-    config = ServerConfig.from_env({"DB_SSL": "true"}, dev=True)
-    assert config == ServerConfig(db_ssl=True, secure_channels=False, loopback=True)
-
-
-def test_every_variable_is_read() -> None:
-    environ = {
-        "REPLICATION_MODE": "STREAM",
-        "PORT": "4567",
-        "DB_HOST": "db.example",
-        "DB_PORT": "6543",
-        "DB_NAME": "shop",
-        "DB_USER": "reader",
-        "DB_PASSWORD": "s3cr'et \\",
-        "DB_SSL": "false",
-        "PUBLICATIONS": '["one", "zwei ÄÖ"]',
-        "SLOT_NAME": "Realtime_1",
-        "TEMPORARY_SLOT": "true",
-        "SECURE_CHANNELS": "false",
-        "DB_RECONNECT_BACKOFF_MIN": "5",
-        "DB_RECONNECT_BACKOFF_MAX": "50",
-        "OUTBOX_MAX_BYTES": "2048",
-        "SOMETHING_ELSE": "ignored",
-    }
-    assert ServerConfig.from_env(environ) == ServerConfig(
-        port=4567,  # type: ignore[arg-type]
-        db_host="db.example",
-        db_port=6543,  # type: ignore[arg-type]
-        db_name="shop",
-        db_user="reader",
-        db_password="s3cr'et \\",
-        db_ssl=False,
-        publications=("one", "zwei ÄÖ"),
-        slot_name="realtime_1",
-        temporary_slot=True,
-        secure_channels=False,
-        db_reconnect_backoff_min=5,  # type: ignore[arg-type]
-        db_reconnect_backoff_max=50,  # type: ignore[arg-type]
-        outbox_max_bytes=2048,  # type: ignore[arg-type]
-    )
-
-
-def test_an_empty_variable_counts_as_unset() -> None:
-    environ = {"PORT": "", "SLOT_NAME": "", "PUBLICATIONS": "", "DB_SSL": "", **OPEN}
-    assert ServerConfig.from_env(environ) == ServerConfig.from_env(OPEN)
-
-
-def test_loopback_is_no_variable() -> None:
-    assert ServerConfig.from_env({"LOOPBACK": "true", **OPEN}).loopback is False
 
 
 @pytest.mark.parametrize("text", ["true", "TRUE", "yes", "1", "0", "no", "anything"])
@@ -106,6 +281,210 @@ def test_whatever_is_not_false_is_true(text: str) -> None:
 @pytest.mark.parametrize("text", ["false", "False", " FALSE "])
 def test_false_is_false_in_any_case(text: str) -> None:
     assert ServerConfig.from_env({"DB_SSL": text, **OPEN}).db_ssl is False
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "\ud800", 1, None])
+def test_something_that_is_no_name_is_named(name: object) -> None:
+    text = json.dumps(["good", name])
+    assert problems(PUBLICATIONS=text) == (
+        f"PUBLICATIONS is {text!r}; {name!r} in it is no name: {PUBLICATIONS}",
+    )
+
+
+@pytest.mark.parametrize(
+    "origin", ["app.example", "https://", "https://a.b/", "//a.b", "http://[", 1]
+)
+def test_something_that_is_no_origin_is_named(origin: object) -> None:
+    (problem,) = problems(ALLOWED_ORIGINS=json.dumps([origin]))
+    assert f"{origin!r} in it is no origin: use a JSON array of origins" in problem
+
+
+@pytest.mark.parametrize("key", ["x", {}, {"kty": 1}])
+def test_a_key_without_a_kty_is_named_and_not_shown(key: object) -> None:
+    (problem,) = problems(JWT_JWKS=json.dumps({"keys": [key]}))
+    assert problem.startswith("JWT_JWKS is ***; each of its keys needs a kty: use a JSON Web Key")
+
+
+# Unset variables as a whole.
+
+
+def test_dev_changes_four_defaults_and_listens_on_loopback() -> None:
+    assert ServerConfig.from_env({}, dev=True) == ServerConfig(
+        db_ssl=False, secure_channels=False, expose_metrics=True, loopback=True
+    )
+
+
+def test_the_environment_wins_over_the_dev_defaults() -> None:
+    config = ServerConfig.from_env({"DB_SSL": "true", "EXPOSE_METRICS": "false"}, dev=True)
+    assert config == ServerConfig(secure_channels=False, loopback=True)
+
+
+@pytest.mark.parametrize("name", ["loopback", "jwt_jwks_file"])
+def test_what_is_no_variable_is_not_read_from_one(name: str) -> None:
+    environ = {name.upper(): "true", name: "true", **OPEN}
+    if name == "jwt_jwks_file":
+        environ = {name: "true", **OPEN}
+    assert ServerConfig.from_env(environ) == ServerConfig.from_env(OPEN)
+
+
+# Secrets.
+
+SECRETS = sorted(name for name, variable in VARIABLES.items() if variable.secret)
+
+
+def test_these_are_secret() -> None:
+    assert SECRETS == [
+        "DB_PASSWORD",
+        "JWT_JWKS",
+        "JWT_SECRET",
+        "WEBHOOK_HEADERS",
+        "WEBHOOK_SECRET",
+    ]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_can_be_read_from_a_file(name: str, tmp_path: Path) -> None:
+    row = TABLE[name]
+    path = tmp_path / "secret"
+    path.write_bytes(row.text.encode() + b"\r\n")
+    assert of(ServerConfig.from_env({f"{name}_FILE": str(path), **OPEN}), name) == row.value
+
+
+def test_the_key_sets_file_is_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text(TABLE["JWT_JWKS"].text)
+    config = ServerConfig.from_env({"JWT_JWKS_FILE": str(path), **OPEN})
+    assert config.jwt_jwks_file == str(path)
+    inline = ServerConfig.from_env({"JWT_JWKS": TABLE["JWT_JWKS"].text, **OPEN})
+    assert inline.jwt_jwks_file is None
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_and_its_file_together_are_a_problem(name: str) -> None:
+    assert problems(**{name: "a=b", f"{name}_FILE": "/nonexistent"}) == (
+        f"{name} and {name}_FILE are both set; unset one of them",
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (
+            None,
+            ", which cannot be read (No such file or directory); name a file that holds JWT_SECRET "
+            "and that the server may read",
+        ),
+        (b"caf\xe9", ", which is not valid UTF-8; write JWT_SECRET into it as text"),
+        (b"\n", ", a file that is empty; write JWT_SECRET into it"),
+        (b"x" * (1024 * 1024 + 1), ", a file that is longer than 1 MiB; write JWT_SECRET into it"),
+    ],
+)
+def test_a_secrets_file_that_will_not_do(
+    content: bytes | None, problem: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    if content is not None:
+        path.write_bytes(content)
+    shown = str(path) if len(str(path)) <= 100 else f"{str(path)[:100]}…"
+    assert problems(JWT_SECRET_FILE=str(path)) == (f"JWT_SECRET_FILE is {shown!r}{problem}",)
+
+
+def test_a_bad_secret_from_a_file_is_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text("hush")
+    assert problems(JWT_JWKS_FILE=str(path)) == (
+        "JWT_JWKS (read from JWT_JWKS_FILE) is ***; use a JSON Web Key Set, as in "
+        '{"keys": [{"kty": "RSA", …}]}',
+    )
+
+
+def test_a_nul_in_a_secrets_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.write_bytes(b"hu\0sh")
+    assert problems(DB_PASSWORD_FILE=str(path)) == (
+        "DB_PASSWORD (read from DB_PASSWORD_FILE) is ***; use text without a NUL character",
+    )
+
+
+def test_no_secret_is_in_the_repr() -> None:
+    environ = {name: TABLE[name].text for name in SECRETS}
+    shown = repr(ServerConfig.from_env({**OPEN, **environ}))
+    for text in ("it's ä", "c2VjcmV0", "x-one"):
+        assert text not in shown
+
+
+# What does not go together.
+
+
+def test_rls_mode_is_refused_until_it_exists_with_what_else_it_needs() -> None:
+    assert problems(REPLICATION_MODE="RLS", PUBLICATIONS='["a", "b"]') == (
+        "REPLICATION_MODE=RLS is not supported yet; use STREAM",
+        "SECURE_CHANNELS=false with REPLICATION_MODE=RLS would show every row to everybody; set "
+        "SECURE_CHANNELS=true and JWT_SECRET",
+        "PUBLICATIONS has 2 names, REPLICATION_MODE=RLS takes one; name the one publication that "
+        "has all the tables",
+    )
+
+
+@pytest.mark.parametrize("environ", [{}, {"SECURE_CHANNELS": "true"}])
+def test_secure_channels_are_refused_until_tokens_are_checked(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ServerConfig.from_env(environ)
+    assert caught.value.problems == (
+        "SECURE_CHANNELS=true (the default) is not supported yet: tokens are not checked; set "
+        "SECURE_CHANNELS=false where every client may see every change",
+    )
+
+
+@pytest.mark.parametrize("mode", ["", "require", "disable"])
+def test_a_root_certificate_that_nothing_is_checked_against(mode: str) -> None:
+    assert problems(DB_SSL_ROOT_CERT="system", DB_SSL_MODE=mode) == (
+        "DB_SSL_ROOT_CERT is set, but nothing is checked against it; set DB_SSL_MODE=verify-full, "
+        "or unset DB_SSL_ROOT_CERT",
+    )
+
+
+def test_the_systems_certificates_need_the_name_checked() -> None:
+    assert problems(DB_SSL_ROOT_CERT="system", DB_SSL_MODE="verify-ca") == (
+        "DB_SSL_ROOT_CERT=system needs the host's name checked, too; set DB_SSL_MODE=verify-full",
+    )
+
+
+def test_backoff_bounds_in_the_wrong_order_are_named() -> None:
+    assert problems(DB_RECONNECT_BACKOFF_MIN="200", DB_RECONNECT_BACKOFF_MAX="100") == (
+        "DB_RECONNECT_BACKOFF_MIN is 200, above DB_RECONNECT_BACKOFF_MAX, 100; swap them",
+    )
+
+
+def test_every_bad_value_is_reported_at_once_in_the_variables_order() -> None:
+    environ = {
+        name: os.fsdecode(b"\xff") if not row.bad else row.bad[0] for name, row in TABLE.items()
+    }
+    environ["JWT_SECRET_FILE"] = "/nonexistent"
+    found = problems(**environ)
+    assert [problem.split()[0] for problem in found] == list(TABLE)
+
+
+def test_bad_values_and_contradictions_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        ServerConfig.from_env({"PORT": "x"})
+    assert [problem.split()[0] for problem in caught.value.problems] == [
+        "PORT",
+        "SECURE_CHANNELS=true",
+    ]
+
+
+def test_a_bad_value_makes_no_second_problem() -> None:
+    found = problems(
+        DB_SSL_MODE="x",
+        DB_SSL_ROOT_CERT="system",
+        DB_RECONNECT_BACKOFF_MIN="x",
+        DB_RECONNECT_BACKOFF_MAX="5",
+    )
+    assert [problem.split()[0] for problem in found] == ["DB_SSL_MODE", "DB_RECONNECT_BACKOFF_MIN"]
+
+
+# The connection string.
 
 
 def test_the_dsn_holds_any_password_and_asks_for_tls_without_a_certificate_check() -> None:
@@ -122,145 +501,34 @@ def test_the_dsn_holds_any_password_and_asks_for_tls_without_a_certificate_check
     }
 
 
-def test_without_tls_the_dsn_says_disable() -> None:
-    dsn = conninfo_to_dict(ServerConfig.from_env({}, dev=True).dsn)
-    assert dsn["sslmode"] == "disable"
-
-
-def test_the_password_is_not_in_the_repr() -> None:
-    assert "hush" not in repr(ServerConfig.from_env({"DB_PASSWORD": "hush", **OPEN}))
-
-
 @pytest.mark.parametrize(
-    ("name", "value", "problem"),
+    ("environ", "mode", "root"),
     [
-        ("REPLICATION_MODE", "stream", "REPLICATION_MODE is 'stream'; use STREAM or RLS"),
-        ("PORT", "http", "PORT is 'http'; use a whole number between 0 and 65535"),
-        ("PORT", "65536", "PORT is '65536'; use a whole number between 0 and 65535"),
-        ("PORT", "-1", "PORT is '-1'; use a whole number between 0 and 65535"),
-        ("PORT", "4_000", "PORT is '4_000'; use a whole number between 0 and 65535"),
-        ("PORT", "४०००", "PORT is '४०००'; use a whole number between 0 and 65535"),
-        ("DB_PORT", "1e3", "DB_PORT is '1e3'; use a whole number between 1 and 65535"),
-        ("DB_PORT", "0", "DB_PORT is '0'; use a whole number between 1 and 65535"),
-        (
-            "DB_RECONNECT_BACKOFF_MIN",
-            "0",
-            "DB_RECONNECT_BACKOFF_MIN is '0'; use a whole number of at least 1",
-        ),
-        (
-            "DB_RECONNECT_BACKOFF_MAX",
-            "1.5",
-            "DB_RECONNECT_BACKOFF_MAX is '1.5'; use a whole number of at least 1",
-        ),
-        (
-            "OUTBOX_MAX_BYTES",
-            "1023",
-            "OUTBOX_MAX_BYTES is '1023'; use a whole number of at least 1024",
-        ),
-        (
-            "PUBLICATIONS",
-            "shop",
-            "PUBLICATIONS is 'shop', not JSON; use a JSON array of names, as in "
-            '["supabase_realtime"]',
-        ),
-        (
-            "PUBLICATIONS",
-            "[]",
-            "PUBLICATIONS is '[]'; use a JSON array of names, as in [\"supabase_realtime\"]",
-        ),
-        (
-            "PUBLICATIONS",
-            '"shop"',
-            'PUBLICATIONS is \'"shop"\'; use a JSON array of names, as in ["supabase_realtime"]',
-        ),
-        (
-            "PUBLICATIONS",
-            '["shop", 1]',
-            "PUBLICATIONS is '[\"shop\", 1]', with something that is no name; use a JSON array "
-            'of names, as in ["supabase_realtime"]',
-        ),
-        (
-            "SLOT_NAME",
-            "my-slot",
-            "SLOT_NAME 'my-slot' is no name for a replication slot: use 1 to 63 lower-case "
-            "letters, digits and underscores",
-        ),
+        ({"DB_SSL": "false"}, "disable", None),
+        ({"DB_SSL": "false", "DB_SSL_MODE": "require"}, "require", "/nonexistent/root.crt"),
+        ({"DB_SSL_MODE": "disable"}, "disable", None),
+        ({"DB_SSL_MODE": "prefer"}, "prefer", "/nonexistent/root.crt"),
+        ({"DB_SSL_MODE": "verify-ca"}, "verify-ca", None),
+        ({"DB_SSL_MODE": "verify-full", "DB_SSL_ROOT_CERT": "system"}, "verify-full", "system"),
     ],
 )
-def test_a_bad_value_is_named_with_its_remedy(name: str, value: str, problem: str) -> None:
-    assert problems(**{name: value}) == (problem,)
+def test_the_mode_wins_over_the_flag_and_only_two_modes_check(
+    environ: dict[str, str], mode: str, root: str | None
+) -> None:
+    dsn = conninfo_to_dict(ServerConfig.from_env({**OPEN, **environ}).dsn)
+    assert (dsn["sslmode"], dsn.get("sslrootcert")) == (mode, root)
 
 
-@pytest.mark.parametrize("name", ["", "a\0b"])
-def test_an_empty_publication_or_one_with_a_nul_is_no_name(name: str) -> None:
-    (problem,) = problems(PUBLICATIONS=json.dumps([name]))
-    assert "something that is no name" in problem
+# Variables as data.
 
 
-def test_rls_mode_is_refused_until_it_exists() -> None:
-    assert problems(REPLICATION_MODE="RLS") == (
-        "REPLICATION_MODE=RLS is not supported yet; use STREAM",
+def test_a_variable_knows_all_that_the_documentation_says() -> None:
+    assert VARIABLES["DB_SSL"] == Variable(
+        name="DB_SSL",
+        section="The database",
+        default="true",
+        dev="false",
+        form="`true`, `false`",
+        meaning="encrypt, without checking the certificate; anything but `false` is true",
+        secret=False,
     )
-
-
-@pytest.mark.parametrize("environ", [{}, {"SECURE_CHANNELS": "true"}])
-def test_secure_channels_are_refused_until_tokens_are_checked(environ: dict[str, str]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        ServerConfig.from_env(environ)
-    assert caught.value.problems == (
-        "SECURE_CHANNELS=true (the default) is not supported yet: tokens are not checked; set "
-        "SECURE_CHANNELS=false where every client may see every change",
-    )
-
-
-def test_a_temporary_slot_needs_a_name() -> None:
-    assert problems(TEMPORARY_SLOT="true") == (
-        "TEMPORARY_SLOT=true names no slot; set SLOT_NAME, or leave both unset for a temporary "
-        "slot with a name of its own",
-    )
-
-
-def test_backoff_bounds_in_the_wrong_order_are_named() -> None:
-    assert problems(DB_RECONNECT_BACKOFF_MIN="200", DB_RECONNECT_BACKOFF_MAX="100") == (
-        "DB_RECONNECT_BACKOFF_MIN is 200, above DB_RECONNECT_BACKOFF_MAX, 100; swap them",
-    )
-
-
-def test_bytes_that_are_not_utf_8_are_named_among_the_other_problems() -> None:
-    broken = os.fsdecode(b"caf\xe9")
-    assert problems(DB_PASSWORD=broken, PORT="x") == (
-        "DB_PASSWORD is not valid UTF-8; set it again in a UTF-8 terminal or file",
-        "PORT is 'x'; use a whole number between 0 and 65535",
-    )
-    (problem,) = problems(PUBLICATIONS='["\\ud800"]')
-    assert "something that is no name" in problem
-
-
-def test_every_bad_value_is_reported_at_once() -> None:
-    found = problems(REPLICATION_MODE="x", PORT="x", PUBLICATIONS="x", SLOT_NAME="-", DB_PORT="x")
-    assert [problem.split()[0] for problem in found] == [
-        "REPLICATION_MODE",
-        "PORT",
-        "DB_PORT",
-        "PUBLICATIONS",
-        "SLOT_NAME",
-    ]
-
-
-def test_bad_values_and_contradictions_are_reported_at_once() -> None:
-    with pytest.raises(ConfigError) as caught:
-        ServerConfig.from_env({"PORT": "x"})
-    assert [problem.split()[0] for problem in caught.value.problems] == [
-        "PORT",
-        "SECURE_CHANNELS=true",
-    ]
-
-
-def test_a_bad_value_makes_no_second_problem() -> None:
-    found = problems(
-        SLOT_NAME="-",
-        TEMPORARY_SLOT="true",
-        DB_RECONNECT_BACKOFF_MIN="x",
-        DB_RECONNECT_BACKOFF_MAX="5",
-    )
-    assert [problem.split()[0] for problem in found] == ["SLOT_NAME", "DB_RECONNECT_BACKOFF_MIN"]

@@ -1,0 +1,164 @@
+"""Reading a configuration class from environment variables, with everything that is wrong."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import attrs
+import cattrs
+
+from ._kinds import is_broken, kind_of
+
+__all__ = ["MASK", "near_misses", "structure", "variable_fields"]
+
+MASK: Final = "***"
+"""Stands for a secret."""
+_MOST_SHOWN: Final = 100
+"""Characters of a value that a problem repeats."""
+_MOST_READ: Final = 1024 * 1024
+"""Characters of a secret's file."""
+_LIKENESS: Final = 0.85
+"""Of two names that are taken for the same: 0 is none, 1 is equality."""
+
+
+def variable_fields(cls: type[attrs.AttrsInstance]) -> Iterator[attrs.Attribute[Any]]:
+    """Yield the fields of a class that are variables, their types resolved."""
+    for field in attrs.fields(attrs.resolve_types(cls)):
+        if kind_of(field.type) is not None:
+            yield field
+
+
+def structure(
+    environ: Mapping[str, str], cls: type[attrs.AttrsInstance]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Read the variables of ``cls``.
+
+    Returns:
+        the values of those that are set and good, and the problems, both by field. A
+        secret that was read from a file has the file's path as ``<field>_file`` besides,
+        if ``cls`` has such a field.
+    """
+    texts: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    known = {field.name for field in attrs.fields(cls)}
+    for field in variable_fields(cls):
+        try:
+            text, path = _text_of(field, environ)
+        except ValueError as exc:
+            problems[field.name] = str(exc)
+            continue
+        if text:
+            texts[field.name] = text
+        if path is not None and f"{field.name}_file" in known:
+            values[f"{field.name}_file"] = path
+    good, bad = _read(texts, cls)
+    for field in variable_fields(cls):
+        if field.name in bad:
+            problems[field.name] = _problem(field, environ, texts[field.name], bad[field.name])
+    in_order = {
+        field.name: problems[field.name] for field in attrs.fields(cls) if field.name in problems
+    }
+    return {**values, **good}, in_order
+
+
+def _read(
+    texts: Mapping[str, str], cls: type[attrs.AttrsInstance]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the values of good texts, and the remedies for bad ones."""
+    bad: dict[str, str] = {}
+    try:
+        config = _converter.structure(texts, cls)
+    except cattrs.ClassValidationError as group:
+        named, _ = group.group_exceptions()
+        bad = {note.name: str(exc) for exc, note in named}
+        texts = {name: text for name, text in texts.items() if name not in bad}
+        config = _converter.structure(texts, cls)
+    return {name: getattr(config, name) for name in texts}, bad
+
+
+def _text_of(field: attrs.Attribute[Any], environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """Return a variable's text, empty if it is unset, and the file that it was read from.
+
+    Raises:
+        ValueError: with the whole problem.
+    """
+    name = field.name.upper()
+    text = environ.get(name, "")
+    path = environ.get(f"{name}_FILE", "") if field.metadata["secret"] else ""
+    if path:
+        if text:
+            raise ValueError(f"{name} and {name}_FILE are both set; unset one of them")
+        text = _secret_of(name, path)
+    if is_broken(text):
+        raise ValueError(f"{name} is not valid UTF-8; set it again in a UTF-8 terminal or file")
+    return text, path or None
+
+
+def _secret_of(name: str, path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(_MOST_READ + 1).rstrip("\r\n")
+    except OSError as exc:
+        raise ValueError(
+            f"{name}_FILE is {_shown(path)}, which cannot be read ({exc.strerror}); name a file "
+            f"that holds {name} and that the server may read"
+        ) from None
+    except ValueError:
+        raise ValueError(
+            f"{name}_FILE is {_shown(path)}, which is not valid UTF-8; write {name} into it as text"
+        ) from None
+    if not text or len(text) > _MOST_READ:
+        found = "longer than 1 MiB" if text else "empty"
+        raise ValueError(
+            f"{name}_FILE is {_shown(path)}, a file that is {found}; write {name} into it"
+        )
+    return text
+
+
+def _problem(
+    field: attrs.Attribute[Any], environ: Mapping[str, str], text: str, remedy: str
+) -> str:
+    name = field.name.upper()
+    if not field.metadata["secret"]:
+        return f"{name} is {_shown(text)}; {remedy}"
+    source = f" (read from {name}_FILE)" if environ.get(f"{name}_FILE") else ""
+    return f"{name}{source} is {MASK}; {remedy}"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…")
+
+
+def near_misses(environ: Mapping[str, str], cls: type[attrs.AttrsInstance]) -> list[str]:
+    """Return a sentence for each set variable that looks like a misspelt one of ``cls``."""
+    known = []
+    for field in variable_fields(cls):
+        known.append(field.name.upper())
+        if field.metadata["secret"]:
+            known.append(f"{field.name.upper()}_FILE")
+    found = []
+    for name in sorted(environ):
+        if name in known or not environ[name]:
+            continue
+        likely = difflib.get_close_matches(name.upper(), known, n=1, cutoff=_LIKENESS)
+        if likely and likely[0] not in environ:
+            found.append(f"{name} is no variable of this server; did you mean {likely[0]}?")
+    return found
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter()
+
+    @converter.register_structure_hook_factory(lambda kind: kind_of(kind) is not None)
+    def read_hook(annotation: Any) -> Any:
+        kind = kind_of(annotation)
+        assert kind is not None
+        return lambda text, _: kind.read(text)
+
+    return converter
+
+
+_converter: Final = _make_converter()

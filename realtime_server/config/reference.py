@@ -1,0 +1,83 @@
+"""Variables as data: for the documentation, ``--help`` and ``--print-config``."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import attrs
+
+from ._environment import MASK, variable_fields
+from ._kinds import kind_of
+from .file import ConfigurationFile
+from .settings import SECTIONS, ServerConfig
+
+__all__ = ["Variable", "as_text", "print_config", "variables"]
+
+
+@attrs.frozen
+class Variable:
+    """An environment variable of the server.
+
+    Attributes:
+        name: in capitals.
+        section: what it belongs to.
+        default: as one would write it; empty when there is none.
+        dev: the default of ``--dev``, None where it is the same.
+        form: what may be written.
+        meaning: what it does.
+        secret: never shown; ``<NAME>_FILE`` may name a file that holds it.
+    """
+
+    name: str
+    section: str
+    default: str
+    dev: str | None
+    form: str
+    meaning: str
+    secret: bool
+
+
+def variables() -> Iterator[Variable]:
+    """Yield every variable, by section."""
+    section = ""
+    for field in variable_fields(ServerConfig):
+        section = SECTIONS.get(field.name, section)
+        dev = field.metadata["dev"]
+        kind = kind_of(field.type)
+        assert kind is not None
+        yield Variable(
+            name=field.name.upper(),
+            section=section,
+            default=as_text(field.default),
+            dev=None if dev is None else as_text(dev),
+            form=kind.form,
+            meaning=field.metadata["meaning"],
+            secret=field.metadata["secret"],
+        )
+
+
+def print_config(config: ServerConfig) -> Iterator[str]:
+    """Yield a configuration as lines of an environment file; secrets that are set are masked."""
+    for variable in variables():
+        text = as_text(getattr(config, variable.name.lower()))
+        yield f"{variable.name}={MASK if variable.secret and text else text}"
+
+
+def as_text(value: Any) -> str:
+    """Return a value as one would write it in the environment, empty for what is unset."""
+    match value:
+        case None | ():
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case enum.Enum():
+            return str(value.value)
+        case ConfigurationFile():
+            return value.path or ""
+        case tuple() | Mapping():
+            return json.dumps(value, ensure_ascii=False)
+        case _:
+            return str(value)

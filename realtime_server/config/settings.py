@@ -1,0 +1,311 @@
+"""ServerConfig: every variable, with its default and its meaning.
+
+Defaults stand here and nowhere else. A variable's name is its field's in capitals.
+"""
+
+# ruff: noqa: RUF009 (_variable makes attrs fields)
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Self, TypeVar
+
+import attrs
+from psycopg.conninfo import make_conninfo
+
+from realtime_core.errors import ConfigError
+
+from . import _kinds as kinds
+from ._environment import structure
+from ._kinds import DatabaseTls, IpVersion, LogFormat, LogLevel, ReplicationMode
+from .file import ConfigurationFile
+
+__all__ = ["SECTIONS", "ServerConfig"]
+
+_T = TypeVar("_T")
+
+SECTIONS: Final[Mapping[str, str]] = {
+    "replication_mode": "Changes",
+    "db_host": "The database",
+    "port": "Listening",
+    "secure_channels": "Tokens",
+    "max_connections": "Limits",
+    "expose_metrics": "Operation",
+    "replication_poll_interval": "RLS mode",
+    "webhook_headers": "Webhooks",
+}
+"""Titles of the documentation's tables, by the field that each begins with."""
+
+_MIB: Final = 1024 * 1024
+
+
+def _variable(default: _T, meaning: str, *, dev: _T | None = None, secret: bool = False) -> _T:
+    """Make a field that is a variable.
+
+    Args:
+        default: a release's.
+        meaning: for the documentation.
+        dev: the default of ``--dev``, where it differs.
+        secret: never shown; ``<NAME>_FILE`` may name a file that holds it.
+    """
+    metadata = {"meaning": meaning, "dev": dev, "secret": secret}
+    return attrs.field(default=default, repr=not secret, metadata=metadata)
+
+
+@attrs.frozen
+class ServerConfig:
+    """Everything the server can be told."""
+
+    # Changes
+
+    replication_mode: kinds.Mode = _variable(
+        ReplicationMode.STREAM,
+        "`STREAM` reads pgoutput, and everybody who may join a topic gets its changes; `RLS` is "
+        "not supported yet",
+    )
+    publications: kinds.Publications = _variable(
+        ("supabase_realtime",), "whose tables are listened to; they must exist"
+    )
+    slot_name: kinds.SlotName = _variable(
+        None, "lower-cased; unset: a temporary slot with a name of its own"
+    )
+    temporary_slot: kinds.Flag = _variable(
+        False,
+        "make the named slot a temporary one, which ends with each connection; without "
+        "`SLOT_NAME` it always is",
+    )
+    configuration_file: kinds.Configuration = _variable(
+        ConfigurationFile(),
+        "which relations are broadcast, and webhooks; unset: all relations, no webhooks",
+    )
+    max_replication_lag_mb: kinds.Megabytes = _variable(
+        0,
+        "WAL that the slot may hold back; beyond it the slot is dropped and made anew, and "
+        "clients are told of the gap; 0: no bound",
+    )
+
+    # The database
+
+    db_host: kinds.Text = _variable("localhost", "a name, an address, or a socket's directory")
+    db_port: kinds.Port = _variable(5432, "")
+    db_name: kinds.Text = _variable("postgres", "")
+    db_user: kinds.Text = _variable("postgres", "needs the attribute `REPLICATION`")
+    db_password: kinds.Text = _variable("postgres", "", secret=True)
+    db_ssl: kinds.Flag = _variable(
+        True, "encrypt, without checking the certificate; anything but `false` is true", dev=False
+    )
+    db_ssl_mode: kinds.Tls = _variable(
+        None,
+        "libpq's `sslmode`, instead of what `DB_SSL` says; only `verify-ca` and `verify-full` "
+        "check the certificate",
+    )
+    db_ssl_root_cert: kinds.RootCertificate = _variable(
+        None, "the authorities that may have signed it; unset: libpq's `~/.postgresql/root.crt`"
+    )
+    db_ip_version: kinds.IpFamily = _variable(
+        IpVersion.IPV4, "which of the addresses is used when `DB_HOST` is a name"
+    )
+    db_reconnect_backoff_min: kinds.Milliseconds = _variable(
+        100, "shortest pause between two attempts"
+    )
+    db_reconnect_backoff_max: kinds.Milliseconds = _variable(120_000, "longest pause")
+
+    # Listening
+
+    port: kinds.ListenPort = _variable(
+        4000, "0: any free one; with `--dev` on 127.0.0.1 only, else on every address"
+    )
+    realtime_ip_version: kinds.IpFamily = _variable(
+        IpVersion.IPV6, "`IPv6` takes IPv4 clients as well where the system can"
+    )
+    allowed_origins: kinds.Origins = _variable(
+        (), "web pages whose scripts may connect; unset: all, and clients without an origin always"
+    )
+    websocket_compression: kinds.Flag = _variable(
+        False, "offer permessage-deflate: less traffic for more processor time and memory"
+    )
+
+    # Tokens
+
+    secure_channels: kinds.Flag = _variable(
+        True, "every connection and join needs a token", dev=False
+    )
+    jwt_secret: kinds.OptionalText = _variable(
+        None, "key of HS256, HS384 and HS512 tokens", secret=True
+    )
+    jwt_jwks: kinds.Jwks = _variable(
+        None, "more keys, also asymmetric ones; a file is read again on SIGHUP", secret=True
+    )
+    jwt_claim_validators: kinds.ClaimValidators = _variable(
+        {}, "claims that every token must have, with these values"
+    )
+
+    # Limits
+
+    max_connections: kinds.Number = _variable(16384, "open sockets")
+    max_channels: kinds.Number = _variable(1000, "topics that one connection may have joined")
+    max_joins_per_second: kinds.Number = _variable(1000, "of one connection")
+    max_messages_per_second: kinds.Number = _variable(2000, "from one connection")
+    max_frame_bytes: kinds.Bytes = _variable(_MIB, "of one message from a client")
+    max_payload_bytes: kinds.Bytes = _variable(_MIB // 4, "of a message's payload")
+    max_header_bytes: kinds.Bytes = _variable(64 * 1024, "of a request's line and headers")
+    max_query_bytes: kinds.Bytes = _variable(16 * 1024, "of a request's query, tokens included")
+    handshake_timeout: kinds.Milliseconds = _variable(
+        10_000, "within which a client sends its request's head"
+    )
+    idle_timeout: kinds.Milliseconds = _variable(
+        60_000, "without a message, after which a client is taken for gone"
+    )
+    outbox_max_bytes: kinds.Bytes = _variable(
+        8 * _MIB, "what may wait for one client before it is [cut off](../topics/slow-clients.md)"
+    )
+
+    # Operation
+
+    expose_metrics: kinds.Flag = _variable(False, "serve `/metrics`", dev=True)
+    ready_max_lag_mb: kinds.Megabytes = _variable(
+        100, "how far the stream may be behind for `/ready` to say yes; 0: no bound"
+    )
+    log_level: kinds.Level = _variable(LogLevel.INFO, "")
+    log_format: kinds.LogStyle = _variable(LogFormat.TEXT, "a line of text, or a JSON object")
+    drain_timeout: kinds.Milliseconds = _variable(
+        5000, "what a stop may take until the last socket is closed"
+    )
+
+    # RLS mode
+
+    replication_poll_interval: kinds.Milliseconds = _variable(300, "between two reads of the slot")
+    subscription_sync_interval: kinds.Milliseconds = _variable(
+        60_000, "between two comparisons of `realtime.subscription` with the joined channels"
+    )
+    max_changes: kinds.Number = _variable(100, "read at once, roughly")
+    max_record_bytes: kinds.RecordBytes = _variable(
+        _MIB, "of a change, beyond which its long values are left out"
+    )
+    rls_strict: kinds.Flag = _variable(
+        False, "deliver only rows that still are as the change says when they are checked"
+    )
+    rls_ignored_claims: kinds.Names = _variable(
+        (), "that no policy reads, so that tokens which differ in them share a check"
+    )
+
+    # Webhooks
+
+    webhook_headers: kinds.Headers = _variable((), "sent with each request", secret=True)
+    webhook_secret: kinds.OptionalText = _variable(
+        None, "signs each request's body (HMAC-SHA-256)", secret=True
+    )
+    webhook_timeout: kinds.Milliseconds = _variable(5000, "of one attempt")
+    webhook_max_attempts: kinds.Number = _variable(5, "for one request, with growing pauses")
+    webhook_max_bytes: kinds.Bytes = _variable(
+        8 * _MIB, "of one body; a larger transaction goes in numbered parts"
+    )
+
+    # No variables.
+
+    loopback: bool = False
+    """Listen on 127.0.0.1 only. Set by ``--dev``."""
+    jwt_jwks_file: str | None = None
+    """Where ``jwt_jwks`` was read from, when it was a file; see :func:`read_jwks`."""
+
+    @property
+    def dsn(self) -> str:
+        """The database as a libpq connection string."""
+        tls = self.db_ssl_mode or (DatabaseTls.REQUIRE if self.db_ssl else DatabaseTls.DISABLE)
+        root = self.db_ssl_root_cert
+        if root is None and tls not in _CHECKED:
+            # libpq's "require" checks certificates where it finds a root.crt in the home.
+            root = "/nonexistent/root.crt"
+        return make_conninfo(
+            host=self.db_host,
+            port=self.db_port,
+            dbname=self.db_name,
+            user=self.db_user,
+            password=self.db_password,
+            sslmode=tls.value,
+            sslrootcert=None if tls is DatabaseTls.DISABLE else root,
+            application_name="realtime_server",
+        )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], *, dev: bool = False) -> Self:
+        """Read the configuration.
+
+        Args:
+            environ: usually ``os.environ``. Unknown variables are ignored; an empty one
+                counts as unset. Where a secret's ``<NAME>_FILE`` is set, the file is read.
+            dev: development defaults: no TLS to the database, open channels, metrics,
+                loopback.
+
+        Raises:
+            ConfigError: with every problem, each naming its variable and the remedy.
+        """
+        values, problems = structure(environ, cls)
+        if dev:
+            values = {**_dev_defaults(cls), **values}
+        config = cls(**values)
+        contradictions = [
+            problem
+            for fields, problem in config._contradictions()
+            # What a bad value would have meant is not known.
+            if problems.keys().isdisjoint(fields)
+        ]
+        if problems or contradictions:
+            raise ConfigError([*problems.values(), *contradictions])
+        return config
+
+    def _contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
+        """Yield what cannot work although each value is a good one: the fields, the problem."""
+        if self.replication_mode is ReplicationMode.RLS:
+            yield (
+                ("replication_mode",),
+                "REPLICATION_MODE=RLS is not supported yet; use STREAM",
+            )
+            if not self.secure_channels:
+                yield (
+                    ("replication_mode", "secure_channels"),
+                    "SECURE_CHANNELS=false with REPLICATION_MODE=RLS would show every row to "
+                    "everybody; set SECURE_CHANNELS=true and JWT_SECRET",
+                )
+            if len(self.publications) > 1:
+                yield (
+                    ("replication_mode", "publications"),
+                    f"PUBLICATIONS has {len(self.publications)} names, REPLICATION_MODE=RLS takes "
+                    "one; name the one publication that has all the tables",
+                )
+        if self.secure_channels:
+            yield (
+                ("secure_channels",),
+                "SECURE_CHANNELS=true (the default) is not supported yet: tokens are not checked; "
+                "set SECURE_CHANNELS=false where every client may see every change",
+            )
+        if self.db_ssl_root_cert is not None and self.db_ssl_mode not in _CHECKED:
+            yield (
+                ("db_ssl_root_cert", "db_ssl_mode"),
+                "DB_SSL_ROOT_CERT is set, but nothing is checked against it; set "
+                "DB_SSL_MODE=verify-full, or unset DB_SSL_ROOT_CERT",
+            )
+        if self.db_ssl_root_cert == "system" and self.db_ssl_mode is DatabaseTls.VERIFY_CA:
+            yield (
+                ("db_ssl_root_cert", "db_ssl_mode"),
+                "DB_SSL_ROOT_CERT=system needs the host's name checked, too; set "
+                "DB_SSL_MODE=verify-full",
+            )
+        if self.db_reconnect_backoff_min > self.db_reconnect_backoff_max:
+            yield (
+                ("db_reconnect_backoff_min", "db_reconnect_backoff_max"),
+                f"DB_RECONNECT_BACKOFF_MIN is {self.db_reconnect_backoff_min}, above "
+                f"DB_RECONNECT_BACKOFF_MAX, {self.db_reconnect_backoff_max}; swap them",
+            )
+
+
+_CHECKED: Final = (DatabaseTls.VERIFY_CA, DatabaseTls.VERIFY_FULL)
+
+
+def _dev_defaults(cls: type[ServerConfig]) -> dict[str, Any]:
+    defaults: dict[str, Any] = {
+        field.name: field.metadata["dev"]
+        for field in attrs.fields(cls)
+        if field.metadata.get("dev") is not None
+    }
+    return {**defaults, "loopback": True}

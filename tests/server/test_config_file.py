@@ -1,0 +1,124 @@
+"""CONFIGURATION_FILE: what it says, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realtime_server.config import ConfigurationFile, RelationRule, Webhook
+
+ALL = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
+EVERYTHING = (RelationRule("*", ALL), RelationRule("*:*", ALL), RelationRule("*:*:*", ALL))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "config.json"
+
+
+def read(path: Path, content: Any) -> ConfigurationFile:
+    path.write_text(json.dumps(content))
+    return ConfigurationFile.read(str(path))
+
+
+def test_without_a_file_all_is_broadcast() -> None:
+    assert ConfigurationFile() == ConfigurationFile(EVERYTHING, (), None)
+
+
+def test_the_file_of_the_original_is_read(path: Path) -> None:
+    content = {
+        "webhooks": [
+            {"event": "*", "relation": "*", "config": {"endpoint": "https://webhook.site/abc"}},
+            {"config": {"endpoint": "http://localhost:8080"}},
+            {"event": "INSERT", "relation": "public:u", "config": {"endpoint": "http://[::1]/"}},
+        ],
+        "realtime": [
+            {"relation": "public:users", "events": ["INSERT", "UPDATE"]},
+            {"relation": "*", "events": []},
+        ],
+    }
+    assert read(path, content) == ConfigurationFile(
+        realtime=(RelationRule("public:users", ("INSERT", "UPDATE")), RelationRule("*", ())),
+        webhooks=(
+            Webhook("*", "*", "https://webhook.site/abc"),
+            Webhook("*", "*", "http://localhost:8080"),
+            Webhook("INSERT", "public:u", "http://[::1]/"),
+        ),
+        path=str(path),
+    )
+
+
+def test_without_the_key_realtime_all_is_broadcast(path: Path) -> None:
+    assert read(path, {}) == ConfigurationFile(EVERYTHING, (), str(path))
+
+
+def test_an_empty_list_broadcasts_nothing(path: Path) -> None:
+    assert read(path, {"realtime": []}).realtime == ()
+
+
+URL = {"endpoint": "https://example.org/hook"}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ([], "the file is no JSON object; use "),
+        ({"realtime": {}}, "realtime in the file is no list; use a list of objects"),
+        ({"webhooks": None}, "webhooks in the file is no list; use a list of objects"),
+        ({"realtime": ["public"]}, "realtime[0] in the file has no relation; use "),
+        ({"realtime": [{"events": ["INSERT"]}]}, "realtime[0] in the file has no relation; use "),
+        ({"realtime": [{"relation": "a"}]}, "realtime[0] in the file needs events, a list of "),
+        (
+            {"realtime": [{"relation": "a", "events": ["*"]}]},
+            "realtime[0] in the file needs events, a list of INSERT, UPDATE, DELETE, TRUNCATE; ",
+        ),
+        (
+            {"realtime": [{"relation": "a", "events": [["INSERT"]]}]},
+            "realtime[0] in the file needs events, a list of ",
+        ),
+        (
+            {"realtime": [{"relation": "a::b", "events": []}]},
+            "realtime[0] in the file has the relation 'a::b'; use *, schema, schema:table, "
+            "schema:table:column",
+        ),
+        (
+            {"webhooks": [{"config": URL}, {"config": {}}]},
+            "webhooks[1] in the file has no config.endpoint with an http or https URL; use ",
+        ),
+        ({"webhooks": ["x"]}, "webhooks[0] in the file has no config.endpoint "),
+        ({"webhooks": [{"config": {"endpoint": "ftp://x"}}]}, "webhooks[0] in the file has no "),
+        ({"webhooks": [{"config": {"endpoint": "http://["}}]}, "webhooks[0] in the file has no "),
+        ({"webhooks": [{"config": {"endpoint": "http://a:b"}}]}, "webhooks[0] in the file has no "),
+        (
+            {"webhooks": [{"event": "insert", "config": URL}]},
+            "webhooks[0] in the file has the event 'insert'; use *, INSERT, ",
+        ),
+        (
+            {"webhooks": [{"relation": "a:", "config": URL}]},
+            "webhooks[0] in the file has the relation 'a:'; use *, schema, schema:table",
+        ),
+        (
+            {"webhooks": [{"relation": 1, "config": URL}]},
+            "webhooks[0] in the file has the relation 1",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place(path: Path, content: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match="the file") as caught:
+        read(path, content)
+    assert str(caught.value).startswith(problem)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000, b""])
+def test_what_is_not_json_is_said(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"^the file is not JSON \(.*\); mend it$"):
+        ConfigurationFile.read(str(path))
+
+
+def test_a_folder_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^the file cannot be read \(Is a directory\); name a"):
+        ConfigurationFile.read(str(tmp_path))
