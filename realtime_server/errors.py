@@ -4,14 +4,19 @@
 
   * :exc:`FrameError`: a WebSocket message that is no Phoenix message
   * :exc:`RefusedError`: a connection or a join that is not allowed
-  * :exc:`TopicError`: a topic whose filter cannot be served
+
+    * :exc:`LimitError`: one too many
+    * :exc:`TokenError`: a token that is missing or not to be trusted
+    * :exc:`TopicError`: a topic whose filter cannot be served
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from realtime_core.errors import RealtimeError
 
-__all__ = ["FrameError", "RefusedError", "TopicError"]
+__all__ = ["FrameError", "LimitError", "RefusedError", "TokenError", "TopicError"]
 
 
 class FrameError(RealtimeError):
@@ -35,10 +40,27 @@ class RefusedError(RealtimeError):
         reason: what the client is told.
     """
 
+    result: ClassVar[str] = "refused"
+    """What the metrics call it."""
+
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
 
 
+class LimitError(RefusedError):
+    """One connection, join or message too many."""
+
+    result = "limit"
+
+
+class TokenError(RefusedError):
+    """A token that is missing or not to be trusted. The message never quotes it."""
+
+    result = "token"
+
+
 class TopicError(RefusedError):
     """A topic whose filter cannot be served."""
+
+    result = "topic"

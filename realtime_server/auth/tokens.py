@@ -1,0 +1,127 @@
+"""TokenVerifier: from a JSON Web Token (RFC 7519) to its claims.
+
+joserfc checks the signature and authlib the times; equality of claims is ours, since
+authlib's takes a list by membership. The clock comes in as an argument.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NoReturn
+from urllib.parse import unquote
+
+from authlib.oauth2.claims import JWTClaims
+from joserfc.errors import ExpiredTokenError, JoseError
+from joserfc.jws import CompactSignature, JWSRegistry, extract_compact
+
+from ..errors import TokenError
+from .keys import VerificationKey
+
+__all__ = ["TokenVerifier"]
+
+_LIMITS: Final = JWSRegistry()
+"""joserfc's bounds on a token's size."""
+
+
+class TokenVerifier:
+    """Verifies tokens with a set of keys.
+
+    Args:
+        keys: any of them may have signed.
+        validators: claims that a token must have, with exactly these values.
+    """
+
+    def __init__(
+        self, keys: Sequence[VerificationKey], validators: Mapping[str, Any] | None = None
+    ) -> None:
+        self._keys = tuple(keys)
+        self._validators = dict(validators or {})
+
+    def verify(self, token: str, now: float) -> dict[str, Any]:
+        """Return a token's claims.
+
+        Percent-encoding and white space are tolerated. An ``exp`` or ``nbf`` that is
+        there is obeyed, without leeway; whether ``exp`` must be there is the caller's to say.
+
+        Args:
+            token: as it came.
+            now: seconds since 1970.
+
+        Raises:
+            TokenError: if it is not to be trusted. No message quotes the token.
+        """
+        signature = _extract("".join(unquote(token).split()))
+        self._check_signature(signature)
+        claims = _load_claims(signature.payload)
+        _check_times(claims, now)
+        for name, expected in self._validators.items():
+            if name not in claims or not _is_equal(claims[name], expected):
+                raise TokenError(f"the token's claim {name!r} is missing or not what it must be")
+        return claims
+
+    def _check_signature(self, signature: CompactSignature) -> None:
+        header = signature.headers()
+        if not isinstance(header, dict):
+            raise TokenError("the token's header is not a JSON object")
+        if header.get("typ") != "JWT":
+            raise TokenError("the token's header has no typ of JWT")
+        if "crit" in header:
+            # RFC 7515, section 4.1.11: what is critical must be understood.
+            raise TokenError("the token's header has a critical extension")
+        algorithm, kid = header.get("alg"), header.get("kid")
+        named = [key for key in self._keys if key.kid is not None and key.kid == kid]
+        nameless = [key for key in self._keys if key.kid is None]
+        candidates = named or (self._keys if kid is None else nameless)
+        if not candidates:
+            raise TokenError("the token's kid names no key of this server's")
+        fitting = [key for key in candidates if algorithm in key.algorithms]
+        if not fitting:
+            raise TokenError("the token's alg is not what its key is for")
+        if not any(key.verifies(signature) for key in fitting):
+            raise TokenError("the token's signature does not fit")
+
+
+def _extract(token: str) -> CompactSignature:
+    try:
+        return extract_compact(token.encode(), registry=_LIMITS)
+    except (JoseError, ValueError, RecursionError):
+        raise TokenError("the token is not a JSON Web Token, or too long") from None
+
+
+def _load_claims(payload: bytes) -> dict[str, Any]:
+    try:
+        claims = json.loads(payload, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        raise TokenError("the token's claims are not JSON") from None
+    if not isinstance(claims, dict):
+        raise TokenError("the token's claims are not a JSON object")
+    return claims
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _check_times(claims: dict[str, Any], now: float) -> None:
+    # Only these two: tokens whose iat lies a second ahead are common.
+    times = {name: claims[name] for name in ("exp", "nbf") if name in claims}
+    try:
+        JWTClaims(times, {}).validate(now=now, leeway=0)
+    except ExpiredTokenError:
+        raise TokenError("the token has expired") from None
+    except JoseError:
+        raise TokenError("the token's exp or nbf is no time, or nbf has not come yet") from None
+
+
+def _is_equal(value: Any, expected: Any) -> bool:
+    """Compare as JSON does: to Python, true is 1."""
+    if isinstance(value, bool) or isinstance(expected, bool):
+        return value is expected
+    if isinstance(value, dict) and isinstance(expected, dict):
+        return value.keys() == expected.keys() and all(
+            _is_equal(value[name], expected[name]) for name in value
+        )
+    if isinstance(value, list) and isinstance(expected, list):
+        return len(value) == len(expected) and all(map(_is_equal, value, expected))
+    return bool(value == expected)
