@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from realtime_core.errors import ConfigError, RealtimeError, ServerError
 
-from .config import ServerConfig, variables
+from . import logs
+from .config import ServerConfig, print_config, variables
 from .server import RealtimeServer
 
 __all__ = ["main"]
@@ -32,30 +33,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 after a signal, 1 when the stream broke for good, 2 when the
         settings cannot work.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m realtime_server",
-        description=_DESCRIPTION,
-        epilog=_describe_variables(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--dev",
-        action="store_true",
-        help="development defaults: DB_SSL=false, SECURE_CHANNELS=false, listen on 127.0.0.1 only",
-    )
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # websockets logs handshakes at INFO; ours is one line a connection.
-    logging.getLogger("websockets").setLevel(logging.WARNING)
+    arguments = _parser().parse_args(argv)
+    warnings = ServerConfig.near_misses(os.environ)
     try:
         config = ServerConfig.from_env(os.environ, dev=arguments.dev)
-        asyncio.run(_serve(config))
     except ConfigError as exc:
+        for warning in warnings:
+            print(f"configuration warning: {warning}", file=sys.stderr)
         for problem in exc.problems:
             print(f"configuration error: {problem}", file=sys.stderr)
         return 2
+    logs.configure(config.log_level, config.log_format)
+    for warning in (*warnings, *config.shortcomings()):
+        logger.warning("configuration: %s", warning)
+    if arguments.print_config:
+        print(*print_config(config), sep="\n")
+        return 0
+    try:
+        asyncio.run(_serve(config))
     except ServerError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2
@@ -63,6 +58,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.critical("the stream cannot go on: %s", exc)
         return 1
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m realtime_server",
+        description=_DESCRIPTION,
+        epilog=_describe_variables(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    changed = ", ".join(
+        f"{variable.name}={variable.dev}" for variable in variables() if variable.dev is not None
+    )
+    parser.add_argument(
+        "--dev",
+        action="store_true",
+        help=f"development defaults: {changed}, listen on 127.0.0.1 only",
+    )
+    parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print what is in effect as lines of an environment file, secrets masked, and end",
+    )
+    return parser
 
 
 async def _serve(config: ServerConfig) -> None:

@@ -74,13 +74,11 @@ def _commit_timestamp(time: datetime) -> bytes:
 class RelationPlan:
     """What a relation determines of its changes' payloads and topics."""
 
-    __slots__ = ("_timestamps", "heads", "relation", "table_topic", "topics", "truncate_head")
+    __slots__ = ("_timestamps", "heads", "relation", "table_topic", "truncate_head")
 
     def __init__(self, relation: Relation) -> None:
         self.relation = relation
         self.table_topic = f"realtime:{relation.schema}:{relation.table}"
-        self.topics = (f"realtime:{relation.schema}", "realtime:*", self.table_topic)
-        """The first three steps of the topic ladder, in order."""
         columns = [_describe(column) for column in relation.columns]
         self.heads = {
             kind: _head(relation, kind, {"errors": None, "columns": columns})

@@ -14,6 +14,7 @@ import attrs
 from realtime_core import Begin, Commit, Event, Gap
 
 from .encoding import RelationPlan, RowPayload, gap_payload, row_payloads, text_frame
+from .gate import TopicGate
 from .phoenix.messages import CHANNEL_PREFIX, SYSTEM, Message
 from .phoenix.serializers import Serializer
 from .topics import Topic
@@ -60,9 +61,14 @@ class _Group:
 
 
 class Hub:
-    """Hands changes to the subscriptions whose topics they match."""
+    """Hands changes to the subscriptions whose topics they match.
 
-    def __init__(self) -> None:
+    Args:
+        gate: which topics are open at all.
+    """
+
+    def __init__(self, gate: TopicGate | None = None) -> None:
+        self._gate = gate or TopicGate()
         self._groups: dict[str, dict[Serializer, _Group]] = {}
         # table topic → column → value → topics: the filters on a change's table.
         self._filters: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
@@ -130,12 +136,16 @@ class Hub:
 
     def _matches(self, payload: RowPayload) -> list[str]:
         """Return the joined topics that get a change, in the ladder's order."""
-        plan = payload.plan
+        relation = payload.plan.relation
+        opening = self._gate.opening(relation.schema, relation.table, payload.event)
         groups = self._groups
-        matches = [topic for topic in plan.topics if topic in groups]
-        columns = self._filters.get(plan.table_topic)
+        matches = [topic for topic in opening.topics if topic in groups]
+        columns = self._filters.get(payload.plan.table_topic)
         if columns is not None:
-            for column in sorted(columns.keys() & payload.filterable.keys()):
+            found = columns.keys() & payload.filterable.keys()
+            if opening.columns is not None:
+                found &= opening.columns
+            for column in sorted(found):
                 value = payload.filterable[column]
                 if value is not None:
                     matches.extend(columns[column].get(value, ()))

@@ -14,6 +14,7 @@ from .auth import AllowAll, ConnectRequest
 from .broadcaster import broadcast
 from .config import ServerConfig
 from .connection import Connection
+from .gate import TopicGate
 from .hub import Hub
 from .listener import Listener, bind
 from .outbox import OutboxCounters
@@ -38,7 +39,8 @@ class RealtimeServer:
         self.config = config
         self.counters = OutboxCounters()
         self._authorizer = AllowAll()
-        self._hub = Hub()
+        rules = config.configuration_file.realtime
+        self._hub = Hub(TopicGate((rule.relation, rule.events) for rule in rules))
         self._listener: Listener
         self._broadcasting: asyncio.Task[None]
         self.port = config.port

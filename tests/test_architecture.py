@@ -43,6 +43,7 @@ CLOCK = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("d
 
 FAN_OUT = (
     "realtime_server.phoenix",
+    "realtime_server.gate",
     "realtime_server.hub",
     "realtime_server.topics",
     "realtime_server.encoding",

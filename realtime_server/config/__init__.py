@@ -5,8 +5,8 @@ documentation's tables come from it.
 """
 
 from ._kinds import DatabaseTls, IpVersion, LogFormat, LogLevel, ReplicationMode, read_jwks
-from .file import ConfigurationFile, RelationRule, Webhook
-from .reference import Variable, variables
+from .file import EVENTS, ConfigurationFile, RelationRule, Webhook
+from .reference import Variable, print_config, variables
 from .settings import ServerConfig
 
 __all__ = [
@@ -18,11 +18,13 @@ __all__ = [
     "ReplicationMode",
     "read_jwks",
     # .file
+    "EVENTS",
     "ConfigurationFile",
     "RelationRule",
     "Webhook",
     # .reference
     "Variable",
+    "print_config",
     "variables",
     # .settings
     "ServerConfig",

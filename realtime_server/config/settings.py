@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from realtime_core.errors import ConfigError
 
 from . import _kinds as kinds
-from ._environment import structure
+from ._environment import near_misses, structure
 from ._kinds import DatabaseTls, IpVersion, LogFormat, LogLevel, ReplicationMode
 from .file import ConfigurationFile
 
@@ -253,6 +253,20 @@ class ServerConfig:
         if problems or contradictions:
             raise ConfigError([*problems.values(), *contradictions])
         return config
+
+    @classmethod
+    def near_misses(cls, environ: Mapping[str, str]) -> list[str]:
+        """Return a sentence for each set variable that looks like a misspelt one."""
+        return near_misses(environ, cls)
+
+    def shortcomings(self) -> list[str]:
+        """Return a sentence for each setting that has no effect yet."""
+        found = []
+        if self.configuration_file.webhooks:
+            found.append("webhooks in CONFIGURATION_FILE are not supported yet: none is called")
+        if self.websocket_compression:
+            found.append("WEBSOCKET_COMPRESSION=true is not supported yet: nothing is compressed")
+        return found
 
     def _contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield what cannot work although each value is a good one: the fields, the problem."""

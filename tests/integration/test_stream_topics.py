@@ -5,11 +5,14 @@ Section 2 of the specification.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.conftest import Stage
+from tests.fix_postgres import Server
+from tests.integration.conftest import FENCE_SCHEMA, Stage, open_stage
 from tests.server_helpers import RECENTLY, PhoenixClient, Vsn
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -296,3 +299,37 @@ async def test_odd_names_are_served(one_stage: Stage, table: str, column: str) -
             "record": {column: "x"},
         }
         assert frames == [client.frame(topic, "INSERT", shown) for topic in (by_schema, by_filter)]
+
+
+async def test_the_configuration_file_opens_topics_for_events(
+    one_pg: Server, tmp_path: Path
+) -> None:
+    rules = [
+        {"relation": FENCE_SCHEMA, "events": ["INSERT"]},
+        {"relation": "public", "events": ["INSERT", "DELETE"]},
+        {"relation": "public:item", "events": ["UPDATE", "TRUNCATE"]},
+        {"relation": "*:item:id", "events": ["INSERT", "UPDATE"]},
+    ]
+    path = tmp_path / "rules.json"
+    path.write_text(json.dumps({"realtime": rules}))
+    async with open_stage(one_pg, CONFIGURATION_FILE=str(path)) as stage, stage.client() as client:
+        stage.execute("create table item (id int primary key, b text)")
+        await client.join(
+            *("realtime:*", "realtime:public", "realtime:public:item"),
+            *("realtime:public:item:id=eq.1", "realtime:public:item:b=eq.x"),
+        )
+        frames = await stage.frames(
+            client,
+            "insert into item values (1, 'x')",
+            "update item set b = 'x'",
+            "delete from item",
+            "truncate item",
+        )
+        assert [(frame["event"], frame["topic"]) for frame in frames] == [
+            ("INSERT", "realtime:public"),
+            ("INSERT", "realtime:public:item:id=eq.1"),
+            ("UPDATE", "realtime:public:item"),
+            ("UPDATE", "realtime:public:item:id=eq.1"),
+            ("DELETE", "realtime:public"),
+            ("TRUNCATE", "realtime:public:item"),
+        ]

@@ -54,8 +54,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeServer]]:
         seen: list[Any] = []  # noqa: RUF012
 
     monkeypatch.setattr(cli, "RealtimeServer", Server)
-    for field in ("PORT", "PUBLICATIONS", "SLOT_NAME", "SECURE_CHANNELS", "REPLICATION_MODE"):
-        monkeypatch.delenv(field, raising=False)
+    for variable in variables():
+        monkeypatch.delenv(variable.name, raising=False)
     level = logging.getLogger("websockets").level
     yield Server
     logging.getLogger("websockets").setLevel(level)
@@ -102,6 +102,44 @@ def test_bad_settings_are_one_line_each_and_exit_code_2(
         "configuration error: SECURE_CHANNELS=true (the default) is not supported yet: tokens are "
         "not checked; set SECURE_CHANNELS=false where every client may see every change",
     ]
+    assert server.seen == []
+
+
+def test_a_near_miss_is_said_beside_the_errors_that_it_may_explain(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PUBLICATION", '["shop"]')
+    monkeypatch.setenv("PORT", "x")
+    assert cli.main(["--dev"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "configuration warning: PUBLICATION is no variable of this server; did you mean "
+        "PUBLICATIONS?",
+        "configuration error: PORT is 'x'; use a whole number between 0 and 65535",
+    ]
+
+
+def test_a_warning_is_logged_and_the_server_runs(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PUBLICATION", '["shop"]')
+    monkeypatch.setenv("WEBSOCKET_COMPRESSION", "true")
+    server.signal_number = signal.SIGTERM
+    assert cli.main(["--dev"]) == 0
+    assert [text for name, level, text in caplog.record_tuples if level == logging.WARNING] == [
+        "configuration: PUBLICATION is no variable of this server; did you mean PUBLICATIONS?",
+        "configuration: WEBSOCKET_COMPRESSION=true is not supported yet: nothing is compressed",
+    ]
+
+
+def test_the_configuration_is_printed_and_nothing_is_started(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "hush")
+    monkeypatch.setenv("PORT", " 04567")
+    assert cli.main(["--dev", "--print-config"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(list(variables()))
+    assert {"DB_PASSWORD=***", "PORT=4567", "DB_SSL=false"} < set(lines)
     assert server.seen == []
 
 

@@ -24,6 +24,7 @@ from realtime_server.config import (
     ReplicationMode,
     ServerConfig,
     Variable,
+    print_config,
     variables,
 )
 
@@ -484,6 +485,71 @@ def test_a_bad_value_makes_no_second_problem() -> None:
     assert [problem.split()[0] for problem in found] == ["DB_SSL_MODE", "DB_RECONNECT_BACKOFF_MIN"]
 
 
+# What works, and is probably not what was meant.
+
+
+@pytest.mark.parametrize(
+    ("name", "likely"),
+    [
+        ("JWT_SECERT", "JWT_SECRET"),
+        ("JWT_SECERT_FILE", "JWT_SECRET_FILE"),
+        ("DBHOST", "DB_HOST"),
+        ("db_host", "DB_HOST"),
+        ("PUBLICATION", "PUBLICATIONS"),
+        ("MAX_REPLICATION_LAG_BM", "MAX_REPLICATION_LAG_MB"),
+    ],
+)
+def test_a_near_miss_is_named_with_the_likely_variable(name: str, likely: str) -> None:
+    assert ServerConfig.near_misses({name: "x"}) == [
+        f"{name} is no variable of this server; did you mean {likely}?"
+    ]
+
+
+# What machines, shells and containers set.
+COMMON = (
+    *(
+        "PATH",
+        "HOME",
+        "PWD",
+        "HOSTNAME",
+        "LANG",
+        "TERM",
+        "USER",
+        "SHLVL",
+        "_",
+        "SSH_TTY",
+        "LOGNAME",
+    ),
+    *("PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "DATABASE_URL", "KUBERNETES_PORT"),
+    *("DB_PORT_5432_TCP", "POSTGRES_PASSWORD", "POSTGRES_USER"),
+)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"JWT_SECERT": ""},
+        {"PUBLICATION": "x", "PUBLICATIONS": "y"},
+        dict.fromkeys(TABLE, "x"),
+        {"JWT_SECRET_FILE": "/x"},
+        dict.fromkeys(COMMON, "x"),
+    ],
+)
+def test_these_are_no_near_misses(environ: dict[str, str]) -> None:
+    assert ServerConfig.near_misses(environ) == []
+
+
+def test_what_has_no_effect_yet_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"webhooks": [{"config": {"endpoint": "https://example.org"}}]}')
+    environ = {"CONFIGURATION_FILE": str(path), "WEBSOCKET_COMPRESSION": "true", **OPEN}
+    assert ServerConfig.from_env(environ).shortcomings() == [
+        "webhooks in CONFIGURATION_FILE are not supported yet: none is called",
+        "WEBSOCKET_COMPRESSION=true is not supported yet: nothing is compressed",
+    ]
+    assert ServerConfig.from_env(OPEN).shortcomings() == []
+
+
 # The connection string.
 
 
@@ -520,6 +586,22 @@ def test_the_mode_wins_over_the_flag_and_only_two_modes_check(
 
 
 # Variables as data.
+
+
+def test_a_configuration_is_printed_as_it_can_be_read_and_without_secrets(rules: str) -> None:
+    environ = {name: row.text.replace("<file>", rules) for name, row in TABLE.items()}
+    config = ServerConfig.from_env(environ)
+    printed = dict(line.split("=", 1) for line in print_config(config))
+    assert list(printed) == list(TABLE)
+    assert {name for name, text in printed.items() if text == "***"} == set(SECRETS)
+    assert ServerConfig.from_env({**printed, **{name: environ[name] for name in SECRETS}}) == config
+
+
+def test_defaults_are_printed_too_and_what_is_unset_is_empty() -> None:
+    printed = list(print_config(ServerConfig.from_env({}, dev=True)))
+    for line in ("DB_PASSWORD=***", "DB_SSL=false", "SLOT_NAME=", "JWT_SECRET=", "PORT=4000"):
+        assert line in printed
+    assert 'PUBLICATIONS=["supabase_realtime"]' in printed
 
 
 def test_a_variable_knows_all_that_the_documentation_says() -> None:

@@ -116,7 +116,7 @@ def test_names_are_escaped() -> None:
     (payload,) = row_payloads(insert(odd, "x"), {})
     shown = json.loads(payload.payload)
     assert (shown["schema"], shown["table"], shown["record"]) == ('a"b', "c\\d\n", {'e"f': "x"})
-    assert payload.plan.topics == ('realtime:a"b', "realtime:*", 'realtime:a"b:c\\d\n')
+    assert payload.plan.table_topic == 'realtime:a"b:c\\d\n'
 
 
 def test_timestamps_of_pg_catalog_become_iso_and_other_types_stay() -> None:

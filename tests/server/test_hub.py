@@ -20,6 +20,7 @@ from realtime_core import (
 )
 from realtime_core.positions import StreamIdentity
 from realtime_server.encoding import RowPayload
+from realtime_server.gate import TopicGate
 from realtime_server.hub import Hub, Subscription
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.topics import Topic
@@ -327,3 +328,20 @@ def test_a_relation_that_changed_is_shown_as_it_is_now() -> None:
         {"id": "2"},
     ]
     assert json.dumps(outbox.frames[1]["payload"]["columns"]).count("name") == 1
+
+
+# What the configuration file lets through.
+
+
+def test_the_gate_closes_topics_and_not_the_ladders_other_steps() -> None:
+    hub = Hub(TopicGate([("public", ["INSERT"]), ("public:todos:id", ["INSERT", "DELETE"])]))
+    names = ("realtime:*", "realtime:public", "realtime:public:todos")
+    outbox = join(
+        hub, *names, "realtime:public:todos:id=eq.1", "realtime:public:todos:details=eq.x"
+    )
+    hub.publish([insert(TODOS, "1", "x")])
+    assert topics(outbox) == ["realtime:public", "realtime:public:todos:id=eq.1"]
+    hub.publish([update(TODOS, ("1", "x")), truncate(TODOS), insert(ORDERS, "1", "x")])
+    assert len(outbox.frames) == 2
+    hub.publish([delete(TODOS, Record(TODOS.shape, ("1", None)))])
+    assert topics(outbox)[2:] == ["realtime:public:todos:id=eq.1"]
