@@ -15,6 +15,7 @@ from realtime_core.errors import ConfigError, RealtimeError, ServerError
 
 from . import logs
 from .config import ServerConfig, print_config, variables
+from .rls.command import run_migrate
 from .server import RealtimeServer
 
 __all__ = ["main"]
@@ -27,13 +28,15 @@ Broadcast PostgreSQL's changes to WebSocket clients that speak the Phoenix chann
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server until SIGTERM or SIGINT.
+    """Run the server until SIGTERM or SIGINT, or do what another command says.
 
     Returns:
-        The exit code: 0 after a signal, 1 when the stream broke for good, 2 when the
-        settings cannot work.
+        The exit code: 0 after a signal or when the command is done, 1 when the stream broke
+        for good or the database refused, 2 when the settings cannot work.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.command == "migrate":
+        return _migrate(dev=arguments.dev, dry_run=arguments.dry_run)
     warnings = ServerConfig.near_misses(os.environ)
     try:
         config = ServerConfig.from_env(os.environ, dev=arguments.dev)
@@ -80,7 +83,25 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print what is in effect as lines of an environment file, secrets masked, and end",
     )
+    commands = parser.add_subparsers(dest="command", title="commands")
+    migrate = commands.add_parser("migrate", help="set up the database for RLS mode")
+    migrate.add_argument(
+        "--dry-run", action="store_true", help="say what is missing, change nothing"
+    )
     return parser
+
+
+def _migrate(*, dev: bool, dry_run: bool) -> int:
+    try:
+        asyncio.run(run_migrate(os.environ, dev=dev, dry_run=dry_run))
+    except ConfigError as exc:
+        for problem in exc.problems:
+            print(f"configuration error: {problem}", file=sys.stderr)
+        return 2
+    except RealtimeError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 1
+    return 0
 
 
 async def _serve(config: ServerConfig) -> None:

@@ -1,0 +1,58 @@
+"""``python -m realtime_server migrate``: set up the database for RLS mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import psycopg
+from psycopg import AsyncConnection
+
+from realtime_core.errors import ConnectionLostError
+
+from ..config import ServerConfig
+from .migrations import migrate, pending
+from .privileges import missing_grants
+
+__all__ = ["run_migrate"]
+
+
+async def run_migrate(environ: Mapping[str, str], *, dev: bool, dry_run: bool) -> None:
+    """Apply what is missing, or only print it; print the privileges that are missing besides.
+
+    Args:
+        environ: only what names the database and the publication is read: whoever migrates
+            needs no tokens.
+        dev: development defaults.
+        dry_run: change nothing.
+
+    Raises:
+        ConfigError: with what is wrong with the variables.
+        SourceError: if the database cannot be reached or does not let us.
+    """
+    wanted = {
+        name: value
+        for name, value in environ.items()
+        if name.startswith("DB_") or name == "PUBLICATIONS"
+    }
+    config = ServerConfig.from_env({**wanted, "SECURE_CHANNELS": "false"}, dev=dev)
+    try:
+        connection = await AsyncConnection.connect(config.dsn, autocommit=True)
+    except psycopg.Error as exc:
+        raise ConnectionLostError(
+            f"cannot connect to PostgreSQL ({' '.join(str(exc).split())}); check DB_HOST, "
+            "DB_PORT, DB_NAME, DB_USER and DB_PASSWORD"
+        ) from exc
+    async with connection:
+        if dry_run:
+            for migration in await pending(connection):
+                print(f"would apply {migration}")
+        else:
+            for migration in await migrate(connection):
+                print(f"applied {migration}")
+        if not await pending(connection):
+            print("the schema realtime is up to date")
+        for publication in config.publications:
+            grants = await missing_grants(connection, publication)
+            if grants:
+                print(f"{config.db_user} lacks privileges for RLS mode; run as an administrator:")
+                print(*(f"    {grant}" for grant in grants), sep="\n")

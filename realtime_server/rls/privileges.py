@@ -1,0 +1,76 @@
+"""Privileges: what the server's role lacks, as the lines that give it.
+
+It need not be a superuser. It needs LOGIN and REPLICATION, to own what is in schema
+``realtime`` (so CREATE on the database at first), and to be allowed to become each role that
+tokens claim; it never needs their rights itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+
+__all__ = ["missing_grants"]
+
+# From PostgreSQL 16 on, being a member and being allowed to SET ROLE are two things.
+_SPLIT_MEMBERSHIP: Final = 160000
+
+_FACTS: Final = """
+    SELECT pg_catalog.quote_ident(rolname), rolsuper OR rolreplication,
+           pg_catalog.quote_ident(pg_catalog.current_database()),
+           pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
+           pg_catalog.to_regnamespace('realtime') IS NOT NULL,
+           pg_catalog.current_setting('server_version_num')::pg_catalog.int4
+    FROM pg_catalog.pg_roles WHERE rolname = current_user
+"""
+
+# Whoever was given something to read in a published table may come with a token, except those
+# who are this server, its masters, or PostgreSQL's own.
+_READERS: Final = """
+    SELECT pg_catalog.quote_ident(r.rolname)
+    FROM pg_catalog.pg_roles r
+    WHERE NOT r.rolsuper AND r.rolname <> current_user AND r.rolname !~ '^pg_'
+      AND NOT pg_catalog.pg_has_role(current_user, r.oid, %s)
+      AND (r.rolname = ANY (%s) OR EXISTS (
+          SELECT FROM pg_catalog.pg_publication_tables p
+          JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname
+          JOIN pg_catalog.pg_class c ON c.relname = p.tablename AND c.relnamespace = n.oid
+          CROSS JOIN LATERAL (
+              SELECT c.relacl AS acl
+              UNION ALL
+              SELECT a.attacl FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid
+          ) acls
+          CROSS JOIN LATERAL pg_catalog.aclexplode(acls.acl) g
+          WHERE p.pubname = %s AND g.privilege_type = 'SELECT' AND g.grantee = r.oid
+            AND g.grantee <> c.relowner
+      ))
+    ORDER BY r.rolname
+"""
+
+
+async def missing_grants(
+    connection: AsyncConnection[Any], publication: str, roles: tuple[str, ...] = ()
+) -> list[str]:
+    """Return the statements that an administrator has to run.
+
+    Args:
+        connection: as the server's role.
+        publication: whose tables' readers are expected to come with tokens.
+        roles: more that are expected.
+    """
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(_FACTS)
+        facts = await cursor.fetchone()
+        assert facts is not None
+        user, replicates, database, creates, exists, version = facts
+        is_split = version >= _SPLIT_MEMBERSHIP
+        await cursor.execute(_READERS, ["SET" if is_split else "MEMBER", list(roles), publication])
+        readers = [row[0] for row in await cursor.fetchall()]
+    how = " WITH INHERIT FALSE, SET TRUE" if is_split else ""
+    return [
+        *([] if replicates else [f"ALTER ROLE {user} REPLICATION;"]),
+        *([] if creates or exists else [f"GRANT CREATE ON DATABASE {database} TO {user};"]),
+        *(f"GRANT {reader} TO {user}{how};" for reader in readers),
+    ]
