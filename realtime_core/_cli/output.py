@@ -1,0 +1,66 @@
+"""Standard output as a stream of events, and standard error as a stream of single lines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from ..changes import Event
+from .lines import Format
+
+__all__ = ["Output", "OutputError", "complain"]
+
+
+class OutputError(Exception):
+    """Standard output takes no more, and somebody should know."""
+
+
+class Output:
+    """Writes events to standard output, in UTF-8, a line each.
+
+    Raises:
+        BrokenPipeError: from each method, when whoever reads has had enough.
+        OutputError: from each method, when nothing can be written for another reason.
+    """
+
+    def __init__(self, line: Format) -> None:
+        self._line = line
+        self._file = sys.stdout
+        if hasattr(self._file, "reconfigure"):
+            # Whatever the locale says: JSON is UTF-8.
+            self._file.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+    def write(self, events: Iterable[Event]) -> None:
+        """Write some events, which may still be in a buffer afterwards."""
+        write, line = self._file.write, self._line
+        with _named_errors():
+            for event in events:
+                write(f"{line(event)}\n")
+
+    def flush(self) -> None:
+        """Send everything written so far on its way."""
+        with _named_errors():
+            self._file.flush()
+
+    @staticmethod
+    def give_up() -> None:
+        """Make the interpreter's last flush harmless, when nothing can be written."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        raise OutputError(f"cannot write to standard output: {exc.strerror}") from exc
+
+
+def complain(kind: str, message: object) -> None:
+    """Write one line to standard error."""
+    text = " ".join(str(message).split())
+    print(f"{kind}: {text}", file=sys.stderr, flush=True)
