@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from realtime_core.errors import ConfigError, RealtimeError, ServerError
 
 from . import logs
-from .config import ServerConfig, print_config, variables
+from .config import IpVersion, ServerConfig, print_config, variables
 from .rls.command import run_migrate
 from .server import RealtimeServer
 
@@ -43,9 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as exc:
         for warning in warnings:
             print(f"configuration warning: {warning}", file=sys.stderr)
-        for problem in exc.problems:
-            print(f"configuration error: {problem}", file=sys.stderr)
-        return 2
+        return _refuse(exc)
     logs.configure(config.log_level, config.log_format)
     for warning in (*warnings, *config.shortcomings()):
         logger.warning("configuration: %s", warning)
@@ -54,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         asyncio.run(_serve(config))
+    except ConfigError as exc:
+        return _refuse(exc)
     except ServerError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 2
@@ -61,6 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.critical("the stream cannot go on: %s", exc)
         return 1
     return 0
+
+
+def _refuse(error: ConfigError) -> int:
+    for problem in error.problems:
+        print(f"configuration error: {problem}", file=sys.stderr)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,8 +118,7 @@ async def _serve(config: ServerConfig) -> None:
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, stop.set)
     async with RealtimeServer(config) as server:
-        host = "127.0.0.1" if config.loopback else "all addresses"
-        logger.info("listening on %s, port %d", host, server.port)
+        logger.info("listening on %s, port %d", _host(config), server.port)
         stopped = asyncio.create_task(stop.wait())
         ended = asyncio.create_task(server.wait())
         await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -121,7 +126,15 @@ async def _serve(config: ServerConfig) -> None:
         if ended.done():
             ended.result()
         ended.cancel()
-        logger.info("stopping")
+        logger.info("stopping: closing connections, for at most %d ms", config.drain_timeout)
+    logger.info("stopped")
+
+
+def _host(config: ServerConfig) -> str:
+    if config.loopback:
+        return "127.0.0.1"
+    ipv4 = config.realtime_ip_version is IpVersion.IPV4
+    return "all IPv4 addresses" if ipv4 else "all addresses"
 
 
 def _describe_variables() -> str:

@@ -22,6 +22,7 @@ from websockets.http11 import Request, Response
 from realtime_core.errors import ServerError
 
 from .auth import Authorizer, ConnectRequest
+from .config import IpVersion
 from .connection import CLOSE_TIMEOUT, close_within
 from .endpoints import HttpProtocol
 from .errors import RefusedError
@@ -39,8 +40,8 @@ Handler = Callable[[ServerConnection, ConnectRequest, Serializer], Awaitable[Non
 """Serves an open WebSocket until it ends."""
 
 
-def bind(port: int, *, loopback: bool) -> socket.socket:
-    """Open the listening socket: 127.0.0.1, or every IPv6 and IPv4 address.
+def bind(port: int, *, loopback: bool, ip_version: IpVersion = IpVersion.IPV6) -> socket.socket:
+    """Open the listening socket: 127.0.0.1, every IPv4 address, or every IPv6 and IPv4 one.
 
     Raises:
         ServerError: if the port cannot be had.
@@ -48,7 +49,7 @@ def bind(port: int, *, loopback: bool) -> socket.socket:
     try:
         if loopback:
             return socket.create_server(("127.0.0.1", port), backlog=1024)
-        if socket.has_dualstack_ipv6():
+        if ip_version is IpVersion.IPV6 and socket.has_dualstack_ipv6():
             # asyncio would set IPV6_V6ONLY on a socket that it makes itself.
             return socket.create_server(
                 ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
@@ -92,19 +93,28 @@ class Listener:
             close_timeout=CLOSE_TIMEOUT,
         )
 
-    async def close(self) -> None:
-        """Stop accepting; close every WebSocket with 1012, so that clients come back."""
+    def stop_accepting(self) -> None:
+        """Take no more connections, and cut off those that are no WebSockets (yet)."""
         self._plain.close()
+        if self._server is not None:
+            # Its own way of closing waits for clients that do not read.
+            self._server.close(close_connections=False)
+
+    async def close(self, *, within: float = CLOSE_TIMEOUT) -> None:
+        """Close every WebSocket with 1012, so that clients come back.
+
+        What was written to a client is sent before its close frame. One that has not taken
+        all of it after ``within`` seconds is cut off.
+        """
+        self.stop_accepting()
         server = self._server
         if server is None:
             return
-        # Its own way of closing waits for clients that do not read.
-        server.close(close_connections=False)
+        deadline = asyncio.get_running_loop().time() + within
+        # Whoever is being accepted becomes a connection, or not.
         await asyncio.sleep(0)
         while connections := server.connections:
-            await asyncio.gather(
-                *(close_within(one, 1012, "the server restarts") for one in connections)
-            )
+            await asyncio.gather(*(_close_by(deadline, one) for one in connections))
         await server.wait_closed()
 
     def _make_protocol(self, *args: Any, **kwargs: Any) -> asyncio.Protocol:
@@ -128,6 +138,13 @@ class Listener:
         assert connection.request is not None
         request = _connect_request(connection.request)
         await self._handler(connection, request, SERIALIZERS[request.query.get("vsn")])
+
+
+async def _close_by(deadline: float, websocket: ServerConnection) -> None:
+    within = max(deadline - asyncio.get_running_loop().time(), 0.0)
+    # Its own patience, which begins with the close frame, must not end before ours.
+    websocket.close_timeout = within
+    await close_within(websocket, 1012, "the server restarts", within=within)
 
 
 def _connect_request(request: Request) -> ConnectRequest:

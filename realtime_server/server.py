@@ -41,46 +41,7 @@ class RealtimeServer:
         self._authorizer = AllowAll()
         rules = config.configuration_file.realtime
         self._hub = Hub(TopicGate((rule.relation, rule.events) for rule in rules))
-        self._listener: Listener
-        self._broadcasting: asyncio.Task[None]
-        self.port = config.port
-        """The port it listens on, once it is open."""
-
-    async def __aenter__(self) -> Self:
-        """Listen, and begin to attach to the database.
-
-        Raises:
-            ServerError: if the port cannot be had.
-        """
-        sock = bind(self.config.port, loopback=self.config.loopback)
-        self.port = sock.getsockname()[1]
-        self._listener = Listener(sock, self._serve, self._authorizer)
-        await self._listener.start()
-        self._broadcasting = asyncio.create_task(self._broadcast())
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close every connection and let go of the slot."""
-        self._broadcasting.cancel()
-        await asyncio.wait({self._broadcasting})
-        await self._listener.close()
-
-    async def wait(self) -> None:
-        """Wait for the end of the stream, which does not come unless something is wrong.
-
-        Raises:
-            DecodeError: if the database sends what cannot be decoded.
-        """
-        await asyncio.shield(self._broadcasting)
-
-    async def _broadcast(self) -> None:
-        config = self.config
-        source = PgoutputSource(
+        self._source = PgoutputSource(
             config.dsn,
             publications=config.publications,
             slot=config.slot_name,
@@ -92,8 +53,54 @@ class RealtimeServer:
                 config.db_reconnect_backoff_max / 1000,
             ),
         )
-        async with source:
-            await broadcast(source, self._hub)
+        self._listener: Listener
+        self._broadcasting: asyncio.Task[None]
+        self.port = config.port
+        """The port it listens on, once it is open."""
+
+    async def __aenter__(self) -> Self:
+        """Listen, and begin to attach to the database.
+
+        Raises:
+            ServerError: if the port cannot be had.
+        """
+        config = self.config
+        sock = bind(config.port, loopback=config.loopback, ip_version=config.realtime_ip_version)
+        self.port = sock.getsockname()[1]
+        self._listener = Listener(sock, self._serve, self._authorizer)
+        await self._listener.start()
+        # It attaches when it is read, and so in the background.
+        await self._source.__aenter__()
+        self._broadcasting = asyncio.create_task(broadcast(self._source, self._hub))
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain: accept nobody, publish no more, close every connection, let go of the slot.
+
+        In this order, so that clients get what was published, and nothing passes them by:
+        while the slot is ours no other server reads it, and clients that come back to one
+        are there before it does.
+        """
+        self._listener.stop_accepting()
+        self._broadcasting.cancel()
+        try:
+            await asyncio.wait({self._broadcasting})
+            await self._listener.close(within=self.config.drain_timeout / 1000)
+        finally:
+            await self._source.aclose()
+
+    async def wait(self) -> None:
+        """Wait for the end of the stream, which does not come unless something is wrong.
+
+        Raises:
+            DecodeError: if the database sends what cannot be decoded.
+        """
+        await asyncio.shield(self._broadcasting)
 
     async def _serve(
         self, websocket: ServerConnection, request: ConnectRequest, serializer: Serializer

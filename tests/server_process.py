@@ -24,10 +24,12 @@ class ServerProcess:
 
     Args:
         dsn: of its database.
+        module: that is run.
         environment: more variables.
     """
 
-    def __init__(self, dsn: str, **environment: str) -> None:
+    def __init__(self, dsn: str, *, module: str = "realtime_server", **environment: str) -> None:
+        self._module = module
         database = conninfo_to_dict(dsn)
         self._environment = {
             **os.environ,
@@ -43,7 +45,7 @@ class ServerProcess:
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "realtime_server", "--dev"],
+            [sys.executable, "-m", self._module, "--dev"],
             env=self._environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -52,6 +54,11 @@ class ServerProcess:
         self._reader.start()
         self.port = int(self.wait_for_log(_LISTENING)[1])
         return self
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, within: float = 30) -> int:
+        """Send a signal; return the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(within)
 
     def __exit__(
         self,

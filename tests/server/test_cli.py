@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import pytest
 
-from realtime_core import DecodeError, ServerError
+from realtime_core import ConfigError, DecodeError, ServerError
 from realtime_server import cli
 from realtime_server.config import ServerConfig, variables
 
@@ -73,18 +73,27 @@ def test_a_signal_ends_it_in_good_order(
     assert closed == "closed"
     assert [record.getMessage() for record in caplog.records] == [
         "listening on 127.0.0.1, port 4567",
-        "stopping",
+        "stopping: closing connections, for at most 5000 ms",
+        "stopped",
     ]
 
 
+@pytest.mark.parametrize(
+    ("version", "host"), [("", "all addresses"), ("IPv4", "all IPv4 addresses")]
+)
 def test_without_dev_it_listens_on_all_addresses(
-    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: type[FakeServer],
+    version: str,
+    host: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "realtime.server")
     monkeypatch.setenv("SECURE_CHANNELS", "false")
+    monkeypatch.setenv("REALTIME_IP_VERSION", version)
     server.signal_number = signal.SIGTERM
     assert cli.main([]) == 0
-    assert "listening on all addresses, port 4567" in caplog.messages
+    assert f"listening on {host}, port 4567" in caplog.messages
 
 
 def test_bad_settings_are_one_line_each_and_exit_code_2(
@@ -141,6 +150,15 @@ def test_the_configuration_is_printed_and_nothing_is_started(
     assert len(lines) == len(list(variables()))
     assert {"DB_PASSWORD=***", "PORT=4567", "DB_SSL=false"} < set(lines)
     assert server.seen == []
+
+
+def test_settings_that_the_server_itself_refuses_are_told_alike(
+    server: type[FakeServer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.entering = ConfigError(["one thing", "another"])
+    assert cli.main(["--dev"]) == 2
+    err = capsys.readouterr().err
+    assert err == "configuration error: one thing\nconfiguration error: another\n"
 
 
 def test_a_port_that_cannot_be_had_is_one_line_and_exit_code_2(

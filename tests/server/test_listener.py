@@ -16,6 +16,7 @@ from websockets.http11 import Request
 
 from realtime_core import ServerError
 from realtime_server.auth import AllowAll, ConnectRequest, JoinRequest
+from realtime_server.config import IpVersion
 from realtime_server.endpoints import HttpProtocol
 from realtime_server.errors import RefusedError
 from realtime_server.listener import Listener, _Head, _Plain, bind
@@ -245,6 +246,18 @@ def test_otherwise_it_listens_on_every_address_of_both_families() -> None:
                 # A machine may have IPv6 in its kernel and not on its loopback.
                 if exc.errno != errno.EADDRNOTAVAIL:
                     raise
+
+
+def test_with_ipv4_it_listens_on_addresses_of_that_family_alone() -> None:
+    with bind(0, loopback=False, ip_version=IpVersion.IPV4) as sock:
+        assert sock.family == socket.AF_INET
+        assert sock.getsockname()[0] == "0.0.0.0"
+
+
+def test_where_the_system_has_no_ipv6_it_listens_on_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with bind(0, loopback=False) as sock:
+        assert sock.family == socket.AF_INET
 
 
 @pytest.mark.parametrize("loopback", [True, False])

@@ -1,0 +1,167 @@
+"""How the server ends, and what it hands over across its ends: nothing is skipped.
+
+Real processes, real signals, real sockets, under load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from realtime_server.server import RealtimeServer
+from tests.fix_postgres import Database, Server, unique_name
+from tests.integration.conftest import fresh_database, until_streaming
+from tests.raw_client import RawClient
+from tests.recording_server import read_record
+from tests.server_helpers import DEADLINE, PhoenixClient, dev_config, open_client
+from tests.server_process import ServerProcess
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+TOPIC = "realtime:public:item"
+RESTARTED = (1012, "the server restarts")
+
+
+@pytest.fixture
+def shop(one_pg: Server) -> Iterator[Database]:
+    with fresh_database(one_pg) as database:
+        database.execute("create table item (id int8 primary key, filling text)")
+        database.execute("create publication shop for table item")
+        yield database
+
+
+class Load:
+    """Writes rows 0, 1, 2 …, each in a transaction of its own, some hundreds a second.
+
+    It goes on over a restart of PostgreSQL.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.written = 0
+        self._database = database
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def stop(self) -> int:
+        """Write no more; return how many rows there are."""
+        self._done.set()
+        self._thread.join()
+        return self.written
+
+    def _write(self) -> None:
+        while not self._done.is_set():
+            with contextlib.suppress(psycopg.OperationalError), self._database.connect() as one:
+                while not self._done.wait(0.001):
+                    # Whether a commit went through whose answer was lost, nobody knows.
+                    one.execute(
+                        "insert into item values (%s) on conflict do nothing", (self.written,)
+                    )
+                    self.written += 1
+
+
+def id_of(frame: Any) -> int:
+    return int(frame["payload"]["record"]["id"])
+
+
+async def collect(client: PhoenixClient, into: list[Any]) -> tuple[int, str]:
+    """Append frames until the socket closes; return how it did."""
+    with contextlib.suppress(Exception):
+        while True:
+            into.append(await client.receive())
+    return await client.closed()
+
+
+# Ends in good order.
+
+
+async def test_what_was_published_arrives_before_the_close_frame(shop: Database) -> None:
+    async with RealtimeServer(dev_config(shop.dsn)) as server, open_client(server.port) as client:
+        await until_streaming(shop)
+        await client.join(TOPIC)
+        async with open_client(server.port) as witness:
+            await witness.join(TOPIC)
+            # More than the kernel's buffers take: some of it waits in the server.
+            shop.execute(
+                "insert into item select n, repeat('x', 500) from generate_series(0, 5999) n"
+            )
+            while id_of(await witness.receive()) != 5999:
+                pass
+            ending = asyncio.create_task(server.__aexit__(None, None, None))
+            frames: list[Any] = []
+            assert await collect(client, frames) == RESTARTED
+            assert [id_of(frame) for frame in frames] == list(range(6000))
+            assert await witness.closed() == RESTARTED
+            await ending
+
+
+async def test_clients_that_do_not_read_hold_up_the_end_no_longer_than_the_bound(
+    shop: Database,
+) -> None:
+    config = dev_config(shop.dsn, DRAIN_TIMEOUT="1000", SLOT_NAME=unique_name("slot"))
+    async with RealtimeServer(config) as server, open_client(server.port) as client:
+        await until_streaming(shop)
+        await client.join(TOPIC)
+        stuck = [await RawClient.join(server.port, TOPIC) for _ in range(3)]
+        for one in stuck:
+            one.stop_reading()
+        shop.execute("insert into item select n, repeat('x', 500) from generate_series(0, 5999) n")
+        while id_of(await client.receive()) != 5999:
+            pass
+        ending = asyncio.create_task(server.__aexit__(None, None, None))
+        # Whoever reads need not wait for them.
+        assert await client.closed() == RESTARTED
+        assert not ending.done()
+        async with asyncio.timeout(DEADLINE):
+            await ending
+        for one in stuck:
+            assert one.ids == [] or one.ids[-1] < 5999
+            one.close()
+
+
+@pytest.mark.slow
+async def test_twenty_restarts_under_load_leave_no_hole(shop: Database, tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    record.touch()
+    slot = unique_name("slot")
+    shop.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
+    settings = {"PUBLICATIONS": '["shop"]', "SLOT_NAME": slot, "RECORD": str(record)}
+    with Load(shop) as load:
+        for _ in range(20):
+            with ServerProcess(shop.dsn, module="tests.recording_server", **settings) as server:
+                server.wait_until_streaming()
+                async with open_client(server.port) as client:
+                    await client.join(TOPIC)
+                    frames = [await client.receive()]
+                    collecting = asyncio.create_task(collect(client, frames))
+                    await eventually(lambda: len(frames) > 100)  # noqa: B023
+                    server.process.send_signal(signal.SIGTERM)
+                    assert await collecting == RESTARTED
+                assert await asyncio.to_thread(server.process.wait, 30) == 0
+            # All that was handed over since the join has arrived, in order.
+            handed = read_record(record)
+            ids = [id_of(frame) for frame in frames]
+            assert ids == list(range(ids[0], handed[-1] + 1))
+        rows = load.stop()
+    with ServerProcess(shop.dsn, module="tests.recording_server", **settings):
+        await eventually(lambda: rows - 1 in read_record(record))
+    handed = read_record(record)
+    assert sorted(set(handed)) == list(range(rows))
+    # Hardly anything comes twice, as the last acknowledgement is sent and taken.
+    assert len(handed) - rows < 100
