@@ -101,9 +101,7 @@ def _migrate(*, dev: bool, dry_run: bool) -> int:
     try:
         asyncio.run(run_migrate(os.environ, dev=dev, dry_run=dry_run))
     except ConfigError as exc:
-        for problem in exc.problems:
-            print(f"configuration error: {problem}", file=sys.stderr)
-        return 2
+        return _refuse(exc)
     except RealtimeError as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
