@@ -1,10 +1,11 @@
-"""Changes to bytes: payloads in the original's style, and frames around them.
+"""Changes to bytes: payloads in two styles, and frames around them.
 
 What a relation determines is computed once for it: names, the ``columns`` list, which
 fields are timestamps. What a change determines is rendered once for it. The envelope around
 a payload depends on topic and serializer and is joined on as bytes.
 
-Every value is PostgreSQL's text; only ``timestamp`` and ``timestamptz`` become ISO 8601.
+In the original's style every value is PostgreSQL's text; only ``timestamp`` and
+``timestamptz`` become ISO 8601. The typed style is :mod:`realtime_server.typed`'s.
 """
 
 from __future__ import annotations
@@ -26,9 +27,12 @@ from realtime_core import (
     LogicalMessage,
     Record,
     Relation,
+    Shape,
     Truncate,
     Update,
 )
+
+from .typed import Projection
 
 __all__ = [
     "RelationPlan",
@@ -42,6 +46,11 @@ __all__ = [
 # PostgreSQL's ISO style with TimeZone UTC. Infinity, BC and five-digit years stay as they are.
 _TIMESTAMP: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?)(?:\+00)?", re.ASCII)
 _TIMESTAMPS: Final = ("timestamp", "timestamptz")
+
+_NOTHING: Final = Record(Shape(()), ())
+
+_MOST_PROJECTIONS: Final = 1000
+"""Of one relation, kept: clients think of ever new ones."""
 
 _LENGTH_16: Final = Struct("!BBH")
 _LENGTH_64: Final = Struct("!BBQ")
@@ -74,7 +83,14 @@ def _commit_timestamp(time: datetime) -> bytes:
 class RelationPlan:
     """What a relation determines of its changes' payloads and topics."""
 
-    __slots__ = ("_timestamps", "heads", "relation", "table_topic", "truncate_head")
+    __slots__ = (
+        "_projections",
+        "_timestamps",
+        "heads",
+        "relation",
+        "table_topic",
+        "truncate_head",
+    )
 
     def __init__(self, relation: Relation) -> None:
         self.relation = relation
@@ -90,6 +106,16 @@ class RelationPlan:
             for column in relation.columns
             if column.type_schema == "pg_catalog" and column.type_name in _TIMESTAMPS
         )
+        self._projections: dict[frozenset[str] | None, Projection] = {}
+
+    def projection(self, select: frozenset[str] | None) -> Projection:
+        """Return how typed payloads show the relation; ``select`` names columns, None all."""
+        projection = self._projections.get(select)
+        if projection is None:
+            if len(self._projections) >= _MOST_PROJECTIONS:
+                self._projections.clear()
+            projection = self._projections[select] = Projection(self.relation, select)
+        return projection
 
     def render(self, record: Record) -> dict[str, Any]:
         """Return a record's fields as payloads show them; unchanged TOAST is absent."""
@@ -122,32 +148,52 @@ def _head(relation: Relation, kind: str, more: dict[str, Any]) -> bytes:
 
 
 class RowPayload:
-    """One payload of a change, rendered when somebody wants it, and once."""
+    """What a change tells about one table; each form is rendered when it is wanted, and once."""
 
-    __slots__ = ("_change", "_payload", "event", "filterable", "plan")
+    __slots__ = ("_filterable", "_payload", "_typed", "change", "event", "plan")
 
     def __init__(self, event: str, plan: RelationPlan, change: Change) -> None:
         self.event = event
-        """The type of the change, which is the wire's event name too."""
+        """The type of the change, which is the original's event name too."""
         self.plan = plan
-        self._change = change
+        self.change = change
+        self._filterable: dict[str, Any] | None = None
         self._payload: bytes | None = None
-        self.filterable: dict[str, Any] = {}
+        self._typed: dict[tuple[str, frozenset[str] | None], bytes] = {}
+
+    @property
+    def filterable(self) -> dict[str, Any]:
         """Rendered fields that column filters look at: the new row's, of a DELETE the old's."""
-        match change:
-            case Insert() | Update():
-                self.filterable = plan.render(change.record)
-            case Delete():
-                self.filterable = plan.render(change.old_record)
+        if self._filterable is None:
+            match self.change:
+                case Insert(record=row) | Update(record=row) | Delete(old_record=row):
+                    self._filterable = self.plan.render(row)
+                case _:
+                    self._filterable = {}
+        return self._filterable
 
     @property
     def payload(self) -> bytes:
+        """The change in the original's style."""
         if self._payload is None:
             self._payload = self._render()
         return self._payload
 
+    def typed(self, event: str, select: frozenset[str] | None = None) -> bytes:
+        """Return the change in the typed style.
+
+        Args:
+            event: what it is told as: its own, or ``DELETE`` for an UPDATE that took a row
+                out of somebody's sight. That must have an old row.
+            select: names of the columns to show; None: all.
+        """
+        payload = self._typed.get((event, select))
+        if payload is None:
+            payload = self._typed[event, select] = self._render_typed(event, select)
+        return payload
+
     def _render(self) -> bytes:
-        change, plan = self._change, self.plan
+        change, plan = self.change, self.plan
         assert change.transaction is not None
         commit_time = change.transaction.commit_time
         assert commit_time is not None  # pgoutput always has it
@@ -164,6 +210,21 @@ class RowPayload:
             case _:
                 return plan.truncate_head + time + b'"}'
         return plan.heads[self.event] + time + b'",' + orjson.dumps(fields)[1:]
+
+    def _render_typed(self, event: str, select: frozenset[str] | None) -> bytes:
+        new: Record | None = None
+        old: Record | None = None
+        match self.change:
+            case Insert():
+                new = self.change.record
+            case Update():
+                old = self.change.old_record
+                if event == "UPDATE":
+                    new = self.change.record
+                    old = _NOTHING if old is None else old
+            case Delete():
+                old = self.change.old_record
+        return self.plan.projection(select).payload(event, self.change, new, old)
 
 
 def row_payloads(change: Change, plans: dict[int, RelationPlan]) -> list[RowPayload]:

@@ -47,6 +47,8 @@ FAN_OUT = (
     "realtime_server.hub",
     "realtime_server.topics",
     "realtime_server.encoding",
+    "realtime_server.json_values",
+    "realtime_server.typed",
 )
 
 HOMES: dict[str, tuple[str, ...]] = {
@@ -59,7 +61,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "h11": ("realtime_server.endpoints", "realtime_server.listener"),
     "joserfc": ("realtime_server.auth",),
-    "orjson": ("realtime_server.encoding", "realtime_server.phoenix"),
+    "orjson": ("realtime_server.encoding", "realtime_server.phoenix", "realtime_server.typed"),
     "prometheus_client": ("realtime_server.metrics",),
     "psycopg": (
         "realtime_core.sources",
@@ -363,7 +365,7 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
             one_home_for_each_package,
             {"realtime_server.hub": "import orjson"},
             "realtime_server.hub imports orjson, "
-            "at home in realtime_server.encoding, realtime_server.phoenix",
+            "at home in realtime_server.encoding, realtime_server.phoenix, realtime_server.typed",
         ),
         (
             one_home_for_each_package,

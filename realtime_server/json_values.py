@@ -1,0 +1,152 @@
+"""Values as JSON: PostgreSQL's text of a field to the JSON that ``to_jsonb`` gives.
+
+Integers and ``numeric`` keep every digit; what JSON has no number for, NaN and the
+infinities, becomes a string. Booleans, ``json`` and ``jsonb`` are what they are, an array is
+an array, timestamps are ISO 8601; everything else is its text.
+
+The text is trusted to be the type's: the database wrote it, in a session whose settings are
+pinned (DateStyle ISO, TimeZone UTC, bytea_output hex).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from json.encoder import encode_basestring
+from typing import Final, TypeAlias
+
+from realtime_core import Column
+
+__all__ = ["Renderer", "renderer"]
+
+Renderer: TypeAlias = Callable[[str], str]
+"""Takes the text of a field that is not NULL, returns JSON."""
+
+_CATALOG: Final = "pg_catalog"
+_BOX_DELIMITER: Final = ";"
+_ZONE_WITHOUT_MINUTES: Final = re.compile(r"(:\d\d(?:\.\d+)?[+-]\d\d)(?=$| )", re.ASCII)
+_BOUNDS: Final = re.compile(r"(?:\[[^={}]*\]=)?(?=\{)")
+
+
+def renderer(column: Column) -> Renderer:
+    """Return what makes JSON of a column's fields."""
+    name = column.type_name
+    if column.type_schema == _CATALOG:
+        if name in _RENDERERS:
+            return _RENDERERS[name]
+        if name.startswith("_"):
+            delimiter = _BOX_DELIMITER if name == "_box" else ","
+            return _array(_RENDERERS.get(name[1:], encode_basestring), delimiter)
+    elif name.startswith("_"):
+        # The stream has no more than the name that PostgreSQL gave the array's type.
+        return _array_or_text
+    return encode_basestring
+
+
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def _boolean(text: str) -> str:
+    return "true" if text == "t" else "false"
+
+
+def _number(text: str) -> str:
+    # NaN, Infinity and -Infinity; nothing else ends with a letter.
+    return f'"{text}"' if text[-1] in "Ny" else text
+
+
+def _timestamp(text: str) -> str:
+    return f'"{text.replace(" ", "T", 1)}"'
+
+
+def _timestamptz(text: str) -> str:
+    if text.endswith("+00"):
+        return f'"{text[:-3].replace(" ", "T", 1)}+00:00"'
+    return _timestamp(_ZONE_WITHOUT_MINUTES.sub(r"\1:00", text))
+
+
+def _vector(element: Renderer) -> Renderer:
+    def render(text: str) -> str:
+        return f"[{','.join([element(item) for item in text.split()])}]"
+
+    return render
+
+
+_RENDERERS: Final[dict[str, Renderer]] = {
+    "bool": _boolean,
+    "float4": _number,
+    "float8": _number,
+    "int2": _as_it_is,
+    "int4": _as_it_is,
+    "int8": _as_it_is,
+    "int2vector": _vector(_as_it_is),
+    "json": _as_it_is,
+    "jsonb": _as_it_is,
+    "numeric": _number,
+    "oidvector": _vector(encode_basestring),
+    "timestamp": _timestamp,
+    "timestamptz": _timestamptz,
+}
+
+
+def _array(element: Renderer, delimiter: str) -> Renderer:
+    token = re.compile(
+        r'(?P<open>\{)|(?P<close>\})|(?P<next>D)|"(?P<quoted>(?:[^"\\]|\\.)*)"'
+        r'|(?P<bare>[^{}"\\D]+)'.replace("D", delimiter),
+        re.DOTALL,
+    )
+
+    def item(text: str) -> str:
+        return "null" if text == "NULL" else element(text)
+
+    def render(text: str) -> str:
+        bounds = _BOUNDS.match(text)
+        if bounds is None or text[-1] != "}":
+            raise ValueError(f"not an array: {text!r}")
+        start = bounds.end()
+        inner = text[start + 1 : -1]
+        if not ('"' in inner or "{" in inner):
+            items = [item(each) for each in inner.split(delimiter)] if inner else []
+            return f"[{','.join(items)}]"
+        parts = []
+        at = start
+        while found := token.match(text, at):
+            at = found.end()
+            match found.lastgroup:
+                case "open":
+                    parts.append("[")
+                case "close":
+                    parts.append("]")
+                case "next":
+                    parts.append(",")
+                case "quoted":
+                    parts.append(element(_unescape(found["quoted"])))
+                case _:
+                    parts.append(item(found["bare"]))
+        if at != len(text):
+            raise ValueError(f"not an array: {text!r}")
+        return "".join(parts)
+
+    return render
+
+
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+
+
+def _unescape(text: str) -> str:
+    return _ESCAPE.sub(r"\1", text) if "\\" in text else text
+
+
+_array_of_texts: Final = _array(encode_basestring, ",")
+
+
+def _array_or_text(text: str) -> str:
+    """Render an array of a type that somebody made, or a type that is merely named like one."""
+    try:
+        shown = _array_of_texts(text)
+        json.loads(shown)
+    except ValueError:
+        return encode_basestring(text)
+    return shown

@@ -1,0 +1,113 @@
+"""Typed payloads: what today's clients get as ``data`` of a ``postgres_changes`` event.
+
+A :class:`Projection` is made once for a relation and a choice of columns. It writes a row's
+fields straight into bytes; there is no dict in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+import orjson
+
+from realtime_core import Change, Record, Relation, ReplicaIdentity, Shape, Transaction
+
+from .json_values import Renderer, renderer
+
+__all__ = ["Projection"]
+
+_KINDS: Final = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
+
+
+class Projection:
+    """How the changes of a relation are shown, with all columns or selected ones.
+
+    Args:
+        relation: whose changes.
+        select: names of columns to show, those of the primary key besides; None: all. Under
+            REPLICA IDENTITY FULL the stream does not tell the primary key.
+    """
+
+    def __init__(self, relation: Relation, select: Collection[str] | None = None) -> None:
+        shown = set(relation.shape.names if select is None else select)
+        if relation.replica_identity is not ReplicaIdentity.FULL:
+            shown |= set(relation.key_shape.names)
+        self._shown = shown
+        self._columns: dict[Shape, list[tuple[int, str, Renderer]]] = {}
+        columns = [
+            {"name": column.name, "type": column.type_name}
+            for column in relation.columns
+            if column.name in shown
+        ]
+        self._heads = {
+            kind: orjson.dumps(
+                {
+                    "schema": relation.schema,
+                    "table": relation.table,
+                    "type": kind,
+                    "errors": None,
+                    "columns": columns,
+                }
+            )[:-1]
+            for kind in _KINDS
+        }
+        self._transaction: Transaction | None = None
+        self._before_index = b""
+        self._behind_index = b""
+
+    def payload(
+        self, kind: str, change: Change, record: Record | None, old_record: Record | None
+    ) -> bytes:
+        """Return a change as JSON.
+
+        Args:
+            kind: what it is told as: ``INSERT``, ``UPDATE``, ``DELETE`` or ``TRUNCATE``.
+            change: tells time and position.
+            record: the new row, if one is shown.
+            old_record: the old row or its identity, if it is shown.
+        """
+        assert change.transaction is not None
+        if change.transaction is not self._transaction:
+            self._stamp(change.transaction)
+        parts = [self._heads[kind], self._before_index, b"%d" % change.index, self._behind_index]
+        if record is not None:
+            parts += [b',"record":', self._row(record)]
+        if old_record is not None:
+            parts += [b',"old_record":', self._row(old_record)]
+        parts.append(b"}")
+        return b"".join(parts)
+
+    def _stamp(self, transaction: Transaction) -> None:
+        """Write what all changes of a transaction have in common."""
+        time = transaction.commit_time
+        assert time is not None  # every source of the server has it
+        stamp = time.isoformat(timespec="milliseconds").removesuffix("+00:00")
+        self._before_index = (
+            f',"commit_timestamp":"{stamp}Z","position":"{transaction.commit_lsn}:'
+        ).encode()
+        stream = transaction.stream
+        self._behind_index = b'"' if stream is None else f'@{stream}"'.encode()
+        self._transaction = transaction
+
+    def _row(self, record: Record) -> bytes:
+        columns = self._columns.get(record.shape)
+        if columns is None:
+            columns = self._columns[record.shape] = self._shown_of(record.shape)
+        fields = record.fields
+        parts = []
+        for place, name, render in columns:
+            value = fields[place]
+            if value is None:
+                parts.append(f"{name}null")
+            elif isinstance(value, str):
+                parts.append(name + render(value))
+            # Else it is unchanged TOAST, of which the change does not tell.
+        return f"{{{','.join(parts)}}}".encode()
+
+    def _shown_of(self, shape: Shape) -> list[tuple[int, str, Renderer]]:
+        return [
+            (place, f"{orjson.dumps(column.name).decode()}:", renderer(column))
+            for place, column in enumerate(shape.columns)
+            if column.name in self._shown
+        ]
