@@ -14,9 +14,31 @@ from .positions import *  # noqa: F403
 from .records import *  # noqa: F403
 
 if TYPE_CHECKING:
-    from .sources import ChangeSource, PgoutputSource
+    from .sources import (
+        Acknowledgeable,
+        ChangeSource,
+        PgoutputSource,
+        SlotStatus,
+        SourceStats,
+        StreamOptions,
+        TransactionEvent,
+        drop_slot,
+        ensure_slot,
+        slot_status,
+    )
 
-_LAZY = ("ChangeSource", "PgoutputSource")
+_LAZY = (
+    "Acknowledgeable",
+    "ChangeSource",
+    "PgoutputSource",
+    "SlotStatus",
+    "SourceStats",
+    "StreamOptions",
+    "TransactionEvent",
+    "drop_slot",
+    "ensure_slot",
+    "slot_status",
+)
 
 __all__ = [
     *changes.__all__,
@@ -24,8 +46,16 @@ __all__ = [
     *lsn.__all__,
     *positions.__all__,
     *records.__all__,
+    "Acknowledgeable",
     "ChangeSource",
     "PgoutputSource",
+    "SlotStatus",
+    "SourceStats",
+    "StreamOptions",
+    "TransactionEvent",
+    "drop_slot",
+    "ensure_slot",
+    "slot_status",
 ]
 
 

@@ -21,10 +21,12 @@ __all__ = [
     "Begin",
     "Change",
     "Commit",
+    "CommittedTransaction",
     "Delete",
     "Event",
     "Gap",
     "GapReason",
+    "Idle",
     "Insert",
     "LogicalMessage",
     "Relation",
@@ -210,11 +212,23 @@ class GapReason(enum.Enum):
     TEMPORARY_SLOT = "temporary_slot"
     """A temporary slot ended with its connection."""
     SLOT_MISSING = "slot_missing"
-    """The slot was dropped by somebody else."""
+    """The slot was dropped by somebody else, or never came along to a promoted standby."""
     SLOT_MOVED = "slot_moved"
     """The slot stands beyond what was acknowledged here: somebody advanced it, or made it anew."""
+    SLOT_INVALIDATED = "slot_invalidated"
+    """PostgreSQL has given the slot up; ``pg_replication_slots.invalidation_reason`` says why."""
+    WAL_REMOVED = "wal_removed"
+    """WAL that the slot needs is gone: ``max_slot_wal_keep_size``."""
+    SLOT_OLDER_THAN_PUBLICATION = "slot_older_than_publication"
+    """The slot has to pass WAL from before its publication was made, and cannot."""
+    NEW_TIMELINE = "new_timeline"
+    """A standby was promoted that had not received all that was handed over."""
     OTHER_CLUSTER = "other_cluster"
     """Another cluster answers at the same address."""
+    START_BEHIND_SLOT = "start_behind_slot"
+    """The slot was acknowledged beyond ``start_at``."""
+    LAG = "lag"
+    """More than ``max_lag_bytes`` of WAL had piled up, and the slot was made anew."""
 
 
 @attrs.frozen
@@ -228,6 +242,29 @@ class Gap:
     reason: GapReason
 
 
+@attrs.frozen
+class Idle:
+    """Nothing to hand over up to here. Yielded to consumers that keep their own checkpoint.
+
+    Storing and acknowledging its position lets the slot move while only other tables are written.
+    """
+
+    position: Position
+
+
+@attrs.frozen
+class CommittedTransaction:
+    """A whole transaction, as :meth:`ChangeSource.transactions` yields it."""
+
+    transaction: Transaction
+    changes: tuple[Insert | Update | Delete | Truncate | LogicalMessage, ...]
+    """In the order they were made; after ``start_at``, those beyond it."""
+    position: Position
+    """Of the last change; acknowledges all of them."""
+
+
 RowChange: TypeAlias = Insert | Update | Delete
 Change: TypeAlias = Insert | Update | Delete | Truncate | LogicalMessage
-Event: TypeAlias = Insert | Update | Delete | Truncate | LogicalMessage | Begin | Commit | Gap
+Event: TypeAlias = (
+    Insert | Update | Delete | Truncate | LogicalMessage | Begin | Commit | Gap | Idle
+)

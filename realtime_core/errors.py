@@ -20,6 +20,8 @@
 
       * :exc:`SlotInUseError`, :exc:`SlotLostError`, :exc:`SlotUnavailableError`
 
+    * :exc:`TransactionTooLargeError`: one transaction is beyond the bound that was set
+
   * :exc:`ServerError`: the WebSocket server cannot do what was asked
 
 Messages say what happened, then the value, then what to do.
@@ -28,7 +30,10 @@ Messages say what happened, then the value, then what to do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .changes import GapReason
 
 __all__ = [
     "AuthenticationError",
@@ -46,6 +51,7 @@ __all__ = [
     "SlotUnavailableError",
     "SourceError",
     "SpillError",
+    "TransactionTooLargeError",
     "TruncatedMessageError",
     "UnknownMessageError",
     "UnknownRelationError",
@@ -167,9 +173,11 @@ class SourceError(RealtimeError):
 
     Attributes:
         transient: whether trying again can help without anyone's doing.
+        sqlstate: PostgreSQL's error code, None if the error is not PostgreSQL's.
     """
 
     transient = False
+    sqlstate: str | None = None
 
 
 class ConnectionLostError(SourceError):
@@ -253,11 +261,38 @@ class SlotLostError(SlotError):
 
     What was committed between the last position handed over and the next
     slot's start cannot be had any more.
+
+    Attributes:
+        reason: why, None if only PostgreSQL's message says so.
     """
+
+    def __init__(self, slot: str, message: str, reason: GapReason | None = None) -> None:
+        self.reason = reason
+        super().__init__(slot, message)
 
 
 class SlotUnavailableError(SlotError):
     """The slot cannot be made or used."""
+
+
+class TransactionTooLargeError(SourceError):
+    """A transaction has more changes than ``transactions(max_bytes)`` may collect.
+
+    Nothing of it is lost: the source hands it over again to whoever asks next, change by
+    change or with a larger bound.
+
+    Attributes:
+        xid: of the transaction.
+        max_bytes: the bound.
+    """
+
+    def __init__(self, xid: int, max_bytes: int) -> None:
+        self.xid = xid
+        self.max_bytes = max_bytes
+        super().__init__(
+            f"transaction {xid} is larger than max_bytes={max_bytes}; read it change by change "
+            "with `async for`, or ask for transactions with a larger bound"
+        )
 
 
 class ServerError(RealtimeError):

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import attrs
 
-from realtime_core import Begin, Commit, Event, Gap
+from realtime_core import Begin, Commit, Event, Gap, Idle
 
 from .encoding import RelationPlan, RowPayload, gap_payload, row_payloads, text_frame
 from .gate import TopicGate
@@ -125,7 +125,7 @@ class Hub:
         if isinstance(event, Gap):
             yield from self._gap_frames(event)
             return
-        if isinstance(event, (Begin, Commit)):
+        if isinstance(event, (Begin, Commit, Idle)):
             return
         for payload in row_payloads(event, self._plans):
             for topic in self._matches(payload):

@@ -17,6 +17,7 @@ from realtime_core import (
     Delete,
     Event,
     Gap,
+    Idle,
     Insert,
     LogicalMessage,
     PgoutputSource,
@@ -74,6 +75,8 @@ def describe(event: Event) -> str:
             return f"transaction {transaction.xid}"
         case Gap(after=after, until=until, reason=reason):
             return f"lost from {after} to {until}: {reason.value}"
+        case Idle(position):
+            return f"nothing up to {position}"
         case _:
             assert_never(event)
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, Literal
 
 from ..lsn import LSN
 
 __all__ = [
     "check_slot_name",
     "create_slot",
+    "drop_replication_slot",
     "pgoutput_options",
     "quote_identifier",
     "quote_literal",
+    "set_failover",
     "start_replication",
+    "timeline_history",
 ]
 
 _SLOT_NAME: Final = re.compile(r"[a-z0-9_]{1,63}", re.ASCII)
@@ -60,14 +63,36 @@ def check_slot_name(name: str) -> str:
     return name
 
 
-def create_slot(name: str, *, plugin: str = "pgoutput", temporary: bool) -> str:
-    """Make a logical slot that exports no snapshot."""
+def create_slot(
+    name: str, *, plugin: str = "pgoutput", temporary: bool, failover: bool = False
+) -> str:
+    """Make a logical slot that exports no snapshot.
+
+    Args:
+        failover: let standbys keep a copy; PostgreSQL 17.
+    """
     kind = " TEMPORARY" if temporary else ""
-    # The older option syntax: all of PostgreSQL 14 to 18 read it.
+    # The older option syntax, where it will do: all of PostgreSQL 14 to 18 read it.
+    options = "(SNAPSHOT 'nothing', FAILOVER)" if failover else "NOEXPORT_SNAPSHOT"
     return (
         f"CREATE_REPLICATION_SLOT {quote_identifier(check_slot_name(name))}{kind} "
-        f"LOGICAL {quote_identifier(plugin)} NOEXPORT_SNAPSHOT"
+        f"LOGICAL {quote_identifier(plugin)} {options}"
     )
+
+
+def set_failover(name: str) -> str:
+    """Let standbys keep a copy of an existing slot; PostgreSQL 17."""
+    return f"ALTER_REPLICATION_SLOT {quote_identifier(name)} (FAILOVER)"
+
+
+def drop_replication_slot(name: str) -> str:
+    """Drop a slot that nobody streams from."""
+    return f"DROP_REPLICATION_SLOT {quote_identifier(name)}"
+
+
+def timeline_history(timeline: int) -> str:
+    """Ask for the history file of a timeline."""
+    return f"TIMELINE_HISTORY {timeline}"
 
 
 def start_replication(slot: str, start: LSN, options: Mapping[str, str]) -> str:
@@ -78,7 +103,24 @@ def start_replication(slot: str, start: LSN, options: Mapping[str, str]) -> str:
     return f"START_REPLICATION SLOT {quote_identifier(slot)} LOGICAL {start} ({pairs})"
 
 
-def pgoutput_options(publications: Iterable[str]) -> dict[str, str]:
-    """The options of pgoutput's protocol 1 for these publications."""
-    names = ",".join(quote_identifier(name) for name in publications)
-    return {"proto_version": "1", "publication_names": names}
+def pgoutput_options(
+    publications: Iterable[str],
+    *,
+    streaming: Literal["off", "on", "parallel"] = "off",
+    messages: bool = False,
+    origin: Literal["any", "none"] = "any",
+) -> dict[str, str]:
+    """The options of pgoutput for these publications, in the lowest protocol that will do."""
+    protocol = {"off": "1", "on": "2", "parallel": "4"}[streaming]
+    options = {
+        "proto_version": protocol,
+        "publication_names": ",".join(quote_identifier(name) for name in publications),
+    }
+    # What is off is not mentioned: older servers know no such option.
+    if streaming != "off":
+        options["streaming"] = streaming
+    if messages:
+        options["messages"] = "true"
+    if origin != "any":
+        options["origin"] = origin
+    return options

@@ -42,6 +42,11 @@ class Progress:
         """How many transactions have arrived and are not wholly acknowledged."""
         return sum(1 for needed, _ in self._entries if needed is not None)
 
+    @property
+    def all_done(self) -> bool:
+        """Whether everything that has arrived is done with."""
+        return not self._entries
+
     def transaction_ended(self, last: Place | None, end_lsn: LSN) -> None:
         """Note a Commit.
 
@@ -58,6 +63,10 @@ class Progress:
             self._entries.pop()
         self._append(None, wal_end)
 
+    def arrived(self, lsn: LSN) -> None:
+        """Note WAL that has arrived and is not to move the slot."""
+        self.written = max(self.written, lsn)
+
     def acknowledge(self, place: Place) -> bool:
         """Note that everything up to ``place`` is done with.
 
@@ -70,7 +79,7 @@ class Progress:
         return self._advance()
 
     def _append(self, needed: Place | None, lsn: LSN) -> None:
-        self.written = max(self.written, lsn)
+        self.arrived(lsn)
         self._entries.append((needed, lsn))
         self._advance()
 

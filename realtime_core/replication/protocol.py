@@ -14,12 +14,23 @@ import attrs
 from ..errors import DecodeError, TruncatedMessageError
 from ..lsn import LSN
 
-__all__ = ["Keepalive", "XLogData", "format_status_update", "parse_copy_data"]
+__all__ = [
+    "TAG_XLOG_DATA",
+    "XLOG_DATA_HEADER",
+    "Keepalive",
+    "XLogData",
+    "format_status_update",
+    "parse_copy_data",
+    "sent",
+]
 
 _XLOG_HEADER: Final = Struct("!xQQq")
 _KEEPALIVE: Final = Struct("!xQqB")
 _STATUS: Final = Struct("!cQQQqB")
-_TAG_XLOG: Final = ord("w")
+TAG_XLOG_DATA: Final = ord("w")
+"""First byte of an XLogData."""
+XLOG_DATA_HEADER: Final = 25
+"""Where an XLogData's payload begins."""
 _TAG_KEEPALIVE: Final = ord("k")
 
 
@@ -58,17 +69,33 @@ def parse_copy_data(data: bytes | memoryview) -> XLogData | Keepalive:
         raise TruncatedMessageError("empty CopyData")
     tag = data[0]
     try:
-        if tag == _TAG_XLOG:
+        if tag == TAG_XLOG_DATA:
             start, wal_end, time = _XLOG_HEADER.unpack_from(data)
             # The only copy: slices of bytes are cheap to decode, of a memoryview dear
             # (110 ns a field against 237 ns).
-            return XLogData(start, wal_end, time, bytes(data[25:]))
+            return XLogData(start, wal_end, time, bytes(data[XLOG_DATA_HEADER:]))
         if tag == _TAG_KEEPALIVE:
             wal_end, time, reply = _KEEPALIVE.unpack(data)
             return Keepalive(LSN(wal_end), time, bool(reply))
     except error as exc:
         raise TruncatedMessageError(f"CopyData {chr(tag)!r} of {len(data)} bytes") from exc
     raise DecodeError(f"unknown CopyData {chr(tag)!r}: the server speaks a newer protocol")
+
+
+def sent(data: bytes | memoryview) -> tuple[int, int]:
+    """Return how far the server stood when it sent a CopyData payload, and when that was.
+
+    Returns:
+        (LSN, microseconds since 2000-01-01 UTC); (0, 0) for what is neither message.
+    """
+    try:
+        if data[0] == TAG_XLOG_DATA:
+            start, _, time = _XLOG_HEADER.unpack_from(data)
+            return start, time
+        wal_end, time, _ = _KEEPALIVE.unpack(data)
+        return wal_end, time
+    except (error, IndexError):
+        return 0, 0
 
 
 def format_status_update(

@@ -1,11 +1,25 @@
 """Where changes come from."""
 
-from .base import ChangeSource
+from .base import Acknowledgeable, ChangeSource, SourceStats, TransactionEvent
+from .catalog import SlotStatus
+from .options import StreamOptions
 from .pgoutput import PgoutputSource
+from .slots import drop_slot, ensure_slot, slot_status
 
 __all__ = [
     # .base
+    "Acknowledgeable",
     "ChangeSource",
+    "SourceStats",
+    "TransactionEvent",
+    # .catalog
+    "SlotStatus",
+    # .options
+    "StreamOptions",
     # .pgoutput
     "PgoutputSource",
+    # .slots
+    "drop_slot",
+    "ensure_slot",
+    "slot_status",
 ]

@@ -12,9 +12,12 @@ what this module needs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-from typing import Any
+import socket
+from collections.abc import AsyncIterator
+from typing import Any, Final
 
 import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection, generators
@@ -26,43 +29,80 @@ from ..lsn import LSN
 from ..replication import commands
 from ._errors import connection_failed, translate
 
-__all__ = ["ReplicationConnection", "pinned_parameters"]
+__all__ = ["ReplicationConnection", "plain_connection", "stream_parameters"]
 
 logger = logging.getLogger("realtime.source")
 
-# These decide what text looks like; user settings must not.
-_PINNED = {
+# These decide what text looks like; user settings must not. PostgreSQL 18 says with a
+# warning that it skips a publication, so warnings must come.
+_PINNED: Final = {
     "datestyle": "ISO",
     "intervalstyle": "postgres",
     "extra_float_digits": "3",
     "timezone": "UTC",
     "bytea_output": "hex",
+    "client_min_messages": "warning",
 }
 
 # Probes find a peer that vanished while nothing is sent; the timeout, in milliseconds, one
 # that leaves what we send (a status update, every few seconds) unanswered.
-_NOTICE_A_LOST_PEER = {"keepalives_idle": 30, "keepalives_interval": 10, "tcp_user_timeout": 60_000}
+_NOTICE_A_LOST_PEER: Final = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "tcp_user_timeout": 60_000,
+}
+# The SQLSTATE of "skipped loading publication", which comes in any language.
+_NOT_YET_THERE: Final = "55000"
 
 
-def pinned_parameters(dsn: str) -> dict[str, Any]:
-    """Connection parameters of ``dsn`` with the session settings that our texts need.
-
-    The user's own ``options`` (or PGOPTIONS) stay, ahead of ours: the last one wins.
-
-    Raises:
-        psycopg.ProgrammingError: if ``dsn`` is not a connection string.
-    """
+def _parameters(dsn: str) -> dict[str, Any]:
     parameters = conninfo_to_dict(dsn)
-    own = " ".join(f"-c {name}={value}" for name, value in _PINNED.items())
-    theirs = parameters.get("options") or os.environ.get("PGOPTIONS", "")
-    parameters["options"] = f"{theirs} {own}".strip()
     parameters["client_encoding"] = "UTF8"
-    parameters["replication"] = "database"
     for name, value in _NOTICE_A_LOST_PEER.items():
         parameters.setdefault(name, value)
     if "PGCONNECT_TIMEOUT" not in os.environ:
         parameters.setdefault("connect_timeout", 10)
     return parameters
+
+
+def stream_parameters(dsn: str, *, sender_timeout: float | None = None) -> dict[str, Any]:
+    """Connection parameters of ``dsn`` with the session settings that our texts need.
+
+    The user's own ``options`` (or PGOPTIONS) stay, ahead of ours: the last one wins.
+
+    Args:
+        sender_timeout: ``wal_sender_timeout`` for this connection, in seconds.
+
+    Raises:
+        psycopg.ProgrammingError: if ``dsn`` is not a connection string.
+    """
+    parameters = _parameters(dsn)
+    settings = dict(_PINNED)
+    if sender_timeout is not None:
+        settings["wal_sender_timeout"] = f"{round(sender_timeout * 1000)}ms"
+    own = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    theirs = parameters.get("options") or os.environ.get("PGOPTIONS", "")
+    parameters["options"] = f"{theirs} {own}".strip()
+    parameters["replication"] = "database"
+    return parameters
+
+
+@contextlib.asynccontextmanager
+async def plain_connection(dsn: str, slot: str) -> AsyncIterator[AsyncConnection[Any]]:
+    """Open a connection for SQL that does not stream; its errors are ours.
+
+    Raises:
+        SourceError: if it cannot be opened, or what is done with it fails, saying why.
+    """
+    try:
+        connection = await AsyncConnection.connect(**_parameters(dsn), autocommit=True)
+    except psycopg.Error as exc:
+        raise connection_failed(exc) from exc
+    async with connection:
+        try:
+            yield connection
+        except psycopg.Error as exc:
+            raise translate(exc, slot) from exc
 
 
 class ReplicationConnection:
@@ -71,17 +111,27 @@ class ReplicationConnection:
     def __init__(self, connection: AsyncConnection[Any], slot: str) -> None:
         self.sql = connection
         """For catalog queries, until :meth:`start`."""
+        self.skipped: str | None = None
+        """PostgreSQL 18's warning that it skips a publication, while it stands unread: what
+        comes after it is returned by the next :meth:`read`."""
+        self.pid = connection.pgconn.backend_pid
+        """Process ID of the walsender."""
         self._pgconn = connection.pgconn
         self._slot = slot
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] | None = None
         self._writing = False
+        self._streaming = False
         self._ended = False
+        # What came behind a warning, and waits until that was read.
+        self._kept: memoryview | None = None
         self._encrypted = self._pgconn.ssl_in_use or self._pgconn.used_gssapi
-        connection.add_notice_handler(_log_notice)
+        connection.add_notice_handler(self._notice)
 
     @classmethod
-    async def connect(cls, dsn: str, slot: str) -> ReplicationConnection:
+    async def connect(
+        cls, dsn: str, slot: str, *, sender_timeout: float | None = None
+    ) -> ReplicationConnection:
         """Open a connection.
 
         Raises:
@@ -89,7 +139,7 @@ class ReplicationConnection:
         """
         try:
             connection = await AsyncConnection.connect(
-                **pinned_parameters(dsn),
+                **stream_parameters(dsn, sender_timeout=sender_timeout),
                 autocommit=True,
                 # Replication connections speak only the simple query protocol.
                 cursor_factory=AsyncClientCursor,
@@ -98,20 +148,38 @@ class ReplicationConnection:
             raise connection_failed(exc) from exc
         return cls(connection, slot)
 
-    async def identify_system(self) -> tuple[int, int]:
-        """Return the cluster's system identifier and timeline."""
+    async def identify_system(self) -> tuple[int, int, LSN]:
+        """Return the cluster's system identifier, its timeline and where its WAL ends."""
         row = await self._one_row("IDENTIFY_SYSTEM")
-        return int(row[0]), int(row[1])
+        return int(row[0]), int(row[1]), LSN.parse(row[2])
 
-    async def create_slot(self, *, temporary: bool) -> LSN:
+    async def timeline_history(self, timeline: int) -> str:
+        """Return the text of a timeline's history file."""
+        row = await self._one_row(commands.timeline_history(timeline))
+        content = row[1]
+        return content.decode() if isinstance(content, bytes) else str(content)
+
+    async def create_slot(self, plugin: str, *, temporary: bool, failover: bool) -> LSN:
         """Make the slot; return its consistent point, from where it streams."""
-        row = await self._one_row(commands.create_slot(self._slot, temporary=temporary))
+        row = await self._one_row(
+            commands.create_slot(self._slot, plugin=plugin, temporary=temporary, failover=failover)
+        )
         return LSN.parse(row[1])
 
+    async def set_failover(self) -> None:
+        """Let standbys keep a copy of the slot."""
+        await self._execute(commands.set_failover(self._slot))
+
+    async def drop_slot(self) -> None:
+        """Drop the slot."""
+        await self._execute(commands.drop_replication_slot(self._slot))
+
     async def _one_row(self, command: str) -> Any:
+        return await (await self._execute(command)).fetchone()
+
+    async def _execute(self, command: str) -> psycopg.AsyncCursor[Any]:
         try:
-            cursor = await self.sql.execute(command.encode())
-            return await cursor.fetchone()
+            return await self.sql.execute(command.encode())
         except psycopg.Error as exc:
             raise translate(exc, self._slot) from exc
 
@@ -129,11 +197,12 @@ class ReplicationConnection:
             raise translate(exc, self._slot) from exc
         if results[-1].status != ExecStatus.COPY_BOTH:
             raise translate(psycopg.errors.error_from_result(results[-1]), self._slot)
+        self._streaming = True
 
     async def read(self) -> list[memoryview]:
         """Return the CopyData payloads that one wake-up brought, at least one.
 
-        Cancelling it loses nothing.
+        When :attr:`skipped` is set, at least none. Cancelling it loses nothing.
 
         Raises:
             SourceError: when the stream ended, saying why.
@@ -143,7 +212,7 @@ class ReplicationConnection:
                 # First what libpq holds already: an earlier read of the socket may have
                 # brought it, and then the socket will not wake us for it.
                 payloads = self._available()
-                if payloads:
+                if payloads or self.skipped is not None:
                     return payloads
                 # The result that says how the stream ended may still be on its way, and
                 # get_result() would block for it.
@@ -159,8 +228,15 @@ class ReplicationConnection:
 
     def _available(self) -> list[memoryview]:
         payloads: list[memoryview] = []
+        if self._kept is not None:
+            payloads.append(self._kept)
+            self._kept = None
         while not self._ended:
             size, data = self._pgconn.get_copy_data(1)
+            if self.skipped is not None:
+                self._kept = data if size > 0 else None
+                self._ended = size < 0
+                return payloads
             if size > 0:
                 payloads.append(data)
             elif size == 0:
@@ -189,6 +265,11 @@ class ReplicationConnection:
             self._ready = None
             self._loop.remove_reader(descriptor)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a :meth:`read` waits for the socket."""
+        return self._ready is not None
+
     def send(self, payload: bytes) -> None:
         """Queue one CopyData and send what the socket takes. A dead socket is read()'s news."""
         try:
@@ -213,10 +294,17 @@ class ReplicationConnection:
             self._loop.remove_writer(self._pgconn.socket)
             self._writing = False
 
-    def interrupt(self) -> None:
+    def interrupt(self, reason: str) -> None:
         """End a :meth:`read` that waits, with a :exc:`ConnectionLostError`."""
         if self._ready is not None and not self._ready.done():
-            self._ready.set_exception(ConnectionLostError("the source was closed"))
+            self._ready.set_exception(ConnectionLostError(reason))
+
+    def abort(self) -> None:
+        """Let whatever waits for this connection find it broken."""
+        with contextlib.suppress(psycopg.Error, OSError):
+            descriptor = os.dup(self._pgconn.socket)
+            with socket.socket(fileno=descriptor) as twin:
+                twin.shutdown(socket.SHUT_RDWR)
 
     async def stop(self, within: float) -> None:
         """End the stream in good order, so that the slot is free when this returns.
@@ -229,6 +317,7 @@ class ReplicationConnection:
             self._flush()
             async with asyncio.timeout(within):
                 while True:
+                    self.skipped = None
                     await self.read()
         except (psycopg.Error, TimeoutError, SourceError):
             pass
@@ -240,12 +329,14 @@ class ReplicationConnection:
         self._stop_writing()
         self._pgconn.finish()
 
+    def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized != "WARNING":
+            return
+        logger.warning("PostgreSQL warns: %s", notice.message_primary)
+        if self._streaming and notice.sqlstate == _NOT_YET_THERE:
+            self.skipped = notice.message_primary
+
 
 def _resolve(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)
-
-
-def _log_notice(notice: psycopg.errors.Diagnostic) -> None:
-    if notice.severity_nonlocalized == "WARNING":
-        logger.warning("PostgreSQL warns: %s", notice.message_primary)

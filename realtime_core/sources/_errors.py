@@ -63,8 +63,12 @@ def connection_failed(exc: Error) -> SourceError:
 
 def translate(exc: Error, slot: str) -> SourceError:
     """Say what an error during a command or the stream means."""
-    state = exc.sqlstate or ""
-    text = _one_line(str(exc))
+    error = _translated(exc.sqlstate or "", _one_line(str(exc)), slot)
+    error.sqlstate = exc.sqlstate
+    return error
+
+
+def _translated(state: str, text: str, slot: str) -> SourceError:
     match state:
         case "55006":
             found = _PID.search(text)
@@ -86,11 +90,17 @@ def translate(exc: Error, slot: str) -> SourceError:
             )
         case "42710":
             return SlotInUseError(slot, None)
-        case "55000" | "58P01":
+        case "55000":
             return SlotLostError(
                 slot,
-                f"slot {slot!r} cannot go on ({text}); the changes since its last position are "
-                "lost: drop the slot with SELECT pg_drop_replication_slot(…) to start anew",
+                f"slot {slot!r} cannot go on ({text}); if it is lost, the changes since its last "
+                "position are: drop it with SELECT pg_drop_replication_slot(…) to start anew",
+            )
+        case "58P01":
+            return SlotUnavailableError(
+                slot,
+                f"slot {slot!r} cannot be made or read ({text}); check that its output plugin is "
+                "installed on the server, and that nobody has removed files there",
             )
         case "42704":
             return SlotUnavailableError(

@@ -4,84 +4,130 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+from collections.abc import Awaitable
+from typing import Final, TypeVar
 
 from ..changes import GapReason
-from ..errors import SlotInUseError, SlotLostError, SlotUnavailableError
+from ..errors import SlotInUseError, SlotLostError, SlotUnavailableError, SourceError
 from ..lsn import LSN
-from ._connection import ReplicationConnection
-from .catalog import Slot
+from ..positions import Position
+from . import catalog
+from ._connection import plain_connection
+from .catalog import SlotStatus
 
-__all__ = ["check_slot", "create_slot", "gap_reason"]
+__all__ = ["check_kind", "check_slot", "gap_reason", "said_when_slow", "slot_lost"]
 
 logger = logging.getLogger("realtime.source")
 
+T = TypeVar("T")
+
 _PATIENCE: Final = 5.0
-"""Seconds after which a slot that cannot be made yet is mentioned."""
+"""Seconds after which a slot that cannot be made yet is mentioned, and again ever after."""
 
 
-def check_slot(slot: Slot, *, database: str, temporary: bool) -> None:
-    """Raise unless an existing slot is one that we may stream from now.
-
-    Raises:
-        SlotUnavailableError: if it is of another kind, plugin or database.
-        SlotInUseError: if somebody streams from it.
-        SlotLostError: if WAL that it needs is gone.
-    """
-    name = slot.name
+def check_kind(slot: SlotStatus, *, plugin: str, database: str) -> None:
+    """Raise SlotUnavailableError if a slot is of another kind, plugin or database."""
     found = None
     if slot.slot_type != "logical":
         found = "is a physical one"
     elif slot.database != database:
         found = f"belongs to database {slot.database!r}, not {database!r}"
-    elif slot.plugin != "pgoutput":
-        found = f"uses the output plugin {slot.plugin!r}, not pgoutput"
+    elif slot.plugin != plugin:
+        found = f"uses the output plugin {slot.plugin!r}, not {plugin}"
     if found is not None:
-        raise SlotUnavailableError(name, f"slot {name!r} {found}; choose another slot name")
-    if slot.active_pid is not None or temporary:
-        raise SlotInUseError(name, slot.active_pid)
-    if slot.wal_status == "lost":
-        raise SlotLostError(
-            name,
-            f"slot {name!r} is lost: PostgreSQL has removed WAL that it needs "
-            "(max_slot_wal_keep_size); drop it with SELECT pg_drop_replication_slot(…) to "
-            "start anew",
+        raise SlotUnavailableError(
+            slot.name, f"slot {slot.name!r} {found}; choose another slot name"
         )
 
 
-def gap_reason(slot: Slot | None, *, temporary: bool, acknowledged: LSN) -> GapReason | None:
-    """Say whether a source that was attached before has missed something.
+def check_slot(slot: SlotStatus, *, plugin: str, database: str, temporary: bool) -> None:
+    """Raise unless an existing slot is one of ours that nobody else uses now.
+
+    Raises:
+        SlotUnavailableError: if it is of another kind, plugin or database.
+        SlotInUseError: if somebody streams from it.
+    """
+    name = slot.name
+    check_kind(slot, plugin=plugin, database=database)
+    if temporary and not slot.temporary:
+        raise SlotUnavailableError(
+            name, f"slot {name!r} is a permanent one, not temporary; choose another slot name"
+        )
+    if slot.active_pid is not None or slot.temporary:
+        raise SlotInUseError(name, slot.active_pid)
+
+
+def gap_reason(
+    slot: SlotStatus | None, *, temporary: bool, acknowledged: LSN | None, start: LSN | None
+) -> GapReason | None:
+    """Say whether something was missed, as far as the slot tells.
 
     Args:
-        slot: as it is now, None if it is gone.
-        temporary: whether it was a temporary one.
-        acknowledged: up to where the source has acknowledged.
+        slot: as it is now, None if there is none.
+        temporary: whether it is a temporary one.
+        acknowledged: up to where this source has acknowledged; None if it attaches for the
+            first time.
+        start: the consumer's own checkpoint, if it has one and the source attaches for the
+            first time.
     """
     if slot is None:
+        if acknowledged is None and start is None:
+            return None
         return GapReason.TEMPORARY_SLOT if temporary else GapReason.SLOT_MISSING
+    if slot.is_lost:
+        if slot.invalidation_reason in (None, "wal_removed"):
+            return GapReason.WAL_REMOVED
+        return GapReason.SLOT_INVALIDATED
     # PostgreSQL would start there without a word.
-    if slot.confirmed_flush_lsn > acknowledged:
+    if acknowledged is not None and slot.confirmed_flush_lsn > acknowledged:
         return GapReason.SLOT_MOVED
+    if start is not None and slot.confirmed_flush_lsn > start + 1:
+        return GapReason.START_BEHIND_SLOT
     return None
 
 
-async def create_slot(connection: ReplicationConnection, name: str, *, temporary: bool) -> LSN:
-    """Make the slot; return from where it streams.
-
-    PostgreSQL waits for every write transaction that is running; after a while that is said.
-
-    Raises:
-        SourceError: if it cannot be made.
-    """
-    loop = asyncio.get_running_loop()
-    mention = loop.call_later(
-        _PATIENCE,
-        logger.warning,
-        "slot %r is not made yet: PostgreSQL waits for write transactions to end; "
-        "SELECT pid, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL shows them",
-        name,
+def slot_lost(
+    name: str, reason: GapReason, after: Position | None, remedy: str = ""
+) -> SlotLostError:
+    """Return the error that stands for a gap."""
+    since = "" if after is None else f" since {after}"
+    remedy = remedy or (
+        "use a permanent slot that nobody else touches, or on_gap='continue' to go on with a Gap"
     )
+    return SlotLostError(name, f"changes{since} may be lost ({reason.value}); {remedy}", reason)
+
+
+async def said_when_slow(making: Awaitable[T], *, dsn: str, name: str, pid: int) -> T:
+    """Wait for a slot that is being made, and after a while say what PostgreSQL waits for.
+
+    That is every write transaction that is running, in any database.
+
+    Args:
+        making: what makes it.
+        dsn: where to look.
+        name: of the slot.
+        pid: process ID of the server process that makes it.
+    """
+    watching = asyncio.create_task(_mention_blockers(dsn, name, pid))
     try:
-        return await connection.create_slot(temporary=temporary)
+        return await making
     finally:
-        mention.cancel()
+        watching.cancel()
+        await asyncio.wait({watching})
+
+
+async def _mention_blockers(dsn: str, name: str, pid: int) -> None:
+    while True:
+        await asyncio.sleep(_PATIENCE)
+        try:
+            async with plain_connection(dsn, name) as connection:
+                found = await catalog.blockers(connection, pid)
+        except SourceError as exc:
+            who = f"cannot ask for which ({exc})"
+        else:
+            who = ", ".join(map(str, found)) or "none is seen now"
+        logger.warning(
+            "slot %r is not made yet: PostgreSQL waits for write transactions to end: %s",
+            name,
+            who,
+        )

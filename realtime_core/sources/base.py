@@ -4,21 +4,60 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeAlias
 
-from ..changes import Event
+import attrs
+
+from ..changes import CommittedTransaction, Event, Gap, Idle, LogicalMessage
+from ..lsn import LSN
 from ..positions import Position
 
-__all__ = ["ChangeSource"]
+__all__ = ["Acknowledgeable", "ChangeSource", "SourceStats", "TransactionEvent"]
+
+TransactionEvent: TypeAlias = CommittedTransaction | LogicalMessage | Gap | Idle
+"""What :meth:`ChangeSource.transactions` yields. A message is one that is not transactional."""
+
+Acknowledgeable: TypeAlias = Event | CommittedTransaction | Position
+"""What :meth:`ChangeSource.ack` takes."""
+
+
+@attrs.frozen
+class SourceStats:
+    """What a source has done since it was made, and where it stands."""
+
+    changes: int = 0
+    """Row changes, truncates and messages taken from the stream, repeated ones left out."""
+    transactions: int = 0
+    """Transactions taken from the stream to their end, repeated and empty ones left out."""
+    bytes_received: int = 0
+    """Of the stream's messages, as they came."""
+    reconnects: int = 0
+    """How often the stream was started again after a break."""
+    gaps: int = 0
+    """How often changes may have been lost."""
+    received_lsn: LSN = attrs.field(factory=LSN)
+    """Up to where WAL has been taken from the stream."""
+    confirmed_lsn: LSN = attrs.field(factory=LSN)
+    """Up to where the slot may move: all before it is acknowledged."""
+    unacknowledged: int = 0
+    """Transactions that have arrived and are not wholly acknowledged."""
+    lag_bytes: int = 0
+    """WAL between what the server is known to have written and what is acknowledged."""
+    lag_seconds: float = 0.0
+    """Between the commit of what was handed over last and when the server sent the latest
+    message, by the server's clock; 0 when everything that came is handed over."""
+    connected: bool = False
+    """Whether the stream runs now."""
 
 
 class ChangeSource(Protocol):
     """An async iterator of changes in commit order, in constant memory.
 
-    * ``async with`` attaches it, ``async for`` reads it; one consumer a source.
+    * ``async with`` attaches it, ``async for`` reads it; one consumer a source. Reading by
+      events, batches or transactions may be mixed: each goes on where the last one stood.
     * Cancelling a read loses nothing: the next one goes on where it stood.
-    * Nothing is acknowledged unless :meth:`ack` says so. What was not acknowledged may
-      be seen again by a new process, but never twice by this one.
+    * Nothing is acknowledged unless :meth:`ack` says so, or ``auto_ack`` was asked for. What
+      was not acknowledged may be seen again by a new process, but never twice by this one.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -40,13 +79,29 @@ class ChangeSource(Protocol):
         """Iterate over what each wake-up brought, never an empty list."""
         ...
 
-    def ack(self, upto: Event | Position) -> None:
+    def transactions(self, max_bytes: int) -> AsyncIterator[TransactionEvent]:
+        """Iterate over whole transactions, those without changes left out.
+
+        Args:
+            max_bytes: how much one transaction may hold: the bytes of its values, as
+                PostgreSQL writes them, and 100 for each change.
+
+        Raises:
+            TransactionTooLargeError: from the iterator, if one is larger.
+        """
+        ...
+
+    def ack(self, upto: Acknowledgeable) -> None:
         """Say that everything up to and including ``upto`` is done with."""
         ...
 
     @property
     def position(self) -> Position | None:
         """The last position handed over, None before the first."""
+        ...
+
+    def stats(self) -> SourceStats:
+        """Return counters and positions, as they are now."""
         ...
 
     async def aclose(self) -> None:

@@ -6,7 +6,7 @@ query protocol, so open it with ``cursor_factory=psycopg.AsyncClientCursor``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -16,8 +16,10 @@ from psycopg.rows import tuple_row
 from ..lsn import LSN
 
 __all__ = [
+    "Blocker",
     "ServerFacts",
-    "Slot",
+    "SlotStatus",
+    "blockers",
     "enum_labels",
     "missing_publications",
     "primary_key",
@@ -41,7 +43,7 @@ class ServerFacts:
 
 
 @attrs.frozen
-class Slot:
+class SlotStatus:
     """A replication slot; see ``pg_replication_slots``."""
 
     name: str
@@ -53,15 +55,67 @@ class Slot:
     """Of a logical slot."""
     temporary: bool
     active_pid: int | None
-    """Process ID of the walsender that streams from it."""
-    wal_status: str | None
-    """``lost`` when WAL that it needs is gone."""
+    """Process ID of the server process that uses it: a walsender, or a session that made a
+    temporary slot. None when nobody does."""
+    restart_lsn: LSN | None
+    """The oldest WAL that it needs; None when it is lost."""
     confirmed_flush_lsn: LSN
     """Up to where its consumer has acknowledged; it streams from there."""
+    retained_bytes: int | None
+    """WAL that it keeps on the server's disk; None when it is lost."""
+    wal_status: str | None
+    """``reserved``, ``extended``, ``unreserved``, or ``lost`` when WAL that it needs is gone."""
+    invalidation_reason: str | None
+    """Why PostgreSQL has given it up, as PostgreSQL 17 and newer say it; None while it is good."""
+    failover: bool
+    """Whether standbys keep a copy."""
+
+    @property
+    def active(self) -> bool:
+        """Whether somebody uses it."""
+        return self.active_pid is not None
+
+    def exceeds(self, limit: int) -> bool:
+        """Whether its consumer is behind by more than ``limit`` bytes of WAL.
+
+        A slot may retain more than that for a transaction that has been open for long, which
+        making it anew does not help.
+        """
+        if self.retained_bytes is None or self.restart_lsn is None:
+            return False
+        return self.retained_bytes - (self.confirmed_flush_lsn - self.restart_lsn) > limit
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it can never stream again."""
+        return self.wal_status == "lost" or self.invalidation_reason is not None
+
+
+@attrs.frozen
+class Blocker:
+    """What a server process waits for."""
+
+    pid: int | None
+    """None for a prepared transaction."""
+    database: str | None
+    application_name: str | None
+    state: str | None
+    """As in ``pg_stat_activity``; ``prepared`` for a prepared transaction."""
+    query: str | None
+    """Its last statement, if the role may see it."""
+    gid: str | None
+    """Of a prepared transaction."""
+
+    def __str__(self) -> str:
+        if self.gid is not None:
+            return f"prepared transaction {self.gid!r}"
+        return f"PID {self.pid} ({self.state} in database {self.database!r})"
 
 
 async def _rows(
-    connection: AsyncConnection[Any], query: str, parameters: Sequence[object] = ()
+    connection: AsyncConnection[Any],
+    query: str,
+    parameters: Sequence[object] | Mapping[str, object] = (),
 ) -> list[tuple[Any, ...]]:
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(query, parameters or None)
@@ -97,21 +151,64 @@ async def missing_publications(
     return tuple(name for name in names if name not in found)
 
 
-async def slot(connection: AsyncConnection[Any], name: str) -> Slot | None:
+async def slot(connection: AsyncConnection[Any], name: str) -> SlotStatus | None:
     """Return what is known of a replication slot, None if the cluster has none of that name."""
+    # Through JSON, since older servers have not all of the columns.
     rows = await _rows(
         connection,
         """
-        SELECT slot_type, plugin, database, temporary, active_pid, wal_status,
-               (confirmed_flush_lsn - '0/0')::pg_catalog.int8
-        FROM pg_catalog.pg_replication_slots WHERE slot_name = %s
+        SELECT slot_type, plugin, database, temporary, active_pid,
+               (restart_lsn - '0/0')::pg_catalog.int8,
+               (confirmed_flush_lsn - '0/0')::pg_catalog.int8,
+               (CASE WHEN pg_catalog.pg_is_in_recovery()
+                     THEN pg_catalog.pg_last_wal_replay_lsn()
+                     ELSE pg_catalog.pg_current_wal_lsn() END - restart_lsn)::pg_catalog.int8,
+               wal_status,
+               pg_catalog.to_jsonb(s) ->> 'invalidation_reason',
+               pg_catalog.to_jsonb(s) ->> 'conflicting' = 'true',
+               coalesce(pg_catalog.to_jsonb(s) ->> 'failover' = 'true', false)
+        FROM pg_catalog.pg_replication_slots s WHERE slot_name = %s
         """,
         [name],
     )
     if not rows:
         return None
-    kind, plugin, database, temporary, pid, wal_status, confirmed = rows[0]
-    return Slot(name, kind, plugin, database, temporary, pid, wal_status, LSN(confirmed or 0))
+    kind, plugin, database, temporary, pid, restart, confirmed, retained, *rest = rows[0]
+    wal_status, invalidation, conflicting, failover = rest
+    return SlotStatus(
+        name,
+        kind,
+        plugin,
+        database,
+        temporary,
+        pid,
+        None if restart is None else LSN(restart),
+        LSN(confirmed or 0),
+        None if retained is None else max(retained, 0),
+        wal_status,
+        # PostgreSQL 16 knows only this one, and has no word for it.
+        invalidation or ("rows_removed" if conflicting else None),
+        failover,
+    )
+
+
+async def blockers(connection: AsyncConnection[Any], pid: int) -> tuple[Blocker, ...]:
+    """Return the sessions and prepared transactions that a server process waits for."""
+    rows = await _rows(
+        connection,
+        """
+        SELECT a.pid, a.datname, a.application_name, a.state, a.query, NULL
+        FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(%(pid)s)) AS b (pid)
+        JOIN pg_catalog.pg_stat_activity a USING (pid)
+        UNION ALL
+        SELECT NULL, p.database, NULL, 'prepared', NULL, p.gid
+        FROM pg_catalog.pg_prepared_xacts p
+        JOIN pg_catalog.pg_locks l ON l.pid = %(pid)s AND NOT l.granted
+             AND l.locktype = 'transactionid' AND l.transactionid = p.transaction
+        """,
+        {"pid": pid},
+    )
+    return tuple(Blocker(*row) for row in rows)
 
 
 async def primary_key(connection: AsyncConnection[Any], relation_oid: int) -> tuple[str, ...]:

@@ -3,7 +3,7 @@ import pickle
 
 import pytest
 
-from realtime_core import errors
+from realtime_core import GapReason, errors
 from realtime_core.errors import (
     AuthenticationError,
     ConfigError,
@@ -20,6 +20,7 @@ from realtime_core.errors import (
     SlotUnavailableError,
     SourceError,
     SpillError,
+    TransactionTooLargeError,
     TruncatedMessageError,
     UnknownMessageError,
     UnknownRelationError,
@@ -40,10 +41,11 @@ EXAMPLES = [
     ServerError("no"),
     SlotError("etl", "something about etl"),
     SlotInUseError("etl", 42),
-    SlotLostError("etl", "slot 'etl' is gone"),
+    SlotLostError("etl", "slot 'etl' is gone", GapReason.SLOT_MISSING),
     SlotUnavailableError("etl", "all slots are in use"),
     SourceError("refused"),
     SpillError("no space left on device"),
+    TransactionTooLargeError(742, 1_000_000),
     TruncatedMessageError("the message is empty"),
     UnknownMessageError(0x7A),
     UnknownRelationError(16385),

@@ -60,6 +60,7 @@ def test_a_refused_connection_says_why_and_what_to_do(
         (errors.DuplicateObject("exists"), SlotInUseError),
         (errors.ObjectNotInPrerequisiteState("can no longer get changes"), SlotLostError),
         (errors.UndefinedObject('publication "p" does not exist'), SlotUnavailableError),
+        (errors.UndefinedFile('could not access file "wal2json"'), SlotUnavailableError),
         (errors.AdminShutdown("terminating"), ConnectionLostError),
         (errors.CannotConnectNow("starting up"), ConnectionLostError),
         (psycopg.OperationalError("server closed the connection"), ConnectionLostError),

@@ -1,0 +1,278 @@
+"""Attaching: from a connection string to a running stream, or a reason why not.
+
+Everything is checked by SQL on the connection that then streams: the server, what the plugin
+needs, the slot, and whether changes were missed since the last time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Protocol
+
+import attrs
+import psycopg
+from psycopg import AsyncConnection
+
+from ..changes import Begin, Change, Commit, GapReason
+from ..errors import SlotLostError, SourceError, WalLevelError
+from ..lsn import LSN
+from ..positions import Position, StreamIdentity
+from ..replication.progress import Place
+from ..replication.sequence import NOWHERE
+from ..replication.timelines import switch_point
+from . import catalog
+from ._connection import ReplicationConnection
+from ._errors import translate
+from ._slots import check_slot, gap_reason, said_when_slow, slot_lost
+from .catalog import ServerFacts, SlotStatus
+from .options import StreamSettings
+
+__all__ = ["Attachment", "Former", "OutputPlugin", "PayloadDecoder", "attach"]
+
+_PATIENCE: Final = 30.0
+"""Seconds within which a server has to answer a question."""
+_FAILOVER_SINCE: Final = 170000
+_ENDS_WITH_ITS_SLOT: Final = {
+    GapReason.LAG,
+    GapReason.SLOT_INVALIDATED,
+    GapReason.SLOT_OLDER_THAN_PUBLICATION,
+    GapReason.WAL_REMOVED,
+}
+
+
+class PayloadDecoder(Protocol):
+    """Turns what the plugin sends on one connection into changes, in commit order."""
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a Begin has come without its Commit."""
+        ...
+
+    def feed(self, payload: bytes) -> Iterable[Change | Begin | Commit]:
+        """Take one message; the result is used up before the next.
+
+        Raises:
+            DecodeError: if it is none.
+        """
+        ...
+
+    def close(self) -> None:
+        """Drop what is held."""
+        ...
+
+
+class OutputPlugin(Protocol):
+    """What one output plugin needs."""
+
+    name: str
+    identity: tuple[str, ...]
+    """Goes into positions as the stream's publications: other names, other changes."""
+
+    async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
+        """Raise SourceError if the server has not what the plugin needs."""
+        ...
+
+    def options(self) -> dict[str, str]:
+        """Return the options of START_REPLICATION."""
+        ...
+
+    def decoder(self, stream: StreamIdentity) -> PayloadDecoder:
+        """Make a decoder for a new connection."""
+        ...
+
+
+@attrs.frozen
+class Former:
+    """Where a source stood when its last connection broke."""
+
+    stream: StreamIdentity
+    last: Place
+    """Of the last change taken."""
+    acknowledged: LSN
+
+
+@attrs.frozen
+class Attachment:
+    """A running stream."""
+
+    connection: ReplicationConnection
+    stream: StreamIdentity
+    start: LSN
+    """From where it streams, unless it goes on where the former one stood."""
+    wal_end: LSN
+    """Where the server's WAL ended when its publications were checked."""
+    reason: GapReason | None
+    """Why changes may have been lost since the last time."""
+    sender_timeout: float
+    """In seconds; 0 for none."""
+    database: str
+
+
+async def attach(
+    settings: StreamSettings,
+    plugin: OutputPlugin,
+    name: str,
+    former: Former | None,
+    suspicion: GapReason | None,
+    connected: Callable[[int], None],
+) -> Attachment:
+    """Start the stream.
+
+    Args:
+        name: of the slot.
+        former: None if this is the first time.
+        suspicion: a reason for a gap that the stream itself has given.
+        connected: told the process ID of each walsender.
+
+    Raises:
+        SourceError: if that fails, saying why.
+        PositionMismatchError: if ``start_at`` belongs to another stream.
+    """
+    connection = await ReplicationConnection.connect(
+        settings.dsn, name, sender_timeout=settings.sender_timeout
+    )
+    connected(connection.pid)
+    try:
+        return await _Attaching(settings, plugin, name, former, suspicion, connection).run()
+    except psycopg.Error as exc:
+        connection.close()
+        raise translate(exc, name) from exc
+    except BaseException:
+        connection.close()
+        raise
+
+
+@attrs.frozen
+class _Attaching:
+    settings: StreamSettings
+    plugin: OutputPlugin
+    name: str
+    former: Former | None
+    suspicion: GapReason | None
+    connection: ReplicationConnection
+
+    async def run(self) -> Attachment:
+        connection, settings = self.connection, self.settings
+        with self._answers_soon():
+            facts = await catalog.server_facts(connection.sql)
+            if facts.wal_level != "logical":
+                raise WalLevelError(facts.wal_level)
+            self._check_version(facts)
+            await self.plugin.check(connection.sql, facts)
+            system, timeline, wal_end = await connection.identify_system()
+            stream = StreamIdentity(system, timeline, self.plugin.identity)
+            self._check_start(stream)
+            slot = await catalog.slot(connection.sql, self.name)
+            if slot is not None:
+                check_slot(
+                    slot,
+                    plugin=self.plugin.name,
+                    database=facts.database,
+                    temporary=settings.is_temporary,
+                )
+            reason = await self._reason(stream, slot)
+            if reason is not None and settings.on_gap == "raise":
+                raise self._lost(reason)
+            if slot is not None and reason in _ENDS_WITH_ITS_SLOT:
+                await self._drop(reason)
+                slot = None
+        start = await self._create() if slot is None else slot.confirmed_flush_lsn
+        with self._answers_soon():
+            if slot is not None and settings.failover and not slot.failover:
+                await connection.set_failover()
+            # What has come before is left out already by the server, where it can be.
+            known = LSN(0)
+            if self.former is not None and reason is None:
+                known = self.former.acknowledged
+            elif settings.start_at is not None and reason is None:
+                known = settings.start_at.lsn
+            await connection.start(max(start, known), self.plugin.options())
+        return Attachment(
+            connection, stream, start, wal_end, reason, facts.wal_sender_timeout, facts.database
+        )
+
+    @contextlib.contextmanager
+    def _answers_soon(self) -> Iterator[None]:
+        """Find the connection broken if the server does not answer."""
+        # Not asyncio.timeout: psycopg answers that by waiting for the server once more.
+        loop = asyncio.get_running_loop()
+        patience = loop.call_later(_PATIENCE, self.connection.abort)
+        try:
+            yield
+        finally:
+            patience.cancel()
+
+    def _check_version(self, facts: ServerFacts) -> None:
+        if self.settings.failover and facts.version < _FAILOVER_SINCE:
+            raise SourceError(
+                f"PostgreSQL {facts.version // 10000} has no failover slots, they came with 17; "
+                "leave failover out"
+            )
+
+    def _check_start(self, stream: StreamIdentity) -> None:
+        start = self.settings.start_at
+        if self.former is None and start is not None and start.stream is not None:
+            # Says so if they differ.
+            _ = start < Position(start.lsn, start.index, stream)
+
+    async def _reason(self, stream: StreamIdentity, slot: SlotStatus | None) -> GapReason | None:
+        former, start = self.former, self.settings.start_at
+        if former is not None:
+            if stream != former.stream:
+                return GapReason.OTHER_CLUSTER
+            timeline, last = former.stream.timeline, former.last[0]
+        elif start is not None and start.stream is not None:
+            timeline, last = start.stream.timeline, start.lsn
+        else:
+            timeline, last = stream.timeline, LSN(0)
+        if timeline != stream.timeline and not await self._is_history(stream, timeline, last):
+            return GapReason.NEW_TIMELINE
+        return (
+            self.suspicion
+            or gap_reason(
+                slot,
+                temporary=self.settings.is_temporary,
+                acknowledged=None if former is None else former.acknowledged,
+                start=start.lsn if former is None and start is not None else None,
+            )
+            or self._lag(slot)
+        )
+
+    async def _is_history(self, stream: StreamIdentity, timeline: int, last: int) -> bool:
+        """Return whether what was handed over on an older timeline is part of this one's past."""
+        history = await self.connection.timeline_history(stream.timeline)
+        until = switch_point(history, timeline)
+        return until is not None and last < until
+
+    def _lag(self, slot: SlotStatus | None) -> GapReason | None:
+        limit = self.settings.max_lag_bytes
+        if limit is None or slot is None or not slot.exceeds(limit):
+            return None
+        return GapReason.LAG if self.settings.on_lag == "gap" else None
+
+    def _lost(self, reason: GapReason, remedy: str = "") -> SlotLostError:
+        former = self.former
+        after = self.settings.start_at
+        if former is not None and former.last > NOWHERE:
+            after = Position(LSN(former.last[0]), former.last[1], former.stream)
+        return slot_lost(self.name, reason, after, remedy)
+
+    async def _drop(self, reason: GapReason) -> None:
+        if not (self.settings.replace_slot or self.settings.is_temporary):
+            raise self._lost(
+                reason,
+                f"slot {self.name!r} cannot go on: let it be made anew with replace_slot=True, or "
+                f"run SELECT pg_drop_replication_slot('{self.name}')",
+            )
+        await self.connection.drop_slot()
+
+    async def _create(self) -> LSN:
+        settings = self.settings
+        making = self.connection.create_slot(
+            self.plugin.name, temporary=settings.is_temporary, failover=settings.failover
+        )
+        return await said_when_slow(
+            making, dsn=settings.dsn, name=self.name, pid=self.connection.pid
+        )

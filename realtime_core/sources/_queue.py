@@ -1,0 +1,240 @@
+"""EventQueue: the ways to read a source, over one queue of its events.
+
+A source puts whole events into the queue, Begin and Commit always among them, and says how
+more are waited for. Reading by events, by batches or by transactions takes them out. Nothing
+is kept elsewhere: a reading that is cancelled, or left, or changed for another, finds all that
+was not handed over still in the queue.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, Generic, Self, TypeVar
+
+from ..changes import (
+    Begin,
+    Change,
+    Commit,
+    CommittedTransaction,
+    Delete,
+    Event,
+    Gap,
+    Insert,
+    LogicalMessage,
+    Transaction,
+    Update,
+)
+from ..errors import ConfigError, TransactionTooLargeError
+from ..positions import Position
+from ..records import Record
+from .base import Acknowledgeable, TransactionEvent
+
+__all__ = ["EventQueue"]
+
+T = TypeVar("T")
+
+_CHANGE_BYTES: Final = 100
+
+
+class EventQueue(abc.ABC):
+    """The reading half of a source.
+
+    Args:
+        boundaries: also hand over Begin and Commit, by events and by batches.
+        auto_ack: acknowledge what was handed over when the next is asked for.
+    """
+
+    def __init__(self, *, boundaries: bool, auto_ack: bool) -> None:
+        self._boundaries = boundaries
+        self._auto_ack = auto_ack
+        self._queue: deque[Event] = deque()
+        # The last event or transaction that was handed over and has a position.
+        self._handed: Event | CommittedTransaction | None = None
+        self._reading = False
+
+    # What a source adds.
+
+    @abc.abstractmethod
+    async def _fill(self) -> None:
+        """Wait for what comes next and put it into the queue; it may be nothing.
+
+        Cancelling it loses nothing. It raises StopAsyncIteration when nothing will come.
+        """
+
+    @abc.abstractmethod
+    def ack(self, upto: Acknowledgeable) -> None:
+        """Say that everything up to and including ``upto`` is done with."""
+
+    # Reading
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        """Return the next event, waiting for it.
+
+        Raises:
+            SourceError: if the stream cannot go on.
+            DecodeError: if the server sent what cannot be decoded.
+            StopAsyncIteration: after :meth:`aclose`.
+        """
+        if self._auto_ack:
+            self._ack_handed()
+        queue = self._queue
+        while True:
+            while queue:
+                event = queue.popleft()
+                # By class, and not by isinstance: this runs for every change.
+                kind = type(event)
+                if kind is Begin or kind is Commit:
+                    if not self._boundaries:
+                        continue
+                    if kind is Begin:
+                        return event
+                elif kind is Gap:
+                    return event
+                self._handed = event
+                return event
+            await self._more()
+
+    def batches(self) -> AsyncIterator[list[Event]]:
+        """Iterate over what each wake-up brought, never an empty list.
+
+        It may be left and made anew at any time; cancelling a step loses nothing.
+        """
+        return _Steps(self._next_batch)
+
+    async def _next_batch(self) -> list[Event]:
+        if self._auto_ack:
+            self._ack_handed()
+        while True:
+            batch = [event for event in self._queue if self._is_wanted(event)]
+            self._queue.clear()
+            if batch:
+                break
+            await self._more()
+        for event in reversed(batch):
+            if not isinstance(event, Begin | Gap):
+                self._handed = event
+                break
+        return batch
+
+    def transactions(self, max_bytes: int) -> AsyncIterator[TransactionEvent]:
+        """Iterate over whole transactions, those without changes left out.
+
+        It may be left and made anew at any time; cancelling a step loses nothing. What is left
+        of a transaction that was begun by events or batches comes as one. A transaction whose
+        end is lost in a gap is left out, and the gap begins before it.
+
+        Args:
+            max_bytes: how much one transaction may hold: the bytes of its values, as
+                PostgreSQL writes them, and 100 for each change.
+
+        Raises:
+            ConfigError: if ``max_bytes`` is not positive.
+            TransactionTooLargeError: from the iterator, if one is larger.
+        """
+        if max_bytes <= 0:
+            raise ConfigError(f"max_bytes is a number of bytes above 0, not {max_bytes}")
+        return _Steps(lambda: self._next_transaction(max_bytes))
+
+    async def _next_transaction(self, max_bytes: int) -> TransactionEvent:
+        if self._auto_ack:
+            self._ack_handed()
+        taken: deque[Event] = deque()
+        try:
+            result = await self._collect(taken, max_bytes)
+        except BaseException:
+            self._queue.extendleft(reversed(taken))
+            raise
+        if not isinstance(result, Gap):
+            self._handed = result
+        return result
+
+    async def _collect(self, taken: deque[Event], max_bytes: int) -> TransactionEvent:
+        """Take events out of the queue and note them in ``taken`` until they are a whole."""
+        changes: list[Change] = []
+        transaction: Transaction | None = None
+        size = 0
+        while True:
+            while not self._queue:
+                await self._more()
+            event = self._queue.popleft()
+            taken.append(event)
+            if isinstance(event, Begin | Commit):
+                if changes and transaction is not None:
+                    return CommittedTransaction(transaction, tuple(changes), changes[-1].position)
+                taken.clear()
+            elif isinstance(event, Gap):
+                # Whatever was collected will never be whole, and was not handed over.
+                return Gap(self.position, event.until, event.reason) if changes else event
+            elif isinstance(event, Change):
+                if event.transaction is None:
+                    return event
+                transaction = event.transaction
+                changes.append(event)
+                size += _size(event)
+                if size > max_bytes:
+                    raise TransactionTooLargeError(transaction.xid, max_bytes)
+            else:
+                return event
+
+    @property
+    def position(self) -> Position | None:
+        """The last position handed over, None before the first."""
+        handed = self._handed
+        return None if handed is None or isinstance(handed, Begin | Gap) else handed.position
+
+    async def _more(self) -> None:
+        if self._reading:
+            raise RuntimeError("a source has one consumer: two tasks are reading from this one")
+        self._reading = True
+        try:
+            await self._fill()
+        finally:
+            self._reading = False
+
+    def _is_wanted(self, event: Event) -> bool:
+        return self._boundaries or not isinstance(event, Begin | Commit)
+
+    def _ack_handed(self) -> None:
+        if self._handed is not None:
+            self.ack(self._handed)
+
+
+class _Steps(AsyncIterator[T], Generic[T]):
+    """An async iterator of one function's results.
+
+    A class and not a generator: a cancelled step does not end it.
+    """
+
+    def __init__(self, step: Callable[[], Awaitable[T]]) -> None:
+        self._step = step
+
+    async def __anext__(self) -> T:
+        return await self._step()
+
+
+def _size(change: Change) -> int:
+    """Return about how many bytes a change holds."""
+    match change:
+        case Insert(record=record):
+            return _CHANGE_BYTES + _record_size(record)
+        case Update(record=record, old_record=None):
+            return _CHANGE_BYTES + _record_size(record)
+        case Update(record=record, old_record=old):
+            return _CHANGE_BYTES + _record_size(record) + _record_size(old)
+        case Delete(old_record=old):
+            return _CHANGE_BYTES + _record_size(old)
+        case LogicalMessage(content=content):
+            return _CHANGE_BYTES + len(content)
+        case _:
+            return _CHANGE_BYTES
+
+
+def _record_size(record: Record | None) -> int:
+    if record is None:
+        return 0
+    return sum(len(field) for field in record.fields if isinstance(field, str | bytes))

@@ -1,0 +1,510 @@
+"""StreamSource: the part that all sources share which stream from a replication slot.
+
+Theory of operation. Attaching checks the server, the plugin's needs and the slot by SQL,
+then starts the stream on the same connection. It runs in a task of its own, so that a
+consumer may cancel its read at any time. Reading is on demand: while the consumer is busy
+nothing is read, TCP holds the server back, and a timer sends the status updates that keep
+the connection alive. After a break PostgreSQL repeats what was not acknowledged; what was
+handed over already is recognised by its place and dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import secrets
+from collections import deque
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import chain, islice
+from random import Random
+from types import TracebackType
+from typing import Final, Self, Unpack
+
+from ..changes import Begin, Event, Gap, GapReason, Idle
+from ..errors import PositionMismatchError, RealtimeError, SlotInUseError, SourceError
+from ..lsn import LSN
+from ..positions import Position, StreamIdentity
+from ..replication.progress import Place
+from ..replication.protocol import (
+    TAG_XLOG_DATA,
+    XLOG_DATA_HEADER,
+    Keepalive,
+    parse_copy_data,
+    sent,
+)
+from ..replication.sequence import NOWHERE, Sequence
+from ._attach import Attachment, Former, OutputPlugin, PayloadDecoder, attach
+from ._backoff import Backoff
+from ._connection import ReplicationConnection
+from ._feedback import EPOCH, Feedback
+from ._lag import LagGuard
+from ._queue import EventQueue
+from ._slots import slot_lost
+from .base import Acknowledgeable, SourceStats
+from .options import StreamOptions, StreamSettings
+
+__all__ = ["StreamSource"]
+
+logger = logging.getLogger("realtime.source")
+
+_STOP_TIMEOUT: Final = 2.0
+"""Seconds that closing waits for the server to let go of the slot."""
+_COMMIT_TIMEOUT: Final = 0.5
+"""Seconds that closing waits for the Commit of a transaction that was read to its last change."""
+_STABLE: Final = 5.0
+"""Seconds after which a stream that breaks off counts as one that had worked."""
+_SILENCE: Final = 60.0
+"""Seconds of silence after which a server without wal_sender_timeout is given up."""
+_CHUNK: Final = 256
+"""Events that are decoded ahead, at most: a transaction that was held comes lazily."""
+_UNDEFINED_OBJECT: Final = "42704"
+
+
+class StreamSource(EventQueue):
+    """Streams through the replication protocol what an output plugin sends."""
+
+    def __init__(self, dsn: str, plugin: OutputPlugin, **options: Unpack[StreamOptions]) -> None:
+        settings = StreamSettings.from_options(dsn, options)
+        super().__init__(boundaries=settings.boundaries, auto_ack=settings.auto_ack)
+        self._settings = settings
+        self._plugin = plugin
+        self._random = settings.random or Random(secrets.randbits(64))
+        self._backoff = Backoff(*settings.backoff, self._random)
+        self._start: Place = NOWHERE
+        if settings.start_at is not None:
+            self._start = (settings.start_at.lsn, settings.start_at.index)
+
+        # The connection and what lives as long as it does.
+        self._connection: ReplicationConnection | None = None
+        self._decoder: PayloadDecoder
+        self._feedback: Feedback
+        self._slot: str | None = None
+        # What was read and is not decoded yet.
+        self._rest: Iterator[Event] = iter(())
+
+        # What outlives connections.
+        self._attaching: asyncio.Task[None] | None = None
+        self._lag_guard: asyncio.Task[None] | None = None
+        self._stream: StreamIdentity | None = None
+        self._sequence = Sequence(LSN(0))
+        # Streams, and timelines of this one, whose positions count no more.
+        self._former_streams: set[StreamIdentity] = set()
+        self._former_timelines: set[int] = set()
+        self._suspicion: GapReason | None = None
+        # Process IDs of our walsenders: the last one may hold the slot for a while yet.
+        self._own_pids: deque[int] = deque(maxlen=16)
+        self._error: RealtimeError | None = None
+        self._closed = False
+        self._last_idle = -math.inf
+        # Up to where PostgreSQL is known to skip a publication.
+        self._skips_until = LSN(0)
+        # When it was attached last, how many changes had come then, where the WAL ended; and
+        # how long to wait before the next attempt.
+        self._attached_at = 0.0
+        self._changes_then = 0
+        self._wal_end_then = LSN(0)
+        self._delay = 0.0
+
+        # Counters.
+        self._bytes = 0
+        self._attachments = 0
+        self._gaps = 0
+        self._changes = 0
+        self._transactions = 0
+        self._server_lsn = 0
+        self._server_time = 0
+        self._caught_up = True
+
+    # Lifetime
+
+    async def __aenter__(self) -> Self:
+        """Attach to the database.
+
+        Raises:
+            SourceError: if that fails, unless the source is persistent.
+        """
+        if self._closed:
+            raise RuntimeError("this source was closed: make a new one")
+        if self._settings.max_lag_bytes is not None:
+            guard = LagGuard(self._settings, lambda: self._slot, self._start_anew)
+            self._lag_guard = asyncio.create_task(guard.run())
+        if not self._settings.persistent:
+            try:
+                await self._attach()
+            except BaseException:
+                await self.aclose()
+                raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._auto_ack and exc_type is None and not self._closed:
+            self._ack_handed()
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Send the last acknowledgement, let go of the slot, close the connection."""
+        self._closed = True
+        self._queue.clear()
+        for task in (self._attaching, self._lag_guard):
+            if task is not None:
+                task.cancel()
+                # Not its error either: whoever closes has lost interest in it.
+                await asyncio.gather(task, return_exceptions=True)
+        connection = self._connection
+        if connection is None:
+            return
+        connection.interrupt("the source was closed")
+        # One turn of the loop for a reader to leave before we read ourselves.
+        await asyncio.sleep(0)
+        with contextlib.suppress(TimeoutError, RealtimeError):
+            async with asyncio.timeout(_COMMIT_TIMEOUT):
+                await self._read_commit(connection)
+        self._queue.clear()
+        self._feedback.send()
+        self._detach()
+        await connection.stop(_STOP_TIMEOUT)
+
+    async def _read_commit(self, connection: ReplicationConnection) -> None:
+        """Read the end of a transaction whose last change may be acknowledged already."""
+        self._queue.extend(islice(self._rest, _CHUNK))
+        while self._decoder.in_transaction and not self._queue:
+            payloads = await connection.read()
+            self._rest = self._events(payloads, self._decoder, self._sequence)
+            self._queue.extend(islice(self._rest, _CHUNK))
+
+    # Reading
+
+    async def _fill(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            raise StopAsyncIteration
+        if self._take_rest():
+            return
+        connection = self._connection
+        if connection is None:
+            await self._attach()
+            return
+        try:
+            payloads = await connection.read()
+        except SourceError as exc:
+            if self._closed:
+                raise StopAsyncIteration from None
+            self._lose(exc)
+            return
+        self._feedback.heard()
+        self._note(payloads)
+        self._rest = self._events(payloads, self._decoder, self._sequence)
+        if connection.skipped is not None:
+            connection.skipped = None
+            self._rest = chain(self._rest, self._skipped(self._sequence))
+        self._take_rest()
+
+    def _take_rest(self) -> bool:
+        """Queue more of what was read; return whether there was more."""
+        before = len(self._queue)
+        try:
+            self._queue.extend(islice(self._rest, _CHUNK))
+        except RealtimeError as exc:
+            # What came before it is good and goes out first.
+            self._error = exc
+        return len(self._queue) > before
+
+    def _note(self, payloads: list[memoryview]) -> None:
+        """Count what was read."""
+        if payloads:
+            self._bytes += sum(map(len, payloads))
+            lsn, self._server_time = sent(payloads[-1])
+            self._server_lsn = max(self._server_lsn, lsn)
+            self._caught_up = payloads[-1][0] != TAG_XLOG_DATA
+
+    def _events(
+        self, payloads: list[memoryview], decoder: PayloadDecoder, sequence: Sequence
+    ) -> Iterator[Event]:
+        """Decode CopyData payloads; yield what is new."""
+        feed, accept = decoder.feed, sequence.accept
+        for payload in payloads:
+            if payload[0] == TAG_XLOG_DATA:
+                # The only copy: slices of bytes are cheap to decode, of a memoryview dear.
+                for event in feed(bytes(payload[XLOG_DATA_HEADER:])):
+                    if accept(event):
+                        yield event
+                continue
+            message = parse_copy_data(payload)
+            if isinstance(message, Keepalive) and sequence is self._sequence:
+                yield from self._keepalive(message, decoder)
+
+    def _keepalive(self, message: Keepalive, decoder: PayloadDecoder) -> Iterator[Idle]:
+        progress = self._sequence.progress
+        if not decoder.in_transaction:
+            if self._settings.own_checkpoint:
+                progress.arrived(message.wal_end)
+                yield from self._idle(message)
+            else:
+                moved_from = progress.flushed
+                progress.keepalive(message.wal_end)
+                if progress.flushed > moved_from:
+                    self._send_soon()
+        if message.reply_requested and self._connection is not None:
+            self._feedback.send()
+
+    def _idle(self, message: Keepalive) -> Iterator[Idle]:
+        """Offer a position to store, when nothing else is on its way to be stored."""
+        assert self._stream is not None
+        progress = self._sequence.progress
+        now = asyncio.get_running_loop().time()
+        due = message.reply_requested or now - self._last_idle >= self._settings.status_interval
+        # What ends there; the next record may be a commit.
+        lsn = LSN(message.wal_end - 1)
+        is_news = lsn >= progress.flushed and (lsn, 0) > self._sequence.last
+        if due and is_news and progress.all_done:
+            self._last_idle = now
+            progress.transaction_ended((lsn, 0), message.wal_end)
+            yield Idle(Position(lsn, 0, self._stream))
+
+    def _skipped(self, sequence: Sequence) -> Iterator[Gap]:
+        """Say that PostgreSQL 18 leaves out what was written before a publication was made."""
+        if sequence.progress.written < self._skips_until:
+            # It says so again and again.
+            return
+        # On attaching the publications were there: they are, at the latest, from there on.
+        self._skips_until = max(self._wal_end_then, LSN(sequence.progress.written + 1))
+        reason = GapReason.SLOT_OLDER_THAN_PUBLICATION
+        if self._settings.on_gap == "raise":
+            raise slot_lost(self._slot or "", reason, self._position_at(sequence.last))
+        yield from self._gap(reason, self._skips_until, sequence, self._stream)
+
+    def _gap(
+        self,
+        reason: GapReason,
+        until: LSN,
+        former: Sequence,
+        former_stream: StreamIdentity | None,
+    ) -> Iterator[Gap]:
+        """Say what was lost, once all that came before it was taken."""
+        after = self._position_at(former.last, former_stream)
+        logger.error("changes may be lost: %s, after %s", reason.value, after)
+        self._gaps += 1
+        yield Gap(after, Position(until, 0, self._stream), reason)
+
+    def _position_at(self, place: Place, stream: StreamIdentity | None = None) -> Position | None:
+        if place == NOWHERE:
+            return None
+        if place == self._start:
+            return self._settings.start_at
+        return Position(LSN(place[0]), place[1], stream or self._stream)
+
+    # Acknowledging
+
+    def ack(self, upto: Acknowledgeable) -> None:
+        """Say that everything up to and including ``upto`` is done with.
+
+        Cumulative. The slot moves to the end of the last transaction that is wholly
+        acknowledged; the server hears of it within 50 ms. A Begin or a Gap acknowledges
+        nothing, and neither does what was read before a gap: that slot is gone.
+
+        Raises:
+            PositionMismatchError: if ``upto`` belongs to another stream.
+            ValueError: if it lies beyond what was handed over.
+        """
+        if isinstance(upto, Begin | Gap):
+            return
+        position = upto if isinstance(upto, Position) else upto.position
+        stream = position.stream
+        if stream is not self._stream:
+            if stream in self._former_streams:
+                return
+            if stream is None or stream != self._stream:
+                raise PositionMismatchError(
+                    f"cannot acknowledge {position}: this source streams {self._stream}"
+                )
+            if stream.timeline in self._former_timelines:
+                return
+        place = (position.lsn, position.index)
+        if upto is not self._handed and place > self._handed_place():
+            raise ValueError(f"cannot acknowledge {position}: it was not handed over yet")
+        if self._sequence.progress.acknowledge(place):
+            self._send_soon()
+
+    def _handed_place(self) -> Place:
+        """Return up to where this stream was handed over."""
+        handed = self.position
+        if handed is None or handed.stream != self._stream:
+            return self._start
+        return max(self._start, (handed.lsn, handed.index))
+
+    def _send_soon(self) -> None:
+        if self._connection is not None:
+            self._feedback.send_soon()
+
+    def stats(self) -> SourceStats:
+        """Return counters and positions, as they are now."""
+        sequence = self._sequence
+        progress = sequence.progress
+        received = max(self._server_lsn, progress.written)
+        return SourceStats(
+            changes=self._changes + sequence.changes,
+            transactions=self._transactions + sequence.transactions,
+            bytes_received=self._bytes,
+            reconnects=max(self._attachments - 1, 0),
+            gaps=self._gaps,
+            received_lsn=LSN(received),
+            confirmed_lsn=progress.flushed,
+            unacknowledged=progress.waiting,
+            lag_bytes=max(received - progress.flushed, 0),
+            lag_seconds=self._lag_seconds(),
+            connected=self._connection is not None,
+        )
+
+    def _lag_seconds(self) -> float:
+        handed = self._handed
+        if (
+            (self._caught_up and not self._queue)
+            or handed is None
+            or isinstance(handed, Gap | Idle)
+        ):
+            return 0.0
+        if handed.transaction is None or handed.transaction.commit_time is None:
+            return 0.0
+        sent_at = EPOCH + timedelta(microseconds=self._server_time)
+        return max((sent_at - handed.transaction.commit_time).total_seconds(), 0.0)
+
+    # Attaching
+
+    async def _attach(self) -> None:
+        """Wait until the stream runs. Cancelling the wait leaves the attempt going."""
+        if self._attaching is None:
+            self._attaching = asyncio.create_task(self._attach_until_done())
+        task = self._attaching
+        await asyncio.wait({task})
+        self._attaching = None
+        if task.cancelled():
+            raise StopAsyncIteration
+        task.result()
+
+    async def _attach_until_done(self) -> None:
+        await asyncio.sleep(self._delay)
+        while True:
+            try:
+                return await self._attach_once()
+            except SourceError as exc:
+                if not self._may_retry(exc):
+                    raise
+                delay = self._backoff.next()
+                logger.warning("%s; trying again in %.1f s", exc, delay)
+                await asyncio.sleep(delay)
+
+    def _may_retry(self, exc: SourceError) -> bool:
+        if self._settings.persistent:
+            return True
+        if isinstance(exc, SlotInUseError):
+            is_ours = self._stream is not None and (exc.pid is None or exc.pid in self._own_pids)
+            return is_ours or self._settings.slot_in_use == "wait"
+        return self._stream is not None and exc.transient
+
+    async def _attach_once(self) -> None:
+        name = self._settings.slot or f"realtime_{self._random.getrandbits(64):016x}"
+        former = None
+        if self._stream is not None:
+            sequence = self._sequence
+            former = Former(self._stream, sequence.last, sequence.progress.flushed)
+        attachment = await attach(
+            self._settings, self._plugin, name, former, self._suspicion, self._own_pids.append
+        )
+        self._begin_stream(attachment)
+        connection = attachment.connection
+        self._slot = name
+        self._connection = connection
+        timeout = attachment.sender_timeout
+        interval = self._settings.status_interval
+        self._feedback = Feedback(
+            connection,
+            self._sequence.progress,
+            interval=min(interval, timeout / 3) if timeout else interval,
+            patience=2 * timeout or _SILENCE,
+        )
+        kind = "temporary slot" if self._settings.is_temporary else "slot"
+        logger.info("streaming from database %r, %s %r", attachment.database, kind, name)
+
+    def _begin_stream(self, attachment: Attachment) -> None:
+        former, stream = self._stream, attachment.stream
+        if former is None or attachment.reason is not None:
+            if former is not None and stream != former:
+                self._former_streams.add(former)
+            elif former is not None and stream.timeline != former.timeline:
+                self._former_timelines.add(former.timeline)
+            self._begin_sequence(attachment)
+        self._stream = stream
+        self._suspicion = None
+        self._sequence.resume()
+        self._decoder = self._plugin.decoder(stream)
+        self._attachments += 1
+        self._wal_end_then = attachment.wal_end
+        self._attached_at = asyncio.get_running_loop().time()
+        self._changes_then = self._sequence.changes
+
+    def _begin_sequence(self, attachment: Attachment) -> None:
+        """Begin a new sequence: the first one, or another one behind a gap."""
+        former = self._sequence
+        is_first = self._stream is None
+        if is_first:
+            former = Sequence(LSN(0), start=self._start)
+        if attachment.reason is not None:
+            gap = self._gap(attachment.reason, attachment.start, former, self._stream)
+            self._rest = chain(self._rest, gap)
+        self._changes += former.changes
+        self._transactions += former.transactions
+        self._sequence = Sequence(
+            attachment.start,
+            # Behind a gap nothing is a repetition, wherever it stands.
+            start=self._start if attachment.reason is None else NOWHERE,
+            own_checkpoint=self._settings.own_checkpoint,
+        )
+
+    def _lose(self, exc: SourceError) -> None:
+        """Give the broken connection up; the next read attaches again."""
+        assert self._connection is not None
+        self._connection.close()
+        self._detach()
+        if exc.sqlstate == _UNDEFINED_OBJECT:
+            # Attaching checks that the publication is there now, and so newer than the slot.
+            self._suspicion = GapReason.SLOT_OLDER_THAN_PUBLICATION
+        elif not (exc.transient or self._settings.persistent):
+            raise exc
+        logger.warning("stream interrupted: %s", exc)
+        lasted = asyncio.get_running_loop().time() - self._attached_at
+        if self._sequence.changes > self._changes_then or lasted > _STABLE:
+            self._backoff.reset()
+            self._delay = 0.0
+        else:
+            # An error that comes with each attempt must not become a busy loop.
+            self._delay = self._backoff.next()
+
+    def _start_anew(self) -> None:
+        """Let the slot be made anew, even if nobody reads."""
+        if self._connection is None:
+            return
+        self._suspicion = GapReason.LAG
+        if self._connection.waiting:
+            # The reader has to leave the socket before that is closed; then it attaches.
+            self._connection.interrupt("its slot is made anew")
+            return
+        self._connection.close()
+        self._detach()
+        self._delay = 0.0
+        self._attaching = asyncio.create_task(self._attach_until_done())
+
+    def _detach(self) -> None:
+        """Forget the connection and what lives as long as it does."""
+        self._connection = None
+        self._slot = None
+        self._feedback.stop()
+        self._decoder.close()

@@ -1,0 +1,113 @@
+"""What is new in a stream that repeats itself after each break."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realtime_core import LSN, Begin, Change, Commit, LogicalMessage, Transaction
+from realtime_core.replication.sequence import NOWHERE, Sequence
+
+TIME = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+def transaction(lsn: int, changes: int) -> list[Change | Begin | Commit]:
+    """A transaction whose commit record lies at ``lsn`` and takes 10 bytes."""
+    which = Transaction(1, LSN(lsn), TIME)
+    return [
+        Begin(which),
+        *(LogicalMessage(LSN(lsn - 1), "p", b"", which, index) for index in range(changes)),
+        Commit(which, LSN(lsn + 10), changes),
+    ]
+
+
+def message(lsn: int) -> list[Change | Begin | Commit]:
+    """A message that belongs to no transaction."""
+    return [LogicalMessage(LSN(lsn), "p", b"", None, 0)]
+
+
+def feed(
+    sequence: Sequence, events: list[Change | Begin | Commit]
+) -> list[Change | Begin | Commit]:
+    return [event for event in events if sequence.accept(event)]
+
+
+def test_what_is_repeated_after_a_break_is_dropped() -> None:
+    stream = [*transaction(100, 2), *message(150), *transaction(200, 3)]
+    sequence = Sequence(LSN(50))
+    assert feed(sequence, stream[:7]) == stream[:7]
+    sequence.resume()
+    assert feed(sequence, stream) == stream[7:]
+    sequence.resume()
+    assert feed(sequence, stream) == []
+    assert (sequence.changes, sequence.transactions, sequence.last) == (6, 2, (200, 2))
+
+
+def test_a_message_counts_with_its_own_lsn() -> None:
+    sequence = Sequence(LSN(50))
+    feed(sequence, [*message(100), *message(140)])
+    sequence.progress.acknowledge((100, 0))
+    assert 100 < sequence.progress.flushed <= 140
+    # The one that was acknowledged may be repeated by a server that forgot it.
+    sequence.resume()
+    assert feed(sequence, [*message(100), *message(140), *message(180)]) == message(180)
+    assert sequence.progress.waiting == 2
+
+
+def test_a_start_within_a_transaction_leaves_its_beginning_out() -> None:
+    stream = [*transaction(100, 2), *transaction(200, 3), *transaction(300, 1)]
+    sequence = Sequence(LSN(50), start=(200, 0))
+    assert feed(sequence, stream) == stream[6:]
+    # What the consumer has dealt with elsewhere is as good as acknowledged.
+    assert sequence.progress.flushed == 110
+    sequence.progress.acknowledge((200, 2))
+    assert sequence.progress.flushed == 210
+
+
+def test_a_start_at_the_end_of_a_transaction_leaves_all_of_it_out() -> None:
+    sequence = Sequence(LSN(50), start=(200, 2))
+    assert feed(sequence, [*transaction(200, 3), *transaction(250, 0)]) == transaction(250, 0)
+    assert sequence.last == (200, 2)
+    assert Sequence(LSN(50)).last == NOWHERE
+
+
+def test_an_own_checkpoint_is_never_passed() -> None:
+    sequence = Sequence(LSN(50), own_checkpoint=True)
+    feed(sequence, [*transaction(100, 2), *transaction(150, 0), *transaction(200, 1)])
+    sequence.progress.acknowledge((100, 1))
+    assert sequence.progress.flushed == 101
+    sequence.progress.acknowledge((200, 0))
+    assert sequence.progress.flushed == 201
+    assert sequence.progress.all_done
+
+
+@given(
+    st.lists(st.tuples(st.integers(10, 1000), st.integers(-1, 4)), min_size=1, max_size=8),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=8),
+)
+def test_every_event_is_taken_once_whatever_breaks(
+    parts: list[tuple[int, int]], breaks: list[tuple[int, int]]
+) -> None:
+    """Each break repeats from some transaction on; each connection gets so far."""
+    steps: list[list[Change | Begin | Commit]] = []
+    lsn = 0
+    for distance, changes in parts:
+        lsn += distance + 20
+        steps.append(message(lsn) if changes < 0 else transaction(lsn, changes))
+    sequence = Sequence(LSN(0))
+    taken: list[Change | Begin | Commit] = []
+    reached = 0
+    for back, length in breaks:
+        # No further back than to what is there, no later than what was taken.
+        first = max(reached - back % 3, 0)
+        stream = [event for step in steps[first:] for event in step]
+        got = feed(sequence, stream[:length])
+        taken += got
+        sequence.resume()
+        count = sum(len(step) for step in steps[:first]) + min(length, len(stream))
+        while reached < len(steps) and sum(len(s) for s in steps[: reached + 1]) <= count:
+            reached += 1
+    taken += feed(sequence, [event for step in steps for event in step])
+    assert taken == [event for step in steps for event in step]
