@@ -17,6 +17,7 @@ from ..changes import (
     Delete,
     Event,
     Gap,
+    Idle,
     Insert,
     LogicalMessage,
     Relation,
@@ -84,6 +85,8 @@ def _structure(event: Event) -> dict[str, Any]:
                 "after": None if event.after is None else str(event.after),
                 "until": str(event.until),
             }
+        case Idle():
+            return {"kind": "idle", "position": str(event.position)}
 
 
 def _row(
@@ -164,6 +167,8 @@ def text_line(event: Event) -> str:
         case Gap():
             after = "" if event.after is None else f" after {event.after}"
             return f"GAP {event.reason.value}: changes may be missing{after} until {event.until}"
+        case Idle():
+            return f"IDLE {event.position}"
 
 
 def _pairs(record: Record) -> str:

@@ -18,6 +18,7 @@ from realtime_core import (
     Field,
     Gap,
     GapReason,
+    Idle,
     Insert,
     LogicalMessage,
     Position,
@@ -171,6 +172,11 @@ EVENTS: dict[str, tuple[Event, dict[str, object], str]] = {
             "until": "0/9:0@5.1/shop",
         },
         "GAP slot_missing: changes may be missing after 0/1:0@5.1/shop until 0/9:0@5.1/shop",
+    ),
+    "idle": (
+        Idle(Position(LSN(9))),
+        {"kind": "idle", "position": "0/9:0"},
+        "IDLE 0/9:0",
     ),
     "gap_at_the_start": (
         Gap(None, Position(LSN(9)), GapReason.SLOT_MISSING),

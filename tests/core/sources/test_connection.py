@@ -20,6 +20,7 @@ class EndingPgconn:
     """
 
     ssl_in_use = used_gssapi = False
+    backend_pid = 42
 
     def __init__(self, incoming: socket.socket) -> None:
         self._incoming = incoming
