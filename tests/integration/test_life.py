@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from realtime_server.demo.embedded import EmbeddedPostgres
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database, until_streaming
@@ -165,3 +166,70 @@ async def test_twenty_restarts_under_load_leave_no_hole(shop: Database, tmp_path
     assert sorted(set(handed)) == list(range(rows))
     # Hardly anything comes twice, as the last acknowledgement is sent and taken.
     assert len(handed) - rows < 100
+
+
+# PostgreSQL ends, and comes back.
+
+
+@pytest.fixture
+def spare() -> Iterator[Database]:
+    """A database on a server of its own, which may be stopped."""
+    with EmbeddedPostgres() as postgres, fresh_database(Server(postgres.dsn, postgres)) as database:
+        database.execute("create table item (id int8 primary key)")
+        database.execute("create publication shop for table item")
+        yield database
+
+
+async def across_restarts(database: Database, frames: list[Any], **settings: str) -> int:
+    """Restart PostgreSQL under load, twice; return how many rows there are.
+
+    A client of the server, which is a process of its own, puts what it gets into ``frames``.
+    """
+    settings = {"PUBLICATIONS": '["shop"]', "DB_RECONNECT_BACKOFF_MAX": "200", **settings}
+    with ServerProcess(database.dsn, **settings) as server:
+        server.wait_until_streaming()
+        async with open_client(server.port) as client:
+            await client.join(TOPIC)
+            collecting = asyncio.create_task(collect(client, frames))
+
+            async def see_more() -> None:
+                seen = len(frames)
+                await eventually(lambda: len(frames) > seen + 100)
+
+            with Load(database) as load:
+                await see_more()
+                for mode in ("fast", "immediate"):
+                    # In this thread: PostgreSQL ends with the one that starts it.
+                    database.server.restart(mode)
+                    await see_more()
+                rows = load.stop()
+            await eventually(
+                lambda: frames[-1]["event"] == "INSERT" and id_of(frames[-1]) == rows - 1
+            )
+            assert server.stop() == 0
+            # The same socket all the time.
+            assert await collecting == RESTARTED
+    return rows
+
+
+async def test_a_restart_of_postgresql_under_load_loses_nothing_with_a_permanent_slot(
+    spare: Database,
+) -> None:
+    frames: list[Any] = []
+    rows = await across_restarts(spare, frames, SLOT_NAME="permanent")
+    assert [id_of(frame) for frame in frames] == list(range(rows))
+
+
+async def test_a_restart_of_postgresql_under_load_is_told_with_a_temporary_slot(
+    spare: Database,
+) -> None:
+    frames: list[Any] = []
+    rows = await across_restarts(spare, frames)
+    gaps = [index for index, frame in enumerate(frames) if frame["event"] == "system"]
+    assert [frames[index]["payload"]["gap"]["reason"] for index in gaps] == ["temporary_slot"] * 2
+    # Between the gaps nothing is missing.
+    ids = [None if frame["event"] == "system" else id_of(frame) for frame in frames]
+    for part in (ids[: gaps[0]], ids[gaps[0] + 1 : gaps[1]], ids[gaps[1] + 1 :]):
+        assert part == list(range(part[0], part[-1] + 1))
+    assert ids[0] == 0
+    assert ids[-1] == rows - 1
