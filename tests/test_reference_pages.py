@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.log_events import LogEvent, documented_events, events
 from tests.reference_pages import PARTS, ROOT, rewritten
 
 
@@ -11,3 +12,19 @@ from tests.reference_pages import PARTS, ROOT, rewritten
 def test_a_generated_part_is_as_it_would_be_generated_now(page: str) -> None:
     told = "python -m tests.reference_pages writes it anew"
     assert (ROOT / page).read_text(encoding="utf-8") == rewritten(page), told
+
+
+LOGS = "docs/reference/logs.md"
+
+
+def test_every_log_line_is_documented() -> None:
+    assert sorted(map(str, events() - documented_events(LOGS))) == [], f"add these to {LOGS}"
+
+
+def test_every_documented_log_line_exists() -> None:
+    assert sorted(map(str, documented_events(LOGS) - events())) == [], f"remove these from {LOGS}"
+
+
+def test_log_lines_are_found_in_the_source() -> None:
+    assert LogEvent("realtime.server", "INFO", "listening on …, port …") in events()
+    assert len({event.logger for event in events()}) >= 4

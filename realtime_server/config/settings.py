@@ -211,13 +211,23 @@ class ServerConfig:
     @property
     def dsn(self) -> str:
         """The database as a libpq connection string."""
+        return self.dsn_at((self.db_host, None))
+
+    def dsn_at(self, *hosts: tuple[str, str | None]) -> str:
+        """Return a libpq connection string that tries hosts in turn.
+
+        Args:
+            hosts: each as ``DB_HOST`` has it, and its address, None to have libpq look it up.
+        """
         tls = self.db_ssl_mode or (DatabaseTls.REQUIRE if self.db_ssl else DatabaseTls.DISABLE)
         root = self.db_ssl_root_cert
         if root is None and tls not in _CHECKED:
             # libpq's "require" checks certificates where it finds a root.crt in the home.
             root = "/nonexistent/root.crt"
+        addresses = [address or "" for _, address in hosts]
         return make_conninfo(
-            host=self.db_host,
+            host=",".join(host for host, _ in hosts),
+            hostaddr=",".join(addresses) if any(addresses) else None,
             port=self.db_port,
             dbname=self.db_name,
             user=self.db_user,
