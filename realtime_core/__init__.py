@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .sources import (
         Acknowledgeable,
         ChangeSource,
+        Dsn,
         PgoutputSource,
         SlotStatus,
         SourceStats,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _LAZY = (
     "Acknowledgeable",
     "ChangeSource",
+    "Dsn",
     "PgoutputSource",
     "SlotStatus",
     "SourceStats",
@@ -48,6 +50,7 @@ __all__ = [
     *records.__all__,
     "Acknowledgeable",
     "ChangeSource",
+    "Dsn",
     "PgoutputSource",
     "SlotStatus",
     "SourceStats",

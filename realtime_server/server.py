@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -10,6 +11,7 @@ from websockets.asyncio.server import ServerConnection
 
 from realtime_core import PgoutputSource
 
+from .addresses import resolve_dsn
 from .auth import AllowAll, ConnectRequest
 from .broadcaster import broadcast
 from .config import ServerConfig
@@ -41,13 +43,18 @@ class RealtimeServer:
         self._authorizer = AllowAll()
         rules = config.configuration_file.realtime
         self._hub = Hub(TopicGate((rule.relation, rule.events) for rule in rules))
+        max_lag = config.max_replication_lag_mb * 1_000_000
         self._source = PgoutputSource(
-            config.dsn,
+            partial(resolve_dsn, config),
             publications=config.publications,
             slot=config.slot_name,
             temporary=config.temporary_slot,
             on_gap="continue",
             persistent=True,
+            # Nobody said that the slot may be dropped, unless there is a bound.
+            max_lag_bytes=max_lag or None,
+            on_lag="gap" if max_lag else "warn",
+            replace_slot=bool(max_lag),
             backoff=(
                 config.db_reconnect_backoff_min / 1000,
                 config.db_reconnect_backoff_max / 1000,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from realtime_core import GapReason
 from tests.log_events import LogEvent, documented_events, events
 from tests.reference_pages import PARTS, ROOT, rewritten
 
@@ -28,3 +29,13 @@ def test_every_documented_log_line_exists() -> None:
 def test_log_lines_are_found_in_the_source() -> None:
     assert LogEvent("realtime.server", "INFO", "listening on …, port …") in events()
     assert len({event.logger for event in events()}) >= 4
+
+
+PROTOCOL = "docs/reference/protocol.md"
+
+
+def test_every_reason_of_a_gap_is_documented() -> None:
+    text = (ROOT / PROTOCOL).read_text(encoding="utf-8")
+    # The server keeps no checkpoint of its own.
+    reasons = {reason.value for reason in GapReason} - {GapReason.START_BEHIND_SLOT.value}
+    assert {reason for reason in reasons if f"| `{reason}` |" not in text} == set()

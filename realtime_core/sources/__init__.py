@@ -2,7 +2,7 @@
 
 from .base import Acknowledgeable, ChangeSource, SourceStats, TransactionEvent
 from .catalog import SlotStatus
-from .options import StreamOptions
+from .options import Dsn, StreamOptions
 from .pgoutput import PgoutputSource
 from .slots import drop_slot, ensure_slot, slot_status
 
@@ -15,6 +15,7 @@ __all__ = [
     # .catalog
     "SlotStatus",
     # .options
+    "Dsn",
     "StreamOptions",
     # .pgoutput
     "PgoutputSource",

@@ -28,6 +28,7 @@ from ..errors import ConnectionLostError, SourceError
 from ..lsn import LSN
 from ..replication import commands
 from ._errors import connection_failed, translate
+from .options import Dsn
 
 __all__ = ["ReplicationConnection", "plain_connection", "stream_parameters"]
 
@@ -53,6 +54,10 @@ _NOTICE_A_LOST_PEER: Final = {
 }
 # The SQLSTATE of "skipped loading publication", which comes in any language.
 _NOT_YET_THERE: Final = "55000"
+
+
+async def _current(dsn: Dsn) -> str:
+    return dsn if isinstance(dsn, str) else await dsn()
 
 
 def _parameters(dsn: str) -> dict[str, Any]:
@@ -88,14 +93,15 @@ def stream_parameters(dsn: str, *, sender_timeout: float | None = None) -> dict[
 
 
 @contextlib.asynccontextmanager
-async def plain_connection(dsn: str, slot: str) -> AsyncIterator[AsyncConnection[Any]]:
+async def plain_connection(dsn: Dsn, slot: str) -> AsyncIterator[AsyncConnection[Any]]:
     """Open a connection for SQL that does not stream; its errors are ours.
 
     Raises:
         SourceError: if it cannot be opened, or what is done with it fails, saying why.
     """
+    text = await _current(dsn)
     try:
-        connection = await AsyncConnection.connect(**_parameters(dsn), autocommit=True)
+        connection = await AsyncConnection.connect(**_parameters(text), autocommit=True)
     except psycopg.Error as exc:
         raise connection_failed(exc) from exc
     async with connection:
@@ -130,16 +136,17 @@ class ReplicationConnection:
 
     @classmethod
     async def connect(
-        cls, dsn: str, slot: str, *, sender_timeout: float | None = None
+        cls, dsn: Dsn, slot: str, *, sender_timeout: float | None = None
     ) -> ReplicationConnection:
         """Open a connection.
 
         Raises:
             SourceError: if it cannot be opened, saying why.
         """
+        text = await _current(dsn)
         try:
             connection = await AsyncConnection.connect(
-                **stream_parameters(dsn, sender_timeout=sender_timeout),
+                **stream_parameters(text, sender_timeout=sender_timeout),
                 autocommit=True,
                 # Replication connections speak only the simple query protocol.
                 cursor_factory=AsyncClientCursor,

@@ -32,6 +32,10 @@ _REFUSALS: Final = (
     ("pg_hba.conf", "allow this user, host and database (and replication) in pg_hba.conf"),
     ("must be superuser or replication role", "run ALTER ROLE … REPLICATION"),
     ("permission denied to start WAL sender", "run ALTER ROLE … REPLICATION"),
+    ("server does not support SSL", "turn on ssl in postgresql.conf, or use sslmode=disable"),
+    ("certificate verify failed", "give the authority that signed it as sslrootcert"),
+    ("root certificate file", "give the authority that signed its certificate as sslrootcert"),
+    ("does not match host name", "use a name that is in its certificate, or sslmode=verify-ca"),
 )
 
 

@@ -14,6 +14,7 @@ from ..positions import Position
 from . import catalog
 from ._connection import plain_connection
 from .catalog import SlotStatus
+from .options import Dsn
 
 __all__ = ["check_kind", "check_slot", "gap_reason", "said_when_slow", "slot_lost"]
 
@@ -97,7 +98,7 @@ def slot_lost(
     return SlotLostError(name, f"changes{since} may be lost ({reason.value}); {remedy}", reason)
 
 
-async def said_when_slow(making: Awaitable[T], *, dsn: str, name: str, pid: int) -> T:
+async def said_when_slow(making: Awaitable[T], *, dsn: Dsn, name: str, pid: int) -> T:
     """Wait for a slot that is being made, and after a while say what PostgreSQL waits for.
 
     That is every write transaction that is running, in any database.
@@ -116,7 +117,7 @@ async def said_when_slow(making: Awaitable[T], *, dsn: str, name: str, pid: int)
         await asyncio.wait({watching})
 
 
-async def _mention_blockers(dsn: str, name: str, pid: int) -> None:
+async def _mention_blockers(dsn: Dsn, name: str, pid: int) -> None:
     while True:
         await asyncio.sleep(_PATIENCE)
         try:

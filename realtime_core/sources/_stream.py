@@ -44,7 +44,7 @@ from ._lag import LagGuard
 from ._queue import EventQueue
 from ._slots import slot_lost
 from .base import Acknowledgeable, SourceStats
-from .options import StreamOptions, StreamSettings
+from .options import Dsn, StreamOptions, StreamSettings
 
 __all__ = ["StreamSource"]
 
@@ -56,6 +56,8 @@ _COMMIT_TIMEOUT: Final = 0.5
 """Seconds that closing waits for the Commit of a transaction that was read to its last change."""
 _STABLE: Final = 5.0
 """Seconds after which a stream that breaks off counts as one that had worked."""
+_STANDBY_INTERVAL: Final = 1.0
+"""Seconds between two looks at a slot that somebody else uses."""
 _SILENCE: Final = 60.0
 """Seconds of silence after which a server without wal_sender_timeout is given up."""
 _CHUNK: Final = 256
@@ -66,7 +68,7 @@ _UNDEFINED_OBJECT: Final = "42704"
 class StreamSource(EventQueue):
     """Streams through the replication protocol what an output plugin sends."""
 
-    def __init__(self, dsn: str, plugin: OutputPlugin, **options: Unpack[StreamOptions]) -> None:
+    def __init__(self, dsn: Dsn, plugin: OutputPlugin, **options: Unpack[StreamOptions]) -> None:
         settings = StreamSettings.from_options(dsn, options)
         super().__init__(boundaries=settings.boundaries, auto_ack=settings.auto_ack)
         self._settings = settings
@@ -392,12 +394,20 @@ class StreamSource(EventQueue):
 
     async def _attach_until_done(self) -> None:
         await asyncio.sleep(self._delay)
+        holder = ""
         while True:
             try:
                 return await self._attach_once()
             except SourceError as exc:
                 if not self._may_retry(exc):
                     raise
+                if isinstance(exc, SlotInUseError) and not self._is_ours(exc):
+                    # That may take for ever, or be over now: it says nothing of the database.
+                    if str(exc) != holder:
+                        holder = str(exc)
+                        logger.warning("%s; waiting until it is free", exc)
+                    await asyncio.sleep(_STANDBY_INTERVAL)
+                    continue
                 delay = self._backoff.next()
                 logger.warning("%s; trying again in %.1f s", exc, delay)
                 await asyncio.sleep(delay)
@@ -406,9 +416,12 @@ class StreamSource(EventQueue):
         if self._settings.persistent:
             return True
         if isinstance(exc, SlotInUseError):
-            is_ours = self._stream is not None and (exc.pid is None or exc.pid in self._own_pids)
-            return is_ours or self._settings.slot_in_use == "wait"
+            return self._is_ours(exc) or self._settings.slot_in_use == "wait"
         return self._stream is not None and exc.transient
+
+    def _is_ours(self, exc: SlotInUseError) -> bool:
+        """Whether a connection of this source that broke holds the slot."""
+        return self._stream is not None and (exc.pid is None or exc.pid in self._own_pids)
 
     async def _attach_once(self) -> None:
         name = self._settings.slot or f"realtime_{self._random.getrandbits(64):016x}"

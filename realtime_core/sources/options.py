@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from random import Random
-from typing import Any, Final, Literal, Self, TypedDict
+from typing import Any, Final, Literal, Self, TypeAlias, TypedDict
 
 import attrs
 from psycopg import Error
@@ -15,7 +15,11 @@ from ..errors import ConfigError
 from ..positions import Position
 from ..replication.commands import check_slot_name
 
-__all__ = ["StreamOptions", "StreamSettings"]
+__all__ = ["Dsn", "StreamOptions", "StreamSettings"]
+
+Dsn: TypeAlias = str | Callable[[], Awaitable[str]]
+"""A libpq connection string or URI, or a function that is asked for one before each attempt to
+connect: addresses and passwords may change. It may raise :exc:`SourceError`."""
 
 
 class StreamOptions(TypedDict, total=False):
@@ -31,8 +35,8 @@ class StreamOptions(TypedDict, total=False):
     """Let standbys keep a copy of the slot, so that it survives a promotion (PostgreSQL 17 with
     ``sync_replication_slots`` on the standby); an existing slot is altered."""
     slot_in_use: Literal["fail", "wait"]
-    """When another connection streams from the slot: raise :exc:`SlotInUseError`, or try again
-    until it is free. The source's own connection that broke is always waited for."""
+    """When another connection streams from the slot: raise :exc:`SlotInUseError`, or look each
+    second whether it is free. The source's own connection that broke is always waited for."""
     on_gap: Literal["raise", "continue"]
     """When changes may have been lost: raise :exc:`SlotLostError`, or go on with a
     :class:`Gap` in the stream."""
@@ -78,7 +82,7 @@ class StreamOptions(TypedDict, total=False):
 class StreamSettings:
     """The options, with their defaults, checked. ``start_at`` has been asked for or not."""
 
-    dsn: str
+    dsn: Dsn
     slot: str | None = None
     temporary: bool = False
     failover: bool = False
@@ -99,7 +103,7 @@ class StreamSettings:
     random: Random | None = None
 
     @classmethod
-    def from_options(cls, dsn: str, options: StreamOptions) -> Self:
+    def from_options(cls, dsn: Dsn, options: StreamOptions) -> Self:
         """Add what was not given.
 
         Raises:
@@ -119,7 +123,8 @@ class StreamSettings:
 
     def _problems(self) -> Iterator[str]:
         try:
-            conninfo_to_dict(self.dsn)
+            if isinstance(self.dsn, str):
+                conninfo_to_dict(self.dsn)
         except Error as exc:
             yield f"dsn is not a connection string: {str(exc).strip()}"
         if self.slot is not None:

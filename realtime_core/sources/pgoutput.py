@@ -19,7 +19,7 @@ from . import catalog
 from ._attach import PayloadDecoder
 from ._stream import StreamSource
 from .catalog import ServerFacts
-from .options import StreamOptions
+from .options import Dsn, StreamOptions
 
 __all__ = ["PgoutputSource"]
 
@@ -36,7 +36,8 @@ class PgoutputSource(StreamSource):
 
     Args:
         dsn: a libpq connection string or URI; what it leaves out comes from libpq's
-            environment variables. The role needs REPLICATION.
+            environment variables. Or a function that is asked for it before each attempt to
+            connect. The role needs REPLICATION.
         publications: names of one or more existing publications.
         messages: also hand over what ``pg_logical_emit_message`` writes.
         origin: ``"none"`` leaves out what was itself replicated (PostgreSQL 16).
@@ -54,7 +55,7 @@ class PgoutputSource(StreamSource):
 
     def __init__(
         self,
-        dsn: str = "",
+        dsn: Dsn = "",
         *,
         publications: Iterable[str],
         messages: bool = False,

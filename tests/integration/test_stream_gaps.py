@@ -10,6 +10,7 @@ import contextlib
 import logging
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -286,6 +287,47 @@ async def test_a_permanent_slot_that_somebody_dropped_is_a_gap(shop: Database) -
         ]
         insert(shop, 1)
         assert (await client.receive())[4]["record"] == {"id": "1"}
+
+
+async def test_a_slot_beyond_the_bound_is_made_anew_while_running_and_told(
+    shop: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    impatient = partial(PgoutputSource, lag_interval=0.1)
+    monkeypatch.setattr("realtime_server.server.PgoutputSource", impatient)
+    slot = unique_name("permanent")
+    settings = {"SLOT_NAME": slot, "MAX_REPLICATION_LAG_MB": "2"}
+    async with serving(shop, **settings) as port, open_client(port) as client:
+        await client.join("realtime:public:item")
+        insert(shop, 1)
+        assert await receive_id(client) == 1
+        # A server that does not keep up: it acknowledges nothing.
+        with monkeypatch.context() as stuck:
+            stuck.setattr(PgoutputSource, "ack", lambda self, upto: None)
+            insert(shop, 2)
+            assert await receive_id(client) == 2
+            shop.execute(
+                "create table bulk as select n, repeat('x', 100) from generate_series(1, 30000) n"
+            )
+            told = await client.receive()
+        reason = {"reason": "lag", "after": PositionText(), "until": PositionText()}
+        assert (told["event"], told["payload"]["gap"]) == ("system", reason)
+        assert f"slot '{slot}' retains " in caplog.text
+        insert(shop, 3)
+        assert await receive_id(client) == 3
+
+
+async def test_without_a_bound_no_slot_is_dropped(shop: Database) -> None:
+    slot = unique_name("permanent")
+    shop.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
+    insert(shop, 1)
+    shop.execute("create table bulk as select n, repeat('x', 100) from generate_series(1, 30000) n")
+    async with serving(shop, SLOT_NAME=slot) as port, open_client(port) as client:
+        await client.join("realtime:public:item")
+        insert(shop, 2)
+        frames = [await client.receive()]
+        while id_of(frames[-1]) != 2:
+            frames.append(await client.receive())
+        assert {frame["event"] for frame in frames} == {"INSERT"}
 
 
 async def test_a_permanent_slot_moves_when_changes_were_handed_out_and_is_kept(

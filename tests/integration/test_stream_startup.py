@@ -313,24 +313,6 @@ async def test_a_publication_that_is_missing(
         await tried.works(database.dsn)
 
 
-async def test_a_slot_in_use(database: Database, caplog: pytest.LogCaptureFixture) -> None:
-    database.execute("create publication shop for all tables")
-    slot = unique_name("slot")
-    async with contextlib.AsyncExitStack() as holder:
-        await holder.enter_async_context(RealtimeServer(dev_config(database.dsn, SLOT_NAME=slot)))
-        await until_streaming(database)
-        ((pid,),) = database.execute(
-            "select active_pid from pg_replication_slots where slot_name = %s", (slot,)
-        )
-        async with attempt(database.dsn, caplog, SLOT_NAME=slot) as tried:
-            await tried.says(
-                rf"slot '{slot}' is active for PID {pid}; stop the other consumer or choose "
-                r"another slot name"
-            )
-            await holder.aclose()
-            await tried.works(database.dsn)
-
-
 async def test_a_slot_of_another_plugin(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -38,6 +38,18 @@ from realtime_core.sources._errors import connection_failed, translate
             ConnectionLostError,
             "raise max_wal_senders",
         ),
+        (
+            "server does not support SSL, but SSL was required",
+            AuthenticationError,
+            "sslmode=disable",
+        ),
+        ("SSL error: certificate verify failed", AuthenticationError, "sslrootcert"),
+        ('root certificate file "/root.crt" does not exist', AuthenticationError, "sslrootcert"),
+        (
+            'server certificate for "a" does not match host name "b"',
+            AuthenticationError,
+            "a name that is in its certificate",
+        ),
         ('FATAL:  too many connections for role "app"', ConnectionLostError, "too many"),
         ("connection refused\n\tIs the server running?", ConnectionLostError, "check that it runs"),
     ],
