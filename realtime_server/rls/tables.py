@@ -1,0 +1,201 @@
+"""What is true of tables now: row level security, primary key, columns, who may read them.
+
+wal2json tells how a table was when a row was written. Whether somebody may see the row is
+decided by how the table is when the row goes out, so this is read anew for every batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import attrs
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+
+__all__ = ["CustomType", "KeyColumn", "LiveColumn", "Table", "TableName", "read_tables"]
+
+TableName = tuple[str, str]
+"""Schema and name."""
+
+
+@attrs.frozen
+class CustomType:
+    """What ``pg_type`` says of a type that is not built in."""
+
+    oid: int
+    """Its own; of a domain, its base type's."""
+    kind: str
+    """``typtype``: ``b``, ``c``, ``e``, ``m`` or ``r``; never ``d``."""
+    element: int
+    """OID of an array's elements; 0 for what is no array."""
+
+
+@attrs.frozen
+class LiveColumn:
+    """A column."""
+
+    name: str
+    type_name: str
+    """``pg_type.typname``; of a domain, the domain's."""
+    type_oid: int
+    type_sql: str
+    """Its type as SQL writes it, without a modifier."""
+
+
+@attrs.frozen
+class KeyColumn:
+    """A column of the primary key."""
+
+    name: str
+    type_sql: str
+    """Its type as SQL writes it."""
+    equals: str
+    """The index's equality operator as SQL writes it: ``operator(pg_catalog.=)``."""
+
+
+@attrs.frozen
+class Table:
+    """A table."""
+
+    oid: int
+    schema: str
+    name: str
+    has_rls: bool
+    """Whether row level security is enabled."""
+    columns: tuple[LiveColumn, ...]
+    """By ``attnum``."""
+    key: tuple[KeyColumn, ...]
+    """In the index's order; empty without a primary key."""
+    published: frozenset[str] | None
+    """The publication's column list; None if the publication does not have the table."""
+    has_row_filter: bool
+    """Whether the publication has a row filter for it, which wal2json would ignore."""
+    selectable: Mapping[str, frozenset[str]]
+    """By role, the columns that it may SELECT. Roles that do not exist are not there."""
+    types: Mapping[int, CustomType]
+    """By OID, what JSON needs to know of the columns' types that are not built in."""
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.key)
+
+    def visible(self, role: str) -> tuple[LiveColumn, ...]:
+        """Return the columns that go out to a role."""
+        allowed = self.selectable.get(role, frozenset()) & (self.published or frozenset())
+        return tuple(column for column in self.columns if column.name in allowed)
+
+
+# As JSON, which is one value a table; OIDs are numbers there.
+_TABLES: Final = """
+    SELECT c.oid::pg_catalog.int8, w.schema, w.name, c.relrowsecurity,
+        (
+            SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
+                a.attname, t.typname, a.atttypid::pg_catalog.int8,
+                pg_catalog.format_type(a.atttypid, -1)
+            ) ORDER BY a.attnum)
+            FROM pg_catalog.pg_attribute a
+            JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        ),
+        (
+            SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
+                a.attname,
+                pg_catalog.format_type(a.atttypid, -1),
+                (
+                    SELECT pg_catalog.format('operator(%%I.%%s)', n.nspname, o.oprname)
+                    FROM pg_catalog.pg_opclass oc
+                    JOIN pg_catalog.pg_amop ao ON ao.amopfamily = oc.opcfamily
+                        AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+                        AND ao.amopstrategy = 3
+                    JOIN pg_catalog.pg_operator o ON o.oid = ao.amopopr
+                    JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+                    WHERE oc.oid = i.indclass[k.place - 1]
+                )
+            ) ORDER BY k.place)
+            FROM pg_catalog.pg_index i
+            CROSS JOIN LATERAL pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k (attnum, place)
+            JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+            WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
+        ),
+        p.attnames::text[], p.rowfilter IS NOT NULL,
+        (
+            SELECT pg_catalog.json_object_agg(r.rolname, ARRAY(
+                SELECT a.attname::text
+                FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                    AND pg_catalog.has_column_privilege(r.oid, c.oid, a.attnum, 'SELECT')
+            ))
+            FROM pg_catalog.pg_roles r WHERE r.rolname = ANY (%(roles)s)
+        )
+    FROM ROWS FROM (
+        pg_catalog.unnest(%(schemas)s::text[]), pg_catalog.unnest(%(names)s::text[])
+    ) AS w (schema, name)
+    JOIN pg_catalog.pg_namespace s ON s.nspname = w.schema
+    JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid AND c.relname = w.name
+    LEFT JOIN pg_catalog.pg_publication_tables p ON p.pubname = %(publication)s
+        AND p.schemaname = w.schema AND p.tablename = w.name
+"""
+
+# A domain is its base type; an array of domains, an array of theirs.
+_TYPES: Final = """
+    WITH RECURSIVE base AS (
+        SELECT t.oid AS of, t.oid, t.typtype, t.typbasetype
+        FROM pg_catalog.pg_type t WHERE t.oid = ANY (%(oids)s::oid[])
+            OR t.oid IN (
+                SELECT e.typelem FROM pg_catalog.pg_type e WHERE e.oid = ANY (%(oids)s::oid[])
+            )
+        UNION ALL
+        SELECT b.of, t.oid, t.typtype, t.typbasetype
+        FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.typbasetype
+        WHERE b.typtype = 'd'
+    )
+    SELECT b.of::pg_catalog.int8, t.oid::pg_catalog.int8, t.typtype::text,
+        CASE WHEN t.typcategory = 'A' THEN t.typelem::pg_catalog.int8 ELSE 0 END
+    FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.oid
+    WHERE b.typtype <> 'd'
+"""
+
+_FIRST_CUSTOM_OID: Final = 16384
+"""FirstNormalObjectId, in PostgreSQL's src/include/access/transam.h."""
+
+
+async def read_tables(
+    connection: AsyncConnection[Any],
+    names: Collection[TableName],
+    roles: Collection[str],
+    publication: str,
+) -> dict[TableName, Table]:
+    """Return the tables that exist, by name."""
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(
+            _TABLES,
+            {
+                "schemas": [schema for schema, _ in names],
+                "names": [name for _, name in names],
+                "roles": list(roles),
+                "publication": publication,
+            },
+        )
+        rows = await cursor.fetchall()
+        custom = {oid for row in rows for _, _, oid, _ in row[4] or () if oid >= _FIRST_CUSTOM_OID}
+        types: dict[int, CustomType] = {}
+        if custom:
+            await cursor.execute(_TYPES, {"oids": list(custom)})
+            async for oid, *facts in cursor:
+                types[oid] = CustomType(*facts)
+    return {
+        (schema, name): Table(
+            oid,
+            schema,
+            name,
+            has_rls,
+            tuple(LiveColumn(*column) for column in columns or ()),
+            tuple(KeyColumn(*column) for column in key or ()),
+            None if published is None else frozenset(published),
+            has_row_filter,
+            {role: frozenset(allowed) for role, allowed in (selectable or {}).items()},
+            types,
+        )
+        for oid, schema, name, has_rls, columns, key, published, has_row_filter, selectable in rows
+    }

@@ -1,0 +1,42 @@
+"""Viewer: in whose eyes a row is looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import attrs
+
+from ..errors import RefusedError
+
+__all__ = ["Viewer"]
+
+
+@attrs.frozen(cache_hash=True)
+class Viewer:
+    """A role and claims. Subscriptions that share them share each check."""
+
+    role: str
+    claims: str = attrs.field(repr=False)
+    """As JSON text: what a policy reads from ``request.jwt.claims``."""
+
+    @classmethod
+    def of(cls, claims: Mapping[str, Any], ignored: Collection[str] = ()) -> Viewer:
+        """Return the viewer of a verified token.
+
+        Args:
+            claims: the token's.
+            ignored: names of claims that no policy reads, and that are left out.
+
+        Raises:
+            RefusedError: if the token claims no role.
+        """
+        role = claims.get("role")
+        if not isinstance(role, str) or not role or "\0" in role:
+            raise RefusedError(
+                "the token has no role; its claim 'role' must name a role of the database"
+            )
+        kept = {name: value for name, value in claims.items() if name not in ignored}
+        # In one order: tokens may list the same claims in different ones.
+        return cls(role, json.dumps(kept, ensure_ascii=False, sort_keys=True))

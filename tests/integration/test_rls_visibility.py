@@ -1,0 +1,347 @@
+"""PostgreSQL is asked who may see which rows, and no viewer's trouble is another's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+import pytest_asyncio
+from psycopg import AsyncConnection
+
+from realtime_server.rls.tables import Table, read_tables
+from realtime_server.rls.viewers import Viewer
+from realtime_server.rls.visibility import Answer, Failure, Question, Row, Visibility
+from tests.fix_postgres import Database, Server
+from tests.integration.conftest import fresh_database
+from tests.rls_helpers import roles
+
+pytestmark = [pytest.mark.integration, pytest.mark.pg17]
+
+TIMEOUT = 0.5
+
+OWN = "owner = current_setting('request.jwt.claims')::jsonb ->> 'sub'"
+
+
+class Scene:
+    """A database with a role that may read, and somebody who asks as the server's role."""
+
+    def __init__(self, database: Database, reader: str, visibility: Visibility) -> None:
+        self.database = database
+        self.reader = reader
+        self.visibility = visibility
+
+    def execute(self, *statements: str) -> None:
+        for statement in statements:
+            self.database.execute(statement)
+
+    def make(self, definition: str, policy: str = OWN, name: str = "notes") -> None:
+        """Make a table with a policy."""
+        self.execute(
+            f"create table {name} ({definition})",
+            f"alter table {name} enable row level security",
+            f"create policy p on {name} using ({policy})",
+            f"grant select on {name} to {self.reader}",
+        )
+
+    async def table(self, name: str = "notes") -> Table:
+        async with await AsyncConnection.connect(self.database.dsn) as connection:
+            found = await read_tables(connection, [("public", name)], [self.reader], "shop")
+        return found["public", name]
+
+    def viewer(self, sub: str, role: str | None = None) -> Viewer:
+        return Viewer.of({"role": role or self.reader, "sub": sub})
+
+    async def ask(
+        self, keys: list[Any], *subs: str, places: tuple[int, ...] | None = None
+    ) -> list[Answer]:
+        rows = [Row(tuple(map(str, key if isinstance(key, tuple) else (key,)))) for key in keys]
+        every = tuple(range(len(rows))) if places is None else places
+        questions = [Question(self.viewer(sub), every) for sub in subs]
+        return await self.visibility.check(await self.table(), rows, questions)
+
+
+@pytest_asyncio.fixture
+async def scene(pg17: Server) -> AsyncIterator[Scene]:
+    with roles(pg17, "reader") as (reader,), fresh_database(pg17) as database:
+        database.execute("create publication shop for all tables")
+        async with Visibility(database.dsn, timeout=TIMEOUT, connections=2) as visibility:
+            yield Scene(database, reader, visibility)
+
+
+def seen(answers: list[Answer]) -> list[set[int]]:
+    assert [answer.failed for answer in answers] == [{}] * len(answers)
+    return [answer.visible for answer in answers]
+
+
+async def test_each_viewer_sees_what_the_policy_says(scene: Scene) -> None:
+    scene.make("id int primary key, owner text")
+    scene.execute("insert into notes values (1, 'ann'), (2, 'bob'), (3, 'ann')")
+    assert seen(await scene.ask([1, 2, 3, 4], "ann", "bob", "eve")) == [{0, 2}, {1}, set()]
+
+
+async def test_only_the_rows_that_are_asked_for_are_answered(scene: Scene) -> None:
+    scene.make("id int primary key, owner text")
+    scene.execute("insert into notes values (1, 'ann'), (2, 'ann'), (3, 'ann')")
+    assert seen(await scene.ask([1, 2, 3], "ann", places=(0, 2))) == [{0, 2}]
+
+
+async def test_a_subquery_in_a_policy_is_computed_for_each_viewer(scene: Scene) -> None:
+    scene.make(
+        "id int primary key, owner text",
+        "owner = (select current_setting('request.jwt.claims')::jsonb ->> 'sub')",
+    )
+    scene.execute("insert into notes values (1, 'ann'), (2, 'bob')")
+    assert seen(await scene.ask([1, 2], "ann", "bob", "ann")) == [{0}, {1}, {0}]
+
+
+async def test_keys_of_several_columns_and_of_odd_types(scene: Scene) -> None:
+    scene.execute("create type mood as enum ('sad', 'glad')", "create domain code as char(5)")
+    scene.make(
+        "a mood, b timestamptz, c code, d numeric, e bytea, owner text, primary key (c, a, e, b, d)"
+    )
+    scene.execute(
+        "insert into notes values"
+        " ('sad', '2026-11-24 05:36:00.166595+00', 'ab', 1.50, '\\x00ff', 'ann'),"
+        " ('glad', '2026-11-24 05:36:00.166595+00', 'ab', 1.50, '\\x00ff', 'ann')"
+    )
+    time_ = "2026-11-24 05:36:00.166595+00"
+    keys = [
+        ("ab   ", "sad", "\\x00ff", time_, "1.50"),
+        ("ab   ", "glad", "\\x00ff", time_, "1.51"),
+        ("ab   ", "glad", "\\x00ff", time_, "1.50"),
+    ]
+    assert seen(await scene.ask(keys, "ann")) == [{0, 2}]
+
+
+async def test_names_that_need_quotes(scene: Scene) -> None:
+    name = 'No "tes" {name} $realtime$'
+    quoted = '"' + name.replace('"', '""') + '"'
+    scene.make('"My id" int primary key, owner text', name=quoted)
+    scene.execute(f"insert into {quoted} values (1, 'ann')")
+    table = await scene.table(name)
+    question = Question(scene.viewer("ann"), (0,))
+    assert seen(await scene.visibility.check(table, [Row(("1",))], [question])) == [{0}]
+
+
+async def test_each_role_is_itself(scene: Scene, pg17: Server) -> None:
+    scene.make("id int primary key, owner text")
+    scene.execute("insert into notes values (1, 'ann')")
+    with roles(pg17, "My-Admin", options="bypassrls") as (admin,):
+        scene.execute(f'grant select on notes to "{admin}"')
+        questions = [
+            Question(scene.viewer("eve", role), (0,))
+            for role in (scene.reader, admin, scene.reader)
+        ]
+        answers = await scene.visibility.check(await scene.table(), [Row(("1",))], questions)
+        assert seen(answers) == [set(), {0}, set()]
+        scene.execute(f'drop owned by "{admin}"')
+
+
+async def test_unqualified_names_in_a_policy_are_found(scene: Scene) -> None:
+    scene.execute(
+        "create table members (id int)",
+        "insert into members values (1)",
+        "grant select on members to public",
+        "create function is_member(int) returns boolean language plpgsql stable as"
+        " $$ begin return exists (select from members m where m.id = $1); end $$",
+    )
+    scene.make("id int primary key, owner text", "is_member(id)")
+    scene.execute("insert into notes values (1, 'ann'), (2, 'ann')")
+    assert seen(await scene.ask([1, 2], "ann")) == [{0}]
+
+
+async def test_a_childs_row_is_not_taken_for_its_parents(scene: Scene) -> None:
+    scene.make("id int primary key, owner text")
+    scene.execute(
+        "create table child () inherits (notes)",
+        "insert into notes values (1, 'ann')",
+        "insert into child values (1, 'bob')",
+    )
+    assert seen(await scene.ask([1], "ann", "bob")) == [{0}, set()]
+
+
+async def test_ten_thousand_viewers(scene: Scene) -> None:
+    scene.make("id int primary key, owner text")
+    scene.execute("insert into notes select i, i from generate_series(0, 9999) i")
+    answers = await scene.ask([5, 9999, 12345], *map(str, range(10_000)))
+    assert [i for i, each in enumerate(seen(answers)) if each] == [5, 9999]
+
+
+# Failures.
+
+
+async def test_an_error_costs_its_viewer_that_row(scene: Scene) -> None:
+    broken = "case when current_setting('request.jwt.claims')::jsonb ->> 'sub' = 'bad'"
+    scene.make("id int primary key, owner text", f"{broken} then 1 / (id - 2) < 9 else {OWN} end")
+    scene.execute("insert into notes values (1, 'ann'), (2, 'ann'), (3, 'ann')")
+    bad, ann = await scene.ask([1, 2, 3], "bad", "ann")
+    assert (bad.visible, bad.failed) == ({0, 2}, {1: Failure.ERROR})
+    assert (ann.visible, ann.failed) == ({0, 1, 2}, {})
+
+
+async def test_an_error_is_logged_with_role_and_table(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.make("id int primary key, owner text", "1 / (id - 1) > 0")
+    scene.execute("insert into notes values (1, 'secret of ann')")
+    await scene.ask([1], "ann")
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == (
+        f"row level security of public.notes failed for role {scene.reader}"
+        " (error 22012: division by zero)"
+    )
+
+
+async def test_a_failed_assertion_is_an_error_like_any_other(scene: Scene) -> None:
+    """WHEN OTHERS would not catch it."""
+    scene.execute(
+        "create function sure(text) returns boolean language plpgsql as"
+        " $$ begin assert $1 = 'ann'; return true; end $$"
+    )
+    scene.make("id int primary key, owner text", "sure(owner)")
+    scene.execute("insert into notes values (1, 'ann'), (2, 'bob')")
+    [answer] = await scene.ask([1, 2], "x")
+    assert (answer.visible, answer.failed) == ({0}, {1: Failure.ERROR})
+
+
+async def test_a_privilege_that_is_missing_is_an_error(scene: Scene) -> None:
+    scene.make("id int primary key, owner text")
+    scene.execute(f"revoke select on notes from {scene.reader}", "insert into notes values (1)")
+    [answer] = await scene.ask([1], "ann")
+    assert answer.failed == {0: Failure.ERROR}
+
+
+async def test_a_sleeping_policy_costs_the_others_one_timeout(scene: Scene) -> None:
+    scene.execute(
+        "create function slow() returns boolean language plpgsql as"
+        " $$ begin perform pg_sleep(60); return true; end $$"
+    )
+    asleep = "case when current_setting('request.jwt.claims')::jsonb ->> 'sub' = 'sleeper'"
+    scene.make("id int primary key, owner text", f"{asleep} then slow() else {OWN} end")
+    scene.execute("insert into notes values (1, 'ann'), (2, 'ann')")
+    await scene.ask([1], "ann")  # the pool is warm
+    start = time.monotonic()
+    first, sleeper, last = await scene.ask([1, 2], "ann", "sleeper", "ann")
+    took = time.monotonic() - start
+    assert (first, last) == (Answer({0, 1}), Answer({0, 1}))
+    assert sleeper.failed == {0: Failure.TIMEOUT, 1: Failure.TIMEOUT}
+    assert took >= TIMEOUT
+
+
+async def test_apart_it_is_found_which_row_takes_the_time(scene: Scene) -> None:
+    scene.execute(
+        "create function slow() returns boolean language plpgsql as"
+        " $$ begin perform pg_sleep(60); return true; end $$"
+    )
+    scene.make("id int primary key, owner text", "case when id = 5 then slow() else true end")
+    scene.execute("insert into notes select i, 'ann' from generate_series(0, 7) i")
+    rows = [Row((str(i),)) for i in range(8)]
+    question = Question(scene.viewer("ann"), tuple(range(8)))
+    answer = await scene.visibility.check_apart(await scene.table(), rows, question)
+    assert answer == Answer({0, 1, 2, 3, 4, 6, 7}, {5: Failure.TIMEOUT})
+
+
+async def test_a_policy_that_holds_on_is_cut_off(scene: Scene) -> None:
+    """It catches the cancellation; the client's own patience ends."""
+    scene.execute(
+        "create function stubborn() returns boolean language plpgsql as $$ begin loop"
+        " begin perform pg_sleep(60); exception when query_canceled then null; end;"
+        " end loop; end $$"
+    )
+    scene.make("id int primary key, owner text", "stubborn()")
+    scene.execute("insert into notes values (1, 'ann')")
+    [answer] = await scene.ask([1], "ann")
+    assert answer.failed == {0: Failure.TIMEOUT}
+    scene.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()"
+        " and datname = current_database() and application_name = 'realtime_server rls'"
+    )
+
+
+async def test_a_locked_table_is_waited_for(scene: Scene) -> None:
+    scene.make("id int primary key, owner text")
+    scene.execute("insert into notes values (1, 'ann')")
+    table = await scene.table()
+    with psycopg.connect(scene.database.dsn) as locker:
+        locker.execute("lock table notes in access exclusive mode")
+        question = Question(scene.viewer("ann"), (0,))
+        asking = asyncio.create_task(scene.visibility.check(table, [Row(("1",))], [question]))
+        # Longer than a policy may take.
+        done, _ = await asyncio.wait({asking}, timeout=TIMEOUT * 2)
+        assert not done
+        locker.rollback()
+    assert seen(await asking) == [{0}]
+
+
+async def test_a_key_that_is_none_any_more_is_an_error(scene: Scene) -> None:
+    """The column's type has changed since."""
+    scene.make("id int primary key, owner text")
+    [answer] = await scene.ask(["not a number"], "ann")
+    assert answer.failed == {0: Failure.ERROR}
+    assert seen(await scene.ask([1], "ann")) == [set()]
+
+
+async def test_a_lost_connection_is_an_error_for_the_caller(scene: Scene) -> None:
+    scene.make("id int primary key, owner text", "pg_sleep(0.3) is not null")
+    scene.execute("insert into notes values (1, 'ann')")
+    table = await scene.table()
+    question = Question(scene.viewer("ann"), (0,))
+    asking = asyncio.create_task(scene.visibility.check(table, [Row(("1",))], [question]))
+    terminate = (
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity where state = 'active'"
+        " and application_name = 'realtime_server rls' and datname = current_database()"
+    )
+    while not scene.database.execute(terminate)[0][0]:
+        assert not asking.done()
+        await asyncio.sleep(0)
+    with pytest.raises(psycopg.OperationalError):
+        await asking
+    assert seen(await scene.ask([1], "ann")) == [{0}]
+
+
+# Strictness.
+
+
+async def test_a_row_that_has_changed_is_not_the_one_that_is_compared(scene: Scene) -> None:
+    kinds = {
+        "n": ("numeric", "1.50", "1.5"),
+        "t": ("text", "a", None),
+        "j": ("json", '{"a": 1}', '{"a":1}'),
+        "c": ("char(4)", "ab  ", "abc "),
+        "f": ("float8", "0.1", "0.2"),
+        "i": ("interval", "1 day 02:03:04", "1 day"),
+        "b": ("bytea", "\\x00ff", "\\x00fe"),
+        "z": ("timestamptz", "2026-11-24 05:36:00.1+00", "2026-11-24 05:36:00+00"),
+        "o": ("boolean", "t", "f"),
+        "a": ("text[]", '{a,"b c",NULL}', "{a}"),
+    }
+    columns = ", ".join(f"{name} {kind[0]}" for name, kind in kinds.items())
+    scene.make(f"id int primary key, {columns}", "true")
+    old = {name: kind[1] for name, kind in kinds.items()}
+    scene.database.execute(
+        f"insert into notes values (1, {', '.join(['%s'] * len(old))})", tuple(old.values())
+    )
+    scene.execute("set timezone to 'Asia/Kolkata'")
+    table = await scene.table()
+    variants = [
+        old,
+        {name: value for name, value in old.items() if name != "t"},
+        *({**old, name: kind[2]} for name, kind in kinds.items()),
+    ]
+    rows = [Row(("1",), json.dumps({"id": "1", **variant})) for variant in variants]
+    question = Question(scene.viewer("ann"), tuple(range(len(rows))))
+    [answer] = await scene.visibility.check(table, rows, [question], compared=table.columns)
+    assert answer == Answer({0, 1})
+
+
+async def test_without_comparison_any_version_will_do(scene: Scene) -> None:
+    scene.make("id int primary key, owner text")
+    scene.execute("insert into notes values (1, 'ann')")
+    rows = [Row(("1",), '{"owner": "somebody else"}')]
+    question = Question(scene.viewer("ann"), (0,))
+    assert seen(await scene.visibility.check(await scene.table(), rows, [question])) == [{0}]
