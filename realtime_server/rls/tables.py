@@ -118,7 +118,7 @@ _TABLES: Final = """
             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
             WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
         ),
-        p.attnames::text[], p.rowfilter IS NOT NULL,
+        p.names, coalesce(p.is_filtered, false),
         (
             SELECT pg_catalog.json_object_agg(r.rolname, ARRAY(
                 SELECT a.attname::text
@@ -133,8 +133,48 @@ _TABLES: Final = """
     ) AS w (schema, name)
     JOIN pg_catalog.pg_namespace s ON s.nspname = w.schema
     JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid AND c.relname = w.name
-    LEFT JOIN pg_catalog.pg_publication_tables p ON p.pubname = %(publication)s
-        AND p.schemaname = w.schema AND p.tablename = w.name
+    CROSS JOIN LATERAL ({membership}) p
+"""
+
+# Not from pg_publication_tables, which goes through all tables. A partition is published
+# with its ancestors.
+_MEMBERSHIP: Final = """
+    SELECT pg_catalog.array_agg(DISTINCT a.attname::text) AS names,
+        pg_catalog.bool_and(m.is_filtered) AS is_filtered
+    FROM pg_catalog.pg_publication p
+    CROSS JOIN LATERAL (
+        SELECT c.oid AS relid, NULL::int2vector AS attnums, false AS is_filtered
+        WHERE p.puballtables OR EXISTS (
+            SELECT FROM pg_catalog.pg_publication_namespace n
+            WHERE n.pnpubid = p.oid AND (n.pnnspid = c.relnamespace OR n.pnnspid IN (
+                SELECT r.relnamespace FROM pg_catalog.pg_partition_ancestors(c.oid) ancestor
+                JOIN pg_catalog.pg_class r ON r.oid = ancestor.relid
+            ))
+        )
+        UNION ALL
+        SELECT r.prrelid, r.prattrs, r.prqual IS NOT NULL
+        FROM pg_catalog.pg_publication_rel r
+        WHERE r.prpubid = p.oid AND (r.prrelid = c.oid OR r.prrelid IN (
+            SELECT ancestor.relid FROM pg_catalog.pg_partition_ancestors(c.oid) ancestor
+        ))
+    ) m
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = m.relid AND a.attnum > 0
+        AND NOT a.attisdropped AND (m.attnums IS NULL OR a.attnum = ANY (m.attnums))
+    WHERE p.pubname = %(publication)s
+"""
+
+# PostgreSQL 14 has no schemas, column lists and row filters in publications.
+_MEMBERSHIP_14: Final = """
+    SELECT pg_catalog.array_agg(a.attname::text) AS names, false AS is_filtered
+    FROM pg_catalog.pg_publication p
+    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+        AND NOT a.attisdropped
+    WHERE p.pubname = %(publication)s AND (p.puballtables OR EXISTS (
+        SELECT FROM pg_catalog.pg_publication_rel r
+        WHERE r.prpubid = p.oid AND (r.prrelid = c.oid OR r.prrelid IN (
+            SELECT ancestor.relid FROM pg_catalog.pg_partition_ancestors(c.oid) ancestor
+        ))
+    ))
 """
 
 # A domain is its base type; an array of domains, an array of theirs.
@@ -167,9 +207,11 @@ async def read_tables(
     publication: str,
 ) -> dict[TableName, Table]:
     """Return the tables that exist, by name."""
+    is_old = connection.info.server_version < 150000
+    query = _TABLES.replace("{membership}", _MEMBERSHIP_14 if is_old else _MEMBERSHIP)
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(
-            _TABLES,
+            query.encode(),
             {
                 "schemas": [schema for schema, _ in names],
                 "names": [name for _, name in names],

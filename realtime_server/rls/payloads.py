@@ -1,0 +1,234 @@
+"""Payloads of RLS mode: a change as one role may see it.
+
+Values are JSON's own, as :mod:`realtime_server.json_values` renders them. Columns and their
+types are the table's as it is now; a value is rendered by the type that it was written with.
+What only the database can make JSON of (rows, and types of extensions, which may have a cast)
+has been asked for before, see :func:`unknown_values`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from json.encoder import encode_basestring
+from typing import Final
+
+from realtime_core import UNCHANGED, Column, Delete, Insert, Record, RowChange, Update
+from realtime_core.oids import BUILTIN_TYPES
+
+from ..json_values import Renderer, renderer
+from .tables import CustomType, LiveColumn, Table
+
+__all__ = [
+    "Answers",
+    "Event",
+    "error_payload",
+    "event_of",
+    "identity_of",
+    "payload",
+    "unknown_values",
+]
+
+Answers = Mapping[tuple[int, str], str]
+"""By a type's OID and a value's text, the JSON that the database made of it."""
+
+Event = str
+"""``INSERT``, ``UPDATE`` or ``DELETE``."""
+
+_SHORT: Final = 64
+"""Bytes of a value's text that a change which is too large still shows."""
+
+TOO_LARGE: Final = "Error 413: Payload Too Large"
+
+
+def event_of(change: RowChange) -> Event:
+    match change:
+        case Insert():
+            return "INSERT"
+        case Update():
+            return "UPDATE"
+        case Delete():
+            return "DELETE"
+
+
+def identity_of(change: Update | Delete) -> Iterator[tuple[Column, object]]:
+    """Yield columns and fields of the old row as wal2json has them: the replica identity."""
+    old = change.old_record
+    if old is not None:
+        yield from zip(old.shape.columns, old.fields, strict=True)
+        return
+    # The key has not changed: the new row has it.
+    assert isinstance(change, Update)
+    record = change.record
+    for place in change.relation.key_places:
+        yield record.shape.columns[place], record.fields[place]
+
+
+def payload(
+    change: RowChange,
+    table: Table,
+    columns: Sequence[LiveColumn],
+    answers: Answers,
+    *,
+    is_too_large: bool,
+) -> bytes:
+    """Return a change as JSON.
+
+    Args:
+        change: of the table.
+        table: as it is now.
+        columns: what may be shown of it.
+        answers: for values that only the database can render.
+        is_too_large: show short values alone, and say so.
+    """
+    shown = {column.name for column in columns}
+    row = _Row(table.types, answers, shown, is_too_large)
+    parts = [
+        _head(table, change, [TOO_LARGE] if is_too_large else None, columns, _time(change)),
+    ]
+    if isinstance(change, Insert | Update):
+        parts.append(f',"record":{row.render(_fields(change.record))}')
+    if isinstance(change, Update | Delete):
+        if table.has_rls:
+            # Of a row that is gone nobody can say who might have seen it.
+            row.shown = shown & set(table.key_names)
+        parts.append(f',"old_record":{row.render(identity_of(change))}')
+    parts.append("}")
+    return "".join(parts).encode()
+
+
+def error_payload(change: RowChange, table: Table, error: str) -> bytes:
+    """Return what is told of a change whose row cannot be shown."""
+    empty = {
+        "INSERT": ',"record":{}}',
+        "UPDATE": ',"record":{},"old_record":{}}',
+        "DELETE": ',"old_record":{}}',
+    }
+    return f"{_head(table, change, [error], (), None)}{empty[event_of(change)]}".encode()
+
+
+def unknown_values(
+    change: RowChange, table: Table, columns: Iterable[LiveColumn]
+) -> Iterator[tuple[int, str]]:
+    """Yield type and text of the values that only the database can make JSON of."""
+    shown = {column.name for column in columns}
+    rows = []
+    if isinstance(change, Insert | Update):
+        rows.append(_fields(change.record))
+    if isinstance(change, Update | Delete):
+        rows.append(identity_of(change))
+    for row in rows:
+        for column, field in row:
+            if (
+                column.name in shown
+                and isinstance(field, str)
+                and _renderer(column, table.types) is None
+            ):
+                yield column.type_oid, field
+
+
+class _Row:
+    """Renders rows of a change."""
+
+    def __init__(
+        self,
+        types: Mapping[int, CustomType],
+        answers: Answers,
+        shown: set[str],
+        only_short: bool,
+    ) -> None:
+        self._types = types
+        self._answers = answers
+        self.shown = shown
+        self._only_short = only_short
+
+    def render(self, row: Iterable[tuple[Column, object]]) -> str:
+        parts = []
+        for column, field in row:
+            if column.name not in self.shown or field is UNCHANGED:
+                continue
+            if isinstance(field, str):
+                value = self._value(column, field)
+                if not self._only_short or _size(value) <= _SHORT:
+                    parts.append(f"{encode_basestring(column.name)}:{value}")
+            elif not self._only_short:
+                parts.append(f"{encode_basestring(column.name)}:null")
+        return f"{{{','.join(parts)}}}"
+
+    def _value(self, column: Column, text: str) -> str:
+        render = _renderer(column, self._types)
+        if render is None:
+            return self._answers.get((column.type_oid, text)) or encode_basestring(text)
+        return render(text)
+
+
+def _fields(record: Record) -> Iterator[tuple[Column, object]]:
+    return zip(record.shape.columns, record.fields, strict=True)
+
+
+def _size(value: str) -> int:
+    """Return how long a value is as jsonb's text, which has spaces in arrays and objects."""
+    if value[0] in "[{":
+        value = json.dumps(json.loads(value), ensure_ascii=False)
+    return len(value.encode())
+
+
+def _head(
+    table: Table,
+    change: RowChange,
+    errors: list[str] | None,
+    columns: Iterable[LiveColumn],
+    time: str | None,
+) -> str:
+    transaction = change.transaction
+    stream = "" if transaction.stream is None else f"@{transaction.stream}"
+    head = {
+        "schema": table.schema,
+        "table": table.name,
+        "type": event_of(change),
+        "commit_timestamp": time,
+        "position": f"{transaction.commit_lsn}:{change.index}{stream}",
+        "errors": errors,
+        "columns": [{"name": column.name, "type": column.type_name} for column in columns],
+    }
+    return json.dumps(head, ensure_ascii=False, separators=(",", ":"))[:-1]
+
+
+def _time(change: RowChange) -> str:
+    time = change.transaction.commit_time
+    assert isinstance(time, datetime)  # the poller asks for it
+    return f"{time.isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
+
+
+def _renderer(column: Column, types: Mapping[int, CustomType]) -> Renderer | None:
+    """Return how a column's values become JSON; None if the database has to be asked."""
+    if column.type_schema == "pg_catalog":
+        return _built_in(column.type_name)
+    kind = types.get(column.type_oid)
+    if kind is None:
+        # The column has another type by now.
+        return renderer(column)
+    name = _known_name(kind, types)
+    return None if name is None else _built_in(name)
+
+
+@lru_cache
+def _built_in(name: str) -> Renderer:
+    return renderer(Column("", 0, name, "pg_catalog", -1, False))
+
+
+def _known_name(kind: CustomType, types: Mapping[int, CustomType]) -> str | None:
+    """Return the built-in type that a type is rendered like."""
+    if kind.kind in "emr":
+        return "text"
+    if kind.oid in BUILTIN_TYPES:
+        return BUILTIN_TYPES[kind.oid]
+    if not kind.element:
+        return None
+    if kind.element in BUILTIN_TYPES:
+        return f"_{BUILTIN_TYPES[kind.element]}"
+    element = types.get(kind.element)
+    name = None if element is None or element.element else _known_name(element, types)
+    return None if name is None else f"_{name}"
