@@ -9,6 +9,10 @@
     * :exc:`UnknownMessageError`: a message kind this decoder does not know
     * :exc:`UnknownRelationError`, :exc:`UnknownTypeError`: a reference to nothing
 
+  * :exc:`FilterError`: a filter that cannot be read, or that does not fit its table
+
+    * :exc:`FilterMatchError`: a row that a filter cannot judge
+
   * :exc:`SpillError`: a streamed transaction could not be put on disk
   * :exc:`ValueConversionError`: a field that Python cannot hold
   * :exc:`PositionMismatchError`: two positions of different streams were compared
@@ -40,6 +44,8 @@ __all__ = [
     "ConfigError",
     "ConnectionLostError",
     "DecodeError",
+    "FilterError",
+    "FilterMatchError",
     "PositionMismatchError",
     "PrivilegeError",
     "PublicationNotFoundError",
@@ -132,6 +138,29 @@ class UnknownTypeError(DecodeError):
             f"type {type_oid} of column {column!r} in {relation} is neither built in nor described "
             "by a Type message: decode the stream from its start, with one assembler"
         )
+
+
+class FilterError(RealtimeError, ValueError):
+    """A filter that is not in the grammar, or that does not fit the table it is for.
+
+    Attributes:
+        problem: what is wrong, and what would be right.
+        text: the whole filter.
+        position: where in it, in characters from 0.
+    """
+
+    def __init__(self, problem: str, *, text: str, position: int) -> None:
+        self.problem = problem
+        self.text = text
+        self.position = position
+        super().__init__(f"{problem} (at character {position + 1} of {_around(text, position)})")
+
+
+class FilterMatchError(FilterError):
+    """A row has a value that the filter cannot read as its column's type.
+
+    Whoever filters takes it for a row that does not pass.
+    """
 
 
 class SpillError(RealtimeError, OSError):
@@ -297,6 +326,15 @@ class TransactionTooLargeError(SourceError):
 
 class ServerError(RealtimeError):
     """The WebSocket server cannot do what was asked."""
+
+
+def _around(text: str, position: int, reach: int = 40) -> str:
+    """Return a text, of a long one what is around a position."""
+    start = position - reach if position > 2 * reach else 0
+    end = position + reach
+    before = "…" if start else ""
+    after = "…" if len(text) > end + reach else ""
+    return repr(before + text[start : end if after else None] + after)
 
 
 def _restore(kind: type[RealtimeError], args: tuple[object, ...]) -> RealtimeError:

@@ -1,0 +1,229 @@
+"""JSON: documents, what a path leads to, and jsonb's order and containment.
+
+``json`` is treated as ``to_jsonb`` of it. Keys follow jsonb's B-tree order: objects above
+arrays above booleans above numbers above strings above null, larger containers above
+smaller ones, then element by element; an empty array at the top comes before all else.
+
+Source: "jsonb Indexing" and "jsonb Containment and Existence" in the PostgreSQL documentation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NoReturn, TypeAlias
+
+from ._kind import Compare, Kind
+from ._numbers import parse_numeric
+from .nodes import Operator
+
+__all__ = ["JSON", "JSONB", "json_path", "read_document"]
+
+Document: TypeAlias = Any
+"""dict, list, str, :class:`_Number`, bool, or None for JSON's null."""
+
+Parsed: TypeAlias = tuple[Document]
+"""A document in a box: a null is not SQL's NULL."""
+
+Ordered: TypeAlias = tuple[Any, ...]
+"""Rank of its type, then what orders within."""
+
+_NULL, _STRING, _NUMBER, _BOOL, _ARRAY, _OBJECT = 0, 1, 2, 3, 16, 17
+_EMPTY_AT_THE_TOP: Final = -1
+
+
+class _Number(str):
+    """A number as it is written."""
+
+    __slots__ = ()
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decode: Final = json.JSONDecoder(
+    parse_int=_Number, parse_float=_Number, parse_constant=_refuse_constant
+).decode
+
+
+def read_document(text: str) -> Parsed:
+    """Parse a document.
+
+    Raises:
+        ValueError: if it is not JSON, or nested too deeply.
+    """
+    try:
+        return (_decode(text),)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def json_path(path: Sequence[str | int], *, as_text: bool) -> Callable[[Parsed], Any]:
+    """Return the function from a document to what a path leads to.
+
+    That is a key, or a text where the path ends with ``->>``; None, which is NULL, where it
+    leads to nothing.
+    """
+    finish = _text if as_text else _top
+
+    def follow(parsed: Parsed) -> Any:
+        (value,) = parsed
+        for key in path:
+            if isinstance(key, str):
+                if not isinstance(value, dict) or key not in value:
+                    return None
+                value = value[key]
+            elif isinstance(value, dict):
+                return None
+            else:
+                # jsonb takes a scalar for an array of it.
+                items = value if isinstance(value, list) else [value]
+                if not -len(items) <= key < len(items):
+                    return None
+                value = items[key]
+        return finish(value)
+
+    return follow
+
+
+def _text(value: Document) -> str | None:
+    """Return what ``->>`` gives: a string's content, jsonb's text of all else, or NULL."""
+    if value is None or type(value) is str:
+        return value
+    return _dump(value)
+
+
+def _dump(value: Document) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case _Number():
+            number = parse_numeric(value)
+            # jsonb has numbers as numeric: without exponent, no minus on a zero.
+            text = f"{number:f}"
+            return text if number else _zero(value)
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case list():
+            return f"[{', '.join(map(_dump, value))}]"
+        case _:
+            pairs = (
+                f"{json.dumps(key, ensure_ascii=False)}: {_dump(item)}"
+                for key, item in sorted(value.items(), key=_storage_order)
+            )
+            return f"{{{', '.join(pairs)}}}"
+
+
+def _zero(text: str) -> str:
+    """Return a zero with the digits behind its point that numeric keeps."""
+    digits, _, exponent = text.lower().partition("e")
+    scale = len(digits.partition(".")[2]) - int(exponent or 0)
+    return f"0.{'0' * scale}" if scale > 0 else "0"
+
+
+def _storage_order(pair: tuple[str, Any]) -> tuple[int, bytes]:
+    key = pair[0].encode()
+    return len(key), key
+
+
+def _key(value: Document) -> Ordered:
+    match value:
+        case None:
+            return (_NULL,)
+        case bool():
+            return (_BOOL, value)
+        case _Number():
+            return (_NUMBER, parse_numeric(value))
+        case str():
+            return (_STRING, value)
+        case list():
+            return (_ARRAY, len(value), tuple(map(_key, value)))
+        case _:
+            flat: list[Ordered | str] = []
+            for key, item in sorted(value.items(), key=_storage_order):
+                flat += (key, _key(item))
+            return (_OBJECT, len(value), tuple(flat))
+
+
+def _top(value: Document) -> Ordered:
+    if value == [] and isinstance(value, list):
+        return (_EMPTY_AT_THE_TOP, 0, ())
+    return _key(value)
+
+
+def _contains(outer: Ordered, inner: Ordered) -> bool:
+    """``@>`` at the top, where an array contains a scalar that is one of its elements."""
+    arrays = (_ARRAY, _EMPTY_AT_THE_TOP)
+    if outer[0] in arrays and inner[0] not in (*arrays, _OBJECT):
+        return inner in outer[2]
+    return _contains_deep(outer, inner)
+
+
+def _contains_deep(outer: Ordered, inner: Ordered) -> bool:
+    if inner[0] == _OBJECT:
+        if outer[0] != _OBJECT:
+            return False
+        pairs = _pairs(outer)
+        return all(
+            key in pairs and _contains_deep(pairs[key], item) for key, item in _pairs(inner).items()
+        )
+    if inner[0] in (_ARRAY, _EMPTY_AT_THE_TOP):
+        if outer[0] not in (_ARRAY, _EMPTY_AT_THE_TOP):
+            return False
+        present = frozenset(outer[2])
+        containers = [item for item in outer[2] if item[0] in (_ARRAY, _OBJECT)]
+        return all(
+            item in present
+            or (
+                item[0] in (_ARRAY, _OBJECT)
+                and any(_contains_deep(container, item) for container in containers)
+            )
+            for item in inner[2]
+        )
+    return outer == inner
+
+
+def _pairs(value: Ordered) -> dict[str, Ordered]:
+    flat = value[2]
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _contained(inner: Ordered, outer: Ordered) -> bool:
+    return _contains(outer, inner)
+
+
+def _parse(text: str) -> Ordered:
+    try:
+        (value,) = read_document(text)
+    except json.JSONDecodeError as exc:
+        raise ValueError(
+            f"it is not JSON ({exc.msg}); compare text with ->>, as in data->>name=eq.Ann"
+        ) from None
+    try:
+        return _top(value)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _read(text: str) -> Ordered:
+    return _top(*read_document(text))
+
+
+_JSON_RELATIONS: Final[dict[Operator, Compare]] = {
+    Operator.CS: _contains,
+    Operator.CD: _contained,
+}
+
+JSONB: Final = Kind("jsonb", _read, _parse, relations=_JSON_RELATIONS)
+
+JSON: Final = Kind(
+    "json",
+    _read,
+    _parse,
+    comparable=False,
+    ordered=False,
+    remedy="compare something inside, as in data->>name=eq.Ann",
+)

@@ -1,0 +1,77 @@
+"""Kind: how the values of one type are compared.
+
+A value's text becomes a comparison key: any Python object that is hashable and that ``==``
+and ``<`` order as PostgreSQL does the values. Keys exist only while something is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+import attrs
+
+from .nodes import Operator
+
+__all__ = ["GREATEST", "Compare", "Key", "Kind", "Reader", "as_is"]
+
+Key: TypeAlias = Any
+"""Hashable and ordered among keys of its kind."""
+
+Reader: TypeAlias = Callable[[str], Key]
+"""Makes a key of a text; raises ValueError with the reason if it is none of the type."""
+
+Compare: TypeAlias = Callable[[Key, Key], bool]
+"""Takes the row's key and the literal's."""
+
+
+def as_is(text: str) -> str:
+    """Read a text that is its own key."""
+    return text
+
+
+@attrs.frozen(eq=False)
+class Kind:
+    """A type, as filters see it."""
+
+    name: str
+    """For messages."""
+    read: Reader
+    """Of what PostgreSQL writes."""
+    parse: Reader
+    """Of what people write."""
+    comparable: bool = True
+    """Whether the type has ``=``."""
+    ordered: bool = True
+    """Whether the type has ``<``, and its order is known here."""
+    textual: bool = False
+    """Whether LIKE and regular expressions apply, to the text as it comes."""
+    boolean: bool = False
+    by_text: bool = False
+    """Whether only the text is compared, for want of better knowledge."""
+    relations: Mapping[Operator, Compare] = attrs.field(factory=dict)
+    """What arrays, ranges and JSON have besides."""
+    remedy: str = ""
+    """What to do where something is missing."""
+
+
+class _Greatest:
+    """NaN, as PostgreSQL orders it: equal to itself and above all else."""
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+    def __le__(self, other: object) -> bool:
+        return other is self
+
+    def __gt__(self, other: object) -> bool:
+        return other is not self
+
+    def __ge__(self, other: object) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return "NaN"
+
+
+GREATEST: Final = _Greatest()

@@ -1,0 +1,136 @@
+"""LIKE and ILIKE, in time that no pattern can blow up.
+
+Between two ``%`` a pattern has a piece of fixed length, and the leftmost place where it
+fits is as good as any other, so nothing is ever tried twice. ``*`` is PostgREST's alias of
+``%``; a backslash takes the next character's meaning away.
+
+Source: "Pattern Matching", "LIKE", in the PostgreSQL documentation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+__all__ = ["fold", "ilike", "like"]
+
+Test: TypeAlias = Callable[[str], bool]
+
+_PIECES: Final = re.compile(r"\\(.)|([%*])|(_)|([^\\%*_]+)", re.DOTALL)
+_DOTTED_I: Final = "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}"
+
+
+def like(pattern: str) -> Test:
+    """Return the test of a pattern.
+
+    Raises:
+        ValueError: if it ends with a backslash.
+    """
+    pieces = _split(pattern)
+    first, *rest = pieces
+    if not rest:
+        return _whole(first)
+    *middle, last = rest
+    if all(kind == "=" for piece in pieces for kind, _ in piece):
+        return _plain(*map(_joined, (first, last)), inner=[_joined(piece) for piece in middle])
+    return _general(first, middle, last)
+
+
+def ilike(pattern: str) -> Test:
+    """Return the test of a pattern whatever the letters' case."""
+    test = like(fold(pattern))
+    return lambda text: test(fold(text))
+
+
+def fold(text: str) -> str:
+    """Put each letter that has one into its lower case, one letter for one letter."""
+    if text.isascii():
+        return text.lower()
+    return "".join(map(_lower, text))
+
+
+def _lower(letter: str) -> str:
+    # The one letter whose lower case Python makes two of.
+    return "i" if letter == _DOTTED_I else letter.lower()
+
+
+_Piece: TypeAlias = list[tuple[str, str]]
+"""("=", literal text) or ("_", "") for any one character."""
+
+
+def _split(pattern: str) -> list[_Piece]:
+    pieces: list[_Piece] = [[]]
+    at = 0
+    for found in _PIECES.finditer(pattern):
+        at = found.end()
+        escaped, wildcard, single, literal = found.groups()
+        if wildcard:
+            pieces.append([])
+        elif single:
+            pieces[-1].append(("_", ""))
+        else:
+            pieces[-1].append(("=", escaped or literal))
+    if at < len(pattern):
+        raise ValueError("a pattern must not end with a backslash; write two for one")
+    return pieces
+
+
+def _joined(piece: _Piece) -> str:
+    return "".join(text for _, text in piece)
+
+
+def _whole(piece: _Piece) -> Test:
+    if all(kind == "=" for kind, _ in piece):
+        whole = _joined(piece)
+        return lambda text: text == whole
+    match = _fixed(piece).fullmatch
+    return lambda text: match(text) is not None
+
+
+def _plain(first: str, last: str, *, inner: list[str]) -> Test:
+    least = len(first) + len(last)
+
+    def test(text: str) -> bool:
+        if len(text) < least or not text.startswith(first) or not text.endswith(last):
+            return False
+        at, end = len(first), len(text) - len(last)
+        for piece in inner:
+            at = text.find(piece, at, end)
+            if at < 0:
+                return False
+            at += len(piece)
+        return True
+
+    return test
+
+
+def _general(first: _Piece, middle: list[_Piece], last: _Piece) -> Test:
+    begin = _fixed(first).match
+    ending = _fixed(last).fullmatch
+    inner = tuple(_fixed(piece).search for piece in middle if piece)
+    shortest, tail = _length(first), _length(last)
+
+    def test(text: str) -> bool:
+        end = len(text) - tail
+        if end < shortest or begin(text) is None or ending(text, end) is None:
+            return False
+        at = shortest
+        for search in inner:
+            found = search(text, at, end)
+            if found is None:
+                return False
+            at = found.end()
+        return True
+
+    return test
+
+
+def _length(piece: _Piece) -> int:
+    return sum(len(text) if kind == "=" else 1 for kind, text in piece)
+
+
+def _fixed(piece: _Piece) -> re.Pattern[str]:
+    """Return the pattern of a piece, which has nothing to go back to."""
+    source = "".join(re.escape(text) if kind == "=" else "." for kind, text in piece)
+    return re.compile(source, re.DOTALL)

@@ -1,0 +1,97 @@
+"""Network addresses: inet, cidr, macaddr and macaddr8."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_interface
+from typing import Final, TypeAlias
+
+from ._kind import Compare, Kind
+from .nodes import Operator
+
+__all__ = ["NETWORKS"]
+
+Address: TypeAlias = tuple[int, str, str]
+"""Version, the network's bits, all bits: ordered as PostgreSQL orders addresses, where a
+network comes before those in it."""
+
+_MAC: Final = re.compile(
+    r"\s*(?:(?:[0-9a-f]{2}([:-]))(?:[0-9a-f]{2}\1){4}(?:[0-9a-f]{2}\1[0-9a-f]{2}\1)?[0-9a-f]{2}"
+    r"|[0-9a-f]{6}[:-][0-9a-f]{6}|(?:[0-9a-f]{4}[.-]){2,3}[0-9a-f]{4}|[0-9a-f]{12}(?:[0-9a-f]{4})?"
+    r")\s*",
+    re.ASCII | re.IGNORECASE,
+)
+_SEPARATORS: Final = re.compile(r"[:.\s-]")
+_SHORT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,3}){0,2})(/(?:0|[1-9]\d?))", re.ASCII)
+"""10/8 is 10.0.0.0/8."""
+_ADDRESS: Final = re.compile(r"[0-9a-f.:]{1,50}(?:/(?:0|[1-9]\d{0,2}))?", re.ASCII | re.IGNORECASE)
+"""Python takes masks written out, and zones, too."""
+
+
+def _read(text: str) -> Address:
+    try:
+        interface = ip_interface(text)
+    except ValueError:
+        raise ValueError("it is not an address, as 192.168.0.1 or ::1/64 is") from None
+    bits = f"{int(interface.ip):0{interface.max_prefixlen}b}"
+    return interface.version, bits[: interface.network.prefixlen], bits
+
+
+def _parse(text: str) -> Address:
+    """Read a literal, which is inet's for both types: PostgreSQL compares cidr as inet."""
+    short = _SHORT.fullmatch(text)
+    if short is not None and int(short[2][1:]) <= 8 * (short[1].count(".") + 1):
+        text = f"{short[1]}{'.0' * (3 - short[1].count('.'))}{short[2]}"
+    if _ADDRESS.fullmatch(text) is None:
+        raise ValueError("it is not an address, as 192.168.0.1 or ::1/64 is")
+    return _read(text)
+
+
+def _mac(text: str) -> str:
+    if _MAC.fullmatch(text) is None:
+        raise ValueError("it is not a MAC address, as 08:00:2b:01:02:03 is")
+    return _SEPARATORS.sub("", text).lower()
+
+
+def _macaddr(text: str) -> str:
+    digits = _mac(text)
+    if len(digits) != 12:
+        raise ValueError("a macaddr has six bytes")
+    return digits
+
+
+def _macaddr8(text: str) -> str:
+    digits = _mac(text)
+    return digits if len(digits) == 16 else f"{digits[:6]}fffe{digits[6:]}"
+
+
+def _inside(one: Address, other: Address) -> bool:
+    """Say whether an address or network lies strictly within another network."""
+    return one[0] == other[0] and len(one[1]) > len(other[1]) and one[1].startswith(other[1])
+
+
+def _around(one: Address, other: Address) -> bool:
+    return _inside(other, one)
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    return one[0] == other[0] and (one[1].startswith(other[1]) or other[1].startswith(one[1]))
+
+
+# << and >> are containment here; there is no @>.
+_NETWORK_RELATIONS: Final[dict[Operator, Compare]] = {
+    Operator.SL: _inside,
+    Operator.SR: _around,
+    Operator.OV: _overlap,
+}
+
+NETWORKS: Final = {
+    kind.name: kind
+    for kind in (
+        Kind("inet", _read, _parse, relations=_NETWORK_RELATIONS),
+        Kind("cidr", _read, _parse, relations=_NETWORK_RELATIONS),
+        Kind("macaddr", _macaddr, _macaddr),
+        Kind("macaddr8", _macaddr8, _macaddr8),
+    )
+}
+"""By type name."""

@@ -1,0 +1,221 @@
+"""Ranges and multiranges: bounds on one scale, so that each operator is a comparison or two.
+
+A bound is ``(0, value, step)``, where an exclusive bound lies a step beside its value:
+above it at the lower end, below it at the upper one. No bound is ``(-1,)`` or ``(1,)``. Ranges of
+integers and days are brought to the form ``[a,b)`` first, as PostgreSQL does.
+
+Source: "Range Functions and Operators" in the PostgreSQL documentation.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, TypeAlias
+
+from ._datetimes import DATETIMES
+from ._kind import Compare, Kind, Reader
+from ._numbers import NUMBERS
+from .nodes import Operator
+
+__all__ = ["RANGES"]
+
+Bound: TypeAlias = tuple[Any, ...]
+Range: TypeAlias = tuple[Bound, ...]
+"""Lower and upper bound; an empty range is ``()``, which comes first as in PostgreSQL."""
+
+_BELOW_ALL: Final[Bound] = (-1,)
+_ABOVE_ALL: Final[Bound] = (1,)
+_PART: Final = r'((?:"(?:[^"\\]|\\.|"")*"|\\.|[^"\\,()\[\]])*)'
+_RANGE: Final = re.compile(rf"\s*([\[(]){_PART},{_PART}([\])])\s*", re.DOTALL)
+_QUOTES: Final = re.compile(r'\\(.)|"("?)', re.DOTALL)
+
+_SPELLING: Final = "write a range as [1,10) or (,5]"
+
+
+def _bare(part: str) -> str:
+    """Take quotes and escapes away: ``""`` inside of quotes is one, a quote alone is none."""
+    if part == '""':
+        return ""
+    inside = part[1:-1] if len(part) > 1 and part[0] == part[-1] == '"' else part
+    return _QUOTES.sub(lambda found: found[1] or found[2], inside)
+
+
+def _bounds(found: re.Match[str], read: Reader, *, discrete: bool) -> Range:
+    opening, lower_text, upper_text, closing = found.groups()
+    lower_value: Any = read(_bare(lower_text)) if lower_text else None
+    upper_value: Any = read(_bare(upper_text)) if upper_text else None
+    if lower_text and upper_text and lower_value > upper_value:
+        raise ValueError("its lower bound is above its upper bound")
+    lower, upper = _BELOW_ALL, _ABOVE_ALL
+    if lower_text:
+        step = 1 if opening == "(" else 0
+        if step and discrete and isinstance(lower_value, int):
+            lower_value, step = lower_value + 1, 0
+        lower = (0, lower_value, step)
+    if upper_text:
+        step = -1 if closing == ")" else 0
+        if not step and discrete and isinstance(upper_value, int):
+            upper_value, step = upper_value + 1, -1
+        upper = (0, upper_value, step)
+    return (lower, upper) if lower <= upper else ()
+
+
+def _reader(read: Reader, *, discrete: bool) -> Reader:
+    def read_range(text: str) -> Range:
+        if text.strip().lower() == "empty":
+            return ()
+        found = _RANGE.fullmatch(text)
+        if found is None:
+            raise ValueError(_SPELLING)
+        return _bounds(found, read, discrete=discrete)
+
+    return read_range
+
+
+def _multi_reader(read: Reader, *, discrete: bool) -> Reader:
+    empty = re.compile(r"\s*empty\s*", re.IGNORECASE)
+
+    def read_multirange(text: str) -> tuple[Range, ...]:
+        text = text.strip()
+        if not (text.startswith("{") and text.endswith("}")) or len(text) < 2:
+            raise ValueError("write a multirange as {[1,3),[5,8)}")
+        ranges = []
+        at, end = 1, len(text) - 1
+        while text[at:end].strip():
+            found = empty.match(text, at, end)
+            if found is None:
+                found = _RANGE.match(text, at, end)
+                if found is None:
+                    raise ValueError(_SPELLING)
+                ranges.append(_bounds(found, read, discrete=discrete))
+            at = found.end()
+            if at < end:
+                if text[at] != "," or not text[at + 1 : end].strip():
+                    raise ValueError("expected a comma and a range in the multirange")
+                at += 1
+        return _merged(ranges)
+
+    return read_multirange
+
+
+def _merged(ranges: list[Range]) -> tuple[Range, ...]:
+    """Sort ranges, and join those that overlap or touch."""
+    merged: list[Range] = []
+    for one in sorted(filter(None, ranges)):
+        if merged and (_overlaps(merged[-1], one) or _adjacent(merged[-1], one)):
+            last = merged.pop()
+            one = (last[0], max(last[1], one[1]))
+        merged.append(one)
+    return tuple(merged)
+
+
+def _contains(one: Range, other: Range) -> bool:
+    return not other or (bool(one) and one[0] <= other[0] and other[1] <= one[1])
+
+
+def _contained(one: Range, other: Range) -> bool:
+    return _contains(other, one)
+
+
+def _overlaps(one: Range, other: Range) -> bool:
+    return bool(one and other) and one[0] <= other[1] and other[0] <= one[1]
+
+
+def _left(one: Range, other: Range) -> bool:
+    return bool(one and other) and one[1] < other[0]
+
+
+def _right(one: Range, other: Range) -> bool:
+    return _left(other, one)
+
+
+def _not_right(one: Range, other: Range) -> bool:
+    return bool(one and other) and one[1] <= other[1]
+
+
+def _not_left(one: Range, other: Range) -> bool:
+    return bool(one and other) and one[0] >= other[0]
+
+
+def _touch(upper: Bound, lower: Bound) -> bool:
+    """Say whether exactly one of an upper and a lower bound has the value between."""
+    return len(upper) == len(lower) == 3 and upper[1] == lower[1] and lower[2] - upper[2] == 1
+
+
+def _adjacent(one: Range, other: Range) -> bool:
+    return bool(one and other) and (_touch(one[1], other[0]) or _touch(other[1], one[0]))
+
+
+Multirange: TypeAlias = tuple[Range, ...]
+
+
+def _span(ranges: Multirange) -> Range:
+    return (ranges[0][0], ranges[-1][1]) if ranges else ()
+
+
+def _multi_contains(one: Multirange, other: Multirange) -> bool:
+    return all(any(_contains(outer, inner) for outer in one) for inner in other)
+
+
+def _multi_contained(one: Multirange, other: Multirange) -> bool:
+    return _multi_contains(other, one)
+
+
+def _multi_overlaps(one: Multirange, other: Multirange) -> bool:
+    return any(_overlaps(a, b) for a in one for b in other)
+
+
+def _of_spans(compare: Compare) -> Compare:
+    def compare_spans(one: Multirange, other: Multirange) -> bool:
+        return compare(_span(one), _span(other))
+
+    return compare_spans
+
+
+_RANGE_RELATIONS: Final[dict[Operator, Compare]] = {
+    Operator.CS: _contains,
+    Operator.CD: _contained,
+    Operator.OV: _overlaps,
+    Operator.SL: _left,
+    Operator.SR: _right,
+    Operator.NXR: _not_right,
+    Operator.NXL: _not_left,
+    Operator.ADJ: _adjacent,
+}
+_MULTIRANGE_RELATIONS: Final[dict[Operator, Compare]] = {
+    **{operator: _of_spans(compare) for operator, compare in _RANGE_RELATIONS.items()},
+    Operator.CS: _multi_contains,
+    Operator.CD: _multi_contained,
+    Operator.OV: _multi_overlaps,
+}
+_SUBTYPES: Final = {
+    "int4range": (NUMBERS["int4"], True),
+    "int8range": (NUMBERS["int8"], True),
+    "numrange": (NUMBERS["numeric"], False),
+    "tsrange": (DATETIMES["timestamp"], False),
+    "tstzrange": (DATETIMES["timestamptz"], False),
+    "daterange": (DATETIMES["date"], True),
+}
+
+
+def _kinds() -> dict[str, Kind]:
+    kinds = {}
+    for name, (subtype, discrete) in _SUBTYPES.items():
+        kinds[name] = Kind(
+            name,
+            _reader(subtype.read, discrete=discrete),
+            _reader(subtype.parse, discrete=discrete),
+            relations=_RANGE_RELATIONS,
+        )
+        multi = name.replace("range", "multirange")
+        kinds[multi] = Kind(
+            multi,
+            _multi_reader(subtype.read, discrete=discrete),
+            _multi_reader(subtype.parse, discrete=discrete),
+            relations=_MULTIRANGE_RELATIONS,
+        )
+    return kinds
+
+
+RANGES: Final = _kinds()
+"""By type name."""

@@ -1,0 +1,103 @@
+"""Texts, booleans, and what is compared by its bytes: bytea, uuid, bit strings."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ._kind import Kind, as_is
+
+__all__ = ["TEXT", "TEXTS"]
+
+_UUID: Final = re.compile(r"(\{?)((?:[0-9a-f]{4}-?){7}[0-9a-f]{4})(\}?)", re.IGNORECASE)
+_HEX: Final = re.compile(r"(?:\s*[0-9a-f]{2})*\s*", re.ASCII | re.IGNORECASE)
+_BYTE: Final = re.compile(rb"\\(\\|[0-3][0-7]{2})|\\")
+_BITS: Final = re.compile(r"(?:[bB]?([01]*)|[xX]([0-9a-fA-F]*))")
+_NAME_BYTES: Final = 63
+_TRUTHS: Final = {
+    **dict.fromkeys(("t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"), True),
+    **dict.fromkeys(("f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"), False),
+}
+
+
+def _blank_padded(text: str) -> str:
+    return text.rstrip(" ")
+
+
+def _name(text: str) -> str:
+    """Return a name as PostgreSQL cuts it: at most 63 bytes, no half character."""
+    if len(text) <= _NAME_BYTES // 4:
+        return text
+    return text.encode()[:_NAME_BYTES].decode(errors="ignore")
+
+
+def _read_char(text: str) -> bytes:
+    """Return the byte of a ``"char"``: one above 127 is written ``\\ooo``."""
+    if len(text) == 4 and text[0] == "\\":
+        return bytes([int(text[1:], 8)])
+    return text.encode()[:1] or b"\0"
+
+
+def _read_bool(text: str) -> bool:
+    return text == "t" or (text != "f" and _parse_bool(text))
+
+
+def _parse_bool(text: str) -> bool:
+    truth = _TRUTHS.get(text.strip().lower())
+    if truth is None:
+        raise ValueError("it is neither true nor false")
+    return truth
+
+
+def _parse_uuid(text: str) -> str:
+    found = _UUID.fullmatch(text)
+    if found is None or bool(found[1]) != bool(found[3]):
+        raise ValueError("it is not a UUID, as a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11 is")
+    digits = found[2].replace("-", "").lower()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def _bytes(text: str) -> bytes:
+    if text.startswith("\\x"):
+        if _HEX.fullmatch(text, 2) is None:
+            raise ValueError("it is not an even number of hexadecimal digits behind \\x")
+        return bytes.fromhex(text[2:])
+
+    def unescape(found: re.Match[bytes]) -> bytes:
+        if found[1] is None:
+            raise ValueError("write bytes as \\x00ff, or a backslash as two")
+        return b"\\" if found[1] == b"\\" else bytes([int(found[1], 8)])
+
+    return _BYTE.sub(unescape, text.encode())
+
+
+def _bit_string(text: str) -> str:
+    found = _BITS.fullmatch(text)
+    if found is None:
+        raise ValueError("it is not a bit string, as 1011 or x0B is")
+    if found[2] is None:
+        return found[1]
+    return "".join(f"{int(digit, 16):04b}" for digit in found[2])
+
+
+TEXT: Final = Kind("text", as_is, as_is, textual=True)
+
+TEXTS: Final = {
+    kind.name: kind
+    for kind in (
+        TEXT,
+        Kind("varchar", as_is, as_is, textual=True),
+        # Trailing blanks are no part of the value; LIKE and regular expressions see them.
+        Kind("bpchar", _blank_padded, _blank_padded, textual=True),
+        Kind("name", as_is, _name, textual=True),
+        Kind("char", _read_char, _read_char),
+        Kind("bool", _read_bool, _parse_bool, boolean=True),
+        # PostgreSQL writes UUIDs in lower case with all hyphens, and text orders those.
+        Kind("uuid", as_is, _parse_uuid),
+        Kind("bytea", _bytes, _bytes),
+        # A bit string that begins another one comes first, as with text.
+        Kind("bit", as_is, _bit_string),
+        Kind("varbit", as_is, _bit_string),
+    )
+}
+"""By type name."""

@@ -1,0 +1,93 @@
+"""Types: which kind a column's type is.
+
+What is not known here is compared by its text, for equality only: PostgreSQL writes equal
+values of one type equally, as a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Final, TypeAlias
+
+from ..records import Column
+from ._arrays import array_of
+from ._datetimes import DATETIMES
+from ._intervals import INTERVAL
+from ._json import JSON, JSONB
+from ._kind import Kind, as_is
+from ._networks import NETWORKS
+from ._numbers import NUMBERS
+from ._ranges import RANGES
+from ._texts import TEXTS
+
+__all__ = ["EnumOrders", "kind_of"]
+
+EnumOrders: TypeAlias = Mapping[tuple[str, str], Sequence[str]]
+"""Enum types, by schema and name, to their labels in the declared order."""
+
+_KNOWN: Final = {
+    **NUMBERS,
+    **TEXTS,
+    **DATETIMES,
+    INTERVAL.name: INTERVAL,
+    **NETWORKS,
+    JSON.name: JSON,
+    JSONB.name: JSONB,
+    **RANGES,
+}
+_UNEQUAL: Final = frozenset(
+    {
+        *("xml", "jsonpath", "txid_snapshot", "pg_snapshot", "refcursor"),
+        *("point", "line", "lseg", "box", "path", "polygon", "circle"),
+    }
+)
+"""Without ``=``, or with one that compares areas."""
+
+
+def kind_of(column: Column, enums: EnumOrders) -> Kind:
+    """Return how a column's values are compared."""
+    if column.type_schema == "pg_catalog":
+        return _builtin(column.type_name)
+    name = (column.type_schema, column.type_name)
+    if name in enums:
+        return _enum(column.type_name, enums[name])
+    element = (column.type_schema, column.type_name.removeprefix("_"))
+    if column.type_name.startswith("_") and element in enums:
+        return array_of(_enum(element[1], enums[element]))
+    return _by_text(column.type_name)
+
+
+@cache
+def _builtin(name: str) -> Kind:
+    if name in _KNOWN:
+        return _KNOWN[name]
+    if name in _UNEQUAL:
+        return Kind(
+            name, as_is, as_is, comparable=False, ordered=False, remedy="only is.null applies"
+        )
+    if name.startswith("_"):
+        element = _builtin(name[1:])
+        # Elements that are only texts here may contain what delimits others.
+        return _by_text(name) if element.by_text else array_of(element)
+    return _by_text(name)
+
+
+def _by_text(name: str) -> Kind:
+    remedy = "its values are compared by their text, with eq, neq, in and isdistinct"
+    return Kind(name, as_is, as_is, ordered=False, by_text=True, remedy=remedy)
+
+
+def _enum(name: str, labels: Sequence[str]) -> Kind:
+    places = {label: place for place, label in enumerate(labels)}
+
+    def read(label: str) -> int:
+        try:
+            return places[label]
+        except KeyError:
+            shown = ", ".join(labels[:20])
+            raise ValueError(
+                f"it is none of the enum's labels as they were read: {shown}"
+            ) from None
+
+    return Kind(name, read, read)

@@ -1,0 +1,278 @@
+"""Compiler: a filter and a relation to a test of rows.
+
+Literals are typed here, once, by the types of the relation's columns. What a literal is
+compared with is described by a source; the filters of one scope share them, so that a row's
+field is converted at most once, however many filters look at it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NoReturn, TypeAlias
+
+import attrs
+
+from ..changes import Relation
+from ..errors import FilterError
+from ._json import JSONB, json_path, read_document
+from ._kind import Key, Kind, as_is
+from ._like import ilike, like
+from ._regex import regex
+from ._rows import Source
+from ._texts import TEXT
+from ._types import EnumOrders, kind_of
+from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side, references
+from .operators import (
+    ORDER,
+    Test,
+    compares,
+    conjunction,
+    disjunction,
+    distinct,
+    is_member,
+    is_null,
+    is_truth,
+    negation,
+    satisfies,
+)
+
+__all__ = ["Plan", "Scope"]
+
+Access: TypeAlias = tuple[tuple[Source, Key], ...]
+"""A row can pass only if one of these sources has its key."""
+
+_MOST_KEYS: Final = 1000
+_PATTERNS: Final = frozenset({Operator.LIKE, Operator.ILIKE, Operator.MATCH, Operator.IMATCH})
+
+
+@attrs.frozen(eq=False)
+class Plan:
+    """How a filter, or a part of one, is decided."""
+
+    test: Test
+    access: Access | None
+    """None if every row must be looked at."""
+    exact: bool
+    """Whether a row passes as soon as ``access`` finds it."""
+
+
+@attrs.frozen
+class _Operand:
+    """A reference resolved: where its value comes from, and what it is."""
+
+    source: Source
+    text: Source
+    """The same, as text."""
+    kind: Kind
+
+
+class Scope:
+    """A relation's columns, their kinds, and the sources that filters on it share.
+
+    Args:
+        relation: whose rows are filtered.
+        enums: the declared orders of enum types, as far as they are known.
+    """
+
+    def __init__(self, relation: Relation, enums: EnumOrders) -> None:
+        self.relation = relation
+        self._enums = enums
+        self._kinds: dict[str, Kind] = {}
+        self._sources: dict[tuple[object, ...], Source] = {}
+
+    def plan(self, node: Node, text: str) -> Plan:
+        """Type a filter's literals and make its test.
+
+        Raises:
+            FilterError: with the position in ``text``, if the filter does not fit.
+        """
+        return _Planner(self, text).plan(node)
+
+    def by_text(self, node: Node) -> tuple[str, ...]:
+        """Return the columns of a filter that are compared by their text for want of better."""
+        columns = dict.fromkeys(each.column for each in references(node))
+        return tuple(column for column in columns if self.kind(column).by_text)
+
+    def kind(self, column: str) -> Kind:
+        """Return a column's kind.
+
+        Raises:
+            KeyError: if there is no such column.
+        """
+        kind = self._kinds.get(column)
+        if kind is None:
+            place = self.relation.shape.index[column]
+            kind = kind_of(self.relation.columns[place], self._enums)
+            self._kinds[column] = kind
+        return kind
+
+    def source(
+        self,
+        key: tuple[object, ...],
+        column: str,
+        side: Side,
+        convert: Callable[[Any], Any] | None,
+        base: Source | None = None,
+    ) -> Source:
+        """Return the source of this key, making it the first time."""
+        source = self._sources.get(key)
+        if source is None:
+            source = self._sources[key] = Source(column, side, convert, base)
+        return source
+
+
+class _Planner:
+    def __init__(self, scope: Scope, text: str) -> None:
+        self._scope = scope
+        self._text = text
+
+    def plan(self, node: Node) -> Plan:
+        match node:
+            case Comparison():
+                return self._comparison(node)
+            case Not(item):
+                return Plan(negation(self.plan(item).test), None, False)
+            case And(items):
+                plans = [self.plan(item) for item in items]
+                found = [plan.access for plan in plans if plan.access is not None]
+                access = min(found, key=len) if found else None
+                return Plan(conjunction([plan.test for plan in plans]), access, False)
+            case Or(items):
+                plans = [self.plan(item) for item in items]
+                exact = all(plan.exact for plan in plans)
+                return Plan(disjunction([plan.test for plan in plans]), _any_of(plans), exact)
+
+    def _comparison(self, node: Comparison) -> Plan:
+        operand = self._operand(node.reference)
+        source, kind = operand.source, operand.kind
+        match node.operator:
+            case Operator.IS:
+                return Plan(self._is(node, operand), None, False)
+            case Operator.EQ:
+                literal = self._literals(node, kind, comparable=True)[0]
+                return self._indexed(node, compares(source, operator.eq, literal), source, literal)
+            case Operator.IN:
+                literals = tuple(dict.fromkeys(self._literals(node, kind, comparable=True)))
+                test = is_member(source, frozenset(literals))
+                return self._indexed(node, test, source, *literals)
+            case Operator.NEQ:
+                literal = self._literals(node, kind, comparable=True)[0]
+                return Plan(compares(source, operator.ne, literal), None, False)
+            case Operator.ISDISTINCT:
+                literal = self._literals(node, kind, comparable=True)[0]
+                return Plan(distinct(source, literal), None, False)
+            case Operator.GT | Operator.GTE | Operator.LT | Operator.LTE:
+                if not kind.ordered:
+                    self._refuse(node, operand, "which has no order that is known here")
+                literal = self._literals(node, kind)[0]
+                return Plan(compares(source, ORDER[node.operator], literal), None, False)
+            case pattern if pattern in _PATTERNS:
+                return Plan(self._pattern(node, operand), None, False)
+            case _:
+                compare = kind.relations.get(node.operator)
+                if compare is None:
+                    self._refuse(node, operand, f"which {node.operator.value} does not apply to")
+                literal = self._literals(node, kind)[0]
+                return Plan(compares(source, compare, literal), None, False)
+
+    def _indexed(self, node: Comparison, test: Test, source: Source, *literals: Key) -> Plan:
+        # An index has one version of a row to look up.
+        if node.reference.side is not Side.ROW:
+            return Plan(test, None, False)
+        return Plan(test, tuple((source, literal) for literal in literals), True)
+
+    def _is(self, node: Comparison, operand: _Operand) -> Test:
+        value = node.value
+        if value in ("null", "not_null"):
+            return is_null(operand.text, negated=value == "not_null")
+        if not operand.kind.boolean:
+            self._refuse(node, operand, f"not boolean, which is.{value} is for")
+        if value == "unknown":
+            return is_null(operand.text)
+        return is_truth(operand.source, value == "true")
+
+    def _pattern(self, node: Comparison, operand: _Operand) -> Test:
+        if not operand.kind.textual:
+            self._refuse(node, operand, f"not text, which {node.operator.value} is for")
+        assert isinstance(node.value, str)
+        try:
+            match node.operator:
+                case Operator.LIKE:
+                    predicate = like(node.value)
+                case Operator.ILIKE:
+                    predicate = ilike(node.value)
+                case _:
+                    ignore_case = node.operator is Operator.IMATCH
+                    predicate = regex(node.value, ignore_case=ignore_case)
+        except ValueError as exc:
+            self._fail(f"{_shown(node.value)}: {exc}", node.value_positions[0])
+        return satisfies(operand.text, predicate)
+
+    def _literals(self, node: Comparison, kind: Kind, *, comparable: bool = False) -> list[Key]:
+        if comparable and not kind.comparable:
+            remedy = f"; {kind.remedy}" if kind.remedy else ""
+            self._fail(f"{kind.name} has no equality in PostgreSQL{remedy}", node.position)
+        values = (node.value,) if isinstance(node.value, str) else node.value
+        keys = []
+        for value, position in zip(values, node.value_positions, strict=True):
+            try:
+                keys.append(kind.parse(value))
+            except ValueError as exc:
+                self._fail(f"{_shown(value)} cannot be read as {kind.name}: {exc}", position)
+        return keys
+
+    def _operand(self, reference: Reference) -> _Operand:
+        scope, column, side = self._scope, reference.column, reference.side
+        try:
+            kind = scope.kind(column)
+        except KeyError:
+            names = ", ".join(scope.relation.shape.names[:20])
+            self._fail(
+                f"{scope.relation} has no column {_shown(column)}; it has {names}",
+                reference.position,
+            )
+        text = scope.source((column, side), column, side, None)
+        if not reference.path:
+            if kind.read is as_is:
+                return _Operand(text, text, kind)
+            typed = scope.source((column, side, "typed"), column, side, kind.read)
+            return _Operand(typed, text, kind)
+        if kind.name not in ("json", "jsonb"):
+            self._fail(
+                f"column {_shown(column)} is {kind.name}, and only json and jsonb have parts",
+                reference.position,
+            )
+        document = scope.source((column, side, "document"), column, side, read_document)
+        # jsonb[0] and jsonb["0"] are not the same step.
+        steps = tuple((type(step), step) for step in reference.path)
+        found = scope.source(
+            (column, side, steps, reference.as_text),
+            column,
+            side,
+            json_path(reference.path, as_text=reference.as_text),
+            document,
+        )
+        part = TEXT if reference.as_text else JSONB
+        return _Operand(found, found, part)
+
+    def _refuse(self, node: Comparison, operand: _Operand, reason: str) -> NoReturn:
+        kind = operand.kind
+        remedy = f"; {kind.remedy}" if kind.remedy else ""
+        self._fail(f"{node.reference} is {kind.name}, {reason}{remedy}", node.position)
+
+    def _fail(self, problem: str, position: int) -> NoReturn:
+        raise FilterError(problem, text=self._text, position=position)
+
+
+def _any_of(plans: Iterable[Plan]) -> Access | None:
+    keys: dict[tuple[Source, Key], None] = {}
+    for plan in plans:
+        if plan.access is None:
+            return None
+        keys.update(dict.fromkeys(plan.access))
+    return tuple(keys) if len(keys) <= _MOST_KEYS else None
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= 40 else f"{value[:40]}…")

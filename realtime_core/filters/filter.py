@@ -1,0 +1,154 @@
+"""Filter: an expression that was parsed, and what it says of a change once it is compiled."""
+
+from __future__ import annotations
+
+import enum
+
+import attrs
+
+from ..changes import Insert, Relation, RowChange, Update
+from ..errors import FilterMatchError
+from ..records import Record
+from ._rows import Row, earlier, row_of
+from ._types import EnumOrders
+from .compiler import Scope
+from .nodes import Node, Side, references
+from .operators import Test
+from .parser import parse_node
+
+__all__ = ["CompiledFilter", "Filter", "Match", "parse_filter", "transition"]
+
+
+class Match(enum.Enum):
+    """What a change does to the set of rows that pass a filter."""
+
+    ENTERS = "enters"
+    """The row is new to it: an INSERT, or an UPDATE of a row that did not pass before."""
+    STAYS = "stays"
+    """An UPDATE of a row that passed before and passes still."""
+    LEAVES = "leaves"
+    """A DELETE, or an UPDATE of a row that passed before and does not any more."""
+    PASSES = "passes"
+    """An UPDATE of a row that passes; whether it did before is not known."""
+
+
+@attrs.frozen
+class Filter:
+    """A filter expression.
+
+    Two filters are equal when their trees are; ``str(filter)`` is the canonical text, which
+    :func:`parse_filter` reads back as an equal filter.
+    """
+
+    root: Node | None
+    """None passes every row."""
+    text: str = attrs.field(eq=False, repr=False)
+    """As it was written; what a :exc:`FilterError`'s position counts in."""
+
+    def __str__(self) -> str:
+        return "" if self.root is None else str(self.root)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that it reads."""
+        if self.root is None:
+            return frozenset()
+        return frozenset(reference.column for reference in references(self.root))
+
+    @property
+    def compares_versions(self) -> bool:
+        """Whether it reads ``old.`` or ``new.``: then it is about changes, not about rows."""
+        return self.root is not None and any(
+            reference.side is not Side.ROW for reference in references(self.root)
+        )
+
+    def compile(self, relation: Relation, *, enums: EnumOrders | None = None) -> CompiledFilter:
+        """Type the literals by a relation's columns.
+
+        Args:
+            relation: whose rows will be filtered. A new Relation message makes a new one, and
+                needs the filter compiled anew.
+            enums: the labels of enum types in their declared order, by schema and name; see
+                :func:`realtime_core.sources.catalog.enum_orders`. Without it enums are
+                compared for equality only.
+
+        Raises:
+            FilterError: with the position, if a column does not exist, an operator does not
+                apply to its type, or a literal cannot be read as it.
+        """
+        scope = Scope(relation, enums or {})
+        if self.root is None:
+            return CompiledFilter(self, relation, None, ())
+        plan = scope.plan(self.root, self.text)
+        return CompiledFilter(self, relation, plan.test, scope.by_text(self.root))
+
+
+@attrs.frozen(eq=False)
+class CompiledFilter:
+    """A filter for the rows of one relation."""
+
+    filter: Filter
+    relation: Relation
+    _test: Test | None
+    by_text: tuple[str, ...]
+    """Columns of a type that is not known here: equal is what has the same text."""
+
+    def __call__(self, record: Record) -> bool:
+        """Say whether a row passes. What it does not tell is unknown and does not.
+
+        Raises:
+            FilterMatchError: if it has a value that cannot be read as its column's type.
+        """
+        return self._evaluate(Row(record, None, record)) is True
+
+    def match(self, change: RowChange) -> Match | None:
+        """Say what a change means for whoever watches the rows that pass.
+
+        The new row decides, of a DELETE the old one as far as it is known. LEAVES comes of
+        an UPDATE only where the old row is known to have passed: REPLICA IDENTITY FULL sends
+        all of it, otherwise only the identity's columns are known.
+
+        Returns:
+            None when the row does not pass, and is not known to have passed.
+
+        Raises:
+            FilterMatchError: if it has a value that cannot be read as its column's type.
+        """
+        passes = self._evaluate(row_of(change)) is True
+        if not isinstance(change, Update):
+            if not passes:
+                return None
+            return Match.ENTERS if isinstance(change, Insert) else Match.LEAVES
+        if self.filter.compares_versions:
+            return Match.PASSES if passes else None
+        return transition(self._evaluate(earlier(change)), passes)
+
+    def _evaluate(self, row: Row) -> bool | None:
+        if self._test is None:
+            return True
+        try:
+            return self._test(row)
+        except Exception as exc:
+            raise FilterMatchError(
+                f"a row of {self.relation} cannot be judged: {exc}",
+                text=self.filter.text,
+                position=0,
+            ) from exc
+
+
+def transition(before: bool | None, now: bool) -> Match | None:
+    """Return what an UPDATE does, of which it is known whether the row passed before, or not."""
+    if not now:
+        return Match.LEAVES if before else None
+    if before is None:
+        return Match.PASSES
+    return Match.STAYS if before else Match.ENTERS
+
+
+def parse_filter(text: str) -> Filter:
+    """Read a filter expression.
+
+    Raises:
+        FilterError: with the position, if it is not in the grammar or beyond its bounds.
+    """
+    return Filter(parse_node(text), text)

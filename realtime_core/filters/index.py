@@ -1,0 +1,313 @@
+"""FilterIndex: many filters asked at once, for the price of those that match.
+
+Theory of operation. Subscriptions with the same filter share one entry. An entry whose
+filter needs a certain value in a column, by equality, ``in``, or such a part of an AND, is filed
+under that value, so that a change finds it by looking up its own; an OR of such parts is
+filed under each. Only what is left is evaluated for every change, once an entry. A change's
+fields are converted once for all entries.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, TypeVar
+
+from ..changes import Change, Insert, LogicalMessage, Relation, Truncate, Update
+from ..errors import FilterError
+from ._kind import Key
+from ._rows import Row, Source, earlier, row_of
+from ._types import EnumOrders
+from .compiler import Plan, Scope
+from .filter import Filter, Match, transition
+
+__all__ = ["FilterIndex"]
+
+logger = logging.getLogger("realtime.filters")
+
+S = TypeVar("S", bound=Hashable)
+
+
+class _Entry(Generic[S]):
+    """A filter and its subscriptions."""
+
+    __slots__ = ("filter", "plan", "sources", "subscriptions")
+
+    def __init__(self, filter: Filter) -> None:
+        self.filter = filter
+        self.subscriptions: dict[S, None] = {}
+        self.plan: Plan | None = None
+        """None until a relation is known that it fits."""
+        self.sources = 0
+        """How many sources it is filed under; one that has several may be found twice."""
+
+
+_Filed = _Entry[Any] | dict[_Entry[Any], None]
+"""Most values have one entry; a dict for one would take three times the memory."""
+
+
+class _Table(Generic[S]):
+    """The filters on one table."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, _Entry[S]] = {}
+        """By the filter's canonical text."""
+        self.scope: Scope | None = None
+        """None until the relation is known."""
+        self.filed: dict[Source, dict[Key, _Filed]] = {}
+        """By source, in the order of their columns' names; by key."""
+        self.always: dict[_Entry[S], None] = {}
+        self.scanned: dict[_Entry[S], None] = {}
+        self.failures: set[Source | _Entry[S]] = set()
+        """Whose errors were logged: once is enough."""
+
+    def bind(self, scope: Scope) -> list[tuple[_Entry[S], FilterError]]:
+        """Type all filters anew; return those that do not fit, and why."""
+        self.scope = scope
+        self.filed = {}
+        for entries in (self.always, self.scanned, self.failures):
+            entries.clear()
+        misfits = []
+        for entry in self.entries.values():
+            entry.plan = None
+            try:
+                self.file(entry)
+            except FilterError as exc:
+                misfits.append((entry, exc))
+        return misfits
+
+    def file(self, entry: _Entry[S]) -> None:
+        """Put an entry where it will be found. Raises FilterError if it does not fit."""
+        assert self.scope is not None
+        root = entry.filter.root
+        if root is None:
+            self.always[entry] = None
+            return
+        plan = entry.plan = self.scope.plan(root, entry.filter.text)
+        if plan.access is None:
+            self.scanned[entry] = None
+            return
+        entry.sources = len({source for source, _ in plan.access})
+        for source, key in plan.access:
+            keys = self.filed.get(source)
+            if keys is None:
+                keys = self._new_source(source)
+            present = keys.get(key)
+            if present is None:
+                keys[key] = entry
+            elif isinstance(present, dict):
+                present[entry] = None
+            else:
+                keys[key] = {present: None, entry: None}
+
+    def unfile(self, entry: _Entry[S]) -> None:
+        """Take an entry out."""
+        self.always.pop(entry, None)
+        self.scanned.pop(entry, None)
+        if entry.plan is None or entry.plan.access is None:
+            return
+        for source, key in entry.plan.access:
+            keys = self.filed[source]
+            present = keys[key]
+            if isinstance(present, dict) and len(present) > 1:
+                del present[entry]
+                continue
+            del keys[key]
+            if not keys:
+                del self.filed[source]
+
+    def _new_source(self, source: Source) -> dict[Key, _Filed]:
+        sources = {**self.filed, source: {}}
+        self.filed = dict(sorted(sources.items(), key=lambda item: item[0].column))
+        return self.filed[source]
+
+
+class FilterIndex(Generic[S]):
+    """Filters by table, and who subscribes to them.
+
+    A filter may be added before its table is known. It is typed when the table's first
+    change comes, and again whenever a change shows other columns.
+
+    Args:
+        enums: the declared orders of enum types, by schema and name.
+        on_error: is told of each subscription whose filter does not fit the table when that
+            becomes known or has changed; until it fits again it gets nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        enums: EnumOrders | None = None,
+        on_error: Callable[[S, FilterError], None] | None = None,
+    ) -> None:
+        self._enums: EnumOrders = enums or {}
+        self._on_error = on_error
+        self._tables: dict[tuple[str, str], _Table[S]] = {}
+        self.errors = 0
+        """How often a row could not be judged by a filter. No such row passes."""
+
+    def __len__(self) -> int:
+        """Count the subscriptions."""
+        return sum(
+            len(entry.subscriptions)
+            for table in self._tables.values()
+            for entry in table.entries.values()
+        )
+
+    def add(self, subscription: S, schema: str, table: str, filter: Filter) -> None:
+        """Hand out the subscription with changes of the table that pass the filter.
+
+        Raises:
+            FilterError: if the table is known, and the filter does not fit it.
+        """
+        at = self._tables.get((schema, table)) or _Table()
+        text = str(filter)
+        entry = at.entries.get(text)
+        if entry is None:
+            entry = _Entry(filter)
+            if at.scope is not None:
+                at.file(entry)
+            at.entries[text] = entry
+        elif at.scope is not None and entry.plan is None and filter.root is not None:
+            # Others wait with it for a table that it fits.
+            at.scope.plan(filter.root, filter.text)
+        entry.subscriptions[subscription] = None
+        self._tables[schema, table] = at
+
+    def remove(self, subscription: S, schema: str, table: str, filter: Filter) -> None:
+        """Take a subscription out again. One that is not there is ignored."""
+        at = self._tables.get((schema, table))
+        entry = at.entries.get(str(filter)) if at is not None else None
+        if at is None or entry is None or entry.subscriptions.pop(subscription, self) is self:
+            return
+        if entry.subscriptions:
+            return
+        at.unfile(entry)
+        at.failures.discard(entry)
+        del at.entries[str(filter)]
+        if not at.entries:
+            del self._tables[schema, table]
+
+    def know_enums(self, enums: EnumOrders) -> None:
+        """Replace the declared orders of enum types; filters are typed anew."""
+        self._enums = enums
+        for table in self._tables.values():
+            if table.scope is not None:
+                self._bind(table, table.scope.relation)
+
+    def match(self, change: Change) -> list[S]:
+        """Return the subscriptions whose filter a change passes, once for each such filter.
+
+        The new row decides, of a DELETE the old one as far as it is known. Those found by a
+        column's value come first, in the order of the columns' names. A TRUNCATE or a logical
+        message passes no filter.
+        """
+        if isinstance(change, (Truncate, LogicalMessage)):
+            return []
+        table = self._table(change.relation)
+        if table is None:
+            return []
+        found: list[S] = []
+        for entry in self._passing(table, row_of(change)):
+            found += entry.subscriptions
+        return found
+
+    def transitions(self, change: Change) -> list[tuple[S, Match]]:
+        """Return the subscriptions that a change concerns, and how.
+
+        As :meth:`match`, followed by those whose filter the row passed and does not any more.
+        """
+        if isinstance(change, (Truncate, LogicalMessage)):
+            return []
+        table = self._table(change.relation)
+        if table is None:
+            return []
+        now = dict.fromkeys(self._passing(table, row_of(change)))
+        if not isinstance(change, Update):
+            match = Match.ENTERS if isinstance(change, Insert) else Match.LEAVES
+            return [(each, match) for entry in now for each in entry.subscriptions]
+        before = earlier(change)
+        found: list[tuple[S, Match]] = []
+        for entry in now:
+            match = self._transition(table, entry, before)
+            found += ((each, match) for each in entry.subscriptions)
+        for entry in self._passing(table, before):
+            if entry not in now and not entry.filter.compares_versions:
+                found += ((each, Match.LEAVES) for each in entry.subscriptions)
+        return found
+
+    def _transition(self, table: _Table[S], entry: _Entry[S], before: Row) -> Match:
+        if entry.filter.compares_versions:
+            return Match.PASSES
+        passed = self._evaluate(table, entry, before)
+        found = transition(passed, True)
+        assert found is not None
+        return found
+
+    def _table(self, relation: Relation) -> _Table[S] | None:
+        table = self._tables.get((relation.schema, relation.table))
+        if table is None:
+            return None
+        if table.scope is None or table.scope.relation is not relation:
+            if table.scope is not None and table.scope.relation.columns == relation.columns:
+                table.scope.relation = relation
+            else:
+                self._bind(table, relation)
+        return table
+
+    def _bind(self, table: _Table[S], relation: Relation) -> None:
+        misfits = table.bind(Scope(relation, self._enums))
+        if self._on_error is None:
+            return
+        told = [(each, exc) for entry, exc in misfits for each in entry.subscriptions]
+        for subscription, exc in told:
+            self._on_error(subscription, exc)
+
+    def _passing(self, table: _Table[S], row: Row) -> list[_Entry[S]]:
+        found: list[_Entry[S]] = list(table.always)
+        several: set[_Entry[S]] = set()
+        for source, keys in table.filed.items():
+            try:
+                value = row.value(source)
+                filed = keys.get(value)
+            except Exception as exc:
+                self._count(table, source, exc)
+                continue
+            if filed is None:
+                continue
+            for entry in (filed,) if isinstance(filed, _Entry) else filed:
+                assert entry.plan is not None
+                if entry.sources > 1:
+                    if entry in several:
+                        continue
+                    several.add(entry)
+                if entry.plan.exact or self._evaluate(table, entry, row):
+                    found.append(entry)
+        for entry in table.scanned:
+            if self._evaluate(table, entry, row):
+                found.append(entry)
+        return found
+
+    def _evaluate(self, table: _Table[S], entry: _Entry[S], row: Row) -> bool | None:
+        """Evaluate a filter; an error means that the row does not pass, nor is known to."""
+        if entry.plan is None:
+            return True
+        try:
+            return entry.plan.test(row)
+        except Exception as exc:
+            self._count(table, entry, exc)
+            return None
+
+    def _count(self, table: _Table[S], what: Source | _Entry[S], exc: Exception) -> None:
+        self.errors += 1
+        if what in table.failures:
+            return
+        table.failures.add(what)
+        assert table.scope is not None
+        name = f"column {what.column!r}" if isinstance(what, Source) else f"filter {what.filter}"
+        logger.error(
+            "a row of %s passes no filter because of an error in %s: %s",
+            table.scope.relation,
+            name,
+            exc,
+        )

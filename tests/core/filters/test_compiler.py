@@ -1,0 +1,276 @@
+"""What a filter means for the rows of a relation, type by type.
+
+PostgreSQL itself judges the operators in tests/integration/test_filter_oracle.py; here stand
+the cases that show a rule, and those that PostgreSQL does not have.
+"""
+
+# ruff: noqa: E501 (a case of a table stands on one line)
+
+from __future__ import annotations
+
+import pytest
+
+from realtime_core import FilterError, FilterMatchError, Record
+from realtime_core.filters import parse_filter
+from realtime_core.records import UNCHANGED
+from tests.core.filters.helpers import key, relation, row
+
+ORDERS = {("public", "mood"): ("sad", "ok", "happy")}
+
+
+def passes(type_name: str, value: str | None, condition: str) -> bool:
+    """Say whether a row whose column ``v`` is ``value`` passes ``v=<condition>``."""
+    of = relation(v=type_name)
+    return parse_filter(f"v={condition}").compile(of, enums=ORDERS)(row(of, value))
+
+
+@pytest.mark.parametrize(
+    ("type_name", "value", "condition"),
+    [
+        ("int4", "10", "gt.9"),
+        ("text", "9", "gt.10"),
+        ("numeric", "1.0", "eq.1"),
+        ("numeric", "NaN", "gt.Infinity"),
+        ("float8", "NaN", "eq.nan"),
+        ("float4", "0.1", "eq.0.10000000149"),
+        ("bool", "t", "eq.true"),
+        ("bool", "f", "is.false"),
+        ("text", "ä", "gt.z"),
+        ("bpchar", "ab   ", "eq.ab"),
+        ("bpchar", "ab   ", "like.ab   "),
+        ("timestamptz", "2026-11-24 05:36:00+00", "eq.2026-11-24T07:36:00+02:00"),
+        ("timestamp", "2026-11-24 05:36:00", "eq.2026-11-24T05:36:00Z"),
+        ("timestamp", "infinity", "gt.9999-12-31"),
+        ("timestamptz", "0044-03-15 12:00:00+00 BC", "lt.0001-01-01"),
+        ("date", "10000-01-01", "gt.9999-12-31"),
+        ("interval", "1 mon", "eq.30 days"),
+        ("interval", "1 year", "gt.359 days"),
+        ("uuid", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", "eq.A0EEBC999C0B4EF8BB6D6BB9BD380A11"),
+        ("bytea", "\\x00ff", "eq.\\x00FF"),
+        ("inet", "10.0.0.1", "sl.10.0.0.0/8"),
+        ("jsonb", '{"a": 1.0, "b": 2}', 'eq.{"b":2,"a":1}'),
+        ("jsonb", '{"a": [1, 2]}', 'cs.{"a":[2]}'),
+        ("_int4", "{1,2,NULL}", "cs.{2}"),
+        ("_int4", "{1,2}", "ov.{2,3}"),
+        ("int4range", "[1,5)", "eq.[1,4]"),
+        ("int4range", "[1,5)", "adj.[5,9)"),
+        ("numrange", "(1,2]", "sl.(2,3]"),
+        ("int4multirange", "{[1,3),[5,8)}", "cs.{[6,7)}"),
+        ("mood", "happy", "gt.ok"),
+        ("mood", "sad", "in.(sad,ok)"),
+        ("_mood", "{sad,ok}", "lt.{sad,happy}"),
+        ("hstore", '"a"=>"1"', 'eq."\\"a\\"=>\\"1\\""'),
+    ],
+)
+def test_values_are_compared_by_the_columns_type(
+    type_name: str, value: str, condition: str
+) -> None:
+    assert passes(type_name, value, condition)
+    assert not passes(type_name, value, f"not.{condition}")
+
+
+@pytest.mark.parametrize(
+    ("condition", "with_null", "with_value", "unknown"),
+    [
+        ("eq.x", False, True, False),
+        ("neq.x", False, False, False),
+        ("not.eq.y", False, True, False),
+        ("in.(x,y)", False, True, False),
+        ("not.in.(y)", False, True, False),
+        ("gt.a", False, True, False),
+        ("like.*", False, True, False),
+        ("not.like.y", False, True, False),
+        ("is.null", True, False, False),
+        ("not.is.null", False, True, False),
+        ("is.not_null", False, True, False),
+        ("isdistinct.y", True, True, False),
+        ("not.isdistinct.x", False, True, False),
+    ],
+)
+def test_null_a_value_and_what_is_not_known(
+    condition: str, with_null: bool, with_value: bool, unknown: bool
+) -> None:
+    of = relation(id="int4", v="text")
+    compiled = parse_filter(f"v={condition}").compile(of)
+    assert compiled(row(of, "1", None)) is with_null
+    assert compiled(row(of, "1", "x")) is with_value
+    assert compiled(row(of, "1", UNCHANGED)) is unknown
+    assert compiled(key(of, "1")) is unknown
+
+
+@pytest.mark.parametrize(
+    ("value", "true", "false", "unknown"),
+    [("t", True, False, False), ("f", False, True, False), (None, False, False, True)],
+)
+def test_is_of_a_boolean(value: str | None, true: bool, false: bool, unknown: bool) -> None:
+    found = [passes("bool", value, f"is.{word}") for word in ("true", "false", "unknown")]
+    assert found == [true, false, unknown]
+    negated = [passes("bool", value, f"not.is.{word}") for word in ("true", "false", "unknown")]
+    assert negated == [not true, not false, not unknown]
+
+
+TRUTHS = {"true": "t.eq.1", "false": "t.eq.2", "unknown": "n.eq.1"}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "both", "either"),
+    [
+        ("true", "true", "true", "true"),
+        ("true", "false", "false", "true"),
+        ("true", "unknown", "unknown", "true"),
+        ("false", "false", "false", "false"),
+        ("false", "unknown", "false", "unknown"),
+        ("unknown", "unknown", "unknown", "unknown"),
+    ],
+)
+def test_the_truth_table(a: str, b: str, both: str, either: str) -> None:
+    of = relation(t="int4", n="int4")
+    record = row(of, "1", None)
+
+    def value(text: str) -> str:
+        if parse_filter(text).compile(of)(record):
+            return "true"
+        return "false" if parse_filter(f"not.{text}").compile(of)(record) else "unknown"
+
+    for first, second in ((a, b), (b, a)):
+        assert value(f"and({TRUTHS[first]},{TRUTHS[second]})") == both
+        assert value(f"or({TRUTHS[first]},{TRUTHS[second]})") == either
+
+
+def test_json_paths() -> None:
+    of = relation(d="jsonb", j="json")
+    document = '{"a": {"b": "x", "n": 10}, "l": [1, "two", null], "z": null}'
+    record = row(of, document, document)
+    for column in ("d", "j"):
+        for condition, expected in {
+            "->a->>b=eq.x": True,
+            '->a->b=eq."\\"x\\""': True,
+            "->a->n=gt.9": True,
+            "->a->>n=gt.9": False,
+            "->l->0=eq.1": True,
+            '->l->-2=eq."\\"two\\""': True,
+            "->l->>9=is.null": True,
+            "->>z=is.null": True,
+            "->z=is.null": False,
+            "->z=eq.null": True,
+            "->missing=is.null": True,
+            '->a=cs.{"n":10.0}': True,
+            "->>l=like.[1*": True,
+        }.items():
+            assert parse_filter(f"{column}{condition}").compile(of)(record) is expected, condition
+
+
+def test_a_path_into_what_was_not_sent_is_unknown() -> None:
+    of = relation(id="int4", d="jsonb")
+    assert not parse_filter("d->>a=is.null").compile(of)(row(of, "1", UNCHANGED))
+    assert parse_filter("d->>a=is.null").compile(of)(row(of, "1", None))
+
+
+@pytest.mark.parametrize(
+    ("columns", "text", "position", "problem"),
+    [
+        ({"id": "int4"}, "x=eq.1", 0, "public.t has no column 'x'; it has id"),
+        ({"id": "int4"}, "id=eq.abc", 6, "'abc' cannot be read as int4: it is not an integer"),
+        (
+            {"id": "int2"},
+            "id=in.(1, 40000)",
+            10,
+            "'40000' cannot be read as int2: it is out of range, which is -32768 to 32767",
+        ),
+        ({"id": "int4"}, "id=eq." + "9" * 5000, 6, f"'{'9' * 40}…' cannot be read as int4: it is out of range"),
+        ({"a": "numeric"}, "a=eq.1e999999999999999999999", 5, "'1e999999999999999999999' cannot be read as numeric: it is out of range"),
+        ({"a": "float8"}, "a=eq.1e400", 5, "'1e400' cannot be read as float8: it is out of range"),
+        ({"a": "timestamp"}, "a=eq.now", 5, "'now' cannot be read as timestamp: write it as 2026-11-24T05:36:00, or infinity"),
+        ({"a": "date"}, "a=eq.2026-02-30", 5, "'2026-02-30' cannot be read as date: there is no such day"),
+        ({"a": "jsonb"}, "a=eq.Ann", 5, "'Ann' cannot be read as jsonb: it is not JSON (Expecting value); compare text with ->>, as in data->>name=eq.Ann"),
+        ({"a": "json"}, "a=eq.{}", 2, "json has no equality in PostgreSQL; compare something inside, as in data->>name=eq.Ann"),
+        ({"a": "point"}, "a=eq.1", 2, "point has no equality in PostgreSQL; only is.null applies"),
+        ({"a": "int4"}, "a=like.1*", 2, "a is int4, not text, which like is for"),
+        ({"a": "int4"}, "a=is.true", 2, "a is int4, not boolean, which is.true is for"),
+        ({"a": "text"}, "or(a.cs.x,a.eq.y)", 5, "a is text, which cs does not apply to"),
+        ({"a": "text"}, "a->b=eq.x", 0, "column 'a' is text, and only json and jsonb have parts"),
+        ({"a": "xid"}, "a=gt.1", 2, "a is xid, which has no order that is known here"),
+        ({"a": "hstore"}, "a=gt.1", 2, "a is hstore, which has no order that is known here; its values are compared by their text, with eq, neq, in and isdistinct"),
+        ({"a": "mood"}, "a=eq.cross", 5, "'cross' cannot be read as mood: it is none of the enum's labels as they were read: sad, ok, happy"),
+        ({"a": "text"}, "a=like.x\\", 7, "'x\\\\': a pattern must not end with a backslash; write two for one"),
+        ({"a": "text"}, 'a=match."(x"', 8, "'(x': parentheses do not match"),
+        ({"a": "_int4"}, "a=cs.{1,x}", 5, "'{1,x}' cannot be read as int4[]: it is not an integer"),
+        ({"a": "int4range"}, "a=cs.3", 5, "'3' cannot be read as int4range: write a range as [1,10) or (,5]"),
+        ({"a": "int4range"}, "a=eq.[5,1]", 5, "'[5,1]' cannot be read as int4range: its lower bound is above its upper bound"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_said_with_its_place(
+    columns: dict[str, str], text: str, position: int, problem: str
+) -> None:
+    with pytest.raises(FilterError) as caught:
+        parse_filter(text).compile(relation(**columns), enums=ORDERS)
+    assert (caught.value.problem, caught.value.position) == (problem, position)
+    assert caught.value.text == text
+
+
+@pytest.mark.parametrize("type_name", ["int4", "jsonb", "_int4", "int4multirange", "interval"])
+@pytest.mark.parametrize("letter", ["1", "9", "[", "{", "(", '"', "-", "e9", "1 "])
+def test_huge_literals_are_read_or_refused_in_no_time(type_name: str, letter: str) -> None:
+    value = (letter * 20_000).replace("\\", "\\\\").replace('"', '\\"')
+    error = None
+    try:
+        parse_filter(f'v=eq."{value}"').compile(relation(v=type_name))
+    except FilterError as exc:
+        error = exc
+    assert error is None or len(str(error)) < 600
+
+
+def test_an_enum_whose_order_is_not_known_is_compared_for_equality() -> None:
+    of = relation(v="mood")
+    assert parse_filter("v=eq.ok").compile(of)(row(of, "ok"))
+    assert parse_filter("v=eq.ok").compile(of).by_text == ("v",)
+    assert parse_filter("v=eq.ok").compile(of, enums=ORDERS).by_text == ()
+    with pytest.raises(FilterError, match="no order that is known here"):
+        parse_filter("v=gt.ok").compile(of)
+
+
+def test_a_domain_is_compared_as_its_base_type() -> None:
+    of = relation(v="int4")
+    column = of.columns[0]
+    assert column.type_oid == 23
+    # The stream gives a domain's own OID with its base type's name.
+    assert passes("int4", "10", "gt.9")
+
+
+def test_a_value_that_cannot_be_read_is_an_error_and_not_an_answer() -> None:
+    of = relation(v="money")
+    compiled = parse_filter("v=eq.5").compile(of)
+    with pytest.raises(FilterMatchError, match=r"a row of public\.t cannot be judged: money"):
+        compiled(row(of, "5,00 €"))
+
+
+def test_a_binary_field_is_an_error() -> None:
+    of = relation(v="int4")
+    with pytest.raises(FilterMatchError, match="start the stream without binary"):
+        parse_filter("v=eq.5").compile(of)(row(of, b"\0\0\0\5"))
+
+
+def test_a_field_is_converted_once_however_often_it_is_read() -> None:
+    of = relation(v="int4")
+    conversions = []
+
+    class Watched(Record):
+        def raw(self, name: str) -> str:
+            conversions.append(name)
+            return "5"
+
+    compiled = parse_filter("or(v.lt.1,v.gt.9,v.eq.5),v=neq.4").compile(of)
+    assert compiled(Watched(of.shape, ("5",)))
+    assert conversions == ["v"]
+
+
+def test_only_the_columns_that_are_read_are_converted() -> None:
+    of = relation(v="int4", broken="int4")
+    assert parse_filter("v=eq.5").compile(of)(row(of, "5", "not a number"))
+    # AND and OR stop when they know.
+    assert parse_filter("or(v.eq.5,broken.eq.1)").compile(of)(row(of, "5", "not a number"))
+
+
+def test_the_empty_filter_passes_every_row() -> None:
+    of = relation(v="int4")
+    assert parse_filter("").compile(of)(row(of, None))
