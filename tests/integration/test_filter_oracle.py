@@ -31,6 +31,7 @@ from tests.filter_oracle import (
     read_texts,
 )
 from tests.fix_postgres import Server, unique_name
+from tests.server_helpers import make_relation
 
 pytestmark = pytest.mark.integration
 
@@ -106,6 +107,13 @@ def test_where_we_differ_on_purpose(
     """docs/reference/filters.md lists them; a case that agrees by now should leave the list."""
     theirs, ours = both(oracle, type_name, value, condition, expression)
     assert theirs is not ours
+
+
+def test_text_is_ordered_by_code_point_whatever_the_collation(pg17: Server) -> None:
+    ((theirs,),) = pg17.execute("SELECT 'B' > 'a' COLLATE \"en-x-icu\"")
+    relation = make_relation(columns=[("v", "text", False)])
+    ours = parse_filter("v=gt.a").compile(relation)(Record(relation.shape, ("B",)))
+    assert (theirs, ours) == (True, False)
 
 
 REFUSED = [
