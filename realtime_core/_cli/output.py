@@ -1,7 +1,8 @@
-"""Standard output as a stream of events, and standard error as a stream of single lines."""
+"""Standard output as a stream of lines, and standard error as a stream of single ones."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from ..changes import Event
 from .lines import Format
 
-__all__ = ["Output", "OutputError", "complain"]
+__all__ = ["Output", "OutputError", "complain", "use_utf_8"]
 
 
 class OutputError(Exception):
@@ -18,7 +19,7 @@ class OutputError(Exception):
 
 
 class Output:
-    """Writes events to standard output, in UTF-8, a line each.
+    """Writes events to standard output, a line each.
 
     Raises:
         BrokenPipeError: from each method, when whoever reads has had enough.
@@ -28,9 +29,6 @@ class Output:
     def __init__(self, line: Format) -> None:
         self._line = line
         self._file = sys.stdout
-        if hasattr(self._file, "reconfigure"):
-            # Whatever the locale says: JSON is UTF-8.
-            self._file.reconfigure(encoding="utf-8", errors="backslashreplace")
 
     def write(self, events: Iterable[Event]) -> None:
         """Write some events, which may still be in a buffer afterwards."""
@@ -58,6 +56,12 @@ def _named_errors() -> Iterator[None]:
         raise
     except OSError as exc:
         raise OutputError(f"cannot write to standard output: {exc.strerror}") from exc
+
+
+def use_utf_8() -> None:
+    """Write UTF-8 to standard output whatever the locale says: JSON is."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def complain(kind: str, message: object) -> None:

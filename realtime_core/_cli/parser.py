@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 
 from ..errors import ConfigError, RealtimeError
 from .lines import FORMATS
-from .output import Output, OutputError, complain
+from .output import Output, OutputError, complain, use_utf_8
 
 __all__ = ["main"]
 
@@ -32,6 +32,20 @@ examples:
 
 exit codes: 0 all decoded, 1 a file is not a whole capture, 2 wrong arguments or no such file
 """
+_DOCTOR: Final = """\
+Look for what would stop a stream from a database, or harm it later: server version, wal_level,
+free replication slots and WAL senders, the role's privileges, the publications and their tables,
+replica identities, the output plugin, how much WAL slots may keep. Each finding comes with the SQL
+that mends it. Nothing is changed.
+"""
+_DOCTOR_END: Final = """\
+examples:
+  python -m realtime_core doctor postgresql://app@db/shop --publication shop --slot etl
+  PGHOST=db PGDATABASE=shop python -m realtime_core doctor --json
+
+exit codes: 0 nothing stands in the way (warnings are possible), 1 something would stop the stream,
+2 wrong arguments
+"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 when all went well; 1 when something stops, or would stop, the stream;
         2 when the arguments or settings cannot work; 130 after Ctrl-C.
     """
+    use_utf_8()
     arguments = _make_parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
@@ -62,6 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except ImportError as exc:
+        # Python itself names the module that is missing; psycopg, without libpq, does not.
+        if exc.name is not None:
+            raise
+        complain(
+            "error",
+            "psycopg finds no libpq, PostgreSQL's client library; "
+            'pip install "realtime-core[binary]", or install libpq from the system\'s packages',
+        )
+        return 2
     except ConfigError as exc:
         for problem in exc.problems:
             complain("error", problem)
@@ -83,6 +108,15 @@ def _make_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     )
+    _add_doctor(
+        commands.add_parser(
+            "doctor",
+            help="find what would stop a stream, and the SQL that mends it",
+            description=_DOCTOR,
+            epilog=_DOCTOR_END,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     return parser
 
 
@@ -90,6 +124,39 @@ def _add_decode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="a capture; - is standard input")
     _add_output(parser, default="json")
     parser.set_defaults(run=_decode)
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    _add_database(parser)
+    parser.add_argument(
+        "--publication",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="one that is to be streamed; may be repeated (default: look at all there are)",
+    )
+    parser.add_argument(
+        "--slot", metavar="NAME", help="the permanent slot that is to be used, if there is one"
+    )
+    parser.add_argument(
+        "--plugin",
+        choices=["pgoutput", "wal2json"],
+        default="pgoutput",
+        help="the output plugin that is to be used (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=_doctor)
+
+
+def _add_database(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "dsn",
+        nargs="?",
+        default="",
+        metavar="DSN",
+        help="connection string or URI; what it leaves out comes from PGHOST, PGDATABASE and "
+        "libpq's other environment variables",
+    )
 
 
 def _add_output(parser: argparse.ArgumentParser, *, default: str) -> None:
@@ -110,3 +177,15 @@ def _decode(arguments: argparse.Namespace) -> int:
     from .decode import decode
 
     return decode(arguments.files, line=FORMATS[arguments.format], boundaries=arguments.boundaries)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from .doctor import doctor
+
+    return doctor(
+        arguments.dsn,
+        publications=arguments.publication,
+        slot=arguments.slot,
+        plugin=arguments.plugin,
+        as_json=arguments.json,
+    )

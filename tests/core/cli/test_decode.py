@@ -163,7 +163,22 @@ def test_it_loads_no_driver_and_no_event_loop() -> None:
     assert (done.returncode, done.stderr.split()) == (0, [])
 
 
-@pytest.mark.parametrize("command", [[], ["decode"]])
+@pytest.mark.parametrize("command", ["doctor"])
+def test_without_libpq_it_says_how_to_get_one(command: str) -> None:
+    program = (
+        "import ctypes.util, sys\n"
+        "ctypes.util.find_library = lambda name: None\n"
+        "sys.modules['psycopg_c'] = sys.modules['psycopg_binary'] = None\n"
+        "from realtime_core._cli.parser import main\n"
+        f"sys.exit(main([{command!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: psycopg finds no libpq")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("command", [[], ["decode"], ["doctor"]])
 def test_help_names_the_exit_codes_and_fits_a_terminal(command: list[str]) -> None:
     done = run(*command, "--help", env=os.environ | {"COLUMNS": "100"})
     assert (done.returncode, done.stderr) == (0, b"")

@@ -1,0 +1,152 @@
+"""All checks, on one connection; and a second one that tries replication."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.conninfo import conninfo_to_dict
+
+from ...errors import ConfigError, SourceError
+from ...replication.commands import check_slot_name
+from .._connection import ReplicationConnection
+from .._errors import connection_failed, translate
+from .findings import Finding, Severity
+from .publications import check_publications, check_replica_identities
+from .server import check_server, plugin_not_allowed, read_server
+from .slots import check_slots
+
+__all__ = ["Diagnosis", "diagnose"]
+
+_CONNECT_TIMEOUT: Final = 10
+"""In seconds, unless the user says otherwise."""
+
+
+@attrs.frozen
+class Diagnosis:
+    """What was found."""
+
+    findings: tuple[Finding, ...]
+    database: str | None
+    """None if there was no connection."""
+    server_version: str | None
+
+    def count(self, severity: Severity) -> int:
+        """Return how many findings there are of one severity."""
+        return sum(finding.severity is severity for finding in self.findings)
+
+
+async def diagnose(
+    dsn: str, *, publications: Sequence[str], slot: str | None, plugin: str
+) -> Diagnosis:
+    """Look for what would stop a source with these settings.
+
+    Nothing is changed. Where looking does not tell whether the server loads the output plugin,
+    a temporary slot is made, and dropped.
+
+    Raises:
+        ConfigError: if the arguments cannot work.
+        SourceError: if the connection breaks.
+    """
+    _check_arguments(dsn, slot)
+    try:
+        connection = await AsyncConnection.connect(
+            dsn, autocommit=True, application_name="realtime-core doctor", **_defaults(dsn)
+        )
+    except psycopg.Error as exc:
+        error = connection_failed(exc)
+        return Diagnosis((Finding.problem("connection", str(error)),), None, None)
+    try:
+        async with connection:
+            # Names in answers come with their schema, and nobody's functions stand before these.
+            await connection.execute("SET search_path TO pg_catalog, pg_temp")
+            return await _diagnose(connection, dsn, publications, slot, plugin)
+    except psycopg.Error as exc:
+        raise translate(exc, slot or "") from exc
+
+
+def _check_arguments(dsn: str, slot: str | None) -> None:
+    problems = []
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.Error as exc:
+        problems.append(f"dsn is not a connection string: {str(exc).strip()}")
+    if slot is not None:
+        try:
+            check_slot_name(slot)
+        except ValueError as exc:
+            problems.append(f"slot {exc}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _defaults(dsn: str) -> dict[str, Any]:
+    given = conninfo_to_dict(dsn)
+    return {} if "connect_timeout" in given else {"connect_timeout": _CONNECT_TIMEOUT}
+
+
+async def _diagnose(
+    connection: AsyncConnection[Any],
+    dsn: str,
+    publications: Sequence[str],
+    slot: str | None,
+    plugin: str,
+) -> Diagnosis:
+    server = await read_server(connection)
+    error = await _replication_error(dsn)
+    findings = check_server(server, plugin=plugin, replication_error=error)
+    findings += await check_slots(connection, server, slot=slot, plugin=plugin)
+    names: Sequence[str] | None = None
+    if plugin == "pgoutput":
+        found, names = await check_publications(
+            connection, publications, version=server.version, database=server.database
+        )
+        findings += found
+    findings += await check_replica_identities(connection, names, version=server.version)
+    # wal2json may not be installed; and an empty setting is one that the role may not see.
+    unknown = plugin == "wal2json" or server.output_plugin_libraries == ""
+    if unknown and not any(each.severity is Severity.PROBLEM for each in findings):
+        findings.append(await _try_plugin(connection, plugin))
+    return Diagnosis(tuple(findings), server.database, server.version_text)
+
+
+async def _replication_error(dsn: str) -> str | None:
+    """Return why no replication connection can be made, None if one can."""
+    try:
+        connection = await ReplicationConnection.connect(dsn, "doctor")
+    except SourceError as exc:
+        return str(exc)
+    try:
+        await connection.identify_system()
+    except SourceError as exc:
+        return str(exc)
+    finally:
+        connection.close()
+    return None
+
+
+async def _try_plugin(connection: AsyncConnection[Any], plugin: str) -> Finding:
+    check, slot = "output plugin", f"realtime_doctor_{secrets.token_hex(8)}"
+    try:
+        await connection.execute("SELECT set_config('statement_timeout', '5s', false)")
+        await connection.execute(
+            "SELECT pg_create_logical_replication_slot(%s, %s, true)", (slot, plugin)
+        )
+        await connection.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
+    except psycopg.errors.InsufficientPrivilege:
+        # Which other libraries it has, we may not see.
+        return plugin_not_allowed("set and does not allow", ["pgoutput", "test_decoding"], plugin)
+    except psycopg.errors.UndefinedFile:
+        return Finding.problem(
+            check,
+            f"the output plugin {plugin} is not installed on the server",
+            remedy=f"install its package there (on Debian: postgresql-<version>-{plugin})",
+        )
+    except psycopg.errors.QueryCanceled:
+        # It was loaded: the slot only waits for transactions to end.
+        pass
+    return Finding.ok(check, f"the server loads the output plugin {plugin}")

@@ -1,0 +1,255 @@
+"""The server and the role: version, settings, what is free, what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import attrs
+import psycopg
+from psycopg import AsyncConnection
+
+from ...replication.commands import quote_identifier
+from .findings import RELOAD, Finding, listed_names, rows, size
+
+__all__ = ["Server", "check_server", "plugin_not_allowed", "read_server"]
+
+_OLDEST: Final = 140000
+_NEWEST_TESTED: Final = 18
+
+
+@attrs.frozen
+class Server:
+    """What the checks ask of a server."""
+
+    version: int
+    """``server_version_num``."""
+    version_text: str
+    database: str
+    role: str
+    superuser: bool
+    replication: bool
+    """Whether the role has REPLICATION itself."""
+    wal_level: str
+    in_recovery: bool
+    encoding: str
+    output_plugin_libraries: str | None
+    """None where there is no such setting, empty where the role may not see it."""
+    max_slot_wal_keep_size: int
+    """In megabytes; -1: no limit."""
+    idle_replication_slot_timeout: int
+    """In seconds; 0: none, or no such setting."""
+    max_replication_slots: int
+    replication_slots: int
+    max_wal_senders: int
+    wal_senders: int
+
+    @property
+    def free_wal_senders(self) -> int:
+        return self.max_wal_senders - self.wal_senders
+
+
+_QUERY: Final = """
+    SELECT current_setting('server_version_num')::int AS version,
+           current_setting('server_version') AS version_text,
+           current_database() AS database,
+           current_user AS role,
+           rolsuper AS superuser,
+           rolreplication AS replication,
+           current_setting('wal_level') AS wal_level,
+           pg_is_in_recovery() AS in_recovery,
+           current_setting('server_encoding') AS encoding,
+           (SELECT setting::int FROM pg_settings
+            WHERE name = 'max_slot_wal_keep_size') AS max_slot_wal_keep_size,
+           COALESCE((SELECT setting::int FROM pg_settings
+            WHERE name = 'idle_replication_slot_timeout'), 0) AS idle_replication_slot_timeout,
+           current_setting('max_replication_slots')::int AS max_replication_slots,
+           (SELECT count(*) FROM pg_replication_slots) AS replication_slots,
+           current_setting('max_wal_senders')::int AS max_wal_senders,
+           -- Unlike pg_stat_activity it has a row for each, whatever the role may see.
+           (SELECT count(*) FROM pg_stat_replication) AS wal_senders
+    FROM pg_roles WHERE rolname = current_user
+"""
+
+
+async def read_server(connection: AsyncConnection[Any]) -> Server:
+    """Ask the server."""
+    (row,) = await rows(connection, _QUERY)
+    return Server(**row, output_plugin_libraries=await _output_plugin_libraries(connection))
+
+
+async def _output_plugin_libraries(connection: AsyncConnection[Any]) -> str | None:
+    try:
+        (row,) = await rows(
+            connection, "SELECT current_setting('output_plugin_libraries', true) AS libraries"
+        )
+    except psycopg.errors.InsufficientPrivilege:
+        return ""
+    libraries: str | None = row["libraries"]
+    return libraries
+
+
+def check_server(server: Server, *, plugin: str, replication_error: str | None) -> list[Finding]:
+    """Look at what does not depend on publications and slots.
+
+    Args:
+        plugin: the output plugin that is to be used.
+        replication_error: why no replication connection can be made, None if one can.
+    """
+    return [
+        _version(server),
+        *_standby(server),
+        _wal_level(server),
+        _role(server, replication_error),
+        *_plugin(server, plugin),
+        _senders(server),
+        _keep_size(server),
+        *_idle_timeout(server),
+        *_encoding(server),
+    ]
+
+
+def _version(server: Server) -> Finding:
+    check, version = "server version", f"PostgreSQL {server.version_text}"
+    if server.version < _OLDEST:
+        return Finding.problem(check, f"{version} is too old", remedy="use PostgreSQL 14 to 18")
+    if server.version // 10000 > _NEWEST_TESTED:
+        return Finding.warning(
+            check,
+            f"{version} is newer than what this version of realtime-core was tested with (14 to "
+            f"{_NEWEST_TESTED})",
+            remedy="upgrade realtime-core",
+        )
+    return Finding.ok(check, version)
+
+
+def _standby(server: Server) -> Iterator[Finding]:
+    if not server.in_recovery:
+        return
+    check = "standby"
+    if server.version < 160000:
+        yield Finding.problem(
+            check,
+            f"the server is a standby, and PostgreSQL {server.version_text} decodes only on a "
+            "primary",
+            remedy="connect to the primary (target_session_attrs=read-write finds it)",
+        )
+    else:
+        yield Finding.warning(
+            check,
+            "the server is a standby: making a slot waits until its primary writes a snapshot of "
+            "its running transactions",
+            "SELECT pg_log_standby_snapshot();",
+            remedy="run this on the primary while a slot is being made",
+        )
+
+
+def _wal_level(server: Server) -> Finding:
+    check, message = "wal_level", f"wal_level is {server.wal_level}"
+    if server.wal_level == "logical":
+        return Finding.ok(check, message)
+    return Finding.problem(
+        check,
+        f"{message}, logical decoding needs logical",
+        "ALTER SYSTEM SET wal_level = logical;",
+        remedy="then restart PostgreSQL",
+    )
+
+
+def _role(server: Server, replication_error: str | None) -> Finding:
+    check, may = "replication privilege", server.superuser or server.replication
+    # Without a free one the attempt said nothing of the role.
+    if replication_error is None or (may and server.free_wal_senders <= 0):
+        return Finding.ok(check, f"role {server.role} may replicate")
+    if may:
+        return Finding.problem(
+            check,
+            f"role {server.role} may replicate, but: {replication_error}",
+            remedy="if there is a pooler in between, connect to PostgreSQL itself",
+        )
+    return Finding.problem(
+        check,
+        f"role {server.role} may not replicate",
+        f"ALTER ROLE {quote_identifier(server.role)} REPLICATION;",
+        remedy="a superuser has to run this; a hosted database may have a role of its own to grant",
+    )
+
+
+def _plugin(server: Server, plugin: str) -> Iterator[Finding]:
+    check, setting = "output_plugin_libraries", server.output_plugin_libraries
+    if setting is None:
+        yield Finding.ok(check, "this server allows any output plugin that is installed")
+    elif setting:
+        names = listed_names(setting)
+        if plugin in names:
+            yield Finding.ok(check, f"output_plugin_libraries allows {plugin}")
+        else:
+            yield plugin_not_allowed(f"{setting!r} and does not allow", names, plugin)
+
+
+def plugin_not_allowed(how: str, names: Sequence[str], plugin: str) -> Finding:
+    """Say that the server does not load the output plugin.
+
+    Args:
+        how: goes before the plugin's name.
+        names: the libraries that it loads.
+    """
+    libraries = ", ".join(map(quote_identifier, [*names, plugin]))
+    return Finding.problem(
+        "output_plugin_libraries",
+        f"output_plugin_libraries is {how} {plugin}",
+        f"ALTER SYSTEM SET output_plugin_libraries = {libraries};",
+        RELOAD,
+    )
+
+
+def _senders(server: Server) -> Finding:
+    check = "free WAL senders"
+    free = server.free_wal_senders
+    message = f"{max(free, 0)} of {server.max_wal_senders} WAL senders are free"
+    if free > 0:
+        return Finding.ok(check, message)
+    return Finding.problem(
+        check,
+        message,
+        f"ALTER SYSTEM SET max_wal_senders = {server.max_wal_senders + 10};",
+        "SELECT pid, application_name, client_addr FROM pg_stat_replication;",
+        remedy="restart PostgreSQL after the first, or stop a consumer that the second one shows",
+    )
+
+
+def _keep_size(server: Server) -> Finding:
+    check, limit = "max_slot_wal_keep_size", server.max_slot_wal_keep_size
+    if limit >= 0:
+        kept = size(limit * 1024**2)
+        return Finding.ok(
+            check, f"a slot keeps {kept} of WAL at most; one that falls further behind is lost"
+        )
+    return Finding.warning(
+        check,
+        "max_slot_wal_keep_size is -1: a slot that nobody reads keeps WAL until the disk is full",
+        "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB';",
+        RELOAD,
+        remedy="choose a size that the disk has room for",
+    )
+
+
+def _idle_timeout(server: Server) -> Iterator[Finding]:
+    if server.idle_replication_slot_timeout:
+        yield Finding.warning(
+            "idle_replication_slot_timeout",
+            f"a slot that nobody reads for {server.idle_replication_slot_timeout} s is lost",
+            "ALTER SYSTEM SET idle_replication_slot_timeout = 0;",
+            RELOAD,
+            remedy="do this if a consumer may stand still for longer",
+        )
+
+
+def _encoding(server: Server) -> Iterator[Finding]:
+    if server.encoding == "SQL_ASCII":
+        yield Finding.warning(
+            "server_encoding",
+            f"database {server.database} has encoding SQL_ASCII: text that is not UTF-8 ends the "
+            "stream with an error",
+            remedy="store UTF-8 only, or move to a database with encoding UTF8",
+        )
