@@ -156,6 +156,7 @@ def _database_settings(info: psycopg.ConnectionInfo) -> dict[str, str]:
         "DB_PASSWORD": info.password,
         "DB_NAME": info.dbname,
         "DB_SSL": "true" if info.pgconn.ssl_in_use else "false",
+        "DB_IP_VERSION": "IPv6" if ":" in info.hostaddr else "IPv4",
     }
     return {name: value for name, value in settings.items() if value}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -136,6 +137,24 @@ async def test_it_ends_as_quickly_while_it_waits_for_the_database() -> None:
         await eventually(lambda: server.process.poll() is not None)
         assert server.process.returncode == 0
         assert time.monotonic() - begin < 5
+
+
+async def test_log_lines_are_json_objects_when_asked_for(one_pg: Server) -> None:
+    with fresh_database(one_pg) as database:
+        database.execute("create publication shop for all tables")
+        settings = {"PUBLICATIONS": '["shop"]', "LOG_FORMAT": "json", "LOG_LEVEL": "debug"}
+        with ServerProcess(database.dsn, **settings) as server:
+            server.wait_until_streaming()
+            async with open_client(server.port) as client:
+                await client.join("realtime:*")
+            assert server.stop() == 0
+            lines = [json.loads(line) for line in server.log]
+    assert {"time", "level", "logger", "message"} <= set.intersection(*map(set, lines))
+    assert [line["message"] for line in lines if line["logger"] == "realtime.server"] == [
+        f"listening on 127.0.0.1, port {server.port}",
+        "stopping: closing connections, for at most 5000 ms",
+        "stopped",
+    ]
 
 
 # What the database says: one line with the remedy, tried again, and it works once it is mended.

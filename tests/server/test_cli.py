@@ -14,8 +14,8 @@ from typing import Any, Self
 import pytest
 
 from realtime_core import ConfigError, DecodeError, ServerError
-from realtime_server import cli
-from realtime_server.config import ServerConfig, variables
+from realtime_server import cli, logs
+from realtime_server.config import LogFormat, LogLevel, ServerConfig, variables
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
@@ -138,6 +138,18 @@ def test_a_warning_is_logged_and_the_server_runs(
         "configuration: PUBLICATION is no variable of this server; did you mean PUBLICATIONS?",
         "configuration: WEBSOCKET_COMPRESSION=true is not supported yet: nothing is compressed",
     ]
+
+
+def test_logs_are_set_up_as_the_environment_says(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[LogLevel, LogFormat]] = []
+    monkeypatch.setattr(logs, "configure", lambda *how: asked.append(how))
+    monkeypatch.setenv("LOG_LEVEL", "error")
+    monkeypatch.setenv("LOG_FORMAT", "json")
+    server.signal_number = signal.SIGTERM
+    assert cli.main(["--dev"]) == 0
+    assert asked == [(LogLevel.ERROR, LogFormat.JSON)]
 
 
 def test_the_configuration_is_printed_and_nothing_is_started(
