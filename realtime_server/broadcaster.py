@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from realtime_core import Begin, ChangeSource, Gap
+import time
+from collections.abc import Callable, Iterable
+
+from realtime_core import Begin, ChangeSource, Event, Gap, Idle
 
 from .hub import Hub
+from .metrics import Metrics
 
 __all__ = ["broadcast"]
 
 
-async def broadcast(source: ChangeSource, hub: Hub) -> None:
+async def broadcast(
+    source: ChangeSource,
+    hub: Hub,
+    metrics: Metrics,
+    *,
+    clock: Callable[[], float] = time.time,
+) -> None:
     """Publish everything that ``source`` yields until it ends.
 
     A batch is acknowledged when it has been handed to every outbox: a crash in between
@@ -20,7 +30,20 @@ async def broadcast(source: ChangeSource, hub: Hub) -> None:
     """
     async for batch in source.batches():
         hub.publish(batch)
+        commit_time = _first_commit_time(batch)
+        if commit_time is not None:
+            # Two machines' clocks may differ by more than it took.
+            metrics.commit_to_socket.observe(max(clock() - commit_time, 0.0))
         for event in reversed(batch):
             if not isinstance(event, (Begin, Gap)):
                 source.ack(event)
                 break
+
+
+def _first_commit_time(batch: Iterable[Event]) -> float | None:
+    """Return the commit time of a batch's first transaction, seconds since 1970."""
+    for event in batch:
+        if not isinstance(event, (Gap, Idle)) and event.transaction is not None:
+            time = event.transaction.commit_time
+            return None if time is None else time.timestamp()
+    return None

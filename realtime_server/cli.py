@@ -115,7 +115,10 @@ async def _serve(config: ServerConfig) -> None:
         # Not on Windows, where Ctrl-C raises KeyboardInterrupt instead.
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, stop.set)
-    async with RealtimeServer(config) as server:
+    server = RealtimeServer(config)
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        loop.add_signal_handler(signal.SIGHUP, server.reload_keys)
+    async with server:
         logger.info("listening on %s, port %d", _host(config), server.port)
         stopped = asyncio.create_task(stop.wait())
         ended = asyncio.create_task(server.wait())

@@ -9,44 +9,51 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Final
+import time
+from collections.abc import Callable
+from typing import Any, Final
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
 from .auth import Authorizer, ConnectRequest, JoinRequest
+from .config import ServerConfig
 from .encoding import text_frame
-from .errors import RefusedError
+from .errors import LimitError, RefusedError, TokenError
+from .grants import Grant
 from .hub import Hub, Subscription
-from .outbox import OutboxCounters, SocketOutbox
+from .metrics import Metrics
+from .outbox import SocketOutbox
 from .phoenix.messages import Message
-from .phoenix.payloads import wanted_bindings
+from .phoenix.payloads import has_config, wanted_bindings
 from .phoenix.serializers import Serializer
 from .phoenix.socket_state import (
     Action,
     Channel,
+    Check,
     Close,
     Join,
+    Refresh,
+    RefusePayload,
     Send,
     SocketState,
     Subscribe,
     Unsubscribe,
 )
+from .rate import Rate
 from .topics import Topic
 
-__all__ = ["CLOSE_TIMEOUT", "IDLE_TIMEOUT", "Connection", "close_within"]
+__all__ = ["CLOSE_TIMEOUT", "Connection", "close_within", "peer_of"]
 
 logger = logging.getLogger("realtime.connection")
 
-MAX_CHANNELS: Final = 1000
-"""Topics that one connection may have joined."""
 MAX_TOPIC_LENGTH: Final = 4096
 """Characters of a topic."""
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds a client has to take, and answer, a close frame."""
-IDLE_TIMEOUT: Final = 60.0
-"""Seconds without a message after which a client is taken for gone; clients send heartbeats."""
+CHECK_INTERVAL: Final = 300.0
+"""Seconds between two checks of a channel's token, at most."""
 
 
 class Connection:
@@ -57,10 +64,10 @@ class Connection:
         request: its handshake, already authorized.
         serializer: the format it asked for.
         hub: where its channels subscribe.
-        authorizer: decides on its joins.
-        outbox_max_bytes: what may wait for it.
-        counters: of the server.
-        idle_timeout: in seconds.
+        authorizer: decides on its joins and tokens.
+        config: its limits.
+        metrics: of the server.
+        clock: seconds since 1970, for the tokens' expiry.
     """
 
     def __init__(
@@ -71,66 +78,99 @@ class Connection:
         serializer: Serializer,
         hub: Hub,
         authorizer: Authorizer,
-        outbox_max_bytes: int,
-        counters: OutboxCounters,
-        idle_timeout: float = IDLE_TIMEOUT,
+        config: ServerConfig,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._websocket = websocket
         self._request = request
         self._serializer = serializer
         self._hub = hub
         self._authorizer = authorizer
-        self._idle_timeout = idle_timeout
-        self._state = SocketState(serializer)
+        self._config = config
+        self._metrics = metrics
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._state = SocketState(serializer, max_payload_bytes=config.max_payload_bytes)
+        self._joins = Rate(config.max_joins_per_second, self._loop.time())
         self._subscriptions: dict[Channel, Subscription] = {}
-        self._peer = _address(websocket)
+        self._next_check: asyncio.TimerHandle | None = None
+        self._limits_met: set[str] = set()
+        self._peer = peer_of(websocket)
         self._outbox = SocketOutbox(
             websocket.transport,
             lambda: websocket.protocol.state is State.OPEN and websocket.send_in_progress is None,
-            max_bytes=outbox_max_bytes,
-            counters=counters,
+            max_bytes=config.outbox_max_bytes,
+            counters=metrics.outbox,
             peer=self._peer,
         )
 
     async def run(self) -> None:
         """Answer messages until the connection ends."""
         logger.info("connected: %s", self._peer)
+        self._metrics.connections.inc()
         try:
             while (data := await self._receive()) is not None:
-                await self._perform(self._state.receive(data))
+                # What came before the end may still be queued; nobody is there for the answers.
+                if self._websocket.protocol.state is State.OPEN:
+                    await self._perform(self._state.receive(data))
                 # recv() does not give way while messages are queued: one client that floods
                 # us must not keep the others waiting.
                 await asyncio.sleep(0)
         except ConnectionClosed:
             pass
         finally:
-            for subscription in self._subscriptions.values():
-                self._hub.unsubscribe(subscription)
-            logger.info("closed: %s (%s)", self._peer, self._websocket.close_code)
+            if self._next_check is not None:
+                self._next_check.cancel()
+            for channel in list(self._subscriptions):
+                self._unsubscribe(channel)
+            code = self._close_code()
+            self._metrics.connections.dec()
+            self._metrics.closed(code)
+            logger.info("closed: %s (%s)", self._peer, code)
+
+    def _close_code(self) -> int | None:
+        """Return the code that the client was told, or else its own; 1006 without either."""
+        sent = self._websocket.protocol.close_sent
+        return self._websocket.close_code if sent is None else sent.code
 
     async def _receive(self) -> str | bytes | None:
         """Return the next message, None when the client was idle for too long."""
         try:
-            async with asyncio.timeout(self._idle_timeout):
+            async with asyncio.timeout(self._config.idle_timeout / 1000):
                 return await self._websocket.recv()
         except TimeoutError:
+            self._metrics.limit("idle")
             await close_within(self._websocket, 1000, "no message within the idle time")
             return None
 
     async def _perform(self, actions: list[Action]) -> None:
         for action in actions:
             match action:
-                case Send(message):
-                    self._outbox.write(text_frame(self._serializer.encode(message)))
-                case Subscribe(channel):
-                    self._subscribe(channel)
-                case Unsubscribe(channel):
-                    self._hub.unsubscribe(self._subscriptions.pop(channel))
                 case Join(message):
                     await self._join(message)
+                case Refresh(channel, token):
+                    await self._refresh(channel, token)
                 case Close(code, reason):
                     logger.info("closing %s: %s", self._peer, reason)
                     await close_within(self._websocket, code, reason)
+                case _:
+                    self._perform_now(action)
+
+    def _perform_now(self, action: Action) -> None:
+        match action:
+            case Send(message):
+                self._outbox.write(text_frame(self._serializer.encode(message)))
+            case Subscribe(channel):
+                self._subscribe(channel)
+            case Unsubscribe(channel):
+                self._unsubscribe(channel)
+            case Check():
+                self._check_grants()
+            case RefusePayload(message):
+                self._refuse_payload(message)
+
+    # Joins
 
     async def _join(self, message: Message) -> None:
         try:
@@ -141,27 +181,120 @@ class Connection:
                     "realtime:<schema>:<table> without config instead"
                 )
             Topic.parse(message.topic)
-            await self._authorizer.join(JoinRequest(self._request, message.topic, message.payload))
+            request = JoinRequest(self._request, message.topic, message.payload)
+            grant = await self._authorizer.join(request)
         except RefusedError as exc:
-            logger.info("join of %.200r by %s refused: %s", message.topic, self._peer, exc.reason)
-            await self._perform(self._state.refuse(message, exc.reason))
+            self._metrics.joins.labels(exc.result).inc()
+            if self._is_news(exc):
+                logger.info("join of %.200r by %s refused: %s", message.topic, self._peer, exc)
+            await self._perform(self._state.refuse(message, _refusal(message, exc)))
         else:
+            self._metrics.joins.labels("ok").inc()
             logger.info("joined: %.200r by %s", message.topic, self._peer)
-            await self._perform(self._state.accept(message))
+            await self._perform(self._state.accept(message, grant=grant))
+            self._check_by(grant)
 
     def _check_bounds(self, message: Message) -> None:
-        """Raise RefusedError for a join that would let one client take the server's memory."""
-        if len(message.topic) > MAX_TOPIC_LENGTH:
-            raise RefusedError(f"the topic is longer than {MAX_TOPIC_LENGTH} characters")
-        if len(self._state.channels) >= MAX_CHANNELS:
-            raise RefusedError(
-                f"this connection has joined {MAX_CHANNELS} topics, the most it may; leave some"
+        """Raise LimitError for a join that would let one client take the server's memory."""
+        config = self._config
+        if not self._joins.take(self._loop.time()):
+            raise LimitError(
+                "joins",
+                f"ClientJoinRateLimitReached: more than {config.max_joins_per_second} joins a "
+                "second (MAX_JOINS_PER_SECOND); wait",
             )
+        if len(message.topic) > MAX_TOPIC_LENGTH:
+            raise LimitError("topic", f"the topic is longer than {MAX_TOPIC_LENGTH} characters")
+        if len(self._state.channels) >= config.max_channels:
+            raise LimitError(
+                "channels",
+                f"ChannelRateLimitReached: this connection has joined {config.max_channels} "
+                "topics, the most it may (MAX_CHANNELS); leave some",
+            )
+
+    def _is_news(self, exc: RefusedError) -> bool:
+        """Count what met a limit. A client that floods us gets one line a limit in the log."""
+        if not isinstance(exc, LimitError):
+            return True
+        self._metrics.limit(exc.limit)
+        if exc.limit in self._limits_met:
+            return False
+        self._limits_met.add(exc.limit)
+        return True
+
+    def _refuse_payload(self, message: Message) -> None:
+        exc = LimitError(
+            "payload",
+            f"PayloadTooLarge: the payload is larger than {self._config.max_payload_bytes} bytes "
+            "(MAX_PAYLOAD_BYTES)",
+        )
+        if self._is_news(exc):
+            logger.info("message by %s refused: %s", self._peer, exc)
+        for action in self._state.refuse(message, exc.reason):
+            self._perform_now(action)
 
     def _subscribe(self, channel: Channel) -> None:
         subscription = Subscription(Topic.parse(channel.topic), self._serializer, self._outbox)
         self._subscriptions[channel] = subscription
         self._hub.subscribe(subscription)
+        self._metrics.channels.inc()
+
+    def _unsubscribe(self, channel: Channel) -> None:
+        self._hub.unsubscribe(self._subscriptions.pop(channel))
+        self._metrics.channels.dec()
+
+    # Tokens
+
+    async def _refresh(self, channel: Channel, token: Any) -> None:
+        try:
+            grant = await self._authorizer.refresh(channel.grant, token)
+        except RefusedError as exc:
+            self._end(channel, exc)
+        else:
+            channel.grant = grant
+            self._check_by(grant)
+
+    def _check_grants(self) -> None:
+        """End the channels whose tokens are good no more; look again when the next one expires."""
+        if self._next_check is not None:
+            self._next_check.cancel()
+            self._next_check = None
+        for channel in list(self._state.channels.values()):
+            try:
+                channel.grant = self._authorizer.check(channel.grant)
+            except RefusedError as exc:
+                self._end(channel, exc)
+            else:
+                self._check_by(channel.grant)
+
+    def _check_by(self, grant: Grant) -> None:
+        """Check all grants when this one expires, or an earlier one, or for good measure."""
+        if grant.expires_at is None:
+            return
+        now = self._clock()
+        # In this order: an exp may be too large for a float.
+        delay = max(min(grant.expires_at, now + CHECK_INTERVAL) - now, 0.0)
+        when = self._loop.time() + delay
+        if self._next_check is not None:
+            if self._next_check.when() <= when:
+                return
+            self._next_check.cancel()
+        self._next_check = self._loop.call_at(when, self._check_grants)
+
+    def _end(self, channel: Channel, exc: RefusedError) -> None:
+        self._metrics.channels_ended.labels(exc.result).inc()
+        logger.info("channel %.200r of %s ended: %s", channel.topic, self._peer, exc)
+        for action in self._state.end(channel, exc.reason):
+            self._perform_now(action)
+
+
+def _refusal(message: Message, exc: RefusedError) -> str:
+    """Return what a client is told; the first generation knows no reasons about tokens."""
+    if not isinstance(exc, TokenError):
+        return exc.reason
+    if has_config(message.payload):
+        return f"InvalidJWTToken: {exc.reason}"
+    return f"error occurred when joining {message.topic}"
 
 
 async def close_within(
@@ -179,6 +312,7 @@ async def close_within(
         websocket.transport.abort()
 
 
-def _address(websocket: ServerConnection) -> str:
+def peer_of(websocket: ServerConnection) -> str:
+    """Name a client in the log."""
     address = websocket.remote_address
     return f"{address[0]}:{address[1]}" if address else "?"

@@ -1,12 +1,13 @@
 """Plain HTTP: what is served beside the WebSockets, through h11.
 
-``GET /`` is the inspector, a static page. One response a connection: these are pages for
-people and probes, not the traffic.
+``GET /`` is the inspector, a static page; ``/health``, ``/ready`` and ``/metrics`` are for
+machines. One response a connection: none of it is the traffic.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import mimetypes
 from collections.abc import Callable
 from http import HTTPStatus
@@ -16,9 +17,12 @@ from typing import Final
 import attrs
 import h11
 
-__all__ = ["HttpProtocol", "Response", "respond"]
+__all__ = ["HttpProtocol", "Response", "Site"]
 
 _ASSETS: Final = files("realtime_server") / "inspector"
+_LINGER: Final = 5.0
+"""Seconds in which what a client still sends is read and thrown away."""
+_NO_STORE: Final = (("cache-control", "no-store"),)
 
 
 @attrs.frozen
@@ -31,18 +35,59 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-def respond(method: str, target: str) -> Response:
-    """Answer a request for ``target``, a path with an optional query."""
-    path = target.partition("?")[0]
-    if path != "/" and path not in _asset_paths():
-        return Response(
-            HTTPStatus.NOT_FOUND,
-            body=b"Not found. WebSocket clients connect to /socket/websocket or "
-            b"/realtime/v1/websocket; / shows changes as they come.\n",
-        )
-    if method not in ("GET", "HEAD"):
-        return Response(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("allow", "GET, HEAD"),))
-    name = path[1:] or "index.html"
+class Site:
+    """Everything that can be asked for.
+
+    Args:
+        why_not_ready: says why clients would not get changes now; None if they would.
+        metrics: writes them; None where they are not to be seen.
+        metrics_type: their content type.
+    """
+
+    def __init__(
+        self,
+        *,
+        why_not_ready: Callable[[], str | None],
+        metrics: Callable[[], bytes] | None,
+        metrics_type: str,
+    ) -> None:
+        self._why_not_ready = why_not_ready
+        self._metrics = metrics
+        self._metrics_type = metrics_type
+        self._pages: dict[str, Callable[[], Response]] = {
+            "/health": lambda: Response(HTTPStatus.OK, body=b"ok\n", headers=_NO_STORE),
+            "/ready": self._readiness,
+        }
+        if metrics is not None:
+            self._pages["/metrics"] = self._exposition
+
+    def respond(self, method: str, target: str) -> Response:
+        """Answer a request for ``target``, a path with an optional query."""
+        path = target.partition("?")[0]
+        page = self._pages.get(path)
+        if page is None and path != "/" and path not in _asset_paths():
+            return Response(
+                HTTPStatus.NOT_FOUND,
+                body=b"Not found. WebSocket clients connect to /socket/websocket or "
+                b"/realtime/v1/websocket; / shows changes as they come.\n",
+            )
+        if method not in ("GET", "HEAD"):
+            return Response(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("allow", "GET, HEAD"),))
+        return _asset(path[1:] or "index.html") if page is None else page()
+
+    def _readiness(self) -> Response:
+        reason = self._why_not_ready()
+        if reason is None:
+            return Response(HTTPStatus.OK, body=b"ready\n", headers=_NO_STORE)
+        body = f"not ready: {reason}\n".encode()
+        return Response(HTTPStatus.SERVICE_UNAVAILABLE, body=body, headers=_NO_STORE)
+
+    def _exposition(self) -> Response:
+        assert self._metrics is not None
+        return Response(HTTPStatus.OK, self._metrics_type, self._metrics(), _NO_STORE)
+
+
+def _asset(name: str) -> Response:
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     body = (_ASSETS / name).read_bytes()
     return Response(HTTPStatus.OK, f"{kind}; charset=utf-8", body, (("cache-control", "no-cache"),))
@@ -56,12 +101,23 @@ class HttpProtocol(asyncio.Protocol):
     """Serves one request, then closes.
 
     Args:
+        respond: takes method and target.
         on_close: called when the connection is gone.
+        max_head_bytes: of a request.
     """
 
-    def __init__(self, on_close: Callable[[], None]) -> None:
-        self._http = h11.Connection(h11.SERVER)
+    def __init__(
+        self,
+        respond: Callable[[str, str], Response],
+        on_close: Callable[[], None],
+        *,
+        max_head_bytes: int,
+    ) -> None:
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head_bytes)
+        self._respond = respond
         self._on_close = on_close
+        self._answered = False
+        self._deadline: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -69,20 +125,29 @@ class HttpProtocol(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        if self._answered:
+            return
         self._http.receive_data(data)
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as exc:
-            self._send(Response(HTTPStatus(exc.error_status_hint), body=f"{exc}\n".encode()), "GET")
+            self.send(Response(HTTPStatus(exc.error_status_hint), body=f"{exc}\n".encode()))
             return
         if isinstance(event, h11.Request):
+            # Without a body the request ends here; what is wrong with one does not matter.
+            with contextlib.suppress(h11.RemoteProtocolError):
+                self._http.next_event()
             method = event.method.decode("ascii")
-            self._send(respond(method, event.target.decode("latin-1")), method)
+            self.send(self._respond(method, event.target.decode("latin-1")), method)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._on_close()
 
-    def _send(self, response: Response, method: str) -> None:
+    def send(self, response: Response, method: str = "GET") -> None:
+        """Send the response, of a refusal even before there is a request, and close."""
+        self._answered = True
         headers = [
             ("content-type", response.content_type),
             ("content-length", str(len(response.body))),
@@ -96,4 +161,17 @@ class HttpProtocol(asyncio.Protocol):
         if method != "HEAD":
             out += self._http.send(h11.Data(data=response.body)) or b""
         self._transport.write(out)
-        self._transport.close()
+        if self._http.their_state in (h11.DONE, h11.MUST_CLOSE):
+            self._transport.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Close only our half while the client sends.
+
+        To close a socket with something unread resets the connection, and the client may
+        lose the response (RFC 9112, section 9.6).
+        """
+        self._transport.write_eof()
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(_LINGER, self._transport.abort)

@@ -49,9 +49,17 @@ class RefusedError(RealtimeError):
 
 
 class LimitError(RefusedError):
-    """One connection, join or message too many."""
+    """One connection, join or message too many, or one that is too large.
+
+    Attributes:
+        limit: what the metrics call the limit.
+    """
 
     result = "limit"
+
+    def __init__(self, limit: str, reason: str) -> None:
+        self.limit = limit
+        super().__init__(reason)
 
 
 class TokenError(RefusedError):

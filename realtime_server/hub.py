@@ -25,8 +25,8 @@ __all__ = ["Hub", "Outbox", "Subscription"]
 class Outbox(Protocol):
     """Where a socket's frames go. It is bounded, and drops a socket that cannot keep up."""
 
-    def write(self, frames: bytes) -> None:
-        """Take whole frames, in order, at once."""
+    def write(self, frames: bytes, count: int = 1) -> None:
+        """Take ``count`` whole frames, in order, at once."""
         ...
 
 
@@ -74,6 +74,14 @@ class Hub:
         self._filters: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
         self._plans: dict[int, RelationPlan] = {}
 
+    def count(self) -> int:
+        """Return how many subscriptions there are."""
+        return sum(
+            len(group.subscriptions)
+            for groups in self._groups.values()
+            for group in groups.values()
+        )
+
     def subscribe(self, subscription: Subscription) -> None:
         """Hand over what is published from now on."""
         topic = subscription.topic
@@ -119,7 +127,7 @@ class Hub:
             for outbox, frame in self._frames(event):
                 frames.setdefault(outbox, []).append(frame)
         for outbox, parts in frames.items():
-            outbox.write(parts[0] if len(parts) == 1 else b"".join(parts))
+            outbox.write(parts[0] if len(parts) == 1 else b"".join(parts), len(parts))
 
     def _frames(self, event: Event) -> Iterator[tuple[Outbox, bytes]]:
         if isinstance(event, Gap):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -17,24 +18,29 @@ from urllib.parse import parse_qsl
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
-from websockets.http11 import Request, Response
+from websockets.http11 import Request
+from websockets.http11 import Response as HandshakeResponse
 
 from realtime_core.errors import ServerError
 
 from .auth import Authorizer, ConnectRequest
-from .config import IpVersion
-from .connection import CLOSE_TIMEOUT, close_within
-from .endpoints import HttpProtocol
+from .config import IpVersion, ServerConfig
+from .connection import CLOSE_TIMEOUT, close_within, peer_of
+from .endpoints import HttpProtocol, Response, Site
 from .errors import RefusedError
+from .guard import GuardedConnection
+from .metrics import Metrics
 from .phoenix.serializers import SERIALIZERS, Serializer
 
 __all__ = ["Handler", "Listener", "bind"]
 
 PATHS: Final = ("/socket/websocket", "/realtime/v1/websocket")
 
-_HEAD_TIMEOUT: Final = 10.0
-"""Seconds a client has to send its request's head."""
-_MAX_HEAD: Final = 64 * 1024
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_MOST_TURNED_AWAY: Final = 100
+"""Connections above the bound that are told so at the same time; further ones are cut off."""
+
+logger = logging.getLogger("realtime.listener")
 
 Handler = Callable[[ServerConnection, ConnectRequest, Serializer], Awaitable[None]]
 """Serves an open WebSocket until it ends."""
@@ -70,14 +76,28 @@ class Listener:
         sock: bound and listening.
         handler: serves the WebSockets.
         authorizer: decides which handshakes succeed.
+        site: answers plain HTTP.
+        config: its limits and origins.
+        metrics: of the server.
     """
 
-    def __init__(self, sock: socket.socket, handler: Handler, authorizer: Authorizer) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        handler: Handler,
+        authorizer: Authorizer,
+        *,
+        site: Site,
+        config: ServerConfig,
+        metrics: Metrics,
+    ) -> None:
         self._socket = sock
         self._handler = handler
         self._authorizer = authorizer
+        self._config = config
+        self._metrics = metrics
         self._server: Server | None = None
-        self._plain = _Plain()
+        self._door = _Door(site, config, metrics)
 
     async def start(self) -> None:
         """Begin to accept."""
@@ -90,12 +110,15 @@ class Listener:
             server_header=None,
             # Shared frames cannot be compressed for each client, see docs/topics.
             compression=None,
+            open_timeout=self._config.handshake_timeout / 1000,
             close_timeout=CLOSE_TIMEOUT,
+            max_size=self._config.max_frame_bytes,
+            logger=_NoDebug(logging.getLogger("websockets.server"), {}),
         )
 
     def stop_accepting(self) -> None:
         """Take no more connections, and cut off those that are no WebSockets (yet)."""
-        self._plain.close()
+        self._door.close()
         if self._server is not None:
             # Its own way of closing waits for clients that do not read.
             self._server.close(close_connections=False)
@@ -118,21 +141,45 @@ class Listener:
         await server.wait_closed()
 
     def _make_protocol(self, *args: Any, **kwargs: Any) -> asyncio.Protocol:
-        return _Head(lambda: ServerConnection(*args, **kwargs), self._plain)
+        def make_websocket(on_lost: Callable[[], None]) -> ServerConnection:
+            return GuardedConnection(
+                *args,
+                frames_per_second=self._config.max_messages_per_second,
+                max_unread_bytes=self._config.outbox_max_bytes,
+                on_flood=lambda: self._metrics.limit("messages"),
+                on_unread=self._count_slow_client,
+                on_lost=on_lost,
+                **kwargs,
+            )
+
+        return _Head(make_websocket, self._door)
+
+    def _count_slow_client(self) -> None:
+        self._metrics.outbox.slow_clients += 1
 
     async def _process_request(
         self, connection: ServerConnection, request: Request
-    ) -> Response | None:
-        asked = _connect_request(request)
+    ) -> HandshakeResponse | None:
+        result, response = await self._decide(_connect_request(request))
+        if response is not None:
+            logger.info("handshake by %s refused: %s", peer_of(connection), result)
+        self._metrics.handshakes.labels(result).inc()
+        return response
+
+    async def _decide(self, asked: ConnectRequest) -> tuple[str, HandshakeResponse | None]:
+        """Return what becomes of a handshake: its name, and the refusal if it is one."""
         if asked.path not in PATHS:
-            return _empty(HTTPStatus.NOT_FOUND)
+            return "path", _refusal(HTTPStatus.NOT_FOUND)
         if asked.query.get("vsn") not in SERIALIZERS:
-            return _empty(HTTPStatus.FORBIDDEN)
+            return "version", _refusal(HTTPStatus.FORBIDDEN)
+        origins, origin = self._config.allowed_origins, asked.headers.get("origin")
+        if origins and origin is not None and origin.lower() not in origins:
+            return "origin", _refusal(HTTPStatus.FORBIDDEN, b"Not one of ALLOWED_ORIGINS.\n")
         try:
             await self._authorizer.connect(asked)
-        except RefusedError:
-            return _empty(HTTPStatus.FORBIDDEN)
-        return None
+        except RefusedError as exc:
+            return exc.result, _refusal(HTTPStatus.FORBIDDEN)
+        return "ok", None
 
     async def _handle(self, connection: ServerConnection) -> None:
         assert connection.request is not None
@@ -147,6 +194,13 @@ async def _close_by(deadline: float, websocket: ServerConnection) -> None:
     await close_within(websocket, 1012, "the server restarts", within=within)
 
 
+class _NoDebug(logging.LoggerAdapter[logging.Logger]):
+    """Keeps websockets from logging requests and frames, which hold tokens, at any level."""
+
+    def isEnabledFor(self, level: int) -> bool:
+        return level > logging.DEBUG and super().isEnabledFor(level)
+
+
 def _connect_request(request: Request) -> ConnectRequest:
     # Not urlsplit(): it raises on what a stranger may send, as in "//[".
     path, _, query = request.path.partition("?")
@@ -154,71 +208,162 @@ def _connect_request(request: Request) -> ConnectRequest:
     return ConnectRequest(path, dict(parse_qsl(query, keep_blank_values=True)), headers)
 
 
-def _empty(status: HTTPStatus) -> Response:
-    headers = Headers({"Content-Length": "0", "Connection": "close"})
-    return Response(status.value, status.phrase, headers, b"")
+def _refusal(status: HTTPStatus, body: bytes = b"") -> HandshakeResponse:
+    headers = Headers({"Content-Length": str(len(body)), "Connection": "close"})
+    return HandshakeResponse(status.value, status.phrase, headers, body)
 
 
-class _Plain:
-    """Connections that are not WebSockets (yet), to be cut off at the end."""
+class _Door:
+    """Lets connections in, and knows those that are not WebSockets (yet), to cut them off."""
 
-    def __init__(self) -> None:
-        self.transports: set[asyncio.Transport] = set()
+    def __init__(self, site: Site, config: ServerConfig, metrics: Metrics) -> None:
+        self.config = config
+        self.metrics = metrics
+        self._site = site
+        self._inside: set[asyncio.Transport] = set()
+        self._turned_away: set[asyncio.Transport] = set()
+        self._plain: set[asyncio.Transport] = set()
         self._closed = False
 
-    def add(self, transport: asyncio.Transport) -> None:
-        # The last ones are accepted while the listener closes; from Python 3.12 on it would
-        # wait for them.
+    def enter(self, transport: asyncio.Transport) -> bool:
+        """Take a new connection in; return False if it was turned away."""
         if self._closed:
+            # The last ones are accepted while the listener closes; from Python 3.12 on it
+            # would wait for them.
             transport.abort()
-        self.transports.add(transport)
+            return False
+        if len(self._inside) >= self.config.max_connections:
+            self._turn_away(transport)
+            return False
+        self._inside.add(transport)
+        self._plain.add(transport)
+        return True
 
-    def discard(self, transport: asyncio.Transport) -> None:
-        self.transports.discard(transport)
+    def upgrade(self, transport: asyncio.Transport) -> None:
+        """The connection is a WebSocket from now on."""
+        self._plain.discard(transport)
+
+    def leave(self, transport: asyncio.Transport) -> None:
+        """The connection is gone."""
+        for place in (self._inside, self._plain, self._turned_away):
+            place.discard(transport)
+
+    def serve(self, transport: asyncio.Transport, refusal: Response | None = None) -> HttpProtocol:
+        """Let the connection speak HTTP, of which a refusal is the end."""
+        protocol = HttpProtocol(
+            self._site.respond,
+            lambda: self.leave(transport),
+            max_head_bytes=self.config.max_header_bytes,
+        )
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if refusal is not None:
+            protocol.send(refusal)
+        return protocol
 
     def close(self) -> None:
         self._closed = True
-        for transport in list(self.transports):
+        for transport in [*self._plain, *self._turned_away]:
             transport.abort()
+
+    def _turn_away(self, transport: asyncio.Transport) -> None:
+        self.metrics.limit("connections")
+        if len(self._turned_away) >= _MOST_TURNED_AWAY:
+            transport.abort()
+            return
+        self._turned_away.add(transport)
+        body = (
+            f"ConnectionRateLimitReached: {self.config.max_connections} connections are open, the "
+            "most there may be (MAX_CONNECTIONS). Try again later.\n"
+        )
+        headers = (("retry-after", "5"),)
+        self.serve(
+            transport,
+            Response(HTTPStatus.SERVICE_UNAVAILABLE, body=body.encode(), headers=headers),
+        )
 
 
 class _Head(asyncio.Protocol):
     """Waits for a request's head, then becomes what the request asks for."""
 
-    def __init__(self, make_websocket: Callable[[], ServerConnection], plain: _Plain) -> None:
+    def __init__(
+        self, make_websocket: Callable[[Callable[[], None]], ServerConnection], door: _Door
+    ) -> None:
         self._make_websocket = make_websocket
-        self._plain = plain
+        self._door = door
         self._received = bytearray()
         self._transport: asyncio.Transport
-        self._deadline: asyncio.TimerHandle
+        self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._plain.add(self._transport)
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(_HEAD_TIMEOUT, self._transport.abort)
+        if self._door.enter(self._transport):
+            loop = asyncio.get_running_loop()
+            timeout = self._door.config.handshake_timeout / 1000
+            self._deadline = loop.call_later(timeout, self._give_up)
 
     def data_received(self, data: bytes) -> None:
+        # Drop by drop, a head must not be searched from its beginning each time.
+        start = max(len(self._received) - len(_END_OF_HEAD), 0)
         self._received += data
-        head, end, _ = self._received.partition(b"\r\n\r\n")
-        if not end and len(self._received) <= _MAX_HEAD:
+        end = self._received.find(_END_OF_HEAD, start)
+        config = self._door.config
+        if end < 0 and len(self._received) <= config.max_header_bytes:
             return
-        self._deadline.cancel()
-        protocol: asyncio.Protocol
-        if end and _asks_for_websocket(bytes(head)):
-            self._plain.discard(self._transport)
-            protocol = self._make_websocket()
-        else:
-            # A head that is too long ends here too: h11 answers it with 431.
-            transport = self._transport
-            protocol = HttpProtocol(lambda: self._plain.discard(transport))
-        self._transport.set_protocol(protocol)
-        protocol.connection_made(self._transport)
-        protocol.data_received(bytes(self._received))
+        self._stop_waiting()
+        if not 0 <= end <= config.max_header_bytes:
+            self._refuse(
+                "header",
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                f"The request's head is longer than {config.max_header_bytes} bytes "
+                "(MAX_HEADER_BYTES).\n",
+            )
+            return
+        head = bytes(self._received[:end])
+        if _query_bytes(head) > config.max_query_bytes:
+            self._refuse(
+                "query",
+                HTTPStatus.REQUEST_URI_TOO_LONG,
+                f"The query is longer than {config.max_query_bytes} bytes (MAX_QUERY_BYTES).\n",
+            )
+            return
+        self._become(_asks_for_websocket(head))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._deadline.cancel()
-        self._plain.discard(self._transport)
+        self._stop_waiting()
+        self._door.leave(self._transport)
+
+    def _become(self, websocket: bool) -> None:
+        transport = self._transport
+        if websocket:
+            self._door.upgrade(transport)
+            protocol: asyncio.Protocol = self._make_websocket(lambda: self._door.leave(transport))
+            transport.set_protocol(protocol)
+            protocol.connection_made(transport)
+        else:
+            protocol = self._door.serve(transport)
+        protocol.data_received(bytes(self._received))
+
+    def _give_up(self) -> None:
+        timeout = self._door.config.handshake_timeout
+        self._refuse(
+            "handshake",
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"The request's head did not come within {timeout} ms (HANDSHAKE_TIMEOUT).\n",
+        )
+
+    def _refuse(self, limit: str, status: HTTPStatus, body: str) -> None:
+        self._door.metrics.limit(limit)
+        self._door.serve(self._transport, Response(status, body=body.encode()))
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+
+def _query_bytes(head: bytes) -> int:
+    target = head.partition(b"\r\n")[0].split(b" ")[1:2]
+    return len(target[0].partition(b"?")[2]) if target else 0
 
 
 def _asks_for_websocket(head: bytes) -> bool:

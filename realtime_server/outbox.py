@@ -21,6 +21,10 @@ class OutboxCounters:
     """What all outboxes of a server have seen."""
 
     def __init__(self) -> None:
+        self.frames = 0
+        """Written to connections."""
+        self.bytes = 0
+        """Of these frames."""
         self.slow_clients = 0
         """Connections that were cut off because they fell behind."""
 
@@ -52,8 +56,8 @@ class SocketOutbox:
         self._counters = counters
         self._peer = peer
 
-    def write(self, frames: bytes) -> None:
-        """Write whole frames, or cut the client off."""
+    def write(self, frames: bytes, count: int = 1) -> None:
+        """Write ``count`` whole frames, or cut the client off."""
         # A transport that is closing would log each write as an error of its own.
         if self._transport.is_closing() or not self._is_open():
             return
@@ -69,4 +73,7 @@ class SocketOutbox:
             )
             self._transport.abort()
             return
+        counters = self._counters
+        counters.frames += count
+        counters.bytes += len(frames)
         self._transport.write(frames)

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from websockets.asyncio.server import ServerConnection
 
-from realtime_core import PgoutputSource
+from realtime_core import ConfigError, PgoutputSource, SourceStats
 
 from .addresses import resolve_dsn
-from .auth import AllowAll, ConnectRequest
+from .auth import (
+    AllowAll,
+    ConnectRequest,
+    TokenAuthorizer,
+    make_verifier,
+    reread_verifier,
+)
 from .broadcaster import broadcast
 from .config import ServerConfig
 from .connection import Connection
+from .endpoints import Site
 from .gate import TopicGate
 from .hub import Hub
 from .listener import Listener, bind
-from .outbox import OutboxCounters
+from .metrics import CONTENT_TYPE, Metrics
 from .phoenix.serializers import Serializer
 
 __all__ = ["RealtimeServer"]
+
+logger = logging.getLogger("realtime.server")
+
+_MEGABYTE: Final = 1_000_000
 
 
 class RealtimeServer:
@@ -39,10 +51,12 @@ class RealtimeServer:
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
-        self.counters = OutboxCounters()
-        self._authorizer = AllowAll()
+        self._authorizer = (
+            TokenAuthorizer(make_verifier(config)) if config.secure_channels else AllowAll()
+        )
         rules = config.configuration_file.realtime
         self._hub = Hub(TopicGate((rule.relation, rule.events) for rule in rules))
+        self.metrics = Metrics(stats=self._stats, subscriptions=self._hub.count)
         max_lag = config.max_replication_lag_mb * 1_000_000
         self._source = PgoutputSource(
             partial(resolve_dsn, config),
@@ -74,11 +88,18 @@ class RealtimeServer:
         config = self.config
         sock = bind(config.port, loopback=config.loopback, ip_version=config.realtime_ip_version)
         self.port = sock.getsockname()[1]
-        self._listener = Listener(sock, self._serve, self._authorizer)
+        site = Site(
+            why_not_ready=self._why_not_ready,
+            metrics=self.metrics.render if config.expose_metrics else None,
+            metrics_type=CONTENT_TYPE,
+        )
+        self._listener = Listener(
+            sock, self._serve, self._authorizer, site=site, config=config, metrics=self.metrics
+        )
         await self._listener.start()
         # It attaches when it is read, and so in the background.
         await self._source.__aenter__()
-        self._broadcasting = asyncio.create_task(broadcast(self._source, self._hub))
+        self._broadcasting = asyncio.create_task(broadcast(self._source, self._hub, self.metrics))
         return self
 
     async def __aexit__(
@@ -109,6 +130,33 @@ class RealtimeServer:
         """
         await asyncio.shield(self._broadcasting)
 
+    def reload_keys(self) -> None:
+        """Read the file of JWT_JWKS_FILE again. Bad keys change nothing, and are logged.
+
+        Joined channels are verified anew with the next heartbeat.
+        """
+        if not isinstance(self._authorizer, TokenAuthorizer):
+            logger.warning("no keys are read: SECURE_CHANNELS is false")
+            return
+        try:
+            self._authorizer.use(reread_verifier(self.config))
+        except ConfigError as exc:
+            logger.error("the keys stay as they are: %s", exc)
+        else:
+            logger.info("keys read again from %r", self.config.jwt_jwks_file)
+
+    def _stats(self) -> SourceStats:
+        return self._source.stats()
+
+    def _why_not_ready(self) -> str | None:
+        stats, most = self._stats(), self.config.ready_max_lag_mb
+        if not stats.connected:
+            return "the database's changes are not being read"
+        if most and stats.lag_bytes > most * _MEGABYTE:
+            lag = f"{stats.lag_bytes / _MEGABYTE:.0f}"
+            return f"the stream is {lag} MB behind, at most {most} are good (READY_MAX_LAG_MB)"
+        return None
+
     async def _serve(
         self, websocket: ServerConnection, request: ConnectRequest, serializer: Serializer
     ) -> None:
@@ -118,7 +166,7 @@ class RealtimeServer:
             serializer=serializer,
             hub=self._hub,
             authorizer=self._authorizer,
-            outbox_max_bytes=self.config.outbox_max_bytes,
-            counters=self.counters,
+            config=self.config,
+            metrics=self.metrics,
         )
         await connection.run()

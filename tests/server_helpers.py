@@ -25,12 +25,14 @@ from realtime_core import (
     Record,
     Relation,
     ReplicaIdentity,
+    SourceStats,
     Transaction,
     Truncate,
     Update,
 )
 from realtime_core.records import Field
 from realtime_server.config import ServerConfig
+from realtime_server.metrics import Metrics
 
 __all__ = [
     "COMMIT_TIME",
@@ -44,6 +46,8 @@ __all__ = [
     "Vsn",
     "delete",
     "dev_config",
+    "make_metrics",
+    "open_config",
     "insert",
     "make_relation",
     "open_client",
@@ -120,7 +124,8 @@ class RecordingOutbox:
     def __init__(self) -> None:
         self.writes: list[bytes] = []
 
-    def write(self, frames: bytes) -> None:
+    def write(self, frames: bytes, count: int = 1) -> None:
+        assert len(texts(frames)) == count
         self.writes.append(frames)
 
     @property
@@ -137,6 +142,7 @@ class FakeTransport(asyncio.Transport):
         self.waiting = b""
         self.protocol: asyncio.BaseProtocol | None = None
         self.closed = False
+        self.half_closed = False
         self.aborted = False
 
     def get_write_buffer_size(self) -> int:
@@ -150,6 +156,10 @@ class FakeTransport(asyncio.Transport):
         """Let the peer read; return what it gets."""
         data, self.waiting = self.waiting, b""
         return data
+
+    def write_eof(self) -> None:
+        assert not self.is_closing()
+        self.half_closed = True
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self.protocol = protocol
@@ -185,6 +195,16 @@ RECENTLY: Final = Recently()
 
 
 # A server and a client of it.
+
+
+def open_config(**settings: Any) -> ServerConfig:
+    """Defaults but for open channels and what is given, for a server's parts."""
+    return ServerConfig(secure_channels=False, **settings)
+
+
+def make_metrics(stats: SourceStats | None = None, subscriptions: int = 0) -> Metrics:
+    """Metrics without a server."""
+    return Metrics(stats=lambda: stats or SourceStats(), subscriptions=lambda: subscriptions)
 
 
 def dev_config(dsn: str, **settings: str) -> ServerConfig:

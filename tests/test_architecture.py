@@ -76,6 +76,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "uvloop": ("realtime_server.cli",),
     "websockets": (
         "realtime_server.connection",
+        "realtime_server.guard",
         "realtime_server.listener",
         "realtime_server.server",
     ),

@@ -45,6 +45,7 @@ __all__ = [
     "Origins",
     "Port",
     "Publications",
+    "QueryBytes",
     "RecordBytes",
     "ReplicationMode",
     "RootCertificate",
@@ -284,6 +285,8 @@ Number = Annotated[int, _whole_number(1)]
 Milliseconds = Annotated[int, _whole_number(1, unit="ms")]
 # Nothing can work with less.
 Bytes = Annotated[int, _whole_number(1024, unit="bytes")]
+# A longer line is more than websockets reads.
+QueryBytes = Annotated[int, _whole_number(1024, 8000, unit="bytes")]
 RecordBytes = Annotated[int, _whole_number(1, unit="bytes")]
 Megabytes = Annotated[int, _whole_number(0, unit="MB (10⁶ bytes)")]
 Mode = Annotated[ReplicationMode, _choice(ReplicationMode)]

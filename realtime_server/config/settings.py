@@ -149,7 +149,7 @@ class ServerConfig:
     max_frame_bytes: kinds.Bytes = _variable(_MIB, "of one message from a client")
     max_payload_bytes: kinds.Bytes = _variable(_MIB // 4, "of a message's payload")
     max_header_bytes: kinds.Bytes = _variable(64 * 1024, "of a request's line and headers")
-    max_query_bytes: kinds.Bytes = _variable(16 * 1024, "of a request's query, tokens included")
+    max_query_bytes: kinds.QueryBytes = _variable(8000, "of a request's query, tokens included")
     handshake_timeout: kinds.Milliseconds = _variable(
         10_000, "within which a client sends its request's head"
     )
@@ -297,10 +297,10 @@ class ServerConfig:
                     f"PUBLICATIONS has {len(self.publications)} names, REPLICATION_MODE=RLS takes "
                     "one; name the one publication that has all the tables",
                 )
-        if self.secure_channels:
+        if self.secure_channels and self.jwt_secret is None and self.jwt_jwks is None:
             yield (
-                ("secure_channels",),
-                "SECURE_CHANNELS=true (the default) is not supported yet: tokens are not checked; "
+                ("secure_channels", "jwt_secret", "jwt_jwks"),
+                "JWT_SECRET is missing: SECURE_CHANNELS=true (the default) needs it or JWT_JWKS; "
                 "set SECURE_CHANNELS=false where every client may see every change",
             )
         if self.db_ssl_root_cert is not None and self.db_ssl_mode not in _CHECKED:

@@ -7,6 +7,7 @@ halves, so that a payload rendered once can be joined into it as bytes.
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final, Protocol
 
 import orjson
@@ -64,6 +65,22 @@ def _ref(value: Any) -> Ref:
     raise FrameError(_POLICY_VIOLATION, "ref must be a string, a number or null")
 
 
+def _load_exact(data: str | bytes) -> Any:
+    """Read a frame once more, for orjson makes floats of integers beyond 64 bits."""
+    try:
+        return json.loads(data)
+    # int() takes 4300 digits; nesting that deep is for nobody.
+    except (ValueError, RecursionError) as exc:
+        raise FrameError(_POLICY_VIOLATION, "ref is too large a number") from exc
+
+
+def _number(ref: Ref) -> Any:
+    """Return what orjson writes as ``ref``: it takes integers of up to 64 bits."""
+    if isinstance(ref, int) and not -(2**63) <= ref < 2**64:
+        return orjson.Fragment(str(ref))
+    return ref
+
+
 class V1Serializer:
     """``vsn=1.0.0``, and no ``vsn`` at all. It carries no join_ref."""
 
@@ -73,14 +90,17 @@ class V1Serializer:
             raise FrameError(
                 _POLICY_VIOLATION, "a message is an object with topic, event, payload and ref"
             )
-        return _message(frame["topic"], frame["event"], frame["payload"], frame.get("ref"), None)
+        ref = frame.get("ref")
+        if isinstance(ref, float):
+            ref = _load_exact(data)["ref"]
+        return _message(frame["topic"], frame["event"], frame["payload"], ref, None)
 
     def encode(self, message: Message) -> bytes:
         return orjson.dumps(
             {
                 "topic": message.topic,
                 "event": message.event,
-                "ref": message.ref,
+                "ref": _number(message.ref),
                 "payload": message.payload,
             }
         )
@@ -100,12 +120,13 @@ class V2Serializer:
                 _POLICY_VIOLATION, "a message is an array [join_ref, ref, topic, event, payload]"
             )
         join_ref, ref, topic, event, payload = frame
+        if isinstance(ref, float) or isinstance(join_ref, float):
+            join_ref, ref, *_ = _load_exact(data)
         return _message(topic, event, payload, ref, join_ref)
 
     def encode(self, message: Message) -> bytes:
-        return orjson.dumps(
-            [message.join_ref, message.ref, message.topic, message.event, message.payload]
-        )
+        refs = [_number(message.join_ref), _number(message.ref)]
+        return orjson.dumps([*refs, message.topic, message.event, message.payload])
 
     def envelope(self, topic: str, event: str) -> tuple[bytes, bytes]:
         return orjson.dumps([None, None, topic, event])[:-1] + b",", b"]"

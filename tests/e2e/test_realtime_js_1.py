@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from realtime_server.config import ServerConfig
-from realtime_server.connection import Connection
 from realtime_server.server import RealtimeServer
 from tests.e2e.node_program import NodeProgram
 from tests.e2e.server_process import ServerProcess
@@ -214,13 +213,11 @@ def test_a_server_that_restarts_gets_its_client_back(clients: Path, shop: Databa
                 assert program.count(topic=USERS, id="1") == 1
 
 
-async def test_heartbeats_keep_a_connection_that_would_end_without(
-    clients: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert Connection.__init__.__kwdefaults__["idle_timeout"] == 60
-    monkeypatch.setitem(Connection.__init__.__kwdefaults__, "idle_timeout", 1.5)
+async def test_heartbeats_keep_a_connection_that_would_end_without(clients: Path) -> None:
+    assert ServerConfig().idle_timeout == 60_000
     # No database is needed for it, and none is there.
-    config = ServerConfig.from_env({"PORT": "0", "DB_PORT": "1"}, dev=True)
+    environ = {"PORT": "0", "DB_PORT": "1", "IDLE_TIMEOUT": "1500"}
+    config = ServerConfig.from_env(environ, dev=True)
     async with RealtimeServer(config) as server:
         url = f"ws://127.0.0.1:{server.port}/socket"
         with (

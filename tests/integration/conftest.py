@@ -112,8 +112,8 @@ def fresh_database(server: Server) -> Iterator[Database]:
 
 
 @contextlib.asynccontextmanager
-async def open_stage(server: Server, **settings: str) -> AsyncIterator[Stage]:
-    """Set a stage on a PostgreSQL server."""
+async def open_stage(server: Server, *, token: str = "", **settings: str) -> AsyncIterator[Stage]:
+    """Set a stage on a PostgreSQL server; ``token`` is the fence's, if it needs one."""
     with fresh_database(server) as database:
         database.execute(
             f"create schema {FENCE_SCHEMA};"
@@ -122,7 +122,7 @@ async def open_stage(server: Server, **settings: str) -> AsyncIterator[Stage]:
         database.execute("create publication shop for all tables")
         async with RealtimeServer(dev_config(database.dsn, **settings)) as realtime:
             await until_streaming(database)
-            async with open_client(realtime.port) as fence:
+            async with open_client(realtime.port, query=f"apikey={token}") as fence:
                 await fence.join(f"realtime:{FENCE_SCHEMA}")
                 with contextlib.closing(Stage(database, realtime, fence)) as stage:
                     yield stage

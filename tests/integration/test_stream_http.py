@@ -193,21 +193,32 @@ async def test_http_1_0_is_answered(one_stage: Stage) -> None:
     assert answer.endswith(b"\r\n\r\n" + PAGE)
 
 
-async def test_a_client_that_is_slow_with_its_head_is_given_up(
-    one_stage: Stage, monkeypatch: pytest.MonkeyPatch
+async def test_a_client_that_is_slow_with_its_head_is_given_up() -> None:
+    config = dev_config(NOWHERE, HANDSHAKE_TIMEOUT="500")
+    async with RealtimeServer(config) as server, open_client(server.port) as quick:
+        for beginning in (b"", b"GET / HTTP/1.1\r\nHost: te"):
+            answer = await exchange(server.port, beginning)
+            assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+            assert answer.endswith(b"did not come within 500 ms (HANDSHAKE_TIMEOUT).\n")
+        # A client that was quick enough is not given up later.
+        assert await quick.drain() == []
+
+
+@pytest.mark.parametrize(
+    "head", [b"Content-Length: 50000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"]
+)
+async def test_a_large_body_is_sent_in_peace_and_the_answer_is_read_after_it(
+    one_stage: Stage, head: bytes
 ) -> None:
-    monkeypatch.setattr("realtime_server.listener._HEAD_TIMEOUT", 0.2)
     async with raw(one_stage.port) as (reader, writer):
-        writer.write(b"GET / HTTP/1.1\r\nHost: te")
-        with contextlib.suppress(ConnectionResetError):
-            assert await reader.read() == b""
-    # A client that was quick enough is not given up later.
-    async with one_stage.client() as client:
-        monkeypatch.setattr("realtime_server.listener._HEAD_TIMEOUT", 0)
-        async with raw(one_stage.port) as (reader, _):
-            with contextlib.suppress(ConnectionResetError):
-                assert await reader.read() == b""
-        assert await client.drain() == []
+        writer.write(b"POST / HTTP/1.1\r\nHost: test\r\n" + head)
+        # A reset by the server would show in drain().
+        for _ in range(64):
+            writer.write(b"x" * 65536)
+            await writer.drain()
+        writer.write_eof()
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 405 Method Not Allowed\r\n")
 
 
 async def test_connections_that_never_asked_for_anything_do_not_hold_up_the_end() -> None:

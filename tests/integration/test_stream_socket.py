@@ -8,15 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from realtime_server.connection import Connection
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Server
 from tests.integration.conftest import Stage, fresh_database, until_streaming
@@ -465,22 +462,11 @@ async def test_one_broken_client_does_not_harm_the_others(item: Stage) -> None:
         assert (await bad.closed())[0] == 1007
 
 
-@contextlib.contextmanager
-def patient_for(seconds: float, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have servers wait that long for a client's next message."""
-    with monkeypatch.context() as patch:
-        impatient = partial(Connection, idle_timeout=seconds)
-        patch.setattr("realtime_server.server.Connection", impatient)
-        yield
-
-
-async def test_a_client_that_says_nothing_is_closed_with_1000(
-    one_pg: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with fresh_database(one_pg) as database, patient_for(1, monkeypatch):
+async def test_a_client_that_says_nothing_is_closed_with_1000(one_pg: Server) -> None:
+    with fresh_database(one_pg) as database:
         database.execute("create table item (id int8 primary key)")
         database.execute("create publication shop for all tables")
-        async with RealtimeServer(dev_config(database.dsn)) as server:
+        async with RealtimeServer(dev_config(database.dsn, IDLE_TIMEOUT="1000")) as server:
             await until_streaming(database)
             async with open_client(server.port) as silent, open_client(server.port) as lively:
                 await silent.join("realtime:*")

@@ -70,7 +70,7 @@ def run_to_its_end(*arguments: str, **settings: str) -> tuple[int, str, list[str
         (
             {},
             [
-                "SECURE_CHANNELS=true (the default) is not supported yet: tokens are not checked; "
+                "JWT_SECRET is missing: SECURE_CHANNELS=true (the default) needs it or JWT_JWKS; "
                 "set SECURE_CHANNELS=false where every client may see every change"
             ],
         ),

@@ -21,6 +21,8 @@ from realtime_server.phoenix.socket_state import (
     Channel,
     Close,
     Join,
+    Refresh,
+    RefusePayload,
     Send,
     SocketState,
     Subscribe,
@@ -97,7 +99,7 @@ anything = st.text() | st.binary() | json_values.map(json.dumps)
 def test_any_input_gives_actions_or_one_close(
     vsn: str, first: str | bytes, second: str | bytes
 ) -> None:
-    state = SocketState(SERIALIZERS[vsn])
+    state = SocketState(SERIALIZERS[vsn], max_payload_bytes=100)
     actions = state.receive(first)
     assert isinstance(actions, list)
     if any(isinstance(action, Close) for action in actions):
@@ -125,10 +127,9 @@ events = st.sampled_from(
     ["phx_join", "phx_join", "phx_leave", "heartbeat", "access_token", "dance"]
 )
 short_refs = st.sampled_from(["1", "2", 1, None])
+payloads = st.sampled_from([{}, {"config": {}}, {"access_token": "x"}])
 v2_traffic = st.lists(
-    st.tuples(
-        st.builds(Message, topics, events, st.just({}), short_refs, short_refs), st.booleans()
-    )
+    st.tuples(st.builds(Message, topics, events, payloads, short_refs, short_refs), st.booleans())
 )
 
 
@@ -137,7 +138,7 @@ v2_traffic = st.lists(
 def test_subscriptions_are_exactly_the_channels_whatever_the_traffic(
     traffic: list[tuple[Message, bool]],
 ) -> None:
-    state = SocketState(V2)
+    state = SocketState(V2, max_payload_bytes=100)
     subscribed: set[Channel] = set()
 
     def perform(actions: list[Action], welcome: bool) -> list[Message]:
@@ -158,7 +159,10 @@ def test_subscriptions_are_exactly_the_channels_whatever_the_traffic(
                         else (lambda message=message: state.refuse(message, "no"))  # type: ignore[misc]
                     )
                     sent += perform(decide(), welcome)
-                case Close():
+                case Refresh(channel, _):
+                    if not welcome:
+                        sent += perform(state.end(channel, "no"), welcome)
+                case RefusePayload() | Close():
                     raise AssertionError
         return sent
 

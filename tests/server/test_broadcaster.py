@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from datetime import timedelta
 from typing import Any, cast
 
+import attrs
 import pytest
 
 from realtime_core import (
@@ -20,7 +22,7 @@ from realtime_core import (
 )
 from realtime_server.broadcaster import broadcast
 from realtime_server.hub import Hub
-from tests.server_helpers import TRANSACTION, insert, make_relation
+from tests.server_helpers import COMMIT_TIME, TRANSACTION, insert, make_metrics, make_relation
 
 TODOS = make_relation()
 GAP = Gap(None, Position(LSN(5)), GapReason.SLOT_MISSING)
@@ -46,7 +48,7 @@ class Diary:
 
 async def diary(*batches: list[Event]) -> list[tuple[str, Any]]:
     diary = Diary(batches)
-    await broadcast(cast(ChangeSource, diary), cast(Hub, diary))
+    await broadcast(cast(ChangeSource, diary), cast(Hub, diary), make_metrics())
     return diary.entries
 
 
@@ -88,5 +90,34 @@ async def test_what_could_not_be_published_is_not_acknowledged() -> None:
 
     broken = Broken([[insert(TODOS, "1", "x")]])
     with pytest.raises(RuntimeError, match="out of paper"):
-        await broadcast(cast(ChangeSource, broken), cast(Hub, broken))
+        await broadcast(cast(ChangeSource, broken), cast(Hub, broken), make_metrics())
     assert broken.entries == []
+
+
+@pytest.mark.parametrize(
+    ("late", "seconds"),
+    # A clock that is behind the database's shows no negative times.
+    [(1.5, "1.5"), (0.0, "0.0"), (-3.0, "0.0")],
+)
+async def test_the_time_from_commit_to_socket_is_taken_once_a_batch(
+    late: float, seconds: str
+) -> None:
+    later = attrs.evolve(TRANSACTION, commit_time=COMMIT_TIME + timedelta(days=1))
+    batch: list[Event] = [
+        GAP,
+        Begin(TRANSACTION),
+        insert(TODOS, "1", "x"),
+        insert(TODOS, "2", "x"),
+        Begin(later),
+    ]
+    nothing: list[Event] = [GAP, LogicalMessage(LSN(1), "prefix", b"", None, 0)]
+    diary, metrics = Diary([batch, nothing]), make_metrics()
+    await broadcast(
+        cast(ChangeSource, diary),
+        cast(Hub, diary),
+        metrics,
+        clock=lambda: COMMIT_TIME.timestamp() + late,
+    )
+    lines = metrics.render().decode().splitlines()
+    assert "realtime_commit_to_socket_seconds_count 1.0" in lines
+    assert f"realtime_commit_to_socket_seconds_sum {seconds}" in lines

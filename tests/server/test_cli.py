@@ -40,6 +40,10 @@ class FakeServer:
     async def __aexit__(self, *exc_info: object) -> None:
         self.seen.append("closed")
 
+    def reload_keys(self) -> None:
+        self.seen.append("keys read again")
+        os.kill(os.getpid(), signal.SIGTERM)
+
     async def wait(self) -> None:
         if self.ending is not None:
             raise self.ending
@@ -59,6 +63,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeServer]]:
     level = logging.getLogger("websockets").level
     yield Server
     logging.getLogger("websockets").setLevel(level)
+
+
+def test_sighup_has_the_keys_read_again_and_ends_nothing(server: type[FakeServer]) -> None:
+    server.signal_number = signal.SIGHUP
+    assert cli.main(["--dev"]) == 0
+    assert server.seen[1:] == ["keys read again", "closed"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -108,8 +118,8 @@ def test_bad_settings_are_one_line_each_and_exit_code_2(
         "configuration error: PUBLICATIONS is 'shop'; use a JSON array of names, as in "
         '["supabase_realtime"]',
         "configuration error: PORT is 'x'; use a whole number between 0 and 65535",
-        "configuration error: SECURE_CHANNELS=true (the default) is not supported yet: tokens are "
-        "not checked; set SECURE_CHANNELS=false where every client may see every change",
+        "configuration error: JWT_SECRET is missing: SECURE_CHANNELS=true (the default) needs it "
+        "or JWT_JWKS; set SECURE_CHANNELS=false where every client may see every change",
     ]
     assert server.seen == []
 

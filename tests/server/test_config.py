@@ -177,7 +177,7 @@ TABLE = {
     "MAX_FRAME_BYTES": number(1_048_576, least=1024),
     "MAX_PAYLOAD_BYTES": number(262_144, least=1024),
     "MAX_HEADER_BYTES": number(65_536, least=1024),
-    "MAX_QUERY_BYTES": number(16_384, least=1024),
+    "MAX_QUERY_BYTES": number(8000, least=1024, most=8000),
     "HANDSHAKE_TIMEOUT": number(10_000, least=1),
     "IDLE_TIMEOUT": number(60_000, least=1),
     "OUTBOX_MAX_BYTES": number(8_388_608, least=1024),
@@ -427,14 +427,19 @@ def test_rls_mode_is_refused_until_it_exists_with_what_else_it_needs() -> None:
     )
 
 
-@pytest.mark.parametrize("environ", [{}, {"SECURE_CHANNELS": "true"}])
-def test_secure_channels_are_refused_until_tokens_are_checked(environ: dict[str, str]) -> None:
+@pytest.mark.parametrize("environ", [{}, {"SECURE_CHANNELS": "true"}, {"JWT_SECRET": ""}])
+def test_secure_channels_need_a_key(environ: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as caught:
         ServerConfig.from_env(environ)
     assert caught.value.problems == (
-        "SECURE_CHANNELS=true (the default) is not supported yet: tokens are not checked; set "
+        "JWT_SECRET is missing: SECURE_CHANNELS=true (the default) needs it or JWT_JWKS; set "
         "SECURE_CHANNELS=false where every client may see every change",
     )
+
+
+@pytest.mark.parametrize("name", ["JWT_SECRET", "JWT_JWKS"])
+def test_either_key_will_do(name: str) -> None:
+    assert ServerConfig.from_env({name: TABLE[name].text}).secure_channels
 
 
 @pytest.mark.parametrize("mode", ["", "require", "disable"])
@@ -469,10 +474,7 @@ def test_every_bad_value_is_reported_at_once_in_the_variables_order() -> None:
 def test_bad_values_and_contradictions_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         ServerConfig.from_env({"PORT": "x"})
-    assert [problem.split()[0] for problem in caught.value.problems] == [
-        "PORT",
-        "SECURE_CHANNELS=true",
-    ]
+    assert [problem.split()[0] for problem in caught.value.problems] == ["PORT", "JWT_SECRET"]
 
 
 def test_a_bad_value_makes_no_second_problem() -> None:

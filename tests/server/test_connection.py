@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,11 +17,19 @@ from websockets.protocol import State
 
 from realtime_server.auth import AllowAll, Authorizer, ConnectRequest, JoinRequest
 from realtime_server.connection import Connection, close_within
-from realtime_server.errors import RefusedError
+from realtime_server.errors import RefusedError, TokenError
+from realtime_server.grants import Grant
 from realtime_server.hub import Hub
-from realtime_server.outbox import OutboxCounters
+from realtime_server.metrics import Metrics
 from realtime_server.phoenix.serializers import SERIALIZERS
-from tests.server_helpers import FakeTransport, insert, make_relation, texts
+from tests.server_helpers import (
+    FakeTransport,
+    insert,
+    make_metrics,
+    make_relation,
+    open_config,
+    texts,
+)
 from tests.waiting import eventually
 
 TODOS = make_relation()
@@ -34,7 +42,7 @@ class FakeWebSocket:
 
     def __init__(self) -> None:
         self.transport = FakeTransport()
-        self.protocol = SimpleNamespace(state=State.OPEN)
+        self.protocol = SimpleNamespace(state=State.OPEN, close_sent=None)
         self.send_in_progress = None
         self.remote_address: tuple[Any, ...] | None = ("10.0.0.1", 4321)
         self.close_code: int | None = None
@@ -60,9 +68,12 @@ class FakeWebSocket:
 class Client:
     """The other end."""
 
-    def __init__(self, websocket: FakeWebSocket, hub: Hub, running: asyncio.Task[None]) -> None:
+    def __init__(
+        self, websocket: FakeWebSocket, hub: Hub, metrics: Metrics, running: asyncio.Task[None]
+    ) -> None:
         self.websocket = websocket
         self.hub = hub
+        self.metrics = metrics
         self.running = running
 
     async def send(
@@ -84,25 +95,33 @@ class Client:
     def received(self) -> list[Any]:
         return [json.loads(text) for text in texts(self.websocket.transport.sent())]
 
+    def counted(self, line: str) -> bool:
+        """Whether the metrics have a line."""
+        return line in self.metrics.render().decode().splitlines()
+
 
 @asynccontextmanager
 async def open_connection(
-    authorizer: Authorizer | None = None, idle_timeout: float = 60
+    authorizer: Authorizer | None = None,
+    *,
+    clock: Callable[[], float] = lambda: 0.0,
+    **settings: int,
 ) -> AsyncIterator[Client]:
-    websocket, hub = FakeWebSocket(), Hub()
+    websocket, hub, metrics = FakeWebSocket(), Hub(), make_metrics()
+    settings = {"outbox_max_bytes": 1024, **settings}
     connection = Connection(
         cast(ServerConnection, websocket),
         request=REQUEST,
         serializer=SERIALIZERS["1.0.0"],
         hub=hub,
         authorizer=authorizer or AllowAll(),
-        outbox_max_bytes=1024,
-        counters=OutboxCounters(),
-        idle_timeout=idle_timeout,
+        config=open_config(**settings),
+        metrics=metrics,
+        clock=clock,
     )
     running = asyncio.create_task(connection.run())
     try:
-        yield Client(websocket, hub, running)
+        yield Client(websocket, hub, metrics, running)
     finally:
         websocket.hang_up()
         await asyncio.wait({running})
@@ -185,7 +204,7 @@ async def test_a_filter_that_cannot_be_served_is_refused() -> None:
         ]
 
 
-class Guard:
+class Guard(AllowAll):
     """Lets in who says the word, after a while."""
 
     def __init__(self) -> None:
@@ -195,11 +214,12 @@ class Guard:
     async def connect(self, request: ConnectRequest) -> None:
         raise AssertionError
 
-    async def join(self, request: JoinRequest) -> None:
+    async def join(self, request: JoinRequest) -> Grant:
         self.asked.append(request)
         await self.decide.wait()
         if request.payload != {"word": "sesame"}:
             raise RefusedError("say the word")
+        return Grant()
 
 
 async def test_the_authorizer_decides_on_a_join() -> None:
@@ -267,9 +287,11 @@ async def test_what_is_no_message_closes_the_connection(
 
 
 async def test_a_silent_client_is_closed_normally() -> None:
-    async with open_connection(idle_timeout=0.01) as client:
+    async with open_connection(idle_timeout=10) as client:
         await client.running
         assert client.websocket.closed == (1000, "no message within the idle time")
+        assert client.counted('realtime_limits_total{limit="idle"} 1.0')
+        assert client.counted('realtime_connections_closed_total{code="1000"} 1.0')
 
 
 async def test_a_client_that_does_not_take_the_close_frame_is_cut_off(
@@ -285,20 +307,54 @@ async def test_a_client_that_does_not_take_the_close_frame_is_cut_off(
         assert client.websocket.transport.aborted
 
 
-async def test_a_connection_may_join_so_many_topics_and_no_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("realtime_server.connection.MAX_CHANNELS", 2)
-    async with open_connection() as client:
+async def test_a_connection_may_join_so_many_topics_and_no_more() -> None:
+    async with open_connection(max_channels=2) as client:
         for name in ("realtime:1", "realtime:2"):
             assert await client.send("phx_join", topic=name) == [reply({}, topic=name)]
-        refused = "this connection has joined 2 topics, the most it may; leave some"
+        refused = (
+            "ChannelRateLimitReached: this connection has joined 2 topics, the most it may "
+            "(MAX_CHANNELS); leave some"
+        )
         assert await client.send("phx_join") == [error(refused)]
         # A second join of one of them is no further topic.
         again = reply({}, topic="realtime:2")
         assert await client.send("phx_join", topic="realtime:2") == [again]
         await client.send("phx_leave", topic="realtime:1")
         assert await client.send("phx_join") == [reply({})]
+        assert client.counted('realtime_limits_total{limit="channels"} 1.0')
+        assert client.counted('realtime_joins_total{result="limit"} 1.0')
+        assert client.counted('realtime_joins_total{result="ok"} 4.0')
+
+
+async def test_a_connection_may_join_so_often_and_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "realtime.connection")
+    refused = "ClientJoinRateLimitReached: more than 1 joins a second (MAX_JOINS_PER_SECOND); wait"
+    async with open_connection(max_joins_per_second=1) as client:
+        assert await client.send("phx_join") == [reply({})]
+        for _ in range(3):
+            assert await client.send("phx_join") == [error(refused)]
+        # Whoever waits may join again.
+        await eventually_joined(client)
+        # One line is enough for all of them.
+        assert caplog.text.count("ClientJoinRateLimitReached") == 1
+
+
+async def eventually_joined(client: Client) -> None:
+    """Try to join until it is allowed."""
+    async with asyncio.timeout(30):
+        while await client.send("phx_join") != [reply({})]:
+            pass
+
+
+async def test_a_payload_that_is_too_large_is_refused_and_the_connection_goes_on() -> None:
+    refused = "PayloadTooLarge: the payload is larger than 1024 bytes (MAX_PAYLOAD_BYTES)"
+    async with open_connection(max_payload_bytes=1024) as client:
+        for event in ("phx_join", "access_token", "dance"):
+            assert await client.send(event, payload=["x" * 1024]) == [error(refused)]
+        assert await client.send("phx_join", payload=["x" * 1000]) == [reply({})]
+        assert client.counted('realtime_limits_total{limit="payload"} 3.0')
 
 
 async def test_a_topic_may_be_so_long_and_no_longer() -> None:
@@ -334,6 +390,7 @@ async def test_a_client_that_falls_behind_is_cut_off() -> None:
         client.hub.publish([insert(TODOS, "1", "x" * 600)])
         client.hub.publish([insert(TODOS, "2", "x" * 600)])
         assert client.websocket.transport.aborted
+        assert client.counted("realtime_slow_clients_total 1.0")
 
 
 async def test_nothing_is_written_behind_a_close_frame() -> None:
@@ -373,8 +430,8 @@ async def test_a_client_without_an_address_is_served_all_the_same() -> None:
         serializer=SERIALIZERS[None],
         hub=Hub(),
         authorizer=AllowAll(),
-        outbox_max_bytes=1024,
-        counters=OutboxCounters(),
+        config=open_config(),
+        metrics=make_metrics(),
     )
     websocket.hang_up()
     await connection.run()
@@ -386,3 +443,182 @@ async def test_cancelling_ends_the_subscriptions() -> None:
         client.running.cancel()
         await asyncio.wait({client.running})
         assert client.hub._groups == {}
+
+
+async def test_what_was_queued_when_the_connection_closed_is_not_acted_upon() -> None:
+    async with open_connection() as client:
+        client.websocket.protocol.state = State.CLOSING
+        assert await client.send("phx_join") == []
+        assert client.hub.count() == 0
+
+
+# Tokens.
+
+
+class Tickets(AllowAll):
+    """A token is what it says: a name, and when it expires."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.revoked: set[str] = set()
+        self._started: float | None = None
+
+    def start(self) -> None:
+        """Let the time go by."""
+        self._started = asyncio.get_running_loop().time()
+
+    def clock(self) -> float:
+        if self._started is None:
+            return self.now
+        return asyncio.get_running_loop().time() - self._started
+
+    def ticket(self, token: Any) -> Grant:
+        name, _, expiry = str(token).partition("@")
+        grant = Grant({"role": name}, int(expiry or 10**400), str(token))
+        return self.check(grant)
+
+    async def join(self, request: JoinRequest) -> Grant:
+        return self.ticket(request.payload["user_token"])
+
+    async def refresh(self, grant: Grant, token: Any) -> Grant:
+        return self.ticket(token)
+
+    def check(self, grant: Grant) -> Grant:
+        if grant.role in self.revoked or (grant.expires_at or 0) <= self.clock():
+            raise TokenError("the ticket is good no more")
+        return grant
+
+
+@asynccontextmanager
+async def open_hall() -> AsyncIterator[tuple[Client, Tickets]]:
+    tickets = Tickets()
+    async with open_connection(tickets, clock=tickets.clock) as client:
+        yield client, tickets
+
+
+def phx(event: str, payload: Any, topic: str = TOPIC) -> dict[str, Any]:
+    return {"topic": topic, "event": event, "ref": None, "payload": payload}
+
+
+SYSTEM = {
+    "channel": "public:todos",
+    "extension": "system",
+    "status": "error",
+    "message": "the ticket is good no more",
+}
+
+
+async def test_a_refused_token_is_no_reason_to_the_first_generation_and_one_to_the_next() -> None:
+    async with open_hall() as (client, _):
+        for payload, reason in [
+            ({"user_token": "ada@0"}, f"error occurred when joining {TOPIC}"),
+            (
+                {"user_token": "ada@0", "config": {}},
+                "InvalidJWTToken: the ticket is good no more",
+            ),
+        ]:
+            assert await client.send("phx_join", payload=payload) == [error(reason)]
+        assert client.counted('realtime_joins_total{result="token"} 2.0')
+        assert client.hub.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "end"),
+    [
+        ({}, [phx("phx_error", {})]),
+        ({"config": {}}, [phx("system", SYSTEM), phx("phx_close", {})]),
+    ],
+)
+async def test_at_its_expiry_a_channel_ends_and_the_others_stay(
+    config: dict[str, Any], end: list[Any]
+) -> None:
+    async with open_hall() as (client, tickets):
+        other = "realtime:public"
+        await client.send("phx_join", payload={"user_token": "ada@100", **config})
+        await client.send("phx_join", topic=other, payload={"user_token": "ben@150"})
+        tickets.now = 100.0
+        heartbeat = await client.send("heartbeat", topic="phoenix")
+        assert heartbeat == [*end, reply({}, topic="phoenix")]
+        client.hub.publish([insert(TODOS, "1", "x")])
+        assert [frame["topic"] for frame in client.received()] == [other]
+        assert client.counted('realtime_channels_ended_total{reason="token"} 1.0')
+        assert client.counted("realtime_active_websocket_topic_total 1.0")
+
+
+async def test_the_timer_ends_a_channel_without_a_message() -> None:
+    async with open_hall() as (client, tickets):
+        tickets.start()
+        await client.send("phx_join", topic="realtime:1", payload={"user_token": "ben@3600"})
+        await client.send("phx_join", payload={"user_token": "ada@1"})
+        await eventually(lambda: client.hub.count() == 1)
+        assert client.received() == [phx("phx_error", {})]
+
+
+async def test_a_refresh_takes_the_place_of_the_grant() -> None:
+    async with open_hall() as (client, tickets):
+        await client.send("phx_join", payload={"user_token": "ada@100"})
+        assert await client.send("access_token", payload={"access_token": "eve@200"}) == []
+        tickets.now = 150.0
+        heartbeat = [reply({}, topic="phoenix")]
+        assert await client.send("heartbeat", topic="phoenix") == heartbeat
+        tickets.revoked = {"ada"}
+        assert await client.send("heartbeat", topic="phoenix") == heartbeat
+        tickets.revoked = {"eve"}
+        assert await client.send("heartbeat", topic="phoenix") == [
+            phx("phx_error", {}),
+            *heartbeat,
+        ]
+
+
+async def test_a_refresh_that_is_refused_ends_the_channel() -> None:
+    async with open_hall() as (client, _):
+        await client.send("phx_join", payload={"user_token": "ada@100"})
+        assert await client.send("access_token", payload={"access_token": "ada@0"}) == [
+            phx("phx_error", {})
+        ]
+        assert client.hub.count() == 0
+        # It can be joined again, as stock clients do.
+        assert await client.send("phx_join", payload={"user_token": "ada@9"}) == [reply({})]
+
+
+async def test_a_token_for_ever_needs_no_timer_of_that_length() -> None:
+    async with open_hall() as (client, tickets):
+        assert await client.send("phx_join", payload={"user_token": "ada"}) == [reply({})]
+        tickets.now = 1e300
+        heartbeat = await client.send("heartbeat", topic="phoenix")
+        assert heartbeat == [reply({}, topic="phoenix")]
+
+
+async def test_a_channel_that_left_is_not_ended_at_its_expiry() -> None:
+    async with open_hall() as (client, tickets):
+        await client.send("phx_join", payload={"user_token": "ada@100"})
+        await client.send("phx_leave")
+        tickets.now = 100.0
+        assert await client.send("heartbeat", topic="phoenix") == [reply({}, topic="phoenix")]
+
+
+async def test_the_end_of_a_channel_is_one_line_in_the_log_without_a_token(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "realtime.connection")
+    async with open_hall() as (client, tickets):
+        await client.send("phx_join", payload={"user_token": "ada@100"})
+        tickets.now = 100.0
+        await client.send("heartbeat", topic="phoenix")
+    assert caplog.messages[2] == (
+        "channel 'realtime:public:todos' of 10.0.0.1:4321 ended: the ticket is good no more"
+    )
+    assert "ada@" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("code", "label"), [(1001, "1001"), (1012, "1012"), (4321, "other"), (None, "other")]
+)
+async def test_a_close_code_that_a_client_chose_is_no_label(code: Any, label: str) -> None:
+    async with open_connection() as client:
+        await client.settle()
+        assert client.counted("realtime_active_websocket_connection_total 1.0")
+        client.websocket.hang_up(code)
+        await client.running
+        assert client.counted(f'realtime_connections_closed_total{{code="{label}"}} 1.0')
+        assert client.counted("realtime_active_websocket_connection_total 0.0")

@@ -7,16 +7,36 @@ from importlib.resources import files
 
 import pytest
 
-from realtime_server.endpoints import HttpProtocol, Response, respond
+from realtime_server.endpoints import HttpProtocol, Response, Site
 from tests.server_helpers import FakeTransport
+from tests.waiting import eventually
 
 PAGE = (files("realtime_server") / "inspector" / "index.html").read_bytes()
 HTML = "text/html; charset=utf-8"
 NO_CACHE = (("cache-control", "no-cache"),)
+NO_STORE = (("cache-control", "no-store"),)
 NOT_FOUND = (
     b"Not found. WebSocket clients connect to /socket/websocket or /realtime/v1/websocket; "
     b"/ shows changes as they come.\n"
 )
+
+
+class Health:
+    """What a site asks about the server."""
+
+    def __init__(self) -> None:
+        self.problem: str | None = None
+
+    def site(self, *, with_metrics: bool = True) -> Site:
+        return Site(
+            why_not_ready=lambda: self.problem,
+            metrics=(lambda: b"up 1\n") if with_metrics else None,
+            metrics_type="text/plain; version=0.0.4",
+        )
+
+
+def respond(method: str, target: str) -> Response:
+    return Health().site(with_metrics=False).respond(method, target)
 
 
 @pytest.mark.parametrize("target", ["/", "/?vsn=1.0.0", "/index.html"])
@@ -39,6 +59,9 @@ def test_the_root_is_the_page(target: str) -> None:
         "/%69ndex.html",
         "/__pycache__",
         "http://example/",
+        "/metrics",
+        "/health/",
+        "/Ready",
     ],
 )
 def test_everything_else_is_not_found(target: str) -> None:
@@ -46,9 +69,38 @@ def test_everything_else_is_not_found(target: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
-def test_the_page_can_only_be_read(method: str) -> None:
-    assert respond(method, "/") == Response(
+@pytest.mark.parametrize("target", ["/", "/health", "/ready", "/metrics"])
+def test_all_of_it_can_only_be_read(method: str, target: str) -> None:
+    assert Health().site().respond(method, target) == Response(
         HTTPStatus.METHOD_NOT_ALLOWED, headers=(("allow", "GET, HEAD"),)
+    )
+
+
+def test_health_is_that_the_process_answers_whatever_the_database_does() -> None:
+    health = Health()
+    health.problem = "the database is down"
+    assert health.site().respond("GET", "/health") == Response(
+        HTTPStatus.OK, body=b"ok\n", headers=NO_STORE
+    )
+
+
+def test_readiness_has_a_reason_when_it_is_not_there() -> None:
+    health = Health()
+    site = health.site()
+    assert site.respond("GET", "/ready?x=y") == Response(
+        HTTPStatus.OK, body=b"ready\n", headers=NO_STORE
+    )
+    health.problem = "the database is down"
+    assert site.respond("GET", "/ready") == Response(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        body=b"not ready: the database is down\n",
+        headers=NO_STORE,
+    )
+
+
+def test_metrics_are_shown_where_they_are_exposed() -> None:
+    assert Health().site().respond("GET", "/metrics") == Response(
+        HTTPStatus.OK, "text/plain; version=0.0.4", b"up 1\n", NO_STORE
     )
 
 
@@ -58,7 +110,7 @@ class Exchange:
     def __init__(self) -> None:
         self.transport = FakeTransport()
         self.closings = 0
-        self.protocol = HttpProtocol(self._close)
+        self.protocol = HttpProtocol(respond, self._close, max_head_bytes=65536)
         self.protocol.connection_made(self.transport)
 
     def _close(self) -> None:
@@ -73,7 +125,7 @@ class Exchange:
 
 
 @pytest.fixture
-def exchange() -> Exchange:
+async def exchange() -> Exchange:
     return Exchange()
 
 
@@ -86,7 +138,7 @@ def page(body: bytes) -> bytes:
     )
 
 
-def test_a_get_is_answered_with_the_whole_page_and_the_connection_closes(
+async def test_a_get_is_answered_with_the_whole_page_and_the_connection_closes(
     exchange: Exchange,
 ) -> None:
     assert exchange.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n") == page(PAGE)
@@ -95,32 +147,71 @@ def test_a_get_is_answered_with_the_whole_page_and_the_connection_closes(
     assert exchange.closings == 1
 
 
-def test_a_head_request_gets_the_head_alone(exchange: Exchange) -> None:
+async def test_a_head_request_gets_the_head_alone(exchange: Exchange) -> None:
     assert exchange.send(b"HEAD / HTTP/1.1\r\nhost: x\r\n\r\n") == page(b"")
 
 
-def test_a_request_in_pieces_is_put_together(exchange: Exchange) -> None:
+async def test_a_request_in_pieces_is_put_together(exchange: Exchange) -> None:
     request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
     assert exchange.send(*(request[i : i + 1] for i in range(len(request)))) == page(PAGE)
 
 
-def test_only_the_first_of_several_requests_is_answered(exchange: Exchange) -> None:
+async def test_only_the_first_of_several_requests_is_answered(exchange: Exchange) -> None:
     assert exchange.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 2) == page(PAGE)
 
 
-def test_a_body_is_not_waited_for(exchange: Exchange) -> None:
-    head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n"
-    assert exchange.send(head) == (
-        b"HTTP/1.1 405 Method Not Allowed\r\ncontent-type: text/plain; charset=utf-8\r\n"
-        b"content-length: 0\r\nconnection: close\r\nallow: GET, HEAD\r\n\r\n"
-    )
+REFUSED = (
+    b"HTTP/1.1 405 Method Not Allowed\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: 0\r\nconnection: close\r\nallow: GET, HEAD\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "head", [b"content-length: 1000000\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n"]
+)
+async def test_a_body_is_not_waited_for_but_taken_so_that_the_response_arrives(
+    exchange: Exchange, head: bytes
+) -> None:
+    assert exchange.send(b"POST / HTTP/1.1\r\nhost: x\r\n" + head) == REFUSED
+    assert exchange.transport.half_closed
+    assert exchange.send(*[b"x" * 65536] * 10) == b""
+    assert not exchange.transport.is_closing()
+    # What eof_received() returns has asyncio close the connection.
+    assert exchange.protocol.eof_received() is None
+
+
+async def test_a_body_that_does_not_end_is_given_up(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("realtime_server.endpoints._LINGER", 0.01)
+    exchange.send(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n")
+    await eventually(lambda: exchange.transport.aborted)
+
+
+async def test_a_body_that_came_with_the_head_needs_no_lingering(exchange: Exchange) -> None:
+    request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
+    assert exchange.send(request) == REFUSED
     assert exchange.transport.closed
 
 
-def test_a_target_that_is_not_ascii_is_not_found_or_bad_but_answered(exchange: Exchange) -> None:
+async def test_a_refusal_can_be_sent_before_there_is_a_request(exchange: Exchange) -> None:
+    exchange.protocol.send(Response(HTTPStatus.SERVICE_UNAVAILABLE, body=b"full\n"))
+    assert exchange.transport.sent() == (
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n"
+        b"content-length: 5\r\nconnection: close\r\n\r\nfull\n"
+    )
+    assert exchange.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n") == b""
+    assert exchange.transport.half_closed
+    exchange.protocol.connection_lost(None)
+    assert exchange.closings == 1
+
+
+async def test_a_target_that_is_not_ascii_is_not_found_or_bad_but_answered(
+    exchange: Exchange,
+) -> None:
     answer = exchange.send(b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n")
     assert answer[:12] in (b"HTTP/1.1 404", b"HTTP/1.1 400")
-    assert exchange.transport.closed
+    assert exchange.transport.closed or exchange.transport.half_closed
 
 
 @pytest.mark.parametrize(
@@ -135,10 +226,10 @@ def test_a_target_that_is_not_ascii_is_not_found_or_bad_but_answered(exchange: E
         (b"GET / HTTP/1.1\r\nhost: x\r\nlong: " + b"x" * 70_000, b"431"),
     ],
 )
-def test_what_is_no_good_request_is_refused(
+async def test_what_is_no_good_request_is_refused(
     exchange: Exchange, request_bytes: bytes, status: bytes
 ) -> None:
     answer = exchange.send(request_bytes)
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert b"\r\nconnection: close\r\n" in answer
-    assert exchange.transport.closed
+    assert exchange.transport.half_closed

@@ -69,6 +69,30 @@ def test_an_envelope_around_a_payload_is_the_whole_frame(topic: str) -> None:
 
 NOT_JSON = (1007, "the message is not JSON")
 BINARY = (1003, "binary frames are not supported")
+BEYOND_64_BITS = [2**53 + 1, 2**64 - 1, 2**64, 2**64 + 1, -(2**63) - 1, 10**100]
+
+
+@pytest.mark.parametrize("ref", BEYOND_64_BITS)
+@pytest.mark.parametrize("join_ref", [None, "1", 2**64 + 1])
+def test_no_digit_of_a_ref_is_lost(ref: int, join_ref: Any) -> None:
+    v1 = V1.decode(json.dumps({"topic": "t", "event": "e", "payload": 1.5, "ref": ref}))
+    v2 = V2.decode(json.dumps([join_ref, ref, "t", "e", 1.5]))
+    assert (v1.ref, v2.ref, v2.join_ref) == (ref, ref, join_ref)
+    assert json.loads(V1.encode(v1))["ref"] == ref
+    assert json.loads(V2.encode(v2))[:2] == [join_ref, ref]
+
+
+@pytest.mark.parametrize("ref", ["9" * 5000, "1e999"])
+def test_a_ref_that_is_too_large_a_number_is_refused(ref: str) -> None:
+    for serializer, text in [
+        (V1, '{"topic":"t","event":"e","payload":{},"ref":%s}'),
+        (V2, '[null,%s,"t","e",{}]'),
+    ]:
+        with pytest.raises(FrameError) as caught:
+            serializer.decode(text % ref)
+        assert caught.value.code in (1007, 1008)
+
+
 NO_OBJECT = (1008, "a message is an object with topic, event, payload and ref")
 NO_ARRAY = (1008, "a message is an array [join_ref, ref, topic, event, payload]")
 NO_NAMES = (1008, "topic and event must be strings")

@@ -8,13 +8,17 @@ from typing import Any
 import attrs
 import pytest
 
+from realtime_server.grants import Grant
 from realtime_server.phoenix.messages import Message
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.phoenix.socket_state import (
     Action,
     Channel,
+    Check,
     Close,
     Join,
+    Refresh,
+    RefusePayload,
     Send,
     SocketState,
     Subscribe,
@@ -41,9 +45,9 @@ class Socket:
             frame = [join_ref, ref, topic, event, payload]
         return self.state.receive(json.dumps(frame))
 
-    def join(self, topic: str = TOPIC, ref: Any = "1") -> Channel:
+    def join(self, topic: str = TOPIC, ref: Any = "1", payload: Any = None) -> Channel:
         """Join and accept; return the membership."""
-        *_, action = self.receive(topic, "phx_join", ref=ref, join_ref=ref)
+        *_, action = self.receive(topic, "phx_join", payload, ref=ref, join_ref=ref)
         assert isinstance(action, Join)
         _, subscribe = self.state.accept(action.message)
         assert isinstance(subscribe, Subscribe)
@@ -54,14 +58,18 @@ class Socket:
         return ref if self.vsn == "2.0.0" else None
 
 
+def make_socket(vsn: str) -> Socket:
+    return Socket(vsn, SocketState(SERIALIZERS[vsn], max_payload_bytes=1000))
+
+
 @pytest.fixture(params=["1.0.0", "2.0.0"])
 def socket(request: pytest.FixtureRequest) -> Socket:
-    return Socket(request.param, SocketState(SERIALIZERS[request.param]))
+    return make_socket(request.param)
 
 
 @pytest.fixture
 def v2() -> Socket:
-    return Socket("2.0.0", SocketState(SERIALIZERS["2.0.0"]))
+    return make_socket("2.0.0")
 
 
 def reply(topic: str, status: str, response: Any, ref: Any = "2", join_ref: Any = None) -> Send:
@@ -70,8 +78,11 @@ def reply(topic: str, status: str, response: Any, ref: Any = "2", join_ref: Any 
 
 
 @pytest.mark.parametrize("ref", ["1", 1, 1.5, None])
-def test_a_heartbeat_is_answered_with_its_ref(socket: Socket, ref: Any) -> None:
-    assert socket.receive("phoenix", "heartbeat", ref=ref) == [reply("phoenix", "ok", {}, ref)]
+def test_at_a_heartbeat_the_channels_are_checked_and_it_is_answered_with_its_ref(
+    socket: Socket, ref: Any
+) -> None:
+    answer = reply("phoenix", "ok", {}, ref)
+    assert socket.receive("phoenix", "heartbeat", ref=ref) == [Check(), answer]
 
 
 @pytest.mark.parametrize("payload", [{}, [], {"user_token": "x"}])
@@ -90,8 +101,24 @@ def test_an_accepted_join_is_answered_before_changes_come(socket: Socket) -> Non
     assert isinstance(subscribe, Subscribe)
     channel = subscribe.channel
     assert socket.state.channels == {TOPIC: channel}
-    assert attrs.astuple(channel) == (TOPIC, "1", socket.join_ref("1"))
+    assert (channel.topic, channel.ref, channel.join_ref) == (TOPIC, "1", socket.join_ref("1"))
+    assert (channel.has_config, channel.grant) == (False, Grant())
     assert channel.name == "public:todos"
+
+
+@pytest.mark.parametrize(
+    ("payload", "has_config"),
+    [({}, False), ([], False), ({"user_token": "x"}, False), ({"config": {}}, True)],
+)
+def test_a_channel_knows_its_grant_and_the_generation_of_its_client(
+    socket: Socket, payload: Any, has_config: bool
+) -> None:
+    (action,) = socket.receive(TOPIC, "phx_join", payload)
+    assert isinstance(action, Join)
+    grant = Grant({"role": "editor"}, 100)
+    socket.state.accept(action.message, grant=grant)
+    channel = socket.state.channels[TOPIC]
+    assert (channel.has_config, channel.grant, channel.grant.role) == (has_config, grant, "editor")
 
 
 def test_accepting_can_carry_a_response(socket: Socket) -> None:
@@ -179,10 +206,74 @@ def test_a_heartbeat_on_another_topic_is_none(socket: Socket) -> None:
     ]
 
 
-def test_an_access_token_is_not_answered_and_keeps_the_membership(socket: Socket) -> None:
+@pytest.mark.parametrize(
+    ("payload", "token"),
+    [
+        ({"access_token": "x"}, "x"),
+        ({"access_token": None}, None),
+        ({"access_token": 5}, 5),
+        ({}, None),
+        ([], None),
+        ("x", None),
+    ],
+)
+def test_an_access_token_is_for_the_caller_to_decide(
+    socket: Socket, payload: Any, token: Any
+) -> None:
     channel = socket.join()
-    assert socket.receive(TOPIC, "access_token", {"access_token": "x"}, join_ref="1") == []
+    actions = socket.receive(TOPIC, "access_token", payload, join_ref="1")
+    assert actions == [Refresh(channel, token)]
     assert socket.state.channels == {TOPIC: channel}
+
+
+def test_the_end_of_a_membership_is_an_error_to_the_first_generation(socket: Socket) -> None:
+    channel, joined = socket.join(ref="1"), socket.join_ref("1")
+    assert socket.state.end(channel, "the token has expired") == [
+        Unsubscribe(channel),
+        Send(Message(TOPIC, "phx_error", {}, joined, joined)),
+    ]
+    assert socket.state.channels == {}
+
+
+def test_later_generations_are_told_why_a_membership_ends(socket: Socket) -> None:
+    channel, joined = socket.join(ref="1", payload={"config": {}}), socket.join_ref("1")
+    assert socket.state.end(channel, "the token has expired") == [
+        Unsubscribe(channel),
+        Send(
+            Message(
+                TOPIC,
+                "system",
+                {
+                    "channel": "public:todos",
+                    "extension": "system",
+                    "status": "error",
+                    "message": "the token has expired",
+                },
+            )
+        ),
+        Send(Message(TOPIC, "phx_close", {}, joined, joined)),
+    ]
+    assert socket.state.channels == {}
+
+
+def test_a_membership_ends_once(socket: Socket) -> None:
+    former = socket.join(ref="1")
+    channel = socket.join(ref="2")
+    assert socket.state.end(former, "late") == []
+    assert socket.state.channels == {TOPIC: channel}
+    socket.state.end(channel, "the first")
+    assert socket.state.end(channel, "the second") == []
+
+
+@pytest.mark.parametrize("event", ["phx_join", "access_token", "heartbeat"])
+@pytest.mark.parametrize("letter", ["x", "漢", '"'])
+def test_a_payload_may_be_so_large_and_no_larger(socket: Socket, event: str, letter: str) -> None:
+    size = len(json.dumps(letter, ensure_ascii=False).encode()) - 2
+    most = letter * ((1000 - 2) // size)
+    assert not isinstance(socket.receive(TOPIC, event, most)[0], RefusePayload)
+    (refused,) = socket.receive(TOPIC, event, most + letter)
+    assert isinstance(refused, RefusePayload)
+    assert refused.message.event == event
 
 
 @pytest.mark.parametrize("event", ["anything", "heartbeat", "INSERT", "phx_reply", ""])

@@ -1,0 +1,82 @@
+"""GuardedConnection: websockets' connection, bounded in what it takes and what it answers.
+
+websockets stops reading while messages wait to be received, but control frames do not
+wait: it parses as many as come, and writes a pong for each ping whether the client reads
+them or not. What arrives in one piece may be tens of thousands of frames, and everybody
+else waits while they are parsed; so they are parsed in slices, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from websockets.asyncio.server import ServerConnection
+from websockets.protocol import Event, State
+
+from .rate import Rate
+
+__all__ = ["GuardedConnection"]
+
+_SLICE: Final = 4096
+"""Bytes parsed at once: at most some hundred frames."""
+_POLICY_VIOLATION: Final = 1008
+
+
+class GuardedConnection(ServerConnection):
+    """A connection that ends when its client sends or leaves unread too much.
+
+    Args:
+        arguments: of websockets' connection.
+        frames_per_second: data and control frames that the client may send.
+        max_unread_bytes: what may wait for the client.
+        on_flood: called when it sent too many frames.
+        on_unread: called when it left too much unread.
+        on_lost: called when the connection is gone.
+        options: of websockets' connection.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        frames_per_second: int,
+        max_unread_bytes: int,
+        on_flood: Callable[[], None],
+        on_unread: Callable[[], None],
+        on_lost: Callable[[], None],
+        **options: Any,
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self._rate = Rate(frames_per_second, self.loop.time())
+        self._frames_per_second = frames_per_second
+        self._max_unread = max_unread_bytes
+        self._on_flood = on_flood
+        self._on_unread = on_unread
+        self._on_lost = on_lost
+        self._frames = 0
+
+    def process_event(self, event: Event) -> None:
+        self._frames += 1
+        super().process_event(event)
+
+    def data_received(self, data: bytes) -> None:
+        for start in range(0, len(data), _SLICE):
+            self._frames = 0
+            super().data_received(data[start : start + _SLICE])
+            if self.protocol.state is State.OPEN:
+                self._check()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._on_lost()
+
+    def _check(self) -> None:
+        if not self._rate.take(self.loop.time(), self._frames):
+            self._on_flood()
+            reason = f"more than {self._frames_per_second} messages a second"
+            self.protocol.fail(_POLICY_VIOLATION, f"{reason} (MAX_MESSAGES_PER_SECOND)")
+            # Sends the close frame; what the client sends from now on is thrown away.
+            super().data_received(b"")
+        elif self.transport.get_write_buffer_size() > self._max_unread:
+            self._on_unread()
+            self.transport.abort()

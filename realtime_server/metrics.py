@@ -1,0 +1,144 @@
+"""Metrics: what the server counts, for Prometheus.
+
+The registry is the server's own: several servers in one process do not mix. What is counted
+for every client and change is counted in plain integers elsewhere, and read when somebody
+asks; no label ever holds what a client sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from realtime_core import SourceStats
+
+from .outbox import OutboxCounters
+
+__all__ = ["CONTENT_TYPE", "Metrics"]
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+
+_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
+_CLOSE_CODES: Final = frozenset(range(1000, 1016))
+
+
+class Metrics:
+    """Everything that one server counts.
+
+    Args:
+        stats: of the stream, as they are now.
+        subscriptions: how many there are in the hub.
+    """
+
+    def __init__(
+        self, *, stats: Callable[[], SourceStats], subscriptions: Callable[[], int]
+    ) -> None:
+        self.outbox = OutboxCounters()
+        self._registry = CollectorRegistry()
+        registry = self._registry
+        self.connections = Gauge(
+            "realtime_active_websocket_connection_total",
+            "The total number of active websocket connections.",
+            registry=registry,
+        )
+        self.channels = Gauge(
+            "realtime_active_websocket_topic_total",
+            "The total number of active topic subscriptions.",
+            registry=registry,
+        )
+        self.handshakes = Counter(
+            "realtime_handshakes",
+            "WebSocket handshakes, by what came of them.",
+            ["result"],
+            registry=registry,
+        )
+        self.joins = Counter(
+            "realtime_joins", "Joins, by what came of them.", ["result"], registry=registry
+        )
+        self.channels_ended = Counter(
+            "realtime_channels_ended",
+            "Channels that the server ended, by what was wrong.",
+            ["reason"],
+            registry=registry,
+        )
+        self.commit_to_socket = Histogram(
+            "realtime_commit_to_socket_seconds",
+            "Between a commit and when its changes are written to the sockets, for each batch "
+            "its oldest commit.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._limits = Counter(
+            "realtime_limits",
+            "What was refused or ended because it met a limit.",
+            ["limit"],
+            registry=registry,
+        )
+        self._closes = Counter(
+            "realtime_connections_closed",
+            "WebSocket connections that ended, by close code.",
+            ["code"],
+            registry=registry,
+        )
+        registry.register(_Collector(self.outbox, stats, subscriptions))
+
+    def limit(self, name: str) -> None:
+        """Count what met a limit."""
+        self._limits.labels(name).inc()
+
+    def closed(self, code: int | None) -> None:
+        """Count a connection's end. Codes that a client may choose are one label."""
+        label = "other" if code is None or code not in _CLOSE_CODES else str(code)
+        self._closes.labels(label).inc()
+
+    def render(self) -> bytes:
+        """Return everything in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Collector(Collector):
+    """Reads what is counted elsewhere."""
+
+    def __init__(
+        self,
+        outbox: OutboxCounters,
+        stats: Callable[[], SourceStats],
+        subscriptions: Callable[[], int],
+    ) -> None:
+        self._outbox = outbox
+        self._stats = stats
+        self._subscriptions = subscriptions
+
+    def collect(self) -> Iterable[Metric]:
+        stats, outbox = self._stats(), self._outbox
+        gauges = {
+            "subscriptions": ("Subscriptions to changes.", self._subscriptions()),
+            "stream_connected": ("1 while changes are read from the database.", stats.connected),
+            "lag_bytes": (
+                "WAL between what the database has written and what is acknowledged.",
+                stats.lag_bytes,
+            ),
+            "lag_seconds": (
+                "Age of the last change handed over while there are later ones, else 0.",
+                stats.lag_seconds,
+            ),
+        }
+        counters = {
+            "rows": ("Changes read from the database.", stats.changes),
+            "transactions": ("Transactions read from the database.", stats.transactions),
+            "received_bytes": ("Bytes of the stream from the database.", stats.bytes_received),
+            "reconnects": ("How often the stream was started again.", stats.reconnects),
+            "gaps": ("How often changes may have been lost.", stats.gaps),
+            "sent_frames": ("Frames written to clients.", outbox.frames),
+            "sent_bytes": ("Bytes of these frames.", outbox.bytes),
+            "slow_clients": ("Clients cut off because they fell behind.", outbox.slow_clients),
+        }
+        for name, (meaning, value) in gauges.items():
+            yield GaugeMetricFamily(f"realtime_{name}", meaning, value)
+        for name, (meaning, value) in counters.items():
+            yield CounterMetricFamily(f"realtime_{name}", meaning, value)
