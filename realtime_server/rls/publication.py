@@ -1,0 +1,118 @@
+"""The publication in RLS mode: wal2json knows none, so what it says is applied here."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import attrs
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+
+from realtime_core.errors import PublicationNotFoundError, SourceError
+
+__all__ = ["OWN_SCHEMA", "Publication", "read_publication"]
+
+OWN_SCHEMA: Final = "realtime"
+"""The server's own: its changes are nobody's business."""
+
+
+@attrs.frozen
+class Publication:
+    """What a publication publishes."""
+
+    name: str
+    actions: tuple[str, ...]
+    """Of ``insert``, ``update`` and ``delete``."""
+    tables: frozenset[tuple[str, str]] | None
+    """Schemas and names, of partitions too; None for all tables."""
+
+    def options(self) -> dict[str, str]:
+        """Return the options that make wal2json write what is published, or a little more."""
+        options = {"actions": ",".join(self.actions)}
+        if self.tables is None:
+            options["filter-tables"] = f"{_escaped(OWN_SCHEMA)}.*"
+        else:
+            options["add-tables"] = ",".join(
+                f"{_escaped(schema)}.{_escaped(table)}" for schema, table in sorted(self.tables)
+            )
+        return options
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing can come. Without tables, add-tables would let all of them through."""
+        return not self.actions or self.tables == frozenset()
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"\\{letter}" for letter in name)
+
+
+_PUBLICATION: Final = """
+    SELECT p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete
+    FROM pg_catalog.pg_publication p WHERE p.pubname = %s
+"""
+
+_TABLES: Final = """
+    SELECT DISTINCT n.nspname, c.relname, m.is_filtered
+    FROM pg_catalog.pg_publication p
+    CROSS JOIN LATERAL ({members}) m
+    CROSS JOIN LATERAL (
+        SELECT m.relid
+        UNION SELECT t.relid FROM pg_catalog.pg_partition_tree(m.relid) t
+    ) each
+    JOIN pg_catalog.pg_class c ON c.oid = each.relid AND c.relkind = 'r'
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE p.pubname = %s
+"""
+
+_MEMBERS: Final = """
+    SELECT r.prrelid AS relid, r.prqual IS NOT NULL AS is_filtered
+    FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid
+    UNION ALL
+    SELECT k.oid, false
+    FROM pg_catalog.pg_publication_namespace s
+    JOIN pg_catalog.pg_class k ON k.relnamespace = s.pnnspid AND k.relkind IN ('r', 'p')
+    WHERE s.pnpubid = p.oid
+"""
+
+_MEMBERS_14: Final = """
+    SELECT r.prrelid AS relid, false AS is_filtered
+    FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid
+"""
+
+
+async def read_publication(connection: AsyncConnection[Any], name: str) -> Publication:
+    """Return what a publication publishes now.
+
+    Raises:
+        PublicationNotFoundError: if there is none of that name.
+        SourceError: if it has row filters, which wal2json would not apply.
+    """
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(_PUBLICATION, [name])
+        row = await cursor.fetchone()
+        if row is None:
+            raise PublicationNotFoundError((name,), connection.info.dbname)
+        has_all, *flags = row
+        actions = tuple(
+            action
+            for action, is_published in zip(("insert", "update", "delete"), flags, strict=True)
+            if is_published
+        )
+        if has_all:
+            return Publication(name, actions, None)
+        is_old = connection.info.server_version < 150000
+        query = _TABLES.replace("{members}", _MEMBERS_14 if is_old else _MEMBERS)
+        await cursor.execute(query.encode(), [name])
+        members = await cursor.fetchall()
+    filtered = sorted(
+        {f"{schema}.{table}" for schema, table, is_filtered in members if is_filtered}
+    )
+    if filtered:
+        raise SourceError(
+            f"publication {name!r} has row filters (on {', '.join(filtered)}), which are not "
+            "applied in RLS mode; take them away with ALTER PUBLICATION … DROP TABLE and ADD TABLE "
+            "without WHERE, and write policies instead"
+        )
+    tables = {(schema, table) for schema, table, _ in members if schema != OWN_SCHEMA}
+    return Publication(name, actions, frozenset(tables))
