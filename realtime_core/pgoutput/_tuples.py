@@ -1,34 +1,31 @@
 """TupleData: the fields of a row, read as fast as Python can.
 
-Most of a stream is rows, and most of a row's time goes into its fields. :func:`read_tuple`
-is the plain loop. :func:`tuple_reader` makes a function for rows of one width, with the loop
+Most of a stream is rows, and most of a row's time goes into its fields. :func:`read_fields`
+is the plain loop. :func:`fields_reader` makes a function for so many fields, with the loop
 unrolled: no list, no counter, no bound method calls, half the time. It takes the common
-cases, text and NULL, and leaves every other field, and everything that looks wrong, to the
-plain loop, which is therefore also the tests' reference. :func:`insert_reader` does the same
-for the whole of an Insert, of which most streams have most: a quarter less again.
+cases, text, NULL and unchanged TOAST, and leaves binary fields, and everything that looks
+wrong, to the plain loop, which is therefore also the tests' reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from struct import Struct, error
-from typing import Any, Final, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 from ..errors import DecodeError, TruncatedMessageError
 from ..records import UNCHANGED, Field
-from .messages import Fields, InsertMessage, Message
+from .messages import Fields
 
-__all__ = ["InsertReader", "TupleReader", "insert_reader", "read_tuple", "tuple_reader"]
+__all__ = ["FieldsReader", "fields_reader", "read_fields", "read_tuple"]
 
-TupleReader: TypeAlias = Callable[[bytes, int], tuple[Fields, int]]
-"""Takes a message and the offset of its tuple; returns the fields and the offset behind it.
+FieldsReader: TypeAlias = Callable[[bytes, int], tuple[Fields, int]]
+"""Takes a message and the offset of a tuple's first field, behind the number of fields;
+returns the fields and the offset behind them.
 
 May raise struct.error, IndexError or UnicodeDecodeError besides DecodeError.
 """
-
-InsertReader: TypeAlias = Callable[[bytes], Message]
-"""Takes a whole Insert message that carries no xid. May raise the same."""
 
 _NULL: Final = ord("n")
 _UNCHANGED: Final = ord("u")
@@ -43,14 +40,18 @@ _WIDEST: Final = 200
 
 
 def read_tuple(data: bytes, offset: int) -> tuple[Fields, int]:
-    """Read a TupleData of any width."""
-    (count,) = _count_at(data, offset)
-    if count < 0:
-        raise DecodeError(f"negative number of columns {count}")
-    offset += 2
+    """Read a TupleData of any width; it may raise the same."""
+    (columns,) = _count_at(data, offset)
+    if columns < 0:
+        raise DecodeError(f"negative number of columns {columns}")
+    return read_fields(data, offset + 2, columns)
+
+
+def read_fields(data: bytes, offset: int, columns: int) -> tuple[Fields, int]:
+    """Read so many fields, one by one."""
     size = len(data)
     fields: list[Field] = []
-    for _ in range(count):
+    for _ in range(columns):
         kind = data[offset]
         offset += 1
         if kind in (_TEXT, _BINARY):
@@ -74,88 +75,48 @@ def read_tuple(data: bytes, offset: int) -> tuple[Fields, int]:
     return tuple(fields), offset
 
 
-# Lengths are read unsigned: a negative one becomes so large that the next field, or the
-# check at the end, finds the message too short. Then, and when a cut text is not UTF-8, the
-# plain loop says what is wrong. A try costs nothing unless it is needed.
-_FIELD = """\
-        if data[at] == 116:
-            end = at + 5 + length_behind(data, at)[0]
-            {name} = data[at + 5 : end].decode()
-            at = end
-        elif data[at] == 110:
-            {name} = None
-            at += 1
-        else:
-            return {otherwise}
-"""
-_TUPLE = """\
+# One expression, its walrus in place of a counter. Lengths are read unsigned: a negative one
+# becomes so large that the next field, or the check at the end, finds the message too short.
+# Then, and when a cut text is not UTF-8, the plain loop says what is wrong. A try costs
+# nothing unless it is needed.
+_FIELD = (
+    "data[at + 5 : (at := at + 5 + length_behind(data, at)[0])].decode() "
+    "if (kind := data[at]) == 116 else "
+    "(at := at + 1) and None if kind == 110 else "
+    "(at := at + 1) and UNCHANGED if kind == 117 else "
+    "other(), "
+)
+_FIELDS = """\
 def read(data, start):
-    if data[start : start + 2] != {width!r}:
-        return read_tuple(data, start)
-    at = start + 2
+    at = start
     try:
-{fields}
+        fields = ({fields})
     except (IndexError, UnicodeDecodeError, error):
-        return read_tuple(data, start)
+        return read_fields(data, start, {columns})
     if at > len(data):
-        return read_tuple(data, start)
-    return ({names}), at
-"""
-_INSERT = """\
-def read(data):
-    if data[5:8] != {head!r}:
-        return otherwise(data)
-    at = 8
-    try:
-{fields}
-    except (IndexError, UnicodeDecodeError, error):
-        return otherwise(data)
-    if at != len(data):
-        return otherwise(data)
-    return InsertMessage({oid}, ({names}), None)
+        return read_fields(data, start, {columns})
+    return fields, at
 """
 
 
 @cache
-def tuple_reader(columns: int) -> TupleReader:
-    """Return the fastest reader for rows of ``columns`` columns. It reads others too."""
+def fields_reader(columns: int) -> FieldsReader:
+    """Return the fastest reader for ``columns`` fields."""
     if not 0 < columns <= _WIDEST:
-        return read_tuple
-    names, fields = _unrolled(columns, "read_tuple(data, start)")
-    width = columns.to_bytes(2, "big")
-    source = _TUPLE.format(width=width, fields=fields, names=names)
-    reader: TupleReader = _compiled(source, {"read_tuple": read_tuple})
+        return partial(read_fields, columns=columns)
+    source = _FIELDS.format(fields=_FIELD * columns, columns=columns)
+    names = {
+        "UNCHANGED": UNCHANGED,
+        "error": error,
+        # The pad byte is the field's kind.
+        "length_behind": Struct("!xI").unpack_from,
+        "other": _other,
+        "read_fields": read_fields,
+    }
+    exec(compile(source, "<reader of fields>", "exec"), names)
+    reader: FieldsReader = names["read"]  # type: ignore[assignment]
     return reader
 
 
-def insert_reader(oid: int, columns: int, otherwise: InsertReader) -> InsertReader:
-    """Return the fastest reader for whole Insert messages of one relation.
-
-    Args:
-        oid: of the relation.
-        columns: how many it has.
-        otherwise: reads what is not of that width, or not common, or wrong.
-    """
-    if not 0 < columns <= _WIDEST:
-        return otherwise
-    names, fields = _unrolled(columns, "otherwise(data)")
-    head = b"N" + columns.to_bytes(2, "big")
-    source = _INSERT.format(head=head, fields=fields, oid=oid, names=names)
-    reader: InsertReader = _compiled(
-        source, {"otherwise": otherwise, "InsertMessage": InsertMessage}
-    )
-    return reader
-
-
-def _unrolled(columns: int, otherwise: str) -> tuple[str, str]:
-    """Return the fields' names, as of a tuple, and the code that reads them."""
-    names = [f"f{place}" for place in range(columns)]
-    fields = "".join(_FIELD.format(name=name, otherwise=otherwise) for name in names)
-    return "".join(f"{name}, " for name in names), fields
-
-
-def _compiled(source: str, names: dict[str, object]) -> Any:
-    # The pad byte is the field's kind.
-    namespace = {"error": error, "length_behind": Struct("!xI").unpack_from, **names}
-    exec(compile(source, "<reader of rows>", "exec"), namespace)
-    return namespace["read"]
+def _other() -> NoReturn:
+    raise IndexError("not a kind of field that is read here")

@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 from ..errors import DecodeError, TruncatedMessageError, UnknownMessageError
 from ..lsn import LSN
 from ._reader import Reader, new_lsn
-from ._tuples import InsertReader, TupleReader, insert_reader, read_tuple, tuple_reader
+from ._tuples import FieldsReader, fields_reader, read_tuple
 from .messages import (
     BeginMessage,
     BeginPrepareMessage,
@@ -53,11 +53,20 @@ _BEGIN: Final = Struct("!xQqI")
 _COMMIT: Final = Struct("!xBQQq")
 
 _INSERT: Final = ord("I")
+_UPDATE: Final = ord("U")
+_DELETE: Final = ord("D")
 _NEW: Final = ord("N")
 _KEY: Final = ord("K")
 _OLD: Final = ord("O")
 
+_HEAD: Final = 8
+"""Bytes before the fields of a row that has one tuple and no xid."""
+
 _IDENTITIES: Final = frozenset("dnfi")
+
+_Row: TypeAlias = tuple[FieldsReader, int, int, bool]
+"""How to read a row's fields, its message's tag, its relation, and whether it is a key."""
+_NO_ROWS: Final[dict[bytes, _Row]] = {}
 
 _Read: TypeAlias = Callable[[bytes, int, int | None], Message]
 """Takes a message, the offset of its first field behind the xid, and the xid."""
@@ -79,18 +88,22 @@ class Decoder:
     __slots__ = (
         "_abort_info",
         "_in_stream",
-        "_insert_readers",
         "_plain",
-        "_tuple_readers",
+        "_row_for",
+        "_rows",
+        "_widths",
         "_with_xid",
     )
 
     def __init__(self, *, abort_info: bool = False) -> None:
         self._abort_info = abort_info
         self._in_stream = False
-        self._tuple_readers: dict[int, TupleReader] = {}
-        # By the message's first bytes: its tag and the relation's OID.
-        self._insert_readers: dict[bytes, InsertReader] = {}
+        # Rows with one tuple, by the message's first bytes: its tag, the relation's OID, the
+        # tuple's kind and width. One lookup tells all that there is to know before the fields.
+        self._rows: dict[bytes, _Row] = {}
+        self._widths: dict[int, bytes] = {}
+        # Finds none inside a stream, where an xid stands in the OID's place.
+        self._row_for = self._rows.get
         # What carries an xid inside a stream.
         self._with_xid: dict[int, _Read] = {
             ord("I"): self._insert,
@@ -129,18 +142,25 @@ class Decoder:
             raise TruncatedMessageError("the message is empty")
         tag = data[0]
         try:
-            if tag == _INSERT and not self._in_stream:
-                read_insert = self._insert_readers.get(data[:5])
-                if read_insert is not None:
-                    return read_insert(data)
+            row = self._row_for(data[:_HEAD])
+            if row is not None:
+                read_fields, kind, oid, is_key = row
+                fields, end = read_fields(data, _HEAD)
+                if end != len(data):
+                    raise _left_over(data, end)
+                if kind == _INSERT:
+                    return InsertMessage(oid, fields, None)
+                if kind == _UPDATE:
+                    return UpdateMessage(oid, None, False, fields, None)
+                return DeleteMessage(oid, fields, is_key, None)
+            read_fixed = _FIXED.get(tag)
+            if read_fixed is not None:
+                return read_fixed(data)
             read = self._with_xid.get(tag)
             if read is not None:
                 if self._in_stream:
                     return read(data, 5, _u32_at(data, 1)[0])
                 return read(data, 1, None)
-            read_fixed = _FIXED.get(tag)
-            if read_fixed is not None:
-                return read_fixed(data)
             read_plain = self._plain.get(tag)
             if read_plain is None:
                 raise UnknownMessageError(tag)
@@ -160,8 +180,10 @@ class Decoder:
         # Only now: a message that is refused must not move the decoder.
         if type(message) is StreamStartMessage:
             self._in_stream = True
+            self._row_for = _NO_ROWS.get
         elif type(message) is StreamStopMessage:
             self._in_stream = False
+            self._row_for = self._rows.get
         return message
 
     # Rows
@@ -170,22 +192,21 @@ class Decoder:
         (oid,) = _u32_at(data, offset)
         if data[offset + 4] != _NEW:
             raise DecodeError(f"Insert has tuple {chr(data[offset + 4])!r}, expected 'N'")
-        new, offset = self._tuple_readers.get(oid, read_tuple)(data, offset + 5)
+        new, offset = self._read_tuple(data, offset + 5, oid)
         if offset != len(data):
             raise _left_over(data, offset)
         return InsertMessage(oid, new, xid)
 
     def _update(self, data: bytes, offset: int, xid: int | None) -> Message:
         (oid,) = _u32_at(data, offset)
-        read = self._tuple_readers.get(oid, read_tuple)
         offset += 4
         kind = data[offset]
         old: Fields | None = None
         if kind in (_KEY, _OLD):
-            old, offset = read(data, offset + 1)
+            old, offset = self._read_tuple(data, offset + 1, oid)
         if data[offset] != _NEW:
             raise DecodeError(f"Update has tuple {chr(data[offset])!r}, expected 'K', 'O' or 'N'")
-        new, offset = read(data, offset + 1)
+        new, offset = self._read_tuple(data, offset + 1, oid)
         if offset != len(data):
             raise _left_over(data, offset)
         return UpdateMessage(oid, old, kind == _KEY, new, xid)
@@ -195,7 +216,7 @@ class Decoder:
         kind = data[offset + 4]
         if kind not in (_KEY, _OLD):
             raise DecodeError(f"Delete has tuple {chr(kind)!r}, expected 'K' or 'O'")
-        old, offset = self._tuple_readers.get(oid, read_tuple)(data, offset + 5)
+        old, offset = self._read_tuple(data, offset + 5, oid)
         if offset != len(data):
             raise _left_over(data, offset)
         return DeleteMessage(oid, old, kind == _KEY, xid)
@@ -213,13 +234,27 @@ class Decoder:
             for _ in range(reader.count16())
         )
         reader.end()
-        # A reader takes rows of any width, its own fastest: streams with different
-        # versions of a table may be interleaved.
-        self._tuple_readers[oid] = tuple_reader(len(columns))
-        self._insert_readers[b"I" + oid.to_bytes(4, "big")] = insert_reader(
-            oid, len(columns), lambda insert: self._insert(insert, 1, None)
-        )
+        self._expect_rows(oid, len(columns))
         return RelationMessage(oid, namespace, name, identity, columns, xid)
+
+    def _expect_rows(self, oid: int, columns: int) -> None:
+        """Prepare for a relation's rows. Those of another width are read too, more slowly:
+        streams with different versions of a table may be interleaved."""
+        width, place = columns.to_bytes(2, "big"), oid.to_bytes(4, "big")
+        former = self._widths.get(oid)
+        self._widths[oid] = width
+        read = fields_reader(columns)
+        for tag, kind in ((_INSERT, _NEW), (_UPDATE, _NEW), (_DELETE, _KEY), (_DELETE, _OLD)):
+            head = b"%c%b%c" % (tag, place, kind)
+            if former is not None:
+                del self._rows[head + former]
+            self._rows[head + width] = read, tag, oid, kind == _KEY
+
+    def _read_tuple(self, data: bytes, offset: int, oid: int) -> tuple[Fields, int]:
+        width = data[offset : offset + 2]
+        if width == self._widths.get(oid):
+            return fields_reader(int.from_bytes(width, "big"))(data, offset + 2)
+        return read_tuple(data, offset)
 
     def _stream_start(self, reader: Reader) -> Message:
         if self._in_stream:
