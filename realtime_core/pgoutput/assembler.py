@@ -30,9 +30,9 @@ from ..changes import (
 from ..errors import ConfigError, DecodeError, SpillError
 from ..lsn import LSN
 from ..positions import StreamIdentity
-from ._held import HeldTransaction, HoldableMessage
 from ._relations import RelationCache
 from ._rows import new_record, old_record
+from ._undecided import UndecidedTransactions
 from .messages import (
     BeginMessage,
     BeginPrepareMessage,
@@ -57,7 +57,9 @@ from .messages import (
 )
 from .spill import FileSpillStore, SpillStore
 
-__all__ = ["Assembler", "assemble"]
+__all__ = ["MAX_MEMORY", "Assembler", "assemble"]
+
+MAX_MEMORY: Final = 64 * 1024 * 1024
 
 _EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -85,27 +87,21 @@ class Assembler:
         self,
         stream: StreamIdentity | None = None,
         *,
-        max_memory: int = 64 * 1024 * 1024,
+        max_memory: int = MAX_MEMORY,
         spill_store: SpillStore | None = None,
     ) -> None:
         if max_memory < 0:
             raise ConfigError(f"max_memory is {max_memory}: give bytes, 0 to hold none in memory")
         self._stream = stream
-        self._max_memory = max_memory
-        self._store = spill_store or FileSpillStore()
         self._relations = RelationCache()
+        self._undecided = UndecidedTransactions(
+            self._relations, max_memory, spill_store or FileSpillStore()
+        )
         self._transaction: Transaction | None = None
         self._index = 0
         # Begin is handed over with the next message, which may be the transaction's origin.
         self._begun = False
         self._broken = False
-
-        # Streamed transactions by xid, prepared ones by gid, and the one that messages go to
-        # now: inside a stream block, or between Begin Prepare and Prepare.
-        self._streamed: dict[int, HeldTransaction] = {}
-        self._prepared: dict[str, HeldTransaction] = {}
-        self._holding: HeldTransaction | None = None
-        self._memory = 0
 
         # By the message's class: a match statement would try one class after the other.
         frames: dict[type[Message], _Handler] = {
@@ -132,15 +128,16 @@ class Assembler:
             OriginMessage: self._origin,
             **frames,
         }
+        undecided = self._undecided
         self._held: dict[type[Message], _Handler] = {
-            InsertMessage: self._hold,
-            UpdateMessage: self._hold,
-            DeleteMessage: self._hold,
-            RelationMessage: self._describe_held,
-            TypeMessage: self._name_type_held,
-            TruncateMessage: self._hold,
+            InsertMessage: undecided.hold,
+            UpdateMessage: undecided.hold,
+            DeleteMessage: undecided.hold,
+            RelationMessage: undecided.describe,
+            TypeMessage: undecided.name_type,
+            TruncateMessage: undecided.hold,
             LogicalMessageMessage: self._logical_message_held,
-            OriginMessage: self._origin_held,
+            OriginMessage: undecided.set_origin,
             **frames,
         }
         self._handlers = self._direct
@@ -171,19 +168,16 @@ class Assembler:
                 return self._feed_first(message)
             return self._handlers[type(message)](message)
         except Exception:
-            self._broken = True
-            self.close()
+            self._give_up()
             raise
+
+    def _give_up(self) -> None:
+        self._broken = True
+        self.close()
 
     def close(self) -> None:
         """Drop what is held, and its spill files."""
-        for held in (*self._streamed.values(), *self._prepared.values()):
-            held.close()
-        if self._holding is not None:
-            self._holding.close()
-        self._streamed.clear()
-        self._prepared.clear()
-        self._memory = 0
+        self._undecided.close()
 
     def _feed_first(self, message: Message) -> Assembled:
         """Take the message after Begin, and hand over both."""
@@ -209,7 +203,7 @@ class Assembler:
         return transaction, index
 
     def _outside(self, message: Message) -> None:
-        within = self._transaction or self._holding
+        within = self._transaction or self._undecided.current
         if within is not None:
             raise DecodeError(f"{type(message).__name__} within transaction {within.xid}")
 
@@ -283,160 +277,72 @@ class Assembler:
             )
         return ()
 
-    # Held transactions
-
-    def _now_holding(self) -> HeldTransaction:
-        assert self._holding is not None
-        return self._holding
-
-    def _start_holding(self, held: HeldTransaction) -> None:
-        self._holding = held
-        self._handlers = self._held
-
-    def _stop_holding(self, message: Message) -> HeldTransaction:
-        held = self._holding
-        if held is None:
-            raise DecodeError(f"{type(message).__name__} without its beginning")
-        self._holding = None
-        self._handlers = self._direct
-        return held
-
-    def _hold(self, message: HoldableMessage) -> Assembled:
-        self._memory += self._now_holding().hold(message)
-        while self._memory > self._max_memory:
-            everyone = {*self._streamed.values(), *self._prepared.values(), self._now_holding()}
-            largest = max(everyone, key=lambda held: held.memory)
-            self._memory -= largest.spill()
-        return ()
+    # Undecided transactions
 
     def _logical_message_held(self, message: LogicalMessageMessage) -> Assembled:
         # One that is not transactional waits for nobody.
-        return self._hold(message) if message.flags & 1 else self._logical_message(message)
-
-    def _describe_held(self, message: RelationMessage) -> Assembled:
-        self._now_holding().relations.add_relation(message)
-        return ()
-
-    def _name_type_held(self, message: TypeMessage) -> Assembled:
-        self._now_holding().relations.add_type(message)
-        return ()
-
-    def _origin_held(self, message: OriginMessage) -> Assembled:
-        self._now_holding().origin = message.name
-        return ()
+        held = message.flags & 1
+        return self._undecided.hold(message) if held else self._logical_message(message)
 
     def _stream_start(self, message: StreamStartMessage) -> Assembled:
         self._outside(message)
-        held = self._streamed.get(message.xid)
-        if message.first_segment:
-            if held is not None:
-                raise DecodeError(f"transaction {message.xid} is streamed from its start again")
-            held = HeldTransaction(message.xid, RelationCache(self._relations), self._store)
-            self._streamed[message.xid] = held
-        if held is None:
-            raise DecodeError(f"the start of streamed transaction {message.xid} is missing")
-        self._start_holding(held)
+        self._undecided.start_block(message)
+        self._handlers = self._held
         return ()
 
     def _stream_stop(self, message: StreamStopMessage) -> Assembled:
-        held = self._stop_holding(message)
-        if held.gid is not None:
-            raise DecodeError(f"Stream Stop within prepared transaction {held.gid!r}")
+        self._undecided.stop_block(message)
+        self._handlers = self._direct
         return ()
 
     def _stream_commit(self, message: StreamCommitMessage) -> Assembled:
         self._outside(message)
-        held = self._take_streamed(message.xid)
+        held = self._undecided.take_streamed(message.xid)
         self._relations.absorb(held.relations)
         transaction = self._new_transaction(
-            message.xid, message.commit_lsn, message.commit_time, origin=held.origin
+            message.xid, message.commit_lsn, message.commit_time, held.origin
         )
-        return self._hand_over(held, transaction, message.end_lsn)
+        return self._whole(held.replay(transaction, message.end_lsn))
 
     def _stream_abort(self, message: StreamAbortMessage) -> Assembled:
         self._outside(message)
-        if message.subxid == message.xid:
-            self._drop(self._take_streamed(message.xid))
-        elif message.xid in self._streamed:
-            self._streamed[message.xid].abort(message.subxid)
-        else:
-            raise DecodeError(f"abort in streamed transaction {message.xid}, which never began")
+        self._undecided.abort(message)
         return ()
 
     def _begin_prepare(self, message: BeginPrepareMessage) -> Assembled:
         self._outside(message)
-        # Not a stream: what is described here is said once for everybody.
-        self._start_holding(
-            HeldTransaction(message.xid, self._relations, self._store, gid=message.gid)
-        )
+        self._undecided.begin_prepare(message)
+        self._handlers = self._held
         return ()
 
     def _prepare(self, message: PrepareMessage) -> Assembled:
-        held = self._stop_holding(message)
-        if (held.xid, held.gid) != (message.xid, message.gid):
-            raise DecodeError(
-                f"Prepare of {message.gid!r}, transaction {message.xid}, within that of "
-                f"{held.gid!r}, transaction {held.xid}"
-            )
-        self._keep_prepared(message.gid, held)
+        self._undecided.prepare(message)
+        self._handlers = self._direct
         return ()
 
     def _stream_prepare(self, message: StreamPrepareMessage) -> Assembled:
         self._outside(message)
-        # What it has described is said again to the others, whether it will commit or not.
-        self._keep_prepared(message.gid, self._take_streamed(message.xid))
+        self._undecided.prepare_streamed(message)
         return ()
-
-    def _keep_prepared(self, gid: str, held: HeldTransaction) -> None:
-        former = self._prepared.pop(gid, None)
-        if former is not None:
-            self._drop(former)
-        self._prepared[gid] = held
 
     def _commit_prepared(self, message: CommitPreparedMessage) -> Assembled:
         self._outside(message)
-        held = self._take_prepared(message)
+        held = self._undecided.take_prepared(message)
+        origin = None if held is None else held.origin
         transaction = self._new_transaction(
-            message.xid, message.commit_lsn, message.commit_time, gid=message.gid
+            message.xid, message.commit_lsn, message.commit_time, origin, message.gid
         )
         if held is None:
             # Prepared before this stream began: its rows were sent then, to somebody else.
             return (Begin(transaction), Commit(transaction, message.end_lsn, 0))
-        transaction = attrs.evolve(transaction, origin=held.origin)
-        return self._hand_over(held, transaction, message.end_lsn)
+        return self._whole(held.replay(transaction, message.end_lsn))
 
     def _rollback_prepared(self, message: RollbackPreparedMessage) -> Assembled:
         self._outside(message)
-        held = self._take_prepared(message)
+        held = self._undecided.take_prepared(message)
         if held is not None:
-            self._drop(held)
+            held.close()
         return ()
-
-    def _take_prepared(
-        self, message: CommitPreparedMessage | RollbackPreparedMessage
-    ) -> HeldTransaction | None:
-        held = self._prepared.pop(message.gid, None)
-        if held is not None and held.xid != message.xid:
-            raise DecodeError(
-                f"{message.gid!r} ends as transaction {message.xid}, but was prepared as {held.xid}"
-            )
-        return held
-
-    def _take_streamed(self, xid: int) -> HeldTransaction:
-        held = self._streamed.pop(xid, None)
-        if held is None:
-            raise DecodeError(f"the end of streamed transaction {xid}, which never began")
-        return held
-
-    def _drop(self, held: HeldTransaction) -> None:
-        self._memory -= held.memory
-        held.close()
-
-    def _hand_over(
-        self, held: HeldTransaction, transaction: Transaction, end_lsn: LSN
-    ) -> Iterator[Change | Begin | Commit]:
-        self._memory -= held.memory
-        return self._whole(held.replay(transaction, end_lsn))
 
     def _whole(
         self, events: Iterator[Change | Begin | Commit]
@@ -452,7 +358,6 @@ class Assembler:
         xid: int,
         commit_lsn: LSN,
         commit_time: int,
-        *,
         origin: str | None = None,
         gid: str | None = None,
     ) -> Transaction:
@@ -475,6 +380,6 @@ def assemble(messages: Iterable[Message]) -> Iterator[Change | Begin | Commit]:
 
 def _time(microseconds: int) -> datetime:
     try:
-        return _EPOCH + timedelta(microseconds=microseconds)
+        return _EPOCH + timedelta(0, 0, microseconds)
     except OverflowError as exc:
         raise DecodeError(f"commit time {microseconds} µs since 2000 is out of range") from exc
