@@ -3,6 +3,7 @@ is a Python value or a ValueConversionError."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from functools import cache
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from realtime_core import ValueConversionError
 from realtime_core.oids import BUILTIN_TYPES
-from realtime_core.values import Converter, make_converter
+from realtime_core.values import Converter, make_converter, text_function
 from tests.property.examples import examples
 
 OIDS = {name: oid for oid, name in BUILTIN_TYPES.items()}
@@ -178,3 +179,63 @@ def test_a_binary_array_with_wrong_bytes_is_a_value_or_an_error(
             assert isinstance(convert("_text", wrong), list)
         except ValueConversionError:
             continue
+
+
+# Texts as PostgreSQL writes them in the ISO style, those that Python cannot hold among them.
+dates_out = st.builds(
+    lambda year, month, day, era: f"{year:04}-{month:02}-{day:02}{era}",
+    st.integers(1, 9999) | st.integers(1, 294_276),
+    st.integers(1, 12),
+    st.integers(1, 31),
+    st.sampled_from(["", "", "", " BC"]),
+) | st.sampled_from(["infinity", "-infinity"])
+times_out = st.builds(
+    lambda hour, minute, second, fraction: f"{hour:02}:{minute:02}:{second:02}{fraction}",
+    st.integers(0, 24),
+    st.integers(0, 59),
+    st.integers(0, 59),
+    st.just("") | st.integers(1, 10**6 - 1).map(lambda part: f".{part:06}".rstrip("0")),
+)
+zones_out = st.sampled_from(["+00", "+00", "-08", "+05:30", "-00:44:30", "+15:59:59"])
+
+
+def timestamp_out(day: str, time_of_day: str, zone: str) -> str:
+    if day.endswith("infinity"):
+        return day
+    return f"{day.removesuffix(' BC')} {time_of_day}{zone}{' BC' * day.endswith(' BC')}"
+
+
+texts_out = st.one_of(
+    st.tuples(st.sampled_from(["int2", "int4", "int8", "oid"]), st.integers().map(str)),
+    st.tuples(
+        st.sampled_from(["float4", "float8", "numeric"]),
+        st.floats().map(repr) | st.sampled_from(["NaN", "Infinity", "-Infinity", "-0"]),
+    ),
+    st.tuples(st.just("numeric"), st.decimals(allow_nan=False, allow_infinity=False).map(str)),
+    st.tuples(st.just("bool"), st.sampled_from("tf")),
+    st.tuples(st.just("date"), dates_out),
+    st.tuples(st.just("timestamp"), st.builds(timestamp_out, dates_out, times_out, st.just(""))),
+    st.tuples(st.just("timestamptz"), st.builds(timestamp_out, dates_out, times_out, zones_out)),
+    st.tuples(
+        st.sampled_from(["json", "jsonb"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        ).map(json.dumps),
+    ),
+    st.tuples(st.sampled_from(["text", "varchar", "bpchar", "name"]), st.text()),
+)
+
+
+@examples(500)
+@given(texts_out)
+def test_the_short_way_to_a_value_gives_what_psycopg_does(case: tuple[str, str]) -> None:
+    type_name, text = case
+    function = text_function(OIDS[type_name], type_name, "pg_catalog")
+    assert function is not None
+    try:
+        value = function(text)
+    except Exception:
+        return  # then psycopg is asked
+    expected = convert(type_name, text)
+    assert (type(value), repr(value)) == (type(expected), repr(expected))
