@@ -2,19 +2,23 @@
 
 A row arrives as text. Most consumers read a few columns of a few rows, so a
 record keeps the fields as they came, together with the shape that every row of
-its relation shares, and converts a field when it is asked for.
+its relation shares, and converts a field when it is asked for. Most rows of a
+stream are not even cut into fields before that.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from re import Match
 from typing import Any, Final, TypeAlias
 
 import attrs
 
+from ._cuts import from_latin1, make_cut, make_load
 from .errors import ValueConversionError
-from .values import Converter, make_converter
+from .values import Converter, make_converter, text_function
 
 __all__ = ["UNCHANGED", "Column", "Field", "Record", "Shape", "Unchanged"]
 
@@ -59,7 +63,7 @@ class Column:
 class Shape:
     """What all rows with the same columns share: names, their places, converters."""
 
-    __slots__ = ("columns", "converters", "index", "names")
+    __slots__ = ("columns", "converters", "cut", "index", "load", "names", "readers")
 
     def __init__(self, columns: tuple[Column, ...]) -> None:
         self.columns = columns
@@ -67,8 +71,25 @@ class Shape:
         self.index = {name: place for place, name in enumerate(self.names)}
         # Made at the first typed access: decoding alone needs no driver.
         self.converters: list[Converter | None] = [None] * len(columns)
+        # For matched rows. What is made when it is needed first replaces itself. Of each
+        # column its group, and what converts its text:
+        self.readers: dict[str, tuple[int, Callable[[str], Any]]] = {
+            name: (place + 1, partial(self._first_text, place))
+            for place, name in enumerate(self.names)
+        }
+        # Of all columns, from their groups:
+        self.cut: Callable[..., tuple[str | None, ...]] = self._first_cut
+        self.load: Callable[..., dict[str, Any]] = self._first_load
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Shape, (self.columns,)
 
     def convert(self, place: int, value: str | bytes) -> Any:
+        """Convert a field of any kind.
+
+        Raises:
+            ValueConversionError: if Python cannot hold it.
+        """
         converter = self.converters[place]
         if converter is None:
             column = self.columns[place]
@@ -77,6 +98,26 @@ class Shape:
             )
             self.converters[place] = converter
         return converter(value)
+
+    def text_function(self, place: int) -> Callable[[str], Any]:
+        """Return what converts a column's texts best."""
+        column = self.columns[place]
+        found = text_function(column.type_oid, column.type_name, column.type_schema)
+        return found or partial(self.convert, place)
+
+    def _first_text(self, place: int, text: str) -> Any:
+        convert = self.text_function(place)
+        self.readers[self.names[place]] = place + 1, convert
+        return convert(text)
+
+    def _first_cut(self, *groups: str | None) -> tuple[str | None, ...]:
+        self.cut = make_cut(len(self.columns))
+        return self.cut(*groups)
+
+    def _first_load(self, *groups: str | None) -> dict[str, Any]:
+        functions = [self.text_function(place) for place in range(len(self.columns))]
+        self.load = make_load(self.names, functions)
+        return self.load(*groups)
 
 
 class Record(Mapping[str, Any]):
@@ -93,25 +134,55 @@ class Record(Mapping[str, Any]):
             (``infinity``, years before 1 or after 9999, ``24:00:00``).
     """
 
-    __slots__ = ("fields", "shape")
+    __slots__ = ("_fields", "_row", "shape")
 
     def __init__(self, shape: Shape, fields: tuple[Field, ...]) -> None:
         self.shape = shape
-        self.fields = fields
+        # One of the two is there. In a matched row each group is a field behind one byte, all
+        # read as Latin-1; a group that took no part is NULL.
+        self._fields: tuple[Field, ...] | None = fields
+        self._row: Match[str] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Record, (self.shape, self.fields)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
         """The undecoded fields, in the order of ``shape.columns``."""
+        fields = self._fields
+        if fields is None:
+            row = self._row
+            assert row is not None
+            groups = row.groups()
+            if not row.string.isascii():
+                groups = from_latin1(groups)
+            fields = self._fields = self.shape.cut(*groups)
+        return fields
 
     def __getitem__(self, name: str) -> Any:
-        place = self.shape.index[name]
+        shape = self.shape
+        row = self._row
+        if row is not None:
+            group, convert = shape.readers[name]
+            text = row[group]
+            if text is None:
+                return None
+            if text.isascii():
+                try:
+                    return convert(text[1:])
+                except Exception:
+                    pass  # what that function refuses is for the one that says why
+        place = shape.index[name]
         value = self.fields[place]
         if value is None or value is UNCHANGED:
             return value
-        return self.shape.convert(place, value)
+        return shape.convert(place, value)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shape.names)
 
     def __len__(self) -> int:
-        return len(self.fields)
+        return len(self.shape.names)
 
     def __contains__(self, name: object) -> bool:
         return name in self.shape.index
@@ -139,18 +210,33 @@ class Record(Mapping[str, Any]):
             ValueConversionError: if the field was sent in binary, which has no text.
         """
         place = self.shape.index[name]
-        return self._text(place)
+        return self._text(place, self.fields[place])
 
     def as_text(self) -> dict[str, str | Unchanged | None]:
         """Return all fields as :meth:`text` does."""
-        return {name: self._text(place) for place, name in enumerate(self.shape.names)}
+        names = self.shape.names
+        if self._row is not None:
+            # Cut from text: none is binary.
+            return dict(zip(names, self.fields, strict=True))  # type: ignore[arg-type]
+        return {
+            name: self._text(place, field)
+            for place, (name, field) in enumerate(zip(names, self.fields, strict=True))
+        }
 
     def as_python(self) -> dict[str, Any]:
         """Return all fields as ``record[name]`` does."""
+        row = self._row
+        if row is not None:
+            groups = row.groups()
+            if not row.string.isascii():
+                groups = from_latin1(groups)
+            try:
+                return self.shape.load(*groups)
+            except Exception:
+                pass  # for one of them: below it is said what is wrong, if anything is
         return {name: self[name] for name in self.shape.names}
 
-    def _text(self, place: int) -> str | Unchanged | None:
-        value = self.fields[place]
+    def _text(self, place: int, value: Field) -> str | Unchanged | None:
         if isinstance(value, bytes):
             column = self.shape.columns[place]
             raise ValueConversionError(

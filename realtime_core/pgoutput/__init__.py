@@ -2,15 +2,17 @@
 
 No sockets, no event loop, no driver::
 
-    from realtime_core.pgoutput import Assembler, Decoder
+    from realtime_core.pgoutput import ChangeDecoder
 
-    decoder, assembler = Decoder(), Assembler()
-    for payload in payloads:
-        for change in assembler.feed(decoder.decode(payload)):
-            ...
+    for change in ChangeDecoder().decode(payloads):
+        ...
+
+Messages are there for whoever wants them: ``Decoder`` makes them of bytes, ``Assembler``
+makes changes of them, more slowly than ``ChangeDecoder``, which leaves them out.
 """
 
 from .assembler import Assembler, assemble
+from .change_decoder import ChangeDecoder
 from .decoder import Decoder
 from .messages import (
     BeginMessage,
@@ -41,6 +43,8 @@ __all__ = [
     # .assembler
     "Assembler",
     "assemble",
+    # .change_decoder
+    "ChangeDecoder",
     # .decoder
     "Decoder",
     # .messages

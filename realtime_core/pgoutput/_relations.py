@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 
 from ..changes import Relation, ReplicaIdentity
@@ -22,10 +22,21 @@ class RelationCache:
             its transaction only, until that commits: see :meth:`absorb`.
     """
 
-    __slots__ = ("_clock", "_described_by", "_outer", "_relations", "_said", "_types", "_versions")
+    __slots__ = (
+        "_clock",
+        "_described_by",
+        "_outer",
+        "_relations",
+        "_said",
+        "_types",
+        "_versions",
+        "on_described",
+    )
 
     def __init__(self, outer: RelationCache | None = None) -> None:
         self._outer = outer
+        self.on_described: Callable[[int], None] | None = None
+        """Called with the OID of each relation that is described anew."""
         self._relations: dict[int, Relation] = {}
         self._types: dict[int, tuple[str, str]] = {}
         # When each relation was described: transactions do not end in the order in which
@@ -100,6 +111,8 @@ class RelationCache:
     def _set(self, oid: int, said: int, relation: Relation) -> None:
         self._relations[oid] = relation
         self._said[oid] = said
+        if self.on_described is not None:
+            self.on_described(oid)
 
     def _column(self, column: RelationColumn, relation: str) -> Column:
         oid = column.type_oid

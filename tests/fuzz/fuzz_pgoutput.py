@@ -14,7 +14,7 @@ must encode to the same bytes again.
 One input in a hundred is a stream for decoder and assembler: of a capture or at random, with
 messages left out, doubled, swapped and mutated, and little memory to hold it. It must become
 changes, framed by the Begin and Commit of their transactions, or a DecodeError, after which
-the assembler takes nothing more.
+the assembler takes nothing more; and the same changes, to the same end, by the short cuts.
 
 `python -m tests.fuzz.fuzz_pgoutput 10000000 1` was run whole; docs/project/contributing.md has
 what it took.
@@ -28,12 +28,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from random import Random
+from typing import Any
+from unittest.mock import patch
 
-from realtime_core import Begin, Commit, DecodeError, LogicalMessage
-from realtime_core.pgoutput import Assembler, Decoder
+from realtime_core import Begin, Commit, DecodeError, Event, LogicalMessage
+from realtime_core.pgoutput import Assembler, ChangeDecoder, Decoder, _short_cuts
 from tests.core.captures import payloads
 from tests.pgoutput_encoder import encode
-from tests.pgoutput_streams import Server
+from tests.pgoutput_streams import Server, seen
 
 __all__ = ["BrokenPromiseError", "run"]
 
@@ -243,15 +245,24 @@ def _stream(random: Random, parallel: bool) -> list[bytes]:
 def _try_stream(random: Random) -> str:
     parallel = random.random() < 0.5
     stream = _stream(random, parallel)
-    assembler = Assembler(max_memory=random.choice((0, 1000, 2**20)))
+    max_memory = random.choice((0, 1000, 2**20))
+    assembler = Assembler(max_memory=max_memory)
+    decoder = ChangeDecoder(abort_info=parallel, max_memory=max_memory)
     try:
-        return _outcome(_feed(Decoder(abort_info=parallel), assembler, stream), assembler, stream)
+        outcome = _outcome(_feed(Decoder(abort_info=parallel), assembler, stream), stream)
+        at_once = _outcome(_decode(decoder, stream), stream)
     finally:
         assembler.close()
+        decoder.close()
+    if at_once != outcome:
+        raise BrokenPromiseError(stream, (at_once, outcome))
+    return outcome[-1]
 
 
-def _outcome(events: Iterator[object], assembler: Assembler, stream: list[bytes]) -> str:
+def _outcome(events: Iterator[Event], stream: list[bytes]) -> list[Any]:
+    """Return the events as plain values, and in the end what became of the stream."""
     transaction = None
+    found: list[Any] = []
     try:
         for event in events:
             within = getattr(event, "transaction", None)
@@ -266,16 +277,17 @@ def _outcome(events: Iterator[object], assembler: Assembler, stream: list[bytes]
                     raise BrokenPromiseError(stream, event)
                 case _ if within is None or within != transaction:
                     raise BrokenPromiseError(stream, event)
+            found.append(seen(event))
     except DecodeError as error:
-        return type(error).__name__
+        return [*found, type(error).__name__]
     except BrokenPromiseError:
         raise
     except Exception as error:
         raise BrokenPromiseError(stream) from error
-    return "changes"
+    return [*found, "changes"]
 
 
-def _feed(decoder: Decoder, assembler: Assembler, stream: list[bytes]) -> Iterator[object]:
+def _feed(decoder: Decoder, assembler: Assembler, stream: list[bytes]) -> Iterator[Event]:
     """Yield what comes out of a stream; a message that does not decode ends it."""
     for data in stream:
         message = decoder.decode(data)
@@ -284,6 +296,12 @@ def _feed(decoder: Decoder, assembler: Assembler, stream: list[bytes]) -> Iterat
         except DecodeError:
             _refuses(assembler, message, stream)
             raise
+
+
+def _decode(decoder: ChangeDecoder, stream: list[bytes]) -> Iterator[Event]:
+    """Yield the same, decoded at once, with short cuts as soon as may be."""
+    with patch.object(_short_cuts, "_LOOK", 1):
+        yield from decoder.decode(stream)
 
 
 def _refuses(assembler: Assembler, message: object, stream: list[bytes]) -> None:

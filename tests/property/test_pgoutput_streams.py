@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime_core import Event
-from realtime_core.pgoutput import Assembler, Decoder, Message
+from realtime_core.pgoutput import Assembler, ChangeDecoder, Decoder, Message, _short_cuts
 from tests.pgoutput_encoder import encode
 from tests.pgoutput_streams import Server, seen
 from tests.property.examples import examples
@@ -47,6 +48,19 @@ def test_a_stream_becomes_what_its_transactions_did(
 ) -> None:
     made = server(seed, steps, parallel=parallel)
     events = consume(made.messages, max_memory=max_memory, parallel=parallel)
+    assert [seen(event) for event in events] == made.expected
+
+
+@examples(80)
+@given(seeds, steps, st.booleans(), st.integers(1, 3))
+def test_short_cuts_change_nothing(seed: int, steps: int, parallel: bool, look: int) -> None:
+    made = server(seed, steps, parallel=parallel)
+    decoder = ChangeDecoder(abort_info=parallel)
+    with pytest.MonkeyPatch.context() as patch:
+        # They come so soon, and are made anew so often, that they meet everything.
+        patch.setattr(_short_cuts, "_LOOK", look)
+        patch.setattr(_short_cuts, "_WAIT", 2)
+        events = list(decoder.decode(encode(message) for message in made.messages))
     assert [seen(event) for event in events] == made.expected
 
 
