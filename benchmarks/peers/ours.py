@@ -16,7 +16,7 @@ from worker import read_capture, serve
 
 from realtime_core import Change, Delete, Insert, Record, Update
 from realtime_core.pgoutput import (
-    Assembler,
+    ChangeDecoder,
     Decoder,
     DeleteMessage,
     InsertMessage,
@@ -40,20 +40,16 @@ def messages(batch: list[bytes]) -> None:
 
 
 def changes(batch: list[bytes]) -> None:
-    decode, feed = Decoder().decode, Assembler().feed
-    for payload in batch:
-        for _ in feed(decode(payload)):
-            pass
+    for _ in ChangeDecoder().decode(batch):
+        pass
 
 
 def rows(batch: list[bytes], use: Callable[[Change], object]) -> None:
     """Call ``use`` with every change of a row."""
-    decode, feed = Decoder().decode, Assembler().feed
     kinds = {Insert, Update, Delete}
-    for payload in batch:
-        for change in feed(decode(payload)):
-            if type(change) in kinds:
-                use(change)
+    for change in ChangeDecoder().decode(batch):
+        if type(change) in kinds:
+            use(change)
 
 
 def new_or_old(change: Any) -> Record:
@@ -63,24 +59,29 @@ def new_or_old(change: Any) -> Record:
 
 def two_columns() -> None:
     """Read the first two columns of each row that came, as Python values."""
-    decode, feed = Decoder().decode, Assembler().feed
     # As a program does that knows its tables; a key has one column.
     names: dict[Shape, tuple[str, str]] = {}
-    for payload in payloads:
-        for change in feed(decode(payload)):
-            kind = type(change)
-            if kind is Insert or kind is Update:
-                record = change.record
-            elif kind is Delete:
-                record = change.old_record
-            else:
-                continue
-            pair = names.get(record.shape)
-            if pair is None:
-                pair = names[record.shape] = (record.shape.names[0], record.shape.names[:2][-1])
-            first, second = pair
-            record[first]
-            record[second]
+    for change in ChangeDecoder().decode(payloads):
+        kind = type(change)
+        if kind is Insert or kind is Update:
+            record = change.record
+        elif kind is Delete:
+            record = change.old_record
+        else:
+            continue
+        pair = names.get(record.shape)
+        if pair is None:
+            pair = names[record.shape] = (record.shape.names[0], record.shape.names[:2][-1])
+        first, second = pair
+        record[first]
+        record[second]
+
+
+def fields(change: Any) -> None:
+    """Take every field of every row that came, old ones included, as it stands in the record."""
+    _ = new_or_old(change).fields
+    if type(change) is Update and change.old_record is not None:
+        _ = change.old_record.fields
 
 
 def texts(change: Any) -> None:
@@ -151,6 +152,7 @@ cases: dict[str, Callable[[], object]] = {
     "check": lambda: count(payloads),
     "messages": lambda: messages(payloads),
     "changes": lambda: changes(payloads),
+    "fields": lambda: rows(payloads, fields),
     "texts": lambda: rows(payloads, texts),
     "two columns": two_columns,
     "values": lambda: rows(payloads, values),
