@@ -11,10 +11,12 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from realtime_core.errors import ConfigError, RealtimeError, ServerError
+from realtime_core import Severity, diagnose
+from realtime_core.errors import ConfigError, RealtimeError, ServerError, SourceError
 
 from . import logs
-from .config import IpVersion, ServerConfig, print_config, variables
+from .addresses import resolve_dsn
+from .config import IpVersion, ReplicationMode, ServerConfig, print_config, variables
 from .rls.command import run_migrate
 from .server import RealtimeServer
 
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_config:
         print(*print_config(config), sep="\n")
         return 0
+    if arguments.check:
+        return asyncio.run(_check(config))
     try:
         asyncio.run(_serve(config))
     except ConfigError as exc:
@@ -89,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print what is in effect as lines of an environment file, secrets masked, and end",
     )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="connect to the database, say what would stop the server, change nothing, and end",
+    )
     commands = parser.add_subparsers(dest="command", title="commands")
     migrate = commands.add_parser("migrate", help="set up the database for RLS mode")
     migrate.add_argument(
@@ -106,6 +115,22 @@ def _migrate(*, dev: bool, dry_run: bool) -> int:
         print(f"error: {exc}", file=sys.stderr)
         return 1
     return 0
+
+
+async def _check(config: ServerConfig) -> int:
+    """Print what would stop a server with these settings; return the exit code."""
+    try:
+        diagnosis = await diagnose(
+            await resolve_dsn(config),
+            publications=config.publications,
+            slot=config.slot_name,
+            plugin="pgoutput" if config.replication_mode is ReplicationMode.STREAM else "wal2json",
+        )
+    except SourceError as exc:
+        print(f"problem  {exc}")
+        return 1
+    print(*diagnosis.lines(), sep="\n")
+    return 1 if diagnosis.count(Severity.PROBLEM) else 0
 
 
 async def _serve(config: ServerConfig) -> None:

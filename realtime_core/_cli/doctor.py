@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import textwrap
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
-from ..sources._doctor import Diagnosis, Finding, Severity, diagnose
+from ..sources import Diagnosis, Severity, diagnose
 
 __all__ = ["doctor"]
-
-_WIDTH: Final = 96
-_MARGIN: Final = " " * 9
 
 
 def doctor(
@@ -32,8 +28,7 @@ def doctor(
     if as_json:
         print(json.dumps(_structure(diagnosis), indent=2, ensure_ascii=False))
     else:
-        for line in _lines(diagnosis):
-            print(line)
+        print(*diagnosis.lines(), sep="\n")
     sys.stdout.flush()
     return 1 if diagnosis.count(Severity.PROBLEM) else 0
 
@@ -55,33 +50,3 @@ def _structure(diagnosis: Diagnosis) -> dict[str, Any]:
             for finding in diagnosis.findings
         ],
     }
-
-
-def _lines(diagnosis: Diagnosis) -> Iterator[str]:
-    for finding in diagnosis.findings:
-        yield from _finding(finding)
-    yield ""
-    problems, warnings = (diagnosis.count(each) for each in (Severity.PROBLEM, Severity.WARNING))
-    if not problems:
-        yield f"Nothing stands in the way of a stream; {_counted(warnings, 'warning')}."
-    else:
-        yield f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}."
-
-
-def _finding(finding: Finding) -> Iterator[str]:
-    yield textwrap.fill(
-        finding.message,
-        _WIDTH,
-        initial_indent=f"{finding.severity.value:<8} ",
-        subsequent_indent=_MARGIN,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    # Not wrapped: they are there to be copied.
-    yield from (f"{_MARGIN}{statement}" for statement in finding.sql)
-    if finding.remedy is not None:
-        yield f"{_MARGIN}({finding.remedy})"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

@@ -1,5 +1,6 @@
 """Where changes come from."""
 
+from ._doctor import Diagnosis, Finding, Severity, diagnose
 from .base import Acknowledgeable, ChangeSource, SourceStats, TransactionEvent
 from .catalog import SlotStatus
 from .options import Dsn, StreamOptions
@@ -7,6 +8,11 @@ from .pgoutput import PgoutputSource
 from .slots import drop_slot, ensure_slot, slot_status
 
 __all__ = [
+    # ._doctor
+    "Diagnosis",
+    "Finding",
+    "Severity",
+    "diagnose",
     # .base
     "Acknowledgeable",
     "ChangeSource",

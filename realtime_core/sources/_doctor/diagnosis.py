@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import attrs
@@ -39,6 +39,17 @@ class Diagnosis:
         """Return how many findings there are of one severity."""
         return sum(finding.severity is severity for finding in self.findings)
 
+    def lines(self) -> Iterator[str]:
+        """Yield it as text: the findings, statements to be copied, and what it comes to."""
+        for finding in self.findings:
+            yield from finding.lines()
+        yield ""
+        problems, warnings = (self.count(each) for each in (Severity.PROBLEM, Severity.WARNING))
+        if not problems:
+            yield f"Nothing stands in the way of a stream; {_counted(warnings, 'warning')}."
+        else:
+            yield f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}."
+
 
 async def diagnose(
     dsn: str, *, publications: Sequence[str], slot: str | None, plugin: str
@@ -67,6 +78,10 @@ async def diagnose(
             return await _diagnose(connection, dsn, publications, slot, plugin)
     except psycopg.Error as exc:
         raise translate(exc, slot or "") from exc
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
 def _check_arguments(dsn: str, slot: str | None) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -16,6 +17,9 @@ from ...replication.commands import quote_identifier
 __all__ = ["RELOAD", "Finding", "Severity", "column_literal", "listed_names", "rows", "size"]
 
 RELOAD: Final = "SELECT pg_reload_conf();"
+
+_WIDTH: Final = 96
+_MARGIN: Final = " " * 9
 
 
 class Severity(enum.Enum):
@@ -53,6 +57,21 @@ class Finding:
     @classmethod
     def problem(cls, check: str, message: str, *sql: str, remedy: str | None = None) -> Finding:
         return cls(check, Severity.PROBLEM, message, remedy, sql)
+
+    def lines(self) -> Iterator[str]:
+        """Yield it as text."""
+        yield textwrap.fill(
+            self.message,
+            _WIDTH,
+            initial_indent=f"{self.severity.value:<8} ",
+            subsequent_indent=_MARGIN,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        # Not wrapped: they are there to be copied.
+        yield from (f"{_MARGIN}{statement}" for statement in self.sql)
+        if self.remedy is not None:
+            yield f"{_MARGIN}({self.remedy})"
 
 
 async def rows(
