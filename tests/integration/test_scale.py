@@ -84,7 +84,7 @@ async def test_a_client_that_does_not_read_does_not_hold_up_the_end(table: Datab
         table.execute(write)
         await eventually(lambda: len(reader.ids) >= 4000, within=60)
         server.process.terminate()
-        assert await asyncio.to_thread(server.process.wait, 30) == 0
+        assert await asyncio.to_thread(server.process.wait, 10) == 0
         stuck.close()
 
 
