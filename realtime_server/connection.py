@@ -17,16 +17,18 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
+from .attachment import Attachment, Wait
 from .auth import Authorizer, ConnectRequest, JoinRequest
 from .config import ServerConfig
 from .encoding import text_frame
-from .errors import LimitError, RefusedError, TokenError
+from .errors import AttachmentError, LimitError, RefusedError, TokenError
 from .grants import Grant
 from .hub import Hub, Subscription
 from .metrics import Metrics
 from .outbox import SocketOutbox
+from .phoenix.joins import JoinConfig, parse_join
 from .phoenix.messages import Message
-from .phoenix.payloads import has_config, wanted_bindings
+from .phoenix.payloads import has_config
 from .phoenix.serializers import Serializer
 from .phoenix.socket_state import (
     Action,
@@ -40,6 +42,7 @@ from .phoenix.socket_state import (
     SocketState,
     Subscribe,
     Unsubscribe,
+    Withdraw,
 )
 from .rate import Rate
 from .topics import Topic
@@ -64,6 +67,7 @@ class Connection:
         request: its handshake, already authorized.
         serializer: the format it asked for.
         hub: where its channels subscribe.
+        attachment: whether the hub is being given changes.
         authorizer: decides on its joins and tokens.
         config: its limits.
         metrics: of the server.
@@ -77,6 +81,7 @@ class Connection:
         request: ConnectRequest,
         serializer: Serializer,
         hub: Hub,
+        attachment: Attachment,
         authorizer: Authorizer,
         config: ServerConfig,
         metrics: Metrics,
@@ -86,6 +91,7 @@ class Connection:
         self._request = request
         self._serializer = serializer
         self._hub = hub
+        self._attachment = attachment
         self._authorizer = authorizer
         self._config = config
         self._metrics = metrics
@@ -94,6 +100,8 @@ class Connection:
         self._state = SocketState(serializer, max_payload_bytes=config.max_payload_bytes)
         self._joins = Rate(config.max_joins_per_second, self._loop.time())
         self._subscriptions: dict[Channel, Subscription] = {}
+        self._postponed: dict[str, Wait] = {}
+        self._announcements: dict[Channel, Wait] = {}
         self._next_check: asyncio.TimerHandle | None = None
         self._limits_met: set[str] = set()
         self._peer = peer_of(websocket)
@@ -122,6 +130,8 @@ class Connection:
         finally:
             if self._next_check is not None:
                 self._next_check.cancel()
+            for wait in self._postponed.values():
+                wait.cancel()
             for channel in list(self._subscriptions):
                 self._unsubscribe(channel)
             code = self._close_code()
@@ -157,6 +167,11 @@ class Connection:
                 case _:
                     self._perform_now(action)
 
+    def _perform_all(self, actions: list[Action]) -> None:
+        """Perform actions of which none takes time."""
+        for action in actions:
+            self._perform_now(action)
+
     def _perform_now(self, action: Action) -> None:
         match action:
             case Send(message):
@@ -169,30 +184,80 @@ class Connection:
                 self._check_grants()
             case RefusePayload(message):
                 self._refuse_payload(message)
+            case Withdraw(topic):
+                self._postponed.pop(topic).cancel()
 
     # Joins
 
     async def _join(self, message: Message) -> None:
+        config: JoinConfig | None = None
         try:
             self._check_bounds(message)
-            if wanted_bindings(message.payload):
-                raise RefusedError(
-                    "postgres_changes in a join's config is not supported yet; join the topic "
-                    "realtime:<schema>:<table> without config instead"
-                )
-            Topic.parse(message.topic)
+            config = parse_join(message.payload)
+            if config is None:
+                Topic.parse(message.topic)
             request = JoinRequest(self._request, message.topic, message.payload)
             grant = await self._authorizer.join(request)
         except RefusedError as exc:
-            self._metrics.joins.labels(exc.result).inc()
-            if self._is_news(exc):
-                logger.info("join of %.200r by %s refused: %s", message.topic, self._peer, exc)
-            await self._perform(self._state.refuse(message, _refusal(message, exc)))
+            self._refuse_join(message, exc)
+            return
+        if config is None or config.wait is None or not config.bindings or self._attachment:
+            self._accept_join(message, config, grant)
         else:
-            self._metrics.joins.labels("ok").inc()
-            logger.info("joined: %.200r by %s", message.topic, self._peer)
-            await self._perform(self._state.accept(message, grant=grant))
-            self._check_by(grant)
+            self._postpone_join(message, config, config.wait, grant)
+
+    def _accept_join(self, message: Message, config: JoinConfig | None, grant: Grant) -> None:
+        try:
+            if config is not None:
+                self._hub.check(config.bindings)
+        except RefusedError as exc:
+            self._refuse_join(message, exc)
+            return
+        self._metrics.joins.labels("ok").inc()
+        logger.info("joined: %.200r by %s", message.topic, self._peer)
+        self._perform_all(self._state.accept(message, config, grant=grant))
+        self._check_by(grant)
+        if config is not None and config.bindings:
+            self._announce(self._state.channels[message.topic])
+
+    def _refuse_join(self, message: Message, exc: RefusedError) -> None:
+        self._metrics.joins.labels(exc.result).inc()
+        if self._is_news(exc):
+            logger.info("join of %.200r by %s refused: %s", message.topic, self._peer, exc)
+        self._perform_all(self._state.refuse(message, _refusal(message, exc)))
+
+    def _postpone_join(
+        self, message: Message, config: JoinConfig, within: float, grant: Grant
+    ) -> None:
+        """Answer when the stream is attached, or say that it was not in time."""
+
+        def resume(attached: bool) -> None:
+            del self._postponed[message.topic]
+            self._state.resume(message)
+            try:
+                if not attached:
+                    raise AttachmentError(
+                        "PostgresChangesSubscribeTimeout: the database's changes are not being "
+                        f"read yet, after {within:g} s; join again"
+                    )
+                self._accept_join(message, config, self._authorizer.check(grant))
+            except RefusedError as exc:
+                self._refuse_join(message, exc)
+
+        self._state.postpone(message)
+        self._postponed[message.topic] = self._attachment.wait(resume, within=within)
+
+    def _announce(self, channel: Channel) -> None:
+        """Tell the channel that its bindings are in place, as soon as they are."""
+
+        def tell(attached: bool) -> None:
+            self._announcements.pop(channel, None)
+            self._perform_all(self._state.in_place(channel))
+
+        if self._attachment:
+            tell(True)
+        else:
+            self._announcements[channel] = self._attachment.wait(tell)
 
     def _check_bounds(self, message: Message) -> None:
         """Raise LimitError for a join that would let one client take the server's memory."""
@@ -205,7 +270,7 @@ class Connection:
             )
         if len(message.topic) > MAX_TOPIC_LENGTH:
             raise LimitError("topic", f"the topic is longer than {MAX_TOPIC_LENGTH} characters")
-        if len(self._state.channels) >= config.max_channels:
+        if len(self._state.channels) + len(self._state.postponed) >= config.max_channels:
             raise LimitError(
                 "channels",
                 f"ChannelRateLimitReached: this connection has joined {config.max_channels} "
@@ -230,16 +295,23 @@ class Connection:
         )
         if self._is_news(exc):
             logger.info("message by %s refused: %s", self._peer, exc)
-        for action in self._state.refuse(message, exc.reason):
-            self._perform_now(action)
+        self._perform_all(self._state.refuse(message, exc.reason))
 
     def _subscribe(self, channel: Channel) -> None:
-        subscription = Subscription(Topic.parse(channel.topic), self._serializer, self._outbox)
+        config = channel.config
+        subscription = Subscription(
+            Topic.parse(channel.topic) if config is None else Topic(channel.topic, ()),
+            self._serializer,
+            self._outbox,
+            None if config is None else config.bindings,
+        )
         self._subscriptions[channel] = subscription
         self._hub.subscribe(subscription)
         self._metrics.channels.inc()
 
     def _unsubscribe(self, channel: Channel) -> None:
+        if channel in self._announcements:
+            self._announcements.pop(channel).cancel()
         self._hub.unsubscribe(self._subscriptions.pop(channel))
         self._metrics.channels.dec()
 
@@ -284,8 +356,7 @@ class Connection:
     def _end(self, channel: Channel, exc: RefusedError) -> None:
         self._metrics.channels_ended.labels(exc.result).inc()
         logger.info("channel %.200r of %s ended: %s", channel.topic, self._peer, exc)
-        for action in self._state.end(channel, exc.reason):
-            self._perform_now(action)
+        self._perform_all(self._state.end(channel, exc.reason))
 
 
 def _refusal(message: Message, exc: RefusedError) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import orjson
 
@@ -35,6 +35,7 @@ from realtime_core import (
 from .typed import Projection
 
 __all__ = [
+    "Plans",
     "RelationPlan",
     "RowPayload",
     "gap_payload",
@@ -147,6 +148,10 @@ def _head(relation: Relation, kind: str, more: dict[str, Any]) -> bytes:
     return orjson.dumps(start)[:-1] + b',"commit_timestamp":"'
 
 
+Plans: TypeAlias = dict[tuple[str, str], RelationPlan]
+"""By schema and table: what is known of the tables so far. OIDs are not known everywhere."""
+
+
 class RowPayload:
     """What a change tells about one table; each form is rendered when it is wanted, and once."""
 
@@ -227,12 +232,12 @@ class RowPayload:
         return self.plan.projection(select).payload(event, self.change, new, old)
 
 
-def row_payloads(change: Change, plans: dict[int, RelationPlan]) -> list[RowPayload]:
+def row_payloads(change: Change, plans: Plans) -> list[RowPayload]:
     """Return a change's payloads: one, or one for each table of a TRUNCATE.
 
     Args:
         change: logical messages have none.
-        plans: a cache by relation OID, filled here.
+        plans: a cache, filled here.
     """
     match change:
         case Insert():
@@ -250,11 +255,12 @@ def row_payloads(change: Change, plans: dict[int, RelationPlan]) -> list[RowPayl
             return []
 
 
-def _plan(relation: Relation, plans: dict[int, RelationPlan]) -> RelationPlan:
-    plan = plans.get(relation.oid)
+def _plan(relation: Relation, plans: Plans) -> RelationPlan:
+    name = (relation.schema, relation.table)
+    plan = plans.get(name)
     # A new Relation message replaces the relation and all that was computed from it.
     if plan is None or plan.relation is not relation:
-        plan = plans[relation.oid] = RelationPlan(relation)
+        plan = plans[name] = RelationPlan(relation)
     return plan
 
 

@@ -5,6 +5,8 @@
   * :exc:`FrameError`: a WebSocket message that is no Phoenix message
   * :exc:`RefusedError`: a connection or a join that is not allowed
 
+    * :exc:`AttachmentError`: a join that waited in vain for the stream
+    * :exc:`JoinError`: a join whose ``config`` is not understood
     * :exc:`LimitError`: one too many
     * :exc:`TokenError`: a token that is missing or not to be trusted
     * :exc:`TopicError`: a topic whose filter cannot be served
@@ -16,7 +18,15 @@ from typing import ClassVar
 
 from realtime_core.errors import RealtimeError
 
-__all__ = ["FrameError", "LimitError", "RefusedError", "TokenError", "TopicError"]
+__all__ = [
+    "AttachmentError",
+    "FrameError",
+    "JoinError",
+    "LimitError",
+    "RefusedError",
+    "TokenError",
+    "TopicError",
+]
 
 
 class FrameError(RealtimeError):
@@ -46,6 +56,18 @@ class RefusedError(RealtimeError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class AttachmentError(RefusedError):
+    """A join that asked to wait for the database's changes, and waited in vain."""
+
+    result = "timeout"
+
+
+class JoinError(RefusedError):
+    """A join whose ``config`` is not understood."""
+
+    result = "config"
 
 
 class LimitError(RefusedError):

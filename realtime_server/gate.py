@@ -1,4 +1,4 @@
-"""TopicGate: which topics a relation's changes may go to at all.
+"""TopicGate: which topics, and which bindings, a relation's changes may go to at all.
 
 CONFIGURATION_FILE's list ``realtime`` says it. A rule opens topics of one kind: those of
 schemas, of tables, or of filters on a column. Without a file everything is open.
@@ -7,6 +7,7 @@ schemas, of tables, or of filters on a column. Without a file everything is open
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Final
 
 import attrs
@@ -24,11 +25,18 @@ class Opening:
 
     Attributes:
         topics: the open ones among the first three steps of the ladder, in its order.
-        columns: those that topics with a filter may look at; None: all of them.
+        columns: those that filters may look at; None: all of them.
+        tables: what bindings without a filter may name: pairs of a schema and a table, either
+            may be ``*``. They stand on the same steps as the topics.
     """
 
     topics: tuple[str, ...]
     columns: frozenset[str] | None
+    tables: tuple[tuple[str, str], ...] = attrs.field(default=(), eq=False)
+
+    def lets_filter_by(self, columns: frozenset[str]) -> bool:
+        """Say whether a filter may look at these columns."""
+        return self.columns is None or columns <= self.columns
 
 
 class TopicGate:
@@ -60,8 +68,13 @@ class TopicGate:
         of_schema = f"{CHANNEL_PREFIX}{schema}"
         of_all = f"{CHANNEL_PREFIX}{_ANY}"
         of_table = f"{of_schema}:{table}"
+        names = {
+            of_schema: ((schema, _ANY),),
+            of_all: ((_ANY, _ANY),),
+            of_table: ((schema, table), (_ANY, table)),
+        }
         if self._relations is None:
-            return Opening((of_schema, of_all, of_table), None)
+            return Opening(tuple(names), None, tuple(chain(*names.values())))
         relations = self._relations.get(event, set())
         tables = {f"{one}:{other}" for one in (_ANY, schema) for other in (_ANY, table)}
         steps = (
@@ -76,4 +89,8 @@ class TopicGate:
             for name in tables
             if relation.startswith(f"{name}:")
         )
-        return Opening(topics, None if _ANY in columns else columns)
+        return Opening(
+            topics,
+            None if _ANY in columns else columns,
+            tuple(chain(*(names[topic] for topic in topics))),
+        )

@@ -7,15 +7,25 @@ wake-up of the source brought is handed to each outbox in one write.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
 from realtime_core import Begin, Commit, Event, Gap, Idle
+from realtime_core.errors import FilterError
 
-from .encoding import RelationPlan, RowPayload, gap_payload, row_payloads, text_frame
+from .bindings import BindingIndex
+from .encoding import Plans, RowPayload, gap_payload, row_payloads, text_frame
+from .errors import JoinError
 from .gate import TopicGate
-from .phoenix.messages import CHANNEL_PREFIX, SYSTEM, Message
+from .phoenix.joins import Binding
+from .phoenix.messages import (
+    CHANNEL_PREFIX,
+    POSTGRES_CHANGES,
+    SYSTEM,
+    Message,
+    subscription_failed,
+)
 from .phoenix.serializers import Serializer
 from .topics import Topic
 
@@ -37,10 +47,12 @@ class Subscription:
     topic: Topic
     serializer: Serializer
     outbox: Outbox
+    bindings: tuple[Binding, ...] | None = None
+    """What was asked for in a join with ``config``; None: the topic itself says it."""
 
 
 class _Group:
-    """The subscriptions that get the same bytes: same topic, same serializer."""
+    """The subscriptions to a topic that get the same bytes: same topic, same serializer."""
 
     __slots__ = ("envelopes", "serializer", "subscriptions", "topic")
 
@@ -60,6 +72,23 @@ class _Group:
         return text_frame(before + payload.payload + behind)
 
 
+class _BoundGroup:
+    """The subscriptions with bindings that get the same bytes: same topic, serializer, bindings."""
+
+    __slots__ = ("_before", "_behind", "bindings", "serializer", "subscriptions", "topic")
+
+    def __init__(self, topic: str, serializer: Serializer, bindings: tuple[Binding, ...]) -> None:
+        self.topic = topic
+        self.serializer = serializer
+        self.bindings = bindings
+        self.subscriptions: dict[Subscription, None] = {}
+        self._before, self._behind = serializer.envelope(topic, POSTGRES_CHANGES)
+
+    def frame(self, ids: Iterable[int], data: bytes) -> bytes:
+        head = f'{{"ids":[{",".join(map(str, ids))}],"data":'.encode()
+        return text_frame(b"".join((self._before, head, data, b"}", self._behind)))
+
+
 class Hub:
     """Hands changes to the subscriptions whose topics they match.
 
@@ -72,18 +101,51 @@ class Hub:
         self._groups: dict[str, dict[Serializer, _Group]] = {}
         # table topic → column → value → topics: the filters on a change's table.
         self._filters: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
-        self._plans: dict[int, RelationPlan] = {}
+        self._bound: dict[tuple[str, Serializer, tuple[Binding, ...]], _BoundGroup] = {}
+        self._bindings: BindingIndex[_BoundGroup] = BindingIndex(self._gate, self._note_misfit)
+        self._misfits: list[tuple[_BoundGroup, str]] = []
+        self.misfits = 0
+        """How many subscriptions had a filter that turned out not to fit its table."""
+        self._plans: Plans = {}
+
+    def check(self, bindings: Iterable[Binding]) -> None:
+        """Refuse what does not fit the tables that are known so far.
+
+        Raises:
+            JoinError: with the place in the join's payload.
+        """
+        for place, binding in enumerate(bindings):
+            plan = self._plans.get((binding.schema, binding.table))
+            if plan is None:
+                continue
+            relation = plan.relation
+            at = f"config.postgres_changes[{place}]"
+            unknown = sorted((binding.select or frozenset()) - relation.shape.index.keys())
+            if unknown:
+                raise JoinError(
+                    f"{at}.select: {relation} has no column {unknown[0]!r}; it has "
+                    f"{', '.join(relation.shape.names[:20])}"
+                )
+            try:
+                if binding.filter is not None:
+                    binding.filter.compile(relation)
+            except FilterError as exc:
+                raise JoinError(f"{at}.filter: {exc}") from exc
 
     def count(self) -> int:
         """Return how many subscriptions there are."""
-        return sum(
-            len(group.subscriptions)
-            for groups in self._groups.values()
-            for group in groups.values()
-        )
+        return sum(len(group.subscriptions) for group in self._all_groups())
+
+    def _all_groups(self) -> Iterator[_Group | _BoundGroup]:
+        for groups in self._groups.values():
+            yield from groups.values()
+        yield from self._bound.values()
 
     def subscribe(self, subscription: Subscription) -> None:
         """Hand over what is published from now on."""
+        if subscription.bindings is not None:
+            self._bind(subscription, subscription.bindings)
+            return
         topic = subscription.topic
         groups = self._groups.setdefault(topic.name, {})
         group = groups.get(subscription.serializer)
@@ -97,6 +159,9 @@ class Hub:
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Hand over nothing more. A subscription that is not there is ignored."""
+        if subscription.bindings is not None:
+            self._unbind(subscription, subscription.bindings)
+            return
         topic = subscription.topic
         groups = self._groups.get(topic.name, {})
         group = groups.get(subscription.serializer)
@@ -120,6 +185,26 @@ class Hub:
             if not columns:
                 del self._filters[item.table_topic]
 
+    def _bind(self, subscription: Subscription, bindings: tuple[Binding, ...]) -> None:
+        key = (subscription.topic.name, subscription.serializer, bindings)
+        group = self._bound.get(key)
+        if group is None:
+            group = self._bound[key] = _BoundGroup(*key)
+            for binding in bindings:
+                self._bindings.add(group, binding)
+        group.subscriptions[subscription] = None
+
+    def _unbind(self, subscription: Subscription, bindings: tuple[Binding, ...]) -> None:
+        key = (subscription.topic.name, subscription.serializer, bindings)
+        group = self._bound.get(key)
+        if group is None or subscription not in group.subscriptions:
+            return
+        del group.subscriptions[subscription]
+        if not group.subscriptions:
+            del self._bound[key]
+            for binding in bindings:
+                self._bindings.remove(group, binding)
+
     def publish(self, events: Iterable[Event]) -> None:
         """Hand out what one wake-up brought, in order, one write for each outbox."""
         frames: dict[Outbox, list[bytes]] = {}
@@ -141,6 +226,28 @@ class Hub:
                     frame = group.frame(payload)
                     for subscription in group.subscriptions:
                         yield subscription.outbox, frame
+            yield from self._bound_frames(payload)
+
+    def _bound_frames(self, payload: RowPayload) -> Iterator[tuple[Outbox, bytes]]:
+        matches = self._bindings.match(payload)
+        if self._misfits:
+            yield from self._misfit_frames()
+        for group, forms in matches.items():
+            for form, ids in forms.items():
+                frame = group.frame(ids, payload.typed(*form))
+                for subscription in group.subscriptions:
+                    yield subscription.outbox, frame
+
+    def _note_misfit(self, group: _BoundGroup, binding: Binding, exc: FilterError) -> None:
+        self.misfits += len(group.subscriptions)
+        where = f"{binding.schema}.{binding.table}"
+        self._misfits.append((group, f"the filter on {where} does not fit it: {exc}"))
+
+    def _misfit_frames(self) -> Iterator[tuple[Outbox, bytes]]:
+        misfits, self._misfits = self._misfits, []
+        for group, reason in misfits:
+            payload = subscription_failed(group.topic.removeprefix(CHANNEL_PREFIX), reason)
+            yield from _system_frames(group, payload)
 
     def _matches(self, payload: RowPayload) -> list[str]:
         """Return the joined topics that get a change, in the ladder's order."""
@@ -160,10 +267,14 @@ class Hub:
         return matches
 
     def _gap_frames(self, gap: Gap) -> Iterator[tuple[Outbox, bytes]]:
-        for topic, groups in self._groups.items():
-            payload = gap_payload(gap, topic.removeprefix(CHANNEL_PREFIX))
-            for group in groups.values():
-                message = Message(topic, SYSTEM, payload)
-                frame = text_frame(group.serializer.encode(message))
-                for subscription in group.subscriptions:
-                    yield subscription.outbox, frame
+        for group in self._all_groups():
+            payload = gap_payload(gap, group.topic.removeprefix(CHANNEL_PREFIX))
+            yield from _system_frames(group, payload)
+
+
+def _system_frames(
+    group: _Group | _BoundGroup, payload: dict[str, Any]
+) -> Iterator[tuple[Outbox, bytes]]:
+    frame = text_frame(group.serializer.encode(Message(group.topic, SYSTEM, payload)))
+    for subscription in group.subscriptions:
+        yield subscription.outbox, frame

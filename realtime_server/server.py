@@ -13,6 +13,7 @@ from websockets.asyncio.server import ServerConnection
 from realtime_core import ConfigError, PgoutputSource, SourceStats
 
 from .addresses import resolve_dsn
+from .attachment import Attachment
 from .auth import (
     AllowAll,
     ConnectRequest,
@@ -74,6 +75,7 @@ class RealtimeServer:
                 config.db_reconnect_backoff_max / 1000,
             ),
         )
+        self._attachment = Attachment(lambda: self._source.stats().connected)
         self._listener: Listener
         self._broadcasting: asyncio.Task[None]
         self.port = config.port
@@ -165,6 +167,7 @@ class RealtimeServer:
             request=request,
             serializer=serializer,
             hub=self._hub,
+            attachment=self._attachment,
             authorizer=self._authorizer,
             config=self.config,
             metrics=self.metrics,

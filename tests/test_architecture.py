@@ -57,7 +57,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "cattrs": (
         "realtime_core.config",
         "realtime_server.config",
-        "realtime_server.phoenix.payloads",
+        "realtime_server.phoenix.joins",
     ),
     "h11": ("realtime_server.endpoints", "realtime_server.listener"),
     "joserfc": ("realtime_server.auth",),

@@ -99,7 +99,7 @@ def record_values(change: Any) -> None:
 def payload_bytes() -> Callable[[Any], object]:
     from realtime_server.encoding import RelationPlan, row_payloads
 
-    plans: dict[int, RelationPlan] = {}
+    plans: dict[tuple[str, str], RelationPlan] = {}
 
     def use(change: Any) -> Iterable[bytes]:
         return [row.payload for row in row_payloads(change, plans)]

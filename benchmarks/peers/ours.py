@@ -106,7 +106,7 @@ def as_python(record: Record) -> dict[str, Any]:
 
 def v1_json() -> int:
     """Make the payloads that the server sends; return their bytes."""
-    plans: dict[int, RelationPlan] = {}
+    plans: dict[tuple[str, str], RelationPlan] = {}
     total = 0
 
     def use(change: Change) -> None:

@@ -8,17 +8,25 @@ import attrs
 
 __all__ = [
     "ACCESS_TOKEN",
+    "BROADCAST",
     "CHANNEL_PREFIX",
     "CLOSE",
     "ERROR",
     "HEARTBEAT",
+    "INVALID_DATA",
     "JOIN",
     "LEAVE",
     "PHOENIX",
+    "POLICY_VIOLATION",
+    "POSTGRES_CHANGES",
+    "PRESENCE",
     "REPLY",
     "SYSTEM",
+    "UNSUPPORTED_DATA",
     "Message",
     "Ref",
+    "subscribed",
+    "subscription_failed",
 ]
 
 PHOENIX: Final = "phoenix"
@@ -30,10 +38,18 @@ REPLY: Final = "phx_reply"
 CLOSE: Final = "phx_close"
 ERROR: Final = "phx_error"
 ACCESS_TOKEN: Final = "access_token"
+BROADCAST: Final = "broadcast"
+POSTGRES_CHANGES: Final = "postgres_changes"
+PRESENCE: Final = "presence"
 SYSTEM: Final = "system"
 
 CHANNEL_PREFIX: Final = "realtime:"
 """What every topic that can be joined begins with; the rest is the channel's name."""
+
+# WebSocket close codes of what is no message (RFC 6455, section 7.4.1).
+UNSUPPORTED_DATA: Final = 1003
+INVALID_DATA: Final = 1007
+POLICY_VIOLATION: Final = 1008
 
 Ref: TypeAlias = str | int | float | None
 """A client's reference. Stock clients send strings, numbers or null; it is echoed as it came."""
@@ -55,3 +71,22 @@ class Message:
         """Answer this message."""
         payload = {"status": status, "response": response}
         return Message(self.topic, REPLY, payload, self.ref, self.join_ref)
+
+
+def subscribed(channel: str) -> dict[str, Any]:
+    """Return the ``system`` payload that says that a channel's bindings are in place."""
+    return _system(channel, "ok", "Subscribed to PostgreSQL")
+
+
+def subscription_failed(channel: str, reason: str) -> dict[str, Any]:
+    """Return the ``system`` payload that says that a binding gets nothing, and why."""
+    return _system(channel, "error", reason)
+
+
+def _system(channel: str, status: str, message: str) -> dict[str, Any]:
+    return {
+        "channel": channel,
+        "extension": POSTGRES_CHANGES,
+        "status": status,
+        "message": message,
+    }

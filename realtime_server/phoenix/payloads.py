@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
 
-__all__ = ["access_token", "has_config", "size_of", "wanted_bindings"]
+__all__ = ["access_token", "has_config", "size_of"]
 
 
-def size_of(payload: Any) -> int:
-    """Return a payload's bytes as JSON without white space."""
-    return len(orjson.dumps(payload))
+def size_of(payload: Any) -> float:
+    """Return a payload's bytes as JSON without white space; infinity if it is nested too deeply."""
+    try:
+        # Only a binary frame's payload has bytes, and only at its one place.
+        return len(orjson.dumps(payload, default=lambda value: "x" * len(value)))
+    except TypeError:
+        return math.inf
 
 
 def has_config(payload: Any) -> bool:
@@ -20,13 +25,6 @@ def has_config(payload: Any) -> bool:
     Those send ``{}``, ``[]``, null, or an object with a ``user_token``.
     """
     return isinstance(payload, dict) and "config" in payload
-
-
-def wanted_bindings(payload: Any) -> list[Any]:
-    """Return ``config.postgres_changes`` of a join; empty if there is none."""
-    config = payload.get("config") if isinstance(payload, dict) else None
-    bindings = config.get("postgres_changes") if isinstance(config, dict) else None
-    return bindings if isinstance(bindings, list) else []
 
 
 def access_token(payload: Any) -> Any:

@@ -1,8 +1,9 @@
-"""Text frames of both protocol versions.
+"""Frames of both protocol versions.
 
 ``vsn=1.0.0``: an object ``{"topic", "event", "payload", "ref"}``. ``vsn=2.0.0``: an array
-``[join_ref, ref, topic, event, payload]``. A broadcast's envelope is given out in two
-halves, so that a payload rendered once can be joined into it as bytes.
+``[join_ref, ref, topic, event, payload]``; clients push broadcasts in binary frames besides.
+A change's envelope is given out in two halves, so that a payload rendered once can be joined
+into it as bytes.
 """
 
 from __future__ import annotations
@@ -13,14 +14,10 @@ from typing import Any, Final, Protocol
 import orjson
 
 from ..errors import FrameError
-from .messages import Message, Ref
+from .binary import decode_binary
+from .messages import INVALID_DATA, POLICY_VIOLATION, UNSUPPORTED_DATA, Message, Ref
 
 __all__ = ["SERIALIZERS", "Serializer", "V1Serializer", "V2Serializer"]
-
-# WebSocket close codes (RFC 6455, section 7.4.1).
-_UNSUPPORTED_DATA: Final = 1003
-_INVALID_DATA: Final = 1007
-_POLICY_VIOLATION: Final = 1008
 
 
 class Serializer(Protocol):
@@ -43,18 +40,16 @@ class Serializer(Protocol):
         ...
 
 
-def _load(data: str | bytes) -> Any:
-    if isinstance(data, bytes):
-        raise FrameError(_UNSUPPORTED_DATA, "binary frames are not supported")
+def _load(data: str) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as exc:
-        raise FrameError(_INVALID_DATA, "the message is not JSON") from exc
+        raise FrameError(INVALID_DATA, "the message is not JSON") from exc
 
 
 def _message(topic: Any, event: Any, payload: Any, ref: Any, join_ref: Any) -> Message:
     if not (isinstance(topic, str) and isinstance(event, str)):
-        raise FrameError(_POLICY_VIOLATION, "topic and event must be strings")
+        raise FrameError(POLICY_VIOLATION, "topic and event must be strings")
     return Message(topic, event, payload, _ref(ref), _ref(join_ref))
 
 
@@ -62,16 +57,16 @@ def _ref(value: Any) -> Ref:
     # A bool is an int to Python, but no number to JSON.
     if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, bool)):
         return value
-    raise FrameError(_POLICY_VIOLATION, "ref must be a string, a number or null")
+    raise FrameError(POLICY_VIOLATION, "ref must be a string, a number or null")
 
 
-def _load_exact(data: str | bytes) -> Any:
+def _load_exact(data: str) -> Any:
     """Read a frame once more, for orjson makes floats of integers beyond 64 bits."""
     try:
         return json.loads(data)
     # int() takes 4300 digits; nesting that deep is for nobody.
     except (ValueError, RecursionError) as exc:
-        raise FrameError(_POLICY_VIOLATION, "ref is too large a number") from exc
+        raise FrameError(POLICY_VIOLATION, "ref is too large a number") from exc
 
 
 def _number(ref: Ref) -> Any:
@@ -85,10 +80,12 @@ class V1Serializer:
     """``vsn=1.0.0``, and no ``vsn`` at all. It carries no join_ref."""
 
     def decode(self, data: str | bytes) -> Message:
+        if isinstance(data, bytes):
+            raise FrameError(UNSUPPORTED_DATA, "a binary frame; with vsn=1.0.0 all are text")
         frame = _load(data)
         if not isinstance(frame, dict) or not frame.keys() >= {"topic", "event", "payload"}:
             raise FrameError(
-                _POLICY_VIOLATION, "a message is an object with topic, event, payload and ref"
+                POLICY_VIOLATION, "a message is an object with topic, event, payload and ref"
             )
         ref = frame.get("ref")
         if isinstance(ref, float):
@@ -114,10 +111,12 @@ class V2Serializer:
     """``vsn=2.0.0``."""
 
     def decode(self, data: str | bytes) -> Message:
+        if isinstance(data, bytes):
+            return decode_binary(data)
         frame = _load(data)
         if not isinstance(frame, list) or len(frame) != 5:
             raise FrameError(
-                _POLICY_VIOLATION, "a message is an array [join_ref, ref, topic, event, payload]"
+                POLICY_VIOLATION, "a message is an array [join_ref, ref, topic, event, payload]"
             )
         join_ref, ref, topic, event, payload = frame
         if isinstance(ref, float) or isinstance(join_ref, float):

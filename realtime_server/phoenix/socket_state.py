@@ -3,7 +3,8 @@
 No I/O: a message goes in, the actions to perform come out, in order. Joining and taking a
 new token need decisions that may take time, so they are actions of their own, answered with
 :meth:`accept` or :meth:`refuse`, and with a new grant or :meth:`end`, before the next message
-is given in.
+is given in. Only a join that is put off with :meth:`postpone` lets others pass, until it is
+taken up again with :meth:`resume` or a :class:`Withdraw` ends it.
 
 The rules are Phoenix's own (``Phoenix.Socket``): a second join of a topic replaces the
 first without a ``phx_close``; a leave of a topic that is not joined is answered all the
@@ -19,8 +20,10 @@ import attrs
 
 from ..errors import FrameError
 from ..grants import Grant
+from .joins import JoinConfig
 from .messages import (
     ACCESS_TOKEN,
+    BROADCAST,
     CHANNEL_PREFIX,
     CLOSE,
     ERROR,
@@ -28,11 +31,13 @@ from .messages import (
     JOIN,
     LEAVE,
     PHOENIX,
+    PRESENCE,
     SYSTEM,
     Message,
     Ref,
+    subscribed,
 )
-from .payloads import access_token, has_config, size_of
+from .payloads import access_token, size_of
 from .serializers import Serializer
 
 __all__ = [
@@ -47,6 +52,7 @@ __all__ = [
     "SocketState",
     "Subscribe",
     "Unsubscribe",
+    "Withdraw",
 ]
 
 
@@ -59,8 +65,8 @@ class Channel:
     ref: Ref
     """``ref`` of the join."""
     join_ref: Ref
-    has_config: bool = False
-    """Whether its client is of the generation that joins with a ``config``."""
+    config: JoinConfig | None = None
+    """What today's clients ask for when they join; the first generation's have none."""
     grant: Grant = attrs.field(factory=Grant)
     """In whose name it is joined; a new token brings another one."""
 
@@ -113,6 +119,13 @@ class Unsubscribe:
 
 
 @attrs.frozen
+class Withdraw:
+    """The postponed join of the topic is not wanted any more."""
+
+    topic: str
+
+
+@attrs.frozen
 class RefusePayload:
     """The message's payload is too large: answer it with :meth:`SocketState.refuse`."""
 
@@ -127,7 +140,9 @@ class Close:
     reason: str
 
 
-Action: TypeAlias = Send | Join | Refresh | RefusePayload | Check | Subscribe | Unsubscribe | Close
+Action: TypeAlias = (
+    Send | Join | Withdraw | Refresh | RefusePayload | Check | Subscribe | Unsubscribe | Close
+)
 
 
 class SocketState:
@@ -143,6 +158,8 @@ class SocketState:
         self._max_payload = max_payload_bytes
         self.channels: dict[str, Channel] = {}
         """By topic."""
+        self.postponed: dict[str, Message] = {}
+        """By topic: the joins that wait."""
         self._closed = False
 
     def receive(self, data: str | bytes) -> list[Action]:
@@ -166,30 +183,39 @@ class SocketState:
             return [Check(), Send(message.reply("ok", {}))]
         channel = self.channels.get(message.topic)
         if channel is None:
-            return [Send(_answer_unjoined(message))]
+            return self._to_nobody(message)
         if message.join_ref is not None and message.join_ref != channel.join_ref:
             return []
         return self._to_channel(channel, message)
 
     def accept(
-        self,
-        message: Message,
-        response: dict[str, Any] | None = None,
-        *,
-        grant: Grant | None = None,
+        self, message: Message, config: JoinConfig | None = None, *, grant: Grant | None = None
     ) -> list[Action]:
-        """Complete a join."""
-        channel = Channel(
-            message.topic,
-            message.ref,
-            message.join_ref,
-            has_config(message.payload),
-            grant or Grant(),
-        )
+        """Complete a join.
+
+        Args:
+            message: the join.
+            config: of its payload.
+            grant: in whose name.
+        """
+        channel = Channel(message.topic, message.ref, message.join_ref, config, grant or Grant())
         self.channels[message.topic] = channel
+        response = {} if config is None else config.response()
         # Both before anything else can be sent: no change comes ahead of the reply, and
         # none that is committed after it is missed.
-        return [Send(message.reply("ok", response or {})), Subscribe(channel)]
+        return [Send(message.reply("ok", response)), Subscribe(channel)]
+
+    def postpone(self, message: Message) -> None:
+        """Put a join off; a leave of the topic or another join withdraws it."""
+        self.postponed[message.topic] = message
+
+    def resume(self, message: Message) -> None:
+        """Take up a join that was put off: it is to be answered now."""
+        del self.postponed[message.topic]
+
+    def in_place(self, channel: Channel) -> list[Action]:
+        """Tell a channel that its bindings are."""
+        return [Send(Message(channel.topic, SYSTEM, subscribed(channel.name)))]
 
     def refuse(self, message: Message, reason: str) -> list[Action]:
         """Refuse a join, or another message that is answered."""
@@ -204,7 +230,7 @@ class SocketState:
         if self.channels.get(channel.topic) is not channel:
             return []
         del self.channels[channel.topic]
-        if not channel.has_config:
+        if channel.config is None:
             return [Unsubscribe(channel), Send(_end(channel, ERROR))]
         system = {
             "channel": channel.name,
@@ -223,11 +249,24 @@ class SocketState:
             return self.refuse(message, "unmatched topic")
         former = self.channels.pop(message.topic, None)
         replaced: list[Action] = [] if former is None else [Unsubscribe(former)]
-        return [*replaced, Join(message)]
+        return [*self._withdraw(message.topic), *replaced, Join(message)]
+
+    def _withdraw(self, topic: str) -> list[Action]:
+        return [] if self.postponed.pop(topic, None) is None else [Withdraw(topic)]
+
+    def _to_nobody(self, message: Message) -> list[Action]:
+        if message.event == LEAVE:
+            return [*self._withdraw(message.topic), Send(message.reply("ok", {}))]
+        return self.refuse(message, "unmatched topic")
 
     def _to_channel(self, channel: Channel, message: Message) -> list[Action]:
         if message.event == ACCESS_TOKEN:
             return [Refresh(channel, access_token(message.payload))]
+        if channel.config is not None and message.event in (BROADCAST, PRESENCE):
+            return self.refuse(
+                message,
+                f"UnsupportedEvent: this server has no {message.event}; it sends postgres_changes",
+            )
         del self.channels[channel.topic]
         if message.event == LEAVE:
             return [
@@ -236,12 +275,6 @@ class SocketState:
                 Send(_end(channel, CLOSE)),
             ]
         return [Unsubscribe(channel), Send(_end(channel, ERROR))]
-
-
-def _answer_unjoined(message: Message) -> Message:
-    if message.event == LEAVE:
-        return message.reply("ok", {})
-    return message.reply("error", {"reason": "unmatched topic"})
 
 
 def _end(channel: Channel, event: str) -> Message:

@@ -15,6 +15,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosedOK
 from websockets.protocol import State
 
+from realtime_server.attachment import Attachment
 from realtime_server.auth import AllowAll, Authorizer, ConnectRequest, JoinRequest
 from realtime_server.connection import Connection, close_within
 from realtime_server.errors import RefusedError, TokenError
@@ -105,6 +106,7 @@ async def open_connection(
     authorizer: Authorizer | None = None,
     *,
     clock: Callable[[], float] = lambda: 0.0,
+    attached: Callable[[], bool] = lambda: True,
     **settings: int,
 ) -> AsyncIterator[Client]:
     websocket, hub, metrics = FakeWebSocket(), Hub(), make_metrics()
@@ -114,6 +116,7 @@ async def open_connection(
         request=REQUEST,
         serializer=SERIALIZERS["1.0.0"],
         hub=hub,
+        attachment=Attachment(attached),
         authorizer=authorizer or AllowAll(),
         config=open_config(**settings),
         metrics=metrics,
@@ -171,23 +174,10 @@ async def test_an_unknown_event_ends_the_subscription() -> None:
         assert client.received() == []
 
 
-@pytest.mark.parametrize("payload", [[], {}, {"config": {"postgres_changes": []}}])
-async def test_a_join_without_bindings_is_accepted(payload: Any) -> None:
+@pytest.mark.parametrize("payload", [[], {}, {"user_token": "x"}])
+async def test_a_join_without_config_is_accepted(payload: Any) -> None:
     async with open_connection() as client:
         assert await client.send("phx_join", payload=payload) == [reply({})]
-
-
-async def test_a_join_with_bindings_is_refused_until_they_are_served() -> None:
-    async with open_connection() as client:
-        payload = {"config": {"postgres_changes": [{"event": "*", "schema": "public"}]}}
-        assert await client.send("phx_join", payload=payload) == [
-            error(
-                "postgres_changes in a join's config is not supported yet; join the topic "
-                "realtime:<schema>:<table> without config instead"
-            )
-        ]
-        client.hub.publish([insert(TODOS, "1", "x")])
-        assert client.received() == []
 
 
 async def test_a_filter_that_cannot_be_served_is_refused() -> None:
@@ -271,7 +261,7 @@ async def test_the_end_of_the_connection_ends_its_subscriptions() -> None:
     ("data", "closed"),
     [
         ("{", (1007, "the message is not JSON")),
-        (b"\0", (1003, "binary frames are not supported")),
+        (b"\3", (1003, "a binary frame; with vsn=1.0.0 all are text")),
         ("{}", (1008, "a message is an object with topic, event, payload and ref")),
     ],
 )
@@ -429,6 +419,7 @@ async def test_a_client_without_an_address_is_served_all_the_same() -> None:
         request=REQUEST,
         serializer=SERIALIZERS[None],
         hub=Hub(),
+        attachment=Attachment(lambda: True),
         authorizer=AllowAll(),
         config=open_config(),
         metrics=make_metrics(),

@@ -207,14 +207,14 @@ def test_filters_look_at_the_new_row_and_of_a_delete_at_the_old_one() -> None:
 
 
 def test_a_relations_plan_is_made_once_and_anew_when_the_relation_was_described_again() -> None:
-    plans: dict[int, RelationPlan] = {}
+    plans: dict[tuple[str, str], RelationPlan] = {}
     first = row_payloads(insert(TODOS, "1", "x"), plans)[0].plan
     assert row_payloads(update(TODOS, ("1", "x")), plans)[0].plan is first
     wider = make_relation(columns=[("id", "int8", True), ("title", "text", False)])
     (payload,) = row_payloads(insert(wider, "1", "x"), plans)
     assert payload.plan is not first
     assert json.loads(payload.payload)["record"] == {"id": "1", "title": "x"}
-    assert plans == {TODOS.oid: payload.plan}
+    assert plans == {("public", "todos"): payload.plan}
 
 
 STREAM = StreamIdentity(7416, 1, ("shop",))

@@ -104,7 +104,7 @@ def test_selected_columns_are_shown_and_the_identity(
 def test_position_and_time_are_the_changes_own() -> None:
     stream = StreamIdentity(7416, 1, ("shop", "a b"))
     transaction = attrs.evolve(TRANSACTION, stream=stream)
-    plans: dict[int, RelationPlan] = {}
+    plans: dict[tuple[str, str], RelationPlan] = {}
     for changed in (transaction, TRANSACTION, transaction):
         for index in (0, 12):
             change = attrs.evolve(insert(GOODS, "1", "x", "1"), transaction=changed, index=index)

@@ -1,39 +1,13 @@
-"""What clients put into a join's payload."""
+"""What clients put into their payloads."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 
-from realtime_server.phoenix.payloads import access_token, has_config, size_of, wanted_bindings
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        {},
-        [],
-        None,
-        "text",
-        0,
-        {"user_token": "x"},
-        {"config": None},
-        {"config": []},
-        {"config": {}},
-        {"config": {"postgres_changes": []}},
-        {"config": {"postgres_changes": None}},
-        {"config": {"postgres_changes": {}}},
-        {"config": {"broadcast": {"self": True}, "presence": {"key": ""}}},
-    ],
-)
-def test_a_first_generation_payload_wants_no_bindings(payload: Any) -> None:
-    assert wanted_bindings(payload) == []
-
-
-def test_bindings_are_returned_as_they_came() -> None:
-    bindings = [{"event": "*", "schema": "public"}]
-    assert wanted_bindings({"config": {"postgres_changes": bindings}}) == bindings
+from realtime_server.phoenix.payloads import access_token, has_config, size_of
 
 
 @pytest.mark.parametrize(
@@ -55,3 +29,14 @@ def test_a_token_is_returned_as_it_came(payload: Any, token: Any) -> None:
 
 def test_a_payloads_size_is_that_of_its_json() -> None:
     assert size_of({"a": ["漢", 1.5]}) == len('{"a":["漢",1.5]}'.encode())
+
+
+def test_bytes_count_as_they_are() -> None:
+    assert size_of({"payload": b"x" * 100}) == len('{"payload":""}') + 100
+
+
+def test_what_is_nested_too_deeply_to_be_written_is_too_large() -> None:
+    deep: Any = []
+    for _ in range(900):
+        deep = [deep]
+    assert size_of(deep) == math.inf

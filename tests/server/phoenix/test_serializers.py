@@ -68,7 +68,7 @@ def test_an_envelope_around_a_payload_is_the_whole_frame(topic: str) -> None:
 
 
 NOT_JSON = (1007, "the message is not JSON")
-BINARY = (1003, "binary frames are not supported")
+BINARY = (1003, "a binary frame; with vsn=1.0.0 all are text")
 BEYOND_64_BITS = [2**53 + 1, 2**64 - 1, 2**64, 2**64 + 1, -(2**63) - 1, 10**100]
 
 
@@ -134,7 +134,6 @@ def test_v1_refuses_with_a_close_code_and_reason(data: str | bytes, error: tuple
 @pytest.mark.parametrize(
     ("data", "error"),
     [
-        (b'["1","1","t","e",{}]', BINARY),
         ("[", NOT_JSON),
         ("[]", NO_ARRAY),
         ('{"topic":"t","event":"e","payload":{},"ref":"1"}', NO_ARRAY),
@@ -152,3 +151,9 @@ def test_v2_refuses_with_a_close_code_and_reason(data: str | bytes, error: tuple
     with pytest.raises(FrameError) as caught:
         V2.decode(data)
     assert (caught.value.code, caught.value.reason) == error
+
+
+def test_v2_reads_binary_frames_too() -> None:
+    assert V2.decode(b"\x03\0\0\1\1\0\1te1") == Message(
+        "t", "broadcast", {"type": "broadcast", "event": "e", "payload": 1}
+    )

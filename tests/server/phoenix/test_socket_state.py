@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from realtime_server.grants import Grant
+from realtime_server.phoenix.joins import parse_join
 from realtime_server.phoenix.messages import Message
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.phoenix.socket_state import (
@@ -23,6 +24,7 @@ from realtime_server.phoenix.socket_state import (
     SocketState,
     Subscribe,
     Unsubscribe,
+    Withdraw,
 )
 
 TOPIC = "realtime:public:todos"
@@ -49,7 +51,7 @@ class Socket:
         """Join and accept; return the membership."""
         *_, action = self.receive(topic, "phx_join", payload, ref=ref, join_ref=ref)
         assert isinstance(action, Join)
-        _, subscribe = self.state.accept(action.message)
+        _, subscribe = self.state.accept(action.message, parse_join(payload))
         assert isinstance(subscribe, Subscribe)
         return subscribe.channel
 
@@ -102,30 +104,100 @@ def test_an_accepted_join_is_answered_before_changes_come(socket: Socket) -> Non
     channel = subscribe.channel
     assert socket.state.channels == {TOPIC: channel}
     assert (channel.topic, channel.ref, channel.join_ref) == (TOPIC, "1", socket.join_ref("1"))
-    assert (channel.has_config, channel.grant) == (False, Grant())
+    assert (channel.config, channel.grant) == (None, Grant())
     assert channel.name == "public:todos"
 
 
-@pytest.mark.parametrize(
-    ("payload", "has_config"),
-    [({}, False), ([], False), ({"user_token": "x"}, False), ({"config": {}}, True)],
-)
-def test_a_channel_knows_its_grant_and_the_generation_of_its_client(
-    socket: Socket, payload: Any, has_config: bool
-) -> None:
+CONFIG = {"config": {"postgres_changes": [{"event": "*", "schema": "public"}]}}
+
+
+@pytest.mark.parametrize("payload", [{}, [], {"user_token": "x"}, {"config": {}}, CONFIG])
+def test_a_channel_knows_its_grant_and_what_it_asked_for(socket: Socket, payload: Any) -> None:
     (action,) = socket.receive(TOPIC, "phx_join", payload)
     assert isinstance(action, Join)
-    grant = Grant({"role": "editor"}, 100)
-    socket.state.accept(action.message, grant=grant)
+    grant, config = Grant({"role": "editor"}, 100), parse_join(payload)
+    socket.state.accept(action.message, config, grant=grant)
     channel = socket.state.channels[TOPIC]
-    assert (channel.has_config, channel.grant, channel.grant.role) == (has_config, grant, "editor")
+    assert (channel.config, channel.grant, channel.grant.role) == (config, grant, "editor")
 
 
-def test_accepting_can_carry_a_response(socket: Socket) -> None:
-    (action,) = socket.receive(TOPIC, "phx_join", ref="1")
+def test_a_join_with_config_is_answered_with_its_bindings(socket: Socket) -> None:
+    (action,) = socket.receive(TOPIC, "phx_join", CONFIG, ref="1")
     assert isinstance(action, Join)
-    sent, _ = socket.state.accept(action.message, {"postgres_changes": []})
-    assert sent == reply(TOPIC, "ok", {"postgres_changes": []}, "1")
+    config = parse_join(CONFIG)
+    assert config is not None
+    sent, _ = socket.state.accept(action.message, config)
+    assert sent == reply(TOPIC, "ok", config.response(), "1")
+
+
+def test_bindings_in_place_are_told_with_the_channels_name(socket: Socket) -> None:
+    told = {
+        "channel": "public:todos",
+        "extension": "postgres_changes",
+        "status": "ok",
+        "message": "Subscribed to PostgreSQL",
+    }
+    channel = socket.join(payload=CONFIG)
+    assert socket.state.in_place(channel) == [Send(Message(TOPIC, "system", told))]
+
+
+@pytest.mark.parametrize("event", ["broadcast", "presence"])
+def test_what_is_not_served_is_answered_and_the_channel_stays(socket: Socket, event: str) -> None:
+    channel = socket.join(payload=CONFIG)
+    answer = reply(
+        TOPIC,
+        "error",
+        {"reason": f"UnsupportedEvent: this server has no {event}; it sends postgres_changes"},
+        join_ref=channel.join_ref,
+    )
+    assert socket.receive(TOPIC, event, ref="2", join_ref=channel.join_ref) == [answer]
+    assert socket.state.channels == {TOPIC: channel}
+
+
+@pytest.mark.parametrize("event", ["broadcast", "presence"])
+def test_the_first_generation_knows_no_such_events(socket: Socket, event: str) -> None:
+    channel = socket.join()
+    assert socket.receive(TOPIC, event) == [
+        Unsubscribe(channel),
+        Send(Message(TOPIC, "phx_error", {}, channel.join_ref, channel.join_ref)),
+    ]
+
+
+# Joins that wait.
+
+
+def postpone(socket: Socket, ref: str) -> Message:
+    *_, action = socket.receive(TOPIC, "phx_join", CONFIG, ref=ref, join_ref=ref)
+    assert isinstance(action, Join)
+    socket.state.postpone(action.message)
+    return action.message
+
+
+def test_a_postponed_join_is_no_membership_until_it_is_taken_up(socket: Socket) -> None:
+    message = postpone(socket, "1")
+    assert socket.state.channels == {}
+    refused = reply(TOPIC, "error", {"reason": "unmatched topic"}, "2", socket.join_ref("1"))
+    assert socket.receive(TOPIC, "access_token", ref="2", join_ref="1") == [refused]
+    socket.state.resume(message)
+    assert socket.state.postponed == {}
+    socket.state.accept(message)
+    assert set(socket.state.channels) == {TOPIC}
+
+
+def test_a_leave_withdraws_a_postponed_join(socket: Socket) -> None:
+    postpone(socket, "1")
+    assert socket.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [
+        Withdraw(TOPIC),
+        reply(TOPIC, "ok", {}, "2", socket.join_ref("1")),
+    ]
+    assert socket.state.postponed == {}
+
+
+def test_another_join_takes_a_postponed_ones_place(socket: Socket) -> None:
+    postpone(socket, "1")
+    withdraw, join = socket.receive(TOPIC, "phx_join", CONFIG, ref="2", join_ref="2")
+    assert withdraw == Withdraw(TOPIC)
+    assert isinstance(join, Join)
 
 
 def test_a_refused_join_is_answered_and_can_be_tried_again(socket: Socket) -> None:

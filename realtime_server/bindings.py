@@ -1,0 +1,98 @@
+"""BindingIndex: from a change to the bindings that ask for it.
+
+A binding without a filter is looked up by schema, table and event, wildcards included; one
+with a filter is found by its table's :class:`~realtime_core.filters.FilterIndex`. So a change
+costs what matches, however many bindings there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeAlias, TypeVar
+
+from realtime_core.errors import FilterError
+from realtime_core.filters import FilterIndex, Match
+
+from .encoding import RowPayload
+from .gate import TopicGate
+from .phoenix.joins import ANY, Binding
+
+__all__ = ["BindingIndex", "Form"]
+
+Form: TypeAlias = tuple[str, frozenset[str] | None]
+"""As what event a change is told, and which columns are shown: what a payload depends on."""
+
+G = TypeVar("G", bound=Hashable)
+
+
+class BindingIndex(Generic[G]):
+    """Bindings, and who has them.
+
+    Args:
+        gate: which relations' changes are open at all.
+        on_error: is told when a filter turns out not to fit its table; its binding gets
+            nothing until it does.
+    """
+
+    def __init__(
+        self, gate: TopicGate, on_error: Callable[[G, Binding, FilterError], None]
+    ) -> None:
+        self._gate = gate
+        self._plain: dict[tuple[str, str, str], dict[tuple[G, Binding], None]] = {}
+
+        def misfit(owned: tuple[G, Binding], exc: FilterError) -> None:
+            on_error(*owned, exc)
+
+        self._filtered: FilterIndex[tuple[G, Binding]] = FilterIndex(on_error=misfit)
+        # Those that are told when a row leaves: every change is judged twice for them.
+        self._leaving: FilterIndex[tuple[G, Binding]] = FilterIndex(on_error=misfit)
+
+    def add(self, owner: G, binding: Binding) -> None:
+        """Let a binding take part. Adding it again changes nothing.
+
+        Raises:
+            FilterError: if the table is known, and the filter does not fit it.
+        """
+        if binding.filter is None:
+            key = (binding.schema, binding.table, binding.event)
+            self._plain.setdefault(key, {})[owner, binding] = None
+        else:
+            index = self._leaving if binding.leaves else self._filtered
+            index.add((owner, binding), binding.schema, binding.table, binding.filter)
+
+    def remove(self, owner: G, binding: Binding) -> None:
+        """Take a binding out. One that is not there is ignored."""
+        if binding.filter is None:
+            key = (binding.schema, binding.table, binding.event)
+            owned = self._plain.get(key, {})
+            owned.pop((owner, binding), None)
+            if not owned:
+                self._plain.pop(key, None)
+        else:
+            index = self._leaving if binding.leaves else self._filtered
+            index.remove((owner, binding), binding.schema, binding.table, binding.filter)
+
+    def match(self, payload: RowPayload) -> dict[G, dict[Form, list[int]]]:
+        """Return who gets a change: in which forms, and the ids of the bindings for each."""
+        found: dict[G, dict[Form, list[int]]] = {}
+
+        def tell(owner: G, binding: Binding, event: str) -> None:
+            forms = found.setdefault(owner, {})
+            forms.setdefault((event, binding.select), []).append(binding.id)
+
+        event = payload.event
+        relation = payload.plan.relation
+        opening = self._gate.opening(relation.schema, relation.table, event)
+        for schema, table in opening.tables:
+            for wanted in (ANY, event):
+                for owner, binding in self._plain.get((schema, table, wanted), ()):
+                    tell(owner, binding, event)
+        # A TRUNCATE passes no filter.
+        for owner, binding in self._filtered.match(payload.change):
+            if binding.wants(event) and opening.lets_filter_by(binding.columns):
+                tell(owner, binding, event)
+        for (owner, binding), match in self._leaving.transitions(payload.change):
+            told = "DELETE" if match is Match.LEAVES else event
+            if binding.wants(told) and opening.lets_filter_by(binding.columns):
+                tell(owner, binding, told)
+        return found

@@ -1,0 +1,282 @@
+"""Joins: what today's clients put into the payload of a ``phx_join``.
+
+``config`` says what a channel wants: bindings to tables, whether it is private, how it
+broadcasts. It is read into :class:`JoinConfig`, or refused with a reason that names the
+place in the payload. A join without ``config`` is of the first generation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, get_origin
+
+import attrs
+import orjson
+from cattrs import Converter
+from cattrs.cols import list_structure_factory
+from cattrs.errors import (
+    AttributeValidationNote,
+    BaseValidationError,
+    IterableValidationNote,
+)
+from cattrs.gen import make_dict_structure_fn
+
+from realtime_core.errors import FilterError
+from realtime_core.filters import Filter, parse_filter
+
+from ..errors import JoinError
+
+__all__ = ["ANY", "EVENTS", "Binding", "JoinConfig", "parse_join"]
+
+ANY: Final = "*"
+"""Any event, schema or table."""
+EVENTS: Final = (ANY, "INSERT", "UPDATE", "DELETE")
+
+MAX_BINDINGS: Final = 100
+"""Of one join."""
+DEFAULT_WAIT: Final = 15_000
+"""Milliseconds that a join with ``wait`` takes for its subscription, unless it says."""
+MAX_WAIT: Final = 20_000
+"""Milliseconds that it may say."""
+
+_MAX_ID: Final = 2**31 - 1
+_MOST_PROBLEMS: Final = 3
+
+
+@attrs.frozen
+class Binding:
+    """What one ``postgres_changes`` entry of a join asks for."""
+
+    event: str
+    """One of :data:`EVENTS`."""
+    schema: str
+    table: str
+    filter_text: str
+    """As it was sent; empty: none."""
+    filter: Filter | None = attrs.field(eq=False, repr=False)
+    select: frozenset[str] | None
+    """Names of the columns to show; None: all."""
+    leaves: bool
+    """Whether an UPDATE that takes a row out of the filter is told, as a DELETE."""
+    id: int
+    """What a client knows it by: never 0, and the same each time it is asked for."""
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that the filter looks at."""
+        return frozenset() if self.filter is None else self.filter.columns
+
+    def wants(self, event: str) -> bool:
+        """Say whether an event of this type is asked for."""
+        return self.event in (ANY, event)
+
+
+@attrs.frozen
+class JoinConfig:
+    """What a join with ``config`` asks for."""
+
+    bindings: tuple[Binding, ...]
+    """In the order in which they were sent."""
+    sent: tuple[Mapping[str, Any], ...]
+    """The members of the bindings that are known here, as they were sent."""
+    wait: float | None
+    """Seconds to wait for the subscription before the reply; None: reply at once."""
+    private: bool
+
+    def response(self) -> dict[str, Any]:
+        """Return what a reply tells: the bindings as they were sent, each with its id.
+
+        Clients compare them with their own.
+        """
+        return {
+            "postgres_changes": [
+                {**sent, "id": binding.id}
+                for sent, binding in zip(self.sent, self.bindings, strict=True)
+            ]
+        }
+
+
+def parse_join(payload: Any) -> JoinConfig | None:
+    """Read a join's payload.
+
+    Returns:
+        None for one without ``config``.
+
+    Raises:
+        JoinError: if ``config`` is not understood, with the place and what belongs there.
+    """
+    if not isinstance(payload, dict) or "config" not in payload:
+        return None
+    try:
+        config = _converter.structure(payload, _SentJoin).config or _SentConfig()
+    except BaseValidationError as exc:
+        problems = list(_problems(exc, ""))
+        more = f"; and {len(problems) - _MOST_PROBLEMS} more" * (len(problems) > _MOST_PROBLEMS)
+        raise JoinError("; ".join(problems[:_MOST_PROBLEMS]) + more) from None
+    sent = payload["config"] or {}
+    options = config.postgres_changes_options
+    return JoinConfig(
+        _bindings(config.postgres_changes or []),
+        tuple(
+            {name: entry[name] for name in _MEMBERS if name in entry}
+            for entry in sent.get("postgres_changes") or ()
+        ),
+        _wait(options) if options is not None and options.wait else None,
+        bool(config.private),
+    )
+
+
+def _bindings(sent: list[_SentBinding]) -> tuple[Binding, ...]:
+    if len(sent) > MAX_BINDINGS:
+        raise JoinError(
+            f"config.postgres_changes has {len(sent)} entries, at most {MAX_BINDINGS} are taken"
+        )
+    ids: dict[int, Binding] = {}
+    found = []
+    for place, entry in enumerate(sent):
+        binding = _binding(entry, f"config.postgres_changes[{place}]")
+        while ids.setdefault(binding.id, binding) != binding:
+            binding = attrs.evolve(binding, id=binding.id % _MAX_ID + 1)
+        found.append(binding)
+    return tuple(found)
+
+
+def _binding(sent: _SentBinding, place: str) -> Binding:
+    event = ANY if sent.event is None else sent.event.upper()
+    if event not in EVENTS:
+        raise JoinError(f"{place}.event must be one of {', '.join(EVENTS)}, not {sent.event!r}")
+    schema = "public" if sent.schema is None else sent.schema
+    table = ANY if sent.table is None else sent.table
+    text = sent.filter or ""
+    one_table = ANY not in (schema, table)
+    filter = _filter(text, place, one_table=one_table) if text else None
+    if sent.select is not None and not one_table:
+        raise JoinError(f"{place}.select chooses among one table's columns: name schema and table")
+    if sent.leaves:
+        if filter is None:
+            raise JoinError(f"{place}.leaves is about rows that leave a filter: give it a filter")
+        if event not in (ANY, "DELETE"):
+            raise JoinError(f"{place}.leaves is told as a DELETE: ask for the event * or DELETE")
+    select = None if sent.select is None else frozenset(sent.select)
+    shown = None if select is None else sorted(select)
+    what = [event, schema, table, text, shown, bool(sent.leaves)]
+    digest = hashlib.blake2b(orjson.dumps(what), digest_size=8).digest()
+    id = int.from_bytes(digest, "big") % _MAX_ID + 1
+    return Binding(event, schema, table, text, filter, select, bool(sent.leaves), id)
+
+
+def _filter(text: str, place: str, *, one_table: bool) -> Filter | None:
+    if not one_table:
+        raise JoinError(f"{place}.filter is about one table's columns: name schema and table")
+    try:
+        filter = parse_filter(text)
+    except FilterError as exc:
+        raise JoinError(f"{place}.filter: {exc}") from exc
+    return None if filter.root is None else filter
+
+
+def _wait(options: _SentOptions) -> float:
+    timeout = DEFAULT_WAIT if options.timeout is None else options.timeout
+    return min(max(timeout, 0), MAX_WAIT) / 1000
+
+
+# The payload's shape. What is not named here is let through: clients add members.
+
+
+@attrs.frozen
+class _SentBinding:
+    event: str | None = None
+    schema: str | None = None
+    table: str | None = None
+    filter: str | None = None
+    select: list[str] | None = None
+    leaves: bool | None = None
+
+
+_MEMBERS: Final = tuple(field.name for field in attrs.fields(_SentBinding))
+
+
+@attrs.frozen
+class _SentOptions:
+    wait: bool | None = None
+    timeout: float | None = None
+
+
+@attrs.frozen
+class _SentConfig:
+    postgres_changes: list[_SentBinding] | None = None
+    postgres_changes_options: _SentOptions | None = None
+    broadcast: dict[str, Any] | None = None
+    presence: dict[str, Any] | None = None
+    private: bool | None = None
+
+
+@attrs.frozen
+class _SentJoin:
+    config: _SentConfig | None = None
+
+
+_NAMES: Final[dict[Any, str]] = {
+    bool: "true or false",
+    dict: "an object",
+    float: "a number",
+    list: "a list",
+    str: "a string",
+}
+
+
+def _check(value: Any, kind: type) -> Any:
+    # JSON's numbers are two types here, and true is an int.
+    fits = isinstance(value, kind) or (
+        kind is float and isinstance(value, int) and not isinstance(value, bool)
+    )
+    if not fits:
+        shown = json.dumps(value, ensure_ascii=False)
+        shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
+        raise ValueError(f"must be {_NAMES[kind]}, not {shown}")
+    return value
+
+
+def _make_converter() -> Converter:
+    converter = Converter()
+    for kind in (bool, float, str):
+        converter.register_structure_hook(kind, lambda value, _, kind=kind: _check(value, kind))
+
+    def objects(cls: Any) -> Callable[[Any, Any], Any]:
+        structure = make_dict_structure_fn(cls, converter)
+        return lambda value, _: structure(_check(value, dict), cls)
+
+    converter.register_structure_hook_factory(attrs.has, objects)
+
+    def is_a(kind: type) -> Callable[[Any], bool]:
+        return lambda cls: get_origin(cls) is kind
+
+    converter.register_structure_hook_func(is_a(dict), lambda value, _: _check(value, dict))
+
+    # A text is a sequence, too, but no list.
+    def lists(cls: Any) -> Callable[[Any, Any], Any]:
+        structure = list_structure_factory(cls, converter)
+        return lambda value, _: structure(_check(value, list), cls)
+
+    converter.register_structure_hook_factory(is_a(list), lists)
+    return converter
+
+
+_converter: Final = _make_converter()
+
+
+def _problems(exc: BaseException, path: str) -> Iterator[str]:
+    """Yield each problem with its place in the payload."""
+    if not isinstance(exc, BaseValidationError):
+        yield f"{path} {exc}"
+        return
+    for inner in exc.exceptions:
+        place = path
+        for note in getattr(inner, "__notes__", ()):
+            if isinstance(note, AttributeValidationNote):
+                place = f"{path}.{note.name}" if path else note.name
+            elif isinstance(note, IterableValidationNote):
+                place = f"{path}[{note.index}]"
+        yield from _problems(inner, place)

@@ -1,0 +1,305 @@
+"""Joins: what is taken, what is refused, and with which words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from realtime_server.errors import JoinError
+from realtime_server.phoenix import joins
+from realtime_server.phoenix.joins import Binding, JoinConfig, parse_join
+
+
+def config(**members: Any) -> JoinConfig:
+    parsed = parse_join({"config": members})
+    assert parsed is not None
+    return parsed
+
+
+def bindings(*sent: Any) -> tuple[Binding, ...]:
+    return config(postgres_changes=list(sent)).bindings
+
+
+def refusal(payload: Any) -> str:
+    with pytest.raises(JoinError) as caught:
+        parse_join(payload)
+    return caught.value.reason
+
+
+def refused(*sent: Any) -> str:
+    return refusal({"config": {"postgres_changes": list(sent)}})
+
+
+TODOS = {"event": "*", "schema": "public", "table": "todos"}
+
+
+@pytest.mark.parametrize("payload", [{}, [], None, "x", 5, {"user_token": "t"}])
+def test_a_join_without_config_is_of_the_first_generation(payload: Any) -> None:
+    assert parse_join(payload) is None
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        None,
+        {},
+        {"postgres_changes": []},
+        {"postgres_changes": None},
+        {"broadcast": {"ack": False, "self": False}, "presence": {"key": ""}, "private": True},
+        {"something": "new"},
+    ],
+)
+def test_a_config_without_bindings_has_none(sent: Any) -> None:
+    parsed = parse_join({"config": sent})
+    assert parsed is not None
+    assert (parsed.bindings, parsed.wait) == ((), None)
+    assert parsed.response() == {"postgres_changes": []}
+
+
+def test_what_stock_clients_send_is_read() -> None:
+    parsed = parse_join(
+        {
+            "config": {
+                "broadcast": {"ack": False, "self": False},
+                "presence": {"key": "", "enabled": False},
+                "postgres_changes": [{**TODOS, "filter": "id=eq.1", "select": ["id", "task"]}],
+                "postgres_changes_options": {"wait": True, "timeout": 15000},
+                "private": False,
+            },
+            "access_token": "t",
+        }
+    )
+    assert parsed is not None
+    (binding,) = parsed.bindings
+    assert (binding.event, binding.schema, binding.table) == ("*", "public", "todos")
+    assert (binding.filter_text, binding.columns) == ("id=eq.1", {"id"})
+    assert binding.select == {"id", "task"}
+    assert not binding.leaves
+    assert parsed.wait == 15
+
+
+def test_the_reply_has_what_was_sent_verbatim_in_order_each_with_an_id() -> None:
+    sent = [
+        {**TODOS, "filter": ' id = eq.1 , "a"=eq."x"'.replace(" ", "")},
+        {"event": "insert", "schema": "*"},
+        {**TODOS, "event": "UPDATE", "filter": None},
+        TODOS,
+        TODOS,
+    ]
+    parsed = config(postgres_changes=sent)
+    shown = parsed.response()["postgres_changes"]
+    ids = [entry["id"] for entry in shown]
+    assert shown == [{**entry, "id": id} for entry, id in zip(sent, ids, strict=True)]
+    assert ids == [binding.id for binding in parsed.bindings]
+    assert ids[3] == ids[4]
+    assert len(set(ids)) == 4
+
+
+def test_members_that_nobody_knows_are_not_echoed() -> None:
+    sent = {**TODOS, "id": 5, "extra": [[]]}
+    (shown,) = config(postgres_changes=[sent]).response()["postgres_changes"]
+    assert shown.keys() == {*TODOS, "id"}
+    assert shown["id"] != 5
+
+
+def test_what_is_nested_deeply_is_refused_like_anything_else() -> None:
+    deep: Any = []
+    for _ in range(900):
+        deep = [deep]
+    assert refused({"table": deep}).startswith("config.postgres_changes[0].table must be a string")
+    assert bindings({"table": "t", "extra": deep})
+
+
+def test_an_id_is_the_same_each_time_and_tells_bindings_apart() -> None:
+    variants: list[dict[str, Any]] = [
+        TODOS,
+        {**TODOS, "event": "INSERT"},
+        {**TODOS, "schema": "other"},
+        {**TODOS, "table": "other"},
+        {**TODOS, "filter": "id=eq.1"},
+        {**TODOS, "filter": "id=eq.1", "leaves": True},
+        {**TODOS, "select": []},
+        {**TODOS, "select": ["id"]},
+    ]
+    ids = [binding.id for binding in bindings(*variants)]
+    assert len(set(ids)) == len(ids)
+    assert [binding.id for binding in bindings(*reversed(variants))] == ids[::-1]
+    assert all(0 < id < 2**31 for id in ids)
+    # A rejoin after a restart knows it again.
+    assert ids[0] == 229011251
+
+
+def test_different_bindings_of_one_join_never_share_an_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joins, "_MAX_ID", 5)
+    tables = [{**TODOS, "table": name} for name in "abcda"]
+    found = bindings(*tables)
+    assert len({binding.id for binding in found[:4]}) == 4
+    assert found[4] == found[0]
+    assert all(binding.id for binding in found)
+
+
+def test_what_is_left_out_is_anything_but_the_schema() -> None:
+    assert bindings({})[0] == bindings({"event": "*", "schema": "public", "table": "*"})[0]
+    assert bindings({"event": None, "schema": None, "table": None, "filter": None})
+    (binding,) = bindings({"event": "delete"})
+    assert binding.event == "DELETE"
+    assert (binding.wants("DELETE"), binding.wants("INSERT")) == (True, False)
+
+
+def test_an_empty_filter_is_none() -> None:
+    assert bindings({**TODOS, "filter": ""})[0].filter is None
+
+
+@pytest.mark.parametrize(
+    ("options", "wait"),
+    [
+        ({}, None),
+        ({"wait": False, "timeout": 5}, None),
+        ({"wait": True}, 15),
+        ({"wait": True, "timeout": 1500}, 1.5),
+        ({"wait": True, "timeout": 10**9}, 20),
+        ({"wait": True, "timeout": -1}, 0),
+        (None, None),
+    ],
+)
+def test_waiting_is_bounded(options: Any, wait: float | None) -> None:
+    assert config(postgres_changes_options=options).wait == wait
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        (5, "config must be an object, not 5"),
+        ([], "config must be an object, not []"),
+        ({"postgres_changes": "x"}, 'config.postgres_changes must be a list, not "x"'),
+        ({"postgres_changes": {}}, "config.postgres_changes must be a list, not {}"),
+        ({"postgres_changes": [5]}, "config.postgres_changes[0] must be an object, not 5"),
+        (
+            {"postgres_changes": [{}, {"table": 5}]},
+            "config.postgres_changes[1].table must be a string, not 5",
+        ),
+        (
+            {"postgres_changes": [{"select": "id"}]},
+            'config.postgres_changes[0].select must be a list, not "id"',
+        ),
+        (
+            {"postgres_changes": [{"select": ["id", True]}]},
+            "config.postgres_changes[0].select[1] must be a string, not true",
+        ),
+        (
+            {"postgres_changes": [{"leaves": 1}]},
+            "config.postgres_changes[0].leaves must be true or false, not 1",
+        ),
+        (
+            {"postgres_changes_options": {"timeout": "1"}},
+            'config.postgres_changes_options.timeout must be a number, not "1"',
+        ),
+        (
+            {"postgres_changes_options": {"timeout": True}},
+            "config.postgres_changes_options.timeout must be a number, not true",
+        ),
+        ({"private": "yes"}, 'config.private must be true or false, not "yes"'),
+        ({"broadcast": []}, "config.broadcast must be an object, not []"),
+        (
+            {"presence": "x" * 100},
+            f'config.presence must be an object, not "{"x" * 39}…',
+        ),
+    ],
+)
+def test_a_wrong_shape_is_refused_with_its_place(members: Any, reason: str) -> None:
+    assert refusal({"config": members}) == reason
+
+
+def test_several_problems_are_told_and_the_rest_counted() -> None:
+    assert refused({"event": 1}, {"table": 2}, {"schema": 3}, {"filter": 4}, 5) == (
+        "config.postgres_changes[0].event must be a string, not 1; "
+        "config.postgres_changes[1].table must be a string, not 2; "
+        "config.postgres_changes[2].schema must be a string, not 3; and 2 more"
+    )
+
+
+@pytest.mark.parametrize(
+    ("binding", "reason"),
+    [
+        ({"event": "TRUNCATE"}, ".event must be one of *, INSERT, UPDATE, DELETE, not 'TRUNCATE'"),
+        (
+            {"filter": "id=eq.1"},
+            ".filter is about one table's columns: name schema and table",
+        ),
+        (
+            {"schema": "*", "table": "todos", "filter": "id=eq.1"},
+            ".filter is about one table's columns: name schema and table",
+        ),
+        (
+            {"table": "*", "select": ["id"]},
+            ".select chooses among one table's columns: name schema and table",
+        ),
+        ({**TODOS, "leaves": True}, ".leaves is about rows that leave a filter: give it a filter"),
+        (
+            {**TODOS, "event": "UPDATE", "filter": "id=eq.1", "leaves": True},
+            ".leaves is told as a DELETE: ask for the event * or DELETE",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_refused(binding: Any, reason: str) -> None:
+    assert refused(TODOS, binding) == f"config.postgres_changes[1]{reason}"
+
+
+def test_an_error_in_a_filter_tells_its_position() -> None:
+    reason = refused({**TODOS, "filter": "id=eq.1,task=equals.x"})
+    assert reason.startswith("config.postgres_changes[0].filter: unknown operator 'equals'")
+    assert "at character 14 of 'id=eq.1,task=equals.x'" in reason
+
+
+def test_a_join_has_so_many_bindings_and_no_more() -> None:
+    assert len(bindings(*[TODOS] * 100)) == 100
+    assert refused(*[TODOS] * 101) == (
+        "config.postgres_changes has 101 entries, at most 100 are taken"
+    )
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+MEMBERS = ("event", "schema", "table", "filter", "select", "leaves", "id")
+entries = st.dictionaries(
+    st.sampled_from(MEMBERS), values | st.sampled_from(["*", "INSERT", "id=eq.1", "a"]), max_size=7
+)
+configs = st.fixed_dictionaries(
+    {},
+    optional={
+        "postgres_changes": st.lists(entries | values, max_size=3) | values,
+        "postgres_changes_options": values
+        | st.fixed_dictionaries({}, optional={"wait": values, "timeout": values}),
+        "broadcast": values,
+        "presence": values,
+        "private": values,
+    },
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.fixed_dictionaries({"config": configs | values}))
+def test_any_config_is_echoed_or_refused_with_a_reason(payload: Any) -> None:
+    try:
+        parsed = parse_join(payload)
+    except JoinError as caught:
+        reason = caught.reason
+    else:
+        reason = ""
+    if reason:
+        assert reason.startswith("config")
+        return
+    assert parsed is not None
+    shown = parsed.response()["postgres_changes"]
+    sent = (payload["config"] or {}).get("postgres_changes") or []
+    assert json.loads(json.dumps(shown)) == [
+        {**entry, "id": one["id"]} for entry, one in zip(sent, shown, strict=True)
+    ]
+    assert all(one["id"] for one in shown)
