@@ -50,8 +50,8 @@ class PayloadDecoder(Protocol):
         """Whether a Begin has come without its Commit."""
         ...
 
-    def feed(self, payload: bytes) -> Iterable[Change | Begin | Commit]:
-        """Take one message; the result is used up before the next.
+    def decode(self, payloads: Iterable[bytes]) -> Iterator[Change | Begin | Commit]:
+        """Decode messages; what comes of one is yielded before the next is taken.
 
         Raises:
             DecodeError: if it is none.

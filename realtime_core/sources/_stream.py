@@ -232,15 +232,26 @@ class StreamSource(EventQueue):
         self, payloads: list[memoryview], decoder: PayloadDecoder, sequence: Sequence
     ) -> Iterator[Event]:
         """Decode CopyData payloads; yield what is new."""
-        feed, accept = decoder.feed, sequence.accept
-        for payload in payloads:
-            if payload[0] == TAG_XLOG_DATA:
+        accept = sequence.accept
+        rest = iter(payloads)
+        keepalives: list[memoryview] = []
+
+        def messages() -> Iterator[bytes]:
+            """Yield the plugin's messages up to the next keepalive."""
+            for payload in rest:
+                if payload[0] != TAG_XLOG_DATA:
+                    keepalives.append(payload)
+                    return
                 # The only copy: slices of bytes are cheap to decode, of a memoryview dear.
-                for event in feed(bytes(payload[XLOG_DATA_HEADER:])):
-                    if accept(event):
-                        yield event
-                continue
-            message = parse_copy_data(payload)
+                yield bytes(payload[XLOG_DATA_HEADER:])
+
+        while True:
+            for event in decoder.decode(messages()):
+                if accept(event):
+                    yield event
+            if not keepalives:
+                return
+            message = parse_copy_data(keepalives.pop())
             if isinstance(message, Keepalive) and sequence is self._sequence:
                 yield from self._keepalive(message, decoder)
 

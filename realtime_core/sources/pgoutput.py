@@ -9,9 +9,8 @@ from typing import Any, Literal, Unpack
 import attrs
 from psycopg import AsyncConnection
 
-from ..changes import Begin, Change, Commit
 from ..errors import ConfigError, PublicationNotFoundError, SourceError
-from ..pgoutput import Assembler, Decoder
+from ..pgoutput import ChangeDecoder
 from ..pgoutput.spill import FileSpillStore
 from ..positions import StreamIdentity
 from ..replication.commands import pgoutput_options
@@ -121,28 +120,12 @@ class _Pgoutput:
         )
 
     def decoder(self, stream: StreamIdentity) -> PayloadDecoder:
-        return _PgoutputDecoder(self, stream)
-
-
-class _PgoutputDecoder:
-    """Messages to changes, on one connection."""
-
-    def __init__(self, plugin: _Pgoutput, stream: StreamIdentity) -> None:
-        self._decode = Decoder(abort_info=plugin.streaming == "parallel").decode
-        self._assembler = Assembler(
-            stream, max_memory=plugin.max_memory, spill_store=plugin.spill_store
+        return ChangeDecoder(
+            stream,
+            abort_info=self.streaming == "parallel",
+            max_memory=self.max_memory,
+            spill_store=self.spill_store,
         )
-        self._assemble = self._assembler.feed
-
-    @property
-    def in_transaction(self) -> bool:
-        return self._assembler.in_transaction
-
-    def feed(self, payload: bytes) -> Iterable[Change | Begin | Commit]:
-        return self._assemble(self._decode(payload))
-
-    def close(self) -> None:
-        self._assembler.close()
 
 
 def _checked_publications(names: Iterable[str]) -> tuple[str, ...]:
