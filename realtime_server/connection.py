@@ -55,6 +55,8 @@ MAX_TOPIC_LENGTH: Final = 4096
 """Characters of a topic."""
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds a client has to take, and answer, a close frame."""
+_TOPIC_SHOWN: Final = 200
+"""Characters of a topic that a log line names."""
 CHECK_INTERVAL: Final = 300.0
 """Seconds between two checks of a channel's token, at most."""
 
@@ -115,7 +117,7 @@ class Connection:
 
     async def run(self) -> None:
         """Answer messages until the connection ends."""
-        logger.info("connected: %s", self._peer)
+        logger.info("connected: %s", self._peer, extra=self._named("connect"))
         self._metrics.connections.inc()
         try:
             while (data := await self._receive()) is not None:
@@ -137,7 +139,14 @@ class Connection:
             code = self._close_code()
             self._metrics.connections.dec()
             self._metrics.closed(code)
-            logger.info("closed: %s (%s)", self._peer, code)
+            logger.info("closed: %s (%s)", self._peer, code, extra=self._named("close", code=code))
+
+    def _named(self, event: str, **more: object) -> dict[str, object]:
+        """Return what a log line names besides its message."""
+        topic = more.get("topic")
+        if isinstance(topic, str):
+            more["topic"] = topic[:_TOPIC_SHOWN]
+        return {"event": event, "peer": self._peer, **more}
 
     def _close_code(self) -> int | None:
         """Return the code that the client was told, or else its own; 1006 without either."""
@@ -162,7 +171,8 @@ class Connection:
                 case Refresh(channel, token):
                     await self._refresh(channel, token)
                 case Close(code, reason):
-                    logger.info("closing %s: %s", self._peer, reason)
+                    named = self._named("closing", code=code, reason=reason)
+                    logger.info("closing %s: %s", self._peer, reason, extra=named)
                     await close_within(self._websocket, code, reason)
                 case _:
                     self._perform_now(action)
@@ -214,7 +224,8 @@ class Connection:
             self._refuse_join(message, exc)
             return
         self._metrics.joins.labels("ok").inc()
-        logger.info("joined: %.200r by %s", message.topic, self._peer)
+        named = self._named("join", topic=message.topic)
+        logger.info("joined: %.200r by %s", message.topic, self._peer, extra=named)
         self._perform_all(self._state.accept(message, config, grant=grant))
         self._check_by(grant)
         if config is not None and config.bindings:
@@ -223,7 +234,10 @@ class Connection:
     def _refuse_join(self, message: Message, exc: RefusedError) -> None:
         self._metrics.joins.labels(exc.result).inc()
         if self._is_news(exc):
-            logger.info("join of %.200r by %s refused: %s", message.topic, self._peer, exc)
+            named = self._named("join_refused", topic=message.topic, reason=str(exc))
+            logger.info(
+                "join of %.200r by %s refused: %s", message.topic, self._peer, exc, extra=named
+            )
         self._perform_all(self._state.refuse(message, _refusal(message, exc)))
 
     def _postpone_join(
@@ -294,7 +308,8 @@ class Connection:
             "(MAX_PAYLOAD_BYTES)",
         )
         if self._is_news(exc):
-            logger.info("message by %s refused: %s", self._peer, exc)
+            named = self._named("message_refused", topic=message.topic, reason=str(exc))
+            logger.info("message by %s refused: %s", self._peer, exc, extra=named)
         self._perform_all(self._state.refuse(message, exc.reason))
 
     def _subscribe(self, channel: Channel) -> None:
@@ -355,7 +370,8 @@ class Connection:
 
     def _end(self, channel: Channel, exc: RefusedError) -> None:
         self._metrics.channels_ended.labels(exc.result).inc()
-        logger.info("channel %.200r of %s ended: %s", channel.topic, self._peer, exc)
+        named = self._named("channel_ended", topic=channel.topic, reason=str(exc))
+        logger.info("channel %.200r of %s ended: %s", channel.topic, self._peer, exc, extra=named)
         self._perform_all(self._state.end(channel, exc.reason))
 
 

@@ -73,8 +73,10 @@ class GuardedConnection(ServerConnection):
     def _check(self) -> None:
         if not self._rate.take(self.loop.time(), self._frames):
             self._on_flood()
-            reason = f"more than {self._frames_per_second} messages a second"
-            self.protocol.fail(_POLICY_VIOLATION, f"{reason} (MAX_MESSAGES_PER_SECOND)")
+            self.protocol.fail(
+                _POLICY_VIOLATION,
+                f"more than {self._frames_per_second} messages a second (MAX_MESSAGES_PER_SECOND)",
+            )
             # Sends the close frame; what the client sends from now on is thrown away.
             super().data_received(b"")
         elif self.transport.get_write_buffer_size() > self._max_unread:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from realtime_core import GapReason
+from realtime_core import GapReason, SourceStats
+from realtime_server.metrics import Metrics
+from tests.error_reasons import close_codes, documented_codes, documented_reasons, reasons
 from tests.log_events import LogEvent, documented_events, events
 from tests.reference_pages import PARTS, ROOT, rewritten
 
@@ -39,3 +43,36 @@ def test_every_reason_of_a_gap_is_documented() -> None:
     # The server keeps no checkpoint of its own.
     reasons = {reason.value for reason in GapReason} - {GapReason.START_BEHIND_SLOT.value}
     assert {reason for reason in reasons if f"| `{reason}` |" not in text} == set()
+
+
+ERRORS = "docs/reference/errors.md"
+# These are put together from a reason in the list, or say nothing of it.
+BY_GENERATION = {"error occurred when joining …", "InvalidJWTToken: …"}
+# websockets itself gives these, or clients see them where there was no close frame.
+NOT_OURS = {1006, 1009, 1011}
+
+
+def test_every_reason_that_clients_are_given_is_documented() -> None:
+    assert sorted(reasons() - documented_reasons(ERRORS)) == [], f"add these to {ERRORS}"
+
+
+def test_every_documented_reason_exists() -> None:
+    documented = documented_reasons(ERRORS) - BY_GENERATION
+    assert sorted(documented - reasons()) == [], f"remove these from {ERRORS}"
+
+
+def test_close_codes_are_those_that_are_documented() -> None:
+    assert close_codes() | NOT_OURS == documented_codes(PROTOCOL)
+
+
+METRICS = "docs/reference/metrics.md"
+
+
+def test_metrics_are_those_that_are_documented() -> None:
+    text = Metrics(stats=SourceStats, subscriptions=lambda: 0).render().decode()
+    types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+    # Companions of others, as the page says.
+    exposed = {(name, kind) for name, kind in types.items() if not name.endswith("_created")}
+    page = (ROOT / METRICS).read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `(\w+)` \| (\w+) \|", page, re.MULTILINE))
+    assert documented == exposed

@@ -409,6 +409,23 @@ async def test_one_line_is_logged_for_each_connect_join_refusal_and_close(
         "server filters by equality of one column, as in realtime:public:todos:id=eq.99",
         "closed: 10.0.0.1:4321 (1001)",
     ]
+    named = [vars(record) for record in caplog.records]
+    assert {fields["peer"] for fields in named} == {"10.0.0.1:4321"}
+    assert [fields["event"] for fields in named] == ["connect", "join", "join_refused", "close"]
+    assert [fields.get("topic") for fields in named] == [None, TOPIC, f"{TOPIC}:x", None]
+    assert named[2]["reason"].startswith("cannot filter by 'x'")
+    assert named[3]["code"] == 1001
+
+
+async def test_a_log_line_names_no_more_of_a_topic_than_it_shows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "realtime.connection")
+    async with open_connection() as client:
+        await client.send("phx_join", topic=f"realtime:{'x' * 4000}")
+    (joined,) = (record for record in caplog.records if "joined" in record.message)
+    assert vars(joined)["topic"] == f"realtime:{'x' * 191}"
+    assert len(joined.message) < 250
 
 
 async def test_a_client_without_an_address_is_served_all_the_same() -> None:
