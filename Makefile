@@ -37,7 +37,7 @@ docs: $(VENV)/.docs ## build the documentation into site/
 
 clean: ## remove the virtual environment and all that was built
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf $(CLIENTS)/node_modules
+	rm -rf $(CLIENTS)/node_modules $(CLIENTS)/.venv
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lint: $(VENV)/.dev
@@ -46,12 +46,17 @@ lint: $(VENV)/.dev
 	@$(RUN) -m mypy
 
 # npm writes node_modules/.package-lock.json when it is done.
-clients:
+clients: $(CLIENTS)/.venv/.done
 	@if [ ! -f $(CLIENTS)/package-lock.json ]; then exit 0; fi; \
 	if ! command -v npm > /dev/null; then \
 	    echo "npm is not installed: the tests with stock JavaScript clients will skip"; exit 0; fi; \
 	cd $(CLIENTS) && { [ node_modules/.package-lock.json -nt package-lock.json ] || \
 	    npm ci --no-audit --no-fund --loglevel=error; }
+
+$(CLIENTS)/.venv/.done: $(CLIENTS)/requirements.txt | $(VENV)/bin/pip
+	@$(RUN) -m venv --clear $(CLIENTS)/.venv
+	@$(CLIENTS)/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 # pip is the last thing that comes into a new environment, so it marks a whole one.
 $(VENV)/bin/pip:

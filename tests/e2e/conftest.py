@@ -14,6 +14,7 @@ from tests.e2e.browser import Browser, find_chromium, running_browser
 from tests.e2e.server_process import ServerProcess
 from tests.fix_postgres import Database
 
+ROOT = Path(__file__).parents[2]
 CLIENTS = Path(__file__).parent / "clients"
 
 SHOP = """
@@ -55,6 +56,16 @@ def clients() -> Path:
         command = ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"]
         subprocess.run(command, cwd=CLIENTS, check=True, timeout=240)
     return CLIENTS
+
+
+@pytest.fixture(scope="session")
+def python_client() -> Path:
+    """The Python of the environment that has the Python client."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed; it makes the Python client's environment")
+    stamp = (CLIENTS / ".venv" / ".done").relative_to(ROOT)
+    subprocess.run(["make", "--silent", str(stamp)], cwd=ROOT, check=True, timeout=240)
+    return CLIENTS / ".venv" / "bin" / "python"
 
 
 def _is_installed() -> bool:

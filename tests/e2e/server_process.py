@@ -26,15 +26,27 @@ class ServerProcess:
         database: what it broadcasts.
         publications: as JSON.
         port: 0 takes a free one; `port` says which.
+        streaming: whether to wait until it streams.
+        environment: more variables.
     """
 
-    def __init__(self, database: Database, *, publications: str, port: int = 0) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        publications: str,
+        port: int = 0,
+        streaming: bool = True,
+        **environment: str,
+    ) -> None:
         self.port = port
+        self._streaming = streaming
         self.log: list[str] = []
         self._environ = {
             **os.environ,
             **_database_settings(database),
             "PUBLICATIONS": publications,
+            **environment,
         }
 
     @property
@@ -57,7 +69,8 @@ class ServerProcess:
         self._reader.start()
         try:
             [port] = self.wait_for_log(r"listening on .*, port (\d+)")
-            self.wait_for_log("streaming from database")
+            if self._streaming:
+                self.wait_for_log("streaming from database")
         except BaseException:
             self._stop()
             raise

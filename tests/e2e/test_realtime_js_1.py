@@ -10,7 +10,7 @@ import pytest
 
 from realtime_server.config import ServerConfig
 from realtime_server.server import RealtimeServer
-from tests.e2e.node_program import NodeProgram
+from tests.e2e.program import NodeProgram
 from tests.e2e.server_process import ServerProcess
 from tests.fix_postgres import Database
 from tests.waiting import eventually

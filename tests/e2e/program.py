@@ -1,4 +1,4 @@
-"""A Node program that says what happens, a line of JSON each, and may be told what to do."""
+"""A client's program: it says what happens, a line of JSON each, and may be told what to do."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from typing import Any, Self
 
 from tests.waiting import eventually_sync
 
-__all__ = ["NodeProgram"]
+__all__ = ["NodeProgram", "Program"]
 
 
-class NodeProgram:
-    """A program of the clients' folder. It ends when the `with` block does.
+class Program:
+    """A program that runs while the `with` block does.
 
     Args:
-        path: the program.
-        arguments: of its command line.
+        command: its command line.
     """
 
-    def __init__(self, path: Path, *arguments: str) -> None:
+    def __init__(self, *command: str) -> None:
         self.said: list[dict[str, Any]] = []
         """What it said so far."""
         self._process = subprocess.Popen(
-            ["node", str(path), *arguments],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -54,7 +53,7 @@ class NodeProgram:
             self._reader.join()
         assert exc is not None or code == 0
 
-    def tell(self, **command: str) -> None:
+    def tell(self, **command: Any) -> None:
         """Give it a command, as a line of JSON."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command) + "\n")
@@ -81,3 +80,15 @@ class NodeProgram:
         assert self._process.stdout is not None
         with self._process.stdout as stdout:
             self.said.extend(map(json.loads, stdout))
+
+
+class NodeProgram(Program):
+    """A program of the clients' folder, under Node.
+
+    Args:
+        path: the program.
+        arguments: of its command line.
+    """
+
+    def __init__(self, path: Path, *arguments: str) -> None:
+        super().__init__("node", str(path), *arguments)

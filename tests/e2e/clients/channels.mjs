@@ -1,0 +1,32 @@
+/**
+ * What the programs of today's clients share: channels that are opened and closed as the test
+ * says, and everything that happens to them told to it.
+ *
+ * Commands: {"subscribe": name, "bindings": [...], "config": {...}}, {"unsubscribe": name},
+ * {"token": text}, {"send": name, "event": text, "payload": {...}}.
+ */
+
+import { listen, say } from "./console.mjs";
+
+/** `client` has `subscribe`, `unsubscribe`, `token` and `send`. */
+export function obey(client) {
+  listen((command) => {
+    if (command.subscribe !== undefined) {
+      client.subscribe(command.subscribe, command.bindings ?? [], command.config ?? {});
+    } else if (command.unsubscribe !== undefined) {
+      client.unsubscribe(command.unsubscribe);
+    } else if (command.token !== undefined) {
+      client.token(command.token);
+    } else if (command.send !== undefined) {
+      client.send(command.send, command.event, command.payload ?? {});
+    }
+  });
+}
+
+export function sayStatus(channel, status, error) {
+  say({ channel, status, ...(error ? { error: error.message ?? String(error) } : {}) });
+}
+
+export function sayChange(channel, binding, change) {
+  say({ channel, binding, change });
+}

@@ -1,0 +1,66 @@
+/**
+ * npm's phoenix 1.8, the protocol's own client: it knows nothing of bindings, so the program
+ * joins with the payload that today's clients send.
+ *
+ *     node phoenix_1.mjs ws://localhost:4000/socket '{"apikey": "eyJ…"}'
+ */
+
+import { Socket } from "phoenix";
+import WebSocket from "ws";
+
+import { obey, sayChange, sayStatus } from "./channels.mjs";
+import { say } from "./console.mjs";
+
+const [url, options = "{}"] = process.argv.slice(2);
+const { apikey = "anon", ...rest } = JSON.parse(options);
+const socket = new Socket(url, { transport: WebSocket, params: { apikey }, ...rest });
+const channels = new Map();
+let token;
+
+socket.onOpen(() => say({ socket: "open" }));
+socket.onClose(({ code }) => say({ socket: "closed", code }));
+socket.connect();
+
+obey({
+  subscribe(name, bindings, config) {
+    const channel = socket.channel(`realtime:${name}`, {
+      config: { ...config, postgres_changes: bindings },
+      ...(token ? { access_token: token } : {}),
+    });
+    channels.set(name, channel);
+    let ids = [];
+    channel.on("postgres_changes", (message) => {
+      ids.forEach((id, place) => message.ids.includes(id) && sayChange(name, place, message.data));
+    });
+    channel.on("system", (system) => say({ channel: name, system }));
+    channel.onError((reason) => sayStatus(name, "CHANNEL_ERROR", reason));
+    channel.onClose(() => sayStatus(name, "CLOSED"));
+    channel
+      .join()
+      .receive("ok", ({ postgres_changes }) => {
+        ids = postgres_changes.map(({ id }) => id);
+        sayStatus(name, "SUBSCRIBED");
+      })
+      .receive("error", ({ reason }) => sayStatus(name, "CHANNEL_ERROR", reason));
+  },
+  unsubscribe(name) {
+    channels
+      .get(name)
+      .leave()
+      .receive("ok", () => say({ channel: name, left: "ok" }));
+  },
+  token(text) {
+    token = text;
+    for (const channel of channels.values()) {
+      channel.push("access_token", { access_token: token });
+    }
+    say({ token: "set" });
+  },
+  send(name, event, payload) {
+    channels
+      .get(name)
+      .push("broadcast", { type: "broadcast", event, payload })
+      .receive("ok", () => say({ channel: name, sent: "ok" }))
+      .receive("error", ({ reason }) => say({ channel: name, sent: "error", reason }));
+  },
+});

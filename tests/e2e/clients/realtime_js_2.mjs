@@ -1,0 +1,42 @@
+/**
+ * npm's @supabase/realtime-js 2.119, under Node.
+ *
+ *     node realtime_js_2.mjs ws://localhost:4000/socket '{"vsn": "1.0.0", "apikey": "eyJ…"}'
+ */
+
+import { RealtimeClient } from "realtime-js-2";
+import WebSocket from "ws";
+
+import { obey, sayChange, sayStatus } from "./channels.mjs";
+import { say } from "./console.mjs";
+
+const [url, options = "{}"] = process.argv.slice(2);
+const { apikey = "anon", ...rest } = JSON.parse(options);
+// Node 20 has no WebSocket of its own.
+const socket = new RealtimeClient(url, { transport: WebSocket, params: { apikey }, ...rest });
+const channels = new Map();
+
+socket.onHeartbeat((status) => say({ heartbeat: status }));
+
+obey({
+  subscribe(name, bindings, config) {
+    const channel = socket.channel(name, { config });
+    channels.set(name, channel);
+    bindings.forEach((binding, place) =>
+      channel.on("postgres_changes", binding, (change) => sayChange(name, place, change)),
+    );
+    channel.on("system", {}, (system) => say({ channel: name, system }));
+    channel.subscribe((status, error) => sayStatus(name, status, error));
+  },
+  async unsubscribe(name) {
+    say({ channel: name, left: await channels.get(name).unsubscribe() });
+  },
+  async token(token) {
+    await socket.setAuth(token);
+    say({ token: "set" });
+  },
+  async send(name, event, payload) {
+    const sent = await channels.get(name).send({ type: "broadcast", event, payload });
+    say({ channel: name, sent });
+  },
+});

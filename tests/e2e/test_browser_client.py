@@ -1,0 +1,64 @@
+"""realtime-js in a browser, served from a local page: the client's own WebSocket, no Node."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.browser import Browser
+from tests.e2e.server_process import ServerProcess
+from tests.e2e.test_todays_clients import BINDINGS, STEPS, expected_by, normal
+from tests.fix_postgres import Database
+
+pytestmark = [pytest.mark.e2e, pytest.mark.integration]
+
+
+class ModuleHandler(SimpleHTTPRequestHandler):
+    """Serves files; the published modules import each other without `.js`."""
+
+    def translate_path(self, path: str) -> str:
+        found = super().translate_path(path)
+        return found if Path(found).suffix else f"{found}.js"
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def page_url(clients: Path) -> Iterator[str]:
+    """Where the page is served."""
+    handler = partial(ModuleHandler, directory=str(clients))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}/browser.html"
+        httpd.shutdown()
+        thread.join()
+
+
+def test_a_page_gets_its_changes(
+    browser: Browser, page_url: str, shop: Database, server: ServerProcess
+) -> None:
+    with browser.page(page_url) as page:
+        page.wait_for("window.start")
+        page.evaluate(f"start({json.dumps(server.websocket_url)}, {json.dumps(BINDINGS)})")
+        page.wait_for("said.some(({ status }) => status === 'SUBSCRIBED')")
+        for statement, _ in STEPS:
+            shop.execute(statement)
+        page.wait_for("said.some(({ binding }) => binding === 4)")
+        said = page.evaluate("said")
+        changes = [[line["binding"], *normal(line["change"])] for line in said if "change" in line]
+        assert changes == expected_by("js")
+        # It goes out as a binary frame, and leaves the channel as it is.
+        page.evaluate("send()")
+        shop.execute("insert into depot.goods values (8, 2)")
+        page.wait_for("said.filter(({ binding }) => binding === 4).length === 2")
+        assert page.evaluate("said.filter(({ status }) => status).length") == 1
+        assert page.complaints == []

@@ -1,0 +1,334 @@
+"""The clients of today, unmodified: each gets its `postgres_changes`.
+
+npm's @supabase/realtime-js 2.119 in both versions of the protocol, PyPI's realtime 2.34, and npm's
+phoenix 1.8 with the payloads that those send.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.program import NodeProgram, Program
+from tests.e2e.server_process import ServerProcess
+from tests.fix_postgres import TEST_DSN, Database, Server
+from tests.tokens import SECRET, make_token
+
+pytestmark = [pytest.mark.e2e, pytest.mark.integration]
+
+Start = Callable[..., Program]
+
+CLIENTS = ("js", "js-vsn1", "py", "phoenix")
+
+
+@pytest.fixture(scope="module")
+def pg(request: pytest.FixtureRequest) -> Server:
+    """One server: what clients see does not depend on its version."""
+    if TEST_DSN:
+        return Server(TEST_DSN)
+    server: Server = request.getfixturevalue("pg18")
+    return server
+
+
+@pytest.fixture
+def start(clients: Path, python_client: Path) -> Start:
+    """Start a client by its name, at the URL of a server's socket."""
+
+    def start(client: str, url: str, **options: Any) -> Program:
+        match client:
+            case "js-vsn1":
+                options["vsn"] = "1.0.0"
+            case "py":
+                program = str(clients / "realtime_py.py")
+                return Program(str(python_client), program, url, json.dumps(options))
+        name = "phoenix_1.mjs" if client == "phoenix" else "realtime_js_2.mjs"
+        return NodeProgram(clients / name, url, json.dumps(options))
+
+    return start
+
+
+def normal(change: Any) -> Any:
+    """Bring what a callback gets to one form: type, table, new and old row."""
+    if "eventType" in change:  # JavaScript's
+        kind, new, old = change["eventType"], change["new"], change["old"]
+    else:
+        change = change.get("data", change)
+        kind = change["type"]
+        new, old = change.get("record", {}), change.get("old_record", {})
+    assert change["errors"] is None
+    committed = datetime.fromisoformat(change["commit_timestamp"])
+    assert abs(datetime.now(UTC) - committed) < timedelta(minutes=10)
+    return [kind, f"{change['schema']}.{change['table']}", new, old]
+
+
+def changes(program: Program, channel: str = "room") -> list[Any]:
+    """Return what a channel's callbacks got: the binding's place, and the change."""
+    return [
+        [line["binding"], *normal(line["change"])]
+        for line in [*program.said]
+        if line.get("channel") == channel and "change" in line
+    ]
+
+
+BINDINGS = [
+    {"event": "*", "schema": "public", "table": "users"},
+    {"event": "INSERT", "schema": "public", "table": "users", "filter": "id=gt.10,name=like.A*"},
+    {"event": "UPDATE", "schema": "public", "table": "todos", "filter": "done=is.true"},
+    {"event": "DELETE", "schema": "public", "table": "*"},
+    {"event": "*", "schema": "depot", "table": "goods", "select": ["price"]},
+]
+
+ADA = {
+    "id": 99,
+    "name": "Ada",
+    "tags": ["a", "b c"],
+    "created": "2026-01-31T22:30:00.5+00:00",
+}
+GRACE = {"id": 1, "name": "Grace", "tags": None, "created": None}
+TODO = {"id": 1, "task": "bake", "done": False}
+
+STEPS: list[tuple[str, list[Any]]] = [
+    (
+        "insert into users values (99, 'Ada', array['a', 'b c'], '2026-02-01 00:30:00.5+02')",
+        [[0, "INSERT", "public.users", ADA, {}], [1, "INSERT", "public.users", ADA, {}]],
+    ),
+    ("insert into users values (1, 'Grace')", [[0, "INSERT", "public.users", GRACE, {}]]),
+    (
+        "update users set name = 'Ada L.' where id = 99",
+        [[0, "UPDATE", "public.users", {**ADA, "name": "Ada L."}, {}]],
+    ),
+    (
+        "delete from users where id = 99",
+        [
+            [0, "DELETE", "public.users", {}, {"id": 99}],
+            [3, "DELETE", "public.users", {}, {"id": 99}],
+        ],
+    ),
+    ("insert into todos values (1, 'bake', false)", []),
+    ("update todos set task = 'bake bread'", []),
+    (
+        "update todos set done = true",
+        [
+            [
+                2,
+                "UPDATE",
+                "public.todos",
+                {**TODO, "task": "bake bread", "done": True},
+                {**TODO, "task": "bake bread"},
+            ]
+        ],
+    ),
+    (
+        "delete from todos",
+        [[3, "DELETE", "public.todos", {}, {**TODO, "task": "bake bread", "done": True}]],
+    ),
+    ("truncate users", [[0, "TRUNCATE", "public.users", {}, {}]]),
+    (
+        "insert into depot.goods values (7, 1.25)",
+        [[4, "INSERT", "depot.goods", {"id": 7, "price": 1.25}, {}]],
+    ),
+]
+
+
+def expected_by(client: str) -> list[Any]:
+    lines = [line for _, lines in STEPS for line in lines]
+    # It cannot read a TRUNCATE.
+    return [line for line in lines if client != "py" or line[1] != "TRUNCATE"]
+
+
+SUBSCRIBED = {"extension": "postgres_changes", "status": "ok"}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_each_binding_gets_its_events_with_the_right_types(
+    start: Start, shop: Database, server: ServerProcess, client: str
+) -> None:
+    with start(client, server.websocket_url) as program:
+        program.tell(subscribe="room", bindings=BINDINGS)
+        program.wait_for(channel="room", status="SUBSCRIBED")
+        program.wait_until(lambda: any("system" in line for line in [*program.said]))
+        for statement, _ in STEPS:
+            shop.execute(statement)
+        # The last change of all goes to the last binding.
+        program.wait_until(lambda: changes(program)[-1:] != [] and changes(program)[-1][0] == 4)
+        assert changes(program) == expected_by(client)
+        (system,) = (line["system"] for line in program.said if "system" in line)
+        if client == "py":
+            # What it cannot read it logs, and goes on.
+            (log,) = (line["log"] for line in program.said if "log" in line)
+            assert log.startswith("Unrecognized message format")
+            assert "TRUNCATE" in log
+        else:
+            assert system == {
+                **SUBSCRIBED,
+                "channel": "room",
+                "message": "Subscribed to PostgreSQL",
+            }
+
+        program.tell(unsubscribe="room")
+        program.wait_for(channel="room", left="ok")
+        program.wait_for(channel="room", status="CLOSED")
+
+
+def test_all_at_once_on_one_server_see_the_same(
+    start: Start, clients: Path, shop: Database, server: ServerProcess
+) -> None:
+    url = server.websocket_url
+    with contextlib.ExitStack() as stack:
+        programs = {name: stack.enter_context(start(name, url)) for name in CLIENTS}
+        old = stack.enter_context(NodeProgram(clients / "lifecycle.mjs", url))
+        old.tell(join="realtime:public:todos")
+        for program in programs.values():
+            program.tell(subscribe="room", bindings=[{**BINDINGS[0], "table": "todos"}])
+        old.wait_for(joined="realtime:public:todos")
+        for program in programs.values():
+            program.wait_for(channel="room", status="SUBSCRIBED")
+        for number in range(1, 21):
+            shop.execute(f"insert into todos values ({number}, 'task {number}', {number} % 2 = 0)")
+            shop.execute(f"update todos set done = not done where id = {number}")
+        shop.execute("delete from todos")
+        for program in programs.values():
+            program.wait_until(lambda program=program: len(changes(program)) == 60)  # type: ignore[misc]
+        old.wait_until(lambda: old.count(topic="realtime:public:todos", type="DELETE") == 20)
+        seen = {name: changes(program) for name, program in programs.items()}
+        assert all(each == seen["js"] for each in seen.values())
+        by_the_old = [(line["type"], int(line.get("id", 0))) for line in old.said if "type" in line]
+        assert by_the_old == [(kind, new.get("id", 0)) for _, kind, _, new, _ in seen["js"]]
+
+
+def test_a_server_that_restarts_gets_its_clients_back(start: Start, shop: Database) -> None:
+    binding = {"event": "INSERT", "schema": "public", "table": "users"}
+    with contextlib.ExitStack() as stack:
+        with ServerProcess(shop, publications='["changes"]') as server:
+            url = server.websocket_url
+            programs = [stack.enter_context(start(name, url)) for name in CLIENTS]
+            for program in programs:
+                program.tell(subscribe="room", bindings=[binding])
+                program.tell(subscribe="other", bindings=[])
+            for program in programs:
+                program.wait_for(channel="room", status="SUBSCRIBED")
+                program.wait_for(channel="other", status="SUBSCRIBED")
+        with ServerProcess(shop, publications='["changes"]', port=server.port):
+            for program in programs:
+                program.wait_for(channel="room", status="SUBSCRIBED", times=2)
+                program.wait_for(channel="other", status="SUBSCRIBED", times=2)
+            shop.execute("insert into users values (1, 'after the restart')")
+            shop.execute("insert into users values (2, 'and another')")
+            for program in programs:
+                program.wait_until(lambda program=program: len(changes(program)) >= 2)  # type: ignore[misc]
+                assert [new["id"] for _, _, _, new, _ in changes(program)] == [1, 2]
+                assert program.count(status="CLOSED") == 0
+
+
+@contextlib.contextmanager
+def secure_server(database: Database) -> Iterator[ServerProcess]:
+    with ServerProcess(
+        database, publications='["changes"]', SECURE_CHANNELS="true", JWT_SECRET=SECRET
+    ) as server:
+        yield server
+
+
+def test_a_refreshed_token_keeps_a_channel_and_an_old_one_ends_it(
+    start: Start, shop: Database
+) -> None:
+    with secure_server(shop) as server, contextlib.ExitStack() as stack:
+        good = make_token({"role": "authenticated"})
+        programs = {
+            name: stack.enter_context(start(name, server.websocket_url, apikey=good))
+            for name in (*CLIENTS, "forgetful")
+        }
+        # All are up before the short token's time begins.
+        for program in programs.values():
+            program.tell(token=good)
+            program.wait_for(token="set")
+        short = make_token({"role": "authenticated"}, expires_in=8)
+        for program in programs.values():
+            program.tell(token=short)
+            program.wait_for(token="set", times=2)
+            program.tell(subscribe="room", bindings=[BINDINGS[0]])
+        for program in programs.values():
+            program.wait_for(channel="room", status="SUBSCRIBED")
+        forgetful = programs.pop("forgetful")
+        for program in programs.values():
+            program.tell(token=good)
+            program.wait_for(token="set", times=3)
+        # Its token ends with it: it is told why, and that it is over.
+        forgetful.wait_for(channel="room", status="CLOSED")
+        (told,) = (
+            line["system"]
+            for line in forgetful.said
+            if line.get("system", {}).get("status") == "error"
+        )
+        assert told["message"] == "the token has expired"
+
+        shop.execute("insert into users values (1, 'still here')")
+        for program in programs.values():
+            program.wait_until(lambda program=program: changes(program))  # type: ignore[misc]
+            assert program.count(status="CLOSED") == 0
+        assert changes(forgetful) == []
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_what_is_refused_is_said_to_the_application(
+    start: Start, server: ServerProcess, client: str
+) -> None:
+    with start(client, server.websocket_url) as program:
+        bad = {**BINDINGS[0], "filter": "id=equals.1"}
+        program.tell(subscribe="bad", bindings=[bad])
+        program.wait_for(channel="bad", status="CHANNEL_ERROR")
+        error = next(line["error"] for line in program.said if "error" in line)
+        assert "config.postgres_changes[0].filter: unknown operator 'equals'" in error
+
+        program.tell(
+            subscribe="room",
+            bindings=[],
+            config={"broadcast": {"ack": True, "self": False}, "private": False},
+        )
+        program.wait_for(channel="room", status="SUBSCRIBED")
+        program.tell(send="room", event="cursor", payload={"x": 1})
+        program.wait_for(channel="room", sent="ok" if client == "py" else "error")
+        # The channel is as good as before.
+        program.tell(unsubscribe="room")
+        program.wait_for(channel="room", left="ok")
+
+
+def test_the_python_client_waits_longer_when_a_limit_was_met(start: Start, shop: Database) -> None:
+    with (
+        ServerProcess(shop, publications='["changes"]', MAX_CHANNELS="1") as server,
+        start("py", server.websocket_url) as program,
+    ):
+        program.tell(subscribe="one")
+        program.wait_for(channel="one", status="SUBSCRIBED")
+        program.tell(subscribe="two")
+        program.wait_for(channel="two", status="CHANNEL_ERROR")
+        program.wait_for(channel="two", delay=30)
+
+
+def test_a_client_may_wait_for_the_database(start: Start, shop: Database) -> None:
+    waits = {"postgres_changes_options": {"wait": True}}
+    with ServerProcess(shop, publications='["later"]', streaming=False) as server:
+        program = start("js", server.websocket_url)
+        with program:
+            program.tell(subscribe="patient", bindings=[BINDINGS[0]], config=waits)
+            program.tell(subscribe="eager", bindings=[BINDINGS[0]])
+            program.wait_for(channel="eager", status="SUBSCRIBED")
+            assert program.count(channel="patient") == 0
+            assert in_place(program) == set()
+            shop.execute("create publication later for all tables")
+            program.wait_for(channel="patient", status="SUBSCRIBED")
+            program.wait_until(lambda: in_place(program) == {"eager", "patient"})
+            shop.execute("insert into users values (1, 'the first')")
+            program.wait_until(
+                lambda: bool(changes(program, "eager") and changes(program, "patient"))
+            )
+
+
+def in_place(program: Program) -> set[str]:
+    """Return the channels that were told that their bindings are."""
+    return {line["channel"] for line in [*program.said] if "system" in line}
