@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeAlias, TypeVar
 
 from realtime_core.errors import FilterError
-from realtime_core.filters import FilterIndex, Match
+from realtime_core.filters import EnumOrders, FilterIndex, Match
 
 from .encoding import RowPayload
 from .gate import TopicGate
@@ -32,10 +32,15 @@ class BindingIndex(Generic[G]):
         gate: which relations' changes are open at all.
         on_error: is told when a filter turns out not to fit its table; its binding gets
             nothing until it does.
+        enums: the declared orders of enum types, by schema and name, for filters.
     """
 
     def __init__(
-        self, gate: TopicGate, on_error: Callable[[G, Binding, FilterError], None]
+        self,
+        gate: TopicGate,
+        on_error: Callable[[G, Binding, FilterError], None],
+        *,
+        enums: EnumOrders | None = None,
     ) -> None:
         self._gate = gate
         self._plain: dict[tuple[str, str, str], dict[tuple[G, Binding], None]] = {}
@@ -43,9 +48,13 @@ class BindingIndex(Generic[G]):
         def misfit(owned: tuple[G, Binding], exc: FilterError) -> None:
             on_error(*owned, exc)
 
-        self._filtered: FilterIndex[tuple[G, Binding]] = FilterIndex(on_error=misfit)
+        self._filtered: FilterIndex[tuple[G, Binding]] = FilterIndex(
+            enums=enums, on_error=misfit
+        )
         # Those that are told when a row leaves: every change is judged twice for them.
-        self._leaving: FilterIndex[tuple[G, Binding]] = FilterIndex(on_error=misfit)
+        self._leaving: FilterIndex[tuple[G, Binding]] = FilterIndex(
+            enums=enums, on_error=misfit
+        )
 
     def add(self, owner: G, binding: Binding) -> None:
         """Let a binding take part. Adding it again changes nothing.
@@ -71,6 +80,11 @@ class BindingIndex(Generic[G]):
         else:
             index = self._leaving if binding.leaves else self._filtered
             index.remove((owner, binding), binding.schema, binding.table, binding.filter)
+
+    @property
+    def errors(self) -> int:
+        """How often a row could not be judged by a filter."""
+        return self._filtered.errors + self._leaving.errors
 
     def match(self, payload: RowPayload) -> dict[G, dict[Form, list[int]]]:
         """Return who gets a change: in which forms, and the ids of the bindings for each."""

@@ -218,8 +218,11 @@ class Connection:
 
     def _accept_join(self, message: Message, config: JoinConfig | None, grant: Grant) -> None:
         try:
+            # Not before the token was: what is wrong with a filter tells of the table.
             if config is not None:
                 self._hub.check(config.bindings)
+            else:
+                self._hub.check_topic(Topic.parse(message.topic))
         except RefusedError as exc:
             self._refuse_join(message, exc)
             return

@@ -53,6 +53,9 @@ _NOTHING: Final = Record(Shape(()), ())
 _MOST_PROJECTIONS: Final = 1000
 """Of one relation, kept: clients think of ever new ones."""
 
+_MOST_PLANS: Final = 1000
+"""Of relations, kept."""
+
 _LENGTH_16: Final = Struct("!BBH")
 _LENGTH_64: Final = Struct("!BBQ")
 _FIN_TEXT: Final = 0x81
@@ -155,27 +158,27 @@ Plans: TypeAlias = dict[tuple[str, str], RelationPlan]
 class RowPayload:
     """What a change tells about one table; each form is rendered when it is wanted, and once."""
 
-    __slots__ = ("_filterable", "_payload", "_typed", "change", "event", "plan")
+    __slots__ = ("_rendered", "_payload", "_typed", "change", "event", "plan")
 
     def __init__(self, event: str, plan: RelationPlan, change: Change) -> None:
         self.event = event
         """The type of the change, which is the original's event name too."""
         self.plan = plan
         self.change = change
-        self._filterable: dict[str, Any] | None = None
+        self._rendered: dict[str, Any] | None = None
         self._payload: bytes | None = None
         self._typed: dict[tuple[str, frozenset[str] | None], bytes] = {}
 
     @property
-    def filterable(self) -> dict[str, Any]:
-        """Rendered fields that column filters look at: the new row's, of a DELETE the old's."""
-        if self._filterable is None:
+    def rendered(self) -> dict[str, Any]:
+        """Rendered fields of the new row, of a DELETE the old one's."""
+        if self._rendered is None:
             match self.change:
                 case Insert(record=row) | Update(record=row) | Delete(old_record=row):
-                    self._filterable = self.plan.render(row)
+                    self._rendered = self.plan.render(row)
                 case _:
-                    self._filterable = {}
-        return self._filterable
+                    self._rendered = {}
+        return self._rendered
 
     @property
     def payload(self) -> bytes:
@@ -206,12 +209,12 @@ class RowPayload:
         fields: dict[str, Any]
         match change:
             case Insert():
-                fields = {"record": self.filterable}
+                fields = {"record": self.rendered}
             case Update(old_record=old):
                 old_fields = {} if old is None else plan.render(old)
-                fields = {"record": self.filterable, "old_record": old_fields}
+                fields = {"record": self.rendered, "old_record": old_fields}
             case Delete():
-                fields = {"old_record": self.filterable}
+                fields = {"old_record": self.rendered}
             case _:
                 return plan.truncate_head + time + b'"}'
         return plan.heads[self.event] + time + b'",' + orjson.dumps(fields)[1:]
@@ -237,7 +240,7 @@ def row_payloads(change: Change, plans: Plans) -> list[RowPayload]:
 
     Args:
         change: logical messages have none.
-        plans: a cache, filled here.
+        plans: a cache, filled here, and bounded.
     """
     match change:
         case Insert():
@@ -260,6 +263,9 @@ def _plan(relation: Relation, plans: Plans) -> RelationPlan:
     plan = plans.get(name)
     # A new Relation message replaces the relation and all that was computed from it.
     if plan is None or plan.relation is not relation:
+        if plan is None and len(plans) >= _MOST_PLANS:
+            # Most may be of tables that were dropped since: nothing says so.
+            plans.clear()
         plan = plans[name] = RelationPlan(relation)
     return plan
 

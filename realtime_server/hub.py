@@ -6,6 +6,7 @@ wake-up of the source brought is handed to each outbox in one write.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -13,10 +14,11 @@ import attrs
 
 from realtime_core import Begin, Commit, Event, Gap, Idle
 from realtime_core.errors import FilterError
+from realtime_core.filters import EnumOrders, FilterIndex
 
 from .bindings import BindingIndex
 from .encoding import Plans, RowPayload, gap_payload, row_payloads, text_frame
-from .errors import JoinError
+from .errors import JoinError, TopicError
 from .gate import TopicGate
 from .phoenix.joins import Binding
 from .phoenix.messages import (
@@ -29,7 +31,9 @@ from .phoenix.messages import (
 from .phoenix.serializers import Serializer
 from .topics import Topic
 
-__all__ = ["Hub", "Outbox", "Subscription"]
+__all__ = ["Hub", "HubStats", "Outbox", "Subscription"]
+
+logger = logging.getLogger("realtime.hub")
 
 
 class Outbox(Protocol):
@@ -49,6 +53,18 @@ class Subscription:
     outbox: Outbox
     bindings: tuple[Binding, ...] | None = None
     """What was asked for in a join with ``config``; None: the topic itself says it."""
+
+
+@attrs.frozen
+class HubStats:
+    """What a hub counts."""
+
+    subscriptions: int = 0
+    """There are."""
+    filter_misfits: int = 0
+    """Topics and bindings whose filter was found not to fit its table after the join."""
+    filter_errors: int = 0
+    """How often a row could not be judged by a filter; it passed none."""
 
 
 class _Group:
@@ -94,18 +110,24 @@ class Hub:
 
     Args:
         gate: which topics are open at all.
+        enums: the declared orders of enum types, by schema and name, for filters.
     """
 
-    def __init__(self, gate: TopicGate | None = None) -> None:
+    def __init__(self, gate: TopicGate | None = None, *, enums: EnumOrders | None = None) -> None:
         self._gate = gate or TopicGate()
+        self._enums: EnumOrders = {} if enums is None else enums
         self._groups: dict[str, dict[Serializer, _Group]] = {}
-        # table topic → column → value → topics: the filters on a change's table.
-        self._filters: dict[str, dict[str, dict[str, dict[str, None]]]] = {}
+        # The topics that have filters.
+        self._filters: FilterIndex[Topic] = FilterIndex(
+            enums=self._enums, on_error=self._note_topic_misfit
+        )
         self._bound: dict[tuple[str, Serializer, tuple[Binding, ...]], _BoundGroup] = {}
-        self._bindings: BindingIndex[_BoundGroup] = BindingIndex(self._gate, self._note_misfit)
-        self._misfits: list[tuple[_BoundGroup, str]] = []
-        self.misfits = 0
-        """How many subscriptions had a filter that turned out not to fit its table."""
+        self._bindings: BindingIndex[_BoundGroup] = BindingIndex(
+            self._gate, self._note_misfit, enums=self._enums
+        )
+        # Groups and what they are to be told.
+        self._misfits: list[tuple[_Group | _BoundGroup, str]] = []
+        self._misfits_told = 0
         self._plans: Plans = {}
 
     def check(self, bindings: Iterable[Binding]) -> None:
@@ -128,13 +150,38 @@ class Hub:
                 )
             try:
                 if binding.filter is not None:
-                    binding.filter.compile(relation)
+                    binding.filter.compile(relation, enums=self._enums)
             except FilterError as exc:
                 raise JoinError(f"{at}.filter: {exc}") from exc
 
-    def count(self) -> int:
-        """Return how many subscriptions there are."""
-        return sum(len(group.subscriptions) for group in self._all_groups())
+    def check_topic(self, topic: Topic) -> None:
+        """Refuse a topic whose filter does not fit its table, if that is known so far.
+
+        Raises:
+            TopicError: with the reason.
+        """
+        problem: FilterError | None = None
+        for item in topic.filters:
+            plan = self._plans.get((item.schema, item.table))
+            if plan is None:
+                # That table may be the one that is meant.
+                return
+            try:
+                item.filter.compile(plan.relation, enums=self._enums)
+            except FilterError as exc:
+                problem = problem or exc
+            else:
+                return
+        if problem is not None:
+            raise TopicError(f"cannot filter by {problem.text!r}: {problem}")
+
+    def stats(self) -> HubStats:
+        """Return what is counted, as it is now."""
+        return HubStats(
+            subscriptions=sum(len(group.subscriptions) for group in self._all_groups()),
+            filter_misfits=self._misfits_told,
+            filter_errors=self._filters.errors + self._bindings.errors,
+        )
 
     def _all_groups(self) -> Iterator[_Group | _BoundGroup]:
         for groups in self._groups.values():
@@ -143,19 +190,27 @@ class Hub:
 
     def subscribe(self, subscription: Subscription) -> None:
         """Hand over what is published from now on."""
-        if subscription.bindings is not None:
+        if subscription.bindings is None:
+            self._join(subscription, subscription.topic)
+        else:
             self._bind(subscription, subscription.bindings)
-            return
-        topic = subscription.topic
+        for outbox, frame in self._misfit_frames():
+            outbox.write(frame)
+
+    def _join(self, subscription: Subscription, topic: Topic) -> None:
+        is_new = topic.name not in self._groups
         groups = self._groups.setdefault(topic.name, {})
         group = groups.get(subscription.serializer)
         if group is None:
             group = _Group(topic.name, subscription.serializer)
             groups[subscription.serializer] = group
         group.subscriptions[subscription] = None
-        for item in topic.filters:
-            columns = self._filters.setdefault(item.table_topic, {})
-            columns.setdefault(item.column, {}).setdefault(item.value, {})[topic.name] = None
+        for item in topic.filters if is_new else ():
+            try:
+                self._filters.add(topic, item.schema, item.table, item.filter)
+            except FilterError as exc:
+                # The index may know a table longer than we do.
+                self._note_topic_misfit(topic, exc)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Hand over nothing more. A subscription that is not there is ignored."""
@@ -175,15 +230,7 @@ class Hub:
             return
         del self._groups[topic.name]
         for item in topic.filters:
-            columns = self._filters[item.table_topic]
-            values = columns[item.column]
-            del values[item.value][topic.name]
-            if not values[item.value]:
-                del values[item.value]
-            if not values:
-                del columns[item.column]
-            if not columns:
-                del self._filters[item.table_topic]
+            self._filters.remove(topic, item.schema, item.table, item.filter)
 
     def _bind(self, subscription: Subscription, bindings: tuple[Binding, ...]) -> None:
         key = (subscription.topic.name, subscription.serializer, bindings)
@@ -191,7 +238,10 @@ class Hub:
         if group is None:
             group = self._bound[key] = _BoundGroup(*key)
             for binding in bindings:
-                self._bindings.add(group, binding)
+                try:
+                    self._bindings.add(group, binding)
+                except FilterError as exc:
+                    self._note_misfit(group, binding, exc)
         group.subscriptions[subscription] = None
 
     def _unbind(self, subscription: Subscription, bindings: tuple[Binding, ...]) -> None:
@@ -221,31 +271,35 @@ class Hub:
         if isinstance(event, (Begin, Commit, Idle)):
             return
         for payload in row_payloads(event, self._plans):
-            for topic in self._matches(payload):
+            topics = self._matches(payload)
+            bound = self._bindings.match(payload)
+            if self._misfits:
+                yield from self._misfit_frames()
+            for topic in topics:
                 for group in self._groups[topic].values():
                     frame = group.frame(payload)
                     for subscription in group.subscriptions:
                         yield subscription.outbox, frame
-            yield from self._bound_frames(payload)
-
-    def _bound_frames(self, payload: RowPayload) -> Iterator[tuple[Outbox, bytes]]:
-        matches = self._bindings.match(payload)
-        if self._misfits:
-            yield from self._misfit_frames()
-        for group, forms in matches.items():
-            for form, ids in forms.items():
-                frame = group.frame(ids, payload.typed(*form))
-                for subscription in group.subscriptions:
-                    yield subscription.outbox, frame
+            for bound_group, forms in bound.items():
+                for form, ids in forms.items():
+                    frame = bound_group.frame(ids, payload.typed(*form))
+                    for subscription in bound_group.subscriptions:
+                        yield subscription.outbox, frame
 
     def _note_misfit(self, group: _BoundGroup, binding: Binding, exc: FilterError) -> None:
-        self.misfits += len(group.subscriptions)
         where = f"{binding.schema}.{binding.table}"
         self._misfits.append((group, f"the filter on {where} does not fit it: {exc}"))
+
+    def _note_topic_misfit(self, topic: Topic, exc: FilterError) -> None:
+        # Where a topic may mean several tables, another one may be meant.
+        if len(topic.filters) == 1:
+            self._misfits += ((group, str(exc)) for group in self._groups[topic.name].values())
 
     def _misfit_frames(self) -> Iterator[tuple[Outbox, bytes]]:
         misfits, self._misfits = self._misfits, []
         for group, reason in misfits:
+            logger.info("a filter of %.200r does not fit its table: %s", group.topic, reason)
+            self._misfits_told += 1
             payload = subscription_failed(group.topic.removeprefix(CHANNEL_PREFIX), reason)
             yield from _system_frames(group, payload)
 
@@ -253,17 +307,12 @@ class Hub:
         """Return the joined topics that get a change, in the ladder's order."""
         relation = payload.plan.relation
         opening = self._gate.opening(relation.schema, relation.table, payload.event)
-        groups = self._groups
-        matches = [topic for topic in opening.topics if topic in groups]
-        columns = self._filters.get(payload.plan.table_topic)
-        if columns is not None:
-            found = columns.keys() & payload.filterable.keys()
-            if opening.columns is not None:
-                found &= opening.columns
-            for column in sorted(found):
-                value = payload.filterable[column]
-                if value is not None:
-                    matches.extend(columns[column].get(value, ()))
+        matches = [topic for topic in opening.topics if topic in self._groups]
+        matches += (
+            topic.name
+            for topic in self._filters.match(payload.change)
+            if opening.lets_filter_by(topic.columns)
+        )
         return matches
 
     def _gap_frames(self, gap: Gap) -> Iterator[tuple[Outbox, bytes]]:

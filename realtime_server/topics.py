@@ -1,35 +1,39 @@
 """Topics: which of a change's names a channel listens to.
 
 A change goes to four kinds of topic, in this order: ``realtime:<schema>``, ``realtime:*``,
-``realtime:<schema>:<table>`` and ``realtime:<schema>:<table>:<column>=eq.<value>``. The
-first three are compared as whole strings. The fourth is looked up by column and value, so
-that its cost does not grow with columns or subscribers.
+``realtime:<schema>:<table>`` and ``realtime:<schema>:<table>:<filter>``. The first three are
+compared as whole strings. The fourth has a filter expression of :mod:`realtime_core.filters`;
+``column=eq.rest`` whose rest is not in that language is taken literally, as in the original.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Final
 
 import attrs
 
+from realtime_core import FilterError
+from realtime_core.filters import Comparison, Filter, Operator, Reference, parse_filter
+
 from .errors import TopicError
+from .phoenix.messages import CHANNEL_PREFIX
 
-__all__ = ["ColumnFilter", "Topic"]
+__all__ = ["TableFilter", "Topic"]
 
-_EQUALS: Final = "=eq."
+_TEST: Final = re.compile(rf"=(?:not\.)?(?:{'|'.join(each.value for each in Operator)})\.")
 _MOST_SPLITS: Final = 4
 """Enough for odd names; without a bound, a long value of colons would cost its square."""
 
 
 @attrs.frozen
-class ColumnFilter:
+class TableFilter:
     """The fourth kind of topic, taken apart."""
 
-    table_topic: str
-    """``realtime:<schema>:<table>``."""
-    column: str
-    value: str
-    """Compared with the column's text, as a payload shows it."""
+    schema: str
+    table: str
+    filter: Filter
 
 
 @attrs.frozen
@@ -37,37 +41,68 @@ class Topic:
     """A joined topic."""
 
     name: str
-    filters: tuple[ColumnFilter, ...]
-    """Usually none or one. More when a colon may belong to a name or to the value."""
+    filters: tuple[TableFilter, ...]
+    """Usually none or one. More when a colon may belong to a name or to the filter."""
+    columns: frozenset[str] = attrs.field(init=False, eq=False, repr=False)
+    """Those that its filters read."""
+
+    @columns.default
+    def _columns(self) -> frozenset[str]:
+        return frozenset().union(*(item.filter.columns for item in self.filters))
 
     @classmethod
     def parse(cls, name: str) -> Topic:
         """Read a topic that begins with ``realtime:``.
 
         Raises:
-            TopicError: if what follows the table is not ``column=eq.value``.
+            TopicError: if what follows the table is no filter.
         """
-        parts = name.split(":", 3)
-        if len(parts) < 4:
+        parts = name.removeprefix(CHANNEL_PREFIX).split(":", 2)
+        if len(parts) < 3:
             return cls(name, ())
-        filters = tuple(_filters(name))
+        filters = tuple(_filters(name.removeprefix(CHANNEL_PREFIX)))
         if not filters:
-            raise TopicError(
-                f"cannot filter by {parts[3]!r}: this server filters by equality of one column, "
-                f"as in realtime:{parts[1]}:{parts[2]}:id=eq.99"
-            )
+            raise TopicError(_problem(*parts))
         return cls(name, filters)
 
 
-def _filters(name: str) -> list[ColumnFilter]:
-    """Split at each colon that may end a table's name: names can have colons, values too."""
-    found = []
-    end = name.find(":", name.index(":") + 1)
+def _filters(text: str) -> Iterator[TableFilter]:
+    """Split at each colon that may end a table's name: names can have colons, filters too."""
+    end = text.find(":")
     for _ in range(_MOST_SPLITS):
-        end = name.find(":", end + 1)
+        end = text.find(":", end + 1)
         if end < 0:
             break
-        column, equals, value = name[end + 1 :].partition(_EQUALS)
-        if column and equals:
-            found.append(ColumnFilter(name[:end], column, value))
-    return found
+        filter = _filter(text[end + 1 :])
+        if filter is not None:
+            yield from (TableFilter(*names, filter) for names in _names(text[:end]))
+
+
+def _names(text: str) -> Iterator[tuple[str, str]]:
+    """Return what schema and table may be called, the shortest schema first."""
+    for place, letter in enumerate(text):
+        if letter == ":":
+            yield text[:place], text[place + 1 :]
+
+
+def _filter(text: str) -> Filter | None:
+    if not text:
+        return None
+    try:
+        return parse_filter(text)
+    except FilterError:
+        column, equals, value = text.partition("=eq.")
+        if not (column and equals) or _TEST.search(column):
+            return None
+        return Filter(Comparison(Reference(column), Operator.EQ, value), text)
+
+
+def _problem(schema: str, table: str, text: str) -> str:
+    example = f"as in realtime:{schema}:{table}:id=eq.99"
+    if not text:
+        return f"there is no filter behind the table; write one, {example}"
+    try:
+        parse_filter(text)
+    except FilterError as exc:
+        return f"cannot filter by {text!r}: {exc}"
+    raise AssertionError("it is a filter")

@@ -5,6 +5,7 @@ the result says whether a row passes; :class:`FilterIndex` asks many filters at 
 language and what it means is described in ``docs/reference/filters.md``.
 """
 
+from ._types import EnumOrders
 from .filter import CompiledFilter, Filter, Match, parse_filter
 from .index import FilterIndex
 from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side
@@ -13,6 +14,7 @@ __all__ = [
     "And",
     "Comparison",
     "CompiledFilter",
+    "EnumOrders",
     "Filter",
     "FilterIndex",
     "Match",

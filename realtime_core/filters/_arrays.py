@@ -39,6 +39,7 @@ def array_of(element: Kind) -> Kind:
         comparable=element.comparable,
         ordered=element.ordered,
         by_text=element.by_text,
+        rank=_reader(element.rank) if element.rank is not None else None,
         relations=_ARRAY_RELATIONS if element.comparable else {},
         remedy=element.remedy,
     )

@@ -49,6 +49,8 @@ class Kind:
     boolean: bool = False
     by_text: bool = False
     """Whether only the text is compared, for want of better knowledge."""
+    rank: Reader | None = None
+    """Makes the key that is compared for order, where it is not the one for equality."""
     relations: Mapping[Operator, Compare] = attrs.field(factory=dict)
     """What arrays, ranges and JSON have besides."""
     remedy: str = ""

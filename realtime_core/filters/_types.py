@@ -81,13 +81,16 @@ def _by_text(name: str) -> Kind:
 def _enum(name: str, labels: Sequence[str]) -> Kind:
     places = {label: place for place, label in enumerate(labels)}
 
-    def read(label: str) -> int:
-        try:
-            return places[label]
-        except KeyError:
+    def rank(label: str) -> int:
+        place = places.get(label)
+        if place is None:
             shown = ", ".join(labels[:20])
-            raise ValueError(
-                f"it is none of the enum's labels as they were read: {shown}"
-            ) from None
+            raise ValueError(f"it is none of the enum's labels as they were read: {shown}")
+        return place
 
-    return Kind(name, read, read)
+    def parse(label: str) -> str:
+        rank(label)
+        return label
+
+    # A label that was added since is still equal to itself only.
+    return Kind(name, as_is, parse, rank=rank)

@@ -165,8 +165,7 @@ class _Planner:
             case Operator.GT | Operator.GTE | Operator.LT | Operator.LTE:
                 if not kind.ordered:
                     self._refuse(node, operand, "which has no order that is known here")
-                literal = self._literals(node, kind)[0]
-                return Plan(compares(source, ORDER[node.operator], literal), None, False)
+                return Plan(self._order(node, operand), None, False)
             case pattern if pattern in _PATTERNS:
                 return Plan(self._pattern(node, operand), None, False)
             case _:
@@ -181,6 +180,16 @@ class _Planner:
         if node.reference.side is not Side.ROW:
             return Plan(test, None, False)
         return Plan(test, tuple((source, literal) for literal in literals), True)
+
+    def _order(self, node: Comparison, operand: _Operand) -> Test:
+        kind, source = operand.kind, operand.source
+        literal = self._literals(node, kind)[0]
+        if kind.rank is not None:
+            column, side = node.reference.column, node.reference.side
+            source = self._scope.source((column, side, "rank"), column, side, kind.rank)
+            assert isinstance(node.value, str)
+            literal = kind.rank(node.value)
+        return compares(source, ORDER[node.operator], literal)
 
     def _is(self, node: Comparison, operand: _Operand) -> Test:
         value = node.value

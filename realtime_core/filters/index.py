@@ -140,7 +140,7 @@ class FilterIndex(Generic[S]):
         enums: EnumOrders | None = None,
         on_error: Callable[[S, FilterError], None] | None = None,
     ) -> None:
-        self._enums: EnumOrders = enums or {}
+        self._enums: EnumOrders = {} if enums is None else enums
         self._on_error = on_error
         self._tables: dict[tuple[str, str], _Table[S]] = {}
         self.errors = 0

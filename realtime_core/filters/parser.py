@@ -13,7 +13,8 @@ One grammar takes the three dialects there are::
 
 A text ends at a comma, and inside of a group at a closing parenthesis, that is not itself
 within quotes or parentheses; where it begins with a bracket or a brace, as JSON, arrays and
-ranges do, those count too. The tree is in its simplest form: groups of one and doubled
+ranges do, those count too. White space is skipped behind commas and around parentheses, and
+belongs to a name or a value elsewhere. The tree is in its simplest form: groups of one and doubled
 negations are gone, an AND within an AND is one AND.
 """
 
@@ -87,12 +88,12 @@ class _Parser:
         while self._at < len(self._text):
             if not self._take(","):
                 self._fail(f"unexpected {self._here()}", "a comma or the end")
+            self._skip_space()
             items.append(self._condition(0))
         return _join(And, items)
 
     def _condition(self, depth: int) -> Node:
         """Read one condition: at depth 0 with ``=`` behind the column, else with a dot."""
-        self._at = _end(_SPACE, self._text, self._at)
         group = _GROUP.match(self._text, self._at)
         if group is not None:
             return self._group(group, depth)
@@ -114,14 +115,16 @@ class _Parser:
             self._fail(f"the filter has groups nested more than {MAX_DEPTH} deep")
         opened = self._at
         self._at = group.end()
+        self._skip_space()
         items = [self._condition(depth + 1)]
         while not self._take(")"):
             if not self._take(","):
                 if self._at == len(self._text):
                     self._fail(f"the parenthesis of {group[2]}( is never closed", at=opened)
                 self._fail(f"unexpected {self._here()}", "',' or ')'")
+            self._skip_space()
             items.append(self._condition(depth + 1))
-        self._at = _end(_SPACE, self._text, self._at)
+        self._skip_space()
         node = _join(And if group[2] == "and" else Or, items)
         return _negate(node) if group[1] else node
 
@@ -153,12 +156,10 @@ class _Parser:
     def _name(self, nested: bool) -> tuple[str, bool]:
         """Read a name; say whether it was in quotes."""
         if self._text.startswith('"', self._at):
-            name = self._quoted()
-            self._at = _end(_SPACE, self._text, self._at)
-            return name, True
+            return self._quoted(), True
         start = self._at
         self._at = _end(_NESTED_NAME if nested else _TOP_NAME, self._text, start)
-        return self._text[start : self._at].strip(), False
+        return self._text[start : self._at], False
 
     def _test(self, reference: Reference, nested: bool) -> Node:
         negated = _NEGATION.match(self._text, self._at)
@@ -240,12 +241,12 @@ class _Parser:
         values: list[str] = []
         positions: list[int] = []
         while True:
-            self._at = _end(_SPACE, self._text, self._at)
+            self._skip_space()
             start = self._at
             positions.append(start)
             if self._text.startswith('"', start):
                 values.append(self._quoted())
-                self._at = _end(_SPACE, self._text, self._at)
+                self._skip_space()
             else:
                 self._at = _end(_ITEM, self._text, start)
                 values.append(self._text[start : self._at].strip())
@@ -273,6 +274,9 @@ class _Parser:
     def _ends(self, nested: bool) -> bool:
         following = self._text[self._at : self._at + 1]
         return following in ("", ",") or (nested and following == ")")
+
+    def _skip_space(self) -> None:
+        self._at = _end(_SPACE, self._text, self._at)
 
     def _take(self, expected: str) -> bool:
         if not self._text.startswith(expected, self._at):

@@ -21,6 +21,7 @@ __all__ = [
     "SlotStatus",
     "blockers",
     "enum_labels",
+    "enum_orders",
     "missing_publications",
     "primary_key",
     "server_facts",
@@ -240,3 +241,22 @@ async def enum_labels(connection: AsyncConnection[Any], type_oid: int) -> tuple[
         [type_oid],
     )
     return tuple(row[0] for row in rows)
+
+
+async def enum_orders(connection: AsyncConnection[Any]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return the labels of every enum in their declared order, by schema and name.
+
+    That is what filters compare enums by: see :meth:`realtime_core.filters.Filter.compile`.
+    """
+    rows = await _rows(
+        connection,
+        """
+        SELECT n.nspname, t.typname,
+               pg_catalog.array_agg(e.enumlabel::pg_catalog.text ORDER BY e.enumsortorder)
+        FROM pg_catalog.pg_enum e
+        JOIN pg_catalog.pg_type t ON t.oid = e.enumtypid
+        JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+        GROUP BY 1, 2
+        """,
+    )
+    return {(schema, name): tuple(labels) for schema, name, labels in rows}

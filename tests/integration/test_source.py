@@ -605,6 +605,8 @@ async def test_the_catalog_tells_what_the_stream_does_not(database: Database) ->
         assert await catalog.primary_key(connection, oids["keyless"]) == ()
         assert await catalog.enum_labels(connection, enum) == ("sad", "meh", "ok", "happy")
         assert await catalog.enum_labels(connection, 23) == ()
+        orders = await catalog.enum_orders(connection)
+        assert orders["public", "mood"] == ("sad", "meh", "ok", "happy")
         facts = await catalog.server_facts(connection)
     assert facts.version // 10000 == database.server.version
     assert facts.database == database.name

@@ -45,6 +45,12 @@ def topics(client: PhoenixClient, frames: list[Any]) -> list[str]:
     return [frame["topic"] if client.vsn == "1.0.0" else frame[2] for frame in frames]
 
 
+async def try_join(client: PhoenixClient, topic: str) -> Any:
+    """Join in V1; return the reply's payload."""
+    await client.send(topic, "phx_join", {}, ref="1")
+    return (await client.receive())["payload"]
+
+
 @pytest.mark.parametrize("vsn", VSNS)
 async def test_one_frame_for_each_matching_topic_in_the_ladders_order(
     item: Stage, vsn: Vsn
@@ -208,17 +214,102 @@ async def test_a_column_that_an_update_did_not_send_matches_no_filter(item: Stag
         ("bytea", "\\xDEADBEEF", "\\xdeadbeef"),
     ],
 )
-async def test_a_value_is_compared_as_the_payload_shows_it(
+async def test_a_value_may_be_written_as_the_payload_shows_it(
     one_stage: Stage, kind: str, literal: str, shown: str
 ) -> None:
     one_stage.execute(f"create table typed (id int primary key, value {kind})")
     async with one_stage.client() as client:
         topic = one_stage.topic("typed", "value", shown)
-        await client.join(topic, one_stage.topic("typed", "value", shown + "x"))
+        escaped = shown.replace("\\", "\\\\").replace('"', '\\"')
+        await client.join(topic, f'{one_stage.topic("typed")}:value=not.eq."{escaped}"')
         quoted = literal.replace("'", "''")
         frames = await one_stage.frames(client, f"insert into typed values (1, '{quoted}')")
         assert topics(client, frames) == [topic]
         assert frames[0]["payload"]["record"] == {"id": "1", "value": shown}
+
+
+@pytest.mark.parametrize("vsn", VSNS)
+async def test_a_topic_may_have_any_filter_compared_by_type(one_stage: Stage, vsn: Vsn) -> None:
+    one_stage.execute(
+        "create table typed (id int primary key, done bool, at timestamptz, tags text[], "
+        "price numeric, data jsonb)"
+    )
+    names = [
+        *("at=gt.2026-11-24T06:00:00+01:00", "data->a->>b=like.x*", "done=eq.true", "done=is.true"),
+        *("price=eq.10", "price=in.(9,10.0)", "tags=cs.{red}", "and(id.gte.9,id.lt.11)"),
+        *("or(price.lt.1,not.and(done.is.false,tags.is.null))", "id=gt.9,price=neq.11"),
+    ]
+    others = ["done=eq.f", "price=gt.9.5,price=lt.10", "not.or(id.gt.9,id.lt.0)", "tags=ov.{blue}"]
+    prefix = one_stage.topic("typed")
+    async with one_stage.client(vsn) as client:
+        await client.join(*(f"{prefix}:{name}" for name in [*names, *others]))
+        frames = await one_stage.frames(
+            client,
+            "insert into typed values "
+            """(10, true, '2026-11-24 05:36:00+00', '{red,green}', 10.00, '{"a": {"b": "xy"}}')""",
+        )
+        assert sorted(topics(client, frames)) == sorted(f"{prefix}:{name}" for name in names)
+
+
+async def test_a_rest_that_is_not_in_the_language_is_a_literal(item: Stage) -> None:
+    values = ["Smith, John", '5" (2)', "a=eq.b)", "((", "x,"]
+    async with item.client() as client:
+        names = [item.topic("item", "a", value) for value in values]
+        await client.join(*names)
+        for number, (name, value) in enumerate(zip(names, values, strict=True)):
+            frames = await item.frames(client, f"insert into item values ({number}, '', '{value}')")
+            assert topics(client, frames) == [name]
+
+
+async def test_a_join_with_a_filter_that_cannot_be_read_gets_an_error_that_says_where(
+    item: Stage,
+) -> None:
+    async with item.client() as client:
+        topic = f"realtime:{item.schema}:item:id=foo.1"
+        reply = await try_join(client, topic)
+        assert reply["status"] == "error"
+        assert reply["response"]["reason"].startswith(
+            "cannot filter by 'id=foo.1': unknown operator 'foo'; expected one of eq, neq, "
+        )
+        # The table is not known to the server yet: the filter is typed when it is.
+        wrong = f"realtime:{item.schema}:item:id=eq.x"
+        await client.join(wrong)
+        frames = await item.frames(client, "insert into item values (1)")
+        message = "'x' cannot be read as int4: it is not an integer (at character 7 of 'id=eq.x')"
+        assert frames == [
+            client.frame(
+                wrong,
+                "system",
+                {
+                    "channel": wrong.removeprefix("realtime:"),
+                    "extension": "postgres_changes",
+                    "status": "error",
+                    "message": message,
+                },
+            )
+        ]
+    async with item.client() as client:
+        reply = await try_join(client, wrong)
+        assert reply["status"] == "error"
+        assert reply["response"]["reason"] == f"cannot filter by 'id=eq.x': {message}"
+
+
+async def test_a_filter_that_ceases_to_fit_is_told_and_serves_again_when_it_does(
+    item: Stage,
+) -> None:
+    async with item.client() as client:
+        topic = f"realtime:{item.schema}:item:a=like.x*"
+        await client.join(topic)
+        frames = await item.frames(
+            client,
+            "insert into item values (1, '', 'xy')",
+            "alter table item rename a to z",
+            "insert into item values (2, '', 'xy')",
+            "alter table item rename z to a",
+            "insert into item values (3, '', 'xy')",
+        )
+        assert [frame["event"] for frame in frames] == ["INSERT", "system", "INSERT"]
+        assert "has no column 'a'" in frames[1]["payload"]["message"]
 
 
 async def test_a_value_of_more_than_99_characters_matches(item: Stage) -> None:

@@ -198,7 +198,7 @@ def test_filters_look_at_the_new_row_and_of_a_delete_at_the_old_one() -> None:
         delete(TODOS, old),
         truncate(TODOS),
     ]
-    assert [row_payloads(change, {})[0].filterable for change in changes] == [
+    assert [row_payloads(change, {})[0].rendered for change in changes] == [
         {"id": "1", "details": "new"},
         {"id": "1", "details": "new"},
         {"id": "1", "details": "old"},

@@ -204,6 +204,15 @@ def test_the_order_of_enums_may_become_known_later() -> None:
     assert index.match(insert(of, "sad")) == ["m=gt.ok"]
 
 
+def test_a_label_that_was_added_since_has_no_order_but_is_equal_to_itself() -> None:
+    of = relation(m="mood")
+    index = index_of("m=gt.sad", "m=eq.ok", "m=neq.ok", enums={("public", "mood"): ("sad", "ok")})
+    assert index.match(insert(of, "ok")) == ["m=eq.ok", "m=gt.sad"]
+    assert index.errors == 0
+    assert index.match(insert(of, "new")) == ["m=neq.ok"]
+    assert index.errors == 1
+
+
 def test_an_error_passes_nothing_and_is_counted_and_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -43,6 +43,7 @@ A, B, C = eq("a", "1"), eq("b", "2"), eq("c", "3")
         ("name=eq.a.b.c", eq("name", "a.b.c")),
         ("größe=eq.漢", eq("größe", "漢")),
         ("my col=eq.1", eq("my col", "1")),
+        (" a =eq. b ", eq(" a ", " b ")),
         ("my.col=eq.1", eq("my.col", "1")),
         ('"my,col"=eq.1', eq("my,col", "1")),
         ('"a\\"b\\\\c"=eq."x\\"y\\\\z\\,"', eq('a"b\\c', 'x"y\\z,')),
