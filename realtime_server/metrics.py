@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from realtime_core import SourceStats
 
+from .hub import HubStats
 from .outbox import OutboxCounters
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -32,12 +33,10 @@ class Metrics:
 
     Args:
         stats: of the stream, as they are now.
-        subscriptions: how many there are in the hub.
+        hub: what that counts, as it is now.
     """
 
-    def __init__(
-        self, *, stats: Callable[[], SourceStats], subscriptions: Callable[[], int]
-    ) -> None:
+    def __init__(self, *, stats: Callable[[], SourceStats], hub: Callable[[], HubStats]) -> None:
         self.outbox = OutboxCounters()
         self._registry = CollectorRegistry()
         registry = self._registry
@@ -85,7 +84,7 @@ class Metrics:
             ["code"],
             registry=registry,
         )
-        registry.register(_Collector(self.outbox, stats, subscriptions))
+        registry.register(_Collector(self.outbox, stats, hub))
 
     def limit(self, name: str) -> None:
         """Count what met a limit."""
@@ -108,16 +107,16 @@ class _Collector(Collector):
         self,
         outbox: OutboxCounters,
         stats: Callable[[], SourceStats],
-        subscriptions: Callable[[], int],
+        hub: Callable[[], HubStats],
     ) -> None:
         self._outbox = outbox
         self._stats = stats
-        self._subscriptions = subscriptions
+        self._hub = hub
 
     def collect(self) -> Iterable[Metric]:
-        stats, outbox = self._stats(), self._outbox
+        stats, hub, outbox = self._stats(), self._hub(), self._outbox
         gauges = {
-            "subscriptions": ("Subscriptions to changes.", self._subscriptions()),
+            "subscriptions": ("Subscriptions to changes.", hub.subscriptions),
             "stream_connected": ("1 while changes are read from the database.", stats.connected),
             "lag_bytes": (
                 "WAL between what the database has written and what is acknowledged.",
@@ -136,6 +135,14 @@ class _Collector(Collector):
             "gaps": ("How often changes may have been lost.", stats.gaps),
             "sent_frames": ("Frames written to clients.", outbox.frames),
             "sent_bytes": ("Bytes of these frames.", outbox.bytes),
+            "filter_misfits": (
+                "Filters found after their join not to fit their table.",
+                hub.filter_misfits,
+            ),
+            "filter_errors": (
+                "How often a row could not be judged by a filter, and passed none.",
+                hub.filter_errors,
+            ),
             "slow_clients": ("Clients cut off because they fell behind.", outbox.slow_clients),
         }
         for name, (meaning, value) in gauges.items():

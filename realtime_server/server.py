@@ -55,9 +55,6 @@ class RealtimeServer:
         self._authorizer = (
             TokenAuthorizer(make_verifier(config)) if config.secure_channels else AllowAll()
         )
-        rules = config.configuration_file.realtime
-        self._hub = Hub(TopicGate((rule.relation, rule.events) for rule in rules))
-        self.metrics = Metrics(stats=self._stats, subscriptions=self._hub.count)
         max_lag = config.max_replication_lag_mb * 1_000_000
         self._source = PgoutputSource(
             partial(resolve_dsn, config),
@@ -76,6 +73,12 @@ class RealtimeServer:
             ),
         )
         self._attachment = Attachment(lambda: self._source.stats().connected)
+        rules = config.configuration_file.realtime
+        self._hub = Hub(
+            TopicGate((rule.relation, rule.events) for rule in rules),
+            enums=self._source.enum_orders,
+        )
+        self.metrics = Metrics(stats=self._stats, hub=self._hub.stats)
         self._listener: Listener
         self._broadcasting: asyncio.Task[None]
         self.port = config.port

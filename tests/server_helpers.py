@@ -32,6 +32,7 @@ from realtime_core import (
 )
 from realtime_core.records import Field
 from realtime_server.config import ServerConfig
+from realtime_server.hub import HubStats
 from realtime_server.metrics import Metrics
 
 __all__ = [
@@ -204,7 +205,7 @@ def open_config(**settings: Any) -> ServerConfig:
 
 def make_metrics(stats: SourceStats | None = None, subscriptions: int = 0) -> Metrics:
     """Metrics without a server."""
-    return Metrics(stats=lambda: stats or SourceStats(), subscriptions=lambda: subscriptions)
+    return Metrics(stats=lambda: stats or SourceStats(), hub=lambda: HubStats(subscriptions))
 
 
 def dev_config(dsn: str, **settings: str) -> ServerConfig:

@@ -108,6 +108,8 @@ class Attachment:
     sender_timeout: float
     """In seconds; 0 for none."""
     database: str
+    enums: dict[tuple[str, str], tuple[str, ...]]
+    """The declared orders of enum types, by schema and name."""
 
 
 async def attach(
@@ -161,6 +163,7 @@ class _Attaching:
                 raise WalLevelError(facts.wal_level)
             self._check_version(facts)
             await self.plugin.check(connection.sql, facts)
+            enums = await catalog.enum_orders(connection.sql)
             system, timeline, wal_end = await connection.identify_system()
             stream = StreamIdentity(system, timeline, self.plugin.identity)
             self._check_start(stream)
@@ -190,7 +193,14 @@ class _Attaching:
                 known = settings.start_at.lsn
             await connection.start(max(start, known), self.plugin.options())
         return Attachment(
-            connection, stream, start, wal_end, reason, facts.wal_sender_timeout, facts.database
+            connection,
+            stream,
+            start,
+            wal_end,
+            reason,
+            facts.wal_sender_timeout,
+            facts.database,
+            enums,
         )
 
     @contextlib.contextmanager

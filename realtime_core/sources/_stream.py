@@ -88,6 +88,9 @@ class StreamSource(EventQueue):
         self._rest: Iterator[Event] = iter(())
 
         # What outlives connections.
+        self.enum_orders: dict[tuple[str, str], tuple[str, ...]] = {}
+        """The labels of enum types in their declared order, by schema and name, as they were when
+        the source attached last: what filters compare enums by."""
         self._attaching: asyncio.Task[None] | None = None
         self._lag_guard: asyncio.Task[None] | None = None
         self._stream: StreamIdentity | None = None
@@ -447,6 +450,9 @@ class StreamSource(EventQueue):
         connection = attachment.connection
         self._slot = name
         self._connection = connection
+        # The same dict: somebody may hold it.
+        self.enum_orders.clear()
+        self.enum_orders.update(attachment.enums)
         timeout = attachment.sender_timeout
         interval = self._settings.status_interval
         self._feedback = Feedback(

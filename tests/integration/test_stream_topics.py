@@ -11,9 +11,16 @@ from typing import Any
 
 import pytest
 
+from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Server
-from tests.integration.conftest import FENCE_SCHEMA, Stage, open_stage
-from tests.server_helpers import RECENTLY, PhoenixClient, Vsn
+from tests.integration.conftest import (
+    FENCE_SCHEMA,
+    Stage,
+    fresh_database,
+    open_stage,
+    until_streaming,
+)
+from tests.server_helpers import RECENTLY, PhoenixClient, Vsn, dev_config, open_client
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -249,6 +256,25 @@ async def test_a_topic_may_have_any_filter_compared_by_type(one_stage: Stage, vs
             """(10, true, '2026-11-24 05:36:00+00', '{red,green}', 10.00, '{"a": {"b": "xy"}}')""",
         )
         assert sorted(topics(client, frames)) == sorted(f"{prefix}:{name}" for name in names)
+
+
+async def test_an_enum_is_compared_in_its_declared_order(one_pg: Server) -> None:
+    with fresh_database(one_pg) as database:
+        database.execute(
+            "create type mood as enum ('sad', 'ok', 'happy'); create domain feeling as mood;"
+            "create table person (id int primary key, mood mood, feeling feeling, days mood[]);"
+            "create publication shop for all tables"
+        )
+        async with RealtimeServer(dev_config(database.dsn)) as server:
+            await until_streaming(database)
+            async with open_client(server.port) as client:
+                names = [
+                    f"realtime:public:person:{filter}"
+                    for filter in ("mood=gte.ok", "feeling=lt.ok", "days=gt.{sad,ok}")
+                ]
+                await client.join("realtime:public:person:mood=lt.happy", *names)
+                database.execute("insert into person values (1, 'happy', 'sad', '{sad,happy}')")
+                assert [(await client.receive())["topic"] for _ in names] == names
 
 
 async def test_a_rest_that_is_not_in_the_language_is_a_literal(item: Stage) -> None:

@@ -200,13 +200,13 @@ def test_a_filter_that_does_not_fit_the_table_is_told_once_it_is_known(
     hub.publish([insert(TODOS, "1", "a"), insert(TODOS, "2", "b")])
     assert outbox.frames[0] == misfit(topic, message)
     assert topics(outbox)[1:] == ["realtime:public:todos"] * 2
-    assert hub.misfits == 1
+    assert hub.stats().filter_misfits == 1
     # Who comes later is refused, or told at once.
     with pytest.raises(TopicError, match="cannot filter by"):
         hub.check(Topic.parse(topic))
     late = join(hub, f"{topic},id=eq.1")
     assert [frame["event"] for frame in late.frames] == ["system"]
-    assert hub.misfits == 2
+    assert hub.stats().filter_misfits == 2
     # Another shape may do it justice.
     narrower = make_relation(columns=[("ID", "text", True), ("id", "text", True)])
     hub.publish([insert(narrower, "14", "x")])
@@ -221,7 +221,7 @@ def test_of_the_tables_that_a_topic_may_mean_one_is_enough() -> None:
     hub.publish([insert(TODOS, "1", "a"), insert(odd, "1", "a")])
     assert topics(outbox) == [topic]
     hub.check(Topic.parse(topic))
-    assert hub.misfits == 0
+    assert hub.stats().filter_misfits == 0
 
 
 def test_a_filter_on_a_table_that_is_not_known_yet_is_accepted() -> None:
@@ -236,7 +236,7 @@ def test_a_row_that_cannot_be_judged_goes_to_no_filter_and_is_counted(
     outbox = join(hub, "realtime:public:todos:price=gt.1", "realtime:public:todos:id=eq.1")
     hub.publish([insert(relation, "1", "1,00 €")])
     assert topics(outbox) == ["realtime:public:todos:id=eq.1"]
-    assert hub.filter_errors == 1
+    assert hub.stats().filter_errors == 1
     assert "passes no filter because of an error" in caplog.text
 
 
