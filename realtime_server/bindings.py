@@ -48,13 +48,9 @@ class BindingIndex(Generic[G]):
         def misfit(owned: tuple[G, Binding], exc: FilterError) -> None:
             on_error(*owned, exc)
 
-        self._filtered: FilterIndex[tuple[G, Binding]] = FilterIndex(
-            enums=enums, on_error=misfit
-        )
+        self._filtered: FilterIndex[tuple[G, Binding]] = FilterIndex(enums=enums, on_error=misfit)
         # Those that are told when a row leaves: every change is judged twice for them.
-        self._leaving: FilterIndex[tuple[G, Binding]] = FilterIndex(
-            enums=enums, on_error=misfit
-        )
+        self._leaving: FilterIndex[tuple[G, Binding]] = FilterIndex(enums=enums, on_error=misfit)
 
     def add(self, owner: G, binding: Binding) -> None:
         """Let a binding take part. Adding it again changes nothing.

@@ -158,7 +158,7 @@ Plans: TypeAlias = dict[tuple[str, str], RelationPlan]
 class RowPayload:
     """What a change tells about one table; each form is rendered when it is wanted, and once."""
 
-    __slots__ = ("_rendered", "_payload", "_typed", "change", "event", "plan")
+    __slots__ = ("_payload", "_rendered", "_typed", "change", "event", "plan")
 
     def __init__(self, event: str, plan: RelationPlan, change: Change) -> None:
         self.event = event

@@ -62,7 +62,7 @@ class HubStats:
     subscriptions: int = 0
     """There are."""
     filter_misfits: int = 0
-    """Topics and bindings whose filter was found not to fit its table after the join."""
+    """Subscriptions with a filter that was found not to fit its table after the join."""
     filter_errors: int = 0
     """How often a row could not be judged by a filter; it passed none."""
 
@@ -299,7 +299,7 @@ class Hub:
         misfits, self._misfits = self._misfits, []
         for group, reason in misfits:
             logger.info("a filter of %.200r does not fit its table: %s", group.topic, reason)
-            self._misfits_told += 1
+            self._misfits_told += len(group.subscriptions)
             payload = subscription_failed(group.topic.removeprefix(CHANNEL_PREFIX), reason)
             yield from _system_frames(group, payload)
 

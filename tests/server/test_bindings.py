@@ -327,7 +327,7 @@ def test_a_table_that_appears_later_tells_the_channel_what_does_not_fit() -> Non
     )
     assert told == {"channel": "room", "extension": "postgres_changes", "status": "error"}
     assert same.frames == outbox.frames
-    assert hub.misfits == 2
+    assert hub.stats().filter_misfits == 2
 
 
 # Coming and going.
@@ -341,7 +341,7 @@ def test_after_unsubscribing_nothing_comes_and_nothing_is_kept() -> None:
     second = subscription(*bindings, outbox=stays)
     for one in (first, second):
         hub.subscribe(one)
-    assert hub.count() == 2
+    assert hub.stats().subscriptions == 2
     hub.unsubscribe(first)
     hub.unsubscribe(first)
     hub.publish([INSERT])

@@ -203,7 +203,7 @@ def test_a_filter_that_does_not_fit_the_table_is_told_once_it_is_known(
     assert hub.stats().filter_misfits == 1
     # Who comes later is refused, or told at once.
     with pytest.raises(TopicError, match="cannot filter by"):
-        hub.check(Topic.parse(topic))
+        hub.check_topic(Topic.parse(topic))
     late = join(hub, f"{topic},id=eq.1")
     assert [frame["event"] for frame in late.frames] == ["system"]
     assert hub.stats().filter_misfits == 2
@@ -220,12 +220,12 @@ def test_of_the_tables_that_a_topic_may_mean_one_is_enough() -> None:
     outbox = join(hub, topic)
     hub.publish([insert(TODOS, "1", "a"), insert(odd, "1", "a")])
     assert topics(outbox) == [topic]
-    hub.check(Topic.parse(topic))
+    hub.check_topic(Topic.parse(topic))
     assert hub.stats().filter_misfits == 0
 
 
 def test_a_filter_on_a_table_that_is_not_known_yet_is_accepted() -> None:
-    Hub().check(Topic.parse("realtime:public:later:anything=eq.1"))
+    Hub().check_topic(Topic.parse("realtime:public:later:anything=eq.1"))
 
 
 def test_a_row_that_cannot_be_judged_goes_to_no_filter_and_is_counted(
@@ -420,7 +420,7 @@ def test_an_empty_hub_keeps_nothing() -> None:
     for one in reversed(subscriptions):
         hub.unsubscribe(one)
     assert hub._groups == {}
-    assert len(hub._index) == 0
+    assert len(hub._filters) == 0
 
 
 def test_a_relation_that_changed_is_shown_as_it_is_now() -> None:
