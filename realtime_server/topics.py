@@ -60,9 +60,18 @@ class Topic:
         parts = name.removeprefix(CHANNEL_PREFIX).split(":", 2)
         if len(parts) < 3:
             return cls(name, ())
+        schema, table, text = parts
+        if not text:
+            raise TopicError(
+                "there is no filter behind the table; write one, as in "
+                f"realtime:{schema}:{table}:id=eq.99"
+            )
         filters = tuple(_filters(name.removeprefix(CHANNEL_PREFIX)))
         if not filters:
-            raise TopicError(_problem(*parts))
+            try:
+                parse_filter(text)
+            except FilterError as exc:
+                raise TopicError(f"cannot filter by {text!r}: {exc}") from exc
         return cls(name, filters)
 
 
@@ -95,14 +104,3 @@ def _filter(text: str) -> Filter | None:
         if not (column and equals) or _TEST.search(column):
             return None
         return Filter(Comparison(Reference(column), Operator.EQ, value), text)
-
-
-def _problem(schema: str, table: str, text: str) -> str:
-    example = f"as in realtime:{schema}:{table}:id=eq.99"
-    if not text:
-        return f"there is no filter behind the table; write one, {example}"
-    try:
-        parse_filter(text)
-    except FilterError as exc:
-        return f"cannot filter by {text!r}: {exc}"
-    raise AssertionError("it is a filter")

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from realtime_core import GapReason, SourceStats
+from realtime_server.hub import HubStats
 from realtime_server.metrics import Metrics
 from tests.error_reasons import close_codes, documented_codes, documented_reasons, reasons
 from tests.log_events import LogEvent, documented_events, events
@@ -69,7 +70,7 @@ METRICS = "docs/reference/metrics.md"
 
 
 def test_metrics_are_those_that_are_documented() -> None:
-    text = Metrics(stats=SourceStats, subscriptions=lambda: 0).render().decode()
+    text = Metrics(stats=SourceStats, hub=HubStats).render().decode()
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     # Companions of others, as the page says.
     exposed = {(name, kind) for name, kind in types.items() if not name.endswith("_created")}
