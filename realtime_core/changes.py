@@ -164,7 +164,8 @@ class LogicalMessage:
     """What ``pg_logical_emit_message`` wrote."""
 
     lsn: LSN
-    """Of the message's own record; 0 where the format does not tell, as ``commit_lsn``."""
+    """The end of the message's own record; 0 where the format does not tell, as
+    ``commit_lsn``."""
     prefix: str
     content: bytes
     transaction: Transaction | None
@@ -175,9 +176,10 @@ class LogicalMessage:
 
     @property
     def position(self) -> Position:
-        """Where the message stands: in its transaction, else at its own LSN."""
+        """Where the message stands: in its transaction, else just before the end of its record,
+        since a commit record may begin right there."""
         if self.transaction is None:
-            return Position(self.lsn, 0, self.stream)
+            return Position(LSN(max(self.lsn - 1, 0)), 0, self.stream)
         return Position(self.transaction.commit_lsn, self.index, self.stream)
 
 

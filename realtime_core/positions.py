@@ -57,7 +57,8 @@ class Position:
     """
 
     lsn: LSN
-    """Of the transaction's commit record; of a non-transactional message, its own."""
+    """Of the transaction's commit record; of a non-transactional message, the last byte of its
+    own."""
     index: int = 0
     """Among the transaction's row changes, truncates and messages, from 0."""
     stream: StreamIdentity | None = None

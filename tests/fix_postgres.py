@@ -31,6 +31,7 @@ SETTINGS = {
     "max_connections": "200",
     "max_wal_senders": "30",
     "max_replication_slots": "30",
+    "max_prepared_transactions": "10",
 }
 
 Rows = list[tuple[Any, ...]]

@@ -530,7 +530,7 @@ class Server:
     def _message_alone(self) -> None:
         lsn, content = self._next_lsn(), self._random.choice(_BYTES)
         self.messages.append(LogicalMessageMessage(0, lsn, "now", content))
-        self.expected.append(("message", None, Position(lsn, 0), lsn, "now", content))
+        self.expected.append(("message", None, Position(LSN(lsn - 1), 0), lsn, "now", content))
 
     def _change_publication(self) -> None:
         """Publish other columns of a table, whoever uses it."""

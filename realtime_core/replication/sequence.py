@@ -2,9 +2,9 @@
 
 Theory of operation. Places, (commit LSN, index), only grow within a stream. After a break
 PostgreSQL repeats everything from where the slot stands, in the same order, so whatever lies
-at or before the last place taken is a repetition. A non-transactional message has its own LSN
-as place; it is sent when its record is decoded, after every commit before it and before every
-commit behind it, and so fits in.
+at or before the last place taken is a repetition. A non-transactional message has the last byte
+of its own record as place; it is sent when that is decoded, after every commit before it and
+before every commit behind it, and so fits in.
 """
 
 from __future__ import annotations
@@ -72,7 +72,6 @@ class Sequence:
         self.changes += 1
         if event.transaction is None:
             place = _place(event)
-            # No record starts within this one: just behind its start is as good as its end.
             self.progress.transaction_ended(place, LSN(place[0] + 1))
         return True
 
@@ -104,5 +103,6 @@ def _place(change: Change) -> Place:
     transaction = change.transaction
     if transaction is None:
         # Only a message has none.
-        return change.lsn, 0  # type: ignore[union-attr]
+        position = change.position
+        return position.lsn, position.index
     return transaction.commit_lsn, change.index

@@ -37,6 +37,8 @@ class LagGuard:
         self._slot = slot
         self._restart = restart
         self._warned = False
+        # Whether the last look found the consumer behind.
+        self._behind = False
 
     async def run(self) -> None:
         """Look at the slot again and again."""
@@ -57,11 +59,17 @@ class LagGuard:
     def _judge(self, status: SlotStatus) -> None:
         limit = self._settings.max_lag_bytes
         retained = status.retained_bytes or 0
+        was_behind = self._behind
+        self._behind = limit is not None and status.exceeds(limit)
         if limit is None or retained <= limit:
             self._warned = False
             return
         facts = (status.name, retained, limit)
-        if self._settings.on_lag == "gap" and status.exceeds(limit):
+        if self._settings.on_lag == "gap" and self._behind:
+            if not was_behind:
+                # It may be about to read what has just been written: look once more.
+                return
+            self._behind = False
             logger.error(
                 "slot %r retains %d bytes of WAL, max_lag_bytes is %d: it is made anew", *facts
             )

@@ -63,7 +63,8 @@ class StreamOptions(TypedDict, total=False):
     ``lag_interval`` seconds."""
     on_lag: Literal["warn", "gap"]
     """What happens beyond ``max_lag_bytes``: a warning in the log; or, where the consumer is
-    behind by as much, the slot is made anew, which is a gap and needs ``replace_slot``."""
+    behind by as much on attaching or at two looks in a row, the slot is made anew, which is a
+    gap and needs ``replace_slot``."""
     lag_interval: float
     """Seconds between two looks at the lag."""
     sender_timeout: float | None

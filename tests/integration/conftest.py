@@ -161,3 +161,11 @@ def one_stage(module_one_stage: Stage) -> Iterator[Stage]:
     """The same on one version."""
     with module_one_stage.scene():
         yield module_one_stage
+
+
+@pytest.fixture
+def table(database: Database) -> Database:
+    """A database with a table and a publication of it, for the tests of sources."""
+    database.execute("create table item (id int primary key, name text)")
+    database.execute("create publication shop for table item")
+    return database

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -37,62 +34,20 @@ from realtime_core import (
 )
 from realtime_core.sources import catalog
 from tests.fix_postgres import Database, Server, unique_name
+from tests.integration.source_helpers import (
+    confirmed,
+    ids,
+    insert,
+    kill_walsenders,
+    open_source,
+    soon,
+    take,
+    wal_position,
+)
 from tests.proxy import Proxy
 from tests.waiting import eventually, eventually_sync
 
 pytestmark = pytest.mark.integration
-
-T = TypeVar("T")
-
-
-async def soon(awaitable: Awaitable[T]) -> T:
-    """Fail rather than hang."""
-    async with asyncio.timeout(30):
-        return await awaitable
-
-
-@pytest.fixture
-def table(database: Database) -> Database:
-    database.execute("create table item (id int primary key, name text)")
-    database.execute("create publication shop for table item")
-    return database
-
-
-@asynccontextmanager
-async def open_source(database: Database, **settings: Any) -> AsyncIterator[PgoutputSource]:
-    settings.setdefault("publications", ["shop"])
-    settings.setdefault("backoff", (0.01, 0.1))
-    async with PgoutputSource(database.dsn, **settings) as source:
-        yield source
-
-
-def insert(database: Database, *ids: int) -> None:
-    values = ", ".join(f"({number}, 'name {number}')" for number in ids)
-    database.execute(f"insert into item values {values}")
-
-
-def kill_walsenders(database: Database) -> None:
-    database.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity"
-        " where datname = current_database() and backend_type = 'walsender'"
-    )
-
-
-def confirmed(database: Database, slot: str) -> int:
-    query = "select confirmed_flush_lsn - '0/0' from pg_replication_slots where slot_name = %s"
-    return int(database.execute(query, (slot,))[0][0])
-
-
-def wal_position(database: Database) -> int:
-    return int(database.execute("select pg_current_wal_insert_lsn() - '0/0'")[0][0])
-
-
-def ids(events: list[Event]) -> list[int]:
-    return [event.record["id"] for event in events if isinstance(event, Insert)]
-
-
-async def take(source: PgoutputSource, count: int) -> list[Event]:
-    return [await soon(anext(source)) for _ in range(count)]
 
 
 async def test_every_kind_of_change_arrives_in_commit_order(table: Database) -> None:

@@ -138,7 +138,7 @@ EVENTS: dict[str, tuple[Event, dict[str, object], str]] = {
             "prefix": "app",
             "content_hex": "00ff",
             "transactional": False,
-            "position": "0/FF:0",
+            "position": "0/FE:0",
         },
         "MESSAGE 'app' E'\\u0000\\\\xff'",
     ),

@@ -164,7 +164,7 @@ def test_what_counts_for_the_index_is_rows_truncates_and_transactional_messages(
     assert positions == [
         Position(COMMIT, 0),
         Position(COMMIT, 1),
-        Position(LSN(6), 0),
+        Position(LSN(5), 0),
         Position(COMMIT, 2),
         Position(COMMIT, 2),
     ]

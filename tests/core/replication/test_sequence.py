@@ -24,7 +24,7 @@ def transaction(lsn: int, changes: int) -> list[Change | Begin | Commit]:
 
 
 def message(lsn: int) -> list[Change | Begin | Commit]:
-    """A message that belongs to no transaction."""
+    """A message that belongs to no transaction, and whose record ends there."""
     return [LogicalMessage(LSN(lsn), "p", b"", None, 0)]
 
 
@@ -48,12 +48,22 @@ def test_what_is_repeated_after_a_break_is_dropped() -> None:
 def test_a_message_counts_with_its_own_lsn() -> None:
     sequence = Sequence(LSN(50))
     feed(sequence, [*message(100), *message(140)])
-    sequence.progress.acknowledge((100, 0))
-    assert 100 < sequence.progress.flushed <= 140
+    sequence.progress.acknowledge((99, 0))
+    # The next record begins there.
+    assert sequence.progress.flushed == 100
     # The one that was acknowledged may be repeated by a server that forgot it.
     sequence.resume()
     assert feed(sequence, [*message(100), *message(140), *message(180)]) == message(180)
     assert sequence.progress.waiting == 2
+
+
+def test_a_commit_record_right_behind_a_message_is_not_taken_for_it() -> None:
+    stream = [*message(100), *transaction(100, 1)]
+    sequence = Sequence(LSN(50))
+    assert feed(sequence, message(100)) == message(100)
+    sequence.resume()
+    assert feed(sequence, stream) == transaction(100, 1)
+    assert feed(Sequence(LSN(50), start=(99, 0)), stream) == transaction(100, 1)
 
 
 def test_a_start_within_a_transaction_leaves_its_beginning_out() -> None:

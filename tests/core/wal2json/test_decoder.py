@@ -200,7 +200,7 @@ def test_a_message_stands_in_its_transaction_or_by_itself(decoder: Wal2JsonDecod
     content = "ü\n".encode()
     assert first == LogicalMessage(LSN.parse("A9/8"), "p", content, begin.transaction, 0)
     assert second == LogicalMessage(LSN.parse("A9/9"), "p", content, None, 0)
-    assert second.position == Position(LSN.parse("A9/9"))
+    assert second.position == Position(LSN.parse("A9/8"))
 
 
 def test_the_bytes_of_a_message_that_are_not_utf_8_are_kept() -> None:
