@@ -370,14 +370,19 @@ async def test_what_came_before_a_gap_is_still_handed_over_first(table: Database
         assert ids(await take(source, 1)) == [4]
 
 
-async def test_the_users_own_message_level_does_not_hide_a_gap(database: Database) -> None:
-    if database.server.version < 18:
-        pytest.skip("older servers raise an error instead of a warning")
-    slot = await slot_before_publication(database)
-    dsn = make_conninfo(database.dsn, options="-c client_min_messages=error")
-    async with PgoutputSource(dsn, publications=["shop"], slot=slot, on_gap="continue") as source:
-        (gap,) = await take(source, 1)
-        assert the_gap(gap).reason is GapReason.SLOT_OLDER_THAN_PUBLICATION
+async def test_the_users_own_message_level_does_not_hide_a_gap(pg18: Server) -> None:
+    """Older servers raise an error instead of a warning."""
+    database = Database(pg18, unique_name("test"))
+    pg18.execute(f"create database {database.name}")
+    try:
+        slot = await slot_before_publication(database)
+        dsn = make_conninfo(database.dsn, options="-c client_min_messages=error")
+        source = PgoutputSource(dsn, publications=["shop"], slot=slot, on_gap="continue")
+        async with source:
+            (gap,) = await take(source, 1)
+            assert the_gap(gap).reason is GapReason.SLOT_OLDER_THAN_PUBLICATION
+    finally:
+        database.drop()
 
 
 async def test_killing_walsenders_of_a_permanent_slot_is_no_gap(table: Database) -> None:
