@@ -52,8 +52,8 @@ _NOTICE_A_LOST_PEER: Final = {
     "keepalives_interval": 10,
     "tcp_user_timeout": 60_000,
 }
-# The SQLSTATE of "skipped loading publication", which comes in any language.
-_NOT_YET_THERE: Final = "55000"
+# How to know "skipped loading publication" in any language; other warnings share its SQLSTATE.
+_SKIPPED_PUBLICATION: Final = ("55000", "pgoutput.c")
 
 
 async def _current(dsn: Dsn) -> str:
@@ -127,7 +127,6 @@ class ReplicationConnection:
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] | None = None
         self._writing = False
-        self._streaming = False
         self._ended = False
         # What came behind a warning, and waits until that was read.
         self._kept: memoryview | None = None
@@ -204,7 +203,6 @@ class ReplicationConnection:
             raise translate(exc, self._slot) from exc
         if results[-1].status != ExecStatus.COPY_BOTH:
             raise translate(psycopg.errors.error_from_result(results[-1]), self._slot)
-        self._streaming = True
 
     async def read(self) -> list[memoryview]:
         """Return the CopyData payloads that one wake-up brought, at least one.
@@ -340,7 +338,7 @@ class ReplicationConnection:
         if notice.severity_nonlocalized != "WARNING":
             return
         logger.warning("PostgreSQL warns: %s", notice.message_primary)
-        if self._streaming and notice.sqlstate == _NOT_YET_THERE:
+        if (notice.sqlstate, notice.source_file) == _SKIPPED_PUBLICATION:
             self.skipped = notice.message_primary
 
 
