@@ -41,6 +41,16 @@ def waiting(messages: list[str]) -> list[str]:
     return [message for message in messages if "waiting until it is free" in message]
 
 
+async def readiness(port: int) -> int:
+    """Return the status of ``GET /ready``."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /ready HTTP/1.1\r\nHost: test\r\n\r\n")
+    response = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return int(response.split()[1])
+
+
 async def test_a_slot_in_use_is_looked_at_each_second_outside_the_backoff_and_said_once(
     shop: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -69,10 +79,12 @@ async def test_a_slot_in_use_is_looked_at_each_second_outside_the_backoff_and_sa
                 f"slot '{slot}' is active for PID {pid}; stop the other consumer or choose another "
                 "slot name; waiting until it is free"
             ]
+            assert await readiness(server.port) == 503
             shop.execute("insert into item values (1)")
             await holder.aclose()
             # What was committed while it waited is there.
             assert id_of(await client.receive()) == 1
+            assert await readiness(server.port) == 200
             assert shop.execute(HOLDER) not in ([(pid,)], [(None,)])
             assert waiting(caplog.messages)[1:] == []
 
