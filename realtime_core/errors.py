@@ -20,6 +20,10 @@
 
     * :exc:`ConnectionLostError`, :exc:`AuthenticationError`
     * :exc:`PublicationNotFoundError`, :exc:`WalLevelError`, :exc:`PrivilegeError`
+    * :exc:`OutputPluginError`: the server does not load the output plugin
+
+      * :exc:`OutputPluginNotAllowedError`: it is not allowed to
+
     * :exc:`SlotError`
 
       * :exc:`SlotInUseError`, :exc:`SlotLostError`, :exc:`SlotUnavailableError`
@@ -46,6 +50,8 @@ __all__ = [
     "DecodeError",
     "FilterError",
     "FilterMatchError",
+    "OutputPluginError",
+    "OutputPluginNotAllowedError",
     "PositionMismatchError",
     "PrivilegeError",
     "PublicationNotFoundError",
@@ -252,6 +258,26 @@ class WalLevelError(SourceError):
 
 class PrivilegeError(SourceError):
     """The role may not do what replication needs."""
+
+
+class OutputPluginError(SourceError):
+    """The server does not load the output plugin."""
+
+
+class OutputPluginNotAllowedError(OutputPluginError):
+    """``output_plugin_libraries`` does not list the output plugin.
+
+    Attributes:
+        plugin: its name.
+    """
+
+    def __init__(self, plugin: str) -> None:
+        self.plugin = plugin
+        super().__init__(
+            f"the server does not allow the output plugin {plugin!r}; add it to "
+            "output_plugin_libraries with ALTER SYSTEM SET output_plugin_libraries = "
+            f"pgoutput, test_decoding, {plugin}, then SELECT pg_reload_conf()"
+        )
 
 
 class SlotError(SourceError):

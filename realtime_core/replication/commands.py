@@ -22,8 +22,10 @@ __all__ = [
     "set_failover",
     "start_replication",
     "timeline_history",
+    "wal2json_options",
 ]
 
+_NO_PREFIX: Final = "realtime-core:no-messages"
 _SLOT_NAME: Final = re.compile(r"[a-z0-9_]{1,63}", re.ASCII)
 
 
@@ -124,3 +126,58 @@ def pgoutput_options(
     if origin != "any":
         options["origin"] = origin
     return options
+
+
+def wal2json_options(
+    *,
+    format_version: Literal[1, 2] = 2,
+    tables: Iterable[tuple[str | None, str | None]] | None = None,
+    exclude_tables: Iterable[tuple[str | None, str | None]] = (),
+    actions: Iterable[str] | None = None,
+    messages: bool = False,
+    message_prefixes: Iterable[str] | None = None,
+) -> dict[str, str]:
+    """The options of wal2json that leave out least, and those that choose.
+
+    Args:
+        tables: pairs of schema and table, None for any; None for all tables.
+        exclude_tables: likewise.
+        actions: None for all.
+        messages: whether to send logical messages.
+        message_prefixes: None for all; they cannot be escaped.
+    """
+    options = {
+        "format-version": str(format_version),
+        "include-xids": "true",
+        "include-timestamp": "true",
+        "include-lsn": "true",
+        "include-pk": "true",
+        "include-type-oids": "true",
+        "include-domain-data-type": "true",
+        "include-origin": "true",
+        "numeric-data-types-as-string": "true",
+    }
+    if format_version == 1:
+        # A transaction as one text would be as large as it is, here and on the server.
+        options["write-in-chunks"] = "true"
+    if tables is not None:
+        options["add-tables"] = ",".join(map(_wal2json_table, tables))
+    if exclude := ",".join(map(_wal2json_table, exclude_tables)):
+        options["filter-tables"] = exclude
+    if actions is not None:
+        options["actions"] = ",".join(actions)
+    if not messages:
+        # There is no option for none, only for those with a prefix.
+        options["add-msg-prefixes"] = _NO_PREFIX
+    elif message_prefixes is not None:
+        options["add-msg-prefixes"] = ",".join(message_prefixes)
+    return options
+
+
+def _wal2json_table(pair: tuple[str | None, str | None]) -> str:
+    return ".".join("*" if name is None else _wal2json_name(name) for name in pair)
+
+
+def _wal2json_name(name: str) -> str:
+    """Escape what wal2json's lists of names take for their own."""
+    return "".join(f"\\{letter}" if letter in " ',.*\\" else letter for letter in name)

@@ -89,7 +89,8 @@ class Sequence:
         self._last_commit = lsn
         place = (lsn, max(event.changes - 1, 0))
         if event.changes:
-            end = LSN(lsn + 1) if self._own_checkpoint else event.end_lsn
+            # Behind a place by its end (wal2json's format 1) the next commit may begin at once.
+            end = min(LSN(lsn + 1), event.end_lsn) if self._own_checkpoint else event.end_lsn
             self.progress.transaction_ended(place, end)
         elif not self._own_checkpoint:
             self.progress.transaction_ended(None, event.end_lsn)

@@ -3,9 +3,11 @@
 from ._doctor import Diagnosis, Finding, Severity, diagnose
 from .base import Acknowledgeable, ChangeSource, SourceStats, TransactionEvent
 from .catalog import SlotStatus
+from .memory import MemoryDatabase, MemorySource, MemoryTable
 from .options import Dsn, StreamOptions
 from .pgoutput import PgoutputSource
 from .slots import drop_slot, ensure_slot, slot_status
+from .wal2json import Wal2JsonAction, Wal2JsonSource
 
 __all__ = [
     # ._doctor
@@ -20,6 +22,10 @@ __all__ = [
     "TransactionEvent",
     # .catalog
     "SlotStatus",
+    # .memory
+    "MemoryDatabase",
+    "MemorySource",
+    "MemoryTable",
     # .options
     "Dsn",
     "StreamOptions",
@@ -29,4 +35,7 @@ __all__ = [
     "drop_slot",
     "ensure_slot",
     "slot_status",
+    # .wal2json
+    "Wal2JsonAction",
+    "Wal2JsonSource",
 ]

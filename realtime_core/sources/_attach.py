@@ -69,6 +69,9 @@ class OutputPlugin(Protocol):
     name: str
     identity: tuple[str, ...]
     """Goes into positions as the stream's publications: other names, other changes."""
+    tells_commit_lsn: bool
+    """Whether a position's LSN is a commit record's own, not one behind it: PostgreSQL may leave
+    out then what lies before."""
 
     async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
         """Raise SourceError if the server has not what the plugin needs."""
@@ -189,7 +192,7 @@ class _Attaching:
             known = LSN(0)
             if self.former is not None and reason is None:
                 known = self.former.acknowledged
-            elif settings.start_at is not None and reason is None:
+            elif settings.start_at is not None and reason is None and self.plugin.tells_commit_lsn:
                 known = settings.start_at.lsn
             await connection.start(max(start, known), self.plugin.options())
         return Attachment(

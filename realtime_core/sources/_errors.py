@@ -14,6 +14,8 @@ from psycopg import Error
 from ..errors import (
     AuthenticationError,
     ConnectionLostError,
+    OutputPluginError,
+    OutputPluginNotAllowedError,
     PrivilegeError,
     SlotInUseError,
     SlotLostError,
@@ -24,6 +26,9 @@ from ..errors import (
 __all__ = ["connection_failed", "translate"]
 
 _PID: Final = re.compile(r"PID (\d+)")
+# In English; in another language the error is a more general one.
+_NOT_ALLOWED: Final = re.compile(r'library "(.+)" may not be used as an output plugin')
+_NOT_INSTALLED: Final = re.compile(r'could not access file "(wal2json)"')
 
 # Permanent until somebody acts; everything else that keeps us out may pass.
 _REFUSALS: Final = (
@@ -77,6 +82,8 @@ def _translated(state: str, text: str, slot: str) -> SourceError:
         case "55006":
             found = _PID.search(text)
             return SlotInUseError(slot, int(found[1]) if found else None)
+        case "42501" if found := _NOT_ALLOWED.search(text):
+            return OutputPluginNotAllowedError(found[1])
         case "42501":
             return PrivilegeError(
                 f"the role lacks a privilege ({text}); run ALTER ROLE … REPLICATION, and GRANT "
@@ -99,6 +106,11 @@ def _translated(state: str, text: str, slot: str) -> SourceError:
                 slot,
                 f"slot {slot!r} cannot go on ({text}); if it is lost, the changes since its last "
                 "position are: drop it with SELECT pg_drop_replication_slot(…) to start anew",
+            )
+        case "58P01" if found := _NOT_INSTALLED.search(text):
+            return OutputPluginError(
+                f"the output plugin {found[1]!r} is not installed on the server ({text}); install "
+                "its package there, or use PgoutputSource, which needs none"
             )
         case "58P01":
             return SlotUnavailableError(

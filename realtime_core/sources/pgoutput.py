@@ -99,6 +99,7 @@ class _Pgoutput:
     max_memory: int
     spill_store: FileSpillStore
     name: str = "pgoutput"
+    tells_commit_lsn: bool = True
 
     async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
         for option, is_wanted, since in (

@@ -27,9 +27,15 @@ class Format1:
     """The transaction under way, and the tables known from all before.
 
     Call :meth:`begin`, :meth:`change` for each element, :meth:`commit`.
+
+    Args:
+        place_by_end: take the LSN behind the commit record for the record's own.
     """
 
-    def __init__(self, tables: Tables, stream: StreamIdentity | None) -> None:
+    def __init__(
+        self, tables: Tables, stream: StreamIdentity | None, *, place_by_end: bool
+    ) -> None:
+        self._place_by_end = place_by_end
         self._tables = tables
         self._stream = stream
         self._transaction: Transaction | None = None
@@ -45,14 +51,14 @@ class Format1:
     def begin(self, head: dict[str, Any]) -> None:
         """Take the keys of the object, all but ``change``."""
         xid = head.get("xid")
+        self._end_lsn = lsn(head.get("nextlsn"), "nextlsn")
         self._transaction = Transaction(
             0 if xid is None else unsigned_32(xid, "xid"),
-            LSN(0),
+            self._end_lsn if self._place_by_end else LSN(0),
             commit_time(head.get("timestamp")),
             origin(head.get("origin")),
             self._stream,
         )
-        self._end_lsn = lsn(head.get("nextlsn"), "nextlsn")
         self._index = 0
         self._begun = self._is_message = False
 

@@ -37,12 +37,23 @@ class Wal2JsonDecoder:
 
     Args:
         stream: goes into each position; None for a stream without a known source.
+        place_by_end: in format 1, which does not tell a commit record's LSN, let ``commit_lsn``
+            be the LSN behind it, so that positions order the changes of several transactions.
+            Format 2 is not concerned.
+        successor_of: the decoder of an earlier connection to the same slot: what it knows of
+            the tables goes on to be known.
     """
 
-    def __init__(self, stream: StreamIdentity | None = None) -> None:
-        tables = Tables()
-        self._format1 = Format1(tables, stream)
-        self._format2 = Format2(tables, stream)
+    def __init__(
+        self,
+        stream: StreamIdentity | None = None,
+        *,
+        place_by_end: bool = False,
+        successor_of: Wal2JsonDecoder | None = None,
+    ) -> None:
+        self._tables: Tables = Tables() if successor_of is None else successor_of._tables
+        self._format1 = Format1(self._tables, stream, place_by_end=place_by_end)
+        self._format2 = Format2(self._tables, stream)
         self._splitter = Splitter()
         # An undecodable byte of a message's content goes through as a lone surrogate.
         self._utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")

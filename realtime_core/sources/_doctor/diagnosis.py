@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
 import attrs
 import psycopg
@@ -13,17 +13,13 @@ from psycopg.conninfo import conninfo_to_dict
 
 from ...errors import ConfigError, SourceError
 from ...replication.commands import check_slot_name
-from .._connection import ReplicationConnection
-from .._errors import connection_failed, translate
+from .._connection import ReplicationConnection, plain_connection
 from .findings import Finding, Severity
 from .publications import check_publications, check_replica_identities
 from .server import check_server, plugin_not_allowed, read_server
 from .slots import check_slots
 
 __all__ = ["Diagnosis", "diagnose"]
-
-_CONNECT_TIMEOUT: Final = 10
-"""In seconds, unless the user says otherwise."""
 
 
 @attrs.frozen
@@ -64,20 +60,17 @@ async def diagnose(
         SourceError: if the connection breaks.
     """
     _check_arguments(dsn, slot)
+    connected = False
     try:
-        connection = await AsyncConnection.connect(
-            dsn, autocommit=True, application_name="realtime-core doctor", **_defaults(dsn)
-        )
-    except psycopg.Error as exc:
-        error = connection_failed(exc)
-        return Diagnosis((Finding.problem("connection", str(error)),), None, None)
-    try:
-        async with connection:
+        async with plain_connection(dsn, slot or "") as connection:
+            connected = True
             # Names in answers come with their schema, and nobody's functions stand before these.
             await connection.execute("SET search_path TO pg_catalog, pg_temp")
             return await _diagnose(connection, dsn, publications, slot, plugin)
-    except psycopg.Error as exc:
-        raise translate(exc, slot or "") from exc
+    except SourceError as exc:
+        if connected:
+            raise
+        return Diagnosis((Finding.problem("connection", str(exc)),), None, None)
 
 
 def _counted(number: int, noun: str) -> str:
@@ -97,11 +90,6 @@ def _check_arguments(dsn: str, slot: str | None) -> None:
             problems.append(f"slot {exc}")
     if problems:
         raise ConfigError(problems)
-
-
-def _defaults(dsn: str) -> dict[str, Any]:
-    given = conninfo_to_dict(dsn)
-    return {} if "connect_timeout" in given else {"connect_timeout": _CONNECT_TIMEOUT}
 
 
 async def _diagnose(

@@ -7,6 +7,8 @@ from psycopg import errors
 from realtime_core.errors import (
     AuthenticationError,
     ConnectionLostError,
+    OutputPluginError,
+    OutputPluginNotAllowedError,
     PrivilegeError,
     SlotInUseError,
     SlotLostError,
@@ -72,7 +74,12 @@ def test_a_refused_connection_says_why_and_what_to_do(
         (errors.DuplicateObject("exists"), SlotInUseError),
         (errors.ObjectNotInPrerequisiteState("can no longer get changes"), SlotLostError),
         (errors.UndefinedObject('publication "p" does not exist'), SlotUnavailableError),
-        (errors.UndefinedFile('could not access file "wal2json"'), SlotUnavailableError),
+        (errors.UndefinedFile('could not access file "wal2json"'), OutputPluginError),
+        (errors.UndefinedFile('could not open file "pg_replslot/x"'), SlotUnavailableError),
+        (
+            errors.InsufficientPrivilege('library "x" may not be used as an output plugin'),
+            OutputPluginNotAllowedError,
+        ),
         (errors.AdminShutdown("terminating"), ConnectionLostError),
         (errors.CannotConnectNow("starting up"), ConnectionLostError),
         (psycopg.OperationalError("server closed the connection"), ConnectionLostError),

@@ -1,0 +1,329 @@
+"""MemorySource: reads a MemoryDatabase as the other sources read PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from itertools import count
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from ...changes import Begin, Gap, GapReason, Idle
+from ...errors import (
+    ConfigError,
+    ConnectionLostError,
+    PositionMismatchError,
+    RealtimeError,
+    SlotInUseError,
+    SlotLostError,
+    SourceError,
+)
+from ...lsn import LSN
+from ...positions import Position
+from ...replication.progress import Place
+from ...replication.sequence import NOWHERE, Sequence
+from .._queue import EventQueue
+from ..base import Acknowledgeable, SourceStats
+from ._database import MemoryDatabase
+from ._log import Entry, Slot
+
+__all__ = ["MemorySource"]
+
+logger = logging.getLogger("realtime.source")
+
+_numbers: Final = count(1)
+
+
+class MemorySource(EventQueue):
+    """Reads a :class:`MemoryDatabase`.
+
+    It keeps the contract of :class:`ChangeSource`: what one has not acknowledged, another one on
+    the same slot is handed over again; a connection that breaks neither loses nor repeats
+    anything; gaps are said.
+
+    Args:
+        database: where the changes come from; None makes one, see :attr:`database`.
+        slot: name of a permanent slot, made when it is missing. None: a temporary one, so that
+            each connection that breaks is a gap.
+        on_gap: when changes may have been lost, raise :exc:`SlotLostError`, or go on with a
+            :class:`Gap` in the stream.
+        start_at: for a consumer that keeps its own checkpoint: the position that it has stored,
+            None as long as there is none. Leave it out for any other consumer.
+        boundaries: also yield :class:`Begin` and :class:`Commit`.
+        auto_ack: acknowledge what was handed over when the next is asked for, and on leaving
+            the ``async with`` block without an exception.
+
+    Raises:
+        ConfigError: if ``on_gap`` is neither.
+    """
+
+    def __init__(
+        self,
+        database: MemoryDatabase | None = None,
+        *,
+        slot: str | None = None,
+        on_gap: Literal["raise", "continue"] = "raise",
+        start_at: Position | Literal["slot"] | None = "slot",
+        boundaries: bool = False,
+        auto_ack: bool = False,
+    ) -> None:
+        if on_gap not in ("raise", "continue"):
+            raise ConfigError(f"on_gap is 'raise' or 'continue', not {on_gap!r}")
+        super().__init__(boundaries=boundaries, auto_ack=auto_ack)
+        self.database = database or MemoryDatabase()
+        """Where the changes come from."""
+        self._log = self.database._log
+        self._stream = self.database._stream
+        self._name = slot or f"memory_{next(_numbers)}"
+        self._temporary = slot is None
+        self._on_gap = on_gap
+        self._own_checkpoint = start_at != "slot"
+        self._start: Place = NOWHERE
+        self._start_at: Position | None = None
+        if isinstance(start_at, Position):
+            self._start_at = start_at
+            self._start = (start_at.lsn, start_at.index)
+
+        # The slot, while there is a connection, and the number of the entry that comes next.
+        self._slot: Slot | None = None
+        self._next = 0
+        self._wake: asyncio.Future[None] | None = None
+        self._error: RealtimeError | None = None
+        self._closed = False
+
+        # What outlives connections.
+        self._sequence: Sequence | None = None
+        self._bytes = 0
+        self._attachments = 0
+        self._gaps = 0
+        self._changes = 0
+        self._transactions = 0
+
+    # Lifetime
+
+    async def __aenter__(self) -> Self:
+        """Attach to the database.
+
+        Raises:
+            SourceError: if that fails.
+        """
+        if self._closed:
+            raise RuntimeError("this source was closed: make a new one")
+        self._attach()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._auto_ack and exc_type is None and not self._closed:
+            self._ack_handed()
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Send the last acknowledgement and let go of the slot."""
+        self._closed = True
+        self._queue.clear()
+        self._confirm()
+        self._detach()
+        self._go_on()
+        # One turn of the loop for a reader to leave.
+        await asyncio.sleep(0)
+
+    # Reading
+
+    async def _fill(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            raise StopAsyncIteration
+        if self._slot is None:
+            try:
+                self._attach()
+            except SourceError as exc:
+                if not exc.transient:
+                    raise
+                logger.warning("%s; trying again", exc)
+                await self._until_woken()
+                return
+        if not self._take() and not self._queue:
+            if self._log.ended:
+                raise StopAsyncIteration
+            await self._until_woken()
+
+    def _take(self) -> bool:
+        """Read all that was written; return whether there was anything."""
+        entries = self._log.entries[self._next :]
+        self._next += len(entries)
+        for entry in entries:
+            self._take_entry(entry)
+        self._confirm()
+        return bool(entries)
+
+    def _take_entry(self, entry: Entry) -> None:
+        sequence = self._running()
+        self._bytes += entry.size
+        self._queue.extend(event for event in entry.events if sequence.accept(event))
+        if entry.events:
+            return
+        progress = sequence.progress
+        if not self._own_checkpoint:
+            progress.keepalive(entry.end)
+            return
+        progress.arrived(entry.end)
+        # Offered where nothing else is on its way to be stored.
+        lsn = LSN(entry.end - 1)
+        if progress.all_done and (lsn, 0) > sequence.last:
+            progress.transaction_ended((lsn, 0), entry.end)
+            self._queue.append(Idle(Position(lsn, 0, self._stream)))
+
+    async def _until_woken(self) -> None:
+        self._wake = wake = asyncio.get_running_loop().create_future()
+        self._log.subscribe(self._go_on)
+        try:
+            await wake
+        finally:
+            self._wake = None
+            self._log.unsubscribe(self._go_on)
+
+    def _go_on(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    # Acknowledging
+
+    def ack(self, upto: Acknowledgeable) -> None:
+        """Say that everything up to and including ``upto`` is done with.
+
+        Cumulative. The slot moves to the end of the last transaction that is wholly
+        acknowledged. A Begin or a Gap acknowledges nothing.
+
+        Raises:
+            PositionMismatchError: if ``upto`` belongs to another stream.
+            ValueError: if it lies beyond what was handed over.
+            RuntimeError: if the source was never attached.
+        """
+        sequence = self._running()
+        if isinstance(upto, Begin | Gap):
+            return
+        position = upto if isinstance(upto, Position) else upto.position
+        if position.stream != self._stream:
+            raise PositionMismatchError(
+                f"cannot acknowledge {position}: this source streams {self._stream}"
+            )
+        place = (position.lsn, position.index)
+        handed = self.position
+        if place > max(self._start, NOWHERE if handed is None else (handed.lsn, handed.index)):
+            raise ValueError(f"cannot acknowledge {position}: it was not handed over yet")
+        if sequence.progress.acknowledge(place):
+            self._confirm()
+
+    def _running(self) -> Sequence:
+        if self._sequence is None:
+            raise RuntimeError("this source was not attached: use it in an `async with` block")
+        return self._sequence
+
+    def _confirm(self) -> None:
+        """Move the slot, while there is a connection."""
+        if self._slot is not None:
+            flushed = self._running().progress.flushed
+            self._slot.confirmed = max(self._slot.confirmed, flushed)
+
+    def stats(self) -> SourceStats:
+        """Return counters and positions, as they are now."""
+        sequence = self._sequence or Sequence(LSN(0))
+        progress = sequence.progress
+        return SourceStats(
+            changes=self._changes + sequence.changes,
+            transactions=self._transactions + sequence.transactions,
+            bytes_received=self._bytes,
+            reconnects=max(self._attachments - 1, 0),
+            gaps=self._gaps,
+            received_lsn=progress.written,
+            confirmed_lsn=progress.flushed,
+            unacknowledged=progress.waiting,
+            lag_bytes=max(progress.written - progress.flushed, 0),
+            connected=self._slot is not None,
+        )
+
+    # Attaching
+
+    def _attach(self) -> None:
+        database = self.database
+        if database._down:
+            raise ConnectionLostError("cannot connect to the MemoryDatabase: it is down")
+        slot = database._slots.get(self._name)
+        if slot is not None and slot.close is not None:
+            raise SlotInUseError(self._name, None)
+        reason = self._gap_reason(slot)
+        if reason is not None and self._on_gap == "raise":
+            raise SlotLostError(
+                self._name,
+                f"changes may be lost ({reason.value}); use a permanent slot that nobody else "
+                "touches, or on_gap='continue' to go on with a Gap",
+                reason,
+            )
+        if slot is None or slot.lost is not None:
+            slot = database._slots[self._name] = Slot(self._log.end, self._temporary)
+        slot.close = self._lose
+        self._slot = slot
+        self._attachments += 1
+        if self._sequence is None or reason is not None:
+            self._sequence = self._new_sequence(slot, reason)
+        self._sequence.resume()
+        self._next = len(self._log.entries)
+        for number, _ in self._log.since(slot.confirmed):
+            self._next = number
+            break
+
+    def _gap_reason(self, slot: Slot | None) -> GapReason | None:
+        former, start = self._sequence, self._start_at
+        if slot is None:
+            if former is None and start is None:
+                return None
+            return GapReason.TEMPORARY_SLOT if self._temporary else GapReason.SLOT_MISSING
+        if slot.lost is not None:
+            return slot.lost
+        if former is not None and slot.confirmed > former.progress.flushed:
+            return GapReason.SLOT_MOVED
+        if former is None and start is not None and slot.confirmed > start.lsn + 1:
+            return GapReason.START_BEHIND_SLOT
+        return None
+
+    def _new_sequence(self, slot: Slot, reason: GapReason | None) -> Sequence:
+        """Begin a new sequence: the first one, or another one behind a gap."""
+        former = self._sequence
+        if reason is not None:
+            after = self._start_at
+            if former is not None and former.last > self._start:
+                after = Position(LSN(former.last[0]), former.last[1], self._stream)
+            logger.error("changes may be lost: %s, after %s", reason.value, after)
+            self._gaps += 1
+            self._queue.append(Gap(after, Position(slot.confirmed, 0, self._stream), reason))
+        if former is not None:
+            self._changes += former.changes
+            self._transactions += former.transactions
+        return Sequence(
+            slot.confirmed,
+            # Behind a gap nothing is a repetition, wherever it stands.
+            start=self._start if reason is None else NOWHERE,
+            own_checkpoint=self._own_checkpoint,
+        )
+
+    def _lose(self, exc: RealtimeError) -> None:
+        """Give the broken connection up; the next read attaches again."""
+        self._detach()
+        if isinstance(exc, SourceError) and exc.transient:
+            logger.warning("stream interrupted: %s", exc)
+        else:
+            self._error = exc
+        self._go_on()
+
+    def _detach(self) -> None:
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.close = None
+            if slot.temporary:
+                self.database._slots.pop(self._name, None)

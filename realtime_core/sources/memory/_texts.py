@@ -1,0 +1,88 @@
+"""Python values as PostgreSQL writes them."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from ...records import Field, Unchanged
+
+__all__ = ["to_field"]
+
+
+def to_field(value: Any) -> Field:
+    """Return PostgreSQL's text of a value, as the session of a source has it.
+
+    A string is taken for that text as it is.
+
+    Raises:
+        TypeError: if the value's type has no such text here.
+    """
+    match value:
+        case None | str() | Unchanged():
+            return value
+        case bool():
+            return "t" if value else "f"
+        case float() if math.isinf(value):
+            return "Infinity" if value > 0 else "-Infinity"
+        case float() if math.isnan(value):
+            return "NaN"
+        case int() | Decimal() | UUID():
+            return str(value)
+        case float():
+            return repr(value).removesuffix(".0")
+        case bytes():
+            return "\\x" + value.hex()
+        case datetime() if value.tzinfo is not None:
+            return _time(value.astimezone(UTC).replace(tzinfo=None).isoformat(" ")) + "+00"
+        case datetime():
+            return _time(value.isoformat(" "))
+        case date():
+            return value.isoformat()
+        case time() if value.tzinfo is None:
+            return _time(value.isoformat())
+        case timedelta():
+            return _interval(value)
+        case list():
+            return "{" + ",".join(map(_element, value)) + "}"
+        case dict():
+            return json.dumps(value, ensure_ascii=False)
+    raise TypeError(
+        f"a value of type {type(value).__name__} has no text here; give PostgreSQL's as a string"
+    )
+
+
+def _time(text: str) -> str:
+    return text.rstrip("0") if "." in text else text
+
+
+def _interval(value: timedelta) -> str:
+    sign = "-" if value < timedelta(0) else ""
+    value = abs(value)
+    minutes, seconds = divmod(value.seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    fraction = f".{value.microseconds:06}".rstrip("0") if value.microseconds else ""
+    clock = f"{sign}{hours:02}:{minutes:02}:{seconds:02}{fraction}"
+    if not value.days:
+        return clock
+    days = f"{sign}{value.days} day{'' if value.days == 1 and not sign else 's'}"
+    return days if clock.lstrip("-") == "00:00:00" else f"{days} {clock}"
+
+
+def _element(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, list):
+        text = to_field(value)
+        assert isinstance(text, str)
+        return text
+    text = to_field(value)
+    if not isinstance(text, str):
+        raise TypeError("an element of an array is a value or None")
+    if text and text.upper() != "NULL" and not set(text) & set('{}",\\ \t\n\r\v\f'):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

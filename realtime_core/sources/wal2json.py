@@ -1,0 +1,181 @@
+"""Wal2JsonSource: the changes that the output plugin wal2json writes, as an async iterator."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, Literal, TypeAlias, Unpack, get_args
+
+import attrs
+from psycopg import AsyncConnection
+
+from ..changes import Begin, Change, Commit
+from ..errors import ConfigError
+from ..positions import StreamIdentity
+from ..replication.commands import wal2json_options
+from ..wal2json import Wal2JsonDecoder
+from ._attach import PayloadDecoder
+from ._stream import StreamSource
+from .catalog import ServerFacts
+from .options import Dsn, StreamOptions
+
+__all__ = ["Wal2JsonAction", "Wal2JsonSource"]
+
+Wal2JsonAction: TypeAlias = Literal["insert", "update", "delete", "truncate"]
+"""A kind of change, as wal2json names it."""
+
+_ACTIONS: Final[tuple[str, ...]] = get_args(Wal2JsonAction)
+_DECISIVE: Final = ("format-version", "add-tables", "filter-tables", "actions", "add-msg-prefixes")
+_PREFIX: Final = re.compile(r"[^\s,\\\0]+")
+
+Table: TypeAlias = tuple[str | None, str | None]
+
+
+class Wal2JsonSource(StreamSource):
+    """Streams a database's changes through wal2json, for servers that have no publication.
+
+    What the plugin leaves out, compared with pgoutput, is listed in the reference of
+    :mod:`realtime_core.wal2json`. It is tested with wal2json 2.6.
+
+    Example::
+
+        async with Wal2JsonSource(dsn, tables=[("public", "orders")], slot="etl") as source:
+            async for change in source:
+                ...
+                source.ack(change)
+
+    Args:
+        dsn: a libpq connection string or URI; what it leaves out comes from libpq's
+            environment variables. Or a function that is asked for it before each attempt to
+            connect. The role needs REPLICATION.
+        format_version: 2, or 1, which has no TRUNCATE, no messages here, and for positions only
+            the LSN behind a commit record: ``commit_lsn`` is that one.
+        tables: only these, as pairs of schema and table; None in a pair stands for any. None for
+            all tables.
+        exclude_tables: all but these, likewise.
+        actions: only these kinds of changes; None for all.
+        messages: also hand over what ``pg_logical_emit_message`` writes.
+        message_prefixes: only messages with these prefixes; None for all.
+        options: those of every source: see :class:`StreamOptions`.
+
+    Raises:
+        ConfigError: if the arguments cannot work.
+    """
+
+    def __init__(
+        self,
+        dsn: Dsn = "",
+        *,
+        format_version: Literal[1, 2] = 2,
+        tables: Iterable[Table] | None = None,
+        exclude_tables: Iterable[Table] = (),
+        actions: Iterable[Wal2JsonAction] | None = None,
+        messages: bool = False,
+        message_prefixes: Iterable[str] | None = None,
+        **options: Unpack[StreamOptions],
+    ) -> None:
+        # In an order of their own: they go into positions, too.
+        wanted = None if tables is None else tuple(sorted(set(tables), key=repr))
+        unwanted = tuple(sorted(set(exclude_tables), key=repr))
+        kinds = None if actions is None else tuple(sorted(set(actions)))
+        prefixes = None if message_prefixes is None else tuple(sorted(set(message_prefixes)))
+        problems = []
+        if format_version not in (1, 2):
+            problems.append(f"format_version is 1 or 2, not {format_version!r}")
+        for name, pairs in (("tables", wanted), ("exclude_tables", unwanted)):
+            problems += [
+                f"{name} has {pair!r}, which is not a pair of schema and table"
+                for pair in pairs or ()
+                if not _is_table(pair)
+            ]
+        if wanted == ():
+            problems.append("tables is empty: name at least one, or leave it out for all")
+        if kinds is not None and (not kinds or not set(kinds) <= set(_ACTIONS)):
+            problems.append(f"actions has {kinds!r}; choose from {', '.join(_ACTIONS)}")
+        if messages and format_version == 1:
+            problems.append("messages need format_version=2: format 1 does not tell their place")
+        if prefixes is not None and not messages:
+            problems.append("message_prefixes is of no use without messages=True")
+        if prefixes is not None and not (prefixes and all(map(_PREFIX.fullmatch, prefixes))):
+            problems.append(
+                f"message_prefixes is {prefixes!r}; name at least one, and none that is empty "
+                "or has white space, a comma or a backslash, which wal2json cannot be told"
+            )
+        if problems:
+            raise ConfigError(problems)
+        options_of_plugin = wal2json_options(
+            format_version=format_version,
+            tables=wanted,
+            exclude_tables=unwanted,
+            actions=kinds,
+            messages=messages,
+            message_prefixes=prefixes,
+        )
+        decisive = {name: options_of_plugin.get(name) for name in _DECISIVE}
+        if not messages:
+            del decisive["add-msg-prefixes"]
+        identity = (
+            "wal2json",
+            *(f"{name}={value}" for name, value in decisive.items() if value is not None),
+            *(["messages"] if messages else []),
+        )
+        super().__init__(
+            dsn, _Wal2Json(identity, options_of_plugin, format_version == 2), **options
+        )
+
+
+@attrs.define
+class _Wal2Json:
+    """The output plugin."""
+
+    identity: tuple[str, ...]
+    """Whatever decides which changes there are, and so their indexes."""
+    plugin_options: dict[str, str]
+    tells_commit_lsn: bool
+    """Format 2 does."""
+    name: str = "wal2json"
+    _former: tuple[StreamIdentity, Wal2JsonDecoder] | None = None
+
+    async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
+        """It needs nothing; whether it is installed, the making of a slot tells."""
+
+    def options(self) -> dict[str, str]:
+        return self.plugin_options
+
+    def decoder(self, stream: StreamIdentity) -> PayloadDecoder:
+        # Unchanged TOAST is left out of a text: what is missing, only earlier rows have told.
+        former = None
+        if self._former is not None and self._former[0] == stream:
+            former = self._former[1]
+        decoder = Wal2JsonDecoder(stream, place_by_end=True, successor_of=former)
+        self._former = stream, decoder
+        return _Wal2JsonPayloads(decoder)
+
+
+class _Wal2JsonPayloads:
+    """Texts to changes, on one connection."""
+
+    def __init__(self, decoder: Wal2JsonDecoder) -> None:
+        self._decoder = decoder
+
+    @property
+    def in_transaction(self) -> bool:
+        return self._decoder.in_transaction or self._decoder.in_text
+
+    def decode(self, payloads: Iterable[bytes]) -> Iterator[Change | Begin | Commit]:
+        feed = self._decoder.feed_chunk
+        for payload in payloads:
+            yield from feed(payload)
+
+    def close(self) -> None:
+        """It holds nothing."""
+
+
+def _is_table(pair: object) -> bool:
+    return (
+        isinstance(pair, tuple)
+        and len(pair) == 2
+        and all(
+            name is None or (isinstance(name, str) and name and "\0" not in name) for name in pair
+        )
+    )

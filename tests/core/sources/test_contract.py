@@ -1,0 +1,623 @@
+"""What a ChangeSource promises, on each of them.
+
+On a MemoryDatabase it runs everywhere; on real servers these are integration tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
+
+import pytest
+from psycopg import sql
+
+from realtime_core import (
+    Begin,
+    Change,
+    ChangeSource,
+    Commit,
+    CommittedTransaction,
+    ConfigError,
+    Delete,
+    Event,
+    Gap,
+    GapReason,
+    Idle,
+    Insert,
+    LogicalMessage,
+    Position,
+    PositionMismatchError,
+    SlotInUseError,
+    SlotLostError,
+    StreamIdentity,
+    TransactionTooLargeError,
+    Truncate,
+    Update,
+)
+from tests.core.sources.worlds import (
+    MemoryWorld,
+    PgoutputWorld,
+    PostgresWorld,
+    Wal2JsonWorld,
+    World,
+)
+from tests.fix_postgres import Database, Server, unique_name
+from tests.waiting import eventually
+
+T = TypeVar("T")
+
+WORLDS: dict[str, tuple[str, Callable[[Database], PostgresWorld]]] = {
+    "pgoutput-17": ("pg17", PgoutputWorld),
+    "pgoutput-18": ("pg18", PgoutputWorld),
+    "wal2json-2": ("pg17", lambda database: Wal2JsonWorld(database, 2)),
+    "wal2json-1": ("pg17", lambda database: Wal2JsonWorld(database, 1)),
+}
+
+
+@pytest.fixture(scope="module")
+def databases(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Database]]:
+    """One database on each server, made when it is asked for."""
+    made: dict[str, Database] = {}
+
+    def get(fixture: str) -> Database:
+        if fixture not in made:
+            server: Server = request.getfixturevalue(fixture)
+            database = made[fixture] = Database(server, unique_name("contract"))
+            server.execute(sql.SQL("create database {}").format(sql.Identifier(database.name)))
+        return made[fixture]
+
+    yield get
+    for database in made.values():
+        database.drop()
+
+
+@pytest.fixture(
+    params=["memory", *(pytest.param(name, marks=pytest.mark.integration) for name in WORLDS)]
+)
+def world(request: pytest.FixtureRequest, databases: Callable[[str], Database]) -> Iterator[World]:
+    if request.param == "memory":
+        yield MemoryWorld()
+        return
+    fixture, make = WORLDS[request.param]
+    database = databases(fixture)
+    if "wal2json" in request.param and not database.server.has_wal2json():
+        pytest.skip("wal2json is not installed")
+    made = make(database)
+    yield made
+    made.close()
+
+
+async def soon(awaitable: Awaitable[T]) -> T:
+    """Fail rather than hang."""
+    async with asyncio.timeout(30):
+        return await awaitable
+
+
+async def take(source: ChangeSource, count: int) -> list[Event]:
+    return [await soon(anext(source)) for _ in range(count)]
+
+
+async def take_ids(source: ChangeSource, count: int) -> list[int]:
+    return ids(await take(source, count))
+
+
+def ids(events: list[Event]) -> list[int]:
+    return [event.record["id"] for event in events if isinstance(event, Insert)]
+
+
+def position(event: Event) -> Position:
+    assert not isinstance(event, Begin | Gap)
+    return event.position
+
+
+# What is handed over
+
+
+async def test_every_kind_of_change_in_commit_order(world: World) -> None:
+    async with world.source() as source:
+        world.write(("insert", 1, "one"), ("insert", 2, None))
+        world.write(("update", 1, 1, "uno"))
+        world.write(("update", 1, 10, "dieci"))
+        world.write(("delete", 10))
+        world.write(("insert", 3, "never"), roll_back=True)
+        world.write(("insert", 4, "last"))
+        first, second, third, fourth, fifth, sixth = events = await take(source, 6)
+    assert isinstance(first, Insert)
+    assert isinstance(second, Insert)
+    assert first.record.as_python() == {"id": 1, "name": "one"}
+    assert second.record.as_text() == {"id": "2", "name": None}
+    assert isinstance(third, Update)
+    assert third.record.as_text() == {"id": "1", "name": "uno"}
+    assert third.old_record is None
+    assert isinstance(fourth, Update)
+    assert fourth.record["id"] == 10
+    assert fourth.old_record is not None
+    assert fourth.old_record.as_text() == {"id": "1"}
+    assert isinstance(fifth, Delete)
+    assert fifth.old_record.as_python() == {"id": 10}
+    assert isinstance(sixth, Insert)
+    assert sixth.relation.table == "item"
+    assert [column.is_key for column in sixth.relation.columns] == [True, False]
+    indexes = [event.index for event in events]  # type: ignore[union-attr]
+    assert indexes == [0, 1, 0, 0, 0, 0]
+    times = [event.transaction.commit_time for event in events]  # type: ignore[union-attr]
+    assert times == sorted(times)
+
+
+async def test_truncates_and_messages(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1)
+        world.write(("message", "app", "hello"), ("truncate",))
+        world.insert(2)
+        if not (world.sends_truncate and world.sends_messages):
+            # wal2json's format 1 has neither.
+            assert await take_ids(source, 2) == [1, 2]
+            return
+        inserted, message, truncate = await take(source, 3)
+        source.ack(truncate)
+    assert isinstance(message, LogicalMessage)
+    assert (message.prefix, message.content) == ("app", b"hello")
+    assert message.transaction is not None
+    assert isinstance(truncate, Truncate)
+    assert [relation.table for relation in truncate.relations] == ["item"]
+    assert position(inserted) < message.position < truncate.position
+
+
+async def test_positions_grow_and_can_be_written_down(world: World) -> None:
+    async with world.source() as source:
+        assert source.position is None
+        for number in range(1, 10, 3):
+            world.insert(number, number + 1, number + 2)
+        events = await take(source, 9)
+        positions = [position(event) for event in events]
+        assert positions == sorted(set(positions))
+        assert source.position == positions[-1]
+        assert [Position.parse(str(each)) for each in positions] == positions
+
+
+async def test_events_with_boundaries(world: World) -> None:
+    async with world.source(boundaries=True) as source:
+        world.insert(1, 2)
+        events = await until(source, lambda event: isinstance(event, Commit))
+        begin, *changes, commit = events
+        assert isinstance(begin, Begin)
+        assert isinstance(commit, Commit)
+        assert ids(changes) == [1, 2]
+        assert commit.changes == 2
+        assert commit.transaction == begin.transaction
+        assert commit.position == position(changes[-1]) == source.position
+        assert commit.end_lsn >= commit.transaction.commit_lsn > 0
+
+
+async def until(source: ChangeSource, is_last: Callable[[Event], bool]) -> list[Event]:
+    """Take events from the first one of a transaction that has changes."""
+    events: list[Event] = []
+    while not (events and is_last(events[-1])):
+        events.append(await soon(anext(source)))
+        if len(events) > 1 and isinstance(events[-1], Commit) and not events[-1].changes:
+            # wal2json sends transactions without changes, too.
+            events.clear()
+    return events
+
+
+async def test_batches_are_never_empty_and_may_be_left(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1, 2, 3)
+        found: list[int] = []
+        for _ in range(100):
+            async for batch in source.batches():
+                assert batch
+                found += ids(batch)
+                assert source.position == position(batch[-1])
+                break
+            world.write_elsewhere()
+            if len(found) == 3:
+                break
+        assert found == [1, 2, 3]
+        world.insert(4)
+        batch = await soon(anext(source.batches()))
+        assert ids(batch) == [4]
+
+
+async def test_transactions_come_whole(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1, 2, 3)
+        world.write_elsewhere()
+        world.insert(4)
+        transactions = source.transactions(1_000_000)
+        first = await soon(anext(transactions))
+        second = await soon(anext(transactions))
+        assert isinstance(first, CommittedTransaction)
+        assert isinstance(second, CommittedTransaction)
+        assert ids(list(first.changes)) == [1, 2, 3]
+        assert first.position == first.changes[-1].position
+        assert ids(list(second.changes)) == [4]
+        assert first.transaction.xid < second.transaction.xid
+        source.ack(second)
+        assert source.stats().unacknowledged == 0
+
+
+async def test_a_transaction_beyond_the_bound_is_an_error_that_loses_nothing(
+    world: World,
+) -> None:
+    async with world.source() as source:
+        world.write(("insert", 1, "x" * 2000), ("insert", 2, "y"))
+        world.insert(3)
+        with pytest.raises(TransactionTooLargeError) as caught:
+            await soon(anext(source.transactions(1000)))
+        assert caught.value.max_bytes == 1000
+        whole = await soon(anext(source.transactions(10_000)))
+        assert isinstance(whole, CommittedTransaction)
+        assert ids(list(whole.changes)) == [1, 2]
+        assert caught.value.xid == whole.transaction.xid
+        assert await take_ids(source, 1) == [3]
+        with pytest.raises(ConfigError):
+            source.transactions(0)
+
+
+async def test_the_ways_to_read_may_be_mixed(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1, 2, 3)
+        world.insert(4, 5)
+        assert await take_ids(source, 1) == [1]
+        rest = await soon(anext(source.transactions(1_000_000)))
+        assert isinstance(rest, CommittedTransaction)
+        assert ids(list(rest.changes)) == [2, 3]
+        found: list[int] = []
+        while len(found) < 2:
+            found += ids(await soon(anext(source.batches())))
+        assert found == [4, 5]
+
+
+# Cancelling, and one consumer
+
+
+@pytest.mark.parametrize("way", ["events", "batches", "transactions"])
+async def test_cancelling_a_read_loses_nothing(world: World, way: str) -> None:
+    async with world.source() as source:
+
+        async def read() -> list[int]:
+            if way == "events":
+                return ids([await anext(source)])
+            if way == "batches":
+                return ids(await anext(source.batches()))
+            transaction = await anext(source.transactions(1_000_000))
+            assert isinstance(transaction, CommittedTransaction)
+            return ids(list(transaction.changes))
+
+        found: list[int] = []
+        for number in range(10):
+            reading = asyncio.create_task(read())
+            # Cancelled before it begins, while it waits, and when something may have come.
+            for _ in range(number % 4):
+                await asyncio.sleep(0)
+            if number % 2:
+                world.insert(2 * number, 2 * number + 1)
+            reading.cancel()
+            results = await asyncio.gather(reading, return_exceptions=True)
+            found += [each for result in results if isinstance(result, list) for each in result]
+        world.insert(100)
+        while found[-1:] != [100]:
+            found += await soon(read())
+    assert found == [*(n for number in (1, 3, 5, 7, 9) for n in (2 * number, 2 * number + 1)), 100]
+
+
+async def test_a_second_reader_is_refused_and_the_first_goes_on(world: World) -> None:
+    async with world.source() as source:
+        reading = asyncio.create_task(take_ids(source, 1))
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="one consumer"):
+            await anext(source)
+        world.insert(1)
+        assert await reading == [1]
+
+
+# Acknowledging
+
+
+async def test_nothing_is_acknowledged_unless_one_says_so(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1)
+        world.insert(2)
+        assert await take_ids(source, 2) == [1, 2]
+        # The second one's Commit may not have been read yet.
+        assert source.stats().unacknowledged in (1, 2)
+    async with world.source() as source:
+        assert await take_ids(source, 2) == [1, 2]
+
+
+async def test_acknowledging_is_cumulative_and_survives_closing(world: World) -> None:
+    async with world.source() as source:
+        for number in range(1, 5):
+            world.insert(number)
+        *_, third, _ = await take(source, 4)
+        source.ack(third)
+    async with world.source() as source:
+        assert await take_ids(source, 1) == [4]
+
+
+async def test_a_transaction_counts_when_its_last_change_is_acknowledged(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1, 2)
+        world.insert(3)
+        first, *_ = await take(source, 3)
+        source.ack(first)
+    async with world.source() as source:
+        again = await take(source, 3)
+        assert ids(again) == [1, 2, 3]
+        source.ack(position(again[1]))
+    async with world.source() as source:
+        assert await take_ids(source, 1) == [3]
+
+
+async def test_acknowledging_too_much_or_another_streams_position_is_refused(
+    world: World,
+) -> None:
+    async with world.source(on_gap="continue") as source:
+        world.insert(1, 2)
+        (event,) = await take(source, 1)
+        place = position(event)
+        with pytest.raises(ValueError, match="not handed over yet"):
+            source.ack(Position(place.lsn, place.index + 1, place.stream))
+        with pytest.raises(PositionMismatchError):
+            source.ack(Position(place.lsn, place.index))
+        with pytest.raises(PositionMismatchError):
+            source.ack(Position(place.lsn, place.index, StreamIdentity(1, 1, ("other",))))
+
+
+async def test_auto_ack_acknowledges_what_came_before(world: World) -> None:
+    async with world.source(auto_ack=True) as source:
+        for number in (1, 2, 3):
+            world.insert(number)
+        assert await take_ids(source, 2) == [1, 2]
+        assert source.stats().unacknowledged <= 2
+    # On leaving the block the last one too, but not with an exception.
+    with contextlib.suppress(ZeroDivisionError):
+        async with world.source(auto_ack=True) as source:
+            assert await take_ids(source, 1) == [3]
+            raise ZeroDivisionError
+    async with world.source(auto_ack=True) as source:
+        assert await take_ids(source, 1) == [3]
+    async with world.source() as source:
+        world.insert(4)
+        assert await take_ids(source, 1) == [4]
+
+
+async def test_an_idle_slot_moves_but_not_past_what_is_not_acknowledged(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1)
+        (event,) = await take(source, 1)
+        before = world.confirmed()
+        world.write_elsewhere()
+        target = world.end_of_wal()
+        reading = asyncio.create_task(take_ids(source, 1))
+        await eventually(lambda: source.stats().received_lsn >= target)
+        assert world.confirmed() == before
+        source.ack(event)
+        await eventually(lambda: world.confirmed() >= target)
+        world.insert(2)
+        assert await reading == [2]
+
+
+# Breaks
+
+
+async def test_a_break_neither_loses_nor_repeats(world: World) -> None:
+    async with world.source() as source:
+        found: list[int] = []
+        places: list[Position] = []
+        for number in range(0, 40, 4):
+            world.insert(number, number + 1)
+            world.insert(number + 2, number + 3)
+            # Within the first transaction, or behind it, or at the end.
+            count = (1, 2, 3, 4)[number // 4 % 4]
+            events = await take(source, count)
+            if number % 3:
+                source.ack(events[-1])
+            world.break_connections()
+            events += await take(source, 4 - count)
+            found += ids(events)
+            places += map(position, events)
+        assert found == list(range(40))
+        assert places == sorted(set(places))
+        stats = source.stats()
+        assert stats.gaps == 0
+        # One that broke with nothing left to read is noticed by the next round's read.
+        assert stats.reconnects in (9, 10)
+
+
+async def test_a_break_while_a_reader_waits(world: World) -> None:
+    async with world.source() as source:
+        for number in range(5):
+            reading = asyncio.create_task(take_ids(source, 1))
+            await asyncio.sleep(0)
+            world.break_connections()
+            world.insert(number)
+            assert await reading == [number]
+
+
+async def test_what_was_acknowledged_during_a_break_is_known_after_it(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1)
+        world.insert(2)
+        first, second = await take(source, 2)
+        world.break_connections()
+        source.ack(first)
+        world.insert(3)
+        assert await take_ids(source, 1) == [3]
+        source.ack(second)
+    async with world.source() as source:
+        assert await take_ids(source, 1) == [3]
+
+
+async def test_a_temporary_slots_break_is_a_gap(world: World) -> None:
+    async with world.source(slot=None, on_gap="continue") as source:
+        world.insert(1)
+        (event,) = await take(source, 1)
+        world.break_connections()
+        (gap,) = await take(source, 1)
+        assert isinstance(gap, Gap)
+        assert gap.reason is GapReason.TEMPORARY_SLOT
+        assert gap.after == position(event)
+        assert gap.until > gap.after
+        assert source.stats().gaps == 1
+        source.ack(event)
+        source.ack(gap)
+        world.insert(2)
+        assert await take_ids(source, 1) == [2]
+
+
+async def test_a_gap_raises_unless_one_goes_on(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1)
+        (event,) = await take(source, 1)
+        world.break_connections()
+        world.insert(2)
+        world.move_slot()
+        with pytest.raises(SlotLostError) as caught:
+            await soon(anext(source))
+        assert caught.value.reason is GapReason.SLOT_MOVED
+    async with world.source(on_gap="continue") as source:
+        world.insert(3)
+        assert await take_ids(source, 1) == [3]
+        world.break_connections()
+        world.insert(4)
+        world.move_slot()
+        world.insert(5)
+        gap, event = await take(source, 2)
+        assert isinstance(gap, Gap)
+        assert gap.reason is GapReason.SLOT_MOVED
+        assert ids([event]) == [5]
+
+
+# A consumer's own checkpoint
+
+
+async def test_start_at_hands_over_what_lies_beyond(world: World) -> None:
+    async with world.source(start_at=None) as source:
+        world.insert(1, 2)
+        world.insert(3)
+        events = await take(source, 3)
+    for event in events:
+        # Within a transaction as well as at its end.
+        stored = position(event)
+        async with world.source(start_at=stored) as source:
+            world.insert(10 * ids([event])[0])
+            found = await until_change(source, 10 * ids([event])[0])
+            assert found[: 3 - ids([event])[0]] == [1, 2, 3][ids([event])[0] :]
+            # Nothing that was done with comes again, and it may be acknowledged.
+            source.ack(stored)
+
+
+async def until_change(source: ChangeSource, number: int) -> list[int]:
+    found: list[int] = []
+    while found[-1:] != [number]:
+        found += await take_ids(source, 1)
+    return found
+
+
+async def test_idle_positions_let_a_checkpoint_move(world: World) -> None:
+    async with world.source(start_at=None) as source:
+        world.insert(1)
+        (event,) = await take(source, 1)
+        source.ack(event)
+        before = world.confirmed()
+        idle: Event = event
+        while not isinstance(idle, Idle):
+            world.write_elsewhere()
+            (idle,) = await take(source, 1)
+        assert idle.position > position(event)
+        source.ack(idle)
+    await eventually(lambda: world.confirmed() > before)
+    async with world.source(start_at=idle.position) as source:
+        world.insert(2)
+        events = await take(source, 1)
+        while isinstance(events[0], Idle):
+            events = await take(source, 1)
+        assert ids(events) == [2]
+
+
+async def test_a_checkpoint_behind_the_slot_is_a_gap(world: World) -> None:
+    async with world.source(start_at=None) as source:
+        world.insert(1)
+        world.insert(2)
+        first, second = await take(source, 2)
+        source.ack(second)
+    with pytest.raises(SlotLostError) as caught:
+        async with world.source(start_at=position(first)):
+            pass
+    assert caught.value.reason is GapReason.START_BEHIND_SLOT
+    async with world.source(start_at=position(first), on_gap="continue") as source:
+        (gap,) = await take(source, 1)
+        assert isinstance(gap, Gap)
+        assert gap.after == position(first)
+
+
+# Stats and closing
+
+
+async def test_stats(world: World) -> None:
+    source = world.source()
+    assert source.stats().connected is False
+    async with source:
+        world.insert(1, 2)
+        world.insert(3)
+        events = await take(source, 3)
+        stats = source.stats()
+        assert stats.connected
+        assert stats.changes == 3
+        assert stats.transactions in (1, 2)  # the last Commit may not have been read yet
+        assert stats.bytes_received > 0
+        assert stats.received_lsn >= position(events[0]).lsn
+        assert stats.lag_bytes > 0
+        assert (stats.reconnects, stats.gaps) == (0, 0)
+        source.ack(events[-1])
+        world.insert(4)
+        await take(source, 1)
+        after = source.stats()
+        assert after.transactions >= 2
+        assert after.confirmed_lsn > stats.confirmed_lsn
+    assert source.stats().connected is False
+
+
+async def test_closing_ends_a_waiting_reader_and_may_be_repeated(world: World) -> None:
+    source = world.source()
+    async with source:
+        reading = asyncio.create_task(anext(source))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        await soon(source.aclose())
+        with pytest.raises(StopAsyncIteration):
+            await soon(reading)
+        with pytest.raises(StopAsyncIteration):
+            await anext(source)
+        await soon(source.aclose())
+    with pytest.raises(RuntimeError, match="closed"):
+        await source.__aenter__()
+
+
+async def test_a_slot_has_one_source_and_is_free_once_that_is_closed(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1)
+        await take(source, 1)
+        with pytest.raises(SlotInUseError):
+            async with world.source():
+                pass
+    for number in (2, 3):
+        async with world.source() as source:
+            world.insert(number)
+            assert (await take_ids(source, number))[-1] == number
+
+
+async def test_async_for(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1, 2, 3)
+        found: list[int] = []
+        async with asyncio.timeout(30):
+            async for event in source:
+                assert isinstance(event, Change)
+                found += ids([event])
+                if len(found) == 3:
+                    break
+        assert found == [1, 2, 3]

@@ -1,0 +1,242 @@
+"""Worlds for the contract suite: a table, a slot, and what happens to them.
+
+Each plays on another source. What the suite does with a world means the same on all of them.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from realtime_core import (
+    ChangeSource,
+    MemoryDatabase,
+    MemorySource,
+    PgoutputSource,
+    Wal2JsonSource,
+)
+from tests.fix_postgres import Database, unique_name
+from tests.waiting import eventually_sync
+
+__all__ = ["MemoryWorld", "PgoutputWorld", "Wal2JsonWorld", "World"]
+
+
+class World(abc.ABC):
+    """A table ``item (id int4 primary key, name text)``, and a slot of its own."""
+
+    sends_truncate = True
+    sends_messages = True
+
+    @abc.abstractmethod
+    def source(self, **options: Any) -> ChangeSource:
+        """Make a source on the world's slot, unless ``slot`` says otherwise."""
+
+    @abc.abstractmethod
+    def write(self, *operations: Sequence[Any], roll_back: bool = False) -> None:
+        """Do this in one transaction.
+
+        Args:
+            operations: ``("insert", id, name)``, ``("update", id, new id, name)``,
+                ``("delete", id)``, ``("truncate",)``, ``("message", prefix, content)``.
+        """
+
+    @abc.abstractmethod
+    def write_elsewhere(self) -> None:
+        """Write what is not streamed."""
+
+    @abc.abstractmethod
+    def break_connections(self) -> None:
+        """End all streams."""
+
+    @abc.abstractmethod
+    def move_slot(self) -> None:
+        """Advance the slot, which nobody uses now, to the end of the WAL."""
+
+    @abc.abstractmethod
+    def confirmed(self) -> int:
+        """Return where the slot stands."""
+
+    @abc.abstractmethod
+    def end_of_wal(self) -> int:
+        """Return up to where something was written."""
+
+    def insert(self, *ids: int) -> None:
+        """Insert rows in one transaction."""
+        self.write(*(("insert", number, f"name {number}") for number in ids))
+
+
+class MemoryWorld(World):
+    def __init__(self) -> None:
+        self.database = MemoryDatabase()
+        self.table = self.database.table("item", {"id": "int4", "name": "text"}, key="id")
+        # Its slot is there from the start, as a real one's is after the first source.
+        self.slot = "world"
+
+    def source(self, **options: Any) -> MemorySource:
+        return MemorySource(self.database, **({"slot": self.slot} | options))
+
+    def write(self, *operations: Sequence[Any], roll_back: bool = False) -> None:
+        try:
+            with self.database.transaction():
+                for operation in operations:
+                    self._do(*operation)
+                if roll_back:
+                    raise ZeroDivisionError
+        except ZeroDivisionError:
+            pass
+
+    def _do(self, kind: str, *arguments: Any) -> None:
+        match kind, arguments:
+            case "insert", (number, name):
+                self.table.insert(id=number, name=name)
+            case "update", (number, new_number, name):
+                self.table.update(number, id=new_number, name=name)
+            case "delete", (number,):
+                self.table.delete(number)
+            case "truncate", ():
+                self.database.truncate(self.table)
+            case "message", (prefix, content):
+                self.database.message(prefix, content)
+
+    def write_elsewhere(self) -> None:
+        self.database.write_elsewhere(1_000_000)
+
+    def break_connections(self) -> None:
+        self.database.drop_connections()
+
+    def move_slot(self) -> None:
+        self.database.advance_slot(self.slot)
+
+    def confirmed(self) -> int:
+        return self.database._slots[self.slot].confirmed
+
+    def end_of_wal(self) -> int:
+        return self.database._log.end
+
+
+class PostgresWorld(World):
+    """On a database that the tests of a module share; each world has a table of its own."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.slot = unique_name("world")
+        self.schema = unique_name("world")
+        self.connection = database.connect()
+        self.connection.execute(f"create schema {self.schema}")
+        self.connection.execute(f"set search_path to {self.schema}")
+        self.connection.execute("create table item (id int primary key, name text)")
+        self.connection.execute("create table other (data text)")
+
+    def options(self) -> dict[str, Any]:
+        return {"slot": self.slot, "backoff": (0.01, 0.1), "status_interval": 0.1}
+
+    def write(self, *operations: Sequence[Any], roll_back: bool = False) -> None:
+        with self.connection.transaction(force_rollback=roll_back):
+            for operation in operations:
+                self._do(*operation)
+
+    def _do(self, kind: str, *arguments: Any) -> None:
+        execute = self.connection.execute
+        match kind, arguments:
+            case "insert", (number, name):
+                execute("insert into item values (%s, %s)", (number, name))
+            case "update", (number, new_number, name):
+                execute(
+                    "update item set id = %s, name = %s where id = %s", (new_number, name, number)
+                )
+            case "delete", (number,):
+                execute("delete from item where id = %s", (number,))
+            case "truncate", ():
+                execute("truncate item")
+            case "message", (prefix, content):
+                execute("select pg_logical_emit_message(true, %s, %s::text)", (prefix, content))
+
+    def write_elsewhere(self) -> None:
+        self.connection.execute(
+            "insert into other select repeat('x', 1000) from generate_series(1, 1000)"
+        )
+
+    def break_connections(self) -> None:
+        query = """
+            select pg_terminate_backend(active_pid, 10000) from pg_replication_slots
+            where database = current_database() and active
+        """
+        self.connection.execute(query)
+
+    def move_slot(self) -> None:
+        def move() -> bool:
+            try:
+                self.connection.execute(
+                    "select pg_replication_slot_advance(%s, pg_current_wal_insert_lsn())",
+                    (self.slot,),
+                )
+            except psycopg.errors.ObjectInUse:
+                return False
+            return True
+
+        eventually_sync(move)
+
+    def confirmed(self) -> int:
+        return self._number(
+            "select confirmed_flush_lsn - '0/0' from pg_replication_slots where slot_name = %s",
+            self.slot,
+        )
+
+    def end_of_wal(self) -> int:
+        return self._number("select pg_current_wal_insert_lsn() - '0/0'")
+
+    def _number(self, query: str, *parameters: str) -> int:
+        row = self.connection.execute(query, parameters).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def close(self) -> None:
+        self.break_connections()
+
+        def drop() -> bool:
+            try:
+                self.connection.execute(
+                    "select pg_drop_replication_slot(slot_name)"
+                    " from pg_replication_slots where slot_name = %s",
+                    (self.slot,),
+                )
+            except psycopg.errors.ObjectInUse:
+                return False
+            return True
+
+        eventually_sync(drop)
+        self.connection.execute("set client_min_messages to warning")
+        self.connection.execute(f"drop schema {self.schema} cascade")
+        self.connection.close()
+
+
+class PgoutputWorld(PostgresWorld):
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.connection.execute(f"create publication {self.schema} for table item")
+
+    def source(self, **options: Any) -> PgoutputSource:
+        settings = {"publications": [self.schema], "messages": True}
+        return PgoutputSource(self.database.dsn, **(settings | self.options() | options))
+
+    def close(self) -> None:
+        self.connection.execute(f"drop publication {self.schema}")
+        super().close()
+
+
+class Wal2JsonWorld(PostgresWorld):
+    def __init__(self, database: Database, format_version: int) -> None:
+        super().__init__(database)
+        self.format_version = format_version
+        self.sends_truncate = self.sends_messages = format_version == 2
+
+    def source(self, **options: Any) -> Wal2JsonSource:
+        settings = {
+            "tables": [(self.schema, "item")],
+            "format_version": self.format_version,
+            "messages": self.sends_messages,
+        }
+        return Wal2JsonSource(self.database.dsn, **(settings | self.options() | options))
