@@ -145,7 +145,6 @@ class MemorySource(EventQueue):
             except SourceError as exc:
                 if not exc.transient:
                     raise
-                logger.warning("%s; trying again", exc)
                 await self._until_woken()
                 return
         if not self._take() and not self._queue:
