@@ -10,10 +10,20 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 
+from realtime_server.rls.connections import Dsn
 from realtime_server.rls.migrations import Migration, migrate
 from tests.fix_postgres import Database, Server, unique_name
 
-__all__ = ["migrated", "roles", "wal"]
+__all__ = ["at", "migrated", "roles", "wal"]
+
+
+def at(dsn: str) -> Dsn:
+    """Return what gives that connection string."""
+
+    async def give() -> str:
+        return dsn
+
+    return give
 
 
 async def migrated(dsn: str) -> list[Migration]:

@@ -21,7 +21,7 @@ import psycopg
 
 from realtime_core import UNCHANGED, Delete, Insert, RowChange, Update
 
-from .payloads import Answers, error_payload, payload, unknown_values
+from .payloads import Answers, ErrorView, View, unknown_values
 from .tables import LiveColumn, Table, TableName, read_tables
 from .viewers import Viewer
 from .visibility import Answer, Failure, Question, Row, Visibility
@@ -30,8 +30,8 @@ __all__ = ["Candidate", "Counters", "RowAuthorizer", "Shown"]
 
 logger = logging.getLogger("realtime.rls")
 
-Shown: TypeAlias = dict[Viewer, bytes]
-"""The payload that each viewer gets of a change; who is not there gets none."""
+Shown: TypeAlias = dict[Viewer, View | ErrorView]
+"""What each viewer sees of a change; who is not there sees nothing."""
 
 NO_PRIMARY_KEY: Final = "Error 400: Bad Request, no primary key"
 UNAUTHORIZED: Final = "Error 401: Unauthorized"
@@ -200,7 +200,7 @@ class RowAuthorizer:
         if not by_table:
             return shown, Counter()
         roles = {viewer.role for candidate in candidates for viewer in candidate.viewers}
-        async with self._visibility.pool.connection() as connection:
+        async with self._visibility.connections.one() as connection:
             tables = await read_tables(connection, by_table, roles, self._publication)
         timeouts: Counter[Viewer] = Counter()
         pages = []
@@ -228,7 +228,7 @@ class RowAuthorizer:
             ORDER BY v.place
         """
         try:
-            async with self._visibility.pool.connection() as connection:
+            async with self._visibility.connections.one() as connection:
                 cursor = await connection.execute(
                     query, [[oid for oid, _ in asked], [text for _, text in asked]]
                 )
@@ -335,10 +335,9 @@ class _Page:
             yield from unknown_values(self._candidates[place].change, self._table, columns)
 
     def show(self, shown: list[Shown], answers: Answers, max_record_bytes: int) -> None:
-        """Render what is seen."""
         for (place, columns), viewers in self._shown.items():
             candidate = self._candidates[place]
-            seen = payload(
+            seen = View(
                 candidate.change,
                 self._table,
                 columns,
@@ -347,7 +346,7 @@ class _Page:
             )
             shown[place].update(dict.fromkeys(viewers, seen))
         for place, error, those in self._errors:
-            told = error_payload(self._candidates[place].change, self._table, error)
+            told = ErrorView(self._candidates[place].change, self._table, error)
             shown[place].update(dict.fromkeys(those, told))
 
 

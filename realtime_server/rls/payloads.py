@@ -21,15 +21,7 @@ from realtime_core.oids import BUILTIN_TYPES
 from ..json_values import Renderer, renderer
 from .tables import CustomType, LiveColumn, Table
 
-__all__ = [
-    "Answers",
-    "Event",
-    "error_payload",
-    "event_of",
-    "identity_of",
-    "payload",
-    "unknown_values",
-]
+__all__ = ["Answers", "ErrorView", "Event", "View", "event_of", "unknown_values"]
 
 Answers = Mapping[tuple[int, str], str]
 """By a type's OID and a value's text, the JSON that the database made of it."""
@@ -53,7 +45,7 @@ def event_of(change: RowChange) -> Event:
             return "DELETE"
 
 
-def identity_of(change: Update | Delete) -> Iterator[tuple[Column, object]]:
+def _identity_of(change: Update | Delete) -> Iterator[tuple[Column, object]]:
     """Yield columns and fields of the old row as wal2json has them: the replica identity."""
     old = change.old_record
     if old is not None:
@@ -66,15 +58,8 @@ def identity_of(change: Update | Delete) -> Iterator[tuple[Column, object]]:
         yield record.shape.columns[place], record.fields[place]
 
 
-def payload(
-    change: RowChange,
-    table: Table,
-    columns: Sequence[LiveColumn],
-    answers: Answers,
-    *,
-    is_too_large: bool,
-) -> bytes:
-    """Return a change as JSON.
+class View:
+    """What somebody may see of a change. Those who may see the same share one.
 
     Args:
         change: of the table.
@@ -83,30 +68,83 @@ def payload(
         answers: for values that only the database can render.
         is_too_large: show short values alone, and say so.
     """
-    shown = {column.name for column in columns}
-    row = _Row(table.types, answers, shown, is_too_large)
-    parts = [
-        _head(table, change, [TOO_LARGE] if is_too_large else None, columns, _time(change)),
-    ]
-    if isinstance(change, Insert | Update):
-        parts.append(f',"record":{row.render(_fields(change.record))}')
-    if isinstance(change, Update | Delete):
-        if table.has_rls:
-            # Of a row that is gone nobody can say who might have seen it.
-            row.shown = shown & set(table.key_names)
-        parts.append(f',"old_record":{row.render(identity_of(change))}')
-    parts.append("}")
-    return "".join(parts).encode()
+
+    __slots__ = ("_answers", "_change", "_columns", "_is_too_large", "_payloads", "_table")
+
+    def __init__(
+        self,
+        change: RowChange,
+        table: Table,
+        columns: Sequence[LiveColumn],
+        answers: Answers,
+        *,
+        is_too_large: bool,
+    ) -> None:
+        self._change = change
+        self._table = table
+        self._columns = columns
+        self._answers = answers
+        self._is_too_large = is_too_large
+        self._payloads: dict[frozenset[str] | None, bytes] = {}
+
+    def payload(self, select: frozenset[str] | None = None) -> bytes:
+        """Return the change as JSON, rendered once.
+
+        Args:
+            select: names of columns, shown with the primary key's; None for all.
+        """
+        payload = self._payloads.get(select)
+        if payload is None:
+            payload = self._payloads[select] = self._render(select)
+        return payload
+
+    def _render(self, select: frozenset[str] | None) -> bytes:
+        change, table, columns = self._change, self._table, self._columns
+        if select is not None:
+            wanted = select | set(table.key_names)
+            columns = [column for column in columns if column.name in wanted]
+        shown = {column.name for column in columns}
+        row = _Row(table.types, self._answers, shown, self._is_too_large)
+        errors = [TOO_LARGE] if self._is_too_large else None
+        parts = [_head(table, change, errors, columns, _time(change))]
+        if isinstance(change, Insert | Update):
+            parts.append(f',"record":{row.render(_fields(change.record))}')
+        if isinstance(change, Update | Delete):
+            if table.has_rls:
+                # Of a row that is gone nobody can say who might have seen it.
+                row.shown = shown & set(table.key_names)
+            parts.append(f',"old_record":{row.render(_identity_of(change))}')
+        parts.append("}")
+        return "".join(parts).encode()
 
 
-def error_payload(change: RowChange, table: Table, error: str) -> bytes:
-    """Return what is told of a change whose row cannot be shown."""
-    empty = {
-        "INSERT": ',"record":{}}',
-        "UPDATE": ',"record":{},"old_record":{}}',
-        "DELETE": ',"old_record":{}}',
-    }
-    return f"{_head(table, change, [error], (), None)}{empty[event_of(change)]}".encode()
+class ErrorView:
+    """What is told of a change whose row cannot be shown."""
+
+    __slots__ = ("_change", "_error", "_table")
+
+    def __init__(self, change: RowChange, table: Table, error: str) -> None:
+        self._change = change
+        self._table = table
+        self._error = error
+
+    def payload(self, select: frozenset[str] | None = None, *, has_time: bool = False) -> bytes:
+        """Return the error as JSON.
+
+        Args:
+            select: has no influence.
+            has_time: whether to tell the commit's time, which today's clients need.
+        """
+        change = self._change
+        head = _head(self._table, change, [self._error], (), _time(change) if has_time else None)
+        return f"{head}{_EMPTY[event_of(change)]}".encode()
+
+
+_EMPTY: Final = {
+    "INSERT": ',"record":{}}',
+    "UPDATE": ',"record":{},"old_record":{}}',
+    "DELETE": ',"old_record":{}}',
+}
 
 
 def unknown_values(
@@ -118,7 +156,7 @@ def unknown_values(
     if isinstance(change, Insert | Update):
         rows.append(_fields(change.record))
     if isinstance(change, Update | Delete):
-        rows.append(identity_of(change))
+        rows.append(_identity_of(change))
     for row in rows:
         for column, field in row:
             if (

@@ -16,15 +16,13 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from random import Random
 from typing import Any, Final, TypeAlias
 
 import attrs
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
 
 from realtime_core import (
     LSN,
@@ -44,6 +42,7 @@ from realtime_core import (
 from realtime_core.errors import DecodeError, SlotInUseError, SourceError
 from realtime_core.wal2json import Wal2JsonDecoder
 
+from .connections import Connections, Dsn
 from .publication import OWN_SCHEMA, Publication, read_publication
 from .slot import SlotSession
 
@@ -58,6 +57,8 @@ _OPTIONS: Final = {
     "include-transaction": "true",
     "include-timestamp": "true",
     "include-type-oids": "true",
+    # Filters compare by the base type.
+    "include-domain-data-type": "true",
     "include-pk": "true",
     "include-lsn": "true",
     "include-xids": "true",
@@ -96,8 +97,8 @@ class Poller:
     """Yields a publication's changes. Reconnects by itself, and says when something was lost.
 
     Args:
-        dsn: returns the database's connection string.
-        pool: for what is asked besides.
+        dsn: of the database, as the server's role.
+        connections: for what is asked besides.
         publication: its name.
         slot: its name; None for a temporary one with a name of its own.
         temporary: make the named slot a temporary one.
@@ -108,8 +109,8 @@ class Poller:
 
     def __init__(
         self,
-        dsn: Callable[[], Awaitable[str]],
-        pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+        dsn: Dsn,
+        connections: Connections,
         *,
         publication: str,
         slot: str | None,
@@ -119,7 +120,7 @@ class Poller:
         backoff: tuple[float, float],
     ) -> None:
         self._dsn = dsn
-        self._pool = pool
+        self._connections = connections
         self._name = publication
         self._slot = slot or f"realtime_rls_{secrets.token_hex(8)}"
         self._temporary = temporary or slot is None
@@ -284,7 +285,7 @@ class Poller:
             Whether wal2json has written all that is published of them.
         """
         xids = {event.transaction.xid for event, _ in events if isinstance(event, Begin)}
-        async with self._pool.connection() as connection:
+        async with self._connections.one() as connection:
             while not all(map(await _snapshot(connection), xids)):  # noqa: ASYNC110
                 await asyncio.sleep(_SETTLE_PAUSE)
             former, now = self._publication, await read_publication(connection, self._name)
@@ -296,7 +297,7 @@ class Poller:
         return not starts or (former.tables is not None and now.tables <= former.tables)
 
     async def _read_publication(self) -> Publication:
-        async with self._pool.connection() as connection:
+        async with self._connections.one() as connection:
             return await read_publication(connection, self._name)
 
     def _note(self, **changes: Any) -> None:

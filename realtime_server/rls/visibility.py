@@ -32,10 +32,8 @@ from weakref import WeakKeyDictionary
 import attrs
 import psycopg
 from psycopg import AsyncConnection, sql
-from psycopg.conninfo import make_conninfo
-from psycopg.rows import TupleRow, tuple_row
-from psycopg_pool import AsyncConnectionPool
 
+from .connections import Connections, Dsn
 from .tables import KeyColumn, LiveColumn, Table
 from .viewers import Viewer
 
@@ -178,28 +176,30 @@ class Visibility:
     """Asks PostgreSQL, on connections of its own.
 
     Args:
-        dsn: as the server's role.
+        dsn: of the database, as the server's role.
         timeout: seconds that a viewer's query may take.
-        connections: at most.
+        size: how many connections there may be.
     """
 
-    def __init__(self, dsn: str, *, timeout: float, connections: int = 4) -> None:
+    def __init__(self, dsn: Dsn, *, timeout: float, name: str = "rls", size: int = 4) -> None:
         self._timeout = timeout
-        self._pool = AsyncConnectionPool(
-            make_conninfo(dsn, application_name="realtime_server rls", client_encoding="UTF8"),
-            connection_class=AsyncConnection[TupleRow],
-            open=False,
-            min_size=1,
-            max_size=connections,
-            kwargs={"autocommit": True, "row_factory": tuple_row},
-            configure=self._configure,
-            name="rls",
+        milliseconds = max(1, round(timeout * 1000))
+        self.connections = Connections(
+            dsn,
+            name=name,
+            size=size,
+            # One plan for any number of rows, without the just-in-time compiler, which
+            # estimates of arrays would call in vain.
+            settings="SET jit = off; SET plan_cache_mode = force_generic_plan;"
+            f"SET statement_timeout = {milliseconds};"
+            f"SET lock_timeout = {max(1, milliseconds // 2)}",
         )
+        """For what else is asked of the database."""
         # The functions that each connection has.
         self._functions: WeakKeyDictionary[AsyncConnection[Any], set[str]] = WeakKeyDictionary()
 
     async def __aenter__(self) -> Self:
-        await self._pool.open()
+        await self.connections.__aenter__()
         return self
 
     async def __aexit__(
@@ -208,12 +208,7 @@ class Visibility:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._pool.close()
-
-    @property
-    def pool(self) -> AsyncConnectionPool[AsyncConnection[TupleRow]]:
-        """The connections, for what else is asked of the database."""
-        return self._pool
+        await self.connections.__aexit__(exc_type, exc, traceback)
 
     async def check(
         self,
@@ -332,7 +327,7 @@ class Visibility:
         ]
         slots = ", ".join(["%s::text[]"] * len(table.key))
         call = f"SELECT * FROM pg_temp.{name}({slots}, %s::jsonb[], %s, %s, %s)"
-        async with self._pool.connection() as connection:
+        async with self.connections.one() as connection:
             made = self._functions.setdefault(connection, set())
             if name not in made:
                 await connection.execute(definition.encode())
@@ -356,16 +351,6 @@ class Visibility:
                 return [
                     (index + 1, None, exc.sqlstate or "?", detail) for index in range(len(todo))
                 ]
-
-    async def _configure(self, connection: AsyncConnection[Any]) -> None:
-        milliseconds = max(1, round(self._timeout * 1000))
-        # One plan for any number of rows, without the just-in-time compiler, which estimates
-        # of arrays would call in vain.
-        await connection.execute(
-            "SET jit = off; SET plan_cache_mode = force_generic_plan;"
-            f"SET statement_timeout = {milliseconds};"
-            f"SET lock_timeout = {max(1, milliseconds // 2)}"
-        )
 
 
 @attrs.frozen

@@ -23,7 +23,7 @@ from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.visibility import Visibility
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
-from tests.rls_helpers import migrated, roles
+from tests.rls_helpers import at, migrated, roles
 
 pytestmark = [pytest.mark.integration, pytest.mark.pg17]
 
@@ -32,7 +32,8 @@ MAX_RECORD_BYTES = 8000
 OPTIONS = """
     'format-version', '2', 'include-transaction', 'true', 'include-timestamp', 'true',
     'include-type-oids', 'true', 'include-pk', 'true', 'include-lsn', 'true',
-    'include-xids', 'true', 'numeric-data-types-as-string', 'true'
+    'include-xids', 'true', 'numeric-data-types-as-string', 'true',
+    'include-domain-data-type', 'true'
 """
 
 OWN = "owner = current_setting('request.jwt.claims')::jsonb ->> 'sub'"
@@ -106,7 +107,7 @@ class Bench:
         }
         candidate = Candidate(change, len(text.encode()), frozenset(subscribed))
         [shown] = await self.authorizer.decide([candidate])
-        found = {viewer: exactly(payload.decode()) for viewer, payload in shown.items()}
+        found = {viewer: exactly(view.payload().decode()) for viewer, view in shown.items()}
         for payload in found.values():
             assert payload.pop("position").startswith(f"{change.transaction.commit_lsn}:")
         assert found == expected, text
@@ -145,7 +146,7 @@ async def bench(pg17: Server) -> AsyncIterator[Bench]:
         await migrated(database.dsn)
         database.execute("create publication shop for all tables")
         async with (
-            Visibility(database.dsn, timeout=20) as visibility,
+            Visibility(at(database.dsn), timeout=20) as visibility,
             RowAuthorizer(
                 visibility,
                 visibility,

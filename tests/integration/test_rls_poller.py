@@ -10,16 +10,15 @@ from typing import Any
 import psycopg
 import pytest
 import pytest_asyncio
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from psycopg.rows import TupleRow, tuple_row
-from psycopg_pool import AsyncConnectionPool
 
 from realtime_core import GapReason, Insert
+from realtime_server.rls.connections import Connections
 from realtime_server.rls.poller import Batch, Poller
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
-from tests.rls_helpers import roles
+from tests.rls_helpers import at, roles
 from tests.server_helpers import DEADLINE
 from tests.waiting import eventually
 
@@ -65,9 +64,7 @@ class Reader:
 
 
 class Stage:
-    def __init__(
-        self, database: Database, pool: AsyncConnectionPool[AsyncConnection[TupleRow]]
-    ) -> None:
+    def __init__(self, database: Database, pool: Connections) -> None:
         self.database = database
         self.pool = pool
         self.readers: list[Reader] = []
@@ -110,13 +107,7 @@ async def stage(pg17: Server) -> AsyncIterator[Stage]:
     with fresh_database(pg17) as database:
         database.execute("create table notes (id int primary key, body text)")
         database.execute("create publication shop for all tables")
-        pool = AsyncConnectionPool(
-            database.dsn,
-            connection_class=AsyncConnection[TupleRow],
-            kwargs={"autocommit": True, "row_factory": tuple_row},
-            min_size=1,
-            open=False,
-        )
+        pool = Connections(at(database.dsn), name="test", size=4)
         async with pool:
             stage = Stage(database, pool)
             yield stage
@@ -465,13 +456,7 @@ async def test_a_plugin_that_is_not_installed_says_how_to_install_it(
         pytest.skip("the embedded PostgreSQL has wal2json by now")
     with fresh_database(pg18) as database:
         database.execute("create publication shop for all tables")
-        pool = AsyncConnectionPool(
-            database.dsn,
-            connection_class=AsyncConnection[TupleRow],
-            kwargs={"autocommit": True, "row_factory": tuple_row},
-            min_size=1,
-            open=False,
-        )
+        pool = Connections(at(database.dsn), name="test", size=4)
         async with pool:
             stage = Stage(database, pool)
             reader = Reader(stage.poller())

@@ -18,7 +18,7 @@ from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.visibility import Answer, Failure, Question, Row, Visibility
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
-from tests.rls_helpers import roles
+from tests.rls_helpers import at, roles
 
 pytestmark = [pytest.mark.integration, pytest.mark.pg17]
 
@@ -69,7 +69,7 @@ class Scene:
 async def scene(pg17: Server) -> AsyncIterator[Scene]:
     with roles(pg17, "reader") as (reader,), fresh_database(pg17) as database:
         database.execute("create publication shop for all tables")
-        async with Visibility(database.dsn, timeout=TIMEOUT, connections=2) as visibility:
+        async with Visibility(at(database.dsn), timeout=TIMEOUT, size=2) as visibility:
             yield Scene(database, reader, visibility)
 
 

@@ -1,0 +1,78 @@
+"""Connections: the ordinary ones, on which everything but the slot is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import TupleRow, tuple_row
+from psycopg_pool import AsyncConnectionPool
+
+__all__ = ["Connections", "Dsn"]
+
+Dsn: TypeAlias = Callable[[], Awaitable[str]]
+"""Returns a connection string; asked for each connection, since addresses change."""
+
+
+class Connections:
+    """A pool of connections in autocommit mode. Use it as a context manager.
+
+    Args:
+        dsn: of the database, as the server's role.
+        name: shown in ``pg_stat_activity`` behind ``realtime_server``.
+        size: how many there may be.
+        settings: SQL for each new one.
+    """
+
+    def __init__(self, dsn: Dsn, *, name: str, size: int, settings: str = "") -> None:
+        async def conninfo() -> str:
+            return make_conninfo(
+                await dsn(), application_name=f"realtime_server {name}", client_encoding="UTF8"
+            )
+
+        async def configure(connection: AsyncConnection[Any]) -> None:
+            if settings:
+                await connection.execute(settings.encode())
+
+        self._pool = AsyncConnectionPool(
+            conninfo,
+            connection_class=AsyncConnection[TupleRow],
+            open=False,
+            min_size=0,
+            max_size=size,
+            kwargs={"autocommit": True, "row_factory": tuple_row},
+            configure=configure,
+            name=f"rls {name}",
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._pool.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def one(self, *, within: float = 30.0) -> AsyncIterator[AsyncConnection[TupleRow]]:
+        """Have a connection.
+
+        Raises:
+            psycopg.OperationalError: if there is none within so many seconds.
+        """
+        async with self._pool.connection(timeout=within) as connection:
+            # The pool answers a cancellation that comes together with the connection with the
+            # connection, and whoever runs for ever would not notice.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
+            yield connection

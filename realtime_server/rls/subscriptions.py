@@ -1,0 +1,458 @@
+"""Subscriptions: who listens to what, checked against the database and kept there.
+
+``realtime.subscription`` has a row for each channel and table, for those who look, and for
+callers of ``realtime.apply_rls``; the server itself delivers from its memory. A row is there
+before its join is answered. Each server writes its own rows, marked with its node, and now
+and then compares them with its channels; the rows of servers that ended without a word are
+removed when they have not been seen for some time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import attrs
+import psycopg
+from psycopg import AsyncConnection
+
+from realtime_core import Column, FilterError, Relation, ReplicaIdentity
+from realtime_core.filters import And, Comparison, Filter, Node, Operator, Reference, Side
+from realtime_core.filters.nodes import references
+from realtime_core.oids import BUILTIN_TYPES
+
+from ..errors import RefusedError
+from .connections import Connections
+from .publication import OWN_SCHEMA, read_publication
+from .tables import Table, read_tables
+from .viewers import Viewer
+
+__all__ = ["Registration", "Registry", "Wish"]
+
+logger = logging.getLogger("realtime.rls")
+
+_LIVES: Final = 3
+"""Comparisons that a server may miss until its rows are taken for a dead one's."""
+_RETRY: Final = 1.0
+"""Seconds until the database is tried again."""
+
+# What a row can say, of all that the language can; the rest is left out, which widens it.
+_EXPRESSIBLE: Final = {
+    Operator.EQ: "eq",
+    Operator.NEQ: "neq",
+    Operator.LT: "lt",
+    Operator.LTE: "lte",
+    Operator.GT: "gt",
+    Operator.GTE: "gte",
+    Operator.IN: "in",
+}
+
+
+@attrs.frozen
+class Wish:
+    """What somebody wants to listen to."""
+
+    schema: str | None
+    """None for all of them."""
+    table: str | None
+    """None for all of them."""
+    filter: Filter | None = None
+    action: str = "*"
+    """``INSERT``, ``UPDATE``, ``DELETE``, or ``*`` for all."""
+    select: frozenset[str] | None = None
+    """The columns to show; None for all."""
+
+
+@attrs.define(eq=False)
+class Registration:
+    """A channel, as the database knows it."""
+
+    wishes: tuple[Wish, ...]
+    viewer: Viewer
+    id: UUID = attrs.field(factory=uuid4)
+
+    @property
+    def has_wildcard(self) -> bool:
+        """Whether tables that come later belong to it."""
+        return any(wish.schema is None or wish.table is None for wish in self.wishes)
+
+
+@attrs.frozen
+class _Row:
+    """A row of ``realtime.subscription``, without what all rows of a registration share."""
+
+    entity: int
+    filters: tuple[tuple[str, str, str], ...]
+    action: str
+    select: tuple[str, ...] | None
+
+
+_ROLE: Final = """
+    SELECT pg_catalog.pg_has_role(current_user, r.oid, %s), pg_catalog.quote_ident(r.rolname),
+        pg_catalog.quote_ident(current_user)
+    FROM pg_catalog.pg_roles r WHERE r.rolname = %s
+"""
+_SPLIT_MEMBERSHIP: Final = 160000
+
+_ALL_TABLES: Final = """
+    SELECT c.oid::pg_catalog.int8, n.nspname, c.relname
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND c.relpersistence = 'p'
+        AND n.nspname <> ALL ('{pg_catalog,information_schema,pg_toast}')
+        AND n.nspname <> %(own)s AND (%(schema)s::text IS NULL OR n.nspname = %(schema)s)
+        AND pg_catalog.has_any_column_privilege(%(role)s::name, c.oid, 'SELECT')
+"""
+
+_INSERT: Final = """
+    INSERT INTO realtime.subscription
+        (subscription_id, entity, filters, claims, action_filter, selected_columns, node)
+    SELECT %(id)s, r.entity,
+        ARRAY(
+            SELECT (f ->> 0, f ->> 1, f ->> 2)::realtime.user_defined_filter
+            FROM pg_catalog.jsonb_array_elements(r.filters) f
+        ),
+        %(claims)s, r.action,
+        CASE pg_catalog.jsonb_typeof(r.selected) WHEN 'array' THEN ARRAY(
+            SELECT pg_catalog.jsonb_array_elements_text(r.selected)
+        ) END,
+        %(node)s
+    FROM ROWS FROM (
+        pg_catalog.unnest(%(entities)s::oid[]), pg_catalog.unnest(%(filters)s::jsonb[]),
+        pg_catalog.unnest(%(actions)s::text[]), pg_catalog.unnest(%(selected)s::jsonb[])
+    ) r (entity, filters, action, selected)
+    ON CONFLICT DO NOTHING
+"""
+
+_TOUCH: Final = """
+    INSERT INTO realtime.core_node (node, expires_at)
+    VALUES (%(node)s, pg_catalog.now() + pg_catalog.make_interval(secs => %(seconds)s))
+    ON CONFLICT (node) DO UPDATE SET expires_at = excluded.expires_at
+"""
+
+_BURY: Final = """
+    WITH dead AS (DELETE FROM realtime.core_node WHERE expires_at < pg_catalog.now())
+    DELETE FROM realtime.subscription s
+    WHERE s.node IS NOT NULL AND NOT EXISTS (
+        SELECT FROM realtime.core_node n
+        WHERE n.node = s.node AND n.expires_at >= pg_catalog.now()
+    )
+"""
+
+
+class Registry:
+    """The subscriptions of one server.
+
+    Args:
+        connections: as the server's role.
+        publication: whose tables can be listened to.
+        node: names the server among others, and among its earlier selves.
+        interval: seconds between two comparisons of rows and channels.
+        ignored_claims: names of claims that no policy reads.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        publication: str,
+        node: str,
+        interval: float,
+        ignored_claims: Collection[str] = (),
+    ) -> None:
+        self._connections = connections
+        self._publication = publication
+        self._node = node
+        self._interval = interval
+        self._ignored = frozenset(ignored_claims)
+        self._registrations: dict[UUID, Registration] = {}
+        self._removed: set[UUID] = set()
+        self._woken = asyncio.Event()
+
+    async def register(self, wishes: Sequence[Wish], claims: Mapping[str, Any]) -> Registration:
+        """Check what somebody wants, and write it down.
+
+        Args:
+            wishes: at least one of them has to be possible. Where a name can be read in
+                several ways, each is a wish.
+            claims: of a verified token.
+
+        Raises:
+            RefusedError: if it cannot be, saying why.
+        """
+        registration = Registration(tuple(wishes), Viewer.of(claims, self._ignored))
+        # First, so that its rows are not taken for nobody's.
+        self._registrations[registration.id] = registration
+        try:
+            await self._write(registration)
+        except BaseException:
+            self.remove(registration)
+            raise
+        return registration
+
+    async def renew(self, registration: Registration, claims: Mapping[str, Any]) -> Viewer:
+        """Take other claims for a registration; return whose eyes it has from now on.
+
+        Raises:
+            RefusedError: if what was wanted cannot be had with these claims.
+        """
+        viewer = Viewer.of(claims, self._ignored)
+        if viewer != registration.viewer:
+            await self._write(attrs.evolve(registration, viewer=viewer), renewed=True)
+            registration.viewer = viewer
+        return viewer
+
+    def remove(self, registration: Registration) -> None:
+        """Forget a registration; its rows are deleted soon."""
+        if self._registrations.pop(registration.id, None) is not None:
+            self._removed.add(registration.id)
+            self._woken.set()
+
+    async def run(self) -> None:
+        """Delete what was removed, and compare now and then, for ever."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            try:
+                if loop.time() >= due:
+                    await self._reconcile()
+                    due = loop.time() + self._interval
+                await self._delete()
+            except psycopg.Error as exc:
+                logger.warning(
+                    "the rows of realtime.subscription cannot be kept up: %s",
+                    " ".join(str(exc).split()),
+                )
+                await asyncio.sleep(_RETRY)
+            else:
+                try:
+                    async with asyncio.timeout(max(due - loop.time(), 0.0)):
+                        await self._woken.wait()
+                except TimeoutError:
+                    pass
+
+    async def close(self) -> None:
+        """Delete the server's rows, if the database lets us."""
+        try:
+            async with self._connections.one(within=_RETRY) as connection:
+                await connection.execute(
+                    "DELETE FROM realtime.subscription WHERE node = %s", [self._node]
+                )
+                await connection.execute(
+                    "DELETE FROM realtime.core_node WHERE node = %s", [self._node]
+                )
+        except psycopg.Error as exc:
+            logger.warning(
+                "rows stay in realtime.subscription until another server removes them: %s",
+                " ".join(str(exc).split()),
+            )
+
+    # Rows.
+
+    async def _write(self, registration: Registration, *, renewed: bool = False) -> None:
+        try:
+            async with self._connections.one() as connection, connection.transaction():
+                await self._check_role(connection, registration.viewer.role)
+                rows = await self._rows(connection, registration)
+                if renewed:
+                    await connection.execute(
+                        "DELETE FROM realtime.subscription WHERE subscription_id = %s",
+                        [registration.id],
+                    )
+                await self._insert(connection, registration, rows)
+        except psycopg.errors.OperationalError as exc:
+            raise RefusedError("the database cannot be asked now; join again in a moment") from exc
+        except psycopg.Error as exc:
+            # The trigger's own checks, and the values' casts.
+            raise RefusedError(f"{exc.diag.message_primary}") from exc
+
+    async def _insert(
+        self, connection: AsyncConnection[Any], registration: Registration, rows: Sequence[_Row]
+    ) -> None:
+        await connection.execute(
+            _INSERT,
+            {
+                "id": registration.id,
+                "claims": registration.viewer.claims,
+                "node": self._node,
+                "entities": [row.entity for row in rows],
+                "filters": [json.dumps(row.filters) for row in rows],
+                "actions": [row.action for row in rows],
+                "selected": [json.dumps(row.select) for row in rows],
+            },
+        )
+
+    async def _check_role(self, connection: AsyncConnection[Any], role: str) -> None:
+        is_split = connection.info.server_version >= _SPLIT_MEMBERSHIP
+        cursor = await connection.execute(_ROLE, ["SET" if is_split else "MEMBER", role])
+        row = await cursor.fetchone()
+        if row is None:
+            raise RefusedError(f"there is no role {role!r} in the database")
+        may_be, quoted, server = row
+        if not may_be:
+            how = " WITH INHERIT FALSE, SET TRUE" if is_split else ""
+            logger.warning("GRANT %s TO %s%s; is missing: joins are refused", quoted, server, how)
+            raise RefusedError(f"this server may not act as role {role!r}")
+
+    async def _rows(
+        self, connection: AsyncConnection[Any], registration: Registration
+    ) -> list[_Row]:
+        """Return the rows of a registration.
+
+        Raises:
+            RefusedError: if none of its wishes is possible.
+        """
+        role = registration.viewer.role
+        rows: list[_Row] = []
+        problem: RefusedError | None = None
+        named = {
+            (wish.schema, wish.table)
+            for wish in registration.wishes
+            if wish.schema is not None and wish.table is not None
+        }
+        tables = await read_tables(connection, named, [role], self._publication) if named else {}
+        for wish in registration.wishes:
+            if wish.schema is None or wish.table is None:
+                rows += await self._wildcard_rows(connection, wish, role)
+                continue
+            try:
+                rows.append(_row(wish, tables.get((wish.schema, wish.table)), role))
+            except RefusedError as exc:
+                problem = problem or exc
+        if problem is not None and not rows:
+            raise problem
+        return rows
+
+    async def _wildcard_rows(
+        self, connection: AsyncConnection[Any], wish: Wish, role: str
+    ) -> list[_Row]:
+        published = (await read_publication(connection, self._publication)).tables
+        cursor = await connection.execute(
+            _ALL_TABLES, {"own": OWN_SCHEMA, "schema": wish.schema, "role": role}
+        )
+        return [
+            _Row(oid, (), wish.action, None)
+            async for oid, schema, table in cursor
+            if published is None or (schema, table) in published
+        ]
+
+    async def _delete(self) -> None:
+        self._woken.clear()
+        removed = set(self._removed)
+        if removed:
+            async with self._connections.one() as connection:
+                await connection.execute(
+                    "DELETE FROM realtime.subscription WHERE subscription_id = ANY (%s)",
+                    [list(removed)],
+                )
+            self._removed -= removed
+
+    async def _reconcile(self) -> None:
+        """Write what is missing, delete what is too much, of this server and of dead ones."""
+        async with self._connections.one() as connection:
+            await connection.execute(
+                _TOUCH, {"node": self._node, "seconds": self._interval * _LIVES}
+            )
+            await connection.execute(_BURY)
+            cursor = await connection.execute(
+                "SELECT DISTINCT subscription_id FROM realtime.subscription WHERE node = %s",
+                [self._node],
+            )
+            written = {row[0] async for row in cursor}
+            self._removed |= written - self._registrations.keys()
+            for registration in list(self._registrations.values()):
+                if registration.id in written and not registration.has_wildcard:
+                    continue
+                try:
+                    async with connection.transaction():
+                        rows = await self._rows(connection, registration)
+                        await self._insert(connection, registration, rows)
+                except (RefusedError, psycopg.IntegrityError, psycopg.DataError):
+                    # A table or column is gone, or a privilege: nothing goes to it any more.
+                    continue
+
+
+def _row(wish: Wish, table: Table | None, role: str) -> _Row:
+    """Return the row of a wish for one table.
+
+    Raises:
+        RefusedError: if it cannot be, saying why.
+    """
+    name = f"{wish.schema}.{wish.table}"
+    if table is None:
+        raise RefusedError(f"there is no table {name}")
+    if table.published is None:
+        raise RefusedError(f"table {name} is not published; add it to the publication")
+    columns = {column.name for column in table.visible(role)}
+    if not columns:
+        raise RefusedError(f"role {role!r} may not SELECT from {name}")
+    filters: list[tuple[str, str, str]] = []
+    if wish.filter is not None:
+        _check_columns("filter", wish.filter.columns, columns)
+        try:
+            wish.filter.compile(_relation(table))
+        except FilterError as exc:
+            raise RefusedError(f"cannot filter by {exc.text!r}: {exc}") from exc
+        if any(each.side is Side.OLD for each in _references(wish.filter)):
+            raise RefusedError(
+                "old. cannot be used here: a row's former values may have been another's"
+            )
+        filters = [item for node in _conjuncts(wish.filter.root) if (item := _condition(node))]
+    _check_columns("select", wish.select or (), columns)
+    select = None if wish.select is None else tuple(sorted(wish.select))
+    return _Row(table.oid, tuple(filters), wish.action, select)
+
+
+def _check_columns(use: str, wanted: Collection[str], allowed: Collection[str]) -> None:
+    # What is not there and what may not be seen are answered alike.
+    for column in sorted(set(wanted) - set(allowed)):
+        raise RefusedError(f"invalid column for {use} {column}")
+
+
+def _relation(table: Table) -> Relation:
+    """Return the table as a row's change would describe it."""
+    columns = []
+    for column in table.columns:
+        custom = table.types.get(column.type_oid)
+        oid = column.type_oid if custom is None else custom.oid
+        built_in = BUILTIN_TYPES.get(oid)
+        columns.append(
+            Column(
+                column.name,
+                column.type_oid,
+                built_in or column.type_name,
+                "" if built_in is None else "pg_catalog",
+                -1,
+                column.name in table.key_names,
+            )
+        )
+    return Relation(table.oid, table.schema, table.name, ReplicaIdentity.DEFAULT, tuple(columns))
+
+
+def _conjuncts(node: Node | None) -> Iterator[Node]:
+    if isinstance(node, And):
+        for item in node.items:
+            yield from _conjuncts(item)
+    elif node is not None:
+        yield node
+
+
+def _references(filter: Filter) -> Iterator[Reference]:
+    return iter(()) if filter.root is None else references(filter.root)
+
+
+def _condition(node: Node) -> tuple[str, str, str] | None:
+    """Return column, operator and value as a row has them, if it can."""
+    if not isinstance(node, Comparison):
+        return None
+    reference, name = node.reference, _EXPRESSIBLE.get(node.operator)
+    if name is None or reference.path or reference.side is not Side.ROW:
+        return None
+    if isinstance(node.value, str):
+        return reference.column, name, node.value
+    items = (value.replace("\\", "\\\\").replace('"', '\\"') for value in node.value)
+    return reference.column, name, "{" + ",".join(f'"{item}"' for item in items) + "}"
