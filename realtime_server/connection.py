@@ -45,6 +45,7 @@ from .phoenix.socket_state import (
     Withdraw,
 )
 from .rate import Rate
+from .registrar import Registered, Registrar
 from .topics import Topic
 
 __all__ = ["CLOSE_TIMEOUT", "Connection", "close_within", "peer_of"]
@@ -71,6 +72,7 @@ class Connection:
         hub: where its channels subscribe.
         attachment: whether the hub is being given changes.
         authorizer: decides on its joins and tokens.
+        registrar: is told of its channels.
         config: its limits.
         metrics: of the server.
         clock: seconds since 1970, for the tokens' expiry.
@@ -85,6 +87,7 @@ class Connection:
         hub: Hub,
         attachment: Attachment,
         authorizer: Authorizer,
+        registrar: Registrar,
         config: ServerConfig,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
@@ -95,6 +98,7 @@ class Connection:
         self._hub = hub
         self._attachment = attachment
         self._authorizer = authorizer
+        self._registrar = registrar
         self._config = config
         self._metrics = metrics
         self._clock = clock
@@ -102,6 +106,8 @@ class Connection:
         self._state = SocketState(serializer, max_payload_bytes=config.max_payload_bytes)
         self._joins = Rate(config.max_joins_per_second, self._loop.time())
         self._subscriptions: dict[Channel, Subscription] = {}
+        # By topic, also while a join waits.
+        self._registered: dict[str, Registered] = {}
         self._postponed: dict[str, Wait] = {}
         self._announcements: dict[Channel, Wait] = {}
         self._next_check: asyncio.TimerHandle | None = None
@@ -136,6 +142,8 @@ class Connection:
                 wait.cancel()
             for channel in list(self._subscriptions):
                 self._unsubscribe(channel)
+            for topic in list(self._registered):
+                self._forget(topic)
             code = self._close_code()
             self._metrics.connections.dec()
             self._metrics.closed(code)
@@ -196,6 +204,7 @@ class Connection:
                 self._refuse_payload(message)
             case Withdraw(topic):
                 self._postponed.pop(topic).cancel()
+                self._forget(topic)
 
     # Joins
 
@@ -204,10 +213,12 @@ class Connection:
         try:
             self._check_bounds(message)
             config = parse_join(message.payload)
-            if config is None:
-                Topic.parse(message.topic)
+            topic = Topic(message.topic, ()) if config else Topic.parse(message.topic)
             request = JoinRequest(self._request, message.topic, message.payload)
             grant = await self._authorizer.join(request)
+            self._registered[message.topic] = await self._registrar.register(
+                topic, config.bindings if config else None, grant
+            )
         except RefusedError as exc:
             self._refuse_join(message, exc)
             return
@@ -235,6 +246,7 @@ class Connection:
             self._announce(self._state.channels[message.topic])
 
     def _refuse_join(self, message: Message, exc: RefusedError) -> None:
+        self._forget(message.topic)
         self._metrics.joins.labels(exc.result).inc()
         if self._is_news(exc):
             named = self._named("join_refused", topic=message.topic, reason=str(exc))
@@ -322,6 +334,7 @@ class Connection:
             self._serializer,
             self._outbox,
             None if config is None else config.bindings,
+            self._registered[channel.topic].viewer,
         )
         self._subscriptions[channel] = subscription
         self._hub.subscribe(subscription)
@@ -331,18 +344,37 @@ class Connection:
         if channel in self._announcements:
             self._announcements.pop(channel).cancel()
         self._hub.unsubscribe(self._subscriptions.pop(channel))
+        self._forget(channel.topic)
         self._metrics.channels.dec()
+
+    def _forget(self, topic: str) -> None:
+        registered = self._registered.pop(topic, None)
+        if registered is not None:
+            self._registrar.remove(registered)
 
     # Tokens
 
     async def _refresh(self, channel: Channel, token: Any) -> None:
         try:
             grant = await self._authorizer.refresh(channel.grant, token)
+            if grant is not channel.grant:
+                await self._take(channel, grant)
         except RefusedError as exc:
             self._end(channel, exc)
         else:
-            channel.grant = grant
             self._check_by(grant)
+
+    async def _take(self, channel: Channel, grant: Grant) -> None:
+        """Have a channel joined in another name."""
+        registered = self._registered.get(channel.topic)
+        if channel not in self._subscriptions or registered is None:
+            # It has ended while its token was looked at.
+            return
+        viewer = await self._registrar.renew(registered, grant)
+        channel.grant = grant
+        subscription = self._subscriptions.get(channel)
+        if subscription is not None:
+            self._hub.move(subscription, viewer)
 
     def _check_grants(self) -> None:
         """End the channels whose tokens are good no more; look again when the next one expires."""

@@ -7,16 +7,16 @@ wake-up of the source brought is handed to each outbox in one write.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import attrs
 
-from realtime_core import Begin, Commit, Event, Gap, Idle
+from realtime_core import Begin, Change, Commit, Event, Gap, Idle
 from realtime_core.errors import FilterError
 from realtime_core.filters import EnumOrders, FilterIndex
 
-from .bindings import BindingIndex
+from .bindings import BindingIndex, Form
 from .encoding import Plans, RowPayload, gap_payload, row_payloads, text_frame
 from .errors import JoinError, TopicError
 from .gate import TopicGate
@@ -31,7 +31,7 @@ from .phoenix.messages import (
 from .phoenix.serializers import Serializer
 from .topics import Topic
 
-__all__ = ["Hub", "HubStats", "Outbox", "Subscription"]
+__all__ = ["Delivery", "Hub", "HubStats", "Outbox", "Subscription"]
 
 logger = logging.getLogger("realtime.hub")
 
@@ -44,7 +44,7 @@ class Outbox(Protocol):
         ...
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Subscription:
     """A channel's interest in changes."""
 
@@ -53,6 +53,10 @@ class Subscription:
     outbox: Outbox
     bindings: tuple[Binding, ...] | None = None
     """What was asked for in a join with ``config``; None: the topic itself says it."""
+    viewer: Hashable = None
+    """In whose eyes rows are looked at; None: everybody sees them."""
+    is_open: bool = attrs.field(default=False, init=False)
+    """Whether it is in a hub."""
 
 
 @attrs.frozen
@@ -68,41 +72,107 @@ class HubStats:
 
 
 class _Group:
-    """The subscriptions to a topic that get the same bytes: same topic, same serializer."""
+    """Subscriptions to a topic that get the same bytes: same topic, serializer and viewer."""
 
-    __slots__ = ("envelopes", "serializer", "subscriptions", "topic")
+    __slots__ = ("envelopes", "serializer", "subscriptions", "topic", "viewer")
 
-    def __init__(self, topic: str, serializer: Serializer) -> None:
+    def __init__(self, topic: str, serializer: Serializer, viewer: Hashable) -> None:
         self.topic = topic
         self.serializer = serializer
+        self.viewer = viewer
         # A dict for its order: subscribers are served as they came.
         self.subscriptions: dict[Subscription, None] = {}
         self.envelopes: dict[str, tuple[bytes, bytes]] = {}
 
-    def frame(self, payload: RowPayload) -> bytes:
-        envelope = self.envelopes.get(payload.event)
+    def frame(self, event: str, data: bytes) -> bytes:
+        envelope = self.envelopes.get(event)
         if envelope is None:
-            envelope = self.serializer.envelope(self.topic, payload.event)
-            self.envelopes[payload.event] = envelope
+            envelope = self.envelopes[event] = self.serializer.envelope(self.topic, event)
         before, behind = envelope
-        return text_frame(before + payload.payload + behind)
+        return text_frame(before + data + behind)
 
 
 class _BoundGroup:
-    """The subscriptions with bindings that get the same bytes: same topic, serializer, bindings."""
+    """Subscriptions with bindings that get the same bytes: the bindings are the same, too."""
 
-    __slots__ = ("_before", "_behind", "bindings", "serializer", "subscriptions", "topic")
+    __slots__ = (
+        "_before",
+        "_behind",
+        "bindings",
+        "serializer",
+        "subscriptions",
+        "topic",
+        "viewer",
+    )
 
-    def __init__(self, topic: str, serializer: Serializer, bindings: tuple[Binding, ...]) -> None:
+    def __init__(
+        self,
+        topic: str,
+        serializer: Serializer,
+        bindings: tuple[Binding, ...],
+        viewer: Hashable,
+    ) -> None:
         self.topic = topic
         self.serializer = serializer
         self.bindings = bindings
+        self.viewer = viewer
         self.subscriptions: dict[Subscription, None] = {}
         self._before, self._behind = serializer.envelope(topic, POSTGRES_CHANGES)
 
     def frame(self, ids: Iterable[int], data: bytes) -> bytes:
         head = f'{{"ids":[{",".join(map(str, ids))}],"data":'.encode()
         return text_frame(b"".join((self._before, head, data, b"}", self._behind)))
+
+
+class Delivery(NamedTuple):
+    """What goes to one group of subscriptions because of one change."""
+
+    group: _Group
+    payload: RowPayload
+
+    @property
+    def select(self) -> frozenset[str] | None:
+        """Names of the columns that are asked for; None: all."""
+        return None
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it is for clients that joined with ``config``."""
+        return False
+
+    def frame(self, data: bytes) -> bytes:
+        """Frame a payload for the group."""
+        return self.group.frame(self.payload.event, data)
+
+    def render(self) -> bytes:
+        """Return the payload that shows the whole change."""
+        return self.payload.payload
+
+
+class BoundDelivery(NamedTuple):
+    """The same for subscriptions with bindings."""
+
+    group: _BoundGroup
+    payload: RowPayload
+    form: Form
+    ids: Sequence[int]
+
+    @property
+    def select(self) -> frozenset[str] | None:
+        return self.form[1]
+
+    @property
+    def is_bound(self) -> bool:
+        return True
+
+    def frame(self, data: bytes) -> bytes:
+        return self.group.frame(self.ids, data)
+
+    def render(self) -> bytes:
+        return self.payload.typed(*self.form)
+
+
+AnyDelivery: TypeAlias = Delivery | BoundDelivery
 
 
 class Hub:
@@ -116,12 +186,12 @@ class Hub:
     def __init__(self, gate: TopicGate | None = None, *, enums: EnumOrders | None = None) -> None:
         self._gate = gate or TopicGate()
         self._enums: EnumOrders = {} if enums is None else enums
-        self._groups: dict[str, dict[Serializer, _Group]] = {}
+        self._groups: dict[str, dict[tuple[Serializer, Hashable], _Group]] = {}
         # The topics that have filters.
         self._filters: FilterIndex[Topic] = FilterIndex(
             enums=self._enums, on_error=self._note_topic_misfit
         )
-        self._bound: dict[tuple[str, Serializer, tuple[Binding, ...]], _BoundGroup] = {}
+        self._bound: dict[tuple[str, Serializer, tuple[Binding, ...], Hashable], _BoundGroup] = {}
         self._bindings: BindingIndex[_BoundGroup] = BindingIndex(
             self._gate, self._note_misfit, enums=self._enums
         )
@@ -190,20 +260,20 @@ class Hub:
 
     def subscribe(self, subscription: Subscription) -> None:
         """Hand over what is published from now on."""
+        subscription.is_open = True
         if subscription.bindings is None:
             self._join(subscription, subscription.topic)
         else:
             self._bind(subscription, subscription.bindings)
-        for outbox, frame in self._misfit_frames():
-            outbox.write(frame)
+        self.write(self._misfit_frames())
 
     def _join(self, subscription: Subscription, topic: Topic) -> None:
         is_new = topic.name not in self._groups
         groups = self._groups.setdefault(topic.name, {})
-        group = groups.get(subscription.serializer)
+        key = (subscription.serializer, subscription.viewer)
+        group = groups.get(key)
         if group is None:
-            group = _Group(topic.name, subscription.serializer)
-            groups[subscription.serializer] = group
+            group = groups[key] = _Group(topic.name, *key)
         group.subscriptions[subscription] = None
         for item in topic.filters if is_new else ():
             try:
@@ -214,26 +284,35 @@ class Hub:
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Hand over nothing more. A subscription that is not there is ignored."""
+        subscription.is_open = False
         if subscription.bindings is not None:
             self._unbind(subscription, subscription.bindings)
             return
         topic = subscription.topic
         groups = self._groups.get(topic.name, {})
-        group = groups.get(subscription.serializer)
+        key = (subscription.serializer, subscription.viewer)
+        group = groups.get(key)
         if group is None or subscription not in group.subscriptions:
             return
         del group.subscriptions[subscription]
         if group.subscriptions:
             return
-        del groups[subscription.serializer]
+        del groups[key]
         if groups:
             return
         del self._groups[topic.name]
         for item in topic.filters:
             self._filters.remove(topic, item.schema, item.table, item.filter)
 
+    def move(self, subscription: Subscription, viewer: Hashable) -> None:
+        """Let a subscription look at rows in other eyes."""
+        if viewer != subscription.viewer:
+            self.unsubscribe(subscription)
+            subscription.viewer = viewer
+            self.subscribe(subscription)
+
     def _bind(self, subscription: Subscription, bindings: tuple[Binding, ...]) -> None:
-        key = (subscription.topic.name, subscription.serializer, bindings)
+        key = (subscription.topic.name, subscription.serializer, bindings, subscription.viewer)
         group = self._bound.get(key)
         if group is None:
             group = self._bound[key] = _BoundGroup(*key)
@@ -245,7 +324,7 @@ class Hub:
         group.subscriptions[subscription] = None
 
     def _unbind(self, subscription: Subscription, bindings: tuple[Binding, ...]) -> None:
-        key = (subscription.topic.name, subscription.serializer, bindings)
+        key = (subscription.topic.name, subscription.serializer, bindings, subscription.viewer)
         group = self._bound.get(key)
         if group is None or subscription not in group.subscriptions:
             return
@@ -257,34 +336,41 @@ class Hub:
 
     def publish(self, events: Iterable[Event]) -> None:
         """Hand out what one wake-up brought, in order, one write for each outbox."""
-        frames: dict[Outbox, list[bytes]] = {}
-        for event in events:
-            for outbox, frame in self._frames(event):
-                frames.setdefault(outbox, []).append(frame)
-        for outbox, parts in frames.items():
-            outbox.write(parts[0] if len(parts) == 1 else b"".join(parts), len(parts))
+        self.write(frame for event in events for frame in self._frames(event))
 
-    def _frames(self, event: Event) -> Iterator[tuple[Outbox, bytes]]:
-        if isinstance(event, Gap):
-            yield from self._gap_frames(event)
-            return
-        if isinstance(event, (Begin, Commit, Idle)):
-            return
-        for payload in row_payloads(event, self._plans):
+    def write(self, frames: Iterable[tuple[Subscription, bytes]]) -> None:
+        """Hand frames out, in order, one write for each outbox."""
+        parts: dict[Outbox, list[bytes]] = {}
+        for subscription, frame in frames:
+            parts.setdefault(subscription.outbox, []).append(frame)
+        for outbox, some in parts.items():
+            outbox.write(some[0] if len(some) == 1 else b"".join(some), len(some))
+
+    def deliveries(self, change: Change) -> Iterator[AnyDelivery]:
+        """Say which groups a change goes to, topics in the ladder's order, then bindings.
+
+        Channels whose filter turns out not to fit are told.
+        """
+        for payload in row_payloads(change, self._plans):
             topics = self._matches(payload)
             bound = self._bindings.match(payload)
             if self._misfits:
-                yield from self._misfit_frames()
+                self.write(self._misfit_frames())
             for topic in topics:
                 for group in self._groups[topic].values():
-                    frame = group.frame(payload)
-                    for subscription in group.subscriptions:
-                        yield subscription.outbox, frame
+                    yield Delivery(group, payload)
             for bound_group, forms in bound.items():
                 for form, ids in forms.items():
-                    frame = bound_group.frame(ids, payload.typed(*form))
-                    for subscription in bound_group.subscriptions:
-                        yield subscription.outbox, frame
+                    yield BoundDelivery(bound_group, payload, form, ids)
+
+    def _frames(self, event: Event) -> Iterator[tuple[Subscription, bytes]]:
+        if isinstance(event, Gap):
+            yield from self._gap_frames(event)
+        elif not isinstance(event, (Begin, Commit, Idle)):
+            for delivery in self.deliveries(event):
+                frame = delivery.frame(delivery.render())
+                for subscription in delivery.group.subscriptions:
+                    yield subscription, frame
 
     def _note_misfit(self, group: _BoundGroup, binding: Binding, exc: FilterError) -> None:
         where = f"{binding.schema}.{binding.table}"
@@ -295,7 +381,7 @@ class Hub:
         if len(topic.filters) == 1:
             self._misfits += ((group, str(exc)) for group in self._groups[topic.name].values())
 
-    def _misfit_frames(self) -> Iterator[tuple[Outbox, bytes]]:
+    def _misfit_frames(self) -> Iterator[tuple[Subscription, bytes]]:
         misfits, self._misfits = self._misfits, []
         for group, reason in misfits:
             logger.info("a filter of %.200r does not fit its table: %s", group.topic, reason)
@@ -315,7 +401,7 @@ class Hub:
         )
         return matches
 
-    def _gap_frames(self, gap: Gap) -> Iterator[tuple[Outbox, bytes]]:
+    def _gap_frames(self, gap: Gap) -> Iterator[tuple[Subscription, bytes]]:
         for group in self._all_groups():
             payload = gap_payload(gap, group.topic.removeprefix(CHANNEL_PREFIX))
             yield from _system_frames(group, payload)
@@ -323,7 +409,7 @@ class Hub:
 
 def _system_frames(
     group: _Group | _BoundGroup, payload: dict[str, Any]
-) -> Iterator[tuple[Outbox, bytes]]:
+) -> Iterator[tuple[Subscription, bytes]]:
     frame = text_frame(group.serializer.encode(Message(group.topic, SYSTEM, payload)))
     for subscription in group.subscriptions:
-        yield subscription.outbox, frame
+        yield subscription, frame

@@ -30,6 +30,7 @@ from .hub import Hub
 from .listener import Listener, bind
 from .metrics import CONTENT_TYPE, Metrics
 from .phoenix.serializers import Serializer
+from .registrar import Nobody
 
 __all__ = ["RealtimeServer"]
 
@@ -172,6 +173,7 @@ class RealtimeServer:
             hub=self._hub,
             attachment=self._attachment,
             authorizer=self._authorizer,
+            registrar=Nobody(),
             config=self.config,
             metrics=self.metrics,
         )

@@ -23,6 +23,7 @@ from realtime_server.grants import Grant
 from realtime_server.hub import Hub
 from realtime_server.metrics import Metrics
 from realtime_server.phoenix.serializers import SERIALIZERS
+from realtime_server.registrar import Nobody, Registrar
 from tests.server_helpers import (
     FakeTransport,
     insert,
@@ -107,6 +108,7 @@ async def open_connection(
     *,
     clock: Callable[[], float] = lambda: 0.0,
     attached: Callable[[], bool] = lambda: True,
+    registrar: Registrar | None = None,
     **settings: int,
 ) -> AsyncIterator[Client]:
     websocket, hub, metrics = FakeWebSocket(), Hub(), make_metrics()
@@ -118,6 +120,7 @@ async def open_connection(
         hub=hub,
         attachment=Attachment(attached),
         authorizer=authorizer or AllowAll(),
+        registrar=registrar or Nobody(),
         config=open_config(**settings),
         metrics=metrics,
         clock=clock,
@@ -440,6 +443,7 @@ async def test_a_client_without_an_address_is_served_all_the_same() -> None:
         hub=Hub(),
         attachment=Attachment(lambda: True),
         authorizer=AllowAll(),
+        registrar=Nobody(),
         config=open_config(),
         metrics=make_metrics(),
     )

@@ -451,3 +451,40 @@ def test_the_gate_closes_topics_and_not_the_ladders_other_steps() -> None:
     assert len(outbox.frames) == 2
     hub.publish([delete(TODOS, Record(TODOS.shape, ("1", None)))])
     assert topics(outbox)[2:] == ["realtime:public:todos:id=eq.1"]
+
+
+# Viewers.
+
+
+def test_subscriptions_of_one_topic_and_several_viewers_are_told_apart() -> None:
+    hub = Hub()
+    joined = [subscription("realtime:*") for _ in range(3)]
+    for one, viewer in zip(joined, ("ann", "bob", "ann"), strict=True):
+        one.viewer = viewer
+        hub.subscribe(one)
+    found = {
+        delivery.group.viewer: list(delivery.group.subscriptions)
+        for delivery in hub.deliveries(insert(TODOS, "1", "x"))
+    }
+    assert found == {"ann": [joined[0], joined[2]], "bob": [joined[1]]}
+
+
+def test_a_subscription_that_moves_is_told_once_with_its_new_viewer() -> None:
+    hub = Hub()
+    one = subscription("realtime:public:todos:id=eq.1")
+    hub.subscribe(one)
+    hub.move(one, "ann")
+    hub.move(one, "ann")
+    [delivery] = hub.deliveries(insert(TODOS, "1", "x"))
+    assert (delivery.group.viewer, one.is_open) == ("ann", True)
+    hub.unsubscribe(one)
+    assert list(hub.deliveries(insert(TODOS, "1", "x"))) == []
+    assert not one.is_open
+
+
+def test_a_delivery_frames_what_it_is_given() -> None:
+    hub = Hub()
+    outbox = join(hub, "realtime:*", vsn="2.0.0")
+    [delivery] = hub.deliveries(insert(TODOS, "1", "x"))
+    hub.write((one, delivery.frame(b'{"mine":1}')) for one in delivery.group.subscriptions)
+    assert outbox.frames == [[None, None, "realtime:*", "INSERT", {"mine": 1}]]
