@@ -265,7 +265,7 @@ class Hub:
             self._join(subscription, subscription.topic)
         else:
             self._bind(subscription, subscription.bindings)
-        self.write(self._misfit_frames())
+        self.write(self.misfit_frames())
 
     def _join(self, subscription: Subscription, topic: Topic) -> None:
         is_new = topic.name not in self._groups
@@ -346,28 +346,29 @@ class Hub:
         for outbox, some in parts.items():
             outbox.write(some[0] if len(some) == 1 else b"".join(some), len(some))
 
-    def deliveries(self, change: Change) -> Iterator[AnyDelivery]:
+    def deliveries(self, change: Change) -> list[AnyDelivery]:
         """Say which groups a change goes to, topics in the ladder's order, then bindings.
 
-        Channels whose filter turns out not to fit are told.
+        What :meth:`misfit_frames` has to tell afterwards goes out before it.
         """
+        found: list[AnyDelivery] = []
         for payload in row_payloads(change, self._plans):
-            topics = self._matches(payload)
-            bound = self._bindings.match(payload)
-            if self._misfits:
-                self.write(self._misfit_frames())
-            for topic in topics:
-                for group in self._groups[topic].values():
-                    yield Delivery(group, payload)
-            for bound_group, forms in bound.items():
-                for form, ids in forms.items():
-                    yield BoundDelivery(bound_group, payload, form, ids)
+            for topic in self._matches(payload):
+                found += (Delivery(group, payload) for group in self._groups[topic].values())
+            for bound_group, forms in self._bindings.match(payload).items():
+                found += (
+                    BoundDelivery(bound_group, payload, form, ids) for form, ids in forms.items()
+                )
+        return found
 
     def _frames(self, event: Event) -> Iterator[tuple[Subscription, bytes]]:
         if isinstance(event, Gap):
             yield from self._gap_frames(event)
         elif not isinstance(event, (Begin, Commit, Idle)):
-            for delivery in self.deliveries(event):
+            deliveries = self.deliveries(event)
+            if self._misfits:
+                yield from self.misfit_frames()
+            for delivery in deliveries:
                 frame = delivery.frame(delivery.render())
                 for subscription in delivery.group.subscriptions:
                     yield subscription, frame
@@ -381,7 +382,8 @@ class Hub:
         if len(topic.filters) == 1:
             self._misfits += ((group, str(exc)) for group in self._groups[topic.name].values())
 
-    def _misfit_frames(self) -> Iterator[tuple[Subscription, bytes]]:
+    def misfit_frames(self) -> Iterator[tuple[Subscription, bytes]]:
+        """Tell the channels whose filters were found not to fit since the last time."""
         misfits, self._misfits = self._misfits, []
         for group, reason in misfits:
             logger.info("a filter of %.200r does not fit its table: %s", group.topic, reason)

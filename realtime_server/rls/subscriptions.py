@@ -295,7 +295,7 @@ class Registry:
         may_be, quoted, server = row
         if not may_be:
             how = " WITH INHERIT FALSE, SET TRUE" if is_split else ""
-            logger.warning("GRANT %s TO %s%s; is missing: joins are refused", quoted, server, how)
+            logger.warning("GRANT %s TO %s%s is missing: joins are refused", quoted, server, how)
             raise RefusedError(f"this server may not act as role {role!r}")
 
     async def _rows(
