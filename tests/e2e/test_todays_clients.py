@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -332,3 +334,69 @@ def test_a_client_may_wait_for_the_database(start: Start, shop: Database) -> Non
 def in_place(program: Program) -> set[str]:
     """Return the channels that were told that their bindings are."""
     return {line["channel"] for line in [*program.said] if "system" in line}
+
+
+# What the documentation says of them.
+
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "connect-clients.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize("language", ["js", "python"])
+def test_the_documentations_programs_print_what_it_says(
+    clients: Path, python_client: Path, database: Database, language: str
+) -> None:
+    create, insert = blocks("sql")[0].splitlines()
+    database.execute(create)
+    database.execute("create publication changes for all tables")
+    expected = blocks("text")[("js", "python").index(language)]
+    (source,) = blocks(language)
+    # Beside the packages that it imports.
+    program = clients / f".connect-clients.{'mjs' if language == 'js' else 'py'}"
+    with ServerProcess(database, publications='["changes"]') as server:
+        source = source.replace("ws://localhost:4000/socket", server.websocket_url)
+        program.write_text(source.replace("@supabase/realtime-js", "realtime-js-2"))
+        runner = "node" if language == "js" else str(python_client)
+        process = subprocess.Popen([runner, str(program)], stdout=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "SUBSCRIBED\n"
+            database.execute(insert)
+            assert "SUBSCRIBED\n" + process.stdout.readline() == expected
+        finally:
+            process.kill()
+            process.communicate()
+            program.unlink()
+
+
+def test_heartbeats_are_answered(start: Start, server: ServerProcess) -> None:
+    with (
+        start("js", server.websocket_url, heartbeatIntervalMs=100) as js,
+        start("phoenix", server.websocket_url, heartbeatIntervalMs=100) as phoenix,
+    ):
+        for program in (js, phoenix):
+            program.tell(subscribe="room")
+            program.wait_for(channel="room", status="SUBSCRIBED")
+        js.wait_for(heartbeat="ok", times=5)
+        # One that is not answered in time closes the socket.
+        assert js.count(heartbeat="timeout") == 0
+        assert phoenix.count(socket="closed") == 0
+
+
+def test_a_storm_of_rejoins_gets_every_channel_back(start: Start, shop: Database) -> None:
+    names = [f"room-{number}" for number in range(100)]
+    with ServerProcess(shop, publications='["changes"]') as server:
+        program = start("js", server.websocket_url)
+        with program:
+            for name in names:
+                program.tell(subscribe=name, bindings=[BINDINGS[0]])
+            program.wait_for(status="SUBSCRIBED", times=len(names))
+            server.stop()
+            with ServerProcess(shop, publications='["changes"]', port=server.port):
+                program.wait_for(status="SUBSCRIBED", times=2 * len(names))
+                shop.execute("insert into users values (1, 'to all')")
+                program.wait_until(lambda: all(changes(program, name) for name in names))
+                assert all(len(changes(program, name)) == 1 for name in names)
