@@ -10,19 +10,27 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 from realtime_core import Severity, diagnose
 from realtime_core.errors import ConfigError, RealtimeError, ServerError, SourceError
 
 from . import logs
 from .addresses import resolve_dsn
+from .auth import make_verifier
 from .config import IpVersion, ReplicationMode, ServerConfig, print_config, variables
 from .rls.command import run_migrate
 from .server import RealtimeServer
 
+if sys.platform != "win32":
+    import resource
+
 __all__ = ["main"]
 
 logger = logging.getLogger("realtime.server")
+
+_SPARE_FILES: Final = 100
+"""For what is no connection of a client's, and for refusing those that are too many."""
 
 _DESCRIPTION = """\
 Broadcast PostgreSQL's changes to WebSocket clients that speak the Phoenix channel protocol.
@@ -52,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.print_config:
         print(*print_config(config), sep="\n")
         return 0
-    if arguments.check:
-        return asyncio.run(_check(config))
     try:
+        if arguments.check:
+            return asyncio.run(_check(config))
         asyncio.run(_serve(config))
     except ConfigError as exc:
         return _refuse(exc)
@@ -118,7 +126,13 @@ def _migrate(*, dev: bool, dry_run: bool) -> int:
 
 
 async def _check(config: ServerConfig) -> int:
-    """Print what would stop a server with these settings; return the exit code."""
+    """Print what would stop a server with these settings; return the exit code.
+
+    Raises:
+        ConfigError: if a token's key cannot be used.
+    """
+    if config.secure_channels:
+        make_verifier(config)
     try:
         diagnosis = await diagnose(
             await resolve_dsn(config),
@@ -133,7 +147,27 @@ async def _check(config: ServerConfig) -> int:
     return 1 if diagnosis.count(Severity.PROBLEM) else 0
 
 
+def _raise_file_limit(connections: int) -> None:
+    """Have a file descriptor for each connection, as far as the system allows."""
+    if sys.platform == "win32":
+        return
+    wanted = connections + _SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        logger.warning(
+            "MAX_CONNECTIONS is %d, and the process may open %d files; raise its limit to %d "
+            "(LimitNOFILE, ulimit -Hn), or lower MAX_CONNECTIONS",
+            connections,
+            hard,
+            wanted,
+        )
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 async def _serve(config: ServerConfig) -> None:
+    _raise_file_limit(config.max_connections)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

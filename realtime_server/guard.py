@@ -12,14 +12,17 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from websockets.asyncio.server import ServerConnection
+from websockets.frames import CTRL_OPCODES, Frame
 from websockets.protocol import Event, State
 
 from .rate import Rate
 
 __all__ = ["GuardedConnection"]
 
-_SLICE: Final = 4096
+_SLICE: Final = 2048
 """Bytes parsed at once: at most some hundred frames."""
+_CONTROL_COST: Final = 10
+"""Messages that a control frame counts as: each ping is answered with a write of its own."""
 _POLICY_VIOLATION: Final = 1008
 
 
@@ -28,7 +31,7 @@ class GuardedConnection(ServerConnection):
 
     Args:
         arguments: of websockets' connection.
-        frames_per_second: data and control frames that the client may send.
+        frames_per_second: that the client may send; a control frame counts as ten.
         max_unread_bytes: what may wait for the client.
         on_flood: called when it sent too many frames.
         on_unread: called when it left too much unread.
@@ -53,15 +56,16 @@ class GuardedConnection(ServerConnection):
         self._on_flood = on_flood
         self._on_unread = on_unread
         self._on_lost = on_lost
-        self._frames = 0
+        self._cost = 0
 
     def process_event(self, event: Event) -> None:
-        self._frames += 1
+        if isinstance(event, Frame):
+            self._cost += _CONTROL_COST if event.opcode in CTRL_OPCODES else 1
         super().process_event(event)
 
     def data_received(self, data: bytes) -> None:
         for start in range(0, len(data), _SLICE):
-            self._frames = 0
+            self._cost = 0
             super().data_received(data[start : start + _SLICE])
             if self.protocol.state is State.OPEN:
                 self._check()
@@ -71,7 +75,7 @@ class GuardedConnection(ServerConnection):
         self._on_lost()
 
     def _check(self) -> None:
-        if not self._rate.take(self.loop.time(), self._frames):
+        if not self._rate.take(self.loop.time(), self._cost):
             self._on_flood()
             self.protocol.fail(
                 _POLICY_VIOLATION,

@@ -351,6 +351,8 @@ class _Head(asyncio.Protocol):
             HTTPStatus.REQUEST_TIMEOUT,
             f"The request's head did not come within {timeout} ms (HANDSHAKE_TIMEOUT).\n",
         )
+        # What came is read: nothing is lost by closing at once.
+        self._transport.close()
 
     def _refuse(self, limit: str, status: HTTPStatus, body: str) -> None:
         self._door.metrics.limit(limit)

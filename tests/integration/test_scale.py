@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
+import resource
 import sys
 from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, Server
+from tests.hostile import HostileProcess
+from tests.integration.conftest import fresh_database
 from tests.raw_client import RawClient
 from tests.server_process import ServerProcess
 from tests.waiting import eventually
@@ -20,12 +24,15 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 MB = 1024 * 1024
 PUBLICATIONS = '["shop"]'
+TABLE = """
+    create table item (id int primary key, data text);
+    create publication shop for table item;
+"""
 
 
 @pytest.fixture
 def table(database: Database) -> Database:
-    database.execute("create table item (id int primary key, data text)")
-    database.execute("create publication shop for table item")
+    database.execute(TABLE)
     return database
 
 
@@ -136,3 +143,57 @@ async def test_a_flood_of_messages_does_not_keep_the_others_waiting(table: Datab
             for task in flooding:
                 task.cancel()
         assert not [line for line in server.log if "socket.send() raised" in line]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(
+    0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 4096,
+    reason="needs more than a thousand open files",
+)
+async def test_hostile_clients_take_neither_rows_nor_memory_from_the_others(
+    one_pg: Server,
+) -> None:
+    rows = 0
+    settings = {"PUBLICATIONS": PUBLICATIONS, "HANDSHAKE_TIMEOUT": "3000"}
+    with fresh_database(one_pg) as table, ServerProcess(table.dsn, **settings) as server:
+        table.execute(TABLE)
+        server.wait_until_streaming()
+        others = [await RawClient.join(server.port, "realtime:public:item") for _ in range(20)]
+        await asyncio.to_thread(table.execute, "insert into item values (0, 'calm')")
+        await eventually(lambda: all(len(client.ids) == 1 for client in others))
+        calm = server.peak_memory()
+        with contextlib.ExitStack() as stack:
+            enemies = HostileProcess(server.port)
+            await asyncio.to_thread(stack.enter_context, enemies)
+            # Until the half-open ones have been given up, and had their replacements.
+            while await metric(server.port, 'realtime_limits_total{limit="handshake"}') < 1000:
+                numbers = f"generate_series({rows + 1}, {rows + 20}) g"
+                write = f"insert into item select g, repeat('x', 500) from {numbers}"
+                await asyncio.to_thread(table.execute, write)
+                rows += 20
+            await eventually(lambda: all(len(client.ids) > rows for client in others), within=120)
+            await asyncio.to_thread(stack.close)
+        # All of it, in order, on the connections that they had.
+        for client in others:
+            assert client.ids == list(range(rows + 1))
+            assert not client.lost.done()
+            client.close()
+        growth = server.peak_memory() - calm
+        assert all(enemies.attempts.values()), enemies.attempts
+        async with asyncio.timeout(60):
+            while await metric(server.port, "realtime_active_websocket_connection_total") > 0:
+                pass
+        errors = [line for line in server.log if " ERROR " in line or "Traceback" in line]
+    assert errors == []
+    assert growth < 64 * MB, growth
+
+
+async def metric(port: int, name: str) -> float:
+    """Return a metric's value, 0 as long as it is not there."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n")
+    text = (await reader.read()).decode()
+    writer.close()
+    assert text.startswith("HTTP/1.1 200 "), text
+    found = re.search(f"^{re.escape(name)} (.*)$", text, re.MULTILINE)
+    return 0.0 if found is None else float(found[1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from websockets.exceptions import InvalidStatus
 
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Server
-from tests.integration.conftest import Stage, open_stage
+from tests.integration.conftest import Stage, fresh_database, open_stage
 from tests.server_helpers import (
     DEADLINE,
     PhoenixClient,
@@ -30,6 +31,7 @@ from tests.server_helpers import (
     dev_config,
     open_client,
 )
+from tests.server_process import ServerProcess
 from tests.tokens import SECRET, forge, make_token, segment, sign
 from tests.waiting import eventually
 
@@ -256,10 +258,11 @@ async def test_a_channel_ends_when_its_token_expires_and_the_socket_stays(
     topic, other = stage.topic("item"), stage.topic()
     async with client_of(stage, vsn=vsn) as client:
         await client.join(other)
-        expires = now() + 2
+        expires = now() + 3
         token = make_token({"exp": expires})
         await client.send(topic, "phx_join", {"user_token": token, **payload}, join_ref="1")
-        assert await client.receive() == client.reply(topic, {}, join_ref="1")
+        response = {"postgres_changes": []} if payload else {}
+        assert await client.receive() == client.reply(topic, response, join_ref="1")
         # Nobody says anything; the server's timer does it.
         end = await client.receive()
         assert time.time() >= expires
@@ -282,7 +285,7 @@ async def test_a_channel_ends_when_its_token_expires_and_the_socket_stays(
 async def test_a_refreshed_channel_outlives_its_first_token(stage: Stage) -> None:
     topic, other = stage.topic("item"), stage.topic()
     async with client_of(stage) as client:
-        short = make_token(expires_in=2)
+        short = make_token(expires_in=3)
         for name in (topic, other):
             await client.send(name, "phx_join", {"user_token": short})
             assert await client.receive() == client.reply(name, {})
@@ -424,7 +427,7 @@ async def test_keys_that_are_not_in_a_file_are_not_read_again(
 async def test_many_channels_with_one_short_token_all_end(stage: Stage) -> None:
     topics = [f"{stage.topic('item')}:id=eq.{number}" for number in range(50)]
     async with client_of(stage) as client, asyncio.timeout(DEADLINE):
-        token = make_token(expires_in=2)
+        token = make_token(expires_in=3)
         for topic in topics:
             await client.send(topic, "phx_join", {"user_token": token})
             assert await client.receive() == client.reply(topic, {})
@@ -432,3 +435,84 @@ async def test_many_channels_with_one_short_token_all_end(stage: Stage) -> None:
         assert ended == [client.frame(topic, "phx_error", {}) for topic in topics]
         hub = stage.server._hub
         await eventually(lambda: hub.stats().subscriptions == 1)  # the fence's
+
+
+# Secrecy.
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+async def test_no_token_is_in_a_log_an_answer_or_a_metric(
+    one_pg: Server, tmp_path: Path, style: str
+) -> None:
+    """Everything that the process writes is searched for every part of every token."""
+    key = ECKey.generate_key("P-256")
+    file = tmp_path / "jwks.json"
+    file.write_text(jwks(k=key))
+    claims = {"exp": now() + 3600, "email": "ada@lovelace.example"}
+    tokens = [
+        *({**GOOD, **NO_JOIN, **BAD}).values(),
+        sign(claims, key, alg="ES256", kid="k"),
+    ]
+    heard: list[Any] = []
+    with fresh_database(one_pg) as database:
+        database.execute("create publication shop for all tables")
+        settings = {
+            "PUBLICATIONS": '["shop"]',
+            "SECURE_CHANNELS": "true",
+            "JWT_SECRET": SECRET,
+            "JWT_JWKS_FILE": str(file),
+            "LOG_LEVEL": "DEBUG",
+            "LOG_FORMAT": style,
+        }
+        with ServerProcess(database.dsn, **settings) as server:
+            for token in tokens:
+                heard.append(await handshake(server.port, f"apikey={quote(token)}"))
+                headers = {"x-api-key": quote(token), "authorization": f"Bearer {quote(token)}"}
+                heard.append(await handshake(server.port, f"token={quote(token)}", **headers))
+            query = f"apikey={GOOD['HS256']}"
+            async with open_client(server.port, query=query) as client:
+                for number, token in enumerate(tokens):
+                    for payload in ({"user_token": token}, {"access_token": token, "config": {}}):
+                        topic = f"realtime:{number}:{len(payload)}"
+                        await client.send(topic, "phx_join", payload)
+                        await client.send(topic, "access_token", {"access_token": token})
+                await client.send(GOOD["HS384"], "phx_join", {})
+                heard += await client.drain()
+                # One more, whose channel ends, and a broken frame, which ends the connection.
+                tokens.append(make_token({**claims, "exp": now() + 3}))
+                await client.send(
+                    "realtime:short", "phx_join", {"config": {}, "user_token": tokens[-1]}
+                )
+                while not heard or heard[-1]["event"] != "phx_close":
+                    heard.append(await client.receive())
+                await client.send_raw(f'{{"topic":"{GOOD["HS512"]}')
+                heard.append(await client.closed())
+            file.write_text(f'{{"keys": [{{"kty": "oct", "k": "{SECRET}"}}], "x": "{SECRET}"')
+            server.process.send_signal(signal.SIGHUP)
+            await eventually(lambda: "the keys stay as they are" in "".join(server.log))
+            heard.append(await http(server.port, f"/metrics?token={GOOD['HS256']}"))
+            heard.append(await http(server.port, f"/{GOOD['HS256']}"))
+            for path in ("/health", "/ready"):
+                heard.append(await http(server.port, path))
+        log = "".join(server.log)
+    assert "InvalidJWTToken: the token" in str(heard)
+    assert 'realtime_joins_total{result="token"}' in str(heard)
+    assert "ended: the token has expired" in log
+    # A topic is no secret, and is named.
+    everything = (log + str(heard)).replace(GOOD["HS384"], "")
+    for token in tokens:
+        for part in [token, quote(token), *token.split(".")]:
+            # Shorter ones are words like "nonsense".
+            assert len(part) < 12 or part not in everything
+    for secret in (SECRET, "lovelace", str(key.as_dict(private=True)["d"])):
+        assert secret not in everything
+
+
+async def http(port: int, target: str) -> str:
+    """Send a request; return the whole answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with asyncio.timeout(DEADLINE):
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        answer = await reader.read()
+    writer.close()
+    return answer.decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -52,12 +53,31 @@ class FakeServer:
         await asyncio.Event().wait()
 
 
+class Files:
+    """Stands for the module `resource`."""
+
+    RLIMIT_NOFILE = resource.RLIMIT_NOFILE
+    RLIM_INFINITY = resource.RLIM_INFINITY
+
+    def __init__(self, soft: int, hard: int) -> None:
+        self.limits = (soft, hard)
+
+    def getrlimit(self, what: int) -> tuple[int, int]:
+        assert what == self.RLIMIT_NOFILE
+        return self.limits
+
+    def setrlimit(self, what: int, limits: tuple[int, int]) -> None:
+        assert what == self.RLIMIT_NOFILE
+        self.limits = limits
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeServer]]:
     class Server(FakeServer):
         seen: list[Any] = []  # noqa: RUF012
 
     monkeypatch.setattr(cli, "RealtimeServer", Server)
+    monkeypatch.setattr(cli, "resource", Files(1024, 100_000))
     for variable in variables():
         monkeypatch.delenv(variable.name, raising=False)
     level = logging.getLogger("websockets").level
@@ -233,3 +253,51 @@ def test_the_package_can_be_run() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: python -m realtime_server")
+
+
+UNLIMITED = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "raised"),
+    [
+        (1024, 100_000, 1100),
+        (1024, UNLIMITED, 1100),
+        (2000, 100_000, 2000),
+        (UNLIMITED, UNLIMITED, UNLIMITED),
+        (1100, 1100, 1100),
+        (256, 1050, 1050),
+    ],
+)
+def test_the_process_may_open_a_file_for_each_connection(
+    server: type[FakeServer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    soft: int,
+    hard: int,
+    raised: int,
+) -> None:
+    files = Files(soft, hard)
+    monkeypatch.setattr(cli, "resource", files)
+    monkeypatch.setenv("MAX_CONNECTIONS", "1000")
+    server.signal_number = signal.SIGTERM
+    assert cli.main(["--dev"]) == 0
+    assert files.limits == (raised, hard)
+    warning = (
+        f"MAX_CONNECTIONS is 1000, and the process may open {hard} files; raise its limit to "
+        "1100 (LimitNOFILE, ulimit -Hn), or lower MAX_CONNECTIONS"
+    )
+    assert (warning in caplog.messages) == (hard == 1050)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--check"]])
+def test_a_key_that_cannot_be_used_is_a_configuration_error(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in variables():
+        monkeypatch.delenv(variable.name, raising=False)
+    monkeypatch.setenv("JWT_JWKS", '{"keys": [{"kty": "RSA", "n": "AQAB"}]}')
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "configuration error: JWT_JWKS has a key 1 whose values cannot be read; export it anew"
+    )

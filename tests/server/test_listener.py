@@ -168,7 +168,7 @@ async def test_a_query_may_be_so_long_and_no_longer(upgrade: bytes) -> None:
 async def test_a_head_that_does_not_come_in_time_is_given_up() -> None:
     arrival = Arrival(handshake_timeout=10)
     arrival.head.data_received(b"GET / HT")
-    await eventually(lambda: arrival.transport.half_closed)
+    await eventually(lambda: arrival.transport.closed)
     answer = arrival.transport.sent()
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert answer.endswith(b"The request's head did not come within 10 ms (HANDSHAKE_TIMEOUT).\n")

@@ -1,0 +1,103 @@
+"""GuardedConnection without a network; on real sockets in integration/test_stream_limits.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from websockets.asyncio.server import Server
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from realtime_server.guard import GuardedConnection
+from tests.server_helpers import FakeTransport
+
+REQUEST = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+EMPTY = Frame(Opcode.TEXT, b"").serialize(mask=True)
+PING = Frame(Opcode.PING, b"").serialize(mask=True)
+
+
+class Transport(FakeTransport):
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """websockets asks for it."""
+
+    def pause_reading(self) -> None:
+        """Nobody receives what comes here."""
+
+
+class Guarded:
+    """A connection of at most 64 KiB unread, after its handshake."""
+
+    def __init__(self, frames_per_second: int = 1000) -> None:
+        self.transport = Transport()
+        self.happened: list[str] = []
+        server = SimpleNamespace(
+            handler=self._handle,
+            handler_tasks=set(),
+            is_serving=lambda: True,
+        )
+        self.connection = GuardedConnection(
+            ServerProtocol(),
+            cast(Server, server),
+            frames_per_second=frames_per_second,
+            max_unread_bytes=65536,
+            on_flood=lambda: self.happened.append("flood"),
+            on_unread=lambda: self.happened.append("unread"),
+            on_lost=lambda: self.happened.append("lost"),
+        )
+        self.connection.connection_made(self.transport)
+        self.connection.data_received(REQUEST)
+
+    async def _handle(self, connection: Any) -> None:
+        """Stands for the server's handler."""
+
+    async def open(self) -> None:
+        await self.connection.handshake()
+        self.transport.sent()
+
+
+@pytest.fixture
+async def guarded() -> Guarded:
+    guarded = Guarded()
+    await guarded.open()
+    return guarded
+
+
+async def test_what_is_within_the_bounds_is_answered(guarded: Guarded) -> None:
+    guarded.connection.data_received(PING * 90 + EMPTY * 90)
+    assert guarded.transport.sent() == Frame(Opcode.PONG, b"").serialize(mask=False) * 90
+    assert guarded.happened == []
+
+
+async def test_of_a_flood_only_a_slice_too_much_is_looked_at(guarded: Guarded) -> None:
+    guarded.connection.data_received(PING * 40_000)
+    sent = guarded.transport.sent()
+    pong = Frame(Opcode.PONG, b"").serialize(mask=False)
+    pongs, _, close = sent.rpartition(pong)
+    # The first slice, of 2048 bytes, is too much already.
+    assert len(pongs) // len(pong) + 1 <= 2048 // len(PING) + 1
+    assert close[4:] == b"more than 1000 messages a second (MAX_MESSAGES_PER_SECOND)"
+    assert guarded.connection.protocol.state is State.CLOSING
+    assert guarded.happened == ["flood"]
+
+
+async def test_what_waits_unread_beyond_the_bound_ends_the_connection() -> None:
+    guarded = Guarded(frames_per_second=1_000_000)
+    await guarded.open()
+    ping = Frame(Opcode.PING, b"x" * 125).serialize(mask=True)
+    for _ in range(65536 // 127):
+        guarded.connection.data_received(ping)
+    assert guarded.happened == []
+    guarded.connection.data_received(ping)
+    assert guarded.happened == ["unread"]
+    assert guarded.transport.aborted
+
+
+async def test_the_end_is_said_once(guarded: Guarded) -> None:
+    guarded.connection.connection_lost(None)
+    assert guarded.happened == ["lost"]
