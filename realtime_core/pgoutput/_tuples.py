@@ -80,21 +80,21 @@ def read_fields(data: bytes, offset: int, columns: int) -> tuple[Fields, int]:
 # Then, and when a cut text is not UTF-8, the plain loop says what is wrong. A try costs
 # nothing unless it is needed.
 _FIELD = (
-    "data[at + 5 : (at := at + 5 + length_behind(data, at)[0])].decode() "
+    "data[(start := at + 5) : (at := start + length_behind(data, at)[0])].decode() "
     "if (kind := data[at]) == 116 else "
     "(at := at + 1) and None if kind == 110 else "
     "(at := at + 1) and UNCHANGED if kind == 117 else "
     "other(), "
 )
 _FIELDS = """\
-def read(data, start):
-    at = start
+def read(data, offset):
+    at = offset
     try:
         fields = ({fields})
     except (IndexError, UnicodeDecodeError, error):
-        return read_fields(data, start, {columns})
+        return read_fields(data, offset, {columns})
     if at > len(data):
-        return read_fields(data, start, {columns})
+        return read_fields(data, offset, {columns})
     return fields, at
 """
 

@@ -59,13 +59,27 @@ _NEW: Final = ord("N")
 _KEY: Final = ord("K")
 _OLD: Final = ord("O")
 
+_new: Final = object.__new__
+
 _HEAD: Final = 8
-"""Bytes before the fields of a row that has one tuple and no xid."""
+"""Bytes before the first field of a row without an xid."""
 
 _IDENTITIES: Final = frozenset("dnfi")
 
+# Of a row, its message's tag, and the kind of its first tuple. An update with an old tuple is
+# a kind of its own.
+_OLD_UPDATE: Final = -_UPDATE
+_ROW_KINDS: Final = (
+    (_INSERT, _INSERT, _NEW),
+    (_UPDATE, _UPDATE, _NEW),
+    (_OLD_UPDATE, _UPDATE, _KEY),
+    (_OLD_UPDATE, _UPDATE, _OLD),
+    (_DELETE, _DELETE, _KEY),
+    (_DELETE, _DELETE, _OLD),
+)
 _Row: TypeAlias = tuple[FieldsReader, int, int, bool]
-"""How to read a row's fields, its message's tag, its relation, and whether it is a key."""
+"""What reads a row's fields, its kind, its relation, and whether its first tuple is a key."""
+_NO_WIDTH: Final[tuple[bytes, FieldsReader]] = (b"none", fields_reader(0))
 _NO_ROWS: Final[dict[bytes, _Row]] = {}
 
 _Read: TypeAlias = Callable[[bytes, int, int | None], Message]
@@ -91,17 +105,17 @@ class Decoder:
         "_plain",
         "_row_for",
         "_rows",
-        "_widths",
+        "_tuples",
         "_with_xid",
     )
 
     def __init__(self, *, abort_info: bool = False) -> None:
         self._abort_info = abort_info
         self._in_stream = False
-        # Rows with one tuple, by the message's first bytes: its tag, the relation's OID, the
-        # tuple's kind and width. One lookup tells all that there is to know before the fields.
+        # Rows by their message's first bytes: its tag, the relation's OID, the first tuple's
+        # kind and width. One lookup tells all that there is to know before the fields.
         self._rows: dict[bytes, _Row] = {}
-        self._widths: dict[int, bytes] = {}
+        self._tuples: dict[int, tuple[bytes, FieldsReader]] = {}
         # Finds none inside a stream, where an xid stands in the OID's place.
         self._row_for = self._rows.get
         # What carries an xid inside a stream.
@@ -138,45 +152,61 @@ class Decoder:
             UnknownMessageError: if its first byte names no message.
             DecodeError: if it is wrong in any other way, or cannot come at this place.
         """
-        if not data:
-            raise TruncatedMessageError("the message is empty")
-        tag = data[0]
         try:
             row = self._row_for(data[:_HEAD])
-            if row is not None:
-                read_fields, kind, oid, is_key = row
-                fields, end = read_fields(data, _HEAD)
+            if row is None:
+                return self._decode_any(data)
+            read_fields, kind, oid, is_key = row
+            fields, end = read_fields(data, _HEAD)
+            if end != len(data):
+                if kind != _OLD_UPDATE or data[end : end + 3] != b"N" + data[6:_HEAD]:
+                    return self._decode_any(data)
+                old = fields
+                fields, end = read_fields(data, end + 3)
                 if end != len(data):
                     raise _left_over(data, end)
-                if kind == _INSERT:
-                    return InsertMessage(oid, fields, None)
-                if kind == _UPDATE:
-                    return UpdateMessage(oid, None, False, fields, None)
+                return UpdateMessage(oid, old, is_key, fields, None)
+            if kind == _INSERT:
+                # Without a call of the class: 0.07 µs instead of 0.11 µs.
+                message = _new(InsertMessage)
+                message.relation_oid = oid
+                message.new = fields
+                message.xid = None
+                return message
+            if kind == _UPDATE:
+                return UpdateMessage(oid, None, False, fields, None)
+            if kind == _DELETE:
                 return DeleteMessage(oid, fields, is_key, None)
-            read_fixed = _FIXED.get(tag)
-            if read_fixed is not None:
-                return read_fixed(data)
-            read = self._with_xid.get(tag)
-            if read is not None:
-                if self._in_stream:
-                    return read(data, 5, _u32_at(data, 1)[0])
-                return read(data, 1, None)
-            read_plain = self._plain.get(tag)
-            if read_plain is None:
-                raise UnknownMessageError(tag)
-            reader = Reader(data, 1)
-            message = read_plain(reader)
-            reader.end()
+            return self._decode_any(data)
         except (error, IndexError) as exc:
             raise TruncatedMessageError(
-                f"message {chr(tag)!r} ends after {len(data)} bytes, too early"
+                f"message {chr(data[0])!r} ends after {len(data)} bytes, too early"
             ) from exc
         except UnicodeDecodeError as exc:
             raise DecodeError(
-                f"a field of message {chr(tag)!r} is not UTF-8 ({exc.reason} at byte "
+                f"a field of message {chr(data[0])!r} is not UTF-8 ({exc.reason} at byte "
                 f"{exc.start}): the database's encoding is probably SQL_ASCII; store UTF-8 "
                 "or use a bytea column"
             ) from exc
+
+    def _decode_any(self, data: bytes) -> Message:
+        if not data:
+            raise TruncatedMessageError("the message is empty")
+        tag = data[0]
+        read_fixed = _FIXED.get(tag)
+        if read_fixed is not None:
+            return read_fixed(data)
+        read = self._with_xid.get(tag)
+        if read is not None:
+            if self._in_stream:
+                return read(data, 5, _u32_at(data, 1)[0])
+            return read(data, 1, None)
+        read_plain = self._plain.get(tag)
+        if read_plain is None:
+            raise UnknownMessageError(tag)
+        reader = Reader(data, 1)
+        message = read_plain(reader)
+        reader.end()
         # Only now: a message that is refused must not move the decoder.
         if type(message) is StreamStartMessage:
             self._in_stream = True
@@ -241,19 +271,19 @@ class Decoder:
         """Prepare for a relation's rows. Those of another width are read too, more slowly:
         streams with different versions of a table may be interleaved."""
         width, place = columns.to_bytes(2, "big"), oid.to_bytes(4, "big")
-        former = self._widths.get(oid)
-        self._widths[oid] = width
+        former = self._tuples.get(oid)
         read = fields_reader(columns)
-        for tag, kind in ((_INSERT, _NEW), (_UPDATE, _NEW), (_DELETE, _KEY), (_DELETE, _OLD)):
-            head = b"%c%b%c" % (tag, place, kind)
+        self._tuples[oid] = width, read
+        for kind, tag, tuple_kind in _ROW_KINDS:
+            head = b"%c%b%c" % (tag, place, tuple_kind)
             if former is not None:
-                del self._rows[head + former]
-            self._rows[head + width] = read, tag, oid, kind == _KEY
+                del self._rows[head + former[0]]
+            self._rows[head + width] = read, kind, oid, tuple_kind == _KEY
 
     def _read_tuple(self, data: bytes, offset: int, oid: int) -> tuple[Fields, int]:
-        width = data[offset : offset + 2]
-        if width == self._widths.get(oid):
-            return fields_reader(int.from_bytes(width, "big"))(data, offset + 2)
+        width, read = self._tuples.get(oid, _NO_WIDTH)
+        if data[offset : offset + 2] == width:
+            return read(data, offset + 2)
         return read_tuple(data, offset)
 
     def _stream_start(self, reader: Reader) -> Message:
