@@ -71,13 +71,13 @@ class Shape:
         self.index = {name: place for place, name in enumerate(self.names)}
         # Made at the first typed access: decoding alone needs no driver.
         self.converters: list[Converter | None] = [None] * len(columns)
-        # For matched rows. What is made when it is needed first replaces itself. Of each
-        # column its group, and what converts its text:
+        # What is made when it is needed first replaces itself. Of each column its group in a
+        # matched row, and what converts its common texts:
         self.readers: dict[str, tuple[int, Callable[[str], Any]]] = {
             name: (place + 1, partial(self._first_text, place))
             for place, name in enumerate(self.names)
         }
-        # Of all columns, from their groups:
+        # Of all columns, from the groups of a matched row:
         self.cut: Callable[..., tuple[str | None, ...]] = self._first_cut
         self.load: Callable[..., dict[str, Any]] = self._first_load
 
@@ -176,6 +176,11 @@ class Record(Mapping[str, Any]):
         value = self.fields[place]
         if value is None or value is UNCHANGED:
             return value
+        if isinstance(value, str):
+            try:
+                return shape.readers[name][1](value)
+            except Exception:
+                pass
         return shape.convert(place, value)
 
     def __iter__(self) -> Iterator[str]:

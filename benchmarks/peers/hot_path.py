@@ -9,26 +9,23 @@ What a row costs besides its fields is that of a row with a single null.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from worker import read_capture, serve
 
-from realtime_core.pgoutput import Assembler, BeginMessage, CommitMessage, Decoder, InsertMessage
-from realtime_core.pgoutput.messages import Message
-from realtime_core.replication.protocol import parse_copy_data
+from realtime_core.pgoutput import ChangeDecoder, Decoder, InsertMessage, UpdateMessage
+from realtime_core.pgoutput._patterns import LENGTHS, Lengths, Pattern, match_row, row_pattern
+from realtime_core.replication.protocol import TAG_XLOG_DATA, XLOG_DATA_HEADER
 
 capture = Path(sys.argv[1])
 payloads = read_capture(capture)
 copy_data = [
     memoryview(data) for data in read_capture(capture.with_name("mixed_v1_copydata.bin.gz"))
 ]
-messages = list(map(Decoder().decode, payloads))
 ends = [payload for payload in payloads if payload[:1] in (b"B", b"C")]
-end_messages = [
-    message for message in messages if isinstance(message, BeginMessage | CommitMessage)
-]
-rows = sum(payload[:1] in (b"I", b"U", b"D") for payload in payloads)
+rows = [payload for payload in payloads if payload[:1] in (b"I", b"U", b"D")]
 
 # A table of one column, and a row of it that is null.
 TABLE = b"R\0\0\x40\0public\0t\0d\0\1\0c\0\0\0\0\x17\xff\xff\xff\xff"
@@ -42,7 +39,11 @@ def loop() -> None:
 
 def unpack_copy_data() -> None:
     for data in copy_data:
-        parse_copy_data(data)
+        if data[0] == TAG_XLOG_DATA:
+            bytes(data[XLOG_DATA_HEADER:])
+
+
+# Messages
 
 
 def decode(batch: list[bytes]) -> None:
@@ -54,30 +55,56 @@ def decode(batch: list[bytes]) -> None:
 def decode_bare_rows() -> None:
     decode = Decoder().decode
     decode(TABLE)
-    for _ in range(rows):
+    for _ in rows:
         decode(ROW)
 
 
 def make_messages() -> None:
-    for _ in range(rows):
+    for _ in rows:
         InsertMessage(16384, (None,), None)
 
 
-def assemble(batch: list[Message]) -> None:
-    feed = Assembler().feed
-    for message in batch:
-        for _ in feed(message):
-            pass
+# Changes
 
 
-def assemble_bare_rows() -> None:
-    decode, feed = Decoder().decode, Assembler().feed
-    feed(messages[0])
-    feed(decode(TABLE))
-    message = decode(ROW)
-    for _ in range(rows):
-        for _ in feed(message):
-            pass
+def matched() -> list[tuple[Pattern, bytes]]:
+    """Return the rows with one tuple of fitting texts, each with the pattern of its kind."""
+    decoder = Decoder()
+    lengths: dict[bytes, list[Lengths]] = {}
+    found: list[tuple[bytes, bytes]] = []
+    for payload in payloads:
+        message = decoder.decode(payload)
+        if isinstance(message, InsertMessage) or (
+            isinstance(message, UpdateMessage) and message.old is None
+        ):
+            texts = [None if text is None else str(text).encode() for text in message.new]
+            if any(text is not None and len(text) not in LENGTHS for text in texts):
+                continue
+            head = payload[:8]
+            columns = lengths.setdefault(head, [Counter() for _ in texts])
+            for column, text in zip(columns, texts, strict=True):
+                if text is not None:
+                    column[len(text)] += 1
+            found.append((head, payload))
+    patterns = {head: row_pattern(columns) for head, columns in lengths.items()}
+    return [(patterns[head], payload) for head, payload in found]
+
+
+matchable = matched()
+
+
+def match() -> None:
+    for pattern, payload in matchable:
+        body = payload[8:]
+        if body.isascii():
+            pattern.fullmatch(body.decode())
+        else:
+            match_row(pattern.fullmatch, body)
+
+
+def changes(batch: list[bytes]) -> None:
+    for _ in ChangeDecoder().decode(batch):
+        pass
 
 
 cases: dict[str, Callable[[], object]] = {
@@ -87,9 +114,9 @@ cases: dict[str, Callable[[], object]] = {
     "decode begin and commit": lambda: decode(ends),
     "decode bare rows": decode_bare_rows,
     "make messages": make_messages,
-    "assemble": lambda: assemble(messages),
-    "assemble begin and commit": lambda: assemble(end_messages),
-    "assemble bare rows": assemble_bare_rows,
+    "match": match,
+    "changes": lambda: changes(payloads),
+    "changes begin and commit": lambda: changes(ends),
 }
 
 serve(cases)

@@ -1,6 +1,7 @@
 import enum
 from collections.abc import Callable, Mapping
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -120,10 +121,13 @@ def test_a_record_without_columns_is_empty() -> None:
 
 
 def test_rows_of_one_shape_share_their_converters() -> None:
-    shape = Shape(SHAPE.columns)
-    assert Record(shape, ("1", "a", None, "b"))["id"] == 1
+    columns = [Column(name, 2950, "uuid", "pg_catalog", -1, False) for name in "abc"]
+    shape = Shape(tuple(columns))
+    texts = tuple(str(UUID(int=number)) for number in range(3))
+    assert Record(shape, texts)["a"] == UUID(int=0)
     converter = shape.converters[0]
-    assert Record(shape, ("2", "a", None, "b"))["id"] == 2
+    assert converter is not None
+    assert Record(shape, texts[::-1])["a"] == UUID(int=2)
     assert shape.converters[0] is converter
     # Only what was asked for was made.
-    assert shape.converters[1:] == [None, None, None]
+    assert shape.converters[1:] == [None, None]
