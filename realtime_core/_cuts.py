@@ -1,4 +1,4 @@
-"""Functions that cut all fields out of a matched row, made for each width and each shape.
+"""Functions for all fields of a row at once, made for each width or each shape.
 
 A matched row has a group for each field, its text behind one byte; see
 :mod:`realtime_core.pgoutput._patterns`. With the loop over the groups unrolled a field takes
@@ -26,19 +26,20 @@ def make_cut(columns: int) -> Callable[..., tuple[str | None, ...]]:
 
 
 def make_load(
-    names: Sequence[str], functions: Sequence[Callable[[str], Any]]
+    names: Sequence[str], functions: Sequence[Callable[[str], Any]], *, groups_given: bool
 ) -> Callable[..., dict[str, Any]]:
-    """Return the function that takes a row's groups and returns a dict of Python values.
+    """Return the function that returns a dict of Python values.
 
     Args:
         names: of the columns.
         functions: takes a field's text, for each column.
+        groups_given: whether it takes a matched row's groups, or else texts; None for NULL.
     """
     groups = [f"g{place}" for place in range(len(names))]
+    cut = "[S]" if groups_given else ""
     pairs = [
-        f"{name!r}: {group} and {group}[S]"
-        if function is str
-        else f"{name!r}: None if {group} is None else f{group}({group}[S])"
+        f"{name!r}: None if {group} is None else "
+        + (f"{group}{cut}" if function is str else f"f{group}({group}{cut})")
         for name, group, function in zip(names, groups, functions, strict=True)
     ]
     named = {f"f{group}": function for group, function in zip(groups, functions, strict=True)}

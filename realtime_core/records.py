@@ -63,7 +63,16 @@ class Column:
 class Shape:
     """What all rows with the same columns share: names, their places, converters."""
 
-    __slots__ = ("columns", "converters", "cut", "index", "load", "names", "readers")
+    __slots__ = (
+        "columns",
+        "converters",
+        "cut",
+        "index",
+        "load",
+        "load_texts",
+        "names",
+        "readers",
+    )
 
     def __init__(self, columns: tuple[Column, ...]) -> None:
         self.columns = columns
@@ -71,15 +80,16 @@ class Shape:
         self.index = {name: place for place, name in enumerate(self.names)}
         # Made at the first typed access: decoding alone needs no driver.
         self.converters: list[Converter | None] = [None] * len(columns)
-        # What is made when it is needed first replaces itself. Of each column its group in a
-        # matched row, and what converts its common texts:
+        # What is made when it is needed first replaces itself. Of each column its number, from
+        # 1, as a matched row's groups have, and what converts its common texts:
         self.readers: dict[str, tuple[int, Callable[[str], Any]]] = {
             name: (place + 1, partial(self._first_text, place))
             for place, name in enumerate(self.names)
         }
-        # Of all columns, from the groups of a matched row:
+        # Of all columns, from the groups of a matched row, or from its texts:
         self.cut: Callable[..., tuple[str | None, ...]] = self._first_cut
         self.load: Callable[..., dict[str, Any]] = self._first_load
+        self.load_texts: Callable[..., dict[str, Any]] = self._first_load_texts
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Shape, (self.columns,)
@@ -115,9 +125,16 @@ class Shape:
         return self.cut(*groups)
 
     def _first_load(self, *groups: str | None) -> dict[str, Any]:
-        functions = [self.text_function(place) for place in range(len(self.columns))]
-        self.load = make_load(self.names, functions)
+        self.load = self._make_load(groups_given=True)
         return self.load(*groups)
+
+    def _first_load_texts(self, *texts: str | None) -> dict[str, Any]:
+        self.load_texts = self._make_load(groups_given=False)
+        return self.load_texts(*texts)
+
+    def _make_load(self, *, groups_given: bool) -> Callable[..., dict[str, Any]]:
+        functions = [self.text_function(place) for place in range(len(self.columns))]
+        return make_load(self.names, functions, groups_given=groups_given)
 
 
 class Record(Mapping[str, Any]):
@@ -160,28 +177,24 @@ class Record(Mapping[str, Any]):
         return fields
 
     def __getitem__(self, name: str) -> Any:
-        shape = self.shape
-        row = self._row
-        if row is not None:
-            group, convert = shape.readers[name]
-            text = row[group]
+        number, convert = self.shape.readers[name]
+        fields = self._fields
+        if fields is None:
+            assert self._row is not None
+            text = self._row[number]
             if text is None:
                 return None
-            if text.isascii():
-                try:
-                    return convert(text[1:])
-                except Exception:
-                    pass  # what that function refuses is for the one that says why
-        place = shape.index[name]
-        value = self.fields[place]
-        if value is None or value is UNCHANGED:
-            return value
-        if isinstance(value, str):
+            value: Field = text[1:] if text.isascii() else self.fields[number - 1]
+        else:
+            value = fields[number - 1]
+            if value is None or value is UNCHANGED:
+                return value
+        if type(value) is str:
             try:
-                return shape.readers[name][1](value)
+                return convert(value)
             except Exception:
-                pass
-        return shape.convert(place, value)
+                pass  # what that function refuses is for the one that says why
+        return self.shape.convert(number - 1, value)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shape.names)
@@ -229,14 +242,19 @@ class Record(Mapping[str, Any]):
     def as_python(self) -> dict[str, Any]:
         """Return all fields as ``record[name]`` does."""
         row = self._row
-        if row is not None:
-            groups = row.groups()
-            if not row.string.isascii():
-                groups = from_latin1(groups)
-            try:
+        try:
+            if row is None:
+                fields = self.fields
+                # A text column's function would take bytes for what they are not.
+                if bytes not in map(type, fields):
+                    return self.shape.load_texts(*fields)
+            else:
+                groups = row.groups()
+                if not row.string.isascii():
+                    groups = from_latin1(groups)
                 return self.shape.load(*groups)
-            except Exception:
-                pass  # for one of them: below it is said what is wrong, if anything is
+        except Exception:
+            pass  # for one of them: below it is said what is wrong, if anything is
         return {name: self[name] for name in self.shape.names}
 
     def _text(self, place: int, value: Field) -> str | Unchanged | None:

@@ -87,14 +87,6 @@ async def pgoutput_decoder(
             watch.report()
 
 
-def record_fields(change: Any) -> None:
-    """Take every field as text."""
-    for name in ("record", "old_record"):
-        record = getattr(change, name, None)
-        if record is not None:
-            _ = record.fields
-
-
 def record_values(change: Any) -> None:
     """Read what pgoutput-decoder offers: old and new row as dictionaries of values."""
     for name in ("record", "old_record"):
@@ -126,8 +118,8 @@ def main() -> None:
     watch = Stopwatch(int(rows))
     place = (int(port), database, publication, slot, watch)
     match case:
-        case "fields":
-            asyncio.run(source(*place, record_fields))
+        case "changes":
+            asyncio.run(source(*place, lambda change: None))
         case "values":
             asyncio.run(source(*place, record_values))
         case "v1 json":

@@ -39,7 +39,14 @@ def messages(batch: list[bytes]) -> None:
         decode(payload)
 
 
+def lazy_rows(batch: list[bytes]) -> None:
+    """Check rows, and leave them as they came."""
+    for _ in ChangeDecoder(lazy=True).decode(batch):
+        pass
+
+
 def changes(batch: list[bytes]) -> None:
+    """Cut rows into fields, which are text."""
     for _ in ChangeDecoder().decode(batch):
         pass
 
@@ -61,7 +68,7 @@ def two_columns() -> None:
     """Read the first two columns of each row that came, as Python values."""
     # As a program does that knows its tables; a key has one column.
     names: dict[Shape, tuple[str, str]] = {}
-    for change in ChangeDecoder().decode(payloads):
+    for change in ChangeDecoder(lazy=True).decode(payloads):
         kind = type(change)
         if kind is Insert or kind is Update:
             record = change.record
@@ -75,20 +82,6 @@ def two_columns() -> None:
         first, second = pair
         record[first]
         record[second]
-
-
-def fields(batch: list[bytes]) -> None:
-    """Take every field of every row that came, old ones included, as text."""
-    for change in ChangeDecoder().decode(batch):
-        kind = type(change)
-        if kind is Insert:
-            _ = change.record.fields
-        elif kind is Update:
-            _ = change.record.fields
-            if change.old_record is not None:
-                _ = change.old_record.fields
-        elif kind is Delete:
-            _ = change.old_record.fields
 
 
 def texts(change: Any) -> None:
@@ -159,7 +152,7 @@ cases: dict[str, Callable[[], object]] = {
     "check": lambda: count(payloads),
     "messages": lambda: messages(payloads),
     "changes": lambda: changes(payloads),
-    "fields": lambda: fields(payloads),
+    "lazy rows": lambda: lazy_rows(payloads),
     "texts": lambda: rows(payloads, texts),
     "two columns": two_columns,
     "values": lambda: rows(payloads, values),
@@ -171,7 +164,7 @@ some = without_arrays()
 cases |= {
     "check without arrays": lambda: count(some),
     "messages without arrays": lambda: messages(some),
-    "fields without arrays": lambda: fields(some),
+    "changes without arrays": lambda: changes(some),
     "values without arrays": lambda: rows(some, values),
 }
 

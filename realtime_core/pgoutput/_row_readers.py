@@ -1,56 +1,81 @@
-"""Readers for the short cuts: a row's message at once to what it becomes.
+"""Readers for the short cuts: a row's message at once to the change that it is.
 
-All take the common rows only and return None for every other: see :mod:`._patterns`. They make
-objects without calling their classes, which takes half as long (60 instead of 110 ns), and
-hand a record the matched row instead of fields: it cuts them when they are asked for.
+A change reader asks a record reader for the records, of which there are two kinds. One cuts
+a row into fields; the other checks the lengths of the common rows by a pattern, and its
+records cut the fields when they are asked for. Both return None for a row that they do not
+read, or that is wrong: it goes the long way, where it is said what is wrong.
+
+Objects are made without calling their classes, which takes 0.06 µs instead of 0.11 µs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from struct import error
 from typing import Final, TypeAlias
 
 from ..changes import Delete, Insert, Relation, RowChange, Transaction, Update
-from ..records import Record, Shape
+from ..errors import DecodeError
+from ..records import UNCHANGED, Record, Shape
 from ._patterns import Lengths, Pattern, is_utf8, match_row, row_pattern
+from ._tuples import fields_reader
 
-__all__ = ["HEAD", "ChangeReader", "change_reader"]
+__all__ = ["HEAD", "ChangeReader", "cutting_reader", "matching_reader"]
 
 HEAD: Final = 8
-"""How many of a message's first bytes a reader is found by."""
+"""How many of a message's first bytes tell which reader it takes: its tag, its relation, the
+kind of its first tuple, and how many fields that has."""
 
 ChangeReader: TypeAlias = Callable[[bytes, Transaction, int], RowChange | None]
-"""Takes a message, its transaction, and the change's index there."""
+"""Takes a message without an xid, its transaction, and the change's index there."""
+
+_ReadRecord: TypeAlias = Callable[[bytes], Record | None]
+"""Takes a message with one tuple."""
+_ReadRecords: TypeAlias = Callable[[bytes], tuple[Record, Record] | None]
+"""Takes a message with two; returns the old row, or key, and the new row."""
 
 _new: Final = object.__new__
 
 
-def change_reader(head: bytes, relation: Relation, lengths: Sequence[Lengths]) -> ChangeReader:
-    """Return the reader of changes from messages with this head.
+def cutting_reader(head: bytes, relation: Relation) -> ChangeReader:
+    """Return the reader that cuts rows into fields.
 
     Args:
-        head: the message's first eight bytes.
-        relation: what its rows are of.
-        lengths: how long their texts are, of the old tuple's columns, then the new one's.
+        head: the first eight bytes of the messages.
+        relation: what their rows are of.
     """
-    columns = relation.columns
     match head[:1] + head[5:6]:
         case b"IN":
-            return _insert_reader(relation, row_pattern(lengths))
+            return _insert_reader(relation, _cut(relation, is_key=False))
         case b"UN":
-            return _update_reader(relation, row_pattern(lengths))
-        case b"UO":
-            old, new = row_pattern(lengths[: len(columns)]), row_pattern(lengths[len(columns) :])
-            return _old_update_reader(relation, old, relation.shape, new)
-        case b"UK":
-            new = row_pattern(lengths[len(relation.key_places) :])
-            return _old_update_reader(
-                relation, _key_pattern(relation, lengths), relation.key_shape, new
-            )
-        case b"DO":
-            return _delete_reader(relation, row_pattern(lengths), relation.shape)
+            return _update_reader(relation, _cut(relation, is_key=False))
+        case b"DK" | b"DO":
+            return _delete_reader(relation, _cut(relation, is_key=head[5:6] == b"K"))
         case _:
-            return _delete_reader(relation, _key_pattern(relation, lengths), relation.key_shape)
+            return _old_update_reader(relation, _cut_both(relation, is_key=head[5:6] == b"K"))
+
+
+def matching_reader(head: bytes, relation: Relation, lengths: Sequence[Lengths]) -> ChangeReader:
+    """Return the reader that leaves rows uncut.
+
+    Args:
+        head: the first eight bytes of the messages.
+        relation: what their rows are of.
+        lengths: how long their texts are, of the old tuple's columns, then the new one's.
+    """
+    is_key = head[5:6] == b"K"
+    shape = relation.key_shape if is_key else relation.shape
+    first = _key_pattern(relation, lengths) if is_key else row_pattern(lengths[: len(shape.names)])
+    match head[:1] + head[5:6]:
+        case b"IN":
+            return _insert_reader(relation, _match(shape, first))
+        case b"UN":
+            return _update_reader(relation, _match(shape, first))
+        case b"DK" | b"DO":
+            return _delete_reader(relation, _match(shape, first))
+        case _:
+            second = row_pattern(lengths[len(shape.names) :])
+            return _old_update_reader(relation, _match_both(relation, shape, first, second))
 
 
 def _key_pattern(relation: Relation, lengths: Sequence[Lengths]) -> Pattern:
@@ -59,10 +84,62 @@ def _key_pattern(relation: Relation, lengths: Sequence[Lengths]) -> Pattern:
     return row_pattern([next(of_key) if column.is_key else None for column in relation.columns])
 
 
-def _insert_reader(relation: Relation, pattern: Pattern) -> ChangeReader:
-    fullmatch, shape = pattern.fullmatch, relation.shape
+def _second_head(relation: Relation) -> bytes:
+    """Return what stands before the fields of an update's new tuple."""
+    return b"N" + len(relation.columns).to_bytes(2, "big")
 
-    def read(data: bytes, transaction: Transaction, index: int) -> Insert | None:
+
+# Records
+
+
+def _cut(relation: Relation, *, is_key: bool) -> _ReadRecord:
+    read_fields = fields_reader(len(relation.columns))
+    shape = relation.key_shape if is_key else relation.shape
+    places = relation.key_places
+
+    def read(data: bytes) -> Record | None:
+        try:
+            fields, end = read_fields(data, HEAD)
+        except (DecodeError, error, IndexError, UnicodeDecodeError):
+            return None
+        if end != len(data):
+            return None
+        record = _new(Record)
+        record.shape = shape
+        record._fields = tuple([fields[place] for place in places]) if is_key else fields
+        record._row = None
+        return record
+
+    return read
+
+
+def _cut_both(relation: Relation, *, is_key: bool) -> _ReadRecords:
+    read_fields, head = fields_reader(len(relation.columns)), _second_head(relation)
+    old_shape = relation.key_shape if is_key else relation.shape
+    places = relation.key_places
+
+    def read(data: bytes) -> tuple[Record, Record] | None:
+        try:
+            old, end = read_fields(data, HEAD)
+            if data[end : end + 3] != head:
+                return None
+            new, end = read_fields(data, end + 3)
+        except (DecodeError, error, IndexError, UnicodeDecodeError):
+            return None
+        # What is unchanged may stand in the old row.
+        if end != len(data) or UNCHANGED in new:
+            return None
+        if is_key:
+            old = tuple([old[place] for place in places])
+        return Record(old_shape, old), Record(relation.shape, new)
+
+    return read
+
+
+def _match(shape: Shape, pattern: Pattern) -> _ReadRecord:
+    fullmatch = pattern.fullmatch
+
+    def read(data: bytes) -> Record | None:
         body = data[HEAD:]
         row = fullmatch(body.decode()) if body.isascii() else match_row(fullmatch, body)
         if row is None:
@@ -71,6 +148,42 @@ def _insert_reader(relation: Relation, pattern: Pattern) -> ChangeReader:
         record.shape = shape
         record._fields = None
         record._row = row
+        return record
+
+    return read
+
+
+def _match_both(relation: Relation, old_shape: Shape, old: Pattern, new: Pattern) -> _ReadRecords:
+    match_old, match_new, shape = old.match, new.fullmatch, relation.shape
+    head = _second_head(relation).decode("latin-1")
+
+    def read(data: bytes) -> tuple[Record, Record] | None:
+        body = data[HEAD:]
+        text = body.decode("latin-1")
+        old_row = match_old(text)
+        if old_row is None:
+            return None
+        end = old_row.end()
+        new_row = match_new(text, end + 3) if text[end : end + 3] == head else None
+        if new_row is None or not (body.isascii() or is_utf8(body)):
+            return None
+        old_record, record = _new(Record), _new(Record)
+        old_record.shape, record.shape = old_shape, shape
+        old_record._fields = record._fields = None
+        old_record._row, record._row = old_row, new_row
+        return old_record, record
+
+    return read
+
+
+# Changes
+
+
+def _insert_reader(relation: Relation, read_record: _ReadRecord) -> ChangeReader:
+    def read(data: bytes, transaction: Transaction, index: int) -> Insert | None:
+        record = read_record(data)
+        if record is None:
+            return None
         change = _new(Insert)
         change.transaction = transaction
         change.index = index
@@ -81,18 +194,11 @@ def _insert_reader(relation: Relation, pattern: Pattern) -> ChangeReader:
     return read
 
 
-def _update_reader(relation: Relation, pattern: Pattern) -> ChangeReader:
-    fullmatch, shape = pattern.fullmatch, relation.shape
-
+def _update_reader(relation: Relation, read_record: _ReadRecord) -> ChangeReader:
     def read(data: bytes, transaction: Transaction, index: int) -> Update | None:
-        body = data[HEAD:]
-        row = fullmatch(body.decode()) if body.isascii() else match_row(fullmatch, body)
-        if row is None:
+        record = read_record(data)
+        if record is None:
             return None
-        record = _new(Record)
-        record.shape = shape
-        record._fields = None
-        record._row = row
         change = _new(Update)
         change.transaction = transaction
         change.index = index
@@ -104,54 +210,22 @@ def _update_reader(relation: Relation, pattern: Pattern) -> ChangeReader:
     return read
 
 
-def _old_update_reader(
-    relation: Relation, old: Pattern, old_shape: Shape, new: Pattern
-) -> ChangeReader:
-    """Return the reader of updates that come with the old row, or the old key."""
-    match_old, match_new, shape = old.match, new.fullmatch, relation.shape
-    head = f"N{len(relation.columns).to_bytes(2, 'big').decode('latin-1')}"
-
+def _old_update_reader(relation: Relation, read_records: _ReadRecords) -> ChangeReader:
     def read(data: bytes, transaction: Transaction, index: int) -> Update | None:
-        body = data[HEAD:]
-        text = body.decode("latin-1")
-        old_row = match_old(text)
-        if old_row is None:
+        records = read_records(data)
+        if records is None:
             return None
-        end = old_row.end()
-        new_row = match_new(text, end + 3) if text[end : end + 3] == head else None
-        if new_row is None or not (body.isascii() or is_utf8(body)):
-            return None
-        old_record = _new(Record)
-        old_record.shape = old_shape
-        old_record._fields = None
-        old_record._row = old_row
-        record = _new(Record)
-        record.shape = shape
-        record._fields = None
-        record._row = new_row
-        change = _new(Update)
-        change.transaction = transaction
-        change.index = index
-        change.relation = relation
-        change.record = record
-        change.old_record = old_record
-        return change
+        old_record, record = records
+        return Update(transaction, index, relation, record, old_record)
 
     return read
 
 
-def _delete_reader(relation: Relation, pattern: Pattern, shape: Shape) -> ChangeReader:
-    fullmatch = pattern.fullmatch
-
+def _delete_reader(relation: Relation, read_record: _ReadRecord) -> ChangeReader:
     def read(data: bytes, transaction: Transaction, index: int) -> Delete | None:
-        body = data[HEAD:]
-        row = fullmatch(body.decode()) if body.isascii() else match_row(fullmatch, body)
-        if row is None:
+        record = read_record(data)
+        if record is None:
             return None
-        record = _new(Record)
-        record.shape = shape
-        record._fields = None
-        record._row = row
         change = _new(Delete)
         change.transaction = transaction
         change.index = index

@@ -17,7 +17,7 @@ from typing import Final
 from ..changes import Delete, Insert, RowChange
 from ..records import Field
 from ._patterns import LENGTHS, Lengths
-from ._row_readers import HEAD, ChangeReader, change_reader
+from ._row_readers import HEAD, ChangeReader, cutting_reader, matching_reader
 
 __all__ = ["ShortCuts"]
 
@@ -65,11 +65,16 @@ class _Look:
 
 
 class ShortCuts:
-    """The readers of one stream."""
+    """The readers of one stream.
 
-    __slots__ = ("_looks", "readers")
+    Args:
+        lazy: whether readers leave the rows uncut that they can.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_lazy", "_looks", "readers")
+
+    def __init__(self, *, lazy: bool) -> None:
+        self._lazy = lazy
         self.readers: dict[bytes, ChangeReader] = {}
         """By head. Always this same dict."""
         self._looks: dict[bytes, _Look] = {}
@@ -80,6 +85,10 @@ class ShortCuts:
         look = self._looks.get(head)
         if look is None:
             look = self._looks[head] = _Look()
+            if not self._lazy:
+                self.readers[head] = cutting_reader(head, change.relation)
+        if not self._lazy:
+            return
         if look.wait or len(change.relation.columns) > _WIDEST:
             look.wait -= 1
             return
@@ -88,7 +97,7 @@ class ShortCuts:
         if look.rows < _LOOK:
             return
         if 2 * look.fitting >= _LOOK:
-            self.readers[head] = change_reader(head, change.relation, look.lengths)
+            self.readers[head] = matching_reader(head, change.relation, look.lengths)
         look.rest()
 
     def forget(self, relation_oid: int) -> None:

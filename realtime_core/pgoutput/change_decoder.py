@@ -34,6 +34,9 @@ class ChangeDecoder(Assembler):
     Args:
         stream, max_memory, spill_store: as :class:`Assembler` takes them.
         abort_info: as :class:`Decoder` takes it.
+        lazy: whether the common rows are only checked, and cut into fields when somebody asks
+            for one: faster for who passes most rows over or reads a column or two, slower for
+            who reads all.
 
     Raises:
         ConfigError: if ``max_memory`` is negative.
@@ -44,12 +47,13 @@ class ChangeDecoder(Assembler):
         stream: StreamIdentity | None = None,
         *,
         abort_info: bool = False,
+        lazy: bool = False,
         max_memory: int = MAX_MEMORY,
         spill_store: SpillStore | None = None,
     ) -> None:
         super().__init__(stream, max_memory=max_memory, spill_store=spill_store)
         self._decoder = Decoder(abort_info=abort_info)
-        self._short_cuts = ShortCuts()
+        self._short_cuts = ShortCuts(lazy=lazy)
         self._relations.on_described = self._short_cuts.forget
 
     def decode(self, payloads: Iterable[bytes]) -> Iterator[Change | Begin | Commit]:

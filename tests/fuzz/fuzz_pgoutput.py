@@ -247,7 +247,8 @@ def _try_stream(random: Random) -> str:
     stream = _stream(random, parallel)
     max_memory = random.choice((0, 1000, 2**20))
     assembler = Assembler(max_memory=max_memory)
-    decoder = ChangeDecoder(abort_info=parallel, max_memory=max_memory)
+    lazy = random.random() < 0.5
+    decoder = ChangeDecoder(abort_info=parallel, max_memory=max_memory, lazy=lazy)
     try:
         outcome = _outcome(_feed(Decoder(abort_info=parallel), assembler, stream), stream)
         at_once = _outcome(_decode(decoder, stream), stream)
