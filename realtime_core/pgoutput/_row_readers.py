@@ -104,9 +104,11 @@ def _cut(relation: Relation, *, is_key: bool) -> _ReadRecord:
             return None
         if end != len(data):
             return None
+        if is_key:
+            fields = tuple([fields[place] for place in places])
         record = _new(Record)
         record.shape = shape
-        record._fields = tuple([fields[place] for place in places]) if is_key else fields
+        record._fields = fields
         record._row = None
         return record
 

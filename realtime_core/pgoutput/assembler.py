@@ -209,8 +209,8 @@ class Assembler:
 
     def _begin(self, message: BeginMessage) -> Assembled:
         self._outside(message)
-        self._transaction = self._new_transaction(
-            message.xid, message.final_lsn, message.commit_time
+        self._transaction = Transaction(
+            message.xid, message.final_lsn, _time(message.commit_time), None, self._stream
         )
         self._index = 0
         self._begun = True

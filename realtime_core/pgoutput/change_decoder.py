@@ -6,8 +6,8 @@ all that there is to know about the format; what comes here are short cuts for c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 from ..changes import Begin, Change, Commit, Delete, Insert, Update
 from ..positions import StreamIdentity
@@ -65,10 +65,15 @@ class ChangeDecoder(Assembler):
         Raises:
             DecodeError, SpillError: as :meth:`Decoder.decode` and :meth:`Assembler.feed` do.
         """
-        reader_for, transaction, index = self._stand()
+        # There are short cuts in plain transactions only: in others an xid stands in the OID's
+        # place. After an error there are none, and the long way refuses all.
+        find, find_none = self._short_cuts.readers.get, _NO_READERS.get
+        transaction, index = None if self._broken else self._transaction, self._index
+        reader_for = find_none if transaction is None else find
         for data in payloads:
             read = reader_for(data[:HEAD])
             if read is not None:
+                assert transaction is not None
                 change = read(data, transaction, index)
                 if change is not None:
                     index += 1
@@ -78,17 +83,11 @@ class ChangeDecoder(Assembler):
                         yield Begin(transaction)
                     yield change
                     continue
-            yield from self._long_way(data)
-            reader_for, transaction, index = self._stand()
-
-    def _stand(self) -> tuple[Callable[[bytes], ChangeReader | None], Any, int]:
-        """Return what finds short cuts, and the next change's transaction and index.
-
-        There are none but in plain transactions: in others an xid stands in the OID's place.
-        """
-        plain = self._transaction is not None and not self._broken
-        readers = self._short_cuts.readers if plain else _NO_READERS
-        return readers.get, self._transaction, self._index
+            events = self._long_way(data)
+            if events:
+                yield from events
+            transaction, index = self._transaction, self._index
+            reader_for = find_none if transaction is None else find
 
     def _long_way(self, data: bytes) -> Iterable[Change | Begin | Commit]:
         try:
