@@ -83,7 +83,6 @@ class JoinConfig:
     """The members of the bindings that are known here, as they were sent."""
     wait: float | None
     """Seconds to wait for the subscription before the reply; None: reply at once."""
-    private: bool
 
     def response(self) -> dict[str, Any]:
         """Return what a reply tells: the bindings as they were sent, each with its id.
@@ -124,7 +123,6 @@ def parse_join(payload: Any) -> JoinConfig | None:
             for entry in sent.get("postgres_changes") or ()
         ),
         _wait(options) if options is not None and options.wait else None,
-        bool(config.private),
     )
 
 
@@ -146,7 +144,9 @@ def _bindings(sent: list[_SentBinding]) -> tuple[Binding, ...]:
 def _binding(sent: _SentBinding, place: str) -> Binding:
     event = ANY if sent.event is None else sent.event.upper()
     if event not in EVENTS:
-        raise JoinError(f"{place}.event must be one of {', '.join(EVENTS)}, not {sent.event!r}")
+        raise JoinError(
+            f"{place}.event must be one of {', '.join(EVENTS)}, not {_shown(sent.event)}"
+        )
     schema = "public" if sent.schema is None else sent.schema
     table = ANY if sent.table is None else sent.table
     text = sent.filter or ""
@@ -182,7 +182,9 @@ def _wait(options: _SentOptions) -> float:
     return min(max(timeout, 0), MAX_WAIT) / 1000
 
 
-# The payload's shape. What is not named here is let through: clients add members.
+# The payload's shape. What is not named here is let through, for clients add members; what
+# is named and not used, `broadcast` and its like, is a client's mistake all the same if it is
+# something else.
 
 
 @attrs.frozen
@@ -233,10 +235,16 @@ def _check(value: Any, kind: type) -> Any:
         kind is float and isinstance(value, int) and not isinstance(value, bool)
     )
     if not fits:
-        shown = json.dumps(value, ensure_ascii=False)
-        shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
-        raise ValueError(f"must be {_NAMES[kind]}, not {shown}")
+        raise ValueError(f"must be {_NAMES[kind]}, not {_shown(value)}")
     return value
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "something nested that deeply"
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _make_converter() -> Converter:

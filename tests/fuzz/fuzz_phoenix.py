@@ -92,7 +92,7 @@ PIECES = [
     "漢",
     "9" * 5000,
 ]
-DEEP = "[" * 300 + "]" * 300
+DEEP = "[" * 1000 + "]" * 1000
 MAX_PAYLOAD = 3000
 CHUNK = 1000
 CLOSE_CODES = (1003, 1007, 1008)
@@ -230,6 +230,8 @@ def _frame(random: Random, vsn: str) -> str | bytes:
     if random.random() < 0.25:
         frame = _replaced(random, frame)
     text = json.dumps(frame)
+    if random.random() < 0.05:
+        text = text.replace(random.choice(['"*"', "{}", '"id=eq.1"']), DEEP)
     if random.random() < 0.2:
         text = _torn(random, text, random.choice(PIECES))
     return text

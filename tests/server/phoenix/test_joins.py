@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,11 +108,13 @@ def test_members_that_nobody_knows_are_not_echoed() -> None:
 
 
 def test_what_is_nested_deeply_is_refused_like_anything_else() -> None:
-    deep: Any = []
-    for _ in range(900):
-        deep = [deep]
-    assert refused({"table": deep}).startswith("config.postgres_changes[0].table must be a string")
+    deep: Any = json.loads("[" * 900 + "]" * 900)
     assert bindings({"table": "t", "extra": deep})
+    for depth in (100, 900, 1024):
+        deep = orjson.loads("[" * depth + "]" * depth)
+        assert refused({"table": deep}).startswith(
+            "config.postgres_changes[0].table must be a string, not "
+        )
 
 
 def test_an_id_is_the_same_each_time_and_tells_bindings_apart() -> None:
@@ -225,7 +228,7 @@ def test_several_problems_are_told_and_the_rest_counted() -> None:
 @pytest.mark.parametrize(
     ("binding", "reason"),
     [
-        ({"event": "TRUNCATE"}, ".event must be one of *, INSERT, UPDATE, DELETE, not 'TRUNCATE'"),
+        ({"event": "TRUNCATE"}, '.event must be one of *, INSERT, UPDATE, DELETE, not "TRUNCATE"'),
         (
             {"filter": "id=eq.1"},
             ".filter is about one table's columns: name schema and table",
