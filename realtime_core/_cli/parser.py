@@ -32,6 +32,24 @@ examples:
 
 exit codes: 0 all decoded, 1 a file is not a whole capture, 2 wrong arguments or no such file
 """
+_TAIL: Final = """\
+Follow a database: write each change as it is committed, one line a change, until Ctrl-C.
+
+Without --slot a temporary slot is used: it begins now, and nothing is left behind. With --slot
+changes come from where that slot stands; --ack acknowledges them once they are written, so that
+the next run goes on behind them. Broken connections are made again. What is said besides changes
+goes to standard error.
+"""
+_TAIL_END: Final = """\
+examples:
+  python -m realtime_core tail postgresql://app@db/shop --publication shop
+  python -m realtime_core tail --publication shop --slot log --create --ack --format json \\
+      >> shop.jsonl
+
+exit codes: 0 after Ctrl-C or SIGTERM, after --count changes, or when whoever reads the output had
+enough; 1 the stream ended with an error; 2 wrong arguments; 130 Ctrl-C while nobody takes the
+output
+"""
 _DOCTOR: Final = """\
 Look for what would stop a stream from a database, or harm it later: server version, wal_level,
 free replication slots and WAL senders, the role's privileges, the publications and their tables,
@@ -76,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("error", exc)
         return 1
     except KeyboardInterrupt:
+        # Nobody may be taking what is left in the buffer.
+        Output.give_up()
         return 130
     except ImportError as exc:
         # Python itself names the module that is missing; psycopg, without libpq, does not.
@@ -99,6 +119,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m realtime_core", description=_DESCRIPTION)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_tail(
+        commands.add_parser(
+            "tail",
+            help="follow a database",
+            description=_TAIL,
+            epilog=_TAIL_END,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
     _add_decode(
         commands.add_parser(
             "decode",
@@ -118,6 +147,61 @@ def _make_parser() -> argparse.ArgumentParser:
         )
     )
     return parser
+
+
+def _add_tail(parser: argparse.ArgumentParser) -> None:
+    _add_database(parser)
+    what = parser.add_argument_group("what")
+    what.add_argument(
+        "--publication",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what to follow; may be repeated",
+    )
+    what.add_argument("--messages", action="store_true", help="also pg_logical_emit_message's")
+    what.add_argument(
+        "--plugin",
+        choices=["pgoutput", "wal2json"],
+        default="pgoutput",
+        help="the output plugin (default: %(default)s); wal2json needs no publication",
+    )
+    what.add_argument(
+        "--table",
+        action="append",
+        default=[],
+        metavar="SCHEMA.TABLE",
+        help="with wal2json, only this one; * stands for any; may be repeated (default: all)",
+    )
+    where = parser.add_argument_group("from where")
+    where.add_argument("--slot", metavar="NAME", help="a permanent slot (default: a temporary one)")
+    where.add_argument(
+        "--create",
+        action="store_true",
+        help="make the slot if it is missing; it keeps WAL until it is read or dropped",
+    )
+    where.add_argument(
+        "--ack",
+        action="store_true",
+        help="acknowledge what was written (default: the slot stays where it is)",
+    )
+    where.add_argument(
+        "--from-position",
+        metavar="POSITION",
+        help="leave out everything up to this one, as JSON lines have it",
+    )
+    where.add_argument(
+        "--on-gap",
+        choices=["continue", "raise"],
+        default="continue",
+        help="when changes may have been lost: go on with a line that says so, or end "
+        "(default: %(default)s)",
+    )
+    output = parser.add_argument_group("output")
+    _add_output(output, default="text")
+    output.add_argument("--count", type=int, metavar="N", help="end after N changes")
+    output.add_argument("--quiet", action="store_true", help="only warnings on standard error")
+    parser.set_defaults(run=_tail)
 
 
 def _add_decode(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +243,7 @@ def _add_database(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_output(parser: argparse.ArgumentParser, *, default: str) -> None:
+def _add_output(parser: argparse._ActionsContainer, *, default: str) -> None:
     parser.add_argument(
         "--format",
         choices=sorted(FORMATS),
@@ -170,6 +254,29 @@ def _add_output(parser: argparse.ArgumentParser, *, default: str) -> None:
         "--boundaries",
         action="store_true",
         help="also write a line where a transaction begins and one where it ends",
+    )
+
+
+def _tail(arguments: argparse.Namespace) -> int:
+    from .tail import TailSettings, tail
+
+    return tail(
+        TailSettings(
+            dsn=arguments.dsn,
+            plugin=arguments.plugin,
+            publications=tuple(arguments.publication),
+            tables=tuple(arguments.table),
+            messages=arguments.messages,
+            slot=arguments.slot,
+            create=arguments.create,
+            ack=arguments.ack,
+            from_position=arguments.from_position,
+            on_gap=arguments.on_gap,
+            boundaries=arguments.boundaries,
+            count=arguments.count,
+            line=FORMATS[arguments.format],
+            quiet=arguments.quiet,
+        )
     )
 
 

@@ -6,11 +6,13 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fix_postgres import DEBIAN_BINDIR, Database, unique_name
+from tests.fix_postgres import DEBIAN_BINDIR, Database, Server, unique_name
+from tests.integration.conftest import fresh_database
 
 pytestmark = [pytest.mark.integration, pytest.mark.pg17]
 
@@ -43,16 +45,22 @@ def decode(data: bytes) -> list[dict[str, object]]:
 
 
 @pytest.fixture
-def worked(database: Database) -> tuple[Database, str]:
+def worked(one_pg: Server) -> Iterator[tuple[Database, str]]:
     """A database and a slot that has not been read."""
+    with fresh_database(one_pg) as database:
+        yield database, work(database)
+
+
+def work(database: Database) -> str:
+    """Do the work; return the slot's name."""
     slot = unique_name("decode")
-    create, publish, *work = WORK
+    create, publish, *statements = WORK
     database.execute(create)
     database.execute(publish)
     database.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
-    for statement in work:
+    for statement in statements:
         database.execute(statement)
-    return database, slot
+    return slot
 
 
 def check(changes: list[dict[str, object]]) -> None:

@@ -163,7 +163,7 @@ def test_it_loads_no_driver_and_no_event_loop() -> None:
     assert (done.returncode, done.stderr.split()) == (0, [])
 
 
-@pytest.mark.parametrize("command", ["doctor"])
+@pytest.mark.parametrize("command", ["tail", "doctor"])
 def test_without_libpq_it_says_how_to_get_one(command: str) -> None:
     program = (
         "import ctypes.util, sys\n"
@@ -178,7 +178,7 @@ def test_without_libpq_it_says_how_to_get_one(command: str) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
-@pytest.mark.parametrize("command", [[], ["decode"], ["doctor"]])
+@pytest.mark.parametrize("command", [[], ["tail"], ["decode"], ["doctor"]])
 def test_help_names_the_exit_codes_and_fits_a_terminal(command: list[str]) -> None:
     done = run(*command, "--help", env=os.environ | {"COLUMNS": "100"})
     assert (done.returncode, done.stderr) == (0, b"")

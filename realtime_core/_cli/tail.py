@@ -1,0 +1,293 @@
+"""``tail``: a database's changes, as they are committed, to lines.
+
+Standard output is written to synchronously, so whoever reads slowly holds up the stream, and
+PostgreSQL with it: nothing piles up here. The connection asks for no ``wal_sender_timeout``, as
+a pager may stand still for hours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final, Literal
+
+import attrs
+
+from ..changes import Begin, Commit, Event, Idle
+from ..errors import ConfigError
+from ..positions import Position
+from ..sources import (
+    ChangeSource,
+    PgoutputSource,
+    SourceStats,
+    StreamOptions,
+    Wal2JsonSource,
+    slot_status,
+)
+from .lines import Format
+from .output import Output, complain
+
+__all__ = ["TailSettings", "tail"]
+
+_PROGRESS: Final = 10.0
+"""Seconds between two lines of progress."""
+_PATIENCE: Final = 1.0
+"""Seconds from a signal until what is being written is given up."""
+
+
+@attrs.frozen
+class TailSettings:
+    """What to follow, and how."""
+
+    dsn: str
+    plugin: Literal["pgoutput", "wal2json"]
+    publications: tuple[str, ...]
+    tables: tuple[str, ...]
+    """``schema.table``, for wal2json; ``*`` for any."""
+    messages: bool
+    slot: str | None
+    create: bool
+    ack: bool
+    from_position: str | None
+    on_gap: Literal["raise", "continue"]
+    boundaries: bool
+    count: int | None
+    """How many changes to write."""
+    line: Format
+    quiet: bool
+
+
+def tail(settings: TailSettings) -> int:
+    """Write changes until a signal comes, or as many as were asked for.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        ConfigError: if the settings cannot work.
+        RealtimeError: if the stream ends.
+        BrokenPipeError: when whoever reads the output has had enough.
+    """
+    problems = list(_problems(settings))
+    if problems:
+        raise ConfigError(problems)
+    with _progress_lines(quiet=settings.quiet):
+        asyncio.run(_Tail(settings).run())
+    return 0
+
+
+def _problems(settings: TailSettings) -> Iterator[str]:
+    if settings.plugin == "pgoutput":
+        if not settings.publications:
+            yield (
+                "no publication is named; give --publication NAME. "
+                "`python -m realtime_core doctor` shows which ones there are"
+            )
+        if settings.tables:
+            yield "--table is for --plugin wal2json; with pgoutput the publication chooses"
+    elif settings.publications:
+        yield "--publication is for --plugin pgoutput; wal2json knows none, name tables by --table"
+    for table in settings.tables:
+        if len(table.split(".")) != 2 or not all(table.split(".")):
+            yield f"--table {table!r} is not schema.table, or * for any of the two"
+    if settings.slot is None:
+        for name, given in (
+            ("--create", settings.create),
+            ("--ack", settings.ack),
+            ("--from-position", settings.from_position is not None),
+        ):
+            if given:
+                yield f"{name} needs --slot NAME: a temporary slot is made and acknowledged anyway"
+    if settings.count is not None and settings.count < 1:
+        yield f"--count is a number from 1, not {settings.count}"
+    if settings.from_position is not None:
+        try:
+            Position.parse(settings.from_position)
+        except ValueError as exc:
+            yield f"--from-position is {exc}"
+
+
+class _Tail:
+    """One run."""
+
+    def __init__(self, settings: TailSettings) -> None:
+        self._settings = settings
+        self._output = Output(settings.line)
+        self._left = settings.count
+        self._writing = False
+        self._stopped = False
+        self._gave_up = False
+
+    async def run(self) -> None:
+        settings = self._settings
+        source = make_source(settings)
+        with self._signals():
+            try:
+                if settings.slot is not None and not settings.create:
+                    await _check_slot(settings.dsn, settings.slot)
+                async with source:
+                    await self._follow(source)
+            except asyncio.CancelledError:
+                if self._gave_up:
+                    # It was raised already, and the cancellation came in between.
+                    raise KeyboardInterrupt from None
+                if not self._stopped:
+                    raise
+
+    async def _follow(self, source: ChangeSource) -> None:
+        settings = self._settings
+        # A temporary slot goes anyway; meanwhile it shall not keep WAL.
+        acknowledges = settings.ack or settings.slot is None
+        started = time.monotonic()
+        reporting = asyncio.create_task(self._report(source))
+        try:
+            async for batch in source.batches():
+                written = self._write(batch)
+                if acknowledges:
+                    for event in reversed(written):
+                        # A Begin acknowledges nothing, and what is before it is not to be missed.
+                        if not isinstance(event, Begin):
+                            source.ack(event)
+                            break
+                if self._left == 0:
+                    return
+        finally:
+            reporting.cancel()
+            if not settings.quiet:
+                seconds = time.monotonic() - started
+                complain("done", f"{_summary(source.stats())} in {seconds:.1f} s")
+
+    def _write(self, batch: list[Event]) -> list[Event]:
+        """Write a batch, as far as it was asked for; return that."""
+        if self._left is not None:
+            batch = list(self._limited(batch))
+        self._writing = True
+        try:
+            self._output.write(event for event in batch if not isinstance(event, Idle))
+            self._output.flush()
+        finally:
+            self._writing = False
+        return batch
+
+    def _limited(self, batch: list[Event]) -> Iterator[Event]:
+        assert self._left is not None
+        for event in batch:
+            if self._left == 0:
+                return
+            self._left -= not isinstance(event, Begin | Commit | Idle)
+            yield event
+
+    async def _report(self, source: ChangeSource) -> None:
+        """Say how far it is, where that does not come between the changes."""
+        if self._settings.quiet or sys.stdout.isatty():
+            return
+        last = None
+        while True:
+            await asyncio.sleep(_PROGRESS)
+            summary = _summary(source.stats())
+            if summary != last:
+                complain("progress", summary)
+                last = summary
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Have a signal end the stream in good order; after a while even if a full pipe blocks."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if not self._stopped:
+                self._stopped = True
+                loop.call_soon_threadsafe(task.cancel)
+                signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
+            else:
+                give_up(number, frame)
+
+        def give_up(number: int, frame: FrameType | None) -> None:
+            if self._writing:
+                # Nothing else gets out of the system call.
+                self._gave_up = True
+                raise KeyboardInterrupt
+
+        handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGALRM: give_up}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+async def _check_slot(dsn: str, slot: str) -> None:
+    if await slot_status(dsn, slot) is None:
+        raise ConfigError(
+            f"slot {slot!r} does not exist; --create makes it, and it keeps WAL from then on until "
+            "it is read or dropped"
+        )
+
+
+def make_source(settings: TailSettings) -> ChangeSource:
+    """Make the source that the settings describe."""
+    options: StreamOptions = {
+        "slot": settings.slot,
+        "on_gap": settings.on_gap,
+        "boundaries": settings.boundaries,
+        "sender_timeout": 0,
+    }
+    if settings.from_position is not None:
+        options["start_at"] = Position.parse(settings.from_position)
+    if settings.plugin == "pgoutput":
+        return PgoutputSource(
+            settings.dsn,
+            publications=settings.publications,
+            messages=settings.messages,
+            **options,
+        )
+    tables = [_pair(table) for table in settings.tables]
+    return Wal2JsonSource(
+        settings.dsn, tables=tables or None, messages=settings.messages, **options
+    )
+
+
+def _pair(table: str) -> tuple[str | None, str | None]:
+    schema, name = (None if each == "*" else each for each in table.split("."))
+    return schema, name
+
+
+def _summary(stats: SourceStats) -> str:
+    parts = [_counted(stats.changes, "change"), _counted(stats.transactions, "transaction")]
+    if stats.reconnects:
+        parts.append(_counted(stats.reconnects, "reconnect"))
+    if stats.gaps:
+        parts.append(_counted(stats.gaps, "gap"))
+    return f"{', '.join(parts)}, up to {stats.received_lsn}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+@contextmanager
+def _progress_lines(*, quiet: bool) -> Iterator[None]:
+    """Write what the library logs to standard error, a line each."""
+    logger = logging.getLogger("realtime")
+    handler, level = _Lines(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.levelname.lower(), record.getMessage())
