@@ -582,16 +582,17 @@ def read_texts(connection: psycopg.Connection, query: str) -> list[tuple[str | N
         ]
 
 
-def read_relation(connection: psycopg.Connection) -> Relation:
-    """Describe the table t as the stream would: a domain by its base type's name."""
+def read_relation(connection: psycopg.Connection, table: str = "t") -> Relation:
+    """Describe a table as the stream would: a domain by its base type's name."""
     found = connection.execute(
         """
         SELECT a.attname, a.atttypid, b.typname, n.nspname, a.atttypmod
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
         JOIN pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
         JOIN pg_namespace n ON n.oid = b.typnamespace
-        WHERE a.attrelid = 't'::regclass AND a.attnum > 0 ORDER BY a.attnum
-        """
+        WHERE a.attrelid = %s::regclass AND a.attnum > 0 ORDER BY a.attnum
+        """,
+        (table,),
     ).fetchall()
     columns = tuple(
         Column(name, oid, type_name, schema, modifier, name == "id")

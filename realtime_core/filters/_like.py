@@ -18,6 +18,7 @@ __all__ = ["fold", "ilike", "like"]
 Test: TypeAlias = Callable[[str], bool]
 
 _PIECES: Final = re.compile(r"\\(.)|([%*])|(_)|([^\\%*_]+)", re.DOTALL)
+_SHORT: Final = 64
 _DOTTED_I: Final = "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}"
 
 
@@ -108,7 +109,7 @@ def _plain(first: str, last: str, *, inner: list[str]) -> Test:
 def _general(first: _Piece, middle: list[_Piece], last: _Piece) -> Test:
     begin = _fixed(first).match
     ending = _fixed(last).fullmatch
-    inner = tuple(_fixed(piece).search for piece in middle if piece)
+    inner = tuple(_search(piece) for piece in middle if piece)
     shortest, tail = _length(first), _length(last)
 
     def test(text: str) -> bool:
@@ -117,13 +118,46 @@ def _general(first: _Piece, middle: list[_Piece], last: _Piece) -> Test:
             return False
         at = shortest
         for search in inner:
-            found = search(text, at, end)
-            if found is None:
+            at = search(text, at, end)
+            if at < 0:
                 return False
-            at = found.end()
         return True
 
     return test
+
+
+def _search(piece: _Piece) -> Callable[[str, int, int], int]:
+    """Return the function that finds where the first fit of a piece ends, or -1.
+
+    To try a piece at each place costs length times length; a long one is compared at all places
+    at once, with a bit of an integer for each of its beginnings that fits so far.
+    """
+    if _length(piece) <= _SHORT:
+        search = _fixed(piece).search
+
+        def find(text: str, at: int, end: int) -> int:
+            found = search(text, at, end)
+            return -1 if found is None else found.end()
+
+        return find
+
+    letters = [letter for kind, text in piece for letter in (text if kind == "=" else [None])]
+    any_letter = sum(1 << place for place, letter in enumerate(letters) if letter is None)
+    places: dict[str, int] = {}
+    for place, letter in enumerate(letters):
+        if letter is not None:
+            places[letter] = places.get(letter, any_letter) | 1 << place
+    whole = 1 << len(letters) - 1
+
+    def find_long(text: str, at: int, end: int) -> int:
+        fits = 0
+        for place in range(at, end):
+            fits = (fits << 1 | 1) & places.get(text[place], any_letter)
+            if fits & whole:
+                return place + 1
+        return -1
+
+    return find_long
 
 
 def _length(piece: _Piece) -> int:

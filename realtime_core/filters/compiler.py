@@ -8,7 +8,7 @@ field is converted at most once, however many filters look at it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeAlias
 
 import attrs
@@ -51,10 +51,10 @@ class Plan:
     """How a filter, or a part of one, is decided."""
 
     test: Test
-    access: Access | None
+    access: Access | None = None
     """None if every row must be looked at."""
-    exact: bool
-    """Whether a row passes as soon as ``access`` finds it."""
+    residual: Test | None = None
+    """What is left to ask of a row that ``access`` finds; None if it passes anyway."""
 
 
 @attrs.frozen
@@ -132,23 +132,18 @@ class _Planner:
             case Comparison():
                 return self._comparison(node)
             case Not(item):
-                return Plan(negation(self.plan(item).test), None, False)
+                return Plan(negation(self.plan(item).test))
             case And(items):
-                plans = [self.plan(item) for item in items]
-                found = [plan.access for plan in plans if plan.access is not None]
-                access = min(found, key=len) if found else None
-                return Plan(conjunction([plan.test for plan in plans]), access, False)
+                return _all([self.plan(item) for item in items])
             case Or(items):
-                plans = [self.plan(item) for item in items]
-                exact = all(plan.exact for plan in plans)
-                return Plan(disjunction([plan.test for plan in plans]), _any_of(plans), exact)
+                return _any([self.plan(item) for item in items])
 
     def _comparison(self, node: Comparison) -> Plan:
         operand = self._operand(node.reference)
         source, kind = operand.source, operand.kind
         match node.operator:
             case Operator.IS:
-                return Plan(self._is(node, operand), None, False)
+                return Plan(self._is(node, operand))
             case Operator.EQ:
                 literal = self._literals(node, kind, comparable=True)[0]
                 return self._indexed(node, compares(source, operator.eq, literal), source, literal)
@@ -158,28 +153,28 @@ class _Planner:
                 return self._indexed(node, test, source, *literals)
             case Operator.NEQ:
                 literal = self._literals(node, kind, comparable=True)[0]
-                return Plan(compares(source, operator.ne, literal), None, False)
+                return Plan(compares(source, operator.ne, literal))
             case Operator.ISDISTINCT:
                 literal = self._literals(node, kind, comparable=True)[0]
-                return Plan(distinct(source, literal), None, False)
+                return Plan(distinct(source, literal))
             case Operator.GT | Operator.GTE | Operator.LT | Operator.LTE:
                 if not kind.ordered:
                     self._refuse(node, operand, "which has no order that is known here")
-                return Plan(self._order(node, operand), None, False)
+                return Plan(self._order(node, operand))
             case pattern if pattern in _PATTERNS:
-                return Plan(self._pattern(node, operand), None, False)
+                return Plan(self._pattern(node, operand))
             case _:
                 compare = kind.relations.get(node.operator)
                 if compare is None:
                     self._refuse(node, operand, f"which {node.operator.value} does not apply to")
                 literal = self._literals(node, kind)[0]
-                return Plan(compares(source, compare, literal), None, False)
+                return Plan(compares(source, compare, literal))
 
     def _indexed(self, node: Comparison, test: Test, source: Source, *literals: Key) -> Plan:
         # An index has one version of a row to look up.
         if node.reference.side is not Side.ROW:
-            return Plan(test, None, False)
-        return Plan(test, tuple((source, literal) for literal in literals), True)
+            return Plan(test)
+        return Plan(test, tuple((source, literal) for literal in literals))
 
     def _order(self, node: Comparison, operand: _Operand) -> Test:
         kind, source = operand.kind, operand.source
@@ -274,13 +269,31 @@ class _Planner:
         raise FilterError(problem, text=self._text, position=position)
 
 
-def _any_of(plans: Iterable[Plan]) -> Access | None:
+def _all(plans: list[Plan]) -> Plan:
+    """Plan an AND: it is found by the part that has the fewest keys, and the others are asked."""
+    test = conjunction([plan.test for plan in plans])
+    found = [plan for plan in plans if plan.access is not None]
+    if not found:
+        return Plan(test)
+    best = min(found, key=lambda plan: len(plan.access or ()))
+    rest = [plan.test for plan in plans if plan is not best]
+    if best.residual is not None:
+        rest.insert(0, best.residual)
+    return Plan(test, best.access, rest[0] if len(rest) == 1 else conjunction(rest))
+
+
+def _any(plans: list[Plan]) -> Plan:
+    """Plan an OR: it is found by each of its parts, if every one has keys."""
+    test = disjunction([plan.test for plan in plans])
     keys: dict[tuple[Source, Key], None] = {}
     for plan in plans:
         if plan.access is None:
-            return None
+            return Plan(test)
         keys.update(dict.fromkeys(plan.access))
-    return tuple(keys) if len(keys) <= _MOST_KEYS else None
+    if len(keys) > _MOST_KEYS:
+        return Plan(test)
+    passes_anyway = all(plan.residual is None for plan in plans)
+    return Plan(test, tuple(keys), None if passes_anyway else test)
 
 
 def _shown(value: str) -> str:

@@ -20,6 +20,7 @@ from ._rows import Row, Source, earlier, row_of
 from ._types import EnumOrders
 from .compiler import Plan, Scope
 from .filter import Filter, Match, transition
+from .operators import Test
 
 __all__ = ["FilterIndex"]
 
@@ -239,7 +240,8 @@ class FilterIndex(Generic[S]):
     def _transition(self, table: _Table[S], entry: _Entry[S], before: Row) -> Match:
         if entry.filter.compares_versions:
             return Match.PASSES
-        passed = self._evaluate(table, entry, before)
+        plan = entry.plan
+        passed = True if plan is None else self._evaluate(table, entry, plan.test, before)
         found = transition(passed, True)
         assert found is not None
         return found
@@ -281,19 +283,19 @@ class FilterIndex(Generic[S]):
                     if entry in several:
                         continue
                     several.add(entry)
-                if entry.plan.exact or self._evaluate(table, entry, row):
+                residual = entry.plan.residual
+                if residual is None or self._evaluate(table, entry, residual, row):
                     found.append(entry)
         for entry in table.scanned:
-            if self._evaluate(table, entry, row):
+            assert entry.plan is not None
+            if self._evaluate(table, entry, entry.plan.test, row):
                 found.append(entry)
         return found
 
-    def _evaluate(self, table: _Table[S], entry: _Entry[S], row: Row) -> bool | None:
+    def _evaluate(self, table: _Table[S], entry: _Entry[S], test: Test, row: Row) -> bool | None:
         """Evaluate a filter; an error means that the row does not pass, nor is known to."""
-        if entry.plan is None:
-            return True
         try:
-            return entry.plan.test(row)
+            return test(row)
         except Exception as exc:
             self._count(table, entry, exc)
             return None

@@ -67,7 +67,7 @@ def trees(leaves: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     )
 
 
-@examples(500)
+@examples(200)
 @given(trees(comparisons()))
 def test_a_tree_is_read_back_from_its_text(tree: Node) -> None:
     """As the simplest tree of the same meaning, whose text is canonical."""
@@ -129,7 +129,7 @@ fragments = st.sampled_from(
 )
 
 
-@examples(500)
+@examples(200)
 @given(st.text(max_size=30) | st.lists(fragments, max_size=15).map("".join))
 def test_any_text_is_a_filter_or_a_filter_error(text: str) -> None:
     error = None
@@ -193,7 +193,7 @@ steps_of_an_index = st.lists(
 )
 
 
-@examples(300)
+@examples(150)
 @given(steps_of_an_index)
 def test_an_index_finds_what_each_filter_by_itself_would(
     steps: list[tuple[str, int, Filter] | RowChange],

@@ -107,9 +107,9 @@ def test_equal_filters_are_evaluated_once_for_all_their_subscriptions(
     evaluated = []
     evaluate = _Index._evaluate
 
-    def counted(self: Any, table: Any, entry: Any, row: Any) -> bool | None:
+    def counted(self: Any, table: Any, entry: Any, *arguments: Any) -> bool | None:
         evaluated.append(entry)
-        return evaluate(self, table, entry, row)
+        return evaluate(self, table, entry, *arguments)
 
     monkeypatch.setattr(index_module.FilterIndex, "_evaluate", counted)
     assert sorted(index.match(insert(T, "1", None, "5"))) == list(range(100))

@@ -1,0 +1,95 @@
+"""LIKE, held against the plainest way to say what it means."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+
+import pytest
+
+from realtime_core.filters._like import fold, ilike, like
+
+PARTS = ["a", "b", "%", "_", "*", "\\%", "\\_", "\\\\"]
+
+
+def plain(pattern: str, text: str) -> bool:
+    """Match as the definition says, trying everything."""
+    if not pattern:
+        return not text
+    head, rest = pattern[0], pattern[1:]
+    if head in "%*":
+        return any(plain(rest, text[place:]) for place in range(len(text) + 1))
+    if head == "\\":
+        head, rest = rest[0], rest[1:]
+        return text.startswith(head) and plain(rest, text[1:])
+    return bool(text) and head in ("_", text[0]) and plain(rest, text[1:])
+
+
+def test_random_patterns_match_as_the_definition_says() -> None:
+    random = Random(1)
+    matches = 0
+    for _ in range(20_000):
+        pattern = "".join(random.choices(PARTS, k=random.randint(0, 7)))
+        text = "".join(random.choice("ab%_\\") for _ in range(random.randint(0, 8)))
+        expected = plain(pattern, text)
+        assert like(pattern)(text) is expected, (pattern, text)
+        matches += expected
+    assert matches > 2_000
+
+
+def test_long_pieces_are_found_as_short_ones_are() -> None:
+    random = Random(2)
+    for _ in range(300):
+        text = "".join(random.choice("ab") for _ in range(400))
+        at = random.randint(0, 250)
+        piece = [random.choice((letter, "_")) for letter in text[at : at + 100]]
+        if random.random() < 0.3:
+            piece[50] = "c"
+        pattern = f"%{''.join(piece)}%b"
+        found = any(
+            all(one in ("_", other) for one, other in zip(piece, text[start:-1], strict=False))
+            for start in range(len(text) - len(piece))
+        )
+        assert like(pattern)(text) is (found and text.endswith("b"))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("%a" * 2_000 + "%b", "%_" * 2_000 + "%b", "%" + "a_" * 2_000 + "b%", "_" * 4_000 + "%b"),
+        *("%" + "a" * 4_000 + "_b%", "%" + "a" * 4_000 + "b%", "%a_" * 1_000 + "b%"),
+    ],
+)
+def test_no_pattern_takes_long(pattern: str) -> None:
+    text = "a" * 200_000
+    begin = time.process_time()
+    assert not like(pattern)(text)
+    # Tried at each place, some of these would take minutes.
+    assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "expected"),
+    [
+        ("ä%", "ÄB", True),
+        ("%É_", "xéy", True),
+        ("i", "İ", True),
+        ("\u0391\u03a3", "\u03b1\u03c2", False),
+        ("\u0391\u03a3", "\u03b1\u03c3", True),
+        ("straße", "STRASSE", False),
+    ],
+)
+def test_ilike_folds_letter_by_letter(pattern: str, text: str, expected: bool) -> None:
+    assert ilike(pattern)(text) is expected
+
+
+def test_folding_keeps_the_length() -> None:
+    every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    assert len(fold(every)) == len(every)
+
+
+@pytest.mark.parametrize("pattern", ["\\", "a\\", "%\\"])
+def test_a_backslash_at_the_end_is_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match="must not end with a backslash"):
+        like(pattern)
+    assert like(pattern + "\\")(pattern.replace("%", "x"))

@@ -1,0 +1,137 @@
+"""PostgreSQL's regular expressions, written anew for RE2."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import pytest
+
+from realtime_core import FilterError
+from realtime_core.filters import parse_filter
+from realtime_core.filters._regex import regex, to_re2
+from tests.core.filters.helpers import relation
+
+
+def matches(pattern: str, text: str, *, ignore_case: bool = False) -> bool:
+    return regex(pattern, ignore_case=ignore_case)(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "expected"),
+    [
+        ("b", "abc", True),
+        ("^b", "abc", False),
+        ("a.c", "a\nc", True),
+        ("^b", "a\nb", False),
+        ("a$", "a\n", False),
+        (r"\w", "é", True),
+        (r"^\w+$", "größe_1", True),
+        (r"\W", "é", False),
+        (r"^[[:alpha:]]+$", "漢字", True),
+        (r"\s", "\u00a0", True),
+        (r"^\d$", "٣", False),
+        (r"\b", "a\bc", True),
+        (r"\Bx", "\\x", True),
+        (r"^\u00e9$", "é", True),
+        (r"^\U0001F642$", "🙂", True),
+        (r"^\x41$", "A", True),
+        (r"^\101$", "A", False),
+        (r"\A(a|b)\Z", "b", True),
+        ("^[]a]+$", "]a", True),
+        ("^[^]a]$", "]", False),
+        ("^[a-c]+$", "abc", True),
+        ("^[a-]+$", "-a", True),
+        (r"^[\]\\]+$", "]\\", True),
+        ("^[[.hyphen.]", "", False),
+        ("^[[=a=][.b.]]+$", "ab", True),
+        ("a{", "a{", True),
+        ("a{,2}", "a{,2}", True),
+        ("^a{2,3}$", "aaa", True),
+        ("^a*?$", "aa", True),
+        ("a|", "x", True),
+        ("()", "", True),
+        ("(?i)ABC", "abc", True),
+        ("(?:ab)+", "xabab", True),
+        ("a.b", "aéb", True),
+        ("^.$", "🙂", True),
+        ("[[:punct:]]", "🙂", True),
+    ],
+)
+def test_a_pattern_matches_as_in_postgresql(pattern: str, text: str, expected: bool) -> None:
+    if pattern in (r"^\101$", "^[[.hyphen.]"):
+        with pytest.raises(ValueError, match=r"back reference|more than a character"):
+            regex(pattern, ignore_case=False)
+        return
+    assert matches(pattern, text) is expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "expected"),
+    [("É", "é", True), ("[A-C]", "b", True), ("^[[:upper:]]$", "é", True), ("(?c)A", "a", False)],
+)
+def test_imatch_ignores_case(pattern: str, text: str, expected: bool) -> None:
+    assert matches(pattern, text, ignore_case=True) is expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        (r"(a)\1", "back reference"),
+        ("a(?=b)", "looking ahead"),
+        ("(?<!a)b", "looking ahead or behind"),
+        (r"\yword\y", "a word's boundary"),
+        (r"\mword\M", "a word's boundary"),
+        ("[[:<:]]word", "a word's boundary"),
+        ("***=a.b", "write the pattern itself"),
+        ("(?x)a b", r"\(\?x\) is not taken"),
+        ("a**", "has nothing to repeat"),
+        ("*a", "has nothing to repeat"),
+        ("^*", "has nothing to repeat"),
+        ("(a", "parentheses do not match"),
+        ("a)", "parentheses do not match"),
+        ("[a", "brackets do not match"),
+        ("[", "brackets do not match"),
+        ("[\\", "brackets do not match"),
+        ("[b-a]", "up to another"),
+        ("[a-c-e]", "two ranges"),
+        ("[[:alpha:]-z]", "cannot begin a range"),
+        ("[[:nope:]]", "no character class 'nope'"),
+        (r"[\W]", r"\\W is not taken in brackets"),
+        ("a{256}", "from 0 to 255"),
+        ("a{3,2}", "the lower one first"),
+        ("a{1", "a bound is written"),
+        ("a\\", "must not end with a backslash"),
+        (r"\q", r"\\q is not an escape"),
+        (r"\u12", "digits are missing"),
+        (r"\U00110000", "no such character"),
+        (r"\x", "digits are missing"),
+        (r"\w+" * 334, "at most 1,000 characters"),
+        ("((((a{200}){200}){200}){200})", "RE2 refuses it"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(pattern: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        regex(pattern, ignore_case=False)
+
+
+@pytest.mark.parametrize("pattern", ["(a*)*b", "(a|a)*b", "(a|aa)+$", "a?" * 100 + "a" * 100])
+def test_no_pattern_takes_long(pattern: str) -> None:
+    begin = time.process_time()
+    matches(pattern, "a" * 100_000 + "c")
+    assert time.process_time() - begin < 5
+
+
+def test_the_translation_is_plain() -> None:
+    assert to_re2("a.b*?") == "a(?s:.)b*"
+    assert to_re2("(x|y)$", ignore_case=True) == r"(?i)(?:x|y)\z"
+
+
+def test_without_re2_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "re2", None)
+    parsed = parse_filter("v=match.a")
+    with pytest.raises(FilterError, match=r"pip install 'realtime-core\[regex\]'") as caught:
+        parsed.compile(relation(v="text"))
+    assert caught.value.position == 8
+    # Nothing else needs it.
+    parse_filter("v=like.a*").compile(relation(v="text"))
