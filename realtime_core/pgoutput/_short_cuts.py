@@ -1,12 +1,13 @@
-"""Short cuts: readers for kinds of row that come often, found by a message's first bytes.
+"""Short cuts: readers for kinds of row, found by a message's first bytes.
 
 The first eight bytes of a row's message tell its tag, its relation, the kind of its (first)
-tuple and how many fields that has. A short cut reads messages that begin so, the common
-ones; every other row goes the long way.
+tuple and how many fields that has. The first row of a kind goes the long way, through a
+decoder and an assembler, and so does every one that the kind's reader does not read.
 
-To make one takes up to a millisecond a column, and is in vain where most rows have a long
-text. So the first rows of a kind go the long way and are looked at: how long are their
-texts? A reader is made anew when it has missed many, since tables change with their use.
+A reader that cuts rows into fields is there at once. One that leaves them uncut takes up to a
+millisecond a column to make, and is in vain where most rows have a long text; so the first
+rows of a kind are looked at: how long are their texts? It is made anew when it has missed
+many, since tables change with their use.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from ..changes import Delete, Insert, RowChange
+from ..changes import Delete, Insert, Relation, RowChange
 from ..records import Field
 from ._patterns import LENGTHS, Lengths
 from ._row_readers import HEAD, ChangeReader, cutting_reader, matching_reader
@@ -22,30 +23,36 @@ from ._row_readers import HEAD, ChangeReader, cutting_reader, matching_reader
 __all__ = ["ShortCuts"]
 
 _LOOK: Final = 32
-"""Rows that are looked at before there is a reader. Half of them must be what it can read."""
-_WAIT: Final = 1000
-"""Rows that go the long way before the next look; they double with each look."""
-_LONGEST_WAIT: Final = 1_000_000
+"""Rows that are looked at before there is a reader that leaves them uncut. It must fit half."""
+_MISSES: Final = 1000
+"""Rows that it may miss until it is made anew."""
+_LOOKS: Final = 4
+"""How often that is done before rows of a kind are cut after all."""
 _WIDEST: Final = 100
-"""Columns up to which there are short cuts; a wider row takes long anyway."""
+"""Columns up to which rows are left uncut; wider ones have texts of all lengths."""
 
 
-class _Look:
+class _Kind:
     """What is known of the rows with one head."""
 
-    __slots__ = ("fitting", "lengths", "next_wait", "rows", "wait")
+    __slots__ = ("cut", "fitting", "lengths", "looks", "misses", "rows")
 
     def __init__(self) -> None:
-        self.wait = 0
-        self.next_wait = _WAIT
-        self._start()
+        self.cut = False
+        """Whether they are cut, for good."""
+        self.looks = 0
+        """How often some were looked at."""
+        self.misses = 0
+        """How many more the reader may miss."""
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Begin to look at rows."""
         self.rows = self.fitting = 0
         self.lengths: list[Lengths] = []
         """Of the old tuple's columns, then the new one's."""
 
-    def at(self, fields: tuple[Field, ...]) -> None:
+    def look_at(self, fields: tuple[Field, ...]) -> None:
         """Count how long a row's texts are."""
         if not self.lengths:
             self.lengths = [Counter() for _ in fields]
@@ -58,53 +65,61 @@ class _Look:
         self.rows += 1
         self.fitting += fits
 
-    def rest(self) -> None:
-        self.wait = self.next_wait
-        self.next_wait = min(2 * self.next_wait, _LONGEST_WAIT)
-        self._start()
-
 
 class ShortCuts:
     """The readers of one stream.
 
     Args:
-        lazy: whether readers leave the rows uncut that they can.
+        lazy: whether rows are left uncut where that is possible.
     """
 
-    __slots__ = ("_lazy", "_looks", "readers")
+    __slots__ = ("_kinds", "_lazy", "readers")
 
     def __init__(self, *, lazy: bool) -> None:
         self._lazy = lazy
         self.readers: dict[bytes, ChangeReader] = {}
         """By head. Always this same dict."""
-        self._looks: dict[bytes, _Look] = {}
+        self._kinds: dict[bytes, _Kind] = {}
 
     def learn(self, message: bytes, change: RowChange) -> None:
         """Take note of a row that went the long way, outside of a stream block."""
-        head = message[:HEAD]
-        look = self._looks.get(head)
-        if look is None:
-            look = self._looks[head] = _Look()
-            if not self._lazy:
-                self.readers[head] = cutting_reader(head, change.relation)
-        if not self._lazy:
+        head, relation = message[:HEAD], change.relation
+        kind = self._kinds.get(head)
+        if kind is None:
+            kind = self._kinds[head] = _Kind()
+            if not self._lazy or len(relation.columns) > _WIDEST:
+                self._cut(head, kind, relation)
+        elif kind.cut:
+            pass  # what this one does not read, no other does
+        elif kind.misses:
+            kind.misses -= 1
+        elif kind.looks == _LOOKS:
+            self._cut(head, kind, relation)
+        else:
+            self.readers.pop(head, None)
+            kind.look_at(_fields(change))
+            if kind.rows == _LOOK:
+                self._decide(head, kind, relation)
+
+    def _decide(self, head: bytes, kind: _Kind, relation: Relation) -> None:
+        """Make the reader for rows that were looked at."""
+        if 2 * kind.fitting < kind.rows:
+            self._cut(head, kind, relation)
             return
-        if look.wait or len(change.relation.columns) > _WIDEST:
-            look.wait -= 1
-            return
-        self.readers.pop(head, None)
-        look.at(_fields(change))
-        if look.rows < _LOOK:
-            return
-        if 2 * look.fitting >= _LOOK:
-            self.readers[head] = matching_reader(head, change.relation, look.lengths)
-        look.rest()
+        self.readers[head] = matching_reader(head, relation, kind.lengths)
+        kind.looks += 1
+        kind.misses = _MISSES
+        kind.start()
+
+    def _cut(self, head: bytes, kind: _Kind, relation: Relation) -> None:
+        self.readers[head] = cutting_reader(head, relation)
+        kind.cut = True
 
     def forget(self, relation_oid: int) -> None:
         """Drop what was made for a relation: it is described anew."""
         oid = relation_oid.to_bytes(4, "big")
-        for head in [head for head in self._looks if head[1:5] == oid]:
-            del self._looks[head]
+        for head in [head for head in self._kinds if head[1:5] == oid]:
+            del self._kinds[head]
             self.readers.pop(head, None)
 
 

@@ -59,7 +59,7 @@ def test_short_cuts_change_nothing(seed: int, steps: int, parallel: bool, look: 
     with pytest.MonkeyPatch.context() as patch:
         # They come so soon, and are made anew so often, that they meet everything.
         patch.setattr(_short_cuts, "_LOOK", look)
-        patch.setattr(_short_cuts, "_WAIT", 2)
+        patch.setattr(_short_cuts, "_MISSES", 2)
         events = list(decoder.decode(encode(message) for message in made.messages))
     assert [seen(event) for event in events] == made.expected
 

@@ -389,66 +389,75 @@ def test_inside_a_stream_block_an_xid_is_not_taken_for_a_relation(lazy: bool) ->
     assert [str(event.relation) for event in found if isinstance(event, Insert)] == ["public.odd"]
 
 
-# When lazy rows have short cuts
+# Which rows are left uncut
 
 
-def has_short_cut(decoder: ChangeDecoder) -> bool:
-    return encode(InsertMessage(OID, ROW))[:8] in decoder._short_cuts.readers
+class Rows:
+    """A lazy decoder within a transaction, and what becomes of rows with one text."""
+
+    def __init__(self) -> None:
+        self._decoder = ChangeDecoder(lazy=True)
+        list(self._decoder.decode(encode(message) for message in (RELATION, BEGIN)))
+
+    def uncut(self, text: str, rows: int) -> int:
+        """Return how many of so many equal rows are left uncut."""
+        row = encode(InsertMessage(OID, ("1", text, "2.50", None)))
+        changes = [
+            change for change in self._decoder.decode([row] * rows) if isinstance(change, Insert)
+        ]
+        assert len(changes) == rows
+        return sum(change.record._row is not None for change in changes)
 
 
-def feed_rows(decoder: ChangeDecoder, text: str | None, rows: int) -> None:
-    row = encode(InsertMessage(OID, ("1", text, "2.50", None)))
-    assert len(list(decoder.decode([row] * rows))) == rows
+def test_rows_are_left_uncut_when_some_were_looked_at() -> None:
+    rows = Rows()
+    # The first makes their kind known.
+    assert rows.uncut("Ada", 33) == 0
+    assert rows.uncut("Ada", 100) == 100
 
 
-def begun() -> ChangeDecoder:
-    decoder = ChangeDecoder(lazy=True)
-    assert not list(decoder.decode(encode(message) for message in (RELATION, BEGIN)))
-    list(decoder.decode([encode(DeleteMessage(OID, KEY, True))]))
-    return decoder
+def test_rows_are_left_uncut_if_every_other_one_fits() -> None:
+    rows = Rows()
+    rows.uncut("Ada", 17)
+    rows.uncut("x" * 128, 16)
+    assert rows.uncut("Ada", 100) == 100
+    assert rows.uncut("x" * 128, 100) == 0
 
 
-def test_rows_are_looked_at_before_there_is_a_short_cut() -> None:
-    decoder = begun()
-    feed_rows(decoder, "Ada", 31)
-    assert not has_short_cut(decoder)
-    feed_rows(decoder, "Ada", 1)
-    assert has_short_cut(decoder)
+def test_rows_are_cut_if_most_have_long_texts() -> None:
+    rows = Rows()
+    rows.uncut("Ada", 16)
+    rows.uncut("x" * 128, 17)
+    assert rows.uncut("Ada", 100) == 0
 
 
-def test_rows_with_long_texts_have_none_until_they_get_short() -> None:
-    decoder = begun()
-    feed_rows(decoder, "x" * 200, 32)
-    feed_rows(decoder, "Ada", 1000)
-    assert not has_short_cut(decoder)
-    feed_rows(decoder, "Ada", 32)
-    assert has_short_cut(decoder)
-
-
-def test_a_short_cut_that_misses_many_rows_is_made_anew() -> None:
-    decoder = warmed(InsertMessage(OID, ROW), rows=32)
+def test_when_many_rows_were_cut_some_are_looked_at_again() -> None:
+    rows = Rows()
+    rows.uncut("Ada", 33)
     # Far longer than those before.
-    feed_rows(decoder, "x" * 100, 1000)
-    assert has_short_cut(decoder)
-    feed_rows(decoder, "x" * 100, 1)
-    assert not has_short_cut(decoder)
-    feed_rows(decoder, "x" * 100, 31)
-    assert has_short_cut(decoder)
-    read = decoder._short_cuts.readers[encode(InsertMessage(OID, ROW))[:8]]
-    row = encode(InsertMessage(OID, ("1", "x" * 100, "2.50", None)))
-    transaction = decoder._transaction
-    assert transaction is not None
-    assert read(row, transaction, 0) is not None
+    assert rows.uncut("x" * 100, 1000) == 0
+    assert rows.uncut("x" * 100, 32) == 0
+    assert rows.uncut("x" * 100, 100) == 100
 
 
-def test_a_table_that_is_very_wide_has_none() -> None:
+def test_rows_that_do_not_fit_again_and_again_are_cut() -> None:
+    rows = Rows()
+    rows.uncut("Ada", 2)
+    for _ in range(4):
+        rows.uncut("Ada", 31)
+        assert rows.uncut("Ada", 10) == 10
+        # The last one is looked at.
+        assert rows.uncut("x" * 128, 1001) == 0
+    assert rows.uncut("Ada", 100) == 0
+
+
+def test_very_wide_rows_are_cut() -> None:
     columns = tuple(RelationColumn(0, f"c{place}", 23, -1) for place in range(101))
     relation = RelationMessage(OID, "public", "wide", "n", columns)
-    row = InsertMessage(OID, ("1",) * 101)
-    decoder = ChangeDecoder(lazy=True)
-    stream = (relation, BEGIN, *[row] * 100)
-    assert len(list(decoder.decode(encode(message) for message in stream))) == 101
-    assert not decoder._short_cuts.readers
+    stream = (relation, BEGIN, *[InsertMessage(OID, ("1",) * 101)] * 100)
+    found = list(ChangeDecoder(lazy=True).decode(encode(message) for message in stream))
+    changes = [change for change in found if isinstance(change, Insert)]
+    assert [change.record._row for change in changes] == [None] * 100
 
 
 # Errors
