@@ -20,11 +20,13 @@ from realtime_core import (
     Idle,
     Insert,
     LogicalMessage,
+    MemorySource,
     PgoutputSource,
     Position,
     Truncate,
     Unchanged,
     Update,
+    Wal2JsonSource,
 )
 from realtime_core.pgoutput import Assembler, Decoder
 
@@ -54,6 +56,11 @@ async def read_any_source(source: ChangeSource) -> list[Position]:
             positions.append(event.position)
             source.ack(event.position)
     return positions
+
+
+def every_source() -> list[ChangeSource]:
+    """All of them keep one protocol."""
+    return [PgoutputSource("", publications=["shop"]), Wal2JsonSource(""), MemorySource()]
 
 
 def describe(event: Event) -> str:

@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import attrs
 
-from ..changes import Begin, Commit, Event, Idle
+from ..changes import Begin, Commit, Event, Gap, Idle
 from ..errors import ConfigError
 from ..positions import Position
 from ..sources import (
@@ -103,7 +103,7 @@ def _problems(settings: TailSettings) -> Iterator[str]:
             ("--from-position", settings.from_position is not None),
         ):
             if given:
-                yield f"{name} needs --slot NAME: a temporary slot is made and acknowledged anyway"
+                yield f"{name} needs --slot NAME: a temporary slot begins now and ends with the run"
     if settings.count is not None and settings.count < 1:
         yield f"--count is a number from 1, not {settings.count}"
     if settings.from_position is not None:
@@ -120,6 +120,7 @@ class _Tail:
         self._settings = settings
         self._output = Output(settings.line)
         self._left = settings.count
+        self._written = 0
         self._writing = False
         self._stopped = False
         self._gave_up = False
@@ -161,7 +162,7 @@ class _Tail:
             reporting.cancel()
             if not settings.quiet:
                 seconds = time.monotonic() - started
-                complain("done", f"{_summary(source.stats())} in {seconds:.1f} s")
+                complain("done", f"{self._summary(source.stats())} in {seconds:.1f} s")
 
     def _write(self, batch: list[Event]) -> list[Event]:
         """Write a batch, as far as it was asked for; return that."""
@@ -173,6 +174,7 @@ class _Tail:
             self._output.flush()
         finally:
             self._writing = False
+        self._written += sum(map(_is_change, batch))
         return batch
 
     def _limited(self, batch: list[Event]) -> Iterator[Event]:
@@ -180,7 +182,7 @@ class _Tail:
         for event in batch:
             if self._left == 0:
                 return
-            self._left -= not isinstance(event, Begin | Commit | Idle)
+            self._left -= _is_change(event)
             yield event
 
     async def _report(self, source: ChangeSource) -> None:
@@ -190,10 +192,18 @@ class _Tail:
         last = None
         while True:
             await asyncio.sleep(_PROGRESS)
-            summary = _summary(source.stats())
+            summary = self._summary(source.stats())
             if summary != last:
                 complain("progress", summary)
                 last = summary
+
+    def _summary(self, stats: SourceStats) -> str:
+        parts = [_counted(self._written, "change")]
+        if stats.reconnects:
+            parts.append(_counted(stats.reconnects, "reconnect"))
+        if stats.gaps:
+            parts.append(_counted(stats.gaps, "gap"))
+        return f"{', '.join(parts)}, up to {stats.received_lsn}"
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -261,13 +271,8 @@ def _pair(table: str) -> tuple[str | None, str | None]:
     return schema, name
 
 
-def _summary(stats: SourceStats) -> str:
-    parts = [_counted(stats.changes, "change"), _counted(stats.transactions, "transaction")]
-    if stats.reconnects:
-        parts.append(_counted(stats.reconnects, "reconnect"))
-    if stats.gaps:
-        parts.append(_counted(stats.gaps, "gap"))
-    return f"{', '.join(parts)}, up to {stats.received_lsn}"
+def _is_change(event: Event) -> bool:
+    return not isinstance(event, Begin | Commit | Gap | Idle)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -66,6 +66,13 @@ def test_it_can_be_run(installed: Environment, command: tuple[str, ...]) -> None
     assert done.stdout.startswith("usage: python -m realtime_server [-h] [--dev]")
 
 
+@pytest.mark.parametrize("command", ["tail", "doctor", "decode"])
+def test_the_librarys_commands_can_be_run(installed: Environment, command: str) -> None:
+    done = installed.run("python", "-m", "realtime_core", command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: python -m realtime_core {command} [-h] ")
+
+
 def test_it_comes_from_the_wheel_and_with_types(installed: Environment) -> None:
     done = installed.python(
         """

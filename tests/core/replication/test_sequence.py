@@ -93,6 +93,16 @@ def test_an_own_checkpoint_is_never_passed() -> None:
     assert sequence.progress.all_done
 
 
+def test_a_place_behind_the_commit_record_does_not_hide_the_next_one() -> None:
+    """In wal2json's format 1 a place's LSN is where the next commit record may begin."""
+    sequence = Sequence(LSN(50), own_checkpoint=True)
+    which = Transaction(1, LSN(110), TIME)
+    change = LogicalMessage(LSN(90), "p", b"", which, 0)
+    feed(sequence, [Begin(which), change, Commit(which, LSN(110), 1)])
+    sequence.progress.acknowledge((110, 0))
+    assert sequence.progress.flushed == 110
+
+
 @given(
     st.lists(st.tuples(st.integers(10, 1000), st.integers(-1, 4)), min_size=1, max_size=8),
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=8),

@@ -230,6 +230,28 @@ def element(kind: str, **more: Any) -> dict[str, Any]:
     return {"kind": kind, **TABLE, **({} if kind == "delete" else columns), **more}
 
 
+def test_format_1_can_place_its_changes_by_the_end_of_their_transaction() -> None:
+    stream = StreamIdentity(1, 1, ("wal2json",))
+    decoder = Wal2JsonDecoder(stream, place_by_end=True)
+    head = json.dumps({**HEAD, "nextlsn": "A9/40"})[:-1]
+    # Known before the first change, also in fragments.
+    (begin, insert) = decoder.feed_chunk(f'{head},"change":[{json.dumps(element("insert"))},')
+    assert insert.position == Position(LSN.parse("A9/40"), 0, stream)
+    assert begin.transaction.commit_lsn == LSN.parse("A9/40")
+    assert feed(Wal2JsonDecoder(place_by_end=True), {"action": "B", **HEAD, **LSNS}) == [
+        Begin(Transaction(7, LSN.parse("A9/10"), TIME))
+    ]
+
+
+def test_a_successor_knows_the_tables(decoder: Wal2JsonDecoder) -> None:
+    feed(decoder, {"action": "I", **TABLE, "columns": COLUMNS})
+    update = {"action": "U", **TABLE, "columns": COLUMNS[:2], "identity": KEY}
+    (change,) = feed(Wal2JsonDecoder(successor_of=decoder), update)
+    assert change.record.raw("bio") is UNCHANGED
+    (change,) = feed(Wal2JsonDecoder(), update)
+    assert "bio" not in change.record
+
+
 OLD_KEYS = {"keynames": ["id"], "keytypes": ["integer"], "keyvalues": [1]}
 
 
