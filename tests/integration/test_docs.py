@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 
 def blocks(page: str, language: str) -> list[str]:
     """Return the fenced blocks of a page in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.M | re.S)
+    pattern = rf"^```{language}(?: title=[^\n]*)?\n(.*?)^```$"
+    return re.findall(pattern, (ROOT / page).read_text(), re.M | re.S)
 
 
 def lines_of(process: subprocess.Popen[str]) -> Iterator[str]:

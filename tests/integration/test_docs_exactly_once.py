@@ -1,0 +1,125 @@
+"""docs/howto/exactly-once.md: the program is killed, and its table is the source's."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from tests.fix_postgres import Database, Server, unique_name
+from tests.integration.test_docs import blocks
+from tests.waiting import eventually_sync
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+PAGE = "docs/howto/exactly-once.md"
+KILLS = int(os.environ.get("KILLS", "20"))
+SEED = int(os.environ.get("KILLS_SEED", "0")) or secrets.randbits(32)
+
+
+@pytest.fixture
+def shop(pg17: Server) -> Iterator[Database]:
+    """The source's database; the target is its schema ``copy``."""
+    database = Database(pg17, unique_name("test"))
+    pg17.execute(f"create database {database.name}")
+    source, target = blocks(PAGE, "sql")
+    database.execute(source)
+    database.execute("create schema copy")
+    database.execute(f"set search_path to copy; {target}")
+    # Before the first order, that the copy has all of them.
+    database.execute("select pg_create_logical_replication_slot('copy_orders', 'pgoutput')")
+    yield database
+    database.drop()
+
+
+@contextmanager
+def writing(database: Database, random: Random) -> Iterator[None]:
+    """Have orders made, changed and removed meanwhile."""
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        with database.connect() as connection:
+            while not stop.wait(0.005):
+                size = random.choice((1, 1, 3, 50))
+                with connection.transaction():
+                    connection.execute(
+                        "insert into orders select g, 1.5 from generate_series(%s::int, %s) g",
+                        (number, number + size - 1),
+                    )
+                    connection.execute(
+                        "update orders set amount = amount + 1 where id = %s",
+                        (random.randrange(number + 1),),
+                    )
+                    connection.execute(
+                        "update orders set id = -id - 1 where id = %s",
+                        (random.randrange(number + 1),),
+                    )
+                    connection.execute(
+                        "delete from orders where id = %s", (random.randrange(number + 1),)
+                    )
+                number += size
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_program_that_is_killed_at_any_moment_applies_each_change_once(
+    shop: Database, tmp_path: Path
+) -> None:
+    print(f"KILLS_SEED={SEED}")
+    random = Random(SEED)
+    program = tmp_path / "copy_orders.py"
+    program.write_text(blocks(PAGE, "python")[0])
+    target = make_conninfo(shop.dsn, options="-c search_path=copy")
+    problems = tmp_path / "stderr"
+
+    @contextmanager
+    def running() -> Iterator[subprocess.Popen[bytes]]:
+        """Run the program; kill it at the end."""
+        command = [sys.executable, str(program), shop.dsn, target]
+        with problems.open("a") as stderr, subprocess.Popen(command, stderr=stderr) as process:
+            try:
+                yield process
+            except AssertionError as exc:
+                exc.add_note(f"KILLS_SEED={SEED}; it said: {problems.read_text()}")
+                raise
+            finally:
+                process.send_signal(signal.SIGKILL)
+
+    def checkpoint() -> object:
+        return shop.execute("select position from copy.checkpoint")
+
+    moved = 0
+    with writing(shop, random):
+        for _ in range(KILLS):
+            before = checkpoint()
+            with running() as process:
+                # Until it has begun to work, and a while longer.
+                eventually_sync(lambda before=before: checkpoint() != before)
+                time.sleep(random.random() * 0.1)
+                moved += process.poll() is None
+    assert moved == KILLS, f"KILLS_SEED={SEED}; it said: {problems.read_text()}"
+    differing = """
+        select count(*) from public.orders full join copy.orders using (id, amount)
+        where public.orders.* is null or copy.orders.* is null
+    """
+    with running():
+        eventually_sync(lambda: shop.execute(differing) == [(0,)])
+    assert shop.execute("select count(*) > %s from copy.orders", (KILLS,)) == [(True,)]
