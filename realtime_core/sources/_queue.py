@@ -18,17 +18,14 @@ from ..changes import (
     Change,
     Commit,
     CommittedTransaction,
-    Delete,
     Event,
     Gap,
-    Insert,
+    Idle,
     LogicalMessage,
     Transaction,
-    Update,
 )
 from ..errors import ConfigError, TransactionTooLargeError
 from ..positions import Position
-from ..records import Record
 from .base import Acknowledgeable, TransactionEvent
 
 __all__ = ["EventQueue"]
@@ -164,22 +161,23 @@ class EventQueue(abc.ABC):
             event = self._queue.popleft()
             taken.append(event)
             if isinstance(event, Begin | Commit):
-                if changes and transaction is not None:
+                if transaction is not None:
                     return CommittedTransaction(transaction, tuple(changes), changes[-1].position)
                 taken.clear()
             elif isinstance(event, Gap):
                 # Whatever was collected will never be whole, and was not handed over.
                 return Gap(self.position, event.until, event.reason) if changes else event
-            elif isinstance(event, Change):
-                if event.transaction is None:
-                    return event
+            elif isinstance(event, Idle) or (
+                isinstance(event, LogicalMessage) and event.transaction is None
+            ):
+                return event
+            else:
                 transaction = event.transaction
                 changes.append(event)
                 size += _size(event)
                 if size > max_bytes:
+                    assert transaction is not None
                     raise TransactionTooLargeError(transaction.xid, max_bytes)
-            else:
-                return event
 
     @property
     def position(self) -> Position | None:
@@ -219,22 +217,12 @@ class _Steps(AsyncIterator[T], Generic[T]):
 
 def _size(change: Change) -> int:
     """Return about how many bytes a change holds."""
-    match change:
-        case Insert(record=record):
-            return _CHANGE_BYTES + _record_size(record)
-        case Update(record=record, old_record=None):
-            return _CHANGE_BYTES + _record_size(record)
-        case Update(record=record, old_record=old):
-            return _CHANGE_BYTES + _record_size(record) + _record_size(old)
-        case Delete(old_record=old):
-            return _CHANGE_BYTES + _record_size(old)
-        case LogicalMessage(content=content):
-            return _CHANGE_BYTES + len(content)
-        case _:
-            return _CHANGE_BYTES
-
-
-def _record_size(record: Record | None) -> int:
-    if record is None:
-        return 0
-    return sum(len(field) for field in record.fields if isinstance(field, str | bytes))
+    size = _CHANGE_BYTES
+    for record in (getattr(change, "record", None), getattr(change, "old_record", None)):
+        if record is not None:
+            for field in record.fields:
+                if type(field) is str or type(field) is bytes:
+                    size += len(field)
+    if isinstance(change, LogicalMessage):
+        size += len(change.content)
+    return size
