@@ -86,3 +86,16 @@ def test_changes_are_decoded_from_plain_sql(database: Database) -> None:
     database.execute("insert into item values (7)")
     payloads = [row[0] for row in database.execute(query.replace("'demo'", f"'{slot}'"))]
     assert list(namespace["inserts"](payloads)) == [{"id": 7}]  # type: ignore[operator]
+
+
+def test_a_slot_is_looked_after_as_the_page_says(database: Database, tmp_path: Path) -> None:
+    source, *_ = blocks("docs/howto/slots.md", "python")
+    program = tmp_path / "slots.py"
+    program.write_text(source)
+    slot = f"demo_{database.name}"
+    command = [sys.executable, str(program), database.dsn, slot]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    used, confirmed, keeps, state, dropped = done.stdout.splitlines()
+    assert (used, state, dropped) == ("used by None", "good reserved None", "dropped True")
+    assert confirmed.startswith("confirmed 0/")
+    assert int(keeps.split()[1]) >= 0
