@@ -179,6 +179,14 @@ def pg(request: pytest.FixtureRequest) -> Server:
     return cast(Server, request.getfixturevalue(request.param))
 
 
+@pytest.fixture(scope="session")
+def one_pg(request: pytest.FixtureRequest) -> Server:
+    """One server, for what does not depend on its version."""
+    if TEST_DSN:
+        return Server(TEST_DSN)
+    return cast(Server, request.getfixturevalue("pg18"))
+
+
 @pytest.fixture
 def database(pg: Server) -> Iterator[Database]:
     """An empty database on `pg`, dropped after the test."""

@@ -14,7 +14,7 @@ import pytest_asyncio
 from psycopg import sql
 
 from realtime_server.server import RealtimeServer
-from tests.fix_postgres import TEST_DSN, Database, Rows, Server, unique_name
+from tests.fix_postgres import Database, Rows, Server, unique_name
 from tests.server_helpers import PhoenixClient, Vsn, dev_config, open_client
 from tests.waiting import eventually
 
@@ -126,15 +126,6 @@ async def open_stage(server: Server, *, token: str = "", **settings: str) -> Asy
                 await fence.join(f"realtime:{FENCE_SCHEMA}")
                 with contextlib.closing(Stage(database, realtime, fence)) as stage:
                     yield stage
-
-
-@pytest.fixture(scope="session")
-def one_pg(request: pytest.FixtureRequest) -> Server:
-    """One server, for what does not depend on its version."""
-    if TEST_DSN:
-        return Server(TEST_DSN)
-    server: Server = request.getfixturevalue("pg18")
-    return server
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

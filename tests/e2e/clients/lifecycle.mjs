@@ -1,6 +1,6 @@
 /**
- * A client that does what it is told, {"join": topic} or {"leave": topic}, and says what its
- * socket and its channels go through.
+ * A client that does what it is told, {"join": topic}, {"join": topic, "user_token": token},
+ * {"leave": topic} or {"setAuth": token}, and says what its socket and its channels go through.
  *
  *     node lifecycle.mjs ws://localhost:4000/socket '{"heartbeatIntervalMs": 1000}'
  */
@@ -13,11 +13,14 @@ const [url, options = "{}"] = process.argv.slice(2);
 const socket = new RealtimeClient(url, JSON.parse(options));
 const channels = new Map();
 
-function join(topic) {
-  const channel = socket.channel(topic);
+function join({ join: topic, ...params }) {
+  const channel = socket.channel(topic, params);
   channels.set(topic, channel);
   channel.on("*", ({ type, record }) => say({ topic, type, id: record?.id }));
-  channel.subscribe().receive("ok", () => say({ joined: topic }));
+  channel
+    .subscribe()
+    .receive("ok", () => say({ joined: topic }))
+    .receive("error", ({ reason }) => say({ refused: topic, reason }));
 }
 
 function leave(topic) {
@@ -34,4 +37,12 @@ socket.onMessage(({ topic, event, payload }) => {
 });
 socket.connect();
 
-listen((command) => (command.join ? join(command.join) : leave(command.leave)));
+listen((command) => {
+  if (command.join) {
+    join(command);
+  } else if (command.leave) {
+    leave(command.leave);
+  } else {
+    socket.setAuth(command.setAuth);
+  }
+});
