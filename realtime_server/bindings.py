@@ -7,7 +7,7 @@ costs what matches, however many bindings there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Generic, TypeAlias, TypeVar
 
 from realtime_core.errors import FilterError
@@ -45,6 +45,9 @@ class BindingIndex(Generic[G]):
         self._gate = gate
         self._plain: dict[tuple[str, str, str], dict[tuple[G, Binding], None]] = {}
 
+        # All of those with a filter, by schema and table.
+        self._with_filter: dict[tuple[str, str], dict[tuple[G, Binding], None]] = {}
+
         def misfit(owned: tuple[G, Binding], exc: FilterError) -> None:
             on_error(*owned, exc)
 
@@ -59,22 +62,29 @@ class BindingIndex(Generic[G]):
             FilterError: if the table is known, and the filter does not fit it.
         """
         if binding.filter is None:
-            key = (binding.schema, binding.table, binding.event)
-            self._plain.setdefault(key, {})[owner, binding] = None
+            event = (binding.schema, binding.table, binding.event)
+            self._plain.setdefault(event, {})[owner, binding] = None
         else:
             index = self._leaving if binding.leaves else self._filtered
+            key = (binding.schema, binding.table)
+            self._with_filter.setdefault(key, {})[owner, binding] = None
             index.add((owner, binding), binding.schema, binding.table, binding.filter)
 
     def remove(self, owner: G, binding: Binding) -> None:
         """Take a binding out. One that is not there is ignored."""
         if binding.filter is None:
-            key = (binding.schema, binding.table, binding.event)
-            owned = self._plain.get(key, {})
+            event = (binding.schema, binding.table, binding.event)
+            owned = self._plain.get(event, {})
             owned.pop((owner, binding), None)
             if not owned:
-                self._plain.pop(key, None)
+                self._plain.pop(event, None)
         else:
             index = self._leaving if binding.leaves else self._filtered
+            key = (binding.schema, binding.table)
+            owned = self._with_filter.get(key, {})
+            owned.pop((owner, binding), None)
+            if not owned:
+                self._with_filter.pop(key, None)
             index.remove((owner, binding), binding.schema, binding.table, binding.filter)
 
     @property
@@ -82,8 +92,19 @@ class BindingIndex(Generic[G]):
         """How often a row could not be judged by a filter."""
         return self._filtered.errors + self._leaving.errors
 
-    def match(self, payload: RowPayload) -> dict[G, dict[Form, list[int]]]:
-        """Return who gets a change: in which forms, and the ids of the bindings for each."""
+    def with_filter(self, schema: str, table: str) -> Iterable[tuple[G, Binding]]:
+        """Return the bindings that have a filter on a table, and who has them."""
+        return self._with_filter.get((schema, table), ())
+
+    def match(
+        self, payload: RowPayload, *, filtered: bool = True
+    ) -> dict[G, dict[Form, list[int]]]:
+        """Return who gets a change: in which forms, and the ids of the bindings for each.
+
+        Args:
+            payload: the change.
+            filtered: whether filters are looked at; else each passes.
+        """
         found: dict[G, dict[Form, list[int]]] = {}
 
         def tell(owner: G, binding: Binding, event: str) -> None:
@@ -97,6 +118,11 @@ class BindingIndex(Generic[G]):
             for wanted in (ANY, event):
                 for owner, binding in self._plain.get((schema, table, wanted), ()):
                     tell(owner, binding, event)
+        if not filtered:
+            for owner, binding in self.with_filter(relation.schema, relation.table):
+                if binding.wants(event) and opening.lets_filter_by(binding.columns):
+                    tell(owner, binding, event)
+            return found
         # A TRUNCATE passes no filter.
         for owner, binding in self._filtered.match(payload.change):
             if binding.wants(event) and opening.lets_filter_by(binding.columns):

@@ -191,6 +191,8 @@ class Hub:
         self._filters: FilterIndex[Topic] = FilterIndex(
             enums=self._enums, on_error=self._note_topic_misfit
         )
+        # The same by schema and table, for what is told whatever a filter says.
+        self._filtered: dict[tuple[str, str], dict[Topic, None]] = {}
         self._bound: dict[tuple[str, Serializer, tuple[Binding, ...], Hashable], _BoundGroup] = {}
         self._bindings: BindingIndex[_BoundGroup] = BindingIndex(
             self._gate, self._note_misfit, enums=self._enums
@@ -199,6 +201,8 @@ class Hub:
         self._misfits: list[tuple[_Group | _BoundGroup, str]] = []
         self._misfits_told = 0
         self._plans: Plans = {}
+        self.version = 0
+        """Grows with each subscription that comes, moves or goes."""
 
     def check(self, bindings: Iterable[Binding]) -> None:
         """Refuse what does not fit the tables that are known so far.
@@ -261,6 +265,7 @@ class Hub:
     def subscribe(self, subscription: Subscription) -> None:
         """Hand over what is published from now on."""
         subscription.is_open = True
+        self.version += 1
         if subscription.bindings is None:
             self._join(subscription, subscription.topic)
         else:
@@ -276,6 +281,7 @@ class Hub:
             group = groups[key] = _Group(topic.name, *key)
         group.subscriptions[subscription] = None
         for item in topic.filters if is_new else ():
+            self._filtered.setdefault((item.schema, item.table), {})[topic] = None
             try:
                 self._filters.add(topic, item.schema, item.table, item.filter)
             except FilterError as exc:
@@ -285,6 +291,7 @@ class Hub:
     def unsubscribe(self, subscription: Subscription) -> None:
         """Hand over nothing more. A subscription that is not there is ignored."""
         subscription.is_open = False
+        self.version += 1
         if subscription.bindings is not None:
             self._unbind(subscription, subscription.bindings)
             return
@@ -303,6 +310,10 @@ class Hub:
         del self._groups[topic.name]
         for item in topic.filters:
             self._filters.remove(topic, item.schema, item.table, item.filter)
+            filtered = self._filtered.get((item.schema, item.table), {})
+            filtered.pop(topic, None)
+            if not filtered:
+                self._filtered.pop((item.schema, item.table), None)
 
     def move(self, subscription: Subscription, viewer: Hashable) -> None:
         """Let a subscription look at rows in other eyes."""
@@ -346,16 +357,20 @@ class Hub:
         for outbox, some in parts.items():
             outbox.write(some[0] if len(some) == 1 else b"".join(some), len(some))
 
-    def deliveries(self, change: Change) -> list[AnyDelivery]:
+    def deliveries(self, change: Change, *, filtered: bool = True) -> list[AnyDelivery]:
         """Say which groups a change goes to, topics in the ladder's order, then bindings.
 
         What :meth:`misfit_frames` has to tell afterwards goes out before it.
+
+        Args:
+            change: to hand out.
+            filtered: whether filters are looked at; else each passes.
         """
         found: list[AnyDelivery] = []
         for payload in row_payloads(change, self._plans):
-            for topic in self._matches(payload):
+            for topic in self._matches(payload, filtered):
                 found += (Delivery(group, payload) for group in self._groups[topic].values())
-            for bound_group, forms in self._bindings.match(payload).items():
+            for bound_group, forms in self._bindings.match(payload, filtered=filtered).items():
                 found += (
                     BoundDelivery(bound_group, payload, form, ids) for form, ids in forms.items()
                 )
@@ -391,17 +406,28 @@ class Hub:
             payload = subscription_failed(group.topic.removeprefix(CHANNEL_PREFIX), reason)
             yield from _system_frames(group, payload)
 
-    def _matches(self, payload: RowPayload) -> list[str]:
+    def _matches(self, payload: RowPayload, filtered: bool) -> list[str]:
         """Return the joined topics that get a change, in the ladder's order."""
         relation = payload.plan.relation
         opening = self._gate.opening(relation.schema, relation.table, payload.event)
         matches = [topic for topic in opening.topics if topic in self._groups]
-        matches += (
-            topic.name
-            for topic in self._filters.match(payload.change)
-            if opening.lets_filter_by(topic.columns)
-        )
+        passing: Iterable[Topic]
+        if filtered:
+            passing = self._filters.match(payload.change)
+        else:
+            passing = self._filtered.get((relation.schema, relation.table), ())
+        matches += (topic.name for topic in passing if opening.lets_filter_by(topic.columns))
         return matches
+
+    def filtering(self, schema: str, table: str) -> frozenset[Hashable]:
+        """Return the viewers of those who have a filter on a table."""
+        by_topic = (
+            group.viewer
+            for topic in self._filtered.get((schema, table), ())
+            for group in self._groups[topic.name].values()
+        )
+        bound = (group.viewer for group, _ in self._bindings.with_filter(schema, table))
+        return frozenset((*by_topic, *bound))
 
     def _gap_frames(self, gap: Gap) -> Iterator[tuple[Subscription, bytes]]:
         for group in self._all_groups():

@@ -19,6 +19,7 @@ from realtime_core import SourceStats
 
 from .hub import HubStats
 from .outbox import OutboxCounters
+from .rls.counters import Counters
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -34,9 +35,16 @@ class Metrics:
     Args:
         stats: of the stream, as they are now.
         hub: what that counts, as it is now.
+        checks: what row level security was asked; None where it is not.
     """
 
-    def __init__(self, *, stats: Callable[[], SourceStats], hub: Callable[[], HubStats]) -> None:
+    def __init__(
+        self,
+        *,
+        stats: Callable[[], SourceStats],
+        hub: Callable[[], HubStats],
+        checks: Counters | None = None,
+    ) -> None:
         self.outbox = OutboxCounters()
         self._registry = CollectorRegistry()
         registry = self._registry
@@ -84,7 +92,7 @@ class Metrics:
             ["code"],
             registry=registry,
         )
-        registry.register(_Collector(self.outbox, stats, hub))
+        registry.register(_Collector(self.outbox, stats, hub, checks or Counters()))
 
     def limit(self, name: str) -> None:
         """Count what met a limit."""
@@ -108,13 +116,16 @@ class _Collector(Collector):
         outbox: OutboxCounters,
         stats: Callable[[], SourceStats],
         hub: Callable[[], HubStats],
+        checks: Counters,
     ) -> None:
         self._outbox = outbox
         self._stats = stats
         self._hub = hub
+        self._checks = checks
 
     def collect(self) -> Iterable[Metric]:
         stats, hub, outbox = self._stats(), self._hub(), self._outbox
+        checks = self._checks
         gauges = {
             "subscriptions": ("Subscriptions to changes.", hub.subscriptions),
             "stream_connected": ("1 while changes are read from the database.", stats.connected),
@@ -142,6 +153,15 @@ class _Collector(Collector):
             "filter_errors": (
                 "How often a row could not be judged by a filter, and passed none.",
                 hub.filter_errors,
+            ),
+            "rls_checks": ("Rows looked up in the name of a role and claims.", checks.checks),
+            "rls_errors": (
+                "Changes that somebody did not get because a policy raised an error.",
+                checks.errors,
+            ),
+            "rls_timeouts": (
+                "Changes that somebody did not get because a policy ran too long.",
+                checks.timeouts,
             ),
             "slow_clients": ("Clients cut off because they fell behind.", outbox.slow_clients),
         }

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 from websockets.asyncio.server import ServerConnection
 
-from realtime_core import ConfigError, PgoutputSource, SourceStats
+from realtime_core import ConfigError
 
-from .addresses import resolve_dsn
 from .attachment import Attachment
 from .auth import (
     AllowAll,
@@ -21,8 +19,7 @@ from .auth import (
     make_verifier,
     reread_verifier,
 )
-from .broadcaster import broadcast
-from .config import ServerConfig
+from .config import ReplicationMode, ServerConfig
 from .connection import Connection
 from .endpoints import Site
 from .gate import TopicGate
@@ -30,7 +27,9 @@ from .hub import Hub
 from .listener import Listener, bind
 from .metrics import CONTENT_TYPE, Metrics
 from .phoenix.serializers import Serializer
-from .registrar import Nobody
+from .rls.counters import Counters
+from .rls.mode import RlsMode
+from .stream import StreamMode
 
 __all__ = ["RealtimeServer"]
 
@@ -56,30 +55,19 @@ class RealtimeServer:
         self._authorizer = (
             TokenAuthorizer(make_verifier(config)) if config.secure_channels else AllowAll()
         )
-        max_lag = config.max_replication_lag_mb * 1_000_000
-        self._source = PgoutputSource(
-            partial(resolve_dsn, config),
-            publications=config.publications,
-            slot=config.slot_name,
-            temporary=config.temporary_slot,
-            on_gap="continue",
-            persistent=True,
-            # Nobody said that the slot may be dropped, unless there is a bound.
-            max_lag_bytes=max_lag or None,
-            on_lag="gap" if max_lag else "warn",
-            replace_slot=bool(max_lag),
-            backoff=(
-                config.db_reconnect_backoff_min / 1000,
-                config.db_reconnect_backoff_max / 1000,
-            ),
-        )
-        self._attachment = Attachment(lambda: self._source.stats().connected)
+        is_rls = config.replication_mode is ReplicationMode.RLS
+        self._mode: StreamMode | RlsMode = RlsMode(config) if is_rls else StreamMode(config)
+        self._attachment = Attachment(lambda: self.is_attached)
         rules = config.configuration_file.realtime
         self._hub = Hub(
             TopicGate((rule.relation, rule.events) for rule in rules),
-            enums=self._source.enum_orders,
+            enums=self._mode.enum_orders,
         )
-        self.metrics = Metrics(stats=self._stats, hub=self._hub.stats)
+        self.metrics = Metrics(
+            stats=self._mode.stats,
+            hub=self._hub.stats,
+            checks=self._mode.counters if isinstance(self._mode, RlsMode) else Counters(),
+        )
         self._listener: Listener
         self._broadcasting: asyncio.Task[None]
         self.port = config.port
@@ -103,9 +91,8 @@ class RealtimeServer:
             sock, self._serve, self._authorizer, site=site, config=config, metrics=self.metrics
         )
         await self._listener.start()
-        # It attaches when it is read, and so in the background.
-        await self._source.__aenter__()
-        self._broadcasting = asyncio.create_task(broadcast(self._source, self._hub, self.metrics))
+        await self._mode.__aenter__()
+        self._broadcasting = asyncio.create_task(self._mode.run(self._hub, self.metrics))
         return self
 
     async def __aexit__(
@@ -126,7 +113,12 @@ class RealtimeServer:
             await asyncio.wait({self._broadcasting})
             await self._listener.close(within=self.config.drain_timeout / 1000)
         finally:
-            await self._source.aclose()
+            await self._mode.__aexit__(exc_type, exc, traceback)
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the database's changes are being read."""
+        return self._mode.stats().connected
 
     async def wait(self) -> None:
         """Wait for the end of the stream, which does not come unless something is wrong.
@@ -151,11 +143,8 @@ class RealtimeServer:
         else:
             logger.info("keys read again from %r", self.config.jwt_jwks_file)
 
-    def _stats(self) -> SourceStats:
-        return self._source.stats()
-
     def _why_not_ready(self) -> str | None:
-        stats, most = self._stats(), self.config.ready_max_lag_mb
+        stats, most = self._mode.stats(), self.config.ready_max_lag_mb
         if not stats.connected:
             return "the database's changes are not being read"
         if most and stats.lag_bytes > most * _MEGABYTE:
@@ -173,7 +162,7 @@ class RealtimeServer:
             hub=self._hub,
             attachment=self._attachment,
             authorizer=self._authorizer,
-            registrar=Nobody(),
+            registrar=self._mode,
             config=self.config,
             metrics=self.metrics,
         )

@@ -60,8 +60,8 @@ class ServerConfig:
 
     replication_mode: kinds.Mode = _variable(
         ReplicationMode.STREAM,
-        "`STREAM` reads pgoutput, and everybody who may join a topic gets its changes; `RLS` is "
-        "not supported yet",
+        "`STREAM` reads pgoutput, and everybody who may join a topic gets its changes; `RLS` "
+        "reads wal2json, and row level security decides",
     )
     publications: kinds.Publications = _variable(
         ("supabase_realtime",), "whose tables are listened to; they must exist"
@@ -185,6 +185,9 @@ class ServerConfig:
     rls_strict: kinds.Flag = _variable(
         False, "deliver only rows that still are as the change says when they are checked"
     )
+    rls_check_timeout: kinds.Milliseconds = _variable(
+        1000, "that a role's policies may take for a batch; whoever takes longer is asked apart"
+    )
     rls_ignored_claims: kinds.Names = _variable(
         (), "that no policy reads, so that tokens which differ in them share a check"
     )
@@ -281,10 +284,6 @@ class ServerConfig:
     def _contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield what cannot work although each value is a good one: the fields, the problem."""
         if self.replication_mode is ReplicationMode.RLS:
-            yield (
-                ("replication_mode",),
-                "REPLICATION_MODE=RLS is not supported yet; use STREAM",
-            )
             if not self.secure_channels:
                 yield (
                     ("replication_mode", "secure_channels"),

@@ -21,12 +21,13 @@ import psycopg
 
 from realtime_core import UNCHANGED, Delete, Insert, RowChange, Update
 
+from .counters import Counters
 from .payloads import Answers, ErrorView, View, unknown_values
 from .tables import LiveColumn, Table, TableName, read_tables
 from .viewers import Viewer
 from .visibility import Answer, Failure, Question, Row, Visibility
 
-__all__ = ["Candidate", "Counters", "RowAuthorizer", "Shown"]
+__all__ = ["Candidate", "Late", "RowAuthorizer", "Shown"]
 
 logger = logging.getLogger("realtime.rls")
 
@@ -54,6 +55,8 @@ class Candidate:
     size: int
     """Of its text, in bytes."""
     viewers: frozenset[Viewer]
+    others: frozenset[Viewer] = frozenset()
+    """Those who listen to the table, too, but whose filters it does not pass."""
     context: Any = None
     """Whatever the caller wants to find again."""
 
@@ -72,18 +75,6 @@ class Check(Protocol):
         *,
         compared: Sequence[LiveColumn] = (),
     ) -> list[Answer]: ...
-
-
-@attrs.define
-class Counters:
-    """What has happened since the start."""
-
-    checks: int = 0
-    """Rows looked up in a viewer's name."""
-    errors: int = 0
-    """Changes that a viewer did not get because a policy raised an error."""
-    timeouts: int = 0
-    """Changes that a viewer did not get because a policy ran too long."""
 
 
 class RowAuthorizer:
@@ -115,6 +106,7 @@ class RowAuthorizer:
         self._max_record_bytes = max_record_bytes
         self._strict = strict
         self._lanes: dict[Viewer, _Lane] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self.counters = Counters()
 
     async def __aenter__(self) -> Self:
@@ -127,7 +119,9 @@ class RowAuthorizer:
         traceback: TracebackType | None,
     ) -> None:
         for viewer in list(self._lanes):
-            await self.forget(viewer)
+            self.forget(viewer)
+        if self._ending:
+            await asyncio.wait(self._ending)
 
     async def decide(self, candidates: Sequence[Candidate]) -> list[Shown]:
         """Return what is shown of each candidate.
@@ -137,7 +131,10 @@ class RowAuthorizer:
         """
         apart = frozenset(self._lanes)
         if apart:
-            on_time = [attrs.evolve(one, viewers=one.viewers - apart) for one in candidates]
+            on_time = [
+                attrs.evolve(one, viewers=one.viewers - apart, others=one.others - apart)
+                for one in candidates
+            ]
         else:
             on_time = list(candidates)
         shown, timeouts = await self._decide(on_time, self._visibility.check)
@@ -152,9 +149,13 @@ class RowAuthorizer:
                 one.pop(viewer, None)
         for viewer in self._lanes.keys() & (apart | timeouts.keys()):
             theirs = [
-                attrs.evolve(one, viewers=frozenset((viewer,)))
+                attrs.evolve(
+                    one,
+                    viewers=one.viewers & {viewer},
+                    others=one.others & {viewer},
+                )
                 for one in candidates
-                if viewer in one.viewers
+                if viewer in one.viewers or viewer in one.others
             ]
             if theirs and not self._lanes[viewer].put(theirs):
                 self.counters.timeouts += len(theirs)
@@ -165,11 +166,13 @@ class RowAuthorizer:
                 )
         return shown
 
-    async def forget(self, viewer: Viewer) -> None:
+    def forget(self, viewer: Viewer) -> None:
         """Ask no more for a viewer that nobody is any more."""
         lane = self._lanes.pop(viewer, None)
         if lane is not None:
-            await lane.close()
+            task = lane.cancel()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     async def _work_apart(self, candidates: Sequence[Candidate]) -> None:
         shown, timeouts = await self._decide(candidates, self._check_apart)
@@ -194,12 +197,13 @@ class RowAuthorizer:
         shown: list[Shown] = [{} for _ in candidates]
         by_table: dict[TableName, list[int]] = {}
         for place, candidate in enumerate(candidates):
-            if candidate.viewers:
+            if candidate.viewers or candidate.others:
                 relation = candidate.change.relation
                 by_table.setdefault((relation.schema, relation.table), []).append(place)
         if not by_table:
             return shown, Counter()
-        roles = {viewer.role for candidate in candidates for viewer in candidate.viewers}
+        audiences = {one for each in candidates for one in (each.viewers, each.others)}
+        roles = {viewer.role for audience in audiences for viewer in audience}
         async with self._visibility.connections.one() as connection:
             tables = await read_tables(connection, by_table, roles, self._publication)
         timeouts: Counter[Viewer] = Counter()
@@ -274,33 +278,42 @@ class _Page:
         self._columns: dict[str, tuple[LiveColumn, ...]] = {}
         # By candidate and columns: who sees them. By candidate: who is told of which error.
         self._shown: dict[tuple[int, tuple[LiveColumn, ...]], list[Viewer]] = {}
-        self._errors: list[tuple[int, str, Sequence[Viewer]]] = []
+        self._errors: list[tuple[int, str, bool, Sequence[Viewer]]] = []
         self.timeouts: Counter[Viewer] = Counter()
         by_role: dict[frozenset[Viewer], dict[str, list[Viewer]]] = {}
         for place in places:
-            viewers = candidates[place].viewers
+            candidate = candidates[place]
             # Most changes of a table have the same viewers.
-            if viewers not in by_role:
-                by_role[viewers] = _by_role(viewers)
-            for role, theirs in by_role[viewers].items():
+            for audience in (candidate.viewers, candidate.others):
+                if audience not in by_role:
+                    by_role[audience] = _by_role(audience)
+            for role, theirs in by_role[candidate.viewers].items():
                 self._sort(place, role, theirs, strict)
+            for role, theirs in by_role[candidate.others].items():
+                if (error := self._error_for_all(candidate.change, role)) is not None:
+                    self._errors.append((place, error, True, theirs))
+
+    def _error_for_all(self, change: RowChange, role: str) -> str | None:
+        """Return why a role cannot be shown a change of the table, whatever is in it."""
+        allowed = self._table.selectable.get(role)
+        if allowed is None or isinstance(change, Delete):
+            return None
+        if not self._table.key:
+            return NO_PRIMARY_KEY
+        return None if allowed.issuperset(self._table.key_names) else UNAUTHORIZED
 
     def _sort(self, place: int, role: str, viewers: list[Viewer], strict: bool) -> None:
         table, change = self._table, self._candidates[place].change
-        allowed = table.selectable.get(role)
-        if allowed is None:
+        if role not in table.selectable:
             # The role has been dropped.
             return
         if role not in self._columns:
             self._columns[role] = table.visible(role)
         columns = self._columns[role]
-        if isinstance(change, Delete):
-            self._shown.setdefault((place, columns), []).extend(viewers)
-        elif not table.key:
-            self._errors.append((place, NO_PRIMARY_KEY, viewers))
-        elif not allowed.issuperset(table.key_names):
-            self._errors.append((place, UNAUTHORIZED, viewers))
-        elif not table.has_rls:
+        error = self._error_for_all(change, role)
+        if error is not None:
+            self._errors.append((place, error, True, viewers))
+        elif isinstance(change, Delete) or not table.has_rls:
             self._shown.setdefault((place, columns), []).extend(viewers)
         elif (row := _row(change, table, columns if strict else ())) is not None:
             sheet = self._sheets.setdefault(columns if strict else (), _Sheet())
@@ -328,7 +341,7 @@ class _Page:
                 counters.errors += 1
             for place in sheet.candidates[row]:
                 if viewer in self._candidates[place].viewers:
-                    self._errors.append((place, _FAILURES[failure], (viewer,)))
+                    self._errors.append((place, _FAILURES[failure], False, (viewer,)))
 
     def unknown_values(self) -> Iterator[tuple[int, str]]:
         for place, columns in self._shown:
@@ -345,8 +358,9 @@ class _Page:
                 is_too_large=candidate.size > max_record_bytes,
             )
             shown[place].update(dict.fromkeys(viewers, seen))
-        for place, error, those in self._errors:
-            told = ErrorView(self._candidates[place].change, self._table, error)
+        for place, error, is_for_all, those in self._errors:
+            change = self._candidates[place].change
+            told = ErrorView(change, self._table, error, is_for_all=is_for_all)
             shown[place].update(dict.fromkeys(those, told))
 
 
@@ -403,9 +417,10 @@ class _Lane:
         self._woken.set()
         return True
 
-    async def close(self) -> None:
+    def cancel(self) -> asyncio.Task[None]:
+        """End; return the task that does."""
         self._task.cancel()
-        await asyncio.wait({self._task})
+        return self._task
 
     async def _run(self) -> None:
         while True:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from json.encoder import encode_basestring
-from typing import Final
+from typing import ClassVar, Final
 
 from realtime_core import UNCHANGED, Column, Delete, Insert, Record, RowChange, Update
 from realtime_core.oids import BUILTIN_TYPES
@@ -71,6 +71,8 @@ class View:
 
     __slots__ = ("_answers", "_change", "_columns", "_is_too_large", "_payloads", "_table")
 
+    is_for_all: ClassVar[bool] = False
+
     def __init__(
         self,
         change: RowChange,
@@ -87,11 +89,12 @@ class View:
         self._is_too_large = is_too_large
         self._payloads: dict[frozenset[str] | None, bytes] = {}
 
-    def payload(self, select: frozenset[str] | None = None) -> bytes:
+    def payload(self, select: frozenset[str] | None = None, *, has_time: bool = True) -> bytes:
         """Return the change as JSON, rendered once.
 
         Args:
             select: names of columns, shown with the primary key's; None for all.
+            has_time: has no influence: it has.
         """
         payload = self._payloads.get(select)
         if payload is None:
@@ -121,12 +124,16 @@ class View:
 class ErrorView:
     """What is told of a change whose row cannot be shown."""
 
-    __slots__ = ("_change", "_error", "_table")
+    __slots__ = ("_change", "_error", "_table", "is_for_all")
 
-    def __init__(self, change: RowChange, table: Table, error: str) -> None:
+    def __init__(
+        self, change: RowChange, table: Table, error: str, *, is_for_all: bool = False
+    ) -> None:
         self._change = change
         self._table = table
         self._error = error
+        self.is_for_all = is_for_all
+        """Whether it concerns all who listen to the table, whatever their filters say."""
 
     def payload(self, select: frozenset[str] | None = None, *, has_time: bool = False) -> bytes:
         """Return the error as JSON.

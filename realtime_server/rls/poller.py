@@ -135,6 +135,7 @@ class Poller:
         self._is_behind = False
         self._decoder = Wal2JsonDecoder()
         self._stats = SourceStats()
+        self._kept: SlotSession | None = None
 
     @property
     def slot(self) -> str:
@@ -148,7 +149,8 @@ class Poller:
     async def batches(self) -> AsyncGenerator[Batch, None]:
         """Iterate over batches, for ever.
 
-        Asking for the next one acknowledges the last. A batch is never empty.
+        Asking for the next one acknowledges the last. A batch is never empty. When it is
+        cancelled, nobody else gets the slot until :meth:`aclose`.
 
         Raises:
             DecodeError: if the slot holds what cannot be decoded.
@@ -158,7 +160,7 @@ class Poller:
         in_use: int | None = -1
         while True:
             try:
-                async with await SlotSession.connect(await self._dsn(), self._slot) as session:
+                async with self._open() as session:
                     gap = await self._attach(session)
                     ceiling, in_use = self._backoff[0], -1
                     if gap is not None:
@@ -181,6 +183,26 @@ class Poller:
                 logger.warning("%s; trying again in %.1f s", " ".join(str(exc).split()), delay)
             self._stats = attrs.evolve(self._stats, connected=False)
             await asyncio.sleep(delay)
+
+    @contextlib.asynccontextmanager
+    async def _open(self) -> AsyncIterator[SlotSession]:
+        session = await SlotSession.connect(await self._dsn(), self._slot)
+        try:
+            yield session
+        except asyncio.CancelledError:
+            # The slot stays ours until aclose().
+            self._kept = session
+            raise
+        except BaseException:
+            await session.close()
+            raise
+        await session.close()
+
+    async def aclose(self) -> None:
+        """Let go of the slot, after :meth:`batches` was cancelled."""
+        if self._kept is not None:
+            await self._kept.close()
+            self._kept = None
 
     async def _attach(self, session: SlotSession) -> Gap | None:
         """Have the slot; return what was missed since the last time, if anything was."""

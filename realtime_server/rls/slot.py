@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from types import TracebackType
 from typing import Any, Final, Self
 
 import psycopg
@@ -53,7 +52,7 @@ _PATIENCE: Final = 5.0
 
 
 class SlotSession:
-    """A connection with a slot of its own. Use it as a context manager."""
+    """A connection with a slot of its own."""
 
     def __init__(self, connection: AsyncConnection[Any], slot: str) -> None:
         self._connection = connection
@@ -84,15 +83,8 @@ class SlotSession:
             await connection.execute(_SETTINGS)
         return session
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def close(self) -> None:
+        """Close the connection; a temporary slot goes with it."""
         await self._connection.close()
 
     async def attach(self, *, temporary: bool) -> tuple[LSN, bool]:

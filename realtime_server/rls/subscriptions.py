@@ -13,6 +13,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -66,19 +67,25 @@ class Wish:
     select: frozenset[str] | None = None
     """The columns to show; None for all."""
 
+    @property
+    def selected(self) -> tuple[str, ...] | None:
+        """The same as a row has it."""
+        return None if self.select is None else tuple(sorted(self.select))
+
 
 @attrs.define(eq=False)
 class Registration:
     """A channel, as the database knows it."""
 
-    wishes: tuple[Wish, ...]
+    wants: tuple[tuple[Wish, ...], ...]
+    """Each in all the ways in which it can be read; one of them has to be possible."""
     viewer: Viewer
     id: UUID = attrs.field(factory=uuid4)
 
     @property
     def has_wildcard(self) -> bool:
         """Whether tables that come later belong to it."""
-        return any(wish.schema is None or wish.table is None for wish in self.wishes)
+        return any(wish.schema is None or wish.table is None for wish in chain(*self.wants))
 
 
 @attrs.frozen
@@ -105,6 +112,7 @@ _ALL_TABLES: Final = """
     WHERE c.relkind = 'r' AND c.relpersistence = 'p'
         AND n.nspname <> ALL ('{pg_catalog,information_schema,pg_toast}')
         AND n.nspname <> %(own)s AND (%(schema)s::text IS NULL OR n.nspname = %(schema)s)
+        AND (%(table)s::text IS NULL OR c.relname = %(table)s)
         AND pg_catalog.has_any_column_privilege(%(role)s::name, c.oid, 'SELECT')
 """
 
@@ -173,18 +181,19 @@ class Registry:
         self._removed: set[UUID] = set()
         self._woken = asyncio.Event()
 
-    async def register(self, wishes: Sequence[Wish], claims: Mapping[str, Any]) -> Registration:
+    async def register(
+        self, wants: Sequence[tuple[Wish, ...]], claims: Mapping[str, Any]
+    ) -> Registration:
         """Check what somebody wants, and write it down.
 
         Args:
-            wishes: at least one of them has to be possible. Where a name can be read in
-                several ways, each is a wish.
+            wants: what, each in all the ways in which it can be read.
             claims: of a verified token.
 
         Raises:
             RefusedError: if it cannot be, saying why.
         """
-        registration = Registration(tuple(wishes), Viewer.of(claims, self._ignored))
+        registration = Registration(tuple(wants), Viewer.of(claims, self._ignored))
         # First, so that its rows are not taken for nobody's.
         self._registrations[registration.id] = registration
         try:
@@ -304,38 +313,44 @@ class Registry:
         """Return the rows of a registration.
 
         Raises:
-            RefusedError: if none of its wishes is possible.
+            RefusedError: if something that is wanted is not possible in any way.
         """
         role = registration.viewer.role
-        rows: list[_Row] = []
-        problem: RefusedError | None = None
         named = {
             (wish.schema, wish.table)
-            for wish in registration.wishes
+            for wish in chain(*registration.wants)
             if wish.schema is not None and wish.table is not None
         }
         tables = await read_tables(connection, named, [role], self._publication) if named else {}
-        for wish in registration.wishes:
-            if wish.schema is None or wish.table is None:
-                rows += await self._wildcard_rows(connection, wish, role)
-                continue
-            try:
-                rows.append(_row(wish, tables.get((wish.schema, wish.table)), role))
-            except RefusedError as exc:
-                problem = problem or exc
-        if problem is not None and not rows:
-            raise problem
-        return rows
+        rows: dict[_Row, None] = {}
+        for ways in registration.wants:
+            problem: RefusedError | None = None
+            is_possible = False
+            for wish in ways:
+                if wish.schema is None or wish.table is None:
+                    found = await self._wildcard_rows(connection, wish, role)
+                    rows.update(dict.fromkeys(found))
+                    is_possible = True
+                    continue
+                try:
+                    rows[_row(wish, tables.get((wish.schema, wish.table)), role)] = None
+                    is_possible = True
+                except RefusedError as exc:
+                    problem = problem or exc
+            if problem is not None and not is_possible:
+                raise problem
+        return list(rows)
 
     async def _wildcard_rows(
         self, connection: AsyncConnection[Any], wish: Wish, role: str
     ) -> list[_Row]:
         published = (await read_publication(connection, self._publication)).tables
         cursor = await connection.execute(
-            _ALL_TABLES, {"own": OWN_SCHEMA, "schema": wish.schema, "role": role}
+            _ALL_TABLES,
+            {"own": OWN_SCHEMA, "schema": wish.schema, "table": wish.table, "role": role},
         )
         return [
-            _Row(oid, (), wish.action, None)
+            _Row(oid, (), wish.action, wish.selected)
             async for oid, schema, table in cursor
             if published is None or (schema, table) in published
         ]
@@ -403,8 +418,7 @@ def _row(wish: Wish, table: Table | None, role: str) -> _Row:
             )
         filters = [item for node in _conjuncts(wish.filter.root) if (item := _condition(node))]
     _check_columns("select", wish.select or (), columns)
-    select = None if wish.select is None else tuple(sorted(wish.select))
-    return _Row(table.oid, tuple(filters), wish.action, select)
+    return _Row(table.oid, tuple(filters), wish.action, wish.selected)
 
 
 def _check_columns(use: str, wanted: Collection[str], allowed: Collection[str]) -> None:

@@ -61,6 +61,7 @@ class Reader:
     async def stop(self) -> None:
         self._task.cancel()
         await asyncio.wait({self._task})
+        await self.poller.aclose()
 
 
 class Stage:

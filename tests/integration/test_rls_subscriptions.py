@@ -47,7 +47,7 @@ class Desk:
         return {"role": self.reader, "sub": sub, **more}
 
     async def register(self, *wishes: Wish, **claims: Any) -> Registration:
-        return await self.registry.register(wishes or (NOTES,), {**self.claims(), **claims})
+        return await self.registry.register([wishes or (NOTES,)], {**self.claims(), **claims})
 
     async def refusal(self, *wishes: Wish, **claims: Any) -> str:
         with pytest.raises(RefusedError) as caught:
@@ -135,10 +135,10 @@ async def test_of_several_readings_the_possible_ones_count(desk: Desk) -> None:
 
 async def test_ignored_claims_do_not_make_another_viewer(desk: Desk) -> None:
     registry = desk.open(ignored_claims=["exp", "session_id"])
-    first = await registry.register([NOTES], desk.claims(exp=1, session_id="a"))
-    second = await registry.register([NOTES], desk.claims(session_id="b", exp=2))
+    first = await registry.register([(NOTES,)], desk.claims(exp=1, session_id="a"))
+    second = await registry.register([(NOTES,)], desk.claims(session_id="b", exp=2))
     assert first.viewer == second.viewer
-    other = await registry.register([NOTES], desk.claims("bob", exp=1))
+    other = await registry.register([(NOTES,)], desk.claims("bob", exp=1))
     assert other.viewer != first.viewer
 
 
@@ -205,11 +205,11 @@ async def test_a_role_that_the_server_may_not_be_is_refused_and_the_grant_logged
         async with pool:
             registry = Registry(pool, publication="shop", node="that", interval=3600)
             with pytest.raises(RefusedError, match="may not act as role"):
-                await registry.register([NOTES], desk.claims())
+                await registry.register([(NOTES,)], desk.claims())
             grant = f'GRANT "{desk.reader}" TO {server} WITH INHERIT FALSE, SET TRUE'
             assert grant in caplog.text
             pg17.execute(grant)
-            await registry.register([NOTES], desk.claims())
+            await registry.register([(NOTES,)], desk.claims())
         desk.database.execute(f"drop owned by {server}")
 
 
@@ -294,7 +294,7 @@ async def test_rows_are_compared_now_and_then(desk: Desk) -> None:
 async def test_nodes_leave_each_others_rows_alone(desk: Desk) -> None:
     other = desk.open("other", interval=0.05)
     desk.registry = desk.open("this", interval=0.05)
-    mine, theirs = await desk.register(), await other.register([NOTES], desk.claims())
+    mine, theirs = await desk.register(), await other.register([(NOTES,)], desk.claims())
     desk.database.execute(
         "insert into realtime.subscription (subscription_id, entity, claims)"
         " values ('00000000-0000-0000-0000-000000000000', 'notes', '{\"role\": \"postgres\"}')"
@@ -311,7 +311,7 @@ async def test_nodes_leave_each_others_rows_alone(desk: Desk) -> None:
 async def test_rows_of_a_dead_node_are_removed_by_age(desk: Desk) -> None:
     dead = desk.open("dead", interval=0.05)
     async with running(dead):
-        await dead.register([NOTES], desk.claims())
+        await dead.register([(NOTES,)], desk.claims())
         known = "select 1 from realtime.core_node where node = 'dead'"
         await eventually(lambda: desk.database.execute(known))
     desk.registry = desk.open("this", interval=0.05)

@@ -1,0 +1,233 @@
+"""RlsMode: the parts of RLS mode, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
+
+import psycopg
+
+from realtime_core import SourceStats
+from realtime_core.errors import SourceError
+from realtime_core.sources import catalog
+
+from ..addresses import resolve_dsn
+from ..config import ServerConfig
+from ..errors import RefusedError
+from ..grants import Grant
+from ..hub import Hub
+from ..metrics import Metrics
+from ..phoenix.joins import ANY, Binding
+from ..phoenix.messages import CHANNEL_PREFIX
+from ..registrar import Registered
+from ..topics import Topic
+from .authorizer import Candidate, RowAuthorizer, Shown
+from .connections import Connections
+from .counters import Counters
+from .fan_out import FanOut
+from .migrations import migrate
+from .poller import Poller
+from .privileges import missing_grants
+from .subscriptions import Registration, Registry, Wish
+from .viewers import Viewer
+from .visibility import Visibility
+
+__all__ = ["RlsMode"]
+
+logger = logging.getLogger("realtime.rls")
+
+_CONNECTIONS: Final = 4
+"""That ask for row level security at once; two more ask for those that take too long."""
+
+
+class RlsMode:
+    """Reads changes with wal2json, and shows each to those who may see it.
+
+    It is the registrar of the server's connections, too.
+
+    Args:
+        config: of the server.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        [self._publication] = config.publications
+        dsn = partial(resolve_dsn, config)
+        timeout = config.rls_check_timeout / 1000
+        self._visibility = Visibility(dsn, timeout=timeout, size=_CONNECTIONS)
+        self._apart = Visibility(dsn, timeout=timeout, name="rls apart", size=2)
+        self._connections = Connections(dsn, name="subscriptions", size=2)
+        self._registry = Registry(
+            self._connections,
+            publication=self._publication,
+            node=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+            interval=config.subscription_sync_interval / 1000,
+            ignored_claims=config.rls_ignored_claims,
+        )
+        self._poller = Poller(
+            dsn,
+            self._visibility.connections,
+            publication=self._publication,
+            slot=config.slot_name,
+            temporary=config.temporary_slot,
+            limit=config.max_changes,
+            interval=config.replication_poll_interval / 1000,
+            backoff=(
+                config.db_reconnect_backoff_min / 1000,
+                config.db_reconnect_backoff_max / 1000,
+            ),
+        )
+        self._authorizer = RowAuthorizer(
+            self._visibility,
+            self._apart,
+            publication=self._publication,
+            late=self._hand_out_late,
+            max_record_bytes=config.max_record_bytes,
+            strict=config.rls_strict,
+        )
+        self._fan_out: FanOut | None = None
+        self._is_ready = False
+        # How many channels each viewer has.
+        self._channels: Counter[Viewer] = Counter()
+        self._stack = contextlib.AsyncExitStack()
+        self.enum_orders: dict[tuple[str, str], tuple[str, ...]] = {}
+        """Labels of enums in their declared order, by schema and name, for filters."""
+
+    async def __aenter__(self) -> Self:
+        """Be ready to connect; nothing is asked of the database yet."""
+        for part in (self._visibility, self._apart, self._connections, self._authorizer):
+            await self._stack.enter_async_context(part)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._poller.aclose()
+        if self._is_ready:
+            await self._registry.close()
+        await self._stack.aclose()
+
+    def stats(self) -> SourceStats:
+        """Return where the stream stands."""
+        return self._poller.stats()
+
+    @property
+    def counters(self) -> Counters:
+        """What was asked of row level security."""
+        return self._authorizer.counters
+
+    async def run(self, hub: Hub, metrics: Metrics) -> None:
+        """Hand changes to the hub's subscriptions, for ever.
+
+        Raises:
+            DecodeError: if the slot holds what cannot be decoded.
+        """
+        self._fan_out = fan_out = FanOut(hub, metrics)
+        await self._prepare()
+        keeping_up = asyncio.create_task(self._registry.run())
+        try:
+            async with contextlib.aclosing(self._poller.batches()) as batches:
+                async for batch in batches:
+                    await fan_out.publish(batch, self._authorizer)
+        finally:
+            keeping_up.cancel()
+            await asyncio.wait({keeping_up})
+
+    async def _prepare(self) -> None:
+        """Have the schema ``realtime`` as it must be."""
+        delay = self._config.db_reconnect_backoff_min / 1000
+        while True:
+            try:
+                async with self._connections.one() as connection:
+                    for migration in await migrate(connection):
+                        logger.info("migrated the schema realtime: %s", migration)
+                    for grant in await missing_grants(connection, self._publication):
+                        logger.warning("a privilege for RLS mode is missing: %s", grant)
+                    self.enum_orders.update(await catalog.enum_orders(connection))
+            except (SourceError, psycopg.Error) as exc:
+                logger.warning("%s; trying again in %.1f s", " ".join(str(exc).split()), delay)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, self._config.db_reconnect_backoff_max / 1000)
+            else:
+                self._is_ready = True
+                return
+
+    def _hand_out_late(self, decided: Sequence[tuple[Candidate, Shown]]) -> None:
+        assert self._fan_out is not None  # it made the candidates
+        self._fan_out.hand_out(decided)
+
+    # The registrar.
+
+    async def register(
+        self, topic: Topic, bindings: tuple[Binding, ...] | None, grant: Grant
+    ) -> Registered:
+        if not self._is_ready:
+            raise RefusedError("the database is not attached yet; join again in a moment")
+        wants = _wants_of_topic(topic) if bindings is None else _wants_of_bindings(bindings)
+        registration = await self._registry.register(wants, grant.claims)
+        self._channels[registration.viewer] += 1
+        return registration
+
+    async def renew(self, registered: Registered, grant: Grant) -> Hashable:
+        assert isinstance(registered, Registration)
+        former = registered.viewer
+        viewer = await self._registry.renew(registered, grant.claims)
+        self._channels[viewer] += 1
+        self._one_less(former)
+        return viewer
+
+    def remove(self, registered: Registered) -> None:
+        assert isinstance(registered, Registration)
+        self._registry.remove(registered)
+        self._one_less(registered.viewer)
+
+    def _one_less(self, viewer: Viewer) -> None:
+        self._channels[viewer] -= 1
+        if not self._channels[viewer]:
+            del self._channels[viewer]
+            self._authorizer.forget(viewer)
+
+
+def _wants_of_topic(topic: Topic) -> list[tuple[Wish, ...]]:
+    if topic.filters:
+        return [tuple(Wish(item.schema, item.table, item.filter) for item in topic.filters)]
+    name = topic.name.removeprefix(CHANNEL_PREFIX)
+    if name == ANY:
+        return [(Wish(None, None),)]
+    if not name:
+        return []
+    if ":" not in name:
+        return [(Wish(name, None),)]
+    # A colon may belong to the schema's name or to the table's.
+    splits = (place for place, letter in enumerate(name) if letter == ":")
+    return [tuple(Wish(name[:place], name[place + 1 :]) for place in splits)]
+
+
+def _wants_of_bindings(bindings: tuple[Binding, ...]) -> list[tuple[Wish, ...]]:
+    wants: list[tuple[Wish, ...]] = []
+    for binding in bindings:
+        if binding.leaves:
+            raise RefusedError(
+                "leaves cannot be used here: a row's former values may have been another's"
+            )
+        wish = Wish(
+            None if binding.schema == ANY else binding.schema,
+            None if binding.table == ANY else binding.table,
+            binding.filter,
+            binding.event,
+            binding.select,
+        )
+        wants.append((wish,))
+    return wants

@@ -1,0 +1,76 @@
+"""StreamMode: the parts of STREAM mode, put together."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from realtime_core import PgoutputSource, SourceStats
+from realtime_core.filters import EnumOrders
+
+from .addresses import resolve_dsn
+from .broadcaster import broadcast
+from .config import ServerConfig
+from .hub import Hub
+from .metrics import Metrics
+from .registrar import Nobody
+
+__all__ = ["StreamMode"]
+
+
+class StreamMode(Nobody):
+    """Reads changes with pgoutput, and shows them to everybody who may join.
+
+    Args:
+        config: of the server.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        max_lag = config.max_replication_lag_mb * 1_000_000
+        self._source = PgoutputSource(
+            partial(resolve_dsn, config),
+            publications=config.publications,
+            slot=config.slot_name,
+            temporary=config.temporary_slot,
+            on_gap="continue",
+            persistent=True,
+            # Nobody said that the slot may be dropped, unless there is a bound.
+            max_lag_bytes=max_lag or None,
+            on_lag="gap" if max_lag else "warn",
+            replace_slot=bool(max_lag),
+            backoff=(
+                config.db_reconnect_backoff_min / 1000,
+                config.db_reconnect_backoff_max / 1000,
+            ),
+        )
+
+    async def __aenter__(self) -> Self:
+        """It attaches when it is read, and so in the background."""
+        await self._source.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._source.aclose()
+
+    @property
+    def enum_orders(self) -> EnumOrders:
+        """Labels of enums in their declared order, by schema and name, for filters."""
+        return self._source.enum_orders
+
+    def stats(self) -> SourceStats:
+        """Return where the stream stands."""
+        return self._source.stats()
+
+    async def run(self, hub: Hub, metrics: Metrics) -> None:
+        """Hand changes to the hub's subscriptions until the stream ends.
+
+        Raises:
+            DecodeError: if the database sends what cannot be decoded.
+        """
+        await broadcast(self._source, hub, metrics)

@@ -1,0 +1,179 @@
+"""A stage in RLS mode: a server whose role is no superuser, and clients with tokens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from psycopg.conninfo import make_conninfo
+
+from realtime_server.config import ServerConfig
+from realtime_server.server import RealtimeServer
+from tests.fix_postgres import Database, Rows, Server, unique_name
+from tests.integration.conftest import fresh_database
+from tests.rls_helpers import roles
+from tests.server_helpers import PhoenixClient, Vsn, dev_config, open_client
+from tests.tokens import SECRET, make_token
+from tests.waiting import eventually
+
+__all__ = ["OWN", "RlsClient", "RlsStage", "open_rls_stage", "rls_config"]
+
+FENCE = "realtime:public:fence"
+OWN = "owner = current_setting('request.jwt.claims')::jsonb ->> 'sub'"
+
+
+def rls_config(dsn: str, **settings: str) -> ServerConfig:
+    """The configuration of a server in RLS mode, quick to poll."""
+    ours = {
+        "REPLICATION_MODE": "RLS",
+        "SECURE_CHANNELS": "true",
+        "JWT_SECRET": SECRET,
+        "REPLICATION_POLL_INTERVAL": "10",
+    }
+    return dev_config(dsn, **{**ours, **settings})
+
+
+class RlsClient(PhoenixClient):
+    """A client who is somebody."""
+
+    token: str
+
+    async def try_join(self, topic: str, payload: Any = None, ref: str = "1") -> Any:
+        """Join with the client's token; return the reply's payload."""
+        sent = {"user_token": self.token} if payload is None else payload
+        await self.send(topic, "phx_join", sent, ref=ref, join_ref=ref)
+        frame = await self.receive()
+        return frame["payload"] if isinstance(frame, dict) else frame[-1]
+
+    async def sit(self, *topics: str) -> None:
+        """Join topics with the client's token."""
+        for topic in topics:
+            assert await self.try_join(topic) == {"status": "ok", "response": {}}
+
+
+class RlsStage:
+    """What a test plays on."""
+
+    def __init__(
+        self,
+        database: Database,
+        server: RealtimeServer,
+        reader: str,
+        narrow: str,
+        admin: str,
+    ) -> None:
+        self.database = database
+        self.server = server
+        self.reader = reader
+        self.narrow = narrow
+        self.admin = admin
+        self.schema = "public"
+        self.fence: RlsClient
+        self._connection = database.connect()
+
+    def execute(self, *statements: str) -> Rows:
+        rows: Rows = []
+        for statement in statements:
+            cursor = self._connection.execute(statement, prepare=False)
+            rows = cursor.fetchall() if cursor.description else []
+        return rows
+
+    @contextlib.contextmanager
+    def scene(self) -> Iterator[None]:
+        """Have a schema of its own, which everybody may use, inside the block."""
+        self.schema = unique_name("s")
+        self.execute(
+            f"create schema {self.schema}",
+            f"grant usage on schema {self.schema} to public",
+            f"set search_path to {self.schema}, public",
+        )
+        yield
+        self.execute("rollback", f"drop schema {self.schema} cascade")
+
+    def make(self, table: str, columns: str, policy: str | None = OWN, *, narrow: str = "") -> None:
+        """Make a table which reader and admin may read, with a policy unless it is None.
+
+        Args:
+            narrow: the columns that the narrow role may read.
+        """
+        self.execute(
+            f"create table {table} ({columns})",
+            f'grant select on {table} to "{self.reader}", "{self.admin}"',
+        )
+        if narrow:
+            self.execute(f'grant select ({narrow}) on {table} to "{self.narrow}"')
+        if policy is not None:
+            self.execute(
+                f"alter table {table} enable row level security",
+                f"create policy p on {table} using ({policy})",
+            )
+
+    def topic(self, *parts: str) -> str:
+        return ":".join(("realtime", self.schema, *parts))
+
+    def token(self, sub: str = "ann", role: str | None = None, **more: Any) -> str:
+        return make_token({"role": role or self.reader, "sub": sub, **more})
+
+    @contextlib.asynccontextmanager
+    async def client(
+        self, sub: str = "ann", role: str | None = None, vsn: Vsn = "1.0.0", **claims: Any
+    ) -> AsyncIterator[RlsClient]:
+        token = self.token(sub, role, **claims)
+        query = f"vsn={vsn}&apikey={token}"
+        async with open_client(self.server.port, vsn, query=query) as plain:
+            client = RlsClient(plain.websocket, vsn)
+            client.token = token
+            yield client
+
+    async def settle(self) -> None:
+        """Return when the server has handed out everything committed so far."""
+        self.execute("insert into public.fence default values")
+        await self.fence.receive()
+
+    async def frames(self, client: PhoenixClient, *statements: str) -> list[Any]:
+        """Run statements; return every frame that the client got from them."""
+        self.execute(*statements)
+        await self.settle()
+        return [frame for frame in await client.drain() if not _is_fence(frame)]
+
+    async def payloads(self, client: PhoenixClient, *statements: str) -> list[Any]:
+        """The same, of each frame its payload."""
+        return [
+            frame["payload"] if isinstance(frame, dict) else frame[-1]
+            for frame in await self.frames(client, *statements)
+        ]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _is_fence(frame: Any) -> bool:
+    payload = frame["payload"] if isinstance(frame, dict) else frame[-1]
+    return bool(payload.get("table") == "fence")
+
+
+@contextlib.asynccontextmanager
+async def open_rls_stage(pg17: Server, **settings: str) -> AsyncIterator[RlsStage]:
+    """Set a stage: publication ``shop`` for all tables, a temporary slot."""
+    with (
+        roles(pg17, "Reader", "narrow") as (reader, narrow),
+        roles(pg17, "admin", options="bypassrls") as (admin,),
+        roles(pg17, "server", options="login replication") as (name,),
+        fresh_database(pg17) as database,
+    ):
+        for role in (reader, narrow, admin):
+            pg17.execute(f'grant "{role}" to {name} with inherit false, set true')
+        database.execute(f"grant create on database {database.name} to {name}")
+        database.execute("create table fence (id serial primary key)")
+        database.execute(f'grant select on fence to "{reader}"')
+        database.execute("create publication shop for all tables")
+        config = rls_config(make_conninfo(database.dsn, user=name), **settings)
+        async with RealtimeServer(config) as server:
+            stage = RlsStage(database, server, reader, narrow, admin)
+            with contextlib.closing(stage):
+                await eventually(lambda: stage.server.is_attached)
+                async with stage.client("fence") as fence:
+                    stage.fence = fence
+                    await fence.sit(FENCE)
+                    yield stage

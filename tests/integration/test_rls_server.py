@@ -1,0 +1,593 @@
+"""RLS mode on real sockets: payloads, errors, privileges, policies, tokens, rows kept.
+
+Section 4 of the specification. The server's role is no superuser.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.fix_postgres import Server
+from tests.integration.rls_stage import OWN, RlsClient, RlsStage, open_rls_stage
+from tests.tokens import make_token
+from tests.waiting import eventually
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.pg17,
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def module_stage(pg17: Server) -> AsyncIterator[RlsStage]:
+    if not pg17.has_wal2json():
+        pytest.skip("wal2json is not installed")
+    async with open_rls_stage(pg17, SUBSCRIPTION_SYNC_INTERVAL="200") as stage:
+        yield stage
+
+
+@pytest.fixture
+def stage(module_stage: RlsStage) -> Iterator[RlsStage]:
+    with module_stage.scene():
+        yield module_stage
+
+
+def ids(payloads: list[Any]) -> list[Any]:
+    return [payload["record"]["id"] for payload in payloads]
+
+
+# Payloads.
+
+
+@pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
+async def test_the_frame_of_an_insert(stage: RlsStage, vsn: Any) -> None:
+    stage.make("notes", "id int primary key, owner text, n numeric")
+    topic = stage.topic("notes")
+    async with stage.client(vsn=vsn) as client:
+        await client.sit(topic)
+        [frame] = await stage.frames(client, "insert into notes values (1, 'ann', 1.50)")
+    payload = frame["payload"] if vsn == "1.0.0" else frame[-1]
+    time, position = payload.pop("commit_timestamp"), payload.pop("position")
+    assert len(time) == len("2026-11-24T05:36:00.166Z")
+    assert time.endswith("Z")
+    assert position.endswith("/shop")
+    expected = {
+        "schema": stage.schema,
+        "table": "notes",
+        "type": "INSERT",
+        "errors": None,
+        "columns": [
+            {"name": "id", "type": "int4"},
+            {"name": "owner", "type": "text"},
+            {"name": "n", "type": "numeric"},
+        ],
+        "record": {"id": 1, "owner": "ann", "n": 1.5},
+    }
+    assert frame == client.frame(topic, "INSERT", expected)
+
+
+async def test_values_of_every_type_are_what_to_jsonb_says(stage: RlsStage) -> None:
+    values = {
+        "int8": "9007199254740993",
+        "numeric": "12345678901234567890.123456789",
+        "float8": "1.5",
+        "bool": "true",
+        "text": "'é\"\\'",
+        "bytea": "'\\x00ff'",
+        "uuid": "'11111111-2222-3333-4444-555555555555'",
+        "json": "'{\"a\":  [1]}'",
+        "jsonb": "'{\"b\": 1.50}'",
+        "date": "'infinity'",
+        "timestamp": "'2026-11-24 05:36:00.5'",
+        "timestamptz": "'2026-11-24 05:36:00.5+02'",
+        "interval": "'1 day 02:03'",
+        "int4range": "'[1,5)'",
+        '"int4[]"': "'{{1,2},{3,NULL}}'",
+        '"text[]"': "'{a,\"b,c\"}'",
+        '"float4"': "'NaN'",
+        "inet": "'10.0.0.1'",
+        "char(4)": "'ab'",
+        "xml": "'<a/>'",
+    }
+    types = [kind.strip('"') for kind in values]
+    columns = ", ".join(f"c{i} {kind}" for i, kind in enumerate(types))
+    stage.make("kinds", f"id int primary key, {columns}", None)
+    async with stage.client() as client:
+        await client.sit(stage.topic("kinds"))
+        # PhoenixClient reads JSON with floats: the exact text is wanted here.
+        stage.execute("set timezone to 'UTC'")
+        stage.execute(f"insert into kinds values (1, {', '.join(values.values())})")
+        text = await asyncio.wait_for(client.websocket.recv(decode=True), 30)
+    record = json.loads(text, parse_float=Decimal)["payload"]["record"]
+    [(wanted,)] = stage.execute("select to_jsonb(k)::text from kinds k")
+    assert record == json.loads(wanted, parse_float=Decimal)
+
+
+async def test_composites_domains_enums_and_types_with_casts(stage: RlsStage) -> None:
+    stage.execute(
+        "create extension if not exists hstore schema public",
+        "create type pair as (n int, t text)",
+        "create type mood as enum ('sad', 'glad')",
+        "create domain small as int",
+    )
+    stage.make("odd", "id int primary key, p pair, ps pair[], m mood, s small, h hstore", None)
+    async with stage.client() as client:
+        await client.sit(stage.topic("odd"))
+        [payload] = await stage.payloads(
+            client,
+            "insert into odd values (1, '(1,x)', array['(2,y)']::pair[], 'glad', 7, 'a=>1')",
+        )
+    assert payload["record"] == {
+        "id": 1,
+        "p": {"n": 1, "t": "x"},
+        "ps": [{"n": 2, "t": "y"}],
+        "m": "glad",
+        "s": 7,
+        "h": {"a": "1"},
+    }
+
+
+async def test_each_topic_of_the_ladder_gets_it_in_order(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text")
+    topics = [
+        stage.topic("notes", "id=eq.1"),
+        "realtime:*",
+        stage.topic("notes"),
+        stage.topic(),
+        stage.topic("notes", "id=eq.2"),
+    ]
+    async with stage.client() as client:
+        await client.sit(*topics)
+        frames = await stage.frames(client, "insert into notes values (1, 'ann')")
+    assert [frame["topic"] for frame in frames] == [topics[3], topics[1], topics[2], topics[0]]
+
+
+async def test_a_truncate_is_no_event(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text", None)
+    async with stage.client() as client:
+        await client.sit(stage.topic("notes"))
+        assert await stage.frames(client, "truncate notes") == []
+
+
+# Old records.
+
+
+@pytest.mark.parametrize(
+    ("identity", "policy", "updated", "deleted"),
+    [
+        ("default", None, {"id": 1}, {"id": 1}),
+        ("full", None, {"id": 1, "owner": "ann"}, {"id": 1, "owner": "bob"}),
+        ("default", "true", {"id": 1}, {"id": 1}),
+        ("full", "true", {"id": 1}, {"id": 1}),
+    ],
+)
+async def test_old_records(
+    stage: RlsStage, identity: str, policy: str | None, updated: Any, deleted: Any
+) -> None:
+    stage.make("notes", "id int primary key, owner text", policy)
+    stage.execute(f"alter table notes replica identity {identity}")
+    stage.execute("insert into notes values (1, 'ann')")
+    await stage.settle()
+    async with stage.client() as client:
+        await client.sit(stage.topic("notes"))
+        # One after the other: a row that is gone when it is looked up is shown to nobody.
+        [update] = await stage.payloads(client, "update notes set owner = 'bob'")
+        [delete] = await stage.payloads(client, "delete from notes")
+    assert (update["record"], update["old_record"]) == ({"id": 1, "owner": "bob"}, updated)
+    assert delete["old_record"] == deleted
+    assert "record" not in delete
+
+
+async def test_unchanged_toast(stage: RlsStage) -> None:
+    stage.make("toast", "id int primary key, n int, long text", None)
+    stage.execute(
+        "alter table toast alter long set storage external",
+        "insert into toast values (1, 1, repeat('x', 5000))",
+    )
+    await stage.settle()
+    async with stage.client() as client:
+        await client.sit(stage.topic("toast"))
+        absent, restored = await stage.payloads(
+            client,
+            "update toast set n = 2",
+            "alter table toast replica identity full",
+            "update toast set n = 3",
+        )
+    assert absent["record"] == {"id": 1, "n": 2}
+    assert restored["record"] == {"id": 1, "n": 3, "long": "x" * 5000}
+
+
+# Errors.
+
+
+async def test_no_primary_key_is_error_400_for_all_who_listen(stage: RlsStage) -> None:
+    stage.make("bare", "id int, owner text")
+    stage.execute("alter table bare replica identity full")
+    filtered = stage.topic("bare", "id=eq.9")
+    async with stage.client("ann") as ann, stage.client("bob") as bob:
+        await ann.sit(stage.topic("bare"))
+        await bob.sit(filtered)
+        insert, update, delete = await stage.payloads(
+            ann,
+            "insert into bare values (1, 'ann')",
+            "update bare set id = 2",
+            "delete from bare",
+        )
+        frames = [frame["event"] for frame in await bob.drain()]
+    expected = {
+        "schema": stage.schema,
+        "table": "bare",
+        "type": "INSERT",
+        "commit_timestamp": None,
+        "position": insert["position"],
+        "errors": ["Error 400: Bad Request, no primary key"],
+        "columns": [],
+        "record": {},
+    }
+    assert insert == expected
+    assert (update["record"], update["old_record"]) == ({}, {})
+    assert delete["errors"] is None
+    assert frames == ["INSERT", "UPDATE"]
+
+
+async def test_a_key_that_may_not_be_selected_is_error_401(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text", narrow="owner")
+    async with stage.client(role=stage.narrow) as narrow, stage.client() as reader:
+        await narrow.sit(stage.topic("notes"))
+        await reader.sit(stage.topic("notes"))
+        [payload] = await stage.payloads(narrow, "insert into notes values (1, 'ann')")
+        assert payload["errors"] == ["Error 401: Unauthorized"]
+        assert (payload["columns"], payload["record"]) == ([], {})
+        assert payload["commit_timestamp"] is None
+        [frame] = await reader.drain()
+        assert frame["payload"]["errors"] is None
+
+
+async def test_a_large_change_is_error_413_with_its_short_values(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text, body text")
+    async with stage.client() as client:
+        await client.sit(stage.topic("notes"))
+        [payload] = await stage.payloads(
+            client, "insert into notes values (1, 'ann', repeat('x', 1048576))"
+        )
+    assert payload["errors"] == ["Error 413: Payload Too Large"]
+    assert payload["record"] == {"id": 1, "owner": "ann"}
+    assert [column["name"] for column in payload["columns"]] == ["id", "owner", "body"]
+
+
+async def test_a_policy_that_raises_costs_its_own_viewer_that_change(stage: RlsStage) -> None:
+    bad = "case when current_setting('request.jwt.claims')::jsonb ->> 'sub' = 'bad'"
+    stage.make(
+        "notes", "id int primary key, owner text", f"{bad} then 1 / (id - 2) < 9 else true end"
+    )
+    async with stage.client("bad") as bad_one, stage.client("good") as good:
+        await bad_one.sit(stage.topic("notes"))
+        await good.sit(stage.topic("notes"))
+        payloads = await stage.payloads(good, "insert into notes values (1, ''), (2, ''), (3, '')")
+        assert ids(payloads) == [1, 2, 3]
+        frames = await bad_one.drain()
+    assert [frame["payload"]["record"].get("id") for frame in frames] == [1, None, 3]
+    assert frames[1]["payload"]["errors"] == [
+        "Error 500: Internal Server Error, row level security raised an error"
+    ]
+
+
+# Who sees what.
+
+
+async def test_everybody_gets_their_own_rows(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text")
+    async with stage.client("ann") as ann, stage.client("bob") as bob:
+        await ann.sit(stage.topic("notes"))
+        await bob.sit(stage.topic("notes"))
+        mine = await stage.payloads(
+            ann, "insert into notes values (1, 'ann'), (2, 'bob'), (3, 'ann')"
+        )
+        theirs = [frame["payload"] for frame in await bob.drain()]
+    assert (ids(mine), ids(theirs)) == ([1, 3], [2])
+
+
+async def test_a_row_that_changes_its_owner(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text")
+    async with stage.client("ann") as ann, stage.client("bob") as bob:
+        await ann.sit(stage.topic("notes"))
+        await bob.sit(stage.topic("notes"))
+        first = await stage.payloads(ann, "insert into notes values (1, 'ann')")
+        second = await stage.payloads(ann, "update notes set owner = 'bob'")
+        got = [frame["payload"] for frame in await bob.drain()]
+    assert (ids(first), second) == ([1], [])
+    [update] = got
+    assert (update["record"], update["old_record"]) == ({"id": 1, "owner": "bob"}, {"id": 1})
+
+
+async def test_a_service_role_sees_all_and_a_policy_by_role_its_own(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text")
+    async with stage.client("x", stage.admin) as admin, stage.client("x") as nobody:
+        await admin.sit(stage.topic("notes"))
+        await nobody.sit(stage.topic("notes"))
+        assert ids(await stage.payloads(admin, "insert into notes values (1, 'ann')")) == [1]
+        assert await nobody.drain() == []
+
+
+async def test_a_delete_goes_to_everybody_with_its_key_alone(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text")
+    stage.execute("insert into notes values (1, 'ann')")
+    await stage.settle()
+    async with stage.client("bob") as bob:
+        await bob.sit(stage.topic("notes"))
+        [payload] = await stage.payloads(bob, "delete from notes")
+    assert payload["old_record"] == {"id": 1}
+
+
+async def test_columns_that_may_not_be_selected_are_left_out(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text, secret text", narrow="id, owner")
+    async with stage.client(role=stage.narrow) as narrow:
+        await narrow.sit(stage.topic("notes"))
+        [payload] = await stage.payloads(narrow, "insert into notes values (1, 'ann', 'x')")
+    assert payload["record"] == {"id": 1, "owner": "ann"}
+    assert [column["name"] for column in payload["columns"]] == ["id", "owner"]
+
+
+async def test_privileges_and_policies_that_change_count_at_once(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text", "true", narrow="id")
+    async with stage.client(role=stage.narrow) as narrow, stage.client("bob") as bob:
+        await narrow.sit(stage.topic("notes"))
+        await bob.sit(stage.topic("notes"))
+        [payload] = await stage.payloads(narrow, "insert into notes values (1, 'ann')")
+        assert payload["record"] == {"id": 1}
+        [payload] = await stage.payloads(
+            narrow,
+            f'grant select on notes to "{stage.narrow}"',
+            "insert into notes values (2, 'ann')",
+        )
+        assert payload["record"] == {"id": 2, "owner": "ann"}
+        await bob.drain()
+        stage.execute(f"alter policy p on notes using ({OWN})")
+        assert await stage.payloads(bob, "insert into notes values (3, 'ann')") == []
+        stage.execute("alter table notes disable row level security")
+        assert ids(await stage.payloads(bob, "insert into notes values (4, 'ann')")) == [4]
+
+
+# Filters.
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("id=eq.2", [2]),
+        ("id=gt.1", [2, 3]),
+        ("id=in.(1,3)", [1, 3]),
+        ("body=like.b*", [2]),
+        ("and(id.gte.2,or(body.eq.b,id.eq.3))", [2, 3]),
+        ("doc->>a=eq.x", [3]),
+    ],
+)
+async def test_the_filter_narrows_and_the_policy_decides(
+    stage: RlsStage, text: str, expected: list[int]
+) -> None:
+    stage.make("notes", "id int primary key, owner text, body text, doc jsonb")
+    async with stage.client() as client:
+        await client.sit(stage.topic("notes", text))
+        payloads = await stage.payloads(
+            client,
+            "insert into notes values (1, 'ann', 'a', null), (2, 'ann', 'b', null),"
+            " (3, 'ann', 'c', '{\"a\": \"x\"}'),"
+            " (4, 'bob', 'b', '{\"a\": \"x\"}'), (5, 'bob', 'b', null)",
+        )
+    assert ids(payloads) == expected
+
+
+# Joins.
+
+
+@pytest.mark.parametrize(
+    ("topic", "reason"),
+    [
+        ("nothing", "there is no table {schema}.nothing"),
+        ("notes:nothing=eq.1", "invalid column for filter nothing"),
+        ("notes:secret=eq.1", "invalid column for filter secret"),
+        ("notes:secret=like.a*", "invalid column for filter secret"),
+    ],
+)
+async def test_a_join_that_cannot_be_says_why(stage: RlsStage, topic: str, reason: str) -> None:
+    stage.make("notes", "id int primary key, secret text", None, narrow="id")
+    async with stage.client(role=stage.narrow) as client:
+        reply = await client.try_join(stage.topic(topic))
+    assert reply == {
+        "status": "error",
+        "response": {"reason": reason.format(schema=stage.schema)},
+    }
+
+
+async def test_a_value_that_does_not_cast_is_an_error_reply(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key", None)
+    async with stage.client() as client:
+        reply = await client.try_join(stage.topic("notes", "id=eq.x"))
+    assert reply["status"] == "error"
+    assert "cannot be read as int4" in reply["response"]["reason"]
+
+
+async def test_a_table_that_may_not_be_selected_is_an_error_reply(stage: RlsStage) -> None:
+    stage.execute("create table hidden (id int primary key)")
+    async with stage.client() as client:
+        reply = await client.try_join(stage.topic("hidden"))
+    assert reply["status"] == "error"
+    assert "may not SELECT" in reply["response"]["reason"]
+
+
+async def test_roles_that_are_missing_or_unknown_or_not_granted(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key", None)
+    reasons = []
+    for role in ("", "nobody", "postgres"):
+        async with stage.client() as client:
+            token = make_token({"sub": "ann", **({"role": role} if role else {})})
+            reply = await client.try_join(stage.topic("notes"), {"user_token": token})
+            assert reply["status"] == "error"
+            reasons.append(reply["response"]["reason"])
+    assert "has no role" in reasons[0]
+    assert reasons[1] == "there is no role 'nobody' in the database"
+    assert reasons[2] == "this server may not act as role 'postgres'"
+
+
+# Rows and claims.
+
+
+def rows(stage: RlsStage, topic_table: str = "notes") -> list[Any]:
+    return stage.execute(
+        "select claims ->> 'sub', filters::text from realtime.subscription"
+        f" where entity = '{stage.schema}.{topic_table}'::regclass order by id"
+    )
+
+
+async def test_the_row_is_there_when_the_join_is_answered_and_goes_with_the_leave(
+    stage: RlsStage,
+) -> None:
+    stage.make("notes", "id int primary key, owner text")
+    topic = stage.topic("notes", "id=gt.1,owner=like.a*")
+    async with stage.client() as client:
+        await client.sit(topic)
+        assert rows(stage) == [("ann", '{"(id,gt,1)"}')]
+        await client.send(topic, "phx_leave", {}, ref="2")
+        await client.drain()
+        await eventually(lambda: rows(stage) == [])
+        await client.sit(topic)
+        assert len(rows(stage)) == 1
+    await eventually(lambda: rows(stage) == [])
+
+
+async def test_rows_come_back_with_the_next_comparison(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text")
+    async with stage.client() as client:
+        await client.sit(stage.topic("notes"), "realtime:*")
+        stage.execute("delete from realtime.subscription where node is not null")
+        await eventually(lambda: len(rows(stage)) == 2)
+        stage.make("late", "id int primary key", None)
+        await eventually(lambda: len(rows(stage, "late")) == 1)
+
+
+async def test_a_new_token_changes_who_looks(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text")
+    topic = stage.topic("notes")
+    async with stage.client("ann") as client:
+        await client.sit(topic)
+        await client.send(topic, "access_token", {"access_token": stage.token("bob")})
+        await client.drain()
+        assert rows(stage) == [("bob", "{}")]
+        payloads = await stage.payloads(client, "insert into notes values (1, 'ann'), (2, 'bob')")
+        assert ids(payloads) == [2]
+
+
+async def test_a_new_token_for_a_role_that_is_not_there_ends_the_channel(
+    stage: RlsStage,
+) -> None:
+    stage.make("notes", "id int primary key, owner text")
+    topic = stage.topic("notes")
+    async with stage.client() as client:
+        await client.sit(topic)
+        token = stage.token(role="nobody")
+        await client.send(topic, "access_token", {"access_token": token})
+        assert await client.drain() == [client.frame(topic, "phx_error", {})]
+    await eventually(lambda: rows(stage) == [])
+
+
+async def test_changes_under_way_are_not_lost_when_a_token_is_renewed(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text")
+    topic = stage.topic("notes")
+    async with stage.client("ann") as client:
+        await client.sit(topic)
+        got: list[int] = []
+        for round_ in range(20):
+            stage.execute(f"insert into notes values ({round_}, 'ann')")
+            token = stage.token("ann", session=round_)
+            await client.send(topic, "access_token", {"access_token": token})
+            await asyncio.sleep(0.005)
+        await stage.settle()
+        got = [frame["payload"]["record"]["id"] for frame in await client.drain()]
+    assert got == list(range(20))
+
+
+# Today's clients.
+
+
+def config(*bindings: dict[str, Any]) -> dict[str, Any]:
+    return {"config": {"postgres_changes": list(bindings)}}
+
+
+async def test_bindings_are_served_as_each_may_see(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text, body text")
+    binding = {"event": "*", "schema": stage.schema, "table": "notes", "filter": "id=lt.10"}
+    narrow = {"event": "INSERT", "schema": stage.schema, "table": "notes", "select": ["owner"]}
+
+    async def join(client: RlsClient) -> list[int]:
+        payload = {**config(binding, narrow), "access_token": client.token}
+        reply = await client.try_join("realtime:room", payload)
+        assert reply["status"] == "ok"
+        system = await client.receive()
+        assert system["event"] == "system"
+        return [item["id"] for item in reply["response"]["postgres_changes"]]
+
+    async with stage.client("ann") as ann, stage.client("bob") as bob:
+        first, second = await join(ann)
+        await join(bob)
+        payloads = await stage.payloads(
+            ann, "insert into notes values (1, 'ann', 'x'), (2, 'bob', 'x')"
+        )
+        payloads += await stage.payloads(ann, "delete from notes")
+        assert [frame["payload"]["data"]["type"] for frame in await bob.drain()] == [
+            "INSERT",
+            "INSERT",
+            "DELETE",
+            "DELETE",
+        ]
+    # Bindings without a filter go first.
+    selected, wide, *deletes = payloads
+    assert (wide["ids"], wide["data"]["record"]) == (
+        [first],
+        {"id": 1, "owner": "ann", "body": "x"},
+    )
+    assert (selected["ids"], selected["data"]["record"]) == ([second], {"id": 1, "owner": "ann"})
+    assert [delete["data"]["old_record"]["id"] for delete in deletes] == [1, 2]
+
+
+async def test_errors_to_bindings_have_the_commits_time(stage: RlsStage) -> None:
+    stage.make("bare", "id int", None)
+    binding = {"event": "*", "schema": stage.schema, "table": "bare"}
+    async with stage.client() as client:
+        await client.try_join("realtime:room", {**config(binding), "access_token": client.token})
+        await client.receive()
+        [payload] = await stage.payloads(client, "insert into bare values (1)")
+    assert payload["data"]["errors"] == ["Error 400: Bad Request, no primary key"]
+    assert payload["data"]["commit_timestamp"].endswith("Z")
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"table": "nothing"}, "there is no table"),
+        ({"filter": "nothing=eq.1"}, "invalid column for filter nothing"),
+        ({"select": ["nothing"]}, "invalid column for select nothing"),
+        ({"filter": "id=eq.1", "leaves": True}, "leaves cannot be used here"),
+    ],
+)
+async def test_a_binding_that_cannot_be_is_an_error_reply(
+    stage: RlsStage, more: dict[str, Any], reason: str
+) -> None:
+    stage.make("notes", "id int primary key", None)
+    binding = {"event": "*", "schema": stage.schema, "table": "notes", **more}
+    async with stage.client() as client:
+        reply = await client.try_join("realtime:room", config(binding))
+    assert reply["status"] == "error"
+    assert reason in reply["response"]["reason"]
+
+
+async def test_a_channel_without_bindings_is_joined(stage: RlsStage) -> None:
+    async with stage.client() as client:
+        assert (await client.try_join("realtime:room", config()))["status"] == "ok"
