@@ -197,6 +197,7 @@ TABLE = {
     "MAX_CHANGES": number(100, least=1),
     "MAX_RECORD_BYTES": number(1_048_576, least=1),
     "RLS_STRICT": flag(False),
+    "RLS_CHECK_TIMEOUT": number(1000, least=1),
     "RLS_IGNORED_CLAIMS": Row(
         (),
         '["iat", "session_id"]',
@@ -417,9 +418,8 @@ def test_no_secret_is_in_the_repr() -> None:
 # What does not go together.
 
 
-def test_rls_mode_is_refused_until_it_exists_with_what_else_it_needs() -> None:
+def test_rls_mode_needs_tokens_and_one_publication() -> None:
     assert problems(REPLICATION_MODE="RLS", PUBLICATIONS='["a", "b"]') == (
-        "REPLICATION_MODE=RLS is not supported yet; use STREAM",
         "SECURE_CHANNELS=false with REPLICATION_MODE=RLS would show every row to everybody; set "
         "SECURE_CHANNELS=true and JWT_SECRET",
         "PUBLICATIONS has 2 names, REPLICATION_MODE=RLS takes one; name the one publication that "
