@@ -103,8 +103,9 @@ def test_decoding_loads_no_driver(installed: Environment) -> None:
 def test_the_page_is_there(installed: Environment) -> None:
     done = installed.python(
         """
-        from realtime_server.endpoints import respond
-        print(respond("GET", "/").body.decode())
+        from realtime_server.endpoints import Site
+        site = Site(why_not_ready=lambda: None, metrics=None, metrics_type="")
+        print(site.respond("GET", "/").body.decode())
         """
     )
     assert (done.returncode, done.stderr) == (0, "")
