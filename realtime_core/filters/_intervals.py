@@ -34,10 +34,12 @@ _ISO_DATE: Final = {"Y": _YEAR, "M": _MONTH, "W": 7 * _DAY, "D": _DAY}
 _ISO_TIME: Final = {"H": 3600 * _SECOND, "M": 60 * _SECOND, "S": _SECOND}
 
 _NUMBER: Final = r"[+-]?(?:\d{1,20}(?:\.\d{1,40})?|\.\d{1,40})"
+# Outside ISO 8601's form PostgreSQL wants a digit behind a sign.
+_VERBOSE_NUMBER: Final = r"(?:[+-]?\d{1,20}(?:\.\d{1,40})?|\.\d{1,40})"
 _TOKEN: Final = re.compile(
     rf"\s*(?:(?P<sign>[+-]?)(?P<hour>\d{{1,10}}):(?P<minute>\d\d)(?::(?P<second>\d\d(?:\.\d{{0,40}})?))?"
     rf"|(?P<years>[+-]?\d{{1,9}})-(?P<months>\d{{1,2}})(?![\d.])"
-    rf"|(?P<number>{_NUMBER})\s*(?P<unit>[a-z]*))(?=\s|$)",
+    rf"|(?P<number>{_VERBOSE_NUMBER})\s*(?P<unit>[a-z]*))(?=\s|$)",
     re.ASCII | re.IGNORECASE,
 )
 _ISO: Final = re.compile(

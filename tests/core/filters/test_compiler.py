@@ -220,6 +220,16 @@ def test_huge_literals_are_read_or_refused_in_no_time(type_name: str, letter: st
     assert error is None or len(str(error)) < 600
 
 
+@pytest.mark.parametrize("text", ["-.3 years", "+.5 day", "1 day -.5 hours"])
+def test_an_interval_without_a_digit_behind_its_sign_is_refused_as_in_postgresql(
+    text: str,
+) -> None:
+    with pytest.raises(FilterError):
+        parse_filter(f'v=eq."{text}"').compile(relation(v="interval"))
+    parse_filter(f'v=eq."{text.replace(".", "0.")}"').compile(relation(v="interval"))
+    parse_filter('v=eq."P-.3Y"').compile(relation(v="interval"))
+
+
 def test_an_enum_whose_order_is_not_known_is_compared_for_equality() -> None:
     of = relation(v="mood")
     assert parse_filter("v=eq.ok").compile(of)(row(of, "ok"))
