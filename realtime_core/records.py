@@ -2,8 +2,8 @@
 
 A row arrives as text. Most consumers read a few columns of a few rows, so a
 record keeps the fields as they came, together with the shape that every row of
-its relation shares, and converts a field when it is asked for. Most rows of a
-stream are not even cut into fields before that.
+its relation shares, and converts a field when it is asked for. A lazy row is
+not even cut into fields before that.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ class Record(Mapping[str, Any]):
 
     def __init__(self, shape: Shape, fields: tuple[Field, ...]) -> None:
         self.shape = shape
-        # One of the two is there. In a matched row each group is a field behind one byte, all
-        # read as Latin-1; a group that took no part is NULL.
+        # One of the two is there. In a matched row, a lazy one, each group is a field behind one
+        # byte, all read as Latin-1; a group that took no part is NULL.
         self._fields: tuple[Field, ...] | None = fields
         self._row: Match[str] | None = None
 
@@ -174,6 +174,7 @@ class Record(Mapping[str, Any]):
             if not row.string.isascii():
                 groups = from_latin1(groups)
             fields = self._fields = self.shape.cut(*groups)
+            self._row = None
         return fields
 
     def __getitem__(self, name: str) -> Any:
@@ -233,8 +234,7 @@ class Record(Mapping[str, Any]):
     def as_text(self) -> dict[str, str | Unchanged | None]:
         """Return all fields as :meth:`text` does."""
         fields = self.fields
-        # A matched row has texts only.
-        if self._row is None and bytes in map(type, fields):
+        if bytes in map(type, fields):
             for place, field in enumerate(fields):
                 self._text(place, field)
         return dict(zip(self.shape.names, fields, strict=True))  # type: ignore[arg-type]
