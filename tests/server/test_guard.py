@@ -40,6 +40,8 @@ class Guarded:
             handler=self._handle,
             handler_tasks=set(),
             is_serving=lambda: True,
+            # Of websockets 16.
+            start_connection_handler=lambda connection: None,
         )
         self.connection = GuardedConnection(
             ServerProtocol(),
