@@ -43,6 +43,7 @@ goes to standard error.
 _TAIL_END: Final = """\
 examples:
   python -m realtime_core tail postgresql://app@db/shop --publication shop
+  python -m realtime_core tail --publication shop --filter 'public.orders:total=gt.9.5'
   python -m realtime_core tail --publication shop --slot log --create --ack --format json \\
       >> shop.jsonl
 
@@ -173,6 +174,14 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
         metavar="SCHEMA.TABLE",
         help="with wal2json, only this one; * stands for any; may be repeated (default: all)",
     )
+    what.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="[SCHEMA.TABLE:]FILTER",
+        help="only rows that pass, as in 'total=gt.9.5,status=in.(new,paid)'; with a table before "
+        "it for that one alone; may be repeated",
+    )
     where = parser.add_argument_group("from where")
     where.add_argument("--slot", metavar="NAME", help="a permanent slot (default: a temporary one)")
     where.add_argument(
@@ -266,6 +275,7 @@ def _tail(arguments: argparse.Namespace) -> int:
             plugin=arguments.plugin,
             publications=tuple(arguments.publication),
             tables=tuple(arguments.table),
+            filters=tuple(arguments.filter),
             messages=arguments.messages,
             slot=arguments.slot,
             create=arguments.create,

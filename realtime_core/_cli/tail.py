@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import signal
 import sys
 import time
@@ -37,6 +38,8 @@ __all__ = ["TailSettings", "tail"]
 
 _PROGRESS: Final = 10.0
 """Seconds between two lines of progress."""
+_TABLE: Final = re.compile(r"([^=:(\"]+\.[^=:(\"]+):")
+"""What may stand before a filter. A filter itself has an equals sign or a parenthesis earlier."""
 _PATIENCE: Final = 1.0
 """Seconds from a signal until what is being written is given up."""
 
@@ -50,6 +53,8 @@ class TailSettings:
     publications: tuple[str, ...]
     tables: tuple[str, ...]
     """``schema.table``, for wal2json; ``*`` for any."""
+    filters: tuple[str, ...]
+    """``[schema.table:]filter``; without a table it is for those that have none of their own."""
     messages: bool
     slot: str | None
     create: bool
@@ -106,6 +111,10 @@ def _problems(settings: TailSettings) -> Iterator[str]:
                 yield f"{name} needs --slot NAME: a temporary slot begins now and ends with the run"
     if settings.count is not None and settings.count < 1:
         yield f"--count is a number from 1, not {settings.count}"
+    tables = [table for table, _ in map(_table_and_filter, settings.filters)]
+    for table in sorted({table for table in tables if tables.count(table) > 1}):
+        what = "without a table" if table == "*" else f"for {table}"
+        yield f"--filter {what} is given twice; join the two with a comma, which means AND"
     if settings.from_position is not None:
         try:
             Position.parse(settings.from_position)
@@ -199,6 +208,8 @@ class _Tail:
 
     def _summary(self, stats: SourceStats) -> str:
         parts = [_counted(self._written, "change")]
+        if stats.filtered:
+            parts.append(f"{stats.filtered:,} left out by the filter")
         if stats.reconnects:
             parts.append(_counted(stats.reconnects, "reconnect"))
         if stats.gaps:
@@ -251,6 +262,8 @@ def make_source(settings: TailSettings) -> ChangeSource:
         "boundaries": settings.boundaries,
         "sender_timeout": 0,
     }
+    if settings.filters:
+        options["filter"] = dict(map(_table_and_filter, settings.filters))
     if settings.from_position is not None:
         options["start_at"] = Position.parse(settings.from_position)
     if settings.plugin == "pgoutput":
@@ -273,6 +286,12 @@ def _pair(table: str) -> tuple[str | None, str | None]:
 
 def _is_change(event: Event) -> bool:
     return not isinstance(event, Begin | Commit | Gap | Idle)
+
+
+def _table_and_filter(text: str) -> tuple[str, str]:
+    """Take a table from before a filter; ``*`` where there is none."""
+    found = _TABLE.match(text)
+    return ("*", text) if found is None else (found[1], text[found.end() :])
 
 
 def _counted(number: int, noun: str) -> str:

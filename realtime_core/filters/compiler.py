@@ -43,6 +43,10 @@ Access: TypeAlias = tuple[tuple[Source, Key], ...]
 """A row can pass only if one of these sources has its key."""
 
 _MOST_KEYS: Final = 1000
+_SHOWN: Final = 40
+"""Characters of what was written that a message shows."""
+_LONGEST: Final = 500
+"""Characters of a message."""
 _PATTERNS: Final = frozenset({Operator.LIKE, Operator.ILIKE, Operator.MATCH, Operator.IMATCH})
 
 
@@ -263,10 +267,12 @@ class _Planner:
     def _refuse(self, node: Comparison, operand: _Operand, reason: str) -> NoReturn:
         kind = operand.kind
         remedy = f"; {kind.remedy}" if kind.remedy else ""
-        self._fail(f"{node.reference} is {kind.name}, {reason}{remedy}", node.position)
+        what = _cut(str(node.reference), _SHOWN)
+        self._fail(f"{what} is {kind.name}, {reason}{remedy}", node.position)
 
     def _fail(self, problem: str, position: int) -> NoReturn:
-        raise FilterError(problem, text=self._text, position=position)
+        # A reason may quote what was written.
+        raise FilterError(_cut(problem, _LONGEST), text=self._text, position=position)
 
 
 def _all(plans: list[Plan]) -> Plan:
@@ -297,4 +303,8 @@ def _any(plans: list[Plan]) -> Plan:
 
 
 def _shown(value: str) -> str:
-    return repr(value if len(value) <= 40 else f"{value[:40]}…")
+    return repr(_cut(value, _SHOWN))
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"

@@ -101,6 +101,14 @@ class CompiledFilter:
         """
         return self._evaluate(Row(record, None, record)) is True
 
+    def passes(self, change: RowChange) -> bool:
+        """Say whether a change passes: by its new row, of a DELETE by what is known of the old.
+
+        Raises:
+            FilterMatchError: if it has a value that cannot be read as its column's type.
+        """
+        return self._evaluate(row_of(change)) is True
+
     def match(self, change: RowChange) -> Match | None:
         """Say what a change means for whoever watches the rows that pass.
 
@@ -114,7 +122,7 @@ class CompiledFilter:
         Raises:
             FilterMatchError: if it has a value that cannot be read as its column's type.
         """
-        passes = self._evaluate(row_of(change)) is True
+        passes = self.passes(change)
         if not isinstance(change, Update):
             if not passes:
                 return None

@@ -58,9 +58,6 @@ class Progress:
 
     def keepalive(self, wal_end: LSN) -> None:
         """Note a keepalive that came outside of a transaction."""
-        if self._entries and self._entries[-1][0] is None:
-            # Only the latest counts; an idle hour behind a slow consumer is one entry.
-            self._entries.pop()
         self._append(None, wal_end)
 
     def arrived(self, lsn: LSN) -> None:
@@ -80,6 +77,9 @@ class Progress:
 
     def _append(self, needed: Place | None, lsn: LSN) -> None:
         self.arrived(lsn)
+        if needed is None and self._entries and self._entries[-1][0] is None:
+            # Only the latest counts; an idle hour behind a slow consumer is one entry.
+            self._entries.pop()
         self._entries.append((needed, lsn))
         self._advance()
 

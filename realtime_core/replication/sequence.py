@@ -9,6 +9,7 @@ before every commit behind it, and so fits in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from ..changes import Begin, Change, Commit
@@ -30,9 +31,18 @@ class Sequence:
         own_checkpoint: whether the slot must not pass what the consumer acknowledges, as its
             own checkpoint is compared with it later on. A place that is done with lets the
             slot move just behind its LSN then, and what has no place does not move it.
+        passes: says which new events the consumer gets. A transaction is done with when the
+            last change that it got is, or at once when it got none.
     """
 
-    def __init__(self, slot: LSN, *, start: Place = NOWHERE, own_checkpoint: bool = False) -> None:
+    def __init__(
+        self,
+        slot: LSN,
+        *,
+        start: Place = NOWHERE,
+        own_checkpoint: bool = False,
+        passes: Callable[[Change | Begin | Commit], bool] | None = None,
+    ) -> None:
         self.progress = Progress(slot)
         self.progress.acknowledge(start)
         self.transactions = 0
@@ -40,10 +50,13 @@ class Sequence:
         self.changes = 0
         """Changes taken."""
         self._own_checkpoint = own_checkpoint
+        self._passes = passes
         self._start = start
         # The last Begin, change and Commit taken: all that is repeated is at or before them.
         self._last_begin = start[0]
         self._last_change: Change | None = None
+        # The place of the last one that the consumer got, where that may be an earlier one.
+        self._last_passed: Place = NOWHERE
         self._last_commit = 0
         self._resuming = True
 
@@ -70,6 +83,10 @@ class Sequence:
             self._resuming = False
         self._last_change = event  # type: ignore[assignment]
         self.changes += 1
+        if self._passes is not None:
+            if not self._passes(event):
+                return False
+            self._last_passed = _place(event)  # type: ignore[arg-type]
         if event.transaction is None:
             place = _place(event)
             self.progress.transaction_ended(place, LSN(place[0] + 1))
@@ -88,10 +105,13 @@ class Sequence:
             return False
         self._last_commit = lsn
         place = (lsn, max(event.changes - 1, 0))
-        if event.changes:
+        needed: Place | None = place if event.changes else None
+        if self._passes is not None:
+            needed = self._last_passed if self._last_passed[0] == lsn else None
+        if needed is not None:
             # Behind a place by its end (wal2json's format 1) the next commit may begin at once.
             end = min(LSN(lsn + 1), event.end_lsn) if self._own_checkpoint else event.end_lsn
-            self.progress.transaction_ended(place, end)
+            self.progress.transaction_ended(needed, end)
         elif not self._own_checkpoint:
             self.progress.transaction_ended(None, event.end_lsn)
         if place <= self._start:

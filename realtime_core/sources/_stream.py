@@ -40,6 +40,7 @@ from ._attach import Attachment, Former, OutputPlugin, PayloadDecoder, attach
 from ._backoff import Backoff
 from ._connection import ReplicationConnection
 from ._feedback import EPOCH, Feedback
+from ._filtering import RowFilter
 from ._lag import LagGuard
 from ._queue import EventQueue
 from ._slots import slot_lost
@@ -91,6 +92,9 @@ class StreamSource(EventQueue):
         self.enum_orders: dict[tuple[str, str], tuple[str, ...]] = {}
         """The labels of enum types in their declared order, by schema and name, as they were when
         the source attached last: what filters compare enums by."""
+        self._filter: RowFilter | None = None
+        if settings.filter is not None:
+            self._filter = RowFilter(settings.filter, self.enum_orders)
         self._attaching: asyncio.Task[None] | None = None
         self._lag_guard: asyncio.Task[None] | None = None
         self._stream: StreamIdentity | None = None
@@ -377,6 +381,8 @@ class StreamSource(EventQueue):
             unacknowledged=progress.waiting,
             lag_bytes=max(received - progress.flushed, 0),
             lag_seconds=self._lag_seconds(),
+            filtered=0 if self._filter is None else self._filter.left_out,
+            filter_errors=0 if self._filter is None else self._filter.errors,
             connected=self._connection is not None,
         )
 
@@ -497,6 +503,7 @@ class StreamSource(EventQueue):
             # Behind a gap nothing is a repetition, wherever it stands.
             start=self._start if attachment.reason is None else NOWHERE,
             own_checkpoint=self._settings.own_checkpoint,
+            passes=None if self._filter is None else self._filter.passes,
         )
 
     def _lose(self, exc: SourceError) -> None:

@@ -46,6 +46,10 @@ class SourceStats:
     lag_seconds: float = 0.0
     """Between the commit of what was handed over last and when the server sent the latest
     message, by the server's clock; 0 when everything that came is handed over."""
+    filtered: int = 0
+    """Changes that the source's filter left out."""
+    filter_errors: int = 0
+    """Those among them that could not be judged."""
     connected: bool = False
     """Whether the stream runs now."""
 

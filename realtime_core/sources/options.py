@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from random import Random
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict
 
@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from ..errors import ConfigError
 from ..positions import Position
 from ..replication.commands import check_slot_name
+from ._filtering import filter_problems
 
 __all__ = ["Dsn", "StreamOptions", "StreamSettings"]
 
@@ -50,6 +51,12 @@ class StreamOptions(TypedDict, total=False):
     lies beyond it. It never lets the slot pass the position acknowledged last, and yields
     :class:`Idle` positions to be stored and acknowledged while nothing else comes, so that a
     slot which stands beyond ``start_at`` is known to be a gap."""
+    filter: str | Mapping[str, str] | None
+    """Hand over only the row changes that pass a filter expression: one for all tables, or one by
+    ``schema.table``, with ``*`` for those that are not named. Whatever else comes passes.
+    Positions count what is left out, and acknowledging what came later acknowledges it. A filter
+    that does not fit a table raises :exc:`FilterError` with the table's first change; a row that
+    cannot be judged is left out, counted and logged."""
     boundaries: bool
     """Also yield :class:`Begin` and :class:`Commit`."""
     auto_ack: bool
@@ -92,6 +99,7 @@ class StreamSettings:
     replace_slot: bool = False
     start_at: Position | None = None
     own_checkpoint: bool = False
+    filter: str | Mapping[str, str] | None = None
     boundaries: bool = False
     auto_ack: bool = False
     persistent: bool = False
@@ -149,6 +157,8 @@ class StreamSettings:
                 f"sender_timeout is a number of seconds from 0 (none) to {_INT_MILLISECONDS}, not "
                 f"{self.sender_timeout}"
             )
+        if self.filter is not None:
+            yield from filter_problems(self.filter)
         if self.max_lag_bytes is not None and self.max_lag_bytes <= 0:
             yield f"max_lag_bytes is a number of bytes above 0, not {self.max_lag_bytes}"
         if self.failover and self.is_temporary:

@@ -110,6 +110,29 @@ def test_the_pages_statements_give_the_pages_lines(shop: Database) -> None:
         end(process)
 
 
+def test_a_filter_leaves_out_what_does_not_pass(shop: Database) -> None:
+    shop.execute("create table other (id int primary key)")
+    shop.execute("alter publication shop add table other")
+    with following(
+        shop, shop.dsn, "--publication", "shop", "--filter", "public.item:id=gt.1,name=not.like.x*"
+    ) as process:
+        shop.execute("insert into item values (1, 'a'), (2, 'b'), (3, 'xy')")
+        shop.execute("insert into other values (1)")
+        assert read(process, 2) == [
+            "INSERT public.item id=2 name='b'",
+            "INSERT public.other id=1",
+        ]
+        assert "4 changes, 2 transactions, 2 left out by the filter, up to " in end(process)
+
+
+def test_a_filter_that_does_not_fit_a_table_ends_it(shop: Database) -> None:
+    with following(shop, shop.dsn, "--publication", "shop", "--filter", "missing=eq.1") as process:
+        shop.execute("insert into item values (1, 'a')")
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "error: public.item has no column 'missing'; it has id, name (at character 1" in err
+
+
 def test_libpqs_environment_names_the_database(shop: Database) -> None:
     parts = conninfo_to_dict(shop.dsn)
     names = {"host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE", "user": "PGUSER"}

@@ -271,6 +271,7 @@ def settings(**given: Any) -> TailSettings:
         "plugin": "pgoutput",
         "publications": ("shop",),
         "tables": (),
+        "filters": (),
         "messages": False,
         "slot": None,
         "create": False,
@@ -301,3 +302,36 @@ def test_the_source_is_what_the_arguments_say() -> None:
     assert source._settings.own_checkpoint is False
     with pytest.raises(ConfigError):
         tail.make_source(settings(slot="A"))
+
+
+@pytest.mark.parametrize(
+    ("given", "filters"),
+    [
+        (["id=eq.1"], {"*": "id=eq.1"}),
+        (["public.item:id=eq.1"], {"public.item": "id=eq.1"}),
+        (["public.my table:", "a.b:c=eq.d:e"], {"public.my table": "", "a.b": "c=eq.d:e"}),
+        (["at=gt.2026-11-24T05:36:00.5Z"], {"*": "at=gt.2026-11-24T05:36:00.5Z"}),
+        (["or(a.eq.1,b.eq.x:y)"], {"*": "or(a.eq.1,b.eq.x:y)"}),
+        (['"a.b:c"=eq.1'], {"*": '"a.b:c"=eq.1'}),
+    ],
+)
+def test_a_filter_may_be_for_a_table(given: list[str], filters: dict[str, str]) -> None:
+    source = tail.make_source(settings(filters=tuple(given)))
+    assert isinstance(source, PgoutputSource)
+    assert source._settings.filter == filters
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (["id=foo.1"], "filter 'id=foo.1': unknown operator 'foo'; expected one of eq, "),
+        (["id=eq.1", "id=eq.2"], "--filter without a table is given twice; join the two with a "),
+        (["a.b:id=eq.1", "a.b:id=eq.2"], "--filter for a.b is given twice; join the two with a "),
+    ],
+)
+def test_a_filter_that_cannot_work_is_said(
+    given: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [part for text in given for part in ("--filter", text)]
+    assert main(["tail", "--publication", "shop", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {problem}")

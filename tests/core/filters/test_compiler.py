@@ -208,6 +208,21 @@ def test_what_does_not_fit_is_said_with_its_place(
     assert caught.value.text == text
 
 
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("a=eq.1 " + "days" * 5000, {"a": "interval"}),
+        ("a" + "->key" * 5000 + "=sl.x", {"a": "jsonb"}),
+        ("a=match.[[:" + "x" * 900 + ":]]", {"a": "text"}),
+        ("a" * 5000 + "=eq.1", {"b": "text"}),
+    ],
+)
+def test_an_error_does_not_repeat_all_that_was_written(text: str, columns: dict[str, str]) -> None:
+    with pytest.raises(FilterError) as caught:
+        parse_filter(text).compile(relation(**columns))
+    assert len(str(caught.value)) < 700
+
+
 @pytest.mark.parametrize("type_name", ["int4", "jsonb", "_int4", "int4multirange", "interval"])
 @pytest.mark.parametrize("letter", ["1", "9", "[", "{", "(", '"', "-", "e9", "1 "])
 def test_huge_literals_are_read_or_refused_in_no_time(type_name: str, letter: str) -> None:

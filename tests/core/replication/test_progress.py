@@ -69,3 +69,13 @@ def test_the_flushed_position_never_goes_back() -> None:
     progress.keepalive(LSN(4000))
     assert progress.flushed == 5000
     assert progress.written == 5000
+
+
+def test_many_transactions_without_changes_behind_a_slow_consumer_are_one_entry() -> None:
+    progress = Progress(LSN(100))
+    progress.transaction_ended((200, 0), LSN(210))
+    for end in range(1000, 2000):
+        progress.transaction_ended(None, LSN(end))
+    assert len(progress._entries) == 2
+    progress.acknowledge((200, 0))
+    assert progress.flushed == 1999

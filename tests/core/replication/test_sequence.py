@@ -131,3 +131,45 @@ def test_every_event_is_taken_once_whatever_breaks(
             reached += 1
     taken += feed(sequence, [event for step in steps for event in step])
     assert taken == [event for step in steps for event in step]
+
+
+def odd(event: Change | Begin | Commit) -> bool:
+    return not isinstance(event, LogicalMessage) or event.index % 2 == 1
+
+
+def test_what_does_not_pass_is_left_out_and_counts_all_the_same() -> None:
+    sequence = Sequence(LSN(50), passes=odd)
+    stream = [*transaction(100, 3), *transaction(200, 1), *transaction(300, 2)]
+    assert feed(sequence, stream) == [each for each in stream if odd(each)]
+    assert (sequence.changes, sequence.transactions, sequence.last) == (6, 3, (300, 1))
+    # A transaction is done with when what came of it is; one of which nothing came, at once.
+    assert sequence.progress.flushed == 50
+    sequence.progress.acknowledge((100, 1))
+    assert sequence.progress.flushed == 210
+    sequence.progress.acknowledge((300, 1))
+    assert sequence.progress.flushed == 310
+
+
+def test_a_break_within_a_transaction_repeats_nothing_that_was_left_out() -> None:
+    asked = []
+
+    def passes(event: Change | Begin | Commit) -> bool:
+        asked.append(event)
+        return odd(event)
+
+    sequence = Sequence(LSN(50), passes=passes)
+    stream = transaction(100, 5)
+    assert feed(sequence, stream[:4]) == [stream[0], stream[2]]
+    sequence.resume()
+    assert feed(sequence, stream) == [stream[4], stream[6]]
+    assert asked == stream[1:6]
+    sequence.progress.acknowledge((100, 3))
+    assert sequence.progress.flushed == 110
+
+
+def test_with_a_checkpoint_of_its_own_what_was_left_out_moves_nothing() -> None:
+    sequence = Sequence(LSN(50), own_checkpoint=True, passes=odd)
+    feed(sequence, [*transaction(100, 1), *transaction(200, 2)])
+    assert sequence.progress.flushed == 50
+    sequence.progress.acknowledge((200, 1))
+    assert sequence.progress.flushed == 201

@@ -1,0 +1,87 @@
+"""RowFilter: which row changes a source hands over, where a filter was asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from ..changes import Begin, Change, Commit, Delete, Insert, Relation, Update
+from ..errors import FilterError, FilterMatchError
+from ..filters import CompiledFilter, EnumOrders, Filter, parse_filter
+
+__all__ = ["RowFilter", "filter_problems"]
+
+logger = logging.getLogger("realtime.source")
+
+_ANY: Final = "*"
+_MOST_RELATIONS: Final = 1000
+
+
+def filter_problems(filters: str | Mapping[str, str]) -> Iterator[str]:
+    """Yield what is wrong with the option, a sentence each."""
+    for table, text in _by_table(filters).items():
+        if table != _ANY and "." not in table:
+            yield f"filter is for {table!r}, which is not 'schema.table' or '*'"
+        try:
+            parse_filter(text)
+        except FilterError as exc:
+            yield f"filter {text!r}: {exc}"
+
+
+class RowFilter:
+    """Filters by table, typed when the table's first change comes.
+
+    Args:
+        filters: one for all tables, or by ``schema.table``, ``*`` for those not named.
+        enums: the declared orders of enum types. It may change.
+    """
+
+    def __init__(self, filters: str | Mapping[str, str], enums: EnumOrders) -> None:
+        self._filters: dict[str, Filter] = {
+            table: parse_filter(text) for table, text in _by_table(filters).items()
+        }
+        self._enums = enums
+        # By relation, which is another one when it was described again.
+        self._compiled: dict[Relation, CompiledFilter | None] = {}
+        self.left_out = 0
+        """Changes that did not pass."""
+        self.errors = 0
+        """Changes among them that could not be judged."""
+
+    def passes(self, event: Change | Begin | Commit) -> bool:
+        """Say whether an event is handed over. Only row changes are filtered.
+
+        Raises:
+            FilterError: if the filter for a change's table does not fit it.
+        """
+        if not isinstance(event, Insert | Update | Delete):
+            return True
+        compiled = self._for(event.relation)
+        if compiled is None:
+            return True
+        try:
+            passes = compiled.passes(event)
+        except FilterMatchError as exc:
+            self.errors += 1
+            if self.errors == 1:
+                logger.error("a change is left out, and so will others be: %s", exc)
+            passes = False
+        self.left_out += not passes
+        return passes
+
+    def _for(self, relation: Relation) -> CompiledFilter | None:
+        try:
+            return self._compiled[relation]
+        except KeyError:
+            pass
+        wanted = self._filters.get(str(relation), self._filters.get(_ANY))
+        compiled = None if wanted is None else wanted.compile(relation, enums=self._enums)
+        if len(self._compiled) >= _MOST_RELATIONS:
+            self._compiled.clear()
+        self._compiled[relation] = compiled
+        return compiled
+
+
+def _by_table(filters: str | Mapping[str, str]) -> Mapping[str, str]:
+    return {_ANY: filters} if isinstance(filters, str) else filters
