@@ -122,7 +122,7 @@ def test_a_filter_leaves_out_what_does_not_pass(shop: Database) -> None:
             "INSERT public.item id=2 name='b'",
             "INSERT public.other id=1",
         ]
-        assert "4 changes, 2 transactions, 2 left out by the filter, up to " in end(process)
+        assert "done: 2 changes, 2 left out by the filter, up to " in end(process)
 
 
 def test_a_filter_that_does_not_fit_a_table_ends_it(shop: Database) -> None:
