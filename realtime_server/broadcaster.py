@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from realtime_core import Begin, ChangeSource, Event, Gap, Idle
 
+from .dispatch import give_way
 from .hub import Hub
 from .metrics import Metrics
 
@@ -23,21 +25,29 @@ async def broadcast(
     """Publish everything that ``source`` yields until it ends.
 
     A batch is acknowledged when it has been handed to every outbox: a crash in between
-    repeats it, and never skips it.
+    repeats it, and never skips it. A cancellation waits until that is done.
 
     Raises:
         RealtimeError: if the source cannot go on.
     """
     async for batch in source.batches():
-        hub.publish(batch)
+        try:
+            await give_way(hub.publishing(batch))
+        except asyncio.CancelledError:
+            _acknowledge(source, batch)
+            raise
         commit_time = _first_commit_time(batch)
         if commit_time is not None:
             # Two machines' clocks may differ by more than it took.
             metrics.commit_to_socket.observe(max(clock() - commit_time, 0.0))
-        for event in reversed(batch):
-            if not isinstance(event, (Begin, Gap)):
-                source.ack(event)
-                break
+        _acknowledge(source, batch)
+
+
+def _acknowledge(source: ChangeSource, batch: Sequence[Event]) -> None:
+    for event in reversed(batch):
+        if not isinstance(event, (Begin, Gap)):
+            source.ack(event)
+            break
 
 
 def _first_commit_time(batch: Iterable[Event]) -> float | None:

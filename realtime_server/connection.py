@@ -20,8 +20,8 @@ from websockets.protocol import State
 from .attachment import Attachment, Wait
 from .auth import Authorizer, ConnectRequest, JoinRequest
 from .config import ServerConfig
-from .encoding import text_frame
 from .errors import AttachmentError, LimitError, RefusedError, TokenError
+from .frames import Frames
 from .grants import Grant
 from .hub import Hub, Subscription
 from .metrics import Metrics
@@ -114,9 +114,9 @@ class Connection:
         self._limits_met: set[str] = set()
         self._peer = peer_of(websocket)
         self._outbox = SocketOutbox(
-            websocket.transport,
-            lambda: websocket.protocol.state is State.OPEN and websocket.send_in_progress is None,
+            websocket,
             max_bytes=config.outbox_max_bytes,
+            max_age=config.outbox_max_age / 1000,
             counters=metrics.outbox,
             peer=self._peer,
         )
@@ -136,6 +136,7 @@ class Connection:
         except ConnectionClosed:
             pass
         finally:
+            self._outbox.close()
             if self._next_check is not None:
                 self._next_check.cancel()
             for wait in self._postponed.values():
@@ -193,7 +194,7 @@ class Connection:
     def _perform_now(self, action: Action) -> None:
         match action:
             case Send(message):
-                self._outbox.write(text_frame(self._serializer.encode(message)))
+                self._outbox.write(Frames.of(self._serializer.encode(message)))
             case Subscribe(channel):
                 self._subscribe(channel)
             case Unsubscribe(channel):

@@ -1,4 +1,4 @@
-"""Changes to bytes: payloads in two styles, and frames around them.
+"""Changes to bytes: payloads in two styles.
 
 What a relation determines is computed once for it: names, the ``columns`` list, which
 fields are timestamps. What a change determines is rendered once for it. The envelope around
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from datetime import datetime
 from functools import lru_cache
-from struct import Struct
 from typing import Any, Final, TypeAlias
 
 import orjson
@@ -41,7 +40,6 @@ __all__ = [
     "gap_payload",
     "iso_timestamp",
     "row_payloads",
-    "text_frame",
 ]
 
 _TIMESTAMPS: Final = ("timestamp", "timestamptz")
@@ -53,23 +51,6 @@ _MOST_PROJECTIONS: Final = 1000
 
 _MOST_PLANS: Final = 1000
 """Of relations, kept."""
-
-_LENGTH_16: Final = Struct("!BBH")
-_LENGTH_64: Final = Struct("!BBQ")
-_FIN_TEXT: Final = 0x81
-
-
-def text_frame(payload: bytes) -> bytes:
-    """Frame a text message, unmasked and unfragmented (RFC 6455, section 5.2).
-
-    A server's frames are the same for every client, so one serves all.
-    """
-    size = len(payload)
-    if size < 126:
-        return bytes((_FIN_TEXT, size)) + payload
-    if size < 65536:
-        return _LENGTH_16.pack(_FIN_TEXT, 126, size) + payload
-    return _LENGTH_64.pack(_FIN_TEXT, 127, size) + payload
 
 
 def iso_timestamp(text: str) -> str:

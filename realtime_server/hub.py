@@ -1,14 +1,16 @@
 """Hub: the registry of subscriptions, and the way from a change to their outboxes.
 
-It knows no sockets. Each subscription's outbox takes bytes and never waits; what one
-wake-up of the source brought is handed to each outbox in one write.
+It knows no sockets. Each subscription's outbox takes frames and never waits; what one
+wake-up of the source brought is handed to each outbox in one write, by a
+:class:`~realtime_server.dispatch.Dispatch`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import attrs
 
@@ -17,7 +19,8 @@ from realtime_core.errors import FilterError
 from realtime_core.filters import EnumOrders, FilterIndex
 
 from .bindings import BindingIndex, Form
-from .encoding import Plans, RowPayload, gap_payload, row_payloads, text_frame
+from .dispatch import Dispatch, Members, Outbox
+from .encoding import Plans, RowPayload, gap_payload, row_payloads
 from .errors import JoinError, TopicError
 from .gate import TopicGate
 from .phoenix.joins import Binding
@@ -31,17 +34,13 @@ from .phoenix.messages import (
 from .phoenix.serializers import Serializer
 from .topics import Topic
 
-__all__ = ["Delivery", "Hub", "HubStats", "Outbox", "Subscription"]
+__all__ = ["AnyDelivery", "Hub", "HubStats", "Messages", "Subscription"]
 
 logger = logging.getLogger("realtime.hub")
 
 
-class Outbox(Protocol):
-    """Where a socket's frames go. It is bounded, and drops a socket that cannot keep up."""
-
-    def write(self, frames: bytes, count: int = 1) -> None:
-        """Take ``count`` whole frames, in order, at once."""
-        ...
+Messages: TypeAlias = Iterable[tuple[Members, bytes]]
+"""Text messages, each with those who are to get it."""
 
 
 @attrs.define(eq=False)
@@ -71,39 +70,62 @@ class HubStats:
     """How often a row could not be judged by a filter; it passed none."""
 
 
-class _Group:
-    """Subscriptions to a topic that get the same bytes: same topic, serializer and viewer."""
+class _AnyGroup:
+    """Subscriptions that get the same bytes. A socket has one of them."""
 
-    __slots__ = ("envelopes", "serializer", "subscriptions", "topic", "viewer")
+    __slots__ = ("_as_they_are", "_subscriptions", "serializer", "topic", "viewer")
 
     def __init__(self, topic: str, serializer: Serializer, viewer: Hashable) -> None:
         self.topic = topic
         self.serializer = serializer
         self.viewer = viewer
-        # A dict for its order: subscribers are served as they came.
-        self.subscriptions: dict[Subscription, None] = {}
+        # Subscribers are served as they came.
+        self._subscriptions: dict[Outbox, Subscription] = {}
+        self._as_they_are: Members | None = None
+
+    def __len__(self) -> int:
+        return len(self._subscriptions)
+
+    @property
+    def members(self) -> Members:
+        """Those who are there now; the same object as long as they are the same."""
+        if self._as_they_are is None:
+            self._as_they_are = dict(self._subscriptions)
+        return self._as_they_are
+
+    def add(self, subscription: Subscription) -> None:
+        """Take one in, instead of another of the same socket."""
+        self._subscriptions[subscription.outbox] = subscription
+        self._as_they_are = None
+
+    def remove(self, subscription: Subscription) -> None:
+        """Take one out. One that is not there is ignored."""
+        if self._subscriptions.get(subscription.outbox) is subscription:
+            del self._subscriptions[subscription.outbox]
+            self._as_they_are = None
+
+
+class _Group(_AnyGroup):
+    """Subscriptions to a topic that get the same bytes: same topic, serializer and viewer."""
+
+    __slots__ = ("envelopes",)
+
+    def __init__(self, topic: str, serializer: Serializer, viewer: Hashable) -> None:
+        super().__init__(topic, serializer, viewer)
         self.envelopes: dict[str, tuple[bytes, bytes]] = {}
 
-    def frame(self, event: str, data: bytes) -> bytes:
+    def message(self, event: str, data: bytes) -> bytes:
         envelope = self.envelopes.get(event)
         if envelope is None:
             envelope = self.envelopes[event] = self.serializer.envelope(self.topic, event)
         before, behind = envelope
-        return text_frame(before + data + behind)
+        return before + data + behind
 
 
-class _BoundGroup:
+class _BoundGroup(_AnyGroup):
     """Subscriptions with bindings that get the same bytes: the bindings are the same, too."""
 
-    __slots__ = (
-        "_before",
-        "_behind",
-        "bindings",
-        "serializer",
-        "subscriptions",
-        "topic",
-        "viewer",
-    )
+    __slots__ = ("_before", "_behind", "bindings")
 
     def __init__(
         self,
@@ -112,16 +134,13 @@ class _BoundGroup:
         bindings: tuple[Binding, ...],
         viewer: Hashable,
     ) -> None:
-        self.topic = topic
-        self.serializer = serializer
+        super().__init__(topic, serializer, viewer)
         self.bindings = bindings
-        self.viewer = viewer
-        self.subscriptions: dict[Subscription, None] = {}
         self._before, self._behind = serializer.envelope(topic, POSTGRES_CHANGES)
 
-    def frame(self, ids: Iterable[int], data: bytes) -> bytes:
+    def message(self, ids: Iterable[int], data: bytes) -> bytes:
         head = f'{{"ids":[{",".join(map(str, ids))}],"data":'.encode()
-        return text_frame(b"".join((self._before, head, data, b"}", self._behind)))
+        return b"".join((self._before, head, data, b"}", self._behind))
 
 
 class Delivery(NamedTuple):
@@ -140,9 +159,9 @@ class Delivery(NamedTuple):
         """Whether it is for clients that joined with ``config``."""
         return False
 
-    def frame(self, data: bytes) -> bytes:
-        """Frame a payload for the group."""
-        return self.group.frame(self.payload.event, data)
+    def message(self, data: bytes) -> bytes:
+        """Return a payload as the message that the group gets."""
+        return self.group.message(self.payload.event, data)
 
     def render(self) -> bytes:
         """Return the payload that shows the whole change."""
@@ -165,8 +184,8 @@ class BoundDelivery(NamedTuple):
     def is_bound(self) -> bool:
         return True
 
-    def frame(self, data: bytes) -> bytes:
-        return self.group.frame(self.ids, data)
+    def message(self, data: bytes) -> bytes:
+        return self.group.message(self.ids, data)
 
     def render(self) -> bytes:
         return self.payload.typed(*self.form)
@@ -181,9 +200,17 @@ class Hub:
     Args:
         gate: which topics are open at all.
         enums: the declared orders of enum types, by schema and name, for filters.
+        clock: seconds, for giving way in time.
     """
 
-    def __init__(self, gate: TopicGate | None = None, *, enums: EnumOrders | None = None) -> None:
+    def __init__(
+        self,
+        gate: TopicGate | None = None,
+        *,
+        enums: EnumOrders | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._clock = clock
         self._gate = gate or TopicGate()
         self._enums: EnumOrders = {} if enums is None else enums
         self._groups: dict[str, dict[tuple[Serializer, Hashable], _Group]] = {}
@@ -198,7 +225,7 @@ class Hub:
             self._gate, self._note_misfit, enums=self._enums
         )
         # Groups and what they are to be told.
-        self._misfits: list[tuple[_Group | _BoundGroup, str]] = []
+        self._misfits: list[tuple[_AnyGroup, str]] = []
         self._misfits_told = 0
         self._plans: Plans = {}
         self.version = 0
@@ -252,12 +279,12 @@ class Hub:
     def stats(self) -> HubStats:
         """Return what is counted, as it is now."""
         return HubStats(
-            subscriptions=sum(len(group.subscriptions) for group in self._all_groups()),
+            subscriptions=sum(map(len, self._all_groups())),
             filter_misfits=self._misfits_told,
             filter_errors=self._filters.errors + self._bindings.errors,
         )
 
-    def _all_groups(self) -> Iterator[_Group | _BoundGroup]:
+    def _all_groups(self) -> Iterator[_AnyGroup]:
         for groups in self._groups.values():
             yield from groups.values()
         yield from self._bound.values()
@@ -270,7 +297,7 @@ class Hub:
             self._join(subscription, subscription.topic)
         else:
             self._bind(subscription, subscription.bindings)
-        self.write(self.misfit_frames())
+        self.write(self.misfit_messages())
 
     def _join(self, subscription: Subscription, topic: Topic) -> None:
         is_new = topic.name not in self._groups
@@ -279,7 +306,7 @@ class Hub:
         group = groups.get(key)
         if group is None:
             group = groups[key] = _Group(topic.name, *key)
-        group.subscriptions[subscription] = None
+        group.add(subscription)
         for item in topic.filters if is_new else ():
             self._filtered.setdefault((item.schema, item.table), {})[topic] = None
             try:
@@ -299,10 +326,10 @@ class Hub:
         groups = self._groups.get(topic.name, {})
         key = (subscription.serializer, subscription.viewer)
         group = groups.get(key)
-        if group is None or subscription not in group.subscriptions:
+        if group is None:
             return
-        del group.subscriptions[subscription]
-        if group.subscriptions:
+        group.remove(subscription)
+        if len(group):
             return
         del groups[key]
         if groups:
@@ -332,35 +359,50 @@ class Hub:
                     self._bindings.add(group, binding)
                 except FilterError as exc:
                     self._note_misfit(group, binding, exc)
-        group.subscriptions[subscription] = None
+        group.add(subscription)
 
     def _unbind(self, subscription: Subscription, bindings: tuple[Binding, ...]) -> None:
         key = (subscription.topic.name, subscription.serializer, bindings, subscription.viewer)
         group = self._bound.get(key)
-        if group is None or subscription not in group.subscriptions:
+        if group is None:
             return
-        del group.subscriptions[subscription]
-        if not group.subscriptions:
+        group.remove(subscription)
+        if not len(group):
             del self._bound[key]
             for binding in bindings:
                 self._bindings.remove(group, binding)
 
     def publish(self, events: Iterable[Event]) -> None:
-        """Hand out what one wake-up brought, in order, one write for each outbox."""
-        self.write(frame for event in events for frame in self._frames(event))
+        """Hand out what one wake-up brought, in order, whatever time it takes."""
+        for _ in self.publishing(events):
+            pass
 
-    def write(self, frames: Iterable[tuple[Subscription, bytes]]) -> None:
-        """Hand frames out, in order, one write for each outbox."""
-        parts: dict[Outbox, list[bytes]] = {}
-        for subscription, frame in frames:
-            parts.setdefault(subscription.outbox, []).append(frame)
-        for outbox, some in parts.items():
-            outbox.write(some[0] if len(some) == 1 else b"".join(some), len(some))
+    def publishing(self, events: Iterable[Event]) -> Iterator[None]:
+        """Hand out what one wake-up brought, in order; stop whenever others should have a turn.
+
+        It must be brought to its end before the next begins. Clients may come and go while it
+        stops: they get what they asked for from then on, or no more.
+        """
+        return self.writing(message for event in events for message in self._messages(event))
+
+    def write(self, messages: Messages) -> None:
+        """Hand messages out, in order, whatever time it takes."""
+        for _ in self.writing(messages):
+            pass
+
+    def writing(self, messages: Messages) -> Iterator[None]:
+        """Hand messages out in the same way. They may be thought of as they are asked for."""
+        dispatch = Dispatch(self._clock)
+        for members, message in messages:
+            dispatch.add(members, message)
+            if dispatch.is_due():
+                yield from dispatch.hand_out()
+        yield from dispatch.hand_out()
 
     def deliveries(self, change: Change, *, filtered: bool = True) -> list[AnyDelivery]:
         """Say which groups a change goes to, topics in the ladder's order, then bindings.
 
-        What :meth:`misfit_frames` has to tell afterwards goes out before it.
+        What :meth:`misfit_messages` has to tell afterwards goes out before it.
 
         Args:
             change: to hand out.
@@ -376,17 +418,15 @@ class Hub:
                 )
         return found
 
-    def _frames(self, event: Event) -> Iterator[tuple[Subscription, bytes]]:
+    def _messages(self, event: Event) -> Iterator[tuple[Members, bytes]]:
         if isinstance(event, Gap):
-            yield from self._gap_frames(event)
+            yield from self._gap_messages(event)
         elif not isinstance(event, (Begin, Commit, Idle)):
             deliveries = self.deliveries(event)
             if self._misfits:
-                yield from self.misfit_frames()
+                yield from self.misfit_messages()
             for delivery in deliveries:
-                frame = delivery.frame(delivery.render())
-                for subscription in delivery.group.subscriptions:
-                    yield subscription, frame
+                yield delivery.group.members, delivery.message(delivery.render())
 
     def _note_misfit(self, group: _BoundGroup, binding: Binding, exc: FilterError) -> None:
         where = f"{binding.schema}.{binding.table}"
@@ -397,14 +437,14 @@ class Hub:
         if len(topic.filters) == 1:
             self._misfits += ((group, str(exc)) for group in self._groups[topic.name].values())
 
-    def misfit_frames(self) -> Iterator[tuple[Subscription, bytes]]:
+    def misfit_messages(self) -> Iterator[tuple[Members, bytes]]:
         """Tell the channels whose filters were found not to fit since the last time."""
         misfits, self._misfits = self._misfits, []
         for group, reason in misfits:
             logger.info("a filter of %.200r does not fit its table: %s", group.topic, reason)
-            self._misfits_told += len(group.subscriptions)
+            self._misfits_told += len(group)
             payload = subscription_failed(group.topic.removeprefix(CHANNEL_PREFIX), reason)
-            yield from _system_frames(group, payload)
+            yield group.members, _system_message(group, payload)
 
     def _matches(self, payload: RowPayload, filtered: bool) -> list[str]:
         """Return the joined topics that get a change, in the ladder's order."""
@@ -429,15 +469,12 @@ class Hub:
         bound = (group.viewer for group, _ in self._bindings.with_filter(schema, table))
         return frozenset((*by_topic, *bound))
 
-    def _gap_frames(self, gap: Gap) -> Iterator[tuple[Subscription, bytes]]:
-        for group in self._all_groups():
+    def _gap_messages(self, gap: Gap) -> Iterator[tuple[Members, bytes]]:
+        # Others may come or go before the last one has been told.
+        for group in list(self._all_groups()):
             payload = gap_payload(gap, group.topic.removeprefix(CHANNEL_PREFIX))
-            yield from _system_frames(group, payload)
+            yield group.members, _system_message(group, payload)
 
 
-def _system_frames(
-    group: _Group | _BoundGroup, payload: dict[str, Any]
-) -> Iterator[tuple[Subscription, bytes]]:
-    frame = text_frame(group.serializer.encode(Message(group.topic, SYSTEM, payload)))
-    for subscription in group.subscriptions:
-        yield subscription, frame
+def _system_message(group: _AnyGroup, payload: dict[str, Any]) -> bytes:
+    return group.serializer.encode(Message(group.topic, SYSTEM, payload))

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.http11 import Request
 from websockets.http11 import Response as HandshakeResponse
 
@@ -46,27 +47,44 @@ Handler = Callable[[ServerConnection, ConnectRequest, Serializer], Awaitable[Non
 """Serves an open WebSocket until it ends."""
 
 
-def bind(port: int, *, loopback: bool, ip_version: IpVersion = IpVersion.IPV6) -> socket.socket:
+def bind(
+    port: int,
+    *,
+    loopback: bool,
+    ip_version: IpVersion = IpVersion.IPV6,
+    send_buffer_bytes: int = 0,
+) -> socket.socket:
     """Open the listening socket: 127.0.0.1, every IPv4 address, or every IPv6 and IPv4 one.
+
+    Args:
+        port: 0 for any.
+        loopback: 127.0.0.1 only.
+        ip_version: IPv6 takes IPv4 as well, where the system can.
+        send_buffer_bytes: what the system holds back of each accepted connection, which has
+            SO_SNDBUF from the listening one; 0: as it likes.
 
     Raises:
         ServerError: if the port cannot be had.
     """
     try:
         if loopback:
-            return socket.create_server(("127.0.0.1", port), backlog=1024)
-        if ip_version is IpVersion.IPV6 and socket.has_dualstack_ipv6():
+            sock = socket.create_server(("127.0.0.1", port), backlog=1024)
+        elif ip_version is IpVersion.IPV6 and socket.has_dualstack_ipv6():
             # asyncio would set IPV6_V6ONLY on a socket that it makes itself.
-            return socket.create_server(
+            sock = socket.create_server(
                 ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
             )
-        return socket.create_server(("", port), backlog=1024)
+        else:
+            sock = socket.create_server(("", port), backlog=1024)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             raise ServerError(
                 f"port {port} is in use; stop the other program or set PORT to a free port"
             ) from exc
         raise ServerError(f"cannot listen on port {port}: {exc.strerror}; set PORT") from exc
+    if send_buffer_bytes:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    return sock
 
 
 class Listener:
@@ -108,8 +126,8 @@ class Listener:
             create_connection=cast(type[ServerConnection], self._make_protocol),
             process_request=self._process_request,
             server_header=None,
-            # Shared frames cannot be compressed for each client, see docs/topics.
             compression=None,
+            extensions=[_deflate()] if self._config.websocket_compression else None,
             open_timeout=self._config.handshake_timeout / 1000,
             close_timeout=CLOSE_TIMEOUT,
             max_size=self._config.max_frame_bytes,
@@ -185,6 +203,15 @@ class Listener:
         assert connection.request is not None
         request = _connect_request(connection.request)
         await self._handler(connection, request, SERIALIZERS[request.query.get("vsn")])
+
+
+def _deflate() -> ServerPerMessageDeflateFactory:
+    """Offer permessage-deflate such that the same compressed frame is good for every client."""
+    return ServerPerMessageDeflateFactory(
+        server_no_context_takeover=True,
+        # Nothing that takes memory is kept of a client between two of its messages.
+        client_no_context_takeover=True,
+    )
 
 
 async def _close_by(deadline: float, websocket: ServerConnection) -> None:

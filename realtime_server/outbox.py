@@ -1,20 +1,36 @@
-"""SocketOutbox: where a socket's frames go, bounded in bytes.
+"""SocketOutbox: where a socket's frames go, bounded in bytes and in time.
 
 The bound is on the transport's own buffer; there is no queue and no task. Frames are
-written as they are published. A client that lets more than the bound pile up is cut off:
-its socket is full, so it cannot even be sent a close frame and sees 1006. Nobody waits
-for it.
+written as they are published, past websockets' connection: it would serialise each message
+for each client, and ask the socket to take each by itself. So this module knows what that
+connection is made of. Where it cannot (see :func:`_form`), and while a fragmented message is
+under way, into which no other may be put, messages go through ``send()``.
+
+A client that lets more than the bound pile up, or any of it for too long, is cut off: its
+socket is full, so it cannot even be sent a close frame and sees 1006. Nobody waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections import deque
+from enum import Enum, auto
+from typing import Final
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.protocol import OPEN
+
+from .frames import DEFLATE_WINDOW_BITS, Frames
 
 __all__ = ["OutboxCounters", "SocketOutbox"]
 
 logger = logging.getLogger("realtime.outbox")
+
+_LOOKS: Final = 8
+"""How often it is looked at in the time that a byte may wait."""
 
 
 class OutboxCounters:
@@ -24,56 +40,194 @@ class OutboxCounters:
         self.frames = 0
         """Written to connections."""
         self.bytes = 0
-        """Of these frames."""
+        """Of these frames, as they were written."""
         self.slow_clients = 0
         """Connections that were cut off because they fell behind."""
+
+
+class _Form(Enum):
+    """How frames get to a connection."""
+
+    PLAIN = auto()
+    DEFLATED = auto()
+    BY_THE_LIBRARY = auto()
 
 
 class SocketOutbox:
     """The outbox of one connection.
 
     Args:
-        transport: the connection's.
-        is_open: whether a frame may be written now.
+        websocket: open.
         max_bytes: what may wait in the transport. One write larger than that is taken when
             nothing waits.
+        max_age: seconds that a byte may wait. It is found out when a quarter more has passed,
+            at most.
         counters: of the server.
         peer: names the client in the log.
     """
 
+    # Thousands of them are looked at in a row: the closer in memory the better.
+    __slots__ = (
+        "_by_the_library",
+        "_counters",
+        "_deflated",
+        "_marks",
+        "_max_age",
+        "_max_bytes",
+        "_next_look",
+        "_peer",
+        "_queue",
+        "_queued_bytes",
+        "_sending",
+        "_transport",
+        "_websocket",
+        "_written",
+    )
+
     def __init__(
         self,
-        transport: asyncio.Transport,
-        is_open: Callable[[], bool],
+        websocket: ServerConnection,
         *,
         max_bytes: int,
+        max_age: float,
         counters: OutboxCounters,
         peer: str,
     ) -> None:
-        self._transport = transport
-        self._is_open = is_open
+        self._websocket = websocket
+        self._transport = websocket.transport
+        form = _form(websocket)
+        self._by_the_library = form is _Form.BY_THE_LIBRARY
+        self._deflated = form is _Form.DEFLATED
         self._max_bytes = max_bytes
+        self._max_age = max_age
         self._counters = counters
         self._peer = peer
+        self._written = 0
+        # While bytes wait: up to where was written at each look, and when that was.
+        self._marks: deque[tuple[int, float]] = deque()
+        self._next_look: asyncio.TimerHandle | None = None
+        # What goes through the library, and who sends it.
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._sending: asyncio.Task[None] | None = None
 
-    def write(self, frames: bytes, count: int = 1) -> None:
-        """Write ``count`` whole frames, or cut the client off."""
+    def write(self, frames: Frames) -> None:
+        """Write frames, or cut the client off."""
+        websocket, transport = self._websocket, self._transport
         # A transport that is closing would log each write as an error of its own.
-        if self._transport.is_closing() or not self._is_open():
+        if transport.is_closing():
             return
-        waiting = self._transport.get_write_buffer_size()
-        if waiting and waiting + len(frames) > self._max_bytes:
-            self._counters.slow_clients += 1
-            logger.warning(
-                "client %s is too slow: %d bytes wait for it, at most %d may "
-                "(OUTBOX_MAX_BYTES); disconnected",
-                self._peer,
-                waiting + len(frames),
-                self._max_bytes,
-            )
-            self._transport.abort()
+        if (
+            self._by_the_library
+            or self._sending is not None
+            or websocket.send_in_progress is not None
+        ):
+            self._enqueue(frames)
+            return
+        if websocket.protocol.state is not OPEN:
+            return
+        data = frames.deflated if self._deflated else frames.plain
+        size = len(data)
+        waiting = transport.get_write_buffer_size()
+        if waiting and waiting + size > self._max_bytes:
+            self._overflow(waiting + size)
             return
         counters = self._counters
-        counters.frames += count
-        counters.bytes += len(frames)
-        self._transport.write(frames)
+        counters.frames += len(frames)
+        counters.bytes += size
+        self._written += size
+        transport.write(data)
+        if self._next_look is None and transport.get_write_buffer_size():
+            self._look()
+
+    def close(self) -> None:
+        """Watch no more: the connection is gone."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+
+    def _overflow(self, size: int) -> None:
+        self._cut_off(f"{size} bytes wait for it, at most {self._max_bytes} may (OUTBOX_MAX_BYTES)")
+
+    def _cut_off(self, why: str) -> None:
+        self._counters.slow_clients += 1
+        logger.warning("client %s is too slow: %s; disconnected", self._peer, why)
+        self._transport.abort()
+
+    # How long bytes wait
+
+    def _look(self) -> None:
+        """Look how old the bytes are that wait; look again while there are any."""
+        self._next_look = None
+        if self._transport.is_closing():
+            return
+        waiting = self._transport.get_write_buffer_size()
+        # The library's own few bytes in the buffer make ours look older, never younger.
+        gone = self._written - waiting
+        marks = self._marks
+        while marks and marks[0][0] <= gone:
+            marks.popleft()
+        if not waiting:
+            marks.clear()
+            return
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if marks and now - marks[0][1] > self._max_age:
+            self._cut_off(
+                f"{waiting} bytes wait for it, the oldest for {now - marks[0][1]:.1f} s, at most "
+                f"{self._max_age:g} may be (OUTBOX_MAX_AGE)"
+            )
+            return
+        marks.append((self._written, now))
+        self._next_look = loop.call_later(self._max_age / _LOOKS, self._look)
+
+    # Through the library
+
+    def _enqueue(self, frames: Frames) -> None:
+        if self._websocket.state is not OPEN:
+            return
+        size = sum(map(len, frames.payloads))
+        waiting = self._transport.get_write_buffer_size() + self._queued_bytes
+        if waiting and waiting + size > self._max_bytes:
+            self._overflow(waiting + size)
+            return
+        self._counters.frames += len(frames)
+        self._counters.bytes += size
+        self._queue += frames.payloads
+        self._queued_bytes += size
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        try:
+            while self._queue:
+                payload = self._queue.popleft()
+                self._queued_bytes -= len(payload)
+                await self._websocket.send(payload, text=True)
+        except ConnectionClosed:
+            self._queue.clear()
+        finally:
+            self._sending = None
+
+
+def _form(websocket: ServerConnection) -> _Form:
+    """Find out how to write to a connection without the library's help.
+
+    Unmasked frames may be written past it as long as it keeps no state of what was sent, and
+    nothing that is to be sent: so the frames are its own, whole and in order.
+    """
+    protocol = getattr(websocket, "protocol", None)
+    known = hasattr(websocket, "send_in_progress") and hasattr(protocol, "state")
+    if protocol is None or not known or not hasattr(protocol, "extensions"):
+        return _Form.BY_THE_LIBRARY
+    match protocol.extensions:
+        case []:
+            return _Form.PLAIN
+        case [PerMessageDeflate() as deflate]:
+            # A frame that is not compressed is good for everybody, at all times.
+            shared = (
+                deflate.local_no_context_takeover
+                and deflate.local_max_window_bits == DEFLATE_WINDOW_BITS
+            )
+            return _Form.DEFLATED if shared else _Form.PLAIN
+        case _:
+            return _Form.BY_THE_LIBRARY

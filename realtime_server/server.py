@@ -80,7 +80,12 @@ class RealtimeServer:
             ServerError: if the port cannot be had.
         """
         config = self.config
-        sock = bind(config.port, loopback=config.loopback, ip_version=config.realtime_ip_version)
+        sock = bind(
+            config.port,
+            loopback=config.loopback,
+            ip_version=config.realtime_ip_version,
+            send_buffer_bytes=config.send_buffer_bytes,
+        )
         self.port = sock.getsockname()[1]
         site = Site(
             why_not_ready=self._why_not_ready,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from realtime_core import Event, Insert
 from realtime_server import cli, server
@@ -20,9 +20,9 @@ __all__ = ["RecordingHub", "read_record"]
 class RecordingHub(Hub):
     """Publishes, then writes down what."""
 
-    def publish(self, events: Iterable[Event]) -> None:
+    def publishing(self, events: Iterable[Event]) -> Iterator[None]:
         batch = list(events)
-        super().publish(batch)
+        yield from super().publishing(batch)
         ids = [str(event.record["id"]) for event in batch if isinstance(event, Insert)]
         if ids:
             with open(os.environ["RECORD"], "a", encoding="ascii") as record:

@@ -32,6 +32,7 @@ from realtime_core import (
 )
 from realtime_core.records import Field
 from realtime_server.config import ServerConfig
+from realtime_server.frames import Frames
 from realtime_server.hub import HubStats
 from realtime_server.metrics import Metrics
 
@@ -125,9 +126,9 @@ class RecordingOutbox:
     def __init__(self) -> None:
         self.writes: list[bytes] = []
 
-    def write(self, frames: bytes, count: int = 1) -> None:
-        assert len(texts(frames)) == count
-        self.writes.append(frames)
+    def write(self, frames: Frames) -> None:
+        assert texts(frames.plain) == [payload.decode() for payload in frames.payloads]
+        self.writes.append(frames.plain)
 
     @property
     def frames(self) -> list[Any]:

@@ -44,6 +44,8 @@ CLOCK = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("d
 FAN_OUT = (
     "realtime_server.phoenix",
     "realtime_server.gate",
+    "realtime_server.dispatch",
+    "realtime_server.frames",
     "realtime_server.hub",
     "realtime_server.topics",
     "realtime_server.encoding",
@@ -78,6 +80,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "realtime_server.connection",
         "realtime_server.guard",
         "realtime_server.listener",
+        "realtime_server.outbox",
         "realtime_server.server",
     ),
 }

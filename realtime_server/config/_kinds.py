@@ -287,6 +287,7 @@ Milliseconds = Annotated[int, _whole_number(1, unit="ms")]
 Bytes = Annotated[int, _whole_number(1024, unit="bytes")]
 # A longer line is more than websockets reads.
 QueryBytes = Annotated[int, _whole_number(1024, 8000, unit="bytes")]
+SendBuffer = Annotated[int, _whole_number(0, 1 << 30, unit="bytes")]
 RecordBytes = Annotated[int, _whole_number(1, unit="bytes")]
 Megabytes = Annotated[int, _whole_number(0, unit="MB (10⁶ bytes)")]
 Mode = Annotated[ReplicationMode, _choice(ReplicationMode)]

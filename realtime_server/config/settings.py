@@ -159,6 +159,14 @@ class ServerConfig:
     outbox_max_bytes: kinds.Bytes = _variable(
         8 * _MIB, "what may wait for one client before it is [cut off](../topics/slow-clients.md)"
     )
+    outbox_max_age: kinds.Milliseconds = _variable(
+        15_000, "how long any of it may wait before the client is cut off"
+    )
+    send_buffer_bytes: kinds.SendBuffer = _variable(
+        128 * 1024,
+        "what the operating system holds of one connection, on top, roughly; 0: as it likes, "
+        "which may be megabytes",
+    )
 
     # Operation
 
@@ -277,8 +285,6 @@ class ServerConfig:
         found = []
         if self.configuration_file.webhooks:
             found.append("webhooks in CONFIGURATION_FILE are not supported yet: none is called")
-        if self.websocket_compression:
-            found.append("WEBSOCKET_COMPRESSION=true is not supported yet: nothing is compressed")
         return found
 
     def _contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:

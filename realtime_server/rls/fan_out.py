@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias, cast
 
 import psycopg
 
 from realtime_core import RowChange
 
-from ..hub import AnyDelivery, Hub, Subscription
+from ..dispatch import Members, give_way
+from ..hub import AnyDelivery, Hub
 from ..metrics import Metrics
 from .authorizer import Candidate, RowAuthorizer, Shown
 from .poller import Batch
@@ -26,7 +27,7 @@ _RETRY = 0.5
 """Seconds until the database is asked again."""
 
 # Who got a change, at the time it was matched: subscriptions come, move and go meanwhile.
-_Matched: TypeAlias = list[tuple[AnyDelivery, tuple[Subscription, ...]]]
+_Matched: TypeAlias = list[tuple[AnyDelivery, Members]]
 
 
 class FanOut:
@@ -60,7 +61,8 @@ class FanOut:
                     " ".join(str(exc).split()),
                 )
                 await asyncio.sleep(_RETRY)
-        self.hand_out(list(zip(candidates, shown, strict=True)))
+        decided = zip(candidates, shown, strict=True)
+        await give_way(self._hub.writing(self._messages(decided)))
         commit_time = batch.reads[0].change.transaction.commit_time
         if commit_time is not None:
             age = self._clock() - commit_time.timestamp()
@@ -69,14 +71,19 @@ class FanOut:
 
     def hand_out(self, decided: Sequence[tuple[Candidate, Shown]]) -> None:
         """Write what was decided to the sockets, one write for each."""
-        self._hub.write(frame for one, shown in decided for frame in self._frames(one, shown))
+        self._hub.write(self._messages(decided))
+
+    def _messages(
+        self, decided: Iterable[tuple[Candidate, Shown]]
+    ) -> Iterator[tuple[Members, bytes]]:
+        for candidate, shown in decided:
+            yield from self._of_one(candidate, shown)
 
     def _candidate(self, change: RowChange, size: int) -> Candidate:
         matched: _Matched = [
-            (delivery, tuple(delivery.group.subscriptions))
-            for delivery in self._hub.deliveries(change)
+            (delivery, delivery.group.members) for delivery in self._hub.deliveries(change)
         ]
-        self._hub.write(self._hub.misfit_frames())
+        self._hub.write(self._hub.misfit_messages())
         viewers = frozenset(
             viewer for delivery, _ in matched if isinstance(viewer := delivery.group.viewer, Viewer)
         )
@@ -91,26 +98,23 @@ class FanOut:
             self._filtering[schema, table] = (self._hub.version, viewers)
         return viewers
 
-    def _frames(self, candidate: Candidate, shown: Shown) -> Iterator[tuple[Subscription, bytes]]:
+    def _of_one(self, candidate: Candidate, shown: Shown) -> Iterator[tuple[Members, bytes]]:
         if not shown:
             return
         matched: _Matched = candidate.context
         if any(view.is_for_all for view in shown.values()):
             # Their filters do not count; they may have come since the change was matched.
             matched = [
-                (delivery, tuple(delivery.group.subscriptions))
+                (delivery, delivery.group.members)
                 for delivery in self._hub.deliveries(candidate.change, filtered=False)
                 if _is_for_all(shown, delivery)
             ] + [(one, those) for one, those in matched if not _is_for_all(shown, one)]
-        for delivery, subscriptions in matched:
+        for delivery, members in matched:
             view = shown.get(cast(Viewer, delivery.group.viewer))
             if view is None:
                 continue
             data = view.payload(delivery.select, has_time=delivery.is_bound)
-            frame = delivery.frame(data)
-            for subscription in subscriptions:
-                if subscription.is_open:
-                    yield subscription, frame
+            yield members, delivery.message(data)
 
 
 def _is_for_all(shown: Shown, delivery: AnyDelivery) -> bool:

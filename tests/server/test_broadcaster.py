@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, cast
 
@@ -42,8 +43,10 @@ class Diary:
     def ack(self, upto: Event) -> None:
         self.entries.append(("ack", upto))
 
-    def publish(self, events: list[Event]) -> None:
+    def publishing(self, events: list[Event]) -> Iterator[None]:
         self.entries.append(("publish", events))
+        yield
+        self.entries.append(("published", events))
 
 
 async def diary(*batches: list[Event]) -> list[tuple[str, Any]]:
@@ -56,8 +59,10 @@ async def test_a_batch_is_acknowledged_by_its_last_change_when_it_was_published(
     one, two, three = (insert(TODOS, str(number), "x") for number in range(3))
     assert await diary([one, two], [three]) == [
         ("publish", [one, two]),
+        ("published", [one, two]),
         ("ack", two),
         ("publish", [three]),
+        ("published", [three]),
         ("ack", three),
     ]
 
@@ -67,9 +72,10 @@ async def test_what_has_no_position_of_its_own_is_not_acknowledged() -> None:
     begin = Begin(TRANSACTION)
     assert await diary([change, begin, GAP]) == [
         ("publish", [change, begin, GAP]),
+        ("published", [change, begin, GAP]),
         ("ack", change),
     ]
-    assert await diary([GAP]) == [("publish", [GAP])]
+    assert await diary([GAP]) == [("publish", [GAP]), ("published", [GAP])]
 
 
 async def test_commits_and_messages_are_acknowledged() -> None:
@@ -77,21 +83,48 @@ async def test_commits_and_messages_are_acknowledged() -> None:
     message = LogicalMessage(LSN(1), "prefix", b"", None, 0)
     assert await diary([commit], [message]) == [
         ("publish", [commit]),
+        ("published", [commit]),
         ("ack", commit),
         ("publish", [message]),
+        ("published", [message]),
         ("ack", message),
     ]
 
 
 async def test_what_could_not_be_published_is_not_acknowledged() -> None:
     class Broken(Diary):
-        def publish(self, events: list[Event]) -> None:
+        def publishing(self, events: list[Event]) -> Iterator[None]:
+            yield
             raise RuntimeError("out of paper")
 
     broken = Broken([[insert(TODOS, "1", "x")]])
     with pytest.raises(RuntimeError, match="out of paper"):
         await broadcast(cast(ChangeSource, broken), cast(Hub, broken), make_metrics())
     assert broken.entries == []
+
+
+async def test_a_cancellation_waits_until_what_was_begun_is_published_and_acknowledged() -> None:
+    change = insert(TODOS, "1", "x")
+    diary = Diary([[change], [change]])
+    broadcasting = asyncio.create_task(
+        broadcast(cast(ChangeSource, diary), cast(Hub, diary), make_metrics())
+    )
+    await asyncio.sleep(0)
+    broadcasting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await broadcasting
+    assert diary.entries == [("publish", [change]), ("published", [change]), ("ack", change)]
+
+
+async def test_others_have_their_turn_while_a_batch_is_published() -> None:
+    diary = Diary([[insert(TODOS, "1", "x")]])
+    loop = asyncio.get_running_loop()
+    broadcasting = asyncio.create_task(
+        broadcast(cast(ChangeSource, diary), cast(Hub, diary), make_metrics())
+    )
+    loop.call_soon(diary.entries.append, ("turn", None))
+    await broadcasting
+    assert [entry[0] for entry in diary.entries] == ["publish", "turn", "published", "ack"]
 
 
 @pytest.mark.parametrize(

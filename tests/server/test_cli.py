@@ -161,12 +161,10 @@ def test_a_warning_is_logged_and_the_server_runs(
     server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("PUBLICATION", '["shop"]')
-    monkeypatch.setenv("WEBSOCKET_COMPRESSION", "true")
     server.signal_number = signal.SIGTERM
     assert cli.main(["--dev"]) == 0
     assert [text for name, level, text in caplog.record_tuples if level == logging.WARNING] == [
         "configuration: PUBLICATION is no variable of this server; did you mean PUBLICATIONS?",
-        "configuration: WEBSOCKET_COMPRESSION=true is not supported yet: nothing is compressed",
     ]
 
 

@@ -44,7 +44,7 @@ class FakeWebSocket:
 
     def __init__(self) -> None:
         self.transport = FakeTransport()
-        self.protocol = SimpleNamespace(state=State.OPEN, close_sent=None)
+        self.protocol = SimpleNamespace(state=State.OPEN, close_sent=None, extensions=[])
         self.send_in_progress = None
         self.remote_address: tuple[Any, ...] | None = ("10.0.0.1", 4321)
         self.close_code: int | None = None

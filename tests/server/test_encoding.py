@@ -26,9 +26,8 @@ from realtime_server.encoding import (
     gap_payload,
     iso_timestamp,
     row_payloads,
-    text_frame,
 )
-from tests.server_helpers import delete, insert, make_relation, texts, truncate, update
+from tests.server_helpers import delete, insert, make_relation, truncate, update
 
 TODOS = make_relation()
 COLUMNS = [
@@ -244,22 +243,3 @@ def test_a_gap_before_the_first_change_begins_nowhere() -> None:
         "until": "0/20:0@7416.1/shop",
         "reason": "slot_missing",
     }
-
-
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 70000])
-def test_a_text_frame_of_any_size_reads_back(size: int) -> None:
-    assert texts(text_frame(b"x" * size)) == ["x" * size]
-
-
-@pytest.mark.parametrize(
-    ("size", "header"),
-    [
-        (125, b"\x81\x7d"),
-        (126, b"\x81\x7e\x00\x7e"),
-        (65535, b"\x81\x7e\xff\xff"),
-        (65536, b"\x81\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
-    ],
-)
-def test_a_text_frame_has_the_shortest_header(size: int, header: bytes) -> None:
-    payload = b"x" * size
-    assert text_frame(payload) == header + payload

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -22,6 +23,7 @@ from realtime_core import (
     Transaction,
 )
 from realtime_core.positions import StreamIdentity
+from realtime_server.dispatch import SLICE
 from realtime_server.encoding import RowPayload
 from realtime_server.errors import TopicError
 from realtime_server.gate import TopicGate
@@ -453,6 +455,35 @@ def test_the_gate_closes_topics_and_not_the_ladders_other_steps() -> None:
     assert topics(outbox)[2:] == ["realtime:public:todos:id=eq.1"]
 
 
+def test_who_comes_while_a_batch_is_published_gets_what_is_published_after_that() -> None:
+    # Each reading of the clock ends a slice.
+    ticks = itertools.count(1)
+    hub = Hub(clock=lambda: next(ticks) * SLICE)
+    first, second = join(hub, "realtime:*"), join(hub, "realtime:*")
+    publishing = hub.publishing(insert(TODOS, str(number), "x") for number in range(3))
+    next(publishing)
+    late = join(hub, "realtime:*")
+    list(publishing)
+
+    def ids(outbox: RecordingOutbox) -> list[str]:
+        return [frame["payload"]["record"]["id"] for frame in outbox.frames]
+
+    assert (ids(first), ids(second)) == (["0", "1", "2"], ["0", "1", "2"])
+    assert ids(late) == ["1", "2"]
+
+
+def test_a_socket_that_joins_a_topic_again_gets_its_changes_once() -> None:
+    hub = Hub()
+    outbox = RecordingOutbox()
+    once, again = subscription("realtime:*", outbox), subscription("realtime:*", outbox)
+    hub.subscribe(once)
+    hub.subscribe(again)
+    hub.unsubscribe(once)
+    hub.publish([insert(TODOS, "1", "x")])
+    assert len(outbox.frames) == 1
+    assert hub.stats().subscriptions == 1
+
+
 # Viewers.
 
 
@@ -463,7 +494,7 @@ def test_subscriptions_of_one_topic_and_several_viewers_are_told_apart() -> None
         one.viewer = viewer
         hub.subscribe(one)
     found = {
-        delivery.group.viewer: list(delivery.group.subscriptions)
+        delivery.group.viewer: list(delivery.group.members.values())
         for delivery in hub.deliveries(insert(TODOS, "1", "x"))
     }
     assert found == {"ann": [joined[0], joined[2]], "bob": [joined[1]]}
@@ -486,5 +517,5 @@ def test_a_delivery_frames_what_it_is_given() -> None:
     hub = Hub()
     outbox = join(hub, "realtime:*", vsn="2.0.0")
     [delivery] = hub.deliveries(insert(TODOS, "1", "x"))
-    hub.write((one, delivery.frame(b'{"mine":1}')) for one in delivery.group.subscriptions)
+    hub.write([(delivery.group.members, delivery.message(b'{"mine":1}'))])
     assert outbox.frames == [[None, None, "realtime:*", "INSERT", {"mine": 1}]]

@@ -1,54 +1,94 @@
-"""SocketOutbox: a bound on what waits for a client."""
+"""SocketOutbox: bounds on what waits for a client, and the ways to its socket."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosedOK
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.protocol import State
 
+from realtime_server.frames import Frames, TextFrame
 from realtime_server.outbox import OutboxCounters, SocketOutbox
-from tests.server_helpers import FakeTransport
+from tests.server_helpers import FakeTransport, texts
+from tests.waiting import eventually
+
+# A frame's head is two bytes.
+SIXTY, FORTY, HUNDRED = Frames.of(b"x" * 58), Frames.of(b"x" * 38), Frames.of(b"y" * 98)
+LONG = Frames.of(b"z" * 1000)
+
+
+class FakeWebSocket:
+    """websockets' connection as far as an outbox knows it."""
+
+    def __init__(self, extensions: list[Any]) -> None:
+        self.transport = FakeTransport()
+        self.protocol = SimpleNamespace(state=State.OPEN, extensions=extensions)
+        self.send_in_progress: object | None = None
+        self.sent: list[bytes] = []
+        self.may_send = asyncio.Event()
+
+    @property
+    def state(self) -> State:
+        return cast(State, self.protocol.state)
+
+    async def send(self, message: bytes, text: bool) -> None:
+        assert text
+        await self.may_send.wait()
+        if self.state is not State.OPEN:
+            raise ConnectionClosedOK(None, None)
+        self.sent.append(message)
 
 
 class Wire:
     """An outbox of at most 100 bytes and what it stands on."""
 
-    def __init__(self) -> None:
-        self.transport = FakeTransport()
+    def __init__(self, *extensions: Any, max_age: float = 1000) -> None:
+        self.websocket = FakeWebSocket(list(extensions))
+        self.transport = self.websocket.transport
         self.counters = OutboxCounters()
-        self.open = True
         self.outbox = SocketOutbox(
-            self.transport,
-            lambda: self.open and not self.transport.aborted,
+            cast(ServerConnection, self.websocket),
             max_bytes=100,
+            max_age=max_age,
             counters=self.counters,
             peer="10.0.0.1:4321",
         )
 
+    def write(self, *frames: Frames) -> None:
+        for each in frames:
+            self.outbox.write(each)
+
 
 @pytest.fixture
-def wire() -> Wire:
+async def wire() -> Wire:
     return Wire()
 
 
-def test_frames_are_written_at_once_and_in_order(wire: Wire) -> None:
-    wire.outbox.write(b"one")
-    wire.outbox.write(b"two")
-    assert wire.transport.sent() == b"onetwo"
+async def test_frames_are_written_at_once_and_in_order(wire: Wire) -> None:
+    wire.write(Frames.of(b"one"), Frames([TextFrame(b"two"), TextFrame(b"three")]))
+    assert texts(wire.transport.sent()) == ["one", "two", "three"]
+    assert (wire.counters.frames, wire.counters.bytes) == (3, 3 * 2 + 11)
     assert wire.counters.slow_clients == 0
 
 
-def test_as_much_as_the_bound_may_wait(wire: Wire) -> None:
-    wire.outbox.write(b"x" * 60)
-    wire.outbox.write(b"x" * 40)
+# Bytes.
+
+
+async def test_as_much_as_the_bound_may_wait(wire: Wire) -> None:
+    wire.write(SIXTY, FORTY)
     assert not wire.transport.aborted
 
 
-def test_a_client_that_falls_further_behind_is_cut_off_counted_and_logged(
+async def test_a_client_that_falls_further_behind_is_cut_off_counted_and_logged(
     wire: Wire, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wire.outbox.write(b"x" * 60)
-    wire.outbox.write(b"x" * 41)
+    wire.write(SIXTY, Frames.of(b"x" * 39))
     assert wire.transport.aborted
     assert wire.counters.slow_clients == 1
     assert caplog.record_tuples == [
@@ -61,28 +101,160 @@ def test_a_client_that_falls_further_behind_is_cut_off_counted_and_logged(
     ]
 
 
-def test_one_that_was_cut_off_is_not_counted_twice(wire: Wire) -> None:
+async def test_one_that_was_cut_off_is_not_counted_twice(wire: Wire) -> None:
     for _ in range(5):
-        wire.outbox.write(b"x" * 60)
+        wire.write(SIXTY)
     assert wire.counters.slow_clients == 1
 
 
-def test_one_large_write_is_taken_when_nothing_waits(wire: Wire) -> None:
-    wire.outbox.write(b"x" * 1000)
-    assert wire.transport.sent() == b"x" * 1000
-    wire.outbox.write(b"y" * 1000)
+async def test_one_large_write_is_taken_when_nothing_waits(wire: Wire) -> None:
+    wire.write(LONG)
+    assert wire.transport.sent() == LONG.plain
+    wire.write(LONG)
     assert not wire.transport.aborted
 
 
-def test_a_client_that_caught_up_is_no_longer_behind(wire: Wire) -> None:
+async def test_a_client_that_caught_up_is_no_longer_behind(wire: Wire) -> None:
     for _ in range(10):
-        wire.outbox.write(b"x" * 100)
+        wire.write(HUNDRED)
         wire.transport.sent()
     assert not wire.transport.aborted
 
 
-def test_nothing_is_written_to_a_connection_that_closes(wire: Wire) -> None:
-    wire.open = False
-    wire.outbox.write(b"x" * 1000)
+async def test_nothing_is_written_to_a_connection_that_closes(wire: Wire) -> None:
+    wire.websocket.protocol.state = State.CLOSING
+    wire.write(LONG)
     assert wire.transport.waiting == b""
-    assert wire.counters.slow_clients == 0
+    assert (wire.counters.frames, wire.counters.slow_clients) == (0, 0)
+
+
+# Time.
+
+
+async def test_a_client_whose_oldest_byte_waits_too_long_is_cut_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    wire = Wire(max_age=0.05)
+    wire.write(SIXTY)
+    await eventually(lambda: wire.transport.aborted)
+    assert wire.counters.slow_clients == 1
+    assert caplog.messages[0].startswith(
+        "client 10.0.0.1:4321 is too slow: 60 bytes wait for it, the oldest for 0."
+    )
+    assert caplog.messages[0].endswith(" s, at most 0.05 may be (OUTBOX_MAX_AGE); disconnected")
+
+
+async def test_a_client_that_is_always_behind_but_never_for_long_is_not_cut_off() -> None:
+    wire = Wire(max_age=0.2)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 0.6
+    wire.write(FORTY)
+    while loop.time() < end:
+        # It reads what is older than the last write: something waits all the time.
+        wire.write(FORTY)
+        wire.transport.waiting = FORTY.plain
+        await asyncio.sleep(0.01)
+    assert not wire.transport.aborted
+    wire.transport.sent()
+    wire.outbox.close()
+
+
+async def test_nobody_is_watched_for_whom_nothing_waits() -> None:
+    wire = Wire(max_age=0.01)
+    wire.write(SIXTY)
+    wire.transport.sent()
+    await eventually(lambda: wire.outbox._next_look is None)
+    wire.write(SIXTY)
+    assert wire.outbox._next_look is not None
+    wire.outbox.close()
+    assert wire.outbox._next_look.cancelled()
+
+
+# Compression.
+
+
+def deflate(*, no_context: bool = True, bits: int = 15) -> PerMessageDeflate:
+    return PerMessageDeflate(True, no_context, 15, bits)
+
+
+@pytest.mark.parametrize(
+    ("extension", "is_deflated"),
+    [
+        (deflate(), True),
+        (deflate(bits=14), False),
+        (deflate(bits=9), False),
+        (deflate(no_context=False), False),
+    ],
+)
+async def test_only_who_can_read_shared_frames_gets_them_deflated(
+    extension: PerMessageDeflate, is_deflated: bool
+) -> None:
+    wire = Wire(extension)
+    wire.write(LONG)
+    assert wire.transport.sent() == (LONG.deflated if is_deflated else LONG.plain)
+    assert wire.counters.bytes == len(LONG.deflated if is_deflated else LONG.plain)
+
+
+# Through the library.
+
+
+async def test_what_comes_while_a_fragmented_message_is_sent_comes_after_it(wire: Wire) -> None:
+    wire.websocket.send_in_progress = object()
+    wire.write(Frames([TextFrame(b"1"), TextFrame(b"2")]))
+    wire.websocket.send_in_progress = None
+    wire.write(Frames.of(b"3"))
+    assert wire.transport.waiting == b""
+    wire.websocket.may_send.set()
+    await eventually(lambda: wire.websocket.sent == [b"1", b"2", b"3"])
+    await eventually(lambda: wire.outbox._sending is None)
+    wire.write(Frames.of(b"4"))
+    assert texts(wire.transport.sent()) == ["4"]
+
+
+async def test_an_extension_that_is_not_known_goes_through_the_library() -> None:
+    wire = Wire(object())
+    wire.websocket.may_send.set()
+    wire.write(SIXTY)
+    await eventually(lambda: wire.websocket.sent == SIXTY.payloads)
+    assert (wire.counters.frames, wire.counters.bytes) == (1, 58)
+
+
+@pytest.mark.parametrize("attribute", ["protocol.extensions", "protocol.state", "send_in_progress"])
+async def test_a_library_of_another_make_is_used_by_its_public_interface(attribute: str) -> None:
+    class Another(FakeWebSocket):
+        state = State.OPEN  # type: ignore[assignment]
+
+    websocket = Another([])
+    owner, _, name = attribute.rpartition(".")
+    delattr(websocket.protocol if owner else websocket, name)
+    outbox = SocketOutbox(
+        cast(ServerConnection, websocket),
+        max_bytes=100,
+        max_age=1000,
+        counters=OutboxCounters(),
+        peer="",
+    )
+    websocket.may_send.set()
+    outbox.write(SIXTY)
+    outbox.write(FORTY)
+    await eventually(lambda: websocket.sent == SIXTY.payloads + FORTY.payloads)
+
+
+async def test_what_waits_for_the_library_is_bounded_too() -> None:
+    wire = Wire(object())
+    wire.write(SIXTY, Frames.of(b"x" * 42))
+    assert not wire.transport.aborted
+    wire.write(Frames.of(b"x"))
+    assert wire.transport.aborted
+    assert wire.counters.slow_clients == 1
+
+
+async def test_what_waits_for_the_library_goes_when_the_connection_does() -> None:
+    wire = Wire(object())
+    wire.write(SIXTY, FORTY)
+    wire.websocket.protocol.state = State.CLOSED
+    wire.websocket.may_send.set()
+    await eventually(lambda: wire.outbox._sending is None)
+    wire.write(SIXTY)
+    assert wire.outbox._sending is None
+    assert wire.websocket.sent == []

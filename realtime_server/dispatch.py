@@ -1,0 +1,153 @@
+"""Dispatch: from messages for many to one write for each outbox, in slices of time.
+
+What came for the same members is joined once. An outbox that is among several members gets
+what came for all of them, in the order in which it came, and that is joined once for all
+outboxes of which the same is true. So each is written to once, and its client's socket is
+asked once to take what may be many messages.
+
+Thousands of writes take a while. A dispatch gives way when its slice of time is over, so
+that the event loop can serve whoever else has something to say. Order is kept: the next one
+begins when this one has ended. Who leaves in between gets nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
+from typing import Final, Protocol, TypeAlias
+
+from .frames import Frames, TextFrame
+
+__all__ = ["SLICE", "Dispatch", "Members", "Outbox", "Subscriber", "give_way"]
+
+SLICE: Final = 0.005
+"""Seconds until a dispatch gives way."""
+_MOST_BYTES: Final = 64 * 1024
+"""Joined, about: a write should fit into what the kernel takes at once."""
+
+
+class Outbox(Protocol):
+    """Where a socket's frames go. It is bounded, and drops a socket that cannot keep up."""
+
+    def write(self, frames: Frames) -> None:
+        """Take frames, in order, at once."""
+        ...
+
+
+class Subscriber(Protocol):
+    """One who gets messages as long as it is open."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+
+Members: TypeAlias = Mapping[Outbox, Subscriber]
+"""Those who get the same messages. It never changes: others are another object."""
+
+
+class _Share:
+    """What came for the same members: each message with its place among all."""
+
+    __slots__ = ("members", "messages")
+
+    def __init__(self, members: Members) -> None:
+        self.members = members
+        self.messages: list[tuple[int, TextFrame]] = []
+
+
+_Shares: TypeAlias = tuple[_Share, ...]
+_PLACE: Final = itemgetter(0)
+
+
+class Dispatch:
+    """What is to be handed out, and to whom.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until = clock() + SLICE
+        # By the members' identity. They are kept, so it is theirs alone.
+        self._shares: dict[int, _Share] = {}
+        self._count = 0
+        self._bytes = 0
+
+    def add(self, members: Members, payload: bytes) -> None:
+        """Take a message."""
+        share = self._shares.get(id(members))
+        if share is None:
+            share = self._shares[id(members)] = _Share(members)
+        share.messages.append((self._count, TextFrame(payload)))
+        self._count += 1
+        self._bytes += len(payload)
+
+    def is_due(self) -> bool:
+        """Say whether it is time to hand out what there is."""
+        return self._bytes >= _MOST_BYTES or self._clock() >= self._until
+
+    def hand_out(self) -> Iterator[None]:
+        """Write everything, and stop whenever a slice is over."""
+        recipients = _recipients(self._shares.values())
+        self._shares, self._bytes = {}, 0
+        clock = self._clock
+        joined: dict[_Shares, Frames] = {}
+        for outbox, shares in recipients.items():
+            for share in shares:
+                if not share.members[outbox].is_open:
+                    shares = tuple(one for one in shares if one.members[outbox].is_open)
+                    break
+            if not shares:
+                continue
+            frames = joined.get(shares)
+            if frames is None:
+                frames = joined[shares] = _join(shares)
+            outbox.write(frames)
+            if clock() >= self._until:
+                yield
+                self._until = clock() + SLICE
+
+
+def _recipients(all_shares: Iterable[_Share]) -> dict[Outbox, _Shares]:
+    """Return who gets which shares, in the order in which they came.
+
+    Those who get the same have the same tuple: with one for each of them, the garbage
+    collector would look at thousands of new objects, time and again.
+    """
+    found: dict[Outbox, _Shares] = {}
+    for share in all_shares:
+        alone = (share,)
+        with_this: dict[int, _Shares] = {}
+        for outbox in share.members:
+            shares = found.get(outbox)
+            if shares is None:
+                found[outbox] = alone
+                continue
+            more = with_this.get(id(shares))
+            if more is None:
+                more = with_this[id(shares)] = (*shares, share)
+            found[outbox] = more
+    return found
+
+
+def _join(shares: _Shares) -> Frames:
+    messages = [message for share in shares for message in share.messages]
+    if len(shares) > 1:
+        messages.sort(key=_PLACE)
+    return Frames([frame for _, frame in messages])
+
+
+async def give_way(steps: Iterator[None]) -> None:
+    """Go through steps, and let others have their turn in between.
+
+    A cancellation waits until the end: half of the clients have something already.
+    """
+    try:
+        for _ in steps:
+            await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        for _ in steps:
+            pass
+        raise

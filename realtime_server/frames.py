@@ -1,0 +1,106 @@
+"""Frames: text messages as the bytes that sockets get.
+
+A server's frames are not masked, so the same bytes serve every client (RFC 6455, section
+5.1). Each form of them is made when the first client wants it, and once: plain, or deflated
+for those that agreed on it (RFC 7692). A message is deflated by itself, without what came
+before it; only so can all clients be sent the same.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from struct import Struct
+from typing import Final
+
+__all__ = ["DEFLATE_WINDOW_BITS", "Frames", "TextFrame"]
+
+DEFLATE_WINDOW_BITS: Final = 15
+"""How far back deflated messages refer: to read them takes a window of that size."""
+
+_LENGTH_16: Final = Struct("!BBH")
+_LENGTH_64: Final = Struct("!BBQ")
+_FIN_TEXT: Final = 0x81
+_FIN_RSV1_TEXT: Final = 0xC1
+
+_LEAST_DEFLATED: Final = 256
+"""Bytes of a message. Replies are shorter, and win little."""
+_MEMORY_LEVEL: Final = 5
+"""zlib's, of 9. Clearing the tables of a higher level takes longer than most messages do."""
+_EMPTY_BLOCK: Final = b"\x00\x00\xff\xff"
+
+
+def _head(first: int, size: int) -> bytes:
+    if size < 126:
+        return bytes((first, size))
+    if size < 65536:
+        return _LENGTH_16.pack(first, 126, size)
+    return _LENGTH_64.pack(first, 127, size)
+
+
+class TextFrame:
+    """One message."""
+
+    __slots__ = ("_deflated", "payload")
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self._deflated: bytes | None = None
+
+    @property
+    def deflated(self) -> bytes:
+        """The frame as permessage-deflate has it; a short message is left as it is."""
+        if self._deflated is None:
+            self._deflated = self._deflate()
+        return self._deflated
+
+    def _deflate(self) -> bytes:
+        payload = self.payload
+        if len(payload) < _LEAST_DEFLATED:
+            return _head(_FIN_TEXT, len(payload)) + payload
+        compressor = zlib.compressobj(wbits=-DEFLATE_WINDOW_BITS, memLevel=_MEMORY_LEVEL)
+        deflated = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        # Section 7.2.1: the empty block at the end is left away.
+        deflated = deflated.removesuffix(_EMPTY_BLOCK)
+        return _head(_FIN_RSV1_TEXT, len(deflated)) + deflated
+
+
+class Frames:
+    """Messages that go out together, in order."""
+
+    __slots__ = ("_deflated", "_frames", "_plain")
+
+    def __init__(self, frames: Sequence[TextFrame]) -> None:
+        self._frames = frames
+        self._plain: bytes | None = None
+        self._deflated: bytes | None = None
+
+    @classmethod
+    def of(cls, payload: bytes) -> Frames:
+        """Return a single message."""
+        return cls((TextFrame(payload),))
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @property
+    def payloads(self) -> list[bytes]:
+        """The messages without frames around them."""
+        return [frame.payload for frame in self._frames]
+
+    @property
+    def plain(self) -> bytes:
+        """All frames, for a client without compression."""
+        if self._plain is None:
+            parts: list[bytes] = []
+            for frame in self._frames:
+                parts += (_head(_FIN_TEXT, len(frame.payload)), frame.payload)
+            self._plain = b"".join(parts)
+        return self._plain
+
+    @property
+    def deflated(self) -> bytes:
+        """All frames, for a client that agreed on permessage-deflate."""
+        if self._deflated is None:
+            self._deflated = b"".join([frame.deflated for frame in self._frames])
+        return self._deflated

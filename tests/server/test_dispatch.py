@@ -1,0 +1,151 @@
+"""Dispatch: who gets what in one write, and when it gives way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import attrs
+import pytest
+
+from realtime_server.dispatch import SLICE, Dispatch, Outbox, give_way
+from tests.server_helpers import RecordingOutbox, texts
+
+
+class Clock:
+    """Goes on when it is told to; with a step, also each time that it is read."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.now = 0.0
+        self.step = step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+@attrs.define(eq=False)
+class Someone:
+    is_open: bool = True
+
+
+def members(*outboxes: RecordingOutbox) -> dict[Outbox, Someone]:
+    return {outbox: Someone() for outbox in outboxes}
+
+
+def written(outbox: RecordingOutbox) -> list[list[str]]:
+    """Return the messages of each write."""
+    return [texts(data) for data in outbox.writes]
+
+
+@pytest.fixture
+def dispatch() -> Dispatch:
+    return Dispatch(Clock())
+
+
+def test_each_outbox_is_written_to_once_whatever_there_is(dispatch: Dispatch) -> None:
+    outboxes = [RecordingOutbox() for _ in range(3)]
+    group = members(*outboxes)
+    for number in range(10):
+        dispatch.add(group, b"%d" % number)
+    assert list(dispatch.hand_out()) == []
+    for outbox in outboxes:
+        assert written(outbox) == [[str(number) for number in range(10)]]
+
+
+def test_all_who_get_the_same_are_written_the_same_object() -> None:
+    outboxes = RecordingOutbox(), RecordingOutbox()
+    group = members(*outboxes)
+    dispatch = Dispatch(Clock())
+    dispatch.add(group, b"one")
+    dispatch.add(group, b"two")
+    list(dispatch.hand_out())
+    first, second = (outbox.writes for outbox in outboxes)
+    assert first[0] is second[0]
+
+
+def test_an_outbox_gets_what_came_for_any_of_its_groups_in_the_order_in_which_it_came(
+    dispatch: Dispatch,
+) -> None:
+    both, one = RecordingOutbox(), RecordingOutbox()
+    odd, even = members(both, one), members(both)
+    for number in range(1, 6):
+        dispatch.add(odd if number % 2 else even, b"%d" % number)
+    list(dispatch.hand_out())
+    assert written(both) == [["1", "2", "3", "4", "5"]]
+    assert written(one) == [["1", "3", "5"]]
+
+
+def test_nothing_is_handed_out_twice(dispatch: Dispatch) -> None:
+    outbox = RecordingOutbox()
+    dispatch.add(members(outbox), b"x")
+    list(dispatch.hand_out())
+    list(dispatch.hand_out())
+    assert written(outbox) == [["x"]]
+
+
+def test_it_gives_way_when_its_slice_is_over_and_goes_on_where_it_stood() -> None:
+    clock = Clock(SLICE / 3.5)
+    dispatch = Dispatch(clock)
+    outboxes = [RecordingOutbox() for _ in range(10)]
+    dispatch.add(members(*outboxes), b"x")
+    served = [sum(map(bool, (outbox.writes for outbox in outboxes)))]
+    for _ in dispatch.hand_out():
+        served.append(sum(map(bool, (outbox.writes for outbox in outboxes))))
+    assert served == [0, 4, 8]
+    assert all(written(outbox) == [["x"]] for outbox in outboxes)
+
+
+def test_who_leaves_while_it_gives_way_gets_nothing_more() -> None:
+    dispatch = Dispatch(Clock(SLICE))
+    first, leaver, last = (RecordingOutbox() for _ in range(3))
+    group, other = members(first, leaver, last), members(last)
+    dispatch.add(group, b"x")
+    dispatch.add(other, b"y")
+    handing_out = dispatch.hand_out()
+    next(handing_out)
+    group[leaver].is_open = group[last].is_open = False
+    list(handing_out)
+    assert written(first) == [["x"]]
+    assert written(leaver) == []
+    assert written(last) == [["y"]]
+
+
+def test_who_left_before_it_was_handed_out_gets_nothing(dispatch: Dispatch) -> None:
+    stays, leaver = RecordingOutbox(), RecordingOutbox()
+    group = members(stays, leaver)
+    dispatch.add(group, b"x")
+    group[leaver].is_open = False
+    list(dispatch.hand_out())
+    assert (written(stays), written(leaver)) == ([["x"]], [])
+
+
+async def test_a_cancellation_waits_for_the_end_of_the_steps() -> None:
+    steps = []
+
+    def stepping() -> Iterator[None]:
+        for number in range(3):
+            steps.append(number)
+            yield
+
+    going = asyncio.create_task(give_way(stepping()))
+    await asyncio.sleep(0)
+    going.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await going
+    assert steps == [0, 1, 2]
+
+
+def test_it_is_due_when_there_is_enough_or_its_slice_is_over() -> None:
+    clock = Clock()
+    dispatch = Dispatch(clock)
+    group = members(RecordingOutbox())
+    assert not dispatch.is_due()
+    dispatch.add(group, b"x" * 40_000)
+    assert not dispatch.is_due()
+    dispatch.add(group, b"x" * 40_000)
+    assert dispatch.is_due()
+    list(dispatch.hand_out())
+    assert not dispatch.is_due()
+    clock.now = SLICE
+    assert dispatch.is_due()
