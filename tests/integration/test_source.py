@@ -270,6 +270,8 @@ async def test_fifty_broken_connections_under_load_lose_and_repeat_nothing(
         rows = 0
         with table.connect() as connection:
             while not killed.is_set():
+                # Always some on the way, and not more than can soon be read.
+                eventually_sync(lambda rows=rows: rows - len(received) < 3000)
                 # Of all sizes, so that breaks fall within transactions too.
                 size = 1 + rows * 7919 % 400
                 connection.execute(statement, (rows, rows + size - 1))
