@@ -25,6 +25,7 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._until_cut: int | None = None
+        self._until_stall: int | None = None
         self.port = 0
         self.refusing = False
         """Whether new connections are closed at once."""
@@ -75,6 +76,15 @@ class Proxy:
         """Pass nothing on, without a word, until :meth:`flow`."""
         self._flowing.clear()
 
+    def stall_later(self, count: int) -> None:
+        """Do so when the server has sent so many more bytes, to all together."""
+        self._until_stall = count
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether nothing passes."""
+        return not self._flowing.is_set()
+
     def flow(self) -> None:
         """Pass on what was stalled."""
         self._flowing.set()
@@ -103,6 +113,11 @@ class Proxy:
         self, source: asyncio.StreamReader, target: asyncio.StreamWriter, *, to_client: bool
     ) -> None:
         while data := await source.read(self.piece):
+            if to_client and self._until_stall is not None:
+                self._until_stall -= len(data)
+                if self._until_stall <= 0:
+                    self._until_stall = None
+                    self.stall()
             await self._flowing.wait()
             if to_client and self._until_cut is not None:
                 if len(data) >= self._until_cut:

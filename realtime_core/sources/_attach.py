@@ -121,7 +121,7 @@ async def attach(
     name: str,
     former: Former | None,
     suspicion: GapReason | None,
-    connected: Callable[[int], None],
+    connected: Callable[[ReplicationConnection], None],
 ) -> Attachment:
     """Start the stream.
 
@@ -129,7 +129,7 @@ async def attach(
         name: of the slot.
         former: None if this is the first time.
         suspicion: a reason for a gap that the stream itself has given.
-        connected: told the process ID of each walsender.
+        connected: told each connection as soon as there is one.
 
     Raises:
         SourceError: if that fails, saying why.
@@ -138,7 +138,7 @@ async def attach(
     connection = await ReplicationConnection.connect(
         settings.dsn, name, sender_timeout=settings.sender_timeout
     )
-    connected(connection.pid)
+    connected(connection)
     try:
         return await _Attaching(settings, plugin, name, former, suspicion, connection).run()
     except psycopg.Error as exc:
@@ -242,19 +242,21 @@ class _Attaching:
             timeline, last = stream.timeline, LSN(0)
         if timeline != stream.timeline and not await self._is_history(stream, timeline, last):
             return GapReason.NEW_TIMELINE
-        return (
-            self.suspicion
-            or gap_reason(
-                slot,
-                temporary=self.settings.is_temporary,
-                acknowledged=None if former is None else former.acknowledged,
-                start=start.lsn if former is None and start is not None else None,
-            )
-            or self._lag(slot)
-        )
+        # A slot that is not there any more cannot be what the stream complained of.
+        if self.suspicion is GapReason.LAG or (self.suspicion is not None and slot is not None):
+            return self.suspicion
+        return gap_reason(
+            slot,
+            temporary=self.settings.is_temporary,
+            acknowledged=None if former is None else former.acknowledged,
+            start=start.lsn if former is None and start is not None else None,
+        ) or self._lag(slot)
 
     async def _is_history(self, stream: StreamIdentity, timeline: int, last: int) -> bool:
         """Return whether what was handed over on an older timeline is part of this one's past."""
+        if stream.timeline < timeline:
+            # The former primary, which knows nothing of its successor.
+            return False
         history = await self.connection.timeline_history(stream.timeline)
         until = switch_point(history, timeline)
         return until is not None and last < until

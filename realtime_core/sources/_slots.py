@@ -123,10 +123,14 @@ async def _mention_blockers(dsn: Dsn, name: str, pid: int) -> None:
         try:
             async with plain_connection(dsn, name) as connection:
                 found = await catalog.blockers(connection, pid)
+                facts = await catalog.server_facts(connection)
         except SourceError as exc:
             who = f"cannot ask for which ({exc})"
         else:
             who = ", ".join(map(str, found)) or "none is seen now"
+            if facts.in_recovery:
+                who = "on a standby, until the primary says that there are none: run SELECT "
+                who += "pg_log_standby_snapshot() there"
         logger.warning(
             "slot %r is not made yet: PostgreSQL waits for write transactions to end: %s",
             name,

@@ -17,7 +17,6 @@ import math
 import secrets
 from collections import deque
 from collections.abc import Iterator
-from datetime import timedelta
 from itertools import chain, islice
 from random import Random
 from types import TracebackType
@@ -33,15 +32,15 @@ from ..replication.protocol import (
     XLOG_DATA_HEADER,
     Keepalive,
     parse_copy_data,
-    sent,
 )
 from ..replication.sequence import NOWHERE, Sequence
 from ._attach import Attachment, Former, OutputPlugin, PayloadDecoder, attach
 from ._backoff import Backoff
 from ._connection import ReplicationConnection
-from ._feedback import EPOCH, Feedback
+from ._feedback import Feedback
 from ._filtering import RowFilter
 from ._lag import LagGuard
+from ._meter import Meter
 from ._queue import EventQueue
 from ._slots import slot_lost
 from .base import Acknowledgeable, SourceStats
@@ -89,6 +88,7 @@ class StreamSource(EventQueue):
         self._rest: Iterator[Event] = iter(())
 
         # What outlives connections.
+        self._meter = Meter()
         self.enum_orders: dict[tuple[str, str], tuple[str, ...]] = {}
         """The labels of enum types in their declared order, by schema and name, as they were when
         the source attached last: what filters compare enums by."""
@@ -105,6 +105,8 @@ class StreamSource(EventQueue):
         self._suspicion: GapReason | None = None
         # Process IDs of our walsenders: the last one may hold the slot for a while yet.
         self._own_pids: deque[int] = deque(maxlen=16)
+        # The connection of the latest attempt.
+        self._candidate: ReplicationConnection | None = None
         self._error: RealtimeError | None = None
         self._closed = False
         self._last_idle = -math.inf
@@ -117,16 +119,6 @@ class StreamSource(EventQueue):
         self._wal_end_then = LSN(0)
         self._delay = 0.0
 
-        # Counters.
-        self._bytes = 0
-        self._attachments = 0
-        self._gaps = 0
-        self._changes = 0
-        self._transactions = 0
-        self._server_lsn = 0
-        self._server_time = 0
-        self._caught_up = True
-
     # Lifetime
 
     async def __aenter__(self) -> Self:
@@ -137,6 +129,8 @@ class StreamSource(EventQueue):
         """
         if self._closed:
             raise RuntimeError("this source was closed: make a new one")
+        if self._stream is not None or self._attaching is not None:
+            raise RuntimeError("this source is open already")
         if self._settings.max_lag_bytes is not None:
             guard = LagGuard(self._settings, lambda: self._slot, self._start_anew)
             self._lag_guard = asyncio.create_task(guard.run())
@@ -162,6 +156,10 @@ class StreamSource(EventQueue):
         """Send the last acknowledgement, let go of the slot, close the connection."""
         self._closed = True
         self._queue.clear()
+        attaching = self._attaching is not None and not self._attaching.done()
+        if attaching and self._candidate is not None:
+            # psycopg answers a cancellation by waiting for the server once more.
+            self._candidate.abort()
         for task in (self._attaching, self._lag_guard):
             if task is not None:
                 task.cancel()
@@ -210,7 +208,7 @@ class StreamSource(EventQueue):
             self._lose(exc)
             return
         self._feedback.heard()
-        self._note(payloads)
+        self._meter.read(payloads)
         self._rest = self._events(payloads, self._decoder, self._sequence)
         if connection.skipped is not None:
             connection.skipped = None
@@ -226,14 +224,6 @@ class StreamSource(EventQueue):
             # What came before it is good and goes out first.
             self._error = exc
         return len(self._queue) > before
-
-    def _note(self, payloads: list[memoryview]) -> None:
-        """Count what was read."""
-        if payloads:
-            self._bytes += sum(map(len, payloads))
-            lsn, self._server_time = sent(payloads[-1])
-            self._server_lsn = max(self._server_lsn, lsn)
-            self._caught_up = payloads[-1][0] != TAG_XLOG_DATA
 
     def _events(
         self, payloads: list[memoryview], decoder: PayloadDecoder, sequence: Sequence
@@ -312,7 +302,7 @@ class StreamSource(EventQueue):
         """Say what was lost, once all that came before it was taken."""
         after = self._position_at(former.last, former_stream)
         logger.error("changes may be lost: %s, after %s", reason.value, after)
-        self._gaps += 1
+        self._meter.gaps += 1
         yield Gap(after, Position(until, 0, self._stream), reason)
 
     def _position_at(self, place: Place, stream: StreamIdentity | None = None) -> Position | None:
@@ -367,37 +357,13 @@ class StreamSource(EventQueue):
 
     def stats(self) -> SourceStats:
         """Return counters and positions, as they are now."""
-        sequence = self._sequence
-        progress = sequence.progress
-        received = max(self._server_lsn, progress.written)
-        return SourceStats(
-            changes=self._changes + sequence.changes,
-            transactions=self._transactions + sequence.transactions,
-            bytes_received=self._bytes,
-            reconnects=max(self._attachments - 1, 0),
-            gaps=self._gaps,
-            received_lsn=LSN(received),
-            confirmed_lsn=progress.flushed,
-            unacknowledged=progress.waiting,
-            lag_bytes=max(received - progress.flushed, 0),
-            lag_seconds=self._lag_seconds(),
-            filtered=0 if self._filter is None else self._filter.left_out,
-            filter_errors=0 if self._filter is None else self._filter.errors,
+        return self._meter.stats(
+            self._sequence,
+            self._handed,
+            self._filter,
+            all_handed=not self._queue,
             connected=self._connection is not None,
         )
-
-    def _lag_seconds(self) -> float:
-        handed = self._handed
-        if (
-            (self._caught_up and not self._queue)
-            or handed is None
-            or isinstance(handed, Gap | Idle)
-        ):
-            return 0.0
-        if handed.transaction is None or handed.transaction.commit_time is None:
-            return 0.0
-        sent_at = EPOCH + timedelta(microseconds=self._server_time)
-        return max((sent_at - handed.transaction.commit_time).total_seconds(), 0.0)
 
     # Attaching
 
@@ -450,7 +416,7 @@ class StreamSource(EventQueue):
             sequence = self._sequence
             former = Former(self._stream, sequence.last, sequence.progress.flushed)
         attachment = await attach(
-            self._settings, self._plugin, name, former, self._suspicion, self._own_pids.append
+            self._settings, self._plugin, name, former, self._suspicion, self._connected
         )
         self._begin_stream(attachment)
         connection = attachment.connection
@@ -470,6 +436,10 @@ class StreamSource(EventQueue):
         kind = "temporary slot" if self._settings.is_temporary else "slot"
         logger.info("streaming from database %r, %s %r", attachment.database, kind, name)
 
+    def _connected(self, connection: ReplicationConnection) -> None:
+        self._candidate = connection
+        self._own_pids.append(connection.pid)
+
     def _begin_stream(self, attachment: Attachment) -> None:
         former, stream = self._stream, attachment.stream
         if former is None or attachment.reason is not None:
@@ -482,7 +452,7 @@ class StreamSource(EventQueue):
         self._suspicion = None
         self._sequence.resume()
         self._decoder = self._plugin.decoder(stream)
-        self._attachments += 1
+        self._meter.attachments += 1
         self._wal_end_then = attachment.wal_end
         self._attached_at = asyncio.get_running_loop().time()
         self._changes_then = self._sequence.changes
@@ -496,8 +466,7 @@ class StreamSource(EventQueue):
         if attachment.reason is not None:
             gap = self._gap(attachment.reason, attachment.start, former, self._stream)
             self._rest = chain(self._rest, gap)
-        self._changes += former.changes
-        self._transactions += former.transactions
+        self._meter.sequence_ended(former)
         self._sequence = Sequence(
             attachment.start,
             # Behind a gap nothing is a repetition, wherever it stands.
@@ -541,7 +510,7 @@ class StreamSource(EventQueue):
 
     def _detach(self) -> None:
         """Forget the connection and what lives as long as it does."""
-        self._connection = None
+        self._connection = self._candidate = None
         self._slot = None
         self._feedback.stop()
         self._decoder.close()

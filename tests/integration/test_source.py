@@ -569,3 +569,36 @@ async def test_the_catalog_tells_what_the_stream_does_not(database: Database) ->
     assert facts.database == database.name
     assert (facts.wal_level, facts.in_recovery) == ("logical", False)
     assert facts.wal_sender_timeout == 60
+
+
+@pytest.mark.parametrize("stalled", ["while it attaches", "while it streams"])
+async def test_a_source_is_closed_soon_though_the_server_says_nothing(
+    table: Database, stalled: str
+) -> None:
+    async with Proxy() as proxy:
+        dsn = proxy.lead_to(table.dsn)
+        source = PgoutputSource(
+            dsn, publications=["shop"], slot=unique_name("slot"), backoff=(0.01, 0.01)
+        )
+        async with source:
+            if stalled == "while it attaches":
+                proxy.stall_later(800)
+                proxy.cut()
+                reading = asyncio.create_task(anext(source))  # type: ignore[arg-type]
+                await eventually(lambda: proxy.is_stalled)
+            else:
+                reading = asyncio.create_task(anext(source))  # type: ignore[arg-type]
+                proxy.stall()
+            async with asyncio.timeout(8):
+                await source.aclose()
+            with pytest.raises(StopAsyncIteration):
+                await soon(reading)
+        proxy.flow()
+
+
+async def test_a_source_is_opened_once(table: Database) -> None:
+    async with open_source(table) as source:
+        with pytest.raises(RuntimeError, match="open already"):
+            await source.__aenter__()
+    with pytest.raises(RuntimeError, match="was closed"):
+        await source.__aenter__()

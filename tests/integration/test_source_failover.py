@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from realtime_core import (
     SlotLostError,
     ensure_slot,
 )
+from realtime_core.sources import _slots
 from realtime_server.demo.embedded import EmbeddedPostgres
 from tests.fix_postgres import DEBIAN_BINDIR, Database, Server, execute, unique_name
 from tests.integration.source_helpers import ids, insert, soon, take
@@ -153,9 +155,12 @@ async def test_nothing_is_lost_with_a_failover_slot() -> None:
                 source.ack(positions[-1])
 
 
-async def test_a_slot_that_did_not_come_along_is_a_gap() -> None:
+async def test_a_slot_that_did_not_come_along_is_a_gap(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slot = unique_name("slot")
     with pair_of_servers(synchronized=False) as pair:
+        await read_from_standby(pair, caplog, monkeypatch)
         async with Proxy() as proxy:
             dsn = proxy.lead_to(pair.database.dsn)
             options = {"publications": ["shop"], "slot": slot, "backoff": (0.01, 0.1)}
@@ -173,6 +178,26 @@ async def test_a_slot_that_did_not_come_along_is_a_gap() -> None:
                 assert (gap.reason, gap.after) == (GapReason.SLOT_MISSING, event.position)
                 insert(pair.on_standby, 2)
                 assert ids(await take(source, 1)) == [2]
+
+
+async def read_from_standby(
+    pair: Pair, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot on a standby takes a word from the primary, and then streams like any other."""
+    monkeypatch.setattr(_slots, "_PATIENCE", 0.1)
+    source = PgoutputSource(pair.on_standby.dsn, publications=["shop"])
+    opening = asyncio.create_task(source.__aenter__())
+    await eventually(lambda: "pg_log_standby_snapshot() there" in caplog.text or opening.done())
+
+    def has_opened() -> bool:
+        pair.primary.execute("select pg_log_standby_snapshot()")
+        return opening.done()
+
+    await eventually(has_opened)
+    await opening
+    insert(pair.database, 0)
+    assert ids(await take(source, 1)) == [0]
+    await source.aclose()
 
 
 async def test_a_new_primary_that_is_behind_us_is_a_gap() -> None:
@@ -211,6 +236,12 @@ async def test_a_new_primary_that_is_behind_us_is_a_gap() -> None:
                 (event,) = await rows(source, 1)
                 assert ids([event]) == [3]
                 source.ack(event)
+                # And back to the former primary, which never heard of that.
+                proxy.lead_to(pair.database.dsn)
+                proxy.cut()
+                (gap,) = await rows(source, 1)
+                assert isinstance(gap, Gap)
+                assert gap.reason is GapReason.NEW_TIMELINE
             # A consumer that comes back with the old checkpoint is told, too.
             with pytest.raises(SlotLostError, match="new_timeline"):
                 async with PgoutputSource(

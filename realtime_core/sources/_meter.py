@@ -1,0 +1,90 @@
+"""Meter: what a streaming source has done, and how far behind its consumer is."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from ..changes import CommittedTransaction, Event, Gap, Idle
+from ..lsn import LSN
+from ..replication.protocol import TAG_XLOG_DATA, sent
+from ..replication.sequence import Sequence
+from ._feedback import EPOCH
+from ._filtering import RowFilter
+from .base import SourceStats
+
+__all__ = ["Meter"]
+
+
+class Meter:
+    """Counts for the whole life of a source; a sequence counts for itself."""
+
+    def __init__(self) -> None:
+        self.attachments = 0
+        self.gaps = 0
+        self._bytes = 0
+        # Of sequences that ended in a gap.
+        self._changes = 0
+        self._transactions = 0
+        # Where the server stood when it sent the latest message, and when that was.
+        self._server_lsn = 0
+        self._server_time = 0
+        self._caught_up = True
+
+    def read(self, payloads: list[memoryview]) -> None:
+        """Note what a wake-up brought."""
+        if payloads:
+            self._bytes += sum(map(len, payloads))
+            lsn, self._server_time = sent(payloads[-1])
+            self._server_lsn = max(self._server_lsn, lsn)
+            # A server that has more to send sends no keepalive.
+            self._caught_up = payloads[-1][0] != TAG_XLOG_DATA
+
+    def sequence_ended(self, sequence: Sequence) -> None:
+        """Note what a sequence has counted."""
+        self._changes += sequence.changes
+        self._transactions += sequence.transactions
+
+    def stats(
+        self,
+        sequence: Sequence,
+        handed: Event | CommittedTransaction | None,
+        row_filter: RowFilter | None,
+        *,
+        all_handed: bool,
+        connected: bool,
+    ) -> SourceStats:
+        """Sum up.
+
+        Args:
+            sequence: the one under way.
+            handed: what was handed over last.
+            row_filter: what leaves changes out.
+            all_handed: whether nothing is queued behind it.
+            connected: whether the stream runs.
+        """
+        progress = sequence.progress
+        received = max(self._server_lsn, progress.written)
+        lag = 0.0 if self._caught_up and all_handed else self._seconds_behind(handed)
+        return SourceStats(
+            changes=self._changes + sequence.changes,
+            transactions=self._transactions + sequence.transactions,
+            bytes_received=self._bytes,
+            reconnects=max(self.attachments - 1, 0),
+            gaps=self.gaps,
+            received_lsn=LSN(received),
+            confirmed_lsn=progress.flushed,
+            unacknowledged=progress.waiting,
+            lag_bytes=max(received - progress.flushed, 0),
+            lag_seconds=lag,
+            filtered=0 if row_filter is None else row_filter.left_out,
+            filter_errors=0 if row_filter is None else row_filter.errors,
+            connected=connected,
+        )
+
+    def _seconds_behind(self, handed: Event | CommittedTransaction | None) -> float:
+        if handed is None or isinstance(handed, Gap | Idle):
+            return 0.0
+        if handed.transaction is None or handed.transaction.commit_time is None:
+            return 0.0
+        sent_at = EPOCH + timedelta(microseconds=self._server_time)
+        return max((sent_at - handed.transaction.commit_time).total_seconds(), 0.0)
