@@ -246,24 +246,34 @@ class RowAuthorizer:
         return dict(zip(asked, (row[0] for row in rows), strict=True))
 
 
-@attrs.define
 class _Sheet:
     """Rows of a table to be looked up, all in the same columns."""
 
-    rows: dict[Row, int] = attrs.field(factory=dict)
-    """Each with its place."""
-    candidates: list[list[int]] = attrs.field(factory=list)
-    """Of each row, those that are about it."""
-    viewers: dict[Viewer, dict[int, None]] = attrs.field(factory=dict)
-    """Who is to be asked for, and which rows, in order."""
+    def __init__(self) -> None:
+        self.rows: dict[Row, int] = {}
+        """Each with its place."""
+        self.candidates: list[list[int]] = []
+        """Of each row, those that are about it."""
+        # By the list of viewers: most rows have the same ones, who are many.
+        self._audiences: dict[int, tuple[Sequence[Viewer], dict[int, None]]] = {}
 
-    def add(self, row: Row, candidate: int, viewers: Iterable[Viewer]) -> None:
+    def add(self, row: Row, candidate: int, viewers: Sequence[Viewer]) -> None:
         place = self.rows.setdefault(row, len(self.candidates))
         if place == len(self.candidates):
             self.candidates.append([])
         self.candidates[place].append(candidate)
-        for viewer in viewers:
-            self.viewers.setdefault(viewer, {})[place] = None
+        self._audiences.setdefault(id(viewers), (viewers, {}))[1][place] = None
+
+    def questions(self) -> list[Question]:
+        """Return who is to be asked for, and which rows."""
+        wanted: dict[Viewer, tuple[int, ...]] = {}
+        for viewers, rows in self._audiences.values():
+            places = tuple(rows)
+            for viewer in viewers:
+                former = wanted.setdefault(viewer, places)
+                if former is not places:
+                    wanted[viewer] = tuple(dict.fromkeys(former + places))
+        return [Question(viewer, places) for viewer, places in wanted.items()]
 
 
 class _Page:
@@ -322,7 +332,7 @@ class _Page:
     async def ask(self, check: Check, counters: Counters) -> None:
         """Have the rows looked up."""
         for compared, sheet in self._sheets.items():
-            questions = [Question(viewer, tuple(rows)) for viewer, rows in sheet.viewers.items()]
+            questions = sheet.questions()
             answers = await check(self._table, list(sheet.rows), questions, compared=compared)
             for question, answer in zip(questions, answers, strict=True):
                 counters.checks += len(question.places)

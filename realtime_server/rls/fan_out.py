@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeAlias, cast
+from typing import Final, TypeAlias
 
 import psycopg
 
@@ -16,18 +16,19 @@ from ..dispatch import Members, give_way
 from ..hub import AnyDelivery, Hub
 from ..metrics import Metrics
 from .authorizer import Candidate, RowAuthorizer, Shown
-from .poller import Batch
+from .poller import Batch, Read
 from .viewers import Viewer
 
 __all__ = ["FanOut"]
 
 logger = logging.getLogger("realtime.rls")
 
-_RETRY = 0.5
+_RETRY: Final = 0.5
 """Seconds until the database is asked again."""
 
-# Who got a change, at the time it was matched: subscriptions come, move and go meanwhile.
-_Matched: TypeAlias = list[tuple[AnyDelivery, Members]]
+# By viewer, who got a change at the time it was matched: subscriptions come, move and go
+# meanwhile.
+_Matched: TypeAlias = dict[Viewer, list[tuple[AnyDelivery, Members]]]
 
 
 class FanOut:
@@ -39,7 +40,9 @@ class FanOut:
         clock: seconds since 1970.
     """
 
-    def __init__(self, hub: Hub, metrics: Metrics, *, clock: Callable[[], float] = time.time):
+    def __init__(
+        self, hub: Hub, metrics: Metrics, *, clock: Callable[[], float] = time.time
+    ) -> None:
         self._hub = hub
         self._metrics = metrics
         self._clock = clock
@@ -50,7 +53,7 @@ class FanOut:
         if batch.gap is not None:
             self._hub.publish([batch.gap])
             return
-        candidates = [self._candidate(read.change, read.size) for read in batch.reads]
+        candidates = self.candidates(batch.reads)
         while True:
             try:
                 shown = await authorizer.decide(candidates)
@@ -79,16 +82,25 @@ class FanOut:
         for candidate, shown in decided:
             yield from self._of_one(candidate, shown)
 
-    def _candidate(self, change: RowChange, size: int) -> Candidate:
-        matched: _Matched = [
-            (delivery, delivery.group.members) for delivery in self._hub.deliveries(change)
-        ]
-        self._hub.write(self._hub.misfit_messages())
-        viewers = frozenset(
-            viewer for delivery, _ in matched if isinstance(viewer := delivery.group.viewer, Viewer)
-        )
-        others = self._who_filters(change.relation.schema, change.relation.table) - viewers
-        return Candidate(change, size, viewers, others, matched)
+    def candidates(self, reads: Sequence[Read]) -> list[Candidate]:
+        """Match changes with subscriptions."""
+        candidates = []
+        # Where nobody filters, all changes of a table go to the same.
+        known: dict[tuple[str, str, type[RowChange]], tuple[_Matched, frozenset[Viewer]]] = {}
+        for read in reads:
+            change = read.change
+            schema, table = change.relation.schema, change.relation.table
+            filtering = self._who_filters(schema, table)
+            found = known.get((schema, table, type(change)))
+            if found is None:
+                matched = _by_viewer(self._hub.deliveries(change))
+                self._hub.write(self._hub.misfit_messages())
+                found = matched, frozenset(matched)
+                if not filtering:
+                    known[schema, table, type(change)] = found
+            matched, viewers = found
+            candidates.append(Candidate(change, read.size, viewers, filtering - viewers, matched))
+        return candidates
 
     def _who_filters(self, schema: str, table: str) -> frozenset[Viewer]:
         version, viewers = self._filtering.get((schema, table), (-1, frozenset()))
@@ -99,24 +111,24 @@ class FanOut:
         return viewers
 
     def _of_one(self, candidate: Candidate, shown: Shown) -> Iterator[tuple[Members, bytes]]:
-        if not shown:
-            return
         matched: _Matched = candidate.context
-        if any(view.is_for_all for view in shown.values()):
-            # Their filters do not count; they may have come since the change was matched.
-            matched = [
-                (delivery, delivery.group.members)
-                for delivery in self._hub.deliveries(candidate.change, filtered=False)
-                if _is_for_all(shown, delivery)
-            ] + [(one, those) for one, those in matched if not _is_for_all(shown, one)]
-        for delivery, members in matched:
-            view = shown.get(cast(Viewer, delivery.group.viewer))
-            if view is None:
-                continue
-            data = view.payload(delivery.select, has_time=delivery.is_bound)
-            yield members, delivery.message(data)
+        everybody: _Matched | None = None
+        for viewer, view in shown.items():
+            theirs = matched.get(viewer, [])
+            if view.is_for_all:
+                # Their filters do not count.
+                if everybody is None:
+                    everybody = _by_viewer(self._hub.deliveries(candidate.change, filtered=False))
+                theirs = everybody.get(viewer, [])
+            for delivery, members in theirs:
+                data = view.payload(delivery.select, has_time=delivery.is_bound)
+                yield members, delivery.message(data)
 
 
-def _is_for_all(shown: Shown, delivery: AnyDelivery) -> bool:
-    view = shown.get(cast(Viewer, delivery.group.viewer))
-    return view is not None and view.is_for_all
+def _by_viewer(deliveries: Iterable[AnyDelivery]) -> _Matched:
+    matched: _Matched = {}
+    for delivery in deliveries:
+        viewer = delivery.group.viewer
+        assert isinstance(viewer, Viewer)  # the registrar gave each subscription one
+        matched.setdefault(viewer, []).append((delivery, delivery.group.members))
+    return matched

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -13,7 +14,9 @@ from ..errors import RefusedError
 __all__ = ["Viewer"]
 
 
-@attrs.frozen(cache_hash=True)
+# Compared by identity, so that looking one up costs no call of Python's; of() makes equal ones
+# the same.
+@attrs.frozen(eq=False)
 class Viewer:
     """A role and claims. Subscriptions that share them share each check."""
 
@@ -39,4 +42,11 @@ class Viewer:
             )
         kept = {name: value for name, value in claims.items() if name not in ignored}
         # In one order: tokens may list the same claims in different ones.
-        return cls(role, json.dumps(kept, ensure_ascii=False, sort_keys=True))
+        text = json.dumps(kept, ensure_ascii=False, sort_keys=True)
+        viewer = _viewers.get((role, text))
+        if viewer is None:
+            viewer = _viewers[role, text] = cls(role, text)
+        return viewer
+
+
+_viewers: Final[WeakValueDictionary[tuple[str, str], Viewer]] = WeakValueDictionary()

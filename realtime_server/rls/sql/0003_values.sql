@@ -53,6 +53,22 @@ begin
 end
 $$;
 
+create or replace function realtime.symbol_of(op realtime.equality_op)
+    returns text
+    language sql
+    immutable
+as $$
+    select case op
+        when 'eq' then '='
+        when 'in' then '='
+        when 'neq' then '<>'
+        when 'lt' then '<'
+        when 'lte' then '<='
+        when 'gt' then '>'
+        when 'gte' then '>='
+    end
+$$;
+
 create or replace function realtime.check_equality_op(
     op realtime.equality_op, type_ regtype, val_1 text, val_2 text
 )
@@ -71,18 +87,7 @@ begin
         end,
         val_1,
         pg_catalog.format_type(type_, -1),
-        realtime.operator_of(
-            case op
-                when 'eq' then '='
-                when 'in' then '='
-                when 'neq' then '<>'
-                when 'lt' then '<'
-                when 'lte' then '<='
-                when 'gt' then '>'
-                when 'gte' then '>='
-            end,
-            type_
-        ),
+        realtime.operator_of(realtime.symbol_of(op), type_),
         val_2
     ) into result;
     return result;

@@ -63,6 +63,68 @@ begin
 end
 $$;
 
+-- The subscriptions with filters that a row passes, all decided at once: each condition is
+-- asked once for all values that anybody compares the column with.
+create or replace function realtime.passing(
+    entity_ regclass, action_ realtime.action, columns realtime.wal_column[]
+)
+    returns bigint[]
+    language plpgsql
+    stable
+    set search_path = ''
+as $$
+declare
+    condition record;
+    holding text[];
+    passed realtime.user_defined_filter[] := '{}';
+begin
+    for condition in
+        select
+            f.column_name,
+            f.op,
+            t.type_,
+            realtime.value_text(c.value, t.type_) as val,
+            pg_catalog.array_agg(distinct f.value) as literals
+        from realtime.subscription s
+        cross join pg_catalog.unnest(s.filters) f
+        join pg_catalog.unnest(columns) c on c.name = f.column_name
+        cross join lateral (
+            select coalesce(c.type_oid::regtype, c.type_name::regtype) as type_
+        ) t
+        where s.entity = entity_ and (s.action_filter = '*' or s.action_filter = action_::text)
+        group by f.column_name, f.op, t.type_, c.value
+    loop
+        execute pg_catalog.format(
+            case
+                when condition.op = 'in'
+                    then 'select array(select l from unnest($1) l where %1$L::%2$s %3$s any (l::%2$s[]))'
+                else 'select array(select l from unnest($1) l where %1$L::%2$s %3$s l::%2$s)'
+            end,
+            condition.val,
+            pg_catalog.format_type(condition.type_, -1),
+            realtime.operator_of(realtime.symbol_of(condition.op), condition.type_)
+        ) into holding using condition.literals;
+        passed := passed || array(
+            select row(condition.column_name, condition.op, h)::realtime.user_defined_filter
+            from pg_catalog.unnest(holding) h
+        );
+    end loop;
+    return array(
+        select s.id
+        from realtime.subscription s
+        cross join pg_catalog.unnest(s.filters) f
+        left join pg_catalog.unnest(passed) p
+            on p.column_name = f.column_name and p.op = f.op and p.value = f.value
+        where s.entity = entity_
+            and (s.action_filter = '*' or s.action_filter = action_::text)
+            -- Columns that are not there do not count.
+            and f.column_name in (select c.name from pg_catalog.unnest(columns) c)
+        group by s.id
+        having pg_catalog.bool_and(p.op is not null)
+    );
+end
+$$;
+
 do $$
 begin
     -- The original's first form returned a single row.
@@ -101,6 +163,7 @@ declare
     columns_ realtime.wal_column[];
     old_columns realtime.wal_column[];
     key text[];
+    passing bigint[];
     -- Per role and selected columns.
     audience record;
     selectable text[];
@@ -111,6 +174,9 @@ declare
     old_record jsonb;
     -- Per claims.
     viewer record;
+    statement text;
+    prefix constant integer := pg_catalog.length('prepare realtime_apply_rls as ') + 1;
+    number integer;
     is_visible boolean;
     visible uuid[];
 begin
@@ -187,6 +253,13 @@ begin
             );
         end if;
 
+        if audience.has_filters and passing is null then
+            passing := realtime.passing(entity_, action_, columns_);
+            if is_delete then
+                passing := passing || realtime.passing(entity_, action_, old_columns);
+            end if;
+        end if;
+
         visible := '{}';
         if is_delete or not is_rls_enabled_ then
             -- Row level security has nothing to say of a row that is gone.
@@ -200,11 +273,7 @@ begin
                         and s.selected_columns is not distinct from audience.selected_columns
                         and (
                             s.filters = '{}'
-                            or realtime.is_visible_through_filters(columns_, s.filters)
-                            or (
-                                is_delete
-                                and realtime.is_visible_through_filters(old_columns, s.filters)
-                            )
+                            or s.id in (select p from pg_catalog.unnest(passing) p)
                         )
                     order by s.id
                 );
@@ -212,19 +281,11 @@ begin
                 visible := audience.subscription_ids;
             end if;
         else
-            if exists (
-                select
-                from pg_catalog.pg_prepared_statements p
-                where p.name = 'realtime_apply_rls'
-            ) then
-                deallocate realtime_apply_rls;
-            end if;
-            execute realtime.build_prepared_statement_sql(
+            statement := realtime.build_prepared_statement_sql(
                 'realtime_apply_rls', entity_, columns_
             );
-            -- One check for all that share their claims, whatever their number. The query has
-            -- called its functions, which the role may not, before the first row comes: it
-            -- groups and sorts.
+            number := 0;
+            -- One check for all that share their claims, whatever their number.
             for viewer in
                 select
                     s.claims,
@@ -236,17 +297,33 @@ begin
                     and s.selected_columns is not distinct from audience.selected_columns
                     and (
                         s.filters = '{}'
-                        or realtime.is_visible_through_filters(columns_, s.filters)
+                        or s.id in (select p from pg_catalog.unnest(passing) p)
                     )
                 group by s.claims
                 order by pg_catalog.min(s.id)
             loop
                 -- Each in a statement of its own: what a policy has in a subquery is computed
                 -- once in each.
-                perform
-                    pg_catalog.set_config('role', audience.role_name, true),
-                    pg_catalog.set_config('request.jwt.claims', viewer.claims::text, true);
-                execute 'execute realtime_apply_rls' into is_visible;
+                number := number + 1;
+                if number = 1 then
+                    perform pg_catalog.set_config('role', audience.role_name, true);
+                elsif number = 2 then
+                    -- One that an error has left behind.
+                    if exists (
+                        select
+                        from pg_catalog.pg_prepared_statements p
+                        where p.name = 'realtime_apply_rls'
+                    ) then
+                        deallocate realtime_apply_rls;
+                    end if;
+                    execute statement;
+                end if;
+                perform pg_catalog.set_config('request.jwt.claims', viewer.claims::text, true);
+                if number = 1 then
+                    execute pg_catalog.substr(statement, prefix) into is_visible;
+                else
+                    execute 'execute realtime_apply_rls' into is_visible;
+                end if;
                 if is_visible then
                     visible := visible || viewer.subscription_ids;
                 end if;
@@ -254,7 +331,9 @@ begin
             perform
                 pg_catalog.set_config('role', 'none', true),
                 pg_catalog.set_config('request.jwt.claims', callers_claims, true);
-            deallocate realtime_apply_rls;
+            if number > 1 then
+                deallocate realtime_apply_rls;
+            end if;
         end if;
 
         record_ := realtime.wal_record(

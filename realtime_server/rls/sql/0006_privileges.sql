@@ -10,9 +10,9 @@ begin
         where p.pronamespace = 'realtime'::pg_catalog.regnamespace
             and p.proname = any (array[
                 'apply_rls', 'build_prepared_statement_sql', 'cast', 'check_equality_op',
-                'is_visible_through_filters', 'may_select', 'operator_of', 'quote_wal2json',
-                'subscription_check_filters', 'to_regrole', 'value_text', 'wal_columns',
-                'wal_record'
+                'is_visible_through_filters', 'may_select', 'operator_of', 'passing',
+                'quote_wal2json', 'subscription_check_filters', 'symbol_of', 'to_regrole',
+                'value_text', 'wal_columns', 'wal_record'
             ])
     loop
         execute pg_catalog.format('revoke execute on function %s from public', function_);
