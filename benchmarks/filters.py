@@ -94,9 +94,9 @@ def alone() -> dict[str, Any]:
         assert compiled(row.record), name
         found[name] = {
             "filter": text,
-            "parse": 1e6 * seconds(lambda text=text: parse_filter(text)),  # type: ignore[misc]
-            "compile": 1e6 * seconds(lambda parsed=parsed: parsed.compile(RELATION)),  # type: ignore[misc]
-            "ask": 1e6 * seconds(lambda compiled=compiled: compiled(row.record)),  # type: ignore[misc]
+            "parse": 1e6 * seconds(lambda text=text: parse_filter(text)),
+            "compile": 1e6 * seconds(lambda parsed=parsed: parsed.compile(RELATION)),
+            "ask": 1e6 * seconds(lambda compiled=compiled: compiled(row.record)),
         }
     return found
 

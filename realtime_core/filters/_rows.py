@@ -23,7 +23,7 @@ class Source:
     converted already.
     """
 
-    __slots__ = ("base", "column", "convert", "side")
+    __slots__ = ("__weakref__", "base", "column", "convert", "side")
 
     def __init__(
         self,

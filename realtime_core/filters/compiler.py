@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeAlias
+from weakref import WeakValueDictionary
 
 import attrs
 
@@ -83,7 +84,8 @@ class Scope:
         self.relation = relation
         self._enums = enums
         self._kinds: dict[str, Kind] = {}
-        self._sources: dict[tuple[object, ...], Source] = {}
+        # Weakly, as long as a filter uses them: clients think of ever new paths into JSON.
+        self._sources: WeakValueDictionary[tuple[object, ...], Source] = WeakValueDictionary()
 
     def plan(self, node: Node, text: str) -> Plan:
         """Type a filter's literals and make its test.

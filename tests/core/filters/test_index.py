@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import Any
 
 import pytest
 
-from realtime_core import LSN, FilterError, LogicalMessage, ReplicaIdentity, Truncate
+from realtime_core import (
+    LSN,
+    FilterError,
+    Insert,
+    LogicalMessage,
+    Record,
+    ReplicaIdentity,
+    Truncate,
+)
 from realtime_core.filters import FilterIndex, Match, parse_filter
 from realtime_core.filters import index as index_module
 from realtime_core.filters.index import FilterIndex as _Index
-from realtime_core.records import UNCHANGED
+from realtime_core.records import UNCHANGED, Field
 from tests.core.filters.helpers import TRANSACTION, delete, insert, key, relation, row, update
 
 T = relation(id="int4", name="text", v="int4")
@@ -120,6 +129,37 @@ def test_equality_is_not_evaluated_at_all(monkeypatch: pytest.MonkeyPatch) -> No
     index = index_of(*(f"id=eq.{number}" for number in range(1000)))
     monkeypatch.delattr(index_module.FilterIndex, "_evaluate")
     assert index.match(insert(T, "7", None, None)) == ["id=eq.7"]
+
+
+def test_a_field_is_read_once_for_all_filters() -> None:
+    index = index_of(
+        *("v=eq.1", "v=gt.0", "v=lt.9,id=gt.0", "or(v.eq.3,id.eq.1)", "v=in.(1,2)", "name=is.null"),
+        *("name=like.x*", "name=eq.x"),
+    )
+    read = []
+
+    class Watched(Record):
+        def raw(self, name: str) -> Field:
+            read.append(name)
+            return super().raw(name)
+
+    change = Insert(TRANSACTION, 0, T, Watched(T.shape, ("1", "x", "1")))
+    assert len(index.match(change)) == 7
+    assert sorted(read) == ["id", "name", "v"]
+
+
+def test_what_filters_read_is_forgotten_with_them() -> None:
+    of = relation(id="int4", data="jsonb")
+    index = index_of("id=eq.1")
+    index.match(insert(of, "1", "{}"))
+    for number in range(2_000):
+        filter = parse_filter(f"data->a->>key{number}=eq.x")
+        index.add("ann", "public", "t", filter)
+        index.remove("ann", "public", "t", filter)
+    gc.collect()
+    (table,) = index._tables.values()
+    assert table.scope is not None
+    assert len(table.scope._sources) < 10
 
 
 def test_removing_takes_out_what_was_added_and_nothing_else() -> None:
