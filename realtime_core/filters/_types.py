@@ -6,10 +6,11 @@ values of one type equally, as a rule.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Final, TypeAlias
 
+from ..changes import Relation
 from ..records import Column
 from ._arrays import array_of
 from ._datetimes import DATETIMES
@@ -21,7 +22,9 @@ from ._numbers import NUMBERS
 from ._ranges import RANGES
 from ._texts import TEXTS
 
-__all__ = ["EnumOrders", "kind_of"]
+__all__ = ["EnumOrders", "enums_of", "kind_of"]
+
+Labels: TypeAlias = tuple[str, ...]
 
 EnumOrders: TypeAlias = Mapping[tuple[str, str], Sequence[str]]
 """Enum types, by schema and name, to their labels in the declared order."""
@@ -43,6 +46,16 @@ _UNEQUAL: Final = frozenset(
     }
 )
 """Without ``=``, or with one that compares areas."""
+
+
+def enums_of(relation: Relation, enums: EnumOrders) -> Iterator[tuple[tuple[str, str], Labels]]:
+    """Yield the enums that a relation's columns have, themselves or as elements."""
+    for column in relation.columns:
+        if column.type_schema != "pg_catalog":
+            for name in (column.type_name, column.type_name.removeprefix("_")):
+                key = (column.type_schema, name)
+                if key in enums:
+                    yield key, tuple(enums[key])
 
 
 def kind_of(column: Column, enums: EnumOrders) -> Kind:

@@ -22,7 +22,7 @@ from ._like import ilike, like
 from ._regex import regex
 from ._rows import Source
 from ._texts import TEXT
-from ._types import EnumOrders, kind_of
+from ._types import EnumOrders, enums_of, kind_of
 from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side, references
 from .operators import (
     ORDER,
@@ -82,10 +82,16 @@ class Scope:
 
     def __init__(self, relation: Relation, enums: EnumOrders) -> None:
         self.relation = relation
-        self._enums = enums
+        self._enums = dict(enums_of(relation, enums))
         self._kinds: dict[str, Kind] = {}
         # Weakly, as long as a filter uses them: clients think of ever new paths into JSON.
         self._sources: WeakValueDictionary[tuple[object, ...], Source] = WeakValueDictionary()
+
+    def fits(self, relation: Relation, enums: EnumOrders) -> bool:
+        """Say whether filters would be typed the same for this relation."""
+        return relation.columns == self.relation.columns and self._enums == dict(
+            enums_of(relation, enums)
+        )
 
     def plan(self, node: Node, text: str) -> Plan:
         """Type a filter's literals and make its test.

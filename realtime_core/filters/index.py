@@ -130,7 +130,8 @@ class FilterIndex(Generic[S]):
     change comes, and again whenever a change shows other columns.
 
     Args:
-        enums: the declared orders of enum types, by schema and name.
+        enums: the declared orders of enum types, by schema and name. They may change; that
+            counts from when a table is described again.
         on_error: is told of each subscription whose filter does not fit the table when that
             becomes known or has changed; until it fits again it gets nothing.
     """
@@ -189,13 +190,6 @@ class FilterIndex(Generic[S]):
         if not at.entries:
             del self._tables[schema, table]
 
-    def know_enums(self, enums: EnumOrders) -> None:
-        """Replace the declared orders of enum types; filters are typed anew."""
-        self._enums = enums
-        for table in self._tables.values():
-            if table.scope is not None:
-                self._bind(table, table.scope.relation)
-
     def match(self, change: Change) -> list[S]:
         """Return the subscriptions whose filter a change passes, once for each such filter.
 
@@ -251,7 +245,7 @@ class FilterIndex(Generic[S]):
         if table is None:
             return None
         if table.scope is None or table.scope.relation is not relation:
-            if table.scope is not None and table.scope.relation.columns == relation.columns:
+            if table.scope is not None and table.scope.fits(relation, self._enums):
                 table.scope.relation = relation
             else:
                 self._bind(table, relation)

@@ -234,14 +234,22 @@ def test_the_same_columns_again_type_nothing_anew(monkeypatch: pytest.MonkeyPatc
     assert index.match(insert(again, "1", None, None)) == ["id=eq.1"]
 
 
-def test_the_order_of_enums_may_become_known_later() -> None:
+def test_the_order_of_enums_may_become_known_later_and_change() -> None:
     told: list[str] = []
-    of = relation(m="mood")
-    index = index_of("m=gt.ok", on_error=lambda text, _: told.append(text))
-    assert index.match(insert(of, "sad")) == []
-    assert told == ["m=gt.ok"]
-    index.know_enums({("public", "mood"): ("ok", "sad")})
-    assert index.match(insert(of, "sad")) == ["m=gt.ok"]
+    enums: dict[tuple[str, str], tuple[str, ...]] = {}
+    of = relation(m="mood", others="_mood")
+    index = index_of(
+        "m=gt.ok", "others=gt.{ok}", enums=enums, on_error=lambda text, _: told.append(text)
+    )
+    assert index.match(insert(of, "sad", "{sad}")) == []
+    assert told == ["m=gt.ok", "others=gt.{ok}"]
+    enums["public", "mood"] = ("ok", "sad")
+    # That counts from when the table is described again: after a reconnect.
+    assert index.match(insert(of, "sad", "{sad}")) == []
+    again = relation(m="mood", others="_mood")
+    assert index.match(insert(again, "sad", "{sad}")) == ["m=gt.ok", "others=gt.{ok}"]
+    enums["public", "mood"] = ("sad", "ok")
+    assert index.match(insert(relation(m="mood", others="_mood"), "sad", "{sad}")) == []
 
 
 def test_a_label_that_was_added_since_has_no_order_but_is_equal_to_itself() -> None:
