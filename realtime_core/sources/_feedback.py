@@ -93,6 +93,6 @@ class Feedback:
             self._silent_since = now
         elif now - self._silent_since > self._patience:
             self._connection.interrupt(
-                f"the server has said nothing for {self._patience:.0f} s, although asked"
+                f"the server has said nothing for {self._patience:g} s, although asked"
             )
         self.send(reply_requested=self._silent_since is not None)

@@ -602,3 +602,34 @@ async def test_a_source_is_opened_once(table: Database) -> None:
             await source.__aenter__()
     with pytest.raises(RuntimeError, match="was closed"):
         await source.__aenter__()
+
+
+async def test_a_server_that_falls_silent_is_given_up(
+    table: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No packet says that the connection is dead, as with a firewall that forgot it."""
+    async with Proxy() as proxy:
+        source = PgoutputSource(
+            proxy.lead_to(table.dsn),
+            publications=["shop"],
+            slot=unique_name("slot"),
+            sender_timeout=0.4,
+            backoff=(0.01, 0.1),
+        )
+        async with source:
+            insert(table, 1)
+            assert ids(await take(source, 1)) == [1]
+            # A consumer that does not read hears nothing, which says nothing of the server.
+            await asyncio.sleep(1.2)
+            assert source.stats().reconnects == 0
+            reading = asyncio.create_task(anext(source))  # type: ignore[arg-type]
+            # Nor does a server that has nothing to send, for it answers.
+            received = source.stats().bytes_received
+            await eventually(lambda: source.stats().bytes_received > received + 100)
+            assert source.stats().reconnects == 0
+            proxy.stall()
+            await eventually(lambda: "has said nothing for" in caplog.text)
+            proxy.cut()
+            proxy.flow()
+            insert(table, 2)
+            assert ids([await soon(reading)]) == [2]

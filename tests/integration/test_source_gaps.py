@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -36,6 +38,8 @@ from tests.integration.source_helpers import (
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
+
+GO_ON: dict[str, Any] = {"on_gap": "continue", "replace_slot": True}
 
 
 def the_gap(event: Event) -> Gap:
@@ -103,72 +107,62 @@ async def test_a_start_of_another_stream_is_refused(table: Database) -> None:
             pass
 
 
-async def test_a_slot_whose_wal_is_gone_is_a_gap_and_never_dropped_unasked(pg: Server) -> None:
-    database = Database(pg, unique_name("test"))
-    pg.execute(f"create database {database.name}")
-    database.execute("create table item (id int primary key, name text)")
-    database.execute("create publication shop for table item")
-    slot = unique_name("slot")
-    try:
-        *_, position = await read_and_ack(database, slot, 1)
-        insert(database, 2)
-        pg.execute("alter system set max_slot_wal_keep_size = '1MB'")
-        pg.execute("select pg_reload_conf()")
-        for _ in range(4):
-            database.execute("select pg_logical_emit_message(false, 'x', 'x')")
-            database.execute("select pg_switch_wal()")
-        database.execute("checkpoint")
-        status = await slot_status(database.dsn, slot)
-        assert status is not None
-        assert (status.wal_status, status.is_lost) == ("lost", True)
-        with pytest.raises(SlotLostError, match="wal_removed"):
-            async with open_source(database, slot=slot):
-                pass
-        with pytest.raises(SlotLostError, match="replace_slot=True") as caught:
-            async with open_source(database, slot=slot, on_gap="continue"):
-                pass
-        assert caught.value.reason is GapReason.WAL_REMOVED
-        assert f"pg_drop_replication_slot('{slot}')" in str(caught.value)
-        assert await slot_status(database.dsn, slot) == status
-        options = {"on_gap": "continue", "replace_slot": True}
-        async with open_source(database, slot=slot, **options) as source:
-            insert(database, 3)
-            gap, event = await take(source, 2)
-            assert (the_gap(gap).reason, the_gap(gap).after) == (GapReason.WAL_REMOVED, None)
-            assert the_gap(gap).until > position
-            assert ids([event]) == [3]
-    finally:
-        pg.execute("alter system reset max_slot_wal_keep_size")
-        pg.execute("select pg_reload_conf()")
-        database.drop()
+@pytest.fixture
+def short_of_wal(table: Database) -> Iterator[Database]:
+    """A database on a server that keeps next to no WAL for slots."""
+    pg = table.server
+    pg.execute("alter system set max_slot_wal_keep_size = '1MB'")
+    pg.execute("select pg_reload_conf()")
+    yield table
+    pg.execute("alter system reset max_slot_wal_keep_size")
+    pg.execute("select pg_reload_conf()")
 
 
-async def test_wal_removed_under_a_running_stream_is_a_gap(pg: Server) -> None:
-    database = Database(pg, unique_name("test"))
-    pg.execute(f"create database {database.name}")
-    database.execute("create table item (id int primary key, name text)")
-    database.execute("create publication shop for table item")
+def remove_wal(database: Database) -> None:
+    for _ in range(4):
+        database.execute("select pg_logical_emit_message(false, 'x', 'x')")
+        database.execute("select pg_switch_wal()")
+    database.execute("checkpoint")
+
+
+async def test_a_slot_whose_wal_is_gone_is_a_gap_and_never_dropped_unasked(
+    short_of_wal: Database,
+) -> None:
+    database = short_of_wal
     slot = unique_name("slot")
-    options = {"on_gap": "continue", "replace_slot": True}
-    try:
-        async with open_source(database, slot=slot, **options) as source:
-            insert(database, 1)
-            (first,) = await take(source, 1)
-            pg.execute("alter system set max_slot_wal_keep_size = '1MB'")
-            pg.execute("select pg_reload_conf()")
-            for _ in range(4):
-                database.execute("select pg_logical_emit_message(false, 'x', 'x')")
-                database.execute("select pg_switch_wal()")
-            database.execute("checkpoint")
-            (gap,) = await take(source, 1)
-            assert the_gap(gap).reason is GapReason.WAL_REMOVED
-            assert the_gap(gap).after == position_of(first)
-            insert(database, 2)
-            assert ids(await take(source, 1)) == [2]
-    finally:
-        pg.execute("alter system reset max_slot_wal_keep_size")
-        pg.execute("select pg_reload_conf()")
-        database.drop()
+    *_, position = await read_and_ack(database, slot, 1)
+    insert(database, 2)
+    remove_wal(database)
+    status = await slot_status(database.dsn, slot)
+    assert status is not None
+    assert (status.wal_status, status.is_lost) == ("lost", True)
+    with pytest.raises(SlotLostError, match="wal_removed"):
+        async with open_source(database, slot=slot):
+            pass
+    with pytest.raises(SlotLostError, match="replace_slot=True") as caught:
+        async with open_source(database, slot=slot, on_gap="continue"):
+            pass
+    assert caught.value.reason is GapReason.WAL_REMOVED
+    assert f"pg_drop_replication_slot('{slot}')" in str(caught.value)
+    assert await slot_status(database.dsn, slot) == status
+    async with open_source(database, slot=slot, **GO_ON) as source:
+        insert(database, 3)
+        gap, event = await take(source, 2)
+        assert (the_gap(gap).reason, the_gap(gap).after) == (GapReason.WAL_REMOVED, None)
+        assert the_gap(gap).until > position
+        assert ids([event]) == [3]
+
+
+async def test_wal_removed_under_a_running_stream_is_a_gap(short_of_wal: Database) -> None:
+    async with open_source(short_of_wal, slot=unique_name("slot"), **GO_ON) as source:
+        insert(short_of_wal, 1)
+        (first,) = await take(source, 1)
+        remove_wal(short_of_wal)
+        (gap,) = await take(source, 1)
+        assert the_gap(gap).reason is GapReason.WAL_REMOVED
+        assert the_gap(gap).after == position_of(first)
+        insert(short_of_wal, 2)
+        assert ids(await take(source, 1)) == [2]
 
 
 async def slot_before_publication(database: Database) -> str:
@@ -196,8 +190,7 @@ async def test_a_slot_older_than_its_publication_is_a_gap(database: Database) ->
         with pytest.raises(SlotLostError, match="replace_slot=True"):
             async with open_source(database, slot=slot, on_gap="continue") as source:
                 await take(source, 1)
-    options = {"on_gap": "continue", "replace_slot": True}
-    async with open_source(database, slot=slot, **options) as source:
+    async with open_source(database, slot=slot, **GO_ON) as source:
         (gap,) = await take(source, 1)
         assert the_gap(gap).reason is GapReason.SLOT_OLDER_THAN_PUBLICATION
         assert the_gap(gap).after is None
@@ -211,8 +204,7 @@ async def test_a_slot_older_than_its_publication_is_a_gap(database: Database) ->
 
 async def test_a_publication_that_was_made_anew_is_a_gap(table: Database) -> None:
     slot = unique_name("slot")
-    options = {"on_gap": "continue", "replace_slot": True}
-    async with open_source(table, slot=slot, **options) as source:
+    async with open_source(table, slot=slot, **GO_ON) as source:
         insert(table, 1)
         (first,) = await take(source, 1)
         table.execute("drop publication shop")
@@ -271,8 +263,7 @@ async def test_a_lag_beyond_the_bound_makes_the_slot_anew_where_that_is_allowed(
 ) -> None:
     slot = unique_name("slot")
     options = {
-        "on_gap": "continue",
-        "replace_slot": True,
+        **GO_ON,
         "on_lag": "gap",
         "max_lag_bytes": 2_000_000,
         "lag_interval": 0.02,
@@ -307,8 +298,7 @@ async def test_a_lag_is_found_on_attaching(table: Database) -> None:
     insert(table, 1)
     await fill_wal(table, 3)
     options = {
-        "on_gap": "continue",
-        "replace_slot": True,
+        **GO_ON,
         "on_lag": "gap",
         "max_lag_bytes": 2_000_000,
     }
@@ -325,8 +315,7 @@ async def test_a_slot_held_back_by_an_open_transaction_is_not_made_anew(
     caplog.set_level(logging.WARNING, "realtime.source")
     slot = unique_name("slot")
     options = {
-        "on_gap": "continue",
-        "replace_slot": True,
+        **GO_ON,
         "on_lag": "gap",
         "max_lag_bytes": 2_500_000,
         "lag_interval": 0.02,
