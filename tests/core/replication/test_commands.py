@@ -1,13 +1,18 @@
+from typing import Literal
+
 import pytest
 
 from realtime_core.lsn import LSN
 from realtime_core.replication.commands import (
     check_slot_name,
     create_slot,
+    drop_replication_slot,
     pgoutput_options,
     quote_identifier,
     quote_literal,
+    set_failover,
     start_replication,
+    timeline_history,
 )
 
 
@@ -54,3 +59,25 @@ def test_publication_names_are_quoted_twice() -> None:
         'START_REPLICATION SLOT "s" LOGICAL 16/B374D848 '
         '("proto_version" \'1\', "publication_names" \'"shop","a\'\'b ""c"""\')'
     )
+
+
+def test_looking_after_a_slot() -> None:
+    assert create_slot("s", plugin="wal2json", temporary=False, failover=True) == (
+        """CREATE_REPLICATION_SLOT "s" LOGICAL "wal2json" (SNAPSHOT 'nothing', FAILOVER)"""
+    )
+    assert set_failover("s") == 'ALTER_REPLICATION_SLOT "s" (FAILOVER)'
+    assert drop_replication_slot("s") == 'DROP_REPLICATION_SLOT "s"'
+    assert timeline_history(2) == "TIMELINE_HISTORY 2"
+
+
+@pytest.mark.parametrize(("streaming", "protocol"), [("on", "2"), ("parallel", "4")])
+def test_an_option_of_pgoutput_is_mentioned_where_it_is_wanted(
+    streaming: Literal["on", "parallel"], protocol: str
+) -> None:
+    assert pgoutput_options(["a"], streaming=streaming, messages=True, origin="none") == {
+        "proto_version": protocol,
+        "publication_names": '"a"',
+        "streaming": streaming,
+        "messages": "true",
+        "origin": "none",
+    }

@@ -79,3 +79,14 @@ def test_many_transactions_without_changes_behind_a_slow_consumer_are_one_entry(
     assert len(progress._entries) == 2
     progress.acknowledge((200, 0))
     assert progress.flushed == 1999
+
+
+def test_wal_that_only_arrived_moves_nothing() -> None:
+    progress = Progress(LSN(100))
+    progress.arrived(LSN(500))
+    progress.arrived(LSN(300))
+    assert (progress.written, progress.flushed, progress.all_done) == (500, 100, True)
+    progress.transaction_ended((600, 0), LSN(610))
+    assert not progress.all_done
+    progress.acknowledge((600, 0))
+    assert progress.all_done

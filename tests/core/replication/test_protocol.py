@@ -9,6 +9,7 @@ from realtime_core.replication.protocol import (
     XLogData,
     format_status_update,
     parse_copy_data,
+    sent,
 )
 
 XLOG = b"w" + struct.pack("!QQq", 0xA8_FF4A_F350, 0xA9_0000_0000, 7) + b"payload"
@@ -52,3 +53,10 @@ def test_a_status_update_has_three_positions_and_a_time() -> None:
         written=LSN(3), flushed=LSN(2), applied=LSN(1), time=9, reply_requested=True
     )
     assert asking == update[:-1] + b"\1"
+
+
+def test_where_the_server_stood_is_read_without_the_payload() -> None:
+    assert sent(XLOG) == (0xA8_FF4A_F350, 7)
+    assert sent(memoryview(KEEPALIVE)) == (0xA8_FF4A_F350, -1)
+    for other in (b"", b"w", b"k\0", b"z" + bytes(24)):
+        assert sent(other) == (0, 0)
