@@ -40,6 +40,9 @@ async def resolve_dsn(config: ServerConfig) -> str:
                 found += [(host, each) for each in await _look_up(host, config.db_ip_version)]
             except OSError as exc:
                 failures.append(f"{host!r} ({exc.strerror})")
+            except UnicodeError:
+                # Python encodes names before it asks for them (RFC 3490).
+                failures.append(f"{host!r} (a part of it is empty or longer than 63 characters)")
     if not found:
         wanted = config.db_ip_version
         other = IpVersion.IPV4 if wanted is IpVersion.IPV6 else IpVersion.IPV6

@@ -27,6 +27,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
     async def getaddrinfo(
         self: object, host: str, port: None, *, family: int, type: int
     ) -> list[tuple[Any, ...]]:
+        host.encode("idna")  # as the real one does
         if (host, family) not in NAMES:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(family, type, 6, "", (address, 0)) for address in NAMES[host, family]]
@@ -69,4 +70,14 @@ async def test_a_name_without_an_address_of_the_family_is_said_with_the_remedy()
     assert str(caught.value) == (
         "no IPv6 address was found for 'four.example' (Name or service not known), 'no.example' "
         "(Name or service not known); check DB_HOST, or set DB_IP_VERSION=IPv4"
+    )
+
+
+@pytest.mark.parametrize("name", ["db..example", "a" * 64])
+async def test_what_cannot_be_a_name_is_said_with_the_remedy(name: str) -> None:
+    with pytest.raises(ConnectionLostError) as caught:
+        await hosts(name)
+    assert str(caught.value) == (
+        f"no IPv4 address was found for {name!r} (a part of it is empty or longer than 63 "
+        "characters); check DB_HOST, or set DB_IP_VERSION=IPv6"
     )
