@@ -44,6 +44,7 @@ __all__ = [
     "Number",
     "Origins",
     "Port",
+    "Protection",
     "Publications",
     "QueryBytes",
     "RecordBytes",
@@ -169,9 +170,18 @@ def _text(text: str) -> str:
     return text
 
 
-def _flag(text: str) -> bool:
-    # As the original reads it: whatever is not "false" is true.
+def _protection(text: str) -> bool:
+    # As the original reads it: what is misspelt protects.
     return text.strip().lower() != "false"
+
+
+def _flag(text: str) -> bool:
+    match text.strip().lower():
+        case "true":
+            return True
+        case "false":
+            return False
+    raise ValueError("use true or false")
 
 
 def _json(text: str, remedy: str) -> Any:
@@ -279,6 +289,7 @@ def read_jwks(text: str) -> Mapping[str, Any]:
 Text = Annotated[str, Kind(_text, "")]
 OptionalText = Annotated[str | None, Kind(_text, "")]
 Flag = Annotated[bool, Kind(_flag, "`true`, `false`")]
+Protection = Annotated[bool, Kind(_protection, "`true`, `false`; anything but `false` is true")]
 Port = Annotated[int, _whole_number(1, 65535)]
 ListenPort = Annotated[int, _whole_number(0, 65535)]
 Number = Annotated[int, _whole_number(1)]

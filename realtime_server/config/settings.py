@@ -91,8 +91,8 @@ class ServerConfig:
     db_name: kinds.Text = _variable("postgres", "")
     db_user: kinds.Text = _variable("postgres", "needs the attribute `REPLICATION`")
     db_password: kinds.Text = _variable("postgres", "", secret=True)
-    db_ssl: kinds.Flag = _variable(
-        True, "encrypt, without checking the certificate; anything but `false` is true", dev=False
+    db_ssl: kinds.Protection = _variable(
+        True, "encrypt, without checking the certificate", dev=False
     )
     db_ssl_mode: kinds.Tls = _variable(
         None,
@@ -127,7 +127,7 @@ class ServerConfig:
 
     # Tokens
 
-    secure_channels: kinds.Flag = _variable(
+    secure_channels: kinds.Protection = _variable(
         True, "every connection and join needs a token", dev=False
     )
     jwt_secret: kinds.OptionalText = _variable(

@@ -75,7 +75,8 @@ def number(default: int, *, least: int, most: int | None = None) -> Row:
 
 
 def flag(default: bool) -> Row:
-    return Row(default, "false" if default else "true", not default)
+    good = "false" if default else "true"
+    return Row(default, good, not default, ("0", "1", "no", "on", "flase"), "use true or false")
 
 
 def free_text(default: str | None) -> Row:
@@ -122,7 +123,7 @@ TABLE = {
     "DB_NAME": free_text("postgres"),
     "DB_USER": free_text("postgres"),
     "DB_PASSWORD": free_text("postgres"),
-    "DB_SSL": flag(True),
+    "DB_SSL": Row(True, "false", False),
     "DB_SSL_MODE": Row(
         None,
         "verify-full",
@@ -278,13 +279,19 @@ def test_bytes_that_are_not_utf_8_are_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["true", "TRUE", "yes", "1", "0", "no", "anything"])
-def test_whatever_is_not_false_is_true(text: str) -> None:
-    assert ServerConfig.from_env({"DB_SSL": text, **OPEN}).db_ssl is True
+def test_whatever_is_not_false_protects(text: str) -> None:
+    environ = {"DB_SSL": text, "SECURE_CHANNELS": text, "JWT_SECRET": "secret"}
+    config = ServerConfig.from_env(environ)
+    assert (config.db_ssl, config.secure_channels) == (True, True)
 
 
-@pytest.mark.parametrize("text", ["false", "False", " FALSE "])
-def test_false_is_false_in_any_case(text: str) -> None:
-    assert ServerConfig.from_env({"DB_SSL": text, **OPEN}).db_ssl is False
+@pytest.mark.parametrize("name", ["DB_SSL", "TEMPORARY_SLOT"])
+@pytest.mark.parametrize(
+    ("text", "value"), [("false", False), (" FALSE ", False), ("True", True), (" TRUE", True)]
+)
+def test_true_and_false_are_so_in_any_case(name: str, text: str, value: bool) -> None:
+    config = ServerConfig.from_env({name: text, **OPEN})
+    assert getattr(config, name.lower()) is value
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "\ud800", 1, None])
@@ -613,7 +620,7 @@ def test_a_variable_knows_all_that_the_documentation_says() -> None:
         section="The database",
         default="true",
         dev="false",
-        form="`true`, `false`",
-        meaning="encrypt, without checking the certificate; anything but `false` is true",
+        form="`true`, `false`; anything but `false` is true",
+        meaning="encrypt, without checking the certificate",
         secret=False,
     )
