@@ -31,6 +31,7 @@ from .endpoints import HttpProtocol, Response, Site
 from .errors import RefusedError
 from .guard import GuardedConnection
 from .metrics import Metrics
+from .patience import wait_at_most
 from .phoenix.serializers import SERIALIZERS, Serializer
 
 __all__ = ["Handler", "Listener", "bind"]
@@ -115,6 +116,7 @@ class Listener:
         self._config = config
         self._metrics = metrics
         self._server: Server | None = None
+        self._handling: set[asyncio.Task[None]] = set()
         self._door = _Door(site, config, metrics)
 
     async def start(self) -> None:
@@ -145,7 +147,8 @@ class Listener:
         """Close every WebSocket with 1012, so that clients come back.
 
         What was written to a client is sent before its close frame. One that has not taken
-        all of it after ``within`` seconds is cut off.
+        all of it after ``within`` seconds is cut off, and so is what a client asked for and
+        that is not done yet, as when the database does not answer.
         """
         self.stop_accepting()
         server = self._server
@@ -156,6 +159,7 @@ class Listener:
         await asyncio.sleep(0)
         while connections := server.connections:
             await asyncio.gather(*(_close_by(deadline, one) for one in connections))
+        await wait_at_most(self._handling, _left_until(deadline))
         await server.wait_closed()
 
     def _make_protocol(self, *args: Any, **kwargs: Any) -> asyncio.Protocol:
@@ -202,7 +206,13 @@ class Listener:
     async def _handle(self, connection: ServerConnection) -> None:
         assert connection.request is not None
         request = _connect_request(connection.request)
-        await self._handler(connection, request, SERIALIZERS[request.query.get("vsn")])
+        task = asyncio.current_task()
+        assert task is not None
+        self._handling.add(task)
+        try:
+            await self._handler(connection, request, SERIALIZERS[request.query.get("vsn")])
+        finally:
+            self._handling.discard(task)
 
 
 def _deflate() -> ServerPerMessageDeflateFactory:
@@ -215,10 +225,14 @@ def _deflate() -> ServerPerMessageDeflateFactory:
 
 
 async def _close_by(deadline: float, websocket: ServerConnection) -> None:
-    within = max(deadline - asyncio.get_running_loop().time(), 0.0)
+    within = _left_until(deadline)
     # Its own patience, which begins with the close frame, must not end before ours.
     websocket.close_timeout = within
     await close_within(websocket, 1012, "the server restarts", within=within)
+
+
+def _left_until(deadline: float) -> float:
+    return max(deadline - asyncio.get_running_loop().time(), 0.0)
 
 
 class _NoDebug(logging.LoggerAdapter[logging.Logger]):

@@ -26,6 +26,7 @@ from .gate import TopicGate
 from .hub import Hub
 from .listener import Listener, bind
 from .metrics import CONTENT_TYPE, Metrics
+from .patience import wait_at_most
 from .phoenix.serializers import Serializer
 from .rls.counters import Counters
 from .rls.mode import RlsMode
@@ -36,6 +37,8 @@ __all__ = ["RealtimeServer"]
 logger = logging.getLogger("realtime.server")
 
 _MEGABYTE: Final = 1_000_000
+_PATIENCE: Final = 1.0
+"""Seconds that the reading of changes may take to end, once it is cancelled."""
 
 
 class RealtimeServer:
@@ -115,7 +118,7 @@ class RealtimeServer:
         self._listener.stop_accepting()
         self._broadcasting.cancel()
         try:
-            await asyncio.wait({self._broadcasting})
+            await wait_at_most({self._broadcasting}, _PATIENCE)
             await self._listener.close(within=self.config.drain_timeout / 1000)
         finally:
             await self._mode.__aexit__(exc_type, exc, traceback)

@@ -60,7 +60,7 @@ class Connections:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._pool.close()
+        await self._pool.close(timeout=1.0)
 
     @asynccontextmanager
     async def one(self, *, within: float = 30.0) -> AsyncIterator[AsyncConnection[TupleRow]]:

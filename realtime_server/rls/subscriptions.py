@@ -27,6 +27,7 @@ from realtime_core.filters.nodes import references
 from realtime_core.oids import BUILTIN_TYPES
 
 from ..errors import RefusedError
+from ..patience import wait_at_most
 from .connections import Connections
 from .publication import OWN_SCHEMA, read_publication
 from .tables import Table, read_tables
@@ -246,19 +247,23 @@ class Registry:
 
     async def close(self) -> None:
         """Delete the server's rows, if the database lets us."""
+        deleting = asyncio.create_task(self._delete_own())
+        await wait_at_most({deleting}, 2 * _RETRY)
         try:
-            async with self._connections.one(within=_RETRY) as connection:
-                await connection.execute(
-                    "DELETE FROM realtime.subscription WHERE node = %s", [self._node]
-                )
-                await connection.execute(
-                    "DELETE FROM realtime.core_node WHERE node = %s", [self._node]
-                )
+            reason = "the database does not answer" if deleting.cancelled() else deleting.result()
         except psycopg.Error as exc:
+            reason = " ".join(str(exc).split())
+        if reason is not None:
             logger.warning(
-                "rows stay in realtime.subscription until another server removes them: %s",
-                " ".join(str(exc).split()),
+                "rows stay in realtime.subscription until another server removes them: %s", reason
             )
+
+    async def _delete_own(self) -> None:
+        async with self._connections.one(within=_RETRY) as connection:
+            await connection.execute(
+                "DELETE FROM realtime.subscription WHERE node = %s", [self._node]
+            )
+            await connection.execute("DELETE FROM realtime.core_node WHERE node = %s", [self._node])
 
     # Rows.
 

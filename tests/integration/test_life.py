@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from tests.raw_client import RawClient
 from tests.recording_server import read_record
 from tests.server_helpers import DEADLINE, PhoenixClient, dev_config, open_client
 from tests.server_process import ServerProcess
+from tests.tokens import SECRET, make_token
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -233,3 +235,30 @@ async def test_a_restart_of_postgresql_under_load_is_told_with_a_temporary_slot(
         assert part == list(range(part[0], part[-1] + 1))
     assert ids[0] == 0
     assert ids[-1] == rows - 1
+
+
+async def test_a_join_that_waits_for_the_database_does_not_hold_up_the_end(
+    spare: Database,
+) -> None:
+    settings = {
+        "REPLICATION_MODE": "RLS",
+        "SECURE_CHANNELS": "true",
+        "JWT_SECRET": SECRET,
+        "PUBLICATIONS": '["shop"]',
+        "DRAIN_TIMEOUT": "1000",
+    }
+    token = make_token({"role": "postgres"})
+    with ServerProcess(spare.dsn, **settings) as server:
+        async with open_client(server.port, query=f"vsn=1.0.0&apikey={token}") as client:
+            status = ""
+            while status != "ok":  # at first the database is not attached
+                await client.send(TOPIC, "phx_join", {}, ref="1")
+                status = (await client.receive())["payload"]["status"]
+            with spare.server.down("immediate"):
+                # One finds a connection that is broken, and the next waits for another.
+                for number in range(5):
+                    await client.send(f"{TOPIC}:id=eq.{number}", "phx_join", {}, ref=f"{number}")
+                server.wait_for_log(re.compile("error connecting in 'rls subscriptions'"))
+                # Half of the time that it would wait.
+                assert await asyncio.to_thread(server.stop, within=15) == 0
+            assert await client.closed() == RESTARTED
