@@ -11,6 +11,7 @@ import asyncio
 import errno
 import logging
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -18,6 +19,7 @@ from urllib.parse import parse_qsl
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHandshake
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.http11 import Request
 from websockets.http11 import Response as HandshakeResponse
@@ -133,7 +135,7 @@ class Listener:
             open_timeout=self._config.handshake_timeout / 1000,
             close_timeout=CLOSE_TIMEOUT,
             max_size=self._config.max_frame_bytes,
-            logger=_NoDebug(logging.getLogger("websockets.server"), {}),
+            logger=_Discreet(logging.getLogger("websockets.server"), {}),
         )
 
     def stop_accepting(self) -> None:
@@ -235,11 +237,16 @@ def _left_until(deadline: float) -> float:
     return max(deadline - asyncio.get_running_loop().time(), 0.0)
 
 
-class _NoDebug(logging.LoggerAdapter[logging.Logger]):
+class _Discreet(logging.LoggerAdapter[logging.Logger]):
     """Keeps websockets from logging requests and frames, which hold tokens, at any level."""
 
     def isEnabledFor(self, level: int) -> bool:
         return level > logging.DEBUG and super().isEnabledFor(level)
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        # Version 16 logs what is wrong with a request, quoting it.
+        if not isinstance(sys.exception(), InvalidHandshake):
+            super().log(level, msg, *args, **kwargs)
 
 
 def _connect_request(request: Request) -> ConnectRequest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
+from websockets.exceptions import InvalidMessage
 from websockets.http11 import Request
 
 from realtime_core import ServerError
@@ -20,7 +22,7 @@ from realtime_server.auth import AllowAll, ConnectRequest
 from realtime_server.config import IpVersion
 from realtime_server.endpoints import HttpProtocol, Site
 from realtime_server.errors import RefusedError
-from realtime_server.listener import Listener, _Door, _Head, bind
+from realtime_server.listener import Listener, _Discreet, _Door, _Head, bind
 from realtime_server.phoenix.serializers import Serializer
 from tests.server_helpers import FakeTransport, make_metrics, open_config
 from tests.waiting import eventually
@@ -399,3 +401,19 @@ def test_a_port_that_may_not_be_had_is_named_with_the_reason(
     monkeypatch.setattr(socket, "create_server", refuse)
     with pytest.raises(ServerError, match="cannot listen on port 80: Permission denied; set PORT"):
         bind(80, loopback=True)
+
+
+# What websockets logs.
+
+
+def test_a_broken_request_is_not_logged_and_a_broken_handler_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.LoggerAdapter(_Discreet(logging.getLogger("websockets.server"), {}), {})
+    for exc in (InvalidMessage("GET /?apikey=secret"), RuntimeError("broken")):
+        try:
+            raise exc
+        except Exception:
+            logger.error("it failed", exc_info=True)
+    assert "secret" not in caplog.text
+    assert "RuntimeError: broken" in caplog.text
