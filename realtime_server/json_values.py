@@ -92,8 +92,9 @@ _RENDERERS: Final[dict[str, Renderer]] = {
 
 
 def _array(element: Renderer, delimiter: str) -> Renderer:
+    # Possessive: what could be given back is kept for each character, 230 bytes of it.
     token = re.compile(
-        r'(?P<open>\{)|(?P<close>\})|(?P<next>D)|"(?P<quoted>(?:[^"\\]|\\.)*)"'
+        r'(?P<open>\{)|(?P<close>\})|(?P<next>D)|"(?P<quoted>[^"\\]*+(?:\\.[^"\\]*+)*+)"'
         r'|(?P<bare>[^{}"\\D]+)'.replace("D", delimiter),
         re.DOTALL,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from decimal import Decimal
 from typing import Any
 
@@ -103,6 +104,19 @@ def test_a_users_type_with_a_built_in_name_is_text() -> None:
 def test_what_is_no_array_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match="not an array"):
         render(text, "_int4")
+
+
+@pytest.mark.parametrize("piece", ["a b", '\\"', "\\\\"])
+def test_a_long_element_takes_little_more_memory_than_itself(piece: str) -> None:
+    text = '{"' + piece * 300_000 + '"}'
+    render('{"a b"}', "_text")
+    tracemalloc.start()
+    try:
+        render(text, "_text")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * len(text)
 
 
 def exactly(text: str) -> Any:
