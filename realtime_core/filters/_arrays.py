@@ -24,8 +24,11 @@ _MAX_DIMENSIONS: Final = 6
 _BOUNDS: Final = re.compile(r"\s*((?:\[[+-]?\d{1,9}(?::[+-]?\d{1,9})?\])+)\s*=\s*", re.ASCII)
 _BOUND: Final = re.compile(r"\[([+-]?\d+)(?::([+-]?\d+))?\]", re.ASCII)
 _SPACE: Final = " \t\n\r\v\f"
+# Possessive: what could be given back is kept for each character, more than 100 bytes of it.
 _ELEMENT: Final = re.compile(
-    r'[ \t\n\r\v\f]*(?:"((?:[^"\\]|\\.)*)"[ \t\n\r\v\f]*|((?:[^"\\{},]|\\.)*))', re.DOTALL
+    r'[ \t\n\r\v\f]*(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t\n\r\v\f]*'
+    r'|([^"\\{},]*+(?:\\.[^"\\{},]*+)*+))',
+    re.DOTALL,
 )
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 

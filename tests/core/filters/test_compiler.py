@@ -8,6 +8,8 @@ the cases that show a rule, and those that PostgreSQL does not have.
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from realtime_core import FilterError, FilterMatchError, Record
@@ -273,6 +275,21 @@ def test_a_binary_field_is_an_error() -> None:
     of = relation(v="int4")
     with pytest.raises(FilterMatchError, match="start the stream without binary"):
         parse_filter("v=eq.5").compile(of)(row(of, b"\0\0\0\5"))
+
+
+@pytest.mark.parametrize("element", ['"{}"', "{}"])
+def test_a_long_element_of_an_array_takes_little_more_memory_than_itself(element: str) -> None:
+    goods = relation(id="int8", tags="_text")
+    passes = parse_filter("tags=cs.{x}").compile(goods)
+    assert passes(row(goods, "1", "{x}"))
+    text = f"{{{element.format('ab' * 500_000)}}}"
+    tracemalloc.start()
+    try:
+        assert not passes(row(goods, "1", text))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * len(text)
 
 
 def test_a_field_is_converted_once_however_often_it_is_read() -> None:
