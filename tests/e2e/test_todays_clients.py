@@ -374,13 +374,13 @@ def test_the_documentations_programs_print_what_it_says(
 
 def test_heartbeats_are_answered(start: Start, server: ServerProcess) -> None:
     with (
-        start("js", server.websocket_url, heartbeatIntervalMs=100) as js,
-        start("phoenix", server.websocket_url, heartbeatIntervalMs=100) as phoenix,
+        start("js", server.websocket_url, heartbeatIntervalMs=1000) as js,
+        start("phoenix", server.websocket_url, heartbeatIntervalMs=1000) as phoenix,
     ):
         for program in (js, phoenix):
             program.tell(subscribe="room")
             program.wait_for(channel="room", status="SUBSCRIBED")
-        js.wait_for(heartbeat="ok", times=5)
+        js.wait_for(heartbeat="ok", times=3)
         # One that is not answered in time closes the socket.
         assert js.count(heartbeat="timeout") == 0
         assert phoenix.count(socket="closed") == 0
