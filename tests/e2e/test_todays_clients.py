@@ -178,6 +178,29 @@ def test_each_binding_gets_its_events_with_the_right_types(
         program.wait_for(channel="room", status="CLOSED")
 
 
+@pytest.mark.parametrize("client", ["js", "js-vsn1", "phoenix"])
+def test_a_client_may_ask_for_the_rows_that_leave_its_filter(
+    start: Start, shop: Database, server: ServerProcess, client: str
+) -> None:
+    undone = {"event": "*", "schema": "public", "table": "todos", "filter": "done=is.false"}
+    # To JavaScript's client bindings that differ in nothing but `leaves` are the same.
+    silent = {**undone, "filter": "done=eq.false"}
+    with start(client, server.websocket_url) as program:
+        program.tell(subscribe="room", bindings=[silent, {**undone, "leaves": True}])
+        program.wait_for(channel="room", status="SUBSCRIBED")
+        shop.execute("insert into todos values (1, 'bake', false)")
+        shop.execute("update todos set done = true")
+        shop.execute("insert into todos values (2, 'eat', false)")
+        program.wait_until(lambda: len(changes(program)) == 5)
+        assert changes(program) == [
+            [0, "INSERT", "public.todos", TODO, {}],
+            [1, "INSERT", "public.todos", TODO, {}],
+            [1, "DELETE", "public.todos", {}, TODO],
+            [0, "INSERT", "public.todos", {"id": 2, "task": "eat", "done": False}, {}],
+            [1, "INSERT", "public.todos", {"id": 2, "task": "eat", "done": False}, {}],
+        ]
+
+
 def test_all_at_once_on_one_server_see_the_same(
     start: Start, clients: Path, shop: Database, server: ServerProcess
 ) -> None:
