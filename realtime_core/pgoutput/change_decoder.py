@@ -32,11 +32,13 @@ class ChangeDecoder(Assembler):
             ...
 
     Args:
-        stream, max_memory, spill_store: as :class:`Assembler` takes them.
+        stream: as :class:`Assembler` takes it.
         abort_info: as :class:`Decoder` takes it.
         lazy: whether the common rows are only checked, and cut into fields when somebody asks
             for one: faster for who passes most rows over or reads a column or two, slower for
             who reads all.
+        max_memory: as :class:`Assembler` takes it.
+        spill_store: as :class:`Assembler` takes it.
 
     Raises:
         ConfigError: if ``max_memory`` is negative.
