@@ -12,7 +12,7 @@ many, since tables change with their use.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Final
 
 from ..changes import Delete, Insert, Relation, RowChange
@@ -79,14 +79,16 @@ class ShortCuts:
         self._lazy = lazy
         self.readers: dict[bytes, ChangeReader] = {}
         """By head. Always this same dict."""
-        self._kinds: dict[bytes, _Kind] = {}
+        # By the relation's OID, then by head: a database may have thousands of relations.
+        self._kinds: defaultdict[bytes, dict[bytes, _Kind]] = defaultdict(dict)
 
     def learn(self, message: bytes, change: RowChange) -> None:
         """Take note of a row that went the long way, outside of a stream block."""
         head, relation = message[:HEAD], change.relation
-        kind = self._kinds.get(head)
+        kinds = self._kinds[head[1:5]]
+        kind = kinds.get(head)
         if kind is None:
-            kind = self._kinds[head] = _Kind()
+            kind = kinds[head] = _Kind()
             if not self._lazy or len(relation.columns) > _WIDEST:
                 self._cut(head, kind, relation)
         elif kind.cut:
@@ -117,9 +119,7 @@ class ShortCuts:
 
     def forget(self, relation_oid: int) -> None:
         """Drop what was made for a relation: it is described anew."""
-        oid = relation_oid.to_bytes(4, "big")
-        for head in [head for head in self._kinds if head[1:5] == oid]:
-            del self._kinds[head]
+        for head in self._kinds.pop(relation_oid.to_bytes(4, "big"), ()):
             self.readers.pop(head, None)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -471,6 +472,32 @@ def test_very_wide_rows_are_cut() -> None:
     found = list(ChangeDecoder(lazy=True).decode(encode(message) for message in stream))
     changes = [change for change in found if isinstance(change, Insert)]
     assert [change.record._row for change in changes] == [None] * 100
+
+
+class Counted(bytes):
+    """A message that counts how often it, or a part of it, is looked into."""
+
+    looks = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        Counted.looks += 1
+        part = super().__getitem__(place)
+        return Counted(part) if isinstance(part, bytes) else part
+
+
+def test_to_forget_a_relation_takes_no_look_at_the_others() -> None:
+    """Else a database of thousands of tables takes minutes to describe."""
+    short_cuts = _short_cuts.ShortCuts(lazy=False)
+    row = InsertMessage(OID, ROW)
+    (change,) = warmed(row).decode([encode(row)])
+    assert isinstance(change, Insert)
+    for oid in range(500):
+        short_cuts.learn(Counted(encode(InsertMessage(oid, ROW))), change)
+    Counted.looks = 0
+    short_cuts.forget(7)
+    assert Counted.looks == 0
+    assert len(short_cuts.readers) == 499
+    assert encode(InsertMessage(7, ROW))[:8] not in short_cuts.readers
 
 
 # Errors
