@@ -67,7 +67,11 @@ class Wal2JsonDecoder:
     @property
     def in_text(self) -> bool:
         """Whether a text that comes in chunks has begun and not ended."""
-        return self._splitter.inside
+        return self._splitter.inside or self._in_character
+
+    @property
+    def _in_character(self) -> bool:
+        return bool(self._utf8.getstate()[0])
 
     def feed(self, text: str | bytes) -> Decoded:
         """Take one whole text: a transaction of format 1, or a message of format 2.
@@ -126,6 +130,8 @@ class Wal2JsonDecoder:
         """
         self._check()
         self._splitter.end()
+        if self._in_character:
+            raise TruncatedMessageError("the stream ends within a character")
         if self.in_transaction:
             raise TruncatedMessageError("the stream ends within a transaction: its C is missing")
 

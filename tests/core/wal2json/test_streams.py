@@ -71,6 +71,16 @@ def test_a_file_that_is_cut_short_is_an_error(content: str) -> None:
         list(iter_changes([content.encode()]))
 
 
+@pytest.mark.parametrize("content", [b"", b"\n".join(line.encode() for line in FORMAT_2)])
+def test_a_stream_that_ends_within_a_character_is_an_error(content: bytes) -> None:
+    cut = content + "ü".encode()[:1]
+    with pytest.raises(TruncatedMessageError, match="within a character"):
+        list(iter_changes([cut]))
+    # A byte alone is a chunk, too.
+    with pytest.raises(TruncatedMessageError, match="within a character"):
+        list(iter_changes([cut[i : i + 1] for i in range(len(cut))]))
+
+
 def test_an_empty_stream_has_no_changes() -> None:
     assert list(parse_file(io.BytesIO())) == []
     assert list(iter_changes([])) == []
