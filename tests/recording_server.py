@@ -13,8 +13,12 @@ from collections.abc import Iterable, Iterator
 from realtime_core import Event, Insert
 from realtime_server import cli, server
 from realtime_server.hub import Hub
+from realtime_server.rls import mode
+from realtime_server.rls.authorizer import RowAuthorizer
+from realtime_server.rls.fan_out import FanOut
+from realtime_server.rls.poller import Batch
 
-__all__ = ["RecordingHub", "read_record"]
+__all__ = ["RecordingFanOut", "RecordingHub", "read_record"]
 
 
 class RecordingHub(Hub):
@@ -23,18 +27,33 @@ class RecordingHub(Hub):
     def publishing(self, events: Iterable[Event]) -> Iterator[None]:
         batch = list(events)
         yield from super().publishing(batch)
-        ids = [str(event.record["id"]) for event in batch if isinstance(event, Insert)]
-        if ids:
-            with open(os.environ["RECORD"], "a", encoding="ascii") as record:
-                record.write(f"{' '.join(ids)}\n")
+        _write_down(batch)
+
+
+class RecordingFanOut(FanOut):
+    """The same in RLS mode."""
+
+    async def publish(self, batch: Batch, authorizer: RowAuthorizer) -> None:
+        await super().publish(batch, authorizer)
+        _write_down([read.change for read in batch.reads])
+
+
+def _write_down(events: Iterable[Event]) -> None:
+    ids = [str(event.record["id"]) for event in events if isinstance(event, Insert)]
+    if ids:
+        with open(os.environ["RECORD"], "a", encoding="ascii") as record:
+            record.write(f"{' '.join(ids)}\n")
 
 
 def read_record(path: os.PathLike[str]) -> list[int]:
     """Return the ids of the file, in order."""
     with open(path, encoding="ascii") as record:
-        return [int(number) for number in record.read().split()]
+        # A line that was not finished belongs to a batch that was not acknowledged.
+        finished = record.read().rpartition("\n")[0]
+        return [int(number) for number in finished.split()]
 
 
 if __name__ == "__main__":
     server.Hub = RecordingHub  # type: ignore[misc]
+    mode.FanOut = RecordingFanOut  # type: ignore[misc]
     sys.exit(cli.main())

@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 import attrs
 import psycopg
 from psycopg import AsyncConnection
+from psycopg_pool import PoolTimeout
 
 from realtime_core import Column, FilterError, Relation, ReplicaIdentity
 from realtime_core.filters import And, Comparison, Filter, Node, Operator, Reference, Side
@@ -41,6 +42,10 @@ _LIVES: Final = 3
 """Comparisons that a server may miss until its rows are taken for a dead one's."""
 _RETRY: Final = 1.0
 """Seconds until the database is tried again."""
+_ATTEMPTS: Final = 3
+"""To write a join down."""
+_PATIENCE: Final = 2.0
+"""Seconds that each of them waits for a connection: clients wait no longer than ten."""
 
 # What a row can say, of all that the language can; the rest is left out, which widens it.
 _EXPRESSIBLE: Final = {
@@ -269,20 +274,33 @@ class Registry:
 
     async def _write(self, registration: Registration, *, renewed: bool = False) -> None:
         try:
-            async with self._connections.one() as connection, connection.transaction():
-                await self._check_role(connection, registration.viewer.role)
-                rows = await self._rows(connection, registration)
-                if renewed:
-                    await connection.execute(
-                        "DELETE FROM realtime.subscription WHERE subscription_id = %s",
-                        [registration.id],
-                    )
-                await self._insert(connection, registration, rows)
-        except psycopg.errors.OperationalError as exc:
+            for attempt in range(_ATTEMPTS):
+                try:
+                    await self._write_once(registration, renewed)
+                    return
+                except psycopg.OperationalError as exc:
+                    # After a restart of PostgreSQL each connection of the pool is a dead one.
+                    if attempt == _ATTEMPTS - 1 or isinstance(exc, PoolTimeout):
+                        raise
+        except psycopg.OperationalError as exc:
             raise RefusedError("the database cannot be asked now; join again in a moment") from exc
         except psycopg.Error as exc:
             # The trigger's own checks, and the values' casts.
             raise RefusedError(f"{exc.diag.message_primary}") from exc
+
+    async def _write_once(self, registration: Registration, renewed: bool) -> None:
+        async with (
+            self._connections.one(within=_PATIENCE) as connection,
+            connection.transaction(),
+        ):
+            await self._check_role(connection, registration.viewer.role)
+            rows = await self._rows(connection, registration)
+            if renewed:
+                await connection.execute(
+                    "DELETE FROM realtime.subscription WHERE subscription_id = %s",
+                    [registration.id],
+                )
+            await self._insert(connection, registration, rows)
 
     async def _insert(
         self, connection: AsyncConnection[Any], registration: Registration, rows: Sequence[_Row]

@@ -1,0 +1,210 @@
+"""RLS mode's processes: killed, stopped, started with what cannot work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fix_postgres import Database, Server, unique_name
+from tests.integration.conftest import fresh_database
+from tests.integration.rls_stage import FENCE, open_rls_stage
+from tests.integration.test_life import RESTARTED, Load, collect, id_of
+from tests.recording_server import read_record
+from tests.rls_helpers import roles
+from tests.server_helpers import open_client
+from tests.server_process import ServerProcess
+from tests.tokens import SECRET, make_token
+from tests.waiting import eventually, eventually_sync
+
+pytestmark = [pytest.mark.integration, pytest.mark.pg17]
+
+TOPIC = "realtime:public:item"
+KILLS = int(os.environ.get("RLS_KILLS", "20"))
+SETTINGS = {
+    "REPLICATION_MODE": "RLS",
+    "SECURE_CHANNELS": "true",
+    "JWT_SECRET": SECRET,
+    "PUBLICATIONS": '["shop"]',
+    "REPLICATION_POLL_INTERVAL": "10",
+}
+POLLING = re.compile("polling slot")
+
+
+@pytest.fixture
+def reader(pg17: Server) -> Iterator[str]:
+    if not pg17.has_wal2json():
+        pytest.skip("wal2json is not installed")
+    with roles(pg17, "reader") as (reader,):
+        yield reader
+
+
+@pytest.fixture
+def shop(pg17: Server, reader: str) -> Iterator[Database]:
+    with fresh_database(pg17) as database:
+        database.execute(
+            "create table item (id int8 primary key, filling text);"
+            " alter table item enable row level security;"
+            " create policy all_of_it on item using (true);"
+            f" grant select on item to {reader};"
+            " create publication shop for table item"
+        )
+        yield database
+
+
+async def join(server: ServerProcess, client: Any, token: str) -> None:
+    await client.send(TOPIC, "phx_join", {"user_token": token}, ref="1")
+    assert (await client.receive())["payload"]["status"] == "ok"
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_time_and_again_skips_nothing(
+    shop: Database, tmp_path: Path
+) -> None:
+    record = tmp_path / "record"
+    record.touch()
+    slot = unique_name("slot")
+    settings = {**SETTINGS, "SLOT_NAME": slot, "RECORD": str(record)}
+    shop.execute("select pg_create_logical_replication_slot(%s, 'wal2json')", (slot,))
+    chance = random.Random(9)
+    with Load(shop) as load:
+        for _ in range(KILLS):
+            before = len(read_record(record))
+            with ServerProcess(shop.dsn, module="tests.recording_server", **settings) as server:
+                server.wait_for_log(POLLING)
+                # At random points of a poll: by rows handed over, and then by the clock.
+                wanted = before + chance.randrange(1, 200)
+                eventually_sync(lambda: len(read_record(record)) >= wanted)  # noqa: B023
+                time.sleep(chance.random() * 0.02)
+                server.process.send_signal(signal.SIGKILL)
+                server.process.wait()
+        rows = load.stop()
+    with ServerProcess(shop.dsn, module="tests.recording_server", **settings):
+        eventually_sync(lambda: rows - 1 in read_record(record)[-2000:])
+    assert set(read_record(record)) == set(range(rows))
+
+
+async def test_a_stop_hands_out_what_was_read_and_frees_slot_and_rows(
+    shop: Database, reader: str
+) -> None:
+    slot = unique_name("slot")
+    token = make_token({"role": reader, "sub": "ann"})
+    with ServerProcess(shop.dsn, **SETTINGS, SLOT_NAME=slot) as server:
+        server.wait_for_log(POLLING)
+        async with open_client(server.port, query=f"apikey={token}") as client:
+            await join(server, client, token)
+            frames: list[Any] = []
+            collecting = asyncio.create_task(collect(client, frames))
+            with Load(shop) as load:
+                await eventually(lambda: len(frames) > 100)
+                server.process.send_signal(signal.SIGTERM)
+                assert await collecting == RESTARTED
+                load.stop()
+        assert await asyncio.to_thread(server.process.wait, 30) == 0
+    ids = [id_of(frame) for frame in frames]
+    assert ids == list(range(ids[0], ids[-1] + 1))
+    assert shop.execute("select node from realtime.subscription") == []
+    assert shop.execute(
+        "select active from pg_replication_slots where slot_name = %s", (slot,)
+    ) == [(False,)]
+    # The next one goes on where this one ended.
+    with ServerProcess(shop.dsn, **SETTINGS, SLOT_NAME=slot) as server:
+        server.wait_for_log(POLLING)
+
+
+def test_what_cannot_work_is_refused_with_the_line_that_mends_it(shop: Database) -> None:
+    base = ServerProcess(shop.dsn, **SETTINGS)._environment
+    for changes, complaint in (
+        ({"PUBLICATIONS": '["a", "b"]'}, "name the one publication that has all the tables"),
+        ({"SECURE_CHANNELS": "false"}, "set SECURE_CHANNELS=true and JWT_SECRET"),
+        ({"JWT_SECRET": ""}, "JWT_SECRET"),
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "realtime_server", "--dev"],
+            env={**base, **changes},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert result.returncode == 2
+        assert complaint in result.stderr
+
+
+async def test_a_database_that_is_away_is_waited_for(
+    pg17: Server, shop: Database, reader: str
+) -> None:
+    token = make_token({"role": reader, "sub": "ann"})
+    settings = {**SETTINGS, "SLOT_NAME": unique_name("slot"), "DB_RECONNECT_BACKOFF_MAX": "200"}
+    with ServerProcess(shop.dsn, **settings) as server:
+        server.wait_for_log(POLLING)
+        async with open_client(server.port, query=f"apikey={token}") as client:
+            await join(server, client, token)
+            shop.execute("insert into item values (1)")
+            assert id_of(await client.receive()) == 1
+            pg17.restart("immediate")
+            shop.execute("insert into item values (2)")
+            assert id_of(await client.receive()) == 2
+            # A join works again, too.
+            await client.send("realtime:*", "phx_join", {"user_token": token}, ref="2")
+            assert (await client.receive())["payload"]["status"] == "ok"
+
+
+async def test_a_gap_is_told_to_every_channel(pg17: Server) -> None:
+    if not pg17.has_wal2json():
+        pytest.skip("wal2json is not installed")
+    async with open_rls_stage(pg17) as stage, stage.client() as client:
+        await client.sit("realtime:*")
+        stage.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name = 'realtime_server slot' and datname = current_database()"
+        )
+        frame = await client.receive()
+        assert (frame["event"], frame["payload"]["status"]) == ("system", "ok")
+        assert frame["payload"]["gap"]["reason"] == "temporary_slot"
+        fence = await stage.fence.receive()
+        assert (fence["topic"], fence["event"]) == (FENCE, "system")
+
+
+async def test_a_policy_that_sleeps_holds_the_others_up_once(pg17: Server) -> None:
+    if not pg17.has_wal2json():
+        pytest.skip("wal2json is not installed")
+    async with open_rls_stage(pg17, RLS_CHECK_TIMEOUT="250") as stage:
+        with stage.scene():
+            sleeps = "current_setting('request.jwt.claims')::jsonb ->> 'sub' = 'sleeper'"
+            stage.make(
+                "notes",
+                "id int primary key",
+                f"case when {sleeps} and id % 10 = 3 then pg_sleep(60) is not null else true end",
+            )
+            async with stage.client("sleeper") as sleeper, stage.client("ann") as ann:
+                await sleeper.sit(stage.topic("notes"))
+                await ann.sit(stage.topic("notes"))
+                for number in range(20):
+                    stage.execute(f"insert into notes values ({number})")
+                ids = [id_of(await ann.receive()) for _ in range(20)]
+                assert ids == list(range(20))
+                # What the sleeper may see comes later, in order; two rows take too long.
+                frames = [await sleeper.receive() for _ in range(20)]
+                seen = [frame["payload"]["record"].get("id") for frame in frames]
+                assert [one for one in seen if one is not None] == [
+                    number for number in range(20) if number % 10 != 3
+                ]
+                errors = [
+                    frame["payload"]["errors"] for frame in frames if frame["payload"]["errors"]
+                ]
+                assert (
+                    errors
+                    == [["Error 500: Internal Server Error, row level security took too long"]] * 2
+                )
+            metrics = stage.server.metrics.render().decode()
+            assert "realtime_rls_timeouts_total 2.0" in metrics
