@@ -139,6 +139,7 @@ async def _check(config: ServerConfig) -> int:
             publications=config.publications,
             slot=config.slot_name,
             plugin="pgoutput" if config.replication_mode is ReplicationMode.STREAM else "wal2json",
+            persistent=True,
         )
     except SourceError as exc:
         print(f"problem  {exc}")

@@ -9,6 +9,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
+from tests.integration.test_cli_doctor import replicating
 from tests.integration.test_stream_startup import run_to_its_end
 
 pytestmark = pytest.mark.integration
@@ -55,6 +56,17 @@ def test_what_would_stop_the_server_is_said_with_the_sql_that_mends_it(shop: Dat
     assert 'CREATE PUBLICATION "shop" FOR ALL TABLES;' in out
     assert f"problem  slot {slot} uses the output plugin test_decoding, not pgoutput" in out
     assert out.splitlines()[-1].startswith("2 problems, ")
+
+
+def test_a_slot_that_the_running_server_holds_does_not_stop_the_next_one(shop: Database) -> None:
+    shop.execute("create publication shop for table item")
+    slot = unique_name("slot")
+    shop.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
+    with replicating(shop.dsn, slot) as pid:
+        code, out, _ = check(shop, SLOT_NAME=slot)
+    assert code == 0
+    assert f"warning  slot {slot} is in use by PID {pid}\n" in out
+    assert "(it is waited for until it is free)" in out
 
 
 def test_a_database_that_cannot_be_reached_is_one_problem(shop: Database) -> None:

@@ -48,9 +48,16 @@ class Diagnosis:
 
 
 async def diagnose(
-    dsn: str, *, publications: Sequence[str], slot: str | None, plugin: str
+    dsn: str,
+    *,
+    publications: Sequence[str],
+    slot: str | None,
+    plugin: str,
+    persistent: bool = False,
 ) -> Diagnosis:
     """Look for what would stop a source with these settings.
+
+    With ``persistent=True``, as the source has it, a slot in use does not.
 
     Nothing is changed. Where looking does not tell whether the server loads the output plugin,
     a temporary slot is made, and dropped.
@@ -66,7 +73,7 @@ async def diagnose(
             connected = True
             # Names in answers come with their schema, and nobody's functions stand before these.
             await connection.execute("SET search_path TO pg_catalog, pg_temp")
-            return await _diagnose(connection, dsn, publications, slot, plugin)
+            return await _diagnose(connection, dsn, publications, slot, plugin, persistent)
     except SourceError as exc:
         if connected:
             raise
@@ -98,11 +105,14 @@ async def _diagnose(
     publications: Sequence[str],
     slot: str | None,
     plugin: str,
+    persistent: bool,
 ) -> Diagnosis:
     server = await read_server(connection)
     error = await _replication_error(dsn)
     findings = check_server(server, plugin=plugin, replication_error=error)
-    findings += await check_slots(connection, server, slot=slot, plugin=plugin)
+    findings += await check_slots(
+        connection, server, slot=slot, plugin=plugin, persistent=persistent
+    )
     names: Sequence[str] | None = None
     if plugin == "pgoutput":
         found, names = await check_publications(

@@ -40,7 +40,12 @@ _TRANSACTIONS: Final = """
 
 
 async def check_slots(
-    connection: AsyncConnection[Any], server: Server, *, slot: str | None, plugin: str
+    connection: AsyncConnection[Any],
+    server: Server,
+    *,
+    slot: str | None,
+    plugin: str,
+    persistent: bool,
 ) -> list[Finding]:
     """Look at the slots.
 
@@ -48,12 +53,13 @@ async def check_slots(
         server: what is known of it.
         slot: name of the one that is to be used; None: a temporary one.
         plugin: the output plugin that is to be used.
+        persistent: whether a slot in use is waited for.
     """
     slots = await rows(connection, _SLOTS)
     ours = next((row for row in slots if row["name"] == slot), None)
     findings = []
     if ours is not None:
-        findings.append(_own(ours, server, plugin))
+        findings.append(_own(ours, server, plugin, persistent))
     else:
         findings.append(_free(slots, server))
         transactions = await rows(connection, _TRANSACTIONS, {"long": _LONG})
@@ -66,7 +72,7 @@ def _drop(name: str) -> str:
     return f"SELECT pg_drop_replication_slot({quote_literal(name)});"
 
 
-def _own(row: dict[str, Any], server: Server, plugin: str) -> Finding:
+def _own(row: dict[str, Any], server: Server, plugin: str, persistent: bool) -> Finding:
     check, name = "slot", row["name"]
     found = None
     if row["slot_type"] != "logical":
@@ -85,9 +91,12 @@ def _own(row: dict[str, Any], server: Server, plugin: str) -> Finding:
             remedy="the changes since its last position are lost; the slot is made anew after this",
         )
     if row["active_pid"] is not None:
+        message = f"slot {name} is in use by PID {row['active_pid']}"
+        if persistent:
+            return Finding.warning(check, message, remedy="it is waited for until it is free")
         return Finding.problem(
             check,
-            f"slot {name} is in use by PID {row['active_pid']}",
+            message,
             f"SELECT pg_terminate_backend({row['active_pid']});",
             remedy="stop its consumer, which may reconnect after this",
         )
