@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from realtime_core import Severity, diagnose
@@ -170,14 +170,10 @@ def _raise_file_limit(connections: int) -> None:
 async def _serve(config: ServerConfig) -> None:
     _raise_file_limit(config.max_connections)
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # Not on Windows, where Ctrl-C raises KeyboardInterrupt instead.
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(number, stop.set)
+    _on_stop_signals(stop.set)
     server = RealtimeServer(config)
     if hasattr(signal, "SIGHUP"):  # not on Windows
-        loop.add_signal_handler(signal.SIGHUP, server.reload_keys)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload_keys)
     async with server:
         logger.info("listening on %s, port %d", _host(config), server.port)
         stopped = asyncio.create_task(stop.wait())
@@ -187,8 +183,17 @@ async def _serve(config: ServerConfig) -> None:
         if ended.done():
             ended.result()
         ended.cancel()
+        # Whoever asks a second time is in a hurry.
+        _on_stop_signals(server.cut_off)
         logger.info("stopping: closing connections, for at most %d ms", config.drain_timeout)
     logger.info("stopped")
+
+
+def _on_stop_signals(callback: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Not on Windows, where Ctrl-C raises KeyboardInterrupt instead.
+        with contextlib.suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(number, callback)
 
 
 def _host(config: ServerConfig) -> str:

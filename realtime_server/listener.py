@@ -164,6 +164,13 @@ class Listener:
         await wait_at_most(self._handling, _left_until(deadline))
         await server.wait_closed()
 
+    def cut_off(self) -> None:
+        """End every WebSocket and its handler at once."""
+        for connection in self._server.connections if self._server is not None else ():
+            connection.transport.abort()
+        for task in self._handling:
+            task.cancel()
+
     def _make_protocol(self, *args: Any, **kwargs: Any) -> asyncio.Protocol:
         def make_websocket(on_lost: Callable[[], None]) -> ServerConnection:
             return GuardedConnection(

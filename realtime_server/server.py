@@ -151,6 +151,11 @@ class RealtimeServer:
         else:
             logger.info("keys read again from %r", self.config.jwt_jwks_file)
 
+    def cut_off(self) -> None:
+        """Do not wait for clients any longer while closing; those that are left see 1006."""
+        logger.info("cutting off the clients that are left")
+        self._listener.cut_off()
+
     def _why_not_ready(self) -> str | None:
         stats, most = self._mode.stats(), self.config.ready_max_lag_mb
         if not stats.connected:

@@ -138,6 +138,26 @@ async def test_clients_that_do_not_read_hold_up_the_end_no_longer_than_the_bound
             one.close()
 
 
+async def test_a_second_signal_cuts_off_clients_that_do_not_read(shop: Database) -> None:
+    settings = {"PUBLICATIONS": '["shop"]', "DRAIN_TIMEOUT": "600000"}
+    with ServerProcess(shop.dsn, **settings) as server:
+        server.wait_until_streaming()
+        async with open_client(server.port) as client:
+            await client.join(TOPIC)
+            stuck = await RawClient.join(server.port, TOPIC)
+            stuck.stop_reading()
+            shop.execute(
+                "insert into item select n, repeat('x', 500) from generate_series(0, 9999) n"
+            )
+            while id_of(await client.receive()) != 9999:
+                pass
+            server.process.send_signal(signal.SIGTERM)
+            assert await client.closed() == RESTARTED
+            assert server.process.poll() is None
+            assert await asyncio.to_thread(server.stop) == 0
+            stuck.close()
+
+
 @pytest.mark.slow
 async def test_twenty_restarts_under_load_leave_no_hole(shop: Database, tmp_path: Path) -> None:
     record = tmp_path / "record"

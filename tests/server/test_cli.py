@@ -27,11 +27,13 @@ class FakeServer:
     port = 4567
     entering: BaseException | None = None
     ending: BaseException | None = None
+    ends_slowly = False
     signal_number: int | None = None
     seen: list[Any]
 
     def __init__(self, config: ServerConfig) -> None:
         self.seen.append(config)
+        self.hurried = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         if self.entering is not None:
@@ -39,7 +41,14 @@ class FakeServer:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        if self.ends_slowly:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await self.hurried.wait()
         self.seen.append("closed")
+
+    def cut_off(self) -> None:
+        self.seen.append("cut off")
+        self.hurried.set()
 
     def reload_keys(self) -> None:
         self.seen.append("keys read again")
@@ -89,6 +98,13 @@ def test_sighup_has_the_keys_read_again_and_ends_nothing(server: type[FakeServer
     server.signal_number = signal.SIGHUP
     assert cli.main(["--dev"]) == 0
     assert server.seen[1:] == ["keys read again", "closed"]
+
+
+def test_a_second_signal_ends_it_at_once(server: type[FakeServer]) -> None:
+    server.signal_number = signal.SIGINT
+    server.ends_slowly = True
+    assert cli.main(["--dev"]) == 0
+    assert server.seen[1:] == ["cut off", "closed"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
