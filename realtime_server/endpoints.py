@@ -22,6 +22,7 @@ __all__ = ["HttpProtocol", "Response", "Site"]
 _ASSETS: Final = files("realtime_server") / "inspector"
 _LINGER: Final = 5.0
 """Seconds in which what a client still sends is read and thrown away."""
+_NOT_HTTP: Final = b"The request is not what HTTP/1.1 (RFC 9112) asks for.\n"
 _NO_STORE: Final = (("cache-control", "no-store"),)
 
 
@@ -144,7 +145,8 @@ class HttpProtocol(asyncio.Protocol):
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as exc:
-            self.send(Response(HTTPStatus(exc.error_status_hint), body=f"{exc}\n".encode()))
+            # What h11 says of it quotes it, and a token may be in it.
+            self.send(Response(HTTPStatus(exc.error_status_hint), body=_NOT_HTTP))
             return
         if isinstance(event, h11.Request):
             # Without a body the request ends here; what is wrong with one does not matter.

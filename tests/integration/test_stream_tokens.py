@@ -492,6 +492,7 @@ async def test_no_token_is_in_a_log_an_answer_or_a_metric(
             await eventually(lambda: "the keys stay as they are" in "".join(server.log))
             heard.append(await http(server.port, f"/metrics?token={GOOD['HS256']}"))
             heard.append(await http(server.port, f"/{GOOD['HS256']}"))
+            heard.append(await http(server.port, f"/no request?apikey={GOOD['HS256']}"))
             for path in ("/health", "/ready"):
                 heard.append(await http(server.port, path))
         log = "".join(server.log)

@@ -220,6 +220,8 @@ async def test_a_target_that_is_not_ascii_is_not_found_or_bad_but_answered(
         (b"\0\1\2\r\n\r\n", b"400"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\n\r\n", b"400"),  # HTTP/1.1 needs a host
+        (b"GET /?apikey=secret HTTP/9\r\nhost: x\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nhost: x\r\nx-api-key : secret\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: strange\r\n\r\n", b"501"),
@@ -232,4 +234,5 @@ async def test_what_is_no_good_request_is_refused(
     answer = exchange.send(request_bytes)
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert b"\r\nconnection: close\r\n" in answer
+    assert b"secret" not in answer
     assert exchange.transport.half_closed
