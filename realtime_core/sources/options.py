@@ -37,7 +37,8 @@ class StreamOptions(TypedDict, total=False):
     ``sync_replication_slots`` on the standby); an existing slot is altered."""
     slot_in_use: Literal["fail", "wait"]
     """When another connection streams from the slot: raise :exc:`SlotInUseError`, or look each
-    second whether it is free. The source's own connection that broke is always waited for."""
+    second whether it is free. The source's own connection that broke is always waited for. Read a
+    ``start_at`` when nobody else can move it any more: it is not asked for again."""
     on_gap: Literal["raise", "continue"]
     """When changes may have been lost: raise :exc:`SlotLostError`, or go on with a
     :class:`Gap` in the stream."""

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 
@@ -106,13 +106,28 @@ def test_a_program_that_is_killed_at_any_moment_applies_each_change_once(
     def checkpoint() -> object:
         return shop.execute("select position from copy.checkpoint")
 
+    def is_waiting() -> bool:
+        query = "select count(*) from pg_stat_activity where query like 'SELECT pg_try_advisory%'"
+        return shop.execute(query) == [(1,)]
+
+    def moves_on() -> None:
+        before = checkpoint()
+        eventually_sync(lambda: checkpoint() != before)
+
     moved = 0
     with writing(shop, random):
+        # The second one waits for its turn; what was stored before is out of date by then.
+        with ExitStack() as processes:
+            with running():
+                moves_on()
+                processes.enter_context(running())
+                eventually_sync(is_waiting)
+                moves_on()
+            moves_on()
         for _ in range(KILLS):
-            before = checkpoint()
             with running() as process:
                 # Until it has begun to work, and a while longer.
-                eventually_sync(lambda before=before: checkpoint() != before)
+                moves_on()
                 time.sleep(random.random() * 0.1)
                 moved += process.poll() is None
     assert moved == KILLS, f"KILLS_SEED={SEED}; it said: {problems.read_text()}"
