@@ -1,17 +1,20 @@
 """Progress: up to which LSN the server may be told that we are done.
 
-Theory of operation. Commits and keepalives arrive in WAL order and queue up, each with
-the LSN that the slot may move to once it is done with. A commit is done when the consumer
-has acknowledged the transaction's last change; a transaction without changes, and a
-keepalive, are done at once. The flushed position is that of the last entry before which
-everything is done. So an idle slot moves with the keepalives, but never past a
-transaction that somebody still works on.
+Theory of operation. Commits and keepalives arrive in WAL order, each with the LSN that the
+slot may move to once it is done with. A commit is done when the consumer has acknowledged the
+transaction's last change, and queues up until then; a transaction without changes, and a
+keepalive, are done together with what is queued before them. The flushed position is that of
+the last entry before which everything is done. So an idle slot moves with the keepalives, but
+never past a transaction that somebody still works on.
+
+A consumer need never acknowledge anything. So that the queue has a bound all the same, the more
+transactions wait, the more of them share an entry, which is done when the last of them is.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from ..lsn import LSN
 
@@ -19,6 +22,9 @@ __all__ = ["Place", "Progress"]
 
 Place: TypeAlias = tuple[int, int]
 """(commit LSN, index): a position without its stream."""
+
+_MOST_ENTRIES: Final = 10_000
+"""Of 250 bytes or so."""
 
 
 class Progress:
@@ -33,14 +39,12 @@ class Progress:
         """Everything before it is done with; what status updates report."""
         self.written = start
         """Everything before it has arrived."""
-        # (place to be acknowledged or None, LSN the slot may move to then)
-        self._entries: deque[tuple[Place | None, LSN]] = deque()
+        # (place to be acknowledged, LSN the slot may move to then, how many transactions)
+        self._entries: deque[tuple[Place, LSN, int]] = deque()
         self._acknowledged: Place = (0, -1)
-
-    @property
-    def waiting(self) -> int:
+        self._share = 1
+        self.waiting = 0
         """How many transactions have arrived and are not wholly acknowledged."""
-        return sum(1 for needed, _ in self._entries if needed is not None)
 
     @property
     def all_done(self) -> bool:
@@ -77,19 +81,36 @@ class Progress:
 
     def _append(self, needed: Place | None, lsn: LSN) -> None:
         self.arrived(lsn)
-        if needed is None and self._entries and self._entries[-1][0] is None:
-            # Only the latest counts; an idle hour behind a slow consumer is one entry.
-            self._entries.pop()
-        self._entries.append((needed, lsn))
-        self._advance()
+        entries = self._entries
+        if needed is not None:
+            self.waiting += 1
+            if entries and entries[-1][2] < self._share:
+                entries[-1] = needed, lsn, entries[-1][2] + 1
+                return
+            if not entries:
+                self._share = 1
+            elif len(entries) == _MOST_ENTRIES:
+                self._halve()
+            entries.append((needed, lsn, 1))
+            self._advance()
+        elif entries:
+            needed, before, count = entries[-1]
+            entries[-1] = needed, max(before, lsn), count
+        else:
+            self.flushed = max(self.flushed, lsn)
+
+    def _halve(self) -> None:
+        self._share *= 2
+        entries = list(self._entries)
+        self._entries.clear()
+        for (_, _, first), (needed, lsn, second) in zip(entries[::2], entries[1::2], strict=True):
+            self._entries.append((needed, lsn, first + second))
 
     def _advance(self) -> bool:
         before = self.flushed
         entries = self._entries
-        while entries:
-            needed, lsn = entries[0]
-            if needed is not None and needed > self._acknowledged:
-                break
-            entries.popleft()
+        while entries and entries[0][0] <= self._acknowledged:
+            _, lsn, count = entries.popleft()
+            self.waiting -= count
             self.flushed = max(self.flushed, lsn)
         return self.flushed > before
