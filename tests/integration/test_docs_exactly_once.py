@@ -1,9 +1,11 @@
-"""docs/howto/exactly-once.md: the program is killed, and its table is the source's."""
+"""docs/howto/exactly-once.md: the program is killed, and its table is the source's.
+
+KILLS says how often (20 by default), KILLS_SEED when.
+"""
 
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -25,7 +27,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 PAGE = "docs/howto/exactly-once.md"
 KILLS = int(os.environ.get("KILLS", "20"))
-SEED = int(os.environ.get("KILLS_SEED", "0")) or secrets.randbits(32)
+SEED = int(os.environ.get("KILLS_SEED", "1"))
 
 
 @pytest.fixture
