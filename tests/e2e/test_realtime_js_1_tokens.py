@@ -52,7 +52,7 @@ def insert(shop: Database, number: int) -> None:
 def test_the_readmes_example_gets_changes_also_after_its_token_was_refreshed(
     clients: Path, shop: Database, server: ServerProcess
 ) -> None:
-    first, expires = make_token(expires_in=4), time.time() + 4
+    first, expires = make_token(expires_in=8), time.time() + 8
     with client(clients, server, apikey=first) as program:
         program.tell(join=USERS, user_token=first)
         program.wait_for(joined=USERS)
@@ -74,7 +74,7 @@ def test_an_expired_token_ends_the_channel(
     clients: Path, shop: Database, server: ServerProcess
 ) -> None:
     with client(clients, server, apikey=make_token()) as program:
-        program.tell(join=USERS, user_token=make_token(expires_in=4))
+        program.tell(join=USERS, user_token=make_token(expires_in=6))
         program.wait_for(joined=USERS)
         insert(shop, 1)
         program.wait_for(topic=USERS, id="1")

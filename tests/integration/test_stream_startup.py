@@ -122,7 +122,7 @@ async def test_a_signal_closes_sockets_with_1012_and_ends_it_quickly_with_0(
                 assert await v2.closed() == (1012, "the server restarts")
             await eventually(lambda: server.process.poll() is not None)
             assert server.process.returncode == 0
-            assert time.monotonic() - begin < 5
+            assert time.monotonic() - begin < 15
         assert not [line for line in server.log if "Traceback" in line or "ERROR" in line]
         free = database.execute("select active from pg_replication_slots")
         assert free == [(False,)]
@@ -136,7 +136,7 @@ async def test_it_ends_as_quickly_while_it_waits_for_the_database() -> None:
         server.process.send_signal(signal.SIGTERM)
         await eventually(lambda: server.process.poll() is not None)
         assert server.process.returncode == 0
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 15
 
 
 async def test_log_lines_are_json_objects_when_asked_for(one_pg: Server) -> None:
