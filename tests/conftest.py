@@ -1,4 +1,4 @@
-"""What every test has: the PostgreSQL fixtures, and the rule about skips.
+"""What every test has: the PostgreSQL fixtures, and rules about skips and random examples.
 
 With CI=true nothing may be skipped: there `make test` has installed all that
 the tests need, so a skip is a mistake that would hide the test for ever.
@@ -10,6 +10,12 @@ import os
 from collections.abc import Generator
 
 import pytest
+from hypothesis import settings
+
+# The same examples each time, so that a suite that has passed does not fail of itself:
+# EXAMPLES, which asks for more of them, looks for new ones.
+settings.register_profile("repeatable", derandomize="EXAMPLES" not in os.environ, deadline=None)
+settings.load_profile("repeatable")
 
 pytest_plugins = ["tests.fix_postgres"]
 

@@ -1,4 +1,4 @@
-"""The rule about skips, seen from outside."""
+"""The rules about skips and random examples, seen from outside."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def run(suite: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*command, "--continue-on-collection-errors", f"--rootdir={suite}", suite],
         cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "CI"} | environment,
+        env={name: value for name, value in os.environ.items() if name not in ("CI", "EXAMPLES")}
+        | environment,
         capture_output=True,
         text=True,
     )
@@ -60,3 +61,28 @@ def test_with_ci_a_skip_is_a_failure_that_says_why(suite: Path) -> None:
     for reason in ("no such server", "not here", "no such library"):
         assert f"{reason} (CI=true allows no skips)" in result.stdout
     assert result.returncode == 1
+
+
+PROPERTY = """
+from hypothesis import given, strategies
+
+@given(strategies.integers())
+def test_numbers(number):
+    with open("numbers", "a") as file:
+        print(number, file=file)
+"""
+
+
+def examples(folder: Path, **environment: str) -> str:
+    (folder / "test_property.py").write_text(PROPERTY.replace('"numbers"', f'"{folder}/numbers"'))
+    (folder / "numbers").unlink(missing_ok=True)
+    assert run(folder, **environment).returncode == 0
+    return (folder / "numbers").read_text()
+
+
+def test_properties_are_tried_with_the_same_examples_unless_asked_for_new_ones(
+    tmp_path: Path,
+) -> None:
+    first = examples(tmp_path)
+    assert examples(tmp_path) == first
+    assert examples(tmp_path, EXAMPLES="1") != first
