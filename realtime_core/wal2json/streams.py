@@ -57,28 +57,22 @@ def parse_file(file: _File, *, boundaries: bool = False) -> Iterator[Change | Be
     """
     decoder = Wal2JsonDecoder()
     while line := file.readline(_BLOCK):
-        if decoder.in_text or not _is_message(line):
+        if not decoder.in_text and _is_message(line):
+            # A whole text, read in one go: the faster way.
+            yield from _wanted(decoder.feed(line), boundaries)
+        else:
             yield from _wanted(decoder.feed_chunk(line), boundaries)
-            continue
-        if not _ends(line):
-            line += file.readline()  # type: ignore[operator]
-        # A whole text, read in one go: the faster way.
-        yield from _wanted(decoder.feed(line), boundaries)
     decoder.end()
 
 
 def _is_message(line: str | bytes) -> bool:
-    """Say whether a line is one message of format 2: it begins one, and not a second one.
+    """Say whether a line is one message of format 2: it ends, and does not begin a second one.
 
     Within a value the quotes would have backslashes before them.
     """
     if isinstance(line, str):
-        return line.startswith('{"action":') and '}{"action":' not in line
-    return line.startswith(b'{"action":') and b'}{"action":' not in line
-
-
-def _ends(line: str | bytes) -> bool:
-    return line.endswith("\n") if isinstance(line, str) else line.endswith(b"\n")
+        return line.startswith('{"action":') and line.endswith("\n") and '}{"action":' not in line
+    return line.startswith(b'{"action":') and line.endswith(b"\n") and b'}{"action":' not in line
 
 
 def _wanted(

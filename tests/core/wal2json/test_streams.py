@@ -100,6 +100,13 @@ def test_a_line_longer_than_a_block() -> None:
     assert change.record.text("a") == value
 
 
+@pytest.mark.parametrize("as_bytes", [True, False])
+def test_messages_longer_than_a_block_without_line_ends(as_bytes: bool) -> None:
+    content = 3 * ROW_2.replace("1.50", f'"{"x" * 70_000}"')
+    file: Any = io.BytesIO(content.encode()) if as_bytes else io.StringIO(content)
+    assert [type(change) for change in parse_file(file)] == [Insert, Insert, Insert]
+
+
 def test_a_transaction_in_chunks_passes_in_constant_memory() -> None:
     row = ROW.replace("1.50", f'"{"x" * 1000}"')
 
