@@ -75,7 +75,7 @@ CASES = [
     ("hot path", "begin and commit"),
 ]
 
-# (what, our case, contender, its case, clock, the floor that issue 3 sets)
+# (what, our case, contender, its case, clock, the floor to reach)
 RATIOS: list[tuple[str, str, str, str, str, float | None]] = [
     ("messages, fields as text", "messages", "pypgoutput", "decode", "cpu", 7),
     ("changes, lazy rows not looked at", "lazy rows", "pypgoutput", "decode", "cpu", 7),
