@@ -51,6 +51,10 @@ class LagGuard:
                 except SourceError as exc:
                     # The stream finds out by itself whether the server is gone.
                     logger.info("cannot look at the lag of slot %r: %s", name, exc)
+                except Exception:
+                    # A function that is asked for the DSN may raise anything, and nobody waits
+                    # for this task: it would guard no more, without a word.
+                    logger.exception("cannot look at the lag of slot %r", name)
                 else:
                     if status is not None and name == self._slot():
                         self._judge(status)
