@@ -18,7 +18,7 @@ import psycopg
 
 from realtime_core import SourceStats
 from realtime_core.errors import SourceError
-from realtime_core.sources import catalog
+from realtime_core.filters import EnumOrders
 
 from ..addresses import resolve_dsn
 from ..config import ServerConfig
@@ -99,7 +99,7 @@ class RlsMode:
         # How many channels each viewer has.
         self._channels: Counter[Viewer] = Counter()
         self._stack = contextlib.AsyncExitStack()
-        self.enum_orders: dict[tuple[str, str], tuple[str, ...]] = {}
+        self.enum_orders: EnumOrders = self._registry.enum_orders
         """Labels of enums in their declared order, by schema and name, for filters."""
 
     async def __aenter__(self) -> Self:
@@ -155,7 +155,7 @@ class RlsMode:
                         logger.info("migrated the schema realtime: %s", migration)
                     for grant in await missing_grants(connection, self._publication):
                         logger.warning("a privilege for RLS mode is missing: %s", grant)
-                    self.enum_orders.update(await catalog.enum_orders(connection))
+                await self._registry.know_enums()
             except (SourceError, psycopg.Error) as exc:
                 logger.warning("%s; trying again in %.1f s", " ".join(str(exc).split()), delay)
                 await asyncio.sleep(delay)

@@ -23,9 +23,19 @@ from psycopg import AsyncConnection
 from psycopg_pool import PoolTimeout
 
 from realtime_core import Column, FilterError, Relation, ReplicaIdentity
-from realtime_core.filters import And, Comparison, Filter, Node, Operator, Reference, Side
+from realtime_core.filters import (
+    And,
+    Comparison,
+    EnumOrders,
+    Filter,
+    Node,
+    Operator,
+    Reference,
+    Side,
+)
 from realtime_core.filters.nodes import references
 from realtime_core.oids import BUILTIN_TYPES
+from realtime_core.sources.catalog import enum_orders
 
 from ..errors import RefusedError
 from ..patience import wait_at_most
@@ -186,6 +196,17 @@ class Registry:
         self._registrations: dict[UUID, Registration] = {}
         self._removed: set[UUID] = set()
         self._woken = asyncio.Event()
+        self.enum_orders: dict[tuple[str, str], tuple[str, ...]] = {}
+        """Labels of enums in their declared order, by schema and name."""
+
+    async def know_enums(self) -> None:
+        """Learn the orders of enum types, for filters.
+
+        Raises:
+            psycopg.Error: if the database cannot be asked.
+        """
+        async with self._connections.one() as connection:
+            self.enum_orders.update(await enum_orders(connection))
 
     async def register(
         self, wants: Sequence[tuple[Wish, ...]], claims: Mapping[str, Any]
@@ -234,6 +255,7 @@ class Registry:
         while True:
             try:
                 if loop.time() >= due:
+                    await self.know_enums()
                     await self._reconcile()
                     due = loop.time() + self._interval
                 await self._delete()
@@ -356,7 +378,9 @@ class Registry:
                     is_possible = True
                     continue
                 try:
-                    rows[_row(wish, tables.get((wish.schema, wish.table)), role)] = None
+                    rows[
+                        _row(wish, tables.get((wish.schema, wish.table)), role, self.enum_orders)
+                    ] = None
                     is_possible = True
                 except RefusedError as exc:
                     problem = problem or exc
@@ -414,7 +438,7 @@ class Registry:
                     continue
 
 
-def _row(wish: Wish, table: Table | None, role: str) -> _Row:
+def _row(wish: Wish, table: Table | None, role: str, enums: EnumOrders) -> _Row:
     """Return the row of a wish for one table.
 
     Raises:
@@ -432,7 +456,7 @@ def _row(wish: Wish, table: Table | None, role: str) -> _Row:
     if wish.filter is not None:
         _check_columns("filter", wish.filter.columns, columns)
         try:
-            wish.filter.compile(_relation(table))
+            wish.filter.compile(_relation(table), enums=enums)
         except FilterError as exc:
             raise RefusedError(f"cannot filter by {exc.text!r}: {exc}") from exc
         if any(each.side is Side.OLD for each in _references(wish.filter)):
@@ -462,7 +486,7 @@ def _relation(table: Table) -> Relation:
                 column.name,
                 column.type_oid,
                 built_in or column.type_name,
-                "" if built_in is None else "pg_catalog",
+                column.type_schema if built_in is None else "pg_catalog",
                 -1,
                 column.name in table.key_names,
             )

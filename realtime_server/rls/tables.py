@@ -38,6 +38,7 @@ class LiveColumn:
     name: str
     type_name: str
     """``pg_type.typname``; of a domain, the domain's."""
+    type_schema: str
     type_oid: int
     type_sql: str
     """Its type as SQL writes it, without a modifier."""
@@ -91,11 +92,12 @@ _TABLES: Final = """
     SELECT c.oid::pg_catalog.int8, w.schema, w.name, c.relrowsecurity,
         (
             SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
-                a.attname, t.typname, a.atttypid::pg_catalog.int8,
+                a.attname, t.typname, n.nspname, a.atttypid::pg_catalog.int8,
                 pg_catalog.format_type(a.atttypid, -1)
             ) ORDER BY a.attnum)
             FROM pg_catalog.pg_attribute a
             JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+            JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
         ),
         (
@@ -220,7 +222,9 @@ async def read_tables(
             },
         )
         rows = await cursor.fetchall()
-        custom = {oid for row in rows for _, _, oid, _ in row[4] or () if oid >= _FIRST_CUSTOM_OID}
+        custom = {
+            oid for row in rows for _, _, _, oid, _ in row[4] or () if oid >= _FIRST_CUSTOM_OID
+        }
         types: dict[int, CustomType] = {}
         if custom:
             await cursor.execute(_TYPES, {"oids": list(custom)})

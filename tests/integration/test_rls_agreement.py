@@ -15,10 +15,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from psycopg import AsyncConnection
 
 from realtime_core import Delete, Insert, Update
+from realtime_core.filters import Comparison, Filter, Operator, Reference
+from realtime_core.sources.catalog import enum_orders
 from realtime_core.wal2json import Wal2JsonDecoder
 from realtime_server.rls.authorizer import Candidate, RowAuthorizer
+from realtime_server.rls.subscriptions import _condition
 from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.visibility import Visibility
 from tests.fix_postgres import Database, Server, unique_name
@@ -323,6 +327,88 @@ async def test_values_of_every_type(bench: Bench) -> None:
         bench.execute(f"insert into types values ({place}, {values})")
     bench.execute("insert into types (id) values (9)", "delete from types")
     assert await bench.compare() == 6
+
+
+FILTERED = {
+    "int4": ["-1", "0", "7"],
+    "int8": ["9007199254740993", "9007199254740992"],
+    "numeric": ["1.50", "1.5", "NaN", "-2"],
+    "float8": ["0.1", "1e300", "Infinity"],
+    "bool": ["t", "false"],
+    "text": ["a", "B", "é", "", 'q"\\,{}'],
+    "varchar(5)": ["a", "ab"],
+    "char(4)": ["ab", "ab  ", "abc"],
+    "uuid": ["11111111-2222-3333-4444-555555555555", "{AAAAAAAA-2222-3333-4444-555555555555}"],
+    "date": ["2026-11-24", "infinity"],
+    "timestamptz": ["2026-11-24 05:36:00+00", "2026-11-24T07:36:00+02:00"],
+    "interval": ["1 day", "24:00:00", "1 mon"],
+    "jsonb": ['{"a": 1}', '{"a":1.0}', '"x"'],
+    "mood": ["sad", "glad"],
+    "code": ["7", "8"],
+    "bytea": ["\\x00ff", "\\x00fe"],
+    "inet": ["10.0.0.1", "10.0.0.0/8"],
+}
+OPERATORS = ["eq", "neq", "lt", "lte", "gt", "gte", "in"]
+
+
+async def test_filters(bench: Bench) -> None:
+    """The engine and the database's own comparison say the same of each row."""
+    bench.execute(
+        "create type mood as enum ('sad', 'glad')",
+        "create domain code as int check (value < 1000)",
+    )
+    columns = {f"c{place}": kind for place, kind in enumerate(FILTERED)}
+    described = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+    bench.execute(f"create table filtered (id int primary key, {described})")
+    bench.execute("alter table filtered replica identity full")
+    grant(bench, "filtered")
+    claims = json.dumps({"role": bench.roles[0]})
+    filters: dict[uuid.UUID, Filter] = {}
+    for name, kind in columns.items():
+        for operator in OPERATORS:
+            for value in FILTERED[kind]:
+                literal: Any = (value,) if operator == "in" else value
+                node = Comparison(Reference(name), Operator(operator), literal)
+                filter_ = Filter(node, str(node))
+                condition = _condition(node)
+                assert condition is not None
+                subscription = uuid.uuid4()
+                bench.connection.execute(
+                    "insert into realtime.subscription"
+                    " (subscription_id, entity, claims, filters) values (%s, 'filtered', %s,"
+                    " array[(%s, %s, %s)::realtime.user_defined_filter])",
+                    (subscription, claims, *condition),
+                )
+                filters[subscription] = filter_
+    for place in range(5):
+        values = [texts[place % len(texts)] for texts in FILTERED.values()]
+        bench.connection.execute(
+            f"insert into filtered values ({place}{', %s' * len(values)})", values
+        )
+    bench.execute("insert into filtered (id) values (9)", "delete from filtered where id = 1")
+    async with await AsyncConnection.connect(bench.database.dsn) as connection:
+        enums = await enum_orders(connection)
+    compared = 0
+    # Types have their schemas then, as for the server.
+    bench.execute("set search_path = ''")
+    rows = bench.execute(
+        f"select data from pg_logical_slot_get_changes('{bench.slot}', null, null, {OPTIONS})"
+    )
+    bench.execute("reset search_path")
+    for (text,) in rows:
+        for change in bench.decoder.feed(text):
+            if not isinstance(change, Insert | Update | Delete):
+                continue
+            if change.relation.table != "filtered":
+                continue
+            [(ids,)] = bench.connection.execute(
+                "select subscription_ids from realtime.apply_rls(%s::jsonb)", (text,)
+            ).fetchall()
+            for subscription, filter_ in filters.items():
+                passes = filter_.compile(change.relation, enums=enums).passes(change)
+                assert (subscription in ids) == passes, (str(filter_), text)
+                compared += 1
+    assert compared == 7 * len(filters)
 
 
 async def test_random_changes(bench: Bench) -> None:

@@ -208,3 +208,41 @@ async def test_a_policy_that_sleeps_holds_the_others_up_once(pg17: Server) -> No
                 )
             metrics = stage.server.metrics.render().decode()
             assert "realtime_rls_timeouts_total 2.0" in metrics
+
+
+async def test_column_lists_of_the_publication_are_applied(pg17: Server) -> None:
+    if not pg17.has_wal2json():
+        pytest.skip("wal2json is not installed")
+    async with open_rls_stage(pg17) as stage:
+        with stage.scene():
+            stage.make("notes", "id int primary key, owner text, body text", None)
+            stage.execute(
+                "drop publication shop",
+                "create publication shop for table public.fence, notes (id, owner)",
+            )
+            async with stage.client() as client:
+                await client.sit(stage.topic("notes"))
+                reply = await client.try_join(stage.topic("notes", "body=eq.x"))
+                assert reply["response"] == {"reason": "invalid column for filter body"}
+                [payload] = await stage.payloads(client, "insert into notes values (1, 'ann', 'x')")
+            assert payload["record"] == {"id": 1, "owner": "ann"}
+            assert [column["name"] for column in payload["columns"]] == ["id", "owner"]
+
+
+async def test_claims_that_no_policy_reads_share_a_check(pg17: Server) -> None:
+    if not pg17.has_wal2json():
+        pytest.skip("wal2json is not installed")
+    async with open_rls_stage(pg17, RLS_IGNORED_CLAIMS='["exp", "session_id"]') as stage:
+        with stage.scene():
+            stage.make("notes", "id int primary key, owner text")
+            async with (
+                stage.client("ann", session_id="1") as one,
+                stage.client("ann", session_id="2") as two,
+            ):
+                for client in (one, two):
+                    await client.sit(stage.topic("notes"))
+                await stage.payloads(one, "insert into notes values (1, 'ann')")
+                assert len(await two.drain()) == 1
+            metrics = stage.server.metrics.render().decode()
+            # One for the two; the fence's table has no row level security.
+            assert "realtime_rls_checks_total 1.0" in metrics
