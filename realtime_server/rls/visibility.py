@@ -119,13 +119,7 @@ BEGIN
             PERFORM
                 pg_catalog.set_config('role', roles_[place_], true),
                 pg_catalog.set_config('request.jwt.claims', claims_[place_], true);
-            visible_ := ARRAY(
-                SELECT k.place
-                FROM ROWS FROM ({keys}, pg_catalog.unnest(compared_))
-                    WITH ORDINALITY AS k ({aliases}, compared, place)
-                JOIN ONLY {table} t ON {equal}
-                WHERE (mine_ IS NULL OR k.place OPERATOR(pg_catalog.=) ANY (mine_)) {unchanged}
-            );
+            {look_up}
             problem_ := NULL;
             detail_ := NULL;
         EXCEPTION
@@ -158,6 +152,31 @@ BEGIN
     END LOOP;
 END
 ${name}$
+"""
+
+_BY_ROW: Final = """
+            visible_ := ARRAY(
+                SELECT k.place
+                FROM ROWS FROM ({keys}, pg_catalog.unnest(compared_))
+                    WITH ORDINALITY AS k ({aliases}, compared, place)
+                JOIN ONLY {table} t ON {equal}
+                WHERE (mine_ IS NULL OR k.place OPERATOR(pg_catalog.=) ANY (mine_)) {unchanged}
+            );
+"""
+
+# One descent of the index for many keys, which takes half the time. Rows that are not asked for
+# must not be looked at, so their keys are picked before.
+_BY_KEY: Final = """
+            picked_ := CASE WHEN mine_ IS NULL THEN typed_0_
+                ELSE ARRAY(SELECT typed_0_[m] FROM pg_catalog.unnest(mine_) m) END;
+            visible_ := ARRAY(
+                SELECT CASE WHEN mine_ IS NULL THEN k.place ELSE mine_[k.place] END
+                FROM (
+                    SELECT t.{name} AS key FROM ONLY {table} t WHERE t.{name} {equals} ANY (picked_)
+                ) v
+                JOIN pg_catalog.unnest(picked_) WITH ORDINALITY AS k (key, place)
+                    ON k.key {equals} v.key
+            );
 """
 
 # As text, under this session's settings: not every type has an equality, and where it has
@@ -398,14 +417,29 @@ def _function(
         "declarations": " ".join(
             f"typed_{n}_ {column.type_sql}[] := key_{n}_::{column.type_sql}[];"
             for n, column in enumerate(key)
-        ),
-        "keys": ", ".join(f"pg_catalog.unnest(typed_{n}_)" for n, _ in enumerate(key)),
-        "aliases": ", ".join(f"key_{n}" for n, _ in enumerate(key)),
-        "table": f"{_quoted(schema)}.{_quoted(name)}",
-        "equal": " AND ".join(
+        )
+        + f" picked_ {key[0].type_sql}[];",
+        "look_up": _look_up(f"{_quoted(schema)}.{_quoted(name)}", key, compared),
+        "culprit": f"interval '{culprit} seconds'",
+        "oid": str(oid),
+    }
+    # It ends the quoted body, too, so that no name in there can.
+    unique = f"realtime_{hashlib.sha256(repr(fields).encode()).hexdigest()[:16]}"
+    return unique, _FUNCTION.format(name=unique, **fields)
+
+
+def _look_up(table: str, key: tuple[KeyColumn, ...], compared: tuple[LiveColumn, ...]) -> str:
+    if len(key) == 1 and not compared:
+        [column] = key
+        return _BY_KEY.format(name=_quoted(column.name), table=table, equals=column.equals)
+    return _BY_ROW.format(
+        keys=", ".join(f"pg_catalog.unnest(typed_{n}_)" for n, _ in enumerate(key)),
+        aliases=", ".join(f"key_{n}" for n, _ in enumerate(key)),
+        table=table,
+        equal=" AND ".join(
             f"t.{_quoted(column.name)} {column.equals} k.key_{n}" for n, column in enumerate(key)
         ),
-        "unchanged": "".join(
+        unchanged="".join(
             _UNCHANGED.format(
                 name=_quoted(column.name),
                 label=sql.Literal(column.name).as_string(None),
@@ -413,12 +447,7 @@ def _function(
             )
             for column in compared
         ),
-        "culprit": f"interval '{culprit} seconds'",
-        "oid": str(oid),
-    }
-    # It ends the quoted body, too, so that no name in there can.
-    unique = f"realtime_{hashlib.sha256(repr(fields).encode()).hexdigest()[:16]}"
-    return unique, _FUNCTION.format(name=unique, **fields)
+    )
 
 
 def _quoted(name: str) -> str:
