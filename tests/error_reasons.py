@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # Their last argument is the reason, and an integer among the others a close code.
 FUNCTIONS = {"Close", "close_within", "refuse", "fail"}
 # What operators read, not clients.
-NOT_FOR_CLIENTS = ("config", "demo", "rls")
+NOT_FOR_CLIENTS = ("config", "demo")
 
 
 def _modules() -> Iterator[ast.Module]:

@@ -317,12 +317,12 @@ class Visibility:
                     )
                     await asyncio.sleep(_LOCK_PAUSE)
                 elif problem in (_LATER, _TIMEOUT):
-                    inquiry.fail(place, places, Failure.TIMEOUT)
+                    inquiry.note(place, places, Failure.TIMEOUT)
                 elif len(places) > 1:
                     # Which of the rows is it? Each by itself, and the others are answered.
                     again += [(place, (one,)) for one in places]
                 else:
-                    inquiry.fail(place, places, Failure.ERROR, f"{problem}: {detail}")
+                    inquiry.note(place, places, Failure.ERROR, f"{problem}: {detail}")
             todo = again + todo[len(rows) :]
 
     async def _call(
@@ -390,7 +390,7 @@ class _Inquiry:
     questions: Sequence[Question]
     answers: Sequence[Answer]
 
-    def fail(self, place: int, places: tuple[int, ...], failure: Failure, detail: str = "") -> None:
+    def note(self, place: int, places: tuple[int, ...], failure: Failure, detail: str = "") -> None:
         self.answers[place].failed.update(dict.fromkeys(places, failure))
         logger.warning(
             "row level security of %s.%s failed for role %s (%s%s)",
