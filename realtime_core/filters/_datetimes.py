@@ -39,6 +39,8 @@ _MOMENT: Final = re.compile(
 )
 _CLOCK: Final = re.compile(rf"\s*T?(?:{_TIME})\s*{_ZONE}?\s*", _FLAGS)
 _SPECIAL: Final = {"infinity": math.inf, "-infinity": -math.inf}
+_LONGEST: Final = 128
+"""Characters of a literal, as in PostgreSQL; the patterns try white space in many ways."""
 _CYCLE: Final = 146_097
 """Days in 400 years."""
 
@@ -65,7 +67,7 @@ def _moment(text: str, spelling: str) -> tuple[int, int, int | None]:
     """Return a literal's day, its microseconds, and its zone in microseconds east."""
     if text.strip().lower() == "epoch":
         return _UNIX_EPOCH, 0, 0
-    found = _MOMENT.fullmatch(text)
+    found = _MOMENT.fullmatch(text) if len(text) <= _LONGEST else None
     if found is None:
         raise ValueError(f"write it as {spelling}, or infinity")
     compact = found["compact"]
@@ -196,7 +198,7 @@ def _read_date(text: str) -> Moment:
 
 
 def _clock(text: str, spelling: str) -> re.Match[str]:
-    found = _CLOCK.fullmatch(text)
+    found = _CLOCK.fullmatch(text) if len(text) <= _LONGEST else None
     if found is None:
         raise ValueError(f"write it as {spelling}")
     return found

@@ -237,6 +237,15 @@ def test_huge_literals_are_read_or_refused_in_no_time(type_name: str, letter: st
     assert error is None or len(str(error)) < 600
 
 
+@pytest.mark.parametrize("type_name", ["date", "timestamp", "timestamptz", "time", "timetz"])
+@pytest.mark.parametrize("begin", ["2026-11-24", "2026-11-24 05:36:00", "05:36:00", "053600", ""])
+def test_white_space_in_a_moment_does_not_take_long(type_name: str, begin: str) -> None:
+    # Tried in every way, this takes hours.
+    text = f"v=eq.{begin}{' ' * 60_000}x"
+    with pytest.raises(FilterError, match="write it as"):
+        parse_filter(text).compile(relation(v=type_name))
+
+
 @pytest.mark.parametrize("text", ["-.3 years", "+.5 day", "1 day -.5 hours"])
 def test_an_interval_without_a_digit_behind_its_sign_is_refused_as_in_postgresql(
     text: str,
