@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, TypeAlias
 
 from ._kind import Compare, Kind
-from ._numbers import parse_numeric
+from ._numbers import NUMERIC_SCALE, parse_numeric
 from .nodes import Operator
 
 __all__ = ["JSON", "JSONB", "json_path", "read_document"]
@@ -121,6 +121,8 @@ def _zero(text: str) -> str:
     """Return a zero with the digits behind its point that numeric keeps."""
     digits, _, exponent = text.lower().partition("e")
     scale = len(digits.partition(".")[2]) - int(exponent or 0)
+    if scale > NUMERIC_SCALE:
+        raise ValueError("a zero in it is out of range")
     return f"0.{'0' * scale}" if scale > 0 else "0"
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ._kind import GREATEST, Kind, Reader
 
-__all__ = ["NUMBERS", "parse_numeric"]
+__all__ = ["NUMBERS", "NUMERIC_SCALE", "parse_numeric"]
 
 _INTEGER: Final = re.compile(
     r"([+-]?)(?:(\d+(?:_\d+)*)|0x((?:_?[0-9a-f])+)|0o((?:_?[0-7])+)|0b((?:_?[01])+))",
@@ -32,7 +32,7 @@ _MOST_DIGITS: Final = 400
 """Of an integer literal: more than any type holds, and too few to be slow."""
 _NUMERIC_DIGITS: Final = 131_072
 """Before the decimal point; behind it there may be 16383."""
-_NUMERIC_SCALE: Final = 16_383
+NUMERIC_SCALE: Final = 16_383
 
 _float4: Final = Struct("=f")
 
@@ -96,7 +96,7 @@ def parse_numeric(text: str) -> Any:
     if not value:
         # PostgreSQL keeps a zero's scale only as far as it holds it.
         return Decimal(0)
-    if value.adjusted() >= _NUMERIC_DIGITS or -exponent > _NUMERIC_SCALE:
+    if value.adjusted() >= _NUMERIC_DIGITS or -exponent > NUMERIC_SCALE:
         raise ValueError("it is out of range")
     return value
 

@@ -280,6 +280,15 @@ def test_a_value_that_cannot_be_read_is_an_error_and_not_an_answer() -> None:
         compiled(row(of, "5,00 €"))
 
 
+def test_a_zero_with_more_digits_than_numeric_keeps_is_an_error_as_in_postgresql() -> None:
+    of = relation(v="json")
+    compiled = parse_filter(f"v->>zero=eq.0.{'0' * 16_383}").compile(of)
+    assert compiled(row(of, '{"zero": 0e-16383}'))
+    # All its digits would take gigabytes.
+    with pytest.raises(FilterMatchError, match="out of range"):
+        compiled(row(of, '{"zero": 0e-2000000000}'))
+
+
 def test_a_binary_field_is_an_error() -> None:
     of = relation(v="int4")
     with pytest.raises(FilterMatchError, match="start the stream without binary"):
