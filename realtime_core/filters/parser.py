@@ -36,6 +36,8 @@ MAX_DEPTH: Final = 32
 """Groups within groups."""
 MAX_IN_VALUES: Final = 100
 """Values of one ``in``."""
+_MOST_RESCANNED: Final = 4 * MAX_LENGTH
+"""Characters that are read twice because of brackets that are never closed."""
 
 _OPERATORS: Final = {operator.value: operator for operator in Operator}
 _OPERATOR_LIST: Final = ", ".join(_OPERATORS)
@@ -76,6 +78,7 @@ class _Parser:
         self._text = text
         self._at = 0
         self._conditions = 0
+        self._rescanned = 0
         if len(text) > MAX_LENGTH:
             self._fail(f"the filter has {len(text):,} characters, at most {MAX_LENGTH:,} are taken")
         impossible = _IMPOSSIBLE.search(text)
@@ -210,7 +213,11 @@ class _Parser:
             and self._scan(nested, "([{", ")]}") is None
         ):
             return self._text[start : self._at]
+        # Each such value is read to the end of the filter.
+        self._rescanned += self._at - start
         self._at = start
+        if self._rescanned > _MOST_RESCANNED:
+            self._fail(f"too many brackets are never closed{_HOW_TO_QUOTE}")
         unclosed = self._scan(nested, "(", ")")
         if unclosed is not None:
             self._at = unclosed
