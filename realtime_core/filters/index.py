@@ -55,8 +55,8 @@ class _Table(Generic[S]):
         """By the filter's canonical text."""
         self.scope: Scope | None = None
         """None until the relation is known."""
-        self.filed: dict[Source, dict[Key, _Filed]] = {}
-        """By source, in the order of their columns' names; by key."""
+        self._filed: dict[Source, dict[Key, _Filed]] = {}
+        self._is_sorted = True
         self.always: dict[_Entry[S], None] = {}
         self.scanned: dict[_Entry[S], None] = {}
         self.failures: set[Source | _Entry[S]] = set()
@@ -65,7 +65,7 @@ class _Table(Generic[S]):
     def bind(self, scope: Scope) -> list[tuple[_Entry[S], FilterError]]:
         """Type all filters anew; return those that do not fit, and why."""
         self.scope = scope
-        self.filed = {}
+        self._filed = {}
         for entries in (self.always, self.scanned, self.failures):
             entries.clear()
         misfits = []
@@ -90,9 +90,10 @@ class _Table(Generic[S]):
             return
         entry.sources = len({source for source, _ in plan.access})
         for source, key in plan.access:
-            keys = self.filed.get(source)
+            keys = self._filed.get(source)
             if keys is None:
-                keys = self._new_source(source)
+                keys = self._filed[source] = {}
+                self._is_sorted = False
             present = keys.get(key)
             if present is None:
                 keys[key] = entry
@@ -101,6 +102,15 @@ class _Table(Generic[S]):
             else:
                 keys[key] = {present: None, entry: None}
 
+    @property
+    def filed(self) -> dict[Source, dict[Key, _Filed]]:
+        """Entries by source, in the order of their columns' names; by key."""
+        # Not with each new source: there may be thousands of paths into JSON.
+        if not self._is_sorted:
+            self._filed = dict(sorted(self._filed.items(), key=lambda item: item[0].column))
+            self._is_sorted = True
+        return self._filed
+
     def unfile(self, entry: _Entry[S]) -> None:
         """Take an entry out."""
         self.always.pop(entry, None)
@@ -108,19 +118,15 @@ class _Table(Generic[S]):
         if entry.plan is None or entry.plan.access is None:
             return
         for source, key in entry.plan.access:
-            keys = self.filed[source]
+            keys = self._filed[source]
             present = keys[key]
             if isinstance(present, dict) and len(present) > 1:
                 del present[entry]
                 continue
             del keys[key]
             if not keys:
-                del self.filed[source]
-
-    def _new_source(self, source: Source) -> dict[Key, _Filed]:
-        sources = {**self.filed, source: {}}
-        self.filed = dict(sorted(sources.items(), key=lambda item: item[0].column))
-        return self.filed[source]
+                del self._filed[source]
+                self.failures.discard(source)
 
 
 class FilterIndex(Generic[S]):

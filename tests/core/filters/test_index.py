@@ -162,6 +162,35 @@ def test_what_filters_read_is_forgotten_with_them() -> None:
     assert len(table.scope._sources) < 10
 
 
+def test_many_paths_are_put_in_order_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def watched(items: Any, **arguments: Any) -> list[Any]:
+        result = sorted(items, **arguments)
+        sizes.append(len(result))
+        return result
+
+    monkeypatch.setattr(index_module, "sorted", watched, raising=False)
+    of = relation(id="int4", data="jsonb")
+    index = index_of(*(f"data->a->>key{number}=eq.x" for number in range(100)))
+    assert index.match(insert(of, "1", '{"a": {"key7": "x"}}')) == ["data->a->>key7=eq.x"]
+    assert sizes == [100]
+
+
+def test_errors_of_a_path_are_forgotten_with_it() -> None:
+    of = relation(id="int4", data="json")
+    index = index_of("id=eq.1")
+    change = insert(of, "2", '{"a": 1e999999}')
+    for number in range(10):
+        filter = parse_filter(f"data->>a=eq.x,data->a->{number}=eq.1")
+        index.add("ann", "public", "t", filter)
+        assert index.match(change) == []
+        index.remove("ann", "public", "t", filter)
+    assert index.errors == 10
+    (table,) = index._tables.values()
+    assert not table.failures
+
+
 def test_removing_takes_out_what_was_added_and_nothing_else() -> None:
     texts = ["id=eq.1", "id=eq.1,v=gt.0", "v=gt.0", "", "or(id.eq.1,name.eq.x)", "id=in.(1,2)"]
     index = index_of(*texts)
