@@ -59,8 +59,8 @@ _NO_BOUNDARY: Final = (
 )
 
 
-def regex(pattern: str, *, ignore_case: bool) -> Callable[[str], bool]:
-    """Return the test of a pattern.
+def regex(pattern: str, *, ignore_case: bool) -> tuple[Callable[[str], bool], int]:
+    """Return the test of a pattern, and how many of RE2's instructions it takes.
 
     Raises:
         ValueError: if it is no pattern, if RE2 cannot do it, or if google-re2 is not installed.
@@ -76,15 +76,17 @@ def regex(pattern: str, *, ignore_case: bool) -> Callable[[str], bool]:
     try:
         # Patterns of bytes: for those of str the module counts characters, which takes
         # longer than the search.
-        search = module.compile(translated.encode(), options).search
+        compiled = module.compile(translated.encode(), options)
     except module.error as exc:
         reason = exc.args[0].decode(errors="replace") if exc.args else "no reason given"
         raise ValueError(f"RE2 refuses it: {reason}") from None
 
+    search = compiled.search
+
     def test(text: str) -> bool:
         return search(text.encode()) is not None
 
-    return test
+    return test, compiled.programsize
 
 
 def _re2() -> Any:

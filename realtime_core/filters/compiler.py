@@ -44,6 +44,9 @@ Access: TypeAlias = tuple[tuple[Source, Key], ...]
 """A row can pass only if one of these sources has its key."""
 
 _MOST_KEYS: Final = 1000
+_MOST_INSTRUCTIONS: Final = 500_000
+"""Of a filter's regular expressions, for RE2: any one that it takes has room, and so have dozens
+of the usual size."""
 _SHOWN: Final = 40
 """Characters of what was written that a message shows."""
 _LONGEST: Final = 500
@@ -138,6 +141,7 @@ class _Planner:
     def __init__(self, scope: Scope, text: str) -> None:
         self._scope = scope
         self._text = text
+        self._instructions = 0
 
     def plan(self, node: Node) -> Plan:
         match node:
@@ -220,7 +224,10 @@ class _Planner:
                     predicate = ilike(node.value)
                 case _:
                     ignore_case = node.operator is Operator.IMATCH
-                    predicate = regex(node.value, ignore_case=ignore_case)
+                    predicate, size = regex(node.value, ignore_case=ignore_case)
+                    self._instructions += size
+                    if self._instructions > _MOST_INSTRUCTIONS:
+                        raise ValueError("with those before it the filter's patterns are too large")
         except ValueError as exc:
             self._fail(f"{_shown(node.value)}: {exc}", node.value_positions[0])
         return satisfies(operand.text, predicate)

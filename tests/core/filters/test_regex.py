@@ -14,7 +14,8 @@ from tests.core.filters.helpers import relation
 
 
 def matches(pattern: str, text: str, *, ignore_case: bool = False) -> bool:
-    return regex(pattern, ignore_case=ignore_case)(text)
+    test, _ = regex(pattern, ignore_case=ignore_case)
+    return test(text)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +121,15 @@ def test_no_pattern_takes_long(pattern: str) -> None:
     begin = time.process_time()
     matches(pattern, "a" * 100_000 + "c")
     assert time.process_time() - begin < 5
+
+
+def test_patterns_that_are_too_large_together_are_refused() -> None:
+    # Each takes 0.1 s and 2 MB, and a filter has room for hundreds.
+    large = ",".join(f'v=match."{number}[^\\\\w]{{200}}"' for number in range(500))
+    with pytest.raises(FilterError, match="the filter's patterns are too large"):
+        parse_filter(large).compile(relation(v="text"))
+    usual = ",".join(f'v=match."{number}\\\\w{{10}}"' for number in range(20))
+    parse_filter(usual).compile(relation(v="text"))
 
 
 def test_the_translation_is_plain() -> None:
