@@ -25,7 +25,8 @@ Range: TypeAlias = tuple[Bound, ...]
 
 _BELOW_ALL: Final[Bound] = (-1,)
 _ABOVE_ALL: Final[Bound] = (1,)
-_PART: Final = r'((?:"(?:[^"\\]|\\.|"")*"|\\.|[^"\\,()\[\]])*)'
+# Possessive: what could be given back is kept for each character.
+_PART: Final = r'((?:"[^"\\]*+(?:(?:\\.|"")[^"\\]*+)*+"|\\.|[^"\\,()\[\]]++)*+)'
 _RANGE: Final = re.compile(rf"\s*([\[(]){_PART},{_PART}([\])])\s*", re.DOTALL)
 _QUOTES: Final = re.compile(r'\\(.)|"("?)', re.DOTALL)
 

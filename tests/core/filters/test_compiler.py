@@ -310,6 +310,20 @@ def test_a_long_element_of_an_array_takes_little_more_memory_than_itself(element
     assert peak < 10 * len(text)
 
 
+@pytest.mark.parametrize("bound", ["{}", '"{}"'])
+def test_a_long_bound_of_a_range_takes_little_more_memory_than_itself(bound: str) -> None:
+    of = relation(v="numrange")
+    passes = parse_filter("v=eq.[2,3)").compile(of)
+    text = f"[1,{bound.format('2' * 500_000)})"
+    tracemalloc.start()
+    try:
+        assert not passes(row(of, text))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * len(text)
+
+
 def test_a_field_is_converted_once_however_often_it_is_read() -> None:
     of = relation(v="int4")
     conversions = []

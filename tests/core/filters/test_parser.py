@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from realtime_core import FilterError
@@ -231,6 +233,17 @@ def test_hostile_input_ends_in_a_short_error(text: str, problem: str) -> None:
     with pytest.raises(FilterError, match=problem) as caught:
         parse_filter(text)
     assert len(str(caught.value)) < 500
+
+
+def test_a_long_quoted_value_takes_little_more_memory_than_itself() -> None:
+    text = f'a=eq."{"x" * 60_000}"'
+    tracemalloc.start()
+    try:
+        parse_filter(text)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * len(text)
 
 
 def test_what_is_within_the_bounds_is_taken() -> None:
