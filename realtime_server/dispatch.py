@@ -8,6 +8,10 @@ asked once to take what may be many messages.
 Thousands of writes take a while. A dispatch gives way when its slice of time is over, so
 that the event loop can serve whoever else has something to say. Order is kept: the next one
 begins when this one has ended. Who leaves in between gets nothing more.
+
+A large transaction can be written faster than any network takes it. While most of those who
+just got something are behind, the next is held back for a moment, so that it does not cut
+them off; the few who are slow are not waited for.
 """
 
 from __future__ import annotations
@@ -25,6 +29,12 @@ SLICE: Final = 0.005
 """Seconds until a dispatch gives way."""
 _MOST_BYTES: Final = 64 * 1024
 """Joined, about: a write should fit into what the kernel takes at once."""
+_MUCH: Final = _MOST_BYTES // 4
+"""Bytes after which it is worth a look whether those who got them are behind."""
+_PAUSE: Final = 0.005
+_MOST_PAUSES: Final = 20
+"""So many seconds, so often, those who are behind are waited for: 0.1 s for each write, in which
+640 kB/s are enough not to fall behind further."""
 
 
 class Outbox(Protocol):
@@ -32,6 +42,11 @@ class Outbox(Protocol):
 
     def write(self, frames: Frames) -> None:
         """Take frames, in order, at once."""
+        ...
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether much of what it took still waits for its client."""
         ...
 
 
@@ -88,9 +103,10 @@ class Dispatch:
         """Say whether it is time to hand out what there is."""
         return self._bytes >= _MOST_BYTES or self._clock() >= self._until
 
-    def hand_out(self) -> Iterator[None]:
-        """Write everything, and stop whenever a slice is over."""
+    def hand_out(self) -> Iterator[float]:
+        """Write everything; whenever a slice is over, say for how many seconds to give way."""
         recipients = _recipients(self._shares.values())
+        is_much = self._bytes >= _MUCH
         self._shares, self._bytes = {}, 0
         clock = self._clock
         joined: dict[_Shares, Frames] = {}
@@ -106,8 +122,13 @@ class Dispatch:
                 frames = joined[shares] = _join(shares)
             outbox.write(frames)
             if clock() >= self._until:
-                yield
+                yield 0.0
                 self._until = clock() + SLICE
+        for _ in range(_MOST_PAUSES if is_much else 0):
+            if 2 * sum(outbox.is_behind for outbox in recipients) <= len(recipients):
+                break
+            yield _PAUSE
+            self._until = clock() + SLICE
 
 
 def _recipients(all_shares: Iterable[_Share]) -> dict[Outbox, _Shares]:
@@ -139,14 +160,14 @@ def _join(shares: _Shares) -> Frames:
     return Frames([frame for _, frame in messages])
 
 
-async def give_way(steps: Iterator[None]) -> None:
-    """Go through steps, and let others have their turn in between.
+async def give_way(steps: Iterator[float]) -> None:
+    """Go through steps, and let others have their turn in between, for as long as each says.
 
     A cancellation waits until the end: half of the clients have something already.
     """
     try:
-        for _ in steps:
-            await asyncio.sleep(0)
+        for seconds in steps:
+            await asyncio.sleep(seconds)
     except asyncio.CancelledError:
         for _ in steps:
             pass

@@ -68,9 +68,10 @@ class TextFrame:
 class Frames:
     """Messages that go out together, in order."""
 
-    __slots__ = ("_deflated", "_frames", "_plain")
+    __slots__ = ("_deflated", "_frames", "_plain", "count")
 
     def __init__(self, frames: Sequence[TextFrame]) -> None:
+        self.count = len(frames)
         self._frames = frames
         self._plain: bytes | None = None
         self._deflated: bytes | None = None
@@ -79,9 +80,6 @@ class Frames:
     def of(cls, payload: bytes) -> Frames:
         """Return a single message."""
         return cls((TextFrame(payload),))
-
-    def __len__(self) -> int:
-        return len(self._frames)
 
     @property
     def payloads(self) -> list[bytes]:

@@ -377,11 +377,12 @@ class Hub:
         for _ in self.publishing(events):
             pass
 
-    def publishing(self, events: Iterable[Event]) -> Iterator[None]:
+    def publishing(self, events: Iterable[Event]) -> Iterator[float]:
         """Hand out what one wake-up brought, in order; stop whenever others should have a turn.
 
-        It must be brought to its end before the next begins. Clients may come and go while it
-        stops: they get what they asked for from then on, or no more.
+        Each step says for how many seconds. It must be brought to its end before the next
+        begins. Clients may come and go while it stops: they get what they asked for from then
+        on, or no more.
         """
         return self.writing(message for event in events for message in self._messages(event))
 
@@ -390,7 +391,7 @@ class Hub:
         for _ in self.writing(messages):
             pass
 
-    def writing(self, messages: Messages) -> Iterator[None]:
+    def writing(self, messages: Messages) -> Iterator[float]:
         """Hand messages out in the same way. They may be thought of as they are asked for."""
         dispatch = Dispatch(self._clock)
         for members, message in messages:

@@ -215,6 +215,9 @@ class Listener:
     async def _handle(self, connection: ServerConnection) -> None:
         assert connection.request is not None
         request = _connect_request(connection.request)
+        # Nobody reads headers again, and they take 2 KB of each connection.
+        connection.request = Request(connection.request.path, Headers())
+        connection.response = None
         task = asyncio.current_task()
         assert task is not None
         self._handling.add(task)

@@ -33,6 +33,7 @@ class StreamMode(Nobody):
             publications=config.publications,
             slot=config.slot_name,
             temporary=config.temporary_slot,
+            boundaries=True,
             on_gap="continue",
             persistent=True,
             # Nobody said that the slot may be dropped, unless there is a bound.

@@ -24,7 +24,7 @@ __all__ = ["RecordingFanOut", "RecordingHub", "read_record"]
 class RecordingHub(Hub):
     """Publishes, then writes down what."""
 
-    def publishing(self, events: Iterable[Event]) -> Iterator[None]:
+    def publishing(self, events: Iterable[Event]) -> Iterator[float]:
         batch = list(events)
         yield from super().publishing(batch)
         _write_down(batch)

@@ -125,6 +125,7 @@ class RecordingOutbox:
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
+        self.is_behind = False
 
     def write(self, frames: Frames) -> None:
         assert texts(frames.plain) == [payload.decode() for payload in frames.payloads]

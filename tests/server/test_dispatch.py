@@ -120,13 +120,49 @@ def test_who_left_before_it_was_handed_out_gets_nothing(dispatch: Dispatch) -> N
     assert (written(stays), written(leaver)) == ([["x"]], [])
 
 
+# Those who are behind.
+
+
+def pauses(dispatch: Dispatch) -> int:
+    return sum(seconds > 0 for seconds in dispatch.hand_out())
+
+
+def test_the_next_waits_while_most_are_behind_but_not_for_ever(dispatch: Dispatch) -> None:
+    outboxes = [RecordingOutbox() for _ in range(4)]
+    group = members(*outboxes)
+    for outbox in outboxes[:3]:
+        outbox.is_behind = True
+    dispatch.add(group, b"x" * 20_000)
+    assert pauses(dispatch) == 20
+    dispatch.add(group, b"x" * 20_000)
+    waiting = dispatch.hand_out()
+    assert next(waiting) > 0
+    outboxes[0].is_behind = False
+    assert list(waiting) == []
+
+
+def test_the_few_who_are_behind_are_not_waited_for(dispatch: Dispatch) -> None:
+    outboxes = [RecordingOutbox() for _ in range(4)]
+    for outbox in outboxes[:2]:
+        outbox.is_behind = True
+    dispatch.add(members(*outboxes), b"x" * 20_000)
+    assert pauses(dispatch) == 0
+
+
+def test_nobody_is_waited_for_after_a_little(dispatch: Dispatch) -> None:
+    outbox = RecordingOutbox()
+    outbox.is_behind = True
+    dispatch.add(members(outbox), b"x" * 10_000)
+    assert pauses(dispatch) == 0
+
+
 async def test_a_cancellation_waits_for_the_end_of_the_steps() -> None:
     steps = []
 
-    def stepping() -> Iterator[None]:
+    def stepping() -> Iterator[float]:
         for number in range(3):
             steps.append(number)
-            yield
+            yield 0.0
 
     going = asyncio.create_task(give_way(stepping()))
     await asyncio.sleep(0)

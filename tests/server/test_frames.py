@@ -55,7 +55,7 @@ def test_a_frame_has_the_shortest_header(size: int, header: bytes) -> None:
 def test_messages_are_joined_in_order() -> None:
     payloads = [LONG, SHORT, LONG.upper(), b""]
     frames = Frames([TextFrame(payload) for payload in payloads])
-    assert len(frames) == 4
+    assert frames.count == 4
     assert frames.payloads == payloads
     assert texts(frames.plain) == [payload.decode() for payload in payloads]
     assert inflated(frames.deflated) == [payload.decode() for payload in payloads]

@@ -121,6 +121,15 @@ async def test_a_client_that_caught_up_is_no_longer_behind(wire: Wire) -> None:
     assert not wire.transport.aborted
 
 
+async def test_a_client_is_behind_when_a_quarter_of_what_may_waits_for_it(wire: Wire) -> None:
+    wire.write(Frames.of(b"x" * 23))
+    assert not wire.outbox.is_behind
+    wire.write(Frames.of(b"x"))
+    assert wire.outbox.is_behind
+    wire.transport.sent()
+    assert not wire.outbox.is_behind
+
+
 async def test_nothing_is_written_to_a_connection_that_closes(wire: Wire) -> None:
     wire.websocket.protocol.state = State.CLOSING
     wire.write(LONG)
