@@ -1,0 +1,384 @@
+/* The load client: many WebSocket connections in one thread, so cheap that it is not what is
+ * measured (floor.c shows how much it takes).
+ *
+ *     client PORT COUNT TOPIC [name=value ...]
+ *
+ * TOPIC may hold one %d, the connection's number. It connects, joins (V1) and prints "joined".
+ * Then it counts the changes that come, checks that the ids of each connection grow by one,
+ * and notes how long after its commit_timestamp each arrived. On standard input it takes
+ *
+ *     expect N    print "expecting"; then "done" and the microseconds since this line when every
+ *                 connection that reads has N more changes
+ *     report      print one line of JSON of what came since the last report
+ *     quit
+ *
+ * Options: stalled=K: the first K connections stop reading once they have joined; idle=1: do not
+ * join; deflate=1: offer permessage-deflate (compressed changes are counted, not looked into);
+ * heartbeat=MS: a further connection sends a heartbeat that often and notes the time until its
+ * reply. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/timerfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { ROOM = 4 << 20, IN_FLIGHT = 64 };
+
+typedef struct {
+    int fd, joined, upgraded, stalled, heartbeats;
+    long changes, expected, id;
+    size_t kept_size;
+    char *kept;
+} Connection;
+
+typedef struct {
+    uint32_t *values;
+    size_t size, room;
+} Samples;
+
+static char *room;
+static int epoll_fd, count, stalled, idle, deflate, heartbeat_ms, port;
+static long open_now, joined_now, missing;
+static long frames, compressed, bytes, disorder, closed_early;
+static const char *topic;
+static Samples latencies, heartbeats;
+static double expect_since, first_at, last_at, heartbeat_sent;
+static Connection *connections;
+
+static void die(const char *what) {
+    perror(what);
+    exit(1);
+}
+
+static double now(clockid_t clock) {
+    struct timespec time;
+    clock_gettime(clock, &time);
+    return (double)time.tv_sec * 1e6 + (double)time.tv_nsec / 1e3;
+}
+
+static void note(Samples *samples, double value) {
+    if (samples->size == samples->room) {
+        samples->room = samples->room ? samples->room * 2 : 65536;
+        samples->values = realloc(samples->values, samples->room * sizeof(uint32_t));
+        if (!samples->values) die("realloc");
+    }
+    samples->values[samples->size++] = value < 0 ? 0 : (uint32_t)value;
+}
+
+static int ascending(const void *left, const void *right) {
+    uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;
+    return (a > b) - (a < b);
+}
+
+static void print_samples(const char *name, Samples *samples) {
+    size_t size = samples->size;
+    if (!size) return;
+    qsort(samples->values, size, sizeof(uint32_t), ascending);
+    printf(", \"%s_us\": {\"n\": %zu, \"p50\": %u, \"p99\": %u, \"max\": %u}", name, size,
+           samples->values[size / 2], samples->values[(size_t)((double)size * 0.99)],
+           samples->values[size - 1]);
+    samples->size = 0;
+}
+
+static void send_text(Connection *connection, const char *text) {
+    char frame[4096];
+    size_t size = strlen(text), head = size < 126 ? 6 : 8;
+    frame[0] = (char)0x81;
+    if (size < 126) {
+        frame[1] = (char)(0x80 | size);
+    } else {
+        frame[1] = (char)(0x80 | 126);
+        frame[2] = (char)(size >> 8);
+        frame[3] = (char)size;
+    }
+    memset(frame + head - 4, 0, 4); /* a mask of zeros changes nothing */
+    memcpy(frame + head, text, size);
+    if (send(connection->fd, frame, head + size, MSG_NOSIGNAL) != (ssize_t)(head + size))
+        die("send");
+}
+
+static void open_connection(Connection *connection) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
+    char request[512];
+    int on = 1, small = 4096;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    connection->fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (connection->fd < 0) die("socket");
+    if (connection->stalled)
+        setsockopt(connection->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (connect(connection->fd, (struct sockaddr *)&address, sizeof address)) die("connect");
+    snprintf(request, sizeof request,
+             "GET /socket/websocket HTTP/1.1\r\nHost: load\r\nUpgrade: websocket\r\n"
+             "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n%s"
+             "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+             deflate ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+                     : "");
+    if (send(connection->fd, request, strlen(request), 0) < 0) die("send");
+    fcntl(connection->fd, F_SETFL, O_NONBLOCK);
+    if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, connection->fd, &event)) die("epoll_ctl");
+    open_now++;
+}
+
+static void became_ready(Connection *connection) {
+    connection->joined = 1;
+    joined_now++;
+    if (connection->stalled) epoll_ctl(epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
+}
+
+static void upgraded(Connection *connection) {
+    char text[2048], name[1024];
+    connection->upgraded = 1;
+    if (idle || connection->heartbeats) {
+        became_ready(connection);
+        return;
+    }
+    snprintf(name, sizeof name, topic, (int)(connection - connections));
+    snprintf(text, sizeof text,
+             "{\"topic\":\"%s\",\"event\":\"phx_join\",\"ref\":\"1\",\"payload\":{}}", name);
+    send_text(connection, text);
+}
+
+static int two(const char *digits) { return (digits[0] - '0') * 10 + digits[1] - '0'; }
+
+/* The microseconds of a day that a commit timestamp names, -1 without one. */
+static double commit_time(const char *data, size_t size) {
+    static const char name[] = "\"commit_timestamp\":\"";
+    const char *at = memmem(data, size, name, sizeof name - 1);
+    if (!at || size - (size_t)(at - data) < 60) return -1;
+    /* By hand: sscanf() would look for the end of all that was read. */
+    at += sizeof name - 1 + sizeof "2026-11-24T" - 1;
+    double second = two(at + 6) + two(at + 9) / 1e2 + two(at + 11) / 1e4 + two(at + 13) / 1e6;
+    return ((two(at) * 60.0 + two(at + 3)) * 60.0 + second) * 1e6;
+}
+
+static void message(Connection *connection, const char *data, size_t size, int is_compressed,
+                    double read_at) {
+    static const char record[] = "\"record\":{\"id\":\"";
+    static const double day = 86400e6;
+    if (!connection->joined) {
+        if (!is_compressed && !memmem(data, size, "\"status\":\"ok\"", 13)) {
+            fprintf(stderr, "no join: %.*s\n", (int)size, data);
+            exit(1);
+        }
+        became_ready(connection);
+        return;
+    }
+    if (connection->heartbeats) {
+        note(&heartbeats, now(CLOCK_MONOTONIC) - heartbeat_sent);
+        heartbeat_sent = 0;
+        return;
+    }
+    if (is_compressed) {
+        compressed++;
+    } else {
+        double committed = commit_time(data, size);
+        const char *at = memmem(data, size, record, sizeof record - 1);
+        if (committed < 0 || !at) return;
+        double age = read_at - committed;
+        note(&latencies, age < -day / 2 ? age + day : age);
+        long id = atol(at + sizeof record - 1);
+        if (connection->id && id != connection->id + 1 && !strchr(topic, '%')) disorder++;
+        connection->id = id;
+    }
+    if (!frames) first_at = now(CLOCK_MONOTONIC);
+    frames++;
+    connection->changes++;
+    if (connection->changes == connection->expected && --missing == 0) {
+        printf("done %.0f\n", now(CLOCK_MONOTONIC) - expect_since);
+        fflush(stdout);
+    }
+}
+
+static void lost(Connection *connection) {
+    epoll_ctl(epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
+    close(connection->fd);
+    if (!connection->joined) {
+        fprintf(stderr, "closed before it had joined\n");
+        exit(1);
+    }
+    closed_early++;
+}
+
+static void pong(Connection *connection, const char *data, size_t size) {
+    char frame[6 + 125] = {(char)0x8a, (char)(0x80 | size)};
+    memcpy(frame + 6, data, size);
+    if (send(connection->fd, frame, 6 + size, MSG_NOSIGNAL) < 0) lost(connection);
+}
+
+/* Take all whole frames; return how many bytes they are. */
+static size_t take(Connection *connection, const char *data, size_t size, double read_at) {
+    size_t at = 0;
+    if (!connection->upgraded) {
+        const char *end = memmem(data, size, "\r\n\r\n", 4);
+        if (!end) return 0;
+        if (memcmp(data, "HTTP/1.1 101", 12)) {
+            fprintf(stderr, "no handshake: %.*s\n", (int)size, data);
+            exit(1);
+        }
+        at = (size_t)(end - data) + 4;
+        upgraded(connection);
+    }
+    while (size - at >= 2) {
+        const unsigned char *head = (const unsigned char *)data + at;
+        size_t begin = 2, length = head[1] & 0x7f;
+        if (length == 126) begin = 4;
+        if (length == 127) begin = 10;
+        if (size - at < begin) break;
+        if (begin > 2) {
+            length = 0;
+            for (size_t place = 2; place < begin; place++) length = length << 8 | head[place];
+        }
+        if (size - at < begin + length) break;
+        if ((head[0] & 0x0f) == 1)
+            message(connection, data + at + begin, length, head[0] & 0x40, read_at);
+        if ((head[0] & 0x0f) == 9) pong(connection, data + at + begin, length);
+        at += begin + length;
+    }
+    return at;
+}
+
+static void readable(Connection *connection) {
+    size_t kept = connection->kept_size;
+    if (kept) memcpy(room, connection->kept, kept);
+    ssize_t got = recv(connection->fd, room + kept, ROOM - kept, 0);
+    if (got < 0 && errno == EAGAIN) return;
+    if (got <= 0) {
+        lost(connection);
+        return;
+    }
+    bytes += got;
+    double read_at = now(CLOCK_REALTIME);
+    read_at -= 86400e6 * (double)(long)(read_at / 86400e6);
+    size_t size = kept + (size_t)got, taken = take(connection, room, size, read_at);
+    connection->kept_size = size - taken;
+    if (size - taken) {
+        connection->kept = realloc(connection->kept, size - taken);
+        if (!connection->kept) die("realloc");
+        memcpy(connection->kept, room + taken, size - taken);
+    }
+    last_at = now(CLOCK_MONOTONIC);
+}
+
+static void report(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    double cpu = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+                 (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
+    printf("{\"frames\": %ld, \"compressed\": %ld, \"bytes\": %ld, \"disorder\": %ld, "
+           "\"closed\": %ld, \"seconds\": %.6f, \"client_cpu\": %.3f",
+           frames, compressed, bytes, disorder, closed_early, (last_at - first_at) / 1e6, cpu);
+    print_samples("latency", &latencies);
+    print_samples("heartbeat", &heartbeats);
+    printf("}\n");
+    fflush(stdout);
+    frames = compressed = bytes = disorder = 0;
+}
+
+static void expect(long more) {
+    expect_since = now(CLOCK_MONOTONIC);
+    missing = count - stalled;
+    for (int each = stalled; each < count; each++)
+        connections[each].expected = connections[each].changes + more;
+    printf("expecting\n");
+    fflush(stdout);
+}
+
+static int command(void) {
+    static char line[256];
+    static size_t size;
+    ssize_t got = read(0, line + size, sizeof line - size);
+    if (got <= 0) return 0;
+    size += (size_t)got;
+    for (char *end; (end = memchr(line, '\n', size));) {
+        *end = 0;
+        if (!strncmp(line, "expect ", 7)) expect(atol(line + 7));
+        if (!strcmp(line, "report")) report();
+        if (!strcmp(line, "quit")) return 0;
+        size -= (size_t)(end + 1 - line);
+        memmove(line, end + 1, size);
+    }
+    return 1;
+}
+
+static void beat(Connection *connection, int timer) {
+    uint64_t expirations;
+    if (read(timer, &expirations, sizeof expirations) < 0 || heartbeat_sent) return;
+    heartbeat_sent = now(CLOCK_MONOTONIC);
+    send_text(connection,
+              "{\"topic\":\"phoenix\",\"event\":\"heartbeat\",\"ref\":\"1\",\"payload\":{}}");
+}
+
+static int option(const char *argument, const char *name, int *value) {
+    size_t size = strlen(name);
+    if (strncmp(argument, name, size) || argument[size] != '=') return 0;
+    *value = atoi(argument + size + 1);
+    return 1;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 4) {
+        fprintf(stderr, "usage: client PORT COUNT TOPIC [name=value ...]\n");
+        return 2;
+    }
+    port = atoi(argv[1]);
+    count = atoi(argv[2]);
+    topic = argv[3];
+    for (int each = 4; each < argc; each++)
+        if (!option(argv[each], "stalled", &stalled) && !option(argv[each], "idle", &idle) &&
+            !option(argv[each], "deflate", &deflate) &&
+            !option(argv[each], "heartbeat", &heartbeat_ms)) {
+            fprintf(stderr, "unknown option %s\n", argv[each]);
+            return 2;
+        }
+    int all = count + (heartbeat_ms > 0), opened = 0, timer = -1;
+    room = malloc(ROOM);
+    connections = calloc((size_t)all, sizeof *connections);
+    epoll_fd = epoll_create1(0);
+    if (!room || !connections || epoll_fd < 0) die("start");
+    for (int each = 0; each < stalled; each++) connections[each].stalled = 1;
+    if (heartbeat_ms) connections[count].heartbeats = 1;
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = &epoll_fd}, events[1024];
+    epoll_ctl(epoll_fd, EPOLL_CTL_ADD, 0, &event);
+
+    for (int said = 0;;) {
+        while (opened < all && opened - joined_now < IN_FLIGHT)
+            open_connection(&connections[opened++]);
+        if (joined_now == all && !said) {
+            said = 1;
+            printf("joined\n");
+            fflush(stdout);
+            if (heartbeat_ms) {
+                struct itimerspec period = {{heartbeat_ms / 1000, heartbeat_ms % 1000 * 1000000L},
+                                            {heartbeat_ms / 1000, heartbeat_ms % 1000 * 1000000L}};
+                timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
+                timerfd_settime(timer, 0, &period, NULL);
+                event.data.ptr = &timer;
+                epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer, &event);
+            }
+        }
+        int ready = epoll_wait(epoll_fd, events, 1024, -1);
+        for (int each = 0; each < ready; each++) {
+            void *what = events[each].data.ptr;
+            if (what == &epoll_fd) {
+                if (!command()) return 0;
+            } else if (what == &timer) {
+                beat(&connections[count], timer);
+            } else {
+                readable(what);
+            }
+        }
+    }
+}

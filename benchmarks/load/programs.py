@@ -1,0 +1,126 @@
+"""The load client and the floor: programs in C, compiled when a benchmark begins."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
+from typing import Any, Self
+
+__all__ = ["Client", "Floor", "compile_programs", "cpu_time"]
+
+_SOURCES = Path(__file__).parent
+_PATIENCE = 120.0
+"""Seconds after which what should have happened will not."""
+
+
+def compile_programs(directory: Path) -> None:
+    """Compile both into ``directory``, or end with what is missing."""
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        sys.exit("the load client is written in C: install gcc, or set CC to a compiler")
+    for name in ("client", "floor"):
+        source, program = _SOURCES / f"{name}.c", directory / name
+        subprocess.run([compiler, "-O2", "-o", program, source], check=True)
+
+
+def cpu_time(pid: int) -> float:
+    """Seconds of processor time that a process has used, in user and system mode."""
+    total = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        total += int((thread / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+class _Program:
+    """A program that is told a line and answers with a line."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    @classmethod
+    async def _start(cls, *arguments: object) -> Self:
+        # A line of figures is short.
+        return cls(
+            await asyncio.create_subprocess_exec(*map(str, arguments), stdin=PIPE, stdout=PIPE)
+        )
+
+    async def _told(self, *line: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(" ".join(map(str, line)).encode() + b"\n")
+        await self._process.stdin.drain()
+
+    async def _line(self, within: float = _PATIENCE) -> str:
+        assert self._process.stdout is not None
+        async with asyncio.timeout(within):
+            line = await self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a program ended with {await self._process.wait()}")
+        return line.decode().strip()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+
+
+class Client(_Program):
+    """Many connections of one thread, joined."""
+
+    @classmethod
+    async def join(cls, directory: Path, port: int, count: int, topic: str, **options: int) -> Self:
+        """Connect ``count`` times and wait until all have joined. Options: see client.c."""
+        client = await cls._start(
+            directory / "client", port, count, topic, *(f"{n}={v}" for n, v in options.items())
+        )
+        assert await client._line() == "joined"
+        return client
+
+    async def expect(self, changes: int) -> None:
+        """Begin to wait until each connection has got that many more."""
+        await self._told("expect", changes)
+        assert await self._line() == "expecting"
+
+    async def arrived(self, within: float = _PATIENCE) -> float:
+        """Wait for what is expected; return how long it took, in seconds."""
+        word, microseconds = (await self._line(within)).split()
+        assert word == "done"
+        return float(microseconds) / 1e6
+
+    async def report(self) -> dict[str, Any]:
+        """Return what came since the last report."""
+        await self._told("report")
+        result: dict[str, Any] = json.loads(await self._line())
+        if result["disorder"]:
+            raise RuntimeError(f"changes are missing, twice there, or out of order: {result}")
+        return result
+
+
+class Floor(_Program):
+    """A loop that writes frames to sockets."""
+
+    @classmethod
+    async def start(cls, directory: Path, connections: int, frame_bytes: int) -> tuple[Self, int]:
+        """Return it and its port."""
+        floor = await cls._start(directory / "floor", connections, frame_bytes)
+        return floor, int(await floor._line())
+
+    async def ready(self) -> None:
+        assert await self._line() == "ready"
+
+    async def write(self, frames: int) -> None:
+        """Write to every connection."""
+        await self._told("write", frames)
+        assert await self._line() == "written"
