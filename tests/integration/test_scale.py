@@ -57,7 +57,7 @@ async def test_memory_does_not_grow_with_a_transaction(table: Database) -> None:
 async def test_a_client_that_stops_reading_is_dropped_and_the_others_get_everything(
     table: Database,
 ) -> None:
-    rows, bound = 5_000, 2 * MB
+    rows, bound = 2_000, 2 * MB
     with ServerProcess(table.dsn, PUBLICATIONS=PUBLICATIONS, OUTBOX_MAX_BYTES=str(bound)) as server:
         server.wait_until_streaming()
         topic = "realtime:public:item"
