@@ -4,8 +4,9 @@ Theory of operation. The rows of a batch are looked up by their primary keys, fo
 in a statement of its own: two viewers in one would share what a policy computes once a
 statement, and one would be shown the other's rows. For each table the session has a
 temporary function that goes through the viewers: it takes on role and claims, runs one
-static query, whose plan is kept, and catches what a policy raises. So a viewer costs no
-round trip, and an error costs nobody else anything.
+static query, whose plan is kept, and catches what a policy raises. Each viewer's part is rolled
+back: a policy may keep something for its transaction, as who asks. So a viewer costs no round
+trip, and an error costs nobody else anything.
 
 A policy that runs too long is ended by the session's ``statement_timeout``. The function
 catches that too, and returns at once, since the timeout is disarmed then: the viewer whose
@@ -115,13 +116,14 @@ BEGIN
         viewer_ := place_;
         mine_ := wanted_[place_]::integer[];
         started_ := pg_catalog.clock_timestamp();
+        visible_ := NULL;
         BEGIN
             PERFORM
                 pg_catalog.set_config('role', roles_[place_], true),
                 pg_catalog.set_config('request.jwt.claims', claims_[place_], true);
             {look_up}
-            problem_ := NULL;
-            detail_ := NULL;
+            -- What a policy has set for the transaction is not there for the next viewer.
+            RAISE SQLSTATE 'RTEND';
         EXCEPTION
             WHEN query_canceled THEN
                 visible_ := NULL;
@@ -144,9 +146,9 @@ BEGIN
                     RETURN;
                 END IF;
             WHEN OTHERS OR assert_failure THEN
-                visible_ := NULL;
-                problem_ := SQLSTATE;
-                detail_ := SQLERRM;
+                -- Ours at the end, unless there is no answer yet.
+                problem_ := CASE WHEN visible_ IS NULL THEN SQLSTATE END;
+                detail_ := CASE WHEN visible_ IS NULL THEN SQLERRM END;
         END;
         RETURN NEXT;
     END LOOP;

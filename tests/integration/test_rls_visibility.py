@@ -99,6 +99,22 @@ async def test_a_subquery_in_a_policy_is_computed_for_each_viewer(scene: Scene) 
     assert seen(await scene.ask([1, 2], "ann", "bob", "ann")) == [{0}, {1}, {0}]
 
 
+async def test_what_a_policy_keeps_for_its_transaction_is_not_the_next_viewers(
+    scene: Scene,
+) -> None:
+    scene.execute(
+        "create function uid() returns text language plpgsql as $$ begin"
+        " if coalesce(current_setting('app.uid', true), '') = '' then"
+        "  perform set_config("
+        "   'app.uid', current_setting('request.jwt.claims')::jsonb ->> 'sub', true);"
+        " end if;"
+        " return current_setting('app.uid'); end $$"
+    )
+    scene.make("id int primary key, owner text", "owner = uid()")
+    scene.execute("insert into notes values (1, 'ann'), (2, 'bob')")
+    assert seen(await scene.ask([1, 2], "ann", "bob", "eve")) == [{0}, {1}, set()]
+
+
 async def test_keys_of_several_columns_and_of_odd_types(scene: Scene) -> None:
     scene.execute("create type mood as enum ('sad', 'glad')", "create domain code as char(5)")
     scene.make(
