@@ -133,6 +133,7 @@ class Poller:
         self._last: Position | None = None
         self._read_at_once = limit
         self._is_behind = False
+        self._stream: StreamIdentity | None = None
         self._decoder = Wal2JsonDecoder()
         self._stats = SourceStats()
         self._kept: SlotSession | None = None
@@ -209,6 +210,7 @@ class Poller:
         self._publication = await self._read_publication()
         start, is_new = await session.attach(temporary=self._temporary)
         stream = await session.identity(self._name)
+        self._stream = stream
         self._decoder = Wal2JsonDecoder(stream)
         logger.info("polling slot %r, publication %r, from %s", self._slot, self._name, start)
         reason = self._gap_reason(stream, start, is_new)
@@ -262,6 +264,8 @@ class Poller:
                     if not await self._settle(events):
                         # Tables have joined the publication: they may be in what is left.
                         is_cut = True
+                        # The transaction begins again, and may not have come to its end.
+                        self._decoder = Wal2JsonDecoder(self._stream, successor_of=self._decoder)
                         break
                     batch = self._batch(events)
                     if batch.reads:

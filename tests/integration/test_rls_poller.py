@@ -247,6 +247,18 @@ async def test_a_table_that_joins_is_read_from_its_first_row_on(stage: Stage) ->
     await reader.until(*range(5))
 
 
+async def test_a_table_that_joins_in_a_large_transaction(stage: Stage) -> None:
+    """It is begun again, although its end has not been read."""
+    stage.execute("drop publication shop", "create publication shop for table notes")
+    reader = await stage.start(limit=10)
+    stage.execute(
+        "create table late (id int primary key); alter publication shop add table late;"
+        " insert into notes select i from generate_series(1, 1234) i;"
+        " insert into late values (2000)"
+    )
+    await reader.until(*range(1, 1235), 2000)
+
+
 async def test_the_servers_own_schema_is_nobodys_business(stage: Stage) -> None:
     stage.execute("create schema realtime", "create table realtime.own (id int primary key)")
     reader = await stage.start()
