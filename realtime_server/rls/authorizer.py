@@ -305,21 +305,25 @@ class _Page:
 
     def _error_for_all(self, change: RowChange, role: str) -> str | None:
         """Return why a role cannot be shown a change of the table, whatever is in it."""
-        allowed = self._table.selectable.get(role)
-        if allowed is None or isinstance(change, Delete):
+        if isinstance(change, Delete) or not self._columns_of(role):
             return None
         if not self._table.key:
             return NO_PRIMARY_KEY
+        allowed = self._table.selectable[role]
         return None if allowed.issuperset(self._table.key_names) else UNAUTHORIZED
+
+    def _columns_of(self, role: str) -> tuple[LiveColumn, ...]:
+        columns = self._columns.get(role)
+        if columns is None:
+            columns = self._columns[role] = self._table.visible(role)
+        return columns
 
     def _sort(self, place: int, role: str, viewers: list[Viewer], strict: bool) -> None:
         table, change = self._table, self._candidates[place].change
-        if role not in table.selectable:
-            # The role has been dropped.
+        columns = self._columns_of(role)
+        if not columns:
+            # Who may read nothing of a table is not told of it, as with a topic of all tables.
             return
-        if role not in self._columns:
-            self._columns[role] = table.visible(role)
-        columns = self._columns[role]
         error = self._error_for_all(change, role)
         if error is not None:
             self._errors.append((place, error, True, viewers))

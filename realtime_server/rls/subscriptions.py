@@ -129,6 +129,7 @@ _ALL_TABLES: Final = """
         AND n.nspname <> ALL ('{pg_catalog,information_schema,pg_toast}')
         AND n.nspname <> %(own)s AND (%(schema)s::text IS NULL OR n.nspname = %(schema)s)
         AND (%(table)s::text IS NULL OR c.relname = %(table)s)
+        AND pg_catalog.has_schema_privilege(%(role)s::name, n.oid, 'USAGE')
         AND pg_catalog.has_any_column_privilege(%(role)s::name, c.oid, 'SELECT')
 """
 

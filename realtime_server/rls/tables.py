@@ -126,6 +126,7 @@ _TABLES: Final = """
                 SELECT a.attname::text
                 FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                    AND pg_catalog.has_schema_privilege(r.oid, s.oid, 'USAGE')
                     AND pg_catalog.has_column_privilege(r.oid, c.oid, a.attnum, 'SELECT')
             ))
             FROM pg_catalog.pg_roles r WHERE r.rolname = ANY (%(roles)s)

@@ -167,8 +167,7 @@ async def bench(pg17: Server) -> AsyncIterator[Bench]:
 def grant(bench: Bench, table: str, columns: str = "id") -> None:
     reader, narrow, admin = bench.roles
     bench.execute(f'grant select on {table} to "{reader}", "{admin}"')
-    if columns:
-        bench.execute(f'grant select ({columns}) on {table} to "{narrow}"')
+    bench.execute(f'grant select ({columns}) on {table} to "{narrow}"')
 
 
 @pytest.mark.parametrize("identity", ["default", "full"])
@@ -221,9 +220,9 @@ async def test_no_primary_key_and_one_that_may_not_be_selected(bench: Bench) -> 
     assert await bench.compare() == 6
 
 
-async def test_a_role_that_may_select_nothing(bench: Bench) -> None:
+async def test_a_role_that_may_not_select_the_key(bench: Bench) -> None:
     bench.execute("create table notes (id int primary key, body text)")
-    grant(bench, "notes", "")
+    grant(bench, "notes", "body")
     bench.subscribe("notes")
     bench.execute(
         "insert into notes values (1, 'x')", "update notes set body = 'y'", "delete from notes"

@@ -251,6 +251,27 @@ async def test_a_key_that_may_not_be_selected_is_error_401(stage: RlsStage) -> N
         assert frame["payload"]["errors"] is None
 
 
+async def test_who_may_read_nothing_of_a_table_is_not_told_of_it(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text", None)
+    async with stage.client(role=stage.narrow) as client:
+        await client.sit("realtime:*")
+        frames = await stage.frames(
+            client, "insert into notes values (1, 'a')", "delete from notes"
+        )
+    assert frames == []
+
+
+async def test_a_schema_that_may_not_be_used(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text", None)
+    stage.execute(f"revoke usage on schema {stage.schema} from public")
+    async with stage.client() as client:
+        reply = await client.try_join(stage.topic("notes"))
+        assert reply["status"] == "error"
+        await client.sit("realtime:*")
+        assert rows(stage) == []
+        assert await stage.frames(client, "insert into notes values (1, 'a')") == []
+
+
 async def test_a_large_change_is_error_413_with_its_short_values(stage: RlsStage) -> None:
     stage.make("notes", "id int primary key, owner text, body text")
     async with stage.client() as client:

@@ -112,8 +112,10 @@ async def test_an_action_and_selected_columns_are_in_the_row(desk: Desk) -> None
 async def test_a_wildcard_is_a_row_for_each_table_that_the_role_may_read(desk: Desk) -> None:
     desk.database.execute(
         "create schema far; create table far.off (id int);"
-        f' grant select on far.off to "{desk.reader}";'
-        " create table hidden (id int)"
+        f' grant select on far.off to "{desk.reader}"; grant usage on schema far to public;'
+        " create table hidden (id int);"
+        " create schema shut; create table shut.off (id int);"
+        f' grant select on shut.off to "{desk.reader}"'
     )
     await desk.register(Wish(None, None))
     assert [row[0] for row in desk.rows()] == ["far.off", "notes"]
