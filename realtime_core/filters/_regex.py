@@ -18,7 +18,6 @@ __all__ = ["regex", "to_re2"]
 
 _MAX_MEMORY: Final = 4 << 20
 """Bytes that RE2 may use for one pattern and its cache of states."""
-_MOST_LETTERS: Final = 1000
 _MOST_REPEATS: Final = 255
 
 _LETTERS: Final = r"\p{L}\p{Nl}"
@@ -65,8 +64,6 @@ def regex(pattern: str, *, ignore_case: bool) -> tuple[Callable[[str], bool], in
     Raises:
         ValueError: if it is no pattern, if RE2 cannot do it, or if google-re2 is not installed.
     """
-    if len(pattern) > _MOST_LETTERS:
-        raise ValueError(f"a pattern has at most {_MOST_LETTERS:,} characters")
     translated = to_re2(pattern, ignore_case=ignore_case)
     module = _re2()
     options = module.Options()

@@ -44,6 +44,8 @@ Access: TypeAlias = tuple[tuple[Source, Key], ...]
 """A row can pass only if one of these sources has its key."""
 
 _MOST_KEYS: Final = 1000
+_LONGEST_PATTERN: Final = 1000
+"""Characters: what patterns become takes time and memory many times their length."""
 _MOST_INSTRUCTIONS: Final = 500_000
 """Of a filter's regular expressions, for RE2: any one that it takes has room, and so have dozens
 of the usual size."""
@@ -217,6 +219,8 @@ class _Planner:
             self._refuse(node, operand, f"not text, which {node.operator.value} is for")
         assert isinstance(node.value, str)
         try:
+            if len(node.value) > _LONGEST_PATTERN:
+                raise ValueError(f"a pattern has at most {_LONGEST_PATTERN:,} characters")
             match node.operator:
                 case Operator.LIKE:
                     predicate = like(node.value)

@@ -237,6 +237,14 @@ def test_huge_literals_are_read_or_refused_in_no_time(type_name: str, letter: st
     assert error is None or len(str(error)) < 600
 
 
+@pytest.mark.parametrize("operator", ["like", "ilike", "match", "imatch"])
+def test_a_pattern_has_a_bounded_length(operator: str) -> None:
+    of = relation(v="text")
+    parse_filter(f"v={operator}.{'x' * 1000}").compile(of)
+    with pytest.raises(FilterError, match="a pattern has at most 1,000 characters"):
+        parse_filter(f"v={operator}.{'x' * 1001}").compile(of)
+
+
 @pytest.mark.parametrize("type_name", ["date", "timestamp", "timestamptz", "time", "timetz"])
 @pytest.mark.parametrize("begin", ["2026-11-24", "2026-11-24 05:36:00", "05:36:00", "053600", ""])
 def test_white_space_in_a_moment_does_not_take_long(type_name: str, begin: str) -> None:
