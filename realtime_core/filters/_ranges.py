@@ -10,6 +10,8 @@ Source: "Range Functions and Operators" in the PostgreSQL documentation.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
+from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 from ._datetimes import DATETIMES
@@ -154,8 +156,15 @@ def _span(ranges: Multirange) -> Range:
     return (ranges[0][0], ranges[-1][1]) if ranges else ()
 
 
+def _last_from(ranges: Multirange, bound: Bound) -> Range:
+    """Return the last range that does not begin above a bound; as they are sorted and apart,
+    no other one reaches further."""
+    place = bisect_right(ranges, bound, key=itemgetter(0))
+    return ranges[place - 1] if place else ()
+
+
 def _multi_contains(one: Multirange, other: Multirange) -> bool:
-    return all(any(_contains(outer, inner) for outer in one) for inner in other)
+    return all(_contains(_last_from(one, inner[0]), inner) for inner in other)
 
 
 def _multi_contained(one: Multirange, other: Multirange) -> bool:
@@ -163,7 +172,7 @@ def _multi_contained(one: Multirange, other: Multirange) -> bool:
 
 
 def _multi_overlaps(one: Multirange, other: Multirange) -> bool:
-    return any(_overlaps(a, b) for a in one for b in other)
+    return any(_overlaps(_last_from(one, each[1]), each) for each in other)
 
 
 def _of_spans(compare: Compare) -> Compare:

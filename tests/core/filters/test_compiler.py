@@ -8,6 +8,7 @@ the cases that show a rule, and those that PostgreSQL does not have.
 
 from __future__ import annotations
 
+import time
 import tracemalloc
 
 import pytest
@@ -330,6 +331,20 @@ def test_a_long_bound_of_a_range_takes_little_more_memory_than_itself(bound: str
     finally:
         tracemalloc.stop()
     assert peak < 10 * len(text)
+
+
+@pytest.mark.parametrize(("operator", "expected"), [("cs", True), ("ov", False)])
+def test_long_multiranges_are_compared_in_no_time(operator: str, expected: bool) -> None:
+    of = relation(v="int4multirange")
+    begins = range(0, 100_000, 4)
+    whole = ",".join(f"[{begin},{begin + 2})" for begin in begins)
+    shift = 0 if expected else 2
+    part = ",".join(f"[{begin + shift},{begin + shift + 2})" for begin in begins[-3_500:])
+    compiled = parse_filter(f"v={operator}.{{{part}}}").compile(of)
+    begin = time.process_time()
+    assert compiled(row(of, f"{{{whole}}}")) is expected
+    # Each compared with each, that takes half a minute.
+    assert time.process_time() - begin < 10
 
 
 def test_a_field_is_converted_once_however_often_it_is_read() -> None:
