@@ -277,7 +277,6 @@ class Bench:
             return self.dsn
 
         best = float("inf")
-        fan_out = FanOut(hub, self.metrics)
         async with (
             Visibility(dsn, timeout=60) as visibility,
             RowAuthorizer(
@@ -288,6 +287,7 @@ class Bench:
                 max_record_bytes=1_048_576,
             ) as authorizer,
         ):
+            fan_out = FanOut(hub, authorizer, self.metrics)
             end = time.perf_counter() + least
             rounds = 0
             # At least twice: the first makes the function and its plan.

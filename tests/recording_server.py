@@ -14,7 +14,6 @@ from realtime_core import Event, Insert
 from realtime_server import cli, server
 from realtime_server.hub import Hub
 from realtime_server.rls import mode
-from realtime_server.rls.authorizer import RowAuthorizer
 from realtime_server.rls.fan_out import FanOut
 from realtime_server.rls.poller import Batch
 
@@ -33,8 +32,8 @@ class RecordingHub(Hub):
 class RecordingFanOut(FanOut):
     """The same in RLS mode."""
 
-    async def publish(self, batch: Batch, authorizer: RowAuthorizer) -> None:
-        await super().publish(batch, authorizer)
+    async def publish(self, batch: Batch) -> None:
+        await super().publish(batch)
         _write_down([read.change for read in batch.reads])
 
 

@@ -127,7 +127,7 @@ class RowAuthorizer:
         """Return what is shown of each candidate.
 
         Raises:
-            psycopg.OperationalError: if the database cannot be asked; nothing is decided.
+            psycopg.Error: if the database cannot be asked; nothing is decided.
         """
         apart = frozenset(self._lanes)
         if apart:
@@ -358,6 +358,8 @@ class _Page:
                     self._errors.append((place, _FAILURES[failure], False, (viewer,)))
 
     def unknown_values(self) -> Iterator[tuple[int, str]]:
+        if not self._table.types:
+            return
         for place, columns in self._shown:
             yield from unknown_values(self._candidates[place].change, self._table, columns)
 
@@ -442,7 +444,7 @@ class _Lane:
             while self._waiting:
                 try:
                     await self._work(self._waiting[0])
-                except psycopg.OperationalError as exc:
+                except psycopg.Error as exc:
                     logger.warning(
                         "role %s is asked for apart again: %s",
                         self._viewer.role,

@@ -36,19 +36,26 @@ class FanOut:
 
     Args:
         hub: who listens.
+        authorizer: decides who is shown what.
         metrics: of the server.
         clock: seconds since 1970.
     """
 
     def __init__(
-        self, hub: Hub, metrics: Metrics, *, clock: Callable[[], float] = time.time
+        self,
+        hub: Hub,
+        authorizer: RowAuthorizer,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._hub = hub
+        self._authorizer = authorizer
         self._metrics = metrics
         self._clock = clock
         self._filtering: dict[tuple[str, str], tuple[int, frozenset[Viewer]]] = {}
 
-    async def publish(self, batch: Batch, authorizer: RowAuthorizer) -> None:
+    async def publish(self, batch: Batch) -> None:
         """Hand out a batch. While the database cannot be asked, it waits."""
         if batch.gap is not None:
             self._hub.publish([batch.gap])
@@ -56,9 +63,9 @@ class FanOut:
         candidates = self.candidates(batch.reads)
         while True:
             try:
-                shown = await authorizer.decide(candidates)
+                shown = await self._authorizer.decide(candidates)
                 break
-            except psycopg.OperationalError as exc:
+            except psycopg.Error as exc:
                 logger.warning(
                     "changes wait until row level security can be asked for: %s",
                     " ".join(str(exc).split()),
@@ -121,7 +128,13 @@ class FanOut:
                     everybody = _by_viewer(self._hub.deliveries(candidate.change, filtered=False))
                 theirs = everybody.get(viewer, [])
             for delivery, members in theirs:
-                data = view.payload(delivery.select, has_time=delivery.is_bound)
+                try:
+                    data = view.payload(delivery.select, has_time=delivery.is_bound)
+                except Exception:
+                    # One change that cannot be shown must not keep back all that follow.
+                    self._authorizer.counters.errors += 1
+                    logger.exception("a change of %s cannot be shown", candidate.change.relation)
+                    continue
                 yield members, delivery.message(data)
 
 

@@ -137,9 +137,17 @@ async def _remedy(connection: AsyncConnection[Any]) -> str:
     user, database, owner = facts[0]
     if owner is None:
         return f"run GRANT CREATE ON DATABASE {database} TO {user}"
+    grants = "; ".join(
+        f"GRANT ALL ON {what} TO {user}"
+        for what in (
+            "SCHEMA realtime",
+            "ALL TABLES IN SCHEMA realtime",
+            "ALL FUNCTIONS IN SCHEMA realtime",
+        )
+    )
     return (
         f"it belongs to {owner}: run `python -m realtime_server migrate` with DB_USER={owner}, "
-        f"or GRANT {owner} TO {user}"
+        f"and {grants}; or GRANT {owner} TO {user}"
     )
 
 

@@ -134,13 +134,13 @@ class RlsMode:
         Raises:
             DecodeError: if the slot holds what cannot be decoded.
         """
-        self._fan_out = fan_out = FanOut(hub, metrics)
+        self._fan_out = fan_out = FanOut(hub, self._authorizer, metrics)
         await self._prepare()
         keeping_up = asyncio.create_task(self._registry.run())
         try:
             async with contextlib.aclosing(self._poller.batches()) as batches:
                 async for batch in batches:
-                    await fan_out.publish(batch, self._authorizer)
+                    await fan_out.publish(batch)
         finally:
             keeping_up.cancel()
             await asyncio.wait({keeping_up})
@@ -184,8 +184,9 @@ class RlsMode:
         assert isinstance(registered, Registration)
         former = registered.viewer
         viewer = await self._registry.renew(registered, grant.claims)
-        self._channels[viewer] += 1
-        self._one_less(former)
+        if viewer is not former:
+            self._channels[viewer] += 1
+            self._one_less(former)
         return viewer
 
     def remove(self, registered: Registered) -> None:

@@ -257,9 +257,13 @@ class Poller:
             limit = self._read_at_once
             options = {**_OPTIONS, **publication.options()}
             count = 0
-            texts = session.peek(flush, limit, options, chunk=self._limit)
-            async with contextlib.aclosing(texts):
-                async for events, size in _chunks(texts, self._limit, self._decoder):
+            async with (
+                contextlib.aclosing(
+                    session.peek(flush, limit, options, chunk=self._limit)
+                ) as texts,
+                contextlib.aclosing(_chunks(texts, self._limit, self._decoder)) as chunks,
+            ):
+                async for events, size in chunks:
                     count += size
                     if not await self._settle(events):
                         # Tables have joined the publication: they may be in what is left.
@@ -334,7 +338,7 @@ class Poller:
 
 async def _chunks(
     texts: AsyncIterator[list[str]], limit: int, decoder: Wal2JsonDecoder
-) -> AsyncIterator[tuple[list[tuple[_Decoded, int]], int]]:
+) -> AsyncGenerator[tuple[list[tuple[_Decoded, int]], int], None]:
     """Decode, and divide at the ends of transactions, unless a large one takes too much.
 
     Yields:

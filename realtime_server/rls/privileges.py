@@ -1,8 +1,9 @@
 """Privileges: what the server's role lacks, as the lines that give it.
 
 It need not be a superuser. It needs LOGIN and REPLICATION, to own what is in schema
-``realtime`` (so CREATE on the database at first), and to be allowed to become each role that
-tokens claim; it never needs their rights itself.
+``realtime`` (so CREATE on the database at first), to make temporary functions (TEMPORARY,
+which everybody has by default), and to be allowed to become each role that tokens claim; it
+never needs their rights itself.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _FACTS: Final = """
     SELECT pg_catalog.quote_ident(rolname), rolsuper OR rolreplication,
            pg_catalog.quote_ident(pg_catalog.current_database()),
            pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
+           pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY'),
            pg_catalog.to_regnamespace('realtime') IS NOT NULL,
            pg_catalog.current_setting('server_version_num')::pg_catalog.int4
     FROM pg_catalog.pg_roles WHERE rolname = current_user
@@ -64,7 +66,7 @@ async def missing_grants(
         await cursor.execute(_FACTS)
         facts = await cursor.fetchone()
         assert facts is not None
-        user, replicates, database, creates, exists, version = facts
+        user, replicates, database, creates, makes_temporary, exists, version = facts
         is_split = version >= _SPLIT_MEMBERSHIP
         await cursor.execute(_READERS, ["SET" if is_split else "MEMBER", list(roles), publication])
         readers = [row[0] for row in await cursor.fetchall()]
@@ -72,5 +74,6 @@ async def missing_grants(
     return [
         *([] if replicates else [f"ALTER ROLE {user} REPLICATION;"]),
         *([] if creates or exists else [f"GRANT CREATE ON DATABASE {database} TO {user};"]),
+        *([] if makes_temporary else [f"GRANT TEMPORARY ON DATABASE {database} TO {user};"]),
         *(f"GRANT {reader} TO {user}{how};" for reader in readers),
     ]

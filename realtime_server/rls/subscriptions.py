@@ -234,14 +234,20 @@ class Registry:
     async def renew(self, registration: Registration, claims: Mapping[str, Any]) -> Viewer:
         """Take other claims for a registration; return whose eyes it has from now on.
 
+        One that is removed meanwhile stays as it was.
+
         Raises:
             RefusedError: if what was wanted cannot be had with these claims.
         """
         viewer = Viewer.of(claims, self._ignored)
-        if viewer != registration.viewer:
+        if viewer is not registration.viewer:
             await self._write(attrs.evolve(registration, viewer=viewer), renewed=True)
-            registration.viewer = viewer
-        return viewer
+            if registration.id in self._registrations:
+                registration.viewer = viewer
+            else:
+                self._removed.add(registration.id)
+                self._woken.set()
+        return registration.viewer
 
     def remove(self, registration: Registration) -> None:
         """Forget a registration; its rows are deleted soon."""

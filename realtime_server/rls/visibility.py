@@ -361,6 +361,7 @@ class Visibility:
             if name not in made:
                 await connection.execute(definition.encode())
                 made.add(name)
+            pid = connection.info.backend_pid
             try:
                 # A policy that catches the cancellation would run for ever.
                 async with asyncio.timeout(self._timeout * 2 + 1):
@@ -368,7 +369,6 @@ class Visibility:
                     return await cursor.fetchall()
             except TimeoutError:
                 await connection.close()
-                return [(1, None, _TIMEOUT, None)]
             except psycopg.OperationalError:
                 if connection.closed:
                     raise
@@ -380,6 +380,9 @@ class Visibility:
                 return [
                     (index + 1, None, exc.sqlstate or "?", detail) for index in range(len(todo))
                 ]
+        async with self.connections.one() as connection:
+            await connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [pid])
+        return [(1, None, _TIMEOUT, None)]
 
 
 @attrs.frozen

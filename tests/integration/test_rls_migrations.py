@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from realtime_server.rls.migrations import MIGRATIONS, pending
 from realtime_server.rls.privileges import missing_grants
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
-from tests.rls_helpers import migrated, roles
+from tests.rls_helpers import migrated, roles, wal
 
 pytestmark = [pytest.mark.integration, pytest.mark.pg17]
 
@@ -89,12 +91,12 @@ def test_an_installation_of_the_original_is_taken_over(
         "insert into realtime.subscription (subscription_id, entity, claims)"
         " values (gen_random_uuid(), 't', '{\"role\": \"postgres\"}')"
     )
-    wal = (
+    message = (
         '{"action":"I","schema":"public","table":"t","timestamp":"2026-11-24 05:36:00+00",'
         '"columns":[{"name":"id","type":"integer","typeoid":23,"value":1}],'
         '"pk":[{"name":"id","type":"integer"}]}'
     )
-    rows = empty.execute("select wal -> 'record', errors from realtime.apply_rls(%s)", (wal,))
+    rows = empty.execute("select wal -> 'record', errors from realtime.apply_rls(%s)", (message,))
     assert rows == [({"id": 1}, [])]
 
 
@@ -127,6 +129,25 @@ async def test_a_schema_of_somebody_else_says_whose_it_is(pg17: Server) -> None:
         with pytest.raises(PrivilegeError, match="it belongs to postgres") as caught:
             await migrated(role_dsn(database, name))
         assert f"GRANT postgres TO {name}" in str(caught.value)
+        # The other way that it names: its owner migrates, and grants.
+        await migrated(database.dsn)
+        for grant in re.findall(r"GRANT ALL[^;]*", str(caught.value)):
+            database.execute(grant)
+        assert await migrated(role_dsn(database, name)) == []
+        database.execute(f"create table t (id int primary key); grant select on t to {name}")
+        with psycopg.connect(role_dsn(database, name)) as connection:
+            connection.execute(
+                "insert into realtime.subscription (subscription_id, entity, claims)"
+                " values (gen_random_uuid(), 't', %s)",
+                (json.dumps({"role": name}),),
+            )
+            rows = connection.execute(
+                "select wal -> 'record' from realtime.apply_rls(%s)",
+                (wal(connection, "I", "t", [("id", "integer", 1)]),),
+            ).fetchall()
+            assert rows == [({"id": 1},)]
+            connection.rollback()
+        database.execute(f"drop owned by {name}")
 
 
 async def test_nothing_to_do_needs_no_privilege(pg17: Server) -> None:

@@ -246,6 +246,17 @@ async def test_claims_that_do_not_do_leave_the_row(desk: Desk) -> None:
     assert desk.rows("claims ->> 'sub'") == [("ann",)]
 
 
+async def test_one_that_is_removed_while_it_is_renewed_leaves_no_row(desk: Desk) -> None:
+    registration = await desk.register()
+    before = registration.viewer
+    async with running(desk.registry):
+        renewing = asyncio.create_task(desk.registry.renew(registration, desk.claims("bob")))
+        await asyncio.sleep(0)
+        desk.registry.remove(registration)
+        assert await renewing is before
+        await eventually(lambda: desk.rows() == [])
+
+
 @contextlib.asynccontextmanager
 async def running(registry: Registry) -> AsyncIterator[None]:
     task = asyncio.create_task(registry.run())

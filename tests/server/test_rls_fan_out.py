@@ -1,0 +1,127 @@
+"""FanOut without a database: what is decided is handed out, and a fault costs one change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+import pytest
+
+from realtime_core import Gap, GapReason, Position
+from realtime_core.lsn import LSN
+from realtime_server.hub import Hub, Subscription
+from realtime_server.phoenix.serializers import SERIALIZERS
+from realtime_server.rls import fan_out
+from realtime_server.rls.authorizer import Candidate, Shown
+from realtime_server.rls.counters import Counters
+from realtime_server.rls.fan_out import FanOut
+from realtime_server.rls.poller import Batch, Read
+from realtime_server.rls.viewers import Viewer
+from realtime_server.topics import Topic
+from tests.server_helpers import RecordingOutbox, insert, make_metrics, make_relation
+
+TODOS = make_relation()
+ANN, BOB = (Viewer.of({"role": "reader", "sub": sub}) for sub in ("ann", "bob"))
+
+
+class Text:
+    """A view that is its text, or a fault."""
+
+    def __init__(self, text: str, *, is_for_all: bool = False) -> None:
+        self.text = text
+        self.is_for_all = is_for_all
+
+    def payload(self, select: Any = None, *, has_time: bool = True) -> bytes:
+        if not self.text:
+            raise ValueError("cannot be shown")
+        return f'"{self.text}"'.encode()
+
+
+class Oracle:
+    """Shows what it is told to."""
+
+    def __init__(self, *shown: dict[Viewer, Any], failures: int = 0) -> None:
+        self.shown = list(shown)
+        self.failures = failures
+        self.counters = Counters()
+        self.asked: list[Candidate] = []
+
+    async def decide(self, candidates: Sequence[Candidate]) -> list[Shown]:
+        if self.failures:
+            self.failures -= 1
+            raise psycopg.OperationalError("the server is away")
+        self.asked += candidates
+        return self.shown
+
+
+def sit(hub: Hub, viewer: Viewer, *topics: str) -> RecordingOutbox:
+    outbox = RecordingOutbox()
+    for topic in topics or ("realtime:*",):
+        one = Subscription(Topic.parse(topic), SERIALIZERS["1.0.0"], outbox, None, viewer)
+        hub.subscribe(one)
+    return outbox
+
+
+def batch(*ids: int) -> Batch:
+    return Batch(tuple(Read(insert(TODOS, str(one), "x"), 10) for one in ids))
+
+
+async def publish(hub: Hub, oracle: Oracle, reads: Batch) -> None:
+    await FanOut(hub, oracle, make_metrics()).publish(reads)  # type: ignore[arg-type]
+
+
+def payloads(outbox: RecordingOutbox) -> list[Any]:
+    return [frame["payload"] for frame in outbox.frames]
+
+
+async def test_each_viewer_gets_what_it_is_shown_in_one_write() -> None:
+    hub = Hub()
+    ann, bob = sit(hub, ANN), sit(hub, BOB)
+    oracle = Oracle({ANN: Text("one"), BOB: Text("uno")}, {ANN: Text("two")})
+    await publish(hub, oracle, batch(1, 2))
+    assert (payloads(ann), payloads(bob)) == (["one", "two"], ["uno"])
+    assert (len(ann.writes), len(bob.writes)) == (1, 1)
+    assert [candidate.viewers for candidate in oracle.asked] == [{ANN, BOB}] * 2
+
+
+async def test_who_filters_is_named_apart_from_those_who_get_it() -> None:
+    hub = Hub()
+    sit(hub, ANN, "realtime:public:todos:id=eq.1")
+    sit(hub, BOB, "realtime:public:todos:id=eq.2")
+    oracle = Oracle({}, {})
+    await publish(hub, oracle, batch(1, 2))
+    assert [(one.viewers, one.others) for one in oracle.asked] == [({ANN}, {BOB}), ({BOB}, {ANN})]
+
+
+async def test_what_is_for_all_goes_past_the_filters() -> None:
+    hub = Hub()
+    ann = sit(hub, ANN, "realtime:public:todos:id=eq.9")
+    await publish(hub, Oracle({ANN: Text("400", is_for_all=True)}), batch(1))
+    assert payloads(ann) == ["400"]
+
+
+async def test_a_change_that_cannot_be_shown_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    hub = Hub()
+    ann = sit(hub, ANN)
+    oracle = Oracle({ANN: Text("one")}, {ANN: Text("")}, {ANN: Text("three")})
+    await publish(hub, oracle, batch(1, 2, 3))
+    assert payloads(ann) == ["one", "three"]
+    assert oracle.counters.errors == 1
+    assert "a change of public.todos cannot be shown" in caplog.text
+
+
+async def test_a_database_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fan_out, "_RETRY", 0.0)
+    hub = Hub()
+    ann = sit(hub, ANN)
+    await publish(hub, Oracle({ANN: Text("one")}, failures=3), batch(1))
+    assert payloads(ann) == ["one"]
+
+
+async def test_a_gap_is_told_to_all() -> None:
+    hub = Hub()
+    ann = sit(hub, ANN)
+    gap = Gap(None, Position(LSN(1)), GapReason.SLOT_MISSING)
+    await publish(hub, Oracle(), Batch(gap=gap))
+    assert [frame["event"] for frame in ann.frames] == ["system"]
