@@ -202,16 +202,17 @@ class SlotSession:
             chunk: texts at a time.
         """
         pairs = [item for pair in options.items() for item in pair]
-        query = sql.SQL(
-            "SELECT data FROM pg_catalog.pg_logical_slot_peek_changes({}, {}, {}, VARIADIC {})"
+        declare = sql.SQL(
+            "DECLARE changes NO SCROLL CURSOR FOR SELECT data"
+            " FROM pg_catalog.pg_logical_slot_peek_changes({}, {}, {}, VARIADIC {})"
         ).format(sql.Literal(self.slot), sql.Literal(str(upto)), limit, sql.Literal(pairs))
+        fetch = sql.SQL("FETCH {} FROM changes").format(chunk)
         with self._translated():
-            async with (
-                self._connection.transaction(),
-                self._connection.cursor(name="changes") as cursor,
-            ):
-                await cursor.execute(query)
-                while rows := await cursor.fetchmany(chunk):
+            # The transaction's end closes the cursor. psycopg's own server-side cursor cannot be
+            # closed once the connection is lost, and warns of that.
+            async with self._connection.transaction():
+                await self._connection.execute(declare)
+                while rows := await (await self._connection.execute(fetch)).fetchall():
                     yield [row[0] for row in rows]
 
     async def advance(self, lsn: LSN) -> None:
