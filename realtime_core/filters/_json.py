@@ -156,36 +156,51 @@ def _top(value: Document) -> Ordered:
     return _key(value)
 
 
+_MOST_LOOKS: Final = 200_000
+"""Values that one comparison with ``@>`` may look at."""
+
+
 def _contains(outer: Ordered, inner: Ordered) -> bool:
     """``@>`` at the top, where an array contains a scalar that is one of its elements."""
     arrays = (_ARRAY, _EMPTY_AT_THE_TOP)
     if outer[0] in arrays and inner[0] not in (*arrays, _OBJECT):
         return inner in outer[2]
-    return _contains_deep(outer, inner)
+    return _contains_deep(outer, inner, [_MOST_LOOKS])
 
 
-def _contains_deep(outer: Ordered, inner: Ordered) -> bool:
+def _contains_deep(outer: Ordered, inner: Ordered, looks: list[int]) -> bool:
+    """As ``@>`` below the top; ``looks`` has the number of values that may still be looked at."""
     if inner[0] == _OBJECT:
         if outer[0] != _OBJECT:
             return False
+        _look(outer, looks)
         pairs = _pairs(outer)
         return all(
-            key in pairs and _contains_deep(pairs[key], item) for key, item in _pairs(inner).items()
+            key in pairs and _contains_deep(pairs[key], item, looks)
+            for key, item in _pairs(inner).items()
         )
     if inner[0] in (_ARRAY, _EMPTY_AT_THE_TOP):
         if outer[0] not in (_ARRAY, _EMPTY_AT_THE_TOP):
             return False
+        _look(outer, looks)
         present = frozenset(outer[2])
         containers = [item for item in outer[2] if item[0] in (_ARRAY, _OBJECT)]
         return all(
             item in present
             or (
                 item[0] in (_ARRAY, _OBJECT)
-                and any(_contains_deep(container, item) for container in containers)
+                and any(_contains_deep(container, item, looks) for container in containers)
             )
             for item in inner[2]
         )
     return outer == inner
+
+
+def _look(container: Ordered, looks: list[int]) -> None:
+    # Each container of one array may have to be held against each of the other.
+    looks[0] -= 1 + len(container[2])
+    if looks[0] < 0:
+        raise ValueError("holding so many objects and arrays against each other takes too long")
 
 
 def _pairs(value: Ordered) -> dict[str, Ordered]:

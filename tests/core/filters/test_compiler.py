@@ -8,6 +8,7 @@ the cases that show a rule, and those that PostgreSQL does not have.
 
 from __future__ import annotations
 
+import json
 import time
 import tracemalloc
 
@@ -253,6 +254,16 @@ def test_white_space_in_a_moment_does_not_take_long(type_name: str, begin: str) 
     text = f"v=eq.{begin}{' ' * 60_000}x"
     with pytest.raises(FilterError, match="write it as"):
         parse_filter(text).compile(relation(v=type_name))
+
+
+def test_containment_of_many_json_objects_is_given_up_in_no_time() -> None:
+    of = relation(v="jsonb")
+    many = json.dumps([{"a": number, "b": number} for number in range(1000)])
+    few, most = (json.dumps([{"a": number} for number in range(end)]) for end in (20, 500))
+    assert parse_filter('v=cs."' + few.replace('"', '\\"') + '"').compile(of)(row(of, many))
+    escaped = most.replace('"', '\\"')
+    with pytest.raises(FilterMatchError, match="takes too long"):
+        parse_filter(f'v=cs."{escaped}"').compile(of)(row(of, many))
 
 
 @pytest.mark.parametrize("text", ["-.3 years", "+.5 day", "1 day -.5 hours"])
