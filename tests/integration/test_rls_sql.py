@@ -478,6 +478,23 @@ def test_a_subquery_of_the_policy_is_computed_for_each_subscriber(script: Script
     assert script.apply(script.note())[0][2] == [subscriptions[1], subscriptions[3]]
 
 
+def test_what_a_policy_keeps_for_its_transaction_is_not_the_next_ones(script: Script) -> None:
+    script.execute(
+        "create function uid() returns text language plpgsql as $$ begin"
+        " if coalesce(current_setting('app.uid', true), '') = '' then"
+        "  perform set_config("
+        "   'app.uid', current_setting('request.jwt.claims')::jsonb ->> 'sub', true);"
+        " end if;"
+        " return current_setting('app.uid'); end $$"
+    )
+    script.execute("drop policy own on notes")
+    script.execute("create policy own on notes using (owner::text = uid())")
+    subscriptions = [script.subscribe(sub=sub) for sub in (ANN, BOB, ANN)]
+    script.execute("insert into notes values (1, %s, 'text')", ANN)
+    assert script.apply(script.note())[0][2] == [subscriptions[0], subscriptions[2]]
+    assert script.value("select current_setting('app.uid', true)") in (None, "")
+
+
 def test_without_row_level_security_everybody_sees_it(script: Script) -> None:
     script.execute("alter table notes disable row level security")
     subscriptions = [script.subscribe(), script.subscribe(sub=BOB)]

@@ -156,7 +156,6 @@ declare
         else 'ERROR'
     end;
     is_delete boolean := wal ->> 'action' = 'D';
-    callers_claims text := coalesce(pg_catalog.current_setting('request.jwt.claims', true), '');
     is_too_large boolean := pg_catalog.octet_length(wal::text) > max_record_bytes;
     entity_ regclass;
     is_rls_enabled_ boolean;
@@ -305,9 +304,7 @@ begin
                 -- Each in a statement of its own: what a policy has in a subquery is computed
                 -- once in each.
                 number := number + 1;
-                if number = 1 then
-                    perform pg_catalog.set_config('role', audience.role_name, true);
-                elsif number = 2 then
+                if number = 2 then
                     -- One that an error has left behind.
                     if exists (
                         select
@@ -318,19 +315,26 @@ begin
                     end if;
                     execute statement;
                 end if;
-                perform pg_catalog.set_config('request.jwt.claims', viewer.claims::text, true);
-                if number = 1 then
-                    execute pg_catalog.substr(statement, prefix) into is_visible;
-                else
-                    execute 'execute realtime_apply_rls' into is_visible;
-                end if;
+                begin
+                    perform
+                        pg_catalog.set_config('role', audience.role_name, true),
+                        pg_catalog.set_config('request.jwt.claims', viewer.claims::text, true);
+                    if number = 1 then
+                        execute pg_catalog.substr(statement, prefix) into is_visible;
+                    else
+                        execute 'execute realtime_apply_rls' into is_visible;
+                    end if;
+                    -- What a policy keeps for its transaction, as who asks, is not there for
+                    -- the next one.
+                    raise sqlstate 'RTEND';
+                exception
+                    when sqlstate 'RTEND' then
+                        null;
+                end;
                 if is_visible then
                     visible := visible || viewer.subscription_ids;
                 end if;
             end loop;
-            perform
-                pg_catalog.set_config('role', 'none', true),
-                pg_catalog.set_config('request.jwt.claims', callers_claims, true);
             if number > 1 then
                 deallocate realtime_apply_rls;
             end if;
