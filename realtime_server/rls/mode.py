@@ -37,9 +37,10 @@ from .fan_out import FanOut
 from .migrations import migrate
 from .poller import Poller
 from .privileges import missing_grants
-from .subscriptions import Registration, Registry, Wish
+from .subscriptions import Registration, Registry
 from .viewers import Viewer
 from .visibility import Visibility
+from .wishes import Wish
 
 __all__ = ["RlsMode"]
 

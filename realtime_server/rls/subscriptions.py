@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -22,29 +22,17 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import PoolTimeout
 
-from realtime_core import Column, FilterError, Relation, ReplicaIdentity
-from realtime_core.filters import (
-    And,
-    Comparison,
-    EnumOrders,
-    Filter,
-    Node,
-    Operator,
-    Reference,
-    Side,
-)
-from realtime_core.filters.nodes import references
-from realtime_core.oids import BUILTIN_TYPES
 from realtime_core.sources.catalog import enum_orders
 
 from ..errors import RefusedError
 from ..patience import wait_at_most
 from .connections import Connections
 from .publication import OWN_SCHEMA, read_publication
-from .tables import Table, read_tables
+from .tables import read_tables
 from .viewers import Viewer
+from .wishes import SubscriptionRow, Wish, row_of
 
-__all__ = ["Registration", "Registry", "Wish"]
+__all__ = ["Registration", "Registry"]
 
 logger = logging.getLogger("realtime.rls")
 
@@ -56,37 +44,6 @@ _ATTEMPTS: Final = 3
 """To write a join down."""
 _PATIENCE: Final = 2.0
 """Seconds that each of them waits for a connection: clients wait no longer than ten."""
-
-# What a row can say, of all that the language can; the rest is left out, which widens it.
-_EXPRESSIBLE: Final = {
-    Operator.EQ: "eq",
-    Operator.NEQ: "neq",
-    Operator.LT: "lt",
-    Operator.LTE: "lte",
-    Operator.GT: "gt",
-    Operator.GTE: "gte",
-    Operator.IN: "in",
-}
-
-
-@attrs.frozen
-class Wish:
-    """What somebody wants to listen to."""
-
-    schema: str | None
-    """None for all of them."""
-    table: str | None
-    """None for all of them."""
-    filter: Filter | None = None
-    action: str = "*"
-    """``INSERT``, ``UPDATE``, ``DELETE``, or ``*`` for all."""
-    select: frozenset[str] | None = None
-    """The columns to show; None for all."""
-
-    @property
-    def selected(self) -> tuple[str, ...] | None:
-        """The same as a row has it."""
-        return None if self.select is None else tuple(sorted(self.select))
 
 
 @attrs.define(eq=False)
@@ -102,16 +59,6 @@ class Registration:
     def has_wildcard(self) -> bool:
         """Whether tables that come later belong to it."""
         return any(wish.schema is None or wish.table is None for wish in chain(*self.wants))
-
-
-@attrs.frozen
-class _Row:
-    """A row of ``realtime.subscription``, without what all rows of a registration share."""
-
-    entity: int
-    filters: tuple[tuple[str, str, str], ...]
-    action: str
-    select: tuple[str, ...] | None
 
 
 _ROLE: Final = """
@@ -332,7 +279,10 @@ class Registry:
             await self._insert(connection, registration, rows)
 
     async def _insert(
-        self, connection: AsyncConnection[Any], registration: Registration, rows: Sequence[_Row]
+        self,
+        connection: AsyncConnection[Any],
+        registration: Registration,
+        rows: Sequence[SubscriptionRow],
     ) -> None:
         await connection.execute(
             _INSERT,
@@ -361,7 +311,7 @@ class Registry:
 
     async def _rows(
         self, connection: AsyncConnection[Any], registration: Registration
-    ) -> list[_Row]:
+    ) -> list[SubscriptionRow]:
         """Return the rows of a registration.
 
         Raises:
@@ -374,7 +324,7 @@ class Registry:
             if wish.schema is not None and wish.table is not None
         }
         tables = await read_tables(connection, named, [role], self._publication) if named else {}
-        rows: dict[_Row, None] = {}
+        rows: dict[SubscriptionRow, None] = {}
         for ways in registration.wants:
             problem: RefusedError | None = None
             is_possible = False
@@ -386,7 +336,7 @@ class Registry:
                     continue
                 try:
                     rows[
-                        _row(wish, tables.get((wish.schema, wish.table)), role, self.enum_orders)
+                        row_of(wish, tables.get((wish.schema, wish.table)), role, self.enum_orders)
                     ] = None
                     is_possible = True
                 except RefusedError as exc:
@@ -397,14 +347,14 @@ class Registry:
 
     async def _wildcard_rows(
         self, connection: AsyncConnection[Any], wish: Wish, role: str
-    ) -> list[_Row]:
+    ) -> list[SubscriptionRow]:
         published = (await read_publication(connection, self._publication)).tables
         cursor = await connection.execute(
             _ALL_TABLES,
             {"own": OWN_SCHEMA, "schema": wish.schema, "table": wish.table, "role": role},
         )
         return [
-            _Row(oid, (), wish.action, wish.selected)
+            SubscriptionRow(oid, (), wish.action, wish.selected)
             async for oid, schema, table in cursor
             if published is None or (schema, table) in published
         ]
@@ -443,84 +393,3 @@ class Registry:
                 except (RefusedError, psycopg.IntegrityError, psycopg.DataError):
                     # A table or column is gone, or a privilege: nothing goes to it any more.
                     continue
-
-
-def _row(wish: Wish, table: Table | None, role: str, enums: EnumOrders) -> _Row:
-    """Return the row of a wish for one table.
-
-    Raises:
-        RefusedError: if it cannot be, saying why.
-    """
-    name = f"{wish.schema}.{wish.table}"
-    if table is None:
-        raise RefusedError(f"there is no table {name}")
-    if table.published is None:
-        raise RefusedError(f"table {name} is not published; add it to the publication")
-    columns = {column.name for column in table.visible(role)}
-    if not columns:
-        raise RefusedError(f"role {role!r} may not SELECT from {name}")
-    filters: list[tuple[str, str, str]] = []
-    if wish.filter is not None:
-        _check_columns("filter", wish.filter.columns, columns)
-        try:
-            wish.filter.compile(_relation(table), enums=enums)
-        except FilterError as exc:
-            raise RefusedError(f"cannot filter by {exc.text!r}: {exc}") from exc
-        if any(each.side is Side.OLD for each in _references(wish.filter)):
-            raise RefusedError(
-                "old. cannot be used here: a row's former values may have been another's"
-            )
-        filters = [item for node in _conjuncts(wish.filter.root) if (item := _condition(node))]
-    _check_columns("select", wish.select or (), columns)
-    return _Row(table.oid, tuple(filters), wish.action, wish.selected)
-
-
-def _check_columns(use: str, wanted: Collection[str], allowed: Collection[str]) -> None:
-    # What is not there and what may not be seen are answered alike.
-    for column in sorted(set(wanted) - set(allowed)):
-        raise RefusedError(f"invalid column for {use} {column}")
-
-
-def _relation(table: Table) -> Relation:
-    """Return the table as a row's change would describe it."""
-    columns = []
-    for column in table.columns:
-        custom = table.types.get(column.type_oid)
-        oid = column.type_oid if custom is None else custom.oid
-        built_in = BUILTIN_TYPES.get(oid)
-        columns.append(
-            Column(
-                column.name,
-                column.type_oid,
-                built_in or column.type_name,
-                column.type_schema if built_in is None else "pg_catalog",
-                -1,
-                column.name in table.key_names,
-            )
-        )
-    return Relation(table.oid, table.schema, table.name, ReplicaIdentity.DEFAULT, tuple(columns))
-
-
-def _conjuncts(node: Node | None) -> Iterator[Node]:
-    if isinstance(node, And):
-        for item in node.items:
-            yield from _conjuncts(item)
-    elif node is not None:
-        yield node
-
-
-def _references(filter: Filter) -> Iterator[Reference]:
-    return iter(()) if filter.root is None else references(filter.root)
-
-
-def _condition(node: Node) -> tuple[str, str, str] | None:
-    """Return column, operator and value as a row has them, if it can."""
-    if not isinstance(node, Comparison):
-        return None
-    reference, name = node.reference, _EXPRESSIBLE.get(node.operator)
-    if name is None or reference.path or reference.side is not Side.ROW:
-        return None
-    if isinstance(node.value, str):
-        return reference.column, name, node.value
-    items = (value.replace("\\", "\\\\").replace('"', '\\"') for value in node.value)
-    return reference.column, name, "{" + ",".join(f'"{item}"' for item in items) + "}"

@@ -22,9 +22,9 @@ from realtime_core.filters import Comparison, Filter, Operator, Reference
 from realtime_core.sources.catalog import enum_orders
 from realtime_core.wal2json import Wal2JsonDecoder
 from realtime_server.rls.authorizer import Candidate, RowAuthorizer
-from realtime_server.rls.subscriptions import _condition
 from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.visibility import Visibility
+from realtime_server.rls.wishes import condition as condition_of
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import at, migrated, roles
@@ -369,7 +369,7 @@ async def test_filters(bench: Bench) -> None:
                 literal: Any = (value,) if operator == "in" else value
                 node = Comparison(Reference(name), Operator(operator), literal)
                 filter_ = Filter(node, str(node))
-                condition = _condition(node)
+                condition = condition_of(node)
                 assert condition is not None
                 subscription = uuid.uuid4()
                 bench.connection.execute(
