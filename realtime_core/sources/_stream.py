@@ -156,11 +156,12 @@ class StreamSource(EventQueue):
         """Send the last acknowledgement, let go of the slot, close the connection."""
         self._closed = True
         self._queue.clear()
-        attaching = self._attaching is not None and not self._attaching.done()
-        if attaching and self._candidate is not None:
-            # psycopg answers a cancellation by waiting for the server once more.
+        attaching = self._attaching
+        if attaching is not None and not attaching.done() and self._candidate is not None:
+            # Not cancelled at once: psycopg would ask the server to cancel, and wait for it.
             self._candidate.abort()
-        for task in (self._attaching, self._lag_guard):
+            await asyncio.wait({attaching}, timeout=_STOP_TIMEOUT)
+        for task in (attaching, self._lag_guard):
             if task is not None:
                 task.cancel()
                 # Not its error either: whoever closes has lost interest in it.
@@ -374,7 +375,7 @@ class StreamSource(EventQueue):
         task = self._attaching
         await asyncio.wait({task})
         self._attaching = None
-        if task.cancelled():
+        if self._closed or task.cancelled():
             raise StopAsyncIteration
         task.result()
 
@@ -385,7 +386,8 @@ class StreamSource(EventQueue):
             try:
                 return await self._attach_once()
             except SourceError as exc:
-                if not self._may_retry(exc):
+                self._candidate = None
+                if self._closed or not self._may_retry(exc):
                     raise
                 if isinstance(exc, SlotInUseError) and not self._is_ours(exc):
                     # That may take for ever, or be over now: it says nothing of the database.
