@@ -18,7 +18,7 @@ from realtime_core.errors import ConfigError, RealtimeError, ServerError, Source
 from . import logs
 from .addresses import resolve_dsn
 from .auth import make_verifier
-from .config import IpVersion, ReplicationMode, ServerConfig, print_config, variables
+from .config import EventLoop, IpVersion, ReplicationMode, ServerConfig, print_config, variables
 from .rls.command import run_migrate
 from .server import RealtimeServer
 
@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.check:
             return asyncio.run(_check(config))
-        asyncio.run(_serve(config))
+        with asyncio.Runner(loop_factory=_loop_factory(config.event_loop)) as runner:
+            runner.run(_serve(config))
     except ConfigError as exc:
         return _refuse(exc)
     except ServerError as exc:
@@ -73,6 +74,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         logger.critical("the stream cannot go on: %s", exc)
         return 1
     return 0
+
+
+def _loop_factory(event_loop: EventLoop) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the event loop, None for asyncio's own.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
+    if event_loop is EventLoop.ASYNCIO:
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        raise ConfigError(
+            [
+                "EVENT_LOOP is 'uvloop', which is not installed; use "
+                "pip install 'realtime-core[fast]', or EVENT_LOOP=asyncio"
+            ]
+        ) from None
+    return uvloop.new_event_loop
 
 
 def _refuse(error: ConfigError) -> int:

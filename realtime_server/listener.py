@@ -36,7 +36,7 @@ from .metrics import Metrics
 from .patience import wait_at_most
 from .phoenix.serializers import SERIALIZERS, Serializer
 
-__all__ = ["Handler", "Listener", "bind"]
+__all__ = ["Handler", "Listener", "bind", "deflate_factory"]
 
 PATHS: Final = ("/socket/websocket", "/realtime/v1/websocket")
 
@@ -131,7 +131,7 @@ class Listener:
             process_request=self._process_request,
             server_header=None,
             compression=None,
-            extensions=[_deflate()] if self._config.websocket_compression else None,
+            extensions=[deflate_factory()] if self._config.websocket_compression else None,
             open_timeout=self._config.handshake_timeout / 1000,
             close_timeout=CLOSE_TIMEOUT,
             max_size=self._config.max_frame_bytes,
@@ -227,7 +227,7 @@ class Listener:
             self._handling.discard(task)
 
 
-def _deflate() -> ServerPerMessageDeflateFactory:
+def deflate_factory() -> ServerPerMessageDeflateFactory:
     """Offer permessage-deflate such that the same compressed frame is good for every client."""
     return ServerPerMessageDeflateFactory(
         server_no_context_takeover=True,

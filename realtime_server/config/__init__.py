@@ -4,7 +4,15 @@
 documentation's tables come from it.
 """
 
-from ._kinds import DatabaseTls, IpVersion, LogFormat, LogLevel, ReplicationMode, read_jwks
+from ._kinds import (
+    DatabaseTls,
+    EventLoop,
+    IpVersion,
+    LogFormat,
+    LogLevel,
+    ReplicationMode,
+    read_jwks,
+)
 from .file import EVENTS, ConfigurationFile, RelationRule, Webhook
 from .reference import Variable, print_config, variables
 from .settings import ServerConfig
@@ -12,6 +20,7 @@ from .settings import ServerConfig
 __all__ = [
     # ._kinds
     "DatabaseTls",
+    "EventLoop",
     "IpVersion",
     "LogFormat",
     "LogLevel",

@@ -26,6 +26,7 @@ __all__ = [
     "ClaimValidators",
     "Configuration",
     "DatabaseTls",
+    "EventLoop",
     "Flag",
     "Headers",
     "IpFamily",
@@ -37,6 +38,7 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "LogStyle",
+    "Loop",
     "Megabytes",
     "Milliseconds",
     "Mode",
@@ -50,6 +52,7 @@ __all__ = [
     "RecordBytes",
     "ReplicationMode",
     "RootCertificate",
+    "SendBuffer",
     "SlotName",
     "Text",
     "Tls",
@@ -120,6 +123,13 @@ class LogLevel(enum.Enum):
     INFO = "INFO"
     WARNING = "WARNING"
     ERROR = "ERROR"
+
+
+class EventLoop(enum.Enum):
+    """What runs the server."""
+
+    ASYNCIO = "asyncio"
+    UVLOOP = "uvloop"
 
 
 class LogFormat(enum.Enum):
@@ -305,6 +315,7 @@ Mode = Annotated[ReplicationMode, _choice(ReplicationMode)]
 IpFamily = Annotated[IpVersion, _choice(IpVersion, any_case=True)]
 Tls = Annotated[DatabaseTls | None, _choice(DatabaseTls)]
 Level = Annotated[LogLevel, _choice(LogLevel, any_case=True)]
+Loop = Annotated[EventLoop, _choice(EventLoop)]
 LogStyle = Annotated[LogFormat, _choice(LogFormat, any_case=True)]
 Publications = Annotated[
     tuple[str, ...],

@@ -17,7 +17,7 @@ from realtime_core.errors import ConfigError
 
 from . import _kinds as kinds
 from ._environment import near_misses, structure
-from ._kinds import DatabaseTls, IpVersion, LogFormat, LogLevel, ReplicationMode
+from ._kinds import DatabaseTls, EventLoop, IpVersion, LogFormat, LogLevel, ReplicationMode
 from .file import ConfigurationFile
 
 __all__ = ["SECTIONS", "ServerConfig"]
@@ -176,6 +176,9 @@ class ServerConfig:
     )
     log_level: kinds.Level = _variable(LogLevel.INFO, "")
     log_format: kinds.LogStyle = _variable(LogFormat.TEXT, "a line of text, or a JSON object")
+    event_loop: kinds.Loop = _variable(
+        EventLoop.ASYNCIO, "`uvloop` needs the extra `fast`, and is not always the faster one"
+    )
     drain_timeout: kinds.Milliseconds = _variable(
         5000, "what a stop may take until the last socket is closed"
     )

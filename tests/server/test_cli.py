@@ -107,6 +107,37 @@ def test_a_second_signal_ends_it_at_once(server: type[FakeServer]) -> None:
     assert server.seen[1:] == ["cut off", "closed"]
 
 
+def test_the_event_loop_is_the_one_that_was_asked_for(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Server(server):  # type: ignore[misc, valid-type]
+        async def __aenter__(self) -> Self:
+            self.seen.append(type(asyncio.get_running_loop()).__module__)
+            return self
+
+    monkeypatch.setattr(cli, "RealtimeServer", Server)
+    server.signal_number = signal.SIGTERM
+    monkeypatch.setenv("EVENT_LOOP", "uvloop")
+    assert cli.main(["--dev"]) == 0
+    assert server.seen[1:] == ["uvloop", "closed"]
+    monkeypatch.setenv("EVENT_LOOP", "asyncio")
+    assert cli.main(["--dev"]) == 0
+    assert server.seen[4] == "asyncio.unix_events"
+
+
+def test_a_missing_uvloop_is_told_with_its_remedy(
+    server: type[FakeServer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    monkeypatch.setenv("EVENT_LOOP", "uvloop")
+    assert cli.main(["--dev"]) == 2
+    assert capsys.readouterr().err == (
+        "configuration error: EVENT_LOOP is 'uvloop', which is not installed; use "
+        "pip install 'realtime-core[fast]', or EVENT_LOOP=asyncio\n"
+    )
+    assert server.seen == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_in_good_order(
     server: type[FakeServer], number: int, caplog: pytest.LogCaptureFixture

@@ -17,6 +17,7 @@ from realtime_core import ConfigError
 from realtime_server.config import (
     ConfigurationFile,
     DatabaseTls,
+    EventLoop,
     IpVersion,
     LogFormat,
     LogLevel,
@@ -194,6 +195,9 @@ TABLE = {
         "use DEBUG, INFO, WARNING or ERROR",
     ),
     "LOG_FORMAT": Row(LogFormat.TEXT, "JSON", LogFormat.JSON, ("logfmt",), "use text or json"),
+    "EVENT_LOOP": Row(
+        EventLoop.ASYNCIO, "uvloop", EventLoop.UVLOOP, ("trio",), "use asyncio or uvloop"
+    ),
     "DRAIN_TIMEOUT": number(5000, least=1),
     "REPLICATION_POLL_INTERVAL": number(300, least=1),
     "SUBSCRIPTION_SYNC_INTERVAL": number(60_000, least=1),
