@@ -362,19 +362,26 @@ async def fairness(bench: Bench) -> list[Row]:
 async def heartbeats(bench: Bench) -> list[Row]:
     """How long a heartbeat waits for its reply while a large transaction is handed out."""
     rows = []
-    for clients, count in ((1, 100_000), (20, 100_000), (1000, 2_000)):
+    for clients, transactions, count, rate in (
+        (1, 1, 100_000, 0),
+        (20, 1, 100_000, 0),
+        (1000, 1, 2_000, 0),
+        # 20,000 frames a second.
+        (1000, 60, 1, 20),
+    ):
         with bench.server(OURS) as server:
             topic = f"realtime:public:{TABLES[OURS]}"
             async with await bench.client(server.port, clients, topic, heartbeat=20) as client:
                 await asyncio.sleep(0.5)
                 await client.report()
-                await client.expect(count)
-                await bench.write(TABLES[OURS], 1, count, 0)
+                await client.expect(transactions * count)
+                await bench.write(TABLES[OURS], transactions, count, rate)
                 await client.arrived()
                 report = await client.report()
         rows.append(
             {
                 "clients": clients,
+                "transactions": transactions,
                 "rows": count,
                 "frames_per_second": round(report["frames"] / report["seconds"]),
                 **_milliseconds(report["heartbeat_us"]),
