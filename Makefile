@@ -25,7 +25,7 @@ test: ## install what the tests need, then check everything
 	@$(RUN) -m pytest
 
 check: lint ## format, lint, types and unit tests, in under a minute
-	@$(RUN) -m pytest --quiet -m "not integration and not e2e and not slow" $(UNIT_TESTS)
+	@$(RUN) -m pytest --quiet -n auto -m "not integration and not e2e and not slow" $(UNIT_TESTS)
 
 bench: $(VENV)/.dev ## run the benchmarks; BENCHMARKS=benchmarks/e2e.py for one
 	@failed=; for file in $(BENCHMARKS); do echo "== $$file"; \
