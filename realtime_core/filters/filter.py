@@ -97,7 +97,7 @@ class CompiledFilter:
         """Say whether a row passes. What it does not tell is unknown and does not.
 
         Raises:
-            FilterMatchError: if it has a value that cannot be read as its column's type.
+            FilterMatchError: if it depends on a value that cannot be read as its column's type.
         """
         return self._evaluate(Row(record, None, record)) is True
 
@@ -105,7 +105,7 @@ class CompiledFilter:
         """Say whether a change passes: by its new row, of a DELETE by what is known of the old.
 
         Raises:
-            FilterMatchError: if it has a value that cannot be read as its column's type.
+            FilterMatchError: if it depends on a value that cannot be read as its column's type.
         """
         return self._evaluate(row_of(change)) is True
 
@@ -120,7 +120,7 @@ class CompiledFilter:
             None when the row does not pass, and is not known to have passed.
 
         Raises:
-            FilterMatchError: if it has a value that cannot be read as its column's type.
+            FilterMatchError: if it depends on a value that cannot be read as its column's type.
         """
         passes = self.passes(change)
         if not isinstance(change, Update):
@@ -129,7 +129,13 @@ class CompiledFilter:
             return Match.ENTERS if isinstance(change, Insert) else Match.LEAVES
         if self.filter.compares_versions:
             return Match.PASSES if passes else None
-        return transition(self._evaluate(earlier(change)), passes)
+        try:
+            before = self._evaluate(earlier(change))
+        except FilterMatchError:
+            if not passes:
+                raise
+            before = None
+        return transition(before, passes)
 
     def _evaluate(self, row: Row) -> bool | None:
         if self._test is None:

@@ -152,7 +152,8 @@ class FilterIndex(Generic[S]):
         self._on_error = on_error
         self._tables: dict[tuple[str, str], _Table[S]] = {}
         self.errors = 0
-        """How often a row could not be judged by a filter. No such row passes."""
+        """How often a row could not be judged by a filter, or by a column that filters are found
+        by. It passes those filters alone that it passes whatever the value is."""
 
     def __len__(self) -> int:
         """Count the subscriptions."""
@@ -223,7 +224,8 @@ class FilterIndex(Generic[S]):
         table = self._table(change.relation)
         if table is None:
             return []
-        now = dict.fromkeys(self._passing(table, row_of(change)))
+        row = row_of(change)
+        now = dict.fromkeys(self._passing(table, row))
         if not isinstance(change, Update):
             match = Match.ENTERS if isinstance(change, Insert) else Match.LEAVES
             return [(each, match) for entry in now for each in entry.subscriptions]
@@ -233,7 +235,9 @@ class FilterIndex(Generic[S]):
             match = self._transition(table, entry, before)
             found += ((each, match) for each in entry.subscriptions)
         for entry in self._passing(table, before):
-            if entry not in now and not entry.filter.compares_versions:
+            if entry in now or entry.filter.compares_versions:
+                continue
+            if self._is_judged(table, entry, row):
                 found += ((each, Match.LEAVES) for each in entry.subscriptions)
         return found
 
@@ -245,6 +249,15 @@ class FilterIndex(Generic[S]):
         found = transition(passed, True)
         assert found is not None
         return found
+
+    def _is_judged(self, table: _Table[S], entry: _Entry[S], row: Row) -> bool:
+        assert entry.plan is not None
+        try:
+            entry.plan.test(row)
+        except Exception as exc:
+            self._count(table, entry, exc)
+            return False
+        return True
 
     def _table(self, relation: Relation) -> _Table[S] | None:
         table = self._tables.get((relation.schema, relation.table))
@@ -308,7 +321,7 @@ class FilterIndex(Generic[S]):
         assert table.scope is not None
         name = f"column {what.column!r}" if isinstance(what, Source) else f"filter {what.filter}"
         logger.error(
-            "a row of %s passes no filter because of an error in %s: %s",
+            "a row of %s cannot be judged by %s: %s",
             table.scope.relation,
             name,
             exc,

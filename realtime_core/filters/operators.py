@@ -13,6 +13,9 @@ false       unknown     false       unknown     true
 unknown     unknown     unknown     unknown     unknown
 ==========  ==========  ==========  ==========  ==========
 
+A value that cannot be read is an exception. AND and OR take it for unknown: where the others
+decide, in whatever order they stand, it does not matter; else it is raised.
+
 Source: "Logical Operators" and "Comparison Functions and Operators" in the PostgreSQL
 documentation.
 """
@@ -57,12 +60,19 @@ def conjunction(tests: Sequence[Test]) -> Test:
 
     def test(row: Row) -> bool | None:
         result: bool | None = True
+        error: Exception | None = None
         for each in tests:
-            passes = each(row)
+            try:
+                passes = each(row)
+            except Exception as exc:
+                error = error or exc
+                continue
             if passes is None:
                 result = None
             elif not passes:
                 return False
+        if error is not None:
+            raise error
         return result
 
     return test
@@ -73,12 +83,19 @@ def disjunction(tests: Sequence[Test]) -> Test:
 
     def test(row: Row) -> bool | None:
         result: bool | None = False
+        error: Exception | None = None
         for each in tests:
-            passes = each(row)
+            try:
+                passes = each(row)
+            except Exception as exc:
+                error = error or exc
+                continue
             if passes:
                 return True
             if passes is None:
                 result = None
+        if error is not None:
+            raise error
         return result
 
     return test

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime_core import FilterError, Record, ReplicaIdentity
+from realtime_core import FilterError, FilterMatchError, Record, ReplicaIdentity
 from realtime_core.changes import RowChange
 from realtime_core.filters import (
     And,
@@ -21,7 +21,7 @@ from realtime_core.filters import (
     Side,
     parse_filter,
 )
-from realtime_core.records import UNCHANGED
+from realtime_core.records import UNCHANGED, Field
 from tests.core.filters.helpers import delete, insert, relation, update
 from tests.property.examples import examples
 
@@ -168,10 +168,12 @@ def conditions(draw: st.DrawFn) -> Comparison:
 
 filters = (trees(conditions()) | conditions()).map(lambda tree: parse_filter(str(tree)))
 rows = st.tuples(st.none() | NUMBERS | st.just(UNCHANGED), st.none() | NUMBERS, st.none() | WORDS)
+BROKEN = st.just("?")
+broken_rows = st.tuples(NUMBERS | BROKEN, st.none() | NUMBERS | BROKEN, st.none() | WORDS)
 
 
 @st.composite
-def changes(draw: st.DrawFn) -> RowChange:
+def changes(draw: st.DrawFn, rows: st.SearchStrategy[tuple[Field, ...]] = rows) -> RowChange:
     identity = draw(st.sampled_from(list(ReplicaIdentity)))
     of = relation(identity, **COLUMNS)
     shape = of.shape if identity is ReplicaIdentity.FULL else of.key_shape
@@ -224,6 +226,32 @@ def test_an_index_finds_what_each_filter_by_itself_would(
         assert sorted(index.match(step)) == sorted(passing)
     assert len(index) == len(present)
     assert index.errors == 0
+
+
+@examples(300)
+@given(st.lists(filters, min_size=1, max_size=5), st.lists(changes(broken_rows), max_size=5))
+def test_an_index_passes_what_cannot_be_read_where_each_filter_by_itself_would(
+    several: list[Filter], steps: list[RowChange]
+) -> None:
+    together: FilterIndex[int] = FilterIndex()
+    for number, filter in enumerate(several):
+        together.add(number, "public", "t", filter)
+    for change in steps:
+        matches = []
+        for number, filter in enumerate(several):
+            alone: FilterIndex[int] = FilterIndex()
+            alone.add(number, "public", "t", filter)
+            found = alone.transitions(change)
+            matches += found
+            try:
+                expected = filter.compile(change.relation).match(change)
+            except FilterMatchError:
+                assert found == []
+            else:
+                assert found == ([] if expected is None else [(number, expected)])
+        assert sorted(together.transitions(change), key=str) == sorted(matches, key=str)
+        passing = [number for number, match in matches if is_passing(change, match)]
+        assert sorted(together.match(change)) == sorted(passing)
 
 
 def is_passing(change: RowChange, match: Match | None) -> bool:

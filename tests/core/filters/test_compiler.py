@@ -375,8 +375,37 @@ def test_a_field_is_converted_once_however_often_it_is_read() -> None:
 def test_only_the_columns_that_are_read_are_converted() -> None:
     of = relation(v="int4", broken="int4")
     assert parse_filter("v=eq.5").compile(of)(row(of, "5", "not a number"))
-    # AND and OR stop when they know.
-    assert parse_filter("or(v.eq.5,broken.eq.1)").compile(of)(row(of, "5", "not a number"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("or(broken.eq.1,v.eq.5)", True),
+        ("or(v.eq.5,broken.eq.1)", True),
+        ("broken=eq.1,v=eq.6", False),
+        ("v=eq.6,broken=eq.1", False),
+        ("not.and(broken.eq.1,v.eq.6)", True),
+        ("not.or(broken.eq.1,v.eq.5)", False),
+    ],
+)
+def test_what_cannot_be_read_does_not_matter_where_the_rest_decides(
+    text: str, expected: bool
+) -> None:
+    of = relation(v="int4", broken="int4")
+    assert parse_filter(text).compile(of)(row(of, "5", "not a number")) is expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("or(broken.eq.1,v.eq.6)", "or(v.eq.6,broken.eq.1)", "broken=eq.1,v=eq.5"),
+        *("v=eq.5,broken=eq.1", "not.or(broken.eq.1,v.eq.6)", "or(broken.eq.1,void.eq.1)"),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_where_it_matters(text: str) -> None:
+    of = relation(v="int4", broken="int4", void="int4")
+    with pytest.raises(FilterMatchError):
+        parse_filter(text).compile(of)(row(of, "5", "not a number", None))
 
 
 def test_the_empty_filter_passes_every_row() -> None:

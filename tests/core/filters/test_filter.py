@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from realtime_core import Record, ReplicaIdentity
+from realtime_core import FilterMatchError, Record, ReplicaIdentity
 from realtime_core.filters import Match, parse_filter
 from realtime_core.records import UNCHANGED
 from tests.core.filters.helpers import delete, insert, key, relation, row, update
@@ -40,6 +40,15 @@ def test_null_did_not_pass_but_is_not_known_to_have_failed() -> None:
     """NULL > 4 is unknown in SQL, too: ``is`` and ``isdistinct`` tell."""
     assert of_update("v=is.null", row(FULL, "1", None), row(FULL, "1", "5")) is Match.ENTERS
     assert of_update("v=isdistinct.5", row(FULL, "1", "6"), row(FULL, "1", None)) is Match.STAYS
+
+
+def test_an_old_row_that_cannot_be_judged_is_as_one_that_was_not_sent() -> None:
+    broken = row(FULL, "1", "?")
+    assert of_update("v=gt.4", row(FULL, "1", "6"), broken) is Match.PASSES
+    with pytest.raises(FilterMatchError):
+        of_update("v=gt.4", row(FULL, "1", "1"), broken)
+    with pytest.raises(FilterMatchError):
+        of_update("v=gt.4", broken, row(FULL, "1", "6"))
 
 
 def test_an_update_whose_old_row_was_not_sent() -> None:

@@ -301,9 +301,9 @@ def test_an_error_passes_nothing_and_is_counted_and_logged_once(
             assert found == ["id=eq.1", "or(id.eq.1,m.gt.0)", "m=is.not_null"]
             assert index.errors == 2 * count
     assert [record.getMessage() for record in caplog.records] == [
-        "a row of public.t passes no filter because of an error in column 'm': money is read as in "
+        "a row of public.t cannot be judged by column 'm': money is read as in "
         '"$1,234.50", which is lc_monetary C or en_US',
-        "a row of public.t passes no filter because of an error in filter m=gt.5: money is read as "
+        "a row of public.t cannot be judged by filter m=gt.5: money is read as "
         'in "$1,234.50", which is lc_monetary C or en_US',
     ]
     assert index.match(insert(of, "1", "$5.00"))[0] == "id=eq.1"
@@ -315,3 +315,10 @@ def test_an_error_in_the_old_row_does_not_make_anything_leave() -> None:
     index = index_of("m=eq.5", "m=gt.5")
     change = update(of, row(of, "1", "$5.00"), row(of, "1", "5,00 €"))
     assert index.transitions(change) == [("m=eq.5", Match.PASSES)]
+
+
+def test_nothing_leaves_when_the_new_row_cannot_be_judged() -> None:
+    of = relation(ReplicaIdentity.FULL, id="int4", m="money")
+    index = index_of("m=eq.5", "m=lt.9", "or(id.eq.1,m.eq.5)", "id=eq.1", "id=neq.2")
+    change = update(of, row(of, "2", "5,00 €"), row(of, "1", "$5.00"))
+    assert index.transitions(change) == [("id=eq.1", Match.LEAVES), ("id=neq.2", Match.LEAVES)]
