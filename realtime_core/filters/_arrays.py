@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final, TypeAlias
 
-from ._kind import Compare, Kind, Reader
+from ._kind import Compare, Kind, Reader, UnreadableError
 from .nodes import Operator
 
 __all__ = ["array_of"]
@@ -64,7 +64,7 @@ def _reader(read: Reader) -> Reader:
         parser.parse()
         lengths = tuple(parser.lengths)
         if lower is not None and tuple(declared) != lengths:
-            raise ValueError("its bounds do not fit its elements")
+            raise UnreadableError("its bounds do not fit its elements")
         if not parser.elements:
             return (), 0, (), ()
         return tuple(parser.elements), len(lengths), lengths, tuple(lower or (1 for _ in lengths))
@@ -85,7 +85,7 @@ class _Parser:
 
     def parse(self) -> None:
         if not self._next("{"):
-            raise ValueError('write an array as {1,2,3} or {"a b",NULL}')
+            raise UnreadableError('write an array as {1,2,3} or {"a b",NULL}')
         counts = [0]
         leaf_depth = 0
         if self._next("}"):
@@ -96,19 +96,19 @@ class _Parser:
                 counts[-1] += 1
                 counts.append(0)
                 if len(counts) > _MAX_DIMENSIONS:
-                    raise ValueError(f"an array has at most {_MAX_DIMENSIONS} dimensions")
+                    raise UnreadableError(f"an array has at most {_MAX_DIMENSIONS} dimensions")
                 if leaf_depth and len(counts) > leaf_depth:
-                    raise ValueError("it mixes elements and arrays")
+                    raise UnreadableError("it mixes elements and arrays")
                 continue
             if leaf_depth and len(counts) != leaf_depth:
-                raise ValueError("its subarrays have different dimensions")
+                raise UnreadableError("its subarrays have different dimensions")
             leaf_depth = len(counts)
             self._element()
             counts[-1] += 1
             while counts and self._next("}"):
                 self._close(len(counts) - 1, counts.pop())
             if counts and not self._next(","):
-                raise ValueError("expected a comma or } behind an element of the array")
+                raise UnreadableError("expected a comma or } behind an element of the array")
         self._end()
         self.lengths = self.lengths[:leaf_depth]
 
@@ -116,7 +116,7 @@ class _Parser:
         while len(self.lengths) <= depth:
             self.lengths.append(0)
         if self.lengths[depth] not in (0, count):
-            raise ValueError("its subarrays have different lengths")
+            raise UnreadableError("its subarrays have different lengths")
         self.lengths[depth] = count
 
     def _element(self) -> None:
@@ -129,7 +129,7 @@ class _Parser:
             return
         bare = bare.rstrip(_SPACE) if "\\" not in bare else bare
         if not bare:
-            raise ValueError('the array has an empty element; the empty text is ""')
+            raise UnreadableError('the array has an empty element; the empty text is ""')
         if bare.lower() == "null":
             self.elements.append(_NULL)
         else:
@@ -146,7 +146,7 @@ class _Parser:
 
     def _end(self) -> None:
         if self._text[self._at :].strip(_SPACE):
-            raise ValueError("there is something behind the array's last }")
+            raise UnreadableError("there is something behind the array's last }")
 
 
 def _elements(array: Array) -> set[Any]:

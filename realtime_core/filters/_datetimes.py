@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final, TypeAlias
 
-from ._kind import Kind, Reader
+from ._kind import Kind, Reader, UnreadableError
 
 __all__ = ["DATETIMES"]
 
@@ -69,20 +69,20 @@ def _moment(text: str, spelling: str) -> tuple[int, int, int | None]:
         return _UNIX_EPOCH, 0, 0
     found = _MOMENT.fullmatch(text) if len(text) <= _LONGEST else None
     if found is None:
-        raise ValueError(f"write it as {spelling}, or infinity")
+        raise UnreadableError(f"write it as {spelling}, or infinity")
     compact = found["compact"]
     if compact:
         year, month, day = int(compact[:4]), int(compact[4:6]), int(compact[6:])
     else:
         year, month, day = int(found["year"]), int(found["month"]), int(found["day"])
     if year == 0:
-        raise ValueError("there is no year 0")
+        raise UnreadableError("there is no year 0")
     if (found["era"] or "").lower() == "bc":
         year = 1 - year
     try:
         days = _days(year, month, day)
     except ValueError:
-        raise ValueError("there is no such day") from None
+        raise UnreadableError("there is no such day") from None
     return days, _microseconds(found), _offset(found)
 
 
@@ -101,7 +101,7 @@ def _microseconds(found: re.Match[str]) -> int:
         exact = Decimal(f"0.{fraction}") * 1_000_000
         total += int(exact.to_integral_value(ROUND_HALF_EVEN))
     if hour > 24 or minute > 59 or second > 60 or total > _DAY:
-        raise ValueError("there is no such time of day")
+        raise UnreadableError("there is no such time of day")
     return total
 
 
@@ -119,9 +119,9 @@ def _offset(found: re.Match[str]) -> int | None:
         )
     # 053600-15:30 would be read as a date.
     if found["clock"] and found["zone_minute"]:
-        raise ValueError("write the time zone without a colon, too")
+        raise UnreadableError("write the time zone without a colon, too")
     if hour > 15 or minute > 59 or second > 59:
-        raise ValueError("there is no such time zone")
+        raise UnreadableError("there is no such time zone")
     offset = ((hour * 60 + minute) * 60 + second) * 1_000_000
     return -offset if found["sign"] == "-" else offset
 
@@ -132,7 +132,7 @@ def _in_range(first: int, last: int, read: Reader) -> Reader:
     def parse(text: str) -> Moment:
         moment: Moment = read(text)
         if not first <= moment <= last and not math.isinf(moment):
-            raise ValueError("it is out of range")
+            raise UnreadableError("it is out of range")
         return moment
 
     return parse
@@ -200,7 +200,7 @@ def _read_date(text: str) -> Moment:
 def _clock(text: str, spelling: str) -> re.Match[str]:
     found = _CLOCK.fullmatch(text) if len(text) <= _LONGEST else None
     if found is None:
-        raise ValueError(f"write it as {spelling}")
+        raise UnreadableError(f"write it as {spelling}")
     return found
 
 

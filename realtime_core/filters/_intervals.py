@@ -7,7 +7,7 @@ import re
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import Final
 
-from ._kind import Kind
+from ._kind import Kind, UnreadableError
 
 __all__ = ["INTERVAL"]
 
@@ -73,7 +73,7 @@ def _iso(text: str, units: dict[str, int]) -> int:
         total += _scaled(found[1], units[found[2]])
         at += len(found[0])
     if at < len(text):
-        raise ValueError(_SPELLING)
+        raise UnreadableError(_SPELLING)
     return total
 
 
@@ -87,14 +87,14 @@ def _verbose(text: str) -> int:
     while at < len(text) or not seen:
         found = _TOKEN.match(text, at)
         if found is None:
-            raise ValueError(_SPELLING)
+            raise UnreadableError(_SPELLING)
         at = found.end()
         number, units = _token(found, last=at == len(text), before_time=_TIME_FOLLOWS(text, at))
         total += number
         seen += units
         # Each unit once: so there are not many.
         if len(set(seen)) < len(seen):
-            raise ValueError(f"it has a unit twice; {_SPELLING}")
+            raise UnreadableError(f"it has a unit twice; {_SPELLING}")
     return -total if ago is not None else total
 
 
@@ -107,19 +107,19 @@ def _token(found: re.Match[str], *, last: bool, before_time: object) -> tuple[in
         minute = int(found["minute"])
         second = Decimal(found["second"] or 0)
         if minute > 59 or second > 60:
-            raise ValueError("there is no such time")
+            raise UnreadableError("there is no such time")
         time = (int(found["hour"]) * 60 + minute) * 60 * _SECOND + _scaled(second, _SECOND)
         return -time if found["sign"] == "-" else time, _CLOCK_UNITS
     if found["years"]:
         months = int(found["months"])
         if months > 11:
-            raise ValueError("a year has no more than 11 months besides")
+            raise UnreadableError("a year has no more than 11 months besides")
         months = -months if found["years"].startswith("-") else months
         return int(found["years"]) * _YEAR + months * _MONTH, (_YEAR, _MONTH)
     unit = found["unit"].lower()
     if unit:
         if unit not in _UNITS:
-            raise ValueError(f"there is no unit {unit!r}; {_SPELLING}")
+            raise UnreadableError(f"it has a unit that there is not; {_SPELLING}")
         scale = _UNITS[unit]
     elif before_time:
         # A number alone is days before a time, and seconds at the end.
@@ -127,7 +127,7 @@ def _token(found: re.Match[str], *, last: bool, before_time: object) -> tuple[in
     elif last:
         scale = _SECOND
     else:
-        raise ValueError(_SPELLING)
+        raise UnreadableError(_SPELLING)
     return _scaled(found["number"], scale), (scale,)
 
 
@@ -136,7 +136,7 @@ def _scaled(number: str | Decimal, unit: int) -> int:
     try:
         exact = Decimal(number)
     except InvalidOperation:
-        raise ValueError(_SPELLING) from None
+        raise UnreadableError(_SPELLING) from None
     if unit >= _YEAR:
         months = (exact * (unit // _MONTH)).to_integral_value(ROUND_HALF_EVEN)
         total = int(months) * _MONTH
@@ -145,7 +145,7 @@ def _scaled(number: str | Decimal, unit: int) -> int:
     # An interval has months and days of 32 bits, microseconds of 64.
     most = (1 << 31) * (_MONTH if unit >= _MONTH else _DAY) if unit >= _DAY else 1 << 63
     if not -most < total < most:
-        raise ValueError("it is out of range")
+        raise UnreadableError("it is out of range")
     return total
 
 

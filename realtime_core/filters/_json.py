@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, TypeAlias
 
-from ._kind import Compare, Kind
+from ._kind import Compare, Kind, UnreadableError
 from ._numbers import NUMERIC_SCALE, parse_numeric
 from .nodes import Operator
 
@@ -39,7 +39,7 @@ class _Number(str):
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    raise UnreadableError(f"{name} is not JSON")
 
 
 _decode: Final = json.JSONDecoder(
@@ -56,7 +56,7 @@ def read_document(text: str) -> Parsed:
     try:
         return (_decode(text),)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise UnreadableError("it is nested too deeply") from None
 
 
 def json_path(path: Sequence[str | int], *, as_text: bool) -> Callable[[Parsed], Any]:
@@ -122,7 +122,7 @@ def _zero(text: str) -> str:
     digits, _, exponent = text.lower().partition("e")
     scale = len(digits.partition(".")[2]) - int(exponent or 0)
     if scale > NUMERIC_SCALE:
-        raise ValueError("a zero in it is out of range")
+        raise UnreadableError("a zero in it is out of range")
     return f"0.{'0' * scale}" if scale > 0 else "0"
 
 
@@ -200,7 +200,9 @@ def _look(container: Ordered, looks: list[int]) -> None:
     # Each container of one array may have to be held against each of the other.
     looks[0] -= 1 + len(container[2])
     if looks[0] < 0:
-        raise ValueError("holding so many objects and arrays against each other takes too long")
+        raise UnreadableError(
+            "holding so many objects and arrays against each other takes too long"
+        )
 
 
 def _pairs(value: Ordered) -> dict[str, Ordered]:
@@ -222,7 +224,7 @@ def _parse(text: str) -> Ordered:
     try:
         return _top(value)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise UnreadableError("it is nested too deeply") from None
 
 
 def _read(text: str) -> Ordered:

@@ -13,16 +13,30 @@ import attrs
 
 from .nodes import Operator
 
-__all__ = ["GREATEST", "Compare", "Key", "Kind", "Reader", "as_is"]
+__all__ = ["GREATEST", "Compare", "Key", "Kind", "Reader", "UnreadableError", "as_is", "reason"]
 
 Key: TypeAlias = Any
 """Hashable and ordered among keys of its kind."""
 
 Reader: TypeAlias = Callable[[str], Key]
-"""Makes a key of a text; raises ValueError with the reason if it is none of the type."""
+"""Makes a key of a text; raises ValueError if it is none of the type."""
 
 Compare: TypeAlias = Callable[[Key, Key], bool]
 """Takes the row's key and the literal's."""
+
+
+class UnreadableError(ValueError):
+    """Says why a text is none of its type, in words that do not quote it."""
+
+
+def reason(exc: Exception) -> str:
+    """Return why a row could not be judged, without a value of it.
+
+    The text of Python's own errors quotes what they are about.
+    """
+    if isinstance(exc, UnreadableError):
+        return str(exc)
+    return f"a value is not written as its type's are ({type(exc).__name__})"
 
 
 def as_is(text: str) -> str:

@@ -6,7 +6,7 @@ import re
 from ipaddress import ip_interface
 from typing import Final, TypeAlias
 
-from ._kind import Compare, Kind
+from ._kind import Compare, Kind, UnreadableError
 from .nodes import Operator
 
 __all__ = ["NETWORKS"]
@@ -32,7 +32,7 @@ def _read(text: str) -> Address:
     try:
         interface = ip_interface(text)
     except ValueError:
-        raise ValueError("it is not an address, as 192.168.0.1 or ::1/64 is") from None
+        raise UnreadableError("it is not an address, as 192.168.0.1 or ::1/64 is") from None
     bits = f"{int(interface.ip):0{interface.max_prefixlen}b}"
     return interface.version, bits[: interface.network.prefixlen], bits
 
@@ -43,20 +43,20 @@ def _parse(text: str) -> Address:
     if short is not None and int(short[2][1:]) <= 8 * (short[1].count(".") + 1):
         text = f"{short[1]}{'.0' * (3 - short[1].count('.'))}{short[2]}"
     if _ADDRESS.fullmatch(text) is None:
-        raise ValueError("it is not an address, as 192.168.0.1 or ::1/64 is")
+        raise UnreadableError("it is not an address, as 192.168.0.1 or ::1/64 is")
     return _read(text)
 
 
 def _mac(text: str) -> str:
     if _MAC.fullmatch(text) is None:
-        raise ValueError("it is not a MAC address, as 08:00:2b:01:02:03 is")
+        raise UnreadableError("it is not a MAC address, as 08:00:2b:01:02:03 is")
     return _SEPARATORS.sub("", text).lower()
 
 
 def _macaddr(text: str) -> str:
     digits = _mac(text)
     if len(digits) != 12:
-        raise ValueError("a macaddr has six bytes")
+        raise UnreadableError("a macaddr has six bytes")
     return digits
 
 

@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from struct import Struct
 from typing import Any, Final
 
-from ._kind import GREATEST, Kind, Reader
+from ._kind import GREATEST, Kind, Reader, UnreadableError
 
 __all__ = ["NUMBERS", "NUMERIC_SCALE", "parse_numeric"]
 
@@ -41,9 +41,9 @@ def _integer(low: int, high: int) -> Reader:
     def parse(text: str) -> int:
         found = _INTEGER.fullmatch(text.strip())
         if found is None:
-            raise ValueError("it is not an integer")
+            raise UnreadableError("it is not an integer")
         if len(text) > _MOST_DIGITS:
-            raise ValueError("it is out of range")
+            raise UnreadableError("it is out of range")
         sign, decimal, *others = found.groups()
         if decimal is not None:
             value = int(decimal)
@@ -54,7 +54,7 @@ def _integer(low: int, high: int) -> Reader:
             value = int(digits.lstrip("_"), base)
         value = -value if sign == "-" else value
         if not low <= value <= high:
-            raise ValueError(f"it is out of range, which is {low} to {high}")
+            raise UnreadableError(f"it is out of range, which is {low} to {high}")
         return value
 
     return parse
@@ -65,10 +65,10 @@ def _unsigned(high: int) -> Reader:
 
     def parse(text: str) -> int:
         if _UNSIGNED.fullmatch(text.strip()) is None:
-            raise ValueError("it is not a number without sign")
+            raise UnreadableError("it is not a number without sign")
         value = int(text)
         if value > high:
-            raise ValueError(f"it is out of range, which is 0 to {high}")
+            raise UnreadableError(f"it is out of range, which is 0 to {high}")
         return value
 
     return parse
@@ -86,18 +86,18 @@ def parse_numeric(text: str) -> Any:
     if (infinity := _INFINITY.fullmatch(text)) is not None:
         return Decimal(f"{infinity[1]}Infinity")
     if _NUMERIC.fullmatch(text) is None:
-        raise ValueError("it is not a number")
+        raise UnreadableError("it is not a number")
     try:
         value = Decimal(text.replace("_", ""))
     except InvalidOperation:
-        raise ValueError("it is out of range") from None
+        raise UnreadableError("it is out of range") from None
     exponent = value.as_tuple().exponent
     assert isinstance(exponent, int)
     if not value:
         # PostgreSQL keeps a zero's scale only as far as it holds it.
         return Decimal(0)
     if value.adjusted() >= _NUMERIC_DIGITS or -exponent > NUMERIC_SCALE:
-        raise ValueError("it is out of range")
+        raise UnreadableError("it is out of range")
     return value
 
 
@@ -113,10 +113,10 @@ def _parse_float(text: str) -> Any:
     if _INFINITY.fullmatch(text) is not None:
         return float(text)
     if _FLOAT.fullmatch(text) is None:
-        raise ValueError("it is not a number")
+        raise UnreadableError("it is not a number")
     value = float(text)
     if math.isinf(value) or (value == 0 and re.search("[1-9]", text.lower().partition("e")[0])):
-        raise ValueError("it is out of range")
+        raise UnreadableError("it is out of range")
     return value
 
 
@@ -138,31 +138,31 @@ def _parse_float4(text: str) -> Any:
     except OverflowError:
         rounded = math.inf
     if math.isinf(rounded) or rounded == 0:
-        raise ValueError("it is out of range")
+        raise UnreadableError("it is out of range")
     return rounded
 
 
 def _money(text: str) -> int:
     found = _MONEY.fullmatch(text.strip())
     if found is None:
-        raise ValueError('money is read as in "$1,234.50", which is lc_monetary C or en_US')
+        raise UnreadableError('money is read as in "$1,234.50", which is lc_monetary C or en_US')
     cents = int(found[2].replace(",", "")) * 100 + int((found[3] or "").ljust(2, "0"))
     if cents > _MOST_CENTS:
-        raise ValueError("it is out of range")
+        raise UnreadableError("it is out of range")
     return -cents if found[1] else cents
 
 
 def _lsn(text: str) -> int:
     found = _LSN.fullmatch(text)
     if found is None:
-        raise ValueError("it is not a WAL position, as 16/B374D848 is")
+        raise UnreadableError("it is not a WAL position, as 16/B374D848 is")
     return (int(found[1], 16) << 32) + int(found[2], 16)
 
 
 def _tid(text: str) -> tuple[int, int]:
     found = _TID.fullmatch(text)
     if found is None:
-        raise ValueError("it is not a row's place, as (0,1) is")
+        raise UnreadableError("it is not a row's place, as (0,1) is")
     return int(found[1]), int(found[2])
 
 

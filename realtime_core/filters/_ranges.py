@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
 from ._datetimes import DATETIMES
-from ._kind import Compare, Kind, Reader
+from ._kind import Compare, Kind, Reader, UnreadableError
 from ._numbers import NUMBERS
 from .nodes import Operator
 
@@ -48,7 +48,7 @@ def _bounds(found: re.Match[str], read: Reader, *, discrete: bool) -> Range:
     lower_value: Any = read(_bare(lower_text)) if lower_text else None
     upper_value: Any = read(_bare(upper_text)) if upper_text else None
     if lower_text and upper_text and lower_value > upper_value:
-        raise ValueError("its lower bound is above its upper bound")
+        raise UnreadableError("its lower bound is above its upper bound")
     lower, upper = _BELOW_ALL, _ABOVE_ALL
     if lower_text:
         step = 1 if opening == "(" else 0
@@ -69,7 +69,7 @@ def _reader(read: Reader, *, discrete: bool) -> Reader:
             return ()
         found = _RANGE.fullmatch(text)
         if found is None:
-            raise ValueError(_SPELLING)
+            raise UnreadableError(_SPELLING)
         return _bounds(found, read, discrete=discrete)
 
     return read_range
@@ -81,7 +81,7 @@ def _multi_reader(read: Reader, *, discrete: bool) -> Reader:
     def read_multirange(text: str) -> tuple[Range, ...]:
         text = text.strip()
         if not (text.startswith("{") and text.endswith("}")) or len(text) < 2:
-            raise ValueError("write a multirange as {[1,3),[5,8)}")
+            raise UnreadableError("write a multirange as {[1,3),[5,8)}")
         ranges = []
         at, end = 1, len(text) - 1
         while text[at:end].strip():
@@ -89,12 +89,12 @@ def _multi_reader(read: Reader, *, discrete: bool) -> Reader:
             if found is None:
                 found = _RANGE.match(text, at, end)
                 if found is None:
-                    raise ValueError(_SPELLING)
+                    raise UnreadableError(_SPELLING)
                 ranges.append(_bounds(found, read, discrete=discrete))
             at = found.end()
             if at < end:
                 if text[at] != "," or not text[at + 1 : end].strip():
-                    raise ValueError("expected a comma and a range in the multirange")
+                    raise UnreadableError("expected a comma and a range in the multirange")
                 at += 1
         return _merged(ranges)
 

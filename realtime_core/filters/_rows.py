@@ -11,6 +11,7 @@ from typing import Any
 
 from ..changes import Delete, Insert, ReplicaIdentity, RowChange, Update
 from ..records import UNCHANGED, Field, Record
+from ._kind import UnreadableError
 from .nodes import Side
 
 __all__ = ["Row", "Source", "earlier", "row_of"]
@@ -63,6 +64,7 @@ class Row:
         """Return a key, or None for NULL, or UNCHANGED for what is not known.
 
         Raises:
+            UnreadableError: if the field was sent in binary.
             ValueError: if the field is no value of its type.
         """
         values = self._values
@@ -85,7 +87,7 @@ class Row:
         except KeyError:
             return UNCHANGED
         if isinstance(field, bytes):
-            raise ValueError("the field was sent in binary; start the stream without binary")
+            raise UnreadableError("the field was sent in binary; start the stream without binary")
         return field
 
 

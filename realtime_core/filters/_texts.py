@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ._kind import Kind, as_is
+from ._kind import Kind, UnreadableError, as_is
 
 __all__ = ["TEXT", "TEXTS"]
 
@@ -45,14 +45,14 @@ def _read_bool(text: str) -> bool:
 def _parse_bool(text: str) -> bool:
     truth = _TRUTHS.get(text.strip().lower())
     if truth is None:
-        raise ValueError("it is neither true nor false")
+        raise UnreadableError("it is neither true nor false")
     return truth
 
 
 def _parse_uuid(text: str) -> str:
     found = _UUID.fullmatch(text)
     if found is None or bool(found[1]) != bool(found[3]):
-        raise ValueError("it is not a UUID, as a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11 is")
+        raise UnreadableError("it is not a UUID, as a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11 is")
     digits = found[2].replace("-", "").lower()
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
@@ -60,12 +60,12 @@ def _parse_uuid(text: str) -> str:
 def _bytes(text: str) -> bytes:
     if text.startswith("\\x"):
         if _HEX.fullmatch(text, 2) is None:
-            raise ValueError("it is not an even number of hexadecimal digits behind \\x")
+            raise UnreadableError("it is not an even number of hexadecimal digits behind \\x")
         return bytes.fromhex(text[2:])
 
     def unescape(found: re.Match[bytes]) -> bytes:
         if found[1] is None:
-            raise ValueError("write bytes as \\x00ff, or a backslash as two")
+            raise UnreadableError("write bytes as \\x00ff, or a backslash as two")
         return b"\\" if found[1] == b"\\" else bytes([int(found[1], 8)])
 
     return _BYTE.sub(unescape, text.encode())
@@ -74,7 +74,7 @@ def _bytes(text: str) -> bytes:
 def _bit_string(text: str) -> str:
     found = _BITS.fullmatch(text)
     if found is None:
-        raise ValueError("it is not a bit string, as 1011 or x0B is")
+        raise UnreadableError("it is not a bit string, as 1011 or x0B is")
     if found[2] is None:
         return found[1]
     return "".join(f"{int(digit, 16):04b}" for digit in found[2])

@@ -16,7 +16,7 @@ from ._arrays import array_of
 from ._datetimes import DATETIMES
 from ._intervals import INTERVAL
 from ._json import JSON, JSONB
-from ._kind import Kind, as_is
+from ._kind import Kind, UnreadableError, as_is
 from ._networks import NETWORKS
 from ._numbers import NUMBERS
 from ._ranges import RANGES
@@ -98,7 +98,7 @@ def _enum(name: str, labels: Sequence[str]) -> Kind:
         place = places.get(label)
         if place is None:
             shown = ", ".join(labels[:20])
-            raise ValueError(f"it is none of the enum's labels as they were read: {shown}")
+            raise UnreadableError(f"it is none of the enum's labels as they were read: {shown}")
         return place
 
     def parse(label: str) -> str:

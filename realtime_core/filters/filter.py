@@ -9,6 +9,7 @@ import attrs
 from ..changes import Insert, Relation, RowChange, Update
 from ..errors import FilterMatchError
 from ..records import Record
+from ._kind import reason
 from ._rows import Row, earlier, row_of
 from ._types import EnumOrders
 from .compiler import Scope
@@ -144,10 +145,10 @@ class CompiledFilter:
             return self._test(row)
         except Exception as exc:
             raise FilterMatchError(
-                f"a row of {self.relation} cannot be judged: {exc}",
+                f"a row of {self.relation} cannot be judged: {reason(exc)}",
                 text=self.filter.text,
                 position=0,
-            ) from exc
+            ) from None
 
 
 def transition(before: bool | None, now: bool) -> Match | None:

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from ..changes import Change, Insert, LogicalMessage, Relation, Truncate, Update
 from ..errors import FilterError
-from ._kind import Key
+from ._kind import Key, reason
 from ._rows import Row, Source, earlier, row_of
 from ._types import EnumOrders
 from .compiler import Plan, Scope
@@ -324,5 +324,5 @@ class FilterIndex(Generic[S]):
             "a row of %s cannot be judged by %s: %s",
             table.scope.relation,
             name,
-            exc,
+            reason(exc),
         )

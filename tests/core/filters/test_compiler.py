@@ -10,15 +10,23 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 import tracemalloc
 
 import pytest
 
 from realtime_core import FilterError, FilterMatchError, Record
-from realtime_core.filters import parse_filter
+from realtime_core.filters import FilterIndex, parse_filter
+from realtime_core.filters._types import _KNOWN
 from realtime_core.records import UNCHANGED
-from tests.core.filters.helpers import key, relation, row
+from tests.core.filters.helpers import insert, key, relation, row
 
+CONDITIONS = (
+    *("eq.1", "gt.1", "gt.ok", "eq.t", "gt.1 day", "gt.2026-01-01", "gt.00:00", "gt.::1"),
+    *("eq.{}", "gt.{1}", "gt.{1 day}", "eq.[1,2)", "eq.[2026-01-01,2026-01-02)", "cs.{}", "cs.[]"),
+    *("eq.(0,1)", "eq.0/1", "eq.08:00:2b:01:02:03", "eq.08:00:2b:01:02:03:04:05"),
+)
+"""One of them is for each type that reads its values."""
 ORDERS = {("public", "mood"): ("sad", "ok", "happy")}
 
 
@@ -298,6 +306,35 @@ def test_a_value_that_cannot_be_read_is_an_error_and_not_an_answer() -> None:
     compiled = parse_filter("v=eq.5").compile(of)
     with pytest.raises(FilterMatchError, match=r"a row of public\.t cannot be judged: money"):
         compiled(row(of, "5,00 €"))
+
+
+VALUES_WITH_A_SECRET = (
+    *("hunter2", "1 hunter2", "{hunter2}", '{"hunter2"}', "[hunter2,2)", "{[1,hunter2)}"),
+    *('{"a": hunter2}', '"\\hunter2"', "2026-hunter2-01", "10.0.0.hunter2", "[1:hunter2]={1}"),
+)
+
+
+@pytest.mark.parametrize("value", VALUES_WITH_A_SECRET)
+@pytest.mark.parametrize("type_name", sorted([*_KNOWN, "_int4", "_interval", "_json", "mood"]))
+def test_an_error_does_not_quote_the_rows_value(
+    type_name: str, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    of = relation(id="int4", v=type_name)
+    index: FilterIndex[str] = FilterIndex(enums=ORDERS)
+    shown: list[str] = []
+    for condition in CONDITIONS:
+        try:
+            filter = parse_filter(f"v={condition}")
+            compiled = filter.compile(of, enums=ORDERS)
+        except FilterError:
+            continue
+        index.add(condition, "public", "t", filter)
+        try:
+            compiled(row(of, "1", value))
+        except FilterMatchError as exc:
+            shown += traceback.format_exception(exc)
+    index.match(insert(of, "1", value))
+    assert "hunter2" not in "".join(shown) + caplog.text
 
 
 def test_a_zero_with_more_digits_than_numeric_keeps_is_an_error_as_in_postgresql() -> None:
