@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e import test_compression as compression
 from tests.e2e.browser import Browser
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.test_todays_clients import BINDINGS, STEPS, expected_by, normal
@@ -61,4 +62,27 @@ def test_a_page_gets_its_changes(
         shop.execute("insert into depot.goods values (8, 2)")
         page.wait_for("said.filter(({ binding }) => binding === 4).length === 2")
         assert page.evaluate("said.filter(({ status }) => status).length") == 1
+        assert page.complaints == []
+
+
+def test_a_page_reads_compressed_frames(browser: Browser, page_url: str, shop: Database) -> None:
+    with (
+        ServerProcess(shop, publications='["changes"]', WEBSOCKET_COMPRESSION="true") as server,
+        browser.page(page_url) as page,
+    ):
+        page.wait_for("window.start")
+        url, bindings = json.dumps(server.websocket_url), json.dumps(compression.MANY)
+        page.evaluate(f"start({url}, {bindings})")
+        page.wait_for("said.some(({ status }) => status === 'SUBSCRIBED')")
+        for statement, _ in compression.STEPS:
+            shop.execute(statement)
+        expected = compression.EXPECTED
+        page.wait_for(f"said.filter(({{ change }}) => change).length >= {len(expected)}")
+        changes = [
+            [line["binding"], *normal(line["change"])]
+            for line in page.evaluate("said")
+            if "change" in line
+        ]
+        assert changes == expected
+        compression.assert_size(server, compression.size(changes), is_compressed=True)
         assert page.complaints == []

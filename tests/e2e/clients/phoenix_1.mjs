@@ -6,14 +6,14 @@
  */
 
 import { Socket } from "phoenix";
-import WebSocket from "ws";
 
 import { obey, sayChange, sayStatus } from "./channels.mjs";
 import { say } from "./console.mjs";
+import { deflating } from "./deflating.mjs";
 
 const [url, options = "{}"] = process.argv.slice(2);
-const { apikey = "anon", ...rest } = JSON.parse(options);
-const socket = new Socket(url, { transport: WebSocket, params: { apikey }, ...rest });
+const { apikey = "anon", deflate, ...rest } = JSON.parse(options);
+const socket = new Socket(url, { transport: deflating(deflate), params: { apikey }, ...rest });
 const channels = new Map();
 let token;
 

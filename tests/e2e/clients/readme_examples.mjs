@@ -2,12 +2,15 @@
  * The four examples of the original README, "Event Filters with Examples", each with every
  * event that it supports. Says what each callback receives.
  *
- *     node readme_examples.mjs ws://localhost:4000/socket
+ *     node readme_examples.mjs ws://localhost:4000/socket '{"deflate": true}'
+ *
+ * Its own socket knows no compression; with `deflate` it gets another.
  */
 
 import { RealtimeClient } from "@supabase/realtime-js";
 
 import { listen, say } from "./console.mjs";
+import { deflating } from "./deflating.mjs";
 
 const TOPICS = [
   "realtime:*", // listen to all database changes
@@ -17,7 +20,9 @@ const TOPICS = [
 ];
 const EVENTS = ["DELETE", "INSERT", "UPDATE", "*"];
 
-const socket = new RealtimeClient(process.argv[2]);
+const [url, options = "{}"] = process.argv.slice(2);
+const { deflate } = JSON.parse(options);
+const socket = new RealtimeClient(url, deflate ? { transport: deflating(deflate) } : {});
 socket.connect();
 
 for (const topic of TOPICS) {

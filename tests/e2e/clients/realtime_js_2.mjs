@@ -5,15 +5,15 @@
  */
 
 import { RealtimeClient } from "realtime-js-2";
-import WebSocket from "ws";
 
 import { obey, sayChange, sayStatus } from "./channels.mjs";
 import { say } from "./console.mjs";
+import { deflating } from "./deflating.mjs";
 
 const [url, options = "{}"] = process.argv.slice(2);
-const { apikey = "anon", ...rest } = JSON.parse(options);
+const { apikey = "anon", deflate, ...rest } = JSON.parse(options);
 // Node 20 has no WebSocket of its own.
-const socket = new RealtimeClient(url, { transport: WebSocket, params: { apikey }, ...rest });
+const socket = new RealtimeClient(url, { transport: deflating(deflate), params: { apikey }, ...rest });
 const channels = new Map();
 
 socket.onHeartbeat((status) => say({ heartbeat: status }));
