@@ -1,8 +1,7 @@
 """Listener: one port for WebSockets and plain HTTP.
 
-websockets serves no request bodies and h11 no WebSockets, so each new connection begins
-with a protocol that only waits for the request's head. An upgrade is handed over to
-websockets' connection as if it had been there from the start; everything else goes to h11.
+Each new connection comes through the :mod:`door <realtime_server.door>`; what asks for a
+WebSocket is handed over to websockets' connection as if it had been there from the start.
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ from realtime_core.errors import ServerError
 from .auth import Authorizer, ConnectRequest
 from .config import IpVersion, ServerConfig
 from .connection import CLOSE_TIMEOUT, close_within, peer_of
-from .endpoints import HttpProtocol, Response, Site
+from .door import Door, Head
+from .endpoints import Site
 from .errors import RefusedError
 from .guard import GuardedConnection
 from .metrics import Metrics
@@ -39,10 +39,6 @@ from .phoenix.serializers import SERIALIZERS, Serializer
 __all__ = ["Handler", "Listener", "bind", "deflate_factory"]
 
 PATHS: Final = ("/socket/websocket", "/realtime/v1/websocket")
-
-_END_OF_HEAD: Final = b"\r\n\r\n"
-_MOST_TURNED_AWAY: Final = 100
-"""Connections above the bound that are told so at the same time; further ones are cut off."""
 
 logger = logging.getLogger("realtime.listener")
 
@@ -119,7 +115,7 @@ class Listener:
         self._metrics = metrics
         self._server: Server | None = None
         self._handling: set[asyncio.Task[None]] = set()
-        self._door = _Door(site, config, metrics)
+        self._door = Door(site, config, metrics)
 
     async def start(self) -> None:
         """Begin to accept."""
@@ -183,7 +179,7 @@ class Listener:
                 **kwargs,
             )
 
-        return _Head(make_websocket, self._door)
+        return Head(make_websocket, self._door)
 
     def _count_slow_client(self) -> None:
         self._metrics.outbox.slow_clients += 1
@@ -269,166 +265,3 @@ def _connect_request(request: Request) -> ConnectRequest:
 def _refusal(status: HTTPStatus, body: bytes = b"") -> HandshakeResponse:
     headers = Headers({"Content-Length": str(len(body)), "Connection": "close"})
     return HandshakeResponse(status.value, status.phrase, headers, body)
-
-
-class _Door:
-    """Lets connections in, and knows those that are not WebSockets (yet), to cut them off."""
-
-    def __init__(self, site: Site, config: ServerConfig, metrics: Metrics) -> None:
-        self.config = config
-        self.metrics = metrics
-        self._site = site
-        self._inside: set[asyncio.Transport] = set()
-        self._turned_away: set[asyncio.Transport] = set()
-        self._plain: set[asyncio.Transport] = set()
-        self._closed = False
-
-    def enter(self, transport: asyncio.Transport) -> bool:
-        """Take a new connection in; return False if it was turned away."""
-        if self._closed:
-            # The last ones are accepted while the listener closes; from Python 3.12 on it
-            # would wait for them.
-            transport.abort()
-            return False
-        if len(self._inside) >= self.config.max_connections:
-            self._turn_away(transport)
-            return False
-        self._inside.add(transport)
-        self._plain.add(transport)
-        return True
-
-    def upgrade(self, transport: asyncio.Transport) -> None:
-        """The connection is a WebSocket from now on."""
-        self._plain.discard(transport)
-
-    def leave(self, transport: asyncio.Transport) -> None:
-        """The connection is gone."""
-        for place in (self._inside, self._plain, self._turned_away):
-            place.discard(transport)
-
-    def serve(self, transport: asyncio.Transport, refusal: Response | None = None) -> HttpProtocol:
-        """Let the connection speak HTTP, of which a refusal is the end."""
-        protocol = HttpProtocol(
-            self._site.respond,
-            lambda: self.leave(transport),
-            max_head_bytes=self.config.max_header_bytes,
-        )
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-        if refusal is not None:
-            protocol.send(refusal)
-        return protocol
-
-    def close(self) -> None:
-        self._closed = True
-        for transport in [*self._plain, *self._turned_away]:
-            transport.abort()
-
-    def _turn_away(self, transport: asyncio.Transport) -> None:
-        self.metrics.limit("connections")
-        if len(self._turned_away) >= _MOST_TURNED_AWAY:
-            transport.abort()
-            return
-        self._turned_away.add(transport)
-        body = (
-            f"ConnectionRateLimitReached: {self.config.max_connections} connections are open, the "
-            "most there may be (MAX_CONNECTIONS). Try again later.\n"
-        )
-        headers = (("retry-after", "5"),)
-        self.serve(
-            transport,
-            Response(HTTPStatus.SERVICE_UNAVAILABLE, body=body.encode(), headers=headers),
-        )
-
-
-class _Head(asyncio.Protocol):
-    """Waits for a request's head, then becomes what the request asks for."""
-
-    def __init__(
-        self, make_websocket: Callable[[Callable[[], None]], ServerConnection], door: _Door
-    ) -> None:
-        self._make_websocket = make_websocket
-        self._door = door
-        self._received = bytearray()
-        self._transport: asyncio.Transport
-        self._deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        if self._door.enter(self._transport):
-            loop = asyncio.get_running_loop()
-            timeout = self._door.config.handshake_timeout / 1000
-            self._deadline = loop.call_later(timeout, self._give_up)
-
-    def data_received(self, data: bytes) -> None:
-        # Drop by drop, a head must not be searched from its beginning each time.
-        start = max(len(self._received) - len(_END_OF_HEAD), 0)
-        self._received += data
-        end = self._received.find(_END_OF_HEAD, start)
-        config = self._door.config
-        if end < 0 and len(self._received) <= config.max_header_bytes:
-            return
-        self._stop_waiting()
-        if not 0 <= end <= config.max_header_bytes:
-            self._refuse(
-                "header",
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                f"The request's head is longer than {config.max_header_bytes} bytes "
-                "(MAX_HEADER_BYTES).\n",
-            )
-            return
-        head = bytes(self._received[:end])
-        if _query_bytes(head) > config.max_query_bytes:
-            self._refuse(
-                "query",
-                HTTPStatus.REQUEST_URI_TOO_LONG,
-                f"The query is longer than {config.max_query_bytes} bytes (MAX_QUERY_BYTES).\n",
-            )
-            return
-        self._become(_asks_for_websocket(head))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        self._door.leave(self._transport)
-
-    def _become(self, websocket: bool) -> None:
-        transport = self._transport
-        if websocket:
-            self._door.upgrade(transport)
-            protocol: asyncio.Protocol = self._make_websocket(lambda: self._door.leave(transport))
-            transport.set_protocol(protocol)
-            protocol.connection_made(transport)
-        else:
-            protocol = self._door.serve(transport)
-        protocol.data_received(bytes(self._received))
-
-    def _give_up(self) -> None:
-        timeout = self._door.config.handshake_timeout
-        self._refuse(
-            "handshake",
-            HTTPStatus.REQUEST_TIMEOUT,
-            f"The request's head did not come within {timeout} ms (HANDSHAKE_TIMEOUT).\n",
-        )
-        # What came is read: nothing is lost by closing at once.
-        self._transport.close()
-
-    def _refuse(self, limit: str, status: HTTPStatus, body: str) -> None:
-        self._door.metrics.limit(limit)
-        self._door.serve(self._transport, Response(status, body=body.encode()))
-
-    def _stop_waiting(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-
-
-def _query_bytes(head: bytes) -> int:
-    target = head.partition(b"\r\n")[0].split(b" ")[1:2]
-    return len(target[0].partition(b"?")[2]) if target else 0
-
-
-def _asks_for_websocket(head: bytes) -> bool:
-    for line in head.split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == b"upgrade":
-            return value.strip().lower() == b"websocket"
-    return False
