@@ -24,6 +24,7 @@ from .errors import AttachmentError, LimitError, RefusedError, TokenError
 from .frames import Frames
 from .grants import Grant
 from .hub import Hub, Subscription
+from .logs import peer_name
 from .metrics import Metrics
 from .outbox import SocketOutbox
 from .phoenix.joins import JoinConfig, parse_join
@@ -48,7 +49,7 @@ from .rate import Rate
 from .registrar import Registered, Registrar
 from .topics import Topic
 
-__all__ = ["CLOSE_TIMEOUT", "Connection", "close_within", "peer_of"]
+__all__ = ["CLOSE_TIMEOUT", "Connection", "close_within"]
 
 logger = logging.getLogger("realtime.connection")
 
@@ -112,7 +113,7 @@ class Connection:
         self._announcements: dict[Channel, Wait] = {}
         self._next_check: asyncio.TimerHandle | None = None
         self._limits_met: set[str] = set()
-        self._peer = peer_of(websocket)
+        self._peer = peer_name(websocket.remote_address)
         self._outbox = SocketOutbox(
             websocket,
             max_bytes=config.outbox_max_bytes,
@@ -433,9 +434,3 @@ async def close_within(
             await websocket.close(code, reason)
     except TimeoutError:
         websocket.transport.abort()
-
-
-def peer_of(websocket: ServerConnection) -> str:
-    """Name a client in the log."""
-    address = websocket.remote_address
-    return f"{address[0]}:{address[1]}" if address else "?"

@@ -8,12 +8,14 @@ everything else to h11.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, cast
 
 from .config import ServerConfig
 from .endpoints import HttpProtocol, Response, Site
+from .logs import peer_name
 from .metrics import Metrics
 
 __all__ = ["Door", "Head"]
@@ -21,6 +23,12 @@ __all__ = ["Door", "Head"]
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _MOST_TURNED_AWAY: Final = 100
 """Connections above the bound that are told so at the same time; further ones are cut off."""
+
+
+logger = logging.getLogger("realtime.listener")
+
+MakeWebSocket = Callable[[Callable[[], None], Callable[[], None]], asyncio.Protocol]
+"""Takes what is called when what came is no request, and when the connection is gone."""
 
 
 class Door:
@@ -64,11 +72,26 @@ class Door:
         for place in (self._inside, self._plain, self._turned_away):
             place.discard(transport)
 
+    def count_refused(self, result: str, transport: asyncio.BaseTransport) -> None:
+        """Count a request that did not become a WebSocket, and log who sent it."""
+        self.metrics.handshakes.labels(result).inc()
+        self._log_refused(result, transport)
+
+    def meet_limit(self, limit: str, transport: asyncio.BaseTransport) -> None:
+        """Count a request that met a limit, and log who sent it."""
+        self.metrics.limit(limit)
+        self._log_refused(limit, transport)
+
+    def _log_refused(self, why: str, transport: asyncio.BaseTransport) -> None:
+        peer = peer_name(transport.get_extra_info("peername"))
+        logger.info("request by %s refused: %s", peer, why)
+
     def serve(self, transport: asyncio.Transport, refusal: Response | None = None) -> HttpProtocol:
         """Let the connection speak HTTP, of which a refusal is the end."""
         protocol = HttpProtocol(
             self._site.respond,
-            lambda: self.leave(transport),
+            on_malformed=lambda: self.count_refused("malformed", transport),
+            on_close=lambda: self.leave(transport),
             max_head_bytes=self.config.max_header_bytes,
         )
         transport.set_protocol(protocol)
@@ -104,13 +127,11 @@ class Head(asyncio.Protocol):
     """Waits for a request's head, then becomes what the request asks for.
 
     Args:
-        make_websocket: takes what is called when its connection is gone.
+        make_websocket: makes the protocol that an upgrade goes to.
         door: through which the connection comes.
     """
 
-    def __init__(
-        self, make_websocket: Callable[[Callable[[], None]], asyncio.Protocol], door: Door
-    ) -> None:
+    def __init__(self, make_websocket: MakeWebSocket, door: Door) -> None:
         self._make_websocket = make_websocket
         self._door = door
         self._received = bytearray()
@@ -159,7 +180,10 @@ class Head(asyncio.Protocol):
         transport = self._transport
         if websocket:
             self._door.upgrade(transport)
-            protocol: asyncio.Protocol = self._make_websocket(lambda: self._door.leave(transport))
+            protocol = self._make_websocket(
+                lambda: self._door.count_refused("malformed", transport),
+                lambda: self._door.leave(transport),
+            )
             transport.set_protocol(protocol)
             protocol.connection_made(transport)
         else:
@@ -177,7 +201,7 @@ class Head(asyncio.Protocol):
         self._transport.close()
 
     def _refuse(self, limit: str, status: HTTPStatus, body: str) -> None:
-        self._door.metrics.limit(limit)
+        self._door.meet_limit(limit, self._transport)
         self._door.serve(self._transport, Response(status, body=body.encode()))
 
     def _stop_waiting(self) -> None:

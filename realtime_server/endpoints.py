@@ -116,6 +116,7 @@ class HttpProtocol(asyncio.Protocol):
 
     Args:
         respond: takes method and target.
+        on_malformed: called when what came is no request.
         on_close: called when the connection is gone.
         max_head_bytes: of a request.
     """
@@ -123,12 +124,14 @@ class HttpProtocol(asyncio.Protocol):
     def __init__(
         self,
         respond: Callable[[str, str], Response],
-        on_close: Callable[[], None],
         *,
+        on_malformed: Callable[[], None],
+        on_close: Callable[[], None],
         max_head_bytes: int,
     ) -> None:
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head_bytes)
         self._respond = respond
+        self._on_malformed = on_malformed
         self._on_close = on_close
         self._answered = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -145,6 +148,7 @@ class HttpProtocol(asyncio.Protocol):
         try:
             event = self._http.next_event()
         except h11.RemoteProtocolError as exc:
+            self._on_malformed()
             # What h11 says of it quotes it, and a token may be in it.
             self.send(Response(HTTPStatus(exc.error_status_hint), body=_NOT_HTTP))
             return

@@ -3,15 +3,18 @@
 websockets stops reading while messages wait to be received, but control frames do not
 wait: it parses as many as come, and writes a pong for each ping whether the client reads
 them or not. What arrives in one piece may be tens of thousands of frames, and everybody
-else waits while they are parsed; so they are parsed in slices, and counted.
+else waits while they are parsed; so they are parsed in slices, and counted. And what it
+cannot read as a request at all, it would close without an answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, Final
 
 from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import InvalidMessage
 from websockets.frames import CTRL_OPCODES, Frame
 from websockets.protocol import Event, State
 
@@ -24,6 +27,10 @@ _SLICE: Final = 2048
 _CONTROL_COST: Final = 10
 """Messages that a control frame counts as: each ping is answered with a write of its own."""
 _POLICY_VIOLATION: Final = 1008
+_MALFORMED: Final = """\
+The request is not what HTTP/1.1 (RFC 9112) and RFC 6455 ask for; an upgrade has no body, at \
+most 128 headers, and no line of more than 8192 bytes.
+"""
 
 
 class GuardedConnection(ServerConnection):
@@ -35,6 +42,7 @@ class GuardedConnection(ServerConnection):
         max_unread_bytes: what may wait for the client.
         on_flood: called when it sent too many frames.
         on_unread: called when it left too much unread.
+        on_malformed: called when what came is no request.
         on_lost: called when the connection is gone.
         options: of websockets' connection.
     """
@@ -46,6 +54,7 @@ class GuardedConnection(ServerConnection):
         max_unread_bytes: int,
         on_flood: Callable[[], None],
         on_unread: Callable[[], None],
+        on_malformed: Callable[[], None],
         on_lost: Callable[[], None],
         **options: Any,
     ) -> None:
@@ -55,8 +64,10 @@ class GuardedConnection(ServerConnection):
         self._max_unread = max_unread_bytes
         self._on_flood = on_flood
         self._on_unread = on_unread
+        self._on_malformed = on_malformed
         self._on_lost = on_lost
         self._cost = 0
+        self._is_malformed = False
 
     def process_event(self, event: Event) -> None:
         if isinstance(event, Frame):
@@ -69,6 +80,17 @@ class GuardedConnection(ServerConnection):
             super().data_received(data[start : start + _SLICE])
             if self.protocol.state is State.OPEN:
                 self._check()
+
+    def send_data(self) -> None:
+        wrong = self.protocol.handshake_exc
+        if wrong is not None and self.request is None and not self._is_malformed:
+            self._is_malformed = True
+            self._on_malformed()
+            # A newer library answers what is too long by itself.
+            if isinstance(wrong, InvalidMessage):
+                answer = self.protocol.reject(HTTPStatus.BAD_REQUEST, _MALFORMED)
+                self.transport.write(answer.serialize())
+        super().send_data()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

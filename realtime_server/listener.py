@@ -27,7 +27,7 @@ from realtime_core.errors import ServerError
 
 from .auth import Authorizer, ConnectRequest
 from .config import IpVersion, ServerConfig
-from .connection import CLOSE_TIMEOUT, close_within, peer_of
+from .connection import CLOSE_TIMEOUT, close_within
 from .door import Door, Head
 from .endpoints import Site
 from .errors import RefusedError
@@ -125,6 +125,7 @@ class Listener:
             # Any asyncio protocol will do: it is all the event loop sees of it.
             create_connection=cast(type[ServerConnection], self._make_protocol),
             process_request=self._process_request,
+            process_response=self._process_response,
             server_header=None,
             compression=None,
             extensions=[deflate_factory()] if self._config.websocket_compression else None,
@@ -168,13 +169,16 @@ class Listener:
             task.cancel()
 
     def _make_protocol(self, *args: Any, **kwargs: Any) -> asyncio.Protocol:
-        def make_websocket(on_lost: Callable[[], None]) -> ServerConnection:
+        def make_websocket(
+            on_malformed: Callable[[], None], on_lost: Callable[[], None]
+        ) -> ServerConnection:
             return GuardedConnection(
                 *args,
                 frames_per_second=self._config.max_messages_per_second,
                 max_unread_bytes=self._config.outbox_max_bytes,
                 on_flood=lambda: self._metrics.limit("messages"),
                 on_unread=self._count_slow_client,
+                on_malformed=on_malformed,
                 on_lost=on_lost,
                 **kwargs,
             )
@@ -189,9 +193,17 @@ class Listener:
     ) -> HandshakeResponse | None:
         result, response = await self._decide(_connect_request(request))
         if response is not None:
-            logger.info("handshake by %s refused: %s", peer_of(connection), result)
-        self._metrics.handshakes.labels(result).inc()
+            self._door.count_refused(result, connection.transport)
         return response
+
+    def _process_response(
+        self, connection: ServerConnection, request: Request, response: HandshakeResponse
+    ) -> None:
+        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            self._metrics.handshakes.labels("ok").inc()
+        elif isinstance(connection.protocol.handshake_exc, InvalidHandshake):
+            # The library has refused it, and its answer says why.
+            self._door.count_refused("malformed", connection.transport)
 
     async def _decide(self, asked: ConnectRequest) -> tuple[str, HandshakeResponse | None]:
         """Return what becomes of a handshake: its name, and the refusal if it is one."""

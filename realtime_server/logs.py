@@ -10,11 +10,11 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from .config import LogFormat, LogLevel
 
-__all__ = ["JsonFormatter", "TextFormatter", "configure"]
+__all__ = ["JsonFormatter", "TextFormatter", "configure", "peer_name"]
 
 _STANDARD: Final = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"))
 """What every record has."""
@@ -33,6 +33,11 @@ def configure(level: LogLevel, style: LogFormat) -> None:
     logging.basicConfig(level=level.value, handlers=[handler])
     # Below that, websockets writes down handshakes and frames, and so tokens and rows.
     logging.getLogger("websockets").setLevel(logging.WARNING)
+
+
+def peer_name(address: Any) -> str:
+    """Name a client by what its socket says of it; None where that is not known any more."""
+    return f"{address[0]}:{address[1]}" if address else "?"
 
 
 class TextFormatter(logging.Formatter):

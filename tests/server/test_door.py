@@ -24,7 +24,8 @@ SITE = Site(why_not_ready=lambda: None, metrics=None, metrics_type="text/plain")
 class FakeWebSocket(asyncio.Protocol):
     """Stands for websockets' connection: remembers what it was handed."""
 
-    def __init__(self, on_lost: Callable[[], None]) -> None:
+    def __init__(self, on_malformed: Callable[[], None], on_lost: Callable[[], None]) -> None:
+        self.on_malformed = on_malformed
         self.on_lost = on_lost
         self.transport: object = None
         self.received = b""
@@ -42,7 +43,7 @@ class Arrival:
     def __init__(self, door: Door | None = None, **settings: int) -> None:
         self.transport = FakeTransport()
         self.door = door or Door(SITE, open_config(**settings), make_metrics())
-        self.head = Head(FakeWebSocket, self.door)  # type: ignore[arg-type]
+        self.head = Head(FakeWebSocket, self.door)
         self.head.connection_made(self.transport)
 
     @property

@@ -110,8 +110,17 @@ class Exchange:
     def __init__(self) -> None:
         self.transport = FakeTransport()
         self.closings = 0
-        self.protocol = HttpProtocol(respond, self._close, max_head_bytes=65536)
+        self.malformed = 0
+        self.protocol = HttpProtocol(
+            respond,
+            on_malformed=self._count_malformed,
+            on_close=self._close,
+            max_head_bytes=65536,
+        )
         self.protocol.connection_made(self.transport)
+
+    def _count_malformed(self) -> None:
+        self.malformed += 1
 
     def _close(self) -> None:
         self.closings += 1

@@ -50,6 +50,7 @@ class Guarded:
             max_unread_bytes=65536,
             on_flood=lambda: self.happened.append("flood"),
             on_unread=lambda: self.happened.append("unread"),
+            on_malformed=lambda: self.happened.append("malformed"),
             on_lost=lambda: self.happened.append("lost"),
         )
         self.connection.connection_made(self.transport)

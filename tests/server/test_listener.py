@@ -23,7 +23,7 @@ from realtime_server.endpoints import Site
 from realtime_server.errors import RefusedError
 from realtime_server.listener import Listener, _Discreet, bind
 from realtime_server.phoenix.serializers import Serializer
-from tests.server_helpers import make_metrics, open_config
+from tests.server_helpers import FakeTransport, make_metrics, open_config
 
 SITE = Site(why_not_ready=lambda: None, metrics=None, metrics_type="text/plain")
 
@@ -76,7 +76,7 @@ async def answer(
         metrics=METRICS,
     )
     request = Request(path, Headers({name.replace("_", "-"): headers[name] for name in headers}))
-    connection: Any = SimpleNamespace(remote_address=("10.0.0.1", 4321))
+    connection: Any = SimpleNamespace(transport=FakeTransport())
     response = await listener._process_request(connection, request)
     return None if response is None else (response.status_code, bytes(response.body))
 
