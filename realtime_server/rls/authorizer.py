@@ -9,72 +9,29 @@ may see is delivered when that is known, in order.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeAlias
+from typing import Self, TypeAlias
 
 import attrs
 import psycopg
 
-from realtime_core import UNCHANGED, Delete, Insert, RowChange, Update
-
+from .candidates import Candidate, Shown
 from .counters import Counters
-from .payloads import Answers, ErrorView, View, unknown_values
+from .lanes import Lane
+from .pages import Check, Page
+from .payloads import Answers
 from .tables import LiveColumn, Table, TableName, read_tables
 from .viewers import Viewer
-from .visibility import Answer, Failure, Question, Row, Visibility
+from .visibility import Answer, Question, Row, Visibility
 
-__all__ = ["Candidate", "Late", "RowAuthorizer", "Shown"]
+__all__ = ["Late", "RowAuthorizer"]
 
 logger = logging.getLogger("realtime.rls")
 
-Shown: TypeAlias = dict[Viewer, View | ErrorView]
-"""What each viewer sees of a change; who is not there sees nothing."""
-
-NO_PRIMARY_KEY: Final = "Error 400: Bad Request, no primary key"
-UNAUTHORIZED: Final = "Error 401: Unauthorized"
-_FAILURES: Final = {
-    Failure.ERROR: "Error 500: Internal Server Error, row level security raised an error",
-    Failure.TIMEOUT: "Error 500: Internal Server Error, row level security took too long",
-}
-
-_MOST_WAITING: Final = 10_000
-"""Changes that may wait for a viewer who is asked for apart; beyond, they are given up."""
-_RETRY_APART: Final = 1.0
-"""Seconds until a viewer is asked for again whose connection was lost."""
-
-
-@attrs.frozen(eq=False)
-class Candidate:
-    """A change, and those who get it if they may see it."""
-
-    change: RowChange
-    size: int
-    """Of its text, in bytes."""
-    viewers: frozenset[Viewer]
-    others: frozenset[Viewer] = frozenset()
-    """Those who listen to the table, too, but whose filters it does not pass."""
-    context: Any = None
-    """Whatever the caller wants to find again."""
-
-
 Late: TypeAlias = Callable[[Sequence[tuple[Candidate, Shown]]], None]
-
-
-class Check(Protocol):
-    """How :class:`Visibility` is asked."""
-
-    async def __call__(
-        self,
-        table: Table,
-        rows: Sequence[Row],
-        questions: Sequence[Question],
-        *,
-        compared: Sequence[LiveColumn] = (),
-    ) -> list[Answer]: ...
 
 
 class RowAuthorizer:
@@ -105,7 +62,7 @@ class RowAuthorizer:
         self._late = late
         self._max_record_bytes = max_record_bytes
         self._strict = strict
-        self._lanes: dict[Viewer, _Lane] = {}
+        self._lanes: dict[Viewer, Lane] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self.counters = Counters()
 
@@ -144,7 +101,7 @@ class RowAuthorizer:
                 "and may come later than others'",
                 viewer.role,
             )
-            self._lanes[viewer] = _Lane(self._work_apart, viewer)
+            self._lanes[viewer] = Lane(self._work_apart, viewer)
             for one in shown:
                 one.pop(viewer, None)
         for viewer in self._lanes.keys() & (apart | timeouts.keys()):
@@ -211,7 +168,7 @@ class RowAuthorizer:
         for name, table in tables.items():
             # One that is published no more is nobody's to see.
             if table.published is not None:
-                page = _Page(table, candidates, by_table[name], self._strict)
+                page = Page(table, candidates, by_table[name], self._strict)
                 await page.ask(check, self.counters)
                 timeouts += page.timeouts
                 pages.append(page)
@@ -244,213 +201,3 @@ class RowAuthorizer:
             logger.warning("values cannot be shown as JSON: %s", exc.diag.message_primary)
             return {}
         return dict(zip(asked, (row[0] for row in rows), strict=True))
-
-
-class _Sheet:
-    """Rows of a table to be looked up, all in the same columns."""
-
-    def __init__(self) -> None:
-        self.rows: dict[Row, int] = {}
-        """Each with its place."""
-        self.candidates: list[list[int]] = []
-        """Of each row, those that are about it."""
-        # By the list of viewers: most rows have the same ones, who are many.
-        self._audiences: dict[int, tuple[Sequence[Viewer], dict[int, None]]] = {}
-
-    def add(self, row: Row, candidate: int, viewers: Sequence[Viewer]) -> None:
-        place = self.rows.setdefault(row, len(self.candidates))
-        if place == len(self.candidates):
-            self.candidates.append([])
-        self.candidates[place].append(candidate)
-        self._audiences.setdefault(id(viewers), (viewers, {}))[1][place] = None
-
-    def questions(self) -> list[Question]:
-        """Return who is to be asked for, and which rows."""
-        wanted: dict[Viewer, tuple[int, ...]] = {}
-        for viewers, rows in self._audiences.values():
-            places = tuple(rows)
-            for viewer in viewers:
-                former = wanted.setdefault(viewer, places)
-                if former is not places:
-                    wanted[viewer] = tuple(dict.fromkeys(former + places))
-        return [Question(viewer, places) for viewer, places in wanted.items()]
-
-
-class _Page:
-    """A table's part of a batch."""
-
-    def __init__(
-        self, table: Table, candidates: Sequence[Candidate], places: Sequence[int], strict: bool
-    ) -> None:
-        self._table = table
-        self._candidates = candidates
-        self._sheets: dict[tuple[LiveColumn, ...], _Sheet] = {}
-        self._columns: dict[str, tuple[LiveColumn, ...]] = {}
-        # By candidate and columns: who sees them. By candidate: who is told of which error.
-        self._shown: dict[tuple[int, tuple[LiveColumn, ...]], list[Viewer]] = {}
-        self._errors: list[tuple[int, str, bool, Sequence[Viewer]]] = []
-        self.timeouts: Counter[Viewer] = Counter()
-        by_role: dict[frozenset[Viewer], dict[str, list[Viewer]]] = {}
-        for place in places:
-            candidate = candidates[place]
-            # Most changes of a table have the same viewers.
-            for audience in (candidate.viewers, candidate.others):
-                if audience not in by_role:
-                    by_role[audience] = _by_role(audience)
-            for role, theirs in by_role[candidate.viewers].items():
-                self._sort(place, role, theirs, strict)
-            for role, theirs in by_role[candidate.others].items():
-                if (error := self._error_for_all(candidate.change, role)) is not None:
-                    self._errors.append((place, error, True, theirs))
-
-    def _error_for_all(self, change: RowChange, role: str) -> str | None:
-        """Return why a role cannot be shown a change of the table, whatever is in it."""
-        if isinstance(change, Delete) or not self._columns_of(role):
-            return None
-        if not self._table.key:
-            return NO_PRIMARY_KEY
-        allowed = self._table.selectable[role]
-        return None if allowed.issuperset(self._table.key_names) else UNAUTHORIZED
-
-    def _columns_of(self, role: str) -> tuple[LiveColumn, ...]:
-        columns = self._columns.get(role)
-        if columns is None:
-            columns = self._columns[role] = self._table.visible(role)
-        return columns
-
-    def _sort(self, place: int, role: str, viewers: list[Viewer], strict: bool) -> None:
-        table, change = self._table, self._candidates[place].change
-        columns = self._columns_of(role)
-        if not columns:
-            # Who may read nothing of a table is not told of it, as with a topic of all tables.
-            return
-        error = self._error_for_all(change, role)
-        if error is not None:
-            self._errors.append((place, error, True, viewers))
-        elif isinstance(change, Delete) or not table.has_rls:
-            self._shown.setdefault((place, columns), []).extend(viewers)
-        elif (row := _row(change, table, columns if strict else ())) is not None:
-            sheet = self._sheets.setdefault(columns if strict else (), _Sheet())
-            sheet.add(row, place, viewers)
-
-    async def ask(self, check: Check, counters: Counters) -> None:
-        """Have the rows looked up."""
-        for compared, sheet in self._sheets.items():
-            questions = sheet.questions()
-            answers = await check(self._table, list(sheet.rows), questions, compared=compared)
-            for question, answer in zip(questions, answers, strict=True):
-                counters.checks += len(question.places)
-                self._take(sheet, question.viewer, answer, counters)
-
-    def _take(self, sheet: _Sheet, viewer: Viewer, answer: Answer, counters: Counters) -> None:
-        columns = self._columns[viewer.role]
-        for row in answer.visible:
-            for place in sheet.candidates[row]:
-                if viewer in self._candidates[place].viewers:
-                    self._shown.setdefault((place, columns), []).append(viewer)
-        for row, failure in answer.failed.items():
-            if failure is Failure.TIMEOUT:
-                self.timeouts[viewer] += 1
-            else:
-                counters.errors += 1
-            for place in sheet.candidates[row]:
-                if viewer in self._candidates[place].viewers:
-                    self._errors.append((place, _FAILURES[failure], False, (viewer,)))
-
-    def unknown_values(self) -> Iterator[tuple[int, str]]:
-        if not self._table.types:
-            return
-        for place, columns in self._shown:
-            yield from unknown_values(self._candidates[place].change, self._table, columns)
-
-    def show(self, shown: list[Shown], answers: Answers, max_record_bytes: int) -> None:
-        for (place, columns), viewers in self._shown.items():
-            candidate = self._candidates[place]
-            seen = View(
-                candidate.change,
-                self._table,
-                columns,
-                answers,
-                is_too_large=candidate.size > max_record_bytes,
-            )
-            shown[place].update(dict.fromkeys(viewers, seen))
-        for place, error, is_for_all, those in self._errors:
-            change = self._candidates[place].change
-            told = ErrorView(change, self._table, error, is_for_all=is_for_all)
-            shown[place].update(dict.fromkeys(those, told))
-
-
-def _by_role(viewers: Iterable[Viewer]) -> dict[str, list[Viewer]]:
-    found: dict[str, list[Viewer]] = {}
-    for viewer in viewers:
-        found.setdefault(viewer.role, []).append(viewer)
-    return found
-
-
-def _row(change: Insert | Update, table: Table, compared: Sequence[LiveColumn]) -> Row | None:
-    """Return what to look up; None if the change does not have the key that the table has now."""
-    record = change.record
-    key = []
-    for name in table.key_names:
-        place = record.shape.index.get(name)
-        field = None if place is None else record.fields[place]
-        if not isinstance(field, str):
-            return None
-        key.append(field)
-    if not compared:
-        return Row(tuple(key))
-    names = {column.name for column in compared}
-    values = {
-        name: field
-        for name, field in zip(record.shape.names, record.fields, strict=True)
-        if name in names and field is not UNCHANGED
-    }
-    return Row(tuple(key), json.dumps(values))
-
-
-class _Lane:
-    """What waits for a viewer who is asked for apart, and the task that works it off.
-
-    It holds so much; what comes beyond is given up by whoever brings it.
-    """
-
-    def __init__(
-        self, work: Callable[[Sequence[Candidate]], Awaitable[None]], viewer: Viewer
-    ) -> None:
-        self._work = work
-        self._viewer = viewer
-        self._waiting: deque[Sequence[Candidate]] = deque()
-        self._size = 0
-        self._woken = asyncio.Event()
-        self._task = asyncio.create_task(self._run())
-
-    def put(self, candidates: Sequence[Candidate]) -> bool:
-        """Take a part of a batch; False if too much waits already."""
-        if self._size and self._size + len(candidates) > _MOST_WAITING:
-            return False
-        self._waiting.append(candidates)
-        self._size += len(candidates)
-        self._woken.set()
-        return True
-
-    def cancel(self) -> asyncio.Task[None]:
-        """End; return the task that does."""
-        self._task.cancel()
-        return self._task
-
-    async def _run(self) -> None:
-        while True:
-            await self._woken.wait()
-            while self._waiting:
-                try:
-                    await self._work(self._waiting[0])
-                except psycopg.Error as exc:
-                    logger.warning(
-                        "role %s is asked for apart again: %s",
-                        self._viewer.role,
-                        " ".join(str(exc).split()),
-                    )
-                    await asyncio.sleep(_RETRY_APART)
-                else:
-                    self._size -= len(self._waiting.popleft())
-            self._woken.clear()

@@ -15,7 +15,8 @@ from realtime_core import RowChange
 from ..dispatch import Members, give_way
 from ..hub import AnyDelivery, Hub
 from ..metrics import Metrics
-from .authorizer import Candidate, RowAuthorizer, Shown
+from .authorizer import RowAuthorizer
+from .candidates import Candidate, Shown
 from .poller import Batch, Read
 from .viewers import Viewer
 

@@ -30,7 +30,8 @@ from ..phoenix.joins import ANY, Binding
 from ..phoenix.messages import CHANNEL_PREFIX
 from ..registrar import Registered
 from ..topics import Topic
-from .authorizer import Candidate, RowAuthorizer, Shown
+from .authorizer import RowAuthorizer
+from .candidates import Candidate, Shown
 from .connections import Connections
 from .counters import Counters
 from .fan_out import FanOut

@@ -22,21 +22,20 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakKeyDictionary
 
 import attrs
 import psycopg
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection
 
 from .connections import Connections, Dsn
-from .tables import KeyColumn, LiveColumn, Table
+from .functions import LATER, LOCKED, TIMEOUT, function
+from .tables import LiveColumn, Table
 from .viewers import Viewer
 
 __all__ = ["Answer", "Failure", "Question", "Row", "Visibility"]
@@ -85,116 +84,8 @@ _MOST_LOOKUPS: Final = 20_000
 _LOCK_PATIENCE: Final = 60.0
 """Seconds for which a table may be locked until its rows are given up."""
 _LOCK_PAUSE: Final = 0.05
-_CULPRIT: Final = 0.5
-"""Part of the timeout that a query must have taken by itself to be what took too long."""
 _MOST_TIMEOUTS: Final = 10
 """For one viewer and batch, until it is given up which row it is that takes the time."""
-
-# What stops a call early: the viewer and those behind it have no answer yet.
-_LATER: Final = "later"
-_LOCKED: Final = "locked"
-_TIMEOUT: Final = "timeout"
-
-_FUNCTION: Final = """
-CREATE FUNCTION pg_temp.{name}(
-    {parameters}, compared_ jsonb[], roles_json_ json, claims_json_ json, wanted_json_ json
-)
-RETURNS TABLE (viewer_ integer, visible_ integer[], problem_ text, detail_ text)
-LANGUAGE plpgsql
--- At the end, however it comes, the role is the session's own.
-SET role = 'none'
-AS ${name}$
-DECLARE
-    {declarations}
-    roles_ text[] := ARRAY(SELECT pg_catalog.json_array_elements_text(roles_json_));
-    claims_ text[] := ARRAY(SELECT pg_catalog.json_array_elements_text(claims_json_));
-    wanted_ text[] := ARRAY(SELECT pg_catalog.json_array_elements_text(wanted_json_));
-    mine_ integer[];
-    started_ timestamptz;
-BEGIN
-    FOR place_ IN 1 .. pg_catalog.cardinality(roles_) LOOP
-        viewer_ := place_;
-        mine_ := wanted_[place_]::integer[];
-        started_ := pg_catalog.clock_timestamp();
-        visible_ := NULL;
-        BEGIN
-            PERFORM
-                pg_catalog.set_config('role', roles_[place_], true),
-                pg_catalog.set_config('request.jwt.claims', claims_[place_], true);
-            {look_up}
-            -- What a policy has set for the transaction is not there for the next viewer.
-            RAISE SQLSTATE 'RTEND';
-        EXCEPTION
-            WHEN query_canceled THEN
-                visible_ := NULL;
-                problem_ := CASE
-                    WHEN pg_catalog.clock_timestamp() - started_ < {culprit} THEN 'later'
-                    ELSE 'timeout'
-                END;
-                RETURN NEXT;
-                RETURN;
-            WHEN lock_not_available THEN
-                visible_ := NULL;
-                problem_ := SQLSTATE;
-                detail_ := SQLERRM;
-                IF EXISTS (
-                    SELECT FROM pg_catalog.pg_locks l
-                    WHERE l.relation = {oid} AND l.mode = 'AccessExclusiveLock'
-                ) THEN
-                    problem_ := 'locked';
-                    RETURN NEXT;
-                    RETURN;
-                END IF;
-            WHEN OTHERS OR assert_failure THEN
-                -- Ours at the end, unless there is no answer yet.
-                problem_ := CASE WHEN visible_ IS NULL THEN SQLSTATE END;
-                detail_ := CASE WHEN visible_ IS NULL THEN SQLERRM END;
-        END;
-        RETURN NEXT;
-    END LOOP;
-END
-${name}$
-"""
-
-_BY_ROW: Final = """
-            visible_ := ARRAY(
-                SELECT k.place
-                FROM ROWS FROM ({keys}, pg_catalog.unnest(compared_))
-                    WITH ORDINALITY AS k ({aliases}, compared, place)
-                JOIN ONLY {table} t ON {equal}
-                WHERE (mine_ IS NULL OR k.place OPERATOR(pg_catalog.=) ANY (mine_)) {unchanged}
-            );
-"""
-
-# One descent of the index for many keys, which takes half the time. Rows that are not asked for
-# must not be looked at, so their keys are picked before.
-_BY_KEY: Final = """
-            picked_ := CASE WHEN mine_ IS NULL THEN typed_0_
-                ELSE ARRAY(SELECT typed_0_[m] FROM pg_catalog.unnest(mine_) m) END;
-            visible_ := ARRAY(
-                SELECT CASE WHEN mine_ IS NULL THEN k.place ELSE mine_[k.place] END
-                FROM (
-                    SELECT t.{name} AS key FROM ONLY {table} t WHERE t.{name} {equals} ANY (picked_)
-                ) v
-                JOIN pg_catalog.unnest(picked_) WITH ORDINALITY AS k (key, place)
-                    ON k.key {equals} v.key
-            );
-"""
-
-# As text, under this session's settings: not every type has an equality, and where it has
-# one, 1.0 = 1.00.
-_UNCHANGED: Final = """
-    AND (
-        NOT pg_catalog.jsonb_exists(k.compared, {label})
-        OR (
-            (t.{name} IS NULL) OPERATOR(pg_catalog.=)
-                (pg_catalog.jsonb_extract_path_text(k.compared, {label}) IS NULL)
-            AND pg_catalog.concat(t.{name}) OPERATOR(pg_catalog.=) pg_catalog.concat(
-                pg_catalog.jsonb_extract_path_text(k.compared, {label})::{type}
-            )
-        )
-    )
-"""
 
 
 class Visibility:
@@ -310,15 +201,15 @@ class Visibility:
                 place, places = todo[index - 1]
                 if visible is not None:
                     inquiry.answers[place].visible.update(one - 1 for one in visible)
-                elif problem == _LATER and index > 1:
+                elif problem == LATER and index > 1:
                     again.append(todo[index - 1])
-                elif problem == _LOCKED and loop.time() < give_up:
+                elif problem == LOCKED and loop.time() < give_up:
                     again.append(todo[index - 1])
                     logger.warning(
                         "table %s is locked; its changes wait until it is not", inquiry.table.name
                     )
                     await asyncio.sleep(_LOCK_PAUSE)
-                elif problem in (_LATER, _TIMEOUT):
+                elif problem in (LATER, TIMEOUT):
                     inquiry.note(place, places, Failure.TIMEOUT)
                 elif len(places) > 1:
                     # Which of the rows is it? Each by itself, and the others are answered.
@@ -331,13 +222,13 @@ class Visibility:
         self, inquiry: _Inquiry, todo: Sequence[tuple[int, tuple[int, ...]]]
     ) -> list[tuple[int, list[int] | None, str | None, str | None]]:
         rows, table = inquiry.rows, inquiry.table
-        name, definition = _function(
+        name, definition = function(
             table.oid,
             table.schema,
             table.name,
             table.key,
             tuple(inquiry.compared),
-            self._timeout * _CULPRIT,
+            self._timeout,
         )
         every = tuple(range(len(rows)))
         viewers = [inquiry.questions[place].viewer for place, _ in todo]
@@ -372,7 +263,7 @@ class Visibility:
             except psycopg.OperationalError:
                 if connection.closed:
                     raise
-                return [(1, None, _TIMEOUT, None)]
+                return [(1, None, TIMEOUT, None)]
             except psycopg.Error as exc:
                 # Not of a policy, which the function catches, but of the call itself: a key
                 # that is none any more.
@@ -382,7 +273,7 @@ class Visibility:
                 ]
         async with self.connections.one() as connection:
             await connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [pid])
-        return [(1, None, _TIMEOUT, None)]
+        return [(1, None, TIMEOUT, None)]
 
 
 @attrs.frozen
@@ -405,58 +296,6 @@ class _Inquiry:
             failure.value,
             f" {detail}" if detail else "",
         )
-
-
-@lru_cache(maxsize=256)
-def _function(
-    oid: int,
-    schema: str,
-    name: str,
-    key: tuple[KeyColumn, ...],
-    compared: tuple[LiveColumn, ...],
-    culprit: float,
-) -> tuple[str, str]:
-    """Return name and definition of the function for a table."""
-    fields = {
-        "parameters": ", ".join(f"key_{n}_ text[]" for n, _ in enumerate(key)),
-        "declarations": " ".join(
-            f"typed_{n}_ {column.type_sql}[] := key_{n}_::{column.type_sql}[];"
-            for n, column in enumerate(key)
-        )
-        + f" picked_ {key[0].type_sql}[];",
-        "look_up": _look_up(f"{_quoted(schema)}.{_quoted(name)}", key, compared),
-        "culprit": f"interval '{culprit} seconds'",
-        "oid": str(oid),
-    }
-    # It ends the quoted body, too, so that no name in there can.
-    unique = f"realtime_{hashlib.sha256(repr(fields).encode()).hexdigest()[:16]}"
-    return unique, _FUNCTION.format(name=unique, **fields)
-
-
-def _look_up(table: str, key: tuple[KeyColumn, ...], compared: tuple[LiveColumn, ...]) -> str:
-    if len(key) == 1 and not compared:
-        [column] = key
-        return _BY_KEY.format(name=_quoted(column.name), table=table, equals=column.equals)
-    return _BY_ROW.format(
-        keys=", ".join(f"pg_catalog.unnest(typed_{n}_)" for n, _ in enumerate(key)),
-        aliases=", ".join(f"key_{n}" for n, _ in enumerate(key)),
-        table=table,
-        equal=" AND ".join(
-            f"t.{_quoted(column.name)} {column.equals} k.key_{n}" for n, column in enumerate(key)
-        ),
-        unchanged="".join(
-            _UNCHANGED.format(
-                name=_quoted(column.name),
-                label=sql.Literal(column.name).as_string(None),
-                type=column.type_sql,
-            )
-            for column in compared
-        ),
-    )
-
-
-def _quoted(name: str) -> str:
-    return sql.Identifier(name).as_string(None)
 
 
 def _chunks(questions: Sequence[Question]) -> Iterator[list[tuple[int, tuple[int, ...]]]]:

@@ -21,7 +21,8 @@ from realtime_core import Delete, Insert, Update
 from realtime_core.filters import Comparison, Filter, Operator, Reference
 from realtime_core.sources.catalog import enum_orders
 from realtime_core.wal2json import Wal2JsonDecoder
-from realtime_server.rls.authorizer import Candidate, RowAuthorizer
+from realtime_server.rls.authorizer import RowAuthorizer
+from realtime_server.rls.candidates import Candidate
 from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.visibility import Visibility
 from realtime_server.rls.wishes import condition as condition_of

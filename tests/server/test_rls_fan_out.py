@@ -13,7 +13,7 @@ from realtime_core.lsn import LSN
 from realtime_server.hub import Hub, Subscription
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls import fan_out
-from realtime_server.rls.authorizer import Candidate, Shown
+from realtime_server.rls.candidates import Candidate, Shown
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.fan_out import FanOut
 from realtime_server.rls.poller import Batch, Read

@@ -1,0 +1,31 @@
+"""Candidate: a change, and those who may get it."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import attrs
+
+from realtime_core import RowChange
+
+from .payloads import ErrorView, View
+from .viewers import Viewer
+
+__all__ = ["Candidate", "Shown"]
+
+Shown: TypeAlias = dict[Viewer, View | ErrorView]
+"""What each viewer sees of a change; who is not there sees nothing."""
+
+
+@attrs.frozen(eq=False)
+class Candidate:
+    """A change, and those who get it if they may see it."""
+
+    change: RowChange
+    size: int
+    """Of its text, in bytes."""
+    viewers: frozenset[Viewer]
+    others: frozenset[Viewer] = frozenset()
+    """Those who listen to the table, too, but whose filters it does not pass."""
+    context: Any = None
+    """Whatever the caller wants to find again."""

@@ -1,0 +1,187 @@
+"""Functions: SQL that goes through viewers and says which rows each of them may see.
+
+One for each table, temporary, on each connection. It takes the rows' keys, and of each viewer
+role, claims and which rows it is asked about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import Final
+
+from psycopg import sql
+
+from .tables import KeyColumn, LiveColumn
+
+__all__ = ["LATER", "LOCKED", "TIMEOUT", "function"]
+
+# What stops a call early: the viewer and those behind it have no answer yet.
+LATER: Final = "later"
+LOCKED: Final = "locked"
+TIMEOUT: Final = "timeout"
+
+_CULPRIT: Final = 0.5
+"""Part of the timeout that a query must have taken by itself to be what took too long."""
+
+_FUNCTION: Final = """
+CREATE FUNCTION pg_temp.{name}(
+    {parameters}, compared_ jsonb[], roles_json_ json, claims_json_ json, wanted_json_ json
+)
+RETURNS TABLE (viewer_ integer, visible_ integer[], problem_ text, detail_ text)
+LANGUAGE plpgsql
+-- At the end, however it comes, the role is the session's own.
+SET role = 'none'
+AS ${name}$
+DECLARE
+    {declarations}
+    roles_ text[] := ARRAY(SELECT pg_catalog.json_array_elements_text(roles_json_));
+    claims_ text[] := ARRAY(SELECT pg_catalog.json_array_elements_text(claims_json_));
+    wanted_ text[] := ARRAY(SELECT pg_catalog.json_array_elements_text(wanted_json_));
+    mine_ integer[];
+    started_ timestamptz;
+BEGIN
+    FOR place_ IN 1 .. pg_catalog.cardinality(roles_) LOOP
+        viewer_ := place_;
+        mine_ := wanted_[place_]::integer[];
+        started_ := pg_catalog.clock_timestamp();
+        visible_ := NULL;
+        BEGIN
+            PERFORM
+                pg_catalog.set_config('role', roles_[place_], true),
+                pg_catalog.set_config('request.jwt.claims', claims_[place_], true);
+            {look_up}
+            -- What a policy has set for the transaction is not there for the next viewer.
+            RAISE SQLSTATE 'RTEND';
+        EXCEPTION
+            WHEN query_canceled THEN
+                visible_ := NULL;
+                problem_ := CASE
+                    WHEN pg_catalog.clock_timestamp() - started_ < {culprit} THEN 'later'
+                    ELSE 'timeout'
+                END;
+                RETURN NEXT;
+                RETURN;
+            WHEN lock_not_available THEN
+                visible_ := NULL;
+                problem_ := SQLSTATE;
+                detail_ := SQLERRM;
+                IF EXISTS (
+                    SELECT FROM pg_catalog.pg_locks l
+                    WHERE l.relation = {oid} AND l.mode = 'AccessExclusiveLock'
+                ) THEN
+                    problem_ := 'locked';
+                    RETURN NEXT;
+                    RETURN;
+                END IF;
+            WHEN OTHERS OR assert_failure THEN
+                -- Ours at the end, unless there is no answer yet.
+                problem_ := CASE WHEN visible_ IS NULL THEN SQLSTATE END;
+                detail_ := CASE WHEN visible_ IS NULL THEN SQLERRM END;
+        END;
+        RETURN NEXT;
+    END LOOP;
+END
+${name}$
+"""
+
+_BY_ROW: Final = """
+            visible_ := ARRAY(
+                SELECT k.place
+                FROM ROWS FROM ({keys}, pg_catalog.unnest(compared_))
+                    WITH ORDINALITY AS k ({aliases}, compared, place)
+                JOIN ONLY {table} t ON {equal}
+                WHERE (mine_ IS NULL OR k.place OPERATOR(pg_catalog.=) ANY (mine_)) {unchanged}
+            );
+"""
+
+# One descent of the index for many keys, which takes half the time. Rows that are not asked for
+# must not be looked at, so their keys are picked before.
+_BY_KEY: Final = """
+            picked_ := CASE WHEN mine_ IS NULL THEN typed_0_
+                ELSE ARRAY(SELECT typed_0_[m] FROM pg_catalog.unnest(mine_) m) END;
+            visible_ := ARRAY(
+                SELECT CASE WHEN mine_ IS NULL THEN k.place ELSE mine_[k.place] END
+                FROM (
+                    SELECT t.{name} AS key FROM ONLY {table} t WHERE t.{name} {equals} ANY (picked_)
+                ) v
+                JOIN pg_catalog.unnest(picked_) WITH ORDINALITY AS k (key, place)
+                    ON k.key {equals} v.key
+            );
+"""
+
+# As text, under this session's settings: not every type has an equality, and where it has
+# one, 1.0 = 1.00.
+_UNCHANGED: Final = """
+    AND (
+        NOT pg_catalog.jsonb_exists(k.compared, {label})
+        OR (
+            (t.{name} IS NULL) OPERATOR(pg_catalog.=)
+                (pg_catalog.jsonb_extract_path_text(k.compared, {label}) IS NULL)
+            AND pg_catalog.concat(t.{name}) OPERATOR(pg_catalog.=) pg_catalog.concat(
+                pg_catalog.jsonb_extract_path_text(k.compared, {label})::{type}
+            )
+        )
+    )
+"""
+
+
+@lru_cache(maxsize=256)
+def function(
+    oid: int,
+    schema: str,
+    name: str,
+    key: tuple[KeyColumn, ...],
+    compared: tuple[LiveColumn, ...],
+    timeout: float,
+) -> tuple[str, str]:
+    """Return name and definition of the function for a table.
+
+    Args:
+        oid: the table's.
+        schema: likewise.
+        name: likewise.
+        key: its primary key.
+        compared: columns in which rows must still be as they were.
+        timeout: seconds that the session allows.
+    """
+    fields = {
+        "parameters": ", ".join(f"key_{n}_ text[]" for n, _ in enumerate(key)),
+        "declarations": " ".join(
+            f"typed_{n}_ {column.type_sql}[] := key_{n}_::{column.type_sql}[];"
+            for n, column in enumerate(key)
+        )
+        + f" picked_ {key[0].type_sql}[];",
+        "look_up": _look_up(f"{_quoted(schema)}.{_quoted(name)}", key, compared),
+        "culprit": f"interval '{timeout * _CULPRIT} seconds'",
+        "oid": str(oid),
+    }
+    # It ends the quoted body, too, so that no name in there can.
+    unique = f"realtime_{hashlib.sha256(repr(fields).encode()).hexdigest()[:16]}"
+    return unique, _FUNCTION.format(name=unique, **fields)
+
+
+def _look_up(table: str, key: tuple[KeyColumn, ...], compared: tuple[LiveColumn, ...]) -> str:
+    if len(key) == 1 and not compared:
+        [column] = key
+        return _BY_KEY.format(name=_quoted(column.name), table=table, equals=column.equals)
+    return _BY_ROW.format(
+        keys=", ".join(f"pg_catalog.unnest(typed_{n}_)" for n, _ in enumerate(key)),
+        aliases=", ".join(f"key_{n}" for n, _ in enumerate(key)),
+        table=table,
+        equal=" AND ".join(
+            f"t.{_quoted(column.name)} {column.equals} k.key_{n}" for n, column in enumerate(key)
+        ),
+        unchanged="".join(
+            _UNCHANGED.format(
+                name=_quoted(column.name),
+                label=sql.Literal(column.name).as_string(None),
+                type=column.type_sql,
+            )
+            for column in compared
+        ),
+    )
+
+
+def _quoted(name: str) -> str:
+    return sql.Identifier(name).as_string(None)

@@ -1,0 +1,201 @@
+"""Page: a table's part of a batch: which rows are to be looked up, and what each viewer is told."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Protocol
+
+from realtime_core import UNCHANGED, Delete, Insert, RowChange, Update
+
+from .candidates import Candidate, Shown
+from .counters import Counters
+from .payloads import Answers, ErrorView, View, unknown_values
+from .tables import LiveColumn, Table
+from .viewers import Viewer
+from .visibility import Answer, Failure, Question, Row
+
+__all__ = ["Check", "Page"]
+
+_NO_PRIMARY_KEY: Final = "Error 400: Bad Request, no primary key"
+_UNAUTHORIZED: Final = "Error 401: Unauthorized"
+_FAILURES: Final = {
+    Failure.ERROR: "Error 500: Internal Server Error, row level security raised an error",
+    Failure.TIMEOUT: "Error 500: Internal Server Error, row level security took too long",
+}
+
+
+class Check(Protocol):
+    """How :class:`Visibility` is asked."""
+
+    async def __call__(
+        self,
+        table: Table,
+        rows: Sequence[Row],
+        questions: Sequence[Question],
+        *,
+        compared: Sequence[LiveColumn] = (),
+    ) -> list[Answer]: ...
+
+
+class _Sheet:
+    """Rows of a table to be looked up, all in the same columns."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Row, int] = {}
+        """Each with its place."""
+        self.candidates: list[list[int]] = []
+        """Of each row, those that are about it."""
+        # By the list of viewers: most rows have the same ones, who are many.
+        self._audiences: dict[int, tuple[Sequence[Viewer], dict[int, None]]] = {}
+
+    def add(self, row: Row, candidate: int, viewers: Sequence[Viewer]) -> None:
+        place = self.rows.setdefault(row, len(self.candidates))
+        if place == len(self.candidates):
+            self.candidates.append([])
+        self.candidates[place].append(candidate)
+        self._audiences.setdefault(id(viewers), (viewers, {}))[1][place] = None
+
+    def questions(self) -> list[Question]:
+        """Return who is to be asked for, and which rows."""
+        wanted: dict[Viewer, tuple[int, ...]] = {}
+        for viewers, rows in self._audiences.values():
+            places = tuple(rows)
+            for viewer in viewers:
+                former = wanted.setdefault(viewer, places)
+                if former is not places:
+                    wanted[viewer] = tuple(dict.fromkeys(former + places))
+        return [Question(viewer, places) for viewer, places in wanted.items()]
+
+
+class Page:
+    """A table's part of a batch."""
+
+    def __init__(
+        self, table: Table, candidates: Sequence[Candidate], places: Sequence[int], strict: bool
+    ) -> None:
+        self._table = table
+        self._candidates = candidates
+        self._sheets: dict[tuple[LiveColumn, ...], _Sheet] = {}
+        self._columns: dict[str, tuple[LiveColumn, ...]] = {}
+        # By candidate and columns: who sees them. By candidate: who is told of which error.
+        self._shown: dict[tuple[int, tuple[LiveColumn, ...]], list[Viewer]] = {}
+        self._errors: list[tuple[int, str, bool, Sequence[Viewer]]] = []
+        self.timeouts: Counter[Viewer] = Counter()
+        by_role: dict[frozenset[Viewer], dict[str, list[Viewer]]] = {}
+        for place in places:
+            candidate = candidates[place]
+            # Most changes of a table have the same viewers.
+            for audience in (candidate.viewers, candidate.others):
+                if audience not in by_role:
+                    by_role[audience] = _by_role(audience)
+            for role, theirs in by_role[candidate.viewers].items():
+                self._sort(place, role, theirs, strict)
+            for role, theirs in by_role[candidate.others].items():
+                if (error := self._error_for_all(candidate.change, role)) is not None:
+                    self._errors.append((place, error, True, theirs))
+
+    def _error_for_all(self, change: RowChange, role: str) -> str | None:
+        """Return why a role cannot be shown a change of the table, whatever is in it."""
+        if isinstance(change, Delete) or not self._columns_of(role):
+            return None
+        if not self._table.key:
+            return _NO_PRIMARY_KEY
+        allowed = self._table.selectable[role]
+        return None if allowed.issuperset(self._table.key_names) else _UNAUTHORIZED
+
+    def _columns_of(self, role: str) -> tuple[LiveColumn, ...]:
+        columns = self._columns.get(role)
+        if columns is None:
+            columns = self._columns[role] = self._table.visible(role)
+        return columns
+
+    def _sort(self, place: int, role: str, viewers: list[Viewer], strict: bool) -> None:
+        table, change = self._table, self._candidates[place].change
+        columns = self._columns_of(role)
+        if not columns:
+            # Who may read nothing of a table is not told of it, as with a topic of all tables.
+            return
+        error = self._error_for_all(change, role)
+        if error is not None:
+            self._errors.append((place, error, True, viewers))
+        elif isinstance(change, Delete) or not table.has_rls:
+            self._shown.setdefault((place, columns), []).extend(viewers)
+        elif (row := _row(change, table, columns if strict else ())) is not None:
+            sheet = self._sheets.setdefault(columns if strict else (), _Sheet())
+            sheet.add(row, place, viewers)
+
+    async def ask(self, check: Check, counters: Counters) -> None:
+        """Have the rows looked up."""
+        for compared, sheet in self._sheets.items():
+            questions = sheet.questions()
+            answers = await check(self._table, list(sheet.rows), questions, compared=compared)
+            for question, answer in zip(questions, answers, strict=True):
+                counters.checks += len(question.places)
+                self._take(sheet, question.viewer, answer, counters)
+
+    def _take(self, sheet: _Sheet, viewer: Viewer, answer: Answer, counters: Counters) -> None:
+        columns = self._columns[viewer.role]
+        for row in answer.visible:
+            for place in sheet.candidates[row]:
+                if viewer in self._candidates[place].viewers:
+                    self._shown.setdefault((place, columns), []).append(viewer)
+        for row, failure in answer.failed.items():
+            if failure is Failure.TIMEOUT:
+                self.timeouts[viewer] += 1
+            else:
+                counters.errors += 1
+            for place in sheet.candidates[row]:
+                if viewer in self._candidates[place].viewers:
+                    self._errors.append((place, _FAILURES[failure], False, (viewer,)))
+
+    def unknown_values(self) -> Iterator[tuple[int, str]]:
+        if not self._table.types:
+            return
+        for place, columns in self._shown:
+            yield from unknown_values(self._candidates[place].change, self._table, columns)
+
+    def show(self, shown: list[Shown], answers: Answers, max_record_bytes: int) -> None:
+        for (place, columns), viewers in self._shown.items():
+            candidate = self._candidates[place]
+            seen = View(
+                candidate.change,
+                self._table,
+                columns,
+                answers,
+                is_too_large=candidate.size > max_record_bytes,
+            )
+            shown[place].update(dict.fromkeys(viewers, seen))
+        for place, error, is_for_all, those in self._errors:
+            change = self._candidates[place].change
+            told = ErrorView(change, self._table, error, is_for_all=is_for_all)
+            shown[place].update(dict.fromkeys(those, told))
+
+
+def _by_role(viewers: Iterable[Viewer]) -> dict[str, list[Viewer]]:
+    found: dict[str, list[Viewer]] = {}
+    for viewer in viewers:
+        found.setdefault(viewer.role, []).append(viewer)
+    return found
+
+
+def _row(change: Insert | Update, table: Table, compared: Sequence[LiveColumn]) -> Row | None:
+    """Return what to look up; None if the change does not have the key that the table has now."""
+    record = change.record
+    key = []
+    for name in table.key_names:
+        place = record.shape.index.get(name)
+        field = None if place is None else record.fields[place]
+        if not isinstance(field, str):
+            return None
+        key.append(field)
+    if not compared:
+        return Row(tuple(key))
+    names = {column.name for column in compared}
+    values = {
+        name: field
+        for name, field in zip(record.shape.names, record.fields, strict=True)
+        if name in names and field is not UNCHANGED
+    }
+    return Row(tuple(key), json.dumps(values))
