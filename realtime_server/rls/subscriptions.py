@@ -219,6 +219,12 @@ class Registry:
                     " ".join(str(exc).split()),
                 )
                 await asyncio.sleep(_RETRY)
+            except Exception:
+                logger.exception(
+                    "the rows of realtime.subscription cannot be kept up, which is a fault of the "
+                    "server's; please report it"
+                )
+                await asyncio.sleep(self._interval)
             else:
                 try:
                     async with asyncio.timeout(max(due - loop.time(), 0.0)):

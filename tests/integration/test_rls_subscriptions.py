@@ -10,10 +10,12 @@ from typing import Any
 import psycopg
 import pytest
 import pytest_asyncio
+from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
 from realtime_core.filters import parse_filter
 from realtime_server.errors import RefusedError
+from realtime_server.rls import subscriptions
 from realtime_server.rls.connections import Connections
 from realtime_server.rls.subscriptions import Registration, Registry
 from realtime_server.rls.wishes import Wish
@@ -338,6 +340,25 @@ async def test_an_end_in_good_order_leaves_no_row(desk: Desk) -> None:
     await desk.register()
     await desk.registry.close()
     assert desk.rows() == []
+
+
+async def test_a_fault_while_comparing_is_logged_and_not_the_end(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.registry = desk.open(interval=0.05)
+    kept, gone = await desk.register(), await desk.register()
+    faults = [ValueError("unexpected")]
+
+    async def fail_once(connection: AsyncConnection[Any]) -> dict[tuple[str, str], Any]:
+        if faults:
+            raise faults.pop()
+        return {}
+
+    monkeypatch.setattr(subscriptions, "enum_orders", fail_once)
+    async with running(desk.registry):
+        desk.registry.remove(gone)
+        await eventually(lambda: desk.rows("subscription_id") == [(kept.id,)])
+    assert "please report it" in caplog.text
 
 
 async def test_an_outage_is_made_up_for(desk: Desk, pg17: Server) -> None:
