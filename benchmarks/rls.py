@@ -283,7 +283,9 @@ class Bench:
                 visibility,
                 visibility,
                 publication="bench",
-                late=lambda _: None,
+                late=lambda *_: None,
+                lost=lambda _: None,
+                is_there=lambda _: True,
                 max_record_bytes=1_048_576,
             ) as authorizer,
         ):

@@ -10,9 +10,10 @@ In the original's style every value is PostgreSQL's text; only ``timestamp`` and
 
 from __future__ import annotations
 
+import enum
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import orjson
 
@@ -21,9 +22,9 @@ from realtime_core import (
     Change,
     Column,
     Delete,
-    Gap,
     Insert,
     LogicalMessage,
+    Position,
     Record,
     Relation,
     Shape,
@@ -34,6 +35,7 @@ from realtime_core import (
 from .typed import Projection
 
 __all__ = [
+    "AnyGap",
     "Plans",
     "RelationPlan",
     "RowPayload",
@@ -255,7 +257,18 @@ def _plan(relation: Relation, plans: Plans) -> RelationPlan:
     return plan
 
 
-def gap_payload(gap: Gap, channel: str) -> dict[str, Any]:
+class AnyGap(Protocol):
+    """A source's :class:`~realtime_core.Gap`, or one of some channels alone."""
+
+    @property
+    def after(self) -> Position | None: ...
+    @property
+    def until(self) -> Position: ...
+    @property
+    def reason(self) -> enum.Enum: ...
+
+
+def gap_payload(gap: AnyGap, channel: str) -> dict[str, Any]:
     """Return the ``system`` payload that tells a channel of a gap.
 
     Its status is "ok": an "error" makes some clients rejoin, which would not help.

@@ -20,7 +20,7 @@ from realtime_core.filters import EnumOrders, FilterIndex
 
 from .bindings import BindingIndex, Form
 from .dispatch import Dispatch, Members, Outbox
-from .encoding import Plans, RowPayload, gap_payload, row_payloads
+from .encoding import AnyGap, Plans, RowPayload, gap_payload, row_payloads
 from .errors import JoinError, TopicError
 from .gate import TopicGate
 from .phoenix.joins import Binding
@@ -34,7 +34,7 @@ from .phoenix.messages import (
 from .phoenix.serializers import Serializer
 from .topics import Topic
 
-__all__ = ["AnyDelivery", "Hub", "HubStats", "Messages", "Subscription"]
+__all__ = ["AnyDelivery", "AnyGroup", "Hub", "HubStats", "Messages", "Subscription"]
 
 logger = logging.getLogger("realtime.hub")
 
@@ -103,6 +103,10 @@ class _AnyGroup:
         if self._subscriptions.get(subscription.outbox) is subscription:
             del self._subscriptions[subscription.outbox]
             self._as_they_are = None
+
+    def gap_message(self, gap: AnyGap) -> bytes:
+        """Return what tells them of a gap."""
+        return _system_message(self, gap_payload(gap, self.topic.removeprefix(CHANNEL_PREFIX)))
 
 
 class _Group(_AnyGroup):
@@ -192,6 +196,7 @@ class BoundDelivery(NamedTuple):
 
 
 AnyDelivery: TypeAlias = Delivery | BoundDelivery
+AnyGroup: TypeAlias = _Group | _BoundGroup
 
 
 class Hub:
@@ -473,8 +478,7 @@ class Hub:
     def _gap_messages(self, gap: Gap) -> Iterator[tuple[Members, bytes]]:
         # Others may come or go before the last one has been told.
         for group in list(self._all_groups()):
-            payload = gap_payload(gap, group.topic.removeprefix(CHANNEL_PREFIX))
-            yield group.members, _system_message(group, payload)
+            yield group.members, group.gap_message(gap)
 
 
 def _system_message(group: _AnyGroup, payload: dict[str, Any]) -> bytes:

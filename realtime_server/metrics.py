@@ -163,6 +163,11 @@ class _Collector(Collector):
                 "Changes that somebody did not get because a policy ran too long.",
                 checks.timeouts,
             ),
+            "rls_given_up": (
+                "Changes that somebody was told of as of a gap: too many waited for a policy "
+                "that is slow, or their token was replaced meanwhile.",
+                checks.given_up,
+            ),
             "slow_clients": ("Clients cut off because they fell behind.", outbox.slow_clients),
         }
         for name, (meaning, value) in gauges.items():

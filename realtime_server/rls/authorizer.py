@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -20,7 +21,8 @@ import psycopg
 
 from .candidates import Candidate, Shown
 from .counters import Counters
-from .lanes import Lane
+from .lanes import Lane, Lost
+from .losses import Loss, LossReason
 from .pages import Check, Page
 from .payloads import Answers
 from .tables import LiveColumn, Table, TableName, read_tables
@@ -31,7 +33,8 @@ __all__ = ["Late", "RowAuthorizer"]
 
 logger = logging.getLogger("realtime.rls")
 
-Late: TypeAlias = Callable[[Sequence[tuple[Candidate, Shown]]], None]
+Late: TypeAlias = Callable[[Viewer, Sequence[tuple[Candidate, Shown]]], None]
+"""Hands out what a viewer is shown of some changes."""
 
 
 class RowAuthorizer:
@@ -42,6 +45,8 @@ class RowAuthorizer:
         apart: asks it in the names of those that take too long, on other connections.
         publication: whose column lists apply.
         late: takes what a viewer who is asked for apart gets, in order.
+        lost: is told what such a viewer does not get, in its place among that.
+        is_there: whether anybody is that viewer.
         max_record_bytes: of a change's text, beyond which only short values are shown.
         strict: show only rows that still are as the change says.
     """
@@ -53,6 +58,8 @@ class RowAuthorizer:
         *,
         publication: str,
         late: Late,
+        lost: Lost,
+        is_there: Callable[[Viewer], bool],
         max_record_bytes: int,
         strict: bool = False,
     ) -> None:
@@ -60,6 +67,8 @@ class RowAuthorizer:
         self._apart = apart
         self._publication = publication
         self._late = late
+        self._lost = lost
+        self._is_there = is_there
         self._max_record_bytes = max_record_bytes
         self._strict = strict
         self._lanes: dict[Viewer, Lane] = {}
@@ -75,8 +84,9 @@ class RowAuthorizer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for viewer in list(self._lanes):
-            self.forget(viewer)
+        for lane in self._lanes.values():
+            self._ending.add(lane.cancel())
+        self._lanes.clear()
         if self._ending:
             await asyncio.wait(self._ending)
 
@@ -96,45 +106,42 @@ class RowAuthorizer:
             on_time = list(candidates)
         shown, timeouts = await self._decide(on_time, self._visibility.check)
         for viewer in timeouts:
-            logger.warning(
-                "row level security takes too long for role %s: its changes are checked apart, "
-                "and may come later than others'",
-                viewer.role,
-            )
-            self._lanes[viewer] = Lane(self._work_apart, viewer)
             for one in shown:
                 one.pop(viewer, None)
-        for viewer in self._lanes.keys() & (apart | timeouts.keys()):
-            theirs = [
-                attrs.evolve(
-                    one,
-                    viewers=one.viewers & {viewer},
-                    others=one.others & {viewer},
+            # The last channel may have left meanwhile.
+            if self._is_there(viewer):
+                logger.warning(
+                    "row level security takes too long for role %s: its changes are checked apart, "
+                    "and may come later than others'",
+                    viewer.role,
                 )
+                self._lanes[viewer] = Lane(partial(self._work_apart, viewer), self._lost, viewer)
+        for viewer in apart | timeouts.keys():
+            theirs = [
+                attrs.evolve(one, viewers=one.viewers & {viewer}, others=one.others & {viewer})
                 for one in candidates
                 if viewer in one.viewers or viewer in one.others
             ]
-            if theirs and not self._lanes[viewer].put(theirs):
-                self.counters.timeouts += len(theirs)
-                logger.error(
-                    "%d changes for role %s are given up: its row level security takes too long",
-                    len(theirs),
-                    viewer.role,
-                )
+            if not theirs:
+                continue
+            if viewer in self._lanes:
+                self._lanes[viewer].put(theirs)
+            else:
+                self._lost(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs))
         return shown
 
     def forget(self, viewer: Viewer) -> None:
         """Ask no more for a viewer that nobody is any more."""
         lane = self._lanes.pop(viewer, None)
         if lane is not None:
-            task = lane.cancel()
+            task = lane.abandon()
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
-    async def _work_apart(self, candidates: Sequence[Candidate]) -> None:
+    async def _work_apart(self, viewer: Viewer, candidates: Sequence[Candidate]) -> None:
         shown, timeouts = await self._decide(candidates, self._check_apart)
         self.counters.timeouts += timeouts.total()
-        self._late(list(zip(candidates, shown, strict=True)))
+        self._late(viewer, list(zip(candidates, shown, strict=True)))
 
     async def _check_apart(
         self,

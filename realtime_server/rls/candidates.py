@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import attrs
 
 from realtime_core import RowChange
 
+from ..dispatch import Members
+from ..hub import AnyDelivery
 from .payloads import ErrorView, View
 from .viewers import Viewer
 
-__all__ = ["Candidate", "Shown"]
+__all__ = ["Candidate", "Matched", "Shown"]
+
+Matched: TypeAlias = dict[Viewer, list[tuple[AnyDelivery, Members]]]
+"""By viewer, who got a change at the time it was matched: subscriptions come, move and go
+meanwhile."""
 
 Shown: TypeAlias = dict[Viewer, View | ErrorView]
 """What each viewer sees of a change; who is not there sees nothing."""
@@ -27,5 +33,5 @@ class Candidate:
     viewers: frozenset[Viewer]
     others: frozenset[Viewer] = frozenset()
     """Those who listen to the table, too, but whose filters it does not pass."""
-    context: Any = None
-    """Whatever the caller wants to find again."""
+    matched: Matched = attrs.field(factory=dict)
+    """The viewers' channels."""

@@ -17,3 +17,5 @@ class Counters:
     """Changes that a viewer did not get because a policy raised an error."""
     timeouts: int = 0
     """Changes that a viewer did not get because a policy ran too long."""
+    given_up: int = 0
+    """Changes that a viewer did not get because they waited in vain for a policy that is slow."""

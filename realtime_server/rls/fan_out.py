@@ -6,17 +6,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
+import attrs
 import psycopg
 
 from realtime_core import RowChange
 
-from ..dispatch import Members, give_way
-from ..hub import AnyDelivery, Hub
+from ..dispatch import Members, Outbox, Subscriber, give_way
+from ..hub import AnyDelivery, Hub, Subscription
 from ..metrics import Metrics
 from .authorizer import RowAuthorizer
-from .candidates import Candidate, Shown
+from .candidates import Candidate, Matched, Shown
+from .losses import Loss, LossReason
 from .poller import Batch, Read
 from .viewers import Viewer
 
@@ -26,10 +28,12 @@ logger = logging.getLogger("realtime.rls")
 
 _RETRY: Final = 0.5
 """Seconds until the database is asked again."""
-
-# By viewer, who got a change at the time it was matched: subscriptions come, move and go
-# meanwhile.
-_Matched: TypeAlias = dict[Viewer, list[tuple[AnyDelivery, Members]]]
+_CAUSES: Final = {
+    LossReason.TOO_SLOW: "too many waited for its row level security; make its policies faster",
+    LossReason.TOKEN_REPLACED: "their token was replaced while they waited for its row level "
+    "security, which takes too long; make its policies faster",
+    LossReason.FAILED: "they cannot be looked at",
+}
 
 
 class FanOut:
@@ -80,9 +84,37 @@ class FanOut:
             # Two machines' clocks may differ by more than it took.
             self._metrics.commit_to_socket.observe(max(age, 0.0))
 
-    def hand_out(self, decided: Sequence[tuple[Candidate, Shown]]) -> None:
-        """Write what was decided to the sockets, one write for each."""
-        self._hub.write(self._messages(decided))
+    def hand_out(self, viewer: Viewer, decided: Sequence[tuple[Candidate, Shown]]) -> None:
+        """Write what was decided late to the viewer's sockets, one write for each.
+
+        Channels that have become another's meanwhile are told of a gap instead.
+        """
+        divided: dict[int, tuple[Matched, Matched]] = {}
+        staying, moved = [], []
+        for candidate, shown in decided:
+            key = id(candidate.matched)
+            if key not in divided:
+                divided[key] = _divide(candidate.matched, viewer)
+            still, other = divided[key]
+            staying.append((attrs.evolve(candidate, matched=still), shown))
+            moved.append(attrs.evolve(candidate, matched=other))
+        self._hub.write(self._messages(staying))
+        self.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, moved))
+
+    def tell(self, loss: Loss) -> None:
+        """Tell channels of what they do not get, as of a gap."""
+        if not loss.channels:
+            return
+        self._authorizer.counters.given_up += loss.count
+        logger.warning(
+            "%d changes for role %s are given up, and its channels are told of a gap: %s",
+            loss.count,
+            loss.viewer.role,
+            _CAUSES[loss.reason],
+        )
+        self._hub.write(
+            (members, group.gap_message(loss)) for group, members in loss.channels.items()
+        )
 
     def _messages(
         self, decided: Iterable[tuple[Candidate, Shown]]
@@ -94,7 +126,7 @@ class FanOut:
         """Match changes with subscriptions."""
         candidates = []
         # Where nobody filters, all changes of a table go to the same.
-        known: dict[tuple[str, str, type[RowChange]], tuple[_Matched, frozenset[Viewer]]] = {}
+        known: dict[tuple[str, str, type[RowChange]], tuple[Matched, frozenset[Viewer]]] = {}
         for read in reads:
             change = read.change
             schema, table = change.relation.schema, change.relation.table
@@ -119,8 +151,8 @@ class FanOut:
         return viewers
 
     def _of_one(self, candidate: Candidate, shown: Shown) -> Iterator[tuple[Members, bytes]]:
-        matched: _Matched = candidate.context
-        everybody: _Matched | None = None
+        matched = candidate.matched
+        everybody: Matched | None = None
         for viewer, view in shown.items():
             theirs = matched.get(viewer, [])
             if view.is_for_all:
@@ -139,10 +171,25 @@ class FanOut:
                 yield members, delivery.message(data)
 
 
-def _by_viewer(deliveries: Iterable[AnyDelivery]) -> _Matched:
-    matched: _Matched = {}
+def _by_viewer(deliveries: Iterable[AnyDelivery]) -> Matched:
+    matched: Matched = {}
     for delivery in deliveries:
         viewer = delivery.group.viewer
         assert isinstance(viewer, Viewer)  # the registrar gave each subscription one
         matched.setdefault(viewer, []).append((delivery, delivery.group.members))
     return matched
+
+
+def _divide(matched: Matched, viewer: Viewer) -> tuple[Matched, Matched]:
+    """Tell a viewer's channels from those that were."""
+    still: list[tuple[AnyDelivery, Members]] = []
+    moved: list[tuple[AnyDelivery, Members]] = []
+    for delivery, members in matched.get(viewer, ()):
+        theirs: dict[Outbox, Subscriber] = {}
+        others: dict[Outbox, Subscriber] = {}
+        for outbox, one in members.items():
+            assert isinstance(one, Subscription)  # the hub has no others
+            (theirs if one.viewer is viewer else others)[outbox] = one
+        still.append((delivery, theirs))
+        moved.append((delivery, others))
+    return {viewer: still}, {viewer: moved}

@@ -6,66 +6,138 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from itertools import chain
+from typing import Final, TypeAlias
 
 import psycopg
 
+from realtime_core import Position
+
 from .candidates import Candidate
+from .losses import Loss, LossReason
 from .viewers import Viewer
 
-__all__ = ["Lane"]
+__all__ = ["Lane", "Lost"]
 
 logger = logging.getLogger("realtime.rls")
 
 _MOST_WAITING: Final = 10_000
-"""Changes that may wait for a viewer who is asked for apart; beyond, they are given up."""
+"""Changes that may wait behind those that are being looked at; beyond, all of them are given up."""
 _RETRY: Final = 1.0
 """Seconds until a viewer is asked for again whose connection was lost."""
 
+Lost: TypeAlias = Callable[[Loss], None]
+"""Tells the channels."""
+
 
 class Lane:
-    """What waits for a viewer who is asked for apart, and the task that works it off.
+    """Works off what waits for a viewer who is asked for apart.
 
-    It holds so much; what comes beyond is given up by whoever brings it.
+    Args:
+        work: looks at some changes and hands them out.
+        lost: is told what is given up, in its place among what is handed out.
+        viewer: who is asked for.
     """
 
     def __init__(
-        self, work: Callable[[Sequence[Candidate]], Awaitable[None]], viewer: Viewer
+        self,
+        work: Callable[[Sequence[Candidate]], Awaitable[None]],
+        lost: Lost,
+        viewer: Viewer,
     ) -> None:
         self._work = work
+        self._lost = lost
         self._viewer = viewer
+        # In their order: handed over, looked at, given up, waiting.
+        self._handed: Position | None = None
+        self._current: Sequence[Candidate] = ()
+        self._loss: Loss | None = None
         self._waiting: deque[Sequence[Candidate]] = deque()
         self._size = 0
         self._woken = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
-    def put(self, candidates: Sequence[Candidate]) -> bool:
-        """Take a part of a batch; False if too much waits already."""
-        if self._size and self._size + len(candidates) > _MOST_WAITING:
-            return False
+    def put(self, candidates: Sequence[Candidate]) -> None:
+        """Take a part of a batch, which is not empty.
+
+        When too much waits, all of it is given up: one gap takes the channels back to what
+        is happening now.
+        """
         self._waiting.append(candidates)
         self._size += len(candidates)
+        if self._size > _MOST_WAITING and len(self._waiting) > 1:
+            self._give_up(list(chain(*self._waiting)), LossReason.TOO_SLOW)
+            self._waiting.clear()
+            self._size = 0
         self._woken.set()
-        return True
 
     def cancel(self) -> asyncio.Task[None]:
         """End; return the task that does."""
         self._task.cancel()
         return self._task
 
+    def abandon(self) -> asyncio.Task[None]:
+        """End, because the viewer's token is nobody's any more; tell what is given up."""
+        if self._waiting:
+            self._give_up(list(chain(*self._waiting)), LossReason.TOKEN_REPLACED)
+        if self._current:
+            self._give_up(self._current, LossReason.TOKEN_REPLACED, are_earlier=True)
+        self._tell()
+        return self.cancel()
+
     async def _run(self) -> None:
         while True:
             await self._woken.wait()
-            while self._waiting:
-                try:
-                    await self._work(self._waiting[0])
-                except psycopg.Error as exc:
-                    logger.warning(
-                        "role %s is asked for apart again: %s",
-                        self._viewer.role,
-                        " ".join(str(exc).split()),
-                    )
-                    await asyncio.sleep(_RETRY)
-                else:
-                    self._size -= len(self._waiting.popleft())
             self._woken.clear()
+            self._tell()
+            while self._waiting:
+                self._current = self._waiting.popleft()
+                self._size -= len(self._current)
+                await self._work_off(self._current)
+                self._current = ()
+                self._tell()
+
+    async def _work_off(self, candidates: Sequence[Candidate]) -> None:
+        while True:
+            try:
+                await self._work(candidates)
+            except psycopg.Error as exc:
+                logger.warning(
+                    "role %s is asked for apart again: %s",
+                    self._viewer.role,
+                    " ".join(str(exc).split()),
+                )
+                await asyncio.sleep(_RETRY)
+            except Exception:
+                # These would fail again, and must not keep back all that follow.
+                logger.exception(
+                    "changes for role %s cannot be looked at, which is a fault of the server's; "
+                    "please report it",
+                    self._viewer.role,
+                )
+                later, self._loss = self._loss, None
+                self._give_up(candidates, LossReason.FAILED)
+                self._tell()
+                self._loss = later
+                return
+            else:
+                self._handed = candidates[-1].change.position
+                return
+
+    def _give_up(
+        self,
+        candidates: Sequence[Candidate],
+        reason: LossReason,
+        *,
+        are_earlier: bool = False,
+    ) -> None:
+        if self._loss is None:
+            self._loss = Loss.of(self._viewer, reason, candidates)
+        else:
+            self._loss.add(candidates, are_earlier=are_earlier)
+
+    def _tell(self) -> None:
+        loss, self._loss = self._loss, None
+        if loss is not None:
+            loss.after = self._handed
+            self._lost(loss)

@@ -35,6 +35,7 @@ from .candidates import Candidate, Shown
 from .connections import Connections
 from .counters import Counters
 from .fan_out import FanOut
+from .losses import Loss
 from .migrations import migrate
 from .poller import Poller
 from .privileges import missing_grants
@@ -93,6 +94,8 @@ class RlsMode:
             self._apart,
             publication=self._publication,
             late=self._hand_out_late,
+            lost=self._tell,
+            is_there=lambda viewer: viewer in self._channels,
             max_record_bytes=config.max_record_bytes,
             strict=config.rls_strict,
         )
@@ -166,9 +169,13 @@ class RlsMode:
                 self._is_ready = True
                 return
 
-    def _hand_out_late(self, decided: Sequence[tuple[Candidate, Shown]]) -> None:
+    def _hand_out_late(self, viewer: Viewer, decided: Sequence[tuple[Candidate, Shown]]) -> None:
         assert self._fan_out is not None  # it made the candidates
-        self._fan_out.hand_out(decided)
+        self._fan_out.hand_out(viewer, decided)
+
+    def _tell(self, loss: Loss) -> None:
+        assert self._fan_out is not None  # likewise
+        self._fan_out.tell(loss)
 
     # The registrar.
 

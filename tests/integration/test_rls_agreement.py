@@ -156,7 +156,9 @@ async def bench(pg17: Server) -> AsyncIterator[Bench]:
                 visibility,
                 visibility,
                 publication="shop",
-                late=lambda _: None,
+                late=lambda *_: None,
+                lost=lambda _: None,
+                is_there=lambda _: True,
                 max_record_bytes=MAX_RECORD_BYTES,
             ) as authorizer,
         ):

@@ -16,6 +16,7 @@ from realtime_server.rls import fan_out
 from realtime_server.rls.candidates import Candidate, Shown
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.fan_out import FanOut
+from realtime_server.rls.losses import Loss, LossReason
 from realtime_server.rls.poller import Batch, Read
 from realtime_server.rls.viewers import Viewer
 from realtime_server.topics import Topic
@@ -125,3 +126,55 @@ async def test_a_gap_is_told_to_all() -> None:
     gap = Gap(None, Position(LSN(1)), GapReason.SLOT_MISSING)
     await publish(hub, Oracle(), Batch(gap=gap))
     assert [frame["event"] for frame in ann.frames] == ["system"]
+
+
+def seen(outbox: RecordingOutbox) -> list[Any]:
+    return [
+        frame["payload"]["message"] if frame["event"] == "system" else frame["payload"]
+        for frame in outbox.frames
+    ]
+
+
+async def test_what_comes_late_goes_to_those_who_are_that_viewer_still() -> None:
+    hub, oracle = Hub(), Oracle()
+    fan_out = FanOut(hub, oracle, make_metrics())  # type: ignore[arg-type]
+    stays, moves, leaves = RecordingOutbox(), RecordingOutbox(), RecordingOutbox()
+    subscriptions = [
+        Subscription(Topic.parse("realtime:*"), SERIALIZERS["1.0.0"], outbox, None, ANN)
+        for outbox in (stays, moves, leaves)
+    ]
+    for subscription in subscriptions:
+        hub.subscribe(subscription)
+    one, two = fan_out.candidates(batch(1, 2).reads)
+    hub.move(subscriptions[1], BOB)
+    hub.unsubscribe(subscriptions[2])
+    fan_out.hand_out(ANN, [(one, {ANN: Text("one")}), (two, {ANN: Text("two")})])
+    assert seen(stays) == ["one", "two"]
+    assert seen(moves) == ["Gap: token_replaced"]
+    assert seen(leaves) == []
+    assert oracle.counters.given_up == 2
+
+
+async def test_a_loss_is_told_to_those_who_would_have_got_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hub, oracle = Hub(), Oracle()
+    fan_out = FanOut(hub, oracle, make_metrics())  # type: ignore[arg-type]
+    ann = sit(hub, ANN, "realtime:*", "realtime:public:other")
+    bob = sit(hub, BOB)
+    loss = Loss.of(ANN, LossReason.TOO_SLOW, fan_out.candidates(batch(1, 2).reads))
+    fan_out.tell(loss)
+    assert seen(bob) == []
+    [frame] = ann.frames
+    assert (frame["topic"], frame["event"]) == ("realtime:*", "system")
+    assert frame["payload"]["gap"]["reason"] == "rls_too_slow"
+    assert "2 changes for role reader are given up" in caplog.text
+    assert oracle.counters.given_up == 2
+
+
+async def test_a_loss_that_nobody_is_there_to_hear_of_is_none() -> None:
+    hub, oracle = Hub(), Oracle()
+    fan_out = FanOut(hub, oracle, make_metrics())  # type: ignore[arg-type]
+    sit(hub, BOB)
+    fan_out.tell(Loss.of(ANN, LossReason.TOO_SLOW, fan_out.candidates(batch(1).reads)))
+    assert oracle.counters.given_up == 0

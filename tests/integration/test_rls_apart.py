@@ -1,0 +1,151 @@
+"""Viewers whose policies take too long: in order, bounded, forgotten, and told of what is lost."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from realtime_core import Position
+from realtime_server.rls import lanes
+from realtime_server.rls.viewers import Viewer
+from tests.fix_postgres import Server
+from tests.integration.rls_stage import RlsStage, open_rls_stage
+from tests.tokens import claims_of
+from tests.waiting import eventually
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.pg17,
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+SLEEPS = """
+    case when current_setting('request.jwt.claims')::jsonb ->> 'sub' = 'sleeper' and id < 10
+    then pg_sleep(60) is not null else true end
+"""
+LATER = 4_102_444_800
+SLOW = "insert into notes select generate_series(1, 8)"
+"""Eight rows, of which it takes two seconds to find out that each of them is slow."""
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def module_stage(pg17: Server) -> AsyncIterator[RlsStage]:
+    if not pg17.has_wal2json():
+        pytest.skip("wal2json is not installed")
+    async with open_rls_stage(pg17, RLS_CHECK_TIMEOUT="250") as stage:
+        yield stage
+
+
+@pytest.fixture
+def stage(module_stage: RlsStage) -> Iterator[RlsStage]:
+    with module_stage.scene():
+        module_stage.make("notes", "id int primary key", SLEEPS)
+        yield module_stage
+
+
+def metric(stage: RlsStage, name: str) -> float:
+    for line in stage.server.metrics.render().decode().splitlines():
+        if line.startswith(f"{name} "):
+            return float(line.split()[1])
+    raise AssertionError(f"there is no metric {name}")
+
+
+def is_checking(stage: RlsStage) -> bool:
+    return bool(
+        stage.execute(
+            "select 1 from pg_stat_activity where datname = current_database()"
+            " and application_name like 'realtime_server rls%' and wait_event = 'PgSleep'"
+        )
+    )
+
+
+def id_of(frame: Any) -> Any:
+    return frame["payload"]["record"].get("id")
+
+
+async def test_a_viewer_that_leaves_while_its_check_times_out_is_forgotten(
+    stage: RlsStage,
+) -> None:
+    async with stage.client("sleeper") as sleeper, stage.client("ann") as ann:
+        await sleeper.sit(stage.topic("notes"))
+        viewer = weakref.ref(Viewer.of(claims_of(sleeper.token)))
+        assert viewer() is not None
+        await ann.sit(stage.topic("notes"))
+        stage.execute("insert into notes values (1)")
+        await eventually(lambda: is_checking(stage))
+        await sleeper.send(stage.topic("notes"), "phx_leave", {}, ref="2")
+        assert (await sleeper.receive())["event"] == "phx_reply"
+        assert id_of(await ann.receive()) == 1
+        await eventually(lambda: gc.collect() >= 0 and viewer() is None)
+
+
+async def test_what_waited_for_a_token_that_is_replaced_is_a_gap(stage: RlsStage) -> None:
+    given_up = metric(stage, "realtime_rls_given_up_total")
+    topic = stage.topic("notes")
+    async with stage.client("sleeper") as sleeper:
+        await sleeper.sit(topic)
+        stage.execute(SLOW)
+        await stage.settle()
+        stage.execute("insert into notes values (11)")
+        await stage.settle()
+        token = stage.token("sleeper", session="another")
+        await sleeper.send(topic, "access_token", {"access_token": token})
+        frame = await sleeper.receive()
+        assert (frame["topic"], frame["event"]) == (topic, "system")
+        assert frame["payload"]["message"] == "Gap: token_replaced"
+        assert metric(stage, "realtime_rls_given_up_total") == given_up + 9
+        # It goes on in the name of the other one.
+        stage.execute("insert into notes values (12)")
+        assert id_of(await sleeper.receive()) == 12
+
+
+async def test_a_channel_whose_token_is_replaced_is_told_though_others_have_it_still(
+    stage: RlsStage,
+) -> None:
+    topic = stage.topic("notes")
+    async with (
+        stage.client("sleeper", exp=LATER) as one,
+        stage.client("sleeper", exp=LATER) as other,
+    ):
+        await one.sit(topic)
+        await other.sit(topic)
+        stage.execute(SLOW)
+        await stage.settle()
+        token = stage.token("sleeper", session="another")
+        await one.send(topic, "access_token", {"access_token": token})
+        frame = await one.receive()
+        assert frame["payload"]["message"] == "Gap: token_replaced"
+        errors = [(await other.receive())["payload"]["errors"] for _ in range(8)]
+        assert (
+            errors == [["Error 500: Internal Server Error, row level security took too long"]] * 8
+        )
+
+
+async def test_when_too_much_waits_the_channel_is_told_in_order_and_goes_on(
+    stage: RlsStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "_MOST_WAITING", 5)
+    given_up = metric(stage, "realtime_rls_given_up_total")
+    async with stage.client("sleeper") as sleeper:
+        await sleeper.sit(stage.topic("notes"))
+        stage.execute(SLOW)
+        await stage.settle()
+        for first in (11, 15, 19):
+            stage.execute(f"insert into notes select generate_series({first}, {first + 3})")
+            await stage.settle()
+        # The first eight were being looked at, the next eight are given up, the others not.
+        frames = [await sleeper.receive() for _ in range(8 + 1 + 4)]
+        assert [bool(frame["payload"].get("errors")) for frame in frames[:8]] == [True] * 8
+        assert frames[8]["payload"]["message"] == "Gap: rls_too_slow"
+        gap = frames[8]["payload"]["gap"]
+        after, until, following = map(
+            Position.parse, (gap["after"], gap["until"], frames[9]["payload"]["position"])
+        )
+        assert after < until < following
+        assert [id_of(frame) for frame in frames[9:]] == [19, 20, 21, 22]
+        assert metric(stage, "realtime_rls_given_up_total") == given_up + 8

@@ -1,0 +1,145 @@
+"""Lane without a database: order, what is given up, and errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import attrs
+import psycopg
+import pytest
+import pytest_asyncio
+
+from realtime_server.rls import lanes
+from realtime_server.rls.candidates import Candidate
+from realtime_server.rls.lanes import Lane
+from realtime_server.rls.losses import Loss
+from realtime_server.rls.viewers import Viewer
+from tests.server_helpers import insert, make_relation
+from tests.waiting import eventually
+
+ANN = Viewer.of({"role": "reader", "sub": "ann"})
+TODOS = make_relation()
+
+
+def part(*ids: int) -> list[Candidate]:
+    changes = (attrs.evolve(insert(TODOS, str(one), "x"), index=one) for one in ids)
+    return [Candidate(change, 1, frozenset({ANN})) for change in changes]
+
+
+class Works:
+    """Where a lane works; it writes down what became of the changes."""
+
+    def __init__(self) -> None:
+        self.done: list[object] = []
+        self.problems: list[Exception] = []
+        self.begun = asyncio.Event()
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
+        self.lane = Lane(self.work, self.lose, ANN)
+
+    async def work(self, candidates: Sequence[Candidate]) -> None:
+        self.begun.set()
+        await self.may_go_on.wait()
+        if self.problems:
+            raise self.problems.pop(0)
+        self.done += [one.change.position.index for one in candidates]
+
+    def lose(self, loss: Loss) -> None:
+        after = None if loss.after is None else loss.after.index
+        self.done.append((loss.reason.value, after, loss.until.index, loss.count))
+
+
+@pytest_asyncio.fixture
+async def works() -> AsyncIterator[Works]:
+    works = Works()
+    yield works
+    await asyncio.wait({works.lane.cancel()})
+
+
+async def test_what_waits_is_worked_off_in_order(works: Works) -> None:
+    works.lane.put(part(1, 2))
+    works.lane.put(part(3))
+    await eventually(lambda: works.done == [1, 2, 3])
+
+
+async def test_a_lost_connection_is_tried_again(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "_RETRY", 0.0)
+    works.problems += [psycopg.OperationalError("away")] * 2
+    works.lane.put(part(1))
+    await eventually(lambda: works.done == [1])
+
+
+async def test_a_fault_costs_what_it_is_about_and_nothing_else(
+    works: Works, caplog: pytest.LogCaptureFixture
+) -> None:
+    works.lane.put(part(1))
+    await eventually(lambda: works.done == [1])
+    works.problems.append(ValueError("unexpected"))
+    works.lane.put(part(2, 3))
+    works.lane.put(part(4))
+    await eventually(lambda: works.done == [1, ("rls_failed", 1, 3, 2), 4])
+    assert "please report it" in caplog.text
+
+
+async def test_when_too_much_waits_all_of_it_is_given_up_in_its_place(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "_MOST_WAITING", 3)
+    works.may_go_on.clear()
+    works.lane.put(part(1))
+    await works.begun.wait()
+    for ids in ((2, 3), (4, 5), (6,), (7, 8, 9), (10,)):
+        works.lane.put(part(*ids))
+    works.may_go_on.set()
+    await eventually(lambda: works.done == [1, ("rls_too_slow", 1, 9, 8), 10])
+
+
+async def test_a_fault_and_what_is_given_up_behind_it_are_told_in_order(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "_MOST_WAITING", 1)
+    works.may_go_on.clear()
+    works.problems.append(ValueError("unexpected"))
+    works.lane.put(part(1))
+    await works.begun.wait()
+    for one in (2, 3, 4):
+        works.lane.put(part(one))
+    works.may_go_on.set()
+    await eventually(lambda: len(works.done) == 3)
+    assert works.done == [("rls_failed", None, 1, 1), ("rls_too_slow", None, 3, 2), 4]
+
+
+async def test_more_than_may_wait_is_taken_if_it_comes_at_once(
+    works: Works, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "_MOST_WAITING", 1)
+    works.lane.put(part(1, 2, 3))
+    await eventually(lambda: works.done == [1, 2, 3])
+
+
+@pytest.mark.parametrize("behind", [0, 1, 3])
+async def test_what_is_left_when_it_is_abandoned_is_one_loss(
+    works: Works, monkeypatch: pytest.MonkeyPatch, behind: int
+) -> None:
+    monkeypatch.setattr(lanes, "_MOST_WAITING", 2)
+    works.lane.put(part(1))
+    await eventually(lambda: works.done == [1])
+    works.may_go_on.clear()
+    works.begun.clear()
+    works.lane.put(part(2))
+    await works.begun.wait()
+    for one in range(behind):
+        works.lane.put(part(3 + one))
+    works.lane.abandon()
+    reason = "token_replaced" if behind < 3 else "rls_too_slow"
+    assert works.done == [1, (reason, 1, 2 + behind, 1 + behind)]
+
+
+async def test_one_with_nothing_left_is_abandoned_without_a_word(works: Works) -> None:
+    works.lane.put(part(1))
+    await eventually(lambda: works.done == [1])
+    works.lane.abandon()
+    assert works.done == [1]
