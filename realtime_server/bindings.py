@@ -56,11 +56,7 @@ class BindingIndex(Generic[G]):
         self._leaving: FilterIndex[tuple[G, Binding]] = FilterIndex(enums=enums, on_error=misfit)
 
     def add(self, owner: G, binding: Binding) -> None:
-        """Let a binding take part. Adding it again changes nothing.
-
-        Raises:
-            FilterError: if the table is known, and the filter does not fit it.
-        """
+        """Let a binding take part. Adding it again changes nothing."""
         if binding.filter is None:
             event = (binding.schema, binding.table, binding.event)
             self._plain.setdefault(event, {})[owner, binding] = None
@@ -68,7 +64,7 @@ class BindingIndex(Generic[G]):
             index = self._leaving if binding.leaves else self._filtered
             key = (binding.schema, binding.table)
             self._with_filter.setdefault(key, {})[owner, binding] = None
-            index.add((owner, binding), binding.schema, binding.table, binding.filter)
+            index.add((owner, binding), binding.schema, binding.table, binding.filter, wait=True)
 
     def remove(self, owner: G, binding: Binding) -> None:
         """Take a binding out. One that is not there is ignored."""

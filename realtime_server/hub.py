@@ -314,11 +314,7 @@ class Hub:
         group.add(subscription)
         for item in topic.filters if is_new else ():
             self._filtered.setdefault((item.schema, item.table), {})[topic] = None
-            try:
-                self._filters.add(topic, item.schema, item.table, item.filter)
-            except FilterError as exc:
-                # The index may know a table longer than we do.
-                self._note_topic_misfit(topic, exc)
+            self._filters.add(topic, item.schema, item.table, item.filter, wait=True)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Hand over nothing more. A subscription that is not there is ignored."""
@@ -360,10 +356,7 @@ class Hub:
         if group is None:
             group = self._bound[key] = _BoundGroup(*key)
             for binding in bindings:
-                try:
-                    self._bindings.add(group, binding)
-                except FilterError as exc:
-                    self._note_misfit(group, binding, exc)
+                self._bindings.add(group, binding)
         group.add(subscription)
 
     def _unbind(self, subscription: Subscription, bindings: tuple[Binding, ...]) -> None:

@@ -163,25 +163,45 @@ class FilterIndex(Generic[S]):
             for entry in table.entries.values()
         )
 
-    def add(self, subscription: S, schema: str, table: str, filter: Filter) -> None:
+    def add(
+        self, subscription: S, schema: str, table: str, filter: Filter, *, wait: bool = False
+    ) -> None:
         """Hand out the subscription with changes of the table that pass the filter.
 
+        Args:
+            subscription: whatever tells it from others.
+            schema: of the table.
+            table: its name.
+            filter: what the table's changes must pass.
+            wait: keep a filter, too, that does not fit the table as it is known: ``on_error``
+                is told at once, and it is typed again when the table shows other columns.
+                Otherwise it is refused, and nothing of it stays.
+
         Raises:
-            FilterError: if the table is known, and the filter does not fit it.
+            FilterError: if the table is known and the filter does not fit it, unless it is to
+                wait.
         """
         at = self._tables.get((schema, table)) or _Table()
         text = str(filter)
-        entry = at.entries.get(text)
-        if entry is None:
-            entry = _Entry(filter)
-            if at.scope is not None:
-                at.file(entry)
-            at.entries[text] = entry
-        elif at.scope is not None and entry.plan is None and filter.root is not None:
-            # Others wait with it for a table that it fits.
-            at.scope.plan(filter.root, filter.text)
+        known = at.entries.get(text)
+        entry: _Entry[S] = known or _Entry(filter)
+        misfit: FilterError | None = None
+        try:
+            if known is None:
+                if at.scope is not None:
+                    at.file(entry)
+            elif at.scope is not None and entry.plan is None and filter.root is not None:
+                # Others wait with it for a table that it fits.
+                at.scope.plan(filter.root, filter.text)
+        except FilterError as exc:
+            if not wait:
+                raise
+            misfit = exc
+        at.entries[text] = entry
         entry.subscriptions[subscription] = None
         self._tables[schema, table] = at
+        if misfit is not None and self._on_error is not None:
+            self._on_error(subscription, misfit)
 
     def remove(self, subscription: S, schema: str, table: str, filter: Filter) -> None:
         """Take a subscription out again. One that is not there is ignored."""

@@ -330,6 +330,22 @@ def test_a_table_that_appears_later_tells_the_channel_what_does_not_fit() -> Non
     assert hub.stats().filter_misfits == 2
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_filter_that_did_not_fit_when_it_came_is_tried_again_with_other_columns(
+    leaves: bool,
+) -> None:
+    hub = Hub()
+    known = bound(hub, wants(filter="id=eq.1", leaves=leaves))
+    hub.publish([INSERT])
+    assert known.frames == []
+    # Its join was checked before the table was known.
+    outbox = bound(hub, wants(filter="extra=eq.x", leaves=leaves))
+    assert [frame["event"] for frame in outbox.frames] == ["system"]
+    wider = make_relation(columns=[("id", "int8", True), ("extra", "text", False)])
+    hub.publish([insert(wider, "14", "x")])
+    assert [frame["event"] for frame in outbox.frames] == ["system", "postgres_changes"]
+
+
 # Coming and going.
 
 

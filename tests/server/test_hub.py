@@ -206,13 +206,14 @@ def test_a_filter_that_does_not_fit_the_table_is_told_once_it_is_known(
     # Who comes later is refused, or told at once.
     with pytest.raises(TopicError, match="cannot filter by"):
         hub.check_topic(Topic.parse(topic))
-    late = join(hub, f"{topic},id=eq.1")
+    late = join(hub, f"{topic},id=neq.1")
     assert [frame["event"] for frame in late.frames] == ["system"]
     assert hub.stats().filter_misfits == 2
-    # Another shape may do it justice.
+    # Another shape may do both justice.
     narrower = make_relation(columns=[("ID", "text", True), ("id", "text", True)])
     hub.publish([insert(narrower, "14", "x")])
     assert topics(outbox)[3:] == ["realtime:public:todos", topic]
+    assert topics(late)[1:] == [f"{topic},id=neq.1"]
 
 
 def test_of_the_tables_that_a_topic_may_mean_one_is_enough() -> None:

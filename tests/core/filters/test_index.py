@@ -322,3 +322,29 @@ def test_nothing_leaves_when_the_new_row_cannot_be_judged() -> None:
     index = index_of("m=eq.5", "m=lt.9", "or(id.eq.1,m.eq.5)", "id=eq.1", "id=neq.2")
     change = update(of, row(of, "2", "5,00 €"), row(of, "1", "$5.00"))
     assert index.transitions(change) == [("id=eq.1", Match.LEAVES), ("id=neq.2", Match.LEAVES)]
+
+
+@pytest.mark.parametrize("present", [False, True])
+def test_a_filter_that_does_not_fit_may_wait_until_the_table_has_other_columns(
+    present: bool,
+) -> None:
+    told: list[tuple[str, str]] = []
+    index = index_of("id=eq.1", on_error=lambda name, error: told.append((name, error.problem)))
+    filter = parse_filter("extra=eq.x")
+    if present:
+        index.add("early", "public", "t", filter)
+    index.match(insert(T, "1", None, None))
+    told.clear()
+    index.add("ann", "public", "t", filter, wait=True)
+    assert told == [("ann", "public.t has no column 'extra'; it has id, name, v")]
+    assert index.match(insert(T, "1", None, None)) == ["id=eq.1"]
+    wider = relation(id="int4", extra="text")
+    found = ["early", "ann"] if present else ["ann"]
+    assert index.match(insert(wider, "2", "x")) == found
+    # And again where it does not fit.
+    assert index.match(insert(T, "1", None, None)) == ["id=eq.1"]
+    index.remove("ann", "public", "t", filter)
+    assert index.match(insert(wider, "2", "x")) == found[:-1]
+    index.remove("early", "public", "t", filter)
+    index.remove("id=eq.1", "public", "t", parse_filter("id=eq.1"))
+    assert index._tables == {}
