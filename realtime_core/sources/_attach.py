@@ -135,6 +135,24 @@ async def attach(
         SourceError: if that fails, saying why.
         PositionMismatchError: if ``start_at`` belongs to another stream.
     """
+    arguments = (settings, plugin, name, former, suspicion, connected)
+    try:
+        return await _attempt(*arguments)
+    except SlotLostError as exc:
+        if exc.sqlstate is None:
+            raise
+    # PostgreSQL's word: it was lost after it was looked at. Looking again tells why.
+    return await _attempt(*arguments)
+
+
+async def _attempt(
+    settings: StreamSettings,
+    plugin: OutputPlugin,
+    name: str,
+    former: Former | None,
+    suspicion: GapReason | None,
+    connected: Callable[[ReplicationConnection], None],
+) -> Attachment:
     connection = await ReplicationConnection.connect(
         settings.dsn, name, sender_timeout=settings.sender_timeout
     )

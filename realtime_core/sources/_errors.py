@@ -11,6 +11,7 @@ from typing import Final
 
 from psycopg import Error
 
+from ..changes import GapReason
 from ..errors import (
     AuthenticationError,
     ConnectionLostError,
@@ -28,6 +29,8 @@ __all__ = ["connection_failed", "translate"]
 _PID: Final = re.compile(r"PID (\d+)")
 # In English; in another language the error is a more general one.
 _NOT_ALLOWED: Final = re.compile(r'library "(.+)" may not be used as an output plugin')
+# In any language: where PostgreSQL says that a WAL segment is gone.
+_READS_WAL: Final = frozenset({"walsender.c", "xlog.c"})
 _NOT_INSTALLED: Final = re.compile(r'could not access file "(wal2json)"')
 
 # Permanent until somebody acts; everything else that keeps us out may pass.
@@ -72,7 +75,17 @@ def connection_failed(exc: Error) -> SourceError:
 
 def translate(exc: Error, slot: str) -> SourceError:
     """Say what an error during a command or the stream means."""
-    error = _translated(exc.sqlstate or "", _one_line(str(exc)), slot)
+    text = _one_line(str(exc))
+    error: SourceError
+    if exc.sqlstate == "58P01" and exc.diag.source_file in _READS_WAL:
+        error = SlotLostError(
+            slot,
+            f"slot {slot!r} cannot go on ({text}); the changes in it are lost: drop the slot "
+            "with SELECT pg_drop_replication_slot(…) to start anew",
+            GapReason.WAL_REMOVED,
+        )
+    else:
+        error = _translated(exc.sqlstate or "", text, slot)
     error.sqlstate = exc.sqlstate
     return error
 

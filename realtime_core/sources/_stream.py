@@ -23,7 +23,13 @@ from types import TracebackType
 from typing import Final, Self, Unpack
 
 from ..changes import Begin, Event, Gap, GapReason, Idle
-from ..errors import PositionMismatchError, RealtimeError, SlotInUseError, SourceError
+from ..errors import (
+    PositionMismatchError,
+    RealtimeError,
+    SlotInUseError,
+    SlotLostError,
+    SourceError,
+)
 from ..lsn import LSN
 from ..positions import Position, StreamIdentity
 from ..replication.progress import Place
@@ -485,6 +491,8 @@ class StreamSource(EventQueue):
         if exc.sqlstate == _UNDEFINED_OBJECT:
             # Attaching checks that the publication is there now, and so newer than the slot.
             self._suspicion = GapReason.SLOT_OLDER_THAN_PUBLICATION
+        elif isinstance(exc, SlotLostError) and exc.reason is not None:
+            self._suspicion = exc.reason
         elif not (exc.transient or self._settings.persistent):
             raise exc
         logger.warning("stream interrupted: %s", exc)

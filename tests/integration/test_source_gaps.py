@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from realtime_core import (
     ensure_slot,
     slot_status,
 )
+from realtime_core.sources._connection import ReplicationConnection
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.source_helpers import (
     confirmed,
@@ -163,6 +165,63 @@ async def test_wal_removed_under_a_running_stream_is_a_gap(short_of_wal: Databas
         assert the_gap(gap).after == position_of(first)
         insert(short_of_wal, 2)
         assert ids(await take(source, 1)) == [2]
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+async def test_wal_removed_while_a_source_attaches_is_a_gap(
+    short_of_wal: Database, monkeypatch: pytest.MonkeyPatch, attempt: int
+) -> None:
+    """After the slot was looked at, and before the stream begins."""
+    database = short_of_wal
+    slot = unique_name("slot")
+    await read_and_ack(database, slot, 1)
+    start = ReplicationConnection.start
+    starts = count(1)
+
+    async def late(self: ReplicationConnection, *arguments: Any) -> None:
+        if next(starts) == attempt:
+            remove_wal(database)
+        await start(self, *arguments)
+
+    monkeypatch.setattr(ReplicationConnection, "start", late)
+    async with open_source(database, slot=slot, **GO_ON) as source:
+        if attempt > 1:
+            kill_walsenders(database)
+        (gap,) = await take(source, 1)
+        assert the_gap(gap).reason is GapReason.WAL_REMOVED
+        insert(database, 2)
+        assert ids(await take(source, 1)) == [2]
+
+
+def remove_segment(database: Database, slot: str) -> None:
+    """Make room on the disk by hand, of which the slot knows nothing."""
+    wal = database.server.embedded.data_dir / "pg_wal"
+    query = "select pg_walfile_name(restart_lsn) from pg_replication_slots where slot_name = %s"
+    ((segment,),) = database.execute(query, (slot,))
+    # It is not the one that is written to any more.
+    remove_wal(database)
+    (wal / segment).unlink()
+
+
+@pytest.mark.parametrize("settings", [{}, {"on_gap": "continue"}, GO_ON])
+async def test_wal_that_is_found_missing_in_the_stream_is_a_gap(
+    table: Database, settings: dict[str, Any]
+) -> None:
+    slot = unique_name("slot")
+    await read_and_ack(table, slot, 1)
+    insert(table, 2)
+    remove_segment(table, slot)
+    async with open_source(table, slot=slot, **settings) as source:
+        if settings is not GO_ON:
+            with pytest.raises(SlotLostError, match="wal_removed") as caught:
+                await take(source, 1)
+            assert caught.value.reason is GapReason.WAL_REMOVED
+            assert await slot_status(table.dsn, slot) is not None
+            return
+        (gap,) = await take(source, 1)
+        assert the_gap(gap).reason is GapReason.WAL_REMOVED
+        insert(table, 3)
+        assert ids(await take(source, 1)) == [3]
 
 
 async def slot_before_publication(database: Database) -> str:
