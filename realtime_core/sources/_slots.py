@@ -126,6 +126,11 @@ async def _mention_blockers(dsn: Dsn, name: str, pid: int) -> None:
                 facts = await catalog.server_facts(connection)
         except SourceError as exc:
             who = f"cannot ask for which ({exc})"
+        except Exception:
+            # A function that is asked for the DSN may raise anything, and nobody waits for this
+            # task: it would watch no more, without a word.
+            logger.exception("cannot look at what slot %r waits for", name)
+            who = "cannot ask for which"
         else:
             who = ", ".join(map(str, found)) or "none is seen now"
             if facts.in_recovery:

@@ -161,6 +161,29 @@ async def test_who_a_new_slot_waits_for_is_named(
     assert await soon(attaching) == [1]
 
 
+async def test_a_slot_that_waits_is_mentioned_even_if_nobody_can_be_asked_for_whom(
+    table: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_slots, "_PATIENCE", 0.1)
+    slot = unique_name("slot")
+    answers = iter([table.dsn])
+
+    async def dsn() -> str:
+        for answer in answers:
+            return answer
+        raise LookupError("the vault is closed")
+
+    with table.connect() as connection:
+        connection.execute("begin")
+        connection.execute("insert into item values (0, 'not committed')")
+        making = asyncio.create_task(ensure_slot(dsn, slot))
+        # Each time anew.
+        await eventually(lambda: caplog.text.count(f"slot '{slot}' is not made yet") > 1)
+        connection.execute("rollback")
+    await soon(making)
+    assert "LookupError: the vault is closed" in caplog.text
+
+
 async def test_a_prepared_transaction_that_a_new_slot_waits_for_is_named(
     table: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
