@@ -8,6 +8,7 @@ noted; their changes are left out when the rest is handed over.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -43,7 +44,8 @@ HoldableMessage = (
     InsertMessage | UpdateMessage | DeleteMessage | TruncateMessage | LogicalMessageMessage
 )
 
-# What is spilled, and read back, at a time: few bytes, since the copy needs memory too.
+# What is spilled, and read back, at a time, or one change if that is larger. Few, since nothing
+# else runs meanwhile, and the copy needs memory too: 1 or 2 ms.
 _BLOCK: Final = 1000
 _BLOCK_BYTES: Final = 1024 * 1024
 
@@ -75,7 +77,9 @@ class HeldTransaction:
         """Bytes of changes held in memory, about."""
         self._store = store
         self._spill: Spill | None = None
-        self._held: list[Held] = []
+        # In blocks, and their bytes; the last ones still grow.
+        self._blocks: deque[list[Held]] = deque()
+        self._sizes: deque[int] = deque()
         self._aborted: set[int] = set()
         self._known: list[Relation] = []
         self._numbers: dict[Relation, int] = {}
@@ -109,7 +113,13 @@ class HeldTransaction:
             case LogicalMessageMessage():
                 held = ("M", xid, int(message.lsn), message.prefix, message.content)
                 size += _size((message.prefix, message.content))
-        self._held.append(held)
+        blocks, sizes = self._blocks, self._sizes
+        if blocks and len(blocks[-1]) < _BLOCK and sizes[-1] + size <= _BLOCK_BYTES:
+            blocks[-1].append(held)
+            sizes[-1] += size
+        else:
+            blocks.append([held])
+            sizes.append(size)
         self.memory += size
         return size
 
@@ -119,20 +129,19 @@ class HeldTransaction:
         self.relations.abort(subxid)
 
     def spill(self) -> int:
-        """Move what is in memory to the store; return how many bytes that frees, about.
+        """Move the oldest block to the store; return how many bytes that frees, about.
 
         Raises:
             SpillError: if it cannot be stored.
         """
         if self._spill is None:
             self._spill = self._store.open()
-        kept = [held for held in self._held if held[1] not in self._aborted]
-        block = max(1, min(_BLOCK, len(self._held) * _BLOCK_BYTES // max(1, self.memory)))
-        for start in range(0, len(kept), block):
-            self._spill.write([_packed(held) for held in kept[start : start + block]])
-        freed = self.memory
-        self._held.clear()
-        self.memory = 0
+        kept = [_packed(held) for held in self._blocks[0] if held[1] not in self._aborted]
+        if kept:
+            self._spill.write(kept)
+        self._blocks.popleft()
+        freed = self._sizes.popleft()
+        self.memory -= freed
         return freed
 
     def replay(self, transaction: Transaction, end_lsn: LSN) -> Iterator[Change | Begin | Commit]:
@@ -155,7 +164,8 @@ class HeldTransaction:
 
     def close(self) -> None:
         """Forget everything."""
-        self._held.clear()
+        self._blocks.clear()
+        self._sizes.clear()
         if self._spill is not None:
             self._spill.close()
             self._spill = None
@@ -164,7 +174,8 @@ class HeldTransaction:
         if self._spill is not None:
             for held in self._spill.read():
                 yield _unpacked(held)
-        yield from self._held
+        for block in self._blocks:
+            yield from block
 
     def _change(self, held: Held, transaction: Transaction, index: int) -> Change:
         match held:

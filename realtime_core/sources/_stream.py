@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
 from random import Random
+from time import monotonic
 from types import TracebackType
 from typing import Final, Self, Unpack
 
@@ -68,6 +69,8 @@ _SILENCE: Final = 60.0
 """Seconds of silence after which a server without wal_sender_timeout is given up."""
 _CHUNK: Final = 256
 """Events that are decoded ahead, at most: a transaction that was held comes lazily."""
+_TURN: Final = 0.002
+"""Seconds for which they are decoded, at most, before others get a turn."""
 _UNDEFINED_OBJECT: Final = "42704"
 
 
@@ -202,6 +205,8 @@ class StreamSource(EventQueue):
         if self._closed:
             raise StopAsyncIteration
         if self._take_rest():
+            # A transaction that was held may be of any length, and is not waited for.
+            await asyncio.sleep(0)
             return
         connection = self._connection
         if connection is None:
@@ -225,8 +230,12 @@ class StreamSource(EventQueue):
     def _take_rest(self) -> bool:
         """Queue more of what was read; return whether there was more."""
         before = len(self._queue)
+        until = monotonic() + _TURN
         try:
-            self._queue.extend(islice(self._rest, _CHUNK))
+            for event in islice(self._rest, _CHUNK):
+                self._queue.append(event)
+                if monotonic() > until:
+                    break
         except RealtimeError as exc:
             # What came before it is good and goes out first.
             self._error = exc

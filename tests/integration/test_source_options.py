@@ -102,6 +102,35 @@ async def test_a_streamed_transaction_that_was_cut_off_is_neither_lost_nor_repea
         assert received + ids(await take(source, 1)) == [*range(1, MANY + 1), 9001]
 
 
+async def test_others_get_their_turn_while_a_large_transaction_is_read(
+    table: Database, small_work_mem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if its consumer waits for nothing."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    source = PgoutputSource(
+        small_work_mem, publications=["shop"], streaming="on", max_memory=10_000
+    )
+    async with source:
+        table.execute(BULK)
+        received = ids(await take(source, 1))
+        other = asyncio.create_task(others())
+        # Nor is that left to what changes cost: now each has its own turn.
+        monkeypatch.setattr(_stream, "_TURN", -1)
+        before = turns
+        while len(received) < MANY:
+            received += ids([await anext(source)])
+        assert received == list(range(1, MANY + 1))
+        assert turns - before >= MANY - _stream._CHUNK
+        other.cancel()
+
+
 async def test_a_batch_of_a_streamed_transaction_is_bounded(
     table: Database, small_work_mem: str
 ) -> None:

@@ -327,6 +327,7 @@ class FullStore:
 
     def __init__(self, writes: int) -> None:
         self.writes = writes
+        self.sizes: list[int] = []
         self.closed = 0
 
     def open(self) -> Spill:
@@ -339,6 +340,7 @@ class FullSpill:
         self._held: list[Held] = []
 
     def write(self, held: list[Held]) -> None:
+        self._store.sizes.append(len(held))
         self._store.writes -= 1
         if self._store.writes < 0:
             raise SpillError("no room")
@@ -349,6 +351,27 @@ class FullSpill:
 
     def close(self) -> None:
         self._store.closed += 1
+
+
+@pytest.mark.parametrize(("text", "most"), [("x", 1000), ("x" * 10_000, 101), ("x" * 2**20, 1)])
+def test_memory_is_moved_to_the_disk_in_small_parts_as_it_is_needed(text: str, most: int) -> None:
+    """Nothing else runs meanwhile: 64 MB at once take more than 100 ms."""
+    store = FullStore(writes=1000)
+    assembler = Assembler(max_memory=4 * 2**20, spill_store=store)
+    feed(assembler, *start())
+    count = 3 * 4 * 2**20 // (len(text) + 400)
+    for number in range(count):
+        before = len(store.sizes)
+        feed(assembler, row(number, text))
+        # A block makes room for the next one.
+        assert len(store.sizes) - before <= 1
+    assert len(store.sizes) > 2
+    assert max(store.sizes) == most
+    # What is still in memory comes last.
+    events = feed(assembler, STOP, COMMIT)
+    assert [event.record["id"] for event in events if isinstance(event, Insert)] == [
+        str(number) for number in range(count)
+    ]
 
 
 def test_a_full_disk_hands_nothing_over_and_ends_the_assembler() -> None:
