@@ -93,8 +93,8 @@ class StreamSource(EventQueue):
         self._decoder: PayloadDecoder
         self._feedback: Feedback
         self._slot: str | None = None
-        # What was read and is not decoded yet.
-        self._rest: Iterator[Event] = iter(())
+        # What was read and is not decoded yet; None for what is not handed over.
+        self._rest: Iterator[Event | None] = iter(())
 
         # What outlives connections.
         self._meter = Meter()
@@ -191,11 +191,14 @@ class StreamSource(EventQueue):
 
     async def _read_commit(self, connection: ReplicationConnection) -> None:
         """Read the end of a transaction whose last change may be acknowledged already."""
-        self._queue.extend(islice(self._rest, _CHUNK))
+        self._queue.extend(islice(self._left(), _CHUNK))
         while self._decoder.in_transaction and not self._queue:
             payloads = await connection.read()
             self._rest = self._events(payloads, self._decoder, self._sequence)
-            self._queue.extend(islice(self._rest, _CHUNK))
+            self._queue.extend(islice(self._left(), _CHUNK))
+
+    def _left(self) -> Iterator[Event]:
+        return (event for event in self._rest if event is not None)
 
     # Reading
 
@@ -229,22 +232,24 @@ class StreamSource(EventQueue):
 
     def _take_rest(self) -> bool:
         """Queue more of what was read; return whether there was more."""
-        before = len(self._queue)
+        was_more = False
         until = monotonic() + _TURN
         try:
             for event in islice(self._rest, _CHUNK):
-                self._queue.append(event)
+                was_more = True
+                if event is not None:
+                    self._queue.append(event)
                 if monotonic() > until:
                     break
         except RealtimeError as exc:
             # What came before it is good and goes out first.
             self._error = exc
-        return len(self._queue) > before
+        return was_more
 
     def _events(
         self, payloads: list[memoryview], decoder: PayloadDecoder, sequence: Sequence
-    ) -> Iterator[Event]:
-        """Decode CopyData payloads; yield what is new."""
+    ) -> Iterator[Event | None]:
+        """Decode CopyData payloads; yield what is new and wanted, and None for all else."""
         accept = sequence.accept
         rest = iter(payloads)
         keepalives: list[memoryview] = []
@@ -260,8 +265,7 @@ class StreamSource(EventQueue):
 
         while True:
             for event in decoder.decode(messages()):
-                if accept(event):
-                    yield event
+                yield event if accept(event) else None
             if not keepalives:
                 return
             message = parse_copy_data(keepalives.pop())

@@ -102,32 +102,58 @@ async def test_a_streamed_transaction_that_was_cut_off_is_neither_lost_nor_repea
         assert received + ids(await take(source, 1)) == [*range(1, MANY + 1), 9001]
 
 
+class Turns:
+    """What another task gets of the event loop."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    async def take(self) -> None:
+        while True:
+            self.taken += 1
+            await asyncio.sleep(0)
+
+
 async def test_others_get_their_turn_while_a_large_transaction_is_read(
     table: Database, small_work_mem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if its consumer waits for nothing."""
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
+    turns = Turns()
     source = PgoutputSource(
         small_work_mem, publications=["shop"], streaming="on", max_memory=10_000
     )
     async with source:
         table.execute(BULK)
         received = ids(await take(source, 1))
-        other = asyncio.create_task(others())
+        other = asyncio.create_task(turns.take())
         # Nor is that left to what changes cost: now each has its own turn.
         monkeypatch.setattr(_stream, "_TURN", -1)
-        before = turns
+        before = turns.taken
         while len(received) < MANY:
             received += ids([await anext(source)])
         assert received == list(range(1, MANY + 1))
-        assert turns - before >= MANY - _stream._CHUNK
+        assert turns.taken - before >= MANY - _stream._CHUNK
+        other.cancel()
+
+
+async def test_others_get_their_turn_while_a_large_transaction_is_left_out(
+    table: Database, small_work_mem: str
+) -> None:
+    source = PgoutputSource(
+        small_work_mem,
+        publications=["shop"],
+        streaming="on",
+        filter=f"or(id.eq.1,id.eq.{MANY})",
+        boundaries=True,
+    )
+    turns = Turns()
+    async with source:
+        table.execute(BULK)
+        assert ids(await take(source, 2)) == [1]
+        other = asyncio.create_task(turns.take())
+        before = turns.taken
+        assert ids(await take(source, 1)) == [MANY]
+        assert turns.taken - before >= MANY // _stream._CHUNK - 1
         other.cancel()
 
 
