@@ -17,7 +17,8 @@ them off; the few who are slow are not waited for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import repeat
 from operator import itemgetter
 from typing import Final, Protocol, TypeAlias
 
@@ -31,6 +32,8 @@ _MOST_BYTES: Final = 64 * 1024
 """Joined, about: a write should fit into what the kernel takes at once."""
 _MUCH: Final = _MOST_BYTES // 4
 """Bytes after which it is worth a look whether those who got them are behind."""
+_RUN: Final = 32 * 1024
+"""Bytes that are written without a look at the clock, to one outbox at least."""
 _PAUSE: Final = 0.005
 _MOST_PAUSES: Final = 20
 """So many seconds, so often, those who are behind are waited for: 0.1 s for each write, in which
@@ -80,11 +83,15 @@ class Dispatch:
 
     Args:
         clock: seconds.
+        version: changes whenever somebody may have left. As long as it does not, nobody is asked
+            whether he is still there.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], version: Callable[[], int]) -> None:
         self._clock = clock
         self._until = clock() + SLICE
+        self._version = version
+        self._begun_with = version()
         # By the members' identity. They are kept, so it is theirs alone.
         self._shares: dict[int, _Share] = {}
         self._count = 0
@@ -105,30 +112,55 @@ class Dispatch:
 
     def hand_out(self) -> Iterator[float]:
         """Write everything; whenever a slice is over, say for how many seconds to give way."""
-        recipients = _recipients(self._shares.values())
-        is_much = self._bytes >= _MUCH
+        size = self._bytes
+        recipients, turns = _turns(tuple(self._shares.values()))
         self._shares, self._bytes = {}, 0
         clock = self._clock
         joined: dict[_Shares, Frames] = {}
-        for outbox, shares in recipients.items():
-            for share in shares:
-                if not share.members[outbox].is_open:
-                    shares = tuple(one for one in shares if one.members[outbox].is_open)
-                    break
-            if not shares:
-                continue
-            frames = joined.get(shares)
-            if frames is None:
-                frames = joined[shares] = _join(shares)
+        most_at_once = _RUN // (size + 1) + 1
+        at_once = 0
+        last: _Shares = ()
+        frames = _join(last)
+        are_all_there = self._version() == self._begun_with
+        for outbox, shares in turns:
+            if not are_all_there:
+                shares = _open_ones(outbox, shares)
+                if not shares:
+                    continue
+            if shares is not last:
+                last = shares
+                if shares not in joined:
+                    joined[shares] = _join(shares)
+                frames = joined[shares]
             outbox.write(frames)
-            if clock() >= self._until:
-                yield 0.0
-                self._until = clock() + SLICE
-        for _ in range(_MOST_PAUSES if is_much else 0):
+            at_once += 1
+            if at_once >= most_at_once:
+                at_once = 0
+                if clock() >= self._until:
+                    yield 0.0
+                    self._until = clock() + SLICE
+                    are_all_there = self._version() == self._begun_with
+        for _ in range(_MOST_PAUSES if size >= _MUCH else 0):
             if 2 * sum(outbox.is_behind for outbox in recipients) <= len(recipients):
                 break
             yield _PAUSE
             self._until = clock() + SLICE
+
+
+def _turns(shares: _Shares) -> tuple[Collection[Outbox], Iterable[tuple[Outbox, _Shares]]]:
+    """Return all who get something, and each with its shares."""
+    if len(shares) == 1:
+        members = shares[0].members
+        return members, zip(members, repeat(shares))
+    found = _recipients(shares)
+    return found, found.items()
+
+
+def _open_ones(outbox: Outbox, shares: _Shares) -> _Shares:
+    """Return those shares that an outbox still is to get."""
+    if all(share.members[outbox].is_open for share in shares):
+        return shares
+    return tuple(share for share in shares if share.members[outbox].is_open)
 
 
 def _recipients(all_shares: Iterable[_Share]) -> dict[Outbox, _Shares]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import cached_property
 from struct import Struct
 from typing import Final
 
@@ -68,13 +69,9 @@ class TextFrame:
 class Frames:
     """Messages that go out together, in order."""
 
-    __slots__ = ("_deflated", "_frames", "_plain", "count")
-
     def __init__(self, frames: Sequence[TextFrame]) -> None:
         self.count = len(frames)
         self._frames = frames
-        self._plain: bytes | None = None
-        self._deflated: bytes | None = None
 
     @classmethod
     def of(cls, payload: bytes) -> Frames:
@@ -86,19 +83,15 @@ class Frames:
         """The messages without frames around them."""
         return [frame.payload for frame in self._frames]
 
-    @property
+    @cached_property
     def plain(self) -> bytes:
         """All frames, for a client without compression."""
-        if self._plain is None:
-            parts: list[bytes] = []
-            for frame in self._frames:
-                parts += (_head(_FIN_TEXT, len(frame.payload)), frame.payload)
-            self._plain = b"".join(parts)
-        return self._plain
+        parts: list[bytes] = []
+        for frame in self._frames:
+            parts += (_head(_FIN_TEXT, len(frame.payload)), frame.payload)
+        return b"".join(parts)
 
-    @property
+    @cached_property
     def deflated(self) -> bytes:
         """All frames, for a client that agreed on permessage-deflate."""
-        if self._deflated is None:
-            self._deflated = b"".join([frame.deflated for frame in self._frames])
-        return self._deflated
+        return b"".join([frame.deflated for frame in self._frames])

@@ -5,13 +5,16 @@ wait: it parses as many as come, and writes a pong for each ping whether the cli
 them or not. What arrives in one piece may be tens of thousands of frames, and everybody
 else waits while they are parsed; so they are parsed in slices, and counted. And what it
 cannot read as a request at all, it would close without an answer.
+
+It also says when something changes that decides whether frames may be written past it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import InvalidMessage
@@ -31,6 +34,15 @@ _MALFORMED: Final = """\
 The request is not what HTTP/1.1 (RFC 9112) and RFC 6455 ask for; an upgrade has no body, at \
 most 128 headers, and no line of more than 8192 bytes.
 """
+_TELLING: Final = ("send_data", "pause_writing", "resume_writing", "connection_lost")
+
+
+class Told(Protocol):
+    """One who is told of changes."""
+
+    def update(self) -> None:
+        """Something may have changed: the state, what waits, whether a message is under way."""
+        ...
 
 
 class GuardedConnection(ServerConnection):
@@ -47,6 +59,9 @@ class GuardedConnection(ServerConnection):
         options: of websockets' connection.
     """
 
+    tells = all(map(partial(hasattr, ServerConnection), _TELLING))
+    """Whether the library is one of which all changes are noticed."""
+
     def __init__(
         self,
         *arguments: Any,
@@ -58,7 +73,7 @@ class GuardedConnection(ServerConnection):
         on_lost: Callable[[], None],
         **options: Any,
     ) -> None:
-        super().__init__(*arguments, **options)
+        super().__init__(*arguments, **options | {"write_limit": 0})
         self._rate = Rate(frames_per_second, self.loop.time())
         self._frames_per_second = frames_per_second
         self._max_unread = max_unread_bytes
@@ -68,6 +83,8 @@ class GuardedConnection(ServerConnection):
         self._on_lost = on_lost
         self._cost = 0
         self._is_malformed = False
+        self.outbox: Told | None = None
+        """Told when frames may be written past the connection no more, or again."""
 
     def process_event(self, event: Event) -> None:
         if isinstance(event, Frame):
@@ -91,10 +108,28 @@ class GuardedConnection(ServerConnection):
                 answer = self.protocol.reject(HTTPStatus.BAD_REQUEST, _MALFORMED)
                 self.transport.write(answer.serialize())
         super().send_data()
+        # Whatever changes the connection's state, or begins a fragmented message, comes here.
+        self._tell()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._tell()
         self._on_lost()
+
+    # It writes nothing into a buffer of its own, so it is paused as long as the transport's is
+    # not empty (see asyncio's "Flow Control Callbacks"): that is what ``write_limit=0`` is for.
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._tell()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.outbox is not None:
+            self.outbox.update()
 
     def _check(self) -> None:
         if not self._rate.take(self.loop.time(), self._cost):

@@ -391,7 +391,7 @@ class Hub:
 
     def writing(self, messages: Messages) -> Iterator[float]:
         """Hand messages out in the same way. They may be thought of as they are asked for."""
-        dispatch = Dispatch(self._clock)
+        dispatch = Dispatch(self._clock, lambda: self.version)
         for members, message in messages:
             dispatch.add(members, message)
             if dispatch.is_due():

@@ -33,7 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ROOM = 4 << 20, IN_FLIGHT = 64 };
+enum { ROOM = 4 << 20, IN_FLIGHT = 64, AWAKE_US = 300 };
 
 typedef struct {
     int fd, joined, upgraded, stalled, heartbeats;
@@ -369,7 +369,8 @@ int main(int argc, char **argv) {
                 epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer, &event);
             }
         }
-        int ready = epoll_wait(epoll_fd, events, 1024, -1);
+        int awake = now(CLOCK_MONOTONIC) - last_at < AWAKE_US;
+        int ready = epoll_wait(epoll_fd, events, 1024, awake ? 0 : -1);
         for (int each = 0; each < ready; each++) {
             void *what = events[each].data.ptr;
             if (what == &epoll_fd) {

@@ -11,6 +11,8 @@ import pytest
 from realtime_server.dispatch import SLICE, Dispatch, Outbox, give_way
 from tests.server_helpers import RecordingOutbox, texts
 
+LARGE = b"x" * 40_000
+
 
 class Clock:
     """Goes on when it is told to; with a step, also each time that it is read."""
@@ -29,6 +31,25 @@ class Someone:
     is_open: bool = True
 
 
+class Version:
+    """Of the subscriptions: grows when somebody leaves."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+    def leave(self, *leavers: Someone) -> None:
+        for leaver in leavers:
+            leaver.is_open = False
+        self.now += 1
+
+
+def begin(clock: Clock | None = None, version: Version | None = None) -> Dispatch:
+    return Dispatch(clock or Clock(), version or Version())
+
+
 def members(*outboxes: RecordingOutbox) -> dict[Outbox, Someone]:
     return {outbox: Someone() for outbox in outboxes}
 
@@ -40,7 +61,7 @@ def written(outbox: RecordingOutbox) -> list[list[str]]:
 
 @pytest.fixture
 def dispatch() -> Dispatch:
-    return Dispatch(Clock())
+    return begin()
 
 
 def test_each_outbox_is_written_to_once_whatever_there_is(dispatch: Dispatch) -> None:
@@ -56,7 +77,7 @@ def test_each_outbox_is_written_to_once_whatever_there_is(dispatch: Dispatch) ->
 def test_all_who_get_the_same_are_written_the_same_object() -> None:
     outboxes = RecordingOutbox(), RecordingOutbox()
     group = members(*outboxes)
-    dispatch = Dispatch(Clock())
+    dispatch = begin()
     dispatch.add(group, b"one")
     dispatch.add(group, b"two")
     list(dispatch.hand_out())
@@ -86,36 +107,53 @@ def test_nothing_is_handed_out_twice(dispatch: Dispatch) -> None:
 
 def test_it_gives_way_when_its_slice_is_over_and_goes_on_where_it_stood() -> None:
     clock = Clock(SLICE / 3.5)
-    dispatch = Dispatch(clock)
+    dispatch = begin(clock)
     outboxes = [RecordingOutbox() for _ in range(10)]
-    dispatch.add(members(*outboxes), b"x")
+    # So large that it looks at the clock after each.
+    dispatch.add(members(*outboxes), LARGE)
     served = [sum(map(bool, (outbox.writes for outbox in outboxes)))]
     for _ in dispatch.hand_out():
         served.append(sum(map(bool, (outbox.writes for outbox in outboxes))))
     assert served == [0, 4, 8]
-    assert all(written(outbox) == [["x"]] for outbox in outboxes)
+    assert all(written(outbox) == [[LARGE.decode()]] for outbox in outboxes)
 
 
-def test_who_leaves_while_it_gives_way_gets_nothing_more() -> None:
-    dispatch = Dispatch(Clock(SLICE))
-    first, leaver, last = (RecordingOutbox() for _ in range(3))
-    group, other = members(first, leaver, last), members(last)
-    dispatch.add(group, b"x")
-    dispatch.add(other, b"y")
+def test_it_looks_at_the_clock_after_so_many_bytes() -> None:
+    clock = Clock(SLICE)
+    dispatch = begin(clock)
+    outboxes = [RecordingOutbox() for _ in range(100)]
+    dispatch.add(members(*outboxes), b"x" * 1000)
     handing_out = dispatch.hand_out()
     next(handing_out)
-    group[leaver].is_open = group[last].is_open = False
+    served = sum(map(bool, (outbox.writes for outbox in outboxes)))
+    assert 20 <= served <= 40
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_who_leaves_while_it_gives_way_gets_nothing_more(others: bool) -> None:
+    version = Version()
+    dispatch = begin(Clock(SLICE), version)
+    first, leaver, last = (RecordingOutbox() for _ in range(3))
+    group, other = members(first, leaver, last), members(last)
+    dispatch.add(group, LARGE)
+    if others:
+        dispatch.add(other, b"y")
+    handing_out = dispatch.hand_out()
+    next(handing_out)
+    version.leave(group[leaver], group[last])
     list(handing_out)
-    assert written(first) == [["x"]]
+    assert written(first) == [[LARGE.decode()]]
     assert written(leaver) == []
-    assert written(last) == [["y"]]
+    assert written(last) == ([["y"]] if others else [])
 
 
-def test_who_left_before_it_was_handed_out_gets_nothing(dispatch: Dispatch) -> None:
+def test_who_left_before_it_was_handed_out_gets_nothing() -> None:
+    version = Version()
+    dispatch = begin(version=version)
     stays, leaver = RecordingOutbox(), RecordingOutbox()
     group = members(stays, leaver)
     dispatch.add(group, b"x")
-    group[leaver].is_open = False
+    version.leave(group[leaver])
     list(dispatch.hand_out())
     assert (written(stays), written(leaver)) == ([["x"]], [])
 
@@ -174,7 +212,7 @@ async def test_a_cancellation_waits_for_the_end_of_the_steps() -> None:
 
 def test_it_is_due_when_there_is_enough_or_its_slice_is_over() -> None:
     clock = Clock()
-    dispatch = Dispatch(clock)
+    dispatch = begin(clock)
     group = members(RecordingOutbox())
     assert not dispatch.is_due()
     dispatch.add(group, b"x" * 40_000)

@@ -461,7 +461,8 @@ def test_who_comes_while_a_batch_is_published_gets_what_is_published_after_that(
     ticks = itertools.count(1)
     hub = Hub(clock=lambda: next(ticks) * SLICE)
     first, second = join(hub, "realtime:*"), join(hub, "realtime:*")
-    publishing = hub.publishing(insert(TODOS, str(number), "x") for number in range(3))
+    text = "x" * 40_000
+    publishing = hub.publishing(insert(TODOS, str(number), text) for number in range(3))
     next(publishing)
     late = join(hub, "realtime:*")
     list(publishing)

@@ -17,17 +17,41 @@ from websockets.extensions.permessage_deflate import (
 )
 
 from realtime_server.frames import Frames, TextFrame
+from realtime_server.guard import GuardedConnection
 from realtime_server.listener import deflate_factory
 from realtime_server.outbox import OutboxCounters, SocketOutbox
 from tests.server_helpers import DEADLINE
 from tests.waiting import eventually
 
+MAX_BYTES = 1 << 20
 LONG = json.dumps({"text": "so long " * 1000})
+
+
+def guarded(*arguments: Any, **options: Any) -> GuardedConnection:
+    return GuardedConnection(
+        *arguments,
+        frames_per_second=1000,
+        max_unread_bytes=MAX_BYTES,
+        on_flood=pytest.fail,
+        on_unread=pytest.fail,
+        on_malformed=pytest.fail,
+        on_lost=lambda: None,
+        **options,
+    )
+
+
+@pytest.fixture(params=[guarded, ServerConnection])
+def connection_class(request: pytest.FixtureRequest) -> Any:
+    """One that says when something changes, and one that is asked each time."""
+    return request.param
 
 
 @asynccontextmanager
 async def connected(
-    offered: list[ServerPerMessageDeflateFactory], asked: list[ClientPerMessageDeflateFactory]
+    offered: list[ServerPerMessageDeflateFactory],
+    asked: list[ClientPerMessageDeflateFactory],
+    connection_class: Any = guarded,
+    max_age: float = DEADLINE,
 ) -> AsyncIterator[tuple[SocketOutbox, ServerConnection, ClientConnection]]:
     """Connect over loopback; yield the outbox of the server's end, that end, the client."""
     opened: asyncio.Queue[ServerConnection] = asyncio.Queue()
@@ -36,16 +60,27 @@ async def connected(
         opened.put_nowait(connection)
         await connection.wait_closed()
 
-    async with serve(handle, "127.0.0.1", 0, compression=None, extensions=offered) as server:
+    async with serve(
+        handle,
+        "127.0.0.1",
+        0,
+        compression=None,
+        extensions=offered,
+        create_connection=connection_class,
+    ) as server:
         port = server.sockets[0].getsockname()[1]
         async with connect(
-            f"ws://127.0.0.1:{port}", compression=None, extensions=asked, proxy=None
+            f"ws://127.0.0.1:{port}",
+            compression=None,
+            extensions=asked,
+            proxy=None,
+            close_timeout=0.5,
         ) as client:
             connection = await opened.get()
             outbox = SocketOutbox(
                 connection,
-                max_bytes=1 << 20,
-                max_age=DEADLINE,
+                max_bytes=MAX_BYTES,
+                max_age=max_age,
                 counters=OutboxCounters(),
                 peer="",
             )
@@ -62,8 +97,8 @@ def batch(*messages: str) -> Frames:
     return Frames([TextFrame(message.encode()) for message in messages])
 
 
-async def test_the_installed_library_is_one_that_is_written_past() -> None:
-    async with connected([], []) as (outbox, connection, client):
+async def test_the_installed_library_is_one_that_is_written_past(connection_class: Any) -> None:
+    async with connected([], [], connection_class) as (outbox, connection, client):
         assert not outbox._by_the_library
         outbox.write(batch("1", LONG, "3"))
         # Nothing of ours goes through the library, and nothing of its own stays in there.
@@ -112,7 +147,7 @@ async def test_with_context_taken_over_frames_are_plain() -> None:
         assert await receive(client, 9) == [LONG] * 9
 
 
-async def test_a_fragmented_message_is_not_torn_apart() -> None:
+async def test_a_fragmented_message_is_not_torn_apart(connection_class: Any) -> None:
     go_on = asyncio.Event()
 
     async def fragments() -> AsyncIterator[str]:
@@ -120,7 +155,7 @@ async def test_a_fragmented_message_is_not_torn_apart() -> None:
         await go_on.wait()
         yield "whole"
 
-    async with connected([], []) as (outbox, connection, client):
+    async with connected([], [], connection_class) as (outbox, connection, client):
         sending = asyncio.create_task(connection.send(fragments()))
         await eventually(lambda: connection.send_in_progress)
         outbox.write(batch("1", "2"))
@@ -130,3 +165,96 @@ async def test_a_fragmented_message_is_not_torn_apart() -> None:
         assert await receive(client, 4) == ["one whole", "1", "2", "3"]
         outbox.write(batch("4"))
         assert await receive(client, 1) == ["4"]
+
+
+# What changes while frames are written past the library.
+
+
+def fill(outbox: SocketOutbox, connection: ServerConnection, number: int = 0) -> int:
+    """Write numbered messages until some wait in the transport; return the next number."""
+    while not connection.transport.get_write_buffer_size():
+        outbox.write(batch(*(f"{number + more} {LONG}" for more in range(5))))
+        number += 5
+    return number
+
+
+async def test_what_the_socket_does_not_take_at_once_comes_in_order(connection_class: Any) -> None:
+    async with connected([], [], connection_class) as (outbox, connection, client):
+        start = 0
+        for _ in range(3):
+            # Nobody reads meanwhile: it is one turn of the event loop.
+            number = fill(outbox, connection, start)
+            assert not outbox._is_clear
+            outbox.write(batch(f"{number} ", f"{number + 1} "))
+            number += 2
+            got = await receive(client, number - start)
+            assert [int(message.split()[0]) for message in got] == list(range(start, number))
+            await eventually(lambda: not connection.transport.get_write_buffer_size())
+            assert outbox._is_clear == (connection_class is guarded)
+            start = number
+
+
+async def test_a_client_is_cut_off_at_the_bound_and_written_to_no_more(
+    connection_class: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected([], [], connection_class) as (outbox, connection, _):
+        number = fill(outbox, connection)
+        waiting = 0
+        while not connection.transport.is_closing():
+            waiting = connection.transport.get_write_buffer_size()
+            outbox.write(batch(f"{number} {LONG}"))
+        assert MAX_BYTES - 2 * len(LONG) < waiting <= MAX_BYTES
+        for _ in range(10):
+            outbox.write(batch("late"))
+        await connection.wait_closed()
+        outbox.write(batch("late"))
+        assert outbox._counters.slow_clients == 1
+        assert [record.name for record in caplog.records] == ["realtime.outbox"]
+
+
+async def test_a_client_is_cut_off_when_bytes_wait_too_long(connection_class: Any) -> None:
+    async with connected([], [], connection_class, max_age=0.1) as (outbox, connection, client):
+        client.transport.pause_reading()  # type: ignore[attr-defined]
+        fill(outbox, connection)
+        for _ in range(20):
+            outbox.write(batch(LONG))
+        async with asyncio.timeout(DEADLINE):
+            await connection.wait_closed()
+        assert outbox._counters.slow_clients == 1
+
+
+async def test_who_falls_behind_time_and_again_but_never_for_long_is_not_cut_off(
+    connection_class: Any,
+) -> None:
+    async with connected([], [], connection_class, max_age=0.5) as (outbox, connection, client):
+        loop = asyncio.get_running_loop()
+        end = loop.time() + 1.5
+        while loop.time() < end:
+            await receive(client, fill(outbox, connection))
+        assert outbox._counters.slow_clients == 0
+
+
+@pytest.mark.parametrize("who", ["server", "client"])
+async def test_no_frame_follows_the_close_frame(connection_class: Any, who: str) -> None:
+    async with connected([], [], connection_class) as (outbox, connection, client):
+        outbox.write(batch("1"))
+        closing = asyncio.create_task((connection if who == "server" else client).close())
+        await eventually(lambda: connection.protocol.close_sent)
+        outbox.write(batch("2"))
+        assert [message async for message in client] == ["1"]
+        await closing
+        outbox.write(batch("3"))
+        assert outbox._counters.frames == 1
+
+
+async def test_a_client_that_is_gone_is_written_to_without_a_word(
+    connection_class: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected([], [], connection_class) as (outbox, connection, client):
+        client.transport.abort()
+        while not connection.transport.is_closing():
+            outbox.write(batch(LONG))
+            await asyncio.sleep(0)
+        await connection.wait_closed()
+        outbox.write(batch(LONG))
+        assert caplog.records == []
