@@ -60,8 +60,20 @@ class Subscriber(Protocol):
     def is_open(self) -> bool: ...
 
 
-Members: TypeAlias = Mapping[Outbox, Subscriber]
-"""Those who get the same messages. It never changes: others are another object."""
+_NOBODY: Final[Mapping[Outbox, Subscriber]] = {}
+
+
+class Members(dict[Outbox, Subscriber]):
+    """Those who get the same messages, as they are at a time: others are another object."""
+
+    __slots__ = ("is_current",)
+
+    def __init__(
+        self, subscribers: Mapping[Outbox, Subscriber] = _NOBODY, *, is_current: bool = False
+    ) -> None:
+        super().__init__(subscribers)
+        self.is_current = is_current
+        """Whether nobody has gone since, for sure; if not, each is asked if it is open."""
 
 
 class _Share:
@@ -83,15 +95,11 @@ class Dispatch:
 
     Args:
         clock: seconds.
-        version: changes whenever somebody may have left. As long as it does not, nobody is asked
-            whether he is still there.
     """
 
-    def __init__(self, clock: Callable[[], float], version: Callable[[], int]) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._until = clock() + SLICE
-        self._version = version
-        self._begun_with = version()
         # By the members' identity. They are kept, so it is theirs alone.
         self._shares: dict[int, _Share] = {}
         self._count = 0
@@ -113,7 +121,8 @@ class Dispatch:
     def hand_out(self) -> Iterator[float]:
         """Write everything; whenever a slice is over, say for how many seconds to give way."""
         size = self._bytes
-        recipients, turns = _turns(tuple(self._shares.values()))
+        all_shares = tuple(self._shares.values())
+        recipients, turns = _turns(all_shares)
         self._shares, self._bytes = {}, 0
         clock = self._clock
         joined: dict[_Shares, Frames] = {}
@@ -121,7 +130,7 @@ class Dispatch:
         at_once = 0
         last: _Shares = ()
         frames = _join(last)
-        are_all_there = self._version() == self._begun_with
+        are_all_there = _are_all_there(all_shares)
         for outbox, shares in turns:
             if not are_all_there:
                 shares = _open_ones(outbox, shares)
@@ -139,7 +148,7 @@ class Dispatch:
                 if clock() >= self._until:
                     yield 0.0
                     self._until = clock() + SLICE
-                    are_all_there = self._version() == self._begun_with
+                    are_all_there = _are_all_there(all_shares)
         for _ in range(_MOST_PAUSES if size >= _MUCH else 0):
             if 2 * sum(outbox.is_behind for outbox in recipients) <= len(recipients):
                 break
@@ -154,6 +163,10 @@ def _turns(shares: _Shares) -> tuple[Collection[Outbox], Iterable[tuple[Outbox, 
         return members, zip(members, repeat(shares))
     found = _recipients(shares)
     return found, found.items()
+
+
+def _are_all_there(shares: _Shares) -> bool:
+    return all(share.members.is_current for share in shares)
 
 
 def _open_ones(outbox: Outbox, shares: _Shares) -> _Shares:

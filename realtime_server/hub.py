@@ -90,18 +90,23 @@ class _AnyGroup:
     def members(self) -> Members:
         """Those who are there now; the same object as long as they are the same."""
         if self._as_they_are is None:
-            self._as_they_are = dict(self._subscriptions)
+            self._as_they_are = Members(self._subscriptions, is_current=True)
         return self._as_they_are
 
     def add(self, subscription: Subscription) -> None:
         """Take one in, instead of another of the same socket."""
         self._subscriptions[subscription.outbox] = subscription
-        self._as_they_are = None
+        self._have_changed()
 
     def remove(self, subscription: Subscription) -> None:
         """Take one out. One that is not there is ignored."""
         if self._subscriptions.get(subscription.outbox) is subscription:
             del self._subscriptions[subscription.outbox]
+            self._have_changed()
+
+    def _have_changed(self) -> None:
+        if self._as_they_are is not None:
+            self._as_they_are.is_current = False
             self._as_they_are = None
 
     def gap_message(self, gap: AnyGap) -> bytes:
@@ -391,7 +396,7 @@ class Hub:
 
     def writing(self, messages: Messages) -> Iterator[float]:
         """Hand messages out in the same way. They may be thought of as they are asked for."""
-        dispatch = Dispatch(self._clock, lambda: self.version)
+        dispatch = Dispatch(self._clock)
         for members, message in messages:
             dispatch.add(members, message)
             if dispatch.is_due():

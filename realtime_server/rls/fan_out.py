@@ -13,7 +13,7 @@ import psycopg
 
 from realtime_core import RowChange
 
-from ..dispatch import Members, Outbox, Subscriber, give_way
+from ..dispatch import Members, give_way
 from ..hub import AnyDelivery, Hub, Subscription
 from ..metrics import Metrics
 from .authorizer import RowAuthorizer
@@ -185,8 +185,7 @@ def _divide(matched: Matched, viewer: Viewer) -> tuple[Matched, Matched]:
     still: list[tuple[AnyDelivery, Members]] = []
     moved: list[tuple[AnyDelivery, Members]] = []
     for delivery, members in matched.get(viewer, ()):
-        theirs: dict[Outbox, Subscriber] = {}
-        others: dict[Outbox, Subscriber] = {}
+        theirs, others = Members(), Members()
         for outbox, one in members.items():
             assert isinstance(one, Subscription)  # the hub has no others
             (theirs if one.viewer is viewer else others)[outbox] = one

@@ -10,7 +10,7 @@ import attrs
 
 from realtime_core import Position
 
-from ..dispatch import Outbox, Subscriber
+from ..dispatch import Members
 from ..hub import AnyGroup
 from .candidates import Candidate
 from .viewers import Viewer
@@ -41,7 +41,7 @@ class Loss:
     """Of the last change before them that was handed over; None when there was none."""
     count: int = 0
     """How many they are."""
-    channels: dict[AnyGroup, dict[Outbox, Subscriber]] = attrs.field(factory=dict)
+    channels: dict[AnyGroup, Members] = attrs.field(factory=dict)
     """Those who do not get them."""
 
     @classmethod
@@ -61,4 +61,4 @@ class Loss:
             for delivery, members in matched.get(self.viewer, ()):
                 is_there = {outbox: one for outbox, one in members.items() if one.is_open}
                 if is_there:
-                    self.channels.setdefault(delivery.group, {}).update(is_there)
+                    self.channels.setdefault(delivery.group, Members()).update(is_there)

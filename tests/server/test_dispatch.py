@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import cast
 
 import attrs
 import pytest
 
-from realtime_server.dispatch import SLICE, Dispatch, Outbox, give_way
+from realtime_server.dispatch import SLICE, Dispatch, Members, give_way
 from tests.server_helpers import RecordingOutbox, texts
 
 LARGE = b"x" * 40_000
@@ -31,27 +32,14 @@ class Someone:
     is_open: bool = True
 
 
-class Version:
-    """Of the subscriptions: grows when somebody leaves."""
-
-    def __init__(self) -> None:
-        self.now = 0
-
-    def __call__(self) -> int:
-        return self.now
-
-    def leave(self, *leavers: Someone) -> None:
-        for leaver in leavers:
-            leaver.is_open = False
-        self.now += 1
+def members(*outboxes: RecordingOutbox) -> Members:
+    return Members({outbox: Someone() for outbox in outboxes}, is_current=True)
 
 
-def begin(clock: Clock | None = None, version: Version | None = None) -> Dispatch:
-    return Dispatch(clock or Clock(), version or Version())
-
-
-def members(*outboxes: RecordingOutbox) -> dict[Outbox, Someone]:
-    return {outbox: Someone() for outbox in outboxes}
+def leave(group: Members, *leavers: RecordingOutbox) -> None:
+    group.is_current = False
+    for leaver in leavers:
+        cast(Someone, group[leaver]).is_open = False
 
 
 def written(outbox: RecordingOutbox) -> list[list[str]]:
@@ -61,7 +49,7 @@ def written(outbox: RecordingOutbox) -> list[list[str]]:
 
 @pytest.fixture
 def dispatch() -> Dispatch:
-    return begin()
+    return Dispatch(Clock())
 
 
 def test_each_outbox_is_written_to_once_whatever_there_is(dispatch: Dispatch) -> None:
@@ -77,7 +65,7 @@ def test_each_outbox_is_written_to_once_whatever_there_is(dispatch: Dispatch) ->
 def test_all_who_get_the_same_are_written_the_same_object() -> None:
     outboxes = RecordingOutbox(), RecordingOutbox()
     group = members(*outboxes)
-    dispatch = begin()
+    dispatch = Dispatch(Clock())
     dispatch.add(group, b"one")
     dispatch.add(group, b"two")
     list(dispatch.hand_out())
@@ -107,7 +95,7 @@ def test_nothing_is_handed_out_twice(dispatch: Dispatch) -> None:
 
 def test_it_gives_way_when_its_slice_is_over_and_goes_on_where_it_stood() -> None:
     clock = Clock(SLICE / 3.5)
-    dispatch = begin(clock)
+    dispatch = Dispatch(clock)
     outboxes = [RecordingOutbox() for _ in range(10)]
     # So large that it looks at the clock after each.
     dispatch.add(members(*outboxes), LARGE)
@@ -120,7 +108,7 @@ def test_it_gives_way_when_its_slice_is_over_and_goes_on_where_it_stood() -> Non
 
 def test_it_looks_at_the_clock_after_so_many_bytes() -> None:
     clock = Clock(SLICE)
-    dispatch = begin(clock)
+    dispatch = Dispatch(clock)
     outboxes = [RecordingOutbox() for _ in range(100)]
     dispatch.add(members(*outboxes), b"x" * 1000)
     handing_out = dispatch.hand_out()
@@ -131,8 +119,7 @@ def test_it_looks_at_the_clock_after_so_many_bytes() -> None:
 
 @pytest.mark.parametrize("others", [True, False])
 def test_who_leaves_while_it_gives_way_gets_nothing_more(others: bool) -> None:
-    version = Version()
-    dispatch = begin(Clock(SLICE), version)
+    dispatch = Dispatch(Clock(SLICE))
     first, leaver, last = (RecordingOutbox() for _ in range(3))
     group, other = members(first, leaver, last), members(last)
     dispatch.add(group, LARGE)
@@ -140,7 +127,7 @@ def test_who_leaves_while_it_gives_way_gets_nothing_more(others: bool) -> None:
         dispatch.add(other, b"y")
     handing_out = dispatch.hand_out()
     next(handing_out)
-    version.leave(group[leaver], group[last])
+    leave(group, leaver, last)
     list(handing_out)
     assert written(first) == [[LARGE.decode()]]
     assert written(leaver) == []
@@ -148,12 +135,11 @@ def test_who_leaves_while_it_gives_way_gets_nothing_more(others: bool) -> None:
 
 
 def test_who_left_before_it_was_handed_out_gets_nothing() -> None:
-    version = Version()
-    dispatch = begin(version=version)
+    dispatch = Dispatch(Clock())
     stays, leaver = RecordingOutbox(), RecordingOutbox()
     group = members(stays, leaver)
     dispatch.add(group, b"x")
-    version.leave(group[leaver])
+    leave(group, leaver)
     list(dispatch.hand_out())
     assert (written(stays), written(leaver)) == ([["x"]], [])
 
@@ -212,7 +198,7 @@ async def test_a_cancellation_waits_for_the_end_of_the_steps() -> None:
 
 def test_it_is_due_when_there_is_enough_or_its_slice_is_over() -> None:
     clock = Clock()
-    dispatch = begin(clock)
+    dispatch = Dispatch(clock)
     group = members(RecordingOutbox())
     assert not dispatch.is_due()
     dispatch.add(group, b"x" * 40_000)
