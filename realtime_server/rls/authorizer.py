@@ -17,14 +17,13 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 import attrs
-import psycopg
 
 from .candidates import Candidate, Shown
+from .casts import Casts
 from .counters import Counters
 from .lanes import Lane, Lost
 from .losses import Loss, LossReason
 from .pages import Check, Page
-from .payloads import Answers
 from .tables import LiveColumn, Table, TableName, read_tables
 from .viewers import Viewer
 from .visibility import Answer, Question, Row, Visibility
@@ -65,6 +64,7 @@ class RowAuthorizer:
     ) -> None:
         self._visibility = visibility
         self._apart = apart
+        self._casts = Casts(visibility.connections)
         self._publication = publication
         self._late = late
         self._lost = lost
@@ -179,32 +179,9 @@ class RowAuthorizer:
                 await page.ask(check, self.counters)
                 timeouts += page.timeouts
                 pages.append(page)
-        answers = await self._json_of({one for page in pages for one in page.unknown_values()})
+        answers = await self._casts.json_of(
+            {one for page in pages for one in page.unknown_values()}
+        )
         for page in pages:
             page.show(shown, answers, self._max_record_bytes)
         return shown, timeouts
-
-    async def _json_of(self, values: set[tuple[int, str]]) -> Answers:
-        """Ask the database for the JSON of values that only it can render."""
-        if not values:
-            return {}
-        asked = sorted(values)
-        query = """
-            SELECT realtime.cast(v.text, v.type::pg_catalog.regtype)::text
-            FROM ROWS FROM (pg_catalog.unnest(%s::oid[]), pg_catalog.unnest(%s::text[]))
-                WITH ORDINALITY AS v (type, text, place)
-            ORDER BY v.place
-        """
-        try:
-            async with self._visibility.connections.one() as connection:
-                cursor = await connection.execute(
-                    query, [[oid for oid, _ in asked], [text for _, text in asked]]
-                )
-                rows = await cursor.fetchall()
-        except psycopg.OperationalError:
-            raise
-        except psycopg.Error as exc:
-            # A type that is gone, or has changed: the values are shown as text.
-            logger.warning("values cannot be shown as JSON: %s", exc.diag.message_primary)
-            return {}
-        return dict(zip(asked, (row[0] for row in rows), strict=True))

@@ -149,3 +149,37 @@ async def test_when_too_much_waits_the_channel_is_told_in_order_and_goes_on(
         assert after < until < following
         assert [id_of(frame) for frame in frames[9:]] == [19, 20, 21, 22]
         assert metric(stage, "realtime_rls_given_up_total") == given_up + 8
+
+
+CASTS = (
+    "create function checked(n int) returns bool language plpgsql as $$ begin"
+    " if current_setting('application_name') like 'realtime_server%' then {} end if;"
+    " return true; end $$",
+    "create domain odd as int check (checked(value))",
+    "create type pair as (n odd)",
+    "create type plain as (n int)",
+)
+
+
+@pytest.mark.parametrize(
+    ("check", "reason"),
+    [
+        ("perform pg_sleep(60);", "take too long to become JSON"),
+        ("raise 'not %', n using errcode = '22023';", "cannot become JSON (22023)"),
+    ],
+)
+async def test_a_type_whose_values_do_not_become_json_keeps_nothing_back(
+    stage: RlsStage, caplog: pytest.LogCaptureFixture, check: str, reason: str
+) -> None:
+    stage.execute(*(line.replace("{}", check) for line in CASTS))
+    stage.make("pairs", "id int primary key, slow pair, quick plain", None)
+    async with stage.client() as client:
+        await client.sit(stage.topic("pairs"))
+        for number in (1, 2):
+            [payload] = await stage.payloads(
+                client, f"insert into pairs values ({number}, '(71717)', '(2)')"
+            )
+            assert payload["record"] == {"id": number, "slow": "(71717)", "quick": {"n": 2}}
+    assert f"values of type {stage.schema}.pair {reason}" in caplog.text
+    assert caplog.text.count(reason) == (1 if "too long" in reason else 2)
+    assert "71717" not in caplog.text
