@@ -44,6 +44,8 @@ _ATTEMPTS: Final = 3
 """To write a join down."""
 _PATIENCE: Final = 2.0
 """Seconds that each of them waits for a connection: clients wait no longer than ten."""
+_MOST_SECONDS: Final = 2.0
+"""For a statement: to check a filter's value, a type may take any time."""
 
 
 @attrs.define(eq=False)
@@ -260,6 +262,11 @@ class Registry:
                 try:
                     await self._write_once(registration, renewed)
                     return
+                except psycopg.errors.QueryCanceled as exc:
+                    raise RefusedError(
+                        "the database takes too long to check this; join again later, or use "
+                        "filters whose values are checked faster"
+                    ) from exc
                 except psycopg.OperationalError as exc:
                     # After a restart of PostgreSQL each connection of the pool is a dead one.
                     if attempt == _ATTEMPTS - 1 or isinstance(exc, PoolTimeout):
@@ -275,6 +282,7 @@ class Registry:
             self._connections.one(within=_PATIENCE) as connection,
             connection.transaction(),
         ):
+            await _limit_time(connection)
             await self._check_role(connection, registration.viewer.role)
             rows = await self._rows(connection, registration)
             if renewed:
@@ -394,8 +402,23 @@ class Registry:
                     continue
                 try:
                     async with connection.transaction():
+                        await _limit_time(connection)
                         rows = await self._rows(connection, registration)
                         await self._insert(connection, registration, rows)
+                except psycopg.errors.QueryCanceled:
+                    logger.warning(
+                        "a subscription of role %s to %s is not in realtime.subscription, because "
+                        "it takes too long to check; make the checks of its columns' types faster",
+                        registration.viewer.role,
+                        ", ".join(map(str, chain(*registration.wants))),
+                    )
                 except (RefusedError, psycopg.IntegrityError, psycopg.DataError):
                     # A table or column is gone, or a privilege: nothing goes to it any more.
                     continue
+
+
+async def _limit_time(connection: AsyncConnection[Any]) -> None:
+    await connection.execute(
+        "SELECT pg_catalog.set_config('statement_timeout', %s, true)",
+        [f"{_MOST_SECONDS * 1000:.0f}ms"],
+    )

@@ -57,6 +57,10 @@ class Wish:
     select: frozenset[str] | None = None
     """The columns to show; None for all."""
 
+    def __str__(self) -> str:
+        """Return the tables, without what is asked of them."""
+        return f"{self.schema or '*'}.{self.table or '*'}"
+
     @property
     def selected(self) -> tuple[str, ...] | None:
         """The same as a row has it."""

@@ -27,6 +27,20 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.integration, pytest.mark.pg17]
 
 NOTES = Wish("public", "notes")
+ODD = Wish("public", "odd", parse_filter("n=eq.71717"))
+ODD_TABLE = """
+    create function check_n(n int) returns bool language plpgsql as 'begin return true; end';
+    create domain odd_n as int check (check_n(value));
+    create table odd (id int primary key, n odd_n);
+"""
+SLOW_CHECK = """
+    create or replace function check_n(n int) returns bool language plpgsql as $$ begin
+        if current_setting('application_name') like 'realtime_server%' then
+            perform pg_sleep(60);
+        end if;
+        return true;
+    end $$
+"""
 
 
 class Desk:
@@ -260,6 +274,15 @@ async def test_one_that_is_removed_while_it_is_renewed_leaves_no_row(desk: Desk)
         await eventually(lambda: desk.rows() == [])
 
 
+async def test_a_filter_that_takes_too_long_to_check_is_refused(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscriptions, "_MOST_SECONDS", 0.5)
+    desk.database.execute(ODD_TABLE + f'grant select on odd to "{desk.reader}"')
+    desk.database.execute(SLOW_CHECK)
+    assert (await desk.refusal(ODD)).startswith("the database takes too long to check this")
+
+
 @contextlib.asynccontextmanager
 async def running(registry: Registry) -> AsyncIterator[None]:
     task = asyncio.create_task(registry.run())
@@ -305,6 +328,22 @@ async def test_rows_are_compared_now_and_then(desk: Desk) -> None:
             *sorted([("notes", one.id), ("notes", wildcard.id)]),
         ]
         await eventually(lambda: sorted(desk.rows("entity::text, subscription_id")) == expected)
+
+
+async def test_a_filter_that_takes_too_long_to_check_leaves_the_other_rows_written(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(subscriptions, "_MOST_SECONDS", 0.5)
+    desk.registry = desk.open(interval=0.05)
+    desk.database.execute(ODD_TABLE + f'grant select on odd to "{desk.reader}"')
+    await desk.register(ODD)
+    other = await desk.register()
+    desk.database.execute(SLOW_CHECK)
+    desk.database.execute("delete from realtime.subscription")
+    async with running(desk.registry):
+        await eventually(lambda: desk.rows("subscription_id") == [(other.id,)])
+    assert f"a subscription of role {desk.reader} to public.odd is not in" in caplog.text
+    assert "71717" not in caplog.text
 
 
 async def test_nodes_leave_each_others_rows_alone(desk: Desk) -> None:
