@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from random import Random
 from typing import Any, Final, TypeAlias
 
@@ -72,7 +72,12 @@ _CHUNK_LIMITS: Final = 10
 """So many times the limit of changes, likewise."""
 _MOST_READ: Final = 64
 """So many times the limit is read at once, at most, when there is more and more to read."""
-_SETTLE_PAUSE: Final = 0.002
+_SETTLE_PAUSES: Final = (0.002, 0.1)
+"""Least and most seconds between two looks whether transactions are over for everybody."""
+_PATIENCE: Final = 5.0
+"""Seconds until it is said that they are not."""
+_REMINDER: Final = 60.0
+"""Seconds until it is said again."""
 _STANDBY_PAUSE: Final = 1.0
 """Seconds between two looks at a slot that another process has."""
 
@@ -316,8 +321,7 @@ class Poller:
         """
         xids = {event.transaction.xid for event, _ in events if isinstance(event, Begin)}
         async with self._connections.one() as connection:
-            while not all(map(await _snapshot(connection), xids)):  # noqa: ASYNC110
-                await asyncio.sleep(_SETTLE_PAUSE)
+            await _settled(connection, xids)
             former, now = self._publication, await read_publication(connection, self._name)
             self._publication = now
         if former is None or now == former or now.tables is None:
@@ -357,6 +361,32 @@ async def _chunks(
                 events, size = [], 0
     if events:
         yield events, len(events)
+
+
+async def _settled(connection: AsyncConnection[Any], xids: Collection[int]) -> None:
+    """Wait until transactions are over for everybody, and say what is waited for if that takes."""
+    loop = asyncio.get_running_loop()
+    mention_at = loop.time() + _PATIENCE
+    pause, most = _SETTLE_PAUSES
+    while True:
+        is_over = await _snapshot(connection)
+        left = [xid for xid in xids if not is_over(xid)]
+        if not left:
+            return
+        if loop.time() >= mention_at:
+            mention_at = loop.time() + _REMINDER
+            cursor = await connection.execute("SHOW synchronous_standby_names")
+            row = await cursor.fetchone()
+            logger.warning(
+                "changes wait for transaction %d, which is committed and not visible yet: "
+                "PostgreSQL waits for a synchronous standby (synchronous_standby_names is %r); "
+                "SELECT application_name, state, sync_state FROM pg_stat_replication shows which "
+                "there are",
+                left[0],
+                "" if row is None else row[0],
+            )
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, most)
 
 
 async def _snapshot(connection: AsyncConnection[Any]) -> Callable[[int], bool]:

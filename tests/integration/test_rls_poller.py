@@ -14,6 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from realtime_core import GapReason, Insert
+from realtime_server.rls import poller
 from realtime_server.rls.connections import Connections
 from realtime_server.rls.poller import Batch, Poller
 from tests.fix_postgres import Database, Server, unique_name
@@ -268,9 +269,10 @@ async def test_the_servers_own_schema_is_nobodys_business(stage: Stage) -> None:
 
 
 async def test_a_commit_that_others_do_not_see_yet_is_waited_for(
-    stage: Stage, pg17: Server
+    stage: Stage, pg17: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is in WAL and waits for a standby, and so it is not visible."""
+    monkeypatch.setattr(poller, "_PATIENCE", 0.0)
     reader = await stage.start()
     pg17.execute("alter system set synchronous_standby_names = 'nobody'")
     try:
@@ -297,6 +299,8 @@ async def test_a_commit_that_others_do_not_see_yet_is_waited_for(
                 " and query like '%pg_current_snapshot%'"
             )
             await eventually(lambda: connection.execute(asked).fetchone() != (0,))
+            await eventually(lambda: "(synchronous_standby_names is 'nobody')" in caplog.text)
+            assert caplog.text.count("committed and not visible yet") == 1
             assert reader.ids == []
     finally:
         pg17.execute("alter system reset synchronous_standby_names")
@@ -509,7 +513,10 @@ async def test_the_second_of_two_on_a_slot_waits_and_takes_over(
     line = await wait_for_line(caplog, "waiting until it is free")
     assert str(pid) in line
     stage.insert(1)
+    written = stage.execute("select pg_current_wal_flush_lsn() - '0/0'")[0][0]
     await first.until(1)
+    # It has been acknowledged: else it comes again, as after a crash.
+    await eventually(lambda: first.poller.stats().confirmed_lsn >= written)
     await first.stop()
     stage.insert(2)
     async with asyncio.timeout(DEADLINE):
