@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import attrs
+
 from realtime_core import Severity, diagnose
 from realtime_core.errors import ConfigError, RealtimeError, ServerError, SourceError
 
@@ -19,6 +21,7 @@ from . import logs
 from .addresses import resolve_dsn
 from .auth import make_verifier
 from .config import EventLoop, IpVersion, ReplicationMode, ServerConfig, print_config, variables
+from .rls.check import rls_findings
 from .rls.command import run_migrate
 from .server import RealtimeServer
 
@@ -154,14 +157,19 @@ async def _check(config: ServerConfig) -> int:
     """
     if config.secure_channels:
         make_verifier(config)
+    is_rls = config.replication_mode is ReplicationMode.RLS
     try:
+        dsn = await resolve_dsn(config)
         diagnosis = await diagnose(
-            await resolve_dsn(config),
+            dsn,
             publications=config.publications,
             slot=config.slot_name,
-            plugin="pgoutput" if config.replication_mode is ReplicationMode.STREAM else "wal2json",
+            plugin="wal2json" if is_rls else "pgoutput",
             persistent=True,
         )
+        if is_rls and diagnosis.database is not None:
+            more = await rls_findings(dsn, config.publications[0])
+            diagnosis = attrs.evolve(diagnosis, findings=(*diagnosis.findings, *more))
     except SourceError as exc:
         print(f"problem  {exc}")
         return 1

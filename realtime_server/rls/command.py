@@ -11,7 +11,7 @@ from realtime_core.errors import ConnectionLostError
 
 from ..config import ServerConfig
 from .migrations import migrate, pending
-from .privileges import missing_grants
+from .privileges import missing_privileges
 
 __all__ = ["run_migrate"]
 
@@ -52,7 +52,8 @@ async def run_migrate(environ: Mapping[str, str], *, dev: bool, dry_run: bool) -
         if not await pending(connection):
             print("the schema realtime is up to date")
         for publication in config.publications:
-            grants = await missing_grants(connection, publication)
+            missing = await missing_privileges(connection, publication)
+            grants = (*missing.own, *missing.roles)
             if grants:
                 print(f"{config.db_user} lacks privileges for RLS mode; run as an administrator:")
                 print(*(f"    {grant}" for grant in grants), sep="\n")

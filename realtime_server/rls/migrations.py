@@ -20,7 +20,7 @@ from psycopg.rows import tuple_row
 
 from realtime_core.errors import PrivilegeError
 
-__all__ = ["MIGRATIONS", "Migration", "migrate", "pending"]
+__all__ = ["MIGRATIONS", "Migration", "migrate", "pending", "why_not"]
 
 _FILE: Final = re.compile(r"(?P<number>\d{4})_(?P<name>\w+)\.sql")
 
@@ -76,6 +76,22 @@ async def pending(connection: AsyncConnection[Any]) -> list[Migration]:
             rows = await _rows(connection, "SELECT number FROM realtime.core_migration")
             applied = {row[0] for row in rows}
         return [migration for migration in MIGRATIONS if migration.number not in applied]
+
+
+async def why_not(connection: AsyncConnection[Any]) -> str | None:
+    """Return why the role may not bring a schema that is there up to date; None if it may."""
+    [(may,)] = await _rows(
+        connection,
+        """
+        SELECT coalesce(pg_catalog.bool_and(
+            pg_catalog.pg_has_role(current_user, n.nspowner, 'MEMBER')
+        ), true)
+        FROM pg_catalog.pg_namespace n WHERE n.nspname = 'realtime'
+        """,
+    )
+    if may:
+        return None
+    return f"the schema realtime cannot be set up; {await _remedy(connection)}"
 
 
 async def migrate(connection: AsyncConnection[Any]) -> list[Migration]:

@@ -38,7 +38,7 @@ from .fan_out import FanOut
 from .losses import Loss
 from .migrations import migrate
 from .poller import Poller
-from .privileges import missing_grants
+from .privileges import missing_privileges
 from .subscriptions import Registration, Registry
 from .viewers import Viewer
 from .visibility import Visibility
@@ -158,7 +158,8 @@ class RlsMode:
                 async with self._connections.one() as connection:
                     for migration in await migrate(connection):
                         logger.info("migrated the schema realtime: %s", migration)
-                    for grant in await missing_grants(connection, self._publication):
+                    missing = await missing_privileges(connection, self._publication)
+                    for grant in (*missing.own, *missing.roles):
                         logger.warning("a privilege for RLS mode is missing: %s", grant)
                 await self._registry.know_enums()
             except (SourceError, psycopg.Error) as exc:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import attrs
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
-__all__ = ["missing_grants"]
+__all__ = ["Missing", "missing_privileges"]
 
 # From PostgreSQL 16 on, being a member and being allowed to SET ROLE are two things.
 _SPLIT_MEMBERSHIP: Final = 160000
@@ -52,13 +53,23 @@ _READERS: Final = """
 """
 
 
-async def missing_grants(
+@attrs.frozen
+class Missing:
+    """The statements that an administrator has to run."""
+
+    own: tuple[str, ...]
+    """Without these the server cannot work."""
+    roles: tuple[str, ...]
+    """Without these it may not act as some who come with tokens, and refuses them."""
+
+
+async def missing_privileges(
     connection: AsyncConnection[Any], publication: str, roles: tuple[str, ...] = ()
-) -> list[str]:
-    """Return the statements that an administrator has to run.
+) -> Missing:
+    """Return what the server's role lacks.
 
     Args:
-        connection: as the server's role.
+        connection: as that role.
         publication: whose tables' readers are expected to come with tokens.
         roles: more that are expected.
     """
@@ -71,9 +82,11 @@ async def missing_grants(
         await cursor.execute(_READERS, ["SET" if is_split else "MEMBER", list(roles), publication])
         readers = [row[0] for row in await cursor.fetchall()]
     how = " WITH INHERIT FALSE, SET TRUE" if is_split else ""
-    return [
-        *([] if replicates else [f"ALTER ROLE {user} REPLICATION;"]),
-        *([] if creates or exists else [f"GRANT CREATE ON DATABASE {database} TO {user};"]),
-        *([] if makes_temporary else [f"GRANT TEMPORARY ON DATABASE {database} TO {user};"]),
-        *(f"GRANT {reader} TO {user}{how};" for reader in readers),
-    ]
+    return Missing(
+        (
+            *(() if replicates else (f"ALTER ROLE {user} REPLICATION;",)),
+            *(() if creates or exists else (f"GRANT CREATE ON DATABASE {database} TO {user};",)),
+            *(() if makes_temporary else (f"GRANT TEMPORARY ON DATABASE {database} TO {user};",)),
+        ),
+        tuple(f"GRANT {reader} TO {user}{how};" for reader in readers),
+    )

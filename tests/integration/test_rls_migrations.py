@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from realtime_core.errors import PrivilegeError
 from realtime_server.cli import main
 from realtime_server.rls.migrations import MIGRATIONS, pending
-from realtime_server.rls.privileges import missing_grants
+from realtime_server.rls.privileges import missing_privileges
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import migrated, roles, wal
@@ -179,7 +179,8 @@ async def test_what_is_missing_is_printed_as_grants(
         async with await AsyncConnection.connect(
             role_dsn(database, name), autocommit=True
         ) as connection:
-            assert await missing_grants(connection, "shop") == expected
+            missing = await missing_privileges(connection, "shop")
+        assert (missing.own, missing.roles) == (tuple(expected[:2]), tuple(expected[2:]))
 
         point_at(monkeypatch, role_dsn(database, name))
         assert await asyncio.to_thread(main, ["--dev", "migrate", "--dry-run"]) == 0

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
+import attrs
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.integration.test_cli_doctor import replicating
 from tests.integration.test_stream_startup import run_to_its_end
+from tests.rls_helpers import migrated, roles
+from tests.tokens import SECRET
 
 pytestmark = pytest.mark.integration
 
@@ -85,3 +89,87 @@ def test_bad_settings_are_told_as_ever(shop: Database) -> None:
     code, out, err = check(shop, PORT="x")
     assert (code, out) == (2, "")
     assert err == ["configuration error: PORT is 'x'; use a whole number between 0 and 65535"]
+
+
+RLS = {"REPLICATION_MODE": "RLS", "SECURE_CHANNELS": "true", "JWT_SECRET": SECRET}
+
+
+@attrs.frozen
+class RlsShop:
+    database: Database
+    server: str
+    """The server's role, which has no privileges yet."""
+    reader: str
+
+    def execute(self, *statements: str) -> None:
+        for statement in statements:
+            self.database.execute(statement)
+
+    def check(self) -> tuple[int, str]:
+        slot = unique_name("slot")
+        code, out, err = check(self.database, **RLS, SLOT_NAME=slot, DB_USER=self.server)
+        assert err == []
+        return code, out
+
+
+@pytest.fixture
+def rls_shop(pg17: Server) -> Iterator[RlsShop]:
+    if not pg17.has_wal2json():
+        pytest.skip("wal2json is not installed")
+    with (
+        roles(pg17, "server", options="login replication") as (server,),
+        roles(pg17, "reader") as (reader,),
+        fresh_database(pg17) as database,
+    ):
+        shop = RlsShop(database, server, reader)
+        shop.execute("create table item (id int8 primary key)", f"grant select on item to {reader}")
+        yield shop
+
+
+def test_rls_mode_looks_at_publication_schema_and_privileges(rls_shop: RlsShop) -> None:
+    name = rls_shop.database.name
+    code, out = rls_shop.check()
+    assert code == 1
+    assert 'problem  publication "shop" not found in database' in out
+    lacks = f"GRANT CREATE ON DATABASE {name} TO {rls_shop.server};"
+    assert f"problem  the server's role lacks privileges\n         {lacks}\n" in out
+
+    rls_shop.execute("create publication shop for table item", lacks)
+    code, out = rls_shop.check()
+    assert code == 0
+    assert "ok       publication 'shop' publishes insert, update, delete of 1 table\n" in out
+    assert "ok       the schema realtime is brought up to date when the server starts" in out
+    becomes = f"GRANT {rls_shop.reader} TO {rls_shop.server} WITH INHERIT FALSE, SET TRUE;"
+    assert "warning  the server's role may not act as roles" in out
+    assert f"         {becomes}\n" in out
+    schemas = "select from pg_namespace where nspname = 'realtime'"
+    assert rls_shop.database.execute(schemas) == []
+
+    rls_shop.execute(becomes)
+    asyncio.run(migrated(make_conninfo(rls_shop.database.dsn, user=rls_shop.server)))
+    code, out = rls_shop.check()
+    assert code == 0
+    assert "ok       the schema realtime is up to date" in out
+    assert "ok       the server's role has the privileges it needs" in out
+
+
+@pytest.mark.parametrize("may_look", [False, True])
+def test_in_rls_mode_a_schema_of_somebody_else_is_a_problem(
+    rls_shop: RlsShop, may_look: bool
+) -> None:
+    rls_shop.execute("create publication shop for table item", "create schema realtime")
+    if may_look:
+        rls_shop.execute(f"grant usage on schema realtime to {rls_shop.server}")
+    code, out = rls_shop.check()
+    assert code == 1
+    assert "problem  the schema realtime cannot be set up" in out
+    assert "it belongs to postgres: run `python -m realtime_server migrate`" in " ".join(
+        out.split()
+    )
+
+
+def test_in_rls_mode_row_filters_of_the_publication_are_a_problem(rls_shop: RlsShop) -> None:
+    rls_shop.execute("create publication shop for table item where (id > 1)")
+    code, out = rls_shop.check()
+    assert code == 1
+    assert "problem  publication 'shop' has row filters (on public.item)" in out

@@ -1,0 +1,88 @@
+"""What would stop RLS mode, besides what stops any stream: for ``--check``."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
+
+from realtime_core import Finding
+from realtime_core.errors import ConnectionLostError, SourceError
+
+from .migrations import pending, why_not
+from .privileges import missing_privileges
+from .publication import read_publication
+
+__all__ = ["rls_findings"]
+
+
+async def rls_findings(dsn: str, publication: str) -> tuple[Finding, ...]:
+    """Look at publication, schema and privileges; change nothing.
+
+    Args:
+        dsn: of the database, as the server's role.
+        publication: its name.
+
+    Raises:
+        SourceError: if the database cannot be asked.
+    """
+    try:
+        async with await AsyncConnection.connect(
+            dsn, autocommit=True, row_factory=tuple_row
+        ) as connection:
+            findings = [await _publication(connection, publication), await _schema(connection)]
+            missing = await missing_privileges(connection, publication)
+    except psycopg.Error as exc:
+        raise ConnectionLostError(
+            f"PostgreSQL could not be asked ({' '.join(str(exc).split())}); try again"
+        ) from exc
+    if missing.own:
+        findings.append(
+            Finding.problem("privileges", "the server's role lacks privileges", *missing.own)
+        )
+    if missing.roles:
+        findings.append(
+            Finding.warning(
+                "roles",
+                "the server's role may not act as roles that can read published tables: joins "
+                "with their tokens are refused",
+                *missing.roles,
+            )
+        )
+    if not missing.own and not missing.roles:
+        findings.append(Finding.ok("privileges", "the server's role has the privileges it needs"))
+    return tuple(findings)
+
+
+async def _publication(connection: AsyncConnection[tuple[object, ...]], name: str) -> Finding:
+    try:
+        publication = await read_publication(connection, name)
+    except SourceError as exc:
+        return Finding.problem("publication", str(exc))
+    if publication.is_empty:
+        return Finding.warning("publication", f"publication {name!r} publishes nothing yet")
+    match publication.tables:
+        case None:
+            tables = "all tables"
+        case names:
+            tables = "1 table" if len(names) == 1 else f"{len(names)} tables"
+    return Finding.ok(
+        "publication",
+        f"publication {name!r} publishes {', '.join(publication.actions)} of {tables}",
+    )
+
+
+async def _schema(connection: AsyncConnection[tuple[object, ...]]) -> Finding:
+    try:
+        left = await pending(connection)
+    except SourceError as exc:
+        return Finding.problem("schema", str(exc))
+    if not left:
+        return Finding.ok("schema", "the schema realtime is up to date")
+    if (reason := await why_not(connection)) is not None:
+        return Finding.problem("schema", reason)
+    return Finding.ok(
+        "schema",
+        f"the schema realtime is brought up to date when the server starts: "
+        f"{', '.join(map(str, left))}",
+    )
