@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from itertools import count
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -12,6 +13,7 @@ from ...changes import Begin, Gap, GapReason, Idle
 from ...errors import (
     ConfigError,
     ConnectionLostError,
+    FilterError,
     PositionMismatchError,
     RealtimeError,
     SlotInUseError,
@@ -22,6 +24,7 @@ from ...lsn import LSN
 from ...positions import Position
 from ...replication.progress import Place
 from ...replication.sequence import NOWHERE, Sequence
+from .._filtering import RowFilter, filter_problems
 from .._queue import EventQueue
 from ..base import Acknowledgeable, SourceStats
 from ._database import MemoryDatabase
@@ -49,12 +52,15 @@ class MemorySource(EventQueue):
             :class:`Gap` in the stream.
         start_at: for a consumer that keeps its own checkpoint: the position that it has stored,
             None as long as there is none. Leave it out for any other consumer.
+        filter: hand over only the row changes that pass a filter expression: one for all tables,
+            or one by ``schema.table``, with ``*`` for those that are not named; see
+            :attr:`StreamOptions.filter`.
         boundaries: also yield :class:`Begin` and :class:`Commit`.
         auto_ack: acknowledge what was handed over when the next is asked for, and on leaving
             the ``async with`` block without an exception.
 
     Raises:
-        ConfigError: if ``on_gap`` is neither.
+        ConfigError: if ``on_gap`` is neither, or the filter is none.
     """
 
     def __init__(
@@ -64,11 +70,15 @@ class MemorySource(EventQueue):
         slot: str | None = None,
         on_gap: Literal["raise", "continue"] = "raise",
         start_at: Position | Literal["slot"] | None = "slot",
+        filter: str | Mapping[str, str] | None = None,
         boundaries: bool = False,
         auto_ack: bool = False,
     ) -> None:
         if on_gap not in ("raise", "continue"):
             raise ConfigError(f"on_gap is 'raise' or 'continue', not {on_gap!r}")
+        problems = [] if filter is None else list(filter_problems(filter))
+        if problems:
+            raise ConfigError(problems)
         super().__init__(boundaries=boundaries, auto_ack=auto_ack)
         self.database = database or MemoryDatabase()
         """Where the changes come from."""
@@ -92,6 +102,7 @@ class MemorySource(EventQueue):
         self._closed = False
 
         # What outlives connections.
+        self._filter = None if filter is None else RowFilter(filter, {})
         self._sequence: Sequence | None = None
         self._bytes = 0
         self._attachments = 0
@@ -156,8 +167,12 @@ class MemorySource(EventQueue):
         """Read all that was written; return whether there was anything."""
         entries = self._log.entries[self._next :]
         self._next += len(entries)
-        for entry in entries:
-            self._take_entry(entry)
+        try:
+            for entry in entries:
+                self._take_entry(entry)
+        except FilterError as exc:
+            # What came before it is good and goes out first.
+            self._error = exc
         self._confirm()
         return bool(entries)
 
@@ -243,6 +258,8 @@ class MemorySource(EventQueue):
             received_lsn=progress.written,
             confirmed_lsn=progress.flushed,
             unacknowledged=progress.waiting,
+            filtered=0 if self._filter is None else self._filter.left_out,
+            filter_errors=0 if self._filter is None else self._filter.errors,
             lag_bytes=max(progress.written - progress.flushed, 0),
             connected=self._slot is not None,
         )
@@ -309,6 +326,7 @@ class MemorySource(EventQueue):
             # Behind a gap nothing is a repetition, wherever it stands.
             start=self._start if reason is None else NOWHERE,
             own_checkpoint=self._own_checkpoint,
+            passes=None if self._filter is None else self._filter.passes,
         )
 
     def _lose(self, exc: RealtimeError) -> None:

@@ -22,6 +22,7 @@ from realtime_core import (
     ConfigError,
     Delete,
     Event,
+    FilterError,
     Gap,
     GapReason,
     Idle,
@@ -51,6 +52,7 @@ T = TypeVar("T")
 WORLDS: dict[str, tuple[str, Callable[[Database], PostgresWorld]]] = {
     "pgoutput-17": ("pg17", PgoutputWorld),
     "pgoutput-18": ("pg18", PgoutputWorld),
+    "pgoutput-18-lazy": ("pg18", lambda database: PgoutputWorld(database, lazy=True)),
     "wal2json-2": ("pg17", lambda database: Wal2JsonWorld(database, 2)),
     "wal2json-1": ("pg17", lambda database: Wal2JsonWorld(database, 1)),
 }
@@ -269,6 +271,62 @@ async def test_the_ways_to_read_may_be_mixed(world: World) -> None:
         while len(found) < 2:
             found += ids(await soon(anext(source.batches())))
         assert found == [4, 5]
+
+
+# Filters
+
+
+async def test_only_what_passes_is_handed_over_at_the_place_that_it_has(world: World) -> None:
+    async with world.source(filter="id=in.(2,5)") as source:
+        world.insert(1, 2, 3, 4, 5)
+        world.write(("update", 2, 2, "two"), ("delete", 5), ("delete", 1))
+        found = await take(source, 4)
+        assert [type(event) for event in found] == [Insert, Insert, Update, Delete]
+        assert ids(found) == [2, 5]
+        assert [position(event).index for event in found] == [1, 4, 0, 1]
+        world.insert(6, 7)
+        world.write(("insert", 8, None), ("update", 8, 5, None))
+        await take(source, 1)
+        stats = source.stats()
+        assert (stats.changes, stats.filtered, stats.filter_errors) == (12, 7, 0)
+
+
+async def test_a_slot_moves_past_what_a_filter_leaves_out(world: World) -> None:
+    async with world.source(filter={"*": "id=eq.5"}) as source:
+        reading = asyncio.create_task(anext(source))
+        world.insert(1)
+        end = world.end_of_wal()
+        await eventually(lambda: world.confirmed() >= end)
+        world.insert(4, 5, 6)
+        source.ack(await soon(reading))
+        stood = world.confirmed()
+        world.insert(7)
+        waiting = asyncio.create_task(anext(source))
+        await eventually(lambda: world.confirmed() > stood)
+        waiting.cancel()
+    async with world.source() as source:
+        world.insert(8)
+        assert await take_ids(source, 1) == [8]
+
+
+async def test_a_filter_that_does_not_fit_ends_the_stream_and_loses_nothing(world: World) -> None:
+    async with world.source(filter="missing=eq.1") as source:
+        world.insert(1)
+        for _ in range(2):
+            with pytest.raises(FilterError, match=r"item has no column 'missing'; it has id, name"):
+                await soon(anext(source))
+    async with world.source(filter="id=lt.3") as source:
+        world.insert(2)
+        assert await take_ids(source, 2) == [1, 2]
+
+
+async def test_a_filter_that_cannot_be_read_is_a_problem_of_the_settings(world: World) -> None:
+    for filter in ("id=foo.1", {"item": "id=eq.1"}):
+        with pytest.raises(ConfigError):
+            world.source(filter=filter)
+    # The world ends with its slot, so there has to be one.
+    async with world.source():
+        pass
 
 
 # Cancelling, and one consumer

@@ -214,13 +214,15 @@ class PostgresWorld(World):
 
 
 class PgoutputWorld(PostgresWorld):
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, **options: Any) -> None:
         super().__init__(database)
+        self.more = options
         self.connection.execute(f"create publication {self.schema} for table item")
 
     def source(self, **options: Any) -> PgoutputSource:
-        settings = {"publications": [self.schema], "messages": True}
-        return PgoutputSource(self.database.dsn, **(settings | self.options() | options))
+        settings: dict[str, Any] = {"publications": [self.schema], "messages": True}
+        settings |= self.options() | self.more
+        return PgoutputSource(self.database.dsn, **(settings | options))
 
     def close(self) -> None:
         self.connection.execute(f"drop publication {self.schema}")
