@@ -22,26 +22,30 @@ _SHORT: Final = 64
 _DOTTED_I: Final = "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}"
 
 
-def like(pattern: str) -> Test:
-    """Return the test of a pattern.
+def like(pattern: str) -> tuple[Test, int]:
+    """Return the test of a pattern, and how many of its pieces have a ``_``.
+
+    Those have to be compiled, which takes longer than all else.
 
     Raises:
         ValueError: if it ends with a backslash.
     """
     pieces = _split(pattern)
+    compiled = sum(not _is_literal(piece) for piece in pieces)
     first, *rest = pieces
     if not rest:
-        return _whole(first)
+        return _whole(first), compiled
     *middle, last = rest
-    if all(kind == "=" for piece in pieces for kind, _ in piece):
-        return _plain(*map(_joined, (first, last)), inner=[_joined(piece) for piece in middle])
-    return _general(first, middle, last)
+    if not compiled:
+        inner = [_joined(piece) for piece in middle]
+        return _plain(*map(_joined, (first, last)), inner=inner), 0
+    return _general(first, middle, last), compiled
 
 
-def ilike(pattern: str) -> Test:
-    """Return the test of a pattern whatever the letters' case."""
-    test = like(fold(pattern))
-    return lambda text: test(fold(text))
+def ilike(pattern: str) -> tuple[Test, int]:
+    """Return the same of a pattern whatever the letters' case."""
+    test, compiled = like(fold(pattern))
+    return lambda text: test(fold(text)), compiled
 
 
 def fold(text: str) -> str:
@@ -77,12 +81,16 @@ def _split(pattern: str) -> list[_Piece]:
     return pieces
 
 
+def _is_literal(piece: _Piece) -> bool:
+    return all(kind == "=" for kind, _ in piece)
+
+
 def _joined(piece: _Piece) -> str:
     return "".join(text for _, text in piece)
 
 
 def _whole(piece: _Piece) -> Test:
-    if all(kind == "=" for kind, _ in piece):
+    if _is_literal(piece):
         whole = _joined(piece)
         return lambda text: text == whole
     match = _fixed(piece).fullmatch
@@ -132,6 +140,15 @@ def _search(piece: _Piece) -> Callable[[str, int, int], int]:
     To try a piece at each place costs length times length; a long one is compared at all places
     at once, with a bit of an integer for each of its beginnings that fits so far.
     """
+    if _is_literal(piece):
+        literal = _joined(piece)
+
+        def find_literal(text: str, at: int, end: int) -> int:
+            found = text.find(literal, at, end)
+            return -1 if found < 0 else found + len(literal)
+
+        return find_literal
+
     if _length(piece) <= _SHORT:
         search = _fixed(piece).search
 

@@ -49,6 +49,8 @@ _LONGEST_PATTERN: Final = 1000
 _MOST_INSTRUCTIONS: Final = 500_000
 """Of a filter's regular expressions, for RE2: any one that it takes has room, and so have dozens
 of the usual size."""
+_MOST_PIECES: Final = 1000
+"""Of a filter's LIKE patterns, between two ``%``, that have a ``_``: 20 µs each."""
 _SHOWN: Final = 40
 """Characters of what was written that a message shows."""
 _LONGEST: Final = 500
@@ -144,6 +146,7 @@ class _Planner:
         self._scope = scope
         self._text = text
         self._instructions = 0
+        self._pieces = 0
 
     def plan(self, node: Node) -> Plan:
         match node:
@@ -222,10 +225,15 @@ class _Planner:
             if len(node.value) > _LONGEST_PATTERN:
                 raise ValueError(f"a pattern has at most {_LONGEST_PATTERN:,} characters")
             match node.operator:
-                case Operator.LIKE:
-                    predicate = like(node.value)
-                case Operator.ILIKE:
-                    predicate = ilike(node.value)
+                case Operator.LIKE | Operator.ILIKE:
+                    make = like if node.operator is Operator.LIKE else ilike
+                    predicate, pieces = make(node.value)
+                    self._pieces += pieces
+                    if self._pieces > _MOST_PIECES:
+                        raise ValueError(
+                            "with those before it the filter's patterns have more than "
+                            f"{_MOST_PIECES:,} parts with _ between two %"
+                        )
                 case _:
                     ignore_case = node.operator is Operator.IMATCH
                     predicate, size = regex(node.value, ignore_case=ignore_case)
