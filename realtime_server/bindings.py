@@ -7,9 +7,10 @@ costs what matches, however many bindings there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Generic, TypeAlias, TypeVar
 
+from realtime_core import Relation
 from realtime_core.errors import FilterError
 from realtime_core.filters import EnumOrders, FilterIndex, Match
 
@@ -91,6 +92,11 @@ class BindingIndex(Generic[G]):
     def with_filter(self, schema: str, table: str) -> Iterable[tuple[G, Binding]]:
         """Return the bindings that have a filter on a table, and who has them."""
         return self._with_filter.get((schema, table), ())
+
+    def prepare(self, relation: Relation) -> Iterator[None]:
+        """As :meth:`FilterIndex.prepare`."""
+        yield from self._filtered.prepare(relation)
+        yield from self._leaving.prepare(relation)
 
     def match(
         self, payload: RowPayload, *, filtered: bool = True

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import attrs
 
-from realtime_core import Begin, Change, Commit, Event, Gap, Idle
+from realtime_core import Begin, Change, Commit, Delete, Event, Gap, Idle, Insert, Relation, Update
 from realtime_core.errors import FilterError
 from realtime_core.filters import EnumOrders, FilterIndex
 
@@ -387,7 +387,18 @@ class Hub:
         begins. Clients may come and go while it stops: they get what they asked for from then
         on, or no more.
         """
-        return self.writing(message for event in events for message in self._messages(event))
+        dispatch = Dispatch(self._clock)
+        for event in events:
+            if isinstance(event, (Insert, Update, Delete)):
+                yield from self._typing(event.relation)
+            yield from _add(dispatch, self._messages(event))
+        yield from dispatch.hand_out()
+
+    def _typing(self, relation: Relation) -> Iterator[float]:
+        """Type the filters on a table that is new, or has other columns."""
+        for index in (self._filters, self._bindings):
+            for _ in index.prepare(relation):
+                yield 0.0
 
     def write(self, messages: Messages) -> None:
         """Hand messages out, in order, whatever time it takes."""
@@ -397,10 +408,7 @@ class Hub:
     def writing(self, messages: Messages) -> Iterator[float]:
         """Hand messages out in the same way. They may be thought of as they are asked for."""
         dispatch = Dispatch(self._clock)
-        for members, message in messages:
-            dispatch.add(members, message)
-            if dispatch.is_due():
-                yield from dispatch.hand_out()
+        yield from _add(dispatch, messages)
         yield from dispatch.hand_out()
 
     def deliveries(self, change: Change, *, filtered: bool = True) -> list[AnyDelivery]:
@@ -477,6 +485,13 @@ class Hub:
         # Others may come or go before the last one has been told.
         for group in list(self._all_groups()):
             yield group.members, group.gap_message(gap)
+
+
+def _add(dispatch: Dispatch, messages: Messages) -> Iterator[float]:
+    for members, message in messages:
+        dispatch.add(members, message)
+        if dispatch.is_due():
+            yield from dispatch.hand_out()
 
 
 def _system_message(group: _AnyGroup, payload: dict[str, Any]) -> bytes:

@@ -10,8 +10,9 @@ fields are converted once for all entries.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable
-from typing import Any, Generic, TypeVar
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, Final, Generic, TypeVar
 
 from ..changes import Change, Insert, LogicalMessage, Relation, Truncate, Update
 from ..errors import FilterError
@@ -27,6 +28,9 @@ __all__ = ["FilterIndex"]
 logger = logging.getLogger("realtime.filters")
 
 S = TypeVar("S", bound=Hashable)
+
+_PART: Final = 100
+"""Filters that are typed before others have their turn: 1 ms of the usual ones."""
 
 
 class _Entry(Generic[S]):
@@ -55,6 +59,8 @@ class _Table(Generic[S]):
         """By the filter's canonical text."""
         self.scope: Scope | None = None
         """None until the relation is known."""
+        self.untyped: OrderedDict[_Entry[S], None] = OrderedDict()
+        """Those that are not held against the relation yet, in their order."""
         self._filed: dict[Source, dict[Key, _Filed]] = {}
         self._is_sorted = True
         self.always: dict[_Entry[S], None] = {}
@@ -62,15 +68,21 @@ class _Table(Generic[S]):
         self.failures: set[Source | _Entry[S]] = set()
         """Whose errors were logged: once is enough."""
 
-    def bind(self, scope: Scope) -> list[tuple[_Entry[S], FilterError]]:
-        """Type all filters anew; return those that do not fit, and why."""
+    def bind(self, scope: Scope) -> None:
+        """Forget what was known of another relation: all filters have to be typed anew."""
         self.scope = scope
         self._filed = {}
         for entries in (self.always, self.scanned, self.failures):
             entries.clear()
-        misfits = []
-        for entry in self.entries.values():
+        self.untyped = OrderedDict.fromkeys(self.entries.values())
+        for entry in self.untyped:
             entry.plan = None
+
+    def type_some(self, most: int) -> list[tuple[_Entry[S], FilterError]]:
+        """Type the next filters, at most so many; return those that do not fit, and why."""
+        misfits = []
+        for _ in range(min(most, len(self.untyped))):
+            entry, _ = self.untyped.popitem(last=False)
             try:
                 self.file(entry)
             except FilterError as exc:
@@ -113,6 +125,7 @@ class _Table(Generic[S]):
 
     def unfile(self, entry: _Entry[S]) -> None:
         """Take an entry out."""
+        self.untyped.pop(entry, None)
         self.always.pop(entry, None)
         self.scanned.pop(entry, None)
         if entry.plan is None or entry.plan.access is None:
@@ -196,7 +209,8 @@ class FilterIndex(Generic[S]):
         except FilterError as exc:
             if not wait:
                 raise
-            misfit = exc
+            # When it is typed all who wait for that are told.
+            misfit = None if entry in at.untyped else exc
         at.entries[text] = entry
         entry.subscriptions[subscription] = None
         self._tables[schema, table] = at
@@ -216,6 +230,18 @@ class FilterIndex(Generic[S]):
         del at.entries[str(filter)]
         if not at.entries:
             del self._tables[schema, table]
+
+    def prepare(self, relation: Relation) -> Iterator[None]:
+        """Type the filters on a relation's table in parts, if that is to be done.
+
+        Very many take long: 1 s for 100,000. Whoever has something else to do uses this up before
+        the next change is matched; else that does the rest at once. Filters may come and go in
+        between.
+        """
+        table = self._bound(relation)
+        while table is not None and table.untyped:
+            self._type_some(table, _PART)
+            yield
 
     def match(self, change: Change) -> list[S]:
         """Return the subscriptions whose filter a change passes, once for each such filter.
@@ -280,6 +306,12 @@ class FilterIndex(Generic[S]):
         return True
 
     def _table(self, relation: Relation) -> _Table[S] | None:
+        table = self._bound(relation)
+        if table is not None and table.untyped:
+            self._type_some(table, len(table.untyped))
+        return table
+
+    def _bound(self, relation: Relation) -> _Table[S] | None:
         table = self._tables.get((relation.schema, relation.table))
         if table is None:
             return None
@@ -287,11 +319,11 @@ class FilterIndex(Generic[S]):
             if table.scope is not None and table.scope.fits(relation, self._enums):
                 table.scope.relation = relation
             else:
-                self._bind(table, relation)
+                table.bind(Scope(relation, self._enums))
         return table
 
-    def _bind(self, table: _Table[S], relation: Relation) -> None:
-        misfits = table.bind(Scope(relation, self._enums))
+    def _type_some(self, table: _Table[S], most: int) -> None:
+        misfits = table.type_some(most)
         if self._on_error is None:
             return
         told = [(each, exc) for entry, exc in misfits for each in entry.subscriptions]

@@ -346,6 +346,26 @@ def test_a_filter_that_did_not_fit_when_it_came_is_tried_again_with_other_column
     assert [frame["event"] for frame in outbox.frames] == ["system", "postgres_changes"]
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_others_have_their_turn_while_very_many_filters_are_typed(leaves: bool) -> None:
+    hub = Hub()
+    wanted = [wants(filter=f"id=eq.{number}", leaves=leaves) for number in range(1000)]
+    outboxes = [bound(hub, binding) for binding in wanted]
+    topics = RecordingOutbox()
+    for number in range(1000):
+        topic = Topic.parse(f"realtime:public:todos:id=eq.{number}")
+        hub.subscribe(Subscription(topic, SERIALIZERS["1.0.0"], topics))
+    steps = hub.publishing([INSERT, INSERT])
+    turns = [next(steps) for _ in range(10)]
+    assert turns == [0.0] * 10
+    assert len(list(steps)) >= 10
+    assert [number for number, each in enumerate(outboxes) if each.frames] == [14]
+    assert len(outboxes[14].frames) == len(topics.frames) == 2
+    # Once is enough.
+    hub.publish([INSERT])
+    assert len(list(hub.publishing([INSERT]))) < 10
+
+
 # Coming and going.
 
 

@@ -348,3 +348,36 @@ def test_a_filter_that_does_not_fit_may_wait_until_the_table_has_other_columns(
     index.remove("early", "public", "t", filter)
     index.remove("id=eq.1", "public", "t", parse_filter("id=eq.1"))
     assert index._tables == {}
+
+
+def test_filters_are_typed_in_parts_between_which_others_come_and_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(index_module, "_PART", 2)
+    told: list[str] = []
+    texts = ["id=eq.1", "v=gt.0", "missing=eq.1", "name=eq.x", "id=in.(1,2)", "", "id=eq.x"]
+    index = index_of(*texts, on_error=lambda name, _: told.append(name))
+    steps = index.prepare(T)
+    next(steps)
+    assert told == []
+    # One that was typed already, two that were not, and one that comes.
+    for text in ("id=eq.1", "id=in.(1,2)", "id=eq.x"):
+        index.remove(text, "public", "t", parse_filter(text))
+    index.add("late", "public", "t", parse_filter("v=lt.9"))
+    # Theirs is still to be typed, and they are told with the others.
+    index.add("second", "public", "t", parse_filter("missing=eq.1"), wait=True)
+    with pytest.raises(FilterError):
+        index.add("third", "public", "t", parse_filter("missing=eq.1"))
+    next(steps)
+    assert told == ["missing=eq.1", "second"]
+    # What is left is done when it is needed.
+    assert sorted(index.match(insert(T, "1", "x", "5"))) == ["", "late", "name=eq.x", "v=gt.0"]
+    assert list(steps) == []
+    assert list(index.prepare(T)) == []
+    assert list(index.prepare(relation(table="other", id="int4"))) == []
+    assert len(told) == 2
+    # All anew, for other columns.
+    wider = relation(id="int4", name="text", v="int4", missing="int4")
+    assert len(list(index.prepare(wider))) == 3
+    found = index.match(insert(wider, "1", "x", "5", "1"))
+    assert sorted(found) == ["", "late", "missing=eq.1", "name=eq.x", "second", "v=gt.0"]
