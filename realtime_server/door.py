@@ -27,8 +27,7 @@ _MOST_TURNED_AWAY: Final = 100
 
 logger = logging.getLogger("realtime.listener")
 
-MakeWebSocket = Callable[[Callable[[], None], Callable[[], None]], asyncio.Protocol]
-"""Takes what is called when what came is no request, and when the connection is gone."""
+MakeWebSocket = Callable[[], asyncio.Protocol]
 
 
 class Door:
@@ -71,6 +70,18 @@ class Door:
         """The connection is gone."""
         for place in (self._inside, self._plain, self._turned_away):
             place.discard(transport)
+
+    def flooded(self) -> None:
+        """A client sent too many messages."""
+        self.metrics.limit("messages")
+
+    def left_unread(self) -> None:
+        """A client left too much unread."""
+        self.metrics.outbox.slow_clients += 1
+
+    def got_no_request(self, transport: asyncio.BaseTransport) -> None:
+        """What came through the door is no request."""
+        self.count_refused("malformed", transport)
 
     def count_refused(self, result: str, transport: asyncio.BaseTransport) -> None:
         """Count a request that did not become a WebSocket, and log who sent it."""
@@ -180,10 +191,7 @@ class Head(asyncio.Protocol):
         transport = self._transport
         if websocket:
             self._door.upgrade(transport)
-            protocol = self._make_websocket(
-                lambda: self._door.count_refused("malformed", transport),
-                lambda: self._door.leave(transport),
-            )
+            protocol = self._make_websocket()
             transport.set_protocol(protocol)
             protocol.connection_made(transport)
         else:

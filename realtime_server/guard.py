@@ -11,7 +11,7 @@ It also says when something changes that decides whether frames may be written p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Protocol
@@ -45,6 +45,26 @@ class Told(Protocol):
         ...
 
 
+class Keeper(Protocol):
+    """One who knows all connections."""
+
+    def flooded(self) -> None:
+        """A client sent too many frames, and is told that it has to go."""
+        ...
+
+    def left_unread(self) -> None:
+        """A client left too much unread, and was cut off."""
+        ...
+
+    def got_no_request(self, transport: asyncio.BaseTransport) -> None:
+        """What came is no request."""
+        ...
+
+    def leave(self, transport: asyncio.Transport) -> None:
+        """A connection is gone."""
+        ...
+
+
 class GuardedConnection(ServerConnection):
     """A connection that ends when its client sends or leaves unread too much.
 
@@ -52,12 +72,20 @@ class GuardedConnection(ServerConnection):
         arguments: of websockets' connection.
         frames_per_second: that the client may send; a control frame counts as ten.
         max_unread_bytes: what may wait for the client.
-        on_flood: called when it sent too many frames.
-        on_unread: called when it left too much unread.
-        on_malformed: called when what came is no request.
-        on_lost: called when the connection is gone.
+        keeper: told what happens.
         options: of websockets' connection.
     """
+
+    # Python gives an object of more than 30 attributes a dictionary of its own, of 1.3 KB.
+    __slots__ = (
+        "_cost",
+        "_frames_per_second",
+        "_is_malformed",
+        "_keeper",
+        "_max_unread",
+        "_rate",
+        "outbox",
+    )
 
     tells = all(map(partial(hasattr, ServerConnection), _TELLING))
     """Whether the library is one of which all changes are noticed."""
@@ -67,20 +95,14 @@ class GuardedConnection(ServerConnection):
         *arguments: Any,
         frames_per_second: int,
         max_unread_bytes: int,
-        on_flood: Callable[[], None],
-        on_unread: Callable[[], None],
-        on_malformed: Callable[[], None],
-        on_lost: Callable[[], None],
+        keeper: Keeper,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options | {"write_limit": 0})
         self._rate = Rate(frames_per_second, self.loop.time())
         self._frames_per_second = frames_per_second
         self._max_unread = max_unread_bytes
-        self._on_flood = on_flood
-        self._on_unread = on_unread
-        self._on_malformed = on_malformed
-        self._on_lost = on_lost
+        self._keeper = keeper
         self._cost = 0
         self._is_malformed = False
         self.outbox: Told | None = None
@@ -102,7 +124,7 @@ class GuardedConnection(ServerConnection):
         wrong = self.protocol.handshake_exc
         if wrong is not None and self.request is None and not self._is_malformed:
             self._is_malformed = True
-            self._on_malformed()
+            self._keeper.got_no_request(self.transport)
             # A newer library answers what is too long by itself.
             if isinstance(wrong, InvalidMessage):
                 answer = self.protocol.reject(HTTPStatus.BAD_REQUEST, _MALFORMED)
@@ -114,7 +136,7 @@ class GuardedConnection(ServerConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._tell()
-        self._on_lost()
+        self._keeper.leave(self.transport)
 
     # It writes nothing into a buffer of its own, so it is paused as long as the transport's is
     # not empty (see asyncio's "Flow Control Callbacks"): that is what ``write_limit=0`` is for.
@@ -133,7 +155,7 @@ class GuardedConnection(ServerConnection):
 
     def _check(self) -> None:
         if not self._rate.take(self.loop.time(), self._cost):
-            self._on_flood()
+            self._keeper.flooded()
             self.protocol.fail(
                 _POLICY_VIOLATION,
                 f"more than {self._frames_per_second} messages a second (MAX_MESSAGES_PER_SECOND)",
@@ -141,5 +163,5 @@ class GuardedConnection(ServerConnection):
             # Sends the close frame; what the client sends from now on is thrown away.
             super().data_received(b"")
         elif self.transport.get_write_buffer_size() > self._max_unread:
-            self._on_unread()
+            self._keeper.left_unread()
             self.transport.abort()

@@ -42,6 +42,8 @@ PATHS: Final = ("/socket/websocket", "/realtime/v1/websocket")
 
 logger = logging.getLogger("realtime.listener")
 
+_NO_HEADERS: Final = Headers()
+
 Handler = Callable[[ServerConnection, ConnectRequest, Serializer], Awaitable[None]]
 """Serves an open WebSocket until it ends."""
 
@@ -169,24 +171,16 @@ class Listener:
             task.cancel()
 
     def _make_protocol(self, *args: Any, **kwargs: Any) -> asyncio.Protocol:
-        def make_websocket(
-            on_malformed: Callable[[], None], on_lost: Callable[[], None]
-        ) -> ServerConnection:
+        def make_websocket() -> ServerConnection:
             return GuardedConnection(
                 *args,
                 frames_per_second=self._config.max_messages_per_second,
                 max_unread_bytes=self._config.outbox_max_bytes,
-                on_flood=lambda: self._metrics.limit("messages"),
-                on_unread=self._count_slow_client,
-                on_malformed=on_malformed,
-                on_lost=on_lost,
+                keeper=self._door,
                 **kwargs,
             )
 
         return Head(make_websocket, self._door)
-
-    def _count_slow_client(self) -> None:
-        self._metrics.outbox.slow_clients += 1
 
     async def _process_request(
         self, connection: ServerConnection, request: Request
@@ -223,8 +217,9 @@ class Listener:
     async def _handle(self, connection: ServerConnection) -> None:
         assert connection.request is not None
         request = _connect_request(connection.request)
-        # Nobody reads headers again, and they take 2 KB of each connection.
-        connection.request = Request(connection.request.path, Headers())
+        # Nobody reads headers again, and they take 2 KB of each connection. The library's parser
+        # holds the same request.
+        connection.request.headers = _NO_HEADERS
         connection.response = None
         task = asyncio.current_task()
         assert task is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -48,13 +49,24 @@ class Guarded:
             cast(Server, server),
             frames_per_second=frames_per_second,
             max_unread_bytes=65536,
-            on_flood=lambda: self.happened.append("flood"),
-            on_unread=lambda: self.happened.append("unread"),
-            on_malformed=lambda: self.happened.append("malformed"),
-            on_lost=lambda: self.happened.append("lost"),
+            keeper=self,
         )
         self.connection.connection_made(self.transport)
         self.connection.data_received(REQUEST)
+
+    def flooded(self) -> None:
+        self.happened.append("flood")
+
+    def left_unread(self) -> None:
+        self.happened.append("unread")
+
+    def got_no_request(self, transport: asyncio.BaseTransport) -> None:
+        assert transport is self.transport
+        self.happened.append("malformed")
+
+    def leave(self, transport: asyncio.BaseTransport) -> None:
+        assert transport is self.transport
+        self.happened.append("lost")
 
     async def _handle(self, connection: Any) -> None:
         """Stands for the server's handler."""
@@ -99,6 +111,11 @@ async def test_what_waits_unread_beyond_the_bound_ends_the_connection() -> None:
     guarded.connection.data_received(ping)
     assert guarded.happened == ["unread"]
     assert guarded.transport.aborted
+
+
+async def test_its_attributes_share_their_names_with_those_of_all_others(guarded: Guarded) -> None:
+    # Beyond 30 CPython gives each object a dictionary of its own, of more than 1 KB.
+    assert len(vars(guarded.connection)) <= 30
 
 
 async def test_the_end_is_said_once(guarded: Guarded) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
@@ -32,10 +33,7 @@ def guarded(*arguments: Any, **options: Any) -> GuardedConnection:
         *arguments,
         frames_per_second=1000,
         max_unread_bytes=MAX_BYTES,
-        on_flood=pytest.fail,
-        on_unread=pytest.fail,
-        on_malformed=pytest.fail,
-        on_lost=lambda: None,
+        keeper=Mock(),
         **options,
     )
 
