@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -24,9 +23,7 @@ SITE = Site(why_not_ready=lambda: None, metrics=None, metrics_type="text/plain")
 class FakeWebSocket(asyncio.Protocol):
     """Stands for websockets' connection: remembers what it was handed."""
 
-    def __init__(self, on_malformed: Callable[[], None], on_lost: Callable[[], None]) -> None:
-        self.on_malformed = on_malformed
-        self.on_lost = on_lost
+    def __init__(self) -> None:
         self.transport: object = None
         self.received = b""
 
@@ -79,7 +76,7 @@ async def test_an_upgrade_is_handed_over_as_if_it_had_been_websockets_from_the_s
     assert arrival.websocket.transport is arrival.transport
     assert arrival.websocket.received == UPGRADE + b"\x81\x80first frame"
     assert arrival.places == (True, False, False)
-    arrival.websocket.on_lost()
+    arrival.door.leave(arrival.transport)
     assert arrival.places == (False, False, False)
 
 
@@ -195,7 +192,7 @@ async def test_connections_beyond_the_bound_are_turned_away_with_the_reason() ->
     )
     assert third.counted("connections")
     # Where one goes, another may come.
-    second.websocket.on_lost()
+    second.door.leave(second.transport)
     assert Arrival(first.door).places == (True, True, False)
     assert isinstance(third.transport.protocol, HttpProtocol)
     third.transport.protocol.connection_lost(None)
