@@ -34,7 +34,15 @@ from .phoenix.messages import (
 from .phoenix.serializers import Serializer
 from .topics import Topic
 
-__all__ = ["AnyDelivery", "AnyGroup", "Hub", "HubStats", "Messages", "Subscription"]
+__all__ = [
+    "AnyDelivery",
+    "AnyGroup",
+    "BoundDelivery",
+    "Hub",
+    "HubStats",
+    "Messages",
+    "Subscription",
+]
 
 logger = logging.getLogger("realtime.hub")
 

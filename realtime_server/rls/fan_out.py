@@ -14,11 +14,12 @@ import psycopg
 from realtime_core import RowChange
 
 from ..dispatch import Members, give_way
-from ..hub import AnyDelivery, Hub, Subscription
+from ..hub import AnyDelivery, BoundDelivery, Hub, Subscription
 from ..metrics import Metrics
 from .authorizer import RowAuthorizer
 from .candidates import Candidate, Matched, Shown
 from .losses import Loss, LossReason
+from .payloads import ErrorView, View
 from .poller import Batch, Read
 from .viewers import Viewer
 
@@ -160,7 +161,13 @@ class FanOut:
                 if everybody is None:
                     everybody = _by_viewer(self._hub.deliveries(candidate.change, filtered=False))
                 theirs = everybody.get(viewer, [])
-            for delivery, members in theirs:
+            for matching, members in theirs:
+                delivery = matching
+                if not view.is_for_all:
+                    permitted = _permitted(matching, members, candidate.change, view)
+                    if permitted is None:
+                        continue
+                    delivery = permitted
                 try:
                     data = view.payload(delivery.select, has_time=delivery.is_bound)
                 except Exception:
@@ -192,3 +199,32 @@ def _divide(matched: Matched, viewer: Viewer) -> tuple[Matched, Matched]:
         still.append((delivery, theirs))
         moved.append((delivery, others))
     return {viewer: still}, {viewer: moved}
+
+
+def _permitted(
+    delivery: AnyDelivery, members: Members, change: RowChange, view: View | ErrorView
+) -> AnyDelivery | None:
+    """Return the delivery without filters on columns that may not be looked at any more."""
+    member = next(iter(members.values()), None)
+    if member is None:
+        return None
+    # They have the same topic and bindings.
+    assert isinstance(member, Subscription)
+    if isinstance(delivery, BoundDelivery):
+        refused = {
+            binding.id
+            for binding in member.bindings or ()
+            if binding.filter is not None and not view.lets_filter_by(binding.columns)
+        }
+        if not refused:
+            return delivery
+        ids = [one for one in delivery.ids if one not in refused]
+        return delivery._replace(ids=ids) if ids else None
+    topic = member.topic
+    if view.lets_filter_by(topic.columns):
+        return delivery
+    # It may mean several tables.
+    table = (change.relation.schema, change.relation.table)
+    filters = [item.filter for item in topic.filters if (item.schema, item.table) == table]
+    is_permitted = all(view.lets_filter_by(each.columns) for each in filters)
+    return delivery if is_permitted else None

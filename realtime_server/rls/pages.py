@@ -79,7 +79,8 @@ class Page:
         self._candidates = candidates
         self._sheets: dict[tuple[LiveColumn, ...], _Sheet] = {}
         self._columns: dict[str, tuple[LiveColumn, ...]] = {}
-        # By candidate and columns: who sees them. By candidate: who is told of which error.
+        # By candidate and columns: who sees them. By candidate: who, all of one role, is told of
+        # which error.
         self._shown: dict[tuple[int, tuple[LiveColumn, ...]], list[Viewer]] = {}
         self._errors: list[tuple[int, str, bool, Sequence[Viewer]]] = []
         self.timeouts: Counter[Viewer] = Counter()
@@ -168,8 +169,8 @@ class Page:
             )
             shown[place].update(dict.fromkeys(viewers, seen))
         for place, error, is_for_all, those in self._errors:
-            change = self._candidates[place].change
-            told = ErrorView(change, self._table, error, is_for_all=is_for_all)
+            change, columns = self._candidates[place].change, self._columns_of(those[0].role)
+            told = ErrorView(change, self._table, columns, error, is_for_all=is_for_all)
             shown[place].update(dict.fromkeys(those, told))
 
 

@@ -101,6 +101,10 @@ class View:
             payload = self._payloads[select] = self._render(select)
         return payload
 
+    def lets_filter_by(self, columns: frozenset[str]) -> bool:
+        """Say whether a filter may look at columns: else it would tell what is in them."""
+        return not columns or columns.issubset(column.name for column in self._columns)
+
     def _render(self, select: frozenset[str] | None) -> bytes:
         change, table, columns = self._change, self._table, self._columns
         if select is not None:
@@ -122,18 +126,37 @@ class View:
 
 
 class ErrorView:
-    """What is told of a change whose row cannot be shown."""
+    """What is told of a change whose row cannot be shown.
 
-    __slots__ = ("_change", "_error", "_table", "is_for_all")
+    Args:
+        change: of the table.
+        table: as it is now.
+        columns: what may be shown of it.
+        error: what is told.
+        is_for_all: whether it concerns all who listen to the table.
+    """
+
+    __slots__ = ("_change", "_columns", "_error", "_table", "is_for_all")
 
     def __init__(
-        self, change: RowChange, table: Table, error: str, *, is_for_all: bool = False
+        self,
+        change: RowChange,
+        table: Table,
+        columns: Sequence[LiveColumn],
+        error: str,
+        *,
+        is_for_all: bool = False,
     ) -> None:
         self._change = change
         self._table = table
+        self._columns = columns
         self._error = error
         self.is_for_all = is_for_all
         """Whether it concerns all who listen to the table, whatever their filters say."""
+
+    def lets_filter_by(self, columns: frozenset[str]) -> bool:
+        """Say whether a filter may look at columns, where filters count."""
+        return not columns or columns.issubset(column.name for column in self._columns)
 
     def payload(self, select: frozenset[str] | None = None, *, has_time: bool = False) -> bytes:
         """Return the error as JSON.

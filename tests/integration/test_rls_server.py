@@ -272,6 +272,39 @@ async def test_a_schema_that_may_not_be_used(stage: RlsStage) -> None:
         assert await stage.frames(client, "insert into notes values (1, 'a')") == []
 
 
+async def test_a_filter_by_a_column_that_may_not_be_selected_any_more_passes_nothing(
+    stage: RlsStage,
+) -> None:
+    stage.make("notes", "id int primary key, secret int", "true", narrow="id, secret")
+    plain, by_secret = stage.topic("notes"), stage.topic("notes", "secret=eq.5")
+    binding = {"event": "*", "schema": stage.schema, "table": "notes"}
+    bindings = config(
+        {**binding, "filter": "secret=gt.4"}, {**binding, "filter": "id=gt.0"}, binding
+    )
+
+    def seen(frames: list[Any]) -> list[Any]:
+        return [
+            (len(frame["payload"]["ids"]), sorted(frame["payload"]["data"]["record"]))
+            if "ids" in frame["payload"]
+            else (frame["topic"], sorted(frame["payload"]["record"]))
+            for frame in frames
+        ]
+
+    async with stage.client(role=stage.narrow) as client:
+        await client.sit(plain, by_secret)
+        await client.try_join("realtime:room", {**bindings, "access_token": client.token})
+        await client.receive()
+        frames = await stage.frames(client, "insert into notes values (1, 5)")
+        both = ["id", "secret"]
+        assert seen(frames) == [(plain, both), (by_secret, both), (3, both)]
+        stage.execute(f'revoke select (secret) on notes from "{stage.narrow}"')
+        frames = await stage.frames(client, "insert into notes values (2, 5)")
+        assert seen(frames) == [(plain, ["id"]), (2, ["id"])]
+        stage.execute(f'grant select (secret) on notes to "{stage.narrow}"')
+        frames = await stage.frames(client, "insert into notes values (3, 5)")
+        assert seen(frames) == [(plain, both), (by_secret, both), (3, both)]
+
+
 async def test_a_large_change_is_error_413_with_its_short_values(stage: RlsStage) -> None:
     stage.make("notes", "id int primary key, owner text, body text")
     async with stage.client() as client:

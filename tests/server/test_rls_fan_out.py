@@ -33,6 +33,9 @@ class Text:
         self.text = text
         self.is_for_all = is_for_all
 
+    def lets_filter_by(self, columns: frozenset[str]) -> bool:
+        return True
+
     def payload(self, select: Any = None, *, has_time: bool = True) -> bytes:
         if not self.text:
             raise ValueError("cannot be shown")
