@@ -215,7 +215,7 @@ class Visibility:
                     # Which of the rows is it? Each by itself, and the others are answered.
                     again += [(place, (one,)) for one in places]
                 else:
-                    inquiry.note(place, places, Failure.ERROR, f"{problem}: {detail}")
+                    inquiry.note(place, places, Failure.ERROR, problem, detail)
             todo = again + todo[len(rows) :]
 
     async def _call(
@@ -286,16 +286,25 @@ class _Inquiry:
     questions: Sequence[Question]
     answers: Sequence[Answer]
 
-    def note(self, place: int, places: tuple[int, ...], failure: Failure, detail: str = "") -> None:
+    def note(
+        self,
+        place: int,
+        places: tuple[int, ...],
+        failure: Failure,
+        sqlstate: str | None = None,
+        message: str | None = None,
+    ) -> None:
         self.answers[place].failed.update(dict.fromkeys(places, failure))
         logger.warning(
-            "row level security of %s.%s failed for role %s (%s%s)",
+            "row level security of %s.%s failed for role %s (%s)",
             self.table.schema,
             self.table.name,
             self.questions[place].viewer.role,
-            failure.value,
-            f" {detail}" if detail else "",
+            failure.value if sqlstate is None else f"{failure.value} {sqlstate}",
         )
+        if message is not None:
+            # It may quote what is in the row.
+            logger.debug("the error was: %s", message)
 
 
 def _chunks(questions: Sequence[Question]) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
