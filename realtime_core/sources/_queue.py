@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import TracebackType
 from typing import Final, Generic, Self, TypeVar
 
 from ..changes import (
@@ -24,7 +25,7 @@ from ..changes import (
     LogicalMessage,
     Transaction,
 )
-from ..errors import ConfigError, TransactionTooLargeError
+from ..errors import ConfigError, RealtimeError, TransactionTooLargeError
 from ..positions import Position
 from .base import Acknowledgeable, TransactionEvent
 
@@ -50,6 +51,9 @@ class EventQueue(abc.ABC):
         # The last event or transaction that was handed over and has a position.
         self._handed: Event | CommittedTransaction | None = None
         self._reading = False
+        # What a source sets: why nothing more will come.
+        self._error: RealtimeError | None = None
+        self._closed = False
 
     # What a source adds.
 
@@ -57,12 +61,29 @@ class EventQueue(abc.ABC):
     async def _fill(self) -> None:
         """Wait for what comes next and put it into the queue; it may be nothing.
 
-        Cancelling it loses nothing. It raises StopAsyncIteration when nothing will come.
+        Cancelling it loses nothing. It raises StopAsyncIteration when nothing will come. It is
+        not asked any more when there was an error, or the source is closed.
         """
 
     @abc.abstractmethod
     def ack(self, upto: Acknowledgeable) -> None:
         """Say that everything up to and including ``upto`` is done with."""
+
+    @abc.abstractmethod
+    async def aclose(self) -> None:
+        """Let go of everything."""
+
+    # Leaving
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._auto_ack and exc_type is None and not self._closed:
+            self._ack_handed()
+        await self.aclose()
 
     # Reading
 
@@ -188,6 +209,10 @@ class EventQueue(abc.ABC):
     async def _more(self) -> None:
         if self._reading:
             raise RuntimeError("a source has one consumer: two tasks are reading from this one")
+        if self._error is not None:
+            raise self._error
+        if self._closed:
+            raise StopAsyncIteration
         self._reading = True
         try:
             await self._fill()

@@ -1,8 +1,8 @@
 """StreamSource: the part that all sources share which stream from a replication slot.
 
 Theory of operation. Attaching checks the server, the plugin's needs and the slot by SQL,
-then starts the stream on the same connection. It runs in a task of its own, so that a
-consumer may cancel its read at any time. Reading is on demand: while the consumer is busy
+then starts the stream on the same connection, as often as it takes
+(:class:`~realtime_core.sources._attempts.Attempts`). Reading is on demand: while the consumer is busy
 nothing is read, TCP holds the server back, and a timer sends the status updates that keep
 the connection alive. After a break PostgreSQL repeats what was not acknowledged; what was
 handed over already is recognised by its place and dropped.
@@ -15,19 +15,16 @@ import contextlib
 import logging
 import math
 import secrets
-from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
 from random import Random
 from time import monotonic
-from types import TracebackType
 from typing import Final, Self, Unpack
 
 from ..changes import Begin, Event, Gap, GapReason, Idle
 from ..errors import (
     PositionMismatchError,
     RealtimeError,
-    SlotInUseError,
     SlotLostError,
     SourceError,
 )
@@ -41,8 +38,8 @@ from ..replication.protocol import (
     parse_copy_data,
 )
 from ..replication.sequence import NOWHERE, Sequence
-from ._attach import Attachment, Former, OutputPlugin, PayloadDecoder, attach
-from ._backoff import Backoff
+from ._attach import Attachment, Former, OutputPlugin, PayloadDecoder
+from ._attempts import Attempts
 from ._connection import ReplicationConnection
 from ._feedback import Feedback
 from ._filtering import RowFilter
@@ -63,8 +60,6 @@ _COMMIT_TIMEOUT: Final = 0.5
 """Seconds that closing waits for the Commit of a transaction that was read to its last change."""
 _STABLE: Final = 5.0
 """Seconds after which a stream that breaks off counts as one that had worked."""
-_STANDBY_INTERVAL: Final = 1.0
-"""Seconds between two looks at a slot that somebody else uses."""
 _SILENCE: Final = 60.0
 """Seconds of silence after which a server without wal_sender_timeout is given up."""
 _CHUNK: Final = 256
@@ -82,8 +77,8 @@ class StreamSource(EventQueue):
         super().__init__(boundaries=settings.boundaries, auto_ack=settings.auto_ack)
         self._settings = settings
         self._plugin = plugin
-        self._random = settings.random or Random(secrets.randbits(64))
-        self._backoff = Backoff(*settings.backoff, self._random)
+        random = settings.random or Random(secrets.randbits(64))
+        self._attempts = Attempts(settings, plugin, random, self._former, self._attached)
         self._start: Place = NOWHERE
         if settings.start_at is not None:
             self._start = (settings.start_at.lsn, settings.start_at.index)
@@ -104,29 +99,19 @@ class StreamSource(EventQueue):
         self._filter: RowFilter | None = None
         if settings.filter is not None:
             self._filter = RowFilter(settings.filter, self.enum_orders)
-        self._attaching: asyncio.Task[None] | None = None
         self._lag_guard: asyncio.Task[None] | None = None
         self._stream: StreamIdentity | None = None
         self._sequence = Sequence(LSN(0))
         # Streams, and timelines of this one, whose positions count no more.
         self._former_streams: set[StreamIdentity] = set()
         self._former_timelines: set[int] = set()
-        self._suspicion: GapReason | None = None
-        # Process IDs of our walsenders: the last one may hold the slot for a while yet.
-        self._own_pids: deque[int] = deque(maxlen=16)
-        # The connection of the latest attempt.
-        self._candidate: ReplicationConnection | None = None
-        self._error: RealtimeError | None = None
-        self._closed = False
         self._last_idle = -math.inf
         # Up to where PostgreSQL is known to skip a publication.
         self._skips_until = LSN(0)
-        # When it was attached last, how many changes had come then, where the WAL ended; and
-        # how long to wait before the next attempt.
+        # When it was attached last, how many changes had come then, and where the WAL ended.
         self._attached_at = 0.0
         self._changes_then = 0
         self._wal_end_then = LSN(0)
-        self._delay = 0.0
 
     # Lifetime
 
@@ -138,43 +123,27 @@ class StreamSource(EventQueue):
         """
         if self._closed:
             raise RuntimeError("this source was closed: make a new one")
-        if self._stream is not None or self._attaching is not None:
+        if self._stream is not None or self._attempts.started:
             raise RuntimeError("this source is open already")
         if self._settings.max_lag_bytes is not None:
             guard = LagGuard(self._settings, lambda: self._slot, self._start_anew)
             self._lag_guard = asyncio.create_task(guard.run())
         if not self._settings.persistent:
             try:
-                await self._attach()
+                await self._attempts.wait()
             except BaseException:
                 await self.aclose()
                 raise
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._auto_ack and exc_type is None and not self._closed:
-            self._ack_handed()
-        await self.aclose()
-
     async def aclose(self) -> None:
         """Send the last acknowledgement, let go of the slot, close the connection."""
         self._closed = True
         self._queue.clear()
-        attaching = self._attaching
-        if attaching is not None and not attaching.done() and self._candidate is not None:
-            # Not cancelled at once: psycopg would ask the server to cancel, and wait for it.
-            self._candidate.abort()
-            await asyncio.wait({attaching}, timeout=_STOP_TIMEOUT)
-        for task in (attaching, self._lag_guard):
-            if task is not None:
-                task.cancel()
-                # Not its error either: whoever closes has lost interest in it.
-                await asyncio.gather(task, return_exceptions=True)
+        await self._attempts.aclose(_STOP_TIMEOUT)
+        if self._lag_guard is not None:
+            self._lag_guard.cancel()
+            await asyncio.gather(self._lag_guard, return_exceptions=True)
         connection = self._connection
         if connection is None:
             return
@@ -203,17 +172,13 @@ class StreamSource(EventQueue):
     # Reading
 
     async def _fill(self) -> None:
-        if self._error is not None:
-            raise self._error
-        if self._closed:
-            raise StopAsyncIteration
         if self._take_rest():
             # A transaction that was held may be of any length, and is not waited for.
             await asyncio.sleep(0)
             return
         connection = self._connection
         if connection is None:
-            await self._attach()
+            await self._attempts.wait()
             return
         try:
             payloads = await connection.read()
@@ -387,61 +352,16 @@ class StreamSource(EventQueue):
 
     # Attaching
 
-    async def _attach(self) -> None:
-        """Wait until the stream runs. Cancelling the wait leaves the attempt going."""
-        if self._attaching is None:
-            self._attaching = asyncio.create_task(self._attach_until_done())
-        task = self._attaching
-        await asyncio.wait({task})
-        self._attaching = None
-        if self._closed or task.cancelled():
-            raise StopAsyncIteration
-        task.result()
+    def _former(self) -> Former | None:
+        if self._stream is None:
+            return None
+        sequence = self._sequence
+        return Former(self._stream, sequence.last, sequence.progress.flushed)
 
-    async def _attach_until_done(self) -> None:
-        await asyncio.sleep(self._delay)
-        holder = ""
-        while True:
-            try:
-                return await self._attach_once()
-            except SourceError as exc:
-                self._candidate = None
-                if self._closed or not self._may_retry(exc):
-                    raise
-                if isinstance(exc, SlotInUseError) and not self._is_ours(exc):
-                    # That may take for ever, or be over now: it says nothing of the database.
-                    if str(exc) != holder:
-                        holder = str(exc)
-                        logger.warning("%s; waiting until it is free", exc)
-                    await asyncio.sleep(_STANDBY_INTERVAL)
-                    continue
-                delay = self._backoff.next()
-                logger.warning("%s; trying again in %.1f s", exc, delay)
-                await asyncio.sleep(delay)
-
-    def _may_retry(self, exc: SourceError) -> bool:
-        if self._settings.persistent:
-            return True
-        if isinstance(exc, SlotInUseError):
-            return self._is_ours(exc) or self._settings.slot_in_use == "wait"
-        return self._stream is not None and exc.transient
-
-    def _is_ours(self, exc: SlotInUseError) -> bool:
-        """Whether a connection of this source that broke holds the slot."""
-        return self._stream is not None and (exc.pid is None or exc.pid in self._own_pids)
-
-    async def _attach_once(self) -> None:
-        name = self._settings.slot or f"realtime_{self._random.getrandbits(64):016x}"
-        former = None
-        if self._stream is not None:
-            sequence = self._sequence
-            former = Former(self._stream, sequence.last, sequence.progress.flushed)
-        attachment = await attach(
-            self._settings, self._plugin, name, former, self._suspicion, self._connected
-        )
+    def _attached(self, attachment: Attachment, slot: str) -> None:
         self._begin_stream(attachment)
         connection = attachment.connection
-        self._slot = name
+        self._slot = slot
         self._connection = connection
         # The same dict: somebody may hold it.
         self.enum_orders.clear()
@@ -455,11 +375,7 @@ class StreamSource(EventQueue):
             patience=2 * timeout or _SILENCE,
         )
         kind = "temporary slot" if self._settings.is_temporary else "slot"
-        logger.info("streaming from database %r, %s %r", attachment.database, kind, name)
-
-    def _connected(self, connection: ReplicationConnection) -> None:
-        self._candidate = connection
-        self._own_pids.append(connection.pid)
+        logger.info("streaming from database %r, %s %r", attachment.database, kind, slot)
 
     def _begin_stream(self, attachment: Attachment) -> None:
         former, stream = self._stream, attachment.stream
@@ -470,7 +386,6 @@ class StreamSource(EventQueue):
                 self._former_timelines.add(former.timeline)
             self._begin_sequence(attachment)
         self._stream = stream
-        self._suspicion = None
         self._sequence.resume()
         self._decoder = self._plugin.decoder(stream)
         self._meter.attachments += 1
@@ -503,37 +418,32 @@ class StreamSource(EventQueue):
         self._detach()
         if exc.sqlstate == _UNDEFINED_OBJECT:
             # Attaching checks that the publication is there now, and so newer than the slot.
-            self._suspicion = GapReason.SLOT_OLDER_THAN_PUBLICATION
+            self._attempts.suspicion = GapReason.SLOT_OLDER_THAN_PUBLICATION
         elif isinstance(exc, SlotLostError) and exc.reason is not None:
-            self._suspicion = exc.reason
+            self._attempts.suspicion = exc.reason
         elif not (exc.transient or self._settings.persistent):
             raise exc
         logger.warning("stream interrupted: %s", exc)
         lasted = asyncio.get_running_loop().time() - self._attached_at
-        if self._sequence.changes > self._changes_then or lasted > _STABLE:
-            self._backoff.reset()
-            self._delay = 0.0
-        else:
-            # An error that comes with each attempt must not become a busy loop.
-            self._delay = self._backoff.next()
+        has_changes = self._sequence.changes > self._changes_then
+        self._attempts.broke_off(worked=has_changes or lasted > _STABLE)
 
     def _start_anew(self) -> None:
         """Let the slot be made anew, even if nobody reads."""
         if self._connection is None:
             return
-        self._suspicion = GapReason.LAG
+        self._attempts.suspicion = GapReason.LAG
         if self._connection.waiting:
             # The reader has to leave the socket before that is closed; then it attaches.
             self._connection.interrupt("its slot is made anew")
             return
         self._connection.close()
         self._detach()
-        self._delay = 0.0
-        self._attaching = asyncio.create_task(self._attach_until_done())
+        self._attempts.start()
 
     def _detach(self) -> None:
         """Forget the connection and what lives as long as it does."""
-        self._connection = self._candidate = None
+        self._connection = None
         self._slot = None
         self._feedback.stop()
         self._decoder.close()

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from itertools import count
-from types import TracebackType
 from typing import Final, Literal, Self
 
 from ...changes import Begin, Gap, GapReason, Idle
@@ -98,8 +97,6 @@ class MemorySource(EventQueue):
         self._slot: Slot | None = None
         self._next = 0
         self._wake: asyncio.Future[None] | None = None
-        self._error: RealtimeError | None = None
-        self._closed = False
 
         # What outlives connections.
         self._filter = None if filter is None else RowFilter(filter, {})
@@ -123,16 +120,6 @@ class MemorySource(EventQueue):
         self._attach()
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._auto_ack and exc_type is None and not self._closed:
-            self._ack_handed()
-        await self.aclose()
-
     async def aclose(self) -> None:
         """Send the last acknowledgement and let go of the slot."""
         self._closed = True
@@ -146,10 +133,6 @@ class MemorySource(EventQueue):
     # Reading
 
     async def _fill(self) -> None:
-        if self._error is not None:
-            raise self._error
-        if self._closed:
-            raise StopAsyncIteration
         if self._slot is None:
             try:
                 self._attach()

@@ -48,6 +48,9 @@ class Scripted(EventQueue):
     def ack(self, upto: Acknowledgeable) -> None:
         self.acknowledged.append(upto)
 
+    async def aclose(self) -> None:
+        self._closed = True
+
 
 def transaction(number: int) -> Transaction:
     return Transaction(number, LSN(number * 100), datetime(2026, 11, 24, tzinfo=UTC))

@@ -1,0 +1,167 @@
+"""Attempts: attaching a source again and again, until its stream runs or nothing can help.
+
+An error is waited out when it may pass by itself: later on always, the first time only if the
+source is persistent. A slot that somebody holds is looked at each second, outside of the
+backoff, since that says nothing of the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from ..changes import GapReason
+from ..errors import SlotInUseError, SourceError
+from ._attach import Attachment, Former, OutputPlugin, attach
+from ._backoff import Backoff
+from ._connection import ReplicationConnection
+from .options import StreamSettings
+
+__all__ = ["Attempts"]
+
+logger = logging.getLogger("realtime.source")
+
+_STANDBY_INTERVAL: Final = 1.0
+"""Seconds between two looks at a slot that somebody else uses."""
+
+
+class Attempts:
+    """Attaches in a task of its own, so that whoever waits for it may be cancelled at any time.
+
+    Args:
+        settings: of the source.
+        plugin: what it reads with.
+        random: source of jitter and of generated slots' names.
+        former: says where the source stands; None as long as it was never attached.
+        attached: takes a running stream, and its slot's name.
+    """
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        plugin: OutputPlugin,
+        random: Random,
+        former: Callable[[], Former | None],
+        attached: Callable[[Attachment, str], None],
+    ) -> None:
+        self.suspicion: GapReason | None = None
+        """A reason for a gap that the stream itself has given."""
+        self._settings = settings
+        self._plugin = plugin
+        self._random = random
+        self._former = former
+        self._attached = attached
+        self._backoff = Backoff(*settings.backoff, random)
+        # In seconds, before the next attempt.
+        self._delay = 0.0
+        self._task: asyncio.Task[None] | None = None
+        # The connection of the latest attempt.
+        self._candidate: ReplicationConnection | None = None
+        # Process IDs of our walsenders: the last one may hold the slot for a while yet.
+        self._own_pids: deque[int] = deque(maxlen=16)
+        self._closed = False
+
+    @property
+    def started(self) -> bool:
+        """Whether one is under way, or has ended and nobody has waited for it yet."""
+        return self._task is not None
+
+    def start(self) -> None:
+        """Begin at once, even if nobody waits for it."""
+        self._delay = 0.0
+        self._task = asyncio.create_task(self._run())
+
+    async def wait(self) -> None:
+        """Wait until the stream runs. Cancelling the wait leaves the attempt going.
+
+        Raises:
+            SourceError: if that fails, and trying again cannot help.
+            StopAsyncIteration: if it was closed.
+        """
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        task = self._task
+        await asyncio.wait({task})
+        self._task = None
+        if self._closed or task.cancelled():
+            raise StopAsyncIteration
+        task.result()
+
+    def broke_off(self, *, worked: bool) -> None:
+        """Say that the stream ended, and whether it had worked before."""
+        if worked:
+            self._backoff.reset()
+            self._delay = 0.0
+        else:
+            # An error that comes with each attempt must not become a busy loop.
+            self._delay = self._backoff.next()
+
+    async def aclose(self, within: float) -> None:
+        """End the attempt that is under way, waiting so many seconds for it, at most."""
+        self._closed = True
+        task = self._task
+        if task is None:
+            return
+        if not task.done() and self._candidate is not None:
+            # Not cancelled at once: psycopg would ask the server to cancel, and wait for it.
+            self._candidate.abort()
+            await asyncio.wait({task}, timeout=within)
+        task.cancel()
+        # Not its error either: whoever closes has lost interest in it.
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        await asyncio.sleep(self._delay)
+        holder = ""
+        while True:
+            try:
+                return await self._once()
+            except SourceError as exc:
+                if self._closed or not self._may_retry(exc):
+                    raise
+                if isinstance(exc, SlotInUseError) and not self._is_ours(exc):
+                    # That may take for ever, or be over now: it says nothing of the database.
+                    if str(exc) != holder:
+                        holder = str(exc)
+                        logger.warning("%s; waiting until it is free", exc)
+                    await asyncio.sleep(_STANDBY_INTERVAL)
+                    continue
+                delay = self._backoff.next()
+                logger.warning("%s; trying again in %.1f s", exc, delay)
+                await asyncio.sleep(delay)
+
+    async def _once(self) -> None:
+        name = self._settings.slot or f"realtime_{self._random.getrandbits(64):016x}"
+        try:
+            attachment = await attach(
+                self._settings,
+                self._plugin,
+                name,
+                self._former(),
+                self.suspicion,
+                self._connected,
+            )
+        finally:
+            # It is closed, or the stream's.
+            self._candidate = None
+        self.suspicion = None
+        self._attached(attachment, name)
+
+    def _connected(self, connection: ReplicationConnection) -> None:
+        self._candidate = connection
+        self._own_pids.append(connection.pid)
+
+    def _may_retry(self, exc: SourceError) -> bool:
+        if self._settings.persistent:
+            return True
+        if isinstance(exc, SlotInUseError):
+            return self._is_ours(exc) or self._settings.slot_in_use == "wait"
+        return self._former() is not None and exc.transient
+
+    def _is_ours(self, exc: SlotInUseError) -> bool:
+        """Whether a connection of this source that broke holds the slot."""
+        return self._former() is not None and (exc.pid is None or exc.pid in self._own_pids)
