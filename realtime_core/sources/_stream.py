@@ -1,11 +1,11 @@
 """StreamSource: the part that all sources share which stream from a replication slot.
 
 Theory of operation. Attaching checks the server, the plugin's needs and the slot by SQL,
-then starts the stream on the same connection, as often as it takes
-(:class:`~realtime_core.sources._attempts.Attempts`). Reading is on demand: while the consumer is busy
-nothing is read, TCP holds the server back, and a timer sends the status updates that keep
-the connection alive. After a break PostgreSQL repeats what was not acknowledged; what was
-handed over already is recognised by its place and dropped.
+then starts the stream on the same connection; that is tried as often as it takes by
+:class:`~realtime_core.sources._attempts.Attempts`. Reading is on demand: while the consumer
+is busy nothing is read, TCP holds the server back, and a timer sends the status updates that
+keep the connection alive. After a break PostgreSQL repeats what was not acknowledged; what
+was handed over already is recognised by its place and dropped.
 """
 
 from __future__ import annotations
