@@ -5,7 +5,9 @@
  *
  * TOPIC may hold one %d, the connection's number. It connects, joins (V1) and prints "joined".
  * Then it counts the changes that come, checks that the ids of each connection grow by one,
- * and notes how long after its commit_timestamp each arrived. On standard input it takes
+ * and notes how long after its commit_timestamp each arrived. It does not sleep until nothing
+ * has come for a while, or the server would spend more on waking it than a network costs. On
+ * standard input it takes
  *
  *     expect N    print "expecting"; then "done" and the microseconds since this line when every
  *                 connection that reads has N more changes

@@ -12,15 +12,17 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import cast
 
 from websockets.asyncio.connection import broadcast
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import enable_server_permessage_deflate
 
 from realtime_core import Event
-from realtime_server import broadcaster, cli, server
-from realtime_server.dispatch import Members
+from realtime_server import broadcaster, cli, hub, listener, server
+from realtime_server.dispatch import Dispatch, Members
 from realtime_server.guard import GuardedConnection
 from realtime_server.hub import Hub, Messages
 from realtime_server.outbox import SocketOutbox
@@ -30,13 +32,12 @@ def _connections(members: Members) -> list[ServerConnection]:
     return [cast(SocketOutbox, outbox)._websocket for outbox in members]
 
 
-class BroadcastingHub(Hub):
+class BroadcastingDispatch(Dispatch):
     """Lets the library write each message to all connections."""
 
-    def writing(self, messages: Messages) -> Iterator[float]:
-        for members, message in messages:
-            broadcast(_connections(members), message, text=True)
-        yield from ()
+    def add(self, members: Members, payload: bytes) -> None:
+        _say_so("broadcast")
+        broadcast(_connections(members), payload, text=True)
 
 
 class SendingHub(Hub):
@@ -47,16 +48,25 @@ class SendingHub(Hub):
 
 
 async def _send_all(messages: Iterator[float]) -> None:
+    _say_so("send")
     for members, message in cast(Messages, messages):
         for connection in _connections(members):
             with contextlib.suppress(ConnectionClosed):
                 await connection.send(message, text=True)
 
 
+@cache
+def _say_so(path: str) -> None:
+    """Let the benchmark know that it compares what it means to compare."""
+    print(f"writes by {path}", file=sys.stderr, flush=True)
+
+
 def _as_the_library_has_it() -> None:
     """Take back what only the server's own way of writing needs of a connection."""
     for method in ("send_data", "pause_writing", "resume_writing"):
         delattr(GuardedConnection, method)
+    default = enable_server_permessage_deflate(None)
+    listener.deflate_factory = lambda: default[0]  # type: ignore[assignment,return-value]
 
 
 if __name__ == "__main__":
@@ -64,7 +74,7 @@ if __name__ == "__main__":
         _as_the_library_has_it()
     match os.environ["BENCH_WRITE_PATH"]:
         case "broadcast":
-            server.Hub = BroadcastingHub  # type: ignore[misc]
+            hub.Dispatch = BroadcastingDispatch  # type: ignore[attr-defined]
         case "send":
             server.Hub = SendingHub  # type: ignore[misc]
             broadcaster.give_way = _send_all  # type: ignore[attr-defined]
