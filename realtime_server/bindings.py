@@ -108,6 +108,8 @@ class BindingIndex(Generic[G]):
             filtered: whether filters are looked at; else each passes.
         """
         found: dict[G, dict[Form, list[int]]] = {}
+        if not self._plain and not self._with_filter:
+            return found
 
         def tell(owner: G, binding: Binding, event: str) -> None:
             forms = found.setdefault(owner, {})

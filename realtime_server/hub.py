@@ -396,9 +396,11 @@ class Hub:
         on, or no more.
         """
         dispatch = Dispatch(self._clock)
+        typed: Relation | None = None
         for event in events:
-            if isinstance(event, (Insert, Update, Delete)):
-                yield from self._typing(event.relation)
+            if isinstance(event, (Insert, Update, Delete)) and event.relation is not typed:
+                typed = event.relation
+                yield from self._typing(typed)
             yield from _add(dispatch, self._messages(event))
         yield from dispatch.hand_out()
 
@@ -431,11 +433,11 @@ class Hub:
         found: list[AnyDelivery] = []
         for payload in row_payloads(change, self._plans):
             for topic in self._matches(payload, filtered):
-                found += (Delivery(group, payload) for group in self._groups[topic].values())
+                found += [Delivery(group, payload) for group in self._groups[topic].values()]
             for bound_group, forms in self._bindings.match(payload, filtered=filtered).items():
-                found += (
+                found += [
                     BoundDelivery(bound_group, payload, form, ids) for form, ids in forms.items()
-                )
+                ]
         return found
 
     def _messages(self, event: Event) -> Iterator[tuple[Members, bytes]]:
@@ -468,6 +470,8 @@ class Hub:
 
     def _matches(self, payload: RowPayload, filtered: bool) -> list[str]:
         """Return the joined topics that get a change, in the ladder's order."""
+        if not self._groups:
+            return []
         relation = payload.plan.relation
         opening = self._gate.opening(relation.schema, relation.table, payload.event)
         matches = [topic for topic in opening.topics if topic in self._groups]
@@ -476,7 +480,7 @@ class Hub:
             passing = self._filters.match(payload.change)
         else:
             passing = self._filtered.get((relation.schema, relation.table), ())
-        matches += (topic.name for topic in passing if opening.lets_filter_by(topic.columns))
+        matches += [topic.name for topic in passing if opening.lets_filter_by(topic.columns)]
         return matches
 
     def filtering(self, schema: str, table: str) -> frozenset[Hashable]:
