@@ -20,7 +20,15 @@ from realtime_core.errors import ConfigError, RealtimeError, ServerError, Source
 from . import logs
 from .addresses import resolve_dsn
 from .auth import make_verifier
-from .config import EventLoop, IpVersion, ReplicationMode, ServerConfig, print_config, variables
+from .config import (
+    SETTING_NAMES,
+    EventLoop,
+    IpVersion,
+    ReplicationMode,
+    ServerConfig,
+    print_config,
+    variables,
+)
 from .rls.check import rls_findings
 from .rls.command import run_migrate
 from .server import RealtimeServer
@@ -166,6 +174,7 @@ async def _check(config: ServerConfig) -> int:
             slot=config.slot_name,
             plugin="wal2json" if is_rls else "pgoutput",
             persistent=True,
+            setting_names=SETTING_NAMES,
         )
         if is_rls and diagnosis.database is not None:
             more = await rls_findings(dsn, config.publications[0])

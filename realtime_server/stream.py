@@ -11,7 +11,7 @@ from realtime_core.filters import EnumOrders
 
 from .addresses import resolve_dsn
 from .broadcaster import broadcast
-from .config import ServerConfig
+from .config import SETTING_NAMES, ServerConfig
 from .hub import Hub
 from .metrics import Metrics
 from .registrar import Nobody
@@ -44,6 +44,7 @@ class StreamMode(Nobody):
                 config.db_reconnect_backoff_min / 1000,
                 config.db_reconnect_backoff_max / 1000,
             ),
+            setting_names=SETTING_NAMES,
         )
 
     async def __aenter__(self) -> Self:

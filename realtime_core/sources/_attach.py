@@ -154,7 +154,10 @@ async def _attempt(
     connected: Callable[[ReplicationConnection], None],
 ) -> Attachment:
     connection = await ReplicationConnection.connect(
-        settings.dsn, name, sender_timeout=settings.sender_timeout
+        settings.dsn,
+        name,
+        sender_timeout=settings.sender_timeout,
+        names=settings.setting_names,
     )
     connected(connection)
     try:

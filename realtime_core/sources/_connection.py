@@ -16,7 +16,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import psycopg
@@ -27,7 +27,8 @@ from psycopg.pq import ExecStatus
 from ..errors import ConnectionLostError, SourceError
 from ..lsn import LSN
 from ..replication import commands
-from ._errors import connection_failed, translate
+from ._errors import translate
+from .failures import connection_failed
 from .options import Dsn
 
 __all__ = ["ReplicationConnection", "plain_connection", "stream_parameters"]
@@ -93,8 +94,15 @@ def stream_parameters(dsn: str, *, sender_timeout: float | None = None) -> dict[
 
 
 @contextlib.asynccontextmanager
-async def plain_connection(dsn: Dsn, slot: str) -> AsyncIterator[AsyncConnection[Any]]:
+async def plain_connection(
+    dsn: Dsn, slot: str, *, names: Mapping[str, str] | None = None
+) -> AsyncIterator[AsyncConnection[Any]]:
     """Open a connection for SQL that does not stream; its errors are ours.
+
+    Args:
+        dsn: where to.
+        slot: what is asked about, for errors.
+        names: what the application calls libpq's parameters, for errors.
 
     Raises:
         SourceError: if it cannot be opened, or what is done with it fails, saying why.
@@ -103,7 +111,7 @@ async def plain_connection(dsn: Dsn, slot: str) -> AsyncIterator[AsyncConnection
     try:
         connection = await AsyncConnection.connect(**_parameters(text), autocommit=True)
     except psycopg.Error as exc:
-        raise connection_failed(exc) from exc
+        raise connection_failed(exc, names) from exc
     async with connection:
         try:
             yield connection
@@ -135,9 +143,20 @@ class ReplicationConnection:
 
     @classmethod
     async def connect(
-        cls, dsn: Dsn, slot: str, *, sender_timeout: float | None = None
+        cls,
+        dsn: Dsn,
+        slot: str,
+        *,
+        sender_timeout: float | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> ReplicationConnection:
         """Open a connection.
+
+        Args:
+            dsn: where to.
+            slot: which will be read, for errors.
+            sender_timeout: ``wal_sender_timeout`` for this connection, in seconds.
+            names: what the application calls libpq's parameters, for errors.
 
         Raises:
             SourceError: if it cannot be opened, saying why.
@@ -151,7 +170,7 @@ class ReplicationConnection:
                 cursor_factory=AsyncClientCursor,
             )
         except psycopg.Error as exc:
-            raise connection_failed(exc) from exc
+            raise connection_failed(exc, names) from exc
         return cls(connection, slot)
 
     async def identify_system(self) -> tuple[int, int, LSN]:

@@ -1,7 +1,6 @@
 """PostgreSQL's errors to ours, each with what to do.
 
-By SQLSTATE where there is one; libpq gives none for a connection that was refused, so
-those are told apart by the server's English text, and keep it in any other language.
+By SQLSTATE; what keeps a connection from being made has none, see :mod:`.failures`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from psycopg import Error
 
 from ..changes import GapReason
 from ..errors import (
-    AuthenticationError,
     ConnectionLostError,
     OutputPluginError,
     OutputPluginNotAllowedError,
@@ -24,7 +22,7 @@ from ..errors import (
     SourceError,
 )
 
-__all__ = ["connection_failed", "translate"]
+__all__ = ["translate"]
 
 _PID: Final = re.compile(r"PID (\d+)")
 # In English; in another language the error is a more general one.
@@ -33,44 +31,9 @@ _NOT_ALLOWED: Final = re.compile(r'library "(.+)" may not be used as an output p
 _READS_WAL: Final = frozenset({"walsender.c", "xlog.c"})
 _NOT_INSTALLED: Final = re.compile(r'could not access file "(wal2json)"')
 
-# Permanent until somebody acts; everything else that keeps us out may pass.
-_REFUSALS: Final = (
-    ("password authentication failed", "check the user and the password"),
-    ("no password supplied", "give a password in the DSN, PGPASSWORD or a passfile"),
-    ("pg_hba.conf", "allow this user, host and database (and replication) in pg_hba.conf"),
-    ("must be superuser or replication role", "run ALTER ROLE … REPLICATION"),
-    ("permission denied to start WAL sender", "run ALTER ROLE … REPLICATION"),
-    ("server does not support SSL", "turn on ssl in postgresql.conf, or use sslmode=disable"),
-    ("certificate verify failed", "give the authority that signed it as sslrootcert"),
-    ("root certificate file", "give the authority that signed its certificate as sslrootcert"),
-    ("does not match host name", "use a name that is in its certificate, or sslmode=verify-ca"),
-)
-
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def connection_failed(exc: Error) -> SourceError:
-    """Say why no connection could be made."""
-    text = _one_line(str(exc))
-    for sign, remedy in _REFUSALS:
-        if sign in text:
-            if "REPLICATION" in remedy:
-                return PrivilegeError(f"the role may not replicate ({text}); {remedy}")
-            return AuthenticationError(f"PostgreSQL refused the connection ({text}); {remedy}")
-    if "does not exist" in text:
-        return AuthenticationError(
-            f"PostgreSQL refused the connection ({text}); create it or choose another"
-        )
-    if "max_wal_senders" in text:
-        return ConnectionLostError(
-            f"no free WAL sender ({text}); stop another consumer or raise max_wal_senders"
-        )
-    return ConnectionLostError(
-        f"cannot connect to PostgreSQL ({text}); check that it runs and is reachable at this "
-        "host and port"
-    )
 
 
 def translate(exc: Error, slot: str) -> SourceError:

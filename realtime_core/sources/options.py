@@ -85,6 +85,9 @@ class StreamOptions(TypedDict, total=False):
     """Bounds in seconds of the delay between two attempts, which doubles each time."""
     random: Random | None
     """Source of jitter and of generated slots' names."""
+    setting_names: Mapping[str, str] | None
+    """What the application calls libpq's parameters, as in ``{"sslmode": "DB_SSL_MODE"}``: errors
+    that say what to change name those."""
 
 
 @attrs.frozen(kw_only=True)
@@ -111,6 +114,7 @@ class StreamSettings:
     status_interval: float = 10.0
     backoff: tuple[float, float] = (0.1, 30.0)
     random: Random | None = None
+    setting_names: Mapping[str, str] | None = None
 
     @classmethod
     def from_options(cls, dsn: Dsn, options: StreamOptions) -> Self:

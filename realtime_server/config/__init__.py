@@ -15,7 +15,7 @@ from ._kinds import (
 )
 from .file import EVENTS, ConfigurationFile, RelationRule, Webhook
 from .reference import Variable, print_config, variables
-from .settings import ServerConfig
+from .settings import SETTING_NAMES, ServerConfig
 
 __all__ = [
     # ._kinds
@@ -36,5 +36,6 @@ __all__ = [
     "print_config",
     "variables",
     # .settings
+    "SETTING_NAMES",
     "ServerConfig",
 ]

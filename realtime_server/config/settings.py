@@ -20,7 +20,18 @@ from ._environment import near_misses, structure
 from ._kinds import DatabaseTls, EventLoop, IpVersion, LogFormat, LogLevel, ReplicationMode
 from .file import ConfigurationFile
 
-__all__ = ["SECTIONS", "ServerConfig"]
+__all__ = ["SECTIONS", "SETTING_NAMES", "ServerConfig"]
+
+SETTING_NAMES: Final = {
+    "host": "DB_HOST",
+    "port": "DB_PORT",
+    "dbname": "DB_NAME",
+    "user": "DB_USER",
+    "password": "DB_PASSWORD",
+    "sslmode": "DB_SSL_MODE",
+    "sslrootcert": "DB_SSL_ROOT_CERT",
+}
+"""What libpq's parameters are called here."""
 
 _T = TypeVar("_T")
 

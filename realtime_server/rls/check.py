@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.rows import tuple_row
 
 from realtime_core import Finding
-from realtime_core.errors import ConnectionLostError, SourceError
+from realtime_core.errors import SourceError
+from realtime_core.sources.failures import connection_failed
 
+from ..config import SETTING_NAMES
+from .connections import connect
 from .migrations import pending, why_not
 from .privileges import missing_privileges
 from .publication import read_publication
@@ -27,15 +29,11 @@ async def rls_findings(dsn: str, publication: str) -> tuple[Finding, ...]:
         SourceError: if the database cannot be asked.
     """
     try:
-        async with await AsyncConnection.connect(
-            dsn, autocommit=True, row_factory=tuple_row
-        ) as connection:
+        async with await connect(dsn, name="check") as connection:
             findings = [await _publication(connection, publication), await _schema(connection)]
             missing = await missing_privileges(connection, publication)
     except psycopg.Error as exc:
-        raise ConnectionLostError(
-            f"PostgreSQL could not be asked ({' '.join(str(exc).split())}); try again"
-        ) from exc
+        raise connection_failed(exc, SETTING_NAMES) from exc
     if missing.own:
         findings.append(
             Finding.problem("privileges", "the server's role lacks privileges", *missing.own)

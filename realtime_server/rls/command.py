@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import psycopg
-from psycopg import AsyncConnection
-
-from realtime_core.errors import ConnectionLostError
-
 from ..config import ServerConfig
+from .connections import connect
 from .migrations import migrate, pending
 from .privileges import missing_privileges
 
@@ -35,14 +31,7 @@ async def run_migrate(environ: Mapping[str, str], *, dev: bool, dry_run: bool) -
         if name.startswith("DB_") or name == "PUBLICATIONS"
     }
     config = ServerConfig.from_env({**wanted, "SECURE_CHANNELS": "false"}, dev=dev)
-    try:
-        connection = await AsyncConnection.connect(config.dsn, autocommit=True)
-    except psycopg.Error as exc:
-        raise ConnectionLostError(
-            f"cannot connect to PostgreSQL ({' '.join(str(exc).split())}); check DB_HOST, "
-            "DB_PORT, DB_NAME, DB_USER and DB_PASSWORD"
-        ) from exc
-    async with connection:
+    async with await connect(config.dsn, name="migrate") as connection:
         if dry_run:
             for migration in await pending(connection):
                 print(f"would apply {migration}")

@@ -1,4 +1,4 @@
-"""Connections: the ordinary ones, on which everything but the slot is asked."""
+"""Connections: single ones, and a pool of those on which everything but the slot is asked."""
 
 from __future__ import annotations
 
@@ -8,15 +8,45 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
-__all__ = ["Connections", "Dsn"]
+from realtime_core.sources.failures import connection_failed
+
+from ..config import SETTING_NAMES
+
+__all__ = ["Connections", "Dsn", "connect"]
 
 Dsn: TypeAlias = Callable[[], Awaitable[str]]
 """Returns a connection string; asked for each connection, since addresses change."""
+
+
+async def connect(dsn: str, *, name: str, **parameters: Any) -> AsyncConnection[TupleRow]:
+    """Open a connection in autocommit mode, with errors that say what to do.
+
+    Args:
+        dsn: of the database, as the server's role.
+        name: shown in ``pg_stat_activity`` behind ``realtime_server``.
+        parameters: more of libpq's.
+
+    Raises:
+        SourceError: if it cannot be opened, saying why.
+    """
+    try:
+        return await AsyncConnection.connect(
+            dsn,
+            autocommit=True,
+            row_factory=tuple_row,
+            client_encoding="UTF8",
+            application_name=f"realtime_server {name}",
+            connect_timeout=10,
+            **parameters,
+        )
+    except psycopg.Error as exc:
+        raise connection_failed(exc, SETTING_NAMES) from exc
 
 
 class Connections:

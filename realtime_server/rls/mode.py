@@ -32,7 +32,7 @@ from ..registrar import Registered
 from ..topics import Topic
 from .authorizer import RowAuthorizer
 from .candidates import Candidate, Shown
-from .connections import Connections
+from .connections import Connections, connect
 from .counters import Counters
 from .fan_out import FanOut
 from .losses import Loss
@@ -64,7 +64,7 @@ class RlsMode:
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
         [self._publication] = config.publications
-        dsn = partial(resolve_dsn, config)
+        self._dsn = dsn = partial(resolve_dsn, config)
         timeout = config.rls_check_timeout / 1000
         self._visibility = Visibility(dsn, timeout=timeout, size=_CONNECTIONS)
         self._apart = Visibility(dsn, timeout=timeout, name="rls apart", size=2)
@@ -155,7 +155,8 @@ class RlsMode:
         delay = self._config.db_reconnect_backoff_min / 1000
         while True:
             try:
-                async with self._connections.one() as connection:
+                # The pool would try for long, and not say what to do.
+                async with await connect(await self._dsn(), name="setup") as connection:
                     for migration in await migrate(connection):
                         logger.info("migrated the schema realtime: %s", migration)
                     missing = await missing_privileges(connection, self._publication)

@@ -16,11 +16,9 @@ from typing import Any, Final, Self
 
 import psycopg
 from psycopg import AsyncConnection, sql
-from psycopg.rows import tuple_row
 
 from realtime_core import LSN, StreamIdentity
 from realtime_core.errors import (
-    AuthenticationError,
     ConnectionLostError,
     PrivilegeError,
     SlotInUseError,
@@ -31,6 +29,8 @@ from realtime_core.errors import (
 )
 from realtime_core.sources import catalog
 from realtime_core.sources.catalog import SlotStatus
+
+from .connections import connect
 
 __all__ = ["SlotSession"]
 
@@ -65,19 +65,13 @@ class SlotSession:
         Raises:
             SourceError: if it cannot be opened, saying why.
         """
-        try:
-            connection = await AsyncConnection.connect(
-                dsn,
-                autocommit=True,
-                row_factory=tuple_row,
-                client_encoding="UTF8",
-                application_name="realtime_server slot",
-                keepalives_idle=30,
-                keepalives_interval=10,
-                tcp_user_timeout=60_000,
-            )
-        except psycopg.Error as exc:
-            raise _connection_failed(exc) from exc
+        connection = await connect(
+            dsn,
+            name="slot",
+            keepalives_idle=30,
+            keepalives_interval=10,
+            tcp_user_timeout=60_000,
+        )
         session = cls(connection, slot)
         with session._translated():
             await connection.execute(_SETTINGS)
@@ -236,19 +230,6 @@ class SlotSession:
 
 def _text(exc: psycopg.Error) -> str:
     return " ".join(str(exc).split())
-
-
-def _connection_failed(exc: psycopg.Error) -> SourceError:
-    text = _text(exc)
-    if any(sign in text for sign in ("password", "pg_hba.conf", "does not exist")):
-        return AuthenticationError(
-            f"PostgreSQL refused the connection ({text}); check DB_USER, DB_PASSWORD, DB_NAME "
-            "and pg_hba.conf"
-        )
-    return ConnectionLostError(
-        f"cannot connect to PostgreSQL ({text}); check that it runs and is reachable at "
-        "DB_HOST and DB_PORT"
-    )
 
 
 def _translate(exc: psycopg.Error, slot: str) -> SourceError:

@@ -15,6 +15,7 @@ from tests.certificates import Authority
 from tests.fix_postgres import DEBIAN_BINDIR, Database, Server
 from tests.integration.conftest import fresh_database
 from tests.server_helpers import dev_config
+from tests.tokens import SECRET
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.pg17]
@@ -99,23 +100,34 @@ async def test_without_a_check_any_certificate_will_do_even_where_libpq_would_lo
         await eventually(lambda: database.execute(HOW) == [(True,)])
 
 
+RLS = {
+    "REPLICATION_MODE": "RLS",
+    "SECURE_CHANNELS": "true",
+    "JWT_SECRET": SECRET,
+    "DB_RECONNECT_BACKOFF_MAX": "200",
+}
+both_modes = pytest.mark.parametrize("mode", [{}, RLS], ids=["STREAM", "RLS"])
+
+
+@both_modes
 async def test_a_certificate_of_another_authority_is_refused_and_said(
-    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: dict[str, str]
 ) -> None:
     other = tmp_path / "other.crt"
     other.write_bytes(Authority("other").certificate)
-    config = dev_config(
-        database.dsn, DB_HOST="localhost", DB_SSL_MODE="verify-ca", DB_SSL_ROOT_CERT=str(other)
-    )
-    async with RealtimeServer(config):
+    settings = {"DB_SSL_MODE": "verify-ca", "DB_SSL_ROOT_CERT": str(other), **mode}
+    async with RealtimeServer(dev_config(database.dsn, DB_HOST="localhost", **settings)):
         await eventually(lambda: "certificate verify failed" in caplog.text)
+        await eventually(lambda: "that signed it as DB_SSL_ROOT_CERT" in caplog.text)
         assert database.execute(HOW) == []
 
 
+@both_modes
 async def test_a_certificate_for_another_name_is_refused_and_said(
-    database: Database, root: str, caplog: pytest.LogCaptureFixture
+    database: Database, root: str, caplog: pytest.LogCaptureFixture, mode: dict[str, str]
 ) -> None:
-    settings = {"DB_SSL_MODE": "verify-full", "DB_SSL_ROOT_CERT": root}
+    settings = {"DB_SSL_MODE": "verify-full", "DB_SSL_ROOT_CERT": root, **mode}
     async with RealtimeServer(dev_config(database.dsn, DB_HOST="127.0.0.1", **settings)):
         await eventually(lambda: 'does not match host name "127.0.0.1"' in caplog.text)
+        await eventually(lambda: "in its certificate, or DB_SSL_MODE=verify-ca" in caplog.text)
         assert database.execute(HOW) == []

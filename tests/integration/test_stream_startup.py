@@ -228,7 +228,7 @@ async def test_a_server_that_is_down(
         async with attempt(spare.dsn, caplog) as tried:
             await tried.says(
                 r"cannot connect to PostgreSQL \(.*Connection refused.*\); check that it runs and "
-                r"is reachable at this host and port"
+                r"is reachable at DB_HOST and DB_PORT"
             )
             down.close()
             await tried.works(spare.dsn)
@@ -252,7 +252,7 @@ async def test_a_wrong_password(spare: EmbeddedPostgres, caplog: pytest.LogCaptu
         async with attempt(dsn, caplog) as tried:
             await tried.says(
                 r"PostgreSQL refused the connection \(.*password authentication failed for user "
-                r'"reader".*\); check the user and the password'
+                r'"reader".*\); check DB_USER and DB_PASSWORD'
             )
             assert "wrong" not in caplog.text
             execute("alter role reader password 'wrong'")

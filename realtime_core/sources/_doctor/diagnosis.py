@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -54,10 +54,12 @@ async def diagnose(
     slot: str | None,
     plugin: str,
     persistent: bool = False,
+    setting_names: Mapping[str, str] | None = None,
 ) -> Diagnosis:
     """Look for what would stop a source with these settings.
 
-    With ``persistent=True``, as the source has it, a slot in use does not.
+    With ``persistent=True``, as the source has it, a slot in use does not. ``setting_names`` is
+    the source's, too.
 
     Nothing is changed. Where looking does not tell whether the server loads the output plugin,
     a temporary slot is made, and dropped.
@@ -69,7 +71,7 @@ async def diagnose(
     _check_arguments(dsn, slot)
     connected = False
     try:
-        async with plain_connection(dsn, slot or "") as connection:
+        async with plain_connection(dsn, slot or "", names=setting_names) as connection:
             connected = True
             # Names in answers come with their schema, and nobody's functions stand before these.
             await connection.execute("SET search_path TO pg_catalog, pg_temp")

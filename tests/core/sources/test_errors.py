@@ -15,7 +15,8 @@ from realtime_core.errors import (
     SlotUnavailableError,
     SourceError,
 )
-from realtime_core.sources._errors import connection_failed, translate
+from realtime_core.sources._errors import translate
+from realtime_core.sources.failures import connection_failed
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ from realtime_core.sources._errors import connection_failed, translate
         (
             'FATAL:  password authentication failed for user "x"',
             AuthenticationError,
-            "check the user",
+            "check user and password",
         ),
         ("fe_sendauth: no password supplied", AuthenticationError, "passfile"),
         ('FATAL:  no pg_hba.conf entry for host "::1"', AuthenticationError, "pg_hba.conf"),
@@ -63,6 +64,26 @@ def test_a_refused_connection_says_why_and_what_to_do(
     assert type(error) is kind
     assert remedy in str(error)
     assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("password authentication failed", "check DB_USER and DB_PASSWORD"),
+        ("server does not support SSL", "or use sslmode=disable"),
+        ("certificate verify failed", "as DB_ROOT"),
+        ("connection refused", "reachable at DB_HOST and port"),
+        ("{user} does not exist", "({user} does not exist); create it, or choose another DB_USER"),
+    ],
+)
+def test_what_to_change_is_named_as_the_application_does(text: str, remedy: str) -> None:
+    names = {
+        "user": "DB_USER",
+        "password": "DB_PASSWORD",
+        "sslrootcert": "DB_ROOT",
+        "host": "DB_HOST",
+    }
+    assert remedy in str(connection_failed(psycopg.OperationalError(text), names))
 
 
 @pytest.mark.parametrize(

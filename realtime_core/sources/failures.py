@@ -1,0 +1,64 @@
+"""Why no connection could be made, and what to do.
+
+libpq gives no SQLSTATE for a connection that was refused, so the reasons are told apart by the
+server's English text, and keep it in any other language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from psycopg import Error
+
+from ..errors import AuthenticationError, ConnectionLostError, PrivilegeError, SourceError
+
+__all__ = ["connection_failed"]
+
+# Permanent until somebody acts; everything else that keeps us out may pass. In braces are
+# libpq's parameters.
+_REFUSALS: Final = (
+    ("password authentication failed", "check {user} and {password}"),
+    ("no password supplied", "give one as {password}, in PGPASSWORD or a passfile"),
+    ("pg_hba.conf", "allow this user, host and database (and replication) in pg_hba.conf"),
+    ("must be superuser or replication role", "run ALTER ROLE … REPLICATION"),
+    ("permission denied to start WAL sender", "run ALTER ROLE … REPLICATION"),
+    ("server does not support SSL", "turn on ssl in postgresql.conf, or use {sslmode}=disable"),
+    ("certificate verify failed", "give the authority that signed it as {sslrootcert}"),
+    ("root certificate file", "give the authority that signed its certificate as {sslrootcert}"),
+    ("does not match host name", "use a name that is in its certificate, or {sslmode}=verify-ca"),
+    ("does not exist", "create it, or choose another {user} or {dbname}"),
+)
+
+
+class _Names(dict[str, str]):
+    """libpq's parameters under the names that they have elsewhere, or their own."""
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+def connection_failed(exc: Error, names: Mapping[str, str] | None = None) -> SourceError:
+    """Say why no connection could be made.
+
+    Args:
+        exc: what connecting has raised.
+        names: what the application calls libpq's parameters, as in
+            ``{"sslmode": "DB_SSL_MODE"}``; those that are missing keep their names.
+    """
+    text = " ".join(str(exc).split())
+    called = _Names(names or {})
+    for sign, remedy in _REFUSALS:
+        if sign in text:
+            if "REPLICATION" in remedy:
+                return PrivilegeError(f"the role may not replicate ({text}); {remedy}")
+            remedy = remedy.format_map(called)
+            return AuthenticationError(f"PostgreSQL refused the connection ({text}); {remedy}")
+    if "max_wal_senders" in text:
+        return ConnectionLostError(
+            f"no free WAL sender ({text}); stop another consumer or raise max_wal_senders"
+        )
+    return ConnectionLostError(
+        f"cannot connect to PostgreSQL ({text}); check that it runs and is reachable at "
+        f"{called['host']} and {called['port']}"
+    )
