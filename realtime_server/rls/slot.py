@@ -243,7 +243,7 @@ def _translate(exc: psycopg.Error, slot: str) -> SourceError:
     if state == "42501" and "output_plugin_libraries" in f"{text} {exc.diag.message_hint}":
         return PrivilegeError(
             f"PostgreSQL does not allow the output plugin {PLUGIN} ({text}); run ALTER SYSTEM SET "
-            f"output_plugin_libraries = 'pgoutput, test_decoding, {PLUGIN}' and SELECT "
+            f"output_plugin_libraries = pgoutput, test_decoding, {PLUGIN} and SELECT "
             "pg_reload_conf()"
         )
     if state == "42501":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -459,11 +460,14 @@ async def test_a_plugin_that_is_not_allowed_names_the_line_that_allows_it(
         reader = Reader(stage.poller())
         stage.readers.append(reader)
         line = await wait_for_line(caplog, "ALTER SYSTEM SET output_plugin_libraries")
-        assert "wal2json" in line
+        advice = re.search(r"run (ALTER SYSTEM SET .*) and (SELECT pg_reload_conf\(\))", line)
+        assert advice is not None
+        for statement in advice.groups():
+            pg17.execute(statement)
+        await eventually(lambda: reader.poller.stats().connected)
     finally:
         pg17.execute("alter system set output_plugin_libraries = pgoutput, wal2json, test_decoding")
         pg17.execute("select pg_reload_conf()")
-    await eventually(lambda: reader.poller.stats().connected)
 
 
 async def test_a_plugin_that_is_not_installed_says_how_to_install_it(
