@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fix_postgres import Database
+from tests.waiting import eventually_sync
 
 pytestmark = pytest.mark.integration
 
@@ -71,6 +72,33 @@ def test_the_tutorials_program_prints_what_it_says(database: Database, tmp_path:
     )
     assert drop.strip() == "SELECT pg_drop_replication_slot('todo_follower');"
     database.execute(drop)
+
+
+def test_the_readmes_program_prints_what_it_says(database: Database, tmp_path: Path) -> None:
+    slot = f"etl_{database.name}"
+    source = blocks("README.md", "python")[0]
+    assert '"dbname=shop"' in source
+    assert '"etl"' in source
+    program = tmp_path / "shop.py"
+    program.write_text(
+        source.replace('"dbname=shop"', repr(database.dsn)).replace('"etl"', repr(slot))
+    )
+    prepare, changes = blocks("README.md", "sql")
+    database.execute(prepare)
+    (expected,) = blocks("README.md", "text")
+    is_there = (
+        "select 1 from pg_replication_slots"
+        " where slot_name = %s and confirmed_flush_lsn > '0/0' and active"
+    )
+    command = [sys.executable, "-u", str(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            eventually_sync(lambda: database.execute(is_there, (slot,)))
+            database.execute(changes)
+            printed = lines_of(process)
+            assert [next(printed) for _ in range(3)] == expected.splitlines()
+        finally:
+            process.kill()
 
 
 def test_changes_are_decoded_from_plain_sql(database: Database) -> None:
