@@ -287,7 +287,7 @@ async def test_a_database_that_is_not_there(
     async with attempt(dsn, caplog) as tried:
         await tried.says(
             rf'PostgreSQL refused the connection \(.*database "{name}" does not exist.*\); create '
-            r"it or choose another"
+            r"it, or choose another DB_USER or DB_NAME"
         )
         with psycopg.connect(spare.dsn, autocommit=True) as connection:
             connection.execute(f"create database {name}")
