@@ -43,7 +43,7 @@ SECTIONS: Final[Mapping[str, str]] = {
     "max_connections": "Limits",
     "expose_metrics": "Operation",
     "replication_poll_interval": "RLS mode",
-    "webhook_headers": "Webhooks",
+    "webhook_headers": "Webhooks, which are not called yet",
 }
 """Titles of the documentation's tables, by the field that each begins with."""
 
@@ -87,7 +87,7 @@ class ServerConfig:
     )
     configuration_file: kinds.Configuration = _variable(
         ConfigurationFile(),
-        "which relations are broadcast, and webhooks; unset: all relations, no webhooks",
+        "which topics get which events; unset: all of them",
     )
     max_replication_lag_mb: kinds.Megabytes = _variable(
         0,
