@@ -27,6 +27,9 @@ class Transport(FakeTransport):
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """websockets asks for it."""
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def pause_reading(self) -> None:
         """Nobody receives what comes here."""
 
@@ -34,7 +37,7 @@ class Transport(FakeTransport):
 class Guarded:
     """A connection of at most 64 KiB unread, after its handshake."""
 
-    def __init__(self, frames_per_second: int = 1000) -> None:
+    def __init__(self, request: bytes = REQUEST, *, frames_per_second: int = 1000) -> None:
         self.transport = Transport()
         self.happened: list[str] = []
         server = SimpleNamespace(
@@ -52,7 +55,7 @@ class Guarded:
             keeper=self,
         )
         self.connection.connection_made(self.transport)
-        self.connection.data_received(REQUEST)
+        self.connection.data_received(request)
 
     def flooded(self) -> None:
         self.happened.append("flood")
@@ -121,3 +124,13 @@ async def test_its_attributes_share_their_names_with_those_of_all_others(guarded
 async def test_the_end_is_said_once(guarded: Guarded) -> None:
     guarded.connection.connection_lost(None)
     assert guarded.happened == ["lost"]
+
+
+async def test_what_is_no_request_is_answered_once() -> None:
+    # Its answer is made when the first slice of it has been read.
+    guarded = Guarded(REQUEST.replace(b"Host: x", b"Ho st: x") + b"x" * 10_000)
+    answer = guarded.transport.sent()
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert answer.count(b"HTTP/1.1 400") == 1
+    assert guarded.transport.half_closed
+    assert guarded.happened == ["malformed"]
