@@ -400,12 +400,16 @@ class Hub:
         for event in events:
             if isinstance(event, (Insert, Update, Delete)) and event.relation is not typed:
                 typed = event.relation
-                yield from self._typing(typed)
+                yield from self.typing(typed)
             yield from _add(dispatch, self._messages(event))
         yield from dispatch.hand_out()
 
-    def _typing(self, relation: Relation) -> Iterator[float]:
-        """Type the filters on a table that is new, or has other columns."""
+    def typing(self, relation: Relation) -> Iterator[float]:
+        """Type the filters on a table that is new, or has other columns.
+
+        It stops as :meth:`publishing` does, and comes before :meth:`deliveries`, which does at
+        once what is left.
+        """
         for index in (self._filters, self._bindings):
             for _ in index.prepare(relation):
                 yield 0.0

@@ -66,6 +66,8 @@ class FanOut:
         if batch.gap is not None:
             self._hub.publish([batch.gap])
             return
+        for relation in dict.fromkeys(read.change.relation for read in batch.reads):
+            await give_way(self._hub.typing(relation))
         candidates = self.candidates(batch.reads)
         while True:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,6 +104,25 @@ async def test_what_is_for_all_goes_past_the_filters() -> None:
     ann = sit(hub, ANN, "realtime:public:todos:id=eq.9")
     await publish(hub, Oracle({ANN: Text("400", is_for_all=True)}), batch(1))
     assert payloads(ann) == ["400"]
+
+
+async def test_others_have_their_turn_while_very_many_filters_are_typed() -> None:
+    hub = Hub()
+    sit(hub, ANN, *(f"realtime:public:todos:id=eq.{number}" for number in range(1000)))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    ann = sit(hub, ANN, "realtime:public:todos:id=eq.1")
+    await publish(hub, Oracle({ANN: Text("one")}), batch(1))
+    assert payloads(ann) == ["one"]
+    assert turns >= 9
+    other.cancel()
 
 
 async def test_a_change_that_cannot_be_shown_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
