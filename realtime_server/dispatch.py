@@ -73,7 +73,11 @@ class Members(dict[Outbox, Subscriber]):
     ) -> None:
         super().__init__(subscribers)
         self.is_current = is_current
-        """Whether nobody has gone since, for sure; if not, each is asked if it is open."""
+        """Whether nobody has gone since, for sure; if not, each is asked for."""
+
+    def still_has(self, outbox: Outbox) -> bool:
+        """Say whether one of them is to get these messages now."""
+        return self[outbox].is_open
 
 
 class _Share:
@@ -171,9 +175,9 @@ def _are_all_there(shares: _Shares) -> bool:
 
 def _open_ones(outbox: Outbox, shares: _Shares) -> _Shares:
     """Return those shares that an outbox still is to get."""
-    if all(share.members[outbox].is_open for share in shares):
+    if all(share.members.still_has(outbox) for share in shares):
         return shares
-    return tuple(share for share in shares if share.members[outbox].is_open)
+    return tuple(share for share in shares if share.members.still_has(outbox))
 
 
 def _recipients(all_shares: Iterable[_Share]) -> dict[Outbox, _Shares]:

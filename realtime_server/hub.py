@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import attrs
@@ -78,6 +78,21 @@ class HubStats:
     """How often a row could not be judged by a filter; it passed none."""
 
 
+class _GroupMembers(Members):
+    """Those who were in a group; who looks at rows in other eyes meanwhile is none of them."""
+
+    __slots__ = ("_viewer",)
+
+    def __init__(self, subscriptions: Mapping[Outbox, Subscription], viewer: Hashable) -> None:
+        super().__init__(subscriptions, is_current=True)
+        self._viewer = viewer
+
+    def still_has(self, outbox: Outbox) -> bool:
+        one = self[outbox]
+        assert isinstance(one, Subscription)  # it was made of them
+        return one.is_open and one.viewer == self._viewer
+
+
 class _AnyGroup:
     """Subscriptions that get the same bytes. A socket has one of them."""
 
@@ -98,7 +113,7 @@ class _AnyGroup:
     def members(self) -> Members:
         """Those who are there now; the same object as long as they are the same."""
         if self._as_they_are is None:
-            self._as_they_are = Members(self._subscriptions, is_current=True)
+            self._as_they_are = _GroupMembers(self._subscriptions, self.viewer)
         return self._as_they_are
 
     def add(self, subscription: Subscription) -> None:

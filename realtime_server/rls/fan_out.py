@@ -32,7 +32,7 @@ _RETRY: Final = 0.5
 _CAUSES: Final = {
     LossReason.TOO_SLOW: "too many waited for its row level security; make its policies faster",
     LossReason.TOKEN_REPLACED: "their token was replaced while they waited for its row level "
-    "security, which takes too long; make its policies faster",
+    "security; if that happens often, make its policies faster",
     LossReason.FAILED: "they cannot be looked at",
 }
 
@@ -79,13 +79,26 @@ class FanOut:
                     " ".join(str(exc).split()),
                 )
                 await asyncio.sleep(_RETRY)
-        decided = zip(candidates, shown, strict=True)
+        decided = list(zip(candidates, shown, strict=True))
         await give_way(self._hub.writing(self._messages(decided)))
+        self._tell_moved(decided)
         commit_time = batch.reads[0].change.transaction.commit_time
         if commit_time is not None:
             age = self._clock() - commit_time.timestamp()
             # Two machines' clocks may differ by more than it took.
             self._metrics.commit_to_socket.observe(max(age, 0.0))
+
+    def _tell_moved(self, decided: Sequence[tuple[Candidate, Shown]]) -> None:
+        """Tell channels of a gap that became another's before they got what was decided."""
+        moved: dict[Viewer, list[Candidate]] = {}
+        for candidate, shown in decided:
+            for viewer in shown.keys() & candidate.matched.keys():
+                if all(members.is_current for _, members in candidate.matched[viewer]):
+                    continue
+                _, other = _divide(candidate.matched, viewer)
+                moved.setdefault(viewer, []).append(attrs.evolve(candidate, matched=other))
+        for viewer, theirs in moved.items():
+            self.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs))
 
     def hand_out(self, viewer: Viewer, decided: Sequence[tuple[Candidate, Shown]]) -> None:
         """Write what was decided late to the viewer's sockets, one write for each.

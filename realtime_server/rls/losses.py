@@ -24,7 +24,7 @@ class LossReason(enum.Enum):
     TOO_SLOW = "rls_too_slow"
     """Too many had to wait for row level security."""
     TOKEN_REPLACED = "token_replaced"
-    """They waited to be looked at in the name of a token that is the channel's no more."""
+    """They were looked at in the name of a token that is the channel's no more."""
     FAILED = "rls_failed"
     """They could not be looked at, because of a fault of the server's."""
 

@@ -521,3 +521,20 @@ def test_a_delivery_frames_what_it_is_given() -> None:
     [delivery] = hub.deliveries(insert(TODOS, "1", "x"))
     hub.write([(delivery.group.members, delivery.message(b'{"mine":1}'))])
     assert outbox.frames == [[None, None, "realtime:*", "INSERT", {"mine": 1}]]
+
+
+def test_who_looks_in_other_eyes_while_it_gives_way_gets_nothing_of_the_former() -> None:
+    hub = Hub(clock=itertools.count().__next__)
+    outboxes = [RecordingOutbox() for _ in range(3)]
+    subscriptions = [
+        Subscription(Topic.parse("realtime:*"), SERIALIZERS["1.0.0"], outbox, None, "ann")
+        for outbox in outboxes
+    ]
+    for one in subscriptions:
+        hub.subscribe(one)
+    publishing = hub.publishing([insert(TODOS, "1", "x" * 40_000)])
+    while not outboxes[0].writes:
+        next(publishing)
+    hub.move(subscriptions[1], "bob")
+    list(publishing)
+    assert [len(outbox.writes) for outbox in outboxes] == [1, 0, 1]

@@ -178,6 +178,30 @@ async def test_what_comes_late_goes_to_those_who_are_that_viewer_still() -> None
     assert oracle.counters.given_up == 2
 
 
+async def test_whose_token_is_replaced_while_a_batch_is_decided_gets_none_of_it() -> None:
+    hub = Hub()
+    outboxes = stays, moves, leaves = RecordingOutbox(), RecordingOutbox(), RecordingOutbox()
+    subscriptions = [
+        Subscription(Topic.parse("realtime:*"), SERIALIZERS["1.0.0"], outbox, None, ANN)
+        for outbox in outboxes
+    ]
+    for subscription in subscriptions:
+        hub.subscribe(subscription)
+
+    class Meanwhile(Oracle):
+        async def decide(self, candidates: Sequence[Candidate]) -> list[Shown]:
+            hub.move(subscriptions[1], BOB)
+            hub.unsubscribe(subscriptions[2])
+            return await super().decide(candidates)
+
+    oracle = Meanwhile({ANN: Text("one")}, {ANN: Text("two")}, {})
+    await publish(hub, oracle, batch(1, 2, 3))
+    assert seen(stays) == ["one", "two"]
+    assert seen(moves) == ["Gap: token_replaced"]
+    assert seen(leaves) == []
+    assert oracle.counters.given_up == 2
+
+
 async def test_a_loss_is_told_to_those_who_would_have_got_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
