@@ -119,6 +119,16 @@ class GuardedConnection(ServerConnection):
             super().data_received(data[start : start + _SLICE])
             if self.protocol.state is State.OPEN:
                 self._check()
+            if self.transport.is_closing():
+                # asyncio would log each pong to a connection that was cut off.
+                break
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        # The server is to be the first to close (RFC 6455, section 7.1.1): whoever closes its
+        # half waits for nothing more, but could keep what waits for it here for a long time.
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
 
     def send_data(self) -> None:
         wrong = self.protocol.handshake_exc

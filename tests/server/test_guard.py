@@ -116,6 +116,17 @@ async def test_what_waits_unread_beyond_the_bound_ends_the_connection() -> None:
     assert guarded.transport.aborted
 
 
+async def test_nothing_is_written_to_a_connection_that_was_cut_off() -> None:
+    guarded = Guarded(frames_per_second=1_000_000)
+    await guarded.open()
+    ping = Frame(Opcode.PING, b"x" * 125).serialize(mask=True)
+    # In one piece, there is more behind what is too much.
+    guarded.connection.data_received(ping * 1000)
+    assert guarded.happened == ["unread"]
+    # The transport has not complained.
+    assert guarded.connection.connection_exc is None
+
+
 async def test_its_attributes_share_their_names_with_those_of_all_others(guarded: Guarded) -> None:
     # Beyond 30 CPython gives each object a dictionary of its own, of more than 1 KB.
     assert len(vars(guarded.connection)) <= 30
