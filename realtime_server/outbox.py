@@ -115,7 +115,9 @@ class SocketOutbox:
         self._peer = peer
         # Whether the next frames may be written without a further look.
         self._is_clear = False
-        self._is_told = isinstance(websocket, GuardedConnection) and websocket.tells
+        self._is_told = (
+            isinstance(websocket, GuardedConnection) and websocket.tells and self._fd >= 0
+        )
         # While bytes wait: up to where was written at each look, and when that was.
         self._written = 0
         self._marks: list[tuple[int, float]] = []
@@ -146,6 +148,8 @@ class SocketOutbox:
             sent = 0
         if sent < size:
             self._transport.write(data[sent:])
+            # An error is not told of before the event loop's next turn.
+            self.update()
 
     def update(self) -> None:
         """Take note that something about the connection may have changed."""

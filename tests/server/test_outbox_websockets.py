@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -256,3 +257,28 @@ async def test_a_client_that_is_gone_is_written_to_without_a_word(
         await connection.wait_closed()
         outbox.write(batch(LONG))
         assert caplog.records == []
+
+
+async def test_who_closes_its_half_before_it_got_everything_is_cut_off_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with connected([], []) as (outbox, connection, client):
+        client.transport.pause_reading()  # type: ignore[attr-defined]
+        fill(outbox, connection)
+        client.transport.write_eof()
+        async with asyncio.timeout(DEADLINE):
+            await connection.wait_closed()
+        assert connection.transport.get_write_buffer_size() == 0
+        client.transport.abort()
+    assert caplog.records == []
+
+
+async def test_a_write_that_fails_is_the_last(connection_class: Any) -> None:
+    async with connected([], [], connection_class) as (outbox, connection, _):
+        # As after a reset by the client that the event loop has not seen yet.
+        sock = connection.transport.get_extra_info("socket")
+        with socket.fromfd(sock.fileno(), socket.AF_INET, socket.SOCK_STREAM) as same:
+            same.shutdown(socket.SHUT_WR)
+        for _ in range(10):
+            outbox.write(batch("x"))
+        assert outbox._counters.frames == 1
