@@ -81,7 +81,7 @@ def payloads(outbox: RecordingOutbox) -> list[Any]:
 
 
 async def test_each_viewer_gets_what_it_is_shown_in_one_write() -> None:
-    hub = Hub()
+    hub = Hub(clock=lambda: 0.0)
     ann, bob = sit(hub, ANN), sit(hub, BOB)
     oracle = Oracle({ANN: Text("one"), BOB: Text("uno")}, {ANN: Text("two")})
     await publish(hub, oracle, batch(1, 2))
