@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
@@ -386,6 +387,7 @@ class Registry:
 
     async def _reconcile(self) -> None:
         """Write what is missing, delete what is too much, of this server and of dead ones."""
+        left_out: Counter[tuple[str, str, str]] = Counter()
         async with self._connections.one() as connection:
             await connection.execute(
                 _TOUCH, {"node": self._node, "seconds": self._interval * _LIVES}
@@ -405,16 +407,24 @@ class Registry:
                         await _limit_time(connection)
                         rows = await self._rows(connection, registration)
                         await self._insert(connection, registration, rows)
-                except psycopg.errors.QueryCanceled:
-                    logger.warning(
-                        "a subscription of role %s to %s is not in realtime.subscription, because "
-                        "it takes too long to check; make the checks of its columns' types faster",
-                        registration.viewer.role,
-                        ", ".join(map(str, chain(*registration.wants))),
-                    )
                 except (RefusedError, psycopg.IntegrityError, psycopg.DataError):
                     # A table or column is gone, or a privilege: nothing goes to it any more.
                     continue
+                except psycopg.Error as exc:
+                    # Any SQLSTATE may be a check's own, OperationalError's too.
+                    if connection.closed:
+                        raise
+                    tables = ", ".join(map(str, chain(*registration.wants)))
+                    left_out[registration.viewer.role, tables, _why(exc)] += 1
+        for (role, tables, why), count in left_out.items():
+            logger.warning(
+                "subscriptions of role %s to %s are not in realtime.subscription (%d of them), "
+                "because %s",
+                role,
+                tables,
+                count,
+                why,
+            )
 
 
 async def _limit_time(connection: AsyncConnection[Any]) -> None:
@@ -422,3 +432,10 @@ async def _limit_time(connection: AsyncConnection[Any]) -> None:
         "SELECT pg_catalog.set_config('statement_timeout', %s, true)",
         [f"{_MOST_SECONDS * 1000:.0f}ms"],
     )
+
+
+def _why(exc: psycopg.Error) -> str:
+    """Say what keeps a row from being written, without the values that the error may quote."""
+    if isinstance(exc, psycopg.errors.QueryCanceled):
+        return "they take too long to check; make the checks of their columns' types faster"
+    return f"they cannot be checked ({exc.sqlstate}); see the checks of their columns' types"

@@ -342,7 +342,28 @@ async def test_a_filter_that_takes_too_long_to_check_leaves_the_other_rows_writt
     desk.database.execute("delete from realtime.subscription")
     async with running(desk.registry):
         await eventually(lambda: desk.rows("subscription_id") == [(other.id,)])
-    assert f"a subscription of role {desk.reader} to public.odd is not in" in caplog.text
+    assert f"subscriptions of role {desk.reader} to public.odd are not in" in caplog.text
+    assert "71717" not in caplog.text
+
+
+@pytest.mark.parametrize("sqlstate", ["P0001", "54001", "42501"])
+async def test_a_filter_whose_check_fails_leaves_the_other_rows_written(
+    desk: Desk, caplog: pytest.LogCaptureFixture, sqlstate: str
+) -> None:
+    desk.registry = desk.open(interval=0.05)
+    desk.database.execute(ODD_TABLE + f'grant select on odd to "{desk.reader}"')
+    await desk.register(ODD)
+    other, gone = await desk.register(), await desk.register()
+    desk.database.execute(
+        SLOW_CHECK.replace("perform pg_sleep(60)", f"raise 'not %', n using errcode = '{sqlstate}'")
+    )
+    desk.database.execute(
+        "delete from realtime.subscription where subscription_id <> %s", [gone.id]
+    )
+    async with running(desk.registry):
+        desk.registry.remove(gone)
+        await eventually(lambda: desk.rows("subscription_id") == [(other.id,)])
+    assert f"they cannot be checked ({sqlstate})" in caplog.text
     assert "71717" not in caplog.text
 
 
