@@ -64,7 +64,7 @@ class RowAuthorizer:
     ) -> None:
         self._visibility = visibility
         self._apart = apart
-        self._casts = Casts(visibility.connections)
+        self._casts = Casts(visibility.connections, visibility.timeout)
         self._publication = publication
         self._late = late
         self._lost = lost

@@ -26,6 +26,8 @@ logger = logging.getLogger("realtime.rls")
 _REFUSED_FOR: Final = 60.0
 """Seconds for which a type is not asked about that took too long."""
 
+_TIMED_OUT: Final = psycopg.errors.QueryCanceled.sqlstate
+
 _CAST: Final = """
     SELECT realtime.cast(v.text, v.type::pg_catalog.regtype)::text
     FROM ROWS FROM (pg_catalog.unnest(%s::oid[]), pg_catalog.unnest(%s::text[]))
@@ -38,11 +40,13 @@ class Casts:
     """Asks the database for JSON.
 
     Args:
-        connections: whose ``statement_timeout`` says what takes too long.
+        connections: that have a ``statement_timeout``.
+        timeout: seconds of that.
     """
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, timeout: float) -> None:
         self._connections = connections
+        self._timeout = timeout
         # By a type's OID, until when.
         self._refused: dict[int, float] = {}
 
@@ -61,9 +65,8 @@ class Casts:
             return {}
         try:
             return await self._ask(asked)
-        except psycopg.Error as exc:
-            if not _is_about_values(exc):
-                raise
+        except _ValueError:
+            pass
         # Which type is it? Each by itself, and the others are answered.
         answers: dict[tuple[int, str], str] = {}
         for oid, group in groupby(asked, itemgetter(0)):
@@ -73,11 +76,9 @@ class Casts:
     async def _ask_for_one(self, oid: int, values: list[tuple[int, str]]) -> Answers:
         try:
             return await self._ask(values)
-        except psycopg.Error as exc:
-            if not _is_about_values(exc):
-                raise
+        except _ValueError as exc:
             name = await self._name_of(oid)
-            if isinstance(exc, psycopg.errors.QueryCanceled):
+            if exc.sqlstate == _TIMED_OUT:
                 self._refused[oid] = asyncio.get_running_loop().time() + _REFUSED_FOR
                 logger.warning(
                     "values of type %s take too long to become JSON, and are shown as text for "
@@ -96,11 +97,24 @@ class Casts:
 
     async def _ask(self, values: list[tuple[int, str]]) -> Answers:
         async with self._connections.one() as connection:
-            cursor = await connection.execute(
-                _CAST, [[oid for oid, _ in values], [text for _, text in values]]
-            )
-            rows = await cursor.fetchall()
-        return dict(zip(values, (row[0] for row in rows), strict=True))
+            pid = connection.info.backend_pid
+            try:
+                # A check that catches the cancellation would run for ever.
+                async with asyncio.timeout(self._timeout * 2 + 1):
+                    cursor = await connection.execute(
+                        _CAST, [[oid for oid, _ in values], [text for _, text in values]]
+                    )
+                    rows = await cursor.fetchall()
+                return dict(zip(values, (row[0] for row in rows), strict=True))
+            except TimeoutError:
+                await connection.close()
+            except psycopg.Error as exc:
+                # Any SQLSTATE may be a check's own, OperationalError's too.
+                if connection.closed:
+                    raise
+                raise _ValueError(exc.sqlstate) from exc
+        await self._connections.terminate(pid)
+        raise _ValueError(_TIMED_OUT)
 
     async def _name_of(self, oid: int) -> str:
         async with self._connections.one() as connection:
@@ -109,7 +123,9 @@ class Casts:
         return str(name)
 
 
-def _is_about_values(exc: psycopg.Error) -> bool:
-    return isinstance(exc, psycopg.errors.QueryCanceled) or not isinstance(
-        exc, psycopg.OperationalError
-    )
+class _ValueError(Exception):
+    """PostgreSQL has raised an error because of the values, or of the time that they take."""
+
+    def __init__(self, sqlstate: str | None) -> None:
+        super().__init__()
+        self.sqlstate = sqlstate

@@ -106,3 +106,12 @@ class Connections:
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError
             yield connection
+
+    async def terminate(self, pid: int) -> None:
+        """End a session whose connection is closed: what it runs may catch any cancellation.
+
+        Raises:
+            psycopg.OperationalError: if the database cannot be asked.
+        """
+        async with self.one() as connection:
+            await connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [pid])

@@ -98,7 +98,7 @@ class Visibility:
     """
 
     def __init__(self, dsn: Dsn, *, timeout: float, name: str = "rls", size: int = 4) -> None:
-        self._timeout = timeout
+        self.timeout: Final = timeout
         milliseconds = max(1, round(timeout * 1000))
         self.connections = Connections(
             dsn,
@@ -228,7 +228,7 @@ class Visibility:
             table.name,
             table.key,
             tuple(inquiry.compared),
-            self._timeout,
+            self.timeout,
         )
         every = tuple(range(len(rows)))
         viewers = [inquiry.questions[place].viewer for place, _ in todo]
@@ -250,12 +250,25 @@ class Visibility:
         async with self.connections.one() as connection:
             made = self._functions.setdefault(connection, set())
             if name not in made:
-                await connection.execute(definition.encode())
+                try:
+                    await connection.execute(definition.encode())
+                except psycopg.ProgrammingError as exc:
+                    if not await _may_define(connection):
+                        raise
+                    # It names the key's types, which may be gone, or not the server's to use.
+                    logger.warning(
+                        "row level security of %s.%s cannot be asked for (%s); the server's role "
+                        "needs USAGE on the schemas of its primary key's types",
+                        table.schema,
+                        table.name,
+                        exc.diag.message_primary,
+                    )
+                    return _none(todo, exc)
                 made.add(name)
             pid = connection.info.backend_pid
             try:
                 # A policy that catches the cancellation would run for ever.
-                async with asyncio.timeout(self._timeout * 2 + 1):
+                async with asyncio.timeout(self.timeout * 2 + 1):
                     cursor = await connection.execute(call, parameters)
                     return await cursor.fetchall()
             except TimeoutError:
@@ -267,12 +280,8 @@ class Visibility:
             except psycopg.Error as exc:
                 # Not of a policy, which the function catches, but of the call itself: a key
                 # that is none any more.
-                detail = exc.diag.message_primary
-                return [
-                    (index + 1, None, exc.sqlstate or "?", detail) for index in range(len(todo))
-                ]
-        async with self.connections.one() as connection:
-            await connection.execute("SELECT pg_catalog.pg_terminate_backend(%s)", [pid])
+                return _none(todo, exc)
+        await self.connections.terminate(pid)
         return [(1, None, TIMEOUT, None)]
 
 
@@ -305,6 +314,23 @@ class _Inquiry:
         if message is not None:
             # It may quote what is in the row.
             logger.debug("the error was: %s", message)
+
+
+async def _may_define(connection: AsyncConnection[Any]) -> bool:
+    """Say whether the server's role may define any function at all."""
+    cursor = await connection.execute(
+        "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMPORARY')"
+    )
+    [[may]] = await cursor.fetchall()
+    return bool(may)
+
+
+def _none(
+    todo: Sequence[tuple[int, tuple[int, ...]]], exc: psycopg.Error
+) -> list[tuple[int, list[int] | None, str | None, str | None]]:
+    """Return that no question can be answered."""
+    problem, detail = exc.sqlstate or "?", exc.diag.message_primary
+    return [(index + 1, None, problem, detail) for index in range(len(todo))]
 
 
 def _chunks(questions: Sequence[Question]) -> Iterator[list[tuple[int, tuple[int, ...]]]]:

@@ -13,7 +13,7 @@ import pytest_asyncio
 from realtime_core import Position
 from realtime_server.rls import lanes
 from realtime_server.rls.viewers import Viewer
-from tests.fix_postgres import Server
+from tests.fix_postgres import Server, unique_name
 from tests.integration.rls_stage import RlsStage, open_rls_stage
 from tests.tokens import claims_of
 from tests.waiting import eventually
@@ -165,7 +165,15 @@ CASTS = (
     ("check", "reason"),
     [
         ("perform pg_sleep(60);", "take too long to become JSON"),
+        # It catches the cancellation.
+        (
+            "loop begin perform pg_sleep(60); exception when query_canceled then null; end; end "
+            "loop;",
+            "take too long to become JSON",
+        ),
         ("raise 'not %', n using errcode = '22023';", "cannot become JSON (22023)"),
+        # Of recursion without end. To psycopg it is an OperationalError.
+        ("raise 'not %', n using errcode = '54001';", "cannot become JSON (54001)"),
     ],
 )
 async def test_a_type_whose_values_do_not_become_json_keeps_nothing_back(
@@ -183,3 +191,41 @@ async def test_a_type_whose_values_do_not_become_json_keeps_nothing_back(
     assert f"values of type {stage.schema}.pair {reason}" in caplog.text
     assert caplog.text.count(reason) == (1 if "too long" in reason else 2)
     assert "71717" not in caplog.text
+
+
+async def test_a_key_of_a_type_that_the_server_may_not_use_keeps_nothing_back(
+    stage: RlsStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    shut = unique_name("shut")
+    stage.execute(
+        f"create schema {shut}",
+        f"create type {shut}.kind as enum ('a', 'b')",
+        f'grant usage on schema {shut} to "{stage.reader}"',
+    )
+    stage.make("kinds", f"id {shut}.kind primary key, owner text")
+    async with stage.client() as client:
+        await client.sit(stage.topic("kinds"))
+        [payload] = await stage.payloads(client, "insert into kinds values ('a', 'ann')")
+        assert (payload["errors"], payload["record"]) == (
+            ["Error 500: Internal Server Error, row level security raised an error"],
+            {},
+        )
+        assert "needs USAGE on the schemas of its primary key's types" in caplog.text
+        stage.execute(f"grant usage on schema {shut} to public")
+        [payload] = await stage.payloads(client, "insert into kinds values ('b', 'ann')")
+        assert payload["record"] == {"id": "b", "owner": "ann"}
+    stage.execute(f"drop schema {shut} cascade")
+
+
+async def test_changes_wait_for_the_servers_own_privileges(
+    stage: RlsStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    [[database]] = stage.execute("select current_database()")
+    stage.make("new", "id int primary key", "true")
+    async with stage.client() as client:
+        await client.sit(stage.topic("new"))
+        stage.execute(f"revoke temporary on database {database} from public")
+        stage.execute("insert into new values (1)")
+        await eventually(lambda: "changes wait until row level security" in caplog.text)
+        stage.execute(f"grant temporary on database {database} to public")
+        assert id_of(await client.receive()) == 1
