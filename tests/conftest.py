@@ -17,7 +17,7 @@ from hypothesis import settings
 settings.register_profile("repeatable", derandomize="EXAMPLES" not in os.environ, deadline=None)
 settings.load_profile("repeatable")
 
-pytest_plugins = ["tests.fix_postgres"]
+pytest_plugins = ["tests.fix_postgres", "tests.fix_rls"]
 
 
 def forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -10,53 +10,25 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.program import NodeProgram
+from tests.e2e.rls_shop import owned_rows, rls_server
 from tests.e2e.server_process import ServerProcess
 from tests.fix_postgres import Database, Server
-from tests.integration.conftest import fresh_database
-from tests.rls_helpers import roles
-from tests.tokens import SECRET, make_token
+from tests.tokens import make_token
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.pg17]
 
 TOPIC = "realtime:public:rls_table"
 
-SETUP = """
-    create table rls_table (id int8 primary key, owner text);
-    alter table rls_table enable row level security;
-    create policy own on rls_table using (
-        owner = current_setting('request.jwt.claims')::jsonb ->> 'sub'
-    );
-    create publication supabase_realtime for all tables;
-"""
-
-
-@pytest.fixture
-def reader(pg17: Server) -> Iterator[str]:
-    if not pg17.has_wal2json():
-        pytest.skip("wal2json is not installed")
-    with roles(pg17, "reader") as (reader,):
-        yield reader
-
 
 @pytest.fixture
 def table(pg17: Server, reader: str) -> Iterator[Database]:
-    with fresh_database(pg17) as database:
-        database.execute(f"{SETUP} grant select on rls_table to {reader}")
+    with owned_rows(pg17, reader, "rls_table", "id int8 primary key, owner text") as database:
         yield database
 
 
 @pytest.fixture
 def server(table: Database) -> Iterator[ServerProcess]:
-    with ServerProcess(
-        table,
-        publications='["supabase_realtime"]',
-        streaming=False,
-        REPLICATION_MODE="RLS",
-        REPLICATION_POLL_INTERVAL="20",
-        SECURE_CHANNELS="true",
-        JWT_SECRET=SECRET,
-    ) as server:
-        server.wait_for_log("polling slot")
+    with rls_server(table) as server:
         yield server
 
 

@@ -21,7 +21,6 @@ from tests.integration.conftest import fresh_database
 from tests.integration.rls_stage import FENCE, open_rls_stage
 from tests.integration.test_life import RESTARTED, Load, collect, id_of
 from tests.recording_server import read_record
-from tests.rls_helpers import roles
 from tests.server_helpers import open_client
 from tests.server_process import ServerProcess
 from tests.tokens import SECRET, make_token
@@ -39,14 +38,6 @@ SETTINGS = {
     "REPLICATION_POLL_INTERVAL": "10",
 }
 POLLING = re.compile("polling slot")
-
-
-@pytest.fixture
-def reader(pg17: Server) -> Iterator[str]:
-    if not pg17.has_wal2json():
-        pytest.skip("wal2json is not installed")
-    with roles(pg17, "reader") as (reader,):
-        yield reader
 
 
 @pytest.fixture
