@@ -20,12 +20,12 @@ from psycopg.rows import tuple_row
 
 from realtime_core.errors import PrivilegeError
 
-__all__ = ["MIGRATIONS", "Migration", "migrate", "pending", "why_not"]
+__all__ = ["LOCK", "MIGRATIONS", "Migration", "migrate", "pending", "why_not"]
 
 _FILE: Final = re.compile(r"(?P<number>\d{4})_(?P<name>\w+)\.sql")
 
-# Of the advisory lock, so that servers which start together migrate one after the other.
-_LOCK: Final = int.from_bytes(b"rlmigr", "big")
+LOCK: Final = int.from_bytes(b"rlmigr", "big")
+"""Of the advisory lock, so that servers which start together migrate one after the other."""
 
 _LEDGER: Final = """
     CREATE SCHEMA IF NOT EXISTS realtime;
@@ -109,7 +109,7 @@ async def migrate(connection: AsyncConnection[Any]) -> list[Migration]:
     if not await pending(connection):
         # Nothing to do needs no right to do it.
         return []
-    await connection.execute("SELECT pg_catalog.pg_advisory_lock(%s)", [_LOCK])
+    await connection.execute("SELECT pg_catalog.pg_advisory_lock(%s)", [LOCK])
     try:
         applied = []
         async with _explaining(connection):
@@ -126,7 +126,7 @@ async def migrate(connection: AsyncConnection[Any]) -> list[Migration]:
                 applied.append(migration)
         return applied
     finally:
-        await connection.execute("SELECT pg_catalog.pg_advisory_unlock(%s)", [_LOCK])
+        await connection.execute("SELECT pg_catalog.pg_advisory_unlock(%s)", [LOCK])
 
 
 @asynccontextmanager

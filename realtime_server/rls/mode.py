@@ -50,6 +50,9 @@ logger = logging.getLogger("realtime.rls")
 
 _CONNECTIONS: Final = 4
 """That ask for row level security at once; two more ask for those that take too long."""
+_PATIENCE: Final = 5.0
+"""Seconds that a join waits for the schema ``realtime``. Clients come back while a server starts,
+and some of the first generation do not try again when they are refused."""
 
 
 class RlsMode:
@@ -100,7 +103,7 @@ class RlsMode:
             strict=config.rls_strict,
         )
         self._fan_out: FanOut | None = None
-        self._is_ready = False
+        self._ready = asyncio.Event()
         # How many channels each viewer has.
         self._channels: Counter[Viewer] = Counter()
         self._stack = contextlib.AsyncExitStack()
@@ -120,7 +123,7 @@ class RlsMode:
         traceback: TracebackType | None,
     ) -> None:
         await self._poller.aclose()
-        if self._is_ready:
+        if self._ready.is_set():
             await self._registry.close()
         await self._stack.aclose()
 
@@ -168,7 +171,7 @@ class RlsMode:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, self._config.db_reconnect_backoff_max / 1000)
             else:
-                self._is_ready = True
+                self._ready.set()
                 return
 
     def _hand_out_late(self, viewer: Viewer, decided: Sequence[tuple[Candidate, Shown]]) -> None:
@@ -184,8 +187,11 @@ class RlsMode:
     async def register(
         self, topic: Topic, bindings: tuple[Binding, ...] | None, grant: Grant
     ) -> Registered:
-        if not self._is_ready:
-            raise RefusedError("the database is not attached yet; join again in a moment")
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._ready.wait()
+        except TimeoutError:
+            raise RefusedError("the database is not attached yet; join again in a moment") from None
         wants = _wants_of_topic(topic) if bindings is None else _wants_of_bindings(bindings)
         registration = await self._registry.register(wants, grant.claims)
         self._channels[registration.viewer] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from tests.e2e.program import NodeProgram
 from tests.e2e.rls_shop import owned_rows, rls_server
 from tests.e2e.server_process import ServerProcess
-from tests.fix_postgres import Database, Server
+from tests.fix_postgres import Database, Server, unique_name
 from tests.tokens import make_token
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.pg17]
@@ -73,3 +74,26 @@ def test_the_readmes_rls_example(
         # "If the JWT is invalid, then Realtime RLS will terminate the channel."
         program.tell(setAuth=token("bob", -1))
         program.wait_for(frame="phx_error", topic=TOPIC)
+
+
+def test_a_server_that_restarts_gets_its_client_back(
+    clients: Path, table: Database, reader: str
+) -> None:
+    token = make_token({"role": reader, "sub": "ann"})
+    options = json.dumps({"params": {"apikey": token}})
+    slot = unique_name("slot")
+    with contextlib.ExitStack() as stack:
+        with rls_server(table, SLOT_NAME=slot) as server:
+            program = NodeProgram(clients / "lifecycle.mjs", server.websocket_url, options)
+            stack.enter_context(program)
+            program.tell(join=TOPIC, user_token=token)
+            program.wait_for(joined=TOPIC)
+            table.execute("insert into rls_table values (1, 'ann')")
+            program.wait_for(topic=TOPIC, id=1)
+        with rls_server(table, SLOT_NAME=slot, port=server.port):
+            program.wait_for(joined=TOPIC, times=2)
+            table.execute("insert into rls_table values (2, 'bob'), (3, 'ann')")
+            program.wait_for(topic=TOPIC, id=3)
+        ids = [line["id"] for line in program.said if line.get("type") == "INSERT"]
+        assert ids == [1, 3]
+        assert program.count(refused=TOPIC) == 0

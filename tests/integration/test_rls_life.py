@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from realtime_server.rls.migrations import LOCK
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.integration.rls_stage import FENCE, open_rls_stage
@@ -129,6 +130,21 @@ def test_what_cannot_work_is_refused_with_the_line_that_mends_it(shop: Database)
         )
         assert result.returncode == 2
         assert complaint in result.stderr
+
+
+async def test_a_join_while_the_server_starts_is_answered_when_it_has(
+    shop: Database, reader: str
+) -> None:
+    token = make_token({"role": reader, "sub": "ann"})
+    with shop.connect() as migrating:
+        migrating.execute("select pg_advisory_lock(%s)", [LOCK])
+        with ServerProcess(shop.dsn, **SETTINGS) as server:
+            async with open_client(server.port, query=f"apikey={token}") as client:
+                await client.send(TOPIC, "phx_join", {"user_token": token}, ref="1")
+                # Once this is answered, the join has been read.
+                await (await client.websocket.ping())
+                migrating.execute("select pg_advisory_unlock(%s)", [LOCK])
+                assert (await client.receive())["payload"] == {"status": "ok", "response": {}}
 
 
 async def test_a_database_that_is_away_is_waited_for(
