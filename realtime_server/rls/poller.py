@@ -156,7 +156,7 @@ class Poller:
         """Iterate over batches, for ever.
 
         Asking for the next one acknowledges the last. A batch is never empty. When it is
-        cancelled, nobody else gets the slot until :meth:`aclose`.
+        cancelled or closed, nobody else gets the slot until :meth:`aclose`.
 
         Raises:
             DecodeError: if the slot holds what cannot be decoded.
@@ -172,8 +172,9 @@ class Poller:
                     if gap is not None:
                         yield Batch(gap=gap)
                     while True:
-                        async for batch in self._poll(session):
-                            yield batch
+                        async with contextlib.aclosing(self._poll(session)) as polled:
+                            async for batch in polled:
+                                yield batch
                         if not self._is_behind:
                             await asyncio.sleep(self._interval)
             except DecodeError:
@@ -195,8 +196,8 @@ class Poller:
         session = await SlotSession.connect(await self._dsn(), self._slot)
         try:
             yield session
-        except asyncio.CancelledError:
-            # The slot stays ours until aclose().
+        except (asyncio.CancelledError, GeneratorExit):
+            # While it waited, or while a batch was under way. The slot stays ours until aclose().
             self._kept = session
             raise
         except BaseException:
@@ -205,7 +206,7 @@ class Poller:
         await session.close()
 
     async def aclose(self) -> None:
-        """Let go of the slot, after :meth:`batches` was cancelled."""
+        """Let go of the slot, after :meth:`batches` was cancelled or closed."""
         if self._kept is not None:
             await self._kept.close()
             self._kept = None
@@ -245,7 +246,7 @@ class Poller:
             return GapReason.TEMPORARY_SLOT if self._temporary else GapReason.SLOT_MISSING
         return GapReason.SLOT_MOVED if start > self._advanced else None
 
-    async def _poll(self, session: SlotSession) -> AsyncIterator[Batch]:
+    async def _poll(self, session: SlotSession) -> AsyncGenerator[Batch, None]:
         """Read once, and advance the slot when what was read has been handed over."""
         self._is_behind = False
         flush = await session.flush_lsn()

@@ -179,8 +179,9 @@ def test_a_server_that_restarts_gets_its_clients_back_who_see_their_own_rows(
                 )  # type: ignore[misc]
                 former, latter = ids_by_session(program)
                 assert former == list(range(parity, former[-1] + 1, 2)), name
-                # What was committed once it was back comes, and nothing twice.
-                assert former[-1] < latter[0] <= there + 1, name
+                # All that was committed once it was back, and maybe some before: what was not
+                # acknowledged, or came before anybody was there, is read then.
+                assert latter[0] <= there + 1, name
                 assert latter == list(range(latter[0], rows, 2)), name
                 assert program.count(status="CLOSED") == 0
 

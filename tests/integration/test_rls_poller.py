@@ -15,9 +15,11 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from realtime_core import GapReason, Insert
+from realtime_core.errors import SlotInUseError
 from realtime_server.rls import poller
 from realtime_server.rls.connections import Connections
 from realtime_server.rls.poller import Batch, Poller
+from realtime_server.rls.slot import SlotSession
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import at, roles
@@ -147,6 +149,7 @@ async def test_the_slot_moves_when_the_next_batch_is_asked_for(stage: Stage, slo
         await first
         before = stage.slot_lsn(slot)
         assert before == poller.stats().confirmed_lsn
+    await poller.aclose()
     # Not acknowledged: it comes again, to another process.
     again = await stage.start(slot)
     await again.until(1)
@@ -501,6 +504,36 @@ async def test_a_slot_of_another_kind_is_refused(
     await wait_for_line(caplog, complaint)
     stage.execute(f"select pg_drop_replication_slot('{slot}')")
     await eventually(lambda: reader.poller.stats().connected)
+
+
+async def test_the_slot_stays_ours_when_a_stop_meets_a_batch_under_way(
+    stage: Stage, slot: str
+) -> None:
+    poller = stage.poller(slot)
+    under_way = asyncio.Event()
+
+    async def publish() -> None:
+        async with contextlib.aclosing(poller.batches()) as batches:
+            async for _ in batches:
+                under_way.set()
+                await asyncio.Event().wait()
+
+    publishing = asyncio.create_task(publish())
+    await eventually(lambda: poller.stats().connected)
+    stage.insert(1)
+    await under_way.wait()
+    publishing.cancel()
+    await asyncio.wait({publishing})
+    session = await SlotSession.connect(stage.database.dsn, slot)
+    try:
+        # Clients may still be here.
+        with pytest.raises(SlotInUseError):
+            await session.attach(temporary=False)
+    finally:
+        await session.close()
+    await poller.aclose()
+    # Nobody was given the batch for sure.
+    await (await stage.start(slot)).until(1)
 
 
 async def test_the_second_of_two_on_a_slot_waits_and_takes_over(
