@@ -23,6 +23,8 @@ logger = logging.getLogger("realtime.rls")
 
 _MOST_WAITING: Final = 10_000
 """Changes that may wait behind those that are being looked at; beyond, all of them are given up."""
+_MOST_BYTES: Final = 64 * 1024 * 1024
+"""Of their texts, likewise."""
 _RETRY: Final = 1.0
 """Seconds until a viewer is asked for again whose connection was lost."""
 
@@ -53,7 +55,8 @@ class Lane:
         self._current: Sequence[Candidate] = ()
         self._loss: Loss | None = None
         self._waiting: deque[Sequence[Candidate]] = deque()
-        self._size = 0
+        self._count = 0
+        self._bytes = 0
         self._woken = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
@@ -64,11 +67,13 @@ class Lane:
         is happening now.
         """
         self._waiting.append(candidates)
-        self._size += len(candidates)
-        if self._size > _MOST_WAITING and len(self._waiting) > 1:
+        self._count += len(candidates)
+        self._bytes += _bytes_of(candidates)
+        is_too_much = self._count > _MOST_WAITING or self._bytes > _MOST_BYTES
+        if is_too_much and len(self._waiting) > 1:
             self._give_up(list(chain(*self._waiting)), LossReason.TOO_SLOW)
             self._waiting.clear()
-            self._size = 0
+            self._count = self._bytes = 0
         self._woken.set()
 
     def cancel(self) -> asyncio.Task[None]:
@@ -92,7 +97,8 @@ class Lane:
             self._tell()
             while self._waiting:
                 self._current = self._waiting.popleft()
-                self._size -= len(self._current)
+                self._count -= len(self._current)
+                self._bytes -= _bytes_of(self._current)
                 await self._work_off(self._current)
                 self._current = ()
                 self._tell()
@@ -141,3 +147,7 @@ class Lane:
         if loss is not None:
             loss.after = self._handed
             self._lost(loss)
+
+
+def _bytes_of(candidates: Sequence[Candidate]) -> int:
+    return sum(one.size for one in candidates)

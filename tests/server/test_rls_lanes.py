@@ -84,10 +84,12 @@ async def test_a_fault_costs_what_it_is_about_and_nothing_else(
     assert "please report it" in caplog.text
 
 
+@pytest.mark.parametrize("bound", ["_MOST_WAITING", "_MOST_BYTES"])
 async def test_when_too_much_waits_all_of_it_is_given_up_in_its_place(
-    works: Works, monkeypatch: pytest.MonkeyPatch
+    works: Works, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    monkeypatch.setattr(lanes, "_MOST_WAITING", 3)
+    # Each change has one byte.
+    monkeypatch.setattr(lanes, bound, 3)
     works.may_go_on.clear()
     works.lane.put(part(1))
     await works.begun.wait()
