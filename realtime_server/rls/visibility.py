@@ -147,10 +147,8 @@ class Visibility:
             psycopg.OperationalError: if the connection is lost; then nothing is answered.
         """
         answers = [Answer() for _ in questions]
-        asked = [
-            self._ask(_Inquiry(table, rows, compared, questions, answers), chunk)
-            for chunk in _chunks(questions)
-        ]
+        inquiry = _Inquiry(table, rows, compared, questions, answers)
+        asked = [self._ask(inquiry, chunk) for chunk in _chunks(questions)]
         if len(asked) == 1:
             await asked[0]
         else:
@@ -294,6 +292,7 @@ class _Inquiry:
     compared: Sequence[LiveColumn]
     questions: Sequence[Question]
     answers: Sequence[Answer]
+    logged: set[tuple[str, str]] = attrs.field(factory=set)
 
     def note(
         self,
@@ -304,13 +303,18 @@ class _Inquiry:
         message: str | None = None,
     ) -> None:
         self.answers[place].failed.update(dict.fromkeys(places, failure))
-        logger.warning(
-            "row level security of %s.%s failed for role %s (%s)",
-            self.table.schema,
-            self.table.name,
-            self.questions[place].viewer.role,
-            failure.value if sqlstate is None else f"{failure.value} {sqlstate}",
-        )
+        role = self.questions[place].viewer.role
+        what = failure.value if sqlstate is None else f"{failure.value} {sqlstate}"
+        # Once, and not for each viewer and row.
+        if (role, what) not in self.logged:
+            self.logged.add((role, what))
+            logger.warning(
+                "row level security of %s.%s failed for role %s (%s)",
+                self.table.schema,
+                self.table.name,
+                role,
+                what,
+            )
         if message is not None:
             # It may quote what is in the row.
             logger.debug("the error was: %s", message)
