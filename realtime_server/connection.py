@@ -20,7 +20,7 @@ from websockets.protocol import State
 from .attachment import Attachment, Wait
 from .auth import Authorizer, ConnectRequest, JoinRequest
 from .config import ServerConfig
-from .errors import AttachmentError, LimitError, RefusedError, TokenError
+from .errors import AttachmentError, LimitError, RefusedError, TokenError, UnavailableError
 from .frames import Frames
 from .grants import Grant
 from .hub import Hub, Subscription
@@ -409,7 +409,8 @@ class Connection:
         self._metrics.channels_ended.labels(exc.result).inc()
         named = self._named("channel_ended", topic=channel.topic, reason=str(exc))
         logger.info("channel %.200r of %s ended: %s", channel.topic, self._peer, exc, extra=named)
-        self._perform_all(self._state.end(channel, exc.reason))
+        for_good = not isinstance(exc, UnavailableError)
+        self._perform_all(self._state.end(channel, exc.reason, for_good=for_good))
 
 
 def _refusal(message: Message, exc: RefusedError) -> str:

@@ -10,6 +10,7 @@
     * :exc:`LimitError`: one too many
     * :exc:`TokenError`: a token that is missing or not to be trusted
     * :exc:`TopicError`: a topic whose filter cannot be served
+    * :exc:`UnavailableError`: what cannot be decided now
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = [
     "RefusedError",
     "TokenError",
     "TopicError",
+    "UnavailableError",
 ]
 
 
@@ -94,3 +96,9 @@ class TopicError(RefusedError):
     """A topic whose filter cannot be served."""
 
     result = "topic"
+
+
+class UnavailableError(RefusedError):
+    """What cannot be decided now, and perhaps in a moment."""
+
+    result = "unavailable"

@@ -221,11 +221,12 @@ class SocketState:
         """Refuse a join, or another message that is answered."""
         return [Send(message.reply("error", {"reason": reason}))]
 
-    def end(self, channel: Channel, reason: str) -> list[Action]:
-        """End a membership that is allowed no more.
+    def end(self, channel: Channel, reason: str, *, for_good: bool = True) -> list[Action]:
+        """End a membership that is allowed no more, or of which that cannot be said now.
 
         A client of the first generation is told of an error, and joins again by itself;
-        later ones are told why, and that it is over: to join again is the application's.
+        later ones are told why, and that it is over: to join again is the application's, if
+        it is over for good.
         """
         if self.channels.get(channel.topic) is not channel:
             return []
@@ -241,7 +242,7 @@ class SocketState:
         return [
             Unsubscribe(channel),
             Send(Message(channel.topic, SYSTEM, system)),
-            Send(_end(channel, CLOSE)),
+            Send(_end(channel, CLOSE if for_good else ERROR)),
         ]
 
     def _join(self, message: Message) -> list[Action]:

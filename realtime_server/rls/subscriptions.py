@@ -25,7 +25,7 @@ from psycopg_pool import PoolTimeout
 
 from realtime_core.sources.catalog import enum_orders
 
-from ..errors import RefusedError
+from ..errors import RefusedError, UnavailableError
 from ..patience import wait_at_most
 from .connections import Connections
 from .publication import OWN_SCHEMA, read_publication
@@ -273,7 +273,9 @@ class Registry:
                     if attempt == _ATTEMPTS - 1 or isinstance(exc, PoolTimeout):
                         raise
         except psycopg.OperationalError as exc:
-            raise RefusedError("the database cannot be asked now; join again in a moment") from exc
+            raise UnavailableError(
+                "the database cannot be asked now; join again in a moment"
+            ) from exc
         except psycopg.Error as exc:
             # The trigger's own checks, and the values' casts.
             raise RefusedError(f"{exc.diag.message_primary}") from exc

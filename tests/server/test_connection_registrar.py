@@ -6,8 +6,9 @@ from collections.abc import Hashable
 from typing import Any
 
 import attrs
+import pytest
 
-from realtime_server.errors import RefusedError
+from realtime_server.errors import RefusedError, UnavailableError
 from realtime_server.grants import Grant
 from realtime_server.hub import Delivery
 from realtime_server.phoenix.joins import Binding
@@ -26,8 +27,9 @@ class Seat:
 class Book:
     """A registrar that remembers."""
 
-    def __init__(self, refuse: str = "") -> None:
+    def __init__(self, refuse: str = "", error: type[RefusedError] = RefusedError) -> None:
         self.refuse = refuse
+        self.error = error
         self.seats: list[Seat] = []
         self.asked: list[tuple[str, int | None]] = []
 
@@ -36,7 +38,7 @@ class Book:
     ) -> Registered:
         self.asked.append((topic.name, None if bindings is None else len(bindings)))
         if self.refuse:
-            raise RefusedError(self.refuse)
+            raise self.error(self.refuse)
         seat = Seat(topic.name, grant.claims.get("sub"))
         self.seats.append(seat)
         return seat
@@ -44,7 +46,7 @@ class Book:
     async def renew(self, registered: Registered, grant: Grant) -> Hashable:
         assert isinstance(registered, Seat)
         if self.refuse:
-            raise RefusedError(self.refuse)
+            raise self.error(self.refuse)
         registered.viewer = grant.claims.get("sub")
         return registered.viewer
 
@@ -144,3 +146,21 @@ async def test_a_new_token_that_does_not_do_ends_the_channel() -> None:
         ]
         assert book.topics == []
         assert client.hub.stats().subscriptions == 0
+
+
+@pytest.mark.parametrize(
+    ("refusal", "end"), [(RefusedError, "phx_close"), (UnavailableError, "phx_error")]
+)
+async def test_who_is_only_to_try_again_is_told_so_in_a_way_that_clients_do(
+    refusal: type[RefusedError], end: str
+) -> None:
+    binding = {"event": "*", "schema": "public", "table": "todos"}
+    config = {"config": {"postgres_changes": [binding]}}
+    book = Book(error=refusal)
+    async with open_connection(Names(), registrar=book) as client:
+        await client.send("phx_join", payload=config)
+        book.refuse = "not now"
+        *_, system, last = await client.send("access_token", payload={"access_token": "bob"})
+        assert (system["event"], system["payload"]["message"]) == ("system", "not now")
+        assert last["event"] == end
+        assert client.counted(f'realtime_channels_ended_total{{reason="{refusal.result}"}} 1.0')

@@ -307,6 +307,12 @@ def test_the_end_of_a_membership_is_an_error_to_the_first_generation(socket: Soc
     assert socket.state.channels == {}
 
 
+def test_who_should_join_again_in_a_moment_is_told_of_an_error(socket: Socket) -> None:
+    channel, joined = socket.join(ref="1", payload={"config": {}}), socket.join_ref("1")
+    *_, last = socket.state.end(channel, "not now", for_good=False)
+    assert last == Send(Message(TOPIC, "phx_error", {}, joined, joined))
+
+
 def test_later_generations_are_told_why_a_membership_ends(socket: Socket) -> None:
     channel, joined = socket.join(ref="1", payload={"config": {}}), socket.join_ref("1")
     assert socket.state.end(channel, "the token has expired") == [
