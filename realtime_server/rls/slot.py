@@ -73,8 +73,12 @@ class SlotSession:
             tcp_user_timeout=60_000,
         )
         session = cls(connection, slot)
-        with session._translated():
-            await connection.execute(_SETTINGS)
+        try:
+            with session._translated():
+                await connection.execute(_SETTINGS)
+        except BaseException:
+            await connection.close()
+            raise
         return session
 
     async def close(self) -> None:
