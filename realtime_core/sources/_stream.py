@@ -160,14 +160,15 @@ class StreamSource(EventQueue):
 
     async def _read_commit(self, connection: ReplicationConnection) -> None:
         """Read the end of a transaction whose last change may be acknowledged already."""
-        self._queue.extend(islice(self._left(), _CHUNK))
-        while self._decoder.in_transaction and not self._queue:
-            payloads = await connection.read()
-            self._rest = self._events(payloads, self._decoder, self._sequence)
-            self._queue.extend(islice(self._left(), _CHUNK))
-
-    def _left(self) -> Iterator[Event]:
-        return (event for event in self._rest if event is not None)
+        # Not behind an error: the end would take the slot past the change at fault.
+        while not self._queue and self._error is None:
+            if self._take_rest():
+                await asyncio.sleep(0)
+            elif self._decoder.in_transaction and self._error is None:
+                payloads = await connection.read()
+                self._rest = self._events(payloads, self._decoder, self._sequence)
+            else:
+                return
 
     # Reading
 
@@ -175,6 +176,9 @@ class StreamSource(EventQueue):
         if self._take_rest():
             # A transaction that was held may be of any length, and is not waited for.
             await asyncio.sleep(0)
+            return
+        if self._error is not None:
+            # Nothing behind it is read: that would take the slot past the change at fault.
             return
         connection = self._connection
         if connection is None:

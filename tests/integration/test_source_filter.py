@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from realtime_core import (
     ConfigError,
@@ -18,6 +19,7 @@ from realtime_core import (
     Update,
     Wal2JsonSource,
 )
+from realtime_core.sources import _stream
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.source_helpers import (
     confirmed,
@@ -31,6 +33,15 @@ from tests.integration.source_helpers import (
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
+
+MANY = 3000
+# A row of it makes a transaction large enough to be streamed.
+BULK = f"insert into item select g, repeat('x', 200) from generate_series(1, {MANY}) g"
+
+
+def streamed(database: Database) -> str:
+    """Return a DSN whose walsender streams whatever is larger than 64 kB."""
+    return make_conninfo(database.dsn, options="-c logical_decoding_work_mem=64kB")
 
 
 async def test_only_what_passes_is_handed_over_at_the_place_that_it_has(table: Database) -> None:
@@ -191,3 +202,83 @@ async def test_wal2json_filters_alike(pg17: Server) -> None:
             assert not any(isinstance(each, Delete) for each in found)
     finally:
         database.drop()
+
+
+@pytest.fixture
+def other(table: Database) -> Database:
+    """A database with a second table, which has no column ``id``."""
+    table.execute("create table other (nr int primary key)")
+    table.execute("alter publication shop add table other")
+    return table
+
+
+async def test_nothing_is_read_behind_a_change_that_the_filter_does_not_fit(
+    other: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where it is the first of what is decoded at a time."""
+    monkeypatch.setattr(_stream, "_TURN", -1)
+    slot = unique_name("slot")
+    source = PgoutputSource(
+        streamed(other),
+        publications=["shop"],
+        slot=slot,
+        streaming="on",
+        filter="id=gt.0",
+        auto_ack=True,
+    )
+    async with source:
+        other.execute(f"begin; insert into other values (7); {BULK}; commit")
+        insert(other, 9001)
+        with pytest.raises(FilterError, match="no column 'id'"):
+            await take(source, 1)
+    await first_is_seven(other, slot)
+
+
+async def test_closing_does_not_pass_over_a_change_that_the_filter_does_not_fit(
+    other: Database,
+) -> None:
+    slot = unique_name("slot")
+    async with open_source(other, slot=slot, filter="id=eq.0", auto_ack=True) as source:
+        other.execute(
+            f"begin; insert into item values (0); insert into other values (7); {BULK}; commit"
+        )
+        assert ids(await take(source, 1)) == [0]
+        with pytest.raises(FilterError, match="no column 'id'"):
+            await take(source, 1)
+    await first_is_seven(other, slot)
+
+
+async def first_is_seven(database: Database, slot: str) -> None:
+    """Check that the slot did not pass the row of the second table."""
+    async with open_source(database, slot=slot, filter={"public.item": "id=lt.0"}) as source:
+        insert(database, 9002)
+        (found,) = await take(source, 1)
+        assert isinstance(found, Insert)
+        assert found.record.as_text() == {"nr": "7"}
+
+
+async def test_others_get_their_turn_while_a_source_closes_that_leaves_much_out(
+    table: Database,
+) -> None:
+    slot = unique_name("slot")
+    source = PgoutputSource(
+        streamed(table), publications=["shop"], slot=slot, streaming="on", filter="id=eq.1"
+    )
+    seen: set[int] = set()
+
+    async def look() -> None:
+        while True:
+            seen.add(source.stats().changes)
+            await asyncio.sleep(0)
+
+    async with source:
+        table.execute(BULK)
+        (only,) = await take(source, 1)
+        assert isinstance(only, Insert)
+        source.ack(only)
+        other = asyncio.create_task(look())
+    other.cancel()
+    # It is read in parts, and to its end.
+    assert len(seen) >= MANY // _stream._CHUNK - 1
+    assert max(seen) == MANY
+    assert confirmed(table, slot) > only.transaction.commit_lsn
