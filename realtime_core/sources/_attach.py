@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol
 
@@ -29,7 +30,9 @@ from ._slots import check_slot, gap_reason, said_when_slow, slot_lost
 from .catalog import ServerFacts, SlotStatus
 from .options import StreamSettings
 
-__all__ = ["Attachment", "Former", "OutputPlugin", "PayloadDecoder", "attach"]
+__all__ = ["Attachment", "Former", "OutputPlugin", "PayloadDecoder", "Untold", "attach"]
+
+logger = logging.getLogger("realtime.source")
 
 _PATIENCE: Final = 30.0
 """Seconds within which a server has to answer a question."""
@@ -61,6 +64,16 @@ class PayloadDecoder(Protocol):
     def close(self) -> None:
         """Drop what is held."""
         ...
+
+
+@attrs.define
+class Untold:
+    """Reasons for a gap that no look at the slot tells, as long as no stream tells them."""
+
+    suspicion: GapReason | None = None
+    """What the stream itself has complained of."""
+    dropped_for: GapReason | None = None
+    """Why the slot was dropped, which may be an attempt's last deed."""
 
 
 class OutputPlugin(Protocol):
@@ -120,7 +133,7 @@ async def attach(
     plugin: OutputPlugin,
     name: str,
     former: Former | None,
-    suspicion: GapReason | None,
+    untold: Untold,
     connected: Callable[[ReplicationConnection], None],
 ) -> Attachment:
     """Start the stream.
@@ -128,31 +141,13 @@ async def attach(
     Args:
         name: of the slot.
         former: None if this is the first time.
-        suspicion: a reason for a gap that the stream itself has given.
+        untold: what is known of gaps; if this fails, the next attempt needs it as it is then.
         connected: told each connection as soon as there is one.
 
     Raises:
         SourceError: if that fails, saying why.
         PositionMismatchError: if ``start_at`` belongs to another stream.
     """
-    arguments = (settings, plugin, name, former, suspicion, connected)
-    try:
-        return await _attempt(*arguments)
-    except SlotLostError as exc:
-        if exc.sqlstate is None:
-            raise
-    # PostgreSQL's word: it was lost after it was looked at. Looking again tells why.
-    return await _attempt(*arguments)
-
-
-async def _attempt(
-    settings: StreamSettings,
-    plugin: OutputPlugin,
-    name: str,
-    former: Former | None,
-    suspicion: GapReason | None,
-    connected: Callable[[ReplicationConnection], None],
-) -> Attachment:
     connection = await ReplicationConnection.connect(
         settings.dsn,
         name,
@@ -161,7 +156,7 @@ async def _attempt(
     )
     connected(connection)
     try:
-        return await _Attaching(settings, plugin, name, former, suspicion, connection).run()
+        return await _Attaching(settings, plugin, name, former, untold, connection).run()
     except psycopg.Error as exc:
         connection.close()
         raise translate(exc, name) from exc
@@ -176,7 +171,7 @@ class _Attaching:
     plugin: OutputPlugin
     name: str
     former: Former | None
-    suspicion: GapReason | None
+    untold: Untold
     connection: ReplicationConnection
 
     async def run(self) -> Attachment:
@@ -205,6 +200,7 @@ class _Attaching:
             if slot is not None and reason in _ENDS_WITH_ITS_SLOT:
                 await self._drop(reason)
                 slot = None
+            reason = self.untold.dropped_for or reason
         start = await self._create() if slot is None else slot.confirmed_flush_lsn
         with self._answers_soon():
             if slot is not None and settings.failover and not slot.failover:
@@ -264,8 +260,9 @@ class _Attaching:
         if timeline != stream.timeline and not await self._is_history(stream, timeline, last):
             return GapReason.NEW_TIMELINE
         # A slot that is not there any more cannot be what the stream complained of.
-        if self.suspicion is GapReason.LAG or (self.suspicion is not None and slot is not None):
-            return self.suspicion
+        suspicion = self.untold.suspicion
+        if suspicion is GapReason.LAG or (suspicion is not None and slot is not None):
+            return suspicion
         return gap_reason(
             slot,
             temporary=self.settings.is_temporary,
@@ -303,6 +300,8 @@ class _Attaching:
                 f"run SELECT pg_drop_replication_slot('{self.name}')",
             )
         await self.connection.drop_slot()
+        logger.warning("slot %r was dropped: changes may be lost (%s)", self.name, reason.value)
+        self.untold.suspicion, self.untold.dropped_for = None, reason
 
     async def _create(self) -> LSN:
         settings = self.settings

@@ -14,9 +14,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from ..changes import GapReason
-from ..errors import SlotInUseError, SourceError
-from ._attach import Attachment, Former, OutputPlugin, attach
+from ..errors import SlotInUseError, SlotLostError, SourceError
+from ._attach import Attachment, Former, OutputPlugin, Untold, attach
 from ._backoff import Backoff
 from ._connection import ReplicationConnection
 from .options import StreamSettings
@@ -48,8 +47,8 @@ class Attempts:
         former: Callable[[], Former | None],
         attached: Callable[[Attachment, str], None],
     ) -> None:
-        self.suspicion: GapReason | None = None
-        """A reason for a gap that the stream itself has given."""
+        self.untold = Untold()
+        """What the next attempt has to know of gaps."""
         self._settings = settings
         self._plugin = plugin
         self._random = random
@@ -137,19 +136,28 @@ class Attempts:
     async def _once(self) -> None:
         name = self._settings.slot or f"realtime_{self._random.getrandbits(64):016x}"
         try:
-            attachment = await attach(
-                self._settings,
-                self._plugin,
-                name,
-                self._former(),
-                self.suspicion,
-                self._connected,
-            )
+            try:
+                attachment = await self._attach(name)
+            except SlotLostError as exc:
+                if exc.sqlstate is None:
+                    raise
+                # PostgreSQL's word: it was lost after it was looked at. Looking again tells why.
+                attachment = await self._attach(name)
         finally:
             # It is closed, or the stream's.
             self._candidate = None
-        self.suspicion = None
+        self.untold = Untold()
         self._attached(attachment, name)
+
+    async def _attach(self, name: str) -> Attachment:
+        return await attach(
+            self._settings,
+            self._plugin,
+            name,
+            self._former(),
+            self.untold,
+            self._connected,
+        )
 
     def _connected(self, connection: ReplicationConnection) -> None:
         self._candidate = connection

@@ -422,9 +422,9 @@ class StreamSource(EventQueue):
         self._detach()
         if exc.sqlstate == _UNDEFINED_OBJECT:
             # Attaching checks that the publication is there now, and so newer than the slot.
-            self._attempts.suspicion = GapReason.SLOT_OLDER_THAN_PUBLICATION
+            self._attempts.untold.suspicion = GapReason.SLOT_OLDER_THAN_PUBLICATION
         elif isinstance(exc, SlotLostError) and exc.reason is not None:
-            self._attempts.suspicion = exc.reason
+            self._attempts.untold.suspicion = exc.reason
         elif not (exc.transient or self._settings.persistent):
             raise exc
         logger.warning("stream interrupted: %s", exc)
@@ -436,7 +436,7 @@ class StreamSource(EventQueue):
         """Let the slot be made anew, even if nobody reads."""
         if self._connection is None:
             return
-        self._attempts.suspicion = GapReason.LAG
+        self._attempts.untold.suspicion = GapReason.LAG
         if self._connection.waiting:
             # The reader has to leave the socket before that is closed; then it attaches.
             self._connection.interrupt("its slot is made anew")

@@ -193,6 +193,39 @@ async def test_wal_removed_while_a_source_attaches_is_a_gap(
         assert ids(await take(source, 1)) == [2]
 
 
+@pytest.mark.parametrize("step", ["create_slot", "start"])
+async def test_a_gap_is_told_though_the_slot_could_not_be_made_anew_at_once(
+    short_of_wal: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: str,
+) -> None:
+    """Then there is no slot, or a new one, and neither tells of it."""
+    database = short_of_wal
+    slot = unique_name("slot")
+    await read_and_ack(database, slot, 1)
+    insert(database, 2)
+    remove_wal(database)
+    take_step = getattr(ReplicationConnection, step)
+    calls = count(1)
+
+    async def cut_off(self: ReplicationConnection, *arguments: Any, **options: Any) -> Any:
+        if next(calls) == 1:
+            kill_walsenders(database)
+        return await take_step(self, *arguments, **options)
+
+    monkeypatch.setattr(ReplicationConnection, step, cut_off)
+    async with open_source(database, slot=slot, persistent=True, **GO_ON) as source:
+        reading = asyncio.create_task(take(source, 2))
+        await eventually(lambda: source.stats().connected)
+        insert(database, 3)
+        gap, event = await reading
+        assert the_gap(gap).reason is GapReason.WAL_REMOVED
+        assert ids([event]) == [3]
+    # Once: nothing is wrong with the new one.
+    assert caplog.text.count(f"slot {slot!r} was dropped: changes may be lost (wal_removed)") == 1
+
+
 def remove_segment(database: Database, slot: str) -> None:
     """Make room on the disk by hand, of which the slot knows nothing."""
     wal = database.server.embedded.data_dir / "pg_wal"
