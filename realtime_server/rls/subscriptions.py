@@ -263,7 +263,7 @@ class Registry:
                 try:
                     await self._write_once(registration, renewed)
                     return
-                except psycopg.errors.QueryCanceled as exc:
+                except (psycopg.errors.QueryCanceled, TimeoutError) as exc:
                     raise RefusedError(
                         "the database takes too long to check this; join again later, or use "
                         "filters whose values are checked faster"
@@ -281,19 +281,25 @@ class Registry:
             raise RefusedError(f"{exc.diag.message_primary}") from exc
 
     async def _write_once(self, registration: Registration, renewed: bool) -> None:
-        async with (
-            self._connections.one(within=_PATIENCE) as connection,
-            connection.transaction(),
-        ):
-            await _limit_time(connection)
-            await self._check_role(connection, registration.viewer.role)
-            rows = await self._rows(connection, registration)
-            if renewed:
-                await connection.execute(
-                    "DELETE FROM realtime.subscription WHERE subscription_id = %s",
-                    [registration.id],
-                )
-            await self._insert(connection, registration, rows)
+        async with self._connections.one(within=_PATIENCE) as connection:
+            pid = connection.info.backend_pid
+            try:
+                # A check that catches the cancellation would run for ever.
+                async with asyncio.timeout(_MOST_SECONDS * 3), connection.transaction():
+                    await _limit_time(connection)
+                    await self._check_role(connection, registration.viewer.role)
+                    rows = await self._rows(connection, registration)
+                    if renewed:
+                        await connection.execute(
+                            "DELETE FROM realtime.subscription WHERE subscription_id = %s",
+                            [registration.id],
+                        )
+                    await self._insert(connection, registration, rows)
+                return
+            except TimeoutError:
+                await connection.close()
+        await self._connections.terminate(pid)
+        raise TimeoutError
 
     async def _insert(
         self,
