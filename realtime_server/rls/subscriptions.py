@@ -384,14 +384,19 @@ class Registry:
 
     async def _delete(self) -> None:
         self._woken.clear()
-        removed = set(self._removed)
-        if removed:
+        # One that is renewed meanwhile is added again, for another turn.
+        removed, self._removed = self._removed, set()
+        if not removed:
+            return
+        try:
             async with self._connections.one() as connection:
                 await connection.execute(
                     "DELETE FROM realtime.subscription WHERE subscription_id = ANY (%s)",
                     [list(removed)],
                 )
-            self._removed -= removed
+        except BaseException:
+            self._removed |= removed
+            raise
 
     async def _reconcile(self) -> None:
         """Write what is missing, delete what is too much, of this server and of dead ones."""
