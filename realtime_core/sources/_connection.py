@@ -21,12 +21,12 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection, generators
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import ExecStatus
 
 from ..errors import ConnectionLostError, SourceError
 from ..lsn import LSN
 from ..replication import commands
+from ._dsn import parse_dsn
 from ._errors import translate
 from .failures import connection_failed
 from .options import Dsn
@@ -62,7 +62,10 @@ async def _current(dsn: Dsn) -> str:
 
 
 def _parameters(dsn: str) -> dict[str, Any]:
-    parameters = conninfo_to_dict(dsn)
+    try:
+        parameters = parse_dsn(dsn)
+    except ValueError as exc:
+        raise SourceError(str(exc)) from None
     parameters["client_encoding"] = "UTF8"
     for name, value in _NOTICE_A_LOST_PEER.items():
         parameters.setdefault(name, value)
@@ -80,7 +83,7 @@ def stream_parameters(dsn: str, *, sender_timeout: float | None = None) -> dict[
         sender_timeout: ``wal_sender_timeout`` for this connection, in seconds.
 
     Raises:
-        psycopg.ProgrammingError: if ``dsn`` is not a connection string.
+        SourceError: if ``dsn`` is not a connection string.
     """
     parameters = _parameters(dsn)
     settings = dict(_PINNED)

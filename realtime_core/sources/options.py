@@ -8,12 +8,11 @@ from random import Random
 from typing import Any, Final, Literal, Self, TypeAlias, TypedDict
 
 import attrs
-from psycopg import Error
-from psycopg.conninfo import conninfo_to_dict
 
 from ..errors import ConfigError
 from ..positions import Position
 from ..replication.commands import check_slot_name
+from ._dsn import parse_dsn
 from ._filtering import filter_problems
 
 __all__ = ["Dsn", "StreamOptions", "StreamSettings"]
@@ -138,9 +137,9 @@ class StreamSettings:
     def _problems(self) -> Iterator[str]:
         try:
             if isinstance(self.dsn, str):
-                conninfo_to_dict(self.dsn)
-        except Error as exc:
-            yield f"dsn is not a connection string: {str(exc).strip()}"
+                parse_dsn(self.dsn)
+        except ValueError as exc:
+            yield str(exc)
         if self.slot is not None:
             try:
                 check_slot_name(self.slot)

@@ -9,11 +9,11 @@ from typing import Any
 import attrs
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.conninfo import conninfo_to_dict
 
 from ...errors import ConfigError, SourceError
 from ...replication.commands import check_slot_name
 from .._connection import ReplicationConnection, plain_connection
+from .._dsn import parse_dsn
 from .findings import Finding, Severity
 from .publications import check_publications, check_replica_identities
 from .server import check_server, plugin_not_allowed, read_server
@@ -89,9 +89,9 @@ def _counted(number: int, noun: str) -> str:
 def _check_arguments(dsn: str, slot: str | None) -> None:
     problems = []
     try:
-        conninfo_to_dict(dsn)
-    except psycopg.Error as exc:
-        problems.append(f"dsn is not a connection string: {str(exc).strip()}")
+        parse_dsn(dsn)
+    except ValueError as exc:
+        problems.append(str(exc))
     if slot is not None:
         try:
             check_slot_name(slot)
