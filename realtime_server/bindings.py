@@ -7,7 +7,7 @@ costs what matches, however many bindings there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from typing import Generic, TypeAlias, TypeVar
 
 from realtime_core import Relation
@@ -89,7 +89,7 @@ class BindingIndex(Generic[G]):
         """How often a row could not be judged by a filter."""
         return self._filtered.errors + self._leaving.errors
 
-    def with_filter(self, schema: str, table: str) -> Iterable[tuple[G, Binding]]:
+    def with_filter(self, schema: str, table: str) -> Collection[tuple[G, Binding]]:
         """Return the bindings that have a filter on a table, and who has them."""
         return self._with_filter.get((schema, table), ())
 

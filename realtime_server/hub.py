@@ -10,11 +10,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import attrs
 
-from realtime_core import Begin, Change, Commit, Delete, Event, Gap, Idle, Insert, Relation, Update
+from realtime_core import (
+    Begin,
+    Change,
+    Commit,
+    Delete,
+    Event,
+    Gap,
+    Idle,
+    Insert,
+    Relation,
+    RowChange,
+    Update,
+)
 from realtime_core.errors import FilterError
 from realtime_core.filters import EnumOrders, FilterIndex
 
@@ -40,12 +52,16 @@ __all__ = [
     "BoundDelivery",
     "Hub",
     "HubStats",
+    "Listening",
     "Messages",
     "Subscription",
 ]
 
 logger = logging.getLogger("realtime.hub")
 
+
+_MOST_LISTENING: Final = 64
+"""Tables and kinds of changes of which it is known who listens: each may have all channels."""
 
 Messages: TypeAlias = Iterable[tuple[Members, bytes]]
 """Text messages, each with those who are to get it."""
@@ -225,6 +241,8 @@ class BoundDelivery(NamedTuple):
 
 AnyDelivery: TypeAlias = Delivery | BoundDelivery
 AnyGroup: TypeAlias = _Group | _BoundGroup
+Listening: TypeAlias = Mapping[Hashable, Mapping[AnyGroup, Members]]
+"""By viewer, who listens to a table's changes at a time, whatever the filters say."""
 
 
 class Hub:
@@ -261,8 +279,8 @@ class Hub:
         self._misfits: list[tuple[_AnyGroup, str]] = []
         self._misfits_told = 0
         self._plans: Plans = {}
-        self.version = 0
-        """Grows with each subscription that comes, moves or goes."""
+        # By schema, table and kind of change, until a subscription comes, moves or goes.
+        self._listening: dict[tuple[str, str, type[RowChange]], Listening] = {}
 
     def check(self, bindings: Iterable[Binding]) -> None:
         """Refuse what does not fit the tables that are known so far.
@@ -325,7 +343,7 @@ class Hub:
     def subscribe(self, subscription: Subscription) -> None:
         """Hand over what is published from now on."""
         subscription.is_open = True
-        self.version += 1
+        self._listening.clear()
         if subscription.bindings is None:
             self._join(subscription, subscription.topic)
         else:
@@ -347,7 +365,7 @@ class Hub:
     def unsubscribe(self, subscription: Subscription) -> None:
         """Hand over nothing more. A subscription that is not there is ignored."""
         subscription.is_open = False
-        self.version += 1
+        self._listening.clear()
         if subscription.bindings is not None:
             self._unbind(subscription, subscription.bindings)
             return
@@ -502,15 +520,23 @@ class Hub:
         matches += [topic.name for topic in passing if opening.lets_filter_by(topic.columns)]
         return matches
 
-    def filtering(self, schema: str, table: str) -> frozenset[Hashable]:
-        """Return the viewers of those who have a filter on a table."""
-        by_topic = (
-            group.viewer
-            for topic in self._filtered.get((schema, table), ())
-            for group in self._groups[topic.name].values()
-        )
-        bound = (group.viewer for group, _ in self._bindings.with_filter(schema, table))
-        return frozenset((*by_topic, *bound))
+    def has_filters(self, schema: str, table: str) -> bool:
+        """Say whether anybody has a filter on a table."""
+        return (schema, table) in self._filtered or bool(self._bindings.with_filter(schema, table))
+
+    def listening(self, change: RowChange) -> Listening:
+        """Return who listens to changes like this one; the same object while they are the same."""
+        key = (change.relation.schema, change.relation.table, type(change))
+        known = self._listening.get(key)
+        if known is None:
+            found: dict[Hashable, dict[AnyGroup, Members]] = {}
+            for delivery in self.deliveries(change, filtered=False):
+                group = delivery.group
+                found.setdefault(group.viewer, {})[group] = group.members
+            if len(self._listening) >= _MOST_LISTENING:
+                self._listening.clear()
+            known = self._listening[key] = found
+        return known
 
     def _gap_messages(self, gap: Gap) -> Iterator[tuple[Members, bytes]]:
         # Others may come or go before the last one has been told.

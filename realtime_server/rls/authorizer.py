@@ -118,7 +118,7 @@ class RowAuthorizer:
                 self._lanes[viewer] = Lane(partial(self._work_apart, viewer), self._lost, viewer)
         for viewer in apart | timeouts.keys():
             theirs = [
-                attrs.evolve(one, viewers=one.viewers & {viewer}, others=one.others & {viewer})
+                one.only_for(viewer)
                 for one in candidates
                 if viewer in one.viewers or viewer in one.others
             ]

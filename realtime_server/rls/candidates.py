@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import attrs
 
 from realtime_core import RowChange
 
 from ..dispatch import Members
-from ..hub import AnyDelivery
+from ..hub import AnyDelivery, Listening
 from .payloads import ErrorView, View
 from .viewers import Viewer
 
@@ -35,3 +35,15 @@ class Candidate:
     """Those who listen to the table, too, but whose filters it does not pass."""
     matched: Matched = attrs.field(factory=dict)
     """The viewers' channels."""
+    listening: Listening = attrs.field(factory=dict)
+    """The channels of both."""
+
+    def only_for(self, viewer: Viewer) -> Self:
+        """Return it without any other viewers and their channels."""
+        return attrs.evolve(
+            self,
+            viewers=self.viewers & {viewer},
+            others=self.others & {viewer},
+            matched={viewer: self.matched[viewer]} if viewer in self.matched else {},
+            listening={viewer: self.listening[viewer]} if viewer in self.listening else {},
+        )

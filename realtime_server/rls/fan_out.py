@@ -6,15 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
-import attrs
 import psycopg
 
 from realtime_core import RowChange
 
 from ..dispatch import Members, give_way
-from ..hub import AnyDelivery, BoundDelivery, Hub, Subscription
+from ..hub import AnyDelivery, BoundDelivery, Hub, Listening, Subscription
 from ..metrics import Metrics
 from .authorizer import RowAuthorizer
 from .candidates import Candidate, Matched, Shown
@@ -29,6 +28,8 @@ logger = logging.getLogger("realtime.rls")
 
 _RETRY: Final = 0.5
 """Seconds until the database is asked again."""
+_Kind: TypeAlias = tuple[str, str, type[RowChange]]
+"""A change's schema, table and class."""
 _CAUSES: Final = {
     LossReason.TOO_SLOW: "too many waited for its row level security; make its policies faster",
     LossReason.TOKEN_REPLACED: "their token was replaced while they waited for its row level "
@@ -59,7 +60,6 @@ class FanOut:
         self._authorizer = authorizer
         self._metrics = metrics
         self._clock = clock
-        self._filtering: dict[tuple[str, str], tuple[int, frozenset[Viewer]]] = {}
 
     async def publish(self, batch: Batch) -> None:
         """Hand out a batch. While the database cannot be asked, it waits."""
@@ -92,30 +92,27 @@ class FanOut:
         """Tell channels of a gap that became another's before they got what was decided."""
         moved: dict[Viewer, list[Candidate]] = {}
         for candidate, shown in decided:
-            for viewer in shown.keys() & candidate.matched.keys():
-                if all(members.is_current for _, members in candidate.matched[viewer]):
+            for viewer, view in shown.items():
+                channels = candidate.listening.get(viewer, {})
+                if all(members.is_current for members in channels.values()):
                     continue
-                _, other = _divide(candidate.matched, viewer)
-                moved.setdefault(viewer, []).append(attrs.evolve(candidate, matched=other))
+                if view.is_for_all or any(
+                    _permitted(delivery, members, candidate.change, view)
+                    for delivery, members in candidate.matched.get(viewer, ())
+                ):
+                    moved.setdefault(viewer, []).append(candidate)
         for viewer, theirs in moved.items():
-            self.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs))
+            self.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs, is_of_moved=True))
 
     def hand_out(self, viewer: Viewer, decided: Sequence[tuple[Candidate, Shown]]) -> None:
         """Write what was decided late to the viewer's sockets, one write for each.
 
         Channels that have become another's meanwhile are told of a gap instead.
         """
-        divided: dict[int, tuple[Matched, Matched]] = {}
-        staying, moved = [], []
-        for candidate, shown in decided:
-            key = id(candidate.matched)
-            if key not in divided:
-                divided[key] = _divide(candidate.matched, viewer)
-            still, other = divided[key]
-            staying.append((attrs.evolve(candidate, matched=still), shown))
-            moved.append(attrs.evolve(candidate, matched=other))
-        self._hub.write(self._messages(staying))
-        self.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, moved))
+        self._hub.write(self._messages(decided))
+        # Whatever was answered: of what took too long, nothing is known.
+        theirs = [candidate for candidate, _ in decided]
+        self.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs, is_of_moved=True))
 
     def tell(self, loss: Loss) -> None:
         """Tell channels of what they do not get, as of a gap."""
@@ -141,30 +138,29 @@ class FanOut:
     def candidates(self, reads: Sequence[Read]) -> list[Candidate]:
         """Match changes with subscriptions."""
         candidates = []
+        listeners: dict[_Kind, tuple[Listening, frozenset[Viewer]]] = {}
         # Where nobody filters, all changes of a table go to the same.
-        known: dict[tuple[str, str, type[RowChange]], tuple[Matched, frozenset[Viewer]]] = {}
+        known: dict[_Kind, tuple[Matched, frozenset[Viewer], frozenset[Viewer]]] = {}
         for read in reads:
             change = read.change
             schema, table = change.relation.schema, change.relation.table
-            filtering = self._who_filters(schema, table)
-            found = known.get((schema, table, type(change)))
+            kind = (schema, table, type(change))
+            if kind not in listeners:
+                listening = self._hub.listening(change)
+                everybody = frozenset(one for one in listening if isinstance(one, Viewer))
+                listeners[kind] = listening, everybody
+            listening, everybody = listeners[kind]
+            found = known.get(kind)
             if found is None:
                 matched = _by_viewer(self._hub.deliveries(change))
                 self._hub.write(self._hub.misfit_messages())
-                found = matched, frozenset(matched)
-                if not filtering:
-                    known[schema, table, type(change)] = found
-            matched, viewers = found
-            candidates.append(Candidate(change, read.size, viewers, filtering - viewers, matched))
+                viewers = frozenset(matched)
+                found = matched, viewers, everybody - viewers
+                if not self._hub.has_filters(schema, table):
+                    known[kind] = found
+            matched, viewers, others = found
+            candidates.append(Candidate(change, read.size, viewers, others, matched, listening))
         return candidates
-
-    def _who_filters(self, schema: str, table: str) -> frozenset[Viewer]:
-        version, viewers = self._filtering.get((schema, table), (-1, frozenset()))
-        if version != self._hub.version:
-            found = self._hub.filtering(schema, table)
-            viewers = frozenset(viewer for viewer in found if isinstance(viewer, Viewer))
-            self._filtering[schema, table] = (self._hub.version, viewers)
-        return viewers
 
     def _of_one(self, candidate: Candidate, shown: Shown) -> Iterator[tuple[Members, bytes]]:
         matched = candidate.matched
@@ -200,20 +196,6 @@ def _by_viewer(deliveries: Iterable[AnyDelivery]) -> Matched:
         assert isinstance(viewer, Viewer)  # the registrar gave each subscription one
         matched.setdefault(viewer, []).append((delivery, delivery.group.members))
     return matched
-
-
-def _divide(matched: Matched, viewer: Viewer) -> tuple[Matched, Matched]:
-    """Tell a viewer's channels from those that were."""
-    still: list[tuple[AnyDelivery, Members]] = []
-    moved: list[tuple[AnyDelivery, Members]] = []
-    for delivery, members in matched.get(viewer, ()):
-        theirs, others = Members(), Members()
-        for outbox, one in members.items():
-            assert isinstance(one, Subscription)  # the hub has no others
-            (theirs if one.viewer is viewer else others)[outbox] = one
-        still.append((delivery, theirs))
-        moved.append((delivery, others))
-    return {viewer: still}, {viewer: moved}
 
 
 def _permitted(

@@ -1,4 +1,8 @@
-"""Loss: changes that some channels do not get, and are told of as of a gap."""
+"""Loss: changes that some channels do not get, and are told of as of a gap.
+
+Row level security may not have answered whether they may see the rows. So a loss goes by who
+listens to the tables, and never by filters, which would tell what is in those rows.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,8 @@ import attrs
 
 from realtime_core import Position
 
-from ..dispatch import Members
-from ..hub import AnyGroup
+from ..dispatch import Members, Subscriber
+from ..hub import AnyGroup, Subscription
 from .candidates import Candidate
 from .viewers import Viewer
 
@@ -39,15 +43,24 @@ class Loss:
     """The last one's."""
     after: Position | None = None
     """Of the last change before them that was handed over; None when there was none."""
+    is_of_moved: bool = False
+    """Whether only channels are concerned that have become another viewer's."""
     count: int = 0
     """How many they are."""
     channels: dict[AnyGroup, Members] = attrs.field(factory=dict)
     """Those who do not get them."""
 
     @classmethod
-    def of(cls, viewer: Viewer, reason: LossReason, candidates: Sequence[Candidate]) -> Self:
+    def of(
+        cls,
+        viewer: Viewer,
+        reason: LossReason,
+        candidates: Sequence[Candidate],
+        *,
+        is_of_moved: bool = False,
+    ) -> Self:
         """Return the loss of changes that a viewer does not get; there is at least one."""
-        loss = cls(viewer, reason, candidates[-1].change.position)
+        loss = cls(viewer, reason, candidates[-1].change.position, is_of_moved=is_of_moved)
         loss.add(candidates)
         return loss
 
@@ -55,10 +68,15 @@ class Loss:
         """Lose more, which are later ones unless said otherwise."""
         if not are_earlier:
             self.until = candidates[-1].change.position
-        self.count += sum(self.viewer in one.viewers for one in candidates)
-        # Most changes of a table have the same channels.
-        for matched in {id(one.matched): one.matched for one in candidates}.values():
-            for delivery, members in matched.get(self.viewer, ()):
-                is_there = {outbox: one for outbox, one in members.items() if one.is_open}
-                if is_there:
-                    self.channels.setdefault(delivery.group, Members()).update(is_there)
+        self.count += len(candidates)
+        all_channels = (one.listening.get(self.viewer, {}) for one in candidates)
+        # Most changes of a table have the same ones.
+        for channels in {id(one): one for one in all_channels}.values():
+            for group, members in channels.items():
+                concerned = {outbox: one for outbox, one in members.items() if self._concerns(one)}
+                if concerned:
+                    self.channels.setdefault(group, Members()).update(concerned)
+
+    def _concerns(self, channel: Subscriber) -> bool:
+        assert isinstance(channel, Subscription)  # the hub has no others
+        return channel.is_open and not (self.is_of_moved and channel.viewer is self.viewer)

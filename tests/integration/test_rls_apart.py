@@ -151,6 +151,34 @@ async def test_when_too_much_waits_the_channel_is_told_in_order_and_goes_on(
         assert metric(stage, "realtime_rls_given_up_total") == given_up + 8
 
 
+async def test_a_gap_does_not_tell_whether_a_row_passes_a_filter(
+    stage: RlsStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "_MOST_WAITING", 5)
+    passed, missed = (stage.topic("notes", f"id={by}.100") for by in ("lt", "gt"))
+    async with stage.client("sleeper") as sleeper:
+        await sleeper.sit(passed, missed)
+        stage.execute(SLOW)
+        await stage.settle()
+        for first in (11, 15, 19):
+            stage.execute(f"insert into notes select generate_series({first}, {first + 3})")
+            await stage.settle()
+        frames = [await sleeper.receive() for _ in range(8 + 2 + 4)]
+        gaps = {frame["topic"]: frame["payload"].get("gap") for frame in frames[8:10]}
+        assert gaps[passed] == gaps[missed]
+        assert gaps[missed]["reason"] == "rls_too_slow"
+
+        stage.execute("update notes set id = id where id < 9")
+        await stage.settle()
+        token = stage.token("sleeper", session="another")
+        for topic in (passed, missed):
+            await sleeper.send(topic, "access_token", {"access_token": token})
+        frames = [await sleeper.receive() for _ in range(2)]
+        gaps = {frame["topic"]: frame["payload"].get("gap") for frame in frames}
+        assert gaps[passed] == gaps[missed]
+        assert gaps[missed]["reason"] == "token_replaced"
+
+
 CASTS = (
     "create function checked(n int) returns bool language plpgsql as $$ begin"
     " if current_setting('application_name') like 'realtime_server%' then {} end if;"

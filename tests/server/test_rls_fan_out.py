@@ -219,6 +219,60 @@ async def test_a_loss_is_told_to_those_who_would_have_got_it(
     assert oracle.counters.given_up == 2
 
 
+FILTERS = ("realtime:public:todos:id=eq.1", "realtime:public:todos:id=eq.9")
+"""A topic whose filter the row passes, and one whose filter it does not."""
+
+
+def topics(outbox: RecordingOutbox) -> list[tuple[str, str]]:
+    return [(frame["topic"], frame["event"]) for frame in outbox.frames]
+
+
+@pytest.mark.parametrize("reason", LossReason)
+async def test_a_loss_does_not_tell_whether_a_row_passes_a_filter(reason: LossReason) -> None:
+    hub, oracle = Hub(), Oracle()
+    fan_out = FanOut(hub, oracle, make_metrics())  # type: ignore[arg-type]
+    ann = sit(hub, ANN, *FILTERS)
+    fan_out.tell(Loss.of(ANN, reason, fan_out.candidates(batch(1).reads)))
+    assert topics(ann) == [(topic, "system") for topic in FILTERS]
+
+
+async def test_nor_does_that_of_a_channel_that_moves_while_it_is_looked_at_apart() -> None:
+    hub, oracle = Hub(), Oracle()
+    fan_out = FanOut(hub, oracle, make_metrics())  # type: ignore[arg-type]
+    outbox = RecordingOutbox()
+    moving = [
+        Subscription(Topic.parse(topic), SERIALIZERS["1.0.0"], outbox, None, ANN)
+        for topic in FILTERS
+    ]
+    for subscription in moving:
+        hub.subscribe(subscription)
+    stays = sit(hub, ANN, *FILTERS)
+    [one] = fan_out.candidates(batch(1).reads)
+    for subscription in moving:
+        hub.move(subscription, BOB)
+    fan_out.hand_out(ANN, [(one, {})])
+    assert topics(outbox) == [(topic, "system") for topic in FILTERS]
+    assert topics(stays) == []
+
+
+async def test_a_filter_by_a_hidden_column_is_not_told_by_the_gap_of_a_new_token() -> None:
+    hub, outbox = Hub(), RecordingOutbox()
+    moving = Subscription(Topic.parse(FILTERS[0]), SERIALIZERS["1.0.0"], outbox, None, ANN)
+    hub.subscribe(moving)
+
+    class Hiding(Text):
+        def lets_filter_by(self, columns: frozenset[str]) -> bool:
+            return False
+
+    class Meanwhile(Oracle):
+        async def decide(self, candidates: Sequence[Candidate]) -> list[Shown]:
+            hub.move(moving, BOB)
+            return await super().decide(candidates)
+
+    await publish(hub, Meanwhile({ANN: Hiding("one")}), batch(1))
+    assert topics(outbox) == []
+
+
 async def test_a_loss_that_nobody_is_there_to_hear_of_is_none() -> None:
     hub, oracle = Hub(), Oracle()
     fan_out = FanOut(hub, oracle, make_metrics())  # type: ignore[arg-type]
