@@ -126,6 +126,12 @@ class RlsStage:
             client.token = token
             yield client
 
+    def metric(self, name: str) -> float:
+        for line in self.server.metrics.render().decode().splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+        raise AssertionError(f"there is no metric {name}")
+
     async def settle(self) -> None:
         """Return when the server has handed out everything committed so far."""
         self.execute("insert into public.fence default values")

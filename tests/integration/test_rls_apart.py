@@ -48,13 +48,6 @@ def stage(module_stage: RlsStage) -> Iterator[RlsStage]:
         yield module_stage
 
 
-def metric(stage: RlsStage, name: str) -> float:
-    for line in stage.server.metrics.render().decode().splitlines():
-        if line.startswith(f"{name} "):
-            return float(line.split()[1])
-    raise AssertionError(f"there is no metric {name}")
-
-
 def is_checking(stage: RlsStage) -> bool:
     return bool(
         stage.execute(
@@ -85,7 +78,7 @@ async def test_a_viewer_that_leaves_while_its_check_times_out_is_forgotten(
 
 
 async def test_what_waited_for_a_token_that_is_replaced_is_a_gap(stage: RlsStage) -> None:
-    given_up = metric(stage, "realtime_rls_given_up_total")
+    given_up = stage.metric("realtime_rls_given_up_total")
     topic = stage.topic("notes")
     async with stage.client("sleeper") as sleeper:
         await sleeper.sit(topic)
@@ -98,7 +91,7 @@ async def test_what_waited_for_a_token_that_is_replaced_is_a_gap(stage: RlsStage
         frame = await sleeper.receive()
         assert (frame["topic"], frame["event"]) == (topic, "system")
         assert frame["payload"]["message"] == "Gap: token_replaced"
-        assert metric(stage, "realtime_rls_given_up_total") == given_up + 9
+        assert stage.metric("realtime_rls_given_up_total") == given_up + 9
         # It goes on in the name of the other one.
         stage.execute("insert into notes values (12)")
         assert id_of(await sleeper.receive()) == 12
@@ -130,7 +123,7 @@ async def test_when_too_much_waits_the_channel_is_told_in_order_and_goes_on(
     stage: RlsStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lanes, "_MOST_WAITING", 5)
-    given_up = metric(stage, "realtime_rls_given_up_total")
+    given_up = stage.metric("realtime_rls_given_up_total")
     async with stage.client("sleeper") as sleeper:
         await sleeper.sit(stage.topic("notes"))
         stage.execute(SLOW)
@@ -148,7 +141,7 @@ async def test_when_too_much_waits_the_channel_is_told_in_order_and_goes_on(
         )
         assert after < until < following
         assert [id_of(frame) for frame in frames[9:]] == [19, 20, 21, 22]
-        assert metric(stage, "realtime_rls_given_up_total") == given_up + 8
+        assert stage.metric("realtime_rls_given_up_total") == given_up + 8
 
 
 async def test_a_gap_does_not_tell_whether_a_row_passes_a_filter(
