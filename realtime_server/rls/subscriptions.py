@@ -211,11 +211,12 @@ class Registry:
         due = loop.time()
         while True:
             try:
+                # First, so that it is done though a comparison fails for good.
+                await self._delete()
                 if loop.time() >= due:
                     await self.know_enums()
                     await self._reconcile()
                     due = loop.time() + self._interval
-                await self._delete()
             except psycopg.Error as exc:
                 logger.warning(
                     "the rows of realtime.subscription cannot be kept up: %s",
@@ -411,7 +412,9 @@ class Registry:
                 [self._node],
             )
             written = {row[0] async for row in cursor}
-            self._removed |= written - self._registrations.keys()
+            if nobodys := written - self._registrations.keys():
+                self._removed |= nobodys
+                self._woken.set()
             for registration in list(self._registrations.values()):
                 if registration.id in written and not registration.has_wildcard:
                     continue
