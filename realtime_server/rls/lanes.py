@@ -146,7 +146,15 @@ class Lane:
         loss, self._loss = self._loss, None
         if loss is not None:
             loss.after = self._handed
-            self._lost(loss)
+            try:
+                self._lost(loss)
+            except Exception:
+                # What follows must go on.
+                logger.exception(
+                    "a gap for role %s cannot be told, which is a fault of the server's; "
+                    "please report it",
+                    self._viewer.role,
+                )
 
 
 def _bytes_of(candidates: Sequence[Candidate]) -> int:

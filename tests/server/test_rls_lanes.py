@@ -33,6 +33,7 @@ class Works:
     def __init__(self) -> None:
         self.done: list[object] = []
         self.problems: list[Exception] = []
+        self.deaf: list[Exception] = []
         self.begun = asyncio.Event()
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
@@ -46,6 +47,8 @@ class Works:
         self.done += [one.change.position.index for one in candidates]
 
     def lose(self, loss: Loss) -> None:
+        if self.deaf:
+            raise self.deaf.pop()
         after = None if loss.after is None else loss.after.index
         self.done.append((loss.reason.value, after, loss.until.index, loss.count))
 
@@ -82,6 +85,17 @@ async def test_a_fault_costs_what_it_is_about_and_nothing_else(
     works.lane.put(part(4))
     await eventually(lambda: works.done == [1, ("rls_failed", 1, 3, 2), 4])
     assert "please report it" in caplog.text
+
+
+async def test_a_gap_that_cannot_be_told_is_logged_and_not_the_end(
+    works: Works, caplog: pytest.LogCaptureFixture
+) -> None:
+    works.problems.append(ValueError("unexpected"))
+    works.deaf.append(ValueError("unexpected, too"))
+    works.lane.put(part(1))
+    works.lane.put(part(2))
+    await eventually(lambda: works.done == [2])
+    assert "a gap for role reader cannot be told" in caplog.text
 
 
 @pytest.mark.parametrize("bound", ["_MOST_WAITING", "_MOST_BYTES"])
