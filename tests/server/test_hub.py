@@ -538,3 +538,36 @@ def test_who_looks_in_other_eyes_while_it_gives_way_gets_nothing_of_the_former()
     hub.move(subscriptions[1], "bob")
     list(publishing)
     assert [len(outbox.writes) for outbox in outboxes] == [1, 0, 1]
+
+
+def test_who_listens_is_known_until_somebody_comes_moves_or_goes() -> None:
+    hub = Hub()
+    change = insert(TODOS, "1", "x")
+
+    def listening() -> dict[Any, list[str]]:
+        found = hub.listening(change)
+        assert hub.listening(insert(TODOS, "2", "y")) is found
+        return {
+            viewer: [group.topic for group, members in groups.items() if members]
+            for viewer, groups in found.items()
+        }
+
+    everything, filtered = "realtime:*", "realtime:public:todos:id=eq.9"
+    one, other = subscription(everything), subscription(filtered)
+    hub.subscribe(subscription("realtime:shop"))
+    assert listening() == {}
+    hub.subscribe(one)
+    hub.subscribe(other)
+    assert listening() == {None: [everything, filtered]}
+    hub.move(other, "ann")
+    assert listening() == {None: [everything], "ann": [filtered]}
+    hub.unsubscribe(one)
+    assert listening() == {"ann": [filtered]}
+
+
+def test_who_listens_is_known_of_a_bounded_number_of_tables() -> None:
+    hub = Hub()
+    join(hub, "realtime:*")
+    for number in range(200):
+        hub.listening(insert(make_relation("public", f"t{number}"), "1", "x"))
+    assert len(hub._listening) <= 64
