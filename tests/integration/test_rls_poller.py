@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import re
+import warnings
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -558,3 +560,23 @@ async def test_the_second_of_two_on_a_slot_waits_and_takes_over(
     stage.insert(2)
     async with asyncio.timeout(DEADLINE):
         await second.until(2)
+
+
+async def test_a_session_that_is_given_up_while_it_opens_leaves_no_connection(
+    stage: Stage, slot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = (
+        "select count(*) from pg_stat_activity where datname = current_database()"
+        " and query = 'select pg_sleep(600)'"
+    )
+    monkeypatch.setattr("realtime_server.rls.slot._SETTINGS", "select pg_sleep(600)")
+    opening = asyncio.create_task(SlotSession.connect(stage.database.dsn, slot))
+    await eventually(lambda: stage.execute(sessions) == [(1,)])
+    with warnings.catch_warnings(record=True) as left_open:
+        warnings.simplefilter("always", ResourceWarning)
+        opening.cancel()
+        await asyncio.wait({opening})
+        del opening
+        gc.collect()
+    assert [str(warning.message) for warning in left_open] == []
+    await eventually(lambda: stage.execute(sessions) == [(0,)])
