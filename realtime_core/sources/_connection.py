@@ -137,6 +137,9 @@ class ReplicationConnection:
         self._slot = slot
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] | None = None
+        # The socket that the loop watches for us: to begin and to end that for each wait would
+        # take as long as what comes.
+        self._watched: int | None = None
         self._writing = False
         self._ended = False
         # What came behind a warning, and waits until that was read.
@@ -246,10 +249,6 @@ class ReplicationConnection:
                 if self._ended and not self._pgconn.is_busy():
                     self._raise_end()
                 await self._readable()
-                self._pgconn.consume_input()
-                if self._encrypted:
-                    # The encrypting library may hold bytes that make no socket readable.
-                    self._pgconn.consume_input()
             except psycopg.Error as exc:
                 raise translate(exc, self._slot) from exc
 
@@ -280,17 +279,42 @@ class ReplicationConnection:
         raise ConnectionLostError("the server ended the stream: it is probably shutting down")
 
     async def _readable(self) -> None:
+        """Wait until libpq has taken something from the socket."""
         try:
             descriptor = self._pgconn.socket
         except psycopg.Error as exc:
             raise translate(exc, self._slot) from exc
         self._ready = ready = self._loop.create_future()
-        self._loop.add_reader(descriptor, _resolve, ready)
+        if self._watched is None:
+            self._loop.add_reader(descriptor, self._on_readable)
+            self._watched = descriptor
         try:
             await ready
         finally:
             self._ready = None
-            self._loop.remove_reader(descriptor)
+
+    def _on_readable(self) -> None:
+        ready = self._ready
+        if ready is None:
+            # Nobody waits. What comes stays in the socket, and holds the server back.
+            self._unwatch()
+            return
+        try:
+            # At once, or the loop would find the socket readable again before we are resumed.
+            self._pgconn.consume_input()
+            if self._encrypted:
+                # The encrypting library may hold bytes that make no socket readable.
+                self._pgconn.consume_input()
+        except psycopg.Error as exc:
+            if not ready.done():
+                ready.set_exception(exc)
+        if not ready.done():
+            ready.set_result(None)
+
+    def _unwatch(self) -> None:
+        if self._watched is not None:
+            self._loop.remove_reader(self._watched)
+            self._watched = None
 
     @property
     def waiting(self) -> bool:
@@ -354,6 +378,7 @@ class ReplicationConnection:
     def close(self) -> None:
         """Close the connection at once."""
         self._stop_writing()
+        self._unwatch()
         self._pgconn.finish()
 
     def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
@@ -362,8 +387,3 @@ class ReplicationConnection:
         logger.warning("PostgreSQL warns: %s", notice.message_primary)
         if (notice.sqlstate, notice.source_file) == _SKIPPED_PUBLICATION:
             self.skipped = notice.message_primary
-
-
-def _resolve(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

@@ -54,3 +54,52 @@ async def test_the_end_of_a_stream_is_awaited_without_blocking_the_loop() -> Non
         theirs.send(b"CommandComplete")
         with pytest.raises(ConnectionLostError):
             await reading
+
+
+class StreamingPgconn(EndingPgconn):
+    """Each byte from the socket is a CopyData."""
+
+    def get_copy_data(self, _: int) -> tuple[int, bytes]:
+        data, self._received = self._received[:1], self._received[1:]
+        return len(data), data
+
+
+async def test_what_comes_while_nobody_reads_stays_in_the_socket() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        psycopg_connection: Any = Mock(pgconn=StreamingPgconn(ours))
+        connection = ReplicationConnection(psycopg_connection, "etl")
+        for number in range(3):
+            reading = asyncio.create_task(connection.read())
+            await asyncio.sleep(0)
+            theirs.send(b"ab")
+            assert await reading == [b"a", b"b"]
+            if number == 1:
+                theirs.send(b"cd")
+                # The loop finds it readable, and asks no more.
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                assert ours.recv(2, socket.MSG_PEEK) == b"cd"
+                assert connection._watched is None
+                assert await connection.read() == [b"c", b"d"]
+        connection._unwatch()
+
+
+async def test_a_read_that_is_cancelled_loses_nothing() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        psycopg_connection: Any = Mock(pgconn=StreamingPgconn(ours))
+        connection = ReplicationConnection(psycopg_connection, "etl")
+        for _ in range(20):
+            reading = asyncio.create_task(connection.read())
+            await asyncio.sleep(0)
+            theirs.send(b"x")
+            # Whether before or after it was woken.
+            await asyncio.sleep(0)
+            reading.cancel()
+            await asyncio.wait({reading})
+            got = [] if reading.cancelled() else reading.result()
+            if not got:
+                got = await connection.read()
+            assert got == [b"x"]
+        connection._unwatch()
