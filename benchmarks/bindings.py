@@ -23,7 +23,8 @@ import orjson
 from benchmarks._report import environment, save
 from realtime_core import LSN, Column, Insert, Record, Relation, ReplicaIdentity, Transaction
 from realtime_server.encoding import Plans, RowPayload, row_payloads
-from realtime_server.hub import Hub, Subscription
+from realtime_server.groups import Subscription
+from realtime_server.hub import Hub
 from realtime_server.phoenix.joins import parse_join
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.topics import Topic

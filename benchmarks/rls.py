@@ -41,7 +41,8 @@ from benchmarks._report import environment, percentile, save
 from realtime_core import Insert, SourceStats
 from realtime_core.wal2json import Wal2JsonDecoder
 from realtime_server.demo.embedded import EmbeddedPostgres
-from realtime_server.hub import Hub, HubStats, Subscription
+from realtime_server.groups import Subscription
+from realtime_server.hub import Hub, HubStats
 from realtime_server.metrics import Metrics
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls.authorizer import RowAuthorizer

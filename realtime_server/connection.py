@@ -23,7 +23,8 @@ from .config import ServerConfig
 from .errors import AttachmentError, LimitError, RefusedError, TokenError, UnavailableError
 from .frames import Frames
 from .grants import Grant
-from .hub import Hub, Subscription
+from .groups import Subscription
+from .hub import Hub
 from .logs import peer_name
 from .metrics import Metrics
 from .outbox import SocketOutbox

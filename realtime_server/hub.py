@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Final, TypeAlias
 
 import attrs
 
@@ -30,32 +30,27 @@ from realtime_core import (
 from realtime_core.errors import FilterError
 from realtime_core.filters import EnumOrders, FilterIndex
 
-from .bindings import BindingIndex, Form
-from .dispatch import Dispatch, Members, Outbox
-from .encoding import AnyGap, Plans, RowPayload, gap_payload, row_payloads
+from .bindings import BindingIndex
+from .dispatch import Dispatch, Members
+from .encoding import Plans, RowPayload, row_payloads
 from .errors import JoinError, TopicError
 from .gate import TopicGate
-from .phoenix.joins import Binding
-from .phoenix.messages import (
-    CHANNEL_PREFIX,
-    POSTGRES_CHANGES,
-    SYSTEM,
-    Message,
-    subscription_failed,
+from .groups import (
+    AnyDelivery,
+    AnyGroup,
+    BoundDelivery,
+    BoundGroup,
+    Delivery,
+    Group,
+    Listening,
+    Subscription,
 )
+from .phoenix.joins import Binding
+from .phoenix.messages import CHANNEL_PREFIX, subscription_failed
 from .phoenix.serializers import Serializer
 from .topics import Topic
 
-__all__ = [
-    "AnyDelivery",
-    "AnyGroup",
-    "BoundDelivery",
-    "Hub",
-    "HubStats",
-    "Listening",
-    "Messages",
-    "Subscription",
-]
+__all__ = ["Hub", "HubStats", "Messages"]
 
 logger = logging.getLogger("realtime.hub")
 
@@ -65,21 +60,6 @@ _MOST_LISTENING: Final = 64
 
 Messages: TypeAlias = Iterable[tuple[Members, bytes]]
 """Text messages, each with those who are to get it."""
-
-
-@attrs.define(eq=False)
-class Subscription:
-    """A channel's interest in changes."""
-
-    topic: Topic
-    serializer: Serializer
-    outbox: Outbox
-    bindings: tuple[Binding, ...] | None = None
-    """What was asked for in a join with ``config``; None: the topic itself says it."""
-    viewer: Hashable = None
-    """In whose eyes rows are looked at; None: everybody sees them."""
-    is_open: bool = attrs.field(default=False, init=False)
-    """Whether it is in a hub."""
 
 
 @attrs.frozen
@@ -92,157 +72,6 @@ class HubStats:
     """Subscriptions with a filter that was found not to fit its table after the join."""
     filter_errors: int = 0
     """How often a row could not be judged by a filter; it passed none."""
-
-
-class _GroupMembers(Members):
-    """Those who were in a group; who looks at rows in other eyes meanwhile is none of them."""
-
-    __slots__ = ("_viewer",)
-
-    def __init__(self, subscriptions: Mapping[Outbox, Subscription], viewer: Hashable) -> None:
-        super().__init__(subscriptions, is_current=True)
-        self._viewer = viewer
-
-    def still_has(self, outbox: Outbox) -> bool:
-        one = self[outbox]
-        assert isinstance(one, Subscription)  # it was made of them
-        return one.is_open and one.viewer == self._viewer
-
-
-class _AnyGroup:
-    """Subscriptions that get the same bytes. A socket has one of them."""
-
-    __slots__ = ("_as_they_are", "_subscriptions", "serializer", "topic", "viewer")
-
-    def __init__(self, topic: str, serializer: Serializer, viewer: Hashable) -> None:
-        self.topic = topic
-        self.serializer = serializer
-        self.viewer = viewer
-        # Subscribers are served as they came.
-        self._subscriptions: dict[Outbox, Subscription] = {}
-        self._as_they_are: Members | None = None
-
-    def __len__(self) -> int:
-        return len(self._subscriptions)
-
-    @property
-    def members(self) -> Members:
-        """Those who are there now; the same object as long as they are the same."""
-        if self._as_they_are is None:
-            self._as_they_are = _GroupMembers(self._subscriptions, self.viewer)
-        return self._as_they_are
-
-    def add(self, subscription: Subscription) -> None:
-        """Take one in, instead of another of the same socket."""
-        self._subscriptions[subscription.outbox] = subscription
-        self._have_changed()
-
-    def remove(self, subscription: Subscription) -> None:
-        """Take one out. One that is not there is ignored."""
-        if self._subscriptions.get(subscription.outbox) is subscription:
-            del self._subscriptions[subscription.outbox]
-            self._have_changed()
-
-    def _have_changed(self) -> None:
-        if self._as_they_are is not None:
-            self._as_they_are.is_current = False
-            self._as_they_are = None
-
-    def gap_message(self, gap: AnyGap) -> bytes:
-        """Return what tells them of a gap."""
-        return _system_message(self, gap_payload(gap, self.topic.removeprefix(CHANNEL_PREFIX)))
-
-
-class _Group(_AnyGroup):
-    """Subscriptions to a topic that get the same bytes: same topic, serializer and viewer."""
-
-    __slots__ = ("envelopes",)
-
-    def __init__(self, topic: str, serializer: Serializer, viewer: Hashable) -> None:
-        super().__init__(topic, serializer, viewer)
-        self.envelopes: dict[str, tuple[bytes, bytes]] = {}
-
-    def message(self, event: str, data: bytes) -> bytes:
-        envelope = self.envelopes.get(event)
-        if envelope is None:
-            envelope = self.envelopes[event] = self.serializer.envelope(self.topic, event)
-        before, behind = envelope
-        return before + data + behind
-
-
-class _BoundGroup(_AnyGroup):
-    """Subscriptions with bindings that get the same bytes: the bindings are the same, too."""
-
-    __slots__ = ("_before", "_behind", "bindings")
-
-    def __init__(
-        self,
-        topic: str,
-        serializer: Serializer,
-        bindings: tuple[Binding, ...],
-        viewer: Hashable,
-    ) -> None:
-        super().__init__(topic, serializer, viewer)
-        self.bindings = bindings
-        self._before, self._behind = serializer.envelope(topic, POSTGRES_CHANGES)
-
-    def message(self, ids: Iterable[int], data: bytes) -> bytes:
-        head = f'{{"ids":[{",".join(map(str, ids))}],"data":'.encode()
-        return b"".join((self._before, head, data, b"}", self._behind))
-
-
-class Delivery(NamedTuple):
-    """What goes to one group of subscriptions because of one change."""
-
-    group: _Group
-    payload: RowPayload
-
-    @property
-    def select(self) -> frozenset[str] | None:
-        """Names of the columns that are asked for; None: all."""
-        return None
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether it is for clients that joined with ``config``."""
-        return False
-
-    def message(self, data: bytes) -> bytes:
-        """Return a payload as the message that the group gets."""
-        return self.group.message(self.payload.event, data)
-
-    def render(self) -> bytes:
-        """Return the payload that shows the whole change."""
-        return self.payload.payload
-
-
-class BoundDelivery(NamedTuple):
-    """The same for subscriptions with bindings."""
-
-    group: _BoundGroup
-    payload: RowPayload
-    form: Form
-    ids: Sequence[int]
-
-    @property
-    def select(self) -> frozenset[str] | None:
-        return self.form[1]
-
-    @property
-    def is_bound(self) -> bool:
-        return True
-
-    def message(self, data: bytes) -> bytes:
-        return self.group.message(self.ids, data)
-
-    def render(self) -> bytes:
-        return self.payload.typed(*self.form)
-
-
-AnyDelivery: TypeAlias = Delivery | BoundDelivery
-AnyGroup: TypeAlias = _Group | _BoundGroup
-Listening: TypeAlias = Mapping[Hashable, Mapping[AnyGroup, Members]]
-"""By viewer, who listens to a table's changes at a time, whatever the filters say."""
 
 
 class Hub:
@@ -264,19 +93,19 @@ class Hub:
         self._clock = clock
         self._gate = gate or TopicGate()
         self._enums: EnumOrders = {} if enums is None else enums
-        self._groups: dict[str, dict[tuple[Serializer, Hashable], _Group]] = {}
+        self._groups: dict[str, dict[tuple[Serializer, Hashable], Group]] = {}
         # The topics that have filters.
         self._filters: FilterIndex[Topic] = FilterIndex(
             enums=self._enums, on_error=self._note_topic_misfit
         )
         # The same by schema and table, for what is told whatever a filter says.
         self._filtered: dict[tuple[str, str], dict[Topic, None]] = {}
-        self._bound: dict[tuple[str, Serializer, tuple[Binding, ...], Hashable], _BoundGroup] = {}
-        self._bindings: BindingIndex[_BoundGroup] = BindingIndex(
+        self._bound: dict[tuple[str, Serializer, tuple[Binding, ...], Hashable], BoundGroup] = {}
+        self._bindings: BindingIndex[BoundGroup] = BindingIndex(
             self._gate, self._note_misfit, enums=self._enums
         )
         # Groups and what they are to be told.
-        self._misfits: list[tuple[_AnyGroup, str]] = []
+        self._misfits: list[tuple[AnyGroup, str]] = []
         self._misfits_told = 0
         self._plans: Plans = {}
         # By schema, table and kind of change, until a subscription comes, moves or goes.
@@ -335,7 +164,7 @@ class Hub:
             filter_errors=self._filters.errors + self._bindings.errors,
         )
 
-    def _all_groups(self) -> Iterator[_AnyGroup]:
+    def _all_groups(self) -> Iterator[AnyGroup]:
         for groups in self._groups.values():
             yield from groups.values()
         yield from self._bound.values()
@@ -356,7 +185,7 @@ class Hub:
         key = (subscription.serializer, subscription.viewer)
         group = groups.get(key)
         if group is None:
-            group = groups[key] = _Group(topic.name, *key)
+            group = groups[key] = Group(topic.name, *key)
         group.add(subscription)
         for item in topic.filters if is_new else ():
             self._filtered.setdefault((item.schema, item.table), {})[topic] = None
@@ -400,7 +229,7 @@ class Hub:
         key = (subscription.topic.name, subscription.serializer, bindings, subscription.viewer)
         group = self._bound.get(key)
         if group is None:
-            group = self._bound[key] = _BoundGroup(*key)
+            group = self._bound[key] = BoundGroup(*key)
             for binding in bindings:
                 self._bindings.add(group, binding)
         group.add(subscription)
@@ -487,7 +316,7 @@ class Hub:
             for delivery in deliveries:
                 yield delivery.group.members, delivery.message(delivery.render())
 
-    def _note_misfit(self, group: _BoundGroup, binding: Binding, exc: FilterError) -> None:
+    def _note_misfit(self, group: BoundGroup, binding: Binding, exc: FilterError) -> None:
         where = f"{binding.schema}.{binding.table}"
         self._misfits.append((group, f"the filter on {where} does not fit it: {exc}"))
 
@@ -503,7 +332,7 @@ class Hub:
             logger.info("a filter of %.200r does not fit its table: %s", group.topic, reason)
             self._misfits_told += len(group)
             payload = subscription_failed(group.topic.removeprefix(CHANNEL_PREFIX), reason)
-            yield group.members, _system_message(group, payload)
+            yield group.members, group.system_message(payload)
 
     def _matches(self, payload: RowPayload, filtered: bool) -> list[str]:
         """Return the joined topics that get a change, in the ladder's order."""
@@ -549,7 +378,3 @@ def _add(dispatch: Dispatch, messages: Messages) -> Iterator[float]:
         dispatch.add(members, message)
         if dispatch.is_due():
             yield from dispatch.hand_out()
-
-
-def _system_message(group: _AnyGroup, payload: dict[str, Any]) -> bytes:
-    return group.serializer.encode(Message(group.topic, SYSTEM, payload))

@@ -9,7 +9,7 @@ import attrs
 from realtime_core import RowChange
 
 from ..dispatch import Members
-from ..hub import AnyDelivery, Listening
+from ..groups import AnyDelivery, Listening
 from .payloads import ErrorView, View
 from .viewers import Viewer
 

@@ -13,7 +13,8 @@ import psycopg
 from realtime_core import RowChange
 
 from ..dispatch import Members, give_way
-from ..hub import AnyDelivery, BoundDelivery, Hub, Listening, Subscription
+from ..groups import AnyDelivery, BoundDelivery, Listening, Subscription
+from ..hub import Hub
 from ..metrics import Metrics
 from .authorizer import RowAuthorizer
 from .candidates import Candidate, Matched, Shown

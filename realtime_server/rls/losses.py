@@ -15,7 +15,7 @@ import attrs
 from realtime_core import Position
 
 from ..dispatch import Members, Subscriber
-from ..hub import AnyGroup, Subscription
+from ..groups import AnyGroup, Subscription
 from .candidates import Candidate
 from .viewers import Viewer
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from realtime_core import Change, Delete, Insert, Record, ReplicaIdentity, Truncate, Update
 from realtime_core.filters import Match
 from realtime_server.encoding import row_payloads
-from realtime_server.hub import Hub, Subscription
+from realtime_server.groups import Subscription
+from realtime_server.hub import Hub
 from realtime_server.phoenix.joins import Binding, parse_join
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.topics import Topic

@@ -15,7 +15,8 @@ from realtime_core.filters import Comparison, Filter, Operator, Reference
 from realtime_server.encoding import row_payloads
 from realtime_server.errors import FrameError, TopicError
 from realtime_server.frames import Frames, TextFrame
-from realtime_server.hub import Hub, Subscription
+from realtime_server.groups import Subscription
+from realtime_server.hub import Hub
 from realtime_server.phoenix.messages import Message
 from realtime_server.phoenix.serializers import SERIALIZERS, V1Serializer, V2Serializer
 from realtime_server.phoenix.socket_state import (

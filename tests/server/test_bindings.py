@@ -11,7 +11,8 @@ from realtime_core.lsn import LSN
 from realtime_server.encoding import RowPayload
 from realtime_server.errors import JoinError
 from realtime_server.gate import TopicGate
-from realtime_server.hub import Hub, Subscription
+from realtime_server.groups import Subscription
+from realtime_server.hub import Hub
 from realtime_server.phoenix.joins import parse_join
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.topics import Topic

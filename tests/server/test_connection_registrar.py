@@ -10,7 +10,7 @@ import pytest
 
 from realtime_server.errors import RefusedError, UnavailableError
 from realtime_server.grants import Grant
-from realtime_server.hub import Delivery
+from realtime_server.groups import Delivery
 from realtime_server.phoenix.joins import Binding
 from realtime_server.registrar import Registered
 from realtime_server.topics import Topic

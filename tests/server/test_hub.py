@@ -27,7 +27,8 @@ from realtime_server.dispatch import SLICE
 from realtime_server.encoding import RowPayload
 from realtime_server.errors import TopicError
 from realtime_server.gate import TopicGate
-from realtime_server.hub import Hub, Subscription
+from realtime_server.groups import Subscription
+from realtime_server.hub import Hub
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.topics import Topic
 from tests.server_helpers import (

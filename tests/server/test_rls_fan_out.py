@@ -11,7 +11,8 @@ import pytest
 
 from realtime_core import Gap, GapReason, Position
 from realtime_core.lsn import LSN
-from realtime_server.hub import Hub, Subscription
+from realtime_server.groups import Subscription
+from realtime_server.hub import Hub
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls import fan_out
 from realtime_server.rls.candidates import Candidate, Shown
