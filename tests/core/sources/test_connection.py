@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
 
@@ -43,19 +45,6 @@ class EndingPgconn:
         assert self._received, "PQgetResult would block"
 
 
-async def test_the_end_of_a_stream_is_awaited_without_blocking_the_loop() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        psycopg_connection: Any = Mock(pgconn=EndingPgconn(ours))
-        connection = ReplicationConnection(psycopg_connection, "etl")
-        reading = asyncio.create_task(connection.read())
-        await asyncio.sleep(0)
-        assert not reading.done()
-        theirs.send(b"CommandComplete")
-        with pytest.raises(ConnectionLostError):
-            await reading
-
-
 class StreamingPgconn(EndingPgconn):
     """Each byte from the socket is a CopyData."""
 
@@ -64,11 +53,31 @@ class StreamingPgconn(EndingPgconn):
         return len(data), data
 
 
-async def test_what_comes_while_nobody_reads_stays_in_the_socket() -> None:
+@contextlib.contextmanager
+def connected(
+    pgconn: type[EndingPgconn],
+) -> Iterator[tuple[ReplicationConnection, socket.socket, socket.socket]]:
+    """Yield a connection, its socket, and the server's."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        psycopg_connection: Any = Mock(pgconn=StreamingPgconn(ours))
+        psycopg_connection: Any = Mock(pgconn=pgconn(ours))
         connection = ReplicationConnection(psycopg_connection, "etl")
+        yield connection, ours, theirs
+        connection._unwatch()
+
+
+async def test_the_end_of_a_stream_is_awaited_without_blocking_the_loop() -> None:
+    with connected(EndingPgconn) as (connection, _, theirs):
+        reading = asyncio.create_task(connection.read())
+        await asyncio.sleep(0)
+        assert not reading.done()
+        theirs.send(b"CommandComplete")
+        with pytest.raises(ConnectionLostError):
+            await reading
+
+
+async def test_what_comes_while_nobody_reads_stays_in_the_socket() -> None:
+    with connected(StreamingPgconn) as (connection, ours, theirs):
         for number in range(3):
             reading = asyncio.create_task(connection.read())
             await asyncio.sleep(0)
@@ -82,14 +91,10 @@ async def test_what_comes_while_nobody_reads_stays_in_the_socket() -> None:
                 assert ours.recv(2, socket.MSG_PEEK) == b"cd"
                 assert connection._watched is None
                 assert await connection.read() == [b"c", b"d"]
-        connection._unwatch()
 
 
 async def test_a_read_that_is_cancelled_loses_nothing() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        psycopg_connection: Any = Mock(pgconn=StreamingPgconn(ours))
-        connection = ReplicationConnection(psycopg_connection, "etl")
+    with connected(StreamingPgconn) as (connection, _, theirs):
         for _ in range(20):
             reading = asyncio.create_task(connection.read())
             await asyncio.sleep(0)
@@ -102,4 +107,3 @@ async def test_a_read_that_is_cancelled_loses_nothing() -> None:
             if not got:
                 got = await connection.read()
             assert got == [b"x"]
-        connection._unwatch()
