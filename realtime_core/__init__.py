@@ -7,6 +7,7 @@ when they are first used, so a script that only decodes stays light.
 from typing import TYPE_CHECKING
 
 from . import changes, errors, lsn, positions, records
+from ._version import __version__ as __version__
 from .changes import *  # noqa: F403
 from .errors import *  # noqa: F403
 from .lsn import *  # noqa: F403

@@ -14,7 +14,7 @@ from typing import Final
 
 import attrs
 
-from realtime_core import Severity, diagnose
+from realtime_core import Severity, __version__, diagnose
 from realtime_core.errors import ConfigError, RealtimeError, ServerError, SourceError
 
 from . import logs
@@ -138,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="connect to the database, say what would stop the server, change nothing, and end",
     )
+    parser.add_argument("--version", action="version", version=f"realtime-core {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands")
     migrate = commands.add_parser("migrate", help="set up the database for RLS mode")
     migrate.add_argument(

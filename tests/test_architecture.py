@@ -208,8 +208,13 @@ def server_through_the_front_door(house: House) -> list[str]:
         for module in house.in_rooms("realtime_server")
         for item in module.imports
         if is_in(item.target, ("realtime_core",))
-        and any(part.startswith("_") for part in item.target.split("."))
+        and any(is_private(part) for part in item.target.split("."))
     ]
+
+
+def is_private(name: str) -> bool:
+    """Tell `_name` from `name`, and from `__version__`, which is anybody's."""
+    return name.startswith("_") and not name.endswith("__")
 
 
 def decoding_without_io(house: House) -> list[str]:

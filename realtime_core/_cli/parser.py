@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
+from .._version import __version__
 from ..errors import ConfigError, RealtimeError
 from .lines import FORMATS
 from .output import Output, OutputError, complain, use_utf_8
@@ -119,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m realtime_core", description=_DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"realtime-core {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_tail(
         commands.add_parser(

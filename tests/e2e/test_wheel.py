@@ -67,10 +67,25 @@ def test_it_can_be_run(installed: Environment, command: tuple[str, ...]) -> None
 
 
 @pytest.mark.parametrize("command", ["tail", "doctor", "decode"])
-def test_the_librarys_commands_can_be_run(installed: Environment, command: str) -> None:
-    done = installed.run("python", "-m", "realtime_core", command, "--help")
+@pytest.mark.parametrize(
+    "program", [("python", "-m", "realtime_core"), ("realtime-core",)], ids=" ".join
+)
+def test_the_librarys_commands_can_be_run(
+    installed: Environment, program: tuple[str, ...], command: str
+) -> None:
+    done = installed.run(*program, command, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"usage: python -m realtime_core {command} [-h] ")
+
+
+@pytest.mark.parametrize("program", ["realtime-core", "realtime-server"])
+def test_a_program_says_the_version_that_was_installed(
+    installed: Environment, program: str
+) -> None:
+    code = "import importlib.metadata; print(importlib.metadata.version('realtime-core'))"
+    version = installed.python(code).stdout
+    assert version
+    assert installed.run(program, "--version").stdout == f"realtime-core {version}"
 
 
 def test_it_comes_from_the_wheel_and_with_types(installed: Environment) -> None:
