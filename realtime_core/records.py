@@ -12,7 +12,7 @@ import enum
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from re import Match
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
 
 import attrs
 
@@ -23,20 +23,55 @@ from .values import Converter, make_converter, text_function
 __all__ = ["UNCHANGED", "Column", "Field", "Record", "Shape", "Unchanged"]
 
 
-class Unchanged(enum.Enum):
-    """The type of :data:`UNCHANGED`."""
+if TYPE_CHECKING:
+    # What ``is`` tells apart is, for every type checker, the members of an enum.
+    class Unchanged(enum.Enum):
+        """The type of :data:`UNCHANGED`."""
 
-    UNCHANGED = "UNCHANGED"
+        UNCHANGED = ...
 
-    def __repr__(self) -> str:
-        return self.value
+else:
+    # No enum when it runs: drivers and JSON encoders write those by their name or value. And
+    # no attributes: what writes an object it does not know by its attributes would find none.
+    class Unchanged:
+        """The type of :data:`UNCHANGED`."""
 
+        __slots__ = ()
+
+        def __new__(cls) -> Unchanged:
+            return cls.UNCHANGED
+
+        def __repr__(self) -> str:
+            return "UNCHANGED"
+
+        def __str__(self) -> str:
+            raise TypeError(_NO_VALUE)
+
+        def __bool__(self) -> bool:
+            raise TypeError(_NO_VALUE)
+
+        def __reduce__(self) -> str:
+            return "UNCHANGED"
+
+    Unchanged.UNCHANGED = object.__new__(Unchanged)
 
 UNCHANGED: Final = Unchanged.UNCHANGED
 """Stands for a TOASTed value that an UPDATE did not touch and PostgreSQL did not send.
 
-It is not NULL: the row has a value there, only this message does not carry it.
+It is not NULL: the row has a value there, only this message does not carry it. Ask with
+``is UNCHANGED``, or leave such columns out with ``omit_unchanged=True`` of
+:meth:`Record.as_python` and :meth:`Record.as_text`.
+
+It is nothing that can be written by mistake: drivers and encoders do not know its type, and
+``str()``, which the rest of them try (``csv``, an f-string, ``print``), and ``bool()`` raise
+:exc:`TypeError`. For logs there is ``repr()``: ``%r``, ``{value!r}``, and whatever contains it.
 """
+
+_NO_VALUE: Final = (
+    "UNCHANGED is no value: the UPDATE left a large value as it was, and PostgreSQL did not send"
+    " it; test for it with 'is UNCHANGED', or leave such columns out with"
+    " row.as_python(omit_unchanged=True) or row.as_text(omit_unchanged=True)"
+)
 
 Field: TypeAlias = str | bytes | Unchanged | None
 """One field of a tuple: text, binary (``binary 'true'``), NULL, or unchanged TOAST."""
@@ -231,22 +266,52 @@ class Record(Mapping[str, Any]):
         place = self.shape.index[name]
         return self._text(place, self.fields[place])
 
-    def as_text(self) -> dict[str, str | Unchanged | None]:
-        """Return all fields as :meth:`text` does."""
+    @overload
+    def as_text(
+        self, *, omit_unchanged: Literal[False] = ...
+    ) -> dict[str, str | Unchanged | None]: ...
+    @overload
+    def as_text(self, *, omit_unchanged: Literal[True]) -> dict[str, str | None]: ...
+    @overload
+    def as_text(self, *, omit_unchanged: bool) -> dict[str, str | Unchanged | None]: ...
+
+    def as_text(self, *, omit_unchanged: bool = False) -> Any:
+        """Return all fields as :meth:`text` does.
+
+        Args:
+            omit_unchanged: leave out the columns that are :data:`UNCHANGED`, as an UPDATE of a
+                copy has to.
+
+        Raises:
+            ValueConversionError: if a field was sent in binary, which has no text.
+        """
         fields = self.fields
         if bytes in map(type, fields):
             for place, field in enumerate(fields):
                 self._text(place, field)
-        return dict(zip(self.shape.names, fields, strict=True))  # type: ignore[arg-type]
+        pairs = zip(self.shape.names, fields, strict=True)
+        if omit_unchanged:
+            return {name: field for name, field in pairs if field is not UNCHANGED}
+        return dict(pairs)
 
-    def as_python(self) -> dict[str, Any]:
-        """Return all fields as ``record[name]`` does."""
+    def as_python(self, *, omit_unchanged: bool = False) -> dict[str, Any]:
+        """Return all fields as ``record[name]`` does.
+
+        Args:
+            omit_unchanged: leave out the columns that are :data:`UNCHANGED`, as an UPDATE of a
+                copy has to.
+
+        Raises:
+            ValueConversionError: if Python cannot hold a value.
+        """
         row = self._row
         try:
             if row is None:
                 fields = self.fields
                 # A text column's function would take bytes for what they are not.
-                if bytes not in map(type, fields):
+                if bytes not in map(type, fields) and not (
+                    omit_unchanged and Unchanged in map(type, fields)
+                ):
                     return self.shape.load_texts(*fields)
             else:
                 groups = row.groups()
@@ -255,7 +320,11 @@ class Record(Mapping[str, Any]):
                 return self.shape.load(*groups)
         except Exception:
             pass  # for one of them: below it is said what is wrong, if anything is
-        return {name: self[name] for name in self.shape.names}
+        return {
+            name: self[name]
+            for name, field in zip(self.shape.names, self.fields, strict=True)
+            if not (omit_unchanged and field is UNCHANGED)
+        }
 
     def _text(self, place: int, value: Field) -> str | Unchanged | None:
         if isinstance(value, bytes):

@@ -222,7 +222,7 @@ def _size(fields: Fields) -> int:
     return total
 
 
-# marshal knows no enum members, but Ellipsis.
+# marshal does not know UNCHANGED, but Ellipsis.
 
 
 def _packed(held: Held) -> Held:

@@ -1,9 +1,21 @@
-import enum
+import copy
+import csv
+import io
+import json
+import logging
+import pickle
+import sqlite3
 from collections.abc import Callable, Mapping
+from datetime import date
+from functools import partial
 from typing import Any
 from uuid import UUID
 
+import orjson
 import pytest
+from psycopg import ProgrammingError
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.types.json import Jsonb
 
 from realtime_core import UNCHANGED, Column, Record, Shape, Unchanged, ValueConversionError
 
@@ -42,10 +54,58 @@ def test_unchanged_is_itself_in_every_form_and_is_never_none() -> None:
         assert value is not None
 
 
-def test_unchanged_shows_its_name() -> None:
-    assert repr(UNCHANGED) == "UNCHANGED"
+def test_unchanged_shows_its_name_where_it_is_looked_at() -> None:
+    assert repr(UNCHANGED) == f"{UNCHANGED!r}" == "UNCHANGED"
+    assert str([UNCHANGED]) == "[UNCHANGED]"
     assert isinstance(UNCHANGED, Unchanged)
-    assert issubclass(Unchanged, enum.Enum)
+
+
+def test_unchanged_stays_the_only_one_of_its_type() -> None:
+    copies = [pickle.loads(pickle.dumps(UNCHANGED, version)) for version in range(6)]
+    copies += [copy.copy(UNCHANGED), copy.deepcopy(UNCHANGED), Unchanged()]
+    copies += [pickle.loads(pickle.dumps(ROW))["bio"], copy.deepcopy(ROW)["bio"]]
+    assert all(each is UNCHANGED for each in copies)
+
+
+SINKS: dict[str, Callable[[Any], Any]] = {
+    "csv": lambda value: csv.writer(io.StringIO()).writerow([value]),
+    "json": json.dumps,
+    "json, with str": partial(json.dumps, default=str),
+    "json, with attributes": partial(json.dumps, default=vars),
+    "orjson": orjson.dumps,
+    "orjson, as a key": lambda value: orjson.dumps({value: 1}, option=orjson.OPT_NON_STR_KEYS),
+    "psycopg, text": lambda value: Transformer().as_literal(value),
+    "psycopg, any format": lambda value: Transformer().dump_sequence([value], [PyFormat.AUTO]),
+    "psycopg, jsonb": lambda value: Transformer().as_literal(Jsonb({"bio": value})),
+    "sqlite3": lambda value: sqlite3.connect(":memory:").execute("select ?", [value]),
+    "print": lambda value: print(value, file=io.StringIO()),
+    "an f-string": lambda value: f"{value}",
+    "an f-string, aligned": lambda value: f"{value:>20}",
+    "%": lambda value: "%s" % value,  # noqa: UP031
+    "join": lambda value: ", ".join([value]),
+    "bytes": bytes,
+    "int": int,
+    "list": list,
+    "bool": bool,
+    "or": lambda value: value or "",
+}
+
+
+@pytest.mark.parametrize("write", SINKS.values(), ids=SINKS)
+def test_nothing_writes_unchanged_by_mistake(write: Callable[[Any], Any]) -> None:
+    with pytest.raises((TypeError, ProgrammingError, sqlite3.Error)):
+        write(ROW["bio"])
+
+
+def test_who_writes_unchanged_is_told_what_to_do() -> None:
+    with pytest.raises(TypeError, match=r"is UNCHANGED.*as_python\(omit_unchanged=True\)"):
+        str(ROW["bio"])
+
+
+def test_a_log_line_shows_unchanged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        logging.getLogger("test").info("%r %s", ROW["bio"], {"bio": ROW["bio"]})
+    assert caplog.messages == ["UNCHANGED {'bio': UNCHANGED}"]
 
 
 def test_a_value_that_python_cannot_hold_has_its_text_and_names_its_column() -> None:
@@ -67,6 +127,24 @@ def test_get_has_a_default_for_a_column_that_is_not_there_only() -> None:
 
 def test_as_text_has_every_field() -> None:
     assert ROW.as_text() == {"id": "7", "name": None, "born": "infinity", "bio": UNCHANGED}
+
+
+def test_unchanged_columns_can_be_left_out() -> None:
+    row = Record(SHAPE, ("7", None, "1815-12-10", UNCHANGED))
+    python = {"id": 7, "name": None, "born": date(1815, 12, 10)}
+    assert row.as_python(omit_unchanged=True) == python
+    assert row.as_python() == python | {"bio": UNCHANGED}
+    text = {"id": "7", "name": None, "born": "1815-12-10"}
+    assert row.as_text(omit_unchanged=True) == text
+    assert row.as_text() == text | {"bio": UNCHANGED}
+
+
+def test_a_row_without_unchanged_columns_has_all_of_them_left_out_or_not() -> None:
+    row = Record(SHAPE, ("7", None, None, "long"))
+    assert row.as_python(omit_unchanged=True) == row.as_python()
+    assert row.as_text(omit_unchanged=True) == row.as_text()
+    binary = Record(SHAPE, (b"\0\0\0\7", None, None, UNCHANGED))
+    assert binary.as_python(omit_unchanged=True) == {"id": 7, "name": None, "born": None}
 
 
 def test_as_python_has_every_field_or_the_first_error() -> None:
