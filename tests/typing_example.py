@@ -94,8 +94,22 @@ def types_of_fields(change: Insert, other: Change) -> None:
     assert_type(change.transaction.commit_time, datetime | None)
     assert_type(change.transaction.commit_lsn, LSN)
     assert_type(other.position, Position)
-    if change.record.raw("bio") is UNCHANGED:
+    assert_type(change.record.as_text()["bio"], str | Unchanged | None)
+    assert_type(change.record.as_text(omit_unchanged=True)["bio"], str | None)
+    change.record.as_python(on_error="text", omit_unchanged=True)
+    change.record.as_python(on_error=lambda error: (error.column, error.text))
+    bio = change.record.text("bio")
+    if bio is UNCHANGED:
         print("as it was")
+    else:
+        assert_type(bio, str | None)
+    match bio:
+        case Unchanged():
+            print("as it was")
+        case None:
+            print("none")
+        case _:
+            assert_type(bio, str)
 
 
 def decode_alone(payloads: Iterable[bytes]) -> list[Change | Begin | Commit]:

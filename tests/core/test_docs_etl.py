@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,9 +20,12 @@ import pytest
 from realtime_core import LSN, Delete, Insert, Truncate, Update
 from tests.core.captures import TESTS, events, expected
 from tests.core.pgoutput.test_captures import replica_identity
-from tests.fix_postgres import Database, unique_name
+from tests.fix_postgres import DEBIAN_BINDIR, Database, unique_name
 
 PAGE = TESTS.parent / "docs" / "howto" / "etl.md"
+
+# Hardly to be compressed, so PostgreSQL keeps it apart and sends it when it changes only.
+LARGE = "(select string_agg(md5(i::text), '') from generate_series(1, 100) i)"
 
 RUN = """
 import runpy, sys
@@ -68,12 +73,15 @@ def lines(changes: Iterator[dict[str, Any]], table: str) -> list[dict[str, str]]
     found = []
     for change in changes:
         if change["relation"] == table:
-            row = change["new_row"] or {
-                name: value if name == "id" else r"\not sent"
-                for name, value in change["old_row"].items()
-            }
+            not_sent = []
+            row = change["new_row"]
+            if row is None:
+                row = {"id": change["old_row"]["id"]}
+                not_sent = [name for name in change["old_row"] if name != "id"]
             texts = {name: r"\N" if value is None else value for name, value in row.items()}
-            found.append({"operation": change["operation"].lower(), **texts})
+            texts |= dict.fromkeys(not_sent, r"\N")
+            line = {"operation": change["operation"].lower(), "not_sent": json.dumps(not_sent)}
+            found.append(line | texts)
     return found
 
 
@@ -116,7 +124,7 @@ def test_a_table_that_gets_other_columns_gets_another_file(job: Job) -> None:
     job.etl()
     heads = [list(job.rows(name)[0]) for name in ("ri.evolving.csv", "ri.evolving.2.csv")]
     assert heads[0] != heads[1]
-    assert heads[0][:4] == heads[1][:4] == ["operation", "lsn", "index", "id"]
+    assert heads[0][:5] == heads[1][:5] == ["operation", "lsn", "index", "not_sent", "id"]
 
 
 def test_what_is_captured_twice_is_written_once(job: Job) -> None:
@@ -128,12 +136,19 @@ def test_what_is_captured_twice_is_written_once(job: Job) -> None:
     assert {path.name: path.read_bytes() for path in job.csv.iterdir()} == once
 
 
+def sql(title: str = "") -> list[str]:
+    """Return the page's SQL with that title, or all without one."""
+    head = f' title="{title}"' if title else ""
+    return re.findall(rf"^```sql{head}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
 @pytest.mark.integration
-def test_captures_of_a_server_become_its_rows(job: Job, database: Database) -> None:
-    page = PAGE.read_text()
+def test_captures_of_a_server_become_its_rows_and_a_copy_of_them(
+    job: Job, database: Database
+) -> None:
     slot = unique_name("etl")
-    (make_slot,) = re.findall(r"^```sql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    database.execute("create table item (id int primary key, name text, born date)")
+    make_slot, make_table = sql()
+    database.execute(make_table)
     database.execute("create publication shop for table item")
     database.execute(make_slot.replace("'etl'", f"'{slot}'"))
     path = job.folder / "capture.py"
@@ -146,16 +161,45 @@ def test_captures_of_a_server_become_its_rows(job: Job, database: Database) -> N
         "insert into item values (1, 'ünï, \"quoted\"', '2026-01-02'), (2, null, null)"
     )
     subprocess.run(command, check=True)
+    database.execute(f"update item set notes = {LARGE} where id = 2")
+    # Now the notes are large, and stay as they are.
     database.execute("update item set name = 'two' where id = 2")
+    database.execute("update item set notes = null where id = 1")
+    database.execute("insert into item values (3, 'three')")
     database.execute("delete from item where id = 1")
     subprocess.run(command, check=True)
     subprocess.run(command, check=True)
     assert len(list(job.captures.glob("*.bin"))) == len(list(job.captures.iterdir())) == 2
 
     job.etl()
-    assert [without_place(row) for row in job.rows("public.item.csv")] == [
-        {"operation": "insert", "id": "1", "name": 'ünï, "quoted"', "born": "2026-01-02"},
-        {"operation": "insert", "id": "2", "name": r"\N", "born": r"\N"},
-        {"operation": "update", "id": "2", "name": "two", "born": r"\N"},
-        {"operation": "delete", "id": "1", "name": r"\not sent", "born": r"\not sent"},
+    ((large,),) = database.execute(f"select {LARGE}")
+    assert [tuple(without_place(row).values()) for row in job.rows("public.item.csv")] == [
+        ("insert", "[]", "1", 'ünï, "quoted"', "2026-01-02", r"\N"),
+        ("insert", "[]", "2", r"\N", r"\N", r"\N"),
+        ("update", "[]", "2", r"\N", r"\N", large),
+        ("update", '["notes"]', "2", "two", r"\N", r"\N"),
+        ("update", "[]", "1", 'ünï, "quoted"', "2026-01-02", r"\N"),
+        ("insert", "[]", "3", "three", r"\N", r"\N"),
+        ("delete", '["name", "born", "notes"]', "1", r"\N", r"\N", r"\N"),
     ]
+
+    psql = DEBIAN_BINDIR / "psql"
+    if not psql.exists():
+        pytest.skip(f"psql is not installed in {DEBIAN_BINDIR}")
+    database.execute("create schema copy")
+    database.execute(f"set search_path to copy; {make_table}")
+    (load,) = sql("load.sql")
+    loaded = subprocess.run(
+        [psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", database.dsn],
+        env={**os.environ, "PGOPTIONS": "-c search_path=copy"},
+        input=load,
+        cwd=job.csv,
+        capture_output=True,
+        text=True,
+    )
+    assert (loaded.stderr, loaded.returncode) == ("", 0)
+    rows = "select * from {}.item order by id"
+    copied = database.execute(rows.format("copy"))
+    assert copied == database.execute(rows.format("public"))
+    assert [row[0] for row in copied] == [2, 3]
+    assert copied[0][3] == large

@@ -50,6 +50,10 @@ def test_the_tutorials_program_prints_what_it_says(database: Database, tmp_path:
         assert next(printed) == "following"
         for statement in changes.strip().splitlines():
             database.execute(statement)
+            if statement.startswith("INSERT"):
+                kept_apart = "select pg_relation_size(reltoastrelid) > 0 from pg_class"
+                kept_apart += " where oid = 'todos'::regclass"
+                assert database.execute(kept_apart) == [(True,)]
         shown = ["following"] + [next(printed) for _ in range(3)]
         assert shown == expected.splitlines()
         process.terminate()
