@@ -20,7 +20,7 @@ from ._cuts import from_latin1, make_cut, make_load
 from .errors import ValueConversionError
 from .values import Converter, make_converter, text_function
 
-__all__ = ["UNCHANGED", "Column", "Field", "Record", "Shape", "Unchanged"]
+__all__ = ["UNCHANGED", "Column", "Field", "OnError", "Record", "Shape", "Unchanged"]
 
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ _NO_VALUE: Final = (
 
 Field: TypeAlias = str | bytes | Unchanged | None
 """One field of a tuple: text, binary (``binary 'true'``), NULL, or unchanged TOAST."""
+
+
+OnError: TypeAlias = Callable[[ValueConversionError], Any]
+"""What :meth:`Record.as_python` asks for a value instead of one that Python cannot hold."""
 
 
 @attrs.frozen
@@ -294,16 +298,28 @@ class Record(Mapping[str, Any]):
             return {name: field for name, field in pairs if field is not UNCHANGED}
         return dict(pairs)
 
-    def as_python(self, *, omit_unchanged: bool = False) -> dict[str, Any]:
+    def as_python(
+        self,
+        *,
+        omit_unchanged: bool = False,
+        on_error: Literal["raise", "text"] | OnError = "raise",
+    ) -> dict[str, Any]:
         """Return all fields as ``record[name]`` does.
 
         Args:
             omit_unchanged: leave out the columns that are :data:`UNCHANGED`, as an UPDATE of a
                 copy has to.
+            on_error: what to do about a value that Python cannot hold (``infinity``, years
+                before 1 or after 9999, ``24:00:00``): ``"raise"``; ``"text"`` for PostgreSQL's
+                text of it, or the bytes of a binary field; or a function that takes the
+                ValueConversionError and returns what shall stand in its place.
 
         Raises:
-            ValueConversionError: if Python cannot hold a value.
+            ValueConversionError: if Python cannot hold a value, with ``on_error="raise"``.
+            ValueError: if ``on_error`` is none of these.
         """
+        if on_error != "raise" and on_error != "text" and not callable(on_error):
+            raise ValueError(f"on_error must be 'raise', 'text' or a function, not {on_error!r}")
         row = self._row
         try:
             if row is None:
@@ -320,11 +336,17 @@ class Record(Mapping[str, Any]):
                 return self.shape.load(*groups)
         except Exception:
             pass  # for one of them: below it is said what is wrong, if anything is
-        return {
-            name: self[name]
-            for name, field in zip(self.shape.names, self.fields, strict=True)
-            if not (omit_unchanged and field is UNCHANGED)
-        }
+        values = {}
+        for name, field in zip(self.shape.names, self.fields, strict=True):
+            if omit_unchanged and field is UNCHANGED:
+                continue
+            try:
+                values[name] = self[name]
+            except ValueConversionError as error:
+                if on_error == "raise":
+                    raise
+                values[name] = field if on_error == "text" else on_error(error)
+        return values
 
     def _text(self, place: int, value: Field) -> str | Unchanged | None:
         if isinstance(value, bytes):

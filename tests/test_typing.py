@@ -18,6 +18,7 @@ def misuse(insert: Insert, update: Update, truncate: Truncate) -> None:
     insert.transaction.xid = 1  # it is frozen
     LSN.parse(1)  # text alone
     insert.record.missing  # columns are keys
+    insert.record.as_python(on_error="txt")  # no such way
 
 async def misuse_of_source() -> None:
     PgoutputSource("dsn", ["shop"])  # by keyword alone

@@ -154,6 +154,43 @@ def test_as_python_has_every_field_or_the_first_error() -> None:
         ROW.as_python()
 
 
+@pytest.mark.parametrize(
+    ("on_error", "born"),
+    [
+        ("text", "infinity"),
+        (lambda error: None, None),
+        (lambda error: (error.column, error.type_name, error.text), ("born", "date", "infinity")),
+    ],
+)
+def test_as_python_keeps_a_row_with_a_value_that_python_cannot_hold(
+    on_error: Any, born: object
+) -> None:
+    values = {"id": 7, "name": None, "born": born}
+    assert ROW.as_python(on_error=on_error) == values | {"bio": UNCHANGED}
+    assert ROW.as_python(on_error=on_error, omit_unchanged=True) == values
+    with pytest.raises(ValueConversionError, match="infinity"):
+        ROW.as_python(on_error="raise")
+
+
+def test_what_the_function_for_errors_raises_is_raised() -> None:
+    def give_up(error: ValueConversionError) -> None:
+        raise LookupError(error.column)
+
+    with pytest.raises(LookupError, match="born"):
+        ROW.as_python(on_error=give_up)
+
+
+def test_a_binary_field_that_python_cannot_hold_has_its_bytes() -> None:
+    row = Record(SHAPE, (b"\0\0\0\7", b"Ada", b"\x7f\xff\xff\xff", None))
+    assert row.as_python(on_error="text")["born"] == b"\x7f\xff\xff\xff"
+
+
+@pytest.mark.parametrize("on_error", ["txt", None, True])
+def test_as_python_refuses_another_way_to_meet_errors(on_error: Any) -> None:
+    with pytest.raises(ValueError, match="on_error must be 'raise', 'text' or a function, not "):
+        Record(SHAPE, ("7", None, None, None)).as_python(on_error=on_error)
+
+
 def test_a_binary_field_has_bytes_and_a_value_but_no_text() -> None:
     row = Record(SHAPE, (b"\0\0\0\7", b"Ada", None, None))
     assert (row["id"], row["name"], row.raw("id")) == (7, "Ada", b"\0\0\0\7")

@@ -294,6 +294,8 @@ def test_a_value_that_python_cannot_hold_is_refused_and_has_its_text() -> None:
         record.as_python()
     assert record.text("born") == "infinity"
     assert record["id"] == 1
+    record, _ = the_record(("1", "é", "1", "infinity"))
+    assert list(record.as_python(on_error="text").values()) == [1, "é", 1, "infinity"]
 
 
 def test_a_column_that_a_matched_row_does_not_have_is_a_key_error() -> None:
