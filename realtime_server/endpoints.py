@@ -1,29 +1,48 @@
 """Plain HTTP: what is served beside the WebSockets, through h11.
 
-``GET /`` is the inspector, a static page; ``/health``, ``/ready`` and ``/metrics`` are for
-machines. One response a connection: none of it is the traffic.
+``/health``, ``/ready`` and ``/metrics`` are for machines; the :mod:`inspector
+<realtime_server.inspector>` adds its page. One response a connection: none of it is the
+traffic.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import mimetypes
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from importlib.resources import files
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
 import h11
 
-__all__ = ["HttpProtocol", "Response", "Site"]
+__all__ = ["NO_STORE", "Endpoint", "HttpProtocol", "Request", "Response", "Site"]
 
-_ASSETS: Final = files("realtime_server") / "inspector"
+logger = logging.getLogger("realtime.http")
+
 _LINGER: Final = 5.0
 """Seconds in which what a client still sends is read and thrown away."""
 _NOT_HTTP: Final = b"The request is not what HTTP/1.1 (RFC 9112) asks for.\n"
-_NO_STORE: Final = (("cache-control", "no-store"),)
+_NOT_FOUND: Final = (
+    b"Not found. WebSocket clients connect to /socket/websocket or /realtime/v1/websocket; "
+    b"with INSPECTOR=true a page at / shows changes as they come.\n"
+)
+_FAILED: Final = b"The request met a bug of the server's; its log has the details.\n"
+
+NO_STORE: Final = (("cache-control", "no-store"),)
+"""Headers of what is true only now."""
+
+
+@attrs.frozen
+class Request:
+    """An HTTP request. Query and headers may hold tokens: its repr shows neither."""
+
+    method: str
+    path: str
+    query: str = attrs.field(default="", repr=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    """By name in lower case."""
 
 
 @attrs.frozen
@@ -36,6 +55,10 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+Endpoint: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
+"""Answers a GET or HEAD request for one path."""
+
+
 class Site:
     """Everything that can be asked for.
 
@@ -43,6 +66,7 @@ class Site:
         why_not_ready: says why clients would not get changes now; None if they would.
         metrics: writes them; None where they are not to be seen.
         metrics_type: their content type.
+        more: further endpoints, by path.
     """
 
     def __init__(
@@ -51,51 +75,40 @@ class Site:
         why_not_ready: Callable[[], str | None],
         metrics: Callable[[], bytes] | None,
         metrics_type: str,
+        more: Mapping[str, Endpoint] | None = None,
     ) -> None:
         self._why_not_ready = why_not_ready
-        self._metrics = metrics
-        self._metrics_type = metrics_type
-        self._pages: dict[str, Callable[[], Response]] = {
-            "/health": lambda: Response(HTTPStatus.OK, body=b"ok\n", headers=_NO_STORE),
+        self._endpoints: dict[str, Endpoint] = {
+            "/health": lambda _: Response(HTTPStatus.OK, body=b"ok\n", headers=NO_STORE),
             "/ready": self._readiness,
+            **(more or {}),
         }
         if metrics is not None:
-            self._pages["/metrics"] = self._exposition
-
-    def respond(self, method: str, target: str) -> Response:
-        """Answer a request for ``target``, a path with an optional query."""
-        path = target.partition("?")[0]
-        page = self._pages.get(path)
-        if page is None and path != "/" and path not in _asset_paths():
-            return Response(
-                HTTPStatus.NOT_FOUND,
-                body=b"Not found. WebSocket clients connect to /socket/websocket or "
-                b"/realtime/v1/websocket; / shows changes as they come.\n",
+            self._endpoints["/metrics"] = lambda _: Response(
+                HTTPStatus.OK, metrics_type, metrics(), NO_STORE
             )
-        if method not in ("GET", "HEAD"):
-            return Response(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("allow", "GET, HEAD"),))
-        return _asset(path[1:] or "index.html") if page is None else page()
 
-    def _readiness(self) -> Response:
+    def respond(self, request: Request) -> Response | Awaitable[Response]:
+        """Answer a request."""
+        endpoint = self._endpoints.get(request.path)
+        if endpoint is None:
+            return Response(HTTPStatus.NOT_FOUND, body=_NOT_FOUND)
+        if request.method not in ("GET", "HEAD"):
+            return Response(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("allow", "GET, HEAD"),))
+        return endpoint(request)
+
+    def _readiness(self, _: Request) -> Response:
         reason = self._why_not_ready()
         if reason is None:
-            return Response(HTTPStatus.OK, body=b"ready\n", headers=_NO_STORE)
+            return Response(HTTPStatus.OK, body=b"ready\n", headers=NO_STORE)
         body = f"not ready: {reason}\n".encode()
-        return Response(HTTPStatus.SERVICE_UNAVAILABLE, body=body, headers=_NO_STORE)
-
-    def _exposition(self) -> Response:
-        assert self._metrics is not None
-        return Response(HTTPStatus.OK, self._metrics_type, self._metrics(), _NO_STORE)
+        return Response(HTTPStatus.SERVICE_UNAVAILABLE, body=body, headers=NO_STORE)
 
 
-def _asset(name: str) -> Response:
-    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    body = (_ASSETS / name).read_bytes()
-    return Response(HTTPStatus.OK, f"{kind}; charset=utf-8", body, (("cache-control", "no-cache"),))
-
-
-def _asset_paths() -> set[str]:
-    return {f"/{asset.name}" for asset in _ASSETS.iterdir() if asset.is_file()}
+def _request_of(event: h11.Request) -> Request:
+    path, _, query = event.target.decode("latin-1").partition("?")
+    headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
+    return Request(event.method.decode("ascii"), path, query, headers)
 
 
 def _format(response: Response, *, with_body: bool) -> bytes:
@@ -115,7 +128,7 @@ class HttpProtocol(asyncio.Protocol):
     """Serves one request, then closes.
 
     Args:
-        respond: takes method and target.
+        respond: answers the request, at once or later.
         on_malformed: called when what came is no request.
         on_close: called when the connection is gone.
         max_head_bytes: of a request.
@@ -123,7 +136,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def __init__(
         self,
-        respond: Callable[[str, str], Response],
+        respond: Endpoint,
         *,
         on_malformed: Callable[[], None],
         on_close: Callable[[], None],
@@ -134,6 +147,7 @@ class HttpProtocol(asyncio.Protocol):
         self._on_malformed = on_malformed
         self._on_close = on_close
         self._answered = False
+        self._answering: asyncio.Task[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport
 
@@ -156,12 +170,34 @@ class HttpProtocol(asyncio.Protocol):
             # Without a body the request ends here; what is wrong with one does not matter.
             with contextlib.suppress(h11.RemoteProtocolError):
                 self._http.next_event()
-            method = event.method.decode("ascii")
-            self.send(self._respond(method, event.target.decode("latin-1")), method)
+            self._answer(_request_of(event))
+
+    def _answer(self, request: Request) -> None:
+        self._answered = True
+        answer = self._respond(request)
+        if isinstance(answer, Response):
+            self.send(answer, request.method)
+        else:
+            self._answering = asyncio.ensure_future(self._answer_later(answer, request))
+
+    async def _answer_later(self, answer: Awaitable[Response], request: Request) -> None:
+        try:
+            response = await answer
+        except Exception:
+            logger.exception("a request for %s cannot be answered", request.path)
+            response = Response(HTTPStatus.INTERNAL_SERVER_ERROR, body=_FAILED)
+        if not self._transport.is_closing():
+            self.send(response, request.method)
+
+    def eof_received(self) -> bool | None:
+        """Stay open for the answer, if it is on its way."""
+        return True if self._answering is not None and not self._answering.done() else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
+        if self._answering is not None:
+            self._answering.cancel()
         self._on_close()
 
     def send(self, response: Response, method: str = "GET") -> None:

@@ -24,6 +24,7 @@ from .connection import Connection
 from .endpoints import Site
 from .gate import TopicGate
 from .hub import Hub
+from .inspector import inspector_endpoints
 from .listener import Listener, bind
 from .metrics import CONTENT_TYPE, Metrics
 from .patience import wait_at_most
@@ -94,6 +95,7 @@ class RealtimeServer:
             why_not_ready=self._why_not_ready,
             metrics=self.metrics.render if config.expose_metrics else None,
             metrics_type=CONTENT_TYPE,
+            more=inspector_endpoints() if config.inspector else None,
         )
         self._listener = Listener(
             sock, self._serve, self._authorizer, site=site, config=config, metrics=self.metrics

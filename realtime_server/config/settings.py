@@ -182,6 +182,9 @@ class ServerConfig:
     # Operation
 
     expose_metrics: kinds.Flag = _variable(False, "serve `/metrics`", dev=True)
+    inspector: kinds.Flag = _variable(
+        False, "serve a page at `/` that shows changes as they come", dev=True
+    )
     ready_max_lag_mb: kinds.Megabytes = _variable(
         100, "how far the stream may be behind for `/ready` to say yes; 0: no bound"
     )

@@ -118,21 +118,18 @@ def test_decoding_loads_no_driver(installed: Environment) -> None:
 def test_the_page_is_there(installed: Environment) -> None:
     done = installed.python(
         """
-        from realtime_server.endpoints import Site
-        site = Site(why_not_ready=lambda: None, metrics=None, metrics_type="")
-        print(site.respond("GET", "/").body.decode())
+        from realtime_server.endpoints import Request
+        from realtime_server.inspector import inspector_endpoints
+        endpoints = inspector_endpoints()
+        print(*sorted(endpoints))
+        print(endpoints["/"](Request("GET", "/")).body.decode())
         """
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "<title>Realtime inspector</title>" in done.stdout
-    done = installed.python(
-        """
-        from importlib.resources import files
-        print(*sorted(asset.name for asset in (files("realtime_server") / "inspector").iterdir()))
-        """
-    )
-    source = Path(realtime_server.__file__).parent / "inspector"
-    assert done.stdout.split() == sorted(path.name for path in source.iterdir())
+    paths, page = done.stdout.split("\n", 1)
+    source = Path(realtime_server.__file__).parent / "inspector" / "page"
+    assert paths.split() == sorted(["/", *(f"/{path.name}" for path in source.iterdir())])
+    assert "<title>Realtime inspector</title>" in page
 
 
 @pytest.mark.parametrize("implementation", ["", "python"])

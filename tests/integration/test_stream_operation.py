@@ -8,10 +8,12 @@ import re
 
 import pytest
 
+from realtime_server.config import ServerConfig
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Server
 from tests.integration.conftest import Stage, fresh_database, open_stage
 from tests.server_helpers import DEADLINE, dev_config, open_client
+from tests.tokens import SECRET
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -55,6 +57,28 @@ async def test_without_a_database_it_is_healthy_and_not_ready() -> None:
 async def test_metrics_are_there_only_where_they_are_exposed() -> None:
     async with RealtimeServer(dev_config(NOWHERE, EXPOSE_METRICS="false")) as server:
         assert (await get(server.port, "/metrics"))[0] == 404
+        assert (await get(server.port, "/health"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("dev", "settings", "status"),
+    [
+        (False, {}, 404),
+        (False, {"INSPECTOR": "true"}, 200),
+        (True, {}, 200),
+        (True, {"INSPECTOR": "false"}, 404),
+    ],
+)
+async def test_the_page_is_there_in_development_and_where_it_is_asked_for(
+    dev: bool, settings: dict[str, str], status: int
+) -> None:
+    environ = {"DB_HOST": "127.0.0.1", "DB_PORT": "1", "PORT": "0", "JWT_SECRET": SECRET}
+    config = ServerConfig.from_env({**environ, **settings}, dev=dev)
+    async with RealtimeServer(config) as server:
+        for path in ("/", "/inspector.js"):
+            answer, body = await get(server.port, path)
+            assert answer == status
+            assert ("INSPECTOR=true" in body) == (status == 404)
         assert (await get(server.port, "/health"))[0] == 200
 
 

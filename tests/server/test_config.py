@@ -186,6 +186,7 @@ TABLE = {
     "OUTBOX_MAX_AGE": number(15_000, least=1),
     "SEND_BUFFER_BYTES": number(131_072, least=0, most=1 << 30),
     "EXPOSE_METRICS": flag(False),
+    "INSPECTOR": flag(False),
     "READY_MAX_LAG_MB": number(100, least=0),
     "LOG_LEVEL": Row(
         LogLevel.INFO,
@@ -323,14 +324,15 @@ def test_a_key_without_a_kty_is_named_and_not_shown(key: object) -> None:
 # Unset variables as a whole.
 
 
-def test_dev_changes_four_defaults_and_listens_on_loopback() -> None:
+def test_dev_changes_five_defaults_and_listens_on_loopback() -> None:
     assert ServerConfig.from_env({}, dev=True) == ServerConfig(
-        db_ssl=False, secure_channels=False, expose_metrics=True, loopback=True
+        db_ssl=False, secure_channels=False, expose_metrics=True, inspector=True, loopback=True
     )
 
 
 def test_the_environment_wins_over_the_dev_defaults() -> None:
-    config = ServerConfig.from_env({"DB_SSL": "true", "EXPOSE_METRICS": "false"}, dev=True)
+    environ = {"DB_SSL": "true", "EXPOSE_METRICS": "false", "INSPECTOR": "false"}
+    config = ServerConfig.from_env(environ, dev=True)
     assert config == ServerConfig(secure_channels=False, loopback=True)
 
 

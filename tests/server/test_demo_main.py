@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import psutil
 import psycopg
@@ -183,12 +184,15 @@ def test_a_second_demo_on_the_port_is_refused() -> None:
 
 
 @pytest.mark.integration
-def test_the_printed_python_client_sees_changes_and_the_psql_line_works() -> None:
+def test_the_page_the_python_client_and_the_psql_line_that_are_printed_work() -> None:
     with running() as demo:
         assert '"table":"users"' in first_change(demo.snippet("Python")).replace(" ", "")
         psql = demo.snippet("Change something yourself")
         output = subprocess.check_output(psql, shell=True, text=True, timeout=30)
         assert output == "INSERT 0 1\n"
+        [page] = re.findall(r"http://127\.0\.0\.1:\d+/", demo.said)
+        with urlopen(page, timeout=30) as answer:
+            assert b"<title>Realtime inspector</title>" in answer.read()
         demo.stop(signal.SIGTERM)
 
 

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Awaitable
 from http import HTTPStatus
-from importlib.resources import files
 
 import pytest
 
-from realtime_server.endpoints import HttpProtocol, Response, Site
+from realtime_server.endpoints import Endpoint, HttpProtocol, Request, Response, Site
 from tests.server_helpers import FakeTransport
 from tests.waiting import eventually
 
-PAGE = (files("realtime_server") / "inspector" / "index.html").read_bytes()
-HTML = "text/html; charset=utf-8"
-NO_CACHE = (("cache-control", "no-cache"),)
 NO_STORE = (("cache-control", "no-store"),)
 NOT_FOUND = (
     b"Not found. WebSocket clients connect to /socket/websocket or /realtime/v1/websocket; "
-    b"/ shows changes as they come.\n"
+    b"with INSPECTOR=true a page at / shows changes as they come.\n"
 )
+PAGE = Response(HTTPStatus.OK, body=b"a page\n")
 
 
 class Health:
@@ -27,25 +27,25 @@ class Health:
     def __init__(self) -> None:
         self.problem: str | None = None
 
-    def site(self, *, with_metrics: bool = True) -> Site:
+    def site(self, *, with_metrics: bool = True, root: Endpoint = lambda _: PAGE) -> Site:
         return Site(
             why_not_ready=lambda: self.problem,
             metrics=(lambda: b"up 1\n") if with_metrics else None,
             metrics_type="text/plain; version=0.0.4",
+            more={"/": root},
         )
 
 
-def respond(method: str, target: str) -> Response:
-    return Health().site(with_metrics=False).respond(method, target)
+def respond(method: str, path: str) -> Response | Awaitable[Response]:
+    return Health().site(with_metrics=False).respond(Request(method, path))
 
 
-@pytest.mark.parametrize("target", ["/", "/?vsn=1.0.0", "/index.html"])
-def test_the_root_is_the_page(target: str) -> None:
-    assert respond("GET", target) == Response(HTTPStatus.OK, HTML, PAGE, NO_CACHE)
+def test_more_endpoints_are_served_under_their_paths() -> None:
+    assert respond("GET", "/") == PAGE
 
 
 @pytest.mark.parametrize(
-    "target",
+    "path",
     [
         "",
         "*",
@@ -53,25 +53,26 @@ def test_the_root_is_the_page(target: str) -> None:
         "/socket/websocket",
         "/realtime/v1/websocket",
         "/../__init__.py",
-        "/..",
         "//",
-        "/index.html/",
-        "/%69ndex.html",
-        "/__pycache__",
         "http://example/",
         "/metrics",
         "/health/",
         "/Ready",
     ],
 )
-def test_everything_else_is_not_found(target: str) -> None:
-    assert respond("GET", target) == Response(HTTPStatus.NOT_FOUND, body=NOT_FOUND)
+def test_everything_else_is_not_found(path: str) -> None:
+    assert respond("GET", path) == Response(HTTPStatus.NOT_FOUND, body=NOT_FOUND)
+
+
+def test_without_more_endpoints_there_is_nothing_at_the_root() -> None:
+    site = Site(why_not_ready=lambda: None, metrics=None, metrics_type="")
+    assert site.respond(Request("GET", "/")) == Response(HTTPStatus.NOT_FOUND, body=NOT_FOUND)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
 @pytest.mark.parametrize("target", ["/", "/health", "/ready", "/metrics"])
 def test_all_of_it_can_only_be_read(method: str, target: str) -> None:
-    assert Health().site().respond(method, target) == Response(
+    assert Health().site().respond(Request(method, target)) == Response(
         HTTPStatus.METHOD_NOT_ALLOWED, headers=(("allow", "GET, HEAD"),)
     )
 
@@ -79,7 +80,7 @@ def test_all_of_it_can_only_be_read(method: str, target: str) -> None:
 def test_health_is_that_the_process_answers_whatever_the_database_does() -> None:
     health = Health()
     health.problem = "the database is down"
-    assert health.site().respond("GET", "/health") == Response(
+    assert health.site().respond(Request("GET", "/health")) == Response(
         HTTPStatus.OK, body=b"ok\n", headers=NO_STORE
     )
 
@@ -87,11 +88,11 @@ def test_health_is_that_the_process_answers_whatever_the_database_does() -> None
 def test_readiness_has_a_reason_when_it_is_not_there() -> None:
     health = Health()
     site = health.site()
-    assert site.respond("GET", "/ready?x=y") == Response(
+    assert site.respond(Request("GET", "/ready", "x=y")) == Response(
         HTTPStatus.OK, body=b"ready\n", headers=NO_STORE
     )
     health.problem = "the database is down"
-    assert site.respond("GET", "/ready") == Response(
+    assert site.respond(Request("GET", "/ready")) == Response(
         HTTPStatus.SERVICE_UNAVAILABLE,
         body=b"not ready: the database is down\n",
         headers=NO_STORE,
@@ -99,7 +100,7 @@ def test_readiness_has_a_reason_when_it_is_not_there() -> None:
 
 
 def test_metrics_are_shown_where_they_are_exposed() -> None:
-    assert Health().site().respond("GET", "/metrics") == Response(
+    assert Health().site().respond(Request("GET", "/metrics")) == Response(
         HTTPStatus.OK, "text/plain; version=0.0.4", b"up 1\n", NO_STORE
     )
 
@@ -107,12 +108,12 @@ def test_metrics_are_shown_where_they_are_exposed() -> None:
 class Exchange:
     """One connection: what the client sends, what it gets."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Endpoint = lambda _: PAGE) -> None:
         self.transport = FakeTransport()
         self.closings = 0
         self.malformed = 0
         self.protocol = HttpProtocol(
-            respond,
+            Health().site(with_metrics=False, root=root).respond,
             on_malformed=self._count_malformed,
             on_close=self._close,
             max_head_bytes=65536,
@@ -140,17 +141,15 @@ async def exchange() -> Exchange:
 
 def page(body: bytes) -> bytes:
     return (
-        b"HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\n"
-        + f"content-length: {len(PAGE)}\r\n".encode()
-        + b"connection: close\r\ncache-control: no-cache\r\n\r\n"
-        + body
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/plain; charset=utf-8\r\n"
+        b"content-length: 7\r\nconnection: close\r\n\r\n" + body
     )
 
 
 async def test_a_get_is_answered_with_the_whole_page_and_the_connection_closes(
     exchange: Exchange,
 ) -> None:
-    assert exchange.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n") == page(PAGE)
+    assert exchange.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n") == page(PAGE.body)
     assert exchange.transport.closed
     exchange.protocol.connection_lost(None)
     assert exchange.closings == 1
@@ -162,11 +161,11 @@ async def test_a_head_request_gets_the_head_alone(exchange: Exchange) -> None:
 
 async def test_a_request_in_pieces_is_put_together(exchange: Exchange) -> None:
     request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
-    assert exchange.send(*(request[i : i + 1] for i in range(len(request)))) == page(PAGE)
+    assert exchange.send(*(request[i : i + 1] for i in range(len(request)))) == page(PAGE.body)
 
 
 async def test_only_the_first_of_several_requests_is_answered(exchange: Exchange) -> None:
-    assert exchange.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 2) == page(PAGE)
+    assert exchange.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * 2) == page(PAGE.body)
 
 
 REFUSED = (
@@ -201,6 +200,75 @@ async def test_a_body_that_came_with_the_head_needs_no_lingering(exchange: Excha
     request = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
     assert exchange.send(request) == REFUSED
     assert exchange.transport.closed
+
+
+async def test_a_request_knows_its_path_its_query_and_its_headers() -> None:
+    requests: list[Request] = []
+
+    def remember(request: Request) -> Response:
+        requests.append(request)
+        return PAGE
+
+    exchange = Exchange(remember)
+    exchange.send(b"HEAD /?a=b?c HTTP/1.1\r\nHost: x\r\nX-Api-Key: secret\r\n\r\n")
+    headers = {"host": "x", "x-api-key": "secret"}
+    assert requests == [Request("HEAD", "/", "a=b?c", headers)]
+    assert "secret" not in repr(requests)
+
+
+GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+async def test_an_answer_may_take_its_time() -> None:
+    answered = asyncio.Event()
+
+    async def answer(_: Request) -> Response:
+        await answered.wait()
+        return PAGE
+
+    exchange = Exchange(answer)
+    assert exchange.send(GET, GET) == b""
+    # A client that closes its half waits for the answer, too.
+    assert exchange.protocol.eof_received()
+    answered.set()
+    await eventually(lambda: exchange.transport.closed)
+    assert exchange.transport.sent() == page(PAGE.body)
+    assert not exchange.protocol.eof_received()
+
+
+async def test_an_answer_that_nobody_waits_for_is_given_up() -> None:
+    given_up = asyncio.Event()
+
+    async def answer(_: Request) -> Response:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
+        return PAGE
+
+    exchange = Exchange(answer)
+    exchange.send(GET)
+    await asyncio.sleep(0)
+    exchange.protocol.connection_lost(None)
+    await asyncio.wait_for(given_up.wait(), 30)
+    assert exchange.transport.sent() == b""
+
+
+async def test_an_answer_that_fails_is_an_error_without_details(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(_: Request) -> Response:
+        raise RuntimeError("secret")
+
+    exchange = Exchange(fail)
+    with caplog.at_level(logging.ERROR):
+        exchange.send(GET)
+        await eventually(lambda: exchange.transport.closed)
+    sent = exchange.transport.sent()
+    assert sent.startswith(b"HTTP/1.1 500 ")
+    assert b"secret" not in sent
+    assert "a request for / cannot be answered" in caplog.text
 
 
 async def test_a_refusal_can_be_sent_before_there_is_a_request(exchange: Exchange) -> None:
