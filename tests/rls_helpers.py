@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from realtime_server.rls.connections import Dsn
+from realtime_server.catalog.connections import Dsn
 from realtime_server.rls.migrations import Migration, migrate
 from tests.fix_postgres import Database, Server, unique_name
 

@@ -18,13 +18,13 @@ from typing import Self, TypeAlias
 
 import attrs
 
+from ..catalog.tables import LiveColumn, Table, TableName, read_tables
 from .candidates import Candidate, Shown
 from .casts import Casts
 from .counters import Counters
 from .lanes import Lane, Lost
 from .losses import Loss, LossReason
 from .pages import Check, Page
-from .tables import LiveColumn, Table, TableName, read_tables
 from .viewers import Viewer
 from .visibility import Answer, Question, Row, Visibility
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import psycopg
 
-from .connections import Connections
+from ..catalog.connections import Connections
 from .payloads import Answers
 
 __all__ = ["Casts"]

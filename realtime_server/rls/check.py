@@ -9,8 +9,8 @@ from realtime_core import Finding
 from realtime_core.errors import SourceError
 from realtime_core.sources.failures import connection_failed
 
+from ..catalog.connections import connect
 from ..config import SETTING_NAMES
-from .connections import connect
 from .migrations import pending, why_not
 from .privileges import missing_privileges
 from .publication import read_publication

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..catalog.connections import connect
 from ..config import ServerConfig
-from .connections import connect
 from .migrations import migrate, pending
 from .privileges import missing_privileges
 

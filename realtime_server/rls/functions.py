@@ -12,7 +12,7 @@ from typing import Final
 
 from psycopg import sql
 
-from .tables import KeyColumn, LiveColumn
+from ..catalog.tables import KeyColumn, LiveColumn
 
 __all__ = ["LATER", "LOCKED", "TIMEOUT", "function"]
 

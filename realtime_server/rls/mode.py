@@ -21,18 +21,18 @@ from realtime_core.errors import SourceError
 from realtime_core.filters import EnumOrders
 
 from ..addresses import resolve_dsn
+from ..catalog.connections import Connections, connect
+from ..catalog.wishes import wishes_of
 from ..config import ServerConfig
 from ..errors import RefusedError
 from ..grants import Grant
 from ..hub import Hub
 from ..metrics import Metrics
-from ..phoenix.joins import ANY, Binding
-from ..phoenix.messages import CHANNEL_PREFIX
+from ..phoenix.joins import Binding
 from ..registrar import Registered
 from ..topics import Topic
 from .authorizer import RowAuthorizer
 from .candidates import Candidate, Shown
-from .connections import Connections, connect
 from .counters import Counters
 from .fan_out import FanOut
 from .losses import Loss
@@ -42,7 +42,6 @@ from .privileges import missing_privileges
 from .subscriptions import Registration, Registry
 from .viewers import Viewer
 from .visibility import Visibility
-from .wishes import Wish
 
 __all__ = ["RlsMode"]
 
@@ -192,8 +191,11 @@ class RlsMode:
                 await self._ready.wait()
         except TimeoutError:
             raise RefusedError("the database is not attached yet; join again in a moment") from None
-        wants = _wants_of_topic(topic) if bindings is None else _wants_of_bindings(bindings)
-        registration = await self._registry.register(wants, grant.claims)
+        if any(binding.leaves for binding in bindings or ()):
+            raise RefusedError(
+                "leaves cannot be used here: a row's former values may have been another's"
+            )
+        registration = await self._registry.register(wishes_of(topic, bindings), grant.claims)
         self._channels[registration.viewer] += 1
         return registration
 
@@ -216,36 +218,3 @@ class RlsMode:
         if not self._channels[viewer]:
             del self._channels[viewer]
             self._authorizer.forget(viewer)
-
-
-def _wants_of_topic(topic: Topic) -> list[tuple[Wish, ...]]:
-    if topic.filters:
-        return [tuple(Wish(item.schema, item.table, item.filter) for item in topic.filters)]
-    name = topic.name.removeprefix(CHANNEL_PREFIX)
-    if name == ANY:
-        return [(Wish(None, None),)]
-    if not name:
-        return []
-    if ":" not in name:
-        return [(Wish(name, None),)]
-    # A colon may belong to the schema's name or to the table's.
-    splits = (place for place, letter in enumerate(name) if letter == ":")
-    return [tuple(Wish(name[:place], name[place + 1 :]) for place in splits)]
-
-
-def _wants_of_bindings(bindings: tuple[Binding, ...]) -> list[tuple[Wish, ...]]:
-    wants: list[tuple[Wish, ...]] = []
-    for binding in bindings:
-        if binding.leaves:
-            raise RefusedError(
-                "leaves cannot be used here: a row's former values may have been another's"
-            )
-        wish = Wish(
-            None if binding.schema == ANY else binding.schema,
-            None if binding.table == ANY else binding.table,
-            binding.filter,
-            binding.event,
-            binding.select,
-        )
-        wants.append((wish,))
-    return wants

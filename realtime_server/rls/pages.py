@@ -9,10 +9,10 @@ from typing import Final, Protocol
 
 from realtime_core import UNCHANGED, Delete, Insert, RowChange, Update
 
+from ..catalog.tables import LiveColumn, Table
 from .candidates import Candidate, Shown
 from .counters import Counters
 from .payloads import Answers, ErrorView, View, unknown_values
-from .tables import LiveColumn, Table
 from .viewers import Viewer
 from .visibility import Answer, Failure, Question, Row
 

@@ -18,8 +18,8 @@ from typing import ClassVar, Final
 from realtime_core import UNCHANGED, Column, Delete, Insert, Record, RowChange, Update
 from realtime_core.oids import BUILTIN_TYPES
 
+from ..catalog.tables import CustomType, LiveColumn, Table
 from ..json_values import Renderer, renderer
-from .tables import CustomType, LiveColumn, Table
 
 __all__ = ["Answers", "ErrorView", "Event", "View", "event_of", "unknown_values"]
 

@@ -42,7 +42,7 @@ from realtime_core import (
 from realtime_core.errors import DecodeError, SlotInUseError, SourceError
 from realtime_core.wal2json import Wal2JsonDecoder
 
-from .connections import Connections, Dsn
+from ..catalog.connections import Connections, Dsn
 from .publication import OWN_SCHEMA, Publication, read_publication
 from .slot import SlotSession
 

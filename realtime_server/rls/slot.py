@@ -30,7 +30,7 @@ from realtime_core.errors import (
 from realtime_core.sources import catalog
 from realtime_core.sources.catalog import SlotStatus
 
-from .connections import connect
+from ..catalog.connections import connect
 
 __all__ = ["SlotSession"]
 

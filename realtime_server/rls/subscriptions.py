@@ -25,13 +25,14 @@ from psycopg_pool import PoolTimeout
 
 from realtime_core.sources.catalog import enum_orders
 
+from ..catalog.connections import Connections
+from ..catalog.tables import read_tables
+from ..catalog.wishes import Wish
 from ..errors import RefusedError, UnavailableError
 from ..patience import wait_at_most
-from .connections import Connections
 from .publication import OWN_SCHEMA, read_publication
-from .tables import read_tables
+from .rows import SubscriptionRow, row_of
 from .viewers import Viewer
-from .wishes import SubscriptionRow, Wish, row_of
 
 __all__ = ["Registration", "Registry"]
 

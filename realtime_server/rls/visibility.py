@@ -33,9 +33,9 @@ import attrs
 import psycopg
 from psycopg import AsyncConnection
 
-from .connections import Connections, Dsn
+from ..catalog.connections import Connections, Dsn
+from ..catalog.tables import LiveColumn, Table
 from .functions import LATER, LOCKED, TIMEOUT, function
-from .tables import LiveColumn, Table
 from .viewers import Viewer
 
 __all__ = ["Answer", "Failure", "Question", "Row", "Visibility"]

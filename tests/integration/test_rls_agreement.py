@@ -23,9 +23,9 @@ from realtime_core.sources.catalog import enum_orders
 from realtime_core.wal2json import Wal2JsonDecoder
 from realtime_server.rls.authorizer import RowAuthorizer
 from realtime_server.rls.candidates import Candidate
+from realtime_server.rls.rows import condition as condition_of
 from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.visibility import Visibility
-from realtime_server.rls.wishes import condition as condition_of
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import at, migrated, roles

@@ -18,8 +18,8 @@ from psycopg.conninfo import make_conninfo
 
 from realtime_core import GapReason, Insert
 from realtime_core.errors import SlotInUseError
+from realtime_server.catalog.connections import Connections
 from realtime_server.rls import poller
-from realtime_server.rls.connections import Connections
 from realtime_server.rls.poller import Batch, Poller
 from realtime_server.rls.slot import SlotSession
 from tests.fix_postgres import Database, Server, unique_name

@@ -14,11 +14,11 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
 from realtime_core.filters import parse_filter
+from realtime_server.catalog.connections import Connections
+from realtime_server.catalog.wishes import Wish
 from realtime_server.errors import RefusedError
 from realtime_server.rls import subscriptions
-from realtime_server.rls.connections import Connections
 from realtime_server.rls.subscriptions import Registration, Registry
-from realtime_server.rls.wishes import Wish
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import at, migrated, roles

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from psycopg import AsyncConnection
 
-from realtime_server.rls.tables import Table, read_tables
+from realtime_server.catalog.tables import Table, read_tables
 from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.visibility import Answer, Failure, Question, Row, Visibility
 from tests.fix_postgres import Database, Server

@@ -7,11 +7,15 @@ decided by how the table is when the row goes out, so this is read anew for ever
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import Any, Final
 
 import attrs
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
+
+from realtime_core import Column, Relation, ReplicaIdentity
+from realtime_core.oids import BUILTIN_TYPES
 
 __all__ = ["CustomType", "KeyColumn", "LiveColumn", "Table", "TableName", "read_tables"]
 
@@ -85,6 +89,26 @@ class Table:
         """Return the columns that go out to a role."""
         allowed = self.selectable.get(role, frozenset()) & (self.published or frozenset())
         return tuple(column for column in self.columns if column.name in allowed)
+
+    @cached_property
+    def relation(self) -> Relation:
+        """The table as a row's change would describe it."""
+        columns = []
+        for column in self.columns:
+            custom = self.types.get(column.type_oid)
+            oid = column.type_oid if custom is None else custom.oid
+            built_in = BUILTIN_TYPES.get(oid)
+            columns.append(
+                Column(
+                    column.name,
+                    column.type_oid,
+                    built_in or column.type_name,
+                    column.type_schema if built_in is None else "pg_catalog",
+                    -1,
+                    column.name in self.key_names,
+                )
+            )
+        return Relation(self.oid, self.schema, self.name, ReplicaIdentity.DEFAULT, tuple(columns))
 
 
 # As JSON, which is one value a table; OIDs are numbers there.

@@ -1,4 +1,4 @@
-"""Wishes: what somebody wants to listen to, and the row that says it.
+"""Rows: what ``realtime.subscription`` says of a wish.
 
 A row of ``realtime.subscription`` can say less than a filter can: it has the conditions that
 all have to hold and that it has an operator for. What is left out makes it wider, never
@@ -7,12 +7,11 @@ narrower; the server itself goes by the whole filter.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 import attrs
 
-from realtime_core import Column, FilterError, Relation, ReplicaIdentity
 from realtime_core.filters import (
     And,
     Comparison,
@@ -24,12 +23,12 @@ from realtime_core.filters import (
     Side,
 )
 from realtime_core.filters.nodes import references
-from realtime_core.oids import BUILTIN_TYPES
 
+from ..catalog.tables import Table
+from ..catalog.wishes import Wish, check_columns, check_table
 from ..errors import RefusedError
-from .tables import Table
 
-__all__ = ["SubscriptionRow", "Wish", "condition", "row_of"]
+__all__ = ["SubscriptionRow", "condition", "row_of"]
 
 # What a row can say, of all that the language can; the rest is left out, which widens it.
 _EXPRESSIBLE: Final = {
@@ -41,30 +40,6 @@ _EXPRESSIBLE: Final = {
     Operator.GTE: "gte",
     Operator.IN: "in",
 }
-
-
-@attrs.frozen
-class Wish:
-    """What somebody wants to listen to."""
-
-    schema: str | None
-    """None for all of them."""
-    table: str | None
-    """None for all of them."""
-    filter: Filter | None = None
-    action: str = "*"
-    """``INSERT``, ``UPDATE``, ``DELETE``, or ``*`` for all."""
-    select: frozenset[str] | None = None
-    """The columns to show; None for all."""
-
-    def __str__(self) -> str:
-        """Return the tables, without what is asked of them."""
-        return f"{self.schema or '*'}.{self.table or '*'}"
-
-    @property
-    def selected(self) -> tuple[str, ...] | None:
-        """The same as a row has it."""
-        return None if self.select is None else tuple(sorted(self.select))
 
 
 @attrs.frozen
@@ -83,54 +58,19 @@ def row_of(wish: Wish, table: Table | None, role: str, enums: EnumOrders) -> Sub
     Raises:
         RefusedError: if it cannot be, saying why.
     """
-    name = f"{wish.schema}.{wish.table}"
-    if table is None:
-        raise RefusedError(f"there is no table {name}")
-    if table.published is None:
-        raise RefusedError(f"table {name} is not published; add it to the publication")
+    table = check_table(wish, table)
     columns = {column.name for column in table.visible(role)}
     if not columns:
-        raise RefusedError(f"role {role!r} may not SELECT from {name}")
+        raise RefusedError(f"role {role!r} may not SELECT from {wish}")
+    check_columns(wish, table, columns, enums)
     filters: list[tuple[str, str, str]] = []
     if wish.filter is not None:
-        _check_columns("filter", wish.filter.columns, columns)
-        try:
-            wish.filter.compile(_relation(table), enums=enums)
-        except FilterError as exc:
-            raise RefusedError(f"cannot filter by {exc.text!r}: {exc}") from exc
         if any(each.side is Side.OLD for each in _references(wish.filter)):
             raise RefusedError(
                 "old. cannot be used here: a row's former values may have been another's"
             )
         filters = [item for node in _conjuncts(wish.filter.root) if (item := condition(node))]
-    _check_columns("select", wish.select or (), columns)
     return SubscriptionRow(table.oid, tuple(filters), wish.action, wish.selected)
-
-
-def _check_columns(use: str, wanted: Collection[str], allowed: Collection[str]) -> None:
-    # What is not there and what may not be seen are answered alike.
-    for column in sorted(set(wanted) - set(allowed)):
-        raise RefusedError(f"invalid column for {use} {column}")
-
-
-def _relation(table: Table) -> Relation:
-    """Return the table as a row's change would describe it."""
-    columns = []
-    for column in table.columns:
-        custom = table.types.get(column.type_oid)
-        oid = column.type_oid if custom is None else custom.oid
-        built_in = BUILTIN_TYPES.get(oid)
-        columns.append(
-            Column(
-                column.name,
-                column.type_oid,
-                built_in or column.type_name,
-                column.type_schema if built_in is None else "pg_catalog",
-                -1,
-                column.name in table.key_names,
-            )
-        )
-    return Relation(table.oid, table.schema, table.name, ReplicaIdentity.DEFAULT, tuple(columns))
 
 
 def _conjuncts(node: Node | None) -> Iterator[Node]:

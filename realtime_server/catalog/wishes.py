@@ -1,0 +1,119 @@
+"""Wishes: what a join asks for, held against the tables that there are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import attrs
+
+from realtime_core import FilterError
+from realtime_core.filters import EnumOrders, Filter
+
+from ..errors import RefusedError
+from ..phoenix.joins import ANY, Binding
+from ..phoenix.messages import CHANNEL_PREFIX
+from ..topics import Topic
+from .tables import Table
+
+__all__ = ["Wish", "check_columns", "check_table", "wishes_of"]
+
+
+@attrs.frozen
+class Wish:
+    """What somebody wants to listen to."""
+
+    schema: str | None
+    """None for all of them."""
+    table: str | None
+    """None for all of them."""
+    filter: Filter | None = None
+    action: str = "*"
+    """``INSERT``, ``UPDATE``, ``DELETE``, or ``*`` for all."""
+    select: frozenset[str] | None = None
+    """The columns to show; None for all."""
+
+    def __str__(self) -> str:
+        """Return the tables, without what is asked of them."""
+        return f"{self.schema or '*'}.{self.table or '*'}"
+
+    @property
+    def selected(self) -> tuple[str, ...] | None:
+        """The columns to show, as a row of ``realtime.subscription`` has them."""
+        return None if self.select is None else tuple(sorted(self.select))
+
+
+def wishes_of(topic: Topic, bindings: tuple[Binding, ...] | None) -> list[tuple[Wish, ...]]:
+    """Return what a join asks for, each in all the ways in which it can be read.
+
+    One of the ways has to be possible.
+
+    Args:
+        topic: that is joined.
+        bindings: of a join with ``config``; None: the topic itself says what is wanted.
+    """
+    return _of_topic(topic) if bindings is None else [(_of_binding(one),) for one in bindings]
+
+
+def _of_topic(topic: Topic) -> list[tuple[Wish, ...]]:
+    if topic.filters:
+        return [tuple(Wish(item.schema, item.table, item.filter) for item in topic.filters)]
+    name = topic.name.removeprefix(CHANNEL_PREFIX)
+    if name == ANY:
+        return [(Wish(None, None),)]
+    if not name:
+        return []
+    if ":" not in name:
+        return [(Wish(name, None),)]
+    # A colon may belong to the schema's name or to the table's.
+    splits = (place for place, letter in enumerate(name) if letter == ":")
+    return [tuple(Wish(name[:place], name[place + 1 :]) for place in splits)]
+
+
+def _of_binding(binding: Binding) -> Wish:
+    return Wish(
+        None if binding.schema == ANY else binding.schema,
+        None if binding.table == ANY else binding.table,
+        binding.filter,
+        binding.event,
+        binding.select,
+    )
+
+
+def check_table(wish: Wish, table: Table | None) -> Table:
+    """Return the table that a wish is for.
+
+    Raises:
+        RefusedError: if there is none whose changes come.
+    """
+    if table is None:
+        raise RefusedError(f"there is no table {wish}")
+    if table.published is None:
+        raise RefusedError(f"table {wish} is not published; add it to the publication")
+    return table
+
+
+def check_columns(wish: Wish, table: Table, columns: Collection[str], enums: EnumOrders) -> None:
+    """Look at what a wish says of a table's columns.
+
+    Args:
+        wish: for this table.
+        table: its table.
+        columns: that may be looked at.
+        enums: the declared orders of enum types, by schema and name.
+
+    Raises:
+        RefusedError: if it does not fit them.
+    """
+    if wish.filter is not None:
+        _check_names("filter", wish.filter.columns, columns)
+        try:
+            wish.filter.compile(table.relation, enums=enums)
+        except FilterError as exc:
+            raise RefusedError(f"cannot filter by {exc.text!r}: {exc}") from exc
+    _check_names("select", wish.select or (), columns)
+
+
+def _check_names(use: str, wanted: Collection[str], allowed: Collection[str]) -> None:
+    # What is not there and what may not be seen are answered alike.
+    for column in sorted(set(wanted) - set(allowed)):
+        raise RefusedError(f"invalid column for {use} {column}")
