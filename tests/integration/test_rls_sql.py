@@ -560,6 +560,60 @@ def test_bytea_gets_its_prefix_back(script: Script) -> None:
     assert row[2] == [subscription]
 
 
+def test_a_value_of_a_reg_type_is_its_text_whatever_the_search_path(script: Script) -> None:
+    script.execute("create table links (id int primary key, target regclass, targets regclass[])")
+    script.execute("alter table links enable row level security")
+    script.execute("create policy all_of_it on links using (true)")
+    script.as_role("grant select on links to {}", script.reader)
+    script.execute("insert into links values (1, 'notes', '{notes}')")
+    everybody = script.subscribe("links")
+    # As a session prints them that has the table's schema in its search path.
+    columns = [("id", "integer", 1), ("target", "regclass", "notes")]
+    message = wal(script.connection, "I", "links", [*columns, ("targets", "regclass[]", "{notes}")])
+    [row] = script.apply(message)
+    assert row[0]["record"] == {"id": 1, "target": "notes", "targets": "{notes}"}
+    assert (row[2], row[3]) == ([everybody], [])
+
+
+def test_a_filter_on_a_value_that_cannot_be_read_passes_nothing(script: Script) -> None:
+    script.execute("create table links (id int primary key, target regclass)")
+    script.as_role("grant select on links to {}", script.reader)
+    filtered = script.subscribe("links", [("target", "eq", "public.notes")])
+    everybody = script.subscribe("links")
+    columns = [("id", "integer", 1), ("target", "regclass", "notes")]
+    [row] = script.apply(wal(script.connection, "I", "links", columns))
+    assert row[2] == [everybody]
+    columns = [("id", "integer", 1), ("target", "regclass", "public.notes")]
+    [row] = script.apply(wal(script.connection, "I", "links", columns))
+    assert row[2] == [filtered, everybody]
+
+
+def test_nobody_sees_a_row_whose_key_cannot_be_read(script: Script) -> None:
+    script.execute("create table links (id regclass primary key)")
+    script.execute("alter table links enable row level security")
+    script.execute("create policy all_of_it on links using (true)")
+    script.as_role("grant select on links to {}", script.reader)
+    script.execute("insert into links values ('notes')")
+    subscription = script.subscribe("links")
+    message = wal(script.connection, "I", "links", [("id", "regclass", "notes")])
+    assert script.apply(message)[0][2] == []
+    message = wal(script.connection, "I", "links", [("id", "regclass", "public.notes")])
+    assert script.apply(message)[0][2] == [subscription]
+
+
+def test_a_value_that_its_type_allows_no_more_is_shown_as_text(script: Script) -> None:
+    script.execute("create domain small as int check (value < 10)")
+    script.execute("create table sizes (id int primary key, size small)")
+    script.as_role("grant select on sizes to {}", script.reader)
+    filtered = script.subscribe("sizes", [("size", "lt", "9")])
+    everybody = script.subscribe("sizes")
+    columns = [("id", "integer", 1), ("size", "small", 70)]
+    [row] = script.apply(wal(script.connection, "I", "sizes", columns))
+    assert row[0]["record"] == {"id": 1, "size": "70"}
+    assert row[2] == [everybody]
+    assert filtered not in row[2]
+
+
 def test_columns_that_the_role_may_not_select_are_left_out(script: Script) -> None:
     script.as_role("revoke select on notes from {}", script.reader)
     script.as_role("grant select (id, body) on notes to {}", script.reader)
