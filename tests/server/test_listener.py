@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import uvloop
+from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidMessage
@@ -23,7 +26,8 @@ from realtime_server.endpoints import Site
 from realtime_server.errors import RefusedError
 from realtime_server.listener import Listener, _Discreet, bind
 from realtime_server.phoenix.serializers import Serializer
-from tests.server_helpers import FakeTransport, make_metrics, open_config
+from tests.server_helpers import DEADLINE, FakeTransport, make_metrics, open_config
+from tests.waiting import eventually
 
 SITE = Site(why_not_ready=lambda: None, metrics=None, metrics_type="text/plain")
 
@@ -202,6 +206,52 @@ def test_a_port_that_may_not_be_had_is_named_with_the_reason(
     monkeypatch.setattr(socket, "create_server", refuse)
     with pytest.raises(ServerError, match="cannot listen on port 80: Permission denied; set PORT"):
         bind(80, loopback=True)
+
+
+# Accepting.
+
+
+@pytest.mark.parametrize("loopback", [True, False])
+@pytest.mark.parametrize(
+    "make_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+def test_what_is_written_to_a_client_does_not_wait_for_what_it_has_not_acknowledged(
+    make_loop: Callable[[], asyncio.AbstractEventLoop], loopback: bool
+) -> None:
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        assert runner.run(_delays(loopback)) == {"plain": [False], "WebSocket": [False]}
+
+
+async def _delays(loopback: bool) -> dict[str, list[bool]]:
+    """Return which of the accepted connections leave TCP to delay what they write."""
+    sock = bind(0, loopback=loopback)
+    url = f"ws://127.0.0.1:{sock.getsockname()[1]}/socket/websocket"
+
+    async def handle(connection: ServerConnection, *_: object) -> None:
+        await connection.wait_closed()
+
+    listener = Listener(
+        sock, handle, AllowAll(), site=SITE, config=open_config(), metrics=make_metrics()
+    )
+    await listener.start()
+    door, found = listener._door, {}
+    async with asyncio.timeout(DEADLINE):
+        # It is plain until it has sent something.
+        _, plain = await asyncio.open_connection("127.0.0.1", sock.getsockname()[1])
+        await eventually(lambda: len(door._inside) == 1)
+        found["plain"] = [_is_delayed(one) for one in door._inside]
+        plain.transport.abort()
+        await eventually(lambda: not door._inside)
+        async with connect(url):
+            found["WebSocket"] = [_is_delayed(one) for one in door._inside]
+        await listener.close()
+    return found
+
+
+def _is_delayed(transport: asyncio.Transport) -> bool:
+    """Say whether Nagle's algorithm is in force."""
+    sock = transport.get_extra_info("socket")
+    return not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # What websockets logs.
