@@ -5,7 +5,7 @@
 Everything is real and on this machine: an embedded PostgreSQL (or the one that BENCH_DSN
 names), the server in a process of its own, a writer in another, and raw clients here, which
 parse no JSON. Latency is the time from the ``commit_timestamp`` of a row's payload to its
-arrival, on one clock.
+arrival, on one clock, while the clients send heartbeats as real ones do.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _COMMITTED = re.compile(rb'"commit_timestamp":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.
 
 # (clients, rows, rows a transaction)
 THROUGHPUT = [(1, 100_000, 100), (1, 20_000, 1), (100, 5_000, 100), (100, 2_000, 1)]
-# (clients, rows a second, seconds)
-LATENCY = [(1, 100, 15), (1, 1000, 15), (100, 100, 15), (100, 200, 15)]
+# (clients, rows a second, seconds, seconds between a client's heartbeats)
+LATENCY = [(1, 100, 15, 0.05), (1, 1000, 15, 0.05), (100, 100, 15, 5.0), (100, 200, 15, 5.0)]
 
 WRITER = """
 import sys, time, psycopg
@@ -80,12 +80,20 @@ def database() -> Iterator[str]:
 
 
 async def run(
-    dsn: str, client_type: type[RawClient], clients: int, rows: int, batch: int, rate: float
+    dsn: str,
+    client_type: type[RawClient],
+    clients: int,
+    rows: int,
+    batch: int,
+    rate: float,
+    heartbeat: float | None = None,
 ) -> tuple[list[RawClient], float, float]:
     """Write ``rows`` while ``clients`` listen; return them, the time, the server's CPU time."""
     with ServerProcess(dsn, PUBLICATIONS='["bench"]') as server:
         server.wait_until_streaming()
-        listeners = [await client_type.join(server.port, TOPIC) for _ in range(clients)]
+        listeners = []
+        for _ in range(clients):
+            listeners.append(await client_type.join(server.port, TOPIC, heartbeat=heartbeat))
         cpu = server.cpu_time()
         start = time.perf_counter()
         writer = subprocess.Popen(  # noqa: ASYNC220 (starts at once, waited for at the end)
@@ -113,15 +121,18 @@ async def throughput(dsn: str, clients: int, rows: int, batch: int) -> dict[str,
     }
 
 
-async def latency(dsn: str, clients: int, rate: int, seconds: int) -> dict[str, Any]:
+async def latency(
+    dsn: str, clients: int, rate: int, seconds: int, heartbeat: float
+) -> dict[str, Any]:
     rows = rate * seconds
-    listeners, _, cpu = await run(dsn, TimedClient, clients, rows, 1, rate)
+    listeners, _, cpu = await run(dsn, TimedClient, clients, rows, 1, rate, heartbeat)
     samples = [
         value for one in listeners if isinstance(one, TimedClient) for value in one.latencies
     ]
     return {
         "clients": clients,
         "rows_per_second": rate,
+        "heartbeats": sum(one.heartbeats for one in listeners),
         "samples": len(samples),
         "p50_ms": round(percentile(samples, 0.50) * 1000, 2),
         "p99_ms": round(percentile(samples, 0.99) * 1000, 2),

@@ -7,7 +7,8 @@ PostgreSQL, the servers and the load client are processes of their own on this m
 server's own write path is compared, in turns within one run, with the same server writing by
 `websockets.broadcast` and by `await send()` in a loop, and with a loop in C that writes the
 same frames to the same number of sockets. "In step" means that the next transaction is
-written when the last one has arrived everywhere, so each is a wake-up of its own.
+written when the last one has arrived everywhere, so each is a wake-up of its own. Where the time
+from commit to receipt is measured, clients send heartbeats, as real ones do.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ WORDS = (
 )
 FRAME_BYTES = 750
 ROUNDS = 5
+HEARTBEAT = 25_000
+"""Milliseconds between two of a client's, as stock clients have it."""
 INSERT = "insert into {} (data) select {} from generate_series(1, %s::int) g"
 WRITER = """
 import sys, time, psycopg
@@ -134,7 +137,13 @@ class Lane:
 
 @contextlib.asynccontextmanager
 async def lanes(
-    bench: Bench, clients: int, *names: str, deflate: int = 0, data: str = DATA, **settings: str
+    bench: Bench,
+    clients: int,
+    *names: str,
+    deflate: int = 0,
+    heartbeat: int = 0,
+    data: str = DATA,
+    **settings: str,
 ) -> AsyncIterator[list[Lane]]:
     async with contextlib.AsyncExitStack() as stack:
         found = []
@@ -149,7 +158,8 @@ async def lanes(
                 table = TABLES[name]
                 server = stack.enter_context(bench.server(name, **settings))
                 topic = f"realtime:public:{table}"
-                client = await bench.client(server.port, clients, topic, deflate=deflate)
+                options = {"deflate": deflate, "heartbeat": heartbeat}
+                client = await bench.client(server.port, clients, topic, **options)
                 pid = server.process.pid
 
                 async def send(rows: int, statement: str = INSERT.format(table, data)) -> None:
@@ -253,7 +263,7 @@ async def latency(bench: Bench) -> list[Row]:
     """From commit to receipt, at a given rate."""
     rows = []
     for clients, rate in ((1000, 20), (5000, 5)):
-        async with lanes(bench, clients, OURS, BROADCAST) as found:
+        async with lanes(bench, clients, OURS, BROADCAST, heartbeat=HEARTBEAT) as found:
             for lane in found * 2:
                 rows.append(await timed(bench, lane, TABLES[lane.name], rate, seconds=4))
     return rows
@@ -274,6 +284,7 @@ async def timed(
         "transactions_per_second": rate,
         "rows": rows,
         **_milliseconds(report["latency_us"]),
+        "heartbeats": report["heartbeat_us"]["n"],
         "cpu_us_per_frame": round(cpu / report["frames"] * 1e6, 2),
     }
 
@@ -355,7 +366,8 @@ async def fairness(bench: Bench) -> list[Row]:
     for stalled in (0, stuck) * 2:
         with bench.server(OURS, OUTBOX_MAX_BYTES=str(bound)) as server:
             topic = f"realtime:public:{TABLES[OURS]}"
-            async with await bench.client(server.port, clients, topic, stalled=stalled) as client:
+            options = {"stalled": stalled, "heartbeat": HEARTBEAT}
+            async with await bench.client(server.port, clients, topic, **options) as client:
                 lane = Lane(OURS, server.process.pid, client, clients, None)
                 before = server.peak_memory()
                 row = await timed(bench, lane, TABLES[OURS], 20, seconds=6, rows=10)
@@ -382,7 +394,7 @@ async def heartbeats(bench: Bench) -> list[Row]:
     ):
         with bench.server(OURS) as server:
             topic = f"realtime:public:{TABLES[OURS]}"
-            async with await bench.client(server.port, clients, topic, heartbeat=20) as client:
+            async with await bench.client(server.port, clients, topic, probe=20) as client:
                 await asyncio.sleep(0.5)
                 await client.report()
                 await client.expect(transactions * count)
@@ -395,7 +407,7 @@ async def heartbeats(bench: Bench) -> list[Row]:
                 "transactions": transactions,
                 "rows": count,
                 "frames_per_second": round(report["frames"] / report["seconds"]),
-                **_milliseconds(report["heartbeat_us"]),
+                **_milliseconds(report["probe_us"]),
             }
         )
     return rows

@@ -2,10 +2,11 @@
 
     python -m benchmarks.hostile
 
-Twenty honest clients get a row now and then; in the hostile rounds `tests/hostile.py` is at
-the server besides: a thousand half-open connections, slow handshakes, floods of joins,
-heartbeats, pings and fragments, giant frames, garbage. The ratio of the two latencies is the
-figure; the attackers need a processor, too, so it is an upper bound on what is the server's.
+Twenty honest clients get a row now and then, and send their heartbeats; in the hostile rounds
+`tests/hostile.py` is at the server besides: a thousand half-open connections, slow handshakes,
+floods of joins, heartbeats, pings and fragments, giant frames, garbage. The ratio of the two
+latencies is the figure; the attackers need a processor, too, so it is an upper bound on what is
+the server's.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ CLIENTS = 20
 RATE = 50
 SECONDS = 10
 ROUNDS = 3
+HEARTBEAT = 1.0
+"""Seconds between two of a client's."""
 
 
 async def latencies(dsn: str, server: ServerProcess) -> tuple[list[float], float]:
@@ -39,7 +42,9 @@ async def latencies(dsn: str, server: ServerProcess) -> tuple[list[float], float
     cpu = server.cpu_time()
     rows = RATE * SECONDS
     # New ones each time: they answer no pings, and would be taken for dead after a while.
-    listeners = [await TimedClient.join(server.port, TOPIC) for _ in range(CLIENTS)]
+    listeners = [
+        await TimedClient.join(server.port, TOPIC, heartbeat=HEARTBEAT) for _ in range(CLIENTS)
+    ]
     writer = subprocess.Popen(  # noqa: ASYNC220 (starts at once, waited for at the end)
         [sys.executable, "-c", WRITER, dsn, str(rows), "1", str(RATE)]
     )
@@ -99,6 +104,7 @@ async def main() -> None:
         "environment": {**environment("websockets", "orjson"), "postgresql": version},
         "clients": CLIENTS,
         "rows_per_second": RATE,
+        "heartbeat_seconds": HEARTBEAT,
         "rounds": ROUNDS,
         "seconds_a_round": SECONDS,
         "attempts": attempts,

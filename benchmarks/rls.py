@@ -15,7 +15,8 @@ Ratios are those of one run; each figure is the best of several rounds, since th
 be shared.
 
 Then a real server in a process of its own: the time from the commit to a client, at two poll
-intervals; and what another role's policy that sleeps does to it.
+intervals; and what another role's policy that sleeps does to it. The client sends heartbeats
+meanwhile, as real ones do.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ from tests.tokens import SECRET, make_token
 
 ROWS: Final = 100_000
 BATCH: Final = 100
+HEARTBEAT: Final = 0.05
+"""Seconds between two of a client's."""
 BINDIR: Final = Path("/usr/lib/postgresql/17/bin")
 
 PLAIN = "owner = (current_setting('request.jwt.claims')::jsonb ->> 'sub')::uuid"
@@ -368,6 +371,7 @@ async def latency(dsn: str, interval: int) -> dict[str, Any]:
                 taken.append(await _arrival(client, connection))
     return {
         "poll_interval_ms": interval,
+        "heartbeat_ms": round(HEARTBEAT * 1000),
         "p50_ms": round(percentile(taken, 0.5) * 1000, 1),
         "p99_ms": round(percentile(taken, 0.99) * 1000, 1),
     }
@@ -403,6 +407,18 @@ async def isolation(dsn: str) -> dict[str, Any]:
 class TimedClient(PhoenixClient):
     port: int
 
+    async def receive(self) -> Any:
+        """Return what comes next besides the replies to heartbeats."""
+        while (frame := await super().receive())["topic"] == "phoenix":
+            pass
+        return frame
+
+    async def beat(self) -> None:
+        """Send heartbeats."""
+        while True:
+            await self.send("phoenix", "heartbeat", {})
+            await asyncio.sleep(HEARTBEAT)
+
 
 @contextlib.asynccontextmanager
 async def serving(dsn: str, **settings: str) -> AsyncIterator[TimedClient]:
@@ -422,7 +438,11 @@ async def serving(dsn: str, **settings: str) -> AsyncIterator[TimedClient]:
             client.port = server.port
             await client.send("realtime:public:docs", "phx_join", {"user_token": token})
             assert (await client.receive())["payload"]["status"] == "ok"
-            yield client
+            beating = asyncio.create_task(client.beat())
+            try:
+                yield client
+            finally:
+                beating.cancel()
 
 
 async def _arrival(client: TimedClient, connection: psycopg.Connection[Any]) -> float:

@@ -13,6 +13,7 @@ from typing import Self
 
 __all__ = ["RawClient"]
 
+_HEARTBEAT = b'{"topic":"phoenix","event":"heartbeat","ref":"1","payload":{}}'
 _ROW_ID = re.compile(rb'"record":\{"id":"(\d+)"')
 _HANDSHAKE = (
     b"GET /socket/websocket HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n"
@@ -31,6 +32,8 @@ class RawClient(asyncio.Protocol):
         """Of the rows received, in order."""
         self.received = 0
         """Bytes."""
+        self.heartbeats = 0
+        """Sent so far. Their replies are no rows."""
         self.lost = asyncio.get_running_loop().create_future()
         """Done when the connection is gone."""
         self.joined = asyncio.get_running_loop().create_future()
@@ -38,8 +41,22 @@ class RawClient(asyncio.Protocol):
         self._transport: asyncio.Transport
 
     @classmethod
-    async def join(cls, port: int, topic: str, *, receive_buffer: int | None = None) -> Self:
-        """Connect, join, and wait for the reply."""
+    async def join(
+        cls,
+        port: int,
+        topic: str,
+        *,
+        receive_buffer: int | None = None,
+        heartbeat: float | None = None,
+    ) -> Self:
+        """Connect, join, and wait for the reply.
+
+        Args:
+            port: of the server on this machine.
+            topic: to join.
+            receive_buffer: bytes that the system holds for it.
+            heartbeat: seconds between heartbeats, which every real client sends; None: never.
+        """
         sock = socket.socket()
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -50,7 +67,16 @@ class RawClient(asyncio.Protocol):
         message = {"topic": topic, "event": "phx_join", "ref": "1", "payload": {}}
         client._transport.write(_HANDSHAKE + _masked(json.dumps(message).encode()))
         await client.joined
+        if heartbeat is not None:
+            client._beat(heartbeat)
         return client
+
+    def _beat(self, interval: float) -> None:
+        if self._transport.is_closing():
+            return
+        self._transport.write(_masked(_HEARTBEAT))
+        self.heartbeats += 1
+        asyncio.get_running_loop().call_later(interval, self._beat, interval)
 
     def stop_reading(self) -> None:
         self._transport.pause_reading()

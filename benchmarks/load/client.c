@@ -16,8 +16,9 @@
  *
  * Options: stalled=K: the first K connections stop reading once they have joined; idle=1: do not
  * join; deflate=1: offer permessage-deflate (compressed changes are counted, not looked into);
- * heartbeat=MS: a further connection sends a heartbeat that often and notes the time until its
- * reply. */
+ * heartbeat=MS: each connection that reads sends a heartbeat that often, as real clients do, their
+ * turns spread over the interval (not with deflate); probe=MS: a further connection, which joins
+ * nothing, does. The times until the replies are noted by themselves. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -38,8 +39,9 @@
 enum { ROOM = 4 << 20, IN_FLIGHT = 64, AWAKE_US = 300 };
 
 typedef struct {
-    int fd, joined, upgraded, stalled, heartbeats;
+    int fd, joined, upgraded, stalled, probes;
     long changes, expected, id;
+    double heartbeat_sent;
     size_t kept_size;
     char *kept;
 } Connection;
@@ -50,12 +52,12 @@ typedef struct {
 } Samples;
 
 static char *room;
-static int epoll_fd, count, stalled, idle, deflate, heartbeat_ms, port;
+static int epoll_fd, count, stalled, idle, deflate, heartbeat_ms, probe_ms, port;
 static long open_now, joined_now, missing;
 static long frames, compressed, bytes, disorder, closed_early;
 static const char *topic;
-static Samples latencies, heartbeats;
-static double expect_since, first_at, last_at, heartbeat_sent;
+static Samples latencies, heartbeats, probes;
+static double expect_since, first_at, last_at;
 static Connection *connections;
 
 static void die(const char *what) {
@@ -143,7 +145,7 @@ static void became_ready(Connection *connection) {
 static void upgraded(Connection *connection) {
     char text[2048], name[1024];
     connection->upgraded = 1;
-    if (idle || connection->heartbeats) {
+    if (idle || connection->probes) {
         became_ready(connection);
         return;
     }
@@ -168,7 +170,7 @@ static double commit_time(const char *data, size_t size) {
 
 static void message(Connection *connection, const char *data, size_t size, int is_compressed,
                     double read_at) {
-    static const char record[] = "\"record\":{\"id\":\"";
+    static const char record[] = "\"record\":{\"id\":\"", phoenix[] = "\"topic\":\"phoenix\"";
     static const double day = 86400e6;
     if (!connection->joined) {
         if (!is_compressed && !memmem(data, size, "\"status\":\"ok\"", 13)) {
@@ -178,9 +180,12 @@ static void message(Connection *connection, const char *data, size_t size, int i
         became_ready(connection);
         return;
     }
-    if (connection->heartbeats) {
-        note(&heartbeats, now(CLOCK_MONOTONIC) - heartbeat_sent);
-        heartbeat_sent = 0;
+    /* The one reply that has no other topic; what it is in stands at its beginning. */
+    if (connection->heartbeat_sent && !is_compressed &&
+        memmem(data, size < 200 ? size : 200, phoenix, sizeof phoenix - 1)) {
+        note(connection->probes ? &probes : &heartbeats,
+             now(CLOCK_MONOTONIC) - connection->heartbeat_sent);
+        connection->heartbeat_sent = 0;
         return;
     }
     if (is_compressed) {
@@ -211,6 +216,7 @@ static void lost(Connection *connection) {
         fprintf(stderr, "closed before it had joined\n");
         exit(1);
     }
+    connection->fd = -1;
     closed_early++;
 }
 
@@ -284,6 +290,7 @@ static void report(void) {
            frames, compressed, bytes, disorder, closed_early, (last_at - first_at) / 1e6, cpu);
     print_samples("latency", &latencies);
     print_samples("heartbeat", &heartbeats);
+    print_samples("probe", &probes);
     printf("}\n");
     fflush(stdout);
     frames = compressed = bytes = disorder = 0;
@@ -315,12 +322,36 @@ static int command(void) {
     return 1;
 }
 
-static void beat(Connection *connection, int timer) {
-    uint64_t expirations;
-    if (read(timer, &expirations, sizeof expirations) < 0 || heartbeat_sent) return;
-    heartbeat_sent = now(CLOCK_MONOTONIC);
+static void beat(Connection *connection) {
+    /* One that has not been answered yet is waited for. */
+    if (connection->heartbeat_sent || connection->fd < 0 || connection->stalled) return;
+    connection->heartbeat_sent = now(CLOCK_MONOTONIC);
     send_text(connection,
               "{\"topic\":\"phoenix\",\"event\":\"heartbeat\",\"ref\":\"1\",\"payload\":{}}");
+}
+
+/* The next of all connections has its turn whenever the timer fires. */
+static void all_beat(int timer) {
+    static int next;
+    uint64_t expirations;
+    if (read(timer, &expirations, sizeof expirations) < 0) return;
+    while (expirations--) beat(&connections[next++ % count]);
+}
+
+static void probe(int timer) {
+    uint64_t expirations;
+    if (read(timer, &expirations, sizeof expirations) > 0) beat(&connections[count]);
+}
+
+/* Start a timer that fires so often; what it points to is how it is known. */
+static void start_timer(int *timer, double milliseconds) {
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = timer};
+    struct timespec each = {(time_t)(milliseconds / 1e3),
+                            (long)(milliseconds * 1e6) % 1000000000L};
+    struct itimerspec period = {each, each};
+    *timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
+    if (*timer < 0 || timerfd_settime(*timer, 0, &period, NULL)) die("timer");
+    epoll_ctl(epoll_fd, EPOLL_CTL_ADD, *timer, &event);
 }
 
 static int option(const char *argument, const char *name, int *value) {
@@ -341,17 +372,22 @@ int main(int argc, char **argv) {
     for (int each = 4; each < argc; each++)
         if (!option(argv[each], "stalled", &stalled) && !option(argv[each], "idle", &idle) &&
             !option(argv[each], "deflate", &deflate) &&
-            !option(argv[each], "heartbeat", &heartbeat_ms)) {
+            !option(argv[each], "heartbeat", &heartbeat_ms) &&
+            !option(argv[each], "probe", &probe_ms)) {
             fprintf(stderr, "unknown option %s\n", argv[each]);
             return 2;
         }
-    int all = count + (heartbeat_ms > 0), opened = 0, timer = -1;
+    if (heartbeat_ms && deflate) {
+        fprintf(stderr, "a deflated reply looks like a deflated change: no heartbeat with deflate\n");
+        return 2;
+    }
+    int all = count + (probe_ms > 0), opened = 0, heartbeat_timer = -1, probe_timer = -1;
     room = malloc(ROOM);
     connections = calloc((size_t)all, sizeof *connections);
     epoll_fd = epoll_create1(0);
     if (!room || !connections || epoll_fd < 0) die("start");
     for (int each = 0; each < stalled; each++) connections[each].stalled = 1;
-    if (heartbeat_ms) connections[count].heartbeats = 1;
+    if (probe_ms) connections[count].probes = 1;
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = &epoll_fd}, events[1024];
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, 0, &event);
 
@@ -362,14 +398,8 @@ int main(int argc, char **argv) {
             said = 1;
             printf("joined\n");
             fflush(stdout);
-            if (heartbeat_ms) {
-                struct itimerspec period = {{heartbeat_ms / 1000, heartbeat_ms % 1000 * 1000000L},
-                                            {heartbeat_ms / 1000, heartbeat_ms % 1000 * 1000000L}};
-                timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
-                timerfd_settime(timer, 0, &period, NULL);
-                event.data.ptr = &timer;
-                epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer, &event);
-            }
+            if (heartbeat_ms) start_timer(&heartbeat_timer, (double)heartbeat_ms / count);
+            if (probe_ms) start_timer(&probe_timer, probe_ms);
         }
         int awake = now(CLOCK_MONOTONIC) - last_at < AWAKE_US;
         int ready = epoll_wait(epoll_fd, events, 1024, awake ? 0 : -1);
@@ -377,8 +407,10 @@ int main(int argc, char **argv) {
             void *what = events[each].data.ptr;
             if (what == &epoll_fd) {
                 if (!command()) return 0;
-            } else if (what == &timer) {
-                beat(&connections[count], timer);
+            } else if (what == &heartbeat_timer) {
+                all_beat(heartbeat_timer);
+            } else if (what == &probe_timer) {
+                probe(probe_timer);
             } else {
                 readable(what);
             }
