@@ -152,7 +152,6 @@ def test_the_program_that_makes_rows(titled: Callable[[str, str], Path], tmp_pat
     endless = tmp_path / "captures" / "1.bin"
     endless.parent.mkdir()
     os.mkfifo(endless)
-    with running(program, str(endless.parent), str(tmp_path)) as process:
-        # Opened when the program opens it.
-        with endless.open("wb"):
-            assert interrupt(process) == (1, "interrupted\n")
+    # Opened when the program opens it.
+    with running(program, str(endless.parent), str(tmp_path)) as process, endless.open("wb"):
+        assert interrupt(process) == (1, "interrupted\n")
