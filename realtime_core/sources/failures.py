@@ -16,23 +16,23 @@ from ..errors import AuthenticationError, ConnectionLostError, PrivilegeError, S
 __all__ = ["connection_failed"]
 
 # Permanent until somebody acts; everything else that keeps us out may pass. In braces are
-# libpq's parameters.
+# libpq's parameters, some with a value.
 _REFUSALS: Final = (
     ("password authentication failed", "check {user} and {password}"),
     ("no password supplied", "give one as {password}, in PGPASSWORD or a passfile"),
     ("pg_hba.conf", "allow this user, host and database (and replication) in pg_hba.conf"),
     ("must be superuser or replication role", "run ALTER ROLE … REPLICATION"),
     ("permission denied to start WAL sender", "run ALTER ROLE … REPLICATION"),
-    ("server does not support SSL", "turn on ssl in postgresql.conf, or use {sslmode}=disable"),
+    ("server does not support SSL", "turn on ssl in postgresql.conf, or use {sslmode=disable}"),
     ("certificate verify failed", "give the authority that signed it as {sslrootcert}"),
     ("root certificate file", "give the authority that signed its certificate as {sslrootcert}"),
-    ("does not match host name", "use a name that is in its certificate, or {sslmode}=verify-ca"),
+    ("does not match host name", "use a name that is in its certificate, or {sslmode=verify-ca}"),
     ("does not exist", "create it, or choose another {user} or {dbname}"),
 )
 
 
 class _Names(dict[str, str]):
-    """libpq's parameters under the names that they have elsewhere, or their own."""
+    """libpq's parameters, and values of them, as they are called elsewhere, or by libpq."""
 
     def __missing__(self, name: str) -> str:
         return name
@@ -44,7 +44,8 @@ def connection_failed(exc: Error, names: Mapping[str, str] | None = None) -> Sou
     Args:
         exc: what connecting has raised.
         names: what the application calls libpq's parameters, as in
-            ``{"sslmode": "DB_SSL_MODE"}``; those that are missing keep their names.
+            ``{"user": "DB_USER", "sslmode=disable": "DB_SSL=false"}``; those that are missing
+            keep their names.
     """
     text = " ".join(str(exc).split())
     called = _Names(names or {})

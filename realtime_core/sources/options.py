@@ -85,8 +85,9 @@ class StreamOptions(TypedDict, total=False):
     random: Random | None
     """Source of jitter and of generated slots' names."""
     setting_names: Mapping[str, str] | None
-    """What the application calls libpq's parameters, as in ``{"sslmode": "DB_SSL_MODE"}``: errors
-    that say what to change name those."""
+    """What the application calls libpq's parameters, and values of them, as in
+    ``{"user": "DB_USER", "sslmode=disable": "DB_SSL=false"}``: errors that say what to change
+    name those."""
 
 
 @attrs.frozen(kw_only=True)

@@ -106,14 +106,24 @@ class IpVersion(enum.Enum):
 
 
 class DatabaseTls(enum.Enum):
-    """libpq's ``sslmode``."""
+    """How the connection to the database is protected."""
 
-    DISABLE = "disable"
-    ALLOW = "allow"
-    PREFER = "prefer"
-    REQUIRE = "require"
+    ON = "true"
+    """Encrypted; the certificate is not checked."""
+    OFF = "false"
     VERIFY_CA = "verify-ca"
+    """Encrypted, with a certificate that a known authority has signed."""
     VERIFY_FULL = "verify-full"
+    """The same, and the certificate is for the host that is connected to."""
+
+    @property
+    def sslmode(self) -> str:
+        """What libpq calls it."""
+        return {DatabaseTls.ON: "require", DatabaseTls.OFF: "disable"}.get(self, self.value)
+
+    @property
+    def is_checked(self) -> bool:
+        return self in (DatabaseTls.VERIFY_CA, DatabaseTls.VERIFY_FULL)
 
 
 class LogLevel(enum.Enum):
@@ -183,6 +193,16 @@ def _text(text: str) -> str:
 def _protection(text: str) -> bool:
     # As the original reads it: what is misspelt protects.
     return text.strip().lower() != "false"
+
+
+def _database_tls(text: str) -> DatabaseTls:
+    wanted = text.strip().lower()
+    known = {one.value: one for one in DatabaseTls}
+    # Whoever wants a check must not go without one for a misspelling.
+    if "verif" in wanted and wanted not in known:
+        raise ValueError("use true, false, verify-ca or verify-full")
+    # As the original reads it: anything but "false" protects.
+    return known.get(wanted, DatabaseTls.ON)
 
 
 def _flag(text: str) -> bool:
@@ -313,7 +333,13 @@ RecordBytes = Annotated[int, _whole_number(1, unit="bytes")]
 Megabytes = Annotated[int, _whole_number(0, unit="MB (10⁶ bytes)")]
 Mode = Annotated[ReplicationMode, _choice(ReplicationMode)]
 IpFamily = Annotated[IpVersion, _choice(IpVersion, any_case=True)]
-Tls = Annotated[DatabaseTls | None, _choice(DatabaseTls)]
+Tls = Annotated[
+    DatabaseTls,
+    Kind(
+        _database_tls,
+        "`true`, `false`, `verify-ca`, `verify-full`; anything else is `true`",
+    ),
+]
 Level = Annotated[LogLevel, _choice(LogLevel, any_case=True)]
 Loop = Annotated[EventLoop, _choice(EventLoop)]
 LogStyle = Annotated[LogFormat, _choice(LogFormat, any_case=True)]

@@ -28,10 +28,11 @@ SETTING_NAMES: Final = {
     "dbname": "DB_NAME",
     "user": "DB_USER",
     "password": "DB_PASSWORD",
-    "sslmode": "DB_SSL_MODE",
+    "sslmode=disable": "DB_SSL=false",
+    "sslmode=verify-ca": "DB_SSL=verify-ca",
     "sslrootcert": "DB_SSL_ROOT_CERT",
 }
-"""What libpq's parameters are called here."""
+"""What libpq's parameters, and values of them, are called here."""
 
 _T = TypeVar("_T")
 
@@ -102,16 +103,16 @@ class ServerConfig:
     db_name: kinds.Text = _variable("postgres", "")
     db_user: kinds.Text = _variable("postgres", "needs the attribute `REPLICATION`")
     db_password: kinds.Text = _variable("postgres", "", secret=True)
-    db_ssl: kinds.Protection = _variable(
-        True, "encrypt, without checking the certificate", dev=False
-    )
-    db_ssl_mode: kinds.Tls = _variable(
-        None,
-        "libpq's `sslmode`, instead of what `DB_SSL` says; only `verify-ca` and `verify-full` "
-        "check the certificate",
+    db_ssl: kinds.Tls = _variable(
+        DatabaseTls.ON,
+        "encrypt: `true` takes any certificate, `verify-ca` one that a known authority has "
+        "signed, `verify-full` such a one for the host in `DB_HOST`",
+        dev=DatabaseTls.OFF,
     )
     db_ssl_root_cert: kinds.RootCertificate = _variable(
-        None, "the authorities that may have signed it; unset: libpq's `~/.postgresql/root.crt`"
+        None,
+        "the authorities that `verify-ca` and `verify-full` know; unset: those in libpq's "
+        "`~/.postgresql/root.crt`",
     )
     db_ip_version: kinds.IpFamily = _variable(
         IpVersion.IPV4, "which of the addresses is used when `DB_HOST` is a name"
@@ -247,9 +248,8 @@ class ServerConfig:
         Args:
             hosts: each as ``DB_HOST`` has it, and its address, None to have libpq look it up.
         """
-        tls = self.db_ssl_mode or (DatabaseTls.REQUIRE if self.db_ssl else DatabaseTls.DISABLE)
         root = self.db_ssl_root_cert
-        if root is None and tls not in _CHECKED:
+        if root is None and not self.db_ssl.is_checked:
             # libpq's "require" checks certificates where it finds a root.crt in the home.
             root = "/nonexistent/root.crt"
         addresses = [address or "" for _, address in hosts]
@@ -260,8 +260,8 @@ class ServerConfig:
             dbname=self.db_name,
             user=self.db_user,
             password=self.db_password,
-            sslmode=tls.value,
-            sslrootcert=None if tls is DatabaseTls.DISABLE else root,
+            sslmode=self.db_ssl.sslmode,
+            sslrootcert=None if self.db_ssl is DatabaseTls.OFF else root,
             application_name="realtime_server",
         )
 
@@ -325,17 +325,17 @@ class ServerConfig:
                 "JWT_SECRET is missing: SECURE_CHANNELS=true (the default) needs it or JWT_JWKS; "
                 "set SECURE_CHANNELS=false where every client may see every change",
             )
-        if self.db_ssl_root_cert is not None and self.db_ssl_mode not in _CHECKED:
+        if self.db_ssl_root_cert is not None and not self.db_ssl.is_checked:
             yield (
-                ("db_ssl_root_cert", "db_ssl_mode"),
+                ("db_ssl_root_cert", "db_ssl"),
                 "DB_SSL_ROOT_CERT is set, but nothing is checked against it; set "
-                "DB_SSL_MODE=verify-full, or unset DB_SSL_ROOT_CERT",
+                "DB_SSL=verify-full, or unset DB_SSL_ROOT_CERT",
             )
-        if self.db_ssl_root_cert == "system" and self.db_ssl_mode is DatabaseTls.VERIFY_CA:
+        if self.db_ssl_root_cert == "system" and self.db_ssl is DatabaseTls.VERIFY_CA:
             yield (
-                ("db_ssl_root_cert", "db_ssl_mode"),
+                ("db_ssl_root_cert", "db_ssl"),
                 "DB_SSL_ROOT_CERT=system needs the host's name checked, too; set "
-                "DB_SSL_MODE=verify-full",
+                "DB_SSL=verify-full",
             )
         if self.db_reconnect_backoff_min > self.db_reconnect_backoff_max:
             yield (
@@ -343,9 +343,6 @@ class ServerConfig:
                 f"DB_RECONNECT_BACKOFF_MIN is {self.db_reconnect_backoff_min}, above "
                 f"DB_RECONNECT_BACKOFF_MAX, {self.db_reconnect_backoff_max}; swap them",
             )
-
-
-_CHECKED: Final = (DatabaseTls.VERIFY_CA, DatabaseTls.VERIFY_FULL)
 
 
 def _dev_defaults(cls: type[ServerConfig]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""TLS to the database: DB_SSL as the original has it, DB_SSL_MODE and DB_SSL_ROOT_CERT."""
+"""TLS to the database: DB_SSL as the original has it, and with a check; DB_SSL_ROOT_CERT."""
 
 from __future__ import annotations
 
@@ -69,10 +69,8 @@ def root(authority: Authority, tmp_path: Path) -> str:
     [
         ({"DB_SSL": "true"}, True),
         ({"DB_SSL": "false"}, False),
-        ({"DB_SSL": "true", "DB_SSL_MODE": "disable"}, False),
-        ({"DB_SSL_MODE": "prefer"}, True),
-        ({"DB_SSL_MODE": "verify-ca", "DB_SSL_ROOT_CERT": "<root>"}, True),
-        ({"DB_SSL_MODE": "verify-full", "DB_SSL_ROOT_CERT": "<root>"}, True),
+        ({"DB_SSL": "verify-ca", "DB_SSL_ROOT_CERT": "<root>"}, True),
+        ({"DB_SSL": "verify-full", "DB_SSL_ROOT_CERT": "<root>"}, True),
     ],
 )
 async def test_the_stream_is_encrypted_as_asked(
@@ -84,19 +82,15 @@ async def test_the_stream_is_encrypted_as_asked(
         await eventually(lambda: database.execute(HOW) == [(encrypted,)])
 
 
-@pytest.mark.parametrize("settings", [{"DB_SSL": "true"}, {"DB_SSL_MODE": "require"}])
 async def test_without_a_check_any_certificate_will_do_even_where_libpq_would_look(
-    database: Database,
-    settings: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = tmp_path / "other.crt"
     other.write_bytes(Authority("other").certificate)
     monkeypatch.setenv("PGSSLROOTCERT", str(other))
     with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
         psycopg.connect(database.dsn, sslmode="require")
-    async with RealtimeServer(dev_config(database.dsn, DB_HOST="localhost", **settings)):
+    async with RealtimeServer(dev_config(database.dsn, DB_HOST="localhost", DB_SSL="true")):
         await eventually(lambda: database.execute(HOW) == [(True,)])
 
 
@@ -115,7 +109,7 @@ async def test_a_certificate_of_another_authority_is_refused_and_said(
 ) -> None:
     other = tmp_path / "other.crt"
     other.write_bytes(Authority("other").certificate)
-    settings = {"DB_SSL_MODE": "verify-ca", "DB_SSL_ROOT_CERT": str(other), **mode}
+    settings = {"DB_SSL": "verify-ca", "DB_SSL_ROOT_CERT": str(other), **mode}
     async with RealtimeServer(dev_config(database.dsn, DB_HOST="localhost", **settings)):
         await eventually(lambda: "certificate verify failed" in caplog.text)
         await eventually(lambda: "that signed it as DB_SSL_ROOT_CERT" in caplog.text)
@@ -126,8 +120,16 @@ async def test_a_certificate_of_another_authority_is_refused_and_said(
 async def test_a_certificate_for_another_name_is_refused_and_said(
     database: Database, root: str, caplog: pytest.LogCaptureFixture, mode: dict[str, str]
 ) -> None:
-    settings = {"DB_SSL_MODE": "verify-full", "DB_SSL_ROOT_CERT": root, **mode}
+    settings = {"DB_SSL": "verify-full", "DB_SSL_ROOT_CERT": root, **mode}
     async with RealtimeServer(dev_config(database.dsn, DB_HOST="127.0.0.1", **settings)):
         await eventually(lambda: 'does not match host name "127.0.0.1"' in caplog.text)
-        await eventually(lambda: "in its certificate, or DB_SSL_MODE=verify-ca" in caplog.text)
+        await eventually(lambda: "in its certificate, or DB_SSL=verify-ca" in caplog.text)
         assert database.execute(HOW) == []
+
+
+@both_modes
+async def test_where_the_server_has_no_tls_the_remedy_is_the_variable_that_the_texts_name(
+    pg18: Server, caplog: pytest.LogCaptureFixture, mode: dict[str, str]
+) -> None:
+    async with RealtimeServer(dev_config(pg18.dsn, DB_SSL="true", **mode)):
+        await eventually(lambda: "ssl in postgresql.conf, or use DB_SSL=false" in caplog.text)

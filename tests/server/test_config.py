@@ -124,13 +124,12 @@ TABLE = {
     "DB_NAME": free_text("postgres"),
     "DB_USER": free_text("postgres"),
     "DB_PASSWORD": free_text("postgres"),
-    "DB_SSL": Row(True, "false", False),
-    "DB_SSL_MODE": Row(
-        None,
-        "verify-full",
+    "DB_SSL": Row(
+        DatabaseTls.ON,
+        "Verify-Full",
         DatabaseTls.VERIFY_FULL,
-        ("true", "VERIFY-FULL", "verify"),
-        "use disable, allow, prefer, require, verify-ca or verify-full",
+        ("verify_full", "verify", "verified"),
+        "use true, false, verify-ca or verify-full",
     ),
     "DB_SSL_ROOT_CERT": Row(
         None,
@@ -139,7 +138,7 @@ TABLE = {
         ("/nonexistent/root.crt", "/"),
         "no file can be read there; name a file of PEM certificates, or use system for the "
         "operating system's",
-        {"DB_SSL_MODE": "verify-ca"},
+        {"DB_SSL": "verify-ca"},
     ),
     "DB_IP_VERSION": Row(IpVersion.IPV4, "ipV6", IpVersion.IPV6, ("6", "any"), IP_VERSIONS),
     "DB_RECONNECT_BACKOFF_MIN": number(100, least=1),
@@ -287,16 +286,16 @@ def test_bytes_that_are_not_utf_8_are_named(name: str) -> None:
 def test_whatever_is_not_false_protects(text: str) -> None:
     environ = {"DB_SSL": text, "SECURE_CHANNELS": text, "JWT_SECRET": "secret"}
     config = ServerConfig.from_env(environ)
-    assert (config.db_ssl, config.secure_channels) == (True, True)
+    assert (config.db_ssl, config.secure_channels) == (DatabaseTls.ON, True)
 
 
-@pytest.mark.parametrize("name", ["DB_SSL", "TEMPORARY_SLOT"])
 @pytest.mark.parametrize(
     ("text", "value"), [("false", False), (" FALSE ", False), ("True", True), (" TRUE", True)]
 )
-def test_true_and_false_are_so_in_any_case(name: str, text: str, value: bool) -> None:
-    config = ServerConfig.from_env({name: text, **OPEN})
-    assert getattr(config, name.lower()) is value
+def test_true_and_false_are_so_in_any_case(text: str, value: bool) -> None:
+    config = ServerConfig.from_env({"DB_SSL": text, "TEMPORARY_SLOT": text, **OPEN})
+    assert config.temporary_slot is value
+    assert config.db_ssl is (DatabaseTls.ON if value else DatabaseTls.OFF)
 
 
 @pytest.mark.parametrize("name", ["", "a\0b", "\ud800", 1, None])
@@ -326,7 +325,11 @@ def test_a_key_without_a_kty_is_named_and_not_shown(key: object) -> None:
 
 def test_dev_changes_five_defaults_and_listens_on_loopback() -> None:
     assert ServerConfig.from_env({}, dev=True) == ServerConfig(
-        db_ssl=False, secure_channels=False, expose_metrics=True, inspector=True, loopback=True
+        db_ssl=DatabaseTls.OFF,
+        secure_channels=False,
+        expose_metrics=True,
+        inspector=True,
+        loopback=True,
     )
 
 
@@ -457,17 +460,17 @@ def test_either_key_will_do(name: str) -> None:
     assert ServerConfig.from_env({name: TABLE[name].text}).secure_channels
 
 
-@pytest.mark.parametrize("mode", ["", "require", "disable"])
-def test_a_root_certificate_that_nothing_is_checked_against(mode: str) -> None:
-    assert problems(DB_SSL_ROOT_CERT="system", DB_SSL_MODE=mode) == (
-        "DB_SSL_ROOT_CERT is set, but nothing is checked against it; set DB_SSL_MODE=verify-full, "
+@pytest.mark.parametrize("text", ["", "true", "false"])
+def test_a_root_certificate_that_nothing_is_checked_against(text: str) -> None:
+    assert problems(DB_SSL_ROOT_CERT="system", DB_SSL=text) == (
+        "DB_SSL_ROOT_CERT is set, but nothing is checked against it; set DB_SSL=verify-full, "
         "or unset DB_SSL_ROOT_CERT",
     )
 
 
 def test_the_systems_certificates_need_the_name_checked() -> None:
-    assert problems(DB_SSL_ROOT_CERT="system", DB_SSL_MODE="verify-ca") == (
-        "DB_SSL_ROOT_CERT=system needs the host's name checked, too; set DB_SSL_MODE=verify-full",
+    assert problems(DB_SSL_ROOT_CERT="system", DB_SSL="verify-ca") == (
+        "DB_SSL_ROOT_CERT=system needs the host's name checked, too; set DB_SSL=verify-full",
     )
 
 
@@ -494,12 +497,12 @@ def test_bad_values_and_contradictions_are_reported_at_once() -> None:
 
 def test_a_bad_value_makes_no_second_problem() -> None:
     found = problems(
-        DB_SSL_MODE="x",
+        DB_SSL="verify-x",
         DB_SSL_ROOT_CERT="system",
         DB_RECONNECT_BACKOFF_MIN="x",
         DB_RECONNECT_BACKOFF_MAX="5",
     )
-    assert [problem.split()[0] for problem in found] == ["DB_SSL_MODE", "DB_RECONNECT_BACKOFF_MIN"]
+    assert [problem.split()[0] for problem in found] == ["DB_SSL", "DB_RECONNECT_BACKOFF_MIN"]
 
 
 # What works, and is probably not what was meant.
@@ -587,14 +590,12 @@ def test_the_dsn_holds_any_password_and_asks_for_tls_without_a_certificate_check
     ("environ", "mode", "root"),
     [
         ({"DB_SSL": "false"}, "disable", None),
-        ({"DB_SSL": "false", "DB_SSL_MODE": "require"}, "require", "/nonexistent/root.crt"),
-        ({"DB_SSL_MODE": "disable"}, "disable", None),
-        ({"DB_SSL_MODE": "prefer"}, "prefer", "/nonexistent/root.crt"),
-        ({"DB_SSL_MODE": "verify-ca"}, "verify-ca", None),
-        ({"DB_SSL_MODE": "verify-full", "DB_SSL_ROOT_CERT": "system"}, "verify-full", "system"),
+        ({"DB_SSL": "true"}, "require", "/nonexistent/root.crt"),
+        ({"DB_SSL": "verify-ca"}, "verify-ca", None),
+        ({"DB_SSL": "verify-full", "DB_SSL_ROOT_CERT": "system"}, "verify-full", "system"),
     ],
 )
-def test_the_mode_wins_over_the_flag_and_only_two_modes_check(
+def test_only_two_ways_check_the_certificate(
     environ: dict[str, str], mode: str, root: str | None
 ) -> None:
     dsn = conninfo_to_dict(ServerConfig.from_env({**OPEN, **environ}).dsn)
@@ -626,7 +627,8 @@ def test_a_variable_knows_all_that_the_documentation_says() -> None:
         section="The database",
         default="true",
         dev="false",
-        form="`true`, `false`; anything but `false` is true",
-        meaning="encrypt, without checking the certificate",
+        form="`true`, `false`, `verify-ca`, `verify-full`; anything else is `true`",
+        meaning="encrypt: `true` takes any certificate, `verify-ca` one that a known authority has "
+        "signed, `verify-full` such a one for the host in `DB_HOST`",
         secret=False,
     )

@@ -70,7 +70,8 @@ def test_a_refused_connection_says_why_and_what_to_do(
     ("text", "remedy"),
     [
         ("password authentication failed", "check DB_USER and DB_PASSWORD"),
-        ("server does not support SSL", "or use sslmode=disable"),
+        ("server does not support SSL", "or use DB_TLS=off"),
+        ("does not match host name", "in its certificate, or sslmode=verify-ca"),
         ("certificate verify failed", "as DB_ROOT"),
         ("connection refused", "reachable at DB_HOST and port"),
         ("{user} does not exist", "({user} does not exist); create it, or choose another DB_USER"),
@@ -80,6 +81,7 @@ def test_what_to_change_is_named_as_the_application_does(text: str, remedy: str)
     names = {
         "user": "DB_USER",
         "password": "DB_PASSWORD",
+        "sslmode=disable": "DB_TLS=off",
         "sslrootcert": "DB_ROOT",
         "host": "DB_HOST",
     }
