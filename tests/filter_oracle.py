@@ -91,7 +91,10 @@ INTERVALS = [
     *("0", "1 day", "24:00:00", "30 days", "1 mon", "1 year", "12 mons", "360 days", "-1 day"),
     *("1 day -00:00:01", "-1 mons +3 days", "@ 1 hour ago", "P1Y2M3DT4H5M6S", "PT0.5S", "1.5 days"),
     *("178000000 years", "-178000000 years", "00:00:00.000001", "2 weeks", "1-2", "3 4:05:06"),
-    *("90", "1.25 months", "1.3 years", "100 us", "7 ms"),
+    *("90", "1.25 months", "1.3 years", "100 us", "7 ms", "infinity", "-infinity"),
+    *("-2147483648 days", "2147483647 days", "-2147483648 mons", "178956970 years 7 mons"),
+    *("-9223372036854775808 us", "9223372036854775807 us", "PT-2562047788H-54.775808S"),
+    *("-306783378 weeks -2 days", "2147483647 days 24:00:00", "P-2147483648DT-1S"),
 ]
 RANGES = [
     "empty",
@@ -106,6 +109,15 @@ RANGES = [
     "(7,8)",
     "[9,10)",
 ]
+LAST_RANGES = [
+    "[1,{last})",
+    "[{last},{last})",
+    "({last},{last}]",
+    "[{last},)",
+    "({before},{last})",
+    "(5,{before}]",
+]
+"""At the end of a type's values."""
 NUMERIC_RANGES = [
     *RANGES,
     "[0.5,1.5]",
@@ -134,6 +146,10 @@ DATE_RANGES = [
     "(,2026-01-01)",
     "[-infinity,infinity]",
     "(2025-12-31,infinity)",
+    *(each.format(last="5874897-12-31", before="5874897-12-30") for each in LAST_RANGES[1:-1]),
+    "[2026-01-01,5874897-12-31)",
+    "(-infinity,4714-11-24 BC]",
+    "(infinity,)",
 ]
 TS_RANGES = [
     "empty",
@@ -270,8 +286,22 @@ TYPES = [
         ["{}", "{2026-01-01}", "{infinity,NULL}"],
         (*COMPARE, *ORDER, *CONTAIN, Operator.OV),
     ),
-    ColumnType("int4range", RANGES, (*COMPARE, *ORDER, *RANGE)),
-    ColumnType("int8range", RANGES, (*COMPARE, *ORDER, *RANGE)),
+    ColumnType(
+        "int4range",
+        [*RANGES, *(each.format(last=2147483647, before=2147483646) for each in LAST_RANGES)],
+        (*COMPARE, *ORDER, *RANGE),
+    ),
+    ColumnType(
+        "int8range",
+        [
+            *RANGES,
+            *(
+                each.format(last=9223372036854775807, before=9223372036854775806)
+                for each in LAST_RANGES
+            ),
+        ],
+        (*COMPARE, *ORDER, *RANGE),
+    ),
     ColumnType("numrange", NUMERIC_RANGES, (*COMPARE, *ORDER, *RANGE)),
     ColumnType("daterange", DATE_RANGES, (*COMPARE, *ORDER, *RANGE)),
     ColumnType("tsrange", TS_RANGES, (*COMPARE, *ORDER, *RANGE)),

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 from ._kind import Kind, Reader, UnreadableError
 
-__all__ = ["DATETIMES"]
+__all__ = ["DATETIMES", "LAST_DATE"]
 
 Moment: TypeAlias = int | float
 """Days, or microseconds; a float only for the infinities."""
@@ -54,7 +54,7 @@ def _days(year: int, month: int, day: int) -> int:
 
 _UNIX_EPOCH: Final = _days(1970, 1, 1)
 _FIRST_DAY: Final = _days(-4713, 11, 24)
-_LAST_DATE: Final = _days(5_874_897, 12, 31)
+LAST_DATE: Final = _days(5_874_897, 12, 31)
 _FIRST: Final = _FIRST_DAY * _DAY
 _LAST: Final = (_days(294_276, 12, 31) + 1) * _DAY - 1
 
@@ -220,7 +220,7 @@ def _timetz(text: str) -> tuple[int, int]:
 DATETIMES: Final[dict[str, Kind]] = {
     kind.name: kind
     for kind in (
-        Kind("date", _read_date, _in_range(_FIRST_DAY, _LAST_DATE, _date)),
+        Kind("date", _read_date, _in_range(_FIRST_DAY, LAST_DATE, _date)),
         Kind("timestamp", _read_timestamp, _in_range(_FIRST, _LAST, _timestamp)),
         Kind("timestamptz", _read_timestamptz, _in_range(_FIRST, _LAST, _timestamptz)),
         Kind("time", _time, _time),

@@ -1,15 +1,23 @@
-"""Intervals: microseconds, where a month has 30 days, as PostgreSQL compares them."""
+"""Intervals: microseconds, where a month has 30 days, as PostgreSQL compares them.
+
+It reads a literal's years, months, days and microseconds into a field each, and refuses what
+does not fit one of them, though their sum would.
+"""
 
 from __future__ import annotations
 
 import math
+import operator
 import re
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
-from typing import Final
+from typing import Final, TypeAlias
 
 from ._kind import Kind, UnreadableError
 
 __all__ = ["INTERVAL"]
+
+_Parts: TypeAlias = tuple[int, int, int, int]
+"""Years, months, days, microseconds."""
 
 _SECOND: Final = 1_000_000
 _DAY: Final = 86_400 * _SECOND
@@ -33,6 +41,11 @@ _UNITS: Final = {
 _ISO_DATE: Final = {"Y": _YEAR, "M": _MONTH, "W": 7 * _DAY, "D": _DAY}
 _ISO_TIME: Final = {"H": 3600 * _SECOND, "M": 60 * _SECOND, "S": _SECOND}
 
+_WRITTEN: Final = re.compile(
+    r"(?:([+-]?\d+) years? ?)?(?:([+-]?\d+) mons? ?)?(?:([+-]?\d+) days? ?)?"
+    r"(?:([+-]?)(\d+):(\d\d):(\d\d)(?:\.(\d{1,6}))?)?",
+    re.ASCII,
+)
 _NUMBER: Final = r"[+-]?(?:\d{1,20}(?:\.\d{1,40})?|\.\d{1,40})"
 # Outside ISO 8601's form PostgreSQL wants a digit behind a sign.
 _VERBOSE_NUMBER: Final = r"(?:[+-]?\d{1,20}(?:\.\d{1,40})?|\.\d{1,40})"
@@ -49,7 +62,33 @@ _ISO_PART: Final = re.compile(rf"({_NUMBER})([A-Z])", re.ASCII)
 _AGO: Final = re.compile(r"(?<=[a-z])\s+ago$", re.IGNORECASE)
 _CLOCK_UNITS: Final = (3600 * _SECOND, 60 * _SECOND, _SECOND)
 
+_LIMITS: Final[_Parts] = (1 << 31, 1 << 31, 1 << 31, 1 << 63)
+_NOTHING: Final[_Parts] = (0, 0, 0, 0)
+_LEAST: Final = (-(1 << 31), -(1 << 31), -(1 << 63))
+_MOST: Final = ((1 << 31) - 1, (1 << 31) - 1, (1 << 63) - 1)
+"""What PostgreSQL takes for the infinities: months, days, microseconds."""
+
 _SPELLING: Final = "write it as 1 day 02:03:04, or as P1DT2H3M4S"
+
+
+def _read(text: str) -> int | float:
+    """Read what PostgreSQL writes, in a third of the time."""
+    found = _WRITTEN.fullmatch(text)
+    if found is None or not text:
+        return _interval(text)
+    years, months, days, sign, hours, minutes, seconds, fraction = found.groups()
+    total = 0
+    if hours:
+        total = ((int(hours) * 60 + int(minutes)) * 60 + int(seconds)) * _SECOND
+        if fraction:
+            total += int(fraction.ljust(6, "0"))
+        if sign == "-":
+            total = -total
+    if days:
+        total += int(days) * _DAY
+    if months:
+        total += int(months) * _MONTH
+    return total + int(years) * _YEAR if years else total
 
 
 def _interval(text: str) -> int | float:
@@ -61,61 +100,82 @@ def _interval(text: str) -> int | float:
             return -math.inf
     found = _ISO.fullmatch(stripped)
     if found is not None and len(stripped) > 1:
-        total = _iso(found["date"], _ISO_DATE) + _iso(found["time"] or "", _ISO_TIME)
+        parts = _iso(found["date"], _ISO_DATE, _NOTHING)
+        parts = _iso(found["time"] or "", _ISO_TIME, parts)
     else:
-        total = _verbose(stripped)
-    return total
+        parts = _verbose(stripped)
+    years, months, days, microseconds = parts
+    months += 12 * years
+    if not -_LIMITS[1] <= months < _LIMITS[1]:
+        raise UnreadableError("it is out of range")
+    whole = (months, days, microseconds)
+    if whole == _MOST:
+        return math.inf
+    return -math.inf if whole == _LEAST else months * _MONTH + days * _DAY + microseconds
 
 
-def _iso(text: str, units: dict[str, int]) -> int:
-    total = at = 0
+def _iso(text: str, units: dict[str, int], total: _Parts) -> _Parts:
+    at = 0
     for found in _ISO_PART.finditer(text):
-        total += _scaled(found[1], units[found[2]])
+        total = _sum(total, _scaled(found[1], units[found[2]]))
         at += len(found[0])
     if at < len(text):
         raise UnreadableError(_SPELLING)
     return total
 
 
-def _verbose(text: str) -> int:
+def _verbose(text: str) -> _Parts:
     ago = _AGO.search(text)
     if ago is not None:
         text = text[: ago.start()]
     at = 1 if text.startswith("@") else 0
-    total = 0
+    total = _NOTHING
     seen: list[int] = []
     while at < len(text) or not seen:
         found = _TOKEN.match(text, at)
         if found is None:
             raise UnreadableError(_SPELLING)
         at = found.end()
-        number, units = _token(found, last=at == len(text), before_time=_TIME_FOLLOWS(text, at))
-        total += number
+        parts, units = _token(found, last=at == len(text), before_time=_TIME_FOLLOWS(text, at))
+        total = _sum(total, parts)
         seen += units
         # Each unit once: so there are not many.
         if len(set(seen)) < len(seen):
             raise UnreadableError(f"it has a unit twice; {_SPELLING}")
-    return -total if ago is not None else total
+    if ago is None:
+        return total
+    years, months, days, microseconds = total
+    return _sum(_NOTHING, (-years, -months, -days, -microseconds))
+
+
+def _sum(one: _Parts, other: _Parts) -> _Parts:
+    years, months, days, microseconds = map(operator.add, one, other)
+    for part, limit in zip((years, months, days, microseconds), _LIMITS, strict=True):
+        if not -limit <= part < limit:
+            raise UnreadableError("it is out of range")
+    return years, months, days, microseconds
 
 
 _TIME_FOLLOWS: Final = re.compile(r"\s*[+-]?\d+:", re.ASCII).match
 
 
-def _token(found: re.Match[str], *, last: bool, before_time: object) -> tuple[int, tuple[int, ...]]:
-    """Return a token's microseconds, and the units that it has."""
+def _token(
+    found: re.Match[str], *, last: bool, before_time: object
+) -> tuple[_Parts, tuple[int, ...]]:
+    """Return a token's parts, and the units that it has."""
     if found["hour"]:
         minute = int(found["minute"])
         second = Decimal(found["second"] or 0)
         if minute > 59 or second > 60:
             raise UnreadableError("there is no such time")
-        time = (int(found["hour"]) * 60 + minute) * 60 * _SECOND + _scaled(second, _SECOND)
-        return -time if found["sign"] == "-" else time, _CLOCK_UNITS
+        time = (int(found["hour"]) * 60 + minute) * 60 * _SECOND + _rounded(second * _SECOND)
+        return (0, 0, 0, -time if found["sign"] == "-" else time), _CLOCK_UNITS
     if found["years"]:
         months = int(found["months"])
         if months > 11:
             raise UnreadableError("a year has no more than 11 months besides")
         months = -months if found["years"].startswith("-") else months
-        return int(found["years"]) * _YEAR + months * _MONTH, (_YEAR, _MONTH)
+        return (int(found["years"]), months, 0, 0), (_YEAR, _MONTH)
     unit = found["unit"].lower()
     if unit:
         if unit not in _UNITS:
@@ -131,22 +191,29 @@ def _token(found: re.Match[str], *, last: bool, before_time: object) -> tuple[in
     return _scaled(found["number"], scale), (scale,)
 
 
-def _scaled(number: str | Decimal, unit: int) -> int:
-    """Return a number of units in microseconds; of years only whole months count."""
+def _scaled(number: str, unit: int) -> _Parts:
+    """Return a number of units; a fraction goes into what is smaller, of years into months only."""
     try:
         exact = Decimal(number)
     except InvalidOperation:
         raise UnreadableError(_SPELLING) from None
+    if unit < _DAY:
+        return 0, 0, 0, _rounded(exact * unit)
+    whole = int(exact)
+    fraction = exact - whole
     if unit >= _YEAR:
-        months = (exact * (unit // _MONTH)).to_integral_value(ROUND_HALF_EVEN)
-        total = int(months) * _MONTH
-    else:
-        total = int((exact * unit).to_integral_value(ROUND_HALF_EVEN))
-    # An interval has months and days of 32 bits, microseconds of 64.
-    most = (1 << 31) * (_MONTH if unit >= _MONTH else _DAY) if unit >= _DAY else 1 << 63
-    if not -most < total < most:
-        raise UnreadableError("it is out of range")
-    return total
+        years = unit // _YEAR
+        return whole * years, _rounded(fraction * years * 12) if fraction else 0, 0, 0
+    months, days = (whole, 0) if unit == _MONTH else (0, whole * (unit // _DAY))
+    if not fraction:
+        return 0, months, days, 0
+    fraction *= unit // _DAY
+    days += int(fraction)
+    return 0, months, days, _rounded((fraction - int(fraction)) * _DAY)
 
 
-INTERVAL: Final = Kind("interval", _interval, _interval)
+def _rounded(number: Decimal) -> int:
+    return int(number.to_integral_value(ROUND_HALF_EVEN))
+
+
+INTERVAL: Final = Kind("interval", _read, _interval)

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
-from ._datetimes import DATETIMES
+from ._datetimes import DATETIMES, LAST_DATE
 from ._kind import Compare, Kind, Reader, UnreadableError
 from ._numbers import NUMBERS
 from .nodes import Operator
@@ -43,39 +43,53 @@ def _bare(part: str) -> str:
     return _QUOTES.sub(lambda found: found[1] or found[2], inside)
 
 
-def _bounds(found: re.Match[str], read: Reader, *, discrete: bool) -> Range:
+def _bounds(found: re.Match[str], read: Reader, *, last: int | None) -> Range:
     opening, lower_text, upper_text, closing = found.groups()
     lower_value: Any = read(_bare(lower_text)) if lower_text else None
     upper_value: Any = read(_bare(upper_text)) if upper_text else None
-    if lower_text and upper_text and lower_value > upper_value:
-        raise UnreadableError("its lower bound is above its upper bound")
+    if lower_text and upper_text:
+        if lower_value > upper_value:
+            raise UnreadableError("its lower bound is above its upper bound")
+        # Before a bound is moved: (2147483647,2147483647] is empty, not out of range.
+        if lower_value == upper_value and (opening == "(" or closing == ")"):
+            return ()
     lower, upper = _BELOW_ALL, _ABOVE_ALL
     if lower_text:
         step = 1 if opening == "(" else 0
-        if step and discrete and isinstance(lower_value, int):
-            lower_value, step = lower_value + 1, 0
+        if step and last is not None and isinstance(lower_value, int):
+            lower_value, step = _behind(lower_value, last), 0
         lower = (0, lower_value, step)
     if upper_text:
         step = -1 if closing == ")" else 0
-        if not step and discrete and isinstance(upper_value, int):
-            upper_value, step = upper_value + 1, -1
+        if not step and last is not None and isinstance(upper_value, int):
+            upper_value, step = _behind(upper_value, last), -1
         upper = (0, upper_value, step)
     return (lower, upper) if lower <= upper else ()
 
 
-def _reader(read: Reader, *, discrete: bool) -> Reader:
+def _behind(value: int, last: int) -> int:
+    """Return the next value, which the form ``[a,b)`` needs."""
+    if value >= last:
+        raise UnreadableError(
+            "it is out of range: its bound is the type's last value, and has none behind it;"
+            " leave the bound out, as in [1,)"
+        )
+    return value + 1
+
+
+def _reader(read: Reader, *, last: int | None) -> Reader:
     def read_range(text: str) -> Range:
         if text.strip().lower() == "empty":
             return ()
         found = _RANGE.fullmatch(text)
         if found is None:
             raise UnreadableError(_SPELLING)
-        return _bounds(found, read, discrete=discrete)
+        return _bounds(found, read, last=last)
 
     return read_range
 
 
-def _multi_reader(read: Reader, *, discrete: bool) -> Reader:
+def _multi_reader(read: Reader, *, last: int | None) -> Reader:
     empty = re.compile(r"\s*empty\s*", re.IGNORECASE)
 
     def read_multirange(text: str) -> tuple[Range, ...]:
@@ -90,7 +104,7 @@ def _multi_reader(read: Reader, *, discrete: bool) -> Reader:
                 found = _RANGE.match(text, at, end)
                 if found is None:
                     raise UnreadableError(_SPELLING)
-                ranges.append(_bounds(found, read, discrete=discrete))
+                ranges.append(_bounds(found, read, last=last))
             at = found.end()
             if at < end:
                 if text[at] != "," or not text[at + 1 : end].strip():
@@ -198,30 +212,31 @@ _MULTIRANGE_RELATIONS: Final[dict[Operator, Compare]] = {
     Operator.CD: _multi_contained,
     Operator.OV: _multi_overlaps,
 }
-_SUBTYPES: Final = {
-    "int4range": (NUMBERS["int4"], True),
-    "int8range": (NUMBERS["int8"], True),
-    "numrange": (NUMBERS["numeric"], False),
-    "tsrange": (DATETIMES["timestamp"], False),
-    "tstzrange": (DATETIMES["timestamptz"], False),
-    "daterange": (DATETIMES["date"], True),
+_SUBTYPES: Final[dict[str, tuple[Kind, int | None]]] = {
+    "int4range": (NUMBERS["int4"], (1 << 31) - 1),
+    "int8range": (NUMBERS["int8"], (1 << 63) - 1),
+    "numrange": (NUMBERS["numeric"], None),
+    "tsrange": (DATETIMES["timestamp"], None),
+    "tstzrange": (DATETIMES["timestamptz"], None),
+    "daterange": (DATETIMES["date"], LAST_DATE),
 }
+"""Each with its last value, if between two values there may be none."""
 
 
 def _kinds() -> dict[str, Kind]:
     kinds = {}
-    for name, (subtype, discrete) in _SUBTYPES.items():
+    for name, (subtype, last) in _SUBTYPES.items():
         kinds[name] = Kind(
             name,
-            _reader(subtype.read, discrete=discrete),
-            _reader(subtype.parse, discrete=discrete),
+            _reader(subtype.read, last=last),
+            _reader(subtype.parse, last=last),
             relations=_RANGE_RELATIONS,
         )
         multi = name.replace("range", "multirange")
         kinds[multi] = Kind(
             multi,
-            _multi_reader(subtype.read, discrete=discrete),
-            _multi_reader(subtype.parse, discrete=discrete),
+            _multi_reader(subtype.read, last=last),
+            _multi_reader(subtype.parse, last=last),
             relations=_MULTIRANGE_RELATIONS,
         )
     return kinds

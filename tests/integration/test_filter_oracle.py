@@ -19,6 +19,7 @@ from psycopg.conninfo import make_conninfo
 
 from realtime_core import FilterError, Record
 from realtime_core.filters import parse_filter
+from tests.core.filters.test_compiler import OUT_OF_RANGE
 from tests.filter_oracle import (
     SETTINGS,
     Difference,
@@ -137,6 +138,14 @@ def test_what_postgresql_takes_and_we_refuse(
     oracle.execute(f"SELECT {expression} FROM t")  # type: ignore[call-overload]
     with pytest.raises(FilterError):
         parse_filter(f"v={condition}").compile(read_relation(oracle))
+
+
+@pytest.mark.parametrize(("type_name", "literal"), OUT_OF_RANGE)
+def test_what_we_call_out_of_range_is_so_for_postgresql(
+    oracle: psycopg.Connection, type_name: str, literal: str
+) -> None:
+    with pytest.raises(psycopg.DataError, match="out of range"):
+        oracle.execute(f"SELECT {quoted(literal)}::{type_name}")  # type: ignore[call-overload]
 
 
 def test_a_literal_that_we_take_is_one_for_postgresql(oracle: psycopg.Connection) -> None:
