@@ -196,6 +196,7 @@ TYPES = [
     ColumnType("bool", ["t", "f", "true", "FALSE", "yes", "n", "on", "of", "1", "0"]),
     ColumnType("text", TEXTS, (*COMPARE, *ORDER, *PATTERN)),
     ColumnType("varchar(20)", TEXTS, (*COMPARE, *ORDER, *PATTERN)),
+    ColumnType("citext", TEXTS, (*COMPARE, *ORDER, *PATTERN)),
     ColumnType("char(8)", [each for each in TEXTS if len(each) <= 8], (*COMPARE, *ORDER, *PATTERN)),
     ColumnType("name", [*TEXTS, "n" * 70], (*COMPARE, *ORDER, Operator.LIKE)),
     ColumnType('"char"', ["", "a", "b", "Z", "~", "\\344", "\\001"]),
@@ -279,6 +280,11 @@ TYPES = [
         (*COMPARE, *ORDER, *CONTAIN, Operator.OV),
     ),
     ColumnType(
+        "citext[]",
+        ["{}", "{a,B}", "{A,b}", "{ä}", "{Ä,NULL}", "{b}", "{B,a,A}"],
+        (*COMPARE, *ORDER, *CONTAIN, Operator.OV),
+    ),
+    ColumnType(
         "numeric[]", [*ARRAYS, "{1.0,2}", "{NaN}"], (*COMPARE, *ORDER, *CONTAIN, Operator.OV)
     ),
     ColumnType(
@@ -317,6 +323,7 @@ TYPES = [
 ]
 
 PREPARE = f"""
+    CREATE EXTENSION citext;
     CREATE TYPE mood AS ENUM ({", ".join(f"'{label}'" for label in ENUM_LABELS)});
     CREATE DOMAIN positive AS int4 CHECK (value > -10000000)
 """

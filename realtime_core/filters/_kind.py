@@ -60,6 +60,8 @@ class Kind:
     """Whether the type has ``<``, and its order is known here."""
     textual: bool = False
     """Whether LIKE and regular expressions apply, to the text as it comes."""
+    ignores_case: bool = False
+    """Whether LIKE and regular expressions do so, as equality and order do by their keys."""
     boolean: bool = False
     by_text: bool = False
     """Whether only the text is compared, for want of better knowledge."""

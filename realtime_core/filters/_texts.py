@@ -6,8 +6,9 @@ import re
 from typing import Final
 
 from ._kind import Kind, UnreadableError, as_is
+from ._like import fold
 
-__all__ = ["TEXT", "TEXTS"]
+__all__ = ["CITEXT", "TEXT", "TEXTS"]
 
 _UUID: Final = re.compile(r"(\{?)((?:[0-9a-f]{4}-?){7}[0-9a-f]{4})(\}?)", re.IGNORECASE)
 _HEX: Final = re.compile(r"(?:\s*[0-9a-f]{2})*\s*", re.ASCII | re.IGNORECASE)
@@ -81,6 +82,9 @@ def _bit_string(text: str) -> str:
 
 
 TEXT: Final = Kind("text", as_is, as_is, textual=True)
+
+CITEXT: Final = Kind("citext", fold, fold, textual=True, ignores_case=True)
+"""Of the extension of that name, which compares in lower case."""
 
 TEXTS: Final = {
     kind.name: kind

@@ -20,7 +20,7 @@ from ._kind import Kind, UnreadableError, as_is
 from ._networks import NETWORKS
 from ._numbers import NUMBERS
 from ._ranges import RANGES
-from ._texts import TEXTS
+from ._texts import CITEXT, TEXTS
 
 __all__ = ["EnumOrders", "enums_of", "kind_of"]
 
@@ -39,6 +39,7 @@ _KNOWN: Final = {
     JSONB.name: JSONB,
     **RANGES,
 }
+_EXTENSIONS: Final = {"citext": CITEXT, "_citext": array_of(CITEXT)}
 _UNEQUAL: Final = frozenset(
     {
         *("xml", "jsonpath", "txid_snapshot", "pg_snapshot", "refcursor"),
@@ -68,7 +69,9 @@ def kind_of(column: Column, enums: EnumOrders) -> Kind:
     element = (column.type_schema, column.type_name.removeprefix("_"))
     if column.type_name.startswith("_") and element in enums:
         return array_of(_enum(element[1], enums[element]))
-    return _by_text(column.type_name)
+    # An extension may be in any schema, and which OIDs its types have is another matter in each
+    # database: they are known by their name.
+    return _EXTENSIONS.get(column.type_name) or _by_text(column.type_name)
 
 
 @cache

@@ -226,7 +226,8 @@ class _Planner:
                 raise ValueError(f"a pattern has at most {_LONGEST_PATTERN:,} characters")
             match node.operator:
                 case Operator.LIKE | Operator.ILIKE:
-                    make = like if node.operator is Operator.LIKE else ilike
+                    ignore_case = node.operator is Operator.ILIKE or operand.kind.ignores_case
+                    make = ilike if ignore_case else like
                     predicate, pieces = make(node.value)
                     self._pieces += pieces
                     if self._pieces > _MOST_PIECES:
@@ -235,7 +236,7 @@ class _Planner:
                             f"{_MOST_PIECES:,} parts with _ between two %"
                         )
                 case _:
-                    ignore_case = node.operator is Operator.IMATCH
+                    ignore_case = node.operator is Operator.IMATCH or operand.kind.ignores_case
                     predicate, size = regex(node.value, ignore_case=ignore_case)
                     self._instructions += size
                     if self._instructions > _MOST_INSTRUCTIONS:

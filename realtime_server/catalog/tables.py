@@ -15,7 +15,6 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from realtime_core import Column, Relation, ReplicaIdentity
-from realtime_core.oids import BUILTIN_TYPES
 
 __all__ = ["CustomType", "KeyColumn", "LiveColumn", "Table", "TableName", "read_tables"]
 
@@ -33,6 +32,10 @@ class CustomType:
     """``typtype``: ``b``, ``c``, ``e``, ``m`` or ``r``; never ``d``."""
     element: int
     """OID of an array's elements; 0 for what is no array."""
+    name: str
+    """``pg_type.typname``; of a domain, its base type's, as the stream has it."""
+    schema: str
+    """Likewise."""
 
 
 @attrs.frozen
@@ -95,19 +98,13 @@ class Table:
         """The table as a row's change would describe it."""
         columns = []
         for column in self.columns:
-            custom = self.types.get(column.type_oid)
-            oid = column.type_oid if custom is None else custom.oid
-            built_in = BUILTIN_TYPES.get(oid)
-            columns.append(
-                Column(
-                    column.name,
-                    column.type_oid,
-                    built_in or column.type_name,
-                    column.type_schema if built_in is None else "pg_catalog",
-                    -1,
-                    column.name in self.key_names,
-                )
+            # A domain is its base type there.
+            base = self.types.get(column.type_oid)
+            name, schema = (
+                (column.type_name, column.type_schema) if base is None else (base.name, base.schema)
             )
+            is_key = column.name in self.key_names
+            columns.append(Column(column.name, column.type_oid, name, schema, -1, is_key))
         return Relation(self.oid, self.schema, self.name, ReplicaIdentity.DEFAULT, tuple(columns))
 
 
@@ -218,8 +215,10 @@ _TYPES: Final = """
         WHERE b.typtype = 'd'
     )
     SELECT b.of::pg_catalog.int8, t.oid::pg_catalog.int8, t.typtype::text,
-        CASE WHEN t.typcategory = 'A' THEN t.typelem::pg_catalog.int8 ELSE 0 END
+        CASE WHEN t.typcategory = 'A' THEN t.typelem::pg_catalog.int8 ELSE 0 END,
+        t.typname, n.nspname
     FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.oid
+    JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
     WHERE b.typtype <> 'd'
 """
 

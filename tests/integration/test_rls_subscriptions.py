@@ -182,6 +182,17 @@ async def test_a_value_that_does_not_cast_is_refused(desk: Desk) -> None:
     assert "'x' cannot be read as int4" in await desk.refusal(filtered("id=eq.x"))
 
 
+async def test_a_domain_is_compared_as_its_base_type(desk: Desk) -> None:
+    desk.database.execute(
+        "create schema extensions; create extension citext schema extensions;"
+        " create domain address as extensions.citext;"
+        " alter table notes add address address, add plain extensions.citext;"
+        f' grant select on notes to "{desk.reader}"'
+    )
+    await desk.register(filtered("address=gt.A,address=like.a*,plain=gt.B"))
+    assert desk.rows("filters::text") == [('{"(address,gt,A)","(plain,gt,B)"}',)]
+
+
 async def test_former_values_cannot_be_asked_for(desk: Desk) -> None:
     assert "old." in await desk.refusal(filtered("old.id=eq.1"))
 

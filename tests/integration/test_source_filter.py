@@ -21,6 +21,7 @@ from realtime_core import (
 )
 from realtime_core.sources import _stream
 from tests.fix_postgres import Database, Server, unique_name
+from tests.integration.conftest import fresh_database
 from tests.integration.source_helpers import (
     confirmed,
     ids,
@@ -74,6 +75,41 @@ async def test_filters_may_differ_by_table(table: Database) -> None:
             "public.other",
             "public.third",
         ]
+
+
+@pytest.mark.parametrize("kind", [PgoutputSource, Wal2JsonSource])
+async def test_citext_is_compared_whatever_the_case(
+    kind: type[PgoutputSource | Wal2JsonSource], pg17: Server
+) -> None:
+    """Its OID is another one in each database, and it may be in any schema."""
+    with fresh_database(pg17) as database:
+        database.execute(
+            "create schema extensions; create extension citext schema extensions;"
+            " create domain address as extensions.citext;"
+            " create table people (id int primary key, name extensions.citext,"
+            " mail address, aliases extensions.citext[]);"
+            " create publication shop for table people"
+        )
+        rows = "(1, 'Ada', 'Ada@X', '{A,b}'), (2, 'ada', 'ADA@x', '{c}'), (3, 'bob', 'b', null)"
+        for text, wanted in {
+            "name=eq.ADA": [1, 2],
+            "name=in.(BOB,x)": [3],
+            "name=like.A*": [1, 2],
+            "name=gt.ADA": [3],
+            "mail=eq.ada@x": [1, 2],
+            "aliases=cs.{a,B}": [1],
+        }.items():
+            async with (
+                PgoutputSource(database.dsn, publications=["shop"], filter=text)
+                if kind is PgoutputSource
+                else Wal2JsonSource(database.dsn, filter=text)
+            ) as source:
+                database.execute(f"insert into people values {rows}")
+                database.execute("insert into people values (9, 'ADA', 'ada@x', '{a,b}')")
+                database.execute("insert into people values (10, 'BOB', 'x', null)")
+                database.execute("truncate people")
+                found = ids([await soon(anext(source)) for _ in wanted])
+                assert found == wanted, text
 
 
 async def test_a_slot_moves_past_what_nobody_wanted(table: Database) -> None:

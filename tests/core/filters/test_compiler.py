@@ -79,6 +79,13 @@ def passes(type_name: str, value: str | None, condition: str) -> bool:
         ("mood", "happy", "gt.ok"),
         ("mood", "sad", "in.(sad,ok)"),
         ("_mood", "{sad,ok}", "lt.{sad,happy}"),
+        ("citext", "MiXed", "eq.mIxED"),
+        ("citext", "ÄÖ", "in.(x,äö)"),
+        ("citext", "b", "gt.A"),
+        ("citext", "Mixed", "like.mix*"),
+        ("citext", "Mixed", "match.^mix"),
+        ("_citext", "{A,b}", "cs.{B}"),
+        ("_citext", "{A,b}", "eq.{a,B}"),
         ("hstore", '"a"=>"1"', 'eq."\\"a\\"=>\\"1\\""'),
     ],
 )
