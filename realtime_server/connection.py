@@ -8,6 +8,7 @@ same transport, so that replies and changes keep their order.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -58,6 +59,8 @@ MAX_TOPIC_LENGTH: Final = 4096
 """Characters of a topic."""
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds a client has to take, and answer, a close frame."""
+NEXT_WITHIN: Final = 0.1
+"""Seconds that a leave's answer waits for the next message, where that may change it."""
 _TOPIC_SHOWN: Final = 200
 """Characters of a topic that a log line names."""
 CHECK_INTERVAL: Final = 300.0
@@ -166,6 +169,11 @@ class Connection:
 
     async def _receive(self) -> str | bytes | None:
         """Return the next message, None when the client was idle for too long."""
+        if self._state.is_waiting:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(NEXT_WITHIN):
+                    return await self._websocket.recv()
+            self._perform_all(self._state.part())
         try:
             async with asyncio.timeout(self._config.idle_timeout / 1000):
                 return await self._websocket.recv()

@@ -239,7 +239,7 @@ class PhoenixClient:
     def frame(
         self, topic: str, event: str, payload: Any, *, ref: Any = None, join_ref: Any = None
     ) -> Any:
-        """Return a frame in either direction."""
+        """Return a frame as the server sends it."""
         if self.vsn == "1.0.0":
             return {"topic": topic, "event": event, "payload": payload, "ref": ref}
         return [join_ref, ref, topic, event, payload]
@@ -258,9 +258,11 @@ class PhoenixClient:
     async def send(
         self, topic: str, event: str, payload: Any, *, ref: Any = "1", join_ref: Any = None
     ) -> None:
-        await self.send_raw(
-            json.dumps(self.frame(topic, event, payload, ref=ref, join_ref=join_ref))
-        )
+        """Send a message, in V1 with a join_ref if there is one, as stock clients do."""
+        frame = self.frame(topic, event, payload, ref=ref, join_ref=join_ref)
+        if self.vsn == "1.0.0" and join_ref is not None:
+            frame["join_ref"] = join_ref
+        await self.send_raw(json.dumps(frame))
 
     async def send_raw(self, data: str | bytes) -> None:
         await self.websocket.send(data)
@@ -270,7 +272,7 @@ class PhoenixClient:
             return json.loads(await self.websocket.recv(decode=True))
 
     async def join(self, *topics: str, ref: str = "1") -> None:
-        """Join each topic; V2's join_ref is the ref, as stock clients have it."""
+        """Join each topic; the join_ref is the ref, as stock clients have it."""
         for topic in topics:
             await self.send(topic, "phx_join", {}, ref=ref, join_ref=ref)
             assert await self.receive() == self.reply(topic, {}, ref=ref, join_ref=ref)

@@ -65,7 +65,8 @@ class Message:
     """Any JSON value."""
     ref: Ref = None
     join_ref: Ref = None
-    """``ref`` of the join that made the channel; V2 only."""
+    """``ref`` of the join that made the channel. In V1 not all clients send it, and none is sent
+    to them."""
 
     def reply(self, status: str, response: dict[str, Any]) -> Message:
         """Answer this message."""

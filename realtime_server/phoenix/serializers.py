@@ -1,7 +1,8 @@
 """Frames of both protocol versions.
 
-``vsn=1.0.0``: an object ``{"topic", "event", "payload", "ref"}``. ``vsn=2.0.0``: an array
-``[join_ref, ref, topic, event, payload]``; clients push broadcasts in binary frames besides.
+``vsn=1.0.0``: an object ``{"topic", "event", "payload", "ref"}``, to which clients may add
+``"join_ref"``. ``vsn=2.0.0``: an array ``[join_ref, ref, topic, event, payload]``; clients push
+broadcasts in binary frames besides.
 A change's envelope is given out in two halves, so that a payload rendered once can be joined
 into it as bytes.
 """
@@ -9,7 +10,7 @@ into it as bytes.
 from __future__ import annotations
 
 import json
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import orjson
 
@@ -22,6 +23,9 @@ __all__ = ["SERIALIZERS", "Serializer", "V1Serializer", "V2Serializer"]
 
 class Serializer(Protocol):
     """One version of the wire format. It has no state: one instance serves all sockets."""
+
+    tells_join_ref: ClassVar[bool]
+    """Whether clients see which of their memberships a message is of."""
 
     def decode(self, data: str | bytes) -> Message:
         """Read a WebSocket message, text (str) or binary (bytes).
@@ -77,7 +81,12 @@ def _number(ref: Ref) -> Any:
 
 
 class V1Serializer:
-    """``vsn=1.0.0``, and no ``vsn`` at all. It carries no join_ref."""
+    """``vsn=1.0.0``, and no ``vsn`` at all.
+
+    Clients may send a join_ref, as Phoenix's own do; what is sent to them has none.
+    """
+
+    tells_join_ref: ClassVar[bool] = False
 
     def decode(self, data: str | bytes) -> Message:
         if isinstance(data, bytes):
@@ -87,10 +96,11 @@ class V1Serializer:
             raise FrameError(
                 POLICY_VIOLATION, "a message is an object with topic, event, payload and ref"
             )
-        ref = frame.get("ref")
-        if isinstance(ref, float):
-            ref = _load_exact(data)["ref"]
-        return _message(frame["topic"], frame["event"], frame["payload"], ref, None)
+        ref, join_ref = frame.get("ref"), frame.get("join_ref")
+        if isinstance(ref, float) or isinstance(join_ref, float):
+            exact = _load_exact(data)
+            ref, join_ref = exact.get("ref"), exact.get("join_ref")
+        return _message(frame["topic"], frame["event"], frame["payload"], ref, join_ref)
 
     def encode(self, message: Message) -> bytes:
         return orjson.dumps(
@@ -109,6 +119,8 @@ class V1Serializer:
 
 class V2Serializer:
     """``vsn=2.0.0``."""
+
+    tells_join_ref: ClassVar[bool] = True
 
     def decode(self, data: str | bytes) -> Message:
         if isinstance(data, bytes):

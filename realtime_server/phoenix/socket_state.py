@@ -9,7 +9,13 @@ taken up again with :meth:`resume` or a :class:`Withdraw` ends it.
 The rules are Phoenix's own (``Phoenix.Socket``): a second join of a topic replaces the
 first without a ``phx_close``; a leave of a topic that is not joined is answered all the
 same; a message with the join_ref of an earlier membership is ignored, since the client has
-merely raced us.
+merely raced us. The end of a membership is told with its join's ref, so that a client that has
+joined again knows that another one is meant. In V1 some clients send no join_ref: then every
+message is of the membership that there is, and its end is told with the ref null.
+
+One rule is not Phoenix's. Some of today's clients with V1 take every ``phx_close`` of a topic for
+the end of the channel that they have now. So the answer to their leave waits a moment for the
+next message: if that joins the topic again, the reply comes without the ``phx_close``.
 """
 
 from __future__ import annotations
@@ -65,6 +71,7 @@ class Channel:
     ref: Ref
     """``ref`` of the join."""
     join_ref: Ref
+    """What the client says in its messages to the channel; null in V1 if it says nothing."""
     config: JoinConfig | None = None
     """What today's clients ask for when they join; the first generation's have none."""
     grant: Grant = attrs.field(factory=Grant)
@@ -160,7 +167,14 @@ class SocketState:
         """By topic."""
         self.postponed: dict[str, Message] = {}
         """By topic: the joins that wait."""
+        # The reply to a leave and the close behind it, while they wait for the next message.
+        self._parting: tuple[Message, Message] | None = None
         self._closed = False
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether an answer waits for the next message; without one soon, see :meth:`part`."""
+        return self._parting is not None
 
     def receive(self, data: str | bytes) -> list[Action]:
         """Take a WebSocket message; return what to do.
@@ -174,6 +188,22 @@ class SocketState:
         except FrameError as exc:
             self._closed = True
             return [Close(exc.code, exc.reason)]
+        joins = message.topic if message.event == JOIN else None
+        return [*self.part(joins), *self._receive(message, data)]
+
+    def part(self, joins: str | None = None) -> list[Action]:
+        """Answer the leave that waited for the next message.
+
+        Args:
+            joins: the topic that the next message joins.
+        """
+        if self._parting is None:
+            return []
+        reply, close = self._parting
+        self._parting = None
+        return [Send(reply)] if close.topic == joins else [Send(reply), Send(close)]
+
+    def _receive(self, message: Message, data: str | bytes) -> list[Action]:
         # A character is four bytes at most: what is short need not be measured.
         if len(data) * 4 > self._max_payload and size_of(message.payload) > self._max_payload:
             return [RefusePayload(message)]
@@ -184,7 +214,7 @@ class SocketState:
         channel = self.channels.get(message.topic)
         if channel is None:
             return self._to_nobody(message)
-        if message.join_ref is not None and message.join_ref != channel.join_ref:
+        if _is_outdated(message, channel.join_ref):
             return []
         return self._to_channel(channel, message)
 
@@ -256,9 +286,12 @@ class SocketState:
         return [] if self.postponed.pop(topic, None) is None else [Withdraw(topic)]
 
     def _to_nobody(self, message: Message) -> list[Action]:
-        if message.event == LEAVE:
-            return [*self._withdraw(message.topic), Send(message.reply("ok", {}))]
-        return self.refuse(message, "unmatched topic")
+        if message.event != LEAVE:
+            return self.refuse(message, "unmatched topic")
+        join = self.postponed.get(message.topic)
+        if join is not None and _is_outdated(message, join.join_ref):
+            return []
+        return [*self._withdraw(message.topic), Send(message.reply("ok", {}))]
 
     def _to_channel(self, channel: Channel, message: Message) -> list[Action]:
         if message.event == ACCESS_TOKEN:
@@ -270,14 +303,18 @@ class SocketState:
             )
         del self.channels[channel.topic]
         if message.event == LEAVE:
-            return [
-                Unsubscribe(channel),
-                Send(message.reply("ok", {})),
-                Send(_end(channel, CLOSE)),
-            ]
+            self._parting = message.reply("ok", {}), _end(channel, CLOSE)
+            if channel.config is None or self._serializer.tells_join_ref:
+                return [Unsubscribe(channel), *self.part()]
+            return [Unsubscribe(channel)]
         return [Unsubscribe(channel), Send(_end(channel, ERROR))]
 
 
+def _is_outdated(message: Message, join_ref: Ref) -> bool:
+    """Say whether a message is of another membership than the one with this join_ref."""
+    return None not in (message.join_ref, join_ref) and message.join_ref != join_ref
+
+
 def _end(channel: Channel, event: str) -> Message:
-    """Tell the end of a membership: V2 gives the join's ref twice, V1 null."""
+    """Tell the end of a membership, with the join's ref in both places, as Phoenix does."""
     return Message(channel.topic, event, {}, channel.join_ref, channel.join_ref)

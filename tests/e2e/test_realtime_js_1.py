@@ -195,6 +195,27 @@ def test_after_leaving_nothing_comes_and_after_joining_again_it_does(
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("again", ["join", "leaveAndJoin"])
+def test_another_channel_of_a_topic_takes_the_first_ones_place(
+    clients: Path, shop: Database, server: ServerProcess, again: str
+) -> None:
+    with NodeProgram(clients / "lifecycle.mjs", server.websocket_url) as program:
+        program.tell(join=ALL)
+        program.tell(join=USERS)
+        program.wait_for(joined=USERS)
+        # The client leaves the first one, if it has not been told to, and joins at once.
+        program.tell(**{again: USERS})
+        program.wait_for(joined=USERS, times=2)
+        # The close of the first one is not the second one's, which has another join_ref.
+        program.wait_for(frame="phx_close", topic=USERS)
+        shop.execute("insert into users values (1, 'to the second')")
+        program.wait_for(topic=ALL, id="1")
+        program.wait_for(topic=USERS, id="1")
+        program.tell(leave=USERS)
+        program.wait_for(left=USERS, times=2 if again == "leaveAndJoin" else 1)
+
+
+@pytest.mark.integration
 def test_a_server_that_restarts_gets_its_client_back(clients: Path, shop: Database) -> None:
     with ServerProcess(shop, publications='["changes"]') as server:
         program = NodeProgram(clients / "lifecycle.mjs", server.websocket_url)

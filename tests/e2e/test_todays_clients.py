@@ -178,6 +178,30 @@ def test_each_binding_gets_its_events_with_the_right_types(
         program.wait_for(channel="room", status="CLOSED")
 
 
+@pytest.mark.parametrize("client", CLIENTS)
+def test_who_unsubscribes_and_subscribes_at_once_is_subscribed(
+    start: Start, shop: Database, server: ServerProcess, client: str
+) -> None:
+    with start(client, server.websocket_url) as program:
+        program.tell(subscribe="room", bindings=[BINDINGS[0]])
+        program.wait_for(channel="room", status="SUBSCRIBED")
+        for times in (2, 3):
+            program.tell(resubscribe="room", bindings=[BINDINGS[0]])
+            program.wait_for(channel="room", status="SUBSCRIBED", times=times)
+            # Whatever the server has said of the former channel has come before this.
+            program.tell(subscribe=f"fence {times}")
+            program.wait_for(channel=f"fence {times}", status="SUBSCRIBED")
+        shop.execute("insert into users values (1, 'Grace')")
+        program.wait_until(lambda: bool(changes(program)))
+        assert changes(program) == [[0, "INSERT", "public.users", GRACE, {}]]
+
+        # Alone, it ends as ever.
+        program.tell(unsubscribe="room")
+        program.wait_for(channel="room", left="ok")
+        program.tell(subscribe="other")
+        program.wait_for(channel="other", status="SUBSCRIBED")
+
+
 @pytest.mark.parametrize("client", ["js", "js-vsn1", "phoenix"])
 def test_a_client_may_ask_for_the_rows_that_leave_its_filter(
     start: Start, shop: Database, server: ServerProcess, client: str

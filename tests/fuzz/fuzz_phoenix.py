@@ -159,6 +159,8 @@ class _Conversation:
             self._hold(self._state.receive(data) == [], "it goes on after the end")
             return f"closed {code}"
         sent = self._perform(actions)
+        if self._state.is_waiting and self._random.random() < 0.5:
+            sent += self._perform(self._state.part())
         self._hold(self._subscribed == set(self._state.channels.values()), "subscriptions")
         return "answered" if sent else "ignored"
 
@@ -224,9 +226,12 @@ def _frame(random: Random, vsn: str) -> str | bytes:
     for _ in range(random.choice([0, 0, 0, 1, 1, 2])):
         payload = _replaced(random, payload)
     ref: Any = random.choice(["1", "2", 1, None])
+    join_ref: Any = random.choice(["1", None, "9"])
     frame: Any = {"topic": topic, "event": event, "payload": payload, "ref": ref}
     if vsn == "2.0.0":
-        frame = [random.choice(["1", None, "9"]), ref, topic, event, payload]
+        frame = [join_ref, ref, topic, event, payload]
+    elif random.random() < 0.5:
+        frame["join_ref"] = join_ref
     if random.random() < 0.25:
         frame = _replaced(random, frame)
     text = json.dumps(frame)

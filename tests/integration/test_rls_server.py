@@ -548,7 +548,7 @@ async def test_a_new_token_for_a_role_that_is_not_there_ends_the_channel(
         await client.sit(topic)
         token = stage.token(role="nobody")
         await client.send(topic, "access_token", {"access_token": token})
-        assert await client.drain() == [client.frame(topic, "phx_error", {})]
+        assert await client.drain() == [client.frame(topic, "phx_error", {}, ref="1")]
     await eventually(lambda: rows(stage) == [])
 
 

@@ -252,10 +252,9 @@ async def test_a_leave_is_answered_and_closed_and_ends_the_changes(item: Stage, 
         topic = item.topic("item")
         await client.join(topic, ref="5")
         await client.send(topic, "phx_leave", {}, ref="6", join_ref="5")
-        joined = "5" if vsn == "2.0.0" else None
         assert await client.drain() == [
             client.reply(topic, {}, ref="6", join_ref="5"),
-            client.frame(topic, "phx_close", {}, ref=joined, join_ref=joined),
+            client.frame(topic, "phx_close", {}, ref="5", join_ref="5"),
         ]
         assert await rows(item, client, 1) == []
         await client.join(topic, ref="7")
@@ -264,17 +263,19 @@ async def test_a_leave_is_answered_and_closed_and_ends_the_changes(item: Stage, 
 
 async def test_a_literal_leave(one_stage: Stage) -> None:
     async with one_stage.client("1.0.0") as client:
-        await client.join("realtime:*", ref="5")
-        await client.send_raw('{"topic":"realtime:*","event":"phx_leave","payload":{},"ref":"6"}')
-        assert await client.drain() == [
-            {
-                "topic": "realtime:*",
-                "event": "phx_reply",
-                "ref": "6",
-                "payload": {"status": "ok", "response": {}},
-            },
-            {"topic": "realtime:*", "event": "phx_close", "ref": None, "payload": {}},
-        ]
+        # Not all clients of this version send join_refs.
+        for join_ref, told in (("", None), (',"join_ref":"5"', "5")):
+            for event, ref in (("phx_join", "5"), ("phx_leave", "6")):
+                await client.send_raw(
+                    f'{{"topic":"realtime:*","event":"{event}","payload":{{}},"ref":"{ref}"'
+                    f"{join_ref}}}"
+                )
+            reply = {"status": "ok", "response": {}}
+            assert await client.drain() == [
+                {"topic": "realtime:*", "event": "phx_reply", "ref": "5", "payload": reply},
+                {"topic": "realtime:*", "event": "phx_reply", "ref": "6", "payload": reply},
+                {"topic": "realtime:*", "event": "phx_close", "ref": told, "payload": {}},
+            ]
     async with one_stage.client("2.0.0") as client:
         await client.join("realtime:*", ref="5")
         await client.send_raw('["5","6","realtime:*","phx_leave",{}]')
@@ -294,6 +295,45 @@ async def test_a_leave_of_a_topic_that_is_not_joined_is_answered(
         assert await client.drain() == [client.reply(topic, {}, join_ref="9")]
 
 
+@both_versions
+async def test_a_close_that_comes_after_the_next_join_is_told_apart(item: Stage, vsn: Vsn) -> None:
+    async with item.client(vsn) as client:
+        topic = item.topic("item")
+        await client.join(topic, ref="1")
+        await client.send(topic, "phx_leave", {}, ref="2", join_ref="1")
+        await client.send(topic, "phx_join", {}, ref="3", join_ref="3")
+        assert await client.drain() == [
+            client.reply(topic, {}, ref="2", join_ref="1"),
+            client.frame(topic, "phx_close", {}, ref="1", join_ref="1"),
+            client.reply(topic, {}, ref="3", join_ref="3"),
+        ]
+        assert await rows(item, client, 1) == changes(item, client, 1)
+
+
+@both_versions
+async def test_todays_clients_get_no_close_that_they_cannot_tell_apart(
+    item: Stage, vsn: Vsn
+) -> None:
+    async with item.client(vsn) as client:
+        topic = item.topic("item")
+        config: dict[str, Any] = {"config": {}}
+        joined: dict[str, Any] = {"postgres_changes": []}
+        close = client.frame(topic, "phx_close", {}, ref="1", join_ref="1")
+        await client.send(topic, "phx_join", config, ref="1", join_ref="1")
+        await client.send(topic, "phx_leave", {}, ref="2", join_ref="1")
+        await client.send(topic, "phx_join", config, ref="3", join_ref="3")
+        assert await client.drain() == [
+            client.reply(topic, joined, ref="1", join_ref="1"),
+            client.reply(topic, {}, ref="2", join_ref="1"),
+            *([close] if vsn == "2.0.0" else []),
+            client.reply(topic, joined, ref="3", join_ref="3"),
+        ]
+        # There is one where nothing follows.
+        await client.send(topic, "phx_leave", {}, ref="4", join_ref="3")
+        assert await client.receive() == client.reply(topic, {}, ref="4", join_ref="3")
+        assert await client.receive() == client.frame(topic, "phx_close", {}, ref="3", join_ref="3")
+
+
 async def test_leaving_one_topic_keeps_the_others(item: Stage) -> None:
     async with item.client() as client:
         await client.join(item.topic("item"), item.topic())
@@ -302,8 +342,9 @@ async def test_leaving_one_topic_keeps_the_others(item: Stage) -> None:
         assert await rows(item, client, 1) == changes(item, client, 1)
 
 
-async def test_a_message_of_an_earlier_membership_is_ignored(item: Stage) -> None:
-    async with item.client("2.0.0") as client:
+@both_versions
+async def test_a_message_of_an_earlier_membership_is_ignored(item: Stage, vsn: Vsn) -> None:
+    async with item.client(vsn) as client:
         topic = item.topic("item")
         await client.join(topic, ref="1")
         await client.join(topic, ref="2")
@@ -340,10 +381,7 @@ async def test_an_unknown_event_ends_the_channel_which_can_be_joined_again(
         topic = item.topic("item")
         await client.join(topic, ref="1")
         await client.send(topic, event, {}, ref="2", join_ref="1")
-        joined = "1" if vsn == "2.0.0" else None
-        assert await client.drain() == [
-            client.frame(topic, "phx_error", {}, ref=joined, join_ref=joined)
-        ]
+        assert await client.drain() == [client.frame(topic, "phx_error", {}, ref="1", join_ref="1")]
         assert await rows(item, client, 1) == []
         await client.join(topic, ref="3")
         assert await rows(item, client, 2) == changes(item, client, 2)

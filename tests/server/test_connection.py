@@ -15,6 +15,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosedOK
 from websockets.protocol import State
 
+from realtime_server import connection as connection_module
 from realtime_server.attachment import Attachment
 from realtime_server.auth import AllowAll, Authorizer, ConnectRequest, JoinRequest
 from realtime_server.connection import Connection, close_within
@@ -157,6 +158,28 @@ async def test_a_joined_channel_gets_changes_until_it_leaves() -> None:
         ]
         client.hub.publish([insert(TODOS, "3", "after")])
         assert client.received() == []
+
+
+async def test_todays_clients_in_v1_that_join_again_at_once_are_told_no_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "NEXT_WITHIN", 30.0)
+    async with open_connection() as client:
+        await client.send("phx_join", payload={"config": {}})
+        assert await client.send("phx_leave", ref="2") == []
+        assert await client.send("phx_join", payload={"config": {}}, ref="3") == [
+            reply({}, ref="2"),
+            reply({"postgres_changes": []}, ref="3"),
+        ]
+
+
+async def test_todays_clients_in_v1_that_say_nothing_more_are_told_a_close_soon() -> None:
+    async with open_connection() as client:
+        await client.send("phx_join", payload={"config": {}})
+        frames = await client.send("phx_leave", ref="2")
+        await eventually(lambda: frames.extend(client.received()) or frames)
+        close = {"topic": TOPIC, "event": "phx_close", "ref": None, "payload": {}}
+        assert frames == [reply({}, ref="2"), close]
 
 
 async def test_a_rejoined_channel_gets_changes_once() -> None:

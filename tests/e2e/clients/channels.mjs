@@ -3,6 +3,7 @@
  * says, and everything that happens to them told to it.
  *
  * Commands: {"subscribe": name, "bindings": [...], "config": {...}}, {"unsubscribe": name},
+ * {"resubscribe": name, "bindings": [...], "config": {...}}, which is both, one after the other,
  * {"token": text}, {"send": name, "event": text, "payload": {...}}.
  */
 
@@ -15,6 +16,9 @@ export function obey(client) {
       client.subscribe(command.subscribe, command.bindings ?? [], command.config ?? {});
     } else if (command.unsubscribe !== undefined) {
       client.unsubscribe(command.unsubscribe);
+    } else if (command.resubscribe !== undefined) {
+      client.unsubscribe(command.resubscribe);
+      client.subscribe(command.resubscribe, command.bindings ?? [], command.config ?? {});
     } else if (command.token !== undefined) {
       client.token(command.token);
     } else if (command.send !== undefined) {

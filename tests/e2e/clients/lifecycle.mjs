@@ -1,6 +1,7 @@
 /**
  * A client that does what it is told, {"join": topic}, {"join": topic, "user_token": token},
- * {"leave": topic} or {"setAuth": token}, and says what its socket and its channels go through.
+ * {"leave": topic}, {"leaveAndJoin": topic} or {"setAuth": token}, and says what its socket and
+ * its channels go through. To join a topic again is to have another channel of it.
  *
  *     node lifecycle.mjs ws://localhost:4000/socket '{"heartbeatIntervalMs": 1000}'
  */
@@ -42,6 +43,9 @@ listen((command) => {
     join(command);
   } else if (command.leave) {
     leave(command.leave);
+  } else if (command.leaveAndJoin) {
+    leave(command.leaveAndJoin);
+    join({ join: command.leaveAndJoin });
   } else {
     socket.setAuth(command.setAuth);
   }

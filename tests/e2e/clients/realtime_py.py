@@ -39,6 +39,9 @@ class Program:
             case {"unsubscribe": name}:
                 await self.channels[name].unsubscribe()
                 say(channel=name, left="ok")
+            case {"resubscribe": name}:
+                await self.channels[name].unsubscribe()
+                await self.subscribe(name, command.get("bindings", []), command.get("config", {}))
             case {"token": token}:
                 await self.client.set_auth(token)
                 say(token="set")

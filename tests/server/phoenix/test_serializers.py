@@ -25,16 +25,17 @@ def test_the_version_is_the_query_parameter_vsn() -> None:
 
 
 @pytest.mark.parametrize("ref", REFS)
-def test_v1_reads_an_object_and_keeps_the_refs_type(ref: Any) -> None:
-    text = json.dumps({"topic": "t", "event": "e", "payload": {"a": [1]}, "ref": ref})
-    message = V1.decode(text)
-    assert message == Message("t", "e", {"a": [1]}, ref, None)
-    assert type(message.ref) is type(ref)
+@pytest.mark.parametrize("join_ref", ["1", 1, None])
+def test_v1_reads_an_object_and_keeps_the_refs_types(ref: Any, join_ref: Any) -> None:
+    frame = {"topic": "t", "event": "e", "payload": {"a": [1]}, "ref": ref, "join_ref": join_ref}
+    message = V1.decode(json.dumps(frame))
+    assert message == Message("t", "e", {"a": [1]}, ref, join_ref)
+    assert (type(message.ref), type(message.join_ref)) == (type(ref), type(join_ref))
 
 
-def test_v1_takes_a_frame_without_ref_and_one_with_more_keys() -> None:
+def test_v1_takes_a_frame_without_refs_and_one_with_more_keys() -> None:
     assert V1.decode('{"topic":"t","event":"e","payload":null}') == Message("t", "e", None)
-    text = '{"topic":"t","event":"e","payload":null,"ref":"1","join_ref":"1","more":{}}'
+    text = '{"topic":"t","event":"e","payload":null,"ref":"1","more":{}}'
     assert V1.decode(text) == Message("t", "e", None, "1", None)
 
 
@@ -75,9 +76,10 @@ BEYOND_64_BITS = [2**53 + 1, 2**64 - 1, 2**64, 2**64 + 1, -(2**63) - 1, 10**100]
 @pytest.mark.parametrize("ref", BEYOND_64_BITS)
 @pytest.mark.parametrize("join_ref", [None, "1", 2**64 + 1])
 def test_no_digit_of_a_ref_is_lost(ref: int, join_ref: Any) -> None:
-    v1 = V1.decode(json.dumps({"topic": "t", "event": "e", "payload": 1.5, "ref": ref}))
+    frame = {"topic": "t", "event": "e", "payload": 1.5, "ref": ref, "join_ref": join_ref}
+    v1 = V1.decode(json.dumps(frame))
     v2 = V2.decode(json.dumps([join_ref, ref, "t", "e", 1.5]))
-    assert (v1.ref, v2.ref, v2.join_ref) == (ref, ref, join_ref)
+    assert (v1.ref, v1.join_ref, v2.ref, v2.join_ref) == (ref, join_ref, ref, join_ref)
     assert json.loads(V1.encode(v1))["ref"] == ref
     assert json.loads(V2.encode(v2))[:2] == [join_ref, ref]
 
@@ -123,6 +125,7 @@ NO_REF = (1008, "ref must be a string, a number or null")
         ('{"topic":"t","event":"e","payload":{},"ref":{}}', NO_REF),
         ('{"topic":"t","event":"e","payload":{},"ref":[1]}', NO_REF),
         ('{"topic":"t","event":"e","payload":{},"ref":true}', NO_REF),
+        ('{"topic":"t","event":"e","payload":{},"ref":"1","join_ref":[1]}', NO_REF),
     ],
 )
 def test_v1_refuses_with_a_close_code_and_reason(data: str | bytes, error: tuple[int, str]) -> None:

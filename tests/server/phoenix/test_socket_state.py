@@ -36,6 +36,8 @@ class Socket:
 
     vsn: str
     state: SocketState
+    has_join_refs: bool
+    """Whether the client sends them: in V1 some do not."""
 
     def receive(
         self, topic: str, event: str, payload: Any = None, ref: Any = "2", join_ref: Any = None
@@ -43,6 +45,8 @@ class Socket:
         payload = {} if payload is None else payload
         if self.vsn == "1.0.0":
             frame: Any = {"topic": topic, "event": event, "payload": payload, "ref": ref}
+            if self.has_join_refs:
+                frame["join_ref"] = join_ref
         else:
             frame = [join_ref, ref, topic, event, payload]
         return self.state.receive(json.dumps(frame))
@@ -56,22 +60,25 @@ class Socket:
         return subscribe.channel
 
     def join_ref(self, ref: Any) -> Any:
-        """What a message of this version says of the join."""
-        return ref if self.vsn == "2.0.0" else None
+        """What a message of this client says of the join."""
+        return ref if self.has_join_refs else None
 
 
-def make_socket(vsn: str) -> Socket:
-    return Socket(vsn, SocketState(SERIALIZERS[vsn], max_payload_bytes=1000))
+def make_socket(vsn: str, *, has_join_refs: bool) -> Socket:
+    state = SocketState(SERIALIZERS[vsn], max_payload_bytes=1000)
+    return Socket(vsn, state, has_join_refs)
+
+
+@pytest.fixture(params=["1.0.0", "1.0.0 without join_ref", "2.0.0"])
+def socket(request: pytest.FixtureRequest) -> Socket:
+    vsn, _, without = request.param.partition(" ")
+    return make_socket(vsn, has_join_refs=not without)
 
 
 @pytest.fixture(params=["1.0.0", "2.0.0"])
-def socket(request: pytest.FixtureRequest) -> Socket:
-    return make_socket(request.param)
-
-
-@pytest.fixture
-def v2() -> Socket:
-    return make_socket("2.0.0")
+def told(request: pytest.FixtureRequest) -> Socket:
+    """A socket whose client says to which of its memberships a message belongs."""
+    return make_socket(request.param, has_join_refs=True)
 
 
 def reply(topic: str, status: str, response: Any, ref: Any = "2", join_ref: Any = None) -> Send:
@@ -367,19 +374,87 @@ def test_an_unknown_event_ends_the_membership_with_an_error(socket: Socket, even
 
 
 @pytest.mark.parametrize("event", ["phx_leave", "access_token", "anything"])
-def test_a_message_of_an_earlier_membership_is_ignored(v2: Socket, event: str) -> None:
-    v2.join(ref="1")
-    channel = v2.join(ref="2")
-    assert v2.receive(TOPIC, event, ref="3", join_ref="1") == []
-    assert v2.state.channels == {TOPIC: channel}
+def test_a_message_of_an_earlier_membership_is_ignored(told: Socket, event: str) -> None:
+    told.join(ref="1")
+    channel = told.join(ref="2")
+    assert told.receive(TOPIC, event, ref="3", join_ref="1") == []
+    assert told.state.channels == {TOPIC: channel}
 
 
-def test_a_message_without_join_ref_belongs_to_the_membership_there_is(v2: Socket) -> None:
-    channel = v2.join(ref="1")
-    assert v2.receive(TOPIC, "phx_leave", ref="2", join_ref=None) == [
+def test_a_leave_of_an_earlier_membership_does_not_withdraw_a_postponed_join(told: Socket) -> None:
+    told.join(ref="1")
+    message = postpone(told, "2")
+    assert told.receive(TOPIC, "phx_leave", ref="3", join_ref="1") == []
+    assert told.state.postponed == {TOPIC: message}
+
+
+def test_the_end_of_an_earlier_membership_is_told_with_its_own_join_ref(told: Socket) -> None:
+    told.join(ref="1")
+    *_, close = told.receive(TOPIC, "phx_leave", ref="2", join_ref="1")
+    told.join(ref="3")
+    assert isinstance(close, Send)
+    assert json.loads(SERIALIZERS[told.vsn].encode(close.message)) == (
+        {"topic": TOPIC, "event": "phx_close", "payload": {}, "ref": "1"}
+        if told.vsn == "1.0.0"
+        else ["1", "1", TOPIC, "phx_close", {}]
+    )
+
+
+@pytest.fixture
+def v1() -> Socket:
+    return make_socket("1.0.0", has_join_refs=True)
+
+
+def leave_and_wait(v1: Socket) -> list[Action]:
+    """Leave a channel of today's clients; return what comes of it when all is answered."""
+    channel = v1.join(ref="1", payload={"config": {}})
+    assert v1.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [Unsubscribe(channel)]
+    assert v1.state.is_waiting
+    return [reply(TOPIC, "ok", {}, "2", "1"), Send(Message(TOPIC, "phx_close", {}, "1", "1"))]
+
+
+def test_todays_clients_that_join_again_at_once_in_v1_get_no_close(v1: Socket) -> None:
+    left, _ = leave_and_wait(v1)
+    answer, join = v1.receive(TOPIC, "phx_join", {"config": {}}, ref="3", join_ref="3")
+    assert answer == left
+    assert isinstance(join, Join)
+    assert not v1.state.is_waiting
+
+
+@pytest.mark.parametrize(
+    ("topic", "event"),
+    [("realtime:other", "phx_join"), (TOPIC, "phx_leave"), ("phoenix", "heartbeat")],
+)
+def test_any_other_message_lets_a_leave_be_answered_whole(
+    v1: Socket, topic: str, event: str
+) -> None:
+    expected = leave_and_wait(v1)
+    *answer, _ = v1.receive(topic, event, ref="3", join_ref="1")
+    assert answer[:2] == expected
+    assert not v1.state.is_waiting
+
+
+def test_a_leave_is_answered_whole_when_no_message_comes(v1: Socket) -> None:
+    expected = leave_and_wait(v1)
+    assert v1.state.part() == expected
+    assert v1.state.part() == []
+
+
+def test_a_message_without_join_ref_belongs_to_the_membership_there_is(told: Socket) -> None:
+    channel = told.join(ref="1")
+    assert told.receive(TOPIC, "phx_leave", ref="2", join_ref=None) == [
         Unsubscribe(channel),
         reply(TOPIC, "ok", {}, "2"),
         Send(Message(TOPIC, "phx_close", {}, "1", "1")),
+    ]
+
+
+def test_a_membership_without_join_ref_gets_every_message(told: Socket) -> None:
+    channel = told.join(ref=None)
+    assert told.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [
+        Unsubscribe(channel),
+        reply(TOPIC, "ok", {}, "2", "1"),
+        Send(Message(TOPIC, "phx_close", {}, None, None)),
     ]
 
 
