@@ -1,19 +1,14 @@
-"""Attachment: whether the database's changes are being read, and who waits until they are.
-
-The source tells no one when it attaches, so it is asked now and then, and only while
-somebody waits.
-"""
+"""Attachment: whether the database's changes are being read, and who waits until they are."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from realtime_core.errors import RealtimeError
 
 __all__ = ["Attachment", "Wait"]
-
-_INTERVAL: Final = 0.05
-"""Seconds between two looks."""
 
 
 class Wait:
@@ -28,7 +23,7 @@ class Wait:
         """Wait no more. Doing so twice, or when the wait is over, is nothing."""
         if self._timer is not None:
             self._timer.cancel()
-        self._owner._waiting.pop(self, None)
+        self._owner._forget(self)
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop, within: float) -> None:
         self._timer = loop.call_later(within, self._end, False)
@@ -43,13 +38,20 @@ class Attachment:
 
     Args:
         is_attached: whether changes are being read now.
+        attached: returns when they are.
     """
 
-    def __init__(self, is_attached: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        is_attached: Callable[[], bool],
+        attached: Callable[[], Coroutine[Any, Any, object]],
+    ) -> None:
         self._is_attached = is_attached
+        self._attached = attached
         # A dict for its order: who came first is told first.
         self._waiting: dict[Wait, None] = {}
-        self._next_look: asyncio.Handle | None = None
+        # Waits for all of them together.
+        self._task: asyncio.Task[None] | None = None
 
     def __bool__(self) -> bool:
         return self._is_attached()
@@ -66,17 +68,24 @@ class Attachment:
         self._waiting[wait] = None
         if within is not None:
             wait._set_timer(loop, within)
-        if self._next_look is None:
-            self._next_look = loop.call_soon(self._look)
+        if self._task is None:
+            self._task = loop.create_task(self._wait_for_all())
         return wait
 
-    def _look(self) -> None:
-        self._next_look = None
-        if self._is_attached():
-            for wait in list(self._waiting):
-                # One of them may have cancelled another.
-                if wait in self._waiting:
-                    wait._end(True)
-        if self._waiting:
-            loop = asyncio.get_running_loop()
-            self._next_look = loop.call_later(_INTERVAL, self._look)
+    async def _wait_for_all(self) -> None:
+        try:
+            await self._attached()
+        except (RealtimeError, RuntimeError):
+            # The reading ends with the same error, or the server does; nobody waits for long then.
+            return
+        self._task = None
+        for wait in list(self._waiting):
+            # One of them may have cancelled another.
+            if wait in self._waiting:
+                wait._end(True)
+
+    def _forget(self, wait: Wait) -> None:
+        self._waiting.pop(wait, None)
+        if not self._waiting and self._task is not None:
+            self._task.cancel()
+            self._task = None

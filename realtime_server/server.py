@@ -61,7 +61,7 @@ class RealtimeServer:
         )
         is_rls = config.replication_mode is ReplicationMode.RLS
         self._mode: StreamMode | RlsMode = RlsMode(config) if is_rls else StreamMode(config)
-        self._attachment = Attachment(lambda: self.is_attached)
+        self._attachment = Attachment(lambda: self.is_attached, self._mode.attached)
         rules = config.configuration_file.realtime
         self._hub = Hub(
             TopicGate((rule.relation, rule.events) for rule in rules),

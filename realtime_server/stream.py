@@ -48,7 +48,7 @@ class StreamMode(Nobody):
         )
 
     async def __aenter__(self) -> Self:
-        """It attaches when it is read, and so in the background."""
+        """It attaches in the background."""
         await self._source.__aenter__()
         return self
 
@@ -68,6 +68,15 @@ class StreamMode(Nobody):
     def stats(self) -> SourceStats:
         """Return where the stream stands."""
         return self._source.stats()
+
+    async def attached(self) -> None:
+        """Wait until the stream runs.
+
+        Raises:
+            RealtimeError: if it cannot go on.
+            RuntimeError: if it was closed.
+        """
+        await self._source.attached()
 
     async def run(self, hub: Hub, metrics: Metrics) -> None:
         """Hand changes to the hub's subscriptions until the stream ends.

@@ -75,7 +75,7 @@ class Attempts:
         self._task = asyncio.create_task(self._run())
 
     async def wait(self) -> None:
-        """Wait until the stream runs. Cancelling the wait leaves the attempt going.
+        """Wait until the stream runs. Several may; cancelling a wait leaves the attempt going.
 
         Raises:
             SourceError: if that fails, and trying again cannot help.
@@ -85,7 +85,8 @@ class Attempts:
             self._task = asyncio.create_task(self._run())
         task = self._task
         await asyncio.wait({task})
-        self._task = None
+        if self._task is task:
+            self._task = None
         if self._closed or task.cancelled():
             raise StopAsyncIteration
         task.result()

@@ -58,6 +58,19 @@ class EventQueue(abc.ABC):
     # What a source adds.
 
     @abc.abstractmethod
+    async def _connect(self) -> None:
+        """Wait until there may be a connection.
+
+        Cancelling it loses nothing. It raises StopAsyncIteration when there will be none. Several
+        tasks may wait at a time.
+        """
+
+    @property
+    @abc.abstractmethod
+    def _connected(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+
+    @abc.abstractmethod
     async def _fill(self) -> None:
         """Wait for what comes next and put it into the queue; it may be nothing.
 
@@ -73,7 +86,31 @@ class EventQueue(abc.ABC):
     async def aclose(self) -> None:
         """Let go of everything."""
 
-    # Leaving
+    # Entering and leaving
+
+    async def attached(self) -> None:
+        """Wait until the stream runs: what is committed after that is handed over, or a Gap says
+        that it was lost.
+
+        A persistent source enters its ``async with`` block before there is a slot, and what is
+        committed before that is made is not in it. Any task may wait, and several at a time;
+        cancelling a wait leaves the source attaching. A connection that has broken counts as
+        long as nobody has noticed, which takes a read.
+
+        Raises:
+            SourceError: if it cannot attach, and trying again cannot help.
+            RuntimeError: if it was closed, now or before.
+        """
+        while not self._closed:
+            if self._error is not None:
+                raise self._error
+            if self._connected:
+                return
+            try:
+                await self._connect()
+            except StopAsyncIteration:
+                break
+        raise RuntimeError("this source was closed: make a new one")
 
     async def __aexit__(
         self,

@@ -116,7 +116,7 @@ class StreamSource(EventQueue):
     # Lifetime
 
     async def __aenter__(self) -> Self:
-        """Attach to the database.
+        """Attach to the database; a persistent source only begins to: see :meth:`attached`.
 
         Raises:
             SourceError: if that fails, unless the source is persistent.
@@ -128,12 +128,14 @@ class StreamSource(EventQueue):
         if self._settings.max_lag_bytes is not None:
             guard = LagGuard(self._settings, lambda: self._slot, self._start_anew)
             self._lag_guard = asyncio.create_task(guard.run())
-        if not self._settings.persistent:
-            try:
-                await self._attempts.wait()
-            except BaseException:
-                await self.aclose()
-                raise
+        if self._settings.persistent:
+            self._attempts.start()
+            return self
+        try:
+            await self._attempts.wait()
+        except BaseException:
+            await self.aclose()
+            raise
         return self
 
     async def aclose(self) -> None:
@@ -172,6 +174,13 @@ class StreamSource(EventQueue):
 
     # Reading
 
+    @property
+    def _connected(self) -> bool:
+        return self._connection is not None
+
+    async def _connect(self) -> None:
+        await self._attempts.wait()
+
     async def _fill(self) -> None:
         if self._take_rest():
             # A transaction that was held may be of any length, and is not waited for.
@@ -182,7 +191,7 @@ class StreamSource(EventQueue):
             return
         connection = self._connection
         if connection is None:
-            await self._attempts.wait()
+            await self._connect()
             return
         try:
             payloads = await connection.read()
@@ -351,7 +360,7 @@ class StreamSource(EventQueue):
             self._handed,
             self._filter,
             all_handed=not self._queue,
-            connected=self._connection is not None,
+            connected=self._connected,
         )
 
     # Attaching

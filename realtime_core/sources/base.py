@@ -73,6 +73,21 @@ class ChangeSource(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
+    async def attached(self) -> None:
+        """Wait until the stream runs: what is committed after that is handed over, or a Gap says
+        that it was lost.
+
+        A persistent source enters its ``async with`` block before there is a slot, and what is
+        committed before that is made is not in it. Any task may wait, and several at a time;
+        cancelling a wait leaves the source attaching. A connection that has broken counts as
+        long as nobody has noticed, which takes a read.
+
+        Raises:
+            SourceError: if it cannot attach, and trying again cannot help.
+            RuntimeError: if it was closed, now or before.
+        """
+        ...
+
     def __aiter__(self) -> Self: ...
 
     async def __anext__(self) -> Event:

@@ -64,7 +64,9 @@ class StreamOptions(TypedDict, total=False):
     with`` block without an exception."""
     persistent: bool
     """Retry every error, the first attempt's included, each logged with its remedy. Otherwise
-    the first attempt raises, and later on only what can pass by itself is retried."""
+    the first attempt raises, and later on only what can pass by itself is retried. The ``async
+    with`` block is entered at once, perhaps before there is a slot: await
+    :meth:`ChangeSource.attached` before you write what must be seen."""
     max_lag_bytes: int | None
     """How much WAL the slot may retain on the server. It is checked on attaching and every
     ``lag_interval`` seconds."""

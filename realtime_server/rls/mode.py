@@ -130,6 +130,10 @@ class RlsMode:
         """Return where the stream stands."""
         return self._poller.stats()
 
+    async def attached(self) -> None:
+        """Wait until changes are polled."""
+        await self._poller.attached.wait()
+
     @property
     def counters(self) -> Counters:
         """What was asked of row level security."""

@@ -141,6 +141,8 @@ class Poller:
         self._stream: StreamIdentity | None = None
         self._decoder = Wal2JsonDecoder()
         self._stats = SourceStats()
+        self.attached = asyncio.Event()
+        """Set while there is a slot that is polled."""
         self._kept: SlotSession | None = None
 
     @property
@@ -189,6 +191,7 @@ class Poller:
                 ceiling = min(ceiling * 2, maximum)
                 logger.warning("%s; trying again in %.1f s", " ".join(str(exc).split()), delay)
             self._stats = attrs.evolve(self._stats, connected=False)
+            self.attached.clear()
             await asyncio.sleep(delay)
 
     @contextlib.asynccontextmanager
@@ -228,6 +231,7 @@ class Poller:
             gaps=self._stats.gaps + (reason is not None),
             confirmed_lsn=start,
         )
+        self.attached.set()
         self._advanced = start
         if reason is None:
             return None

@@ -108,18 +108,21 @@ async def open_connection(
     authorizer: Authorizer | None = None,
     *,
     clock: Callable[[], float] = lambda: 0.0,
-    attached: Callable[[], bool] = lambda: True,
+    attached: asyncio.Event | None = None,
     registrar: Registrar | None = None,
     **settings: int,
 ) -> AsyncIterator[Client]:
     websocket, hub, metrics = FakeWebSocket(), Hub(), make_metrics()
+    if attached is None:
+        attached = asyncio.Event()
+        attached.set()
     settings = {"outbox_max_bytes": 1024, **settings}
     connection = Connection(
         cast(ServerConnection, websocket),
         request=REQUEST,
         serializer=SERIALIZERS["1.0.0"],
         hub=hub,
-        attachment=Attachment(attached),
+        attachment=Attachment(attached.is_set, attached.wait),
         authorizer=authorizer or AllowAll(),
         registrar=registrar or Nobody(),
         config=open_config(**settings),
@@ -464,7 +467,7 @@ async def test_a_client_without_an_address_is_served_all_the_same() -> None:
         request=REQUEST,
         serializer=SERIALIZERS[None],
         hub=Hub(),
-        attachment=Attachment(lambda: True),
+        attachment=Attachment(lambda: True, asyncio.Event().wait),
         authorizer=AllowAll(),
         registrar=Nobody(),
         config=open_config(),

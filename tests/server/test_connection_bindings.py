@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -121,32 +122,24 @@ async def test_pushes_that_are_not_served_leave_the_channel_as_it_is() -> None:
 # The stream is not attached yet.
 
 
-class Stream:
-    def __init__(self) -> None:
-        self.attached = False
-
-    def __call__(self) -> bool:
-        return self.attached
-
-
 async def test_a_join_is_told_to_be_in_place_when_the_stream_is() -> None:
-    stream = Stream()
+    stream = asyncio.Event()
     async with open_connection(attached=stream) as client:
         join = payload(TODO)
         assert await client.send("phx_join", payload=join) == [accepted(join)]
-        stream.attached = True
+        stream.set()
         received: list[Any] = []
         await eventually(lambda: received.extend(client.received()) or received)
         assert received == [system()]
 
 
 async def test_who_has_left_is_told_nothing_when_the_stream_attaches() -> None:
-    stream = Stream()
+    stream = asyncio.Event()
     async with open_connection(attached=stream) as client:
         await client.send("phx_join", payload=payload(TODO))
         await client.send("phx_leave")
         await client.send("phx_join", "realtime:other", payload(TODO))
-        stream.attached = True
+        stream.set()
         received: list[Any] = []
         await eventually(lambda: received.extend(client.received()) or received)
         assert [frame["topic"] for frame in received] == ["realtime:other"]
@@ -157,13 +150,13 @@ IMPATIENT = payload(TODO, postgres_changes_options={"wait": True, "timeout": 10}
 
 
 async def test_a_join_that_waits_is_answered_when_the_stream_is_attached() -> None:
-    stream = Stream()
+    stream = asyncio.Event()
     async with open_connection(attached=stream) as client:
         assert await client.send("phx_join", payload=WAITING) == []
         # Others pass it.
         assert await client.send("heartbeat", "phoenix") == [reply({}, topic="phoenix")]
         client.hub.publish([insert(TODOS, "1", "x")])
-        stream.attached = True
+        stream.set()
         received: list[Any] = []
         await eventually(lambda: received.extend(client.received()) or received)
         assert received == [accepted(WAITING), system()]
@@ -177,13 +170,13 @@ async def test_a_join_that_waits_needs_no_wait_when_all_is_well() -> None:
 
 
 async def test_nothing_is_waited_for_without_bindings() -> None:
-    async with open_connection(attached=Stream()) as client:
+    async with open_connection(attached=asyncio.Event()) as client:
         join = payload(postgres_changes_options={"wait": True})
         assert await client.send("phx_join", payload=join) == [accepted(join)]
 
 
 async def test_a_join_that_waited_in_vain_is_told_so() -> None:
-    async with open_connection(attached=Stream()) as client:
+    async with open_connection(attached=asyncio.Event()) as client:
         received: list[Any] = await client.send("phx_join", payload=IMPATIENT)
         await eventually(lambda: received.extend(client.received()) or received)
         assert received == [
@@ -197,20 +190,20 @@ async def test_a_join_that_waited_in_vain_is_told_so() -> None:
 
 
 async def test_a_leave_or_another_join_withdraws_one_that_waits() -> None:
-    stream = Stream()
+    stream = asyncio.Event()
     async with open_connection(attached=stream) as client:
         await client.send("phx_join", payload=WAITING, ref="1")
         assert await client.send("phx_leave", ref="2") == [reply({}, ref="2")]
         await client.send("phx_join", payload=WAITING, ref="3")
         await client.send("phx_join", payload=WAITING, ref="4")
-        stream.attached = True
+        stream.set()
         received: list[Any] = []
         await eventually(lambda: received.extend(client.received()) or received)
         assert received == [accepted(WAITING, "4"), system()]
 
 
 async def test_joins_that_wait_count_as_channels() -> None:
-    async with open_connection(attached=Stream(), max_channels=2) as client:
+    async with open_connection(attached=asyncio.Event(), max_channels=2) as client:
         for name in ("realtime:a", "realtime:b"):
             assert await client.send("phx_join", name, WAITING) == []
         (answer,) = await client.send("phx_join", "realtime:c", WAITING)
@@ -218,7 +211,7 @@ async def test_joins_that_wait_count_as_channels() -> None:
 
 
 async def test_the_end_of_the_connection_ends_all_waiting() -> None:
-    stream = Stream()
+    stream = asyncio.Event()
     async with open_connection(attached=stream) as client:
         await client.send("phx_join", payload=WAITING)
         await client.send("phx_join", "realtime:other", payload(TODO))
@@ -238,10 +231,10 @@ class Expiring(AllowAll):
 
 
 async def test_a_token_that_expired_while_its_join_waited_is_refused() -> None:
-    stream = Stream()
+    stream = asyncio.Event()
     async with open_connection(Expiring(), attached=stream) as client:
         await client.send("phx_join", payload=WAITING)
-        stream.attached = True
+        stream.set()
         received: list[Any] = []
         await eventually(lambda: received.extend(client.received()) or received)
         assert received == [error("InvalidJWTToken: the token has expired")]

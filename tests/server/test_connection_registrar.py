@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Hashable
 from typing import Any
 
@@ -113,7 +114,7 @@ async def test_a_join_that_waited_in_vain_is_removed() -> None:
     binding = {"event": "*", "schema": "public", "table": "todos"}
     options = {"wait": True, "timeout": 15000}
     config = {"config": {"postgres_changes": [binding], "postgres_changes_options": options}}
-    async with open_connection(registrar=book, attached=lambda: False) as client:
+    async with open_connection(registrar=book, attached=asyncio.Event()) as client:
         await client.send("phx_join", topic="realtime:room", payload=config)
         await client.send("phx_leave", topic="realtime:room", ref="2")
         assert book.topics == []

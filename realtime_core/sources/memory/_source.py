@@ -57,6 +57,8 @@ class MemorySource(EventQueue):
         boundaries: also yield :class:`Begin` and :class:`Commit`.
         auto_ack: acknowledge what was handed over when the next is asked for, and on leaving
             the ``async with`` block without an exception.
+        persistent: wait out every error instead of raising it, the first attempt's included, as
+            :attr:`StreamOptions.persistent` has it; see :meth:`attached`.
 
     Raises:
         ConfigError: if ``on_gap`` is neither, or the filter is none.
@@ -72,6 +74,7 @@ class MemorySource(EventQueue):
         filter: str | Mapping[str, str] | None = None,
         boundaries: bool = False,
         auto_ack: bool = False,
+        persistent: bool = False,
     ) -> None:
         if on_gap not in ("raise", "continue"):
             raise ConfigError(f"on_gap is 'raise' or 'continue', not {on_gap!r}")
@@ -86,6 +89,7 @@ class MemorySource(EventQueue):
         self._name = slot or f"memory_{next(_numbers)}"
         self._temporary = slot is None
         self._on_gap = on_gap
+        self._persistent = persistent
         self._own_checkpoint = start_at != "slot"
         self._start: Place = NOWHERE
         self._start_at: Position | None = None
@@ -96,7 +100,8 @@ class MemorySource(EventQueue):
         # The slot, while there is a connection, and the number of the entry that comes next.
         self._slot: Slot | None = None
         self._next = 0
-        self._wake: asyncio.Future[None] | None = None
+        # Who waits for something to happen.
+        self._wakes: set[asyncio.Future[None]] = set()
 
         # What outlives connections.
         self._filter = None if filter is None else RowFilter(filter, {})
@@ -113,11 +118,15 @@ class MemorySource(EventQueue):
         """Attach to the database.
 
         Raises:
-            SourceError: if that fails.
+            SourceError: if that fails, unless the source is persistent.
         """
         if self._closed:
             raise RuntimeError("this source was closed: make a new one")
-        self._attach()
+        try:
+            self._attach()
+        except SourceError:
+            if not self._persistent:
+                raise
         return self
 
     async def aclose(self) -> None:
@@ -132,15 +141,24 @@ class MemorySource(EventQueue):
 
     # Reading
 
+    @property
+    def _connected(self) -> bool:
+        return self._slot is not None
+
+    async def _connect(self) -> None:
+        try:
+            self._attach()
+        except SourceError as exc:
+            if not (exc.transient or self._persistent):
+                raise
+            await self._until_woken()
+            if self._closed:
+                raise StopAsyncIteration from None
+
     async def _fill(self) -> None:
         if self._slot is None:
-            try:
-                self._attach()
-            except SourceError as exc:
-                if not exc.transient:
-                    raise
-                await self._until_woken()
-                return
+            await self._connect()
+            return
         if not self._take() and not self._queue:
             if self._log.ended:
                 raise StopAsyncIteration
@@ -177,17 +195,20 @@ class MemorySource(EventQueue):
             self._queue.append(Idle(Position(lsn, 0, self._stream)))
 
     async def _until_woken(self) -> None:
-        self._wake = wake = asyncio.get_running_loop().create_future()
+        wake = asyncio.get_running_loop().create_future()
+        self._wakes.add(wake)
         self._log.subscribe(self._go_on)
         try:
             await wake
         finally:
-            self._wake = None
-            self._log.unsubscribe(self._go_on)
+            self._wakes.discard(wake)
+            if not self._wakes:
+                self._log.unsubscribe(self._go_on)
 
     def _go_on(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        for wake in self._wakes:
+            if not wake.done():
+                wake.set_result(None)
 
     # Acknowledging
 
@@ -244,7 +265,7 @@ class MemorySource(EventQueue):
             filtered=0 if self._filter is None else self._filter.left_out,
             filter_errors=0 if self._filter is None else self._filter.errors,
             lag_bytes=max(progress.written - progress.flushed, 0),
-            connected=self._slot is not None,
+            connected=self._connected,
         )
 
     # Attaching
@@ -315,7 +336,7 @@ class MemorySource(EventQueue):
     def _lose(self, exc: RealtimeError) -> None:
         """Give the broken connection up; the next read attaches again."""
         self._detach()
-        if isinstance(exc, SourceError) and exc.transient:
+        if isinstance(exc, SourceError) and (exc.transient or self._persistent):
             logger.warning("stream interrupted: %s", exc)
         else:
             self._error = exc
@@ -327,3 +348,5 @@ class MemorySource(EventQueue):
             slot.close = None
             if slot.temporary:
                 self.database._slots.pop(self._name, None)
+            # Somebody may be waiting for it to be free.
+            self._log.wake()

@@ -114,6 +114,68 @@ def position(event: Event) -> Position:
     return event.position
 
 
+# Attaching
+
+
+async def test_what_is_committed_once_it_is_attached_is_handed_over(world: World) -> None:
+    async with world.source(persistent=True) as source:
+        await soon(source.attached())
+        assert source.stats().connected
+        world.insert(1)
+        assert await take_ids(source, 1) == [1]
+        # And so it is as long as nothing breaks.
+        await soon(source.attached())
+    async with world.source() as source:
+        await soon(source.attached())
+
+
+async def test_several_wait_until_it_is_attached_and_may_give_up(world: World) -> None:
+    async with world.source() as first, world.source(persistent=True) as second:
+        reading = asyncio.create_task(take_ids(second, 1))
+        waiting = [asyncio.create_task(second.attached()) for _ in range(3)]
+        # Longer than an attempt takes, where there is a server.
+        done, _ = await asyncio.wait([reading, *waiting], timeout=0.2)
+        assert not done
+        waiting.pop().cancel()
+        await first.aclose()
+        for wait in waiting:
+            await soon(wait)
+        world.insert(1)
+        assert await soon(reading) == [1]
+        assert second.stats().reconnects == 0
+
+
+async def test_a_persistent_source_attaches_though_nobody_reads_or_waits(world: World) -> None:
+    async with world.source(persistent=True) as source:
+        await eventually(lambda: source.stats().connected)
+        world.insert(1)
+        assert await take_ids(source, 1) == [1]
+
+
+async def test_who_waits_hears_why_it_cannot_attach(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1)
+        await take(source, 1)
+        world.break_connections()
+        world.move_slot()
+        # Reading notices that the connection has broken.
+        with pytest.raises(SlotLostError):
+            await take(source, 1)
+        with pytest.raises(SlotLostError):
+            await soon(source.attached())
+
+
+async def test_who_waits_for_a_source_that_is_closed_hears_of_that(world: World) -> None:
+    async with world.source():
+        async with world.source(persistent=True) as source:
+            waiting = asyncio.create_task(source.attached())
+            await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="closed"):
+            await soon(waiting)
+        with pytest.raises(RuntimeError, match="closed"):
+            await source.attached()
+
+
 # What is handed over
 
 

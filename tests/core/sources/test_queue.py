@@ -39,6 +39,13 @@ class Scripted(EventQueue):
         self.may_go_on.set()
         self.acknowledged: list[Acknowledgeable] = []
 
+    @property
+    def _connected(self) -> bool:
+        return True
+
+    async def _connect(self) -> None:
+        raise AssertionError("it is always connected")
+
     async def _fill(self) -> None:
         await self.may_go_on.wait()
         if not self._parts:
