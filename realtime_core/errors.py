@@ -241,7 +241,7 @@ class PublicationNotFoundError(SourceError):
         plural = "publications" if len(names) > 1 else "publication"
         super().__init__(
             f"{plural} {quoted} not found in database {database!r}; "
-            f"create it: CREATE PUBLICATION {first} FOR ALL TABLES"
+            f"create it with the tables to be sent: CREATE PUBLICATION {first} FOR TABLE a, b"
         )
 
 

@@ -20,6 +20,7 @@ from realtime_core.errors import ConfigError, RealtimeError, ServerError, Source
 from . import logs
 from .addresses import resolve_dsn
 from .auth import make_verifier
+from .catalog.check import stream_findings
 from .config import (
     SETTING_NAMES,
     EventLoop,
@@ -177,8 +178,11 @@ async def _check(config: ServerConfig) -> int:
             persistent=True,
             setting_names=SETTING_NAMES,
         )
-        if is_rls and diagnosis.database is not None:
-            more = await rls_findings(dsn, config.publications[0])
+        if diagnosis.database is not None:
+            if is_rls:
+                more = await rls_findings(dsn, config.publications[0])
+            else:
+                more = await stream_findings(dsn, config.publications)
             diagnosis = attrs.evolve(diagnosis, findings=(*diagnosis.findings, *more))
     except SourceError as exc:
         print(f"problem  {exc}")

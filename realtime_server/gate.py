@@ -1,7 +1,8 @@
 """TopicGate: which topics, and which bindings, a relation's changes may go to at all.
 
 CONFIGURATION_FILE's list ``realtime`` says it. A rule opens topics of one kind: those of
-schemas, of tables, or of filters on a column. Without a file everything is open.
+schemas, of tables, or of filters on a column. Without a file everything is open, but for the
+server's own schema, which nothing opens.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import attrs
 
 from .phoenix.messages import CHANNEL_PREFIX
 
-__all__ = ["Opening", "TopicGate"]
+__all__ = ["OWN_SCHEMA", "Opening", "TopicGate"]
 
+OWN_SCHEMA: Final = "realtime"
+"""The server's own: it says who listens to what, with the claims of their tokens. A publication
+``FOR ALL TABLES`` has it, too."""
 _ANY: Final = "*"
 
 
@@ -37,6 +41,9 @@ class Opening:
     def lets_filter_by(self, columns: frozenset[str]) -> bool:
         """Say whether a filter may look at these columns."""
         return self.columns is None or columns <= self.columns
+
+
+_CLOSED: Final = Opening((), frozenset())
 
 
 class TopicGate:
@@ -65,6 +72,8 @@ class TopicGate:
         return opening
 
     def _find(self, schema: str, table: str, event: str) -> Opening:
+        if schema == OWN_SCHEMA:
+            return _CLOSED
         of_schema = f"{CHANNEL_PREFIX}{schema}"
         of_all = f"{CHANNEL_PREFIX}{_ANY}"
         of_table = f"{of_schema}:{table}"

@@ -11,10 +11,14 @@ from realtime_core.filters import EnumOrders
 
 from .addresses import resolve_dsn
 from .broadcaster import broadcast
+from .catalog.wishes import check_schema, possible, wishes_of
 from .config import SETTING_NAMES, ServerConfig
+from .grants import Grant
 from .hub import Hub
 from .metrics import Metrics
-from .registrar import Nobody
+from .phoenix.joins import Binding
+from .registrar import Nobody, Registered
+from .topics import Topic
 
 __all__ = ["StreamMode"]
 
@@ -77,6 +81,13 @@ class StreamMode(Nobody):
             RuntimeError: if it was closed.
         """
         await self._source.attached()
+
+    async def register(
+        self, topic: Topic, bindings: tuple[Binding, ...] | None, grant: Grant
+    ) -> Registered:
+        for ways in wishes_of(topic, bindings):
+            possible(ways, check_schema)
+        return await super().register(topic, bindings, grant)
 
     async def run(self, hub: Hub, metrics: Metrics) -> None:
         """Hand changes to the hub's subscriptions until the stream ends.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
+from typing import TypeVar
 
 import attrs
 
@@ -10,12 +11,15 @@ from realtime_core import FilterError
 from realtime_core.filters import EnumOrders, Filter
 
 from ..errors import RefusedError
+from ..gate import OWN_SCHEMA
 from ..phoenix.joins import ANY, Binding
 from ..phoenix.messages import CHANNEL_PREFIX
 from ..topics import Topic
 from .tables import Table
 
-__all__ = ["Wish", "check_columns", "check_table", "wishes_of"]
+__all__ = ["Wish", "check_columns", "check_schema", "check_table", "possible", "wishes_of"]
+
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -77,6 +81,36 @@ def _of_binding(binding: Binding) -> Wish:
         binding.event,
         binding.select,
     )
+
+
+def possible(ways: Iterable[Wish], check: Callable[[Wish], T]) -> list[tuple[Wish, T]]:
+    """Return the ways to read a wish that are possible, and what checking them gave.
+
+    Raises:
+        RefusedError: the first one, if none is.
+    """
+    found = []
+    problem: RefusedError | None = None
+    for wish in ways:
+        try:
+            found.append((wish, check(wish)))
+        except RefusedError as exc:
+            problem = problem or exc
+    if problem is not None and not found:
+        raise problem
+    return found
+
+
+def check_schema(wish: Wish) -> None:
+    """Look at whether anything is ever sent of a wish's schema.
+
+    Raises:
+        RefusedError: if not.
+    """
+    if wish.schema == OWN_SCHEMA:
+        raise RefusedError(
+            f"the schema {OWN_SCHEMA} is the server's own: its changes are sent to nobody"
+        )
 
 
 def check_table(wish: Wish, table: Table | None) -> Table:

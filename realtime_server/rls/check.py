@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import AsyncConnection
 
-from realtime_core import Finding
+from realtime_core import Finding, Severity
 from realtime_core.errors import SourceError
 from realtime_core.sources.failures import connection_failed
 
@@ -59,15 +59,15 @@ async def _publication(connection: AsyncConnection[tuple[object, ...]], name: st
         return Finding.problem("publication", str(exc))
     if publication.is_empty:
         return Finding.warning("publication", f"publication {name!r} publishes nothing yet")
+    remedy = None
     match publication.tables:
         case None:
             tables = "all tables"
+            remedy = "and those that are made later; better name what is meant: FOR TABLE a, b"
         case names:
             tables = "1 table" if len(names) == 1 else f"{len(names)} tables"
-    return Finding.ok(
-        "publication",
-        f"publication {name!r} publishes {', '.join(publication.actions)} of {tables}",
-    )
+    message = f"publication {name!r} publishes {', '.join(publication.actions)} of {tables}"
+    return Finding("publication", Severity.OK, message, remedy)
 
 
 async def _schema(connection: AsyncConnection[tuple[object, ...]]) -> Finding:

@@ -43,7 +43,8 @@ from realtime_core.errors import DecodeError, SlotInUseError, SourceError
 from realtime_core.wal2json import Wal2JsonDecoder
 
 from ..catalog.connections import Connections, Dsn
-from .publication import OWN_SCHEMA, Publication, read_publication
+from ..gate import OWN_SCHEMA
+from .publication import Publication, read_publication
 from .slot import SlotSession
 
 __all__ = ["Batch", "Poller", "Read"]

@@ -10,10 +10,9 @@ from psycopg.rows import tuple_row
 
 from realtime_core.errors import PublicationNotFoundError, SourceError
 
-__all__ = ["OWN_SCHEMA", "Publication", "read_publication"]
+from ..gate import OWN_SCHEMA
 
-OWN_SCHEMA: Final = "realtime"
-"""The server's own: its changes are nobody's business."""
+__all__ = ["Publication", "read_publication"]
 
 
 @attrs.frozen

@@ -27,10 +27,11 @@ from realtime_core.sources.catalog import enum_orders
 
 from ..catalog.connections import Connections
 from ..catalog.tables import read_tables
-from ..catalog.wishes import Wish
+from ..catalog.wishes import Wish, check_schema, possible
 from ..errors import RefusedError, UnavailableError
+from ..gate import OWN_SCHEMA
 from ..patience import wait_at_most
-from .publication import OWN_SCHEMA, read_publication
+from .publication import read_publication
 from .rows import SubscriptionRow, row_of
 from .viewers import Viewer
 
@@ -349,25 +350,21 @@ class Registry:
             if wish.schema is not None and wish.table is not None
         }
         tables = await read_tables(connection, named, [role], self._publication) if named else {}
+
+        def row(wish: Wish) -> SubscriptionRow | None:
+            """Return the row of a wish for one table, None for more of them."""
+            check_schema(wish)
+            if wish.schema is None or wish.table is None:
+                return None
+            return row_of(wish, tables.get((wish.schema, wish.table)), role, self.enum_orders)
+
         rows: dict[SubscriptionRow, None] = {}
         for ways in registration.wants:
-            problem: RefusedError | None = None
-            is_possible = False
-            for wish in ways:
-                if wish.schema is None or wish.table is None:
-                    found = await self._wildcard_rows(connection, wish, role)
-                    rows.update(dict.fromkeys(found))
-                    is_possible = True
-                    continue
-                try:
-                    rows[
-                        row_of(wish, tables.get((wish.schema, wish.table)), role, self.enum_orders)
-                    ] = None
-                    is_possible = True
-                except RefusedError as exc:
-                    problem = problem or exc
-            if problem is not None and not is_possible:
-                raise problem
+            for wish, found in possible(ways, row):
+                if found is None:
+                    rows.update(dict.fromkeys(await self._wildcard_rows(connection, wish, role)))
+                else:
+                    rows[found] = None
         return list(rows)
 
     async def _wildcard_rows(

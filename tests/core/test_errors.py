@@ -149,7 +149,7 @@ def test_publication_not_found_error_quotes_the_names_and_says_how_to_make_one()
     assert error.names == ("shop", 'odd"name')
     assert str(error) == (
         'publications "shop", "odd""name" not found in database \'app\'; '
-        'create it: CREATE PUBLICATION "shop" FOR ALL TABLES'
+        'create it with the tables to be sent: CREATE PUBLICATION "shop" FOR TABLE a, b'
     )
 
 

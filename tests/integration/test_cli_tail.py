@@ -230,8 +230,8 @@ def test_what_is_wrong_is_one_line_with_the_remedy(shop: Database) -> None:
     code, out, err = run(shop.dsn, "--publication", "mart")
     assert (code, out) == (1, "")
     assert err == (
-        f"error: publication \"mart\" not found in database '{shop.name}'; create it: "
-        'CREATE PUBLICATION "mart" FOR ALL TABLES\n'
+        f"error: publication \"mart\" not found in database '{shop.name}'; create it with "
+        'the tables to be sent: CREATE PUBLICATION "mart" FOR TABLE a, b\n'
     )
     code, out, err = run("host=127.0.0.1 port=1", "--publication", "shop")
     assert (code, out) == (1, "")

@@ -634,6 +634,11 @@ async def test_errors_to_bindings_have_the_commits_time(stage: RlsStage) -> None
     ("more", "reason"),
     [
         ({"table": "nothing"}, "there is no table"),
+        (
+            {"schema": "realtime", "table": "subscription"},
+            "realtime is the server's own",
+        ),
+        ({"schema": "realtime", "table": "*"}, "realtime is the server's own"),
         ({"filter": "nothing=eq.1"}, "invalid column for filter nothing"),
         ({"select": ["nothing"]}, "invalid column for select nothing"),
         ({"filter": "id=eq.1", "leaves": True}, "leaves cannot be used here"),

@@ -57,7 +57,7 @@ def test_what_would_stop_the_server_is_said_with_the_sql_that_mends_it(shop: Dat
     code, out, err = check(shop, SLOT_NAME=slot)
     assert (code, err) == (1, [])
     assert f'problem  publication "shop" does not exist in database {shop.name}' in out
-    assert 'CREATE PUBLICATION "shop" FOR ALL TABLES;' in out
+    assert 'CREATE PUBLICATION "shop" FOR TABLES IN SCHEMA public;' in out
     assert f"problem  slot {slot} uses the output plugin test_decoding, not pgoutput" in out
     assert out.splitlines()[-1].startswith("2 problems, ")
 
@@ -89,6 +89,18 @@ def test_bad_settings_are_told_as_ever(shop: Database) -> None:
     code, out, err = check(shop, PORT="x")
     assert (code, out) == (2, "")
     assert err == ["configuration error: PORT is 'x'; use a whole number between 0 and 65535"]
+
+
+def test_a_publication_of_all_tables_is_shown_to_whoever_may_join(shop: Database) -> None:
+    shop.execute("create publication shop for all tables")
+    code, out, err = check(shop)
+    assert (code, err) == (0, [])
+    assert " ".join(out.split()).count(
+        'warning publication "shop" is FOR ALL TABLES: whoever may join is shown each of them, '
+        "also those that are made later "
+        'CREATE PUBLICATION "shop_tables" FOR TABLE my_table; '
+        "(and name that one in PUBLICATIONS)"
+    )
 
 
 RLS = {"REPLICATION_MODE": "RLS", "SECURE_CHANNELS": "true", "JWT_SECRET": SECRET}
@@ -138,6 +150,13 @@ def test_rls_mode_looks_at_publication_schema_and_privileges(rls_shop: RlsShop) 
     code, out = rls_shop.check()
     assert code == 0
     assert "ok       publication 'shop' publishes insert, update, delete of 1 table\n" in out
+    rls_shop.execute("drop publication shop", "create publication shop for all tables")
+    code, out = rls_shop.check()
+    assert code == 0
+    assert (
+        "ok       publication 'shop' publishes insert, update, delete of all tables\n"
+        "         (and those that are made later; better name what is meant: FOR TABLE a, b)\n"
+    ) in out
     assert "ok       the schema realtime is brought up to date when the server starts" in out
     becomes = f"GRANT {rls_shop.reader} TO {rls_shop.server} WITH INHERIT FALSE, SET TRUE;"
     assert "warning  the server's role may not act as roles" in out

@@ -319,14 +319,14 @@ async def test_a_publication_that_is_missing(
     async with attempt(database.dsn, caplog, **settings) as tried:
         await tried.says(
             rf'publications "shop", "no""such" not found in database \'{database.name}\'; create '
-            r'it: CREATE PUBLICATION "shop" FOR ALL TABLES'
+            r'it with the tables to be sent: CREATE PUBLICATION "shop" FOR TABLE a, b'
         )
         # Nobody may make a slot that is older than its publication.
         assert database.execute("select 1 from pg_replication_slots") == []
         database.execute('create publication "no""such"')
         await tried.says(
-            rf'publication "shop" not found in database \'{database.name}\'; create it: CREATE '
-            r'PUBLICATION "shop" FOR ALL TABLES'
+            rf'publication "shop" not found in database \'{database.name}\'; create it '
+            r'with the tables to be sent: CREATE PUBLICATION "shop" FOR TABLE a, b'
         )
         database.execute("create publication shop for all tables")
         await tried.works(database.dsn)

@@ -20,6 +20,7 @@ from tests.integration.conftest import (
     open_stage,
     until_streaming,
 )
+from tests.rls_helpers import migrated
 from tests.server_helpers import RECENTLY, PhoenixClient, Vsn, dev_config, open_client
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -416,6 +417,57 @@ async def test_odd_names_are_served(one_stage: Stage, table: str, column: str) -
             "record": {column: "x"},
         }
         assert frames == [client.frame(topic, "INSERT", shown) for topic in (by_schema, by_filter)]
+
+
+OWN_SCHEMA_IS_REFUSED = "the schema realtime is the server's own: its changes are sent to nobody"
+
+
+async def test_the_servers_own_schema_is_sent_to_nobody(one_pg: Server) -> None:
+    # As RLS mode writes it, into a database that a server in STREAM mode reads, too.
+    wanted = [{"schema": "*"}, {"schema": "*", "table": "subscription"}]
+    payload = {"config": {"postgres_changes": [{"event": "*", **each} for each in wanted]}}
+    async with open_stage(one_pg) as stage, stage.client() as client, stage.client() as bound:
+        await migrated(stage.database.dsn)
+        await client.join("realtime:*")
+        await bound.send("realtime:room", "phx_join", payload, ref="1")
+        assert [(await bound.receive())["event"] for _ in range(2)] == ["phx_reply", "system"]
+        statements = [
+            "insert into realtime.subscription (subscription_id, entity, claims) values"
+            """ (gen_random_uuid(), 'fence.fence', '{"role": "postgres", "email": "a@b"}')""",
+            "update realtime.subscription set subscription_id = gen_random_uuid()",
+            "delete from realtime.subscription",
+            "truncate realtime.subscription, fence.fence",
+        ]
+        frames = await stage.frames(client, *statements)
+        assert frames == []
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        ("realtime:realtime", {}),
+        ("realtime:realtime:subscription", {}),
+        ("realtime:realtime:subscription:claims_role=eq.anon", {}),
+        ("realtime:room", {"config": {"postgres_changes": [{"schema": "realtime"}]}}),
+        (
+            "realtime:room",
+            {"config": {"postgres_changes": [{"schema": "realtime", "table": "subscription"}]}},
+        ),
+    ],
+)
+async def test_a_join_that_names_the_servers_own_schema_is_refused(
+    one_stage: Stage, join: tuple[str, Any]
+) -> None:
+    async with one_stage.client() as client:
+        await client.send(join[0], "phx_join", join[1], ref="1")
+        answer = (await client.receive())["payload"]
+        assert answer == {"status": "error", "response": {"reason": OWN_SCHEMA_IS_REFUSED}}
+
+
+async def test_a_room_may_have_the_name_of_the_servers_own_schema(one_stage: Stage) -> None:
+    async with one_stage.client() as client:
+        await client.send("realtime:realtime", "phx_join", {"config": {}}, ref="1")
+        assert (await client.receive())["payload"]["status"] == "ok"
 
 
 async def test_the_configuration_file_opens_topics_for_events(

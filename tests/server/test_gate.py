@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from realtime_server.config import EVENTS
-from realtime_server.gate import Opening, TopicGate
+from realtime_server.gate import OWN_SCHEMA, Opening, TopicGate
 
 LADDER = ("realtime:public", "realtime:*", "realtime:public:users")
 NOTHING = Opening((), frozenset())
@@ -75,3 +75,11 @@ def test_without_rules_all_is_open(event: str) -> None:
 
 def test_no_rules_open_nothing() -> None:
     assert TopicGate([]).opening("public", "users", "INSERT") == NOTHING
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_nothing_opens_the_servers_own_schema(event: str) -> None:
+    assert TopicGate().opening(OWN_SCHEMA, "subscription", event) == NOTHING
+    relations = ("*", "*:*", "*:*:*", "realtime", "realtime:subscription", "realtime:*:claims")
+    gate = TopicGate((relation, EVENTS) for relation in relations)
+    assert gate.opening(OWN_SCHEMA, "subscription", event) == NOTHING

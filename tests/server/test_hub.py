@@ -109,6 +109,17 @@ def test_a_socket_gets_one_frame_for_each_topic_in_the_ladders_order() -> None:
     assert received(insert(TODOS, "14", "x"), *reversed(ladder)) == ladder
 
 
+def test_the_servers_own_schema_goes_to_nobody() -> None:
+    own = make_relation("realtime", "subscription")
+    joined = (
+        *("realtime:realtime", "realtime:*", "realtime:realtime:subscription"),
+        "realtime:realtime:subscription:id=eq.14",
+    )
+    for change in (insert(own, "14", "x"), update(own, ("14", "y")), truncate(own)):
+        assert received(change, *joined) == []
+    assert received(truncate(own, TODOS), *joined) == ["realtime:*"]
+
+
 def test_filters_follow_their_columns_names_not_the_tables_order() -> None:
     columns = [("b", "text", True), ("a", "text", False), ("ä", "text", False), ("A", "text", 0)]
     relation = make_relation(columns=columns)  # type: ignore[arg-type]

@@ -8,9 +8,13 @@ from typing import Any, Final
 from psycopg import AsyncConnection
 
 from ...replication.commands import quote_identifier
-from .findings import Finding, column_literal, rows
+from .findings import Finding, Severity, column_literal, rows
 
 __all__ = ["check_publications", "check_replica_identities"]
+
+_SCHEMAS: Final = 150000
+"""The first version whose publications can have whole schemas."""
+_CHOOSE: Final = "or name tables: FOR TABLE a, b"
 
 _ALL: Final = "SELECT pubname FROM pg_publication ORDER BY pubname"
 
@@ -105,12 +109,14 @@ async def check_publications(
             Finding.problem(
                 check,
                 f"database {database} has no publication",
-                'CREATE PUBLICATION "my_publication" FOR ALL TABLES;',
-                remedy="or name tables: FOR TABLE a, b",
+                *_make("my_publication", version),
+                remedy=_CHOOSE,
             )
         ], []
     found = {row["name"]: row for row in await rows(connection, _PUBLICATIONS, {"names": wanted})}
-    findings = [_publication(name, found.get(name), database) for name in wanted]
+    findings = [
+        _publication(name, found.get(name), version=version, database=database) for name in wanted
+    ]
     if version >= 150000:
         for row in await rows(connection, _COLUMN_LISTS, {"names": list(found)}):
             publications = row["publications"]
@@ -132,14 +138,19 @@ async def check_publications(
     return findings, list(found)
 
 
-def _publication(name: str, row: dict[str, Any] | None, database: str) -> Finding:
+def _make(name: str, version: int) -> tuple[str]:
+    tables = "TABLES IN SCHEMA public" if version >= _SCHEMAS else "TABLE my_table"
+    return (f"CREATE PUBLICATION {quote_identifier(name)} FOR {tables};",)
+
+
+def _publication(name: str, row: dict[str, Any] | None, *, version: int, database: str) -> Finding:
     check, quoted = "publication", quote_identifier(name)
     if row is None:
         return Finding.problem(
             check,
             f"publication {quoted} does not exist in database {database}",
-            f"CREATE PUBLICATION {quoted} FOR ALL TABLES;",
-            remedy="or name tables: FOR TABLE a, b",
+            *_make(name, version),
+            remedy=_CHOOSE,
         )
     if not row["tables"] and not row["all_tables"]:
         return Finding.warning(
@@ -153,11 +164,17 @@ def _publication(name: str, row: dict[str, Any] | None, database: str) -> Findin
             f"publication {quoted} publishes no kind of change",
             f"ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate');",
         )
+    publishes = f"publication {quoted} publishes {', '.join(row['actions'])} of"
     count = row["tables"]
-    tables = f"all tables, now {count}" if row["all_tables"] else f"{count} table{'s'[: count - 1]}"
-    return Finding.ok(
-        check, f"publication {quoted} publishes {', '.join(row['actions'])} of {tables}"
-    )
+    if row["all_tables"]:
+        in_schema = ", or FOR TABLES IN SCHEMA public" if version >= _SCHEMAS else ""
+        return Finding(
+            check,
+            Severity.OK,
+            f"{publishes} all tables, now {count}",
+            f"and those that are made later; better name what is meant: FOR TABLE a, b{in_schema}",
+        )
+    return Finding.ok(check, f"{publishes} {count} table{'s'[: count - 1]}")
 
 
 async def check_replica_identities(

@@ -1,0 +1,50 @@
+"""What STREAM mode shows to whoever may join: for ``--check``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import psycopg
+
+from realtime_core import Finding
+from realtime_core.replication.commands import quote_identifier
+from realtime_core.sources.failures import connection_failed
+
+from ..config import SETTING_NAMES
+from .connections import connect
+
+__all__ = ["stream_findings"]
+
+_FOR_ALL_TABLES: Final = """
+    SELECT p.pubname FROM pg_catalog.pg_publication p
+    WHERE p.puballtables AND p.pubname = ANY (%s) ORDER BY 1
+"""
+
+
+async def stream_findings(dsn: str, publications: Sequence[str]) -> tuple[Finding, ...]:
+    """Look at what whoever may join is shown; change nothing.
+
+    Args:
+        dsn: of the database, as the server's role.
+        publications: their names.
+
+    Raises:
+        SourceError: if the database cannot be asked.
+    """
+    try:
+        async with await connect(dsn, name="check") as connection:
+            cursor = await connection.execute(_FOR_ALL_TABLES, [list(publications)])
+            names = [str(name) async for (name,) in cursor]
+    except psycopg.Error as exc:
+        raise connection_failed(exc, SETTING_NAMES) from exc
+    return tuple(
+        Finding.warning(
+            "all tables",
+            f"publication {quote_identifier(name)} is FOR ALL TABLES: whoever may join is shown "
+            "each of them, also those that are made later",
+            f"CREATE PUBLICATION {quote_identifier(f'{name}_tables')} FOR TABLE my_table;",
+            remedy="and name that one in PUBLICATIONS",
+        )
+        for name in names
+    )
