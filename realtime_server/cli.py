@@ -9,13 +9,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import attrs
 
-from realtime_core import Severity, __version__, diagnose
+from realtime_core import Finding, Severity, __version__, diagnose
 from realtime_core.errors import ConfigError, RealtimeError, ServerError, SourceError
+from realtime_core.filters import has_regex
 
 from . import logs
 from .addresses import resolve_dsn
@@ -178,17 +179,27 @@ async def _check(config: ServerConfig) -> int:
             persistent=True,
             setting_names=SETTING_NAMES,
         )
+        more = [*_missing_packages()]
         if diagnosis.database is not None:
             if is_rls:
-                more = await rls_findings(dsn, config.publications[0])
+                more += await rls_findings(dsn, config.publications[0])
             else:
-                more = await stream_findings(dsn, config.publications)
-            diagnosis = attrs.evolve(diagnosis, findings=(*diagnosis.findings, *more))
+                more += await stream_findings(dsn, config.publications)
+        diagnosis = attrs.evolve(diagnosis, findings=(*diagnosis.findings, *more))
     except SourceError as exc:
         print(f"problem  {exc}")
         return 1
     print(*diagnosis.lines(), sep="\n")
     return 1 if diagnosis.count(Severity.PROBLEM) else 0
+
+
+def _missing_packages() -> Iterator[Finding]:
+    if not has_regex():
+        yield Finding.warning(
+            "packages",
+            "google-re2 is not installed: joins whose filter has match or imatch are refused",
+            remedy="pip install 'realtime-core[regex]'",
+        )
 
 
 def _raise_file_limit(connections: int) -> None:

@@ -11,7 +11,7 @@ from realtime_core.filters import EnumOrders
 
 from .addresses import resolve_dsn
 from .broadcaster import broadcast
-from .catalog.wishes import check_schema, possible, wishes_of
+from .catalog.wishes import check_wish, possible, wishes_of
 from .config import SETTING_NAMES, ServerConfig
 from .grants import Grant
 from .hub import Hub
@@ -86,7 +86,7 @@ class StreamMode(Nobody):
         self, topic: Topic, bindings: tuple[Binding, ...] | None, grant: Grant
     ) -> Registered:
         for ways in wishes_of(topic, bindings):
-            possible(ways, check_schema)
+            possible(ways, check_wish)
         return await super().register(topic, bindings, grant)
 
     async def run(self, hub: Hub, metrics: Metrics) -> None:

@@ -5,6 +5,7 @@ the result says whether a row passes; :class:`FilterIndex` asks many filters at 
 language and what it means is described in ``docs/reference/filters.md``.
 """
 
+from ._regex import has_regex
 from ._types import EnumOrders
 from .filter import CompiledFilter, Filter, Match, parse_filter
 from .index import FilterIndex
@@ -24,5 +25,6 @@ __all__ = [
     "Or",
     "Reference",
     "Side",
+    "has_regex",
     "parse_filter",
 ]

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-__all__ = ["regex", "to_re2"]
+__all__ = ["has_regex", "regex", "to_re2"]
 
 _MAX_MEMORY: Final = 4 << 20
 """Bytes that RE2 may use for one pattern and its cache of states."""
@@ -58,6 +58,15 @@ _NO_BOUNDARY: Final = (
 )
 
 
+def has_regex() -> bool:
+    """Say whether ``match`` and ``imatch`` can be used: whether google-re2 is installed."""
+    try:
+        _re2()
+    except ValueError:
+        return False
+    return True
+
+
 def regex(pattern: str, *, ignore_case: bool) -> tuple[Callable[[str], bool], int]:
     """Return the test of a pattern, and how many of RE2's instructions it takes.
 
@@ -90,9 +99,12 @@ def _re2() -> Any:
     try:
         import re2
     except ImportError:
+        re2 = None
+    # Another package has the same name.
+    if not hasattr(re2, "Options"):
         raise ValueError(
             "match and imatch need the package google-re2: pip install 'realtime-core[regex]'"
-        ) from None
+        )
     return re2
 
 

@@ -13,7 +13,7 @@ from ._kind import reason
 from ._rows import Row, earlier, row_of
 from ._types import EnumOrders
 from .compiler import Scope
-from .nodes import Node, Side, references
+from .nodes import Node, Operator, Side, comparisons, references
 from .operators import Test
 from .parser import parse_node
 
@@ -55,6 +55,14 @@ class Filter:
         if self.root is None:
             return frozenset()
         return frozenset(reference.column for reference in references(self.root))
+
+    @property
+    def uses_regex(self) -> bool:
+        """Whether it has ``match`` or ``imatch``, for which google-re2 has to be installed."""
+        return self.root is not None and any(
+            comparison.operator in (Operator.MATCH, Operator.IMATCH)
+            for comparison in comparisons(self.root)
+        )
 
     @property
     def compares_versions(self) -> bool:

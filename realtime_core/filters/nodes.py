@@ -23,6 +23,7 @@ __all__ = [
     "Or",
     "Reference",
     "Side",
+    "comparisons",
     "references",
 ]
 
@@ -149,16 +150,22 @@ class Or:
 Node: TypeAlias = Comparison | Not | And | Or
 
 
-def references(node: Node) -> Iterator[Reference]:
-    """Yield every reference of a tree, in the order of its text."""
+def comparisons(node: Node) -> Iterator[Comparison]:
+    """Yield every condition of a tree, in the order of its text."""
     match node:
         case Comparison():
-            yield node.reference
+            yield node
         case Not():
-            yield from references(node.item)
+            yield from comparisons(node.item)
         case And() | Or():
             for item in node.items:
-                yield from references(item)
+                yield from comparisons(item)
+
+
+def references(node: Node) -> Iterator[Reference]:
+    """Yield every reference of a tree, in the order of its text."""
+    for comparison in comparisons(node):
+        yield comparison.reference
 
 
 def _format(node: Node, *, nested: bool, negated: bool = False) -> str:

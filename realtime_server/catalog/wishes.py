@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable
+from functools import cache
 from typing import TypeVar
 
 import attrs
 
 from realtime_core import FilterError
-from realtime_core.filters import EnumOrders, Filter
+from realtime_core.filters import EnumOrders, Filter, has_regex
 
 from ..errors import RefusedError
 from ..gate import OWN_SCHEMA
@@ -17,7 +19,17 @@ from ..phoenix.messages import CHANNEL_PREFIX
 from ..topics import Topic
 from .tables import Table
 
-__all__ = ["Wish", "check_columns", "check_schema", "check_table", "possible", "wishes_of"]
+__all__ = [
+    "Wish",
+    "check_columns",
+    "check_table",
+    "check_wish",
+    "possible",
+    "tell_of_regex",
+    "wishes_of",
+]
+
+logger = logging.getLogger("realtime.catalog")
 
 T = TypeVar("T")
 
@@ -101,16 +113,28 @@ def possible(ways: Iterable[Wish], check: Callable[[Wish], T]) -> list[tuple[Wis
     return found
 
 
-def check_schema(wish: Wish) -> None:
-    """Look at whether anything is ever sent of a wish's schema.
+def check_wish(wish: Wish) -> None:
+    """Look at what a wish asks for, whatever tables there are.
 
     Raises:
-        RefusedError: if not.
+        RefusedError: if nothing can ever come of it.
     """
     if wish.schema == OWN_SCHEMA:
         raise RefusedError(
             f"the schema {OWN_SCHEMA} is the server's own: its changes are sent to nobody"
         )
+    if wish.filter is not None and wish.filter.uses_regex and not has_regex():
+        tell_of_regex()
+        raise RefusedError("match and imatch are not available on this server")
+
+
+@cache
+def tell_of_regex() -> None:
+    """Tell the operator, who can mend it, and once."""
+    logger.warning(
+        "joins whose filter has match or imatch are refused: google-re2 is not installed; "
+        "pip install 'realtime-core[regex]'"
+    )
 
 
 def check_table(wish: Wish, table: Table | None) -> Table:

@@ -27,7 +27,7 @@ from realtime_core.sources.catalog import enum_orders
 
 from ..catalog.connections import Connections
 from ..catalog.tables import read_tables
-from ..catalog.wishes import Wish, check_schema, possible
+from ..catalog.wishes import Wish, check_wish, possible
 from ..errors import RefusedError, UnavailableError
 from ..gate import OWN_SCHEMA
 from ..patience import wait_at_most
@@ -353,7 +353,7 @@ class Registry:
 
         def row(wish: Wish) -> SubscriptionRow | None:
             """Return the row of a wish for one table, None for more of them."""
-            check_schema(wish)
+            check_wish(wish)
             if wish.schema is None or wish.table is None:
                 return None
             return row_of(wish, tables.get((wish.schema, wish.table)), role, self.enum_orders)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import attrs
 import pytest
@@ -101,6 +102,18 @@ def test_a_publication_of_all_tables_is_shown_to_whoever_may_join(shop: Database
         'CREATE PUBLICATION "shop_tables" FOR TABLE my_table; '
         "(and name that one in PUBLICATIONS)"
     )
+
+
+def test_what_a_plain_install_lacks_is_told_the_operator(shop: Database, tmp_path: Path) -> None:
+    shop.execute("create publication shop for table item")
+    (tmp_path / "re2.py").write_text("raise ImportError")
+    code, out, _ = check(shop, PYTHONPATH=str(tmp_path))
+    assert code == 0
+    assert (
+        "warning  google-re2 is not installed: joins whose filter has match or imatch are refused\n"
+        "         (pip install 'realtime-core[regex]')\n"
+    ) in out
+    assert "google-re2" not in check(shop)[1]
 
 
 RLS = {"REPLICATION_MODE": "RLS", "SECURE_CHANNELS": "true", "JWT_SECRET": SECRET}

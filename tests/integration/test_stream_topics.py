@@ -6,11 +6,14 @@ Section 2 of the specification.
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from realtime_server.catalog.wishes import tell_of_regex
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Server
 from tests.integration.conftest import (
@@ -417,6 +420,40 @@ async def test_odd_names_are_served(one_stage: Stage, table: str, column: str) -
             "record": {column: "x"},
         }
         assert frames == [client.frame(topic, "INSERT", shown) for topic in (by_schema, by_filter)]
+
+
+@pytest.mark.parametrize(
+    "join",
+    [
+        ("realtime:{schema}:item:b=match.x", {}),
+        # Whether there is such a table or not.
+        ("realtime:{schema}:nothing:or=(b.imatch.x,b.eq.y)", {}),
+        ("realtime:room", {"schema": "{schema}", "table": "item", "filter": "b=not.match.x"}),
+    ],
+)
+async def test_without_google_re2_the_operator_is_told_how_to_get_it_not_the_client(
+    item: Stage,
+    join: tuple[str, dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(sys.modules, "re2", None)
+    tell_of_regex.cache_clear()
+    topic, binding = join[0].format(schema=item.schema), dict(join[1])
+    config = {name: text.format(schema=item.schema) for name, text in binding.items()}
+    payload = {"config": {"postgres_changes": [config]}} if config else {}
+    async with item.client() as client:
+        for _ in range(2):
+            await client.send(topic, "phx_join", payload, ref="1")
+            assert (await client.receive())["payload"] == {
+                "status": "error",
+                "response": {"reason": "match and imatch are not available on this server"},
+            }
+    warnings = [line.message for line in caplog.records if line.levelno == logging.WARNING]
+    assert warnings == [
+        "joins whose filter has match or imatch are refused: google-re2 is not installed; "
+        "pip install 'realtime-core[regex]'"
+    ]
 
 
 OWN_SCHEMA_IS_REFUSED = "the schema realtime is the server's own: its changes are sent to nobody"

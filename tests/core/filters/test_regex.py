@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
+from types import ModuleType
 
 import pytest
 
 from realtime_core import FilterError
-from realtime_core.filters import parse_filter
+from realtime_core.filters import has_regex, parse_filter
 from realtime_core.filters._regex import regex, to_re2
 from tests.core.filters.helpers import relation
 
@@ -142,5 +143,21 @@ def test_without_re2_the_error_says_how_to_install_it(monkeypatch: pytest.Monkey
     with pytest.raises(FilterError, match=r"pip install 'realtime-core\[regex\]'") as caught:
         parsed.compile(relation(v="text"))
     assert caught.value.position == 8
+    assert not has_regex()
+    assert parsed.uses_regex
     # Nothing else needs it.
+    assert not parse_filter("v=like.a*,or(v.eq.match,not.and(v.is.null))").uses_regex
     parse_filter("v=like.a*").compile(relation(v="text"))
+
+
+def test_another_package_of_the_same_name_will_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert has_regex()
+    monkeypatch.setitem(sys.modules, "re2", ModuleType("re2"))
+    assert not has_regex()
+    with pytest.raises(FilterError, match="google-re2"):
+        parse_filter("v=match.a").compile(relation(v="text"))
+
+
+@pytest.mark.parametrize("text", ["v=match.a", "not.or(v.eq.1,v.imatch.b)", "a=eq.1,v=not.match.a"])
+def test_a_filter_knows_whether_it_has_regular_expressions(text: str) -> None:
+    assert parse_filter(text).uses_regex
