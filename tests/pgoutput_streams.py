@@ -197,6 +197,7 @@ class Server:
     def step(self) -> None:
         """Let something happen."""
         choices = [self._plain, self._open_stream, self._message_alone, self._prepare]
+        choices += [self._abort_of_nothing]
         if self._streams:
             choices += [self._block] * 6
             choices += [self._rollback_to] * 3 + [self._end_stream, self._change_publication]
@@ -484,6 +485,13 @@ class Server:
         self.messages.append(StreamAbortMessage(session.xid, subxid, *more))
         for table in self._tables:
             table.said_to.discard(session.xid)
+
+    def _abort_of_nothing(self) -> None:
+        """Roll back a transaction that was to be streamed, as PostgreSQL 18 does."""
+        session = Session(self._next_xid(), None)
+        if self._chance(0.5):
+            self._abort(session, self._next_xid())
+        self._abort(session, session.xid)
 
     def _rollback_to(self) -> None:
         session = self._random.choice(self._streams)

@@ -137,12 +137,14 @@ class UndecidedTransactions:
         self._keep_prepared(message.gid, held)
 
     def abort(self, message: StreamAbortMessage) -> None:
+        if message.xid not in self._streamed:
+            # PostgreSQL 18 aborts a transaction that it was about to stream, too, when it finds
+            # it rolled back before anything of it was sent.
+            return
         if message.subxid == message.xid:
             self.take_streamed(message.xid).close()
-        elif message.xid in self._streamed:
-            self._streamed[message.xid].abort(message.subxid)
         else:
-            raise DecodeError(f"abort in streamed transaction {message.xid}, which never began")
+            self._streamed[message.xid].abort(message.subxid)
 
     def take_streamed(self, xid: int) -> HeldTransaction:
         """Return a streamed transaction that ends; it is the caller's to replay or to close."""

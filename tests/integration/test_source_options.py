@@ -23,6 +23,7 @@ from realtime_core import (
     SourceError,
     StreamOptions,
     TransactionTooLargeError,
+    ensure_slot,
 )
 from realtime_core.sources import _stream, catalog
 from tests.fix_postgres import Database, Server, unique_name
@@ -100,6 +101,35 @@ async def test_a_streamed_transaction_that_was_cut_off_is_neither_lost_nor_repea
         received += ids(await take(source, MANY - MANY // 2))
         insert(table, 9001)
         assert received + ids(await take(source, 1)) == [*range(1, MANY + 1), 9001]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("streaming", ["on", "parallel"])
+async def test_an_abort_of_what_was_never_streamed_aborts_nothing(
+    table: Database,
+    small_work_mem: str,
+    streaming: Literal["on", "parallel"],
+    committed: bool,
+) -> None:
+    """PostgreSQL 18 sends one when a transaction that was to be streamed turns out as aborted."""
+    slot = unique_name("slot")
+    await ensure_slot(table.dsn, slot)
+    # All of it before anybody reads: then it is known of each part whether it was rolled back.
+    with table.connect() as connection:
+        connection.execute("begin")
+        connection.execute("insert into item select g from generate_series(1, 30) g")
+        connection.execute("savepoint s")
+        for _ in range(2):
+            connection.execute(BULK.replace("1,", "5001,").replace(f" {MANY})", " 8000)"))
+            connection.execute("rollback to s")
+        connection.execute("commit" if committed else "rollback")
+    insert(table, 9001)
+    expected = [*range(1, 31), 9001] if committed else [9001]
+    for _ in range(2):
+        async with PgoutputSource(
+            small_work_mem, publications=["shop"], slot=slot, streaming=streaming
+        ) as source:
+            assert ids(await take(source, len(expected))) == expected
 
 
 class Turns:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+
+import attrs
 import pytest
 
 from realtime_core import LSN, Begin, Commit, DecodeError, Insert, LogicalMessage
@@ -9,6 +12,8 @@ from realtime_core.pgoutput import (
     Assembler,
     BeginMessage,
     BeginPrepareMessage,
+    ChangeDecoder,
+    CommitMessage,
     CommitPreparedMessage,
     InsertMessage,
     LogicalMessageMessage,
@@ -23,6 +28,7 @@ from realtime_core.pgoutput import (
     StreamStartMessage,
     StreamStopMessage,
 )
+from tests.pgoutput_encoder import encode
 
 TABLE = RelationMessage(16385, "public", "t", "d", (RelationColumn(1, "id", 23, -1),))
 START, STOP = StreamStartMessage(10, True), StreamStopMessage()
@@ -85,8 +91,6 @@ def test_a_message_that_is_not_transactional_waits_for_nobody(before: tuple[Mess
         ((StreamStartMessage(10, False),), "the start of streamed transaction 10 is missing"),
         ((StreamCommitMessage(10, 0, LSN(1), LSN(2), 0),), "transaction 10, which never began"),
         ((StreamPrepareMessage(0, LSN(1), LSN(2), 0, 10, "g"),), "10, which never began"),
-        ((StreamAbortMessage(10, 10),), "transaction 10, which never began"),
-        ((StreamAbortMessage(10, 11),), "transaction 10, which never began"),
         (
             (BEGIN, prepare(), commit_prepared(11)),
             "'g' ends as transaction 11, but was prepared as 10",
@@ -106,6 +110,36 @@ def test_a_message_that_can_not_come_at_its_place_is_an_error(
         assert list(assembler.feed(message)) == []
     with pytest.raises(DecodeError, match=words):
         assembler.feed(last)
+
+
+@pytest.mark.parametrize("subxid", [10, 11], ids=["the transaction", "a subtransaction"])
+@pytest.mark.parametrize("more", [(None, None), (LSN(150), 5)], ids=["on", "parallel"])
+def test_an_abort_of_what_was_never_streamed_aborts_nothing(
+    subxid: int, more: tuple[LSN | None, int | None]
+) -> None:
+    """PostgreSQL 18 sends it when it has found in time that a transaction is rolled back."""
+    abort = StreamAbortMessage(10, subxid, *more)
+    data = b"A" + struct.pack("!II", 10, subxid)
+    if more != (None, None):
+        data += struct.pack("!Qq", 150, 5)
+    assert encode(abort) == data
+    other = (
+        *(
+            StreamStartMessage(20, True),
+            attrs.evolve(TABLE, xid=20),
+            attrs.evolve(row(1), xid=20),
+            STOP,
+        ),
+        abort,
+        *(StreamStartMessage(20, False), attrs.evolve(row(2), xid=20), STOP),
+        StreamCommitMessage(20, 0, LSN(300), LSN(308), 0),
+        abort,
+        *(BeginMessage(LSN(400), 0, 10), TABLE, row(3), CommitMessage(0, LSN(400), LSN(408), 0)),
+    )
+    assert ids(feed(abort, *other)) == [1, 2, 3]
+    decoder = ChangeDecoder(abort_info=more != (None, None))
+    found = list(decoder.decode([data, *map(encode, other)]))
+    assert ids(list(found)) == [1, 2, 3]
 
 
 def test_a_gid_can_be_used_again_after_its_end() -> None:
