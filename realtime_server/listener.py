@@ -39,6 +39,7 @@ from .phoenix.serializers import SERIALIZERS, Serializer
 __all__ = ["Handler", "Listener", "bind", "deflate_factory"]
 
 PATHS: Final = ("/socket/websocket", "/realtime/v1/websocket")
+"""Each may have a slash behind it."""
 
 logger = logging.getLogger("realtime.listener")
 
@@ -201,7 +202,7 @@ class Listener:
 
     async def _decide(self, asked: ConnectRequest) -> tuple[str, HandshakeResponse | None]:
         """Return what becomes of a handshake: its name, and the refusal if it is one."""
-        if asked.path not in PATHS:
+        if asked.path.removesuffix("/") not in PATHS:
             return "path", _refusal(HTTPStatus.NOT_FOUND)
         if asked.query.get("vsn") not in SERIALIZERS:
             return "version", _refusal(HTTPStatus.FORBIDDEN)

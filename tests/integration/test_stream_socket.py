@@ -64,7 +64,10 @@ def changes(stage: Stage, client: PhoenixClient, *numbers: int) -> list[Any]:
 # Connecting.
 
 
-@pytest.mark.parametrize("path", ["/socket/websocket", "/realtime/v1/websocket"])
+@pytest.mark.parametrize(
+    "path",
+    ["/socket/websocket", "/socket/websocket/", "/realtime/v1/websocket", "/realtime/v1/websocket/"],
+)
 @pytest.mark.parametrize(
     ("query", "vsn"),
     [
@@ -101,7 +104,7 @@ async def test_another_version_is_403_with_an_empty_body(
     assert await refused(one_stage.port, f"{path}?vsn={vsn}") == (403, b"")
 
 
-@pytest.mark.parametrize("path", ["/", "/socket", "/socket/websocket/", "/live/websocket", "//["])
+@pytest.mark.parametrize("path", ["/", "/socket", "/socket/websocket//", "/live/websocket", "//["])
 async def test_an_upgrade_on_another_path_is_404(one_stage: Stage, path: str) -> None:
     assert await refused(one_stage.port, f"{path}?vsn=1.0.0") == (404, b"")
 

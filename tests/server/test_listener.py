@@ -108,14 +108,15 @@ async def test_other_origins_are_forbidden_where_some_are_named(
     assert await answer(sock, "/socket/websocket", Origin=origin) is None
 
 
+@pytest.mark.parametrize("slash", ["", "/"])
 @pytest.mark.parametrize("path", ["/socket/websocket", "/realtime/v1/websocket"])
 @pytest.mark.parametrize(
     "query", ["", "?", "?vsn=1.0.0", "?vsn=2.0.0", "?apikey=x&vsn=2%2E0.0", "?vsn=9&vsn=1.0.0"]
 )
 async def test_both_paths_and_both_versions_are_served(
-    sock: socket.socket, path: str, query: str
+    sock: socket.socket, path: str, slash: str, query: str
 ) -> None:
-    assert await answer(sock, path + query) is None
+    assert await answer(sock, path + slash + query) is None
 
 
 @pytest.mark.parametrize("vsn", ["", "1", "1.0", "3.0.0", "2.0.0%20", "latest"])
@@ -128,7 +129,7 @@ async def test_another_version_is_forbidden(sock: socket.socket, vsn: str) -> No
     [
         "/",
         "/socket",
-        "/socket/websocket/",
+        "/socket/websocket//",
         "/Socket/Websocket",
         "/socket/longpoll?vsn=2.0.0",
         "//[",
