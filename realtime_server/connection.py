@@ -21,17 +21,16 @@ from websockets.protocol import State
 from .attachment import Attachment, Wait
 from .auth import Authorizer, ConnectRequest, JoinRequest
 from .config import ServerConfig
-from .errors import AttachmentError, LimitError, RefusedError, TokenError, UnavailableError
+from .errors import AttachmentError, LimitError, RefusedError, UnavailableError
 from .frames import Frames
 from .grants import Grant
 from .groups import Subscription
 from .hub import Hub
-from .logs import peer_name
+from .logs import named, peer_name
 from .metrics import Metrics
 from .outbox import SocketOutbox
 from .phoenix.joins import JoinConfig, parse_join
 from .phoenix.messages import Message
-from .phoenix.payloads import has_config
 from .phoenix.serializers import Serializer
 from .phoenix.socket_state import (
     Action,
@@ -40,6 +39,7 @@ from .phoenix.socket_state import (
     Close,
     Join,
     Refresh,
+    RefuseEvent,
     RefusePayload,
     Send,
     SocketState,
@@ -48,6 +48,7 @@ from .phoenix.socket_state import (
     Withdraw,
 )
 from .rate import Rate
+from .refusals import Refusals
 from .registrar import Registered, Registrar
 from .topics import Topic
 
@@ -61,8 +62,6 @@ CLOSE_TIMEOUT: Final = 2.0
 """Seconds a client has to take, and answer, a close frame."""
 NEXT_WITHIN: Final = 0.1
 """Seconds that a leave's answer waits for the next message, where that may change it."""
-_TOPIC_SHOWN: Final = 200
-"""Characters of a topic that a log line names."""
 CHECK_INTERVAL: Final = 300.0
 """Seconds between two checks of a channel's token, at most."""
 
@@ -116,8 +115,8 @@ class Connection:
         self._postponed: dict[str, Wait] = {}
         self._announcements: dict[Channel, Wait] = {}
         self._next_check: asyncio.TimerHandle | None = None
-        self._limits_met: set[str] = set()
         self._peer = peer_name(websocket.remote_address)
+        self._refusals = Refusals(self._peer, metrics)
         self._outbox = SocketOutbox(
             websocket,
             max_bytes=config.outbox_max_bytes,
@@ -128,7 +127,7 @@ class Connection:
 
     async def run(self) -> None:
         """Answer messages until the connection ends."""
-        logger.info("connected: %s", self._peer, extra=self._named("connect"))
+        logger.info("connected: %s", self._peer, extra=named(self._peer, "connect"))
         self._metrics.connections.inc()
         try:
             while (data := await self._receive()) is not None:
@@ -153,14 +152,9 @@ class Connection:
             code = self._close_code()
             self._metrics.connections.dec()
             self._metrics.closed(code)
-            logger.info("closed: %s (%s)", self._peer, code, extra=self._named("close", code=code))
-
-    def _named(self, event: str, **more: object) -> dict[str, object]:
-        """Return what a log line names besides its message."""
-        topic = more.get("topic")
-        if isinstance(topic, str):
-            more["topic"] = topic[:_TOPIC_SHOWN]
-        return {"event": event, "peer": self._peer, **more}
+            logger.info(
+                "closed: %s (%s)", self._peer, code, extra=named(self._peer, "close", code=code)
+            )
 
     def _close_code(self) -> int | None:
         """Return the code that the client was told, or else its own; 1006 without either."""
@@ -190,8 +184,8 @@ class Connection:
                 case Refresh(channel, token):
                     await self._refresh(channel, token)
                 case Close(code, reason):
-                    named = self._named("closing", code=code, reason=reason)
-                    logger.info("closing %s: %s", self._peer, reason, extra=named)
+                    extra = named(self._peer, "closing", code=code, reason=reason)
+                    logger.info("closing %s: %s", self._peer, reason, extra=extra)
                     await close_within(self._websocket, code, reason)
                 case _:
                     self._perform_now(action)
@@ -212,7 +206,10 @@ class Connection:
             case Check():
                 self._check_grants()
             case RefusePayload(message):
-                self._refuse_payload(message)
+                max_bytes = self._config.max_payload_bytes
+                self._refuse(message, self._refusals.of_payload(message, max_bytes))
+            case RefuseEvent(message):
+                self._refuse(message, self._refusals.of_event(message))
             case Withdraw(topic):
                 self._postponed.pop(topic).cancel()
                 self._forget(topic)
@@ -249,8 +246,8 @@ class Connection:
             self._refuse_join(message, exc)
             return
         self._metrics.joins.labels("ok").inc()
-        named = self._named("join", topic=message.topic)
-        logger.info("joined: %.200r by %s", message.topic, self._peer, extra=named)
+        extra = named(self._peer, "join", topic=message.topic)
+        logger.info("joined: %.200r by %s", message.topic, self._peer, extra=extra)
         self._perform_all(self._state.accept(message, config, grant=grant))
         self._check_by(grant)
         if config is not None and config.bindings:
@@ -258,13 +255,10 @@ class Connection:
 
     def _refuse_join(self, message: Message, exc: RefusedError) -> None:
         self._forget(message.topic)
-        self._metrics.joins.labels(exc.result).inc()
-        if self._is_news(exc):
-            named = self._named("join_refused", topic=message.topic, reason=str(exc))
-            logger.info(
-                "join of %.200r by %s refused: %s", message.topic, self._peer, exc, extra=named
-            )
-        self._perform_all(self._state.refuse(message, _refusal(message, exc)))
+        self._refuse(message, self._refusals.of_join(message, exc))
+
+    def _refuse(self, message: Message, reason: str) -> None:
+        self._perform_all(self._state.refuse(message, reason))
 
     def _postpone_join(
         self, message: Message, config: JoinConfig, within: float, grant: Grant
@@ -316,27 +310,6 @@ class Connection:
                 f"ChannelRateLimitReached: this connection has joined {config.max_channels} "
                 "topics, the most it may (MAX_CHANNELS); leave some",
             )
-
-    def _is_news(self, exc: RefusedError) -> bool:
-        """Count what met a limit. A client that floods us gets one line a limit in the log."""
-        if not isinstance(exc, LimitError):
-            return True
-        self._metrics.limit(exc.limit)
-        if exc.limit in self._limits_met:
-            return False
-        self._limits_met.add(exc.limit)
-        return True
-
-    def _refuse_payload(self, message: Message) -> None:
-        exc = LimitError(
-            "payload",
-            f"PayloadTooLarge: the payload is larger than {self._config.max_payload_bytes} bytes "
-            "(MAX_PAYLOAD_BYTES)",
-        )
-        if self._is_news(exc):
-            named = self._named("message_refused", topic=message.topic, reason=str(exc))
-            logger.info("message by %s refused: %s", self._peer, exc, extra=named)
-        self._perform_all(self._state.refuse(message, exc.reason))
 
     def _subscribe(self, channel: Channel) -> None:
         config = channel.config
@@ -416,19 +389,10 @@ class Connection:
 
     def _end(self, channel: Channel, exc: RefusedError) -> None:
         self._metrics.channels_ended.labels(exc.result).inc()
-        named = self._named("channel_ended", topic=channel.topic, reason=str(exc))
-        logger.info("channel %.200r of %s ended: %s", channel.topic, self._peer, exc, extra=named)
+        extra = named(self._peer, "channel_ended", topic=channel.topic, reason=str(exc))
+        logger.info("channel %.200r of %s ended: %s", channel.topic, self._peer, exc, extra=extra)
         for_good = not isinstance(exc, UnavailableError)
         self._perform_all(self._state.end(channel, exc.reason, for_good=for_good))
-
-
-def _refusal(message: Message, exc: RefusedError) -> str:
-    """Return what a client is told; the first generation knows no reasons about tokens."""
-    if not isinstance(exc, TokenError):
-        return exc.reason
-    if has_config(message.payload):
-        return f"InvalidJWTToken: {exc.reason}"
-    return f"error occurred when joining {message.topic}"
 
 
 async def close_within(

@@ -11,6 +11,7 @@
     * :exc:`TokenError`: a token that is missing or not to be trusted
     * :exc:`TopicError`: a topic whose filter cannot be served
     * :exc:`UnavailableError`: what cannot be decided now
+    * :exc:`UnsupportedError`: what this server does not have
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = [
     "TokenError",
     "TopicError",
     "UnavailableError",
+    "UnsupportedError",
 ]
 
 
@@ -102,3 +104,9 @@ class UnavailableError(RefusedError):
     """What cannot be decided now, and perhaps in a moment."""
 
     result = "unavailable"
+
+
+class UnsupportedError(RefusedError):
+    """A message for what this server does not have."""
+
+    result = "unsupported"

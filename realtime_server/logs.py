@@ -14,10 +14,12 @@ from typing import Any, Final
 
 from .config import LogFormat, LogLevel
 
-__all__ = ["JsonFormatter", "TextFormatter", "configure", "peer_name"]
+__all__ = ["JsonFormatter", "TextFormatter", "configure", "named", "peer_name"]
 
 _STANDARD: Final = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"))
 """What every record has."""
+_TOPIC_SHOWN: Final = 200
+"""Characters of a topic that a line names."""
 # What a terminal acts upon, and what ends a line for some reader of it.
 _CONTROLS: Final = {
     **{code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))},
@@ -38,6 +40,14 @@ def configure(level: LogLevel, style: LogFormat) -> None:
 def peer_name(address: Any) -> str:
     """Name a client by what its socket says of it; None where that is not known any more."""
     return f"{address[0]}:{address[1]}" if address else "?"
+
+
+def named(peer: str, event: str, **more: object) -> dict[str, object]:
+    """Return what a line about a client names besides its message, for ``extra=``."""
+    topic = more.get("topic")
+    if isinstance(topic, str):
+        more["topic"] = topic[:_TOPIC_SHOWN]
+    return {"event": event, "peer": peer, **more}
 
 
 class TextFormatter(logging.Formatter):

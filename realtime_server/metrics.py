@@ -67,6 +67,12 @@ class Metrics:
         self.joins = Counter(
             "realtime_joins", "Joins, by what came of them.", ["result"], registry=registry
         )
+        self.unsupported = Counter(
+            "realtime_unsupported_messages",
+            "Messages of joined channels for what this server does not have, by event.",
+            ["event"],
+            registry=registry,
+        )
         self.channels_ended = Counter(
             "realtime_channels_ended",
             "Channels that the server ended, by what was wrong.",

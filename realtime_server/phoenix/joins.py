@@ -1,8 +1,8 @@
 """Joins: what today's clients put into the payload of a ``phx_join``.
 
-``config`` says what a channel wants: bindings to tables, whether it is private, how it
-broadcasts. It is read into :class:`JoinConfig`, or refused with a reason that names the
-place in the payload. A join without ``config`` is of the first generation.
+``config`` says what a channel wants: bindings to tables, how it broadcasts, whether it is
+private, which nothing here is yet. It is read into :class:`JoinConfig`, or refused with a reason
+that names the place in the payload. A join without ``config`` is of the first generation.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def parse_join(payload: Any) -> JoinConfig | None:
         None for one without ``config``.
 
     Raises:
-        JoinError: if ``config`` is not understood, with the place and what belongs there.
+        JoinError: if ``config`` is not understood, with the place and what belongs there; or
+            asks for what there is not.
     """
     if not isinstance(payload, dict) or "config" not in payload:
         return None
@@ -114,6 +115,12 @@ def parse_join(payload: Any) -> JoinConfig | None:
         problems = list(_problems(exc, ""))
         more = f"; and {len(problems) - _MOST_PROBLEMS} more" * (len(problems) > _MOST_PROBLEMS)
         raise JoinError("; ".join(problems[:_MOST_PROBLEMS]) + more) from None
+    if config.private:
+        # To a channel that the client believes to be private, nothing public may come or go.
+        raise JoinError(
+            "PrivateChannelsDisabled: this server has no private channels; join with private "
+            "false, or without it"
+        )
     sent = payload["config"] or {}
     options = config.postgres_changes_options
     return JoinConfig(

@@ -53,6 +53,7 @@ __all__ = [
     "Close",
     "Join",
     "Refresh",
+    "RefuseEvent",
     "RefusePayload",
     "Send",
     "SocketState",
@@ -133,6 +134,13 @@ class Withdraw:
 
 
 @attrs.frozen
+class RefuseEvent:
+    """There is nothing here that the message is for: answer it with :meth:`SocketState.refuse`."""
+
+    message: Message
+
+
+@attrs.frozen
 class RefusePayload:
     """The message's payload is too large: answer it with :meth:`SocketState.refuse`."""
 
@@ -148,7 +156,16 @@ class Close:
 
 
 Action: TypeAlias = (
-    Send | Join | Withdraw | Refresh | RefusePayload | Check | Subscribe | Unsubscribe | Close
+    Send
+    | Join
+    | Withdraw
+    | Refresh
+    | RefuseEvent
+    | RefusePayload
+    | Check
+    | Subscribe
+    | Unsubscribe
+    | Close
 )
 
 
@@ -297,10 +314,7 @@ class SocketState:
         if message.event == ACCESS_TOKEN:
             return [Refresh(channel, access_token(message.payload))]
         if channel.config is not None and message.event in (BROADCAST, PRESENCE):
-            return self.refuse(
-                message,
-                f"UnsupportedEvent: this server has no {message.event}; it sends postgres_changes",
-            )
+            return [RefuseEvent(message)]
         del self.channels[channel.topic]
         if message.event == LEAVE:
             self._parting = message.reply("ok", {}), _end(channel, CLOSE)

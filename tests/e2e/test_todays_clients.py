@@ -342,9 +342,23 @@ def test_what_is_refused_is_said_to_the_application(
         program.wait_for(channel="room", status="SUBSCRIBED")
         program.tell(send="room", event="cursor", payload={"x": 1})
         program.wait_for(channel="room", sent="ok" if client == "py" else "error")
+        program.tell(track="room", payload={"name": "Ada"})
+        program.wait_for(channel="room", tracked="ok" if client == "py" else "error")
         # The channel is as good as before.
         program.tell(unsubscribe="room")
         program.wait_for(channel="room", left="ok")
+    for event in ("broadcast", "presence"):
+        server.wait_for_log(f"message by .* refused: UnsupportedEvent: this server has no {event}")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_private_channel_is_refused(start: Start, server: ServerProcess, client: str) -> None:
+    with start(client, server.websocket_url) as program:
+        program.tell(subscribe="secret", bindings=[BINDINGS[0]], config={"private": True})
+        program.wait_for(channel="secret", status="CHANNEL_ERROR")
+        error = next(line["error"] for line in program.said if "error" in line)
+        assert "PrivateChannelsDisabled: this server has no private channels" in error
+        assert program.count(channel="secret", status="SUBSCRIBED") == 0
 
 
 def test_the_python_client_waits_longer_when_a_limit_was_met(start: Start, shop: Database) -> None:

@@ -32,6 +32,7 @@ from realtime_server.phoenix.socket_state import (
     Close,
     Join,
     Refresh,
+    RefuseEvent,
     RefusePayload,
     Send,
     SocketState,
@@ -173,8 +174,8 @@ class _Conversation:
                     sent += 1
                 case Join(message):
                     sent += self._perform(self._join(message))
-                case RefusePayload(message):
-                    sent += self._perform(self._state.refuse(message, "PayloadTooLarge"))
+                case RefusePayload(message) | RefuseEvent(message):
+                    sent += self._perform(self._state.refuse(message, "no"))
                 case Refresh(channel, _) if self._random.random() < 0.2:
                     sent += self._perform(self._state.end(channel, "expired"))
                 case Subscribe(channel):

@@ -66,7 +66,12 @@ def changes(stage: Stage, client: PhoenixClient, *numbers: int) -> list[Any]:
 
 @pytest.mark.parametrize(
     "path",
-    ["/socket/websocket", "/socket/websocket/", "/realtime/v1/websocket", "/realtime/v1/websocket/"],
+    [
+        "/socket/websocket",
+        "/socket/websocket/",
+        "/realtime/v1/websocket",
+        "/realtime/v1/websocket/",
+    ],
 )
 @pytest.mark.parametrize(
     ("query", "vsn"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -114,9 +115,42 @@ async def test_pushes_that_are_not_served_leave_the_channel_as_it_is() -> None:
         await client.send("phx_join", payload=payload(TODO))
         for event in ("broadcast", "presence"):
             (answer,) = await client.send(event)
-            assert answer["payload"]["response"]["reason"].startswith("UnsupportedEvent: ")
+            reason = answer["payload"]["response"]["reason"]
+            assert reason == (
+                f"UnsupportedEvent: this server has no {event}; it sends postgres_changes"
+            )
         client.hub.publish([insert(TODOS, "1", "x")])
         assert len(client.received()) == 1
+
+
+async def test_pushes_that_are_not_served_are_counted_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with open_connection() as client:
+        await client.send("phx_join", payload=payload(TODO))
+        for event in ("broadcast", "presence", "broadcast", "presence", "broadcast"):
+            await client.send(event)
+        counted = 'realtime_unsupported_messages_total{event="%s"} %.1f'
+        assert client.counted(counted % ("broadcast", 3))
+        assert client.counted(counted % ("presence", 2))
+    refused = [line for line in caplog.messages if "refused" in line]
+    assert [line.split(": ", 1)[1] for line in refused] == [
+        f"UnsupportedEvent: this server has no {event}; it sends postgres_changes"
+        for event in ("broadcast", "presence")
+    ]
+
+
+async def test_a_private_channel_is_refused_never_a_public_one() -> None:
+    async with open_connection() as client:
+        config = {**payload(TODO)["config"], "private": True}
+        (answer,) = await client.send("phx_join", payload={"config": config})
+        assert (answer["event"], answer["payload"]["status"]) == ("phx_reply", "error")
+        reason = answer["payload"]["response"]["reason"]
+        assert reason.startswith("PrivateChannelsDisabled: ")
+        assert client.counted('realtime_joins_total{result="config"} 1.0')
+        client.hub.publish([insert(TODOS, "1", "x")])
+        assert client.received() == []
 
 
 # The stream is not attached yet.

@@ -4,12 +4,13 @@
  *
  * Commands: {"subscribe": name, "bindings": [...], "config": {...}}, {"unsubscribe": name},
  * {"resubscribe": name, "bindings": [...], "config": {...}}, which is both, one after the other,
- * {"token": text}, {"send": name, "event": text, "payload": {...}}.
+ * {"token": text}, {"send": name, "event": text, "payload": {...}},
+ * {"track": name, "payload": {...}}.
  */
 
 import { listen, say } from "./console.mjs";
 
-/** `client` has `subscribe`, `unsubscribe`, `token` and `send`. */
+/** `client` has `subscribe`, `unsubscribe`, `token`, `send` and `track`. */
 export function obey(client) {
   listen((command) => {
     if (command.subscribe !== undefined) {
@@ -23,6 +24,8 @@ export function obey(client) {
       client.token(command.token);
     } else if (command.send !== undefined) {
       client.send(command.send, command.event, command.payload ?? {});
+    } else if (command.track !== undefined) {
+      client.track(command.track, command.payload ?? {});
     }
   });
 }

@@ -63,4 +63,11 @@ obey({
       .receive("ok", () => say({ channel: name, sent: "ok" }))
       .receive("error", ({ reason }) => say({ channel: name, sent: "error", reason }));
   },
+  track(name, payload) {
+    channels
+      .get(name)
+      .push("presence", { type: "presence", event: "track", payload })
+      .receive("ok", () => say({ channel: name, tracked: "ok" }))
+      .receive("error", ({ reason }) => say({ channel: name, tracked: "error", reason }));
+  },
 });

@@ -39,4 +39,7 @@ obey({
     const sent = await channels.get(name).send({ type: "broadcast", event, payload });
     say({ channel: name, sent });
   },
+  async track(name, payload) {
+    say({ channel: name, tracked: await channels.get(name).track(payload) });
+  },
 });

@@ -48,6 +48,9 @@ class Program:
             case {"send": name, "event": event}:
                 await self.channels[name].send_broadcast(event, command.get("payload", {}))
                 say(channel=name, sent="ok")
+            case {"track": name}:
+                await self.channels[name].track(command.get("payload", {}))
+                say(channel=name, tracked="ok")
 
     async def subscribe(self, name: str, bindings: list[Any], config: dict[str, Any]) -> None:
         channel = self.client.channel(name, {"config": {"private": False, **config}})

@@ -50,7 +50,7 @@ def test_a_join_without_config_is_of_the_first_generation(payload: Any) -> None:
         {},
         {"postgres_changes": []},
         {"postgres_changes": None},
-        {"broadcast": {"ack": False, "self": False}, "presence": {"key": ""}, "private": True},
+        {"broadcast": {"ack": False, "self": False}, "presence": {"key": ""}, "private": False},
         {"something": "new"},
     ],
 )
@@ -59,6 +59,15 @@ def test_a_config_without_bindings_has_none(sent: Any) -> None:
     assert parsed is not None
     assert (parsed.bindings, parsed.wait) == ((), None)
     assert parsed.response() == {"postgres_changes": []}
+
+
+def test_a_private_channel_is_refused_and_never_public() -> None:
+    assert refusal({"config": {"private": True, "postgres_changes": [TODOS]}}) == (
+        "PrivateChannelsDisabled: this server has no private channels; join with private false, "
+        "or without it"
+    )
+    for public in ({}, {"private": False}, {"private": None}):
+        assert parse_join({"config": public}) is not None
 
 
 def test_what_stock_clients_send_is_read() -> None:
@@ -299,7 +308,7 @@ def test_any_config_is_echoed_or_refused_with_a_reason(payload: Any) -> None:
     else:
         reason = ""
     if reason:
-        assert reason.startswith("config")
+        assert reason.startswith(("config", "PrivateChannelsDisabled: "))
         return
     assert parsed is not None
     shown = parsed.response()["postgres_changes"]

@@ -19,6 +19,7 @@ from realtime_server.phoenix.socket_state import (
     Close,
     Join,
     Refresh,
+    RefuseEvent,
     RefusePayload,
     Send,
     SocketState,
@@ -149,15 +150,12 @@ def test_bindings_in_place_are_told_with_the_channels_name(socket: Socket) -> No
 
 
 @pytest.mark.parametrize("event", ["broadcast", "presence"])
-def test_what_is_not_served_is_answered_and_the_channel_stays(socket: Socket, event: str) -> None:
+def test_what_is_not_served_is_for_the_caller_to_refuse_and_the_channel_stays(
+    socket: Socket, event: str
+) -> None:
     channel = socket.join(payload=CONFIG)
-    answer = reply(
-        TOPIC,
-        "error",
-        {"reason": f"UnsupportedEvent: this server has no {event}; it sends postgres_changes"},
-        join_ref=channel.join_ref,
-    )
-    assert socket.receive(TOPIC, event, ref="2", join_ref=channel.join_ref) == [answer]
+    (refused,) = socket.receive(TOPIC, event, ref="2", join_ref=channel.join_ref)
+    assert refused == RefuseEvent(Message(TOPIC, event, {}, "2", channel.join_ref))
     assert socket.state.channels == {TOPIC: channel}
 
 
