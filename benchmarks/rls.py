@@ -26,7 +26,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -49,7 +48,7 @@ from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls.authorizer import RowAuthorizer
 from realtime_server.rls.fan_out import FanOut
 from realtime_server.rls.migrations import migrate
-from realtime_server.rls.poller import Read
+from realtime_server.rls.reader import Read
 from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.visibility import Visibility
 from realtime_server.topics import Topic
@@ -286,7 +285,7 @@ class Bench:
             RowAuthorizer(
                 visibility,
                 visibility,
-                publication="bench",
+                publications=["bench"],
                 late=lambda *_: None,
                 lost=lambda _: None,
                 is_there=lambda _: True,
@@ -432,7 +431,7 @@ async def serving(dsn: str, **settings: str) -> AsyncIterator[TimedClient]:
     }
     token = make_token({"role": "postgres", "sub": "x"})
     with ServerProcess(dsn, **environment_) as server:
-        server.wait_for_log(re.compile("polling slot"))
+        server.wait_until_streaming()
         async with open_client(server.port, query=f"apikey={token}") as plain:
             client = TimedClient(plain.websocket, "1.0.0")
             client.port = server.port

@@ -175,14 +175,14 @@ async def _check(config: ServerConfig) -> int:
             dsn,
             publications=config.publications,
             slot=config.slot_name,
-            plugin="wal2json" if is_rls else "pgoutput",
+            plugin="pgoutput",
             persistent=True,
             setting_names=SETTING_NAMES,
         )
         more = [*_missing_packages()]
         if diagnosis.database is not None:
             if is_rls:
-                more += await rls_findings(dsn, config.publications[0])
+                more += await rls_findings(dsn, config.publications)
             else:
                 more += await stream_findings(dsn, config.publications)
         diagnosis = attrs.evolve(diagnosis, findings=(*diagnosis.findings, *more))

@@ -2,54 +2,35 @@
 
 from __future__ import annotations
 
-from functools import partial
 from types import TracebackType
 from typing import Self
 
-from realtime_core import PgoutputSource, SourceStats
+from realtime_core import SourceStats
 from realtime_core.filters import EnumOrders
 
-from .addresses import resolve_dsn
 from .broadcaster import broadcast
 from .catalog.wishes import check_wish, possible, wishes_of
-from .config import SETTING_NAMES, ServerConfig
+from .config import ServerConfig
 from .grants import Grant
 from .hub import Hub
 from .metrics import Metrics
 from .phoenix.joins import Binding
 from .registrar import Nobody, Registered
+from .source import make_source
 from .topics import Topic
 
 __all__ = ["StreamMode"]
 
 
 class StreamMode(Nobody):
-    """Reads changes with pgoutput, and shows them to everybody who may join.
+    """Reads changes, and shows them to everybody who may join.
 
     Args:
         config: of the server.
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        max_lag = config.max_replication_lag_mb * 1_000_000
-        self._source = PgoutputSource(
-            partial(resolve_dsn, config),
-            publications=config.publications,
-            slot=config.slot_name,
-            temporary=config.temporary_slot,
-            boundaries=True,
-            on_gap="continue",
-            persistent=True,
-            # Nobody said that the slot may be dropped, unless there is a bound.
-            max_lag_bytes=max_lag or None,
-            on_lag="gap" if max_lag else "warn",
-            replace_slot=bool(max_lag),
-            backoff=(
-                config.db_reconnect_backoff_min / 1000,
-                config.db_reconnect_backoff_max / 1000,
-            ),
-            setting_names=SETTING_NAMES,
-        )
+        self._source = make_source(config)
 
     async def __aenter__(self) -> Self:
         """It attaches in the background."""

@@ -15,7 +15,7 @@ from realtime_server import cli, server
 from realtime_server.hub import Hub
 from realtime_server.rls import mode
 from realtime_server.rls.fan_out import FanOut
-from realtime_server.rls.poller import Batch
+from realtime_server.rls.reader import Batch
 
 __all__ = ["RecordingFanOut", "RecordingHub", "read_record"]
 

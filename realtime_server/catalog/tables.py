@@ -1,6 +1,6 @@
 """What is true of tables now: row level security, primary key, columns, who may read them.
 
-wal2json tells how a table was when a row was written. Whether somebody may see the row is
+A change tells how a table was when a row was written. Whether somebody may see the row is
 decided by how the table is when the row goes out, so this is read anew for every batch.
 """
 
@@ -184,7 +184,7 @@ _MEMBERSHIP: Final = """
     ) m
     JOIN pg_catalog.pg_attribute a ON a.attrelid = m.relid AND a.attnum > 0
         AND NOT a.attisdropped AND (m.attnums IS NULL OR a.attnum = ANY (m.attnums))
-    WHERE p.pubname = %(publication)s
+    WHERE p.pubname = ANY (%(publications)s)
 """
 
 # PostgreSQL 14 has no schemas, column lists and row filters in publications.
@@ -193,7 +193,7 @@ _MEMBERSHIP_14: Final = """
     FROM pg_catalog.pg_publication p
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
         AND NOT a.attisdropped
-    WHERE p.pubname = %(publication)s AND (p.puballtables OR EXISTS (
+    WHERE p.pubname = ANY (%(publications)s) AND (p.puballtables OR EXISTS (
         SELECT FROM pg_catalog.pg_publication_rel r
         WHERE r.prpubid = p.oid AND (r.prrelid = c.oid OR r.prrelid IN (
             SELECT ancestor.relid FROM pg_catalog.pg_partition_ancestors(c.oid) ancestor
@@ -230,7 +230,7 @@ async def read_tables(
     connection: AsyncConnection[Any],
     names: Collection[TableName],
     roles: Collection[str],
-    publication: str,
+    publications: Collection[str],
 ) -> dict[TableName, Table]:
     """Return the tables that exist, by name."""
     is_old = connection.info.server_version < 150000
@@ -242,7 +242,7 @@ async def read_tables(
                 "schemas": [schema for schema, _ in names],
                 "names": [name for _, name in names],
                 "roles": list(roles),
-                "publication": publication,
+                "publications": list(publications),
             },
         )
         rows = await cursor.fetchall()

@@ -45,6 +45,7 @@ __all__ = [
     "Names",
     "Number",
     "Origins",
+    "Pause",
     "Port",
     "Protection",
     "Publications",
@@ -93,9 +94,9 @@ class ReplicationMode(enum.Enum):
     """How changes are read, and who may see them."""
 
     STREAM = "STREAM"
-    """pgoutput; everybody who may join a topic gets its changes."""
+    """Everybody who may join a topic gets its changes."""
     RLS = "RLS"
-    """wal2json; row level security decides."""
+    """Row level security decides."""
 
 
 class IpVersion(enum.Enum):
@@ -324,6 +325,7 @@ Port = Annotated[int, _whole_number(1, 65535)]
 ListenPort = Annotated[int, _whole_number(0, 65535)]
 Number = Annotated[int, _whole_number(1)]
 Milliseconds = Annotated[int, _whole_number(1, unit="ms")]
+Pause = Annotated[int, _whole_number(0, unit="ms")]
 # Nothing can work with less.
 Bytes = Annotated[int, _whole_number(1024, unit="bytes")]
 # A longer line is more than websockets reads.

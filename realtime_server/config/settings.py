@@ -72,8 +72,8 @@ class ServerConfig:
 
     replication_mode: kinds.Mode = _variable(
         ReplicationMode.STREAM,
-        "`STREAM` reads pgoutput, and everybody who may join a topic gets its changes; `RLS` "
-        "reads wal2json, and row level security decides",
+        "`STREAM`: everybody who may join a topic gets its changes; `RLS`: row level security "
+        "decides who gets each",
     )
     publications: kinds.Publications = _variable(
         ("supabase_realtime",), "whose tables are listened to; they must exist"
@@ -200,11 +200,15 @@ class ServerConfig:
 
     # RLS mode
 
-    replication_poll_interval: kinds.Milliseconds = _variable(300, "between two reads of the slot")
+    replication_poll_interval: kinds.Pause = _variable(
+        0,
+        "least time between two checks of changes, unless `MAX_CHANGES` wait already; 0: none, "
+        "the next check begins when the last has ended",
+    )
     subscription_sync_interval: kinds.Milliseconds = _variable(
         60_000, "between two comparisons of `realtime.subscription` with the joined channels"
     )
-    max_changes: kinds.Number = _variable(100, "read at once, roughly")
+    max_changes: kinds.Number = _variable(100, "that one check is about, at most")
     max_record_bytes: kinds.RecordBytes = _variable(
         _MIB, "of a change, beyond which its long values are left out"
     )
@@ -306,19 +310,12 @@ class ServerConfig:
 
     def _contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield what cannot work although each value is a good one: the fields, the problem."""
-        if self.replication_mode is ReplicationMode.RLS:
-            if not self.secure_channels:
-                yield (
-                    ("replication_mode", "secure_channels"),
-                    "SECURE_CHANNELS=false with REPLICATION_MODE=RLS would show every row to "
-                    "everybody; set SECURE_CHANNELS=true and JWT_SECRET",
-                )
-            if len(self.publications) > 1:
-                yield (
-                    ("replication_mode", "publications"),
-                    f"PUBLICATIONS has {len(self.publications)} names, REPLICATION_MODE=RLS takes "
-                    "one; name the one publication that has all the tables",
-                )
+        if self.replication_mode is ReplicationMode.RLS and not self.secure_channels:
+            yield (
+                ("replication_mode", "secure_channels"),
+                "SECURE_CHANNELS=false with REPLICATION_MODE=RLS would show every row to "
+                "everybody; set SECURE_CHANNELS=true and JWT_SECRET",
+            )
         if self.secure_channels and self.jwt_secret is None and self.jwt_jwks is None:
             yield (
                 ("secure_channels", "jwt_secret", "jwt_jwks"),

@@ -1,5 +1,5 @@
 """RLS mode: each change only to those whom PostgreSQL lets see it.
 
-A slot is polled with wal2json (:mod:`.poller`); who may see a change is decided by row level
-security, for each role and claims by themselves (:mod:`.authorizer`).
+It reads the same stream as STREAM mode (:mod:`.reader`); who may see a change is decided by row
+level security, for each role and claims by themselves (:mod:`.authorizer`).
 """

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self, TypeAlias
@@ -42,7 +42,7 @@ class RowAuthorizer:
     Args:
         visibility: asks the database.
         apart: asks it in the names of those that take too long, on other connections.
-        publication: whose column lists apply.
+        publications: whose column lists apply.
         late: takes what a viewer who is asked for apart gets, in order.
         lost: is told what such a viewer does not get, in its place among that.
         is_there: whether anybody is that viewer.
@@ -55,7 +55,7 @@ class RowAuthorizer:
         visibility: Visibility,
         apart: Visibility,
         *,
-        publication: str,
+        publications: Collection[str],
         late: Late,
         lost: Lost,
         is_there: Callable[[Viewer], bool],
@@ -65,7 +65,7 @@ class RowAuthorizer:
         self._visibility = visibility
         self._apart = apart
         self._casts = Casts(visibility.connections, visibility.timeout)
-        self._publication = publication
+        self._publications = publications
         self._late = late
         self._lost = lost
         self._is_there = is_there
@@ -169,7 +169,7 @@ class RowAuthorizer:
         audiences = {one for each in candidates for one in (each.viewers, each.others)}
         roles = {viewer.role for audience in audiences for viewer in audience}
         async with self._visibility.connections.one() as connection:
-            tables = await read_tables(connection, by_table, roles, self._publication)
+            tables = await read_tables(connection, by_table, roles, self._publications)
         timeouts: Counter[Viewer] = Counter()
         pages = []
         for name, table in tables.items():

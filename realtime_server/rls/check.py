@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import psycopg
 from psycopg import AsyncConnection
 
-from realtime_core import Finding, Severity
+from realtime_core import Finding
 from realtime_core.errors import SourceError
 from realtime_core.sources.failures import connection_failed
 
@@ -13,25 +15,24 @@ from ..catalog.connections import connect
 from ..config import SETTING_NAMES
 from .migrations import pending, why_not
 from .privileges import missing_privileges
-from .publication import read_publication
 
 __all__ = ["rls_findings"]
 
 
-async def rls_findings(dsn: str, publication: str) -> tuple[Finding, ...]:
-    """Look at publication, schema and privileges; change nothing.
+async def rls_findings(dsn: str, publications: Sequence[str]) -> tuple[Finding, ...]:
+    """Look at schema and privileges; change nothing.
 
     Args:
         dsn: of the database, as the server's role.
-        publication: its name.
+        publications: whose tables' readers are expected to come with tokens.
 
     Raises:
         SourceError: if the database cannot be asked.
     """
     try:
         async with await connect(dsn, name="check") as connection:
-            findings = [await _publication(connection, publication), await _schema(connection)]
-            missing = await missing_privileges(connection, publication)
+            findings = [await _schema(connection)]
+            missing = await missing_privileges(connection, publications)
     except psycopg.Error as exc:
         raise connection_failed(exc, SETTING_NAMES) from exc
     if missing.own:
@@ -50,24 +51,6 @@ async def rls_findings(dsn: str, publication: str) -> tuple[Finding, ...]:
     if not missing.own and not missing.roles:
         findings.append(Finding.ok("privileges", "the server's role has the privileges it needs"))
     return tuple(findings)
-
-
-async def _publication(connection: AsyncConnection[tuple[object, ...]], name: str) -> Finding:
-    try:
-        publication = await read_publication(connection, name)
-    except SourceError as exc:
-        return Finding.problem("publication", str(exc))
-    if publication.is_empty:
-        return Finding.warning("publication", f"publication {name!r} publishes nothing yet")
-    remedy = None
-    match publication.tables:
-        case None:
-            tables = "all tables"
-            remedy = "and those that are made later; better name what is meant: FOR TABLE a, b"
-        case names:
-            tables = "1 table" if len(names) == 1 else f"{len(names)} tables"
-    message = f"publication {name!r} publishes {', '.join(publication.actions)} of {tables}"
-    return Finding("publication", Severity.OK, message, remedy)
 
 
 async def _schema(connection: AsyncConnection[tuple[object, ...]]) -> Finding:

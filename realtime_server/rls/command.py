@@ -40,9 +40,8 @@ async def run_migrate(environ: Mapping[str, str], *, dev: bool, dry_run: bool) -
                 print(f"applied {migration}")
         if not await pending(connection):
             print("the schema realtime is up to date")
-        for publication in config.publications:
-            missing = await missing_privileges(connection, publication)
-            grants = (*missing.own, *missing.roles)
-            if grants:
-                print(f"{config.db_user} lacks privileges for RLS mode; run as an administrator:")
-                print(*(f"    {grant}" for grant in grants), sep="\n")
+        missing = await missing_privileges(connection, config.publications)
+        grants = (*missing.own, *missing.roles)
+        if grants:
+            print(f"{config.db_user} lacks privileges for RLS mode; run as an administrator:")
+            print(*(f"    {grant}" for grant in grants), sep="\n")

@@ -20,7 +20,7 @@ from .authorizer import RowAuthorizer
 from .candidates import Candidate, Matched, Shown
 from .losses import Loss, LossReason
 from .payloads import ErrorView, View
-from .poller import Batch, Read
+from .reader import Batch, Read
 from .viewers import Viewer
 
 __all__ = ["FanOut"]

@@ -30,6 +30,7 @@ from ..hub import Hub
 from ..metrics import Metrics
 from ..phoenix.joins import Binding
 from ..registrar import Registered
+from ..source import make_source
 from ..topics import Topic
 from .authorizer import RowAuthorizer
 from .candidates import Candidate, Shown
@@ -37,8 +38,8 @@ from .counters import Counters
 from .fan_out import FanOut
 from .losses import Loss
 from .migrations import migrate
-from .poller import Poller
 from .privileges import missing_privileges
+from .reader import Reader
 from .subscriptions import Registration, Registry
 from .viewers import Viewer
 from .visibility import Visibility
@@ -55,7 +56,7 @@ and some of the first generation do not try again when they are refused."""
 
 
 class RlsMode:
-    """Reads changes with wal2json, and shows each to those who may see it.
+    """Reads changes, and shows each to those who may see it.
 
     It is the registrar of the server's connections, too.
 
@@ -65,7 +66,6 @@ class RlsMode:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
-        [self._publication] = config.publications
         self._dsn = dsn = partial(resolve_dsn, config)
         timeout = config.rls_check_timeout / 1000
         self._visibility = Visibility(dsn, timeout=timeout, size=_CONNECTIONS)
@@ -73,28 +73,22 @@ class RlsMode:
         self._connections = Connections(dsn, name="subscriptions", size=2)
         self._registry = Registry(
             self._connections,
-            publication=self._publication,
+            publications=config.publications,
             node=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             interval=config.subscription_sync_interval / 1000,
             ignored_claims=config.rls_ignored_claims,
         )
-        self._poller = Poller(
-            dsn,
+        self._source = make_source(config)
+        self._reader = Reader(
+            self._source,
             self._visibility.connections,
-            publication=self._publication,
-            slot=config.slot_name,
-            temporary=config.temporary_slot,
             limit=config.max_changes,
             interval=config.replication_poll_interval / 1000,
-            backoff=(
-                config.db_reconnect_backoff_min / 1000,
-                config.db_reconnect_backoff_max / 1000,
-            ),
         )
         self._authorizer = RowAuthorizer(
             self._visibility,
             self._apart,
-            publication=self._publication,
+            publications=config.publications,
             late=self._hand_out_late,
             lost=self._tell,
             is_there=lambda viewer: viewer in self._channels,
@@ -121,18 +115,24 @@ class RlsMode:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._poller.aclose()
+        await self._source.aclose()
         if self._ready.is_set():
             await self._registry.close()
         await self._stack.aclose()
 
     def stats(self) -> SourceStats:
         """Return where the stream stands."""
-        return self._poller.stats()
+        return self._source.stats()
 
     async def attached(self) -> None:
-        """Wait until changes are polled."""
-        await self._poller.attached.wait()
+        """Wait until the stream runs.
+
+        Raises:
+            RealtimeError: if it cannot go on.
+            RuntimeError: if it was closed.
+        """
+        await self._ready.wait()
+        await self._source.attached()
 
     @property
     def counters(self) -> Counters:
@@ -143,13 +143,16 @@ class RlsMode:
         """Hand changes to the hub's subscriptions, for ever.
 
         Raises:
-            DecodeError: if the slot holds what cannot be decoded.
+            DecodeError: if the database sends what cannot be decoded.
         """
         self._fan_out = fan_out = FanOut(hub, self._authorizer, metrics)
         await self._prepare()
+        # It attaches in the background.
+        await self._source.__aenter__()
+        self._ready.set()
         keeping_up = asyncio.create_task(self._registry.run())
         try:
-            async with contextlib.aclosing(self._poller.batches()) as batches:
+            async with contextlib.aclosing(self._reader.batches()) as batches:
                 async for batch in batches:
                     await fan_out.publish(batch)
         finally:
@@ -165,7 +168,7 @@ class RlsMode:
                 async with await connect(await self._dsn(), name="setup") as connection:
                     for migration in await migrate(connection):
                         logger.info("migrated the schema realtime: %s", migration)
-                    missing = await missing_privileges(connection, self._publication)
+                    missing = await missing_privileges(connection, self._config.publications)
                     for grant in (*missing.own, *missing.roles):
                         logger.warning("a privilege for RLS mode is missing: %s", grant)
                 await self._registry.know_enums()
@@ -174,7 +177,6 @@ class RlsMode:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, self._config.db_reconnect_backoff_max / 1000)
             else:
-                self._ready.set()
                 return
 
     def _hand_out_late(self, viewer: Viewer, decided: Sequence[tuple[Candidate, Shown]]) -> None:

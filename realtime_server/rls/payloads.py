@@ -266,7 +266,7 @@ def _head(
 
 def _time(change: RowChange) -> str:
     time = change.transaction.commit_time
-    assert isinstance(time, datetime)  # the poller asks for it
+    assert isinstance(time, datetime)  # the source asks for it
     return f"{time.isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
 
 

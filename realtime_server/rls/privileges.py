@@ -8,6 +8,7 @@ never needs their rights itself.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 import attrs
@@ -46,7 +47,7 @@ _READERS: Final = """
               SELECT a.attacl FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid
           ) acls
           CROSS JOIN LATERAL pg_catalog.aclexplode(acls.acl) g
-          WHERE p.pubname = %s AND g.privilege_type = 'SELECT' AND g.grantee = r.oid
+          WHERE p.pubname = ANY (%s) AND g.privilege_type = 'SELECT' AND g.grantee = r.oid
             AND g.grantee <> c.relowner
       ))
     ORDER BY r.rolname
@@ -64,13 +65,13 @@ class Missing:
 
 
 async def missing_privileges(
-    connection: AsyncConnection[Any], publication: str, roles: tuple[str, ...] = ()
+    connection: AsyncConnection[Any], publications: Collection[str], roles: tuple[str, ...] = ()
 ) -> Missing:
     """Return what the server's role lacks.
 
     Args:
         connection: as that role.
-        publication: whose tables' readers are expected to come with tokens.
+        publications: whose tables' readers are expected to come with tokens.
         roles: more that are expected.
     """
     async with connection.cursor(row_factory=tuple_row) as cursor:
@@ -79,7 +80,9 @@ async def missing_privileges(
         assert facts is not None
         user, replicates, database, creates, makes_temporary, exists, version = facts
         is_split = version >= _SPLIT_MEMBERSHIP
-        await cursor.execute(_READERS, ["SET" if is_split else "MEMBER", list(roles), publication])
+        await cursor.execute(
+            _READERS, ["SET" if is_split else "MEMBER", list(roles), list(publications)]
+        )
         readers = [row[0] for row in await cursor.fetchall()]
     how = " WITH INHERIT FALSE, SET TRUE" if is_split else ""
     return Missing(

@@ -1,4 +1,4 @@
-"""The publication in RLS mode: wal2json knows none, so what it says is applied here."""
+"""What a publication publishes, for joins and for ``--check``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import attrs
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
-from realtime_core.errors import PublicationNotFoundError, SourceError
+from realtime_core.errors import PublicationNotFoundError
 
 from ..gate import OWN_SCHEMA
 
@@ -25,25 +25,10 @@ class Publication:
     tables: frozenset[tuple[str, str]] | None
     """Schemas and names, of partitions too; None for all tables."""
 
-    def options(self) -> dict[str, str]:
-        """Return the options that make wal2json write what is published, or a little more."""
-        options = {"actions": ",".join(self.actions)}
-        if self.tables is None:
-            options["filter-tables"] = f"{_escaped(OWN_SCHEMA)}.*"
-        else:
-            options["add-tables"] = ",".join(
-                f"{_escaped(schema)}.{_escaped(table)}" for schema, table in sorted(self.tables)
-            )
-        return options
-
     @property
     def is_empty(self) -> bool:
-        """Whether nothing can come. Without tables, add-tables would let all of them through."""
+        """Whether nothing can come."""
         return not self.actions or self.tables == frozenset()
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"\\{letter}" for letter in name)
 
 
 _PUBLICATION: Final = """
@@ -52,7 +37,7 @@ _PUBLICATION: Final = """
 """
 
 _TABLES: Final = """
-    SELECT DISTINCT n.nspname, c.relname, m.is_filtered
+    SELECT DISTINCT n.nspname, c.relname
     FROM pg_catalog.pg_publication p
     CROSS JOIN LATERAL ({members}) m
     CROSS JOIN LATERAL (
@@ -65,17 +50,17 @@ _TABLES: Final = """
 """
 
 _MEMBERS: Final = """
-    SELECT r.prrelid AS relid, r.prqual IS NOT NULL AS is_filtered
+    SELECT r.prrelid AS relid
     FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid
     UNION ALL
-    SELECT k.oid, false
+    SELECT k.oid
     FROM pg_catalog.pg_publication_namespace s
     JOIN pg_catalog.pg_class k ON k.relnamespace = s.pnnspid AND k.relkind IN ('r', 'p')
     WHERE s.pnpubid = p.oid
 """
 
 _MEMBERS_14: Final = """
-    SELECT r.prrelid AS relid, false AS is_filtered
+    SELECT r.prrelid AS relid
     FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid
 """
 
@@ -85,7 +70,6 @@ async def read_publication(connection: AsyncConnection[Any], name: str) -> Publi
 
     Raises:
         PublicationNotFoundError: if there is none of that name.
-        SourceError: if it has row filters, which wal2json would not apply.
     """
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_PUBLICATION, [name])
@@ -104,14 +88,5 @@ async def read_publication(connection: AsyncConnection[Any], name: str) -> Publi
         query = _TABLES.replace("{members}", _MEMBERS_14 if is_old else _MEMBERS)
         await cursor.execute(query.encode(), [name])
         members = await cursor.fetchall()
-    filtered = sorted(
-        {f"{schema}.{table}" for schema, table, is_filtered in members if is_filtered}
-    )
-    if filtered:
-        raise SourceError(
-            f"publication {name!r} has row filters (on {', '.join(filtered)}), which are not "
-            "applied in RLS mode; take them away with ALTER PUBLICATION … DROP TABLE and ADD TABLE "
-            "without WHERE, and write policies instead"
-        )
-    tables = {(schema, table) for schema, table, _ in members if schema != OWN_SCHEMA}
+    tables = {(schema, table) for schema, table in members if schema != OWN_SCHEMA}
     return Publication(name, actions, frozenset(tables))

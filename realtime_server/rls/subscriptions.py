@@ -126,7 +126,7 @@ class Registry:
 
     Args:
         connections: as the server's role.
-        publication: whose tables can be listened to.
+        publications: whose tables can be listened to.
         node: names the server among others, and among its earlier selves.
         interval: seconds between two comparisons of rows and channels.
         ignored_claims: names of claims that no policy reads.
@@ -136,13 +136,13 @@ class Registry:
         self,
         connections: Connections,
         *,
-        publication: str,
+        publications: Collection[str],
         node: str,
         interval: float,
         ignored_claims: Collection[str] = (),
     ) -> None:
         self._connections = connections
-        self._publication = publication
+        self._publications = publications
         self._node = node
         self._interval = interval
         self._ignored = frozenset(ignored_claims)
@@ -349,7 +349,7 @@ class Registry:
             for wish in chain(*registration.wants)
             if wish.schema is not None and wish.table is not None
         }
-        tables = await read_tables(connection, named, [role], self._publication) if named else {}
+        tables = await read_tables(connection, named, [role], self._publications) if named else {}
 
         def row(wish: Wish) -> SubscriptionRow | None:
             """Return the row of a wish for one table, None for more of them."""
@@ -370,7 +370,9 @@ class Registry:
     async def _wildcard_rows(
         self, connection: AsyncConnection[Any], wish: Wish, role: str
     ) -> list[SubscriptionRow]:
-        published = (await read_publication(connection, self._publication)).tables
+        all_published = [
+            (await read_publication(connection, name)).tables for name in self._publications
+        ]
         cursor = await connection.execute(
             _ALL_TABLES,
             {"own": OWN_SCHEMA, "schema": wish.schema, "table": wish.table, "role": role},
@@ -378,7 +380,7 @@ class Registry:
         return [
             SubscriptionRow(oid, (), wish.action, wish.selected)
             async for oid, schema, table in cursor
-            if published is None or (schema, table) in published
+            if any(some is None or (schema, table) in some for some in all_published)
         ]
 
     async def _delete(self) -> None:

@@ -36,10 +36,9 @@ def owned_rows(pg17: Server, reader: str, table: str, columns: str) -> Iterator[
 
 @contextlib.contextmanager
 def rls_server(database: Database, *, port: int = 0, **settings: str) -> Iterator[ServerProcess]:
-    """A server in RLS mode that polls; ``settings`` are more variables."""
+    """A server in RLS mode; ``settings`` are more variables."""
     ours = {
         "REPLICATION_MODE": "RLS",
-        "REPLICATION_POLL_INTERVAL": "20",
         "SECURE_CHANNELS": "true",
         "JWT_SECRET": SECRET,
     }
@@ -50,5 +49,5 @@ def rls_server(database: Database, *, port: int = 0, **settings: str) -> Iterato
         streaming=False,
         **{**ours, **settings},
     ) as server:
-        server.wait_for_log("polling slot")
+        server.wait_for_log("streaming from database")
         yield server

@@ -24,12 +24,11 @@ OWN = "owner = current_setting('request.jwt.claims')::jsonb ->> 'sub'"
 
 
 def rls_config(dsn: str, **settings: str) -> ServerConfig:
-    """The configuration of a server in RLS mode, quick to poll."""
+    """The configuration of a server in RLS mode."""
     ours = {
         "REPLICATION_MODE": "RLS",
         "SECURE_CHANNELS": "true",
         "JWT_SECRET": SECRET,
-        "REPLICATION_POLL_INTERVAL": "10",
     }
     return dev_config(dsn, **{**ours, **settings})
 

@@ -155,7 +155,7 @@ async def bench(pg17: Server) -> AsyncIterator[Bench]:
             RowAuthorizer(
                 visibility,
                 visibility,
-                publication="shop",
+                publications=["shop"],
                 late=lambda *_: None,
                 lost=lambda _: None,
                 is_there=lambda _: True,

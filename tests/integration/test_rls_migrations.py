@@ -179,7 +179,7 @@ async def test_what_is_missing_is_printed_as_grants(
         async with await AsyncConnection.connect(
             role_dsn(database, name), autocommit=True
         ) as connection:
-            missing = await missing_privileges(connection, "shop")
+            missing = await missing_privileges(connection, ["shop"])
         assert (missing.own, missing.roles) == (tuple(expected[:2]), tuple(expected[2:]))
 
         point_at(monkeypatch, role_dsn(database, name))

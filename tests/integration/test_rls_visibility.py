@@ -51,7 +51,7 @@ class Scene:
 
     async def table(self, name: str = "notes") -> Table:
         async with await AsyncConnection.connect(self.database.dsn) as connection:
-            found = await read_tables(connection, [("public", name)], [self.reader], "shop")
+            found = await read_tables(connection, [("public", name)], [self.reader], ["shop"])
         return found["public", name]
 
     def viewer(self, sub: str, role: str | None = None) -> Viewer:

@@ -19,7 +19,7 @@ from realtime_server.rls.candidates import Candidate, Shown
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.fan_out import FanOut
 from realtime_server.rls.losses import Loss, LossReason
-from realtime_server.rls.poller import Batch, Read
+from realtime_server.rls.reader import Batch, Read
 from realtime_server.rls.viewers import Viewer
 from realtime_server.topics import Topic
 from tests.server_helpers import RecordingOutbox, insert, make_metrics, make_relation
