@@ -39,7 +39,7 @@ _WRITE_INTERVAL = 0.3  # seconds: fast enough to see, slow enough to read
 _ANNOUNCEMENT = """\
 The demo is at http://{host}:{port}/ and shows rows as they change. Ctrl-C stops it.
 
-JavaScript (npm install @supabase/realtime-js@1.7.5):
+JavaScript, as demo.mjs (npm install @supabase/realtime-js@1.7.5; node demo.mjs):
 
     import {{ RealtimeClient }} from "@supabase/realtime-js";
     const socket = new RealtimeClient("ws://{host}:{port}/socket");
@@ -48,15 +48,20 @@ JavaScript (npm install @supabase/realtime-js@1.7.5):
     users.on("*", (change) => console.log(change));
     users.subscribe();
 
-Python (pip install websockets):
+Python, as demo.py (in an environment without the server: pip install realtime; python demo.py):
 
-    import json
-    from websockets.sync.client import connect
-    with connect("ws://{host}:{port}/socket/websocket") as socket:
-        join = {{"topic": "realtime:public:users", "event": "phx_join"}}
-        socket.send(json.dumps({{**join, "payload": {{}}, "ref": "1"}}))
-        for frame in socket:
-            print(frame)
+    import asyncio, contextlib
+    from realtime import AsyncRealtimeClient
+
+    async def main():
+        client = AsyncRealtimeClient("ws://{host}:{port}/socket", "anon")
+        users = client.channel("demo")
+        users.on_postgres_changes("*", lambda change: print(change["data"]), table="users")
+        await users.subscribe()
+        await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C
+        asyncio.run(main())
 
 Change something yourself:
 
