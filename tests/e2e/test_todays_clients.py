@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import signal
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,6 +27,7 @@ from tests.tokens import SECRET, make_token
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
 
 Start = Callable[..., Program]
+Popen = subprocess.Popen[str]
 
 CLIENTS = ("js", "js-vsn1", "py", "phoenix")
 
@@ -406,31 +409,149 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
 
 
-@pytest.mark.parametrize("language", ["js", "python"])
-def test_the_documentations_programs_print_what_it_says(
-    clients: Path, python_client: Path, database: Database, language: str
+LANGUAGES = pytest.mark.parametrize("language", ["js", "python"])
+
+
+@pytest.fixture
+def run(clients: Path, python_client: Path) -> Iterator[Callable[[str, str], Popen]]:
+    """Run a program of the page's, in JavaScript or Python."""
+    with contextlib.ExitStack() as stack:
+
+        def run(language: str, source: str) -> Popen:
+            # Beside the packages that it imports.
+            path = clients / f".connect-{len(programs)}.{'mjs' if language == 'js' else 'py'}"
+            programs.append(path)
+            path.write_text(source)
+            command = ["node"] if language == "js" else [str(python_client), "-u"]
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [*command, str(path)],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            stack.callback(process.kill)
+            return process
+
+        programs: list[Path] = []
+        try:
+            yield run
+        finally:
+            for path in programs:
+                path.unlink()
+
+
+def page_program(language: str, url: str, place: int = 0) -> str:
+    source = blocks(language)[place].replace("ws://localhost:4000/socket", url)
+    return source.replace("@supabase/realtime-js", "realtime-js-2")
+
+
+def line(process: Popen) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip("\n")
+
+
+@LANGUAGES
+def test_the_pages_programs_print_what_it_says_and_what_was_missed(
+    run: Callable[[str, str], Popen], database: Database, language: str
 ) -> None:
     create, insert = blocks("sql")[0].splitlines()
     database.execute(create)
     database.execute("create publication changes for all tables")
     expected = blocks("text")[("js", "python").index(language)]
-    (source,) = blocks(language)
-    # Beside the packages that it imports.
-    program = clients / f".connect-clients.{'mjs' if language == 'js' else 'py'}"
     with ServerProcess(database, publications='["changes"]') as server:
-        source = source.replace("ws://localhost:4000/socket", server.websocket_url)
-        program.write_text(source.replace("@supabase/realtime-js", "realtime-js-2"))
-        runner = "node" if language == "js" else str(python_client)
-        process = subprocess.Popen([runner, str(program)], stdout=subprocess.PIPE, text=True)
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "SUBSCRIBED\n"
-            database.execute(insert)
-            assert "SUBSCRIBED\n" + process.stdout.readline() == expected
-        finally:
-            process.kill()
-            process.communicate()
-            program.unlink()
+        process = run(language, page_program(language, server.websocket_url))
+        subscribed = line(process)
+        server.wait_for_log("joined: ")
+        database.execute(insert)
+        assert f"{subscribed}\n{line(process)}\n" == expected
+
+        database.execute(
+            "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots"
+            " where database = current_database() and active"
+        )
+        assert line(process) == "read the table again: temporary_slot"
+
+        database.execute("alter table todos alter done type text using 'no'")
+        database.execute("insert into todos values (3, 'sleep', 'no')")
+        told = line(process)
+        assert "done is text, not boolean, which is.false is for" in told
+        assert told.startswith("no more changes: " if language == "js" else "CHANNEL_ERROR: ")
+
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert "Traceback" not in said
+        assert process.wait(30) == (-signal.SIGINT if language == "js" else 0)
+
+
+@LANGUAGES
+def test_the_pages_programs_join_again_after_more_attempts_than_the_clients_default(
+    run: Callable[[str, str], Popen], shop: Database, language: str
+) -> None:
+    with ServerProcess(shop, publications='["changes"]') as server:
+        url = server.websocket_url
+        source = page_program(language, url)
+        # The same, without the pauses.
+        process = run(
+            language,
+            source.replace("max_retries=1000", "max_retries=1000, initial_backoff=0.001").replace(
+                "transport: WebSocket,", "transport: WebSocket, reconnectAfterMs: () => 10,"
+            ),
+        )
+        assert line(process) == "SUBSCRIBED"
+    assert line(process).startswith("CHANNEL_ERROR")
+    with socket.create_server(("127.0.0.1", server.port)) as deaf:
+        deaf.settimeout(30)
+        for _ in range(7):
+            connection, _ = deaf.accept()
+            connection.close()
+    with ServerProcess(shop, publications='["changes"]', port=server.port):
+        assert line(process) == "SUBSCRIBED"
+
+
+def test_the_python_client_gives_up_after_five_attempts(start: Start, shop: Database) -> None:
+    with ServerProcess(shop, publications='["changes"]') as server:
+        program = start("py", server.websocket_url, initial_backoff=0.01)
+        with program:
+            program.tell(subscribe="room")
+            program.wait_for(channel="room", status="SUBSCRIBED")
+            server.stop()
+            program.wait_until(
+                lambda: any(
+                    line.get("log", "").startswith("Connection failed permanently after 5 attempts")
+                    for line in [*program.said]
+                )
+            )
+
+
+def test_supabase_js_asks_for_its_token_and_forgets_what_it_is_given(
+    run: Callable[[str, str], Popen], shop: Database
+) -> None:
+    key = make_token({"role": "anon"}, expires_in=10 * 365 * 24 * 3600)
+    good = make_token({"role": "authenticated"})
+    with secure_server(shop) as server:
+        source = (
+            blocks("js")[1]
+            .replace('"http://localhost:4000", "eyJ…"', f'"http://127.0.0.1:{server.port}", KEY')
+            .replace("transport: WebSocket", "transport: WebSocket, heartbeatIntervalMs: 500")
+        )
+        short = make_token({"role": "authenticated"}, expires_in=6)
+        asked = source.replace(
+            'let token = "eyJ…"',
+            f"const KEY = '{key}'\nsetTimeout(() => {{ token = '{good}' }}, 1000)\n"
+            f"let token = '{short}'",
+        )
+        told = source.replace("  accessToken: async () => token,\n", "").replace(
+            'let token = "eyJ…"', f"const KEY = '{short}'\nlet token = '{good}'"
+        )
+        told += "\nsetTimeout(() => supabase.realtime.setAuth(token), 1000)\n"
+        with_option, without = run("js", asked), run("js", told)
+        assert (line(with_option), line(without)) == ("SUBSCRIBED", "SUBSCRIBED")
+        assert line(without) == "CLOSED"
+        shop.execute("insert into todos values (1, 'bake', false)")
+        assert line(with_option) == "1 bake"
 
 
 def test_heartbeats_are_answered(start: Start, server: ServerProcess) -> None:
