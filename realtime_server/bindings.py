@@ -16,7 +16,7 @@ from realtime_core.filters import EnumOrders, FilterIndex, Match
 
 from .encoding import RowPayload
 from .gate import TopicGate
-from .phoenix.joins import ANY, Binding
+from .phoenix.joins import ANY, TRUNCATE, Binding
 
 __all__ = ["BindingIndex", "Form"]
 
@@ -118,8 +118,9 @@ class BindingIndex(Generic[G]):
         event = payload.event
         relation = payload.plan.relation
         opening = self._gate.opening(relation.schema, relation.table, event)
+        events = (event,) if event == TRUNCATE else (ANY, event)
         for schema, table in opening.tables:
-            for wanted in (ANY, event):
+            for wanted in events:
                 for owner, binding in self._plain.get((schema, table, wanted), ()):
                     tell(owner, binding, event)
         if not filtered:

@@ -27,6 +27,7 @@ from realtime_core import (
     Position,
     Record,
     Relation,
+    ReplicaIdentity,
     Shape,
     Truncate,
     Update,
@@ -107,6 +108,15 @@ class RelationPlan:
                 self._projections.clear()
             projection = self._projections[select] = Projection(self.relation, select)
         return projection
+
+    def identity(self, record: Record) -> Record:
+        """Return the old row of an UPDATE that came without one: its identity is as it was."""
+        relation = self.relation
+        if relation.replica_identity is ReplicaIdentity.FULL:
+            # All columns are its identity, and any of them may have changed.
+            return _NOTHING
+        fields = record.fields
+        return Record(relation.key_shape, tuple([fields[place] for place in relation.key_places]))
 
     def render(self, record: Record) -> dict[str, Any]:
         """Return a record's fields as payloads show them; unchanged TOAST is absent."""
@@ -216,7 +226,7 @@ class RowPayload:
                 old = self.change.old_record
                 if event == "UPDATE":
                     new = self.change.record
-                    old = _NOTHING if old is None else old
+                    old = self.plan.identity(new) if old is None else old
             case Delete():
                 old = self.change.old_record
         return self.plan.projection(select).payload(event, self.change, new, old)

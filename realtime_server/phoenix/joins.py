@@ -28,11 +28,13 @@ from realtime_core.filters import Filter, parse_filter
 
 from ..errors import JoinError
 
-__all__ = ["ANY", "EVENTS", "Binding", "JoinConfig", "parse_join"]
+__all__ = ["ANY", "EVENTS", "TRUNCATE", "Binding", "JoinConfig", "parse_join"]
 
 ANY: Final = "*"
-"""Any event, schema or table."""
-EVENTS: Final = (ANY, "INSERT", "UPDATE", "DELETE")
+"""Any schema or table; any event but TRUNCATE, which clients take for a DELETE if they do not
+expect it."""
+TRUNCATE: Final = "TRUNCATE"
+EVENTS: Final = (ANY, "INSERT", "UPDATE", "DELETE", TRUNCATE)
 
 MAX_BINDINGS: Final = 100
 """Of one join."""
@@ -70,7 +72,7 @@ class Binding:
 
     def wants(self, event: str) -> bool:
         """Say whether an event of this type is asked for."""
-        return self.event in (ANY, event)
+        return self.event == event or (self.event == ANY and event != TRUNCATE)
 
 
 @attrs.frozen
@@ -159,6 +161,8 @@ def _binding(sent: _SentBinding, place: str) -> Binding:
     text = sent.filter or ""
     one_table = ANY not in (schema, table)
     filter = _filter(text, place, one_table=one_table) if text else None
+    if filter is not None and event == TRUNCATE:
+        raise JoinError(f"{place}.filter is about rows, and a TRUNCATE has none: leave it out")
     if sent.select is not None and not one_table:
         raise JoinError(f"{place}.select chooses among one table's columns: name schema and table")
     if sent.leaves:

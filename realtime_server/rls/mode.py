@@ -28,7 +28,7 @@ from ..errors import RefusedError
 from ..grants import Grant
 from ..hub import Hub
 from ..metrics import Metrics
-from ..phoenix.joins import Binding
+from ..phoenix.joins import TRUNCATE, Binding
 from ..registrar import Registered
 from ..source import make_source
 from ..topics import Topic
@@ -200,6 +200,10 @@ class RlsMode:
         if any(binding.leaves for binding in bindings or ()):
             raise RefusedError(
                 "leaves cannot be used here: a row's former values may have been another's"
+            )
+        if any(binding.event == TRUNCATE for binding in bindings or ()):
+            raise RefusedError(
+                "TRUNCATE cannot be told here: nobody can say who might have seen the rows"
             )
         registration = await self._registry.register(wishes_of(topic, bindings), grant.claims)
         self._channels[registration.viewer] += 1

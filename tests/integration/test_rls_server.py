@@ -642,6 +642,7 @@ async def test_errors_to_bindings_have_the_commits_time(stage: RlsStage) -> None
         ({"filter": "nothing=eq.1"}, "invalid column for filter nothing"),
         ({"select": ["nothing"]}, "invalid column for select nothing"),
         ({"filter": "id=eq.1", "leaves": True}, "leaves cannot be used here"),
+        ({"event": "TRUNCATE"}, "TRUNCATE cannot be told here"),
     ],
 )
 async def test_a_binding_that_cannot_be_is_an_error_reply(

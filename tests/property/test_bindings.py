@@ -65,12 +65,13 @@ FILTERS = ["", "id=eq.1", "id=gt.1", "name=eq.x", "or=(id.eq.2,name.is.null)", "
 @st.composite
 def bindings(draw: st.DrawFn) -> dict[str, Any]:
     binding: dict[str, Any] = {
-        "event": draw(st.sampled_from(["*", "INSERT", "UPDATE", "DELETE"])),
+        "event": draw(st.sampled_from(["*", "INSERT", "UPDATE", "DELETE", "TRUNCATE"])),
         "schema": draw(st.sampled_from(["public", "shop", "*"])),
         "table": draw(st.sampled_from(["a", "b", "*"])),
     }
     if "*" not in (binding["schema"], binding["table"]):
-        binding["filter"] = draw(st.sampled_from(FILTERS))
+        filters = FILTERS if binding["event"] != "TRUNCATE" else [""]
+        binding["filter"] = draw(st.sampled_from(filters))
         binding["select"] = draw(st.sampled_from([None, ["name"], ["id"], []]))
         if binding["filter"] and binding["event"] in ("*", "DELETE"):
             binding["leaves"] = draw(st.booleans())
@@ -83,7 +84,7 @@ def told(binding: Binding, change: Change, relation: Any) -> str | None:
         return None
     match change:
         case Truncate():
-            return "TRUNCATE" if binding.event == "*" and binding.filter is None else None
+            return "TRUNCATE" if binding.event == "TRUNCATE" else None
         case Insert() | Update() | Delete():
             event = type(change).__name__.upper()
             if binding.filter is not None:

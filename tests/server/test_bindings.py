@@ -130,8 +130,8 @@ def test_an_insert_goes_to_the_bindings_that_name_it(binding: Any, matched: bool
     assert matches(INSERT, binding) is matched
 
 
-def test_each_event_goes_to_its_bindings_and_a_truncate_to_those_of_any_event() -> None:
-    events = ("INSERT", "UPDATE", "DELETE", "*")
+def test_each_event_goes_to_its_bindings_and_a_truncate_to_no_others() -> None:
+    events = ("INSERT", "UPDATE", "DELETE", "TRUNCATE", "*")
     found = {
         change: [event for event in events if matches(one, wants(event))]
         for change, one in zip(
@@ -144,8 +144,10 @@ def test_each_event_goes_to_its_bindings_and_a_truncate_to_those_of_any_event() 
         "INSERT": ["INSERT", "*"],
         "UPDATE": ["UPDATE", "*"],
         "DELETE": ["DELETE", "*"],
-        "TRUNCATE": ["*"],
+        "TRUNCATE": ["TRUNCATE"],
     }
+    assert matches(TRUNCATE, wants("TRUNCATE", schema="*", table="*"))
+    assert not matches(TRUNCATE, wants("TRUNCATE", table="orders"))
     assert not matches(TRUNCATE, wants(filter="id=eq.14"))
 
 

@@ -70,7 +70,8 @@ async def test_a_config_that_is_not_understood_is_an_error_reply() -> None:
     async with open_connection() as client:
         assert await client.send("phx_join", payload=payload({"event": "x"})) == [
             error(
-                'config.postgres_changes[0].event must be one of *, INSERT, UPDATE, DELETE, not "x"'
+                "config.postgres_changes[0].event must be one of *, INSERT, UPDATE, DELETE, "
+                'TRUNCATE, not "x"'
             )
         ]
         assert client.counted('realtime_joins_total{result="config"} 1.0')

@@ -48,12 +48,33 @@ def test_each_event_has_the_rows_that_it_is_about() -> None:
     row = {"id": 9007199254740993, "details": "x", "price": 1.5}
     fields = ("9007199254740993", "x", "1.50")
     assert typed(insert(GOODS, *fields)) == data("INSERT", record=row)
-    assert typed(update(GOODS, fields)) == data("UPDATE", record=row, old_record={})
+    key_of_new = {"id": 9007199254740993}
+    assert typed(update(GOODS, fields)) == data("UPDATE", record=row, old_record=key_of_new)
     key = Record(GOODS.key_shape, ("7",))
     assert typed(update(GOODS, fields, key)) == data("UPDATE", record=row, old_record={"id": 7})
     assert typed(delete(GOODS, key)) == data("DELETE", old_record={"id": 7})
     assert typed(delete(FULL, Record(FULL.shape, fields))) == data("DELETE", old_record=row)
     assert typed(truncate(GOODS)) == data("TRUNCATE")
+
+
+@pytest.mark.parametrize("identity", [ReplicaIdentity.NOTHING, ReplicaIdentity.FULL])
+def test_of_an_old_row_that_is_not_known_nothing_is_told(identity: ReplicaIdentity) -> None:
+    is_full = identity is ReplicaIdentity.FULL
+    columns = [(name, kind, is_full) for name, kind, _ in COLUMNS]
+    goods = make_relation(table="goods", columns=columns, identity=identity)
+    assert typed(update(goods, ("1", "x", None)))["old_record"] == {}
+
+
+def test_the_old_key_is_there_whatever_is_selected() -> None:
+    shown = typed(update(GOODS, ("1", "x", "2")), select={"price"})
+    assert (shown["record"], shown["old_record"]) == ({"id": 1, "price": 2}, {"id": 1})
+
+
+def test_an_identity_of_several_columns_is_in_the_tables_order() -> None:
+    columns = [("b", "text", True), ("details", "text", False), ("a", "int8", True)]
+    pairs = make_relation(columns=columns, identity=ReplicaIdentity.INDEX)
+    (payload,) = row_payloads(update(pairs, ("x", "y", "1")), {})
+    assert payload.typed("UPDATE").endswith(b',"old_record":{"b":"x","a":1}}')
 
 
 def test_the_digits_are_in_the_bytes() -> None:

@@ -237,7 +237,14 @@ def test_several_problems_are_told_and_the_rest_counted() -> None:
 @pytest.mark.parametrize(
     ("binding", "reason"),
     [
-        ({"event": "TRUNCATE"}, '.event must be one of *, INSERT, UPDATE, DELETE, not "TRUNCATE"'),
+        (
+            {"event": "UPSERT"},
+            '.event must be one of *, INSERT, UPDATE, DELETE, TRUNCATE, not "UPSERT"',
+        ),
+        (
+            {**TODOS, "event": "TRUNCATE", "filter": "id=eq.1"},
+            ".filter is about rows, and a TRUNCATE has none: leave it out",
+        ),
         (
             {"filter": "id=eq.1"},
             ".filter is about one table's columns: name schema and table",
