@@ -53,6 +53,8 @@ _NOTICE_A_LOST_PEER: Final = {
     "keepalives_interval": 10,
     "tcp_user_timeout": 60_000,
 }
+_PATIENCE: Final = 0.2
+"""Seconds in which a server that is not amid a large transaction has ended its stream."""
 # How to know "skipped loading publication" in any language; other warnings share its SQLSTATE.
 _SKIPPED_PUBLICATION: Final = ("55000", "pgoutput.c")
 
@@ -142,6 +144,9 @@ class ReplicationConnection:
         self._watched: int | None = None
         self._writing = False
         self._ended = False
+        # How the stream was started, and the last status update.
+        self._command = b""
+        self._last_sent = b""
         # What came behind a warning, and waits until that was read.
         self._kept: memoryview | None = None
         self._encrypted = self._pgconn.ssl_in_use or self._pgconn.used_gssapi
@@ -220,9 +225,12 @@ class ReplicationConnection:
         Raises:
             SourceError: if the server refuses, saying why.
         """
-        command = commands.start_replication(self._slot, start, options)
+        self._command = commands.start_replication(self._slot, start, options).encode()
+        await self._start()
+
+    async def _start(self) -> None:
         try:
-            self._pgconn.send_query(command.encode())
+            self._pgconn.send_query(self._command)
             results = await self.sql.wait(generators.execute(self._pgconn))
         except psycopg.Error as exc:
             raise translate(exc, self._slot) from exc
@@ -322,7 +330,11 @@ class ReplicationConnection:
         return self._ready is not None
 
     def send(self, payload: bytes) -> None:
-        """Queue one CopyData and send what the socket takes. A dead socket is read()'s news."""
+        """Queue a status update and send what the socket takes.
+
+        A dead socket is read()'s news.
+        """
+        self._last_sent = payload
         try:
             self._pgconn.put_copy_data(payload)
             self._flush()
@@ -360,20 +372,53 @@ class ReplicationConnection:
     async def stop(self, within: float) -> None:
         """End the stream in good order, so that the slot is free when this returns.
 
-        The server may have much to send before it sees our end; past ``within`` seconds
-        the connection is just closed.
+        Past ``within`` seconds the connection is just closed.
         """
         try:
-            self._pgconn.put_copy_end()
-            self._flush()
             async with asyncio.timeout(within):
-                while True:
-                    self.skipped = None
-                    await self.read()
+                try:
+                    async with asyncio.timeout(_PATIENCE):
+                        await self._end_copy()
+                except TimeoutError:
+                    await self._break_off()
         except (psycopg.Error, TimeoutError, SourceError):
             pass
         finally:
             self.close()
+
+    async def _end_copy(self) -> None:
+        """Say that we are done, and read until the server is, too."""
+        self._pgconn.put_copy_end()
+        self._flush()
+        await self._drain()
+
+    async def _drain(self) -> None:
+        """Read to the end of the stream, whatever ended it."""
+        with contextlib.suppress(SourceError):
+            while True:
+                self.skipped = None
+                await self.read()
+
+    async def _break_off(self) -> None:
+        """End a stream whose server is amid a transaction, all of which it would send first.
+
+        It may not have read our last status update by then. So it streams again, and finds that
+        before it looks for something to send.
+        """
+        await self.sql.cancel_safe()
+        await self._drain()
+        while True:
+            if self._pgconn.is_busy():
+                await self._readable()
+            elif self._pgconn.get_result() is None:
+                break
+        # psycopg watches the socket itself now.
+        self._unwatch()
+        self._stop_writing()
+        self._ended = False
+        await self._start()
+        self.send(self._last_sent)
+        await self._end_copy()
 
     def close(self) -> None:
         """Close the connection at once."""

@@ -32,7 +32,7 @@ from realtime_core import (
     Truncate,
     Update,
 )
-from realtime_core.sources import catalog
+from realtime_core.sources import _stream, catalog
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.source_helpers import (
     confirmed,
@@ -160,6 +160,50 @@ async def test_the_last_acknowledgement_is_sent_on_close_and_the_slot_is_free(
             "select active from pg_replication_slots where slot_name = %s", (slot,)
         )
         assert held == [(False,)]
+
+
+async def test_a_source_is_left_amid_a_large_transaction_as_soon_as_at_any_time(
+    table: Database,
+) -> None:
+    """The server would send all of it first, more than it can in two seconds."""
+    slot = unique_name("slot")
+    table.execute("create table big (id int primary key, body text)")
+    table.execute("alter publication shop add table big")
+    async with open_source(table, slot=slot, status_interval=60) as source:
+        insert(table, 1)
+        table.execute("insert into big values (0, repeat('x', 5000000))")
+        # 4 GB in the stream, and 60 MB on the disk, since what is compressed is copied so.
+        table.execute("insert into big select g, body from big, generate_series(1, 800) g")
+        small, last_small, first_big = await take(source, 3)
+        assert isinstance(small, Insert)
+        assert isinstance(last_small, Insert)
+        assert isinstance(first_big, Insert)
+        assert (small.record["id"], last_small.record["id"], first_big.record["id"]) == (1, 0, 1)
+        source.ack(last_small)
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < _stream._STOP_TIMEOUT
+    # The slot is free, and stands where it was acknowledged.
+    held = table.execute("select active from pg_replication_slots where slot_name = %s", (slot,))
+    assert held == [(False,)]
+    assert confirmed(table, slot) > last_small.transaction.commit_lsn
+    async with open_source(table, slot=slot) as source:
+        (again,) = await take(source, 1)
+        assert isinstance(again, Insert)
+        assert again.position == first_big.position
+
+
+async def test_the_last_acknowledgement_is_kept_though_the_server_was_busy_sending(
+    table: Database,
+) -> None:
+    """While it can send without waiting, it does not look for what it is told."""
+    slot = unique_name("slot")
+    async with open_source(table, slot=slot, status_interval=60) as source:
+        insert(table, 0)
+        table.execute("insert into item select g from generate_series(1, 500000) g")
+        small, *_ = await take(source, 3)
+        assert isinstance(small, Insert)
+        source.ack(small)
+    assert confirmed(table, slot) > small.transaction.commit_lsn
 
 
 async def test_a_transaction_counts_when_its_last_change_is_acknowledged(table: Database) -> None:
