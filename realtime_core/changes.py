@@ -240,7 +240,8 @@ class Gap:
     after: Position | None
     """The last position handed over; None when there was none."""
     until: Position
-    """Where the stream goes on: everything committed later arrives."""
+    """Where the stream goes on: everything committed later arrives. Of what was committed
+    between the two some may arrive, too."""
     reason: GapReason
 
 

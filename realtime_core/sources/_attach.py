@@ -26,6 +26,7 @@ from ..replication.timelines import switch_point
 from . import catalog
 from ._connection import ReplicationConnection
 from ._errors import translate
+from ._skips import Skips
 from ._slots import check_slot, gap_reason, said_when_slow, slot_lost
 from .catalog import ServerFacts, SlotStatus
 from .options import StreamSettings
@@ -37,6 +38,12 @@ logger = logging.getLogger("realtime.source")
 _PATIENCE: Final = 30.0
 """Seconds within which a server has to answer a question."""
 _FAILOVER_SINCE: Final = 170000
+_SKIPS_SINCE: Final = 180000
+"""The first version that skips what it finds no publication for, and so needs no other slot."""
+_PAUSE: Final = 0.1
+"""Seconds between two looks at who is still writing."""
+_MENTION: Final = 5.0
+"""Seconds after which those are named in the log, and again ever after."""
 _ENDS_WITH_ITS_SLOT: Final = {
     GapReason.LAG,
     GapReason.SLOT_INVALIDATED,
@@ -107,6 +114,7 @@ class Former:
     last: Place
     """Of the last change taken."""
     acknowledged: LSN
+    skips: Skips
 
 
 @attrs.frozen
@@ -117,10 +125,10 @@ class Attachment:
     stream: StreamIdentity
     start: LSN
     """From where it streams, unless it goes on where the former one stood."""
-    wal_end: LSN
-    """Where the server's WAL ended when its publications were checked."""
     reason: GapReason | None
     """Why changes may have been lost since the last time."""
+    skips_until: LSN | None
+    """Where that gap ends if the slot goes on all the same, and skips what lies before."""
     sender_timeout: float
     """In seconds; 0 for none."""
     database: str
@@ -183,7 +191,7 @@ class _Attaching:
             self._check_version(facts)
             await self.plugin.check(connection.sql, facts)
             enums = await catalog.enum_orders(connection.sql)
-            system, timeline, wal_end = await connection.identify_system()
+            system, timeline = await connection.identify_system()
             stream = StreamIdentity(system, timeline, self.plugin.identity)
             self._check_start(stream)
             slot = await catalog.slot(connection.sql, self.name)
@@ -197,27 +205,33 @@ class _Attaching:
             reason = await self._reason(stream, slot)
             if reason is not None and settings.on_gap == "raise":
                 raise self._lost(reason)
-            if slot is not None and reason in _ENDS_WITH_ITS_SLOT:
+            is_skipped = (
+                reason is GapReason.SLOT_OLDER_THAN_PUBLICATION and facts.version >= _SKIPS_SINCE
+            )
+            if slot is not None and reason in _ENDS_WITH_ITS_SLOT and not is_skipped:
                 await self._drop(reason)
                 slot = None
             reason = self.untold.dropped_for or reason
         start = await self._create() if slot is None else slot.confirmed_flush_lsn
+        skips_until = None if slot is None or not is_skipped else await self._end_of_skips()
         with self._answers_soon():
             if slot is not None and settings.failover and not slot.failover:
                 await connection.set_failover()
             # What has come before is left out already by the server, where it can be.
-            known = LSN(0)
-            if self.former is not None and reason is None:
-                known = self.former.acknowledged
+            known, may_skip = LSN(0), skips_until is not None
+            if self.former is not None and (reason is None or may_skip):
+                skips = self.former.skips
+                known = max(self.former.acknowledged, skips.floor)
+                may_skip = may_skip or skips.until is not None
             elif settings.start_at is not None and reason is None and self.plugin.tells_commit_lsn:
                 known = settings.start_at.lsn
-            await connection.start(max(start, known), self.plugin.options())
+            await connection.start(max(start, known), self.plugin.options(), may_skip=may_skip)
         return Attachment(
             connection,
             stream,
             start,
-            wal_end,
             reason,
+            skips_until,
             facts.wal_sender_timeout,
             facts.database,
             enums,
@@ -259,9 +273,11 @@ class _Attaching:
             timeline, last = stream.timeline, LSN(0)
         if timeline != stream.timeline and not await self._is_history(stream, timeline, last):
             return GapReason.NEW_TIMELINE
-        # A slot that is not there any more cannot be what the stream complained of.
+        # A slot that is not there any more cannot be what the stream complained of, unless it
+        # went with the connection that was closed for it.
         suspicion = self.untold.suspicion
-        if suspicion is GapReason.LAG or (suspicion is not None and slot is not None):
+        is_ours = slot is not None or self.settings.is_temporary
+        if suspicion is GapReason.LAG or (suspicion is not None and is_ours):
             return suspicion
         return gap_reason(
             slot,
@@ -302,6 +318,31 @@ class _Attaching:
         await self.connection.drop_slot()
         logger.warning("slot %r was dropped: changes may be lost (%s)", self.name, reason.value)
         self.untold.suspicion, self.untold.dropped_for = None, reason
+
+    async def _end_of_skips(self) -> LSN:
+        """Return from where on everything that commits was written with the publications there.
+
+        That is so when those have ended who were writing when the publications were checked.
+        """
+        with self._answers_soon():
+            xid = await catalog.current_xid(self.connection.sql)
+        loop = asyncio.get_running_loop()
+        mention = loop.time() + _MENTION
+        while True:
+            with self._answers_soon():
+                end = await catalog.wal_end_behind(self.connection.sql, xid)
+                if end is not None:
+                    return end
+                if loop.time() >= mention:
+                    writers = await catalog.writers_before(self.connection.sql, xid)
+                    logger.warning(
+                        "slot %r does not go on yet: it waits for write transactions to end that "
+                        "may have begun before the publication was made: %s",
+                        self.name,
+                        ", ".join(map(str, writers)) or "none is seen now",
+                    )
+                    mention = loop.time() + _MENTION
+            await asyncio.sleep(_PAUSE)
 
     async def _create(self) -> LSN:
         settings = self.settings

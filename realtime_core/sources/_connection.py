@@ -23,7 +23,8 @@ import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection, generators
 from psycopg.pq import ExecStatus
 
-from ..errors import ConnectionLostError, SourceError
+from ..changes import GapReason
+from ..errors import ConnectionLostError, SlotLostError, SourceError
 from ..lsn import LSN
 from ..replication import commands
 from ._dsn import parse_dsn
@@ -130,9 +131,6 @@ class ReplicationConnection:
     def __init__(self, connection: AsyncConnection[Any], slot: str) -> None:
         self.sql = connection
         """For catalog queries, until :meth:`start`."""
-        self.skipped: str | None = None
-        """PostgreSQL 18's warning that it skips a publication, while it stands unread: what
-        comes after it is returned by the next :meth:`read`."""
         self.pid = connection.pgconn.backend_pid
         """Process ID of the walsender."""
         self._pgconn = connection.pgconn
@@ -147,8 +145,9 @@ class ReplicationConnection:
         # How the stream was started, and the last status update.
         self._command = b""
         self._last_sent = b""
-        # What came behind a warning, and waits until that was read.
-        self._kept: memoryview | None = None
+        # PostgreSQL 18's warning that it skips a publication, where that ends the stream.
+        self._skipped: str | None = None
+        self._may_skip = False
         self._encrypted = self._pgconn.ssl_in_use or self._pgconn.used_gssapi
         connection.add_notice_handler(self._notice)
 
@@ -184,10 +183,10 @@ class ReplicationConnection:
             raise connection_failed(exc, names) from exc
         return cls(connection, slot)
 
-    async def identify_system(self) -> tuple[int, int, LSN]:
-        """Return the cluster's system identifier, its timeline and where its WAL ends."""
+    async def identify_system(self) -> tuple[int, int]:
+        """Return the cluster's system identifier and its timeline."""
         row = await self._one_row("IDENTIFY_SYSTEM")
-        return int(row[0]), int(row[1]), LSN.parse(row[2])
+        return int(row[0]), int(row[1])
 
     async def timeline_history(self, timeline: int) -> str:
         """Return the text of a timeline's history file."""
@@ -219,12 +218,19 @@ class ReplicationConnection:
         except psycopg.Error as exc:
             raise translate(exc, self._slot) from exc
 
-    async def start(self, start: LSN, options: dict[str, str]) -> None:
+    async def start(self, start: LSN, options: dict[str, str], *, may_skip: bool = False) -> None:
         """Begin to stream. From now on only :meth:`read`, :meth:`send`, :meth:`stop`.
+
+        Args:
+            start: from where.
+            options: the output plugin's.
+            may_skip: whether PostgreSQL 18 may leave out what it finds no publication for. If
+                not, that ends the stream, as it does before PostgreSQL 18.
 
         Raises:
             SourceError: if the server refuses, saying why.
         """
+        self._may_skip = may_skip
         self._command = commands.start_replication(self._slot, start, options).encode()
         await self._start()
 
@@ -240,7 +246,7 @@ class ReplicationConnection:
     async def read(self) -> list[memoryview]:
         """Return the CopyData payloads that one wake-up brought, at least one.
 
-        When :attr:`skipped` is set, at least none. Cancelling it loses nothing.
+        Cancelling it loses nothing.
 
         Raises:
             SourceError: when the stream ended, saying why.
@@ -250,8 +256,14 @@ class ReplicationConnection:
                 # First what libpq holds already: an earlier read of the socket may have
                 # brought it, and then the socket will not wake us for it.
                 payloads = self._available()
-                if payloads or self.skipped is not None:
+                if payloads:
                     return payloads
+                if self._skipped is not None:
+                    raise SlotLostError(
+                        self._slot,
+                        f"PostgreSQL leaves changes out: {self._skipped}",
+                        GapReason.SLOT_OLDER_THAN_PUBLICATION,
+                    )
                 # The result that says how the stream ended may still be on its way, and
                 # get_result() would block for it.
                 if self._ended and not self._pgconn.is_busy():
@@ -262,13 +274,10 @@ class ReplicationConnection:
 
     def _available(self) -> list[memoryview]:
         payloads: list[memoryview] = []
-        if self._kept is not None:
-            payloads.append(self._kept)
-            self._kept = None
         while not self._ended:
             size, data = self._pgconn.get_copy_data(1)
-            if self.skipped is not None:
-                self._kept = data if size > 0 else None
+            if self._skipped is not None:
+                # That came on the way to this payload, which lies behind the gap.
                 self._ended = size < 0
                 return payloads
             if size > 0:
@@ -394,9 +403,9 @@ class ReplicationConnection:
 
     async def _drain(self) -> None:
         """Read to the end of the stream, whatever ended it."""
+        self._may_skip, self._skipped = True, None
         with contextlib.suppress(SourceError):
             while True:
-                self.skipped = None
                 await self.read()
 
     async def _break_off(self) -> None:
@@ -430,5 +439,6 @@ class ReplicationConnection:
         if notice.severity_nonlocalized != "WARNING":
             return
         logger.warning("PostgreSQL warns: %s", notice.message_primary)
-        if (notice.sqlstate, notice.source_file) == _SKIPPED_PUBLICATION:
-            self.skipped = notice.message_primary
+        is_skipped = (notice.sqlstate, notice.source_file) == _SKIPPED_PUBLICATION
+        if is_skipped and not self._may_skip:
+            self._skipped = notice.message_primary

@@ -46,7 +46,7 @@ from ._filtering import RowFilter
 from ._lag import LagGuard
 from ._meter import Meter
 from ._queue import EventQueue
-from ._slots import slot_lost
+from ._skips import Skips
 from .base import Acknowledgeable, SourceStats
 from .options import Dsn, StreamOptions, StreamSettings
 
@@ -106,12 +106,10 @@ class StreamSource(EventQueue):
         self._former_streams: set[StreamIdentity] = set()
         self._former_timelines: set[int] = set()
         self._last_idle = -math.inf
-        # Up to where PostgreSQL is known to skip a publication.
-        self._skips_until = LSN(0)
-        # When it was attached last, how many changes had come then, and where the WAL ended.
+        self._skips = Skips()
+        # When it was attached last, and how many changes had come then.
         self._attached_at = 0.0
         self._changes_then = 0
-        self._wal_end_then = LSN(0)
 
     # Lifetime
 
@@ -189,6 +187,8 @@ class StreamSource(EventQueue):
         if self._error is not None:
             # Nothing behind it is read: that would take the slot past the change at fault.
             return
+        if self._skips.passed:
+            self._go_on_behind_skips()
         connection = self._connection
         if connection is None:
             await self._connect()
@@ -203,9 +203,6 @@ class StreamSource(EventQueue):
         self._feedback.heard()
         self._meter.read(payloads)
         self._rest = self._events(payloads, self._decoder, self._sequence)
-        if connection.skipped is not None:
-            connection.skipped = None
-            self._rest = chain(self._rest, self._skipped(self._sequence))
         self._take_rest()
 
     def _take_rest(self) -> bool:
@@ -228,7 +225,7 @@ class StreamSource(EventQueue):
         self, payloads: list[memoryview], decoder: PayloadDecoder, sequence: Sequence
     ) -> Iterator[Event | None]:
         """Decode CopyData payloads; yield what is new and wanted, and None for all else."""
-        accept = sequence.accept
+        accept = self._skips.accepting(sequence)
         rest = iter(payloads)
         keepalives: list[memoryview] = []
 
@@ -252,7 +249,7 @@ class StreamSource(EventQueue):
 
     def _keepalive(self, message: Keepalive, decoder: PayloadDecoder) -> Iterator[Idle]:
         progress = self._sequence.progress
-        if not decoder.in_transaction:
+        if not decoder.in_transaction and self._skips.keepalive(message.wal_end):
             if self._settings.own_checkpoint:
                 progress.arrived(message.wal_end)
                 yield from self._idle(message)
@@ -277,18 +274,6 @@ class StreamSource(EventQueue):
             self._last_idle = now
             progress.transaction_ended((lsn, 0), message.wal_end)
             yield Idle(Position(lsn, 0, self._stream))
-
-    def _skipped(self, sequence: Sequence) -> Iterator[Gap]:
-        """Say that PostgreSQL 18 leaves out what was written before a publication was made."""
-        if sequence.progress.written < self._skips_until:
-            # It says so again and again.
-            return
-        # On attaching the publications were there: they are, at the latest, from there on.
-        self._skips_until = max(self._wal_end_then, LSN(sequence.progress.written + 1))
-        reason = GapReason.SLOT_OLDER_THAN_PUBLICATION
-        if self._settings.on_gap == "raise":
-            raise slot_lost(self._slot or "", reason, self._position_at(sequence.last))
-        yield from self._gap(reason, self._skips_until, sequence, self._stream)
 
     def _gap(
         self,
@@ -369,7 +354,7 @@ class StreamSource(EventQueue):
         if self._stream is None:
             return None
         sequence = self._sequence
-        return Former(self._stream, sequence.last, sequence.progress.flushed)
+        return Former(self._stream, sequence.last, sequence.progress.flushed, self._skips)
 
     def _attached(self, attachment: Attachment, slot: str) -> None:
         self._begin_stream(attachment)
@@ -392,7 +377,12 @@ class StreamSource(EventQueue):
 
     def _begin_stream(self, attachment: Attachment) -> None:
         former, stream = self._stream, attachment.stream
-        if former is None or attachment.reason is not None:
+        if attachment.skips_until is not None:
+            assert attachment.reason is not None
+            self._skips.begin(attachment.skips_until)
+            gap = self._gap(attachment.reason, attachment.skips_until, self._sequence, former)
+            self._rest = chain(self._rest, gap)
+        elif former is None or attachment.reason is not None:
             if former is not None and stream != former:
                 self._former_streams.add(former)
             elif former is not None and stream.timeline != former.timeline:
@@ -402,7 +392,6 @@ class StreamSource(EventQueue):
         self._sequence.resume()
         self._decoder = self._plugin.decoder(stream)
         self._meter.attachments += 1
-        self._wal_end_then = attachment.wal_end
         self._attached_at = asyncio.get_running_loop().time()
         self._changes_then = self._sequence.changes
 
@@ -416,6 +405,7 @@ class StreamSource(EventQueue):
             gap = self._gap(attachment.reason, attachment.start, former, self._stream)
             self._rest = chain(self._rest, gap)
         self._meter.sequence_ended(former)
+        self._skips = Skips()
         self._sequence = Sequence(
             attachment.start,
             # Behind a gap nothing is a repetition, wherever it stands.
@@ -440,6 +430,14 @@ class StreamSource(EventQueue):
         lasted = asyncio.get_running_loop().time() - self._attached_at
         has_changes = self._sequence.changes > self._changes_then
         self._attempts.broke_off(worked=has_changes or lasted > _STABLE)
+
+    def _go_on_behind_skips(self) -> None:
+        """Let the stream begin where the gap ends that PostgreSQL has just skipped its way to."""
+        self._skips.end()
+        if self._connection is not None:
+            self._connection.close()
+            self._detach()
+            self._attempts.broke_off(worked=True)
 
     def _start_anew(self) -> None:
         """Let the slot be made anew, even if nobody reads."""

@@ -20,12 +20,15 @@ __all__ = [
     "ServerFacts",
     "SlotStatus",
     "blockers",
+    "current_xid",
     "enum_labels",
     "enum_orders",
     "missing_publications",
     "primary_key",
     "server_facts",
     "slot",
+    "wal_end_behind",
+    "writers_before",
 ]
 
 
@@ -208,6 +211,60 @@ async def blockers(connection: AsyncConnection[Any], pid: int) -> tuple[Blocker,
              AND l.locktype = 'transactionid' AND l.transactionid = p.transaction
         """,
         {"pid": pid},
+    )
+    return tuple(Blocker(*row) for row in rows)
+
+
+async def current_xid(connection: AsyncConnection[Any]) -> int:
+    """Return a transaction's number, 64 bits wide: whoever has written so far has a lower one.
+
+    A standby cannot make one, and returns the number behind the last one that it knows to have
+    ended.
+    """
+    rows = await _rows(
+        connection,
+        """
+        SELECT (CASE WHEN pg_catalog.pg_is_in_recovery()
+                     THEN pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())
+                     ELSE pg_catalog.pg_current_xact_id() END)::pg_catalog.text
+        """,
+    )
+    return int(rows[0][0])
+
+
+async def wal_end_behind(connection: AsyncConnection[Any], xid: int) -> LSN | None:
+    """Return where the WAL ends, None as long as a transaction runs that is older than ``xid``."""
+    rows = await _rows(
+        connection,
+        """
+        SELECT ((CASE WHEN pg_catalog.pg_is_in_recovery()
+                      THEN pg_catalog.pg_last_wal_replay_lsn()
+                      ELSE pg_catalog.pg_current_wal_insert_lsn() END) - '0/0')::pg_catalog.int8
+        WHERE pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
+              >= %s::pg_catalog.text::pg_catalog.xid8
+        """,
+        [str(xid)],
+    )
+    return LSN(rows[0][0]) if rows else None
+
+
+async def writers_before(connection: AsyncConnection[Any], xid: int) -> tuple[Blocker, ...]:
+    """Return the sessions and prepared transactions that have written, and are older than
+    ``xid``."""
+    rows = await _rows(
+        connection,
+        """
+        WITH old (age) AS (
+            SELECT pg_catalog.age(%s::pg_catalog.text::pg_catalog.xid8::pg_catalog.xid)
+        )
+        SELECT a.pid, a.datname, a.application_name, a.state, a.query, NULL
+        FROM pg_catalog.pg_stat_activity a, old WHERE pg_catalog.age(a.backend_xid) > old.age
+        UNION ALL
+        SELECT NULL, p.database, NULL, 'prepared', NULL, p.gid
+        FROM pg_catalog.pg_prepared_xacts p, old
+        WHERE pg_catalog.age(p.transaction) > old.age
+        """,
+        [str(xid)],
     )
     return tuple(Blocker(*row) for row in rows)
 

@@ -178,10 +178,10 @@ async def test_wal_removed_while_a_source_attaches_is_a_gap(
     start = ReplicationConnection.start
     starts = count(1)
 
-    async def late(self: ReplicationConnection, *arguments: Any) -> None:
+    async def late(self: ReplicationConnection, *arguments: Any, **options: Any) -> None:
         if next(starts) == attempt:
             remove_wal(database)
-        await start(self, *arguments)
+        await start(self, *arguments, **options)
 
     monkeypatch.setattr(ReplicationConnection, "start", late)
     async with open_source(database, slot=slot, **GO_ON) as source:
