@@ -6,7 +6,7 @@ language and what it means is described in ``docs/reference/filters.md``.
 """
 
 from ._regex import has_regex
-from ._types import EnumOrders
+from ._types import EnumOrders, comparison_key
 from .filter import CompiledFilter, Filter, Match, parse_filter
 from .index import FilterIndex
 from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side
@@ -25,6 +25,7 @@ __all__ = [
     "Or",
     "Reference",
     "Side",
+    "comparison_key",
     "has_regex",
     "parse_filter",
 ]

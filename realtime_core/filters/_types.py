@@ -16,13 +16,13 @@ from ._arrays import array_of
 from ._datetimes import DATETIMES
 from ._intervals import INTERVAL
 from ._json import JSON, JSONB
-from ._kind import Kind, UnreadableError, as_is
+from ._kind import Key, Kind, UnreadableError, as_is
 from ._networks import NETWORKS
 from ._numbers import NUMBERS
 from ._ranges import RANGES
 from ._texts import CITEXT, TEXTS
 
-__all__ = ["EnumOrders", "enums_of", "kind_of"]
+__all__ = ["EnumOrders", "comparison_key", "enums_of", "kind_of"]
 
 Labels: TypeAlias = tuple[str, ...]
 
@@ -72,6 +72,17 @@ def kind_of(column: Column, enums: EnumOrders) -> Kind:
     # An extension may be in any schema, and which OIDs its types have is another matter in each
     # database: they are known by their name.
     return _EXTENSIONS.get(column.type_name) or _by_text(column.type_name)
+
+
+def comparison_key(column: Column, text: str) -> Key:
+    """Return what filters compare a value with that somebody has written.
+
+    Of a type that is only compared by its text, and of an enum, that is the text.
+
+    Raises:
+        ValueError: if the column's type cannot hold it, saying why.
+    """
+    return kind_of(column, {}).parse(text)
 
 
 @cache

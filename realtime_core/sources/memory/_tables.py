@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 from ...changes import Delete, Insert, Relation, ReplicaIdentity, Transaction, Update
 from ...oids import BUILTIN_TYPES
 from ...records import UNCHANGED, Column, Field, Record
-from ._texts import to_field
+from ._texts import field_of
 
 __all__ = ["Make", "MemoryTable", "make_relation"]
 
@@ -43,7 +43,9 @@ class MemoryTable:
         """Insert a row; columns that are not named are NULL.
 
         Raises:
-            ValueError: if there is a row with this key, or no such column.
+            TypeError: if a value is of a type that has no text here.
+            ValueError: if there is a row with this key, or no such column, or a column's type
+                cannot hold its value.
         """
         row = self._changed((None,) * len(self.relation.columns), values)
         key = self._key_of(row)
@@ -63,7 +65,9 @@ class MemoryTable:
                 PostgreSQL does not send.
 
         Raises:
-            ValueError: if there is no such row or column, or no replica identity.
+            TypeError: if a value is of a type that has no text here.
+            ValueError: if there is no such row or column, or no replica identity, or a column's
+                type cannot hold its value.
         """
         relation = self.relation
         place, before = self._find(key)
@@ -108,8 +112,22 @@ class MemoryTable:
                     f"{', '.join(self.relation.shape.names)}"
                 )
             if value is not UNCHANGED:
-                fields[self.relation.shape.index[name]] = to_field(value)
+                place = self.relation.shape.index[name]
+                fields[place] = self._field(place, value)
+        for name, place in zip(self._key, self._places, strict=True):
+            if fields[place] is None:
+                raise ValueError(f"{self.relation} has no key without {name!r}: it cannot be NULL")
         return tuple(fields)
+
+    def _field(self, place: int, value: Any) -> Field:
+        column = self.relation.columns[place]
+        try:
+            return field_of(column, value)
+        except ValueError as exc:
+            raise ValueError(
+                f"{self.relation} cannot hold {value!r} in column {column.name!r} of type "
+                f"{column.type_name}: {exc}"
+            ) from None
 
     def _key_of(self, row: tuple[Field, ...]) -> tuple[Field, ...]:
         if not self._key:
@@ -130,7 +148,9 @@ class MemoryTable:
                 f"{relation} has no replica identity: PostgreSQL refuses UPDATE and DELETE on it"
             )
         values = key if isinstance(key, tuple) else (key,)
-        place = tuple(map(to_field, values))
+        if len(values) != len(self._places):
+            raise ValueError(f"the key of {relation} has the columns {', '.join(self._key)}")
+        place = tuple(map(self._field, self._places, values))
         if place not in self.rows:
             raise ValueError(f"{relation} has no row with key {key!r}")
         return place, self.rows[place]

@@ -6,12 +6,52 @@ import json
 import math
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from ...records import Field, Unchanged
+from ...filters import comparison_key
+from ...records import Column, Field, Unchanged
 
-__all__ = ["to_field"]
+__all__ = ["field_of", "to_field"]
+
+_KEYS_ARE_VALUES: Final = frozenset({"bool", "int2", "int4", "int8", "oid", "uuid"})
+_MICROSECOND: Final = timedelta(microseconds=1)
+_FIRST_DAY: Final = timedelta(days=1) // _MICROSECOND
+
+
+def field_of(column: Column, value: Any) -> Field:
+    """Return PostgreSQL's text of a value that is stored in a column.
+
+    Raises:
+        TypeError: if the value's type has no such text here.
+        ValueError: if the column's type cannot hold it, saying why.
+    """
+    if column.type_name in ("json", "jsonb") and isinstance(value, bool | list):
+        value = json.dumps(value, ensure_ascii=False)
+    text = to_field(value)
+    if not isinstance(text, str):
+        return text
+    if "\0" in text:
+        raise ValueError("PostgreSQL has no text with the character NUL")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it is no Unicode text: it has half of a surrogate pair") from None
+    key = comparison_key(column, text)
+    if column.type_schema != "pg_catalog":
+        return text
+    # Where it can be written in several ways, as PostgreSQL does.
+    if column.type_name in _KEYS_ARE_VALUES:
+        return to_field(key)
+    if column.type_name == "date" and 1 <= key <= date.max.toordinal():
+        return to_field(date.fromordinal(key))
+    if column.type_name in ("timestamp", "timestamptz"):
+        since = key - _FIRST_DAY
+        if 0 <= since <= (datetime.max - datetime.min) // _MICROSECOND:
+            moment = datetime.min + since * _MICROSECOND
+            zone = UTC if column.type_name == "timestamptz" else None
+            return to_field(moment.replace(tzinfo=zone))
+    return text
 
 
 def to_field(value: Any) -> Field:

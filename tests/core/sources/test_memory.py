@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from realtime_core import (
     LSN,
@@ -37,6 +39,7 @@ from realtime_core import (
     Update,
 )
 from realtime_core.sources.memory._texts import to_field
+from tests.fix_postgres import Server
 
 ROOT = Path(__file__).parents[3]
 
@@ -346,6 +349,8 @@ async def test_what_is_not_acknowledged_can_be_seen(
         (["a b", "", "null", 'q"\\', None], "_text", '{"a b","","null","q\\"\\\\",NULL}'),
         ([[1, 2], [3, 4]], "_int4", "{{1,2},{3,4}}"),
         ({"a": [1, "ü"]}, "jsonb", '{"a": [1, "ü"]}'),
+        ([1, "ü"], "jsonb", '[1, "ü"]'),
+        (True, "json", "true"),
         ("sad", "mood", "sad"),
     ],
 )
@@ -358,6 +363,113 @@ async def test_a_value_goes_there_and_back(value: Any, type_name: str, text: str
     assert isinstance(event, Insert)
     assert event.record.text("v") == text
     assert event.record["v"] == value
+
+
+# What PostgreSQL makes of a text, and what it refuses; an integration test asks it.
+HELD = [
+    ("int4", "007", "7"),
+    ("int8", "0x1F", "31"),
+    ("bool", "yes", "t"),
+    ("uuid", "{A0EEBC999C0B4EF8BB6D6BB9BD380A11}", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
+    ("date", "20260102", "2026-01-02"),
+    ("date", "infinity", "infinity"),
+    ("date", "0044-03-15 BC", "0044-03-15 BC"),
+    ("timestamp", "2026-01-02T03:04:05.6000Z", "2026-01-02 03:04:05.6"),
+    ("timestamptz", "2026-01-02 03:04:05", "2026-01-02 03:04:05+00"),
+    ("timestamptz", "2026-01-02 03:04:05+05:30", "2026-01-01 21:34:05+00"),
+    ("timestamptz", "10000-01-01 00:00:00+00", "10000-01-01 00:00:00+00"),
+    ("timestamp", "9999-12-31 23:59:59.999999", "9999-12-31 23:59:59.999999"),
+    ("timestamp", "0001-01-01 00:00:00", "0001-01-01 00:00:00"),
+    ("text", "", ""),
+    ("jsonb", "[]", "[]"),
+]
+REFUSED = [
+    ("int2", "32768"),
+    ("int4", "2147483648"),
+    ("int4", "1.5"),
+    ("int4", ""),
+    ("int8", "abc"),
+    ("bool", "2"),
+    ("float8", "1e400"),
+    ("numeric", "one"),
+    ("date", "2026-02-30"),
+    ("timestamptz", "2026-01-02 25:00"),
+    ("interval", "2147483648 days"),
+    ("uuid", "1234"),
+    ("inet", "10.0.0.256"),
+    ("bytea", "\\x0"),
+    ("json", "{"),
+    ("jsonb", "{'a': 1}"),
+    ("_int4", "{1,x}"),
+    ("int4range", "[5,1]"),
+    ("bit", "102"),
+]
+
+
+@pytest.mark.parametrize(("type_name", "text", "stored"), HELD)
+def test_a_text_is_stored_as_postgresql_writes_it(type_name: str, text: str, stored: str) -> None:
+    table = MemoryDatabase().table("t", {"k": type_name}, key="k")
+    table.insert(k=text)
+    assert list(table.rows) == [(stored,)]
+    # Its row is found by either.
+    table.delete(text)
+    table.insert(k=stored)
+    table.delete(text)
+
+
+@pytest.mark.parametrize(("type_name", "text"), REFUSED)
+def test_what_a_columns_type_cannot_hold_is_refused(type_name: str, text: str) -> None:
+    database = MemoryDatabase()
+    table = database.table("t", {"id": "int4", "v": type_name}, key="id")
+    told = rf"public\.t cannot hold {re.escape(repr(text))} in column 'v' of type {type_name}: "
+    with pytest.raises(ValueError, match=told):
+        table.insert(id=1, v=text)
+    table.insert(id=1)
+    with pytest.raises(ValueError, match=told):
+        table.update(1, v=text)
+    assert table.rows == {("1",): ("1", None)}
+
+
+@pytest.mark.integration
+def test_postgresql_stores_and_refuses_the_same(pg17: Server) -> None:
+    for type_name, text, stored in HELD:
+        with psycopg.connect(pg17.dsn, options="-c timezone=UTC") as connection:
+            query = sql.SQL("select {}::{}").format(text, sql.Identifier(type_name))
+            result = connection.execute(query).pgresult
+        assert result is not None
+        assert result.get_value(0, 0) == stored.encode(), (type_name, text)
+    for type_name, text in REFUSED:
+        assert pg17.execute("select pg_input_is_valid(%s, %s)", (text, type_name)) == [(False,)]
+
+
+@pytest.mark.parametrize(
+    ("type_name", "value"),
+    [
+        ("int4", True),
+        ("int4", 2**31),
+        ("int4", 1.5),
+        ("text", "a\0b"),
+        ("text", "\ud800"),
+        ("timestamptz", time(1, 2)),
+        ("bool", 2),
+        ("uuid", b"x"),
+    ],
+)
+def test_an_object_that_a_columns_type_cannot_hold_is_refused(type_name: str, value: Any) -> None:
+    table = MemoryDatabase().table("t", {"v": type_name})
+    with pytest.raises(ValueError, match="cannot hold"):
+        table.insert(v=value)
+
+
+def test_a_key_is_not_null_and_whole() -> None:
+    table = MemoryDatabase().table("t", {"a": "int4", "b": "int4"}, key=("a", "b"))
+    with pytest.raises(ValueError, match="no key without 'b': it cannot be NULL"):
+        table.insert(a=1)
+    table.insert(a=1, b=2)
+    with pytest.raises(ValueError, match="cannot be NULL"):
+        table.update((1, 2), a=None)
+    with pytest.raises(ValueError, match=r"the key of public\.t has the columns a, b"):
+        table.delete(1)
 
 
 def test_a_value_without_a_text() -> None:
