@@ -45,8 +45,9 @@ from realtime_server.groups import Subscription
 from realtime_server.hub import Hub, HubStats
 from realtime_server.metrics import Metrics
 from realtime_server.phoenix.serializers import SERIALIZERS
-from realtime_server.rls.authorizer import RowAuthorizer
-from realtime_server.rls.fan_out import FanOut
+from realtime_server.rls.checker import Checker
+from realtime_server.rls.counters import Counters
+from realtime_server.rls.matcher import Matcher
 from realtime_server.rls.migrations import migrate
 from realtime_server.rls.reader import Read
 from realtime_server.rls.viewers import Viewer
@@ -280,39 +281,30 @@ class Bench:
             return self.dsn
 
         best = float("inf")
-        async with (
-            Visibility(dsn, timeout=60) as visibility,
-            RowAuthorizer(
-                visibility,
-                visibility,
-                publications=["bench"],
-                late=lambda *_: None,
-                lost=lambda _: None,
-                is_there=lambda _: True,
-                max_record_bytes=1_048_576,
-            ) as authorizer,
-        ):
-            fan_out = FanOut(hub, authorizer, self.metrics)
+        async with Visibility(dsn, timeout=60) as visibility:
+            counters = Counters()
+            checker = Checker(visibility, counters, max_record_bytes=1_048_576)
+            matcher = Matcher(hub)
             end = time.perf_counter() + least
             rounds = 0
             # At least twice: the first makes the function and its plan.
             while time.perf_counter() < end or rounds < 2:
                 begin = time.perf_counter()
-                await self._round(fan_out, authorizer)
+                await self._round(matcher, checker)
                 best = min(best, time.perf_counter() - begin)
                 rounds += 1
-            checks = authorizer.counters.checks / rounds / BATCH
+            checks = counters.checks / rounds / BATCH
         return BATCH / best, checks
 
-    async def _round(self, fan_out: FanOut, authorizer: RowAuthorizer) -> None:
+    async def _round(self, matcher: Matcher, checker: Checker) -> None:
         decoder = Wal2JsonDecoder()
         reads = []
         for text in self.texts:
             [change] = decoder.feed(text)
             assert isinstance(change, Insert)
             reads.append(Read(change, len(text)))
-        candidates = fan_out.candidates(reads)
-        for shown in await authorizer.decide(candidates):
+        verdict = await checker.check(matcher.candidates(reads))
+        for shown in verdict.shown:
             for view in set(shown.values()):
                 view.payload()
 

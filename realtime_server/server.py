@@ -31,6 +31,7 @@ from .patience import wait_at_most
 from .phoenix.serializers import Serializer
 from .rls.counters import Counters
 from .rls.mode import RlsMode
+from .source import make_source
 from .stream import StreamMode
 
 __all__ = ["RealtimeServer"]
@@ -59,19 +60,20 @@ class RealtimeServer:
         self._authorizer = (
             TokenAuthorizer(make_verifier(config)) if config.secure_channels else AllowAll()
         )
-        is_rls = config.replication_mode is ReplicationMode.RLS
-        self._mode: StreamMode | RlsMode = RlsMode(config) if is_rls else StreamMode(config)
-        self._attachment = Attachment(lambda: self.is_attached, self._mode.attached)
+        self._source = source = make_source(config)
         rules = config.configuration_file.realtime
         self._hub = Hub(
             TopicGate((rule.relation, rule.events) for rule in rules),
-            enums=self._mode.enum_orders,
+            enums=source.enum_orders,
         )
-        self.metrics = Metrics(
-            stats=self._mode.stats,
-            hub=self._hub.stats,
-            checks=self._mode.counters if isinstance(self._mode, RlsMode) else Counters(),
-        )
+        checks = Counters()
+        self.metrics = Metrics(stats=source.stats, hub=self._hub.stats, checks=checks)
+        self._mode: StreamMode | RlsMode
+        if config.replication_mode is ReplicationMode.RLS:
+            self._mode = RlsMode(config, source, self._hub, self.metrics, checks)
+        else:
+            self._mode = StreamMode(source, self._hub, self.metrics)
+        self._attachment = Attachment(lambda: self.is_attached, self._mode.attached)
         self._listener: Listener
         self._broadcasting: asyncio.Task[None]
         self.port = config.port
@@ -102,7 +104,7 @@ class RealtimeServer:
         )
         await self._listener.start()
         await self._mode.__aenter__()
-        self._broadcasting = asyncio.create_task(self._mode.run(self._hub, self.metrics))
+        self._broadcasting = asyncio.create_task(self._mode.run())
         return self
 
     async def __aexit__(
@@ -128,7 +130,7 @@ class RealtimeServer:
     @property
     def is_attached(self) -> bool:
         """Whether the database's changes are being read."""
-        return self._mode.stats().connected
+        return self._source.stats().connected
 
     async def wait(self) -> None:
         """Wait for the end of the stream, which does not come unless something is wrong.
@@ -159,7 +161,7 @@ class RealtimeServer:
         self._listener.cut_off()
 
     def _why_not_ready(self) -> str | None:
-        stats, most = self._mode.stats(), self.config.ready_max_lag_mb
+        stats, most = self._source.stats(), self.config.ready_max_lag_mb
         if not stats.connected:
             return "the database's changes are not being read"
         if most and stats.lag_bytes > most * _MEGABYTE:

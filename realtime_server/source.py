@@ -7,16 +7,19 @@ library's; here they are only told what the configuration says.
 from __future__ import annotations
 
 from functools import partial
+from typing import TypeAlias
 
 from realtime_core import PgoutputSource
 
 from .addresses import resolve_dsn
 from .config import SETTING_NAMES, ServerConfig
 
-__all__ = ["make_source"]
+__all__ = ["ServerSource", "make_source"]
+
+ServerSource: TypeAlias = PgoutputSource
 
 
-def make_source(config: ServerConfig) -> PgoutputSource:
+def make_source(config: ServerConfig) -> ServerSource:
     """Return what reads the configured publications. It attaches in the background."""
     max_lag = config.max_replication_lag_mb * 1_000_000
     return PgoutputSource(

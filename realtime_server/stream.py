@@ -5,18 +5,14 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from realtime_core import SourceStats
-from realtime_core.filters import EnumOrders
-
 from .broadcaster import broadcast
 from .catalog.wishes import check_wish, possible, wishes_of
-from .config import ServerConfig
 from .grants import Grant
 from .hub import Hub
 from .metrics import Metrics
 from .phoenix.joins import Binding
 from .registrar import Nobody, Registered
-from .source import make_source
+from .source import ServerSource
 from .topics import Topic
 
 __all__ = ["StreamMode"]
@@ -26,11 +22,15 @@ class StreamMode(Nobody):
     """Reads changes, and shows them to everybody who may join.
 
     Args:
-        config: of the server.
+        source: of the changes. The mode enters and closes it.
+        hub: who listens.
+        metrics: of the server.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
-        self._source = make_source(config)
+    def __init__(self, source: ServerSource, hub: Hub, metrics: Metrics) -> None:
+        self._source = source
+        self._hub = hub
+        self._metrics = metrics
 
     async def __aenter__(self) -> Self:
         """It attaches in the background."""
@@ -44,15 +44,6 @@ class StreamMode(Nobody):
         traceback: TracebackType | None,
     ) -> None:
         await self._source.aclose()
-
-    @property
-    def enum_orders(self) -> EnumOrders:
-        """Labels of enums in their declared order, by schema and name, for filters."""
-        return self._source.enum_orders
-
-    def stats(self) -> SourceStats:
-        """Return where the stream stands."""
-        return self._source.stats()
 
     async def attached(self) -> None:
         """Wait until the stream runs.
@@ -70,10 +61,10 @@ class StreamMode(Nobody):
             possible(ways, check_wish)
         return await super().register(topic, bindings, grant)
 
-    async def run(self, hub: Hub, metrics: Metrics) -> None:
+    async def run(self) -> None:
         """Hand changes to the hub's subscriptions until the stream ends.
 
         Raises:
             DecodeError: if the database sends what cannot be decoded.
         """
-        await broadcast(self._source, hub, metrics)
+        await broadcast(self._source, self._hub, self._metrics)

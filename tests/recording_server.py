@@ -14,10 +14,10 @@ from realtime_core import Event, Insert
 from realtime_server import cli, server
 from realtime_server.hub import Hub
 from realtime_server.rls import mode
-from realtime_server.rls.fan_out import FanOut
-from realtime_server.rls.reader import Batch
+from realtime_server.rls.candidates import Decided
+from realtime_server.rls.delivery import Delivery
 
-__all__ = ["RecordingFanOut", "RecordingHub", "read_record"]
+__all__ = ["RecordingDelivery", "RecordingHub", "read_record"]
 
 
 class RecordingHub(Hub):
@@ -29,12 +29,12 @@ class RecordingHub(Hub):
         _write_down(batch)
 
 
-class RecordingFanOut(FanOut):
+class RecordingDelivery(Delivery):
     """The same in RLS mode."""
 
-    async def publish(self, batch: Batch) -> None:
-        await super().publish(batch)
-        _write_down([read.change for read in batch.reads])
+    def handing_out(self, decided: Decided) -> Iterator[float]:
+        yield from super().handing_out(decided)
+        _write_down(candidate.change for candidate, _ in decided)
 
 
 def _write_down(events: Iterable[Event]) -> None:
@@ -54,5 +54,5 @@ def read_record(path: os.PathLike[str]) -> list[int]:
 
 if __name__ == "__main__":
     server.Hub = RecordingHub  # type: ignore[misc]
-    mode.FanOut = RecordingFanOut  # type: ignore[misc]
+    mode.Delivery = RecordingDelivery  # type: ignore[misc]
     sys.exit(cli.main())

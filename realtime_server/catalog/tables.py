@@ -6,7 +6,7 @@ decided by how the table is when the row goes out, so this is read anew for ever
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -16,7 +16,17 @@ from psycopg.rows import tuple_row
 
 from realtime_core import Column, Relation, ReplicaIdentity
 
-__all__ = ["CustomType", "KeyColumn", "LiveColumn", "Table", "TableName", "read_tables"]
+from .snapshots import Snapshot
+
+__all__ = [
+    "CustomType",
+    "KeyColumn",
+    "LiveColumn",
+    "Table",
+    "TableName",
+    "look_at_tables",
+    "read_tables",
+]
 
 TableName = tuple[str, str]
 """Schema and name."""
@@ -70,17 +80,22 @@ class Table:
     schema: str
     name: str
     has_rls: bool
-    """Whether row level security is enabled."""
+    """Whether row level security is enabled, or the table is at odds with its relatives."""
+    is_partitioned: bool
+    """Whether its rows are its partitions'."""
+    is_at_odds: bool
+    """Whether row level security is not enabled, but is where rows are stored or above that: of
+    the table that is partitioned, or of a partition. Nothing says then who may see a row."""
     columns: tuple[LiveColumn, ...]
     """By ``attnum``."""
     key: tuple[KeyColumn, ...]
     """In the index's order; empty without a primary key."""
     published: frozenset[str] | None
-    """The publication's column list; None if the publication does not have the table."""
-    has_row_filter: bool
-    """Whether the publication has a row filter for it, which wal2json would ignore."""
+    """The columns that are published; None if the table is not, or if that was not asked for."""
     selectable: Mapping[str, frozenset[str]]
     """By role, the columns that it may SELECT. Roles that do not exist are not there."""
+    bypassing: frozenset[str]
+    """The roles among them for whom row level security does not count."""
     types: Mapping[int, CustomType]
     """By OID, what JSON needs to know of the columns' types that are not built in."""
 
@@ -110,7 +125,19 @@ class Table:
 
 # As JSON, which is one value a table; OIDs are numbers there.
 _TABLES: Final = """
-    SELECT c.oid::pg_catalog.int8, w.schema, w.name, c.relrowsecurity,
+    SELECT pg_catalog.pg_current_snapshot()::text, w.schema, w.name, c.oid::pg_catalog.int8,
+        c.relrowsecurity, c.relkind = 'p',
+        CASE
+            WHEN c.relrowsecurity THEN false
+            WHEN c.relispartition OR c.relkind = 'p' THEN EXISTS (
+                SELECT FROM pg_catalog.pg_class r
+                WHERE r.relrowsecurity AND r.oid IN (
+                    SELECT relid FROM pg_catalog.pg_partition_ancestors(c.oid)
+                    UNION ALL SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)
+                )
+            )
+            ELSE false
+        END,
         (
             SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
                 a.attname, t.typname, n.nspname, a.atttypid::pg_catalog.int8,
@@ -141,33 +168,35 @@ _TABLES: Final = """
             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
             WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
         ),
-        p.names, coalesce(p.is_filtered, false),
         (
-            SELECT pg_catalog.json_object_agg(r.rolname, ARRAY(
-                SELECT a.attname::text
-                FROM pg_catalog.pg_attribute a
-                WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                    AND pg_catalog.has_schema_privilege(r.oid, s.oid, 'USAGE')
-                    AND pg_catalog.has_column_privilege(r.oid, c.oid, a.attnum, 'SELECT')
+            SELECT pg_catalog.json_object_agg(r.rolname, pg_catalog.json_build_array(
+                r.rolsuper OR r.rolbypassrls,
+                ARRAY(
+                    SELECT a.attname
+                    FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                        AND pg_catalog.has_schema_privilege(r.oid, s.oid, 'USAGE')
+                        AND pg_catalog.has_column_privilege(r.oid, c.oid, a.attnum, 'SELECT')
+                )
             ))
             FROM pg_catalog.pg_roles r WHERE r.rolname = ANY (%(roles)s)
-        )
+        ),
+        {published}
     FROM ROWS FROM (
         pg_catalog.unnest(%(schemas)s::text[]), pg_catalog.unnest(%(names)s::text[])
     ) AS w (schema, name)
-    JOIN pg_catalog.pg_namespace s ON s.nspname = w.schema
-    JOIN pg_catalog.pg_class c ON c.relnamespace = s.oid AND c.relname = w.name
-    CROSS JOIN LATERAL ({membership}) p
+    LEFT JOIN (
+        pg_catalog.pg_class c JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
+    ) ON s.nspname = w.schema AND c.relname = w.name
 """
 
 # Not from pg_publication_tables, which goes through all tables. A partition is published
 # with its ancestors.
-_MEMBERSHIP: Final = """
-    SELECT pg_catalog.array_agg(DISTINCT a.attname::text) AS names,
-        pg_catalog.bool_and(m.is_filtered) AS is_filtered
+_PUBLISHED: Final = """(
+    SELECT pg_catalog.array_agg(DISTINCT a.attname::text)
     FROM pg_catalog.pg_publication p
     CROSS JOIN LATERAL (
-        SELECT c.oid AS relid, NULL::int2vector AS attnums, false AS is_filtered
+        SELECT c.oid AS relid, NULL::int2vector AS attnums
         WHERE p.puballtables OR EXISTS (
             SELECT FROM pg_catalog.pg_publication_namespace n
             WHERE n.pnpubid = p.oid AND (n.pnnspid = c.relnamespace OR n.pnnspid IN (
@@ -176,7 +205,7 @@ _MEMBERSHIP: Final = """
             ))
         )
         UNION ALL
-        SELECT r.prrelid, r.prattrs, r.prqual IS NOT NULL
+        SELECT r.prrelid, r.prattrs
         FROM pg_catalog.pg_publication_rel r
         WHERE r.prpubid = p.oid AND (r.prrelid = c.oid OR r.prrelid IN (
             SELECT ancestor.relid FROM pg_catalog.pg_partition_ancestors(c.oid) ancestor
@@ -185,11 +214,11 @@ _MEMBERSHIP: Final = """
     JOIN pg_catalog.pg_attribute a ON a.attrelid = m.relid AND a.attnum > 0
         AND NOT a.attisdropped AND (m.attnums IS NULL OR a.attnum = ANY (m.attnums))
     WHERE p.pubname = ANY (%(publications)s)
-"""
+)"""
 
 # PostgreSQL 14 has no schemas, column lists and row filters in publications.
-_MEMBERSHIP_14: Final = """
-    SELECT pg_catalog.array_agg(a.attname::text) AS names, false AS is_filtered
+_PUBLISHED_14: Final = """(
+    SELECT pg_catalog.array_agg(DISTINCT a.attname::text)
     FROM pg_catalog.pg_publication p
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
         AND NOT a.attisdropped
@@ -199,7 +228,7 @@ _MEMBERSHIP_14: Final = """
             SELECT ancestor.relid FROM pg_catalog.pg_partition_ancestors(c.oid) ancestor
         ))
     ))
-"""
+)"""
 
 # A domain is its base type; an array of domains, an array of theirs.
 _TYPES: Final = """
@@ -232,40 +261,76 @@ async def read_tables(
     roles: Collection[str],
     publications: Collection[str],
 ) -> dict[TableName, Table]:
-    """Return the tables that exist, by name."""
-    is_old = connection.info.server_version < 150000
-    query = _TABLES.replace("{membership}", _MEMBERSHIP_14 if is_old else _MEMBERSHIP)
+    """Return the tables that exist, by name, with what is published of them."""
+    if not names:
+        return {}
+    return (await look_at_tables(connection, names, roles, publications))[1]
+
+
+async def look_at_tables(
+    connection: AsyncConnection[Any],
+    names: Collection[TableName],
+    roles: Collection[str],
+    publications: Collection[str] = (),
+) -> tuple[Snapshot, dict[TableName, Table]]:
+    """Return the tables that exist, by name, and in which snapshot.
+
+    Args:
+        connection: in autocommit mode.
+        names: one, at least.
+        roles: whose privileges are asked for.
+        publications: of which it is asked what they publish; none: it is not asked.
+    """
+    published = "NULL"
+    if publications:
+        is_old = connection.info.server_version < 150000
+        published = _PUBLISHED_14 if is_old else _PUBLISHED
+    return await _read(connection, names, roles, published, publications)
+
+
+async def _read(
+    connection: AsyncConnection[Any],
+    names: Collection[TableName],
+    roles: Collection[str],
+    published: str,
+    publications: Collection[str],
+) -> tuple[Snapshot, dict[TableName, Table]]:
+    parameters = {
+        "schemas": [schema for schema, _ in names],
+        "names": [name for _, name in names],
+        "roles": list(roles),
+    }
+    if publications:
+        parameters["publications"] = list(publications)
     async with connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(
-            query.encode(),
-            {
-                "schemas": [schema for schema, _ in names],
-                "names": [name for _, name in names],
-                "roles": list(roles),
-                "publications": list(publications),
-            },
-        )
+        await cursor.execute(_TABLES.replace("{published}", published).encode(), parameters)
         rows = await cursor.fetchall()
         custom = {
-            oid for row in rows for _, _, _, oid, _ in row[4] or () if oid >= _FIRST_CUSTOM_OID
+            oid for row in rows for _, _, _, oid, _ in row[7] or () if oid >= _FIRST_CUSTOM_OID
         }
         types: dict[int, CustomType] = {}
         if custom:
             await cursor.execute(_TYPES, {"oids": list(custom)})
             async for oid, *facts in cursor:
                 types[oid] = CustomType(*facts)
-    return {
-        (schema, name): Table(
-            oid,
-            schema,
-            name,
-            has_rls,
-            tuple(LiveColumn(*column) for column in columns or ()),
-            tuple(KeyColumn(*column) for column in key or ()),
-            None if published is None else frozenset(published),
-            has_row_filter,
-            {role: frozenset(allowed) for role, allowed in (selectable or {}).items()},
-            types,
-        )
-        for oid, schema, name, has_rls, columns, key, published, has_row_filter, selectable in rows
-    }
+    tables = {(row[1], row[2]): _table(row, types) for row in rows if row[3] is not None}
+    return Snapshot.parse(rows[0][0]), tables
+
+
+def _table(row: Sequence[Any], types: Mapping[int, CustomType]) -> Table:
+    _, schema, name, oid, has_rls, is_partitioned, is_at_odds, columns, key, roles, published = row
+    roles = roles or {}
+    return Table(
+        oid,
+        schema,
+        name,
+        has_rls or is_at_odds,
+        is_partitioned,
+        is_at_odds,
+        tuple(LiveColumn(*column) for column in columns or ()),
+        tuple(KeyColumn(*column) for column in key or ()),
+        None if published is None else frozenset(published),
+        {role: frozenset(allowed) for role, (_, allowed) in roles.items()},
+        frozenset(role for role, (is_bypassing, _) in roles.items() if is_bypassing),
+        types,
+    )

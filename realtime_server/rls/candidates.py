@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self, TypeAlias
 
 import attrs
@@ -13,7 +14,7 @@ from ..groups import AnyDelivery, Listening
 from .payloads import ErrorView, View
 from .viewers import Viewer
 
-__all__ = ["Candidate", "Matched", "Shown"]
+__all__ = ["Candidate", "Decided", "Matched", "Shown"]
 
 Matched: TypeAlias = dict[Viewer, list[tuple[AnyDelivery, Members]]]
 """By viewer, who got a change at the time it was matched: subscriptions come, move and go
@@ -29,7 +30,7 @@ class Candidate:
 
     change: RowChange
     size: int
-    """Of its text, in bytes."""
+    """Of its values as text, in bytes."""
     viewers: frozenset[Viewer]
     others: frozenset[Viewer] = frozenset()
     """Those who listen to the table, too, but whose filters it does not pass."""
@@ -47,3 +48,7 @@ class Candidate:
             matched={viewer: self.matched[viewer]} if viewer in self.matched else {},
             listening={viewer: self.listening[viewer]} if viewer in self.listening else {},
         )
+
+
+Decided: TypeAlias = Sequence[tuple[Candidate, Shown]]
+"""Changes in their order, each with what is shown of it."""

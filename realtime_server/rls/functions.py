@@ -12,9 +12,9 @@ from typing import Final
 
 from psycopg import sql
 
-from ..catalog.tables import KeyColumn, LiveColumn
+from ..catalog.tables import KeyColumn, LiveColumn, Table
 
-__all__ = ["LATER", "LOCKED", "TIMEOUT", "function"]
+__all__ = ["LATER", "LOCKED", "TIMEOUT", "function", "rows_of"]
 
 # What stops a call early: the viewer and those behind it have no answer yet.
 LATER: Final = "later"
@@ -90,7 +90,7 @@ _BY_ROW: Final = """
                 SELECT k.place
                 FROM ROWS FROM ({keys}, pg_catalog.unnest(compared_))
                     WITH ORDINALITY AS k ({aliases}, compared, place)
-                JOIN ONLY {table} t ON {equal}
+                JOIN {table} t ON {equal}
                 WHERE (mine_ IS NULL OR k.place OPERATOR(pg_catalog.=) ANY (mine_)) {unchanged}
             );
 """
@@ -103,7 +103,7 @@ _BY_KEY: Final = """
             visible_ := ARRAY(
                 SELECT CASE WHEN mine_ IS NULL THEN k.place ELSE mine_[k.place] END
                 FROM (
-                    SELECT t.{name} AS key FROM ONLY {table} t WHERE t.{name} {equals} ANY (picked_)
+                    SELECT t.{name} AS key FROM {table} t WHERE t.{name} {equals} ANY (picked_)
                 ) v
                 JOIN pg_catalog.unnest(picked_) WITH ORDINALITY AS k (key, place)
                     ON k.key {equals} v.key
@@ -126,11 +126,19 @@ _UNCHANGED: Final = """
 """
 
 
+def rows_of(table: Table) -> str:
+    """Return where a table's rows are, as SQL writes it behind FROM.
+
+    Those of a table that inherits from it are another table's, and may have the same key.
+    """
+    name = f"{_quoted(table.schema)}.{_quoted(table.name)}"
+    return name if table.is_partitioned else f"ONLY {name}"
+
+
 @lru_cache(maxsize=256)
 def function(
     oid: int,
-    schema: str,
-    name: str,
+    table: str,
     key: tuple[KeyColumn, ...],
     compared: tuple[LiveColumn, ...],
     timeout: float,
@@ -139,8 +147,7 @@ def function(
 
     Args:
         oid: the table's.
-        schema: likewise.
-        name: likewise.
+        table: what :func:`rows_of` says of it.
         key: its primary key.
         compared: columns in which rows must still be as they were.
         timeout: seconds that the session allows.
@@ -152,7 +159,7 @@ def function(
             for n, column in enumerate(key)
         )
         + f" picked_ {key[0].type_sql}[];",
-        "look_up": _look_up(f"{_quoted(schema)}.{_quoted(name)}", key, compared),
+        "look_up": _look_up(table, key, compared),
         "culprit": f"interval '{timeout * _CULPRIT} seconds'",
         "oid": str(oid),
     }

@@ -8,17 +8,14 @@ import logging
 import os
 import secrets
 import socket
-from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 import psycopg
 
-from realtime_core import SourceStats
 from realtime_core.errors import SourceError
-from realtime_core.filters import EnumOrders
 
 from ..addresses import resolve_dsn
 from ..catalog.connections import Connections, connect
@@ -30,18 +27,18 @@ from ..hub import Hub
 from ..metrics import Metrics
 from ..phoenix.joins import TRUNCATE, Binding
 from ..registrar import Registered
-from ..source import make_source
+from ..source import ServerSource
 from ..topics import Topic
-from .authorizer import RowAuthorizer
-from .candidates import Candidate, Shown
+from .broadcaster import Broadcaster
+from .checker import Checker
 from .counters import Counters
-from .fan_out import FanOut
-from .losses import Loss
+from .delivery import Delivery
+from .matcher import Matcher
 from .migrations import migrate
 from .privileges import missing_privileges
 from .reader import Reader
+from .slow_viewers import SlowViewers
 from .subscriptions import Registration, Registry
-from .viewers import Viewer
 from .visibility import Visibility
 
 __all__ = ["RlsMode"]
@@ -62,10 +59,22 @@ class RlsMode:
 
     Args:
         config: of the server.
+        source: of the changes. The mode enters and closes it.
+        hub: who listens.
+        metrics: of the server.
+        counters: of what is asked of the database.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        source: ServerSource,
+        hub: Hub,
+        metrics: Metrics,
+        counters: Counters,
+    ) -> None:
         self._config = config
+        self._source = source
         self._dsn = dsn = partial(resolve_dsn, config)
         timeout = config.rls_check_timeout / 1000
         self._visibility = Visibility(dsn, timeout=timeout, size=_CONNECTIONS)
@@ -76,36 +85,29 @@ class RlsMode:
             publications=config.publications,
             node=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             interval=config.subscription_sync_interval / 1000,
+            enum_orders=source.enum_orders,
             ignored_claims=config.rls_ignored_claims,
         )
-        self._source = make_source(config)
-        self._reader = Reader(
-            self._source,
-            self._visibility.connections,
-            limit=config.max_changes,
-            interval=config.replication_poll_interval / 1000,
-        )
-        self._authorizer = RowAuthorizer(
+        checker = Checker(
             self._visibility,
-            self._apart,
-            publications=config.publications,
-            late=self._hand_out_late,
-            lost=self._tell,
-            is_there=lambda viewer: viewer in self._channels,
+            counters,
             max_record_bytes=config.max_record_bytes,
             strict=config.rls_strict,
         )
-        self._fan_out: FanOut | None = None
+        delivery = Delivery(hub, counters)
+        self._slow_viewers = SlowViewers(checker, self._apart, delivery, counters)
+        self._broadcaster = Broadcaster(Matcher(hub), self._slow_viewers.check, delivery, metrics)
+        self._reader = Reader(
+            source,
+            limit=config.max_changes,
+            interval=config.replication_poll_interval / 1000,
+        )
         self._ready = asyncio.Event()
-        # How many channels each viewer has.
-        self._channels: Counter[Viewer] = Counter()
         self._stack = contextlib.AsyncExitStack()
-        self.enum_orders: EnumOrders = self._registry.enum_orders
-        """Labels of enums in their declared order, by schema and name, for filters."""
 
     async def __aenter__(self) -> Self:
         """Be ready to connect; nothing is asked of the database yet."""
-        for part in (self._visibility, self._apart, self._connections, self._authorizer):
+        for part in (self._visibility, self._apart, self._connections, self._slow_viewers):
             await self._stack.enter_async_context(part)
         return self
 
@@ -120,10 +122,6 @@ class RlsMode:
             await self._registry.close()
         await self._stack.aclose()
 
-    def stats(self) -> SourceStats:
-        """Return where the stream stands."""
-        return self._source.stats()
-
     async def attached(self) -> None:
         """Wait until the stream runs.
 
@@ -134,27 +132,19 @@ class RlsMode:
         await self._ready.wait()
         await self._source.attached()
 
-    @property
-    def counters(self) -> Counters:
-        """What was asked of row level security."""
-        return self._authorizer.counters
-
-    async def run(self, hub: Hub, metrics: Metrics) -> None:
-        """Hand changes to the hub's subscriptions, for ever.
+    async def run(self) -> None:
+        """Take changes to those who may see them until the stream ends.
 
         Raises:
-            DecodeError: if the database sends what cannot be decoded.
+            RealtimeError: if the stream cannot go on.
         """
-        self._fan_out = fan_out = FanOut(hub, self._authorizer, metrics)
         await self._prepare()
         # It attaches in the background.
         await self._source.__aenter__()
         self._ready.set()
         keeping_up = asyncio.create_task(self._registry.run())
         try:
-            async with contextlib.aclosing(self._reader.batches()) as batches:
-                async for batch in batches:
-                    await fan_out.publish(batch)
+            await self._broadcaster.run(self._reader)
         finally:
             keeping_up.cancel()
             await asyncio.wait({keeping_up})
@@ -179,14 +169,6 @@ class RlsMode:
             else:
                 return
 
-    def _hand_out_late(self, viewer: Viewer, decided: Sequence[tuple[Candidate, Shown]]) -> None:
-        assert self._fan_out is not None  # it made the candidates
-        self._fan_out.hand_out(viewer, decided)
-
-    def _tell(self, loss: Loss) -> None:
-        assert self._fan_out is not None  # likewise
-        self._fan_out.tell(loss)
-
     # The registrar.
 
     async def register(
@@ -206,7 +188,7 @@ class RlsMode:
                 "TRUNCATE cannot be told here: nobody can say who might have seen the rows"
             )
         registration = await self._registry.register(wishes_of(topic, bindings), grant.claims)
-        self._channels[registration.viewer] += 1
+        self._slow_viewers.add_channel(registration.viewer)
         return registration
 
     async def renew(self, registered: Registered, grant: Grant) -> Hashable:
@@ -214,17 +196,11 @@ class RlsMode:
         former = registered.viewer
         viewer = await self._registry.renew(registered, grant.claims)
         if viewer is not former:
-            self._channels[viewer] += 1
-            self._one_less(former)
+            self._slow_viewers.add_channel(viewer)
+            self._slow_viewers.remove_channel(former)
         return viewer
 
     def remove(self, registered: Registered) -> None:
         assert isinstance(registered, Registration)
         self._registry.remove(registered)
-        self._one_less(registered.viewer)
-
-    def _one_less(self, viewer: Viewer) -> None:
-        self._channels[viewer] -= 1
-        if not self._channels[viewer]:
-            del self._channels[viewer]
-            self._authorizer.forget(viewer)
+        self._slow_viewers.remove_channel(registered.viewer)

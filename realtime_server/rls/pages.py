@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
-from realtime_core import UNCHANGED, Delete, Insert, RowChange, Update
+from realtime_core import UNCHANGED, Delete, Insert, Relation, RowChange, Update
 
 from ..catalog.tables import LiveColumn, Table
 from .candidates import Candidate, Shown
@@ -16,7 +16,7 @@ from .payloads import Answers, ErrorView, View, unknown_values
 from .viewers import Viewer
 from .visibility import Answer, Failure, Question, Row
 
-__all__ = ["Check", "Page"]
+__all__ = ["Lookup", "Page"]
 
 _NO_PRIMARY_KEY: Final = "Error 400: Bad Request, no primary key"
 _UNAUTHORIZED: Final = "Error 401: Unauthorized"
@@ -26,7 +26,7 @@ _FAILURES: Final = {
 }
 
 
-class Check(Protocol):
+class Lookup(Protocol):
     """How :class:`Visibility` is asked."""
 
     async def __call__(
@@ -70,12 +70,32 @@ class _Sheet:
 
 
 class Page:
-    """A table's part of a batch."""
+    """A table's part of a batch.
+
+    Args:
+        table: as it is now.
+        relation: the same as the changes have it.
+        candidates: of the batch.
+        places: of those among them that are about the table.
+        strict: show only rows that still are as the change says.
+    """
 
     def __init__(
-        self, table: Table, candidates: Sequence[Candidate], places: Sequence[int], strict: bool
+        self,
+        table: Table,
+        relation: Relation,
+        candidates: Sequence[Candidate],
+        places: Sequence[int],
+        strict: bool,
     ) -> None:
         self._table = table
+        self._published = (
+            relation.shape.index.keys() if table.published is None else table.published
+        )
+        # Where rows are looked up, the key has to be published.
+        self._has_key = bool(table.key) and (
+            not table.has_rls or self._published >= set(table.key_names)
+        )
         self._candidates = candidates
         self._sheets: dict[tuple[LiveColumn, ...], _Sheet] = {}
         self._columns: dict[str, tuple[LiveColumn, ...]] = {}
@@ -101,7 +121,7 @@ class Page:
         """Return why a role cannot be shown a change of the table, whatever is in it."""
         if isinstance(change, Delete) or not self._columns_of(role):
             return None
-        if not self._table.key:
+        if not self._has_key:
             return _NO_PRIMARY_KEY
         allowed = self._table.selectable[role]
         return None if allowed.issuperset(self._table.key_names) else _UNAUTHORIZED
@@ -109,7 +129,9 @@ class Page:
     def _columns_of(self, role: str) -> tuple[LiveColumn, ...]:
         columns = self._columns.get(role)
         if columns is None:
-            columns = self._columns[role] = self._table.visible(role)
+            allowed = self._table.selectable.get(role, frozenset()) & self._published
+            columns = tuple(one for one in self._table.columns if one.name in allowed)
+            self._columns[role] = columns
         return columns
 
     def _sort(self, place: int, role: str, viewers: list[Viewer], strict: bool) -> None:
@@ -123,15 +145,18 @@ class Page:
             self._errors.append((place, error, True, viewers))
         elif isinstance(change, Delete) or not table.has_rls:
             self._shown.setdefault((place, columns), []).extend(viewers)
+        elif table.is_at_odds:
+            if role in table.bypassing:
+                self._shown.setdefault((place, columns), []).extend(viewers)
         elif (row := _row(change, table, columns if strict else ())) is not None:
             sheet = self._sheets.setdefault(columns if strict else (), _Sheet())
             sheet.add(row, place, viewers)
 
-    async def ask(self, check: Check, counters: Counters) -> None:
+    async def ask(self, look_up: Lookup, counters: Counters) -> None:
         """Have the rows looked up."""
         for compared, sheet in self._sheets.items():
             questions = sheet.questions()
-            answers = await check(self._table, list(sheet.rows), questions, compared=compared)
+            answers = await look_up(self._table, list(sheet.rows), questions, compared=compared)
             for question, answer in zip(questions, answers, strict=True):
                 counters.checks += len(question.places)
                 self._take(sheet, question.viewer, answer, counters)

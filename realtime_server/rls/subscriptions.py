@@ -23,7 +23,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import PoolTimeout
 
-from realtime_core.sources.catalog import enum_orders
+from realtime_core.sources.catalog import enum_orders as read_enum_orders
 
 from ..catalog.connections import Connections
 from ..catalog.tables import read_tables
@@ -129,6 +129,7 @@ class Registry:
         publications: whose tables can be listened to.
         node: names the server among others, and among its earlier selves.
         interval: seconds between two comparisons of rows and channels.
+        enum_orders: labels of enums in their declared order, by schema and name; kept up here.
         ignored_claims: names of claims that no policy reads.
     """
 
@@ -139,6 +140,7 @@ class Registry:
         publications: Collection[str],
         node: str,
         interval: float,
+        enum_orders: dict[tuple[str, str], tuple[str, ...]],
         ignored_claims: Collection[str] = (),
     ) -> None:
         self._connections = connections
@@ -149,8 +151,7 @@ class Registry:
         self._registrations: dict[UUID, Registration] = {}
         self._removed: set[UUID] = set()
         self._woken = asyncio.Event()
-        self.enum_orders: dict[tuple[str, str], tuple[str, ...]] = {}
-        """Labels of enums in their declared order, by schema and name."""
+        self._enum_orders = enum_orders
 
     async def know_enums(self) -> None:
         """Learn the orders of enum types, for filters.
@@ -159,7 +160,7 @@ class Registry:
             psycopg.Error: if the database cannot be asked.
         """
         async with self._connections.one() as connection:
-            self.enum_orders.update(await enum_orders(connection))
+            self._enum_orders.update(await read_enum_orders(connection))
 
     async def register(
         self, wants: Sequence[tuple[Wish, ...]], claims: Mapping[str, Any]
@@ -356,7 +357,7 @@ class Registry:
             check_wish(wish)
             if wish.schema is None or wish.table is None:
                 return None
-            return row_of(wish, tables.get((wish.schema, wish.table)), role, self.enum_orders)
+            return row_of(wish, tables.get((wish.schema, wish.table)), role, self._enum_orders)
 
         rows: dict[SubscriptionRow, None] = {}
         for ways in registration.wants:

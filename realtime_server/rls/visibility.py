@@ -35,7 +35,7 @@ from psycopg import AsyncConnection
 
 from ..catalog.connections import Connections, Dsn
 from ..catalog.tables import LiveColumn, Table
-from .functions import LATER, LOCKED, TIMEOUT, function
+from .functions import LATER, LOCKED, TIMEOUT, function, rows_of
 from .viewers import Viewer
 
 __all__ = ["Answer", "Failure", "Question", "Row", "Visibility"]
@@ -222,8 +222,7 @@ class Visibility:
         rows, table = inquiry.rows, inquiry.table
         name, definition = function(
             table.oid,
-            table.schema,
-            table.name,
+            rows_of(table),
             table.key,
             tuple(inquiry.compared),
             self.timeout,

@@ -21,8 +21,9 @@ from realtime_core import Delete, Insert, Update
 from realtime_core.filters import Comparison, Filter, Operator, Reference
 from realtime_core.sources.catalog import enum_orders
 from realtime_core.wal2json import Wal2JsonDecoder
-from realtime_server.rls.authorizer import RowAuthorizer
 from realtime_server.rls.candidates import Candidate
+from realtime_server.rls.checker import Checker
+from realtime_server.rls.counters import Counters
 from realtime_server.rls.rows import condition as condition_of
 from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.visibility import Visibility
@@ -48,11 +49,11 @@ class Bench:
     """A slot, subscribers, and both ways to decide."""
 
     def __init__(
-        self, database: Database, authorizer: RowAuthorizer, reader: str, narrow: str, admin: str
+        self, database: Database, checker: Checker, reader: str, narrow: str, admin: str
     ) -> None:
         self.database = database
         self.connection = database.connect()
-        self.authorizer = authorizer
+        self.checker = checker
         self.slot = unique_name("slot")
         self.roles = (reader, narrow, admin)
         self.subscriptions: dict[uuid.UUID, Viewer] = {}
@@ -111,7 +112,7 @@ class Bench:
             )
         }
         candidate = Candidate(change, len(text.encode()), frozenset(subscribed))
-        [shown] = await self.authorizer.decide([candidate])
+        [shown] = (await self.checker.check([candidate])).shown
         found = {viewer: exactly(view.payload().decode()) for viewer, view in shown.items()}
         for payload in found.values():
             assert payload.pop("position").startswith(f"{change.transaction.commit_lsn}:")
@@ -150,19 +151,14 @@ async def bench(pg17: Server) -> AsyncIterator[Bench]:
     ):
         await migrated(database.dsn)
         database.execute("create publication shop for all tables")
-        async with (
-            Visibility(at(database.dsn), timeout=20) as visibility,
-            RowAuthorizer(
+        async with Visibility(at(database.dsn), timeout=20) as visibility:
+            checker = Checker(
                 visibility,
-                visibility,
+                Counters(),
                 publications=["shop"],
-                late=lambda *_: None,
-                lost=lambda _: None,
-                is_there=lambda _: True,
                 max_record_bytes=MAX_RECORD_BYTES,
-            ) as authorizer,
-        ):
-            bench = Bench(database, authorizer, reader, narrow, admin)
+            )
+            bench = Bench(database, checker, reader, narrow, admin)
             yield bench
             bench.connection.close()
 
@@ -491,8 +487,8 @@ async def test_two_databases_do_not_disturb_each_other(bench: Bench) -> None:
         ]
         for _ in range(20)
     ]
-    for batch in await asyncio.gather(*map(bench.authorizer.decide, batches)):
-        assert len(batch) >= 50
-        for candidate, shown in zip(batches[0], batch, strict=True):
+    for verdict in await asyncio.gather(*map(bench.checker.check, batches)):
+        assert len(verdict.shown) >= 50
+        for candidate, shown in zip(batches[0], verdict.shown, strict=True):
             mine = candidate.change.relation.table == "notes"
             assert shown.keys() == ({viewers[0]} if mine else set())

@@ -37,7 +37,12 @@ SLOW = "insert into notes select generate_series(1, 8)"
 async def module_stage(pg17: Server) -> AsyncIterator[RlsStage]:
     if not pg17.has_wal2json():
         pytest.skip("wal2json is not installed")
-    async with open_rls_stage(pg17, RLS_CHECK_TIMEOUT="250") as stage:
+    async with open_rls_stage(
+        pg17,
+        RLS_CHECK_TIMEOUT="250",
+        # What a statement writes is to be in one batch, once another one was just before.
+        REPLICATION_POLL_INTERVAL="100",
+    ) as stage:
         yield stage
 
 
@@ -82,6 +87,7 @@ async def test_what_waited_for_a_token_that_is_replaced_is_a_gap(stage: RlsStage
     topic = stage.topic("notes")
     async with stage.client("sleeper") as sleeper:
         await sleeper.sit(topic)
+        await stage.settle()
         stage.execute(SLOW)
         await stage.settle()
         stage.execute("insert into notes values (11)")
@@ -107,6 +113,7 @@ async def test_a_channel_whose_token_is_replaced_is_told_though_others_have_it_s
     ):
         await one.sit(topic)
         await other.sit(topic)
+        await stage.settle()
         stage.execute(SLOW)
         await stage.settle()
         token = stage.token("sleeper", session="another")
@@ -126,6 +133,7 @@ async def test_when_too_much_waits_the_channel_is_told_in_order_and_goes_on(
     given_up = stage.metric("realtime_rls_given_up_total")
     async with stage.client("sleeper") as sleeper:
         await sleeper.sit(stage.topic("notes"))
+        await stage.settle()
         stage.execute(SLOW)
         await stage.settle()
         for first in (11, 15, 19):
@@ -151,6 +159,7 @@ async def test_a_gap_does_not_tell_whether_a_row_passes_a_filter(
     passed, missed = (stage.topic("notes", f"id={by}.100") for by in ("lt", "gt"))
     async with stage.client("sleeper") as sleeper:
         await sleeper.sit(passed, missed)
+        await stage.settle()
         stage.execute(SLOW)
         await stage.settle()
         for first in (11, 15, 19):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -13,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
+from realtime_server.rls import settling
 from realtime_server.rls.migrations import LOCK
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
@@ -207,6 +210,52 @@ async def test_a_policy_that_sleeps_holds_the_others_up_once(pg17: Server) -> No
                 )
             metrics = stage.server.metrics.render().decode()
             assert "realtime_rls_timeouts_total 2.0" in metrics
+
+
+@contextlib.contextmanager
+def standby_away(server: Server) -> Iterator[None]:
+    """Have every commit wait for a synchronous standby that is not there."""
+    server.execute("alter system set synchronous_standby_names = 'nobody'")
+    try:
+        server.execute("select pg_reload_conf()")
+        yield
+    finally:
+        server.execute("alter system reset synchronous_standby_names")
+        server.execute("select pg_reload_conf()")
+
+
+async def test_a_commit_that_others_do_not_see_yet_is_waited_for(
+    pg17: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is in WAL and waits for a standby: the row that is looked up is not there yet."""
+    monkeypatch.setattr(settling, "_PATIENCE", 0.0)
+    async with open_rls_stage(pg17) as stage, stage.client("ann") as ann:
+        with stage.scene():
+            stage.make("notes", "id int primary key, owner text")
+            await ann.sit(stage.topic("notes"))
+            insert = f"insert into {stage.schema}.notes values (1, 'ann')"
+            with (
+                psycopg.connect(stage.database.dsn, autocommit=True) as connection,
+                standby_away(pg17),
+            ):
+                connection.execute("set synchronous_commit = local")
+                await eventually(
+                    lambda: (
+                        connection.execute("show synchronous_standby_names").fetchone()
+                        == ("nobody",)
+                    )
+                )
+                committing = asyncio.create_task(asyncio.to_thread(stage.database.execute, insert))
+                await eventually(lambda: "(synchronous_standby_names is 'nobody')" in caplog.text)
+                [(xid,)] = connection.execute(
+                    "select backend_xid from pg_stat_activity where wait_event = 'SyncRep'"
+                    " and datname = current_database()"
+                ).fetchall()
+                line = f"changes wait for transaction {xid}, which is committed and not visible yet"
+                assert caplog.text.count(line) == 1
+                assert await ann.drain() == []
+            await committing
+            assert (await ann.receive())["payload"]["record"] == {"id": 1, "owner": "ann"}
 
 
 async def test_column_lists_of_the_publication_are_applied(pg17: Server) -> None:

@@ -58,7 +58,14 @@ class Desk:
         self.registry = self.open()
 
     def open(self, node: str = "this", interval: float = 3600, **more: Any) -> Registry:
-        return Registry(self.pool, publications=["shop"], node=node, interval=interval, **more)
+        return Registry(
+            self.pool,
+            publications=["shop"],
+            node=node,
+            interval=interval,
+            enum_orders={},
+            **more,
+        )
 
     def claims(self, sub: str = "ann", **more: Any) -> dict[str, Any]:
         return {"role": self.reader, "sub": sub, **more}
@@ -233,7 +240,9 @@ async def test_a_role_that_the_server_may_not_be_is_refused_and_the_grant_logged
         dsn = make_conninfo(desk.database.dsn, user=server)
         pool = Connections(at(dsn), name="test", size=4)
         async with pool:
-            registry = Registry(pool, publications=["shop"], node="that", interval=3600)
+            registry = Registry(
+                pool, publications=["shop"], node="that", interval=3600, enum_orders={}
+            )
             with pytest.raises(RefusedError, match="may not act as role"):
                 await registry.register([(NOTES,)], desk.claims())
             grant = f'GRANT "{desk.reader}" TO {server} WITH INHERIT FALSE, SET TRUE'
@@ -434,7 +443,7 @@ async def test_a_fault_while_comparing_is_logged_and_not_the_end(
             raise faults.pop()
         return {}
 
-    monkeypatch.setattr(subscriptions, "enum_orders", fail_once)
+    monkeypatch.setattr(subscriptions, "read_enum_orders", fail_once)
     async with running(desk.registry):
         desk.registry.remove(gone)
         await eventually(lambda: desk.rows("subscription_id") == [(kept.id,)])

@@ -1,9 +1,10 @@
-"""FanOut without a database: what is decided is handed out, and a fault costs one change."""
+"""From the match to the delivery without a database: a fault costs one change."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import psycopg
@@ -14,11 +15,13 @@ from realtime_core.lsn import LSN
 from realtime_server.groups import Subscription
 from realtime_server.hub import Hub
 from realtime_server.phoenix.serializers import SERIALIZERS
-from realtime_server.rls import fan_out
-from realtime_server.rls.candidates import Candidate, Shown
+from realtime_server.rls import broadcaster
+from realtime_server.rls.broadcaster import Broadcaster
+from realtime_server.rls.candidates import Candidate, Decided
 from realtime_server.rls.counters import Counters
-from realtime_server.rls.fan_out import FanOut
+from realtime_server.rls.delivery import Delivery
 from realtime_server.rls.losses import Loss, LossReason
+from realtime_server.rls.matcher import Matcher
 from realtime_server.rls.reader import Batch, Read
 from realtime_server.rls.viewers import Viewer
 from realtime_server.topics import Topic
@@ -53,12 +56,12 @@ class Oracle:
         self.counters = Counters()
         self.asked: list[Candidate] = []
 
-    async def decide(self, candidates: Sequence[Candidate]) -> list[Shown]:
+    async def check(self, candidates: Sequence[Candidate]) -> Decided:
         if self.failures:
             self.failures -= 1
             raise psycopg.OperationalError("the server is away")
         self.asked += candidates
-        return self.shown
+        return list(zip(candidates, self.shown, strict=True))
 
 
 def sit(hub: Hub, viewer: Viewer, *topics: str) -> RecordingOutbox:
@@ -73,8 +76,27 @@ def batch(*ids: int) -> Batch:
     return Batch(tuple(Read(insert(TODOS, str(one), "x"), 10) for one in ids))
 
 
-async def publish(hub: Hub, oracle: Oracle, reads: Batch) -> None:
-    await FanOut(hub, oracle, make_metrics()).publish(reads)  # type: ignore[arg-type]
+class Batches:
+    """A reader of some batches, and which of them were acknowledged."""
+
+    def __init__(self, *batches: Batch) -> None:
+        self._batches = batches
+        self.acknowledged: list[Batch] = []
+
+    async def batches(self) -> AsyncGenerator[Batch, None]:
+        for one in self._batches:
+            yield one
+
+    def acknowledge(self, batch: Batch) -> None:
+        self.acknowledged.append(batch)
+
+
+async def publish(hub: Hub, oracle: Oracle, one: Batch) -> None:
+    delivery = Delivery(hub, oracle.counters)
+    batches = Batches(one)
+    way = Broadcaster(Matcher(hub), oracle.check, delivery, make_metrics())
+    await way.run(batches)  # type: ignore[arg-type]
+    assert batches.acknowledged == [one]
 
 
 def payloads(outbox: RecordingOutbox) -> list[Any]:
@@ -137,7 +159,7 @@ async def test_a_change_that_cannot_be_shown_is_left_out(caplog: pytest.LogCaptu
 
 
 async def test_a_database_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fan_out, "_RETRY", 0.0)
+    monkeypatch.setattr(broadcaster, "_RETRY", 0.0)
     hub = Hub()
     ann = sit(hub, ANN)
     await publish(hub, Oracle({ANN: Text("one")}, failures=3), batch(1))
@@ -161,7 +183,7 @@ def seen(outbox: RecordingOutbox) -> list[Any]:
 
 async def test_what_comes_late_goes_to_those_who_are_that_viewer_still() -> None:
     hub, oracle = Hub(), Oracle()
-    fan_out = FanOut(hub, oracle, make_metrics())  # type: ignore[arg-type]
+    delivery = Delivery(hub, oracle.counters)
     stays, moves, leaves = RecordingOutbox(), RecordingOutbox(), RecordingOutbox()
     subscriptions = [
         Subscription(Topic.parse("realtime:*"), SERIALIZERS["1.0.0"], outbox, None, ANN)
@@ -169,10 +191,10 @@ async def test_what_comes_late_goes_to_those_who_are_that_viewer_still() -> None
     ]
     for subscription in subscriptions:
         hub.subscribe(subscription)
-    one, two = fan_out.candidates(batch(1, 2).reads)
+    one, two = Matcher(hub).candidates(batch(1, 2).reads)
     hub.move(subscriptions[1], BOB)
     hub.unsubscribe(subscriptions[2])
-    fan_out.hand_out(ANN, [(one, {ANN: Text("one")}), (two, {ANN: Text("two")})])
+    delivery.hand_out_late(ANN, [(one, {ANN: Text("one")}), (two, {ANN: Text("two")})])
     assert seen(stays) == ["one", "two"]
     assert seen(moves) == ["Gap: token_replaced"]
     assert seen(leaves) == []
@@ -190,10 +212,10 @@ async def test_whose_token_is_replaced_while_a_batch_is_decided_gets_none_of_it(
         hub.subscribe(subscription)
 
     class Meanwhile(Oracle):
-        async def decide(self, candidates: Sequence[Candidate]) -> list[Shown]:
+        async def check(self, candidates: Sequence[Candidate]) -> Decided:
             hub.move(subscriptions[1], BOB)
             hub.unsubscribe(subscriptions[2])
-            return await super().decide(candidates)
+            return await super().check(candidates)
 
     oracle = Meanwhile({ANN: Text("one")}, {ANN: Text("two")}, {})
     await publish(hub, oracle, batch(1, 2, 3))
@@ -207,11 +229,11 @@ async def test_a_loss_is_told_to_those_who_would_have_got_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     hub, oracle = Hub(), Oracle()
-    fan_out = FanOut(hub, oracle, make_metrics())  # type: ignore[arg-type]
+    delivery = Delivery(hub, oracle.counters)
     ann = sit(hub, ANN, "realtime:*", "realtime:public:other")
     bob = sit(hub, BOB)
-    loss = Loss.of(ANN, LossReason.TOO_SLOW, fan_out.candidates(batch(1, 2).reads))
-    fan_out.tell(loss)
+    loss = Loss.of(ANN, LossReason.TOO_SLOW, Matcher(hub).candidates(batch(1, 2).reads))
+    delivery.tell(loss)
     assert seen(bob) == []
     [frame] = ann.frames
     assert (frame["topic"], frame["event"]) == ("realtime:*", "system")
@@ -231,15 +253,15 @@ def topics(outbox: RecordingOutbox) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("reason", LossReason)
 async def test_a_loss_does_not_tell_whether_a_row_passes_a_filter(reason: LossReason) -> None:
     hub, oracle = Hub(), Oracle()
-    fan_out = FanOut(hub, oracle, make_metrics())  # type: ignore[arg-type]
+    delivery = Delivery(hub, oracle.counters)
     ann = sit(hub, ANN, *FILTERS)
-    fan_out.tell(Loss.of(ANN, reason, fan_out.candidates(batch(1).reads)))
+    delivery.tell(Loss.of(ANN, reason, Matcher(hub).candidates(batch(1).reads)))
     assert topics(ann) == [(topic, "system") for topic in FILTERS]
 
 
 async def test_nor_does_that_of_a_channel_that_moves_while_it_is_looked_at_apart() -> None:
     hub, oracle = Hub(), Oracle()
-    fan_out = FanOut(hub, oracle, make_metrics())  # type: ignore[arg-type]
+    delivery = Delivery(hub, oracle.counters)
     outbox = RecordingOutbox()
     moving = [
         Subscription(Topic.parse(topic), SERIALIZERS["1.0.0"], outbox, None, ANN)
@@ -248,10 +270,10 @@ async def test_nor_does_that_of_a_channel_that_moves_while_it_is_looked_at_apart
     for subscription in moving:
         hub.subscribe(subscription)
     stays = sit(hub, ANN, *FILTERS)
-    [one] = fan_out.candidates(batch(1).reads)
+    [one] = Matcher(hub).candidates(batch(1).reads)
     for subscription in moving:
         hub.move(subscription, BOB)
-    fan_out.hand_out(ANN, [(one, {})])
+    delivery.hand_out_late(ANN, [(one, {})])
     assert topics(outbox) == [(topic, "system") for topic in FILTERS]
     assert topics(stays) == []
 
@@ -266,9 +288,9 @@ async def test_a_filter_by_a_hidden_column_is_not_told_by_the_gap_of_a_new_token
             return False
 
     class Meanwhile(Oracle):
-        async def decide(self, candidates: Sequence[Candidate]) -> list[Shown]:
+        async def check(self, candidates: Sequence[Candidate]) -> Decided:
             hub.move(moving, BOB)
-            return await super().decide(candidates)
+            return await super().check(candidates)
 
     await publish(hub, Meanwhile({ANN: Hiding("one")}), batch(1))
     assert topics(outbox) == []
@@ -276,7 +298,31 @@ async def test_a_filter_by_a_hidden_column_is_not_told_by_the_gap_of_a_new_token
 
 async def test_a_loss_that_nobody_is_there_to_hear_of_is_none() -> None:
     hub, oracle = Hub(), Oracle()
-    fan_out = FanOut(hub, oracle, make_metrics())  # type: ignore[arg-type]
+    delivery = Delivery(hub, oracle.counters)
     sit(hub, BOB)
-    fan_out.tell(Loss.of(ANN, LossReason.TOO_SLOW, fan_out.candidates(batch(1).reads)))
+    delivery.tell(Loss.of(ANN, LossReason.TOO_SLOW, Matcher(hub).candidates(batch(1).reads)))
     assert oracle.counters.given_up == 0
+
+
+@pytest.mark.parametrize("is_handed_out", [False, True])
+async def test_what_a_cancellation_finds_handed_out_is_acknowledged(is_handed_out: bool) -> None:
+    """Nothing else is: it comes again to the next server."""
+    hub = Hub(clock=itertools.count().__next__)
+    outboxes = [sit(hub, ANN) for _ in range(3)]
+    batches = Batches(batch(1))
+
+    class Stopping(Oracle):
+        async def check(self, candidates: Sequence[Candidate]) -> Decided:
+            running.cancel()
+            if not is_handed_out:
+                await asyncio.sleep(0)
+            return await super().check(candidates)
+
+    oracle = Stopping({ANN: Text("one")})
+    delivery = Delivery(hub, oracle.counters)
+    way = Broadcaster(Matcher(hub), oracle.check, delivery, make_metrics())
+    running = asyncio.create_task(way.run(batches))  # type: ignore[arg-type]
+    await asyncio.wait({running})
+    assert running.cancelled()
+    assert [payloads(one) for one in outboxes] == [["one"] if is_handed_out else []] * 3
+    assert len(batches.acknowledged) == is_handed_out

@@ -1,0 +1,138 @@
+"""Checker: what each viewer is shown of a batch of changes.
+
+A batch is decided as a whole: its tables are looked up once, and each viewer is asked for
+once a table, whatever the number of changes and subscriptions. Nothing is looked at before
+the changes' transactions are over for everybody.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+import attrs
+
+from realtime_core import Relation
+
+from ..catalog.tables import Table, TableName, look_at_tables
+from .candidates import Candidate, Shown
+from .casts import Casts
+from .counters import Counters
+from .pages import Lookup, Page
+from .settling import until_settled
+from .viewers import Viewer
+from .visibility import Visibility
+
+__all__ = ["Checker", "Verdict"]
+
+logger = logging.getLogger("realtime.rls")
+
+
+@attrs.frozen
+class Verdict:
+    """What was decided."""
+
+    shown: list[Shown]
+    """Of each candidate, in order."""
+    timeouts: Counter[Viewer]
+    """How many checks of each viewer have taken too long."""
+
+
+class Checker:
+    """Decides.
+
+    Args:
+        visibility: asks the database.
+        counters: of what it was asked, and what went wrong.
+        publications: what they do not publish is shown to nobody; none: the stream has no more.
+        max_record_bytes: of a change's values as text, beyond which only short ones are shown.
+        strict: show only rows that still are as the change says.
+    """
+
+    def __init__(
+        self,
+        visibility: Visibility,
+        counters: Counters,
+        *,
+        publications: Collection[str] = (),
+        max_record_bytes: int,
+        strict: bool = False,
+    ) -> None:
+        self._visibility = visibility
+        self._counters = counters
+        self._casts = Casts(visibility.connections, visibility.timeout)
+        self._publications = publications
+        self._max_record_bytes = max_record_bytes
+        self._strict = strict
+        # Tables that nobody is shown, because nothing says who may be.
+        self._at_odds: set[TableName] = set()
+
+    async def check(self, candidates: Sequence[Candidate], lookup: Lookup | None = None) -> Verdict:
+        """Decide.
+
+        Args:
+            candidates: changes, and who gets them if they may.
+            lookup: looks rows up; None: for all viewers at once, in one call.
+
+        Raises:
+            psycopg.Error: if the database cannot be asked; nothing is decided.
+        """
+        shown: list[Shown] = [{} for _ in candidates]
+        by_relation: dict[Relation, list[int]] = {}
+        for place, candidate in enumerate(candidates):
+            if candidate.viewers or candidate.others:
+                by_relation.setdefault(candidate.change.relation, []).append(place)
+        timeouts: Counter[Viewer] = Counter()
+        if not by_relation:
+            return Verdict(shown, timeouts)
+        audiences = {one for each in candidates for one in (each.viewers, each.others)}
+        roles = {viewer.role for audience in audiences for viewer in audience}
+        xids = {each.change.transaction.xid for each in candidates}
+        tables = await self._look_at_tables(by_relation, roles, xids)
+        pages = []
+        for relation, places in by_relation.items():
+            table = tables.get((relation.schema, relation.table))
+            if table is None or (self._publications and table.published is None):
+                continue
+            # Another table of the same name has other readers.
+            if relation.oid in (0, table.oid):
+                self._mention_if_at_odds(table)
+                page = Page(table, relation, candidates, places, self._strict)
+                await page.ask(lookup or self._visibility.check, self._counters)
+                timeouts += page.timeouts
+                pages.append(page)
+        answers = await self._casts.json_of(
+            {one for page in pages for one in page.unknown_values()}
+        )
+        for page in pages:
+            page.show(shown, answers, self._max_record_bytes)
+        return Verdict(shown, timeouts)
+
+    async def _look_at_tables(
+        self, relations: Collection[Relation], roles: Collection[str], xids: Collection[int]
+    ) -> dict[TableName, Table]:
+        """Return tables as they are when transactions are over for everybody."""
+        names = {(relation.schema, relation.table) for relation in relations}
+        async with self._visibility.connections.one() as connection:
+            while True:
+                snapshot, tables = await look_at_tables(
+                    connection, names, roles, self._publications
+                )
+                left = [xid for xid in xids if not snapshot.is_over(xid)]
+                if not left:
+                    return tables
+                await until_settled(connection, left)
+
+    def _mention_if_at_odds(self, table: Table) -> None:
+        name = (table.schema, table.name)
+        if not table.is_at_odds:
+            self._at_odds.discard(name)
+        elif name not in self._at_odds:
+            self._at_odds.add(name)
+            logger.warning(
+                "rows of %s.%s are shown to nobody for whom row level security counts: it is not "
+                "enabled there, but on other tables of the same partitioned one; enable it on all "
+                "whose names changes have, as publish_via_partition_root says",
+                *name,
+            )

@@ -1,0 +1,159 @@
+"""Delivery: what each viewer is shown of changes, written to its channels' sockets.
+
+Channels may leave, or become another viewer's, between the match and the delivery: these get
+nothing of it, and those that stay are told of a gap.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Final
+
+from realtime_core import Gap, RowChange
+
+from ..dispatch import Members
+from ..groups import AnyDelivery, BoundDelivery, Subscription
+from ..hub import Hub
+from .candidates import Candidate, Decided, Matched, Shown
+from .counters import Counters
+from .losses import Loss, LossReason
+from .matcher import by_viewer
+from .payloads import ErrorView, View
+from .viewers import Viewer
+
+__all__ = ["Delivery"]
+
+logger = logging.getLogger("realtime.rls")
+
+_CAUSES: Final = {
+    LossReason.TOO_SLOW: "too many waited for its row level security; make its policies faster",
+    LossReason.TOKEN_REPLACED: "their token was replaced while they waited for its row level "
+    "security; if that happens often, make its policies faster",
+    LossReason.FAILED: "they cannot be looked at",
+}
+
+
+class Delivery:
+    """Hands out what was decided.
+
+    Args:
+        hub: who listens.
+        counters: of what went wrong.
+    """
+
+    def __init__(self, hub: Hub, counters: Counters) -> None:
+        self._hub = hub
+        self._counters = counters
+
+    def handing_out(self, decided: Decided) -> Iterator[float]:
+        """Hand changes out in order; stop whenever others should have a turn.
+
+        Each step says for how many seconds. It must be brought to its end before the next begins.
+        """
+        yield from self._hub.writing(self._messages(decided))
+        self._tell_moved(decided)
+
+    def telling(self, gap: Gap) -> Iterator[float]:
+        """Tell everybody of a gap, in the same way."""
+        yield from self._hub.publishing([gap])
+
+    def hand_out_late(self, viewer: Viewer, decided: Decided) -> None:
+        """Write what was decided late to the viewer's sockets, one write for each.
+
+        Channels that have become another's meanwhile are told of a gap instead.
+        """
+        self._hub.write(self._messages(decided))
+        # Whatever was answered: of what took too long, nothing is known.
+        theirs = [candidate for candidate, _ in decided]
+        self.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs, is_of_moved=True))
+
+    def tell(self, loss: Loss) -> None:
+        """Tell channels of what they do not get, as of a gap."""
+        if not loss.channels:
+            return
+        self._counters.given_up += loss.count
+        logger.warning(
+            "%d changes for role %s are given up, and its channels are told of a gap: %s",
+            loss.count,
+            loss.viewer.role,
+            _CAUSES[loss.reason],
+        )
+        self._hub.write(
+            (members, group.gap_message(loss)) for group, members in loss.channels.items()
+        )
+
+    def _tell_moved(self, decided: Decided) -> None:
+        """Tell channels of a gap that became another's before they got what was decided."""
+        moved: dict[Viewer, list[Candidate]] = {}
+        for candidate, shown in decided:
+            for viewer, view in shown.items():
+                channels = candidate.listening.get(viewer, {})
+                if all(members.is_current for members in channels.values()):
+                    continue
+                if view.is_for_all or any(
+                    _permitted(delivery, members, candidate.change, view)
+                    for delivery, members in candidate.matched.get(viewer, ())
+                ):
+                    moved.setdefault(viewer, []).append(candidate)
+        for viewer, theirs in moved.items():
+            self.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs, is_of_moved=True))
+
+    def _messages(self, decided: Decided) -> Iterator[tuple[Members, bytes]]:
+        for candidate, shown in decided:
+            yield from self._of_one(candidate, shown)
+
+    def _of_one(self, candidate: Candidate, shown: Shown) -> Iterator[tuple[Members, bytes]]:
+        matched = candidate.matched
+        everybody: Matched | None = None
+        for viewer, view in shown.items():
+            theirs = matched.get(viewer, [])
+            if view.is_for_all:
+                # Their filters do not count.
+                if everybody is None:
+                    everybody = by_viewer(self._hub.deliveries(candidate.change, filtered=False))
+                theirs = everybody.get(viewer, [])
+            for matching, members in theirs:
+                delivery = matching
+                if not view.is_for_all:
+                    permitted = _permitted(matching, members, candidate.change, view)
+                    if permitted is None:
+                        continue
+                    delivery = permitted
+                try:
+                    data = view.payload(delivery.select, has_time=delivery.is_bound)
+                except Exception:
+                    # One change that cannot be shown must not keep back all that follow.
+                    self._counters.errors += 1
+                    logger.exception("a change of %s cannot be shown", candidate.change.relation)
+                    continue
+                yield members, delivery.message(data)
+
+
+def _permitted(
+    delivery: AnyDelivery, members: Members, change: RowChange, view: View | ErrorView
+) -> AnyDelivery | None:
+    """Return the delivery without filters on columns that may not be looked at any more."""
+    member = next(iter(members.values()), None)
+    if member is None:
+        return None
+    # They have the same topic and bindings.
+    assert isinstance(member, Subscription)
+    if isinstance(delivery, BoundDelivery):
+        refused = {
+            binding.id
+            for binding in member.bindings or ()
+            if binding.filter is not None and not view.lets_filter_by(binding.columns)
+        }
+        if not refused:
+            return delivery
+        ids = [one for one in delivery.ids if one not in refused]
+        return delivery._replace(ids=ids) if ids else None
+    topic = member.topic
+    if view.lets_filter_by(topic.columns):
+        return delivery
+    # It may mean several tables.
+    table = (change.relation.schema, change.relation.table)
+    filters = [item.filter for item in topic.filters if (item.schema, item.table) == table]
+    is_permitted = all(view.lets_filter_by(each.columns) for each in filters)
+    return delivery if is_permitted else None

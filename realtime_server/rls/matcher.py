@@ -1,0 +1,77 @@
+"""Matcher: who gets a change if they may see it.
+
+It knows topics, bindings and filters, and nothing of rows that anybody may see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+from realtime_core import RowChange
+
+from ..dispatch import give_way
+from ..groups import AnyDelivery, Listening
+from ..hub import Hub
+from .candidates import Candidate, Matched
+from .reader import Read
+from .viewers import Viewer
+
+__all__ = ["Matcher", "by_viewer"]
+
+_Kind: TypeAlias = tuple[str, str, type[RowChange]]
+"""A change's schema, table and class."""
+
+
+class Matcher:
+    """Matches changes with subscriptions.
+
+    Args:
+        hub: who listens.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    async def match(self, reads: Sequence[Read]) -> list[Candidate]:
+        """Return a candidate for each change, in order. Others have their turn meanwhile."""
+        for relation in dict.fromkeys(read.change.relation for read in reads):
+            await give_way(self._hub.typing(relation))
+        return self.candidates(reads)
+
+    def candidates(self, reads: Sequence[Read]) -> list[Candidate]:
+        """Return the same at once."""
+        candidates = []
+        listeners: dict[_Kind, tuple[Listening, frozenset[Viewer]]] = {}
+        # Where nobody filters, all changes of a table go to the same.
+        known: dict[_Kind, tuple[Matched, frozenset[Viewer], frozenset[Viewer]]] = {}
+        for read in reads:
+            change = read.change
+            schema, table = change.relation.schema, change.relation.table
+            kind = (schema, table, type(change))
+            if kind not in listeners:
+                listening = self._hub.listening(change)
+                everybody = frozenset(one for one in listening if isinstance(one, Viewer))
+                listeners[kind] = listening, everybody
+            listening, everybody = listeners[kind]
+            found = known.get(kind)
+            if found is None:
+                matched = by_viewer(self._hub.deliveries(change))
+                self._hub.write(self._hub.misfit_messages())
+                viewers = frozenset(matched)
+                found = matched, viewers, everybody - viewers
+                if not self._hub.has_filters(schema, table):
+                    known[kind] = found
+            matched, viewers, others = found
+            candidates.append(Candidate(change, read.size, viewers, others, matched, listening))
+        return candidates
+
+
+def by_viewer(deliveries: Iterable[AnyDelivery]) -> Matched:
+    """Return the deliveries by whom they are for, with their channels as they are now."""
+    matched: Matched = {}
+    for delivery in deliveries:
+        viewer = delivery.group.viewer
+        assert isinstance(viewer, Viewer)  # the registrar gave each subscription one
+        matched.setdefault(viewer, []).append((delivery, delivery.group.members))
+    return matched

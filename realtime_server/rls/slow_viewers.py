@@ -1,0 +1,141 @@
+"""SlowViewers: those whose policies have run too long, and who are asked for apart since.
+
+The others never wait for them again. What they may see is delivered when that is known, in
+order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import attrs
+
+from ..catalog.tables import LiveColumn, Table
+from .candidates import Candidate, Decided
+from .checker import Checker
+from .counters import Counters
+from .delivery import Delivery
+from .lanes import Lane
+from .losses import Loss, LossReason
+from .viewers import Viewer
+from .visibility import Answer, Question, Row, Visibility
+
+__all__ = ["SlowViewers"]
+
+logger = logging.getLogger("realtime.rls")
+
+
+class SlowViewers:
+    """Has a lane for each of them. Use it as a context manager, so that nobody is asked any more
+    at the end.
+
+    Args:
+        checker: decides what they are shown.
+        apart: asks the database for them, on connections of their own.
+        delivery: hands out what they are shown, and tells what they do not get.
+        counters: of what went wrong.
+    """
+
+    def __init__(
+        self, checker: Checker, apart: Visibility, delivery: Delivery, counters: Counters
+    ) -> None:
+        self._checker = checker
+        self._apart = apart
+        self._delivery = delivery
+        self._counters = counters
+        # How many channels each viewer has, slow or not.
+        self._channels: Counter[Viewer] = Counter()
+        self._lanes: dict[Viewer, Lane] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for lane in self._lanes.values():
+            self._ending.add(lane.cancel())
+        self._lanes.clear()
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def add_channel(self, viewer: Viewer) -> None:
+        """Note that a channel looks at rows as this viewer."""
+        self._channels[viewer] += 1
+
+    def remove_channel(self, viewer: Viewer) -> None:
+        """Note that it does no more. For a viewer that nobody is any more nothing is asked."""
+        self._channels[viewer] -= 1
+        if self._channels[viewer]:
+            return
+        del self._channels[viewer]
+        lane = self._lanes.pop(viewer, None)
+        if lane is not None:
+            task = lane.abandon()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    async def check(self, candidates: Sequence[Candidate]) -> Decided:
+        """Return what is shown of each candidate to those who are not slow.
+
+        Raises:
+            psycopg.Error: if the database cannot be asked; nothing is decided.
+        """
+        apart = frozenset(self._lanes)
+        on_time = candidates
+        if apart:
+            on_time = [
+                attrs.evolve(one, viewers=one.viewers - apart, others=one.others - apart)
+                for one in candidates
+            ]
+        verdict = await self._checker.check(on_time)
+        for viewer in verdict.timeouts:
+            for one in verdict.shown:
+                one.pop(viewer, None)
+            # The last channel may have left meanwhile.
+            if viewer in self._channels:
+                logger.warning(
+                    "row level security takes too long for role %s: its changes are checked apart, "
+                    "and may come later than others'",
+                    viewer.role,
+                )
+                self._lanes[viewer] = Lane(partial(self._work, viewer), self._delivery.tell, viewer)
+        for viewer in apart | verdict.timeouts.keys():
+            theirs = [
+                one.only_for(viewer)
+                for one in candidates
+                if viewer in one.viewers or viewer in one.others
+            ]
+            if not theirs:
+                continue
+            if viewer in self._lanes:
+                self._lanes[viewer].put(theirs)
+            else:
+                self._delivery.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs))
+        return list(zip(candidates, verdict.shown, strict=True))
+
+    async def _work(self, viewer: Viewer, candidates: Sequence[Candidate]) -> None:
+        verdict = await self._checker.check(candidates, self._look_up)
+        self._counters.timeouts += verdict.timeouts.total()
+        self._delivery.hand_out_late(viewer, list(zip(candidates, verdict.shown, strict=True)))
+
+    async def _look_up(
+        self,
+        table: Table,
+        rows: Sequence[Row],
+        questions: Sequence[Question],
+        *,
+        compared: Sequence[LiveColumn] = (),
+    ) -> list[Answer]:
+        check = self._apart.check_apart
+        return [await check(table, rows, each, compared=compared) for each in questions]
