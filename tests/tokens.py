@@ -12,8 +12,8 @@ from joserfc.jws import JWSRegistry, serialize_compact
 
 __all__ = ["SECRET", "claims_of", "forge", "make_token", "segment", "sign"]
 
-SECRET: Final = "SOMETHING_SUPER_SECRET"
-"""The original README's."""
+SECRET: Final = "SOMETHING_SUPER_SECRET_AND_LONG_ENOUGH"
+"""Of all tokens; 32 bytes are the least."""
 
 _SIGNING: Final = JWSRegistry(
     algorithms=[name for name in JWSRegistry.algorithms if name != "none"],

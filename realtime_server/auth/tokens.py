@@ -96,6 +96,12 @@ def _load_claims(payload: bytes) -> dict[str, Any]:
         raise TokenError("the token's claims are not JSON") from None
     if not isinstance(claims, dict):
         raise TokenError("the token's claims are not a JSON object")
+    if b"\\u" in payload:
+        try:
+            # Half of a surrogate pair is no character: PostgreSQL and logs could not take it.
+            json.dumps(claims, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise TokenError("the token's claims have half of a surrogate pair") from None
     return claims
 
 

@@ -11,6 +11,7 @@ from ._kinds import (
     LogFormat,
     LogLevel,
     ReplicationMode,
+    ShortSecret,
     read_jwks,
 )
 from .file import EVENTS, ConfigurationFile, RelationRule, Webhook
@@ -25,6 +26,7 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "ReplicationMode",
+    "ShortSecret",
     "read_jwks",
     # .file
     "EVENTS",

@@ -54,6 +54,8 @@ __all__ = [
     "ReplicationMode",
     "RootCertificate",
     "SendBuffer",
+    "ShortSecret",
+    "ShortSecrets",
     "SlotName",
     "Text",
     "Tls",
@@ -134,6 +136,13 @@ class LogLevel(enum.Enum):
     INFO = "INFO"
     WARNING = "WARNING"
     ERROR = "ERROR"
+
+
+class ShortSecret(enum.Enum):
+    """What is done with a JWT_SECRET that can be guessed."""
+
+    REFUSE = "refuse"
+    ALLOW = "allow"
 
 
 class EventLoop(enum.Enum):
@@ -334,6 +343,7 @@ SendBuffer = Annotated[int, _whole_number(0, 1 << 30, unit="bytes")]
 RecordBytes = Annotated[int, _whole_number(1, unit="bytes")]
 Megabytes = Annotated[int, _whole_number(0, unit="MB (10⁶ bytes)")]
 Mode = Annotated[ReplicationMode, _choice(ReplicationMode)]
+ShortSecrets = Annotated[ShortSecret, _choice(ShortSecret)]
 IpFamily = Annotated[IpVersion, _choice(IpVersion, any_case=True)]
 Tls = Annotated[
     DatabaseTls,

@@ -17,7 +17,15 @@ from realtime_core.errors import ConfigError
 
 from . import _kinds as kinds
 from ._environment import near_misses, structure
-from ._kinds import DatabaseTls, EventLoop, IpVersion, LogFormat, LogLevel, ReplicationMode
+from ._kinds import (
+    DatabaseTls,
+    EventLoop,
+    IpVersion,
+    LogFormat,
+    LogLevel,
+    ReplicationMode,
+    ShortSecret,
+)
 from .file import ConfigurationFile
 
 __all__ = ["SECTIONS", "SETTING_NAMES", "ServerConfig"]
@@ -48,6 +56,8 @@ SECTIONS: Final[Mapping[str, str]] = {
 }
 """Titles of the documentation's tables, by the field that each begins with."""
 
+_MIN_SECRET_BYTES: Final = 32
+"""RFC 7518, section 3.2: a key as long as the hash output of HS256."""
 _MIB: Final = 1024 * 1024
 
 
@@ -143,7 +153,10 @@ class ServerConfig:
         True, "every connection and join needs a token", dev=False
     )
     jwt_secret: kinds.OptionalText = _variable(
-        None, "key of HS256, HS384 and HS512 tokens", secret=True
+        None, "key of HS256, HS384 and HS512 tokens, 32 bytes or longer", secret=True
+    )
+    jwt_secret_short: kinds.ShortSecrets = _variable(
+        ShortSecret.REFUSE, "what is done with a shorter one", dev=ShortSecret.ALLOW
     )
     jwt_jwks: kinds.Jwks = _variable(
         None, "more keys, also asymmetric ones; a file is read again on SIGHUP", secret=True
@@ -321,6 +334,18 @@ class ServerConfig:
                 ("secure_channels", "jwt_secret", "jwt_jwks"),
                 "JWT_SECRET is missing: SECURE_CHANNELS=true (the default) needs it or JWT_JWKS; "
                 "set SECURE_CHANNELS=false where every client may see every change",
+            )
+        if (
+            self.secure_channels
+            and self.jwt_secret is not None
+            and len(self.jwt_secret.encode(errors="surrogateescape")) < _MIN_SECRET_BYTES
+            and self.jwt_secret_short is ShortSecret.REFUSE
+        ):
+            yield (
+                ("secure_channels", "jwt_secret", "jwt_secret_short"),
+                f"JWT_SECRET is shorter than {_MIN_SECRET_BYTES} bytes: whoever has one token can "
+                "find it out and sign others; make one with python3 -c 'import secrets; "
+                "print(secrets.token_urlsafe(32))', or set JWT_SECRET_SHORT=allow to keep it",
             )
         if self.db_ssl_root_cert is not None and not self.db_ssl.is_checked:
             yield (

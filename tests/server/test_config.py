@@ -24,6 +24,7 @@ from realtime_server.config import (
     RelationRule,
     ReplicationMode,
     ServerConfig,
+    ShortSecret,
     Variable,
     print_config,
     variables,
@@ -156,7 +157,10 @@ TABLE = {
     ),
     "WEBSOCKET_COMPRESSION": flag(False),
     "SECURE_CHANNELS": Row(True, "false", False),
-    "JWT_SECRET": free_text(None),
+    "JWT_SECRET": Row(None, "it's ä \\ value".ljust(32, "."), "it's ä \\ value".ljust(32, ".")),
+    "JWT_SECRET_SHORT": Row(
+        ShortSecret.REFUSE, "allow", ShortSecret.ALLOW, ("true", "Allow"), "use refuse or allow"
+    ),
     "JWT_JWKS": Row(
         None,
         '{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}',
@@ -284,7 +288,7 @@ def test_bytes_that_are_not_utf_8_are_named(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["true", "TRUE", "yes", "1", "0", "no", "anything"])
 def test_whatever_is_not_false_protects(text: str) -> None:
-    environ = {"DB_SSL": text, "SECURE_CHANNELS": text, "JWT_SECRET": "secret"}
+    environ = {"DB_SSL": text, "SECURE_CHANNELS": text, "JWT_SECRET": "secret" * 6}
     config = ServerConfig.from_env(environ)
     assert (config.db_ssl, config.secure_channels) == (DatabaseTls.ON, True)
 
@@ -323,18 +327,24 @@ def test_a_key_without_a_kty_is_named_and_not_shown(key: object) -> None:
 # Unset variables as a whole.
 
 
-def test_dev_changes_five_defaults_and_listens_on_loopback() -> None:
+def test_dev_changes_six_defaults_and_listens_on_loopback() -> None:
     assert ServerConfig.from_env({}, dev=True) == ServerConfig(
         db_ssl=DatabaseTls.OFF,
         secure_channels=False,
         expose_metrics=True,
         inspector=True,
+        jwt_secret_short=ShortSecret.ALLOW,
         loopback=True,
     )
 
 
 def test_the_environment_wins_over_the_dev_defaults() -> None:
-    environ = {"DB_SSL": "true", "EXPOSE_METRICS": "false", "INSPECTOR": "false"}
+    environ = {
+        "DB_SSL": "true",
+        "EXPOSE_METRICS": "false",
+        "INSPECTOR": "false",
+        "JWT_SECRET_SHORT": "refuse",
+    }
     config = ServerConfig.from_env(environ, dev=True)
     assert config == ServerConfig(secure_channels=False, loopback=True)
 
@@ -456,6 +466,34 @@ def test_secure_channels_need_a_key(environ: dict[str, str]) -> None:
 @pytest.mark.parametrize("name", ["JWT_SECRET", "JWT_JWKS"])
 def test_either_key_will_do(name: str) -> None:
     assert ServerConfig.from_env({name: TABLE[name].text}).secure_channels
+
+
+@pytest.mark.parametrize("secret", ["x", "x" * 31, "é" * 15])
+def test_a_secret_that_can_be_guessed_is_refused(secret: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        ServerConfig.from_env({"JWT_SECRET": secret})
+    [problem] = caught.value.problems
+    assert problem == (
+        "JWT_SECRET is shorter than 32 bytes: whoever has one token can find it out and sign "
+        "others; make one with python3 -c 'import secrets; print(secrets.token_urlsafe(32))', or "
+        "set JWT_SECRET_SHORT=allow to keep it"
+    )
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"JWT_SECRET": "é" * 16},
+        {"JWT_SECRET": "x", "JWT_SECRET_SHORT": "allow"},
+        {"JWT_SECRET": "x", "SECURE_CHANNELS": "false"},
+    ],
+)
+def test_a_secret_is_long_enough_or_does_not_matter(environ: dict[str, str]) -> None:
+    assert ServerConfig.from_env(environ).jwt_secret == environ["JWT_SECRET"]
+
+
+def test_any_secret_will_do_for_development() -> None:
+    assert ServerConfig.from_env({"SECURE_CHANNELS": "true", "JWT_SECRET": "x"}, dev=True)
 
 
 @pytest.mark.parametrize("text", ["", "true", "false"])

@@ -75,6 +75,16 @@ def test_an_iat_a_little_ahead_does_not_matter() -> None:
     assert VERIFIER.verify(token({"iat": LATER, "sub": 5, "iss": [], "jti": None}), NOW)
 
 
+@pytest.mark.parametrize("claims", [{"sub": "\ud800"}, {"a": ["\udc00x"]}, {"\ud800": 1}])
+def test_half_of_a_surrogate_pair_is_refused(claims: Any) -> None:
+    with pytest.raises(TokenError, match="claims have half of a surrogate pair"):
+        VERIFIER.verify(token({"exp": LATER, **claims}), NOW)
+
+
+def test_a_whole_surrogate_pair_is_a_character() -> None:
+    assert VERIFIER.verify(token({"exp": LATER, "sub": "\U0001f600"}), NOW)["sub"] == "\U0001f600"
+
+
 @pytest.mark.parametrize(
     "written",
     [quote(GOOD, safe=""), GOOD.replace(".", "%2E"), f"  {GOOD}\n", GOOD.replace(".", ". \n")],
