@@ -1,15 +1,17 @@
-"""The README's own client, with a token that is made as the page on tokens says."""
+"""The README, as somebody follows it who has just cloned the repository."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import realtime_core
 from tests.e2e.server_process import ServerProcess
 from tests.fix_postgres import Database
 from tests.tokens import SECRET
@@ -44,6 +46,29 @@ def make_token(folder: Path) -> str:
         check=True,
     )
     return made.stdout.strip()
+
+
+@pytest.mark.slow
+def test_it_is_installed_into_an_environment_of_its_own(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    kept = ("realtime_core", "realtime_server", "pyproject.toml", "README.md", "LICENSE")
+    clone.mkdir()
+    for name in kept:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, clone / name)
+    install = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)[1]
+    look = "import sys, psycopg, realtime_core; print(sys.prefix, realtime_core.__version__)"
+    done = subprocess.run(
+        ["sh", "-ec", f'{install}\ncd /\npython -c "{look}"\nrealtime-core --version'],
+        cwd=clone,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    version = realtime_core.__version__
+    last = done.stdout.splitlines()[-2:]
+    assert last == [f"{clone / '.venv'} {version}", f"realtime-core {version}"]
 
 
 def test_the_client_prints_the_changed_row(clients: Path, shop: Database, tmp_path: Path) -> None:
