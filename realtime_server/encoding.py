@@ -33,6 +33,7 @@ from realtime_core import (
     Update,
 )
 
+from .oversize import TOO_LARGE, shortened, size_of
 from .typed import Projection
 
 __all__ = [
@@ -73,9 +74,16 @@ def _commit_timestamp(time: datetime) -> bytes:
 
 
 class RelationPlan:
-    """What a relation determines of its changes' payloads and topics."""
+    """What a relation determines of its changes' payloads and topics.
+
+    Args:
+        relation: whose changes.
+        error: what is wrong with them.
+    """
 
     __slots__ = (
+        "_error",
+        "_of_short_changes",
         "_projections",
         "_timestamps",
         "heads",
@@ -84,12 +92,15 @@ class RelationPlan:
         "truncate_head",
     )
 
-    def __init__(self, relation: Relation) -> None:
+    def __init__(self, relation: Relation, *, error: str | None = None) -> None:
         self.relation = relation
+        self._error = error
+        self._of_short_changes: RelationPlan | None = None
         self.table_topic = f"realtime:{relation.schema}:{relation.table}"
         columns = [_describe(column) for column in relation.columns]
+        errors = None if error is None else [error]
         self.heads = {
-            kind: _head(relation, kind, {"errors": None, "columns": columns})
+            kind: _head(relation, kind, {"errors": errors, "columns": columns})
             for kind in ("INSERT", "UPDATE", "DELETE")
         }
         self.truncate_head = _head(relation, "TRUNCATE", {})
@@ -100,13 +111,21 @@ class RelationPlan:
         )
         self._projections: dict[frozenset[str] | None, Projection] = {}
 
+    @property
+    def of_short_changes(self) -> RelationPlan:
+        """The same for changes that are too large, and are told without their long values."""
+        if self._of_short_changes is None:
+            self._of_short_changes = RelationPlan(self.relation, error=TOO_LARGE)
+        return self._of_short_changes
+
     def projection(self, select: frozenset[str] | None) -> Projection:
         """Return how typed payloads show the relation; ``select`` names columns, None all."""
         projection = self._projections.get(select)
         if projection is None:
             if len(self._projections) >= _MOST_PROJECTIONS:
                 self._projections.clear()
-            projection = self._projections[select] = Projection(self.relation, select)
+            projection = Projection(self.relation, select, error=self._error)
+            self._projections[select] = projection
         return projection
 
     def identity(self, record: Record) -> Record:
@@ -155,13 +174,14 @@ Plans: TypeAlias = dict[tuple[str, str], RelationPlan]
 class RowPayload:
     """What a change tells about one table; each form is rendered when it is wanted, and once."""
 
-    __slots__ = ("_payload", "_rendered", "_typed", "change", "event", "plan")
+    __slots__ = ("_payload", "_rendered", "_short", "_typed", "change", "event", "plan")
 
     def __init__(self, event: str, plan: RelationPlan, change: Change) -> None:
         self.event = event
         """The type of the change, which is the original's event name too."""
         self.plan = plan
         self.change = change
+        self._short: RowPayload | None = None
         self._rendered: dict[str, Any] | None = None
         self._payload: bytes | None = None
         self._typed: dict[tuple[str, frozenset[str] | None], bytes] = {}
@@ -196,6 +216,31 @@ class RowPayload:
         if payload is None:
             payload = self._typed[event, select] = self._render_typed(event, select)
         return payload
+
+    @property
+    def is_shortened(self) -> bool:
+        """Whether :attr:`short` was asked for."""
+        return self._short is not None
+
+    @property
+    def short(self) -> RowPayload:
+        """The change without its long values, and with an error that says so.
+
+        A TRUNCATE has none, and stays as it is.
+        """
+        if isinstance(self.change, Truncate | LogicalMessage):
+            return self
+        if self._short is None:
+            plan, change = self.plan.of_short_changes, shortened(self.change)
+            self._short = RowPayload(self.event, plan, change)
+        return self._short
+
+    def size(self, select: frozenset[str] | None = None) -> int:
+        """Return how many bytes the values have as text that are shown with these columns."""
+        if isinstance(self.change, Truncate | LogicalMessage):
+            return 0
+        shown = None if select is None else self.plan.projection(select).shown
+        return size_of(self.change, shown)
 
     def _render(self) -> bytes:
         change, plan = self.change, self.plan

@@ -169,6 +169,10 @@ class Delivery(NamedTuple):
         """Return the payload that shows the whole change."""
         return self.payload.payload
 
+    def render_short(self) -> bytes:
+        """Return the payload that shows it without its long values."""
+        return self.payload.short.payload
+
 
 class BoundDelivery(NamedTuple):
     """The same for subscriptions with bindings."""
@@ -191,6 +195,9 @@ class BoundDelivery(NamedTuple):
 
     def render(self) -> bytes:
         return self.payload.typed(*self.form)
+
+    def render_short(self) -> bytes:
+        return self.payload.short.typed(*self.form)
 
 
 AnyDelivery: TypeAlias = Delivery | BoundDelivery

@@ -8,6 +8,7 @@ wake-up of the source brought is handed to each outbox in one write, by a
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Final, TypeAlias
@@ -48,6 +49,7 @@ from .groups import (
 from .phoenix.joins import Binding
 from .phoenix.messages import CHANNEL_PREFIX, subscription_failed
 from .phoenix.serializers import Serializer
+from .record_limit import RecordLimit
 from .topics import Topic
 
 __all__ = ["Hub", "HubStats", "Messages"]
@@ -72,6 +74,8 @@ class HubStats:
     """Subscriptions with a filter that was found not to fit its table after the join."""
     filter_errors: int = 0
     """How often a row could not be judged by a filter; it passed none."""
+    too_large: int = 0
+    """Changes that were told without their long values."""
 
 
 class Hub:
@@ -80,6 +84,7 @@ class Hub:
     Args:
         gate: which topics are open at all.
         enums: the declared orders of enum types, by schema and name, for filters.
+        max_record_bytes: of a change's values as text, beyond which the long ones are left out.
         clock: seconds, for giving way in time.
     """
 
@@ -88,9 +93,12 @@ class Hub:
         gate: TopicGate | None = None,
         *,
         enums: EnumOrders | None = None,
+        max_record_bytes: int = sys.maxsize,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._clock = clock
+        self.record_limit = RecordLimit(max_record_bytes)
+        """How large a change may be that is told whole."""
         self._gate = gate or TopicGate()
         self._enums: EnumOrders = {} if enums is None else enums
         self._groups: dict[str, dict[tuple[Serializer, Hashable], Group]] = {}
@@ -162,6 +170,7 @@ class Hub:
             subscriptions=sum(map(len, self._all_groups())),
             filter_misfits=self._misfits_told,
             filter_errors=self._filters.errors + self._bindings.errors,
+            too_large=self.record_limit.exceeded,
         )
 
     def _all_groups(self) -> Iterator[AnyGroup]:
@@ -313,8 +322,14 @@ class Hub:
             deliveries = self.deliveries(event)
             if self._misfits:
                 yield from self.misfit_messages()
+            limit = self.record_limit
             for delivery in deliveries:
-                yield delivery.group.members, delivery.message(delivery.render())
+                data = delivery.render()
+                if len(data) <= limit.always_fits:
+                    message = delivery.message(data)
+                else:
+                    message = limit.message(delivery, data)
+                yield delivery.group.members, message
 
     def _note_misfit(self, group: BoundGroup, binding: Binding, exc: FilterError) -> None:
         where = f"{binding.schema}.{binding.table}"

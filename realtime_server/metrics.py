@@ -160,6 +160,10 @@ class _Collector(Collector):
                 "How often a row could not be judged by a filter, and passed none.",
                 hub.filter_errors,
             ),
+            "too_large_changes": (
+                "Changes that were told without their long values.",
+                hub.too_large,
+            ),
             "rls_checks": ("Rows looked up in the name of a role and claims.", checks.checks),
             "rls_errors": (
                 "Changes that somebody did not get because a policy raised an error.",

@@ -65,6 +65,7 @@ class RealtimeServer:
         self._hub = Hub(
             TopicGate((rule.relation, rule.events) for rule in rules),
             enums=source.enum_orders,
+            max_record_bytes=config.max_record_bytes,
         )
         checks = Counters()
         self.metrics = Metrics(stats=source.stats, hub=self._hub.stats, checks=checks)

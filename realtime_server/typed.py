@@ -27,13 +27,21 @@ class Projection:
         relation: whose changes.
         select: names of columns to show, those of the primary key besides; None: all. Under
             REPLICA IDENTITY FULL the stream does not tell the primary key.
+        error: what is wrong with the changes.
     """
 
-    def __init__(self, relation: Relation, select: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        relation: Relation,
+        select: Collection[str] | None = None,
+        *,
+        error: str | None = None,
+    ) -> None:
         shown = set(relation.shape.names if select is None else select)
         if relation.replica_identity is not ReplicaIdentity.FULL:
             shown |= set(relation.key_shape.names)
-        self._shown = shown
+        self.shown: Collection[str] = shown
+        """Names of columns."""
         self._columns: dict[Shape, list[tuple[int, str, Renderer]]] = {}
         columns = [
             {"name": column.name, "type": column.type_name}
@@ -46,7 +54,7 @@ class Projection:
                     "schema": relation.schema,
                     "table": relation.table,
                     "type": kind,
-                    "errors": None,
+                    "errors": None if error is None else [error],
                     "columns": columns,
                 }
             )[:-1]
@@ -57,7 +65,11 @@ class Projection:
         self._behind_index = b""
 
     def payload(
-        self, kind: str, change: Change, record: Record | None, old_record: Record | None
+        self,
+        kind: str,
+        change: Change,
+        record: Record | None,
+        old_record: Record | None,
     ) -> bytes:
         """Return a change as JSON.
 
@@ -109,5 +121,5 @@ class Projection:
         return [
             (place, f"{orjson.dumps(column.name).decode()}:", renderer(column))
             for place, column in enumerate(shape.columns)
-            if column.name in self._shown
+            if column.name in self.shown
         ]

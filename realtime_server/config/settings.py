@@ -223,7 +223,9 @@ class ServerConfig:
     )
     max_changes: kinds.Number = _variable(100, "that one check is about, at most")
     max_record_bytes: kinds.RecordBytes = _variable(
-        _MIB, "of a change, beyond which its long values are left out"
+        _MIB,
+        "of a change's values, in STREAM mode, too, beyond which the [long ones are left "
+        "out](limits.md#large-changes); the default is what all stock clients take",
     )
     rls_strict: kinds.Flag = _variable(
         False, "deliver only rows that still are as the change says when they are checked"

@@ -106,6 +106,8 @@ class Delivery:
     def _of_one(self, candidate: Candidate, shown: Shown) -> Iterator[tuple[Members, bytes]]:
         matched = candidate.matched
         everybody: Matched | None = None
+        limit = self._hub.record_limit
+        is_too_large = candidate.size > limit.max_record_bytes
         for viewer, view in shown.items():
             theirs = matched.get(viewer, [])
             if view.is_for_all:
@@ -122,12 +124,18 @@ class Delivery:
                     delivery = permitted
                 try:
                     data = view.payload(delivery.select, has_time=delivery.is_bound)
+                    message = delivery.message(data)
+                    if len(message) > limit.max_message_bytes:
+                        is_too_large = True
+                        message = delivery.message(view.short_payload(delivery.select))
                 except Exception:
                     # One change that cannot be shown must not keep back all that follow.
                     self._counters.errors += 1
                     logger.exception("a change of %s cannot be shown", candidate.change.relation)
                     continue
-                yield members, delivery.message(data)
+                yield members, message
+        if is_too_large and shown:
+            limit.note(candidate.change.relation)
 
 
 def _permitted(

@@ -20,6 +20,7 @@ from realtime_core.oids import BUILTIN_TYPES
 
 from ..catalog.tables import CustomType, LiveColumn, Table
 from ..json_values import Renderer, renderer
+from ..oversize import SHORT, TOO_LARGE
 
 __all__ = ["Answers", "ErrorView", "Event", "View", "event_of", "unknown_values"]
 
@@ -28,11 +29,6 @@ Answers = Mapping[tuple[int, str], str]
 
 Event = str
 """``INSERT``, ``UPDATE`` or ``DELETE``."""
-
-_SHORT: Final = 64
-"""Bytes of a value's text that a change which is too large still shows."""
-
-TOO_LARGE: Final = "Error 413: Payload Too Large"
 
 
 def event_of(change: RowChange) -> Event:
@@ -87,7 +83,7 @@ class View:
         self._columns = columns
         self._answers = answers
         self._is_too_large = is_too_large
-        self._payloads: dict[frozenset[str] | None, bytes] = {}
+        self._payloads: dict[tuple[frozenset[str] | None, bool], bytes] = {}
 
     def payload(self, select: frozenset[str] | None = None, *, has_time: bool = True) -> bytes:
         """Return the change as JSON, rendered once.
@@ -96,23 +92,30 @@ class View:
             select: names of columns, shown with the primary key's; None for all.
             has_time: has no influence: it has.
         """
-        payload = self._payloads.get(select)
+        return self._rendered(select, is_short=self._is_too_large)
+
+    def short_payload(self, select: frozenset[str] | None = None) -> bytes:
+        """Return the change as JSON with its short values alone, rendered once."""
+        return self._rendered(select, is_short=True)
+
+    def _rendered(self, select: frozenset[str] | None, *, is_short: bool) -> bytes:
+        payload = self._payloads.get((select, is_short))
         if payload is None:
-            payload = self._payloads[select] = self._render(select)
+            payload = self._payloads[select, is_short] = self._render(select, is_short)
         return payload
 
     def lets_filter_by(self, columns: frozenset[str]) -> bool:
         """Say whether a filter may look at columns: else it would tell what is in them."""
         return not columns or columns.issubset(column.name for column in self._columns)
 
-    def _render(self, select: frozenset[str] | None) -> bytes:
+    def _render(self, select: frozenset[str] | None, is_short: bool) -> bytes:
         change, table, columns = self._change, self._table, self._columns
         if select is not None:
             wanted = select | set(table.key_names)
             columns = [column for column in columns if column.name in wanted]
         shown = {column.name for column in columns}
-        row = _Row(table.types, self._answers, shown, self._is_too_large)
-        errors = [TOO_LARGE] if self._is_too_large else None
+        row = _Row(table.types, self._answers, shown, is_short)
+        errors = [TOO_LARGE] if is_short else None
         parts = [_head(table, change, errors, columns, _time(change))]
         if isinstance(change, Insert | Update):
             parts.append(f',"record":{row.render(_fields(change.record))}')
@@ -169,6 +172,10 @@ class ErrorView:
         head = _head(self._table, change, [self._error], (), _time(change) if has_time else None)
         return f"{head}{_EMPTY[event_of(change)]}".encode()
 
+    def short_payload(self, select: frozenset[str] | None = None) -> bytes:
+        """Return the error as JSON, which has no values, with the commit's time."""
+        return self.payload(select, has_time=True)
+
 
 _EMPTY: Final = {
     "INSERT": ',"record":{}}',
@@ -219,7 +226,7 @@ class _Row:
                 continue
             if isinstance(field, str):
                 value = self._value(column, field)
-                if not self._only_short or _size(value) <= _SHORT:
+                if not self._only_short or _size(value) <= SHORT:
                     parts.append(f"{encode_basestring(column.name)}:{value}")
             elif not self._only_short:
                 parts.append(f"{encode_basestring(column.name)}:null")

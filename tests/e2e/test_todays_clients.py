@@ -254,6 +254,50 @@ def test_all_at_once_on_one_server_see_the_same(
         assert by_the_old == [(kind, new.get("id", 0)) for _, kind, _, new, _ in seen["js"]]
 
 
+def test_a_large_row_cuts_nobody_off(
+    start: Start, clients: Path, shop: Database, server: ServerProcess
+) -> None:
+    mib = 1024 * 1024
+    url = server.websocket_url
+    with contextlib.ExitStack() as stack:
+        programs = {name: stack.enter_context(start(name, url)) for name in CLIENTS}
+        old = stack.enter_context(NodeProgram(clients / "lifecycle.mjs", url))
+        old.tell(join="realtime:public:users")
+        old.wait_for(joined="realtime:public:users")
+        for program in programs.values():
+            program.tell(subscribe="room", bindings=[BINDINGS[0]])
+            program.wait_for(channel="room", status="SUBSCRIBED")
+        # Nearly what all of them take, then more than that, then something after it.
+        shop.execute(f"insert into users values (1, repeat('x', {mib - 2000}))")
+        shop.execute(f"insert into users values (2, repeat('x', {mib}))")
+        shop.execute("insert into users values (3, 'after it')")
+        for name, program in programs.items():
+            program.wait_until(lambda program=program: len(rows(program)) == 3)  # type: ignore[misc]
+            (no_error, first), (error, second), (_, third) = rows(program)
+            assert (no_error, error) == (None, ["Error 413: Payload Too Large"])
+            assert (first["id"], len(first["name"])) == (1, mib - 2000), name
+            # Only its key is shown.
+            assert {key: second[key] for key in second if second[key] is not None} == {"id": 2}
+            assert (third["id"], third["name"]) == (3, "after it")
+            assert program.count(status="SUBSCRIBED") == 1
+            assert program.count(status="CHANNEL_ERROR") == 0
+        old.wait_for(topic="realtime:public:users", id="3")
+        assert [line["id"] for line in old.said if "id" in line] == ["1", "2", "3"]
+        assert old.count(socket="closed") == 0
+
+
+def rows(program: Program) -> list[Any]:
+    """Return the new rows that a client's callbacks got, each with what is wrong with it."""
+    found = []
+    for line in [*program.said]:
+        change = line.get("change", {})
+        data = change.get("data", change)
+        row = data.get("new", data.get("record"))
+        if row is not None:
+            found.append((data["errors"], row))
+    return found
+
+
 def test_a_server_that_restarts_gets_its_clients_back(start: Start, shop: Database) -> None:
     binding = {"event": "INSERT", "schema": "public", "table": "users"}
     with contextlib.ExitStack() as stack:

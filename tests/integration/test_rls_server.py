@@ -317,6 +317,34 @@ async def test_a_large_change_is_error_413_with_its_short_values(stage: RlsStage
     assert [column["name"] for column in payload["columns"]] == ["id", "owner", "body"]
 
 
+async def test_a_changes_bytes_count_and_those_of_its_message(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text, body text")
+    before = stage.metric("realtime_too_large_changes_total")
+    async with stage.client() as client:
+        await client.sit(stage.topic("notes"))
+        payloads = await stage.payloads(
+            client,
+            # Characters of two bytes; then what takes two in JSON.
+            "insert into notes values (1, 'ann', repeat('ä', 500000))",
+            "insert into notes values (2, 'ann', repeat('ä', 530000))",
+            "insert into notes values (3, 'ann', repeat('\"', 600000))",
+            "insert into notes values (4, 'ann', '')",
+        )
+    assert [payload["errors"] for payload in payloads] == [
+        None,
+        ["Error 413: Payload Too Large"],
+        ["Error 413: Payload Too Large"],
+        None,
+    ]
+    assert len(payloads[0]["record"]["body"]) == 500000
+    assert [payload["record"] for payload in payloads[1:]] == [
+        {"id": 2, "owner": "ann"},
+        {"id": 3, "owner": "ann"},
+        {"id": 4, "owner": "ann", "body": ""},
+    ]
+    assert stage.metric("realtime_too_large_changes_total") == before + 2
+
+
 async def test_a_policy_that_raises_costs_its_own_viewer_that_change(stage: RlsStage) -> None:
     bad = "case when current_setting('request.jwt.claims')::jsonb ->> 'sub' = 'bad'"
     stage.make(

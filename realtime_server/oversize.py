@@ -1,0 +1,90 @@
+"""Oversize: what is told of a change that is too large for the clients who listen to it.
+
+The change itself is told, with an error, the key, and every value that is short, so that a client
+can read the row from the database. Without that, one large row would cut off everybody who
+listens to its table: stock clients close the connection when a message is larger than they
+take, and what comes until they are back is lost to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+import attrs
+
+from realtime_core import UNCHANGED, Delete, Insert, Record, ReplicaIdentity, RowChange, Update
+from realtime_core.records import Field
+
+__all__ = ["SHORT", "TOO_LARGE", "shortened", "size_of"]
+
+TOO_LARGE: Final = "Error 413: Payload Too Large"
+"""What ``errors`` of such a change says."""
+SHORT: Final = 64
+"""Bytes of a value's text that is shown all the same."""
+
+
+def size_of(change: RowChange, shown: Collection[str] | None = None) -> int:
+    """Return how many bytes the values of a change have as text, those of both rows.
+
+    Args:
+        change: of a row.
+        shown: names of the columns that count; None: all.
+    """
+    size = 0
+    for record in _rows(change):
+        for name, field in zip(record.shape.names, record.fields, strict=True):
+            if isinstance(field, str) and (shown is None or name in shown):
+                size += _bytes_of(field)
+    return size
+
+
+def shortened(change: RowChange) -> RowChange:
+    """Return a change without its long values, as if they were not known, and without NULLs.
+
+    That is what the original leaves of it. The key stays, however long it is.
+    """
+    relation = change.relation
+    # Under REPLICA IDENTITY FULL every column is a part of the key.
+    key = frozenset(
+        () if relation.replica_identity is ReplicaIdentity.FULL else relation.key_shape.names
+    )
+    match change:
+        case Insert():
+            return attrs.evolve(change, record=_shortened(change.record, key))
+        case Update():
+            old = change.old_record
+            return attrs.evolve(
+                change,
+                record=_shortened(change.record, key),
+                old_record=None if old is None else _shortened(old, key),
+            )
+        case Delete():
+            return attrs.evolve(change, old_record=_shortened(change.old_record, key))
+
+
+def _shortened(record: Record, key: frozenset[str]) -> Record:
+    fields = zip(record.shape.names, record.fields, strict=True)
+    return Record(
+        record.shape,
+        tuple(field if name in key or _is_short(field) else UNCHANGED for name, field in fields),
+    )
+
+
+def _is_short(field: Field) -> bool:
+    return isinstance(field, str) and _bytes_of(field) <= SHORT
+
+
+def _bytes_of(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _rows(change: RowChange) -> tuple[Record, ...]:
+    match change:
+        case Insert():
+            return (change.record,)
+        case Update():
+            old = change.old_record
+            return (change.record,) if old is None else (change.record, old)
+        case Delete():
+            return (change.old_record,)
