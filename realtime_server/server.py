@@ -21,10 +21,10 @@ from .auth import (
 )
 from .config import ReplicationMode, ServerConfig
 from .connection import Connection
-from .endpoints import Site
+from .endpoints import Endpoint, Site
 from .gate import TopicGate
 from .hub import Hub
-from .inspector import inspector_endpoints
+from .inspector import TableList, inspector_endpoints
 from .listener import Listener, bind
 from .metrics import CONTENT_TYPE, Metrics
 from .patience import wait_at_most
@@ -98,7 +98,7 @@ class RealtimeServer:
             why_not_ready=self._why_not_ready,
             metrics=self.metrics.render if config.expose_metrics else None,
             metrics_type=CONTENT_TYPE,
-            more=inspector_endpoints() if config.inspector else None,
+            more=self._inspector() if config.inspector else None,
         )
         self._listener = Listener(
             sock, self._serve, self._authorizer, site=site, config=config, metrics=self.metrics
@@ -160,6 +160,10 @@ class RealtimeServer:
         """Do not wait for clients any longer while closing; those that are left see 1006."""
         logger.info("cutting off the clients that are left")
         self._listener.cut_off()
+
+    def _inspector(self) -> dict[str, Endpoint]:
+        tables, origins = TableList.of(self.config), self.config.allowed_origins
+        return inspector_endpoints(self._authorizer, tables, allowed_origins=origins)
 
     def _why_not_ready(self) -> str | None:
         stats, most = self._source.stats(), self.config.ready_max_lag_mb

@@ -7,5 +7,11 @@ to the same WebSocket, with a token where one is asked for.
 from __future__ import annotations
 
 from .endpoints import inspector_endpoints
+from .tables import TableList
 
-__all__ = ["inspector_endpoints"]
+__all__ = [
+    # endpoints
+    "inspector_endpoints",
+    # tables
+    "TableList",
+]

@@ -79,6 +79,7 @@ async def test_the_page_is_there_in_development_and_where_it_is_asked_for(
             answer, body = await get(server.port, path)
             assert answer == status
             assert ("INSPECTOR=true" in body) == (status == 404)
+        assert ((await get(server.port, "/inspector.json"))[0] == 404) == (status == 404)
         assert (await get(server.port, "/health"))[0] == 200
 
 

@@ -8,19 +8,22 @@ from importlib.resources import files
 
 import pytest
 
+from realtime_server.auth import AllowAll
 from realtime_server.endpoints import Request, Response
-from realtime_server.inspector import inspector_endpoints
+from realtime_server.inspector import TableList, inspector_endpoints
+from tests.server_helpers import open_config
 
 PAGE = files("realtime_server.inspector") / "page"
+ENDPOINTS = inspector_endpoints(AllowAll(), TableList.of(open_config()), allowed_origins=())
 
 
 def get(path: str) -> Response | Awaitable[Response]:
-    return inspector_endpoints()[path](Request("GET", path))
+    return ENDPOINTS[path](Request("GET", path))
 
 
 def test_every_file_of_the_page_is_served_and_nothing_else() -> None:
     paths = {f"/{file.name}" for file in PAGE.iterdir()}
-    assert inspector_endpoints().keys() == {"/", *paths}
+    assert ENDPOINTS.keys() == {"/", "/inspector.json", *paths}
 
 
 @pytest.mark.parametrize(
