@@ -1,24 +1,30 @@
-"""The page at `/` in a real browser, while real rows change."""
+"""The page at `/` in a real browser, while real rows change: the list."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e.browser import Browser, Page
+from tests.e2e.inspector_page import (
+    ROWS,
+    click,
+    is_joined,
+    join,
+    one_server,
+    row_count_is,
+    text_of,
+    use_phone,
+)
 from tests.e2e.server_process import ServerProcess
 from tests.fix_postgres import Database
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
 
-# Not innerText: rows that are out of sight have none.
-ROWS = """[...document.querySelectorAll("#feed .change")].map((row) => [
-    row.querySelector(".kind"),
-    row.querySelector(".relation, strong"),
-    ...row.querySelectorAll(".name, .value"),
-].map((cell) => cell.textContent).join(" "))"""
+pg = one_server
 
 
 @pytest.fixture
@@ -28,32 +34,6 @@ def page(browser: Browser, server: ServerProcess) -> Iterator[Page]:
         page.wait_for(is_joined("realtime:*"))
         yield page
         assert page.complaints == []
-
-
-def is_joined(topic: str) -> str:
-    return f"document.querySelector('[data-topic=\"{topic}\"][data-state=joined]')"
-
-
-def row_count_is(number: int) -> str:
-    return f"document.querySelectorAll('#feed .change').length === {number}"
-
-
-def text_of(page: Page, selector: str) -> str:
-    text = page.evaluate(f"document.querySelector({selector!r}).innerText")
-    assert isinstance(text, str)
-    return text
-
-
-def click(page: Page, selector: str) -> None:
-    page.evaluate(f"document.querySelector({selector!r}).click()")
-
-
-def join(page: Page, topic: str) -> None:
-    """Type a topic as a user does, with the keyboard, and press Enter."""
-    page.evaluate("document.getElementById('topic').select()")
-    page.call("Input.insertText", text=topic)
-    for kind in ("keyDown", "keyUp"):
-        page.call("Input.dispatchKeyEvent", type=kind, key="Enter", text="\r")
 
 
 def test_changes_show_as_they_come_without_a_reload(page: Page, shop: Database) -> None:
@@ -75,21 +55,107 @@ def test_changes_show_as_they_come_without_a_reload(page: Page, shop: Database) 
         "UPDATE public.todos id 1 task bake  done null f",
         "INSERT public.todos id 1 task bake done null",
     ]
-    changed = "[...document.querySelectorAll('.changed .name')].map((name) => name.textContent)"
+    changed = "[...document.querySelectorAll('.field:has(ins) i')].map((name) => name.textContent)"
     assert page.evaluate(changed) == ["task", "done"]
     assert text_of(page, "#kinds [data-kind=INSERT] output") == "3"
     assert text_of(page, "#total") == "7"
     assert page.evaluate("window.sameDocument")
-    assert text_of(page, ".change").endswith("DELETE\npublic.users\nid\n8")
+    assert text_of(page, "#feed > li").endswith("DELETE\npublic.users\nid\n8")
 
 
-def test_a_row_opens_to_the_whole_payload(page: Page, shop: Database) -> None:
+TABLE = """[...document.querySelectorAll("#feed details[open] tr")].map((row) =>
+    [...row.children].map((cell) => cell.textContent).join("|"))"""
+
+
+def test_an_opened_row_shows_record_and_old_record_first(page: Page, shop: Database) -> None:
     shop.execute("insert into todos values (1, 'bake', true)")
+    shop.execute("update todos set task = null, done = false")
+    page.wait_for(row_count_is(2))
+    click(page, "#feed summary")
+    page.wait_for("document.querySelector('#feed table')")
+    assert page.evaluate(TABLE) == [
+        "column|record|old_record",
+        "id int4|1|1",
+        "task text|null|bake",
+        "done bool|f|t",
+    ]
+    changed = "[...document.querySelectorAll('tr.changed')].map((row) => row.rowIndex)"
+    assert page.evaluate(changed) == [2, 3]
+    # The message as it came is there, behind them.
+    order = "[...document.querySelector('.whole').children].map(({ tagName }) => tagName)"
+    assert page.evaluate(order) == ["TABLE", "P", "DETAILS"]
+    message = page.evaluate("JSON.parse(document.querySelector('.whole pre').textContent)")
+    assert message["record"] == {"id": "1", "task": None, "done": "f"}
+    assert (message["type"], message["errors"]) == ("UPDATE", None)
+
+
+@pytest.mark.parametrize("clipboard", ["navigator.clipboard", "undefined"])
+def test_records_can_be_copied_also_where_the_browser_has_no_clipboard(
+    page: Page, shop: Database, clipboard: str
+) -> None:
+    page.call("Browser.grantPermissions", permissions=["clipboardReadWrite"])
+    page.evaluate(
+        f"""window.clipboard = navigator.clipboard;
+        Object.defineProperty(navigator, "clipboard", {{ value: {clipboard} }}); null"""
+    )
+    shop.execute("insert into todos values (1, 'bake', true)")
+    shop.execute("update todos set task = 'eat'")
+    page.wait_for(row_count_is(2))
+    click(page, "#feed summary")
+    page.wait_for("document.querySelector('#feed table')")
+    labels = "[...document.querySelectorAll('.whole button')].map(({ textContent }) => textContent)"
+    assert page.evaluate(labels) == ["Copy record", "Copy old_record", "Copy message"]
+    for place, task in ((1, "eat"), (2, "bake")):
+        copy = f".whole button:nth-of-type({place})"
+        click(page, copy)
+        page.wait_for(f"document.querySelector('{copy}').textContent === 'Copied'")
+        copied = json.loads(page.evaluate("window.clipboard.readText()"))
+        assert copied == {"id": "1", "task": task, "done": "t"}
+
+
+TOP = "document.querySelector('#feed details[open]').getBoundingClientRect().top"
+
+
+def test_an_opened_row_stays_where_it_is_and_new_ones_are_counted(
+    page: Page, shop: Database
+) -> None:
+    shop.execute("insert into todos values (1)")
     page.wait_for(row_count_is(1))
-    click(page, ".change summary")
-    page.wait_for("document.querySelector('.change pre')")
-    payload = page.evaluate("JSON.parse(document.querySelector('.change pre').textContent)")
-    assert payload["record"] == {"id": "1", "task": "bake", "done": "t"}
+    click(page, "#feed summary")
+    page.wait_for("document.querySelector('#feed table')")
+    top = page.evaluate(TOP)
+    shop.execute("insert into todos values (2), (3)")
+    page.wait_for("document.getElementById('new').innerText === '2 new'")
+    assert page.evaluate(row_count_is(1))
+    assert page.evaluate(TOP) == top
+    # The counts go on, and so do rows when they are asked for.
+    assert text_of(page, "#total") == "3"
+    click(page, "#new")
+    assert page.evaluate(row_count_is(3))
+    assert page.evaluate("document.getElementById('new').hidden")
+    assert page.evaluate(f"{TOP} > {top}")
+    shop.execute("insert into todos values (4)")
+    page.wait_for("document.getElementById('new').innerText === '1 new'")
+    # Once it is closed there is nothing to disturb.
+    click(page, "#feed details[open] summary")
+    page.wait_for(row_count_is(4))
+
+
+def test_a_list_that_is_scrolled_down_stays_where_it_is(page: Page, shop: Database) -> None:
+    shop.execute("insert into todos select generate_series(1, 100)")
+    page.wait_for(row_count_is(100))
+    page.evaluate("scrollTo({ top: 1000, behavior: 'instant' })")
+    shop.execute("insert into todos values (101)")
+    page.wait_for("document.getElementById('new').innerText === '1 new'")
+    assert page.evaluate(row_count_is(100))
+    click(page, "#new")
+    assert page.evaluate("scrollY") == 0
+    assert page.evaluate(row_count_is(101))
+    page.evaluate("scrollTo({ top: 1000, behavior: 'instant' })")
+    shop.execute("insert into todos values (102)")
+    page.wait_for("document.getElementById('new').innerText === '1 new'")
+    page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
+    page.wait_for(row_count_is(102))
 
 
 def test_what_rows_contain_is_text_never_html(page: Page, shop: Database) -> None:
@@ -98,34 +164,26 @@ def test_what_rows_contain_is_text_never_html(page: Page, shop: Database) -> Non
     shop.execute('insert into "<b>table</b>" values (%s)', (hostile,))
     page.wait_for(row_count_is(1))
     assert page.evaluate(ROWS) == [f"INSERT public.<b>table</b> <i>column</i> {hostile}"]
-    click(page, ".change summary")
-    page.wait_for("document.querySelector('.change pre')")
-    assert page.evaluate("document.querySelectorAll('main :is(img, b, i)').length") == 0
+    click(page, "#feed summary")
+    page.wait_for("document.querySelector('#feed table')")
+    assert page.evaluate(TABLE)[1] == f"<i>column</i> text|{hostile}"
+    # The page has elements of these names itself, each with nothing but text in it.
+    assert page.evaluate("document.querySelectorAll('main :is(img, b *, i *, td * *)').length") == 0
     assert page.evaluate("document.title") == "Realtime inspector"
 
 
-def test_any_topic_can_be_joined_and_left(page: Page, shop: Database) -> None:
-    topic = "realtime:public:todos:id=eq.2"
-    join(page, topic)
-    page.wait_for(is_joined(topic))
-    click(page, "[data-topic='realtime:*'] button")
-    page.wait_for("document.querySelectorAll('#channels li').length === 1")
-    shop.execute("insert into todos values (1), (2), (3)")
-    page.wait_for(row_count_is(1))
-    assert page.evaluate(ROWS) == ["INSERT public.todos id 2 task null done null"]
-    # A reload joins what was joined.
-    page.evaluate("window.sameDocument = true")
-    page.call("Page.reload")
-    page.wait_for(f"window.sameDocument === undefined && {is_joined(topic)}")
-    assert page.evaluate("document.querySelectorAll('#channels li').length") == 1
-
-
-def test_a_refused_join_says_why(page: Page) -> None:
-    join(page, "elsewhere:*")
-    page.wait_for("document.querySelector('#channels [data-state=refused]')")
-    assert text_of(page, "[data-topic='elsewhere:*'] .detail") == "unmatched topic"
-    click(page, "[data-topic='elsewhere:*'] button")
-    page.wait_for("document.querySelectorAll('#channels li').length === 1")
+def test_a_script_that_came_with_the_page_would_not_run(page: Page) -> None:
+    page.evaluate(
+        """(() => {
+            const script = document.createElement("script");
+            script.textContent = "document.title = 'pwned'";
+            document.body.append(script);
+        })()"""
+    )
+    assert page.evaluate("document.title") == "Realtime inspector"
+    [complaint] = page.complaints
+    assert "Content Security Policy" in complaint
+    page.complaints.clear()
 
 
 def test_the_kinds_shown_can_be_chosen(page: Page, shop: Database) -> None:
@@ -140,7 +198,7 @@ def test_the_kinds_shown_can_be_chosen(page: Page, shop: Database) -> None:
     assert page.evaluate(ROWS) == ["UPDATE public.todos id 2 3 task null done null"]
     click(page, "#kinds input[value=INSERT]")
     click(page, "#kinds input[value=DELETE]")
-    kinds = "[...document.querySelectorAll('.change .kind')].map((kind) => kind.textContent)"
+    kinds = "[...document.querySelectorAll('#feed b')].map((kind) => kind.textContent)"
     assert page.evaluate(kinds) == ["UPDATE", "INSERT", "DELETE", "INSERT"]
 
 
@@ -148,10 +206,14 @@ def test_a_paused_list_stands_still_and_a_cleared_one_is_empty(page: Page, shop:
     shop.execute("insert into todos values (1)")
     page.wait_for(row_count_is(1))
     click(page, "#pause")
-    shop.execute("insert into todos values (2), (3)")
-    page.wait_for("document.getElementById('pause').innerText === 'Resume (2 new)'")
+    assert text_of(page, "#pause") == "Resume"
+    # Only rows of the kinds that are shown are worth a click.
+    click(page, "#kinds input[value=UPDATE]")
+    shop.execute("insert into todos values (2), (3); update todos set done = true where id = 3")
+    page.wait_for("document.getElementById('new').innerText === '2 new'")
+    page.wait_for("document.getElementById('total').innerText === '4'")
     assert page.evaluate(row_count_is(1))
-    assert text_of(page, "#total") == "3"
+    assert text_of(page, "#new") == "2 new"
     click(page, "#pause")
     page.wait_for(row_count_is(3))
     assert text_of(page, "#pause") == "Pause"
@@ -175,35 +237,8 @@ def test_a_gap_is_said_once_whatever_is_joined(page: Page, shop: Database) -> No
     assert change == "INSERT depot.goods id 1 price null"
     assert re.fullmatch(r"GAP Changes may be missing before [\dA-F/:]+ \(temporary_slot\)", gap)
     assert page.evaluate("document.querySelectorAll('#notices .notice').length") == 1
-    click(page, ".notice button")
+    click(page, "#notices button")
     assert text_of(page, "#notices") == ""
-
-
-NOTE_CONNECTION_TEXTS = """
-    const shown = document.querySelector("#connection");
-    window.connectionTexts = [];
-    new MutationObserver(() => connectionTexts.push(shown.textContent))
-        .observe(shown, { childList: true });
-    null
-"""
-
-
-def test_it_finds_back_to_a_server_that_restarts(browser: Browser, shop: Database) -> None:
-    with (
-        ServerProcess(shop, publications='["changes"]') as server,
-        browser.page(server.page_url) as page,
-    ):
-        page.wait_for(is_joined("realtime:*"))
-        assert text_of(page, "#connection") == "Connected"
-        # The reason stands there until the next attempt, which may be over before we look.
-        page.evaluate(NOTE_CONNECTION_TEXTS)
-        server.stop()
-        page.wait_for("connectionTexts.some(text => text.includes('the server restarts'))")
-        with ServerProcess(shop, publications='["changes"]', port=server.port):
-            page.wait_for(is_joined("realtime:*"))
-            assert text_of(page, "#connection") == "Connected"
-            shop.execute("insert into todos values (1)")
-            page.wait_for(row_count_is(1))
 
 
 def test_a_flood_is_counted_and_only_the_newest_rows_are_kept(page: Page, shop: Database) -> None:
@@ -211,3 +246,24 @@ def test_a_flood_is_counted_and_only_the_newest_rows_are_kept(page: Page, shop: 
     page.wait_for("document.getElementById('total').innerText === '5,000'")
     page.wait_for(f"{row_count_is(200)} && {ROWS}[0].includes('id 5000 ')")
     assert page.evaluate(f"{ROWS}[199]") == "INSERT public.todos id 4801 task null done null"
+
+
+def test_on_a_phone_the_first_change_is_in_sight(page: Page, shop: Database) -> None:
+    use_phone(page)
+    join(page, "realtime:public:todos:done=is.false,id=gt.100")
+    page.wait_for(is_joined("realtime:public:todos:done=is.false,id=gt.100"))
+    long = "a name that is longer than the screen of a phone is wide, and has no end at all"
+    shop.execute("insert into users values (9007199254740993, %s, '{a,b}', now())", (long,))
+    page.wait_for(row_count_is(1))
+    page.evaluate("new Promise(requestAnimationFrame)")
+    row = page.evaluate("document.querySelector('#feed > li').getBoundingClientRect().toJSON()")
+    assert page.evaluate("scrollY") == 0
+    assert row["bottom"] < 667
+    assert (row["left"] >= 0, row["right"] <= 375) == (True, True)
+    # Nothing makes the page wider than the screen.
+    assert page.evaluate("document.documentElement.scrollWidth") == 375
+    click(page, "#feed summary")
+    page.wait_for("document.querySelector('#feed table')")
+    click(page, "#watch")
+    click(page, "#channels button")
+    assert page.evaluate("document.documentElement.scrollWidth") == 375

@@ -18,21 +18,40 @@ function retryDelay(attempt) {
 /**
  * One membership of a topic.
  *
- * `state` is "joining", "joined" or "refused"; `reason` says why it is not joined.
+ * `binding` says which changes are wanted; without one it is the topic. `state` is "joining",
+ * "joined" or "refused"; `reason` says why it is not joined.
  */
 class Channel {
   state = "joining";
   reason = "";
   joinRef = null;
 
-  constructor(topic) {
+  constructor(topic, binding) {
     this.topic = topic;
+    this.binding = binding;
   }
+
+  get joinPayload() {
+    return this.binding === undefined ? {} : { config: { postgres_changes: [this.binding] } };
+  }
+}
+
+/** Parse a frame. Numbers that JavaScript cannot hold keep their digits, where the browser can. */
+function parseFrame(text) {
+  // To look at each value takes long, and only typed rows have such numbers.
+  return text.includes('"postgres_changes"') ? JSON.parse(text, exactly) : JSON.parse(text);
+}
+
+function exactly(_, value, context) {
+  const isOther = typeof value === "number" && context && String(value) !== context.source;
+  return isOther && JSON.rawJSON ? JSON.rawJSON(context.source) : value;
 }
 
 export class Socket {
   /** By topic, in the order of joining. */
   channels = new Map();
+  /** Sent with the next handshake; empty for none. */
+  token = "";
 
   #url;
   #on;
@@ -42,38 +61,65 @@ export class Socket {
   #retryTimer = 0;
   #heartbeatTimer = 0;
   #heartbeatRef = null;
+  #wasOpen = false;
 
   /**
    * @param {string} url of the WebSocket, without `vsn`.
    * @param {object} on callbacks:
    *   `state(name, detail)` when the connection is "connecting", "open" or "waiting" (`detail`:
-   *   `{delay, code, reason}`), `channels()` when a channel changed, `message(topic, event,
-   *   payload)` for everything that the server pushes to a channel.
+   *   `{delay, wasOpen, reason}`), `channels()` when a channel changed, `refused(channel)` when a
+   *   join was, `message(channel, event, payload)` for everything that the server pushes to a
+   *   channel.
    */
   constructor(url, on) {
-    this.#url = `${url}?vsn=2.0.0`;
+    this.#url = url;
     this.#on = on;
     // No need to sit out the delay once the network is back.
-    addEventListener("online", () => this.#webSocket === null && this.connect());
+    addEventListener("online", () => this.#retryTimer !== 0 && this.connect());
   }
 
+  /** Connect, or connect anew; all channels are joined again, refused ones too. */
   connect() {
+    this.stop();
+    for (const channel of this.channels.values()) {
+      channel.state = "joining";
+      channel.reason = "";
+    }
+    this.#on.channels();
+    this.#open();
+  }
+
+  /** Disconnect, and stay so. */
+  stop() {
     clearTimeout(this.#retryTimer);
-    const webSocket = new WebSocket(this.#url);
+    clearInterval(this.#heartbeatTimer);
+    this.#retryTimer = 0;
+    this.#abandon();
+  }
+
+  #open() {
+    this.#retryTimer = 0;
+    const url = new URL(this.#url);
+    url.searchParams.set("vsn", "2.0.0");
+    if (this.token !== "") {
+      url.searchParams.set("apikey", this.token);
+    }
+    const webSocket = new WebSocket(url);
     this.#webSocket = webSocket;
+    this.#wasOpen = false;
     this.#on.state("connecting");
     webSocket.onopen = () => this.#opened();
-    webSocket.onmessage = ({ data }) => this.#receive(...JSON.parse(data));
-    webSocket.onclose = ({ code, reason }) => this.#closed(code, reason);
+    webSocket.onmessage = ({ data }) => this.#receive(...parseFrame(data));
+    webSocket.onclose = ({ reason }) => this.#closed(reason);
   }
 
   /** Join a topic, now or as soon as the socket is open. A refused one is tried again. */
-  join(topic) {
+  join({ topic, binding }) {
     const known = this.channels.get(topic);
     if (known !== undefined && known.state !== "refused") {
       return;
     }
-    const channel = known ?? new Channel(topic);
+    const channel = known ?? new Channel(topic, binding);
     this.channels.set(topic, channel);
     this.#sendJoin(channel);
   }
@@ -89,6 +135,7 @@ export class Socket {
 
   #opened() {
     this.#attempt = 0;
+    this.#wasOpen = true;
     this.#heartbeatRef = null;
     this.#heartbeatTimer = setInterval(() => this.#beat(), HEARTBEAT_INTERVAL);
     this.#on.state("open");
@@ -99,7 +146,7 @@ export class Socket {
     }
   }
 
-  #closed(code, reason) {
+  #closed(reason) {
     clearInterval(this.#heartbeatTimer);
     this.#webSocket = null;
     for (const channel of this.channels.values()) {
@@ -108,9 +155,9 @@ export class Socket {
       }
     }
     const delay = retryDelay(this.#attempt++);
-    this.#retryTimer = setTimeout(() => this.connect(), delay);
+    this.#retryTimer = setTimeout(() => this.#open(), delay);
     this.#on.channels();
-    this.#on.state("waiting", { delay, code, reason });
+    this.#on.state("waiting", { delay, wasOpen: this.#wasOpen, reason });
   }
 
   #beat() {
@@ -120,10 +167,17 @@ export class Socket {
       return;
     }
     // The last one was not answered. The closing handshake may not be either, so do not wait.
-    const dead = this.#webSocket;
-    dead.onopen = dead.onmessage = dead.onclose = null;
-    dead.close();
-    this.#closed(1006, "no answer to a heartbeat");
+    this.#abandon();
+    this.#closed("no answer to a heartbeat");
+  }
+
+  #abandon() {
+    const webSocket = this.#webSocket;
+    if (webSocket !== null) {
+      webSocket.onopen = webSocket.onmessage = webSocket.onclose = null;
+      webSocket.close();
+      this.#webSocket = null;
+    }
   }
 
   #receive(joinRef, ref, topic, event, payload) {
@@ -146,10 +200,11 @@ export class Socket {
         setTimeout(() => this.#rejoin(channel), retryDelay(0));
         break;
       case "phx_close":
-        this.#ended(channel, "refused", "the server closed the channel");
+        this.#ended(channel, "refused", channel.reason || "the server closed the channel");
+        this.#on.refused(channel);
         break;
       default:
-        this.#on.message(topic, event, payload);
+        this.#on.message(channel, event, payload);
     }
   }
 
@@ -157,6 +212,9 @@ export class Socket {
     channel.state = status === "ok" ? "joined" : "refused";
     channel.reason = status === "ok" ? "" : (response?.reason ?? `the answer was "${status}"`);
     this.#on.channels();
+    if (channel.state === "refused") {
+      this.#on.refused(channel);
+    }
   }
 
   #ended(channel, state, reason) {
@@ -175,7 +233,7 @@ export class Socket {
     channel.state = "joining";
     channel.reason = "";
     channel.joinRef = this.#nextRef();
-    this.#send(channel.joinRef, channel.joinRef, channel.topic, "phx_join", {});
+    this.#send(channel.joinRef, channel.joinRef, channel.topic, "phx_join", channel.joinPayload);
     this.#on.channels();
   }
 
