@@ -297,17 +297,21 @@ class SlotInUseError(SlotError):
 
     Attributes:
         pid: process ID of the walsender that holds it, or None.
+        holder: that process in words.
     """
 
     transient = True
 
-    def __init__(self, slot: str, pid: int | None) -> None:
+    def __init__(
+        self,
+        slot: str,
+        pid: int | None,
+        remedy: str = "choose another slot name, or wait until it is free with slot_in_use='wait'",
+    ) -> None:
         self.pid = pid
-        holder = f"PID {pid}" if pid is not None else "another connection"
+        self.holder = f"PID {pid}" if pid is not None else "another connection"
         super().__init__(
-            slot,
-            f"slot {slot!r} is active for {holder}; stop the other consumer or choose "
-            "another slot name",
+            slot, f"slot {slot!r} is active for {self.holder}; stop the other consumer, {remedy}"
         )
 
 

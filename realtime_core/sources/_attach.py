@@ -17,7 +17,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from ..changes import Begin, Change, Commit, GapReason
-from ..errors import SlotLostError, SourceError, WalLevelError
+from ..errors import SourceError, WalLevelError
 from ..lsn import LSN
 from ..positions import Position, StreamIdentity
 from ..replication.progress import Place
@@ -203,14 +203,15 @@ class _Attaching:
                     temporary=settings.is_temporary,
                 )
             reason = await self._reason(stream, slot)
-            if reason is not None and settings.on_gap == "raise":
-                raise self._lost(reason)
             is_skipped = (
                 reason is GapReason.SLOT_OLDER_THAN_PUBLICATION and facts.version >= _SKIPS_SINCE
             )
-            if slot is not None and reason in _ENDS_WITH_ITS_SLOT and not is_skipped:
-                await self._drop(reason)
-                slot = None
+            if reason is not None:
+                must_replace = slot is not None and reason in _ENDS_WITH_ITS_SLOT and not is_skipped
+                self._check_gap(reason, must_replace=must_replace)
+                if must_replace:
+                    await self._drop(reason)
+                    slot = None
             reason = self.untold.dropped_for or reason
         start = await self._create() if slot is None else slot.confirmed_flush_lsn
         skips_until = None if slot is None or not is_skipped else await self._end_of_skips()
@@ -301,20 +302,20 @@ class _Attaching:
             return None
         return GapReason.LAG if self.settings.on_lag == "gap" else None
 
-    def _lost(self, reason: GapReason, remedy: str = "") -> SlotLostError:
-        former = self.former
-        after = self.settings.start_at
+    def _check_gap(self, reason: GapReason, *, must_replace: bool) -> None:
+        """Raise SlotLostError unless the source was told to go on behind a gap."""
+        settings, former, after = self.settings, self.former, self.settings.start_at
+        may_continue = settings.on_gap == "continue"
+        may_replace = settings.replace_slot or settings.is_temporary or not must_replace
+        if may_continue and may_replace:
+            return
         if former is not None and former.last > NOWHERE:
             after = Position(LSN(former.last[0]), former.last[1], former.stream)
-        return slot_lost(self.name, reason, after, remedy)
+        raise slot_lost(
+            self.name, reason, after, may_continue=may_continue, may_replace=may_replace
+        )
 
     async def _drop(self, reason: GapReason) -> None:
-        if not (self.settings.replace_slot or self.settings.is_temporary):
-            raise self._lost(
-                reason,
-                f"slot {self.name!r} cannot go on: let it be made anew with replace_slot=True, or "
-                f"run SELECT pg_drop_replication_slot('{self.name}')",
-            )
         await self.connection.drop_slot()
         logger.warning("slot %r was dropped: changes may be lost (%s)", self.name, reason.value)
         self.untold.suspicion, self.untold.dropped_for = None, reason

@@ -18,6 +18,7 @@ from ..errors import SlotInUseError, SlotLostError, SourceError
 from ._attach import Attachment, Former, OutputPlugin, Untold, attach
 from ._backoff import Backoff
 from ._connection import ReplicationConnection
+from ._slots import slot_dropped
 from .options import StreamSettings
 
 __all__ = ["Attempts"]
@@ -121,17 +122,31 @@ class Attempts:
             try:
                 return await self._once()
             except SourceError as exc:
-                if self._closed or not self._may_retry(exc):
+                if self._closed:
                     raise
+                if not self._may_retry(exc):
+                    reason = self.untold.dropped_for
+                    if reason is None:
+                        raise
+                    raise slot_dropped(self._settings.slot or "", reason, exc) from exc
                 if isinstance(exc, SlotInUseError) and not self._is_ours(exc):
                     # That may take for ever, or be over now: it says nothing of the database.
-                    if str(exc) != holder:
-                        holder = str(exc)
-                        logger.warning("%s; waiting until it is free", exc)
+                    if exc.holder != holder:
+                        holder = exc.holder
+                        logger.warning(
+                            "slot %r is active for %s; waiting until it is free", exc.slot, holder
+                        )
                     await asyncio.sleep(_STANDBY_INTERVAL)
                     continue
                 delay = self._backoff.next()
-                logger.warning("%s; trying again in %.1f s", exc, delay)
+                if isinstance(exc, SlotInUseError):
+                    logger.warning(
+                        "slot %r is active for %s, a connection of this source that broke; trying "
+                        "again in %.1f s",
+                        *(exc.slot, exc.holder, delay),
+                    )
+                else:
+                    logger.warning("%s; trying again in %.1f s", exc, delay)
                 await asyncio.sleep(delay)
 
     async def _once(self) -> None:
@@ -169,7 +184,9 @@ class Attempts:
             return True
         if isinstance(exc, SlotInUseError):
             return self._is_ours(exc) or self._settings.slot_in_use == "wait"
-        return self._former() is not None and exc.transient
+        # Whoever comes after us would know nothing of a gap that we have made.
+        has_gap = self.untold.dropped_for is not None
+        return exc.transient and (has_gap or self._former() is not None)
 
     def _is_ours(self, exc: SlotInUseError) -> bool:
         """Whether a connection of this source that broke holds the slot."""

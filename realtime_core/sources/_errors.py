@@ -36,6 +36,10 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def _drop(slot: str) -> str:
+    return f"run SELECT pg_drop_replication_slot('{slot}')"
+
+
 def translate(exc: Error, slot: str) -> SourceError:
     """Say what an error during a command or the stream means."""
     text = _one_line(str(exc))
@@ -43,8 +47,8 @@ def translate(exc: Error, slot: str) -> SourceError:
     if exc.sqlstate == "58P01" and exc.diag.source_file in _READS_WAL:
         error = SlotLostError(
             slot,
-            f"slot {slot!r} cannot go on ({text}); the changes in it are lost: drop the slot "
-            "with SELECT pg_drop_replication_slot(…) to start anew",
+            f"slot {slot!r} cannot go on ({text}); the changes in it are lost: to start anew, say "
+            f"replace_slot=True and on_gap='continue', or {_drop(slot)}",
             GapReason.WAL_REMOVED,
         )
     else:
@@ -81,7 +85,8 @@ def _translated(state: str, text: str, slot: str) -> SourceError:
             return SlotLostError(
                 slot,
                 f"slot {slot!r} cannot go on ({text}); if it is lost, the changes since its last "
-                "position are: drop it with SELECT pg_drop_replication_slot(…) to start anew",
+                "position are: to start anew, say replace_slot=True and on_gap='continue', or "
+                f"{_drop(slot)}",
             )
         case "58P01" if found := _NOT_INSTALLED.search(text):
             return OutputPluginError(
@@ -97,8 +102,8 @@ def _translated(state: str, text: str, slot: str) -> SourceError:
         case "42704":
             return SlotUnavailableError(
                 slot,
-                f"slot {slot!r} cannot be read ({text}); a slot that is older than its "
-                "publication has to be dropped and made anew",
+                f"slot {slot!r} cannot be read ({text}); if it is older than its publication, say "
+                f"replace_slot=True and on_gap='continue', or {_drop(slot)}",
             )
     if state[:2] in ("08", "57") or not state:
         return ConnectionLostError(f"the connection to PostgreSQL was lost ({text})")

@@ -16,7 +16,14 @@ from ._connection import plain_connection
 from .catalog import SlotStatus
 from .options import Dsn
 
-__all__ = ["check_kind", "check_slot", "gap_reason", "said_when_slow", "slot_lost"]
+__all__ = [
+    "check_kind",
+    "check_slot",
+    "gap_reason",
+    "said_when_slow",
+    "slot_dropped",
+    "slot_lost",
+]
 
 logger = logging.getLogger("realtime.source")
 
@@ -24,6 +31,32 @@ T = TypeVar("T")
 
 _PATIENCE: Final = 5.0
 """Seconds after which a slot that cannot be made yet is mentioned, and again ever after."""
+
+_CAUSES: Final = {
+    GapReason.TEMPORARY_SLOT: "the temporary slot has ended with its connection",
+    GapReason.SLOT_MISSING: "the slot is not there any more",
+    GapReason.SLOT_MOVED: "the slot stands beyond what was acknowledged here",
+    GapReason.SLOT_INVALIDATED: "PostgreSQL has given the slot up",
+    GapReason.WAL_REMOVED: "WAL that the slot needs is gone",
+    GapReason.SLOT_OLDER_THAN_PUBLICATION: "the slot is older than a publication",
+    GapReason.NEW_TIMELINE: "a standby was promoted that had not received all of it",
+    GapReason.OTHER_CLUSTER: "another cluster answers at this address",
+    GapReason.START_BEHIND_SLOT: "the slot was acknowledged beyond start_at",
+    GapReason.LAG: "more WAL than max_lag_bytes had piled up",
+}
+_PRECAUTIONS: Final = {
+    GapReason.TEMPORARY_SLOT: "use a permanent slot, slot=",
+    GapReason.SLOT_MISSING: "use a slot that nobody else drops, and failover=True with standbys",
+    GapReason.SLOT_MOVED: "use a slot that nobody else reads or advances",
+    GapReason.SLOT_INVALIDATED: "mend what pg_replication_slots.invalidation_reason says",
+    GapReason.WAL_REMOVED: "raise max_slot_wal_keep_size",
+    GapReason.SLOT_OLDER_THAN_PUBLICATION: "make publications first, and change them with ALTER "
+    "PUBLICATION",
+    GapReason.NEW_TIMELINE: "set synchronized_standby_slots",
+    GapReason.OTHER_CLUSTER: "check the address",
+    GapReason.START_BEHIND_SLOT: "store a position before it is acknowledged",
+    GapReason.LAG: "have a consumer that keeps up, or raise max_lag_bytes",
+}
 
 
 def check_kind(slot: SlotStatus, *, plugin: str, database: str) -> None:
@@ -88,14 +121,50 @@ def gap_reason(
 
 
 def slot_lost(
-    name: str, reason: GapReason, after: Position | None, remedy: str = ""
+    name: str,
+    reason: GapReason,
+    after: Position | None,
+    *,
+    may_continue: bool,
+    may_replace: bool,
 ) -> SlotLostError:
-    """Return the error that stands for a gap."""
+    """Return the error that stands for a gap, with what it takes to go on.
+
+    Args:
+        name: of the slot.
+        reason: why there is a gap.
+        after: the last position handed over.
+        may_continue: whether the source was told to go on with a Gap.
+        may_replace: whether it was told that the slot may be dropped, or need not be told.
+    """
     since = "" if after is None else f" since {after}"
-    remedy = remedy or (
-        "use a permanent slot that nobody else touches, or on_gap='continue' to go on with a Gap"
+    options = [] if may_continue else ["on_gap='continue'"]
+    options += [] if may_replace else ["replace_slot=True"]
+    step = f"to go on with a Gap, say {' and '.join(options)}"
+    if not may_replace:
+        step += f", which drops the slot, or run SELECT pg_drop_replication_slot('{name}')"
+    return SlotLostError(
+        name,
+        f"changes{since} may be lost ({reason.value}): {_CAUSES[reason]}; {step}; to "
+        f"prevent it, {_PRECAUTIONS[reason]}",
+        reason,
     )
-    return SlotLostError(name, f"changes{since} may be lost ({reason.value}); {remedy}", reason)
+
+
+def slot_dropped(name: str, reason: GapReason, exc: SourceError) -> SlotLostError:
+    """Return the error that stands for a gap which nobody will be told of.
+
+    Args:
+        name: of the slot.
+        reason: why it was dropped.
+        exc: why it could not be made anew.
+    """
+    return SlotLostError(
+        name,
+        f"changes may be lost ({reason.value}): {_CAUSES[reason]}; slot {name!r} was dropped, "
+        f"and cannot be made anew: {exc}",
+        reason,
+    )
 
 
 async def said_when_slow(making: Awaitable[T], *, dsn: Dsn, name: str, pid: int) -> T:

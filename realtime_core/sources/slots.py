@@ -122,9 +122,9 @@ async def drop_slot(dsn: str, name: str, *, wait: float = 5.0) -> bool:
             if isinstance(exc.__cause__, psycopg.errors.UndefinedObject):
                 return False
             raise
-        except SlotInUseError:
+        except SlotInUseError as exc:
             if loop.time() >= deadline:
-                raise
+                raise SlotInUseError(name, exc.pid, "or wait= for longer") from exc.__cause__
             await asyncio.sleep(_PAUSE)
         else:
             return True

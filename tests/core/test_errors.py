@@ -158,6 +158,7 @@ def test_slot_in_use_error_names_the_process_where_it_is_known() -> None:
     assert (known.slot, known.pid, unknown.pid) == ("etl", 42, None)
     assert "PID 42" in str(known)
     assert "another connection" in str(unknown)
+    assert "slot_in_use='wait'" in str(known)
 
 
 def test_wal_level_error_says_how_to_change_it() -> None:

@@ -19,6 +19,7 @@ from realtime_core import (
     PgoutputSource,
     Position,
     PositionMismatchError,
+    PrivilegeError,
     SlotLostError,
     drop_slot,
     ensure_slot,
@@ -75,6 +76,8 @@ async def test_a_start_behind_the_slot_is_a_gap(table: Database) -> None:
             pass
     assert caught.value.reason is GapReason.START_BEHIND_SLOT
     assert str(positions[0]) in str(caught.value)
+    assert "store a position before it is acknowledged" in str(caught.value)
+    assert "replace_slot" not in str(caught.value)
     async with open_source(table, slot=slot, start_at=positions[0], on_gap="continue") as source:
         gap, event = await take(source, 2)
         assert the_gap(gap).reason is GapReason.START_BEHIND_SLOT
@@ -138,12 +141,21 @@ async def test_a_slot_whose_wal_is_gone_is_a_gap_and_never_dropped_unasked(
     status = await slot_status(database.dsn, slot)
     assert status is not None
     assert (status.wal_status, status.is_lost) == ("lost", True)
-    with pytest.raises(SlotLostError, match="wal_removed"):
+    with pytest.raises(SlotLostError, match="wal_removed") as caught:
         async with open_source(database, slot=slot):
             pass
+    # What is said has to be enough, and no more than what is left to do.
+    assert "on_gap='continue' and replace_slot=True" in str(caught.value)
+    assert "max_slot_wal_keep_size" in str(caught.value)
+    with pytest.raises(SlotLostError, match="wal_removed") as caught:
+        async with open_source(database, slot=slot, replace_slot=True):
+            pass
+    assert "on_gap='continue'" in str(caught.value)
+    assert "replace_slot" not in str(caught.value)
     with pytest.raises(SlotLostError, match="replace_slot=True") as caught:
         async with open_source(database, slot=slot, on_gap="continue"):
             pass
+    assert "on_gap" not in str(caught.value)
     assert caught.value.reason is GapReason.WAL_REMOVED
     assert f"pg_drop_replication_slot('{slot}')" in str(caught.value)
     assert await slot_status(database.dsn, slot) == status
@@ -226,6 +238,52 @@ async def test_a_gap_is_told_though_the_slot_could_not_be_made_anew_at_once(
     assert caplog.text.count(f"slot {slot!r} was dropped: changes may be lost (wal_removed)") == 1
 
 
+@pytest.mark.parametrize("step", ["create_slot", "start"])
+async def test_a_first_attempt_that_breaks_behind_the_slots_end_goes_on_and_tells_the_gap(
+    short_of_wal: Database, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Though the source is not persistent: the next one would know nothing of the gap."""
+    database = short_of_wal
+    slot = unique_name("slot")
+    await read_and_ack(database, slot, 1)
+    insert(database, 2)
+    remove_wal(database)
+    take_step = getattr(ReplicationConnection, step)
+    calls = count(1)
+
+    async def cut_off(self: ReplicationConnection, *arguments: Any, **options: Any) -> Any:
+        if next(calls) == 1:
+            kill_walsenders(database)
+        return await take_step(self, *arguments, **options)
+
+    monkeypatch.setattr(ReplicationConnection, step, cut_off)
+    async with open_source(database, slot=slot, **GO_ON) as source:
+        insert(database, 3)
+        gap, event = await take(source, 2)
+        assert the_gap(gap).reason is GapReason.WAL_REMOVED
+        assert ids([event]) == [3]
+
+
+async def test_a_first_attempt_that_fails_for_good_behind_the_slots_end_says_what_is_lost(
+    short_of_wal: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = short_of_wal
+    slot = unique_name("slot")
+    await read_and_ack(database, slot, 1)
+    insert(database, 2)
+    remove_wal(database)
+
+    async def refuse(self: ReplicationConnection, *arguments: Any, **options: Any) -> Any:
+        raise PrivilegeError("the role lacks a privilege")
+
+    monkeypatch.setattr(ReplicationConnection, "create_slot", refuse)
+    with pytest.raises(SlotLostError, match=r"wal_removed.*the role lacks a privilege") as caught:
+        async with open_source(database, slot=slot, **GO_ON):
+            pass
+    assert caught.value.reason is GapReason.WAL_REMOVED
+    assert isinstance(caught.value.__cause__, PrivilegeError)
+
+
 def remove_segment(database: Database, slot: str) -> None:
     """Make room on the disk by hand, of which the slot knows nothing."""
     wal = database.server.embedded.data_dir / "pg_wal"
@@ -272,6 +330,9 @@ async def test_a_slot_older_than_its_publication_is_an_error(database: Database)
     with pytest.raises(SlotLostError, match="slot_older_than_publication") as caught:
         async with open_source(database, slot=slot) as source:
             await take(source, 1)
+    # PostgreSQL 18 needs no other slot for it.
+    assert ("replace_slot=True" in str(caught.value)) == (database.server.version < 18)
+    assert "on_gap='continue'" in str(caught.value)
     assert caught.value.reason is GapReason.SLOT_OLDER_THAN_PUBLICATION
     assert await slot_status(database.dsn, slot) is not None
 

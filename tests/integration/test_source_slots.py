@@ -52,8 +52,11 @@ async def test_a_slot_is_made_looked_at_and_dropped_by_hand(table: Database) -> 
         assert (used.active_pid,) in table.execute(walsenders)
         assert used.wal_status == "reserved"
         assert used.invalidation_reason is None
-        with pytest.raises(SlotInUseError, match=rf"PID {used.active_pid}\b"):
+        with pytest.raises(SlotInUseError, match=rf"PID {used.active_pid}\b") as caught:
             await drop_slot(table.dsn, name, wait=0)
+        # That is a function, and no source that could be told to wait.
+        assert "wait=" in str(caught.value)
+        assert "slot_in_use" not in str(caught.value)
     assert await drop_slot(table.dsn, name) is True
     assert await slot_status(table.dsn, name) is None
 

@@ -76,8 +76,7 @@ async def test_a_slot_in_use_is_looked_at_each_second_outside_the_backoff_and_sa
                     await eventually(lambda: shop.execute(looks) == [(0,)])
                     seen += 1
             assert waiting(caplog.messages) == [
-                f"slot '{slot}' is active for PID {pid}; stop the other consumer or choose another "
-                "slot name; waiting until it is free"
+                f"slot '{slot}' is active for PID {pid}; waiting until it is free"
             ]
             assert await readiness(server.port) == 503
             shop.execute("insert into item values (1)")
@@ -97,6 +96,7 @@ async def test_a_source_waits_if_it_was_told_to_and_fails_otherwise(shop: Databa
             async with PgoutputSource(shop.dsn, publications=["shop"], slot=slot):
                 pass
         assert caught.value.pid == pid
+        assert "slot_in_use='wait'" in str(caught.value)
         second = PgoutputSource(shop.dsn, publications=["shop"], slot=slot, slot_in_use="wait")
         entering = asyncio.create_task(second.__aenter__())
         shop.execute("insert into item values (1)")

@@ -16,7 +16,6 @@ from ...errors import (
     PositionMismatchError,
     RealtimeError,
     SlotInUseError,
-    SlotLostError,
     SourceError,
 )
 from ...lsn import LSN
@@ -25,6 +24,7 @@ from ...replication.progress import Place
 from ...replication.sequence import NOWHERE, Sequence
 from .._filtering import RowFilter, filter_problems
 from .._queue import EventQueue
+from .._slots import slot_lost
 from ..base import Acknowledgeable, SourceStats
 from ._database import MemoryDatabase
 from ._log import Entry, Slot
@@ -279,12 +279,8 @@ class MemorySource(EventQueue):
             raise SlotInUseError(self._name, None)
         reason = self._gap_reason(slot)
         if reason is not None and self._on_gap == "raise":
-            raise SlotLostError(
-                self._name,
-                f"changes may be lost ({reason.value}); use a permanent slot that nobody else "
-                "touches, or on_gap='continue' to go on with a Gap",
-                reason,
-            )
+            after = self._after(self._sequence)
+            raise slot_lost(self._name, reason, after, may_continue=False, may_replace=True)
         if slot is None or slot.lost is not None:
             slot = database._slots[self._name] = Slot(self._log.end, self._temporary)
         slot.close = self._lose
@@ -316,9 +312,7 @@ class MemorySource(EventQueue):
         """Begin a new sequence: the first one, or another one behind a gap."""
         former = self._sequence
         if reason is not None:
-            after = self._start_at
-            if former is not None and former.last > self._start:
-                after = Position(LSN(former.last[0]), former.last[1], self._stream)
+            after = self._after(former)
             logger.error("changes may be lost: %s, after %s", reason.value, after)
             self._gaps += 1
             self._queue.append(Gap(after, Position(slot.confirmed, 0, self._stream), reason))
@@ -332,6 +326,12 @@ class MemorySource(EventQueue):
             own_checkpoint=self._own_checkpoint,
             passes=None if self._filter is None else self._filter.passes,
         )
+
+    def _after(self, former: Sequence | None) -> Position | None:
+        """Return the last position before a gap."""
+        if former is not None and former.last > self._start:
+            return Position(LSN(former.last[0]), former.last[1], self._stream)
+        return self._start_at
 
     def _lose(self, exc: RealtimeError) -> None:
         """Give the broken connection up; the next read attaches again."""

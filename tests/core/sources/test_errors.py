@@ -4,6 +4,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from realtime_core import GapReason
 from realtime_core.errors import (
     AuthenticationError,
     ConnectionLostError,
@@ -16,6 +17,7 @@ from realtime_core.errors import (
     SourceError,
 )
 from realtime_core.sources._errors import translate
+from realtime_core.sources._slots import slot_lost
 from realtime_core.sources.failures import connection_failed
 
 
@@ -120,3 +122,16 @@ def test_a_slot_in_use_names_its_holder() -> None:
     assert isinstance(error, SlotInUseError)
     assert (error.slot, error.pid) == ("s", 42)
     assert "PID 42" in str(error)
+
+
+@pytest.mark.parametrize("reason", GapReason)
+def test_a_gap_says_its_cause_and_what_is_left_to_say_to_go_on(reason: GapReason) -> None:
+    for may_continue, may_replace, step in (
+        (False, True, "say on_gap='continue'; to prevent it, "),
+        (True, False, "say replace_slot=True, which drops the slot, or run SELECT "),
+        (False, False, "say on_gap='continue' and replace_slot=True, which drops the slot, or "),
+    ):
+        error = slot_lost("etl", reason, None, may_continue=may_continue, may_replace=may_replace)
+        assert error.reason is reason
+        assert step in str(error)
+        assert ("pg_drop_replication_slot('etl')" in str(error)) is not may_replace
