@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
 
-from realtime_core import Begin, ChangeSource, Commit, Event, Gap, Idle, LogicalMessage
-from realtime_core.errors import RealtimeError
+from realtime_core import Begin, ChangeSource, Event, Gap, Idle
 
 from .dispatch import give_way
 from .hub import Hub
 from .metrics import Metrics
 
 __all__ = ["broadcast"]
-
-_PATIENCE: Final = 0.002
-"""Seconds to wait for the rest of a transaction."""
-_MANY: Final = 64
-"""Events that are handed out without their transaction's rest: they fill a write."""
 
 
 async def broadcast(
@@ -37,7 +30,7 @@ async def broadcast(
     Raises:
         RealtimeError: if the source cannot go on.
     """
-    async for batch in _batches(source.batches()):
+    async for batch in source.batches():
         try:
             await give_way(hub.publishing(batch))
         except asyncio.CancelledError:
@@ -48,32 +41,6 @@ async def broadcast(
             # Two machines' clocks may differ by more than it took.
             metrics.commit_to_socket.observe(max(clock() - commit_time, 0.0))
         _acknowledge(source, batch)
-
-
-async def _batches(source: AsyncIterator[list[Event]]) -> AsyncIterator[list[Event]]:
-    """Yield what each wake-up brought, small transactions whole.
-
-    PostgreSQL may send ten rows in ten pieces, and as many writes to each socket would take
-    ten times as long.
-    """
-    async for batch in source:
-        while _goes_on(batch[-1]) and len(batch) < _MANY:
-            try:
-                async with asyncio.timeout(_PATIENCE):
-                    batch += await anext(source)
-            except (TimeoutError, StopAsyncIteration, RealtimeError):
-                # An error comes again, after what came before it.
-                break
-        yield batch
-
-
-def _goes_on(event: Event) -> bool:
-    """Say whether more of the event's transaction comes."""
-    match event:
-        case Commit() | Gap() | Idle() | LogicalMessage(transaction=None):
-            return False
-        case _:
-            return True
 
 
 def _acknowledge(source: ChangeSource, batch: Sequence[Event]) -> None:

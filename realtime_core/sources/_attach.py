@@ -101,6 +101,10 @@ class OutputPlugin(Protocol):
         """Return the options of START_REPLICATION."""
         ...
 
+    def goes_on(self, message: memoryview) -> bool:
+        """Say of a message whether more of its transaction is about to come."""
+        ...
+
     def decoder(self, stream: StreamIdentity) -> PayloadDecoder:
         """Make a decoder for a new connection."""
         ...
@@ -226,7 +230,10 @@ class _Attaching:
                 may_skip = may_skip or skips.until is not None
             elif settings.start_at is not None and reason is None and self.plugin.tells_commit_lsn:
                 known = settings.start_at.lsn
-            await connection.start(max(start, known), self.plugin.options(), may_skip=may_skip)
+            plugin = self.plugin
+            await connection.start(
+                max(start, known), plugin.options(), plugin.goes_on, may_skip=may_skip
+            )
         return Attachment(
             connection,
             stream,

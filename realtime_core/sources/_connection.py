@@ -3,7 +3,8 @@
 psycopg has no replication cursor, and its waiting functions answer a cancellation by
 cancelling the server's command, which would end the stream. So commands go through
 psycopg, and the stream is read here: when the socket is readable, libpq takes what is
-there and hands out whole CopyData messages. A cancelled read has taken nothing.
+there and hands out whole CopyData messages, and a reader is woken when it is worth its while
+(:mod:`~realtime_core.sources._arrivals`). A cancelled read has taken nothing.
 
 ``psycopg.generators`` is not a documented interface; the integration tests hold it to
 what this module needs.
@@ -27,6 +28,7 @@ from ..changes import GapReason
 from ..errors import ConnectionLostError, SlotLostError, SourceError
 from ..lsn import LSN
 from ..replication import commands
+from ._arrivals import Arrivals, GoesOn
 from ._dsn import parse_dsn
 from ._errors import translate
 from .failures import connection_failed
@@ -141,13 +143,18 @@ class ReplicationConnection:
         # take as long as what comes.
         self._watched: int | None = None
         self._writing = False
-        self._ended = False
+        # Whether libpq may hold what was not taken yet, and whether nothing more will come.
+        self._may_hold = True
+        self._is_over = False
+        # What went wrong while the socket was read, to be raised behind what came before it.
+        self._failure: psycopg.Error | None = None
         # How the stream was started, and the last status update.
         self._command = b""
         self._last_sent = b""
         # PostgreSQL 18's warning that it skips a publication, where that ends the stream.
         self._skipped: str | None = None
         self._may_skip = False
+        self._arrivals = Arrivals(self._wake)
         self._encrypted = self._pgconn.ssl_in_use or self._pgconn.used_gssapi
         connection.add_notice_handler(self._notice)
 
@@ -218,18 +225,28 @@ class ReplicationConnection:
         except psycopg.Error as exc:
             raise translate(exc, self._slot) from exc
 
-    async def start(self, start: LSN, options: dict[str, str], *, may_skip: bool = False) -> None:
+    async def start(
+        self,
+        start: LSN,
+        options: dict[str, str],
+        goes_on: GoesOn | None = None,
+        *,
+        may_skip: bool = False,
+    ) -> None:
         """Begin to stream. From now on only :meth:`read`, :meth:`send`, :meth:`stop`.
 
         Args:
             start: from where.
             options: the output plugin's.
+            goes_on: says of a message whether more of its transaction is about to come, for
+                which a read waits a moment; None: it does not wait.
             may_skip: whether PostgreSQL 18 may leave out what it finds no publication for. If
                 not, that ends the stream, as it does before PostgreSQL 18.
 
         Raises:
             SourceError: if the server refuses, saying why.
         """
+        self._arrivals.goes_on = goes_on
         self._may_skip = may_skip
         self._command = commands.start_replication(self._slot, start, options).encode()
         await self._start()
@@ -244,55 +261,73 @@ class ReplicationConnection:
             raise translate(psycopg.errors.error_from_result(results[-1]), self._slot)
 
     async def read(self) -> list[memoryview]:
-        """Return the CopyData payloads that one wake-up brought, at least one.
+        """Return the CopyData payloads that came, at least one, small transactions whole.
 
         Cancelling it loses nothing.
 
         Raises:
             SourceError: when the stream ended, saying why.
         """
+        arrivals = self._arrivals
         while True:
-            try:
-                # First what libpq holds already: an earlier read of the socket may have
-                # brought it, and then the socket will not wake us for it.
-                payloads = self._available()
+            if self._may_hold:
+                # An earlier read of the socket may have brought it, and then the socket will not
+                # wake us for it.
+                self._take()
+            if arrivals.is_due:
+                payloads = arrivals.take()
                 if payloads:
                     return payloads
-                if self._skipped is not None:
-                    raise SlotLostError(
-                        self._slot,
-                        f"PostgreSQL leaves changes out: {self._skipped}",
-                        GapReason.SLOT_OLDER_THAN_PUBLICATION,
-                    )
-                # The result that says how the stream ended may still be on its way, and
-                # get_result() would block for it.
-                if self._ended and not self._pgconn.is_busy():
-                    self._raise_end()
-                await self._readable()
-            except psycopg.Error as exc:
-                raise translate(exc, self._slot) from exc
+                self._raise_end()
+            await self._readable()
 
-    def _available(self) -> list[memoryview]:
-        payloads: list[memoryview] = []
-        while not self._ended:
-            size, data = self._pgconn.get_copy_data(1)
-            if self._skipped is not None:
-                # That came on the way to this payload, which lies behind the gap.
-                self._ended = size < 0
-                return payloads
-            if size > 0:
-                payloads.append(data)
-            elif size == 0:
-                return payloads
-            else:
-                # libpq says so only once, and what came before it goes out first.
-                self._ended = True
-        return payloads
+    def _take(self) -> None:
+        """Take what libpq holds, unless there is enough to be read."""
+        arrivals = self._arrivals
+        if arrivals.is_due:
+            arrivals.hurry()
+            return
+        payloads, get_copy_data = arrivals.payloads, self._pgconn.get_copy_data
+        try:
+            while not self._is_over:
+                size, data = get_copy_data(1)
+                if self._skipped is not None:
+                    # That came on the way to this payload, which lies behind the gap.
+                    self._is_over = size < 0
+                    break
+                if size > 0:
+                    payloads.append(data)
+                elif size == 0 and self._failure is None:
+                    self._may_hold = False
+                    if payloads:
+                        arrivals.look()
+                    return
+                else:
+                    # libpq says so only once, and what came before it goes out first.
+                    self._is_over = True
+        except psycopg.Error as exc:
+            self._is_over, self._failure = True, exc
+        arrivals.hurry()
 
     def _raise_end(self) -> None:
-        result = self._pgconn.get_result()
+        """Say why nothing will come, unless that is still on its way."""
+        if self._skipped is not None:
+            raise SlotLostError(
+                self._slot,
+                f"PostgreSQL leaves changes out: {self._skipped}",
+                GapReason.SLOT_OLDER_THAN_PUBLICATION,
+            )
+        if self._failure is not None:
+            raise translate(self._failure, self._slot) from self._failure
+        try:
+            # get_result() would block for it.
+            if self._pgconn.is_busy():
+                return
+            result = self._pgconn.get_result()
+        except psycopg.Error as exc:
+            raise translate(exc, self._slot) from exc
         if result is not None and result.status == ExecStatus.FATAL_ERROR:
-            raise psycopg.errors.error_from_result(result)
+            raise translate(psycopg.errors.error_from_result(result), self._slot)
         raise ConnectionLostError("the server ended the stream: it is probably shutting down")
 
     async def _readable(self) -> None:
@@ -311,8 +346,7 @@ class ReplicationConnection:
             self._ready = None
 
     def _on_readable(self) -> None:
-        ready = self._ready
-        if ready is None:
+        if self._ready is None:
             # Nobody waits. What comes stays in the socket, and holds the server back.
             self._unwatch()
             return
@@ -323,10 +357,13 @@ class ReplicationConnection:
                 # The encrypting library may hold bytes that make no socket readable.
                 self._pgconn.consume_input()
         except psycopg.Error as exc:
-            if not ready.done():
-                ready.set_exception(exc)
-        if not ready.done():
-            ready.set_result(None)
+            self._failure = exc
+        self._may_hold = True
+        self._take()
+
+    def _wake(self) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
 
     def _unwatch(self) -> None:
         if self._watched is not None:
@@ -351,6 +388,8 @@ class ReplicationConnection:
             self._stop_writing()
 
     def _flush(self) -> None:
+        # While the socket takes nothing, libpq reads from it.
+        self._may_hold = True
         try:
             done = self._pgconn.flush() == 0
         except psycopg.Error:
@@ -424,7 +463,8 @@ class ReplicationConnection:
         # psycopg watches the socket itself now.
         self._unwatch()
         self._stop_writing()
-        self._ended = False
+        self._is_over, self._failure = False, None
+        self._arrivals.take()
         await self._start()
         self.send(self._last_sent)
         await self._end_copy()
@@ -433,6 +473,7 @@ class ReplicationConnection:
         """Close the connection at once."""
         self._stop_writing()
         self._unwatch()
+        self._arrivals.close()
         self._pgconn.finish()
 
     def _notice(self, notice: psycopg.errors.Diagnostic) -> None:

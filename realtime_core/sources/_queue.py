@@ -34,6 +34,8 @@ __all__ = ["EventQueue"]
 T = TypeVar("T")
 
 _CHANGE_BYTES: Final = 100
+_MANY: Final = 64
+"""Events of a batch that goes out though more were read: their transaction's rest may be long."""
 
 
 class EventQueue(abc.ABC):
@@ -51,7 +53,9 @@ class EventQueue(abc.ABC):
         # The last event or transaction that was handed over and has a position.
         self._handed: Event | CommittedTransaction | None = None
         self._reading = False
-        # What a source sets: why nothing more will come.
+        # What a source sets: whether the next _fill() waits for nothing, and why nothing more
+        # will come.
+        self._has_rest = False
         self._error: RealtimeError | None = None
         self._closed = False
 
@@ -155,7 +159,7 @@ class EventQueue(abc.ABC):
             await self._more()
 
     def batches(self) -> AsyncIterator[list[Event]]:
-        """Iterate over what each wake-up brought, never an empty list.
+        """Iterate over what each wake-up brought, small transactions whole, never an empty list.
 
         It may be left and made anew at any time; cancelling a step loses nothing.
         """
@@ -164,14 +168,16 @@ class EventQueue(abc.ABC):
     async def _next_batch(self) -> list[Event]:
         if self._auto_ack:
             self._ack_handed()
+        queue = self._queue
         while True:
-            batch = [event for event in self._queue if self._is_wanted(event)]
-            self._queue.clear()
+            while not queue or (self._has_rest and len(queue) < _MANY):
+                await self._more()
+            batch = list(queue) if self._boundaries else list(filter(_is_no_boundary, queue))
+            queue.clear()
             if batch:
                 break
-            await self._more()
         for event in reversed(batch):
-            if not isinstance(event, Begin | Gap):
+            if type(event) is not Begin and type(event) is not Gap:
                 self._handed = event
                 break
         return batch
@@ -256,9 +262,6 @@ class EventQueue(abc.ABC):
         finally:
             self._reading = False
 
-    def _is_wanted(self, event: Event) -> bool:
-        return self._boundaries or not isinstance(event, Begin | Commit)
-
     def _ack_handed(self) -> None:
         if self._handed is not None:
             self.ack(self._handed)
@@ -275,6 +278,10 @@ class _Steps(AsyncIterator[T], Generic[T]):
 
     async def __anext__(self) -> T:
         return await self._step()
+
+
+def _is_no_boundary(event: Event) -> bool:
+    return not isinstance(event, Begin | Commit)
 
 
 def _size(change: Change) -> int:

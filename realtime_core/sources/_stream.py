@@ -16,7 +16,7 @@ import logging
 import math
 import secrets
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain
 from random import Random
 from time import monotonic
 from typing import Final, Self, Unpack
@@ -162,11 +162,13 @@ class StreamSource(EventQueue):
         """Read the end of a transaction whose last change may be acknowledged already."""
         # Not behind an error: the end would take the slot past the change at fault.
         while not self._queue and self._error is None:
-            if self._take_rest():
+            if self._has_rest:
+                self._take_rest()
                 await asyncio.sleep(0)
-            elif self._decoder.in_transaction and self._error is None:
+            elif self._decoder.in_transaction:
                 payloads = await connection.read()
                 self._rest = self._events(payloads, self._decoder, self._sequence)
+                self._has_rest = True
             else:
                 return
 
@@ -180,8 +182,9 @@ class StreamSource(EventQueue):
         await self._attempts.wait()
 
     async def _fill(self) -> None:
-        if self._take_rest():
+        if self._has_rest:
             # A transaction that was held may be of any length, and is not waited for.
+            self._take_rest()
             await asyncio.sleep(0)
             return
         if self._error is not None:
@@ -205,47 +208,49 @@ class StreamSource(EventQueue):
         self._rest = self._events(payloads, self._decoder, self._sequence)
         self._take_rest()
 
-    def _take_rest(self) -> bool:
-        """Queue more of what was read; return whether there was more."""
-        was_more = False
+    def _put_behind(self, events: Iterator[Event]) -> None:
+        """Have events handed over behind what was read."""
+        self._rest = chain(self._rest, events)
+        self._has_rest = True
+
+    def _take_rest(self) -> None:
+        """Queue more of what was read, for a while."""
+        queue = self._queue
         until = monotonic() + _TURN
+        left = max(_CHUNK - len(queue), 1)
+        self._has_rest = True
         try:
-            for event in islice(self._rest, _CHUNK):
-                was_more = True
+            for event in self._rest:
                 if event is not None:
-                    self._queue.append(event)
-                if monotonic() > until:
-                    break
+                    queue.append(event)
+                left -= 1
+                if not left or monotonic() > until:
+                    return
         except RealtimeError as exc:
             # What came before it is good and goes out first.
             self._error = exc
-        return was_more
+        self._has_rest = False
 
     def _events(
         self, payloads: list[memoryview], decoder: PayloadDecoder, sequence: Sequence
     ) -> Iterator[Event | None]:
         """Decode CopyData payloads; yield what is new and wanted, and None for all else."""
         accept = self._skips.accepting(sequence)
-        rest = iter(payloads)
-        keepalives: list[memoryview] = []
-
-        def messages() -> Iterator[bytes]:
-            """Yield the plugin's messages up to the next keepalive."""
-            for payload in rest:
-                if payload[0] != TAG_XLOG_DATA:
-                    keepalives.append(payload)
-                    return
+        begin, count = 0, len(payloads)
+        while begin < count:
+            end = begin
+            while end < count and payloads[end][0] == TAG_XLOG_DATA:
+                end += 1
+            if begin < end:
                 # The only copy: slices of bytes are cheap to decode, of a memoryview dear.
-                yield bytes(payload[XLOG_DATA_HEADER:])
-
-        while True:
-            for event in decoder.decode(messages()):
-                yield event if accept(event) else None
-            if not keepalives:
-                return
-            message = parse_copy_data(keepalives.pop())
-            if isinstance(message, Keepalive) and sequence is self._sequence:
-                yield from self._keepalive(message, decoder)
+                messages = (bytes(payload[XLOG_DATA_HEADER:]) for payload in payloads[begin:end])
+                for event in decoder.decode(messages):
+                    yield event if accept(event) else None
+            if end < count:
+                message = parse_copy_data(payloads[end])
+                if isinstance(message, Keepalive) and sequence is self._sequence:
+                    yield from self._keepalive(message, decoder)
+            begin = end + 1
 
     def _keepalive(self, message: Keepalive, decoder: PayloadDecoder) -> Iterator[Idle]:
         progress = self._sequence.progress
@@ -381,7 +386,7 @@ class StreamSource(EventQueue):
             assert attachment.reason is not None
             self._skips.begin(attachment.skips_until)
             gap = self._gap(attachment.reason, attachment.skips_until, self._sequence, former)
-            self._rest = chain(self._rest, gap)
+            self._put_behind(gap)
         elif former is None or attachment.reason is not None:
             if former is not None and stream != former:
                 self._former_streams.add(former)
@@ -403,7 +408,7 @@ class StreamSource(EventQueue):
             former = Sequence(LSN(0), start=self._start)
         if attachment.reason is not None:
             gap = self._gap(attachment.reason, attachment.start, former, self._stream)
-            self._rest = chain(self._rest, gap)
+            self._put_behind(gap)
         self._meter.sequence_ended(former)
         self._skips = Skips()
         self._sequence = Sequence(

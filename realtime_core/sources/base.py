@@ -95,7 +95,11 @@ class ChangeSource(Protocol):
         ...
 
     def batches(self) -> AsyncIterator[list[Event]]:
-        """Iterate over what each wake-up brought, never an empty list."""
+        """Iterate over what each wake-up brought, small transactions whole, never an empty list.
+
+        The rest of a transaction is waited for as long as more of it keeps coming, up to 64
+        events; what comes of it more than 50 ms later is another batch's.
+        """
         ...
 
     def transactions(self, max_bytes: int) -> AsyncIterator[TransactionEvent]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any, Literal, Unpack
+from typing import Any, Final, Literal, Unpack
 
 import attrs
 from psycopg import AsyncConnection
@@ -21,6 +21,10 @@ from .catalog import ServerFacts
 from .options import Dsn, StreamOptions
 
 __all__ = ["PgoutputSource"]
+
+_GOES_ON: Final = frozenset(b"BORYIUDTS")
+"""Begin, what comes within a transaction but for messages, which need be in none, and the
+beginning of a part of one that is still running."""
 
 
 class PgoutputSource(StreamSource):
@@ -125,6 +129,9 @@ class _Pgoutput:
         return pgoutput_options(
             self.identity, streaming=self.streaming, messages=self.messages, origin=self.origin
         )
+
+    def goes_on(self, message: memoryview) -> bool:
+        return len(message) > 0 and message[0] in _GOES_ON
 
     def decoder(self, stream: StreamIdentity) -> PayloadDecoder:
         return ChangeDecoder(

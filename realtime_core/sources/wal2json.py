@@ -28,6 +28,12 @@ _ACTIONS: Final[tuple[str, ...]] = get_args(Wal2JsonAction)
 _DECISIVE: Final = ("format-version", "add-tables", "filter-tables", "actions", "add-msg-prefixes")
 _PREFIX: Final = re.compile(r"[^\s,\\\0]+")
 
+_ACTION_BYTES: Final = len(b'{"action":"B')
+_GOES_ON: Final = frozenset(b'{"action":"%c' % letter for letter in b"BIUDT")
+"""How texts of format 2 begin behind which there is more; messages need be in no transaction."""
+_LAST_CHUNK: Final = b"]}"
+"""What ends a transaction in format 1, which writes in chunks."""
+
 Table: TypeAlias = tuple[str | None, str | None]
 
 
@@ -141,6 +147,11 @@ class _Wal2Json:
 
     def options(self) -> dict[str, str]:
         return self.plugin_options
+
+    def goes_on(self, message: memoryview) -> bool:
+        if self.tells_commit_lsn:
+            return bytes(message[:_ACTION_BYTES]) in _GOES_ON
+        return bytes(message[: len(_LAST_CHUNK)]) != _LAST_CHUNK
 
     def decoder(self, stream: StreamIdentity) -> PayloadDecoder:
         # Unchanged TOAST is left out of a text: what is missing, only earlier rows have told.

@@ -21,7 +21,6 @@ from realtime_core import (
     LogicalMessage,
     Position,
 )
-from realtime_core.errors import DecodeError
 from realtime_server.broadcaster import broadcast
 from realtime_server.hub import Hub
 from tests.server_helpers import COMMIT_TIME, TRANSACTION, insert, make_metrics, make_relation
@@ -67,72 +66,6 @@ async def test_a_batch_is_acknowledged_by_its_last_event_when_it_was_published()
         ("published", [three]),
         ("ack", three),
     ]
-
-
-async def test_a_small_transaction_that_comes_in_pieces_is_published_whole() -> None:
-    begin, one, two = Begin(TRANSACTION), *(insert(TODOS, str(n), "x") for n in range(2))
-    whole = [begin, one, two, COMMIT]
-    assert await diary([begin], [one], [two], [COMMIT], [GAP]) == [
-        ("publish", whole),
-        ("published", whole),
-        ("ack", COMMIT),
-        ("publish", [GAP]),
-        ("published", [GAP]),
-    ]
-
-
-async def test_what_is_much_is_published_without_its_transactions_rest() -> None:
-    rows: list[Event] = [insert(TODOS, str(number), "x") for number in range(64)]
-    entries = await diary(rows[:63], [rows[63]], [COMMIT])
-    assert [entry for entry in entries if entry[0] == "publish"] == [
-        ("publish", rows),
-        ("publish", [COMMIT]),
-    ]
-
-
-class Stepping(Diary):
-    """Its batches are read as a source's are: a cancelled step loses nothing."""
-
-    def batches(self) -> AsyncIterator[list[Event]]:
-        return self
-
-    def __aiter__(self) -> AsyncIterator[list[Event]]:
-        return self
-
-    def __init__(self, *batches: list[Event] | Exception) -> None:
-        super().__init__(())
-        self._left = list(batches)
-        self._published = asyncio.Event()
-
-    async def __anext__(self) -> list[Event]:
-        if not self._left:
-            raise StopAsyncIteration
-        if isinstance(self._left[0], Exception):
-            raise self._left[0]
-        if self._left[0] == [COMMIT]:
-            await self._published.wait()
-        return self._left.pop(0)
-
-    def publishing(self, events: list[Event]) -> Iterator[float]:
-        self._published.set()
-        return super().publishing(events)
-
-
-async def test_a_transactions_rest_is_not_waited_for_long() -> None:
-    change = insert(TODOS, "1", "x")
-    # The commit comes when the change has been published.
-    diary = Stepping([change], [COMMIT])
-    async with asyncio.timeout(30):
-        await broadcast(cast(ChangeSource, diary), cast(Hub, diary), make_metrics())
-    assert [entry[1] for entry in diary.entries if entry[0] == "ack"] == [change, COMMIT]
-
-
-async def test_what_came_before_an_error_is_published_first() -> None:
-    change = insert(TODOS, "1", "x")
-    diary = Stepping([change], DecodeError("no message"))
-    with pytest.raises(DecodeError, match="no message"):
-        await broadcast(cast(ChangeSource, diary), cast(Hub, diary), make_metrics())
-    assert [entry[0] for entry in diary.entries] == ["publish", "published", "ack"]
 
 
 async def test_what_has_no_position_of_its_own_is_not_acknowledged() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import Mock
 
+import psycopg
 import pytest
 
 from realtime_core.errors import ConnectionLostError
@@ -51,6 +52,23 @@ class StreamingPgconn(EndingPgconn):
     def get_copy_data(self, _: int) -> tuple[int, bytes]:
         data, self._received = self._received[:1], self._received[1:]
         return len(data), data
+
+
+class WalPgconn(EndingPgconn):
+    """Each line from the socket is a CopyData; an empty one ends the stream."""
+
+    def get_copy_data(self, _: int) -> tuple[int, memoryview]:
+        line, end, rest = self._received.partition(b"\n")
+        if not end:
+            return 0, memoryview(b"")
+        self._received = rest
+        return len(line) or -1, memoryview(line)
+
+    def consume_input(self) -> None:
+        received = self._incoming.recv(65536)
+        if not received:
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        self._received += received
 
 
 @contextlib.contextmanager
@@ -107,3 +125,93 @@ async def test_a_read_that_is_cancelled_loses_nothing() -> None:
             if not got:
                 got = await connection.read()
             assert got == [b"x"]
+
+
+def wal(*messages: bytes) -> bytes:
+    """Return lines of XLogData."""
+    return b"".join(b"w" + b"-" * 24 + message + b"\n" for message in messages)
+
+
+def lines(data: bytes) -> list[bytes]:
+    return data.split(b"\n")[:-1]
+
+
+async def turns(count: int = 5) -> None:
+    """Let the loop find what there is to find."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@contextlib.contextmanager
+def streaming() -> Iterator[tuple[ReplicationConnection, socket.socket]]:
+    """Yield a connection whose transactions end with a C, and the server's socket."""
+    with connected(WalPgconn) as (connection, _, theirs):
+        connection._arrivals.goes_on = lambda message: message != b"C"
+        yield connection, theirs
+        connection._arrivals.close()
+
+
+async def test_a_reader_is_woken_when_a_small_transaction_is_whole() -> None:
+    with streaming() as (connection, theirs):
+        reading = asyncio.create_task(connection.read())
+        await turns()
+        ready = connection._ready
+        assert ready is not None
+        for message in (b"B", b"I", b"I"):
+            theirs.send(wal(message))
+            await turns()
+            # It waits as before: nobody was woken in between.
+            assert connection._ready is ready
+            assert not ready.done()
+        theirs.send(wal(b"C"))
+        assert await reading == lines(wal(b"B", b"I", b"I", b"C"))
+
+
+async def test_a_read_that_is_cancelled_within_a_transaction_loses_nothing() -> None:
+    with streaming() as (connection, theirs):
+        for _ in range(3):
+            reading = asyncio.create_task(connection.read())
+            await turns()
+            theirs.send(wal(b"B", b"I"))
+            await turns()
+            reading.cancel()
+            await asyncio.wait({reading})
+            theirs.send(wal(b"C"))
+            assert await connection.read() == lines(wal(b"B", b"I", b"C"))
+
+
+async def test_the_rest_of_a_transaction_is_not_waited_for_long() -> None:
+    with streaming() as (connection, theirs):
+        theirs.send(wal(b"B", b"I"))
+        async with asyncio.timeout(30):
+            assert await connection.read() == lines(wal(b"B", b"I"))
+            theirs.send(wal(b"C"))
+            assert await connection.read() == lines(wal(b"C"))
+
+
+@pytest.mark.parametrize("end", [b"\n", None])
+async def test_what_came_before_the_end_of_the_stream_is_read_first(end: bytes | None) -> None:
+    with streaming() as (connection, theirs):
+        reading = asyncio.create_task(connection.read())
+        await turns()
+        theirs.send(wal(b"B", b"I"))
+        await turns()
+        if end is None:
+            theirs.close()
+        else:
+            theirs.send(end + b"CommandComplete")
+        assert await reading == lines(wal(b"B", b"I"))
+        with pytest.raises(ConnectionLostError):
+            await connection.read()
+
+
+async def test_a_keepalive_waits_to_be_read_with_a_transaction() -> None:
+    keepalive = b"k" + b"-" * 16 + b"\0"
+    with streaming() as (connection, theirs):
+        reading = asyncio.create_task(connection.read())
+        await turns()
+        theirs.send(keepalive + b"\n")
+        await turns()
+        assert not reading.done()
+        theirs.send(wal(b"B", b"C"))
+        assert await reading == [keepalive, *lines(wal(b"B", b"C"))]

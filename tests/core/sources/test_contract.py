@@ -285,6 +285,19 @@ async def test_batches_are_never_empty_and_may_be_left(world: World) -> None:
         assert ids(batch) == [4]
 
 
+async def test_small_transactions_are_whole_in_batches(world: World) -> None:
+    async with world.source() as source:
+        batches = source.batches()
+        for number in range(30):
+            reading = asyncio.ensure_future(anext(batches))
+            # It waits already, or is only about to.
+            for _ in range(number % 3):
+                await asyncio.sleep(0)
+            wanted = [10 * number + place for place in range(10)]
+            world.insert(*wanted)
+            assert ids(await soon(reading)) == wanted
+
+
 async def test_transactions_come_whole(world: World) -> None:
     async with world.source() as source:
         world.insert(1, 2, 3)
