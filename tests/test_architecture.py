@@ -74,6 +74,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     # Only writes and reads connection strings.
     "psycopg.conninfo": ("realtime_server.config",),
+    # For type checkers, which bring it along; nothing imports it when it runs.
+    "typing_extensions": ("realtime_core.sources.base",),
     "psycopg_pool": ("realtime_server.catalog", "realtime_server.rls"),
     "re2": ("realtime_core.filters",),
     "uvloop": ("realtime_server.cli",),

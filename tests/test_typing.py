@@ -9,6 +9,7 @@ TESTS = Path(__file__).parent
 
 MISUSE = """
 from realtime_core import UNCHANGED, Insert, LSN, PgoutputSource, Truncate, Update
+from realtime_core import Change, ChangeSource, Wal2JsonSource
 
 def misuse(insert: Insert, update: Update, truncate: Truncate) -> None:
     insert.record.text("id").upper()  # it may be NULL
@@ -24,6 +25,16 @@ async def misuse_of_source() -> None:
     PgoutputSource("dsn", ["shop"])  # by keyword alone
     async with PgoutputSource("dsn", publications=["shop"], slot="etl") as source:
         await source.ack("16/B374D848")  # a plain function, of positions
+    async with PgoutputSource("dsn", publications=["shop"], on_gap="continue") as source_with_gaps:
+        async for event in source_with_gaps:
+            event.position  # a gap has none
+        async for item in source_with_gaps.transactions(1000):
+            item.position  # a gap has none
+    async for framed in Wal2JsonSource("dsn", boundaries=True):
+        framed.position  # Begin has none
+    await read(source_with_gaps)  # it yields more than changes
+
+async def read(source: ChangeSource[Change]) -> None: ...
 """
 
 

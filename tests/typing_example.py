@@ -13,6 +13,7 @@ from realtime_core import (
     Change,
     ChangeSource,
     Commit,
+    CommittedTransaction,
     DecodeError,
     Delete,
     Event,
@@ -23,6 +24,8 @@ from realtime_core import (
     MemorySource,
     PgoutputSource,
     Position,
+    StreamOptions,
+    TransactionEvent,
     Truncate,
     Unchanged,
     Update,
@@ -43,9 +46,8 @@ async def print_changes(dsn: str) -> None:
                 case Delete():
                     print(change.old_record.as_text())
                 case _:
-                    pass
-            if not isinstance(change, Begin | Gap):
-                source.ack(change)
+                    print(change.position)
+            source.ack(change)
 
 
 async def read_any_source(source: ChangeSource) -> list[Position]:
@@ -61,6 +63,67 @@ async def read_any_source(source: ChangeSource) -> list[Position]:
 def every_source() -> list[ChangeSource]:
     """All of them keep one protocol."""
     return [PgoutputSource("", publications=["shop"]), Wal2JsonSource(""), MemorySource()]
+
+
+async def events_are_those_that_the_options_ask_for(
+    dsn: str, start: Position | None, options: StreamOptions, verbose: bool
+) -> None:
+    """What an option leaves out need not be told apart from what comes."""
+    plain = PgoutputSource(dsn, publications=["shop"], slot="etl", filter="id=gt.1", on_gap="raise")
+    async for change in plain:
+        assert_type(change, Change)
+        print(change.position)
+    async for batch in plain.batches():
+        assert_type(batch, list[Change])
+    async for item in plain.transactions(1000):
+        assert_type(item, CommittedTransaction | LogicalMessage)
+
+    checkpoint = Wal2JsonSource(dsn, slot="etl", start_at=start)
+    async for place in checkpoint:
+        assert_type(place, Change | Idle)
+    async for stored in checkpoint.transactions(1000):
+        assert_type(stored, CommittedTransaction | LogicalMessage | Idle)
+        print(stored.position)
+
+    gaps = MemorySource(slot="etl", on_gap="continue")
+    async for found in gaps:
+        assert_type(found, Change | Gap)
+    async for whole in gaps.transactions(1000):
+        assert_type(whole, CommittedTransaction | LogicalMessage | Gap)
+
+    framed = PgoutputSource(dsn, publications=["shop"], boundaries=True)
+    async for event in framed:
+        assert_type(event, Change | Begin | Commit)
+    async for no_frame in framed.transactions(1000):
+        assert_type(no_frame, CommittedTransaction | LogicalMessage)
+    framed_gaps = MemorySource(boundaries=True, on_gap="continue")
+    assert_type(framed_gaps, MemorySource[Change | Begin | Commit | Gap])
+    framed_checkpoint = Wal2JsonSource(dsn, boundaries=True, start_at=start)
+    assert_type(framed_checkpoint, Wal2JsonSource[Change | Begin | Commit | Idle])
+    checkpoint_gaps = Wal2JsonSource(dsn, on_gap="continue", start_at=start)
+    assert_type(checkpoint_gaps, Wal2JsonSource[Change | Gap | Idle])
+    everything = MemorySource(boundaries=True, on_gap="continue", start_at=start)
+    assert_type(everything, MemorySource[Event])
+
+    # Where only the program knows, anything may come.
+    assert_type(PgoutputSource(dsn, publications=["shop"], **options), PgoutputSource[Event])
+    unknown = PgoutputSource(dsn, publications=["shop"], boundaries=verbose)
+    assert_type(unknown, PgoutputSource[Event])
+    async for any_item in unknown.transactions(1000):
+        assert_type(any_item, TransactionEvent)
+
+    # And each is a source like any other.
+    await read_any_source(plain)
+    await read_any_source(checkpoint)
+    await read_any_source(gaps)
+    await read_any_source(everything)
+    await read_changes(plain)
+
+
+async def read_changes(source: ChangeSource[Change]) -> None:
+    """A function that takes sources without frames and gaps."""
+    async for change in source:
+        source.ack(change.position)
 
 
 def describe(event: Event) -> str:

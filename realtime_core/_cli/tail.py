@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final, Literal
@@ -173,7 +173,7 @@ class _Tail:
                 seconds = time.monotonic() - started
                 complain("done", f"{self._summary(source.stats())} in {seconds:.1f} s")
 
-    def _write(self, batch: list[Event]) -> list[Event]:
+    def _write(self, batch: Sequence[Event]) -> Sequence[Event]:
         """Write a batch, as far as it was asked for; return that."""
         if self._left is not None:
             batch = list(self._limited(batch))
@@ -186,7 +186,7 @@ class _Tail:
         self._written += sum(map(_is_change, batch))
         return batch
 
-    def _limited(self, batch: list[Event]) -> Iterator[Event]:
+    def _limited(self, batch: Sequence[Event]) -> Iterator[Event]:
         assert self._left is not None
         for event in batch:
             if self._left == 0:

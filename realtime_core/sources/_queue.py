@@ -12,7 +12,7 @@ import abc
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, Self, TypeVar, overload
 
 from ..changes import (
     Begin,
@@ -27,7 +27,7 @@ from ..changes import (
 )
 from ..errors import ConfigError, RealtimeError, TransactionTooLargeError
 from ..positions import Position
-from .base import Acknowledgeable, TransactionEvent
+from .base import Acknowledgeable, E, TransactionEvent
 
 __all__ = ["EventQueue"]
 
@@ -38,7 +38,7 @@ _MANY: Final = 64
 """Events of a batch that goes out though more were read: their transaction's rest may be long."""
 
 
-class EventQueue(abc.ABC):
+class EventQueue(abc.ABC, Generic[E]):
     """The reading half of a source.
 
     Args:
@@ -49,7 +49,8 @@ class EventQueue(abc.ABC):
     def __init__(self, *, boundaries: bool, auto_ack: bool) -> None:
         self._boundaries = boundaries
         self._auto_ack = auto_ack
-        self._queue: deque[Event] = deque()
+        # Events; of those that are handed over only the options know that they are E.
+        self._queue: deque[Any] = deque()
         # The last event or transaction that was handed over and has a position.
         self._handed: Event | CommittedTransaction | None = None
         self._reading = False
@@ -131,7 +132,7 @@ class EventQueue(abc.ABC):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> E:
         """Return the next event, waiting for it.
 
         Raises:
@@ -144,7 +145,7 @@ class EventQueue(abc.ABC):
         queue = self._queue
         while True:
             while queue:
-                event = queue.popleft()
+                event: E = queue.popleft()
                 # By class, and not by isinstance: this runs for every change.
                 kind = type(event)
                 if kind is Begin or kind is Commit:
@@ -158,14 +159,14 @@ class EventQueue(abc.ABC):
                 return event
             await self._more()
 
-    def batches(self) -> AsyncIterator[list[Event]]:
+    def batches(self) -> AsyncIterator[list[E]]:
         """Iterate over what each wake-up brought, small transactions whole, never an empty list.
 
         It may be left and made anew at any time; cancelling a step loses nothing.
         """
         return _Steps(self._next_batch)
 
-    async def _next_batch(self) -> list[Event]:
+    async def _next_batch(self) -> list[E]:
         if self._auto_ack:
             self._ack_handed()
         queue = self._queue
@@ -182,7 +183,24 @@ class EventQueue(abc.ABC):
                 break
         return batch
 
-    def transactions(self, max_bytes: int) -> AsyncIterator[TransactionEvent]:
+    # What may be iterated over more narrowly comes first, so that the second and the third do
+    # not meet in it.
+    @overload
+    def transactions(
+        self: EventQueue[Change | Begin | Commit], max_bytes: int
+    ) -> AsyncIterator[CommittedTransaction | LogicalMessage]: ...
+    @overload
+    def transactions(  # type: ignore[overload-overlap]
+        self: EventQueue[Change | Begin | Commit | Gap], max_bytes: int
+    ) -> AsyncIterator[CommittedTransaction | LogicalMessage | Gap]: ...
+    @overload
+    def transactions(
+        self: EventQueue[Change | Begin | Commit | Idle], max_bytes: int
+    ) -> AsyncIterator[CommittedTransaction | LogicalMessage | Idle]: ...
+    @overload
+    def transactions(self, max_bytes: int) -> AsyncIterator[TransactionEvent]: ...
+
+    def transactions(self, max_bytes: int) -> AsyncIterator[Any]:
         """Iterate over whole transactions, those without changes left out.
 
         It may be left and made anew at any time; cancelling a step loses nothing. What is left

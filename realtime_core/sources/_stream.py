@@ -47,7 +47,7 @@ from ._lag import LagGuard
 from ._meter import Meter
 from ._queue import EventQueue
 from ._skips import Skips
-from .base import Acknowledgeable, SourceStats
+from .base import Acknowledgeable, E, SourceStats
 from .options import Dsn, StreamOptions, StreamSettings
 
 __all__ = ["StreamSource"]
@@ -69,7 +69,7 @@ _TURN: Final = 0.002
 _UNDEFINED_OBJECT: Final = "42704"
 
 
-class StreamSource(EventQueue):
+class StreamSource(EventQueue[E]):
     """Streams through the replication protocol what an output plugin sends."""
 
     def __init__(self, dsn: Dsn, plugin: OutputPlugin, **options: Unpack[StreamOptions]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 import attrs
 
@@ -12,7 +12,18 @@ from ..changes import CommittedTransaction, Event, Gap, Idle, LogicalMessage
 from ..lsn import LSN
 from ..positions import Position
 
-__all__ = ["Acknowledgeable", "ChangeSource", "SourceStats", "TransactionEvent"]
+__all__ = ["E", "Acknowledgeable", "ChangeSource", "SourceStats", "TransactionEvent"]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    E = TypeVar("E", bound=Event, default=Event, covariant=True)
+    """The events that a source yields: which these are depends on its options."""
+else:
+    # Python 3.11 knows no defaults of type variables, and needs none to run.
+    from typing import TypeVar
+
+    E = TypeVar("E", bound=Event, covariant=True)
 
 TransactionEvent: TypeAlias = CommittedTransaction | LogicalMessage | Gap | Idle
 """What :meth:`ChangeSource.transactions` yields. A message is one that is not transactional."""
@@ -54,8 +65,12 @@ class SourceStats:
     """Whether the stream runs now."""
 
 
-class ChangeSource(Protocol):
+class ChangeSource(Protocol[E]):
     """An async iterator of changes in commit order, in constant memory.
+
+    ``ChangeSource`` alone yields any event; ``ChangeSource[Change]`` is a source whose options
+    leave out :class:`Begin` and :class:`Commit` (``boundaries``), :class:`Gap` (``on_gap``) and
+    :class:`Idle` (``start_at``), as type checkers know of a source that is made without them.
 
     * ``async with`` attaches it, ``async for`` reads it; one consumer a source. Reading by
       events, batches or transactions may be mixed: each goes on where the last one stood.
@@ -90,11 +105,11 @@ class ChangeSource(Protocol):
 
     def __aiter__(self) -> Self: ...
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> E:
         """Return the next event, waiting for it."""
         ...
 
-    def batches(self) -> AsyncIterator[list[Event]]:
+    def batches(self) -> AsyncIterator[Sequence[E]]:
         """Iterate over what each wake-up brought, small transactions whole, never an empty list.
 
         The rest of a transaction is waited for as long as more of it keeps coming, up to 64

@@ -15,15 +15,15 @@ from ..replication.commands import check_slot_name
 from ._dsn import parse_dsn
 from ._filtering import filter_problems
 
-__all__ = ["Dsn", "StreamOptions", "StreamSettings"]
+__all__ = ["CommonOptions", "Dsn", "StreamOptions", "StreamSettings"]
 
 Dsn: TypeAlias = str | Callable[[], Awaitable[str]]
 """A libpq connection string or URI, or a function that is asked for one before each attempt to
 connect: addresses and passwords may change. It may raise :exc:`SourceError`."""
 
 
-class StreamOptions(TypedDict, total=False):
-    """Keyword arguments of every source that streams from a slot. All of them are optional."""
+class CommonOptions(TypedDict, total=False):
+    """Those of :class:`StreamOptions` that have nothing to say of which events come."""
 
     slot: str | None
     """Name of a permanent slot, made when it is missing and kept when the source closes. None:
@@ -38,27 +38,16 @@ class StreamOptions(TypedDict, total=False):
     """When another connection streams from the slot: raise :exc:`SlotInUseError`, or look each
     second whether it is free. The source's own connection that broke is always waited for. Read a
     ``start_at`` when nobody else can move it any more: it is not asked for again."""
-    on_gap: Literal["raise", "continue"]
-    """When changes may have been lost: raise :exc:`SlotLostError`, or go on with a
-    :class:`Gap` in the stream."""
     replace_slot: bool
     """Whether the slot may be dropped and made anew where that is the only way on: it is
     invalidated, WAL that it needs is gone, it is older than its publication, or ``on_lag`` says
     so. Without it such a slot raises, whatever ``on_gap`` says."""
-    start_at: Position | None
-    """For a consumer that keeps its own checkpoint, ideally in the same transaction as its work:
-    the position that it has stored, None as long as there is none. The source hands over what
-    lies beyond it. It never lets the slot pass the position acknowledged last, and yields
-    :class:`Idle` positions to be stored and acknowledged while nothing else comes, so that a
-    slot which stands beyond ``start_at`` is known to be a gap."""
     filter: str | Mapping[str, str] | None
     """Hand over only the row changes that pass a filter expression: one for all tables, or one by
     ``schema.table``, with ``*`` for those that are not named. Whatever else comes passes.
     Positions count what is left out, and acknowledging what came later acknowledges it. A filter
     that does not fit a table raises :exc:`FilterError` with the table's first change; a row that
     cannot be judged is left out, counted and logged."""
-    boundaries: bool
-    """Also yield :class:`Begin` and :class:`Commit`."""
     auto_ack: bool
     """Acknowledge what was handed over when the next is asked for, and on leaving the ``async
     with`` block without an exception."""
@@ -90,6 +79,22 @@ class StreamOptions(TypedDict, total=False):
     """What the application calls libpq's parameters, and values of them, as in
     ``{"user": "DB_USER", "sslmode=disable": "DB_SSL=false"}``: errors that say what to change
     name those."""
+
+
+class StreamOptions(CommonOptions, total=False):
+    """Keyword arguments of every source that streams from a slot. All of them are optional."""
+
+    on_gap: Literal["raise", "continue"]
+    """When changes may have been lost: raise :exc:`SlotLostError`, or go on with a
+    :class:`Gap` in the stream."""
+    start_at: Position | None
+    """For a consumer that keeps its own checkpoint, ideally in the same transaction as its work:
+    the position that it has stored, None as long as there is none. The source hands over what
+    lies beyond it. It never lets the slot pass the position acknowledged last, and yields
+    :class:`Idle` positions to be stored and acknowledged while nothing else comes, so that a
+    slot which stands beyond ``start_at`` is known to be a gap."""
+    boundaries: bool
+    """Also yield :class:`Begin` and :class:`Commit`."""
 
 
 @attrs.frozen(kw_only=True)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Any, Final, Literal, Unpack
+from typing import Any, Final, Literal, Required, Unpack, overload
 
 import attrs
 from psycopg import AsyncConnection
 
+from ..changes import Begin, Change, Commit, Event, Gap, Idle
 from ..errors import ConfigError, PublicationNotFoundError, SourceError
 from ..pgoutput import ChangeDecoder
 from ..pgoutput.spill import FileSpillStore
-from ..positions import StreamIdentity
+from ..positions import Position, StreamIdentity
 from ..replication.commands import pgoutput_options
 from . import catalog
 from ._attach import PayloadDecoder
 from ._stream import StreamSource
+from .base import E
 from .catalog import ServerFacts
-from .options import Dsn, StreamOptions
+from .options import CommonOptions, Dsn, StreamOptions
 
 __all__ = ["PgoutputSource"]
 
@@ -27,7 +29,23 @@ _GOES_ON: Final = frozenset(b"BORYIUDTS")
 beginning of a part of one that is still running."""
 
 
-class PgoutputSource(StreamSource):
+class _NarrowOptions(CommonOptions, total=False):
+    """The options that say nothing of which events come."""
+
+    publications: Required[Iterable[str]]
+    messages: bool
+    origin: Literal["any", "none"]
+    streaming: Literal["off", "on", "parallel"]
+    max_memory: int
+    spill_directory: str | os.PathLike[str] | None
+    lazy: bool
+
+
+class _Options(_NarrowOptions, StreamOptions, total=False):
+    """All of them."""
+
+
+class PgoutputSource(StreamSource[E]):
     """Streams the changes of one or more publications.
 
     Example::
@@ -58,6 +76,79 @@ class PgoutputSource(StreamSource):
     Raises:
         ConfigError: if the arguments cannot work.
     """
+
+    @overload
+    def __init__(
+        self: PgoutputSource[Change],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[False] = ...,
+        on_gap: Literal["raise"] = ...,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: PgoutputSource[Change | Idle],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[False] = ...,
+        on_gap: Literal["raise"] = ...,
+        start_at: Position | None,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: PgoutputSource[Change | Gap],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[False] = ...,
+        on_gap: Literal["continue"],
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: PgoutputSource[Change | Gap | Idle],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[False] = ...,
+        on_gap: Literal["continue"],
+        start_at: Position | None,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: PgoutputSource[Change | Begin | Commit],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[True],
+        on_gap: Literal["raise"] = ...,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: PgoutputSource[Change | Begin | Commit | Idle],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[True],
+        on_gap: Literal["raise"] = ...,
+        start_at: Position | None,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: PgoutputSource[Change | Begin | Commit | Gap],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[True],
+        on_gap: Literal["continue"],
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: PgoutputSource[Event],
+        dsn: Dsn = ...,
+        **options: Unpack[_Options],
+    ) -> None: ...
 
     def __init__(
         self,

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, Literal, TypeAlias, Unpack, get_args
+from typing import Any, Final, Literal, TypeAlias, Unpack, get_args, overload
 
 import attrs
 from psycopg import AsyncConnection
 
-from ..changes import Begin, Change, Commit
+from ..changes import Begin, Change, Commit, Event, Gap, Idle
 from ..errors import ConfigError
-from ..positions import StreamIdentity
+from ..positions import Position, StreamIdentity
 from ..replication.commands import wal2json_options
 from ..wal2json import Wal2JsonDecoder
 from ._attach import PayloadDecoder
 from ._stream import StreamSource
+from .base import E
 from .catalog import ServerFacts
-from .options import Dsn, StreamOptions
+from .options import CommonOptions, Dsn, StreamOptions
 
 __all__ = ["Wal2JsonAction", "Wal2JsonSource"]
 
@@ -37,7 +38,22 @@ _LAST_CHUNK: Final = b"]}"
 Table: TypeAlias = tuple[str | None, str | None]
 
 
-class Wal2JsonSource(StreamSource):
+class _NarrowOptions(CommonOptions, total=False):
+    """The options that say nothing of which events come."""
+
+    format_version: Literal[1, 2]
+    tables: Iterable[Table] | None
+    exclude_tables: Iterable[Table]
+    actions: Iterable[Wal2JsonAction] | None
+    messages: bool
+    message_prefixes: Iterable[str] | None
+
+
+class _Options(_NarrowOptions, StreamOptions, total=False):
+    """All of them."""
+
+
+class Wal2JsonSource(StreamSource[E]):
     """Streams a database's changes through wal2json, for servers that have no publication.
 
     What the plugin leaves out, compared with pgoutput, is listed in the reference of
@@ -67,6 +83,79 @@ class Wal2JsonSource(StreamSource):
     Raises:
         ConfigError: if the arguments cannot work.
     """
+
+    @overload
+    def __init__(
+        self: Wal2JsonSource[Change],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[False] = ...,
+        on_gap: Literal["raise"] = ...,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Wal2JsonSource[Change | Idle],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[False] = ...,
+        on_gap: Literal["raise"] = ...,
+        start_at: Position | None,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Wal2JsonSource[Change | Gap],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[False] = ...,
+        on_gap: Literal["continue"],
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Wal2JsonSource[Change | Gap | Idle],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[False] = ...,
+        on_gap: Literal["continue"],
+        start_at: Position | None,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Wal2JsonSource[Change | Begin | Commit],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[True],
+        on_gap: Literal["raise"] = ...,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Wal2JsonSource[Change | Begin | Commit | Idle],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[True],
+        on_gap: Literal["raise"] = ...,
+        start_at: Position | None,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Wal2JsonSource[Change | Begin | Commit | Gap],
+        dsn: Dsn = ...,
+        *,
+        boundaries: Literal[True],
+        on_gap: Literal["continue"],
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Wal2JsonSource[Event],
+        dsn: Dsn = ...,
+        **options: Unpack[_Options],
+    ) -> None: ...
 
     def __init__(
         self,

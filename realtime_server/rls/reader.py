@@ -102,7 +102,7 @@ class Reader:
         self._waiting.extend(events)
         self._changes += sum(isinstance(event, Insert | Update | Delete) for event in events)
 
-    async def _gather(self, stream: AsyncIterator[list[Event]]) -> None:
+    async def _gather(self, stream: AsyncIterator[Sequence[Event]]) -> None:
         """Read on until the next batch is full, or it is time and no transaction is cut in two."""
         clock = asyncio.get_running_loop().time
         patient_until = clock() + _PATIENCE

@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from itertools import count
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, TypedDict, Unpack, overload
 
-from ...changes import Begin, Gap, GapReason, Idle
+from ...changes import Begin, Change, Commit, Event, Gap, GapReason, Idle
 from ...errors import (
     ConfigError,
     ConnectionLostError,
@@ -25,7 +25,7 @@ from ...replication.sequence import NOWHERE, Sequence
 from .._filtering import RowFilter, filter_problems
 from .._queue import EventQueue
 from .._slots import slot_lost
-from ..base import Acknowledgeable, SourceStats
+from ..base import Acknowledgeable, E, SourceStats
 from ._database import MemoryDatabase
 from ._log import Entry, Slot
 
@@ -36,7 +36,24 @@ logger = logging.getLogger("realtime.source")
 _numbers: Final = count(1)
 
 
-class MemorySource(EventQueue):
+class _NarrowOptions(TypedDict, total=False):
+    """The options that say nothing of which events come."""
+
+    slot: str | None
+    filter: str | Mapping[str, str] | None
+    auto_ack: bool
+    persistent: bool
+
+
+class _Options(_NarrowOptions, total=False):
+    """All of them."""
+
+    on_gap: Literal["raise", "continue"]
+    start_at: Position | Literal["slot"] | None
+    boundaries: bool
+
+
+class MemorySource(EventQueue[E]):
     """Reads a :class:`MemoryDatabase`.
 
     It keeps the contract of :class:`ChangeSource`: what one has not acknowledged, another one on
@@ -63,6 +80,83 @@ class MemorySource(EventQueue):
     Raises:
         ConfigError: if ``on_gap`` is neither, or the filter is none.
     """
+
+    @overload
+    def __init__(
+        self: MemorySource[Change],
+        database: MemoryDatabase | None = ...,
+        *,
+        boundaries: Literal[False] = ...,
+        on_gap: Literal["raise"] = ...,
+        start_at: Literal["slot"] = ...,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: MemorySource[Change | Idle],
+        database: MemoryDatabase | None = ...,
+        *,
+        boundaries: Literal[False] = ...,
+        on_gap: Literal["raise"] = ...,
+        start_at: Position | None,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: MemorySource[Change | Gap],
+        database: MemoryDatabase | None = ...,
+        *,
+        boundaries: Literal[False] = ...,
+        on_gap: Literal["continue"],
+        start_at: Literal["slot"] = ...,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: MemorySource[Change | Gap | Idle],
+        database: MemoryDatabase | None = ...,
+        *,
+        boundaries: Literal[False] = ...,
+        on_gap: Literal["continue"],
+        start_at: Position | None,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: MemorySource[Change | Begin | Commit],
+        database: MemoryDatabase | None = ...,
+        *,
+        boundaries: Literal[True],
+        on_gap: Literal["raise"] = ...,
+        start_at: Literal["slot"] = ...,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: MemorySource[Change | Begin | Commit | Idle],
+        database: MemoryDatabase | None = ...,
+        *,
+        boundaries: Literal[True],
+        on_gap: Literal["raise"] = ...,
+        start_at: Position | None,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: MemorySource[Change | Begin | Commit | Gap],
+        database: MemoryDatabase | None = ...,
+        *,
+        boundaries: Literal[True],
+        on_gap: Literal["continue"],
+        start_at: Literal["slot"] = ...,
+        **options: Unpack[_NarrowOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: MemorySource[Event],
+        database: MemoryDatabase | None = ...,
+        **options: Unpack[_Options],
+    ) -> None: ...
 
     def __init__(
         self,

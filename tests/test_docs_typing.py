@@ -1,0 +1,93 @@
+"""The Python in the documentation passes mypy, in strict mode, as a reader would type it in.
+
+A block with a title is a file of that name. Those without one make one program a page, in their
+order, since the later ones go on with the former.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# Its program is for another environment, with a client of the server's.
+PAGES.remove(ROOT / "docs" / "howto" / "connect-clients.md")
+
+BLOCK = re.compile(r'^```python(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+
+# What a page takes for granted, by its path.
+GIVEN = {
+    "docs/howto/slots.md": """
+from realtime_core import PgoutputSource
+dsn = "dbname=shop"
+""",
+    "docs/topics/delivery.md": """
+from realtime_core import PgoutputSource
+dsn = "dbname=shop"
+async def copy_what_is_there(dsn: str) -> None: ...
+""",
+}
+
+
+def programs(page: Path) -> dict[str, str]:
+    """Return a page's programs by the names of their files."""
+    name = str(page.relative_to(ROOT))
+    found: dict[str, str] = {}
+    parts = []
+    for title, source in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if title:
+            found[title] = source
+        else:
+            parts.append(source if runs_at_the_top(source) else in_a_function(source, len(parts)))
+    if parts:
+        found[re.sub(r"\W", "_", name.removesuffix(".md")).lower() + ".py"] = "\n".join(
+            [GIVEN.get(name, ""), *parts]
+        )
+    return found
+
+
+def runs_at_the_top(source: str) -> bool:
+    try:
+        compile(source, "", "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
+def in_a_function(source: str, number: int) -> str:
+    """Wrap what awaits, which Python allows within a function only."""
+    return f"async def part_{number}() -> None:\n" + textwrap.indent(source, "    ")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every page's programs, in one folder."""
+    folder = tmp_path_factory.mktemp("docs")
+    for page in PAGES:
+        for name, source in programs(page).items():
+            path = folder / name
+            if path.exists():
+                # Two pages may call a program alike; to mypy they would be one module.
+                path = folder / f"{page.stem}_{name}"
+            path.write_text(source, encoding="utf-8")
+    return folder
+
+
+def test_the_examples_pass_mypy_in_strict_mode(folder: Path) -> None:
+    files = sorted(map(str, folder.iterdir()))
+    assert len(files) > 12
+    # With the project's settings and its cache, so that it takes seconds.
+    result = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", *files],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("", "", 0)
