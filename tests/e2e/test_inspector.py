@@ -116,29 +116,45 @@ def test_records_can_be_copied_also_where_the_browser_has_no_clipboard(
 TOP = "document.querySelector('#feed details[open]').getBoundingClientRect().top"
 
 
+@pytest.mark.parametrize("phone", [False, True], ids=["desktop", "phone"])
 def test_an_opened_row_stays_where_it_is_and_new_ones_are_counted(
-    page: Page, shop: Database
+    page: Page, shop: Database, phone: bool
 ) -> None:
-    shop.execute("insert into todos values (1)")
+    if phone:
+        use_phone(page)
+    shop.execute("insert into todos values (0)")
     page.wait_for(row_count_is(1))
     click(page, "#feed summary")
     page.wait_for("document.querySelector('#feed table')")
     top = page.evaluate(TOP)
-    shop.execute("insert into todos values (2), (3)")
-    page.wait_for("document.getElementById('new').innerText === '2 new'")
+    shop.execute("insert into todos select generate_series(1, 1500)")
+    page.wait_for("document.getElementById('new').innerText === '1,500 new'")
     assert page.evaluate(row_count_is(1))
+    # Nor does what counts them take its place.
     assert page.evaluate(TOP) == top
-    # The counts go on, and so do rows when they are asked for.
-    assert text_of(page, "#total") == "3"
+    assert text_of(page, "#total") == "1,501"
     click(page, "#new")
-    assert page.evaluate(row_count_is(3))
+    assert page.evaluate(f"{ROWS}[0]").startswith("INSERT public.todos id 1500 ")
     assert page.evaluate("document.getElementById('new').hidden")
-    assert page.evaluate(f"{TOP} > {top}")
-    shop.execute("insert into todos values (4)")
+    # An opened row that is out of sight holds nothing back.
+    shop.execute("insert into todos values (1501)")
+    page.wait_for(f"{ROWS}[0].includes('id 1501 ')")
+
+
+def test_closing_a_row_lets_the_new_ones_in(page: Page, shop: Database) -> None:
+    shop.execute("insert into todos values (1)")
+    page.wait_for(row_count_is(1))
+    click(page, "#feed summary")
+    page.wait_for("document.querySelector('#feed table')")
+    shop.execute("insert into todos values (2)")
     page.wait_for("document.getElementById('new').innerText === '1 new'")
-    # Once it is closed there is nothing to disturb.
+    click(page, "#new")
+    assert page.evaluate(row_count_is(2))
+    # It is still open and in sight.
+    shop.execute("insert into todos values (3)")
+    page.wait_for("document.getElementById('new').innerText === '1 new'")
     click(page, "#feed details[open] summary")
-    page.wait_for(row_count_is(4))
+    page.wait_for(row_count_is(3))
 
 
 def test_a_list_that_is_scrolled_down_stays_where_it_is(page: Page, shop: Database) -> None:

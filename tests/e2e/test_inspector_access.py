@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
@@ -17,8 +18,9 @@ from tests.e2e.inspector_page import (
     text_of,
     type_into,
 )
+from tests.e2e.rls_shop import owned_rows, rls_server
 from tests.e2e.server_process import ServerProcess
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, Server
 from tests.tokens import SECRET, make_token
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
@@ -129,6 +131,49 @@ def test_two_views_side_by_side_have_each_its_own_token_and_topic(
             assert page.evaluate(f"{document}.getElementById('title').innerText") == title
         sides = "[...document.querySelectorAll('iframe')].map((view) => view.offsetLeft)"
         assert page.evaluate(sides) == [0, 640]
+        assert page.complaints == []
+
+
+@pytest.mark.pg17
+def test_in_rls_mode_each_view_shows_what_its_tokens_owner_may_see(
+    browser: Browser, pg17: Server, reader: str
+) -> None:
+    columns = "id int8 primary key, owner text, price numeric"
+    binding = {"event": "*", "schema": "public", "table": "notes", "filter": "id=gt.1"}
+    watched = {"topic": "realtime:public:notes", "binding": json.dumps(binding)}
+    views = [
+        urlencode({"title": name, "token": make_token({"role": reader, "sub": name}), **watched})
+        for name in ("ann", "bob")
+    ]
+    hash_ = urlencode([("view", view) for view in views])
+    with (
+        owned_rows(pg17, reader, "notes", columns) as notes,
+        rls_server(notes) as server,
+        browser.page(f"{server.page_url}#{hash_}") as page,
+    ):
+        frames = [f"window.frames[{place}]?.document" for place in (0, 1)]
+        for document in frames:
+            joined = f"{document}?.querySelectorAll('#channels [data-state=joined]').length"
+            page.wait_for(f"{joined} === 2")
+        notes.execute(
+            "insert into notes values (1, 'ann', 1), (9007199254740993, 'ann', 2.50), (3, 'bob', 3)"
+        )
+        # One row each, though they came by a topic and a binding, with every digit.
+        for document, rows in zip(
+            frames,
+            (
+                [
+                    "INSERT public.notes id 9007199254740993 owner ann price 2.50",
+                    "INSERT public.notes id 1 owner ann price 1",
+                ],
+                ["INSERT public.notes id 3 owner bob price 3"],
+            ),
+            strict=True,
+        ):
+            page.wait_for(f"{document}.querySelectorAll('#feed > li').length === {len(rows)}")
+            assert page.evaluate(ROWS.replace("document", document)) == rows
+            vias = f"[...{document}.querySelectorAll('#feed .via')].map((via) => via.textContent)"
+            page.wait_for(f"{vias}[0].includes(' · ')")
         assert page.complaints == []
 
 
