@@ -108,8 +108,8 @@ async def test_a_cancelled_wait_is_told_nothing() -> None:
     # It comes to its end later than the first would have.
     stream.wait("in vain", within=0.02)
     await eventually(lambda: stream.told)
-    # Nobody is left, and so the stream is not waited for.
-    assert stream.waiting == 0
+    # Nobody is left, and so the stream is not waited for; its task ends a turn of the loop later.
+    await eventually(lambda: stream.waiting == 0)
     stream.attach()
     stream.wait("last")
     await eventually(lambda: len(stream.told) == 2)
