@@ -10,7 +10,7 @@ from typing import Any, Final
 from joserfc.jwk import Key, OctKey
 from joserfc.jws import JWSRegistry, serialize_compact
 
-__all__ = ["SECRET", "claims_of", "forge", "make_token", "segment", "sign"]
+__all__ = ["SECRET", "claims_of", "forge", "make_token", "segment", "sign", "sign_text"]
 
 SECRET: Final = "SOMETHING_SUPER_SECRET_AND_LONG_ENOUGH"
 """Of all tokens; 32 bytes are the least."""
@@ -37,9 +37,14 @@ def make_token(
 
 def sign(claims: Any, key: Key, **header: Any) -> str:
     """Sign any JSON value with any key, under a header of ``typ`` JWT unless it says else."""
+    return sign_text(json.dumps(claims), key, **header)
+
+
+def sign_text(payload: str, key: Key, **header: Any) -> str:
+    """Sign a payload as it is written."""
     full = {"typ": "JWT", **header}
     full = {name: value for name, value in full.items() if value is not None}
-    return serialize_compact(full, json.dumps(claims), key, registry=_SIGNING)
+    return serialize_compact(full, payload, key, registry=_SIGNING)
 
 
 def segment(value: Any) -> str:

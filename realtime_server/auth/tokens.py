@@ -6,15 +6,16 @@ authlib's takes a list by membership. The clock comes in as an argument.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn
+from decimal import Decimal
+from typing import Any, Final
 from urllib.parse import unquote
 
 from authlib.oauth2.claims import JWTClaims
 from joserfc.errors import ExpiredTokenError, JoseError
 from joserfc.jws import CompactSignature, JWSRegistry, extract_compact
 
+from ..claims import ExactNumber, NamedTwiceError, dump_claims, load_claims
 from ..errors import TokenError
 from .keys import VerificationKey
 
@@ -91,7 +92,9 @@ def _extract(token: str) -> CompactSignature:
 
 def _load_claims(payload: bytes) -> dict[str, Any]:
     try:
-        claims = json.loads(payload, parse_constant=_refuse)
+        claims = load_claims(payload)
+    except NamedTwiceError:
+        raise TokenError("the token's claims name one twice") from None
     except (ValueError, RecursionError):
         raise TokenError("the token's claims are not JSON") from None
     if not isinstance(claims, dict):
@@ -99,19 +102,21 @@ def _load_claims(payload: bytes) -> dict[str, Any]:
     if b"\\u" in payload:
         try:
             # Half of a surrogate pair is no character: PostgreSQL and logs could not take it.
-            json.dumps(claims, ensure_ascii=False).encode()
+            dump_claims(claims).encode()
         except UnicodeEncodeError:
             raise TokenError("the token's claims have half of a surrogate pair") from None
+        except RecursionError:
+            raise TokenError("the token's claims are nested too deeply") from None
     return claims
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
 
 
 def _check_times(claims: dict[str, Any], now: float) -> None:
     # Only these two: tokens whose iat lies a second ahead are common.
-    times = {name: claims[name] for name in ("exp", "nbf") if name in claims}
+    times = {
+        name: float(time) if isinstance(time, ExactNumber) else time
+        for name, time in claims.items()
+        if name in ("exp", "nbf")
+    }
     try:
         JWTClaims(times, {}).validate(now=now, leeway=0)
     except ExpiredTokenError:
@@ -130,4 +135,7 @@ def _is_equal(value: Any, expected: Any) -> bool:
         )
     if isinstance(value, list) and isinstance(expected, list):
         return len(value) == len(expected) and all(map(_is_equal, value, expected))
+    if isinstance(expected, float):
+        # As it was written: 0.1 is not the sum of powers of two that stands for it.
+        expected = Decimal(repr(expected))
     return bool(value == expected)

@@ -19,6 +19,7 @@ import attrs
 
 from realtime_core.replication.commands import check_slot_name
 
+from ..claims import load_claims
 from .file import ConfigurationFile
 
 __all__ = [
@@ -247,9 +248,12 @@ def _json_names(example: str, *, least: int) -> Callable[[str], tuple[str, ...]]
     return read
 
 
-def _json_object(text: str) -> Mapping[str, Any]:
-    remedy = 'use a JSON object, as in {"iss": "Issuer"}'
-    value = _json(text, remedy)
+def _validators(text: str) -> Mapping[str, Any]:
+    remedy = 'use a JSON object, as in {"iss": "Issuer"}, that names no claim twice'
+    try:
+        value = load_claims(text)
+    except (ValueError, RecursionError):
+        raise ValueError(remedy) from None
     if not isinstance(value, dict):
         raise ValueError(remedy)
     return value
@@ -363,7 +367,7 @@ Names = Annotated[tuple[str, ...], Kind(_json_names('["iat"]', least=0), "JSON a
 SlotName = Annotated[str | None, Kind(_slot_name, "letters, digits, `_`; at most 63")]
 Origins = Annotated[tuple[str, ...], Kind(_origins, "JSON array of `scheme://host[:port]`")]
 RootCertificate = Annotated[str | None, Kind(_root_certificate, "path, or `system`")]
-ClaimValidators = Annotated[Mapping[str, Any], Kind(_json_object, "JSON object")]
+ClaimValidators = Annotated[Mapping[str, Any], Kind(_validators, "JSON object")]
 Jwks = Annotated[Mapping[str, Any] | None, Kind(read_jwks, "JSON Web Key Set")]
 Headers = Annotated[tuple[tuple[str, str], ...], Kind(_headers, "`name=value:name=value`")]
 Configuration = Annotated[ConfigurationFile, Kind(ConfigurationFile.read, "path of a JSON file")]

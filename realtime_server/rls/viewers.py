@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import attrs
 
+from ..claims import dump_claims
 from ..errors import RefusedError
 
 __all__ = ["Viewer"]
@@ -33,7 +33,7 @@ class Viewer:
             ignored: names of claims that no policy reads, and that are left out.
 
         Raises:
-            RefusedError: if the token claims no role.
+            RefusedError: if the token claims no role, or PostgreSQL cannot take its claims.
         """
         role = claims.get("role")
         if not isinstance(role, str) or not role or "\0" in role:
@@ -41,8 +41,15 @@ class Viewer:
                 "the token has no role; its claim 'role' must name a role of the database"
             )
         kept = {name: value for name, value in claims.items() if name not in ignored}
-        # In one order: tokens may list the same claims in different ones.
-        text = json.dumps(kept, ensure_ascii=False, sort_keys=True)
+        try:
+            text = dump_claims(kept)
+        except RecursionError:
+            raise RefusedError("the token's claims are nested too deeply") from None
+        # No other character is written so: a backslash of the text's own is doubled.
+        if "\\u0000" in text.replace("\\\\", ""):
+            raise RefusedError(
+                "a claim of the token has the character U+0000, which PostgreSQL's JSON cannot have"
+            )
         viewer = _viewers.get((role, text))
         if viewer is None:
             viewer = _viewers[role, text] = cls(role, text)

@@ -173,7 +173,7 @@ TABLE = {
         '{"iss": "Issuer", "nbf": 1610078130}',
         {"iss": "Issuer", "nbf": 1610078130},
         ("iss", "[]", '"iss"', "null"),
-        'use a JSON object, as in {"iss": "Issuer"}',
+        'use a JSON object, as in {"iss": "Issuer"}, that names no claim twice',
     ),
     "MAX_CONNECTIONS": number(16384, least=1),
     "MAX_CHANNELS": number(1000, least=1),

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 
 from realtime_server.auth import TokenVerifier, import_jwks, import_secret
-from realtime_server.errors import TokenError
-from tests.tokens import SECRET, forge, make_token, segment, sign
+from realtime_server.claims import dump_claims, load_claims
+from realtime_server.errors import RefusedError, TokenError
+from realtime_server.rls.viewers import Viewer
+from tests.tokens import SECRET, forge, make_token, segment, sign, sign_text
 
 NOW = 1_800_000_000.5
 LATER = 1_800_000_001
@@ -305,6 +307,94 @@ def test_nbf_can_be_validated_by_equality_besides() -> None:
     for nbf in (1610078131, LATER):
         with pytest.raises(TokenError):
             strict.verify(token({"iss": "Issuer", "nbf": nbf}), NOW)
+
+
+# Numbers.
+
+EXACT = [
+    "9007199254740993.0",
+    "9007199254740992.0",
+    "1e-400",
+    "2e-400",
+    "1E+400",
+    "0.1000000000000000055511151231257827",
+    "0.1",
+    "1.00",
+    "-0",
+    "-0.0",
+    "123456789012345678901234567890",
+]
+
+
+def written(payload: str) -> str:
+    return sign_text(payload, KEY, alg="HS256")
+
+
+@pytest.mark.parametrize("number", EXACT)
+def test_a_number_stays_as_it_was_signed(number: str) -> None:
+    payload = f'{{"n": [{{"x": {number}}}]}}'
+    assert dump_claims(VERIFIER.verify(written(payload), NOW)) == payload
+
+
+def test_no_two_numbers_become_the_same_viewer() -> None:
+    viewers = {
+        Viewer.of(VERIFIER.verify(written(f'{{"role": "reader", "n": {number}}}'), NOW))
+        for number in EXACT
+    }
+    assert len(viewers) == len(EXACT)
+
+
+@pytest.mark.parametrize("number", EXACT)
+def test_a_validator_is_compared_with_the_number_that_was_signed(number: str) -> None:
+    validators = load_claims(f'{{"n": {number}}}')
+    strict = TokenVerifier([import_secret(SECRET)], validators)
+    for other in EXACT:
+        if load_claims(other) == load_claims(number):
+            assert strict.verify(written(f'{{"n": {other}}}'), NOW)
+        else:
+            with pytest.raises(TokenError, match="claim 'n' is missing"):
+                strict.verify(written(f'{{"n": {other}}}'), NOW)
+
+
+@pytest.mark.parametrize("times", ['"nbf": 1.7e9', '"nbf": 1e-400', '"exp": 1e300', '"exp": 2e9'])
+def test_a_time_may_be_any_number(times: str) -> None:
+    assert VERIFIER.verify(written(f"{{{times}}}"), NOW)
+
+
+@pytest.mark.parametrize("times", ['"nbf": 1.9e9', '"nbf": 1e400', '"exp": 1e-400', '"exp": -0'])
+def test_a_time_of_any_number_is_obeyed(times: str) -> None:
+    with pytest.raises(TokenError, match="expired|has not come yet"):
+        VERIFIER.verify(written(f"{{{times}}}"), NOW)
+
+
+def test_a_number_beyond_all_bounds_is_refused() -> None:
+    with pytest.raises(TokenError, match="not JSON"):
+        VERIFIER.verify(written('{"n": 1e99999999999999999999}'), NOW)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '{"sub": "ann", "sub": "bob"}',
+        '{"a": [{"x": 1, "x": 1}]}',
+        '{"sub": "ann", "s\\u0075b": "bob"}',
+    ],
+)
+def test_claims_that_name_one_twice_are_refused(payload: str) -> None:
+    with pytest.raises(TokenError, match="claims name one twice"):
+        VERIFIER.verify(written(payload), NOW)
+
+
+@pytest.mark.parametrize("claims", [{"a": ["x\0"]}, {"a\0": 1}, {"a": {"b": {"\0": "\\"}}}])
+def test_a_claim_that_json_of_the_database_cannot_have_is_refused(claims: Any) -> None:
+    verified = VERIFIER.verify(token({"role": "reader", **claims}), NOW)
+    with pytest.raises(RefusedError, match=r"the character U\+0000"):
+        Viewer.of(verified)
+    assert Viewer.of(verified, ["a", "a\0"]).claims == '{"role": "reader"}'
+
+
+def test_a_backslash_before_u0000_is_no_such_character() -> None:
+    assert Viewer.of(VERIFIER.verify(token({"role": "reader", "a": "\\u0000"}), NOW))
 
 
 # Any input.

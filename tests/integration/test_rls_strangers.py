@@ -1,0 +1,91 @@
+"""What somebody learns of rows that row level security hides: nothing, whatever he sends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+from joserfc.jwk import OctKey
+
+from tests.fix_postgres import Server
+from tests.integration.rls_stage import RlsStage, open_rls_stage
+from tests.tokens import SECRET, sign_text
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.pg17,
+    pytest.mark.asyncio(loop_scope="module"),
+]
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def module_stage(pg17: Server) -> AsyncIterator[RlsStage]:
+    if not pg17.has_wal2json():
+        pytest.skip("wal2json is not installed")
+    async with open_rls_stage(pg17, RLS_CHECK_TIMEOUT="250") as stage:
+        yield stage
+
+
+@pytest.fixture
+def stage(module_stage: RlsStage) -> Iterator[RlsStage]:
+    with module_stage.scene():
+        yield module_stage
+
+
+# Claims.
+
+
+def written(claims: str) -> str:
+    return sign_text(f'{{"exp": 4102444800, {claims}}}', OctKey.import_key(SECRET), alg="HS256")
+
+
+@pytest.mark.parametrize(
+    ("mine", "other"),
+    [
+        ("9007199254740993.0", "9007199254740992.0"),
+        ("1e-400", "2e-400"),
+        ("0.1000000000000000055511151231257827", "0.1"),
+    ],
+)
+async def test_a_number_of_another_token_shows_nothing(
+    stage: RlsStage, mine: str, other: str
+) -> None:
+    claim = "(current_setting('request.jwt.claims')::jsonb ->> 'tenant')::numeric"
+    stage.make("notes", "id int primary key, tenant numeric", f"tenant = {claim}")
+    topic = stage.topic("notes")
+    async with stage.client() as one, stage.client() as two:
+        one.token = written(f'"role": "{stage.reader}", "tenant": {mine}')
+        two.token = written(f'"role": "{stage.reader}", "tenant": {other}')
+        await one.sit(topic)
+        await two.sit(topic)
+        stage.execute(f"insert into notes values (1, {mine}), (2, {other})")
+        await stage.settle()
+        for client, key in ((one, 1), (two, 2)):
+            assert [frame["payload"]["record"]["id"] for frame in await client.drain()] == [key]
+        kept = stage.execute(
+            "select claims ->> 'tenant' from realtime.subscription"
+            " where entity = 'notes'::regclass order by id"
+        )
+        assert kept == stage.execute(
+            f"select ({mine})::numeric::text union all select ({other})::numeric::text"
+        )
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ('"sub": "a\\u0000"', "a claim of the token has the character U+0000"),
+        ('"sub": "ann", "sub": "bob"', "error occurred when joining"),
+    ],
+)
+async def test_claims_that_cannot_be_told_apart_are_refused(
+    stage: RlsStage, claims: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.make("notes", "id int primary key", None)
+    async with stage.client() as client:
+        client.token = written(f'"role": "{stage.reader}", {claims}')
+        reply = await client.try_join(stage.topic("notes"))
+        assert reply["status"] == "error"
+        assert reply["response"]["reason"].startswith(reason)
+    assert "Traceback" not in caplog.text
