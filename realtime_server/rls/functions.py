@@ -2,6 +2,9 @@
 
 One for each table, temporary, on each connection. It takes the rows' keys, and of each viewer
 role, claims and which rows it is asked about.
+
+What it does itself it does as the server, with the search path that policies have: every name and
+operator in it says its schema.
 """
 
 from __future__ import annotations
@@ -26,20 +29,23 @@ _CULPRIT: Final = 0.5
 
 _FUNCTION: Final = """
 CREATE FUNCTION pg_temp.{name}(
-    {parameters}, compared_ jsonb[], roles_json_ json, claims_json_ json, wanted_json_ json
+    {parameters}, compared_ pg_catalog.jsonb[],
+    roles_json_ pg_catalog.json, claims_json_ pg_catalog.json, wanted_json_ pg_catalog.json
 )
-RETURNS TABLE (viewer_ integer, visible_ integer[], problem_ text, detail_ text)
+RETURNS TABLE (
+    viewer_ integer, visible_ integer[], problem_ pg_catalog.text, detail_ pg_catalog.text
+)
 LANGUAGE plpgsql
 -- At the end, however it comes, the role is the session's own.
 SET role = 'none'
 AS ${name}$
 DECLARE
     {declarations}
-    roles_ text[] := ARRAY(SELECT pg_catalog.json_array_elements_text(roles_json_));
-    claims_ text[] := ARRAY(SELECT pg_catalog.json_array_elements_text(claims_json_));
-    wanted_ text[] := ARRAY(SELECT pg_catalog.json_array_elements_text(wanted_json_));
+    roles_ pg_catalog.text[] := ARRAY(SELECT pg_catalog.json_array_elements_text(roles_json_));
+    claims_ pg_catalog.text[] := ARRAY(SELECT pg_catalog.json_array_elements_text(claims_json_));
+    wanted_ pg_catalog.text[] := ARRAY(SELECT pg_catalog.json_array_elements_text(wanted_json_));
     mine_ integer[];
-    started_ timestamptz;
+    started_ pg_catalog.timestamptz;
 BEGIN
     FOR place_ IN 1 .. pg_catalog.cardinality(roles_) LOOP
         viewer_ := place_;
@@ -57,7 +63,8 @@ BEGIN
             WHEN query_canceled THEN
                 visible_ := NULL;
                 problem_ := CASE
-                    WHEN pg_catalog.clock_timestamp() - started_ < {culprit} THEN 'later'
+                    WHEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started_
+                        OPERATOR(pg_catalog.<) {culprit} THEN 'later'
                     ELSE 'timeout'
                 END;
                 RETURN NEXT;
@@ -68,7 +75,8 @@ BEGIN
                 detail_ := SQLERRM;
                 IF EXISTS (
                     SELECT FROM pg_catalog.pg_locks l
-                    WHERE l.relation = {oid} AND l.mode = 'AccessExclusiveLock'
+                    WHERE l.relation OPERATOR(pg_catalog.=) {oid}::pg_catalog.oid
+                        AND l.mode OPERATOR(pg_catalog.=) 'AccessExclusiveLock'
                 ) THEN
                     problem_ := 'locked';
                     RETURN NEXT;
@@ -111,12 +119,12 @@ _BY_KEY: Final = """
 """
 
 # As text, under this session's settings: not every type has an equality, and where it has
-# one, 1.0 = 1.00.
+# one, 1.0 = 1.00. A row value of NULLs IS NULL, and is none.
 _UNCHANGED: Final = """
     AND (
         NOT pg_catalog.jsonb_exists(k.compared, {label})
         OR (
-            (t.{name} IS NULL) OPERATOR(pg_catalog.=)
+            (t.{name} IS NOT DISTINCT FROM NULL) OPERATOR(pg_catalog.=)
                 (pg_catalog.jsonb_extract_path_text(k.compared, {label}) IS NULL)
             AND pg_catalog.concat(t.{name}) OPERATOR(pg_catalog.=) pg_catalog.concat(
                 pg_catalog.jsonb_extract_path_text(k.compared, {label})::{type}
@@ -153,7 +161,7 @@ def function(
         timeout: seconds that the session allows.
     """
     fields = {
-        "parameters": ", ".join(f"key_{n}_ text[]" for n, _ in enumerate(key)),
+        "parameters": ", ".join(f"key_{n}_ pg_catalog.text[]" for n, _ in enumerate(key)),
         "declarations": " ".join(
             f"typed_{n}_ {column.type_sql}[] := key_{n}_::{column.type_sql}[];"
             for n, column in enumerate(key)

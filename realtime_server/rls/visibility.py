@@ -242,8 +242,14 @@ class Visibility:
                 ]
             ),
         ]
-        slots = ", ".join(["%s::text[]"] * len(table.key))
-        call = f"SELECT * FROM pg_temp.{name}({slots}, %s::jsonb[], %s::json, %s::json, %s::json)"
+        slots = ", ".join(
+            [
+                *["%s::pg_catalog.text[]"] * len(table.key),
+                "%s::pg_catalog.jsonb[]",
+                *["%s::pg_catalog.json"] * 3,
+            ]
+        )
+        call = f"SELECT * FROM pg_temp.{name}({slots})"
         async with self.connections.one() as connection:
             made = self._functions.setdefault(connection, set())
             if name not in made:

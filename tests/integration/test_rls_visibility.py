@@ -379,3 +379,58 @@ async def test_without_comparison_any_version_will_do(scene: Scene) -> None:
     rows = [Row(("1",), '{"owner": "somebody else"}')]
     question = Question(scene.viewer("ann"), (0,))
     assert seen(await scene.visibility.check(await scene.table(), rows, [question])) == [{0}]
+
+
+async def test_a_row_value_of_nulls_is_as_it_was(scene: Scene) -> None:
+    scene.execute("create type pair as (a int, b text)")
+    scene.make("id int primary key, p pair", "true")
+    scene.execute("insert into notes values (1, row(null, null)), (2, null), (3, row(1, null))")
+    table = await scene.table()
+    compared = [column for column in table.columns if column.name == "p"]
+    written = ["(,)", None, "(1,)"]
+    for value in written:
+        rows = [Row((str(key),), json.dumps({"p": value})) for key in (1, 2, 3)]
+        question = Question(scene.viewer("ann"), (0, 1, 2))
+        answers = await scene.visibility.check(table, rows, [question], compared=compared)
+        assert seen(answers) == [{written.index(value)}], value
+
+
+async def test_no_operator_or_type_of_somebodys_is_run_as_the_server(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.make("id int primary key, owner text")
+    table = await scene.table()
+    scene.execute("insert into notes values (1, 'ann')", "create table loot (who text)")
+    for name, kinds, result in (
+        ("=", ("oid", "int"), "bool"),
+        ("=", ("text", "text"), "bool"),
+        ("-", ("timestamptz", "timestamptz"), "interval"),
+        ("<", ("interval", "interval"), "bool"),
+    ):
+        function = f"public.steal_{kinds[0]}"
+        scene.execute(
+            f"create function {function}({', '.join(kinds)}) returns {result} language plpgsql"
+            " as $$ begin insert into public.loot values (current_user); return null; end $$",
+            f"create operator public.{name}"
+            f" (function = {function}, leftarg = {kinds[0]}, rightarg = {kinds[1]})",
+        )
+    for kind in ("text", "json", "jsonb"):
+        scene.execute(
+            f"create domain public.{kind} as pg_catalog.{kind} check (value::pg_catalog.text = '')"
+        )
+    scene.execute(
+        f"alter database {scene.database.name} set search_path = public, pg_catalog",
+        "drop policy p on notes",
+        "create policy p on notes using (pg_catalog.pg_sleep(id) is not null)",
+    )
+    question = Question(scene.viewer("ann"), (0,))
+    # Too long: the function asks whose time it was.
+    [answer] = await scene.visibility.check(table, [Row(("1",))], [question])
+    assert answer.failed == {0: Failure.TIMEOUT}
+    # Locked: it asks who locked it.
+    with psycopg.connect(scene.database.dsn) as locking:
+        locking.execute("lock table notes in access exclusive mode")
+        asked = asyncio.create_task(scene.visibility.check(table, [Row(("1",))], [question]))
+        await eventually(lambda: "table notes is locked" in caplog.text)
+    await asked
+    assert scene.database.execute("select who from loot") == []
