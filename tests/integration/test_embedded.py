@@ -92,6 +92,14 @@ def test_settings_go_over_the_defaults() -> None:
         assert ask(server, "show work_mem") == "5MB"
 
 
+def test_with_a_password_nobody_else_is_let_in() -> None:
+    with EmbeddedPostgres(password="p@ss/word") as server:
+        assert ask(server, "select 1") == 1
+        for host in (server.host, str(server.socket_dir)):
+            with pytest.raises(psycopg.OperationalError, match="password"):
+                psycopg.connect(host=host, port=server.port, user="postgres", dbname="postgres")
+
+
 def test_the_callers_environment_does_not_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGDATESTYLE", "German")
     monkeypatch.setenv("PGPORT", "1")

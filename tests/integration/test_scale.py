@@ -195,7 +195,7 @@ async def test_hostile_clients_take_neither_rows_nor_memory_from_the_others(
 async def metric(port: int, name: str) -> float:
     """Return a metric's value, 0 as long as it is not there."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n")
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
     text = (await reader.read()).decode()
     writer.close()
     assert text.startswith("HTTP/1.1 200 "), text

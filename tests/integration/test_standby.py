@@ -44,7 +44,7 @@ def waiting(messages: list[str]) -> list[str]:
 async def readiness(port: int) -> int:
     """Return the status of ``GET /ready``."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"GET /ready HTTP/1.1\r\nHost: test\r\n\r\n")
+    writer.write(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
     response = await reader.read()
     writer.close()
     await writer.wait_closed()

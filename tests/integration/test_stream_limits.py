@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 NOWHERE = "host=127.0.0.1 port=1 dbname=none user=nobody"
 UPGRADE = (
-    b"GET /socket/websocket?%b HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\n"
+    b"GET /socket/websocket?%b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
     b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n%b\r\n"
 )
@@ -61,7 +61,7 @@ async def fetch(port: int, request: bytes) -> bytes:
 
 
 async def metrics(port: int) -> dict[str, float]:
-    answer = await fetch(port, b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n")
+    answer = await fetch(port, b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
     head, _, body = answer.decode().partition("\r\n\r\n")
     assert head.startswith("HTTP/1.1 200 OK\r\n"), head
     lines = [line.rpartition(" ") for line in body.splitlines() if not line.startswith("#")]
@@ -93,7 +93,7 @@ async def test_a_connection_too_many_is_503_and_may_come_when_another_went(
     port = server.port
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(open_client(port)) for _ in range(3)]
-        for request in (HANDSHAKE, b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"):
+        for request in (HANDSHAKE, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"):
             answer = await fetch(port, request)
             assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
             assert b"ConnectionRateLimitReached: 3 connections are open" in answer

@@ -24,7 +24,7 @@ async def get(port: int, path: str) -> tuple[int, str]:
     """Return status and body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     async with asyncio.timeout(DEADLINE):
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         answer = (await reader.read()).decode()
     writer.close()
     head, _, body = answer.partition("\r\n\r\n")

@@ -513,7 +513,7 @@ async def http(port: int, target: str) -> str:
     """Send a request; return the whole answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     async with asyncio.timeout(DEADLINE):
-        writer.write(f"GET {target} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         answer = await reader.read()
     writer.close()
     return answer.decode()

@@ -12,7 +12,7 @@ from tests.server_helpers import FakeTransport, make_metrics, open_config
 from tests.waiting import eventually
 
 UPGRADE = (
-    b"GET /socket/websocket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+    b"GET /socket/websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
     b"Connection: Upgrade\r\n\r\n"
 )
 
@@ -99,10 +99,10 @@ async def test_an_upgrade_is_one_in_any_case(arrival: Arrival, upgrade: bytes) -
 @pytest.mark.parametrize(
     "request_bytes",
     [
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\n\r\n",
-        b"GET /?Upgrade:websocket HTTP/1.1\r\nHost: x\r\nX-Upgrade: websocket\r\n\r\n",
-        b"Upgrade: websocket\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\n\r\n",
+        b"GET /?Upgrade:websocket HTTP/1.1\r\nHost: localhost\r\nX-Upgrade: websocket\r\n\r\n",
+        b"Upgrade: websocket\r\nHost: localhost\r\n\r\n",
         b"\0\xff\r\n\r\n",
     ],
 )
@@ -138,7 +138,7 @@ async def test_a_head_that_is_too_long_is_refused_though_it_came_whole() -> None
 
 @pytest.mark.parametrize("upgrade", [b"Upgrade: websocket\r\n", b""])
 async def test_a_query_may_be_so_long_and_no_longer(upgrade: bytes) -> None:
-    head = b"GET /socket/websocket?%s HTTP/1.1\r\nHost: x\r\n" + upgrade + b"\r\n"
+    head = b"GET /socket/websocket?%s HTTP/1.1\r\nHost: localhost\r\n" + upgrade + b"\r\n"
     fitting = Arrival(max_query_bytes=1024)
     fitting.head.data_received(head % (b"x" * 1024))
     assert fitting.transport.sent()[:12] in (b"", b"HTTP/1.1 404")
