@@ -15,7 +15,7 @@ import pytest
 from tests.e2e import test_compression as compression
 from tests.e2e.browser import Browser
 from tests.e2e.server_process import ServerProcess
-from tests.e2e.test_todays_clients import BINDINGS, STEPS, expected_by, normal
+from tests.e2e.test_todays_clients import BINDINGS, STEPS, TRUNCATES, expected_by, normal
 from tests.fix_postgres import Database
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
@@ -61,7 +61,8 @@ def test_a_page_gets_its_changes(
 ) -> None:
     with browser.page(page_url) as page:
         page.wait_for("window.start")
-        page.evaluate(f"start({json.dumps(server.websocket_url)}, {json.dumps(BINDINGS)})")
+        bindings = [*BINDINGS, TRUNCATES]
+        page.evaluate(f"start({json.dumps(server.websocket_url)}, {json.dumps(bindings)})")
         page.wait_for("said.some(({ status }) => status === 'SUBSCRIBED')")
         for statement, _ in STEPS:
             shop.execute(statement)
