@@ -16,7 +16,7 @@ from realtime_server.guard import GuardedConnection
 from tests.server_helpers import FakeTransport
 
 REQUEST = (
-    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 EMPTY = Frame(Opcode.TEXT, b"").serialize(mask=True)
