@@ -23,7 +23,6 @@ from .addresses import resolve_dsn
 from .auth import make_verifier
 from .catalog.check import stream_findings
 from .config import (
-    SETTING_NAMES,
     EventLoop,
     IpVersion,
     ReplicationMode,
@@ -34,6 +33,7 @@ from .config import (
 from .rls.check import rls_findings
 from .rls.command import run_migrate
 from .server import RealtimeServer
+from .source import setting_names
 
 if sys.platform != "win32":
     import resource
@@ -175,14 +175,14 @@ async def _check(config: ServerConfig) -> int:
             dsn,
             publications=config.publications,
             slot=config.slot_name,
-            plugin="pgoutput",
+            plugin=config.output_plugin.value,
             persistent=True,
-            setting_names=SETTING_NAMES,
+            setting_names=setting_names(config),
         )
         more = [*_missing_packages()]
         if diagnosis.database is not None:
             if is_rls:
-                more += await rls_findings(dsn, config.publications)
+                more += await rls_findings(dsn, config.publications, config.output_plugin)
             else:
                 more += await stream_findings(dsn, config.publications)
         diagnosis = attrs.evolve(diagnosis, findings=(*diagnosis.findings, *more))

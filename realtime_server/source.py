@@ -6,25 +6,36 @@ library's; here they are only told what the configuration says.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TypeAlias
 
-from realtime_core import PgoutputSource
+from realtime_core import PgoutputSource, Wal2JsonSource
+from realtime_core.sources.options import StreamOptions
 
 from .addresses import resolve_dsn
-from .config import SETTING_NAMES, ServerConfig
+from .config import SETTING_NAMES, OutputPlugin, ReplicationMode, ServerConfig
 
-__all__ = ["ServerSource", "make_source"]
+__all__ = ["ServerSource", "make_source", "setting_names"]
 
-ServerSource: TypeAlias = PgoutputSource
+ServerSource: TypeAlias = PgoutputSource | Wal2JsonSource
+
+
+def setting_names(config: ServerConfig) -> Mapping[str, str]:
+    """Return what errors shall call a source's settings."""
+    if config.replication_mode is ReplicationMode.STREAM:
+        # It has no other choice.
+        return SETTING_NAMES
+    return {**SETTING_NAMES, "plugin": "OUTPUT_PLUGIN"}
 
 
 def make_source(config: ServerConfig) -> ServerSource:
-    """Return what reads the configured publications. It attaches in the background."""
+    """Return what reads the configured publications. It attaches in the background.
+
+    With wal2json it reads all tables: what is not published has to be left out.
+    """
     max_lag = config.max_replication_lag_mb * 1_000_000
-    return PgoutputSource(
-        partial(resolve_dsn, config),
-        publications=config.publications,
+    options = StreamOptions(
         slot=config.slot_name,
         temporary=config.temporary_slot,
         boundaries=True,
@@ -38,5 +49,9 @@ def make_source(config: ServerConfig) -> ServerSource:
             config.db_reconnect_backoff_min / 1000,
             config.db_reconnect_backoff_max / 1000,
         ),
-        setting_names=SETTING_NAMES,
+        setting_names=setting_names(config),
     )
+    dsn = partial(resolve_dsn, config)
+    if config.output_plugin is OutputPlugin.PGOUTPUT:
+        return PgoutputSource(dsn, publications=config.publications, **options)
+    return Wal2JsonSource(dsn, **options)

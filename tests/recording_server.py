@@ -38,7 +38,12 @@ class RecordingDelivery(Delivery):
 
 
 def _write_down(events: Iterable[Event]) -> None:
-    ids = [str(event.record["id"]) for event in events if isinstance(event, Insert)]
+    # wal2json knows no publication.
+    ids = [
+        str(event.record["id"])
+        for event in events
+        if isinstance(event, Insert) and event.relation.schema == "public"
+    ]
     if ids:
         with open(os.environ["RECORD"], "a", encoding="ascii") as record:
             record.write(f"{' '.join(ids)}\n")

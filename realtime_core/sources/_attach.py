@@ -205,6 +205,7 @@ class _Attaching:
                     plugin=self.plugin.name,
                     database=facts.database,
                     temporary=settings.is_temporary,
+                    names=settings.setting_names,
                 )
             reason = await self._reason(stream, slot)
             is_skipped = (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Final, TypeVar
 
 from ..changes import GapReason
 from ..errors import SlotInUseError, SlotLostError, SlotUnavailableError, SourceError
 from ..lsn import LSN
 from ..positions import Position
+from ..replication.commands import quote_literal
 from . import catalog
 from ._connection import plain_connection
 from .catalog import SlotStatus
@@ -59,22 +60,52 @@ _PRECAUTIONS: Final = {
 }
 
 
-def check_kind(slot: SlotStatus, *, plugin: str, database: str) -> None:
-    """Raise SlotUnavailableError if a slot is of another kind, plugin or database."""
+# Plugins that there are sources for.
+_KNOWN: Final = ("pgoutput", "wal2json")
+
+
+def check_kind(
+    slot: SlotStatus, *, plugin: str, database: str, names: Mapping[str, str] | None = None
+) -> None:
+    """Raise SlotUnavailableError if a slot is of another kind, plugin or database.
+
+    Args:
+        slot: that there is.
+        plugin: that it is to have.
+        database: likewise.
+        names: what the application calls ``slot`` and ``plugin``, where it can be told them.
+    """
     found = None
+    remedies = [f"choose another {_called('slot name', 'slot', names)}"]
     if slot.slot_type != "logical":
         found = "is a physical one"
     elif slot.database != database:
         found = f"belongs to database {slot.database!r}, not {database!r}"
     elif slot.plugin != plugin:
         found = f"uses the output plugin {slot.plugin!r}, not {plugin}"
+        drop = f"SELECT pg_drop_replication_slot({quote_literal(slot.name)})"
+        remedies.insert(0, f"drop it with {drop}, and what it holds is lost")
+        if names is not None and "plugin" in names and slot.plugin in _KNOWN:
+            remedies.insert(0, f"set {names['plugin']}={slot.plugin} to go on with it")
     if found is not None:
         raise SlotUnavailableError(
-            slot.name, f"slot {slot.name!r} {found}; choose another slot name"
+            slot.name, f"slot {slot.name!r} {found}; {', or '.join(remedies)}"
         )
 
 
-def check_slot(slot: SlotStatus, *, plugin: str, database: str, temporary: bool) -> None:
+def _called(words: str, name: str, names: Mapping[str, str] | None) -> str:
+    """Return what an application calls something; in ``words`` where it does not say."""
+    return words if names is None else names.get(name, words)
+
+
+def check_slot(
+    slot: SlotStatus,
+    *,
+    plugin: str,
+    database: str,
+    temporary: bool,
+    names: Mapping[str, str] | None = None,
+) -> None:
     """Raise unless an existing slot is one of ours that nobody else uses now.
 
     Raises:
@@ -82,10 +113,11 @@ def check_slot(slot: SlotStatus, *, plugin: str, database: str, temporary: bool)
         SlotInUseError: if somebody streams from it.
     """
     name = slot.name
-    check_kind(slot, plugin=plugin, database=database)
+    check_kind(slot, plugin=plugin, database=database, names=names)
     if temporary and not slot.temporary:
+        called = _called("slot name", "slot", names)
         raise SlotUnavailableError(
-            name, f"slot {name!r} is a permanent one, not temporary; choose another slot name"
+            name, f"slot {name!r} is a permanent one, not temporary; choose another {called}"
         )
     if slot.active_pid is not None or slot.temporary:
         raise SlotInUseError(name, slot.active_pid)

@@ -77,8 +77,8 @@ class CommonOptions(TypedDict, total=False):
     """Source of jitter and of generated slots' names."""
     setting_names: Mapping[str, str] | None
     """What the application calls libpq's parameters, and values of them, as in
-    ``{"user": "DB_USER", "sslmode=disable": "DB_SSL=false"}``: errors that say what to change
-    name those."""
+    ``{"user": "DB_USER", "sslmode=disable": "DB_SSL=false"}``, and ``slot`` and ``plugin`` where
+    it can be told them: errors that say what to change name those."""
 
 
 class StreamOptions(CommonOptions, total=False):

@@ -16,6 +16,8 @@ from psycopg.rows import tuple_row
 
 from realtime_core import Column, Relation, ReplicaIdentity
 
+from ..config import OutputPlugin
+from .publications import Published, published
 from .snapshots import Snapshot
 
 __all__ = [
@@ -83,6 +85,8 @@ class Table:
     """Whether row level security is enabled, or the table is at odds with its relatives."""
     is_partitioned: bool
     """Whether its rows are its partitions'."""
+    is_partition: bool
+    """Whether its rows are those of a partitioned table, too."""
     is_at_odds: bool
     """Whether row level security is not enabled, but is where rows are stored or above that: of
     the table that is partitioned, or of a partition. Nothing says then who may see a row."""
@@ -92,6 +96,10 @@ class Table:
     """In the index's order; empty without a primary key."""
     published: frozenset[str] | None
     """The columns that are published; None if the table is not, or if that was not asked for."""
+    published_actions: frozenset[str] | None
+    """Of ``INSERT``, ``UPDATE`` and ``DELETE``; None where the stream has no others."""
+    has_row_filter: bool
+    """Whether a publication has one for it that the stream does not apply."""
     selectable: Mapping[str, frozenset[str]]
     """By role, the columns that it may SELECT. Roles that do not exist are not there."""
     bypassing: frozenset[str]
@@ -126,7 +134,7 @@ class Table:
 # As JSON, which is one value a table; OIDs are numbers there.
 _TABLES: Final = """
     SELECT pg_catalog.pg_current_snapshot()::text, w.schema, w.name, c.oid::pg_catalog.int8,
-        c.relrowsecurity, c.relkind = 'p',
+        c.relrowsecurity, c.relkind = 'p', c.relispartition,
         CASE
             WHEN c.relrowsecurity THEN false
             WHEN c.relispartition OR c.relkind = 'p' THEN EXISTS (
@@ -190,46 +198,6 @@ _TABLES: Final = """
     ) ON s.nspname = w.schema AND c.relname = w.name
 """
 
-# Not from pg_publication_tables, which goes through all tables. A partition is published
-# with its ancestors.
-_PUBLISHED: Final = """(
-    SELECT pg_catalog.array_agg(DISTINCT a.attname::text)
-    FROM pg_catalog.pg_publication p
-    CROSS JOIN LATERAL (
-        SELECT c.oid AS relid, NULL::int2vector AS attnums
-        WHERE p.puballtables OR EXISTS (
-            SELECT FROM pg_catalog.pg_publication_namespace n
-            WHERE n.pnpubid = p.oid AND (n.pnnspid = c.relnamespace OR n.pnnspid IN (
-                SELECT r.relnamespace FROM pg_catalog.pg_partition_ancestors(c.oid) ancestor
-                JOIN pg_catalog.pg_class r ON r.oid = ancestor.relid
-            ))
-        )
-        UNION ALL
-        SELECT r.prrelid, r.prattrs
-        FROM pg_catalog.pg_publication_rel r
-        WHERE r.prpubid = p.oid AND (r.prrelid = c.oid OR r.prrelid IN (
-            SELECT ancestor.relid FROM pg_catalog.pg_partition_ancestors(c.oid) ancestor
-        ))
-    ) m
-    JOIN pg_catalog.pg_attribute a ON a.attrelid = m.relid AND a.attnum > 0
-        AND NOT a.attisdropped AND (m.attnums IS NULL OR a.attnum = ANY (m.attnums))
-    WHERE p.pubname = ANY (%(publications)s)
-)"""
-
-# PostgreSQL 14 has no schemas, column lists and row filters in publications.
-_PUBLISHED_14: Final = """(
-    SELECT pg_catalog.array_agg(DISTINCT a.attname::text)
-    FROM pg_catalog.pg_publication p
-    JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
-        AND NOT a.attisdropped
-    WHERE p.pubname = ANY (%(publications)s) AND (p.puballtables OR EXISTS (
-        SELECT FROM pg_catalog.pg_publication_rel r
-        WHERE r.prpubid = p.oid AND (r.prrelid = c.oid OR r.prrelid IN (
-            SELECT ancestor.relid FROM pg_catalog.pg_partition_ancestors(c.oid) ancestor
-        ))
-    ))
-)"""
-
 # A domain is its base type; an array of domains, an array of theirs.
 _TYPES: Final = """
     WITH RECURSIVE base AS (
@@ -260,11 +228,12 @@ async def read_tables(
     names: Collection[TableName],
     roles: Collection[str],
     publications: Collection[str],
+    plugin: OutputPlugin = OutputPlugin.PGOUTPUT,
 ) -> dict[TableName, Table]:
     """Return the tables that exist, by name, with what is published of them."""
     if not names:
         return {}
-    return (await look_at_tables(connection, names, roles, publications))[1]
+    return (await look_at_tables(connection, names, roles, publications, plugin))[1]
 
 
 async def look_at_tables(
@@ -272,6 +241,7 @@ async def look_at_tables(
     names: Collection[TableName],
     roles: Collection[str],
     publications: Collection[str] = (),
+    plugin: OutputPlugin = OutputPlugin.PGOUTPUT,
 ) -> tuple[Snapshot, dict[TableName, Table]]:
     """Return the tables that exist, by name, and in which snapshot.
 
@@ -280,19 +250,17 @@ async def look_at_tables(
         names: one, at least.
         roles: whose privileges are asked for.
         publications: of which it is asked what they publish; none: it is not asked.
+        plugin: that makes the changes.
     """
-    published = "NULL"
-    if publications:
-        is_old = connection.info.server_version < 150000
-        published = _PUBLISHED_14 if is_old else _PUBLISHED
-    return await _read(connection, names, roles, published, publications)
+    wanted = published(connection.info.server_version, plugin) if publications else "NULL"
+    return await _read(connection, names, roles, wanted, publications)
 
 
 async def _read(
     connection: AsyncConnection[Any],
     names: Collection[TableName],
     roles: Collection[str],
-    published: str,
+    wanted: str,
     publications: Collection[str],
 ) -> tuple[Snapshot, dict[TableName, Table]]:
     parameters = {
@@ -303,10 +271,10 @@ async def _read(
     if publications:
         parameters["publications"] = list(publications)
     async with connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(_TABLES.replace("{published}", published).encode(), parameters)
+        await cursor.execute(_TABLES.replace("{published}", wanted).encode(), parameters)
         rows = await cursor.fetchall()
         custom = {
-            oid for row in rows for _, _, _, oid, _ in row[7] or () if oid >= _FIRST_CUSTOM_OID
+            oid for row in rows for _, _, _, oid, _ in row[8] or () if oid >= _FIRST_CUSTOM_OID
         }
         types: dict[int, CustomType] = {}
         if custom:
@@ -318,18 +286,23 @@ async def _read(
 
 
 def _table(row: Sequence[Any], types: Mapping[int, CustomType]) -> Table:
-    _, schema, name, oid, has_rls, is_partitioned, is_at_odds, columns, key, roles, published = row
+    _, schema, name, oid, has_rls, *kinds, columns, key, roles, facts = row
+    is_partitioned, is_partition, is_at_odds = kinds
     roles = roles or {}
+    found = Published.read(facts)
     return Table(
         oid,
         schema,
         name,
         has_rls or is_at_odds,
         is_partitioned,
+        is_partition,
         is_at_odds,
         tuple(LiveColumn(*column) for column in columns or ()),
         tuple(KeyColumn(*column) for column in key or ()),
-        None if published is None else frozenset(published),
+        None if found is None else found.columns,
+        None if found is None else found.actions,
+        found is not None and found.has_row_filter,
         {role: frozenset(allowed) for role, (_, allowed) in roles.items()},
         frozenset(role for role, (is_bypassing, _) in roles.items() if is_bypassing),
         types,

@@ -146,7 +146,17 @@ def check_table(wish: Wish, table: Table | None) -> Table:
     if table is None:
         raise RefusedError(f"there is no table {wish}")
     if table.published is None:
+        if table.is_partition or table.is_partitioned:
+            raise RefusedError(
+                f"table {wish} is not published under its own name; see whether it is added to the "
+                "publication, and what publish_via_partition_root is"
+            )
         raise RefusedError(f"table {wish} is not published; add it to the publication")
+    if table.has_row_filter:
+        raise RefusedError(
+            f"table {wish} has a row filter in the publication, which OUTPUT_PLUGIN=wal2json does "
+            "not apply"
+        )
     return table
 
 

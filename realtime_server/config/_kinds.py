@@ -46,7 +46,9 @@ __all__ = [
     "Names",
     "Number",
     "Origins",
+    "OutputPlugin",
     "Pause",
+    "Plugin",
     "Port",
     "Protection",
     "Publications",
@@ -100,6 +102,14 @@ class ReplicationMode(enum.Enum):
     """Everybody who may join a topic gets its changes."""
     RLS = "RLS"
     """Row level security decides."""
+
+
+class OutputPlugin(enum.Enum):
+    """What makes PostgreSQL's changes."""
+
+    PGOUTPUT = "pgoutput"
+    """PostgreSQL's own."""
+    WAL2JSON = "wal2json"
 
 
 class IpVersion(enum.Enum):
@@ -348,6 +358,7 @@ RecordBytes = Annotated[int, _whole_number(1, unit="bytes")]
 Megabytes = Annotated[int, _whole_number(0, unit="MB (10⁶ bytes)")]
 Mode = Annotated[ReplicationMode, _choice(ReplicationMode)]
 ShortSecrets = Annotated[ShortSecret, _choice(ShortSecret)]
+Plugin = Annotated[OutputPlugin, _choice(OutputPlugin)]
 IpFamily = Annotated[IpVersion, _choice(IpVersion, any_case=True)]
 Tls = Annotated[
     DatabaseTls,

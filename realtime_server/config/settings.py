@@ -23,6 +23,7 @@ from ._kinds import (
     IpVersion,
     LogFormat,
     LogLevel,
+    OutputPlugin,
     ReplicationMode,
     ShortSecret,
 )
@@ -39,8 +40,9 @@ SETTING_NAMES: Final = {
     "sslmode=disable": "DB_SSL=false",
     "sslmode=verify-ca": "DB_SSL=verify-ca",
     "sslrootcert": "DB_SSL_ROOT_CERT",
+    "slot": "SLOT_NAME",
 }
-"""What libpq's parameters, and values of them, are called here."""
+"""What a source's settings, libpq's parameters, and values of those are called here."""
 
 _T = TypeVar("_T")
 
@@ -84,6 +86,11 @@ class ServerConfig:
         ReplicationMode.STREAM,
         "`STREAM`: everybody who may join a topic gets its changes; `RLS`: row level security "
         "decides who gets each",
+    )
+    output_plugin: kinds.Plugin = _variable(
+        OutputPlugin.PGOUTPUT,
+        "what makes the changes; `wal2json` goes on with [a slot of that plugin]"
+        "(../topics/rls.md#wal2json), in RLS mode only",
     )
     publications: kinds.Publications = _variable(
         ("supabase_realtime",), "whose tables are listened to; they must exist"
@@ -332,6 +339,16 @@ class ServerConfig:
                 ("replication_mode", "secure_channels"),
                 "SECURE_CHANNELS=false with REPLICATION_MODE=RLS would show every row to "
                 "everybody; set SECURE_CHANNELS=true and JWT_SECRET",
+            )
+        if (
+            self.replication_mode is ReplicationMode.STREAM
+            and self.output_plugin is not OutputPlugin.PGOUTPUT
+        ):
+            yield (
+                ("replication_mode", "output_plugin"),
+                "OUTPUT_PLUGIN=wal2json with REPLICATION_MODE=STREAM would show every table to "
+                "everybody, as wal2json knows no publications; unset OUTPUT_PLUGIN, or set "
+                "REPLICATION_MODE=RLS, which checks each change",
             )
         if self.secure_channels and self.jwt_secret is None and self.jwt_jwks is None:
             yield (

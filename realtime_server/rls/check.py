@@ -12,19 +12,23 @@ from realtime_core.errors import SourceError
 from realtime_core.sources.failures import connection_failed
 
 from ..catalog.connections import connect
-from ..config import SETTING_NAMES
+from ..catalog.publications import check_for_wal2json
+from ..config import SETTING_NAMES, OutputPlugin
 from .migrations import pending, why_not
 from .privileges import missing_privileges
 
 __all__ = ["rls_findings"]
 
 
-async def rls_findings(dsn: str, publications: Sequence[str]) -> tuple[Finding, ...]:
+async def rls_findings(
+    dsn: str, publications: Sequence[str], plugin: OutputPlugin
+) -> tuple[Finding, ...]:
     """Look at schema and privileges; change nothing.
 
     Args:
         dsn: of the database, as the server's role.
         publications: whose tables' readers are expected to come with tokens.
+        plugin: that makes the changes.
 
     Raises:
         SourceError: if the database cannot be asked.
@@ -32,6 +36,8 @@ async def rls_findings(dsn: str, publications: Sequence[str]) -> tuple[Finding, 
     try:
         async with await connect(dsn, name="check") as connection:
             findings = [await _schema(connection)]
+            if plugin is OutputPlugin.WAL2JSON:
+                findings.append(await _publications(connection, publications))
             missing = await missing_privileges(connection, publications)
     except psycopg.Error as exc:
         raise connection_failed(exc, SETTING_NAMES) from exc
@@ -51,6 +57,18 @@ async def rls_findings(dsn: str, publications: Sequence[str]) -> tuple[Finding, 
     if not missing.own and not missing.roles:
         findings.append(Finding.ok("privileges", "the server's role has the privileges it needs"))
     return tuple(findings)
+
+
+async def _publications(
+    connection: AsyncConnection[tuple[object, ...]], names: Sequence[str]
+) -> Finding:
+    try:
+        await check_for_wal2json(connection, names)
+    except SourceError as exc:
+        return Finding.problem("publication", str(exc))
+    return Finding.ok(
+        "publication", f"wal2json's changes can be held against {', '.join(map(repr, names))}"
+    )
 
 
 async def _schema(connection: AsyncConnection[tuple[object, ...]]) -> Finding:

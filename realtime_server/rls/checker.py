@@ -16,10 +16,12 @@ import attrs
 from realtime_core import Relation
 
 from ..catalog.tables import Table, TableName, look_at_tables
+from ..config import OutputPlugin
 from .candidates import Candidate, Shown
 from .casts import Casts
 from .counters import Counters
 from .pages import Lookup, Page
+from .payloads import event_of
 from .settling import until_settled
 from .viewers import Viewer
 from .visibility import Visibility
@@ -45,7 +47,8 @@ class Checker:
     Args:
         visibility: asks the database.
         counters: of what it was asked, and what went wrong.
-        publications: what they do not publish is shown to nobody; none: the stream has no more.
+        publications: of a stream of wal2json's, which has more than they publish; none: the stream
+            has what is published.
         max_record_bytes: of a change's values as text, beyond which only short ones are shown.
         strict: show only rows that still are as the change says.
     """
@@ -65,8 +68,8 @@ class Checker:
         self._publications = publications
         self._max_record_bytes = max_record_bytes
         self._strict = strict
-        # Tables that nobody is shown, because nothing says who may be.
-        self._at_odds: set[TableName] = set()
+        # Tables that nobody is shown, and of which that was said.
+        self._mentioned: set[TableName] = set()
 
     async def check(self, candidates: Sequence[Candidate], lookup: Lookup | None = None) -> Verdict:
         """Decide.
@@ -93,15 +96,16 @@ class Checker:
         pages = []
         for relation, places in by_relation.items():
             table = tables.get((relation.schema, relation.table))
-            if table is None or (self._publications and table.published is None):
-                continue
             # Another table of the same name has other readers.
-            if relation.oid in (0, table.oid):
-                self._mention_if_at_odds(table)
-                page = Page(table, relation, candidates, places, self._strict)
-                await page.ask(lookup or self._visibility.check, self._counters)
-                timeouts += page.timeouts
-                pages.append(page)
+            if table is None or relation.oid not in (0, table.oid):
+                continue
+            self._mention(table)
+            if self._publications:
+                places = _published(candidates, places, table)
+            page = Page(table, relation, candidates, places, self._strict)
+            await page.ask(lookup or self._visibility.check, self._counters)
+            timeouts += page.timeouts
+            pages.append(page)
         answers = await self._casts.json_of(
             {one for page in pages for one in page.unknown_values()}
         )
@@ -117,22 +121,39 @@ class Checker:
         async with self._visibility.connections.one() as connection:
             while True:
                 snapshot, tables = await look_at_tables(
-                    connection, names, roles, self._publications
+                    connection, names, roles, self._publications, OutputPlugin.WAL2JSON
                 )
                 left = [xid for xid in xids if not snapshot.is_over(xid)]
                 if not left:
                     return tables
                 await until_settled(connection, left)
 
-    def _mention_if_at_odds(self, table: Table) -> None:
+    def _mention(self, table: Table) -> None:
+        """Say once why nobody is shown a table's rows, if it may surprise."""
         name = (table.schema, table.name)
-        if not table.is_at_odds:
-            self._at_odds.discard(name)
-        elif name not in self._at_odds:
-            self._at_odds.add(name)
-            logger.warning(
-                "rows of %s.%s are shown to nobody for whom row level security counts: it is not "
-                "enabled there, but on other tables of the same partitioned one; enable it on all "
-                "whose names changes have, as publish_via_partition_root says",
-                *name,
-            )
+        if not (table.is_at_odds or table.has_row_filter):
+            self._mentioned.discard(name)
+        elif name not in self._mentioned:
+            self._mentioned.add(name)
+            if table.is_at_odds:
+                logger.warning(
+                    "rows of %s.%s are shown to nobody for whom row level security counts: it is "
+                    "not enabled there, but on other tables of the same partitioned one; enable it "
+                    "on all whose names changes have, as publish_via_partition_root says",
+                    *name,
+                )
+            else:
+                logger.warning(
+                    "changes of %s.%s are shown to nobody: the publication has a row filter for "
+                    "it, which OUTPUT_PLUGIN=wal2json does not apply; take it away, and write a "
+                    "policy instead",
+                    *name,
+                )
+
+
+def _published(candidates: Sequence[Candidate], places: Sequence[int], table: Table) -> list[int]:
+    """Return the places of the changes that are published."""
+    actions = table.published_actions
+    if actions is None or table.has_row_filter:
+        return []
+    return [place for place in places if event_of(candidates[place].change) in actions]

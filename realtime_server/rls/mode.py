@@ -19,8 +19,9 @@ from realtime_core.errors import SourceError
 
 from ..addresses import resolve_dsn
 from ..catalog.connections import Connections, connect
+from ..catalog.publications import check_for_wal2json
 from ..catalog.wishes import wishes_of
-from ..config import ServerConfig
+from ..config import OutputPlugin, ServerConfig
 from ..errors import RefusedError
 from ..grants import Grant
 from ..hub import Hub
@@ -74,6 +75,7 @@ class RlsMode:
         counters: Counters,
     ) -> None:
         self._config = config
+        self._is_wal2json = config.output_plugin is OutputPlugin.WAL2JSON
         self._source = source
         self._dsn = dsn = partial(resolve_dsn, config)
         timeout = config.rls_check_timeout / 1000
@@ -83,6 +85,7 @@ class RlsMode:
         self._registry = Registry(
             self._connections,
             publications=config.publications,
+            plugin=config.output_plugin,
             node=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             interval=config.subscription_sync_interval / 1000,
             enum_orders=source.enum_orders,
@@ -91,6 +94,7 @@ class RlsMode:
         checker = Checker(
             self._visibility,
             counters,
+            publications=config.publications if self._is_wal2json else (),
             max_record_bytes=config.max_record_bytes,
             strict=config.rls_strict,
         )
@@ -150,12 +154,14 @@ class RlsMode:
             await asyncio.wait({keeping_up})
 
     async def _prepare(self) -> None:
-        """Have the schema ``realtime`` as it must be."""
+        """Have publications and the schema ``realtime`` as they must be."""
         delay = self._config.db_reconnect_backoff_min / 1000
         while True:
             try:
                 # The pool would try for long, and not say what to do.
                 async with await connect(await self._dsn(), name="setup") as connection:
+                    if self._is_wal2json:
+                        await check_for_wal2json(connection, self._config.publications)
                     for migration in await migrate(connection):
                         logger.info("migrated the schema realtime: %s", migration)
                     missing = await missing_privileges(connection, self._config.publications)

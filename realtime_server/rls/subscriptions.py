@@ -26,12 +26,13 @@ from psycopg_pool import PoolTimeout
 from realtime_core.sources.catalog import enum_orders as read_enum_orders
 
 from ..catalog.connections import Connections
+from ..catalog.publications import published
 from ..catalog.tables import read_tables
 from ..catalog.wishes import Wish, check_wish, possible
+from ..config import OutputPlugin
 from ..errors import RefusedError, UnavailableError
 from ..gate import OWN_SCHEMA
 from ..patience import wait_at_most
-from .publication import read_publication
 from .rows import SubscriptionRow, row_of
 from .viewers import Viewer
 
@@ -74,15 +75,16 @@ _ROLE: Final = """
 _SPLIT_MEMBERSHIP: Final = 160000
 
 _ALL_TABLES: Final = """
-    SELECT c.oid::pg_catalog.int8, n.nspname, c.relname
+    SELECT c.oid::pg_catalog.int8
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'r' AND c.relpersistence = 'p'
+    WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
         AND n.nspname <> ALL ('{pg_catalog,information_schema,pg_toast}')
         AND n.nspname <> %(own)s AND (%(schema)s::text IS NULL OR n.nspname = %(schema)s)
         AND (%(table)s::text IS NULL OR c.relname = %(table)s)
         AND pg_catalog.has_schema_privilege(%(role)s::name, n.oid, 'USAGE')
         AND pg_catalog.has_any_column_privilege(%(role)s::name, c.oid, 'SELECT')
+        AND {published} IS NOT NULL
 """
 
 _INSERT: Final = """
@@ -127,6 +129,7 @@ class Registry:
     Args:
         connections: as the server's role.
         publications: whose tables can be listened to.
+        plugin: that makes the changes.
         node: names the server among others, and among its earlier selves.
         interval: seconds between two comparisons of rows and channels.
         enum_orders: labels of enums in their declared order, by schema and name; kept up here.
@@ -138,6 +141,7 @@ class Registry:
         connections: Connections,
         *,
         publications: Collection[str],
+        plugin: OutputPlugin = OutputPlugin.PGOUTPUT,
         node: str,
         interval: float,
         enum_orders: dict[tuple[str, str], tuple[str, ...]],
@@ -145,6 +149,7 @@ class Registry:
     ) -> None:
         self._connections = connections
         self._publications = publications
+        self._plugin = plugin
         self._node = node
         self._interval = interval
         self._ignored = frozenset(ignored_claims)
@@ -350,7 +355,7 @@ class Registry:
             for wish in chain(*registration.wants)
             if wish.schema is not None and wish.table is not None
         }
-        tables = await read_tables(connection, named, [role], self._publications) if named else {}
+        tables = await read_tables(connection, named, [role], self._publications, self._plugin)
 
         def row(wish: Wish) -> SubscriptionRow | None:
             """Return the row of a wish for one table, None for more of them."""
@@ -371,18 +376,18 @@ class Registry:
     async def _wildcard_rows(
         self, connection: AsyncConnection[Any], wish: Wish, role: str
     ) -> list[SubscriptionRow]:
-        all_published = [
-            (await read_publication(connection, name)).tables for name in self._publications
-        ]
+        wanted = published(connection.info.server_version, self._plugin)
         cursor = await connection.execute(
-            _ALL_TABLES,
-            {"own": OWN_SCHEMA, "schema": wish.schema, "table": wish.table, "role": role},
+            _ALL_TABLES.replace("{published}", wanted).encode(),
+            {
+                "own": OWN_SCHEMA,
+                "schema": wish.schema,
+                "table": wish.table,
+                "role": role,
+                "publications": list(self._publications),
+            },
         )
-        return [
-            SubscriptionRow(oid, (), wish.action, wish.selected)
-            async for oid, schema, table in cursor
-            if any(some is None or (schema, table) in some for some in all_published)
-        ]
+        return [SubscriptionRow(oid, (), wish.action, wish.selected) async for (oid,) in cursor]
 
     async def _delete(self) -> None:
         self._woken.clear()

@@ -159,23 +159,23 @@ def _is_fence(frame: Any) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def open_rls_stage(pg17: Server, **settings: str) -> AsyncIterator[RlsStage]:
+async def open_rls_stage(server: Server, **settings: str) -> AsyncIterator[RlsStage]:
     """Set a stage: publication ``shop`` for all tables, a temporary slot."""
     with (
-        roles(pg17, "Reader", "narrow") as (reader, narrow),
-        roles(pg17, "admin", options="bypassrls") as (admin,),
-        roles(pg17, "server", options="login replication") as (name,),
-        fresh_database(pg17) as database,
+        roles(server, "Reader", "narrow") as (reader, narrow),
+        roles(server, "admin", options="bypassrls") as (admin,),
+        roles(server, "server", options="login replication") as (name,),
+        fresh_database(server) as database,
     ):
         for role in (reader, narrow, admin):
-            pg17.execute(f'grant "{role}" to {name} with inherit false, set true')
+            server.execute(f'grant "{role}" to {name} with inherit false, set true')
         database.execute(f"grant create on database {database.name} to {name}")
         database.execute("create table fence (id serial primary key)")
         database.execute(f'grant select on fence to "{reader}"')
         database.execute("create publication shop for all tables")
         config = rls_config(make_conninfo(database.dsn, user=name), **settings)
-        async with RealtimeServer(config) as server:
-            stage = RlsStage(database, server, reader, narrow, admin)
+        async with RealtimeServer(config) as realtime:
+            stage = RlsStage(database, realtime, reader, narrow, admin)
             with contextlib.closing(stage):
                 await eventually(lambda: stage.server.is_attached)
                 async with stage.client("fence") as fence:

@@ -35,8 +35,6 @@ SLOW = "insert into notes select generate_series(1, 8)"
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def module_stage(pg17: Server) -> AsyncIterator[RlsStage]:
-    if not pg17.has_wal2json():
-        pytest.skip("wal2json is not installed")
     async with open_rls_stage(
         pg17,
         RLS_CHECK_TIMEOUT="250",

@@ -102,8 +102,6 @@ class Judge:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module", params=["false", "true"])
 async def stage(pg17: Server, request: pytest.FixtureRequest) -> AsyncIterator[RlsStage]:
-    if not pg17.has_wal2json():
-        pytest.skip("wal2json is not installed")
     async with open_rls_stage(pg17, RLS_STRICT=request.param) as stage:
         yield stage
 

@@ -14,22 +14,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import psycopg
 import pytest
 
 from realtime_server.rls import settling
 from realtime_server.rls.migrations import LOCK
 from tests.fix_postgres import Database, Server, unique_name
+from tests.fix_rls import Stream
 from tests.integration.conftest import fresh_database
 from tests.integration.rls_stage import FENCE, open_rls_stage
 from tests.integration.test_life import RESTARTED, Load, collect, id_of
 from tests.recording_server import read_record
+from tests.rls_helpers import roles
 from tests.server_helpers import open_client
 from tests.server_process import ServerProcess
 from tests.tokens import SECRET, make_token
 from tests.waiting import eventually, eventually_sync
 
-pytestmark = [pytest.mark.integration, pytest.mark.pg17]
+pytestmark = pytest.mark.integration
 
 TOPIC = "realtime:public:item"
 KILLS = int(os.environ.get("RLS_KILLS", "20"))
@@ -41,9 +44,29 @@ SETTINGS = {
 }
 
 
+@attrs.frozen
+class Shop:
+    """A database with a table that everybody may see, and how it is read."""
+
+    database: Database
+    reader: str
+    plugin: str
+    slot: str = attrs.field(factory=lambda: unique_name("slot"))
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {**SETTINGS, "OUTPUT_PLUGIN": self.plugin, "SLOT_NAME": self.slot}
+
+    def token(self) -> str:
+        return make_token({"role": self.reader, "sub": "ann"})
+
+    def server(self, **settings: str) -> ServerProcess:
+        return ServerProcess(self.database.dsn, **{**self.settings, **settings})
+
+
 @pytest.fixture
-def shop(pg17: Server, reader: str) -> Iterator[Database]:
-    with fresh_database(pg17) as database:
+def shop(stream: Stream) -> Iterator[Shop]:
+    with roles(stream.server, "reader") as (reader,), fresh_database(stream.server) as database:
         database.execute(
             "create table item (id int8 primary key, filling text);"
             " alter table item enable row level security;"
@@ -51,7 +74,7 @@ def shop(pg17: Server, reader: str) -> Iterator[Database]:
             f" grant select on item to {reader};"
             " create publication shop for table item"
         )
-        yield database
+        yield Shop(database, reader, stream.plugin)
 
 
 async def join(server: ServerProcess, client: Any, token: str) -> None:
@@ -60,19 +83,19 @@ async def join(server: ServerProcess, client: Any, token: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_time_and_again_skips_nothing(
-    shop: Database, tmp_path: Path
-) -> None:
+def test_a_server_that_is_killed_time_and_again_skips_nothing(shop: Shop, tmp_path: Path) -> None:
     record = tmp_path / "record"
     record.touch()
-    slot = unique_name("slot")
-    settings = {**SETTINGS, "SLOT_NAME": slot, "RECORD": str(record)}
-    shop.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
+    settings = {**shop.settings, "RECORD": str(record)}
+    dsn = shop.database.dsn
+    shop.database.execute(
+        "select pg_create_logical_replication_slot(%s, %s)", (shop.slot, shop.plugin)
+    )
     chance = random.Random(9)
-    with Load(shop) as load:
+    with Load(shop.database) as load:
         for _ in range(KILLS):
             before = len(read_record(record))
-            with ServerProcess(shop.dsn, module="tests.recording_server", **settings) as server:
+            with ServerProcess(dsn, module="tests.recording_server", **settings) as server:
                 server.wait_until_streaming()
                 # At random points: by rows handed over, and then by the clock.
                 wanted = before + chance.randrange(1, 200)
@@ -81,23 +104,20 @@ def test_a_server_that_is_killed_time_and_again_skips_nothing(
                 server.process.send_signal(signal.SIGKILL)
                 server.process.wait()
         rows = load.stop()
-    with ServerProcess(shop.dsn, module="tests.recording_server", **settings):
+    with ServerProcess(dsn, module="tests.recording_server", **settings):
         eventually_sync(lambda: rows - 1 in read_record(record)[-2000:])
     assert set(read_record(record)) == set(range(rows))
 
 
-async def test_a_stop_hands_out_what_was_read_and_frees_slot_and_rows(
-    shop: Database, reader: str
-) -> None:
-    slot = unique_name("slot")
-    token = make_token({"role": reader, "sub": "ann"})
-    with ServerProcess(shop.dsn, **SETTINGS, SLOT_NAME=slot) as server:
+async def test_a_stop_hands_out_what_was_read_and_frees_slot_and_rows(shop: Shop) -> None:
+    token = shop.token()
+    with shop.server() as server:
         server.wait_until_streaming()
         async with open_client(server.port, query=f"apikey={token}") as client:
             await join(server, client, token)
             frames: list[Any] = []
             collecting = asyncio.create_task(collect(client, frames))
-            with Load(shop) as load:
+            with Load(shop.database) as load:
                 await eventually(lambda: len(frames) > 100)
                 server.process.send_signal(signal.SIGTERM)
                 assert await collecting == RESTARTED
@@ -105,17 +125,17 @@ async def test_a_stop_hands_out_what_was_read_and_frees_slot_and_rows(
         assert await asyncio.to_thread(server.process.wait, 30) == 0
     ids = [id_of(frame) for frame in frames]
     assert ids == list(range(ids[0], ids[-1] + 1))
-    assert shop.execute("select node from realtime.subscription") == []
-    assert shop.execute(
-        "select active from pg_replication_slots where slot_name = %s", (slot,)
+    assert shop.database.execute("select node from realtime.subscription") == []
+    assert shop.database.execute(
+        "select active from pg_replication_slots where slot_name = %s", (shop.slot,)
     ) == [(False,)]
     # The next one goes on where this one ended.
-    with ServerProcess(shop.dsn, **SETTINGS, SLOT_NAME=slot) as server:
+    with shop.server() as server:
         server.wait_until_streaming()
 
 
-def test_what_cannot_work_is_refused_with_the_line_that_mends_it(shop: Database) -> None:
-    base = ServerProcess(shop.dsn, **SETTINGS)._environment
+def test_what_cannot_work_is_refused_with_the_line_that_mends_it(shop: Shop) -> None:
+    base = shop.server()._environment
     for changes, complaint in (
         ({"SECURE_CHANNELS": "false"}, "set SECURE_CHANNELS=true and JWT_SECRET"),
         ({"JWT_SECRET": ""}, "JWT_SECRET"),
@@ -131,13 +151,11 @@ def test_what_cannot_work_is_refused_with_the_line_that_mends_it(shop: Database)
         assert complaint in result.stderr
 
 
-async def test_a_join_while_the_server_starts_is_answered_when_it_has(
-    shop: Database, reader: str
-) -> None:
-    token = make_token({"role": reader, "sub": "ann"})
-    with shop.connect() as migrating:
+async def test_a_join_while_the_server_starts_is_answered_when_it_has(shop: Shop) -> None:
+    token = shop.token()
+    with shop.database.connect() as migrating:
         migrating.execute("select pg_advisory_lock(%s)", [LOCK])
-        with ServerProcess(shop.dsn, **SETTINGS) as server:
+        with shop.server() as server:
             async with open_client(server.port, query=f"apikey={token}") as client:
                 await client.send(TOPIC, "phx_join", {"user_token": token}, ref="1")
                 # Once this is answered, the join has been read.
@@ -146,27 +164,27 @@ async def test_a_join_while_the_server_starts_is_answered_when_it_has(
                 assert (await client.receive())["payload"] == {"status": "ok", "response": {}}
 
 
-async def test_a_database_that_is_away_is_waited_for(
-    pg17: Server, shop: Database, reader: str
-) -> None:
-    token = make_token({"role": reader, "sub": "ann"})
-    settings = {**SETTINGS, "SLOT_NAME": unique_name("slot"), "DB_RECONNECT_BACKOFF_MAX": "200"}
-    with ServerProcess(shop.dsn, **settings) as server:
+async def test_a_database_that_is_away_is_waited_for(shop: Shop) -> None:
+    token = shop.token()
+    with shop.server(DB_RECONNECT_BACKOFF_MAX="200") as server:
         server.wait_until_streaming()
         async with open_client(server.port, query=f"apikey={token}") as client:
             await join(server, client, token)
-            shop.execute("insert into item values (1)")
+            shop.database.execute("insert into item values (1)")
             assert id_of(await client.receive()) == 1
-            pg17.restart("immediate")
-            shop.execute("insert into item values (2)")
+            shop.database.server.restart("immediate")
+            shop.database.execute("insert into item values (2)")
             assert id_of(await client.receive()) == 2
             # A join works again, too.
             await client.send("realtime:*", "phx_join", {"user_token": token}, ref="2")
             assert (await client.receive())["payload"]["status"] == "ok"
 
 
-async def test_a_gap_is_told_to_every_channel(pg17: Server) -> None:
-    async with open_rls_stage(pg17) as stage, stage.client() as client:
+async def test_a_gap_is_told_to_every_channel(stream: Stream) -> None:
+    async with (
+        open_rls_stage(stream.server, **stream.settings) as stage,
+        stage.client() as client,
+    ):
         await client.sit("realtime:*")
         stage.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -179,8 +197,8 @@ async def test_a_gap_is_told_to_every_channel(pg17: Server) -> None:
         assert (fence["topic"], fence["event"]) == (FENCE, "system")
 
 
-async def test_a_policy_that_sleeps_holds_the_others_up_once(pg17: Server) -> None:
-    async with open_rls_stage(pg17, RLS_CHECK_TIMEOUT="250") as stage:
+async def test_a_policy_that_sleeps_holds_the_others_up_once(one_pg: Server) -> None:
+    async with open_rls_stage(one_pg, RLS_CHECK_TIMEOUT="250") as stage:
         with stage.scene():
             sleeps = "current_setting('request.jwt.claims')::jsonb ->> 'sub' = 'sleeper'"
             stage.make(
@@ -225,18 +243,18 @@ def standby_away(server: Server) -> Iterator[None]:
 
 
 async def test_a_commit_that_others_do_not_see_yet_is_waited_for(
-    pg17: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    one_pg: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is in WAL and waits for a standby: the row that is looked up is not there yet."""
     monkeypatch.setattr(settling, "_PATIENCE", 0.0)
-    async with open_rls_stage(pg17) as stage, stage.client("ann") as ann:
+    async with open_rls_stage(one_pg) as stage, stage.client("ann") as ann:
         with stage.scene():
             stage.make("notes", "id int primary key, owner text")
             await ann.sit(stage.topic("notes"))
             insert = f"insert into {stage.schema}.notes values (1, 'ann')"
             with (
                 psycopg.connect(stage.database.dsn, autocommit=True) as connection,
-                standby_away(pg17),
+                standby_away(one_pg),
             ):
                 connection.execute("set synchronous_commit = local")
                 await eventually(
@@ -258,8 +276,8 @@ async def test_a_commit_that_others_do_not_see_yet_is_waited_for(
             assert (await ann.receive())["payload"]["record"] == {"id": 1, "owner": "ann"}
 
 
-async def test_column_lists_of_the_publication_are_applied(pg17: Server) -> None:
-    async with open_rls_stage(pg17) as stage:
+async def test_column_lists_of_the_publication_are_applied(stream: Stream) -> None:
+    async with open_rls_stage(stream.server, **stream.settings) as stage:
         with stage.scene():
             stage.make("notes", "id int primary key, owner text, body text", None)
             stage.execute(
@@ -275,8 +293,8 @@ async def test_column_lists_of_the_publication_are_applied(pg17: Server) -> None
             assert [column["name"] for column in payload["columns"]] == ["id", "owner"]
 
 
-async def test_row_filters_of_the_publication_are_applied(pg17: Server) -> None:
-    async with open_rls_stage(pg17) as stage:
+async def test_row_filters_of_the_publication_are_applied(one_pg: Server) -> None:
+    async with open_rls_stage(one_pg) as stage:
         with stage.scene():
             stage.make("notes", "id int primary key, owner text", None)
             stage.execute(
@@ -291,8 +309,8 @@ async def test_row_filters_of_the_publication_are_applied(pg17: Server) -> None:
             assert [payload["record"]["id"] for payload in payloads] == [2]
 
 
-async def test_claims_that_no_policy_reads_share_a_check(pg17: Server) -> None:
-    async with open_rls_stage(pg17, RLS_IGNORED_CLAIMS='["exp", "session_id"]') as stage:
+async def test_claims_that_no_policy_reads_share_a_check(one_pg: Server) -> None:
+    async with open_rls_stage(one_pg, RLS_IGNORED_CLAIMS='["exp", "session_id"]') as stage:
         with stage.scene():
             stage.make("notes", "id int primary key, owner text")
             async with (

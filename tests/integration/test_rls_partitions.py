@@ -9,20 +9,21 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from psycopg import AsyncConnection
 
+from realtime_server.catalog.tables import read_tables
 from tests.fix_postgres import Server
 from tests.integration.rls_stage import OWN, RlsStage, open_rls_stage
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.pg17,
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def module_stage(pg17: Server) -> AsyncIterator[RlsStage]:
-    async with open_rls_stage(pg17) as stage:
+async def module_stage(pg: Server) -> AsyncIterator[RlsStage]:
+    async with open_rls_stage(pg) as stage:
         yield stage
 
 
@@ -159,3 +160,104 @@ async def test_another_table_of_the_same_name_has_other_readers(stage: RlsStage)
             " alter table late rename to notes; insert into notes values (1, 'zoe'); commit",
         )
     assert [one["record"]["owner"] for one in payloads] == ["zoe"]
+
+
+# What a join is told.
+
+BOTH = ("notes", "low")
+HERE = {"status": "ok", "response": {}}
+
+
+@pytest.mark.parametrize(("via_root", "named"), [(False, "low"), (True, "notes")])
+async def test_a_join_goes_by_the_name_that_changes_have(
+    stage: RlsStage, via_root: bool, named: str
+) -> None:
+    make(stage)
+    stage.execute(publish(via_root=via_root))
+    async with stage.client() as client:
+        for table in BOTH:
+            reply = await client.try_join(stage.topic(table))
+            if table == named:
+                assert reply == HERE
+            else:
+                assert reply["status"] == "error"
+                reason = f"table {stage.schema}.{table} is not published under its own name"
+                assert reason in reply["response"]["reason"]
+        # A row of realtime.subscription for each table that may come: high and low, or notes.
+        await client.sit(stage.topic())
+        entities = stage.execute(
+            "select entity::text from realtime.subscription s join pg_class c on c.oid = s.entity"
+            f" where c.relnamespace = '{stage.schema}'::regnamespace order by 1"
+        )
+    wanted = ["notes", "notes"] if via_root else ["high", "low", "low"]
+    assert [entity for (entity,) in entities] == wanted
+
+
+PUBLICATIONS = [
+    "for all tables",
+    "for table notes",
+    "for table low",
+    "for table low, notes",
+    "for table middle",
+    "for table notes, plain (id, body)",
+    "for table plain (id), middle",
+    "for tables in schema {}",
+    "for tables in schema {}_x",
+    "for tables in schema {}, table {}_x.far",
+    "for table plain where (id > 1)",
+]
+
+
+@pytest.mark.parametrize("via_root", [False, True])
+async def test_what_is_published_is_what_postgresql_says(stage: RlsStage, via_root: bool) -> None:
+    """Of tables, partitions, partitioned partitions, schemas and column lists."""
+    make(stage)
+    other = f"{stage.schema}_x"
+    stage.execute(
+        f"create schema {other}",
+        "create table plain (id int primary key, body text, twice int generated always as (id * 2)"
+        " stored)",
+        "create unlogged table hidden (id int primary key)",
+        "create table middle partition of notes for values from (200) to (400)"
+        " partition by range (id)",
+        "create table deep partition of middle for values from (200) to (300)",
+        f"create table {other}.far partition of middle for values from (300) to (400)",
+    )
+    names = [(stage.schema, each) for each in ("notes", "low", "middle", "deep", "plain", "hidden")]
+    names.append((other, "far"))
+    options = f"with (publish_via_partition_root = {via_root})"
+    async with await AsyncConnection.connect(stage.database.dsn, autocommit=True) as connection:
+        for text in PUBLICATIONS:
+            stage.execute(f"create publication one {text.format(*[stage.schema] * 2)} {options}")
+            tables = await read_tables(connection, names, [], ["one"])
+            found = {name: table.published for name, table in tables.items()}
+            said = {
+                (schema, table): frozenset(columns)
+                for schema, table, columns in stage.execute(
+                    "select schemaname::text, tablename::text, attnames::text[]"
+                    " from pg_publication_tables where pubname = 'one'"
+                )
+            }
+            stage.execute("drop publication one")
+            assert found == {name: said.get(name) for name in names}, text
+    stage.execute(f"drop schema {other} cascade")
+
+
+async def test_a_generated_column_that_is_not_published_is_not_there(stage: RlsStage) -> None:
+    stage.make("sums", "id int primary key, twice int generated always as (id * 2) stored", "true")
+    async with stage.client() as client:
+        reply = await client.try_join(stage.topic("sums", "twice=eq.2"))
+        assert reply["response"] == {"reason": "invalid column for filter twice"}
+        await client.sit(stage.topic("sums"))
+        [payload] = await stage.payloads(client, "insert into sums values (1)")
+        assert payload["record"] == {"id": 1}
+        assert [column["name"] for column in payload["columns"]] == ["id"]
+        if stage.database.server.version < 18:
+            return
+        stage.execute("alter publication shop set (publish_generated_columns = stored)")
+        [payload] = await stage.payloads(client, "insert into sums values (2)")
+        assert payload["record"] == {"id": 2, "twice": 4}
+        assert await client.try_join(stage.topic("sums", "twice=eq.6")) == HERE
+        payloads = await stage.payloads(client, "insert into sums values (3)")
+        assert [one["record"] for one in payloads] == [{"id": 3, "twice": 6}] * 2
+        stage.execute("alter publication shop set (publish_generated_columns = none)")

@@ -14,23 +14,23 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.fix_postgres import Server
+from realtime_core import Position
+from tests.fix_rls import Stream
 from tests.integration.rls_stage import OWN, RlsClient, RlsStage, open_rls_stage
 from tests.tokens import make_token
 from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.pg17,
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def module_stage(pg17: Server) -> AsyncIterator[RlsStage]:
-    if not pg17.has_wal2json():
-        pytest.skip("wal2json is not installed")
-    async with open_rls_stage(pg17, SUBSCRIPTION_SYNC_INTERVAL="200") as stage:
+async def module_stage(stream: Stream) -> AsyncIterator[RlsStage]:
+    async with open_rls_stage(
+        stream.server, **stream.settings, SUBSCRIPTION_SYNC_INTERVAL="200"
+    ) as stage:
         yield stage
 
 
@@ -58,7 +58,7 @@ async def test_the_frame_of_an_insert(stage: RlsStage, vsn: Any) -> None:
     time, position = payload.pop("commit_timestamp"), payload.pop("position")
     assert len(time) == len("2026-11-24T05:36:00.166Z")
     assert time.endswith("Z")
-    assert position.endswith("/shop")
+    assert Position.parse(position).stream is not None
     expected = {
         "schema": stage.schema,
         "table": "notes",
@@ -95,8 +95,10 @@ async def test_values_of_every_type_are_what_to_jsonb_says(stage: RlsStage) -> N
         '"float4"': "'NaN'",
         "inet": "'10.0.0.1'",
         "char(4)": "'ab'",
-        "xml": "'<a/>'",
     }
+    if stage.database.server.version == 17:
+        # The embedded PostgreSQL is made without it.
+        values["xml"] = "'<a/>'"
     types = [kind.strip('"') for kind in values]
     columns = ", ".join(f"c{i} {kind}" for i, kind in enumerate(types))
     stage.make("kinds", f"id int primary key, {columns}", None)

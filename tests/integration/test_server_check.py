@@ -130,17 +130,15 @@ class RlsShop:
         for statement in statements:
             self.database.execute(statement)
 
-    def check(self) -> tuple[int, str]:
-        slot = unique_name("slot")
-        code, out, err = check(self.database, **RLS, SLOT_NAME=slot, DB_USER=self.server)
+    def check(self, **settings: str) -> tuple[int, str]:
+        settings = {**RLS, "SLOT_NAME": unique_name("slot"), "DB_USER": self.server, **settings}
+        code, out, err = check(self.database, **settings)
         assert err == []
         return code, out
 
 
 @pytest.fixture
 def rls_shop(pg17: Server) -> Iterator[RlsShop]:
-    if not pg17.has_wal2json():
-        pytest.skip("wal2json is not installed")
     with (
         roles(pg17, "server", options="login replication") as (server,),
         roles(pg17, "reader") as (reader,),
@@ -193,3 +191,25 @@ def test_in_rls_mode_a_schema_of_somebody_else_is_a_problem(
     assert "it belongs to postgres: run `python -m realtime_server migrate`" in " ".join(
         out.split()
     )
+
+
+def test_in_rls_mode_with_wal2json_what_it_cannot_apply_is_a_problem(
+    rls_shop: RlsShop, pg17: Server
+) -> None:
+    if not pg17.has_wal2json():
+        pytest.skip("wal2json is not installed")
+    grant = f"grant create on database {rls_shop.database.name} to {rls_shop.server}"
+    rls_shop.execute("create publication shop for table item where (id > 1)", grant)
+    slot = unique_name("slot")
+    rls_shop.database.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
+    code, out = rls_shop.check(OUTPUT_PLUGIN="wal2json", SLOT_NAME=slot)
+    assert code == 1
+    assert "problem  the publications have row filters (on item)" in out
+    assert f"problem  slot {slot} uses the output plugin pgoutput, not wal2json\n" in out
+    assert f"         SELECT pg_drop_replication_slot('{slot}');\n" in out
+    assert "(set OUTPUT_PLUGIN=pgoutput to go on with it; or drop it" in out
+    rls_shop.execute("alter publication shop set table item")
+    code, out = rls_shop.check(OUTPUT_PLUGIN="wal2json")
+    assert code == 0
+    assert "ok       wal2json's changes can be held against 'shop'" in out
+    assert "ok       the server loads the output plugin wal2json" in out

@@ -340,8 +340,9 @@ async def test_a_slot_of_another_plugin(
     database.execute("select pg_create_logical_replication_slot(%s, 'test_decoding')", (slot,))
     async with attempt(database.dsn, caplog, SLOT_NAME=slot) as tried:
         await tried.says(
-            rf"slot '{slot}' uses the output plugin 'test_decoding', not pgoutput; choose another "
-            r"slot name"
+            rf"slot '{slot}' uses the output plugin 'test_decoding', not pgoutput; drop it with "
+            rf"SELECT pg_drop_replication_slot\('{slot}'\), and what it holds is lost, or choose "
+            r"another SLOT_NAME"
         )
         database.execute("select pg_drop_replication_slot(%s)", (slot,))
         await tried.works(database.dsn)

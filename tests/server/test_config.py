@@ -21,6 +21,7 @@ from realtime_server.config import (
     IpVersion,
     LogFormat,
     LogLevel,
+    OutputPlugin,
     RelationRule,
     ReplicationMode,
     ServerConfig,
@@ -96,6 +97,13 @@ TABLE = {
         ReplicationMode.STREAM,
         ("stream", " STREAM", "both"),
         "use STREAM or RLS",
+    ),
+    "OUTPUT_PLUGIN": Row(
+        OutputPlugin.PGOUTPUT,
+        "pgoutput",
+        OutputPlugin.PGOUTPUT,
+        ("PGOUTPUT", "test_decoding"),
+        "use pgoutput or wal2json",
     ),
     "PUBLICATIONS": Row(
         ("supabase_realtime",),
@@ -446,7 +454,19 @@ def test_no_secret_is_in_the_repr() -> None:
 # What does not go together.
 
 
-def test_rls_mode_needs_tokens() -> None:
+def test_stream_mode_reads_no_wal2json() -> None:
+    assert problems(OUTPUT_PLUGIN="wal2json") == (
+        "OUTPUT_PLUGIN=wal2json with REPLICATION_MODE=STREAM would show every table to everybody, "
+        "as wal2json knows no publications; unset OUTPUT_PLUGIN, or set REPLICATION_MODE=RLS, "
+        "which checks each change",
+    )
+    config = ServerConfig.from_env(
+        {"OUTPUT_PLUGIN": "wal2json", "REPLICATION_MODE": "RLS", "JWT_SECRET": "x" * 32}
+    )
+    assert config.output_plugin is OutputPlugin.WAL2JSON
+
+
+def test_rls_mode_needs_tokens_and_takes_several_publications() -> None:
     assert problems(REPLICATION_MODE="RLS", PUBLICATIONS='["a", "b"]') == (
         "SECURE_CHANNELS=false with REPLICATION_MODE=RLS would show every row to everybody; set "
         "SECURE_CHANNELS=true and JWT_SECRET",

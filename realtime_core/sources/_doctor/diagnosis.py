@@ -75,7 +75,9 @@ async def diagnose(
             connected = True
             # Names in answers come with their schema, and nobody's functions stand before these.
             await connection.execute("SET search_path TO pg_catalog, pg_temp")
-            return await _diagnose(connection, dsn, publications, slot, plugin, persistent)
+            return await _diagnose(
+                connection, dsn, publications, slot, plugin, persistent, setting_names or {}
+            )
     except SourceError as exc:
         if connected:
             raise
@@ -108,12 +110,18 @@ async def _diagnose(
     slot: str | None,
     plugin: str,
     persistent: bool,
+    setting_names: Mapping[str, str],
 ) -> Diagnosis:
     server = await read_server(connection)
     error = await _replication_error(dsn)
     findings = check_server(server, plugin=plugin, replication_error=error)
     findings += await check_slots(
-        connection, server, slot=slot, plugin=plugin, persistent=persistent
+        connection,
+        server,
+        slot=slot,
+        plugin=plugin,
+        persistent=persistent,
+        names=setting_names,
     )
     names: Sequence[str] | None = None
     if plugin == "pgoutput":

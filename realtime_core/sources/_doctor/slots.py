@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from psycopg import AsyncConnection
@@ -46,6 +46,7 @@ async def check_slots(
     slot: str | None,
     plugin: str,
     persistent: bool,
+    names: Mapping[str, str],
 ) -> list[Finding]:
     """Look at the slots.
 
@@ -54,12 +55,13 @@ async def check_slots(
         slot: name of the one that is to be used; None: a temporary one.
         plugin: the output plugin that is to be used.
         persistent: whether a slot in use is waited for.
+        names: what the application calls ``slot`` and ``plugin``, where it can be told them.
     """
     slots = await rows(connection, _SLOTS)
     ours = next((row for row in slots if row["name"] == slot), None)
     findings = []
     if ours is not None:
-        findings.append(_own(ours, server, plugin, persistent))
+        findings.append(_own(ours, server, plugin, persistent, names))
     else:
         findings.append(_free(slots, server))
         transactions = await rows(connection, _TRANSACTIONS, {"long": _LONG})
@@ -72,7 +74,9 @@ def _drop(name: str) -> str:
     return f"SELECT pg_drop_replication_slot({quote_literal(name)});"
 
 
-def _own(row: dict[str, Any], server: Server, plugin: str, persistent: bool) -> Finding:
+def _own(
+    row: dict[str, Any], server: Server, plugin: str, persistent: bool, names: Mapping[str, str]
+) -> Finding:
     check, name = "slot", row["name"]
     found = None
     if row["slot_type"] != "logical":
@@ -80,7 +84,15 @@ def _own(row: dict[str, Any], server: Server, plugin: str, persistent: bool) -> 
     elif row["database"] != server.database:
         found = f"belongs to database {row['database']}, not {server.database}"
     elif row["plugin"] != plugin:
-        found = f"uses the output plugin {row['plugin']}, not {plugin}"
+        remedy = "drop it, and what it holds is lost, or choose another name"
+        if "plugin" in names and row["plugin"] in ("pgoutput", "wal2json"):
+            remedy = f"set {names['plugin']}={row['plugin']} to go on with it; or {remedy}"
+        return Finding.problem(
+            check,
+            f"slot {name} uses the output plugin {row['plugin']}, not {plugin}",
+            _drop(name),
+            remedy=remedy,
+        )
     if found is not None:
         return Finding.problem(check, f"slot {name} {found}", remedy="choose another name")
     if row["wal_status"] == "lost":
