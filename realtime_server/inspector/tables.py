@@ -71,11 +71,12 @@ class TableList:
         """
         role = Viewer.of(grant.claims).role if self._by_role else None
         async with self._asking:
-            now = self._clock()
-            if role not in self._known or self._known[role][0] <= now:
+            if role not in self._known or self._known[role][0] <= self._clock():
                 if len(self._known) >= _MOST_ROLES:
                     self._known.clear()
-                self._known[role] = (now + _FRESH, await self._answer(role))
+                answer = await self._answer(role)
+                # From now, not from the question: others wait for the same answer.
+                self._known[role] = (self._clock() + _FRESH, answer)
             tables = self._known[role][1]
         if tables is None:
             raise UnavailableError(_CANNOT)

@@ -26,12 +26,14 @@ class Catalog:
         self.now = 0.0
         self.answer: Sequence[PublishedTable] | SourceError = [TODOS]
         self.at_once = 0
+        self.takes = 0.0
 
     async def ask(self, role: str | None) -> Sequence[PublishedTable]:
         self.asked.append(role)
         assert self.at_once == 0
         self.at_once += 1
         await asyncio.sleep(0)
+        self.now += self.takes
         self.at_once -= 1
         if isinstance(self.answer, SourceError):
             raise self.answer
@@ -50,6 +52,14 @@ async def test_an_answer_is_given_again_for_a_second() -> None:
     catalog.now, catalog.answer = 1.0, []
     assert await tables.visible_to(ANYBODY) == []
     assert catalog.asked == [None, None]
+
+
+async def test_who_waited_for_a_slow_answer_is_given_it_too() -> None:
+    catalog = Catalog()
+    catalog.takes = 10.0
+    tables = catalog.tables()
+    await asyncio.gather(*(tables.visible_to(ANYBODY) for _ in range(3)))
+    assert catalog.asked == [None]
 
 
 async def test_each_role_has_an_answer_of_its_own() -> None:
