@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import total_ordering
-from typing import Self
+from typing import Final, Self
 from urllib.parse import quote, unquote
 
 import attrs
@@ -19,6 +19,9 @@ from .errors import PositionMismatchError
 from .lsn import LSN
 
 __all__ = ["Position", "StreamIdentity"]
+
+LAST_INDEX: Final = 2**32 - 1
+"""Of the end of a transaction, behind all of its changes."""
 
 _TEXT = re.compile(
     r"(?P<lsn>[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}):(?P<index>[0-9]{1,10})"
@@ -82,6 +85,15 @@ class Position:
                 tuple(unquote(name) for name in names.split(",") if name),
             )
         return cls(LSN.parse(match["lsn"]), int(match["index"]), stream)
+
+    def end_of_transaction(self) -> Self:
+        """Return the end of the position's transaction, behind whatever it has.
+
+        For a checkpoint of one list of publications (or of one choice of tables, for wal2json)
+        that another one shall go on from: a place within a transaction means nothing there, but
+        the end of it does. All of the transaction has to be done with.
+        """
+        return attrs.evolve(self, index=LAST_INDEX)
 
     def __str__(self) -> str:
         place = f"{self.lsn}:{self.index}"

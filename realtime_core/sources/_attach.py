@@ -17,9 +17,9 @@ import psycopg
 from psycopg import AsyncConnection
 
 from ..changes import Begin, Change, Commit, GapReason
-from ..errors import SourceError, WalLevelError
+from ..errors import PositionMismatchError, SourceError, WalLevelError
 from ..lsn import LSN
-from ..positions import Position, StreamIdentity
+from ..positions import LAST_INDEX, Position, StreamIdentity
 from ..replication.progress import Place
 from ..replication.sequence import NOWHERE
 from ..replication.timelines import switch_point
@@ -265,10 +265,24 @@ class _Attaching:
             )
 
     def _check_start(self, stream: StreamIdentity) -> None:
+        """Raise PositionMismatchError if the consumer's checkpoint says nothing of this stream."""
         start = self.settings.start_at
-        if self.former is None and start is not None and start.stream is not None:
-            # Says so if they differ.
-            _ = start < Position(start.lsn, start.index, stream)
+        if self.former is not None or start is None or start.stream is None:
+            return
+        theirs, ours = start.stream, stream
+        if theirs.system_identifier != ours.system_identifier:
+            raise PositionMismatchError(
+                f"start_at is {start}, a place in the WAL of cluster {theirs.system_identifier}, "
+                f"this is cluster {ours.system_identifier}; check the address, or leave start_at "
+                "out to begin with what this slot has"
+            )
+        if theirs != ours and start.index != LAST_INDEX:
+            raise PositionMismatchError(
+                f"start_at is {start}, stored from a stream of {_listed(theirs)}, this source "
+                f"streams {_listed(ours)}, where a transaction has other changes; choose the same "
+                "as before, or, if all of that transaction is done with, go on from its end with "
+                "start_at=position.end_of_transaction()"
+            )
 
     async def _reason(self, stream: StreamIdentity, slot: SlotStatus | None) -> GapReason | None:
         former, start = self.former, self.settings.start_at
@@ -361,3 +375,7 @@ class _Attaching:
         return await said_when_slow(
             making, dsn=settings.dsn, name=self.name, pid=self.connection.pid
         )
+
+
+def _listed(stream: StreamIdentity) -> str:
+    return ", ".join(map(repr, stream.publications))

@@ -27,6 +27,7 @@ from ..changes import (
 )
 from ..errors import ConfigError, RealtimeError, TransactionTooLargeError
 from ..positions import Position
+from ._mistakes import a
 from .base import Acknowledgeable, E, TransactionEvent
 
 __all__ = ["EventQueue"]
@@ -279,6 +280,24 @@ class EventQueue(abc.ABC, Generic[E]):
             await self._fill()
         finally:
             self._reading = False
+
+    def _position_of(self, upto: object) -> Position:
+        """Return up to where something acknowledges.
+
+        Raises:
+            TypeError: if it has no position.
+        """
+        position = upto if isinstance(upto, Position) else getattr(upto, "position", None)
+        if isinstance(position, Position):
+            return position
+        remedy = ""
+        if isinstance(upto, list):
+            remedy = ": acknowledge the last one"
+        elif isinstance(upto, str):
+            remedy = ": Position.parse() reads what str(position) wrote"
+        raise TypeError(
+            f"ack() takes an event, a CommittedTransaction or a Position, not {a(upto)}{remedy}"
+        )
 
     def _ack_handed(self) -> None:
         if self._handed is not None:

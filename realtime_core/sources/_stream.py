@@ -21,6 +21,8 @@ from random import Random
 from time import monotonic
 from typing import Final, Self, Unpack
 
+import attrs
+
 from ..changes import Begin, Event, Gap, GapReason, Idle
 from ..errors import (
     PositionMismatchError,
@@ -73,7 +75,7 @@ class StreamSource(EventQueue[E]):
     """Streams through the replication protocol what an output plugin sends."""
 
     def __init__(self, dsn: Dsn, plugin: OutputPlugin, **options: Unpack[StreamOptions]) -> None:
-        settings = StreamSettings.from_options(dsn, options)
+        settings = StreamSettings.from_options(dsn, options, type(self))
         super().__init__(boundaries=settings.boundaries, auto_ack=settings.auto_ack)
         self._settings = settings
         self._plugin = plugin
@@ -297,7 +299,9 @@ class StreamSource(EventQueue[E]):
         if place == NOWHERE:
             return None
         if place == self._start:
-            return self._settings.start_at
+            start = self._settings.start_at
+            # It may come from another list of publications.
+            return start and attrs.evolve(start, stream=stream or self._stream)
         return Position(LSN(place[0]), place[1], stream or self._stream)
 
     # Acknowledging
@@ -312,13 +316,17 @@ class StreamSource(EventQueue[E]):
         Raises:
             PositionMismatchError: if ``upto`` belongs to another stream.
             ValueError: if it lies beyond what was handed over.
+            TypeError: if it has no position.
         """
         if isinstance(upto, Begin | Gap):
             return
-        position = upto if isinstance(upto, Position) else upto.position
+        position = self._position_of(upto)
         stream = position.stream
         if stream is not self._stream:
             if stream in self._former_streams:
+                return
+            if position == self._settings.start_at:
+                # It may come from another list of publications; it is done with from the start.
                 return
             if stream is None or stream != self._stream:
                 raise PositionMismatchError(

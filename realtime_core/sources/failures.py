@@ -6,6 +6,7 @@ server's English text, and keep it in any other language.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -28,6 +29,13 @@ _REFUSALS: Final = (
     ("root certificate file", "give the authority that signed its certificate as {sslrootcert}"),
     ("does not match host name", "use a name that is in its certificate, or {sslmode=verify-ca}"),
     ("does not exist", "create it, or choose another {user} or {dbname}"),
+)
+
+
+# What libpq and psycopg say of a parameter that has a wrong value.
+_WRONG_VALUE: Final = re.compile(
+    r'invalid (?P<a>\w+) value: "|invalid integer value ".*" for connection option "(?P<b>\w+)"|'
+    r"bad value for (?P<c>\w+): |(?:invalid|could not match \d+) (?P<d>port) number"
 )
 
 
@@ -55,6 +63,9 @@ def connection_failed(exc: Error, names: Mapping[str, str] | None = None) -> Sou
                 return PrivilegeError(f"the role may not replicate ({text}); {remedy}")
             remedy = remedy.format_map(called)
             return AuthenticationError(f"PostgreSQL refused the connection ({text}); {remedy}")
+    if found := _WRONG_VALUE.search(text):
+        name = next(filter(None, found.groups()))
+        return SourceError(f"a connection cannot be made this way ({text}); correct {called[name]}")
     if "max_wal_senders" in text:
         return ConnectionLostError(
             f"no free WAL sender ({text}); stop another consumer or raise max_wal_senders"

@@ -14,6 +14,7 @@ from ..positions import Position
 from ..replication.commands import check_slot_name
 from ._dsn import parse_dsn
 from ._filtering import filter_problems
+from ._mistakes import check_names, check_start
 
 __all__ = ["CommonOptions", "Dsn", "StreamOptions", "StreamSettings"]
 
@@ -92,7 +93,9 @@ class StreamOptions(CommonOptions, total=False):
     the position that it has stored, None as long as there is none. The source hands over what
     lies beyond it. It never lets the slot pass the position acknowledged last, and yields
     :class:`Idle` positions to be stored and acknowledged while nothing else comes, so that a
-    slot which stands beyond ``start_at`` is known to be a gap."""
+    slot which stands beyond ``start_at`` is known to be a gap. One that was stored with another
+    list of publications raises :exc:`PositionMismatchError`: see
+    :meth:`Position.end_of_transaction`."""
     boundaries: bool
     """Also yield :class:`Begin` and :class:`Commit`."""
 
@@ -124,13 +127,20 @@ class StreamSettings:
     setting_names: Mapping[str, str] | None = None
 
     @classmethod
-    def from_options(cls, dsn: Dsn, options: StreamOptions) -> Self:
+    def from_options(cls, dsn: Dsn, options: StreamOptions, owner: type) -> Self:
         """Add what was not given.
+
+        Args:
+            dsn: what to connect to.
+            options: what was given.
+            owner: the source's class, for errors.
 
         Raises:
             ConfigError: with every problem, if the options cannot work.
-            TypeError: if there is no such option.
+            TypeError: if there is no such option, or ``start_at`` is not what it has to be.
         """
+        check_names(owner, options, StreamOptions.__annotations__)
+        check_start(options.get("start_at"))
         settings = cls(dsn=dsn, own_checkpoint="start_at" in options, **options)
         problems = list(settings._problems())
         if problems:

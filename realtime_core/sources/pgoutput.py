@@ -10,7 +10,7 @@ import attrs
 from psycopg import AsyncConnection
 
 from ..changes import Begin, Change, Commit, Event, Gap, Idle
-from ..errors import ConfigError, PublicationNotFoundError, SourceError
+from ..errors import ConfigError, PublicationNotFoundError, SourceError, SpillError
 from ..pgoutput import ChangeDecoder
 from ..pgoutput.spill import FileSpillStore
 from ..positions import Position, StreamIdentity
@@ -75,6 +75,7 @@ class PgoutputSource(StreamSource[E]):
 
     Raises:
         ConfigError: if the arguments cannot work.
+        TypeError: if one is not what it has to be, or there is no such option.
     """
 
     @overload
@@ -173,6 +174,15 @@ class PgoutputSource(StreamSource[E]):
         ]
         if max_memory < 0:
             problems.append(f"max_memory is a number of bytes, 0 to hold none, not {max_memory}")
+        spill_store = FileSpillStore(spill_directory)
+        if spill_directory is not None:
+            try:
+                spill_store.open().close()
+            except SpillError as exc:
+                problems.append(
+                    f"spill_directory is {os.fspath(spill_directory)!r}, where no file can be made "
+                    f"({exc.__cause__}): make it, or leave it out for the system's temporary folder"
+                )
         if problems:
             raise ConfigError(problems)
         plugin = _Pgoutput(
@@ -181,7 +191,7 @@ class PgoutputSource(StreamSource[E]):
             origin,
             streaming,
             max_memory,
-            FileSpillStore(spill_directory),
+            spill_store,
             lazy,
         )
         super().__init__(dsn, plugin, **options)

@@ -15,6 +15,7 @@ from ..positions import Position, StreamIdentity
 from ..replication.commands import wal2json_options
 from ..wal2json import Wal2JsonDecoder
 from ._attach import PayloadDecoder
+from ._mistakes import a, listed
 from ._stream import StreamSource
 from .base import E
 from .catalog import ServerFacts
@@ -82,6 +83,7 @@ class Wal2JsonSource(StreamSource[E]):
 
     Raises:
         ConfigError: if the arguments cannot work.
+        TypeError: if one is not what it has to be, or there is no such option.
     """
 
     @overload
@@ -169,11 +171,12 @@ class Wal2JsonSource(StreamSource[E]):
         message_prefixes: Iterable[str] | None = None,
         **options: Unpack[StreamOptions],
     ) -> None:
-        # In an order of their own: they go into positions, too.
-        wanted = None if tables is None else tuple(sorted(set(tables), key=repr))
-        unwanted = tuple(sorted(set(exclude_tables), key=repr))
-        kinds = None if actions is None else tuple(sorted(set(actions)))
-        prefixes = None if message_prefixes is None else tuple(sorted(set(message_prefixes)))
+        wanted = None if tables is None else _tables("tables", tables)
+        unwanted = _tables("exclude_tables", exclude_tables)
+        kinds = None if actions is None else listed("actions", actions)
+        prefixes = None
+        if message_prefixes is not None:
+            prefixes = listed("message_prefixes", message_prefixes)
         problems = []
         if format_version not in (1, 2):
             problems.append(f"format_version is 1 or 2, not {format_version!r}")
@@ -271,11 +274,37 @@ class _Wal2JsonPayloads:
         """It holds nothing."""
 
 
-def _is_table(pair: object) -> bool:
-    return (
-        isinstance(pair, tuple)
-        and len(pair) == 2
-        and all(
-            name is None or (isinstance(name, str) and name and "\0" not in name) for name in pair
-        )
-    )
+def _tables(name: str, value: Any) -> tuple[Table, ...]:
+    """Return pairs in an order of their own.
+
+    Raises:
+        TypeError: if they are not pairs of names.
+    """
+    wanted = f"{name} is a list of pairs of schema and table, not {a(value)}"
+    if isinstance(value, str):
+        raise TypeError(f"{wanted}: use [{_pair_in(value)!r}]")
+    try:
+        pairs = list(value)
+    except TypeError:
+        raise TypeError(wanted) from None
+    for pair in pairs:
+        if isinstance(pair, str):
+            raise TypeError(f"{name} has {pair!r}: write the pair {_pair_in(pair)!r}")
+        if isinstance(pair, list):
+            raise TypeError(f"{name} has {pair!r}: write the pair {tuple(pair)!r}")
+        if not isinstance(pair, tuple):
+            raise TypeError(f"{name} has {pair!r}: it takes pairs of schema and table")
+        if not all(part is None or isinstance(part, str) for part in pair):
+            raise TypeError(f"{name} has {pair!r}: a pair's names are str or None")
+    # In an order of their own: they go into positions, too.
+    return tuple(sorted(set(pairs), key=repr))
+
+
+def _pair_in(text: str) -> Table:
+    """Return the pair that a text is likely to stand for."""
+    schema, dot, table = text.partition(".")
+    return (schema, table) if dot else (None, text)
+
+
+def _is_table(pair: tuple[str | None, ...]) -> bool:
+    return len(pair) == 2 and all(name is None or (name and "\0" not in name) for name in pair)

@@ -104,3 +104,12 @@ def test_a_position_is_not_compared_with_anything_else() -> None:
     assert Position(HERE) != HERE
     with pytest.raises(TypeError):
         _ = Position(HERE) < HERE
+
+
+def test_the_end_of_a_transaction_is_behind_all_of_its_changes_and_can_be_written_down() -> None:
+    stream = StreamIdentity(7, 1, ("shop",))
+    position = Position(LSN(5), 3, stream)
+    end = position.end_of_transaction()
+    assert (end.lsn, end.stream) == (position.lsn, stream)
+    assert position < Position(LSN(5), 1_000_000_000, stream) < end < Position(LSN(6), 0, stream)
+    assert Position.parse(str(end)) == end == end.end_of_transaction()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -10,11 +11,14 @@ from psycopg.conninfo import make_conninfo
 from realtime_core import (
     CommittedTransaction,
     Event,
+    Gap,
     Idle,
     Insert,
     LogicalMessage,
     PgoutputSource,
     Position,
+    PositionMismatchError,
+    drop_slot,
 )
 from tests.fix_postgres import Database, unique_name
 from tests.integration.source_helpers import (
@@ -183,6 +187,72 @@ async def test_a_start_may_be_given_as_text_that_was_stored(table: Database) -> 
         insert(table, 2)
         assert ids(await rows(source, 1)) == [2]
         source.ack(start)
+
+
+async def test_a_checkpoint_is_carried_over_to_another_list_of_publications(
+    table: Database,
+) -> None:
+    """As the how-to describes it: the slot has to be behind the new publication's making."""
+    slot = unique_name("slot")
+    table.execute("create table other (id int primary key)")
+    stored: list[Position] = []
+
+    async def consume(source: PgoutputSource, count: int) -> list[int]:
+        found: list[int] = []
+        async for item in source.transactions(100_000):
+            if isinstance(item, CommittedTransaction):
+                found += ids(item.changes)
+            stored.append(item.position)  # type: ignore[union-attr]
+            source.ack(item)
+            if len(found) == count:
+                break
+        return found
+
+    options: dict[str, Any] = {"slot": slot, "status_interval": 0.05}
+    async with open_source(table, start_at=None, **options) as source:
+        insert(table, 1)
+        assert await soon(consume(source, 1)) == [1]
+        table.execute("create publication more for table other")
+        end = wal_position(table)
+        with table.connect() as connection, connection.transaction():
+            connection.execute("insert into other values (100)")
+            connection.execute("insert into item values (2, 'x')")
+            connection.execute("insert into other values (101)")
+        assert await soon(consume(source, 1)) == [2]
+    assert stored[-1].lsn >= end
+    names = ["shop", "more"]
+    with pytest.raises(PositionMismatchError, match=r"end_of_transaction\(\)"):
+        async with open_source(table, publications=names, start_at=stored[-1], **options):
+            pass
+    start = Position.parse(str(stored[-1])).end_of_transaction()
+    async with open_source(table, publications=names, start_at=start, **options) as source:
+        source.ack(start)
+        with table.connect() as connection, connection.transaction():
+            connection.execute("insert into item values (3, 'x')")
+            connection.execute("insert into other values (102)")
+        # Nothing of the last transaction comes, though another publication has more of it.
+        assert await soon(consume(source, 2)) == [3, 102]
+    async with open_source(table, publications=names, start_at=stored[-1], **options) as source:
+        insert(table, 4)
+        assert await soon(consume(source, 1)) == [4]
+
+
+async def test_a_gap_behind_a_checkpoint_that_was_carried_over_can_be_compared(
+    table: Database,
+) -> None:
+    slot = unique_name("slot")
+    table.execute("create publication more for table item")
+    async with open_source(table, slot=slot, start_at=None) as source:
+        insert(table, 1)
+        start = position_of((await rows(source, 1))[0]).end_of_transaction()
+    await drop_slot(table.dsn, slot)
+    async with open_source(
+        table, slot=slot, publications=["shop", "more"], start_at=start, on_gap="continue"
+    ) as source:
+        (gap,) = await take(source, 1)
+        assert isinstance(gap, Gap)
+        assert gap.after is not None
+        assert gap.after < gap.until
 
 
 async def test_a_commit_right_behind_a_message_is_not_taken_for_it(table: Database) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
+import attrs
 import pytest
 from psycopg.conninfo import make_conninfo
 
@@ -107,9 +108,18 @@ async def test_a_start_of_another_stream_is_refused(table: Database) -> None:
     slot = unique_name("slot")
     *_, position = await read_and_ack(table, slot, 1)
     table.execute("create publication other for table item")
-    with pytest.raises(PositionMismatchError, match="different clusters or publications"):
+    with pytest.raises(PositionMismatchError) as caught:
         async with open_source(table, slot=slot, publications=["other"], start_at=position):
             pass
+    assert "stored from a stream of 'shop', this source streams 'other'" in str(caught.value)
+    assert "start_at=position.end_of_transaction()" in str(caught.value)
+    assert position.stream is not None
+    elsewhere = attrs.evolve(position.stream, system_identifier=7)
+    start = attrs.evolve(position, stream=elsewhere)
+    for each in (start, start.end_of_transaction()):
+        with pytest.raises(PositionMismatchError, match="of cluster 7, this is cluster"):
+            async with open_source(table, slot=slot, start_at=each):
+                pass
 
 
 @pytest.fixture

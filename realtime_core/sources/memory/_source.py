@@ -23,6 +23,7 @@ from ...positions import Position
 from ...replication.progress import Place
 from ...replication.sequence import NOWHERE, Sequence
 from .._filtering import RowFilter, filter_problems
+from .._mistakes import check_start
 from .._queue import EventQueue
 from .._slots import slot_lost
 from ..base import Acknowledgeable, E, SourceStats
@@ -185,6 +186,8 @@ class MemorySource(EventQueue[E]):
         self._on_gap = on_gap
         self._persistent = persistent
         self._own_checkpoint = start_at != "slot"
+        if self._own_checkpoint:
+            check_start(start_at)
         self._start: Place = NOWHERE
         self._start_at: Position | None = None
         if isinstance(start_at, Position):
@@ -315,12 +318,13 @@ class MemorySource(EventQueue[E]):
         Raises:
             PositionMismatchError: if ``upto`` belongs to another stream.
             ValueError: if it lies beyond what was handed over.
+            TypeError: if it has no position.
             RuntimeError: if the source was never attached.
         """
         sequence = self._running()
         if isinstance(upto, Begin | Gap):
             return
-        position = upto if isinstance(upto, Position) else upto.position
+        position = self._position_of(upto)
         if position.stream != self._stream:
             raise PositionMismatchError(
                 f"cannot acknowledge {position}: this source streams {self._stream}"

@@ -500,6 +500,25 @@ async def test_acknowledging_too_much_or_another_streams_position_is_refused(
             source.ack(Position(place.lsn, place.index, StreamIdentity(1, 1, ("other",))))
 
 
+async def test_acknowledging_what_has_no_position_is_told_what_is_wanted(world: World) -> None:
+    async with world.source() as source:
+        world.insert(1, 2)
+        batch = await soon(anext(source.batches()))
+        for wrong, words in (
+            (batch, "not a list: acknowledge the last one"),
+            (str(position(batch[-1])), "not a str: Position.parse() reads what str(position)"),
+            (position(batch[-1]).lsn, "not an LSN"),
+            (None, "not None"),
+        ):
+            with pytest.raises(TypeError) as caught:
+                source.ack(wrong)  # type: ignore[arg-type]
+            assert str(caught.value).startswith(
+                "ack() takes an event, a CommittedTransaction or a "
+            )
+            assert words in str(caught.value)
+        source.ack(batch[-1])
+
+
 async def test_auto_ack_acknowledges_what_came_before(world: World) -> None:
     async with world.source(auto_ack=True) as source:
         for number in (1, 2, 3):

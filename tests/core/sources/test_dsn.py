@@ -30,3 +30,25 @@ async def test_a_connection_string_that_is_none_is_not_quoted(dsn: str) -> None:
     assert not answer.value.transient
     for caught in (setting, answer, look):
         assert "hunter2" not in "".join(traceback.format_exception(caught.value, limit=0))
+
+
+@pytest.mark.parametrize(
+    ("dsn", "words"),
+    [
+        ("hots=x dbname=y", "dsn has no option 'hots': write 'host'"),
+        ("host=x pasword=hunter2", "dsn has no option 'pasword': write 'password'"),
+        ("host=x database=y", "dsn has no option 'database': write 'dbname'"),
+        ("host=x username=y", "dsn has no option 'username': write 'user'"),
+        (
+            "postgresql://u:hunter2@h/db?sslmod=require",
+            "dsn has no option 'sslmod': write 'sslmode'",
+        ),
+    ],
+)
+async def test_a_misspelled_option_is_named(dsn: str, words: str) -> None:
+    with pytest.raises(ConfigError) as setting:
+        PgoutputSource(dsn, publications=["shop"])
+    with pytest.raises(SourceError) as look:
+        await slot_status(dsn, "slot")
+    for caught in (setting, look):
+        assert str(caught.value) == words

@@ -57,6 +57,15 @@ from realtime_core.sources.failures import connection_failed
         ),
         ('FATAL:  too many connections for role "app"', ConnectionLostError, "too many"),
         ("connection refused\n\tIs the server running?", ConnectionLostError, "check that it runs"),
+        ('connection is bad: invalid sslmode value: "requre"', SourceError, "correct sslmode"),
+        (
+            'connection is bad: invalid integer value "abc" for connection option "port"',
+            SourceError,
+            "correct port",
+        ),
+        ('connection is bad: invalid port number: "70000"', SourceError, "correct port"),
+        ("bad value for connect_timeout: 'x'", SourceError, "correct connect_timeout"),
+        ("could not match 2 port numbers to 1 hosts", SourceError, "correct port"),
     ],
 )
 def test_a_refused_connection_says_why_and_what_to_do(
@@ -66,6 +75,8 @@ def test_a_refused_connection_says_why_and_what_to_do(
     assert type(error) is kind
     assert remedy in str(error)
     assert "\n" not in str(error)
+    # What only somebody can mend is not tried again.
+    assert error.transient is (kind is ConnectionLostError)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from realtime_core.replication.commands import wal2json_options
     [
         ({"format_version": 3}, "format_version is 1 or 2, not 3"),
         ({"tables": []}, "tables is empty: name at least one, or leave it out for all"),
-        ({"tables": ["public.a"]}, "tables has 'public.a', which is not a pair"),
         ({"tables": [("public", "")]}, "tables has ('public', ''), which is not a pair"),
         ({"exclude_tables": [("a", "b", "c")]}, "exclude_tables has ('a', 'b', 'c')"),
         ({"actions": []}, "actions has (); choose from insert, update, delete, truncate"),
@@ -31,6 +30,42 @@ def test_what_cannot_work_is_said(arguments: dict[str, Any], problem: str) -> No
     with pytest.raises(ConfigError) as caught:
         Wal2JsonSource("", **arguments)
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            {"tables": "public.orders"},
+            "tables is a list of pairs of schema and table, not a str: use [('public', 'orders')]",
+        ),
+        (
+            {"exclude_tables": "orders"},
+            "exclude_tables is a list of pairs of schema and table, not a str: use "
+            "[(None, 'orders')]",
+        ),
+        ({"tables": 5}, "tables is a list of pairs of schema and table, not an int"),
+        (
+            {"tables": ["public.orders"]},
+            "tables has 'public.orders': write the pair ('public', 'orders')",
+        ),
+        (
+            {"tables": [["public", "orders"]]},
+            "tables has ['public', 'orders']: write the pair ('public', 'orders')",
+        ),
+        ({"tables": [("public", 5)]}, "tables has ('public', 5): a pair's names are str or None"),
+        ({"tables": [None]}, "tables has None: it takes pairs of schema and table"),
+        ({"actions": "insert"}, "actions is a list of str, not a str: use ['insert']"),
+        (
+            {"messages": True, "message_prefixes": "app"},
+            "message_prefixes is a list of str, not a str: use ['app']",
+        ),
+    ],
+)
+def test_a_wrong_type_is_told_what_is_wanted(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        Wal2JsonSource("", **arguments)
+    assert str(caught.value) == words
 
 
 def test_all_problems_are_said_at_once() -> None:

@@ -1,0 +1,67 @@
+"""What to say of an argument that is not what it has to be: the error names what is wanted."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from ..positions import Position
+
+__all__ = ["a", "check_names", "check_start", "listed"]
+
+
+def a(value: object) -> str:
+    """Return what a value is, with its article."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIO' or name == 'LSN' else 'a'} {name}"
+
+
+def check_names(owner: type, names: Iterable[str], options: Iterable[str]) -> None:
+    """Raise TypeError for the first name that is none of the options.
+
+    Args:
+        owner: whose own keyword arguments are options as well.
+        names: the names that were given.
+        options: the names of the others.
+    """
+    for name in names:
+        if name in options:
+            continue
+        parameters = inspect.signature(owner).parameters.values()
+        own = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+        known = sorted({*options, *own})
+        close = get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+        raise TypeError(f"{owner.__name__} has no option {name!r}: {hint}")
+
+
+def check_start(start: object) -> None:
+    """Raise TypeError unless a ``start_at`` is a Position or None."""
+    if start is not None and not isinstance(start, Position):
+        remedy = ": Position.parse() reads what str(position) wrote"
+        raise TypeError(
+            "start_at is a Position, or None as long as none is stored, not "
+            f"{a(start)}{remedy if isinstance(start, str) else ''}"
+        )
+
+
+def listed(name: str, value: Any) -> tuple[str, ...]:
+    """Return strings, each once and sorted.
+
+    Raises:
+        TypeError: if it is none. A string is none, though it can be iterated over.
+    """
+    if isinstance(value, str):
+        raise TypeError(f"{name} is a list of str, not a str: use [{value!r}]")
+    try:
+        items = list(value)
+    except TypeError:
+        raise TypeError(f"{name} is a list of str, not {a(value)}") from None
+    for item in items:
+        if not isinstance(item, str):
+            raise TypeError(f"{name} has {item!r}: it takes str")
+    return tuple(sorted(set(items)))
