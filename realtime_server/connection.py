@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from websockets.asyncio.server import ServerConnection
@@ -236,22 +237,15 @@ class Connection:
             self._postpone_join(message, config, config.wait, grant)
 
     def _accept_join(self, message: Message, config: JoinConfig | None, grant: Grant) -> None:
-        try:
-            # Not before the token was: what is wrong with a filter tells of the table.
-            if config is not None:
-                self._hub.check(config.bindings)
-            else:
-                self._hub.check_topic(Topic.parse(message.topic))
-        except RefusedError as exc:
-            self._refuse_join(message, exc)
-            return
         self._metrics.joins.labels("ok").inc()
         extra = named(self._peer, "join", topic=message.topic)
         logger.info("joined: %.200r by %s", message.topic, self._peer, extra=extra)
         self._perform_all(self._state.accept(message, config, grant=grant))
         self._check_by(grant)
+        channel = self._state.channels[message.topic]
         if config is not None and config.bindings:
-            self._announce(self._state.channels[message.topic])
+            self._announce(channel)
+        self._registrar.watch(self._registered[message.topic], partial(self._warn, channel))
 
     def _refuse_join(self, message: Message, exc: RefusedError) -> None:
         self._forget(message.topic)
@@ -292,6 +286,14 @@ class Connection:
             tell(True)
         else:
             self._announcements[channel] = self._attachment.wait(tell)
+
+    def _warn(self, channel: Channel, reason: str) -> None:
+        """Tell a channel that nothing comes of what it asks for."""
+        extra = named(self._peer, "channel_warned", topic=channel.topic, reason=reason)
+        logger.info(
+            "channel %.200r of %s gets nothing: %s", channel.topic, self._peer, reason, extra=extra
+        )
+        self._perform_all(self._state.fail(channel, reason))
 
     def _check_bounds(self, message: Message) -> None:
         """Raise LimitError for a join that would let one client take the server's memory."""

@@ -8,6 +8,10 @@
     * :exc:`AttachmentError`: a join that waited in vain for the stream
     * :exc:`JoinError`: a join whose ``config`` is not understood
     * :exc:`LimitError`: one too many
+    * :exc:`NotThereError`: a table that is not there
+
+      * :exc:`NotPublishedError`: one whose changes are not sent
+
     * :exc:`TokenError`: a token that is missing or not to be trusted
     * :exc:`TopicError`: a topic whose filter cannot be served
     * :exc:`UnavailableError`: what cannot be decided now
@@ -25,6 +29,8 @@ __all__ = [
     "FrameError",
     "JoinError",
     "LimitError",
+    "NotPublishedError",
+    "NotThereError",
     "RefusedError",
     "TokenError",
     "TopicError",
@@ -86,6 +92,14 @@ class LimitError(RefusedError):
     def __init__(self, limit: str, reason: str) -> None:
         self.limit = limit
         super().__init__(reason)
+
+
+class NotThereError(RefusedError):
+    """A table that is not there, and may be there later."""
+
+
+class NotPublishedError(NotThereError):
+    """A table whose changes are not sent, by the publications as they are."""
 
 
 class TokenError(RefusedError):

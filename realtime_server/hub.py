@@ -34,7 +34,6 @@ from realtime_core.filters import EnumOrders, FilterIndex
 from .bindings import BindingIndex
 from .dispatch import Dispatch, Members
 from .encoding import Plans, RowPayload, row_payloads
-from .errors import JoinError, TopicError
 from .gate import TopicGate
 from .groups import (
     AnyDelivery,
@@ -116,53 +115,10 @@ class Hub:
         self._misfits: list[tuple[AnyGroup, str]] = []
         self._misfits_told = 0
         self._plans: Plans = {}
+        self.on_relation: Callable[[Relation], None] = lambda _: None
+        """Is told of a table when its first change comes, and the first that shows it anew."""
         # By schema, table and kind of change, until a subscription comes, moves or goes.
         self._listening: dict[tuple[str, str, type[RowChange]], Listening] = {}
-
-    def check(self, bindings: Iterable[Binding]) -> None:
-        """Refuse what does not fit the tables that are known so far.
-
-        Raises:
-            JoinError: with the place in the join's payload.
-        """
-        for place, binding in enumerate(bindings):
-            plan = self._plans.get((binding.schema, binding.table))
-            if plan is None:
-                continue
-            relation = plan.relation
-            at = f"config.postgres_changes[{place}]"
-            unknown = sorted((binding.select or frozenset()) - relation.shape.index.keys())
-            if unknown:
-                raise JoinError(
-                    f"{at}.select: {relation} has no column {unknown[0]!r}; it has "
-                    f"{', '.join(relation.shape.names[:20])}"
-                )
-            try:
-                if binding.filter is not None:
-                    binding.filter.compile(relation, enums=self._enums)
-            except FilterError as exc:
-                raise JoinError(f"{at}.filter: {exc}") from exc
-
-    def check_topic(self, topic: Topic) -> None:
-        """Refuse a topic whose filter does not fit its table, if that is known so far.
-
-        Raises:
-            TopicError: with the reason.
-        """
-        problem: FilterError | None = None
-        for item in topic.filters:
-            plan = self._plans.get((item.schema, item.table))
-            if plan is None:
-                # That table may be the one that is meant.
-                return
-            try:
-                item.filter.compile(plan.relation, enums=self._enums)
-            except FilterError as exc:
-                problem = problem or exc
-            else:
-                return
-        if problem is not None:
-            raise TopicError(f"cannot filter by {problem.text!r}: {problem}")
 
     def stats(self) -> HubStats:
         """Return what is counted, as it is now."""
@@ -179,14 +135,19 @@ class Hub:
         yield from self._bound.values()
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Hand over what is published from now on."""
+        """Hand over what is published from now on.
+
+        A filter that does not fit its table as the last change showed it waits for the next that
+        shows it otherwise: whoever lets somebody join has asked how the table is now.
+        """
         subscription.is_open = True
         self._listening.clear()
+        misfits, self._misfits = self._misfits, []
         if subscription.bindings is None:
             self._join(subscription, subscription.topic)
         else:
             self._bind(subscription, subscription.bindings)
-        self.write(self.misfit_messages())
+        self._misfits = misfits
 
     def _join(self, subscription: Subscription, topic: Topic) -> None:
         is_new = topic.name not in self._groups
@@ -281,6 +242,9 @@ class Hub:
         It stops as :meth:`publishing` does, and comes before :meth:`deliveries`, which does at
         once what is left.
         """
+        plan = self._plans.get((relation.schema, relation.table))
+        if plan is None or plan.relation is not relation:
+            self.on_relation(relation)
         for index in (self._filters, self._bindings):
             for _ in index.prepare(relation):
                 yield 0.0

@@ -1,21 +1,18 @@
-"""Registrar: who is told of joins, besides the hub.
+"""Registrar: who is told of joins, besides the hub: what is asked for may not be there.
 
-Where the database decides who sees what, it has to know who listens, and a join can fail
-there; where everybody sees everything, nobody needs to know.
+Where the database decides who sees what, it has to know who listens, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Protocol
-
-import attrs
 
 from .grants import Grant
 from .phoenix.joins import Binding
 from .topics import Topic
 
-__all__ = ["Nobody", "Registered", "Registrar"]
+__all__ = ["Registered", "Registrar"]
 
 
 class Registered(Protocol):
@@ -40,6 +37,13 @@ class Registrar(Protocol):
         """
         ...
 
+    def watch(self, registered: Registered, tell: Callable[[str], None]) -> None:
+        """Take what tells a channel, which is joined now, that nothing comes of what it asks for.
+
+        It is called with the reason, at once if that is known.
+        """
+        ...
+
     async def renew(self, registered: Registered, grant: Grant) -> Hashable:
         """Take another grant for a channel; return its viewer from now on.
 
@@ -51,23 +55,3 @@ class Registrar(Protocol):
     def remove(self, registered: Registered) -> None:
         """Take the end of a channel."""
         ...
-
-
-@attrs.frozen
-class _Unseen:
-    viewer: None = None
-
-
-class Nobody:
-    """The registrar where everybody sees everything."""
-
-    async def register(
-        self, topic: Topic, bindings: tuple[Binding, ...] | None, grant: Grant
-    ) -> Registered:
-        return _Unseen()
-
-    async def renew(self, registered: Registered, grant: Grant) -> Hashable:
-        return None
-
-    def remove(self, registered: Registered) -> None:
-        return None

@@ -73,7 +73,7 @@ class RealtimeServer:
         if config.replication_mode is ReplicationMode.RLS:
             self._mode = RlsMode(config, source, self._hub, self.metrics, checks)
         else:
-            self._mode = StreamMode(source, self._hub, self.metrics)
+            self._mode = StreamMode(config, source, self._hub, self.metrics)
         self._attachment = Attachment(lambda: self.is_attached, self._mode.attached)
         self._listener: Listener
         self._broadcasting: asyncio.Task[None]

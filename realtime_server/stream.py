@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from types import TracebackType
 from typing import Self
 
+from .addresses import resolve_dsn
 from .broadcaster import broadcast
-from .catalog.wishes import check_wish, possible, wishes_of
-from .grants import Grant
+from .catalog.lookup import Lookup
+from .catalog.registrar import CatalogRegistrar
+from .config import ServerConfig
 from .hub import Hub
 from .metrics import Metrics
-from .phoenix.joins import Binding
-from .registrar import Nobody, Registered
 from .source import ServerSource
-from .topics import Topic
 
 __all__ = ["StreamMode"]
 
 
-class StreamMode(Nobody):
+class StreamMode(CatalogRegistrar):
     """Reads changes, and shows them to everybody who may join.
 
     Args:
+        config: of the server.
         source: of the changes. The mode enters and closes it.
         hub: who listens.
         metrics: of the server.
     """
 
-    def __init__(self, source: ServerSource, hub: Hub, metrics: Metrics) -> None:
+    def __init__(
+        self, config: ServerConfig, source: ServerSource, hub: Hub, metrics: Metrics
+    ) -> None:
+        super().__init__(
+            Lookup(
+                partial(resolve_dsn, config), config.publications, enum_orders=source.enum_orders
+            ),
+            is_attached=lambda: source.stats().connected,
+            attached=source.attached,
+        )
         self._source = source
         self._hub = hub
         self._metrics = metrics
@@ -35,6 +46,7 @@ class StreamMode(Nobody):
     async def __aenter__(self) -> Self:
         """It attaches in the background."""
         await self._source.__aenter__()
+        await self._lookup.__aenter__()
         return self
 
     async def __aexit__(
@@ -43,6 +55,7 @@ class StreamMode(Nobody):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self._lookup.__aexit__(exc_type, exc, traceback)
         await self._source.aclose()
 
     async def attached(self) -> None:
@@ -54,17 +67,16 @@ class StreamMode(Nobody):
         """
         await self._source.attached()
 
-    async def register(
-        self, topic: Topic, bindings: tuple[Binding, ...] | None, grant: Grant
-    ) -> Registered:
-        for ways in wishes_of(topic, bindings):
-            possible(ways, check_wish)
-        return await super().register(topic, bindings, grant)
-
     async def run(self) -> None:
         """Hand changes to the hub's subscriptions until the stream ends.
 
         Raises:
             DecodeError: if the database sends what cannot be decoded.
         """
-        await broadcast(self._source, self._hub, self._metrics)
+        self._hub.on_relation = self.forget
+        judging = asyncio.create_task(self.judge_later())
+        try:
+            await broadcast(self._source, self._hub, self._metrics)
+        finally:
+            judging.cancel()
+            await asyncio.wait({judging})

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import json
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
@@ -33,8 +33,12 @@ from realtime_core import (
 from realtime_core.records import Field
 from realtime_server.config import ServerConfig
 from realtime_server.frames import Frames
+from realtime_server.grants import Grant
 from realtime_server.hub import HubStats
 from realtime_server.metrics import Metrics
+from realtime_server.phoenix.joins import Binding
+from realtime_server.registrar import Registered
+from realtime_server.topics import Topic
 
 __all__ = [
     "COMMIT_TIME",
@@ -42,6 +46,7 @@ __all__ = [
     "RECENTLY",
     "TRANSACTION",
     "FakeTransport",
+    "Nobody",
     "PhoenixClient",
     "Recently",
     "RecordingOutbox",
@@ -195,6 +200,26 @@ class Recently:
 
 
 RECENTLY: Final = Recently()
+
+
+class Nobody:
+    """A registrar that asks no database: what there is, the hub finds out."""
+
+    viewer = None
+
+    async def register(
+        self, topic: Topic, bindings: tuple[Binding, ...] | None, grant: Grant
+    ) -> Registered:
+        return self
+
+    def watch(self, registered: Registered, tell: Callable[[str], None]) -> None:
+        return None
+
+    async def renew(self, registered: Registered, grant: Grant) -> Hashable:
+        return None
+
+    def remove(self, registered: Registered) -> None:
+        return None
 
 
 # A server and a client of it.

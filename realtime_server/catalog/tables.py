@@ -1,7 +1,8 @@
 """What is true of tables now: row level security, primary key, columns, who may read them.
 
-A change tells how a table was when a row was written. Whether somebody may see the row is
-decided by how the table is when the row goes out, so this is read anew for every batch.
+A change tells how a table was when a row was written. Whether somebody may see the row is decided
+in RLS mode by how the table is when the row goes out, so this is read anew for every batch; what a
+join asks for is checked against how it is when somebody joins.
 """
 
 from __future__ import annotations
@@ -108,6 +109,11 @@ class Table:
     """By OID, what JSON needs to know of the columns' types that are not built in."""
 
     @property
+    def has_enums(self) -> bool:
+        """Whether a column is of an enum, or an array of one."""
+        return any(type.kind == "e" for type in self.types.values())
+
+    @property
     def key_names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.key)
 
@@ -195,7 +201,7 @@ _TABLES: Final = """
     ) AS w (schema, name)
     LEFT JOIN (
         pg_catalog.pg_class c JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
-    ) ON s.nspname = w.schema AND c.relname = w.name
+    ) ON s.nspname = w.schema AND c.relname = w.name AND c.relkind IN ('r', 'p')
 """
 
 # A domain is its base type; an array of domains, an array of theirs.

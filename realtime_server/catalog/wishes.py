@@ -12,7 +12,7 @@ import attrs
 from realtime_core import FilterError
 from realtime_core.filters import EnumOrders, Filter, has_regex
 
-from ..errors import RefusedError
+from ..errors import NotPublishedError, NotThereError, RefusedError
 from ..gate import OWN_SCHEMA
 from ..phoenix.joins import ANY, Binding
 from ..phoenix.messages import CHANNEL_PREFIX
@@ -50,7 +50,8 @@ class Wish:
 
     def __str__(self) -> str:
         """Return the tables, without what is asked of them."""
-        return f"{self.schema or '*'}.{self.table or '*'}"
+        schema = "*" if self.schema is None else self.schema
+        return f"{schema}.{'*' if self.table is None else self.table}"
 
     @property
     def selected(self) -> tuple[str, ...] | None:
@@ -141,17 +142,18 @@ def check_table(wish: Wish, table: Table | None) -> Table:
     """Return the table that a wish is for.
 
     Raises:
-        RefusedError: if there is none whose changes come.
+        NotThereError: if there is none whose changes come under its name.
+        RefusedError: if its changes cannot be told as the publication wants it.
     """
     if table is None:
-        raise RefusedError(f"there is no table {wish}")
+        raise NotThereError(f"there is no table {wish}")
     if table.published is None:
         if table.is_partition or table.is_partitioned:
-            raise RefusedError(
+            raise NotPublishedError(
                 f"table {wish} is not published under its own name; see whether it is added to the "
                 "publication, and what publish_via_partition_root is"
             )
-        raise RefusedError(f"table {wish} is not published; add it to the publication")
+        raise NotPublishedError(f"table {wish} is not published; add it to the publication")
     if table.has_row_filter:
         raise RefusedError(
             f"table {wish} has a row filter in the publication, which OUTPUT_PLUGIN=wal2json does "

@@ -42,6 +42,7 @@ from .messages import (
     Message,
     Ref,
     subscribed,
+    subscription_failed,
 )
 from .payloads import access_token, size_of
 from .serializers import Serializer
@@ -263,6 +264,10 @@ class SocketState:
     def in_place(self, channel: Channel) -> list[Action]:
         """Tell a channel that its bindings are."""
         return [Send(Message(channel.topic, SYSTEM, subscribed(channel.name)))]
+
+    def fail(self, channel: Channel, reason: str) -> list[Action]:
+        """Tell a channel that nothing comes of what it asks for."""
+        return [Send(Message(channel.topic, SYSTEM, subscription_failed(channel.name, reason)))]
 
     def refuse(self, message: Message, reason: str) -> list[Action]:
         """Refuse a join, or another message that is answered."""

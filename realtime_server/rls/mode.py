@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -196,6 +196,9 @@ class RlsMode:
         registration = await self._registry.register(wishes_of(topic, bindings), grant.claims)
         self._slow_viewers.add_channel(registration.viewer)
         return registration
+
+    def watch(self, registered: Registered, tell: Callable[[str], None]) -> None:
+        """Everything is known when a channel is registered."""
 
     async def renew(self, registered: Registered, grant: Grant) -> Hashable:
         assert isinstance(registered, Registration)

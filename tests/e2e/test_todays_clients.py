@@ -408,6 +408,36 @@ def test_a_private_channel_is_refused(start: Start, server: ServerProcess, clien
         assert program.count(channel="secret", status="SUBSCRIBED") == 0
 
 
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_table_that_is_made_later_is_found_without_the_application(
+    start: Start, shop: Database, server: ServerProcess, client: str
+) -> None:
+    with start(client, server.websocket_url) as program:
+        later = {"event": "INSERT", "schema": "public", "table": "later"}
+        program.tell(subscribe="room", bindings=[later])
+        program.wait_for(channel="room", status="CHANNEL_ERROR")
+        error = next(line["error"] for line in program.said if "error" in line)
+        assert "there is no table public.later" in error
+        shop.execute("create table later (id int primary key)")
+        program.wait_for(channel="room", status="SUBSCRIBED")
+        shop.execute("insert into later values (1)")
+        program.wait_until(lambda: bool(changes(program)))
+        assert changes(program) == [[0, "INSERT", "public.later", {"id": 1}, {}]]
+
+
+def test_the_first_generation_is_joined_before_its_table_is_there(
+    clients: Path, shop: Database, server: ServerProcess
+) -> None:
+    topic = "realtime:public:later"
+    with NodeProgram(clients / "lifecycle.mjs", server.websocket_url) as old:
+        old.tell(join=topic)
+        old.wait_for(joined=topic)
+        old.wait_for(frame="system", topic=topic)
+        shop.execute("create table later (id int primary key)")
+        shop.execute("insert into later values (1)")
+        old.wait_for(topic=topic, type="INSERT", id="1")
+
+
 def test_the_python_client_waits_longer_when_a_limit_was_met(start: Start, shop: Database) -> None:
     with (
         ServerProcess(shop, publications='["changes"]', MAX_CHANNELS="1") as server,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, LiteralString
 
 import pytest
 import pytest_asyncio
@@ -101,10 +101,11 @@ def _is_fence(frame: Any) -> bool:
 
 
 @contextlib.contextmanager
-def fresh_database(server: Server) -> Iterator[Database]:
-    """An empty database, dropped at the end."""
+def fresh_database(server: Server, options: LiteralString = "") -> Iterator[Database]:
+    """An empty database, made with SQL's ``options``, dropped at the end."""
     database = Database(server, unique_name("test"))
-    server.execute(sql.SQL("create database {}").format(sql.Identifier(database.name)))
+    create = sql.SQL("create database {} " + options)
+    server.execute(create.format(sql.Identifier(database.name)))
     try:
         yield database
     finally:

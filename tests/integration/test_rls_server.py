@@ -660,6 +660,19 @@ async def test_errors_to_bindings_have_the_commits_time(stage: RlsStage) -> None
     assert payload["data"]["commit_timestamp"].endswith("Z")
 
 
+async def test_a_column_that_no_change_has_shown_yet_is_joined_and_served(
+    stage: RlsStage,
+) -> None:
+    stage.make("notes", "id int primary key", None)
+    async with stage.client() as client:
+        await client.join(stage.topic("notes:id=eq.0"))
+        assert await stage.payloads(client, "insert into notes values (1)") == []
+        stage.execute("alter table notes add extra text")
+        await client.join(stage.topic("notes:extra=eq.x"))
+        [payload] = await stage.payloads(client, "insert into notes values (2, 'x')")
+        assert payload["record"] == {"id": 2, "extra": "x"}
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [

@@ -56,6 +56,16 @@ def topics(client: PhoenixClient, frames: list[Any]) -> list[str]:
     return [frame["topic"] if client.vsn == "1.0.0" else frame[2] for frame in frames]
 
 
+def amiss(topic: str, message: str) -> dict[str, str]:
+    """Return the payload of ``system`` that says why nothing comes."""
+    return {
+        "channel": topic.removeprefix("realtime:"),
+        "extension": "postgres_changes",
+        "status": "error",
+        "message": message,
+    }
+
+
 async def try_join(client: PhoenixClient, topic: str) -> Any:
     """Join in V1; return the reply's payload."""
     await client.send(topic, "phx_join", {}, ref="1")
@@ -301,25 +311,22 @@ async def test_a_join_with_a_filter_that_cannot_be_read_gets_an_error_that_says_
         assert reply["response"]["reason"].startswith(
             "cannot filter by 'id=foo.1': unknown operator 'foo'; expected one of eq, neq, "
         )
-        # The table is not known to the server yet: the filter is typed when it is.
-        wrong = f"realtime:{item.schema}:item:id=eq.x"
-        await client.join(wrong)
-        frames = await item.frames(client, "insert into item values (1)")
+
+
+async def test_a_filter_that_does_not_fit_the_table_as_it_turns_out_is_told(
+    one_stage: Stage,
+) -> None:
+    async with one_stage.client() as client:
+        topic = f"realtime:{one_stage.schema}:later:id=eq.x"
+        await client.join(topic)
+        await client.receive()  # There is no table.
+        frames = await one_stage.frames(
+            client, "create table later (id int primary key)", "insert into later values (1)"
+        )
         message = "'x' cannot be read as int4: it is not an integer (at character 7 of 'id=eq.x')"
-        assert frames == [
-            client.frame(
-                wrong,
-                "system",
-                {
-                    "channel": wrong.removeprefix("realtime:"),
-                    "extension": "postgres_changes",
-                    "status": "error",
-                    "message": message,
-                },
-            )
-        ]
-    async with item.client() as client:
-        reply = await try_join(client, wrong)
+        assert frames == [client.frame(topic, "system", amiss(topic, message))]
+    async with one_stage.client() as client:
+        reply = await try_join(client, topic)
         assert reply["status"] == "error"
         assert reply["response"]["reason"] == f"cannot filter by 'id=eq.x': {message}"
 
@@ -353,14 +360,11 @@ async def test_a_value_of_more_than_99_characters_matches(item: Stage) -> None:
 async def test_only_the_changes_own_table_and_schema_get_it(item: Stage) -> None:
     item.execute("create table other (id int primary key)")
     async with item.client() as client:
-        await client.join(
-            item.topic("other"),
-            item.topic("missing"),
-            item.topic("other", "id", "1"),
-            "realtime:public",
-            f"realtime:public:{item.schema}",
-            "realtime:",
-        )
+        await client.join(item.topic("other"), item.topic("other", "id", "1"))
+        await client.join("realtime:public", "realtime:")
+        for name in (item.topic("missing"), f"realtime:public:{item.schema}"):
+            await client.join(name)
+            assert (await client.receive())["event"] == "system"
         assert await item.frames(client, "insert into item values (1)") == []
         frames = await item.frames(client, "insert into other values (1)")
         assert topics(client, frames) == [item.topic("other"), item.topic("other", "id", "1")]
@@ -383,7 +387,10 @@ async def test_each_socket_gets_its_own_topics_in_its_own_version(item: Stage) -
 async def test_a_table_that_is_made_after_the_join_is_served(one_stage: Stage) -> None:
     async with one_stage.client() as client:
         names = [one_stage.topic("later"), one_stage.topic("later", "id", "1")]
-        await client.join(*names)
+        for name in names:
+            await client.join(name)
+            message = f"there is no table {one_stage.schema}.later"
+            assert await client.receive() == client.frame(name, "system", amiss(name, message))
         frames = await one_stage.frames(
             client, "create table later (id int primary key)", "insert into later values (1), (2)"
         )

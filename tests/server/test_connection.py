@@ -24,9 +24,10 @@ from realtime_server.grants import Grant
 from realtime_server.hub import Hub
 from realtime_server.metrics import Metrics
 from realtime_server.phoenix.serializers import SERIALIZERS
-from realtime_server.registrar import Nobody, Registrar
+from realtime_server.registrar import Registrar
 from tests.server_helpers import (
     FakeTransport,
+    Nobody,
     insert,
     make_metrics,
     make_relation,
@@ -211,17 +212,13 @@ async def test_a_join_without_config_is_accepted(payload: Any) -> None:
 
 async def test_a_filter_that_cannot_be_served_is_refused() -> None:
     async with open_connection() as client:
-        client.hub.publish([insert(TODOS, "1", "x")])
-        for text, reason in {
-            "id=gt": "unexpected end; expected '.' and a value after the operator (at character 6 "
-            "of 'id=gt')",
-            "id=gt.x": "'x' cannot be read as int8: it is not an integer (at character 7 of "
-            "'id=gt.x')",
-        }.items():
-            topic = f"{TOPIC}:{text}"
-            assert await client.send("phx_join", topic=topic) == [
-                reply({"reason": f"cannot filter by {text!r}: {reason}"}, "error", topic=topic)
-            ]
+        reason = (
+            "cannot filter by 'id=gt': unexpected end; expected '.' and a value after the operator "
+            "(at character 6 of 'id=gt')"
+        )
+        assert await client.send("phx_join", topic=f"{TOPIC}:id=gt") == [
+            reply({"reason": reason}, "error", topic=f"{TOPIC}:id=gt")
+        ]
         assert client.hub._groups == {}
 
 

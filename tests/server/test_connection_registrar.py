@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import attrs
@@ -23,13 +23,17 @@ from tests.server_helpers import insert
 class Seat:
     topic: str
     viewer: Hashable
+    tell: Callable[[str], None] | None = None
 
 
 class Book:
     """A registrar that remembers."""
 
-    def __init__(self, refuse: str = "", error: type[RefusedError] = RefusedError) -> None:
+    def __init__(
+        self, refuse: str = "", error: type[RefusedError] = RefusedError, *, warn: str = ""
+    ) -> None:
         self.refuse = refuse
+        self.warn = warn
         self.error = error
         self.seats: list[Seat] = []
         self.asked: list[tuple[str, int | None]] = []
@@ -43,6 +47,12 @@ class Book:
         seat = Seat(topic.name, grant.claims.get("sub"))
         self.seats.append(seat)
         return seat
+
+    def watch(self, registered: Registered, tell: Callable[[str], None]) -> None:
+        assert isinstance(registered, Seat)
+        registered.tell = tell
+        if self.warn:
+            tell(self.warn)
 
     async def renew(self, registered: Registered, grant: Grant) -> Hashable:
         assert isinstance(registered, Seat)
@@ -98,6 +108,31 @@ async def test_a_refusal_is_an_error_reply_and_nothing_stays() -> None:
     async with open_connection(registrar=Book("no such table")) as client:
         assert await client.send("phx_join") == [error("no such table")]
         assert client.hub.stats().subscriptions == 0
+
+
+@pytest.mark.parametrize("payload", [{}, {"config": {}}])
+async def test_what_a_joined_channel_gets_nothing_of_is_told_behind_the_reply(
+    payload: dict[str, Any],
+) -> None:
+    def system(reason: str) -> dict[str, Any]:
+        told = {
+            "channel": "public:todos",
+            "extension": "postgres_changes",
+            "status": "error",
+            "message": reason,
+        }
+        return {"topic": TOPIC, "event": "system", "ref": None, "payload": told}
+
+    book = Book(warn="there is no table")
+    async with open_connection(registrar=book) as client:
+        answer, told = await client.send("phx_join", payload=payload)
+        assert answer["payload"]["status"] == "ok"
+        assert told == system("there is no table")
+        [seat] = book.seats
+        assert seat.tell is not None
+        seat.tell("nor will there be")
+        assert client.received() == [system("nor will there be")]
+        assert client.hub.stats().subscriptions == 1
 
 
 async def test_bindings_are_told() -> None:

@@ -25,7 +25,6 @@ from realtime_core import (
 from realtime_core.positions import StreamIdentity
 from realtime_server.dispatch import SLICE
 from realtime_server.encoding import RowPayload
-from realtime_server.errors import TopicError
 from realtime_server.gate import TopicGate
 from realtime_server.groups import Subscription
 from realtime_server.hub import Hub
@@ -215,17 +214,27 @@ def test_a_filter_that_does_not_fit_the_table_is_told_once_it_is_known(
     assert outbox.frames[0] == misfit(topic, message)
     assert topics(outbox)[1:] == ["realtime:public:todos"] * 2
     assert hub.stats().filter_misfits == 1
-    # Who comes later is refused, or told at once.
-    with pytest.raises(TopicError, match="cannot filter by"):
-        hub.check_topic(Topic.parse(topic))
+    # Who comes later has been let in by what the table is like now: it waits for its change.
     late = join(hub, f"{topic},id=neq.1")
-    assert [frame["event"] for frame in late.frames] == ["system"]
-    assert hub.stats().filter_misfits == 2
+    hub.publish([insert(TODOS, "1", "a")])
+    assert late.frames == []
+    assert hub.stats().filter_misfits == 1
     # Another shape may do both justice.
     narrower = make_relation(columns=[("ID", "text", True), ("id", "text", True)])
     hub.publish([insert(narrower, "14", "x")])
-    assert topics(outbox)[3:] == ["realtime:public:todos", topic]
-    assert topics(late)[1:] == [f"{topic},id=neq.1"]
+    assert topics(outbox)[4:] == ["realtime:public:todos", topic]
+    assert topics(late) == [f"{topic},id=neq.1"]
+
+
+def test_each_table_that_is_new_or_shown_otherwise_is_told_once() -> None:
+    hub = Hub()
+    shown: list[Relation] = []
+    hub.on_relation = shown.append
+    hub.publish([insert(TODOS, "1", "a"), insert(ORDERS, "1", "a"), insert(TODOS, "2", "b")])
+    hub.publish([update(TODOS, ("2", "c"))])
+    wider = make_relation(columns=[("id", "int8", True), ("extra", "text", False)])
+    hub.publish([insert(wider, "3", "x"), insert(wider, "4", "x")])
+    assert shown == [TODOS, ORDERS, wider]
 
 
 def test_of_the_tables_that_a_topic_may_mean_one_is_enough() -> None:
@@ -235,12 +244,7 @@ def test_of_the_tables_that_a_topic_may_mean_one_is_enough() -> None:
     outbox = join(hub, topic)
     hub.publish([insert(TODOS, "1", "a"), insert(odd, "1", "a")])
     assert topics(outbox) == [topic]
-    hub.check_topic(Topic.parse(topic))
     assert hub.stats().filter_misfits == 0
-
-
-def test_a_filter_on_a_table_that_is_not_known_yet_is_accepted() -> None:
-    Hub().check_topic(Topic.parse("realtime:public:later:anything=eq.1"))
 
 
 def test_a_row_that_cannot_be_judged_goes_to_no_filter_and_is_counted(
