@@ -64,7 +64,7 @@ def test_a_row_goes_to_its_owner(database: Database, names: dict[str, str]) -> N
     }
     token = make_token({"role": names["authenticated"], "sub": ANN})
     with ServerProcess(database, publications='["changes"]', streaming=False, **settings) as server:
-        server.wait_for_log("polling slot")
+        server.wait_for_log("streaming from database")
         with connect(f"{server.websocket_url}/websocket?apikey={token}") as socket:
             join = {"topic": "realtime:public:todos", "event": "phx_join", "ref": "1"}
             socket.send(json.dumps({**join, "payload": {"user_token": token}}))
