@@ -21,6 +21,7 @@ from websockets.protocol import State
 
 from .attachment import Attachment, Wait
 from .auth import Authorizer, ConnectRequest, JoinRequest
+from .backlog import Backlog
 from .config import ServerConfig
 from .errors import AttachmentError, LimitError, RefusedError, UnavailableError
 from .frames import Frames
@@ -78,6 +79,7 @@ class Connection:
         attachment: whether the hub is being given changes.
         authorizer: decides on its joins and tokens.
         registrar: is told of its channels.
+        backlog: what waits for all clients together.
         config: its limits.
         metrics: of the server.
         clock: seconds since 1970, for the tokens' expiry.
@@ -93,6 +95,7 @@ class Connection:
         attachment: Attachment,
         authorizer: Authorizer,
         registrar: Registrar,
+        backlog: Backlog,
         config: ServerConfig,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
@@ -122,6 +125,7 @@ class Connection:
             websocket,
             max_bytes=config.outbox_max_bytes,
             max_age=config.outbox_max_age / 1000,
+            backlog=backlog,
             counters=metrics.outbox,
             peer=self._peer,
         )

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from realtime_core import SourceStats
 
+from .backlog import Backlog
 from .hub import HubStats
 from .outbox import OutboxCounters
 from .rls.counters import Counters
@@ -35,6 +36,7 @@ class Metrics:
     Args:
         stats: of the stream, as they are now.
         hub: what that counts, as it is now.
+        backlog: what waits for all clients.
         checks: what row level security was asked; None where it is not.
     """
 
@@ -43,6 +45,7 @@ class Metrics:
         *,
         stats: Callable[[], SourceStats],
         hub: Callable[[], HubStats],
+        backlog: Backlog,
         checks: Counters | None = None,
     ) -> None:
         self.outbox = OutboxCounters()
@@ -98,7 +101,7 @@ class Metrics:
             ["code"],
             registry=registry,
         )
-        registry.register(_Collector(self.outbox, stats, hub, checks or Counters()))
+        registry.register(_Collector(self.outbox, stats, hub, backlog, checks or Counters()))
 
     def limit(self, name: str) -> None:
         """Count what met a limit."""
@@ -122,11 +125,13 @@ class _Collector(Collector):
         outbox: OutboxCounters,
         stats: Callable[[], SourceStats],
         hub: Callable[[], HubStats],
+        backlog: Backlog,
         checks: Counters,
     ) -> None:
         self._outbox = outbox
         self._stats = stats
         self._hub = hub
+        self._backlog = backlog
         self._checks = checks
 
     def collect(self) -> Iterable[Metric]:
@@ -134,6 +139,7 @@ class _Collector(Collector):
         checks = self._checks
         gauges = {
             "subscriptions": ("Subscriptions to changes.", hub.subscriptions),
+            "waiting_bytes": ("What waits for clients to take it.", self._backlog.bytes),
             "stream_connected": ("1 while changes are read from the database.", stats.connected),
             "lag_bytes": (
                 "WAL between what the database has written and what is acknowledged.",

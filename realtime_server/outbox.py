@@ -11,7 +11,8 @@ whether that is so takes longer than the write, as nothing of it is in the proce
 any more. So a :class:`~realtime_server.guard.GuardedConnection` says when something about it
 changes, and what follows from it is kept in one attribute; of others it is asked each time.
 
-A client that lets more than the bound pile up, or any of it for too long, is cut off: its
+A client that lets more than the bound pile up, or any of it for too long, is cut off, and so is
+one with more than others when too much waits for all (see :mod:`~realtime_server.backlog`): its
 socket is full, so it cannot even be sent a close frame and sees 1006. Nobody waits for it.
 """
 
@@ -29,6 +30,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import OPEN
 
+from .backlog import Backlog
 from .frames import DEFLATE_WINDOW_BITS, Frames
 from .guard import GuardedConnection
 
@@ -69,22 +71,26 @@ class SocketOutbox:
             nothing waits.
         max_age: seconds that a byte may wait. It is found out when a quarter more has passed,
             at most.
+        backlog: of the server: what waits for all clients together.
         counters: of the server.
         peer: names the client in the log.
     """
 
     # Thousands of them are looked at in a row: the closer in memory the better.
     __slots__ = (
+        "_backlog",
         "_by_the_library",
         "_counters",
         "_deflated",
         "_fd",
         "_is_clear",
+        "_is_closed",
         "_is_told",
         "_marks",
         "_max_age",
         "_max_bytes",
         "_next_look",
+        "_noted",
         "_peer",
         "_queue",
         "_queued_bytes",
@@ -100,6 +106,7 @@ class SocketOutbox:
         *,
         max_bytes: int,
         max_age: float,
+        backlog: Backlog,
         counters: OutboxCounters,
         peer: str,
     ) -> None:
@@ -111,13 +118,17 @@ class SocketOutbox:
         self._deflated = form is _Form.DEFLATED
         self._max_bytes = max_bytes
         self._max_age = max_age
+        self._backlog = backlog
         self._counters = counters
         self._peer = peer
         # Whether the next frames may be written without a further look.
         self._is_clear = False
+        self._is_closed = False
         self._is_told = (
             isinstance(websocket, GuardedConnection) and websocket.tells and self._fd >= 0
         )
+        # What the backlog was told of this outbox.
+        self._noted = 0
         # While bytes wait: up to where was written at each look, and when that was.
         self._written = 0
         self._marks: list[tuple[int, float]] = []
@@ -169,6 +180,9 @@ class SocketOutbox:
         elif not self._marks and not transport.is_closing():
             self._written = waiting
             self._mark()
+        held = waiting + self._queued_bytes
+        if held != self._noted:
+            self._note(held)
 
     def _write_if_possible(self, frames: Frames) -> None:
         websocket, transport = self._websocket, self._transport
@@ -199,14 +213,28 @@ class SocketOutbox:
 
     @property
     def is_behind(self) -> bool:
-        """Whether more than a quarter waits of what may."""
-        return 4 * self._transport.get_write_buffer_size() > self._max_bytes
+        """Whether more than a quarter waits of what may, or anything where much does for all."""
+        waiting = self._transport.get_write_buffer_size()
+        return 4 * waiting > self._max_bytes or (waiting > 0 and self._backlog.is_high)
+
+    def waiting(self) -> int:
+        """Return how many bytes wait now."""
+        return self._transport.get_write_buffer_size() + self._queued_bytes
+
+    def give_up(self, total: int, most: int) -> None:
+        """Cut the client off, as too much waits for all, and the most of it for this one."""
+        self._cut_off(
+            f"{self.waiting()} bytes wait for it, and {total} for all clients, at most {most} may "
+            "(OUTBOX_TOTAL_BYTES)"
+        )
 
     def close(self) -> None:
         """Watch no more: the connection is gone."""
         self._is_clear = False
         if self._next_look is not None:
             self._next_look.cancel()
+        self._note(0)
+        self._is_closed = True
 
     def _overflow(self, size: int) -> None:
         self._cut_off(f"{size} bytes wait for it, at most {self._max_bytes} may (OUTBOX_MAX_BYTES)")
@@ -216,6 +244,12 @@ class SocketOutbox:
         logger.warning("client %s is too slow: %s; disconnected", self._peer, why)
         self._transport.abort()
         self._is_clear = False
+        self._note(0)
+
+    def _note(self, size: int) -> None:
+        if not self._is_closed:
+            self._noted = size
+            self._backlog.note(self, size)
 
     # How long bytes wait
 
@@ -267,6 +301,7 @@ class SocketOutbox:
             self._sending = asyncio.create_task(self._send(self._queue))
         else:
             self._queue += frames.payloads
+        self._note(waiting + size)
 
     async def _send(self, queue: deque[bytes]) -> None:
         try:

@@ -19,6 +19,7 @@ from .auth import (
     make_verifier,
     reread_verifier,
 )
+from .backlog import Backlog
 from .config import ReplicationMode, ServerConfig
 from .connection import Connection
 from .endpoints import Endpoint, Site
@@ -26,6 +27,7 @@ from .gate import TopicGate
 from .hub import Hub
 from .inspector import TableList, inspector_endpoints
 from .listener import Listener, bind
+from .memory import memory_limit
 from .metrics import CONTENT_TYPE, Metrics
 from .patience import wait_at_most
 from .phoenix.serializers import Serializer
@@ -39,6 +41,8 @@ __all__ = ["RealtimeServer"]
 logger = logging.getLogger("realtime.server")
 
 _MEGABYTE: Final = 1_000_000
+_SHARE: Final = 4
+"""What may wait for all clients is this part of the memory, unless it is said."""
 _PATIENCE: Final = 1.0
 """Seconds that the reading of changes may take to end, once it is cancelled."""
 
@@ -68,7 +72,10 @@ class RealtimeServer:
             max_record_bytes=config.max_record_bytes,
         )
         checks = Counters()
-        self.metrics = Metrics(stats=source.stats, hub=self._hub.stats, checks=checks)
+        self._backlog = Backlog(config.outbox_total_bytes or memory_limit() // _SHARE)
+        self.metrics = Metrics(
+            stats=source.stats, hub=self._hub.stats, backlog=self._backlog, checks=checks
+        )
         self._mode: StreamMode | RlsMode
         if config.replication_mode is ReplicationMode.RLS:
             self._mode = RlsMode(config, source, self._hub, self.metrics, checks)
@@ -185,6 +192,7 @@ class RealtimeServer:
             attachment=self._attachment,
             authorizer=self._authorizer,
             registrar=self._mode,
+            backlog=self._backlog,
             config=self.config,
             metrics=self.metrics,
         )

@@ -31,6 +31,7 @@ from realtime_core import (
     Update,
 )
 from realtime_core.records import Field
+from realtime_server.backlog import Backlog
 from realtime_server.config import ServerConfig
 from realtime_server.frames import Frames
 from realtime_server.grants import Grant
@@ -232,7 +233,11 @@ def open_config(**settings: Any) -> ServerConfig:
 
 def make_metrics(stats: SourceStats | None = None, subscriptions: int = 0) -> Metrics:
     """Metrics without a server."""
-    return Metrics(stats=lambda: stats or SourceStats(), hub=lambda: HubStats(subscriptions))
+    return Metrics(
+        stats=lambda: stats or SourceStats(),
+        hub=lambda: HubStats(subscriptions),
+        backlog=Backlog(1 << 30),
+    )
 
 
 def dev_config(dsn: str, **settings: str) -> ServerConfig:

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from realtime_core import GapReason, SourceStats
+from realtime_server.backlog import Backlog
 from realtime_server.hub import HubStats
 from realtime_server.metrics import Metrics
 from realtime_server.rls.losses import LossReason
@@ -72,7 +73,7 @@ METRICS = "docs/reference/metrics.md"
 
 
 def test_metrics_are_those_that_are_documented() -> None:
-    text = Metrics(stats=SourceStats, hub=HubStats).render().decode()
+    text = Metrics(stats=SourceStats, hub=HubStats, backlog=Backlog(1)).render().decode()
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     # Companions of others, as the page says.
     exposed = {(name, kind) for name, kind in types.items() if not name.endswith("_created")}

@@ -45,6 +45,7 @@ __all__ = [
     "Mode",
     "Names",
     "Number",
+    "OptionalBytes",
     "Origins",
     "OutputPlugin",
     "Pause",
@@ -351,6 +352,7 @@ Milliseconds = Annotated[int, _whole_number(1, unit="ms")]
 Pause = Annotated[int, _whole_number(0, unit="ms")]
 # Nothing can work with less.
 Bytes = Annotated[int, _whole_number(1024, unit="bytes")]
+OptionalBytes = Annotated[int | None, _whole_number(1024, unit="bytes")]
 # A longer line is more than websockets reads.
 QueryBytes = Annotated[int, _whole_number(1024, 8000, unit="bytes")]
 SendBuffer = Annotated[int, _whole_number(0, 1 << 30, unit="bytes")]

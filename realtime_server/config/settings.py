@@ -193,6 +193,11 @@ class ServerConfig:
     outbox_max_bytes: kinds.Bytes = _variable(
         8 * _MIB, "what may wait for one client before it is [cut off](../topics/slow-clients.md)"
     )
+    outbox_total_bytes: kinds.OptionalBytes = _variable(
+        None,
+        "what may wait for all clients together, before those with the most are cut off; unset: a "
+        "quarter of the memory that the process may have",
+    )
     outbox_max_age: kinds.Milliseconds = _variable(
         15_000, "how long any of it may wait before the client is cut off"
     )

@@ -83,6 +83,37 @@ async def test_clients_that_stop_reading_are_dropped_and_the_others_get_everythi
             client.close()
 
 
+async def test_many_that_read_nothing_cannot_take_the_servers_memory_together(
+    table: Database,
+) -> None:
+    rows, total, topic = 2_000, 16 * MB, "realtime:public:item"
+    with ServerProcess(
+        table.dsn,
+        PUBLICATIONS=PUBLICATIONS,
+        OUTBOX_TOTAL_BYTES=str(total),
+        SEND_BUFFER_BYTES="8192",
+    ) as server:
+        server.wait_until_streaming()
+        # Each may have 8 MB by its own bound, and would have 3 MB of these rows.
+        stuck = [await RawClient.join(server.port, topic, receive_buffer=4096) for _ in range(60)]
+        for client in stuck:
+            client.stop_reading()
+        reader = await RawClient.join(server.port, topic)
+        before = server.peak_memory() if sys.platform == "linux" else 0
+        write = "insert into item select g, repeat('x', 1500) from generate_series(1, %s) g"
+        await asyncio.to_thread(table.execute, write, (rows,))
+        await eventually(lambda: len(reader.ids) >= rows, within=120)
+        assert reader.ids == list(range(1, rows + 1))
+        assert not reader.lost.done()
+        dropped = [line for line in server.log if "OUTBOX_TOTAL_BYTES" in line]
+        assert len(stuck) > len(dropped) > len(stuck) // 2
+        if sys.platform == "linux":
+            # A buffer that grows has a little more than is in it, and is copied.
+            assert server.peak_memory() - before < 3 * total, f"{before} bytes before"
+        for client in (reader, *stuck):
+            client.close()
+
+
 async def test_a_client_that_does_not_read_does_not_hold_up_the_end(table: Database) -> None:
     with ServerProcess(table.dsn, PUBLICATIONS=PUBLICATIONS, DRAIN_TIMEOUT="500") as server:
         server.wait_until_streaming()

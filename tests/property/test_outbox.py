@@ -22,6 +22,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
+from realtime_server.backlog import Backlog
 from realtime_server.frames import Frames, TextFrame
 from realtime_server.guard import GuardedConnection
 from realtime_server.outbox import OutboxCounters, SocketOutbox
@@ -93,6 +94,7 @@ class Stage:
             self.connection,
             max_bytes=MUCH,
             max_age=DEADLINE,
+            backlog=Backlog(1 << 30),
             counters=OutboxCounters(),
             peer="",
         )

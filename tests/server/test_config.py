@@ -65,7 +65,7 @@ class Row:
     with_it: Mapping[str, str] = MappingProxyType({})
 
 
-def number(default: int, *, least: int, most: int | None = None) -> Row:
+def number(default: int | None, *, least: int, most: int | None = None) -> Row:
     bounds = f"of at least {least}" if most is None else f"between {least} and {most}"
     bad = (str(least - 1), "1.5", "1e3", "0x10", "1_000", "१०००", "x", "-5")
     return Row(
@@ -194,6 +194,7 @@ TABLE = {
     "HANDSHAKE_TIMEOUT": number(10_000, least=1),
     "IDLE_TIMEOUT": number(60_000, least=1),
     "OUTBOX_MAX_BYTES": number(8_388_608, least=1024),
+    "OUTBOX_TOTAL_BYTES": number(None, least=1024),
     "OUTBOX_MAX_AGE": number(15_000, least=1),
     "SEND_BUFFER_BYTES": number(131_072, least=0, most=1 << 30),
     "EXPOSE_METRICS": flag(False),

@@ -18,6 +18,7 @@ from websockets.protocol import State
 from realtime_server import connection as connection_module
 from realtime_server.attachment import Attachment
 from realtime_server.auth import AllowAll, Authorizer, ConnectRequest, JoinRequest
+from realtime_server.backlog import Backlog
 from realtime_server.connection import Connection, close_within
 from realtime_server.errors import RefusedError, TokenError
 from realtime_server.grants import Grant
@@ -126,6 +127,7 @@ async def open_connection(
         attachment=Attachment(attached.is_set, attached.wait),
         authorizer=authorizer or AllowAll(),
         registrar=registrar or Nobody(),
+        backlog=Backlog(1 << 30),
         config=open_config(**settings),
         metrics=metrics,
         clock=clock,
@@ -467,6 +469,7 @@ async def test_a_client_without_an_address_is_served_all_the_same() -> None:
         attachment=Attachment(lambda: True, asyncio.Event().wait),
         authorizer=AllowAll(),
         registrar=Nobody(),
+        backlog=Backlog(1 << 30),
         config=open_config(),
         metrics=make_metrics(),
     )

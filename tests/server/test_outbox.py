@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosedOK
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import State
 
+from realtime_server.backlog import Backlog
 from realtime_server.frames import Frames, TextFrame
 from realtime_server.outbox import OutboxCounters, SocketOutbox
 from tests.server_helpers import FakeTransport, texts
@@ -48,7 +49,9 @@ class FakeWebSocket:
 class Wire:
     """An outbox of at most 100 bytes and what it stands on."""
 
-    def __init__(self, *extensions: Any, max_age: float = 1000) -> None:
+    def __init__(
+        self, *extensions: Any, max_age: float = 1000, backlog: Backlog | None = None
+    ) -> None:
         self.websocket = FakeWebSocket(list(extensions))
         self.transport = self.websocket.transport
         self.counters = OutboxCounters()
@@ -56,6 +59,7 @@ class Wire:
             cast(ServerConnection, self.websocket),
             max_bytes=100,
             max_age=max_age,
+            backlog=backlog or Backlog(1 << 30),
             counters=self.counters,
             peer="10.0.0.1:4321",
         )
@@ -240,6 +244,7 @@ async def test_a_library_of_another_make_is_used_by_its_public_interface(attribu
         cast(ServerConnection, websocket),
         max_bytes=100,
         max_age=1000,
+        backlog=Backlog(1 << 30),
         counters=OutboxCounters(),
         peer="",
     )
@@ -267,3 +272,60 @@ async def test_what_waits_for_the_library_goes_when_the_connection_does() -> Non
     wire.write(SIXTY)
     assert wire.outbox._sending is None
     assert wire.websocket.sent == []
+
+
+# All outboxes together.
+
+
+async def test_the_one_with_the_most_is_cut_off_when_too_much_waits_for_all(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backlog = Backlog(150)
+    small, large, last = (Wire(backlog=backlog) for _ in range(3))
+    small.write(FORTY)
+    large.write(SIXTY)
+    last.write(FORTY)
+    assert backlog.bytes == 140
+    small.write(Frames.of(b"x" * 9))
+    assert [wire.transport.aborted for wire in (small, large, last)] == [False, True, False]
+    assert backlog.bytes == 91
+    assert large.counters.slow_clients == 1
+    assert caplog.messages == [
+        "client 10.0.0.1:4321 is too slow: 60 bytes wait for it, and 151 for all clients, at most "
+        "150 may (OUTBOX_TOTAL_BYTES); disconnected"
+    ]
+
+
+async def test_what_a_client_took_or_left_behind_waits_no_more() -> None:
+    backlog = Backlog(1000)
+    reader, gone, cut_off = (Wire(backlog=backlog) for _ in range(3))
+    for wire in (reader, gone, cut_off):
+        wire.write(SIXTY)
+    reader.transport.sent()
+    reader.outbox.update()
+    assert backlog.bytes == 120
+    gone.outbox.close()
+    gone.outbox.update()
+    assert backlog.bytes == 60
+    cut_off.write(HUNDRED)
+    assert backlog.bytes == 0
+
+
+async def test_what_waits_for_the_library_counts_too() -> None:
+    backlog = Backlog(1000)
+    wire = Wire(object(), backlog=backlog)
+    wire.write(SIXTY, FORTY)
+    assert backlog.bytes == 58 + 38
+    wire.websocket.may_send.set()
+    await eventually(lambda: len(wire.websocket.sent) == 2)
+    wire.outbox.update()
+    assert backlog.bytes == 0
+
+
+async def test_who_is_a_little_behind_is_waited_for_while_much_waits_for_all() -> None:
+    backlog = Backlog(120)
+    small, large = Wire(backlog=backlog), Wire(backlog=backlog)
+    small.write(Frames.of(b"x"))
+    assert not small.outbox.is_behind
+    large.write(SIXTY)
+    assert small.outbox.is_behind

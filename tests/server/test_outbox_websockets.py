@@ -18,6 +18,7 @@ from websockets.extensions.permessage_deflate import (
     ServerPerMessageDeflateFactory,
 )
 
+from realtime_server.backlog import Backlog
 from realtime_server.frames import Frames, TextFrame
 from realtime_server.guard import GuardedConnection
 from realtime_server.listener import deflate_factory
@@ -80,6 +81,7 @@ async def connected(
                 connection,
                 max_bytes=MAX_BYTES,
                 max_age=max_age,
+                backlog=Backlog(1 << 30),
                 counters=OutboxCounters(),
                 peer="",
             )

@@ -1,0 +1,75 @@
+"""Memory: how much of it this process may have."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+__all__ = ["memory_limit"]
+
+_PROC: Final = Path("/proc/self/cgroup")
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+
+
+def memory_limit(*, cgroup_file: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
+    """Return how many bytes this process may have, at most.
+
+    That is the least of the machine's memory, the address space that ``ulimit -v`` leaves, and
+    the bounds of the control groups that it is in, in which containers and systemd put it.
+
+    Args:
+        cgroup_file: names the groups (cgroups(7), "/proc/pid/cgroup").
+        cgroups: where they are mounted.
+    """
+    bounds = [_physical(), _address_space(), *_group_bounds(cgroup_file, cgroups)]
+    return min(bound for bound in bounds if bound > 0)
+
+
+def _physical() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return sys.maxsize
+
+
+def _address_space() -> int:
+    try:
+        import resource
+    except ImportError:
+        # Not on Windows.
+        return sys.maxsize
+    bound = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return sys.maxsize if bound == resource.RLIM_INFINITY else bound
+
+
+def _group_bounds(cgroup_file: Path, cgroups: Path) -> Iterator[int]:
+    """Yield the bounds of the groups, and of those around them: each of them holds."""
+    try:
+        lines = cgroup_file.read_text().splitlines()
+    except (OSError, ValueError):
+        return
+    for line in lines:
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if not controllers:
+            root, name = cgroups, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = cgroups / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        # A container sees its own group as the root, whatever the path says.
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts) + 1):
+            bound = _number(root.joinpath(*parts[:depth], name))
+            if bound is not None:
+                yield bound
+
+
+def _number(file: Path) -> int | None:
+    """Read a bound; None for "max", and where there is none."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
