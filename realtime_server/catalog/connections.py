@@ -107,6 +107,10 @@ class Connections:
                 raise asyncio.CancelledError
             yield connection
 
+    async def renew(self) -> None:
+        """Have new connections from now on: the database has moved to another server."""
+        await self._pool.drain()
+
     async def terminate(self, pid: int) -> None:
         """End a session whose connection is closed: what it runs may catch any cancellation.
 

@@ -38,6 +38,8 @@ class Broadcaster:
         check: asks who may.
         delivery: hands it out.
         metrics: of the server.
+        moved: called when changes come from another server or timeline than before, and before
+            any of them is checked: else the former server might be asked.
         clock: seconds since 1970.
     """
 
@@ -47,6 +49,7 @@ class Broadcaster:
         check: Check,
         delivery: Delivery,
         metrics: Metrics,
+        moved: Callable[[], Awaitable[None]],
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -54,7 +57,10 @@ class Broadcaster:
         self._check = check
         self._delivery = delivery
         self._metrics = metrics
+        self._moved = moved
         self._clock = clock
+        # System identifier and timeline.
+        self._origin: tuple[int, int] | None = None
 
     async def run(self, reader: Reader) -> None:
         """Take everything until the stream ends.
@@ -78,6 +84,7 @@ class Broadcaster:
 
     async def _decide(self, batch: Batch) -> Decided:
         """Return what is shown to whom. While the database cannot be asked, it waits."""
+        await self._look_for_another_origin(batch)
         candidates = await self._matcher.match(batch.reads)
         while True:
             try:
@@ -88,6 +95,16 @@ class Broadcaster:
                     " ".join(str(exc).split()),
                 )
                 await asyncio.sleep(_RETRY)
+
+    async def _look_for_another_origin(self, batch: Batch) -> None:
+        stream = batch.reads[0].change.transaction.stream if batch.reads else None
+        if stream is None:
+            return
+        origin = (stream.system_identifier, stream.timeline)
+        if origin != self._origin:
+            if self._origin is not None:
+                await self._moved()
+            self._origin = origin
 
     async def _hand_out(self, batch: Batch, decided: Decided) -> None:
         if batch.gap is not None:

@@ -100,7 +100,9 @@ class RlsMode:
         )
         delivery = Delivery(hub, counters)
         self._slow_viewers = SlowViewers(checker, self._apart, delivery, counters)
-        self._broadcaster = Broadcaster(Matcher(hub), self._slow_viewers.check, delivery, metrics)
+        self._broadcaster = Broadcaster(
+            Matcher(hub), self._slow_viewers.check, delivery, metrics, self._renew
+        )
         self._reader = Reader(
             source,
             limit=config.max_changes,
@@ -174,6 +176,11 @@ class RlsMode:
                 delay = min(delay * 2, self._config.db_reconnect_backoff_max / 1000)
             else:
                 return
+
+    async def _renew(self) -> None:
+        """Ask another server from now on."""
+        for pool in (self._visibility.connections, self._apart.connections, self._connections):
+            await pool.renew()
 
     # The registrar.
 

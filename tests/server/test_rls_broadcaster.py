@@ -7,10 +7,11 @@ import itertools
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
+import attrs
 import psycopg
 import pytest
 
-from realtime_core import Gap, GapReason, Position
+from realtime_core import Gap, GapReason, Position, StreamIdentity
 from realtime_core.lsn import LSN
 from realtime_server.groups import Subscription
 from realtime_server.hub import Hub
@@ -76,6 +77,10 @@ def batch(*ids: int) -> Batch:
     return Batch(tuple(Read(insert(TODOS, str(one), "x"), 10) for one in ids))
 
 
+async def stay() -> None:
+    raise AssertionError("all of it comes from the same server")
+
+
 class Batches:
     """A reader of some batches, and which of them were acknowledged."""
 
@@ -94,7 +99,7 @@ class Batches:
 async def publish(hub: Hub, oracle: Oracle, one: Batch) -> None:
     delivery = Delivery(hub, oracle.counters)
     batches = Batches(one)
-    way = Broadcaster(Matcher(hub), oracle.check, delivery, make_metrics())
+    way = Broadcaster(Matcher(hub), oracle.check, delivery, make_metrics(), stay)
     await way.run(batches)  # type: ignore[arg-type]
     assert batches.acknowledged == [one]
 
@@ -320,9 +325,40 @@ async def test_what_a_cancellation_finds_handed_out_is_acknowledged(is_handed_ou
 
     oracle = Stopping({ANN: Text("one")})
     delivery = Delivery(hub, oracle.counters)
-    way = Broadcaster(Matcher(hub), oracle.check, delivery, make_metrics())
+    way = Broadcaster(Matcher(hub), oracle.check, delivery, make_metrics(), stay)
     running = asyncio.create_task(way.run(batches))  # type: ignore[arg-type]
     await asyncio.wait({running})
     assert running.cancelled()
     assert [payloads(one) for one in outboxes] == [["one"] if is_handed_out else []] * 3
     assert len(batches.acknowledged) == is_handed_out
+
+
+async def test_what_comes_of_a_promotion_is_asked_of_the_new_server() -> None:
+    hub = Hub()
+    ann = sit(hub, ANN)
+    done: list[str] = []
+
+    async def move() -> None:
+        done.append("moved")
+
+    class Noting(Oracle):
+        async def check(self, candidates: Sequence[Candidate]) -> Decided:
+            done.append("checked")
+            return await super().check(candidates)
+
+    oracle = Noting({ANN: Text("one")})
+    first, second = (
+        attrs.evolve(change, transaction=attrs.evolve(change.transaction, stream=stream))
+        for change, stream in zip(
+            (insert(TODOS, "1", "x"), insert(TODOS, "2", "x")),
+            (StreamIdentity(7, timeline, ("shop",)) for timeline in (1, 2)),
+            strict=True,
+        )
+    )
+    batches = Batches(*(Batch((Read(change, 1),)) for change in (first, first, second, second)))
+    way = Broadcaster(
+        Matcher(hub), oracle.check, Delivery(hub, oracle.counters), make_metrics(), move
+    )
+    await way.run(batches)  # type: ignore[arg-type]
+    assert done == ["checked", "checked", "moved", "checked", "checked"]
+    assert payloads(ann) == ["one"] * 4
