@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
@@ -36,6 +37,7 @@ pytestmark = pytest.mark.integration
 
 TOPIC = "realtime:public:item"
 KILLS = int(os.environ.get("RLS_KILLS", "20"))
+ROWS = int(os.environ.get("RLS_ROWS", "200000"))
 SETTINGS = {
     "REPLICATION_MODE": "RLS",
     "SECURE_CHANNELS": "true",
@@ -307,6 +309,52 @@ async def test_row_filters_of_the_publication_are_applied(one_pg: Server) -> Non
                     client, "insert into notes values (1, 'ann'), (2, 'ann')"
                 )
             assert [payload["record"]["id"] for payload in payloads] == [2]
+
+
+@pytest.mark.slow
+async def test_a_policy_that_hangs_amid_a_large_transaction_holds_up_nobody_else(
+    stream: Stream,
+) -> None:
+    """And what waits for it is bounded."""
+    sleeps = "current_setting('request.jwt.claims')::jsonb ->> 'sub' = 'sleeper'"
+    settings = {
+        **SETTINGS,
+        **stream.settings,
+        "RLS_CHECK_TIMEOUT": "250",
+        # Reading all of it takes longer.
+        "IDLE_TIMEOUT": "900000",
+    }
+    with roles(stream.server, "reader") as (reader,), fresh_database(stream.server) as database:
+        database.execute(
+            f"create table item (id int8 primary key); grant select on item to {reader};"
+            " alter table item enable row level security; create policy p on item using"
+            f" (case when {sleeps} then pg_sleep(600) is not null else true end);"
+            " create publication shop for table item"
+        )
+        with ServerProcess(database.dsn, **settings) as server:
+            server.wait_until_streaming()
+            async with contextlib.AsyncExitStack() as stack:
+                clients = []
+                for sub, topic in (("sleeper", TOPIC), ("ann", f"{TOPIC}:id=gt.{ROWS - 10}")):
+                    token = make_token({"role": reader, "sub": sub})
+                    client = await stack.enter_async_context(
+                        open_client(server.port, query=f"apikey={token}")
+                    )
+                    await client.send(topic, "phx_join", {"user_token": token}, ref="1")
+                    assert (await client.receive())["payload"]["status"] == "ok"
+                    clients.append(client)
+                sleeper, ann = clients
+                before = server.peak_memory() if sys.platform == "linux" else 0
+                database.execute(f"insert into item select generate_series(1, {ROWS})")
+                async with asyncio.timeout(600):
+                    frames = [json.loads(await ann.websocket.recv()) for _ in range(10)]
+                assert [id_of(frame) for frame in frames] == list(range(ROWS - 9, ROWS + 1))
+                # What waits is 10,000 changes at most, and what is in the sockets.
+                if sys.platform == "linux":
+                    assert server.peak_memory() - before < 50_000_000
+                while (frame := await sleeper.receive())["event"] != "system":
+                    assert frame["payload"]["errors"]
+                assert frame["payload"]["gap"]["reason"] == "rls_too_slow"
 
 
 async def test_claims_that_no_policy_reads_share_a_check(one_pg: Server) -> None:
