@@ -3,7 +3,8 @@
     python -m benchmarks.rls
 
 A table of 100,000 rows with a policy by owner, on PostgreSQL 17 with wal2json. Three ways to
-decide who gets a change, each from wal2json's text of it:
+decide who gets a change, the first two from wal2json's text of it, as scripts of the original read
+it, the third from pgoutput's bytes, as the server reads it:
 
 * *reference*: a function in the database that makes one check for each subscription, as the
   published ``apply_rls`` does;
@@ -39,7 +40,7 @@ from psycopg import AsyncConnection
 
 from benchmarks._report import environment, percentile, save
 from realtime_core import Insert, SourceStats
-from realtime_core.wal2json import Wal2JsonDecoder
+from realtime_core.pgoutput import ChangeDecoder
 from realtime_server.demo.embedded import EmbeddedPostgres
 from realtime_server.groups import Subscription
 from realtime_server.hub import Hub, HubStats
@@ -49,7 +50,7 @@ from realtime_server.rls.checker import Checker
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.matcher import Matcher
 from realtime_server.rls.migrations import migrate
-from realtime_server.rls.reader import Read
+from realtime_server.rls.reader import Read, size_of
 from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.visibility import Visibility
 from realtime_server.topics import Topic
@@ -197,6 +198,7 @@ class Bench:
         self.dsn = dsn
         self.connection = psycopg.connect(dsn, autocommit=True)
         self.texts: list[str] = []
+        self.messages: list[bytes] = []
         self.metrics = Metrics(stats=SourceStats, hub=HubStats)
 
     def prepare(self) -> None:
@@ -213,6 +215,7 @@ class Bench:
         run("vacuum analyze docs")
         run(REFERENCE.encode())
         run("select pg_create_logical_replication_slot('bench', 'wal2json', true)")
+        run("select pg_create_logical_replication_slot('bench_pgoutput', 'pgoutput', true)")
         # 100 rows of 100 owners, committed one by one as most are.
         run(
             "do $$ begin for i in 1..100 loop insert into docs values"
@@ -226,6 +229,11 @@ class Bench:
         ).fetchall()
         self.texts = [row[0] for row in rows]
         assert len(self.texts) == BATCH
+        rows = run(
+            "select data from pg_logical_slot_get_binary_changes('bench_pgoutput', null, null,"
+            " 'proto_version', '1', 'publication_names', 'bench')"
+        ).fetchall()
+        self.messages = [row[0] for row in rows]
 
     def subscribe(self, case: Case) -> list[tuple[str, Viewer]]:
         """Subscribe in the database; return topics and viewers."""
@@ -297,12 +305,12 @@ class Bench:
         return BATCH / best, checks
 
     async def _round(self, matcher: Matcher, checker: Checker) -> None:
-        decoder = Wal2JsonDecoder()
+        decoder = ChangeDecoder()
         reads = []
-        for text in self.texts:
-            [change] = decoder.feed(text)
-            assert isinstance(change, Insert)
-            reads.append(Read(change, len(text)))
+        for event in decoder.decode(self.messages):
+            if isinstance(event, Insert):
+                reads.append(Read(event, size_of(event)))
+        assert len(reads) == BATCH
         verdict = await checker.check(matcher.candidates(reads))
         for shown in verdict.shown:
             for view in set(shown.values()):

@@ -18,7 +18,9 @@
  * join; deflate=1: offer permessage-deflate (compressed changes are counted, not looked into);
  * heartbeat=MS: each connection that reads sends a heartbeat that often, as real clients do, their
  * turns spread over the interval (not with deflate); probe=MS: a further connection, which joins
- * nothing, does. The times until the replies are noted by themselves. */
+ * nothing, does. The times until the replies are noted by themselves.
+ *
+ * The variable APIKEY holds the token that every connection shows, if any. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -115,7 +117,8 @@ static void send_text(Connection *connection, const char *text) {
 static void open_connection(Connection *connection) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
-    char request[512];
+    char request[4096];
+    const char *apikey = getenv("APIKEY");
     int on = 1, small = 4096;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     connection->fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -125,9 +128,10 @@ static void open_connection(Connection *connection) {
     setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     if (connect(connection->fd, (struct sockaddr *)&address, sizeof address)) die("connect");
     snprintf(request, sizeof request,
-             "GET /socket/websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+             "GET /socket/websocket%s%s HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
              "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n%s"
              "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+             apikey ? "?apikey=" : "", apikey ? apikey : "",
              deflate ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
                      : "");
     if (send(connection->fd, request, strlen(request), 0) < 0) die("send");
@@ -164,13 +168,15 @@ static double commit_time(const char *data, size_t size) {
     if (!at || size - (size_t)(at - data) < 60) return -1;
     /* By hand: sscanf() would look for the end of all that was read. */
     at += sizeof name - 1 + sizeof "2026-11-24T" - 1;
-    double second = two(at + 6) + two(at + 9) / 1e2 + two(at + 11) / 1e4 + two(at + 13) / 1e6;
+    double second = two(at + 6), unit = 0.1;
+    for (const char *digit = at + 9; *digit >= '0' && *digit <= '9'; digit++, unit /= 10)
+        second += (*digit - '0') * unit;
     return ((two(at) * 60.0 + two(at + 3)) * 60.0 + second) * 1e6;
 }
 
 static void message(Connection *connection, const char *data, size_t size, int is_compressed,
                     double read_at) {
-    static const char record[] = "\"record\":{\"id\":\"", phoenix[] = "\"topic\":\"phoenix\"";
+    static const char record[] = "\"record\":{\"id\":", phoenix[] = "\"topic\":\"phoenix\"";
     static const double day = 86400e6;
     if (!connection->joined) {
         if (!is_compressed && !memmem(data, size, "\"status\":\"ok\"", 13)) {
@@ -196,7 +202,8 @@ static void message(Connection *connection, const char *data, size_t size, int i
         if (committed < 0 || !at) return;
         double age = read_at - committed;
         note(&latencies, age < -day / 2 ? age + day : age);
-        long id = atol(at + sizeof record - 1);
+        at += sizeof record - 1;
+        long id = atol(at + (*at == '"'));
         if (connection->id && id != connection->id + 1 && !strchr(topic, '%')) disorder++;
         connection->id = id;
     }

@@ -28,7 +28,7 @@ from realtime_core import (
 )
 from realtime_core.errors import RealtimeError
 
-__all__ = ["Batch", "Read", "Reader"]
+__all__ = ["Batch", "Read", "Reader", "size_of"]
 
 _MOST_BYTES: Final = 8 * 1024 * 1024
 """Of values, after which a batch ends although it has fewer changes than it may have."""
@@ -138,13 +138,13 @@ class Reader:
             last = event
             if isinstance(event, Insert | Update | Delete):
                 self._changes -= 1
-                read = Read(event, _size(event))
+                read = Read(event, size_of(event))
                 reads.append(read)
                 size += read.size
         return Batch(tuple(reads), last=last)
 
 
-def _size(change: RowChange) -> int:
+def size_of(change: RowChange) -> int:
     """Return how many bytes the values of a change have as text, of both rows."""
     size = 0
     for row in (
