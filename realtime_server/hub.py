@@ -84,6 +84,8 @@ class Hub:
         gate: which topics are open at all.
         enums: the declared orders of enum types, by schema and name, for filters.
         max_record_bytes: of a change's values as text, beyond which the long ones are left out.
+        names_columns: whether anybody may know what columns the tables have. Otherwise a channel
+            whose filter does not fit is not told why: who joins is, as far as he may know.
         clock: seconds, for giving way in time.
     """
 
@@ -93,9 +95,11 @@ class Hub:
         *,
         enums: EnumOrders | None = None,
         max_record_bytes: int = sys.maxsize,
+        names_columns: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._clock = clock
+        self._names_columns = names_columns
         self.record_limit = RecordLimit(max_record_bytes)
         """How large a change may be that is told whole."""
         self._gate = gate or TopicGate()
@@ -297,12 +301,16 @@ class Hub:
 
     def _note_misfit(self, group: BoundGroup, binding: Binding, exc: FilterError) -> None:
         where = f"{binding.schema}.{binding.table}"
-        self._misfits.append((group, f"the filter on {where} does not fit it: {exc}"))
+        self._misfits.append((group, f"the filter on {where} does not fit it: {self._why(exc)}"))
 
     def _note_topic_misfit(self, topic: Topic, exc: FilterError) -> None:
         # Where a topic may mean several tables, another one may be meant.
         if len(topic.filters) == 1:
-            self._misfits += ((group, str(exc)) for group in self._groups[topic.name].values())
+            reason = self._why(exc)
+            self._misfits += ((group, reason) for group in self._groups[topic.name].values())
+
+    def _why(self, exc: FilterError) -> str:
+        return str(exc) if self._names_columns else "the table has changed; join again to hear why"
 
     def misfit_messages(self) -> Iterator[tuple[Members, bytes]]:
         """Tell the channels whose filters were found not to fit since the last time."""

@@ -70,6 +70,7 @@ class RealtimeServer:
             TopicGate((rule.relation, rule.events) for rule in rules),
             enums=source.enum_orders,
             max_record_bytes=config.max_record_bytes,
+            names_columns=config.replication_mode is not ReplicationMode.RLS,
         )
         checks = Counters()
         self._backlog = Backlog(config.outbox_total_bytes or memory_limit() // _SHARE)

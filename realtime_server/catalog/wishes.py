@@ -22,7 +22,6 @@ from .tables import Table
 __all__ = [
     "Wish",
     "check_columns",
-    "check_table",
     "check_wish",
     "possible",
     "tell_of_regex",

@@ -58,10 +58,13 @@ def row_of(wish: Wish, table: Table | None, role: str, enums: EnumOrders) -> Sub
     Raises:
         RefusedError: if it cannot be, saying why.
     """
-    table = check_table(wish, table)
+    if table is None or not table.selectable.get(role):
+        # One that is hidden is not to be told from one that is not there.
+        raise RefusedError(f"there is no table {wish} that role {role!r} may SELECT from")
+    check_table(wish, table)
     columns = {column.name for column in table.visible(role)}
     if not columns:
-        raise RefusedError(f"role {role!r} may not SELECT from {wish}")
+        raise RefusedError(f"no column of {wish} that role {role!r} may SELECT is published")
     check_columns(wish, table, columns, enums)
     filters: list[tuple[str, str, str]] = []
     if wish.filter is not None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from joserfc.jwk import OctKey
 
 from tests.fix_postgres import Server
-from tests.integration.rls_stage import RlsStage, open_rls_stage
+from tests.integration.rls_stage import RlsClient, RlsStage, open_rls_stage
 from tests.tokens import SECRET, sign_text
 
 pytestmark = [
@@ -89,3 +90,71 @@ async def test_claims_that_cannot_be_told_apart_are_refused(
         assert reply["status"] == "error"
         assert reply["response"]["reason"].startswith(reason)
     assert "Traceback" not in caplog.text
+
+
+# Tables and columns.
+
+
+def bindings(client: RlsClient, *sent: dict[str, Any]) -> dict[str, Any]:
+    return {"config": {"postgres_changes": list(sent)}, "access_token": client.token}
+
+
+async def test_a_hidden_table_is_refused_as_one_that_is_not_there(stage: RlsStage) -> None:
+    stage.execute("create table hidden (id int primary key, salary int)")
+    async with stage.client() as client:
+        for topic in ("{}", "{}:id=eq.1", "{}:salary=like.x"):
+            hidden, missing = [
+                await client.try_join(stage.topic(topic.format(name)))
+                for name in ("hidden", "absent")
+            ]
+            assert hidden["status"] == "error"
+            assert (
+                hidden["response"]["reason"].replace("hidden", "absent")
+                == (missing["response"]["reason"])
+            )
+        for more in ({}, {"filter": "salary=like.x"}, {"select": ["salary"]}):
+            hidden, missing = [
+                await client.try_join(
+                    "realtime:room",
+                    bindings(client, {"event": "*", "schema": stage.schema, "table": name, **more}),
+                )
+                for name in ("hidden", "absent")
+            ]
+            assert hidden["status"] == "error"
+            assert (
+                hidden["response"]["reason"].replace("hidden", "absent")
+                == (missing["response"]["reason"])
+            )
+
+
+async def test_a_filter_that_fits_no_more_names_no_hidden_column(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, n int, salary int", None, narrow="id, n")
+    binding = {"event": "*", "schema": stage.schema, "table": "notes", "filter": "n=gt.1"}
+    async with stage.client(role=stage.narrow) as client:
+        await client.sit(stage.topic("notes", "n=gt.2"))
+        reply = await client.try_join("realtime:room", bindings(client, binding))
+        assert reply["status"] == "ok"
+        await stage.payloads(client, "insert into notes values (1, 1, 1)")
+        frames = await stage.frames(
+            client, "alter table notes drop column n", "insert into notes values (2, 1)"
+        )
+        assert {frame["topic"] for frame in frames if frame["event"] == "system"} == {
+            stage.topic("notes", "n=gt.2"),
+            "realtime:room",
+        }
+        assert "the table has changed; join again to hear why" in str(frames)
+        assert "salary" not in str(frames)
+        # So it is with a stream that does not have a new column yet.
+        stage.execute(
+            "alter table notes add column m int", f'grant select (m) on notes to "{stage.narrow}"'
+        )
+        await client.sit(stage.topic("notes", "m=gt.2"))
+        binding = {**binding, "filter": "m=gt.1"}
+        reply = await client.try_join("realtime:lounge", bindings(client, binding))
+        assert reply["status"] == "ok"
+        frames = await stage.frames(client, "insert into notes values (3, 1, 3)")
+        assert {frame["topic"] for frame in frames if frame["event"] != "system"} == {
+            stage.topic("notes", "m=gt.2"),
+            "realtime:lounge",
+        }
+        assert "salary" not in str(frames)

@@ -174,7 +174,6 @@ async def test_ignored_claims_do_not_make_another_viewer(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("wish", "reason"),
     [
-        (Wish("public", "nothing"), "there is no table public.nothing"),
         (filtered("nothing=eq.1"), "invalid column for filter nothing"),
         (filtered("secret=eq.1"), "invalid column for filter secret"),
         (filtered("or(id.eq.1,secret.like.a*)"), "invalid column for filter secret"),
@@ -216,7 +215,17 @@ async def test_a_column_that_is_not_published_is_refused(desk: Desk) -> None:
 
 async def test_a_table_that_the_role_may_not_read_is_refused(desk: Desk) -> None:
     desk.database.execute(f'revoke select (id, owner) on notes from "{desk.reader}"')
-    assert await desk.refusal() == f"role {desk.reader!r} may not SELECT from public.notes"
+    hidden, missing = await desk.refusal(), await desk.refusal(Wish("public", "nothing"))
+    assert hidden == f"there is no table public.notes that role {desk.reader!r} may SELECT from"
+    assert missing == hidden.replace("notes", "nothing")
+
+
+async def test_a_table_of_which_nothing_readable_is_published_is_refused(desk: Desk) -> None:
+    desk.database.execute(
+        "drop publication shop; create publication shop for table notes (id);"
+        f' revoke select (id) on notes from "{desk.reader}"'
+    )
+    assert "no column of public.notes that role" in await desk.refusal()
 
 
 @pytest.mark.parametrize("role", [None, "", 7, "bad\0role"])
