@@ -161,6 +161,13 @@ class Delivery(NamedTuple):
         """Whether it is for clients that joined with ``config``."""
         return False
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether the group is given such changes as far as they pass a filter."""
+        member = next(iter(self.group.members.values()), None)
+        assert isinstance(member, Subscription)  # a group without members is none
+        return bool(member.topic.filters)
+
     def message(self, data: bytes) -> bytes:
         """Return a payload as the message that the group gets."""
         return self.group.message(self.payload.event, data)
@@ -189,6 +196,11 @@ class BoundDelivery(NamedTuple):
     @property
     def is_bound(self) -> bool:
         return True
+
+    @property
+    def is_filtered(self) -> bool:
+        plain = (one.id for one in self.group.bindings if one.filter is None)
+        return not any(one in self.ids for one in plain)
 
     def message(self, data: bytes) -> bytes:
         return self.group.message(self.ids, data)

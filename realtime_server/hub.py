@@ -122,7 +122,9 @@ class Hub:
         self.on_relation: Callable[[Relation], None] = lambda _: None
         """Is told of a table when its first change comes, and the first that shows it anew."""
         # By schema, table and kind of change, until a subscription comes, moves or goes.
-        self._listening: dict[tuple[str, str, type[RowChange]], Listening] = {}
+        self._listening: dict[
+            tuple[str, str, type[RowChange]], tuple[Listening, frozenset[Hashable]]
+        ] = {}
 
     def stats(self) -> HubStats:
         """Return what is counted, as it is now."""
@@ -342,16 +344,26 @@ class Hub:
 
     def listening(self, change: RowChange) -> Listening:
         """Return who listens to changes like this one; the same object while they are the same."""
+        return self._listening_and_filtering(change)[0]
+
+    def filtering(self, change: RowChange) -> frozenset[Hashable]:
+        """Return the viewers among them who have filters in all of their channels, likewise."""
+        return self._listening_and_filtering(change)[1]
+
+    def _listening_and_filtering(self, change: RowChange) -> tuple[Listening, frozenset[Hashable]]:
         key = (change.relation.schema, change.relation.table, type(change))
         known = self._listening.get(key)
         if known is None:
             found: dict[Hashable, dict[AnyGroup, Members]] = {}
+            unfiltered: set[Hashable] = set()
             for delivery in self.deliveries(change, filtered=False):
                 group = delivery.group
                 found.setdefault(group.viewer, {})[group] = group.members
+                if not delivery.is_filtered:
+                    unfiltered.add(group.viewer)
             if len(self._listening) >= _MOST_LISTENING:
                 self._listening.clear()
-            known = self._listening[key] = found
+            known = self._listening[key] = found, frozenset(found.keys() - unfiltered)
         return known
 
     def _gap_messages(self, gap: Gap) -> Iterator[tuple[Members, bytes]]:

@@ -34,10 +34,21 @@ class Candidate:
     viewers: frozenset[Viewer]
     others: frozenset[Viewer] = frozenset()
     """Those who listen to the table, too, but whose filters it does not pass."""
+    filtering: frozenset[Viewer] = frozenset()
+    """Those of both all of whose channels have filters on the table."""
     matched: Matched = attrs.field(factory=dict)
     """The viewers' channels."""
     listening: Listening = attrs.field(factory=dict)
     """The channels of both."""
+
+    def without(self, viewers: frozenset[Viewer]) -> Self:
+        """Return it without some viewers; their channels stay."""
+        return attrs.evolve(
+            self,
+            viewers=self.viewers - viewers,
+            others=self.others - viewers,
+            filtering=self.filtering - viewers,
+        )
 
     def only_for(self, viewer: Viewer) -> Self:
         """Return it without any other viewers and their channels."""
@@ -45,6 +56,7 @@ class Candidate:
             self,
             viewers=self.viewers & {viewer},
             others=self.others & {viewer},
+            filtering=self.filtering & {viewer},
             matched={viewer: self.matched[viewer]} if viewer in self.matched else {},
             listening={viewer: self.listening[viewer]} if viewer in self.listening else {},
         )

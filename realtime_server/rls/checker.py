@@ -22,6 +22,7 @@ from .casts import Casts
 from .counters import Counters
 from .pages import Lookup, Page
 from .payloads import event_of
+from .samples import Sampled, Samples
 from .settling import until_settled
 from .viewers import Viewer
 from .visibility import Visibility
@@ -68,6 +69,7 @@ class Checker:
         self._publications = publications
         self._max_record_bytes = max_record_bytes
         self._strict = strict
+        self._samples = Samples()
         # Tables that nobody is shown, and of which that was said.
         self._mentioned: set[TableName] = set()
 
@@ -102,8 +104,12 @@ class Checker:
             self._mention(table)
             if self._publications:
                 places = _published(candidates, places, table)
-            page = Page(table, relation, candidates, places, self._strict)
+            sampled: Sampled = {}
+            if table.has_rls and not table.is_at_odds:
+                sampled = self._samples.pick(candidates, places)
+            page = Page(table, relation, candidates, places, self._strict, sampled)
             await page.ask(lookup or self._visibility.check, self._counters)
+            self._samples.note(candidates, sampled, page.failed)
             timeouts += page.timeouts
             pages.append(page)
         answers = await self._casts.json_of(

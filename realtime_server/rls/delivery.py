@@ -91,7 +91,7 @@ class Delivery:
                 channels = candidate.listening.get(viewer, {})
                 if all(members.is_current for members in channels.values()):
                     continue
-                if view.is_for_all or any(
+                if isinstance(view, ErrorView) or any(
                     _permitted(delivery, members, candidate.change, view)
                     for delivery, members in candidate.matched.get(viewer, ())
                 ):
@@ -110,14 +110,19 @@ class Delivery:
         is_too_large = candidate.size > limit.max_record_bytes
         for viewer, view in shown.items():
             theirs = matched.get(viewer, [])
-            if view.is_for_all:
+            if isinstance(view, ErrorView):
                 # Their filters do not count.
                 if everybody is None:
                     everybody = by_viewer(self._hub.deliveries(candidate.change, filtered=False))
-                theirs = everybody.get(viewer, [])
+                channels = candidate.listening.get(viewer, {})
+                theirs = [
+                    (delivery, channels[delivery.group])
+                    for delivery, _ in everybody.get(viewer, [])
+                    if delivery.group in channels
+                ]
             for matching, members in theirs:
                 delivery = matching
-                if not view.is_for_all:
+                if not isinstance(view, ErrorView):
                     permitted = _permitted(matching, members, candidate.change, view)
                     if permitted is None:
                         continue
@@ -139,7 +144,7 @@ class Delivery:
 
 
 def _permitted(
-    delivery: AnyDelivery, members: Members, change: RowChange, view: View | ErrorView
+    delivery: AnyDelivery, members: Members, change: RowChange, view: View
 ) -> AnyDelivery | None:
     """Return the delivery without filters on columns that may not be looked at any more."""
     member = next(iter(members.values()), None)

@@ -6,7 +6,7 @@ It knows topics, bindings and filters, and nothing of rows that anybody may see.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from realtime_core import RowChange
 
@@ -42,7 +42,7 @@ class Matcher:
     def candidates(self, reads: Sequence[Read]) -> list[Candidate]:
         """Return the same at once."""
         candidates = []
-        listeners: dict[_Kind, tuple[Listening, frozenset[Viewer]]] = {}
+        listeners: dict[_Kind, tuple[Listening, frozenset[Viewer], frozenset[Viewer]]] = {}
         # Where nobody filters, all changes of a table go to the same.
         known: dict[_Kind, tuple[Matched, frozenset[Viewer], frozenset[Viewer]]] = {}
         for read in reads:
@@ -52,8 +52,8 @@ class Matcher:
             if kind not in listeners:
                 listening = self._hub.listening(change)
                 everybody = frozenset(one for one in listening if isinstance(one, Viewer))
-                listeners[kind] = listening, everybody
-            listening, everybody = listeners[kind]
+                listeners[kind] = listening, everybody, self._filtering(change)
+            listening, everybody, filtering = listeners[kind]
             found = known.get(kind)
             if found is None:
                 matched = by_viewer(self._hub.deliveries(change))
@@ -63,8 +63,19 @@ class Matcher:
                 if not self._hub.has_filters(schema, table):
                     known[kind] = found
             matched, viewers, others = found
-            candidates.append(Candidate(change, read.size, viewers, others, matched, listening))
+            candidates.append(
+                Candidate(change, read.size, viewers, others, filtering, matched, listening)
+            )
         return candidates
+
+    def _filtering(self, change: RowChange) -> frozenset[Viewer]:
+        """Return the viewers all of whose channels have filters on a change's table."""
+        relation = change.relation
+        if not self._hub.has_filters(relation.schema, relation.table):
+            return frozenset()
+        # The registrar gave each subscription a viewer. The hub keeps the set, so it is the same
+        # object while the channels are the same.
+        return cast("frozenset[Viewer]", self._hub.filtering(change))
 
 
 def by_viewer(deliveries: Iterable[AnyDelivery]) -> Matched:

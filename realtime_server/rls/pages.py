@@ -13,6 +13,7 @@ from ..catalog.tables import LiveColumn, Table
 from .candidates import Candidate, Shown
 from .counters import Counters
 from .payloads import Answers, ErrorView, View, unknown_values
+from .samples import Sampled
 from .viewers import Viewer
 from .visibility import Answer, Failure, Question, Row
 
@@ -78,6 +79,7 @@ class Page:
         candidates: of the batch.
         places: of those among them that are about the table.
         strict: show only rows that still are as the change says.
+        sampled: for whom rows are looked up, besides, though no filter passes.
     """
 
     def __init__(
@@ -87,8 +89,10 @@ class Page:
         candidates: Sequence[Candidate],
         places: Sequence[int],
         strict: bool,
+        sampled: Sampled,
     ) -> None:
         self._table = table
+        self._sampled = sampled
         self._published = (
             relation.shape.index.keys() if table.published is None else table.published
         )
@@ -102,8 +106,10 @@ class Page:
         # By candidate and columns: who sees them. By candidate: who, all of one role, is told of
         # which error.
         self._shown: dict[tuple[int, tuple[LiveColumn, ...]], list[Viewer]] = {}
-        self._errors: list[tuple[int, str, bool, Sequence[Viewer]]] = []
+        self._errors: list[tuple[int, str, Sequence[Viewer]]] = []
         self.timeouts: Counter[Viewer] = Counter()
+        self.failed: dict[int, set[Viewer]] = {}
+        """By candidate, those whose policies failed."""
         by_role: dict[frozenset[Viewer], dict[str, list[Viewer]]] = {}
         for place in places:
             candidate = candidates[place]
@@ -115,7 +121,12 @@ class Page:
                 self._sort(place, role, theirs, strict)
             for role, theirs in by_role[candidate.others].items():
                 if (error := self._error_for_all(candidate.change, role)) is not None:
-                    self._errors.append((place, error, True, theirs))
+                    self._errors.append((place, error, theirs))
+            for role, theirs in _by_role(
+                sampled.get(place, frozenset()) - candidate.viewers
+            ).items():
+                if self._columns_of(role) and self._error_for_all(candidate.change, role) is None:
+                    self._look_up(place, role, theirs, strict)
 
     def _error_for_all(self, change: RowChange, role: str) -> str | None:
         """Return why a role cannot be shown a change of the table, whatever is in it."""
@@ -142,15 +153,22 @@ class Page:
             return
         error = self._error_for_all(change, role)
         if error is not None:
-            self._errors.append((place, error, True, viewers))
+            self._errors.append((place, error, viewers))
         elif isinstance(change, Delete) or not table.has_rls:
             self._shown.setdefault((place, columns), []).extend(viewers)
         elif table.is_at_odds:
             if role in table.bypassing:
                 self._shown.setdefault((place, columns), []).extend(viewers)
-        elif (row := _row(change, table, columns if strict else ())) is not None:
-            sheet = self._sheets.setdefault(columns if strict else (), _Sheet())
-            sheet.add(row, place, viewers)
+        else:
+            self._look_up(place, role, viewers, strict)
+
+    def _look_up(self, place: int, role: str, viewers: list[Viewer], strict: bool) -> None:
+        change = self._candidates[place].change
+        assert not isinstance(change, Delete)
+        compared = self._columns_of(role) if strict else ()
+        row = _row(change, self._table, compared)
+        if row is not None:
+            self._sheets.setdefault(compared, _Sheet()).add(row, place, viewers)
 
     async def ask(self, look_up: Lookup, counters: Counters) -> None:
         """Have the rows looked up."""
@@ -173,8 +191,16 @@ class Page:
             else:
                 counters.errors += 1
             for place in sheet.candidates[row]:
-                if viewer in self._candidates[place].viewers:
-                    self._errors.append((place, _FAILURES[failure], False, (viewer,)))
+                self.failed.setdefault(place, set()).add(viewer)
+                if self._may_be_told(place, viewer):
+                    self._errors.append((place, _FAILURES[failure], (viewer,)))
+
+    def _may_be_told(self, place: int, viewer: Viewer) -> bool:
+        """Say whether a row was looked up for who listens to it whatever the filters say."""
+        candidate = self._candidates[place]
+        if viewer in candidate.filtering:
+            return viewer in self._sampled.get(place, ())
+        return viewer in candidate.viewers or viewer in candidate.others
 
     def unknown_values(self) -> Iterator[tuple[int, str]]:
         if not self._table.types:
@@ -193,9 +219,8 @@ class Page:
                 is_too_large=candidate.size > max_record_bytes,
             )
             shown[place].update(dict.fromkeys(viewers, seen))
-        for place, error, is_for_all, those in self._errors:
-            change, columns = self._candidates[place].change, self._columns_of(those[0].role)
-            told = ErrorView(change, self._table, columns, error, is_for_all=is_for_all)
+        for place, error, those in self._errors:
+            told = ErrorView(self._candidates[place].change, self._table, error)
             shown[place].update(dict.fromkeys(those, told))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from json.encoder import encode_basestring
-from typing import ClassVar, Final
+from typing import Final
 
 from realtime_core import UNCHANGED, Column, Delete, Insert, Record, RowChange, Update
 from realtime_core.oids import BUILTIN_TYPES
@@ -66,8 +66,6 @@ class View:
     """
 
     __slots__ = ("_answers", "_change", "_columns", "_is_too_large", "_payloads", "_table")
-
-    is_for_all: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -129,37 +127,20 @@ class View:
 
 
 class ErrorView:
-    """What is told of a change whose row cannot be shown.
+    """What is told of a change whose row cannot be shown, whatever filters say.
 
     Args:
         change: of the table.
         table: as it is now.
-        columns: what may be shown of it.
         error: what is told.
-        is_for_all: whether it concerns all who listen to the table.
     """
 
-    __slots__ = ("_change", "_columns", "_error", "_table", "is_for_all")
+    __slots__ = ("_change", "_error", "_table")
 
-    def __init__(
-        self,
-        change: RowChange,
-        table: Table,
-        columns: Sequence[LiveColumn],
-        error: str,
-        *,
-        is_for_all: bool = False,
-    ) -> None:
+    def __init__(self, change: RowChange, table: Table, error: str) -> None:
         self._change = change
         self._table = table
-        self._columns = columns
         self._error = error
-        self.is_for_all = is_for_all
-        """Whether it concerns all who listen to the table, whatever their filters say."""
-
-    def lets_filter_by(self, columns: frozenset[str]) -> bool:
-        """Say whether a filter may look at columns, where filters count."""
-        return not columns or columns.issubset(column.name for column in self._columns)
 
     def payload(self, select: frozenset[str] | None = None, *, has_time: bool = False) -> bytes:
         """Return the error as JSON.

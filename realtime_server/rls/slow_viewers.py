@@ -14,8 +14,6 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-import attrs
-
 from ..catalog.tables import LiveColumn, Table
 from .candidates import Candidate, Decided
 from .checker import Checker
@@ -94,10 +92,7 @@ class SlowViewers:
         apart = frozenset(self._lanes)
         on_time = candidates
         if apart:
-            on_time = [
-                attrs.evolve(one, viewers=one.viewers - apart, others=one.others - apart)
-                for one in candidates
-            ]
+            on_time = [one.without(apart) for one in candidates]
         verdict = await self._checker.check(on_time)
         for viewer in verdict.timeouts:
             for one in verdict.shown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -158,3 +159,83 @@ async def test_a_filter_that_fits_no_more_names_no_hidden_column(stage: RlsStage
             "realtime:lounge",
         }
         assert "salary" not in str(frames)
+
+
+# Errors.
+
+RAISED = ["Error 500: Internal Server Error, row level security raised an error"]
+TOO_LONG = ["Error 500: Internal Server Error, row level security took too long"]
+CLAIM = "current_setting('request.jwt.claims')::jsonb"
+
+
+async def told(client: RlsClient) -> dict[str, list[Any]]:
+    """Return by topic what a client was told of: errors, and keys without one."""
+    found: dict[str, list[Any]] = {}
+    for frame in await client.drain():
+        if frame["event"] != "system":
+            data = frame["payload"].get("data", frame["payload"])
+            key = (data.get("record") or data.get("old_record") or {}).get("id")
+            found.setdefault(frame["topic"], []).append(data["errors"] or key)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("policy", "error"),
+    [
+        # A claim that is no UUID.
+        (f"owner = (select ({CLAIM} ->> 'sub')::uuid)", RAISED),
+        (f"case {CLAIM} ->> 'sub' when 'nobody' then pg_sleep(9) is not null end", TOO_LONG),
+    ],
+)
+async def test_an_error_does_not_tell_which_filter_a_hidden_row_passes(
+    stage: RlsStage, policy: str, error: list[str]
+) -> None:
+    stage.make("staff", "id int primary key, salary int, owner uuid", policy)
+    for n, threshold in enumerate((10, 499, 500, 501, 90_000)):
+        filter = f"salary=gte.{threshold}"
+        binding = {"event": "*", "schema": stage.schema, "table": "staff", "filter": filter}
+        # Each is somebody else to the server.
+        async with stage.client("nobody", attempt=n) as client:
+            topic = stage.topic("staff", filter)
+            await client.sit(topic)
+            reply = await client.try_join("realtime:room", bindings(client, binding))
+            assert reply["status"] == "ok"
+            stage.execute(
+                f"insert into staff values ({n}, 500, gen_random_uuid())",
+                f"update staff set owner = gen_random_uuid() where id = {n}",
+            )
+            await stage.settle()
+            received: dict[str, list[Any]] = {}
+            while sum(map(len, received.values())) < 4:
+                frame = await client.receive()
+                if frame["event"] != "system":
+                    data = frame["payload"].get("data", frame["payload"])
+                    received.setdefault(frame["topic"], []).append(data["errors"])
+            assert received == {topic: [error] * 2, "realtime:room": [error] * 2}
+            assert await told(client) == {}
+
+
+async def test_an_error_of_one_row_does_not_tell_which_filter_it_passes(stage: RlsStage) -> None:
+    stage.make("staff", "id int primary key, salary int", "salary < 100 and 1 / (salary - 7) < 9")
+    filters = ("salary=eq.7", "salary=eq.8", "salary=gte.7", "salary=lt.7")
+    async with contextlib.AsyncExitStack() as stack:
+        clients = {}
+        for filter in filters:
+            clients[filter] = await stack.enter_async_context(stage.client(filter))
+            await clients[filter].sit(stage.topic("staff", filter))
+        whole = await stack.enter_async_context(stage.client("whole"))
+        await whole.sit(stage.topic("staff"), *(stage.topic("staff", each) for each in filters))
+        # Nothing is wrong with the first one, which is looked at for everybody.
+        stage.execute("insert into staff values (1, 9000)", "insert into staff values (2, 7)")
+        await stage.settle()
+        assert [await told(clients[filter]) for filter in filters] == [{}] * 4
+        # Who asks for all rows is told, whatever else is asked for.
+        topics = (stage.topic("staff"), *(stage.topic("staff", each) for each in filters))
+        assert await told(whole) == {topic: [RAISED] for topic in topics}
+        # They go on.
+        stage.execute("insert into staff values (3, 8)")
+        await stage.settle()
+        for filter, keys in zip(filters, ([], [3], [3], []), strict=True):
+            assert await told(clients[filter]) == (
+                {stage.topic("staff", filter): keys} if keys else {}
+            )

@@ -23,6 +23,7 @@ from realtime_server.rls.counters import Counters
 from realtime_server.rls.delivery import Delivery
 from realtime_server.rls.losses import Loss, LossReason
 from realtime_server.rls.matcher import Matcher
+from realtime_server.rls.payloads import ErrorView
 from realtime_server.rls.reader import Batch, Read
 from realtime_server.rls.viewers import Viewer
 from realtime_server.topics import Topic
@@ -35,9 +36,8 @@ ANN, BOB = (Viewer.of({"role": "reader", "sub": sub}) for sub in ("ann", "bob"))
 class Text:
     """A view that is its text, or a fault."""
 
-    def __init__(self, text: str, *, is_for_all: bool = False) -> None:
+    def __init__(self, text: str) -> None:
         self.text = text
-        self.is_for_all = is_for_all
 
     def lets_filter_by(self, columns: frozenset[str]) -> bool:
         return True
@@ -45,6 +45,16 @@ class Text:
     def payload(self, select: Any = None, *, has_time: bool = True) -> bytes:
         if not self.text:
             raise ValueError("cannot be shown")
+        return f'"{self.text}"'.encode()
+
+
+class ErrorText(ErrorView):
+    """An error that is its text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def payload(self, select: Any = None, *, has_time: bool = False) -> bytes:
         return f'"{self.text}"'.encode()
 
 
@@ -127,10 +137,10 @@ async def test_who_filters_is_named_apart_from_those_who_get_it() -> None:
     assert [(one.viewers, one.others) for one in oracle.asked] == [({ANN}, {BOB}), ({BOB}, {ANN})]
 
 
-async def test_what_is_for_all_goes_past_the_filters() -> None:
+async def test_an_error_goes_past_the_filters() -> None:
     hub = Hub()
     ann = sit(hub, ANN, "realtime:public:todos:id=eq.9")
-    await publish(hub, Oracle({ANN: Text("400", is_for_all=True)}), batch(1))
+    await publish(hub, Oracle({ANN: ErrorText("400")}), batch(1))
     assert payloads(ann) == ["400"]
 
 

@@ -1,0 +1,121 @@
+"""Samples: rows that are looked up for a viewer whatever its filters say.
+
+Usually a row is looked up for those whose filters it passes. If a policy fails then, to say so
+would tell that the row passes, though it may be hidden: whoever sends many filters would find out
+what is in it. So a viewer all of whose channels have filters is told of a failure only where its
+filters did not decide that the row was looked up: of its first change of a table, of one every now
+and then, and of all from a sample that failed to one that did not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias
+from weakref import WeakKeyDictionary, WeakSet
+
+import attrs
+
+from realtime_core import Delete, RowChange
+
+from .candidates import Candidate
+from .viewers import Viewer
+
+__all__ = ["Sampled", "Samples"]
+
+_INTERVAL: Final = 10.0
+"""Seconds from one sample to the next. A thousand viewers' take some milliseconds."""
+
+Sampled: TypeAlias = Mapping[int, frozenset[Viewer]]
+"""By a candidate's place, for whom it is looked up whatever the filters say."""
+
+_Kind: TypeAlias = tuple[str, str, type[RowChange]]
+"""A change's schema, table and class."""
+
+
+@attrs.define
+class _Known:
+    """What is known of the viewers of one kind of changes."""
+
+    due: WeakKeyDictionary[Viewer, float] = attrs.field(factory=WeakKeyDictionary)
+    """When each is to have its next sample."""
+    failing: WeakSet[Viewer] = attrs.field(factory=WeakSet)
+    """Those whose last sample failed."""
+    quiet: frozenset[Viewer] | None = None
+    """Of these nobody is due before ``quiet_until``."""
+    quiet_until: float = 0.0
+
+    def due_among(self, audience: frozenset[Viewer], now: float) -> frozenset[Viewer]:
+        if audience is self.quiet and now < self.quiet_until:
+            return frozenset()
+        due = frozenset(viewer for viewer in audience if self.due.get(viewer, 0.0) <= now)
+        if not due:
+            self.quiet = audience
+            self.quiet_until = min(self.due[viewer] for viewer in audience)
+        return due
+
+
+class Samples:
+    """Chooses them, by nothing but the time and how the last ones went.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._kinds: dict[_Kind, _Known] = {}
+
+    def pick(self, candidates: Sequence[Candidate], places: Sequence[int]) -> Sampled:
+        """Choose among the changes of one table."""
+        now = self._clock()
+        picked: dict[int, frozenset[Viewer]] = {}
+        # By kind: the last audience, and who has a sample in this batch already.
+        begun: dict[_Kind, tuple[frozenset[Viewer], frozenset[Viewer]]] = {}
+        for place in places:
+            change, audience = candidates[place].change, candidates[place].filtering
+            if not audience or isinstance(change, Delete):
+                continue
+            kind = _kind(change)
+            known = self._kinds.setdefault(kind, _Known())
+            last, done = begun.get(kind, (None, frozenset()))
+            chosen: frozenset[Viewer] = frozenset()
+            if audience is not last:
+                chosen = known.due_among(audience, now) - done
+                begun[kind] = audience, done | chosen
+            if known.failing:
+                chosen |= audience.intersection(known.failing)
+            if chosen:
+                picked[place] = chosen
+        return picked
+
+    def note(
+        self,
+        candidates: Sequence[Candidate],
+        sampled: Sampled,
+        failed: Mapping[int, set[Viewer]],
+    ) -> None:
+        """Take how those that were picked went.
+
+        Args:
+            candidates: the same.
+            sampled: what was picked.
+            failed: by place, whose policies failed.
+        """
+        due = self._clock() + _INTERVAL
+        looked_at: dict[_Kind, set[Viewer]] = {}
+        failing: dict[_Kind, set[Viewer]] = {}
+        for place, viewers in sampled.items():
+            kind = _kind(candidates[place].change)
+            failing.setdefault(kind, set()).update(viewers & failed.get(place, set()))
+            looked_at.setdefault(kind, set()).update(viewers)
+        for kind, those in looked_at.items():
+            known = self._kinds[kind]
+            for viewer in those:
+                known.due[viewer] = due
+            known.failing -= those
+            known.failing |= failing[kind]
+
+
+def _kind(change: RowChange) -> _Kind:
+    return change.relation.schema, change.relation.table, type(change)
