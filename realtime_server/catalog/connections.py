@@ -57,15 +57,20 @@ class Connections:
         name: shown in ``pg_stat_activity`` behind ``realtime_server``.
         size: how many there may be.
         settings: SQL for each new one.
+        prepares: whether what is asked often is prepared.
     """
 
-    def __init__(self, dsn: Dsn, *, name: str, size: int, settings: str = "") -> None:
+    def __init__(
+        self, dsn: Dsn, *, name: str, size: int, settings: str = "", prepares: bool = True
+    ) -> None:
         async def conninfo() -> str:
             return make_conninfo(
                 await dsn(), application_name=f"realtime_server {name}", client_encoding="UTF8"
             )
 
         async def configure(connection: AsyncConnection[Any]) -> None:
+            if not prepares:
+                connection.prepare_threshold = None
             if settings:
                 await connection.execute(settings.encode())
 
@@ -97,7 +102,8 @@ class Connections:
         """Have a connection.
 
         Raises:
-            psycopg.OperationalError: if there is none within so many seconds.
+            psycopg.OperationalError: if there is none within so many seconds, or if it is of no
+                use any more.
         """
         async with self._pool.connection(timeout=within) as connection:
             # The pool answers a cancellation that comes together with the connection with the
@@ -105,7 +111,16 @@ class Connections:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError
-            yield connection
+            try:
+                yield connection
+            except psycopg.errors.InvalidSqlStatementName as exc:
+                # A user's code, as a type's check, may run DEALLOCATE ALL, and no rollback undoes
+                # that.
+                await connection.close()
+                raise psycopg.OperationalError(
+                    "the session has lost its prepared statements; a function of a policy's, or "
+                    "of a type's, must not run DEALLOCATE"
+                ) from exc
 
     async def renew(self) -> None:
         """Have new connections from now on: the database has moved to another server."""

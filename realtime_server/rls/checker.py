@@ -124,7 +124,7 @@ class Checker:
     ) -> dict[TableName, Table]:
         """Return tables as they are when transactions are over for everybody."""
         names = {(relation.schema, relation.table) for relation in relations}
-        async with self._visibility.connections.one() as connection:
+        async with self._visibility.catalog.one() as connection:
             while True:
                 snapshot, tables = await look_at_tables(
                     connection, names, roles, self._publications, OutputPlugin.WAL2JSON

@@ -104,18 +104,28 @@ class Visibility:
             dsn,
             name=name,
             size=size,
+            prepares=False,
             # One plan for any number of rows, without the just-in-time compiler, which
             # estimates of arrays would call in vain.
             settings="SET jit = off; SET plan_cache_mode = force_generic_plan;"
             f"SET statement_timeout = {milliseconds};"
             f"SET lock_timeout = {max(1, milliseconds // 2)}",
         )
-        """For what else is asked of the database."""
+        """For what else runs a user's code, as a type's checks. That may run ``DEALLOCATE ALL``,
+        which no rollback undoes, so nothing on these is prepared."""
+        self.catalog = Connections(
+            dsn,
+            name=f"{name} tables",
+            size=2,
+            settings=f"SET jit = off; SET statement_timeout = {milliseconds}",
+        )
+        """For what runs no code but PostgreSQL's own."""
         # The functions that each connection has.
         self._functions: WeakKeyDictionary[AsyncConnection[Any], set[str]] = WeakKeyDictionary()
 
     async def __aenter__(self) -> Self:
         await self.connections.__aenter__()
+        await self.catalog.__aenter__()
         return self
 
     async def __aexit__(
@@ -124,6 +134,7 @@ class Visibility:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await self.catalog.__aexit__(exc_type, exc, traceback)
         await self.connections.__aexit__(exc_type, exc, traceback)
 
     async def check(
