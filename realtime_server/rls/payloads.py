@@ -8,6 +8,7 @@ has been asked for before, see :func:`unknown_values`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -29,6 +30,10 @@ Answers = Mapping[tuple[int, str], str]
 
 Event = str
 """``INSERT``, ``UPDATE`` or ``DELETE``."""
+
+_MOST_MEASURED: Final = 64 * SHORT
+"""Characters of a value's text beyond which its JSON is taken to be long: to make and to measure
+that of a hundred megabytes would take seconds, in which nobody else is served."""
 
 
 def event_of(change: RowChange) -> Event:
@@ -206,6 +211,8 @@ class _Row:
             if column.name not in self.shown or field is UNCHANGED:
                 continue
             if isinstance(field, str):
+                if self._only_short and len(field) > _MOST_MEASURED:
+                    continue
                 value = self._value(column, field)
                 if not self._only_short or _size(value) <= SHORT:
                     parts.append(f"{encode_basestring(column.name)}:{value}")
@@ -227,7 +234,10 @@ def _fields(record: Record) -> Iterator[tuple[Column, object]]:
 def _size(value: str) -> int:
     """Return how long a value is as jsonb's text, which has spaces in arrays and objects."""
     if value[0] in "[{":
-        value = json.dumps(json.loads(value), ensure_ascii=False)
+        # What Python cannot read (numbers of thousands of digits, a thousand levels, half of a
+        # surrogate pair) is as long as it is written.
+        with contextlib.suppress(ValueError, RecursionError):
+            return len(json.dumps(json.loads(value), ensure_ascii=False).encode())
     return len(value.encode())
 
 
