@@ -284,7 +284,9 @@ class Connection:
 
         def tell(attached: bool) -> None:
             self._announcements.pop(channel, None)
-            self._perform_all(self._state.in_place(channel))
+            registered = self._registered.get(channel.topic)
+            notes = () if registered is None else registered.notes
+            self._perform_all(self._state.in_place(channel, notes))
 
         if self._attachment:
             tell(True)

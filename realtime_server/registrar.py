@@ -5,7 +5,7 @@ Where the database decides who sees what, it has to know who listens, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
 from .grants import Grant
@@ -21,6 +21,11 @@ class Registered(Protocol):
     @property
     def viewer(self) -> Hashable:
         """In whose eyes rows are looked at; None: everybody sees them."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What its client should know of its bindings once they are in place."""
         ...
 
 

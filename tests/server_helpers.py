@@ -207,6 +207,7 @@ class Nobody:
     """A registrar that asks no database: what there is, the hub finds out."""
 
     viewer = None
+    notes = ()
 
     async def register(
         self, topic: Topic, bindings: tuple[Binding, ...] | None, grant: Grant

@@ -34,6 +34,7 @@ class _Listener:
 
     viewer: None = None
     """Everybody sees everything."""
+    notes: tuple[str, ...] = ()
     wishes: Sequence[tuple[Wish, ...]] = ()
     """What it asks for, until that was held against the tables."""
     amiss: str | None = None

@@ -25,6 +25,7 @@ __all__ = [
     "UNSUPPORTED_DATA",
     "Message",
     "Ref",
+    "noted",
     "subscribed",
     "subscription_failed",
 ]
@@ -77,6 +78,14 @@ class Message:
 def subscribed(channel: str) -> dict[str, Any]:
     """Return the ``system`` payload that says that a channel's bindings are in place."""
     return _system(channel, "ok", "Subscribed to PostgreSQL")
+
+
+def noted(channel: str, note: str) -> dict[str, Any]:
+    """Return the ``system`` payload that says what to know of bindings that are in place.
+
+    Its status is no error: clients would join again.
+    """
+    return _system(channel, "ok", note)
 
 
 def subscription_failed(channel: str, reason: str) -> dict[str, Any]:

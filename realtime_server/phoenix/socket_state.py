@@ -20,6 +20,7 @@ next message: if that joins the topic again, the reply comes without the ``phx_c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import attrs
@@ -41,6 +42,7 @@ from .messages import (
     SYSTEM,
     Message,
     Ref,
+    noted,
     subscribed,
     subscription_failed,
 )
@@ -261,9 +263,10 @@ class SocketState:
         """Take up a join that was put off: it is to be answered now."""
         del self.postponed[message.topic]
 
-    def in_place(self, channel: Channel) -> list[Action]:
-        """Tell a channel that its bindings are."""
-        return [Send(Message(channel.topic, SYSTEM, subscribed(channel.name)))]
+    def in_place(self, channel: Channel, notes: Iterable[str] = ()) -> list[Action]:
+        """Tell a channel that its bindings are, and what to know of them."""
+        told = [subscribed(channel.name), *(noted(channel.name, note) for note in notes)]
+        return [Send(Message(channel.topic, SYSTEM, payload)) for payload in told]
 
     def fail(self, channel: Channel, reason: str) -> list[Action]:
         """Tell a channel that nothing comes of what it asks for."""

@@ -10,16 +10,15 @@ import logging
 from collections.abc import Iterator
 from typing import Final
 
-from realtime_core import Gap, RowChange
+from realtime_core import Gap
 
 from ..dispatch import Members
-from ..groups import AnyDelivery, BoundDelivery, Subscription
 from ..hub import Hub
-from .candidates import Candidate, Decided, Matched, Shown
+from .candidates import Candidate, Decided, Shown
 from .counters import Counters
 from .losses import Loss, LossReason
-from .matcher import by_viewer
-from .payloads import ErrorView, View
+from .payloads import ErrorView
+from .receivers import Receivers
 from .viewers import Viewer
 
 __all__ = ["Delivery"]
@@ -87,14 +86,12 @@ class Delivery:
         """Tell channels of a gap that became another's before they got what was decided."""
         moved: dict[Viewer, list[Candidate]] = {}
         for candidate, shown in decided:
+            receivers = Receivers(self._hub, candidate)
             for viewer, view in shown.items():
                 channels = candidate.listening.get(viewer, {})
                 if all(members.is_current for members in channels.values()):
                     continue
-                if isinstance(view, ErrorView) or any(
-                    _permitted(delivery, members, candidate.change, view)
-                    for delivery, members in candidate.matched.get(viewer, ())
-                ):
+                if isinstance(view, ErrorView) or receivers.of(viewer, view):
                     moved.setdefault(viewer, []).append(candidate)
         for viewer, theirs in moved.items():
             self.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs, is_of_moved=True))
@@ -104,29 +101,11 @@ class Delivery:
             yield from self._of_one(candidate, shown)
 
     def _of_one(self, candidate: Candidate, shown: Shown) -> Iterator[tuple[Members, bytes]]:
-        matched = candidate.matched
-        everybody: Matched | None = None
+        receivers = Receivers(self._hub, candidate)
         limit = self._hub.record_limit
         is_too_large = candidate.size > limit.max_record_bytes
         for viewer, view in shown.items():
-            theirs = matched.get(viewer, [])
-            if isinstance(view, ErrorView):
-                # Their filters do not count.
-                if everybody is None:
-                    everybody = by_viewer(self._hub.deliveries(candidate.change, filtered=False))
-                channels = candidate.listening.get(viewer, {})
-                theirs = [
-                    (delivery, channels[delivery.group])
-                    for delivery, _ in everybody.get(viewer, [])
-                    if delivery.group in channels
-                ]
-            for matching, members in theirs:
-                delivery = matching
-                if not isinstance(view, ErrorView):
-                    permitted = _permitted(matching, members, candidate.change, view)
-                    if permitted is None:
-                        continue
-                    delivery = permitted
+            for delivery, members in receivers.of(viewer, view):
                 try:
                     data = view.payload(delivery.select, has_time=delivery.is_bound)
                     message = delivery.message(data)
@@ -141,32 +120,3 @@ class Delivery:
                 yield members, message
         if is_too_large and shown:
             limit.note(candidate.change.relation)
-
-
-def _permitted(
-    delivery: AnyDelivery, members: Members, change: RowChange, view: View
-) -> AnyDelivery | None:
-    """Return the delivery without filters on columns that may not be looked at any more."""
-    member = next(iter(members.values()), None)
-    if member is None:
-        return None
-    # They have the same topic and bindings.
-    assert isinstance(member, Subscription)
-    if isinstance(delivery, BoundDelivery):
-        refused = {
-            binding.id
-            for binding in member.bindings or ()
-            if binding.filter is not None and not view.lets_filter_by(binding.columns)
-        }
-        if not refused:
-            return delivery
-        ids = [one for one in delivery.ids if one not in refused]
-        return delivery._replace(ids=ids) if ids else None
-    topic = member.topic
-    if view.lets_filter_by(topic.columns):
-        return delivery
-    # It may mean several tables.
-    table = (change.relation.schema, change.relation.table)
-    filters = [item.filter for item in topic.filters if (item.schema, item.table) == table]
-    is_permitted = all(view.lets_filter_by(each.columns) for each in filters)
-    return delivery if is_permitted else None

@@ -216,7 +216,8 @@ class Page:
                 self._table,
                 columns,
                 answers,
-                is_too_large=candidate.size > max_record_bytes,
+                size=candidate.size,
+                max_bytes=max_record_bytes,
             )
             shown[place].update(dict.fromkeys(viewers, seen))
         for place, error, those in self._errors:

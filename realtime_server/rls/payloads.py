@@ -67,10 +67,19 @@ class View:
         table: as it is now.
         columns: what may be shown of it.
         answers: for values that only the database can render.
-        is_too_large: show short values alone, and say so.
+        size: of the change's values as text, in bytes.
+        max_bytes: beyond which short values alone are shown, and that is said.
     """
 
-    __slots__ = ("_answers", "_change", "_columns", "_is_too_large", "_payloads", "_table")
+    __slots__ = (
+        "_answers",
+        "_change",
+        "_columns",
+        "_hides_old",
+        "_is_too_large",
+        "_payloads",
+        "_table",
+    )
 
     def __init__(
         self,
@@ -79,14 +88,28 @@ class View:
         columns: Sequence[LiveColumn],
         answers: Answers,
         *,
-        is_too_large: bool,
+        size: int,
+        max_bytes: int,
     ) -> None:
         self._change = change
         self._table = table
         self._columns = columns
         self._answers = answers
-        self._is_too_large = is_too_large
+        # Who may have seen the old row is not known.
+        self._hides_old = table.has_rls
+        # How large the hidden part of it was is not to be told either.
+        self._is_too_large = size > max_bytes and (
+            not self._hides_old or self._size_without_hidden() > max_bytes
+        )
         self._payloads: dict[tuple[frozenset[str] | None, bool], bytes] = {}
+
+    def _size_without_hidden(self) -> int:
+        change, key = self._change, self._table.key_names
+        fields: list[object] = [] if isinstance(change, Delete) else [*change.record.fields]
+        if not isinstance(change, Insert) and change.old_record is not None:
+            old = _identity_of(change)
+            fields += [field for column, field in old if column.name in key]
+        return sum(len(field.encode()) for field in fields if isinstance(field, str))
 
     def payload(self, select: frozenset[str] | None = None, *, has_time: bool = True) -> bytes:
         """Return the change as JSON, rendered once.
@@ -111,6 +134,13 @@ class View:
         """Say whether a filter may look at columns: else it would tell what is in them."""
         return not columns or columns.issubset(column.name for column in self._columns)
 
+    @property
+    def known_of_old(self) -> frozenset[str] | None:
+        """The columns of a DELETE's row that a filter may look at; None: all that it knows."""
+        if not self._hides_old or not isinstance(self._change, Delete):
+            return None
+        return frozenset(self._table.key_names)
+
     def _render(self, select: frozenset[str] | None, is_short: bool) -> bytes:
         change, table, columns = self._change, self._table, self._columns
         if select is not None:
@@ -123,8 +153,7 @@ class View:
         if isinstance(change, Insert | Update):
             parts.append(f',"record":{row.render(_fields(change.record))}')
         if isinstance(change, Update | Delete):
-            if table.has_rls:
-                # Of a row that is gone nobody can say who might have seen it.
+            if self._hides_old:
                 row.shown = shown & set(table.key_names)
             parts.append(f',"old_record":{row.render(_identity_of(change))}')
         parts.append("}")

@@ -7,7 +7,7 @@ narrower; the server itself goes by the whole filter.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 import attrs
@@ -22,13 +22,13 @@ from realtime_core.filters import (
     Reference,
     Side,
 )
-from realtime_core.filters.nodes import references
+from realtime_core.filters.nodes import Not, Or, references
 
 from ..catalog.tables import Table
 from ..catalog.wishes import Wish, check_columns, check_table
 from ..errors import RefusedError
 
-__all__ = ["SubscriptionRow", "condition", "row_of"]
+__all__ = ["SubscriptionRow", "condition", "note_of", "row_of"]
 
 # What a row can say, of all that the language can; the rest is left out, which widens it.
 _EXPRESSIBLE: Final = {
@@ -74,6 +74,36 @@ def row_of(wish: Wish, table: Table | None, role: str, enums: EnumOrders) -> Sub
             )
         filters = [item for node in _conjuncts(wish.filter.root) if (item := condition(node))]
     return SubscriptionRow(table.oid, tuple(filters), wish.action, wish.selected)
+
+
+def note_of(wish: Wish, table: Table | None) -> str | None:
+    """Return what whoever wants this of a table should know, though it can be had."""
+    filter = wish.filter
+    if wish.action != "DELETE" or filter is None or filter.root is None:
+        return None
+    if table is None or not table.has_rls:
+        return None
+    key = table.key_names
+    if _can_be(filter.root, True, key):
+        return None
+    named = f"the primary key ({', '.join(key)})" if key else "a primary key, which it has not,"
+    return (
+        f"no DELETE of {wish} passes the filter {filter.text!r}: where row level security is on, "
+        f"it goes by {named} alone"
+    )
+
+
+def _can_be(node: Node, truth: bool, known: Collection[str]) -> bool:
+    """Say whether it can come out so, if some columns are known and the others are not."""
+    match node:
+        case Not(item):
+            return _can_be(item, not truth, known)
+        case And(items) | Or(items):
+            needs_all = isinstance(node, And) == truth
+            found = (_can_be(item, truth, known) for item in items)
+            return all(found) if needs_all else any(found)
+        case Comparison():
+            return node.reference.column in known
 
 
 def _conjuncts(node: Node | None) -> Iterator[Node]:

@@ -33,7 +33,7 @@ from ..config import OutputPlugin
 from ..errors import RefusedError, UnavailableError
 from ..gate import OWN_SCHEMA
 from ..patience import wait_at_most
-from .rows import SubscriptionRow, row_of
+from .rows import SubscriptionRow, note_of, row_of
 from .viewers import Viewer
 
 __all__ = ["Registration", "Registry"]
@@ -60,6 +60,8 @@ class Registration:
     """Each in all the ways in which it can be read; one of them has to be possible."""
     viewer: Viewer
     id: UUID = attrs.field(factory=uuid4)
+    notes: tuple[str, ...] = ()
+    """What its client should know of what it wants, though it can be had."""
 
     @property
     def has_wildcard(self) -> bool:
@@ -357,20 +359,26 @@ class Registry:
         }
         tables = await read_tables(connection, named, [role], self._publications, self._plugin)
 
-        def row(wish: Wish) -> SubscriptionRow | None:
-            """Return the row of a wish for one table, None for more of them."""
+        def row(wish: Wish) -> tuple[SubscriptionRow, str | None] | None:
+            """Return row and note of a wish for one table, None for more of them."""
             check_wish(wish)
             if wish.schema is None or wish.table is None:
                 return None
-            return row_of(wish, tables.get((wish.schema, wish.table)), role, self._enum_orders)
+            table = tables.get((wish.schema, wish.table))
+            return row_of(wish, table, role, self._enum_orders), note_of(wish, table)
 
         rows: dict[SubscriptionRow, None] = {}
+        notes: dict[str, None] = {}
         for ways in registration.wants:
             for wish, found in possible(ways, row):
                 if found is None:
                     rows.update(dict.fromkeys(await self._wildcard_rows(connection, wish, role)))
-                else:
-                    rows[found] = None
+                    continue
+                found_row, note = found
+                rows[found_row] = None
+                if note is not None:
+                    notes[note] = None
+        registration.notes = tuple(notes)
         return list(rows)
 
     async def _wildcard_rows(

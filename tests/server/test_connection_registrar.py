@@ -23,6 +23,7 @@ from tests.server_helpers import insert
 class Seat:
     topic: str
     viewer: Hashable
+    notes: tuple[str, ...] = ()
     tell: Callable[[str], None] | None = None
 
 

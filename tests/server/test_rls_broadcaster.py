@@ -36,6 +36,8 @@ ANN, BOB = (Viewer.of({"role": "reader", "sub": sub}) for sub in ("ann", "bob"))
 class Text:
     """A view that is its text, or a fault."""
 
+    known_of_old = None
+
     def __init__(self, text: str) -> None:
         self.text = text
 

@@ -1,0 +1,126 @@
+"""Receivers: which channels get what their viewers are shown of a change.
+
+They were matched before it was known who may see the row, and how much of it; a filter must not
+tell more than is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import attrs
+
+from realtime_core import UNCHANGED, Delete, Record, RowChange
+
+from ..bindings import Form
+from ..dispatch import Members
+from ..groups import AnyDelivery, AnyGroup, BoundDelivery, Subscription
+from ..hub import Hub
+from .candidates import Candidate, Matched
+from .matcher import by_viewer
+from .payloads import ErrorView, View
+from .viewers import Viewer
+
+__all__ = ["Receivers"]
+
+_Passing: TypeAlias = dict[tuple[AnyGroup, Form | None], Sequence[int]]
+"""By group and form, the ids of the bindings that pass; of a topic there are none."""
+
+
+class Receivers:
+    """Of one change.
+
+    Args:
+        hub: who listens.
+        candidate: the change, and who was matched with it.
+    """
+
+    def __init__(self, hub: Hub, candidate: Candidate) -> None:
+        self._hub = hub
+        self._candidate = candidate
+        # What is only computed if it is needed, and then once.
+        self._everybody: Matched | None = None
+        self._passing: _Passing | None = None
+
+    def of(self, viewer: Viewer, view: View | ErrorView) -> list[tuple[AnyDelivery, Members]]:
+        """Return those of a viewer, as they were when the change was matched."""
+        candidate = self._candidate
+        if isinstance(view, ErrorView):
+            # Whatever their filters say.
+            if self._everybody is None:
+                self._everybody = by_viewer(self._hub.deliveries(candidate.change, filtered=False))
+            channels = candidate.listening.get(viewer, {})
+            return [
+                (delivery, channels[delivery.group])
+                for delivery, _ in self._everybody.get(viewer, [])
+                if delivery.group in channels
+            ]
+        found = []
+        known = view.known_of_old
+        for matched, members in candidate.matched.get(viewer, ()):
+            delivery = _permitted(matched, members, candidate.change, view)
+            if delivery is not None and known is not None and delivery.is_filtered:
+                delivery = self._passes_what_is_known(delivery, known)
+            if delivery is not None:
+                found.append((delivery, members))
+        return found
+
+    def _passes_what_is_known(
+        self, delivery: AnyDelivery, known: frozenset[str]
+    ) -> AnyDelivery | None:
+        """Return the delivery as far as a DELETE passes by some columns of the old row alone."""
+        change = self._candidate.change
+        assert isinstance(change, Delete)
+        if known.issuperset(change.old_record.shape.names):
+            return delivery
+        if self._passing is None:
+            self._passing = {
+                (one.group, one.form if isinstance(one, BoundDelivery) else None): (
+                    one.ids if isinstance(one, BoundDelivery) else ()
+                )
+                for one in self._hub.deliveries(_with_nothing_but(change, known))
+            }
+        if not isinstance(delivery, BoundDelivery):
+            return delivery if (delivery.group, None) in self._passing else None
+        passing = self._passing.get((delivery.group, delivery.form), ())
+        ids = [one for one in delivery.ids if one in passing]
+        return delivery._replace(ids=ids) if ids else None
+
+
+def _with_nothing_but(change: Delete, known: frozenset[str]) -> Delete:
+    old = change.old_record
+    fields = tuple(
+        field if name in known else UNCHANGED
+        for name, field in zip(old.shape.names, old.fields, strict=True)
+    )
+    return attrs.evolve(change, old_record=Record(old.shape, fields))
+
+
+def _permitted(
+    delivery: AnyDelivery, members: Members, change: RowChange, view: View
+) -> AnyDelivery | None:
+    """Return the delivery without filters on columns that may not be looked at any more."""
+    member = next(iter(members.values()), None)
+    if member is None:
+        return None
+    # They have the same topic and bindings.
+    assert isinstance(member, Subscription)
+    if isinstance(delivery, BoundDelivery):
+        refused = {
+            binding.id
+            for binding in member.bindings or ()
+            if binding.filter is not None and not view.lets_filter_by(binding.columns)
+        }
+        if not refused:
+            return delivery
+        ids = [one for one in delivery.ids if one not in refused]
+        return delivery._replace(ids=ids) if ids else None
+    topic = member.topic
+    if view.lets_filter_by(topic.columns):
+        return delivery
+    # It may mean several tables.
+    table = (change.relation.schema, change.relation.table)
+    filters = [item.filter for item in topic.filters if (item.schema, item.table) == table]
+    is_permitted = all(view.lets_filter_by(each.columns) for each in filters)
+    return delivery if is_permitted else None
