@@ -340,6 +340,19 @@ async def test_a_name_that_the_databases_encoding_does_not_have_spoils_nobodys_j
             await join(client, good)
 
 
+async def test_a_name_that_no_table_can_have_does_not_make_others_be_asked_for_one_by_one(
+    one_stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = Counted(monkeypatch)
+    tables = ["no\0table", *(f"nothing{number}" for number in range(99))]
+    bindings = [{"event": "*", "schema": one_stage.schema, "table": table} for table in tables]
+    async with one_stage.client() as client:
+        reply = await answer(client, ROOM, config(*bindings))
+        reason = f"there is no table {one_stage.schema}.no\0table"
+        assert reply == refusal(reason)
+    assert len(counted.questions) == 1
+
+
 # The database cannot be asked.
 
 
