@@ -45,12 +45,13 @@ from realtime_server.demo.embedded import EmbeddedPostgres
 from realtime_server.groups import Subscription
 from realtime_server.hub import Hub, HubStats
 from realtime_server.metrics import Metrics
+from realtime_server.oversize import size_of
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.matcher import Matcher
 from realtime_server.rls.migrations import migrate
-from realtime_server.rls.reader import Read, size_of
+from realtime_server.rls.reader import Read
 from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.visibility import Visibility
 from realtime_server.topics import Topic

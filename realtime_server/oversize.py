@@ -8,7 +8,7 @@ take, and what comes until they are back is lost to them.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import attrs
@@ -33,8 +33,12 @@ def size_of(change: RowChange, shown: Collection[str] | None = None) -> int:
     """
     size = 0
     for record in _rows(change):
-        for name, field in zip(record.shape.names, record.fields, strict=True):
-            if isinstance(field, str) and (shown is None or name in shown):
+        fields: Iterable[Field] = record.fields
+        if shown is not None:
+            pairs = zip(record.shape.names, record.fields, strict=True)
+            fields = [field for name, field in pairs if name in shown]
+        for field in fields:
+            if isinstance(field, str):
                 size += _bytes_of(field)
     return size
 

@@ -28,10 +28,12 @@ from realtime_core import (
 )
 from realtime_core.errors import RealtimeError
 
-__all__ = ["Batch", "Read", "Reader", "size_of"]
+from ..oversize import size_of
+
+__all__ = ["Batch", "Read", "Reader"]
 
 _MOST_BYTES: Final = 8 * 1024 * 1024
-"""Of values, after which a batch ends although it has fewer changes than it may have."""
+"""Of values, with which a batch is full although it has fewer changes than it may have."""
 _PATIENCE: Final = 0.002
 """Seconds to wait for the rest of a transaction: PostgreSQL may send ten rows in ten pieces, and
 each would be a check of its own."""
@@ -61,16 +63,17 @@ class Reader:
     Args:
         source: with boundaries.
         limit: the most changes of a batch.
-        interval: least seconds between two batches, unless there are ``limit`` changes already.
+        interval: least seconds between two batches, unless the next one is full already.
     """
 
     def __init__(self, source: ChangeSource, *, limit: int, interval: float) -> None:
         self._source = source
         self._limit = limit
         self._interval = interval
-        # What came and is in no batch yet, and how many changes are among it.
-        self._waiting: deque[Event] = deque()
+        # What came and is in no batch yet, and how many changes and bytes of them are among it.
+        self._waiting: deque[Event | Read] = deque()
         self._changes = 0
+        self._bytes = 0
         self._next_at = 0.0
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
@@ -99,14 +102,20 @@ class Reader:
             self._source.ack(batch.last)
 
     def _take(self, events: Sequence[Event]) -> None:
-        self._waiting.extend(events)
-        self._changes += sum(isinstance(event, Insert | Update | Delete) for event in events)
+        for event in events:
+            if isinstance(event, Insert | Update | Delete):
+                read = Read(event, size_of(event))
+                self._waiting.append(read)
+                self._changes += 1
+                self._bytes += read.size
+            else:
+                self._waiting.append(event)
 
     async def _gather(self, stream: AsyncIterator[Sequence[Event]]) -> None:
         """Read on until the next batch is full, or it is time and no transaction is cut in two."""
         clock = asyncio.get_running_loop().time
         patient_until = clock() + _PATIENCE
-        while 0 < self._changes < self._limit:
+        while 0 < self._changes < self._limit and self._bytes <= _MOST_BYTES:
             until = self._next_at
             if not isinstance(self._waiting[-1], Commit | Gap | Idle):
                 until = max(until, patient_until)
@@ -133,25 +142,12 @@ class Reader:
                     return Batch(gap=gap)
                 break
             event = waiting.popleft()
-            if isinstance(event, Begin | Gap):
-                continue
-            last = event
-            if isinstance(event, Insert | Update | Delete):
+            if isinstance(event, Read):
                 self._changes -= 1
-                read = Read(event, size_of(event))
-                reads.append(read)
-                size += read.size
+                self._bytes -= event.size
+                reads.append(event)
+                size += event.size
+                last = event.change
+            elif not isinstance(event, Begin | Gap):
+                last = event
         return Batch(tuple(reads), last=last)
-
-
-def size_of(change: RowChange) -> int:
-    """Return how many bytes the values of a change have as text, of both rows."""
-    size = 0
-    for row in (
-        None if isinstance(change, Delete) else change.record,
-        None if isinstance(change, Insert) else change.old_record,
-    ):
-        for field in () if row is None else row.fields:
-            if isinstance(field, str):
-                size += len(field) if field.isascii() else len(field.encode())
-    return size

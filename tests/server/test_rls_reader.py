@@ -126,6 +126,20 @@ async def test_batches_are_apart_unless_they_are_full() -> None:
         await reading.until([1], [2, 3, 4])
 
 
+async def test_large_values_fill_a_batch_and_are_not_piled_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reader_module, "_MOST_BYTES", 100)
+    shop = Shop()
+    async with shop.reading(limit=1000, interval=3600) as reading:
+        shop.insert(1)
+        await reading.until([1])
+        for one in (2, 3, 4):
+            shop.insert(one, body="x" * 60)
+        # The interval would let a thousand of them wait.
+        await reading.until([1], [2, 3])
+
+
 async def test_batches_that_are_not_full_come_when_it_is_time() -> None:
     shop = Shop()
     clock = asyncio.get_running_loop().time
