@@ -358,6 +358,9 @@ class Registry:
             if wish.schema is not None and wish.table is not None
         }
         tables = await read_tables(connection, named, [role], self._publications, self._plugin)
+        if any(table.has_enums for table in tables.values()):
+            # One may be newer than the last comparison, or have a new label.
+            self._enum_orders.update(await read_enum_orders(connection))
 
         def row(wish: Wish) -> tuple[SubscriptionRow, str | None] | None:
             """Return row and note of a wish for one table, None for more of them."""

@@ -199,6 +199,20 @@ async def test_a_domain_is_compared_as_its_base_type(desk: Desk) -> None:
     assert desk.rows("filters::text") == [('{"(address,gt,A)","(plain,gt,B)"}',)]
 
 
+async def test_an_enum_that_was_made_since_is_compared_in_its_order(desk: Desk) -> None:
+    desk.database.execute(
+        "create type level as enum ('low', 'high'); alter table notes add level level;"
+        f' grant select on notes to "{desk.reader}"'
+    )
+    await desk.register(filtered("level=gt.low"))
+    desk.database.execute("alter type level add value 'highest'")
+    await desk.register(filtered("level=lt.highest"))
+    assert desk.rows("filters::text") == [
+        ('{"(level,gt,low)"}',),
+        ('{"(level,lt,highest)"}',),
+    ]
+
+
 async def test_former_values_cannot_be_asked_for(desk: Desk) -> None:
     assert "old." in await desk.refusal(filtered("old.id=eq.1"))
 
