@@ -135,6 +135,11 @@ class Door:
         for transport in [*self._plain, *self._turned_away]:
             transport.abort()
 
+    def cut_off(self) -> None:
+        """End every connection at once, whatever waits for its client."""
+        for transport in [*self._inside, *self._turned_away]:
+            transport.abort()
+
     def _turn_away(self, transport: asyncio.Transport) -> None:
         self.metrics.limit("connections")
         if len(self._turned_away) >= _MOST_TURNED_AWAY:

@@ -166,8 +166,8 @@ class Listener:
 
     def cut_off(self) -> None:
         """End every WebSocket and its handler at once."""
-        for connection in self._server.connections if self._server is not None else ():
-            connection.transport.abort()
+        # The library knows those no more to which a close frame is on its way.
+        self._door.cut_off()
         for task in self._handling:
             task.cancel()
 

@@ -90,6 +90,11 @@ class ServerProcess:
             assert self.process.poll() is None, "".join(self.log)
             time.sleep(0.01)
 
+    def whole_log(self) -> str:
+        """Return all that the server logged; it has ended."""
+        self._reader.join()
+        return "".join(self.log)
+
     def peak_memory(self) -> int:
         """Peak resident size in bytes since the start or the last reset (Linux)."""
         with open(f"/proc/{self.process.pid}/status") as status:
