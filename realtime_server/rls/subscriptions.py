@@ -159,6 +159,8 @@ class Registry:
         self._removed: set[UUID] = set()
         self._woken = asyncio.Event()
         self._enum_orders = enum_orders
+        # Whether nothing is compared until somebody joins.
+        self._is_quiet = False
 
     async def know_enums(self) -> None:
         """Learn the orders of enum types, for filters.
@@ -216,9 +218,14 @@ class Registry:
             self._woken.set()
 
     async def run(self) -> None:
-        """Delete what was removed, and compare now and then, for ever."""
+        """Delete what was removed, and compare now and then, for ever.
+
+        A server without channels has nothing to compare. It goes on for so long that the rows of
+        one that had been killed are removed, and then asks nothing until somebody joins.
+        """
         loop = asyncio.get_running_loop()
         due = loop.time()
+        in_vain = 0
         while True:
             try:
                 # First, so that it is done though a comparison fails for good.
@@ -227,6 +234,7 @@ class Registry:
                     await self.know_enums()
                     await self._reconcile()
                     due = loop.time() + self._interval
+                    in_vain = 0 if self._registrations else in_vain + 1
             except psycopg.Error as exc:
                 logger.warning(
                     "the rows of realtime.subscription cannot be kept up: %s",
@@ -240,11 +248,15 @@ class Registry:
                 )
                 await asyncio.sleep(self._interval)
             else:
+                self._is_quiet = in_vain > _LIVES
+                left = None if self._is_quiet else max(due - loop.time(), 0.0)
                 try:
-                    async with asyncio.timeout(max(due - loop.time(), 0.0)):
+                    async with asyncio.timeout(left):
                         await self._woken.wait()
                 except TimeoutError:
                     pass
+                if self._registrations:
+                    in_vain = 0
 
     async def close(self) -> None:
         """Delete the server's rows, if the database lets us."""
@@ -299,6 +311,11 @@ class Registry:
                 async with asyncio.timeout(_MOST_SECONDS * 3), connection.transaction():
                     await _limit_time(connection)
                     await self._check_role(connection, registration.viewer.role)
+                    if self._is_quiet:
+                        # Nobody knows of this server, and it may not know of types.
+                        await self._touch(connection)
+                        self._enum_orders.update(await read_enum_orders(connection))
+                        self._woken.set()
                     rows = await self._rows(connection, registration)
                     if renewed:
                         await connection.execute(
@@ -311,6 +328,10 @@ class Registry:
                 await connection.close()
         await self._connections.terminate(pid)
         raise TimeoutError
+
+    async def _touch(self, connection: AsyncConnection[Any]) -> None:
+        """Say that the server lives."""
+        await connection.execute(_TOUCH, {"node": self._node, "seconds": self._interval * _LIVES})
 
     async def _insert(
         self,
@@ -420,9 +441,7 @@ class Registry:
         """Write what is missing, delete what is too much, of this server and of dead ones."""
         left_out: Counter[tuple[str, str, str]] = Counter()
         async with self._connections.one() as connection:
-            await connection.execute(
-                _TOUCH, {"node": self._node, "seconds": self._interval * _LIVES}
-            )
+            await self._touch(connection)
             await connection.execute(_BURY)
             cursor = await connection.execute(
                 "SELECT DISTINCT subscription_id FROM realtime.subscription WHERE node = %s",

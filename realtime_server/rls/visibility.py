@@ -24,7 +24,7 @@ import asyncio
 import enum
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakKeyDictionary
@@ -242,8 +242,8 @@ class Visibility:
         viewers = [inquiry.questions[place].viewer for place, _ in todo]
         # As JSON: an array of a thousand claims, with all its quotes, takes psycopg 10 ms.
         parameters = [
-            *([row.key[place] for row in rows] for place in range(len(table.key))),
-            [row.values for row in rows],
+            *(_array(row.key[place] for row in rows) for place in range(len(table.key))),
+            [row.values for row in rows] if inquiry.compared else None,
             json.dumps([viewer.role for viewer in viewers]),
             json.dumps([viewer.claims for viewer in viewers]),
             json.dumps(
@@ -351,6 +351,15 @@ def _none(
     """Return that no question can be answered."""
     problem, detail = exc.sqlstate or "?", exc.diag.message_primary
     return [(index + 1, None, problem, detail) for index in range(len(todo))]
+
+
+def _array(texts: Iterable[str]) -> str:
+    """Return PostgreSQL's text of an array: psycopg would look at each element by itself."""
+    return '{"' + '","'.join(map(_escaped, texts)) + '"}'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _chunks(questions: Sequence[Question]) -> Iterator[list[tuple[int, tuple[int, ...]]]]:

@@ -21,10 +21,11 @@ import pytest
 
 from realtime_server.rls import settling
 from realtime_server.rls.migrations import LOCK
+from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
 from tests.fix_rls import Stream
 from tests.integration.conftest import fresh_database
-from tests.integration.rls_stage import FENCE, open_rls_stage
+from tests.integration.rls_stage import FENCE, open_rls_stage, rls_config
 from tests.integration.test_life import RESTARTED, Load, collect, id_of
 from tests.recording_server import read_record
 from tests.rls_helpers import roles
@@ -355,6 +356,30 @@ async def test_a_policy_that_hangs_amid_a_large_transaction_holds_up_nobody_else
                 while (frame := await sleeper.receive())["event"] != "system":
                     assert frame["payload"]["errors"]
                 assert frame["payload"]["gap"]["reason"] == "rls_too_slow"
+
+
+async def test_a_server_that_has_nothing_to_tell_asks_the_database_nothing(
+    stream: Stream,
+) -> None:
+    queries = (
+        "select pid, query_start, query from pg_stat_activity where datname = current_database()"
+        " and application_name like 'realtime_server%' order by pid"
+    )
+    with fresh_database(stream.server) as database:
+        database.execute("create table item (id int primary key)")
+        database.execute("create publication shop for table item")
+        config = rls_config(database.dsn, **stream.settings, SUBSCRIPTION_SYNC_INTERVAL="20")
+        async with RealtimeServer(config) as server:
+            await eventually(lambda: server.is_attached)
+            # When it has looked for the rows of servers that were killed.
+            silent = f"select now() - max(query_start) > '0.3 s' from ({queries}) as q"
+            await eventually(lambda: database.execute(silent) == [(True,)])
+            before, changes = database.execute(queries), server._source.stats().changes
+            for _ in range(20):
+                # Nobody listens.
+                database.execute("insert into item select coalesce(max(id), 0) + 1 from item")
+            await eventually(lambda: server._source.stats().changes == changes + 20)
+            assert database.execute(queries) == before
 
 
 async def test_claims_that_no_policy_reads_share_a_check(one_pg: Server) -> None:

@@ -498,3 +498,32 @@ def _ids(desk: Desk) -> list[tuple[Any, ...]]:
         return desk.rows("subscription_id")
     except psycopg.OperationalError:
         return []
+
+
+LATEST = """
+    select max(query_start)::text, count(*) from pg_stat_activity
+    where application_name = 'realtime_server test' and datname = current_database()
+"""
+
+
+async def test_without_channels_nothing_is_asked_until_somebody_joins(desk: Desk) -> None:
+    registry = desk.registry = desk.open(interval=0.05)
+    async with running(registry):
+        await eventually(lambda: registry._is_quiet)
+        before = desk.database.execute(LATEST)
+        # As long as ten comparisons.
+        await asyncio.sleep(0.5)
+        assert desk.database.execute(LATEST) == before
+        # A type that it has not heard of.
+        desk.database.execute(
+            "create type mood as enum ('sad', 'glad'); create table moods (id int primary key, m"
+            f' mood); grant select on moods to "{desk.reader}"'
+        )
+        registration = await desk.register(Wish("public", "moods", parse_filter("m=gt.sad")))
+        # It lives, for all to see, before the join is answered.
+        nodes = "select node from realtime.core_node where expires_at > now()"
+        assert desk.database.execute(nodes) == [("this",)]
+        assert desk.rows("subscription_id") == [(registration.id,)]
+        # And it compares again.
+        desk.database.execute("delete from realtime.subscription")
+        await eventually(lambda: desk.rows("subscription_id") == [(registration.id,)])

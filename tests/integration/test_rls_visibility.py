@@ -135,6 +135,14 @@ async def test_keys_of_several_columns_and_of_odd_types(scene: Scene) -> None:
     assert seen(await scene.ask(keys, "ann")) == [{0, 2}]
 
 
+async def test_keys_are_looked_up_as_they_are_written(scene: Scene) -> None:
+    scene.make("id text primary key, owner text")
+    keys = ["", "NULL", "{a,b}", 'a"b', "a\\b", '\\"', " x ", "é\n", "'"]
+    for key in keys:
+        scene.database.execute("insert into notes values (%s, 'ann')", (key,))
+    assert seen(await scene.ask([*keys, "absent"], "ann")) == [set(range(len(keys)))]
+
+
 async def test_names_that_need_quotes(scene: Scene) -> None:
     name = 'No "tes" {name} $realtime$'
     quoted = '"' + name.replace('"', '""') + '"'
