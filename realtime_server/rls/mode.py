@@ -179,8 +179,8 @@ class RlsMode:
 
     async def _renew(self) -> None:
         """Ask another server from now on."""
-        for pool in (self._visibility.connections, self._apart.connections, self._connections):
-            await pool.renew()
+        for connections in (self._visibility, self._apart, self._connections):
+            await connections.renew()
 
     # The registrar.
 

@@ -137,6 +137,11 @@ class Visibility:
         await self.catalog.__aexit__(exc_type, exc, traceback)
         await self.connections.__aexit__(exc_type, exc, traceback)
 
+    async def renew(self) -> None:
+        """Have new connections from now on: the database has moved to another server."""
+        await self.connections.renew()
+        await self.catalog.renew()
+
     async def check(
         self,
         table: Table,
