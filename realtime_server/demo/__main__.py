@@ -2,7 +2,9 @@
 
 Starts an embedded PostgreSQL (or uses the database that DEMO_DSN names), makes
 the sample tables, runs the server with development defaults on 127.0.0.1 and
-PORT (4000), and changes a few rows a second. Ctrl-C or SIGTERM ends all of it.
+PORT (4000), and changes a few rows a second. A second server, in RLS mode on
+the port after that, shows two people what each may see of one table. Ctrl-C or
+SIGTERM ends all of it.
 
 Exit codes: 0 after a stop, 2 for settings that cannot work (a busy port among
 them), 1 for everything else.
@@ -16,30 +18,35 @@ import errno
 import logging
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from random import Random
+from typing import Any, TypeAlias
 
 import attrs
 import psycopg
 
 from realtime_core.errors import ConfigError, RealtimeError, ServerError
 from realtime_server.config import ServerConfig
-from realtime_server.demo import sample
+from realtime_server.demo import notes, sample
 from realtime_server.demo.embedded import EmbeddedPostgres
+from realtime_server.demo.two_views import open_two_views
 from realtime_server.server import RealtimeServer
 
 __all__ = ["main", "run"]
 
 _HOST = "127.0.0.1"
 _WRITE_INTERVAL = 0.3  # seconds: fast enough to see, slow enough to read
+_NOTE_INTERVAL = 1.0  # seconds: slow enough to compare two views
 
 _ANNOUNCEMENT = """\
 The demo is at http://{host}:{port}/ and shows rows as they change. Ctrl-C stops it.
 
+{two_views}
 JavaScript, as demo.mjs (npm install @supabase/realtime-js@1.7.5; node demo.mjs):
 
     import {{ RealtimeClient }} from "@supabase/realtime-js";
@@ -68,6 +75,24 @@ Change something yourself:
 
     {psql} -c "insert into todos (task) values ('say hello')"
 """
+_TWO_VIEWS = """\
+What row level security lets Ann and Bob see of one table, side by side. Keep this address to
+yourself, it has their tokens:
+
+    {url}
+
+Write as Ann; Bob sees it with `true` instead of `false`:
+
+    {psql} -c {connect} -c "insert into notes (owner, shared, note) values ('Ann', false, 'hello')"
+"""
+_NO_TWO_VIEWS = """\
+What row level security shows two people is left out: {reason}.
+It would have a database and a role of its own, dropped at the end, for which the role of DEMO_DSN
+needs CREATEDB and CREATEROLE.
+"""
+
+
+_Work: TypeAlias = Coroutine[Any, Any, None]
 
 
 @attrs.frozen
@@ -76,6 +101,8 @@ class _Database:
 
     dsn: str
     psql: str
+    is_embedded: bool
+    """Whether its server ends with the demo, and all that is on it."""
 
 
 async def run(environ: Mapping[str, str]) -> None:
@@ -103,19 +130,56 @@ async def run(environ: Mapping[str, str]) -> None:
             sample.prepare(connection)
             settings |= _database_settings(connection.info)
         config = ServerConfig.from_env(settings, dev=True)
-        async with RealtimeServer(config) as server:
+        async with (
+            RealtimeServer(config) as server,
+            _two_views(database, settings, server.port) as two,
+        ):
+            said, work = two
             print(
-                _ANNOUNCEMENT.format(host=_HOST, port=server.port, psql=database.psql), flush=True
+                _ANNOUNCEMENT.format(
+                    host=_HOST, port=server.port, psql=database.psql, two_views=said
+                ),
+                flush=True,
             )
-            await _write_until(stop, database, server)
+            writer = sample.write_forever(database.dsn, interval=_WRITE_INTERVAL, random=Random())
+            await _work_until(stop, [writer, server.wait(), *work])
 
 
-async def _write_until(stop: asyncio.Event, database: _Database, server: RealtimeServer) -> None:
-    """Keep the rows changing until the event is set, or somebody fails."""
-    writer = sample.write_forever(database.dsn, interval=_WRITE_INTERVAL, random=Random())
+@contextlib.asynccontextmanager
+async def _two_views(
+    database: _Database, settings: Mapping[str, str], port: int
+) -> AsyncIterator[tuple[str, list[_Work]]]:
+    """Open the part with row level security, if the database lets us.
+
+    Yields:
+        what is said of it, and what has to go on for it.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        work: list[_Work] = []
+        try:
+            there = await stack.enter_async_context(
+                notes.open_notes(database.dsn, keep=database.is_embedded)
+            )
+            two = await stack.enter_async_context(
+                open_two_views(
+                    there, {**settings, "DB_NAME": there.name}, host=_HOST, port=port + 1
+                )
+            )
+        except (psycopg.Error, notes.NotesError, ServerError) as error:
+            said = _NO_TWO_VIEWS.format(reason=str(error).splitlines()[0])
+        else:
+            connect = shlex.quote(f"\\c {there.name}")
+            said = _TWO_VIEWS.format(url=two.url, psql=database.psql, connect=connect)
+            writer = notes.write_forever(there.dsn, interval=_NOTE_INTERVAL, random=Random())
+            work += writer, two.server.wait()
+        yield said, work
+
+
+async def _work_until(stop: asyncio.Event, work: list[_Work]) -> None:
+    """Keep at it until the event is set, or something fails."""
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(writer), group.create_task(server.wait())]
+            tasks = [group.create_task(one) for one in work]
             await stop.wait()
             for task in tasks:
                 task.cancel()
@@ -142,12 +206,12 @@ def _check_port(port: int) -> None:
 @contextlib.contextmanager
 def _database(dsn: str | None) -> Iterator[_Database]:
     if dsn:
-        yield _Database(dsn, psql='psql "$DEMO_DSN"')
+        yield _Database(dsn, psql='psql "$DEMO_DSN"', is_embedded=False)
         return
     # A web page can speak to a port of this machine, and other users can.
     with EmbeddedPostgres(password=secrets.token_urlsafe(16)) as embedded:
         psql = shutil.which("psql") or embedded.bindir / "psql"
-        yield _Database(embedded.dsn, psql=f"{psql} {embedded.dsn}")
+        yield _Database(embedded.dsn, psql=f"{psql} {embedded.dsn}", is_embedded=True)
 
 
 def _database_settings(info: psycopg.ConnectionInfo) -> dict[str, str]:

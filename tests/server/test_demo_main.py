@@ -70,6 +70,12 @@ class Demo:
         [url] = set(re.findall(r'ws://[^\s"]+/socket', self.said))
         return f"{url}/websocket"
 
+    def views_url(self) -> str:
+        """Return the address of the page with two people's views."""
+        [url] = re.findall(r"^    (http://127\.0\.0\.1:\d+/#view=\S+)$", self.said, re.MULTILINE)
+        assert isinstance(url, str)
+        return url
+
     def stop(self, signum: int) -> float:
         """Stop it and return how long it took."""
         started = time.monotonic()
@@ -171,7 +177,7 @@ def test_a_signal_while_it_starts_stops_it_too() -> None:
 @pytest.mark.integration
 def test_a_second_demo_on_the_port_is_refused() -> None:
     with running() as demo:
-        [port] = re.findall(r"http://127\.0\.0\.1:(\d+)/", demo.said)
+        [port] = re.findall(r"^The demo is at http://127\.0\.0\.1:(\d+)/ ", demo.said)
         result = run_to_its_end(PORT=port)
         assert result.returncode == 2
         assert "perhaps by another demo" in result.stderr
@@ -184,7 +190,7 @@ def test_the_page_and_the_psql_line_that_are_printed_work() -> None:
         psql = demo.snippet("Change something yourself")
         output = subprocess.check_output(psql, shell=True, text=True, timeout=30)
         assert output == "INSERT 0 1\n"
-        [page] = re.findall(r"http://127\.0\.0\.1:\d+/", demo.said)
+        [page] = re.findall(r"^The demo is at (http://127\.0\.0\.1:\d+/) ", demo.said)
         with urlopen(page, timeout=30) as answer:
             assert b"<title>Realtime inspector</title>" in answer.read()
         demo.stop(signal.SIGTERM)
