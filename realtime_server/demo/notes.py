@@ -9,6 +9,7 @@ up after by the next one; what has another comment, or somebody connected, is le
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import re
 import time
@@ -202,6 +203,9 @@ async def _make(connection: psycopg.AsyncConnection, name: str, undo: list[sql.C
 
 async def _undo(dsn: str, undo: Sequence[sql.Composed]) -> None:
     """Drop what was made. A failure is logged: there may be an error already."""
+    # A server that was stopped while it connected has left a login half done, and its socket
+    # open until it is collected; PostgreSQL would wait for that login for a minute.
+    gc.collect()
     try:
         async with await _connect(dsn) as connection:
             for statement in undo:

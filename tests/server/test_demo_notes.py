@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import time
 from collections.abc import Iterator
 from random import Random
 
@@ -12,11 +13,13 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import PGconn, PollingStatus
 
 from realtime_server.demo import notes
+from realtime_server.demo.embedded import EmbeddedPostgres
 from tests.fix_postgres import Database, execute, unique_name
 from tests.server.test_demo_main import STOP_WITHIN, running
-from tests.waiting import eventually_sync
+from tests.waiting import eventually, eventually_sync
 
 pytestmark = pytest.mark.integration
 
@@ -148,6 +151,25 @@ async def test_the_writer_writes_private_and_shared_notes_of_both_within_bounds(
         [(kinds, count)] = execute(there.dsn, counts)
         assert kinds == 4
         assert count <= 31
+
+
+async def abandon_login(dsn: str) -> None:
+    """Begin to log in, and leave it as psycopg leaves an attempt that was cancelled."""
+    login = PGconn.connect_start(f"{dsn}?sslmode=disable".encode())
+    await eventually(lambda: login.connect_poll() == PollingStatus.READING)
+    beginning = "select 1 from pg_stat_activity where state = 'starting'"
+    await eventually(lambda: execute(dsn, beginning))
+    circle: list[object] = [login]
+    circle.append(circle)
+
+
+async def test_a_login_that_was_given_up_halfway_does_not_hold_the_end_up() -> None:
+    with EmbeddedPostgres(password="x") as postgres:
+        async with notes.open_notes(postgres.dsn):
+            await abandon_login(postgres.dsn)
+            started = time.monotonic()
+        assert time.monotonic() - started < STOP_WITHIN
+        assert execute(postgres.dsn, "select datname from pg_database where datname ~ 'demo'") == []
 
 
 def test_a_demo_on_ones_own_database_leaves_the_sample_tables_and_nothing_else(
