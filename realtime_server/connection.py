@@ -11,17 +11,21 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from math import inf
 from typing import Any, Final
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
+from realtime_core.filters import Filter
+
 from .attachment import Attachment, Wait
 from .auth import Authorizer, ConnectRequest, JoinRequest
 from .backlog import Backlog
+from .budget import Account, Budget
 from .config import ServerConfig
 from .errors import AttachmentError, LimitError, RefusedError, UnavailableError
 from .frames import Frames
@@ -31,8 +35,9 @@ from .hub import Hub
 from .logs import named, peer_name
 from .metrics import Metrics
 from .outbox import SocketOutbox
-from .phoenix.joins import JoinConfig, parse_join
+from .phoenix.joins import JoinConfig, parsing_join
 from .phoenix.messages import Message
+from .phoenix.payloads import has_config, size_of
 from .phoenix.serializers import Serializer
 from .phoenix.socket_state import (
     Action,
@@ -53,6 +58,7 @@ from .rate import Rate
 from .refusals import Refusals
 from .registrar import Registered, Registrar
 from .topics import Topic
+from .turns import in_turns
 
 __all__ = ["CLOSE_TIMEOUT", "Connection", "close_within"]
 
@@ -66,6 +72,10 @@ NEXT_WITHIN: Final = 0.1
 """Seconds that a leave's answer waits for the next message, where that may change it."""
 CHECK_INTERVAL: Final = 300.0
 """Seconds between two checks of a channel's token, at most."""
+_USUAL_SIZE: Final = 512
+"""Bytes of a join's topic and config that count as one join."""
+_SIZE_OF_A_JOIN: Final = 64
+"""Further bytes that count as another one: 0.1 ms of parsing, checking and typing filters."""
 
 
 class Connection:
@@ -80,6 +90,7 @@ class Connection:
         authorizer: decides on its joins and tokens.
         registrar: is told of its channels.
         backlog: what waits for all clients together.
+        budget: what all filters together may cost.
         config: its limits.
         metrics: of the server.
         clock: seconds since 1970, for the tokens' expiry.
@@ -96,6 +107,7 @@ class Connection:
         authorizer: Authorizer,
         registrar: Registrar,
         backlog: Backlog,
+        budget: Budget,
         config: ServerConfig,
         metrics: Metrics,
         clock: Callable[[], float] = time.time,
@@ -113,6 +125,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._state = SocketState(serializer, max_payload_bytes=config.max_payload_bytes)
         self._joins = Rate(config.max_joins_per_second, self._loop.time())
+        self._account = Account(budget)
         self._subscriptions: dict[Channel, Subscription] = {}
         # By topic, also while a join waits.
         self._registered: dict[str, Registered] = {}
@@ -154,6 +167,7 @@ class Connection:
                 self._unsubscribe(channel)
             for topic in list(self._registered):
                 self._forget(topic)
+            self._account.close()
             code = self._close_code()
             self._metrics.connections.dec()
             self._metrics.closed(code)
@@ -225,10 +239,11 @@ class Connection:
         config: JoinConfig | None = None
         try:
             self._check_bounds(message)
-            config = parse_join(message.payload)
+            config = await in_turns(parsing_join(message.payload))
             topic = Topic(message.topic, ()) if config else Topic.parse(message.topic)
             request = JoinRequest(self._request, message.topic, message.payload)
             grant = await self._authorizer.join(request)
+            await in_turns(self._account.taking(message.topic, _filters(topic, config)))
             self._registered[message.topic] = await self._registrar.register(
                 topic, config.bindings if config else None, grant
             )
@@ -310,6 +325,7 @@ class Connection:
                 f"ClientJoinRateLimitReached: more than {config.max_joins_per_second} joins a "
                 "second (MAX_JOINS_PER_SECOND); wait",
             )
+        self._joins.owe(_weight(message))
         if len(message.topic) > MAX_TOPIC_LENGTH:
             raise LimitError("topic", f"the topic is longer than {MAX_TOPIC_LENGTH} characters")
         if len(self._state.channels) + len(self._state.postponed) >= config.max_channels:
@@ -340,6 +356,7 @@ class Connection:
         self._metrics.channels.dec()
 
     def _forget(self, topic: str) -> None:
+        self._account.give_back(topic)
         registered = self._registered.pop(topic, None)
         if registered is not None:
             self._registrar.remove(registered)
@@ -401,6 +418,24 @@ class Connection:
         logger.info("channel %.200r of %s ended: %s", channel.topic, self._peer, exc, extra=extra)
         for_good = not isinstance(exc, UnavailableError)
         self._perform_all(self._state.end(channel, exc.reason, for_good=for_good))
+
+
+def _filters(topic: Topic, config: JoinConfig | None) -> Iterator[Filter]:
+    """Yield what a join filters by."""
+    for item in topic.filters:
+        yield item.filter
+    for binding in config.bindings if config is not None else ():
+        if binding.filter is not None:
+            yield binding.filter
+
+
+def _weight(message: Message) -> int:
+    """Return as how many further joins one counts: to read a long one takes as much time."""
+    size: float = len(message.topic)
+    if has_config(message.payload):
+        size += size_of(message.payload["config"])
+    # What is nested too deeply is not read at all.
+    return int((size - _USUAL_SIZE) // _SIZE_OF_A_JOIN) if _USUAL_SIZE < size < inf else 0
 
 
 async def close_within(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = ["Rate"]
+
+_MOST_SECONDS: Final = 5.0
+"""For which somebody waits who owes."""
 
 
 class Rate:
@@ -29,3 +34,10 @@ class Rate:
             return False
         self._left -= count
         return True
+
+    def owe(self, count: int) -> None:
+        """Take ``count`` although there are fewer: whoever takes next has to wait for them.
+
+        No more than what comes within a few seconds is owed.
+        """
+        self._left = max(self._left - count, -_MOST_SECONDS * self._per_second)

@@ -20,6 +20,7 @@ from .auth import (
     reread_verifier,
 )
 from .backlog import Backlog
+from .budget import Budget
 from .config import ReplicationMode, ServerConfig
 from .connection import Connection
 from .endpoints import Endpoint, Site
@@ -73,6 +74,7 @@ class RealtimeServer:
             names_columns=config.replication_mode is not ReplicationMode.RLS,
         )
         checks = Counters()
+        self._budget = Budget(config)
         self._backlog = Backlog(config.outbox_total_bytes or memory_limit() // _SHARE)
         self.metrics = Metrics(
             stats=source.stats, hub=self._hub.stats, backlog=self._backlog, checks=checks
@@ -194,6 +196,7 @@ class RealtimeServer:
             authorizer=self._authorizer,
             registrar=self._mode,
             backlog=self._backlog,
+            budget=self._budget,
             config=self.config,
             metrics=self.metrics,
         )

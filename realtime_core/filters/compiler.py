@@ -18,8 +18,7 @@ from ..changes import Relation
 from ..errors import FilterError
 from ._json import JSONB, json_path, read_document
 from ._kind import Key, Kind, as_is
-from ._like import ilike, like
-from ._regex import regex
+from ._patterns import PATTERNS, Patterns
 from ._rows import Source
 from ._texts import TEXT
 from ._types import EnumOrders, enums_of, kind_of
@@ -44,18 +43,10 @@ Access: TypeAlias = tuple[tuple[Source, Key], ...]
 """A row can pass only if one of these sources has its key."""
 
 _MOST_KEYS: Final = 1000
-_LONGEST_PATTERN: Final = 1000
-"""Characters: what patterns become takes time and memory many times their length."""
-_MOST_INSTRUCTIONS: Final = 500_000
-"""Of a filter's regular expressions, for RE2: any one that it takes has room, and so have dozens
-of the usual size."""
-_MOST_PIECES: Final = 1000
-"""Of a filter's LIKE patterns, between two ``%``, that have a ``_``: 20 µs each."""
 _SHOWN: Final = 40
 """Characters of what was written that a message shows."""
 _LONGEST: Final = 500
 """Characters of a message."""
-_PATTERNS: Final = frozenset({Operator.LIKE, Operator.ILIKE, Operator.MATCH, Operator.IMATCH})
 
 
 @attrs.frozen(eq=False)
@@ -145,8 +136,7 @@ class _Planner:
     def __init__(self, scope: Scope, text: str) -> None:
         self._scope = scope
         self._text = text
-        self._instructions = 0
-        self._pieces = 0
+        self._patterns = Patterns()
 
     def plan(self, node: Node) -> Plan:
         match node:
@@ -182,7 +172,7 @@ class _Planner:
                 if not kind.ordered:
                     self._refuse(node, operand, "which has no order that is known here")
                 return Plan(self._order(node, operand))
-            case pattern if pattern in _PATTERNS:
+            case pattern if pattern in PATTERNS:
                 return Plan(self._pattern(node, operand))
             case _:
                 compare = kind.relations.get(node.operator)
@@ -222,25 +212,7 @@ class _Planner:
             self._refuse(node, operand, f"not text, which {node.operator.value} is for")
         assert isinstance(node.value, str)
         try:
-            if len(node.value) > _LONGEST_PATTERN:
-                raise ValueError(f"a pattern has at most {_LONGEST_PATTERN:,} characters")
-            match node.operator:
-                case Operator.LIKE | Operator.ILIKE:
-                    ignore_case = node.operator is Operator.ILIKE or operand.kind.ignores_case
-                    make = ilike if ignore_case else like
-                    predicate, pieces = make(node.value)
-                    self._pieces += pieces
-                    if self._pieces > _MOST_PIECES:
-                        raise ValueError(
-                            "with those before it the filter's patterns have more than "
-                            f"{_MOST_PIECES:,} parts with _ between two %"
-                        )
-                case _:
-                    ignore_case = node.operator is Operator.IMATCH or operand.kind.ignores_case
-                    predicate, size = regex(node.value, ignore_case=ignore_case)
-                    self._instructions += size
-                    if self._instructions > _MOST_INSTRUCTIONS:
-                        raise ValueError("with those before it the filter's patterns are too large")
+            predicate = self._patterns.test(node, ignore_case=operand.kind.ignores_case)
         except ValueError as exc:
             self._fail(f"{_shown(node.value)}: {exc}", node.value_positions[0])
         return satisfies(operand.text, predicate)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 import attrs
 
 from ..changes import Insert, Relation, RowChange, Update
-from ..errors import FilterMatchError
+from ..errors import FilterError, FilterMatchError
 from ..records import Record
 from ._kind import reason
+from ._patterns import Patterns
 from ._rows import Row, earlier, row_of
 from ._types import EnumOrders
 from .compiler import Scope
@@ -18,6 +20,9 @@ from .operators import Test
 from .parser import parse_node
 
 __all__ = ["CompiledFilter", "Filter", "Match", "parse_filter", "transition"]
+
+_VALUES_EACH: Final = 10
+"""Values of an ``in`` that cost as much as a condition."""
 
 
 class Match(enum.Enum):
@@ -63,6 +68,40 @@ class Filter:
             comparison.operator in (Operator.MATCH, Operator.IMATCH)
             for comparison in comparisons(self.root)
         )
+
+    @property
+    def conditions(self) -> int:
+        """How many conditions it has, which is what it costs to hold and to ask it.
+
+        Ten further values of an ``in`` count as one: they are looked up at once.
+        """
+        if self.root is None:
+            return 0
+        return sum(
+            1 if isinstance(each.value, str) else 1 + (len(each.value) - 1) // _VALUES_EACH
+            for each in comparisons(self.root)
+        )
+
+    def regex_size(self) -> int:
+        """Return how many instructions google-re2 has for its regular expressions.
+
+        They are compiled for it.
+
+        Raises:
+            FilterError: with the position, if one of them can never be taken, or google-re2 is
+                not installed.
+        """
+        patterns = Patterns()
+        for each in comparisons(self.root) if self.root is not None else ():
+            if each.operator not in (Operator.MATCH, Operator.IMATCH):
+                continue
+            try:
+                patterns.test(each, ignore_case=False)
+            except ValueError as exc:
+                raise FilterError(
+                    str(exc), text=self.text, position=each.value_positions[0]
+                ) from None
+        return patterns.instructions
 
     @property
     def compares_versions(self) -> bool:

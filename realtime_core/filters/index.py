@@ -10,6 +10,7 @@ fields are converted once for all entries.
 from __future__ import annotations
 
 import logging
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, Final, Generic, TypeVar
@@ -30,7 +31,10 @@ logger = logging.getLogger("realtime.filters")
 S = TypeVar("S", bound=Hashable)
 
 _PART: Final = 100
-"""Filters that are typed before others have their turn: 1 ms of the usual ones."""
+"""Conditions that are typed before others have their turn: 1 ms of the usual ones."""
+_MANY: Final = 10
+"""Conditions of a filter that is not typed before the next change, when it may wait: a join may
+have a hundred such."""
 
 
 class _Entry(Generic[S]):
@@ -79,10 +83,16 @@ class _Table(Generic[S]):
             entry.plan = None
 
     def type_some(self, most: int) -> list[tuple[_Entry[S], FilterError]]:
-        """Type the next filters, at most so many; return those that do not fit, and why."""
+        """Type the next filters, until they have so many conditions.
+
+        Returns:
+            those that do not fit, and why.
+        """
         misfits = []
-        for _ in range(min(most, len(self.untyped))):
+        conditions = 0
+        while self.untyped and conditions < most:
             entry, _ = self.untyped.popitem(last=False)
+            conditions += max(entry.filter.conditions, 1)
             try:
                 self.file(entry)
             except FilterError as exc:
@@ -187,7 +197,8 @@ class FilterIndex(Generic[S]):
             table: its name.
             filter: what the table's changes must pass.
             wait: keep a filter, too, that does not fit the table as it is known: ``on_error``
-                is told at once, and it is typed again when the table shows other columns.
+                is told at once, or with the next change where the filter is a long one, and it is
+                typed again when the table shows other columns.
                 Otherwise it is refused, and nothing of it stays.
 
         Raises:
@@ -201,16 +212,23 @@ class FilterIndex(Generic[S]):
         misfit: FilterError | None = None
         try:
             if known is None:
-                if at.scope is not None:
+                if at.scope is not None and wait and filter.conditions > _MANY:
+                    at.untyped[entry] = None
+                elif at.scope is not None:
                     at.file(entry)
-            elif at.scope is not None and entry.plan is None and filter.root is not None:
-                # Others wait with it for a table that it fits.
+            elif (
+                at.scope is not None
+                and entry.plan is None
+                and not (wait and entry in at.untyped)
+                and filter.root is not None
+            ):
+                # Others wait with it for a table that it fits. When it is typed anyway, all who
+                # wait for that are told.
                 at.scope.plan(filter.root, filter.text)
         except FilterError as exc:
             if not wait:
                 raise
-            # When it is typed all who wait for that are told.
-            misfit = None if entry in at.untyped else exc
+            misfit = exc
         at.entries[text] = entry
         entry.subscriptions[subscription] = None
         self._tables[schema, table] = at
@@ -308,7 +326,7 @@ class FilterIndex(Generic[S]):
     def _table(self, relation: Relation) -> _Table[S] | None:
         table = self._bound(relation)
         if table is not None and table.untyped:
-            self._type_some(table, len(table.untyped))
+            self._type_some(table, sys.maxsize)
         return table
 
     def _bound(self, relation: Relation) -> _Table[S] | None:

@@ -22,6 +22,7 @@ from ..grants import Grant
 from ..phoenix.joins import Binding
 from ..registrar import Registered
 from ..topics import Topic
+from ..turns import Turn
 from .lookup import RETRY, Answer, Lookup
 from .wishes import Wish, check_columns, check_table, check_wish, possible, wishes_of
 
@@ -151,8 +152,10 @@ class CatalogRegistrar:
             if answer is None:
                 return False
             try:
+                turn = Turn()
                 for ways in wishes:
                     possible(ways, partial(_check, answer))
+                    await turn.give_way()
             except RefusedError as exc:
                 problem = exc
             else:

@@ -179,6 +179,18 @@ class ServerConfig:
     max_connections: kinds.Number = _variable(16384, "open sockets")
     max_channels: kinds.Number = _variable(1000, "topics that one connection may have joined")
     max_joins_per_second: kinds.Number = _variable(1000, "of one connection")
+    max_conditions: kinds.Number = _variable(
+        10_000, "in the filters of all that one connection has joined"
+    )
+    max_total_conditions: kinds.Number = _variable(
+        250_000, "in the filters of all connections; each takes 2 KB, and a look at each row"
+    )
+    max_regex_instructions: kinds.Number = _variable(
+        50_000,
+        "that RE2 has for the [regular expressions](limits.md#filters) of all that one connection "
+        "has joined",
+    )
+    max_total_regex_instructions: kinds.Number = _variable(1_000_000, "the same of all connections")
     max_messages_per_second: kinds.Number = _variable(2000, "from one connection")
     max_frame_bytes: kinds.Bytes = _variable(_MIB, "of one message from a client")
     max_payload_bytes: kinds.Bytes = _variable(_MIB // 4, "of a message's payload")

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, get_origin
+from collections.abc import Callable, Generator, Iterator, Mapping
+from itertools import islice
+from typing import Any, Final, get_args, get_origin
 
 import attrs
 import orjson
 from cattrs import Converter
-from cattrs.cols import list_structure_factory
 from cattrs.errors import (
     AttributeValidationNote,
     BaseValidationError,
+    IterableValidationError,
     IterableValidationNote,
 )
 from cattrs.gen import make_dict_structure_fn
@@ -28,7 +29,7 @@ from realtime_core.filters import Filter, parse_filter
 
 from ..errors import JoinError
 
-__all__ = ["ANY", "EVENTS", "TRUNCATE", "Binding", "JoinConfig", "parse_join"]
+__all__ = ["ANY", "EVENTS", "TRUNCATE", "Binding", "JoinConfig", "parse_join", "parsing_join"]
 
 ANY: Final = "*"
 """Any schema or table; any event but TRUNCATE, which clients take for a DELETE if they do not
@@ -38,6 +39,8 @@ EVENTS: Final = (ANY, "INSERT", "UPDATE", "DELETE", TRUNCATE)
 
 MAX_BINDINGS: Final = 100
 """Of one join."""
+MAX_COLUMNS: Final = 1600
+"""Names that a ``select`` may have: no table of PostgreSQL's has more columns."""
 DEFAULT_WAIT: Final = 15_000
 """Milliseconds that a join with ``wait`` takes for its subscription, unless it says."""
 MAX_WAIT: Final = 20_000
@@ -100,7 +103,18 @@ class JoinConfig:
 
 
 def parse_join(payload: Any) -> JoinConfig | None:
-    """Read a join's payload.
+    """Read a join's payload at once; see :func:`parsing_join`."""
+    steps = parsing_join(payload)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            config: JoinConfig | None = end.value
+            return config
+
+
+def parsing_join(payload: Any) -> Generator[None, None, JoinConfig | None]:
+    """Read a join's payload, and stop now and then: a hundred long filters take 0.1 s.
 
     Returns:
         None for one without ``config``.
@@ -114,9 +128,10 @@ def parse_join(payload: Any) -> JoinConfig | None:
     try:
         config = _converter.structure(payload, _SentJoin).config or _SentConfig()
     except BaseValidationError as exc:
-        problems = list(_problems(exc, ""))
-        more = f"; and {len(problems) - _MOST_PROBLEMS} more" * (len(problems) > _MOST_PROBLEMS)
-        raise JoinError("; ".join(problems[:_MOST_PROBLEMS]) + more) from None
+        problems = list(islice(_problems(exc, ""), _MOST_PROBLEMS))
+        end = "; nothing further was read" * (len(problems) == _MOST_PROBLEMS)
+        raise JoinError("; ".join(problems) + end) from None
+    yield
     if config.private:
         # To a channel that the client believes to be private, nothing public may come or go.
         raise JoinError(
@@ -126,7 +141,7 @@ def parse_join(payload: Any) -> JoinConfig | None:
     sent = payload["config"] or {}
     options = config.postgres_changes_options
     return JoinConfig(
-        _bindings(config.postgres_changes or []),
+        (yield from _bindings(config.postgres_changes or [])),
         tuple(
             {name: entry[name] for name in _MEMBERS if name in entry}
             for entry in sent.get("postgres_changes") or ()
@@ -135,11 +150,7 @@ def parse_join(payload: Any) -> JoinConfig | None:
     )
 
 
-def _bindings(sent: list[_SentBinding]) -> tuple[Binding, ...]:
-    if len(sent) > MAX_BINDINGS:
-        raise JoinError(
-            f"config.postgres_changes has {len(sent)} entries, at most {MAX_BINDINGS} are taken"
-        )
+def _bindings(sent: list[_SentBinding]) -> Generator[None, None, tuple[Binding, ...]]:
     ids: dict[int, Binding] = {}
     found = []
     for place, entry in enumerate(sent):
@@ -147,6 +158,7 @@ def _bindings(sent: list[_SentBinding]) -> tuple[Binding, ...]:
         while ids.setdefault(binding.id, binding) != binding:
             binding = attrs.evolve(binding, id=binding.id % _MAX_ID + 1)
         found.append(binding)
+        yield
     return tuple(found)
 
 
@@ -258,6 +270,30 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
+def _items(
+    sent: list[Any], cls: Any, item: Any, structure: Callable[[Any, Any], Any], most: int
+) -> list[Any]:
+    """Read a list, whose length is looked at first; its third problem is the last."""
+    if len(sent) > most:
+        raise ValueError(f"has {len(sent)} entries, at most {most} are taken")
+    found: list[Any] = []
+    wrong: list[Exception] = []
+    problems = 0
+    for place, value in enumerate(sent):
+        try:
+            found.append(structure(value, item))
+        except Exception as exc:
+            note = IterableValidationNote(f"Structuring {cls} @ index {place}", place, item)
+            exc.add_note(note)
+            wrong.append(exc)
+            problems += sum(1 for _ in _problems(exc, ""))
+            if problems >= _MOST_PROBLEMS:
+                break
+    if wrong:
+        raise IterableValidationError(f"While structuring {cls}", wrong, cls)
+    return found
+
+
 def _make_converter() -> Converter:
     converter = Converter()
     for kind in (bool, float, str):
@@ -276,8 +312,10 @@ def _make_converter() -> Converter:
 
     # A text is a sequence, too, but no list.
     def lists(cls: Any) -> Callable[[Any, Any], Any]:
-        structure = list_structure_factory(cls, converter)
-        return lambda value, _: structure(_check(value, list), cls)
+        (item,) = get_args(cls)
+        structure = converter.get_structure_hook(item)
+        most = MAX_BINDINGS if item is _SentBinding else MAX_COLUMNS
+        return lambda value, _: _items(_check(value, list), cls, item, structure, most)
 
     converter.register_structure_hook_factory(is_a(list), lists)
     return converter

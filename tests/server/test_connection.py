@@ -19,6 +19,7 @@ from realtime_server import connection as connection_module
 from realtime_server.attachment import Attachment
 from realtime_server.auth import AllowAll, Authorizer, ConnectRequest, JoinRequest
 from realtime_server.backlog import Backlog
+from realtime_server.budget import Budget
 from realtime_server.connection import Connection, close_within
 from realtime_server.errors import RefusedError, TokenError
 from realtime_server.grants import Grant
@@ -128,6 +129,7 @@ async def open_connection(
         authorizer=authorizer or AllowAll(),
         registrar=registrar or Nobody(),
         backlog=Backlog(1 << 30),
+        budget=Budget(open_config(**settings)),
         config=open_config(**settings),
         metrics=metrics,
         clock=clock,
@@ -361,6 +363,34 @@ async def test_a_connection_may_join_so_often_and_no_more(
         assert caplog.text.count("ClientJoinRateLimitReached") == 1
 
 
+async def test_a_long_join_counts_as_several() -> None:
+    refused = "ClientJoinRateLimitReached: more than 9 joins a second (MAX_JOINS_PER_SECOND); wait"
+    usual, long = ({"config": {"broadcast": {"x": "x" * size}}} for size in (400, 2000))
+    accepted = [reply({"postgres_changes": []})]
+    async with open_connection(max_joins_per_second=9) as client:
+        assert await client.send("phx_join", payload=usual) == accepted
+        assert await client.send("phx_join", payload=long) == accepted
+        assert await client.send("phx_join", payload=usual) == [error(refused)]
+
+
+async def test_what_filters_cost_is_bounded_until_their_topics_are_left() -> None:
+    filters = ("id=gt.1,id=lt.9", "id=neq.4")
+    bindings = [{"schema": "public", "table": "todos", "filter": each} for each in filters]
+    three = {"config": {"postgres_changes": bindings}}
+    async with open_connection(max_conditions=5) as client:
+
+        async def join(topic: str) -> Any:
+            return (await client.send("phx_join", topic, three))[0]["payload"]
+
+        assert (await join("realtime:a"))["status"] == "ok"
+        assert (await join("realtime:b"))["response"]["reason"].startswith("TooManyConditions: ")
+        assert client.counted('realtime_limits_total{limit="conditions"} 1.0')
+        # To join anew gives back what the former join took.
+        assert (await join("realtime:a"))["status"] == "ok"
+        await client.send("phx_leave", "realtime:a")
+        assert (await join("realtime:b"))["status"] == "ok"
+
+
 async def eventually_joined(client: Client) -> None:
     """Try to join until it is allowed."""
     async with asyncio.timeout(30):
@@ -470,6 +500,7 @@ async def test_a_client_without_an_address_is_served_all_the_same() -> None:
         authorizer=AllowAll(),
         registrar=Nobody(),
         backlog=Backlog(1 << 30),
+        budget=Budget(open_config()),
         config=open_config(),
         metrics=make_metrics(),
     )

@@ -22,6 +22,21 @@ def test_several_are_taken_together_or_not_at_all() -> None:
     assert not rate.take(0.0)
 
 
+def test_what_is_owed_has_to_come_before_more_is_taken() -> None:
+    rate = Rate(10, 0.0)
+    assert rate.take(0.0)
+    rate.owe(19)
+    assert not rate.take(1.0)
+    assert rate.take(1.2)
+
+
+def test_nobody_owes_for_more_than_a_few_seconds() -> None:
+    rate = Rate(10, 0.0)
+    rate.owe(1_000_000)
+    assert not rate.take(5.0)
+    assert rate.take(5.2)
+
+
 @given(
     st.integers(1, 1000),
     st.lists(st.tuples(st.floats(0, 10), st.integers(0, 100)), max_size=50),

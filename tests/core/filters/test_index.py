@@ -381,3 +381,16 @@ def test_filters_are_typed_in_parts_between_which_others_come_and_go(
     assert len(list(index.prepare(wider))) == 3
     found = index.match(insert(wider, "1", "x", "5", "1"))
     assert sorted(found) == ["", "late", "missing=eq.1", "name=eq.x", "second", "v=gt.0"]
+
+
+def test_a_long_filter_that_may_wait_is_typed_with_the_next_change() -> None:
+    told: list[str] = []
+    index = index_of("id=eq.1", on_error=lambda name, _: told.append(name))
+    assert index.match(insert(T, "1", "x", "5")) == ["id=eq.1"]
+    fits = ",".join(f"id=neq.{number}" for number in range(20))
+    for text in (fits, f"{fits},missing=eq.1"):
+        index.add(text, "public", "t", parse_filter(text), wait=True)
+    assert told == []
+    assert len(list(index.prepare(T))) == 1
+    assert told == [f"{fits},missing=eq.1"]
+    assert index.match(insert(T, "50", "x", "5")) == [fits]

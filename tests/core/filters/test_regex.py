@@ -8,10 +8,10 @@ from types import ModuleType
 
 import pytest
 
-from realtime_core import FilterError
+from realtime_core import FilterError, FilterMatchError
 from realtime_core.filters import has_regex, parse_filter
 from realtime_core.filters._regex import regex, to_re2
-from tests.core.filters.helpers import relation
+from tests.core.filters.helpers import relation, row
 
 
 def matches(pattern: str, text: str, *, ignore_case: bool = False) -> bool:
@@ -124,12 +124,41 @@ def test_no_pattern_takes_long(pattern: str) -> None:
 
 
 def test_patterns_that_are_too_large_together_are_refused() -> None:
-    # Each takes 0.1 s and 2 MB, and a filter has room for hundreds.
-    large = ",".join(f'v=match."{number}[^\\\\w]{{200}}"' for number in range(500))
-    with pytest.raises(FilterError, match="the filter's patterns are too large"):
+    large = ",".join(f'v=match."{number}\\\\w"' for number in range(500))
+    with pytest.raises(FilterError, match="the filter's patterns are too large: RE2 has 5,"):
         parse_filter(large).compile(relation(v="text"))
-    usual = ",".join(f'v=match."{number}\\\\w{{10}}"' for number in range(20))
+    usual = ",".join(f"v=match.^{number}[a-z0-9._-]+@[a-z0-9.-]+$" for number in range(100))
     parse_filter(usual).compile(relation(v="text"))
+    parse_filter(r'v=match."\\w+@\\w+\\.\\w+"').compile(relation(v="text"))
+
+
+@pytest.mark.parametrize("pattern", [r"\w{255}", r"\w{90}", r"(\w{20}){20}", "[[:punct:]]{255}"])
+def test_a_pattern_that_is_too_large_is_refused_soon(pattern: str) -> None:
+    quoted = pattern.replace("\\", "\\\\")
+    begin = time.process_time()
+    with pytest.raises(FilterError, match="too large"):
+        parse_filter(f'v=match."{quoted}"').compile(relation(v="text"))
+    assert time.process_time() - begin < 0.03
+
+
+@pytest.mark.parametrize("test", ["like.*a*", "ilike.*A*", "match.a", "not.like.*b*"])
+def test_a_value_that_is_too_long_to_be_searched_passes_nothing(test: str) -> None:
+    table = relation(v="text")
+    compiled = parse_filter(f"v={test}").compile(table)
+    assert compiled(row(table, "a" * 65_536))
+    with pytest.raises(FilterMatchError, match="not looked for in more than 65,536 characters"):
+        compiled(row(table, "a" * 65_537))
+
+
+def test_a_filter_tells_what_it_costs() -> None:
+    values = ",".join(map(str, range(25)))
+    written = parse_filter(rf'or=(id.eq.1,id.in.({values}),v.match."^\\w$",v.like.a)')
+    assert written.conditions == 1 + 3 + 1 + 1
+    assert 1000 < written.regex_size() < 1500
+    assert (parse_filter("").conditions, parse_filter("").regex_size()) == (0, 0)
+    with pytest.raises(FilterError, match="parentheses do not match") as caught:
+        parse_filter('id=eq.1,v=match."a("').regex_size()
+    assert caught.value.position == 16
 
 
 def test_the_translation_is_plain() -> None:

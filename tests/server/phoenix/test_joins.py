@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import orjson
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from realtime_server.errors import JoinError
 from realtime_server.phoenix import joins
-from realtime_server.phoenix.joins import Binding, JoinConfig, parse_join
+from realtime_server.phoenix.joins import Binding, JoinConfig, parse_join, parsing_join
 
 
 def config(**members: Any) -> JoinConfig:
@@ -226,11 +227,11 @@ def test_a_wrong_shape_is_refused_with_its_place(members: Any, reason: str) -> N
     assert refusal({"config": members}) == reason
 
 
-def test_several_problems_are_told_and_the_rest_counted() -> None:
+def test_the_third_problem_is_the_last() -> None:
     assert refused({"event": 1}, {"table": 2}, {"schema": 3}, {"filter": 4}, 5) == (
         "config.postgres_changes[0].event must be a string, not 1; "
         "config.postgres_changes[1].table must be a string, not 2; "
-        "config.postgres_changes[2].schema must be a string, not 3; and 2 more"
+        "config.postgres_changes[2].schema must be a string, not 3; nothing further was read"
     )
 
 
@@ -279,6 +280,46 @@ def test_a_join_has_so_many_bindings_and_no_more() -> None:
     assert refused(*[TODOS] * 101) == (
         "config.postgres_changes has 101 entries, at most 100 are taken"
     )
+
+
+@pytest.mark.parametrize(
+    ("sent", "place", "most"),
+    [
+        ([1] * 120_000, "config.postgres_changes", 100),
+        ([{}] * 120_000, "config.postgres_changes", 100),
+        ([{**TODOS, "select": [1] * 120_000}], "config.postgres_changes[0].select", 1600),
+    ],
+)
+def test_a_list_that_is_too_long_is_not_read(sent: list[Any], place: str, most: int) -> None:
+    begin = time.process_time()
+    assert refused(*sent) == f"{place} has 120000 entries, at most {most} are taken"
+    assert time.process_time() - begin < 0.01
+
+
+def test_nothing_is_read_behind_the_third_problem() -> None:
+    entry = {**TODOS, "select": [1] * 1600}
+    begin = time.process_time()
+    assert refused(*[entry] * 100) == (
+        "config.postgres_changes[0].select[0] must be a string, not 1; "
+        "config.postgres_changes[0].select[1] must be a string, not 1; "
+        "config.postgres_changes[0].select[2] must be a string, not 1; nothing further was read"
+    )
+    assert time.process_time() - begin < 0.01
+
+
+def test_a_long_join_is_read_in_steps() -> None:
+    entries = [
+        {**TODOS, "filter": ",".join(f"id=neq.{place}{number}" for number in range(60))}
+        for place in range(100)
+    ]
+    steps = parsing_join({"config": {"postgres_changes": entries}})
+    begin = time.process_time()
+    longest, count = 0.0, 0
+    for _ in steps:
+        end = time.process_time()
+        longest, begin, count = max(longest, end - begin), end, count + 1
+    assert count == 101
+    assert longest < 0.02
 
 
 values = st.recursive(

@@ -1,0 +1,86 @@
+"""The patterns of one filter, bounded together: what they become takes time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ._kind import UnreadableError
+from ._like import ilike, like
+from ._regex import regex
+from .nodes import Comparison, Operator
+
+__all__ = ["PATTERNS", "Patterns"]
+
+PATTERNS: Final = frozenset({Operator.LIKE, Operator.ILIKE, Operator.MATCH, Operator.IMATCH})
+"""The operators whose literals are patterns."""
+
+_LONGEST_PATTERN: Final = 1000
+"""Characters: what patterns become takes time and memory many times their length."""
+_MOST_INSTRUCTIONS: Final = 5_000
+"""Of a filter's regular expressions, for RE2, which takes 2 ms for so many: ``\\w`` and its like
+are 1,200, as there are so many letters; those of ASCII alone are one or two each."""
+_MOST_PIECES: Final = 1000
+"""Of a filter's LIKE patterns, between two ``%``, that have a ``_``: 20 µs each."""
+_LONGEST_SEARCHED: Final = 65_536
+"""Characters of a row's value: a search takes up to 0.4 µs for each."""
+
+
+class Patterns:
+    """Makes the tests of a filter's patterns, as long as there are not too many.
+
+    Attributes:
+        instructions: that RE2 has for the regular expressions so far.
+    """
+
+    def __init__(self) -> None:
+        self.instructions = 0
+        self._pieces = 0
+
+    def test(self, node: Comparison, *, ignore_case: bool) -> Callable[[str], bool]:
+        """Return the test of a comparison whose operator is one of :data:`PATTERNS`.
+
+        It raises UnreadableError for a text that is too long to be searched.
+
+        Args:
+            node: the comparison.
+            ignore_case: although its operator does not.
+
+        Raises:
+            ValueError: if the pattern is none, or too much with those before it.
+        """
+        pattern = node.value
+        assert isinstance(pattern, str)
+        if len(pattern) > _LONGEST_PATTERN:
+            raise ValueError(f"a pattern has at most {_LONGEST_PATTERN:,} characters")
+        if node.operator in (Operator.LIKE, Operator.ILIKE):
+            make = ilike if ignore_case or node.operator is Operator.ILIKE else like
+            predicate, pieces = make(pattern)
+            self._pieces += pieces
+            if self._pieces > _MOST_PIECES:
+                raise ValueError(
+                    "with those before it the filter's patterns have more than "
+                    f"{_MOST_PIECES:,} parts with _ between two %"
+                )
+        else:
+            ignore_case = ignore_case or node.operator is Operator.IMATCH
+            predicate, size = regex(pattern, ignore_case=ignore_case)
+            self.instructions += size
+            if self.instructions > _MOST_INSTRUCTIONS:
+                raise ValueError(
+                    "with those before it the filter's patterns are too large: RE2 has "
+                    f"{self.instructions:,} instructions for them, at most {_MOST_INSTRUCTIONS:,} "
+                    r"are taken; \w stands for all letters that there are, [A-Za-z0-9_] for few"
+                )
+        return _bounded(predicate)
+
+
+def _bounded(predicate: Callable[[str], bool]) -> Callable[[str], bool]:
+    def test(text: str) -> bool:
+        if len(text) > _LONGEST_SEARCHED:
+            raise UnreadableError(
+                f"a pattern is not looked for in more than {_LONGEST_SEARCHED:,} characters"
+            )
+        return predicate(text)
+
+    return test
