@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 from websockets.asyncio.server import Server
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
@@ -102,6 +103,26 @@ async def test_of_a_flood_only_a_slice_too_much_is_looked_at(guarded: Guarded) -
     assert close[4:] == b"more than 1000 messages a second (MAX_MESSAGES_PER_SECOND)"
     assert guarded.connection.protocol.state is State.CLOSING
     assert guarded.happened == ["flood"]
+
+
+async def test_what_is_inflated_counts_by_what_it_becomes(guarded: Guarded) -> None:
+    inflated = 0
+
+    class Counting(PerMessageDeflate):
+        def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
+            nonlocal inflated
+            decoded = super().decode(frame, max_size=max_size)
+            inflated += len(decoded.data)
+            return decoded
+
+    guarded.connection.protocol.extensions = [Counting(True, True, 15, 15)]
+    client = PerMessageDeflate(True, True, 15, 15)
+    bomb = Frame(Opcode.TEXT, b"x" * 1_000_000).serialize(mask=True, extensions=[client])
+    assert len(bomb) < 1100
+    guarded.connection.data_received(bomb * 200)
+    assert guarded.happened == ["flood"]
+    # 1000 times 8 KiB, and what was in the last slice besides.
+    assert inflated <= 1000 * 8192 + 3_000_000
 
 
 async def test_what_waits_unread_beyond_the_bound_ends_the_connection() -> None:
