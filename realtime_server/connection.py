@@ -133,7 +133,7 @@ class Connection:
         self._announcements: dict[Channel, Wait] = {}
         self._next_check: asyncio.TimerHandle | None = None
         self._peer = peer_name(websocket.remote_address)
-        self._refusals = Refusals(self._peer, metrics)
+        self._refusals = Refusals(self._peer, metrics, self._loop.time)
         self._outbox = SocketOutbox(
             websocket,
             max_bytes=config.outbox_max_bytes,
@@ -168,6 +168,7 @@ class Connection:
             for topic in list(self._registered):
                 self._forget(topic)
             self._account.close()
+            self._refusals.close()
             code = self._close_code()
             self._metrics.connections.dec()
             self._metrics.closed(code)
@@ -312,7 +313,11 @@ class Connection:
         """Tell a channel that nothing comes of what it asks for."""
         extra = named(self._peer, "channel_warned", topic=channel.topic, reason=reason)
         logger.info(
-            "channel %.200r of %s gets nothing: %s", channel.topic, self._peer, reason, extra=extra
+            "channel %.200r of %s gets nothing: %.1000s",
+            channel.topic,
+            self._peer,
+            reason,
+            extra=extra,
         )
         self._perform_all(self._state.fail(channel, reason))
 
@@ -415,7 +420,9 @@ class Connection:
     def _end(self, channel: Channel, exc: RefusedError) -> None:
         self._metrics.channels_ended.labels(exc.result).inc()
         extra = named(self._peer, "channel_ended", topic=channel.topic, reason=str(exc))
-        logger.info("channel %.200r of %s ended: %s", channel.topic, self._peer, exc, extra=extra)
+        logger.info(
+            "channel %.200r of %s ended: %.1000s", channel.topic, self._peer, exc, extra=extra
+        )
         for_good = not isinstance(exc, UnavailableError)
         self._perform_all(self._state.end(channel, exc.reason, for_good=for_good))
 

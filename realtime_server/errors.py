@@ -20,7 +20,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from realtime_core.errors import RealtimeError
 
@@ -36,7 +36,16 @@ __all__ = [
     "TopicError",
     "UnavailableError",
     "UnsupportedError",
+    "quoted",
 ]
+
+_MOST_QUOTED: Final = 200
+"""Characters of what a client sent that a reason repeats."""
+
+
+def quoted(text: str) -> str:
+    """Return what a client sent as a reason quotes it: its beginning, where it is long."""
+    return repr(text) if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]!r}…"
 
 
 class FrameError(RealtimeError):

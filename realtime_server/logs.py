@@ -18,8 +18,8 @@ __all__ = ["JsonFormatter", "TextFormatter", "configure", "named", "peer_name"]
 
 _STANDARD: Final = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"))
 """What every record has."""
-_TOPIC_SHOWN: Final = 200
-"""Characters of a topic that a line names."""
+_SHOWN: Final = {"topic": 200, "reason": 1000}
+"""Characters of what a client may have a hand in that a line names."""
 # What a terminal acts upon, and what ends a line for some reader of it.
 _CONTROLS: Final = {
     **{code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))},
@@ -44,9 +44,10 @@ def peer_name(address: Any) -> str:
 
 def named(peer: str, event: str, **more: object) -> dict[str, object]:
     """Return what a line about a client names besides its message, for ``extra=``."""
-    topic = more.get("topic")
-    if isinstance(topic, str):
-        more["topic"] = topic[:_TOPIC_SHOWN]
+    for name, most in _SHOWN.items():
+        text = more.get(name)
+        if isinstance(text, str):
+            more[name] = text[:most]
     return {"event": event, "peer": peer, **more}
 
 

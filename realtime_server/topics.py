@@ -17,7 +17,7 @@ import attrs
 from realtime_core import FilterError
 from realtime_core.filters import Comparison, Filter, Operator, Reference, parse_filter
 
-from .errors import TopicError
+from .errors import TopicError, quoted
 from .phoenix.messages import CHANNEL_PREFIX
 
 __all__ = ["TableFilter", "Topic"]
@@ -71,7 +71,7 @@ class Topic:
             try:
                 parse_filter(text)
             except FilterError as exc:
-                raise TopicError(f"cannot filter by {text!r}: {exc}") from exc
+                raise TopicError(f"cannot filter by {quoted(text)}: {exc}") from exc
         return cls(name, filters)
 
 
