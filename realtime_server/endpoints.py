@@ -215,6 +215,11 @@ class HttpProtocol(asyncio.Protocol):
         To close a socket with something unread resets the connection, and the client may
         lose the response (RFC 9112, section 9.6).
         """
-        self._transport.write_eof()
+        try:
+            self._transport.write_eof()
+        except OSError:
+            # The client has reset the connection, and that is not noticed yet.
+            self._transport.abort()
+            return
         loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(_LINGER, self._transport.abort)

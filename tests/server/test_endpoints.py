@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Awaitable
 from http import HTTPStatus
@@ -313,3 +314,14 @@ async def test_what_is_no_good_request_is_refused(
     assert b"\r\nconnection: close\r\n" in answer
     assert b"secret" not in answer
     assert exchange.transport.half_closed
+
+
+async def test_a_client_that_has_reset_the_connection_is_not_waited_for(
+    exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_eof() -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(exchange.transport, "write_eof", write_eof)
+    exchange.protocol.send(Response(HTTPStatus.REQUEST_TIMEOUT))
+    assert exchange.transport.aborted
