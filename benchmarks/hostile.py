@@ -4,9 +4,9 @@
 
 Twenty honest clients get a row now and then, and send their heartbeats; in the hostile rounds
 `tests/hostile.py` is at the server besides: a thousand half-open connections, slow handshakes,
-floods of joins, heartbeats, pings and fragments, giant frames, garbage. The ratio of the two
-latencies is the figure; the attackers need a processor, too, so it is an upper bound on what is
-the server's.
+floods of joins, heartbeats, pings and fragments, joins with large patterns, thousands of
+conditions, long lists and long topics, giant frames, garbage. The ratio of the two latencies is
+the figure; the attackers need a processor, too, so it is an upper bound on what is the server's.
 """
 
 from __future__ import annotations

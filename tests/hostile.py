@@ -17,7 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 __all__ = ["HostileProcess"]
 
@@ -32,7 +32,7 @@ PAUSE = 0.05
 
 
 class HostileProcess:
-    """Two dozen attackers and a thousand half-open connections, in a process of their own."""
+    """Some thirty attackers and a thousand half-open connections, in a process of their own."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -101,6 +101,30 @@ async def join_flood(port: int) -> None:
     await flood(port, joins)
 
 
+async def large_regexes(port: int) -> None:
+    """Join with a hundred patterns, each of which is large for RE2."""
+    await flood(port, join([rf'v=match."\\w{{90}}{number}"' for number in range(100)]) * 50)
+
+
+async def many_conditions(port: int) -> None:
+    """Join with 6,000 conditions, and again."""
+    filters = [
+        ",".join(f"v=not.like.*{place}_{number}*" for number in range(60)) for place in range(100)
+    ]
+    await flood(port, join(filters) * 10)
+
+
+async def long_lists(port: int) -> None:
+    """Join with a list of what is no binding."""
+    await flood(port, join([], bindings=[1] * 60_000) * 10)
+
+
+async def long_topics(port: int) -> None:
+    """Join topics whose filters are none."""
+    topics = (f"realtime:public:todos:{number:04}{'x' * 4000}" for number in range(500))
+    await flood(port, b"".join(join(None, topic=topic) for topic in topics))
+
+
 async def heartbeat_flood(port: int) -> None:
     heartbeat = frame(b'{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"1"}')
     await flood(port, heartbeat * 20_000)
@@ -155,6 +179,10 @@ ATTACKERS: dict[Callable[[int], Awaitable[None]], int] = {
     slow_handshake: 10,
     giant_frame: 2,
     join_flood: 2,
+    large_regexes: 2,
+    many_conditions: 2,
+    long_lists: 2,
+    long_topics: 2,
     heartbeat_flood: 2,
     ping_flood: 2,
     fragment_flood: 1,
@@ -200,6 +228,18 @@ async def until_closed(reader: asyncio.StreamReader) -> None:
     with contextlib.suppress(OSError):
         while await reader.read(65536):
             pass
+
+
+def join(
+    filters: list[str] | None, *, bindings: list[Any] | None = None, topic: str = "realtime:room"
+) -> bytes:
+    """A join with a binding for each filter, or these bindings; None: without config."""
+    if bindings is None:
+        table = {"event": "*", "schema": "public", "table": "item"}
+        bindings = [{**table, "filter": each} for each in filters or ()]
+    payload = {} if filters is None else {"config": {"postgres_changes": bindings}}
+    message = {"topic": topic, "event": "phx_join", "payload": payload, "ref": "1"}
+    return frame(json.dumps(message).encode())
 
 
 def frame_head(opcode: int, size: int, fin: int = 0x80) -> bytes:
