@@ -122,6 +122,16 @@ class Dispatch:
         """Say whether it is time to hand out what there is."""
         return self._bytes >= _MOST_BYTES or self._clock() >= self._until
 
+    def is_over(self) -> bool:
+        """Say whether the slice of time is over."""
+        return self._clock() >= self._until
+
+    def give_way(self) -> Iterator[float]:
+        """Let others have their turn, if the slice of time is still over."""
+        if self.is_over():
+            yield 0.0
+            self._until = self._clock() + SLICE
+
     def hand_out(self) -> Iterator[float]:
         """Write everything; whenever a slice is over, say for how many seconds to give way."""
         size = self._bytes

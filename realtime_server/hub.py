@@ -240,6 +240,10 @@ class Hub:
                 typed = event.relation
                 yield from self.typing(typed)
             yield from _add(dispatch, self._messages(event))
+            # Filters may have taken their time although nobody gets anything.
+            if dispatch.is_over():
+                yield from dispatch.hand_out()
+                yield from dispatch.give_way()
         yield from dispatch.hand_out()
 
     def typing(self, relation: Relation) -> Iterator[float]:

@@ -588,3 +588,19 @@ def test_who_listens_is_known_of_a_bounded_number_of_tables() -> None:
     for number in range(200):
         hub.listening(insert(make_relation("public", f"t{number}"), "1", "x"))
     assert len(hub._listening) <= 64
+
+
+def test_others_have_their_turn_while_filters_are_asked_that_nothing_passes() -> None:
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += 0.001
+        return now
+
+    hub = Hub(clock=clock)
+    topic = Topic.parse("realtime:public:todos:id=lt.0")
+    outbox = RecordingOutbox()
+    hub.subscribe(Subscription(topic, SERIALIZERS["1.0.0"], outbox))
+    turns = sum(1 for _ in hub.publishing([insert(TODOS, "1", "x")] * 1000))
+    assert turns >= 1000 // 5 - 10
