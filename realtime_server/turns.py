@@ -22,9 +22,13 @@ class Turn:
         self._loop = asyncio.get_running_loop()
         self._until = self._loop.time() + SLICE
 
+    @property
+    def is_over(self) -> bool:
+        return self._loop.time() >= self._until
+
     async def give_way(self) -> None:
         """Let the others have their turn, if this one is over."""
-        if self._loop.time() >= self._until:
+        if self.is_over:
             await asyncio.sleep(0)
             self._until = self._loop.time() + SLICE
 

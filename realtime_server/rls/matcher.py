@@ -13,6 +13,7 @@ from realtime_core import RowChange
 from ..dispatch import give_way
 from ..groups import AnyDelivery, Listening
 from ..hub import Hub
+from ..turns import Turn
 from .candidates import Candidate, Matched
 from .reader import Read
 from .viewers import Viewer
@@ -37,15 +38,23 @@ class Matcher:
         """Return a candidate for each change, in order. Others have their turn meanwhile."""
         for relation in dict.fromkeys(read.change.relation for read in reads):
             await give_way(self._hub.typing(relation))
-        return self.candidates(reads)
+        candidates: list[Candidate] = []
+        turn = Turn()
+        while len(candidates) < len(reads):
+            # Filters take their time, and many rows many times that.
+            candidates += self._candidates(reads[len(candidates) :], turn)
+            await turn.give_way()
+        return candidates
 
-    def candidates(self, reads: Sequence[Read]) -> list[Candidate]:
-        """Return the same at once."""
-        candidates = []
+    def _candidates(self, reads: Sequence[Read], turn: Turn) -> list[Candidate]:
+        """Return those of the first changes, as many as a turn is long enough for."""
+        candidates: list[Candidate] = []
         listeners: dict[_Kind, tuple[Listening, frozenset[Viewer], frozenset[Viewer]]] = {}
         # Where nobody filters, all changes of a table go to the same.
         known: dict[_Kind, tuple[Matched, frozenset[Viewer], frozenset[Viewer]]] = {}
         for read in reads:
+            if candidates and turn.is_over:
+                break
             change = read.change
             schema, table = change.relation.schema, change.relation.table
             kind = (schema, table, type(change))

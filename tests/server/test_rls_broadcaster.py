@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -165,6 +166,28 @@ async def test_others_have_their_turn_while_very_many_filters_are_typed() -> Non
     other.cancel()
 
 
+async def test_others_have_their_turn_while_filters_are_asked_about_many_rows() -> None:
+    hub = Hub()
+    tests = ",".join(f"details=not.like.*{number}x*" for number in range(100))
+    sit(hub, ANN, *(f"realtime:public:todos:{tests},id=neq.{number}" for number in range(5)))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    began = time.thread_time()
+    found = await Matcher(hub).match(batch(*range(1000)).reads)
+    took = time.thread_time() - began
+    assert [len(one.viewers) for one in found] == [1] * 1000
+    # Each slice is 5 ms, of which others may take some.
+    assert turns > took / 0.02 + 3
+    other.cancel()
+
+
 async def test_a_change_that_cannot_be_shown_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     hub = Hub()
     ann = sit(hub, ANN)
@@ -208,7 +231,7 @@ async def test_what_comes_late_goes_to_those_who_are_that_viewer_still() -> None
     ]
     for subscription in subscriptions:
         hub.subscribe(subscription)
-    one, two = Matcher(hub).candidates(batch(1, 2).reads)
+    one, two = await Matcher(hub).match(batch(1, 2).reads)
     hub.move(subscriptions[1], BOB)
     hub.unsubscribe(subscriptions[2])
     delivery.hand_out_late(ANN, [(one, {ANN: Text("one")}), (two, {ANN: Text("two")})])
@@ -249,7 +272,7 @@ async def test_a_loss_is_told_to_those_who_would_have_got_it(
     delivery = Delivery(hub, oracle.counters)
     ann = sit(hub, ANN, "realtime:*", "realtime:public:other")
     bob = sit(hub, BOB)
-    loss = Loss.of(ANN, LossReason.TOO_SLOW, Matcher(hub).candidates(batch(1, 2).reads))
+    loss = Loss.of(ANN, LossReason.TOO_SLOW, await Matcher(hub).match(batch(1, 2).reads))
     delivery.tell(loss)
     assert seen(bob) == []
     [frame] = ann.frames
@@ -272,7 +295,7 @@ async def test_a_loss_does_not_tell_whether_a_row_passes_a_filter(reason: LossRe
     hub, oracle = Hub(), Oracle()
     delivery = Delivery(hub, oracle.counters)
     ann = sit(hub, ANN, *FILTERS)
-    delivery.tell(Loss.of(ANN, reason, Matcher(hub).candidates(batch(1).reads)))
+    delivery.tell(Loss.of(ANN, reason, await Matcher(hub).match(batch(1).reads)))
     assert topics(ann) == [(topic, "system") for topic in FILTERS]
 
 
@@ -287,7 +310,7 @@ async def test_nor_does_that_of_a_channel_that_moves_while_it_is_looked_at_apart
     for subscription in moving:
         hub.subscribe(subscription)
     stays = sit(hub, ANN, *FILTERS)
-    [one] = Matcher(hub).candidates(batch(1).reads)
+    [one] = await Matcher(hub).match(batch(1).reads)
     for subscription in moving:
         hub.move(subscription, BOB)
     delivery.hand_out_late(ANN, [(one, {})])
@@ -317,7 +340,7 @@ async def test_a_loss_that_nobody_is_there_to_hear_of_is_none() -> None:
     hub, oracle = Hub(), Oracle()
     delivery = Delivery(hub, oracle.counters)
     sit(hub, BOB)
-    delivery.tell(Loss.of(ANN, LossReason.TOO_SLOW, Matcher(hub).candidates(batch(1).reads)))
+    delivery.tell(Loss.of(ANN, LossReason.TOO_SLOW, await Matcher(hub).match(batch(1).reads)))
     assert oracle.counters.given_up == 0
 
 
