@@ -39,7 +39,8 @@ class Verdict:
     shown: list[Shown]
     """Of each candidate, in order."""
     timeouts: Counter[Viewer]
-    """How many checks of each viewer have taken too long."""
+    """How many checks of each viewer have taken too long; 0 of one that was not asked about
+    everything, because others' took too long."""
 
 
 class Checker:
@@ -110,7 +111,7 @@ class Checker:
             page = Page(table, relation, candidates, places, self._strict, sampled)
             await page.ask(lookup or self._visibility.check, self._counters)
             self._samples.note(candidates, sampled, page.failed)
-            timeouts += page.timeouts
+            timeouts.update(page.timeouts)
             pages.append(page)
         answers = await self._casts.json_of(
             {one for page in pages for one in page.unknown_values()}

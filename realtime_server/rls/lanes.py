@@ -60,6 +60,11 @@ class Lane:
         self._woken = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was put in is handed out, or given up and told."""
+        return not (self._waiting or self._current) and self._loss is None
+
     def put(self, candidates: Sequence[Candidate]) -> None:
         """Take a part of a batch, which is not empty.
 

@@ -47,7 +47,8 @@ __all__ = ["RlsMode"]
 logger = logging.getLogger("realtime.rls")
 
 _CONNECTIONS: Final = 4
-"""That ask for row level security at once; two more ask for those that take too long."""
+"""That ask for row level security at once; two more ask for those that take too long, and two for
+those who were not asked for because of them."""
 _PATIENCE: Final = 5.0
 """Seconds that a join waits for the schema ``realtime``. Clients come back while a server starts,
 and some of the first generation do not try again when they are refused."""
@@ -81,6 +82,7 @@ class RlsMode:
         timeout = config.rls_check_timeout / 1000
         self._visibility = Visibility(dsn, timeout=timeout, size=_CONNECTIONS)
         self._apart = Visibility(dsn, timeout=timeout, name="rls apart", size=2)
+        self._on_trial = Visibility(dsn, timeout=timeout, name="rls on trial", size=2)
         self._connections = Connections(dsn, name="subscriptions", size=2)
         self._registry = Registry(
             self._connections,
@@ -99,7 +101,7 @@ class RlsMode:
             strict=config.rls_strict,
         )
         delivery = Delivery(hub, counters)
-        self._slow_viewers = SlowViewers(checker, self._apart, delivery, counters)
+        self._slow_viewers = SlowViewers(checker, self._apart, self._on_trial, delivery, counters)
         self._broadcaster = Broadcaster(
             Matcher(hub), self._slow_viewers.check, delivery, metrics, self._renew
         )
@@ -113,7 +115,8 @@ class RlsMode:
 
     async def __aenter__(self) -> Self:
         """Be ready to connect; nothing is asked of the database yet."""
-        for part in (self._visibility, self._apart, self._connections, self._slow_viewers):
+        asking = (self._visibility, self._apart, self._on_trial)
+        for part in (*asking, self._connections, self._slow_viewers):
             await self._stack.enter_async_context(part)
         return self
 

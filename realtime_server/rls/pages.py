@@ -186,6 +186,9 @@ class Page:
                 if viewer in self._candidates[place].viewers:
                     self._shown.setdefault((place, columns), []).append(viewer)
         for row, failure in answer.failed.items():
+            if failure is Failure.UNASKED:
+                self.timeouts[viewer] += 0
+                continue
             if failure is Failure.TIMEOUT:
                 self.timeouts[viewer] += 1
             else:

@@ -1,7 +1,8 @@
 """SlowViewers: those whose policies have run too long, and who are asked for apart since.
 
 The others never wait for them again. What they may see is delivered when that is known, in
-order.
+order. Those who were not asked for any more because of them are asked for apart, too, until
+everything that waited for them is handed out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Self
 
 from ..catalog.tables import LiveColumn, Table
 from .candidates import Candidate, Decided
-from .checker import Checker
+from .checker import Checker, Verdict
 from .counters import Counters
 from .delivery import Delivery
 from .lanes import Lane
@@ -36,20 +37,29 @@ class SlowViewers:
     Args:
         checker: decides what they are shown.
         apart: asks the database for them, on connections of their own.
+        on_trial: asks it for those who may be fast, on others.
         delivery: hands out what they are shown, and tells what they do not get.
         counters: of what went wrong.
     """
 
     def __init__(
-        self, checker: Checker, apart: Visibility, delivery: Delivery, counters: Counters
+        self,
+        checker: Checker,
+        apart: Visibility,
+        on_trial: Visibility,
+        delivery: Delivery,
+        counters: Counters,
     ) -> None:
         self._checker = checker
         self._apart = apart
+        self._trial = on_trial
         self._delivery = delivery
         self._counters = counters
         # How many channels each viewer has, slow or not.
         self._channels: Counter[Viewer] = Counter()
         self._lanes: dict[Viewer, Lane] = {}
+        # Those among them that have taken no time yet.
+        self._on_trial: set[Viewer] = set()
         self._ending: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -77,11 +87,34 @@ class SlowViewers:
         if self._channels[viewer]:
             return
         del self._channels[viewer]
+        self._on_trial.discard(viewer)
         lane = self._lanes.pop(viewer, None)
         if lane is not None:
-            task = lane.abandon()
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            self._await(lane.abandon())
+
+    def _await(self, ending: asyncio.Task[None]) -> None:
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    def _acquit(self) -> None:
+        """Ask for those with the others again who were apart because of others alone."""
+        for viewer in [one for one in self._on_trial if self._lanes[one].is_idle]:
+            self._on_trial.discard(viewer)
+            self._await(self._lanes.pop(viewer).cancel())
+
+    def _put_apart(self, viewer: Viewer, *, is_slow: bool) -> None:
+        if is_slow:
+            self._warn(viewer)
+        else:
+            self._on_trial.add(viewer)
+        self._lanes[viewer] = Lane(partial(self._work, viewer), self._delivery.tell, viewer)
+
+    def _warn(self, viewer: Viewer) -> None:
+        logger.warning(
+            "row level security takes too long for role %s: its changes are checked apart, "
+            "and may come later than others'",
+            viewer.role,
+        )
 
     async def check(self, candidates: Sequence[Candidate]) -> Decided:
         """Return what is shown of each candidate to those who are not slow.
@@ -89,6 +122,7 @@ class SlowViewers:
         Raises:
             psycopg.Error: if the database cannot be asked; nothing is decided.
         """
+        self._acquit()
         apart = frozenset(self._lanes)
         on_time = candidates
         if apart:
@@ -99,12 +133,7 @@ class SlowViewers:
                 one.pop(viewer, None)
             # The last channel may have left meanwhile.
             if viewer in self._channels:
-                logger.warning(
-                    "row level security takes too long for role %s: its changes are checked apart, "
-                    "and may come later than others'",
-                    viewer.role,
-                )
-                self._lanes[viewer] = Lane(partial(self._work, viewer), self._delivery.tell, viewer)
+                self._put_apart(viewer, is_slow=verdict.timeouts[viewer] > 0)
         for viewer in apart | verdict.timeouts.keys():
             theirs = [
                 one.only_for(viewer)
@@ -120,7 +149,15 @@ class SlowViewers:
         return list(zip(candidates, verdict.shown, strict=True))
 
     async def _work(self, viewer: Viewer, candidates: Sequence[Candidate]) -> None:
-        verdict = await self._checker.check(candidates, self._look_up)
+        verdict: Verdict | None = None
+        if viewer in self._on_trial:
+            verdict = await self._checker.check(candidates, self._trial.check)
+            if verdict.timeouts:
+                verdict = None
+                self._on_trial.discard(viewer)
+                self._warn(viewer)
+        if verdict is None:
+            verdict = await self._checker.check(candidates, self._look_up)
         self._counters.timeouts += verdict.timeouts.total()
         self._delivery.hand_out_late(viewer, list(zip(candidates, verdict.shown, strict=True)))
 

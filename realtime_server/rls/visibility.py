@@ -50,6 +50,8 @@ class Failure(enum.Enum):
     """A policy raised an error."""
     TIMEOUT = "timeout"
     """A policy ran too long."""
+    UNASKED = "unasked"
+    """Those before have taken so long that nobody was asked."""
 
 
 @attrs.frozen
@@ -84,6 +86,9 @@ _MOST_LOOKUPS: Final = 20_000
 _LOCK_PATIENCE: Final = 60.0
 """Seconds for which a table may be locked until its rows are given up."""
 _LOCK_PAUSE: Final = 0.05
+_MOST_CULPRITS: Final = 2
+"""Viewers of a table that may take too long, one after the other, until the rest is given up for
+now: else the others would wait for as many timeouts as there are viewers."""
 _MOST_TIMEOUTS: Final = 10
 """For one viewer and batch, until it is given up which row it is that takes the time."""
 
@@ -193,21 +198,28 @@ class Visibility:
             part = Question(question.viewer, places)
             [found] = await self.check(table, rows, [part], compared=compared)
             slow = tuple(p for p, why in found.failed.items() if why is Failure.TIMEOUT)
+            unasked = tuple(p for p, why in found.failed.items() if why is Failure.UNASKED)
             answer.visible |= found.visible
             answer.failed |= found.failed
+            answer.failed |= dict.fromkeys(unasked, Failure.TIMEOUT)
+            again = [unasked] if unasked else []
             if len(slow) > 1:
+                half = len(slow) // 2
+                again += [slow[half:], slow[:half]]
+            if again:
                 timeouts += 1
                 if timeouts < _MOST_TIMEOUTS:
-                    half = len(slow) // 2
-                    halves += [slow[half:], slow[:half]]
-                    for place in slow:
-                        del answer.failed[place]
+                    halves += again
+                    for places in again:
+                        for place in places:
+                            del answer.failed[place]
         return answer
 
     async def _ask(self, inquiry: _Inquiry, todo: list[tuple[int, tuple[int, ...]]]) -> None:
         """Answer questions: pairs of a question's place and the rows that are left of it."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + _LOCK_PATIENCE
+        culprits = 0
         while todo:
             rows = await self._call(inquiry, todo)
             again: list[tuple[int, tuple[int, ...]]] = []
@@ -224,6 +236,7 @@ class Visibility:
                     )
                     await asyncio.sleep(_LOCK_PAUSE)
                 elif problem in (LATER, TIMEOUT):
+                    culprits += 1
                     inquiry.note(place, places, Failure.TIMEOUT)
                 elif len(places) > 1:
                     # Which of the rows is it? Each by itself, and the others are answered.
@@ -231,6 +244,11 @@ class Visibility:
                 else:
                     inquiry.note(place, places, Failure.ERROR, problem, detail)
             todo = again + todo[len(rows) :]
+            if culprits >= _MOST_CULPRITS:
+                for place, places in todo:
+                    unasked = dict.fromkeys(places, Failure.UNASKED)
+                    inquiry.answers[place].failed.update(unasked)
+                return
 
     async def _call(
         self, inquiry: _Inquiry, todo: Sequence[tuple[int, tuple[int, ...]]]

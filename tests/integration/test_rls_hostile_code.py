@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -21,11 +23,14 @@ FORGETS = (
     " $$ begin execute 'deallocate all'; return true; end $$"
 )
 MORE_THAN_ARE_NEEDED_TO_PREPARE = 12
+TIMEOUT = 0.5
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def module_stage(pg17: Server) -> AsyncIterator[RlsStage]:
-    async with open_rls_stage(pg17, MAX_RECORD_BYTES="100000") as stage:
+    async with open_rls_stage(
+        pg17, MAX_RECORD_BYTES="100000", RLS_CHECK_TIMEOUT=f"{TIMEOUT * 1000:.0f}"
+    ) as stage:
         yield stage
 
 
@@ -53,6 +58,36 @@ async def test_a_policy_that_deallocates_statements_keeps_nothing_back(
             rows = [frame["payload"]["record"] for frame in await client.drain()]
             assert rows == [{"id": number} for number in numbers]
     assert "changes wait" not in caplog.text
+
+
+async def test_a_policy_that_hangs_for_many_does_not_hold_others_up_for_each_of_them(
+    stage: RlsStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    sub = "current_setting('request.jwt.claims')::jsonb ->> 'sub'"
+    stage.make("bad", "id int primary key", f"{sub} = 'fast' or pg_sleep(30) is not null")
+    stage.make("good", "id int primary key", "true")
+    many = 16
+    async with contextlib.AsyncExitStack() as stack:
+        slow = [await stack.enter_async_context(stage.client(f"slow{n}")) for n in range(many)]
+        fast, other = [
+            await stack.enter_async_context(stage.client(sub)) for sub in ("fast", "other")
+        ]
+        for client in (*slow, fast):
+            await client.sit(stage.topic("bad"))
+        await other.sit(stage.topic("good"))
+        start = time.monotonic()
+        stage.execute("insert into bad values (1)", "insert into good values (1)")
+        assert (await other.receive())["payload"]["record"] == {"id": 1}
+        assert time.monotonic() - start < many / 2 * TIMEOUT
+        assert (await fast.receive())["payload"]["record"] == {"id": 1}
+        for client in slow:
+            [error] = (await client.receive())["payload"]["errors"]
+            assert error.endswith("row level security took too long")
+        # Who has taken no time is asked for with the others again, and misses nothing.
+        stage.execute("insert into bad values (2)", "insert into bad values (3)")
+        rows = [(await fast.receive())["payload"]["record"] for _ in range(2)]
+        assert rows == [{"id": 2}, {"id": 3}]
+    assert caplog.text.count("row level security takes too long for role") == many
 
 
 async def test_a_type_that_deallocates_statements_lets_others_join(stage: RlsStage) -> None:
