@@ -88,6 +88,8 @@ class Table:
     """Whether its rows are its partitions'."""
     is_partition: bool
     """Whether its rows are those of a partitioned table, too."""
+    is_full: bool
+    """Whether its replica identity is FULL."""
     is_at_odds: bool
     """Whether row level security is not enabled, but is where rows are stored or above that: of
     the table that is partitioned, or of a partition. Nothing says then who may see a row."""
@@ -141,6 +143,7 @@ class Table:
 _TABLES: Final = """
     SELECT pg_catalog.pg_current_snapshot()::text, w.schema, w.name, c.oid::pg_catalog.int8,
         c.relrowsecurity, c.relkind = 'p', c.relispartition,
+        c.relreplident = 'f',
         CASE
             WHEN c.relrowsecurity THEN false
             WHEN c.relispartition OR c.relkind = 'p' THEN EXISTS (
@@ -284,8 +287,8 @@ async def _read(
         custom = {
             oid
             for row in rows
-            if not roles or any(allowed for _, allowed in (row[10] or {}).values())
-            for _, _, _, oid, _ in row[8] or ()
+            if not roles or any(allowed for _, allowed in (row[11] or {}).values())
+            for _, _, _, oid, _ in row[9] or ()
             if oid >= _FIRST_CUSTOM_OID
         }
         types: dict[int, CustomType] = {}
@@ -299,7 +302,7 @@ async def _read(
 
 def _table(row: Sequence[Any], types: Mapping[int, CustomType]) -> Table:
     _, schema, name, oid, has_rls, *kinds, columns, key, roles, facts = row
-    is_partitioned, is_partition, is_at_odds = kinds
+    is_partitioned, is_partition, is_full, is_at_odds = kinds
     roles = roles or {}
     found = Published.read(facts)
     return Table(
@@ -309,6 +312,7 @@ def _table(row: Sequence[Any], types: Mapping[int, CustomType]) -> Table:
         has_rls or is_at_odds,
         is_partitioned,
         is_partition,
+        is_full,
         is_at_odds,
         tuple(LiveColumn(*column) for column in columns or ()),
         tuple(KeyColumn(*column) for column in key or ()),

@@ -12,6 +12,7 @@ from ._kinds import (
     LogLevel,
     OutputPlugin,
     ReplicationMode,
+    RlsDelete,
     ShortSecret,
     read_jwks,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "LogLevel",
     "OutputPlugin",
     "ReplicationMode",
+    "RlsDelete",
     "ShortSecret",
     "read_jwks",
     # .file

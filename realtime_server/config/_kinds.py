@@ -58,6 +58,8 @@ __all__ = [
     "ReplicationMode",
     "RootCertificate",
     "SendBuffer",
+    "RlsDelete",
+    "RlsDeletes",
     "ShortSecret",
     "ShortSecrets",
     "SlotName",
@@ -155,6 +157,13 @@ class ShortSecret(enum.Enum):
 
     REFUSE = "refuse"
     ALLOW = "allow"
+
+
+class RlsDelete(enum.Enum):
+    """What RLS mode tells of a DELETE where row level security is on."""
+
+    KEY = "key"
+    POLICY = "policy"
 
 
 class EventLoop(enum.Enum):
@@ -359,6 +368,7 @@ SendBuffer = Annotated[int, _whole_number(0, 1 << 30, unit="bytes")]
 RecordBytes = Annotated[int, _whole_number(1, unit="bytes")]
 Megabytes = Annotated[int, _whole_number(0, unit="MB (10⁶ bytes)")]
 Mode = Annotated[ReplicationMode, _choice(ReplicationMode)]
+RlsDeletes = Annotated[RlsDelete, _choice(RlsDelete)]
 ShortSecrets = Annotated[ShortSecret, _choice(ShortSecret)]
 Plugin = Annotated[OutputPlugin, _choice(OutputPlugin)]
 IpFamily = Annotated[IpVersion, _choice(IpVersion, any_case=True)]

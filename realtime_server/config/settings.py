@@ -25,6 +25,7 @@ from ._kinds import (
     LogLevel,
     OutputPlugin,
     ReplicationMode,
+    RlsDelete,
     ShortSecret,
 )
 from .file import ConfigurationFile
@@ -255,6 +256,12 @@ class ServerConfig:
     )
     rls_strict: kinds.Flag = _variable(
         False, "deliver only rows that still are as the change says when they are checked"
+    )
+    rls_delete: kinds.RlsDeletes = _variable(
+        RlsDelete.KEY,
+        "of a DELETE where row level security is on: the primary key, to every role; or, under "
+        "REPLICA IDENTITY FULL, [the whole row to those whom the policies let see "
+        "it](../topics/rls.md#who-could-see-a-deleted-row)",
     )
     rls_check_timeout: kinds.Milliseconds = _variable(
         1000, "that a role's policies may take for a batch; whoever takes longer is asked apart"

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import attrs
 
-from realtime_core import Relation
+from realtime_core import Delete, Relation
 
 from ..catalog.tables import Table, TableName, look_at_tables
 from ..config import OutputPlugin
 from .candidates import Candidate, Shown
 from .casts import Casts
 from .counters import Counters
+from .former import Condition, read_conditions
 from .pages import Lookup, Page
 from .payloads import event_of
 from .samples import Sampled, Samples
@@ -53,6 +54,8 @@ class Checker:
             has what is published.
         max_record_bytes: of a change's values as text, beyond which only short ones are shown.
         strict: show only rows that still are as the change says.
+        asks_for_deleted: show a row that was deleted to those who could see it, if all of it is
+            known, instead of its key to everybody.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Checker:
         publications: Collection[str] = (),
         max_record_bytes: int,
         strict: bool = False,
+        asks_for_deleted: bool = False,
     ) -> None:
         self._visibility = visibility
         self._counters = counters
@@ -70,6 +74,7 @@ class Checker:
         self._publications = publications
         self._max_record_bytes = max_record_bytes
         self._strict = strict
+        self._asks_for_deleted = asks_for_deleted
         self._samples = Samples()
         # Tables that nobody is shown, and of which that was said.
         self._mentioned: set[TableName] = set()
@@ -108,7 +113,10 @@ class Checker:
             sampled: Sampled = {}
             if table.has_rls and not table.is_at_odds:
                 sampled = self._samples.pick(candidates, places)
-            page = Page(table, relation, candidates, places, self._strict, sampled)
+            conditions: Mapping[str, Condition] | None = None
+            if self._asks_for_deleted and table.has_rls:
+                conditions = await self._conditions(candidates, places, table)
+            page = Page(table, relation, candidates, places, self._strict, sampled, conditions)
             await page.ask(lookup or self._visibility.check, self._counters)
             self._samples.note(candidates, sampled, page.failed)
             timeouts.update(page.timeouts)
@@ -119,6 +127,21 @@ class Checker:
         for page in pages:
             page.show(shown, answers, self._max_record_bytes)
         return Verdict(shown, timeouts)
+
+    async def _conditions(
+        self, candidates: Sequence[Candidate], places: Sequence[int], table: Table
+    ) -> Mapping[str, Condition]:
+        """Return by role what must be true of rows that were deleted."""
+        roles = {
+            viewer.role
+            for place in places
+            if isinstance(candidates[place].change, Delete)
+            for viewer in candidates[place].viewers
+        }
+        if not roles:
+            return {}
+        async with self._visibility.connections.one() as connection:
+            return await read_conditions(connection, table, sorted(roles))
 
     async def _look_at_tables(
         self, relations: Collection[Relation], roles: Collection[str], xids: Collection[int]

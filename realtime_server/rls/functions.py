@@ -17,7 +17,7 @@ from psycopg import sql
 
 from ..catalog.tables import KeyColumn, LiveColumn, Table
 
-__all__ = ["LATER", "LOCKED", "TIMEOUT", "function", "rows_of"]
+__all__ = ["LATER", "LOCKED", "TIMEOUT", "former_function", "function", "rows_of"]
 
 # What stops a call early: the viewer and those behind it have no answer yet.
 LATER: Final = "later"
@@ -39,6 +39,7 @@ LANGUAGE plpgsql
 -- At the end, however it comes, the role is the session's own.
 SET role = 'none'
 AS ${name}$
+{directive}
 DECLARE
     {declarations}
     roles_ pg_catalog.text[] := ARRAY(SELECT pg_catalog.json_array_elements_text(roles_json_));
@@ -118,6 +119,24 @@ _BY_KEY: Final = """
             );
 """
 
+# Rows that are there no more, as values; a policy names the table, and may mean its whole row. A
+# value's type may have checks, which are the viewer's to run.
+_BY_VALUE: Final = """
+            PERFORM pg_catalog.set_config('search_path', {search_path}, true);
+            visible_ := ARRAY(
+                SELECT k.place
+                FROM pg_catalog.unnest(key_0_) WITH ORDINALITY AS k (row_text, place)
+                WHERE CASE
+                    WHEN mine_ IS NULL OR k.place OPERATOR(pg_catalog.=) ANY (mine_) THEN EXISTS (
+                        SELECT
+                        FROM pg_catalog.unnest(ARRAY[k.row_text::{type}]) AS {alias}
+                        WHERE {condition}
+                    )
+                    ELSE false
+                END
+            );
+"""
+
 # As text, under this session's settings: not every type has an equality, and where it has
 # one, 1.0 = 1.00. A row value of NULLs IS NULL, and is none.
 _UNCHANGED: Final = """
@@ -168,10 +187,47 @@ def function(
         )
         + f" picked_ {key[0].type_sql}[];",
         "look_up": _look_up(table, key, compared),
+        "directive": "",
+    }
+    return _named(oid, fields, timeout)
+
+
+@lru_cache(maxsize=256)
+def former_function(
+    oid: int, schema: str, table: str, condition: str, search_path: str, timeout: float
+) -> tuple[str, str]:
+    """Return the same for rows of a table that are there no more, which are their own keys.
+
+    Args:
+        oid: the table's.
+        schema: the table's.
+        table: its name.
+        condition: of SQL, what must be true of a row.
+        search_path: with which the condition is to be read.
+        timeout: seconds that the session allows.
+    """
+    fields = {
+        "parameters": "key_0_ pg_catalog.text[]",
+        "declarations": "",
+        "look_up": _BY_VALUE.format(
+            search_path=sql.Literal(search_path).as_string(None),
+            type=f"{_quoted(schema)}.{_quoted(table)}",
+            alias=_quoted(table),
+            condition=condition,
+        ),
+        # The condition is about columns, whatever their names.
+        "directive": "#variable_conflict use_column",
+    }
+    return _named(oid, fields, timeout)
+
+
+def _named(oid: int, fields: dict[str, str], timeout: float) -> tuple[str, str]:
+    fields = {
+        **fields,
         "culprit": f"interval '{timeout * _CULPRIT} seconds'",
         "oid": str(oid),
     }
-    # It ends the quoted body, too, so that no name in there can.
+    # It ends the quoted body, too, so that nothing in there can.
     unique = f"realtime_{hashlib.sha256(repr(fields).encode()).hexdigest()[:16]}"
     return unique, _FUNCTION.format(name=unique, **fields)
 

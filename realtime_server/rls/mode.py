@@ -21,7 +21,7 @@ from ..addresses import resolve_dsn
 from ..catalog.connections import Connections, connect
 from ..catalog.publications import check_for_wal2json
 from ..catalog.wishes import wishes_of
-from ..config import OutputPlugin, ServerConfig
+from ..config import OutputPlugin, RlsDelete, ServerConfig
 from ..errors import RefusedError
 from ..grants import Grant
 from ..hub import Hub
@@ -92,6 +92,7 @@ class RlsMode:
             interval=config.subscription_sync_interval / 1000,
             enum_orders=source.enum_orders,
             ignored_claims=config.rls_ignored_claims,
+            asks_for_deleted=config.rls_delete is RlsDelete.POLICY,
         )
         checker = Checker(
             self._visibility,
@@ -99,6 +100,7 @@ class RlsMode:
             publications=config.publications if self._is_wal2json else (),
             max_record_bytes=config.max_record_bytes,
             strict=config.rls_strict,
+            asks_for_deleted=config.rls_delete is RlsDelete.POLICY,
         )
         delivery = Delivery(hub, counters)
         self._slow_viewers = SlowViewers(checker, self._apart, self._on_trial, delivery, counters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from realtime_core import UNCHANGED, Delete, Insert, Relation, RowChange, Update
@@ -12,6 +12,7 @@ from realtime_core import UNCHANGED, Delete, Insert, Relation, RowChange, Update
 from ..catalog.tables import LiveColumn, Table
 from .candidates import Candidate, Shown
 from .counters import Counters
+from .former import Condition, is_known, text_of
 from .payloads import Answers, ErrorView, View, unknown_values
 from .samples import Sampled
 from .viewers import Viewer
@@ -37,6 +38,7 @@ class Lookup(Protocol):
         questions: Sequence[Question],
         *,
         compared: Sequence[LiveColumn] = (),
+        condition: Condition | None = None,
     ) -> list[Answer]: ...
 
 
@@ -80,6 +82,8 @@ class Page:
         places: of those among them that are about the table.
         strict: show only rows that still are as the change says.
         sampled: for whom rows are looked up, besides, though no filter passes.
+        conditions: by role, what must be true of a row that was deleted and of which all is known;
+            None: nobody is asked, and the primary key is told to everybody.
     """
 
     def __init__(
@@ -90,9 +94,11 @@ class Page:
         places: Sequence[int],
         strict: bool,
         sampled: Sampled,
+        conditions: Mapping[str, Condition] | None = None,
     ) -> None:
         self._table = table
         self._sampled = sampled
+        self._conditions = conditions
         self._published = (
             relation.shape.index.keys() if table.published is None else table.published
         )
@@ -101,7 +107,7 @@ class Page:
             not table.has_rls or self._published >= set(table.key_names)
         )
         self._candidates = candidates
-        self._sheets: dict[tuple[LiveColumn, ...], _Sheet] = {}
+        self._sheets: dict[tuple[tuple[LiveColumn, ...], Condition | None], _Sheet] = {}
         self._columns: dict[str, tuple[LiveColumn, ...]] = {}
         # By candidate and columns: who sees them. By candidate: who, all of one role, is told of
         # which error.
@@ -154,6 +160,8 @@ class Page:
         error = self._error_for_all(change, role)
         if error is not None:
             self._errors.append((place, error, viewers))
+        elif self._is_asked_as_it_was(place):
+            self._ask_as_it_was(place, role, viewers)
         elif isinstance(change, Delete) or not table.has_rls:
             self._shown.setdefault((place, columns), []).extend(viewers)
         elif table.is_at_odds:
@@ -168,13 +176,40 @@ class Page:
         compared = self._columns_of(role) if strict else ()
         row = _row(change, self._table, compared)
         if row is not None:
-            self._sheets.setdefault(compared, _Sheet()).add(row, place, viewers)
+            self._sheets.setdefault((compared, None), _Sheet()).add(row, place, viewers)
+
+    def _is_asked_as_it_was(self, place: int) -> bool:
+        """Say whether those who could see a row before its DELETE get it whole, and nobody else."""
+        change, table = self._candidates[place].change, self._table
+        return (
+            self._conditions is not None
+            and isinstance(change, Delete)
+            and table.has_rls
+            and is_known(change, table)
+        )
+
+    def _ask_as_it_was(self, place: int, role: str, viewers: list[Viewer]) -> None:
+        table, change = self._table, self._candidates[place].change
+        assert self._conditions is not None
+        assert isinstance(change, Delete)
+        condition = self._conditions.get(role)
+        if table.is_at_odds and role not in table.bypassing:
+            return
+        if condition is None:
+            return
+        if condition.text is None:
+            self._shown.setdefault((place, self._columns_of(role)), []).extend(viewers)
+            return
+        row = Row((text_of(change, table),))
+        self._sheets.setdefault(((), condition), _Sheet()).add(row, place, viewers)
 
     async def ask(self, look_up: Lookup, counters: Counters) -> None:
         """Have the rows looked up."""
-        for compared, sheet in self._sheets.items():
+        for (compared, condition), sheet in self._sheets.items():
             questions = sheet.questions()
-            answers = await look_up(self._table, list(sheet.rows), questions, compared=compared)
+            answers = await look_up(
+                self._table, list(sheet.rows), questions, compared=compared, condition=condition
+            )
             for question, answer in zip(questions, answers, strict=True):
                 counters.checks += len(question.places)
                 self._take(sheet, question.viewer, answer, counters)
@@ -201,6 +236,9 @@ class Page:
     def _may_be_told(self, place: int, viewer: Viewer) -> bool:
         """Say whether a row was looked up for who listens to it whatever the filters say."""
         candidate = self._candidates[place]
+        if isinstance(candidate.change, Delete):
+            # Who could not see it for sure is told nothing.
+            return False
         if viewer in candidate.filtering:
             return viewer in self._sampled.get(place, ())
         return viewer in candidate.viewers or viewer in candidate.others
@@ -219,6 +257,7 @@ class Page:
                 self._table,
                 columns,
                 answers,
+                hides_old=self._table.has_rls and not self._is_asked_as_it_was(place),
                 size=candidate.size,
                 max_bytes=max_record_bytes,
             )

@@ -67,6 +67,7 @@ class View:
         table: as it is now.
         columns: what may be shown of it.
         answers: for values that only the database can render.
+        hides_old: show nothing of the old row but its key: who may have seen it is not known.
         size: of the change's values as text, in bytes.
         max_bytes: beyond which short values alone are shown, and that is said.
     """
@@ -88,6 +89,7 @@ class View:
         columns: Sequence[LiveColumn],
         answers: Answers,
         *,
+        hides_old: bool,
         size: int,
         max_bytes: int,
     ) -> None:
@@ -95,8 +97,7 @@ class View:
         self._table = table
         self._columns = columns
         self._answers = answers
-        # Who may have seen the old row is not known.
-        self._hides_old = table.has_rls
+        self._hides_old = hides_old
         # How large the hidden part of it was is not to be told either.
         self._is_too_large = size > max_bytes and (
             not self._hides_old or self._size_without_hidden() > max_bytes

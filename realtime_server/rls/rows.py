@@ -76,12 +76,22 @@ def row_of(wish: Wish, table: Table | None, role: str, enums: EnumOrders) -> Sub
     return SubscriptionRow(table.oid, tuple(filters), wish.action, wish.selected)
 
 
-def note_of(wish: Wish, table: Table | None) -> str | None:
-    """Return what whoever wants this of a table should know, though it can be had."""
+def note_of(wish: Wish, table: Table | None, *, asks_for_deleted: bool) -> str | None:
+    """Return what whoever wants this of a table should know, though it can be had.
+
+    Args:
+        wish: for this table.
+        table: its table.
+        asks_for_deleted: whether deleted rows of which all is known are shown to those who could
+            see them.
+    """
     filter = wish.filter
     if wish.action != "DELETE" or filter is None or filter.root is None:
         return None
     if table is None or not table.has_rls:
+        return None
+    # Each partition has an identity of its own.
+    if asks_for_deleted and (table.is_full or table.is_partitioned):
         return None
     key = table.key_names
     if _can_be(filter.root, True, key):

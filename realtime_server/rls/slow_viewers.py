@@ -20,6 +20,7 @@ from .candidates import Candidate, Decided
 from .checker import Checker, Verdict
 from .counters import Counters
 from .delivery import Delivery
+from .former import Condition
 from .lanes import Lane
 from .losses import Loss, LossReason
 from .viewers import Viewer
@@ -168,6 +169,10 @@ class SlowViewers:
         questions: Sequence[Question],
         *,
         compared: Sequence[LiveColumn] = (),
+        condition: Condition | None = None,
     ) -> list[Answer]:
         check = self._apart.check_apart
-        return [await check(table, rows, each, compared=compared) for each in questions]
+        return [
+            await check(table, rows, each, compared=compared, condition=condition)
+            for each in questions
+        ]

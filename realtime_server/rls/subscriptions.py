@@ -136,6 +136,8 @@ class Registry:
         interval: seconds between two comparisons of rows and channels.
         enum_orders: labels of enums in their declared order, by schema and name; kept up here.
         ignored_claims: names of claims that no policy reads.
+        asks_for_deleted: whether deleted rows of which all is known are shown to those who could
+            see them.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class Registry:
         interval: float,
         enum_orders: dict[tuple[str, str], tuple[str, ...]],
         ignored_claims: Collection[str] = (),
+        asks_for_deleted: bool = False,
     ) -> None:
         self._connections = connections
         self._publications = publications
@@ -155,6 +158,7 @@ class Registry:
         self._node = node
         self._interval = interval
         self._ignored = frozenset(ignored_claims)
+        self._asks_for_deleted = asks_for_deleted
         self._registrations: dict[UUID, Registration] = {}
         self._removed: set[UUID] = set()
         self._woken = asyncio.Event()
@@ -389,7 +393,8 @@ class Registry:
             if wish.schema is None or wish.table is None:
                 return None
             table = tables.get((wish.schema, wish.table))
-            return row_of(wish, table, role, self._enum_orders), note_of(wish, table)
+            note = note_of(wish, table, asks_for_deleted=self._asks_for_deleted)
+            return row_of(wish, table, role, self._enum_orders), note
 
         rows: dict[SubscriptionRow, None] = {}
         notes: dict[str, None] = {}

@@ -35,7 +35,8 @@ from psycopg import AsyncConnection
 
 from ..catalog.connections import Connections, Dsn
 from ..catalog.tables import LiveColumn, Table
-from .functions import LATER, LOCKED, TIMEOUT, function, rows_of
+from .former import Condition
+from .functions import LATER, LOCKED, TIMEOUT, former_function, function, rows_of
 from .viewers import Viewer
 
 __all__ = ["Answer", "Failure", "Question", "Row", "Visibility"]
@@ -154,6 +155,7 @@ class Visibility:
         questions: Sequence[Question],
         *,
         compared: Sequence[LiveColumn] = (),
+        condition: Condition | None = None,
     ) -> list[Answer]:
         """Answer each question, in order.
 
@@ -163,12 +165,14 @@ class Visibility:
             questions: a viewer's each.
             compared: the columns that a row's ``values`` may have; the viewers' roles may
                 SELECT them.
+            condition: the rows are there no more: the only value of a key is the row's text, and
+                this is what must be true of it.
 
         Raises:
             psycopg.OperationalError: if the connection is lost; then nothing is answered.
         """
         answers = [Answer() for _ in questions]
-        inquiry = _Inquiry(table, rows, compared, questions, answers)
+        inquiry = _Inquiry(table, rows, compared, condition, questions, answers)
         asked = [self._ask(inquiry, chunk) for chunk in _chunks(questions)]
         if len(asked) == 1:
             await asked[0]
@@ -188,6 +192,7 @@ class Visibility:
         question: Question,
         *,
         compared: Sequence[LiveColumn] = (),
+        condition: Condition | None = None,
     ) -> Answer:
         """Answer a question that has run into the timeout: find the rows that take the time."""
         answer = Answer()
@@ -196,7 +201,7 @@ class Visibility:
         while halves:
             places = halves.pop()
             part = Question(question.viewer, places)
-            [found] = await self.check(table, rows, [part], compared=compared)
+            [found] = await self.check(table, rows, [part], compared=compared, condition=condition)
             slow = tuple(p for p, why in found.failed.items() if why is Failure.TIMEOUT)
             unasked = tuple(p for p, why in found.failed.items() if why is Failure.UNASKED)
             answer.visible |= found.visible
@@ -254,18 +259,13 @@ class Visibility:
         self, inquiry: _Inquiry, todo: Sequence[tuple[int, tuple[int, ...]]]
     ) -> list[tuple[int, list[int] | None, str | None, str | None]]:
         rows, table = inquiry.rows, inquiry.table
-        name, definition = function(
-            table.oid,
-            rows_of(table),
-            table.key,
-            tuple(inquiry.compared),
-            self.timeout,
-        )
+        name, definition = inquiry.function(self.timeout)
+        width = len(rows[0].key)
         every = tuple(range(len(rows)))
         viewers = [inquiry.questions[place].viewer for place, _ in todo]
         # As JSON: an array of a thousand claims, with all its quotes, takes psycopg 10 ms.
         parameters = [
-            *(_array(row.key[place] for row in rows) for place in range(len(table.key))),
+            *(_array(row.key[place] for row in rows) for place in range(width)),
             [row.values for row in rows] if inquiry.compared else None,
             json.dumps([viewer.role for viewer in viewers]),
             json.dumps([viewer.claims for viewer in viewers]),
@@ -278,7 +278,7 @@ class Visibility:
         ]
         slots = ", ".join(
             [
-                *["%s::pg_catalog.text[]"] * len(table.key),
+                *["%s::pg_catalog.text[]"] * width,
                 "%s::pg_catalog.jsonb[]",
                 *["%s::pg_catalog.json"] * 3,
             ]
@@ -329,9 +329,20 @@ class _Inquiry:
     table: Table
     rows: Sequence[Row]
     compared: Sequence[LiveColumn]
+    condition: Condition | None
     questions: Sequence[Question]
     answers: Sequence[Answer]
     logged: set[tuple[str, str]] = attrs.field(factory=set)
+
+    def function(self, timeout: float) -> tuple[str, str]:
+        """Return name and definition of what answers it."""
+        table, condition = self.table, self.condition
+        if condition is None:
+            return function(table.oid, rows_of(table), table.key, tuple(self.compared), timeout)
+        assert condition.text is not None
+        return former_function(
+            table.oid, table.schema, table.name, condition.text, condition.search_path, timeout
+        )
 
     def note(
         self,

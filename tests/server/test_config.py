@@ -24,6 +24,7 @@ from realtime_server.config import (
     OutputPlugin,
     RelationRule,
     ReplicationMode,
+    RlsDelete,
     ServerConfig,
     ShortSecret,
     Variable,
@@ -221,6 +222,9 @@ TABLE = {
     "MAX_CHANGES": number(100, least=1),
     "MAX_RECORD_BYTES": number(1_048_576, least=1),
     "RLS_STRICT": flag(False),
+    "RLS_DELETE": Row(
+        RlsDelete.KEY, "policy", RlsDelete.POLICY, ("true", "full"), "use key or policy"
+    ),
     "RLS_CHECK_TIMEOUT": number(1000, least=1),
     "RLS_IGNORED_CLAIMS": Row(
         (),
