@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import re
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -31,8 +31,6 @@ OWNERS: Final = ("Ann", "Bob")
 """Who has notes."""
 PUBLICATION: Final = "notes"
 """The publication that the table is in."""
-
-logger = logging.getLogger("realtime.demo")
 
 _COMMENT: Final = "made by the demo of realtime-core, which drops it"
 _CONNECT_WITHIN: Final = 3  # seconds
@@ -134,7 +132,7 @@ async def open_notes(dsn: str, *, keep: bool = False) -> AsyncIterator[NotesData
         yield database
     finally:
         if undo and not keep:
-            await _undo(dsn, undo)
+            await _undo(dsn, name, undo)
 
 
 async def write_forever(dsn: str, *, interval: float, random: Random) -> None:
@@ -201,8 +199,8 @@ async def _make(connection: psycopg.AsyncConnection, name: str, undo: list[sql.C
     await connection.execute(sql.SQL("grant {name} to current_user").format(**names))
 
 
-async def _undo(dsn: str, undo: Sequence[sql.Composed]) -> None:
-    """Drop what was made. A failure is logged: there may be an error already."""
+async def _undo(dsn: str, name: str, undo: Sequence[sql.Composed]) -> None:
+    """Drop what was made. A failure is only told: there may be an error already."""
     # A server that was stopped while it connected has left a login half done, and its socket
     # open until it is collected; PostgreSQL would wait for that login for a minute.
     gc.collect()
@@ -211,9 +209,10 @@ async def _undo(dsn: str, undo: Sequence[sql.Composed]) -> None:
             for statement in undo:
                 await _drop(connection, statement)
     except psycopg.Error as error:
-        logger.warning(
-            "the notes are left behind, and dropped by the next demo on this database: %s",
-            str(error).splitlines()[0],
+        reason = str(error).splitlines()[0]
+        print(
+            f"demo: database and role {name} are left behind, until the next demo here: {reason}",
+            file=sys.stderr,
         )
 
 

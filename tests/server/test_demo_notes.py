@@ -208,3 +208,19 @@ def test_without_the_rights_for_it_it_is_left_out_and_the_rest_works(
         assert left_in(humble) == []
         demo.stop(signal.SIGTERM)
         assert demo.process.returncode == 0
+
+
+async def test_what_cannot_be_dropped_is_said(
+    humble: Database, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    role = sql.Identifier(str(conninfo_to_dict(humble.dsn)["user"]))
+    async with notes.open_notes(humble.dsn) as there:
+        database.execute(sql.SQL("alter role {} nologin").format(role))
+    said = capsys.readouterr().err
+    assert said.startswith(f"demo: database and role {there.name} are left behind, until ")
+    assert "is not permitted to log in" in said
+    # The next one takes them away.
+    database.execute(sql.SQL("alter role {} login").format(role))
+    async with notes.open_notes(humble.dsn):
+        pass
+    assert left_in(database) == []
