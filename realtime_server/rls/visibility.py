@@ -87,6 +87,8 @@ _MOST_LOOKUPS: Final = 20_000
 _LOCK_PATIENCE: Final = 60.0
 """Seconds for which a table may be locked until its rows are given up."""
 _LOCK_PAUSE: Final = 0.05
+_SILENCE: Final = 10.0
+"""Seconds for which the same problem is not logged again: a policy may fail for each row."""
 _MOST_CULPRITS: Final = 2
 """Viewers of a table that may take too long, one after the other, until the rest is given up for
 now: else the others would wait for as many timeouts as there are viewers."""
@@ -126,6 +128,8 @@ class Visibility:
             settings=f"SET jit = off; SET statement_timeout = {milliseconds}",
         )
         """For what runs no code but PostgreSQL's own."""
+        # By table, role and problem: until when it is not logged again.
+        self._said: dict[tuple[int, str, str], float] = {}
         # The functions that each connection has.
         self._functions: WeakKeyDictionary[AsyncConnection[Any], set[str]] = WeakKeyDictionary()
 
@@ -172,7 +176,7 @@ class Visibility:
             psycopg.OperationalError: if the connection is lost; then nothing is answered.
         """
         answers = [Answer() for _ in questions]
-        inquiry = _Inquiry(table, rows, compared, condition, questions, answers)
+        inquiry = _Inquiry(table, rows, compared, condition, questions, answers, self._said)
         asked = [self._ask(inquiry, chunk) for chunk in _chunks(questions)]
         if len(asked) == 1:
             await asked[0]
@@ -332,7 +336,7 @@ class _Inquiry:
     condition: Condition | None
     questions: Sequence[Question]
     answers: Sequence[Answer]
-    logged: set[tuple[str, str]] = attrs.field(factory=set)
+    said: dict[tuple[int, str, str], float]
 
     def function(self, timeout: float) -> tuple[str, str]:
         """Return name and definition of what answers it."""
@@ -355,9 +359,13 @@ class _Inquiry:
         self.answers[place].failed.update(dict.fromkeys(places, failure))
         role = self.questions[place].viewer.role
         what = failure.value if sqlstate is None else f"{failure.value} {sqlstate}"
+        now = asyncio.get_running_loop().time()
+        key = (self.table.oid, role, what)
         # Once, and not for each viewer and row.
-        if (role, what) not in self.logged:
-            self.logged.add((role, what))
+        if self.said.get(key, now) <= now:
+            for old in [one for one, until in self.said.items() if until <= now]:
+                del self.said[old]
+            self.said[key] = now + _SILENCE
             logger.warning(
                 "row level security of %s.%s failed for role %s (%s)",
                 self.table.schema,

@@ -90,6 +90,18 @@ async def test_a_policy_that_hangs_for_many_does_not_hold_others_up_for_each_of_
     assert caplog.text.count("row level security takes too long for role") == many
 
 
+async def test_a_policy_that_fails_for_each_row_is_logged_once_in_a_while(
+    stage: RlsStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.make("bad", "id int primary key", "1 / (id - id) = 1")
+    async with stage.client() as client:
+        await client.sit(stage.topic("bad"))
+        for number in range(10):
+            told = await stage.frames(client, f"insert into bad values ({number})")
+            assert len(told) == 1
+    assert caplog.text.count(f"row level security of {stage.schema}.bad failed for role") == 1
+
+
 async def test_a_type_that_deallocates_statements_lets_others_join(stage: RlsStage) -> None:
     stage.execute(FORGETS, "create domain odd as text check (forgets(value))")
     stage.execute(f"alter function forgets set search_path to {stage.schema}")
