@@ -138,7 +138,8 @@ def test_a_pattern_that_is_too_large_is_refused_soon(pattern: str) -> None:
     begin = time.process_time()
     with pytest.raises(FilterError, match="too large"):
         parse_filter(f'v=match."{quoted}"').compile(relation(v="text"))
-    assert time.process_time() - begin < 0.03
+    # Compiled without a bound the largest takes seconds.
+    assert time.process_time() - begin < 0.5
 
 
 @pytest.mark.parametrize("test", ["like.*a*", "ilike.*A*", "match.a", "not.like.*b*"])
