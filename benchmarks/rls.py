@@ -15,9 +15,9 @@ it, the third from pgoutput's bytes, as the server reads it:
 Ratios are those of one run; each figure is the best of several rounds, since the machine may
 be shared.
 
-Then a real server in a process of its own: the time from the commit to a client, at two poll
-intervals; and what another role's policy that sleeps does to it. The client sends heartbeats
-meanwhile, as real ones do.
+Then a real server in a process of its own: the time from the commit to a client, and what another
+role's policy that sleeps does to it. The client sends heartbeats meanwhile, as real ones do.
+``benchmarks.rls_latency`` has more of the time to clients.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from random import Random
 from typing import Any, Final
 
 import attrs
@@ -360,27 +359,10 @@ async def measure(dsn: str) -> list[dict[str, Any]]:
     return results
 
 
-async def latency(dsn: str, interval: int) -> dict[str, Any]:
-    """Return how long after its commit a row arrives, committed at random times."""
-    random = Random(1)
-    async with serving(dsn, REPLICATION_POLL_INTERVAL=str(interval)) as client:
-        taken = []
-        with psycopg.connect(dsn, autocommit=True) as connection:
-            for _ in range(100):
-                await asyncio.sleep(random.random() * interval / 1000)
-                taken.append(await _arrival(client, connection))
-    return {
-        "poll_interval_ms": interval,
-        "heartbeat_ms": round(HEARTBEAT * 1000),
-        "p50_ms": round(percentile(taken, 0.5) * 1000, 1),
-        "p99_ms": round(percentile(taken, 0.99) * 1000, 1),
-    }
-
-
 async def isolation(dsn: str) -> dict[str, Any]:
     """Return how long rows take before and after somebody's policy begins to sleep."""
     timeout = 500
-    async with serving(dsn, REPLICATION_POLL_INTERVAL="10", RLS_CHECK_TIMEOUT=str(timeout)) as one:
+    async with serving(dsn, RLS_CHECK_TIMEOUT=str(timeout)) as one:
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute("drop policy own on docs")
             connection.execute(
@@ -462,13 +444,11 @@ def _short(value: Any) -> Any:
 def main() -> None:
     with database() as dsn:
         results = asyncio.run(measure(dsn))
-        latencies = [asyncio.run(latency(dsn, interval)) for interval in (300, 10)]
         isolated = asyncio.run(isolation(dsn))
-    print(json.dumps(latencies), json.dumps(isolated), sep="\n")
+    print(json.dumps(isolated))
     result = {
         **environment("psycopg", "psycopg-binary"),
         "results": results,
-        "latency": latencies,
         "isolation": isolated,
     }
     print(save("rls", "python -m benchmarks.rls", result))
