@@ -17,7 +17,7 @@ PATTERNS: Final = frozenset({Operator.LIKE, Operator.ILIKE, Operator.MATCH, Oper
 
 _LONGEST_PATTERN: Final = 1000
 """Characters: what patterns become takes time and memory many times their length."""
-_MOST_INSTRUCTIONS: Final = 5_000
+_MOST_INSTRUCTIONS: Final = 6_000
 """Of a filter's regular expressions, for RE2, which takes 2 ms for so many: ``\\w`` and its like
 are 1,200, as there are so many letters; those of ASCII alone are one or two each."""
 _MOST_PIECES: Final = 1000

@@ -18,7 +18,7 @@ __all__ = ["has_regex", "regex", "to_re2"]
 
 _MAX_MEMORY: Final = 1 << 20
 """Bytes that RE2 may use for one pattern and its cache of states: enough for both where the pattern
-has 5,000 instructions, and what is too large is refused within 5 ms."""
+has 6,000 instructions, and what is too large is refused within 5 ms."""
 _MOST_REPEATS: Final = 255
 
 _LETTERS: Final = r"\p{L}\p{Nl}"
