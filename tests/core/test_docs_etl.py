@@ -157,6 +157,11 @@ def test_captures_of_a_server_become_its_rows_and_a_copy_of_them(
 
     subprocess.run(command, check=True)
     assert list(job.captures.iterdir()) == []
+    # A name that is none would leave changes out without a word, on PostgreSQL 18.
+    misspelled = [*command[:4], "shpo", job.captures]
+    failed = subprocess.run(misspelled, capture_output=True, text=True)
+    told = "there is no publication 'shpo'; nothing was captured\n"
+    assert (failed.returncode, failed.stderr) == (1, told)
     database.execute(
         "insert into item values (1, 'ünï, \"quoted\"', '2026-01-02'), (2, null, null)"
     )
