@@ -17,10 +17,12 @@ import pytest
 import pytest_asyncio
 from psycopg import AsyncConnection
 
-from realtime_core import Delete, Insert, Update
+from realtime_core import Delete, Insert, RowChange, Update
 from realtime_core.filters import Comparison, Filter, Operator, Reference
+from realtime_core.pgoutput import ChangeDecoder
 from realtime_core.sources.catalog import enum_orders
 from realtime_core.wal2json import Wal2JsonDecoder
+from realtime_server.config import OutputPlugin
 from realtime_server.rls.candidates import Candidate
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.counters import Counters
@@ -49,16 +51,26 @@ class Bench:
     """A slot, subscribers, and both ways to decide."""
 
     def __init__(
-        self, database: Database, checker: Checker, reader: str, narrow: str, admin: str
+        self,
+        database: Database,
+        checker: Checker,
+        reader: str,
+        narrow: str,
+        admin: str,
+        *,
+        plugin: OutputPlugin,
     ) -> None:
         self.database = database
+        self.plugin = plugin
         self.connection = database.connect()
         self.checker = checker
         self.slot = unique_name("slot")
         self.roles = (reader, narrow, admin)
         self.subscriptions: dict[uuid.UUID, Viewer] = {}
         self.decoder = Wal2JsonDecoder()
-        self.execute(f"select pg_create_logical_replication_slot('{self.slot}', 'wal2json', true)")
+        self.stream = ChangeDecoder()
+        for slot, name in ((self.slot, "wal2json"), (f"{self.slot}_pgoutput", "pgoutput")):
+            self.execute(f"select pg_create_logical_replication_slot('{slot}', '{name}', true)")
 
     def execute(self, *statements: str) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = []
@@ -85,15 +97,31 @@ class Bench:
         rows = self.connection.execute(
             f"select data from pg_logical_slot_get_changes('{self.slot}', null, null, {OPTIONS})"
         ).fetchall()
-        compared = 0
+        texts, changes = [], []
         for (text,) in rows:
             [event] = self.decoder.feed(text)
             if isinstance(event, Insert | Update | Delete) and event.relation.schema == "public":
-                await self._compare(text, event)
-                compared += 1
-        return compared
+                texts.append(text)
+                changes.append(event)
+        if self.plugin is OutputPlugin.PGOUTPUT:
+            changes = self._changes_of_pgoutput()
+        for text, change in zip(texts, changes, strict=True):
+            await self._compare(text, change)
+        return len(texts)
 
-    async def _compare(self, text: str, change: Insert | Update | Delete) -> None:
+    def _changes_of_pgoutput(self) -> list[RowChange]:
+        """Return the same changes as pgoutput writes them."""
+        rows = self.connection.execute(
+            f"select data from pg_logical_slot_get_binary_changes('{self.slot}_pgoutput', null,"
+            " null, 'proto_version', '1', 'publication_names', 'shop')"
+        ).fetchall()
+        return [
+            event
+            for event in self.stream.decode([row[0] for row in rows])
+            if isinstance(event, Insert | Update | Delete) and event.relation.schema == "public"
+        ]
+
+    async def _compare(self, text: str, change: RowChange) -> None:
         expected: dict[Viewer, Any] = {}
         entity = f'"{change.relation.schema}"."{change.relation.table}"'
         for wal, is_rls_enabled, ids, errors in self.connection.execute(
@@ -104,6 +132,14 @@ class Bench:
             for subscription in ids:
                 viewer = self.subscriptions[subscription]
                 expected[viewer] = ours(exactly(wal), is_rls_enabled, errors)
+                if self.plugin is OutputPlugin.PGOUTPUT:
+                    # Columns that have come since then are not in the change.
+                    payload = expected[viewer]
+                    payload["columns"] = [
+                        column
+                        for column in payload["columns"]
+                        if column["name"] in change.relation.shape.index
+                    ]
         subscribed = {
             self.subscriptions[row[0]]
             for row in self.connection.execute(
@@ -143,8 +179,9 @@ def ours(wal: dict[str, Any], is_rls_enabled: bool, errors: list[str]) -> dict[s
     return wal
 
 
-@pytest_asyncio.fixture
-async def bench(pg17: Server) -> AsyncIterator[Bench]:
+@pytest_asyncio.fixture(params=OutputPlugin)
+async def bench(pg17: Server, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    plugin = request.param
     if not pg17.has_wal2json():
         pytest.skip("wal2json is not installed")
     with (
@@ -158,10 +195,10 @@ async def bench(pg17: Server) -> AsyncIterator[Bench]:
             checker = Checker(
                 visibility,
                 Counters(),
-                publications=["shop"],
+                publications=["shop"] if plugin is OutputPlugin.WAL2JSON else (),
                 max_record_bytes=MAX_RECORD_BYTES,
             )
-            bench = Bench(database, checker, reader, narrow, admin)
+            bench = Bench(database, checker, reader, narrow, admin, plugin=plugin)
             yield bench
             bench.connection.close()
 

@@ -20,7 +20,6 @@ from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.pg17,
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
@@ -34,9 +33,9 @@ SLOW = "insert into notes select generate_series(1, 8)"
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def module_stage(pg17: Server) -> AsyncIterator[RlsStage]:
+async def module_stage(pg: Server) -> AsyncIterator[RlsStage]:
     async with open_rls_stage(
-        pg17,
+        pg,
         RLS_CHECK_TIMEOUT="250",
         # What a statement writes is to be in one batch, once another one was just before.
         REPLICATION_POLL_INTERVAL="100",

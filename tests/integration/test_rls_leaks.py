@@ -17,12 +17,11 @@ import attrs
 import pytest
 import pytest_asyncio
 
-from tests.fix_postgres import Server
+from tests.fix_rls import Stream
 from tests.integration.rls_stage import RlsClient, RlsStage, open_rls_stage
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.pg17,
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
@@ -101,8 +100,8 @@ class Judge:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module", params=["false", "true"])
-async def stage(pg17: Server, request: pytest.FixtureRequest) -> AsyncIterator[RlsStage]:
-    async with open_rls_stage(pg17, RLS_STRICT=request.param) as stage:
+async def stage(stream: Stream, request: pytest.FixtureRequest) -> AsyncIterator[RlsStage]:
+    async with open_rls_stage(stream.server, **stream.settings, RLS_STRICT=request.param) as stage:
         yield stage
 
 

@@ -21,7 +21,7 @@ from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import migrated, roles, wal
 
-pytestmark = [pytest.mark.integration, pytest.mark.pg17]
+pytestmark = pytest.mark.integration
 
 ORIGINAL = sorted((Path(__file__).parents[1] / "data" / "rls").glob("original_*.sql"))
 
@@ -43,15 +43,15 @@ OBJECTS = """
 
 
 @pytest.fixture
-def empty(pg17: Server) -> Iterator[Database]:
-    with fresh_database(pg17) as database:
+def empty(pg: Server) -> Iterator[Database]:
+    with fresh_database(pg) as database:
         yield database
 
 
 @pytest.fixture(scope="module")
-def objects(pg17: Server) -> set[str]:
+def objects(pg: Server) -> set[str]:
     """What there is after migrating an empty database."""
-    with fresh_database(pg17) as database:
+    with fresh_database(pg) as database:
         asyncio.run(migrated(database.dsn))
         return {row[0] for row in database.execute(OBJECTS)}
 
@@ -111,8 +111,8 @@ def role_dsn(database: Database, role: str) -> str:
     return make_conninfo(database.dsn, user=role)
 
 
-async def test_a_role_that_is_no_superuser_can_migrate(pg17: Server) -> None:
-    with roles(pg17, "server", options="login replication") as (name,), fresh_database(pg17) as db:
+async def test_a_role_that_is_no_superuser_can_migrate(pg: Server) -> None:
+    with roles(pg, "server", options="login replication") as (name,), fresh_database(pg) as db:
         with pytest.raises(PrivilegeError, match=f"GRANT CREATE ON DATABASE {db.name} TO {name}"):
             await migrated(role_dsn(db, name))
         db.execute(
@@ -123,8 +123,8 @@ async def test_a_role_that_is_no_superuser_can_migrate(pg17: Server) -> None:
         assert await migrated(role_dsn(db, name)) == list(MIGRATIONS)
 
 
-async def test_a_schema_of_somebody_else_says_whose_it_is(pg17: Server) -> None:
-    with roles(pg17, "server", options="login") as (name,), fresh_database(pg17) as database:
+async def test_a_schema_of_somebody_else_says_whose_it_is(pg: Server) -> None:
+    with roles(pg, "server", options="login") as (name,), fresh_database(pg) as database:
         database.execute("create schema realtime")
         with pytest.raises(PrivilegeError, match="it belongs to postgres") as caught:
             await migrated(role_dsn(database, name))
@@ -150,8 +150,8 @@ async def test_a_schema_of_somebody_else_says_whose_it_is(pg17: Server) -> None:
         database.execute(f"drop owned by {name}")
 
 
-async def test_nothing_to_do_needs_no_privilege(pg17: Server) -> None:
-    with roles(pg17, "server", options="login") as (name,), fresh_database(pg17) as database:
+async def test_nothing_to_do_needs_no_privilege(pg: Server) -> None:
+    with roles(pg, "server", options="login") as (name,), fresh_database(pg) as database:
         await migrated(database.dsn)
         database.execute(f"grant usage on schema realtime to {name}")
         database.execute(f"grant select on realtime.core_migration to {name}")
@@ -159,12 +159,12 @@ async def test_nothing_to_do_needs_no_privilege(pg17: Server) -> None:
 
 
 async def test_what_is_missing_is_printed_as_grants(
-    pg17: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    pg: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (
-        roles(pg17, "server", options="login") as (name,),
-        roles(pg17, "reader", "My-Reader", "stranger") as (reader, mine, stranger),
-        fresh_database(pg17) as database,
+        roles(pg, "server", options="login") as (name,),
+        roles(pg, "reader", "My-Reader", "stranger") as (reader, mine, stranger),
+        fresh_database(pg) as database,
     ):
         database.execute("create table t (id int primary key, body text)")
         database.execute("create publication shop for table t")

@@ -17,7 +17,7 @@ from tests.fix_postgres import Rows, Server
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import migrated, roles, wal
 
-pytestmark = [pytest.mark.integration, pytest.mark.pg17]
+pytestmark = pytest.mark.integration
 
 ANN = "3bbba68e-a797-494e-903d-6f8464cb7fff"
 BOB = "0f0b4f4e-57e7-4b8e-8b0c-8f3a5e0a4b11"
@@ -99,11 +99,9 @@ class Script:
 
 
 @pytest.fixture(scope="module")
-def database(pg17: Server) -> Iterator[tuple[str, str, str]]:
+def database(pg: Server) -> Iterator[tuple[str, str, str]]:
     """A DSN and two roles."""
-    if not pg17.has_wal2json():
-        pytest.skip("wal2json is not installed")
-    with roles(pg17, "my-Role", "other") as names, fresh_database(pg17) as database:
+    with roles(pg, "my-Role", "other") as names, fresh_database(pg) as database:
         asyncio.run(migrated(database.dsn))
         with psycopg.connect(database.dsn, autocommit=True) as connection:
             connection.execute("create table notes (id int primary key, owner uuid, body text)")

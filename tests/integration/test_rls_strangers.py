@@ -10,22 +10,19 @@ import pytest
 import pytest_asyncio
 from joserfc.jwk import OctKey
 
-from tests.fix_postgres import Server
+from tests.fix_rls import Stream
 from tests.integration.rls_stage import RlsClient, RlsStage, open_rls_stage
 from tests.tokens import SECRET, sign_text
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.pg17,
     pytest.mark.asyncio(loop_scope="module"),
 ]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def module_stage(pg17: Server) -> AsyncIterator[RlsStage]:
-    if not pg17.has_wal2json():
-        pytest.skip("wal2json is not installed")
-    async with open_rls_stage(pg17, RLS_CHECK_TIMEOUT="250") as stage:
+async def module_stage(stream: Stream) -> AsyncIterator[RlsStage]:
+    async with open_rls_stage(stream.server, **stream.settings, RLS_CHECK_TIMEOUT="250") as stage:
         yield stage
 
 

@@ -24,7 +24,7 @@ from tests.integration.conftest import fresh_database
 from tests.rls_helpers import at, migrated, roles
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.integration, pytest.mark.pg17]
+pytestmark = pytest.mark.integration
 
 NOTES = Wish("public", "notes")
 ODD = Wish("public", "odd", parse_filter("n=eq.71717"))
@@ -86,8 +86,8 @@ class Desk:
 
 
 @pytest_asyncio.fixture
-async def desk(pg17: Server) -> AsyncIterator[Desk]:
-    with roles(pg17, "Reader") as (reader,), fresh_database(pg17) as database:
+async def desk(pg: Server) -> AsyncIterator[Desk]:
+    with roles(pg, "Reader") as (reader,), fresh_database(pg) as database:
         await migrated(database.dsn)
         database.execute("create table notes (id int primary key, owner text, secret text)")
         database.execute(f'grant select (id, owner) on notes to "{reader}"')
@@ -252,9 +252,9 @@ async def test_a_role_that_is_not_there_is_refused(desk: Desk) -> None:
 
 
 async def test_a_role_that_the_server_may_not_be_is_refused_and_the_grant_logged(
-    desk: Desk, pg17: Server, caplog: pytest.LogCaptureFixture
+    desk: Desk, pg: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with roles(pg17, "server", options="login") as (server,):
+    with roles(pg, "server", options="login") as (server,):
         desk.database.execute(
             f"grant usage on schema realtime to {server};"
             f" grant select, insert, delete on realtime.subscription to {server};"
@@ -270,13 +270,13 @@ async def test_a_role_that_the_server_may_not_be_is_refused_and_the_grant_logged
                 await registry.register([(NOTES,)], desk.claims())
             grant = f'GRANT "{desk.reader}" TO {server} WITH INHERIT FALSE, SET TRUE'
             assert grant in caplog.text
-            pg17.execute(grant)
+            pg.execute(grant)
             await registry.register([(NOTES,)], desk.claims())
         desk.database.execute(f"drop owned by {server}")
 
 
-async def test_a_database_that_is_away_is_a_refusal_of_its_own(desk: Desk, pg17: Server) -> None:
-    with pg17.down(), pytest.raises(RefusedError, match="join again"):
+async def test_a_database_that_is_away_is_a_refusal_of_its_own(desk: Desk, pg: Server) -> None:
+    with pg.down(), pytest.raises(RefusedError, match="join again"):
         await desk.register()
 
 
@@ -484,11 +484,11 @@ async def test_rows_are_deleted_though_comparing_fails_for_good(
         await eventually(lambda: desk.rows("subscription_id") == [(kept.id,)])
 
 
-async def test_an_outage_is_made_up_for(desk: Desk, pg17: Server) -> None:
+async def test_an_outage_is_made_up_for(desk: Desk, pg: Server) -> None:
     desk.registry = desk.open(interval=0.05)
     kept, gone = await desk.register(), await desk.register()
     async with running(desk.registry):
-        with pg17.down():
+        with pg.down():
             desk.registry.remove(gone)
         await eventually(lambda: _ids(desk) == [(kept.id,)])
 

@@ -21,7 +21,7 @@ from tests.integration.conftest import fresh_database
 from tests.rls_helpers import at, roles
 from tests.waiting import eventually
 
-pytestmark = [pytest.mark.integration, pytest.mark.pg17]
+pytestmark = pytest.mark.integration
 
 TIMEOUT = 0.5
 
@@ -67,8 +67,8 @@ class Scene:
 
 
 @pytest_asyncio.fixture
-async def scene(pg17: Server) -> AsyncIterator[Scene]:
-    with roles(pg17, "reader") as (reader,), fresh_database(pg17) as database:
+async def scene(pg: Server) -> AsyncIterator[Scene]:
+    with roles(pg, "reader") as (reader,), fresh_database(pg) as database:
         database.execute("create publication shop for all tables")
         async with Visibility(at(database.dsn), timeout=TIMEOUT, size=2) as visibility:
             yield Scene(database, reader, visibility)
@@ -153,10 +153,10 @@ async def test_names_that_need_quotes(scene: Scene) -> None:
     assert seen(await scene.visibility.check(table, [Row(("1",))], [question])) == [{0}]
 
 
-async def test_each_role_is_itself(scene: Scene, pg17: Server) -> None:
+async def test_each_role_is_itself(scene: Scene, pg: Server) -> None:
     scene.make("id int primary key, owner text")
     scene.execute("insert into notes values (1, 'ann')")
-    with roles(pg17, "My-Admin", options="bypassrls") as (admin,):
+    with roles(pg, "My-Admin", options="bypassrls") as (admin,):
         scene.execute(f'grant select on notes to "{admin}"')
         questions = [
             Question(scene.viewer("eve", role), (0,))
