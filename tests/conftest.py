@@ -7,6 +7,7 @@ the tests need, so a skip is a mistake that would hide the test for ever.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -16,6 +17,11 @@ from hypothesis import settings
 # EXAMPLES, which asks for more of them, looks for new ones.
 settings.register_profile("repeatable", derandomize="EXAMPLES" not in os.environ, deadline=None)
 settings.load_profile("repeatable")
+
+# A shell that runs the suite in the background has it ignore Ctrl-C, and so would the programs
+# that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.fix_postgres", "tests.fix_rls"]
 
