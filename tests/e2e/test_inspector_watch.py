@@ -194,7 +194,7 @@ def test_a_filter_that_does_not_fit_is_refused_with_its_place(page: Page, shop: 
     type_into(page, "[name=filter]", "id=eq.x", enter=True)
     page.wait_for("document.querySelector('#channels [data-state=refused]')")
     assert text_of(page, "#channels .detail:not([hidden])") == (
-        "config.postgres_changes[0].filter: 'x' cannot be read as int4: it is not an integer "
+        "cannot filter by 'id=eq.x': 'x' cannot be read as int4: it is not an integer "
         "(at character 7 of 'id=eq.x')"
     )
 
