@@ -9,12 +9,13 @@ before it; only so can all clients be sent the same.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from struct import Struct
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 __all__ = ["DEFLATE_WINDOW_BITS", "Frames", "TextFrame"]
+
+T = TypeVar("T")
 
 DEFLATE_WINDOW_BITS: Final = 15
 """How far back deflated messages refer: to read them takes a window of that size."""
@@ -66,6 +67,23 @@ class TextFrame:
         return _head(_FIN_RSV1_TEXT, len(deflated)) + deflated
 
 
+class _Once(Generic[T]):
+    """An attribute that is computed when it is wanted first.
+
+    Afterwards it is an attribute like others: thousands of clients ask for it. functools'
+    cached_property does the same with a lock around it, up to Python 3.11.
+    """
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute = compute
+        self._name = compute.__name__
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, instance: object, owner: type | None = None) -> T:
+        value = instance.__dict__[self._name] = self._compute(instance)
+        return value
+
+
 class Frames:
     """Messages that go out together, in order."""
 
@@ -83,15 +101,16 @@ class Frames:
         """The messages without frames around them."""
         return [frame.payload for frame in self._frames]
 
-    @cached_property
+    @_Once
     def plain(self) -> bytes:
         """All frames, for a client without compression."""
         parts: list[bytes] = []
         for frame in self._frames:
-            parts += (_head(_FIN_TEXT, len(frame.payload)), frame.payload)
+            payload = frame.payload
+            parts += (_head(_FIN_TEXT, len(payload)), payload)
         return b"".join(parts)
 
-    @cached_property
+    @_Once
     def deflated(self) -> bytes:
         """All frames, for a client that agreed on permessage-deflate."""
         return b"".join([frame.deflated for frame in self._frames])

@@ -59,6 +59,12 @@ logger = logging.getLogger("realtime.hub")
 _MOST_LISTENING: Final = 64
 """Tables and kinds of changes of which it is known who listens: each may have all channels."""
 
+_MOST_TYPED: Final = 1000
+"""Relations of which it is known that their filters are typed."""
+
+_TELLING_NOTHING: Final = frozenset((Begin, Commit, Idle))
+_ROWS: Final = frozenset((Insert, Update, Delete))
+
 Messages: TypeAlias = Iterable[tuple[Members, bytes]]
 """Text messages, each with those who are to get it."""
 
@@ -121,6 +127,8 @@ class Hub:
         self._plans: Plans = {}
         self.on_relation: Callable[[Relation], None] = lambda _: None
         """Is told of a table when its first change comes, and the first that shows it anew."""
+        # Those whose filters are typed, until a subscription comes.
+        self._typed: set[Relation] = set()
         # By schema, table and kind of change, until a subscription comes, moves or goes.
         self._listening: dict[
             tuple[str, str, type[RowChange]], tuple[Listening, frozenset[Hashable]]
@@ -148,6 +156,7 @@ class Hub:
         """
         subscription.is_open = True
         self._listening.clear()
+        self._typed.clear()
         misfits, self._misfits = self._misfits, []
         if subscription.bindings is None:
             self._join(subscription, subscription.topic)
@@ -234,12 +243,17 @@ class Hub:
         on, or no more.
         """
         dispatch = Dispatch(self._clock)
-        typed: Relation | None = None
         for event in events:
-            if isinstance(event, (Insert, Update, Delete)) and event.relation is not typed:
-                typed = event.relation
-                yield from self.typing(typed)
-            yield from _add(dispatch, self._messages(event))
+            # By class, and not by isinstance: this runs for every event.
+            kind = type(event)
+            if kind in _TELLING_NOTHING:
+                continue
+            if kind in _ROWS and event.relation not in self._typed:  # type: ignore[union-attr]
+                yield from self.typing(event.relation)  # type: ignore[union-attr]
+            for members, message in self._messages(event):
+                dispatch.add(members, message)
+                if dispatch.is_due():
+                    yield from dispatch.hand_out()
             # Filters may have taken their time although nobody gets anything.
             if dispatch.is_over():
                 yield from dispatch.hand_out()
@@ -258,6 +272,9 @@ class Hub:
         for index in (self._filters, self._bindings):
             for _ in index.prepare(relation):
                 yield 0.0
+        if len(self._typed) >= _MOST_TYPED:
+            self._typed.clear()
+        self._typed.add(relation)
 
     def write(self, messages: Messages) -> None:
         """Hand messages out, in order, whatever time it takes."""
@@ -267,7 +284,10 @@ class Hub:
     def writing(self, messages: Messages) -> Iterator[float]:
         """Hand messages out in the same way. They may be thought of as they are asked for."""
         dispatch = Dispatch(self._clock)
-        yield from _add(dispatch, messages)
+        for members, message in messages:
+            dispatch.add(members, message)
+            if dispatch.is_due():
+                yield from dispatch.hand_out()
         yield from dispatch.hand_out()
 
     def deliveries(self, change: Change, *, filtered: bool = True) -> list[AnyDelivery]:
@@ -374,10 +394,3 @@ class Hub:
         # Others may come or go before the last one has been told.
         for group in list(self._all_groups()):
             yield group.members, group.gap_message(gap)
-
-
-def _add(dispatch: Dispatch, messages: Messages) -> Iterator[float]:
-    for members, message in messages:
-        dispatch.add(members, message)
-        if dispatch.is_due():
-            yield from dispatch.hand_out()
