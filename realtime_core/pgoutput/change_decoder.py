@@ -1,7 +1,8 @@
 """ChangeDecoder: the bytes of a stream's messages to changes, in one step.
 
 A decoder and an assembler in one, for whoever wants changes and no messages. Those two know
-all that there is to know about the format; what comes here are short cuts for common rows.
+all that there is to know about the format; what comes here are short cuts for common rows, and
+for the beginning and the end of a transaction, since many have no more than one row.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ..changes import Begin, Change, Commit, Delete, Insert, Update
+from ..errors import DecodeError
+from ..lsn import LSN
 from ..positions import StreamIdentity
+from ._reader import new_lsn
 from ._row_readers import HEAD, ChangeReader
 from ._short_cuts import ShortCuts
 from .assembler import MAX_MEMORY, Assembler
-from .decoder import Decoder
+from .decoder import BEGIN, COMMIT, Decoder
 from .spill import SpillStore
 
 __all__ = ["ChangeDecoder"]
@@ -85,11 +89,51 @@ class ChangeDecoder(Assembler):
                         yield Begin(transaction)
                     yield change
                     continue
+            tag = data[:1]
+            if tag == b"C":
+                commit = self._short_commit(data)
+                if commit is not None:
+                    transaction, reader_for = None, find_none
+                    yield commit
+                    continue
+            elif tag == b"B" and self._short_begin(data):
+                transaction, index, reader_for = self._transaction, 0, find
+                continue
             events = self._long_way(data)
             if events:
                 yield from events
             transaction, index = self._transaction, self._index
             reader_for = find_none if transaction is None else find
+
+    def _short_begin(self, data: bytes) -> bool:
+        """Take a Begin; return False for one that has to go the long way."""
+        if (
+            len(data) != BEGIN.size
+            or self._broken
+            or self._transaction is not None
+            or self._undecided.current is not None
+        ):
+            return False
+        commit_lsn, commit_time, xid = BEGIN.unpack(data)
+        try:
+            self._transaction = self._new_transaction(xid, new_lsn(LSN, commit_lsn), commit_time)
+        except DecodeError:
+            # A time that there is not: the long way refuses it for good.
+            return False
+        self._index = 0
+        self._begun = True
+        return True
+
+    def _short_commit(self, data: bytes) -> Commit | None:
+        """Return the end of a transaction; None for one that has to go the long way."""
+        transaction = self._transaction
+        if len(data) != COMMIT.size or transaction is None or self._begun or self._broken:
+            return None
+        _, commit_lsn, end_lsn, _ = COMMIT.unpack(data)
+        if commit_lsn != transaction.commit_lsn:
+            return None
+        self._transaction = None
+        return Commit(transaction, new_lsn(LSN, end_lsn), self._index)
 
     def _long_way(self, data: bytes) -> Iterable[Change | Begin | Commit]:
         try:

@@ -45,12 +45,14 @@ from .messages import (
     UpdateMessage,
 )
 
-__all__ = ["Decoder"]
+__all__ = ["BEGIN", "COMMIT", "Decoder"]
 
 # Bound once: 72 ns a call, against 154 ns for int.from_bytes of a slice.
 _u32_at: Final = Struct("!I").unpack_from
-_BEGIN: Final = Struct("!xQqI")
-_COMMIT: Final = Struct("!xBQQq")
+BEGIN: Final = Struct("!xQqI")
+"""Of a Begin: the LSN of the commit record, the commit time, the xid."""
+COMMIT: Final = Struct("!xBQQq")
+"""Of a Commit: flags, the LSN of its record and of that record's end, the commit time."""
 
 _INSERT: Final = ord("I")
 _UPDATE: Final = ord("U")
@@ -318,14 +320,14 @@ def _flag(reader: Reader) -> bool:
 
 
 def _begin(data: bytes) -> Message:
-    _check_size(data, _BEGIN.size)
-    final_lsn, commit_time, xid = _BEGIN.unpack(data)
+    _check_size(data, BEGIN.size)
+    final_lsn, commit_time, xid = BEGIN.unpack(data)
     return BeginMessage(new_lsn(LSN, final_lsn), commit_time, xid)
 
 
 def _commit(data: bytes) -> Message:
-    _check_size(data, _COMMIT.size)
-    flags, commit_lsn, end_lsn, commit_time = _COMMIT.unpack(data)
+    _check_size(data, COMMIT.size)
+    flags, commit_lsn, end_lsn, commit_time = COMMIT.unpack(data)
     return CommitMessage(flags, new_lsn(LSN, commit_lsn), new_lsn(LSN, end_lsn), commit_time)
 
 

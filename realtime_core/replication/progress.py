@@ -66,7 +66,8 @@ class Progress:
 
     def arrived(self, lsn: LSN) -> None:
         """Note WAL that has arrived and is not to move the slot."""
-        self.written = max(self.written, lsn)
+        if lsn > self.written:
+            self.written = lsn
 
     def acknowledge(self, place: Place) -> bool:
         """Note that everything up to ``place`` is done with.
@@ -92,12 +93,13 @@ class Progress:
             elif len(entries) == _MOST_ENTRIES:
                 self._halve()
             entries.append((needed, lsn, 1))
-            self._advance()
+            if needed <= self._acknowledged:
+                self._advance()
         elif entries:
             needed, before, count = entries[-1]
             entries[-1] = needed, max(before, lsn), count
-        else:
-            self.flushed = max(self.flushed, lsn)
+        elif lsn > self.flushed:
+            self.flushed = lsn
 
     def _halve(self) -> None:
         self._share *= 2
@@ -112,5 +114,6 @@ class Progress:
         while entries and entries[0][0] <= self._acknowledged:
             _, lsn, count = entries.popleft()
             self.waiting -= count
-            self.flushed = max(self.flushed, lsn)
+            if lsn > self.flushed:
+                self.flushed = lsn
         return self.flushed > before

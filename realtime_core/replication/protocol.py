@@ -15,6 +15,7 @@ from ..errors import DecodeError, TruncatedMessageError
 from ..lsn import LSN
 
 __all__ = [
+    "TAG_KEEPALIVE",
     "TAG_XLOG_DATA",
     "XLOG_DATA_HEADER",
     "Keepalive",
@@ -31,7 +32,8 @@ TAG_XLOG_DATA: Final = ord("w")
 """First byte of an XLogData."""
 XLOG_DATA_HEADER: Final = 25
 """Where an XLogData's payload begins."""
-_TAG_KEEPALIVE: Final = ord("k")
+TAG_KEEPALIVE: Final = ord("k")
+"""First byte of a keepalive."""
 
 
 @attrs.define
@@ -74,7 +76,7 @@ def parse_copy_data(data: bytes | memoryview) -> XLogData | Keepalive:
             # The only copy: slices of bytes are cheap to decode, of a memoryview dear
             # (110 ns a field against 237 ns).
             return XLogData(start, wal_end, time, bytes(data[XLOG_DATA_HEADER:]))
-        if tag == _TAG_KEEPALIVE:
+        if tag == TAG_KEEPALIVE:
             wal_end, time, reply = _KEEPALIVE.unpack(data)
             return Keepalive(LSN(wal_end), time, bool(reply))
     except error as exc:

@@ -313,8 +313,8 @@ class _Steps(AsyncIterator[T], Generic[T]):
     def __init__(self, step: Callable[[], Awaitable[T]]) -> None:
         self._step = step
 
-    async def __anext__(self) -> T:
-        return await self._step()
+    def __anext__(self) -> Awaitable[T]:
+        return self._step()
 
 
 def _is_no_boundary(event: Event) -> bool:

@@ -15,8 +15,9 @@ import contextlib
 import logging
 import math
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
+from operator import itemgetter
 from random import Random
 from time import monotonic
 from typing import Final, Self, Unpack
@@ -34,6 +35,7 @@ from ..lsn import LSN
 from ..positions import Position, StreamIdentity
 from ..replication.progress import Place
 from ..replication.protocol import (
+    TAG_KEEPALIVE,
     TAG_XLOG_DATA,
     XLOG_DATA_HEADER,
     Keepalive,
@@ -68,6 +70,7 @@ _CHUNK: Final = 256
 """Events that are decoded ahead, at most: a transaction that was held comes lazily."""
 _TURN: Final = 0.002
 """Seconds for which they are decoded, at most, before others get a turn."""
+_TAG: Final = itemgetter(0)
 _UNDEFINED_OBJECT: Final = "42704"
 
 
@@ -238,21 +241,19 @@ class StreamSource(EventQueue[E]):
     ) -> Iterator[Event | None]:
         """Decode CopyData payloads; yield what is new and wanted, and None for all else."""
         accept = self._skips.accepting(sequence)
-        begin, count = 0, len(payloads)
-        while begin < count:
-            end = begin
-            while end < count and payloads[end][0] == TAG_XLOG_DATA:
-                end += 1
-            if begin < end:
-                # The only copy: slices of bytes are cheap to decode, of a memoryview dear.
-                messages = (bytes(payload[XLOG_DATA_HEADER:]) for payload in payloads[begin:end])
-                for event in decoder.decode(messages):
-                    yield event if accept(event) else None
-            if end < count:
-                message = parse_copy_data(payloads[end])
-                if isinstance(message, Keepalive) and sequence is self._sequence:
-                    yield from self._keepalive(message, decoder)
-            begin = end + 1
+        # Of several keepalives the last one says all that the others do, and PostgreSQL sends
+        # none behind one that wants an answer until it has it.
+        last = bytes(map(_TAG, payloads)).rfind(TAG_KEEPALIVE)
+        if last > 0:
+            for event in decoder.decode(_messages(payloads[:last])):
+                yield event if accept(event) else None
+        if last >= 0:
+            message = parse_copy_data(payloads[last])
+            if isinstance(message, Keepalive) and sequence is self._sequence:
+                yield from self._keepalive(message, decoder)
+        if last + 1 < len(payloads):
+            for event in decoder.decode(_messages(payloads[last + 1 :])):
+                yield event if accept(event) else None
 
     def _keepalive(self, message: Keepalive, decoder: PayloadDecoder) -> Iterator[Idle]:
         progress = self._sequence.progress
@@ -471,3 +472,14 @@ class StreamSource(EventQueue[E]):
         self._slot = None
         self._feedback.stop()
         self._decoder.close()
+
+
+def _messages(payloads: Iterable[memoryview]) -> Iterator[bytes]:
+    """Yield the plugin's messages, whatever keepalives are among them."""
+    for payload in payloads:
+        if payload[0] == TAG_XLOG_DATA:
+            # The only copy: slices of bytes are cheap to decode, of a memoryview dear.
+            yield bytes(payload[XLOG_DATA_HEADER:])
+        elif payload[0] != TAG_KEEPALIVE:
+            # It says what is wrong with that.
+            parse_copy_data(payload)
