@@ -31,6 +31,7 @@ from ..replication import commands
 from ._arrivals import Arrivals, GoesOn
 from ._dsn import parse_dsn
 from ._errors import translate
+from ._prompt import PromptFuture
 from .failures import connection_failed
 from .options import Dsn
 
@@ -138,7 +139,7 @@ class ReplicationConnection:
         self._pgconn = connection.pgconn
         self._slot = slot
         self._loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[None] | None = None
+        self._ready: PromptFuture | None = None
         # The socket that the loop watches for us: to begin and to end that for each wait would
         # take as long as what comes.
         self._watched: int | None = None
@@ -336,7 +337,7 @@ class ReplicationConnection:
             descriptor = self._pgconn.socket
         except psycopg.Error as exc:
             raise translate(exc, self._slot) from exc
-        self._ready = ready = self._loop.create_future()
+        self._ready = ready = PromptFuture(loop=self._loop)
         if self._watched is None:
             self._loop.add_reader(descriptor, self._on_readable)
             self._watched = descriptor
@@ -362,8 +363,8 @@ class ReplicationConnection:
         self._take()
 
     def _wake(self) -> None:
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_result(None)
+        if self._ready is not None:
+            self._ready.resume()
 
     def _unwatch(self) -> None:
         if self._watched is not None:
