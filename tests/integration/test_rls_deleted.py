@@ -323,6 +323,9 @@ async def test_what_is_not_known_whole_is_told_by_its_key(stage: RlsStage) -> No
     stage.make("notes", "id int primary key, owner text", f"owner = {SUB}")
     stage.execute("insert into notes values (1, 'bob')")
     assert await deletes(stage, stage.reader) == [[{"id": 1}]]
+    if stage.database.server.version >= 18:
+        # It refuses to delete from a table whose replica identity is not published whole.
+        return
     stage.execute(
         FULL.format("notes"),
         "alter table notes add twice int generated always as (id * 2) stored",
