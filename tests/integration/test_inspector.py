@@ -29,7 +29,7 @@ SHOP = """
 
 async def ask(port: int, token: str | None = None, *, origin: str = "") -> tuple[int, Any]:
     """Ask as the page does; return status and JSON."""
-    lines = [f"GET /inspector.json?origin={quote(origin)} HTTP/1.1", "Host: test"]
+    lines = [f"GET /inspector.json?origin={quote(origin)} HTTP/1.1", "Host: localhost"]
     if token is not None:
         lines.append(f"X-Api-Key: {token}")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
