@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from psycopg import AsyncConnection
 
-from realtime_server.catalog.tables import Table, read_tables
+from realtime_server.catalog.tables import Table, look_at_tables, read_tables
 from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.visibility import Answer, Failure, Question, Row, Visibility
 from tests.fix_postgres import Database, Server
@@ -442,3 +442,16 @@ async def test_no_operator_or_type_of_somebodys_is_run_as_the_server(
         await eventually(lambda: "table notes is locked" in caplog.text)
     await asked
     assert scene.database.execute("select who from loot") == []
+
+
+async def test_what_looks_at_tables_is_planned_once(scene: Scene) -> None:
+    """To plan it takes longer than to run it."""
+    scene.make("id int primary key, owner text")
+    async with scene.visibility.catalog.one() as connection:
+        for _ in range(10):
+            await look_at_tables(connection, [("public", "notes")], [scene.reader])
+        cursor = await connection.execute(
+            "select custom_plans from pg_prepared_statements"
+            " where statement like '%relrowsecurity%'"
+        )
+        assert await cursor.fetchall() == [(0,)]
