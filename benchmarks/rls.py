@@ -38,12 +38,11 @@ import psycopg
 from psycopg import AsyncConnection
 
 from benchmarks._report import environment, percentile, save
-from realtime_core import Insert, SourceStats
+from realtime_core import Insert
 from realtime_core.pgoutput import ChangeDecoder
 from realtime_server.demo.embedded import EmbeddedPostgres
 from realtime_server.groups import Subscription
-from realtime_server.hub import Hub, HubStats
-from realtime_server.metrics import Metrics
+from realtime_server.hub import Hub
 from realtime_server.oversize import size_of
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls.checker import Checker
@@ -199,7 +198,6 @@ class Bench:
         self.connection = psycopg.connect(dsn, autocommit=True)
         self.texts: list[str] = []
         self.messages: list[bytes] = []
-        self.metrics = Metrics(stats=SourceStats, hub=HubStats)
 
     def prepare(self) -> None:
         run = self.connection.execute
@@ -311,7 +309,7 @@ class Bench:
             if isinstance(event, Insert):
                 reads.append(Read(event, size_of(event)))
         assert len(reads) == BATCH
-        verdict = await checker.check(matcher.candidates(reads))
+        verdict = await checker.check(await matcher.match(reads))
         for shown in verdict.shown:
             for view in set(shown.values()):
                 view.payload()
