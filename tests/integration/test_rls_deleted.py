@@ -303,9 +303,10 @@ async def test_an_error_or_a_sleep_is_as_if_it_could_not_be_seen(stage: RlsStage
         assert [one["old_record"] for one in payloads] == [{"id": 1}, {"id": 2}, {"id": 3}]
         frame = await client.receive()
         assert frame["payload"]["old_record"] == {"id": 3}
-        assert await stage.payloads(client, "insert into notes values (4)") == []
-        # It is asked for apart now.
-        assert (await client.receive())["payload"]["record"] == {"id": 4}
+        # It is asked for apart now, so what comes may come later than others' rows.
+        found = await stage.payloads(client, "insert into notes values (4)")
+        found = found or [(await client.receive())["payload"]]
+        assert [one["record"] for one in found] == [{"id": 4}]
 
 
 async def test_what_a_policy_looks_for_in_the_table_itself_is_not_there(stage: RlsStage) -> None:
