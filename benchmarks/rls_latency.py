@@ -39,7 +39,7 @@ from tests.tokens import SECRET, make_token
 RATE: Final = 20
 """Rows a second."""
 SECONDS: Final = 5
-ROUNDS: Final = 4
+ROUNDS: Final = 2
 HEARTBEAT: Final = 1000
 """Milliseconds between two of a client's."""
 OWNER: Final = "11111111-2222-3333-4444-555555555555"
