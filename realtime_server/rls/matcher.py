@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias, cast
 
+import attrs
+
 from realtime_core import RowChange
 
 from ..dispatch import give_way
@@ -22,6 +24,19 @@ __all__ = ["Matcher", "by_viewer"]
 
 _Kind: TypeAlias = tuple[str, str, type[RowChange]]
 """A change's schema, table and class."""
+
+
+@attrs.define
+class _Audience:
+    """Who gets the changes of a batch, as far as it is the same for all of a table."""
+
+    listeners: dict[_Kind, tuple[Listening, frozenset[Viewer], frozenset[Viewer]]] = attrs.field(
+        factory=dict
+    )
+    known: dict[_Kind, tuple[Matched, frozenset[Viewer], frozenset[Viewer]]] = attrs.field(
+        factory=dict
+    )
+    """Where nobody filters."""
 
 
 class Matcher:
@@ -39,43 +54,35 @@ class Matcher:
         for relation in dict.fromkeys(read.change.relation for read in reads):
             await give_way(self._hub.typing(relation))
         candidates: list[Candidate] = []
+        audience = _Audience()
         turn = Turn()
-        while len(candidates) < len(reads):
-            # Filters take their time, and many rows many times that.
-            candidates += self._candidates(reads[len(candidates) :], turn)
-            await turn.give_way()
+        for read in reads:
+            candidates.append(self._candidate(read, audience))
+            if turn.is_over:
+                # Filters take their time, and many rows many times that. Who comes meanwhile gets
+                # what is read after this; who goes is found out when it is handed out.
+                await turn.give_way()
         return candidates
 
-    def _candidates(self, reads: Sequence[Read], turn: Turn) -> list[Candidate]:
-        """Return those of the first changes, as many as a turn is long enough for."""
-        candidates: list[Candidate] = []
-        listeners: dict[_Kind, tuple[Listening, frozenset[Viewer], frozenset[Viewer]]] = {}
-        # Where nobody filters, all changes of a table go to the same.
-        known: dict[_Kind, tuple[Matched, frozenset[Viewer], frozenset[Viewer]]] = {}
-        for read in reads:
-            if candidates and turn.is_over:
-                break
-            change = read.change
-            schema, table = change.relation.schema, change.relation.table
-            kind = (schema, table, type(change))
-            if kind not in listeners:
-                listening = self._hub.listening(change)
-                everybody = frozenset(one for one in listening if isinstance(one, Viewer))
-                listeners[kind] = listening, everybody, self._filtering(change)
-            listening, everybody, filtering = listeners[kind]
-            found = known.get(kind)
-            if found is None:
-                matched = by_viewer(self._hub.deliveries(change))
-                self._hub.write(self._hub.misfit_messages())
-                viewers = frozenset(matched)
-                found = matched, viewers, everybody - viewers
-                if not self._hub.has_filters(schema, table):
-                    known[kind] = found
-            matched, viewers, others = found
-            candidates.append(
-                Candidate(change, read.size, viewers, others, filtering, matched, listening)
-            )
-        return candidates
+    def _candidate(self, read: Read, audience: _Audience) -> Candidate:
+        change = read.change
+        schema, table = change.relation.schema, change.relation.table
+        kind = (schema, table, type(change))
+        if kind not in audience.listeners:
+            listening = self._hub.listening(change)
+            everybody = frozenset(one for one in listening if isinstance(one, Viewer))
+            audience.listeners[kind] = listening, everybody, self._filtering(change)
+        listening, everybody, filtering = audience.listeners[kind]
+        found = audience.known.get(kind)
+        if found is None:
+            matched = by_viewer(self._hub.deliveries(change))
+            self._hub.write(self._hub.misfit_messages())
+            viewers = frozenset(matched)
+            found = matched, viewers, everybody - viewers
+            if not self._hub.has_filters(schema, table):
+                audience.known[kind] = found
+        matched, viewers, others = found
+        return Candidate(change, read.size, viewers, others, filtering, matched, listening)
 
     def _filtering(self, change: RowChange) -> frozenset[Viewer]:
         """Return the viewers all of whose channels have filters on a change's table."""

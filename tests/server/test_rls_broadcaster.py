@@ -14,6 +14,7 @@ import pytest
 
 from realtime_core import Gap, GapReason, Position, StreamIdentity
 from realtime_core.lsn import LSN
+from realtime_server import turns
 from realtime_server.groups import Subscription
 from realtime_server.hub import Hub
 from realtime_server.phoenix.serializers import SERIALIZERS
@@ -186,6 +187,27 @@ async def test_others_have_their_turn_while_filters_are_asked_about_many_rows() 
     # Each slice is 5 ms, of which others may take some.
     assert turns > took / 0.02 + 3
     other.cancel()
+
+
+async def test_many_are_found_once_for_all_changes_of_a_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though others have their turn after each of them."""
+    monkeypatch.setattr(turns, "SLICE", 0.0)
+    asked = 0
+
+    class Counting(Hub):
+        def deliveries(self, change: Any, *, filtered: bool = True) -> Any:
+            nonlocal asked
+            asked += 1
+            return super().deliveries(change, filtered=filtered)
+
+    hub = Counting()
+    sit(hub, ANN)
+    found = await Matcher(hub).match(batch(*range(100)).reads)
+    assert [one.viewers for one in found] == [{ANN}] * 100
+    # And once for who listens to it at all.
+    assert asked == 2
 
 
 async def test_a_change_that_cannot_be_shown_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
