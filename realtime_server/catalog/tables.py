@@ -115,7 +115,7 @@ class Table:
         """Whether a column is of an enum, or an array of one."""
         return any(type.kind == "e" for type in self.types.values())
 
-    @property
+    @cached_property
     def key_names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.key)
 

@@ -109,6 +109,7 @@ class Page:
         self._candidates = candidates
         self._sheets: dict[tuple[tuple[LiveColumn, ...], Condition | None], _Sheet] = {}
         self._columns: dict[str, tuple[LiveColumn, ...]] = {}
+        self._errors_for_all: dict[str, str | None] = {}
         # By candidate and columns: who sees them. By candidate: who, all of one role, is told of
         # which error.
         self._shown: dict[tuple[int, tuple[LiveColumn, ...]], list[Viewer]] = {}
@@ -136,7 +137,14 @@ class Page:
 
     def _error_for_all(self, change: RowChange, role: str) -> str | None:
         """Return why a role cannot be shown a change of the table, whatever is in it."""
-        if isinstance(change, Delete) or not self._columns_of(role):
+        if isinstance(change, Delete):
+            return None
+        if role not in self._errors_for_all:
+            self._errors_for_all[role] = self._error_for_rows(role)
+        return self._errors_for_all[role]
+
+    def _error_for_rows(self, role: str) -> str | None:
+        if not self._columns_of(role):
             return None
         if not self._has_key:
             return _NO_PRIMARY_KEY
