@@ -24,19 +24,27 @@ SHORT: Final = 64
 """Bytes of a value's text that is shown all the same."""
 
 
-def size_of(change: RowChange, shown: Collection[str] | None = None) -> int:
+def size_of(
+    change: RowChange,
+    shown: Collection[str] | None = None,
+    shown_of_old: Collection[str] | None = None,
+) -> int:
     """Return how many bytes the values of a change have as text, those of both rows.
 
     Args:
         change: of a row.
         shown: names of the columns that count; None: all.
+        shown_of_old: of the old row, where they are others than of the new one.
     """
     size = 0
     for record in _rows(change):
         fields: Iterable[Field] = record.fields
-        if shown is not None:
+        counted = shown
+        if shown_of_old is not None and (isinstance(change, Delete) or record is not change.record):
+            counted = shown_of_old
+        if counted is not None:
             pairs = zip(record.shape.names, record.fields, strict=True)
-            fields = [field for name, field in pairs if name in shown]
+            fields = [field for name, field in pairs if name in counted]
         for field in fields:
             if isinstance(field, str):
                 size += _bytes_of(field)

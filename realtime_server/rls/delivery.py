@@ -103,12 +103,15 @@ class Delivery:
     def _of_one(self, candidate: Candidate, shown: Shown) -> Iterator[tuple[Members, bytes]]:
         receivers = Receivers(self._hub, candidate)
         limit = self._hub.record_limit
-        is_too_large = candidate.size > limit.max_record_bytes
+        is_too_large = False
+        is_large = candidate.size > limit.max_record_bytes
         for viewer, view in shown.items():
             for delivery, members in receivers.of(viewer, view):
                 try:
                     data = view.payload(delivery.select, has_time=delivery.is_bound)
                     message = delivery.message(data)
+                    if is_large and view.is_too_large(delivery.select):
+                        is_too_large = True
                     if len(message) > limit.max_message_bytes:
                         is_too_large = True
                         message = delivery.message(view.short_payload(delivery.select))
@@ -118,5 +121,5 @@ class Delivery:
                     logger.exception("a change of %s cannot be shown", candidate.change.relation)
                     continue
                 yield members, message
-        if is_too_large and shown:
+        if is_too_large:
             limit.note(candidate.change.relation)

@@ -21,7 +21,7 @@ from realtime_core.oids import BUILTIN_TYPES
 
 from ..catalog.tables import CustomType, LiveColumn, Table
 from ..json_values import Renderer, renderer
-from ..oversize import SHORT, TOO_LARGE
+from ..oversize import SHORT, TOO_LARGE, size_of
 
 __all__ = ["Answers", "ErrorView", "Event", "View", "event_of", "unknown_values"]
 
@@ -68,8 +68,8 @@ class View:
         columns: what may be shown of it.
         answers: for values that only the database can render.
         hides_old: show nothing of the old row but its key: who may have seen it is not known.
-        size: of the change's values as text, in bytes.
-        max_bytes: beyond which short values alone are shown, and that is said.
+        size: of all of the change's values as text, in bytes.
+        max_bytes: of those that are shown, beyond which short ones alone are, and that is said.
     """
 
     __slots__ = (
@@ -77,9 +77,11 @@ class View:
         "_change",
         "_columns",
         "_hides_old",
-        "_is_too_large",
+        "_is_large",
+        "_max_bytes",
         "_payloads",
         "_table",
+        "_too_large",
     )
 
     def __init__(
@@ -98,19 +100,34 @@ class View:
         self._columns = columns
         self._answers = answers
         self._hides_old = hides_old
-        # How large the hidden part of it was is not to be told either.
-        self._is_too_large = size > max_bytes and (
-            not self._hides_old or self._size_without_hidden() > max_bytes
-        )
+        self._is_large = size > max_bytes
+        self._max_bytes = max_bytes
         self._payloads: dict[tuple[frozenset[str] | None, bool], bytes] = {}
+        self._too_large: dict[frozenset[str] | None, bool] = {}
 
-    def _size_without_hidden(self) -> int:
-        change, key = self._change, self._table.key_names
-        fields: list[object] = [] if isinstance(change, Delete) else [*change.record.fields]
-        if not isinstance(change, Insert) and change.old_record is not None:
-            old = _identity_of(change)
-            fields += [field for column, field in old if column.name in key]
-        return sum(len(field.encode()) for field in fields if isinstance(field, str))
+    def is_too_large(self, select: frozenset[str] | None = None) -> bool:
+        """Say whether the change is told without its long values.
+
+        What is not shown does not count: else it would tell how large that is.
+        """
+        if not self._is_large:
+            return False
+        found = self._too_large.get(select)
+        if found is None:
+            size = size_of(self._change, *self._shown(select))
+            found = self._too_large[select] = size > self._max_bytes
+        return found
+
+    def _shown(self, select: frozenset[str] | None) -> tuple[set[str], set[str]]:
+        """Return the names of what is shown of the new row, and of the old one."""
+        shown = {column.name for column in self._selected(select)}
+        return shown, shown & set(self._table.key_names) if self._hides_old else shown
+
+    def _selected(self, select: frozenset[str] | None) -> Sequence[LiveColumn]:
+        if select is None:
+            return self._columns
+        wanted = select | set(self._table.key_names)
+        return [column for column in self._columns if column.name in wanted]
 
     def payload(self, select: frozenset[str] | None = None, *, has_time: bool = True) -> bytes:
         """Return the change as JSON, rendered once.
@@ -119,7 +136,7 @@ class View:
             select: names of columns, shown with the primary key's; None for all.
             has_time: has no influence: it has.
         """
-        return self._rendered(select, is_short=self._is_too_large)
+        return self._rendered(select, is_short=self.is_too_large(select))
 
     def short_payload(self, select: frozenset[str] | None = None) -> bytes:
         """Return the change as JSON with its short values alone, rendered once."""
@@ -143,19 +160,16 @@ class View:
         return frozenset(self._table.key_names)
 
     def _render(self, select: frozenset[str] | None, is_short: bool) -> bytes:
-        change, table, columns = self._change, self._table, self._columns
-        if select is not None:
-            wanted = select | set(table.key_names)
-            columns = [column for column in columns if column.name in wanted]
-        shown = {column.name for column in columns}
+        change, table = self._change, self._table
+        shown, shown_of_old = self._shown(select)
         row = _Row(table.types, self._answers, shown, is_short)
         errors = [TOO_LARGE] if is_short else None
+        columns = self._selected(select)
         parts = [_head(table, change, errors, columns, _time(change))]
         if isinstance(change, Insert | Update):
             parts.append(f',"record":{row.render(_fields(change.record))}')
         if isinstance(change, Update | Delete):
-            if self._hides_old:
-                row.shown = shown & set(table.key_names)
+            row.shown = shown_of_old
             parts.append(f',"old_record":{row.render(_identity_of(change))}')
         parts.append("}")
         return "".join(parts).encode()
@@ -176,6 +190,10 @@ class ErrorView:
         self._change = change
         self._table = table
         self._error = error
+
+    def is_too_large(self, select: frozenset[str] | None = None) -> bool:
+        """Say that the change is told as it is: of an error nothing is left out."""
+        return False
 
     def payload(self, select: frozenset[str] | None = None, *, has_time: bool = False) -> bytes:
         """Return the error as JSON.

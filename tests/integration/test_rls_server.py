@@ -347,6 +347,27 @@ async def test_a_changes_bytes_count_and_those_of_its_message(stage: RlsStage) -
     assert stage.metric("realtime_too_large_changes_total") == before + 2
 
 
+async def test_a_column_that_is_not_shown_does_not_tell_how_large_it_is(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, note text, secret text", "true", narrow="id, note")
+    wanted = {"event": "*", "schema": stage.schema, "table": "notes", "select": ["note"]}
+    small = [None, {"id": 1, "note": "short"}]
+    before = stage.metric("realtime_too_large_changes_total")
+    async with stage.client(role=stage.narrow) as narrow, stage.client() as reader:
+        await narrow.sit(stage.topic("notes"))
+        await reader.try_join("realtime:room", {**config(wanted), "access_token": reader.token})
+        await reader.receive()
+        statement = "insert into notes values (1, 'short', repeat('x', 1048577))"
+        [told] = await stage.payloads(narrow, statement)
+        assert [told["errors"], told["record"]] == small
+        [payload] = [frame["payload"] for frame in await reader.drain()]
+        assert [payload["data"]["errors"], payload["data"]["record"]] == small
+        assert stage.metric("realtime_too_large_changes_total") == before
+        # What is shown counts.
+        statement = "update notes set note = repeat('x', 1048577)"
+        [told] = await stage.payloads(narrow, statement)
+        assert [told["errors"], told["record"]] == [["Error 413: Payload Too Large"], {"id": 1}]
+
+
 async def test_a_policy_that_raises_costs_its_own_viewer_that_change(stage: RlsStage) -> None:
     bad = "case when current_setting('request.jwt.claims')::jsonb ->> 'sub' = 'bad'"
     stage.make(

@@ -46,6 +46,9 @@ class Text:
     def lets_filter_by(self, columns: frozenset[str]) -> bool:
         return True
 
+    def is_too_large(self, select: Any = None) -> bool:
+        return False
+
     def payload(self, select: Any = None, *, has_time: bool = True) -> bytes:
         if not self.text:
             raise ValueError("cannot be shown")
