@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator
 from typing import Final, TypeAlias
 
 import attrs
@@ -137,13 +137,14 @@ class Hub:
     def stats(self) -> HubStats:
         """Return what is counted, as it is now."""
         return HubStats(
-            subscriptions=sum(map(len, self._all_groups())),
+            subscriptions=sum(map(len, self.groups())),
             filter_misfits=self._misfits_told,
             filter_errors=self._filters.errors + self._bindings.errors,
             too_large=self.record_limit.exceeded,
         )
 
-    def _all_groups(self) -> Iterator[AnyGroup]:
+    def groups(self) -> Iterator[AnyGroup]:
+        """Iterate over those who get the same; none may come or go meanwhile."""
         for groups in self._groups.values():
             yield from groups.values()
         yield from self._bound.values()
@@ -311,7 +312,7 @@ class Hub:
 
     def _messages(self, event: Event) -> Iterator[tuple[Members, bytes]]:
         if isinstance(event, Gap):
-            yield from self._gap_messages(event)
+            yield from self.gap_messages(event)
         elif not isinstance(event, (Begin, Commit, Idle)):
             deliveries = self.deliveries(event)
             if self._misfits:
@@ -390,7 +391,11 @@ class Hub:
             known = self._listening[key] = found, frozenset(found.keys() - unfiltered)
         return known
 
-    def _gap_messages(self, gap: Gap) -> Iterator[tuple[Members, bytes]]:
+    def gap_messages(
+        self, gap: Gap, *, later_for: Container[Hashable] = ()
+    ) -> Iterator[tuple[Members, bytes]]:
+        """Tell all channels of a gap, but for those of some viewers."""
         # Others may come or go before the last one has been told.
-        for group in list(self._all_groups()):
-            yield group.members, group.gap_message(gap)
+        for group in list(self.groups()):
+            if group.viewer not in later_for:
+                yield group.members, group.gap_message(gap)

@@ -179,6 +179,10 @@ class _Collector(Collector):
         gauges = {
             "subscriptions": ("Subscriptions to changes.", hub.subscriptions),
             "waiting_bytes": ("What waits for clients to take it.", self._backlog.bytes),
+            "rls_waiting_bytes": (
+                "What the changes take that wait for policies that are slow.",
+                checks.waiting_bytes,
+            ),
             "stream_connected": ("1 while changes are read from the database.", stats.connected),
             "lag_bytes": (
                 "WAL between what the database has written and what is acknowledged.",

@@ -266,6 +266,12 @@ class ServerConfig:
     rls_check_timeout: kinds.Milliseconds = _variable(
         1000, "that a role's policies may take for a batch; whoever takes longer is asked apart"
     )
+    rls_waiting_bytes: kinds.OptionalBytes = _variable(
+        None,
+        "what may wait for all whose policies take too long, before those with the most lose it "
+        "and are told of a [gap](protocol.md#gaps); unset: a quarter of the memory that the "
+        "process may have",
+    )
     rls_ignored_claims: kinds.Names = _variable(
         (), "that no policy reads, so that tokens which differ in them share a check"
     )

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 import psycopg
+
+from realtime_core import Gap
 
 from ..dispatch import give_way
 from ..metrics import Metrics
@@ -18,7 +20,7 @@ from .delivery import Delivery
 from .matcher import Matcher
 from .reader import Batch, Reader
 
-__all__ = ["Broadcaster", "Check"]
+__all__ = ["Broadcaster", "Check", "Telling"]
 
 logger = logging.getLogger("realtime.rls")
 
@@ -28,6 +30,9 @@ _RETRY: Final = 0.5
 
 Check: TypeAlias = Callable[[Sequence[Candidate]], Awaitable[Decided]]
 """Says what is shown of each change, in order; a psycopg.Error says that nothing was decided."""
+Telling: TypeAlias = Callable[[Gap], Iterator[float]]
+"""Tells everybody of a gap, behind what came before it; each step says for how many seconds others
+should have a turn."""
 
 
 class Broadcaster:
@@ -37,6 +42,7 @@ class Broadcaster:
         matcher: says who gets it if they may see it.
         check: asks who may.
         delivery: hands it out.
+        telling: tells of gaps.
         metrics: of the server.
         moved: called when changes come from another server or timeline than before, and before
             any of them is checked: else the former server might be asked.
@@ -48,6 +54,7 @@ class Broadcaster:
         matcher: Matcher,
         check: Check,
         delivery: Delivery,
+        telling: Telling,
         metrics: Metrics,
         moved: Callable[[], Awaitable[None]],
         *,
@@ -56,6 +63,7 @@ class Broadcaster:
         self._matcher = matcher
         self._check = check
         self._delivery = delivery
+        self._telling = telling
         self._metrics = metrics
         self._moved = moved
         self._clock = clock
@@ -108,7 +116,7 @@ class Broadcaster:
 
     async def _hand_out(self, batch: Batch, decided: Decided) -> None:
         if batch.gap is not None:
-            await give_way(self._delivery.telling(batch.gap))
+            await give_way(self._telling(batch.gap))
             return
         await give_way(self._delivery.handing_out(decided))
         commit_time = batch.reads[0].change.transaction.commit_time if batch.reads else None

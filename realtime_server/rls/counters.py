@@ -19,3 +19,5 @@ class Counters:
     """Changes that a viewer did not get because a policy ran too long."""
     given_up: int = 0
     """Changes that a viewer did not get because they waited in vain for a policy that is slow."""
+    waiting_bytes: int = 0
+    """What the changes take that wait now for policies that are slow."""

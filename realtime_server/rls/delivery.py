@@ -7,12 +7,13 @@ nothing of it, and those that stay are told of a gap.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Container, Iterator, Mapping
+from typing import Final, TypeAlias
 
 from realtime_core import Gap
 
 from ..dispatch import Members
+from ..groups import AnyGroup
 from ..hub import Hub
 from .candidates import Candidate, Decided, Shown
 from .counters import Counters
@@ -21,9 +22,12 @@ from .payloads import ErrorView
 from .receivers import Receivers
 from .viewers import Viewer
 
-__all__ = ["Delivery"]
+__all__ = ["Channels", "Delivery"]
 
 logger = logging.getLogger("realtime.rls")
+
+Channels: TypeAlias = list[tuple[AnyGroup, Members]]
+"""Some channels, as they were at a time."""
 
 _CAUSES: Final = {
     LossReason.TOO_SLOW: "too many waited for its row level security; make its policies faster",
@@ -53,9 +57,22 @@ class Delivery:
         yield from self._hub.writing(self._messages(decided))
         self._tell_moved(decided)
 
-    def telling(self, gap: Gap) -> Iterator[float]:
-        """Tell everybody of a gap, in the same way."""
-        yield from self._hub.publishing([gap])
+    def telling(self, gap: Gap, *, later_for: Container[Viewer] = ()) -> Iterator[float]:
+        """Tell everybody of a gap, in the same way, but for those who are told later."""
+        yield from self._hub.writing(self._hub.gap_messages(gap, later_for=later_for))
+
+    def channels_of(self, viewers: Container[Viewer]) -> Mapping[Viewer, Channels]:
+        """Return the channels of some viewers, as they are now."""
+        found: dict[Viewer, Channels] = {}
+        for group in self._hub.groups():
+            if isinstance(group.viewer, Viewer) and group.viewer in viewers:
+                # Whoever of them has become another's meanwhile is to be told all the same.
+                found.setdefault(group.viewer, []).append((group, Members(group.members)))
+        return found
+
+    def tell_late(self, gap: Gap, channels: Channels) -> None:
+        """Tell channels of a gap that came before some of what they have got by now."""
+        self._hub.write((members, group.gap_message(gap)) for group, members in channels)
 
     def hand_out_late(self, viewer: Viewer, decided: Decided) -> None:
         """Write what was decided late to the viewer's sockets, one write for each.

@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Final, TypeAlias
 
+import attrs
 import psycopg
 
 from realtime_core import Position
@@ -16,8 +18,9 @@ from realtime_core import Position
 from .candidates import Candidate
 from .losses import Loss, LossReason
 from .viewers import Viewer
+from .waiting import AROUND, Waiting
 
-__all__ = ["Lane", "Lost"]
+__all__ = ["Lane", "Lost", "Word"]
 
 logger = logging.getLogger("realtime.rls")
 
@@ -32,6 +35,13 @@ Lost: TypeAlias = Callable[[Loss], None]
 """Tells the channels."""
 
 
+@attrs.frozen
+class Word:
+    """Something to be told behind what waits."""
+
+    tell: Callable[[], None]
+
+
 class Lane:
     """Works off what waits for a viewer who is asked for apart.
 
@@ -39,6 +49,7 @@ class Lane:
         work: looks at some changes and hands them out.
         lost: is told what is given up, in its place among what is handed out.
         viewer: who is asked for.
+        held: counts what waits in all lanes.
     """
 
     def __init__(
@@ -46,15 +57,17 @@ class Lane:
         work: Callable[[Sequence[Candidate]], Awaitable[None]],
         lost: Lost,
         viewer: Viewer,
+        held: Waiting,
     ) -> None:
         self._work = work
         self._lost = lost
         self._viewer = viewer
+        self._held = held
         # In their order: handed over, looked at, given up, waiting.
         self._handed: Position | None = None
         self._current: Sequence[Candidate] = ()
         self._loss: Loss | None = None
-        self._waiting: deque[Sequence[Candidate]] = deque()
+        self._waiting: deque[Sequence[Candidate] | Word] = deque()
         self._count = 0
         self._bytes = 0
         self._woken = asyncio.Event()
@@ -65,6 +78,11 @@ class Lane:
         """Whether all that was put in is handed out, or given up and told."""
         return not (self._waiting or self._current) and self._loss is None
 
+    @property
+    def size(self) -> int:
+        """Bytes that the changes take that wait, and would not if they were given up."""
+        return self._bytes + self._count * AROUND
+
     def put(self, candidates: Sequence[Candidate]) -> None:
         """Take a part of a batch, which is not empty.
 
@@ -72,13 +90,22 @@ class Lane:
         is happening now.
         """
         self._waiting.append(candidates)
+        self._held.take(candidates)
         self._count += len(candidates)
         self._bytes += _bytes_of(candidates)
         is_too_much = self._count > _MOST_WAITING or self._bytes > _MOST_BYTES
-        if is_too_much and len(self._waiting) > 1:
-            self._give_up(list(chain(*self._waiting)), LossReason.TOO_SLOW)
-            self._waiting.clear()
-            self._count = self._bytes = 0
+        if is_too_much and self._count > len(candidates):
+            self.give_up()
+        self._woken.set()
+
+    def tell_behind(self, word: Word) -> None:
+        """Take what is to be told when all that came before has been handed out, or given up."""
+        self._waiting.append(word)
+        self._woken.set()
+
+    def give_up(self) -> None:
+        """Give up all changes that wait behind those that are being looked at."""
+        self._waiting += self._lose_what_waits(LossReason.TOO_SLOW)
         self._woken.set()
 
     def cancel(self) -> asyncio.Task[None]:
@@ -88,12 +115,27 @@ class Lane:
 
     def abandon(self) -> asyncio.Task[None]:
         """End, because the viewer's token is nobody's any more; tell what is given up."""
-        if self._waiting:
-            self._give_up(list(chain(*self._waiting)), LossReason.TOKEN_REPLACED)
+        words = self._lose_what_waits(LossReason.TOKEN_REPLACED)
         if self._current:
             self._give_up(self._current, LossReason.TOKEN_REPLACED, are_earlier=True)
+            self._held.give_back(self._current)
+            self._current = ()
         self._tell()
+        for word in words:
+            self._say(word)
         return self.cancel()
+
+    def _lose_what_waits(self, reason: LossReason) -> list[Word]:
+        """Give up all changes that wait; return what is to be told behind them."""
+        parts = [part for part in self._waiting if not isinstance(part, Word)]
+        words = [part for part in self._waiting if isinstance(part, Word)]
+        self._waiting.clear()
+        self._count = self._bytes = 0
+        if parts:
+            candidates = list(chain(*parts))
+            self._give_up(candidates, reason)
+            self._held.give_back(candidates)
+        return words
 
     async def _run(self) -> None:
         while True:
@@ -101,10 +143,15 @@ class Lane:
             self._woken.clear()
             self._tell()
             while self._waiting:
-                self._current = self._waiting.popleft()
-                self._count -= len(self._current)
-                self._bytes -= _bytes_of(self._current)
-                await self._work_off(self._current)
+                part = self._waiting.popleft()
+                if isinstance(part, Word):
+                    self._say(part)
+                    continue
+                self._current = part
+                self._count -= len(part)
+                self._bytes -= _bytes_of(part)
+                await self._work_off(part)
+                self._held.give_back(part)
                 self._current = ()
                 self._tell()
 
@@ -151,15 +198,18 @@ class Lane:
         loss, self._loss = self._loss, None
         if loss is not None:
             loss.after = self._handed
-            try:
-                self._lost(loss)
-            except Exception:
-                # What follows must go on.
-                logger.exception(
-                    "a gap for role %s cannot be told, which is a fault of the server's; "
-                    "please report it",
-                    self._viewer.role,
-                )
+            self._say(Word(partial(self._lost, loss)))
+
+    def _say(self, word: Word) -> None:
+        try:
+            word.tell()
+        except Exception:
+            # What follows must go on.
+            logger.exception(
+                "a gap for role %s cannot be told, which is a fault of the server's; "
+                "please report it",
+                self._viewer.role,
+            )
 
 
 def _bytes_of(candidates: Sequence[Candidate]) -> int:

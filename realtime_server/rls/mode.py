@@ -25,6 +25,7 @@ from ..config import OutputPlugin, RlsDelete, ServerConfig
 from ..errors import RefusedError
 from ..grants import Grant
 from ..hub import Hub
+from ..memory import memory_limit
 from ..metrics import Metrics
 from ..phoenix.joins import TRUNCATE, Binding
 from ..registrar import Registered
@@ -49,6 +50,8 @@ logger = logging.getLogger("realtime.rls")
 _CONNECTIONS: Final = 4
 """That ask for row level security at once; two more ask for those that take too long, and two for
 those who were not asked for because of them."""
+_SHARE: Final = 4
+"""What may wait for slow policies is this part of the memory, unless it is said."""
 _PATIENCE: Final = 5.0
 """Seconds that a join waits for the schema ``realtime``. Clients come back while a server starts,
 and some of the first generation do not try again when they are refused."""
@@ -103,9 +106,16 @@ class RlsMode:
             asks_for_deleted=config.rls_delete is RlsDelete.POLICY,
         )
         delivery = Delivery(hub, counters)
-        self._slow_viewers = SlowViewers(checker, self._apart, self._on_trial, delivery, counters)
+        self._slow_viewers = slow = SlowViewers(
+            checker,
+            self._apart,
+            self._on_trial,
+            delivery,
+            counters,
+            max_bytes=config.rls_waiting_bytes or memory_limit() // _SHARE,
+        )
         self._broadcaster = Broadcaster(
-            Matcher(hub), self._slow_viewers.check, delivery, metrics, self._renew
+            Matcher(hub), slow.check, delivery, slow.telling, metrics, self._renew
         )
         self._reader = Reader(
             source,

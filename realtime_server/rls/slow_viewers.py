@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Self
+
+from realtime_core import Gap
 
 from ..catalog.tables import LiveColumn, Table
 from .candidates import Candidate, Decided
@@ -21,10 +23,11 @@ from .checker import Checker, Verdict
 from .counters import Counters
 from .delivery import Delivery
 from .former import Condition
-from .lanes import Lane
+from .lanes import Lane, Word
 from .losses import Loss, LossReason
 from .viewers import Viewer
 from .visibility import Answer, Question, Row, Visibility
+from .waiting import Waiting
 
 __all__ = ["SlowViewers"]
 
@@ -41,6 +44,7 @@ class SlowViewers:
         on_trial: asks it for those who may be fast, on others.
         delivery: hands out what they are shown, and tells what they do not get.
         counters: of what went wrong.
+        max_bytes: that may wait for all of them together.
     """
 
     def __init__(
@@ -50,12 +54,15 @@ class SlowViewers:
         on_trial: Visibility,
         delivery: Delivery,
         counters: Counters,
+        *,
+        max_bytes: int,
     ) -> None:
         self._checker = checker
         self._apart = apart
         self._trial = on_trial
         self._delivery = delivery
         self._counters = counters
+        self._waiting = Waiting(max_bytes, counters)
         # How many channels each viewer has, slow or not.
         self._channels: Counter[Viewer] = Counter()
         self._lanes: dict[Viewer, Lane] = {}
@@ -108,7 +115,8 @@ class SlowViewers:
             self._warn(viewer)
         else:
             self._on_trial.add(viewer)
-        self._lanes[viewer] = Lane(partial(self._work, viewer), self._delivery.tell, viewer)
+        work = partial(self._work, viewer)
+        self._lanes[viewer] = Lane(work, self._delivery.tell, viewer, self._waiting)
 
     def _warn(self, viewer: Viewer) -> None:
         logger.warning(
@@ -147,7 +155,27 @@ class SlowViewers:
                 self._lanes[viewer].put(theirs)
             else:
                 self._delivery.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs))
+        if self._waiting.is_too_much:
+            self._relieve()
         return list(zip(candidates, verdict.shown, strict=True))
+
+    def telling(self, gap: Gap) -> Iterator[float]:
+        """Tell everybody of a gap, as :meth:`Delivery.telling` does.
+
+        Those for whom something waits that came before it are told behind that.
+        """
+        busy = frozenset(viewer for viewer, lane in self._lanes.items() if not lane.is_idle)
+        for viewer, channels in self._delivery.channels_of(busy).items():
+            word = Word(partial(self._delivery.tell_late, gap, channels))
+            self._lanes[viewer].tell_behind(word)
+        yield from self._delivery.telling(gap, later_for=busy)
+
+    def _relieve(self) -> None:
+        """Give up what waits for those for whom most does, until it is not too much."""
+        for lane in sorted(self._lanes.values(), key=lambda one: one.size, reverse=True):
+            if not self._waiting.is_more_than_enough:
+                break
+            lane.give_up()
 
     async def _work(self, viewer: Viewer, candidates: Sequence[Candidate]) -> None:
         verdict: Verdict | None = None

@@ -226,6 +226,7 @@ TABLE = {
         RlsDelete.KEY, "policy", RlsDelete.POLICY, ("true", "full"), "use key or policy"
     ),
     "RLS_CHECK_TIMEOUT": number(1000, least=1),
+    "RLS_WAITING_BYTES": number(None, least=1024),
     "RLS_IGNORED_CLAIMS": Row(
         (),
         '["iat", "session_id"]',

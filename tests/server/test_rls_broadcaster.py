@@ -116,7 +116,7 @@ class Batches:
 async def publish(hub: Hub, oracle: Oracle, one: Batch) -> None:
     delivery = Delivery(hub, oracle.counters)
     batches = Batches(one)
-    way = Broadcaster(Matcher(hub), oracle.check, delivery, make_metrics(), stay)
+    way = Broadcaster(Matcher(hub), oracle.check, delivery, delivery.telling, make_metrics(), stay)
     await way.run(batches)  # type: ignore[arg-type]
     assert batches.acknowledged == [one]
 
@@ -385,7 +385,7 @@ async def test_what_a_cancellation_finds_handed_out_is_acknowledged(is_handed_ou
 
     oracle = Stopping({ANN: Text("one")})
     delivery = Delivery(hub, oracle.counters)
-    way = Broadcaster(Matcher(hub), oracle.check, delivery, make_metrics(), stay)
+    way = Broadcaster(Matcher(hub), oracle.check, delivery, delivery.telling, make_metrics(), stay)
     running = asyncio.create_task(way.run(batches))  # type: ignore[arg-type]
     await asyncio.wait({running})
     assert running.cancelled()
@@ -416,9 +416,8 @@ async def test_what_comes_of_a_promotion_is_asked_of_the_new_server() -> None:
         )
     )
     batches = Batches(*(Batch((Read(change, 1),)) for change in (first, first, second, second)))
-    way = Broadcaster(
-        Matcher(hub), oracle.check, Delivery(hub, oracle.counters), make_metrics(), move
-    )
+    delivery = Delivery(hub, oracle.counters)
+    way = Broadcaster(Matcher(hub), oracle.check, delivery, delivery.telling, make_metrics(), move)
     await way.run(batches)  # type: ignore[arg-type]
     assert done == ["checked", "checked", "moved", "checked", "checked"]
     assert payloads(ann) == ["one"] * 4

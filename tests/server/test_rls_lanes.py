@@ -12,9 +12,11 @@ import pytest_asyncio
 
 from realtime_server.rls import lanes
 from realtime_server.rls.candidates import Candidate
-from realtime_server.rls.lanes import Lane
+from realtime_server.rls.counters import Counters
+from realtime_server.rls.lanes import Lane, Word
 from realtime_server.rls.losses import Loss
 from realtime_server.rls.viewers import Viewer
+from realtime_server.rls.waiting import AROUND, Waiting
 from tests.server_helpers import insert, make_relation
 from tests.waiting import eventually
 
@@ -37,7 +39,9 @@ class Works:
         self.begun = asyncio.Event()
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
-        self.lane = Lane(self.work, self.lose, ANN)
+        self.counters = Counters()
+        held = Waiting(1_000_000, self.counters)
+        self.lane = Lane(self.work, self.lose, ANN, held)
 
     async def work(self, candidates: Sequence[Candidate]) -> None:
         self.begun.set()
@@ -159,3 +163,65 @@ async def test_one_with_nothing_left_is_abandoned_without_a_word(works: Works) -
     await eventually(lambda: works.done == [1])
     works.lane.abandon()
     assert works.done == [1]
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+async def test_a_word_comes_behind_what_came_before_it(works: Works, is_given_up: bool) -> None:
+    works.may_go_on.clear()
+    works.lane.put(part(1))
+    await works.begun.wait()
+    works.lane.put(part(2))
+    works.lane.tell_behind(Word(lambda: works.done.append("gap")))
+    works.lane.put(part(3))
+    if is_given_up:
+        works.lane.give_up()
+    works.may_go_on.set()
+    expected = [1, ("rls_too_slow", 1, 3, 2), "gap"] if is_given_up else [1, 2, "gap", 3]
+    await eventually(lambda: works.done == expected)
+
+
+async def test_a_word_is_said_when_the_lane_is_abandoned(works: Works) -> None:
+    works.may_go_on.clear()
+    works.lane.put(part(1))
+    await works.begun.wait()
+    works.lane.tell_behind(Word(lambda: works.done.append("gap")))
+    works.lane.abandon()
+    assert works.done == [("token_replaced", None, 1, 1), "gap"]
+
+
+async def test_what_waits_is_counted_until_it_is_handed_out_or_given_up(works: Works) -> None:
+    works.may_go_on.clear()
+    works.lane.put(part(1))
+    await works.begun.wait()
+    works.lane.put(part(2, 3))
+    each = 2 * AROUND + 1
+    assert works.counters.waiting_bytes == 3 * each
+    works.lane.give_up()
+    assert works.counters.waiting_bytes == each
+    works.may_go_on.set()
+    await eventually(lambda: works.counters.waiting_bytes == 0)
+    works.problems.append(ValueError("unexpected"))
+    works.lane.put(part(4))
+    await eventually(lambda: len(works.done) == 3)
+    assert works.counters.waiting_bytes == 0
+    works.begun.clear()
+    works.may_go_on.clear()
+    works.lane.put(part(5))
+    await works.begun.wait()
+    works.lane.put(part(6))
+    works.lane.abandon()
+    assert works.counters.waiting_bytes == 0
+
+
+def test_a_change_that_waits_in_several_lanes_counts_once() -> None:
+    counters = Counters()
+    held = Waiting(10_000, counters)
+    [one] = part(1)
+    one = attrs.evolve(one, size=5000)
+    held.take([one])
+    held.take([attrs.evolve(one)])
+    assert counters.waiting_bytes == 5000 + 3 * AROUND
+    held.give_back([one])
+    assert counters.waiting_bytes == 5000 + 2 * AROUND
+    held.give_back([one])
+    assert counters.waiting_bytes == 0
