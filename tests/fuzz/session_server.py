@@ -1,0 +1,336 @@
+"""A server's parts for one process without a network or a database, and a client's session with it.
+
+Everything between the bytes that a socket gets and those that it is sent is the server's own: the
+frames' parser, the protocol, tokens, the budget, the check against the tables, the hub. Only
+what would be read of a database is at hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Sequence
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+from websockets.asyncio.server import Server
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from realtime_core import Change
+from realtime_server.attachment import Attachment
+from realtime_server.auth import AllowAll, Authorizer, ConnectRequest, TokenAuthorizer
+from realtime_server.backlog import Backlog
+from realtime_server.budget import Budget
+from realtime_server.budget import Cost as Held
+from realtime_server.catalog.lookup import Answer, Lookup
+from realtime_server.catalog.registrar import CatalogRegistrar
+from realtime_server.catalog.tables import Table
+from realtime_server.config import ServerConfig
+from realtime_server.connection import Connection
+from realtime_server.dispatch import give_way
+from realtime_server.guard import GuardedConnection
+from realtime_server.hub import Hub
+from realtime_server.listener import deflate_factory
+from realtime_server.metrics import Metrics
+from realtime_server.phoenix.serializers import SERIALIZERS
+from tests.fuzz import session_tables as tables
+from tests.fuzz.session_loop import Cost, SessionLoop
+from tests.fuzz.session_tokens import EPOCH, GOOD, VERIFIER
+from tests.server_helpers import FakeTransport, make_metrics
+
+__all__ = ["BrokenPromiseError", "Session", "TestedServer"]
+
+REQUEST: Final = (
+    b"GET /socket/websocket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+)
+READ_AT_ONCE: Final = 256 * 1024
+"""Bytes that asyncio's transports read in one go."""
+LONG: Final = 1000.0
+"""Seconds after which no timer of a session's is left but those of tokens."""
+
+
+class BrokenPromiseError(Exception):
+    """Something that must not be, whatever a client sends."""
+
+
+class Transport(FakeTransport):
+    """A socket whose client reads everything at once, and ends when it is told to."""
+
+    def __init__(self, loop: SessionLoop) -> None:
+        super().__init__()
+        self._loop = loop
+        self._is_lost = False
+        self.sent_bytes = 0
+        self.last = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent_bytes += len(data)
+        self.last = bytes(data)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """websockets asks for it."""
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def pause_reading(self) -> None:
+        """What comes is waited for to be dealt with anyway."""
+
+    def resume_reading(self) -> None:
+        """Likewise."""
+
+    def close(self) -> None:
+        super().close()
+        self._lose()
+
+    def abort(self) -> None:
+        super().abort()
+        self._lose()
+
+    def _lose(self) -> None:
+        if not self._is_lost:
+            self._is_lost = True
+            assert self.protocol is not None
+            self._loop.call_soon(self.protocol.connection_lost, None)
+
+
+class KnownTables(Lookup):
+    """Knows the tables that there are."""
+
+    def __init__(self) -> None:
+        """Ask nobody."""
+
+    async def tables(
+        self, names: Collection[tuple[str, str]], *, fresh: bool = False
+    ) -> Answer | None:
+        found: dict[tuple[str, str], Table | None] = {
+            name: tables.TABLES.get(name) for name in names
+        }
+        return Answer(found, tables.ENUMS, is_fresh=True)
+
+    def forget(self, name: tuple[str, str]) -> None:
+        """Nothing is remembered."""
+
+
+class TestedServer:
+    """What all sessions share.
+
+    Args:
+        loop: running.
+        config: bounds; the defaults, usually.
+    """
+
+    __test__ = False
+
+    def __init__(self, loop: SessionLoop, config: ServerConfig | None = None) -> None:
+        self.loop = loop
+        self.config = config or ServerConfig(secure_channels=False)
+        self.metrics: Metrics = make_metrics()
+        self.hub = Hub(
+            enums=tables.ENUMS, max_record_bytes=self.config.max_record_bytes, clock=loop.time
+        )
+        self.budget = Budget(self.config)
+        self.backlog = Backlog(1 << 30)
+        self.attached = asyncio.Event()
+        self.attached.set()
+        self.attachment = Attachment(self.attached.is_set, self.attached.wait)
+        self.registrar = CatalogRegistrar(
+            KnownTables(), is_attached=self.attached.is_set, attached=self._attach
+        )
+        # By whether tokens are asked for.
+        self.authorizers: dict[bool, Authorizer] = {
+            False: AllowAll(),
+            True: TokenAuthorizer(VERIFIER, clock=self.clock),
+        }
+        self.happened: Counter[str] = Counter()
+        # Of websockets' server, what a connection of it looks at.
+        self.websockets = SimpleNamespace(
+            handler=self._handler,
+            handler_tasks=set(),
+            is_serving=lambda: True,
+            start_connection_handler=lambda connection: None,
+        )
+
+    def clock(self) -> float:
+        """Seconds since 1970, for tokens."""
+        return EPOCH + self.loop.time()
+
+    def publish(self, changes: Sequence[Change]) -> Cost:
+        """Hand changes out as the broadcaster does; return what it cost."""
+        try:
+            _, cost = self.loop.run(give_way(self.hub.publishing(changes)))
+        except Exception as error:
+            raise BrokenPromiseError(f"changes cannot be handed out: {error!r:.1000}") from error
+        return cost
+
+    def check_nothing_is_left(self) -> None:
+        """Raise BrokenPromiseError if something is left of sessions that have ended."""
+        hub = self.hub
+        left = {
+            "subscriptions": hub.stats().subscriptions,
+            "budget": "" if self.budget.held == Held() else self.budget.held,
+            "backlog": self.backlog.bytes,
+            "topics": len(hub._groups) + len(hub._filters) + len(hub._filtered),
+            "bindings": len(hub._bound) + len(hub._bindings._filtered),
+            "bindings without filter": len(hub._bindings._plain),
+            "bindings that leave": len(hub._bindings._leaving) + len(hub._bindings._with_filter),
+            "misfits": len(hub._misfits),
+            "unjudged": len(self.registrar._unjudged),
+            "waits": len(self.attachment._waiting),
+            "connections": _value(self.metrics.connections),
+            "channels": _value(self.metrics.channels),
+            "problems": self.loop.problems or "",
+        }
+        found = {name: value for name, value in left.items() if value}
+        if found:
+            raise BrokenPromiseError(f"left of sessions that have ended: {found!r:.2000}")
+
+    # The keeper of connections.
+
+    def flooded(self) -> None:
+        self.happened["flooded"] += 1
+
+    def left_unread(self) -> None:
+        self.happened["left unread"] += 1
+
+    def got_no_request(self, transport: asyncio.BaseTransport) -> None:
+        self.happened["no request"] += 1
+
+    def leave(self, transport: asyncio.Transport) -> None:
+        self.happened["ended"] += 1
+
+    async def _attach(self) -> None:
+        await self.attached.wait()
+
+    async def _handler(self, connection: Any) -> None:
+        """Stands for the listener's; a session calls it by itself."""
+
+
+class Session:
+    """One client, from its handshake to its end.
+
+    Args:
+        server: whose client it is.
+        vsn: of the protocol.
+        is_secure: whether tokens are asked for.
+        is_deflating: whether the server offers permessage-deflate.
+    """
+
+    def __init__(
+        self, server: TestedServer, vsn: str, *, is_secure: bool, is_deflating: bool
+    ) -> None:
+        self._server = server
+        self._loop = server.loop
+        self.is_deflating = is_deflating
+        config = server.config
+        extensions = [deflate_factory()] if is_deflating else None
+        self._transport = Transport(self._loop)
+        self._websocket = GuardedConnection(
+            ServerProtocol(extensions=extensions, max_size=config.max_frame_bytes),
+            cast(Server, server.websockets),
+            frames_per_second=config.max_messages_per_second,
+            max_unread_bytes=config.outbox_max_bytes,
+            keeper=server,
+            ping_interval=None,
+            close_timeout=2.0,
+        )
+        self._transport.protocol = self._websocket
+        self._websocket.connection_made(self._transport)
+        self._websocket.data_received(REQUEST)
+        self._loop.run(self._websocket.handshake(server_header=None))
+        query = {"vsn": vsn, **({"apikey": GOOD} if is_secure else {})}
+        connection = Connection(
+            self._websocket,
+            request=ConnectRequest("/socket/websocket", query, {}),
+            serializer=SERIALIZERS[vsn],
+            hub=server.hub,
+            attachment=server.attachment,
+            authorizer=server.authorizers[is_secure],
+            registrar=server.registrar,
+            backlog=server.backlog,
+            budget=server.budget,
+            config=config,
+            metrics=server.metrics,
+            clock=server.clock,
+        )
+        self._task = self._loop.create_task(self._serve(connection))
+        self._loop.settle()
+
+    async def _serve(self, connection: Connection) -> None:
+        # As websockets' server does with its handler.
+        try:
+            await connection.run()
+        finally:
+            await self._websocket.close()
+
+    @property
+    def is_open(self) -> bool:
+        return self._websocket.protocol.state is State.OPEN and not self._task.done()
+
+    def send(self, data: bytes) -> Cost:
+        """Have bytes come from the client; return what it cost to deal with them.
+
+        Raises:
+            BrokenPromiseError: if it ends with an error that nobody has thought of.
+        """
+        for start in range(0, len(data), READ_AT_ONCE):
+            self._loop.call_soon(self._receive, data[start : start + READ_AT_ONCE])
+        cost = self._loop.settle()
+        self._check()
+        return cost
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self._loop.advance(seconds)
+        self._loop.settle()
+        self._check()
+
+    def end(self) -> None:
+        """End the session, if the server has not."""
+        if self.is_open:
+            self._loop.call_soon(self._hang_up)
+            self._loop.settle()
+        if not self._task.done():
+            # It waits for the answer to its close frame.
+            close = Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True)
+            self._loop.call_soon(self._receive, close)
+            self._loop.settle()
+        for _ in range(5):
+            if self._task.done():
+                break
+            self._loop.advance(LONG)
+            self._loop.settle()
+        if not self._task.done():
+            raise BrokenPromiseError("the session does not end")
+        self._check()
+
+    def _receive(self, data: bytes) -> None:
+        # As of a transport that is closing, nothing more is read.
+        if not self._transport.is_closing():
+            self._websocket.data_received(data)
+
+    def _hang_up(self) -> None:
+        if not self._transport.is_closing():
+            self._websocket.eof_received()
+            self._transport.close()
+
+    def _check(self) -> None:
+        if self._loop.problems:
+            problem = self._loop.problems.pop()
+            raise BrokenPromiseError(f"nobody caught {problem!r:.1000}") from problem.get(
+                "exception"
+            )
+        if self._task.done() and not self._task.cancelled():
+            error = self._task.exception()
+            if error is not None:
+                raise BrokenPromiseError(f"the session ended with {error!r:.1000}") from error
+
+
+def _value(gauge: Any) -> float:
+    (metric,) = gauge.collect()
+    value: float = metric.samples[0].value
+    return value
