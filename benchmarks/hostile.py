@@ -1,124 +1,325 @@
-"""What others do to a client's latency: quiet rounds and hostile ones by turns, in one run.
+"""What each attack does to others' latency and to the server's memory.
 
-    python -m benchmarks.hostile
+    python -m benchmarks.hostile                                # six minutes
+    python -m benchmarks.hostile --attack join_flood --mode RLS  # that alone; saves nothing
 
-Twenty honest clients get a row now and then, and send their heartbeats; in the hostile rounds
-`tests/hostile.py` is at the server besides: a thousand half-open connections, slow handshakes,
-floods of joins, heartbeats, pings and fragments, joins with large patterns, thousands of
-conditions, long lists and long topics, giant frames, garbage. The ratio of the two latencies is
-the figure; the attackers need a processor, too, so it is an upper bound on what is the server's.
+Each attack of ``tests/hostile`` has a server of its own, and is tried alone: some seconds of
+quiet, the attack, some seconds of quiet. All the time twenty honest clients get 50 rows a second
+and send heartbeats, and read what comes at once. The figures are the time from a row's COMMIT to
+a client, and from a heartbeat to its reply; the ratio is to the quieter of the two phases beside
+the attack. Memory is the server's largest resident size during the attack, beyond the one before.
+
+PostgreSQL, the server, the clients, the writer and the attackers are processes of their own. The
+attackers must not be what is measured, on few cores: they let all others go first (nice 19),
+and take half a processor at most. An attack meets the floor when others' p99, of rows and of
+heartbeats, is at most 3 times the quiet one and 20 ms, and memory grows by at most 64 MB.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import os
 import subprocess
 import sys
-from typing import Any
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
+import attrs
 import psycopg
 
-from benchmarks._report import environment, percentile, save
-from benchmarks.e2e import TOPIC, WRITER, TimedClient, database
+from benchmarks._report import environment, save
+from benchmarks.load.programs import Client, compile_programs, cpu_time
+from realtime_server.demo.embedded import EmbeddedPostgres
 from tests.hostile import HostileProcess
 from tests.server_process import ServerProcess
-from tests.waiting import eventually
+from tests.tokens import SECRET, make_token
 
-CLIENTS = 20
-RATE = 50
-SECONDS = 10
-ROUNDS = 3
-HEARTBEAT = 1.0
-"""Seconds between two of a client's."""
+CLIENTS: Final = 20
+RATE: Final = 50
+"""Rows a second."""
+HEARTBEAT: Final = 100
+"""Milliseconds between two of a client's: more often than real ones, to see each pause."""
+QUIET, HOSTILE = 1.5, 2.5
+"""Seconds of a phase."""
+SHARE: Final = 0.5
+"""Of a processor, for the attackers."""
+MB: Final = 1024 * 1024
+MOST_MEMORY: Final = 64
+"""MB that it may grow by."""
+OWNER: Final = "11111111-2222-3333-4444-555555555555"
+STREAM, RLS = "STREAM", "RLS"
+LARGE_ROW: Final = 50_000
+"""Bytes, ten times a second in some cases."""
+
+SETUP: Final = f"""
+    create role reader;
+    create role slow;
+    create role hanging;
+    create role raising;
+    create table item (id bigserial primary key, owner uuid, data text);
+    create table large (id bigserial primary key, data text);
+    alter table item enable row level security;
+    create function raise() returns bool language plpgsql as
+        $$ begin raise 'a policy that fails'; end $$;
+    create policy own on item to reader using (
+        owner = (select (nullif(current_setting('request.jwt.claims', true), '')::jsonb
+            ->> 'sub')::uuid)
+    );
+    create policy slow on item to slow using (pg_sleep(0.1) is not null);
+    create policy hanging on item to hanging using (pg_sleep(3600) is not null);
+    create policy raising on item to raising using (raise());
+    grant select on item, large to reader, slow, hanging, raising;
+    alter table large alter data set storage external;
+    insert into item (owner, data)
+        select '{OWNER}', repeat('x', 100) from generate_series(1, 10000);
+    create publication bench for table item, large;
+    analyze item
+"""
+WRITER: Final = f"""
+import sys, time
+import psycopg
+connection = psycopg.connect(sys.argv[1], autocommit=True)
+large = int(sys.argv[2])
+for line in sys.stdin:
+    begin = time.monotonic()
+    for number in range(int(line)):
+        time.sleep(max(begin + number / {RATE} - time.monotonic(), 0))
+        connection.execute(
+            "insert into item (owner, data) values ('{OWNER}', repeat('x', 100))", prepare=True
+        )
+        if large and number % {RATE // 10} == 0:
+            connection.execute(
+                "insert into large (data) values (repeat('xyab', %s::int / 4))", (large,),
+                prepare=True,
+            )
+    print("written", flush=True)
+"""
+
+Row: TypeAlias = dict[str, Any]
 
 
-async def latencies(dsn: str, server: ServerProcess) -> tuple[list[float], float]:
-    """Write rows at the rate.
+@attrs.frozen
+class Case:
+    """An attack, and where it is tried."""
 
-    Returns:
-        how long after its commit each arrived, in seconds, and the server's processor time.
-    """
-    cpu = server.cpu_time()
-    rows = RATE * SECONDS
-    # New ones each time: they answer no pings, and would be taken for dead after a while.
-    listeners = [
-        await TimedClient.join(server.port, TOPIC, heartbeat=HEARTBEAT) for _ in range(CLIENTS)
-    ]
-    writer = subprocess.Popen(  # noqa: ASYNC220 (starts at once, waited for at the end)
-        [sys.executable, "-c", WRITER, dsn, str(rows), "1", str(RATE)]
-    )
-    await eventually(lambda: all(len(one.ids) >= rows for one in listeners), within=60)
-    writer.wait()
-    for one in listeners:
-        assert one.ids == list(range(one.ids[0], one.ids[0] + rows)), "rows missing"
-        one.close()
-    return [value for one in listeners for value in one.latencies], server.cpu_time() - cpu
+    attack: str
+    modes: tuple[str, ...] = (STREAM,)
+    large: int = 0
+    """Bytes of rows of another table, to which attackers listen; 0: none."""
+    settings: dict[str, str] = attrs.field(factory=dict)
+    """That it needs, or that an operator would make for it."""
 
 
-class Rounds:
-    """What the rounds of one kind showed."""
+BOTH: Final = (STREAM, RLS)
+CASES: Final = (
+    Case("half_open"),
+    Case("slow_handshake"),
+    Case("reconnect_storm", BOTH),
+    Case("forged_handshake"),
+    Case("http_flood"),
+    Case("giant_frame"),
+    Case("deflate_bomb", settings={"WEBSOCKET_COMPRESSION": "true"}),
+    Case("heartbeat_flood", BOTH),
+    Case("ping_flood"),
+    Case("fragment_flood"),
+    Case("unmatched_events"),
+    Case("invalid_utf8"),
+    Case("binary_frame"),
+    Case("no_frame"),
+    Case("large_post"),
+    Case("deaf"),
+    Case("deaf_to_large_rows", BOTH, LARGE_ROW, {"OUTBOX_TOTAL_BYTES": str(32 * MB)}),
+    Case("slow_reader", large=LARGE_ROW),
+    Case("join_flood", BOTH),
+    Case("many_channels", BOTH),
+    Case("large_regexes", BOTH),
+    Case("many_conditions", BOTH),
+    Case("long_lists"),
+    Case("many_problems"),
+    Case("long_topics"),
+    Case("refusals"),
+    Case("unknown_tables", BOTH),
+    Case("regexes_on_long_values", BOTH, LARGE_ROW),
+    Case("like_on_long_values", BOTH, LARGE_ROW),
+    Case("many_tokens", BOTH),
+    Case("forged_tokens"),
+    Case("slow_policy", (RLS,)),
+    Case("hanging_policy", (RLS,)),
+    Case("raising_policy", (RLS,)),
+    Case("viewers_that_hang", (RLS,)),
+)
 
-    def __init__(self) -> None:
-        self._samples: list[float] = []
-        self._cpu = 0.0
 
-    def add(self, samples: list[float], cpu: float) -> None:
-        self._samples += samples
-        self._cpu += cpu
+class Stage:
+    """A server with its honest clients, and what writes for them."""
 
-    def percentile(self, share: float) -> float:
-        return percentile(self._samples, share)
+    def __init__(self, server: ServerProcess, client: Client, writer: asyncio.subprocess.Process):
+        self.server = server
+        self._client = client
+        self._writer = writer
 
-    def summary(self) -> dict[str, float]:
+    async def phase(self, seconds: float) -> Row:
+        """Write rows for so long; return what the honest clients saw of it."""
+        assert self._writer.stdin is not None
+        assert self._writer.stdout is not None
+        rows = round(RATE * seconds)
+        pid = self.server.process.pid
+        cpu, logged = cpu_time(pid), len(self.server.log)
+        await self._client.expect(rows)
+        self._writer.stdin.write(f"{rows}\n".encode())
+        if await self._writer.stdout.readline() != b"written\n":
+            raise RuntimeError("the writer failed")
+        await self._client.arrived()
+        report = await self._client.report()
+        if report["closed"]:
+            raise RuntimeError("an honest client was cut off")
+        rows_ms, heartbeats_ms = report["latency_us"], report["heartbeat_us"]
         return {
-            "samples": len(self._samples),
-            "p50_ms": round(self.percentile(0.50) * 1000, 2),
-            "p90_ms": round(self.percentile(0.90) * 1000, 2),
-            "p99_ms": round(self.percentile(0.99) * 1000, 2),
-            "max_ms": round(max(self._samples) * 1000, 2),
-            "server_cpu_share": round(self._cpu / (ROUNDS * SECONDS), 3),
+            **{f"row_{name}_ms": rows_ms[name] / 1000 for name in ("p50", "p99", "max")},
+            **{
+                f"heartbeat_{name}_ms": heartbeats_ms[name] / 1000 for name in ("p50", "p99", "max")
+            },
+            "server_cpu_share": round((cpu_time(pid) - cpu) / seconds, 2),
+            "log_kb_a_second": round(sum(map(len, self.server.log[logged:])) / seconds / 1000, 1),
         }
 
 
-async def main() -> None:
-    quiet, hostile = Rounds(), Rounds()
-    attempts: dict[str, int] = {}
-    with database() as dsn, ServerProcess(dsn, PUBLICATIONS='["bench"]') as server:
-        with psycopg.connect(dsn) as connection:
-            version = connection.info.parameter_status("server_version")
-        server.wait_until_streaming()
-        await latencies(dsn, server)
-        calm_memory = server.peak_memory()
-        for _ in range(ROUNDS):
-            quiet.add(*await latencies(dsn, server))
-            with contextlib.ExitStack() as stack:
-                # Its beginning and its end are not of this event loop's making.
-                enemies = await asyncio.to_thread(stack.enter_context, HostileProcess(server.port))
-                hostile.add(*await latencies(dsn, server))
-                await asyncio.to_thread(stack.close)
-            for kind, count in enemies.attempts.items():
-                attempts[kind] = attempts.get(kind, 0) + count
-        memory = server.peak_memory() - calm_memory
-    result: dict[str, Any] = {
-        "environment": {**environment("websockets", "orjson"), "postgresql": version},
-        "clients": CLIENTS,
-        "rows_per_second": RATE,
-        "heartbeat_seconds": HEARTBEAT,
-        "rounds": ROUNDS,
-        "seconds_a_round": SECONDS,
-        "attempts": attempts,
-        "quiet": quiet.summary(),
-        "hostile": hostile.summary(),
-        "ratio": {
-            name: round(hostile.percentile(share) / quiet.percentile(share), 1)
-            for name, share in {"p50": 0.50, "p90": 0.90, "p99": 0.99}.items()
-        },
-        "peak_memory_growth_mb": round(memory / 1e6, 1),
+@contextlib.asynccontextmanager
+async def stage(dsn: str, directory: Path, mode: str, case: Case) -> AsyncIterator[Stage]:
+    settings = {
+        "REPLICATION_MODE": mode,
+        "SECURE_CHANNELS": "true",
+        "JWT_SECRET": SECRET,
+        "PUBLICATIONS": '["bench"]',
+        "HANDSHAKE_TIMEOUT": "2000",
+        **case.settings,
     }
-    for name in ("attempts", "quiet", "hostile", "ratio", "peak_memory_growth_mb"):
-        print(name, result[name])
-    print(save("hostile", "python -m benchmarks.hostile", result))
+    with ServerProcess(dsn, **settings) as server:
+        server.wait_until_streaming()
+        join = Client.join(
+            directory, server.port, CLIENTS, "realtime:public:item", heartbeat=HEARTBEAT
+        )
+        writer = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", WRITER, dsn, str(case.large)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        async with await join as client:
+            here = Stage(server, client, writer)
+            # What is made once for a table, plans, and cold caches are no figures of a row.
+            await here.phase(0.5)
+            yield here
+        assert writer.stdin is not None
+        writer.stdin.close()
+        await writer.wait()
+
+
+async def measure(dsn: str, directory: Path, mode: str, case: Case, hostile: float) -> Row:
+    """Try an attack."""
+    async with stage(dsn, directory, mode, case) as here:
+        before = await here.phase(QUIET)
+        memory = here.server.forget_peak_memory()
+        enemies = HostileProcess(here.server.port, case.attack, nice=19, share=SHARE)
+        with contextlib.ExitStack() as stack:
+            # Their beginning and end are not of this event loop's making.
+            await asyncio.to_thread(stack.enter_context, enemies)
+            during = await here.phase(hostile)
+            growth = here.server.peak_memory() - memory
+            await asyncio.to_thread(stack.close)
+        after = await here.phase(QUIET)
+    row: Row = {"attack": case.attack, "mode": mode}
+    is_within = growth <= MOST_MEMORY * MB
+    for kind in ("row", "heartbeat"):
+        quiet = min(before[f"{kind}_p99_ms"], after[f"{kind}_p99_ms"])
+        p99 = during[f"{kind}_p99_ms"]
+        row |= {
+            f"{kind}_p50_ms": round(during[f"{kind}_p50_ms"], 2),
+            f"{kind}_p99_ms": round(p99, 2),
+            f"{kind}_quiet_p99_ms": round(quiet, 2),
+            f"{kind}_ratio": round(p99 / quiet, 1),
+        }
+        is_within &= p99 <= 3 * quiet + 20
+    return row | {
+        "memory_mb": round(growth / MB, 1),
+        "server_cpu_share": during["server_cpu_share"],
+        "log_kb_a_second": during["log_kb_a_second"],
+        "attempts": enemies.attempts[case.attack],
+        "attackers_cpu_seconds": round(enemies.cpu_time, 2),
+        "is_within_the_floor": is_within,
+        "settings": case.settings,
+        "phases": {"before": before, "during": during, "after": after},
+    }
+
+
+COLUMNS: Final = {
+    "attack": "attack",
+    "mode": "mode",
+    "heartbeat p50": "heartbeat_p50_ms",
+    "p99 ms": "heartbeat_p99_ms",
+    "quiet": "heartbeat_quiet_p99_ms",
+    "ratio": "heartbeat_ratio",
+    "row p50": "row_p50_ms",
+    "p99 ms ": "row_p99_ms",
+    "quiet ": "row_quiet_p99_ms",
+    "ratio ": "row_ratio",
+    "memory MB": "memory_mb",
+    "log KB/s": "log_kb_a_second",
+    "floor": "is_within_the_floor",
+}
+
+
+def line(row: Row) -> str:
+    cells = {title: row[name] for title, name in COLUMNS.items()}
+    cells["floor"] = "within" if row["is_within_the_floor"] else "over"
+    return "| " + " | ".join(map(str, cells.values())) + " |"
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description="What each attack does to others.")
+    parser.add_argument("--attack", action="append", help="that alone; saves nothing")
+    parser.add_argument("--mode", choices=BOTH, help="that alone; saves nothing")
+    parser.add_argument("--seconds", type=float, default=HOSTILE, help="that each attack lasts")
+    arguments = parser.parse_args()
+    os.environ["APIKEY"] = make_token({"role": "reader", "sub": OWNER})
+    rows = []
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        compile_programs(directory)
+        dsn = os.environ.get("BENCH_DSN") or stack.enter_context(EmbeddedPostgres()).dsn
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(SETUP)
+            version = connection.info.parameter_status("server_version")
+        print(f"| {' | '.join(title.strip() for title in COLUMNS)} |")
+        print("|---" * len(COLUMNS) + "|")
+        for case in CASES:
+            for mode in case.modes:
+                if arguments.mode in (None, mode) and (
+                    arguments.attack is None or case.attack in arguments.attack
+                ):
+                    rows.append(await measure(dsn, directory, mode, case, arguments.seconds))
+                    print(line(rows[-1]), flush=True)
+    if arguments.attack is None and arguments.mode is None:
+        result = {
+            "environment": {
+                **environment("websockets", "orjson", "psycopg"),
+                "postgresql": version,
+            },
+            "clients": CLIENTS,
+            "rows_a_second": RATE,
+            "heartbeat_ms": HEARTBEAT,
+            "seconds_of_attack": arguments.seconds,
+            "seconds_of_quiet": QUIET,
+            "attackers": {"nice": 19, "share_of_a_processor": SHARE},
+            "over_the_floor": [
+                f"{row['attack']} ({row['mode']})" for row in rows if not row["is_within_the_floor"]
+            ],
+            "results": rows,
+        }
+        print(save("hostile", "python -m benchmarks.hostile", result))
 
 
 if __name__ == "__main__":

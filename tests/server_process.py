@@ -101,6 +101,12 @@ class ServerProcess:
             line = next(line for line in status if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024
 
+    def forget_peak_memory(self) -> int:
+        """Have the peak begin anew; return the resident size in bytes that it begins with."""
+        with open(f"/proc/{self.process.pid}/clear_refs", "w") as clear:
+            clear.write("5")
+        return self.peak_memory()
+
     def cpu_time(self) -> float:
         """Seconds of processor time used so far, in user and system mode (Linux)."""
         with open(f"/proc/{self.process.pid}/stat") as stat:
