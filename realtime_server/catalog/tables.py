@@ -18,6 +18,7 @@ from psycopg.rows import tuple_row
 from realtime_core import Column, Relation, ReplicaIdentity
 
 from ..config import OutputPlugin
+from .immutable import CALLS_FUNCTIONS, Functions, functions_of_policies
 from .publications import Published, published
 from .snapshots import Snapshot
 
@@ -109,6 +110,8 @@ class Table:
     """The roles among them for whom row level security does not count."""
     types: Mapping[int, CustomType]
     """By OID, what JSON needs to know of the columns' types that are not built in."""
+    functions: Functions
+    """Those that its policies call; none if nobody's privileges were asked for."""
 
     @property
     def has_enums(self) -> bool:
@@ -198,6 +201,7 @@ _TABLES: Final = """
             ))
             FROM pg_catalog.pg_roles r WHERE r.rolname = ANY (%(roles)s)
         ),
+        {calls_functions},
         {published}
     FROM ROWS FROM (
         pg_catalog.unnest(%(schemas)s::text[]), pg_catalog.unnest(%(names)s::text[])
@@ -280,7 +284,9 @@ async def _read(
     if publications:
         parameters["publications"] = list(publications)
     async with connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(_TABLES.replace("{published}", wanted).encode(), parameters)
+        query = _TABLES.replace("{published}", wanted)
+        query = query.replace("{calls_functions}", CALLS_FUNCTIONS if roles else "false")
+        await cursor.execute(query.encode(), parameters)
         rows = await cursor.fetchall()
         # Not for a table that nobody may read: it would take longer to answer than one that is
         # not there.
@@ -296,12 +302,16 @@ async def _read(
             await cursor.execute(_TYPES, {"oids": list(custom)})
             async for oid, *facts in cursor:
                 types[oid] = CustomType(*facts)
-    tables = {(row[1], row[2]): _table(row, types) for row in rows if row[3] is not None}
+        calling = [row[3] for row in rows if row[12]]
+        functions = await functions_of_policies(cursor, calling) if calling else {}
+    tables = {(row[1], row[2]): _table(row, types, functions) for row in rows if row[3] is not None}
     return Snapshot.parse(rows[0][0]), tables
 
 
-def _table(row: Sequence[Any], types: Mapping[int, CustomType]) -> Table:
-    _, schema, name, oid, has_rls, *kinds, columns, key, roles, facts = row
+def _table(
+    row: Sequence[Any], types: Mapping[int, CustomType], functions: Mapping[int, Functions]
+) -> Table:
+    _, schema, name, oid, has_rls, *kinds, columns, key, roles, _, facts = row
     is_partitioned, is_partition, is_full, is_at_odds = kinds
     roles = roles or {}
     found = Published.read(facts)
@@ -322,4 +332,5 @@ def _table(row: Sequence[Any], types: Mapping[int, CustomType]) -> Table:
         {role: frozenset(allowed) for role, (_, allowed) in roles.items()},
         frozenset(role for role, (is_bypassing, _) in roles.items() if is_bypassing),
         types,
+        functions.get(oid, Functions()),
     )

@@ -14,6 +14,7 @@ from realtime_core.sources.failures import connection_failed
 from ..catalog.connections import connect
 from ..catalog.publications import check_for_wal2json
 from ..config import SETTING_NAMES, OutputPlugin
+from .exposure import exposure_findings
 from .migrations import pending, why_not
 from .privileges import missing_privileges
 
@@ -38,6 +39,7 @@ async def rls_findings(
             findings = [await _schema(connection)]
             if plugin is OutputPlugin.WAL2JSON:
                 findings.append(await _publications(connection, publications))
+            exposed = await exposure_findings(connection, publications)
             missing = await missing_privileges(connection, publications)
     except psycopg.Error as exc:
         raise connection_failed(exc, SETTING_NAMES) from exc
@@ -56,7 +58,7 @@ async def rls_findings(
         )
     if not missing.own and not missing.roles:
         findings.append(Finding.ok("privileges", "the server's role has the privileges it needs"))
-    return tuple(findings)
+    return (*findings, *exposed)
 
 
 async def _publications(

@@ -78,6 +78,8 @@ class Checker:
         self._samples = Samples()
         # Tables that nobody is shown, and of which that was said.
         self._mentioned: set[TableName] = set()
+        # By table, the functions of which it was said that they are declared IMMUTABLE.
+        self._immutable: dict[TableName, tuple[str, ...]] = {}
 
     async def check(self, candidates: Sequence[Candidate], lookup: Lookup | None = None) -> Verdict:
         """Decide.
@@ -108,6 +110,7 @@ class Checker:
             if table is None or relation.oid not in (0, table.oid):
                 continue
             self._mention(table)
+            self._mention_immutable(table)
             if self._publications:
                 places = _published(candidates, places, table)
             sampled: Sampled = {}
@@ -179,6 +182,21 @@ class Checker:
                     "policy instead",
                     *name,
                 )
+
+    def _mention_immutable(self, table: Table) -> None:
+        """Say once why a table's rows take longer to look up than others'."""
+        name, functions = (table.schema, table.name), table.functions.immutable
+        if functions != self._immutable.pop(name, ()) and functions:
+            logger.warning(
+                "policies of %s.%s call %s, declared IMMUTABLE: as PostgreSQL may keep the result "
+                "with a plan, rows are looked up with a new plan for each viewer, which takes "
+                "several times as long; ALTER FUNCTION … STABLE what reads claims, settings or "
+                "tables",
+                *name,
+                ", ".join(functions),
+            )
+        if functions:
+            self._immutable[name] = functions
 
 
 def _published(candidates: Sequence[Candidate], places: Sequence[int], table: Table) -> list[int]:

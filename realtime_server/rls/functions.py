@@ -15,6 +15,7 @@ from typing import Final
 
 from psycopg import sql
 
+from ..catalog.immutable import Functions
 from ..catalog.tables import KeyColumn, LiveColumn, Table
 
 __all__ = ["LATER", "LOCKED", "TIMEOUT", "former_function", "function", "rows_of"]
@@ -54,6 +55,7 @@ BEGIN
         started_ := pg_catalog.clock_timestamp();
         visible_ := NULL;
         BEGIN
+            {forget}
             PERFORM
                 pg_catalog.set_config('role', roles_[place_], true),
                 pg_catalog.set_config('request.jwt.claims', claims_[place_], true);
@@ -93,6 +95,10 @@ BEGIN
 END
 ${name}$
 """
+
+# Plans that functions in a policy keep, too. Each statement is planned when it is run, so after the
+# viewer's claims are set.
+_FORGET: Final = "DISCARD PLANS;"
 
 _BY_ROW: Final = """
             visible_ := ARRAY(
@@ -168,6 +174,7 @@ def function(
     table: str,
     key: tuple[KeyColumn, ...],
     compared: tuple[LiveColumn, ...],
+    called: Functions,
     timeout: float,
 ) -> tuple[str, str]:
     """Return name and definition of the function for a table.
@@ -177,6 +184,7 @@ def function(
         table: what :func:`rows_of` says of it.
         key: its primary key.
         compared: columns in which rows must still be as they were.
+        called: by the table's policies.
         timeout: seconds that the session allows.
     """
     fields = {
@@ -189,12 +197,18 @@ def function(
         "look_up": _look_up(table, key, compared),
         "directive": "",
     }
-    return _named(oid, fields, timeout)
+    return _named(oid, fields, called, timeout)
 
 
 @lru_cache(maxsize=256)
 def former_function(
-    oid: int, schema: str, table: str, condition: str, search_path: str, timeout: float
+    oid: int,
+    schema: str,
+    table: str,
+    condition: str,
+    search_path: str,
+    called: Functions,
+    timeout: float,
 ) -> tuple[str, str]:
     """Return the same for rows of a table that are there no more, which are their own keys.
 
@@ -204,6 +218,7 @@ def former_function(
         table: its name.
         condition: of SQL, what must be true of a row.
         search_path: with which the condition is to be read.
+        called: by the table's policies.
         timeout: seconds that the session allows.
     """
     fields = {
@@ -218,12 +233,15 @@ def former_function(
         # The condition is about columns, whatever their names.
         "directive": "#variable_conflict use_column",
     }
-    return _named(oid, fields, timeout)
+    return _named(oid, fields, called, timeout)
 
 
-def _named(oid: int, fields: dict[str, str], timeout: float) -> tuple[str, str]:
+def _named(oid: int, fields: dict[str, str], called: Functions, timeout: float) -> tuple[str, str]:
     fields = {
         **fields,
+        # A plan from before one of them was another may hold what it returned as IMMUTABLE.
+        "called": called.stamp,
+        "forget": _FORGET if called.immutable else "",
         "culprit": f"interval '{timeout * _CULPRIT} seconds'",
         "oid": str(oid),
     }

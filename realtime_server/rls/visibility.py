@@ -6,7 +6,8 @@ statement, and one would be shown the other's rows. For each table the session h
 temporary function that goes through the viewers: it takes on role and claims, runs one
 static query, whose plan is kept, and catches what a policy raises. Each viewer's part is rolled
 back: a policy may keep something for its transaction, as who asks. So a viewer costs no round
-trip, and an error costs nobody else anything.
+trip, and an error costs nobody else anything. Where a policy reaches functions that are declared
+IMMUTABLE, each viewer has a plan of its own: see :mod:`realtime_server.catalog.immutable`.
 
 A policy that runs too long is ended by the session's ``statement_timeout``. The function
 catches that too, and returns at once, since the timeout is disarmed then: the viewer whose
@@ -84,6 +85,8 @@ class Answer:
 
 _MOST_LOOKUPS: Final = 20_000
 """Rows times viewers of one call. It is to end well before the timeout: 4 µs for each."""
+_PLANNING: Final = 250
+"""Lookups in whose time a viewer's plans are made anew: 1 ms."""
 _LOCK_PATIENCE: Final = 60.0
 """Seconds for which a table may be locked until its rows are given up."""
 _LOCK_PAUSE: Final = 0.05
@@ -179,7 +182,8 @@ class Visibility:
         """
         answers = [Answer() for _ in questions]
         inquiry = _Inquiry(table, rows, compared, condition, questions, answers, self._said)
-        asked = [self._ask(inquiry, chunk) for chunk in _chunks(questions)]
+        least = _PLANNING if table.functions.immutable else 1
+        asked = [self._ask(inquiry, chunk) for chunk in _chunks(questions, least)]
         if len(asked) == 1:
             await asked[0]
         else:
@@ -294,7 +298,8 @@ class Visibility:
             made = self._functions.setdefault(connection, set())
             if name not in made:
                 try:
-                    await connection.execute(definition.encode())
+                    # Functions in policies may have plans from when they called others.
+                    await connection.execute(f"DISCARD PLANS; {definition}".encode())
                 except psycopg.ProgrammingError as exc:
                     if not await _may_define(connection):
                         raise
@@ -342,12 +347,20 @@ class _Inquiry:
 
     def function(self, timeout: float) -> tuple[str, str]:
         """Return name and definition of what answers it."""
-        table, condition = self.table, self.condition
+        table, condition, called = self.table, self.condition, self.table.functions
         if condition is None:
-            return function(table.oid, rows_of(table), table.key, tuple(self.compared), timeout)
+            return function(
+                table.oid, rows_of(table), table.key, tuple(self.compared), called, timeout
+            )
         assert condition.text is not None
         return former_function(
-            table.oid, table.schema, table.name, condition.text, condition.search_path, timeout
+            table.oid,
+            table.schema,
+            table.name,
+            condition.text,
+            condition.search_path,
+            called,
+            timeout,
         )
 
     def note(
@@ -406,12 +419,15 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
-def _chunks(questions: Sequence[Question]) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
+def _chunks(
+    questions: Sequence[Question], least: int
+) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
+    """Yield what is asked in one call; a question counts as so many lookups at least."""
     chunk: list[tuple[int, tuple[int, ...]]] = []
     size = 0
     for place, question in enumerate(questions):
         chunk.append((place, question.places))
-        size += len(question.places)
+        size += max(least, len(question.places))
         if size >= _MOST_LOOKUPS:
             yield chunk
             chunk, size = [], 0

@@ -102,6 +102,28 @@ async def test_a_policy_that_fails_for_each_row_is_logged_once_in_a_while(
     assert caplog.text.count(f"row level security of {stage.schema}.bad failed for role") == 1
 
 
+async def test_a_function_that_is_wrongly_immutable_shows_nobody_anothers_rows(
+    stage: RlsStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.execute(
+        "create function uid() returns text language sql immutable as"
+        " $$ select current_setting('request.jwt.claims')::jsonb ->> 'sub' $$"
+    )
+    stage.make("notes", "id int primary key, owner text", "owner = uid()")
+    owners = ["ann", "bob", "eve"] * 4
+    async with stage.client("ann") as ann, stage.client("bob") as bob:
+        await ann.sit(stage.topic("notes"))
+        await bob.sit(stage.topic("notes"))
+        for number, owner in enumerate(owners):
+            stage.execute(f"insert into notes values ({number}, '{owner}')")
+            await stage.settle()
+        for sub, client in (("ann", ann), ("bob", bob)):
+            rows = [frame["payload"]["record"] for frame in await client.drain()]
+            own = [number for number, owner in enumerate(owners) if owner == sub]
+            assert rows == [{"id": number, "owner": sub} for number in own]
+    assert caplog.text.count(f"call {stage.schema}.uid(), declared IMMUTABLE") == 1
+
+
 async def test_a_type_that_deallocates_statements_lets_others_join(stage: RlsStage) -> None:
     stage.execute(FORGETS, "create domain odd as text check (forgets(value))")
     stage.execute(f"alter function forgets set search_path to {stage.schema}")

@@ -213,3 +213,32 @@ def test_in_rls_mode_with_wal2json_what_it_cannot_apply_is_a_problem(
     assert code == 0
     assert "ok       wal2json's changes can be held against 'shop'" in out
     assert "ok       the server loads the output plugin wal2json" in out
+
+
+def test_in_rls_mode_functions_that_are_wrongly_immutable_are_named_with_their_policies(
+    rls_shop: RlsShop,
+) -> None:
+    rls_shop.execute(
+        "create publication shop for table item",
+        f"grant create on database {rls_shop.database.name} to {rls_shop.server}",
+        "create schema auth",
+        "create function auth.uid() returns text language sql immutable as"
+        " $$ select current_setting('request.jwt.claims')::jsonb ->> 'sub' $$",
+        "create function mine(whose text) returns bool language plpgsql stable as"
+        " $$ begin return whose = auth.uid(); end $$",
+        "create policy own on item using (auth.uid() = '1')",
+        "create policy \"For all\" on item using (mine('1'))",
+    )
+    # Without row level security no policy is asked.
+    assert "IMMUTABLE" not in rls_shop.check()[1]
+    rls_shop.execute("alter table item enable row level security")
+    code, out = rls_shop.check()
+    assert code == 0
+    assert (
+        "warning policies call functions that are declared IMMUTABLE, auth.uid() "
+        '("For all" on item, own on item): PostgreSQL may keep' in " ".join(out.split())
+    )
+    mend = "ALTER FUNCTION auth.uid() STABLE;"
+    assert f"         {mend}\n" in out
+    rls_shop.execute(mend)
+    assert "IMMUTABLE" not in rls_shop.check()[1]

@@ -1,0 +1,239 @@
+"""Functions that policies reach, and which of them are declared IMMUTABLE.
+
+PostgreSQL computes a call of an IMMUTABLE function whose arguments are constants when it makes a
+plan. A function that is declared so and reads ``request.jwt.claims`` all the same would be
+computed for the first viewer, and its result kept for the next ones, as long as the plan is.
+
+Theory of operation. From a table's policies for SELECT it goes along what ``pg_depend`` has: the
+functions and operators that they call, the functions of those, the views and tables that they
+read, and the policies of these. What a function's body calls is recorded for SQL between BEGIN
+ATOMIC and END only; the bodies of others are text, in which the names of functions, operators,
+views, and tables with policies are looked for. A name may be found that is not meant, which costs
+time alone. What cannot be seen is what compiled functions call, implicit casts in a body that is
+text, and a domain's CHECK.
+
+PostgreSQL's own functions are what they are declared to be, and so are an extension's compiled
+ones. Those that an extension has in SQL or another language count as a user's where it is recorded
+that they are called, since anybody may have written them; in a text they are not looked for, since
+many have the names of PostgreSQL's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+import attrs
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.rows import TupleRow
+
+__all__ = [
+    "CALLS_FUNCTIONS",
+    "Functions",
+    "ImmutableCall",
+    "functions_of_policies",
+    "immutable_calls",
+]
+
+_COUNTS: Final = """
+    {f}.oid >= '16384'::pg_catalog.oid AND NOT (
+        EXISTS (
+            SELECT FROM pg_catalog.pg_language l
+            WHERE l.oid = {f}.prolang AND l.lanname IN ('c', 'internal')
+        ) AND EXISTS (
+            SELECT FROM pg_catalog.pg_depend e
+            WHERE e.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
+                AND e.objid = {f}.oid AND e.deptype = 'e'
+        )
+    )
+"""
+
+# By policy, what it reaches. 16384 is FirstNormalObjectId, in src/include/access/transam.h.
+_REACHED: Final = """
+    WITH RECURSIVE class AS NOT MATERIALIZED (
+        SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid AS proc,
+            'pg_catalog.pg_operator'::pg_catalog.regclass::pg_catalog.oid AS operator,
+            'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid AS relation,
+            'pg_catalog.pg_rewrite'::pg_catalog.regclass::pg_catalog.oid AS rule,
+            'pg_catalog.pg_policy'::pg_catalog.regclass::pg_catalog.oid AS policy
+    ), reached (policy, classid, objid) AS (
+        SELECT p.oid, class.policy, p.oid
+        FROM class CROSS JOIN pg_catalog.pg_policy p
+        WHERE p.polcmd IN ('r', '*') AND {which}
+        UNION
+        SELECT r.policy, n.classid, n.objid
+        FROM reached r CROSS JOIN class CROSS JOIN LATERAL (
+            SELECT d.refclassid, d.refobjid
+            FROM pg_catalog.pg_depend d
+            WHERE d.classid = r.classid AND d.objid = r.objid AND r.classid <> class.relation
+                AND d.refclassid IN (class.proc, class.operator, class.relation)
+            UNION ALL
+            SELECT class.rule, w.oid
+            FROM pg_catalog.pg_rewrite w
+            JOIN pg_catalog.pg_class v ON v.oid = w.ev_class AND v.relkind = 'v'
+            WHERE r.classid = class.relation AND w.ev_class = r.objid
+            UNION ALL
+            SELECT class.policy, q.oid
+            FROM pg_catalog.pg_policy q
+            WHERE r.classid = class.relation AND q.polrelid = r.objid AND q.polcmd IN ('r', '*')
+            UNION ALL
+            SELECT m.classid, m.objid
+            FROM (
+                SELECT pg_catalog.lower(b.prosrc) AS body
+                FROM pg_catalog.pg_proc b
+                JOIN pg_catalog.pg_language k ON k.oid = b.prolang
+                WHERE r.classid = class.proc AND b.oid = r.objid AND b.prosqlbody IS NULL
+                    AND b.oid >= '16384'::pg_catalog.oid
+                    AND k.lanname NOT IN ('c', 'internal')
+                OFFSET 0
+            ) t CROSS JOIN LATERAL (
+                SELECT class.proc, g.oid, pg_catalog.lower(g.proname::pg_catalog.text)
+                FROM pg_catalog.pg_proc g WHERE g.oid >= '16384'::pg_catalog.oid
+                UNION ALL
+                SELECT class.operator, o.oid, o.oprname::pg_catalog.text
+                FROM pg_catalog.pg_operator o WHERE o.oid >= '16384'::pg_catalog.oid
+                UNION ALL
+                SELECT class.relation, v.oid, pg_catalog.lower(v.relname::pg_catalog.text)
+                FROM pg_catalog.pg_class v
+                WHERE v.oid >= '16384'::pg_catalog.oid AND (v.relkind = 'v' OR v.relrowsecurity)
+            ) m (classid, objid, name)
+            -- Whole words, where a name is one.
+            WHERE pg_catalog.strpos(t.body, m.name) > 0 AND (
+                m.name ~ '\\W' OR t.body ~ ('\\m' || m.name || '\\M')
+            ) AND NOT EXISTS (
+                SELECT FROM pg_catalog.pg_depend e
+                WHERE e.classid = m.classid AND e.objid = m.objid AND e.deptype = 'e'
+            )
+        ) n (classid, objid)
+    )
+"""
+
+_NAME: Final = """
+    pg_catalog.format(
+        '%%I.%%I(%%s)', s.nspname, f.proname, pg_catalog.pg_get_function_identity_arguments(f.oid)
+    )
+"""
+
+CALLS_FUNCTIONS: Final = """
+    c.relrowsecurity AND EXISTS (
+        SELECT
+        FROM pg_catalog.pg_policy p
+        JOIN pg_catalog.pg_depend d ON d.objid = p.oid
+            AND d.classid = 'pg_catalog.pg_policy'::pg_catalog.regclass::pg_catalog.oid
+        WHERE p.polrelid = c.oid AND (
+            d.refclassid IN (
+                'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid,
+                'pg_catalog.pg_operator'::pg_catalog.regclass::pg_catalog.oid
+            ) OR (
+                d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid
+                AND d.refobjid <> c.oid
+            )
+        )
+    )
+"""
+"""Of a table ``c`` in ``pg_class``: whether its policies may reach functions that count."""
+
+_FUNCTIONS: Final = f"""
+    {_REACHED.format(which="p.polrelid = ANY (%s::pg_catalog.oid[])")}
+    SELECT p.polrelid::pg_catalog.int8,
+        pg_catalog.string_agg(
+            DISTINCT f.oid::pg_catalog.text || ' ' || f.xmin::pg_catalog.text, ','
+        ),
+        pg_catalog.array_agg(DISTINCT {_NAME}) FILTER (WHERE f.provolatile = 'i')
+    FROM reached r
+    JOIN pg_catalog.pg_policy p ON p.oid = r.policy
+    JOIN pg_catalog.pg_proc f ON f.oid = r.objid
+    JOIN pg_catalog.pg_namespace s ON s.oid = f.pronamespace
+    WHERE r.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
+        AND {_COUNTS.format(f="f")}
+    GROUP BY p.polrelid
+"""
+
+_CALLS: Final = f"""
+    {
+    _REACHED.format(
+        which='''p.polrelid IN (
+            SELECT c.oid
+            FROM pg_catalog.pg_publication_tables t
+            JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
+            JOIN pg_catalog.pg_class c ON c.relname = t.tablename AND c.relnamespace = n.oid
+            WHERE t.pubname = ANY (%s) AND c.relrowsecurity
+        )''',
+    )
+}
+    SELECT {_NAME},
+        pg_catalog.array_agg(
+            DISTINCT pg_catalog.format('%%I on %%s', p.polname, p.polrelid::pg_catalog.regclass)
+        )
+    FROM reached r
+    JOIN pg_catalog.pg_proc f ON f.oid = r.objid
+    JOIN pg_catalog.pg_namespace s ON s.oid = f.pronamespace
+    JOIN pg_catalog.pg_policy p ON p.oid = r.policy
+    WHERE r.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
+        AND f.provolatile = 'i' AND f.oid >= '16384'::pg_catalog.oid
+        AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_depend e
+            WHERE e.classid = r.classid AND e.objid = f.oid AND e.deptype = 'e'
+        )
+    GROUP BY 1 ORDER BY 1
+"""
+
+
+@attrs.frozen
+class Functions:
+    """Those that a table's policies reach and that count."""
+
+    stamp: str = ""
+    """Another text when one of them is another; empty if there is none."""
+    immutable: tuple[str, ...] = ()
+    """Those that are declared IMMUTABLE, as SQL names them: what they return may be kept with a
+    plan."""
+
+
+@attrs.frozen
+class ImmutableCall:
+    """A function that policies reach and that is declared IMMUTABLE."""
+
+    function: str
+    """As SQL names it, with its arguments."""
+    policies: tuple[str, ...]
+    """Those that reach it, each as ``policy on table``."""
+
+
+async def functions_of_policies(
+    cursor: AsyncCursor[TupleRow], oids: Collection[int]
+) -> dict[int, Functions]:
+    """Return, by table, the functions that policies reach; tables without any are not there.
+
+    Args:
+        cursor: to ask with.
+        oids: of the tables.
+
+    Raises:
+        psycopg.Error: if the database cannot be asked.
+    """
+    await cursor.execute(_FUNCTIONS.encode(), [list(oids)])
+    return {
+        oid: Functions(stamp, tuple(immutable or ()))
+        for oid, stamp, immutable in await cursor.fetchall()
+    }
+
+
+async def immutable_calls(
+    connection: AsyncConnection[Any], publications: Collection[str]
+) -> list[ImmutableCall]:
+    """Return the functions declared IMMUTABLE that policies of published tables reach, by name.
+
+    Those of extensions are left out, as nobody but their authors would declare them otherwise.
+
+    Args:
+        connection: as the server's role.
+        publications: their names.
+
+    Raises:
+        psycopg.Error: if the database cannot be asked.
+    """
+    cursor = await connection.execute(_CALLS.encode(), [list(publications)])
+    return [
+        ImmutableCall(function, tuple(policies)) for function, policies in await cursor.fetchall()
+    ]
