@@ -41,6 +41,12 @@ __all__ = ["Handler", "Listener", "bind", "deflate_factory"]
 PATHS: Final = ("/socket/websocket", "/realtime/v1/websocket")
 """Each may have a slash behind it."""
 
+BACKLOG: Final = 1024
+"""Connections that may wait to be accepted; the system may have a lower bound (on Linux
+net.core.somaxconn). Whoever comes when it is full is tried again after a second or more."""
+_AT_A_TIME: Final = 100
+"""Of them, how many are accepted before others have their turn."""
+
 logger = logging.getLogger("realtime.listener")
 
 _NO_HEADERS: Final = Headers()
@@ -70,14 +76,14 @@ def bind(
     """
     try:
         if loopback:
-            sock = socket.create_server(("127.0.0.1", port), backlog=1024)
+            sock = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
         elif ip_version is IpVersion.IPV6 and socket.has_dualstack_ipv6():
             # asyncio would set IPV6_V6ONLY on a socket that it makes itself.
             sock = socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
             )
         else:
-            sock = socket.create_server(("", port), backlog=1024)
+            sock = socket.create_server(("", port), backlog=BACKLOG)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             raise ServerError(
@@ -135,8 +141,11 @@ class Listener:
             open_timeout=self._config.handshake_timeout / 1000,
             close_timeout=CLOSE_TIMEOUT,
             max_size=self._config.max_frame_bytes,
+            backlog=_AT_A_TIME,
             logger=_Discreet(logging.getLogger("websockets.server"), {}),
         )
+        # To the event loop it is one number: how many may wait, and how many it accepts in a row.
+        self._socket.listen(BACKLOG)
 
     def stop_accepting(self) -> None:
         """Take no more connections, and cut off those that are no WebSockets (yet)."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterator
+import struct
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +28,7 @@ from realtime_server.auth import AllowAll, ConnectRequest
 from realtime_server.config import IpVersion
 from realtime_server.endpoints import Site
 from realtime_server.errors import RefusedError
-from realtime_server.listener import Listener, _Discreet, bind
+from realtime_server.listener import BACKLOG, Listener, _Discreet, bind
 from realtime_server.phoenix.serializers import Serializer
 from tests.server_helpers import DEADLINE, FakeTransport, make_metrics, open_config
 from tests.waiting import eventually
@@ -253,6 +257,55 @@ def _is_delayed(transport: asyncio.Transport) -> bool:
     """Say whether Nagle's algorithm is in force."""
     sock = transport.get_extra_info("socket")
     return not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def _backlog(sock: socket.socket) -> int:
+    """Return how many connections may wait to be accepted, as the kernel has it."""
+    # struct tcp_info in Linux' include/uapi/linux/tcp.h: of a listening socket, tcpi_sacked.
+    return int(
+        struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32), 28)[0]
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long the queue may be")
+@pytest.mark.parametrize(
+    "make_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"]
+)
+def test_as_many_may_wait_to_be_accepted_as_are_asked_for(
+    make_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def start() -> list[int]:
+        with bind(0, loopback=True) as sock:
+            found = [_backlog(sock)]
+            async with _listening(sock):
+                return [*found, _backlog(sock)]
+
+    at_most = int(Path("/proc/sys/net/core/somaxconn").read_text())
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        assert runner.run(start()) == [min(BACKLOG, at_most)] * 2
+
+
+async def test_clients_who_all_come_at_once_wait_in_the_queue_and_are_accepted() -> None:
+    many = 600
+    with bind(0, loopback=True) as sock:
+        async with _listening(sock) as listener, contextlib.AsyncExitStack() as stack:
+            # Nobody accepts meanwhile: the loop is not given a turn. One for whom there is no
+            # room would be tried again by the kernel after a second.
+            for _ in range(many):
+                stack.enter_context(socket.create_connection(sock.getsockname(), timeout=0.9))
+            await eventually(lambda: len(listener._door._inside) == many)
+
+
+@contextlib.asynccontextmanager
+async def _listening(sock: socket.socket) -> AsyncIterator[Listener]:
+    listener = Listener(
+        sock, _unused, AllowAll(), site=SITE, config=open_config(), metrics=make_metrics()
+    )
+    await listener.start()
+    try:
+        yield listener
+    finally:
+        await listener.close()
 
 
 # What websockets logs.
