@@ -2,6 +2,9 @@
 
 Functions on an open connection, a replication one included: those speak only the simple
 query protocol, so open it with ``cursor_factory=psycopg.AsyncClientCursor``.
+
+The connection's search path is not ours: types are printed by it. It may begin with a schema in
+which somebody has made an operator of his own, so each one here says its schema.
 """
 
 from __future__ import annotations
@@ -134,8 +137,9 @@ async def server_facts(connection: AsyncConnection[Any]) -> ServerFacts:
         SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
                pg_catalog.current_database(),
                pg_catalog.current_setting('wal_level'),
-               (SELECT setting::pg_catalog.float8 / 1000 FROM pg_catalog.pg_settings
-                WHERE name = 'wal_sender_timeout'),
+               (SELECT setting::pg_catalog.float8 OPERATOR(pg_catalog./) 1000
+                FROM pg_catalog.pg_settings
+                WHERE name OPERATOR(pg_catalog.=) 'wal_sender_timeout'),
                pg_catalog.pg_is_in_recovery()
         """,
     )
@@ -148,7 +152,10 @@ async def missing_publications(
     """Return those of ``names`` that are not publications of the database, in order."""
     rows = await _rows(
         connection,
-        "SELECT pubname FROM pg_catalog.pg_publication WHERE pubname = ANY (%s)",
+        """
+        SELECT pubname FROM pg_catalog.pg_publication
+        WHERE pubname OPERATOR(pg_catalog.=) ANY (%s::pg_catalog.text[])
+        """,
         [list(names)],
     )
     found = {row[0] for row in rows}
@@ -162,16 +169,23 @@ async def slot(connection: AsyncConnection[Any], name: str) -> SlotStatus | None
         connection,
         """
         SELECT slot_type, plugin, database, temporary, active_pid,
-               (restart_lsn - '0/0')::pg_catalog.int8,
-               (confirmed_flush_lsn - '0/0')::pg_catalog.int8,
+               (restart_lsn OPERATOR(pg_catalog.-) '0/0')::pg_catalog.int8,
+               (confirmed_flush_lsn OPERATOR(pg_catalog.-) '0/0')::pg_catalog.int8,
                (CASE WHEN pg_catalog.pg_is_in_recovery()
                      THEN pg_catalog.pg_last_wal_replay_lsn()
-                     ELSE pg_catalog.pg_current_wal_lsn() END - restart_lsn)::pg_catalog.int8,
+                     ELSE pg_catalog.pg_current_wal_lsn() END
+                OPERATOR(pg_catalog.-) restart_lsn)::pg_catalog.int8,
                wal_status,
-               pg_catalog.to_jsonb(s) ->> 'invalidation_reason',
-               pg_catalog.to_jsonb(s) ->> 'conflicting' = 'true',
-               coalesce(pg_catalog.to_jsonb(s) ->> 'failover' = 'true', false)
-        FROM pg_catalog.pg_replication_slots s WHERE slot_name = %s
+               pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(s), 'invalidation_reason'),
+               pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(s), 'conflicting')
+                   OPERATOR(pg_catalog.=) 'true',
+               coalesce(
+                   pg_catalog.jsonb_extract_path_text(pg_catalog.to_jsonb(s), 'failover')
+                       OPERATOR(pg_catalog.=) 'true',
+                   false
+               )
+        FROM pg_catalog.pg_replication_slots s
+        WHERE slot_name OPERATOR(pg_catalog.=) %s::pg_catalog.text
         """,
         [name],
     )
@@ -203,12 +217,13 @@ async def blockers(connection: AsyncConnection[Any], pid: int) -> tuple[Blocker,
         """
         SELECT a.pid, a.datname, a.application_name, a.state, a.query, NULL
         FROM pg_catalog.unnest(pg_catalog.pg_blocking_pids(%(pid)s)) AS b (pid)
-        JOIN pg_catalog.pg_stat_activity a USING (pid)
+        JOIN pg_catalog.pg_stat_activity a ON a.pid OPERATOR(pg_catalog.=) b.pid
         UNION ALL
         SELECT NULL, p.database, NULL, 'prepared', NULL, p.gid
         FROM pg_catalog.pg_prepared_xacts p
-        JOIN pg_catalog.pg_locks l ON l.pid = %(pid)s AND NOT l.granted
-             AND l.locktype = 'transactionid' AND l.transactionid = p.transaction
+        JOIN pg_catalog.pg_locks l ON l.pid OPERATOR(pg_catalog.=) %(pid)s AND NOT l.granted
+             AND l.locktype OPERATOR(pg_catalog.=) 'transactionid'
+             AND l.transactionid OPERATOR(pg_catalog.=) p.transaction
         """,
         {"pid": pid},
     )
@@ -239,9 +254,10 @@ async def wal_end_behind(connection: AsyncConnection[Any], xid: int) -> LSN | No
         """
         SELECT ((CASE WHEN pg_catalog.pg_is_in_recovery()
                       THEN pg_catalog.pg_last_wal_replay_lsn()
-                      ELSE pg_catalog.pg_current_wal_insert_lsn() END) - '0/0')::pg_catalog.int8
+                      ELSE pg_catalog.pg_current_wal_insert_lsn() END)
+                OPERATOR(pg_catalog.-) '0/0')::pg_catalog.int8
         WHERE pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
-              >= %s::pg_catalog.text::pg_catalog.xid8
+              OPERATOR(pg_catalog.>=) %s::pg_catalog.text::pg_catalog.xid8
         """,
         [str(xid)],
     )
@@ -258,11 +274,12 @@ async def writers_before(connection: AsyncConnection[Any], xid: int) -> tuple[Bl
             SELECT pg_catalog.age(%s::pg_catalog.text::pg_catalog.xid8::pg_catalog.xid)
         )
         SELECT a.pid, a.datname, a.application_name, a.state, a.query, NULL
-        FROM pg_catalog.pg_stat_activity a, old WHERE pg_catalog.age(a.backend_xid) > old.age
+        FROM pg_catalog.pg_stat_activity a, old
+        WHERE pg_catalog.age(a.backend_xid) OPERATOR(pg_catalog.>) old.age
         UNION ALL
         SELECT NULL, p.database, NULL, 'prepared', NULL, p.gid
         FROM pg_catalog.pg_prepared_xacts p, old
-        WHERE pg_catalog.age(p.transaction) > old.age
+        WHERE pg_catalog.age(p.transaction) OPERATOR(pg_catalog.>) old.age
         """,
         [str(xid)],
     )
@@ -281,8 +298,10 @@ async def primary_key(connection: AsyncConnection[Any], relation_oid: int) -> tu
         SELECT a.attname
         FROM pg_catalog.pg_index i
         CROSS JOIN LATERAL pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k (attnum, place)
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-        WHERE i.indrelid = %s AND i.indisprimary AND k.place <= i.indnkeyatts
+        JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid
+             AND a.attnum OPERATOR(pg_catalog.=) k.attnum
+        WHERE i.indrelid OPERATOR(pg_catalog.=) %s::pg_catalog.oid AND i.indisprimary
+              AND k.place OPERATOR(pg_catalog.<=) i.indnkeyatts
         ORDER BY k.place
         """,
         [relation_oid],
@@ -294,7 +313,10 @@ async def enum_labels(connection: AsyncConnection[Any], type_oid: int) -> tuple[
     """Return an enum's labels in their declared order; empty for another type."""
     rows = await _rows(
         connection,
-        "SELECT enumlabel FROM pg_catalog.pg_enum WHERE enumtypid = %s ORDER BY enumsortorder",
+        """
+        SELECT enumlabel FROM pg_catalog.pg_enum
+        WHERE enumtypid OPERATOR(pg_catalog.=) %s::pg_catalog.oid ORDER BY enumsortorder
+        """,
         [type_oid],
     )
     return tuple(row[0] for row in rows)
@@ -311,8 +333,8 @@ async def enum_orders(connection: AsyncConnection[Any]) -> dict[tuple[str, str],
         SELECT n.nspname, t.typname,
                pg_catalog.array_agg(e.enumlabel::pg_catalog.text ORDER BY e.enumsortorder)
         FROM pg_catalog.pg_enum e
-        JOIN pg_catalog.pg_type t ON t.oid = e.enumtypid
-        JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+        JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) e.enumtypid
+        JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) t.typnamespace
         GROUP BY 1, 2
         """,
     )

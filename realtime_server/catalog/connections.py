@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection
@@ -18,7 +18,11 @@ from realtime_core.sources.failures import connection_failed
 
 from ..config import SETTING_NAMES
 
-__all__ = ["Connections", "Dsn", "connect"]
+__all__ = ["OWN_PATH", "Connections", "Dsn", "connect"]
+
+OWN_PATH: Final = "SET search_path TO pg_catalog, pg_temp"
+"""SQL for a connection on which only we ask. The database's own search path may begin with a
+schema in which somebody has made an operator or a type of a name that our statements have."""
 
 Dsn: TypeAlias = Callable[[], Awaitable[str]]
 """Returns a connection string; asked for each connection, since addresses change."""
@@ -26,6 +30,8 @@ Dsn: TypeAlias = Callable[[], Awaitable[str]]
 
 async def connect(dsn: str, *, name: str, **parameters: Any) -> AsyncConnection[TupleRow]:
     """Open a connection in autocommit mode, with errors that say what to do.
+
+    Its search path is PostgreSQL's own schema alone.
 
     Args:
         dsn: of the database, as the server's role.
@@ -36,7 +42,7 @@ async def connect(dsn: str, *, name: str, **parameters: Any) -> AsyncConnection[
         SourceError: if it cannot be opened, saying why.
     """
     try:
-        return await AsyncConnection.connect(
+        connection = await AsyncConnection.connect(
             dsn,
             autocommit=True,
             row_factory=tuple_row,
@@ -45,8 +51,14 @@ async def connect(dsn: str, *, name: str, **parameters: Any) -> AsyncConnection[
             connect_timeout=10,
             **parameters,
         )
+        try:
+            await connection.execute(OWN_PATH)
+        except BaseException:
+            await connection.close()
+            raise
     except psycopg.Error as exc:
         raise connection_failed(exc, SETTING_NAMES) from exc
+    return connection
 
 
 class Connections:

@@ -45,6 +45,6 @@ async def current_snapshot(connection: AsyncConnection[Any]) -> Snapshot:
     Raises:
         psycopg.Error: if the database cannot be asked.
     """
-    cursor = await connection.execute("SELECT pg_catalog.pg_current_snapshot()::text")
+    cursor = await connection.execute("SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text")
     [[text]] = await cursor.fetchall()
     return Snapshot.parse(text)

@@ -29,8 +29,8 @@ _REFUSED_FOR: Final = 60.0
 _TIMED_OUT: Final = psycopg.errors.QueryCanceled.sqlstate
 
 _CAST: Final = """
-    SELECT realtime.cast(v.text, v.type::pg_catalog.regtype)::text
-    FROM ROWS FROM (pg_catalog.unnest(%s::oid[]), pg_catalog.unnest(%s::text[]))
+    SELECT realtime.cast(v.text, v.type::pg_catalog.regtype)::pg_catalog.text
+    FROM ROWS FROM (pg_catalog.unnest(%s::pg_catalog.oid[]), pg_catalog.unnest(%s::pg_catalog.text[]))
         WITH ORDINALITY AS v (type, text, place)
     ORDER BY v.place
 """
@@ -118,7 +118,9 @@ class Casts:
 
     async def _name_of(self, oid: int) -> str:
         async with self._connections.one() as connection:
-            cursor = await connection.execute("SELECT pg_catalog.format_type(%s::oid, NULL)", [oid])
+            cursor = await connection.execute(
+                "SELECT pg_catalog.format_type(%s::pg_catalog.oid, NULL)", [oid]
+            )
             [[name]] = await cursor.fetchall()
         return str(name)
 

@@ -18,7 +18,7 @@ import psycopg
 from realtime_core.errors import SourceError
 
 from ..addresses import resolve_dsn
-from ..catalog.connections import Connections, connect
+from ..catalog.connections import OWN_PATH, Connections, connect
 from ..catalog.publications import check_for_wal2json
 from ..catalog.wishes import wishes_of
 from ..config import OutputPlugin, RlsDelete, ServerConfig
@@ -86,7 +86,7 @@ class RlsMode:
         self._visibility = Visibility(dsn, timeout=timeout, size=_CONNECTIONS)
         self._apart = Visibility(dsn, timeout=timeout, name="rls apart", size=2)
         self._on_trial = Visibility(dsn, timeout=timeout, name="rls on trial", size=2)
-        self._connections = Connections(dsn, name="subscriptions", size=2)
+        self._connections = Connections(dsn, name="subscriptions", size=2, settings=OWN_PATH)
         self._registry = Registry(
             self._connections,
             publications=config.publications,

@@ -34,7 +34,7 @@ import attrs
 import psycopg
 from psycopg import AsyncConnection
 
-from ..catalog.connections import Connections, Dsn
+from ..catalog.connections import OWN_PATH, Connections, Dsn
 from ..catalog.tables import LiveColumn, Table
 from .former import Condition
 from .functions import LATER, LOCKED, TIMEOUT, former_function, function, rows_of
@@ -130,7 +130,7 @@ class Visibility:
             size=2,
             # To plan what looks at tables takes longer than to run it.
             settings="SET jit = off; SET plan_cache_mode = force_generic_plan;"
-            f"SET statement_timeout = {milliseconds}",
+            f"SET statement_timeout = {milliseconds}; {OWN_PATH}",
         )
         """For what runs no code but PostgreSQL's own."""
         # By table, role and problem: until when it is not logged again.
