@@ -19,7 +19,7 @@ def main() -> int:
             raise
         print(
             "error: psycopg finds no libpq, PostgreSQL's client library; "
-            'pip install "realtime-core[binary]", or install libpq from the system\'s packages',
+            'pip install "psycopg[binary]", or install libpq from the system\'s packages',
             file=sys.stderr,
         )
         return 2

@@ -103,7 +103,7 @@ def _loop_factory(event_loop: EventLoop) -> Callable[[], asyncio.AbstractEventLo
         raise ConfigError(
             [
                 "EVENT_LOOP is 'uvloop', which is not installed; use "
-                "pip install 'realtime-core[fast]', or EVENT_LOOP=asyncio"
+                "pip install uvloop, or EVENT_LOOP=asyncio"
             ]
         ) from None
     return uvloop.new_event_loop
@@ -198,7 +198,7 @@ def _missing_packages() -> Iterator[Finding]:
         yield Finding.warning(
             "packages",
             "google-re2 is not installed: joins whose filter has match or imatch are refused",
-            remedy="pip install 'realtime-core[regex]'",
+            remedy="pip install google-re2",
         )
 
 

@@ -101,10 +101,12 @@ class Door:
         """What came through the door is no request."""
         self.count_refused("malformed", transport)
 
-    def count_refused(self, result: str, transport: asyncio.BaseTransport) -> None:
-        """Count a request that did not become a WebSocket, and log who sent it."""
+    def count_refused(
+        self, result: str, transport: asyncio.BaseTransport, reason: str = ""
+    ) -> None:
+        """Count a request that did not become a WebSocket, and log who sent it, and why."""
         self.metrics.handshakes.labels(result).inc()
-        self._log_refused(result, transport)
+        self._log_refused(f"{result} ({reason})" if reason else result, transport)
 
     def meet_limit(self, limit: str, transport: asyncio.BaseTransport) -> None:
         """Count a request that met a limit, and log who sent it."""

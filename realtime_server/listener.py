@@ -195,7 +195,12 @@ class Listener:
     async def _process_request(
         self, connection: ServerConnection, request: Request
     ) -> HandshakeResponse | None:
-        result, response = await self._decide(_connect_request(request))
+        try:
+            result, response = await self._decide(_connect_request(request))
+        except RefusedError as exc:
+            # The client is not told: whoever tries keys would learn from it.
+            self._door.count_refused(exc.result, connection.transport, exc.reason)
+            return _refusal(HTTPStatus.FORBIDDEN)
         if response is not None:
             self._door.count_refused(result, connection.transport)
         return response
@@ -210,7 +215,11 @@ class Listener:
             self._door.count_refused("malformed", connection.transport)
 
     async def _decide(self, asked: ConnectRequest) -> tuple[str, HandshakeResponse | None]:
-        """Return what becomes of a handshake: its name, and the refusal if it is one."""
+        """Return what becomes of a handshake: its name, and the refusal if it is one.
+
+        Raises:
+            RefusedError: if the authorizer refuses it.
+        """
         if asked.path.removesuffix("/") not in PATHS:
             return "path", _refusal(HTTPStatus.NOT_FOUND)
         if asked.query.get("vsn") not in SERIALIZERS:
@@ -218,10 +227,7 @@ class Listener:
         origins, origin = self._config.allowed_origins, asked.headers.get("origin")
         if origins and origin is not None and origin.lower() not in origins:
             return "origin", _refusal(HTTPStatus.FORBIDDEN, b"Not one of ALLOWED_ORIGINS.\n")
-        try:
-            await self._authorizer.connect(asked)
-        except RefusedError as exc:
-            return exc.result, _refusal(HTTPStatus.FORBIDDEN)
+        await self._authorizer.connect(asked)
         return "ok", None
 
     async def _handle(self, connection: ServerConnection) -> None:

@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(
             "error",
             "psycopg finds no libpq, PostgreSQL's client library; "
-            'pip install "realtime-core[binary]", or install libpq from the system\'s packages',
+            'pip install "psycopg[binary]", or install libpq from the system\'s packages',
         )
         return 2
     except ConfigError as exc:

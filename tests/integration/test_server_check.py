@@ -111,7 +111,7 @@ def test_what_a_plain_install_lacks_is_told_the_operator(shop: Database, tmp_pat
     assert code == 0
     assert (
         "warning  google-re2 is not installed: joins whose filter has match or imatch are refused\n"
-        "         (pip install 'realtime-core[regex]')\n"
+        "         (pip install google-re2)\n"
     ) in out
     assert "google-re2" not in check(shop)[1]
 
@@ -204,7 +204,7 @@ def test_in_rls_mode_with_wal2json_what_it_cannot_apply_is_a_problem(
     rls_shop.database.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
     code, out = rls_shop.check(OUTPUT_PLUGIN="wal2json", SLOT_NAME=slot)
     assert code == 1
-    assert "problem  the publications have row filters (on item)" in out
+    assert "problem  the publications have row filters (on public.item)" in out
     assert f"problem  slot {slot} uses the output plugin pgoutput, not wal2json\n" in out
     assert f"         SELECT pg_drop_replication_slot('{slot}');\n" in out
     assert "(set OUTPUT_PLUGIN=pgoutput to go on with it; or drop it" in out

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -153,6 +154,30 @@ async def test_without_a_token_it_is_403_and_the_authorization_header_is_none(
     assert await handshake(secure_stage.port) == REFUSED
     bearer = {"authorization": f"Bearer {make_token()}"}
     assert await handshake(secure_stage.port, **bearer) == REFUSED
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ("expired", "the token has expired"),
+        ("nbf in the future", "the token's nbf has not come yet"),
+        ("string exp", "the token's exp or nbf is no time"),
+        ("another secret", "the token's signature does not fit"),
+        ("two parts", "the token is not a JSON Web Token, or too long"),
+        ("alg none", "the token's alg is not what its key is for"),
+        (None, "no token was given"),
+    ],
+)
+async def test_the_log_says_why_a_token_was_refused_and_nothing_of_the_token(
+    secure_stage: Stage, case: str | None, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    token = "" if case is None else BAD[case]
+    query = "" if case is None else f"apikey={quote(token)}"
+    assert await handshake(secure_stage.port, query) == REFUSED
+    [line] = [each.getMessage() for each in caplog.records if each.name == "realtime.listener"]
+    assert line.endswith(f" refused: token ({reason})")
+    assert not any(part in caplog.text for part in token.split(".") if part)
 
 
 async def test_the_header_goes_before_apikey_and_apikey_before_token(secure_stage: Stage) -> None:

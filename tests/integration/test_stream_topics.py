@@ -459,7 +459,7 @@ async def test_without_google_re2_the_operator_is_told_how_to_get_it_not_the_cli
     warnings = [line.message for line in caplog.records if line.levelno == logging.WARNING]
     assert warnings == [
         "joins whose filter has match or imatch are refused: google-re2 is not installed; "
-        "pip install 'realtime-core[regex]'"
+        "pip install google-re2"
     ]
 
 

@@ -133,7 +133,7 @@ def test_a_missing_uvloop_is_told_with_its_remedy(
     assert cli.main(["--dev"]) == 2
     assert capsys.readouterr().err == (
         "configuration error: EVENT_LOOP is 'uvloop', which is not installed; use "
-        "pip install 'realtime-core[fast]', or EVENT_LOOP=asyncio\n"
+        "pip install uvloop, or EVENT_LOOP=asyncio\n"
     )
     assert server.seen == []
 

