@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 from realtime_core._cli.parser import main
 from realtime_server.demo.embedded import EmbeddedPostgres
 from tests.fix_postgres import DEBIAN_BINDIR, Database, Server, execute, unique_name
+from tests.integration.conftest import fresh_database
 from tests.waiting import eventually_sync
 
 pytestmark = pytest.mark.integration
@@ -238,6 +239,30 @@ def test_a_long_transaction_that_a_new_slot_would_wait_for(
     assert code == 0
     pids = [finding["sql"] for finding in found(report, "warning", "long transactions")]
     assert [f"SELECT pg_terminate_backend({pid});"] in pids
+
+
+def test_text_that_is_not_utf8_stops_a_stream_until_it_is_skipped(
+    one_pg: Server, doctor: Doctor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with fresh_database(one_pg, "template template0 encoding 'SQL_ASCII' locale 'C'") as shop:
+        shop.execute("create table item (id int primary key, name text)")
+        shop.execute("create publication shop for table item")
+        slot = unique_name("slot")
+        shop.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
+        finding = one(doctor(shop.dsn, "--slot", slot)[1], "warning", "server_encoding")
+        assert "stops the stream for good" in finding["message"]
+        tail = ["tail", shop.dsn, "--publication", "shop", "--slot", slot, "--quiet"]
+        with shop.connect() as connection:
+            connection.execute("set client_encoding to sql_ascii")
+            connection.execute("insert into item values (1, e'gr\\374n')")
+        for _ in range(2):
+            assert main([*tail, "--count", "1"]) == 1
+            assert "invalid byte sequence" in capsys.readouterr().err
+        assert "pg_replication_slot_advance()" in finding["remedy"]
+        shop.execute("select pg_replication_slot_advance(%s, pg_current_wal_lsn())", (slot,))
+        shop.execute("insert into item values (2, 'plain')")
+        assert main([*tail, "--count", "1"]) == 0
+        assert "plain" in capsys.readouterr().out
 
 
 def test_a_role_that_may_not_replicate(shop: Database, doctor: Doctor) -> None:

@@ -249,7 +249,10 @@ def _encoding(server: Server) -> Iterator[Finding]:
     if server.encoding == "SQL_ASCII":
         yield Finding.warning(
             "server_encoding",
-            f"database {server.database} has encoding SQL_ASCII: text that is not UTF-8 ends the "
-            "stream with an error",
-            remedy="store UTF-8 only, or move to a database with encoding UTF8",
+            f"database {server.database} has encoding SQL_ASCII, which takes any bytes: the first "
+            "published text that is not UTF-8 stops the stream for good, as PostgreSQL cannot "
+            "send it, and comes to it again after each reconnect",
+            remedy="move to a database with encoding UTF8: pg_dump --encoding=UTF8 fails at the "
+            "first text to mend; to skip such text, and every change before "
+            "pg_current_wal_lsn(), use pg_replication_slot_advance()",
         )
