@@ -132,8 +132,18 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…")
 
 
-def near_misses(environ: Mapping[str, str], cls: type[attrs.AttrsInstance]) -> list[str]:
-    """Return a sentence for each set variable that looks like a misspelt one of ``cls``."""
+def near_misses(
+    environ: Mapping[str, str],
+    cls: type[attrs.AttrsInstance],
+    families: Mapping[str, str],
+) -> list[str]:
+    """Return a sentence for each set variable that looks like a misspelt one of ``cls``.
+
+    Args:
+        environ: the variables.
+        cls: whose fields are those that are known.
+        families: by how names begin, what says instead that which they are taken to say.
+    """
     known = []
     for field in variable_fields(cls):
         known.append(field.name.upper())
@@ -146,6 +156,10 @@ def near_misses(environ: Mapping[str, str], cls: type[attrs.AttrsInstance]) -> l
         likely = difflib.get_close_matches(name.upper(), known, n=1, cutoff=_LIKENESS)
         if likely and likely[0] not in environ:
             found.append(f"{name} is no variable of this server; did you mean {likely[0]}?")
+            continue
+        for beginning, instead in families.items():
+            if name.upper().startswith(beginning):
+                found.append(f"{name} is no variable of this server, and has no effect; {instead}")
     return found
 
 

@@ -59,6 +59,12 @@ SECTIONS: Final[Mapping[str, str]] = {
 }
 """Titles of the documentation's tables, by the field that each begins with."""
 
+_FAMILIES: Final = {
+    "DB_SSL": "DB_SSL alone says how the database's connection is protected, as "
+    "DB_SSL=verify-full, and DB_SSL_ROOT_CERT by whom",
+}
+"""Names whose beginning says what they are meant to do, where to overlook them is dangerous."""
+
 _MIN_SECRET_BYTES: Final = 32
 """RFC 7518, section 3.2: a key as long as the hash output of HS256."""
 _MIB: Final = 1024 * 1024
@@ -353,7 +359,7 @@ class ServerConfig:
     @classmethod
     def near_misses(cls, environ: Mapping[str, str]) -> list[str]:
         """Return a sentence for each set variable that looks like a misspelt one."""
-        return near_misses(environ, cls)
+        return near_misses(environ, cls, _FAMILIES)
 
     def shortcomings(self) -> list[str]:
         """Return a sentence for each setting that has no effect yet."""

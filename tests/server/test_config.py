@@ -591,6 +591,17 @@ def test_a_near_miss_is_named_with_the_likely_variable(name: str, likely: str) -
     ]
 
 
+@pytest.mark.parametrize("name", ["DB_SSL_MODE", "DB_SSLMODE", "db_ssl_ca"])
+@pytest.mark.parametrize("more", [{}, {"DB_SSL": "true"}])
+def test_what_the_database_was_to_be_connected_by_is_not_overlooked(
+    name: str, more: dict[str, str]
+) -> None:
+    assert ServerConfig.near_misses({name: "verify-full", **more}) == [
+        f"{name} is no variable of this server, and has no effect; DB_SSL alone says how the "
+        "database's connection is protected, as DB_SSL=verify-full, and DB_SSL_ROOT_CERT by whom"
+    ]
+
+
 # What machines, shells and containers set.
 COMMON = (
     *(
