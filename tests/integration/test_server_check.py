@@ -242,3 +242,71 @@ def test_in_rls_mode_functions_that_are_wrongly_immutable_are_named_with_their_p
     assert f"         {mend}\n" in out
     rls_shop.execute(mend)
     assert "IMMUTABLE" not in rls_shop.check()[1]
+
+
+def test_in_rls_mode_published_tables_that_no_policy_guards_are_named(rls_shop: RlsShop) -> None:
+    name, reader = rls_shop.database.name, rls_shop.reader
+    rls_shop.execute(
+        f"grant create on database {name} to {rls_shop.server}",
+        'create table "Two words" (id int primary key)',
+        f'grant select (id) on "Two words" to {reader}',
+        "create table guarded (id int primary key)",
+        "alter table guarded enable row level security",
+        f"grant select on guarded to {reader}",
+        "create table nobodys (id int primary key)",
+        "create table unpublished (id int primary key)",
+        f"grant select on unpublished to {reader}",
+        # Nobody is shown these rows.
+        "create table parted (id int primary key) partition by list (id)",
+        "alter table parted enable row level security",
+        "create table part partition of parted for values in (1)",
+        f"grant select on part to {reader}",
+        'create publication shop for table item, "Two words", guarded, nobodys, part',
+    )
+    code, out = rls_shop.check()
+    assert code == 0
+    assert (
+        "warning published without row level security, so that whoever may SELECT from them gets "
+        'every row: public."Two words", public.item ALTER TABLE public."Two words" ENABLE'
+        in " ".join(out.split())
+    )
+    mends = [line.strip() for line in out.splitlines() if line.startswith("         ALTER TABLE")]
+    assert mends == [
+        'ALTER TABLE public."Two words" ENABLE ROW LEVEL SECURITY;',
+        "ALTER TABLE public.item ENABLE ROW LEVEL SECURITY;",
+    ]
+    rls_shop.execute(*mends)
+    assert "without row level security" not in rls_shop.check()[1]
+
+
+def test_in_rls_mode_others_who_may_read_what_everybody_subscribes_to_are_named(
+    rls_shop: RlsShop, pg17: Server
+) -> None:
+    server, reader = rls_shop.server, rls_shop.reader
+    rls_shop.execute(
+        "create publication shop for table item",
+        f"grant create on database {rls_shop.database.name} to {server}",
+    )
+    asyncio.run(migrated(make_conninfo(rls_shop.database.dsn, user=server)))
+    said = "others may read realtime.subscription"
+    assert said not in rls_shop.check()[1]
+    with roles(pg17, "Member") as (member,):
+        # A grant is of no use to who may not use the schema.
+        rls_shop.execute(f"grant select (claims) on realtime.subscription to {reader}")
+        assert said not in rls_shop.check()[1]
+        rls_shop.execute(
+            f'grant usage on schema realtime to "{member}"', f'grant {reader} to "{member}"'
+        )
+        code, out = rls_shop.check()
+        assert code == 0
+        assert (
+            "warning others may read realtime.subscription, which has everybody's claims and "
+            f"filters: {reader} REVOKE" in " ".join(out.split())
+        )
+        rls_shop.execute("grant select on realtime.subscription to public")
+        out = rls_shop.check()[1]
+        [mend] = [line.strip() for line in out.splitlines() if "REVOKE" in line]
+        assert mend == f"REVOKE SELECT ON realtime.subscription FROM PUBLIC, {reader};"
+        rls_shop.execute(mend)
+        assert said not in rls_shop.check()[1]
+        rls_shop.execute(f'drop owned by "{member}"')
