@@ -6,6 +6,7 @@ Source: "Arrays", "Array Input and Output Syntax", in the PostgreSQL documentati
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 from ._kind import Compare, Kind, Reader, UnreadableError
@@ -13,7 +14,17 @@ from .nodes import Operator
 
 __all__ = ["array_of"]
 
-Array: TypeAlias = tuple[tuple[Any, ...], int, tuple[int, ...], tuple[int, ...]]
+
+class _Elements(tuple[Any, ...]):
+    """The elements of an array, in their order."""
+
+    @cached_property
+    def present(self) -> frozenset[Any]:
+        """Those that can be equal to something: NULLs are not. Made once for all filters."""
+        return frozenset(self) - {_NULL}
+
+
+Array: TypeAlias = tuple[_Elements, int, tuple[int, ...], tuple[int, ...]]
 """Elements, number of dimensions, their lengths, their lower bounds: ordered like arrays.
 
 An element is ``(0, key)``; NULL, which comes last, is ``(1,)``.
@@ -31,6 +42,8 @@ _ELEMENT: Final = re.compile(
     re.DOTALL,
 )
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+# One dimension without quotes, escapes, white space and empty elements.
+_PLAIN: Final = re.compile(r'\{[^"\\{}, \t\n\r\v\f]++(?:,[^"\\{}, \t\n\r\v\f]++)*+\}')
 
 
 def array_of(element: Kind) -> Kind:
@@ -50,6 +63,10 @@ def array_of(element: Kind) -> Kind:
 
 def _reader(read: Reader) -> Reader:
     def read_array(text: str) -> Array:
+        if _PLAIN.fullmatch(text) is not None and "null" not in text.lower():
+            # In a tenth of the time.
+            plain = _Elements([(0, read(each)) for each in text[1:-1].split(",")])
+            return plain, 1, (len(plain),), (1,)
         lower: list[int] | None = None
         declared: list[int] = []
         bounds = _BOUNDS.match(text)
@@ -66,8 +83,9 @@ def _reader(read: Reader) -> Reader:
         if lower is not None and tuple(declared) != lengths:
             raise UnreadableError("its bounds do not fit its elements")
         if not parser.elements:
-            return (), 0, (), ()
-        return tuple(parser.elements), len(lengths), lengths, tuple(lower or (1 for _ in lengths))
+            return _Elements(), 0, (), ()
+        elements = _Elements(parser.elements)
+        return elements, len(lengths), lengths, tuple(lower or (1 for _ in lengths))
 
     return read_array
 
@@ -149,13 +167,9 @@ class _Parser:
             raise UnreadableError("there is something behind the array's last }")
 
 
-def _elements(array: Array) -> set[Any]:
-    """Return the elements that can be equal to something: NULLs are not."""
-    return {element for element in array[0] if element is not _NULL}
-
-
 def _contains(outer: Array, inner: Array) -> bool:
-    return _NULL not in inner[0] and _elements(outer).issuperset(inner[0])
+    # A NULL is not present.
+    return outer[0].present.issuperset(inner[0])
 
 
 def _contained(inner: Array, outer: Array) -> bool:
@@ -163,7 +177,7 @@ def _contained(inner: Array, outer: Array) -> bool:
 
 
 def _overlaps(one: Array, other: Array) -> bool:
-    return not _elements(one).isdisjoint(_elements(other))
+    return not one[0].present.isdisjoint(other[0].present)
 
 
 _ARRAY_RELATIONS: Final[dict[Operator, Compare]] = {

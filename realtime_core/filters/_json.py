@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Final, NoReturn, TypeAlias
 
 from ._kind import Compare, Kind, UnreadableError
@@ -22,14 +23,28 @@ __all__ = ["JSON", "JSONB", "json_path", "read_document"]
 Document: TypeAlias = Any
 """dict, list, str, :class:`_Number`, bool, or None for JSON's null."""
 
-Parsed: TypeAlias = tuple[Document]
-"""A document in a box: a null is not SQL's NULL."""
+Parsed: TypeAlias = tuple[Document, dict[tuple[int, bool], Any]]
+"""A document, and what was made of its parts: several paths may lead to the same."""
 
 Ordered: TypeAlias = tuple[Any, ...]
 """Rank of its type, then what orders within."""
 
 _NULL, _STRING, _NUMBER, _BOOL, _ARRAY, _OBJECT = 0, 1, 2, 3, 16, 17
 _EMPTY_AT_THE_TOP: Final = -1
+
+
+class _Items(tuple[Any, ...]):
+    """The elements of an array, in their order."""
+
+    @cached_property
+    def present(self) -> frozenset[Any]:
+        """All of them; made once for all filters."""
+        return frozenset(self)
+
+    @cached_property
+    def containers(self) -> list[Any]:
+        """The arrays and objects among them."""
+        return [item for item in self if item[0] in (_ARRAY, _OBJECT)]
 
 
 class _Number(str):
@@ -54,7 +69,7 @@ def read_document(text: str) -> Parsed:
         ValueError: if it is not JSON, or nested too deeply.
     """
     try:
-        return (_decode(text),)
+        return _decode(text), {}
     except RecursionError:
         raise UnreadableError("it is nested too deeply") from None
 
@@ -68,7 +83,7 @@ def json_path(path: Sequence[str | int], *, as_text: bool) -> Callable[[Parsed],
     finish = _text if as_text else _top
 
     def follow(parsed: Parsed) -> Any:
-        (value,) = parsed
+        value, made = parsed
         for key in path:
             if isinstance(key, str):
                 if not isinstance(value, dict) or key not in value:
@@ -82,7 +97,13 @@ def json_path(path: Sequence[str | int], *, as_text: bool) -> Callable[[Parsed],
                 if not -len(items) <= key < len(items):
                     return None
                 value = items[key]
-        return finish(value)
+        if not isinstance(value, (dict, list)):
+            return finish(value)
+        # The document holds its parts, so none other has this identity.
+        part = (id(value), as_text)
+        if part not in made:
+            made[part] = finish(value)
+        return made[part]
 
     return follow
 
@@ -142,7 +163,7 @@ def _key(value: Document) -> Ordered:
         case str():
             return (_STRING, value)
         case list():
-            return (_ARRAY, len(value), tuple(map(_key, value)))
+            return (_ARRAY, len(value), _Items(map(_key, value)))
         case _:
             flat: list[Ordered | str] = []
             for key, item in sorted(value.items(), key=_storage_order):
@@ -152,7 +173,7 @@ def _key(value: Document) -> Ordered:
 
 def _top(value: Document) -> Ordered:
     if value == [] and isinstance(value, list):
-        return (_EMPTY_AT_THE_TOP, 0, ())
+        return (_EMPTY_AT_THE_TOP, 0, _Items())
     return _key(value)
 
 
@@ -164,7 +185,7 @@ def _contains(outer: Ordered, inner: Ordered) -> bool:
     """``@>`` at the top, where an array contains a scalar that is one of its elements."""
     arrays = (_ARRAY, _EMPTY_AT_THE_TOP)
     if outer[0] in arrays and inner[0] not in (*arrays, _OBJECT):
-        return inner in outer[2]
+        return inner in outer[2].present
     return _contains_deep(outer, inner, [_MOST_LOOKS])
 
 
@@ -183,13 +204,11 @@ def _contains_deep(outer: Ordered, inner: Ordered, looks: list[int]) -> bool:
         if outer[0] not in (_ARRAY, _EMPTY_AT_THE_TOP):
             return False
         _look(outer, looks)
-        present = frozenset(outer[2])
-        containers = [item for item in outer[2] if item[0] in (_ARRAY, _OBJECT)]
         return all(
-            item in present
+            item in outer[2].present
             or (
                 item[0] in (_ARRAY, _OBJECT)
-                and any(_contains_deep(container, item, looks) for container in containers)
+                and any(_contains_deep(each, item, looks) for each in outer[2].containers)
             )
             for item in inner[2]
         )
@@ -216,7 +235,7 @@ def _contained(inner: Ordered, outer: Ordered) -> bool:
 
 def _parse(text: str) -> Ordered:
     try:
-        (value,) = read_document(text)
+        value, _ = read_document(text)
     except json.JSONDecodeError as exc:
         raise ValueError(
             f"it is not JSON ({exc.msg}); compare text with ->>, as in data->>name=eq.Ann"
@@ -228,7 +247,7 @@ def _parse(text: str) -> Ordered:
 
 
 def _read(text: str) -> Ordered:
-    return _top(*read_document(text))
+    return _top(read_document(text)[0])
 
 
 _JSON_RELATIONS: Final[dict[Operator, Compare]] = {

@@ -1,4 +1,4 @@
-"""LIKE and ILIKE, in time that no pattern can blow up.
+"""LIKE, in time that no pattern can blow up. ILIKE is the same of what is folded.
 
 Between two ``%`` a pattern has a piece of fixed length, and the leftmost place where it
 fits is as good as any other, so nothing is ever tried twice. ``*`` is PostgREST's alias of
@@ -13,13 +13,15 @@ import re
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-__all__ = ["fold", "ilike", "like"]
+__all__ = ["fold", "like"]
 
 Test: TypeAlias = Callable[[str], bool]
 
 _PIECES: Final = re.compile(r"\\(.)|([%*])|(_)|([^\\%*_]+)", re.DOTALL)
 _SHORT: Final = 64
 _DOTTED_I: Final = "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}"
+_SIGMA: Final = "\N{GREEK CAPITAL LETTER SIGMA}"
+_SMALL_SIGMA: Final = "\N{GREEK SMALL LETTER SIGMA}"
 
 
 def like(pattern: str) -> tuple[Test, int]:
@@ -42,22 +44,12 @@ def like(pattern: str) -> tuple[Test, int]:
     return _general(first, middle, last), compiled
 
 
-def ilike(pattern: str) -> tuple[Test, int]:
-    """Return the same of a pattern whatever the letters' case."""
-    test, compiled = like(fold(pattern))
-    return lambda text: test(fold(text)), compiled
-
-
 def fold(text: str) -> str:
     """Put each letter that has one into its lower case, one letter for one letter."""
     if text.isascii():
         return text.lower()
-    return "".join(map(_lower, text))
-
-
-def _lower(letter: str) -> str:
-    # The one letter whose lower case Python makes two of.
-    return "i" if letter == _DOTTED_I else letter.lower()
+    # The one letter whose lower case Python makes two of, and the one for which it looks around.
+    return text.replace(_DOTTED_I, "i").replace(_SIGMA, _SMALL_SIGMA).lower()
 
 
 _Piece: TypeAlias = list[tuple[str, str]]
@@ -137,9 +129,23 @@ def _general(first: _Piece, middle: list[_Piece], last: _Piece) -> Test:
 def _search(piece: _Piece) -> Callable[[str, int, int], int]:
     """Return the function that finds where the first fit of a piece ends, or -1.
 
-    To try a piece at each place costs length times length; a long one is compared at all places
-    at once, with a bit of an integer for each of its beginnings that fits so far.
+    Each ``_`` at its beginning or end only takes a place. To try what is between them at each place
+    costs length times length; a long one is compared at all places at once, with a bit of an
+    integer for each of its beginnings that fits so far.
     """
+    before = next((place for place, (kind, _) in enumerate(piece) if kind == "="), len(piece))
+    core = piece[before:]
+    after = next((place for place, (kind, _) in enumerate(reversed(core)) if kind == "="), 0)
+    find_core = _search_core(core[: len(core) - after])
+
+    def find(text: str, at: int, end: int) -> int:
+        found = find_core(text, at + before, end - after)
+        return -1 if found < 0 else found + after
+
+    return find if before or after else find_core
+
+
+def _search_core(piece: _Piece) -> Callable[[str, int, int], int]:
     if _is_literal(piece):
         literal = _joined(piece)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Final
 
 from ._kind import UnreadableError
-from ._like import ilike, like
+from ._like import fold, like
 from ._regex import regex
 from .nodes import Comparison, Operator
 
-__all__ = ["PATTERNS", "Patterns"]
+__all__ = ["PATTERNS", "Patterns", "fold_text", "weight"]
 
 PATTERNS: Final = frozenset({Operator.LIKE, Operator.ILIKE, Operator.MATCH, Operator.IMATCH})
 """The operators whose literals are patterns."""
 
+_WILDCARDS: Final = re.compile("[%*]")
 _LONGEST_PATTERN: Final = 1000
 """Characters: what patterns become takes time and memory many times their length."""
 _MOST_INSTRUCTIONS: Final = 6_000
@@ -23,7 +25,13 @@ are 1,200, as there are so many letters; those of ASCII alone are one or two eac
 _MOST_PIECES: Final = 1000
 """Of a filter's LIKE patterns, between two ``%``, that have a ``_``: 20 µs each."""
 _LONGEST_SEARCHED: Final = 65_536
-"""Characters of a row's value: a search takes up to 0.4 µs for each."""
+"""Characters of a row's value that LIKE searches; a regular expression has bounds of its own."""
+_LONGEST_PIECE: Final = 70
+"""Places of a piece with ``_`` that cost: more are compared at all places at once."""
+_PIECES_EACH: Final = 5
+"""Pieces of a LIKE pattern that cost as much as a condition, to read them."""
+_REGEX_WEIGHT: Final = 50
+"""Conditions that take as long as a search that RE2 is slow with: 5 ms."""
 
 
 class Patterns:
@@ -37,7 +45,7 @@ class Patterns:
         self.instructions = 0
         self._pieces = 0
 
-    def test(self, node: Comparison, *, ignore_case: bool) -> Callable[[str], bool]:
+    def test(self, node: Comparison, *, ignore_case: bool) -> tuple[Callable[[str], bool], bool]:
         """Return the test of a comparison whose operator is one of :data:`PATTERNS`.
 
         It raises UnreadableError for a text that is too long to be searched.
@@ -45,6 +53,9 @@ class Patterns:
         Args:
             node: the comparison.
             ignore_case: although its operator does not.
+
+        Returns:
+            the test, and whether it takes the text as :func:`fold_text` makes it.
 
         Raises:
             ValueError: if the pattern is none, or too much with those before it.
@@ -54,33 +65,58 @@ class Patterns:
         if len(pattern) > _LONGEST_PATTERN:
             raise ValueError(f"a pattern has at most {_LONGEST_PATTERN:,} characters")
         if node.operator in (Operator.LIKE, Operator.ILIKE):
-            make = ilike if ignore_case or node.operator is Operator.ILIKE else like
-            predicate, pieces = make(pattern)
+            folds = ignore_case or node.operator is Operator.ILIKE
+            predicate, pieces = like(fold(pattern) if folds else pattern)
             self._pieces += pieces
             if self._pieces > _MOST_PIECES:
                 raise ValueError(
                     "with those before it the filter's patterns have more than "
                     f"{_MOST_PIECES:,} parts with _ between two %"
                 )
-        else:
-            ignore_case = ignore_case or node.operator is Operator.IMATCH
-            predicate, size = regex(pattern, ignore_case=ignore_case)
-            self.instructions += size
-            if self.instructions > _MOST_INSTRUCTIONS:
-                raise ValueError(
-                    "with those before it the filter's patterns are too large: RE2 has "
-                    f"{self.instructions:,} instructions for them, at most {_MOST_INSTRUCTIONS:,} "
-                    r"are taken; \w stands for all letters that there are, [A-Za-z0-9_] for few"
-                )
-        return _bounded(predicate)
+            return (predicate if folds else _bounded(predicate)), folds
+        ignore_case = ignore_case or node.operator is Operator.IMATCH
+        predicate, size = regex(pattern, ignore_case=ignore_case)
+        self.instructions += size
+        if self.instructions > _MOST_INSTRUCTIONS:
+            raise ValueError(
+                "with those before it the filter's patterns are too large: RE2 has "
+                f"{self.instructions:,} instructions for them, at most {_MOST_INSTRUCTIONS:,} "
+                r"are taken; \w stands for all letters that there are, [A-Za-z0-9_] for few"
+            )
+        return predicate, False
+
+
+def fold_text(text: str) -> str:
+    """Fold a row's value for those who look for patterns whatever the letters' case.
+
+    Raises:
+        UnreadableError: if it is too long to be searched.
+    """
+    _check_length(text)
+    return fold(text)
+
+
+def weight(node: Comparison) -> int:
+    """Return how many conditions cost as much as one of :data:`PATTERNS`."""
+    pattern = node.value
+    assert isinstance(pattern, str)
+    if node.operator in (Operator.MATCH, Operator.IMATCH):
+        return _REGEX_WEIGHT
+    pieces = [piece.strip("_") for piece in _WILDCARDS.split(pattern)]
+    tried = sum(min(len(piece), _LONGEST_PIECE) for piece in pieces if "_" in piece)
+    return 1 + len(pieces) // _PIECES_EACH + tried
 
 
 def _bounded(predicate: Callable[[str], bool]) -> Callable[[str], bool]:
     def test(text: str) -> bool:
-        if len(text) > _LONGEST_SEARCHED:
-            raise UnreadableError(
-                f"a pattern is not looked for in more than {_LONGEST_SEARCHED:,} characters"
-            )
+        _check_length(text)
         return predicate(text)
 
     return test
+
+
+def _check_length(text: str) -> None:
+    if len(text) > _LONGEST_SEARCHED:
+        raise UnreadableError(
+            f"a pattern is not looked for in more than {_LONGEST_SEARCHED:,} characters"
+        )

@@ -14,12 +14,20 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
+from ._kind import UnreadableError
+
 __all__ = ["has_regex", "regex", "to_re2"]
 
 _MAX_MEMORY: Final = 1 << 20
 """Bytes that RE2 may use for one pattern and its cache of states: enough for both where the pattern
 has 6,000 instructions, and what is too large is refused within 5 ms."""
 _MOST_REPEATS: Final = 255
+_LONGEST_SEARCHED: Final = 65_536
+"""Characters of a row's value."""
+_MOST_STEPS: Final = 500_000
+"""Characters of a value times places in the pattern: where RE2 has too many states to keep, it
+holds each character against all places that the text may have come to, 10 ns each, and cannot be
+stopped meanwhile."""
 
 _LETTERS: Final = r"\p{L}\p{Nl}"
 _DIGITS: Final = "0-9"
@@ -71,10 +79,14 @@ def has_regex() -> bool:
 def regex(pattern: str, *, ignore_case: bool) -> tuple[Callable[[str], bool], int]:
     """Return the test of a pattern, and how many of RE2's instructions it takes.
 
+    The test raises UnreadableError for a text that is too long to be searched for this pattern.
+
     Raises:
         ValueError: if it is no pattern, if RE2 cannot do it, or if google-re2 is not installed.
     """
-    translated = to_re2(pattern, ignore_case=ignore_case)
+    translator = _Translator(pattern, ignore_case)
+    translated = translator.translate()
+    longest = min(_LONGEST_SEARCHED, _MOST_STEPS // max(translator.places, 1))
     module = _re2()
     options = module.Options()
     options.log_errors = False
@@ -91,6 +103,10 @@ def regex(pattern: str, *, ignore_case: bool) -> tuple[Callable[[str], bool], in
     search = compiled.search
 
     def test(text: str) -> bool:
+        if len(text) > longest:
+            raise UnreadableError(
+                f"the regular expression is not looked for in more than {longest:,} characters"
+            )
         return search(text.encode()) is not None
 
     return test, compiled.programsize
@@ -122,6 +138,14 @@ class _Translator:
         self._at = 0
         self._ignore_case = ignore_case
         self._out: list[str] = []
+        # Places in each open group, the outermost first; and in what a quantifier would repeat.
+        self._places = [0]
+        self._repeated = 0
+
+    @property
+    def places(self) -> int:
+        """Characters and classes of the pattern, as often as they are repeated by a bound."""
+        return self._places[0]
 
     def translate(self) -> str:
         if self._pattern.startswith("***"):
@@ -137,11 +161,13 @@ class _Translator:
             letter = self._pattern[self._at]
             if letter == "(":
                 self._open()
+                self._places.append(0)
                 depth += 1
                 atom = False
             elif letter == ")" and depth:
                 self._put(")")
                 depth -= 1
+                self._count(self._places.pop())
                 atom = True
             elif letter == ")":
                 raise ValueError("parentheses do not match")
@@ -155,19 +181,27 @@ class _Translator:
                 atom = False
             elif letter == "[":
                 self._bracket()
+                self._count(1)
                 atom = True
             elif letter == "\\":
                 atom = self._escape()
+                self._count(1)
             elif letter == ".":
                 self._put("(?s:.)")
+                self._count(1)
                 atom = True
             else:
                 self._put(_literal(ord(letter)))
+                self._count(1)
                 atom = True
         if depth:
             raise ValueError("parentheses do not match")
         flags = "(?i)" if self._ignore_case else ""
         return flags + "".join(self._out)
+
+    def _count(self, places: int) -> None:
+        self._repeated = places
+        self._places[-1] += places
 
     def _put(self, text: str, length: int = 1) -> None:
         self._out.append(text)
@@ -202,6 +236,7 @@ class _Translator:
             low, high = int(found[1]), int(found[3] or found[1])
             if max(low, high) > _MOST_REPEATS or low > high:
                 raise ValueError(f"a bound goes from 0 to {_MOST_REPEATS}, the lower one first")
+            self._places[-1] += self._repeated * max(high - 1, 0)
             self._put(found[0], len(found[0]))
         else:
             self._put(letter)

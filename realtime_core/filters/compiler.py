@@ -18,7 +18,7 @@ from ..changes import Relation
 from ..errors import FilterError
 from ._json import JSONB, json_path, read_document
 from ._kind import Key, Kind, as_is
-from ._patterns import PATTERNS, Patterns
+from ._patterns import PATTERNS, Patterns, fold_text
 from ._rows import Source
 from ._texts import TEXT
 from ._types import EnumOrders, enums_of, kind_of
@@ -212,10 +212,14 @@ class _Planner:
             self._refuse(node, operand, f"not text, which {node.operator.value} is for")
         assert isinstance(node.value, str)
         try:
-            predicate = self._patterns.test(node, ignore_case=operand.kind.ignores_case)
+            predicate, folds = self._patterns.test(node, ignore_case=operand.kind.ignores_case)
         except ValueError as exc:
             self._fail(f"{_shown(node.value)}: {exc}", node.value_positions[0])
-        return satisfies(operand.text, predicate)
+        text = operand.text
+        if folds:
+            # Once for all patterns: it takes longer than the search.
+            text = self._scope.source((text, "folded"), text.column, text.side, fold_text, text)
+        return satisfies(text, predicate)
 
     def _literals(self, node: Comparison, kind: Kind, *, comparable: bool = False) -> list[Key]:
         if comparable and not kind.comparable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from functools import cached_property
 from typing import Final
 
 import attrs
@@ -11,11 +12,11 @@ from ..changes import Insert, Relation, RowChange, Update
 from ..errors import FilterError, FilterMatchError
 from ..records import Record
 from ._kind import reason
-from ._patterns import Patterns
+from ._patterns import PATTERNS, Patterns, weight
 from ._rows import Row, earlier, row_of
 from ._types import EnumOrders
 from .compiler import Scope
-from .nodes import Node, Operator, Side, comparisons, references
+from .nodes import Comparison, Node, Operator, Side, comparisons, references
 from .operators import Test
 from .parser import parse_node
 
@@ -23,6 +24,9 @@ __all__ = ["CompiledFilter", "Filter", "Match", "parse_filter", "transition"]
 
 _VALUES_EACH: Final = 10
 """Values of an ``in`` that cost as much as a condition."""
+_OPENING: Final = ("[", "{", "(")
+_LETTERS_EACH: Final = 20
+"""Characters that do of a value with parts: JSON, an array, a range."""
 
 
 class Match(enum.Enum):
@@ -71,16 +75,23 @@ class Filter:
 
     @property
     def conditions(self) -> int:
-        """How many conditions it has, which is what it costs to hold and to ask it.
+        """How many conditions it has, which is what it costs to hold it.
 
         Ten further values of an ``in`` count as one: they are looked up at once.
         """
         if self.root is None:
             return 0
-        return sum(
-            1 if isinstance(each.value, str) else 1 + (len(each.value) - 1) // _VALUES_EACH
-            for each in comparisons(self.root)
-        )
+        return sum(map(_conditions, comparisons(self.root)))
+
+    @cached_property
+    def weight(self) -> int:
+        """How many simple conditions cost as much as it, to read it and to ask it of a long row.
+
+        A regular expression counts as 50, a ``like`` with ``_`` between other characters as those
+        characters, and twenty characters of a value with parts, as JSON, arrays and ranges are, as
+        one.
+        """
+        return sum(map(_weight, comparisons(self.root))) if self.root is not None else 0
 
     def regex_size(self) -> int:
         """Return how many instructions google-re2 has for its regular expressions.
@@ -196,6 +207,20 @@ class CompiledFilter:
                 text=self.filter.text,
                 position=0,
             ) from None
+
+
+def _conditions(comparison: Comparison) -> int:
+    value = comparison.value
+    return 1 if isinstance(value, str) else 1 + (len(value) - 1) // _VALUES_EACH
+
+
+def _weight(comparison: Comparison) -> int:
+    if comparison.operator in PATTERNS:
+        return weight(comparison)
+    value = comparison.value
+    values = (value,) if isinstance(value, str) else value
+    parts = sum(len(each) for each in values if each.lstrip()[:1] in _OPENING)
+    return _conditions(comparison) + parts // _LETTERS_EACH
 
 
 def transition(before: bool | None, now: bool) -> Match | None:

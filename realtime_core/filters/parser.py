@@ -56,7 +56,8 @@ _INTEGER: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 # Possessive: what could be given back is kept for each character.
 _QUOTED: Final = re.compile(r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
-_ORDINARY: Final = re.compile(r'[^,()\[\]{}"]+')
+# One at a time: between them everything is skipped.
+_STOPS: Final = re.compile(r'[,()\[\]{}"]')
 _ITEM: Final = re.compile(r'[^,()"]*')
 _IMPOSSIBLE: Final = re.compile("[\0\ud800-\udfff]")
 
@@ -228,19 +229,25 @@ class _Parser:
     def _scan(self, nested: bool, openers: str, closers: str) -> int | None:
         """Go to the end of a value; return where an opener stands that is never closed."""
         opened: list[int] = []
-        while self._at < len(self._text):
-            letter = self._text[self._at]
-            if letter == '"':
-                self._quoted()
-                continue
-            if not opened and (letter == "," or (letter == ")" and nested)):
-                break
-            if letter in openers:
-                opened.append(self._at)
-            elif letter in closers and opened:
-                opened.pop()
-            self._at = max(_end(_ORDINARY, self._text, self._at), self._at + 1)
-        return opened[-1] if opened else None
+        text, at = self._text, self._at
+        while True:
+            for found in _STOPS.finditer(text, at):
+                letter = found[0]
+                if letter == '"':
+                    break
+                if not opened and (letter == "," or (letter == ")" and nested)):
+                    self._at = found.start()
+                    return None
+                if letter in openers:
+                    opened.append(found.start())
+                elif letter in closers and opened:
+                    opened.pop()
+            else:
+                self._at = len(text)
+                return opened[-1] if opened else None
+            self._at = found.start()
+            self._quoted()
+            at = self._at
 
     def _list(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         opened = self._at

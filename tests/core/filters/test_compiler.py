@@ -16,7 +16,7 @@ import tracemalloc
 import pytest
 
 from realtime_core import FilterError, FilterMatchError, Record
-from realtime_core.filters import FilterIndex, parse_filter
+from realtime_core.filters import FilterIndex, _json, compiler, parse_filter
 from realtime_core.filters._types import _KNOWN
 from realtime_core.records import UNCHANGED
 from tests.core.filters.helpers import insert, key, relation, row
@@ -483,3 +483,37 @@ def test_what_cannot_be_read_is_an_error_where_it_matters(text: str) -> None:
 def test_the_empty_filter_passes_every_row() -> None:
     of = relation(v="int4")
     assert parse_filter("").compile(of)(row(of, None))
+
+
+def test_a_value_is_folded_once_for_all_patterns(monkeypatch: pytest.MonkeyPatch) -> None:
+    folded: list[str] = []
+
+    def fold_text(text: str) -> str:
+        folded.append(text)
+        return text.lower()
+
+    monkeypatch.setattr(compiler, "fold_text", fold_text)
+    of = relation(v="text", d="jsonb")
+    index: FilterIndex[int] = FilterIndex()
+    for number, text in enumerate(("v=ilike.*É*", "v=not.ilike.*a*", "d->>a=ilike.*É*,v=ilike.é_")):
+        index.add(number, "public", "t", parse_filter(text))
+    assert index.match(insert(of, "ÉÉ", '{"a":"É"}')) == [0, 1, 2]
+    assert sorted(folded) == ["É", "ÉÉ"]
+
+
+def test_paths_to_the_same_part_of_a_document_read_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[object] = []
+    key_of = _json._key
+
+    def counted(value: object) -> object:
+        read.append(value)
+        return key_of(value)
+
+    of = relation(d="jsonb")
+    filter = parse_filter(
+        "or(d->0.neq.1,d->-1.neq.2,d->-1->-1.eq.3,d->0->0.eq.[4,4],d->0->>-1.eq.5)"
+    )
+    compiled = filter.compile(of)
+    monkeypatch.setattr(_json, "_key", counted)
+    assert compiled(row(of, "[[[4,4]]]"))
+    assert [value for value in read if value == [["4", "4"]]] == [[["4", "4"]]]

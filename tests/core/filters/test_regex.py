@@ -10,6 +10,7 @@ import pytest
 
 from realtime_core import FilterError, FilterMatchError
 from realtime_core.filters import has_regex, parse_filter
+from realtime_core.filters._kind import UnreadableError
 from realtime_core.filters._regex import regex, to_re2
 from tests.core.filters.helpers import relation, row
 
@@ -116,11 +117,38 @@ def test_what_cannot_be_done_is_refused(pattern: str, reason: str) -> None:
         regex(pattern, ignore_case=False)
 
 
-@pytest.mark.parametrize("pattern", ["(a*)*b", "(a|a)*b", "(a|aa)+$", "a?" * 100 + "a" * 100])
+@pytest.mark.parametrize("pattern", ["(a*)*b", "(a|a)*b", "(a|aa)+$", "(?:a?){7}[ab]{2}x*b?c"])
 def test_no_pattern_takes_long(pattern: str) -> None:
     begin = time.process_time()
-    matches(pattern, "a" * 100_000 + "c")
+    matches(pattern, "a" * 30_000 + "c")
     assert time.process_time() - begin < 5
+
+
+@pytest.mark.parametrize(
+    ("pattern", "places"),
+    [
+        *(("a", 1), ("", 0), ("^$", 0), ("abc", 3), (".", 1), (r"\w\d\x61", 3), ("[a-z_]+", 1)),
+        *(("a{20}", 20), ("a{2,}b", 3), ("a{0}b", 2), ("a{1,250}?", 250), ("(ab|c){3}d", 10)),
+        *(("((a{2}b){3}c){4}", 40), ("(?:a?[ab]?){250}", 500), ("(a{9}){0,9}", 81)),
+    ],
+)
+def test_a_pattern_with_many_places_is_looked_for_in_fewer_characters(
+    pattern: str, places: int
+) -> None:
+    # RE2 takes 1 s for some with 1500 places, in 64 KB.
+    longest = min(65_536, 500_000 // max(places, 1))
+    matches(pattern, "c" * longest)
+    with pytest.raises(UnreadableError, match=f"in more than {longest:,} characters"):
+        matches(pattern, "c" * (longest + 1))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["(a?[ab]?){1,250}(a?[ab]?){1,250}(a?[ab]?){1,250}x", "((a|b){1,50}[ab]{1,50}){1,12}x"],
+)
+def test_a_pattern_that_re2_is_slow_with_takes_no_long_value(pattern: str) -> None:
+    with pytest.raises(UnreadableError):
+        matches(pattern, "ab" * 32_768)
 
 
 def test_patterns_that_are_too_large_together_are_refused() -> None:
@@ -156,10 +184,25 @@ def test_a_filter_tells_what_it_costs() -> None:
     written = parse_filter(rf'or=(id.eq.1,id.in.({values}),v.match."^\\w$",v.like.a)')
     assert written.conditions == 1 + 3 + 1 + 1
     assert 1000 < written.regex_size() < 1500
+    assert written.weight == 1 + 3 + 50 + 1
     assert (parse_filter("").conditions, parse_filter("").regex_size()) == (0, 0)
     with pytest.raises(FilterError, match="parentheses do not match") as caught:
         parse_filter('id=eq.1,v=match."a("').regex_size()
     assert caught.value.position == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "weight"),
+    [
+        *(("", 0), ("a=eq.1", 1), ("a=like.%b%,c=ilike.*_", 2), ("a=match.b,a=not.imatch.c", 100)),
+        *(("a=like.%b_c%", 4), ("a=like." + "%a_b" * 10, 33), ("a=like.%" + "a_" * 300 + "b", 71)),
+        *(("a=eq." + "b" * 1000, 1), ("a=cs.{" + "1," * 50 + "1}", 6), ("a=in.(1,2)", 1)),
+        *((f"a=in.({','.join(['x' * 36] * 100)})", 10), ('a=in.("[1,2,3,4,5,6,7,8,9]")', 1)),
+        ("or=(a.eq.1,and(b.gt.2,c.is.null))", 3),
+    ],
+)
+def test_a_filter_weighs_as_many_conditions_as_take_as_long(text: str, weight: int) -> None:
+    assert parse_filter(text).weight == weight
 
 
 def test_the_translation_is_plain() -> None:
