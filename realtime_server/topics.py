@@ -18,6 +18,7 @@ from realtime_core import FilterError
 from realtime_core.filters import Comparison, Filter, Operator, Reference, parse_filter
 
 from .errors import TopicError, quoted
+from .phoenix.joins import MAX_WEIGHT, TOO_MUCH
 from .phoenix.messages import CHANNEL_PREFIX
 
 __all__ = ["TableFilter", "Topic"]
@@ -72,6 +73,8 @@ class Topic:
                 parse_filter(text)
             except FilterError as exc:
                 raise TopicError(f"cannot filter by {quoted(text)}: {exc}") from exc
+        if sum(item.filter.weight for item in filters) > MAX_WEIGHT:
+            raise TopicError(f"cannot filter by {quoted(text)}: {TOO_MUCH}")
         return cls(name, filters)
 
 

@@ -29,7 +29,17 @@ from realtime_core.filters import Filter, parse_filter
 
 from ..errors import JoinError
 
-__all__ = ["ANY", "EVENTS", "TRUNCATE", "Binding", "JoinConfig", "parse_join", "parsing_join"]
+__all__ = [
+    "ANY",
+    "EVENTS",
+    "MAX_WEIGHT",
+    "TOO_MUCH",
+    "TRUNCATE",
+    "Binding",
+    "JoinConfig",
+    "parse_join",
+    "parsing_join",
+]
 
 ANY: Final = "*"
 """Any schema or table; any event but TRUNCATE, which clients take for a DELETE if they do not
@@ -39,8 +49,16 @@ EVENTS: Final = (ANY, "INSERT", "UPDATE", "DELETE", TRUNCATE)
 
 MAX_BINDINGS: Final = 100
 """Of one join."""
+MAX_WEIGHT: Final = 500
+"""Conditions that all filters of one join may cost as much as: 0.1 ms each, from the message to the
+first change."""
 MAX_COLUMNS: Final = 1600
 """Names that a ``select`` may have: no table of PostgreSQL's has more columns."""
+TOO_MUCH: Final = (
+    f"the filters of one join cost as much as {MAX_WEIGHT} conditions at most, where a regular "
+    "expression counts as 50; join several topics, or with fewer filters"
+)
+"""Said of a join whose filters cost more."""
 DEFAULT_WAIT: Final = 15_000
 """Milliseconds that a join with ``wait`` takes for its subscription, unless it says."""
 MAX_WAIT: Final = 20_000
@@ -153,8 +171,14 @@ def parsing_join(payload: Any) -> Generator[None, None, JoinConfig | None]:
 def _bindings(sent: list[_SentBinding]) -> Generator[None, None, tuple[Binding, ...]]:
     ids: dict[int, Binding] = {}
     found = []
+    weight = 0
     for place, entry in enumerate(sent):
-        binding = _binding(entry, f"config.postgres_changes[{place}]")
+        where = f"config.postgres_changes[{place}]"
+        binding = _binding(entry, where)
+        if binding.filter is not None:
+            weight += binding.filter.weight
+            if weight > MAX_WEIGHT:
+                raise JoinError(f"{where}.filter: {TOO_MUCH}")
         while ids.setdefault(binding.id, binding) != binding:
             binding = attrs.evolve(binding, id=binding.id % _MAX_ID + 1)
         found.append(binding)

@@ -50,6 +50,12 @@ _CONDITIONS: Final = [
     'c12=match."\\\\w+{n}"',
     'c12=match."[[:alpha:]]+{n}$"',
     'c12=match."[^a]{{100}}{n}"',
+    'c12=match."((a|b){{1,50}}[ab]{{1,50}}){{1,12}}x{n}"',
+    'c12=match."(a?[ab]?){{1,250}}(a?[ab]?){{1,250}}(a?[ab]?){{1,250}}x{n}"',
+    'c12=match."(a.{{1,50}}){{1,14}}x{n}"',
+    'c12=match."a[ab]{{250}}x{n}"',
+    'c12=match."(a[ab]{{1,3}}){{2}}[ab]{{4}}x{n}"',
+    'c12=imatch."([a-z]|[[:alpha:]])*[ab]{{5}}é{n}"',
     "c13=ilike.%é{n}%",
     "c14=eq.É{n}",
     "c14=like.%É{n}%",
@@ -72,6 +78,10 @@ _CONDITIONS: Final = [
     "c35->>{n}=eq.1",
     'c35->>a=match."(a|b)*c{n}"',
     "c36->>a{n}=gt.1",
+    "c35{d}=eq.1",
+    "c35{d}=neq.{n}",
+    "c35{d}->>a=like.%a_b{n}%",
+    "c35->a{d}=cs.[{n}]",
     "c40=cs.{{{n}}}",
     "c40=cd.{{{n},1,2}}",
     "c40=ov.{{{n},3}}",
@@ -107,7 +117,7 @@ def some_conditions(random: Random, most: int) -> str:
     size = 0
     number = random.choice((0, 1, 1, 100))
     while size < most and len(parts) < width:
-        part = kinds[len(parts) % len(kinds)].format(n=number)
+        part = kinds[len(parts) % len(kinds)].format(n=number, d="->0" * number)
         number += 1
         size += len(part.encode()) + 1
         parts.append(part)
@@ -176,5 +186,5 @@ def _usual() -> tuple[str, ...]:
             escaped = pattern.replace("\\", "\\\\").replace('"', '\\"')
             found.append(f'c12={random.choice(("match", "imatch"))}."{escaped}"')
         else:
-            found.append(random.choice(_CONDITIONS).format(n=random.randrange(9)))
+            found.append(random.choice(_CONDITIONS).format(n=random.randrange(9), d="->0"))
     return tuple(found)

@@ -14,6 +14,9 @@ from typing import Any, Final
 
 import attrs
 
+from realtime_core import FilterError
+from realtime_core.filters import parse_filter
+from realtime_server.phoenix.joins import MAX_WEIGHT
 from tests.fuzz.session_filters import long_filter, make_filter, some_conditions
 from tests.fuzz.session_frames import BINARY, TEXT, deflated, fragments, frame, odd_frames
 from tests.fuzz.session_tokens import long_tokens, make_token
@@ -232,7 +235,7 @@ def _with_bindings(random: Random, vsn: str, bindings: list[str], rest: str = ""
     return _envelope(random, vsn, '"realtime:room"', '"phx_join"', payload)
 
 
-def _filtered(text: str, number: int = 0, extra: str = "") -> str:
+def _filtered(text: str, extra: str = "") -> str:
     return f'{{"event":"*","schema":"public","table":"t","filter":{_quoted(text)}{extra}}}'
 
 
@@ -242,21 +245,35 @@ def _one_filter(random: Random, vsn: str, most: int) -> str:
 
 
 def _many_filters(random: Random, vsn: str, most: int) -> str:
+    """Join with as many filters as there may be, mostly as heavy as they may be together."""
     count = random.choice((2, 8, 10, 50, 100, 100, 100, 101))
     each = most // count - 80
     extra = random.choice(_EXTRA)
     filters = [some_conditions(random, max(each - len(extra), 8)) for _ in range(min(count, 9))]
+    left = MAX_WEIGHT if random.random() < 0.85 else 10**9
     bindings = []
     size = 0
     for number in range(count):
         # Another filter each, so that nothing is shared.
         text = f"c2=neq.{number}," + filters[number % len(filters)]
+        weight = _weight(text)
+        if weight > left:
+            text = f"c2=neq.{number}," + some_conditions(random, 8)
+            weight = _weight(text)
         binding = _filtered(text, extra=extra)
         size += len(binding.encode("utf-8", "surrogatepass")) + 1
-        if size > most - 100:
+        left -= weight
+        if size > most - 100 or left < 0:
             break
         bindings.append(binding)
     return _with_bindings(random, vsn, bindings)
+
+
+def _weight(text: str) -> int:
+    try:
+        return parse_filter(text).weight
+    except FilterError:
+        return 1
 
 
 def _long_topic(random: Random, vsn: str, most: int) -> str:

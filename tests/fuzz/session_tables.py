@@ -105,6 +105,10 @@ def _of(text: str) -> str:
     return (text * (LONG // len(text) + 1))[:LONG]
 
 
+def _random_text(letters: str, length: int) -> str:
+    return "".join(Random(letters).choices(letters, k=length))
+
+
 _LONG_VALUES: Final[dict[str, list[str]]] = {
     "text": [
         _of("a"),
@@ -120,6 +124,8 @@ _LONG_VALUES: Final[dict[str, list[str]]] = {
         _of(" "),
         _of("1"),
         _of("%_\\"),
+        *(_random_text("ab", length) for length in (600, 1000, 2600, 10_000, 30_000, LONG)),
+        *(_random_text("abcdefgh", length) for length in (5000, LONG)),
     ],
     "jsonb": [
         json.dumps([[]] * 16_000),
@@ -153,23 +159,23 @@ _SAME: Final = {"varchar": "text", "citext": "text", "json": "jsonb", "_citext":
 
 @cache
 def long_changes() -> tuple[Change, ...]:
-    """Return changes of the wide table, each of which has a long value in every column of a kind.
-
-    Then the same for a table with few columns.
-    """
+    """Return changes with one long value each, most of them of the wide table."""
     usual: list[Field] = [each.values[0] for each in TYPES]
     found: list[Change] = []
     for kind, values in _LONG_VALUES.items():
-        for value in values:
-            fields = [
-                value if kind in (column.type_name, _SAME.get(column.type_name)) else field
-                for column, field in zip(COLUMNS, usual, strict=True)
-            ]
-            found.append(insert(WIDE, *fields))
-            found.append(update(WIDE, fields, Record(WIDE.shape, tuple(fields))))
+        places = [
+            place
+            for place, column in enumerate(COLUMNS)
+            if kind in (column.type_name, _SAME.get(column.type_name))
+        ]
+        for number, value in enumerate(values):
+            # Mostly in the first column of its type, which most conditions are about.
+            for place in (places[0], places[number % len(places)]):
+                fields = [*usual[:place], value, *usual[place + 1 :]]
+                found.append(insert(WIDE, *fields))
+            found.append(update(WIDE, fields, Record(WIDE.shape, tuple(usual))))
     for text in _LONG_VALUES["text"]:
-        for document in ("{}", _LONG_VALUES["jsonb"][7]):
-            found.append(insert(TODOS, "1", text, document))
+        found.append(insert(TODOS, "1", text, "{}"))
     return tuple(found)
 
 

@@ -65,7 +65,7 @@ async def join(client: PhoenixClient, stage: Stage, topic: str, *filters: str) -
 
 async def test_a_join_of_large_regular_expressions_keeps_nobody_waiting(stage: Stage) -> None:
     stage.execute(ITEM)
-    filters = [rf'details=match."\\w{{90}}{number}"' for number in range(100)]
+    filters = [rf'details=match."\\w{{90}}{number}"' for number in range(10)]
     async with stage.client() as client, watching() as watch:
         reply = await join(client, stage, "realtime:room", *filters)
     assert reply["status"] == "error"
@@ -78,16 +78,20 @@ async def test_many_regular_expressions_are_bounded_together(stage: Stage) -> No
     filters = [rf'details=match."\\w+@\\w+\\.\\w{number}"' for number in range(100)]
     async with stage.client() as client, watching() as watch:
         reply = await join(client, stage, "realtime:room", *filters)
+        assert "the filters of one join cost" in reply["response"]["reason"]
+        for number in range(2):
+            reply = await join(client, stage, f"realtime:room{number}", *filters[:5])
+            assert reply["status"] == "ok"
+        reply = await join(client, stage, "realtime:room", *filters[:10])
         assert reply["response"]["reason"].startswith("TooManyPatterns: ")
-        assert (await join(client, stage, "realtime:room", *filters[:5]))["status"] == "ok"
     assert watch.longest < LONGEST
 
 
 async def test_joins_of_thousands_of_conditions_are_bounded_together(stage: Stage) -> None:
     stage.execute(ITEM)
     filters = [
-        ",".join(f"details=not.like.*{place}_{number}*" for number in range(60))
-        for place in range(100)
+        ",".join(f"details=not.like.*{place}x{number}*" for number in range(45))
+        for place in range(10)
     ]
     async with stage.client() as client:
         # So that the table's columns are known, and whoever joins is typed for them.
@@ -98,9 +102,10 @@ async def test_joins_of_thousands_of_conditions_are_bounded_together(stage: Stag
                 await join(client, stage, f"realtime:room{number}", *filters)
                 for number in range(60)
             ]
-            assert [reply["status"] for reply in replies].count("ok") == 1
-            reasons = {reply["response"].get("reason", "")[:17] for reply in replies[1:]}
-            assert reasons <= {"TooManyConditions", "ClientJoinRateLim"}
+            reasons = {reply["response"].get("reason", "")[:17] for reply in replies}
+            assert replies[0]["status"] == "ok"
+            assert replies[-1]["status"] == "error"
+            assert reasons <= {"", "TooManyConditions", "ClientJoinRateLim"}
             begin = time.thread_time()
             stage.execute(f"insert into {stage.schema}.item values (2, 'y')")
             await stage.settle()

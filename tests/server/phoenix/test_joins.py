@@ -309,12 +309,37 @@ def test_nothing_is_read_behind_the_third_problem() -> None:
 
 def test_a_long_join_is_read_in_steps() -> None:
     entries = [
-        {**TODOS, "filter": ",".join(f"id=neq.{place}{number}" for number in range(60))}
+        {**TODOS, "filter": ",".join(f"id=neq.{place}{number}" for number in range(5))}
         for place in range(100)
     ]
     steps = parsing_join({"config": {"postgres_changes": entries}})
     # One for each binding, after which others have their turn.
     assert sum(1 for _ in steps) == 101
+
+
+@pytest.mark.parametrize(
+    ("filters", "refused"),
+    [
+        ([",".join(f"id=neq.{number}" for number in range(250))] * 3, 2),
+        (["details=match.a"] * 11, 10),
+        (["details=like.*a_" + "b" * 70 + "*"] * 8, 7),
+        ([f"tags=cs.{{{'1,' * 2500}1}}"] * 3, 1),
+    ],
+)
+def test_the_filters_of_a_join_are_bounded_by_what_they_cost_together(
+    filters: list[str], refused: int
+) -> None:
+    entries = [{**TODOS, "filter": text} for text in filters]
+    assert parse_join({"config": {"postgres_changes": entries[:refused]}}) is not None
+    # Nothing is read behind the one that is too much.
+    entries.append({**TODOS, "filter": "("})
+    with pytest.raises(JoinError) as caught:
+        parse_join({"config": {"postgres_changes": entries}})
+    assert caught.value.reason == (
+        f"config.postgres_changes[{refused}].filter: the filters of one join cost as much as 500 "
+        "conditions at most, where a regular expression counts as 50; join several topics, or with "
+        "fewer filters"
+    )
 
 
 values = st.recursive(
