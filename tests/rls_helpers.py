@@ -12,9 +12,10 @@ from psycopg import AsyncConnection, sql
 
 from realtime_server.catalog.connections import Dsn
 from realtime_server.rls.migrations import Migration, migrate
+from realtime_server.rls.nobody import NOBODY
 from tests.fix_postgres import Database, Server, unique_name
 
-__all__ = ["at", "migrated", "roles", "wal"]
+__all__ = ["at", "make_nobody", "migrated", "roles", "wal"]
 
 
 def at(dsn: str) -> Dsn:
@@ -30,6 +31,12 @@ async def migrated(dsn: str) -> list[Migration]:
     """Bring the database's schema ``realtime`` up to date; return what was applied."""
     async with await AsyncConnection.connect(dsn, autocommit=True) as connection:
         return await migrate(connection)
+
+
+def make_nobody(server: Server) -> None:
+    """Have the role as which users' code runs. It stays: all databases share it."""
+    with contextlib.suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+        server.execute(f"create role {NOBODY} nologin noinherit")
 
 
 @contextlib.contextmanager

@@ -56,7 +56,18 @@ async def rls_findings(
                 *missing.roles,
             )
         )
-    if not missing.own and not missing.roles:
+    if missing.nobody:
+        findings.append(
+            Finding.warning(
+                "types",
+                "the role realtime_nobody, as which the code of types runs that are not "
+                "PostgreSQL's own, is not set up: their values are shown as text, and filters on "
+                "them are refused",
+                *missing.nobody,
+                remedy="and run `python -m realtime_server migrate`",
+            )
+        )
+    if not missing.every:
         findings.append(Finding.ok("privileges", "the server's role has the privileges it needs"))
     return (*findings, *exposed)
 

@@ -41,7 +41,6 @@ async def run_migrate(environ: Mapping[str, str], *, dev: bool, dry_run: bool) -
         if not await pending(connection):
             print("the schema realtime is up to date")
         missing = await missing_privileges(connection, config.publications)
-        grants = (*missing.own, *missing.roles)
-        if grants:
+        if missing.every:
             print(f"{config.db_user} lacks privileges for RLS mode; run as an administrator:")
-            print(*(f"    {grant}" for grant in grants), sep="\n")
+            print(*(f"    {grant}" for grant in missing.every), sep="\n")

@@ -2,7 +2,8 @@
 
 Each file of ``sql/`` is one step and one transaction. Its statements take what they find: a
 step applied again changes nothing, and an installation of the original keeps its tables, its
-types and its grants.
+types and its grants. What may need an administrator's help, the role that :mod:`.nobody` is about,
+is no step: it is seen to each time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from realtime_core.errors import PrivilegeError
+
+from .nobody import confine
 
 __all__ = ["LOCK", "MIGRATIONS", "Migration", "migrate", "pending", "why_not"]
 
@@ -108,6 +111,7 @@ async def migrate(connection: AsyncConnection[Any]) -> list[Migration]:
     """
     if not await pending(connection):
         # Nothing to do needs no right to do it.
+        await confine(connection, LOCK)
         return []
     await connection.execute("SELECT pg_catalog.pg_advisory_lock(%s)", [LOCK])
     try:
@@ -124,6 +128,7 @@ async def migrate(connection: AsyncConnection[Any]) -> list[Migration]:
                         [migration.number, migration.name],
                     )
                 applied.append(migration)
+            await confine(connection, LOCK)
         return applied
     finally:
         await connection.execute("SELECT pg_catalog.pg_advisory_unlock(%s)", [LOCK])

@@ -86,7 +86,14 @@ class RlsMode:
         self._visibility = Visibility(dsn, timeout=timeout, size=_CONNECTIONS)
         self._apart = Visibility(dsn, timeout=timeout, name="rls apart", size=2)
         self._on_trial = Visibility(dsn, timeout=timeout, name="rls on trial", size=2)
-        self._connections = Connections(dsn, name="subscriptions", size=2, settings=OWN_PATH)
+        self._connections = Connections(
+            dsn,
+            name="subscriptions",
+            size=2,
+            # What checks a filter's value may prepare something else under a statement's name.
+            prepares=False,
+            settings=OWN_PATH,
+        )
         self._registry = Registry(
             self._connections,
             publications=config.publications,
@@ -182,7 +189,7 @@ class RlsMode:
                     for migration in await migrate(connection):
                         logger.info("migrated the schema realtime: %s", migration)
                     missing = await missing_privileges(connection, self._config.publications)
-                    for grant in (*missing.own, *missing.roles):
+                    for grant in missing.every:
                         logger.warning("a privilege for RLS mode is missing: %s", grant)
                 await self._registry.know_enums()
             except (SourceError, psycopg.Error) as exc:

@@ -3,7 +3,8 @@
 It need not be a superuser. It needs LOGIN and REPLICATION, to own what is in schema
 ``realtime`` (so CREATE on the database at first), to make temporary functions (TEMPORARY,
 which everybody has by default), and to be allowed to become each role that tokens claim; it
-never needs their rights itself.
+never needs their rights itself. Nor does it those of types' owners, whose code runs as
+:mod:`.nobody`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any, Final
 import attrs
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
+
+from .nobody import missing_for_nobody
 
 __all__ = ["Missing", "missing_privileges"]
 
@@ -62,6 +65,14 @@ class Missing:
     """Without these the server cannot work."""
     roles: tuple[str, ...]
     """Without these it may not act as some who come with tokens, and refuses them."""
+    nobody: tuple[str, ...]
+    """Without these it shows values of types that are not PostgreSQL's own as text, and refuses
+    filters on them."""
+
+    @property
+    def every(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*self.own, *self.roles, *self.nobody)
 
 
 async def missing_privileges(
@@ -92,4 +103,5 @@ async def missing_privileges(
             *(() if makes_temporary else (f"GRANT TEMPORARY ON DATABASE {database} TO {user};",)),
         ),
         tuple(f"GRANT {reader} TO {user}{how};" for reader in readers),
+        await missing_for_nobody(connection, publications),
     )

@@ -9,10 +9,11 @@ from typing import Any
 from psycopg.conninfo import make_conninfo
 
 from realtime_server.config import ServerConfig
+from realtime_server.rls.nobody import NOBODY
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Rows, Server, unique_name
 from tests.integration.conftest import fresh_database
-from tests.rls_helpers import roles
+from tests.rls_helpers import make_nobody, roles
 from tests.server_helpers import PhoenixClient, Vsn, dev_config, open_client
 from tests.tokens import SECRET, make_token
 from tests.waiting import eventually
@@ -167,7 +168,8 @@ async def open_rls_stage(server: Server, **settings: str) -> AsyncIterator[RlsSt
         roles(server, "server", options="login replication") as (name,),
         fresh_database(server) as database,
     ):
-        for role in (reader, narrow, admin):
+        make_nobody(server)
+        for role in (reader, narrow, admin, NOBODY):
             server.execute(f'grant "{role}" to {name} with inherit false, set true')
         database.execute(f"grant create on database {database.name} to {name}")
         database.execute("create table fence (id serial primary key)")

@@ -16,10 +16,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from realtime_core.errors import PrivilegeError
 from realtime_server.cli import main
 from realtime_server.rls.migrations import MIGRATIONS, pending
+from realtime_server.rls.nobody import NOBODY
 from realtime_server.rls.privileges import missing_privileges
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
-from tests.rls_helpers import migrated, roles, wal
+from tests.rls_helpers import make_nobody, migrated, roles, wal
 
 pytestmark = pytest.mark.integration
 
@@ -166,6 +167,7 @@ async def test_what_is_missing_is_printed_as_grants(
         roles(pg, "reader", "My-Reader", "stranger") as (reader, mine, stranger),
         fresh_database(pg) as database,
     ):
+        make_nobody(pg)
         database.execute("create table t (id int primary key, body text)")
         database.execute("create publication shop for table t")
         database.execute(f"grant select on t to {reader}")
@@ -175,24 +177,29 @@ async def test_what_is_missing_is_printed_as_grants(
             f"GRANT CREATE ON DATABASE {database.name} TO {name};",
             f'GRANT "{mine}" TO {name} WITH INHERIT FALSE, SET TRUE;',
             f"GRANT {reader} TO {name} WITH INHERIT FALSE, SET TRUE;",
+            f"GRANT {NOBODY} TO {name} WITH INHERIT FALSE, SET TRUE;",
         ]
         async with await AsyncConnection.connect(
             role_dsn(database, name), autocommit=True
         ) as connection:
             missing = await missing_privileges(connection, ["shop"])
-        assert (missing.own, missing.roles) == (tuple(expected[:2]), tuple(expected[2:]))
+        assert (missing.own, missing.roles, missing.nobody) == (
+            tuple(expected[:2]),
+            tuple(expected[2:4]),
+            tuple(expected[4:]),
+        )
 
         point_at(monkeypatch, role_dsn(database, name))
         assert await asyncio.to_thread(main, ["--dev", "migrate", "--dry-run"]) == 0
         printed = capsys.readouterr().out
-        assert [f"    {line}" for line in expected] == printed.splitlines()[-4:]
+        assert [f"    {line}" for line in expected] == printed.splitlines()[-5:]
         assert stranger not in printed
 
         for line in expected:
             database.execute(line)
         assert await asyncio.to_thread(main, ["--dev", "migrate"]) == 0
         assert "lacks privileges" not in capsys.readouterr().out
-        database.execute(f"drop owned by {reader}, {name}")
+        database.execute(f"drop owned by {reader}, {name}, {NOBODY}")
         database.execute(f'drop owned by "{mine}"')
 
 
