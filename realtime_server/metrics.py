@@ -224,7 +224,7 @@ class _Collector(Collector):
             ),
             "rls_given_up": (
                 "Changes that somebody was told of as of a gap: too many waited for a policy "
-                "that is slow, or their token was replaced meanwhile.",
+                "that is slow, their token was replaced meanwhile, or their table was.",
                 checks.given_up,
             ),
             "slow_clients": ("Clients cut off because they fell behind.", outbox.slow_clients),

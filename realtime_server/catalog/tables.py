@@ -30,6 +30,7 @@ __all__ = [
     "TableName",
     "look_at_tables",
     "read_tables",
+    "roles_that_may_read",
 ]
 
 TableName = tuple[str, str]
@@ -234,6 +235,36 @@ _TYPES: Final = """
 
 _FIRST_CUSTOM_OID: Final = 16384
 """FirstNormalObjectId, in PostgreSQL's src/include/access/transam.h."""
+
+
+_READERS: Final = """
+    SELECT r.rolname
+    FROM pg_catalog.pg_roles r
+    LEFT JOIN pg_catalog.pg_class c ON c.oid = %(oid)s::oid
+    WHERE r.rolname = ANY (%(roles)s) AND (
+        c.oid IS NULL
+        OR pg_catalog.has_schema_privilege(r.oid, c.relnamespace, 'USAGE')
+            AND pg_catalog.has_any_column_privilege(r.oid, c.oid, 'SELECT')
+    )
+"""
+
+
+async def roles_that_may_read(
+    connection: AsyncConnection[Any], oid: int, roles: Collection[str]
+) -> frozenset[str]:
+    """Return those of some roles that may SELECT something of a table, whatever its name is now.
+
+    All that exist, if there is no such table.
+
+    Args:
+        connection: in autocommit mode.
+        oid: the table's; 0: it is not known.
+        roles: their names.
+    """
+    parameters = {"oid": oid, "roles": list(roles)}
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(_READERS, parameters)
+        return frozenset([role for (role,) in await cursor.fetchall()])
 
 
 async def read_tables(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from typing import Self, TypeAlias
 
@@ -14,13 +15,20 @@ from ..groups import AnyDelivery, Listening
 from .payloads import ErrorView, View
 from .viewers import Viewer
 
-__all__ = ["Candidate", "Decided", "Matched", "Shown"]
+__all__ = ["Candidate", "Decided", "Lost", "Matched", "Shown"]
 
 Matched: TypeAlias = dict[Viewer, list[tuple[AnyDelivery, Members]]]
 """By viewer, who got a change at the time it was matched: subscriptions come, move and go
 meanwhile."""
 
-Shown: TypeAlias = dict[Viewer, View | ErrorView]
+
+class Lost(enum.Enum):
+    """That a change cannot be looked at any more, and is told of as of a gap."""
+
+    TABLE_REPLACED = enum.auto()
+
+
+Shown: TypeAlias = dict[Viewer, View | ErrorView | Lost]
 """What each viewer sees of a change; who is not there sees nothing."""
 
 

@@ -15,9 +15,9 @@ import attrs
 
 from realtime_core import Delete, Relation
 
-from ..catalog.tables import Table, TableName, look_at_tables
+from ..catalog.tables import Table, TableName, look_at_tables, roles_that_may_read
 from ..config import OutputPlugin
-from .candidates import Candidate, Shown
+from .candidates import Candidate, Lost, Shown
 from .casts import Casts
 from .counters import Counters
 from .former import Condition, read_conditions
@@ -108,6 +108,7 @@ class Checker:
             table = tables.get((relation.schema, relation.table))
             # Another table of the same name has other readers.
             if table is None or relation.oid not in (0, table.oid):
+                await self._lose(relation, [candidates[place] for place in places], places, shown)
                 continue
             self._mention(table)
             self._mention_immutable(table)
@@ -130,6 +131,26 @@ class Checker:
         for page in pages:
             page.show(shown, answers, self._max_record_bytes)
         return Verdict(shown, timeouts)
+
+    async def _lose(
+        self,
+        relation: Relation,
+        candidates: Sequence[Candidate],
+        places: Sequence[int],
+        shown: Sequence[Shown],
+    ) -> None:
+        """Note that changes are lost, as their table has been renamed, replaced or dropped.
+
+        Those are told whose role may read the table wherever it is now; where it is gone, or where
+        the stream has no OIDs, nobody knows any more who could, and all are who listen to it.
+        """
+        audiences = [one.viewers | one.others for one in candidates]
+        roles = {viewer.role for audience in audiences for viewer in audience}
+        async with self._visibility.catalog.one() as connection:
+            told = await roles_that_may_read(connection, relation.oid, roles)
+        for place, audience in zip(places, audiences, strict=True):
+            theirs = (viewer for viewer in audience if viewer.role in told)
+            shown[place].update(dict.fromkeys(theirs, Lost.TABLE_REPLACED))
 
     async def _conditions(
         self, candidates: Sequence[Candidate], places: Sequence[int], table: Table

@@ -18,6 +18,7 @@ class Counters:
     timeouts: int = 0
     """Changes that a viewer did not get because a policy ran too long."""
     given_up: int = 0
-    """Changes that a viewer did not get because they waited in vain for a policy that is slow."""
+    """Changes that a viewer did not get because they waited in vain for a policy that is slow, or
+    because their table was gone."""
     waiting_bytes: int = 0
     """What the changes take that wait now for policies that are slow."""

@@ -15,7 +15,7 @@ from realtime_core import Gap
 from ..dispatch import Members
 from ..groups import AnyGroup
 from ..hub import Hub
-from .candidates import Candidate, Decided, Shown
+from .candidates import Candidate, Decided, Lost, Shown
 from .counters import Counters
 from .losses import Loss, LossReason
 from .payloads import ErrorView
@@ -34,6 +34,8 @@ _CAUSES: Final = {
     LossReason.TOKEN_REPLACED: "their token was replaced while they waited for its row level "
     "security; if that happens often, make its policies faster",
     LossReason.FAILED: "they cannot be looked at",
+    LossReason.TABLE_REPLACED: "their table was renamed, replaced or dropped before they could be "
+    "looked at",
 }
 
 
@@ -55,6 +57,7 @@ class Delivery:
         Each step says for how many seconds. It must be brought to its end before the next begins.
         """
         yield from self._hub.writing(self._messages(decided))
+        self._tell_lost(decided)
         self._tell_moved(decided)
 
     def telling(self, gap: Gap, *, later_for: Container[Viewer] = ()) -> Iterator[float]:
@@ -80,6 +83,7 @@ class Delivery:
         Channels that have become another's meanwhile are told of a gap instead.
         """
         self._hub.write(self._messages(decided))
+        self._tell_lost(decided)
         # Whatever was answered: of what took too long, nothing is known.
         theirs = [candidate for candidate, _ in decided]
         self.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs, is_of_moved=True))
@@ -99,6 +103,16 @@ class Delivery:
             (members, group.gap_message(loss)) for group, members in loss.channels.items()
         )
 
+    def _tell_lost(self, decided: Decided) -> None:
+        """Tell channels of a gap that would have got what could not be looked at."""
+        lost: dict[Viewer, list[Candidate]] = {}
+        for candidate, shown in decided:
+            for viewer, view in shown.items():
+                if isinstance(view, Lost):
+                    lost.setdefault(viewer, []).append(candidate)
+        for viewer, theirs in lost.items():
+            self.tell(Loss.of(viewer, LossReason.TABLE_REPLACED, theirs))
+
     def _tell_moved(self, decided: Decided) -> None:
         """Tell channels of a gap that became another's before they got what was decided."""
         moved: dict[Viewer, list[Candidate]] = {}
@@ -107,6 +121,9 @@ class Delivery:
             for viewer, view in shown.items():
                 channels = candidate.listening.get(viewer, {})
                 if all(members.is_current for members in channels.values()):
+                    continue
+                if isinstance(view, Lost):
+                    # They have been told already.
                     continue
                 if isinstance(view, ErrorView) or receivers.of(viewer, view):
                     moved.setdefault(viewer, []).append(candidate)
@@ -123,6 +140,8 @@ class Delivery:
         is_too_large = False
         is_large = candidate.size > limit.max_record_bytes
         for viewer, view in shown.items():
+            if isinstance(view, Lost):
+                continue
             for delivery, members in receivers.of(viewer, view):
                 try:
                     data = view.payload(delivery.select, has_time=delivery.is_bound)

@@ -31,6 +31,8 @@ class LossReason(enum.Enum):
     """They were looked at in the name of a token that is the channel's no more."""
     FAILED = "rls_failed"
     """They could not be looked at, because of a fault of the server's."""
+    TABLE_REPLACED = "table_replaced"
+    """Their table is gone, or has another name, so that nobody says who may see its rows."""
 
 
 @attrs.define

@@ -159,7 +159,44 @@ async def test_another_table_of_the_same_name_has_other_readers(stage: RlsStage)
             "begin; insert into notes values (1, 'ann'); drop table notes;"
             " alter table late rename to notes; insert into notes values (1, 'zoe'); commit",
         )
-    assert [one["record"]["owner"] for one in payloads] == ["zoe"]
+    shown, told = payloads
+    assert shown["record"]["owner"] == "zoe"
+    assert told["gap"]["reason"] == "table_replaced"
+
+
+@pytest.mark.parametrize("how", ["replaced", "renamed", "dropped"])
+async def test_changes_of_a_table_that_is_replaced_are_told_as_a_gap(
+    stage: RlsStage, how: str
+) -> None:
+    """In one transaction, so that nothing is looked at in between."""
+    stage.make("notes", "id int primary key, owner text", narrow="id, owner")
+    stage.make("late", "id int primary key, owner text")
+    statements = {
+        "replaced": "alter table notes rename to former; alter table late rename to notes",
+        "renamed": "alter table notes rename to former",
+        "dropped": "drop table notes",
+    }
+    given_up = stage.metric("realtime_rls_given_up_total")
+    everything, filtered = "realtime:*", stage.topic("notes", "owner=eq.zoe")
+    async with stage.client("ann") as ann, stage.client("ann", role=stage.narrow) as narrow:
+        await ann.sit(stage.topic("notes"), filtered)
+        await narrow.sit(everything)
+        stage.execute(f'revoke select (id, owner) on notes from "{stage.narrow}"')
+        frames = await stage.frames(
+            ann,
+            "begin; insert into notes values (1, 'ann'); update notes set owner = 'bob';"
+            f" {statements[how]}; commit",
+        )
+        # Whatever their filters say.
+        assert sorted(frame["topic"] for frame in frames) == [stage.topic("notes"), filtered]
+        for frame in frames:
+            assert frame["event"] == "system"
+            assert frame["payload"]["message"] == "Gap: table_replaced"
+        # Who may not read it is told nothing, as long as that is known.
+        told = [frame["payload"]["message"] for frame in await narrow.drain()]
+        assert told == (["Gap: table_replaced"] if how == "dropped" else [])
+        viewers = 1 if told == [] else 2
+        assert stage.metric("realtime_rls_given_up_total") == given_up + 2 * viewers
 
 
 # What a join is told.
