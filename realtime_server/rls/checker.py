@@ -121,7 +121,11 @@ class Checker:
             if self._asks_for_deleted and table.has_rls:
                 conditions = await self._conditions(candidates, places, table)
             page = Page(table, relation, candidates, places, self._strict, sampled, conditions)
-            await page.ask(lookup or self._visibility.check, self._counters)
+            if lookup is None:
+                # Whoever has taken too long for one table is asked apart for all of them.
+                await page.ask(self._visibility.check, self._counters, timeouts)
+            else:
+                await page.ask(lookup, self._counters)
             self._samples.note(candidates, sampled, page.failed)
             timeouts.update(page.timeouts)
             pages.append(page)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from realtime_core import UNCHANGED, Delete, Insert, Relation, RowChange, Update
@@ -39,6 +39,7 @@ class Lookup(Protocol):
         *,
         compared: Sequence[LiveColumn] = (),
         condition: Condition | None = None,
+        hurried: bool = False,
     ) -> list[Answer]: ...
 
 
@@ -211,12 +212,26 @@ class Page:
         row = Row((text_of(change, table),))
         self._sheets.setdefault(((), condition), _Sheet()).add(row, place, viewers)
 
-    async def ask(self, look_up: Lookup, counters: Counters) -> None:
-        """Have the rows looked up."""
+    async def ask(
+        self, look_up: Lookup, counters: Counters, too_slow: Collection[Viewer] = ()
+    ) -> None:
+        """Have the rows looked up.
+
+        Args:
+            look_up: asks the database.
+            counters: of what it is asked.
+            too_slow: those for whom another table has taken too long, who are not asked for again;
+                and the others are in a hurry if there are some.
+        """
         for (compared, condition), sheet in self._sheets.items():
-            questions = sheet.questions()
+            questions = [one for one in sheet.questions() if one.viewer not in too_slow]
             answers = await look_up(
-                self._table, list(sheet.rows), questions, compared=compared, condition=condition
+                self._table,
+                list(sheet.rows),
+                questions,
+                compared=compared,
+                condition=condition,
+                hurried=bool(too_slow),
             )
             for question, answer in zip(questions, answers, strict=True):
                 counters.checks += len(question.places)

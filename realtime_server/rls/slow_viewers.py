@@ -198,6 +198,7 @@ class SlowViewers:
         *,
         compared: Sequence[LiveColumn] = (),
         condition: Condition | None = None,
+        hurried: bool = False,
     ) -> list[Answer]:
         check = self._apart.check_apart
         return [

@@ -12,7 +12,8 @@ IMMUTABLE, each viewer has a plan of its own: see :mod:`realtime_server.catalog.
 A policy that runs too long is ended by the session's ``statement_timeout``. The function
 catches that too, and returns at once, since the timeout is disarmed then: the viewer whose
 query took the time has timed out; those behind it have not been looked at, and are asked for
-again. So the others lose one timeout.
+again in a hurry: in a part of the timeout for all of them, and who has no answer then is not
+asked any more. So the others lose little more than one timeout, also if the policy is slow for all.
 
 The function runs as its caller (a SECURITY DEFINER one cannot change the role), with the
 search path that the database has for everybody: names in it are qualified, and policies find
@@ -25,7 +26,8 @@ import asyncio
 import enum
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakKeyDictionary
@@ -92,9 +94,11 @@ _LOCK_PATIENCE: Final = 60.0
 _LOCK_PAUSE: Final = 0.05
 _SILENCE: Final = 10.0
 """Seconds for which the same problem is not logged again: a policy may fail for each row."""
-_MOST_CULPRITS: Final = 2
-"""Viewers of a table that may take too long, one after the other, until the rest is given up for
-now: else the others would wait for as many timeouts as there are viewers."""
+_HURRY: Final = 4
+"""Part of the timeout that the rest of a batch has, together, once a viewer has taken too long: its
+policy may do so for all of them, and everybody waits."""
+_LEAST_HURRY: Final = 0.05
+"""Seconds of it, at least."""
 _MOST_TIMEOUTS: Final = 10
 """For one viewer and batch, until it is given up which row it is that takes the time."""
 
@@ -110,7 +114,8 @@ class Visibility:
 
     def __init__(self, dsn: Dsn, *, timeout: float, name: str = "rls", size: int = 4) -> None:
         self.timeout: Final = timeout
-        milliseconds = max(1, round(timeout * 1000))
+        self._hurry = min(timeout, max(timeout / _HURRY, _LEAST_HURRY))
+        milliseconds = _milliseconds(timeout)
         self.connections = Connections(
             dsn,
             name=name,
@@ -165,6 +170,7 @@ class Visibility:
         *,
         compared: Sequence[LiveColumn] = (),
         condition: Condition | None = None,
+        hurried: bool = False,
     ) -> list[Answer]:
         """Answer each question, in order.
 
@@ -176,6 +182,7 @@ class Visibility:
                 SELECT them.
             condition: the rows are there no more: the only value of a key is the row's text, and
                 this is what must be true of it.
+            hurried: others have taken too long already: who is not answered soon is not asked.
 
         Raises:
             psycopg.OperationalError: if the connection is lost; then nothing is answered.
@@ -183,7 +190,7 @@ class Visibility:
         answers = [Answer() for _ in questions]
         inquiry = _Inquiry(table, rows, compared, condition, questions, answers, self._said)
         least = _PLANNING if table.functions.immutable else 1
-        asked = [self._ask(inquiry, chunk) for chunk in _chunks(questions, least)]
+        asked = [self._ask(inquiry, chunk, hurried) for chunk in _chunks(questions, least)]
         if len(asked) == 1:
             await asked[0]
         else:
@@ -230,18 +237,26 @@ class Visibility:
                             del answer.failed[place]
         return answer
 
-    async def _ask(self, inquiry: _Inquiry, todo: list[tuple[int, tuple[int, ...]]]) -> None:
+    async def _ask(
+        self, inquiry: _Inquiry, todo: list[tuple[int, tuple[int, ...]]], hurried: bool
+    ) -> None:
         """Answer questions: pairs of a question's place and the rows that are left of it."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + _LOCK_PATIENCE
-        culprits = 0
         while todo:
-            rows = await self._call(inquiry, todo)
+            was_hurried = hurried
+            rows = await self._call(inquiry, todo, self._hurry if hurried else None)
             again: list[tuple[int, tuple[int, ...]]] = []
             for index, visible, problem, detail in rows:
                 place, places = todo[index - 1]
                 if visible is not None:
                     inquiry.answers[place].visible.update(one - 1 for one in visible)
+                elif problem in (LATER, TIMEOUT) and was_hurried:
+                    # None of these has had the time that it may take.
+                    for left, its in (*again, *todo[index - 1 :]):
+                        unasked = dict.fromkeys(its, Failure.UNASKED)
+                        inquiry.answers[left].failed.update(unasked)
+                    return
                 elif problem == LATER and index > 1:
                     again.append(todo[index - 1])
                 elif problem == LOCKED and loop.time() < give_up:
@@ -251,7 +266,7 @@ class Visibility:
                     )
                     await asyncio.sleep(_LOCK_PAUSE)
                 elif problem in (LATER, TIMEOUT):
-                    culprits += 1
+                    hurried = True
                     inquiry.note(place, places, Failure.TIMEOUT)
                 elif len(places) > 1:
                     # Which of the rows is it? Each by itself, and the others are answered.
@@ -259,14 +274,9 @@ class Visibility:
                 else:
                     inquiry.note(place, places, Failure.ERROR, problem, detail)
             todo = again + todo[len(rows) :]
-            if culprits >= _MOST_CULPRITS:
-                for place, places in todo:
-                    unasked = dict.fromkeys(places, Failure.UNASKED)
-                    inquiry.answers[place].failed.update(unasked)
-                return
 
     async def _call(
-        self, inquiry: _Inquiry, todo: Sequence[tuple[int, tuple[int, ...]]]
+        self, inquiry: _Inquiry, todo: Sequence[tuple[int, tuple[int, ...]]], limit: float | None
     ) -> list[tuple[int, list[int] | None, str | None, str | None]]:
         rows, table = inquiry.rows, inquiry.table
         name, definition = inquiry.function(self.timeout)
@@ -316,7 +326,10 @@ class Visibility:
             pid = connection.info.backend_pid
             try:
                 # A policy that catches the cancellation would run for ever.
-                async with asyncio.timeout(self.timeout * 2 + 1):
+                async with (
+                    asyncio.timeout((limit or self.timeout) * 2 + 1),
+                    self._limited(connection, limit),
+                ):
                     cursor = await connection.execute(call, parameters)
                     return await cursor.fetchall()
             except TimeoutError:
@@ -331,6 +344,22 @@ class Visibility:
                 return _none(todo, exc)
         await self.connections.terminate(pid)
         return [(1, None, TIMEOUT, None)]
+
+    @asynccontextmanager
+    async def _limited(
+        self, connection: AsyncConnection[Any], limit: float | None
+    ) -> AsyncIterator[None]:
+        """Let statements take only so many seconds; None: what they always may."""
+        if limit is None:
+            yield
+            return
+        await connection.execute(f"SET statement_timeout = {_milliseconds(limit)}".encode())
+        try:
+            yield
+        finally:
+            if not connection.closed:
+                usual = _milliseconds(self.timeout)
+                await connection.execute(f"SET statement_timeout = {usual}".encode())
 
 
 @attrs.frozen
@@ -391,6 +420,10 @@ class _Inquiry:
         if message is not None:
             # It may quote what is in the row.
             logger.debug("the error was: %s", message)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
 
 
 async def _may_define(connection: AsyncConnection[Any]) -> bool:

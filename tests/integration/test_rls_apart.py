@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import pytest_asyncio
 
 from realtime_core import Position
 from realtime_server.rls import lanes
+from realtime_server.rls.mode import RlsMode
 from realtime_server.rls.viewers import Viewer
 from tests.fix_postgres import Server, unique_name
 from tests.integration.rls_stage import RlsStage, open_rls_stage
@@ -177,6 +179,31 @@ async def test_a_gap_does_not_tell_whether_a_row_passes_a_filter(
         gaps = {frame["topic"]: frame["payload"].get("gap") for frame in frames}
         assert gaps[passed] == gaps[missed]
         assert gaps[missed]["reason"] == "token_replaced"
+
+
+async def test_who_takes_too_long_for_one_table_is_not_waited_for_at_the_next(
+    stage: RlsStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.make("memos", "id int primary key", SLEEPS)
+    asked: list[tuple[str, list[str], bool]] = []
+    mode = stage.server._mode
+    assert isinstance(mode, RlsMode)
+    check = mode._visibility.check
+
+    async def recorded(table: Any, rows: Any, questions: Any, **more: Any) -> Any:
+        subs = sorted(json.loads(each.viewer.claims)["sub"] for each in questions)
+        asked.append((table.name, subs, more["hurried"]))
+        return await check(table, rows, questions, **more)
+
+    monkeypatch.setattr(mode._visibility, "check", recorded)
+    async with stage.client("sleeper") as sleeper, stage.client("ann") as ann:
+        for client in (sleeper, ann):
+            await client.sit(stage.topic("notes"), stage.topic("memos"))
+        await stage.settle()
+        asked.clear()
+        stage.execute("begin; insert into notes values (1); insert into memos values (1); commit")
+        assert [id_of(await ann.receive()) for _ in range(2)] == [1, 1]
+    assert asked[:2] == [("notes", ["ann", "sleeper"], False), ("memos", ["ann"], True)]
 
 
 CASTS = (

@@ -273,6 +273,19 @@ async def test_a_sleeping_policy_costs_the_others_one_timeout(scene: Scene) -> N
     assert took >= TIMEOUT
 
 
+async def test_a_policy_that_sleeps_for_all_is_waited_for_once(scene: Scene) -> None:
+    scene.make("id int primary key, owner text", "pg_sleep(60) is not null")
+    scene.execute("insert into notes values (1, 'ann'), (2, 'ann')")
+    answers = await scene.ask([1, 2], *(f"sleeper {number}" for number in range(5)))
+    why = [set(answer.failed.values()) for answer in answers]
+    assert why == [{Failure.TIMEOUT}] + [{Failure.UNASKED}] * 4
+    assert [answer.visible for answer in answers] == [set()] * 5
+    # The next ones have the whole time again.
+    async with scene.visibility.connections.one() as connection:
+        cursor = await connection.execute("show statement_timeout")
+        assert await cursor.fetchall() == [(f"{TIMEOUT * 1000:.0f}ms",)]
+
+
 async def test_apart_it_is_found_which_row_takes_the_time(scene: Scene) -> None:
     scene.execute(
         "create function slow() returns boolean language plpgsql as"
