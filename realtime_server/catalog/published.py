@@ -10,7 +10,9 @@ import psycopg
 
 from realtime_core.errors import SourceError
 
+from ..config import OutputPlugin
 from .connections import connect
+from .publications import published
 
 __all__ = ["PublishedColumn", "PublishedTable", "published_tables"]
 
@@ -34,42 +36,46 @@ class PublishedTable:
     """Those that are published, in the table's order."""
 
 
-# Before PostgreSQL 15 the view has no attnames, and there are no column lists.
+# Not from pg_publication_tables, which waits for each table that is locked.
 _TABLES: Final = """
-    WITH published AS (
-        SELECT c.oid AS relid, pg_catalog.to_jsonb(p) -> 'attnames' AS names
-        FROM pg_catalog.pg_publication_tables p
-        JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname
-        JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
-        WHERE p.pubname = ANY (%(publications)s)
+    WITH listed AS (
+        SELECT c.oid, n.nspname, c.relname, {published} -> 0 AS names
+        FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p') AND c.oid >= {first}
+            AND n.nspname <> ALL ('{{pg_catalog,information_schema,pg_toast}}')
     )
-    SELECT n.nspname, c.relname, pg_catalog.json_agg(
+    SELECT c.nspname, c.relname, pg_catalog.json_agg(
         pg_catalog.json_build_array(a.attname, t.typname) ORDER BY a.attnum
     )
-    FROM pg_catalog.pg_class c
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    FROM listed c
     JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
     JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-    WHERE EXISTS (
-        SELECT FROM published p
-        WHERE p.relid = c.oid AND coalesce(p.names ? a.attname::pg_catalog.text, true)
-      )
+    WHERE pg_catalog.to_jsonb(c.names) ? a.attname::pg_catalog.text
       AND (%(role)s::pg_catalog.text IS NULL OR pg_catalog.has_column_privilege(
         (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolname = %(role)s), c.oid, a.attnum,
         'SELECT'
       ))
     GROUP BY 1, 2 ORDER BY 1, 2 LIMIT %(most)s
 """
+_FIRST_OWN_OID: Final = 16384
+"""FirstNormalObjectId, in PostgreSQL's src/include/access/transam.h."""
 
 
 async def published_tables(
-    dsn: str, publications: Sequence[str], *, role: str | None = None, most: int = 1000
+    dsn: str,
+    publications: Sequence[str],
+    *,
+    plugin: OutputPlugin = OutputPlugin.PGOUTPUT,
+    role: str | None = None,
+    most: int = 1000,
 ) -> tuple[PublishedTable, ...]:
     """Return the tables that publications publish, by schema and name.
 
     Args:
         dsn: of the database, as the server's role.
         publications: their names; one that does not exist publishes nothing.
+        plugin: that makes the changes.
         role: leave out columns that this role may not ``SELECT``, and tables of which none is
             left; None: leave out nothing. A role that does not exist may select nothing.
         most: tables to return.
@@ -79,10 +85,10 @@ async def published_tables(
     """
     parameters = {"publications": list(publications), "role": role, "most": most}
     try:
-        async with (
-            await connect(dsn, name="inspector") as connection,
-            await connection.execute(_TABLES, parameters) as cursor,
-        ):
+        async with await connect(dsn, name="inspector") as connection:
+            wanted = published(connection.info.server_version, plugin)
+            query = _TABLES.format(published=wanted, first=_FIRST_OWN_OID)
+            cursor = await connection.execute(query.encode(), parameters)
             rows = await cursor.fetchall()
     except psycopg.Error as exc:
         raise SourceError(" ".join(str(exc).split())) from exc

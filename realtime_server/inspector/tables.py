@@ -58,7 +58,12 @@ class TableList:
         is_rls = config.replication_mode is ReplicationMode.RLS
 
         async def ask(role: str | None) -> Sequence[PublishedTable]:
-            return await published_tables(await resolve_dsn(config), config.publications, role=role)
+            return await published_tables(
+                await resolve_dsn(config),
+                config.publications,
+                plugin=config.output_plugin,
+                role=role,
+            )
 
         return cls(ask, by_role=is_rls, clock=time.monotonic)
 

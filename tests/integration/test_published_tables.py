@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import psycopg
 import pytest
 
 from realtime_core.errors import ConnectionLostError
@@ -91,6 +94,14 @@ async def test_partitions_are_named_as_their_changes_are(database: Database) -> 
     )
     assert names(await published_tables(database.dsn, ["root"])).keys() == {"public.day"}
     assert names(await published_tables(database.dsn, ["leaves"])).keys() == {"public.day_1"}
+
+
+async def test_a_table_that_is_locked_is_not_waited_for(database: Database) -> None:
+    database.execute(SHOP)
+    with psycopg.connect(database.dsn) as locker:
+        locker.execute("lock table depot.goods in access exclusive mode")
+        async with asyncio.timeout(5):
+            assert await published_tables(database.dsn, ["shop", "list"]) == (GOODS, TODOS)
 
 
 async def test_a_database_that_cannot_be_asked_is_an_error() -> None:
