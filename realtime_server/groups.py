@@ -168,6 +168,11 @@ class Delivery(NamedTuple):
         assert isinstance(member, Subscription)  # a group without members is none
         return bool(member.topic.filters)
 
+    @property
+    def has_filters(self) -> bool:
+        """Whether a filter has a say in any of it."""
+        return self.is_filtered
+
     def message(self, data: bytes) -> bytes:
         """Return a payload as the message that the group gets."""
         return self.group.message(self.payload.event, data)
@@ -201,6 +206,10 @@ class BoundDelivery(NamedTuple):
     def is_filtered(self) -> bool:
         plain = (one.id for one in self.group.bindings if one.filter is None)
         return not any(one in self.ids for one in plain)
+
+    @property
+    def has_filters(self) -> bool:
+        return any(one.filter is not None and one.id in self.ids for one in self.group.bindings)
 
     def message(self, data: bytes) -> bytes:
         return self.group.message(self.ids, data)

@@ -60,7 +60,7 @@ class Receivers:
         known = view.known_of_old
         for matched, members in candidate.matched.get(viewer, ()):
             delivery = _permitted(matched, members, candidate.change, view)
-            if delivery is not None and known is not None and delivery.is_filtered:
+            if delivery is not None and known is not None and delivery.has_filters:
                 delivery = self._passes_what_is_known(delivery, known)
             if delivery is not None:
                 found.append((delivery, members))

@@ -302,6 +302,24 @@ async def test_a_filter_on_a_delete_sees_the_primary_key_alone(
         assert deletes == {topic: 1 for topic in topics if "DELETE" in topic}
 
 
+async def test_it_sees_no_more_beside_a_binding_without_a_filter(stage: RlsStage) -> None:
+    """Both get the same columns, so one message names all the bindings that the row passes."""
+    stage.make("staff", STAFF, OWN)
+    stage.execute(*IDENTITIES["full"])
+    wanted = [{"filter": filter} for filter in (*PASSING, *UNKNOWN)]
+    sent = [{"event": "DELETE", "schema": stage.schema, "table": "staff"}]
+    sent += [sent[0] | one for one in wanted]
+    async with stage.client("bob") as bob:
+        reply = await bob.try_join("realtime:room", bindings(bob, *sent))
+        ids = [one["id"] for one in reply["response"]["postgres_changes"]]
+        await stage.settle()
+        await bob.drain()
+        [payload] = await stage.payloads(
+            bob, "insert into staff values (1, 500, 'ann')", "delete from staff"
+        )
+    assert sorted(payload["ids"]) == sorted(ids[: 1 + len(PASSING)])
+
+
 async def test_without_row_level_security_a_filter_sees_the_whole_old_row(stage: RlsStage) -> None:
     stage.make("staff", STAFF, None)
     stage.execute(*IDENTITIES["full"], "insert into staff values (1, 500, 'ann')")
