@@ -1,0 +1,1 @@
+"""Parts of the random test of row level security, which ``fuzz_rls`` runs."""

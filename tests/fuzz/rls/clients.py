@@ -1,0 +1,263 @@
+"""Clients: who they are, what they listen to, and what the server tells them.
+
+They speak the protocol as it is documented, and know nothing else of the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+import attrs
+from joserfc.jwk import OctKey
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.fuzz.rls.filters import Filter, columns_of
+from tests.tokens import SECRET, sign_text
+
+__all__ = ["Binding", "Channel", "Client", "Kind", "ProtocolError", "Told", "Viewer", "read_json"]
+
+FENCE: Final = "realtime:fence"
+PATIENCE: Final = 60.0
+"""Seconds after which what should have come will not."""
+
+Kind: TypeAlias = Literal["INSERT", "UPDATE", "DELETE"]
+
+
+class ProtocolError(Exception):
+    """The server said what nobody had asked for, or nothing at all."""
+
+
+class Told(NamedTuple):
+    """What a subscriber is told of a change."""
+
+    table: str
+    kind: str
+    columns: tuple[str, ...]
+    record: Any
+    old_record: Any
+    error: str | None
+
+
+@attrs.frozen(eq=False)
+class Viewer:
+    """A role and claims."""
+
+    role: str
+    claims: str
+    """As JSON, as the token has them."""
+
+    @property
+    def token(self) -> str:
+        return sign_text(self.claims, OctKey.import_key(SECRET), alg="HS256")
+
+
+@attrs.define(eq=False)
+class Binding:
+    """A subscriber: one wish of one channel, and what it was told."""
+
+    viewer: Viewer
+    table: str | None
+    """None: all of the world's."""
+    kind: Kind | None = None
+    """None: all three."""
+    filter: Filter | None = None
+    select: tuple[str, ...] | None = None
+    told: list[Told] = attrs.field(factory=list)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        return frozenset() if self.filter is None else frozenset(columns_of(self.filter))
+
+    def listens_to(self, table: str, kind: str) -> bool:
+        return self.table in (None, table) and self.kind in (None, kind)
+
+    def as_config(self, schema: str) -> dict[str, Any]:
+        config: dict[str, Any] = {"event": self.kind or "*", "schema": schema}
+        if self.table is not None:
+            config["table"] = self.table
+        if self.filter is not None:
+            config["filter"] = self.filter.text(in_group=False)
+        if self.select is not None:
+            config["select"] = list(self.select)
+        return config
+
+    def __str__(self) -> str:
+        filtered = "" if self.filter is None else f" where {self.filter.text(in_group=False)}"
+        selected = "" if self.select is None else f" of {', '.join(self.select)}"
+        return f"{self.kind or '*'} on {self.table or '*'}{selected}{filtered}"
+
+
+@attrs.define(eq=False)
+class Channel:
+    """A topic that a client joins as somebody."""
+
+    viewer: Viewer
+    topic: str
+    bindings: Sequence[Binding]
+    has_config: bool
+    """Whether it is joined as today's clients do; else the topic is its only binding."""
+    by_id: dict[int, list[Binding]] = attrs.field(factory=dict)
+    last: tuple[int, int] = (0, 0)
+    """The position of what it was told last."""
+    refusal: str | None = None
+
+    def take(self, payload: Any) -> None:
+        if self.has_config:
+            data = payload["data"]
+            chosen = [binding for one in payload["ids"] for binding in self.by_id[one]]
+        else:
+            data, chosen = payload, list(self.bindings)
+        lsn, _, index = data["position"].partition("@")[0].partition(":")
+        high, _, low = lsn.partition("/")
+        position = ((int(high, 16) << 32) + int(low, 16), int(index))
+        if position < self.last:
+            raise ProtocolError(f"{self.topic} is told of {position} after {self.last}")
+        self.last = position
+        if data["table"] == "fence":
+            return
+        errors = data["errors"]
+        told = Told(
+            data["table"],
+            data["type"],
+            tuple(column["name"] for column in data["columns"]),
+            data.get("record"),
+            data.get("old_record"),
+            errors[0] if errors else None,
+        )
+        for binding in chosen:
+            binding.told.append(told)
+
+
+class Client:
+    """A socket with channels.
+
+    Args:
+        websocket: connected.
+        vsn: the protocol's version.
+        schema: of the world.
+    """
+
+    def __init__(self, websocket: ClientConnection, vsn: str, schema: str) -> None:
+        self._websocket = websocket
+        self._is_first = vsn == "1.0.0"
+        self._schema = schema
+        self._channels: dict[str, Channel] = {}
+
+    @classmethod
+    async def open(cls, port: int, vsn: str, viewer: Viewer, schema: str) -> Client:
+        """Connect, and listen to the fence."""
+        uri = f"ws://127.0.0.1:{port}/socket/websocket?vsn={vsn}&apikey={viewer.token}"
+        websocket = await connect(
+            uri, compression=None, proxy=None, ping_interval=None, max_size=None, max_queue=None
+        )
+        client = cls(websocket, vsn, schema)
+        binding = {"event": "INSERT", "schema": "public", "table": "fence"}
+        await client._send(FENCE, "phx_join", {"config": {"postgres_changes": [binding]}}, "f")
+        await client._until(lambda topic, event, _: topic == FENCE and event == "phx_reply")
+        return client
+
+    async def close(self) -> None:
+        await self._websocket.close()
+
+    async def join(self, channels: Sequence[Channel]) -> None:
+        """Join topics; whether each was refused stands with it."""
+        for channel in channels:
+            self._channels[channel.topic] = channel
+            payload: dict[str, Any] = {"user_token": channel.viewer.token}
+            if channel.has_config:
+                wanted = [binding.as_config(self._schema) for binding in channel.bindings]
+                payload = {
+                    "access_token": channel.viewer.token,
+                    "config": {"postgres_changes": wanted},
+                }
+            await self._send(channel.topic, "phx_join", payload, "1")
+        left = {channel.topic for channel in channels}
+
+        def is_last(topic: str, event: str, payload: Any) -> bool:
+            if event == "phx_reply" and topic in left:
+                left.discard(topic)
+                _answer(self._channels[topic], payload)
+            return not left
+
+        if left:
+            await self._until(is_last)
+        for channel in channels:
+            if channel.refusal is not None:
+                del self._channels[channel.topic]
+
+    async def read_until_fence(self, number: int) -> None:
+        """Take all that was written before that row of the fence."""
+
+        def is_it(topic: str, event: str, payload: Any) -> bool:
+            return (
+                topic == FENCE
+                and event == "postgres_changes"
+                and payload["data"]["record"]["n"] == number
+            )
+
+        await self._until(is_it)
+
+    async def _until(self, is_it: Callable[[str, str, Any], bool]) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    topic, event, payload = self._parse(await self._websocket.recv(decode=False))
+                    if is_it(topic, event, payload):
+                        return
+                    self._take(topic, event, payload)
+        except TimeoutError:
+            raise ProtocolError(
+                f"nothing came for {PATIENCE} s, of {list(self._channels)}"
+            ) from None
+
+    def _take(self, topic: str, event: str, payload: Any) -> None:
+        if event in ("postgres_changes", "INSERT", "UPDATE", "DELETE"):
+            if topic != FENCE:
+                self._channels[topic].take(payload)
+        elif event == "system":
+            if "gap" in payload or payload["status"] != "ok":
+                raise ProtocolError(f"{topic} is told {payload}")
+        elif event != "phx_reply":
+            raise ProtocolError(f"{topic} is told {event} {payload}")
+
+    async def _send(self, topic: str, event: str, payload: Any, ref: str) -> None:
+        frame: Any = [ref, ref, topic, event, payload]
+        if self._is_first:
+            frame = {
+                "topic": topic,
+                "event": event,
+                "payload": payload,
+                "ref": ref,
+                "join_ref": ref,
+            }
+        await self._websocket.send(json.dumps(frame))
+
+    def _parse(self, data: bytes) -> tuple[str, str, Any]:
+        frame = read_json(data)
+        if self._is_first:
+            return frame["topic"], frame["event"], frame["payload"]
+        _, _, topic, event, payload = frame
+        return topic, event, payload
+
+
+def _answer(channel: Channel, payload: Any) -> None:
+    response = payload["response"]
+    if payload["status"] != "ok":
+        channel.refusal = response["reason"]
+    elif channel.has_config:
+        for binding, answer in zip(channel.bindings, response["postgres_changes"], strict=True):
+            channel.by_id.setdefault(answer["id"], []).append(binding)
+
+
+def bindings_of(channels: Sequence[Channel]) -> Iterator[Binding]:
+    for channel in channels:
+        yield from channel.bindings
+
+
+def read_json(text: str | bytes) -> Any:
+    """Read JSON with numbers as they are, not as floats."""
+    return json.loads(text, parse_float=Decimal, parse_int=Decimal)

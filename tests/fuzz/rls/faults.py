@@ -1,0 +1,143 @@
+"""The server with a check that is skipped on purpose: whoever looks for leaks has to find it.
+
+    SKIPPED=filters python -m tests.fuzz.rls.faults --dev
+
+This alone knows the server from within. It is run as a process of its own, never imported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from realtime_core import Change
+from realtime_server.__main__ import main
+from realtime_server.groups import BoundDelivery
+from realtime_server.hub import Hub
+from realtime_server.rls.pages import Page
+from realtime_server.rls.payloads import View
+from realtime_server.rls.visibility import Answer, Question, Visibility
+
+
+def skip_visibility() -> None:
+    """Show every row to everybody."""
+
+    async def check(
+        self: Visibility, table: Any, rows: Any, questions: Sequence[Question], **_: Any
+    ) -> list[Answer]:
+        return [Answer(visible=set(question.places)) for question in questions]
+
+    Visibility.check = check  # type: ignore[method-assign]
+
+
+def skip_claims() -> None:
+    """Ask for each role once, with one viewer's claims, and answer all others the same."""
+    check = Visibility.check
+
+    async def check_as_the_first(
+        self: Visibility, table: Any, rows: Any, questions: Sequence[Question], **more: Any
+    ) -> list[Answer]:
+        first: dict[str, Any] = {}
+        asked = [
+            attrs.evolve(one, viewer=first.setdefault(one.viewer.role, one.viewer))
+            for one in questions
+        ]
+        return await check(self, table, rows, asked, **more)
+
+    Visibility.check = check_as_the_first  # type: ignore[method-assign]
+
+
+def skip_one_in_a_hundred() -> None:
+    """Show every hundredth row that a viewer does not see, and none of the rest."""
+    check = Visibility.check
+    count = 0
+
+    async def check_mostly(
+        self: Visibility, table: Any, rows: Any, questions: Sequence[Question], **more: Any
+    ) -> list[Answer]:
+        nonlocal count
+        answers = await check(self, table, rows, questions, **more)
+        for question, answer in zip(questions, answers, strict=True):
+            for place in question.places:
+                if place not in answer.visible:
+                    count += 1
+                    if count % 100 == 0:
+                        answer.visible.add(place)
+        return answers
+
+    Visibility.check = check_mostly  # type: ignore[method-assign]
+
+
+def skip_delivery() -> None:
+    """Keep every hundredth row from who sees it."""
+    check = Visibility.check
+    count = 0
+
+    async def check_mostly(
+        self: Visibility, table: Any, rows: Any, questions: Sequence[Question], **more: Any
+    ) -> list[Answer]:
+        nonlocal count
+        answers = await check(self, table, rows, questions, **more)
+        for answer in answers:
+            for place in list(answer.visible):
+                count += 1
+                if count % 100 == 0:
+                    answer.visible.discard(place)
+        return answers
+
+    Visibility.check = check_mostly  # type: ignore[method-assign]
+
+
+def skip_privileges() -> None:
+    """Show every column of a table to who may SELECT any."""
+    columns_of = Page._columns_of
+
+    def all_columns_of(self: Page, role: str) -> Any:
+        found = columns_of(self, role)
+        return found and tuple(one for one in self._table.columns if one.name in self._published)
+
+    Page._columns_of = all_columns_of  # type: ignore[method-assign]
+
+
+def skip_filters() -> None:
+    """Let every row pass each filter that is asked about it."""
+    deliveries = Hub.deliveries
+
+    def deliveries_to_all(self: Hub, change: Change, *, filtered: bool = True) -> Any:
+        return deliveries(self, change, filtered=False)
+
+    Hub.deliveries = deliveries_to_all  # type: ignore[method-assign]
+
+
+def skip_old_rows() -> None:
+    """Show the whole old row, under row level security too."""
+    init = View.__init__
+
+    def init_showing(self: View, *args: Any, hides_old: bool, **more: Any) -> None:
+        init(self, *args, hides_old=False, **more)
+
+    View.__init__ = init_showing  # type: ignore[method-assign]
+
+
+def skip_deleted() -> None:
+    """Let filters see all of a deleted row."""
+    View.known_of_old = property(lambda self: None)  # type: ignore[assignment]
+
+
+def skip_deleted_beside_others() -> None:
+    """Let them see it where a binding without a filter gets the same."""
+    BoundDelivery.has_filters = BoundDelivery.is_filtered  # type: ignore[method-assign]
+
+
+FAULTS = {
+    name.removeprefix("skip_"): skip
+    for name, skip in list(globals().items())
+    if name.startswith("skip_")
+}
+
+if __name__ == "__main__":
+    FAULTS[os.environ["SKIPPED"]]()
+    main()
