@@ -6,6 +6,9 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 CLIENTS := tests/e2e/clients
 UNIT_TESTS := tests/core tests/server tests/property $(wildcard tests/test_*.py)
+# Most tests wait, for processes and for time limits, so two cores keep three workers busy. Tests of
+# a server that others share, TEST_DSN's, come one after the other: some of them look at all of it.
+WORKERS ?= $(if $(TEST_DSN),0,3)
 # Files with a leading underscore are what the benchmarks share.
 BENCHMARKS ?= $(sort $(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
@@ -19,10 +22,10 @@ help: ## print this menu
 demo: $(VENV)/.demo ## PostgreSQL, sample tables, the server and a page; PORT=4567 for another port
 	@exec $(RUN) -m realtime_server.demo
 
-test: ## install what the tests need, then check everything
+test: ## install what the tests need, then check everything; WORKERS=0 for one after the other
 	@tests/provision
 	@$(MAKE) --no-print-directory lint clients
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: lint ## format, lint, types and unit tests, in under a minute
 	@$(RUN) -m pytest --quiet -n auto -m "not integration and not e2e and not slow" $(UNIT_TESTS)

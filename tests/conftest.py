@@ -1,4 +1,6 @@
-"""What every test has: the PostgreSQL fixtures, and rules about skips and random examples.
+"""What every test has: the PostgreSQL fixtures, and rules about order, skips and random examples.
+
+Workers of pytest-xdist take a file at a time, the longest first.
 
 With CI=true nothing may be skipped: there `make test` has installed all that
 the tests need, so a skip is a mistake that would hide the test for ever.
@@ -8,7 +10,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -24,6 +28,23 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.fix_postgres", "tests.fix_rls"]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let workers begin with what takes long, so that no worker is left with it at the end.
+
+    One after the other, tests stay as they are: by the fixtures that they share.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    slow: Counter[Path] = Counter()
+    beside: set[Path] = set()
+    for item in items:
+        slow[item.path] += item.get_closest_marker("slow") is not None
+        if item.get_closest_marker("integration") or item.get_closest_marker("e2e"):
+            beside.add(item.path)
+    items.sort(key=lambda item: (-slow[item.path], item.path not in beside))
 
 
 def forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -52,9 +55,10 @@ def clients() -> Path:
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed; stock JavaScript clients need it")
-    if not _is_installed():
-        command = ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"]
-        subprocess.run(command, cwd=CLIENTS, check=True, timeout=240)
+    with _alone():
+        if not _is_installed():
+            command = ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"]
+            subprocess.run(command, cwd=CLIENTS, check=True, timeout=240)
     return CLIENTS
 
 
@@ -64,8 +68,20 @@ def python_client() -> Path:
     if shutil.which("make") is None:
         pytest.skip("make is not installed; it makes the Python client's environment")
     stamp = (CLIENTS / ".venv" / ".done").relative_to(ROOT)
-    subprocess.run(["make", "--silent", str(stamp)], cwd=ROOT, check=True, timeout=240)
+    with _alone():
+        subprocess.run(["make", "--silent", str(stamp)], cwd=ROOT, check=True, timeout=240)
     return CLIENTS / ".venv" / "bin" / "python"
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Have no other worker install anything meanwhile."""
+    folder = os.open(CLIENTS, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _is_installed() -> bool:

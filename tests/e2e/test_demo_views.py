@@ -15,6 +15,7 @@ import pytest
 from tests.e2e.browser import Browser, Page
 from tests.e2e.inspector_page import ROWS, text_of, use_phone
 from tests.server.test_demo_main import Demo, running
+from tests.waiting import eventually_sync
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
 
@@ -25,7 +26,23 @@ WITHIN = 120
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Demo]:
     with running() as demo:
+        until_ready(demo)
         yield demo
+
+
+def until_ready(demo: Demo) -> None:
+    """Wait until the views' server reads changes; before that their page says that it does not."""
+    url = demo.views_url().partition("#")[0]
+
+    def is_ready() -> bool:
+        try:
+            with urlopen(f"{url}ready", timeout=30):
+                return True
+        except HTTPError as refused:
+            refused.close()
+            return False
+
+    eventually_sync(is_ready)
 
 
 @pytest.fixture
@@ -109,6 +126,7 @@ def test_without_a_token_the_server_shows_nothing(browser: Browser, demo: Demo) 
 
 def test_the_tokens_are_in_that_address_and_in_no_log(browser: Browser) -> None:
     with running() as demo:
+        until_ready(demo)
         assert len(re.findall(r"eyJ", demo.said.replace(demo.views_url(), ""))) == 0
         with browser.page(demo.views_url()) as page:
             await_views(page)

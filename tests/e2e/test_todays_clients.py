@@ -21,7 +21,7 @@ import pytest
 
 from tests.e2e.program import NodeProgram, Program
 from tests.e2e.server_process import ServerProcess
-from tests.fix_postgres import TEST_DSN, Database, Server
+from tests.fix_postgres import TEST_DSN, Database, Server, unique_name
 from tests.tokens import SECRET, make_token
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
@@ -493,7 +493,7 @@ def run(clients: Path, python_client: Path) -> Iterator[Callable[[str, str], Pop
 
         def run(language: str, source: str) -> Popen:
             # Beside the packages that it imports.
-            path = clients / f".connect-{len(programs)}.{'mjs' if language == 'js' else 'py'}"
+            path = clients / f".{unique_name('connect')}.{'mjs' if language == 'js' else 'py'}"
             programs.append(path)
             path.write_text(source)
             command = ["node"] if language == "js" else [str(python_client), "-u"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-import time
 from collections.abc import Iterator
 from random import Random
 
@@ -18,7 +17,7 @@ from psycopg.pq import PGconn, PollingStatus
 from realtime_server.demo import notes
 from realtime_server.demo.embedded import EmbeddedPostgres
 from tests.fix_postgres import Database, execute, unique_name
-from tests.server.test_demo_main import STOP_WITHIN, running
+from tests.server.test_demo_main import running
 from tests.waiting import eventually, eventually_sync
 
 pytestmark = pytest.mark.integration
@@ -165,10 +164,9 @@ async def abandon_login(dsn: str) -> None:
 
 async def test_a_login_that_was_given_up_halfway_does_not_hold_the_end_up() -> None:
     with EmbeddedPostgres(password="x") as postgres:
-        async with notes.open_notes(postgres.dsn):
+        # PostgreSQL itself gives a login up after a minute.
+        async with asyncio.timeout(30), notes.open_notes(postgres.dsn):
             await abandon_login(postgres.dsn)
-            started = time.monotonic()
-        assert time.monotonic() - started < STOP_WITHIN
         assert execute(postgres.dsn, "select datname from pg_database where datname ~ 'demo'") == []
 
 
@@ -180,7 +178,7 @@ def test_a_demo_on_ones_own_database_leaves_the_sample_tables_and_nothing_else(
         assert "-c '\\c realtime_demo_" in demo.snippet("Write as Ann")
         # The server has its slot in the notes' database.
         eventually_sync(lambda: "slot" in [kind for kind, _ in left_in(humble)])
-        assert demo.stop(signal.SIGTERM) < STOP_WITHIN
+        demo.stop(signal.SIGTERM)
         assert demo.process.returncode == 0
     assert left_in(humble) == []
     assert humble.execute(IN_DATABASE) == [
