@@ -17,6 +17,7 @@ from realtime_server.backlog import Backlog
 from realtime_server.frames import Frames, TextFrame
 from realtime_server.outbox import OutboxCounters, SocketOutbox
 from tests.server_helpers import FakeTransport, texts
+from tests.stopped_clock import stop_the_clock
 from tests.waiting import eventually
 
 # A frame's head is two bytes.
@@ -157,19 +158,22 @@ async def test_a_client_whose_oldest_byte_waits_too_long_is_cut_off(
     assert caplog.messages[0].endswith(" s, at most 0.05 may be (OUTBOX_MAX_AGE); disconnected")
 
 
-async def test_a_client_that_is_always_behind_but_never_for_long_is_not_cut_off() -> None:
+async def test_a_client_that_is_always_behind_but_never_for_long_is_not_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = stop_the_clock(monkeypatch)
     wire = Wire(max_age=0.2)
-    loop = asyncio.get_running_loop()
-    end = loop.time() + 0.6
     wire.write(FORTY)
-    while loop.time() < end:
+    for _ in range(60):
         # It reads what is older than the last write: something waits all the time.
         wire.write(FORTY)
         wire.transport.waiting = FORTY.plain
-        await asyncio.sleep(0.01)
-    assert not wire.transport.aborted
-    wire.transport.sent()
-    wire.outbox.close()
+        await clock.pass_by(0.01)
+        assert not wire.transport.aborted
+    # Now it reads no more.
+    for _ in range(30):
+        await clock.pass_by(0.01)
+    assert wire.transport.aborted
 
 
 async def test_nobody_is_watched_for_whom_nothing_waits() -> None:

@@ -24,6 +24,7 @@ from realtime_server.guard import GuardedConnection
 from realtime_server.listener import deflate_factory
 from realtime_server.outbox import OutboxCounters, SocketOutbox
 from tests.server_helpers import DEADLINE
+from tests.stopped_clock import stop_the_clock
 from tests.waiting import eventually
 
 MAX_BYTES = 1 << 20
@@ -225,13 +226,16 @@ async def test_a_client_is_cut_off_when_bytes_wait_too_long(connection_class: An
 
 
 async def test_who_falls_behind_time_and_again_but_never_for_long_is_not_cut_off(
-    connection_class: Any,
+    connection_class: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = stop_the_clock(monkeypatch)
     async with connected([], [], connection_class, max_age=0.5) as (outbox, connection, client):
-        loop = asyncio.get_running_loop()
-        end = loop.time() + 1.5
-        while loop.time() < end:
-            await receive(client, fill(outbox, connection))
+        for _ in range(15):
+            client.transport.pause_reading()  # type: ignore[attr-defined]
+            count = fill(outbox, connection)
+            await clock.pass_by(0.3)
+            client.transport.resume_reading()  # type: ignore[attr-defined]
+            await receive(client, count)
         assert outbox._counters.slow_clients == 0
 
 
