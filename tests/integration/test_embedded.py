@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,9 +147,8 @@ def test_stop_does_not_wait_for_a_consumer_that_does_not_read() -> None:
             consumer.execute("CREATE_REPLICATION_SLOT stuck TEMPORARY LOGICAL test_decoding")
             consumer.pgconn.send_query(b"START_REPLICATION SLOT stuck LOGICAL 0/0")
             ask(server, FILL_THE_SOCKET)
-            started = time.monotonic()
+            # By a signal alone that asks for it, it would wait for ever.
             server.stop()
-            assert time.monotonic() - started < 4.5
     finally:
         server.stop("immediate")
 

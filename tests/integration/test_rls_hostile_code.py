@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -24,6 +23,7 @@ FORGETS = (
 )
 MORE_THAN_ARE_NEEDED_TO_PREPARE = 12
 TIMEOUT = 0.5
+TOO_LONG = "row level security takes too long for role"
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -75,10 +75,9 @@ async def test_a_policy_that_hangs_for_many_does_not_hold_others_up_for_each_of_
         for client in (*slow, fast):
             await client.sit(stage.topic("bad"))
         await other.sit(stage.topic("good"))
-        start = time.monotonic()
         stage.execute("insert into bad values (1)", "insert into good values (1)")
         assert (await other.receive())["payload"]["record"] == {"id": 1}
-        assert time.monotonic() - start < many / 2 * TIMEOUT
+        assert caplog.text.count(TOO_LONG) < many / 2
         assert (await fast.receive())["payload"]["record"] == {"id": 1}
         for client in slow:
             [error] = (await client.receive())["payload"]["errors"]
@@ -87,7 +86,7 @@ async def test_a_policy_that_hangs_for_many_does_not_hold_others_up_for_each_of_
         stage.execute("insert into bad values (2)", "insert into bad values (3)")
         rows = [(await fast.receive())["payload"]["record"] for _ in range(2)]
         assert rows == [{"id": 2}, {"id": 3}]
-    assert caplog.text.count("row level security takes too long for role") == many
+    assert caplog.text.count(TOO_LONG) == many
 
 
 async def test_a_policy_that_fails_for_each_row_is_logged_once_in_a_while(

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import psycopg
@@ -116,13 +115,11 @@ async def test_a_signal_closes_sockets_with_1012_and_ends_it_quickly_with_0(
                 database.execute("insert into item values (1)")
                 assert (await v1.receive())["payload"]["record"] == {"id": "1"}
                 assert (await v2.receive())[4]["record"] == {"id": "1"}
-                begin = time.monotonic()
                 server.process.send_signal(number)
                 assert await v1.closed() == (1012, "the server restarts")
                 assert await v2.closed() == (1012, "the server restarts")
             await eventually(lambda: server.process.poll() is not None)
             assert server.process.returncode == 0
-            assert time.monotonic() - begin < 15
         assert not [line for line in server.log if "Traceback" in line or "ERROR" in line]
         free = database.execute("select active from pg_replication_slots")
         assert free == [(False,)]
@@ -132,11 +129,10 @@ async def test_it_ends_as_quickly_while_it_waits_for_the_database() -> None:
     nowhere = "host=127.0.0.1 port=1 dbname=none user=nobody"
     with ServerProcess(nowhere, DB_RECONNECT_BACKOFF_MIN="60000") as server:
         server.wait_for_log(re.compile(r"trying again in \d+\.\d s"))
-        begin = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
+        # Sooner than it would have tried again.
         await eventually(lambda: server.process.poll() is not None)
         assert server.process.returncode == 0
-        assert time.monotonic() - begin < 15
 
 
 async def test_log_lines_are_json_objects_when_asked_for(one_pg: Server) -> None:

@@ -90,10 +90,10 @@ def test_each_character_is_looked_at_once_however_small_the_chunks() -> None:
     """A value of 2 MB in chunks of 64 bytes: quadratic, it would take minutes."""
     chunk = "x" * 64
     splitter = Splitter()
-    start = time.perf_counter()
+    start = time.process_time()
     pieces = list(splitter.feed('{"a":"'))
     for _ in range(32_000):
         pieces += splitter.feed(chunk)
     pieces += splitter.feed('"}')
     assert len(pieces) == 1
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
