@@ -78,8 +78,8 @@ async def test_an_idle_slot_follows_what_other_tables_write(
 async def test_a_stuck_consumer_keeps_its_connection_and_needs_no_memory(other: Database) -> None:
     """The bound: what one wake-up brings, and what libpq and the socket hold of the rest."""
     slot = unique_name("slot")
-    timeout = 0.6
-    dsn = make_conninfo(other.dsn, options=f"-c wal_sender_timeout={timeout * 1000:.0f}ms")
+    timeout = 2
+    dsn = make_conninfo(other.dsn, options=f"-c wal_sender_timeout={timeout}s")
     async with PgoutputSource(dsn, publications=["shop"], slot=slot) as source:
         other.execute("insert into item values (0, 'first')")
         assert ids(await take(source, 1)) == [0]
