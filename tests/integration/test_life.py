@@ -11,6 +11,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,13 @@ async def test_twenty_restarts_under_load_leave_no_hole(shop: Database, tmp_path
     record.touch()
     slot = unique_name("slot")
     shop.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
-    settings = {"PUBLICATIONS": '["shop"]', "SLOT_NAME": slot, "RECORD": str(record)}
+    settings = {
+        "PUBLICATIONS": '["shop"]',
+        "SLOT_NAME": slot,
+        "RECORD": str(record),
+        # The machine may be busy.
+        "DRAIN_TIMEOUT": "30000",
+    }
     with Load(shop) as load:
         for _ in range(20):
             with ServerProcess(shop.dsn, module="tests.recording_server", **settings) as server:
@@ -195,8 +202,9 @@ async def test_twenty_restarts_under_load_leave_no_hole(shop: Database, tmp_path
         await eventually(lambda: rows - 1 in read_record(record))
     handed = read_record(record)
     assert sorted(set(handed)) == list(range(rows))
-    # Hardly anything comes twice, as the last acknowledgement is sent and taken.
-    assert len(handed) - rows < 100
+    # Hardly ever does anything come twice, as the last acknowledgement is sent and taken, unless
+    # PostgreSQL is too busy to take it in time.
+    assert sum(later <= earlier for earlier, later in pairwise(handed)) < 10
 
 
 # PostgreSQL ends, and comes back.
