@@ -7,23 +7,26 @@ costs what matches, however many bindings there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator
 from typing import Generic, TypeAlias, TypeVar
 
-from realtime_core import Relation
+from realtime_core import Relation, RowChange
 from realtime_core.errors import FilterError
-from realtime_core.filters import EnumOrders, FilterIndex, Match
+from realtime_core.filters import Asked, EnumOrders, FilterIndex, Match
 
 from .encoding import RowPayload
-from .gate import TopicGate
+from .gate import Opening, TopicGate
 from .phoenix.joins import ANY, TRUNCATE, Binding
 
-__all__ = ["BindingIndex", "Form"]
+__all__ = ["BindingIndex", "Form", "Found"]
 
 Form: TypeAlias = tuple[str, frozenset[str] | None]
 """As what event a change is told, and which columns are shown: what a payload depends on."""
 
 G = TypeVar("G", bound=Hashable)
+
+Found: TypeAlias = dict[G, dict[Form, list[int]]]
+"""Who gets a change: in which forms, and the ids of the bindings for each."""
 
 
 class BindingIndex(Generic[G]):
@@ -98,42 +101,72 @@ class BindingIndex(Generic[G]):
         yield from self._filtered.prepare(relation)
         yield from self._leaving.prepare(relation)
 
-    def match(
-        self, payload: RowPayload, *, filtered: bool = True
-    ) -> dict[G, dict[Form, list[int]]]:
+    def asked(self, relation: Relation) -> Iterator[Asked]:
+        """Yield what the filters on a table ask of each row."""
+        yield self._filtered.asked(relation)
+        yield self._leaving.asked(relation)
+
+    def match(self, payload: RowPayload, *, filtered: bool = True) -> Found[G]:
         """Return who gets a change: in which forms, and the ids of the bindings for each.
 
         Args:
             payload: the change.
             filtered: whether filters are looked at; else each passes.
         """
-        found: dict[G, dict[Form, list[int]]] = {}
         if not self._plain and not self._with_filter:
-            return found
-
-        def tell(owner: G, binding: Binding, event: str) -> None:
-            forms = found.setdefault(owner, {})
-            forms.setdefault((event, binding.select), []).append(binding.id)
-
+            return {}
         event = payload.event
         relation = payload.plan.relation
         opening = self._gate.opening(relation.schema, relation.table, event)
-        events = (event,) if event == TRUNCATE else (ANY, event)
-        for schema, table in opening.tables:
-            for wanted in events:
-                for owner, binding in self._plain.get((schema, table, wanted), ()):
-                    tell(owner, binding, event)
+        found = self._without_filter(event, opening)
         if not filtered:
             for owner, binding in self.with_filter(relation.schema, relation.table):
                 if binding.wants(event) and opening.lets_filter_by(binding.columns):
-                    tell(owner, binding, event)
+                    _tell(found, owner, binding, event)
             return found
         # A TRUNCATE passes no filter.
         for owner, binding in self._filtered.match(payload.change):
             if binding.wants(event) and opening.lets_filter_by(binding.columns):
-                tell(owner, binding, event)
+                _tell(found, owner, binding, event)
         for (owner, binding), match in self._leaving.transitions(payload.change):
             told = "DELETE" if match is Match.LEAVES else event
             if binding.wants(told) and opening.lets_filter_by(binding.columns):
-                tell(owner, binding, told)
+                _tell(found, owner, binding, told)
         return found
+
+    def matching(self, payload: RowPayload) -> Generator[None, None, Found[G]]:
+        """Return what :meth:`match` does, and stop before each small part of it.
+
+        The change must be a row's.
+        """
+        change = payload.change
+        assert isinstance(change, RowChange)
+        passing = yield from self._filtered.matching(change)
+        moves = yield from self._leaving.moving(change)
+        event = payload.event
+        opening = self._gate.opening(change.relation.schema, change.relation.table, event)
+        found = self._without_filter(event, opening)
+        for owner, binding in passing:
+            yield
+            if binding.wants(event) and opening.lets_filter_by(binding.columns):
+                _tell(found, owner, binding, event)
+        for (owner, binding), match in moves:
+            yield
+            told = "DELETE" if match is Match.LEAVES else event
+            if binding.wants(told) and opening.lets_filter_by(binding.columns):
+                _tell(found, owner, binding, told)
+        return found
+
+    def _without_filter(self, event: str, opening: Opening) -> Found[G]:
+        found: Found[G] = {}
+        events = (event,) if event == TRUNCATE else (ANY, event)
+        for schema, table in opening.tables:
+            for wanted in events:
+                for owner, binding in self._plain.get((schema, table, wanted), ()):
+                    _tell(found, owner, binding, event)
+        return found
+
+
+def _tell(found: Found[G], owner: G, binding: Binding, event: str) -> None:
+    forms = found.setdefault(owner, {})
+    forms.setdefault((event, binding.select), []).append(binding.id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Container, Hashable, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Hashable, Iterable, Iterator
 from typing import Final, TypeAlias
 
 import attrs
@@ -45,6 +45,7 @@ from .groups import (
     Listening,
     Subscription,
 )
+from .pace import QUICK, Pace, pace_of
 from .phoenix.joins import Binding
 from .phoenix.messages import CHANNEL_PREFIX, subscription_failed
 from .phoenix.serializers import Serializer
@@ -127,8 +128,8 @@ class Hub:
         self._plans: Plans = {}
         self.on_relation: Callable[[Relation], None] = lambda _: None
         """Is told of a table when its first change comes, and the first that shows it anew."""
-        # Those whose filters are typed, until a subscription comes.
-        self._typed: set[Relation] = set()
+        # Those whose filters are typed, and how long these take, until a subscription comes.
+        self._typed: dict[Relation, Pace] = {}
         # By schema, table and kind of change, until a subscription comes, moves or goes.
         self._listening: dict[
             tuple[str, str, type[RowChange]], tuple[Listening, frozenset[Hashable]]
@@ -249,17 +250,40 @@ class Hub:
             kind = type(event)
             if kind in _TELLING_NOTHING:
                 continue
-            if kind in _ROWS and event.relation not in self._typed:  # type: ignore[union-attr]
-                yield from self.typing(event.relation)  # type: ignore[union-attr]
-            for members, message in self._messages(event):
+            deliveries: list[AnyDelivery] | None = None
+            if kind in _ROWS:
+                change: RowChange = event  # type: ignore[assignment]
+                pace = self._typed.get(change.relation)
+                if pace is not QUICK:
+                    if pace is None:
+                        yield from self.typing(change.relation)
+                        pace = self.pace(change.relation)
+                    if pace.takes_long(change):
+                        deliveries = yield from self._delivering(change, dispatch)
+            for members, message in self._messages(event, deliveries):
                 dispatch.add(members, message)
                 if dispatch.is_due():
                     yield from dispatch.hand_out()
+                    yield from dispatch.give_way()
             # Filters may have taken their time although nobody gets anything.
             if dispatch.is_over():
                 yield from dispatch.hand_out()
                 yield from dispatch.give_way()
         yield from dispatch.hand_out()
+
+    def _delivering(
+        self, change: RowChange, dispatch: Dispatch
+    ) -> Generator[float, None, list[AnyDelivery]]:
+        steps = self.delivering(change)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found: list[AnyDelivery] = end.value
+                return found
+            if dispatch.is_over():
+                yield from dispatch.hand_out()
+                yield from dispatch.give_way()
 
     def typing(self, relation: Relation) -> Iterator[float]:
         """Type the filters on a table that is new, or has other columns.
@@ -275,7 +299,37 @@ class Hub:
                 yield 0.0
         if len(self._typed) >= _MOST_TYPED:
             self._typed.clear()
-        self._typed.add(relation)
+        self._typed[relation] = self.pace(relation)
+
+    def pace(self, relation: Relation) -> Pace:
+        """Return how long the filters on a table take, as far as they are typed."""
+        known = self._typed.get(relation)
+        if known is None:
+            asked = (self._filters.asked(relation), *self._bindings.asked(relation))
+            known = pace_of(relation, asked)
+        return known
+
+    def delivering(self, change: RowChange) -> Generator[None, None, list[AnyDelivery]]:
+        """Return what :meth:`deliveries` does, and stop before each small part of it.
+
+        That is for changes of which :meth:`pace` says that they take long. Those who come
+        meanwhile get nothing of the change.
+        """
+        found: list[AnyDelivery] = []
+        for payload in row_payloads(change, self._plans):
+            passing = yield from self._filters.matching(change)
+            for topic in self._matches(payload, passing):
+                yield
+                # It may have gone meanwhile.
+                groups = self._groups.get(topic, {})
+                found += [Delivery(group, payload) for group in groups.values()]
+            bound = yield from self._bindings.matching(payload)
+            for bound_group, forms in bound.items():
+                yield
+                found += [
+                    BoundDelivery(bound_group, payload, form, ids) for form, ids in forms.items()
+                ]
+        return found
 
     def write(self, messages: Messages) -> None:
         """Hand messages out, in order, whatever time it takes."""
@@ -302,7 +356,14 @@ class Hub:
         """
         found: list[AnyDelivery] = []
         for payload in row_payloads(change, self._plans):
-            for topic in self._matches(payload, filtered):
+            passing: Iterable[Topic] = ()
+            if filtered:
+                if self._groups:
+                    passing = self._filters.match(change)
+            else:
+                relation = payload.plan.relation
+                passing = self._filtered.get((relation.schema, relation.table), ())
+            for topic in self._matches(payload, passing):
                 found += [Delivery(group, payload) for group in self._groups[topic].values()]
             for bound_group, forms in self._bindings.match(payload, filtered=filtered).items():
                 found += [
@@ -310,11 +371,14 @@ class Hub:
                 ]
         return found
 
-    def _messages(self, event: Event) -> Iterator[tuple[Members, bytes]]:
+    def _messages(
+        self, event: Event, deliveries: list[AnyDelivery] | None
+    ) -> Iterator[tuple[Members, bytes]]:
         if isinstance(event, Gap):
             yield from self.gap_messages(event)
         elif not isinstance(event, (Begin, Commit, Idle)):
-            deliveries = self.deliveries(event)
+            if deliveries is None:
+                deliveries = self.deliveries(event)
             if self._misfits:
                 yield from self.misfit_messages()
             limit = self.record_limit
@@ -348,18 +412,18 @@ class Hub:
             payload = subscription_failed(group.topic.removeprefix(CHANNEL_PREFIX), reason)
             yield group.members, group.system_message(payload)
 
-    def _matches(self, payload: RowPayload, filtered: bool) -> list[str]:
-        """Return the joined topics that get a change, in the ladder's order."""
+    def _matches(self, payload: RowPayload, passing: Iterable[Topic]) -> list[str]:
+        """Return the joined topics that get a change, in the ladder's order.
+
+        Args:
+            payload: the change.
+            passing: the topics that have filters, and whose filters it passes.
+        """
         if not self._groups:
             return []
         relation = payload.plan.relation
         opening = self._gate.opening(relation.schema, relation.table, payload.event)
         matches = [topic for topic in opening.topics if topic in self._groups]
-        passing: Iterable[Topic]
-        if filtered:
-            passing = self._filters.match(payload.change)
-        else:
-            passing = self._filtered.get((relation.schema, relation.table), ())
         matches += [topic.name for topic in passing if opening.lets_filter_by(topic.columns)]
         return matches
 

@@ -8,11 +8,12 @@ language and what it means is described in ``docs/reference/filters.md``.
 from ._regex import has_regex
 from ._types import EnumOrders, comparison_key
 from .filter import CompiledFilter, Filter, Match, parse_filter
-from .index import FilterIndex
+from .index import Asked, FilterIndex
 from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side
 
 __all__ = [
     "And",
+    "Asked",
     "Comparison",
     "CompiledFilter",
     "EnumOrders",

@@ -39,10 +39,12 @@ class Patterns:
 
     Attributes:
         instructions: that RE2 has for the regular expressions so far.
+        count: of the patterns so far.
     """
 
     def __init__(self) -> None:
         self.instructions = 0
+        self.count = 0
         self._pieces = 0
 
     def test(self, node: Comparison, *, ignore_case: bool) -> tuple[Callable[[str], bool], bool]:
@@ -60,6 +62,7 @@ class Patterns:
         Raises:
             ValueError: if the pattern is none, or too much with those before it.
         """
+        self.count += 1
         pattern = node.value
         assert isinstance(pattern, str)
         if len(pattern) > _LONGEST_PATTERN:

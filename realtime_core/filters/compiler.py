@@ -58,6 +58,10 @@ class Plan:
     """None if every row must be looked at."""
     residual: Test | None = None
     """What is left to ask of a row that ``access`` finds; None if it passes anyway."""
+    operator: type[And | Or | Not] | None = None
+    """How it is made of its parts; None if it has none, or is asked as a whole."""
+    parts: tuple[Plan, ...] = ()
+    """Of a filter with patterns, each of which may take long, what :func:`judging` asks."""
 
 
 @attrs.frozen
@@ -143,11 +147,17 @@ class _Planner:
             case Comparison():
                 return self._comparison(node)
             case Not(item):
-                return Plan(negation(self.plan(item).test))
+                parts = [self.plan(item)]
+                plan = Plan(negation(parts[0].test))
             case And(items):
-                return _all([self.plan(item) for item in items])
+                parts = [self.plan(item) for item in items]
+                plan = _all(parts)
             case Or(items):
-                return _any([self.plan(item) for item in items])
+                parts = [self.plan(item) for item in items]
+                plan = _any(parts)
+        if self._patterns.count > 1:
+            plan = attrs.evolve(plan, operator=type(node), parts=tuple(parts))
+        return plan
 
     def _comparison(self, node: Comparison) -> Plan:
         operand = self._operand(node.reference)

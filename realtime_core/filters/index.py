@@ -11,30 +11,41 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from typing import Any, Final, Generic, TypeVar
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Generator, Hashable, Iterator
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from ..changes import Change, Insert, LogicalMessage, Relation, Truncate, Update
+from ..changes import Change, Insert, LogicalMessage, Relation, RowChange, Truncate, Update
 from ..errors import FilterError
 from ._kind import Key, reason
 from ._rows import Row, Source, earlier, row_of
+from ._steps import judging
 from ._types import EnumOrders
 from .compiler import Plan, Scope
 from .filter import Filter, Match, transition
 from .operators import Test
 
-__all__ = ["FilterIndex"]
+__all__ = ["Asked", "FilterIndex"]
 
 logger = logging.getLogger("realtime.filters")
 
 S = TypeVar("S", bound=Hashable)
+T = TypeVar("T")
 
 _PART: Final = 100
 """Conditions that are typed before others have their turn: 1 ms of the usual ones."""
 _MANY: Final = 10
 """Conditions of a filter that is not typed before the next change, when it may wait: a join may
 have a hundred such."""
+
+
+class Asked(NamedTuple):
+    """What a table's filters ask of each row."""
+
+    conditions: int
+    """How many of them, and lookups, at most."""
+    columns: frozenset[str]
+    """Of which more is asked than that a value is looked up."""
 
 
 class _Entry(Generic[S]):
@@ -55,6 +66,10 @@ _Filed = _Entry[Any] | dict[_Entry[Any], None]
 """Most values have one entry; a dict for one would take three times the memory."""
 
 
+_NOTHING: Final = Asked(0, frozenset())
+_NO_KEYS: Final[dict[Key, _Filed]] = {}
+
+
 class _Table(Generic[S]):
     """The filters on one table."""
 
@@ -71,13 +86,24 @@ class _Table(Generic[S]):
         self.scanned: dict[_Entry[S], None] = {}
         self.failures: set[Source | _Entry[S]] = set()
         """Whose errors were logged: once is enough."""
+        # Of the entries that are scanned, and most of those that one value finds.
+        self._scanned = self._most_found = 0
+        # By column, how many entries ask more of it than a lookup does.
+        self._columns: Counter[str] = Counter()
+
+    @property
+    def asked(self) -> Asked:
+        """What each row is asked."""
+        conditions = self._scanned + self._most_found + len(self._filed)
+        return Asked(conditions, frozenset(self._columns))
 
     def bind(self, scope: Scope) -> None:
         """Forget what was known of another relation: all filters have to be typed anew."""
         self.scope = scope
         self._filed = {}
-        for entries in (self.always, self.scanned, self.failures):
+        for entries in (self.always, self.scanned, self.failures, self._columns):
             entries.clear()
+        self._scanned = self._most_found = 0
         self.untyped = OrderedDict.fromkeys(self.entries.values())
         for entry in self.untyped:
             entry.plan = None
@@ -109,6 +135,10 @@ class _Table(Generic[S]):
         plan = entry.plan = self.scope.plan(root, entry.filter.text)
         if plan.access is None:
             self.scanned[entry] = None
+            self._scanned += entry.filter.conditions
+        if plan.access is None or plan.residual is not None:
+            self._columns.update(entry.filter.columns)
+        if plan.access is None:
             return
         entry.sources = len({source for source, _ in plan.access})
         for source, key in plan.access:
@@ -121,6 +151,9 @@ class _Table(Generic[S]):
                 keys[key] = entry
             elif isinstance(present, dict):
                 present[entry] = None
+                # Those of one value have about as many, and it need not be known when they go.
+                found = len(present) * entry.filter.conditions
+                self._most_found = max(self._most_found, found)
             else:
                 keys[key] = {present: None, entry: None}
 
@@ -137,8 +170,13 @@ class _Table(Generic[S]):
         """Take an entry out."""
         self.untyped.pop(entry, None)
         self.always.pop(entry, None)
-        self.scanned.pop(entry, None)
-        if entry.plan is None or entry.plan.access is None:
+        if self.scanned.pop(entry, self) is None:
+            self._scanned -= entry.filter.conditions
+        if entry.plan is None:
+            return
+        if entry.plan.access is None or entry.plan.residual is not None:
+            self._columns -= Counter(entry.filter.columns)
+        if entry.plan.access is None:
             return
         for source, key in entry.plan.access:
             keys = self._filed[source]
@@ -261,6 +299,31 @@ class FilterIndex(Generic[S]):
             self._type_some(table, _PART)
             yield
 
+    def asked(self, relation: Relation) -> Asked:
+        """Return what the filters on a table ask of each row, as far as they are typed."""
+        table = self._tables.get((relation.schema, relation.table))
+        return _NOTHING if table is None else table.asked
+
+    def matching(self, change: RowChange) -> Generator[None, None, list[S]]:
+        """Return what :meth:`match` does, and stop before each condition and each lookup.
+
+        Of long texts or very many filters that takes long, and others may have their turn
+        meanwhile. Filters may come and go; those that come get nothing of this change.
+        """
+        table = self._table(change.relation)
+        if table is None:
+            return []
+        passing = yield from self._judging(table, row_of(change))
+        return [each for entry in passing for each in entry.subscriptions]
+
+    def moving(self, change: RowChange) -> Generator[None, None, list[tuple[S, Match]]]:
+        """Return what :meth:`transitions` does, in the same way."""
+        table = self._table(change.relation)
+        if table is None:
+            return []
+        moves = yield from self._moves(table, change, in_steps=True)
+        return [(each, match) for entry, match in moves for each in entry.subscriptions]
+
     def match(self, change: Change) -> list[S]:
         """Return the subscriptions whose filter a change passes, once for each such filter.
 
@@ -288,21 +351,37 @@ class FilterIndex(Generic[S]):
         table = self._table(change.relation)
         if table is None:
             return []
+        moves = _result(self._moves(table, change, in_steps=False))
+        return [(each, match) for entry, match in moves for each in entry.subscriptions]
+
+    def _moves(
+        self, table: _Table[S], change: RowChange, *, in_steps: bool
+    ) -> Generator[None, None, list[tuple[_Entry[S], Match]]]:
         row = row_of(change)
-        now = dict.fromkeys(self._passing(table, row))
+        if in_steps:
+            now = dict.fromkeys((yield from self._judging(table, row)))
+        else:
+            now = dict.fromkeys(self._passing(table, row))
         if not isinstance(change, Update):
             match = Match.ENTERS if isinstance(change, Insert) else Match.LEAVES
-            return [(each, match) for entry in now for each in entry.subscriptions]
+            return [(entry, match) for entry in now]
         before = earlier(change)
-        found: list[tuple[S, Match]] = []
+        found: list[tuple[_Entry[S], Match]] = []
         for entry in now:
-            match = self._transition(table, entry, before)
-            found += ((each, match) for each in entry.subscriptions)
-        for entry in self._passing(table, before):
+            if in_steps:
+                yield
+            found.append((entry, self._transition(table, entry, before)))
+        if in_steps:
+            passed = yield from self._judging(table, before)
+        else:
+            passed = self._passing(table, before)
+        for entry in passed:
             if entry in now or entry.filter.compares_versions:
                 continue
+            if in_steps:
+                yield
             if self._is_judged(table, entry, row):
-                found += ((each, Match.LEAVES) for each in entry.subscriptions)
+                found.append((entry, Match.LEAVES))
         return found
 
     def _transition(self, table: _Table[S], entry: _Entry[S], before: Row) -> Match:
@@ -315,7 +394,9 @@ class FilterIndex(Generic[S]):
         return found
 
     def _is_judged(self, table: _Table[S], entry: _Entry[S], row: Row) -> bool:
-        assert entry.plan is not None
+        if entry.plan is None:
+            # It has gone meanwhile.
+            return False
         try:
             entry.plan.test(row)
         except Exception as exc:
@@ -375,6 +456,45 @@ class FilterIndex(Generic[S]):
                 found.append(entry)
         return found
 
+    def _judging(self, table: _Table[S], row: Row) -> Generator[None, None, list[_Entry[S]]]:
+        """Return what :meth:`_passing` does, and stop before each condition and lookup."""
+        found: list[_Entry[S]] = list(table.always)
+        several: set[_Entry[S]] = set()
+        # Copies, since filters come and go meanwhile.
+        for source in list(table.filed):
+            yield
+            try:
+                value = row.value(source)
+                filed = table.filed.get(source, _NO_KEYS).get(value)
+            except Exception as exc:
+                self._count(table, source, exc)
+                continue
+            if filed is None:
+                continue
+            for entry in (filed,) if isinstance(filed, _Entry) else list(filed):
+                if entry.plan is None or entry in several:
+                    continue
+                if entry.sources > 1:
+                    several.add(entry)
+                if entry.plan.residual is None or (yield from self._ask(table, entry, row)):
+                    found.append(entry)
+        for entry in list(table.scanned):
+            if (yield from self._ask(table, entry, row)):
+                found.append(entry)
+        return found
+
+    def _ask(
+        self, table: _Table[S], entry: _Entry[S], row: Row
+    ) -> Generator[None, None, bool | None]:
+        if entry.plan is None:
+            # It has gone meanwhile, or passes everything.
+            return None
+        try:
+            return (yield from judging(entry.plan, row))
+        except Exception as exc:
+            self._count(table, entry, exc)
+            return None
+
     def _evaluate(self, table: _Table[S], entry: _Entry[S], test: Test, row: Row) -> bool | None:
         """Evaluate a filter; an error means that the row does not pass, nor is known to."""
         try:
@@ -396,3 +516,13 @@ class FilterIndex(Generic[S]):
             name,
             reason(exc),
         )
+
+
+def _result(steps: Generator[None, None, T]) -> T:
+    """Go through all steps, and return what they return."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result

@@ -15,7 +15,7 @@ from realtime_core import RowChange
 from ..dispatch import give_way
 from ..groups import AnyDelivery, Listening
 from ..hub import Hub
-from ..turns import Turn
+from ..turns import Turn, in_turns
 from .candidates import Candidate, Matched
 from .reader import Read
 from .viewers import Viewer
@@ -57,14 +57,19 @@ class Matcher:
         audience = _Audience()
         turn = Turn()
         for read in reads:
-            candidates.append(self._candidate(read, audience))
+            deliveries: list[AnyDelivery] | None = None
+            if self._hub.pace(read.change.relation).takes_long(read.change):
+                deliveries = await in_turns(self._hub.delivering(read.change))
+            candidates.append(self._candidate(read, audience, deliveries))
             if turn.is_over:
                 # Filters take their time, and many rows many times that. Who comes meanwhile gets
                 # what is read after this; who goes is found out when it is handed out.
                 await turn.give_way()
         return candidates
 
-    def _candidate(self, read: Read, audience: _Audience) -> Candidate:
+    def _candidate(
+        self, read: Read, audience: _Audience, deliveries: list[AnyDelivery] | None
+    ) -> Candidate:
         change = read.change
         schema, table = change.relation.schema, change.relation.table
         kind = (schema, table, type(change))
@@ -75,7 +80,7 @@ class Matcher:
         listening, everybody, filtering = audience.listeners[kind]
         found = audience.known.get(kind)
         if found is None:
-            matched = by_viewer(self._hub.deliveries(change))
+            matched = by_viewer(self._hub.deliveries(change) if deliveries is None else deliveries)
             self._hub.write(self._hub.misfit_messages())
             viewers = frozenset(matched)
             found = matched, viewers, everybody - viewers

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from typing import TypeVar
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +28,7 @@ from realtime_core.records import UNCHANGED, Field
 from tests.core.filters.helpers import delete, insert, relation, update
 from tests.property.examples import examples
 
+T = TypeVar("T")
 OPERATORS = [operator.value for operator in Operator]
 
 letters = st.characters(exclude_characters="\0", codec="utf-8")
@@ -224,6 +228,8 @@ def test_an_index_finds_what_each_filter_by_itself_would(
         assert sorted(index.transitions(step), key=str) == sorted(matches, key=str)
         passing = [each for each, match in matches if is_passing(step, match)]
         assert sorted(index.match(step)) == sorted(passing)
+        assert sorted(result(index.moving(step)), key=str) == sorted(matches, key=str)
+        assert sorted(result(index.matching(step))) == sorted(passing)
     assert len(index) == len(present)
     assert index.errors == 0
 
@@ -252,6 +258,18 @@ def test_an_index_passes_what_cannot_be_read_where_each_filter_by_itself_would(
         assert sorted(together.transitions(change), key=str) == sorted(matches, key=str)
         passing = [number for number, match in matches if is_passing(change, match)]
         assert sorted(together.match(change)) == sorted(passing)
+        assert sorted(result(together.moving(change)), key=str) == sorted(matches, key=str)
+        assert sorted(result(together.matching(change))) == sorted(passing)
+
+
+def result(steps: Generator[None, None, T]) -> T:
+    """Go through all steps; return what they return."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: T = end.value
+            return found
 
 
 def is_passing(change: RowChange, match: Match | None) -> bool:

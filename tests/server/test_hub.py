@@ -22,6 +22,7 @@ from realtime_core import (
     ReplicaIdentity,
     Transaction,
 )
+from realtime_core.filters import FilterIndex
 from realtime_core.positions import StreamIdentity
 from realtime_server.dispatch import SLICE
 from realtime_server.encoding import RowPayload
@@ -471,6 +472,71 @@ def test_the_gate_closes_topics_and_not_the_ladders_other_steps() -> None:
     assert len(outbox.frames) == 2
     hub.publish([delete(TODOS, Record(TODOS.shape, ("1", None)))])
     assert topics(outbox)[2:] == ["realtime:public:todos:id=eq.1"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "value", "conditions"),
+    [
+        # Very many conditions.
+        ([f"details=gt.y{number}" for number in range(600)], "x", 600),
+        ([f"data->{number}=eq.1" for number in range(600)], "x", 600),
+        ([f"id=eq.14,details=gt.y{number}" for number in range(600)], "x", 600),
+        # A few, of a long text.
+        (
+            [",".join(f"details=not.like.*y{number}*" for number in range(10)) + ",id=gt.99"],
+            "x" * 5000,
+            11,
+        ),
+        (
+            ["or(" + ",".join(f"details.ilike.*y{number}*" for number in range(10)) + ")"],
+            "x" * 5000,
+            10,
+        ),
+    ],
+)
+def test_others_have_their_turn_while_one_row_is_judged(
+    filters: list[str], value: str, conditions: int
+) -> None:
+    columns = [("id", "int8", True), ("details", "text", False), ("data", "jsonb", False)]
+    relation = make_relation(columns=columns)
+    # Each reading of the clock ends a slice.
+    hub = Hub(clock=itertools.count().__next__)
+    outbox = join(hub, *(f"realtime:public:todos:{text}" for text in filters))
+    change = insert(relation, "14", value, "{}")
+    hub.publish([change])
+    turns = len(list(hub.publishing([change])))
+    assert turns >= conditions
+    assert outbox.frames == []
+
+
+@pytest.mark.parametrize("filters", [["id=eq.14"], ["details=like.x*"], ["details=neq.y"] * 20])
+def test_few_filters_of_short_values_are_asked_at_once(
+    filters: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(FilterIndex, "matching")
+    hub = Hub()
+    outbox = join(hub, *(f"realtime:public:todos:{text}" for text in filters))
+    hub.publish([insert(TODOS, "14", "x"), insert(TODOS, "14", "x")])
+    assert len(outbox.frames) == 2 * len(set(filters))
+
+
+def test_who_comes_and_goes_while_a_row_is_judged() -> None:
+    hub = Hub(clock=itertools.count().__next__)
+    stays = join(hub, *(f"realtime:public:todos:details=neq.y{number}" for number in range(600)))
+    goes = RecordingOutbox()
+    one = subscription("realtime:public:todos:details=neq.z", outbox=goes)
+    hub.subscribe(one)
+    change = insert(TODOS, "14", "x")
+    hub.publish([change])
+    steps = hub.publishing([change])
+    for _ in range(100):
+        next(steps)
+    hub.unsubscribe(one)
+    comes = join(hub, "realtime:public:todos:details=neq.a")
+    list(steps)
+    assert (len(stays.frames), len(goes.frames), len(comes.frames)) == (1200, 1, 0)
+    hub.publish([change])
+    assert (len(stays.frames), len(goes.frames), len(comes.frames)) == (1800, 1, 1)
 
 
 def test_who_comes_while_a_batch_is_published_gets_what_is_published_after_that() -> None:

@@ -192,6 +192,28 @@ async def test_others_have_their_turn_while_filters_are_asked_about_many_rows() 
     other.cancel()
 
 
+async def test_others_have_their_turn_while_very_many_filters_are_asked_about_one_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "SLICE", 0.0)
+    hub = Hub()
+    sit(hub, ANN, *(f"realtime:public:todos:details=gt.y{number}" for number in range(600)))
+    sit(hub, BOB, *(f"realtime:public:todos:details=neq.y{number}" for number in range(600)))
+    others = 0
+
+    async def have_turns() -> None:
+        nonlocal others
+        while True:
+            others += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(have_turns())
+    [found] = await Matcher(hub).match(batch(1).reads)
+    assert (found.viewers, found.others) == ({BOB}, {ANN})
+    assert others >= 1200
+    other.cancel()
+
+
 async def test_many_are_found_once_for_all_changes_of_a_table(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

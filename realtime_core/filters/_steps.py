@@ -1,0 +1,44 @@
+"""Steps: filters asked one condition at a time, for whoever has something else to do.
+
+A condition may take milliseconds, of a long text, and a filter has hundreds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from ._rows import Row
+from .compiler import Plan
+from .nodes import Not, Or
+
+__all__ = ["judging"]
+
+
+def judging(plan: Plan, row: Row) -> Generator[None, None, bool | None]:
+    """Ask what a plan's test asks, stop before each condition, and return the same.
+
+    Raises:
+        Exception: what its test would raise.
+    """
+    if plan.operator is None:
+        yield
+        return plan.test(row)
+    if plan.operator is Not:
+        passes = yield from judging(plan.parts[0], row)
+        return None if passes is None else not passes
+    decisive = plan.operator is Or
+    result: bool | None = not decisive
+    error: Exception | None = None
+    for part in plan.parts:
+        try:
+            passes = yield from judging(part, row)
+        except Exception as exc:
+            error = error or exc
+            continue
+        if passes is None:
+            result = None
+        elif bool(passes) is decisive:
+            return decisive
+    if error is not None:
+        raise error
+    return result
