@@ -35,7 +35,7 @@ from realtime_core import (
     Update,
 )
 
-from .oversize import TOO_LARGE, shortened, size_of
+from .oversize import TOO_LARGE, is_larger, shortened
 from .typed import Projection
 
 __all__ = [
@@ -238,12 +238,12 @@ class RowPayload:
             self._short = RowPayload(self.event, plan, change)
         return self._short
 
-    def size(self, select: frozenset[str] | None = None) -> int:
-        """Return how many bytes the values have as text that are shown with these columns."""
+    def is_larger(self, most: int, select: frozenset[str] | None = None) -> bool:
+        """Say whether the values have more bytes as text that are shown with these columns."""
         if isinstance(self.change, Truncate | LogicalMessage):
-            return 0
+            return False
         shown = None if select is None else self.plan.projection(select).shown
-        return size_of(self.change, shown)
+        return is_larger(self.change, most, shown)
 
     def _render(self) -> bytes:
         change, plan = self.change, self.plan

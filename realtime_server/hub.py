@@ -382,6 +382,15 @@ class Hub:
             if self._misfits:
                 yield from self.misfit_messages()
             limit = self.record_limit
+            # Usually none ever is.
+            if (
+                limit.exceeded
+                and deliveries
+                and limit.was_exceeded_by(deliveries[0].payload.plan.relation)
+            ):
+                for delivery, message in limit.messages(deliveries):
+                    yield delivery.group.members, message
+                return
             for delivery in deliveries:
                 data = delivery.render()
                 if len(data) <= limit.always_fits:

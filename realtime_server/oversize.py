@@ -8,7 +8,7 @@ take, and what comes until they are back is lost to them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 import attrs
@@ -16,27 +16,47 @@ import attrs
 from realtime_core import UNCHANGED, Delete, Insert, Record, ReplicaIdentity, RowChange, Update
 from realtime_core.records import Field
 
-__all__ = ["SHORT", "TOO_LARGE", "shortened", "size_of"]
+__all__ = ["SHORT", "TOO_LARGE", "is_larger", "shortened", "size_of"]
 
 TOO_LARGE: Final = "Error 413: Payload Too Large"
 """What ``errors`` of such a change says."""
 SHORT: Final = 64
 """Bytes of a value's text that is shown all the same."""
+_MOST_EACH: Final = 4
+"""Bytes of a character, in UTF-8."""
 
 
-def size_of(
+def size_of(change: RowChange) -> int:
+    """Return how many bytes the values of a change have as text, those of both rows."""
+    return sum(map(_bytes_of, _texts(change, None, None)))
+
+
+def is_larger(
     change: RowChange,
+    most: int,
     shown: Collection[str] | None = None,
     shown_of_old: Collection[str] | None = None,
-) -> int:
-    """Return how many bytes the values of a change have as text, those of both rows.
+) -> bool:
+    """Say whether the values of a change have more than so many bytes as text.
+
+    That takes no time for what is far larger or smaller.
 
     Args:
         change: of a row.
+        most: bytes.
         shown: names of the columns that count; None: all.
         shown_of_old: of the old row, where they are others than of the new one.
     """
-    size = 0
+    texts = list(_texts(change, shown, shown_of_old))
+    characters = sum(map(len, texts))
+    if characters > most or _MOST_EACH * characters <= most:
+        return characters > most
+    return sum(map(_bytes_of, texts)) > most
+
+
+def _texts(
+    change: RowChange, shown: Collection[str] | None, shown_of_old: Collection[str] | None
+) -> Iterator[str]:
     for record in _rows(change):
         fields: Iterable[Field] = record.fields
         counted = shown
@@ -47,8 +67,7 @@ def size_of(
             fields = [field for name, field in pairs if name in counted]
         for field in fields:
             if isinstance(field, str):
-                size += _bytes_of(field)
-    return size
+                yield field
 
 
 def shortened(change: RowChange) -> RowChange:
@@ -84,7 +103,7 @@ def _shortened(record: Record, key: frozenset[str]) -> Record:
 
 
 def _is_short(field: Field) -> bool:
-    return isinstance(field, str) and _bytes_of(field) <= SHORT
+    return isinstance(field, str) and len(field) <= SHORT and _bytes_of(field) <= SHORT
 
 
 def _bytes_of(text: str) -> int:

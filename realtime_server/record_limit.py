@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from realtime_core import Relation
@@ -42,6 +43,27 @@ class RecordLimit:
         """Changes that were told without their long values."""
         self._tables: set[str] = set()
 
+    def was_exceeded_by(self, relation: Relation) -> bool:
+        """Say whether a change of a table was too large before: more of them may be."""
+        return str(relation) in self._tables
+
+    def messages(self, deliveries: Iterable[AnyDelivery]) -> Iterator[tuple[AnyDelivery, bytes]]:
+        """Yield each delivery of a change with its message, and render no large one whole.
+
+        To render a hundred megabytes takes a second or more. To measure the values first costs a
+        few percent of what a small change does, so that is for tables that have had a large one.
+        """
+        too_large: dict[tuple[int, frozenset[str] | None], bool] = {}
+        for delivery in deliveries:
+            payload, select = delivery.payload, delivery.select
+            key = (id(payload), select)
+            if key not in too_large:
+                too_large[key] = payload.is_larger(self.max_record_bytes, select)
+            if too_large[key]:
+                yield delivery, self._short(delivery)
+            else:
+                yield delivery, self.message(delivery, delivery.render())
+
     def message(self, delivery: AnyDelivery, data: bytes) -> bytes:
         """Return a change as a message, without its long values if it is too large with them.
 
@@ -52,12 +74,15 @@ class RecordLimit:
             data: all of it, rendered.
         """
         payload, most = delivery.payload, self.max_message_bytes
-        if len(data) <= most and payload.size(delivery.select) <= self.max_record_bytes:
+        if len(data) <= most and not payload.is_larger(self.max_record_bytes, delivery.select):
             message = delivery.message(data)
             if len(message) <= most:
                 return message
-        if not payload.is_shortened:
-            self.note(payload.plan.relation)
+        return self._short(delivery)
+
+    def _short(self, delivery: AnyDelivery) -> bytes:
+        if not delivery.payload.is_shortened:
+            self.note(delivery.payload.plan.relation)
         return delivery.message(delivery.render_short())
 
     def note(self, relation: Relation) -> None:

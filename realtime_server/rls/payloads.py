@@ -21,7 +21,7 @@ from realtime_core.oids import BUILTIN_TYPES
 
 from ..catalog.tables import CustomType, LiveColumn, Table
 from ..json_values import Renderer, renderer
-from ..oversize import SHORT, TOO_LARGE, size_of
+from ..oversize import SHORT, TOO_LARGE, is_larger
 
 __all__ = ["Answers", "ErrorView", "Event", "View", "event_of", "unknown_values"]
 
@@ -114,8 +114,8 @@ class View:
             return False
         found = self._too_large.get(select)
         if found is None:
-            size = size_of(self._change, *self._shown(select))
-            found = self._too_large[select] = size > self._max_bytes
+            found = is_larger(self._change, self._max_bytes, *self._shown(select))
+            self._too_large[select] = found
         return found
 
     def _shown(self, select: frozenset[str] | None) -> tuple[set[str], set[str]]:

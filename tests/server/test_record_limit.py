@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from realtime_core import UNCHANGED, Record, ReplicaIdentity, RowChange
+from realtime_server.encoding import RelationPlan
 from realtime_server.groups import Subscription
 from realtime_server.hub import Hub
-from realtime_server.oversize import shortened, size_of
+from realtime_server.oversize import is_larger, shortened, size_of
 from realtime_server.phoenix.joins import parse_join
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.topics import Topic
@@ -82,7 +83,15 @@ def test_a_changes_size_is_that_of_its_values_as_text_in_bytes() -> None:
     assert size_of(insert(DOCS, "1", "ä漢", None)) == 1 + 5
     assert size_of(update(DOCS, ("1", "ab", UNCHANGED), row)) == 3 + 6
     assert size_of(delete(DOCS, row)) == 6
-    assert size_of(delete(DOCS, row), {"id"}) == 1
+    assert is_larger(delete(DOCS, row), 0, {"id"})
+    assert not is_larger(delete(DOCS, row), 1, {"id"})
+
+
+def test_what_is_larger_is_found_by_bytes_also_where_characters_are_fewer() -> None:
+    change = insert(DOCS, "1", "ä" * 100, None)
+    assert [is_larger(change, most) for most in (100, 101, 200, 201, 804)] == [
+        *(True, True, True, False, False)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -274,3 +283,33 @@ def test_large_changes_are_counted_and_the_first_of_a_table_is_logged(
         "(MAX_RECORD_BYTES is 1000); further ones of this table are only counted"
         for table in ("docs", "other")
     ]
+
+
+# What it costs.
+
+
+def test_a_table_that_has_had_a_large_change_renders_no_other_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub = Hub(max_record_bytes=1000)
+    old, new = plain(hub), bound(hub, {}, {"select": ["title"]})
+    hub.publish([insert(DOCS, "1", "a", LONG)])
+    rendered = 0
+    render = RelationPlan.render
+
+    def counted(plan: RelationPlan, record: Record) -> Any:
+        nonlocal rendered
+        rendered += sum(len(field) for field in record.fields if isinstance(field, str))
+        return render(plan, record)
+
+    monkeypatch.setattr(RelationPlan, "render", counted)
+    whole = {"id": "3", "title": "c", "body": "short"}
+    hub.publish([insert(DOCS, "2", "b", LONG), insert(DOCS, "3", "c", "short")])
+    assert rendered < 100
+    assert shown(old)[1:] == [
+        (TOO_LARGE, {"record": {"id": "2", "title": "b"}}),
+        (None, {"record": whole}),
+    ]
+    told = [errors for errors, _ in shown(new)]
+    assert (len(told), told.count(TOO_LARGE)) == (6, 2)
+    assert hub.stats().too_large == 2
