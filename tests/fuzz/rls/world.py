@@ -31,6 +31,9 @@ PREPARE: Final = """
         SELECT current_setting('request.jwt.claims', true)::jsonb ->> 'sub' $$;
     CREATE FUNCTION h.sub_as_plpgsql() RETURNS text LANGUAGE plpgsql STABLE AS $$
         BEGIN RETURN current_setting('request.jwt.claims', true)::jsonb ->> 'sub'; END $$;
+    -- It is none: PostgreSQL takes its author's word, and may compute it when it makes a plan.
+    CREATE FUNCTION h.sub_as_immutable() RETURNS text LANGUAGE sql IMMUTABLE AS $$
+        SELECT current_setting('request.jwt.claims', true)::jsonb ->> 'sub' $$;
     CREATE FUNCTION h.raises_at(level int, bad int) RETURNS bool LANGUAGE plpgsql AS $$
         BEGIN
             IF level = bad THEN RAISE 'level % is bad', level; END IF;
