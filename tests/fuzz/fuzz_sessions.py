@@ -207,7 +207,7 @@ class Run:
         report.sessions += 1
         sent: list[tuple[Sent, Sequence[Change]]] = []
         try:
-            for _ in range(random.choice((2, 10, 30, 60))):
+            for _ in range(random.choice((10, 30, 60))):
                 if not session.is_open or report.tries >= goal:
                     break
                 message = make_message(random, setting.vsn, is_deflating=setting.is_deflating)

@@ -83,12 +83,12 @@ def make_message(random: Random, vsn: str, *, is_deflating: bool) -> Sent:
         name, text, is_join = _small(random, vsn)
     elif kind < 0.8:
         name, text, is_join = "join", _join(random, vsn), True
-    elif kind < 0.92:
-        _, text, is_join = _small(random, vsn) if kind < 0.84 else ("", _join(random, vsn), True)
+    elif kind < 0.86:
+        _, text, is_join = _small(random, vsn) if kind < 0.82 else ("", _join(random, vsn), True)
         name, text = "torn", _torn(random, text)
-    elif kind < 0.94:
+    elif kind < 0.88:
         return Sent("odd frame", odd_frames(random))
-    elif vsn == "2.0.0" or kind < 0.945:
+    elif kind < (0.91 if vsn == "2.0.0" else 0.885):
         return Sent("binary", frame(_binary(random), BINARY))
     else:
         name, text, is_join = "join", _join(random, vsn), True

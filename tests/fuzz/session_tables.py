@@ -12,6 +12,7 @@ from typing import Final
 from realtime_core import Change, Column, Record, Relation, ReplicaIdentity
 from realtime_core.oids import BUILTIN_TYPES
 from realtime_core.records import UNCHANGED, Field
+from realtime_server.catalog.immutable import Functions
 from realtime_server.catalog.tables import CustomType, KeyColumn, LiveColumn, Table
 from realtime_server.json_values import renderer
 from tests.filter_oracle import ENUM_LABELS, TYPES
@@ -87,6 +88,7 @@ def _table(relation: Relation, *, is_published: bool = True) -> Table:
         selectable={},
         bypassing=frozenset(),
         types={_MOOD: mood, _MOODS: moods},
+        functions=Functions(),
     )
 
 
