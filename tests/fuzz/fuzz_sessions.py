@@ -35,7 +35,7 @@ import attrs
 
 from realtime_core import Change
 from tests.fuzz.session_loop import Cost, SessionLoop
-from tests.fuzz.session_messages import Sent, make_message
+from tests.fuzz.session_messages import EXPENSIVE, Sent, make_message
 from tests.fuzz.session_server import BrokenPromiseError, Session, TestedServer
 from tests.fuzz.session_tables import long_changes, make_change
 
@@ -164,11 +164,19 @@ class Run:
         seed: of the messages.
         clock: seconds.
         cpu: seconds of the processor's.
+        expensive: the share of messages that are made to take long.
     """
 
-    def __init__(self, seed: int, clock: Callable[[], float], cpu: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        seed: int,
+        clock: Callable[[], float],
+        cpu: Callable[[], float],
+        expensive: float,
+    ) -> None:
         self.report = Report()
         self._seed = seed
+        self._expensive = expensive
         self._loop = SessionLoop(clock, cpu)
         # To look again at what took long.
         self._exact = SessionLoop(cpu)
@@ -210,7 +218,12 @@ class Run:
             for _ in range(random.choice((10, 30, 60))):
                 if not session.is_open or report.tries >= goal:
                     break
-                message = make_message(random, setting.vsn, is_deflating=setting.is_deflating)
+                message = make_message(
+                    random,
+                    setting.vsn,
+                    is_deflating=setting.is_deflating,
+                    expensive=self._expensive,
+                )
                 changes = _changes_after(random, message)
                 sent.append((message, changes))
                 cost = session.send(message.data)
@@ -280,6 +293,7 @@ def run(
     *,
     clock: Callable[[], float] = time.perf_counter,
     cpu: Callable[[], float] = time.thread_time,
+    expensive: float = EXPENSIVE,
     until: float | None = None,
     note: Callable[[Report], None] = lambda report: None,
 ) -> Report:
@@ -290,13 +304,14 @@ def run(
         seed: of the messages.
         clock: seconds.
         cpu: seconds of the processor's.
+        expensive: the share of messages that are made to take long.
         until: when to stop early, by time.monotonic().
         note: is given the report from time to time.
 
     Raises:
         BrokenPromiseError: with the seed and the chunk that make the messages again.
     """
-    held = Run(seed, clock, cpu)
+    held = Run(seed, clock, cpu, expensive)
     chunk = 0
     with _quiet():
         while held.report.tries < tries:
@@ -361,6 +376,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Hold sessions with mutated messages.")
     parser.add_argument("--tries", type=int, required=True, help="messages to send")
     parser.add_argument("--seed", type=int, default=1, help="of the messages")
+    parser.add_argument(
+        "--expensive",
+        type=float,
+        default=EXPENSIVE,
+        help="the share of messages that are made to take long (default: %(default)s)",
+    )
     parser.add_argument("--minutes", type=float, help="stop early, after so many")
     parser.add_argument("--report", type=Path, help="a file that is written anew now and then")
     asked = parser.parse_args()
@@ -376,7 +397,7 @@ def main() -> None:
             asked.report.write_text(f"{now - begin:,.0f} s\n{text}\n", encoding="utf-8")
 
     until = None if asked.minutes is None else begin + 60 * asked.minutes
-    report = run(asked.tries, asked.seed, until=until, note=note)
+    report = run(asked.tries, asked.seed, expensive=asked.expensive, until=until, note=note)
     print("\n".join(report.lines()))
     print(f"{time.monotonic() - begin:,.0f} s, seed {asked.seed}")
     if report.findings:

@@ -21,7 +21,7 @@ from tests.fuzz.session_filters import long_filter, make_filter, some_conditions
 from tests.fuzz.session_frames import BINARY, TEXT, deflated, fragments, frame, odd_frames
 from tests.fuzz.session_tokens import long_tokens, make_token
 
-__all__ = ["MOST", "Sent", "make_message"]
+__all__ = ["EXPENSIVE", "MOST", "Sent", "make_message"]
 
 MOST: Final = 65_536
 """Bytes of a message, frames included."""
@@ -74,11 +74,20 @@ class Sent:
     long they wait."""
 
 
-def make_message(random: Random, vsn: str, *, is_deflating: bool) -> Sent:
-    """Return a message of a protocol version."""
-    kind = random.random()
-    if kind < EXPENSIVE:
+def make_message(
+    random: Random, vsn: str, *, is_deflating: bool, expensive: float = EXPENSIVE
+) -> Sent:
+    """Return a message of a protocol version.
+
+    Args:
+        random: decides on all of it.
+        vsn: the version.
+        is_deflating: whether it may be compressed.
+        expensive: the share of messages that are made to take long.
+    """
+    if random.random() < expensive:
         return _expensive(random, vsn, is_deflating)
+    kind = random.random()
     if kind < 0.4:
         name, text, is_join = _small(random, vsn)
     elif kind < 0.8:

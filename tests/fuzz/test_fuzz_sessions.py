@@ -14,8 +14,8 @@ from realtime_core import Change
 from realtime_server.budget import Account
 from realtime_server.hub import Hub
 from realtime_server.phoenix.socket_state import Action, SocketState
-from tests.fuzz import session_messages
 from tests.fuzz.fuzz_sessions import Report, run
+from tests.fuzz.session_messages import EXPENSIVE
 from tests.fuzz.session_server import BrokenPromiseError
 
 
@@ -35,16 +35,13 @@ def clock() -> Clock:
     return Clock()
 
 
-def held(clock: Clock, tries: int, seed: int) -> Report:
-    return run(tries, seed, clock=clock, cpu=clock)
+def held(clock: Clock, tries: int, seed: int, expensive: float = EXPENSIVE) -> Report:
+    return run(tries, seed, clock=clock, cpu=clock, expensive=expensive)
 
 
-def test_sessions_of_all_kinds_end_well_and_leave_nothing_behind(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sessions_of_all_kinds_end_well_and_leave_nothing_behind(clock: Clock) -> None:
     # More of those that are made to take long than a long run has.
-    monkeypatch.setattr(session_messages, "EXPENSIVE", 0.03)
-    report = held(clock, 4_000, seed=2)
+    report = held(clock, 4_000, seed=2, expensive=0.03)
     assert report.tries == 4_000
     assert report.findings == []
     # It gets somewhere: neither all refused nor all taken.
