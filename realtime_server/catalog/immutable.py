@@ -9,8 +9,8 @@ functions and operators that they call, the functions of those, the views and ta
 read, and the policies of these. What a function's body calls is recorded for SQL between BEGIN
 ATOMIC and END only; the bodies of others are text, in which the names of functions, operators,
 views, and tables with policies are looked for. A name may be found that is not meant, which costs
-time alone. What cannot be seen is what compiled functions call, implicit casts in a body that is
-text, and a domain's CHECK.
+time alone. What cannot be seen is what compiled functions call; in a body that is
+text implicit casts, and names with a dollar sign or Unicode escapes; and a domain's CHECK.
 
 PostgreSQL's own functions are what they are declared to be, and so are an extension's compiled
 ones. Those that an extension has in SQL or another language count as a user's where it is recorded
@@ -77,9 +77,11 @@ _REACHED: Final = """
             FROM pg_catalog.pg_policy q
             WHERE r.classid = class.relation AND q.polrelid = r.objid AND q.polcmd IN ('r', '*')
             UNION ALL
+            -- Each OFFSET 0 keeps what is before it together: for each of its rows an index has
+            -- the rest, however many functions and tables there are.
             SELECT m.classid, m.objid
             FROM (
-                SELECT pg_catalog.lower(b.prosrc) AS body
+                SELECT b.prosrc AS body
                 FROM pg_catalog.pg_proc b
                 JOIN pg_catalog.pg_language k ON k.oid = b.prolang
                 WHERE r.classid = class.proc AND b.oid = r.objid AND b.prosqlbody IS NULL
@@ -87,22 +89,40 @@ _REACHED: Final = """
                     AND k.lanname NOT IN ('c', 'internal')
                 OFFSET 0
             ) t CROSS JOIN LATERAL (
-                SELECT class.proc, g.oid, pg_catalog.lower(g.proname::pg_catalog.text)
-                FROM pg_catalog.pg_proc g WHERE g.oid >= '16384'::pg_catalog.oid
+                SELECT found.classid, found.objid
+                FROM (
+                    SELECT DISTINCT word::pg_catalog.name AS name
+                    FROM (
+                        SELECT pg_catalog.regexp_split_to_table(
+                            t.body || ' ' || pg_catalog.lower(t.body), '\\W+'
+                        )
+                        UNION ALL
+                        SELECT pg_catalog.replace(quoted[1], '""', '"')
+                        FROM pg_catalog.regexp_matches(t.body, '"((?:[^"]|"")+)"', 'g') quoted
+                    ) words (word)
+                    OFFSET 0
+                ) w CROSS JOIN LATERAL (
+                    SELECT class.proc, g.oid
+                    FROM pg_catalog.pg_proc g
+                    WHERE g.proname = w.name AND g.oid >= '16384'::pg_catalog.oid
+                    UNION ALL
+                    SELECT class.relation, v.oid
+                    FROM pg_catalog.pg_class v
+                    WHERE v.relname = w.name AND v.oid >= '16384'::pg_catalog.oid
+                        AND (v.relkind = 'v' OR v.relrowsecurity)
+                    OFFSET 0
+                ) found (classid, objid)
                 UNION ALL
-                SELECT class.operator, o.oid, o.oprname::pg_catalog.text
-                FROM pg_catalog.pg_operator o WHERE o.oid >= '16384'::pg_catalog.oid
-                UNION ALL
-                SELECT class.relation, v.oid, pg_catalog.lower(v.relname::pg_catalog.text)
-                FROM pg_catalog.pg_class v
-                WHERE v.oid >= '16384'::pg_catalog.oid AND (v.relkind = 'v' OR v.relrowsecurity)
-            ) m (classid, objid, name)
-            -- Whole words, where a name is one.
-            WHERE pg_catalog.strpos(t.body, m.name) > 0 AND (
-                m.name ~ '\\W' OR t.body ~ ('\\m' || m.name || '\\M')
-            ) AND NOT EXISTS (
+                SELECT class.operator, o.oid
+                FROM pg_catalog.pg_operator o
+                WHERE o.oid >= '16384'::pg_catalog.oid
+                    AND pg_catalog.strpos(t.body, o.oprname::pg_catalog.text) > 0
+                OFFSET 0
+            ) m (classid, objid)
+            WHERE NOT EXISTS (
                 SELECT FROM pg_catalog.pg_depend e
                 WHERE e.classid = m.classid AND e.objid = m.objid AND e.deptype = 'e'
+                OFFSET 0
             )
         ) n (classid, objid)
     )
@@ -149,6 +169,9 @@ _FUNCTIONS: Final = f"""
     GROUP BY p.polrelid
 """
 
+# It takes seconds for what runs a millisecond.
+_NO_JIT: Final = "SET LOCAL jit = off"
+
 _CALLS: Final = f"""
     {
     _REACHED.format(
@@ -163,12 +186,14 @@ _CALLS: Final = f"""
 }
     SELECT {_NAME},
         pg_catalog.array_agg(
-            DISTINCT pg_catalog.format('%%I on %%s', p.polname, p.polrelid::pg_catalog.regclass)
+            DISTINCT pg_catalog.format('%%I on %%I.%%I', p.polname, n.nspname, c.relname)
         )
     FROM reached r
     JOIN pg_catalog.pg_proc f ON f.oid = r.objid
     JOIN pg_catalog.pg_namespace s ON s.oid = f.pronamespace
     JOIN pg_catalog.pg_policy p ON p.oid = r.policy
+    JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE r.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
         AND f.provolatile = 'i' AND f.oid >= '16384'::pg_catalog.oid
         AND NOT EXISTS (
@@ -206,7 +231,7 @@ async def functions_of_policies(
     """Return, by table, the functions that policies reach; tables without any are not there.
 
     Args:
-        cursor: to ask with.
+        cursor: to ask with, on a connection without the just-in-time compiler.
         oids: of the tables.
 
     Raises:
@@ -233,7 +258,8 @@ async def immutable_calls(
     Raises:
         psycopg.Error: if the database cannot be asked.
     """
-    cursor = await connection.execute(_CALLS.encode(), [list(publications)])
-    return [
-        ImmutableCall(function, tuple(policies)) for function, policies in await cursor.fetchall()
-    ]
+    async with connection.transaction():
+        await connection.execute(_NO_JIT)
+        cursor = await connection.execute(_CALLS.encode(), [list(publications)])
+        found = await cursor.fetchall()
+    return [ImmutableCall(function, tuple(policies)) for function, policies in found]

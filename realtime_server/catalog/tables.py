@@ -112,7 +112,7 @@ class Table:
     types: Mapping[int, CustomType]
     """By OID, what JSON needs to know of the columns' types that are not built in."""
     functions: Functions
-    """Those that its policies call; none if nobody's privileges were asked for."""
+    """Those that its policies call; none if they were not asked for."""
 
     @property
     def has_enums(self) -> bool:
@@ -274,10 +274,14 @@ async def read_tables(
     publications: Collection[str],
     plugin: OutputPlugin = OutputPlugin.PGOUTPUT,
 ) -> dict[TableName, Table]:
-    """Return the tables that exist, by name, with what is published of them."""
+    """Return the tables that exist, by name, with what is published of them.
+
+    Their policies' functions are not asked for.
+    """
     if not names:
         return {}
-    return (await look_at_tables(connection, names, roles, publications, plugin))[1]
+    wanted = published(connection.info.server_version, plugin) if publications else "NULL"
+    return (await _read(connection, names, roles, wanted, publications, "false"))[1]
 
 
 async def look_at_tables(
@@ -290,14 +294,15 @@ async def look_at_tables(
     """Return the tables that exist, by name, and in which snapshot.
 
     Args:
-        connection: in autocommit mode.
+        connection: in autocommit mode, without the just-in-time compiler, which would take longer
+            than what it compiles.
         names: one, at least.
         roles: whose privileges are asked for.
         publications: of which it is asked what they publish; none: it is not asked.
         plugin: that makes the changes.
     """
     wanted = published(connection.info.server_version, plugin) if publications else "NULL"
-    return await _read(connection, names, roles, wanted, publications)
+    return await _read(connection, names, roles, wanted, publications, CALLS_FUNCTIONS)
 
 
 async def _read(
@@ -306,6 +311,7 @@ async def _read(
     roles: Collection[str],
     wanted: str,
     publications: Collection[str],
+    calls_functions: str,
 ) -> tuple[Snapshot, dict[TableName, Table]]:
     parameters = {
         "schemas": [schema for schema, _ in names],
@@ -316,7 +322,7 @@ async def _read(
         parameters["publications"] = list(publications)
     async with connection.cursor(row_factory=tuple_row) as cursor:
         query = _TABLES.replace("{published}", wanted)
-        query = query.replace("{calls_functions}", CALLS_FUNCTIONS if roles else "false")
+        query = query.replace("{calls_functions}", calls_functions)
         await cursor.execute(query.encode(), parameters)
         rows = await cursor.fetchall()
         # Not for a table that nobody may read: it would take longer to answer than one that is

@@ -70,6 +70,14 @@ WAYS = {
             " set search_path to public as $$ begin return $1 = who(); end $$",
         ),
     ),
+    "by a quoted name in a body": Way(
+        "owner = who()",
+        (
+            'create function "Who, then"() returns text language sql stable as $$ select uid() $$',
+            "create function who() returns text language plpgsql stable as"
+            ' $$ begin return "Who, then"(); end $$',
+        ),
+    ),
     "by an operator": Way(
         "sees(owner)",
         (

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from psycopg import AsyncConnection
 
-from realtime_server.catalog.tables import Table, look_at_tables, read_tables
+from realtime_server.catalog.tables import Table, look_at_tables
 from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.visibility import Answer, Failure, Question, Row, Visibility
 from tests.fix_postgres import Database, Server
@@ -51,7 +51,8 @@ class Scene:
 
     async def table(self, name: str = "notes") -> Table:
         async with await AsyncConnection.connect(self.database.dsn) as connection:
-            found = await read_tables(connection, [("public", name)], [self.reader], ["shop"])
+            await connection.execute("set jit = off")
+            _, found = await look_at_tables(connection, [("public", name)], [self.reader], ["shop"])
         return found["public", name]
 
     def viewer(self, sub: str, role: str | None = None) -> Viewer:

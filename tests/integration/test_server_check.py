@@ -236,7 +236,8 @@ def test_in_rls_mode_functions_that_are_wrongly_immutable_are_named_with_their_p
     assert code == 0
     assert (
         "warning policies call functions that are declared IMMUTABLE, auth.uid() "
-        '("For all" on item, own on item): PostgreSQL may keep' in " ".join(out.split())
+        '("For all" on public.item, own on public.item): PostgreSQL may keep'
+        in " ".join(out.split())
     )
     mend = "ALTER FUNCTION auth.uid() STABLE;"
     assert f"         {mend}\n" in out
