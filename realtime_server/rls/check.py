@@ -16,6 +16,7 @@ from ..catalog.publications import check_for_wal2json
 from ..config import SETTING_NAMES, OutputPlugin
 from .exposure import exposure_findings
 from .migrations import pending, why_not
+from .powers import excess_powers
 from .privileges import missing_privileges
 
 __all__ = ["rls_findings"]
@@ -41,6 +42,7 @@ async def rls_findings(
                 findings.append(await _publications(connection, publications))
             exposed = await exposure_findings(connection, publications)
             missing = await missing_privileges(connection, publications)
+            excess = await excess_powers(connection, publications)
     except psycopg.Error as exc:
         raise connection_failed(exc, SETTING_NAMES) from exc
     if missing.own:
@@ -60,13 +62,15 @@ async def rls_findings(
         findings.append(
             Finding.warning(
                 "types",
-                "the role realtime_nobody, as which the code of types runs that are not "
-                "PostgreSQL's own, is not set up: their values are shown as text, and filters on "
-                "them are refused",
+                "values of types that are not PostgreSQL's own are shown as text, and filters on "
+                "them refused: what code their owners gave them runs as the role realtime_nobody, "
+                "which lacks this",
                 *missing.nobody,
                 remedy="and run `python -m realtime_server migrate`",
             )
         )
+    if excess is not None:
+        findings.append(Finding.warning("role", excess.message, *excess.sql))
     if not missing.every:
         findings.append(Finding.ok("privileges", "the server's role has the privileges it needs"))
     return (*findings, *exposed)

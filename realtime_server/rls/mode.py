@@ -37,6 +37,7 @@ from .counters import Counters
 from .delivery import Delivery
 from .matcher import Matcher
 from .migrations import migrate
+from .powers import excess_powers
 from .privileges import missing_privileges
 from .reader import Reader
 from .slow_viewers import SlowViewers
@@ -191,6 +192,13 @@ class RlsMode:
                     missing = await missing_privileges(connection, self._config.publications)
                     for grant in missing.every:
                         logger.warning("a privilege for RLS mode is missing: %s", grant)
+                    excess = await excess_powers(connection, self._config.publications)
+                    if excess is not None:
+                        logger.warning(
+                            "a role with fewer powers would do: %s. %s",
+                            excess.message,
+                            " ".join(excess.sql),
+                        )
                 await self._registry.know_enums()
             except (SourceError, psycopg.Error) as exc:
                 logger.warning("%s; trying again in %.1f s", " ".join(str(exc).split()), delay)

@@ -19,19 +19,16 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
+from .memberships import acting, grant
+
 __all__ = ["NOBODY", "confine", "is_confined", "missing_for_nobody"]
 
 NOBODY: Final = "realtime_nobody"
-
-_SPLIT_MEMBERSHIP: Final = 160000
-"""From PostgreSQL 16 on, being a member and being allowed to SET ROLE are two things."""
 
 _CONFINE: Final = """
 DO $confine$
 DECLARE
     as_whom CONSTANT text := pg_catalog.current_setting('role');
-    is_split CONSTANT boolean :=
-        pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 160000;
     caller text;
 BEGIN
     PERFORM pg_catalog.pg_advisory_xact_lock({lock});
@@ -47,10 +44,9 @@ BEGIN
         END;
     END IF;
     IF NOT pg_catalog.pg_has_role(
-        current_user, 'realtime_nobody', CASE WHEN is_split THEN 'SET' ELSE 'MEMBER' END
+        current_user, 'realtime_nobody', '{acting}'
     ) THEN
-        EXECUTE 'GRANT realtime_nobody TO CURRENT_USER'
-            || CASE WHEN is_split THEN ' WITH INHERIT FALSE, SET TRUE' ELSE '' END;
+        {grant};
     END IF;
     -- Of another owner, as a dump may have left it.
     DROP FUNCTION IF EXISTS realtime.core_as_nobody(text);
@@ -138,7 +134,11 @@ async def confine(connection: AsyncConnection[Any], lock: int) -> None:
     """
     with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
         if not await is_confined(connection):
-            await connection.execute(_CONFINE.replace("{lock}", str(lock)).encode())
+            version = connection.info.server_version
+            statement = _CONFINE.format(
+                lock=lock, acting=acting(version), grant=grant(NOBODY, "CURRENT_USER", version)
+            )
+            await connection.execute(statement.encode())
 
 
 async def is_confined(connection: AsyncConnection[Any]) -> bool:
@@ -158,14 +158,14 @@ async def missing_for_nobody(
         connection: as the server's role.
         publications: whose tables' columns may have such types.
     """
-    is_split = connection.info.server_version >= _SPLIT_MEMBERSHIP
+    version = connection.info.server_version
     try:
         confined = await is_confined(connection)
     except psycopg.errors.InsufficientPrivilege:
         # Without the schema nothing else works either, which is said elsewhere.
         return ()
     async with connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(_FACTS, ["SET" if is_split else "MEMBER"])
+        await cursor.execute(_FACTS, [acting(version)])
         facts = await cursor.fetchone()
         assert facts is not None
         user, exists, is_powerful, may_be, makes_roles, memberships = facts
@@ -175,7 +175,7 @@ async def missing_for_nobody(
                 return ()
             return (
                 f"CREATE ROLE {NOBODY} NOLOGIN NOINHERIT;",
-                f"GRANT {NOBODY} TO {user}{' WITH INHERIT FALSE, SET TRUE' if is_split else ''};",
+                f"{grant(NOBODY, user, version)};",
             )
         lines = [f"REVOKE {group} FROM {NOBODY};" for group in memberships]
         if is_powerful:
@@ -184,10 +184,11 @@ async def missing_for_nobody(
                 "NOCREATEDB;"
             )
         if not confined and not may_be:
-            how = " WITH INHERIT FALSE, SET TRUE" if is_split else ""
-            lines.append(f"GRANT {NOBODY} TO {user}{how};")
+            lines.append(f"{grant(NOBODY, user, version)};")
         await cursor.execute(_HIDDEN_SCHEMAS, [list(publications)])
-        lines += [f"GRANT USAGE ON SCHEMA {name} TO {NOBODY};" for (name,) in await cursor.fetchall()]
+        lines += [
+            f"GRANT USAGE ON SCHEMA {name} TO {NOBODY};" for (name,) in await cursor.fetchall()
+        ]
     return tuple(lines)
 
 

@@ -16,12 +16,10 @@ import attrs
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
+from .memberships import acting, grant
 from .nobody import missing_for_nobody
 
-__all__ = ["Missing", "missing_privileges"]
-
-# From PostgreSQL 16 on, being a member and being allowed to SET ROLE are two things.
-_SPLIT_MEMBERSHIP: Final = 160000
+__all__ = ["Missing", "missing_privileges", "readers"]
 
 _FACTS: Final = """
     SELECT pg_catalog.quote_ident(rolname), rolsuper OR rolreplication,
@@ -39,7 +37,7 @@ _READERS: Final = """
     SELECT pg_catalog.quote_ident(r.rolname)
     FROM pg_catalog.pg_roles r
     WHERE NOT r.rolsuper AND r.rolname <> current_user AND r.rolname !~ '^pg_'
-      AND NOT pg_catalog.pg_has_role(current_user, r.oid, %s)
+      AND (%s OR NOT pg_catalog.pg_has_role(current_user, r.oid, %s))
       AND (r.rolname = ANY (%s) OR EXISTS (
           SELECT FROM pg_catalog.pg_publication_tables p
           JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname
@@ -90,18 +88,36 @@ async def missing_privileges(
         facts = await cursor.fetchone()
         assert facts is not None
         user, replicates, database, creates, makes_temporary, exists, version = facts
-        is_split = version >= _SPLIT_MEMBERSHIP
-        await cursor.execute(
-            _READERS, ["SET" if is_split else "MEMBER", list(roles), list(publications)]
-        )
-        readers = [row[0] for row in await cursor.fetchall()]
-    how = " WITH INHERIT FALSE, SET TRUE" if is_split else ""
     return Missing(
         (
             *(() if replicates else (f"ALTER ROLE {user} REPLICATION;",)),
             *(() if creates or exists else (f"GRANT CREATE ON DATABASE {database} TO {user};",)),
             *(() if makes_temporary else (f"GRANT TEMPORARY ON DATABASE {database} TO {user};",)),
         ),
-        tuple(f"GRANT {reader} TO {user}{how};" for reader in readers),
+        tuple(
+            f"{grant(reader, user, version)};"
+            for reader in await readers(connection, publications, roles)
+        ),
         await missing_for_nobody(connection, publications),
     )
+
+
+async def readers(
+    connection: AsyncConnection[Any],
+    publications: Collection[str],
+    roles: tuple[str, ...] = (),
+    *,
+    every: bool = False,
+) -> list[str]:
+    """Return the roles that are expected to come with tokens, quoted.
+
+    Args:
+        connection: as the server's role.
+        publications: whose tables they may read.
+        roles: more that are expected.
+        every: also those that the server's role may act as.
+    """
+    how = acting(connection.info.server_version)
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(_READERS, [every, how, list(roles), list(publications)])
+        return [row[0] for row in await cursor.fetchall()]

@@ -33,6 +33,7 @@ from ..config import OutputPlugin
 from ..errors import RefusedError, UnavailableError
 from ..gate import OWN_SCHEMA
 from ..patience import wait_at_most
+from .memberships import acting, grant
 from .rows import SubscriptionRow, note_of, row_of
 from .viewers import Viewer
 
@@ -74,7 +75,6 @@ _ROLE: Final = """
         pg_catalog.quote_ident(current_user)
     FROM pg_catalog.pg_roles r WHERE r.rolname = %s
 """
-_SPLIT_MEMBERSHIP: Final = 160000
 
 _ALL_TABLES: Final = """
     SELECT c.oid::pg_catalog.int8
@@ -357,15 +357,16 @@ class Registry:
         )
 
     async def _check_role(self, connection: AsyncConnection[Any], role: str) -> None:
-        is_split = connection.info.server_version >= _SPLIT_MEMBERSHIP
-        cursor = await connection.execute(_ROLE, ["SET" if is_split else "MEMBER", role])
+        version = connection.info.server_version
+        cursor = await connection.execute(_ROLE, [acting(version), role])
         row = await cursor.fetchone()
         if row is None:
             raise RefusedError(f"there is no role {role!r} in the database")
         may_be, quoted, server = row
         if not may_be:
-            how = " WITH INHERIT FALSE, SET TRUE" if is_split else ""
-            logger.warning("GRANT %s TO %s%s is missing: joins are refused", quoted, server, how)
+            logger.warning(
+                "joins are refused, because this is missing: %s", grant(quoted, server, version)
+            )
             raise RefusedError(f"this server may not act as role {role!r}")
 
     async def _rows(

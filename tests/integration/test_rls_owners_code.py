@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from psycopg import sql
 
-from tests.fix_postgres import Server
 from tests.fix_rls import Stream
 from tests.integration.rls_stage import RlsStage, open_rls_stage
 from tests.rls_helpers import roles

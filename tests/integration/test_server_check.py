@@ -14,7 +14,7 @@ from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.integration.test_cli_doctor import replicating
 from tests.integration.test_stream_startup import run_to_its_end
-from tests.rls_helpers import migrated, roles
+from tests.rls_helpers import make_nobody, migrated, roles
 from tests.tokens import SECRET
 
 pytestmark = pytest.mark.integration
@@ -170,12 +170,31 @@ def test_rls_mode_looks_at_publication_schema_and_privileges(rls_shop: RlsShop) 
     schemas = "select from pg_namespace where nspname = 'realtime'"
     assert rls_shop.database.execute(schemas) == []
 
-    rls_shop.execute(becomes)
+    make_nobody(rls_shop.database.server)
+    nobody = f"GRANT realtime_nobody TO {rls_shop.server} WITH INHERIT FALSE, SET TRUE;"
+    code, out = rls_shop.check()
+    assert "warning  values of types that are not PostgreSQL's own are shown as text" in out
+    assert f"         {nobody}\n         (and run `python -m realtime_server migrate`)\n" in out
+
+    rls_shop.execute(becomes, nobody)
     asyncio.run(migrated(make_conninfo(rls_shop.database.dsn, user=rls_shop.server)))
     code, out = rls_shop.check()
     assert code == 0
+    assert "realtime_nobody" not in out
     assert "ok       the schema realtime is up to date" in out
     assert "ok       the server's role has the privileges it needs" in out
+
+
+def test_in_rls_mode_a_superuser_is_warned_of_with_the_sql_that_makes_a_right_role(
+    rls_shop: RlsShop,
+) -> None:
+    rls_shop.execute("create publication shop for table item")
+    code, out = rls_shop.check(DB_USER="postgres")
+    assert code == 0
+    assert "warning  the server's role postgres is a superuser, which RLS mode does not need" in out
+    assert "         CREATE ROLE realtime LOGIN REPLICATION PASSWORD '…';\n" in out
+    grant = f"GRANT {rls_shop.reader} TO realtime WITH INHERIT FALSE, SET TRUE;"
+    assert f"         {grant}\n" in out
 
 
 @pytest.mark.parametrize("may_look", [False, True])
