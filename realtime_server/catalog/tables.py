@@ -71,8 +71,9 @@ class KeyColumn:
     """A column of the primary key."""
 
     name: str
-    type_sql: str
-    """Its type as SQL writes it."""
+    type_sql: str | None
+    """Its type as SQL writes it; of a domain, its base type's. None if to read a value of that may
+    run a user's code, as a domain's check."""
     equals: str
     """The index's equality operator as SQL writes it: ``operator(pg_catalog.=)``."""
 
@@ -172,7 +173,24 @@ _TABLES: Final = """
         (
             SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
                 a.attname,
-                pg_catalog.format_type(a.atttypid, -1),
+                CASE
+                    WHEN a.atttypid < 16384 THEN pg_catalog.format_type(a.atttypid, -1)
+                    ELSE (
+                        WITH RECURSIVE base AS (
+                            SELECT t.oid, t.typtype, t.typbasetype, t.typcategory
+                            FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid
+                            UNION ALL
+                            SELECT t.oid, t.typtype, t.typbasetype, t.typcategory
+                            FROM base b JOIN pg_catalog.pg_type t ON t.oid = b.typbasetype
+                            WHERE b.typtype = 'd'
+                        )
+                        -- Superusers alone make base types. What is made of others may have a
+                        -- domain in it.
+                        SELECT pg_catalog.format_type(b.oid, -1) FROM base b
+                        WHERE b.oid < 16384 AND b.typtype <> 'd' OR b.typtype = 'e'
+                            OR b.typtype = 'b' AND b.typcategory <> 'A'
+                    )
+                END,
                 (
                     SELECT pg_catalog.format('operator(%%I.%%s)', n.nspname, o.oprname)
                     FROM pg_catalog.pg_opclass oc

@@ -190,10 +190,10 @@ def function(
     fields = {
         "parameters": ", ".join(f"key_{n}_ pg_catalog.text[]" for n, _ in enumerate(key)),
         "declarations": " ".join(
-            f"typed_{n}_ {column.type_sql}[] := key_{n}_::{column.type_sql}[];"
+            f"typed_{n}_ {_type_of(column)}[] := key_{n}_::{_type_of(column)}[];"
             for n, column in enumerate(key)
         )
-        + f" picked_ {key[0].type_sql}[];",
+        + f" picked_ {_type_of(key[0])}[];",
         "look_up": _look_up(table, key, compared),
         "directive": "",
     }
@@ -251,16 +251,14 @@ def _named(oid: int, fields: dict[str, str], called: Functions, timeout: float) 
 
 
 def _look_up(table: str, key: tuple[KeyColumn, ...], compared: tuple[LiveColumn, ...]) -> str:
-    if len(key) == 1 and not compared:
+    if len(key) == 1 and key[0].type_sql is not None and not compared:
         [column] = key
         return _BY_KEY.format(name=_quoted(column.name), table=table, equals=column.equals)
     return _BY_ROW.format(
         keys=", ".join(f"pg_catalog.unnest(typed_{n}_)" for n, _ in enumerate(key)),
         aliases=", ".join(f"key_{n}" for n, _ in enumerate(key)),
         table=table,
-        equal=" AND ".join(
-            f"t.{_quoted(column.name)} {column.equals} k.key_{n}" for n, column in enumerate(key)
-        ),
+        equal=" AND ".join(_equal(column, f"k.key_{n}") for n, column in enumerate(key)),
         unchanged="".join(
             _UNCHANGED.format(
                 name=_quoted(column.name),
@@ -270,6 +268,20 @@ def _look_up(table: str, key: tuple[KeyColumn, ...], compared: tuple[LiveColumn,
             for column in compared
         ),
     )
+
+
+def _type_of(column: KeyColumn) -> str:
+    """Return the type of a key's values here, where they are made as the server."""
+    return "pg_catalog.text" if column.type_sql is None else column.type_sql
+
+
+def _equal(column: KeyColumn, value: str) -> str:
+    """Return that a key's column has a value."""
+    name = f"t.{_quoted(column.name)}"
+    if column.type_sql is None:
+        # By the type's output function, where a cast could be anybody's.
+        return f"pg_catalog.concat({name}) OPERATOR(pg_catalog.=) {value}"
+    return f"{name} {column.equals} {value}"
 
 
 def _quoted(name: str) -> str:

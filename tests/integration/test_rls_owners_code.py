@@ -138,6 +138,11 @@ class Attack:
                 stage.execute(text.replace("{schema}", stage.schema))
             stage.make("shown", columns, "true")
 
+    def prepare_more(self, columns: str) -> None:
+        """Have the owner make another table."""
+        with self._as_owner():
+            self.stage.make("more", columns, "true")
+
     @contextlib.contextmanager
     def _as_owner(self) -> Iterator[None]:
         self.stage.execute(
@@ -203,4 +208,19 @@ async def test_values_become_json_as_nobody(attack: Attack) -> None:
         [told] = await stage.payloads(client, f"insert into shown values (1, {literals})")
     shown: dict[str, Any] = told["record"]
     assert shown["pair"] == {"a": 1, "b": "x"}
+    attack.assert_failed()
+
+
+@pytest.mark.parametrize("column", [*COLUMNS][:-1])
+async def test_a_rows_key_is_read_without_running_users_code(attack: Attack, column: str) -> None:
+    stage = attack.stage
+    kind, literal, _ = COLUMNS[column]
+    attack.prepare(f"{column} {kind}, id int, primary key ({column})")
+    attack.prepare_more(f"{column} {kind}, id int, primary key (id, {column})")
+    async with stage.client() as client:
+        await client.sit(stage.topic("shown"), stage.topic("more"))
+        for table in ("shown", "more"):
+            [told] = await stage.payloads(client, f"insert into {table} values ({literal}, 7)")
+            assert told["record"]["id"] == 7
+            assert told["errors"] is None
     attack.assert_failed()
