@@ -7,6 +7,7 @@ role, and counts in sequences, which no rollback takes back, how often it ran an
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest_asyncio
 
 from tests.fix_rls import Stream
 from tests.integration.rls_stage import RlsStage, open_rls_stage
-from tests.rls_helpers import roles
+from tests.rls_helpers import roles, wal
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -91,7 +92,7 @@ create type pair as (a int, b odd);
 create type span as range (subtype = odd);
 create type mood as enum ('glad', 'sad');
 create function mood_json(mood) returns json language sql as
-    $$ select case when {schema}.evil('') then '"mood"'::json end $$;
+    $$ select case when {schema}.evil('') then to_json($1::text) end $$;
 create cast (mood as json) with function mood_json(mood);
 create function same(mood, mood) returns boolean language sql as
     $$ select {schema}.evil('') and $1::text = $2::text $$;
@@ -223,4 +224,38 @@ async def test_a_rows_key_is_read_without_running_users_code(attack: Attack, col
             [told] = await stage.payloads(client, f"insert into {table} values ({literal}, 7)")
             assert told["record"]["id"] == 7
             assert told["errors"] is None
+    attack.assert_failed()
+
+
+async def test_scripts_that_call_apply_rls_run_no_users_code_as_themselves(attack: Attack) -> None:
+    stage = attack.stage
+    columns = [(name, kind) for name, (kind, _, _) in COLUMNS.items()]
+    attack.prepare(", ".join(["id int primary key", *(" ".join(each) for each in columns)]))
+    stage.execute(f"grant select on {stage.schema}.shown to {stage.narrow}")
+    with stage.database.connect() as script:
+        # The code prepares other statements under the names that psycopg would take.
+        script.prepare_threshold = None
+        script.execute(f"set search_path to {stage.schema}, public")
+        literals = ", ".join(literal for _, literal, _ in COLUMNS.values())
+        script.execute(f"insert into shown values (1, {literals})")
+        row: list[tuple[str, str, Any]] = [("id", "integer", 1)]
+        row += [(name, kind, COLUMNS[name][2]) for name, kind in columns]
+        change = wal(script, "I", "shown", row, schema=stage.schema)
+        script.execute("set application_name to 'realtime_server script'")
+        for name, _ in columns:
+            script.execute(
+                "insert into realtime.subscription (subscription_id, entity, claims, filters)"
+                " values (gen_random_uuid(), 'shown', %s, array[(%s, 'eq', %s)"
+                "::realtime.user_defined_filter])",
+                (json.dumps({"role": stage.narrow}), name, COLUMNS[name][2]),
+            )
+        script.execute("set search_path to public")
+        [result] = script.execute(
+            "select cardinality(subscription_ids), wal #> '{record,pair}'"
+            " from realtime.apply_rls(%s)",
+            (change,),
+        ).fetchall()
+        script.execute("delete from realtime.subscription where node is null")
+    assert result == (len(columns), {"a": 1, "b": "x"})
+    assert attack.has("ran")
     attack.assert_failed()
