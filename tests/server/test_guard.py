@@ -121,8 +121,8 @@ async def test_what_is_inflated_counts_by_what_it_becomes(guarded: Guarded) -> N
     assert len(bomb) < 1100
     guarded.connection.data_received(bomb * 200)
     assert guarded.happened == ["flood"]
-    # 1000 times 8 KiB, and what was in the last slice besides.
-    assert inflated <= 1000 * 8192 + 3_000_000
+    # 1000 times a KiB, and what was in the last slice besides.
+    assert inflated <= 1000 * 1024 + 2_000_000
 
 
 async def test_what_waits_unread_beyond_the_bound_ends_the_connection() -> None:
