@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -30,6 +31,7 @@ class FakeServer:
     ends_slowly = False
     signal_number: int | None = None
     seen: list[Any]
+    frozen: list[bool]
 
     def __init__(self, config: ServerConfig) -> None:
         self.seen.append(config)
@@ -84,9 +86,11 @@ class Files:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeServer]]:
     class Server(FakeServer):
         seen: list[Any] = []  # noqa: RUF012
+        frozen: list[bool] = []  # noqa: RUF012
 
     monkeypatch.setattr(cli, "RealtimeServer", Server)
     monkeypatch.setattr(cli, "resource", Files(1024, 100_000))
+    monkeypatch.setattr("gc.freeze", lambda: Server.frozen.append(gc.isenabled()))
     for variable in variables():
         monkeypatch.delenv(variable.name, raising=False)
     level = logging.getLogger("websockets").level
@@ -153,6 +157,14 @@ def test_a_signal_ends_it_in_good_order(
         "stopping: closing connections, for at most 5000 ms",
         "stopped",
     ]
+
+
+def test_what_is_there_at_the_start_is_not_looked_through_again_for_garbage(
+    server: type[FakeServer],
+) -> None:
+    server.signal_number = signal.SIGTERM
+    assert cli.main(["--dev"]) == 0
+    assert server.frozen == [True]
 
 
 @pytest.mark.parametrize(
