@@ -57,6 +57,7 @@ from .phoenix.socket_state import (
 from .rate import Rate
 from .refusals import Refusals
 from .registrar import Registered, Registrar
+from .token_limit import TokenLimit
 from .topics import Topic
 from .turns import in_turns
 
@@ -126,6 +127,7 @@ class Connection:
         self._state = SocketState(serializer, max_payload_bytes=config.max_payload_bytes)
         self._joins = Rate(config.max_joins_per_second, self._loop.time())
         self._account = Account(budget)
+        self._tokens = TokenLimit(config.max_tokens, self._loop.time)
         self._subscriptions: dict[Channel, Subscription] = {}
         # By topic, also while a join waits.
         self._registered: dict[str, Registered] = {}
@@ -244,6 +246,7 @@ class Connection:
             topic = Topic(message.topic, ()) if config else Topic.parse(message.topic)
             request = JoinRequest(self._request, message.topic, message.payload)
             grant = await self._authorizer.join(request)
+            self._tokens.hold(message.topic, grant.token)
             await in_turns(self._account.taking(message.topic, _filters(topic, config)))
             self._registered[message.topic] = await self._registrar.register(
                 topic, config.bindings if config else None, grant
@@ -362,6 +365,7 @@ class Connection:
 
     def _forget(self, topic: str) -> None:
         self._account.give_back(topic)
+        self._tokens.release(topic)
         registered = self._registered.pop(topic, None)
         if registered is not None:
             self._registrar.remove(registered)
@@ -370,6 +374,9 @@ class Connection:
 
     async def _refresh(self, channel: Channel, token: Any) -> None:
         try:
+            if isinstance(token, str) and channel.grant.token:
+                # Before it is verified, which takes its time.
+                self._tokens.check(token)
             grant = await self._authorizer.refresh(channel.grant, token)
             if grant is not channel.grant:
                 await self._take(channel, grant)
@@ -384,6 +391,7 @@ class Connection:
         if channel not in self._subscriptions or registered is None:
             # It has ended while its token was looked at.
             return
+        self._tokens.hold(channel.topic, grant.token)
         viewer = await self._registrar.renew(registered, grant)
         channel.grant = grant
         subscription = self._subscriptions.get(channel)
@@ -419,6 +427,8 @@ class Connection:
 
     def _end(self, channel: Channel, exc: RefusedError) -> None:
         self._metrics.channels_ended.labels(exc.result).inc()
+        if isinstance(exc, LimitError):
+            self._metrics.limit(exc.limit)
         extra = named(self._peer, "channel_ended", topic=channel.topic, reason=str(exc))
         logger.info(
             "channel %.200r of %s ended: %.1000s", channel.topic, self._peer, exc, extra=extra

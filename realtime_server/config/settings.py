@@ -185,6 +185,9 @@ class ServerConfig:
 
     max_connections: kinds.Number = _variable(16384, "open sockets")
     max_channels: kinds.Number = _variable(1000, "topics that one connection may have joined")
+    max_tokens: kinds.Number = _variable(
+        50, "different tokens that one connection may use within a minute"
+    )
     max_joins_per_second: kinds.Number = _variable(1000, "of one connection")
     max_conditions: kinds.Number = _variable(
         10_000, "in the filters of all that one connection has joined"

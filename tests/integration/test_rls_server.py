@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from typing import Any
@@ -601,6 +602,62 @@ async def test_a_new_token_for_a_role_that_is_not_there_ends_the_channel(
         await client.send(topic, "access_token", {"access_token": token})
         assert await client.drain() == [client.frame(topic, "phx_error", {}, ref="1")]
     await eventually(lambda: rows(stage) == [])
+
+
+TOO_MANY_TOKENS = (
+    "TooManyTokens: this connection has used 50 different tokens within a minute, the most it may "
+    "(MAX_TOKENS); use one for all channels, or wait"
+)
+
+
+def refused_tokens(stage: RlsStage) -> float:
+    line = re.search(r'limits_total{limit="tokens"} (.*)', stage.server.metrics.render().decode())
+    return float(line[1]) if line else 0.0
+
+
+async def test_a_client_with_a_token_for_each_channel_is_refused_from_some_number_on(
+    stage: RlsStage,
+) -> None:
+    stage.make("notes", "id int primary key, owner text")
+    before = refused_tokens(stage)
+    async with stage.client() as client, stage.client("other") as other:
+        for number in range(50):
+            token = stage.token(f"user{number}")
+            reply = await client.try_join(
+                stage.topic("notes", f"id=eq.{number}"), {"user_token": token}
+            )
+            assert reply == {"status": "ok", "response": {}}
+        reply = await client.try_join(
+            stage.topic("notes"), {"access_token": stage.token("late"), "config": {}}
+        )
+        assert reply == {
+            "status": "error",
+            "response": {"reason": TOO_MANY_TOKENS},
+        }
+        # With one of those, as many channels as it likes.
+        assert (await client.try_join(stage.topic("notes"), {"user_token": token}))[
+            "status"
+        ] == "ok"
+        await other.sit(stage.topic("notes"))
+    assert refused_tokens(stage) == before + 1
+
+
+async def test_a_client_with_ever_new_tokens_loses_its_channel(stage: RlsStage) -> None:
+    stage.make("notes", "id int primary key, owner text")
+    topic, other = stage.topic("notes"), stage.topic("notes", "id=eq.1")
+    before = refused_tokens(stage)
+    async with stage.client() as client:
+        await client.try_join(topic, {"user_token": client.token, "config": {}})
+        await client.sit(other)
+        for number in range(50):
+            token = stage.token(session=number)
+            await client.send(topic, "access_token", {"access_token": token})
+        frames = await client.drain()
+        assert [frame["event"] for frame in frames] == ["system", "phx_close"]
+        assert frames[0]["payload"]["message"] == TOO_MANY_TOKENS
+        # The other one has a token of its own, and stays.
+        assert await stage.payloads(client, "insert into notes values (1, 'ann')")
+    assert refused_tokens(stage) == before + 1
 
 
 async def test_changes_under_way_come_or_are_a_gap_when_a_token_is_renewed(stage: RlsStage) -> None:

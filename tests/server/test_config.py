@@ -186,6 +186,7 @@ TABLE = {
     ),
     "MAX_CONNECTIONS": number(16384, least=1),
     "MAX_CHANNELS": number(1000, least=1),
+    "MAX_TOKENS": number(50, least=1),
     "MAX_JOINS_PER_SECOND": number(1000, least=1),
     "MAX_CONDITIONS": number(10_000, least=1),
     "MAX_TOTAL_CONDITIONS": number(250_000, least=1),
