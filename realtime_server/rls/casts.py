@@ -28,12 +28,20 @@ _REFUSED_FOR: Final = 60.0
 
 _TIMED_OUT: Final = psycopg.errors.QueryCanceled.sqlstate
 
+# In the order of the values, which are sorted.
 _CAST: Final = """
-    SELECT realtime.cast(v.text, v.type::pg_catalog.regtype)::pg_catalog.text
-    FROM ROWS FROM (
-        pg_catalog.unnest(%s::pg_catalog.oid[]), pg_catalog.unnest(%s::pg_catalog.text[])
-    ) WITH ORDINALITY AS v (type, text, place)
-    ORDER BY v.place
+    SELECT c.json::pg_catalog.text
+    FROM (
+        SELECT v.type, pg_catalog.array_agg(v.text ORDER BY v.place) AS texts
+        FROM ROWS FROM (
+            pg_catalog.unnest(%s::pg_catalog.oid[]), pg_catalog.unnest(%s::pg_catalog.text[])
+        ) WITH ORDINALITY AS v (type, text, place)
+        GROUP BY v.type
+    ) g
+    CROSS JOIN LATERAL pg_catalog.unnest(
+        realtime.core_cast_all(g.texts, g.type::pg_catalog.regtype)
+    ) WITH ORDINALITY AS c (json, place)
+    ORDER BY g.type, c.place
 """
 
 

@@ -137,6 +137,7 @@ async def test_without_the_role_users_code_does_not_run_at_all(shop: Database, w
     async with connected(shop, weak) as connection:
         for query in (
             "select realtime.cast('(1,x)', 'pair')",
+            "select realtime.core_cast_all('{\"(1,x)\"}', 'pair')",
             "select realtime.check_equality_op('eq', 'odd', 'x', 'x')",
             "select realtime.check_equality_op('in', 'odd', 'x', '{x}')",
             "select realtime.value_text('{\"a\": 1}', 'pair')",
@@ -191,3 +192,35 @@ async def test_a_hidden_schema_of_a_type_is_told(shop: Database) -> None:
     for statement in missing.nobody:
         shop.execute(statement)
     assert shop.execute(cast) == [([{"a": 1, "b": 2}],)]
+
+
+async def test_plain_enums_need_no_role(shop: Database, weak: str) -> None:
+    shop.execute("create type mood as enum ('sad', 'glad', 'content')")
+    shop.execute("alter type mood add value 'low' before 'glad'")
+    await migrated(make_conninfo(shop.dsn, user=weak))
+    labels = [None, "sad", "low", "glad", "content"]
+    signs = {"eq": "=", "neq": "<>", "lt": "<", "lte": "<=", "gt": ">", "gte": ">="}
+    async with connected(shop, weak) as connection:
+
+        async def value(query: str, *parameters: object) -> object:
+            cursor = await connection.execute(query, parameters)
+            [answer] = await cursor.fetchone() or [None]
+            return answer
+
+        for left in labels:
+            assert await value("select realtime.cast(%s, 'mood')", left) == left
+            for right in labels:
+                for op, sign in signs.items():
+                    expected = await value(f"select %s::mood {sign} %s::mood", left, right)
+                    query = "select realtime.check_equality_op(%s, 'mood', %s, %s)"
+                    assert await value(query, op, left, right) is expected
+            for items in (["sad", "low"], [None, "sad"], [], None):
+                expected = await value("select %s::mood = any (%s::mood[])", left, items)
+                query = "select realtime.check_equality_op('in', 'mood', %s, %s::text[]::text)"
+                assert await value(query, left, items) is expected
+        for query in (
+            "select realtime.cast('x', 'mood')",
+            "select realtime.check_equality_op('in', 'mood', null, '{x}')",
+        ):
+            with pytest.raises(psycopg.errors.InvalidTextRepresentation, match='mood: "x"'):
+                await value(query)

@@ -153,6 +153,15 @@ def test_cast_gives_the_value_as_json(
     assert script.value("select realtime.cast(%s, %s::regtype)", text, kind) == expected
 
 
+@pytest.mark.parametrize("kind", ["point", "pair"])
+def test_many_values_are_cast_at_once_in_their_order(script: Script, kind: str) -> None:
+    script.execute("create type pair as (a int, b int)")
+    texts = [f"({number},{number % 3})" for number in range(200)]
+    each = [script.value("select realtime.cast(%s, %s::regtype)", text, kind) for text in texts]
+    assert script.value("select realtime.core_cast_all(%s, %s::regtype)", texts, kind) == each
+    assert len({json.dumps(one) for one in each}) == len(texts)
+
+
 def test_cast_raises_what_postgresql_raises(script: Script) -> None:
     with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="integer"):
         script.value("select realtime.cast('x', 'integer')")
