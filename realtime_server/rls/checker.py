@@ -42,6 +42,8 @@ class Verdict:
     timeouts: Counter[Viewer]
     """How many checks of each viewer have taken too long; 0 of one that was not asked about
     everything, because others' took too long."""
+    seconds: Mapping[Viewer, float] = attrs.field(factory=dict)
+    """That the policies of each who was asked for took, one after the other."""
 
 
 class Checker:
@@ -104,6 +106,7 @@ class Checker:
         xids = {each.change.transaction.xid for each in candidates}
         tables = await self._look_at_tables(by_relation, roles, xids)
         pages = []
+        seconds: dict[Viewer, float] = {}
         for relation, places in by_relation.items():
             table = tables.get((relation.schema, relation.table))
             # Another table of the same name has other readers.
@@ -128,13 +131,15 @@ class Checker:
                 await page.ask(lookup, self._counters)
             self._samples.note(candidates, sampled, page.failed)
             timeouts.update(page.timeouts)
+            for viewer, taken in page.seconds.items():
+                seconds[viewer] = seconds.get(viewer, 0.0) + taken
             pages.append(page)
         answers = await self._casts.json_of(
             {one for page in pages for one in page.unknown_values()}
         )
         for page in pages:
             page.show(shown, answers, self._max_record_bytes)
-        return Verdict(shown, timeouts)
+        return Verdict(shown, timeouts, seconds)
 
     async def _lose(
         self,

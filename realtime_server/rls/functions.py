@@ -34,7 +34,8 @@ CREATE FUNCTION pg_temp.{name}(
     roles_json_ pg_catalog.json, claims_json_ pg_catalog.json, wanted_json_ pg_catalog.json
 )
 RETURNS TABLE (
-    viewer_ integer, visible_ integer[], problem_ pg_catalog.text, detail_ pg_catalog.text
+    viewer_ integer, visible_ integer[], problem_ pg_catalog.text, detail_ pg_catalog.text,
+    seconds_ double precision
 )
 LANGUAGE plpgsql
 -- At the end, however it comes, the role is the session's own.
@@ -90,6 +91,9 @@ BEGIN
                 problem_ := CASE WHEN visible_ IS NULL THEN SQLSTATE END;
                 detail_ := CASE WHEN visible_ IS NULL THEN SQLERRM END;
         END;
+        seconds_ := pg_catalog.date_part(
+            'epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started_
+        );
         RETURN NEXT;
     END LOOP;
 END

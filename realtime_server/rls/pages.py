@@ -116,6 +116,8 @@ class Page:
         self._shown: dict[tuple[int, tuple[LiveColumn, ...]], list[Viewer]] = {}
         self._errors: list[tuple[int, str, Sequence[Viewer]]] = []
         self.timeouts: Counter[Viewer] = Counter()
+        self.seconds: dict[Viewer, float] = {}
+        """That each viewer's policies took."""
         self.failed: dict[int, set[Viewer]] = {}
         """By candidate, those whose policies failed."""
         by_role: dict[frozenset[Viewer], dict[str, list[Viewer]]] = {}
@@ -239,6 +241,7 @@ class Page:
 
     def _take(self, sheet: _Sheet, viewer: Viewer, answer: Answer, counters: Counters) -> None:
         columns = self._columns[viewer.role]
+        self.seconds[viewer] = self.seconds.get(viewer, 0.0) + answer.seconds
         for row in answer.visible:
             for place in sheet.candidates[row]:
                 if viewer in self._candidates[place].viewers:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import statistics
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from realtime_core import Gap
 
@@ -32,6 +33,13 @@ from .waiting import Waiting
 __all__ = ["SlowViewers"]
 
 logger = logging.getLogger("realtime.rls")
+
+_DEAR: Final = 0.1
+"""Part of the timeout that a viewer may take of each batch, as long as that is usual."""
+_UNUSUAL: Final = 10
+"""Times what most viewers of the batch take, which is not."""
+_MOST_DEAR: Final = 3
+"""Batches in a row, until a viewer who takes more of each is slow, too."""
 
 
 class SlowViewers:
@@ -68,6 +76,8 @@ class SlowViewers:
         self._lanes: dict[Viewer, Lane] = {}
         # Those among them that have taken no time yet.
         self._on_trial: set[Viewer] = set()
+        # How many batches in a row those have taken much of who are not slow yet.
+        self._dear: Counter[Viewer] = Counter()
         self._ending: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -96,6 +106,7 @@ class SlowViewers:
             return
         del self._channels[viewer]
         self._on_trial.discard(viewer)
+        self._dear.pop(viewer, None)
         lane = self._lanes.pop(viewer, None)
         if lane is not None:
             self._await(lane.abandon())
@@ -157,7 +168,29 @@ class SlowViewers:
                 self._delivery.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs))
         if self._waiting.is_too_much:
             self._relieve()
+        self._note_dear(verdict.seconds)
         return list(zip(candidates, verdict.shown, strict=True))
+
+    def _note_dear(self, seconds: Mapping[Viewer, float]) -> None:
+        """Ask for those apart from the next batch on who hold the others up with each.
+
+        Their policies run into no timeout, but everybody waits for them each time.
+        """
+        allowed = _DEAR * self._apart.timeout
+        if not self._dear and max(seconds.values(), default=0.0) <= allowed:
+            return
+        # With one alone it is a matter of the other tables, and of what follows.
+        usual = statistics.median_low(seconds.values()) if len(seconds) > 1 else 0.0
+        allowed = max(allowed, _UNUSUAL * usual)
+        for viewer, taken in seconds.items():
+            if taken <= allowed:
+                self._dear.pop(viewer, None)
+                continue
+            if viewer in self._channels and viewer not in self._lanes:
+                self._dear[viewer] += 1
+                if self._dear[viewer] >= _MOST_DEAR:
+                    del self._dear[viewer]
+                    self._put_apart(viewer, is_slow=True)
 
     def telling(self, gap: Gap) -> Iterator[float]:
         """Tell everybody of a gap, as :meth:`Delivery.telling` does.

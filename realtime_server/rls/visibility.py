@@ -29,7 +29,7 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 from weakref import WeakKeyDictionary
 
 import attrs
@@ -83,6 +83,12 @@ class Answer:
 
     visible: set[int] = attrs.field(factory=set)
     failed: dict[int, Failure] = attrs.field(factory=dict)
+    seconds: float = attrs.field(default=0.0, eq=False)
+    """That it took, unless it took too long."""
+
+
+_Found: TypeAlias = tuple[int, list[int] | None, str | None, str | None, float | None]
+"""Of a viewer: its number, the rows that it may see or what was wrong, and how long it took."""
 
 
 _MOST_LOOKUPS: Final = 20_000
@@ -247,8 +253,9 @@ class Visibility:
             was_hurried = hurried
             rows = await self._call(inquiry, todo, self._hurry if hurried else None)
             again: list[tuple[int, tuple[int, ...]]] = []
-            for index, visible, problem, detail in rows:
+            for index, visible, problem, detail, seconds in rows:
                 place, places = todo[index - 1]
+                inquiry.answers[place].seconds += seconds or 0.0
                 if visible is not None:
                     inquiry.answers[place].visible.update(one - 1 for one in visible)
                 elif problem in (LATER, TIMEOUT) and was_hurried:
@@ -277,7 +284,7 @@ class Visibility:
 
     async def _call(
         self, inquiry: _Inquiry, todo: Sequence[tuple[int, tuple[int, ...]]], limit: float | None
-    ) -> list[tuple[int, list[int] | None, str | None, str | None]]:
+    ) -> list[_Found]:
         rows, table = inquiry.rows, inquiry.table
         name, definition = inquiry.function(self.timeout)
         width = len(rows[0].key)
@@ -337,13 +344,13 @@ class Visibility:
             except psycopg.OperationalError:
                 if connection.closed:
                     raise
-                return [(1, None, TIMEOUT, None)]
+                return [(1, None, TIMEOUT, None, None)]
             except psycopg.Error as exc:
                 # Not of a policy, which the function catches, but of the call itself: a key
                 # that is none any more.
                 return _none(todo, exc)
         await self.connections.terminate(pid)
-        return [(1, None, TIMEOUT, None)]
+        return [(1, None, TIMEOUT, None, None)]
 
     @asynccontextmanager
     async def _limited(
@@ -435,12 +442,10 @@ async def _may_define(connection: AsyncConnection[Any]) -> bool:
     return bool(may)
 
 
-def _none(
-    todo: Sequence[tuple[int, tuple[int, ...]]], exc: psycopg.Error
-) -> list[tuple[int, list[int] | None, str | None, str | None]]:
+def _none(todo: Sequence[tuple[int, tuple[int, ...]]], exc: psycopg.Error) -> list[_Found]:
     """Return that no question can be answered."""
     problem, detail = exc.sqlstate or "?", exc.diag.message_primary
-    return [(index + 1, None, problem, detail) for index in range(len(todo))]
+    return [(index + 1, None, problem, detail, None) for index in range(len(todo))]
 
 
 def _array(texts: Iterable[str]) -> str:

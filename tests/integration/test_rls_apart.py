@@ -206,6 +206,23 @@ async def test_who_takes_too_long_for_one_table_is_not_waited_for_at_the_next(
     assert asked[:2] == [("notes", ["ann", "sleeper"], False), ("memos", ["ann"], True)]
 
 
+async def test_a_policy_that_takes_much_of_each_batch_is_asked_for_apart(
+    stage: RlsStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It runs into no timeout."""
+    stage.make("memos", "id int primary key", SLEEPS.replace("60", "0.1"))
+    timeouts = stage.metric("realtime_rls_timeouts_total")
+    async with stage.client("sleeper") as sleeper, stage.client("ann") as ann:
+        for client in (sleeper, ann):
+            await client.sit(stage.topic("memos"))
+        for one in range(1, 6):
+            stage.execute(f"insert into memos values ({one})")
+            assert id_of(await ann.receive()) == one
+        assert [id_of(await sleeper.receive()) for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert "row level security takes too long for role" in caplog.text
+    assert stage.metric("realtime_rls_timeouts_total") == timeouts
+
+
 CASTS = (
     "create function checked(n int) returns bool language plpgsql as $$ begin"
     " if current_setting('application_name') like 'realtime_server%' then {} end if;"

@@ -63,10 +63,11 @@ class Stage:
         self.counters = Counters()
         self.slow: set[Viewer] = set()
         self.asked_apart = 0
+        self.seconds: dict[Viewer, float] = {}
         self.may_go_on = asyncio.Event()
         self.outboxes: dict[Viewer, RecordingOutbox] = {}
         self.delivery = Delivery(self.hub, self.counters)
-        asking = cast("Visibility", SimpleNamespace(check=None, check_apart=None))
+        asking = cast("Visibility", SimpleNamespace(check=None, check_apart=None, timeout=1.0))
         self.viewers = SlowViewers(
             cast("Checker", self), asking, asking, self.delivery, self.counters, max_bytes=max_bytes
         )
@@ -90,7 +91,8 @@ class Stage:
         shown: list[Any] = [
             dict.fromkeys(one.viewers - timeouts.keys(), Id(one.change)) for one in candidates
         ]
-        return Verdict(shown, timeouts)
+        asked = {viewer for one in candidates for viewer in one.viewers}
+        return Verdict(shown, timeouts, {viewer: self.seconds.get(viewer, 0.0) for viewer in asked})
 
     async def publish(self, one: int, *, table: Relation = TODOS) -> None:
         reads = [Read(attrs.evolve(insert(table, str(one), "x"), index=one), SIZE)]
@@ -170,3 +172,42 @@ async def test_changes_that_wait_for_many_are_held_once(stage: Stage) -> None:
         await stage.publish(one)
     assert stage.counters.waiting_bytes == 2 * (SIZE + (1 + 20) * AROUND)
     assert stage.counters.given_up == 0
+
+
+async def test_who_takes_much_of_each_batch_is_asked_for_apart(stage: Stage) -> None:
+    for viewer in (ANN, BOB, EVE):
+        stage.sit(viewer, is_slow=False)
+    stage.seconds = {ANN: 0.4, BOB: 0.001, EVE: 0.002}
+    await stage.publish(1)
+    await stage.publish(2)
+    # Once is nothing.
+    stage.seconds[ANN] = 0.05
+    await stage.publish(3)
+    stage.seconds[ANN] = 0.4
+    for one in range(4, 7):
+        await stage.publish(one)
+    assert stage.got(ANN) == [str(one) for one in range(1, 7)]
+    await stage.publish(7)
+    assert stage.got(ANN) == [str(one) for one in range(1, 7)]
+    assert stage.got(BOB) == [str(one) for one in range(1, 8)]
+    stage.may_go_on.set()
+    await eventually(lambda: stage.got(ANN) == [str(one) for one in range(1, 8)])
+
+
+async def test_what_all_take_is_nobodys_fault(stage: Stage) -> None:
+    for viewer in (ANN, BOB, EVE):
+        stage.sit(viewer, is_slow=False)
+    stage.seconds = {ANN: 0.4, BOB: 0.1, EVE: 0.1}
+    for one in range(1, 6):
+        await stage.publish(one)
+    assert stage.got(ANN) == stage.got(BOB) == [str(one) for one in range(1, 6)]
+
+
+async def test_who_is_alone_and_takes_much_is_asked_for_apart(stage: Stage) -> None:
+    stage.sit(ANN, is_slow=False)
+    stage.seconds = {ANN: 0.2}
+    for one in range(1, 5):
+        await stage.publish(one)
+    assert stage.got(ANN) == ["1", "2", "3"]
+    stage.may_go_on.set()
+    await eventually(lambda: stage.got(ANN) == ["1", "2", "3", "4"])
