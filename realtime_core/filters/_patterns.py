@@ -11,7 +11,7 @@ from ._like import fold, like
 from ._regex import regex
 from .nodes import Comparison, Operator
 
-__all__ = ["PATTERNS", "Patterns", "fold_text", "weight"]
+__all__ = ["PATTERNS", "SLOW", "Patterns", "fold_text", "weight"]
 
 PATTERNS: Final = frozenset({Operator.LIKE, Operator.ILIKE, Operator.MATCH, Operator.IMATCH})
 """The operators whose literals are patterns."""
@@ -30,7 +30,7 @@ _LONGEST_PIECE: Final = 70
 """Places of a piece with ``_`` that cost: more are compared at all places at once."""
 _PIECES_EACH: Final = 5
 """Pieces of a LIKE pattern that cost as much as a condition, to read them."""
-_REGEX_WEIGHT: Final = 50
+SLOW: Final = 50
 """Conditions that take as long as a search that RE2 is slow with: 5 ms."""
 
 
@@ -104,7 +104,7 @@ def weight(node: Comparison) -> int:
     pattern = node.value
     assert isinstance(pattern, str)
     if node.operator in (Operator.MATCH, Operator.IMATCH):
-        return _REGEX_WEIGHT
+        return SLOW
     pieces = [piece.strip("_") for piece in _WILDCARDS.split(pattern)]
     tried = sum(min(len(piece), _LONGEST_PIECE) for piece in pieces if "_" in piece)
     return 1 + len(pieces) // _PIECES_EACH + tried

@@ -12,7 +12,7 @@ from ..changes import Insert, Relation, RowChange, Update
 from ..errors import FilterError, FilterMatchError
 from ..records import Record
 from ._kind import reason
-from ._patterns import PATTERNS, Patterns, weight
+from ._patterns import PATTERNS, SLOW, Patterns, weight
 from ._rows import Row, earlier, row_of
 from ._types import EnumOrders
 from .compiler import Scope
@@ -87,7 +87,8 @@ class Filter:
     def weight(self) -> int:
         """How many simple conditions cost as much as it, to read it and to ask it of a long row.
 
-        A regular expression counts as 50, a ``like`` with ``_`` between other characters as those
+        A regular expression counts as 50, as does what contains objects or arrays in others, a
+        ``like`` with ``_`` between other characters as those
         characters, and twenty characters of a value with parts, as JSON, arrays and ranges are, as
         one.
         """
@@ -220,7 +221,12 @@ def _weight(comparison: Comparison) -> int:
     value = comparison.value
     values = (value,) if isinstance(value, str) else value
     parts = sum(len(each) for each in values if each.lstrip()[:1] in _OPENING)
-    return _conditions(comparison) + parts // _LETTERS_EACH
+    found = _conditions(comparison) + parts // _LETTERS_EACH
+    if comparison.operator in (Operator.CS, Operator.CD):
+        # What is held against each object and array of a document.
+        nested = sum(each.count("[") + each.count("{") for each in values) > 1
+        return found + SLOW if nested else found
+    return found
 
 
 def transition(before: bool | None, now: bool) -> Match | None:

@@ -199,6 +199,7 @@ def test_a_filter_tells_what_it_costs() -> None:
         *(("a=eq." + "b" * 1000, 1), ("a=cs.{" + "1," * 50 + "1}", 6), ("a=in.(1,2)", 1)),
         *((f"a=in.({','.join(['x' * 36] * 100)})", 10), ('a=in.("[1,2,3,4,5,6,7,8,9]")', 1)),
         ("or=(a.eq.1,and(b.gt.2,c.is.null))", 3),
+        *(("a=cs.[1,2]", 1), ("a=cs.[[],1]", 51), ('a=cd."{\\"b\\":[1]}"', 51), ("a=eq.[[],1]", 1)),
     ],
 )
 def test_a_filter_weighs_as_many_conditions_as_take_as_long(text: str, weight: int) -> None:
