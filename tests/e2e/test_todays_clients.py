@@ -567,10 +567,10 @@ def test_the_pages_programs_join_again_after_more_attempts_than_the_clients_defa
     with ServerProcess(shop, publications='["changes"]') as server:
         url = server.websocket_url
         source = page_program(language, url)
-        # The same, without the pauses. The Python client doubles its own each time.
+        # The same, without the pauses, of which the Python client makes each twice as long.
         process = run(
             language,
-            source.replace("max_retries=1000", "max_retries=1000, initial_backoff=1e-6").replace(
+            source.replace("max_retries=1000", "max_retries=10**6, initial_backoff=0").replace(
                 "transport: WebSocket,", "transport: WebSocket, reconnectAfterMs: () => 10,"
             ),
         )
