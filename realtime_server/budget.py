@@ -17,7 +17,7 @@ from realtime_core import FilterError
 from realtime_core.filters import Filter, has_regex
 
 from .config import ServerConfig
-from .errors import LimitError, RefusedError, quoted
+from .errors import LimitError, RefusedError, place_of, quoted
 
 __all__ = ["Account", "Bound", "Budget", "Cost"]
 
@@ -128,7 +128,10 @@ class Account:
                 try:
                     size = filter.regex_size()
                 except FilterError as exc:
-                    raise RefusedError(f"cannot filter by {quoted(exc.text)}: {exc}") from exc
+                    raise RefusedError(
+                        f"cannot filter by {quoted(exc.text)}: {exc}",
+                        logged=f"its filter cannot be used, {place_of(exc)}",
+                    ) from exc
                 self._hold(topic, Cost(0, max(size, _LEAST_FOR_A_REGEX)))
             yield
 

@@ -32,7 +32,7 @@ from .frames import Frames
 from .grants import Grant
 from .groups import Subscription
 from .hub import Hub
-from .logs import named, peer_name
+from .logs import named, peer_name, shown_topic
 from .metrics import Metrics
 from .outbox import SocketOutbox
 from .phoenix.joins import JoinConfig, parsing_join
@@ -262,7 +262,8 @@ class Connection:
     def _accept_join(self, message: Message, config: JoinConfig | None, grant: Grant) -> None:
         self._metrics.joins.labels("ok").inc()
         extra = named(self._peer, "join", topic=message.topic)
-        logger.info("joined: %.200r by %s", message.topic, self._peer, extra=extra)
+        logger.info("joined: %.200r by %s", shown_topic(message.topic), self._peer, extra=extra)
+        logger.debug("the whole topic is %r", message.topic)
         self._perform_all(self._state.accept(message, config, grant=grant))
         self._check_by(grant)
         channel = self._state.channels[message.topic]
@@ -312,17 +313,18 @@ class Connection:
         else:
             self._announcements[channel] = self._attachment.wait(tell)
 
-    def _warn(self, channel: Channel, reason: str) -> None:
+    def _warn(self, channel: Channel, exc: RefusedError) -> None:
         """Tell a channel that nothing comes of what it asks for."""
-        extra = named(self._peer, "channel_warned", topic=channel.topic, reason=reason)
+        extra = named(self._peer, "channel_warned", topic=channel.topic, reason=exc.logged)
         logger.info(
             "channel %.200r of %s gets nothing: %.1000s",
-            channel.topic,
+            shown_topic(channel.topic),
             self._peer,
-            reason,
+            exc.logged,
             extra=extra,
         )
-        self._perform_all(self._state.fail(channel, reason))
+        logger.debug("the channel %r was told: %s", channel.topic, exc)
+        self._perform_all(self._state.fail(channel, exc.reason))
 
     def _check_bounds(self, message: Message) -> None:
         """Raise LimitError for a join that would let one client take the server's memory."""
@@ -429,10 +431,12 @@ class Connection:
         self._metrics.channels_ended.labels(exc.result).inc()
         if isinstance(exc, LimitError):
             self._metrics.limit(exc.limit)
-        extra = named(self._peer, "channel_ended", topic=channel.topic, reason=str(exc))
+        extra = named(self._peer, "channel_ended", topic=channel.topic, reason=exc.logged)
+        topic = shown_topic(channel.topic)
         logger.info(
-            "channel %.200r of %s ended: %.1000s", channel.topic, self._peer, exc, extra=extra
+            "channel %.200r of %s ended: %.1000s", topic, self._peer, exc.logged, extra=extra
         )
+        logger.debug("the channel %r was told: %s", channel.topic, exc)
         for_good = not isinstance(exc, UnavailableError)
         self._perform_all(self._state.end(channel, exc.reason, for_good=for_good))
 

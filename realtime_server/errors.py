@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from realtime_core.errors import RealtimeError
+from realtime_core.errors import FilterError, RealtimeError
 
 __all__ = [
     "AttachmentError",
@@ -36,6 +36,7 @@ __all__ = [
     "TopicError",
     "UnavailableError",
     "UnsupportedError",
+    "place_of",
     "quoted",
 ]
 
@@ -46,6 +47,11 @@ _MOST_QUOTED: Final = 200
 def quoted(text: str) -> str:
     """Return what a client sent as a reason quotes it: its beginning, where it is long."""
     return repr(text) if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]!r}…"
+
+
+def place_of(exc: FilterError) -> str:
+    """Say where a filter is wrong, without its values: they may be anybody's secrets."""
+    return f"from character {exc.position + 1} on"
 
 
 class FrameError(RealtimeError):
@@ -67,13 +73,16 @@ class RefusedError(RealtimeError):
 
     Attributes:
         reason: what the client is told.
+        logged: what the log says at INFO: the same, unless that has what a client sent as a
+            value, or a role.
     """
 
     result: ClassVar[str] = "refused"
     """What the metrics call it."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, logged: str | None = None) -> None:
         self.reason = reason
+        self.logged = reason if logged is None else logged
         super().__init__(reason)
 
 

@@ -45,6 +45,7 @@ from .groups import (
     Listening,
     Subscription,
 )
+from .logs import shown_topic
 from .pace import QUICK, Pace, pace_of
 from .phoenix.joins import Binding
 from .phoenix.messages import CHANNEL_PREFIX, subscription_failed
@@ -416,7 +417,8 @@ class Hub:
         """Tell the channels whose filters were found not to fit since the last time."""
         misfits, self._misfits = self._misfits, []
         for group, reason in misfits:
-            logger.info("a filter of %.200r does not fit its table: %s", group.topic, reason)
+            logger.info("a filter of %.200r does not fit its table", shown_topic(group.topic))
+            logger.debug("the channels of %r were told: %s", group.topic, reason)
             self._misfits_told += len(group)
             payload = subscription_failed(group.topic.removeprefix(CHANNEL_PREFIX), reason)
             yield group.members, group.system_message(payload)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from .errors import LimitError, RefusedError, TokenError, UnsupportedError
-from .logs import named
+from .logs import named, shown_topic
 from .metrics import Metrics
 from .phoenix.messages import Message
 from .phoenix.payloads import has_config
@@ -52,10 +52,12 @@ class Refusals:
         """Take a refused join; return what the client is told."""
         self._metrics.joins.labels(exc.result).inc()
         if self._is_news(exc) and self._has_room():
-            extra = named(self._peer, "join_refused", topic=message.topic, reason=str(exc))
+            extra = named(self._peer, "join_refused", topic=message.topic, reason=exc.logged)
+            topic = shown_topic(message.topic)
             logger.info(
-                "join of %.200r by %s refused: %.1000s", message.topic, self._peer, exc, extra=extra
+                "join of %.200r by %s refused: %.1000s", topic, self._peer, exc.logged, extra=extra
             )
+            logger.debug("the join of %r was refused: %s", message.topic, exc)
         if not isinstance(exc, TokenError):
             return exc.reason
         if has_config(message.payload):
@@ -81,8 +83,8 @@ class Refusals:
 
     def _of_message(self, message: Message, exc: RefusedError, *, is_news: bool) -> str:
         if is_news and self._has_room():
-            extra = named(self._peer, "message_refused", topic=message.topic, reason=str(exc))
-            logger.info("message by %s refused: %.1000s", self._peer, exc, extra=extra)
+            extra = named(self._peer, "message_refused", topic=message.topic, reason=exc.logged)
+            logger.info("message by %s refused: %.1000s", self._peer, exc.logged, extra=extra)
         return exc.reason
 
     def _has_room(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
+from .errors import RefusedError
 from .grants import Grant
 from .phoenix.joins import Binding
 from .topics import Topic
@@ -42,7 +43,7 @@ class Registrar(Protocol):
         """
         ...
 
-    def watch(self, registered: Registered, tell: Callable[[str], None]) -> None:
+    def watch(self, registered: Registered, tell: Callable[[RefusedError], None]) -> None:
         """Take what tells a channel, which is joined now, that nothing comes of what it asks for.
 
         It is called with the reason, at once if that is known.

@@ -17,7 +17,7 @@ import attrs
 from realtime_core import FilterError
 from realtime_core.filters import Comparison, Filter, Operator, Reference, parse_filter
 
-from .errors import TopicError, quoted
+from .errors import TopicError, place_of, quoted
 from .phoenix.joins import MAX_WEIGHT, TOO_MUCH
 from .phoenix.messages import CHANNEL_PREFIX
 
@@ -72,9 +72,15 @@ class Topic:
             try:
                 parse_filter(text)
             except FilterError as exc:
-                raise TopicError(f"cannot filter by {quoted(text)}: {exc}") from exc
+                raise TopicError(
+                    f"cannot filter by {quoted(text)}: {exc}",
+                    logged=f"its filter cannot be used, {place_of(exc)}",
+                ) from exc
         if sum(item.filter.weight for item in filters) > MAX_WEIGHT:
-            raise TopicError(f"cannot filter by {quoted(text)}: {TOO_MUCH}")
+            raise TopicError(
+                f"cannot filter by {quoted(text)}: {TOO_MUCH}",
+                logged=f"its filter cannot be used: {TOO_MUCH}",
+            )
         return cls(name, filters)
 
 

@@ -509,7 +509,12 @@ class FilterIndex(Generic[S]):
             return
         table.failures.add(what)
         assert table.scope is not None
-        name = f"column {what.column!r}" if isinstance(what, Source) else f"filter {what.filter}"
+        if isinstance(what, Source):
+            name = f"column {what.column!r}"
+        else:
+            # Not its values: a client of a server's may have sent them.
+            name = f"a filter on {', '.join(sorted(what.filter.columns))}"
+            logger.debug("the filter is %s", what.filter)
         logger.error(
             "a row of %s cannot be judged by %s: %s",
             table.scope.relation,

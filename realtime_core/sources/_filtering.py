@@ -65,7 +65,7 @@ class RowFilter:
         except FilterMatchError as exc:
             self.errors += 1
             if self.errors == 1:
-                logger.error("a change is left out, and so will others be: %s", exc)
+                logger.error("a change is left out, and so will others be: %s", exc.problem)
             passes = False
         self.left_out += not passes
         return passes

@@ -38,12 +38,12 @@ class _Listener:
     notes: tuple[str, ...] = ()
     wishes: Sequence[tuple[Wish, ...]] = ()
     """What it asks for, until that was held against the tables."""
-    amiss: str | None = None
+    amiss: RefusedError | None = None
     """Why nothing comes of it as the tables are."""
-    tell: Callable[[str], None] | None = None
+    tell: Callable[[RefusedError], None] | None = None
     """Tells its client what is amiss."""
 
-    def note(self, amiss: str) -> None:
+    def note(self, amiss: RefusedError) -> None:
         self.amiss = amiss
         if self.tell is not None:
             self.tell(amiss)
@@ -90,10 +90,10 @@ class CatalogRegistrar:
             # join again when they are refused, and the table may come.
             if bindings is not None:
                 raise
-            listener.amiss = str(exc)
+            listener.amiss = exc
         return listener
 
-    def watch(self, registered: Registered, tell: Callable[[str], None]) -> None:
+    def watch(self, registered: Registered, tell: Callable[[RefusedError], None]) -> None:
         assert isinstance(registered, _Listener)
         registered.tell = tell
         if registered.amiss is not None:
@@ -125,7 +125,7 @@ class CatalogRegistrar:
                 except RefusedError as exc:
                     is_judged = True
                     if listener in self._unjudged:
-                        listener.note(str(exc))
+                        listener.note(exc)
                 if is_judged:
                     self._unjudged.pop(listener, None)
                     listener.wishes = ()

@@ -12,7 +12,7 @@ import attrs
 from realtime_core import FilterError
 from realtime_core.filters import EnumOrders, Filter, has_regex
 
-from ..errors import NotPublishedError, NotThereError, RefusedError, quoted
+from ..errors import NotPublishedError, NotThereError, RefusedError, place_of, quoted
 from ..gate import OWN_SCHEMA
 from ..phoenix.joins import ANY, Binding
 from ..phoenix.messages import CHANNEL_PREFIX
@@ -178,7 +178,10 @@ def check_columns(wish: Wish, table: Table, columns: Collection[str], enums: Enu
         try:
             wish.filter.compile(table.relation, enums=enums)
         except FilterError as exc:
-            raise RefusedError(f"cannot filter by {quoted(exc.text)}: {exc}") from exc
+            raise RefusedError(
+                f"cannot filter by {quoted(exc.text)}: {exc}",
+                logged=f"its filter cannot be used, {place_of(exc)}",
+            ) from exc
     _check_names("select", wish.select or (), columns)
 
 

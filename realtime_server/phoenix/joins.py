@@ -27,7 +27,7 @@ from cattrs.gen import make_dict_structure_fn
 from realtime_core.errors import FilterError
 from realtime_core.filters import Filter, parse_filter
 
-from ..errors import JoinError
+from ..errors import JoinError, place_of
 
 __all__ = [
     "ANY",
@@ -148,7 +148,7 @@ def parsing_join(payload: Any) -> Generator[None, None, JoinConfig | None]:
     except BaseValidationError as exc:
         problems = list(islice(_problems(exc, ""), _MOST_PROBLEMS))
         end = "; nothing further was read" * (len(problems) == _MOST_PROBLEMS)
-        raise JoinError("; ".join(problems) + end) from None
+        raise JoinError("; ".join(problems) + end, logged="its config is not understood") from None
     yield
     if config.private:
         # To a channel that the client believes to be private, nothing public may come or go.
@@ -190,7 +190,8 @@ def _binding(sent: _SentBinding, place: str) -> Binding:
     event = ANY if sent.event is None else sent.event.upper()
     if event not in EVENTS:
         raise JoinError(
-            f"{place}.event must be one of {', '.join(EVENTS)}, not {_shown(sent.event)}"
+            f"{place}.event must be one of {', '.join(EVENTS)}, not {_shown(sent.event)}",
+            logged=f"{place}.event is none of {', '.join(EVENTS)}",
         )
     schema = "public" if sent.schema is None else sent.schema
     table = ANY if sent.table is None else sent.table
@@ -220,7 +221,9 @@ def _filter(text: str, place: str, *, one_table: bool) -> Filter | None:
     try:
         filter = parse_filter(text)
     except FilterError as exc:
-        raise JoinError(f"{place}.filter: {exc}") from exc
+        raise JoinError(
+            f"{place}.filter: {exc}", logged=f"{place}.filter cannot be used, {place_of(exc)}"
+        ) from exc
     return None if filter.root is None else filter
 
 

@@ -94,11 +94,11 @@ class Delivery:
             return
         self._counters.given_up += loss.count
         logger.warning(
-            "%d changes for role %s are given up, and its channels are told of a gap: %s",
+            "%d changes for a role are given up, and its channels are told of a gap: %s",
             loss.count,
-            loss.viewer.role,
             _CAUSES[loss.reason],
         )
+        logger.debug("the role is %s", loss.viewer.role)
         self._hub.write(
             (members, group.gap_message(loss)) for group, members in loss.channels.items()
         )

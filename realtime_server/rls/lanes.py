@@ -161,18 +161,17 @@ class Lane:
                 await self._work(candidates)
             except psycopg.Error as exc:
                 logger.warning(
-                    "role %s is asked for apart again: %s",
-                    self._viewer.role,
-                    " ".join(str(exc).split()),
+                    "what is asked for apart is asked for again: %s", " ".join(str(exc).split())
                 )
+                logger.debug("the role is %s", self._viewer.role)
                 await asyncio.sleep(_RETRY)
             except Exception:
                 # These would fail again, and must not keep back all that follow.
                 logger.exception(
-                    "changes for role %s cannot be looked at, which is a fault of the server's; "
-                    "please report it",
-                    self._viewer.role,
+                    "changes for a role cannot be looked at, which is a fault of the server's; "
+                    "please report it"
                 )
+                logger.debug("the role is %s", self._viewer.role)
                 later, self._loss = self._loss, None
                 self._give_up(candidates, LossReason.FAILED)
                 self._tell()
@@ -206,10 +205,10 @@ class Lane:
         except Exception:
             # What follows must go on.
             logger.exception(
-                "a gap for role %s cannot be told, which is a fault of the server's; "
-                "please report it",
-                self._viewer.role,
+                "a gap for a role cannot be told, which is a fault of the server's; "
+                "please report it"
             )
+            logger.debug("the role is %s", self._viewer.role)
 
 
 def _bytes_of(candidates: Sequence[Candidate]) -> int:

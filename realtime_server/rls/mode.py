@@ -234,7 +234,7 @@ class RlsMode:
         self._slow_viewers.add_channel(registration.viewer)
         return registration
 
-    def watch(self, registered: Registered, tell: Callable[[str], None]) -> None:
+    def watch(self, registered: Registered, tell: Callable[[RefusedError], None]) -> None:
         """Everything is known when a channel is registered."""
 
     async def renew(self, registered: Registered, grant: Grant) -> Hashable:

@@ -60,11 +60,17 @@ def row_of(wish: Wish, table: Table | None, role: str, enums: EnumOrders) -> Sub
     """
     if table is None or not table.selectable.get(role):
         # One that is hidden is not to be told from one that is not there.
-        raise RefusedError(f"there is no table {wish} that role {role!r} may SELECT from")
+        raise RefusedError(
+            f"there is no table {wish} that role {role!r} may SELECT from",
+            logged=f"there is no table {wish} that its role may SELECT from",
+        )
     check_table(wish, table)
     columns = {column.name for column in table.visible(role)}
     if not columns:
-        raise RefusedError(f"no column of {wish} that role {role!r} may SELECT is published")
+        raise RefusedError(
+            f"no column of {wish} that role {role!r} may SELECT is published",
+            logged=f"no column of {wish} that its role may SELECT is published",
+        )
     check_columns(wish, table, columns, enums)
     filters: list[tuple[str, str, str]] = []
     if wish.filter is not None:

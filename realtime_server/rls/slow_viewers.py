@@ -131,10 +131,10 @@ class SlowViewers:
 
     def _warn(self, viewer: Viewer) -> None:
         logger.warning(
-            "row level security takes too long for role %s: its changes are checked apart, "
-            "and may come later than others'",
-            viewer.role,
+            "row level security takes too long for a viewer: its changes are checked apart, "
+            "and may come later than others'"
         )
+        logger.debug("the role is %s", viewer.role)
 
     async def check(self, candidates: Sequence[Candidate]) -> Decided:
         """Return what is shown of each candidate to those who are not slow.

@@ -305,7 +305,9 @@ class Registry:
             ) from exc
         except psycopg.Error as exc:
             # The trigger's own checks, and the values' casts.
-            raise RefusedError(f"{exc.diag.message_primary}") from exc
+            raise RefusedError(
+                f"{exc.diag.message_primary}", logged=f"the database refuses it ({exc.sqlstate})"
+            ) from exc
 
     async def _write_once(self, registration: Registration, renewed: bool) -> None:
         async with self._connections.one(within=_PATIENCE) as connection:
@@ -361,13 +363,19 @@ class Registry:
         cursor = await connection.execute(_ROLE, [acting(version), role])
         row = await cursor.fetchone()
         if row is None:
-            raise RefusedError(f"there is no role {role!r} in the database")
+            raise RefusedError(
+                f"there is no role {role!r} in the database",
+                logged="its token's role is not in the database",
+            )
         may_be, quoted, server = row
         if not may_be:
             logger.warning(
                 "joins are refused, because this is missing: %s", grant(quoted, server, version)
             )
-            raise RefusedError(f"this server may not act as role {role!r}")
+            raise RefusedError(
+                f"this server may not act as role {role!r}",
+                logged="this server may not act as its token's role",
+            )
 
     async def _rows(
         self, connection: AsyncConnection[Any], registration: Registration
@@ -476,13 +484,12 @@ class Registry:
                     left_out[registration.viewer.role, tables, _why(exc)] += 1
         for (role, tables, why), count in left_out.items():
             logger.warning(
-                "subscriptions of role %s to %s are not in realtime.subscription (%d of them), "
-                "because %s",
-                role,
+                "subscriptions to %s are not in realtime.subscription (%d of them), because %s",
                 tables,
                 count,
                 why,
             )
+            logger.debug("the role is %s", role)
 
 
 async def _limit_time(connection: AsyncConnection[Any]) -> None:

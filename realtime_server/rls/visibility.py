@@ -418,12 +418,12 @@ class _Inquiry:
                 del self.said[old]
             self.said[key] = now + _SILENCE
             logger.warning(
-                "row level security of %s.%s failed for role %s (%s)",
+                "row level security of %s.%s failed for a role (%s)",
                 self.table.schema,
                 self.table.name,
-                role,
                 what,
             )
+            logger.debug("the role is %s", role)
         if message is not None:
             # It may quote what is in the row.
             logger.debug("the error was: %s", message)

@@ -24,7 +24,7 @@ class Seat:
     topic: str
     viewer: Hashable
     notes: tuple[str, ...] = ()
-    tell: Callable[[str], None] | None = None
+    tell: Callable[[RefusedError], None] | None = None
 
 
 class Book:
@@ -49,11 +49,11 @@ class Book:
         self.seats.append(seat)
         return seat
 
-    def watch(self, registered: Registered, tell: Callable[[str], None]) -> None:
+    def watch(self, registered: Registered, tell: Callable[[RefusedError], None]) -> None:
         assert isinstance(registered, Seat)
         registered.tell = tell
         if self.warn:
-            tell(self.warn)
+            tell(RefusedError(self.warn))
 
     async def renew(self, registered: Registered, grant: Grant) -> Hashable:
         assert isinstance(registered, Seat)
@@ -131,7 +131,7 @@ async def test_what_a_joined_channel_gets_nothing_of_is_told_behind_the_reply(
         assert told == system("there is no table")
         [seat] = book.seats
         assert seat.tell is not None
-        seat.tell("nor will there be")
+        seat.tell(RefusedError("nor will there be"))
         assert client.received() == [system("nor will there be")]
         assert client.hub.stats().subscriptions == 1
 

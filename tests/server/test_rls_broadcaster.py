@@ -325,7 +325,7 @@ async def test_a_loss_is_told_to_those_who_would_have_got_it(
     [frame] = ann.frames
     assert (frame["topic"], frame["event"]) == ("realtime:*", "system")
     assert frame["payload"]["gap"]["reason"] == "rls_too_slow"
-    assert "2 changes for role reader are given up" in caplog.text
+    assert "2 changes for a role are given up" in caplog.text
     assert oracle.counters.given_up == 2
 
 
