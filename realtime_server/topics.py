@@ -4,6 +4,9 @@ A change goes to four kinds of topic, in this order: ``realtime:<schema>``, ``re
 ``realtime:<schema>:<table>`` and ``realtime:<schema>:<table>:<filter>``. The first three are
 compared as whole strings. The fourth has a filter expression of :mod:`realtime_core.filters`;
 ``column=eq.rest`` whose rest is not in that language is taken literally, as in the original.
+
+Names may have colons. What can be read as a filter is one, in every way in which the rest can be
+schema and table; what cannot be belongs to the table's name, if there is such a table.
 """
 
 from __future__ import annotations
@@ -21,11 +24,12 @@ from .errors import TopicError, place_of, quoted
 from .phoenix.joins import MAX_WEIGHT, TOO_MUCH
 from .phoenix.messages import CHANNEL_PREFIX
 
-__all__ = ["TableFilter", "Topic"]
+__all__ = ["MOST_SPLITS", "TableFilter", "Topic"]
 
 _TEST: Final = re.compile(rf"=(?:not\.)?(?:{'|'.join(each.value for each in Operator)})\.")
-_MOST_SPLITS: Final = 4
-"""Enough for odd names; without a bound, a long value of colons would cost its square."""
+MOST_SPLITS: Final = 4
+"""Colons at which a topic is split. Enough for odd names; without a bound, a long value of colons
+would cost its square."""
 
 
 @attrs.frozen
@@ -44,6 +48,8 @@ class Topic:
     name: str
     filters: tuple[TableFilter, ...]
     """Usually none or one. More when a colon may belong to a name or to the filter."""
+    problem: TopicError | None = attrs.field(default=None, eq=False, repr=False)
+    """Why what follows the table is no filter: what to say unless it belongs to a table's name."""
     columns: frozenset[str] = attrs.field(init=False, eq=False, repr=False)
     """Those that its filters read."""
 
@@ -56,26 +62,28 @@ class Topic:
         """Read a topic that begins with ``realtime:``.
 
         Raises:
-            TopicError: if what follows the table is no filter.
+            TopicError: if its filters cost too much.
         """
         parts = name.removeprefix(CHANNEL_PREFIX).split(":", 2)
         if len(parts) < 3:
             return cls(name, ())
         schema, table, text = parts
         if not text:
-            raise TopicError(
+            problem = TopicError(
                 "there is no filter behind the table; write one, as in "
                 f"realtime:{schema}:{table}:id=eq.99"
             )
+            return cls(name, (), problem)
         filters = tuple(_filters(name.removeprefix(CHANNEL_PREFIX)))
         if not filters:
             try:
                 parse_filter(text)
             except FilterError as exc:
-                raise TopicError(
+                problem = TopicError(
                     f"cannot filter by {quoted(text)}: {exc}",
                     logged=f"its filter cannot be used, {place_of(exc)}",
-                ) from exc
+                )
+                return cls(name, (), problem)
         if sum(item.filter.weight for item in filters) > MAX_WEIGHT:
             raise TopicError(
                 f"cannot filter by {quoted(text)}: {TOO_MUCH}",
@@ -87,7 +95,7 @@ class Topic:
 def _filters(text: str) -> Iterator[TableFilter]:
     """Split at each colon that may end a table's name: names can have colons, filters too."""
     end = text.find(":")
-    for _ in range(_MOST_SPLITS):
+    for _ in range(MOST_SPLITS):
         end = text.find(":", end + 1)
         if end < 0:
             break

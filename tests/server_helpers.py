@@ -33,6 +33,7 @@ from realtime_core import (
 from realtime_core.records import Field
 from realtime_server.backlog import Backlog
 from realtime_server.config import ServerConfig
+from realtime_server.errors import RefusedError
 from realtime_server.frames import Frames
 from realtime_server.grants import Grant
 from realtime_server.hub import HubStats
@@ -212,9 +213,11 @@ class Nobody:
     async def register(
         self, topic: Topic, bindings: tuple[Binding, ...] | None, grant: Grant
     ) -> Registered:
+        if topic.problem is not None:
+            raise topic.problem
         return self
 
-    def watch(self, registered: Registered, tell: Callable[[str], None]) -> None:
+    def watch(self, registered: Registered, tell: Callable[[RefusedError], None]) -> None:
         return None
 
     async def renew(self, registered: Registered, grant: Grant) -> Hashable:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable
 from functools import cache
+from itertools import islice
 from typing import TypeVar
 
 import attrs
@@ -16,7 +17,7 @@ from ..errors import NotPublishedError, NotThereError, RefusedError, place_of, q
 from ..gate import OWN_SCHEMA
 from ..phoenix.joins import ANY, Binding
 from ..phoenix.messages import CHANNEL_PREFIX
-from ..topics import Topic
+from ..topics import MOST_SPLITS, Topic
 from .tables import Table
 
 __all__ = [
@@ -46,6 +47,8 @@ class Wish:
     """``INSERT``, ``UPDATE``, ``DELETE``, or ``*`` for all."""
     select: frozenset[str] | None = None
     """The columns to show; None for all."""
+    otherwise: RefusedError | None = attrs.field(default=None, eq=False, repr=False)
+    """What is wrong with the wish if there is no such table."""
 
     def __str__(self) -> str:
         """Return the tables, without what is asked of them."""
@@ -81,8 +84,10 @@ def _of_topic(topic: Topic) -> list[tuple[Wish, ...]]:
     if ":" not in name:
         return [(Wish(name, None),)]
     # A colon may belong to the schema's name or to the table's.
-    splits = (place for place, letter in enumerate(name) if letter == ":")
-    return [tuple(Wish(name[:place], name[place + 1 :]) for place in splits)]
+    splits = islice((place for place, letter in enumerate(name) if letter == ":"), MOST_SPLITS)
+    return [
+        tuple(Wish(name[:place], name[place + 1 :], otherwise=topic.problem) for place in splits)
+    ]
 
 
 def _of_binding(binding: Binding) -> Wish:
@@ -99,13 +104,18 @@ def possible(ways: Iterable[Wish], check: Callable[[Wish], T]) -> list[tuple[Wis
     """Return the ways to read a wish that are possible, and what checking them gave.
 
     Raises:
-        RefusedError: the first one, if none is.
+        RefusedError: the first one, if none is. Where there is none of the tables, what is wrong
+            otherwise.
     """
     found = []
     problem: RefusedError | None = None
     for wish in ways:
         try:
             found.append((wish, check(wish)))
+        except NotPublishedError as exc:
+            problem = problem or exc
+        except NotThereError as exc:
+            problem = problem or wish.otherwise or exc
         except RefusedError as exc:
             problem = problem or exc
     if problem is not None and not found:

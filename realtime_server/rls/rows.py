@@ -26,7 +26,7 @@ from realtime_core.filters.nodes import Not, Or, references
 
 from ..catalog.tables import Table
 from ..catalog.wishes import Wish, check_columns, check_table
-from ..errors import RefusedError
+from ..errors import NotThereError, RefusedError
 
 __all__ = ["SubscriptionRow", "condition", "note_of", "row_of"]
 
@@ -60,7 +60,7 @@ def row_of(wish: Wish, table: Table | None, role: str, enums: EnumOrders) -> Sub
     """
     if table is None or not table.selectable.get(role):
         # One that is hidden is not to be told from one that is not there.
-        raise RefusedError(
+        raise NotThereError(
             f"there is no table {wish} that role {role!r} may SELECT from",
             logged=f"there is no table {wish} that its role may SELECT from",
         )

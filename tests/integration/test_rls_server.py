@@ -610,6 +610,39 @@ TOO_MANY_TOKENS = (
 )
 
 
+async def test_a_table_with_a_colon_in_its_name_is_listened_to_by_topic_and_binding(
+    stage: RlsStage,
+) -> None:
+    stage.make('"a:b"', 'id int primary key, owner text, "c:d" text')
+    stage.execute('create table "a:hidden" (id int primary key)')
+    topic = stage.topic("a:b")
+    binding = {"event": "*", "schema": stage.schema, "table": "a:b", "filter": "c:d=eq.x:y"}
+    payload = {"config": {"postgres_changes": [binding]}}
+    async with stage.client() as client:
+        await client.sit(topic, stage.topic("a:b", "c:d=eq.x:y"))
+        sent = {**payload, "access_token": client.token}
+        assert (await client.try_join("realtime:room", sent))["status"] == "ok"
+        await client.drain()
+        frames = await stage.frames(
+            client,
+            "insert into \"a:b\" values (1, 'ann', 'x:y')",
+            "insert into \"a:b\" values (2, 'ann', 'x'), (3, 'bob', 'x:y')",
+        )
+        assert [frame["topic"] for frame in frames] == [
+            topic,
+            stage.topic("a:b", "c:d=eq.x:y"),
+            "realtime:room",
+            topic,
+        ]
+        # One that is hidden is answered as one that is not there.
+        reasons = [
+            (await client.try_join(stage.topic(name)))["response"]["reason"]
+            for name in ("a:hidden", "a:absent")
+        ]
+        assert reasons[0].replace("hidden", "absent") == reasons[1]
+        assert reasons[1].startswith("cannot filter by 'absent': ")
+
+
 def refused_tokens(stage: RlsStage) -> float:
     line = re.search(r'limits_total{limit="tokens"} (.*)', stage.server.metrics.render().decode())
     return float(line[1]) if line else 0.0

@@ -429,6 +429,62 @@ async def test_odd_names_are_served(one_stage: Stage, table: str, column: str) -
         assert frames == [client.frame(topic, "INSERT", shown) for topic in (by_schema, by_filter)]
 
 
+async def test_a_table_with_a_colon_in_its_name_is_listened_to_if_there_is_one(
+    one_stage: Stage,
+) -> None:
+    one_stage.execute(
+        'create table "a:b" (id int primary key)',
+        'create table a (id int primary key, "b:c" int)',
+        'create table "a:b:c" (id int primary key)',
+    )
+    topic = one_stage.topic("a:b")
+    async with one_stage.client() as client:
+        await client.join(topic, one_stage.topic("a:b", "id", "2"), one_stage.topic("a:b:c"))
+        frames = await one_stage.frames(
+            client,
+            'insert into "a:b" values (1)',
+            'insert into "a:b" values (2)',
+            "insert into a values (3, 4)",
+            'insert into "a:b:c" values (5)',
+        )
+        assert topics(client, frames) == [
+            topic,
+            topic,
+            one_stage.topic("a:b", "id", "2"),
+            one_stage.topic("a:b:c"),
+        ]
+        # Where there is none, what stands there is no filter.
+        reply = await try_join(client, one_stage.topic("a:x"))
+        assert reply["response"]["reason"].startswith("cannot filter by 'x': unexpected end;")
+        reply = await try_join(client, one_stage.topic("a:b:"))
+        assert reply["response"]["reason"].startswith("cannot filter by 'b:': unexpected end;")
+
+
+async def test_a_table_with_a_colon_in_its_name_that_is_not_published_is_said_to_be_so(
+    one_stage: Stage,
+) -> None:
+    one_stage.execute('create unlogged table "a:b" (id int primary key)')
+    topic = one_stage.topic("a:b")
+    async with one_stage.client() as client:
+        assert await try_join(client, topic) == {"status": "ok", "response": {}}
+        told = (await client.receive())["payload"]
+        assert told == amiss(
+            topic, f"table {one_stage.schema}.a:b is not published; add it to the publication"
+        )
+
+
+async def test_a_binding_names_a_table_with_a_colon_as_it_is(one_stage: Stage) -> None:
+    one_stage.execute('create table "a:b" (id int primary key, "c:d" text)')
+    binding = {"event": "*", "schema": one_stage.schema, "table": "a:b", "filter": "c:d=eq.x:y"}
+    payload = {"config": {"postgres_changes": [binding]}}
+    async with one_stage.client() as client:
+        await client.send("realtime:room", "phx_join", payload, ref="1")
+        assert (await client.receive())["payload"]["status"] == "ok"
+        await client.drain()
+        frames = await one_stage.frames(client, "insert into \"a:b\" values (1, 'x:y'), (2, 'x')")
+        assert [frame["payload"]["data"]["record"] for frame in frames] == [{"id": 1, "c:d": "x:y"}]
+
+
 @pytest.mark.parametrize(
     "join",
     [

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from realtime_core import Change, Record, Relation
 from realtime_core.filters import Comparison, Filter, Operator, Reference
 from realtime_server.encoding import row_payloads
-from realtime_server.errors import FrameError, TopicError
+from realtime_server.errors import FrameError
 from realtime_server.frames import Frames, TextFrame
 from realtime_server.groups import Subscription
 from realtime_server.hub import Hub
@@ -199,11 +199,8 @@ def test_a_filter_topic_parses_to_what_made_it(
 
 @quick
 @given(st.text())
-def test_any_topic_parses_or_is_refused(rest: str) -> None:
-    try:
-        topic = Topic.parse(f"realtime:{rest}")
-    except TopicError:
-        return
+def test_any_topic_parses(rest: str) -> None:
+    topic = Topic.parse(f"realtime:{rest}")
     assert topic.name == f"realtime:{rest}"
 
 
