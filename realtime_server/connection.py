@@ -32,7 +32,7 @@ from .frames import Frames
 from .grants import Grant
 from .groups import Subscription
 from .hub import Hub
-from .logs import named, peer_name, shown_topic
+from .logs import named, peer_name
 from .metrics import Metrics
 from .outbox import SocketOutbox
 from .phoenix.joins import JoinConfig, parsing_join
@@ -58,7 +58,7 @@ from .rate import Rate
 from .refusals import Refusals
 from .registrar import Registered, Registrar
 from .token_limit import TokenLimit
-from .topics import Topic
+from .topics import Topic, shown_topic
 from .turns import in_turns
 
 __all__ = ["CLOSE_TIMEOUT", "Connection", "close_within"]

@@ -45,13 +45,12 @@ from .groups import (
     Listening,
     Subscription,
 )
-from .logs import shown_topic
 from .pace import QUICK, Pace, pace_of
 from .phoenix.joins import Binding
 from .phoenix.messages import CHANNEL_PREFIX, subscription_failed
 from .phoenix.serializers import Serializer
 from .record_limit import RecordLimit
-from .topics import Topic
+from .topics import Topic, shown_topic
 
 __all__ = ["Hub", "HubStats", "Messages"]
 

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from .config import LogFormat, LogLevel
+from .topics import shown_topic
 
-__all__ = ["JsonFormatter", "TextFormatter", "configure", "named", "peer_name", "shown_topic"]
+__all__ = ["JsonFormatter", "TextFormatter", "configure", "named", "peer_name"]
 
 _STANDARD: Final = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"))
 """What every record has."""
 _SHOWN: Final = {"topic": 200, "reason": 1000}
 """Characters of what a client may have a hand in that a line names."""
-_NAMES: Final = re.compile(r"(?:[^:=(]*:){0,2}[^:=(]*")
-"""Of a topic, what cannot be a filter: up to the third colon, and to what only filters have."""
 # What a terminal acts upon, and what ends a line for some reader of it.
 _CONTROLS: Final = {
     **{code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))},
@@ -43,13 +41,6 @@ def configure(level: LogLevel, style: LogFormat) -> None:
 def peer_name(address: Any) -> str:
     """Name a client by what its socket says of it; None where that is not known any more."""
     return f"{address[0]}:{address[1]}" if address else "?"
-
-
-def shown_topic(topic: str) -> str:
-    """Return a topic without the filter that it may have, whose values are not the log's."""
-    found = _NAMES.match(topic)
-    assert found is not None
-    return topic if found.end() == len(topic) else f"{found[0]}…"
 
 
 def named(peer: str, event: str, **more: object) -> dict[str, object]:

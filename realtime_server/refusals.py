@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Final
 
 from .errors import LimitError, RefusedError, TokenError, UnsupportedError
-from .logs import named, shown_topic
+from .logs import named
 from .metrics import Metrics
 from .phoenix.messages import Message
 from .phoenix.payloads import has_config
 from .rate import Rate
+from .topics import shown_topic
 
 __all__ = ["Refusals"]
 

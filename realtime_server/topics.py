@@ -24,9 +24,11 @@ from .errors import TopicError, place_of, quoted
 from .phoenix.joins import MAX_WEIGHT, TOO_MUCH
 from .phoenix.messages import CHANNEL_PREFIX
 
-__all__ = ["MOST_SPLITS", "TableFilter", "Topic"]
+__all__ = ["MOST_SPLITS", "TableFilter", "Topic", "shown_topic"]
 
 _TEST: Final = re.compile(rf"=(?:not\.)?(?:{'|'.join(each.value for each in Operator)})\.")
+_NAMES: Final = re.compile(r"(?:[^:=(]*:){0,2}[^:=(]*")
+"""Of a topic, what cannot be a filter: up to the third colon, and to what only filters have."""
 MOST_SPLITS: Final = 4
 """Colons at which a topic is split. Enough for odd names; without a bound, a long value of colons
 would cost its square."""
@@ -90,6 +92,13 @@ class Topic:
                 logged=f"its filter cannot be used: {TOO_MUCH}",
             )
         return cls(name, filters)
+
+
+def shown_topic(topic: str) -> str:
+    """Return a topic without the filter that it may have, whose values are not the log's."""
+    found = _NAMES.match(topic)
+    assert found is not None
+    return topic if found.end() == len(topic) else f"{found[0]}…"
 
 
 def _filters(text: str) -> Iterator[TableFilter]:
