@@ -21,7 +21,7 @@ from typing import Final, Literal
 import attrs
 
 from ..changes import Begin, Commit, Event, Gap, Idle
-from ..errors import ConfigError
+from ..errors import ConfigError, SourceError
 from ..positions import Position
 from ..sources import (
     ChangeSource,
@@ -31,6 +31,7 @@ from ..sources import (
     Wal2JsonSource,
     slot_status,
 )
+from ..sources._filter_check import filter_misfits
 from .lines import Format
 from .output import Output, complain
 
@@ -142,6 +143,7 @@ class _Tail:
                 if settings.slot is not None and not settings.create:
                     await _check_slot(settings.dsn, settings.slot)
                 async with source:
+                    await self._mention_misfits()
                     await self._follow(source)
             except asyncio.CancelledError:
                 if self._gave_up:
@@ -149,6 +151,21 @@ class _Tail:
                     raise KeyboardInterrupt from None
                 if not self._stopped:
                     raise
+
+    async def _mention_misfits(self) -> None:
+        """Say at once what a filter has that no table has: nothing would come, without a word."""
+        settings = self._settings
+        if not settings.filters:
+            return
+        filters = dict(map(_table_and_filter, settings.filters))
+        is_by_publication = settings.plugin == "pgoutput"
+        publications = settings.publications if is_by_publication else None
+        try:
+            misfits = await filter_misfits(settings.dsn, filters, publications)
+        except SourceError as exc:
+            misfits = (f"the filters cannot be held against the tables: {exc}",)
+        for misfit in misfits:
+            complain("warning", misfit)
 
     async def _follow(self, source: ChangeSource) -> None:
         settings = self._settings

@@ -133,6 +133,63 @@ def test_a_filter_that_does_not_fit_a_table_ends_it(shop: Database) -> None:
         assert "error: public.item has no column 'missing'; it has id, name (at character 1" in err
 
 
+@pytest.mark.parametrize(
+    ("filter", "warning"),
+    [
+        (
+            "public.items:id=eq.1",
+            "the filter for public.items passes nothing: there is no such table; there is "
+            "public.item",
+        ),
+        (
+            "publik.orders:id=eq.1",
+            "the filter for publik.orders passes nothing: there is no such table",
+        ),
+        (
+            "public.item:nmae=eq.x",
+            "the filter for public.item does not fit it: public.item has no column 'nmae'; it has "
+            "id, name (at character 1 of 'nmae=eq.x')",
+        ),
+        (
+            "nmae=eq.x",
+            "the filter without a table does not fit public.item: public.item has no column "
+            "'nmae'; it has id, name (at character 1 of 'nmae=eq.x')",
+        ),
+        (
+            "public.secret:id=eq.1",
+            "the filter for public.secret passes nothing: the table is in none of the "
+            "publications shop",
+        ),
+    ],
+)
+def test_a_filter_that_is_misspelled_is_said_at_once(
+    shop: Database, filter: str, warning: str
+) -> None:
+    shop.execute("create domain small as int; create domain smaller as small")
+    shop.execute("create table secret (id smaller)")
+    with following(
+        shop, shop.dsn, "--publication", "shop", "--filter", "public.item:id=gt.1"
+    ) as process:
+        assert "warning" not in end(process)
+    with following(shop, shop.dsn, "--publication", "shop", "--filter", filter) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"warning: {warning}\n"
+        end(process)
+
+
+def test_with_wal2json_too(pg17: Server) -> None:
+    with fresh_database(pg17) as database:
+        database.execute("create table item (id int primary key)")
+        arguments = ["--plugin", "wal2json", "--filter", "public.itme:id=eq.1"]
+        with following(database, database.dsn, *arguments) as process:
+            assert process.stderr is not None
+            assert process.stderr.readline() == (
+                "warning: the filter for public.itme passes nothing: there is no such table; "
+                "there is public.item\n"
+            )
+            end(process)
+
+
 def test_libpqs_environment_names_the_database(shop: Database) -> None:
     parts = conninfo_to_dict(shop.dsn)
     names = {"host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE", "user": "PGUSER"}
