@@ -13,9 +13,9 @@ One grammar takes the three dialects there are::
 
 A text ends at a comma, and inside of a group at a closing parenthesis, that is not itself
 within quotes or parentheses; where it begins with a bracket or a brace, as JSON, arrays and
-ranges do, those count too. White space is skipped behind commas and around parentheses, and
-belongs to a name or a value elsewhere. The tree is in its simplest form: groups of one and doubled
-negations are gone, an AND within an AND is one AND.
+ranges do, those count too; an item of "in" ends in the same way. White space is skipped behind
+commas and around parentheses, and belongs to a name or a value elsewhere. The tree is in its
+simplest form: groups of one and doubled negations are gone, an AND within an AND is one AND.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 # One at a time: between them everything is skipped.
 _STOPS: Final = re.compile(r'[,()\[\]{}"]')
 _ITEM: Final = re.compile(r'[^,()"]*')
+_CLOSERS: Final = {"{": "}", "[": "])", "(": "])"}
 _IMPOSSIBLE: Final = re.compile("[\0\ud800-\udfff]")
 
 _HOW_TO_QUOTE: Final = '; put the whole value in double quotes, as in name=eq."Smith, John (jr.)"'
@@ -215,11 +216,7 @@ class _Parser:
             and self._scan(nested, "([{", ")]}") is None
         ):
             return self._text[start : self._at]
-        # Each such value is read to the end of the filter.
-        self._rescanned += self._at - start
-        self._at = start
-        if self._rescanned > _MOST_RESCANNED:
-            self._fail(f"too many brackets are never closed{_HOW_TO_QUOTE}")
+        self._rescan(start)
         unclosed = self._scan(nested, "(", ")")
         if unclosed is not None:
             self._at = unclosed
@@ -262,6 +259,8 @@ class _Parser:
             if self._text.startswith('"', start):
                 values.append(self._quoted())
                 self._skip_space()
+            elif self._bracketed():
+                values.append(self._text[start : self._at].rstrip())
             else:
                 self._at = _end(_ITEM, self._text, start)
                 values.append(self._text[start : self._at].strip())
@@ -276,6 +275,31 @@ class _Parser:
                     self._fail("the parenthesis of in.( is never closed", at=opened)
                 self._fail(f"unexpected {self._here()}", "',' or ')' behind a value of in")
         return tuple(values), tuple(positions)
+
+    def _bracketed(self) -> bool:
+        """Read an item that begins with a bracket to its end; say whether it has one.
+
+        A range may end with another bracket than it begins with.
+        """
+        start = self._at
+        opener = self._text[start : start + 1]
+        closers = _CLOSERS.get(opener)
+        if closers is None:
+            return False
+        openers = "{" if opener == "{" else "(["
+        is_closed = self._scan(True, openers, closers) is None and self._at < len(self._text)
+        # (1,5] is a range; (1) is a parenthesis too many.
+        if is_closed and (opener != "(" or "," in self._text[start : self._at]):
+            return True
+        self._rescan(start)
+        return False
+
+    def _rescan(self, start: int) -> None:
+        """Go back, so many times at most: each such value is read to the end of the filter."""
+        self._rescanned += self._at - start
+        self._at = start
+        if self._rescanned > _MOST_RESCANNED:
+            self._fail(f"too many brackets are never closed{_HOW_TO_QUOTE}")
 
     def _quoted(self) -> str:
         found = _QUOTED.match(self._text, self._at)

@@ -78,7 +78,11 @@ def row_of(wish: Wish, table: Table | None, role: str, enums: EnumOrders) -> Sub
             raise RefusedError(
                 "old. cannot be used here: a row's former values may have been another's"
             )
-        filters = [item for node in _conjuncts(wish.filter.root) if (item := condition(node))]
+        filters = [
+            item
+            for node in _conjuncts(wish.filter.root)
+            if not _lists_arrays(node, table) and (item := condition(node))
+        ]
     return SubscriptionRow(table.oid, tuple(filters), wish.action, wish.selected)
 
 
@@ -128,6 +132,18 @@ def _conjuncts(node: Node | None) -> Iterator[Node]:
             yield from _conjuncts(item)
     elif node is not None:
         yield node
+
+
+def _lists_arrays(node: Node, table: Table) -> bool:
+    """Say whether it is ``in`` on an array: an array of arrays has all of one length."""
+    return (
+        isinstance(node, Comparison)
+        and node.operator is Operator.IN
+        and any(
+            column.name == node.reference.column and column.type_sql.endswith("[]")
+            for column in table.columns
+        )
+    )
 
 
 def _references(filter: Filter) -> Iterator[Reference]:

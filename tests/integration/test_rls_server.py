@@ -643,6 +643,30 @@ async def test_a_table_with_a_colon_in_its_name_is_listened_to_by_topic_and_bind
         assert reasons[1].startswith("cannot filter by 'absent': ")
 
 
+@pytest.mark.parametrize("list", ["({1,2},{3},{NULL})", '("{1,2}","{3}",{NULL})'])
+async def test_in_compares_whole_arrays(stage: RlsStage, list: str) -> None:
+    stage.execute("create domain few as int[] check (pg_catalog.cardinality(value) < 9)")
+    stage.make("notes", "id int primary key, n int[], d few, t text[]", None)
+    binding = {"event": "*", "schema": stage.schema, "table": "notes", "filter": f"t=in.{list}"}
+    async with stage.client() as client:
+        await client.sit(*(stage.topic("notes", f"{name}=in.{list}") for name in ("n", "d")))
+        payload = {"config": {"postgres_changes": [binding]}, "access_token": client.token}
+        assert (await client.try_join("realtime:room", payload))["status"] == "ok"
+        await client.drain()
+        expected = []
+        for number, value in enumerate(["{1,2}", "{2,1}", "{3}", "{NULL}", "{}", None]):
+            quoted = "null" if value is None else f"'{value}'"
+            [(passes,)] = stage.execute(
+                f"select {quoted}::int[] in ('{{1,2}}', '{{3}}', '{{NULL}}')"
+            )
+            expected += [number] * 3 if passes else []
+            stage.execute(f"insert into notes values ({number}, {quoted}, {quoted}, {quoted})")
+        await stage.settle()
+        found = [frame["payload"] for frame in await client.drain()]
+        shown = [(one.get("data") or one).get("record") for one in found]
+    assert sorted(record["id"] for record in shown if record and "n" in record) == expected
+
+
 def refused_tokens(stage: RlsStage) -> float:
     line = re.search(r'limits_total{limit="tokens"} (.*)', stage.server.metrics.render().decode())
     return float(line[1]) if line else 0.0

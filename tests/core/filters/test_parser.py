@@ -88,6 +88,13 @@ A, B, C = eq("a", "1"), eq("b", "2"), eq("c", "3")
         ('or(old."eq".eq.1,b.eq.2)', Or((Comparison(Reference("eq", side=Side.OLD), Operator.EQ, "1"), B))),
         ("old=eq.1", eq("old", "1")),
         ('"old.a"=eq.1', eq("old.a", "1")),
+        ("a=in.({1,2},{3})", Comparison(Reference("a"), Operator.IN, ("{1,2}", "{3}"))),
+        ('a=in.( {"x,y}",z} , [1,5) )', Comparison(Reference("a"), Operator.IN, ('{"x,y}",z}', "[1,5)"))),
+        ("a=in.((1,5],{[1,3),[5,8)}),b=eq.2", And((Comparison(Reference("a"), Operator.IN, ("(1,5]", "{[1,3),[5,8)}")), B))),
+        ("or(a.in.({1,2}),b.eq.2)", Or((Comparison(Reference("a"), Operator.IN, ("{1,2}",)), B))),
+        # One that is never closed ends at the comma.
+        ("a=in.({1,2)", Comparison(Reference("a"), Operator.IN, ("{1", "2"))),
+        ("a=in.([1,2)", Comparison(Reference("a"), Operator.IN, ("[1", "2"))),
         ("d->a->>b=eq.x", Comparison(Reference("d", ("a", "b"), True), Operator.EQ, "x")),
         ('d->0->-1->"2"->>"x y"=eq.1', Comparison(Reference("d", (0, -1, "2", "x y"), True), Operator.EQ, "1")),
         ("or(d->a.eq.1,d->>b.eq.2)", Or((
