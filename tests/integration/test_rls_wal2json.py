@@ -197,7 +197,7 @@ async def test_publications_that_cannot_be_applied_are_waited_for(shop: Database
             shop.execute("select from pg_replication_slots where database = %s", (shop.name,)) == []
         )
         shop.execute("create publication shop for table item where (id > 1)")
-        server.wait_for_log(re.compile(r"row filters \(on item\).*trying again"))
+        server.wait_for_log(re.compile(r"row filters \(on public\.item\).*trying again"))
         shop.execute("alter publication shop set table item")
         server.wait_until_streaming()
 
