@@ -20,11 +20,12 @@ from realtime_server.catalog.check import stream_findings
 from realtime_server.catalog.published import published_tables
 from realtime_server.config import OutputPlugin
 from realtime_server.rls.check import rls_findings
+from realtime_server.rls.nobody import NOBODY
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
 from tests.integration.rls_stage import OWN, RlsStage, rls_config
-from tests.rls_helpers import roles
+from tests.rls_helpers import make_nobody, roles
 from tests.server_helpers import dev_config, open_client
 from tests.waiting import eventually
 
@@ -161,7 +162,9 @@ async def test_the_server_runs_none_in_rls_mode(one_pg: Server) -> None:
         roles(one_pg, "server", options="login replication") as (name,),
         fresh_database(one_pg) as database,
     ):
-        one_pg.execute(f'grant "{reader}" to {name} with inherit false, set true')
+        make_nobody(one_pg)
+        for role in (reader, NOBODY):
+            one_pg.execute(f'grant "{role}" to {name} with inherit false, set true')
         database.execute(f"grant create on database {database.name} to {name}")
         database.execute("create type mood as enum ('sad', 'happy')")
         database.execute("create table notes (id int primary key, owner text, mood mood)")
