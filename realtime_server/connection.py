@@ -59,7 +59,7 @@ from .refusals import Refusals
 from .registrar import Registered, Registrar
 from .token_limit import TokenLimit
 from .topics import Topic, shown_topic
-from .turns import in_turns
+from .turns import Turns, in_turns
 
 __all__ = ["CLOSE_TIMEOUT", "Connection", "close_within"]
 
@@ -240,6 +240,8 @@ class Connection:
 
     async def _join(self, message: Message) -> None:
         config: JoinConfig | None = None
+        # However many join at once: a heartbeat, and a row, wait for none of them.
+        await Turns.shared().begin()
         try:
             self._check_bounds(message)
             config = await in_turns(parsing_join(message.payload))
@@ -375,6 +377,7 @@ class Connection:
     # Tokens
 
     async def _refresh(self, channel: Channel, token: Any) -> None:
+        await Turns.shared().begin()
         try:
             if isinstance(token, str) and channel.grant.token:
                 # Before it is verified, which takes its time.

@@ -1,16 +1,27 @@
-"""Turns: how work of unknown length lets others have theirs."""
+"""Turns: how work that takes a while lets others have theirs.
+
+Work for many, as to match rows, has a :class:`Turn` of its own. What clients ask for by
+themselves, as joins are, shares :class:`Turns`: else each of a hundred who ask for much would have
+its slice of time in each of the event loop's rounds, and everybody else would wait for a hundred.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Generator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+from weakref import WeakKeyDictionary
 
 from .dispatch import SLICE
 
-__all__ = ["Turn", "in_turns"]
+__all__ = ["Turn", "Turns", "in_turns"]
 
 T = TypeVar("T")
+
+_SHARED_SLICE: Final = 0.002
+"""Seconds of a round that go to what clients ask for. A row takes some rounds from the database to
+a client."""
 
 
 class Turn:
@@ -33,13 +44,96 @@ class Turn:
             self._until = self._loop.time() + SLICE
 
 
+class Turns:
+    """The slices of time that what clients ask for has together, in the order in which they ask.
+
+    Between two slices there is a round of the event loop at least without one.
+    """
+
+    def __init__(self) -> None:
+        # Until when the slice lasts that is under way.
+        self._until = 0.0
+        self._is_under_way = False
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        # Whether the first of them was told that it is its turn, and has not begun.
+        self._is_told = False
+
+    @staticmethod
+    def shared() -> Turns:
+        """Return those of the running event loop."""
+        loop = asyncio.get_running_loop()
+        turns = _of_loops.get(loop)
+        if turns is None:
+            turns = _of_loops[loop] = Turns()
+        return turns
+
+    async def begin(self) -> None:
+        """Wait for a turn; at once where nobody else has one."""
+        if not self._waiting and not self._is_told and self._has_time():
+            self._start()
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        while True:
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._is_told = False
+                    self._tell_the_next()
+                raise
+            self._is_told = False
+            if self._has_time():
+                break
+            # Those before it have used the slice. It is still the first.
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.appendleft(turn)
+        self._start()
+        # There may be time for more than one.
+        self._tell_the_next()
+
+    async def give_way(self) -> None:
+        """Go on as long as the slice lasts; then wait for the next turn."""
+        if not self._is_under_way or not self._has_time():
+            await self.begin()
+
+    def _has_time(self) -> bool:
+        return not self._is_under_way or asyncio.get_running_loop().time() < self._until
+
+    def _start(self) -> None:
+        if not self._is_under_way:
+            loop = asyncio.get_running_loop()
+            self._is_under_way = True
+            self._until = loop.time() + _SHARED_SLICE
+            loop.call_soon(self._end)
+
+    def _end(self) -> None:
+        """End the slice, in the next round; who is told now begins in the one after that."""
+        self._is_under_way = False
+        self._tell_the_next()
+
+    def _tell_the_next(self) -> None:
+        while self._waiting and not self._is_told:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._is_told = True
+                turn.set_result(None)
+
+
+_of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyDictionary()
+
+
 async def in_turns(steps: Generator[Any, None, T]) -> T:
-    """Go through steps, and let others have their turn in between; return what they return."""
-    turn = Turn()
+    """Go through what a client asks for, with turns for others in between; return what it returns.
+
+    The first step, too, waits for its turn.
+    """
+    turns = Turns.shared()
+    await turns.begin()
     while True:
         try:
             next(steps)
         except StopIteration as end:
             result: T = end.value
             return result
-        await turn.give_way()
+        await turns.give_way()

@@ -22,7 +22,7 @@ from ..grants import Grant
 from ..phoenix.joins import Binding
 from ..registrar import Registered
 from ..topics import Topic
-from ..turns import Turn
+from ..turns import Turns
 from .lookup import RETRY, Answer, Lookup
 from .wishes import Wish, check_columns, check_table, check_wish, possible, wishes_of
 
@@ -152,10 +152,10 @@ class CatalogRegistrar:
             if answer is None:
                 return False
             try:
-                turn = Turn()
+                turns = Turns.shared()
                 for ways in wishes:
+                    await turns.give_way()
                     possible(ways, partial(_check, answer))
-                    await turn.give_way()
             except RefusedError as exc:
                 problem = exc
             else:

@@ -33,6 +33,7 @@ from ..config import OutputPlugin
 from ..errors import RefusedError, UnavailableError
 from ..gate import OWN_SCHEMA
 from ..patience import wait_at_most
+from ..turns import Turns
 from .memberships import acting, grant
 from .rows import SubscriptionRow, note_of, row_of
 from .viewers import Viewer
@@ -407,7 +408,9 @@ class Registry:
 
         rows: dict[SubscriptionRow, None] = {}
         notes: dict[str, None] = {}
+        turns = Turns.shared()
         for ways in registration.wants:
+            await turns.give_way()
             for wish, found in possible(ways, row):
                 if found is None:
                     rows.update(dict.fromkeys(await self._wildcard_rows(connection, wish, role)))
