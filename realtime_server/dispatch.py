@@ -11,7 +11,8 @@ begins when this one has ended. Who leaves in between gets nothing more.
 
 A large transaction can be written faster than any network takes it. While most of those who
 just got something are behind, the next is held back for a moment, so that it does not cut
-them off; the few who are slow are not waited for.
+them off; the few who are slow are not waited for. Nor is anybody where the changes come no faster
+than they would then: a hundred who read nothing would hold up each row for all others.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Final, Protocol, TypeAlias
 
 from .frames import Frames, TextFrame
 
-__all__ = ["SLICE", "Dispatch", "Members", "Outbox", "Subscriber", "give_way"]
+__all__ = ["SLICE", "Dispatch", "Flow", "Members", "Outbox", "Subscriber", "give_way"]
 
 SLICE: Final = 0.005
 """Seconds until a dispatch gives way."""
@@ -38,6 +39,10 @@ _PAUSE: Final = 0.005
 _MOST_PAUSES: Final = 20
 """So many seconds, so often, those who are behind are waited for: 0.1 s for each write, in which
 640 kB/s are enough not to fall behind further."""
+
+_PACE: Final = _MOST_BYTES / (_PAUSE * _MOST_PAUSES)
+_HEAD_START: Final = 4 * _MOST_BYTES
+"""Bytes that may be written faster."""
 
 
 class Outbox(Protocol):
@@ -95,15 +100,47 @@ _PLACE: Final = itemgetter(0)
 _NOTHING: Final = Frames(())
 
 
-class Dispatch:
-    """What is to be handed out, and to whom.
+class Flow:
+    """How fast messages come, over several dispatches.
 
     Args:
         clock: seconds.
     """
 
+    __slots__ = ("_ahead", "_clock", "_since")
+
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._ahead = 0.0
+        self._since = clock()
+
+    def add(self, size: int) -> None:
+        """Note that so many bytes were written to each who got them."""
+        self._pass()
+        self._ahead += size
+
+    def is_too_fast(self) -> bool:
+        """Say whether it is more than those who are behind are waited for."""
+        self._pass()
+        return self._ahead > _HEAD_START
+
+    def _pass(self) -> None:
+        now = self._clock()
+        self._ahead = max(self._ahead - (now - self._since) * _PACE, 0.0)
+        self._since = now
+
+
+class Dispatch:
+    """What is to be handed out, and to whom.
+
+    Args:
+        clock: seconds.
+        flow: of all that its owner hands out.
+    """
+
+    def __init__(self, clock: Callable[[], float], flow: Flow) -> None:
+        self._clock = clock
+        self._flow = flow
         self._until = clock() + SLICE
         # By the members' identity. They are kept, so it is theirs alone.
         self._shares: dict[int, _Share] = {}
@@ -166,11 +203,14 @@ class Dispatch:
                     self._until = clock() + SLICE
                     are_all_there = _are_all_there(all_shares)
         if size >= _MUCH:
+            self._flow.add(size)
             yield from self._pause(recipients)
 
     def _pause(self, recipients: Collection[Outbox]) -> Iterator[float]:
         """Wait a while for those who are behind, if they are most."""
         for _ in range(_MOST_PAUSES):
+            if not self._flow.is_too_fast():
+                break
             if 2 * sum(outbox.is_behind for outbox in recipients) <= len(recipients):
                 break
             yield _PAUSE

@@ -32,7 +32,7 @@ from realtime_core.errors import FilterError
 from realtime_core.filters import EnumOrders, FilterIndex
 
 from .bindings import BindingIndex
-from .dispatch import Dispatch, Members
+from .dispatch import Dispatch, Flow, Members
 from .encoding import Plans, RowPayload, row_payloads
 from .gate import TopicGate
 from .groups import (
@@ -106,6 +106,7 @@ class Hub:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._clock = clock
+        self._flow = Flow(clock)
         self._names_columns = names_columns
         self.record_limit = RecordLimit(max_record_bytes)
         """How large a change may be that is told whole."""
@@ -244,7 +245,7 @@ class Hub:
         begins. Clients may come and go while it stops: they get what they asked for from then
         on, or no more.
         """
-        dispatch = Dispatch(self._clock)
+        dispatch = Dispatch(self._clock, self._flow)
         for event in events:
             # By class, and not by isinstance: this runs for every event.
             kind = type(event)
@@ -338,7 +339,7 @@ class Hub:
 
     def writing(self, messages: Messages) -> Iterator[float]:
         """Hand messages out in the same way. They may be thought of as they are asked for."""
-        dispatch = Dispatch(self._clock)
+        dispatch = Dispatch(self._clock, self._flow)
         for members, message in messages:
             dispatch.add(members, message)
             if dispatch.is_due():

@@ -9,7 +9,7 @@ from typing import cast
 import attrs
 import pytest
 
-from realtime_server.dispatch import SLICE, Dispatch, Members, give_way
+from realtime_server.dispatch import SLICE, Dispatch, Flow, Members, give_way
 from tests.server_helpers import RecordingOutbox, texts
 
 LARGE = b"x" * 40_000
@@ -25,6 +25,10 @@ class Clock:
     def __call__(self) -> float:
         self.now += self.step
         return self.now
+
+
+def dispatching(clock: Clock) -> Dispatch:
+    return Dispatch(clock, Flow(clock))
 
 
 @attrs.define(eq=False)
@@ -49,7 +53,7 @@ def written(outbox: RecordingOutbox) -> list[list[str]]:
 
 @pytest.fixture
 def dispatch() -> Dispatch:
-    return Dispatch(Clock())
+    return dispatching(Clock())
 
 
 def test_each_outbox_is_written_to_once_whatever_there_is(dispatch: Dispatch) -> None:
@@ -65,7 +69,7 @@ def test_each_outbox_is_written_to_once_whatever_there_is(dispatch: Dispatch) ->
 def test_all_who_get_the_same_are_written_the_same_object() -> None:
     outboxes = RecordingOutbox(), RecordingOutbox()
     group = members(*outboxes)
-    dispatch = Dispatch(Clock())
+    dispatch = dispatching(Clock())
     dispatch.add(group, b"one")
     dispatch.add(group, b"two")
     list(dispatch.hand_out())
@@ -95,7 +99,7 @@ def test_nothing_is_handed_out_twice(dispatch: Dispatch) -> None:
 
 def test_it_gives_way_when_its_slice_is_over_and_goes_on_where_it_stood() -> None:
     clock = Clock(SLICE / 3.5)
-    dispatch = Dispatch(clock)
+    dispatch = dispatching(clock)
     outboxes = [RecordingOutbox() for _ in range(10)]
     # So large that it looks at the clock after each.
     dispatch.add(members(*outboxes), LARGE)
@@ -108,7 +112,7 @@ def test_it_gives_way_when_its_slice_is_over_and_goes_on_where_it_stood() -> Non
 
 def test_it_looks_at_the_clock_after_so_many_bytes() -> None:
     clock = Clock(SLICE)
-    dispatch = Dispatch(clock)
+    dispatch = dispatching(clock)
     outboxes = [RecordingOutbox() for _ in range(100)]
     dispatch.add(members(*outboxes), b"x" * 1000)
     handing_out = dispatch.hand_out()
@@ -119,7 +123,7 @@ def test_it_looks_at_the_clock_after_so_many_bytes() -> None:
 
 @pytest.mark.parametrize("others", [True, False])
 def test_who_leaves_while_it_gives_way_gets_nothing_more(others: bool) -> None:
-    dispatch = Dispatch(Clock(SLICE))
+    dispatch = dispatching(Clock(SLICE))
     first, leaver, last = (RecordingOutbox() for _ in range(3))
     group, other = members(first, leaver, last), members(last)
     dispatch.add(group, LARGE)
@@ -135,7 +139,7 @@ def test_who_leaves_while_it_gives_way_gets_nothing_more(others: bool) -> None:
 
 
 def test_who_left_before_it_was_handed_out_gets_nothing() -> None:
-    dispatch = Dispatch(Clock())
+    dispatch = dispatching(Clock())
     stays, leaver = RecordingOutbox(), RecordingOutbox()
     group = members(stays, leaver)
     dispatch.add(group, b"x")
@@ -151,14 +155,18 @@ def pauses(dispatch: Dispatch) -> int:
     return sum(seconds > 0 for seconds in dispatch.hand_out())
 
 
+MUCH = b"x" * 300_000
+"""More than what may be written however fast it comes."""
+
+
 def test_the_next_waits_while_most_are_behind_but_not_for_ever(dispatch: Dispatch) -> None:
     outboxes = [RecordingOutbox() for _ in range(4)]
     group = members(*outboxes)
     for outbox in outboxes[:3]:
         outbox.is_behind = True
-    dispatch.add(group, b"x" * 20_000)
+    dispatch.add(group, MUCH)
     assert pauses(dispatch) == 20
-    dispatch.add(group, b"x" * 20_000)
+    dispatch.add(group, MUCH)
     waiting = dispatch.hand_out()
     assert next(waiting) > 0
     outboxes[0].is_behind = False
@@ -169,7 +177,7 @@ def test_the_few_who_are_behind_are_not_waited_for(dispatch: Dispatch) -> None:
     outboxes = [RecordingOutbox() for _ in range(4)]
     for outbox in outboxes[:2]:
         outbox.is_behind = True
-    dispatch.add(members(*outboxes), b"x" * 20_000)
+    dispatch.add(members(*outboxes), MUCH)
     assert pauses(dispatch) == 0
 
 
@@ -178,6 +186,25 @@ def test_nobody_is_waited_for_after_a_little(dispatch: Dispatch) -> None:
     outbox.is_behind = True
     dispatch.add(members(outbox), b"x" * 10_000)
     assert pauses(dispatch) == 0
+
+
+def test_nobody_is_waited_for_where_changes_come_no_faster_than_they_would_then() -> None:
+    clock = Clock()
+    dispatch = dispatching(clock)
+    outbox = RecordingOutbox()
+    outbox.is_behind = True
+    group = members(outbox)
+    # 500 kB a second, for ever.
+    for _ in range(100):
+        clock.now += 0.1
+        dispatch.add(group, b"x" * 50_000)
+        assert pauses(dispatch) == 0
+    # And then as much at once.
+    found = []
+    for _ in range(10):
+        dispatch.add(group, b"x" * 50_000)
+        found.append(pauses(dispatch) > 0)
+    assert found == [False] * 4 + [True] * 6
 
 
 async def test_a_cancellation_waits_for_the_end_of_the_steps() -> None:
@@ -198,7 +225,7 @@ async def test_a_cancellation_waits_for_the_end_of_the_steps() -> None:
 
 def test_it_is_due_when_there_is_enough_or_its_slice_is_over() -> None:
     clock = Clock()
-    dispatch = Dispatch(clock)
+    dispatch = dispatching(clock)
     group = members(RecordingOutbox())
     assert not dispatch.is_due()
     dispatch.add(group, b"x" * 40_000)
