@@ -244,12 +244,14 @@ class Connection:
         await Turns.shared().begin()
         try:
             self._check_bounds(message)
-            config = await in_turns(parsing_join(message.payload))
+            config = await in_turns(parsing_join(message.payload), Turns.shared())
             topic = Topic(message.topic, ()) if config else Topic.parse(message.topic)
             request = JoinRequest(self._request, message.topic, message.payload)
             grant = await self._authorizer.join(request)
             self._tokens.hold(message.topic, grant.token)
-            await in_turns(self._account.taking(message.topic, _filters(topic, config)))
+            await in_turns(
+                self._account.taking(message.topic, _filters(topic, config)), Turns.shared()
+            )
             self._registered[message.topic] = await self._registrar.register(
                 topic, config.bindings if config else None, grant
             )

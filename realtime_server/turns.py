@@ -123,17 +123,18 @@ class Turns:
 _of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyDictionary()
 
 
-async def in_turns(steps: Generator[Any, None, T]) -> T:
-    """Go through what a client asks for, with turns for others in between; return what it returns.
+async def in_turns(steps: Generator[Any, None, T], turn: Turn | Turns) -> T:
+    """Go through steps, and let others have their turn in between; return what they return.
 
-    The first step, too, waits for its turn.
+    Args:
+        steps: of work of unknown length.
+        turn: the work's own, or those of all that clients ask for; the first step, too, waits for
+            one of these.
     """
-    turns = Turns.shared()
-    await turns.begin()
     while True:
+        await turn.give_way()
         try:
             next(steps)
         except StopIteration as end:
             result: T = end.value
             return result
-        await turns.give_way()

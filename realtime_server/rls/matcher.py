@@ -59,7 +59,7 @@ class Matcher:
         for read in reads:
             deliveries: list[AnyDelivery] | None = None
             if self._hub.pace(read.change.relation).takes_long(read.change):
-                deliveries = await in_turns(self._hub.delivering(read.change))
+                deliveries = await in_turns(self._hub.delivering(read.change), turn)
             candidates.append(self._candidate(read, audience, deliveries))
             if turn.is_over:
                 # Filters take their time, and many rows many times that. Who comes meanwhile gets

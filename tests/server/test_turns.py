@@ -25,7 +25,7 @@ def steps(count: int) -> Generator[None, None, int]:
 
 async def test_many_who_ask_for_much_have_one_slice_of_a_round_together() -> None:
     longest = 0.0
-    working = [asyncio.create_task(in_turns(steps(20))) for _ in range(40)]
+    working = [asyncio.create_task(in_turns(steps(20), Turns.shared())) for _ in range(40)]
     before = time.thread_time()
     while not all(one.done() for one in working):
         await asyncio.sleep(0)
@@ -46,7 +46,7 @@ async def test_who_asks_alone_does_not_wait() -> None:
         loop.call_soon(count)
 
     loop.call_soon(count)
-    assert await in_turns(steps(0)) == 0
+    assert await in_turns(steps(0), Turns.shared()) == 0
     assert rounds == 0
 
 
@@ -57,7 +57,7 @@ async def test_those_who_wait_come_in_the_order_in_which_they_asked() -> None:
         began.append(number)
         yield from steps(6)
 
-    await asyncio.gather(*(in_turns(noting(number)) for number in range(20)))
+    await asyncio.gather(*(in_turns(noting(number), Turns.shared()) for number in range(20)))
     assert began == list(range(20))
 
 
@@ -77,4 +77,4 @@ async def test_a_turn_of_one_who_goes_is_another_ones(is_told: bool) -> None:
     async with asyncio.timeout(10):
         await next_one
     # And everything is as at the beginning.
-    await in_turns(steps(1))
+    await in_turns(steps(1), Turns.shared())
