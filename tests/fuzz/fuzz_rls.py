@@ -58,6 +58,13 @@ SETTINGS: Final = """
     SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3;
     SET timezone = 'UTC'; SET bytea_output = 'hex'; SET client_min_messages = 'error'
 """
+NOBODY: Final = """
+    DO $$ BEGIN
+        CREATE ROLE realtime_nobody NOLOGIN NOINHERIT;
+    EXCEPTION WHEN duplicate_object THEN
+        -- All databases share it.
+    END $$
+"""
 ENVIRONMENT: Final = {
     "REPLICATION_MODE": "RLS",
     "SECURE_CHANNELS": "true",
@@ -157,7 +164,14 @@ def _stage(server: Server, module: str, environment: dict[str, str]) -> Iterator
     )
     with psycopg.connect(database.dsn, autocommit=True) as connection:
         connection.prepare_threshold = None
-        _execute(connection, SETTINGS, PREPARE, f"CREATE ROLE {user} LOGIN REPLICATION")
+        _execute(
+            connection,
+            SETTINGS,
+            PREPARE,
+            f"CREATE ROLE {user} LOGIN REPLICATION",
+            NOBODY,
+            f"GRANT realtime_nobody TO {user} WITH INHERIT FALSE, SET TRUE",
+        )
         for role in roles.names:
             _execute(
                 connection,
