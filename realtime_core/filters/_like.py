@@ -139,6 +139,9 @@ def _search(piece: _Piece) -> Callable[[str, int, int], int]:
     find_core = _search_core(core[: len(core) - after])
 
     def find(text: str, at: int, end: int) -> int:
+        if at + before > end - after:
+            # A negative end would count from the text's.
+            return -1
         found = find_core(text, at + before, end - after)
         return -1 if found < 0 else found + after
 

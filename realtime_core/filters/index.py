@@ -168,17 +168,18 @@ class _Table(Generic[S]):
 
     def unfile(self, entry: _Entry[S]) -> None:
         """Take an entry out."""
+        plan, entry.plan = entry.plan, None
         self.untyped.pop(entry, None)
         self.always.pop(entry, None)
         if self.scanned.pop(entry, self) is None:
             self._scanned -= entry.filter.conditions
-        if entry.plan is None:
+        if plan is None:
             return
-        if entry.plan.access is None or entry.plan.residual is not None:
+        if plan.access is None or plan.residual is not None:
             self._columns -= Counter(entry.filter.columns)
-        if entry.plan.access is None:
+        if plan.access is None:
             return
-        for source, key in entry.plan.access:
+        for source, key in plan.access:
             keys = self._filed[source]
             present = keys[key]
             if isinstance(present, dict) and len(present) > 1:

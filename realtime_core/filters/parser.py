@@ -36,7 +36,7 @@ MAX_DEPTH: Final = 32
 """Groups within groups."""
 MAX_IN_VALUES: Final = 100
 """Values of one ``in``."""
-_MOST_RESCANNED: Final = 4 * MAX_LENGTH
+_MOST_RESCANNED: Final = 1024
 """Characters that are read twice because of brackets that are never closed."""
 
 _OPERATORS: Final = {operator.value: operator for operator in Operator}
@@ -298,7 +298,7 @@ class _Parser:
         """Go back, so many times at most: each such value is read to the end of the filter."""
         self._rescanned += self._at - start
         self._at = start
-        if self._rescanned > _MOST_RESCANNED:
+        if self._rescanned > _MOST_RESCANNED + len(self._text):
             self._fail(f"too many brackets are never closed{_HOW_TO_QUOTE}")
 
     def _quoted(self) -> str:

@@ -18,7 +18,7 @@ from realtime_core.sources.failures import connection_failed
 
 from ..config import SETTING_NAMES
 
-__all__ = ["OWN_PATH", "Connections", "Dsn", "connect"]
+__all__ = ["OWN_PATH", "Connections", "Dsn", "brief", "connect"]
 
 OWN_PATH: Final = "SET search_path TO pg_catalog, pg_temp"
 """SQL for a connection on which only we ask. The database's own search path may begin with a
@@ -26,6 +26,17 @@ schema in which somebody has made an operator or a type of a name that our state
 
 Dsn: TypeAlias = Callable[[], Awaitable[str]]
 """Returns a connection string; asked for each connection, since addresses change."""
+
+
+def brief(exc: psycopg.Error) -> str:
+    """Say what went wrong, for the log.
+
+    PostgreSQL's own texts may quote what is in a row, and code of users may write them. They are
+    not repeated; the driver's are.
+    """
+    if exc.sqlstate is not None:
+        return f"{type(exc).__name__}, SQLSTATE {exc.sqlstate}"
+    return f"{' '.join(str(exc).split()):.1000}"
 
 
 async def connect(dsn: str, *, name: str, **parameters: Any) -> AsyncConnection[TupleRow]:

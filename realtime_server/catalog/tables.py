@@ -124,6 +124,20 @@ class Table:
     def key_names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.key)
 
+    def compared_as(self, column: LiveColumn) -> str | None:
+        """Return the type that text becomes, as SQL writes it, to be compared with a column.
+
+        None: it stays text, because anybody may have made a cast to the column's type.
+        """
+        if column.type_oid < _FIRST_CUSTOM_OID:
+            return column.type_sql
+        type_ = self.types.get(column.type_oid)
+        if type_ is None or type_.oid >= _FIRST_CUSTOM_OID:
+            return None
+        # A domain's base type.
+        name = type_.name.replace('"', '""')
+        return f'pg_catalog."{name}"'
+
     def visible(self, role: str) -> tuple[LiveColumn, ...]:
         """Return the columns that go out to a role."""
         allowed = self.selectable.get(role, frozenset()) & (self.published or frozenset())

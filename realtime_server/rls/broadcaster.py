@@ -13,6 +13,7 @@ import psycopg
 
 from realtime_core import Gap
 
+from ..catalog.connections import brief
 from ..dispatch import give_way
 from ..metrics import Metrics
 from .candidates import Candidate, Decided
@@ -99,8 +100,7 @@ class Broadcaster:
                 return await self._check(candidates)
             except psycopg.Error as exc:
                 logger.warning(
-                    "changes wait until row level security can be asked for: %s",
-                    " ".join(str(exc).split()),
+                    "changes wait until row level security can be asked for: %s", brief(exc)
                 )
                 await asyncio.sleep(_RETRY)
 

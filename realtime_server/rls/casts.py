@@ -74,7 +74,8 @@ class Casts:
             return {}
         try:
             return await self._ask(asked)
-        except _ValueError:
+        except (_LostError, _ValueError):
+            # If PostgreSQL was restarted, there is no connection yet.
             pass
         # Which type is it? Each by itself, and the others are answered.
         answers: dict[tuple[int, str], str] = {}
@@ -85,6 +86,15 @@ class Casts:
     async def _ask_for_one(self, oid: int, values: list[tuple[int, str]]) -> Answers:
         try:
             return await self._ask(values)
+        except _LostError:
+            name = await self._name_of(oid)
+            self._refused[oid] = asyncio.get_running_loop().time() + _REFUSED_FOR
+            logger.warning(
+                "making JSON of values of type %s ends the session; they are shown as text for "
+                "%d s; look at the type's checks and casts",
+                name,
+                _REFUSED_FOR,
+            )
         except _ValueError as exc:
             name = await self._name_of(oid)
             if exc.sqlstate == _TIMED_OUT:
@@ -120,7 +130,7 @@ class Casts:
             except psycopg.Error as exc:
                 # Any SQLSTATE may be a check's own, OperationalError's too.
                 if connection.closed:
-                    raise
+                    raise _LostError from exc
                 raise _ValueError(exc.sqlstate) from exc
         await self._connections.terminate(pid)
         raise _ValueError(_TIMED_OUT)
@@ -132,6 +142,10 @@ class Casts:
             )
             [[name]] = await cursor.fetchall()
         return str(name)
+
+
+class _LostError(Exception):
+    """The connection was lost while values were looked at."""
 
 
 class _ValueError(Exception):

@@ -163,8 +163,8 @@ class Checker:
 
     async def _conditions(
         self, candidates: Sequence[Candidate], places: Sequence[int], table: Table
-    ) -> Mapping[str, Condition]:
-        """Return by role what must be true of rows that were deleted."""
+    ) -> Mapping[str, Condition] | None:
+        """Return by role what must be true of rows that were deleted; None: they are not asked."""
         roles = {
             viewer.role
             for place in places

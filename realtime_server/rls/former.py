@@ -58,10 +58,37 @@ _POLICIES: Final = """
 """
 
 
+# A domain's check, and what a range compares its bounds with.
+_RUNS_CODE: Final = """
+    WITH RECURSIVE types (oid) AS (
+        SELECT * FROM pg_catalog.unnest(%s::pg_catalog.oid[])
+        UNION
+        SELECT part.oid
+        FROM types JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) types.oid
+        CROSS JOIN LATERAL (
+            SELECT t.typelem
+            UNION ALL
+            SELECT a.atttypid FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid OPERATOR(pg_catalog.=) t.typrelid
+                AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+        ) part (oid)
+    )
+    SELECT EXISTS (
+        SELECT
+        FROM types JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) types.oid
+        WHERE t.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+            AND t.typtype OPERATOR(pg_catalog.=) ANY ('{d,r,m}'::pg_catalog."char"[])
+    )
+"""
+
+
 async def read_conditions(
     connection: AsyncConnection[Any], table: Table, roles: Collection[str]
-) -> Mapping[str, Condition]:
+) -> Mapping[str, Condition] | None:
     """Return by role what must be true of a table's row. Who is not there sees nothing.
+
+    None if to read the row may run a user's code: that would be in a viewer's name, where nothing
+    keeps it from becoming the server.
 
     Args:
         connection: in autocommit mode, as the server's role.
@@ -71,6 +98,10 @@ async def read_conditions(
     Raises:
         psycopg.OperationalError: if the connection is lost.
     """
+    cursor = await connection.execute(_RUNS_CODE, [[column.type_oid for column in table.columns]])
+    [[runs_code]] = await cursor.fetchall()
+    if runs_code:
+        return None
     conditions: dict[str, Condition] = {}
     for role in roles:
         try:

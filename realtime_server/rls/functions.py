@@ -16,9 +16,9 @@ from typing import Final
 from psycopg import sql
 
 from ..catalog.immutable import Functions
-from ..catalog.tables import KeyColumn, LiveColumn, Table
+from ..catalog.tables import KeyColumn, Table
 
-__all__ = ["LATER", "LOCKED", "TIMEOUT", "former_function", "function", "rows_of"]
+__all__ = ["LATER", "LOCKED", "TIMEOUT", "former_function", "function", "rows_of", "type_of"]
 
 # What stops a call early: the viewer and those behind it have no answer yet.
 LATER: Final = "later"
@@ -81,7 +81,7 @@ BEGIN
             WHEN lock_not_available THEN
                 visible_ := NULL;
                 problem_ := SQLSTATE;
-                detail_ := SQLERRM;
+                detail_ := pg_catalog.left(SQLERRM, 1000);
                 IF EXISTS (
                     SELECT FROM pg_catalog.pg_locks l
                     WHERE l.relation OPERATOR(pg_catalog.=) {oid}::pg_catalog.oid
@@ -94,7 +94,7 @@ BEGIN
             WHEN OTHERS OR assert_failure THEN
                 -- Ours at the end, unless there is no answer yet.
                 problem_ := CASE WHEN visible_ IS NULL THEN SQLSTATE END;
-                detail_ := CASE WHEN visible_ IS NULL THEN SQLERRM END;
+                detail_ := CASE WHEN visible_ IS NULL THEN pg_catalog.left(SQLERRM, 1000) END;
         END;
         RETURN NEXT;
     END LOOP;
@@ -158,7 +158,7 @@ _UNCHANGED: Final = """
             (t.{name} IS NOT DISTINCT FROM NULL) OPERATOR(pg_catalog.=)
                 (pg_catalog.jsonb_extract_path_text(k.compared, {label}) IS NULL)
             AND pg_catalog.concat(t.{name}) OPERATOR(pg_catalog.=) pg_catalog.concat(
-                pg_catalog.jsonb_extract_path_text(k.compared, {label})::{type}
+                pg_catalog.jsonb_extract_path_text(k.compared, {label}){type}
             )
         )
     )
@@ -179,7 +179,7 @@ def function(
     oid: int,
     table: str,
     key: tuple[KeyColumn, ...],
-    compared: tuple[LiveColumn, ...],
+    compared: tuple[tuple[str, str | None], ...],
     called: Functions,
     timeout: float,
 ) -> tuple[str, str]:
@@ -189,17 +189,18 @@ def function(
         oid: the table's.
         table: what :func:`rows_of` says of it.
         key: its primary key.
-        compared: columns in which rows must still be as they were.
+        compared: columns in which rows must still be as they were, by name, each with the type that
+            its text becomes; None: none.
         called: by the table's policies.
         timeout: seconds that the session allows.
     """
     fields = {
-        "parameters": ", ".join(f"key_{n}_ pg_catalog.text[]" for n, _ in enumerate(key)),
+        # Of their types: a cast from text could be anybody's.
+        "parameters": ", ".join(f"key_{n}_ {type_of(column)}[]" for n, column in enumerate(key)),
         "declarations": " ".join(
-            f"typed_{n}_ {_type_of(column)}[] := key_{n}_::{_type_of(column)}[];"
-            for n, column in enumerate(key)
+            f"typed_{n}_ {type_of(column)}[] := key_{n}_;" for n, column in enumerate(key)
         )
-        + f" picked_ {_type_of(key[0])}[];",
+        + f" picked_ {type_of(key[0])}[];",
         "look_up": _look_up(table, key, compared),
         "directive": "",
     }
@@ -256,7 +257,9 @@ def _named(oid: int, fields: dict[str, str], called: Functions, timeout: float) 
     return unique, _FUNCTION.format(name=unique, **fields)
 
 
-def _look_up(table: str, key: tuple[KeyColumn, ...], compared: tuple[LiveColumn, ...]) -> str:
+def _look_up(
+    table: str, key: tuple[KeyColumn, ...], compared: tuple[tuple[str, str | None], ...]
+) -> str:
     if len(key) == 1 and key[0].type_sql is not None and not compared:
         [column] = key
         return _BY_KEY.format(name=_quoted(column.name), table=table, equals=column.equals)
@@ -267,16 +270,16 @@ def _look_up(table: str, key: tuple[KeyColumn, ...], compared: tuple[LiveColumn,
         equal=" AND ".join(_equal(column, f"k.key_{n}") for n, column in enumerate(key)),
         unchanged="".join(
             _UNCHANGED.format(
-                name=_quoted(column.name),
-                label=sql.Literal(column.name).as_string(None),
-                type=column.type_sql,
+                name=_quoted(name),
+                label=sql.Literal(name).as_string(None),
+                type="" if type_sql is None else f"::{type_sql}",
             )
-            for column in compared
+            for name, type_sql in compared
         ),
     )
 
 
-def _type_of(column: KeyColumn) -> str:
+def type_of(column: KeyColumn) -> str:
     """Return the type of a key's values here, where they are made as the server."""
     return "pg_catalog.text" if column.type_sql is None else column.type_sql
 

@@ -15,6 +15,7 @@ import psycopg
 
 from realtime_core import Position
 
+from ..catalog.connections import brief
 from .candidates import Candidate
 from .losses import Loss, LossReason
 from .viewers import Viewer
@@ -160,9 +161,7 @@ class Lane:
             try:
                 await self._work(candidates)
             except psycopg.Error as exc:
-                logger.warning(
-                    "what is asked for apart is asked for again: %s", " ".join(str(exc).split())
-                )
+                logger.warning("what is asked for apart is asked for again: %s", brief(exc))
                 logger.debug("the role is %s", self._viewer.role)
                 await asyncio.sleep(_RETRY)
             except Exception:

@@ -84,7 +84,9 @@ class RlsMode:
         self._source = source
         self._dsn = dsn = partial(resolve_dsn, config)
         timeout = config.rls_check_timeout / 1000
-        self._visibility = Visibility(dsn, timeout=timeout, size=_CONNECTIONS)
+        self._visibility = Visibility(
+            dsn, timeout=timeout, size=_CONNECTIONS, waits_for_locks=False
+        )
         self._apart = Visibility(dsn, timeout=timeout, name="rls apart", size=2)
         self._on_trial = Visibility(dsn, timeout=timeout, name="rls on trial", size=2)
         self._connections = Connections(

@@ -99,7 +99,11 @@ _FACTS: Final = """
             SELECT pg_catalog.quote_ident(g.rolname)
             FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles g ON g.oid = m.roleid
             WHERE m.member = r.oid ORDER BY 1
-        )
+        ),
+        coalesce((
+            SELECT pg_catalog.pg_has_role(current_user, n.nspowner, 'USAGE')
+            FROM pg_catalog.pg_namespace n WHERE n.nspname = 'realtime'
+        ), true)
     FROM (SELECT) AS _ LEFT JOIN pg_catalog.pg_roles r ON r.rolname = 'realtime_nobody'
 """
 
@@ -168,7 +172,7 @@ async def missing_for_nobody(
         await cursor.execute(_FACTS, [acting(version)])
         facts = await cursor.fetchone()
         assert facts is not None
-        user, exists, is_powerful, may_be, makes_roles, memberships = facts
+        user, exists, is_powerful, may_be, makes_roles, memberships, owns = facts
         if not exists:
             # Who makes roles makes this one.
             if makes_roles:
@@ -189,6 +193,9 @@ async def missing_for_nobody(
         lines += [
             f"GRANT USAGE ON SCHEMA {name} TO {NOBODY};" for (name,) in await cursor.fetchall()
         ]
+        if not confined and not lines and not owns:
+            # Nobody but the schema's owner makes the function, or makes it anew.
+            lines.append(f"ALTER SCHEMA realtime OWNER TO {user};")
     return tuple(lines)
 
 

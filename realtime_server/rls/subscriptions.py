@@ -25,7 +25,7 @@ from psycopg_pool import PoolTimeout
 
 from realtime_core.sources.catalog import enum_orders as read_enum_orders
 
-from ..catalog.connections import Connections
+from ..catalog.connections import Connections, brief
 from ..catalog.publications import published
 from ..catalog.tables import read_tables
 from ..catalog.wishes import Wish, check_wish, possible
@@ -243,7 +243,7 @@ class Registry:
             except psycopg.Error as exc:
                 logger.warning(
                     "the rows of realtime.subscription cannot be kept up: %s",
-                    " ".join(str(exc).split()),
+                    brief(exc),
                 )
                 await asyncio.sleep(_RETRY)
             except Exception:
@@ -270,7 +270,7 @@ class Registry:
         try:
             reason = "the database does not answer" if deleting.cancelled() else deleting.result()
         except psycopg.Error as exc:
-            reason = " ".join(str(exc).split())
+            reason = brief(exc)
         if reason is not None:
             logger.warning(
                 "rows stay in realtime.subscription until another server removes them: %s", reason
@@ -307,7 +307,8 @@ class Registry:
         except psycopg.Error as exc:
             # The trigger's own checks, and the values' casts.
             raise RefusedError(
-                f"{exc.diag.message_primary}", logged=f"the database refuses it ({exc.sqlstate})"
+                f"{exc.diag.message_primary or exc.sqlstate:.1000}",
+                logged=f"the database refuses it ({exc.sqlstate})",
             ) from exc
 
     async def _write_once(self, registration: Registration, renewed: bool) -> None:

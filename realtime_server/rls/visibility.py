@@ -39,7 +39,7 @@ from psycopg import AsyncConnection
 from ..catalog.connections import OWN_PATH, Connections, Dsn
 from ..catalog.tables import LiveColumn, Table
 from .former import Condition
-from .functions import LATER, LOCKED, TIMEOUT, former_function, function, rows_of
+from .functions import LATER, LOCKED, TIMEOUT, former_function, function, rows_of, type_of
 from .viewers import Viewer
 
 __all__ = ["Answer", "Failure", "Question", "Row", "Visibility"]
@@ -116,10 +116,21 @@ class Visibility:
         dsn: of the database, as the server's role.
         timeout: seconds that a viewer's query may take.
         size: how many connections there may be.
+        waits_for_locks: whether rows of a table that is locked are asked for until it is not; else
+            the viewers are not asked for.
     """
 
-    def __init__(self, dsn: Dsn, *, timeout: float, name: str = "rls", size: int = 4) -> None:
+    def __init__(
+        self,
+        dsn: Dsn,
+        *,
+        timeout: float,
+        name: str = "rls",
+        size: int = 4,
+        waits_for_locks: bool = True,
+    ) -> None:
         self.timeout: Final = timeout
+        self._waits_for_locks = waits_for_locks
         self._hurry = min(timeout, max(timeout / _HURRY, _LEAST_HURRY))
         milliseconds = _milliseconds(timeout)
         self.connections = Connections(
@@ -244,22 +255,45 @@ class Visibility:
         return answer
 
     async def _ask(
-        self, inquiry: _Inquiry, todo: list[tuple[int, tuple[int, ...]]], hurried: bool
+        self,
+        inquiry: _Inquiry,
+        todo: list[tuple[int, tuple[int, ...]]],
+        hurried: bool,
+        losses: int = 0,
     ) -> None:
-        """Answer questions: pairs of a question's place and the rows that are left of it."""
+        """Answer questions: pairs of a question's place and the rows that are left of it.
+
+        A policy may end the session, and would each time: whose it is, is found out by halves.
+        """
         loop = asyncio.get_running_loop()
         give_up = loop.time() + _LOCK_PATIENCE
         while todo:
             was_hurried = hurried
-            rows = await self._call(inquiry, todo, self._hurry if hurried else None)
+            try:
+                rows = await self._call(inquiry, todo, self._hurry if hurried else None)
+            except _LostError:
+                losses += 1
+                if losses == 1:
+                    # PostgreSQL may have been restarted; then there is no connection yet.
+                    continue
+                if len(todo) > 1:
+                    half = len(todo) // 2
+                    for part in (todo[:half], todo[half:]):
+                        await self._ask(inquiry, part, hurried, losses=1)
+                    return
+                [(place, places)] = todo
+                inquiry.note(place, places, Failure.ERROR, "it ends the session")
+                return
             again: list[tuple[int, tuple[int, ...]]] = []
             for index, visible, problem, detail, seconds in rows:
                 place, places = todo[index - 1]
                 inquiry.answers[place].seconds += seconds or 0.0
                 if visible is not None:
                     inquiry.answers[place].visible.update(one - 1 for one in visible)
-                elif problem in (LATER, TIMEOUT) and was_hurried:
-                    # None of these has had the time that it may take.
+                elif (problem == LOCKED and not self._waits_for_locks) or (
+                    problem in (LATER, TIMEOUT) and was_hurried
+                ):
+                    # None of these has had the time that it may take, or could be asked for.
                     for left, its in (*again, *todo[index - 1 :]):
                         unasked = dict.fromkeys(its, Failure.UNASKED)
                         inquiry.answers[left].failed.update(unasked)
@@ -305,7 +339,7 @@ class Visibility:
         ]
         slots = ", ".join(
             [
-                *["%s::pg_catalog.text[]"] * width,
+                *(f"%s::{one}[]" for one in inquiry.key_types),
                 "%s::pg_catalog.jsonb[]",
                 *["%s::pg_catalog.json"] * 3,
             ]
@@ -341,11 +375,11 @@ class Visibility:
                     return await cursor.fetchall()
             except TimeoutError:
                 await connection.close()
-            except psycopg.OperationalError:
-                if connection.closed:
-                    raise
-                return [(1, None, TIMEOUT, None, None)]
             except psycopg.Error as exc:
+                if connection.closed:
+                    raise _LostError from exc
+                if isinstance(exc, psycopg.OperationalError):
+                    return [(1, None, TIMEOUT, None, None)]
                 # Not of a policy, which the function catches, but of the call itself: a key
                 # that is none any more.
                 return _none(todo, exc)
@@ -369,6 +403,10 @@ class Visibility:
                 await connection.execute(f"SET statement_timeout = {usual}".encode())
 
 
+class _LostError(Exception):
+    """The connection was lost while policies were asked."""
+
+
 @attrs.frozen
 class _Inquiry:
     """What one call of check is about."""
@@ -381,13 +419,19 @@ class _Inquiry:
     answers: Sequence[Answer]
     said: dict[tuple[int, str, str], float]
 
+    @property
+    def key_types(self) -> list[str]:
+        """As SQL writes them."""
+        if self.condition is not None:
+            return ["pg_catalog.text"]
+        return [type_of(column) for column in self.table.key]
+
     def function(self, timeout: float) -> tuple[str, str]:
         """Return name and definition of what answers it."""
         table, condition, called = self.table, self.condition, self.table.functions
         if condition is None:
-            return function(
-                table.oid, rows_of(table), table.key, tuple(self.compared), called, timeout
-            )
+            compared = tuple((column.name, table.compared_as(column)) for column in self.compared)
+            return function(table.oid, rows_of(table), table.key, compared, called, timeout)
         assert condition.text is not None
         return former_function(
             table.oid,

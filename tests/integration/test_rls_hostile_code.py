@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -10,6 +12,7 @@ import pytest_asyncio
 
 from tests.fix_postgres import Server
 from tests.integration.rls_stage import RlsStage, open_rls_stage
+from tests.waiting import eventually
 
 pytestmark = [
     pytest.mark.integration,
@@ -160,3 +163,76 @@ async def test_a_large_change_with_json_that_python_cannot_read_is_told(
     shown.pop("document", None)
     assert shown == {"id": 1, "tags": [1, 2]}
     assert "Traceback" not in caplog.text
+
+
+async def test_a_policy_that_ends_the_session_fails_for_its_viewer_alone(
+    stage: RlsStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.execute(
+        "create function ends() returns bool language plpgsql as $$ begin"
+        " if current_setting('request.jwt.claims')::json ->> 'sub' = 'eve' then reset role;"
+        " perform pg_terminate_backend(pg_backend_pid()); perform pg_sleep(0.1); end if;"
+        " return true; end $$"
+    )
+    stage.make("bad", "id int primary key", f"{stage.schema}.ends()")
+    stage.make("good", "id int primary key", "true")
+    async with stage.client() as ann, stage.client("bob") as bob, stage.client("eve") as eve:
+        for client in (ann, eve):
+            await client.sit(stage.topic("bad"))
+        await bob.sit(stage.topic("good"))
+        stage.execute("insert into bad values (1), (2)")
+        stage.execute("insert into good values (1)")
+        assert (await bob.receive())["payload"]["record"] == {"id": 1}
+        assert [(await ann.receive())["payload"]["record"]["id"] for _ in range(2)] == [1, 2]
+        for _ in range(2):
+            assert "Error 500" in (await eve.receive())["payload"]["errors"][0]
+    assert "changes wait" not in caplog.text
+
+
+async def test_a_type_whose_check_ends_the_session_is_shown_as_text(
+    stage: RlsStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.execute(
+        "create function ends(text) returns bool language plpgsql as $$ begin"
+        " if current_setting('application_name') like 'realtime_server%' then"
+        " perform set_config('transaction_timeout', '5ms', true); perform pg_sleep(0.3); end if;"
+        " return true; end $$"
+    )
+    stage.execute("create domain told as text check (ends(value)); create type kept as (a told)")
+    stage.make("bad", "id int primary key, data kept", "true")
+    stage.make("good", "id int primary key", "true")
+    async with stage.client() as ann, stage.client("bob") as bob:
+        await ann.sit(stage.topic("bad"))
+        await bob.sit(stage.topic("good"))
+        stage.execute("insert into bad values (1, row('secret'))")
+        stage.execute("insert into good values (1)")
+        assert (await bob.receive())["payload"]["record"] == {"id": 1}
+        assert (await ann.receive())["payload"]["record"] == {"id": 1, "data": "(secret)"}
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.INFO]
+    assert any("ends the session" in line for line in lines)
+    assert not any("secret" in line for line in lines)
+
+
+async def test_a_locked_table_keeps_back_nobody_elses_changes(stage: RlsStage) -> None:
+    # While the first row is looked at, the lock waits, and is there when the second would be.
+    stage.make(
+        "bad", "id int primary key", "pg_sleep(case id when 1 then 0.2 else 0 end)::text = ''"
+    )
+    stage.make("good", "id int primary key", "true")
+    async with stage.client() as ann, stage.client("bob") as bob:
+        await ann.sit(stage.topic("bad"))
+        await bob.sit(stage.topic("good"))
+        stage.execute("insert into bad values (1)")
+        with stage.database.connect() as locker:
+            sleeping = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
+            await eventually(lambda: locker.execute(sleeping).fetchall() == [(1,)])
+            stage.execute("insert into bad values (2)")
+            stage.execute("insert into good values (1)")
+            with locker.transaction():
+                await asyncio.to_thread(
+                    locker.execute, f"lock table {stage.schema}.bad in access exclusive mode"
+                )
+                assert (await bob.receive())["payload"]["record"] == {"id": 1}
+                stage.execute("insert into good values (2)")
+                assert (await bob.receive())["payload"]["record"] == {"id": 2}
+        assert [(await ann.receive())["payload"]["record"]["id"] for _ in range(2)] == [1, 2]

@@ -97,6 +97,9 @@ create cast (mood as json) with function mood_json(mood);
 create function same(mood, mood) returns boolean language sql as
     $$ select {schema}.evil('') and $1::text = $2::text $$;
 create operator {schema}.= (leftarg = mood, rightarg = mood, function = same);
+create function to_mood(text) returns mood language plpgsql as
+    $$ begin perform {schema}.evil(''); return 'glad'::{schema}.mood; end $$;
+create cast (text as mood) with function to_mood(text);
 create type moody as (a mood);
 """
 
@@ -110,11 +113,20 @@ COLUMNS = {
 }
 
 
-@pytest_asyncio.fixture(loop_scope="module", scope="module", params=["plain", "superuser"])
+SETTINGS = {
+    "plain": {},
+    "superuser": {"DB_USER": "postgres"},
+    "strict": {"RLS_STRICT": "true", "RLS_DELETE": "policy"},
+}
+
+
+@pytest_asyncio.fixture(
+    loop_scope="module", scope="module", params=["plain", "superuser", "strict"]
+)
 async def module_stage(
     stream: Stream, request: pytest.FixtureRequest
 ) -> AsyncIterator[tuple[RlsStage, str]]:
-    more = {"DB_USER": "postgres"} if request.param == "superuser" else {}
+    more = SETTINGS[request.param]
     with roles(stream.server, "owner") as (owner,):
         async with open_rls_stage(stream.server, **stream.settings, **more) as stage:
             yield stage, owner
@@ -199,16 +211,37 @@ async def test_a_filters_value_is_checked_as_nobody(attack: Attack, column: str)
     attack.assert_failed()
 
 
+async def test_what_a_check_says_is_cut_short(attack: Attack) -> None:
+    stage = attack.stage
+    stage.execute(
+        "create function says(text) returns bool language plpgsql as"
+        " $$ begin raise exception '%', repeat('x', 1000000); end $$"
+    )
+    stage.execute("create domain loud as text check (says(value))")
+    stage.make("shown", "id int primary key, data loud", "true")
+    async with stage.client() as client:
+        binding = {"event": "*", "schema": stage.schema, "table": "shown", "filter": "data=eq.y"}
+        reply = await client.try_join(
+            stage.topic("shown"),
+            {"user_token": client.token, "config": {"postgres_changes": [binding]}},
+        )
+    assert reply["status"] == "error"
+    assert 200 <= len(json.dumps(reply)) < 2000
+
+
 async def test_values_become_json_as_nobody(attack: Attack) -> None:
     stage = attack.stage
     columns = ", ".join(f"{name} {kind}" for name, (kind, _, _) in COLUMNS.items())
     attack.prepare(f"id int primary key, {columns}")
     literals = ", ".join(literal for _, literal, _ in COLUMNS.values())
+    stage.execute("alter table shown replica identity full")
     async with stage.client() as client:
         await client.sit(stage.topic("shown"))
         [told] = await stage.payloads(client, f"insert into shown values (1, {literals})")
+        [gone] = await stage.payloads(client, "delete from shown")
     shown: dict[str, Any] = told["record"]
     assert shown["pair"] == {"a": 1, "b": "x"}
+    assert gone["old_record"] == {"id": 1}
     attack.assert_failed()
 
 

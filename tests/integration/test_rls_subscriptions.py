@@ -191,6 +191,7 @@ async def test_a_value_that_does_not_cast_is_refused(desk: Desk) -> None:
 async def test_a_domain_is_compared_as_its_base_type(desk: Desk) -> None:
     desk.database.execute(
         "create schema extensions; create extension citext schema extensions;"
+        " grant usage on schema extensions to realtime_nobody;"
         " create domain address as extensions.citext;"
         " alter table notes add address address, add plain extensions.citext;"
         f' grant select on notes to "{desk.reader}"'

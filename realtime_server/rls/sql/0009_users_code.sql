@@ -62,9 +62,11 @@ begin
         is_over := true;
         raise sqlstate 'RTEND';
     exception
-        when others then
+        when others or assert_failure then
             if not is_over then
-                raise;
+                -- The text is theirs, and may have any length.
+                raise exception using
+                    errcode = sqlstate, message = pg_catalog.left(sqlerrm, 200);
             end if;
     end;
     return result;

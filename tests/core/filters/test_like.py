@@ -118,3 +118,12 @@ def test_patterns_with_very_many_parts_are_refused(operator: str) -> None:
     with pytest.raises(FilterError, match="more than 1,000 parts with _") as caught:
         parse_filter(text(200, 200, 200, 200, 200, 1)).compile(of)
     assert caught.value.problem.startswith("'%a_%b': with those before it")
+
+
+def test_short_texts_match_as_the_definition_says() -> None:
+    # A piece of a pattern may be longer than what is left of the text.
+    random = Random(1)
+    for _ in range(20_000):
+        pattern = "".join(random.choice("ab_%") for _ in range(random.randrange(9)))
+        text = "".join(random.choice("ab") for _ in range(random.randrange(6)))
+        assert like(pattern)(text) is plain(pattern, text), (pattern, text)

@@ -234,6 +234,7 @@ def test_a_long_filter_is_shown_around_the_position() -> None:
         ("a" + "->b" * 20_000, "expected '='"),
         ('a=eq.x"' * 9_001, "never closed"),
         (",".join(["a=eq." + "[" * 120] * 500), "too many brackets are never closed"),
+        ("a=in.(" + "{," * 98 + "x" + "{" * 2350 + ")", "too many brackets are never closed"),
     ],
 )
 def test_hostile_input_ends_in_a_short_error(text: str, problem: str) -> None:
