@@ -338,12 +338,17 @@ async def open_client(
     *,
     path: str = "/socket/websocket",
     query: str | None = None,
+    ping_interval: float | None = 20,
 ) -> AsyncIterator[PhoenixClient]:
     """Connect to a server on this machine.
 
     Args:
         query: instead of ``vsn=…``.
+        ping_interval: seconds between pings; None for one that reads nothing for long, as it would
+            not read the pongs.
     """
     uri = f"ws://127.0.0.1:{port}{path}?{f'vsn={vsn}' if query is None else query}"
-    async with connect(uri, compression=None, proxy=None, open_timeout=DEADLINE) as websocket:
+    async with connect(
+        uri, compression=None, proxy=None, open_timeout=DEADLINE, ping_interval=ping_interval
+    ) as websocket:
         yield PhoenixClient(websocket, vsn)

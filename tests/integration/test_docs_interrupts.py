@@ -45,6 +45,10 @@ def interrupt(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, said
 
 
+# It is active, too, while it is being made, and gone if that is interrupted.
+STREAMED = "exists (select from pg_stat_replication where pid = active_pid and state = 'streaming')"
+
+
 def slots(database: Database, state: str) -> list[tuple[object, ...]]:
     return database.execute(
         f"select slot_name from pg_replication_slots where database = %s and {state}",
@@ -64,7 +68,7 @@ def follower(
 
         def reads() -> bool:
             assert process.poll() is None, process.communicate()
-            return bool(slots(database, "active"))
+            return bool(slots(database, STREAMED))
 
         eventually_sync(reads)
         ended = interrupt(process)
@@ -132,7 +136,7 @@ def test_the_program_that_makes_a_slot_and_has_to_wait(
     with database.connect() as writer, writer.transaction():
         writer.execute("create table open_transaction ()")
         with running(program, database.dsn, unique_name("slot")) as process:
-            eventually_sync(lambda: slots(database, "active"))
+            eventually_sync(lambda: slots(database, STREAMED))
             assert interrupt(process) == (1, "interrupted\n")
 
 

@@ -339,7 +339,7 @@ async def test_a_policy_that_hangs_amid_a_large_transaction_holds_up_nobody_else
                 for sub, topic in (("sleeper", TOPIC), ("ann", f"{TOPIC}:id=gt.{ROWS - 10}")):
                     token = make_token({"role": reader, "sub": sub})
                     client = await stack.enter_async_context(
-                        open_client(server.port, query=f"apikey={token}")
+                        open_client(server.port, query=f"apikey={token}", ping_interval=None)
                     )
                     await client.send(topic, "phx_join", {"user_token": token}, ref="1")
                     assert (await client.receive())["payload"]["status"] == "ok"
