@@ -136,7 +136,7 @@ def test_the_program_that_makes_a_slot_and_has_to_wait(
     with database.connect() as writer, writer.transaction():
         writer.execute("create table open_transaction ()")
         with running(program, database.dsn, unique_name("slot")) as process:
-            eventually_sync(lambda: slots(database, STREAMED))
+            eventually_sync(lambda: slots(database, "active"))
             assert interrupt(process) == (1, "interrupted\n")
 
 
