@@ -31,6 +31,7 @@ from .config import (
     print_config,
     variables,
 )
+from .output import tell
 from .rls.check import rls_findings
 from .rls.command import run_migrate
 from .server import RealtimeServer
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for warning in (*warnings, *config.shortcomings()):
         logger.warning("configuration: %s", warning)
     if arguments.print_config:
-        print(*print_config(config), sep="\n")
+        tell(*print_config(config))
         return 0
     try:
         if arguments.check:
@@ -188,9 +189,9 @@ async def _check(config: ServerConfig) -> int:
                 more += await stream_findings(dsn, config.publications)
         diagnosis = attrs.evolve(diagnosis, findings=(*diagnosis.findings, *more))
     except SourceError as exc:
-        print(f"problem  {exc}")
+        tell(f"problem  {exc}")
         return 1
-    print(*diagnosis.lines(), sep="\n")
+    tell(*diagnosis.lines())
     return 1 if diagnosis.count(Severity.PROBLEM) else 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ..catalog.connections import connect
 from ..config import ServerConfig
+from ..output import tell
 from .migrations import migrate, pending
 from .privileges import missing_privileges
 
@@ -34,13 +35,13 @@ async def run_migrate(environ: Mapping[str, str], *, dev: bool, dry_run: bool) -
     async with await connect(config.dsn, name="migrate") as connection:
         if dry_run:
             for migration in await pending(connection):
-                print(f"would apply {migration}")
+                tell(f"would apply {migration}")
         else:
             for migration in await migrate(connection):
-                print(f"applied {migration}")
+                tell(f"applied {migration}")
         if not await pending(connection):
-            print("the schema realtime is up to date")
+            tell("the schema realtime is up to date")
         missing = await missing_privileges(connection, config.publications)
         if missing.every:
-            print(f"{config.db_user} lacks privileges for RLS mode; run as an administrator:")
-            print(*(f"    {grant}" for grant in missing.every), sep="\n")
+            tell(f"{config.db_user} lacks privileges for RLS mode; run as an administrator:")
+            tell(*(f"    {grant}" for grant in missing.every))

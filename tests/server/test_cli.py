@@ -312,6 +312,34 @@ def test_the_package_can_be_run() -> None:
     assert done.stdout.startswith("usage: python -m realtime_server")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "settings", "code"),
+    [
+        (["--dev", "--print-config"], {}, 0),
+        (["--dev", "--check"], {"DB_HOST": "/nowhere"}, 1),
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_whoever_reads_what_it_prints_may_have_had_enough(
+    arguments: list[str], settings: dict[str, str], code: int, unbuffered: str
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "realtime_server", *arguments],
+            env={**os.environ, **settings, "PYTHONUNBUFFERED": unbuffered},
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(writing)
+    assert "BrokenPipeError" not in done.stderr
+    assert done.returncode == code
+
+
 UNLIMITED = resource.RLIM_INFINITY
 
 
