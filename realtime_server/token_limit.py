@@ -1,4 +1,4 @@
-"""TokenLimit: how many different tokens one connection may use.
+"""TokenLimit: how many different tokens the channels of one connection may hold.
 
 In RLS mode each token is somebody in whose eyes rows are looked at: a client that brings ever new
 ones, or another for each channel, has the database asked as often. One that lets its users' tokens
@@ -47,8 +47,9 @@ class TokenLimit:
         if hash(token) not in known and len(known) >= self._most:
             raise LimitError(
                 "tokens",
-                f"TooManyTokens: this connection has used {self._most} different tokens within a "
-                "minute, the most it may (MAX_TOKENS); use one for all channels, or wait",
+                f"TooManyTokens: this connection's channels hold, or held within the last minute, "
+                f"{self._most} different tokens, the most they may (MAX_TOKENS); leave channels "
+                "and wait a minute, use one token for all, or raise MAX_TOKENS",
             )
 
     def hold(self, topic: str, token: str) -> None:

@@ -125,7 +125,11 @@ class ServerConfig:
     db_host: kinds.Text = _variable("localhost", "a name, an address, or a socket's directory")
     db_port: kinds.Port = _variable(5432, "")
     db_name: kinds.Text = _variable("postgres", "")
-    db_user: kinds.Text = _variable("postgres", "needs the attribute `REPLICATION`")
+    db_user: kinds.Text = _variable(
+        "postgres",
+        "needs the attribute `REPLICATION`; in RLS mode "
+        "[a role of its own](../howto/rls.md#prepare-the-database), which is no superuser",
+    )
     db_password: kinds.Text = _variable("postgres", "", secret=True)
     db_ssl: kinds.Tls = _variable(
         DatabaseTls.ON,
@@ -186,7 +190,9 @@ class ServerConfig:
     max_connections: kinds.Number = _variable(16384, "open sockets")
     max_channels: kinds.Number = _variable(1000, "topics that one connection may have joined")
     max_tokens: kinds.Number = _variable(
-        50, "different tokens that one connection may use within a minute"
+        50,
+        "different tokens that one connection's channels hold, or held within the last minute; "
+        "renewing needs room for the old and the new one",
     )
     max_joins_per_second: kinds.Number = _variable(1000, "of one connection")
     max_conditions: kinds.Number = _variable(

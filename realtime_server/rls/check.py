@@ -62,9 +62,9 @@ async def rls_findings(
         findings.append(
             Finding.warning(
                 "types",
-                "values of types that are not PostgreSQL's own are shown as text, and filters on "
-                "them refused: what code their owners gave them runs as the role realtime_nobody, "
-                "which lacks this",
+                "values of composite types and the like are shown as text, and filters on them, on "
+                "domains, and on enums with operators or casts of somebody's are refused: the code "
+                "of types' owners runs as the role realtime_nobody, which lacks this",
                 *missing.nobody,
                 remedy="and run `python -m realtime_server migrate`",
             )

@@ -128,7 +128,7 @@ async def _unguarded(
             f"published without row level security, so that whoever may SELECT from them gets "
             f"every row: {_listed(tables)}",
             *(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;" for name in tables[:_MOST_NAMED]),
-            remedy="and CREATE POLICY, without which nobody sees a row, in queries neither",
+            remedy="and CREATE POLICY, without which nobody sees a row, not in queries either",
         )
     ]
 

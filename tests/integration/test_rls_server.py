@@ -605,8 +605,9 @@ async def test_a_new_token_for_a_role_that_is_not_there_ends_the_channel(
 
 
 TOO_MANY_TOKENS = (
-    "TooManyTokens: this connection has used 50 different tokens within a minute, the most it may "
-    "(MAX_TOKENS); use one for all channels, or wait"
+    "TooManyTokens: this connection's channels hold, or held within the last minute, 50 different "
+    "tokens, the most they may (MAX_TOKENS); leave channels and wait a minute, use one token for "
+    "all, or raise MAX_TOKENS"
 )
 
 

@@ -20,8 +20,13 @@ def test_one_token_of_many_channels_counts_once() -> None:
     limit = TokenLimit(1, Clock())
     for topic in ("a", "b", "c"):
         limit.hold(topic, "ann")
-    with pytest.raises(LimitError, match="TooManyTokens: this connection has used 1 different"):
+    with pytest.raises(LimitError) as caught:
         limit.hold("d", "bob")
+    assert str(caught.value) == (
+        "TooManyTokens: this connection's channels hold, or held within the last minute, 1 "
+        "different tokens, the most they may (MAX_TOKENS); leave channels and wait a minute, use "
+        "one token for all, or raise MAX_TOKENS"
+    )
 
 
 def test_a_token_of_which_no_channel_is_left_counts_for_a_minute() -> None:
