@@ -280,7 +280,12 @@ def line(row: Row) -> str:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description="What each attack does to others.")
-    parser.add_argument("--attack", action="append", help="that alone; saves nothing")
+    parser.add_argument(
+        "--attack",
+        action="append",
+        choices=[case.attack for case in CASES],
+        help="that alone, several times for several; saves nothing",
+    )
     parser.add_argument("--mode", choices=BOTH, help="that alone; saves nothing")
     parser.add_argument("--seconds", type=float, default=HOSTILE, help="that each attack lasts")
     arguments = parser.parse_args()
