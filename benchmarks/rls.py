@@ -41,18 +41,18 @@ from benchmarks._report import environment, percentile, save
 from realtime_core import Insert
 from realtime_core.pgoutput import ChangeDecoder
 from realtime_server.demo.embedded import EmbeddedPostgres
-from realtime_server.groups import Subscription
-from realtime_server.hub import Hub
-from realtime_server.oversize import size_of
+from realtime_server.fanout.groups import Subscription
+from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.payloads.oversize import size_of
+from realtime_server.fanout.topics import Topic
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.counters import Counters
+from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.matcher import Matcher
-from realtime_server.rls.migrations import migrate
 from realtime_server.rls.reader import Read
+from realtime_server.rls.setup.migrations import migrate
 from realtime_server.rls.viewers import Viewer
-from realtime_server.rls.visibility import Visibility
-from realtime_server.topics import Topic
 from tests.server_helpers import PhoenixClient, open_client
 from tests.server_process import ServerProcess
 from tests.tokens import SECRET, make_token

@@ -20,22 +20,15 @@ from realtime_core.errors import ConfigError, RealtimeError, ServerError, Source
 from realtime_core.filters import has_regex
 
 from . import logs
-from .addresses import resolve_dsn
-from .auth import make_verifier
-from .catalog.check import stream_findings
-from .config import (
-    EventLoop,
-    IpVersion,
-    ReplicationMode,
-    ServerConfig,
-    print_config,
-    variables,
-)
-from .output import tell
-from .rls.check import rls_findings
-from .rls.command import run_migrate
+from .auth.setup import make_verifier
+from .config import EventLoop, IpVersion, ReplicationMode, ServerConfig, print_config, variables
+from .config.output import tell
+from .database.addresses import resolve_dsn
+from .database.check import stream_findings
+from .database.source import setting_names
+from .rls.setup.check import rls_findings
+from .rls.setup.command import run_migrate
 from .server import RealtimeServer
-from .source import setting_names
 
 if sys.platform != "win32":
     import resource

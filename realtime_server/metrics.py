@@ -26,9 +26,9 @@ from prometheus_client.utils import floatToGoString
 
 from realtime_core import SourceStats
 
-from .backlog import Backlog
-from .hub import HubStats
-from .outbox import OutboxCounters
+from .fanout.hub import HubStats
+from .net.backlog import Backlog
+from .net.outbox import OutboxCounters
 from .rls.counters import Counters
 
 __all__ = ["CONTENT_TYPE", "Durations", "Metrics"]

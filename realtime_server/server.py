@@ -11,31 +11,26 @@ from websockets.asyncio.server import ServerConnection
 
 from realtime_core import ConfigError
 
-from .attachment import Attachment
-from .auth import (
-    AllowAll,
-    ConnectRequest,
-    TokenAuthorizer,
-    make_verifier,
-    reread_verifier,
-)
-from .backlog import Backlog
-from .budget import Budget
+from .auth.authorizer import AllowAll, ConnectRequest, TokenAuthorizer
+from .auth.setup import make_verifier, reread_verifier
 from .config import ReplicationMode, ServerConfig
-from .connection import Connection
-from .endpoints import Endpoint, Site
-from .gate import TopicGate
-from .hub import Hub
-from .inspector import TableList, inspector_endpoints
-from .listener import Listener, bind
-from .memory import memory_limit
+from .database.attachment import Attachment
+from .database.source import make_source
+from .database.stream_mode import StreamMode
+from .fanout.gate import TopicGate
+from .fanout.hub import Hub
 from .metrics import CONTENT_TYPE, Metrics
-from .patience import wait_at_most
+from .net.aio import wait_at_most
+from .net.backlog import Backlog
+from .net.budget import Budget
+from .net.connection import Connection
+from .net.http import Endpoint, Site
+from .net.inspector import TableList, inspector_endpoints
+from .net.listener import Listener, bind
+from .net.memory import memory_limit
 from .phoenix.serializers import Serializer
 from .rls.counters import Counters
 from .rls.mode import RlsMode
-from .source import make_source
-from .stream import StreamMode
 
 __all__ = ["RealtimeServer"]
 

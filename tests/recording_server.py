@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from realtime_core import Event, Insert
 from realtime_server import cli, server
-from realtime_server.hub import Hub
+from realtime_server.fanout.hub import Hub
 from realtime_server.rls import mode
 from realtime_server.rls.candidates import Decided
 from realtime_server.rls.delivery import Delivery

@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from realtime_server.catalog.connections import Dsn
-from realtime_server.rls.migrations import Migration, migrate
-from realtime_server.rls.nobody import NOBODY
+from realtime_server.database.connections import Dsn
+from realtime_server.rls.setup.migrations import Migration, migrate
+from realtime_server.rls.setup.nobody import NOBODY
 from tests.fix_postgres import Database, Server, unique_name
 
 __all__ = ["at", "make_nobody", "migrated", "roles", "wal"]

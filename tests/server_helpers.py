@@ -31,16 +31,16 @@ from realtime_core import (
     Update,
 )
 from realtime_core.records import Field
-from realtime_server.backlog import Backlog
+from realtime_server.auth.grant import Grant
 from realtime_server.config import ServerConfig
 from realtime_server.errors import RefusedError
-from realtime_server.frames import Frames
-from realtime_server.grants import Grant
-from realtime_server.hub import HubStats
+from realtime_server.fanout.hub import HubStats
+from realtime_server.fanout.registrar import Registered
+from realtime_server.fanout.topics import Topic
 from realtime_server.metrics import Metrics
+from realtime_server.net.backlog import Backlog
+from realtime_server.net.frames import Frames
 from realtime_server.phoenix.joins import Binding
-from realtime_server.registrar import Registered
-from realtime_server.topics import Topic
 
 __all__ = [
     "COMMIT_TIME",

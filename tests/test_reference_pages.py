@@ -7,9 +7,9 @@ import re
 import pytest
 
 from realtime_core import GapReason, SourceStats
-from realtime_server.backlog import Backlog
-from realtime_server.hub import HubStats
+from realtime_server.fanout.hub import HubStats
 from realtime_server.metrics import Metrics
+from realtime_server.net.backlog import Backlog
 from realtime_server.rls.losses import LossReason
 from tests.error_reasons import close_codes, documented_codes, documented_reasons, reasons
 from tests.log_events import LogEvent, documented_events, events

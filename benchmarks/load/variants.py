@@ -21,11 +21,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import enable_server_permessage_deflate
 
 from realtime_core import Event
-from realtime_server import broadcaster, cli, hub, listener, server
-from realtime_server.dispatch import Dispatch, Members
-from realtime_server.guard import GuardedConnection
-from realtime_server.hub import Hub, Messages
-from realtime_server.outbox import SocketOutbox
+from realtime_server import cli, server
+from realtime_server.fanout import broadcaster, hub
+from realtime_server.fanout.dispatch import Dispatch, Members
+from realtime_server.fanout.hub import Hub, Messages
+from realtime_server.net import listener
+from realtime_server.net.outbox import SocketOutbox
+from realtime_server.net.websocket import GuardedConnection
 
 
 def _connections(members: Members) -> list[ServerConnection]:

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import attrs
 
 from ..errors import TokenError
-from ..grants import Grant
+from .grant import Grant
 from .tokens import TokenVerifier
 
 __all__ = ["AllowAll", "Authorizer", "ConnectRequest", "JoinRequest", "TokenAuthorizer"]

@@ -15,8 +15,8 @@ from authlib.oauth2.claims import JWTClaims
 from joserfc.errors import ExpiredTokenError, JoseError
 from joserfc.jws import CompactSignature, JWSRegistry, extract_compact
 
-from ..claims import ExactNumber, NamedTwiceError, dump_claims, load_claims
 from ..errors import TokenError
+from .claims import ExactNumber, NamedTwiceError, dump_claims, load_claims
 from .keys import VerificationKey
 
 __all__ = ["TokenVerifier"]

@@ -19,7 +19,7 @@ import attrs
 
 from realtime_core.replication.commands import check_slot_name
 
-from ..claims import load_claims
+from ..auth.claims import load_claims
 from .file import ConfigurationFile
 
 __all__ = [

@@ -25,8 +25,8 @@ from typing import Any, TypeAlias
 
 import attrs
 
+from ..auth.grant import Grant
 from ..errors import FrameError
-from ..grants import Grant
 from .joins import JoinConfig
 from .messages import (
     ACCESS_TOKEN,

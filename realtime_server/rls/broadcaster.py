@@ -13,8 +13,8 @@ import psycopg
 
 from realtime_core import Gap
 
-from ..catalog.connections import brief
-from ..dispatch import give_way
+from ..database.connections import brief
+from ..fanout.dispatch import give_way
 from ..metrics import Metrics
 from .candidates import Candidate, Decided
 from .delivery import Delivery

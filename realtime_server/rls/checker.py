@@ -15,18 +15,18 @@ import attrs
 
 from realtime_core import Delete, Relation
 
-from ..catalog.tables import Table, TableName, look_at_tables, roles_that_may_read
 from ..config import OutputPlugin
+from ..database.tables import Table, TableName, look_at_tables, roles_that_may_read
 from .candidates import Candidate, Lost, Shown
-from .casts import Casts
 from .counters import Counters
-from .former import Condition, read_conditions
+from .lookup.casts import Casts
+from .lookup.former import Condition, read_conditions
+from .lookup.settling import until_settled
+from .lookup.visibility import Visibility
 from .pages import Lookup, Page
 from .payloads import event_of
 from .samples import Sampled, Samples
-from .settling import until_settled
 from .viewers import Viewer
-from .visibility import Visibility
 
 __all__ = ["Checker", "Verdict"]
 

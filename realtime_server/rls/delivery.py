@@ -12,9 +12,9 @@ from typing import Final, TypeAlias
 
 from realtime_core import Gap
 
-from ..dispatch import Members
-from ..groups import AnyGroup
-from ..hub import Hub
+from ..fanout.dispatch import Members
+from ..fanout.groups import AnyGroup
+from ..fanout.hub import Hub
 from .candidates import Candidate, Decided, Lost, Shown
 from .counters import Counters
 from .losses import Loss, LossReason

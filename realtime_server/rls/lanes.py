@@ -15,7 +15,7 @@ import psycopg
 
 from realtime_core import Position
 
-from ..catalog.connections import brief
+from ..database.connections import brief
 from .candidates import Candidate
 from .losses import Loss, LossReason
 from .viewers import Viewer

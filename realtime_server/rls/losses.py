@@ -14,8 +14,8 @@ import attrs
 
 from realtime_core import Position
 
-from ..dispatch import Members, Subscriber
-from ..groups import AnyGroup, Subscription
+from ..fanout.dispatch import Members, Subscriber
+from ..fanout.groups import AnyGroup, Subscription
 from .candidates import Candidate
 from .viewers import Viewer
 

@@ -12,10 +12,10 @@ import attrs
 
 from realtime_core import RowChange
 
-from ..dispatch import give_way
-from ..groups import AnyDelivery, Listening
-from ..hub import Hub
-from ..turns import Turn, in_turns
+from ..fanout.dispatch import give_way
+from ..fanout.groups import AnyDelivery, Listening
+from ..fanout.hub import Hub
+from ..fanout.turns import Turn, in_turns
 from .candidates import Candidate, Matched
 from .reader import Read
 from .viewers import Viewer

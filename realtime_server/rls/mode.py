@@ -17,32 +17,32 @@ import psycopg
 
 from realtime_core.errors import SourceError
 
-from ..addresses import resolve_dsn
-from ..catalog.connections import OWN_PATH, Connections, connect
-from ..catalog.publications import check_for_wal2json
-from ..catalog.wishes import wishes_of
+from ..auth.grant import Grant
 from ..config import OutputPlugin, RlsDelete, ServerConfig
+from ..database.addresses import resolve_dsn
+from ..database.connections import OWN_PATH, Connections, connect
+from ..database.publications import check_for_wal2json
+from ..database.source import ServerSource
+from ..database.wishes import wishes_of
 from ..errors import RefusedError
-from ..grants import Grant
-from ..hub import Hub
-from ..memory import memory_limit
+from ..fanout.hub import Hub
+from ..fanout.registrar import Registered
+from ..fanout.topics import Topic
 from ..metrics import Metrics
+from ..net.memory import memory_limit
 from ..phoenix.joins import TRUNCATE, Binding
-from ..registrar import Registered
-from ..source import ServerSource
-from ..topics import Topic
 from .broadcaster import Broadcaster
 from .checker import Checker
 from .counters import Counters
 from .delivery import Delivery
+from .lookup.visibility import Visibility
 from .matcher import Matcher
-from .migrations import migrate
-from .powers import excess_powers
-from .privileges import missing_privileges
 from .reader import Reader
+from .setup.migrations import migrate
+from .setup.powers import excess_powers
+from .setup.privileges import missing_privileges
 from .slow_viewers import SlowViewers
 from .subscriptions import Registration, Registry
-from .visibility import Visibility
 
 __all__ = ["RlsMode"]
 

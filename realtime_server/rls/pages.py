@@ -9,14 +9,14 @@ from typing import Final, Protocol
 
 from realtime_core import UNCHANGED, Delete, Insert, Relation, RowChange, Update
 
-from ..catalog.tables import LiveColumn, Table
+from ..database.tables import LiveColumn, Table
 from .candidates import Candidate, Shown
 from .counters import Counters
-from .former import Condition, is_known, text_of
+from .lookup.former import Condition, is_known, text_of
+from .lookup.visibility import Answer, Failure, Question, Row
 from .payloads import Answers, ErrorView, View, unknown_values
 from .samples import Sampled
 from .viewers import Viewer
-from .visibility import Answer, Failure, Question, Row
 
 __all__ = ["Lookup", "Page"]
 

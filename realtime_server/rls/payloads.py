@@ -1,6 +1,7 @@
 """Payloads of RLS mode: a change as one role may see it.
 
-Values are JSON's own, as :mod:`realtime_server.json_values` renders them. Columns and their
+Values are JSON's own, as :mod:`realtime_server.fanout.payloads.json_values` renders them.
+Columns and their
 types are the table's as it is now; a value is rendered by the type that it was written with.
 What only the database can make JSON of (rows, and types of extensions, which may have a cast)
 has been asked for before, see :func:`unknown_values`.
@@ -19,9 +20,9 @@ from typing import Final
 from realtime_core import UNCHANGED, Column, Delete, Insert, Record, RowChange, Update
 from realtime_core.oids import BUILTIN_TYPES
 
-from ..catalog.tables import CustomType, LiveColumn, Table
-from ..json_values import Renderer, renderer
-from ..oversize import SHORT, TOO_LARGE, is_larger
+from ..database.tables import CustomType, LiveColumn, Table
+from ..fanout.payloads.json_values import Renderer, renderer
+from ..fanout.payloads.oversize import SHORT, TOO_LARGE, is_larger
 
 __all__ = ["Answers", "ErrorView", "Event", "View", "event_of", "unknown_values"]
 

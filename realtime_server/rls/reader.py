@@ -28,7 +28,7 @@ from realtime_core import (
 )
 from realtime_core.errors import RealtimeError
 
-from ..oversize import size_of
+from ..fanout.payloads.oversize import size_of
 
 __all__ = ["Batch", "Read", "Reader"]
 

@@ -13,10 +13,10 @@ import attrs
 
 from realtime_core import UNCHANGED, Delete, Record, RowChange
 
-from ..bindings import Form
-from ..dispatch import Members
-from ..groups import AnyDelivery, AnyGroup, BoundDelivery, Subscription
-from ..hub import Hub
+from ..fanout.bindings import Form
+from ..fanout.dispatch import Members
+from ..fanout.groups import AnyDelivery, AnyGroup, BoundDelivery, Subscription
+from ..fanout.hub import Hub
 from .candidates import Candidate, Matched
 from .matcher import by_viewer
 from .payloads import ErrorView, View

@@ -24,8 +24,8 @@ from realtime_core.filters import (
 )
 from realtime_core.filters.nodes import Not, Or, references
 
-from ..catalog.tables import Table
-from ..catalog.wishes import Wish, check_columns, check_table
+from ..database.tables import Table
+from ..database.wishes import Wish, check_columns, check_table
 from ..errors import NotThereError, RefusedError
 
 __all__ = ["SubscriptionRow", "condition", "note_of", "row_of"]

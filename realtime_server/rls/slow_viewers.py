@@ -18,16 +18,16 @@ from typing import Final, Self
 
 from realtime_core import Gap
 
-from ..catalog.tables import LiveColumn, Table
+from ..database.tables import LiveColumn, Table
 from .candidates import Candidate, Decided
 from .checker import Checker, Verdict
 from .counters import Counters
 from .delivery import Delivery
-from .former import Condition
 from .lanes import Lane, Word
+from .lookup.former import Condition
+from .lookup.visibility import Answer, Question, Row, Visibility
 from .losses import Loss, LossReason
 from .viewers import Viewer
-from .visibility import Answer, Question, Row, Visibility
 from .waiting import Waiting
 
 __all__ = ["SlowViewers"]

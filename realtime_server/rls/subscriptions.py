@@ -25,15 +25,15 @@ from psycopg_pool import PoolTimeout
 
 from realtime_core.sources.catalog import enum_orders as read_enum_orders
 
-from ..catalog.connections import Connections, brief
-from ..catalog.publications import published
-from ..catalog.tables import read_tables
-from ..catalog.wishes import Wish, check_wish, possible
 from ..config import OutputPlugin
+from ..database.connections import Connections, brief
+from ..database.publications import published
+from ..database.tables import read_tables
+from ..database.wishes import Wish, check_wish, possible
 from ..errors import RefusedError, UnavailableError
-from ..gate import OWN_SCHEMA
-from ..patience import wait_at_most
-from ..turns import Turns
+from ..fanout.gate import OWN_SCHEMA
+from ..fanout.turns import Turns
+from ..net.aio import wait_at_most
 from .memberships import acting, grant
 from .rows import SubscriptionRow, note_of, row_of
 from .viewers import Viewer

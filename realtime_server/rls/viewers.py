@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 import attrs
 
-from ..claims import dump_claims
+from ..auth.claims import dump_claims
 from ..errors import RefusedError
 
 __all__ = ["Viewer"]

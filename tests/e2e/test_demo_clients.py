@@ -14,7 +14,7 @@ from websockets.sync.client import connect
 
 from tests.e2e.server_process import ServerProcess
 from tests.fix_postgres import Database
-from tests.server.test_demo_main import Demo, running
+from tests.server.demo.test_main import Demo, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.browser import Browser, Page
 from tests.e2e.inspector_page import ROWS, text_of, use_phone
-from tests.server.test_demo_main import Demo, running
+from tests.server.demo.test_main import Demo, running
 from tests.waiting import eventually_sync
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]

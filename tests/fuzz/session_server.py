@@ -19,21 +19,21 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from realtime_core import Change
-from realtime_server.attachment import Attachment
-from realtime_server.auth import AllowAll, Authorizer, ConnectRequest, TokenAuthorizer
-from realtime_server.backlog import Backlog
-from realtime_server.budget import Budget
-from realtime_server.budget import Cost as Held
-from realtime_server.catalog.lookup import Answer, Lookup
-from realtime_server.catalog.registrar import CatalogRegistrar
-from realtime_server.catalog.tables import Table
+from realtime_server.auth.authorizer import AllowAll, Authorizer, ConnectRequest, TokenAuthorizer
 from realtime_server.config import ServerConfig
-from realtime_server.connection import Connection
-from realtime_server.dispatch import give_way
-from realtime_server.guard import GuardedConnection
-from realtime_server.hub import Hub
-from realtime_server.listener import deflate_factory
+from realtime_server.database.attachment import Attachment
+from realtime_server.database.lookup import Answer, Lookup
+from realtime_server.database.registrar import CatalogRegistrar
+from realtime_server.database.tables import Table
+from realtime_server.fanout.dispatch import give_way
+from realtime_server.fanout.hub import Hub
 from realtime_server.metrics import Metrics
+from realtime_server.net.backlog import Backlog
+from realtime_server.net.budget import Budget
+from realtime_server.net.budget import Cost as Held
+from realtime_server.net.connection import Connection
+from realtime_server.net.listener import deflate_factory
+from realtime_server.net.websocket import GuardedConnection
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.fuzz import session_tables as tables
 from tests.fuzz.session_loop import Cost, SessionLoop

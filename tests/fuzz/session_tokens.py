@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from joserfc.jwk import ECKey, Key, OctKey
 
-from realtime_server.auth import TokenVerifier, import_jwks, import_secret
+from realtime_server.auth.keys import import_jwks, import_secret
+from realtime_server.auth.tokens import TokenVerifier
 from tests.tokens import SECRET, forge, segment, sign, sign_text
 
 __all__ = ["EPOCH", "GOOD", "VERIFIER", "long_tokens", "make_token", "tokens"]

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from realtime_core import Change
-from realtime_server.budget import Account
-from realtime_server.hub import Hub
+from realtime_server.fanout.hub import Hub
+from realtime_server.net.budget import Account
 from realtime_server.phoenix.socket_state import Action, SocketState
 from tests.fuzz.fuzz_sessions import Report, run
 from tests.fuzz.session_messages import EXPENSIVE

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg.conninfo import make_conninfo
 
 from realtime_server.config import ServerConfig
-from realtime_server.rls.nobody import NOBODY
+from realtime_server.rls.setup.nobody import NOBODY
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Rows, Server, unique_name
 from tests.integration.conftest import fresh_database

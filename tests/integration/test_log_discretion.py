@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from realtime_server.fanout.topics import shown_topic
 from realtime_server.logs import JsonFormatter
-from realtime_server.topics import shown_topic
 from tests.fix_postgres import Server
 from tests.integration.conftest import Stage
 from tests.integration.rls_stage import RlsStage, open_rls_stage

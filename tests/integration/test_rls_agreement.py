@@ -26,9 +26,9 @@ from realtime_server.config import OutputPlugin
 from realtime_server.rls.candidates import Candidate
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.counters import Counters
+from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.rows import condition as condition_of
 from realtime_server.rls.viewers import Viewer
-from realtime_server.rls.visibility import Visibility
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import at, migrated, roles

@@ -19,8 +19,8 @@ import attrs
 import psycopg
 import pytest
 
-from realtime_server.rls import settling
-from realtime_server.rls.migrations import LOCK
+from realtime_server.rls.lookup import settling
+from realtime_server.rls.setup.migrations import LOCK
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
 from tests.fix_rls import Stream

@@ -15,9 +15,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from realtime_core.errors import PrivilegeError
 from realtime_server.cli import main
-from realtime_server.rls.migrations import MIGRATIONS, pending
-from realtime_server.rls.nobody import NOBODY
-from realtime_server.rls.privileges import missing_privileges
+from realtime_server.rls.setup.migrations import MIGRATIONS, pending
+from realtime_server.rls.setup.nobody import NOBODY
+from realtime_server.rls.setup.privileges import missing_privileges
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import make_nobody, migrated, roles, wal

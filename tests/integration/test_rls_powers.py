@@ -11,9 +11,9 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
-from realtime_server.rls.migrations import migrate
-from realtime_server.rls.powers import excess_powers
-from realtime_server.rls.privileges import missing_privileges
+from realtime_server.rls.setup.migrations import migrate
+from realtime_server.rls.setup.powers import excess_powers
+from realtime_server.rls.setup.privileges import missing_privileges
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database

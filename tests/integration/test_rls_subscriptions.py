@@ -14,8 +14,8 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
 from realtime_core.filters import parse_filter
-from realtime_server.catalog.connections import Connections
-from realtime_server.catalog.wishes import Wish
+from realtime_server.database.connections import Connections
+from realtime_server.database.wishes import Wish
 from realtime_server.errors import RefusedError
 from realtime_server.rls import subscriptions
 from realtime_server.rls.subscriptions import Registration, Registry

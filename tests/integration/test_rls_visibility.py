@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 from psycopg import AsyncConnection
 
-from realtime_server.catalog.tables import Table, look_at_tables
+from realtime_server.database.tables import Table, look_at_tables
+from realtime_server.rls.lookup.visibility import Answer, Failure, Question, Row, Visibility
 from realtime_server.rls.viewers import Viewer
-from realtime_server.rls.visibility import Answer, Failure, Question, Row, Visibility
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import at, roles

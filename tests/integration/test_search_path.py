@@ -16,11 +16,11 @@ from psycopg.conninfo import make_conninfo
 from realtime_core import PgoutputSource, diagnose
 from realtime_core.sources import catalog
 from realtime_core.sources._connection import ReplicationConnection
-from realtime_server.catalog.check import stream_findings
-from realtime_server.catalog.published import published_tables
 from realtime_server.config import OutputPlugin
-from realtime_server.rls.check import rls_findings
-from realtime_server.rls.nobody import NOBODY
+from realtime_server.database.check import stream_findings
+from realtime_server.database.published import published_tables
+from realtime_server.rls.setup.check import rls_findings
+from realtime_server.rls.setup.nobody import NOBODY
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database

@@ -22,7 +22,7 @@ from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
-PAGE = (files("realtime_server.inspector") / "page" / "index.html").read_bytes()
+PAGE = (files("realtime_server.net.inspector") / "page" / "index.html").read_bytes()
 
 NOWHERE = "host=127.0.0.1 port=1 dbname=none user=nobody"
 """For servers that need no database to show what a test wants."""

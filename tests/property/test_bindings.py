@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from realtime_core import Change, Delete, Insert, Record, ReplicaIdentity, Truncate, Update
 from realtime_core.filters import Match
-from realtime_server.encoding import row_payloads
-from realtime_server.groups import Subscription
-from realtime_server.hub import Hub
+from realtime_server.fanout.groups import Subscription
+from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.payloads.v1 import row_payloads
+from realtime_server.fanout.topics import Topic
 from realtime_server.phoenix.joins import Binding, parse_join
 from realtime_server.phoenix.serializers import SERIALIZERS
-from realtime_server.topics import Topic
 from tests.property.examples import examples
 from tests.server_helpers import (
     RecordingOutbox,

@@ -22,10 +22,10 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
-from realtime_server.backlog import Backlog
-from realtime_server.frames import Frames, TextFrame
-from realtime_server.guard import GuardedConnection
-from realtime_server.outbox import OutboxCounters, SocketOutbox
+from realtime_server.net.backlog import Backlog
+from realtime_server.net.frames import Frames, TextFrame
+from realtime_server.net.outbox import OutboxCounters, SocketOutbox
+from realtime_server.net.websocket import GuardedConnection
 from tests.property.examples import examples
 from tests.server_helpers import DEADLINE
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from realtime_core import Change, Record, Relation
 from realtime_core.filters import Comparison, Filter, Operator, Reference
-from realtime_server.encoding import row_payloads
 from realtime_server.errors import FrameError
-from realtime_server.frames import Frames, TextFrame
-from realtime_server.groups import Subscription
-from realtime_server.hub import Hub
+from realtime_server.fanout.groups import Subscription
+from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.payloads.v1 import row_payloads
+from realtime_server.fanout.topics import TableFilter, Topic
+from realtime_server.net.frames import Frames, TextFrame
 from realtime_server.phoenix.messages import Message
 from realtime_server.phoenix.serializers import SERIALIZERS, V1Serializer, V2Serializer
 from realtime_server.phoenix.socket_state import (
@@ -31,7 +32,6 @@ from realtime_server.phoenix.socket_state import (
     Subscribe,
     Unsubscribe,
 )
-from realtime_server.topics import TableFilter, Topic
 from tests.server_helpers import (
     RecordingOutbox,
     delete,

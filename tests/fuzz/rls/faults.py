@@ -15,11 +15,11 @@ import attrs
 
 from realtime_core import Change
 from realtime_server.__main__ import main
-from realtime_server.groups import BoundDelivery
-from realtime_server.hub import Hub
+from realtime_server.fanout.groups import BoundDelivery
+from realtime_server.fanout.hub import Hub
+from realtime_server.rls.lookup.visibility import Answer, Question, Visibility
 from realtime_server.rls.pages import Page
 from realtime_server.rls.payloads import View
-from realtime_server.rls.visibility import Answer, Question, Visibility
 
 
 def skip_visibility() -> None:

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from joserfc.jwk import OctKey
 
-from realtime_server.auth import (
+from realtime_server.auth.authorizer import (
     AllowAll,
     Authorizer,
     ConnectRequest,
     JoinRequest,
     TokenAuthorizer,
-    TokenVerifier,
-    import_secret,
 )
+from realtime_server.auth.grant import Grant
+from realtime_server.auth.keys import import_secret
+from realtime_server.auth.tokens import TokenVerifier
 from realtime_server.errors import TokenError
-from realtime_server.grants import Grant
 from tests.tokens import SECRET, sign
 
 KEY = OctKey.import_key(SECRET)

@@ -8,12 +8,12 @@ from importlib.resources import files
 
 import pytest
 
-from realtime_server.auth import AllowAll
-from realtime_server.endpoints import Request, Response
-from realtime_server.inspector import TableList, inspector_endpoints
+from realtime_server.auth.authorizer import AllowAll
+from realtime_server.net.http import Request, Response
+from realtime_server.net.inspector import TableList, inspector_endpoints
 from tests.server_helpers import open_config
 
-PAGE = files("realtime_server.inspector") / "page"
+PAGE = files("realtime_server.net.inspector") / "page"
 ENDPOINTS = inspector_endpoints(AllowAll(), TableList.of(open_config()), allowed_origins=())
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import pytest
 
 from realtime_core.errors import SourceError
-from realtime_server.catalog.published import PublishedColumn, PublishedTable
+from realtime_server.auth.grant import Grant
+from realtime_server.database.published import PublishedColumn, PublishedTable
 from realtime_server.errors import RefusedError, UnavailableError
-from realtime_server.grants import Grant
-from realtime_server.inspector import TableList
+from realtime_server.net.inspector import TableList
 
 TODOS = PublishedTable("public", "todos", (PublishedColumn("id", "int8"),))
 ANYBODY = Grant()

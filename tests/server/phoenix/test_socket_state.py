@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from realtime_server.grants import Grant
+from realtime_server.auth.grant import Grant
 from realtime_server.phoenix.joins import parse_join
 from realtime_server.phoenix.messages import Message
 from realtime_server.phoenix.serializers import SERIALIZERS

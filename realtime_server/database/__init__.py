@@ -1,0 +1,1 @@
+"""What the server asks its database besides the stream: catalog, connections, publications."""

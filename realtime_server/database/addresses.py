@@ -1,0 +1,68 @@
+"""DB_IP_VERSION: which of a database host's addresses is connected to.
+
+libpq takes whatever a name leads to. Where a name has addresses of both families and only
+one is routed, or a resolver answers questions for one family with an error, that fails or
+is slow; so names are looked up here, anew for each attempt to connect, since a failover
+changes what they lead to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from ipaddress import ip_address
+
+from realtime_core.errors import ConnectionLostError
+
+from ..config import IpVersion, ServerConfig
+
+__all__ = ["resolve_dsn"]
+
+
+async def resolve_dsn(config: ServerConfig) -> str:
+    """Return the database's connection string with the addresses that its names have now.
+
+    ``DB_HOST`` may name several hosts with commas between. Addresses and directories of
+    sockets stay as they are.
+
+    Raises:
+        ConnectionLostError: if no host has an address of the family, saying what to do.
+    """
+    found: list[tuple[str, str | None]] = []
+    failures: list[str] = []
+    for host in config.db_host.split(","):
+        if not host or host.startswith(("/", "@")):
+            found.append((host, None))
+        elif _is_address(host):
+            found.append((host, host))
+        else:
+            try:
+                found += [(host, each) for each in await _look_up(host, config.db_ip_version)]
+            except OSError as exc:
+                failures.append(f"{host!r} ({exc.strerror})")
+            except UnicodeError:
+                # Python encodes names before it asks for them (RFC 3490).
+                failures.append(f"{host!r} (a part of it is empty or longer than 63 characters)")
+    if not found:
+        wanted = config.db_ip_version
+        other = IpVersion.IPV4 if wanted is IpVersion.IPV6 else IpVersion.IPV6
+        raise ConnectionLostError(
+            f"no {wanted.value} address was found for {', '.join(failures)}; check DB_HOST, or "
+            f"set DB_IP_VERSION={other.value}"
+        )
+    return config.dsn_at(*found)
+
+
+async def _look_up(host: str, version: IpVersion) -> list[str]:
+    family = socket.AF_INET if version is IpVersion.IPV4 else socket.AF_INET6
+    loop = asyncio.get_running_loop()
+    answers = await loop.getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in answers))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,82 @@
+"""StreamMode: the parts of STREAM mode, put together."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from ..config import ServerConfig
+from ..fanout.broadcaster import broadcast
+from ..fanout.hub import Hub
+from ..metrics import Metrics
+from .addresses import resolve_dsn
+from .lookup import Lookup
+from .registrar import CatalogRegistrar
+from .source import ServerSource
+
+__all__ = ["StreamMode"]
+
+
+class StreamMode(CatalogRegistrar):
+    """Reads changes, and shows them to everybody who may join.
+
+    Args:
+        config: of the server.
+        source: of the changes. The mode enters and closes it.
+        hub: who listens.
+        metrics: of the server.
+    """
+
+    def __init__(
+        self, config: ServerConfig, source: ServerSource, hub: Hub, metrics: Metrics
+    ) -> None:
+        super().__init__(
+            Lookup(
+                partial(resolve_dsn, config), config.publications, enum_orders=source.enum_orders
+            ),
+            is_attached=lambda: source.stats().connected,
+            attached=source.attached,
+        )
+        self._source = source
+        self._hub = hub
+        self._metrics = metrics
+
+    async def __aenter__(self) -> Self:
+        """It attaches in the background."""
+        await self._source.__aenter__()
+        await self._lookup.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._lookup.__aexit__(exc_type, exc, traceback)
+        await self._source.aclose()
+
+    async def attached(self) -> None:
+        """Wait until the stream runs.
+
+        Raises:
+            RealtimeError: if it cannot go on.
+            RuntimeError: if it was closed.
+        """
+        await self._source.attached()
+
+    async def run(self) -> None:
+        """Hand changes to the hub's subscriptions until the stream ends.
+
+        Raises:
+            DecodeError: if the database sends what cannot be decoded.
+        """
+        self._hub.on_relation = self.forget
+        judging = asyncio.create_task(self.judge_later())
+        try:
+            await broadcast(self._source, self._hub, self._metrics)
+        finally:
+            judging.cancel()
+            await asyncio.wait({judging})

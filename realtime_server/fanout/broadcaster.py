@@ -1,0 +1,59 @@
+"""Broadcaster: reads the source, publishes, acknowledges, in this order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from realtime_core import Begin, ChangeSource, Event, Gap, Idle
+
+from ..metrics import Metrics
+from .dispatch import give_way
+from .hub import Hub
+
+__all__ = ["broadcast"]
+
+
+async def broadcast(
+    source: ChangeSource,
+    hub: Hub,
+    metrics: Metrics,
+    *,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Publish everything that ``source`` yields until it ends, boundaries included.
+
+    A batch is acknowledged when it has been handed to every outbox: a crash in between
+    repeats it, and never skips it. A cancellation waits until that is done.
+
+    Raises:
+        RealtimeError: if the source cannot go on.
+    """
+    async for batch in source.batches():
+        try:
+            await give_way(hub.publishing(batch))
+        except asyncio.CancelledError:
+            _acknowledge(source, batch)
+            raise
+        commit_time = _first_commit_time(batch)
+        if commit_time is not None:
+            # Two machines' clocks may differ by more than it took.
+            metrics.commit_to_socket.observe(max(clock() - commit_time, 0.0))
+        _acknowledge(source, batch)
+
+
+def _acknowledge(source: ChangeSource, batch: Sequence[Event]) -> None:
+    for event in reversed(batch):
+        if not isinstance(event, (Begin, Gap)):
+            source.ack(event)
+            break
+
+
+def _first_commit_time(batch: Iterable[Event]) -> float | None:
+    """Return the commit time of a batch's first transaction, seconds since 1970."""
+    for event in batch:
+        if not isinstance(event, (Gap, Idle)) and event.transaction is not None:
+            time = event.transaction.commit_time
+            return None if time is None else time.timestamp()
+    return None

@@ -1,0 +1,476 @@
+"""Hub: the registry of subscriptions, and the way from a change to their outboxes.
+
+It knows no sockets. Each subscription's outbox takes frames and never waits; what one
+wake-up of the source brought is handed to each outbox in one write, by a
+:class:`~realtime_server.fanout.dispatch.Dispatch`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Container, Generator, Hashable, Iterable, Iterator
+from typing import Final, TypeAlias
+
+import attrs
+
+from realtime_core import (
+    Begin,
+    Change,
+    Commit,
+    Delete,
+    Event,
+    Gap,
+    Idle,
+    Insert,
+    Relation,
+    RowChange,
+    Update,
+)
+from realtime_core.errors import FilterError
+from realtime_core.filters import EnumOrders, FilterIndex
+
+from ..phoenix.joins import Binding
+from ..phoenix.messages import CHANNEL_PREFIX, subscription_failed
+from ..phoenix.serializers import Serializer
+from .bindings import BindingIndex
+from .dispatch import Dispatch, Flow, Members
+from .gate import TopicGate
+from .groups import (
+    AnyDelivery,
+    AnyGroup,
+    BoundDelivery,
+    BoundGroup,
+    Delivery,
+    Group,
+    Listening,
+    Subscription,
+)
+from .pace import QUICK, Pace, pace_of
+from .payloads.v1 import Plans, RowPayload, row_payloads
+from .record_limit import RecordLimit
+from .topics import Topic, shown_topic
+
+__all__ = ["Hub", "HubStats", "Messages"]
+
+logger = logging.getLogger("realtime.hub")
+
+
+_MOST_LISTENING: Final = 64
+"""Tables and kinds of changes of which it is known who listens: each may have all channels."""
+
+_MOST_TYPED: Final = 1000
+"""Relations of which it is known that their filters are typed."""
+
+_TELLING_NOTHING: Final = frozenset((Begin, Commit, Idle))
+_ROWS: Final = frozenset((Insert, Update, Delete))
+
+Messages: TypeAlias = Iterable[tuple[Members, bytes]]
+"""Text messages, each with those who are to get it."""
+
+
+@attrs.frozen
+class HubStats:
+    """What a hub counts."""
+
+    subscriptions: int = 0
+    """There are."""
+    filter_misfits: int = 0
+    """Subscriptions with a filter that was found not to fit its table after the join."""
+    filter_errors: int = 0
+    """How often a row could not be judged by a filter; it passed none."""
+    too_large: int = 0
+    """Changes that were told without their long values."""
+
+
+class Hub:
+    """Hands changes to the subscriptions whose topics they match.
+
+    Args:
+        gate: which topics are open at all.
+        enums: the declared orders of enum types, by schema and name, for filters.
+        max_record_bytes: of a change's values as text, beyond which the long ones are left out.
+        names_columns: whether anybody may know what columns the tables have. Otherwise a channel
+            whose filter does not fit is not told why: who joins is, as far as he may know.
+        clock: seconds, for giving way in time.
+    """
+
+    def __init__(
+        self,
+        gate: TopicGate | None = None,
+        *,
+        enums: EnumOrders | None = None,
+        max_record_bytes: int = sys.maxsize,
+        names_columns: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._clock = clock
+        self._flow = Flow(clock)
+        self._names_columns = names_columns
+        self.record_limit = RecordLimit(max_record_bytes)
+        """How large a change may be that is told whole."""
+        self._gate = gate or TopicGate()
+        self._enums: EnumOrders = {} if enums is None else enums
+        self._groups: dict[str, dict[tuple[Serializer, Hashable], Group]] = {}
+        # The topics that have filters.
+        self._filters: FilterIndex[Topic] = FilterIndex(
+            enums=self._enums, on_error=self._note_topic_misfit
+        )
+        # The same by schema and table, for what is told whatever a filter says.
+        self._filtered: dict[tuple[str, str], dict[Topic, None]] = {}
+        self._bound: dict[tuple[str, Serializer, tuple[Binding, ...], Hashable], BoundGroup] = {}
+        self._bindings: BindingIndex[BoundGroup] = BindingIndex(
+            self._gate, self._note_misfit, enums=self._enums
+        )
+        # Groups and what they are to be told.
+        self._misfits: list[tuple[AnyGroup, str]] = []
+        self._misfits_told = 0
+        self._plans: Plans = {}
+        self.on_relation: Callable[[Relation], None] = lambda _: None
+        """Is told of a table when its first change comes, and the first that shows it anew."""
+        # Those whose filters are typed, and how long these take, until a subscription comes.
+        self._typed: dict[Relation, Pace] = {}
+        # By schema, table and kind of change, until a subscription comes, moves or goes.
+        self._listening: dict[
+            tuple[str, str, type[RowChange]], tuple[Listening, frozenset[Hashable]]
+        ] = {}
+
+    def stats(self) -> HubStats:
+        """Return what is counted, as it is now."""
+        return HubStats(
+            subscriptions=sum(map(len, self.groups())),
+            filter_misfits=self._misfits_told,
+            filter_errors=self._filters.errors + self._bindings.errors,
+            too_large=self.record_limit.exceeded,
+        )
+
+    def groups(self) -> Iterator[AnyGroup]:
+        """Iterate over those who get the same; none may come or go meanwhile."""
+        for groups in self._groups.values():
+            yield from groups.values()
+        yield from self._bound.values()
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Hand over what is published from now on.
+
+        A filter that does not fit its table as the last change showed it waits for the next that
+        shows it otherwise: whoever lets somebody join has asked how the table is now.
+        """
+        subscription.is_open = True
+        self._listening.clear()
+        self._typed.clear()
+        misfits, self._misfits = self._misfits, []
+        if subscription.bindings is None:
+            self._join(subscription, subscription.topic)
+        else:
+            self._bind(subscription, subscription.bindings)
+        self._misfits = misfits
+
+    def _join(self, subscription: Subscription, topic: Topic) -> None:
+        is_new = topic.name not in self._groups
+        groups = self._groups.setdefault(topic.name, {})
+        key = (subscription.serializer, subscription.viewer)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = Group(topic.name, *key)
+        group.add(subscription)
+        for item in topic.filters if is_new else ():
+            self._filtered.setdefault((item.schema, item.table), {})[topic] = None
+            self._filters.add(topic, item.schema, item.table, item.filter, wait=True)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Hand over nothing more. A subscription that is not there is ignored."""
+        subscription.is_open = False
+        self._listening.clear()
+        if subscription.bindings is not None:
+            self._unbind(subscription, subscription.bindings)
+            return
+        topic = subscription.topic
+        groups = self._groups.get(topic.name, {})
+        key = (subscription.serializer, subscription.viewer)
+        group = groups.get(key)
+        if group is None:
+            return
+        group.remove(subscription)
+        if len(group):
+            return
+        del groups[key]
+        if groups:
+            return
+        del self._groups[topic.name]
+        for item in topic.filters:
+            self._filters.remove(topic, item.schema, item.table, item.filter)
+            filtered = self._filtered.get((item.schema, item.table), {})
+            filtered.pop(topic, None)
+            if not filtered:
+                self._filtered.pop((item.schema, item.table), None)
+
+    def move(self, subscription: Subscription, viewer: Hashable) -> None:
+        """Let a subscription look at rows in other eyes."""
+        if viewer != subscription.viewer:
+            self.unsubscribe(subscription)
+            subscription.viewer = viewer
+            self.subscribe(subscription)
+
+    def _bind(self, subscription: Subscription, bindings: tuple[Binding, ...]) -> None:
+        key = (subscription.topic.name, subscription.serializer, bindings, subscription.viewer)
+        group = self._bound.get(key)
+        if group is None:
+            group = self._bound[key] = BoundGroup(*key)
+            for binding in bindings:
+                self._bindings.add(group, binding)
+        group.add(subscription)
+
+    def _unbind(self, subscription: Subscription, bindings: tuple[Binding, ...]) -> None:
+        key = (subscription.topic.name, subscription.serializer, bindings, subscription.viewer)
+        group = self._bound.get(key)
+        if group is None:
+            return
+        group.remove(subscription)
+        if not len(group):
+            del self._bound[key]
+            for binding in bindings:
+                self._bindings.remove(group, binding)
+
+    def publish(self, events: Iterable[Event]) -> None:
+        """Hand out what one wake-up brought, in order, whatever time it takes."""
+        for _ in self.publishing(events):
+            pass
+
+    def publishing(self, events: Iterable[Event]) -> Iterator[float]:
+        """Hand out what one wake-up brought, in order; stop whenever others should have a turn.
+
+        Each step says for how many seconds. It must be brought to its end before the next
+        begins. Clients may come and go while it stops: they get what they asked for from then
+        on, or no more.
+        """
+        dispatch = Dispatch(self._clock, self._flow)
+        for event in events:
+            # By class, and not by isinstance: this runs for every event.
+            kind = type(event)
+            if kind in _TELLING_NOTHING:
+                continue
+            deliveries: list[AnyDelivery] | None = None
+            if kind in _ROWS:
+                change: RowChange = event  # type: ignore[assignment]
+                pace = self._typed.get(change.relation)
+                if pace is not QUICK:
+                    if pace is None:
+                        yield from self.typing(change.relation)
+                        pace = self.pace(change.relation)
+                    if pace.takes_long(change):
+                        deliveries = yield from self._delivering(change, dispatch)
+            for members, message in self._messages(event, deliveries):
+                dispatch.add(members, message)
+                if dispatch.is_due():
+                    yield from dispatch.hand_out()
+                    yield from dispatch.give_way()
+            # Filters may have taken their time although nobody gets anything.
+            if dispatch.is_over():
+                yield from dispatch.hand_out()
+                yield from dispatch.give_way()
+        yield from dispatch.hand_out()
+
+    def _delivering(
+        self, change: RowChange, dispatch: Dispatch
+    ) -> Generator[float, None, list[AnyDelivery]]:
+        steps = self.delivering(change)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                found: list[AnyDelivery] = end.value
+                return found
+            if dispatch.is_over():
+                yield from dispatch.hand_out()
+                yield from dispatch.give_way()
+
+    def typing(self, relation: Relation) -> Iterator[float]:
+        """Type the filters on a table that is new, or has other columns.
+
+        It stops as :meth:`publishing` does, and comes before :meth:`deliveries`, which does at
+        once what is left.
+        """
+        plan = self._plans.get((relation.schema, relation.table))
+        if plan is None or plan.relation is not relation:
+            self.on_relation(relation)
+        for index in (self._filters, self._bindings):
+            for _ in index.prepare(relation):
+                yield 0.0
+        if len(self._typed) >= _MOST_TYPED:
+            self._typed.clear()
+        self._typed[relation] = self.pace(relation)
+
+    def pace(self, relation: Relation) -> Pace:
+        """Return how long the filters on a table take, as far as they are typed."""
+        known = self._typed.get(relation)
+        if known is None:
+            asked = (self._filters.asked(relation), *self._bindings.asked(relation))
+            known = pace_of(relation, asked)
+        return known
+
+    def delivering(self, change: RowChange) -> Generator[None, None, list[AnyDelivery]]:
+        """Return what :meth:`deliveries` does, and stop before each small part of it.
+
+        That is for changes of which :meth:`pace` says that they take long. Those who come
+        meanwhile get nothing of the change.
+        """
+        found: list[AnyDelivery] = []
+        for payload in row_payloads(change, self._plans):
+            passing = yield from self._filters.matching(change)
+            for topic in self._matches(payload, passing):
+                yield
+                # It may have gone meanwhile.
+                groups = self._groups.get(topic, {})
+                found += [Delivery(group, payload) for group in groups.values()]
+            bound = yield from self._bindings.matching(payload)
+            for bound_group, forms in bound.items():
+                yield
+                found += [
+                    BoundDelivery(bound_group, payload, form, ids) for form, ids in forms.items()
+                ]
+        return found
+
+    def write(self, messages: Messages) -> None:
+        """Hand messages out, in order, whatever time it takes."""
+        for _ in self.writing(messages):
+            pass
+
+    def writing(self, messages: Messages) -> Iterator[float]:
+        """Hand messages out in the same way. They may be thought of as they are asked for."""
+        dispatch = Dispatch(self._clock, self._flow)
+        for members, message in messages:
+            dispatch.add(members, message)
+            if dispatch.is_due():
+                yield from dispatch.hand_out()
+        yield from dispatch.hand_out()
+
+    def deliveries(self, change: Change, *, filtered: bool = True) -> list[AnyDelivery]:
+        """Say which groups a change goes to, topics in the ladder's order, then bindings.
+
+        What :meth:`misfit_messages` has to tell afterwards goes out before it.
+
+        Args:
+            change: to hand out.
+            filtered: whether filters are looked at; else each passes.
+        """
+        found: list[AnyDelivery] = []
+        for payload in row_payloads(change, self._plans):
+            passing: Iterable[Topic] = ()
+            if filtered:
+                if self._groups:
+                    passing = self._filters.match(change)
+            else:
+                relation = payload.plan.relation
+                passing = self._filtered.get((relation.schema, relation.table), ())
+            for topic in self._matches(payload, passing):
+                found += [Delivery(group, payload) for group in self._groups[topic].values()]
+            for bound_group, forms in self._bindings.match(payload, filtered=filtered).items():
+                found += [
+                    BoundDelivery(bound_group, payload, form, ids) for form, ids in forms.items()
+                ]
+        return found
+
+    def _messages(
+        self, event: Event, deliveries: list[AnyDelivery] | None
+    ) -> Iterator[tuple[Members, bytes]]:
+        if isinstance(event, Gap):
+            yield from self.gap_messages(event)
+        elif not isinstance(event, (Begin, Commit, Idle)):
+            if deliveries is None:
+                deliveries = self.deliveries(event)
+            if self._misfits:
+                yield from self.misfit_messages()
+            limit = self.record_limit
+            # Usually none ever is.
+            if (
+                limit.exceeded
+                and deliveries
+                and limit.was_exceeded_by(deliveries[0].payload.plan.relation)
+            ):
+                for delivery, message in limit.messages(deliveries):
+                    yield delivery.group.members, message
+                return
+            for delivery in deliveries:
+                data = delivery.render()
+                if len(data) <= limit.always_fits:
+                    message = delivery.message(data)
+                else:
+                    message = limit.message(delivery, data)
+                yield delivery.group.members, message
+
+    def _note_misfit(self, group: BoundGroup, binding: Binding, exc: FilterError) -> None:
+        where = f"{binding.schema}.{binding.table}"
+        self._misfits.append((group, f"the filter on {where} does not fit it: {self._why(exc)}"))
+
+    def _note_topic_misfit(self, topic: Topic, exc: FilterError) -> None:
+        # Where a topic may mean several tables, another one may be meant.
+        if len(topic.filters) == 1:
+            reason = self._why(exc)
+            self._misfits += ((group, reason) for group in self._groups[topic.name].values())
+
+    def _why(self, exc: FilterError) -> str:
+        return str(exc) if self._names_columns else "the table has changed; join again to hear why"
+
+    def misfit_messages(self) -> Iterator[tuple[Members, bytes]]:
+        """Tell the channels whose filters were found not to fit since the last time."""
+        misfits, self._misfits = self._misfits, []
+        for group, reason in misfits:
+            logger.info("a filter of %.200r does not fit its table", shown_topic(group.topic))
+            logger.debug("the channels of %r were told: %s", group.topic, reason)
+            self._misfits_told += len(group)
+            payload = subscription_failed(group.topic.removeprefix(CHANNEL_PREFIX), reason)
+            yield group.members, group.system_message(payload)
+
+    def _matches(self, payload: RowPayload, passing: Iterable[Topic]) -> list[str]:
+        """Return the joined topics that get a change, in the ladder's order.
+
+        Args:
+            payload: the change.
+            passing: the topics that have filters, and whose filters it passes.
+        """
+        if not self._groups:
+            return []
+        relation = payload.plan.relation
+        opening = self._gate.opening(relation.schema, relation.table, payload.event)
+        matches = [topic for topic in opening.topics if topic in self._groups]
+        matches += [topic.name for topic in passing if opening.lets_filter_by(topic.columns)]
+        return matches
+
+    def has_filters(self, schema: str, table: str) -> bool:
+        """Say whether anybody has a filter on a table."""
+        return (schema, table) in self._filtered or bool(self._bindings.with_filter(schema, table))
+
+    def listening(self, change: RowChange) -> Listening:
+        """Return who listens to changes like this one; the same object while they are the same."""
+        return self._listening_and_filtering(change)[0]
+
+    def filtering(self, change: RowChange) -> frozenset[Hashable]:
+        """Return the viewers among them who have filters in all of their channels, likewise."""
+        return self._listening_and_filtering(change)[1]
+
+    def _listening_and_filtering(self, change: RowChange) -> tuple[Listening, frozenset[Hashable]]:
+        key = (change.relation.schema, change.relation.table, type(change))
+        known = self._listening.get(key)
+        if known is None:
+            found: dict[Hashable, dict[AnyGroup, Members]] = {}
+            unfiltered: set[Hashable] = set()
+            for delivery in self.deliveries(change, filtered=False):
+                group = delivery.group
+                found.setdefault(group.viewer, {})[group] = group.members
+                if not delivery.is_filtered:
+                    unfiltered.add(group.viewer)
+            if len(self._listening) >= _MOST_LISTENING:
+                self._listening.clear()
+            known = self._listening[key] = found, frozenset(found.keys() - unfiltered)
+        return known
+
+    def gap_messages(
+        self, gap: Gap, *, later_for: Container[Hashable] = ()
+    ) -> Iterator[tuple[Members, bytes]]:
+        """Tell all channels of a gap, but for those of some viewers."""
+        # Others may come or go before the last one has been told.
+        for group in list(self.groups()):
+            if group.viewer not in later_for:
+                yield group.members, group.gap_message(gap)

@@ -1,0 +1,1 @@
+"""Sockets: who connects, what arrives, what is written."""

@@ -1,0 +1,277 @@
+"""Door: who comes in, and what they ask for.
+
+websockets serves no request bodies and h11 no WebSockets, so each new connection begins
+with a protocol that only waits for the request's head. An upgrade goes to websockets,
+everything else to h11.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final, cast
+
+from ..config import ServerConfig
+from ..logs import peer_name
+from ..metrics import Metrics
+from .http import HttpProtocol, Response, Site
+from .local_pages import is_loopback, why_refused
+
+__all__ = ["Door", "Head"]
+
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_MOST_TURNED_AWAY: Final = 100
+"""Connections above the bound that are told so at the same time; further ones are cut off."""
+
+
+logger = logging.getLogger("realtime.listener")
+
+MakeWebSocket = Callable[[], asyncio.Protocol]
+
+
+class Door:
+    """Lets connections in, and knows those that are not WebSockets (yet), to cut them off.
+
+    Args:
+        site: answers plain HTTP.
+        config: its limits.
+        metrics: of the server.
+    """
+
+    def __init__(self, site: Site, config: ServerConfig, metrics: Metrics) -> None:
+        self.config = config
+        self.metrics = metrics
+        self._site = site
+        self._inside: set[asyncio.Transport] = set()
+        self._turned_away: set[asyncio.Transport] = set()
+        self._plain: set[asyncio.Transport] = set()
+        self._closed = False
+        self._has_explained = False
+
+    def enter(self, transport: asyncio.Transport) -> bool:
+        """Take a new connection in; return False if it was turned away."""
+        if self._closed:
+            # The last ones are accepted while the listener closes; from Python 3.12 on it
+            # would wait for them.
+            transport.abort()
+            return False
+        if len(self._inside) >= self.config.max_connections:
+            self._turn_away(transport)
+            return False
+        self._inside.add(transport)
+        self._plain.add(transport)
+        return True
+
+    def why_refused(self, head: bytes, transport: asyncio.BaseTransport) -> str | None:
+        """Return why a request must not be answered, and what to do; None if it may be."""
+        if self.config.secure_channels:
+            return None
+        address = transport.get_extra_info("sockname")
+        if not isinstance(address, tuple) or not is_loopback(address[0]):
+            return None
+        problem = why_refused(head, self.config.allowed_origins)
+        if problem is not None and not self._has_explained:
+            # A browser does not show its page why a WebSocket failed.
+            self._has_explained = True
+            logger.warning("a request is refused: %s", problem)
+        return problem
+
+    def upgrade(self, transport: asyncio.Transport) -> None:
+        """The connection is a WebSocket from now on."""
+        self._plain.discard(transport)
+
+    def leave(self, transport: asyncio.Transport) -> None:
+        """The connection is gone."""
+        for place in (self._inside, self._plain, self._turned_away):
+            place.discard(transport)
+
+    def flooded(self) -> None:
+        """A client sent too many messages."""
+        self.metrics.limit("messages")
+
+    def left_unread(self) -> None:
+        """A client left too much unread."""
+        self.metrics.outbox.slow_clients += 1
+
+    def got_no_request(self, transport: asyncio.BaseTransport) -> None:
+        """What came through the door is no request."""
+        self.count_refused("malformed", transport)
+
+    def count_refused(
+        self, result: str, transport: asyncio.BaseTransport, reason: str = ""
+    ) -> None:
+        """Count a request that did not become a WebSocket, and log who sent it, and why."""
+        self.metrics.handshakes.labels(result).inc()
+        self._log_refused(f"{result} ({reason})" if reason else result, transport)
+
+    def meet_limit(self, limit: str, transport: asyncio.BaseTransport) -> None:
+        """Count a request that met a limit, and log who sent it."""
+        self.metrics.limit(limit)
+        self._log_refused(limit, transport)
+
+    def _log_refused(self, why: str, transport: asyncio.BaseTransport) -> None:
+        peer = peer_name(transport.get_extra_info("peername"))
+        logger.info("request by %s refused: %s", peer, why)
+
+    def serve(self, transport: asyncio.Transport, refusal: Response | None = None) -> HttpProtocol:
+        """Let the connection speak HTTP, of which a refusal is the end."""
+        protocol = HttpProtocol(
+            self._site.respond,
+            on_malformed=lambda: self.count_refused("malformed", transport),
+            on_close=lambda: self.leave(transport),
+            max_head_bytes=self.config.max_header_bytes,
+        )
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if refusal is not None:
+            protocol.send(refusal)
+        return protocol
+
+    def close(self) -> None:
+        """Let nobody in any more, and cut off whoever is no WebSocket."""
+        self._closed = True
+        for transport in [*self._plain, *self._turned_away]:
+            transport.abort()
+
+    def cut_off(self) -> None:
+        """End every connection at once, whatever waits for its client."""
+        for transport in [*self._inside, *self._turned_away]:
+            transport.abort()
+
+    def _turn_away(self, transport: asyncio.Transport) -> None:
+        self.metrics.limit("connections")
+        if len(self._turned_away) >= _MOST_TURNED_AWAY:
+            transport.abort()
+            return
+        self._turned_away.add(transport)
+        body = (
+            f"ConnectionRateLimitReached: {self.config.max_connections} connections are open, the "
+            "most there may be (MAX_CONNECTIONS). Try again later.\n"
+        )
+        headers = (("retry-after", "5"),)
+        self.serve(
+            transport,
+            Response(HTTPStatus.SERVICE_UNAVAILABLE, body=body.encode(), headers=headers),
+        )
+
+
+class Head(asyncio.Protocol):
+    """Waits for a request's head, then becomes what the request asks for.
+
+    Args:
+        make_websocket: makes the protocol that an upgrade goes to.
+        door: through which the connection comes.
+    """
+
+    def __init__(self, make_websocket: MakeWebSocket, door: Door) -> None:
+        self._make_websocket = make_websocket
+        self._door = door
+        self._received = bytearray()
+        self._transport: asyncio.Transport
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        _write_at_once(transport)
+        if self._door.enter(self._transport):
+            loop = asyncio.get_running_loop()
+            timeout = self._door.config.handshake_timeout / 1000
+            self._deadline = loop.call_later(timeout, self._give_up)
+
+    def data_received(self, data: bytes) -> None:
+        # Drop by drop, a head must not be searched from its beginning each time.
+        start = max(len(self._received) - len(_END_OF_HEAD), 0)
+        self._received += data
+        end = self._received.find(_END_OF_HEAD, start)
+        config = self._door.config
+        if end < 0 and len(self._received) <= config.max_header_bytes:
+            return
+        self._stop_waiting()
+        if not 0 <= end <= config.max_header_bytes:
+            self._refuse(
+                "header",
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                f"The request's head is longer than {config.max_header_bytes} bytes "
+                "(MAX_HEADER_BYTES).\n",
+            )
+            return
+        head = bytes(self._received[:end])
+        if _query_bytes(head) > config.max_query_bytes:
+            self._refuse(
+                "query",
+                HTTPStatus.REQUEST_URI_TOO_LONG,
+                f"The query is longer than {config.max_query_bytes} bytes (MAX_QUERY_BYTES).\n",
+            )
+            return
+        problem = self._door.why_refused(head, self._transport)
+        if problem is not None:
+            self._door.count_refused("origin", self._transport)
+            self._door.serve(
+                self._transport, Response(HTTPStatus.FORBIDDEN, body=f"{problem}\n".encode())
+            )
+            return
+        self._become(_asks_for_websocket(head))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._door.leave(self._transport)
+
+    def _become(self, websocket: bool) -> None:
+        transport = self._transport
+        if websocket:
+            self._door.upgrade(transport)
+            protocol = self._make_websocket()
+            transport.set_protocol(protocol)
+            protocol.connection_made(transport)
+        else:
+            protocol = self._door.serve(transport)
+        protocol.data_received(bytes(self._received))
+
+    def _give_up(self) -> None:
+        timeout = self._door.config.handshake_timeout
+        self._refuse(
+            "handshake",
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"The request's head did not come within {timeout} ms (HANDSHAKE_TIMEOUT).\n",
+        )
+        # What came is read: nothing is lost by closing at once.
+        self._transport.close()
+
+    def _refuse(self, limit: str, status: HTTPStatus, body: str) -> None:
+        self._door.meet_limit(limit, self._transport)
+        self._door.serve(self._transport, Response(status, body=body.encode()))
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+
+def _write_at_once(transport: asyncio.BaseTransport) -> None:
+    """Have TCP send what is written though the client has not acknowledged what came before.
+
+    A client that has just sent something puts its acknowledgements off by up to 40 ms, in which
+    all further rows would wait for the first. asyncio sees to that only where it made the
+    listening socket itself.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        # Some systems refuse it where the client is gone already.
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _query_bytes(head: bytes) -> int:
+    target = head.partition(b"\r\n")[0].split(b" ")[1:2]
+    return len(target[0].partition(b"?")[2]) if target else 0
+
+
+def _asks_for_websocket(head: bytes) -> bool:
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        if name.strip().lower() == b"upgrade":
+            return value.strip().lower() == b"websocket"
+    return False

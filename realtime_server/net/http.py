@@ -1,0 +1,225 @@
+"""Plain HTTP: what is served beside the WebSockets, through h11.
+
+``/health``, ``/ready`` and ``/metrics`` are for machines; the :mod:`inspector
+<realtime_server.net.inspector>` adds its page. One response a connection: none of it is the
+traffic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Final, TypeAlias
+
+import attrs
+import h11
+
+__all__ = ["NO_STORE", "Endpoint", "HttpProtocol", "Request", "Response", "Site"]
+
+logger = logging.getLogger("realtime.http")
+
+_LINGER: Final = 5.0
+"""Seconds in which what a client still sends is read and thrown away."""
+_NOT_HTTP: Final = b"The request is not what HTTP/1.1 (RFC 9112) asks for.\n"
+_NOT_FOUND: Final = (
+    b"Not found. WebSocket clients connect to /socket/websocket or /realtime/v1/websocket; "
+    b"with INSPECTOR=true a page at / shows changes as they come.\n"
+)
+_FAILED: Final = b"The request met a bug of the server's; its log has the details.\n"
+
+NO_STORE: Final = (("cache-control", "no-store"),)
+"""Headers of what is true only now."""
+
+
+@attrs.frozen
+class Request:
+    """An HTTP request. Query and headers may hold tokens: its repr shows neither."""
+
+    method: str
+    path: str
+    query: str = attrs.field(default="", repr=False)
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    """By name in lower case."""
+
+
+@attrs.frozen
+class Response:
+    """An HTTP response."""
+
+    status: HTTPStatus
+    content_type: str = "text/plain; charset=utf-8"
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Endpoint: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
+"""Answers a GET or HEAD request for one path."""
+
+
+class Site:
+    """Everything that can be asked for.
+
+    Args:
+        why_not_ready: says why clients would not get changes now; None if they would.
+        metrics: writes them; None where they are not to be seen.
+        metrics_type: their content type.
+        more: further endpoints, by path.
+    """
+
+    def __init__(
+        self,
+        *,
+        why_not_ready: Callable[[], str | None],
+        metrics: Callable[[], bytes] | None,
+        metrics_type: str,
+        more: Mapping[str, Endpoint] | None = None,
+    ) -> None:
+        self._why_not_ready = why_not_ready
+        self._endpoints: dict[str, Endpoint] = {
+            "/health": lambda _: Response(HTTPStatus.OK, body=b"ok\n", headers=NO_STORE),
+            "/ready": self._readiness,
+            **(more or {}),
+        }
+        if metrics is not None:
+            self._endpoints["/metrics"] = lambda _: Response(
+                HTTPStatus.OK, metrics_type, metrics(), NO_STORE
+            )
+
+    def respond(self, request: Request) -> Response | Awaitable[Response]:
+        """Answer a request."""
+        endpoint = self._endpoints.get(request.path)
+        if endpoint is None:
+            return Response(HTTPStatus.NOT_FOUND, body=_NOT_FOUND)
+        if request.method not in ("GET", "HEAD"):
+            return Response(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("allow", "GET, HEAD"),))
+        return endpoint(request)
+
+    def _readiness(self, _: Request) -> Response:
+        reason = self._why_not_ready()
+        if reason is None:
+            return Response(HTTPStatus.OK, body=b"ready\n", headers=NO_STORE)
+        body = f"not ready: {reason}\n".encode()
+        return Response(HTTPStatus.SERVICE_UNAVAILABLE, body=body, headers=NO_STORE)
+
+
+def _request_of(event: h11.Request) -> Request:
+    path, _, query = event.target.decode("latin-1").partition("?")
+    headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
+    return Request(event.method.decode("ascii"), path, query, headers)
+
+
+def _format(response: Response, *, with_body: bool) -> bytes:
+    """Write a response: h11 takes several times as long, and a thousand may be due at once."""
+    lines = [
+        f"HTTP/1.1 {response.status.value} {response.status.phrase}",
+        f"content-type: {response.content_type}",
+        f"content-length: {len(response.body)}",
+        "connection: close",
+        *(f"{name}: {value}" for name, value in response.headers),
+    ]
+    head = "\r\n".join(lines) + "\r\n\r\n"
+    return head.encode("latin-1") + (response.body if with_body else b"")
+
+
+class HttpProtocol(asyncio.Protocol):
+    """Serves one request, then closes.
+
+    Args:
+        respond: answers the request, at once or later.
+        on_malformed: called when what came is no request.
+        on_close: called when the connection is gone.
+        max_head_bytes: of a request.
+    """
+
+    def __init__(
+        self,
+        respond: Endpoint,
+        *,
+        on_malformed: Callable[[], None],
+        on_close: Callable[[], None],
+        max_head_bytes: int,
+    ) -> None:
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head_bytes)
+        self._respond = respond
+        self._on_malformed = on_malformed
+        self._on_close = on_close
+        self._answered = False
+        self._answering: asyncio.Task[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._answered:
+            return
+        self._http.receive_data(data)
+        try:
+            event = self._http.next_event()
+        except h11.RemoteProtocolError as exc:
+            self._on_malformed()
+            # What h11 says of it quotes it, and a token may be in it.
+            self.send(Response(HTTPStatus(exc.error_status_hint), body=_NOT_HTTP))
+            return
+        if isinstance(event, h11.Request):
+            # Without a body the request ends here; what is wrong with one does not matter.
+            with contextlib.suppress(h11.RemoteProtocolError):
+                self._http.next_event()
+            self._answer(_request_of(event))
+
+    def _answer(self, request: Request) -> None:
+        self._answered = True
+        answer = self._respond(request)
+        if isinstance(answer, Response):
+            self.send(answer, request.method)
+        else:
+            self._answering = asyncio.ensure_future(self._answer_later(answer, request))
+
+    async def _answer_later(self, answer: Awaitable[Response], request: Request) -> None:
+        try:
+            response = await answer
+        except Exception:
+            logger.exception("a request for %s cannot be answered", request.path)
+            response = Response(HTTPStatus.INTERNAL_SERVER_ERROR, body=_FAILED)
+        if not self._transport.is_closing():
+            self.send(response, request.method)
+
+    def eof_received(self) -> bool | None:
+        """Stay open for the answer, if it is on its way."""
+        return True if self._answering is not None and not self._answering.done() else None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._answering is not None:
+            self._answering.cancel()
+        self._on_close()
+
+    def send(self, response: Response, method: str = "GET") -> None:
+        """Send the response, of a refusal even before there is a request, and close."""
+        self._answered = True
+        self._transport.write(_format(response, with_body=method != "HEAD"))
+        if self._http.their_state in (h11.DONE, h11.MUST_CLOSE):
+            self._transport.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Close only our half while the client sends.
+
+        To close a socket with something unread resets the connection, and the client may
+        lose the response (RFC 9112, section 9.6).
+        """
+        try:
+            self._transport.write_eof()
+        except OSError:
+            # The client has reset the connection, and that is not noticed yet.
+            self._transport.abort()
+            return
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(_LINGER, self._transport.abort)

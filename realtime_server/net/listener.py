@@ -1,0 +1,290 @@
+"""Listener: one port for WebSockets and plain HTTP.
+
+Each new connection comes through the :mod:`door <realtime_server.net.acceptor>`; what asks for a
+WebSocket is handed over to websockets' connection as if it had been there from the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, Final, cast
+from urllib.parse import parse_qsl
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHandshake
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.http11 import Request
+from websockets.http11 import Response as HandshakeResponse
+
+from realtime_core.errors import ServerError
+
+from ..auth.authorizer import Authorizer, ConnectRequest
+from ..config import IpVersion, ServerConfig
+from ..errors import RefusedError
+from ..metrics import Metrics
+from ..phoenix.serializers import SERIALIZERS, Serializer
+from .acceptor import Door, Head
+from .aio import wait_at_most
+from .connection import CLOSE_TIMEOUT, close_within
+from .http import Site
+from .websocket import GuardedConnection
+
+__all__ = ["Handler", "Listener", "bind", "deflate_factory"]
+
+PATHS: Final = ("/socket/websocket", "/realtime/v1/websocket")
+"""Each may have a slash behind it."""
+
+BACKLOG: Final = 1024
+"""Connections that may wait to be accepted; the system may have a lower bound (on Linux
+net.core.somaxconn). Whoever comes when it is full is tried again after a second or more."""
+_AT_A_TIME: Final = 100
+"""Of them, how many are accepted before others have their turn."""
+
+logger = logging.getLogger("realtime.listener")
+
+_NO_HEADERS: Final = Headers()
+
+Handler = Callable[[ServerConnection, ConnectRequest, Serializer], Awaitable[None]]
+"""Serves an open WebSocket until it ends."""
+
+
+def bind(
+    port: int,
+    *,
+    loopback: bool,
+    ip_version: IpVersion = IpVersion.IPV6,
+    send_buffer_bytes: int = 0,
+) -> socket.socket:
+    """Open the listening socket: 127.0.0.1, every IPv4 address, or every IPv6 and IPv4 one.
+
+    Args:
+        port: 0 for any.
+        loopback: 127.0.0.1 only.
+        ip_version: IPv6 takes IPv4 as well, where the system can.
+        send_buffer_bytes: what the system holds back of each accepted connection, which has
+            SO_SNDBUF from the listening one; 0: as it likes.
+
+    Raises:
+        ServerError: if the port cannot be had.
+    """
+    try:
+        if loopback:
+            sock = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
+        elif ip_version is IpVersion.IPV6 and socket.has_dualstack_ipv6():
+            # asyncio would set IPV6_V6ONLY on a socket that it makes itself.
+            sock = socket.create_server(
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
+            )
+        else:
+            sock = socket.create_server(("", port), backlog=BACKLOG)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise ServerError(
+                f"port {port} is in use; stop the other program or set PORT to a free port"
+            ) from exc
+        raise ServerError(f"cannot listen on port {port}: {exc.strerror}; set PORT") from exc
+    if send_buffer_bytes:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
+    return sock
+
+
+class Listener:
+    """Accepts connections and sends each where it belongs.
+
+    Args:
+        sock: bound and listening.
+        handler: serves the WebSockets.
+        authorizer: decides which handshakes succeed.
+        site: answers plain HTTP.
+        config: its limits and origins.
+        metrics: of the server.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        handler: Handler,
+        authorizer: Authorizer,
+        *,
+        site: Site,
+        config: ServerConfig,
+        metrics: Metrics,
+    ) -> None:
+        self._socket = sock
+        self._handler = handler
+        self._authorizer = authorizer
+        self._config = config
+        self._metrics = metrics
+        self._server: Server | None = None
+        self._handling: set[asyncio.Task[None]] = set()
+        self._door = Door(site, config, metrics)
+
+    async def start(self) -> None:
+        """Begin to accept."""
+        self._server = await serve(
+            self._handle,
+            sock=self._socket,
+            # Any asyncio protocol will do: it is all the event loop sees of it.
+            create_connection=cast(type[ServerConnection], self._make_protocol),
+            process_request=self._process_request,
+            process_response=self._process_response,
+            server_header=None,
+            compression=None,
+            extensions=[deflate_factory()] if self._config.websocket_compression else None,
+            open_timeout=self._config.handshake_timeout / 1000,
+            close_timeout=CLOSE_TIMEOUT,
+            max_size=self._config.max_frame_bytes,
+            backlog=_AT_A_TIME,
+            logger=_Discreet(logging.getLogger("websockets.server"), {}),
+        )
+        # To the event loop it is one number: how many may wait, and how many it accepts in a row.
+        self._socket.listen(BACKLOG)
+
+    def stop_accepting(self) -> None:
+        """Take no more connections, and cut off those that are no WebSockets (yet)."""
+        self._door.close()
+        if self._server is not None:
+            # Its own way of closing waits for clients that do not read.
+            self._server.close(close_connections=False)
+
+    async def close(self, *, within: float = CLOSE_TIMEOUT) -> None:
+        """Close every WebSocket with 1012, so that clients come back.
+
+        What was written to a client is sent before its close frame. One that has not taken
+        all of it after ``within`` seconds is cut off, and so is what a client asked for and
+        that is not done yet, as when the database does not answer.
+        """
+        self.stop_accepting()
+        server = self._server
+        if server is None:
+            return
+        deadline = asyncio.get_running_loop().time() + within
+        # Whoever is being accepted becomes a connection, or not.
+        await asyncio.sleep(0)
+        while connections := server.connections:
+            await asyncio.gather(*(_close_by(deadline, one) for one in connections))
+        await wait_at_most(self._handling, _left_until(deadline))
+        await server.wait_closed()
+
+    def cut_off(self) -> None:
+        """End every WebSocket and its handler at once."""
+        # The library knows those no more to which a close frame is on its way.
+        self._door.cut_off()
+        for task in self._handling:
+            task.cancel()
+
+    def _make_protocol(self, *args: Any, **kwargs: Any) -> asyncio.Protocol:
+        def make_websocket() -> ServerConnection:
+            return GuardedConnection(
+                *args,
+                frames_per_second=self._config.max_messages_per_second,
+                max_unread_bytes=self._config.outbox_max_bytes,
+                keeper=self._door,
+                **kwargs,
+            )
+
+        return Head(make_websocket, self._door)
+
+    async def _process_request(
+        self, connection: ServerConnection, request: Request
+    ) -> HandshakeResponse | None:
+        try:
+            result, response = await self._decide(_connect_request(request))
+        except RefusedError as exc:
+            # The client is not told: whoever tries keys would learn from it.
+            self._door.count_refused(exc.result, connection.transport, exc.reason)
+            return _refusal(HTTPStatus.FORBIDDEN)
+        if response is not None:
+            self._door.count_refused(result, connection.transport)
+        return response
+
+    def _process_response(
+        self, connection: ServerConnection, request: Request, response: HandshakeResponse
+    ) -> None:
+        if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            self._metrics.handshakes.labels("ok").inc()
+        elif isinstance(connection.protocol.handshake_exc, InvalidHandshake):
+            # The library has refused it, and its answer says why.
+            self._door.count_refused("malformed", connection.transport)
+
+    async def _decide(self, asked: ConnectRequest) -> tuple[str, HandshakeResponse | None]:
+        """Return what becomes of a handshake: its name, and the refusal if it is one.
+
+        Raises:
+            RefusedError: if the authorizer refuses it.
+        """
+        if asked.path.removesuffix("/") not in PATHS:
+            return "path", _refusal(HTTPStatus.NOT_FOUND)
+        if asked.query.get("vsn") not in SERIALIZERS:
+            return "version", _refusal(HTTPStatus.FORBIDDEN)
+        origins, origin = self._config.allowed_origins, asked.headers.get("origin")
+        if origins and origin is not None and origin.lower() not in origins:
+            return "origin", _refusal(HTTPStatus.FORBIDDEN, b"Not one of ALLOWED_ORIGINS.\n")
+        await self._authorizer.connect(asked)
+        return "ok", None
+
+    async def _handle(self, connection: ServerConnection) -> None:
+        assert connection.request is not None
+        request = _connect_request(connection.request)
+        # Nobody reads headers again, and they take 2 KB of each connection. The library's parser
+        # holds the same request.
+        connection.request.headers = _NO_HEADERS
+        connection.response = None
+        task = asyncio.current_task()
+        assert task is not None
+        self._handling.add(task)
+        try:
+            await self._handler(connection, request, SERIALIZERS[request.query.get("vsn")])
+        finally:
+            self._handling.discard(task)
+
+
+def deflate_factory() -> ServerPerMessageDeflateFactory:
+    """Offer permessage-deflate such that the same compressed frame is good for every client."""
+    return ServerPerMessageDeflateFactory(
+        server_no_context_takeover=True,
+        # Nothing that takes memory is kept of a client between two of its messages.
+        client_no_context_takeover=True,
+    )
+
+
+async def _close_by(deadline: float, websocket: ServerConnection) -> None:
+    within = _left_until(deadline)
+    # Its own patience, which begins with the close frame, must not end before ours.
+    websocket.close_timeout = within
+    await close_within(websocket, 1012, "the server restarts", within=within)
+
+
+def _left_until(deadline: float) -> float:
+    return max(deadline - asyncio.get_running_loop().time(), 0.0)
+
+
+class _Discreet(logging.LoggerAdapter[logging.Logger]):
+    """Keeps websockets from logging requests and frames, which hold tokens, at any level."""
+
+    def isEnabledFor(self, level: int) -> bool:
+        return level > logging.DEBUG and super().isEnabledFor(level)
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        # Version 16 logs what is wrong with a request, quoting it.
+        if not isinstance(sys.exception(), InvalidHandshake):
+            super().log(level, msg, *args, **kwargs)
+
+
+def _connect_request(request: Request) -> ConnectRequest:
+    # Not urlsplit(): it raises on what a stranger may send, as in "//[".
+    path, _, query = request.path.partition("?")
+    headers = {name.lower(): value for name, value in request.headers.raw_items()}
+    return ConnectRequest(path, dict(parse_qsl(query, keep_blank_values=True)), headers)
+
+
+def _refusal(status: HTTPStatus, body: bytes = b"") -> HandshakeResponse:
+    headers = Headers({"Content-Length": str(len(body)), "Connection": "close"})
+    return HandshakeResponse(status.value, status.phrase, headers, body)

@@ -1,0 +1,75 @@
+"""TokenLimit: how many different tokens the channels of one connection may hold.
+
+In RLS mode each token is somebody in whose eyes rows are looked at: a client that brings ever new
+ones, or another for each channel, has the database asked as often. One that lets its users' tokens
+be replaced in time needs two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from ..errors import LimitError
+
+__all__ = ["TokenLimit"]
+
+_MEMORY: Final = 60.0
+"""Seconds for which a token counts after its last channel has let it go."""
+
+
+class TokenLimit:
+    """The tokens of one connection.
+
+    Args:
+        most: different ones that may be in use, or may have been within the last minute.
+        clock: seconds of any clock that only goes forward.
+    """
+
+    __slots__ = ("_by_topic", "_clock", "_kept_until", "_most", "_uses")
+
+    def __init__(self, most: int, clock: Callable[[], float]) -> None:
+        self._most = most
+        self._clock = clock
+        # Of each token no more than its hash: two with the same would count as one.
+        self._by_topic: dict[str, int] = {}
+        # How many channels have each, and until when one counts that none has any more.
+        self._uses: dict[int, int] = {}
+        self._kept_until: dict[int, float] = {}
+
+    def check(self, token: str) -> None:
+        """Raise LimitError if this token were one too many. An empty one is none."""
+        if not token or hash(token) in self._uses:
+            return
+        now = self._clock()
+        self._kept_until = {one: end for one, end in self._kept_until.items() if end > now}
+        known = self._uses.keys() | self._kept_until.keys()
+        if hash(token) not in known and len(known) >= self._most:
+            raise LimitError(
+                "tokens",
+                f"TooManyTokens: this connection's channels hold, or held within the last minute, "
+                f"{self._most} different tokens, the most they may (MAX_TOKENS); leave channels "
+                "and wait a minute, use one token for all, or raise MAX_TOKENS",
+            )
+
+    def hold(self, topic: str, token: str) -> None:
+        """Have a channel use a token, in place of the one that it had.
+
+        Raises:
+            LimitError: if it is one too many; nothing is changed then.
+        """
+        self.check(token)
+        self.release(topic)
+        if token:
+            one = self._by_topic[topic] = hash(token)
+            self._uses[one] = self._uses.get(one, 0) + 1
+
+    def release(self, topic: str) -> None:
+        """Have a channel use no token any more."""
+        one = self._by_topic.pop(topic, None)
+        if one is None:
+            return
+        self._uses[one] -= 1
+        if not self._uses[one]:
+            del self._uses[one]
+            self._kept_until[one] = self._clock() + _MEMORY

@@ -1,0 +1,1 @@
+"""Asks PostgreSQL which rows each viewer may see."""

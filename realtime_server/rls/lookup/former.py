@@ -1,0 +1,150 @@
+"""Former rows: whether somebody could see a row that a DELETE has removed.
+
+It cannot be looked up any more. Where all of it is known, under REPLICA IDENTITY FULL, the
+table's own policies are asked about it as a value: those that PostgreSQL would apply to a SELECT
+of the role, as ``get_row_security_policies`` in its src/backend/rewrite/rowsecurity.c puts them
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import attrs
+import psycopg
+from psycopg import AsyncConnection
+
+from realtime_core import Delete
+
+from ...database.tables import Table
+
+__all__ = ["Condition", "is_known", "read_conditions", "text_of"]
+
+
+@attrs.frozen
+class Condition:
+    """What must be true of a row for a role to see it."""
+
+    text: str | None
+    """As SQL, about a row of the table that is named as the table; None: nothing, it sees all."""
+    search_path: str = ""
+    """With which the text was written, and has to be read."""
+
+
+_FALSE: Final = "false"
+
+# In the order in which PostgreSQL asks: once a permissive one is true, the next may fail.
+# As the role, whose search path decides how names are written. row_security_active is PostgreSQL's
+# own answer about owners, BYPASSRLS and FORCE ROW LEVEL SECURITY.
+_POLICIES: Final = """
+    SELECT pg_catalog.row_security_active(c.oid),
+        pg_catalog.current_setting('search_path'),
+        (
+            SELECT pg_catalog.json_agg(pg_catalog.json_build_array(
+                p.polpermissive, pg_catalog.pg_get_expr(p.polqual, p.polrelid)
+            ) ORDER BY p.polname DESC)
+            FROM pg_catalog.pg_policy p
+            WHERE p.polrelid OPERATOR(pg_catalog.=) c.oid AND p.polqual IS NOT NULL
+                AND p.polcmd OPERATOR(pg_catalog.=) ANY ('{r,*}'::pg_catalog."char"[])
+                AND EXISTS (
+                    SELECT FROM pg_catalog.unnest(p.polroles) AS r (oid)
+                    WHERE CASE WHEN r.oid OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN true
+                        ELSE pg_catalog.pg_has_role(r.oid, 'USAGE') END
+                )
+        )
+    FROM pg_catalog.pg_class c
+    WHERE c.oid OPERATOR(pg_catalog.=) %s::pg_catalog.oid
+"""
+
+
+# A domain's check, and what a range compares its bounds with.
+_RUNS_CODE: Final = """
+    WITH RECURSIVE types (oid) AS (
+        SELECT * FROM pg_catalog.unnest(%s::pg_catalog.oid[])
+        UNION
+        SELECT part.oid
+        FROM types JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) types.oid
+        CROSS JOIN LATERAL (
+            SELECT t.typelem
+            UNION ALL
+            SELECT a.atttypid FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid OPERATOR(pg_catalog.=) t.typrelid
+                AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped
+        ) part (oid)
+    )
+    SELECT EXISTS (
+        SELECT
+        FROM types JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) types.oid
+        WHERE t.oid OPERATOR(pg_catalog.>=) '16384'::pg_catalog.oid
+            AND t.typtype OPERATOR(pg_catalog.=) ANY ('{d,r,m}'::pg_catalog."char"[])
+    )
+"""
+
+
+async def read_conditions(
+    connection: AsyncConnection[Any], table: Table, roles: Collection[str]
+) -> Mapping[str, Condition] | None:
+    """Return by role what must be true of a table's row. Who is not there sees nothing.
+
+    None if to read the row may run a user's code: that would be in a viewer's name, where nothing
+    keeps it from becoming the server.
+
+    Args:
+        connection: in autocommit mode, as the server's role.
+        table: that has row level security.
+        roles: of viewers.
+
+    Raises:
+        psycopg.OperationalError: if the connection is lost.
+    """
+    cursor = await connection.execute(_RUNS_CODE, [[column.type_oid for column in table.columns]])
+    [[runs_code]] = await cursor.fetchall()
+    if runs_code:
+        return None
+    conditions: dict[str, Condition] = {}
+    for role in roles:
+        try:
+            async with connection.transaction():
+                await connection.execute("SELECT pg_catalog.set_config('role', %s, true)", [role])
+                cursor = await connection.execute(_POLICIES, [table.oid])
+                rows = await cursor.fetchall()
+        except psycopg.Error:
+            if connection.closed:
+                raise
+            # A role that is gone, or is the server's no more.
+            continue
+        for is_active, search_path, policies in rows:
+            text = _combined(policies or ()) if is_active else None
+            conditions[role] = Condition(text, search_path)
+    return conditions
+
+
+def _combined(policies: Collection[tuple[bool, str]]) -> str:
+    """Return one of the permissive ones, and all of the restrictive ones."""
+    permissive = [f"({text})" for is_permissive, text in policies if is_permissive]
+    restrictive = [f"({text})" for is_permissive, text in policies if not is_permissive]
+    if not permissive:
+        return _FALSE
+    return " AND ".join([f"({' OR '.join(permissive)})", *restrictive])
+
+
+def is_known(change: Delete, table: Table) -> bool:
+    """Say whether all of the row is known, in the columns that the table has now."""
+    old = change.old_record
+    types = {column.name: column.type_oid for column in table.columns}
+    return types == {column.name: column.type_oid for column in old.shape.columns} and all(
+        field is None or isinstance(field, str) for field in old.fields
+    )
+
+
+def text_of(change: Delete, table: Table) -> str:
+    """Return the row as the text of a value of the table's row type."""
+    old = change.old_record
+    fields = (old.raw(column.name) for column in table.columns)
+    return f"({','.join('' if field is None else _quoted(str(field)) for field in fields)})"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,59 @@
+"""Settling: the wait until transactions are over for everybody, and what is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+from typing import Any, Final
+
+from psycopg import AsyncConnection
+
+from ...database.snapshots import current_snapshot
+
+__all__ = ["until_settled"]
+
+logger = logging.getLogger("realtime.rls")
+
+_PAUSES: Final = (0.001, 0.1)
+"""Least and most seconds between two looks: most often a backend is just about to end."""
+_PATIENCE: Final = 5.0
+"""Seconds until it is said what is waited for."""
+_REMINDER: Final = 60.0
+"""Seconds until it is said again."""
+
+
+async def until_settled(connection: AsyncConnection[Any], xids: Collection[int]) -> None:
+    """Wait until others see what transactions did.
+
+    A synchronous standby that is away makes this take as long as it is.
+
+    Args:
+        connection: in autocommit mode.
+        xids: the transactions, each by its 32 bits.
+
+    Raises:
+        psycopg.Error: if the database cannot be asked.
+    """
+    loop = asyncio.get_running_loop()
+    mention_at = loop.time() + _PATIENCE
+    pause, most = _PAUSES
+    while True:
+        snapshot = await current_snapshot(connection)
+        left = [xid for xid in xids if not snapshot.is_over(xid)]
+        if not left:
+            return
+        if loop.time() >= mention_at:
+            mention_at = loop.time() + _REMINDER
+            cursor = await connection.execute("SHOW synchronous_standby_names")
+            [[standbys]] = await cursor.fetchall()
+            logger.warning(
+                "changes wait for transaction %d, which is committed and not visible yet: "
+                "PostgreSQL waits for a synchronous standby (synchronous_standby_names is %r); "
+                "SELECT application_name, state, sync_state FROM pg_stat_replication shows which "
+                "there are",
+                left[0],
+                standbys,
+            )
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, most)

@@ -1,0 +1,1 @@
+"""The schema realtime: what makes it, what may be missing."""

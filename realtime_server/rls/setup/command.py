@@ -1,0 +1,47 @@
+"""``python -m realtime_server migrate``: set up the database for RLS mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ...config import ServerConfig
+from ...config.output import tell
+from ...database.connections import connect
+from .migrations import migrate, pending
+from .privileges import missing_privileges
+
+__all__ = ["run_migrate"]
+
+
+async def run_migrate(environ: Mapping[str, str], *, dev: bool, dry_run: bool) -> None:
+    """Apply what is missing, or only print it; print the privileges that are missing besides.
+
+    Args:
+        environ: only what names the database and the publication is read: whoever migrates
+            needs no tokens.
+        dev: development defaults.
+        dry_run: change nothing.
+
+    Raises:
+        ConfigError: with what is wrong with the variables.
+        SourceError: if the database cannot be reached or does not let us.
+    """
+    wanted = {
+        name: value
+        for name, value in environ.items()
+        if name.startswith("DB_") or name == "PUBLICATIONS"
+    }
+    config = ServerConfig.from_env({**wanted, "SECURE_CHANNELS": "false"}, dev=dev)
+    async with await connect(config.dsn, name="migrate") as connection:
+        if dry_run:
+            for migration in await pending(connection):
+                tell(f"would apply {migration}")
+        else:
+            for migration in await migrate(connection):
+                tell(f"applied {migration}")
+        if not await pending(connection):
+            tell("the schema realtime is up to date")
+        missing = await missing_privileges(connection, config.publications)
+        if missing.every:
+            tell(f"{config.db_user} lacks privileges for RLS mode; run as an administrator:")
+            tell(*(f"    {grant}" for grant in missing.every))

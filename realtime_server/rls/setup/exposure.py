@@ -1,0 +1,154 @@
+"""What RLS mode cannot keep from whom: for ``--check``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+
+from psycopg import AsyncConnection
+
+from realtime_core import Finding
+
+from ...database.immutable import immutable_calls
+
+__all__ = ["exposure_findings"]
+
+_MOST_NAMED: Final = 20
+"""Of tables, policies or functions."""
+
+# Whoever has a table's rows by a grant: PUBLIC, or a role, that may use the schema or has a member
+# that may. Owners and superusers see everything anyway. With row level security on the table its
+# policies say who sees what; without any, nobody does.
+_READERS: Final = """
+    WITH grants AS (
+        SELECT DISTINCT c.relowner, g.grantee
+        FROM pg_catalog.pg_class c
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        CROSS JOIN LATERAL (
+            SELECT c.relacl AS acl
+            UNION ALL
+            SELECT a.attacl FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid
+        ) acls
+        CROSS JOIN LATERAL pg_catalog.aclexplode(acls.acl) g
+        WHERE n.nspname = 'realtime' AND c.relname = 'subscription'
+            AND g.privilege_type = 'SELECT' AND g.grantee <> c.relowner
+            AND (
+                NOT c.relrowsecurity
+                OR EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid)
+            )
+    )
+    SELECT DISTINCT coalesce(pg_catalog.quote_ident(o.rolname), 'PUBLIC')
+    FROM grants g
+    LEFT JOIN pg_catalog.pg_roles o ON o.oid = g.grantee
+    WHERE NOT coalesce(o.rolsuper OR o.rolname = current_user, false) AND EXISTS (
+        SELECT FROM pg_catalog.pg_roles r
+        WHERE NOT r.rolsuper AND r.rolname <> current_user AND r.oid <> g.relowner
+            AND r.rolname !~ '^pg_'
+            AND pg_catalog.has_schema_privilege(r.oid, 'realtime', 'USAGE')
+            AND (o.oid IS NULL OR pg_catalog.pg_has_role(r.oid, o.oid, 'USAGE'))
+    )
+    ORDER BY 1
+"""
+
+# Without policies, and with somebody for whom they would count. A relative's policies are another
+# matter: nobody is shown such a table's rows.
+_UNGUARDED: Final = """
+    SELECT DISTINCT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
+    FROM pg_catalog.pg_publication_tables t
+    JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
+    JOIN pg_catalog.pg_class c ON c.relname = t.tablename AND c.relnamespace = n.oid
+    WHERE t.pubname = ANY (%s) AND NOT c.relrowsecurity
+        AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_class r
+            WHERE r.relrowsecurity AND r.oid IN (
+                SELECT relid FROM pg_catalog.pg_partition_ancestors(c.oid)
+                UNION ALL SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)
+            )
+        )
+        AND EXISTS (
+            SELECT FROM pg_catalog.pg_roles r
+            WHERE NOT (r.rolsuper OR r.rolbypassrls) AND r.rolname <> current_user
+                AND r.oid <> c.relowner AND r.rolname !~ '^pg_'
+                AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')
+                AND pg_catalog.has_any_column_privilege(r.oid, c.oid, 'SELECT')
+        )
+    ORDER BY 1
+"""
+
+
+async def exposure_findings(
+    connection: AsyncConnection[Any], publications: Collection[str]
+) -> list[Finding]:
+    """Look at policies and privileges; change nothing.
+
+    Args:
+        connection: as the server's role.
+        publications: their names.
+
+    Raises:
+        psycopg.Error: if the database cannot be asked.
+    """
+    return [
+        *await _immutable(connection, publications),
+        *await _unguarded(connection, publications),
+        *await _readers(connection),
+    ]
+
+
+async def _immutable(
+    connection: AsyncConnection[Any], publications: Collection[str]
+) -> list[Finding]:
+    calls = await immutable_calls(connection, publications)
+    if not calls:
+        return []
+    said = [f"{call.function} ({_listed(call.policies)})" for call in calls]
+    return [
+        Finding.warning(
+            "functions in policies",
+            f"policies call functions that are declared IMMUTABLE, {_listed(said)}: PostgreSQL may "
+            "keep what they return for one user and use it for the next; here their tables are "
+            "asked with a new plan for each viewer, which takes several times as long",
+            *(f"ALTER FUNCTION {call.function} STABLE;" for call in calls[:_MOST_NAMED]),
+            remedy="each that reads claims, settings or tables; what depends on its arguments "
+            "alone may stay",
+        )
+    ]
+
+
+async def _unguarded(
+    connection: AsyncConnection[Any], publications: Collection[str]
+) -> list[Finding]:
+    cursor = await connection.execute(_UNGUARDED.encode(), [list(publications)])
+    tables = [str(name) for (name,) in await cursor.fetchall()]
+    if not tables:
+        return []
+    return [
+        Finding.warning(
+            "row level security",
+            f"published without row level security, so that whoever may SELECT from them gets "
+            f"every row: {_listed(tables)}",
+            *(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;" for name in tables[:_MOST_NAMED]),
+            remedy="and CREATE POLICY, without which nobody sees a row, not in queries either",
+        )
+    ]
+
+
+async def _readers(connection: AsyncConnection[Any]) -> list[Finding]:
+    cursor = await connection.execute(_READERS.encode())
+    readers = [str(name) for (name,) in await cursor.fetchall()]
+    if not readers:
+        return []
+    return [
+        Finding.warning(
+            "realtime.subscription",
+            f"others may read realtime.subscription, which has everybody's claims and filters: "
+            f"{_listed(readers)}",
+            f"REVOKE SELECT ON realtime.subscription FROM {', '.join(readers)};",
+        )
+    ]
+
+
+def _listed(names: Collection[str]) -> str:
+    shown = list(names)[:_MOST_NAMED]
+    left = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {left} more" if left else "")

@@ -1,0 +1,83 @@
+"""Which addresses the database's host stands for."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from realtime_core.errors import ConnectionLostError
+from realtime_server.config import ServerConfig
+from realtime_server.database.addresses import resolve_dsn
+
+NAMES = {
+    ("db.example", socket.AF_INET): ["192.0.2.1", "192.0.2.2", "192.0.2.1"],
+    ("db.example", socket.AF_INET6): ["2001:db8::1"],
+    ("four.example", socket.AF_INET): ["192.0.2.4"],
+}
+
+
+@pytest.fixture(autouse=True)
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a resolver that knows three names."""
+
+    async def getaddrinfo(
+        self: object, host: str, port: None, *, family: int, type: int
+    ) -> list[tuple[Any, ...]]:
+        host.encode("idna")  # as the real one does
+        if (host, family) not in NAMES:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(family, type, 6, "", (address, 0)) for address in NAMES[host, family]]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", getaddrinfo)
+
+
+async def hosts(host: str, version: str = "") -> tuple[str, str | None]:
+    environ = {"DB_HOST": host, "DB_IP_VERSION": version}
+    dsn = conninfo_to_dict(await resolve_dsn(ServerConfig.from_env(environ, dev=True)))
+    return dsn["host"], dsn.get("hostaddr")
+
+
+async def test_a_name_is_looked_up_in_the_chosen_family_and_kept_for_certificates() -> None:
+    assert await hosts("db.example") == ("db.example,db.example", "192.0.2.1,192.0.2.2")
+    assert await hosts("db.example", "IPv6") == ("db.example", "2001:db8::1")
+
+
+@pytest.mark.parametrize("version", ["IPv4", "IPv6"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+async def test_an_address_is_connected_to_whatever_its_family(address: str, version: str) -> None:
+    assert await hosts(address, version) == (address, address)
+
+
+@pytest.mark.parametrize("path", ["/var/run/postgresql", "@abstract"])
+async def test_a_sockets_directory_stays_as_it_is(path: str) -> None:
+    assert await hosts(path) == (path, None)
+
+
+async def test_of_several_hosts_those_are_left_out_that_have_no_address() -> None:
+    assert await hosts("no.example,four.example,/tmp,192.0.2.9") == (
+        "four.example,/tmp,192.0.2.9",
+        "192.0.2.4,,192.0.2.9",
+    )
+
+
+async def test_a_name_without_an_address_of_the_family_is_said_with_the_remedy() -> None:
+    with pytest.raises(ConnectionLostError) as caught:
+        await hosts("four.example,no.example", "ipv6")
+    assert str(caught.value) == (
+        "no IPv6 address was found for 'four.example' (Name or service not known), 'no.example' "
+        "(Name or service not known); check DB_HOST, or set DB_IP_VERSION=IPv4"
+    )
+
+
+@pytest.mark.parametrize("name", ["db..example", "a" * 64])
+async def test_what_cannot_be_a_name_is_said_with_the_remedy(name: str) -> None:
+    with pytest.raises(ConnectionLostError) as caught:
+        await hosts(name)
+    assert str(caught.value) == (
+        f"no IPv4 address was found for {name!r} (a part of it is empty or longer than 63 "
+        "characters); check DB_HOST, or set DB_IP_VERSION=IPv6"
+    )

@@ -1,0 +1,85 @@
+"""The gate: which topics the configuration file opens."""
+
+from __future__ import annotations
+
+import pytest
+
+from realtime_server.config import EVENTS
+from realtime_server.fanout.gate import OWN_SCHEMA, Opening, TopicGate
+
+LADDER = ("realtime:public", "realtime:*", "realtime:public:users")
+NOTHING = Opening((), frozenset())
+
+
+def opening(*relations: str, event: str = "INSERT") -> Opening:
+    gate = TopicGate((relation, ("INSERT",)) for relation in relations)
+    return gate.opening("public", "users", event)
+
+
+@pytest.mark.parametrize(
+    ("relation", "topics"),
+    [
+        ("*", ("realtime:public", "realtime:*")),
+        ("public", ("realtime:public",)),
+        ("public:users", ("realtime:public:users",)),
+        ("public:*", ("realtime:public:users",)),
+        ("*:users", ("realtime:public:users",)),
+        ("*:*", ("realtime:public:users",)),
+        ("other", ()),
+        ("other:users", ()),
+        ("public:other", ()),
+        ("users", ()),
+    ],
+)
+def test_a_rule_opens_topics_of_its_own_kind(relation: str, topics: tuple[str, ...]) -> None:
+    assert opening(relation) == Opening(topics, frozenset())
+
+
+@pytest.mark.parametrize("relation", ["public:users:id", "*:users:id", "public:*:id", "*:*:id"])
+def test_a_rule_of_three_parts_opens_filters_on_its_column(relation: str) -> None:
+    assert opening(relation) == Opening((), frozenset({"id"}))
+
+
+@pytest.mark.parametrize("relation", ["public:users:*", "*:users:*", "public:*:*", "*:*:*"])
+def test_any_column_is_all_of_them(relation: str) -> None:
+    assert opening(relation, "public:users:id") == Opening((), None)
+
+
+def test_rules_of_another_table_open_no_column() -> None:
+    assert opening("public:orders:id", "other:users:id", "public:user:id") == NOTHING
+
+
+def test_what_several_rules_open_adds_up_in_the_ladders_order() -> None:
+    assert opening("public:users", "*", "*:*:a", "public:users:b") == Opening(
+        LADDER, frozenset({"a", "b"})
+    )
+
+
+def test_a_rule_is_for_its_events_alone() -> None:
+    assert opening("*", "*:*", "*:*:*", event="DELETE") == NOTHING
+
+
+def test_two_rules_of_one_relation_add_their_events() -> None:
+    gate = TopicGate([("*", ["INSERT"]), ("*", ["DELETE"]), ("public", [])])
+    for event in ("INSERT", "DELETE"):
+        assert gate.opening("public", "users", event).topics == LADDER[:2]
+    assert gate.opening("public", "users", "UPDATE") == NOTHING
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_without_rules_all_is_open(event: str) -> None:
+    assert TopicGate().opening("public", "users", event) == Opening(LADDER, None)
+    everything = TopicGate((relation, EVENTS) for relation in ("*", "*:*", "*:*:*"))
+    assert everything.opening("public", "users", event) == Opening(LADDER, None)
+
+
+def test_no_rules_open_nothing() -> None:
+    assert TopicGate([]).opening("public", "users", "INSERT") == NOTHING
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_nothing_opens_the_servers_own_schema(event: str) -> None:
+    assert TopicGate().opening(OWN_SCHEMA, "subscription", event) == NOTHING
+    relations = ("*", "*:*", "*:*:*", "realtime", "realtime:subscription", "realtime:*:claims")
+    gate = TopicGate((relation, EVENTS) for relation in relations)
+    assert gate.opening(OWN_SCHEMA, "subscription", event) == NOTHING

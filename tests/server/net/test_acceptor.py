@@ -1,0 +1,210 @@
+"""The door: new connections without a network; integration/test_stream_http.py has sockets."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from realtime_server.net.acceptor import Door, Head
+from realtime_server.net.http import HttpProtocol, Site
+from tests.server_helpers import FakeTransport, make_metrics, open_config
+from tests.waiting import eventually
+
+UPGRADE = (
+    b"GET /socket/websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\n\r\n"
+)
+
+
+SITE = Site(why_not_ready=lambda: None, metrics=None, metrics_type="text/plain")
+
+
+class FakeWebSocket(asyncio.Protocol):
+    """Stands for websockets' connection: remembers what it was handed."""
+
+    def __init__(self) -> None:
+        self.transport: object = None
+        self.received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+
+class Arrival:
+    """A new connection to the listener."""
+
+    def __init__(self, door: Door | None = None, **settings: int) -> None:
+        self.transport = FakeTransport()
+        self.door = door or Door(SITE, open_config(**settings), make_metrics())
+        self.head = Head(FakeWebSocket, self.door)
+        self.head.connection_made(self.transport)
+
+    @property
+    def places(self) -> tuple[bool, bool, bool]:
+        """Whether it is inside, whether it is plain, whether it was turned away."""
+        door = self.door
+        return (
+            self.transport in door._inside,
+            self.transport in door._plain,
+            self.transport in door._turned_away,
+        )
+
+    def counted(self, limit: str) -> bool:
+        """Whether something met a limit, once."""
+        line = f'realtime_limits_total{{limit="{limit}"}} 1.0'
+        return line in self.door.metrics.render().decode().splitlines()
+
+    @property
+    def websocket(self) -> FakeWebSocket:
+        assert isinstance(self.transport.protocol, FakeWebSocket)
+        return self.transport.protocol
+
+
+@pytest.fixture
+async def arrival() -> Arrival:
+    return Arrival()
+
+
+async def test_an_upgrade_is_handed_over_as_if_it_had_been_websockets_from_the_start(
+    arrival: Arrival,
+) -> None:
+    arrival.head.data_received(UPGRADE + b"\x81\x80first frame")
+    assert arrival.websocket.transport is arrival.transport
+    assert arrival.websocket.received == UPGRADE + b"\x81\x80first frame"
+    assert arrival.places == (True, False, False)
+    arrival.door.leave(arrival.transport)
+    assert arrival.places == (False, False, False)
+
+
+async def test_a_head_in_pieces_is_handed_over_whole(arrival: Arrival) -> None:
+    for place in range(len(UPGRADE) - 1):
+        arrival.head.data_received(UPGRADE[place : place + 1])
+        assert arrival.transport.protocol is None
+    arrival.head.data_received(UPGRADE[-1:])
+    assert arrival.websocket.received == UPGRADE
+
+
+@pytest.mark.parametrize(
+    "upgrade", [b"Upgrade: websocket", b"upgrade:WebSocket", b"UPGRADE:  WEBSOCKET  "]
+)
+async def test_an_upgrade_is_one_in_any_case(arrival: Arrival, upgrade: bytes) -> None:
+    arrival.head.data_received(b"GET / HTTP/1.1\r\nA: b\r\n" + upgrade + b"\r\n\r\n")
+    assert arrival.websocket.received
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\n\r\n",
+        b"GET /?Upgrade:websocket HTTP/1.1\r\nHost: localhost\r\nX-Upgrade: websocket\r\n\r\n",
+        b"Upgrade: websocket\r\nHost: localhost\r\n\r\n",
+        b"\0\xff\r\n\r\n",
+    ],
+)
+async def test_everything_else_is_http_and_closed_at_the_end(
+    arrival: Arrival, request_bytes: bytes
+) -> None:
+    assert arrival.places == (True, True, False)
+    arrival.head.data_received(request_bytes)
+    assert isinstance(arrival.transport.protocol, HttpProtocol)
+    assert arrival.transport.sent().startswith(b"HTTP/1.1 ")
+    assert arrival.transport.closed or arrival.transport.half_closed
+    arrival.transport.protocol.connection_lost(None)
+    assert arrival.places == (False, False, False)
+
+
+async def test_a_head_that_is_too_long_is_refused_though_it_has_no_end(arrival: Arrival) -> None:
+    arrival.head.data_received(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\nlong: ")
+    while arrival.transport.protocol is None:
+        arrival.head.data_received(b"x" * 10_000)
+    answer = arrival.transport.sent()
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert answer.endswith(b"The request's head is longer than 65536 bytes (MAX_HEADER_BYTES).\n")
+    assert arrival.transport.half_closed
+    assert arrival.counted("header")
+
+
+async def test_a_head_that_is_too_long_is_refused_though_it_came_whole() -> None:
+    arrival = Arrival(max_header_bytes=1024)
+    arrival.head.data_received(UPGRADE.replace(b"Host: localhost", b"Host: " + b"x" * 1024))
+    assert arrival.transport.sent().startswith(b"HTTP/1.1 431 ")
+    assert arrival.counted("header")
+
+
+@pytest.mark.parametrize("upgrade", [b"Upgrade: websocket\r\n", b""])
+async def test_a_query_may_be_so_long_and_no_longer(upgrade: bytes) -> None:
+    head = b"GET /socket/websocket?%s HTTP/1.1\r\nHost: localhost\r\n" + upgrade + b"\r\n"
+    fitting = Arrival(max_query_bytes=1024)
+    fitting.head.data_received(head % (b"x" * 1024))
+    assert fitting.transport.sent()[:12] in (b"", b"HTTP/1.1 404")
+    arrival = Arrival(max_query_bytes=1024)
+    arrival.head.data_received(head % (b"x" * 1025))
+    answer = arrival.transport.sent()
+    assert answer.startswith(b"HTTP/1.1 414 ")
+    assert answer.endswith(b"The query is longer than 1024 bytes (MAX_QUERY_BYTES).\n")
+    assert arrival.counted("query")
+
+
+async def test_a_head_that_does_not_come_in_time_is_given_up() -> None:
+    arrival = Arrival(handshake_timeout=10)
+    arrival.head.data_received(b"GET / HT")
+    await eventually(lambda: arrival.transport.closed)
+    answer = arrival.transport.sent()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert answer.endswith(b"The request's head did not come within 10 ms (HANDSHAKE_TIMEOUT).\n")
+    assert arrival.counted("handshake")
+
+
+async def test_who_leaves_before_the_head_is_forgotten(arrival: Arrival) -> None:
+    arrival.head.connection_lost(None)
+    assert arrival.places == (False, False, False)
+    assert arrival.head._deadline is not None
+    assert arrival.head._deadline.cancelled()
+
+
+async def test_the_end_cuts_off_who_is_here_and_who_was_accepted_meanwhile(
+    arrival: Arrival,
+) -> None:
+    arrival.door.close()
+    assert arrival.transport.aborted
+    late = Arrival(arrival.door)
+    assert late.transport.aborted
+    late.head.connection_lost(None)
+
+
+async def test_connections_beyond_the_bound_are_turned_away_with_the_reason() -> None:
+    first = Arrival(max_connections=2)
+    second = Arrival(first.door)
+    second.head.data_received(UPGRADE)
+    third = Arrival(first.door)
+    assert third.places == (False, False, True)
+    answer = third.transport.sent()
+    assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"\r\nretry-after: 5\r\n" in answer
+    assert answer.endswith(
+        b"\r\n\r\nConnectionRateLimitReached: 2 connections are open, the most there may be "
+        b"(MAX_CONNECTIONS). Try again later.\n"
+    )
+    assert third.counted("connections")
+    # Where one goes, another may come.
+    second.door.leave(second.transport)
+    assert Arrival(first.door).places == (True, True, False)
+    assert isinstance(third.transport.protocol, HttpProtocol)
+    third.transport.protocol.connection_lost(None)
+    assert third.places == (False, False, False)
+
+
+async def test_of_many_beyond_the_bound_some_are_told_and_all_are_let_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("realtime_server.net.acceptor._MOST_TURNED_AWAY", 2)
+    first = Arrival(max_connections=1)
+    others = [Arrival(first.door) for _ in range(3)]
+    assert [other.transport.aborted for other in others] == [False, False, True]
+    first.door.close()
+    assert all(other.transport.aborted for other in others)
