@@ -110,7 +110,7 @@ class Bench:
             raise RuntimeError("the writer failed")
 
 
-class Lane:
+class SlowViewerQueue:
     """Somebody who writes to sockets, and the client that reads them."""
 
     def __init__(self, name: str, pid: int, client: Client, clients: int, send: Any) -> None:
@@ -144,7 +144,7 @@ async def lanes(
     heartbeat: int = 0,
     data: str = DATA,
     **settings: str,
-) -> AsyncIterator[list[Lane]]:
+) -> AsyncIterator[list[SlowViewerQueue]]:
     async with contextlib.AsyncExitStack() as stack:
         found = []
         for name in names:
@@ -166,11 +166,11 @@ async def lanes(
                     bench.connection.execute(statement, (rows,), prepare=True)
 
             await stack.enter_async_context(client)
-            found.append(Lane(name, pid, client, clients, send))
+            found.append(SlowViewerQueue(name, pid, client, clients, send))
         yield found
 
 
-def ratios(found: list[Lane]) -> Iterator[Row]:
+def ratios(found: list[SlowViewerQueue]) -> Iterator[Row]:
     """Compare each with all others, round by round."""
     for lane in found:
         row: Row = {
@@ -270,7 +270,7 @@ async def latency(bench: Bench) -> list[Row]:
 
 
 async def timed(
-    bench: Bench, lane: Lane, table: str, rate: int, *, seconds: int, rows: int = 1
+    bench: Bench, lane: SlowViewerQueue, table: str, rate: int, *, seconds: int, rows: int = 1
 ) -> Row:
     cpu = cpu_time(lane.pid)
     await lane.client.expect(rate * seconds * rows)
@@ -309,7 +309,7 @@ async def topics(bench: Bench) -> list[Row]:
                 bench.connection.execute(statement, (rows * clients,), prepare=True)
 
             # One row for each client is one frame for each.
-            lane = Lane(OURS, server.process.pid, client, clients, send)
+            lane = SlowViewerQueue(OURS, server.process.pid, client, clients, send)
             for _ in range(ROUNDS):
                 await lane.run(4, 1)
     return [
@@ -368,7 +368,7 @@ async def fairness(bench: Bench) -> list[Row]:
             topic = f"realtime:public:{TABLES[OURS]}"
             options = {"stalled": stalled, "heartbeat": HEARTBEAT}
             async with await bench.client(server.port, clients, topic, **options) as client:
-                lane = Lane(OURS, server.process.pid, client, clients, None)
+                lane = SlowViewerQueue(OURS, server.process.pid, client, clients, None)
                 before = server.peak_memory()
                 row = await timed(bench, lane, TABLES[OURS], 20, seconds=6, rows=10)
                 dropped = sum("too slow" in line for line in server.log)

@@ -17,7 +17,7 @@ from .config import ReplicationMode, ServerConfig
 from .database.attachment import Attachment
 from .database.source import make_source
 from .database.stream_mode import StreamMode
-from .fanout.gate import TopicGate
+from .fanout.gate import TopicRules
 from .fanout.hub import Hub
 from .metrics import CONTENT_TYPE, Metrics
 from .net.aio import wait_at_most
@@ -63,7 +63,7 @@ class RealtimeServer:
         self._source = source = make_source(config)
         rules = config.configuration_file.realtime
         self._hub = Hub(
-            TopicGate((rule.relation, rule.events) for rule in rules),
+            TopicRules((rule.relation, rule.events) for rule in rules),
             enums=source.enum_orders,
             max_record_bytes=config.max_record_bytes,
             names_columns=config.replication_mode is not ReplicationMode.RLS,

@@ -14,8 +14,8 @@ from realtime_core import Event, Insert
 from realtime_server import cli, server
 from realtime_server.fanout.hub import Hub
 from realtime_server.rls import mode
-from realtime_server.rls.candidates import Decided
 from realtime_server.rls.delivery import Delivery
+from realtime_server.rls.pending_changes import Decided
 
 __all__ = ["RecordingDelivery", "RecordingHub", "read_record"]
 

@@ -10,7 +10,7 @@ from realtime_core import GapReason, SourceStats
 from realtime_server.fanout.hub import HubStats
 from realtime_server.metrics import Metrics
 from realtime_server.net.backlog import Backlog
-from realtime_server.rls.losses import LossReason
+from realtime_server.rls.channel_gaps import ChannelGapReason
 from tests.error_reasons import close_codes, documented_codes, documented_reasons, reasons
 from tests.log_events import LogEvent, documented_events, events
 from tests.reference_pages import PARTS, ROOT, rewritten
@@ -44,7 +44,7 @@ PROTOCOL = "docs/reference/protocol.md"
 def test_every_reason_of_a_gap_is_documented() -> None:
     text = (ROOT / PROTOCOL).read_text(encoding="utf-8")
     # The server keeps no checkpoint of its own.
-    reasons = {reason.value for reason in (*GapReason, *LossReason)}
+    reasons = {reason.value for reason in (*GapReason, *ChannelGapReason)}
     reasons.remove(GapReason.START_BEHIND_SLOT.value)
     assert {reason for reason in reasons if f"| `{reason}` |" not in text} == set()
 

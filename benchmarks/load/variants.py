@@ -27,7 +27,7 @@ from realtime_server.fanout.dispatch import Dispatch, Members
 from realtime_server.fanout.hub import Hub, Messages
 from realtime_server.net import listener
 from realtime_server.net.outbox import SocketOutbox
-from realtime_server.net.websocket import GuardedConnection
+from realtime_server.net.websocket import BoundedConnection
 
 
 def _connections(members: Members) -> list[ServerConnection]:
@@ -66,7 +66,7 @@ def _say_so(path: str) -> None:
 def _as_the_library_has_it() -> None:
     """Take back what only the server's own way of writing needs of a connection."""
     for method in ("send_data", "pause_writing", "resume_writing"):
-        delattr(GuardedConnection, method)
+        delattr(BoundedConnection, method)
     default = enable_server_permessage_deflate(None)
     listener.deflate_factory = lambda: default[0]  # type: ignore[assignment,return-value]
 

@@ -31,7 +31,7 @@ from ._slots import check_slot, gap_reason, said_when_slow, slot_lost
 from .catalog import ServerFacts, SlotStatus
 from .options import StreamSettings
 
-__all__ = ["Attachment", "Former", "OutputPlugin", "PayloadDecoder", "Untold", "attach"]
+__all__ = ["Attachment", "ResumePoint", "OutputPlugin", "PayloadDecoder", "Untold", "attach"]
 
 logger = logging.getLogger("realtime.source")
 
@@ -111,7 +111,7 @@ class OutputPlugin(Protocol):
 
 
 @attrs.frozen
-class Former:
+class ResumePoint:
     """Where a source stood when its last connection broke."""
 
     stream: StreamIdentity
@@ -144,7 +144,7 @@ async def attach(
     settings: StreamSettings,
     plugin: OutputPlugin,
     name: str,
-    former: Former | None,
+    former: ResumePoint | None,
     untold: Untold,
     connected: Callable[[ReplicationConnection], None],
 ) -> Attachment:
@@ -182,7 +182,7 @@ class _Attaching:
     settings: StreamSettings
     plugin: OutputPlugin
     name: str
-    former: Former | None
+    former: ResumePoint | None
     untold: Untold
     connection: ReplicationConnection
 

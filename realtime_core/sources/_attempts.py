@@ -15,7 +15,7 @@ from random import Random
 from typing import Final
 
 from ..errors import SlotInUseError, SlotLostError, SourceError
-from ._attach import Attachment, Former, OutputPlugin, Untold, attach
+from ._attach import Attachment, OutputPlugin, ResumePoint, Untold, attach
 from ._backoff import Backoff
 from ._connection import ReplicationConnection
 from ._slots import slot_dropped
@@ -45,7 +45,7 @@ class Attempts:
         settings: StreamSettings,
         plugin: OutputPlugin,
         random: Random,
-        former: Callable[[], Former | None],
+        former: Callable[[], ResumePoint | None],
         attached: Callable[[Attachment, str], None],
     ) -> None:
         self.untold = Untold()

@@ -42,7 +42,7 @@ from ..replication.protocol import (
     parse_copy_data,
 )
 from ..replication.sequence import NOWHERE, Sequence
-from ._attach import Attachment, Former, OutputPlugin, PayloadDecoder
+from ._attach import Attachment, OutputPlugin, PayloadDecoder, ResumePoint
 from ._attempts import Attempts
 from ._connection import ReplicationConnection
 from ._feedback import Feedback
@@ -364,11 +364,11 @@ class StreamSource(EventQueue[E]):
 
     # Attaching
 
-    def _former(self) -> Former | None:
+    def _former(self) -> ResumePoint | None:
         if self._stream is None:
             return None
         sequence = self._sequence
-        return Former(self._stream, sequence.last, sequence.progress.flushed, self._skips)
+        return ResumePoint(self._stream, sequence.last, sequence.progress.flushed, self._skips)
 
     def _attached(self, attachment: Attachment, slot: str) -> None:
         self._begin_stream(attachment)

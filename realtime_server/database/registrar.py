@@ -24,7 +24,14 @@ from ..fanout.topics import Topic
 from ..fanout.turns import Turns
 from ..phoenix.joins import Binding
 from .lookup import RETRY, Answer, Lookup
-from .wishes import Wish, check_columns, check_table, check_wish, possible, wishes_of
+from .subscription_specs import (
+    SubscriptionSpec,
+    check_columns,
+    check_spec,
+    check_table,
+    possible,
+    specs_of,
+)
 
 __all__ = ["CatalogRegistrar"]
 
@@ -36,7 +43,7 @@ class _Listener:
     viewer: None = None
     """Everybody sees everything."""
     notes: tuple[str, ...] = ()
-    wishes: Sequence[tuple[Wish, ...]] = ()
+    wishes: Sequence[tuple[SubscriptionSpec, ...]] = ()
     """What it asks for, until that was held against the tables."""
     amiss: RefusedError | None = None
     """Why nothing comes of it as the tables are."""
@@ -75,10 +82,10 @@ class CatalogRegistrar:
     async def register(
         self, topic: Topic, bindings: tuple[Binding, ...] | None, grant: Grant
     ) -> Registered:
-        wishes = wishes_of(topic, bindings)
+        wishes = specs_of(topic, bindings)
         # This much is known though the database cannot be asked.
         for ways in wishes:
-            possible(ways, check_wish)
+            possible(ways, check_spec)
         listener = _Listener()
         try:
             if not await self._judge(wishes):
@@ -135,7 +142,7 @@ class CatalogRegistrar:
                 self._woken.set()
                 await asyncio.sleep(RETRY)
 
-    async def _judge(self, wishes: Sequence[tuple[Wish, ...]]) -> bool:
+    async def _judge(self, wishes: Sequence[tuple[SubscriptionSpec, ...]]) -> bool:
         """Hold wishes against the tables; return whether that could be done.
 
         Raises:
@@ -170,8 +177,8 @@ class CatalogRegistrar:
         raise problem
 
 
-def _check(answer: Answer, wish: Wish) -> None:
-    check_wish(wish)
+def _check(answer: Answer, wish: SubscriptionSpec) -> None:
+    check_spec(wish)
     if wish.schema is None or wish.table is None:
         return
     table = check_table(wish, answer.tables[wish.schema, wish.table])

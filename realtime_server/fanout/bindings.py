@@ -15,7 +15,7 @@ from realtime_core.errors import FilterError
 from realtime_core.filters import Asked, EnumOrders, FilterIndex, Match
 
 from ..phoenix.joins import ANY, TRUNCATE, Binding
-from .gate import Opening, TopicGate
+from .gate import Opening, TopicRules
 from .payloads.v1 import RowPayload
 
 __all__ = ["BindingIndex", "Form", "Found"]
@@ -41,7 +41,7 @@ class BindingIndex(Generic[G]):
 
     def __init__(
         self,
-        gate: TopicGate,
+        gate: TopicRules,
         on_error: Callable[[G, Binding, FilterError], None],
         *,
         enums: EnumOrders | None = None,
@@ -121,16 +121,16 @@ class BindingIndex(Generic[G]):
         found = self._without_filter(event, opening)
         if not filtered:
             for owner, binding in self.with_filter(relation.schema, relation.table):
-                if binding.wants(event) and opening.lets_filter_by(binding.columns):
+                if binding.wants(event) and opening.allows_filter_on(binding.columns):
                     _tell(found, owner, binding, event)
             return found
         # A TRUNCATE passes no filter.
         for owner, binding in self._filtered.match(payload.change):
-            if binding.wants(event) and opening.lets_filter_by(binding.columns):
+            if binding.wants(event) and opening.allows_filter_on(binding.columns):
                 _tell(found, owner, binding, event)
         for (owner, binding), match in self._leaving.transitions(payload.change):
             told = "DELETE" if match is Match.LEAVES else event
-            if binding.wants(told) and opening.lets_filter_by(binding.columns):
+            if binding.wants(told) and opening.allows_filter_on(binding.columns):
                 _tell(found, owner, binding, told)
         return found
 
@@ -148,12 +148,12 @@ class BindingIndex(Generic[G]):
         found = self._without_filter(event, opening)
         for owner, binding in passing:
             yield
-            if binding.wants(event) and opening.lets_filter_by(binding.columns):
+            if binding.wants(event) and opening.allows_filter_on(binding.columns):
                 _tell(found, owner, binding, event)
         for (owner, binding), match in moves:
             yield
             told = "DELETE" if match is Match.LEAVES else event
-            if binding.wants(told) and opening.lets_filter_by(binding.columns):
+            if binding.wants(told) and opening.allows_filter_on(binding.columns):
                 _tell(found, owner, binding, told)
         return found
 

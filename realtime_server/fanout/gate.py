@@ -1,4 +1,4 @@
-"""TopicGate: which topics, and which bindings, a relation's changes may go to at all.
+"""TopicRules: which topics, and which bindings, a relation's changes may go to at all.
 
 CONFIGURATION_FILE's list ``realtime`` says it. A rule opens topics of one kind: those of
 schemas, of tables, or of filters on a column. Without a file everything is open, but for the
@@ -15,7 +15,7 @@ import attrs
 
 from ..phoenix.messages import CHANNEL_PREFIX
 
-__all__ = ["OWN_SCHEMA", "Opening", "TopicGate"]
+__all__ = ["OWN_SCHEMA", "Opening", "TopicRules"]
 
 OWN_SCHEMA: Final = "realtime"
 """The server's own: it says who listens to what, with the claims of their tokens. A publication
@@ -38,7 +38,7 @@ class Opening:
     columns: frozenset[str] | None
     tables: tuple[tuple[str, str], ...] = attrs.field(default=(), eq=False)
 
-    def lets_filter_by(self, columns: frozenset[str]) -> bool:
+    def allows_filter_on(self, columns: frozenset[str]) -> bool:
         """Say whether a filter may look at these columns."""
         return self.columns is None or columns <= self.columns
 
@@ -46,7 +46,7 @@ class Opening:
 _CLOSED: Final = Opening((), frozenset())
 
 
-class TopicGate:
+class TopicRules:
     """Opens topics by rules.
 
     Args:

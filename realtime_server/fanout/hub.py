@@ -36,7 +36,7 @@ from ..phoenix.messages import CHANNEL_PREFIX, subscription_failed
 from ..phoenix.serializers import Serializer
 from .bindings import BindingIndex
 from .dispatch import Dispatch, Flow, Members
-from .gate import TopicGate
+from .gate import TopicRules
 from .groups import (
     AnyDelivery,
     AnyGroup,
@@ -98,7 +98,7 @@ class Hub:
 
     def __init__(
         self,
-        gate: TopicGate | None = None,
+        gate: TopicRules | None = None,
         *,
         enums: EnumOrders | None = None,
         max_record_bytes: int = sys.maxsize,
@@ -110,7 +110,7 @@ class Hub:
         self._names_columns = names_columns
         self.record_limit = RecordLimit(max_record_bytes)
         """How large a change may be that is told whole."""
-        self._gate = gate or TopicGate()
+        self._gate = gate or TopicRules()
         self._enums: EnumOrders = {} if enums is None else enums
         self._groups: dict[str, dict[tuple[Serializer, Hashable], Group]] = {}
         # The topics that have filters.
@@ -435,7 +435,7 @@ class Hub:
         relation = payload.plan.relation
         opening = self._gate.opening(relation.schema, relation.table, payload.event)
         matches = [topic for topic in opening.topics if topic in self._groups]
-        matches += [topic.name for topic in passing if opening.lets_filter_by(topic.columns)]
+        matches += [topic.name for topic in passing if opening.allows_filter_on(topic.columns)]
         return matches
 
     def has_filters(self, schema: str, table: str) -> bool:

@@ -1,4 +1,4 @@
-"""Door: who comes in, and what they ask for.
+"""Acceptor: who comes in, and what they ask for.
 
 websockets serves no request bodies and h11 no WebSockets, so each new connection begins
 with a protocol that only waits for the request's head. An upgrade goes to websockets,
@@ -21,7 +21,7 @@ from ..metrics import Metrics
 from .http import HttpProtocol, Response, Site
 from .local_pages import is_loopback, why_refused
 
-__all__ = ["Door", "Head"]
+__all__ = ["Acceptor", "Head"]
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _MOST_TURNED_AWAY: Final = 100
@@ -33,7 +33,7 @@ logger = logging.getLogger("realtime.listener")
 MakeWebSocket = Callable[[], asyncio.Protocol]
 
 
-class Door:
+class Acceptor:
     """Lets connections in, and knows those that are not WebSockets (yet), to cut them off.
 
     Args:
@@ -98,7 +98,7 @@ class Door:
         self.metrics.outbox.slow_clients += 1
 
     def got_no_request(self, transport: asyncio.BaseTransport) -> None:
-        """What came through the door is no request."""
+        """What a new connection has sent is no request."""
         self.count_refused("malformed", transport)
 
     def count_refused(
@@ -164,12 +164,12 @@ class Head(asyncio.Protocol):
 
     Args:
         make_websocket: makes the protocol that an upgrade goes to.
-        door: through which the connection comes.
+        acceptor: of the connection.
     """
 
-    def __init__(self, make_websocket: MakeWebSocket, door: Door) -> None:
+    def __init__(self, make_websocket: MakeWebSocket, acceptor: Acceptor) -> None:
         self._make_websocket = make_websocket
-        self._door = door
+        self._acceptor = acceptor
         self._received = bytearray()
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle | None = None
@@ -177,9 +177,9 @@ class Head(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         _write_at_once(transport)
-        if self._door.enter(self._transport):
+        if self._acceptor.enter(self._transport):
             loop = asyncio.get_running_loop()
-            timeout = self._door.config.handshake_timeout / 1000
+            timeout = self._acceptor.config.handshake_timeout / 1000
             self._deadline = loop.call_later(timeout, self._give_up)
 
     def data_received(self, data: bytes) -> None:
@@ -187,7 +187,7 @@ class Head(asyncio.Protocol):
         start = max(len(self._received) - len(_END_OF_HEAD), 0)
         self._received += data
         end = self._received.find(_END_OF_HEAD, start)
-        config = self._door.config
+        config = self._acceptor.config
         if end < 0 and len(self._received) <= config.max_header_bytes:
             return
         self._stop_waiting()
@@ -207,10 +207,10 @@ class Head(asyncio.Protocol):
                 f"The query is longer than {config.max_query_bytes} bytes (MAX_QUERY_BYTES).\n",
             )
             return
-        problem = self._door.why_refused(head, self._transport)
+        problem = self._acceptor.why_refused(head, self._transport)
         if problem is not None:
-            self._door.count_refused("origin", self._transport)
-            self._door.serve(
+            self._acceptor.count_refused("origin", self._transport)
+            self._acceptor.serve(
                 self._transport, Response(HTTPStatus.FORBIDDEN, body=f"{problem}\n".encode())
             )
             return
@@ -218,21 +218,21 @@ class Head(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
-        self._door.leave(self._transport)
+        self._acceptor.leave(self._transport)
 
     def _become(self, websocket: bool) -> None:
         transport = self._transport
         if websocket:
-            self._door.upgrade(transport)
+            self._acceptor.upgrade(transport)
             protocol = self._make_websocket()
             transport.set_protocol(protocol)
             protocol.connection_made(transport)
         else:
-            protocol = self._door.serve(transport)
+            protocol = self._acceptor.serve(transport)
         protocol.data_received(bytes(self._received))
 
     def _give_up(self) -> None:
-        timeout = self._door.config.handshake_timeout
+        timeout = self._acceptor.config.handshake_timeout
         self._refuse(
             "handshake",
             HTTPStatus.REQUEST_TIMEOUT,
@@ -242,8 +242,8 @@ class Head(asyncio.Protocol):
         self._transport.close()
 
     def _refuse(self, limit: str, status: HTTPStatus, body: str) -> None:
-        self._door.meet_limit(limit, self._transport)
-        self._door.serve(self._transport, Response(status, body=body.encode()))
+        self._acceptor.meet_limit(limit, self._transport)
+        self._acceptor.serve(self._transport, Response(status, body=body.encode()))
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:

@@ -1,7 +1,7 @@
 """Listener: one port for WebSockets and plain HTTP.
 
-Each new connection comes through the :mod:`door <realtime_server.net.acceptor>`; what asks for a
-WebSocket is handed over to websockets' connection as if it had been there from the start.
+Each new connection comes through the :mod:`acceptor <realtime_server.net.acceptor>`; what asks
+for a WebSocket is handed over to websockets' connection as if it had been there from the start.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ..config import IpVersion, ServerConfig
 from ..errors import RefusedError
 from ..metrics import Metrics
 from ..phoenix.serializers import SERIALIZERS, Serializer
-from .acceptor import Door, Head
+from .acceptor import Acceptor, Head
 from .aio import wait_at_most
 from .connection import CLOSE_TIMEOUT, close_within
 from .http import Site
-from .websocket import GuardedConnection
+from .websocket import BoundedConnection
 
 __all__ = ["Handler", "Listener", "bind", "deflate_factory"]
 
@@ -124,7 +124,7 @@ class Listener:
         self._metrics = metrics
         self._server: Server | None = None
         self._handling: set[asyncio.Task[None]] = set()
-        self._door = Door(site, config, metrics)
+        self._acceptor = Acceptor(site, config, metrics)
 
     async def start(self) -> None:
         """Begin to accept."""
@@ -149,7 +149,7 @@ class Listener:
 
     def stop_accepting(self) -> None:
         """Take no more connections, and cut off those that are no WebSockets (yet)."""
-        self._door.close()
+        self._acceptor.close()
         if self._server is not None:
             # Its own way of closing waits for clients that do not read.
             self._server.close(close_connections=False)
@@ -176,21 +176,21 @@ class Listener:
     def cut_off(self) -> None:
         """End every WebSocket and its handler at once."""
         # The library knows those no more to which a close frame is on its way.
-        self._door.cut_off()
+        self._acceptor.cut_off()
         for task in self._handling:
             task.cancel()
 
     def _make_protocol(self, *args: Any, **kwargs: Any) -> asyncio.Protocol:
         def make_websocket() -> ServerConnection:
-            return GuardedConnection(
+            return BoundedConnection(
                 *args,
                 frames_per_second=self._config.max_messages_per_second,
                 max_unread_bytes=self._config.outbox_max_bytes,
-                keeper=self._door,
+                observer=self._acceptor,
                 **kwargs,
             )
 
-        return Head(make_websocket, self._door)
+        return Head(make_websocket, self._acceptor)
 
     async def _process_request(
         self, connection: ServerConnection, request: Request
@@ -199,10 +199,10 @@ class Listener:
             result, response = await self._decide(_connect_request(request))
         except RefusedError as exc:
             # The client is not told: whoever tries keys would learn from it.
-            self._door.count_refused(exc.result, connection.transport, exc.reason)
+            self._acceptor.count_refused(exc.result, connection.transport, exc.reason)
             return _refusal(HTTPStatus.FORBIDDEN)
         if response is not None:
-            self._door.count_refused(result, connection.transport)
+            self._acceptor.count_refused(result, connection.transport)
         return response
 
     def _process_response(
@@ -212,7 +212,7 @@ class Listener:
             self._metrics.handshakes.labels("ok").inc()
         elif isinstance(connection.protocol.handshake_exc, InvalidHandshake):
             # The library has refused it, and its answer says why.
-            self._door.count_refused("malformed", connection.transport)
+            self._acceptor.count_refused("malformed", connection.transport)
 
     async def _decide(self, asked: ConnectRequest) -> tuple[str, HandshakeResponse | None]:
         """Return what becomes of a handshake: its name, and the refusal if it is one.

@@ -8,7 +8,7 @@ under way, into which no other may be put, messages go through ``send()``.
 
 Of thousands of clients nearly all have taken what was written before. To ask each connection
 whether that is so takes longer than the write, as nothing of it is in the processor's cache
-any more. So a :class:`~realtime_server.net.websocket.GuardedConnection` says when something
+any more. So a :class:`~realtime_server.net.websocket.BoundedConnection` says when something
 about it changes, and what follows from it is kept in one attribute; of others it is asked each
 time.
 
@@ -33,7 +33,7 @@ from websockets.protocol import OPEN
 
 from .backlog import Backlog
 from .frames import DEFLATE_WINDOW_BITS, Frames
-from .websocket import GuardedConnection
+from .websocket import BoundedConnection
 
 __all__ = ["OutboxCounters", "SocketOutbox"]
 
@@ -126,7 +126,7 @@ class SocketOutbox:
         self._is_clear = False
         self._is_closed = False
         self._is_told = (
-            isinstance(websocket, GuardedConnection) and websocket.tells and self._fd >= 0
+            isinstance(websocket, BoundedConnection) and websocket.tells and self._fd >= 0
         )
         # What the backlog was told of this outbox.
         self._noted = 0
@@ -138,7 +138,7 @@ class SocketOutbox:
         self._queue: deque[bytes] | None = None
         self._queued_bytes = 0
         self._sending: asyncio.Task[None] | None = None
-        if isinstance(websocket, GuardedConnection):
+        if isinstance(websocket, BoundedConnection):
             websocket.outbox = self
         self.update()
 

@@ -72,7 +72,7 @@ class Refusals:
             "payload",
             f"PayloadTooLarge: the payload is larger than {max_bytes} bytes (MAX_PAYLOAD_BYTES)",
         )
-        return self._of_message(message, exc, is_news=self._is_news(exc))
+        return self._of_message(message, exc, should_log=self._is_news(exc))
 
     def of_event(self, message: Message) -> str:
         """Take a message of an event that is not served; return what the client is told."""
@@ -80,10 +80,10 @@ class Refusals:
         exc = UnsupportedError(
             f"UnsupportedEvent: this server has no {message.event}; it sends postgres_changes"
         )
-        return self._of_message(message, exc, is_news=self._is_first(message.event))
+        return self._of_message(message, exc, should_log=self._is_first(message.event))
 
-    def _of_message(self, message: Message, exc: RefusedError, *, is_news: bool) -> str:
-        if is_news and self._has_room():
+    def _of_message(self, message: Message, exc: RefusedError, *, should_log: bool) -> str:
+        if should_log and self._has_room():
             extra = named(self._peer, "message_refused", topic=message.topic, reason=exc.logged)
             logger.info("message by %s refused: %.1000s", self._peer, exc.logged, extra=extra)
         return exc.reason

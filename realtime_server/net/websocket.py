@@ -1,4 +1,4 @@
-"""GuardedConnection: websockets' connection, bounded in what it takes and what it answers.
+"""BoundedConnection: websockets' connection, bounded in what it takes and what it answers.
 
 websockets stops reading while messages wait to be received, but control frames do not
 wait: it parses as many as come, and writes a pong for each ping whether the client reads
@@ -23,7 +23,7 @@ from websockets.protocol import Event, State
 
 from .rate import Rate
 
-__all__ = ["GuardedConnection"]
+__all__ = ["BoundedConnection"]
 
 _SLICE: Final = 2048
 """Bytes parsed at once: at most some hundred frames."""
@@ -41,7 +41,7 @@ most 128 headers, and no line of more than 8192 bytes.
 _TELLING: Final = ("send_data", "pause_writing", "resume_writing", "connection_lost")
 
 
-class Told(Protocol):
+class WriteObserver(Protocol):
     """One who is told of changes."""
 
     def update(self) -> None:
@@ -49,7 +49,7 @@ class Told(Protocol):
         ...
 
 
-class Keeper(Protocol):
+class LimitObserver(Protocol):
     """One who knows all connections."""
 
     def flooded(self) -> None:
@@ -69,7 +69,7 @@ class Keeper(Protocol):
         ...
 
 
-class GuardedConnection(ServerConnection):
+class BoundedConnection(ServerConnection):
     """A connection that ends when its client sends or leaves unread too much.
 
     Args:
@@ -77,7 +77,7 @@ class GuardedConnection(ServerConnection):
         frames_per_second: that the client may send; a control frame counts as ten, and each 8 KiB
             of a frame as one more, each KiB where it may have come compressed.
         max_unread_bytes: what may wait for the client.
-        keeper: told what happens.
+        observer: told what happens.
         options: of websockets' connection.
     """
 
@@ -86,8 +86,8 @@ class GuardedConnection(ServerConnection):
         "_cost",
         "_frames_per_second",
         "_is_malformed",
-        "_keeper",
         "_max_unread",
+        "_observer",
         "_rate",
         "outbox",
     )
@@ -100,17 +100,17 @@ class GuardedConnection(ServerConnection):
         *arguments: Any,
         frames_per_second: int,
         max_unread_bytes: int,
-        keeper: Keeper,
+        observer: LimitObserver,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options | {"write_limit": 0})
         self._rate = Rate(frames_per_second, self.loop.time())
         self._frames_per_second = frames_per_second
         self._max_unread = max_unread_bytes
-        self._keeper = keeper
+        self._observer = observer
         self._cost = 0
         self._is_malformed = False
-        self.outbox: Told | None = None
+        self.outbox: WriteObserver | None = None
         """Told when frames may be written past the connection no more, or again."""
 
     def process_event(self, event: Event) -> None:
@@ -141,7 +141,7 @@ class GuardedConnection(ServerConnection):
         wrong = self.protocol.handshake_exc
         if wrong is not None and self.request is None and not self._is_malformed:
             self._is_malformed = True
-            self._keeper.got_no_request(self.transport)
+            self._observer.got_no_request(self.transport)
             # A newer library answers what is too long by itself.
             if isinstance(wrong, InvalidMessage):
                 answer = self.protocol.reject(HTTPStatus.BAD_REQUEST, _MALFORMED)
@@ -153,7 +153,7 @@ class GuardedConnection(ServerConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._tell()
-        self._keeper.leave(self.transport)
+        self._observer.leave(self.transport)
 
     # It writes nothing into a buffer of its own, so it is paused as long as the transport's is
     # not empty (see asyncio's "Flow Control Callbacks"): that is what ``write_limit=0`` is for.
@@ -172,7 +172,7 @@ class GuardedConnection(ServerConnection):
 
     def _check(self) -> None:
         if not self._rate.take(self.loop.time(), self._cost):
-            self._keeper.flooded()
+            self._observer.flooded()
             self.protocol.fail(
                 _POLICY_VIOLATION,
                 f"more than {self._frames_per_second} messages a second (MAX_MESSAGES_PER_SECOND)",
@@ -180,5 +180,5 @@ class GuardedConnection(ServerConnection):
             # Sends the close frame; what the client sends from now on is thrown away.
             super().data_received(b"")
         elif self.transport.get_write_buffer_size() > self._max_unread:
-            self._keeper.left_unread()
+            self._observer.left_unread()
             self.transport.abort()

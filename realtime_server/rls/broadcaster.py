@@ -16,9 +16,9 @@ from realtime_core import Gap
 from ..database.connections import brief
 from ..fanout.dispatch import give_way
 from ..metrics import Metrics
-from .candidates import Candidate, Decided
 from .delivery import Delivery
 from .matcher import Matcher
+from .pending_changes import Decided, PendingChange
 from .reader import Batch, Reader
 
 __all__ = ["Broadcaster", "Check", "Telling"]
@@ -29,7 +29,7 @@ _RETRY: Final = 0.5
 """Seconds until the database is asked again."""
 
 
-Check: TypeAlias = Callable[[Sequence[Candidate]], Awaitable[Decided]]
+Check: TypeAlias = Callable[[Sequence[PendingChange]], Awaitable[Decided]]
 """Says what is shown of each change, in order; a psycopg.Error says that nothing was decided."""
 Telling: TypeAlias = Callable[[Gap], Iterator[float]]
 """Tells everybody of a gap, behind what came before it; each step says for how many seconds others

@@ -17,15 +17,15 @@ from realtime_core import Delete, Relation
 
 from ..config import OutputPlugin
 from ..database.tables import Table, TableName, look_at_tables, roles_that_may_read
-from .candidates import Candidate, Lost, Shown
 from .counters import Counters
 from .lookup.casts import Casts
 from .lookup.former import Condition, read_conditions
 from .lookup.settling import until_settled
 from .lookup.visibility import Visibility
-from .pages import Lookup, Page
 from .payloads import event_of
+from .pending_changes import Lost, PendingChange, Shown
 from .samples import Sampled, Samples
+from .table_check import Lookup, TableCheck
 from .viewers import Viewer
 
 __all__ = ["Checker", "Verdict"]
@@ -83,7 +83,9 @@ class Checker:
         # By table, the functions of which it was said that they are declared IMMUTABLE.
         self._immutable: dict[TableName, tuple[str, ...]] = {}
 
-    async def check(self, candidates: Sequence[Candidate], lookup: Lookup | None = None) -> Verdict:
+    async def check(
+        self, candidates: Sequence[PendingChange], lookup: Lookup | None = None
+    ) -> Verdict:
         """Decide.
 
         Args:
@@ -123,7 +125,9 @@ class Checker:
             conditions: Mapping[str, Condition] | None = None
             if self._asks_for_deleted and table.has_rls:
                 conditions = await self._conditions(candidates, places, table)
-            page = Page(table, relation, candidates, places, self._strict, sampled, conditions)
+            page = TableCheck(
+                table, relation, candidates, places, self._strict, sampled, conditions
+            )
             if lookup is None:
                 # Whoever has taken too long for one table is asked apart for all of them.
                 await page.ask(self._visibility.check, self._counters, timeouts)
@@ -144,7 +148,7 @@ class Checker:
     async def _lose(
         self,
         relation: Relation,
-        candidates: Sequence[Candidate],
+        candidates: Sequence[PendingChange],
         places: Sequence[int],
         shown: Sequence[Shown],
     ) -> None:
@@ -162,7 +166,7 @@ class Checker:
             shown[place].update(dict.fromkeys(theirs, Lost.TABLE_REPLACED))
 
     async def _conditions(
-        self, candidates: Sequence[Candidate], places: Sequence[int], table: Table
+        self, candidates: Sequence[PendingChange], places: Sequence[int], table: Table
     ) -> Mapping[str, Condition] | None:
         """Return by role what must be true of rows that were deleted; None: they are not asked."""
         roles = {
@@ -229,7 +233,9 @@ class Checker:
             self._immutable[name] = functions
 
 
-def _published(candidates: Sequence[Candidate], places: Sequence[int], table: Table) -> list[int]:
+def _published(
+    candidates: Sequence[PendingChange], places: Sequence[int], table: Table
+) -> list[int]:
     """Return the places of the changes that are published."""
     actions = table.published_actions
     if actions is None or table.has_row_filter:

@@ -15,10 +15,10 @@ from realtime_core import Gap
 from ..fanout.dispatch import Members
 from ..fanout.groups import AnyGroup
 from ..fanout.hub import Hub
-from .candidates import Candidate, Decided, Lost, Shown
+from .channel_gaps import ChannelGap, ChannelGapReason
 from .counters import Counters
-from .losses import Loss, LossReason
 from .payloads import ErrorView
+from .pending_changes import Decided, Lost, PendingChange, Shown
 from .receivers import Receivers
 from .viewers import Viewer
 
@@ -30,12 +30,13 @@ Channels: TypeAlias = list[tuple[AnyGroup, Members]]
 """Some channels, as they were at a time."""
 
 _CAUSES: Final = {
-    LossReason.TOO_SLOW: "too many waited for its row level security; make its policies faster",
-    LossReason.TOKEN_REPLACED: "their token was replaced while they waited for its row level "
+    ChannelGapReason.TOO_SLOW: "too many waited for its row level security; make its policies "
+    "faster",
+    ChannelGapReason.TOKEN_REPLACED: "their token was replaced while they waited for its row level "
     "security; if that happens often, make its policies faster",
-    LossReason.FAILED: "they cannot be looked at",
-    LossReason.TABLE_REPLACED: "their table was renamed, replaced or dropped before they could be "
-    "looked at",
+    ChannelGapReason.FAILED: "they cannot be looked at",
+    ChannelGapReason.TABLE_REPLACED: "their table was renamed, replaced or dropped before they "
+    "could be looked at",
 }
 
 
@@ -86,9 +87,9 @@ class Delivery:
         self._tell_lost(decided)
         # Whatever was answered: of what took too long, nothing is known.
         theirs = [candidate for candidate, _ in decided]
-        self.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs, is_of_moved=True))
+        self.tell(ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs, is_of_moved=True))
 
-    def tell(self, loss: Loss) -> None:
+    def tell(self, loss: ChannelGap) -> None:
         """Tell channels of what they do not get, as of a gap."""
         if not loss.channels:
             return
@@ -105,17 +106,17 @@ class Delivery:
 
     def _tell_lost(self, decided: Decided) -> None:
         """Tell channels of a gap that would have got what could not be looked at."""
-        lost: dict[Viewer, list[Candidate]] = {}
+        lost: dict[Viewer, list[PendingChange]] = {}
         for candidate, shown in decided:
             for viewer, view in shown.items():
                 if isinstance(view, Lost):
                     lost.setdefault(viewer, []).append(candidate)
         for viewer, theirs in lost.items():
-            self.tell(Loss.of(viewer, LossReason.TABLE_REPLACED, theirs))
+            self.tell(ChannelGap.of(viewer, ChannelGapReason.TABLE_REPLACED, theirs))
 
     def _tell_moved(self, decided: Decided) -> None:
         """Tell channels of a gap that became another's before they got what was decided."""
-        moved: dict[Viewer, list[Candidate]] = {}
+        moved: dict[Viewer, list[PendingChange]] = {}
         for candidate, shown in decided:
             receivers = Receivers(self._hub, candidate)
             for viewer, view in shown.items():
@@ -128,13 +129,15 @@ class Delivery:
                 if isinstance(view, ErrorView) or receivers.of(viewer, view):
                     moved.setdefault(viewer, []).append(candidate)
         for viewer, theirs in moved.items():
-            self.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs, is_of_moved=True))
+            self.tell(
+                ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs, is_of_moved=True)
+            )
 
     def _messages(self, decided: Decided) -> Iterator[tuple[Members, bytes]]:
         for candidate, shown in decided:
             yield from self._of_one(candidate, shown)
 
-    def _of_one(self, candidate: Candidate, shown: Shown) -> Iterator[tuple[Members, bytes]]:
+    def _of_one(self, candidate: PendingChange, shown: Shown) -> Iterator[tuple[Members, bytes]]:
         receivers = Receivers(self._hub, candidate)
         limit = self._hub.record_limit
         is_too_large = False

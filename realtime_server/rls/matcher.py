@@ -16,7 +16,7 @@ from ..fanout.dispatch import give_way
 from ..fanout.groups import AnyDelivery, Listening
 from ..fanout.hub import Hub
 from ..fanout.turns import Turn, in_turns
-from .candidates import Candidate, Matched
+from .pending_changes import Matched, PendingChange
 from .reader import Read
 from .viewers import Viewer
 
@@ -49,11 +49,11 @@ class Matcher:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
-    async def match(self, reads: Sequence[Read]) -> list[Candidate]:
+    async def match(self, reads: Sequence[Read]) -> list[PendingChange]:
         """Return a candidate for each change, in order. Others have their turn meanwhile."""
         for relation in dict.fromkeys(read.change.relation for read in reads):
             await give_way(self._hub.typing(relation))
-        candidates: list[Candidate] = []
+        candidates: list[PendingChange] = []
         audience = _Audience()
         turn = Turn()
         for read in reads:
@@ -69,7 +69,7 @@ class Matcher:
 
     def _candidate(
         self, read: Read, audience: _Audience, deliveries: list[AnyDelivery] | None
-    ) -> Candidate:
+    ) -> PendingChange:
         change = read.change
         schema, table = change.relation.schema, change.relation.table
         kind = (schema, table, type(change))
@@ -87,7 +87,7 @@ class Matcher:
             if not self._hub.has_filters(schema, table):
                 audience.known[kind] = found
         matched, viewers, others = found
-        return Candidate(change, read.size, viewers, others, filtering, matched, listening)
+        return PendingChange(change, read.size, viewers, others, filtering, matched, listening)
 
     def _filtering(self, change: RowChange) -> frozenset[Viewer]:
         """Return the viewers all of whose channels have filters on a change's table."""

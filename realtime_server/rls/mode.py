@@ -23,7 +23,7 @@ from ..database.addresses import resolve_dsn
 from ..database.connections import OWN_PATH, Connections, connect
 from ..database.publications import check_for_wal2json
 from ..database.source import ServerSource
-from ..database.wishes import wishes_of
+from ..database.subscription_specs import specs_of
 from ..errors import RefusedError
 from ..fanout.hub import Hub
 from ..fanout.registrar import Registered
@@ -201,7 +201,7 @@ class RlsMode:
                             excess.message,
                             " ".join(excess.sql),
                         )
-                await self._registry.know_enums()
+                await self._registry.refresh_enum_orders()
             except (SourceError, psycopg.Error) as exc:
                 logger.warning("%s; trying again in %.1f s", " ".join(str(exc).split()), delay)
                 await asyncio.sleep(delay)
@@ -232,7 +232,7 @@ class RlsMode:
             raise RefusedError(
                 "TRUNCATE cannot be told here: nobody can say who might have seen the rows"
             )
-        registration = await self._registry.register(wishes_of(topic, bindings), grant.claims)
+        registration = await self._registry.register(specs_of(topic, bindings), grant.claims)
         self._slow_viewers.add_channel(registration.viewer)
         return registration
 

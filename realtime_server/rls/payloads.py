@@ -149,7 +149,7 @@ class View:
             payload = self._payloads[select, is_short] = self._render(select, is_short)
         return payload
 
-    def lets_filter_by(self, columns: frozenset[str]) -> bool:
+    def allows_filter_on(self, columns: frozenset[str]) -> bool:
         """Say whether a filter may look at columns: else it would tell what is in them."""
         return not columns or columns.issubset(column.name for column in self._columns)
 

@@ -17,9 +17,9 @@ from ..fanout.bindings import Form
 from ..fanout.dispatch import Members
 from ..fanout.groups import AnyDelivery, AnyGroup, BoundDelivery, Subscription
 from ..fanout.hub import Hub
-from .candidates import Candidate, Matched
 from .matcher import by_viewer
 from .payloads import ErrorView, View
+from .pending_changes import Matched, PendingChange
 from .viewers import Viewer
 
 __all__ = ["Receivers"]
@@ -36,7 +36,7 @@ class Receivers:
         candidate: the change, and who was matched with it.
     """
 
-    def __init__(self, hub: Hub, candidate: Candidate) -> None:
+    def __init__(self, hub: Hub, candidate: PendingChange) -> None:
         self._hub = hub
         self._candidate = candidate
         # What is only computed if it is needed, and then once.
@@ -110,17 +110,17 @@ def _permitted(
         refused = {
             binding.id
             for binding in member.bindings or ()
-            if binding.filter is not None and not view.lets_filter_by(binding.columns)
+            if binding.filter is not None and not view.allows_filter_on(binding.columns)
         }
         if not refused:
             return delivery
         ids = [one for one in delivery.ids if one not in refused]
         return delivery._replace(ids=ids) if ids else None
     topic = member.topic
-    if view.lets_filter_by(topic.columns):
+    if view.allows_filter_on(topic.columns):
         return delivery
     # It may mean several tables.
     table = (change.relation.schema, change.relation.table)
     filters = [item.filter for item in topic.filters if (item.schema, item.table) == table]
-    is_permitted = all(view.lets_filter_by(each.columns) for each in filters)
+    is_permitted = all(view.allows_filter_on(each.columns) for each in filters)
     return delivery if is_permitted else None

@@ -24,8 +24,8 @@ from realtime_core.filters import (
 )
 from realtime_core.filters.nodes import Not, Or, references
 
+from ..database.subscription_specs import SubscriptionSpec, check_columns, check_table
 from ..database.tables import Table
-from ..database.wishes import Wish, check_columns, check_table
 from ..errors import NotThereError, RefusedError
 
 __all__ = ["SubscriptionRow", "condition", "note_of", "row_of"]
@@ -52,7 +52,9 @@ class SubscriptionRow:
     select: tuple[str, ...] | None
 
 
-def row_of(wish: Wish, table: Table | None, role: str, enums: EnumOrders) -> SubscriptionRow:
+def row_of(
+    wish: SubscriptionSpec, table: Table | None, role: str, enums: EnumOrders
+) -> SubscriptionRow:
     """Return the row of a wish for one table.
 
     Raises:
@@ -86,7 +88,7 @@ def row_of(wish: Wish, table: Table | None, role: str, enums: EnumOrders) -> Sub
     return SubscriptionRow(table.oid, tuple(filters), wish.action, wish.selected)
 
 
-def note_of(wish: Wish, table: Table | None, *, asks_for_deleted: bool) -> str | None:
+def note_of(wish: SubscriptionSpec, table: Table | None, *, asks_for_deleted: bool) -> str | None:
     """Return what whoever wants this of a table should know, though it can be had.
 
     Args:

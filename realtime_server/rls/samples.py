@@ -18,7 +18,7 @@ import attrs
 
 from realtime_core import Delete, RowChange
 
-from .candidates import Candidate
+from .pending_changes import PendingChange
 from .viewers import Viewer
 
 __all__ = ["Sampled", "Samples"]
@@ -66,7 +66,7 @@ class Samples:
         self._clock = clock
         self._kinds: dict[_Kind, _Known] = {}
 
-    def pick(self, candidates: Sequence[Candidate], places: Sequence[int]) -> Sampled:
+    def pick(self, candidates: Sequence[PendingChange], places: Sequence[int]) -> Sampled:
         """Choose among the changes of one table."""
         now = self._clock()
         picked: dict[int, frozenset[Viewer]] = {}
@@ -91,7 +91,7 @@ class Samples:
 
     def note(
         self,
-        candidates: Sequence[Candidate],
+        candidates: Sequence[PendingChange],
         sampled: Sampled,
         failed: Mapping[int, set[Viewer]],
     ) -> None:

@@ -19,14 +19,14 @@ from typing import Final, Self
 from realtime_core import Gap
 
 from ..database.tables import LiveColumn, Table
-from .candidates import Candidate, Decided
+from .channel_gaps import ChannelGap, ChannelGapReason
 from .checker import Checker, Verdict
 from .counters import Counters
 from .delivery import Delivery
-from .lanes import Lane, Word
 from .lookup.former import Condition
 from .lookup.visibility import Answer, Question, Row, Visibility
-from .losses import Loss, LossReason
+from .pending_changes import Decided, PendingChange
+from .slow_viewer_queue import SlowViewerQueue, Word
 from .viewers import Viewer
 from .waiting import Waiting
 
@@ -73,7 +73,7 @@ class SlowViewers:
         self._waiting = Waiting(max_bytes, counters)
         # How many channels each viewer has, slow or not.
         self._channels: Counter[Viewer] = Counter()
-        self._lanes: dict[Viewer, Lane] = {}
+        self._lanes: dict[Viewer, SlowViewerQueue] = {}
         # Those among them that have taken no time yet.
         self._on_trial: set[Viewer] = set()
         # How many batches in a row those have taken much of who are not slow yet.
@@ -127,7 +127,7 @@ class SlowViewers:
         else:
             self._on_trial.add(viewer)
         work = partial(self._work, viewer)
-        self._lanes[viewer] = Lane(work, self._delivery.tell, viewer, self._waiting)
+        self._lanes[viewer] = SlowViewerQueue(work, self._delivery.tell, viewer, self._waiting)
 
     def _warn(self, viewer: Viewer) -> None:
         logger.warning(
@@ -136,7 +136,7 @@ class SlowViewers:
         )
         logger.debug("the role is %s", viewer.role)
 
-    async def check(self, candidates: Sequence[Candidate]) -> Decided:
+    async def check(self, candidates: Sequence[PendingChange]) -> Decided:
         """Return what is shown of each candidate to those who are not slow.
 
         Raises:
@@ -165,7 +165,7 @@ class SlowViewers:
             if viewer in self._lanes:
                 self._lanes[viewer].put(theirs)
             else:
-                self._delivery.tell(Loss.of(viewer, LossReason.TOKEN_REPLACED, theirs))
+                self._delivery.tell(ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs))
         if self._waiting.is_too_much:
             self._relieve()
         self._note_dear(verdict.seconds)
@@ -210,7 +210,7 @@ class SlowViewers:
                 break
             lane.give_up()
 
-    async def _work(self, viewer: Viewer, candidates: Sequence[Candidate]) -> None:
+    async def _work(self, viewer: Viewer, candidates: Sequence[PendingChange]) -> None:
         verdict: Verdict | None = None
         if viewer in self._on_trial:
             verdict = await self._checker.check(candidates, self._trial.check)

@@ -28,8 +28,8 @@ from realtime_core.sources.catalog import enum_orders as read_enum_orders
 from ..config import OutputPlugin
 from ..database.connections import Connections, brief
 from ..database.publications import published
+from ..database.subscription_specs import SubscriptionSpec, check_spec, possible
 from ..database.tables import read_tables
-from ..database.wishes import Wish, check_wish, possible
 from ..errors import RefusedError, UnavailableError
 from ..fanout.gate import OWN_SCHEMA
 from ..fanout.turns import Turns
@@ -58,7 +58,7 @@ _MOST_SECONDS: Final = 2.0
 class Registration:
     """A channel, as the database knows it."""
 
-    wants: tuple[tuple[Wish, ...], ...]
+    wants: tuple[tuple[SubscriptionSpec, ...], ...]
     """Each in all the ways in which it can be read; one of them has to be possible."""
     viewer: Viewer
     id: UUID = attrs.field(factory=uuid4)
@@ -167,7 +167,7 @@ class Registry:
         # Whether nothing is compared until somebody joins.
         self._is_quiet = False
 
-    async def know_enums(self) -> None:
+    async def refresh_enum_orders(self) -> None:
         """Learn the orders of enum types, for filters.
 
         Raises:
@@ -177,7 +177,7 @@ class Registry:
             self._enum_orders.update(await read_enum_orders(connection))
 
     async def register(
-        self, wants: Sequence[tuple[Wish, ...]], claims: Mapping[str, Any]
+        self, wants: Sequence[tuple[SubscriptionSpec, ...]], claims: Mapping[str, Any]
     ) -> Registration:
         """Check what somebody wants, and write it down.
 
@@ -236,7 +236,7 @@ class Registry:
                 # First, so that it is done though a comparison fails for good.
                 await self._delete()
                 if loop.time() >= due:
-                    await self.know_enums()
+                    await self.refresh_enum_orders()
                     await self._reconcile()
                     due = loop.time() + self._interval
                     in_vain = 0 if self._registrations else in_vain + 1
@@ -398,9 +398,9 @@ class Registry:
             # One may be newer than the last comparison, or have a new label.
             self._enum_orders.update(await read_enum_orders(connection))
 
-        def row(wish: Wish) -> tuple[SubscriptionRow, str | None] | None:
+        def row(wish: SubscriptionSpec) -> tuple[SubscriptionRow, str | None] | None:
             """Return row and note of a wish for one table, None for more of them."""
-            check_wish(wish)
+            check_spec(wish)
             if wish.schema is None or wish.table is None:
                 return None
             table = tables.get((wish.schema, wish.table))
@@ -424,7 +424,7 @@ class Registry:
         return list(rows)
 
     async def _wildcard_rows(
-        self, connection: AsyncConnection[Any], wish: Wish, role: str
+        self, connection: AsyncConnection[Any], wish: SubscriptionSpec, role: str
     ) -> list[SubscriptionRow]:
         wanted = published(connection.info.server_version, self._plugin)
         cursor = await connection.execute(

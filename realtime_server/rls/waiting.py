@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from .candidates import Candidate
 from .counters import Counters
+from .pending_changes import PendingChange
 
 __all__ = ["AROUND", "Waiting"]
 
@@ -43,7 +43,7 @@ class Waiting:
         or the next change would be too much again."""
         return self._counters.waiting_bytes > self._max_bytes - self._max_bytes // 8
 
-    def take(self, candidates: Iterable[Candidate]) -> None:
+    def take(self, candidates: Iterable[PendingChange]) -> None:
         """Count what begins to wait in a lane."""
         shares, size = self._shares, 0
         for one in candidates:
@@ -53,7 +53,7 @@ class Waiting:
             size += AROUND if others else 2 * AROUND + one.size
         self._counters.waiting_bytes += size
 
-    def give_back(self, candidates: Iterable[Candidate]) -> None:
+    def give_back(self, candidates: Iterable[PendingChange]) -> None:
         """Count what waits in that lane no more, before it is let go of."""
         shares, size = self._shares, 0
         for one in candidates:

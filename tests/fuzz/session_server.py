@@ -33,7 +33,7 @@ from realtime_server.net.budget import Budget
 from realtime_server.net.budget import Cost as Held
 from realtime_server.net.connection import Connection
 from realtime_server.net.listener import deflate_factory
-from realtime_server.net.websocket import GuardedConnection
+from realtime_server.net.websocket import BoundedConnection
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.fuzz import session_tables as tables
 from tests.fuzz.session_loop import Cost, SessionLoop
@@ -189,7 +189,7 @@ class TestedServer:
         if found:
             raise BrokenPromiseError(f"left of sessions that have ended: {found!r:.2000}")
 
-    # The keeper of connections.
+    # What observes connections.
 
     def flooded(self) -> None:
         self.happened["flooded"] += 1
@@ -229,12 +229,12 @@ class Session:
         config = server.config
         extensions = [deflate_factory()] if is_deflating else None
         self._transport = Transport(self._loop)
-        self._websocket = GuardedConnection(
+        self._websocket = BoundedConnection(
             ServerProtocol(extensions=extensions, max_size=config.max_frame_bytes),
             cast(Server, server.websockets),
             frames_per_second=config.max_messages_per_second,
             max_unread_bytes=config.outbox_max_bytes,
-            keeper=server,
+            observer=server,
             ping_interval=None,
             close_timeout=2.0,
         )

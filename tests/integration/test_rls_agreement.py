@@ -23,10 +23,10 @@ from realtime_core.pgoutput import ChangeDecoder
 from realtime_core.sources.catalog import enum_orders
 from realtime_core.wal2json import Wal2JsonDecoder
 from realtime_server.config import OutputPlugin
-from realtime_server.rls.candidates import Candidate
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.lookup.visibility import Visibility
+from realtime_server.rls.pending_changes import PendingChange
 from realtime_server.rls.rows import condition as condition_of
 from realtime_server.rls.viewers import Viewer
 from tests.fix_postgres import Database, Server, unique_name
@@ -157,7 +157,7 @@ class Bench:
                 (entity,),
             )
         }
-        candidate = Candidate(change, len(text.encode()), frozenset(subscribed))
+        candidate = PendingChange(change, len(text.encode()), frozenset(subscribed))
         [shown] = (await self.checker.check([candidate])).shown
         found = {viewer: exactly(view.payload().decode()) for viewer, view in shown.items()}
         for payload in found.values():
@@ -537,7 +537,7 @@ async def test_two_databases_do_not_disturb_each_other(bench: Bench) -> None:
     viewers = [Viewer.of({"role": bench.roles[0], "sub": sub}) for sub in ("ann", "bob")]
     batches = [
         [
-            Candidate(change, 1, frozenset(viewers))
+            PendingChange(change, 1, frozenset(viewers))
             for change in changes
             if isinstance(change, Insert)
         ]

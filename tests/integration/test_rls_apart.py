@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from realtime_core import Position
-from realtime_server.rls import lanes
+from realtime_server.rls import slow_viewer_queue
 from realtime_server.rls.mode import RlsMode
 from realtime_server.rls.viewers import Viewer
 from tests.fix_postgres import Server, unique_name
@@ -128,7 +128,7 @@ async def test_a_channel_whose_token_is_replaced_is_told_though_others_have_it_s
 async def test_when_too_much_waits_the_channel_is_told_in_order_and_goes_on(
     stage: RlsStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "_MOST_WAITING", 5)
+    monkeypatch.setattr(slow_viewer_queue, "_MOST_WAITING", 5)
     given_up = stage.metric("realtime_rls_given_up_total")
     async with stage.client("sleeper") as sleeper:
         await sleeper.sit(stage.topic("notes"))
@@ -154,7 +154,7 @@ async def test_when_too_much_waits_the_channel_is_told_in_order_and_goes_on(
 async def test_a_gap_does_not_tell_whether_a_row_passes_a_filter(
     stage: RlsStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "_MOST_WAITING", 5)
+    monkeypatch.setattr(slow_viewer_queue, "_MOST_WAITING", 5)
     passed, missed = (stage.topic("notes", f"id={by}.100") for by in ("lt", "gt"))
     async with stage.client("sleeper") as sleeper:
         await sleeper.sit(passed, missed)

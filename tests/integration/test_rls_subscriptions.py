@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from realtime_core.filters import parse_filter
 from realtime_server.database.connections import Connections
-from realtime_server.database.wishes import Wish
+from realtime_server.database.subscription_specs import SubscriptionSpec
 from realtime_server.errors import RefusedError
 from realtime_server.rls import subscriptions
 from realtime_server.rls.subscriptions import Registration, Registry
@@ -26,8 +26,8 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-NOTES = Wish("public", "notes")
-ODD = Wish("public", "odd", parse_filter("n=eq.71717"))
+NOTES = SubscriptionSpec("public", "notes")
+ODD = SubscriptionSpec("public", "odd", parse_filter("n=eq.71717"))
 ODD_TABLE = """
     create function check_n(n int) returns bool language plpgsql as 'begin return true; end';
     create domain odd_n as int check (check_n(value));
@@ -70,10 +70,10 @@ class Desk:
     def claims(self, sub: str = "ann", **more: Any) -> dict[str, Any]:
         return {"role": self.reader, "sub": sub, **more}
 
-    async def register(self, *wishes: Wish, **claims: Any) -> Registration:
+    async def register(self, *wishes: SubscriptionSpec, **claims: Any) -> Registration:
         return await self.registry.register([wishes or (NOTES,)], {**self.claims(), **claims})
 
-    async def refusal(self, *wishes: Wish, **claims: Any) -> str:
+    async def refusal(self, *wishes: SubscriptionSpec, **claims: Any) -> str:
         with pytest.raises(RefusedError) as caught:
             await self.register(*wishes, **claims)
         assert self.rows() == []
@@ -97,8 +97,8 @@ async def desk(pg: Server) -> AsyncIterator[Desk]:
             yield Desk(database, pool, reader)
 
 
-def filtered(text: str) -> Wish:
-    return Wish("public", "notes", parse_filter(text))
+def filtered(text: str) -> SubscriptionSpec:
+    return SubscriptionSpec("public", "notes", parse_filter(text))
 
 
 async def test_a_registration_is_a_row_before_it_returns(desk: Desk) -> None:
@@ -129,7 +129,9 @@ async def test_the_conjuncts_that_a_row_can_say_are_in_it(
 
 
 async def test_an_action_and_selected_columns_are_in_the_row(desk: Desk) -> None:
-    await desk.register(Wish("public", "notes", action="INSERT", select=frozenset({"owner", "id"})))
+    await desk.register(
+        SubscriptionSpec("public", "notes", action="INSERT", select=frozenset({"owner", "id"}))
+    )
     assert desk.rows("action_filter, selected_columns") == [("INSERT", ["id", "owner"])]
 
 
@@ -141,21 +143,21 @@ async def test_a_wildcard_is_a_row_for_each_table_that_the_role_may_read(desk: D
         " create schema shut; create table shut.off (id int);"
         f' grant select on shut.off to "{desk.reader}"'
     )
-    await desk.register(Wish(None, None))
+    await desk.register(SubscriptionSpec(None, None))
     assert [row[0] for row in desk.rows()] == ["far.off", "notes"]
-    await desk.register(Wish("public", None))
+    await desk.register(SubscriptionSpec("public", None))
     assert [row[0] for row in desk.rows()] == ["far.off", "notes", "notes"]
 
 
 async def test_a_wildcard_takes_published_tables_only(desk: Desk) -> None:
     desk.database.execute("drop publication shop; create publication shop")
-    await desk.register(Wish(None, None))
+    await desk.register(SubscriptionSpec(None, None))
     assert desk.rows() == []
 
 
 async def test_of_several_readings_the_possible_ones_count(desk: Desk) -> None:
     """A colon may belong to a schema's or to a table's name."""
-    await desk.register(Wish("public:notes", "x"), NOTES)
+    await desk.register(SubscriptionSpec("public:notes", "x"), NOTES)
     assert [row[0] for row in desk.rows()] == ["notes"]
 
 
@@ -177,10 +179,13 @@ async def test_ignored_claims_do_not_make_another_viewer(desk: Desk) -> None:
         (filtered("nothing=eq.1"), "invalid column for filter nothing"),
         (filtered("secret=eq.1"), "invalid column for filter secret"),
         (filtered("or(id.eq.1,secret.like.a*)"), "invalid column for filter secret"),
-        (Wish("public", "notes", select=frozenset({"secret"})), "invalid column for select secret"),
+        (
+            SubscriptionSpec("public", "notes", select=frozenset({"secret"})),
+            "invalid column for select secret",
+        ),
     ],
 )
-async def test_what_cannot_be_is_refused(desk: Desk, wish: Wish, reason: str) -> None:
+async def test_what_cannot_be_is_refused(desk: Desk, wish: SubscriptionSpec, reason: str) -> None:
     assert await desk.refusal(wish) == reason
 
 
@@ -230,7 +235,10 @@ async def test_a_column_that_is_not_published_is_refused(desk: Desk) -> None:
 
 async def test_a_table_that_the_role_may_not_read_is_refused(desk: Desk) -> None:
     desk.database.execute(f'revoke select (id, owner) on notes from "{desk.reader}"')
-    hidden, missing = await desk.refusal(), await desk.refusal(Wish("public", "nothing"))
+    hidden, missing = (
+        await desk.refusal(),
+        await desk.refusal(SubscriptionSpec("public", "nothing")),
+    )
     assert hidden == f"there is no table public.notes that role {desk.reader!r} may SELECT from"
     assert missing == hidden.replace("notes", "nothing")
 
@@ -367,7 +375,7 @@ async def test_a_cancelled_registration_leaves_no_row(desk: Desk) -> None:
 async def test_rows_are_compared_now_and_then(desk: Desk) -> None:
     registry = desk.registry = desk.open(interval=0.05)
     one = await desk.register()
-    wildcard = await desk.register(Wish(None, None))
+    wildcard = await desk.register(SubscriptionSpec(None, None))
     desk.database.execute(
         "delete from realtime.subscription;"
         " insert into realtime.subscription (subscription_id, entity, claims, node)"
@@ -527,7 +535,9 @@ async def test_without_channels_nothing_is_asked_until_somebody_joins(desk: Desk
             f' mood); grant select on moods to "{desk.reader}"'
         )
         before_it = desk.database.execute("select now()")[0]
-        registration = await desk.register(Wish("public", "moods", parse_filter("m=gt.sad")))
+        registration = await desk.register(
+            SubscriptionSpec("public", "moods", parse_filter("m=gt.sad"))
+        )
         # It lives, for all to see, before the join is answered.
         nodes = "select node from realtime.core_node where expires_at > %s"
         assert desk.database.execute(nodes, before_it) == [("this",)]

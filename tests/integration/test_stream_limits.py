@@ -102,7 +102,7 @@ async def test_a_connection_too_many_is_503_and_may_come_when_another_went(
                 pass
         assert caught.value.response.status_code == 503
         await clients[0].websocket.close()
-        await eventually(lambda: len(server._listener._door._inside) < 3)
+        await eventually(lambda: len(server._listener._acceptor._inside) < 3)
         assert await counted(port, "connections") == 3
 
 

@@ -25,7 +25,7 @@ from websockets.streams import StreamReader
 from realtime_server.net.backlog import Backlog
 from realtime_server.net.frames import Frames, TextFrame
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
-from realtime_server.net.websocket import GuardedConnection
+from realtime_server.net.websocket import BoundedConnection
 from tests.property.examples import examples
 from tests.server_helpers import DEADLINE
 
@@ -43,9 +43,9 @@ def masked(opcode: Opcode, data: bytes = b"") -> bytes:
     return Frame(opcode, data).serialize(mask=True)
 
 
-def guarded(*arguments: Any, **options: Any) -> GuardedConnection:
-    return GuardedConnection(
-        *arguments, frames_per_second=MUCH, max_unread_bytes=MUCH, keeper=Mock(), **options
+def guarded(*arguments: Any, **options: Any) -> BoundedConnection:
+    return BoundedConnection(
+        *arguments, frames_per_second=MUCH, max_unread_bytes=MUCH, observer=Mock(), **options
     )
 
 

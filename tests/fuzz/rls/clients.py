@@ -18,7 +18,16 @@ from websockets.asyncio.client import ClientConnection, connect
 from tests.fuzz.rls.filters import Filter, columns_of
 from tests.tokens import SECRET, sign_text
 
-__all__ = ["Binding", "Channel", "Client", "Kind", "ProtocolError", "Told", "Viewer", "read_json"]
+__all__ = [
+    "Binding",
+    "Channel",
+    "Client",
+    "Kind",
+    "ProtocolError",
+    "WriteObserver",
+    "Viewer",
+    "read_json",
+]
 
 FENCE: Final = "realtime:fence"
 PATIENCE: Final = 60.0
@@ -31,7 +40,7 @@ class ProtocolError(Exception):
     """The server said what nobody had asked for, or nothing at all."""
 
 
-class Told(NamedTuple):
+class WriteObserver(NamedTuple):
     """What a subscriber is told of a change."""
 
     table: str
@@ -66,7 +75,7 @@ class Binding:
     """None: all three."""
     filter: Filter | None = None
     select: tuple[str, ...] | None = None
-    told: list[Told] = attrs.field(factory=list)
+    told: list[WriteObserver] = attrs.field(factory=list)
 
     @property
     def columns(self) -> frozenset[str]:
@@ -120,7 +129,7 @@ class Channel:
         if data["table"] == "fence":
             return
         errors = data["errors"]
-        told = Told(
+        told = WriteObserver(
             data["table"],
             data["type"],
             tuple(column["name"] for column in data["columns"]),

@@ -18,8 +18,8 @@ from realtime_server.__main__ import main
 from realtime_server.fanout.groups import BoundDelivery
 from realtime_server.fanout.hub import Hub
 from realtime_server.rls.lookup.visibility import Answer, Question, Visibility
-from realtime_server.rls.pages import Page
 from realtime_server.rls.payloads import View
+from realtime_server.rls.table_check import TableCheck
 
 
 def skip_visibility() -> None:
@@ -93,13 +93,13 @@ def skip_delivery() -> None:
 
 def skip_privileges() -> None:
     """Show every column of a table to who may SELECT any."""
-    columns_of = Page._columns_of
+    columns_of = TableCheck._columns_of
 
-    def all_columns_of(self: Page, role: str) -> Any:
+    def all_columns_of(self: TableCheck, role: str) -> Any:
         found = columns_of(self, role)
         return found and tuple(one for one in self._table.columns if one.name in self._published)
 
-    Page._columns_of = all_columns_of  # type: ignore[method-assign]
+    TableCheck._columns_of = all_columns_of  # type: ignore[method-assign]
 
 
 def skip_filters() -> None:

@@ -19,7 +19,7 @@ import attrs
 import psycopg
 from psycopg import sql
 
-from tests.fuzz.rls.clients import Binding, Told, Viewer, read_json
+from tests.fuzz.rls.clients import Binding, Viewer, WriteObserver, read_json
 from tests.fuzz.rls.filters import Filter, name_of, quoted
 from tests.fuzz.rls.world import Table, World
 
@@ -61,11 +61,11 @@ class Expected:
     """What a subscriber is to be told of a change."""
 
     change: Change
-    told: Told | None
+    told: WriteObserver | None
     why: str
     is_optional: bool = False
     """Whether silence is right as well."""
-    otherwise: Told | None = None
+    otherwise: WriteObserver | None = None
     """What may be told instead."""
 
 
@@ -350,7 +350,9 @@ def _passes(binding: Binding, change: Change) -> bool:
     return binding.filter is None or binding.filter in change.passing
 
 
-def _told(binding: Binding, change: Change, state: _State, allowed: Collection[str]) -> Told:
+def _told(
+    binding: Binding, change: Change, state: _State, allowed: Collection[str]
+) -> WriteObserver:
     table, kind = change.table, change.kind
     key = () if table.is_keyless else table.key
     shown = [
@@ -365,13 +367,13 @@ def _told(binding: Binding, change: Change, state: _State, allowed: Collection[s
     if kind != "INSERT":
         identity = shown if table.identity is None else [n for n in shown if n in table.identity]
         old = {name: change.old[name] for name in identity if not state.has_rls or name in key}
-    return Told(table.name, kind, tuple(shown), record, old, None)
+    return WriteObserver(table.name, kind, tuple(shown), record, old, None)
 
 
-def _failed(change: Change, error: str) -> Told:
+def _failed(change: Change, error: str) -> WriteObserver:
     record = None if change.kind == "DELETE" else {}
     old = None if change.kind == "INSERT" else {}
-    return Told(change.table.name, change.kind, (), record, old, error)
+    return WriteObserver(change.table.name, change.kind, (), record, old, error)
 
 
 def _condition(row: str, name: str) -> str:

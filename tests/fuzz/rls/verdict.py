@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.fuzz.rls.clients import Told
+from tests.fuzz.rls.clients import WriteObserver
 from tests.fuzz.rls.oracle import Expected
 from tests.fuzz.rls.world import Table
 
@@ -14,12 +14,12 @@ __all__ = ["difference"]
 
 
 def difference(
-    tables: Mapping[str, Table], expected: Sequence[Expected], told: Sequence[Told]
+    tables: Mapping[str, Table], expected: Sequence[Expected], told: Sequence[WriteObserver]
 ) -> str | None:
     """Return what is wrong with what a subscriber was told; None if it is right."""
     # Of each row, or each error: what it is to be told, and what it need not be told.
-    wanted: dict[str, list[tuple[Told, bool]]] = {}
-    got: dict[str, list[Told]] = {}
+    wanted: dict[str, list[tuple[WriteObserver, bool]]] = {}
+    got: dict[str, list[WriteObserver]] = {}
     for one in expected:
         for each, is_optional in ((one.told, one.is_optional), (one.otherwise, True)):
             if each is not None:
@@ -43,7 +43,7 @@ def difference(
     return None
 
 
-def _agree(wanted: Sequence[tuple[Told, bool]], got: Sequence[Told]) -> bool:
+def _agree(wanted: Sequence[tuple[WriteObserver, bool]], got: Sequence[WriteObserver]) -> bool:
     """Say whether it is what was wanted, in order."""
     if wanted and wanted[0][0].error is not None:
         # All of the same kind are the same.
@@ -64,7 +64,7 @@ def _row_of(table: Table, row: Any) -> str:
     return f"{table.name} {[str(row.get(name)) for name in table.key]}"
 
 
-def _shown_row(tables: Mapping[str, Table], told: Told) -> str:
+def _shown_row(tables: Mapping[str, Table], told: WriteObserver) -> str:
     if told.error is not None:
         return f"{told.table} {told.kind} {told.error}"
     return _row_of(tables[told.table], told.old_record if told.record is None else told.record)

@@ -8,7 +8,7 @@ import pytest
 
 from realtime_core import Change, Gap, GapReason, Position, Record, ReplicaIdentity
 from realtime_core.lsn import LSN
-from realtime_server.fanout.gate import TopicGate
+from realtime_server.fanout.gate import TopicRules
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.payloads.v1 import RowPayload
@@ -420,7 +420,7 @@ def test_the_gate_opens_bindings_as_it_does_topics(rule: str, open_to: list[Any]
         wants(filter="id=eq.14"),
         wants(filter="details=eq.x,id=eq.14"),
     ]
-    hub = Hub(TopicGate([(rule, ["INSERT"])]))
+    hub = Hub(TopicRules([(rule, ["INSERT"])]))
     outbox = bound(hub, *bindings)
     hub.publish([INSERT, UPDATE, DELETE, TRUNCATE])
     got = [sorted(frame["payload"]["ids"]) for frame in outbox.frames]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from realtime_server.config import EVENTS
-from realtime_server.fanout.gate import OWN_SCHEMA, Opening, TopicGate
+from realtime_server.fanout.gate import OWN_SCHEMA, Opening, TopicRules
 
 LADDER = ("realtime:public", "realtime:*", "realtime:public:users")
 NOTHING = Opening((), frozenset())
 
 
 def opening(*relations: str, event: str = "INSERT") -> Opening:
-    gate = TopicGate((relation, ("INSERT",)) for relation in relations)
+    gate = TopicRules((relation, ("INSERT",)) for relation in relations)
     return gate.opening("public", "users", event)
 
 
@@ -60,7 +60,7 @@ def test_a_rule_is_for_its_events_alone() -> None:
 
 
 def test_two_rules_of_one_relation_add_their_events() -> None:
-    gate = TopicGate([("*", ["INSERT"]), ("*", ["DELETE"]), ("public", [])])
+    gate = TopicRules([("*", ["INSERT"]), ("*", ["DELETE"]), ("public", [])])
     for event in ("INSERT", "DELETE"):
         assert gate.opening("public", "users", event).topics == LADDER[:2]
     assert gate.opening("public", "users", "UPDATE") == NOTHING
@@ -68,18 +68,18 @@ def test_two_rules_of_one_relation_add_their_events() -> None:
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_without_rules_all_is_open(event: str) -> None:
-    assert TopicGate().opening("public", "users", event) == Opening(LADDER, None)
-    everything = TopicGate((relation, EVENTS) for relation in ("*", "*:*", "*:*:*"))
+    assert TopicRules().opening("public", "users", event) == Opening(LADDER, None)
+    everything = TopicRules((relation, EVENTS) for relation in ("*", "*:*", "*:*:*"))
     assert everything.opening("public", "users", event) == Opening(LADDER, None)
 
 
 def test_no_rules_open_nothing() -> None:
-    assert TopicGate([]).opening("public", "users", "INSERT") == NOTHING
+    assert TopicRules([]).opening("public", "users", "INSERT") == NOTHING
 
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_nothing_opens_the_servers_own_schema(event: str) -> None:
-    assert TopicGate().opening(OWN_SCHEMA, "subscription", event) == NOTHING
+    assert TopicRules().opening(OWN_SCHEMA, "subscription", event) == NOTHING
     relations = ("*", "*:*", "*:*:*", "realtime", "realtime:subscription", "realtime:*:claims")
-    gate = TopicGate((relation, EVENTS) for relation in relations)
+    gate = TopicRules((relation, EVENTS) for relation in relations)
     assert gate.opening(OWN_SCHEMA, "subscription", event) == NOTHING

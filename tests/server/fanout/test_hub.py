@@ -25,7 +25,7 @@ from realtime_core import (
 from realtime_core.filters import FilterIndex
 from realtime_core.positions import StreamIdentity
 from realtime_server.fanout.dispatch import SLICE
-from realtime_server.fanout.gate import TopicGate
+from realtime_server.fanout.gate import TopicRules
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.payloads.v1 import RowPayload
@@ -461,7 +461,7 @@ def test_a_relation_that_changed_is_shown_as_it_is_now() -> None:
 
 
 def test_the_gate_closes_topics_and_not_the_ladders_other_steps() -> None:
-    hub = Hub(TopicGate([("public", ["INSERT"]), ("public:todos:id", ["INSERT", "DELETE"])]))
+    hub = Hub(TopicRules([("public", ["INSERT"]), ("public:todos:id", ["INSERT", "DELETE"])]))
     names = ("realtime:*", "realtime:public", "realtime:public:todos")
     outbox = join(
         hub, *names, "realtime:public:todos:id=eq.1", "realtime:public:todos:details=eq.x"

@@ -1,4 +1,4 @@
-"""The door: new connections without a network; integration/test_stream_http.py has sockets."""
+"""The acceptor: new connections without a network; integration/test_stream_http.py has sockets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from realtime_server.net.acceptor import Door, Head
+from realtime_server.net.acceptor import Acceptor, Head
 from realtime_server.net.http import HttpProtocol, Site
 from tests.server_helpers import FakeTransport, make_metrics, open_config
 from tests.waiting import eventually
@@ -37,26 +37,26 @@ class FakeWebSocket(asyncio.Protocol):
 class Arrival:
     """A new connection to the listener."""
 
-    def __init__(self, door: Door | None = None, **settings: int) -> None:
+    def __init__(self, acceptor: Acceptor | None = None, **settings: int) -> None:
         self.transport = FakeTransport()
-        self.door = door or Door(SITE, open_config(**settings), make_metrics())
-        self.head = Head(FakeWebSocket, self.door)
+        self.acceptor = acceptor or Acceptor(SITE, open_config(**settings), make_metrics())
+        self.head = Head(FakeWebSocket, self.acceptor)
         self.head.connection_made(self.transport)
 
     @property
     def places(self) -> tuple[bool, bool, bool]:
         """Whether it is inside, whether it is plain, whether it was turned away."""
-        door = self.door
+        acceptor = self.acceptor
         return (
-            self.transport in door._inside,
-            self.transport in door._plain,
-            self.transport in door._turned_away,
+            self.transport in acceptor._inside,
+            self.transport in acceptor._plain,
+            self.transport in acceptor._turned_away,
         )
 
     def counted(self, limit: str) -> bool:
         """Whether something met a limit, once."""
         line = f'realtime_limits_total{{limit="{limit}"}} 1.0'
-        return line in self.door.metrics.render().decode().splitlines()
+        return line in self.acceptor.metrics.render().decode().splitlines()
 
     @property
     def websocket(self) -> FakeWebSocket:
@@ -76,7 +76,7 @@ async def test_an_upgrade_is_handed_over_as_if_it_had_been_websockets_from_the_s
     assert arrival.websocket.transport is arrival.transport
     assert arrival.websocket.received == UPGRADE + b"\x81\x80first frame"
     assert arrival.places == (True, False, False)
-    arrival.door.leave(arrival.transport)
+    arrival.acceptor.leave(arrival.transport)
     assert arrival.places == (False, False, False)
 
 
@@ -170,18 +170,18 @@ async def test_who_leaves_before_the_head_is_forgotten(arrival: Arrival) -> None
 async def test_the_end_cuts_off_who_is_here_and_who_was_accepted_meanwhile(
     arrival: Arrival,
 ) -> None:
-    arrival.door.close()
+    arrival.acceptor.close()
     assert arrival.transport.aborted
-    late = Arrival(arrival.door)
+    late = Arrival(arrival.acceptor)
     assert late.transport.aborted
     late.head.connection_lost(None)
 
 
 async def test_connections_beyond_the_bound_are_turned_away_with_the_reason() -> None:
     first = Arrival(max_connections=2)
-    second = Arrival(first.door)
+    second = Arrival(first.acceptor)
     second.head.data_received(UPGRADE)
-    third = Arrival(first.door)
+    third = Arrival(first.acceptor)
     assert third.places == (False, False, True)
     answer = third.transport.sent()
     assert answer.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
@@ -192,8 +192,8 @@ async def test_connections_beyond_the_bound_are_turned_away_with_the_reason() ->
     )
     assert third.counted("connections")
     # Where one goes, another may come.
-    second.door.leave(second.transport)
-    assert Arrival(first.door).places == (True, True, False)
+    second.acceptor.leave(second.transport)
+    assert Arrival(first.acceptor).places == (True, True, False)
     assert isinstance(third.transport.protocol, HttpProtocol)
     third.transport.protocol.connection_lost(None)
     assert third.places == (False, False, False)
@@ -204,7 +204,7 @@ async def test_of_many_beyond_the_bound_some_are_told_and_all_are_let_go(
 ) -> None:
     monkeypatch.setattr("realtime_server.net.acceptor._MOST_TURNED_AWAY", 2)
     first = Arrival(max_connections=1)
-    others = [Arrival(first.door) for _ in range(3)]
+    others = [Arrival(first.acceptor) for _ in range(3)]
     assert [other.transport.aborted for other in others] == [False, False, True]
-    first.door.close()
+    first.acceptor.close()
     assert all(other.transport.aborted for other in others)

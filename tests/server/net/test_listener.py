@@ -239,16 +239,16 @@ async def _delays(loopback: bool) -> dict[str, list[bool]]:
         sock, handle, AllowAll(), site=SITE, config=open_config(), metrics=make_metrics()
     )
     await listener.start()
-    door, found = listener._door, {}
+    acceptor, found = listener._acceptor, {}
     async with asyncio.timeout(DEADLINE):
         # It is plain until it has sent something.
         _, plain = await asyncio.open_connection("127.0.0.1", sock.getsockname()[1])
-        await eventually(lambda: len(door._inside) == 1)
-        found["plain"] = [_is_delayed(one) for one in door._inside]
+        await eventually(lambda: len(acceptor._inside) == 1)
+        found["plain"] = [_is_delayed(one) for one in acceptor._inside]
         plain.transport.abort()
-        await eventually(lambda: not door._inside)
+        await eventually(lambda: not acceptor._inside)
         async with connect(url):
-            found["WebSocket"] = [_is_delayed(one) for one in door._inside]
+            found["WebSocket"] = [_is_delayed(one) for one in acceptor._inside]
         await listener.close()
     return found
 
@@ -293,7 +293,7 @@ async def test_clients_who_all_come_at_once_wait_in_the_queue_and_are_accepted()
             # room would be tried again by the kernel after a second.
             for _ in range(many):
                 stack.enter_context(socket.create_connection(sock.getsockname(), timeout=0.9))
-            await eventually(lambda: len(listener._door._inside) == many)
+            await eventually(lambda: len(listener._acceptor._inside) == many)
 
 
 @contextlib.asynccontextmanager

@@ -22,7 +22,7 @@ from realtime_server.net.backlog import Backlog
 from realtime_server.net.frames import Frames, TextFrame
 from realtime_server.net.listener import deflate_factory
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
-from realtime_server.net.websocket import GuardedConnection
+from realtime_server.net.websocket import BoundedConnection
 from tests.server_helpers import DEADLINE
 from tests.stopped_clock import stop_the_clock
 from tests.waiting import eventually
@@ -31,12 +31,12 @@ MAX_BYTES = 1 << 20
 LONG = json.dumps({"text": "so long " * 1000})
 
 
-def guarded(*arguments: Any, **options: Any) -> GuardedConnection:
-    return GuardedConnection(
+def guarded(*arguments: Any, **options: Any) -> BoundedConnection:
+    return BoundedConnection(
         *arguments,
         frames_per_second=1000,
         max_unread_bytes=MAX_BYTES,
-        keeper=Mock(),
+        observer=Mock(),
         **options,
     )
 

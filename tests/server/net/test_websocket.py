@@ -13,7 +13,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from realtime_server.net.websocket import GuardedConnection
+from realtime_server.net.websocket import BoundedConnection
 from tests.server_helpers import FakeTransport
 
 REQUEST = (
@@ -48,12 +48,12 @@ class Guarded:
             # Of websockets 16.
             start_connection_handler=lambda connection: None,
         )
-        self.connection = GuardedConnection(
+        self.connection = BoundedConnection(
             ServerProtocol(),
             cast(Server, server),
             frames_per_second=frames_per_second,
             max_unread_bytes=65536,
-            keeper=self,
+            observer=self,
         )
         self.connection.connection_made(self.transport)
         self.connection.data_received(request)

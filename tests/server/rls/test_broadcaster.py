@@ -21,12 +21,12 @@ from realtime_server.fanout.topics import Topic
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls import broadcaster
 from realtime_server.rls.broadcaster import Broadcaster
-from realtime_server.rls.candidates import Candidate, Decided
+from realtime_server.rls.channel_gaps import ChannelGap, ChannelGapReason
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.delivery import Delivery
-from realtime_server.rls.losses import Loss, LossReason
 from realtime_server.rls.matcher import Matcher
 from realtime_server.rls.payloads import ErrorView
+from realtime_server.rls.pending_changes import Decided, PendingChange
 from realtime_server.rls.reader import Batch, Read
 from realtime_server.rls.viewers import Viewer
 from tests.server_helpers import RecordingOutbox, insert, make_metrics, make_relation
@@ -43,7 +43,7 @@ class Text:
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def lets_filter_by(self, columns: frozenset[str]) -> bool:
+    def allows_filter_on(self, columns: frozenset[str]) -> bool:
         return True
 
     def is_too_large(self, select: Any = None) -> bool:
@@ -72,9 +72,9 @@ class Oracle:
         self.shown = list(shown)
         self.failures = failures
         self.counters = Counters()
-        self.asked: list[Candidate] = []
+        self.asked: list[PendingChange] = []
 
-    async def check(self, candidates: Sequence[Candidate]) -> Decided:
+    async def check(self, candidates: Sequence[PendingChange]) -> Decided:
         if self.failures:
             self.failures -= 1
             raise psycopg.OperationalError("the server is away")
@@ -299,7 +299,7 @@ async def test_whose_token_is_replaced_while_a_batch_is_decided_gets_none_of_it(
         hub.subscribe(subscription)
 
     class Meanwhile(Oracle):
-        async def check(self, candidates: Sequence[Candidate]) -> Decided:
+        async def check(self, candidates: Sequence[PendingChange]) -> Decided:
             hub.move(subscriptions[1], BOB)
             hub.unsubscribe(subscriptions[2])
             return await super().check(candidates)
@@ -319,7 +319,9 @@ async def test_a_loss_is_told_to_those_who_would_have_got_it(
     delivery = Delivery(hub, oracle.counters)
     ann = sit(hub, ANN, "realtime:*", "realtime:public:other")
     bob = sit(hub, BOB)
-    loss = Loss.of(ANN, LossReason.TOO_SLOW, await Matcher(hub).match(batch(1, 2).reads))
+    loss = ChannelGap.of(
+        ANN, ChannelGapReason.TOO_SLOW, await Matcher(hub).match(batch(1, 2).reads)
+    )
     delivery.tell(loss)
     assert seen(bob) == []
     [frame] = ann.frames
@@ -337,12 +339,12 @@ def topics(outbox: RecordingOutbox) -> list[tuple[str, str]]:
     return [(frame["topic"], frame["event"]) for frame in outbox.frames]
 
 
-@pytest.mark.parametrize("reason", LossReason)
-async def test_a_loss_does_not_tell_whether_a_row_passes_a_filter(reason: LossReason) -> None:
+@pytest.mark.parametrize("reason", ChannelGapReason)
+async def test_a_loss_does_not_tell_whether_a_row_passes_a_filter(reason: ChannelGapReason) -> None:
     hub, oracle = Hub(), Oracle()
     delivery = Delivery(hub, oracle.counters)
     ann = sit(hub, ANN, *FILTERS)
-    delivery.tell(Loss.of(ANN, reason, await Matcher(hub).match(batch(1).reads)))
+    delivery.tell(ChannelGap.of(ANN, reason, await Matcher(hub).match(batch(1).reads)))
     assert topics(ann) == [(topic, "system") for topic in FILTERS]
 
 
@@ -371,11 +373,11 @@ async def test_a_filter_by_a_hidden_column_is_not_told_by_the_gap_of_a_new_token
     hub.subscribe(moving)
 
     class Hiding(Text):
-        def lets_filter_by(self, columns: frozenset[str]) -> bool:
+        def allows_filter_on(self, columns: frozenset[str]) -> bool:
             return False
 
     class Meanwhile(Oracle):
-        async def check(self, candidates: Sequence[Candidate]) -> Decided:
+        async def check(self, candidates: Sequence[PendingChange]) -> Decided:
             hub.move(moving, BOB)
             return await super().check(candidates)
 
@@ -387,7 +389,9 @@ async def test_a_loss_that_nobody_is_there_to_hear_of_is_none() -> None:
     hub, oracle = Hub(), Oracle()
     delivery = Delivery(hub, oracle.counters)
     sit(hub, BOB)
-    delivery.tell(Loss.of(ANN, LossReason.TOO_SLOW, await Matcher(hub).match(batch(1).reads)))
+    delivery.tell(
+        ChannelGap.of(ANN, ChannelGapReason.TOO_SLOW, await Matcher(hub).match(batch(1).reads))
+    )
     assert oracle.counters.given_up == 0
 
 
@@ -399,7 +403,7 @@ async def test_what_a_cancellation_finds_handed_out_is_acknowledged(is_handed_ou
     batches = Batches(batch(1))
 
     class Stopping(Oracle):
-        async def check(self, candidates: Sequence[Candidate]) -> Decided:
+        async def check(self, candidates: Sequence[PendingChange]) -> Decided:
             running.cancel()
             if not is_handed_out:
                 await asyncio.sleep(0)
@@ -424,7 +428,7 @@ async def test_what_comes_of_a_promotion_is_asked_of_the_new_server() -> None:
         done.append("moved")
 
     class Noting(Oracle):
-        async def check(self, candidates: Sequence[Candidate]) -> Decided:
+        async def check(self, candidates: Sequence[PendingChange]) -> Decided:
             done.append("checked")
             return await super().check(candidates)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from realtime_server.rls.candidates import Candidate
+from realtime_server.rls.pending_changes import PendingChange
 from realtime_server.rls.samples import Samples
 from realtime_server.rls.viewers import Viewer
 from tests.server_helpers import insert, make_relation
@@ -21,16 +21,18 @@ class Clock:
         return self.now
 
 
-def candidates(*passes: frozenset[Viewer], filtering: frozenset[Viewer] = BOTH) -> list[Candidate]:
+def candidates(
+    *passes: frozenset[Viewer], filtering: frozenset[Viewer] = BOTH
+) -> list[PendingChange]:
     """Return changes, each with those whose filters it passes."""
     return [
-        Candidate(insert(TODOS, str(n), "x"), 1, viewers, filtering - viewers, filtering)
+        PendingChange(insert(TODOS, str(n), "x"), 1, viewers, filtering - viewers, filtering)
         for n, viewers in enumerate(passes)
     ]
 
 
 def take(
-    samples: Samples, batch: list[Candidate], failing: frozenset[Viewer] = NOBODY
+    samples: Samples, batch: list[PendingChange], failing: frozenset[Viewer] = NOBODY
 ) -> list[frozenset[Viewer]]:
     """Return who is chosen for each change; those who fail do so for every one."""
     places = range(len(batch))

@@ -18,12 +18,12 @@ from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topics import Topic
 from realtime_server.phoenix.serializers import SERIALIZERS
-from realtime_server.rls.candidates import Candidate
 from realtime_server.rls.checker import Checker, Verdict
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.delivery import Delivery
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.matcher import Matcher
+from realtime_server.rls.pending_changes import PendingChange
 from realtime_server.rls.reader import Read
 from realtime_server.rls.slow_viewers import SlowViewers
 from realtime_server.rls.viewers import Viewer
@@ -45,7 +45,7 @@ class Id:
     def __init__(self, change: RowChange) -> None:
         self._text = cast("Any", change).record.text("id")
 
-    def lets_filter_by(self, columns: frozenset[str]) -> bool:
+    def allows_filter_on(self, columns: frozenset[str]) -> bool:
         return True
 
     def is_too_large(self, select: Any = None) -> bool:
@@ -80,7 +80,7 @@ class Stage:
         if is_slow:
             self.slow.add(viewer)
 
-    async def check(self, candidates: Sequence[Candidate], lookup: Any = None) -> Verdict:
+    async def check(self, candidates: Sequence[PendingChange], lookup: Any = None) -> Verdict:
         """As a checker does."""
         timeouts: Counter[Viewer] = Counter()
         if lookup is None:

@@ -21,12 +21,12 @@ from ..phoenix.messages import CHANNEL_PREFIX
 from .tables import Table
 
 __all__ = [
-    "Wish",
+    "SubscriptionSpec",
     "check_columns",
-    "check_wish",
+    "check_spec",
     "possible",
     "tell_of_regex",
-    "wishes_of",
+    "specs_of",
 ]
 
 logger = logging.getLogger("realtime.catalog")
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 
 @attrs.frozen
-class Wish:
+class SubscriptionSpec:
     """What somebody wants to listen to."""
 
     schema: str | None
@@ -61,7 +61,9 @@ class Wish:
         return None if self.select is None else tuple(sorted(self.select))
 
 
-def wishes_of(topic: Topic, bindings: tuple[Binding, ...] | None) -> list[tuple[Wish, ...]]:
+def specs_of(
+    topic: Topic, bindings: tuple[Binding, ...] | None
+) -> list[tuple[SubscriptionSpec, ...]]:
     """Return what a join asks for, each in all the ways in which it can be read.
 
     One of the ways has to be possible.
@@ -73,25 +75,30 @@ def wishes_of(topic: Topic, bindings: tuple[Binding, ...] | None) -> list[tuple[
     return _of_topic(topic) if bindings is None else [(_of_binding(one),) for one in bindings]
 
 
-def _of_topic(topic: Topic) -> list[tuple[Wish, ...]]:
+def _of_topic(topic: Topic) -> list[tuple[SubscriptionSpec, ...]]:
     if topic.filters:
-        return [tuple(Wish(item.schema, item.table, item.filter) for item in topic.filters)]
+        return [
+            tuple(SubscriptionSpec(item.schema, item.table, item.filter) for item in topic.filters)
+        ]
     name = topic.name.removeprefix(CHANNEL_PREFIX)
     if name == ANY:
-        return [(Wish(None, None),)]
+        return [(SubscriptionSpec(None, None),)]
     if not name:
         return []
     if ":" not in name:
-        return [(Wish(name, None),)]
+        return [(SubscriptionSpec(name, None),)]
     # A colon may belong to the schema's name or to the table's.
     splits = islice((place for place, letter in enumerate(name) if letter == ":"), MOST_SPLITS)
     return [
-        tuple(Wish(name[:place], name[place + 1 :], otherwise=topic.problem) for place in splits)
+        tuple(
+            SubscriptionSpec(name[:place], name[place + 1 :], otherwise=topic.problem)
+            for place in splits
+        )
     ]
 
 
-def _of_binding(binding: Binding) -> Wish:
-    return Wish(
+def _of_binding(binding: Binding) -> SubscriptionSpec:
+    return SubscriptionSpec(
         None if binding.schema == ANY else binding.schema,
         None if binding.table == ANY else binding.table,
         binding.filter,
@@ -100,7 +107,9 @@ def _of_binding(binding: Binding) -> Wish:
     )
 
 
-def possible(ways: Iterable[Wish], check: Callable[[Wish], T]) -> list[tuple[Wish, T]]:
+def possible(
+    ways: Iterable[SubscriptionSpec], check: Callable[[SubscriptionSpec], T]
+) -> list[tuple[SubscriptionSpec, T]]:
     """Return the ways to read a wish that are possible, and what checking them gave.
 
     Raises:
@@ -123,7 +132,7 @@ def possible(ways: Iterable[Wish], check: Callable[[Wish], T]) -> list[tuple[Wis
     return found
 
 
-def check_wish(wish: Wish) -> None:
+def check_spec(wish: SubscriptionSpec) -> None:
     """Look at what a wish asks for, whatever tables there are.
 
     Raises:
@@ -147,7 +156,7 @@ def tell_of_regex() -> None:
     )
 
 
-def check_table(wish: Wish, table: Table | None) -> Table:
+def check_table(wish: SubscriptionSpec, table: Table | None) -> Table:
     """Return the table that a wish is for.
 
     Raises:
@@ -171,7 +180,9 @@ def check_table(wish: Wish, table: Table | None) -> Table:
     return table
 
 
-def check_columns(wish: Wish, table: Table, columns: Collection[str], enums: EnumOrders) -> None:
+def check_columns(
+    wish: SubscriptionSpec, table: Table, columns: Collection[str], enums: EnumOrders
+) -> None:
     """Look at what a wish says of a table's columns.
 
     Args:

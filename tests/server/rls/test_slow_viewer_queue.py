@@ -10,11 +10,11 @@ import psycopg
 import pytest
 import pytest_asyncio
 
-from realtime_server.rls import lanes
-from realtime_server.rls.candidates import Candidate
+from realtime_server.rls import slow_viewer_queue
+from realtime_server.rls.channel_gaps import ChannelGap
 from realtime_server.rls.counters import Counters
-from realtime_server.rls.lanes import Lane, Word
-from realtime_server.rls.losses import Loss
+from realtime_server.rls.pending_changes import PendingChange
+from realtime_server.rls.slow_viewer_queue import SlowViewerQueue, Word
 from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.waiting import AROUND, Waiting
 from tests.server_helpers import insert, make_relation
@@ -24,9 +24,9 @@ ANN = Viewer.of({"role": "reader", "sub": "ann"})
 TODOS = make_relation()
 
 
-def part(*ids: int) -> list[Candidate]:
+def part(*ids: int) -> list[PendingChange]:
     changes = (attrs.evolve(insert(TODOS, str(one), "x"), index=one) for one in ids)
-    return [Candidate(change, 1, frozenset({ANN})) for change in changes]
+    return [PendingChange(change, 1, frozenset({ANN})) for change in changes]
 
 
 class Works:
@@ -41,16 +41,16 @@ class Works:
         self.may_go_on.set()
         self.counters = Counters()
         held = Waiting(1_000_000, self.counters)
-        self.lane = Lane(self.work, self.lose, ANN, held)
+        self.lane = SlowViewerQueue(self.work, self.lose, ANN, held)
 
-    async def work(self, candidates: Sequence[Candidate]) -> None:
+    async def work(self, candidates: Sequence[PendingChange]) -> None:
         self.begun.set()
         await self.may_go_on.wait()
         if self.problems:
             raise self.problems.pop(0)
         self.done += [one.change.position.index for one in candidates]
 
-    def lose(self, loss: Loss) -> None:
+    def lose(self, loss: ChannelGap) -> None:
         if self.deaf:
             raise self.deaf.pop()
         after = None if loss.after is None else loss.after.index
@@ -73,7 +73,7 @@ async def test_what_waits_is_worked_off_in_order(works: Works) -> None:
 async def test_a_lost_connection_is_tried_again(
     works: Works, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "_RETRY", 0.0)
+    monkeypatch.setattr(slow_viewer_queue, "_RETRY", 0.0)
     works.problems += [psycopg.OperationalError("away")] * 2
     works.lane.put(part(1))
     await eventually(lambda: works.done == [1])
@@ -107,7 +107,7 @@ async def test_when_too_much_waits_all_of_it_is_given_up_in_its_place(
     works: Works, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     # Each change has one byte.
-    monkeypatch.setattr(lanes, bound, 3)
+    monkeypatch.setattr(slow_viewer_queue, bound, 3)
     works.may_go_on.clear()
     works.lane.put(part(1))
     await works.begun.wait()
@@ -120,7 +120,7 @@ async def test_when_too_much_waits_all_of_it_is_given_up_in_its_place(
 async def test_a_fault_and_what_is_given_up_behind_it_are_told_in_order(
     works: Works, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "_MOST_WAITING", 1)
+    monkeypatch.setattr(slow_viewer_queue, "_MOST_WAITING", 1)
     works.may_go_on.clear()
     works.problems.append(ValueError("unexpected"))
     works.lane.put(part(1))
@@ -135,7 +135,7 @@ async def test_a_fault_and_what_is_given_up_behind_it_are_told_in_order(
 async def test_more_than_may_wait_is_taken_if_it_comes_at_once(
     works: Works, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "_MOST_WAITING", 1)
+    monkeypatch.setattr(slow_viewer_queue, "_MOST_WAITING", 1)
     works.lane.put(part(1, 2, 3))
     await eventually(lambda: works.done == [1, 2, 3])
 
@@ -144,7 +144,7 @@ async def test_more_than_may_wait_is_taken_if_it_comes_at_once(
 async def test_what_is_left_when_it_is_abandoned_is_one_loss(
     works: Works, monkeypatch: pytest.MonkeyPatch, behind: int
 ) -> None:
-    monkeypatch.setattr(lanes, "_MOST_WAITING", 2)
+    monkeypatch.setattr(slow_viewer_queue, "_MOST_WAITING", 2)
     works.lane.put(part(1))
     await eventually(lambda: works.done == [1])
     works.may_go_on.clear()

@@ -1,4 +1,4 @@
-"""Candidate: a change, and those who may get it."""
+"""PendingChange: a change, and those who may get it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..fanout.groups import AnyDelivery, Listening
 from .payloads import ErrorView, View
 from .viewers import Viewer
 
-__all__ = ["Candidate", "Decided", "Lost", "Matched", "Shown"]
+__all__ = ["PendingChange", "Decided", "Lost", "Matched", "Shown"]
 
 Matched: TypeAlias = dict[Viewer, list[tuple[AnyDelivery, Members]]]
 """By viewer, who got a change at the time it was matched: subscriptions come, move and go
@@ -33,7 +33,7 @@ Shown: TypeAlias = dict[Viewer, View | ErrorView | Lost]
 
 
 @attrs.frozen(eq=False)
-class Candidate:
+class PendingChange:
     """A change, and those who get it if they may see it."""
 
     change: RowChange
@@ -70,5 +70,5 @@ class Candidate:
         )
 
 
-Decided: TypeAlias = Sequence[tuple[Candidate, Shown]]
+Decided: TypeAlias = Sequence[tuple[PendingChange, Shown]]
 """Changes in their order, each with what is shown of it."""

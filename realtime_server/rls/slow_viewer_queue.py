@@ -1,4 +1,4 @@
-"""Lane: what waits for a viewer whose policies take too long, in order."""
+"""SlowViewerQueue: what waits for a viewer whose policies take too long, in order."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import psycopg
 from realtime_core import Position
 
 from ..database.connections import brief
-from .candidates import Candidate
-from .losses import Loss, LossReason
+from .channel_gaps import ChannelGap, ChannelGapReason
+from .pending_changes import PendingChange
 from .viewers import Viewer
 from .waiting import AROUND, Waiting
 
-__all__ = ["Lane", "Lost", "Word"]
+__all__ = ["SlowViewerQueue", "Lost", "Word"]
 
 logger = logging.getLogger("realtime.rls")
 
@@ -32,7 +32,7 @@ _MOST_BYTES: Final = 64 * 1024 * 1024
 _RETRY: Final = 1.0
 """Seconds until a viewer is asked for again whose connection was lost."""
 
-Lost: TypeAlias = Callable[[Loss], None]
+Lost: TypeAlias = Callable[[ChannelGap], None]
 """Tells the channels."""
 
 
@@ -43,7 +43,7 @@ class Word:
     tell: Callable[[], None]
 
 
-class Lane:
+class SlowViewerQueue:
     """Works off what waits for a viewer who is asked for apart.
 
     Args:
@@ -55,7 +55,7 @@ class Lane:
 
     def __init__(
         self,
-        work: Callable[[Sequence[Candidate]], Awaitable[None]],
+        work: Callable[[Sequence[PendingChange]], Awaitable[None]],
         lost: Lost,
         viewer: Viewer,
         held: Waiting,
@@ -66,9 +66,9 @@ class Lane:
         self._held = held
         # In their order: handed over, looked at, given up, waiting.
         self._handed: Position | None = None
-        self._current: Sequence[Candidate] = ()
-        self._loss: Loss | None = None
-        self._waiting: deque[Sequence[Candidate] | Word] = deque()
+        self._current: Sequence[PendingChange] = ()
+        self._loss: ChannelGap | None = None
+        self._waiting: deque[Sequence[PendingChange] | Word] = deque()
         self._count = 0
         self._bytes = 0
         self._woken = asyncio.Event()
@@ -84,7 +84,7 @@ class Lane:
         """Bytes that the changes take that wait, and would not if they were given up."""
         return self._bytes + self._count * AROUND
 
-    def put(self, candidates: Sequence[Candidate]) -> None:
+    def put(self, candidates: Sequence[PendingChange]) -> None:
         """Take a part of a batch, which is not empty.
 
         When too much waits, all of it is given up: one gap takes the channels back to what
@@ -106,7 +106,7 @@ class Lane:
 
     def give_up(self) -> None:
         """Give up all changes that wait behind those that are being looked at."""
-        self._waiting += self._lose_what_waits(LossReason.TOO_SLOW)
+        self._waiting += self._lose_what_waits(ChannelGapReason.TOO_SLOW)
         self._woken.set()
 
     def cancel(self) -> asyncio.Task[None]:
@@ -116,9 +116,9 @@ class Lane:
 
     def abandon(self) -> asyncio.Task[None]:
         """End, because the viewer's token is nobody's any more; tell what is given up."""
-        words = self._lose_what_waits(LossReason.TOKEN_REPLACED)
+        words = self._lose_what_waits(ChannelGapReason.TOKEN_REPLACED)
         if self._current:
-            self._give_up(self._current, LossReason.TOKEN_REPLACED, are_earlier=True)
+            self._give_up(self._current, ChannelGapReason.TOKEN_REPLACED, are_earlier=True)
             self._held.give_back(self._current)
             self._current = ()
         self._tell()
@@ -126,7 +126,7 @@ class Lane:
             self._say(word)
         return self.cancel()
 
-    def _lose_what_waits(self, reason: LossReason) -> list[Word]:
+    def _lose_what_waits(self, reason: ChannelGapReason) -> list[Word]:
         """Give up all changes that wait; return what is to be told behind them."""
         parts = [part for part in self._waiting if not isinstance(part, Word)]
         words = [part for part in self._waiting if isinstance(part, Word)]
@@ -156,7 +156,7 @@ class Lane:
                 self._current = ()
                 self._tell()
 
-    async def _work_off(self, candidates: Sequence[Candidate]) -> None:
+    async def _work_off(self, candidates: Sequence[PendingChange]) -> None:
         while True:
             try:
                 await self._work(candidates)
@@ -172,7 +172,7 @@ class Lane:
                 )
                 logger.debug("the role is %s", self._viewer.role)
                 later, self._loss = self._loss, None
-                self._give_up(candidates, LossReason.FAILED)
+                self._give_up(candidates, ChannelGapReason.FAILED)
                 self._tell()
                 self._loss = later
                 return
@@ -182,13 +182,13 @@ class Lane:
 
     def _give_up(
         self,
-        candidates: Sequence[Candidate],
-        reason: LossReason,
+        candidates: Sequence[PendingChange],
+        reason: ChannelGapReason,
         *,
         are_earlier: bool = False,
     ) -> None:
         if self._loss is None:
-            self._loss = Loss.of(self._viewer, reason, candidates)
+            self._loss = ChannelGap.of(self._viewer, reason, candidates)
         else:
             self._loss.add(candidates, are_earlier=are_earlier)
 
@@ -210,5 +210,5 @@ class Lane:
             logger.debug("the role is %s", self._viewer.role)
 
 
-def _bytes_of(candidates: Sequence[Candidate]) -> int:
+def _bytes_of(candidates: Sequence[PendingChange]) -> int:
     return sum(one.size for one in candidates)

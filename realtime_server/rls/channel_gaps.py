@@ -1,4 +1,4 @@
-"""Loss: changes that some channels do not get, and are told of as of a gap.
+"""ChannelGap: changes that some channels do not get, and are told of as of a gap.
 
 Row level security may not have answered whether they may see the rows. So a loss goes by who
 listens to the tables, and never by filters, which would tell what is in those rows.
@@ -16,13 +16,13 @@ from realtime_core import Position
 
 from ..fanout.dispatch import Members, Subscriber
 from ..fanout.groups import AnyGroup, Subscription
-from .candidates import Candidate
+from .pending_changes import PendingChange
 from .viewers import Viewer
 
-__all__ = ["Loss", "LossReason"]
+__all__ = ["ChannelGap", "ChannelGapReason"]
 
 
-class LossReason(enum.Enum):
+class ChannelGapReason(enum.Enum):
     """Why channels do not get their changes."""
 
     TOO_SLOW = "rls_too_slow"
@@ -36,11 +36,11 @@ class LossReason(enum.Enum):
 
 
 @attrs.define
-class Loss:
+class ChannelGap:
     """Changes, as far as their channels have to be told. It does not grow with their number."""
 
     viewer: Viewer
-    reason: LossReason
+    reason: ChannelGapReason
     until: Position
     """The last one's."""
     after: Position | None = None
@@ -56,8 +56,8 @@ class Loss:
     def of(
         cls,
         viewer: Viewer,
-        reason: LossReason,
-        candidates: Sequence[Candidate],
+        reason: ChannelGapReason,
+        candidates: Sequence[PendingChange],
         *,
         is_of_moved: bool = False,
     ) -> Self:
@@ -66,7 +66,7 @@ class Loss:
         loss.add(candidates)
         return loss
 
-    def add(self, candidates: Sequence[Candidate], *, are_earlier: bool = False) -> None:
+    def add(self, candidates: Sequence[PendingChange], *, are_earlier: bool = False) -> None:
         """Lose more, which are later ones unless said otherwise."""
         if not are_earlier:
             self.until = candidates[-1].change.position

@@ -1,4 +1,4 @@
-"""Page: a table's part of a batch: which rows are to be looked up, and what each viewer is told."""
+"""TableCheck: a table's part of a batch: the rows to look up, and what each viewer is told."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Final, Protocol
 from realtime_core import UNCHANGED, Delete, Insert, Relation, RowChange, Update
 
 from ..database.tables import LiveColumn, Table
-from .candidates import Candidate, Shown
 from .counters import Counters
 from .lookup.former import Condition, is_known, text_of
 from .lookup.visibility import Answer, Failure, Question, Row
 from .payloads import Answers, ErrorView, View, unknown_values
+from .pending_changes import PendingChange, Shown
 from .samples import Sampled
 from .viewers import Viewer
 
-__all__ = ["Lookup", "Page"]
+__all__ = ["Lookup", "TableCheck"]
 
 _NO_PRIMARY_KEY: Final = "Error 400: Bad Request, no primary key"
 _UNAUTHORIZED: Final = "Error 401: Unauthorized"
@@ -43,7 +43,7 @@ class Lookup(Protocol):
     ) -> list[Answer]: ...
 
 
-class _Sheet:
+class _RowSet:
     """Rows of a table to be looked up, all in the same columns."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class _Sheet:
         return [Question(viewer, places) for viewer, places in wanted.items()]
 
 
-class Page:
+class TableCheck:
     """A table's part of a batch.
 
     Args:
@@ -91,7 +91,7 @@ class Page:
         self,
         table: Table,
         relation: Relation,
-        candidates: Sequence[Candidate],
+        candidates: Sequence[PendingChange],
         places: Sequence[int],
         strict: bool,
         sampled: Sampled,
@@ -108,7 +108,7 @@ class Page:
             not table.has_rls or self._published >= set(table.key_names)
         )
         self._candidates = candidates
-        self._sheets: dict[tuple[tuple[LiveColumn, ...], Condition | None], _Sheet] = {}
+        self._sheets: dict[tuple[tuple[LiveColumn, ...], Condition | None], _RowSet] = {}
         self._columns: dict[str, tuple[LiveColumn, ...]] = {}
         self._errors_for_all: dict[str, str | None] = {}
         # By candidate and columns: who sees them. By candidate: who, all of one role, is told of
@@ -187,7 +187,7 @@ class Page:
         compared = self._columns_of(role) if strict else ()
         row = _row(change, self._table, compared)
         if row is not None:
-            self._sheets.setdefault((compared, None), _Sheet()).add(row, place, viewers)
+            self._sheets.setdefault((compared, None), _RowSet()).add(row, place, viewers)
 
     def _is_asked_as_it_was(self, place: int) -> bool:
         """Say whether those who could see a row before its DELETE get it whole, and nobody else."""
@@ -212,7 +212,7 @@ class Page:
             self._shown.setdefault((place, self._columns_of(role)), []).extend(viewers)
             return
         row = Row((text_of(change, table),))
-        self._sheets.setdefault(((), condition), _Sheet()).add(row, place, viewers)
+        self._sheets.setdefault(((), condition), _RowSet()).add(row, place, viewers)
 
     async def ask(
         self, look_up: Lookup, counters: Counters, too_slow: Collection[Viewer] = ()
@@ -239,7 +239,7 @@ class Page:
                 counters.checks += len(question.places)
                 self._take(sheet, question.viewer, answer, counters)
 
-    def _take(self, sheet: _Sheet, viewer: Viewer, answer: Answer, counters: Counters) -> None:
+    def _take(self, sheet: _RowSet, viewer: Viewer, answer: Answer, counters: Counters) -> None:
         columns = self._columns[viewer.role]
         self.seconds[viewer] = self.seconds.get(viewer, 0.0) + answer.seconds
         for row in answer.visible:
