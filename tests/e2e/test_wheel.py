@@ -118,10 +118,10 @@ def test_decoding_loads_no_driver(installed: Environment) -> None:
 def test_the_page_is_there(installed: Environment) -> None:
     done = installed.python(
         """
-        from realtime_server.auth import AllowAll
+        from realtime_server.auth.authorizer import AllowAll
         from realtime_server.config import ServerConfig
-        from realtime_server.endpoints import Request
-        from realtime_server.inspector import TableList, inspector_endpoints
+        from realtime_server.net.http import Request
+        from realtime_server.net.inspector import TableList, inspector_endpoints
         tables = TableList.of(ServerConfig())
         endpoints = inspector_endpoints(AllowAll(), tables, allowed_origins=())
         print(*sorted(endpoints))
@@ -130,7 +130,7 @@ def test_the_page_is_there(installed: Environment) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     paths, page = done.stdout.split("\n", 1)
-    source = Path(realtime_server.__file__).parent / "inspector" / "page"
+    source = Path(realtime_server.__file__).parent / "net" / "inspector" / "page"
     names = ["", "inspector.json", *(path.name for path in source.iterdir())]
     assert paths.split() == sorted(f"/{name}" for name in names)
     assert "<title>Realtime inspector</title>" in page
