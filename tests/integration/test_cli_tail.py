@@ -273,10 +273,17 @@ def test_a_signal_ends_it_while_nobody_takes_its_output(shop: Database, number: 
         shop.execute("insert into item select g, repeat('x', 1000) from generate_series(1, 5000) g")
         # The server waits for the client, and that for whoever reads its output: nobody.
         query = (
-            "select 1 from pg_stat_activity where backend_type = 'walsender'"
-            " and datname = current_database() and wait_event = 'WalSenderWriteData'"
+            "select sent_lsn from pg_stat_replication join pg_stat_activity using (pid)"
+            " where datname = current_database() and wait_event = 'WalSenderWriteData'"
         )
-        eventually_sync(lambda: shop.execute(query))
+
+        def waits_for_good() -> bool:
+            # Now and then it waits for a moment only.
+            before = shop.execute(query)
+            shop.execute("select pg_sleep(0.5)")
+            return bool(before) and shop.execute(query) == before
+
+        eventually_sync(waits_for_good)
         process.send_signal(number)
         assert process.wait(timeout=60) == 130
         # The slot went with the process.
