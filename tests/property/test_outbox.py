@@ -29,6 +29,8 @@ from realtime_server.net.websocket import BoundedConnection
 from tests.property.examples import examples
 from tests.server_helpers import DEADLINE
 
+pytestmark = pytest.mark.slow
+
 BUFFER: Final = 4096
 """Bytes of each end's, that the kernel doubles: most of what is written does not fit."""
 MUCH: Final = 1 << 30

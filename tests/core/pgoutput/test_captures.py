@@ -33,6 +33,8 @@ from realtime_core.oids import BUILTIN_TYPES
 from tests.core.captures import Tables, checksums, decoder_for, events, expected, find, payloads
 from tests.pgoutput_encoder import encode
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 
 FILES = {

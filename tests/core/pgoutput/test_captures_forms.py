@@ -42,6 +42,8 @@ from tests.core.captures import (
     read,
 )
 
+pytestmark = pytest.mark.slow
+
 STREAMED = {
     "stream_v2.bin": "streaming",
     "stream_v2_binary.bin.gz": "streaming",

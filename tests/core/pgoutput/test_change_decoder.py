@@ -164,6 +164,7 @@ def test_a_row_that_is_cut_is_truncated_behind_every_byte(message: Message, lazy
             list(warmed(message, rows=35, lazy=lazy).decode([data[:length]]))
 
 
+@pytest.mark.slow
 @each_kind
 def test_a_row_with_a_changed_byte_is_what_the_long_way_makes_of_it(
     message: Message, lazy: bool

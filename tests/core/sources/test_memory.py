@@ -479,6 +479,7 @@ def test_a_value_without_a_text() -> None:
             to_field(value)
 
 
+@pytest.mark.slow
 def test_the_pages_example_is_a_test_that_passes_and_can_fail(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "reference" / "memory.md").read_text()
     files = dict(re.findall(r'^```python title="(.*?)"\n(.*?)^```$', page, re.M | re.S))
