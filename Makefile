@@ -25,7 +25,7 @@ demo: $(VENV)/.demo ## PostgreSQL, sample tables, the server and a page; PORT=45
 test: ## install what the tests need, then check everything; WORKERS=0 for one after the other
 	@tests/provision
 	@$(MAKE) --no-print-directory lint clients
-	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1
 
 check: lint ## format, lint, types and unit tests, in under a minute
 	@$(RUN) -m pytest --quiet -n auto -m "not integration and not e2e and not slow" $(UNIT_TESTS)

@@ -4,6 +4,10 @@ Workers of pytest-xdist take a file at a time, the longest first.
 
 With CI=true nothing may be skipped: there `make test` has installed all that
 the tests need, so a skip is a mistake that would hide the test for ever.
+
+`make test` tries a failed test that starts processes once more, as one of a thousand may meet
+a machine that stands still for a second. It shows every first failure as it was, and more than
+MOST_FLAKY of them fail the run. Unit tests have one try.
 """
 
 from __future__ import annotations
@@ -30,12 +34,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 pytest_plugins = ["tests.fix_postgres", "tests.fix_rls"]
 
 
+MOST_FLAKY = 2
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Let workers begin with what takes long, so that no worker is left with it at the end.
 
     One after the other, tests stay as they are: by the fixtures that they share.
     """
+    for item in items:
+        if not (item.get_closest_marker("integration") or item.get_closest_marker("e2e")):
+            item.add_marker(pytest.mark.flaky(reruns=0))
     if not hasattr(config, "workerinput"):
         return
     slow: Counter[Path] = Counter()
@@ -68,3 +78,26 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     forbid_skip(report)
     return report
+
+
+def failed_at_first(config: pytest.Config) -> dict[str, pytest.TestReport]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    reports = reporter.stats.get("rerun", []) if reporter else []
+    return {report.nodeid: report for report in reports}
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    flaky = failed_at_first(config)
+    for name, report in flaky.items():
+        terminalreporter.section(f"failed at first: {name}")
+        terminalreporter.line(report.longreprtext)
+    if len(flaky) > MOST_FLAKY:
+        terminalreporter.section(f"{len(flaky)} tests failed at first; {MOST_FLAKY} at most may")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if len(failed_at_first(session.config)) > MOST_FLAKY:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

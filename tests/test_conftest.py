@@ -39,10 +39,10 @@ def suite(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(suite: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(suite: Path, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", os.devnull]
     return subprocess.run(
-        [*command, "--continue-on-collection-errors", f"--rootdir={suite}", suite],
+        [*command, *options, "--continue-on-collection-errors", f"--rootdir={suite}", suite],
         cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name not in ("CI", "EXAMPLES")}
         | environment,
@@ -63,6 +63,45 @@ def test_with_ci_a_skip_is_a_failure_that_says_why(suite: Path) -> None:
     for reason in ("no such server", "not here", "no such library"):
         assert f"{reason} (CI=true allows no skips)" in result.stdout
     assert result.returncode == 1
+
+
+FAILS_AT_FIRST = """
+import pathlib, pytest
+
+def once(name):
+    file = pathlib.Path(__file__).with_name(name)
+    seen = file.exists()
+    file.touch()
+    assert seen, "the first time"
+
+@pytest.mark.integration
+@pytest.mark.parametrize("place", range(PLACES))
+def test_of_processes(place):
+    once(f"process {place}")
+
+def test_unit():
+    once("unit") if UNIT else None
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_test_of_processes_is_tried_once_more_and_shown(tmp_path: Path, workers: int) -> None:
+    def tried(places: int, unit: bool = False) -> subprocess.CompletedProcess[str]:
+        folder = tmp_path / f"{places} {unit}"
+        folder.mkdir()
+        text = FAILS_AT_FIRST.replace("PLACES", str(places)).replace("UNIT", str(unit))
+        (folder / "test_some.py").write_text(text)
+        return run(folder, "--reruns", "1", "-n", str(workers))
+
+    few = tried(2)
+    assert few.returncode == 0
+    assert "3 passed" in few.stdout
+    assert "2 rerun" in few.stdout
+    assert few.stdout.count("AssertionError: the first time") == 2
+    many = tried(3)
+    assert many.returncode == 1
+    assert "3 tests failed at first; 2 at most may" in many.stdout
+    assert tried(0, unit=True).returncode == 1
 
 
 PROPERTY = """

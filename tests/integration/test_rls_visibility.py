@@ -343,8 +343,24 @@ async def test_a_key_that_is_none_any_more_is_an_error(scene: Scene) -> None:
     assert seen(await scene.ask([1], "ann")) == [set()]
 
 
-async def test_what_was_asked_on_a_lost_connection_is_asked_once_more(scene: Scene) -> None:
-    scene.make("id int primary key, owner text", "pg_sleep(0.3) is not null")
+@pytest.mark.parametrize("when", ["while it is asked", "while the function is made"])
+async def test_what_was_asked_on_a_lost_connection_is_asked_once_more(
+    scene: Scene, when: str
+) -> None:
+    if when == "while it is asked":
+        scene.make("id int primary key, owner text", "pg_sleep(0.3) is not null")
+        statement = "SELECT * FROM pg_temp.%"
+    else:
+        scene.make("id int primary key, owner text")
+        scene.database.execute(
+            "create function slow_to_make() returns event_trigger language plpgsql as"
+            " $$ begin perform pg_sleep(0.3); end $$"
+        )
+        scene.database.execute(
+            "create event trigger slow_to_make on ddl_command_start when tag in"
+            " ('CREATE FUNCTION') execute function slow_to_make()"
+        )
+        statement = "DISCARD PLANS%"
     scene.execute("insert into notes values (1, 'ann')")
     table = await scene.table()
     question = Question(scene.viewer("ann"), (0,))
@@ -352,8 +368,9 @@ async def test_what_was_asked_on_a_lost_connection_is_asked_once_more(scene: Sce
     terminate = (
         "select count(pg_terminate_backend(pid)) from pg_stat_activity where state = 'active'"
         " and application_name = 'realtime_server rls' and datname = current_database()"
+        " and query like %s"
     )
-    while not scene.database.execute(terminate)[0][0]:
+    while not scene.database.execute(terminate, (statement,))[0][0]:
         assert not asking.done()
         await asyncio.sleep(0)
     assert seen(await asking) == [{0}]

@@ -351,7 +351,11 @@ class Visibility:
                 try:
                     # Functions in policies may have plans from when they called others.
                     await connection.execute(f"DISCARD PLANS; {definition}".encode())
-                except psycopg.ProgrammingError as exc:
+                except psycopg.Error as exc:
+                    if connection.closed:
+                        raise _LostError from exc
+                    if not isinstance(exc, psycopg.ProgrammingError):
+                        raise
                     if not await _may_define(connection):
                         raise
                     # It names the key's types, which may be gone, or not the server's to use.
