@@ -17,10 +17,10 @@ from .config import ReplicationMode, ServerConfig
 from .database.attachment import Attachment
 from .database.source import make_source
 from .database.stream_mode import StreamMode
-from .fanout.gate import TopicRules
 from .fanout.hub import Hub
+from .fanout.topic_rules import TopicRules
 from .metrics import CONTENT_TYPE, Metrics
-from .net.aio import wait_at_most
+from .net.aio import cancel_within
 from .net.backlog import Backlog
 from .net.budget import Budget
 from .net.connection import Connection
@@ -128,7 +128,7 @@ class RealtimeServer:
         self._listener.stop_accepting()
         self._broadcasting.cancel()
         try:
-            await wait_at_most({self._broadcasting}, _PATIENCE)
+            await cancel_within({self._broadcasting}, _PATIENCE)
             await self._listener.close(within=self.config.drain_timeout / 1000)
         finally:
             await self._mode.__aexit__(exc_type, exc, traceback)

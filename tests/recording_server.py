@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from realtime_core import Event, Insert
 from realtime_server import cli, server
 from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.turns import Steps
 from realtime_server.rls import mode
 from realtime_server.rls.delivery import Delivery
 from realtime_server.rls.pending_changes import Decided
@@ -23,7 +24,7 @@ __all__ = ["RecordingDelivery", "RecordingHub", "read_record"]
 class RecordingHub(Hub):
     """Publishes, then writes down what."""
 
-    def publishing(self, events: Iterable[Event]) -> Iterator[float]:
+    def publishing(self, events: Iterable[Event]) -> Steps:
         batch = list(events)
         yield from super().publishing(batch)
         _write_down(batch)
@@ -32,7 +33,7 @@ class RecordingHub(Hub):
 class RecordingDelivery(Delivery):
     """The same in RLS mode."""
 
-    def handing_out(self, decided: Decided) -> Iterator[float]:
+    def handing_out(self, decided: Decided) -> Steps:
         yield from super().handing_out(decided)
         _write_down(candidate.change for candidate, _ in decided)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from typing import cast
 
@@ -25,6 +25,7 @@ from realtime_server import cli, server
 from realtime_server.fanout import broadcaster, hub
 from realtime_server.fanout.dispatch import Dispatch, Members
 from realtime_server.fanout.hub import Hub, Messages
+from realtime_server.fanout.turns import Steps
 from realtime_server.net import listener
 from realtime_server.net.outbox import SocketOutbox
 from realtime_server.net.websocket import BoundedConnection
@@ -45,11 +46,11 @@ class BroadcastingDispatch(Dispatch):
 class SendingHub(Hub):
     """Yields what is to be sent, for ``_send_all`` to send it."""
 
-    def publishing(self, events: Iterable[Event]) -> Iterator[float]:
-        return cast(Iterator[float], iter([m for event in events for m in self._messages(event)]))
+    def publishing(self, events: Iterable[Event]) -> Steps:
+        return cast(Steps, iter([m for event in events for m in self._messages(event)]))
 
 
-async def _send_all(messages: Iterator[float]) -> None:
+async def _send_all(messages: Steps) -> None:
     _say_so("send")
     for members, message in cast(Messages, messages):
         for connection in _connections(members):
@@ -79,5 +80,5 @@ if __name__ == "__main__":
             hub.Dispatch = BroadcastingDispatch  # type: ignore[attr-defined]
         case "send":
             server.Hub = SendingHub  # type: ignore[misc]
-            broadcaster.give_way = _send_all  # type: ignore[attr-defined]
+            broadcaster.run_steps = _send_all  # type: ignore[attr-defined]
     sys.exit(cli.main())

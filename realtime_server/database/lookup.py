@@ -28,7 +28,7 @@ from realtime_core.errors import SourceError
 from realtime_core.filters import EnumOrders
 from realtime_core.sources.catalog import enum_orders as read_enum_orders
 
-from ..net.aio import wait_at_most
+from ..net.aio import cancel_within
 from .connections import Dsn, connect
 from .tables import Table, TableName, read_tables
 
@@ -197,7 +197,7 @@ class Lookup:
         finally:
             question.settle(None)
             if not reading.done():
-                await wait_at_most({reading}, 0)
+                await cancel_within({reading}, 0)
                 await self._disconnect()
 
     def _result(

@@ -14,7 +14,7 @@ from realtime_core import FilterError
 from realtime_core.filters import EnumOrders, Filter, has_regex
 
 from ..errors import NotPublishedError, NotThereError, RefusedError, place_of, quoted
-from ..fanout.gate import OWN_SCHEMA
+from ..fanout.topic_rules import OWN_SCHEMA
 from ..fanout.topics import MOST_SPLITS, Topic
 from ..phoenix.joins import ANY, Binding
 from ..phoenix.messages import CHANNEL_PREFIX

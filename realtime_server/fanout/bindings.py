@@ -15,8 +15,8 @@ from realtime_core.errors import FilterError
 from realtime_core.filters import Asked, EnumOrders, FilterIndex, Match
 
 from ..phoenix.joins import ANY, TRUNCATE, Binding
-from .gate import Opening, TopicRules
 from .payloads.v1 import RowPayload
+from .topic_rules import Opening, TopicRules
 
 __all__ = ["BindingIndex", "Form", "Found"]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from realtime_core import Begin, ChangeSource, Event, Gap, Idle
 
 from ..metrics import Metrics
-from .dispatch import give_way
 from .hub import Hub
+from .turns import run_steps
 
 __all__ = ["broadcast"]
 
@@ -32,7 +32,7 @@ async def broadcast(
     """
     async for batch in source.batches():
         try:
-            await give_way(hub.publishing(batch))
+            await run_steps(hub.publishing(batch))
         except asyncio.CancelledError:
             _acknowledge(source, batch)
             raise

@@ -17,18 +17,16 @@ than they would then: a hundred who read nothing would hold up each row for all 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import repeat
 from operator import itemgetter
 from typing import Final, Protocol, TypeAlias
 
 from ..net.frames import Frames, TextFrame
+from .turns import SLICE, Steps
 
-__all__ = ["SLICE", "Dispatch", "Flow", "Members", "Outbox", "Subscriber", "give_way"]
+__all__ = ["Dispatch", "Flow", "Members", "Outbox", "Subscriber"]
 
-SLICE: Final = 0.005
-"""Seconds until a dispatch gives way."""
 _MOST_BYTES: Final = 64 * 1024
 """Joined, about: a write should fit into what the kernel takes at once."""
 _MUCH: Final = _MOST_BYTES // 4
@@ -164,13 +162,13 @@ class Dispatch:
         """Say whether the slice of time is over."""
         return self._clock() >= self._until
 
-    def give_way(self) -> Iterator[float]:
+    def give_way(self) -> Steps:
         """Let others have their turn, if the slice of time is still over."""
         if self.is_over():
             yield 0.0
             self._until = self._clock() + SLICE
 
-    def hand_out(self) -> Iterator[float]:
+    def hand_out(self) -> Steps:
         """Write everything; whenever a slice is over, say for how many seconds to give way."""
         if not self._shares:
             return
@@ -206,7 +204,7 @@ class Dispatch:
             self._flow.add(size)
             yield from self._pause(recipients)
 
-    def _pause(self, recipients: Collection[Outbox]) -> Iterator[float]:
+    def _pause(self, recipients: Collection[Outbox]) -> Steps:
         """Wait a while for those who are behind, if they are most."""
         for _ in range(_MOST_PAUSES):
             if not self._flow.is_too_fast():
@@ -269,17 +267,3 @@ def _join(shares: _Shares) -> Frames:
         messages = [message for share in shares for message in share.messages]
         messages.sort(key=_PLACE)
     return Frames([frame for _, frame in messages])
-
-
-async def give_way(steps: Iterator[float]) -> None:
-    """Go through steps, and let others have their turn in between, for as long as each says.
-
-    A cancellation waits until the end: half of the clients have something already.
-    """
-    try:
-        for seconds in steps:
-            await asyncio.sleep(seconds)
-    except asyncio.CancelledError:
-        for _ in steps:
-            pass
-        raise

@@ -36,7 +36,6 @@ from ..phoenix.messages import CHANNEL_PREFIX, subscription_failed
 from ..phoenix.serializers import Serializer
 from .bindings import BindingIndex
 from .dispatch import Dispatch, Flow, Members
-from .gate import TopicRules
 from .groups import (
     AnyDelivery,
     AnyGroup,
@@ -50,7 +49,9 @@ from .groups import (
 from .pace import QUICK, Pace, pace_of
 from .payloads.v1 import Plans, RowPayload, row_payloads
 from .record_limit import RecordLimit
+from .topic_rules import TopicRules
 from .topics import Topic, shown_topic
+from .turns import Steps
 
 __all__ = ["Hub", "HubStats", "Messages"]
 
@@ -238,7 +239,7 @@ class Hub:
         for _ in self.publishing(events):
             pass
 
-    def publishing(self, events: Iterable[Event]) -> Iterator[float]:
+    def publishing(self, events: Iterable[Event]) -> Steps:
         """Hand out what one wake-up brought, in order; stop whenever others should have a turn.
 
         Each step says for how many seconds. It must be brought to its end before the next
@@ -286,7 +287,7 @@ class Hub:
                 yield from dispatch.hand_out()
                 yield from dispatch.give_way()
 
-    def typing(self, relation: Relation) -> Iterator[float]:
+    def typing(self, relation: Relation) -> Steps:
         """Type the filters on a table that is new, or has other columns.
 
         It stops as :meth:`publishing` does, and comes before :meth:`deliveries`, which does at
@@ -337,7 +338,7 @@ class Hub:
         for _ in self.writing(messages):
             pass
 
-    def writing(self, messages: Messages) -> Iterator[float]:
+    def writing(self, messages: Messages) -> Steps:
         """Hand messages out in the same way. They may be thought of as they are asked for."""
         dispatch = Dispatch(self._clock, self._flow)
         for members, message in messages:

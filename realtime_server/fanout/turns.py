@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Generator
-from typing import Any, Final, TypeVar
+from collections.abc import Generator, Iterator
+from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from .dispatch import SLICE
-
-__all__ = ["Turn", "Turns", "in_turns"]
+__all__ = ["SLICE", "Steps", "Turn", "Turns", "in_turns", "run_steps"]
 
 T = TypeVar("T")
+
+Steps: TypeAlias = Iterator[float]
+"""Work that is done in steps, so that the event loop can serve others in between.
+
+Each ``next()`` does one step and returns for how many seconds the caller must pause before it asks
+for the next one: usually 0, which lets others have one round of the event loop. The work is done
+when the iterator ends. Whoever began it must bring it to its end, as :func:`run_steps` does.
+"""
+
+SLICE: Final = 0.005
+"""Seconds that work may run before it lets others have their turn."""
 
 _SHARED_SLICE: Final = 0.002
 """Seconds of a round that go to what clients ask for. A row takes some rounds from the database to
@@ -138,3 +147,18 @@ async def in_turns(steps: Generator[Any, None, T], turn: Turn | Turns) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
+
+
+async def run_steps(steps: Steps) -> None:
+    """Do all steps, and pause after each for as long as it says.
+
+    A cancellation takes effect after the last step: the remaining ones are done without a pause.
+    Half of the clients may have got something already that the others are still to get.
+    """
+    try:
+        for seconds in steps:
+            await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        for _ in steps:
+            pass
+        raise

@@ -19,7 +19,7 @@ from ..config import ServerConfig
 from ..logs import peer_name
 from ..metrics import Metrics
 from .http import HttpProtocol, Response, Site
-from .local_pages import is_loopback, why_refused
+from .origins import is_loopback, why_refused
 
 __all__ = ["Acceptor", "Head"]
 

@@ -53,22 +53,21 @@ from ..phoenix.socket_state import (
     Unsubscribe,
     Withdraw,
 )
+from .aio import TokenBucket
 from .backlog import Backlog
 from .budget import Account, Budget
 from .frames import Frames
 from .outbox import SocketOutbox
-from .rate import Rate
 from .refusals import Refusals
 from .token_limit import TokenLimit
+from .websocket import close_within
 
-__all__ = ["CLOSE_TIMEOUT", "Connection", "close_within"]
+__all__ = ["Connection"]
 
 logger = logging.getLogger("realtime.connection")
 
 MAX_TOPIC_LENGTH: Final = 4096
 """Characters of a topic."""
-CLOSE_TIMEOUT: Final = 2.0
-"""Seconds a client has to take, and answer, a close frame."""
 NEXT_WITHIN: Final = 0.1
 """Seconds that a leave's answer waits for the next message, where that may change it."""
 CHECK_INTERVAL: Final = 300.0
@@ -125,7 +124,7 @@ class Connection:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._state = SocketState(serializer, max_payload_bytes=config.max_payload_bytes)
-        self._joins = Rate(config.max_joins_per_second, self._loop.time())
+        self._joins = TokenBucket(config.max_joins_per_second, self._loop.time())
         self._account = Account(budget)
         self._tokens = TokenLimit(config.max_tokens, self._loop.time)
         self._subscriptions: dict[Channel, Subscription] = {}
@@ -339,7 +338,7 @@ class Connection:
                 f"ClientJoinRateLimitReached: more than {config.max_joins_per_second} joins a "
                 "second (MAX_JOINS_PER_SECOND); wait",
             )
-        self._joins.owe(_weight(message))
+        self._joins.borrow(_weight(message))
         if len(message.topic) > MAX_TOPIC_LENGTH:
             raise LimitError("topic", f"the topic is longer than {MAX_TOPIC_LENGTH} characters")
         if len(self._state.channels) + len(self._state.postponed) >= config.max_channels:
@@ -462,18 +461,3 @@ def _weight(message: Message) -> int:
         size += size_of(message.payload["config"])
     # What is nested too deeply is not read at all.
     return int((size - _USUAL_SIZE) // _SIZE_OF_A_JOIN) if _USUAL_SIZE < size < inf else 0
-
-
-async def close_within(
-    websocket: ServerConnection, code: int, reason: str, *, within: float = CLOSE_TIMEOUT
-) -> None:
-    """Close a connection in good order, or abort it.
-
-    websockets' own timeout begins when the close frame is sent; a client that does not read
-    lets it not even come to that.
-    """
-    try:
-        async with asyncio.timeout(within):
-            await websocket.close(code, reason)
-    except TimeoutError:
-        websocket.transport.abort()

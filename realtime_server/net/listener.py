@@ -31,10 +31,9 @@ from ..errors import RefusedError
 from ..metrics import Metrics
 from ..phoenix.serializers import SERIALIZERS, Serializer
 from .acceptor import Acceptor, Head
-from .aio import wait_at_most
-from .connection import CLOSE_TIMEOUT, close_within
+from .aio import cancel_within
 from .http import Site
-from .websocket import BoundedConnection
+from .websocket import CLOSE_TIMEOUT, BoundedConnection, close_within
 
 __all__ = ["Handler", "Listener", "bind", "deflate_factory"]
 
@@ -170,7 +169,7 @@ class Listener:
         await asyncio.sleep(0)
         while connections := server.connections:
             await asyncio.gather(*(_close_by(deadline, one) for one in connections))
-        await wait_at_most(self._handling, _left_until(deadline))
+        await cancel_within(self._handling, _left_until(deadline))
         await server.wait_closed()
 
     def cut_off(self) -> None:

@@ -12,7 +12,7 @@ from ..logs import named
 from ..metrics import Metrics
 from ..phoenix.messages import Message
 from ..phoenix.payloads import has_config
-from .rate import Rate
+from .aio import TokenBucket
 
 __all__ = ["Refusals"]
 
@@ -41,7 +41,7 @@ class Refusals:
         self._peer = peer
         self._metrics = metrics
         self._clock = clock
-        self._lines = Rate(LINES_PER_SECOND, clock())
+        self._lines = TokenBucket(LINES_PER_SECOND, clock())
         self._left_out = 0
         self._logged: set[str] = set()
 

@@ -21,9 +21,12 @@ from websockets.exceptions import InvalidMessage
 from websockets.frames import CTRL_OPCODES, Frame
 from websockets.protocol import Event, State
 
-from .rate import Rate
+from .aio import TokenBucket
 
-__all__ = ["BoundedConnection"]
+__all__ = ["CLOSE_TIMEOUT", "BoundedConnection", "close_within"]
+
+CLOSE_TIMEOUT: Final = 2.0
+"""Seconds a client has to take, and answer, a close frame."""
 
 _SLICE: Final = 2048
 """Bytes parsed at once: at most some hundred frames."""
@@ -104,7 +107,7 @@ class BoundedConnection(ServerConnection):
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options | {"write_limit": 0})
-        self._rate = Rate(frames_per_second, self.loop.time())
+        self._rate = TokenBucket(frames_per_second, self.loop.time())
         self._frames_per_second = frames_per_second
         self._max_unread = max_unread_bytes
         self._observer = observer
@@ -182,3 +185,18 @@ class BoundedConnection(ServerConnection):
         elif self.transport.get_write_buffer_size() > self._max_unread:
             self._observer.left_unread()
             self.transport.abort()
+
+
+async def close_within(
+    websocket: ServerConnection, code: int, reason: str, *, within: float = CLOSE_TIMEOUT
+) -> None:
+    """Close a connection in good order, or abort it.
+
+    websockets' own timeout begins when the close frame is sent; a client that does not read
+    lets it not even come to that.
+    """
+    try:
+        async with asyncio.timeout(within):
+            await websocket.close(code, reason)
+    except TimeoutError:
+        websocket.transport.abort()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
 import psycopg
@@ -14,7 +14,7 @@ import psycopg
 from realtime_core import Gap
 
 from ..database.connections import brief
-from ..fanout.dispatch import give_way
+from ..fanout.turns import Steps, run_steps
 from ..metrics import Metrics
 from .delivery import Delivery
 from .matcher import Matcher
@@ -31,7 +31,7 @@ _RETRY: Final = 0.5
 
 Check: TypeAlias = Callable[[Sequence[PendingChange]], Awaitable[Decided]]
 """Says what is shown of each change, in order; a psycopg.Error says that nothing was decided."""
-Telling: TypeAlias = Callable[[Gap], Iterator[float]]
+Telling: TypeAlias = Callable[[Gap], Steps]
 """Tells everybody of a gap, behind what came before it; each step says for how many seconds others
 should have a turn."""
 
@@ -116,9 +116,9 @@ class Broadcaster:
 
     async def _hand_out(self, batch: Batch, decided: Decided) -> None:
         if batch.gap is not None:
-            await give_way(self._telling(batch.gap))
+            await run_steps(self._telling(batch.gap))
             return
-        await give_way(self._delivery.handing_out(decided))
+        await run_steps(self._delivery.handing_out(decided))
         commit_time = batch.reads[0].change.transaction.commit_time if batch.reads else None
         if commit_time is not None:
             age = self._clock() - commit_time.timestamp()

@@ -15,6 +15,7 @@ from realtime_core import Gap
 from ..fanout.dispatch import Members
 from ..fanout.groups import AnyGroup
 from ..fanout.hub import Hub
+from ..fanout.turns import Steps
 from .channel_gaps import ChannelGap, ChannelGapReason
 from .counters import Counters
 from .payloads import ErrorView
@@ -52,7 +53,7 @@ class Delivery:
         self._hub = hub
         self._counters = counters
 
-    def handing_out(self, decided: Decided) -> Iterator[float]:
+    def handing_out(self, decided: Decided) -> Steps:
         """Hand changes out in order; stop whenever others should have a turn.
 
         Each step says for how many seconds. It must be brought to its end before the next begins.
@@ -61,7 +62,7 @@ class Delivery:
         self._tell_lost(decided)
         self._tell_moved(decided)
 
-    def telling(self, gap: Gap, *, later_for: Container[Viewer] = ()) -> Iterator[float]:
+    def telling(self, gap: Gap, *, later_for: Container[Viewer] = ()) -> Steps:
         """Tell everybody of a gap, in the same way, but for those who are told later."""
         yield from self._hub.writing(self._hub.gap_messages(gap, later_for=later_for))
 

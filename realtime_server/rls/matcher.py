@@ -12,10 +12,9 @@ import attrs
 
 from realtime_core import RowChange
 
-from ..fanout.dispatch import give_way
 from ..fanout.groups import AnyDelivery, Listening
 from ..fanout.hub import Hub
-from ..fanout.turns import Turn, in_turns
+from ..fanout.turns import Turn, in_turns, run_steps
 from .pending_changes import Matched, PendingChange
 from .reader import Read
 from .viewers import Viewer
@@ -52,7 +51,7 @@ class Matcher:
     async def match(self, reads: Sequence[Read]) -> list[PendingChange]:
         """Return a candidate for each change, in order. Others have their turn meanwhile."""
         for relation in dict.fromkeys(read.change.relation for read in reads):
-            await give_way(self._hub.typing(relation))
+            await run_steps(self._hub.typing(relation))
         candidates: list[PendingChange] = []
         audience = _Audience()
         turn = Turn()

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -19,6 +19,7 @@ from typing import Final, Self
 from realtime_core import Gap
 
 from ..database.tables import LiveColumn, Table
+from ..fanout.turns import Steps
 from .channel_gaps import ChannelGap, ChannelGapReason
 from .checker import Checker, Verdict
 from .counters import Counters
@@ -192,7 +193,7 @@ class SlowViewers:
                     del self._dear[viewer]
                     self._put_apart(viewer, is_slow=True)
 
-    def telling(self, gap: Gap) -> Iterator[float]:
+    def telling(self, gap: Gap) -> Steps:
         """Tell everybody of a gap, as :meth:`Delivery.telling` does.
 
         Those for whom something waits that came before it are told behind that.

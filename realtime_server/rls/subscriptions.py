@@ -31,9 +31,9 @@ from ..database.publications import published
 from ..database.subscription_specs import SubscriptionSpec, check_spec, possible
 from ..database.tables import read_tables
 from ..errors import RefusedError, UnavailableError
-from ..fanout.gate import OWN_SCHEMA
+from ..fanout.topic_rules import OWN_SCHEMA
 from ..fanout.turns import Turns
-from ..net.aio import wait_at_most
+from ..net.aio import cancel_within
 from .memberships import acting, grant
 from .rows import SubscriptionRow, note_of, row_of
 from .viewers import Viewer
@@ -266,7 +266,7 @@ class Registry:
     async def close(self) -> None:
         """Delete the server's rows, if the database lets us."""
         deleting = asyncio.create_task(self._delete_own())
-        await wait_at_most({deleting}, 2 * _RETRY)
+        await cancel_within({deleting}, 2 * _RETRY)
         try:
             reason = "the database does not answer" if deleting.cancelled() else deleting.result()
         except psycopg.Error as exc:

@@ -25,8 +25,8 @@ from realtime_server.database.attachment import Attachment
 from realtime_server.database.lookup import Answer, Lookup
 from realtime_server.database.registrar import CatalogRegistrar
 from realtime_server.database.tables import Table
-from realtime_server.fanout.dispatch import give_way
 from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.turns import run_steps
 from realtime_server.metrics import Metrics
 from realtime_server.net.backlog import Backlog
 from realtime_server.net.budget import Budget
@@ -162,7 +162,7 @@ class TestedServer:
     def publish(self, changes: Sequence[Change]) -> Cost:
         """Hand changes out as the broadcaster does; return what it cost."""
         try:
-            _, cost = self.loop.run(give_way(self.hub.publishing(changes)))
+            _, cost = self.loop.run(run_steps(self.hub.publishing(changes)))
         except Exception as error:
             raise BrokenPromiseError(f"changes cannot be handed out: {error!r:.1000}") from error
         return cost

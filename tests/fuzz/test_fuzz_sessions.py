@@ -6,12 +6,11 @@ A long run, by the processor's clock, is started by hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from realtime_core import Change
 from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.turns import Steps
 from realtime_server.net.budget import Account
 from realtime_server.phoenix.socket_state import Action, SocketState
 from tests.fuzz.fuzz_sessions import Report, run
@@ -116,7 +115,7 @@ def test_what_gives_way_takes_long_in_all_and_not_at_once(
 ) -> None:
     publishing = Hub.publishing
 
-    def in_steps(self: Hub, events: object) -> Iterator[float]:
+    def in_steps(self: Hub, events: object) -> Steps:
         for _ in range(10):
             clock.now += 0.01
             yield 0.0

@@ -15,7 +15,7 @@ from ...config import ReplicationMode, ServerConfig
 from ...database.addresses import resolve_dsn
 from ...database.published import PublishedTable, published_tables
 from ...errors import UnavailableError
-from ...fanout.gate import OWN_SCHEMA
+from ...fanout.topic_rules import OWN_SCHEMA
 from ...rls.viewers import Viewer
 
 __all__ = ["AskTables", "TableList"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from realtime_core import (
 )
 from realtime_server.fanout.broadcaster import broadcast
 from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.turns import Steps
 from tests.server_helpers import COMMIT_TIME, TRANSACTION, insert, make_metrics, make_relation
 
 TODOS = make_relation()
@@ -44,7 +45,7 @@ class Diary:
     def ack(self, upto: Event) -> None:
         self.entries.append(("ack", upto))
 
-    def publishing(self, events: list[Event]) -> Iterator[float]:
+    def publishing(self, events: list[Event]) -> Steps:
         self.entries.append(("publish", events))
         yield 0
         self.entries.append(("published", events))
@@ -94,7 +95,7 @@ async def test_commits_and_messages_are_acknowledged() -> None:
 
 async def test_what_could_not_be_published_is_not_acknowledged() -> None:
     class Broken(Diary):
-        def publishing(self, events: list[Event]) -> Iterator[float]:
+        def publishing(self, events: list[Event]) -> Steps:
             yield 0
             raise RuntimeError("out of paper")
 

@@ -9,7 +9,8 @@ from typing import cast
 import attrs
 import pytest
 
-from realtime_server.fanout.dispatch import SLICE, Dispatch, Flow, Members, give_way
+from realtime_server.fanout.dispatch import Dispatch, Flow, Members
+from realtime_server.fanout.turns import SLICE, run_steps
 from tests.server_helpers import RecordingOutbox, texts
 
 LARGE = b"x" * 40_000
@@ -215,7 +216,7 @@ async def test_a_cancellation_waits_for_the_end_of_the_steps() -> None:
             steps.append(number)
             yield 0.0
 
-    going = asyncio.create_task(give_way(stepping()))
+    going = asyncio.create_task(run_steps(stepping()))
     await asyncio.sleep(0)
     going.cancel()
     with pytest.raises(asyncio.CancelledError):

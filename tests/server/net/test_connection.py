@@ -25,7 +25,8 @@ from realtime_server.metrics import Metrics
 from realtime_server.net import connection as connection_module
 from realtime_server.net.backlog import Backlog
 from realtime_server.net.budget import Budget
-from realtime_server.net.connection import Connection, close_within
+from realtime_server.net.connection import Connection
+from realtime_server.net.websocket import close_within
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.server_helpers import (
     FakeTransport,

@@ -13,10 +13,10 @@ import pytest_asyncio
 
 from realtime_core import Gap, GapReason, Position, Relation, RowChange
 from realtime_core.lsn import LSN
-from realtime_server.fanout.dispatch import give_way
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topics import Topic
+from realtime_server.fanout.turns import run_steps
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls.checker import Checker, Verdict
 from realtime_server.rls.counters import Counters
@@ -97,7 +97,7 @@ class Stage:
     async def publish(self, one: int, *, table: Relation = TODOS) -> None:
         reads = [Read(attrs.evolve(insert(table, str(one), "x"), index=one), SIZE)]
         decided = await self.viewers.check(await Matcher(self.hub).match(reads))
-        await give_way(self.delivery.handing_out(decided))
+        await run_steps(self.delivery.handing_out(decided))
 
     def got(self, viewer: Viewer) -> list[Any]:
         return [
@@ -119,21 +119,21 @@ async def test_a_gap_is_told_behind_what_came_before_it(stage: Stage) -> None:
     stage.sit(BOB, is_slow=False)
     await stage.publish(1)
     await stage.publish(2)
-    await give_way(stage.viewers.telling(GAP))
+    await run_steps(stage.viewers.telling(GAP))
     await stage.publish(3)
     assert stage.got(BOB) == ["1", "2", "Gap: slot_missing", "3"]
     assert stage.got(ANN) == []
     stage.may_go_on.set()
     await eventually(lambda: stage.got(ANN) == ["1", "2", "Gap: slot_missing", "3"])
     # Nothing waits any more.
-    await give_way(stage.viewers.telling(GAP))
+    await run_steps(stage.viewers.telling(GAP))
     assert stage.got(ANN)[4:] == ["Gap: slot_missing"]
 
 
 async def test_who_leaves_or_becomes_another_while_a_gap_waits(stage: Stage) -> None:
     stage.sit(ANN, is_slow=True)
     await stage.publish(1)
-    await give_way(stage.viewers.telling(GAP))
+    await run_steps(stage.viewers.telling(GAP))
     [group] = stage.hub.groups()
     [channel] = group.members.values()
     stage.hub.move(cast("Subscription", channel), BOB)

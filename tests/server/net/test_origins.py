@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from realtime_server.net.local_pages import is_loopback, why_refused
+from realtime_server.net.origins import is_loopback, why_refused
 
 
 def head(**headers: str) -> bytes:
