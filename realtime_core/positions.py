@@ -95,9 +95,17 @@ class Position:
         """
         return attrs.evolve(self, index=LAST_INDEX)
 
+    def around_index(self) -> tuple[str, str]:
+        """Return what stands before the index in the position's text, and what stands behind it.
+
+        All positions of a transaction have both in common, so whoever writes many of them needs
+        only the index of each.
+        """
+        return f"{self.lsn}:", "" if self.stream is None else f"@{self.stream}"
+
     def __str__(self) -> str:
-        place = f"{self.lsn}:{self.index}"
-        return place if self.stream is None else f"{place}@{self.stream}"
+        before, behind = self.around_index()
+        return f"{before}{self.index}{behind}"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Position):

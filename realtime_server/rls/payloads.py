@@ -297,14 +297,12 @@ def _head(
     columns: Iterable[LiveColumn],
     time: str | None,
 ) -> str:
-    transaction = change.transaction
-    stream = "" if transaction.stream is None else f"@{transaction.stream}"
     head = {
         "schema": table.schema,
         "table": table.name,
         "type": event_of(change),
         "commit_timestamp": time,
-        "position": f"{transaction.commit_lsn}:{change.index}{stream}",
+        "position": str(change.position),
         "errors": errors,
         "columns": [{"name": column.name, "type": column.type_name} for column in columns],
     }

@@ -30,6 +30,15 @@ def test_a_position_is_parsed_from_its_text(position: Position, text: str) -> No
     assert str(parsed) == text
 
 
+@pytest.mark.parametrize("stream", [None, StreamIdentity(7, 2, ("a b", "c"))])
+def test_positions_of_a_transaction_differ_by_their_index_alone(
+    stream: StreamIdentity | None,
+) -> None:
+    before, behind = Position(LSN(5), 3, stream).around_index()
+    for index in (0, 7, 4_294_967_295):
+        assert f"{before}{index}{behind}" == str(Position(LSN(5), index, stream))
+
+
 @pytest.mark.parametrize(
     "text",
     [

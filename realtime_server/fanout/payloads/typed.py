@@ -81,7 +81,7 @@ class Projection:
         """
         assert change.transaction is not None
         if change.transaction is not self._transaction:
-            self._stamp(change.transaction)
+            self._stamp(change, change.transaction)
         parts = [self._heads[kind], self._before_index, b"%d" % change.index, self._behind_index]
         if record is not None:
             parts += [b',"record":', self._row(record)]
@@ -90,16 +90,14 @@ class Projection:
         parts.append(b"}")
         return b"".join(parts)
 
-    def _stamp(self, transaction: Transaction) -> None:
-        """Write what all changes of a transaction have in common."""
+    def _stamp(self, change: Change, transaction: Transaction) -> None:
+        """Write what all changes of a transaction have in common with one of them."""
         time = transaction.commit_time
         assert time is not None  # every source of the server has it
         stamp = time.isoformat(timespec="milliseconds").removesuffix("+00:00")
-        self._before_index = (
-            f',"commit_timestamp":"{stamp}Z","position":"{transaction.commit_lsn}:'
-        ).encode()
-        stream = transaction.stream
-        self._behind_index = b'"' if stream is None else f'@{stream}"'.encode()
+        before, behind = change.position.around_index()
+        self._before_index = f',"commit_timestamp":"{stamp}Z","position":"{before}'.encode()
+        self._behind_index = f'{behind}"'.encode()
         self._transaction = transaction
 
     def _row(self, record: Record) -> bytes:
