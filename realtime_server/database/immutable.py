@@ -27,9 +27,10 @@ import attrs
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import TupleRow
 
+from .tables import Functions
+
 __all__ = [
     "CALLS_FUNCTIONS",
-    "Functions",
     "ImmutableCall",
     "functions_of_policies",
     "immutable_calls",
@@ -202,17 +203,6 @@ _CALLS: Final = f"""
         )
     GROUP BY 1 ORDER BY 1
 """
-
-
-@attrs.frozen
-class Functions:
-    """Those that a table's policies reach and that count."""
-
-    stamp: str = ""
-    """Another text when one of them is another; empty if there is none."""
-    immutable: tuple[str, ...] = ()
-    """Those that are declared IMMUTABLE, as SQL names them: what they return may be kept with a
-    plan."""
 
 
 @attrs.frozen

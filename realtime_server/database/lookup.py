@@ -29,8 +29,9 @@ from realtime_core.filters import EnumOrders
 from realtime_core.sources.catalog import enum_orders as read_enum_orders
 
 from ..net.aio import cancel_within
+from .catalog import read_tables
 from .connections import Dsn, connect
-from .tables import Table, TableName, read_tables
+from .tables import Table, TableName
 
 __all__ = ["RETRY", "Answer", "Lookup"]
 

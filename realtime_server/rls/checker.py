@@ -16,7 +16,8 @@ import attrs
 from realtime_core import Delete, Relation
 
 from ..config import OutputPlugin
-from ..database.tables import Table, TableName, look_at_tables, roles_that_may_read
+from ..database.catalog import look_at_tables, roles_that_may_read
+from ..database.tables import Table, TableName
 from .counters import Counters
 from .lookup.casts import Casts
 from .lookup.former import Condition, read_conditions

@@ -26,10 +26,10 @@ from psycopg_pool import PoolTimeout
 from realtime_core.sources.catalog import enum_orders as read_enum_orders
 
 from ..config import OutputPlugin
+from ..database.catalog import read_tables
 from ..database.connections import Connections, brief
 from ..database.publications import published
 from ..database.subscription_specs import SubscriptionSpec, check_spec, possible
-from ..database.tables import read_tables
 from ..errors import RefusedError, UnavailableError
 from ..fanout.topic_rules import OWN_SCHEMA
 from ..fanout.turns import Turns
