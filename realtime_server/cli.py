@@ -22,10 +22,10 @@ from realtime_core.filters import has_regex
 from . import logs
 from .auth.setup import make_verifier
 from .config import EventLoop, IpVersion, ReplicationMode, ServerConfig, print_config, variables
+from .config.database.addresses import resolve_dsn
+from .config.database.source import setting_names
 from .config.output import tell
-from .database.addresses import resolve_dsn
-from .database.check import stream_findings
-from .database.source import setting_names
+from .fanout.stream.check import stream_findings
 from .rls.setup.check import rls_findings
 from .rls.setup.command import run_migrate
 from .server import RealtimeServer

@@ -14,10 +14,10 @@ from realtime_core import ConfigError
 from .auth.authorizer import AllowAll, ConnectRequest, TokenAuthorizer
 from .auth.setup import make_verifier, reread_verifier
 from .config import ReplicationMode, ServerConfig
-from .database.attachment import Attachment
-from .database.source import make_source
-from .database.stream_mode import StreamMode
+from .config.database.source import make_source
+from .fanout.attachment import Attachment
 from .fanout.hub import Hub
+from .fanout.stream.mode import StreamMode
 from .fanout.topic_rules import TopicRules
 from .metrics import CONTENT_TYPE, Metrics
 from .net.aio import cancel_within

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from realtime_server.database.connections import Dsn
+from realtime_server.config.database.connections import Dsn
 from realtime_server.rls.setup.migrations import Migration, migrate
 from realtime_server.rls.setup.nobody import NOBODY
 from tests.fix_postgres import Database, Server, unique_name

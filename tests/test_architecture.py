@@ -43,8 +43,9 @@ IO = {
 CLOCK = {("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today")}
 
 FAN_OUT = ("realtime_server.phoenix", "realtime_server.fanout")
-# It counts, and metrics know the sockets' counters.
-BESIDES = ("realtime_server.fanout.broadcaster",)
+# It puts STREAM mode together: it asks the database and counts, and metrics know the sockets'
+# counters.
+BESIDES = ("realtime_server.fanout.stream",)
 
 HOMES: dict[str, tuple[str, ...]] = {
     "attrs": PACKAGES,
@@ -65,15 +66,16 @@ HOMES: dict[str, tuple[str, ...]] = {
     "psycopg": (
         "realtime_core.sources",
         "realtime_core.values",
-        "realtime_server.database",
+        "realtime_server.config.database",
         "realtime_server.demo",
+        "realtime_server.fanout.stream",
         "realtime_server.rls",
     ),
     # Only writes and reads connection strings.
     "psycopg.conninfo": ("realtime_server.config",),
     # For type checkers, which bring it along; nothing imports it when it runs.
     "typing_extensions": ("realtime_core.sources.base",),
-    "psycopg_pool": ("realtime_server.database", "realtime_server.rls"),
+    "psycopg_pool": ("realtime_server.config.database", "realtime_server.rls"),
     "re2": ("realtime_core.filters",),
     "uvloop": ("realtime_server.cli",),
     "websockets": (
@@ -390,8 +392,8 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
             one_home_for_each_package,
             {"realtime_server.config": "import psycopg"},
             "realtime_server.config imports psycopg, at home in realtime_core.sources, "
-            "realtime_core.values, realtime_server.database, realtime_server.demo, "
-            "realtime_server.rls",
+            "realtime_core.values, realtime_server.config.database, realtime_server.demo, "
+            "realtime_server.fanout.stream, realtime_server.rls",
         ),
         (
             one_home_for_each_package,

@@ -25,8 +25,8 @@ from realtime_core.filters import Filter
 from ..auth.authorizer import Authorizer, ConnectRequest, JoinRequest
 from ..auth.grant import Grant
 from ..config import ServerConfig
-from ..database.attachment import Attachment, Wait
 from ..errors import AttachmentError, LimitError, RefusedError, UnavailableError
+from ..fanout.attachment import Attachment, Wait
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..fanout.registrar import Registered, Registrar

@@ -13,7 +13,7 @@ import psycopg
 
 from realtime_core import Gap
 
-from ..database.connections import brief
+from ..config.database.connections import brief
 from ..fanout.turns import Steps, run_steps
 from ..metrics import Metrics
 from .delivery import Delivery

@@ -16,8 +16,8 @@ import attrs
 from realtime_core import Delete, Relation
 
 from ..config import OutputPlugin
-from ..database.catalog import look_at_tables, roles_that_may_read
-from ..database.tables import Table, TableName
+from ..config.database.catalog import look_at_tables, roles_that_may_read
+from ..config.database.tables import Table, TableName
 from .counters import Counters
 from .lookup.casts import Casts
 from .lookup.former import Condition, read_conditions

@@ -19,14 +19,14 @@ from realtime_core.errors import SourceError
 
 from ..auth.grant import Grant
 from ..config import OutputPlugin, RlsDelete, ServerConfig
-from ..database.addresses import resolve_dsn
-from ..database.connections import OWN_PATH, Connections, connect
-from ..database.publications import check_for_wal2json
-from ..database.source import ServerSource
-from ..database.subscription_specs import specs_of
+from ..config.database.addresses import resolve_dsn
+from ..config.database.connections import OWN_PATH, Connections, connect
+from ..config.database.publications import check_for_wal2json
+from ..config.database.source import ServerSource
 from ..errors import RefusedError
 from ..fanout.hub import Hub
 from ..fanout.registrar import Registered
+from ..fanout.subscription_specs import specs_of
 from ..fanout.topics import Topic
 from ..metrics import Metrics
 from ..net.memory import memory_limit

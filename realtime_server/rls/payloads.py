@@ -20,7 +20,7 @@ from typing import Final
 from realtime_core import UNCHANGED, Column, Delete, Insert, Record, RowChange, Update
 from realtime_core.oids import BUILTIN_TYPES
 
-from ..database.tables import CustomType, LiveColumn, Table
+from ..config.database.tables import CustomType, LiveColumn, Table
 from ..fanout.payloads.json_values import Renderer, renderer
 from ..fanout.payloads.oversize import SHORT, TOO_LARGE, is_larger
 

@@ -24,9 +24,9 @@ from realtime_core.filters import (
 )
 from realtime_core.filters.nodes import Not, Or, references
 
-from ..database.subscription_specs import SubscriptionSpec, check_columns, check_table
-from ..database.tables import Table
+from ..config.database.tables import Table
 from ..errors import NotThereError, RefusedError
+from ..fanout.subscription_specs import SubscriptionSpec, check_columns, check_table
 
 __all__ = ["SubscriptionRow", "condition", "note_of", "row_of"]
 

@@ -15,7 +15,7 @@ import psycopg
 
 from realtime_core import Position
 
-from ..database.connections import brief
+from ..config.database.connections import brief
 from .channel_gaps import ChannelGap, ChannelGapReason
 from .pending_changes import PendingChange
 from .viewers import Viewer

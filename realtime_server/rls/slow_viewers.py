@@ -18,7 +18,7 @@ from typing import Final, Self
 
 from realtime_core import Gap
 
-from ..database.tables import LiveColumn, Table
+from ..config.database.tables import LiveColumn, Table
 from ..fanout.turns import Steps
 from .channel_gaps import ChannelGap, ChannelGapReason
 from .checker import Checker, Verdict

@@ -26,11 +26,11 @@ from psycopg_pool import PoolTimeout
 from realtime_core.sources.catalog import enum_orders as read_enum_orders
 
 from ..config import OutputPlugin
-from ..database.catalog import read_tables
-from ..database.connections import Connections, brief
-from ..database.publications import published
-from ..database.subscription_specs import SubscriptionSpec, check_spec, possible
+from ..config.database.catalog import read_tables
+from ..config.database.connections import Connections, brief
+from ..config.database.publications import published
 from ..errors import RefusedError, UnavailableError
+from ..fanout.subscription_specs import SubscriptionSpec, check_spec, possible
 from ..fanout.topic_rules import OWN_SCHEMA
 from ..fanout.turns import Turns
 from ..net.aio import cancel_within

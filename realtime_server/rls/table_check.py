@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from realtime_core import UNCHANGED, Delete, Insert, Relation, RowChange, Update
 
-from ..database.tables import LiveColumn, Table
+from ..config.database.tables import LiveColumn, Table
 from .counters import Counters
 from .lookup.former import Condition, is_known, text_of
 from .lookup.visibility import Answer, Failure, Question, Row

@@ -21,11 +21,11 @@ from websockets.server import ServerProtocol
 from realtime_core import Change
 from realtime_server.auth.authorizer import AllowAll, Authorizer, ConnectRequest, TokenAuthorizer
 from realtime_server.config import ServerConfig
-from realtime_server.database.attachment import Attachment
-from realtime_server.database.lookup import Answer, Lookup
-from realtime_server.database.registrar import CatalogRegistrar
-from realtime_server.database.tables import Table
+from realtime_server.config.database.tables import Table
+from realtime_server.fanout.attachment import Attachment
 from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.stream.registrar import CatalogRegistrar
+from realtime_server.fanout.stream.table_lookup import Answer, Lookup
 from realtime_server.fanout.turns import run_steps
 from realtime_server.metrics import Metrics
 from realtime_server.net.backlog import Backlog

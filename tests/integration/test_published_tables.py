@@ -8,7 +8,11 @@ import psycopg
 import pytest
 
 from realtime_core.errors import ConnectionLostError
-from realtime_server.database.published import PublishedColumn, PublishedTable, published_tables
+from realtime_server.config.database.published_tables import (
+    PublishedColumn,
+    PublishedTable,
+    published_tables,
+)
 from tests.fix_postgres import Database
 from tests.rls_helpers import roles
 

@@ -175,7 +175,8 @@ async def test_a_slot_beyond_the_bound_is_made_anew_and_told(
 ) -> None:
     for source in (PgoutputSource, Wal2JsonSource):
         monkeypatch.setattr(
-            f"realtime_server.database.source.{source.__name__}", partial(source, lag_interval=0.1)
+            f"realtime_server.config.database.source.{source.__name__}",
+            partial(source, lag_interval=0.1),
         )
     settings = {"SLOT_NAME": shop.slot, "MAX_REPLICATION_LAG_MB": "2"}
     async with shop.serving(**settings) as port, sitting(port, shop.reader) as client:

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from psycopg import AsyncConnection
 
-from realtime_server.database.catalog import read_tables
+from realtime_server.config.database.catalog import read_tables
 from tests.fix_postgres import Server
 from tests.integration.rls_stage import OWN, RlsStage, open_rls_stage
 

@@ -14,9 +14,9 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
 from realtime_core.filters import parse_filter
-from realtime_server.database.connections import Connections
-from realtime_server.database.subscription_specs import SubscriptionSpec
+from realtime_server.config.database.connections import Connections
 from realtime_server.errors import RefusedError
+from realtime_server.fanout.subscription_specs import SubscriptionSpec
 from realtime_server.rls import subscriptions
 from realtime_server.rls.subscriptions import Registration, Registry
 from tests.fix_postgres import Database, Server

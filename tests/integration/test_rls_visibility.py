@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 from psycopg import AsyncConnection
 
-from realtime_server.database.catalog import look_at_tables
-from realtime_server.database.tables import Table
+from realtime_server.config.database.catalog import look_at_tables
+from realtime_server.config.database.tables import Table
 from realtime_server.rls.lookup.visibility import Answer, Failure, Question, Row, Visibility
 from realtime_server.rls.viewers import Viewer
 from tests.fix_postgres import Database, Server

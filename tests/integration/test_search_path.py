@@ -17,8 +17,8 @@ from realtime_core import PgoutputSource, diagnose
 from realtime_core.sources import catalog
 from realtime_core.sources._connection import ReplicationConnection
 from realtime_server.config import OutputPlugin
-from realtime_server.database.check import stream_findings
-from realtime_server.database.published import published_tables
+from realtime_server.config.database.published_tables import published_tables
+from realtime_server.fanout.stream.check import stream_findings
 from realtime_server.rls.setup.check import rls_findings
 from realtime_server.rls.setup.nobody import NOBODY
 from realtime_server.server import RealtimeServer

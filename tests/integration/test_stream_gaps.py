@@ -293,7 +293,7 @@ async def test_a_slot_beyond_the_bound_is_made_anew_while_running_and_told(
     shop: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     impatient = partial(PgoutputSource, lag_interval=0.1)
-    monkeypatch.setattr("realtime_server.database.source.PgoutputSource", impatient)
+    monkeypatch.setattr("realtime_server.config.database.source.PgoutputSource", impatient)
     slot = unique_name("permanent")
     settings = {"SLOT_NAME": slot, "MAX_REPLICATION_LAG_MB": "2"}
     async with serving(shop, **settings) as port, open_client(port) as client:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from psycopg import AsyncConnection
 
-from realtime_server.database import lookup
-from realtime_server.database.tables import Table, TableName
+from realtime_server.config.database.tables import Table, TableName
+from realtime_server.fanout.stream import table_lookup as lookup
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import Stage, fresh_database, until_streaming

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from realtime_server.database.subscription_specs import tell_of_regex
+from realtime_server.fanout.subscription_specs import tell_of_regex
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Server
 from tests.integration.conftest import (

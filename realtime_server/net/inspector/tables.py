@@ -12,8 +12,8 @@ from realtime_core.errors import SourceError
 
 from ...auth.grant import Grant
 from ...config import ReplicationMode, ServerConfig
-from ...database.addresses import resolve_dsn
-from ...database.published import PublishedTable, published_tables
+from ...config.database.addresses import resolve_dsn
+from ...config.database.published_tables import PublishedTable, published_tables
 from ...errors import UnavailableError
 from ...fanout.topic_rules import OWN_SCHEMA
 from ...rls.viewers import Viewer

@@ -16,7 +16,7 @@ from typing import Final
 
 import psycopg
 
-from ...database.connections import Connections
+from ...config.database.connections import Connections
 from ..payloads import Answers
 
 __all__ = ["Casts"]

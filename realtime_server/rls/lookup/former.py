@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 
 from realtime_core import Delete
 
-from ...database.tables import Table
+from ...config.database.tables import Table
 
 __all__ = ["Condition", "is_known", "read_conditions", "text_of"]
 

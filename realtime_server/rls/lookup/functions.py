@@ -15,7 +15,7 @@ from typing import Final
 
 from psycopg import sql
 
-from ...database.tables import Functions, KeyColumn, Table
+from ...config.database.tables import Functions, KeyColumn, Table
 
 __all__ = ["LATER", "LOCKED", "TIMEOUT", "former_function", "function", "rows_of", "type_of"]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from psycopg import AsyncConnection
 
-from ...database.snapshots import current_snapshot
+from ...config.database.snapshots import current_snapshot
 
 __all__ = ["until_settled"]
 

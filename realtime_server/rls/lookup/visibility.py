@@ -7,7 +7,8 @@ temporary function that goes through the viewers: it takes on role and claims, r
 static query, whose plan is kept, and catches what a policy raises. Each viewer's part is rolled
 back: a policy may keep something for its transaction, as who asks. So a viewer costs no round
 trip, and an error costs nobody else anything. Where a policy reaches functions that are declared
-IMMUTABLE, each viewer has a plan of its own: see :mod:`realtime_server.database.immutable`.
+IMMUTABLE, each viewer has a plan of its own: see
+:mod:`realtime_server.config.database.policy_functions`.
 
 A policy that runs too long is ended by the session's ``statement_timeout``. The function
 catches that too, and returns at once, since the timeout is disarmed then: the viewer whose
@@ -36,8 +37,8 @@ import attrs
 import psycopg
 from psycopg import AsyncConnection
 
-from ...database.connections import OWN_PATH, Connections, Dsn
-from ...database.tables import LiveColumn, Table
+from ...config.database.connections import OWN_PATH, Connections, Dsn
+from ...config.database.tables import LiveColumn, Table
 from ..viewers import Viewer
 from .former import Condition
 from .functions import LATER, LOCKED, TIMEOUT, former_function, function, rows_of, type_of

@@ -12,8 +12,8 @@ from realtime_core.errors import SourceError
 from realtime_core.sources.failures import connection_failed
 
 from ...config import SETTING_NAMES, OutputPlugin
-from ...database.connections import connect
-from ...database.publications import check_for_wal2json
+from ...config.database.connections import connect
+from ...config.database.publications import check_for_wal2json
 from .exposure import exposure_findings
 from .migrations import pending, why_not
 from .powers import excess_powers

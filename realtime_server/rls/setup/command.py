@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...config import ServerConfig
+from ...config.database.connections import connect
 from ...config.output import tell
-from ...database.connections import connect
 from .migrations import migrate, pending
 from .privileges import missing_privileges
 

@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 
 from realtime_core import Finding
 
-from ...database.immutable import immutable_calls
+from ...config.database.policy_functions import immutable_calls
 
 __all__ = ["exposure_findings"]
 

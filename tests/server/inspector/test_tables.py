@@ -10,7 +10,7 @@ import pytest
 
 from realtime_core.errors import SourceError
 from realtime_server.auth.grant import Grant
-from realtime_server.database.published import PublishedColumn, PublishedTable
+from realtime_server.config.database.published_tables import PublishedColumn, PublishedTable
 from realtime_server.errors import RefusedError, UnavailableError
 from realtime_server.net.inspector import TableList
 

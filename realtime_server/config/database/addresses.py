@@ -14,7 +14,7 @@ from ipaddress import ip_address
 
 from realtime_core.errors import ConnectionLostError
 
-from ..config import IpVersion, ServerConfig
+from .. import IpVersion, ServerConfig
 
 __all__ = ["resolve_dsn"]
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
-from ..config import OutputPlugin
-from .immutable import CALLS_FUNCTIONS, functions_of_policies
+from .. import OutputPlugin
+from .policy_functions import CALLS_FUNCTIONS, functions_of_policies
 from .publications import Published, published
 from .snapshots import Snapshot
 from .tables import FIRST_CUSTOM_OID, CustomType, Functions, KeyColumn, LiveColumn, Table, TableName

@@ -28,10 +28,10 @@ from realtime_core.errors import SourceError
 from realtime_core.filters import EnumOrders
 from realtime_core.sources.catalog import enum_orders as read_enum_orders
 
-from ..net.aio import cancel_within
-from .catalog import read_tables
-from .connections import Dsn, connect
-from .tables import Table, TableName
+from ...config.database.catalog import read_tables
+from ...config.database.connections import Dsn, connect
+from ...config.database.tables import Table, TableName
+from ...net.aio import cancel_within
 
 __all__ = ["RETRY", "Answer", "Lookup"]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from realtime_core import Begin, ChangeSource, Event, Gap, Idle
 
-from ..metrics import Metrics
-from .hub import Hub
-from .turns import run_steps
+from ...metrics import Metrics
+from ..hub import Hub
+from ..turns import run_steps
 
 __all__ = ["broadcast"]
 

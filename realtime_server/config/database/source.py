@@ -13,7 +13,7 @@ from typing import TypeAlias
 from realtime_core import PgoutputSource, Wal2JsonSource
 from realtime_core.sources.options import StreamOptions
 
-from ..config import SETTING_NAMES, OutputPlugin, ReplicationMode, ServerConfig
+from .. import SETTING_NAMES, OutputPlugin, ReplicationMode, ServerConfig
 from .addresses import resolve_dsn
 
 __all__ = ["ServerSource", "make_source", "setting_names"]

@@ -7,14 +7,14 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from ..config import ServerConfig
-from ..fanout.broadcaster import broadcast
-from ..fanout.hub import Hub
-from ..metrics import Metrics
-from .addresses import resolve_dsn
-from .lookup import Lookup
+from ...config import ServerConfig
+from ...config.database.addresses import resolve_dsn
+from ...config.database.source import ServerSource
+from ...metrics import Metrics
+from ..hub import Hub
+from .broadcaster import broadcast
 from .registrar import CatalogRegistrar
-from .source import ServerSource
+from .table_lookup import Lookup
 
 __all__ = ["StreamMode"]
 

@@ -10,7 +10,7 @@ import psycopg
 
 from realtime_core.errors import SourceError
 
-from ..config import OutputPlugin
+from .. import OutputPlugin
 from .connections import connect
 from .publications import published
 

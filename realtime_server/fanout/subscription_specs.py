@@ -13,12 +13,12 @@ import attrs
 from realtime_core import FilterError
 from realtime_core.filters import EnumOrders, Filter, has_regex
 
+from ..config.database.tables import Table
 from ..errors import NotPublishedError, NotThereError, RefusedError, place_of, quoted
-from ..fanout.topic_rules import OWN_SCHEMA
-from ..fanout.topics import MOST_SPLITS, Topic
 from ..phoenix.joins import ANY, Binding
 from ..phoenix.messages import CHANNEL_PREFIX
-from .tables import Table
+from .topic_rules import OWN_SCHEMA
+from .topics import MOST_SPLITS, Topic
 
 __all__ = [
     "SubscriptionSpec",

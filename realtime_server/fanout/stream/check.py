@@ -11,8 +11,8 @@ from realtime_core import Finding
 from realtime_core.replication.commands import quote_identifier
 from realtime_core.sources.failures import connection_failed
 
-from ..config import SETTING_NAMES
-from .connections import connect
+from ...config import SETTING_NAMES
+from ...config.database.connections import connect
 
 __all__ = ["stream_findings"]
 

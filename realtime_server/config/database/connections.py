@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from realtime_core.sources.failures import connection_failed
 
-from ..config import SETTING_NAMES
+from .. import SETTING_NAMES
 
 __all__ = ["OWN_PATH", "Connections", "Dsn", "brief", "connect"]
 

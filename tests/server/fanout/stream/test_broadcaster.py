@@ -21,8 +21,8 @@ from realtime_core import (
     LogicalMessage,
     Position,
 )
-from realtime_server.fanout.broadcaster import broadcast
 from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.stream.broadcaster import broadcast
 from realtime_server.fanout.turns import Steps
 from tests.server_helpers import COMMIT_TIME, TRANSACTION, insert, make_metrics, make_relation
 

@@ -17,14 +17,11 @@ import attrs
 from realtime_core import Relation
 from realtime_core.errors import RealtimeError
 
-from ..auth.grant import Grant
-from ..errors import NotPublishedError, NotThereError, RefusedError
-from ..fanout.registrar import Registered
-from ..fanout.topics import Topic
-from ..fanout.turns import Turns
-from ..phoenix.joins import Binding
-from .lookup import RETRY, Answer, Lookup
-from .subscription_specs import (
+from ...auth.grant import Grant
+from ...errors import NotPublishedError, NotThereError, RefusedError
+from ...phoenix.joins import Binding
+from ..registrar import Registered
+from ..subscription_specs import (
     SubscriptionSpec,
     check_columns,
     check_spec,
@@ -32,6 +29,9 @@ from .subscription_specs import (
     possible,
     specs_of,
 )
+from ..topics import Topic
+from ..turns import Turns
+from .table_lookup import RETRY, Answer, Lookup
 
 __all__ = ["CatalogRegistrar"]
 

@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from realtime_core.errors import ConnectionLostError
 from realtime_server.config import ServerConfig
-from realtime_server.database.addresses import resolve_dsn
+from realtime_server.config.database.addresses import resolve_dsn
 
 NAMES = {
     ("db.example", socket.AF_INET): ["192.0.2.1", "192.0.2.2", "192.0.2.1"],

@@ -20,7 +20,7 @@ from psycopg import AsyncConnection
 from realtime_core.errors import PublicationNotFoundError, SourceError
 from realtime_core.sources.catalog import missing_publications
 
-from ..config import OutputPlugin
+from .. import OutputPlugin
 
 __all__ = ["Published", "check_for_wal2json", "published"]
 

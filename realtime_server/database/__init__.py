@@ -1,1 +1,0 @@
-"""What the server asks its database besides the stream: catalog, connections, publications."""
