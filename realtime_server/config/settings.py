@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, Self, TypeVar
 
 import attrs
-from psycopg.conninfo import make_conninfo
 
 from realtime_core.errors import ConfigError
 
@@ -309,34 +308,6 @@ class ServerConfig:
     """Listen on 127.0.0.1 only. Set by ``--dev``."""
     jwt_jwks_file: str | None = None
     """Where ``jwt_jwks`` was read from, when it was a file; see :func:`read_jwks`."""
-
-    @property
-    def dsn(self) -> str:
-        """The database as a libpq connection string."""
-        return self.dsn_at((self.db_host, None))
-
-    def dsn_at(self, *hosts: tuple[str, str | None]) -> str:
-        """Return a libpq connection string that tries hosts in turn.
-
-        Args:
-            hosts: each as ``DB_HOST`` has it, and its address, None to have libpq look it up.
-        """
-        root = self.db_ssl_root_cert
-        if root is None and not self.db_ssl.is_checked:
-            # libpq's "require" checks certificates where it finds a root.crt in the home.
-            root = "/nonexistent/root.crt"
-        addresses = [address or "" for _, address in hosts]
-        return make_conninfo(
-            host=",".join(host for host, _ in hosts),
-            hostaddr=",".join(addresses) if any(addresses) else None,
-            port=self.db_port,
-            dbname=self.db_name,
-            user=self.db_user,
-            password=self.db_password,
-            sslmode=self.db_ssl.sslmode,
-            sslrootcert=None if self.db_ssl is DatabaseTls.OFF else root,
-            application_name="realtime_server",
-        )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], *, dev: bool = False) -> Self:

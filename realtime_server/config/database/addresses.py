@@ -1,4 +1,4 @@
-"""DB_IP_VERSION: which of a database host's addresses is connected to.
+"""The database's connection string, and DB_IP_VERSION: which of the host's addresses it names.
 
 libpq takes whatever a name leads to. Where a name has addresses of both families and only
 one is routed, or a resolver answers questions for one family with an error, that fails or
@@ -12,11 +12,40 @@ import asyncio
 import socket
 from ipaddress import ip_address
 
+from psycopg.conninfo import make_conninfo
+
 from realtime_core.errors import ConnectionLostError
 
-from .. import IpVersion, ServerConfig
+from .. import DatabaseTls, IpVersion, ServerConfig
 
-__all__ = ["resolve_dsn"]
+__all__ = ["make_dsn", "resolve_dsn"]
+
+
+def make_dsn(config: ServerConfig, *hosts: tuple[str, str | None]) -> str:
+    """Return a libpq connection string for the database that the settings name.
+
+    Args:
+        config: the settings.
+        hosts: the hosts that libpq tries in turn, each with its address, or None to have libpq
+            look the name up. Without any, ``DB_HOST`` as it is.
+    """
+    root = config.db_ssl_root_cert
+    if root is None and not config.db_ssl.is_checked:
+        # libpq's "require" checks certificates where it finds a root.crt in the home.
+        root = "/nonexistent/root.crt"
+    hosts = hosts or ((config.db_host, None),)
+    addresses = [address or "" for _, address in hosts]
+    return make_conninfo(
+        host=",".join(host for host, _ in hosts),
+        hostaddr=",".join(addresses) if any(addresses) else None,
+        port=config.db_port,
+        dbname=config.db_name,
+        user=config.db_user,
+        password=config.db_password,
+        sslmode=config.db_ssl.sslmode,
+        sslrootcert=None if config.db_ssl is DatabaseTls.OFF else root,
+        application_name="realtime_server",
+    )
 
 
 async def resolve_dsn(config: ServerConfig) -> str:
@@ -50,7 +79,7 @@ async def resolve_dsn(config: ServerConfig) -> str:
             f"no {wanted.value} address was found for {', '.join(failures)}; check DB_HOST, or "
             f"set DB_IP_VERSION={other.value}"
         )
-    return config.dsn_at(*found)
+    return make_dsn(config, *found)
 
 
 async def _look_up(host: str, version: IpVersion) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...config import ServerConfig
+from ...config.database.addresses import make_dsn
 from ...config.database.connections import connect
 from ...config.output import tell
 from .migrations import migrate, pending
@@ -32,7 +33,7 @@ async def run_migrate(environ: Mapping[str, str], *, dev: bool, dry_run: bool) -
         if name.startswith("DB_") or name == "PUBLICATIONS"
     }
     config = ServerConfig.from_env({**wanted, "SECURE_CHANNELS": "false"}, dev=dev)
-    async with await connect(config.dsn, name="migrate") as connection:
+    async with await connect(make_dsn(config), name="migrate") as connection:
         if dry_run:
             for migration in await pending(connection):
                 tell(f"would apply {migration}")

@@ -11,7 +11,6 @@ from typing import Any
 
 import attrs
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from realtime_core import ConfigError
 from realtime_server.config import (
@@ -645,39 +644,6 @@ def test_what_has_no_effect_yet_is_said(tmp_path: Path) -> None:
         "webhooks in CONFIGURATION_FILE are not supported yet: none is called",
     ]
     assert ServerConfig.from_env(OPEN).shortcomings() == []
-
-
-# The connection string.
-
-
-def test_the_dsn_holds_any_password_and_asks_for_tls_without_a_certificate_check() -> None:
-    config = ServerConfig.from_env({"DB_PASSWORD": "it's a \\ secret", **OPEN})
-    assert conninfo_to_dict(config.dsn) == {
-        "host": "localhost",
-        "port": "5432",
-        "dbname": "postgres",
-        "user": "postgres",
-        "password": "it's a \\ secret",
-        "sslmode": "require",
-        "sslrootcert": "/nonexistent/root.crt",
-        "application_name": "realtime_server",
-    }
-
-
-@pytest.mark.parametrize(
-    ("environ", "mode", "root"),
-    [
-        ({"DB_SSL": "false"}, "disable", None),
-        ({"DB_SSL": "true"}, "require", "/nonexistent/root.crt"),
-        ({"DB_SSL": "verify-ca"}, "verify-ca", None),
-        ({"DB_SSL": "verify-full", "DB_SSL_ROOT_CERT": "system"}, "verify-full", "system"),
-    ],
-)
-def test_only_two_ways_check_the_certificate(
-    environ: dict[str, str], mode: str, root: str | None
-) -> None:
-    dsn = conninfo_to_dict(ServerConfig.from_env({**OPEN, **environ}).dsn)
-    assert (dsn["sslmode"], dsn.get("sslrootcert")) == (mode, root)
 
 
 # Variables as data.

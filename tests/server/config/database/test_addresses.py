@@ -1,4 +1,4 @@
-"""Which addresses the database's host stands for."""
+"""The database's connection string, and which addresses its host stands for."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from realtime_core.errors import ConnectionLostError
 from realtime_server.config import ServerConfig
-from realtime_server.config.database.addresses import resolve_dsn
+from realtime_server.config.database.addresses import make_dsn, resolve_dsn
 
+OPEN = {"SECURE_CHANNELS": "false"}
 NAMES = {
     ("db.example", socket.AF_INET): ["192.0.2.1", "192.0.2.2", "192.0.2.1"],
     ("db.example", socket.AF_INET6): ["2001:db8::1"],
@@ -81,3 +82,33 @@ async def test_what_cannot_be_a_name_is_said_with_the_remedy(name: str) -> None:
         f"no IPv4 address was found for {name!r} (a part of it is empty or longer than 63 "
         "characters); check DB_HOST, or set DB_IP_VERSION=IPv6"
     )
+
+
+def test_the_dsn_holds_any_password_and_asks_for_tls_without_a_certificate_check() -> None:
+    config = ServerConfig.from_env({"DB_PASSWORD": "it's a \\ secret", **OPEN})
+    assert conninfo_to_dict(make_dsn(config)) == {
+        "host": "localhost",
+        "port": "5432",
+        "dbname": "postgres",
+        "user": "postgres",
+        "password": "it's a \\ secret",
+        "sslmode": "require",
+        "sslrootcert": "/nonexistent/root.crt",
+        "application_name": "realtime_server",
+    }
+
+
+@pytest.mark.parametrize(
+    ("environ", "mode", "root"),
+    [
+        ({"DB_SSL": "false"}, "disable", None),
+        ({"DB_SSL": "true"}, "require", "/nonexistent/root.crt"),
+        ({"DB_SSL": "verify-ca"}, "verify-ca", None),
+        ({"DB_SSL": "verify-full", "DB_SSL_ROOT_CERT": "system"}, "verify-full", "system"),
+    ],
+)
+def test_only_two_ways_check_the_certificate(
+    environ: dict[str, str], mode: str, root: str | None
+) -> None:
+    dsn = conninfo_to_dict(make_dsn(ServerConfig.from_env({**OPEN, **environ})))
+    assert (dsn["sslmode"], dsn.get("sslrootcert")) == (mode, root)
