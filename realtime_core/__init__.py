@@ -15,45 +15,39 @@ from .positions import *  # noqa: F403
 from .records import *  # noqa: F403
 
 if TYPE_CHECKING:
+    from .doctor import Diagnosis, Finding, Severity, diagnose
     from .sources import (
         Acknowledgeable,
         ChangeSource,
-        Diagnosis,
         Dsn,
-        Finding,
         MemoryDatabase,
         MemorySource,
         MemoryTable,
         PgoutputSource,
-        Severity,
         SlotStatus,
         SourceStats,
         StreamOptions,
         TransactionEvent,
         Wal2JsonAction,
         Wal2JsonSource,
-        diagnose,
         drop_slot,
         ensure_slot,
         slot_status,
     )
 
-_LAZY = (
+_FROM_DOCTOR = ("Diagnosis", "Finding", "Severity", "diagnose")
+_FROM_SOURCES = (
     "Acknowledgeable",
     "ChangeSource",
-    "Diagnosis",
     "Dsn",
-    "Finding",
     "MemoryDatabase",
     "MemorySource",
     "MemoryTable",
     "PgoutputSource",
-    "Severity",
     "SlotStatus",
     "SourceStats",
     "StreamOptions",
     "TransactionEvent",
-    "diagnose",
     "Wal2JsonAction",
     "Wal2JsonSource",
     "drop_slot",
@@ -91,7 +85,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in _LAZY:
+    if name in _FROM_DOCTOR:
+        from . import doctor
+
+        return getattr(doctor, name)
+    if name in _FROM_SOURCES:
         from . import sources
 
         return getattr(sources, name)

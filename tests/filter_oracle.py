@@ -23,10 +23,10 @@ from realtime_core.filters import (
     Reference,
     parse_filter,
 )
-from realtime_core.filters._kind import Kind
 from realtime_core.filters._rows import Row
-from realtime_core.filters._types import kind_of
 from realtime_core.filters.compiler import Scope
+from realtime_core.types.base import Kind
+from realtime_core.types.columns import kind_of
 
 ENUM_LABELS = ("sad", "ok", "happy", "Überglücklich")
 SETTINGS = """

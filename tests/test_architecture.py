@@ -31,6 +31,7 @@ SANS_IO = (
     "realtime_core.wal2json",
     "realtime_core.filters",
     "realtime_core.replication",
+    "realtime_core.types",
 )
 IO = {
     *("asyncio", "concurrent", "multiprocessing", "queue", "selectors", "select", "signal"),
@@ -64,6 +65,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "prometheus_client": ("realtime_server.metrics",),
     "psycopg": (
+        "realtime_core.doctor",
         "realtime_core.sources",
         "realtime_core.values",
         "realtime_server.config.database",
@@ -299,6 +301,7 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
     house = read_house()
     for present in (
         *("realtime_core.pgoutput", "realtime_core.replication", "realtime_core.sources"),
+        *("realtime_core.doctor", "realtime_core.types"),
         *("realtime_core.values", "realtime_server.phoenix", "realtime_server.fanout.hub"),
         *(
             "realtime_server.fanout.topics",
@@ -387,9 +390,9 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
         (
             one_home_for_each_package,
             {"realtime_server.config": "import psycopg"},
-            "realtime_server.config imports psycopg, at home in realtime_core.sources, "
-            "realtime_core.values, realtime_server.config.database, realtime_server.demo, "
-            "realtime_server.fanout.stream, realtime_server.rls",
+            "realtime_server.config imports psycopg, at home in realtime_core.doctor, "
+            "realtime_core.sources, realtime_core.values, realtime_server.config.database, "
+            "realtime_server.demo, realtime_server.fanout.stream, realtime_server.rls",
         ),
         (
             one_home_for_each_package,

@@ -16,6 +16,7 @@ import realtime_core
 # Their names are the package's too.
 REEXPORTED = {
     "realtime_core.changes",
+    "realtime_core.doctor",
     "realtime_core.errors",
     "realtime_core.lsn",
     "realtime_core.positions",
@@ -28,6 +29,7 @@ OWN_NAME = {
     "realtime_core.oids",
     "realtime_core.pgoutput",
     "realtime_core.replication",
+    "realtime_core.types",
     "realtime_core.values",
     "realtime_core.wal2json",
 }

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ..sources import Diagnosis, Severity, diagnose
+from ..doctor import Diagnosis, Severity, diagnose
 
 __all__ = ["doctor"]
 

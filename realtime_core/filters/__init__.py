@@ -5,8 +5,8 @@ the result says whether a row passes; :class:`FilterIndex` asks many filters at 
 language and what it means is described in ``docs/reference/filters.md``.
 """
 
+from ..types.columns import EnumOrders, comparison_key
 from ._regex import has_regex
-from ._types import EnumOrders, comparison_key
 from .filter import CompiledFilter, Filter, Match, parse_filter
 from .index import Asked, FilterIndex
 from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side

@@ -13,15 +13,12 @@ import re
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-__all__ = ["fold", "like"]
+__all__ = ["like"]
 
 Test: TypeAlias = Callable[[str], bool]
 
 _PIECES: Final = re.compile(r"\\(.)|([%*])|(_)|([^\\%*_]+)", re.DOTALL)
 _SHORT: Final = 64
-_DOTTED_I: Final = "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}"
-_SIGMA: Final = "\N{GREEK CAPITAL LETTER SIGMA}"
-_SMALL_SIGMA: Final = "\N{GREEK SMALL LETTER SIGMA}"
 
 
 def like(pattern: str) -> tuple[Test, int]:
@@ -42,14 +39,6 @@ def like(pattern: str) -> tuple[Test, int]:
         inner = [_joined(piece) for piece in middle]
         return _plain(*map(_joined, (first, last)), inner=inner), 0
     return _general(first, middle, last), compiled
-
-
-def fold(text: str) -> str:
-    """Put each letter that has one into its lower case, one letter for one letter."""
-    if text.isascii():
-        return text.lower()
-    # The one letter whose lower case Python makes two of, and the one for which it looks around.
-    return text.replace(_DOTTED_I, "i").replace(_SIGMA, _SMALL_SIGMA).lower()
 
 
 _Piece: TypeAlias = list[tuple[str, str]]

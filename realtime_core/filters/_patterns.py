@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from ._kind import UnreadableError
-from ._like import fold, like
+from ..types.base import UnreadableError
+from ..types.texts import fold
+from ._like import like
 from ._regex import regex
 from .nodes import Comparison, Operator
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final
 
-from ._kind import UnreadableError
+from ..types.base import UnreadableError
 
 __all__ = ["has_regex", "regex", "to_re2"]
 

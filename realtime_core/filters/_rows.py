@@ -11,7 +11,7 @@ from typing import Any
 
 from ..changes import Delete, Insert, ReplicaIdentity, RowChange, Update
 from ..records import UNCHANGED, Field, Record
-from ._kind import UnreadableError
+from ..types.base import UnreadableError
 from .nodes import Side
 
 __all__ = ["Row", "Source", "earlier", "row_of"]

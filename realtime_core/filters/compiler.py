@@ -16,12 +16,12 @@ import attrs
 
 from ..changes import Relation
 from ..errors import FilterError
-from ._json import JSONB, json_path, read_document
-from ._kind import Key, Kind, as_is
+from ..types.base import Key, Kind, as_is
+from ..types.columns import EnumOrders, enums_of, kind_of
+from ..types.json import JSONB, json_path, read_document
+from ..types.texts import TEXT
 from ._patterns import PATTERNS, Patterns, fold_text
 from ._rows import Source
-from ._texts import TEXT
-from ._types import EnumOrders, enums_of, kind_of
 from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side, references
 from .operators import (
     ORDER,
@@ -42,6 +42,11 @@ __all__ = ["Plan", "Scope"]
 Access: TypeAlias = tuple[tuple[Source, Key], ...]
 """A row can pass only if one of these sources has its key."""
 
+_RELATIONS: Final = {
+    **{Operator.CS: "@>", Operator.CD: "<@", Operator.OV: "&&", Operator.SL: "<<"},
+    **{Operator.SR: ">>", Operator.NXR: "&<", Operator.NXL: "&>", Operator.ADJ: "-|-"},
+}
+"""PostgreSQL's names of the operators that some types have."""
 _MOST_KEYS: Final = 1000
 _SHOWN: Final = 40
 """Characters of what was written that a message shows."""
@@ -185,7 +190,7 @@ class _Planner:
             case pattern if pattern in PATTERNS:
                 return Plan(self._pattern(node, operand))
             case _:
-                compare = kind.relations.get(node.operator)
+                compare = kind.relations.get(_RELATIONS[node.operator])
                 if compare is None:
                     self._refuse(node, operand, f"which {node.operator.value} does not apply to")
                 literal = self._literals(node, kind)[0]

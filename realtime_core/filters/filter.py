@@ -11,10 +11,10 @@ import attrs
 from ..changes import Insert, Relation, RowChange, Update
 from ..errors import FilterError, FilterMatchError
 from ..records import Record
-from ._kind import reason
+from ..types.base import reason
+from ..types.columns import EnumOrders
 from ._patterns import PATTERNS, SLOW, Patterns, weight
 from ._rows import Row, earlier, row_of
-from ._types import EnumOrders
 from .compiler import Scope
 from .nodes import Comparison, Node, Operator, Side, comparisons, references
 from .operators import Test

@@ -17,10 +17,10 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from ..changes import Change, Insert, LogicalMessage, Relation, RowChange, Truncate, Update
 from ..errors import FilterError
-from ._kind import Key, reason
+from ..types.base import Key, reason
+from ..types.columns import EnumOrders
 from ._rows import Row, Source, earlier, row_of
 from ._steps import judging
-from ._types import EnumOrders
 from .compiler import Plan, Scope
 from .filter import Filter, Match, transition
 from .operators import Test

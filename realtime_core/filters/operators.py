@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from ..records import UNCHANGED
-from ._kind import Compare, Key
+from ..types.base import Compare, Key
 from ._rows import Row, Source
 from .nodes import Operator
 

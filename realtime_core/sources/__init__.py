@@ -1,6 +1,5 @@
 """Where changes come from."""
 
-from ._doctor import Diagnosis, Finding, Severity, diagnose
 from .base import Acknowledgeable, ChangeSource, SourceStats, TransactionEvent
 from .catalog import SlotStatus
 from .memory import MemoryDatabase, MemorySource, MemoryTable
@@ -10,11 +9,6 @@ from .slots import drop_slot, ensure_slot, slot_status
 from .wal2json import Wal2JsonAction, Wal2JsonSource
 
 __all__ = [
-    # ._doctor
-    "Diagnosis",
-    "Finding",
-    "Severity",
-    "diagnose",
     # .base
     "Acknowledgeable",
     "ChangeSource",

@@ -231,7 +231,7 @@ def replicating(dsn: str, slot: str | None = None) -> Iterator[int]:
 def test_a_long_transaction_that_a_new_slot_would_wait_for(
     shop: Database, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("realtime_core.sources._doctor.slots._LONG", 0)
+    monkeypatch.setattr("realtime_core.doctor.slots._LONG", 0)
     with shop.connect() as connection, connection.transaction():
         connection.execute("insert into item values (1)")
         code, report = doctor(shop.dsn)
@@ -413,7 +413,7 @@ def test_a_lost_slot_and_one_that_keeps_much(
         eventually_sync(write)
         execute(dsn, "select pg_create_logical_replication_slot('idle', 'pgoutput')")
         execute(dsn, "select pg_logical_emit_message(false, '', 'x')")
-        monkeypatch.setattr("realtime_core.sources._doctor.slots._MUCH", 0)
+        monkeypatch.setattr("realtime_core.doctor.slots._MUCH", 0)
         code, report = doctor(dsn, "--slot", "ours")
         assert code == 1
         assert one(report, "problem", "slot")["message"].startswith("slot ours is lost")
@@ -428,7 +428,7 @@ def test_a_lost_slot_and_one_that_keeps_much(
 
 
 def test_the_page_lists_every_check() -> None:
-    folder = ROOT / "realtime_core" / "sources" / "_doctor"
+    folder = ROOT / "realtime_core" / "doctor"
     sources = "".join(path.read_text() for path in folder.glob("*.py"))
     made = set(re.findall(r'check(?:, \w+)? = "([^"]+)"', sources))
     made |= set(re.findall(r'Finding\.\w+\(\s*"([^"]+)"', sources))

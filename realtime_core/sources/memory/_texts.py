@@ -9,8 +9,8 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from ...filters import comparison_key
 from ...records import Column, Field, Unchanged
+from ...types.columns import comparison_key
 
 __all__ = ["field_of", "to_field"]
 

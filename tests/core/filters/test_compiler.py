@@ -16,9 +16,10 @@ import tracemalloc
 import pytest
 
 from realtime_core import FilterError, FilterMatchError, Record
-from realtime_core.filters import FilterIndex, _json, compiler, parse_filter
-from realtime_core.filters._types import _KNOWN
+from realtime_core.filters import FilterIndex, compiler, parse_filter
 from realtime_core.records import UNCHANGED
+from realtime_core.types import json as json_type
+from realtime_core.types.columns import _KNOWN
 from tests.core.filters.helpers import insert, key, relation, row
 
 CONDITIONS = (
@@ -503,7 +504,7 @@ def test_a_value_is_folded_once_for_all_patterns(monkeypatch: pytest.MonkeyPatch
 
 def test_paths_to_the_same_part_of_a_document_read_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[object] = []
-    key_of = _json._key
+    key_of = json_type._key
 
     def counted(value: object) -> object:
         read.append(value)
@@ -514,6 +515,6 @@ def test_paths_to_the_same_part_of_a_document_read_it_once(monkeypatch: pytest.M
         "or(d->0.neq.1,d->-1.neq.2,d->-1->-1.eq.3,d->0->0.eq.[4,4],d->0->>-1.eq.5)"
     )
     compiled = filter.compile(of)
-    monkeypatch.setattr(_json, "_key", counted)
+    monkeypatch.setattr(json_type, "_key", counted)
     assert compiled(row(of, "[[[4,4]]]"))
     assert [value for value in read if value == [["4", "4"]]] == [[["4", "4"]]]

@@ -10,7 +10,7 @@ import pytest
 
 from realtime_core import FilterError
 from realtime_core.filters import _like, parse_filter
-from realtime_core.filters._like import fold
+from realtime_core.types.texts import fold
 from tests.core.filters.helpers import relation
 
 PARTS = ["a", "b", "%", "_", "*", "\\%", "\\_", "\\\\"]

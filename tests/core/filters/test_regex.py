@@ -10,8 +10,8 @@ import pytest
 
 from realtime_core import FilterError, FilterMatchError
 from realtime_core.filters import has_regex, parse_filter
-from realtime_core.filters._kind import UnreadableError
 from realtime_core.filters._regex import regex, to_re2
+from realtime_core.types.base import UnreadableError
 from tests.core.filters.helpers import relation, row
 
 

@@ -12,7 +12,7 @@ import re
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import Final, TypeAlias
 
-from ._kind import Kind, UnreadableError
+from .base import Kind, UnreadableError
 
 __all__ = ["INTERVAL"]
 

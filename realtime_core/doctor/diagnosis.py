@@ -10,10 +10,10 @@ import attrs
 import psycopg
 from psycopg import AsyncConnection
 
-from ...errors import ConfigError, SourceError
-from ...replication.commands import check_slot_name
-from .._connection import ReplicationConnection, plain_connection
-from .._dsn import parse_dsn
+from ..errors import ConfigError, SourceError
+from ..replication.commands import check_slot_name
+from ..sources._connection import ReplicationConnection, plain_connection
+from ..sources._dsn import parse_dsn
 from .findings import Finding, Severity
 from .publications import check_publications, check_replica_identities
 from .server import check_server, plugin_not_allowed, read_server

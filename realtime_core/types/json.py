@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Final, NoReturn, TypeAlias
 
-from ._kind import Compare, Kind, UnreadableError
-from ._numbers import NUMERIC_SCALE, parse_numeric
-from .nodes import Operator
+from .base import Compare, Kind, UnreadableError
+from .numbers import NUMERIC_SCALE, parse_numeric
 
 __all__ = ["JSON", "JSONB", "json_path", "read_document"]
 
@@ -250,9 +249,9 @@ def _read(text: str) -> Ordered:
     return _top(read_document(text)[0])
 
 
-_JSON_RELATIONS: Final[dict[Operator, Compare]] = {
-    Operator.CS: _contains,
-    Operator.CD: _contained,
+_JSON_RELATIONS: Final[dict[str, Compare]] = {
+    "@>": _contains,
+    "<@": _contained,
 }
 
 JSONB: Final = Kind("jsonb", _read, _parse, relations=_JSON_RELATIONS)

@@ -14,10 +14,9 @@ from bisect import bisect_right
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
-from ._datetimes import DATETIMES, LAST_DATE
-from ._kind import Compare, Kind, Reader, UnreadableError
-from ._numbers import NUMBERS
-from .nodes import Operator
+from .base import Compare, Kind, Reader, UnreadableError
+from .datetimes import DATETIMES, LAST_DATE
+from .numbers import NUMBERS
 
 __all__ = ["RANGES"]
 
@@ -196,21 +195,21 @@ def _of_spans(compare: Compare) -> Compare:
     return compare_spans
 
 
-_RANGE_RELATIONS: Final[dict[Operator, Compare]] = {
-    Operator.CS: _contains,
-    Operator.CD: _contained,
-    Operator.OV: _overlaps,
-    Operator.SL: _left,
-    Operator.SR: _right,
-    Operator.NXR: _not_right,
-    Operator.NXL: _not_left,
-    Operator.ADJ: _adjacent,
+_RANGE_RELATIONS: Final[dict[str, Compare]] = {
+    "@>": _contains,
+    "<@": _contained,
+    "&&": _overlaps,
+    "<<": _left,
+    ">>": _right,
+    "&<": _not_right,
+    "&>": _not_left,
+    "-|-": _adjacent,
 }
-_MULTIRANGE_RELATIONS: Final[dict[Operator, Compare]] = {
+_MULTIRANGE_RELATIONS: Final[dict[str, Compare]] = {
     **{operator: _of_spans(compare) for operator, compare in _RANGE_RELATIONS.items()},
-    Operator.CS: _multi_contains,
-    Operator.CD: _multi_contained,
-    Operator.OV: _multi_overlaps,
+    "@>": _multi_contains,
+    "<@": _multi_contained,
+    "&&": _multi_overlaps,
 }
 _SUBTYPES: Final[dict[str, tuple[Kind, int | None]]] = {
     "int4range": (NUMBERS["int4"], (1 << 31) - 1),

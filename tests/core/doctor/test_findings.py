@@ -7,8 +7,8 @@ from typing import Any
 import attrs
 import pytest
 
-from realtime_core.sources._doctor.findings import Finding, Severity, listed_names, size
-from realtime_core.sources._doctor.server import Server, check_server
+from realtime_core.doctor.findings import Finding, Severity, listed_names, size
+from realtime_core.doctor.server import Server, check_server
 
 HEALTHY = Server(
     version=170012,

@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from struct import Struct
 from typing import Any, Final
 
-from ._kind import GREATEST, Kind, Reader, UnreadableError
+from .base import GREATEST, Kind, Reader, UnreadableError
 
 __all__ = ["NUMBERS", "NUMERIC_SCALE", "parse_numeric"]
 

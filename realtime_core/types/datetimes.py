@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final, TypeAlias
 
-from ._kind import Kind, Reader, UnreadableError
+from .base import Kind, Reader, UnreadableError
 
 __all__ = ["DATETIMES", "LAST_DATE"]
 

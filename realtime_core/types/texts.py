@@ -5,20 +5,30 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ._kind import Kind, UnreadableError, as_is
-from ._like import fold
+from .base import Kind, UnreadableError, as_is
 
-__all__ = ["CITEXT", "TEXT", "TEXTS"]
+__all__ = ["CITEXT", "TEXT", "TEXTS", "fold"]
 
 _UUID: Final = re.compile(r"(\{?)((?:[0-9a-f]{4}-?){7}[0-9a-f]{4})(\}?)", re.IGNORECASE)
 _HEX: Final = re.compile(r"(?:\s*[0-9a-f]{2})*\s*", re.ASCII | re.IGNORECASE)
 _BYTE: Final = re.compile(rb"\\(\\|[0-3][0-7]{2})|\\")
 _BITS: Final = re.compile(r"(?:[bB]?([01]*)|[xX]([0-9a-fA-F]*))")
 _NAME_BYTES: Final = 63
+_DOTTED_I: Final = "\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}"
+_SIGMA: Final = "\N{GREEK CAPITAL LETTER SIGMA}"
+_SMALL_SIGMA: Final = "\N{GREEK SMALL LETTER SIGMA}"
 _TRUTHS: Final = {
     **dict.fromkeys(("t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"), True),
     **dict.fromkeys(("f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"), False),
 }
+
+
+def fold(text: str) -> str:
+    """Put each letter that has one into its lower case, one letter for one letter."""
+    if text.isascii():
+        return text.lower()
+    # The one letter whose lower case Python makes two of, and the one for which it looks around.
+    return text.replace(_DOTTED_I, "i").replace(_SIGMA, _SMALL_SIGMA).lower()
 
 
 def _blank_padded(text: str) -> str:

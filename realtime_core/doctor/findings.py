@@ -12,7 +12,7 @@ import attrs
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
-from ...replication.commands import quote_identifier
+from ..replication.commands import quote_identifier
 
 __all__ = ["RELOAD", "Finding", "Severity", "column_literal", "listed_names", "rows", "size"]
 

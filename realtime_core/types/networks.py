@@ -6,8 +6,7 @@ import re
 from ipaddress import ip_interface
 from typing import Final, TypeAlias
 
-from ._kind import Compare, Kind, UnreadableError
-from .nodes import Operator
+from .base import Compare, Kind, UnreadableError
 
 __all__ = ["NETWORKS"]
 
@@ -79,10 +78,10 @@ def _overlap(one: Address, other: Address) -> bool:
 
 
 # << and >> are containment here; there is no @>.
-_NETWORK_RELATIONS: Final[dict[Operator, Compare]] = {
-    Operator.SL: _inside,
-    Operator.SR: _around,
-    Operator.OV: _overlap,
+_NETWORK_RELATIONS: Final[dict[str, Compare]] = {
+    "<<": _inside,
+    ">>": _around,
+    "&&": _overlap,
 }
 
 NETWORKS: Final = {

@@ -11,8 +11,6 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from .nodes import Operator
-
 __all__ = ["GREATEST", "Compare", "Key", "Kind", "Reader", "UnreadableError", "as_is", "reason"]
 
 Key: TypeAlias = Any
@@ -67,8 +65,8 @@ class Kind:
     """Whether only the text is compared, for want of better knowledge."""
     rank: Reader | None = None
     """Makes the key that is compared for order, where it is not the one for equality."""
-    relations: Mapping[Operator, Compare] = attrs.field(factory=dict)
-    """What arrays, ranges and JSON have besides."""
+    relations: Mapping[str, Compare] = attrs.field(factory=dict)
+    """What arrays, ranges, addresses and JSON have besides, by PostgreSQL's operator: ``@>``."""
     remedy: str = ""
     """What to do where something is missing."""
 

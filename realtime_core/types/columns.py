@@ -12,15 +12,15 @@ from typing import Final, TypeAlias
 
 from ..changes import Relation
 from ..records import Column
-from ._arrays import array_of
-from ._datetimes import DATETIMES
-from ._intervals import INTERVAL
-from ._json import JSON, JSONB
-from ._kind import Key, Kind, UnreadableError, as_is
-from ._networks import NETWORKS
-from ._numbers import NUMBERS
-from ._ranges import RANGES
-from ._texts import CITEXT, TEXTS
+from .arrays import array_of
+from .base import Key, Kind, UnreadableError, as_is
+from .datetimes import DATETIMES
+from .intervals import INTERVAL
+from .json import JSON, JSONB
+from .networks import NETWORKS
+from .numbers import NUMBERS
+from .ranges import RANGES
+from .texts import CITEXT, TEXTS
 
 __all__ = ["EnumOrders", "comparison_key", "enums_of", "kind_of"]
 

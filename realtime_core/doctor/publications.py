@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from psycopg import AsyncConnection
 
-from ...replication.commands import quote_identifier
+from ..replication.commands import quote_identifier
 from .findings import Finding, Severity, column_literal, rows
 
 __all__ = ["check_publications", "check_replica_identities"]

@@ -9,7 +9,7 @@ import attrs
 import psycopg
 from psycopg import AsyncConnection
 
-from ...replication.commands import quote_identifier
+from ..replication.commands import quote_identifier
 from .findings import RELOAD, Finding, listed_names, rows, size
 
 __all__ = ["Server", "check_server", "plugin_not_allowed", "read_server"]

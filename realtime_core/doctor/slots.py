@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from psycopg import AsyncConnection
 
-from ...replication.commands import quote_literal
+from ..replication.commands import quote_literal
 from .findings import Finding, rows, size
 from .server import Server
 

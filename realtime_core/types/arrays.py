@@ -9,8 +9,7 @@ import re
 from functools import cached_property
 from typing import Any, Final, TypeAlias
 
-from ._kind import Compare, Kind, Reader, UnreadableError
-from .nodes import Operator
+from .base import Compare, Kind, Reader, UnreadableError
 
 __all__ = ["array_of"]
 
@@ -180,8 +179,8 @@ def _overlaps(one: Array, other: Array) -> bool:
     return not one[0].present.isdisjoint(other[0].present)
 
 
-_ARRAY_RELATIONS: Final[dict[Operator, Compare]] = {
-    Operator.CS: _contains,
-    Operator.CD: _contained,
-    Operator.OV: _overlaps,
+_ARRAY_RELATIONS: Final[dict[str, Compare]] = {
+    "@>": _contains,
+    "<@": _contained,
+    "&&": _overlaps,
 }
