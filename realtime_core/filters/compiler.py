@@ -23,7 +23,7 @@ from ..types.texts import TEXT
 from ._patterns import PATTERNS, Patterns, fold_text
 from ._rows import Source
 from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side, references
-from .operators import (
+from .three_valued import (
     ORDER,
     Test,
     compares,

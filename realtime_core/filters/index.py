@@ -23,7 +23,7 @@ from ._rows import Row, Source, earlier, row_of
 from ._steps import judging
 from .compiler import Plan, Scope
 from .filter import Filter, Match, transition
-from .operators import Test
+from .three_valued import Test
 
 __all__ = ["Asked", "FilterIndex"]
 
