@@ -11,27 +11,13 @@ rollback drops them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeAlias
 
-import attrs
-
-from ..changes import (
-    Begin,
-    Change,
-    Commit,
-    Delete,
-    Insert,
-    LogicalMessage,
-    Transaction,
-    Truncate,
-    Update,
-)
+from ..changes import Begin, Change, Commit
 from ..errors import ConfigError, DecodeError, SpillError
-from ..lsn import LSN
 from ..positions import StreamIdentity
+from ._open_transaction import OpenTransaction, make_transaction
 from ._relations import RelationCache
-from ._rows import new_record, old_record
 from ._undecided import UndecidedTransactions
 from .messages import (
     BeginMessage,
@@ -60,8 +46,6 @@ from .spill import FileSpillStore, SpillStore
 __all__ = ["MAX_MEMORY", "Assembler", "assemble"]
 
 MAX_MEMORY: Final = 64 * 1024 * 1024
-
-_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
 Assembled: TypeAlias = Iterable[Change | Begin | Commit]
 _Handler: TypeAlias = Callable[[Any], Assembled]
@@ -93,20 +77,18 @@ class Assembler:
         if max_memory < 0:
             raise ConfigError(f"max_memory is {max_memory}: give bytes, 0 to hold none in memory")
         self._stream = stream
-        self._relations = RelationCache()
+        # These three are ChangeDecoder's, too, whose short cuts go around feed().
+        self.relations = RelationCache()
+        self.open_transaction = OpenTransaction(self.relations, stream)
+        self.is_abandoned = False
         self._undecided = UndecidedTransactions(
-            self._relations, max_memory, spill_store or FileSpillStore()
+            self.relations, max_memory, spill_store or FileSpillStore()
         )
-        self._transaction: Transaction | None = None
-        self._index = 0
-        # Begin is handed over with the next message, which may be the transaction's origin.
-        self._begun = False
-        self._broken = False
 
         # By the message's class: a match statement would try one class after the other.
         frames: dict[type[Message], _Handler] = {
             BeginMessage: self._begin,
-            CommitMessage: self._commit,
+            CommitMessage: self.open_transaction.commit,
             StreamStartMessage: self._stream_start,
             StreamStopMessage: self._stream_stop,
             StreamCommitMessage: self._stream_commit,
@@ -118,14 +100,14 @@ class Assembler:
             RollbackPreparedMessage: self._rollback_prepared,
         }
         self._direct: dict[type[Message], _Handler] = {
-            InsertMessage: self._insert,
-            UpdateMessage: self._update,
-            DeleteMessage: self._delete,
+            InsertMessage: self.open_transaction.insert,
+            UpdateMessage: self.open_transaction.update,
+            DeleteMessage: self.open_transaction.delete,
             RelationMessage: self._describe,
             TypeMessage: self._name_type,
-            TruncateMessage: self._truncate,
-            LogicalMessageMessage: self._logical_message,
-            OriginMessage: self._origin,
+            TruncateMessage: self.open_transaction.truncate,
+            LogicalMessageMessage: self.open_transaction.logical_message,
+            OriginMessage: self.open_transaction.origin,
             **frames,
         }
         undecided = self._undecided
@@ -145,7 +127,16 @@ class Assembler:
     @property
     def in_transaction(self) -> bool:
         """Whether a Begin has come without its Commit."""
-        return self._transaction is not None
+        return self.open_transaction.transaction is not None
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether a Begin may come now: no other transaction, and no stream block, is under way."""
+        return (
+            self.open_transaction.transaction is None
+            and self._undecided.current is None
+            and not self.is_abandoned
+        )
 
     def feed(self, message: Message) -> Assembled:
         """Take the next message; return what it completes, in order.
@@ -161,18 +152,19 @@ class Assembler:
                 relation.
             SpillError: if a held transaction cannot be stored.
         """
-        if self._broken:
+        if self.is_abandoned:
             raise DecodeError("this assembler met an error before: start with a new one")
         try:
-            if self._begun:
+            if self.open_transaction.begin_is_due:
                 return self._feed_first(message)
             return self._handlers[type(message)](message)
         except Exception:
-            self._give_up()
+            self.abandon()
             raise
 
-    def _give_up(self) -> None:
-        self._broken = True
+    def abandon(self) -> None:
+        """Drop what is held, and refuse further messages: one of the stream's could not be used."""
+        self.is_abandoned = True
         self.close()
 
     def close(self) -> None:
@@ -181,108 +173,39 @@ class Assembler:
 
     def _feed_first(self, message: Message) -> Assembled:
         """Take the message after Begin, and hand over both."""
-        self._begun = False
+        begin = self.open_transaction.take_begin(message)
         if isinstance(message, OriginMessage):
-            self._transaction = attrs.evolve(self._open(message), origin=message.name)
-            return (Begin(self._transaction),)
-        begin = Begin(self._open(message))
+            return (begin,)
         return (begin, *self._handlers[type(message)](message))
 
     # Plain transactions
 
-    def _open(self, message: Message) -> Transaction:
-        if self._transaction is None:
-            raise DecodeError(f"{type(message).__name__} outside of a transaction")
-        return self._transaction
-
-    def _place(self, message: Message) -> tuple[Transaction, int]:
-        """Return the next place in the transaction under way."""
-        transaction = self._open(message)
-        index = self._index
-        self._index = index + 1
-        return transaction, index
-
-    def _outside(self, message: Message) -> None:
-        within = self._transaction or self._undecided.current
-        if within is not None:
-            raise DecodeError(f"{type(message).__name__} within transaction {within.xid}")
-
     def _begin(self, message: BeginMessage) -> Assembled:
         self._outside(message)
-        self._transaction = Transaction(
-            message.xid, message.final_lsn, _time(message.commit_time), None, self._stream
-        )
-        self._index = 0
-        self._begun = True
+        self.open_transaction.begin(message.xid, message.final_lsn, message.commit_time)
         return ()
 
-    def _commit(self, message: CommitMessage) -> Assembled:
-        transaction = self._open(message)
-        if message.commit_lsn != transaction.commit_lsn:
-            raise DecodeError(
-                f"Commit at {message.commit_lsn}, but the transaction under way commits at "
-                f"{transaction.commit_lsn}"
-            )
-        self._transaction = None
-        return (Commit(transaction, message.end_lsn, self._index),)
-
-    def _insert(self, message: InsertMessage) -> Assembled:
-        relation = self._relations.get(message.relation_oid)
-        record = new_record(relation, message.new)
-        return (Insert(*self._place(message), relation, record),)
-
-    def _update(self, message: UpdateMessage) -> Assembled:
-        relation = self._relations.get(message.relation_oid)
-        old, is_key = message.old, message.old_is_key
-        before = None if old is None else old_record(relation, old, is_key)
-        after = new_record(relation, message.new, old, is_key)
-        return (Update(*self._place(message), relation, after, before),)
-
-    def _delete(self, message: DeleteMessage) -> Assembled:
-        relation = self._relations.get(message.relation_oid)
-        record = old_record(relation, message.old, message.old_is_key)
-        return (Delete(*self._place(message), relation, record),)
-
-    def _truncate(self, message: TruncateMessage) -> Assembled:
-        relations = tuple(self._relations.get(oid) for oid in message.relation_oids)
-        options = message.options
-        place = self._place(message)
-        return (Truncate(*place, relations, bool(options & 1), bool(options & 2)),)
-
-    def _logical_message(self, message: LogicalMessageMessage) -> Assembled:
-        transaction, index = None, 0
-        if message.flags & 1:
-            transaction, index = self._place(message)
-        return (
-            LogicalMessage(
-                message.lsn, message.prefix, message.content, transaction, index, self._stream
-            ),
-        )
-
     def _describe(self, message: RelationMessage) -> Assembled:
-        self._relations.add_relation(message)
+        self.relations.add_relation(message)
         return ()
 
     def _name_type(self, message: TypeMessage) -> Assembled:
-        self._relations.add_type(message)
+        self.relations.add_type(message)
         return ()
 
-    def _origin(self, message: OriginMessage) -> Assembled:
-        # The first one comes right after Begin: see _feed_first.
-        transaction = self._open(message)
-        if transaction.origin != message.name:
-            raise DecodeError(
-                f"Origin {message.name!r} too late: transaction {transaction.xid} was handed over "
-                f"with {transaction.origin!r}"
-            )
-        return ()
+    def _outside(self, message: Message) -> None:
+        """Raise DecodeError if another transaction is under way."""
+        within = self.open_transaction.transaction or self._undecided.current
+        if within is not None:
+            raise DecodeError(f"{type(message).__name__} within transaction {within.xid}")
 
     # Undecided transactions
 
     def _logical_message_held(self, message: LogicalMessageMessage) -> Assembled:
-        # One that is not transactional waits for nobody.
-        held = message.flags & 1
-        return self._undecided.hold(message) if held else self._logical_message(message)
+        if message.flags & 1:
+            return self._undecided.hold(message)
+        # One that is not transactional does not wait for the transaction's end.
+        return self.open_transaction.logical_message(message)
 
     def _stream_start(self, message: StreamStartMessage) -> Assembled:
         self._outside(message)
@@ -298,9 +221,9 @@ class Assembler:
     def _stream_commit(self, message: StreamCommitMessage) -> Assembled:
         self._outside(message)
         held = self._undecided.take_streamed(message.xid)
-        self._relations.absorb(held.relations)
-        transaction = self._new_transaction(
-            message.xid, message.commit_lsn, message.commit_time, held.origin
+        self.relations.absorb(held.relations)
+        transaction = make_transaction(
+            self._stream, message.xid, message.commit_lsn, message.commit_time, held.origin
         )
         return self._whole(held.replay(transaction, message.end_lsn))
 
@@ -329,8 +252,8 @@ class Assembler:
         self._outside(message)
         held = self._undecided.take_prepared(message)
         origin = None if held is None else held.origin
-        transaction = self._new_transaction(
-            message.xid, message.commit_lsn, message.commit_time, origin, message.gid
+        transaction = make_transaction(
+            self._stream, message.xid, message.commit_lsn, message.commit_time, origin, message.gid
         )
         if held is None:
             # Prepared before this stream began: its rows were sent then, to somebody else.
@@ -350,18 +273,8 @@ class Assembler:
         try:
             yield from events
         except SpillError:
-            self._broken = True
+            self.is_abandoned = True
             raise
-
-    def _new_transaction(
-        self,
-        xid: int,
-        commit_lsn: LSN,
-        commit_time: int,
-        origin: str | None = None,
-        gid: str | None = None,
-    ) -> Transaction:
-        return Transaction(xid, commit_lsn, _time(commit_time), origin, self._stream, gid)
 
 
 def assemble(messages: Iterable[Message]) -> Iterator[Change | Begin | Commit]:
@@ -376,10 +289,3 @@ def assemble(messages: Iterable[Message]) -> Iterator[Change | Begin | Commit]:
             yield from assembler.feed(message)
     finally:
         assembler.close()
-
-
-def _time(microseconds: int) -> datetime:
-    try:
-        return _EPOCH + timedelta(0, 0, microseconds)
-    except OverflowError as exc:
-        raise DecodeError(f"commit time {microseconds} µs since 2000 is out of range") from exc

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from ..changes import Begin, Change, Commit, Delete, Insert, Update
+from ..changes import Begin, Change, Commit, Delete, Insert, Transaction, Update
 from ..errors import DecodeError
 from ..lsn import LSN
 from ..positions import StreamIdentity
@@ -27,7 +27,7 @@ _NO_READERS: Final[dict[bytes, ChangeReader]] = {}
 _ROWS: Final = frozenset(b"IUD")
 
 
-class ChangeDecoder(Assembler):
+class ChangeDecoder:
     """Turns the messages of one connection, as bytes, into changes, in commit order.
 
     Example::
@@ -57,10 +57,20 @@ class ChangeDecoder(Assembler):
         max_memory: int = MAX_MEMORY,
         spill_store: SpillStore | None = None,
     ) -> None:
-        super().__init__(stream, max_memory=max_memory, spill_store=spill_store)
         self._decoder = Decoder(abort_info=abort_info)
+        self._assembler = Assembler(stream, max_memory=max_memory, spill_store=spill_store)
+        self._open_transaction = self._assembler.open_transaction
         self._short_cuts = ShortCuts(lazy=lazy)
-        self._relations.on_described = self._short_cuts.forget
+        self._assembler.relations.on_described = self._short_cuts.forget
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a Begin has come without its Commit."""
+        return self._assembler.in_transaction
+
+    def close(self) -> None:
+        """Drop what is held of transactions that have not ended, and their spill files."""
+        self._assembler.close()
 
     def decode(self, payloads: Iterable[bytes]) -> Iterator[Change | Begin | Commit]:
         """Decode messages one after the other; yield what each completes.
@@ -74,7 +84,9 @@ class ChangeDecoder(Assembler):
         # There are short cuts in plain transactions only: in others an xid stands in the OID's
         # place. After an error there are none, and the long way refuses all.
         find, find_none = self._short_cuts.readers.get, _NO_READERS.get
-        transaction, index = None if self._broken else self._transaction, self._index
+        opened = self._open_transaction
+        transaction = None if self._assembler.is_abandoned else opened.transaction
+        index = opened.changes
         reader_for = find_none if transaction is None else find
         for data in payloads:
             read = reader_for(data[:HEAD])
@@ -83,65 +95,58 @@ class ChangeDecoder(Assembler):
                 change = read(data, transaction, index)
                 if change is not None:
                     index += 1
-                    self._index = index
-                    if self._begun:
-                        self._begun = False
+                    opened.changes = index
+                    if opened.begin_is_due:
+                        opened.begin_is_due = False
                         yield Begin(transaction)
                     yield change
                     continue
             tag = data[:1]
             if tag == b"C":
-                commit = self._short_commit(data)
+                commit = self._short_commit(data, transaction)
                 if commit is not None:
                     transaction, reader_for = None, find_none
                     yield commit
                     continue
             elif tag == b"B" and self._short_begin(data):
-                transaction, index, reader_for = self._transaction, 0, find
+                transaction, index, reader_for = opened.transaction, 0, find
                 continue
             events = self._long_way(data)
             if events:
                 yield from events
-            transaction, index = self._transaction, self._index
+            transaction, index = opened.transaction, opened.changes
             reader_for = find_none if transaction is None else find
 
     def _short_begin(self, data: bytes) -> bool:
         """Take a Begin; return False for one that has to go the long way."""
-        if (
-            len(data) != BEGIN.size
-            or self._broken
-            or self._transaction is not None
-            or self._undecided.current is not None
-        ):
+        if len(data) != BEGIN.size or not self._assembler.may_begin:
             return False
         commit_lsn, commit_time, xid = BEGIN.unpack(data)
         try:
-            self._transaction = self._new_transaction(xid, new_lsn(LSN, commit_lsn), commit_time)
+            self._open_transaction.begin(xid, new_lsn(LSN, commit_lsn), commit_time)
         except DecodeError:
             # A time that there is not: the long way refuses it for good.
             return False
-        self._index = 0
-        self._begun = True
         return True
 
-    def _short_commit(self, data: bytes) -> Commit | None:
+    def _short_commit(self, data: bytes, transaction: Transaction | None) -> Commit | None:
         """Return the end of a transaction; None for one that has to go the long way."""
-        transaction = self._transaction
-        if len(data) != COMMIT.size or transaction is None or self._begun or self._broken:
+        opened = self._open_transaction
+        if len(data) != COMMIT.size or transaction is None or opened.begin_is_due:
             return None
         _, commit_lsn, end_lsn, _ = COMMIT.unpack(data)
         if commit_lsn != transaction.commit_lsn:
             return None
-        self._transaction = None
-        return Commit(transaction, new_lsn(LSN, end_lsn), self._index)
+        opened.transaction = None
+        return Commit(transaction, new_lsn(LSN, end_lsn), opened.changes)
 
     def _long_way(self, data: bytes) -> Iterable[Change | Begin | Commit]:
         try:
             message = self._decoder.decode(data)
         except Exception:
-            self._give_up()
+            self._assembler.abandon()
             raise
-        events = self.feed(message)
+        events = self._assembler.feed(message)
         if data[0] in _ROWS and isinstance(events, tuple) and events:
             change = events[-1]
             if isinstance(change, Insert | Update | Delete):
