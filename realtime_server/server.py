@@ -28,6 +28,7 @@ from .net.http import Endpoint, Site
 from .net.inspector import TableList, inspector_endpoints
 from .net.listener import Listener, bind
 from .net.memory import memory_limit
+from .net.services import Services
 from .phoenix.serializers import Serializer
 from .rls.counters import Counters
 from .rls.mode import RlsMode
@@ -69,17 +70,25 @@ class RealtimeServer:
             names_columns=config.replication_mode is not ReplicationMode.RLS,
         )
         checks = Counters()
-        self._budget = Budget(config)
-        self._backlog = Backlog(config.outbox_total_bytes or memory_limit() // _SHARE)
+        backlog = Backlog(config.outbox_total_bytes or memory_limit() // _SHARE)
         self.metrics = Metrics(
-            stats=source.stats, hub=self._hub.stats, backlog=self._backlog, checks=checks
+            stats=source.stats, hub=self._hub.stats, backlog=backlog, checks=checks
         )
         self._mode: StreamMode | RlsMode
         if config.replication_mode is ReplicationMode.RLS:
             self._mode = RlsMode(config, source, self._hub, self.metrics, checks)
         else:
             self._mode = StreamMode(config, source, self._hub, self.metrics)
-        self._attachment = Attachment(lambda: self.is_attached, self._mode.attached)
+        self._services = Services(
+            hub=self._hub,
+            attachment=Attachment(lambda: self.is_attached, self._mode.attached),
+            authorizer=self._authorizer,
+            registrar=self._mode,
+            backlog=backlog,
+            budget=Budget(config),
+            config=config,
+            metrics=self.metrics,
+        )
         self._listener: Listener
         self._broadcasting: asyncio.Task[None]
         self.port = config.port
@@ -182,17 +191,4 @@ class RealtimeServer:
     async def _serve(
         self, websocket: ServerConnection, request: ConnectRequest, serializer: Serializer
     ) -> None:
-        connection = Connection(
-            websocket,
-            request=request,
-            serializer=serializer,
-            hub=self._hub,
-            attachment=self._attachment,
-            authorizer=self._authorizer,
-            registrar=self._mode,
-            backlog=self._backlog,
-            budget=self._budget,
-            config=self.config,
-            metrics=self.metrics,
-        )
-        await connection.run()
+        await Connection(websocket, request, serializer, self._services).run()

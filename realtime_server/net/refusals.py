@@ -1,4 +1,4 @@
-"""Refusals: what one client is refused, counted, logged, and put into words for it."""
+"""Refusals: counts, logs and words what one client is refused."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ from ..fanout.topics import shown_topic
 from ..logs import named
 from ..metrics import Metrics
 from ..phoenix.messages import Message
-from ..phoenix.payloads import has_config
 from .aio import TokenBucket
 
 __all__ = ["Refusals"]
 
 LINES_PER_SECOND: Final = 10
-"""That the log has about what one connection is refused."""
+"""Of the log, at most, about what one connection is refused."""
 
 logger = logging.getLogger("realtime.connection")
 
 
 class Refusals:
-    """Those of one connection.
+    """What one connection is refused.
 
-    A client that floods us gets one line in the log for each limit that it meets, and for each
-    event that is not served, and so many lines a second for all else; what is left out is said.
-    All are counted.
+    Each refusal is counted. Not each is logged, so that a client cannot flood the log: a limit that
+    the client exceeds, and an event that the server does not serve, are logged once, and there are
+    at most :data:`LINES_PER_SECOND` lines. A line says how many refusals were left out.
 
     Args:
-        peer: what the log calls the client.
+        peer: names the client in the log.
         metrics: of the server.
         clock: seconds of any clock that only goes forward.
     """
@@ -46,36 +45,45 @@ class Refusals:
         self._logged: set[str] = set()
 
     def close(self) -> None:
-        """Take the end of the connection."""
-        self._tell_left_out()
+        """Log what was left out: the connection has ended."""
+        self._log_left_out()
 
-    def of_join(self, message: Message, exc: RefusedError) -> str:
-        """Take a refused join; return what the client is told."""
+    def of_join(self, topic: str, exc: RefusedError, *, has_config: bool) -> str:
+        """Count and log a refused join; return the reason for the client.
+
+        Args:
+            topic: that the client wanted to join.
+            exc: why it may not.
+            has_config: whether the join had a ``config``, as those of today's clients have.
+        """
         self._metrics.joins.labels(exc.result).inc()
-        if self._is_news(exc) and self._has_room():
-            extra = named(self._peer, "join_refused", topic=message.topic, reason=exc.logged)
-            topic = shown_topic(message.topic)
+        if self._should_log(exc) and self._has_room():
+            extra = named(self._peer, "join_refused", topic=topic, reason=exc.logged)
             logger.info(
-                "join of %.200r by %s refused: %.1000s", topic, self._peer, exc.logged, extra=extra
+                "join of %.200r by %s refused: %.1000s",
+                shown_topic(topic),
+                self._peer,
+                exc.logged,
+                extra=extra,
             )
-            logger.debug("the join of %r was refused: %s", message.topic, exc)
+            logger.debug("the join of %r was refused: %s", topic, exc)
         if not isinstance(exc, TokenError):
             return exc.reason
-        if has_config(message.payload):
+        if has_config:
             return f"InvalidJWTToken: {exc.reason}"
-        # The first generation knows no reasons about tokens.
-        return f"error occurred when joining {message.topic}"
+        # To clients of the first generation the server that they were made for says no more.
+        return f"error occurred when joining {topic}"
 
     def of_payload(self, message: Message, max_bytes: int) -> str:
-        """Take a message whose payload is larger than that; return what the client is told."""
+        """Count and log a message whose payload is too large; return the reason for the client."""
         exc = LimitError(
             "payload",
             f"PayloadTooLarge: the payload is larger than {max_bytes} bytes (MAX_PAYLOAD_BYTES)",
         )
-        return self._of_message(message, exc, should_log=self._is_news(exc))
+        return self._of_message(message, exc, should_log=self._should_log(exc))
 
     def of_event(self, message: Message) -> str:
-        """Take a message of an event that is not served; return what the client is told."""
+        """Count and log a message whose event is not served; return the reason for the client."""
         self._metrics.unsupported.labels(message.event).inc()
         exc = UnsupportedError(
             f"UnsupportedEvent: this server has no {message.event}; it sends postgres_changes"
@@ -89,14 +97,14 @@ class Refusals:
         return exc.reason
 
     def _has_room(self) -> bool:
-        """Say whether there may be another line in the log."""
+        """Return whether the log may have another line now; count the line as left out if not."""
         if not self._lines.take(self._clock()):
             self._left_out += 1
             return False
-        self._tell_left_out()
+        self._log_left_out()
         return True
 
-    def _tell_left_out(self) -> None:
+    def _log_left_out(self) -> None:
         if self._left_out:
             extra = named(self._peer, "refusals_left_out", count=self._left_out)
             logger.info(
@@ -108,7 +116,8 @@ class Refusals:
             )
             self._left_out = 0
 
-    def _is_news(self, exc: RefusedError) -> bool:
+    def _should_log(self, exc: RefusedError) -> bool:
+        """Return whether a refusal is to be logged; count the limit, if it exceeded one."""
         if not isinstance(exc, LimitError):
             return True
         self._metrics.limit(exc.limit)

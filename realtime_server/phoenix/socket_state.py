@@ -1,21 +1,22 @@
 """SocketState: which channels a socket has joined, and what each message means.
 
-No I/O: a message goes in, the actions to perform come out, in order. Joining and taking a
-new token need decisions that may take time, so they are actions of their own, answered with
-:meth:`accept` or :meth:`refuse`, and with a new grant or :meth:`end`, before the next message
-is given in. Only a join that is put off with :meth:`postpone` lets others pass, until it is
-taken up again with :meth:`resume` or a :class:`Withdraw` ends it.
+No I/O: a message goes in, and the actions to perform come out, in order. To decide on a join or on
+a new token may take time, so :class:`Join` and :class:`Refresh` are actions of their own. The
+caller answers a join with :meth:`~SocketState.accept` or :meth:`~SocketState.refuse_join`, and a
+token with a new grant or :meth:`~SocketState.end`, before it gives in the next message. Only a
+join that is put off with :meth:`~SocketState.postpone` lets other messages pass: it is answered
+later, or a :class:`Release` says that the client does not want it any more.
 
-The rules are Phoenix's own (``Phoenix.Socket``): a second join of a topic replaces the
-first without a ``phx_close``; a leave of a topic that is not joined is answered all the
-same; a message with the join_ref of an earlier membership is ignored, since the client has
-merely raced us. The end of a membership is told with its join's ref, so that a client that has
-joined again knows that another one is meant. In V1 some clients send no join_ref: then every
-message is of the membership that there is, and its end is told with the ref null.
+The rules are Phoenix's own (``Phoenix.Socket``). A second join of a topic replaces the first
+channel without a ``phx_close``. A leave of a topic that is not joined is answered all the same. A
+message with the join_ref of an earlier channel is ignored, since the client sent it before it knew
+of the later one. The end of a channel is told with its join's ref, so that a client that has
+joined again knows which channel is meant. With ``vsn=1.0.0`` some clients send no join_ref: then
+every message belongs to the channel that there is, and its end is told with the ref null.
 
-One rule is not Phoenix's. Some of today's clients with V1 take every ``phx_close`` of a topic for
-the end of the channel that they have now. So the answer to their leave waits a moment for the
-next message: if that joins the topic again, the reply comes without the ``phx_close``.
+One rule is not Phoenix's. Some of today's clients with ``vsn=1.0.0`` take every ``phx_close`` of a
+topic for the end of the channel that they have now. So the answer to their leave waits a moment for
+the next message: if that joins the topic again, the reply comes without the ``phx_close``.
 """
 
 from __future__ import annotations
@@ -58,33 +59,39 @@ __all__ = [
     "Refresh",
     "RefuseEvent",
     "RefusePayload",
+    "Release",
     "Send",
     "SocketState",
     "Subscribe",
-    "Unsubscribe",
-    "Withdraw",
 ]
 
 
-# Compared by identity: a rejoin makes another membership of the same topic.
+# Compared by identity: joining a topic again makes another channel.
 @attrs.define(eq=False)
 class Channel:
-    """A socket's joined membership of a topic."""
+    """A socket's membership of a topic, from the message that joins it to its end."""
 
     topic: str
     ref: Ref
     """``ref`` of the join."""
     join_ref: Ref
-    """What the client says in its messages to the channel; null in V1 if it says nothing."""
+    """What the client says in its messages to the channel; null with ``vsn=1.0.0`` if it says
+    nothing."""
     config: JoinConfig | None = None
     """What today's clients ask for when they join; the first generation's have none."""
     grant: Grant = attrs.field(factory=Grant)
-    """In whose name it is joined; a new token brings another one."""
+    """What its token allows; a new token brings another grant."""
+    is_joined: bool = False
+    """Whether the join was accepted; if not, it is being decided on or waits."""
 
     @property
     def name(self) -> str:
         """The topic without its prefix."""
         return self.topic.removeprefix(CHANNEL_PREFIX)
+
+    def reply(self, status: str, response: dict[str, Any]) -> Message:
+        """Answer the join."""
+        return Message(self.topic, JOIN, None, self.ref, self.join_ref).reply(status, response)
 
 
 @attrs.frozen
@@ -96,9 +103,11 @@ class Send:
 
 @attrs.frozen
 class Join:
-    """Decide on this join, then call :meth:`SocketState.accept` or ``refuse``."""
+    """Decide on a join: :meth:`SocketState.accept`, ``refuse_join`` or ``postpone`` it."""
 
-    message: Message
+    channel: Channel
+    payload: Any
+    """Of the join, as the client sent it."""
 
 
 @attrs.frozen
@@ -112,7 +121,7 @@ class Refresh:
 
 @attrs.frozen
 class Check:
-    """End the channels whose grants are good no more."""
+    """End the channels whose grants are no longer valid."""
 
 
 @attrs.frozen
@@ -123,22 +132,15 @@ class Subscribe:
 
 
 @attrs.frozen
-class Unsubscribe:
-    """No more changes go to the channel."""
+class Release:
+    """The channel has ended: send it no more changes, and free what is kept for it."""
 
     channel: Channel
 
 
 @attrs.frozen
-class Withdraw:
-    """The postponed join of the topic is not wanted any more."""
-
-    topic: str
-
-
-@attrs.frozen
 class RefuseEvent:
-    """There is nothing here that the message is for: answer it with :meth:`SocketState.refuse`."""
+    """The server does not serve the message's event: answer with :meth:`SocketState.refuse`."""
 
     message: Message
 
@@ -159,16 +161,7 @@ class Close:
 
 
 Action: TypeAlias = (
-    Send
-    | Join
-    | Withdraw
-    | Refresh
-    | RefuseEvent
-    | RefusePayload
-    | Check
-    | Subscribe
-    | Unsubscribe
-    | Close
+    Send | Join | Refresh | RefuseEvent | RefusePayload | Check | Subscribe | Release | Close
 )
 
 
@@ -184,16 +177,14 @@ class SocketState:
         self._serializer = serializer
         self._max_payload = max_payload_bytes
         self.channels: dict[str, Channel] = {}
-        """By topic."""
-        self.postponed: dict[str, Message] = {}
-        """By topic: the joins that wait."""
-        # The reply to a leave and the close behind it, while they wait for the next message.
+        """By topic: those that are joined, and those whose join was postponed."""
+        # The reply to a leave and the phx_close after it, while they wait for the next message.
         self._parting: tuple[Message, Message] | None = None
         self._closed = False
 
     @property
     def is_waiting(self) -> bool:
-        """Whether an answer waits for the next message; without one soon, see :meth:`part`."""
+        """Whether a leave's answer waits for the next message; if none comes, call :meth:`part`."""
         return self._parting is not None
 
     def receive(self, data: str | bytes) -> list[Action]:
@@ -232,62 +223,70 @@ class SocketState:
         if message.topic == PHOENIX and message.event == HEARTBEAT:
             return [Check(), Send(message.reply("ok", {}))]
         channel = self.channels.get(message.topic)
-        if channel is None:
-            return self._to_nobody(message)
+        if channel is None or not channel.is_joined:
+            return self._to_unjoined(channel, message)
         if _is_outdated(message, channel.join_ref):
             return []
         return self._to_channel(channel, message)
 
     def accept(
-        self, message: Message, config: JoinConfig | None = None, *, grant: Grant | None = None
+        self, channel: Channel, config: JoinConfig | None = None, *, grant: Grant | None = None
     ) -> list[Action]:
         """Complete a join.
 
         Args:
-            message: the join.
-            config: of its payload.
-            grant: in whose name.
+            channel: to join.
+            config: of the join's payload.
+            grant: what its token allows.
         """
-        channel = Channel(message.topic, message.ref, message.join_ref, config, grant or Grant())
-        self.channels[message.topic] = channel
+        channel.config, channel.grant = config, grant or Grant()
+        channel.is_joined = True
+        self.channels[channel.topic] = channel
         response = {} if config is None else config.response()
         # Both before anything else can be sent: no change comes ahead of the reply, and
         # none that is committed after it is missed.
-        return [Send(message.reply("ok", response)), Subscribe(channel)]
+        return [Send(channel.reply("ok", response)), Subscribe(channel)]
 
-    def postpone(self, message: Message) -> None:
-        """Put a join off; a leave of the topic or another join withdraws it."""
-        self.postponed[message.topic] = message
+    def postpone(self, channel: Channel) -> None:
+        """Put a join off. A leave of the topic, or another join of it, releases the channel."""
+        self.channels[channel.topic] = channel
 
-    def resume(self, message: Message) -> None:
-        """Take up a join that was put off: it is to be answered now."""
-        del self.postponed[message.topic]
+    def refuse_join(self, channel: Channel, reason: str) -> list[Action]:
+        """Refuse a join, whether it was put off or not."""
+        if self.channels.get(channel.topic) is channel:
+            del self.channels[channel.topic]
+        return [Send(channel.reply("error", {"reason": reason}))]
+
+    def refuse(self, message: Message, reason: str) -> list[Action]:
+        """Answer a message that is no join with an error."""
+        return [Send(message.reply("error", {"reason": reason}))]
 
     def in_place(self, channel: Channel, notes: Iterable[str] = ()) -> list[Action]:
-        """Tell a channel that its bindings are, and what to know of them."""
+        """Tell a channel that its bindings are in place.
+
+        Args:
+            channel: to tell.
+            notes: what its client should know of the bindings; each is a message of its own.
+        """
         told = [subscribed(channel.name), *(noted(channel.name, note) for note in notes)]
         return [Send(Message(channel.topic, SYSTEM, payload)) for payload in told]
 
     def fail(self, channel: Channel, reason: str) -> list[Action]:
-        """Tell a channel that nothing comes of what it asks for."""
+        """Tell a channel that stays joined that it gets no changes, and why."""
         return [Send(Message(channel.topic, SYSTEM, subscription_failed(channel.name, reason)))]
 
-    def refuse(self, message: Message, reason: str) -> list[Action]:
-        """Refuse a join, or another message that is answered."""
-        return [Send(message.reply("error", {"reason": reason}))]
-
     def end(self, channel: Channel, reason: str, *, for_good: bool = True) -> list[Action]:
-        """End a membership that is allowed no more, or of which that cannot be said now.
+        """End a channel because its token is no longer valid, or cannot be checked now.
 
-        A client of the first generation is told of an error, and joins again by itself;
-        later ones are told why, and that it is over: to join again is the application's, if
-        it is over for good.
+        A client of the first generation is sent ``phx_error``, and joins again by itself. Today's
+        clients are told the reason, and then sent ``phx_close`` if the channel ended for good, so
+        that the application has to join again, or else ``phx_error``, so that they do it.
         """
         if self.channels.get(channel.topic) is not channel:
             return []
         del self.channels[channel.topic]
         if channel.config is None:
-            return [Unsubscribe(channel), Send(_end(channel, ERROR))]
+            return [Release(channel), Send(_end(channel, ERROR))]
         system = {
             "channel": channel.name,
             "extension": "system",
@@ -295,7 +294,7 @@ class SocketState:
             "message": reason,
         }
         return [
-            Unsubscribe(channel),
+            Release(channel),
             Send(Message(channel.topic, SYSTEM, system)),
             Send(_end(channel, CLOSE if for_good else ERROR)),
         ]
@@ -303,20 +302,20 @@ class SocketState:
     def _join(self, message: Message) -> list[Action]:
         if not message.topic.startswith(CHANNEL_PREFIX):
             return self.refuse(message, "unmatched topic")
-        former = self.channels.pop(message.topic, None)
-        replaced: list[Action] = [] if former is None else [Unsubscribe(former)]
-        return [*self._withdraw(message.topic), *replaced, Join(message)]
+        channel = Channel(message.topic, message.ref, message.join_ref)
+        return [*self._release(message.topic), Join(channel, message.payload)]
 
-    def _withdraw(self, topic: str) -> list[Action]:
-        return [] if self.postponed.pop(topic, None) is None else [Withdraw(topic)]
+    def _release(self, topic: str) -> list[Action]:
+        former = self.channels.pop(topic, None)
+        return [] if former is None else [Release(former)]
 
-    def _to_nobody(self, message: Message) -> list[Action]:
+    def _to_unjoined(self, channel: Channel | None, message: Message) -> list[Action]:
+        """Answer a message to a topic that is not joined, or whose join waits."""
         if message.event != LEAVE:
             return self.refuse(message, "unmatched topic")
-        join = self.postponed.get(message.topic)
-        if join is not None and _is_outdated(message, join.join_ref):
+        if channel is not None and _is_outdated(message, channel.join_ref):
             return []
-        return [*self._withdraw(message.topic), Send(message.reply("ok", {}))]
+        return [*self._release(message.topic), Send(message.reply("ok", {}))]
 
     def _to_channel(self, channel: Channel, message: Message) -> list[Action]:
         if message.event == ACCESS_TOKEN:
@@ -327,16 +326,16 @@ class SocketState:
         if message.event == LEAVE:
             self._parting = message.reply("ok", {}), _end(channel, CLOSE)
             if channel.config is None or self._serializer.tells_join_ref:
-                return [Unsubscribe(channel), *self.part()]
-            return [Unsubscribe(channel)]
-        return [Unsubscribe(channel), Send(_end(channel, ERROR))]
+                return [Release(channel), *self.part()]
+            return [Release(channel)]
+        return [Release(channel), Send(_end(channel, ERROR))]
 
 
 def _is_outdated(message: Message, join_ref: Ref) -> bool:
-    """Say whether a message is of another membership than the one with this join_ref."""
+    """Return whether a message belongs to another channel than the one with this join_ref."""
     return None not in (message.join_ref, join_ref) and message.join_ref != join_ref
 
 
 def _end(channel: Channel, event: str) -> Message:
-    """Tell the end of a membership, with the join's ref in both places, as Phoenix does."""
+    """Tell the end of a channel, with the join's ref in both places, as Phoenix does."""
     return Message(channel.topic, event, {}, channel.join_ref, channel.join_ref)

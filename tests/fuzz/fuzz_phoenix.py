@@ -34,11 +34,10 @@ from realtime_server.phoenix.socket_state import (
     Refresh,
     RefuseEvent,
     RefusePayload,
+    Release,
     Send,
     SocketState,
     Subscribe,
-    Unsubscribe,
-    Withdraw,
 )
 
 __all__ = ["BrokenPromiseError", "run"]
@@ -137,6 +136,7 @@ class _Conversation:
         self._serializer = SERIALIZERS[self._vsn]
         self._state = SocketState(self._serializer, max_payload_bytes=MAX_PAYLOAD)
         self._subscribed: set[Channel] = set()
+        self._postponed: set[Channel] = set()
         self._frames: list[str | bytes] = []
 
     def hold(self) -> None:
@@ -162,7 +162,12 @@ class _Conversation:
         sent = self._perform(actions)
         if self._state.is_waiting and self._random.random() < 0.5:
             sent += self._perform(self._state.part())
-        self._hold(self._subscribed == set(self._state.channels.values()), "subscriptions")
+        channels = self._state.channels.values()
+        self._hold(
+            self._subscribed == {one for one in channels if one.is_joined}
+            and self._postponed == {one for one in channels if not one.is_joined},
+            "channels",
+        )
         return "answered" if sent else "ignored"
 
     def _perform(self, actions: list[Action]) -> int:
@@ -172,33 +177,32 @@ class _Conversation:
                 case Send(message):
                     self._send(message)
                     sent += 1
-                case Join(message):
-                    sent += self._perform(self._join(message))
+                case Join(channel, payload):
+                    sent += self._perform(self._join(channel, payload))
                 case RefusePayload(message) | RefuseEvent(message):
                     sent += self._perform(self._state.refuse(message, "no"))
                 case Refresh(channel, _) if self._random.random() < 0.2:
                     sent += self._perform(self._state.end(channel, "expired"))
                 case Subscribe(channel):
                     self._subscribed.add(channel)
-                case Unsubscribe(channel):
-                    self._subscribed.remove(channel)
-                case Withdraw(topic):
-                    self._hold(topic not in self._state.postponed, "withdrawn")
+                case Release(channel):
+                    (self._subscribed if channel.is_joined else self._postponed).remove(channel)
                 case Close():
                     self._hold(False, "more than the end")
         return sent
 
-    def _join(self, message: Message) -> list[Action]:
+    def _join(self, channel: Channel, payload: Any) -> list[Action]:
         try:
-            config = parse_join(message.payload)
+            config = parse_join(payload)
         except JoinError as error:
             self._outcomes["refused join"] += 1
-            return self._state.refuse(message, error.reason)
+            return self._state.refuse_join(channel, error.reason)
         if config is not None and config.wait is not None and self._random.random() < 0.5:
-            self._state.postpone(message)
+            self._postponed.add(channel)
+            self._state.postpone(channel)
             return []
         self._outcomes["accepted join"] += 1
-        return self._state.accept(message, config)
+        return self._state.accept(channel, config)
 
     def _send(self, message: Message) -> None:
         data = self._serializer.encode(message)

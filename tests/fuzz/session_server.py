@@ -33,6 +33,7 @@ from realtime_server.net.budget import Budget
 from realtime_server.net.budget import Cost as Held
 from realtime_server.net.connection import Connection
 from realtime_server.net.listener import deflate_factory
+from realtime_server.net.services import Services
 from realtime_server.net.websocket import BoundedConnection
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.fuzz import session_tables as tables
@@ -245,17 +246,19 @@ class Session:
         query = {"vsn": vsn, **({"apikey": GOOD} if is_secure else {})}
         connection = Connection(
             self._websocket,
-            request=ConnectRequest("/socket/websocket", query, {}),
-            serializer=SERIALIZERS[vsn],
-            hub=server.hub,
-            attachment=server.attachment,
-            authorizer=server.authorizers[is_secure],
-            registrar=server.registrar,
-            backlog=server.backlog,
-            budget=server.budget,
-            config=config,
-            metrics=server.metrics,
-            clock=server.clock,
+            ConnectRequest("/socket/websocket", query, {}),
+            SERIALIZERS[vsn],
+            Services(
+                hub=server.hub,
+                attachment=server.attachment,
+                authorizer=server.authorizers[is_secure],
+                registrar=server.registrar,
+                backlog=server.backlog,
+                budget=server.budget,
+                config=config,
+                metrics=server.metrics,
+                clock=server.clock,
+            ),
         )
         self._task = self._loop.create_task(self._serve(connection))
         self._loop.settle()

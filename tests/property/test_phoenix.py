@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -27,10 +26,10 @@ from realtime_server.phoenix.socket_state import (
     Join,
     Refresh,
     RefusePayload,
+    Release,
     Send,
     SocketState,
     Subscribe,
-    Unsubscribe,
 )
 from tests.server_helpers import (
     RecordingOutbox,
@@ -154,15 +153,11 @@ def test_subscriptions_are_exactly_the_channels_whatever_the_traffic(
                 case Subscribe(channel):
                     assert channel not in subscribed
                     subscribed.add(channel)
-                case Unsubscribe(channel):
+                case Release(channel):
                     subscribed.remove(channel)
-                case Join(message):
-                    decide: Callable[[], list[Action]] = (
-                        (lambda message=message: state.accept(message))  # type: ignore[misc]
-                        if welcome
-                        else (lambda message=message: state.refuse(message, "no"))  # type: ignore[misc]
-                    )
-                    sent += perform(decide(), welcome)
+                case Join(channel, _):
+                    answer = state.accept(channel) if welcome else state.refuse_join(channel, "no")
+                    sent += perform(answer, welcome)
                 case Refresh(channel, _):
                     if not welcome:
                         sent += perform(state.end(channel, "no"), welcome)

@@ -26,6 +26,7 @@ from realtime_server.net import connection as connection_module
 from realtime_server.net.backlog import Backlog
 from realtime_server.net.budget import Budget
 from realtime_server.net.connection import Connection
+from realtime_server.net.services import Services
 from realtime_server.net.websocket import close_within
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.server_helpers import (
@@ -123,17 +124,19 @@ async def open_connection(
     settings = {"outbox_max_bytes": 1024, **settings}
     connection = Connection(
         cast(ServerConnection, websocket),
-        request=REQUEST,
-        serializer=SERIALIZERS["1.0.0"],
-        hub=hub,
-        attachment=Attachment(attached.is_set, attached.wait),
-        authorizer=authorizer or AllowAll(),
-        registrar=registrar or Nobody(),
-        backlog=Backlog(1 << 30),
-        budget=Budget(open_config(**settings)),
-        config=open_config(**settings),
-        metrics=metrics,
-        clock=clock,
+        REQUEST,
+        SERIALIZERS["1.0.0"],
+        Services(
+            hub=hub,
+            attachment=Attachment(attached.is_set, attached.wait),
+            authorizer=authorizer or AllowAll(),
+            registrar=registrar or Nobody(),
+            backlog=Backlog(1 << 30),
+            budget=Budget(open_config(**settings)),
+            config=open_config(**settings),
+            metrics=metrics,
+            clock=clock,
+        ),
     )
     running = asyncio.create_task(connection.run())
     try:
@@ -494,16 +497,18 @@ async def test_a_client_without_an_address_is_served_all_the_same() -> None:
     websocket.remote_address = None
     connection = Connection(
         cast(ServerConnection, websocket),
-        request=REQUEST,
-        serializer=SERIALIZERS[None],
-        hub=Hub(),
-        attachment=Attachment(lambda: True, asyncio.Event().wait),
-        authorizer=AllowAll(),
-        registrar=Nobody(),
-        backlog=Backlog(1 << 30),
-        budget=Budget(open_config()),
-        config=open_config(),
-        metrics=make_metrics(),
+        REQUEST,
+        SERIALIZERS[None],
+        Services(
+            hub=Hub(),
+            attachment=Attachment(lambda: True, asyncio.Event().wait),
+            authorizer=AllowAll(),
+            registrar=Nobody(),
+            backlog=Backlog(1 << 30),
+            budget=Budget(open_config()),
+            config=open_config(),
+            metrics=make_metrics(),
+        ),
     )
     websocket.hang_up()
     await connection.run()

@@ -9,10 +9,7 @@ import pytest
 from realtime_server.errors import JoinError
 from realtime_server.fanout.topics import Topic
 from realtime_server.net.refusals import LINES_PER_SECOND, Refusals
-from realtime_server.phoenix.messages import Message
 from tests.server_helpers import make_metrics
-
-JOIN = Message("realtime:room", "phx_join", {}, "1", None)
 
 
 class Clock:
@@ -29,16 +26,16 @@ def test_a_flood_of_refusals_is_a_few_lines_and_what_is_left_out_is_said(
     clock, metrics = Clock(), make_metrics()
     refusals = Refusals("10.0.0.1:4321", metrics, clock)
     for _ in range(1000):
-        assert refusals.of_join(JOIN, JoinError("wrong")) == "wrong"
+        assert refusals.of_join("realtime:room", JoinError("wrong"), has_config=False) == "wrong"
     line = "join of 'realtime:room' by 10.0.0.1:4321 refused: wrong"
     assert caplog.messages == [line] * LINES_PER_SECOND
     caplog.clear()
     clock.now = 0.1
-    refusals.of_join(JOIN, JoinError("wrong"))
+    refusals.of_join("realtime:room", JoinError("wrong"), has_config=False)
     left_out = "990 refusals of 10.0.0.1:4321 are not in the log, which has 10 a second at most"
     assert caplog.messages == [left_out, line]
     caplog.clear()
-    refusals.of_join(JOIN, JoinError("wrong"))
+    refusals.of_join("realtime:room", JoinError("wrong"), has_config=False)
     assert caplog.messages == []
     # Nothing is left out without a word.
     refusals.close()
@@ -56,7 +53,7 @@ def test_a_long_filter_is_cut_short_in_the_log_and_in_the_reply(
     problem = Topic.parse(topic).problem
     assert problem is not None
     refusals = Refusals("10.0.0.1:4321", make_metrics(), Clock())
-    refusals.of_join(Message(topic, "phx_join", {}, "1", None), problem)
+    refusals.of_join(topic, problem, has_config=False)
     [record] = caplog.records
     assert len(record.getMessage()) < 1500
     assert len(vars(record)["reason"]) <= 1000

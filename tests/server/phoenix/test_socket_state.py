@@ -21,11 +21,10 @@ from realtime_server.phoenix.socket_state import (
     Refresh,
     RefuseEvent,
     RefusePayload,
+    Release,
     Send,
     SocketState,
     Subscribe,
-    Unsubscribe,
-    Withdraw,
 )
 
 TOPIC = "realtime:public:todos"
@@ -56,7 +55,7 @@ class Socket:
         """Join and accept; return the membership."""
         *_, action = self.receive(topic, "phx_join", payload, ref=ref, join_ref=ref)
         assert isinstance(action, Join)
-        _, subscribe = self.state.accept(action.message, parse_join(payload))
+        _, subscribe = self.state.accept(action.channel, parse_join(payload))
         assert isinstance(subscribe, Subscribe)
         return subscribe.channel
 
@@ -99,14 +98,19 @@ def test_at_a_heartbeat_the_channels_are_checked_and_it_is_answered_with_its_ref
 def test_a_join_is_for_the_caller_to_decide(socket: Socket, payload: Any) -> None:
     actions = socket.receive(TOPIC, "phx_join", payload, ref="1", join_ref="1")
     join_ref = socket.join_ref("1")
-    assert actions == [Join(Message(TOPIC, "phx_join", payload, "1", join_ref))]
+    [join] = actions
+    assert isinstance(join, Join)
+    assert join.payload == payload
+    channel = join.channel
+    assert (channel.topic, channel.ref, channel.join_ref) == (TOPIC, "1", join_ref)
+    assert not channel.is_joined
     assert socket.state.channels == {}
 
 
 def test_an_accepted_join_is_answered_before_changes_come(socket: Socket) -> None:
     (action,) = socket.receive(TOPIC, "phx_join", ref="1", join_ref="1")
     assert isinstance(action, Join)
-    sent, subscribe = socket.state.accept(action.message)
+    sent, subscribe = socket.state.accept(action.channel)
     assert sent == reply(TOPIC, "ok", {}, "1", socket.join_ref("1"))
     assert isinstance(subscribe, Subscribe)
     channel = subscribe.channel
@@ -124,7 +128,7 @@ def test_a_channel_knows_its_grant_and_what_it_asked_for(socket: Socket, payload
     (action,) = socket.receive(TOPIC, "phx_join", payload)
     assert isinstance(action, Join)
     grant, config = Grant({"role": "editor"}, 100), parse_join(payload)
-    socket.state.accept(action.message, config, grant=grant)
+    socket.state.accept(action.channel, config, grant=grant)
     channel = socket.state.channels[TOPIC]
     assert (channel.config, channel.grant, channel.grant.role) == (config, grant, "editor")
 
@@ -134,7 +138,7 @@ def test_a_join_with_config_is_answered_with_its_bindings(socket: Socket) -> Non
     assert isinstance(action, Join)
     config = parse_join(CONFIG)
     assert config is not None
-    sent, _ = socket.state.accept(action.message, config)
+    sent, _ = socket.state.accept(action.channel, config)
     assert sent == reply(TOPIC, "ok", config.response(), "1")
 
 
@@ -163,7 +167,7 @@ def test_what_is_not_served_is_for_the_caller_to_refuse_and_the_channel_stays(
 def test_the_first_generation_knows_no_such_events(socket: Socket, event: str) -> None:
     channel = socket.join()
     assert socket.receive(TOPIC, event) == [
-        Unsubscribe(channel),
+        Release(channel),
         Send(Message(TOPIC, "phx_error", {}, channel.join_ref, channel.join_ref)),
     ]
 
@@ -171,44 +175,53 @@ def test_the_first_generation_knows_no_such_events(socket: Socket, event: str) -
 # Joins that wait.
 
 
-def postpone(socket: Socket, ref: str) -> Message:
+def postpone(socket: Socket, ref: str) -> Channel:
     *_, action = socket.receive(TOPIC, "phx_join", CONFIG, ref=ref, join_ref=ref)
     assert isinstance(action, Join)
-    socket.state.postpone(action.message)
-    return action.message
+    socket.state.postpone(action.channel)
+    return action.channel
 
 
-def test_a_postponed_join_is_no_membership_until_it_is_taken_up(socket: Socket) -> None:
-    message = postpone(socket, "1")
-    assert socket.state.channels == {}
+def test_a_postponed_join_is_not_joined_until_it_is_accepted(socket: Socket) -> None:
+    channel = postpone(socket, "1")
+    assert socket.state.channels == {TOPIC: channel}
+    assert not channel.is_joined
     refused = reply(TOPIC, "error", {"reason": "unmatched topic"}, "2", socket.join_ref("1"))
     assert socket.receive(TOPIC, "access_token", ref="2", join_ref="1") == [refused]
-    socket.state.resume(message)
-    assert socket.state.postponed == {}
-    socket.state.accept(message)
-    assert set(socket.state.channels) == {TOPIC}
+    socket.state.accept(channel)
+    assert socket.state.channels == {TOPIC: channel}
+    assert channel.is_joined
+
+
+def test_a_postponed_join_that_is_refused_can_be_tried_again(socket: Socket) -> None:
+    channel = postpone(socket, "1")
+    assert socket.state.refuse_join(channel, "too late") == [
+        reply(TOPIC, "error", {"reason": "too late"}, "1", socket.join_ref("1"))
+    ]
+    assert socket.state.channels == {}
+    assert socket.join().is_joined
 
 
 def test_a_leave_withdraws_a_postponed_join(socket: Socket) -> None:
-    postpone(socket, "1")
+    channel = postpone(socket, "1")
     assert socket.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [
-        Withdraw(TOPIC),
+        Release(channel),
         reply(TOPIC, "ok", {}, "2", socket.join_ref("1")),
     ]
-    assert socket.state.postponed == {}
+    assert socket.state.channels == {}
 
 
 def test_another_join_takes_a_postponed_ones_place(socket: Socket) -> None:
-    postpone(socket, "1")
-    withdraw, join = socket.receive(TOPIC, "phx_join", CONFIG, ref="2", join_ref="2")
-    assert withdraw == Withdraw(TOPIC)
+    channel = postpone(socket, "1")
+    release, join = socket.receive(TOPIC, "phx_join", CONFIG, ref="2", join_ref="2")
+    assert release == Release(channel)
     assert isinstance(join, Join)
 
 
 def test_a_refused_join_is_answered_and_can_be_tried_again(socket: Socket) -> None:
     (action,) = socket.receive(TOPIC, "phx_join", ref="1", join_ref="1")
     assert isinstance(action, Join)
-    assert socket.state.refuse(action.message, "not you") == [
+    assert socket.state.refuse_join(action.channel, "not you") == [
         reply(TOPIC, "error", {"reason": "not you"}, "1", socket.join_ref("1"))
     ]
     assert socket.state.channels == {}
@@ -230,7 +243,7 @@ def test_a_leave_ends_the_membership_is_answered_and_closed(socket: Socket) -> N
     channel = socket.join(ref="1")
     joined = socket.join_ref("1")
     assert socket.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [
-        Unsubscribe(channel),
+        Release(channel),
         reply(TOPIC, "ok", {}, "2", joined),
         Send(Message(TOPIC, "phx_close", {}, joined, joined)),
     ]
@@ -248,9 +261,9 @@ def test_a_leave_of_a_topic_that_is_not_joined_is_answered_and_not_closed(socket
 def test_a_second_join_ends_the_first_without_a_close(socket: Socket) -> None:
     first = socket.join(ref="1")
     former, action = socket.receive(TOPIC, "phx_join", ref="2", join_ref="2")
-    assert former == Unsubscribe(first)
+    assert former == Release(first)
     assert isinstance(action, Join)
-    _, subscribe = socket.state.accept(action.message)
+    _, subscribe = socket.state.accept(action.channel)
     assert isinstance(subscribe, Subscribe)
     assert subscribe.channel != first
     assert socket.state.channels == {TOPIC: subscribe.channel}
@@ -260,7 +273,7 @@ def test_a_refused_second_join_leaves_no_membership(socket: Socket) -> None:
     socket.join(ref="1")
     _, action = socket.receive(TOPIC, "phx_join", ref="2", join_ref="2")
     assert isinstance(action, Join)
-    socket.state.refuse(action.message, "not you")
+    socket.state.refuse_join(action.channel, "not you")
     assert socket.state.channels == {}
 
 
@@ -306,7 +319,7 @@ def test_an_access_token_is_for_the_caller_to_decide(
 def test_the_end_of_a_membership_is_an_error_to_the_first_generation(socket: Socket) -> None:
     channel, joined = socket.join(ref="1"), socket.join_ref("1")
     assert socket.state.end(channel, "the token has expired") == [
-        Unsubscribe(channel),
+        Release(channel),
         Send(Message(TOPIC, "phx_error", {}, joined, joined)),
     ]
     assert socket.state.channels == {}
@@ -321,7 +334,7 @@ def test_who_should_join_again_in_a_moment_is_told_of_an_error(socket: Socket) -
 def test_later_generations_are_told_why_a_membership_ends(socket: Socket) -> None:
     channel, joined = socket.join(ref="1", payload={"config": {}}), socket.join_ref("1")
     assert socket.state.end(channel, "the token has expired") == [
-        Unsubscribe(channel),
+        Release(channel),
         Send(
             Message(
                 TOPIC,
@@ -364,7 +377,7 @@ def test_an_unknown_event_ends_the_membership_with_an_error(socket: Socket, even
     channel = socket.join(ref="1")
     joined = socket.join_ref("1")
     assert socket.receive(TOPIC, event, join_ref="1") == [
-        Unsubscribe(channel),
+        Release(channel),
         Send(Message(TOPIC, "phx_error", {}, joined, joined)),
     ]
     assert socket.state.channels == {}
@@ -381,9 +394,9 @@ def test_a_message_of_an_earlier_membership_is_ignored(told: Socket, event: str)
 
 def test_a_leave_of_an_earlier_membership_does_not_withdraw_a_postponed_join(told: Socket) -> None:
     told.join(ref="1")
-    message = postpone(told, "2")
+    channel = postpone(told, "2")
     assert told.receive(TOPIC, "phx_leave", ref="3", join_ref="1") == []
-    assert told.state.postponed == {TOPIC: message}
+    assert told.state.channels == {TOPIC: channel}
 
 
 def test_the_end_of_an_earlier_membership_is_told_with_its_own_join_ref(told: Socket) -> None:
@@ -406,7 +419,7 @@ def v1() -> Socket:
 def leave_and_wait(v1: Socket) -> list[Action]:
     """Leave a channel of today's clients; return what comes of it when all is answered."""
     channel = v1.join(ref="1", payload={"config": {}})
-    assert v1.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [Unsubscribe(channel)]
+    assert v1.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [Release(channel)]
     assert v1.state.is_waiting
     return [reply(TOPIC, "ok", {}, "2", "1"), Send(Message(TOPIC, "phx_close", {}, "1", "1"))]
 
@@ -441,7 +454,7 @@ def test_a_leave_is_answered_whole_when_no_message_comes(v1: Socket) -> None:
 def test_a_message_without_join_ref_belongs_to_the_membership_there_is(told: Socket) -> None:
     channel = told.join(ref="1")
     assert told.receive(TOPIC, "phx_leave", ref="2", join_ref=None) == [
-        Unsubscribe(channel),
+        Release(channel),
         reply(TOPIC, "ok", {}, "2"),
         Send(Message(TOPIC, "phx_close", {}, "1", "1")),
     ]
@@ -450,7 +463,7 @@ def test_a_message_without_join_ref_belongs_to_the_membership_there_is(told: Soc
 def test_a_membership_without_join_ref_gets_every_message(told: Socket) -> None:
     channel = told.join(ref=None)
     assert told.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [
-        Unsubscribe(channel),
+        Release(channel),
         reply(TOPIC, "ok", {}, "2", "1"),
         Send(Message(TOPIC, "phx_close", {}, None, None)),
     ]

@@ -1,0 +1,319 @@
+"""Channels: the channels of one connection, and what the server keeps for each.
+
+:class:`~realtime_server.phoenix.socket_state.SocketState` says what a client's messages mean. This
+carries out what takes the rest of the server: a join is checked against the limits, authorized and
+registered with the mode (STREAM or RLS), then the channel subscribes in the hub, and is told when
+its bindings are in place; its token is renewed and expires; its end gives everything back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+import attrs
+
+from realtime_core.filters import Filter
+
+from ..auth.authorizer import ConnectRequest, JoinRequest
+from ..auth.grant import Grant
+from ..fanout.attachment import Wait
+from ..errors import AttachmentError, LimitError, RefusedError, UnavailableError
+from ..fanout.groups import Subscription
+from ..fanout.registrar import Registered
+from ..fanout.topics import Topic, shown_topic
+from ..fanout.turns import Turns, in_turns
+from ..logs import named
+from ..phoenix.joins import JoinConfig, parsing_join
+from ..phoenix.payloads import has_config
+from ..phoenix.serializers import Serializer
+from ..phoenix.socket_state import Action, Channel, SocketState
+from .budget import Account
+from .join_limits import JoinLimits
+from .outbox import SocketOutbox
+from .refusals import Refusals
+from .services import Services
+from .token_limit import TokenLimit
+
+__all__ = ["Channels"]
+
+logger = logging.getLogger("realtime.connection")
+
+CHECK_INTERVAL: Final = 300.0
+"""Seconds between two checks of a channel's token, at most."""
+
+
+@attrs.define(eq=False)
+class ServedChannel:
+    """What the server keeps for one channel, from the time that its join is granted to its end."""
+
+    topic: Topic
+    registered: Registered
+    """What the mode knows it by."""
+    subscription: Subscription | None = None
+    """In the hub; None while the join waits."""
+    wait: Wait | None = None
+    """For the database's changes to be read: either the join's reply waits, or the message that
+    says that the bindings are in place."""
+
+
+class Channels:
+    """All channels of one connection.
+
+    Args:
+        request: the connection's handshake.
+        serializer: the wire format that the client speaks.
+        state: of the socket; it knows which channels are joined.
+        outbox: of the connection.
+        refusals: of the connection: counts and logs what is refused.
+        perform: carries out actions of the state's that take no time.
+        peer: names the client in the log.
+        services: of the server.
+    """
+
+    def __init__(
+        self,
+        request: ConnectRequest,
+        serializer: Serializer,
+        state: SocketState,
+        *,
+        outbox: SocketOutbox,
+        refusals: Refusals,
+        perform: Callable[[list[Action]], None],
+        peer: str,
+        services: Services,
+    ) -> None:
+        self._request = request
+        self._serializer = serializer
+        self._state = state
+        self._outbox = outbox
+        self._refusals = refusals
+        self._perform = perform
+        self._peer = peer
+        self._services = services
+        self._loop = asyncio.get_running_loop()
+        self._limits = JoinLimits(services.config, self._loop.time)
+        self._account = Account(services.budget)
+        self._tokens = TokenLimit(services.config.max_tokens, self._loop.time)
+        self._served: dict[Channel, ServedChannel] = {}
+        # When the grants are checked next.
+        self._next_check: asyncio.TimerHandle | None = None
+
+    def close(self) -> None:
+        """End all channels: the connection is gone."""
+        if self._next_check is not None:
+            self._next_check.cancel()
+        for channel in list(self._served):
+            self.release(channel)
+        self._account.close()
+
+    async def join(self, channel: Channel, payload: Any) -> None:
+        """Decide on a join, and answer it, at once or when it has waited."""
+        services = self._services
+        # However many join at once: a heartbeat, and a row, wait for none of them.
+        await Turns.shared().begin()
+        try:
+            self._limits.check(channel.topic, payload, channels=len(self._state.channels))
+            config = await in_turns(parsing_join(payload), Turns.shared())
+            topic = Topic(channel.topic, ()) if config else Topic.parse(channel.topic)
+            request = JoinRequest(self._request, channel.topic, payload)
+            grant = await services.authorizer.join(request)
+            self._tokens.hold(channel.topic, grant.token)
+            filters = _filters(topic, config)
+            await in_turns(self._account.taking(channel.topic, filters), Turns.shared())
+            bindings = config.bindings if config else None
+            registered = await services.registrar.register(topic, bindings, grant)
+        except RefusedError as exc:
+            self._refuse(channel, exc, has_config=has_config(payload))
+            return
+        served = self._served[channel] = ServedChannel(topic, registered)
+        wait = None if config is None or not config.bindings else config.wait
+        if wait is None or services.attachment:
+            self._accept(channel, served, config, grant)
+        else:
+            self._postpone(channel, served, config, grant, within=wait)
+
+    def subscribe(self, channel: Channel) -> None:
+        """Have changes go to a channel from now on."""
+        served, config = self._served[channel], channel.config
+        served.subscription = Subscription(
+            served.topic,
+            self._serializer,
+            self._outbox,
+            None if config is None else config.bindings,
+            served.registered.viewer,
+        )
+        self._services.hub.subscribe(served.subscription)
+        self._services.metrics.channels.inc()
+
+    def release(self, channel: Channel) -> None:
+        """Give back all that is kept for a channel, whether its join was accepted or not."""
+        self._account.give_back(channel.topic)
+        self._tokens.release(channel.topic)
+        served = self._served.pop(channel, None)
+        if served is None:
+            return
+        if served.wait is not None:
+            served.wait.cancel()
+        if served.subscription is not None:
+            self._services.hub.unsubscribe(served.subscription)
+            self._services.metrics.channels.dec()
+        self._services.registrar.remove(served.registered)
+
+    # Joins
+
+    def _accept(
+        self, channel: Channel, served: ServedChannel, config: JoinConfig | None, grant: Grant
+    ) -> None:
+        self._services.metrics.joins.labels("ok").inc()
+        extra = named(self._peer, "join", topic=channel.topic)
+        logger.info("joined: %.200r by %s", shown_topic(channel.topic), self._peer, extra=extra)
+        logger.debug("the whole topic is %r", channel.topic)
+        self._perform(self._state.accept(channel, config, grant=grant))
+        self._check_by(grant)
+        if config is not None and config.bindings:
+            self._announce(channel, served)
+        self._services.registrar.watch(served.registered, partial(self._warn, channel))
+
+    def _refuse(self, channel: Channel, exc: RefusedError, *, has_config: bool) -> None:
+        self.release(channel)
+        reason = self._refusals.of_join(channel.topic, exc, has_config=has_config)
+        self._perform(self._state.refuse_join(channel, reason))
+
+    def _postpone(
+        self,
+        channel: Channel,
+        served: ServedChannel,
+        config: JoinConfig | None,
+        grant: Grant,
+        *,
+        within: float,
+    ) -> None:
+        """Answer a join when the database's changes are being read, or when that takes too long."""
+
+        def answer(attached: bool) -> None:
+            served.wait = None
+            try:
+                if not attached:
+                    raise AttachmentError(
+                        "PostgresChangesSubscribeTimeout: the database's changes are not being "
+                        f"read yet, after {within:g} s; join again"
+                    )
+                # The token may have expired meanwhile.
+                checked = self._services.authorizer.check(grant)
+            except RefusedError as exc:
+                self._refuse(channel, exc, has_config=True)
+            else:
+                self._accept(channel, served, config, checked)
+
+        self._state.postpone(channel)
+        served.wait = self._services.attachment.wait(answer, within=within)
+
+    def _announce(self, channel: Channel, served: ServedChannel) -> None:
+        """Tell a channel that its bindings are in place, as soon as changes are being read."""
+
+        def tell(attached: bool) -> None:
+            served.wait = None
+            self._perform(self._state.in_place(channel, served.registered.notes))
+
+        attachment = self._services.attachment
+        if attachment:
+            tell(True)
+        else:
+            served.wait = attachment.wait(tell)
+
+    def _warn(self, channel: Channel, exc: RefusedError) -> None:
+        """Tell a channel that stays joined that it gets no changes, and why."""
+        extra = named(self._peer, "channel_warned", topic=channel.topic, reason=exc.logged)
+        logger.info(
+            "channel %.200r of %s gets nothing: %.1000s",
+            shown_topic(channel.topic),
+            self._peer,
+            exc.logged,
+            extra=extra,
+        )
+        logger.debug("the channel %r was told: %s", channel.topic, exc)
+        self._perform(self._state.fail(channel, exc.reason))
+
+    # Tokens
+
+    async def refresh(self, channel: Channel, token: Any) -> None:
+        """Replace a channel's token, or end the channel if it may not stay with the new one."""
+        await Turns.shared().begin()
+        try:
+            if isinstance(token, str) and channel.grant.token:
+                # Before the token is verified, which takes its time.
+                self._tokens.check(token)
+            grant = await self._services.authorizer.refresh(channel.grant, token)
+            if grant is not channel.grant:
+                await self._renew(channel, grant)
+        except RefusedError as exc:
+            self._end(channel, exc)
+        else:
+            self._check_by(grant)
+
+    async def _renew(self, channel: Channel, grant: Grant) -> None:
+        """Give a channel another grant, and so perhaps another viewer."""
+        served = self._served.get(channel)
+        if served is None:
+            # It has ended while its token was verified.
+            return
+        self._tokens.hold(channel.topic, grant.token)
+        viewer = await self._services.registrar.renew(served.registered, grant)
+        channel.grant = grant
+        if served.subscription is not None and channel in self._served:
+            self._services.hub.move(served.subscription, viewer)
+
+    def check_grants(self) -> None:
+        """End the channels whose tokens are no longer valid; check again when the next expires."""
+        if self._next_check is not None:
+            self._next_check.cancel()
+            self._next_check = None
+        for channel in list(self._state.channels.values()):
+            if not channel.is_joined:
+                continue
+            try:
+                channel.grant = self._services.authorizer.check(channel.grant)
+            except RefusedError as exc:
+                self._end(channel, exc)
+            else:
+                self._check_by(channel.grant)
+
+    def _check_by(self, grant: Grant) -> None:
+        """Check all grants when this one expires, or before, and every five minutes anyway."""
+        if grant.expires_at is None:
+            return
+        now = self._services.clock()
+        # In this order: an exp may be too large for a float.
+        delay = max(min(grant.expires_at, now + CHECK_INTERVAL) - now, 0.0)
+        when = self._loop.time() + delay
+        if self._next_check is not None:
+            if self._next_check.when() <= when:
+                return
+            self._next_check.cancel()
+        self._next_check = self._loop.call_at(when, self.check_grants)
+
+    def _end(self, channel: Channel, exc: RefusedError) -> None:
+        self._services.metrics.channels_ended.labels(exc.result).inc()
+        if isinstance(exc, LimitError):
+            self._services.metrics.limit(exc.limit)
+        extra = named(self._peer, "channel_ended", topic=channel.topic, reason=exc.logged)
+        topic = shown_topic(channel.topic)
+        logger.info(
+            "channel %.200r of %s ended: %.1000s", topic, self._peer, exc.logged, extra=extra
+        )
+        logger.debug("the channel %r was told: %s", channel.topic, exc)
+        for_good = not isinstance(exc, UnavailableError)
+        self._perform(self._state.end(channel, exc.reason, for_good=for_good))
+
+
+def _filters(topic: Topic, config: JoinConfig | None) -> Iterator[Filter]:
+    """Yield the filters of a join."""
+    for item in topic.filters:
+        yield item.filter
+    for binding in config.bindings if config is not None else ():
+        if binding.filter is not None:
+            yield binding.filter

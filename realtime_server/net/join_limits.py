@@ -1,0 +1,76 @@
+"""JoinLimits: how many joins, and how large ones, one connection may send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Any, Final
+
+from ..config import ServerConfig
+from ..errors import LimitError
+from ..phoenix.payloads import has_config, size_of
+from .aio import TokenBucket
+
+__all__ = ["JoinLimits"]
+
+MAX_TOPIC_LENGTH: Final = 4096
+"""Characters of a topic."""
+_USUAL_SIZE: Final = 512
+"""Bytes of a join's topic and config that count as one join."""
+_BYTES_PER_JOIN: Final = 64
+"""Bytes beyond these that count as one more join: to parse, check and type so long a filter takes
+0.1 ms."""
+
+
+class JoinLimits:
+    """The limits of one connection: without them it could take all of the server's time and memory.
+
+    Args:
+        config: says how many channels a connection may have, and how many joins it may send each
+            second.
+        clock: seconds of any clock that only goes forward.
+    """
+
+    __slots__ = ("_bucket", "_clock", "_max_channels", "_max_per_second")
+
+    def __init__(self, config: ServerConfig, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._max_channels = config.max_channels
+        self._max_per_second = config.max_joins_per_second
+        self._bucket = TokenBucket(config.max_joins_per_second, clock())
+
+    def check(self, topic: str, payload: Any, *, channels: int) -> None:
+        """Count a join, a long one as several.
+
+        Args:
+            topic: to join.
+            payload: of the join.
+            channels: that the connection has already.
+
+        Raises:
+            LimitError: if the join exceeds a limit.
+        """
+        if not self._bucket.take(self._clock()):
+            raise LimitError(
+                "joins",
+                f"ClientJoinRateLimitReached: more than {self._max_per_second} joins a "
+                "second (MAX_JOINS_PER_SECOND); wait",
+            )
+        self._bucket.borrow(_further_joins(topic, payload))
+        if len(topic) > MAX_TOPIC_LENGTH:
+            raise LimitError("topic", f"the topic is longer than {MAX_TOPIC_LENGTH} characters")
+        if channels >= self._max_channels:
+            raise LimitError(
+                "channels",
+                f"ChannelRateLimitReached: this connection has joined {self._max_channels} "
+                "topics, the most it may (MAX_CHANNELS); leave some",
+            )
+
+
+def _further_joins(topic: str, payload: Any) -> int:
+    """Return how many further joins one counts as: to read a long one takes as much time."""
+    size: float = len(topic)
+    if has_config(payload):
+        size += size_of(payload["config"])
+    # A config that is nested too deeply has an infinite size, and is refused unread.
+    return int((size - _USUAL_SIZE) // _BYTES_PER_JOIN) if _USUAL_SIZE < size < inf else 0

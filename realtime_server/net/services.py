@@ -1,0 +1,42 @@
+"""Services: what all connections of a server share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import attrs
+
+from ..auth.authorizer import Authorizer
+from ..config import ServerConfig
+from ..fanout.attachment import Attachment
+from ..fanout.hub import Hub
+from ..fanout.registrar import Registrar
+from ..metrics import Metrics
+from .backlog import Backlog
+from .budget import Budget
+
+__all__ = ["Services"]
+
+
+@attrs.frozen(kw_only=True)
+class Services:
+    """What a connection needs of its server."""
+
+    hub: Hub
+    """Where channels subscribe to changes."""
+    attachment: Attachment
+    """Says whether the database's changes are being read, and lets a join wait until they are."""
+    authorizer: Authorizer
+    """Decides on joins and tokens."""
+    registrar: Registrar
+    """The mode, STREAM or RLS: it is told of each channel from its join to its end."""
+    backlog: Backlog
+    """Bounds the bytes that wait for all clients together."""
+    budget: Budget
+    """Bounds what the filters of all connections together may cost."""
+    config: ServerConfig
+    """The limits of a connection, among others."""
+    metrics: Metrics
+    clock: Callable[[], float] = time.time
+    """Seconds since 1970, for the expiry of tokens."""
