@@ -10,7 +10,6 @@ import attrs
 from ..phoenix.joins import Binding
 from ..phoenix.messages import CHANNEL_PREFIX, POSTGRES_CHANGES, SYSTEM, Message
 from ..phoenix.serializers import Serializer
-from .bindings import Form
 from .dispatch import Members, Outbox
 from .payloads.v1 import AnyGap, RowPayload, gap_payload
 from .topics import Topic
@@ -21,10 +20,15 @@ __all__ = [
     "BoundDelivery",
     "BoundGroup",
     "Delivery",
+    "Form",
     "Group",
     "Listening",
     "Subscription",
 ]
+
+
+Form: TypeAlias = tuple[str, frozenset[str] | None]
+"""As what event a change is told, and which columns are shown: what a payload depends on."""
 
 
 @attrs.define(eq=False)
@@ -108,10 +112,14 @@ class _SameBytes:
 class Group(_SameBytes):
     """Subscriptions to a topic that get the same bytes: same topic, serializer and viewer."""
 
-    __slots__ = ("envelopes",)
+    __slots__ = ("envelopes", "is_filtered")
 
-    def __init__(self, topic: str, serializer: Serializer, viewer: Hashable) -> None:
+    def __init__(
+        self, topic: str, serializer: Serializer, viewer: Hashable, *, is_filtered: bool
+    ) -> None:
         super().__init__(topic, serializer, viewer)
+        self.is_filtered = is_filtered
+        """Whether the topic has a filter."""
         self.envelopes: dict[str, tuple[bytes, bytes]] = {}
 
     def message(self, event: str, data: bytes) -> bytes:
@@ -164,9 +172,7 @@ class Delivery(NamedTuple):
     @property
     def is_filtered(self) -> bool:
         """Whether the group is given such changes as far as they pass a filter."""
-        member = next(iter(self.group.members.values()), None)
-        assert isinstance(member, Subscription)  # a group without members is none
-        return bool(member.topic.filters)
+        return self.group.is_filtered
 
     @property
     def has_filters(self) -> bool:

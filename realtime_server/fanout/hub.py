@@ -1,8 +1,11 @@
 """Hub: the registry of subscriptions, and the way from a change to their outboxes.
 
-It knows no sockets. Each subscription's outbox takes frames and never waits; what one
-wake-up of the source brought is handed to each outbox in one write, by a
-:class:`~realtime_server.fanout.dispatch.Dispatch`.
+It knows no sockets. An outbox takes frames and never waits. What one wake-up of the source brought
+is handed to each outbox in one write, by a :class:`~realtime_server.fanout.dispatch.Dispatch`.
+
+Clients of both generations are served alike: those that joined without ``config`` are found by a
+:class:`~realtime_server.fanout.topic_index.TopicIndex`, the others by a
+:class:`~realtime_server.fanout.binding_index.BindingIndex`.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Container, Generator, Hashable, Iterable, Iterator
+from itertools import chain
 from typing import Final, TypeAlias
 
 import attrs
@@ -29,28 +33,19 @@ from realtime_core import (
     Update,
 )
 from realtime_core.errors import FilterError
-from realtime_core.filters import EnumOrders, FilterIndex
+from realtime_core.filters import EnumOrders
 
 from ..phoenix.joins import Binding
 from ..phoenix.messages import CHANNEL_PREFIX, subscription_failed
-from ..phoenix.serializers import Serializer
-from .bindings import BindingIndex
+from .binding_index import BindingIndex
 from .dispatch import Dispatch, Flow, Members
-from .groups import (
-    AnyDelivery,
-    AnyGroup,
-    BoundDelivery,
-    BoundGroup,
-    Delivery,
-    Group,
-    Listening,
-    Subscription,
-)
+from .groups import AnyDelivery, AnyGroup, BoundGroup, Listening, Subscription
 from .pace import QUICK, Pace, pace_of
-from .payloads.v1 import Plans, RowPayload, row_payloads
+from .payloads.v1 import Plans, row_payloads
 from .record_limit import RecordLimit
+from .topic_index import TopicIndex
 from .topic_rules import TopicRules
-from .topics import Topic, shown_topic
+from .topics import shown_topic
 from .turns import Steps
 
 __all__ = ["Hub", "HubStats", "Messages"]
@@ -86,20 +81,21 @@ class HubStats:
 
 
 class Hub:
-    """Hands changes to the subscriptions whose topics they match.
+    """Hands changes to the subscriptions that ask for them.
 
     Args:
-        gate: which topics are open at all.
+        rules: which topics, and which bindings, a relation's changes may go to at all.
         enums: the declared orders of enum types, by schema and name, for filters.
         max_record_bytes: of a change's values as text, beyond which the long ones are left out.
-        names_columns: whether anybody may know what columns the tables have. Otherwise a channel
-            whose filter does not fit is not told why: who joins is, as far as he may know.
-        clock: seconds, for giving way in time.
+        names_columns: whether every client may know what columns the tables have. If not, a channel
+            whose filter does not fit its table any more is not told why: its client may have no
+            right to the table.
+        clock: seconds of any clock that only goes forward, for giving way in time.
     """
 
     def __init__(
         self,
-        gate: TopicRules | None = None,
+        rules: TopicRules | None = None,
         *,
         enums: EnumOrders | None = None,
         max_record_bytes: int = sys.maxsize,
@@ -110,129 +106,72 @@ class Hub:
         self._flow = Flow(clock)
         self._names_columns = names_columns
         self.record_limit = RecordLimit(max_record_bytes)
-        """How large a change may be that is told whole."""
-        self._gate = gate or TopicRules()
-        self._enums: EnumOrders = {} if enums is None else enums
-        self._groups: dict[str, dict[tuple[Serializer, Hashable], Group]] = {}
-        # The topics that have filters.
-        self._filters: FilterIndex[Topic] = FilterIndex(
-            enums=self._enums, on_error=self._note_topic_misfit
-        )
-        # The same by schema and table, for what is told whatever a filter says.
-        self._filtered: dict[tuple[str, str], dict[Topic, None]] = {}
-        self._bound: dict[tuple[str, Serializer, tuple[Binding, ...], Hashable], BoundGroup] = {}
-        self._bindings: BindingIndex[BoundGroup] = BindingIndex(
-            self._gate, self._note_misfit, enums=self._enums
-        )
-        # Groups and what they are to be told.
+        """How large a change may be that is sent whole."""
+        rules = rules or TopicRules()
+        self._topics = TopicIndex(rules, self._note_misfit, enums=enums)
+        self._bindings = BindingIndex(rules, self._note_binding_misfit, enums=enums)
+        # Groups whose filter does not fit its table, and the reasons that they are to be told.
         self._misfits: list[tuple[AnyGroup, str]] = []
+        # Subscriptions that were told so.
         self._misfits_told = 0
         self._plans: Plans = {}
         self.on_relation: Callable[[Relation], None] = lambda _: None
-        """Is told of a table when its first change comes, and the first that shows it anew."""
-        # Those whose filters are typed, and how long these take, until a subscription comes.
+        """Told of a table when its first change comes, and the first after it was altered."""
+        # By relations whose filters are compiled: how long these take for a row. Cleared when a
+        # subscription comes.
         self._typed: dict[Relation, Pace] = {}
-        # By schema, table and kind of change, until a subscription comes, moves or goes.
+        # By schema, table and kind of change. Cleared when a subscription comes, moves or goes.
         self._listening: dict[
             tuple[str, str, type[RowChange]], tuple[Listening, frozenset[Hashable]]
         ] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is kept of any subscription."""
+        return self._topics.is_empty and self._bindings.is_empty and not self._misfits
 
     def stats(self) -> HubStats:
         """Return what is counted, as it is now."""
         return HubStats(
             subscriptions=sum(map(len, self.groups())),
             filter_misfits=self._misfits_told,
-            filter_errors=self._filters.errors + self._bindings.errors,
+            filter_errors=self._topics.errors + self._bindings.errors,
             too_large=self.record_limit.exceeded,
         )
 
     def groups(self) -> Iterator[AnyGroup]:
-        """Iterate over those who get the same; none may come or go meanwhile."""
-        for groups in self._groups.values():
-            yield from groups.values()
-        yield from self._bound.values()
+        """Iterate over all groups that get the same bytes; none may come or go meanwhile."""
+        return chain(self._topics.groups(), self._bindings.groups())
 
     def subscribe(self, subscription: Subscription) -> None:
         """Hand over what is published from now on.
 
-        A filter that does not fit its table as the last change showed it waits for the next that
-        shows it otherwise: whoever lets somebody join has asked how the table is now.
+        A filter that does not fit its table as the last change showed it is not reported now, but
+        when a change shows that the table was altered and the filter still does not fit: whoever
+        lets a client join has checked the filter against the table as it is now.
         """
         subscription.is_open = True
         self._listening.clear()
         self._typed.clear()
         misfits, self._misfits = self._misfits, []
-        if subscription.bindings is None:
-            self._join(subscription, subscription.topic)
-        else:
-            self._bind(subscription, subscription.bindings)
+        self._index_of(subscription).add(subscription)
         self._misfits = misfits
-
-    def _join(self, subscription: Subscription, topic: Topic) -> None:
-        is_new = topic.name not in self._groups
-        groups = self._groups.setdefault(topic.name, {})
-        key = (subscription.serializer, subscription.viewer)
-        group = groups.get(key)
-        if group is None:
-            group = groups[key] = Group(topic.name, *key)
-        group.add(subscription)
-        for item in topic.filters if is_new else ():
-            self._filtered.setdefault((item.schema, item.table), {})[topic] = None
-            self._filters.add(topic, item.schema, item.table, item.filter, wait=True)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Hand over nothing more. A subscription that is not there is ignored."""
         subscription.is_open = False
         self._listening.clear()
-        if subscription.bindings is not None:
-            self._unbind(subscription, subscription.bindings)
-            return
-        topic = subscription.topic
-        groups = self._groups.get(topic.name, {})
-        key = (subscription.serializer, subscription.viewer)
-        group = groups.get(key)
-        if group is None:
-            return
-        group.remove(subscription)
-        if len(group):
-            return
-        del groups[key]
-        if groups:
-            return
-        del self._groups[topic.name]
-        for item in topic.filters:
-            self._filters.remove(topic, item.schema, item.table, item.filter)
-            filtered = self._filtered.get((item.schema, item.table), {})
-            filtered.pop(topic, None)
-            if not filtered:
-                self._filtered.pop((item.schema, item.table), None)
+        self._index_of(subscription).remove(subscription)
 
     def move(self, subscription: Subscription, viewer: Hashable) -> None:
-        """Let a subscription look at rows in other eyes."""
+        """Give a subscription another viewer: the role and claims its rows are checked for."""
         if viewer != subscription.viewer:
             self.unsubscribe(subscription)
             subscription.viewer = viewer
             self.subscribe(subscription)
 
-    def _bind(self, subscription: Subscription, bindings: tuple[Binding, ...]) -> None:
-        key = (subscription.topic.name, subscription.serializer, bindings, subscription.viewer)
-        group = self._bound.get(key)
-        if group is None:
-            group = self._bound[key] = BoundGroup(*key)
-            for binding in bindings:
-                self._bindings.add(group, binding)
-        group.add(subscription)
-
-    def _unbind(self, subscription: Subscription, bindings: tuple[Binding, ...]) -> None:
-        key = (subscription.topic.name, subscription.serializer, bindings, subscription.viewer)
-        group = self._bound.get(key)
-        if group is None:
-            return
-        group.remove(subscription)
-        if not len(group):
-            del self._bound[key]
-            for binding in bindings:
-                self._bindings.remove(group, binding)
+    def _index_of(self, subscription: Subscription) -> TopicIndex | BindingIndex:
+        return self._topics if subscription.bindings is None else self._bindings
 
     def publish(self, events: Iterable[Event]) -> None:
         """Hand out what one wake-up brought, in order, whatever time it takes."""
@@ -296,9 +235,8 @@ class Hub:
         plan = self._plans.get((relation.schema, relation.table))
         if plan is None or plan.relation is not relation:
             self.on_relation(relation)
-        for index in (self._filters, self._bindings):
-            for _ in index.prepare(relation):
-                yield 0.0
+        for _ in chain(self._topics.prepare(relation), self._bindings.prepare(relation)):
+            yield 0.0
         if len(self._typed) >= _MOST_TYPED:
             self._typed.clear()
         self._typed[relation] = self.pace(relation)
@@ -307,7 +245,7 @@ class Hub:
         """Return how long the filters on a table take, as far as they are typed."""
         known = self._typed.get(relation)
         if known is None:
-            asked = (self._filters.asked(relation), *self._bindings.asked(relation))
+            asked = chain(self._topics.asked(relation), self._bindings.asked(relation))
             known = pace_of(relation, asked)
         return known
 
@@ -319,18 +257,8 @@ class Hub:
         """
         found: list[AnyDelivery] = []
         for payload in row_payloads(change, self._plans):
-            passing = yield from self._filters.matching(change)
-            for topic in self._matches(payload, passing):
-                yield
-                # It may have gone meanwhile.
-                groups = self._groups.get(topic, {})
-                found += [Delivery(group, payload) for group in groups.values()]
-            bound = yield from self._bindings.matching(payload)
-            for bound_group, forms in bound.items():
-                yield
-                found += [
-                    BoundDelivery(bound_group, payload, form, ids) for form, ids in forms.items()
-                ]
+            found += yield from self._topics.delivering(payload)
+            found += yield from self._bindings.delivering(payload)
         return found
 
     def write(self, messages: Messages) -> None:
@@ -358,19 +286,8 @@ class Hub:
         """
         found: list[AnyDelivery] = []
         for payload in row_payloads(change, self._plans):
-            passing: Iterable[Topic] = ()
-            if filtered:
-                if self._groups:
-                    passing = self._filters.match(change)
-            else:
-                relation = payload.plan.relation
-                passing = self._filtered.get((relation.schema, relation.table), ())
-            for topic in self._matches(payload, passing):
-                found += [Delivery(group, payload) for group in self._groups[topic].values()]
-            for bound_group, forms in self._bindings.match(payload, filtered=filtered).items():
-                found += [
-                    BoundDelivery(bound_group, payload, form, ids) for form, ids in forms.items()
-                ]
+            found += self._topics.deliveries(payload, filtered=filtered)
+            found += self._bindings.deliveries(payload, filtered=filtered)
         return found
 
     def _messages(
@@ -401,18 +318,16 @@ class Hub:
                     message = limit.message(delivery, data)
                 yield delivery.group.members, message
 
-    def _note_misfit(self, group: BoundGroup, binding: Binding, exc: FilterError) -> None:
-        where = f"{binding.schema}.{binding.table}"
-        self._misfits.append((group, f"the filter on {where} does not fit it: {self._why(exc)}"))
+    def _note_misfit(self, group: AnyGroup, exc: FilterError, *, table: str = "") -> None:
+        why = "the table has changed; join again to hear why"
+        if self._names_columns:
+            why = str(exc)
+        self._misfits.append(
+            (group, f"the filter on {table} does not fit it: {why}" if table else why)
+        )
 
-    def _note_topic_misfit(self, topic: Topic, exc: FilterError) -> None:
-        # Where a topic may mean several tables, another one may be meant.
-        if len(topic.filters) == 1:
-            reason = self._why(exc)
-            self._misfits += ((group, reason) for group in self._groups[topic.name].values())
-
-    def _why(self, exc: FilterError) -> str:
-        return str(exc) if self._names_columns else "the table has changed; join again to hear why"
+    def _note_binding_misfit(self, group: BoundGroup, binding: Binding, exc: FilterError) -> None:
+        self._note_misfit(group, exc, table=f"{binding.schema}.{binding.table}")
 
     def misfit_messages(self) -> Iterator[tuple[Members, bytes]]:
         """Tell the channels whose filters were found not to fit since the last time."""
@@ -424,24 +339,9 @@ class Hub:
             payload = subscription_failed(group.topic.removeprefix(CHANNEL_PREFIX), reason)
             yield group.members, group.system_message(payload)
 
-    def _matches(self, payload: RowPayload, passing: Iterable[Topic]) -> list[str]:
-        """Return the joined topics that get a change, in the ladder's order.
-
-        Args:
-            payload: the change.
-            passing: the topics that have filters, and whose filters it passes.
-        """
-        if not self._groups:
-            return []
-        relation = payload.plan.relation
-        opening = self._gate.opening(relation.schema, relation.table, payload.event)
-        matches = [topic for topic in opening.topics if topic in self._groups]
-        matches += [topic.name for topic in passing if opening.allows_filter_on(topic.columns)]
-        return matches
-
     def has_filters(self, schema: str, table: str) -> bool:
-        """Say whether anybody has a filter on a table."""
-        return (schema, table) in self._filtered or bool(self._bindings.with_filter(schema, table))
+        """Return whether any subscription has a filter on a table."""
+        return self._topics.has_filters(schema, table) or self._bindings.has_filters(schema, table)
 
     def listening(self, change: RowChange) -> Listening:
         """Return who listens to changes like this one; the same object while they are the same."""

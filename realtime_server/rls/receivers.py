@@ -13,9 +13,8 @@ import attrs
 
 from realtime_core import UNCHANGED, Delete, Record, RowChange
 
-from ..fanout.bindings import Form
 from ..fanout.dispatch import Members
-from ..fanout.groups import AnyDelivery, AnyGroup, BoundDelivery, Subscription
+from ..fanout.groups import AnyDelivery, AnyGroup, BoundDelivery, Form, Subscription
 from ..fanout.hub import Hub
 from .matcher import by_viewer
 from .payloads import ErrorView, View

@@ -227,7 +227,7 @@ async def test_a_filter_that_cannot_be_served_is_refused() -> None:
         assert await client.send("phx_join", topic=f"{TOPIC}:id=gt") == [
             reply({"reason": reason}, "error", topic=f"{TOPIC}:id=gt")
         ]
-        assert client.hub._groups == {}
+        assert client.hub.is_empty
 
 
 class Guard(AllowAll):
@@ -281,7 +281,7 @@ async def test_a_client_that_goes_during_the_decision_leaves_nothing_behind() ->
         client.websocket.hang_up()
         guard.decide.set()
         await client.running
-        assert client.hub._groups == {}
+        assert client.hub.is_empty
 
 
 async def test_the_end_of_the_connection_ends_its_subscriptions() -> None:
@@ -290,7 +290,7 @@ async def test_the_end_of_the_connection_ends_its_subscriptions() -> None:
         await client.send("phx_join", topic="realtime:public:todos:id=eq.1")
         client.websocket.hang_up()
         await client.running
-        assert client.hub._groups == {}
+        assert client.hub.is_empty
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ async def test_what_is_no_message_closes_the_connection(
         client.websocket.incoming.put_nowait(data)
         await client.running
         assert client.websocket.closed == closed
-        assert client.hub._groups == {}
+        assert client.hub.is_empty
 
 
 async def test_a_silent_client_is_closed_normally() -> None:
@@ -519,7 +519,7 @@ async def test_cancelling_ends_the_subscriptions() -> None:
         await client.send("phx_join")
         client.running.cancel()
         await asyncio.wait({client.running})
-        assert client.hub._groups == {}
+        assert client.hub.is_empty
 
 
 async def test_what_was_queued_when_the_connection_closed_is_not_acted_upon() -> None:

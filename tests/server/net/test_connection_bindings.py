@@ -75,7 +75,7 @@ async def test_a_config_that_is_not_understood_is_an_error_reply() -> None:
             )
         ]
         assert client.counted('realtime_joins_total{result="config"} 1.0')
-        assert client.hub._bound == {}
+        assert client.hub.is_empty
 
 
 async def test_both_generations_share_a_socket() -> None:
@@ -98,7 +98,7 @@ async def test_a_rejoin_takes_the_former_bindings_place() -> None:
         client.hub.publish([insert(TODOS, "1", "x"), insert(TODOS, "2", "x")])
         assert [frame["payload"]["data"]["record"]["id"] for frame in client.received()] == [2]
         await client.send("phx_leave", ref="3")
-        assert client.hub._bound == {}
+        assert client.hub.is_empty
 
 
 async def test_pushes_that_are_not_served_leave_the_channel_as_it_is() -> None:
@@ -211,7 +211,7 @@ async def test_a_join_that_waited_in_vain_is_told_so() -> None:
             )
         ]
         assert client.counted('realtime_joins_total{result="timeout"} 1.0')
-        assert client.hub._bound == {}
+        assert client.hub.is_empty
 
 
 async def test_a_leave_or_another_join_withdraws_one_that_waits() -> None:
@@ -242,7 +242,7 @@ async def test_the_end_of_the_connection_ends_all_waiting() -> None:
         await client.send("phx_join", "realtime:other", payload(TODO))
         client.websocket.hang_up()
         await client.running
-        assert client.hub._bound == {}
+        assert client.hub.is_empty
 
 
 class Expiring(AllowAll):
