@@ -20,8 +20,8 @@ from realtime_core.filters import Filter
 
 from ..auth.authorizer import ConnectRequest, JoinRequest
 from ..auth.grant import Grant
-from ..fanout.attachment import Wait
 from ..errors import AttachmentError, LimitError, RefusedError, UnavailableError
+from ..fanout.attachment import Wait
 from ..fanout.groups import Subscription
 from ..fanout.registrar import Registered
 from ..fanout.topics import Topic, shown_topic
