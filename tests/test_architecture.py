@@ -58,11 +58,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     ),
     "h11": ("realtime_server.net.http", "realtime_server.net.listener"),
     "joserfc": ("realtime_server.auth",),
-    "orjson": (
-        "realtime_server.fanout.payloads.v1",
-        "realtime_server.phoenix",
-        "realtime_server.fanout.payloads.typed",
-    ),
+    "orjson": ("realtime_server.fanout.payloads", "realtime_server.phoenix"),
     "prometheus_client": ("realtime_server.metrics",),
     "psycopg": (
         "realtime_core.doctor",
@@ -384,8 +380,7 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
             one_home_for_each_package,
             {"realtime_server.fanout.hub": "import orjson"},
             "realtime_server.fanout.hub imports orjson, "
-            "at home in realtime_server.fanout.payloads.v1, realtime_server.phoenix, "
-            "realtime_server.fanout.payloads.typed",
+            "at home in realtime_server.fanout.payloads, realtime_server.phoenix",
         ),
         (
             one_home_for_each_package,

@@ -13,12 +13,13 @@ from typing import Final, TypeAlias
 from realtime_core import Gap
 
 from ..fanout.dispatch import Members
-from ..fanout.groups import AnyGroup
+from ..fanout.groups import AnyDelivery, AnyGroup
 from ..fanout.hub import Hub
+from ..fanout.record_limit import RecordLimit
 from ..fanout.turns import Steps
 from .channel_gaps import ChannelGap, ChannelGapReason
 from .counters import Counters
-from .payloads import ErrorView
+from .payloads import ErrorView, View
 from .pending_changes import Decided, Lost, PendingChange, Shown
 from .receivers import Receivers
 from .viewers import Viewer
@@ -141,25 +142,30 @@ class Delivery:
     def _of_one(self, candidate: PendingChange, shown: Shown) -> Iterator[tuple[Members, bytes]]:
         receivers = Receivers(self._hub, candidate)
         limit = self._hub.record_limit
-        is_too_large = False
-        is_large = candidate.size > limit.max_record_bytes
+        is_any_shortened = False
         for viewer, view in shown.items():
             if isinstance(view, Lost):
                 continue
             for delivery, members in receivers.of(viewer, view):
                 try:
-                    data = view.payload(delivery.select, has_time=delivery.is_bound)
-                    message = delivery.message(data)
-                    if is_large and view.is_too_large(delivery.select):
-                        is_too_large = True
-                    if len(message) > limit.max_message_bytes:
-                        is_too_large = True
-                        message = delivery.message(view.short_payload(delivery.select))
+                    if isinstance(view, ErrorView):
+                        message = delivery.message(view.payload(has_time=delivery.is_bound))
+                    else:
+                        message, is_shortened = _within(limit, view, delivery)
+                        is_any_shortened |= is_shortened
                 except Exception:
                     # One change that cannot be shown must not keep back all that follow.
                     self._counters.errors += 1
                     logger.exception("a change of %s cannot be shown", candidate.change.relation)
                     continue
                 yield members, message
-        if is_too_large:
+        if is_any_shortened:
             limit.note(candidate.change.relation)
+
+
+def _within(limit: RecordLimit, view: View, delivery: AnyDelivery) -> tuple[bytes, bool]:
+    """Return a view's message, and whether it is without the long values of the change."""
+    message = delivery.message(view.payload(delivery.select))
+    if len(message) <= limit.max_message_bytes:
+        return message, view.is_too_large(delivery.select)
+    return delivery.message(view.short_payload(delivery.select)), True

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Final
@@ -21,6 +20,7 @@ from realtime_core import UNCHANGED, Column, Delete, Insert, Record, RowChange, 
 from realtime_core.oids import BUILTIN_TYPES
 
 from ..config.database.tables import CustomType, LiveColumn, Table
+from ..fanout.payloads.envelope import around_index, make_head
 from ..fanout.payloads.json_values import Renderer, renderer
 from ..fanout.payloads.oversize import SHORT, TOO_LARGE, is_larger
 
@@ -130,12 +130,11 @@ class View:
         wanted = select | set(self._table.key_names)
         return [column for column in self._columns if column.name in wanted]
 
-    def payload(self, select: frozenset[str] | None = None, *, has_time: bool = True) -> bytes:
+    def payload(self, select: frozenset[str] | None = None) -> bytes:
         """Return the change as JSON, rendered once.
 
         Args:
             select: names of columns, shown with the primary key's; None for all.
-            has_time: has no influence: it has.
         """
         return self._rendered(select, is_short=self.is_too_large(select))
 
@@ -164,16 +163,15 @@ class View:
         change, table = self._change, self._table
         shown, shown_of_old = self._shown(select)
         row = _Row(table.types, self._answers, shown, is_short)
-        errors = [TOO_LARGE] if is_short else None
-        columns = self._selected(select)
-        parts = [_head(table, change, errors, columns, _time(change))]
+        error = TOO_LARGE if is_short else None
+        parts = [_envelope(change, table, self._selected(select), error)]
         if isinstance(change, Insert | Update):
-            parts.append(f',"record":{row.render(_fields(change.record))}')
+            parts += [b',"record":', row.render(_fields(change.record)).encode()]
         if isinstance(change, Update | Delete):
             row.shown = shown_of_old
-            parts.append(f',"old_record":{row.render(_identity_of(change))}')
-        parts.append("}")
-        return "".join(parts).encode()
+            parts += [b',"old_record":', row.render(_identity_of(change)).encode()]
+        parts.append(b"}")
+        return b"".join(parts)
 
 
 class ErrorView:
@@ -192,30 +190,21 @@ class ErrorView:
         self._table = table
         self._error = error
 
-    def is_too_large(self, select: frozenset[str] | None = None) -> bool:
-        """Say that the change is told as it is: of an error nothing is left out."""
-        return False
-
-    def payload(self, select: frozenset[str] | None = None, *, has_time: bool = False) -> bytes:
+    def payload(self, *, has_time: bool) -> bytes:
         """Return the error as JSON.
 
         Args:
-            select: has no influence.
             has_time: whether to tell the commit's time, which today's clients need.
         """
         change = self._change
-        head = _head(self._table, change, [self._error], (), _time(change) if has_time else None)
-        return f"{head}{_EMPTY[event_of(change)]}".encode()
-
-    def short_payload(self, select: frozenset[str] | None = None) -> bytes:
-        """Return the error as JSON, which has no values, with the commit's time."""
-        return self.payload(select, has_time=True)
+        head = _envelope(change, self._table, (), self._error, has_time=has_time)
+        return head + _EMPTY[event_of(change)]
 
 
 _EMPTY: Final = {
-    "INSERT": ',"record":{}}',
-    "UPDATE": ',"record":{},"old_record":{}}',
-    "DELETE": ',"old_record":{}}',
+    "INSERT": b',"record":{}}',
+    "UPDATE": b',"record":{},"old_record":{}}',
+    "DELETE": b',"old_record":{}}',
 }
 
 
@@ -290,29 +279,19 @@ def _size(value: str) -> int:
     return len(value.encode())
 
 
-def _head(
-    table: Table,
+def _envelope(
     change: RowChange,
-    errors: list[str] | None,
+    table: Table,
     columns: Iterable[LiveColumn],
-    time: str | None,
-) -> str:
-    head = {
-        "schema": table.schema,
-        "table": table.name,
-        "type": event_of(change),
-        "commit_timestamp": time,
-        "position": str(change.position),
-        "errors": errors,
-        "columns": [{"name": column.name, "type": column.type_name} for column in columns],
-    }
-    return json.dumps(head, ensure_ascii=False, separators=(",", ":"))[:-1]
-
-
-def _time(change: RowChange) -> str:
-    time = change.transaction.commit_time
-    assert isinstance(time, datetime)  # the source asks for it
-    return f"{time.isoformat(timespec='milliseconds').removesuffix('+00:00')}Z"
+    error: str | None,
+    *,
+    has_time: bool = True,
+) -> bytes:
+    """Return a payload without its rows and its last brace."""
+    described = ((column.name, column.type_name) for column in columns)
+    head = make_head(table.schema, table.name, event_of(change), described, error)
+    before, behind = around_index(change, has_time=has_time)
+    return b"%b%b%d%b" % (head, before, change.index, behind)
 
 
 def _renderer(column: Column, types: Mapping[int, CustomType]) -> Renderer | None:

@@ -13,6 +13,7 @@ import orjson
 
 from realtime_core import Change, Record, Relation, ReplicaIdentity, Shape, Transaction
 
+from .envelope import around_index, make_head
 from .json_values import Renderer, renderer
 
 __all__ = ["Projection"]
@@ -44,20 +45,10 @@ class Projection:
         """Names of columns."""
         self._columns: dict[Shape, list[tuple[int, str, Renderer]]] = {}
         columns = [
-            {"name": column.name, "type": column.type_name}
-            for column in relation.columns
-            if column.name in shown
+            (column.name, column.type_name) for column in relation.columns if column.name in shown
         ]
         self._heads = {
-            kind: orjson.dumps(
-                {
-                    "schema": relation.schema,
-                    "table": relation.table,
-                    "type": kind,
-                    "errors": None if error is None else [error],
-                    "columns": columns,
-                }
-            )[:-1]
+            kind: make_head(relation.schema, relation.table, kind, columns, error)
             for kind in _KINDS
         }
         self._transaction: Transaction | None = None
@@ -79,9 +70,9 @@ class Projection:
             record: the new row, if one is shown.
             old_record: the old row or its identity, if it is shown.
         """
-        assert change.transaction is not None
         if change.transaction is not self._transaction:
-            self._stamp(change, change.transaction)
+            self._before_index, self._behind_index = around_index(change)
+            self._transaction = change.transaction
         parts = [self._heads[kind], self._before_index, b"%d" % change.index, self._behind_index]
         if record is not None:
             parts += [b',"record":', self._row(record)]
@@ -89,16 +80,6 @@ class Projection:
             parts += [b',"old_record":', self._row(old_record)]
         parts.append(b"}")
         return b"".join(parts)
-
-    def _stamp(self, change: Change, transaction: Transaction) -> None:
-        """Write what all changes of a transaction have in common with one of them."""
-        time = transaction.commit_time
-        assert time is not None  # every source of the server has it
-        stamp = time.isoformat(timespec="milliseconds").removesuffix("+00:00")
-        before, behind = change.position.around_index()
-        self._before_index = f',"commit_timestamp":"{stamp}Z","position":"{before}'.encode()
-        self._behind_index = f'{behind}"'.encode()
-        self._transaction = transaction
 
     def _row(self, record: Record) -> bytes:
         columns = self._columns.get(record.shape)

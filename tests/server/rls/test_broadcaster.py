@@ -49,7 +49,7 @@ class Text:
     def is_too_large(self, select: Any = None) -> bool:
         return False
 
-    def payload(self, select: Any = None, *, has_time: bool = True) -> bytes:
+    def payload(self, select: Any = None) -> bytes:
         if not self.text:
             raise ValueError("cannot be shown")
         return f'"{self.text}"'.encode()
@@ -61,7 +61,7 @@ class ErrorText(ErrorView):
     def __init__(self, text: str) -> None:
         self.text = text
 
-    def payload(self, select: Any = None, *, has_time: bool = False) -> bytes:
+    def payload(self, *, has_time: bool) -> bytes:
         return f'"{self.text}"'.encode()
 
 

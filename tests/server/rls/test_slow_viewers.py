@@ -51,7 +51,7 @@ class Id:
     def is_too_large(self, select: Any = None) -> bool:
         return False
 
-    def payload(self, select: Any = None, *, has_time: bool = True) -> bytes:
+    def payload(self, select: Any = None) -> bytes:
         return f'"{self._text}"'.encode()
 
 

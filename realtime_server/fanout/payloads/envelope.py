@@ -1,0 +1,56 @@
+"""The envelope of typed payloads: what a change says of itself besides its rows.
+
+STREAM mode (:mod:`.typed`) and RLS mode (:mod:`realtime_server.rls.payloads`) both write it. A
+payload is the head, the text around the change's index with the index in it, the rows, and ``}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import orjson
+
+from realtime_core import Change
+
+__all__ = ["around_index", "make_head"]
+
+
+def make_head(
+    schema: str, table: str, kind: str, columns: Iterable[tuple[str, str]], error: str | None
+) -> bytes:
+    """Return the beginning of a payload, which changes of one kind of one table share.
+
+    Args:
+        schema: the table's schema.
+        table: the table's name.
+        kind: ``INSERT``, ``UPDATE``, ``DELETE`` or ``TRUNCATE``.
+        columns: the names and types of the columns that are shown.
+        error: why something is not shown; None if nothing is wrong.
+    """
+    head = {
+        "schema": schema,
+        "table": table,
+        "type": kind,
+        "errors": None if error is None else [error],
+        "columns": [{"name": name, "type": type_name} for name, type_name in columns],
+    }
+    return orjson.dumps(head)[:-1]
+
+
+def around_index(change: Change, *, has_time: bool = True) -> tuple[bytes, bytes]:
+    """Return the commit's time and position, as what goes before and behind the change's index.
+
+    All changes of a transaction share both.
+
+    Args:
+        change: one of the transaction's changes.
+        has_time: whether to tell the time; without it, it is null.
+    """
+    assert change.transaction is not None
+    time = change.transaction.commit_time
+    assert time is not None  # every source of the server has it
+    stamp = "null"
+    if has_time:
+        stamp = f'"{time.isoformat(timespec="milliseconds").removesuffix("+00:00")}Z"'
+    before, behind = change.position.around_index()
+    return f',"commit_timestamp":{stamp},"position":"{before}'.encode(), f'{behind}"'.encode()
