@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from .._text import one_line
 from ..changes import Event
 from .lines import Format
 
@@ -66,5 +67,4 @@ def use_utf_8() -> None:
 
 def complain(kind: str, message: object) -> None:
     """Write one line to standard error."""
-    text = " ".join(str(message).split())
-    print(f"{kind}: {text}", file=sys.stderr, flush=True)
+    print(f"{kind}: {one_line(message)}", file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ from typing import Final
 
 from psycopg import Error
 
+from .._text import one_line
 from ..changes import GapReason
 from ..errors import (
     ConnectionLostError,
@@ -32,17 +33,13 @@ _READS_WAL: Final = frozenset({"walsender.c", "xlog.c"})
 _NOT_INSTALLED: Final = re.compile(r'could not access file "(wal2json)"')
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
 def _drop(slot: str) -> str:
     return f"run SELECT pg_drop_replication_slot('{slot}')"
 
 
 def translate(exc: Error, slot: str) -> SourceError:
     """Say what an error during a command or the stream means."""
-    text = _one_line(str(exc))
+    text = one_line(str(exc))
     error: SourceError
     if exc.sqlstate == "58P01" and exc.diag.source_file in _READS_WAL:
         error = SlotLostError(

@@ -12,9 +12,10 @@ from typing import Final
 
 from psycopg import Error
 
+from .._text import one_line
 from ..errors import AuthenticationError, ConnectionLostError, PrivilegeError, SourceError
 
-__all__ = ["connection_failed"]
+__all__ = ["connection_failed", "one_line"]
 
 # Permanent until somebody acts; everything else that keeps us out may pass. In braces are
 # libpq's parameters, some with a value.
@@ -55,7 +56,7 @@ def connection_failed(exc: Error, names: Mapping[str, str] | None = None) -> Sou
             ``{"user": "DB_USER", "sslmode=disable": "DB_SSL=false"}``; those that are missing
             keep their names.
     """
-    text = " ".join(str(exc).split())
+    text = one_line(exc)
     called = _Names(names or {})
     for sign, remedy in _REFUSALS:
         if sign in text:

@@ -16,6 +16,7 @@ from typing import Final, Self
 import psycopg
 
 from realtime_core.errors import SourceError
+from realtime_core.sources.failures import one_line
 
 from ..auth.grant import Grant
 from ..config import OutputPlugin, RlsDelete, ServerConfig
@@ -203,7 +204,7 @@ class RlsMode:
                         )
                 await self._registry.refresh_enum_orders()
             except (SourceError, psycopg.Error) as exc:
-                logger.warning("%s; trying again in %.1f s", " ".join(str(exc).split()), delay)
+                logger.warning("%s; trying again in %.1f s", one_line(exc), delay)
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, self._config.db_reconnect_backoff_max / 1000)
             else:

@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
-from realtime_core.sources.failures import connection_failed
+from realtime_core.sources.failures import connection_failed, one_line
 
 from .. import SETTING_NAMES
 
@@ -36,7 +36,7 @@ def brief(exc: psycopg.Error) -> str:
     """
     if exc.sqlstate is not None:
         return f"{type(exc).__name__}, SQLSTATE {exc.sqlstate}"
-    return f"{' '.join(str(exc).split()):.1000}"
+    return f"{one_line(exc):.1000}"
 
 
 async def connect(dsn: str, *, name: str, **parameters: Any) -> AsyncConnection[TupleRow]:

@@ -9,6 +9,7 @@ import attrs
 import psycopg
 
 from realtime_core.errors import SourceError
+from realtime_core.sources.failures import one_line
 
 from .. import OutputPlugin
 from .connections import connect
@@ -91,7 +92,7 @@ async def published_tables(
             cursor = await connection.execute(query.encode(), parameters)
             rows = await cursor.fetchall()
     except psycopg.Error as exc:
-        raise SourceError(" ".join(str(exc).split())) from exc
+        raise SourceError(one_line(exc)) from exc
     return tuple(
         PublishedTable(schema, name, tuple(PublishedColumn(*column) for column in columns))
         for schema, name, columns in rows

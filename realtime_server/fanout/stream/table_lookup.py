@@ -27,6 +27,7 @@ from psycopg.rows import TupleRow
 from realtime_core.errors import SourceError
 from realtime_core.filters import EnumOrders
 from realtime_core.sources.catalog import enum_orders as read_enum_orders
+from realtime_core.sources.failures import one_line
 
 from ...config.database.catalog import read_tables
 from ...config.database.connections import Dsn, connect
@@ -211,7 +212,7 @@ class Lookup:
         try:
             found = reading.result()
         except (psycopg.Error, SourceError) as exc:
-            self._note_away(" ".join(str(exc).split()))
+            self._note_away(one_line(exc))
             return None
         except Exception:
             logger.exception("joins cannot be checked, a fault of the server's; please report it")
