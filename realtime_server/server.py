@@ -21,7 +21,7 @@ from .fanout.stream.mode import StreamMode
 from .fanout.topic_rules import TopicRules
 from .metrics import CONTENT_TYPE, Metrics
 from .net.aio import cancel_within
-from .net.backlog import Backlog
+from .net.backlog import Backlog, OutboxLimits
 from .net.budget import Budget
 from .net.connection import Connection
 from .net.http import Endpoint, Site
@@ -70,7 +70,13 @@ class RealtimeServer:
             names_columns=config.replication_mode is not ReplicationMode.RLS,
         )
         checks = Counters()
-        backlog = Backlog(config.outbox_total_bytes or memory_limit() // _SHARE)
+        backlog = Backlog(
+            OutboxLimits(
+                max_bytes=config.outbox_max_bytes,
+                max_age=config.outbox_max_age / 1000,
+                total_bytes=config.outbox_total_bytes or memory_limit() // _SHARE,
+            )
+        )
         self.metrics = Metrics(
             stats=source.stats, hub=self._hub.stats, backlog=backlog, checks=checks
         )
@@ -115,7 +121,13 @@ class RealtimeServer:
             more=self._inspector() if config.inspector else None,
         )
         self._listener = Listener(
-            sock, self._serve, self._authorizer, site=site, config=config, metrics=self.metrics
+            sock,
+            self._serve,
+            self._authorizer,
+            site=site,
+            config=config,
+            metrics=self.metrics,
+            backlog=self._services.backlog,
         )
         await self._listener.start()
         await self._mode.__aenter__()
@@ -146,6 +158,11 @@ class RealtimeServer:
     def is_attached(self) -> bool:
         """Whether the database's changes are being read."""
         return self._source.stats().connected
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections are open, WebSockets and others; MAX_CONNECTIONS bounds them."""
+        return len(self._listener.acceptor.connections)
 
     async def wait(self) -> None:
         """Wait for the end of the stream, which does not come unless something is wrong.

@@ -38,7 +38,7 @@ from realtime_server.fanout.hub import HubStats
 from realtime_server.fanout.registrar import Registered
 from realtime_server.fanout.topics import Topic
 from realtime_server.metrics import Metrics
-from realtime_server.net.backlog import Backlog
+from realtime_server.net.backlog import Backlog, OutboxLimits
 from realtime_server.net.frames import Frames
 from realtime_server.phoenix.joins import Binding
 
@@ -55,6 +55,7 @@ __all__ = [
     "Vsn",
     "delete",
     "dev_config",
+    "make_backlog",
     "make_metrics",
     "open_config",
     "insert",
@@ -235,12 +236,18 @@ def open_config(**settings: Any) -> ServerConfig:
     return ServerConfig(secure_channels=False, **settings)
 
 
+def make_backlog(
+    *, max_bytes: int = 1 << 30, max_age: float = 1000.0, total_bytes: int = 1 << 30
+) -> Backlog:
+    return Backlog(OutboxLimits(max_bytes, max_age, total_bytes))
+
+
 def make_metrics(stats: SourceStats | None = None, subscriptions: int = 0) -> Metrics:
     """Metrics without a server."""
     return Metrics(
         stats=lambda: stats or SourceStats(),
         hub=lambda: HubStats(subscriptions),
-        backlog=Backlog(1 << 30),
+        backlog=make_backlog(),
     )
 
 

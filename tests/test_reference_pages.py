@@ -9,11 +9,11 @@ import pytest
 from realtime_core import GapReason, SourceStats
 from realtime_server.fanout.hub import HubStats
 from realtime_server.metrics import Metrics
-from realtime_server.net.backlog import Backlog
 from realtime_server.rls.channel_gaps import ChannelGapReason
 from tests.error_reasons import close_codes, documented_codes, documented_reasons, reasons
 from tests.log_events import LogEvent, documented_events, events
 from tests.reference_pages import PARTS, ROOT, rewritten
+from tests.server_helpers import make_backlog
 
 
 @pytest.mark.parametrize("page", sorted({page for page, _ in PARTS}))
@@ -73,7 +73,7 @@ METRICS = "docs/reference/metrics.md"
 
 
 def test_metrics_are_those_that_are_documented() -> None:
-    text = Metrics(stats=SourceStats, hub=HubStats, backlog=Backlog(1)).render().decode()
+    text = Metrics(stats=SourceStats, hub=HubStats, backlog=make_backlog()).render().decode()
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     # Companions of others, as the page says.
     exposed = {(name, kind) for name, kind in types.items() if not name.endswith("_created")}

@@ -18,8 +18,10 @@ from typing import Final, cast
 from ..config import ServerConfig
 from ..logs import peer_name
 from ..metrics import Metrics
+from .backlog import Backlog
 from .http import HttpProtocol, Response, Site
 from .origins import is_loopback, why_refused
+from .outbox import cut_off
 
 __all__ = ["Acceptor", "Head"]
 
@@ -40,15 +42,22 @@ class Acceptor:
         site: answers plain HTTP.
         config: its limits.
         metrics: of the server.
+        backlog: of the server: says when a client is too slow.
     """
 
-    def __init__(self, site: Site, config: ServerConfig, metrics: Metrics) -> None:
+    def __init__(
+        self, site: Site, config: ServerConfig, metrics: Metrics, backlog: Backlog
+    ) -> None:
         self.config = config
         self.metrics = metrics
         self._site = site
-        self._inside: set[asyncio.Transport] = set()
-        self._turned_away: set[asyncio.Transport] = set()
-        self._plain: set[asyncio.Transport] = set()
+        self._backlog = backlog
+        self.connections: set[asyncio.Transport] = set()
+        """All that were let in and are open: as many as MAX_CONNECTIONS at most."""
+        self.plain: set[asyncio.Transport] = set()
+        """Of these, the ones that are no WebSockets, or not yet."""
+        self.turned_away: set[asyncio.Transport] = set()
+        """Connections above the bound that are being told so."""
         self._closed = False
         self._has_explained = False
 
@@ -59,11 +68,11 @@ class Acceptor:
             # would wait for them.
             transport.abort()
             return False
-        if len(self._inside) >= self.config.max_connections:
+        if len(self.connections) >= self.config.max_connections:
             self._turn_away(transport)
             return False
-        self._inside.add(transport)
-        self._plain.add(transport)
+        self.connections.add(transport)
+        self.plain.add(transport)
         return True
 
     def why_refused(self, head: bytes, transport: asyncio.BaseTransport) -> str | None:
@@ -82,20 +91,23 @@ class Acceptor:
 
     def upgrade(self, transport: asyncio.Transport) -> None:
         """The connection is a WebSocket from now on."""
-        self._plain.discard(transport)
+        self.plain.discard(transport)
 
     def leave(self, transport: asyncio.Transport) -> None:
         """The connection is gone."""
-        for place in (self._inside, self._plain, self._turned_away):
+        for place in (self.connections, self.plain, self.turned_away):
             place.discard(transport)
+
+    def check_backlog(self, transport: asyncio.Transport) -> None:
+        """Disconnect a client if too much waits for it."""
+        reason = self._backlog.why_too_much(transport.get_write_buffer_size())
+        if reason is not None:
+            peer = peer_name(transport.get_extra_info("peername"))
+            cut_off(transport, self.metrics.outbox, peer, reason)
 
     def flooded(self) -> None:
         """A client sent too many messages."""
         self.metrics.limit("messages")
-
-    def left_unread(self) -> None:
-        """A client left too much unread."""
-        self.metrics.outbox.slow_clients += 1
 
     def got_no_request(self, transport: asyncio.BaseTransport) -> None:
         """What a new connection has sent is no request."""
@@ -134,20 +146,20 @@ class Acceptor:
     def close(self) -> None:
         """Let nobody in any more, and cut off whoever is no WebSocket."""
         self._closed = True
-        for transport in [*self._plain, *self._turned_away]:
+        for transport in [*self.plain, *self.turned_away]:
             transport.abort()
 
     def cut_off(self) -> None:
         """End every connection at once, whatever waits for its client."""
-        for transport in [*self._inside, *self._turned_away]:
+        for transport in [*self.connections, *self.turned_away]:
             transport.abort()
 
     def _turn_away(self, transport: asyncio.Transport) -> None:
         self.metrics.limit("connections")
-        if len(self._turned_away) >= _MOST_TURNED_AWAY:
+        if len(self.turned_away) >= _MOST_TURNED_AWAY:
             transport.abort()
             return
-        self._turned_away.add(transport)
+        self.turned_away.add(transport)
         body = (
             f"ConnectionRateLimitReached: {self.config.max_connections} connections are open, the "
             "most there may be (MAX_CONNECTIONS). Try again later.\n"
@@ -244,6 +256,11 @@ class Head(asyncio.Protocol):
     def _refuse(self, limit: str, status: HTTPStatus, body: str) -> None:
         self._acceptor.meet_limit(limit, self._transport)
         self._acceptor.serve(self._transport, Response(status, body=body.encode()))
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the request's head has to come yet, and in time."""
+        return self._deadline is not None and not self._deadline.cancelled()
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:

@@ -1,78 +1,131 @@
-"""Backlog: what waits for all clients together, bounded.
+"""Backlog: what waits for clients to be sent, and which clients are cut off because of it.
 
-Each client's outbox has a bound of its own, and thousands of clients that read nothing would
-have the server's memory all the same. So the outboxes tell how much waits in each, whenever that
-changes and something waits or waited: a client that keeps up costs nothing. When all of it is too
-much, those for whom most waits are cut off first.
+A client is too slow when more bytes wait for it than one client may have waiting
+(OUTBOX_MAX_BYTES), or when a byte has waited for it for too long (OUTBOX_MAX_AGE). Besides,
+thousands of clients that each keep within these bounds could take all of the server's memory. So
+when too much waits for all clients together (OUTBOX_TOTAL_BYTES), those for whom most waits are cut
+off first.
+
+All of that is decided here. Each client's :class:`~realtime_server.net.outbox.SocketOutbox` reports
+how much waits in it, whenever that changes and something waits or waited: a client that keeps up
+costs nothing. It also carries the decision out.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
-__all__ = ["Backlog", "Holder"]
+import attrs
+
+__all__ = ["Backlog", "BoundedOutbox", "OutboxLimits"]
+
+_BEHIND: Final = 4
+"""A client is behind when more waits for it than this part of what may."""
+_HIGH: Final = 2
+"""Much waits for all clients together when it is more than this part of what may."""
+_MARGIN: Final = 8
+"""When too much waits for all clients, as many are cut off as leave this part of the bound free: to
+look at all outboxes takes long, and must not be done again for each further byte."""
 
 
-class Holder(Protocol):
-    """One outbox."""
+class BoundedOutbox(Protocol):
+    """One client's outbox."""
 
     def waiting(self) -> int:
         """Return how many bytes wait in it now."""
         ...
 
-    def give_up(self, total: int, most: int) -> None:
-        """Cut its client off, for ``total`` bytes wait for all and at most ``most`` may.
-
-        Nothing waits in it then, and it says so.
-        """
+    def cut_off(self, reason: str) -> None:
+        """Disconnect its client, and log the reason; report that nothing waits any more."""
         ...
+
+
+@attrs.frozen
+class OutboxLimits:
+    """When clients are too slow."""
+
+    max_bytes: int
+    """That may wait for one client (OUTBOX_MAX_BYTES). A single write that is larger is taken when
+    nothing else waits."""
+    max_age: float
+    """Seconds that a byte may wait (OUTBOX_MAX_AGE)."""
+    total_bytes: int
+    """That may wait for all clients together (OUTBOX_TOTAL_BYTES)."""
 
 
 class Backlog:
     """The bytes that wait in all outboxes of a server.
 
     Args:
-        max_bytes: that may.
+        limits: when clients are too slow.
     """
 
-    __slots__ = ("_bytes", "_max_bytes", "_sizes")
+    __slots__ = ("_bytes", "_sizes", "limits")
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self, limits: OutboxLimits) -> None:
+        self.limits = limits
         self._bytes = 0
-        # Of those in which something waits, as they were last told.
-        self._sizes: dict[Holder, int] = {}
+        # Of the outboxes in which something waits: how much, as they last reported.
+        self._sizes: dict[BoundedOutbox, int] = {}
 
     @property
     def bytes(self) -> int:
-        """What waits, as far as was told: no less than what really does, and soon the same."""
+        """What waits in all outboxes: never less than really does, and soon the same."""
         return self._bytes
 
-    @property
-    def is_high(self) -> bool:
-        """Whether more than half waits of what may."""
-        return 2 * self._bytes > self._max_bytes
+    def why_too_much(self, waiting: int) -> str | None:
+        """Return why so many bytes are too many to wait for one client; None if they are not."""
+        most = self.limits.max_bytes
+        if waiting <= most:
+            return None
+        return f"{waiting} bytes wait for it, at most {most} may (OUTBOX_MAX_BYTES)"
 
-    def note(self, holder: Holder, size: int) -> None:
-        """Take down how many bytes wait in an outbox; 0 when it is empty, or gone."""
-        self._bytes += size - self._sizes.pop(holder, 0)
+    def why_too_old(self, waiting: int, age: float) -> str | None:
+        """Return why one client's oldest byte has waited for too long; None if it has not.
+
+        Args:
+            waiting: bytes that wait for the client.
+            age: seconds for which the oldest of them has waited.
+        """
+        most = self.limits.max_age
+        if age <= most:
+            return None
+        return (
+            f"{waiting} bytes wait for it, the oldest for {age:.1f} s, at most {most:g} may be "
+            "(OUTBOX_MAX_AGE)"
+        )
+
+    def is_behind(self, waiting: int) -> bool:
+        """Return whether a client for whom so many bytes wait may soon be too slow."""
+        if _BEHIND * waiting > self.limits.max_bytes:
+            return True
+        return waiting > 0 and _HIGH * self._bytes > self.limits.total_bytes
+
+    def note(self, outbox: BoundedOutbox, size: int) -> None:
+        """Record how many bytes wait in an outbox: 0 when it is empty, or its client is gone.
+
+        If too much waits for all clients now, some are cut off, perhaps the one of this outbox.
+        """
+        self._bytes += size - self._sizes.pop(outbox, 0)
         if size:
-            self._sizes[holder] = size
-            if self._bytes > self._max_bytes:
+            self._sizes[outbox] = size
+            if self._bytes > self.limits.total_bytes:
                 self._relieve()
 
     def _relieve(self) -> None:
-        """Cut off those for whom most waits, if it is still too much."""
-        # Some have taken something since they told.
-        sizes = ((holder, holder.waiting()) for holder in self._sizes)
-        self._sizes = {holder: size for holder, size in sizes if size}
+        """Cut off those for whom most waits, if too much really does."""
+        # Some clients have taken something since their outboxes reported.
+        sizes = ((outbox, outbox.waiting()) for outbox in self._sizes)
+        self._sizes = {outbox: size for outbox, size in sizes if size}
         self._bytes = total = sum(self._sizes.values())
-        most = self._max_bytes
+        most = self.limits.total_bytes
         if total <= most:
             return
-        # A little more than must be: to look at all of them for each further byte takes long.
-        enough = most - most // 8
-        for holder in sorted(self._sizes, key=self._sizes.__getitem__, reverse=True):
+        enough = most - most // _MARGIN
+        for outbox in sorted(self._sizes, key=self._sizes.__getitem__, reverse=True):
             if self._bytes <= enough:
                 break
-            holder.give_up(total, most)
+            outbox.cut_off(
+                f"{outbox.waiting()} bytes wait for it, and {total} for all clients, at most "
+                f"{most} may (OUTBOX_TOTAL_BYTES)"
+            )

@@ -75,8 +75,6 @@ class Connection:
         self._refusals = Refusals(self._peer, metrics, asyncio.get_running_loop().time)
         self._outbox = SocketOutbox(
             websocket,
-            max_bytes=config.outbox_max_bytes,
-            max_age=config.outbox_max_age / 1000,
             backlog=services.backlog,
             counters=metrics.outbox,
             peer=self._peer,

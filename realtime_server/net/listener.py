@@ -32,6 +32,7 @@ from ..metrics import Metrics
 from ..phoenix.serializers import SERIALIZERS, Serializer
 from .acceptor import Acceptor, Head
 from .aio import cancel_within
+from .backlog import Backlog
 from .http import Site
 from .websocket import CLOSE_TIMEOUT, BoundedConnection, close_within
 
@@ -104,6 +105,7 @@ class Listener:
         site: answers plain HTTP.
         config: its limits and origins.
         metrics: of the server.
+        backlog: of the server: says when a client is too slow.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Listener:
         site: Site,
         config: ServerConfig,
         metrics: Metrics,
+        backlog: Backlog,
     ) -> None:
         self._socket = sock
         self._handler = handler
@@ -123,7 +126,8 @@ class Listener:
         self._metrics = metrics
         self._server: Server | None = None
         self._handling: set[asyncio.Task[None]] = set()
-        self._acceptor = Acceptor(site, config, metrics)
+        self.acceptor = Acceptor(site, config, metrics, backlog)
+        """Knows all open connections."""
 
     async def start(self) -> None:
         """Begin to accept."""
@@ -132,7 +136,7 @@ class Listener:
             sock=self._socket,
             # Any asyncio protocol will do: it is all the event loop sees of it.
             create_connection=cast(type[ServerConnection], self._make_protocol),
-            process_request=self._process_request,
+            process_request=self.process_request,
             process_response=self._process_response,
             server_header=None,
             compression=None,
@@ -141,14 +145,14 @@ class Listener:
             close_timeout=CLOSE_TIMEOUT,
             max_size=self._config.max_frame_bytes,
             backlog=_AT_A_TIME,
-            logger=_Discreet(logging.getLogger("websockets.server"), {}),
+            logger=DiscreetLogger(logging.getLogger("websockets.server"), {}),
         )
         # To the event loop it is one number: how many may wait, and how many it accepts in a row.
         self._socket.listen(BACKLOG)
 
     def stop_accepting(self) -> None:
         """Take no more connections, and cut off those that are no WebSockets (yet)."""
-        self._acceptor.close()
+        self.acceptor.close()
         if self._server is not None:
             # Its own way of closing waits for clients that do not read.
             self._server.close(close_connections=False)
@@ -175,7 +179,7 @@ class Listener:
     def cut_off(self) -> None:
         """End every WebSocket and its handler at once."""
         # The library knows those no more to which a close frame is on its way.
-        self._acceptor.cut_off()
+        self.acceptor.cut_off()
         for task in self._handling:
             task.cancel()
 
@@ -184,24 +188,23 @@ class Listener:
             return BoundedConnection(
                 *args,
                 frames_per_second=self._config.max_messages_per_second,
-                max_unread_bytes=self._config.outbox_max_bytes,
-                observer=self._acceptor,
+                observer=self.acceptor,
                 **kwargs,
             )
 
-        return Head(make_websocket, self._acceptor)
+        return Head(make_websocket, self.acceptor)
 
-    async def _process_request(
+    async def process_request(
         self, connection: ServerConnection, request: Request
     ) -> HandshakeResponse | None:
         try:
             result, response = await self._decide(_connect_request(request))
         except RefusedError as exc:
             # The client is not told: whoever tries keys would learn from it.
-            self._acceptor.count_refused(exc.result, connection.transport, exc.reason)
+            self.acceptor.count_refused(exc.result, connection.transport, exc.reason)
             return _refusal(HTTPStatus.FORBIDDEN)
         if response is not None:
-            self._acceptor.count_refused(result, connection.transport)
+            self.acceptor.count_refused(result, connection.transport)
         return response
 
     def _process_response(
@@ -211,7 +214,7 @@ class Listener:
             self._metrics.handshakes.labels("ok").inc()
         elif isinstance(connection.protocol.handshake_exc, InvalidHandshake):
             # The library has refused it, and its answer says why.
-            self._acceptor.count_refused("malformed", connection.transport)
+            self.acceptor.count_refused("malformed", connection.transport)
 
     async def _decide(self, asked: ConnectRequest) -> tuple[str, HandshakeResponse | None]:
         """Return what becomes of a handshake: its name, and the refusal if it is one.
@@ -265,7 +268,7 @@ def _left_until(deadline: float) -> float:
     return max(deadline - asyncio.get_running_loop().time(), 0.0)
 
 
-class _Discreet(logging.LoggerAdapter[logging.Logger]):
+class DiscreetLogger(logging.LoggerAdapter[logging.Logger]):
     """Keeps websockets from logging requests and frames, which hold tokens, at any level."""
 
     def isEnabledFor(self, level: int) -> bool:

@@ -1,20 +1,21 @@
-"""SocketOutbox: where a socket's frames go, bounded in bytes and in time.
+"""SocketOutbox: where a client's frames go, bounded in bytes and in time.
 
-The bound is on the transport's own buffer; there is no queue and no task. Frames are
-written as they are published, past websockets' connection: it would serialise each message
-for each client, and ask the socket to take each by itself. So this module knows what that
-connection is made of. Where it cannot (see :func:`_form`), and while a fragmented message is
-under way, into which no other may be put, messages go through ``send()``.
+The bound is on the transport's own buffer: there is no queue and no task. Frames are written as
+they are published, past websockets' connection, which would serialise each message anew for each
+client, and ask the socket to take each message by itself. So this module knows how websockets'
+connection is made. Messages go through its ``send()`` where this module does not know it (see
+:func:`_delivery_of`), and while a fragmented message is being sent, into which no other message may
+be put.
 
-Of thousands of clients nearly all have taken what was written before. To ask each connection
-whether that is so takes longer than the write, as nothing of it is in the processor's cache
-any more. So a :class:`~realtime_server.net.websocket.BoundedConnection` says when something
-about it changes, and what follows from it is kept in one attribute; of others it is asked each
-time.
+Of thousands of clients nearly all have taken what was written to them before. To ask each
+connection whether that is so takes longer than the write, as nothing of it is in the processor's
+cache any more. So a :class:`~realtime_server.net.websocket.BoundedConnection` says when something
+about it changes, and the outbox keeps what follows from it in one attribute, ``is_clear``. Other
+connections are asked each time.
 
-A client that lets more than the bound pile up, or any of it for too long, is cut off, and so is
-one with more than others when too much waits for all (see :mod:`~realtime_server.net.backlog`): its
-socket is full, so it cannot even be sent a close frame and sees 1006. Nobody waits for it.
+When too much waits for a client, or for too long, :mod:`~realtime_server.net.backlog` has it cut
+off: its socket is full, so it cannot even be sent a close frame, and sees code 1006. Nobody waits
+for it.
 """
 
 from __future__ import annotations
@@ -35,32 +36,35 @@ from .backlog import Backlog
 from .frames import DEFLATE_WINDOW_BITS, Frames
 from .websocket import BoundedConnection
 
-__all__ = ["OutboxCounters", "SocketOutbox"]
+__all__ = ["FrameDelivery", "OutboxCounters", "SocketOutbox", "cut_off"]
 
 logger = logging.getLogger("realtime.outbox")
 
 _LOOKS: Final = 8
-"""How often it is looked at in the time that a byte may wait."""
+"""How often the age of what waits is checked within the time that a byte may wait."""
 
 
 class OutboxCounters:
-    """What all outboxes of a server have seen."""
+    """What all outboxes of a server have counted."""
 
     def __init__(self) -> None:
         self.frames = 0
-        """Written to connections."""
+        """Frames that were written to connections."""
         self.bytes = 0
-        """Of these frames, as they were written."""
+        """Bytes of these frames, as they were written."""
         self.slow_clients = 0
-        """Connections that were cut off because they fell behind."""
+        """Clients that were disconnected because they were too slow."""
 
 
-class _Form(Enum):
+class FrameDelivery(Enum):
     """How frames get to a connection."""
 
     PLAIN = auto()
+    """Written to its transport as they are."""
     DEFLATED = auto()
-    BY_THE_LIBRARY = auto()
+    """Written to its transport, compressed."""
+    BY_LIBRARY = auto()
+    """Sent by websockets, one by one."""
 
 
 class SocketOutbox:
@@ -68,28 +72,20 @@ class SocketOutbox:
 
     Args:
         websocket: open.
-        max_bytes: what may wait in the transport. One write larger than that is taken when
-            nothing waits.
-        max_age: seconds that a byte may wait. It is found out when a quarter more has passed,
-            at most.
-        backlog: of the server: what waits for all clients together.
+        backlog: of the server: it says when the client is too slow.
         counters: of the server.
         peer: names the client in the log.
     """
 
-    # Thousands of them are looked at in a row: the closer in memory the better.
+    # Thousands of outboxes are written to in a row: the closer in memory the better.
     __slots__ = (
         "_backlog",
-        "_by_the_library",
         "_counters",
-        "_deflated",
         "_fd",
-        "_is_clear",
         "_is_closed",
+        "_is_deflated",
         "_is_told",
         "_marks",
-        "_max_age",
-        "_max_bytes",
         "_next_look",
         "_noted",
         "_peer",
@@ -99,42 +95,44 @@ class SocketOutbox:
         "_transport",
         "_websocket",
         "_written",
+        "delivery",
+        "is_clear",
     )
 
     def __init__(
         self,
         websocket: ServerConnection,
         *,
-        max_bytes: int,
-        max_age: float,
         backlog: Backlog,
         counters: OutboxCounters,
         peer: str,
     ) -> None:
         self._websocket = websocket
         self._transport = websocket.transport
+        # The socket's file descriptor, -1 if it must not be written to directly.
         self._fd = _descriptor(websocket.transport)
-        form = _form(websocket)
-        self._by_the_library = form is _Form.BY_THE_LIBRARY
-        self._deflated = form is _Form.DEFLATED
-        self._max_bytes = max_bytes
-        self._max_age = max_age
+        self.delivery = _delivery_of(websocket)
+        """How frames get to the connection."""
+        self._is_deflated = self.delivery is FrameDelivery.DEFLATED
         self._backlog = backlog
         self._counters = counters
         self._peer = peer
-        # Whether the next frames may be written without a further look.
-        self._is_clear = False
+        self.is_clear = False
+        """Whether the next frames may be written to the socket without asking the connection."""
+        # Whether the connection is gone, so that nothing is reported of it any more.
         self._is_closed = False
+        # Whether the connection says when something about it changes.
         self._is_told = (
             isinstance(websocket, BoundedConnection) and websocket.tells and self._fd >= 0
         )
-        # What the backlog was told of this outbox.
+        # Bytes that the backlog was told to wait here.
         self._noted = 0
-        # While bytes wait: up to where was written at each look, and when that was.
+        # Bytes written in all since something waits, and how many these were at each look, and
+        # when.
         self._written = 0
         self._marks: list[tuple[int, float]] = []
         self._next_look: asyncio.TimerHandle | None = None
-        # What goes through the library, and who sends it. An empty deque takes 0.7 KB.
+        # What goes through websockets, and the task that sends it. An empty deque takes 0.7 KB.
         self._queue: deque[bytes] | None = None
         self._queued_bytes = 0
         self._sending: asyncio.Task[None] | None = None
@@ -142,12 +140,22 @@ class SocketOutbox:
             websocket.outbox = self
         self.update()
 
+    @property
+    def is_watching(self) -> bool:
+        """Whether the age of what waits is going to be checked."""
+        return self._next_look is not None and not self._next_look.cancelled()
+
+    @property
+    def is_sending(self) -> bool:
+        """Whether websockets is sending messages of this outbox."""
+        return self._sending is not None
+
     def write(self, frames: Frames) -> None:
         """Write frames, or cut the client off."""
-        if not self._is_clear:
+        if not self.is_clear:
             self._write_if_possible(frames)
             return
-        data = frames.deflated if self._deflated else frames.plain
+        data = frames.deflated if self._is_deflated else frames.plain
         size = len(data)
         counters = self._counters
         counters.frames += frames.count
@@ -164,13 +172,13 @@ class SocketOutbox:
             self.update()
 
     def update(self) -> None:
-        """Take note that something about the connection may have changed."""
+        """Find out what follows from a change of the connection, and report what waits."""
         websocket, transport = self._websocket, self._transport
         waiting = transport.get_write_buffer_size()
-        self._is_clear = (
+        self.is_clear = (
             self._is_told
             and not waiting
-            and not self._by_the_library
+            and self.delivery is not FrameDelivery.BY_LIBRARY
             and self._sending is None
             and websocket.send_in_progress is None
             and websocket.protocol.state is OPEN
@@ -191,7 +199,7 @@ class SocketOutbox:
         if transport.is_closing():
             return
         if (
-            self._by_the_library
+            self.delivery is FrameDelivery.BY_LIBRARY
             or self._sending is not None
             or websocket.send_in_progress is not None
         ):
@@ -199,11 +207,10 @@ class SocketOutbox:
             return
         if websocket.protocol.state is not OPEN:
             return
-        data = frames.deflated if self._deflated else frames.plain
+        data = frames.deflated if self._is_deflated else frames.plain
         size = len(data)
         waiting = transport.get_write_buffer_size()
-        if waiting and waiting + size > self._max_bytes:
-            self._overflow(waiting + size)
+        if waiting and not self._may_wait(waiting + size):
             return
         counters = self._counters
         counters.frames += frames.count
@@ -214,38 +221,34 @@ class SocketOutbox:
 
     @property
     def is_behind(self) -> bool:
-        """Whether more than a quarter waits of what may, or anything where much does for all."""
-        waiting = self._transport.get_write_buffer_size()
-        return 4 * waiting > self._max_bytes or (waiting > 0 and self._backlog.is_high)
+        """Whether so much waits that its client may soon be too slow."""
+        return self._backlog.is_behind(self._transport.get_write_buffer_size())
 
     def waiting(self) -> int:
         """Return how many bytes wait now."""
         return self._transport.get_write_buffer_size() + self._queued_bytes
 
-    def give_up(self, total: int, most: int) -> None:
-        """Cut the client off, as too much waits for all, and the most of it for this one."""
-        self._cut_off(
-            f"{self.waiting()} bytes wait for it, and {total} for all clients, at most {most} may "
-            "(OUTBOX_TOTAL_BYTES)"
-        )
+    def cut_off(self, reason: str) -> None:
+        """Disconnect the client because it is too slow, and write nothing more."""
+        cut_off(self._transport, self._counters, self._peer, reason)
+        self.is_clear = False
+        self._note(0)
+
+    def _may_wait(self, size: int) -> bool:
+        """Return whether so many bytes may wait; cut the client off if not."""
+        reason = self._backlog.why_too_much(size)
+        if reason is None:
+            return True
+        self.cut_off(reason)
+        return False
 
     def close(self) -> None:
-        """Watch no more: the connection is gone."""
-        self._is_clear = False
+        """Stop: the connection is gone."""
+        self.is_clear = False
         if self._next_look is not None:
             self._next_look.cancel()
         self._note(0)
         self._is_closed = True
-
-    def _overflow(self, size: int) -> None:
-        self._cut_off(f"{size} bytes wait for it, at most {self._max_bytes} may (OUTBOX_MAX_BYTES)")
-
-    def _cut_off(self, why: str) -> None:
-        self._counters.slow_clients += 1
-        logger.warning("client %s is too slow: %s; disconnected", self._peer, why)
-        self._transport.abort()
-        self._is_clear = False
-        self._note(0)
 
     def _note(self, size: int) -> None:
         if not self._is_closed:
@@ -255,19 +258,19 @@ class SocketOutbox:
     # How long bytes wait
 
     def _mark(self) -> None:
-        """Remember that what was written so far still waits now; look again later."""
+        """Remember that all that was written so far waits at most since now; look again later."""
         loop = asyncio.get_running_loop()
         self._marks.append((self._written, loop.time()))
         if self._next_look is None:
-            self._next_look = loop.call_later(self._max_age / _LOOKS, self._look)
+            self._next_look = loop.call_later(self._backlog.limits.max_age / _LOOKS, self._look)
 
     def _look(self) -> None:
-        """Look how old the bytes are that wait."""
+        """Check how long the oldest byte has waited."""
         self._next_look = None
         if self._transport.is_closing():
             return
         waiting = self._transport.get_write_buffer_size()
-        # The library's own few bytes in the buffer make ours look older, never younger.
+        # The few bytes in the buffer that websockets wrote make ours look older, never younger.
         gone = self._written - waiting
         marks = self._marks
         while marks and marks[0][0] <= gone:
@@ -276,23 +279,20 @@ class SocketOutbox:
             marks.clear()
             return
         age = asyncio.get_running_loop().time() - marks[0][1] if marks else 0.0
-        if age > self._max_age:
-            self._cut_off(
-                f"{waiting} bytes wait for it, the oldest for {age:.1f} s, at most "
-                f"{self._max_age:g} may be (OUTBOX_MAX_AGE)"
-            )
+        reason = self._backlog.why_too_old(waiting, age)
+        if reason is not None:
+            self.cut_off(reason)
             return
         self._mark()
 
-    # Through the library
+    # Through websockets
 
     def _enqueue(self, frames: Frames) -> None:
         if self._websocket.state is not OPEN:
             return
         size = sum(map(len, frames.payloads))
         waiting = self._transport.get_write_buffer_size() + self._queued_bytes
-        if waiting and waiting + size > self._max_bytes:
-            self._overflow(waiting + size)
+        if waiting and not self._may_wait(waiting + size):
             return
         self._counters.frames += frames.count
         self._counters.bytes += size
@@ -316,32 +316,39 @@ class SocketOutbox:
             self._queue = self._sending = None
 
 
+def cut_off(transport: asyncio.Transport, counters: OutboxCounters, peer: str, reason: str) -> None:
+    """Disconnect a client because it is too slow; count it and log the reason."""
+    counters.slow_clients += 1
+    logger.warning("client %s is too slow: %s; disconnected", peer, reason)
+    transport.abort()
+
+
 def _descriptor(transport: asyncio.Transport) -> int:
-    """Return what may be written to without the transport's help, -1 if nothing."""
+    """Return a file descriptor that may be written to past the transport, -1 if there is none."""
     sock = transport.get_extra_info("socket")
     is_plain = transport.get_extra_info("sslcontext") is None
     return sock.fileno() if sock is not None and is_plain and os.name == "posix" else -1
 
 
-def _form(websocket: ServerConnection) -> _Form:
-    """Find out how to write to a connection without the library's help.
+def _delivery_of(websocket: ServerConnection) -> FrameDelivery:
+    """Return how frames get to a connection.
 
-    Unmasked frames may be written past it as long as it keeps no state of what was sent, and
-    nothing that is to be sent: so the frames are its own, whole and in order.
+    Unmasked frames may be written past websockets as long as the connection keeps no state of what
+    was sent, and holds nothing back that is to be sent: so its own frames stay whole and in order.
     """
     protocol = getattr(websocket, "protocol", None)
     known = hasattr(websocket, "send_in_progress") and hasattr(protocol, "state")
     if protocol is None or not known or not hasattr(protocol, "extensions"):
-        return _Form.BY_THE_LIBRARY
+        return FrameDelivery.BY_LIBRARY
     match protocol.extensions:
         case []:
-            return _Form.PLAIN
+            return FrameDelivery.PLAIN
         case [PerMessageDeflate() as deflate]:
             # A frame that is not compressed is good for everybody, at all times.
             shared = (
                 deflate.local_no_context_takeover
                 and deflate.local_max_window_bits == DEFLATE_WINDOW_BITS
             )
-            return _Form.DEFLATED if shared else _Form.PLAIN
+            return FrameDelivery.DEFLATED if shared else FrameDelivery.PLAIN
         case _:
-            return _Form.BY_THE_LIBRARY
+            return FrameDelivery.BY_LIBRARY

@@ -45,41 +45,40 @@ _TELLING: Final = ("send_data", "pause_writing", "resume_writing", "connection_l
 
 
 class WriteObserver(Protocol):
-    """One who is told of changes."""
+    """The connection's outbox, which writes to the same transport."""
 
     def update(self) -> None:
-        """Something may have changed: the state, what waits, whether a message is under way."""
+        """Note that the state, what waits, or a message that is being sent may have changed."""
         ...
 
 
 class LimitObserver(Protocol):
-    """One who knows all connections."""
+    """The server, which counts and logs what happens to its connections."""
 
     def flooded(self) -> None:
-        """A client sent too many frames, and is told that it has to go."""
+        """Count a client that sent too many frames; its connection is being closed."""
         ...
 
-    def left_unread(self) -> None:
-        """A client left too much unread, and was cut off."""
+    def check_backlog(self, transport: asyncio.Transport) -> None:
+        """Disconnect a client if too much waits for it."""
         ...
 
     def got_no_request(self, transport: asyncio.BaseTransport) -> None:
-        """What came is no request."""
+        """Count a new connection that sent something else than a request."""
         ...
 
     def leave(self, transport: asyncio.Transport) -> None:
-        """A connection is gone."""
+        """Forget a connection: it is gone."""
         ...
 
 
 class BoundedConnection(ServerConnection):
-    """A connection that ends when its client sends or leaves unread too much.
+    """A connection that ends when its client sends too much.
 
     Args:
         arguments: of websockets' connection.
         frames_per_second: that the client may send; a control frame counts as ten, and each 8 KiB
             of a frame as one more, each KiB where it may have come compressed.
-        max_unread_bytes: what may wait for the client.
         observer: told what happens.
         options: of websockets' connection.
     """
@@ -89,7 +88,6 @@ class BoundedConnection(ServerConnection):
         "_cost",
         "_frames_per_second",
         "_is_malformed",
-        "_max_unread",
         "_observer",
         "_rate",
         "outbox",
@@ -102,14 +100,12 @@ class BoundedConnection(ServerConnection):
         self,
         *arguments: Any,
         frames_per_second: int,
-        max_unread_bytes: int,
         observer: LimitObserver,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options | {"write_limit": 0})
         self._rate = TokenBucket(frames_per_second, self.loop.time())
         self._frames_per_second = frames_per_second
-        self._max_unread = max_unread_bytes
         self._observer = observer
         self._cost = 0
         self._is_malformed = False
@@ -182,9 +178,9 @@ class BoundedConnection(ServerConnection):
             )
             # Sends the close frame; what the client sends from now on is thrown away.
             super().data_received(b"")
-        elif self.transport.get_write_buffer_size() > self._max_unread:
-            self._observer.left_unread()
-            self.transport.abort()
+        else:
+            # The client may leave the answers to its pings unread, even before it has an outbox.
+            self._observer.check_backlog(self.transport)
 
 
 async def close_within(

@@ -28,18 +28,18 @@ from realtime_server.fanout.stream.registrar import CatalogRegistrar
 from realtime_server.fanout.stream.table_lookup import Answer, Lookup
 from realtime_server.fanout.turns import run_steps
 from realtime_server.metrics import Metrics
-from realtime_server.net.backlog import Backlog
 from realtime_server.net.budget import Budget
 from realtime_server.net.budget import Cost as Held
 from realtime_server.net.connection import Connection
 from realtime_server.net.listener import deflate_factory
+from realtime_server.net.outbox import cut_off
 from realtime_server.net.services import Services
 from realtime_server.net.websocket import BoundedConnection
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.fuzz import session_tables as tables
 from tests.fuzz.session_loop import Cost, SessionLoop
 from tests.fuzz.session_tokens import EPOCH, GOOD, VERIFIER
-from tests.server_helpers import FakeTransport, make_metrics
+from tests.server_helpers import FakeTransport, make_backlog, make_metrics
 
 __all__ = ["BrokenPromiseError", "Session", "TestedServer"]
 
@@ -135,7 +135,9 @@ class TestedServer:
             enums=tables.ENUMS, max_record_bytes=self.config.max_record_bytes, clock=loop.time
         )
         self.budget = Budget(self.config)
-        self.backlog = Backlog(1 << 30)
+        self.backlog = make_backlog(
+            max_bytes=self.config.outbox_max_bytes, max_age=self.config.outbox_max_age / 1000
+        )
         self.attached = asyncio.Event()
         self.attached.set()
         self.attachment = Attachment(self.attached.is_set, self.attached.wait)
@@ -191,8 +193,10 @@ class TestedServer:
     def flooded(self) -> None:
         self.happened["flooded"] += 1
 
-    def left_unread(self) -> None:
-        self.happened["left unread"] += 1
+    def check_backlog(self, transport: asyncio.Transport) -> None:
+        reason = self.backlog.why_too_much(transport.get_write_buffer_size())
+        if reason is not None:
+            cut_off(transport, self.metrics.outbox, "", reason)
 
     def got_no_request(self, transport: asyncio.BaseTransport) -> None:
         self.happened["no request"] += 1
@@ -230,7 +234,6 @@ class Session:
             ServerProtocol(extensions=extensions, max_size=config.max_frame_bytes),
             cast(Server, server.websockets),
             frames_per_second=config.max_messages_per_second,
-            max_unread_bytes=config.outbox_max_bytes,
             observer=server,
             ping_interval=None,
             close_timeout=2.0,

@@ -102,7 +102,7 @@ async def test_a_connection_too_many_is_503_and_may_come_when_another_went(
                 pass
         assert caught.value.response.status_code == 503
         await clients[0].websocket.close()
-        await eventually(lambda: len(server._listener._acceptor._inside) < 3)
+        await eventually(lambda: server.open_connections < 3)
         assert await counted(port, "connections") == 3
 
 
@@ -254,7 +254,9 @@ async def test_what_is_no_message_closes_the_connection_with_the_code_that_fits(
             pass
 
 
-async def test_a_client_that_does_not_read_its_pongs_is_cut_off() -> None:
+async def test_a_client_that_does_not_read_its_pongs_is_cut_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     config = dev_config(NOWHERE, OUTBOX_MAX_BYTES="65536", MAX_MESSAGES_PER_SECOND="1000000")
     async with RealtimeServer(config) as server:
         sock = socket.socket()
@@ -270,3 +272,5 @@ async def test_a_client_that_does_not_read_its_pongs_is_cut_off() -> None:
                     await loop.sock_sendall(sock, ping)
         sock.close()
         assert server.metrics.outbox.slow_clients == 1
+        (line,) = (one for one in caplog.messages if "is too slow" in one)
+        assert line.endswith("at most 65536 may (OUTBOX_MAX_BYTES); disconnected")

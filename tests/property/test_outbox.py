@@ -22,12 +22,11 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
-from realtime_server.net.backlog import Backlog
 from realtime_server.net.frames import Frames, TextFrame
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
 from realtime_server.net.websocket import BoundedConnection
 from tests.property.examples import examples
-from tests.server_helpers import DEADLINE
+from tests.server_helpers import DEADLINE, make_backlog
 
 pytestmark = pytest.mark.slow
 
@@ -46,9 +45,7 @@ def masked(opcode: Opcode, data: bytes = b"") -> bytes:
 
 
 def guarded(*arguments: Any, **options: Any) -> BoundedConnection:
-    return BoundedConnection(
-        *arguments, frames_per_second=MUCH, max_unread_bytes=MUCH, observer=Mock(), **options
-    )
+    return BoundedConnection(*arguments, frames_per_second=MUCH, observer=Mock(), **options)
 
 
 class Stage:
@@ -94,9 +91,7 @@ class Stage:
         self.connection = await opened.get()
         self.outbox = SocketOutbox(
             self.connection,
-            max_bytes=MUCH,
-            max_age=DEADLINE,
-            backlog=Backlog(1 << 30),
+            backlog=make_backlog(max_bytes=MUCH, max_age=DEADLINE),
             counters=OutboxCounters(),
             peer="",
         )

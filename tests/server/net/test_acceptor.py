@@ -8,7 +8,7 @@ import pytest
 
 from realtime_server.net.acceptor import Acceptor, Head
 from realtime_server.net.http import HttpProtocol, Site
-from tests.server_helpers import FakeTransport, make_metrics, open_config
+from tests.server_helpers import FakeTransport, make_backlog, make_metrics, open_config
 from tests.waiting import eventually
 
 UPGRADE = (
@@ -39,7 +39,9 @@ class Arrival:
 
     def __init__(self, acceptor: Acceptor | None = None, **settings: int) -> None:
         self.transport = FakeTransport()
-        self.acceptor = acceptor or Acceptor(SITE, open_config(**settings), make_metrics())
+        self.acceptor = acceptor or Acceptor(
+            SITE, open_config(**settings), make_metrics(), make_backlog()
+        )
         self.head = Head(FakeWebSocket, self.acceptor)
         self.head.connection_made(self.transport)
 
@@ -48,9 +50,9 @@ class Arrival:
         """Whether it is inside, whether it is plain, whether it was turned away."""
         acceptor = self.acceptor
         return (
-            self.transport in acceptor._inside,
-            self.transport in acceptor._plain,
-            self.transport in acceptor._turned_away,
+            self.transport in acceptor.connections,
+            self.transport in acceptor.plain,
+            self.transport in acceptor.turned_away,
         )
 
     def counted(self, limit: str) -> bool:
@@ -161,10 +163,10 @@ async def test_a_head_that_does_not_come_in_time_is_given_up() -> None:
 
 
 async def test_who_leaves_before_the_head_is_forgotten(arrival: Arrival) -> None:
+    assert arrival.head.is_waiting
     arrival.head.connection_lost(None)
     assert arrival.places == (False, False, False)
-    assert arrival.head._deadline is not None
-    assert arrival.head._deadline.cancelled()
+    assert not arrival.head.is_waiting
 
 
 async def test_the_end_cuts_off_who_is_here_and_who_was_accepted_meanwhile(

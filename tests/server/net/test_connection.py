@@ -23,7 +23,6 @@ from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.registrar import Registrar
 from realtime_server.metrics import Metrics
 from realtime_server.net import connection as connection_module
-from realtime_server.net.backlog import Backlog
 from realtime_server.net.budget import Budget
 from realtime_server.net.connection import Connection
 from realtime_server.net.services import Services
@@ -33,6 +32,7 @@ from tests.server_helpers import (
     FakeTransport,
     Nobody,
     insert,
+    make_backlog,
     make_metrics,
     make_relation,
     open_config,
@@ -121,7 +121,7 @@ async def open_connection(
     if attached is None:
         attached = asyncio.Event()
         attached.set()
-    settings = {"outbox_max_bytes": 1024, **settings}
+    config = open_config(**settings)
     connection = Connection(
         cast(ServerConnection, websocket),
         REQUEST,
@@ -131,9 +131,9 @@ async def open_connection(
             attachment=Attachment(attached.is_set, attached.wait),
             authorizer=authorizer or AllowAll(),
             registrar=registrar or Nobody(),
-            backlog=Backlog(1 << 30),
-            budget=Budget(open_config(**settings)),
-            config=open_config(**settings),
+            backlog=make_backlog(max_bytes=1024),
+            budget=Budget(config),
+            config=config,
             metrics=metrics,
             clock=clock,
         ),
@@ -504,7 +504,7 @@ async def test_a_client_without_an_address_is_served_all_the_same() -> None:
             attachment=Attachment(lambda: True, asyncio.Event().wait),
             authorizer=AllowAll(),
             registrar=Nobody(),
-            backlog=Backlog(1 << 30),
+            backlog=make_backlog(),
             budget=Budget(open_config()),
             config=open_config(),
             metrics=make_metrics(),

@@ -28,9 +28,9 @@ from realtime_server.auth.authorizer import AllowAll, ConnectRequest
 from realtime_server.config import IpVersion
 from realtime_server.errors import RefusedError
 from realtime_server.net.http import Site
-from realtime_server.net.listener import BACKLOG, Listener, _Discreet, bind
+from realtime_server.net.listener import BACKLOG, DiscreetLogger, Listener, bind
 from realtime_server.phoenix.serializers import Serializer
-from tests.server_helpers import DEADLINE, FakeTransport, make_metrics, open_config
+from tests.server_helpers import DEADLINE, FakeTransport, make_backlog, make_metrics, open_config
 from tests.waiting import eventually
 
 SITE = Site(why_not_ready=lambda: None, metrics=None, metrics_type="text/plain")
@@ -82,10 +82,11 @@ async def answer(
         site=SITE,
         config=open_config(allowed_origins=origins),
         metrics=METRICS,
+        backlog=make_backlog(),
     )
     request = Request(path, Headers({name.replace("_", "-"): headers[name] for name in headers}))
     connection: Any = SimpleNamespace(transport=FakeTransport())
-    response = await listener._process_request(connection, request)
+    response = await listener.process_request(connection, request)
     return None if response is None else (response.status_code, bytes(response.body))
 
 
@@ -236,19 +237,25 @@ async def _delays(loopback: bool) -> dict[str, list[bool]]:
         await connection.wait_closed()
 
     listener = Listener(
-        sock, handle, AllowAll(), site=SITE, config=open_config(), metrics=make_metrics()
+        sock,
+        handle,
+        AllowAll(),
+        site=SITE,
+        config=open_config(),
+        metrics=make_metrics(),
+        backlog=make_backlog(),
     )
     await listener.start()
-    acceptor, found = listener._acceptor, {}
+    acceptor, found = listener.acceptor, {}
     async with asyncio.timeout(DEADLINE):
         # It is plain until it has sent something.
         _, plain = await asyncio.open_connection("127.0.0.1", sock.getsockname()[1])
-        await eventually(lambda: len(acceptor._inside) == 1)
-        found["plain"] = [_is_delayed(one) for one in acceptor._inside]
+        await eventually(lambda: len(acceptor.connections) == 1)
+        found["plain"] = [_is_delayed(one) for one in acceptor.connections]
         plain.transport.abort()
-        await eventually(lambda: not acceptor._inside)
+        await eventually(lambda: not acceptor.connections)
         async with connect(url):
-            found["WebSocket"] = [_is_delayed(one) for one in acceptor._inside]
+            found["WebSocket"] = [_is_delayed(one) for one in acceptor.connections]
         await listener.close()
     return found
 
@@ -293,13 +300,19 @@ async def test_clients_who_all_come_at_once_wait_in_the_queue_and_are_accepted()
             # room would be tried again by the kernel after a second.
             for _ in range(many):
                 stack.enter_context(socket.create_connection(sock.getsockname(), timeout=0.9))
-            await eventually(lambda: len(listener._acceptor._inside) == many)
+            await eventually(lambda: len(listener.acceptor.connections) == many)
 
 
 @contextlib.asynccontextmanager
 async def _listening(sock: socket.socket) -> AsyncIterator[Listener]:
     listener = Listener(
-        sock, _unused, AllowAll(), site=SITE, config=open_config(), metrics=make_metrics()
+        sock,
+        _unused,
+        AllowAll(),
+        site=SITE,
+        config=open_config(),
+        metrics=make_metrics(),
+        backlog=make_backlog(),
     )
     await listener.start()
     try:
@@ -314,7 +327,7 @@ async def _listening(sock: socket.socket) -> AsyncIterator[Listener]:
 def test_a_broken_request_is_not_logged_and_a_broken_handler_is(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    logger = logging.LoggerAdapter(_Discreet(logging.getLogger("websockets.server"), {}), {})
+    logger = logging.LoggerAdapter(DiscreetLogger(logging.getLogger("websockets.server"), {}), {})
     for exc in (InvalidMessage("GET /?apikey=secret"), RuntimeError("broken")):
         try:
             raise exc

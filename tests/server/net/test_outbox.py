@@ -16,7 +16,7 @@ from websockets.protocol import State
 from realtime_server.net.backlog import Backlog
 from realtime_server.net.frames import Frames, TextFrame
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
-from tests.server_helpers import FakeTransport, texts
+from tests.server_helpers import FakeTransport, make_backlog, texts
 from tests.stopped_clock import stop_the_clock
 from tests.waiting import eventually
 
@@ -51,16 +51,17 @@ class Wire:
     """An outbox of at most 100 bytes and what it stands on."""
 
     def __init__(
-        self, *extensions: Any, max_age: float = 1000, backlog: Backlog | None = None
+        self,
+        *extensions: Any,
+        max_age: float = 1000,
+        backlog: Backlog | None = None,
     ) -> None:
         self.websocket = FakeWebSocket(list(extensions))
         self.transport = self.websocket.transport
         self.counters = OutboxCounters()
         self.outbox = SocketOutbox(
             cast(ServerConnection, self.websocket),
-            max_bytes=100,
-            max_age=max_age,
-            backlog=backlog or Backlog(1 << 30),
+            backlog=make_backlog(max_bytes=100, max_age=max_age) if backlog is None else backlog,
             counters=self.counters,
             peer="10.0.0.1:4321",
         )
@@ -180,11 +181,11 @@ async def test_nobody_is_watched_for_whom_nothing_waits() -> None:
     wire = Wire(max_age=0.01)
     wire.write(SIXTY)
     wire.transport.sent()
-    await eventually(lambda: wire.outbox._next_look is None)
+    await eventually(lambda: not wire.outbox.is_watching)
     wire.write(SIXTY)
-    assert wire.outbox._next_look is not None
+    assert wire.outbox.is_watching
     wire.outbox.close()
-    assert wire.outbox._next_look.cancelled()
+    assert not wire.outbox.is_watching
 
 
 # Compression.
@@ -223,7 +224,7 @@ async def test_what_comes_while_a_fragmented_message_is_sent_comes_after_it(wire
     assert wire.transport.waiting == b""
     wire.websocket.may_send.set()
     await eventually(lambda: wire.websocket.sent == [b"1", b"2", b"3"])
-    await eventually(lambda: wire.outbox._sending is None)
+    await eventually(lambda: not wire.outbox.is_sending)
     wire.write(Frames.of(b"4"))
     assert texts(wire.transport.sent()) == ["4"]
 
@@ -246,9 +247,7 @@ async def test_a_library_of_another_make_is_used_by_its_public_interface(attribu
     delattr(websocket.protocol if owner else websocket, name)
     outbox = SocketOutbox(
         cast(ServerConnection, websocket),
-        max_bytes=100,
-        max_age=1000,
-        backlog=Backlog(1 << 30),
+        backlog=make_backlog(max_bytes=100),
         counters=OutboxCounters(),
         peer="",
     )
@@ -272,9 +271,9 @@ async def test_what_waits_for_the_library_goes_when_the_connection_does() -> Non
     wire.write(SIXTY, FORTY)
     wire.websocket.protocol.state = State.CLOSED
     wire.websocket.may_send.set()
-    await eventually(lambda: wire.outbox._sending is None)
+    await eventually(lambda: not wire.outbox.is_sending)
     wire.write(SIXTY)
-    assert wire.outbox._sending is None
+    assert not wire.outbox.is_sending
     assert wire.websocket.sent == []
 
 
@@ -284,7 +283,7 @@ async def test_what_waits_for_the_library_goes_when_the_connection_does() -> Non
 async def test_the_one_with_the_most_is_cut_off_when_too_much_waits_for_all(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    backlog = Backlog(150)
+    backlog = make_backlog(max_bytes=100, total_bytes=150)
     small, large, last = (Wire(backlog=backlog) for _ in range(3))
     small.write(FORTY)
     large.write(SIXTY)
@@ -301,7 +300,7 @@ async def test_the_one_with_the_most_is_cut_off_when_too_much_waits_for_all(
 
 
 async def test_what_a_client_took_or_left_behind_waits_no_more() -> None:
-    backlog = Backlog(1000)
+    backlog = make_backlog(max_bytes=100, total_bytes=1000)
     reader, gone, cut_off = (Wire(backlog=backlog) for _ in range(3))
     for wire in (reader, gone, cut_off):
         wire.write(SIXTY)
@@ -316,7 +315,7 @@ async def test_what_a_client_took_or_left_behind_waits_no_more() -> None:
 
 
 async def test_what_waits_for_the_library_counts_too() -> None:
-    backlog = Backlog(1000)
+    backlog = make_backlog(max_bytes=100, total_bytes=1000)
     wire = Wire(object(), backlog=backlog)
     wire.write(SIXTY, FORTY)
     assert backlog.bytes == 58 + 38
@@ -327,7 +326,7 @@ async def test_what_waits_for_the_library_counts_too() -> None:
 
 
 async def test_who_is_a_little_behind_is_waited_for_while_much_waits_for_all() -> None:
-    backlog = Backlog(120)
+    backlog = make_backlog(max_bytes=100, total_bytes=120)
     small, large = Wire(backlog=backlog), Wire(backlog=backlog)
     small.write(Frames.of(b"x"))
     assert not small.outbox.is_behind

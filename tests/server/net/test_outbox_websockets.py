@@ -18,12 +18,11 @@ from websockets.extensions.permessage_deflate import (
     ServerPerMessageDeflateFactory,
 )
 
-from realtime_server.net.backlog import Backlog
 from realtime_server.net.frames import Frames, TextFrame
 from realtime_server.net.listener import deflate_factory
-from realtime_server.net.outbox import OutboxCounters, SocketOutbox
+from realtime_server.net.outbox import FrameDelivery, OutboxCounters, SocketOutbox
 from realtime_server.net.websocket import BoundedConnection
-from tests.server_helpers import DEADLINE
+from tests.server_helpers import DEADLINE, make_backlog
 from tests.stopped_clock import stop_the_clock
 from tests.waiting import eventually
 
@@ -35,7 +34,6 @@ def guarded(*arguments: Any, **options: Any) -> BoundedConnection:
     return BoundedConnection(
         *arguments,
         frames_per_second=1000,
-        max_unread_bytes=MAX_BYTES,
         observer=Mock(),
         **options,
     )
@@ -53,6 +51,7 @@ async def connected(
     asked: list[ClientPerMessageDeflateFactory],
     connection_class: Any = guarded,
     max_age: float = DEADLINE,
+    counters: OutboxCounters | None = None,
 ) -> AsyncIterator[tuple[SocketOutbox, ServerConnection, ClientConnection]]:
     """Connect over loopback; yield the outbox of the server's end, that end, the client."""
     opened: asyncio.Queue[ServerConnection] = asyncio.Queue()
@@ -80,10 +79,8 @@ async def connected(
             connection = await opened.get()
             outbox = SocketOutbox(
                 connection,
-                max_bytes=MAX_BYTES,
-                max_age=max_age,
-                backlog=Backlog(1 << 30),
-                counters=OutboxCounters(),
+                backlog=make_backlog(max_bytes=MAX_BYTES, max_age=max_age),
+                counters=counters or OutboxCounters(),
                 peer="",
             )
             yield outbox, connection, client
@@ -101,7 +98,7 @@ def batch(*messages: str) -> Frames:
 
 async def test_the_installed_library_is_one_that_is_written_past(connection_class: Any) -> None:
     async with connected([], [], connection_class) as (outbox, connection, client):
-        assert not outbox._by_the_library
+        assert outbox.delivery is FrameDelivery.PLAIN
         outbox.write(batch("1", LONG, "3"))
         # Nothing of ours goes through the library, and nothing of its own stays in there.
         assert connection.protocol.data_to_send() == []
@@ -128,7 +125,7 @@ async def test_frames_for_all_are_read_by_whatever_client_agreed_on_compression(
                 "Sec-WebSocket-Extensions"
             ]
         )
-        assert outbox._deflated == is_deflated
+        assert (outbox.delivery is FrameDelivery.DEFLATED) == is_deflated
         for _ in range(3):
             outbox.write(batch(LONG, "short", LONG))
             # The library may say something in between: neither disturbs the other.
@@ -142,7 +139,7 @@ async def test_frames_for_all_are_read_by_whatever_client_agreed_on_compression(
 async def test_with_context_taken_over_frames_are_plain() -> None:
     offered, asked = [ServerPerMessageDeflateFactory()], [ClientPerMessageDeflateFactory()]
     async with connected(offered, asked) as (outbox, connection, client):
-        assert (outbox._by_the_library, outbox._deflated) == (False, False)
+        assert outbox.delivery is FrameDelivery.PLAIN
         for _ in range(3):
             await connection.send(LONG)
             outbox.write(batch(LONG, LONG))
@@ -186,20 +183,21 @@ async def test_what_the_socket_does_not_take_at_once_comes_in_order(connection_c
         for _ in range(3):
             # Nobody reads meanwhile: it is one turn of the event loop.
             number = fill(outbox, connection, start)
-            assert not outbox._is_clear
+            assert not outbox.is_clear
             outbox.write(batch(f"{number} ", f"{number + 1} "))
             number += 2
             got = await receive(client, number - start)
             assert [int(message.split()[0]) for message in got] == list(range(start, number))
             await eventually(lambda: not connection.transport.get_write_buffer_size())
-            assert outbox._is_clear == (connection_class is guarded)
+            assert outbox.is_clear == (connection_class is guarded)
             start = number
 
 
 async def test_a_client_is_cut_off_at_the_bound_and_written_to_no_more(
     connection_class: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with connected([], [], connection_class) as (outbox, connection, _):
+    counters = OutboxCounters()
+    async with connected([], [], connection_class, counters=counters) as (outbox, connection, _):
         number = fill(outbox, connection)
         waiting = 0
         while not connection.transport.is_closing():
@@ -210,38 +208,53 @@ async def test_a_client_is_cut_off_at_the_bound_and_written_to_no_more(
             outbox.write(batch("late"))
         await connection.wait_closed()
         outbox.write(batch("late"))
-        assert outbox._counters.slow_clients == 1
+        assert counters.slow_clients == 1
         assert [record.name for record in caplog.records] == ["realtime.outbox"]
 
 
 async def test_a_client_is_cut_off_when_bytes_wait_too_long(connection_class: Any) -> None:
-    async with connected([], [], connection_class, max_age=0.1) as (outbox, connection, client):
+    counters = OutboxCounters()
+    async with connected([], [], connection_class, max_age=0.1, counters=counters) as (
+        outbox,
+        connection,
+        client,
+    ):
         client.transport.pause_reading()  # type: ignore[attr-defined]
         fill(outbox, connection)
         for _ in range(20):
             outbox.write(batch(LONG))
         async with asyncio.timeout(DEADLINE):
             await connection.wait_closed()
-        assert outbox._counters.slow_clients == 1
+        assert counters.slow_clients == 1
 
 
 async def test_who_falls_behind_time_and_again_but_never_for_long_is_not_cut_off(
     connection_class: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = stop_the_clock(monkeypatch)
-    async with connected([], [], connection_class, max_age=0.5) as (outbox, connection, client):
+    counters = OutboxCounters()
+    async with connected([], [], connection_class, max_age=0.5, counters=counters) as (
+        outbox,
+        connection,
+        client,
+    ):
         for _ in range(15):
             client.transport.pause_reading()  # type: ignore[attr-defined]
             count = fill(outbox, connection)
             await clock.pass_by(0.3)
             client.transport.resume_reading()  # type: ignore[attr-defined]
             await receive(client, count)
-        assert outbox._counters.slow_clients == 0
+        assert counters.slow_clients == 0
 
 
 @pytest.mark.parametrize("who", ["server", "client"])
 async def test_no_frame_follows_the_close_frame(connection_class: Any, who: str) -> None:
-    async with connected([], [], connection_class) as (outbox, connection, client):
+    counters = OutboxCounters()
+    async with connected([], [], connection_class, counters=counters) as (
+        outbox,
+        connection,
+        client,
+    ):
         outbox.write(batch("1"))
         closing = asyncio.create_task((connection if who == "server" else client).close())
         await eventually(lambda: connection.protocol.close_sent)
@@ -249,7 +262,7 @@ async def test_no_frame_follows_the_close_frame(connection_class: Any, who: str)
         assert [message async for message in client] == ["1"]
         await closing
         outbox.write(batch("3"))
-        assert outbox._counters.frames == 1
+        assert counters.frames == 1
 
 
 async def test_a_client_that_is_gone_is_written_to_without_a_word(
@@ -280,11 +293,12 @@ async def test_who_closes_its_half_before_it_got_everything_is_cut_off_without_a
 
 
 async def test_a_write_that_fails_is_the_last(connection_class: Any) -> None:
-    async with connected([], [], connection_class) as (outbox, connection, _):
+    counters = OutboxCounters()
+    async with connected([], [], connection_class, counters=counters) as (outbox, connection, _):
         # As after a reset by the client that the event loop has not seen yet.
         sock = connection.transport.get_extra_info("socket")
         with socket.fromfd(sock.fileno(), socket.AF_INET, socket.SOCK_STREAM) as same:
             same.shutdown(socket.SHUT_WR)
         for _ in range(10):
             outbox.write(batch("x"))
-        assert outbox._counters.frames == 1
+        assert counters.frames == 1

@@ -1,4 +1,4 @@
-"""GuardedConnection without a network; on real sockets in integration/test_stream_limits.py."""
+"""BoundedConnection without a network; on real sockets in integration/test_stream_limits.py."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Transport(FakeTransport):
 
 
 class Guarded:
-    """A connection of at most 64 KiB unread, after its handshake."""
+    """A connection after its handshake, and a server that lets 64 KiB wait for it."""
 
     def __init__(self, request: bytes = REQUEST, *, frames_per_second: int = 1000) -> None:
         self.transport = Transport()
@@ -52,7 +52,6 @@ class Guarded:
             ServerProtocol(),
             cast(Server, server),
             frames_per_second=frames_per_second,
-            max_unread_bytes=65536,
             observer=self,
         )
         self.connection.connection_made(self.transport)
@@ -61,8 +60,11 @@ class Guarded:
     def flooded(self) -> None:
         self.happened.append("flood")
 
-    def left_unread(self) -> None:
-        self.happened.append("unread")
+    def check_backlog(self, transport: asyncio.Transport) -> None:
+        assert transport is self.transport
+        if self.transport.get_write_buffer_size() > 65536:
+            self.happened.append("unread")
+            self.transport.abort()
 
     def got_no_request(self, transport: asyncio.BaseTransport) -> None:
         assert transport is self.transport
