@@ -61,14 +61,16 @@ class RealtimeServer:
         self._authorizer = (
             TokenAuthorizer(make_verifier(config)) if config.secure_channels else AllowAll()
         )
-        self._source = source = make_source(config)
+        self.source = source = make_source(config)
+        """Reads the database's changes."""
         rules = config.configuration_file.realtime
-        self._hub = Hub(
+        self.hub = Hub(
             TopicRules((rule.relation, rule.events) for rule in rules),
             enums=source.enum_orders,
             max_record_bytes=config.max_record_bytes,
             names_columns=config.replication_mode is not ReplicationMode.RLS,
         )
+        """Where channels subscribe to changes."""
         checks = Counters()
         backlog = Backlog(
             OutboxLimits(
@@ -78,18 +80,19 @@ class RealtimeServer:
             )
         )
         self.metrics = Metrics(
-            stats=source.stats, hub=self._hub.stats, backlog=backlog, checks=checks
+            stats=source.stats, hub=self.hub.stats, backlog=backlog, checks=checks
         )
-        self._mode: StreamMode | RlsMode
+        self.mode: StreamMode | RlsMode
+        """What the server does with the changes that it reads."""
         if config.replication_mode is ReplicationMode.RLS:
-            self._mode = RlsMode(config, source, self._hub, self.metrics, checks)
+            self.mode = RlsMode(config, source, self.hub, self.metrics, checks)
         else:
-            self._mode = StreamMode(config, source, self._hub, self.metrics)
+            self.mode = StreamMode(config, source, self.hub, self.metrics)
         self._services = Services(
-            hub=self._hub,
-            attachment=Attachment(lambda: self.is_attached, self._mode.attached),
+            hub=self.hub,
+            attachment=Attachment(lambda: self.is_attached, self.mode.attached),
             authorizer=self._authorizer,
-            registrar=self._mode,
+            registrar=self.mode,
             backlog=backlog,
             budget=Budget(config),
             config=config,
@@ -130,8 +133,8 @@ class RealtimeServer:
             backlog=self._services.backlog,
         )
         await self._listener.start()
-        await self._mode.__aenter__()
-        self._broadcasting = asyncio.create_task(self._mode.run())
+        await self.mode.__aenter__()
+        self._broadcasting = asyncio.create_task(self.mode.run())
         return self
 
     async def __aexit__(
@@ -152,12 +155,12 @@ class RealtimeServer:
             await cancel_within({self._broadcasting}, _PATIENCE)
             await self._listener.close(within=self.config.drain_timeout / 1000)
         finally:
-            await self._mode.__aexit__(exc_type, exc, traceback)
+            await self.mode.__aexit__(exc_type, exc, traceback)
 
     @property
     def is_attached(self) -> bool:
         """Whether the database's changes are being read."""
-        return self._source.stats().connected
+        return self.source.stats().connected
 
     @property
     def open_connections(self) -> int:
@@ -197,7 +200,7 @@ class RealtimeServer:
         return inspector_endpoints(self._authorizer, tables, allowed_origins=origins)
 
     def _why_not_ready(self) -> str | None:
-        stats, most = self._source.stats(), self.config.ready_max_lag_mb
+        stats, most = self.source.stats(), self.config.ready_max_lag_mb
         if not stats.connected:
             return "the database's changes are not being read"
         if most and stats.lag_bytes > most * _MEGABYTE:

@@ -33,7 +33,7 @@ from realtime_server.net.websocket import BoundedConnection
 
 
 def _connections(members: Members) -> list[ServerConnection]:
-    return [cast(SocketOutbox, outbox)._websocket for outbox in members]
+    return [cast(SocketOutbox, outbox).websocket for outbox in members]
 
 
 class BroadcastingDispatch(Dispatch):

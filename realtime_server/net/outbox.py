@@ -93,10 +93,10 @@ class SocketOutbox:
         "_queued_bytes",
         "_sending",
         "_transport",
-        "_websocket",
         "_written",
         "delivery",
         "is_clear",
+        "websocket",
     )
 
     def __init__(
@@ -107,7 +107,8 @@ class SocketOutbox:
         counters: OutboxCounters,
         peer: str,
     ) -> None:
-        self._websocket = websocket
+        self.websocket = websocket
+        """The connection that it writes to."""
         self._transport = websocket.transport
         # The socket's file descriptor, -1 if it must not be written to directly.
         self._fd = _descriptor(websocket.transport)
@@ -173,7 +174,7 @@ class SocketOutbox:
 
     def update(self) -> None:
         """Find out what follows from a change of the connection, and report what waits."""
-        websocket, transport = self._websocket, self._transport
+        websocket, transport = self.websocket, self._transport
         waiting = transport.get_write_buffer_size()
         self.is_clear = (
             self._is_told
@@ -194,7 +195,7 @@ class SocketOutbox:
             self._note(held)
 
     def _write_if_possible(self, frames: Frames) -> None:
-        websocket, transport = self._websocket, self._transport
+        websocket, transport = self.websocket, self._transport
         # A transport that is closing would log each write as an error of its own.
         if transport.is_closing():
             return
@@ -288,7 +289,7 @@ class SocketOutbox:
     # Through websockets
 
     def _enqueue(self, frames: Frames) -> None:
-        if self._websocket.state is not OPEN:
+        if self.websocket.state is not OPEN:
             return
         size = sum(map(len, frames.payloads))
         waiting = self._transport.get_write_buffer_size() + self._queued_bytes
@@ -309,7 +310,7 @@ class SocketOutbox:
             while queue:
                 payload = queue.popleft()
                 self._queued_bytes -= len(payload)
-                await self._websocket.send(payload, text=True)
+                await self.websocket.send(payload, text=True)
         except ConnectionClosed:
             self._queued_bytes = 0
         finally:

@@ -132,7 +132,7 @@ async def test_a_selection_of_short_columns_is_whole(strict_stage: Stage) -> Non
 async def test_large_changes_are_counted(strict_stage: Stage) -> None:
     stage = strict_stage
     await stage.prepare(DOCS)
-    before = stage.server._hub.stats().too_large
+    before = stage.server.hub.stats().too_large
     async with stage.client() as client:
         await join(stage, client, None)
         await stage.frames(

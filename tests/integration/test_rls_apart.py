@@ -186,7 +186,7 @@ async def test_who_takes_too_long_for_one_table_is_not_waited_for_at_the_next(
 ) -> None:
     stage.make("memos", "id int primary key", SLEEPS)
     asked: list[tuple[str, list[str], bool]] = []
-    mode = stage.server._mode
+    mode = stage.server.mode
     assert isinstance(mode, RlsMode)
     check = mode._visibility.check
 

@@ -374,11 +374,11 @@ async def test_a_server_that_has_nothing_to_tell_asks_the_database_nothing(
             # When it has looked for the rows of servers that were killed.
             silent = f"select now() - max(query_start) > '0.3 s' from ({queries}) as q"
             await eventually(lambda: database.execute(silent) == [(True,)])
-            before, changes = database.execute(queries), server._source.stats().changes
+            before, changes = database.execute(queries), server.source.stats().changes
             for _ in range(20):
                 # Nobody listens.
                 database.execute("insert into item select coalesce(max(id), 0) + 1 from item")
-            await eventually(lambda: server._source.stats().changes == changes + 20)
+            await eventually(lambda: server.source.stats().changes == changes + 20)
             assert database.execute(queries) == before
 
 

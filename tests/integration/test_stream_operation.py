@@ -112,8 +112,8 @@ async def test_a_stream_that_is_too_far_behind_is_not_ready(one_pg: Server) -> N
             await stage.settle()
             assert (await get(stage.port, "/ready"))[0] == 200
             # Nothing is acknowledged before it was published.
-            stage.server._hub.publish = lambda events: None  # type: ignore[method-assign]
-            source = stage.server._mode._source  # type: ignore[union-attr]
+            stage.server.hub.publish = lambda events: None  # type: ignore[method-assign]
+            source = stage.server.source
             source.ack = lambda upto: None  # type: ignore[method-assign]
             stage.execute("insert into item select 1, repeat('x', 3000000)")
             async with asyncio.timeout(DEADLINE):

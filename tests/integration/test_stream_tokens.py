@@ -458,7 +458,7 @@ async def test_many_channels_with_one_short_token_all_end(stage: Stage) -> None:
             assert await client.receive() == client.reply(topic, {})
         ended = [await client.receive() for _ in topics]
         assert ended == [client.frame(topic, "phx_error", {}) for topic in topics]
-        hub = stage.server._hub
+        hub = stage.server.hub
         await eventually(lambda: hub.stats().subscriptions == 1)  # the fence's
 
 

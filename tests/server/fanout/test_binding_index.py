@@ -227,21 +227,22 @@ def test_channels_that_ask_for_the_same_get_the_same_bytes() -> None:
 
 
 def test_a_payload_is_rendered_once_whoever_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered = []
-    render = RowPayload._render_typed
+    rendered: list[bytes] = []
+    typed = RowPayload.typed
 
-    def count(payload: RowPayload, *arguments: Any) -> bytes:
-        rendered.append(arguments)
-        return render(payload, *arguments)
+    def record(payload: RowPayload, *form: Any) -> bytes:
+        rendered.append(typed(payload, *form))
+        return rendered[-1]
 
-    monkeypatch.setattr(RowPayload, "_render_typed", count)
+    monkeypatch.setattr(RowPayload, "typed", record)
     hub = Hub()
     for vsn in ("1.0.0", "2.0.0"):
         bound(hub, wants(), vsn=vsn)  # type: ignore[arg-type]
         bound(hub, wants(filter="id=eq.14"), vsn=vsn, topic="realtime:x")  # type: ignore[arg-type]
     bound(hub, wants(filter="id=eq.15", select=["id"]))
     hub.publish([INSERT])
-    assert rendered == [("INSERT", None)]
+    assert len(rendered) == 4
+    assert len({id(each) for each in rendered}) == 1
 
 
 # Rows that leave a filter.
