@@ -6,12 +6,13 @@ Source: "Arrays", "Array Input and Output Syntax", in the PostgreSQL documentati
 from __future__ import annotations
 
 import re
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
 from typing import Any, Final, TypeAlias
 
 from .base import Compare, Kind, Reader, UnreadableError
 
-__all__ = ["array_of"]
+__all__ = ["ArrayText", "array_of", "split_array"]
 
 
 class _Elements(tuple[Any, ...]):
@@ -29,20 +30,139 @@ Array: TypeAlias = tuple[_Elements, int, tuple[int, ...], tuple[int, ...]]
 An element is ``(0, key)``; NULL, which comes last, is ``(1,)``.
 """
 
+_Match: TypeAlias = Callable[[str, int], "re.Match[str] | None"]
+
+ArrayText: TypeAlias = tuple[Sequence[str | None], tuple[int, ...], tuple[int, ...]]
+"""The elements' texts, without quotes and escapes, None for NULL; then of each dimension, the
+outermost first, how long it is; and its lower bound."""
+
 _NULL: Final = (1,)
 _MAX_DIMENSIONS: Final = 6
 _BOUNDS: Final = re.compile(r"\s*((?:\[[+-]?\d{1,9}(?::[+-]?\d{1,9})?\])+)\s*=\s*", re.ASCII)
 _BOUND: Final = re.compile(r"\[([+-]?\d+)(?::([+-]?\d+))?\]", re.ASCII)
 _SPACE: Final = " \t\n\r\v\f"
-# Possessive: what could be given back is kept for each character, more than 100 bytes of it.
-_ELEMENT: Final = re.compile(
-    r'[ \t\n\r\v\f]*(?:"([^"\\]*+(?:\\.[^"\\]*+)*+)"[ \t\n\r\v\f]*'
-    r'|([^"\\{},]*+(?:\\.[^"\\{},]*+)*+))',
-    re.DOTALL,
-)
-_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
-# One dimension without quotes, escapes, white space and empty elements.
-_PLAIN: Final = re.compile(r'\{[^"\\{}, \t\n\r\v\f]++(?:,[^"\\{}, \t\n\r\v\f]++)*+\}')
+# One dimension without quotes, escapes and white space.
+_PLAIN: Final = re.compile(rf'\{{[^"\\{{}}{_SPACE}]+\}}').fullmatch
+_OPENING: Final = re.compile(rf"[{_SPACE}]*\{{").match
+
+
+def split_array(text: str, delimiter: str = ",") -> ArrayText:
+    """Take an array's text apart, as PostgreSQL writes it and as people write it for PostgreSQL.
+
+    Args:
+        text: as in ``{1,NULL,"a b"}`` or ``[0:1]={{1,2},{3,4}}``.
+        delimiter: what stands between two elements: a semicolon for boxes, else a comma.
+
+    Raises:
+        UnreadableError: if it is not an array.
+    """
+    if _PLAIN(text) is not None:
+        # In a third of the time.
+        items = text[1:-1].split(delimiter)
+        if "" not in items:
+            if "n" in text or "N" in text:
+                nulls = [None if each.lower() == "null" else each for each in items]
+                return nulls, (len(items),), (1,)
+            return items, (len(items),), (1,)
+    if text.startswith("{"):
+        elements, lengths = _nested(text, 0, delimiter)
+        return elements, lengths, (1,) * len(lengths)
+    bounds = _BOUNDS.match(text)
+    elements, lengths = _nested(text, bounds.end() if bounds is not None else 0, delimiter)
+    if bounds is None:
+        return elements, lengths, (1,) * len(lengths)
+    lower: list[int] = []
+    declared: list[int] = []
+    for first, second in _BOUND.findall(bounds[1]):
+        lower.append(int(first) if second else 1)
+        declared.append(int(second or first) - lower[-1] + 1)
+    if tuple(declared) != lengths:
+        raise UnreadableError("its bounds do not fit its elements")
+    return elements, lengths, tuple(lower)
+
+
+def _nested(text: str, at: int, delimiter: str) -> tuple[list[str | None], tuple[int, ...]]:
+    """Read ``{…}`` in one pass, without recursion; return its elements, and how long it is."""
+    next_element, next_end = _patterns(delimiter)
+    elements: list[str | None] = []
+    lengths: list[int] = []
+    # Of each array that is open, the outermost first, how many elements or arrays it has so far.
+    counts: list[int] = []
+    while True:
+        if len(counts) < len(lengths) or not lengths:
+            found = _OPENING(text, at)
+            if found is not None:
+                at = found.end()
+                if counts:
+                    counts[-1] += 1
+                counts.append(0)
+                if len(counts) > _MAX_DIMENSIONS:
+                    raise UnreadableError(f"an array has at most {_MAX_DIMENSIONS} dimensions")
+                continue
+            if not counts:
+                raise UnreadableError('write an array as {1,2,3} or {"a b",NULL}')
+            if lengths:
+                raise UnreadableError("its subarrays have different dimensions")
+            lengths = [0] * len(counts)
+        found = next_element(text, at)
+        assert found is not None
+        quoted, bare, end = found.groups()
+        at = found.end()
+        if bare is None:
+            elements.append(_unescape(quoted) if "\\" in quoted else quoted)
+        elif "\\" in bare:
+            elements.append(_unescape(bare))
+        elif bare:
+            if bare[-1] in _SPACE:
+                bare = bare.rstrip(_SPACE)
+            elements.append(None if len(bare) == 4 and bare.lower() == "null" else bare)
+        elif end == "}" and len(counts) == 1 and not elements:
+            _check_end(text, at)
+            return [], ()
+        elif end is None and text.startswith("{", at):
+            raise UnreadableError("it mixes elements and arrays")
+        else:
+            raise UnreadableError('the array has an empty element; the empty text is ""')
+        counts[-1] += 1
+        while end == "}":
+            count = counts.pop()
+            if lengths[len(counts)] not in (0, count):
+                raise UnreadableError("its subarrays have different lengths")
+            lengths[len(counts)] = count
+            if not counts:
+                _check_end(text, at)
+                return elements, tuple(lengths)
+            found = next_end(text, at)
+            if found is None:
+                end = None
+            else:
+                end = found[1]
+                at = found.end()
+        if end is None:
+            raise UnreadableError("expected a comma or } behind an element of the array")
+
+
+@cache
+def _patterns(delimiter: str) -> tuple[_Match, _Match]:
+    """Return what matches an element with what ends it, and what ends an array in another."""
+    end = rf"([{delimiter}}}])"
+    # Possessive: what could be given back is kept for each character, more than 100 bytes of it.
+    quoted = rf'"([^"\\]*+(?:\\.[^"\\]*+)*+)"[{_SPACE}]*'
+    bare = rf'([^"\\{{}}{delimiter}]*+(?:\\.[^"\\{{}}{delimiter}]*+)*+)'
+    return (
+        re.compile(rf"[{_SPACE}]*(?:{quoted}|{bare}){end}?", re.DOTALL).match,
+        re.compile(rf"[{_SPACE}]*{end}").match,
+    )
+
+
+def _unescape(text: str) -> str:
+    # A run of backslashes pairs from its left; a pattern takes over ten times as long.
+    return "\\".join([part.replace("\\", "") for part in text.split("\\\\")])
+
+
+def _check_end(text: str, at: int) -> None:
+    if len(text) > at and text[at:].strip(_SPACE):
+        raise UnreadableError("there is something behind the array's last }")
 
 
 def array_of(element: Kind) -> Kind:
@@ -62,108 +182,11 @@ def array_of(element: Kind) -> Kind:
 
 def _reader(read: Reader) -> Reader:
     def read_array(text: str) -> Array:
-        if _PLAIN.fullmatch(text) is not None and "null" not in text.lower():
-            # In a tenth of the time.
-            plain = _Elements([(0, read(each)) for each in text[1:-1].split(",")])
-            return plain, 1, (len(plain),), (1,)
-        lower: list[int] | None = None
-        declared: list[int] = []
-        bounds = _BOUNDS.match(text)
-        at = 0
-        if bounds is not None:
-            at = bounds.end()
-            lower = []
-            for first, second in _BOUND.findall(bounds[1]):
-                lower.append(int(first) if second else 1)
-                declared.append(int(second or first) - lower[-1] + 1)
-        parser = _Parser(text, at, read)
-        parser.parse()
-        lengths = tuple(parser.lengths)
-        if lower is not None and tuple(declared) != lengths:
-            raise UnreadableError("its bounds do not fit its elements")
-        if not parser.elements:
-            return _Elements(), 0, (), ()
-        elements = _Elements(parser.elements)
-        return elements, len(lengths), lengths, tuple(lower or (1 for _ in lengths))
+        elements, lengths, lower = split_array(text)
+        keys = _Elements([_NULL if each is None else (0, read(each)) for each in elements])
+        return keys, len(lengths), lengths, lower
 
     return read_array
-
-
-class _Parser:
-    """Reads ``{…}`` in one pass, without recursion."""
-
-    def __init__(self, text: str, at: int, read: Reader) -> None:
-        self._text = text
-        self._at = at
-        self._read = read
-        self.elements: list[Any] = []
-        self.lengths: list[int] = []
-        """Of each dimension; found by the first subarray of each depth."""
-
-    def parse(self) -> None:
-        if not self._next("{"):
-            raise UnreadableError('write an array as {1,2,3} or {"a b",NULL}')
-        counts = [0]
-        leaf_depth = 0
-        if self._next("}"):
-            self._end()
-            return
-        while counts:
-            if self._next("{"):
-                counts[-1] += 1
-                counts.append(0)
-                if len(counts) > _MAX_DIMENSIONS:
-                    raise UnreadableError(f"an array has at most {_MAX_DIMENSIONS} dimensions")
-                if leaf_depth and len(counts) > leaf_depth:
-                    raise UnreadableError("it mixes elements and arrays")
-                continue
-            if leaf_depth and len(counts) != leaf_depth:
-                raise UnreadableError("its subarrays have different dimensions")
-            leaf_depth = len(counts)
-            self._element()
-            counts[-1] += 1
-            while counts and self._next("}"):
-                self._close(len(counts) - 1, counts.pop())
-            if counts and not self._next(","):
-                raise UnreadableError("expected a comma or } behind an element of the array")
-        self._end()
-        self.lengths = self.lengths[:leaf_depth]
-
-    def _close(self, depth: int, count: int) -> None:
-        while len(self.lengths) <= depth:
-            self.lengths.append(0)
-        if self.lengths[depth] not in (0, count):
-            raise UnreadableError("its subarrays have different lengths")
-        self.lengths[depth] = count
-
-    def _element(self) -> None:
-        found = _ELEMENT.match(self._text, self._at)
-        assert found is not None
-        self._at = found.end()
-        quoted, bare = found.groups()
-        if quoted is not None:
-            self.elements.append((0, self._read(_ESCAPE.sub(r"\1", quoted))))
-            return
-        bare = bare.rstrip(_SPACE) if "\\" not in bare else bare
-        if not bare:
-            raise UnreadableError('the array has an empty element; the empty text is ""')
-        if bare.lower() == "null":
-            self.elements.append(_NULL)
-        else:
-            self.elements.append((0, self._read(_ESCAPE.sub(r"\1", bare))))
-
-    def _next(self, letter: str) -> bool:
-        text, at = self._text, self._at
-        while at < len(text) and text[at] in _SPACE:
-            at += 1
-        if not text.startswith(letter, at):
-            return False
-        self._at = at + 1
-        return True
-
-    def _end(self) -> None:
-        if self._text[self._at :].strip(_SPACE):
-            raise UnreadableError("there is something behind the array's last }")
 
 
 def _contains(outer: Array, inner: Array) -> bool:

@@ -62,7 +62,7 @@ def render(text: str, type_name: str, schema: str = "pg_catalog") -> str:
         ("_bool", "{t,f,NULL}", "[true,false,null]"),
         (
             "_text",
-            '{"a b",NULL,"NULL",null,"q\\"uo\\\\te","","{}",",","x\ny"}',
+            '{"a b",NULL,"NULL","null","q\\"uo\\\\te","","{}",",","x\ny"}',
             r'["a b",null,"NULL","null","q\"uo\\te","","{}",",","x\ny"]',
         ),
         ("_jsonb", '{"{\\"a\\": [1, 2]}",null}', '[{"a": [1, 2]},null]'),
@@ -102,7 +102,7 @@ def test_a_users_type_with_a_built_in_name_is_text() -> None:
 
 @pytest.mark.parametrize("text", ["1,2", "", "{1", "{1}x", '{"1}'])
 def test_what_is_no_array_is_an_error(text: str) -> None:
-    with pytest.raises(ValueError, match="not an array"):
+    with pytest.raises(ValueError, match="array"):
         render(text, "_int4")
 
 
@@ -123,11 +123,7 @@ def exactly(text: str) -> Any:
     return json.loads(text, parse_float=Decimal)
 
 
-arrays = st.recursive(
-    st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, min_size=1, max_size=3),
-    max_leaves=8,
-)
+texts = st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
 
 def literal(value: Any) -> str:
@@ -140,7 +136,15 @@ def literal(value: Any) -> str:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(arrays, max_size=4))
+@given(
+    st.lists(texts, max_size=4)
+    # Each array in an array is as long as the others.
+    | st.integers(1, 3).flatmap(
+        lambda length: st.lists(
+            st.lists(texts, min_size=length, max_size=length), min_size=1, max_size=3
+        )
+    )
+)
 def test_any_array_of_texts_comes_back(value: list[Any]) -> None:
     assert exactly(render(literal(value), "_text")) == value
 
