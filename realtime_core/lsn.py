@@ -45,7 +45,8 @@ class LSN(int):
         if match is None:
             raise ValueError(f"not an LSN: {text!r}; it looks like 16/B374D848")
         high, low = match.groups()
-        return cls(int(high, 16) << 32 | int(low, 16))
+        # Past __new__, which would ask again whether it fits.
+        return super().__new__(cls, int(high, 16) << 32 | int(low, 16))
 
     def __str__(self) -> str:
         return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"

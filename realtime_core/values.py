@@ -15,7 +15,6 @@ sources' pinned sessions write it (DateStyle ISO, IntervalStyle postgres, TimeZo
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from .errors import ValueConversionError
 from .oids import BUILTIN_TYPES
+from .types.intervals import written_fields
 
 if TYPE_CHECKING:
     from psycopg.abc import AdaptContext, Buffer, Transformer
@@ -63,12 +63,6 @@ _array_item: Final = Struct("!i")
 _MAX_DIMENSIONS: Final = 6
 
 _unpack_interval: Final = Struct("!qii").unpack
-_INTERVAL: Final = re.compile(
-    rb"(?:(?P<years>[-+]?\d+) years? ?)?"
-    rb"(?:(?P<months>[-+]?\d+) mons? ?)?"
-    rb"(?:(?P<days>[-+]?\d+) days? ?)?"
-    rb"(?:(?P<sign>[-+])?(?P<hours>\d+):(?P<minutes>\d\d):(?P<seconds>\d\d)(?:\.(?P<fraction>\d{1,6}))?)?"
-)
 
 
 def make_converter(column: str, type_oid: int, type_name: str, type_schema: str) -> Converter:
@@ -279,17 +273,11 @@ def _array_items(data: bytes) -> tuple[int, list[int], list[bytes | None]]:
 
 
 def _interval_from_text(data: bytes) -> timedelta:
-    match = _INTERVAL.fullmatch(data)
-    if match is None or not data:
-        raise ValueError(f"timedelta cannot hold {data.decode(errors='replace')!r}")
-    years, months, days, hours, minutes, seconds = (
-        int(match[name] or 0) for name in ("years", "months", "days", "hours", "minutes", "seconds")
-    )
-    microseconds = ((hours * 60 + minutes) * 60 + seconds) * 1_000_000
-    microseconds += int((match["fraction"] or b"").ljust(6, b"0"))
-    if match["sign"] == b"-":
-        microseconds = -microseconds
-    return _interval(12 * years + months, days, microseconds)
+    text = data.decode()
+    fields = written_fields(text)
+    if fields is None:
+        raise ValueError(f"timedelta cannot hold {text!r}")
+    return _interval(*fields)
 
 
 def _interval(months: int, days: int, microseconds: int) -> timedelta:

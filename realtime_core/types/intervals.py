@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 
 from .base import Kind, UnreadableError
 
-__all__ = ["INTERVAL"]
+__all__ = ["INTERVAL", "written_fields"]
 
 _Parts: TypeAlias = tuple[int, int, int, int]
 """Years, months, days, microseconds."""
@@ -71,24 +71,40 @@ _MOST: Final = ((1 << 31) - 1, (1 << 31) - 1, (1 << 63) - 1)
 _SPELLING: Final = "write it as 1 day 02:03:04, or as P1DT2H3M4S"
 
 
-def _read(text: str) -> int | float:
-    """Read what PostgreSQL writes, in a third of the time."""
+def written_fields(text: str) -> tuple[int, int, int] | None:
+    """Return an interval's months, days and microseconds.
+
+    Args:
+        text: as PostgreSQL writes it with ``IntervalStyle`` ``postgres``:
+            ``1 year 2 mons -3 days +04:05:06.789``.
+
+    Returns:
+        None if it is written in another way; so are the infinities.
+    """
     found = _WRITTEN.fullmatch(text)
     if found is None or not text:
-        return _interval(text)
+        return None
     years, months, days, sign, hours, minutes, seconds, fraction = found.groups()
-    total = 0
+    microseconds = 0
     if hours:
-        total = ((int(hours) * 60 + int(minutes)) * 60 + int(seconds)) * _SECOND
+        microseconds = ((int(hours) * 60 + int(minutes)) * 60 + int(seconds)) * _SECOND
         if fraction:
-            total += int(fraction.ljust(6, "0"))
+            microseconds += int(fraction.ljust(6, "0"))
         if sign == "-":
-            total = -total
-    if days:
-        total += int(days) * _DAY
-    if months:
-        total += int(months) * _MONTH
-    return total + int(years) * _YEAR if years else total
+            microseconds = -microseconds
+    total_months = int(months) if months else 0
+    if years:
+        total_months += 12 * int(years)
+    return total_months, int(days) if days else 0, microseconds
+
+
+def _read(text: str) -> int | float:
+    """Read what PostgreSQL writes, in a third of the time."""
+    fields = written_fields(text)
+    if fields is None:
+        return _interval(text)
+    months, days, microseconds = fields
+    return months * _MONTH + days * _DAY + microseconds
 
 
 def _interval(text: str) -> int | float:

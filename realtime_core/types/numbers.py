@@ -8,6 +8,7 @@ from decimal import Decimal, InvalidOperation
 from struct import Struct
 from typing import Any, Final
 
+from ..lsn import LSN
 from .base import GREATEST, Kind, Reader, UnreadableError
 
 __all__ = ["NUMBERS", "NUMERIC_SCALE", "parse_numeric"]
@@ -24,7 +25,6 @@ _NUMERIC: Final = re.compile(
 _FLOAT: Final = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _INFINITY: Final = re.compile(r"([+-]?)inf(?:inity)?", re.IGNORECASE)
 _MONEY: Final = re.compile(r"(-?)\$?(\d{1,3}(?:,\d{3})+|\d{1,20})(?:\.(\d{1,2}))?", re.ASCII)
-_LSN: Final = re.compile(r"([0-9a-f]{1,8})/([0-9a-f]{1,8})", re.ASCII | re.IGNORECASE)
 _TID: Final = re.compile(r"\((\d{1,10}),(\d{1,5})\)", re.ASCII)
 
 _MOST_CENTS: Final = (1 << 63) - 1
@@ -153,10 +153,10 @@ def _money(text: str) -> int:
 
 
 def _lsn(text: str) -> int:
-    found = _LSN.fullmatch(text)
-    if found is None:
-        raise UnreadableError("it is not a WAL position, as 16/B374D848 is")
-    return (int(found[1], 16) << 32) + int(found[2], 16)
+    try:
+        return LSN.parse(text)
+    except ValueError:
+        raise UnreadableError("it is not a WAL position, as 16/B374D848 is") from None
 
 
 def _tid(text: str) -> tuple[int, int]:
