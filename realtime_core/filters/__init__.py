@@ -7,8 +7,9 @@ language and what it means is described in ``docs/reference/filters.md``.
 
 from ..types.columns import EnumOrders, comparison_key
 from ._regex import has_regex
+from ._table_filters import Asked
 from .filter import CompiledFilter, Filter, Match, parse_filter
-from .index import Asked, FilterIndex
+from .index import FilterIndex
 from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side
 
 __all__ = [

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections import Counter, OrderedDict
 from collections.abc import Callable, Generator, Hashable, Iterator
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Final, Generic, TypeVar
 
 from ..changes import Change, Insert, LogicalMessage, Relation, RowChange, Truncate, Update
 from ..errors import FilterError
@@ -21,11 +20,12 @@ from ..types.base import Key, reason
 from ..types.columns import EnumOrders
 from ._rows import Row, Source, earlier, row_of
 from ._steps import judging
-from .compiler import Plan, Scope
+from ._table_filters import Asked, Entry, Filed, TableFilters
+from .compiler import Scope
 from .filter import Filter, Match, transition
 from .three_valued import Test
 
-__all__ = ["Asked", "FilterIndex"]
+__all__ = ["FilterIndex"]
 
 logger = logging.getLogger("realtime.filters")
 
@@ -39,156 +39,8 @@ _MANY: Final = 10
 have a hundred such."""
 
 
-class Asked(NamedTuple):
-    """What a table's filters ask of each row."""
-
-    conditions: int
-    """How many of them, and lookups, at most."""
-    columns: frozenset[str]
-    """Of which more is asked than that a value is looked up."""
-
-
-class _Entry(Generic[S]):
-    """A filter and its subscriptions."""
-
-    __slots__ = ("filter", "plan", "sources", "subscriptions")
-
-    def __init__(self, filter: Filter) -> None:
-        self.filter = filter
-        self.subscriptions: dict[S, None] = {}
-        self.plan: Plan | None = None
-        """None until a relation is known that it fits."""
-        self.sources = 0
-        """How many sources it is filed under; one that has several may be found twice."""
-
-
-_Filed = _Entry[Any] | dict[_Entry[Any], None]
-"""Most values have one entry; a dict for one would take three times the memory."""
-
-
 _NOTHING: Final = Asked(0, frozenset())
-_NO_KEYS: Final[dict[Key, _Filed]] = {}
-
-
-class _Table(Generic[S]):
-    """The filters on one table."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, _Entry[S]] = {}
-        """By the filter's canonical text."""
-        self.scope: Scope | None = None
-        """None until the relation is known."""
-        self.untyped: OrderedDict[_Entry[S], None] = OrderedDict()
-        """Those that are not held against the relation yet, in their order."""
-        self._filed: dict[Source, dict[Key, _Filed]] = {}
-        self._is_sorted = True
-        self.always: dict[_Entry[S], None] = {}
-        self.scanned: dict[_Entry[S], None] = {}
-        self.failures: set[Source | _Entry[S]] = set()
-        """Whose errors were logged: once is enough."""
-        # Of the entries that are scanned, and most of those that one value finds.
-        self._scanned = self._most_found = 0
-        # By column, how many entries ask more of it than a lookup does.
-        self._columns: Counter[str] = Counter()
-
-    @property
-    def asked(self) -> Asked:
-        """What each row is asked."""
-        conditions = self._scanned + self._most_found + len(self._filed)
-        return Asked(conditions, frozenset(self._columns))
-
-    def bind(self, scope: Scope) -> None:
-        """Forget what was known of another relation: all filters have to be typed anew."""
-        self.scope = scope
-        self._filed = {}
-        for entries in (self.always, self.scanned, self.failures, self._columns):
-            entries.clear()
-        self._scanned = self._most_found = 0
-        self.untyped = OrderedDict.fromkeys(self.entries.values())
-        for entry in self.untyped:
-            entry.plan = None
-
-    def type_some(self, most: int) -> list[tuple[_Entry[S], FilterError]]:
-        """Type the next filters, until they have so many conditions.
-
-        Returns:
-            those that do not fit, and why.
-        """
-        misfits = []
-        conditions = 0
-        while self.untyped and conditions < most:
-            entry, _ = self.untyped.popitem(last=False)
-            conditions += max(entry.filter.conditions, 1)
-            try:
-                self.file(entry)
-            except FilterError as exc:
-                misfits.append((entry, exc))
-        return misfits
-
-    def file(self, entry: _Entry[S]) -> None:
-        """Put an entry where it will be found. Raises FilterError if it does not fit."""
-        assert self.scope is not None
-        root = entry.filter.root
-        if root is None:
-            self.always[entry] = None
-            return
-        plan = entry.plan = self.scope.plan(root, entry.filter.text)
-        if plan.access is None:
-            self.scanned[entry] = None
-            self._scanned += entry.filter.conditions
-        if plan.access is None or plan.residual is not None:
-            self._columns.update(entry.filter.columns)
-        if plan.access is None:
-            return
-        entry.sources = len({source for source, _ in plan.access})
-        for source, key in plan.access:
-            keys = self._filed.get(source)
-            if keys is None:
-                keys = self._filed[source] = {}
-                self._is_sorted = False
-            present = keys.get(key)
-            if present is None:
-                keys[key] = entry
-            elif isinstance(present, dict):
-                present[entry] = None
-                # Those of one value have about as many, and it need not be known when they go.
-                found = len(present) * entry.filter.conditions
-                self._most_found = max(self._most_found, found)
-            else:
-                keys[key] = {present: None, entry: None}
-
-    @property
-    def filed(self) -> dict[Source, dict[Key, _Filed]]:
-        """Entries by source, in the order of their columns' names; by key."""
-        # Not with each new source: there may be thousands of paths into JSON.
-        if not self._is_sorted:
-            self._filed = dict(sorted(self._filed.items(), key=lambda item: item[0].column))
-            self._is_sorted = True
-        return self._filed
-
-    def unfile(self, entry: _Entry[S]) -> None:
-        """Take an entry out."""
-        plan, entry.plan = entry.plan, None
-        self.untyped.pop(entry, None)
-        self.always.pop(entry, None)
-        if self.scanned.pop(entry, self) is None:
-            self._scanned -= entry.filter.conditions
-        if plan is None:
-            return
-        if plan.access is None or plan.residual is not None:
-            self._columns -= Counter(entry.filter.columns)
-        if plan.access is None:
-            return
-        for source, key in plan.access:
-            keys = self._filed[source]
-            present = keys[key]
-            if isinstance(present, dict) and len(present) > 1:
-                del present[entry]
-                continue
-            del keys[key]
-            if not keys:
-                del self._filed[source]
-                self.failures.discard(source)
+_NO_KEYS: Final[dict[Key, Filed]] = {}
 
 
 class FilterIndex(Generic[S]):
@@ -212,7 +64,7 @@ class FilterIndex(Generic[S]):
     ) -> None:
         self._enums: EnumOrders = {} if enums is None else enums
         self._on_error = on_error
-        self._tables: dict[tuple[str, str], _Table[S]] = {}
+        self._tables: dict[tuple[str, str], TableFilters[S]] = {}
         self.errors = 0
         """How often a row could not be judged by a filter, or by a column that filters are found
         by. It passes those filters alone that it passes whatever the value is."""
@@ -244,10 +96,10 @@ class FilterIndex(Generic[S]):
             FilterError: if the table is known and the filter does not fit it, unless it is to
                 wait.
         """
-        at = self._tables.get((schema, table)) or _Table()
+        at = self._tables.get((schema, table)) or TableFilters()
         text = str(filter)
         known = at.entries.get(text)
-        entry: _Entry[S] = known or _Entry(filter)
+        entry: Entry[S] = known or Entry(filter)
         misfit: FilterError | None = None
         try:
             if known is None:
@@ -356,8 +208,8 @@ class FilterIndex(Generic[S]):
         return [(each, match) for entry, match in moves for each in entry.subscriptions]
 
     def _moves(
-        self, table: _Table[S], change: RowChange, *, in_steps: bool
-    ) -> Generator[None, None, list[tuple[_Entry[S], Match]]]:
+        self, table: TableFilters[S], change: RowChange, *, in_steps: bool
+    ) -> Generator[None, None, list[tuple[Entry[S], Match]]]:
         row = row_of(change)
         if in_steps:
             now = dict.fromkeys((yield from self._judging(table, row)))
@@ -367,7 +219,7 @@ class FilterIndex(Generic[S]):
             match = Match.ENTERS if isinstance(change, Insert) else Match.LEAVES
             return [(entry, match) for entry in now]
         before = earlier(change)
-        found: list[tuple[_Entry[S], Match]] = []
+        found: list[tuple[Entry[S], Match]] = []
         for entry in now:
             if in_steps:
                 yield
@@ -385,7 +237,7 @@ class FilterIndex(Generic[S]):
                 found.append((entry, Match.LEAVES))
         return found
 
-    def _transition(self, table: _Table[S], entry: _Entry[S], before: Row) -> Match:
+    def _transition(self, table: TableFilters[S], entry: Entry[S], before: Row) -> Match:
         if entry.filter.compares_versions:
             return Match.PASSES
         plan = entry.plan
@@ -394,7 +246,7 @@ class FilterIndex(Generic[S]):
         assert found is not None
         return found
 
-    def _is_judged(self, table: _Table[S], entry: _Entry[S], row: Row) -> bool:
+    def _is_judged(self, table: TableFilters[S], entry: Entry[S], row: Row) -> bool:
         if entry.plan is None:
             # It has gone meanwhile.
             return False
@@ -405,13 +257,13 @@ class FilterIndex(Generic[S]):
             return False
         return True
 
-    def _table(self, relation: Relation) -> _Table[S] | None:
+    def _table(self, relation: Relation) -> TableFilters[S] | None:
         table = self._bound(relation)
         if table is not None and table.untyped:
             self._type_some(table, sys.maxsize)
         return table
 
-    def _bound(self, relation: Relation) -> _Table[S] | None:
+    def _bound(self, relation: Relation) -> TableFilters[S] | None:
         table = self._tables.get((relation.schema, relation.table))
         if table is None:
             return None
@@ -422,7 +274,7 @@ class FilterIndex(Generic[S]):
                 table.bind(Scope(relation, self._enums))
         return table
 
-    def _type_some(self, table: _Table[S], most: int) -> None:
+    def _type_some(self, table: TableFilters[S], most: int) -> None:
         misfits = table.type_some(most)
         if self._on_error is None:
             return
@@ -430,9 +282,9 @@ class FilterIndex(Generic[S]):
         for subscription, exc in told:
             self._on_error(subscription, exc)
 
-    def _passing(self, table: _Table[S], row: Row) -> list[_Entry[S]]:
-        found: list[_Entry[S]] = list(table.always)
-        several: set[_Entry[S]] = set()
+    def _passing(self, table: TableFilters[S], row: Row) -> list[Entry[S]]:
+        found: list[Entry[S]] = list(table.always)
+        several: set[Entry[S]] = set()
         for source, keys in table.filed.items():
             try:
                 value = row.value(source)
@@ -442,7 +294,7 @@ class FilterIndex(Generic[S]):
                 continue
             if filed is None:
                 continue
-            for entry in (filed,) if isinstance(filed, _Entry) else filed:
+            for entry in (filed,) if isinstance(filed, Entry) else filed:
                 assert entry.plan is not None
                 if entry.sources > 1:
                     if entry in several:
@@ -457,10 +309,10 @@ class FilterIndex(Generic[S]):
                 found.append(entry)
         return found
 
-    def _judging(self, table: _Table[S], row: Row) -> Generator[None, None, list[_Entry[S]]]:
+    def _judging(self, table: TableFilters[S], row: Row) -> Generator[None, None, list[Entry[S]]]:
         """Return what :meth:`_passing` does, and stop before each condition and lookup."""
-        found: list[_Entry[S]] = list(table.always)
-        several: set[_Entry[S]] = set()
+        found: list[Entry[S]] = list(table.always)
+        several: set[Entry[S]] = set()
         # Copies, since filters come and go meanwhile.
         for source in list(table.filed):
             yield
@@ -472,7 +324,7 @@ class FilterIndex(Generic[S]):
                 continue
             if filed is None:
                 continue
-            for entry in (filed,) if isinstance(filed, _Entry) else list(filed):
+            for entry in (filed,) if isinstance(filed, Entry) else list(filed):
                 if entry.plan is None or entry in several:
                     continue
                 if entry.sources > 1:
@@ -485,7 +337,7 @@ class FilterIndex(Generic[S]):
         return found
 
     def _ask(
-        self, table: _Table[S], entry: _Entry[S], row: Row
+        self, table: TableFilters[S], entry: Entry[S], row: Row
     ) -> Generator[None, None, bool | None]:
         if entry.plan is None:
             # It has gone meanwhile, or passes everything.
@@ -496,7 +348,9 @@ class FilterIndex(Generic[S]):
             self._count(table, entry, exc)
             return None
 
-    def _evaluate(self, table: _Table[S], entry: _Entry[S], test: Test, row: Row) -> bool | None:
+    def _evaluate(
+        self, table: TableFilters[S], entry: Entry[S], test: Test, row: Row
+    ) -> bool | None:
         """Evaluate a filter; an error means that the row does not pass, nor is known to."""
         try:
             return test(row)
@@ -504,7 +358,7 @@ class FilterIndex(Generic[S]):
             self._count(table, entry, exc)
             return None
 
-    def _count(self, table: _Table[S], what: Source | _Entry[S], exc: Exception) -> None:
+    def _count(self, table: TableFilters[S], what: Source | Entry[S], exc: Exception) -> None:
         self.errors += 1
         if what in table.failures:
             return

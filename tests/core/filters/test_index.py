@@ -17,7 +17,7 @@ from realtime_core import (
     ReplicaIdentity,
     Truncate,
 )
-from realtime_core.filters import FilterIndex, Match, parse_filter
+from realtime_core.filters import FilterIndex, Match, _table_filters, parse_filter
 from realtime_core.filters import index as index_module
 from realtime_core.filters.index import FilterIndex as _Index
 from realtime_core.records import UNCHANGED, Field
@@ -170,7 +170,7 @@ def test_many_paths_are_put_in_order_once(monkeypatch: pytest.MonkeyPatch) -> No
         sizes.append(len(result))
         return result
 
-    monkeypatch.setattr(index_module, "sorted", watched, raising=False)
+    monkeypatch.setattr(_table_filters, "sorted", watched, raising=False)
     of = relation(id="int4", data="jsonb")
     index = index_of(*(f"data->a->>key{number}=eq.x" for number in range(100)))
     assert index.match(insert(of, "1", '{"a": {"key7": "x"}}')) == ["data->a->>key7=eq.x"]
@@ -257,7 +257,7 @@ def test_other_columns_make_the_filters_typed_anew() -> None:
 def test_the_same_columns_again_type_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     index = index_of("id=eq.1")
     index.match(insert(T, "1", None, None))
-    monkeypatch.delattr(index_module._Table, "bind")
+    monkeypatch.delattr(_table_filters.TableFilters, "bind")
     again = relation(id="int4", name="text", v="int4")
     assert again is not T
     assert index.match(insert(again, "1", None, None)) == ["id=eq.1"]
