@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import csv
 import io
@@ -67,6 +68,11 @@ def test_unchanged_stays_the_only_one_of_its_type() -> None:
     assert all(each is UNCHANGED for each in copies)
 
 
+def write_to_sqlite(value: Any) -> None:
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.execute("select ?", [value])
+
+
 SINKS: dict[str, Callable[[Any], Any]] = {
     "csv": lambda value: csv.writer(io.StringIO()).writerow([value]),
     "json": json.dumps,
@@ -77,7 +83,7 @@ SINKS: dict[str, Callable[[Any], Any]] = {
     "psycopg, text": lambda value: Transformer().as_literal(value),
     "psycopg, any format": lambda value: Transformer().dump_sequence([value], [PyFormat.AUTO]),
     "psycopg, jsonb": lambda value: Transformer().as_literal(Jsonb({"bio": value})),
-    "sqlite3": lambda value: sqlite3.connect(":memory:").execute("select ?", [value]),
+    "sqlite3": write_to_sqlite,
     "print": lambda value: print(value, file=io.StringIO()),
     "an f-string": lambda value: f"{value}",
     "an f-string, aligned": lambda value: f"{value:>20}",
