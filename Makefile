@@ -12,12 +12,12 @@ WORKERS ?= $(if $(TEST_DSN),0,3)
 # Files with a leading underscore are what the benchmarks share.
 BENCHMARKS ?= $(sort $(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
-.PHONY: help demo test check bench docs clean lint clients
+.PHONY: help demo test check bench release docs clean lint clients
 .DEFAULT_GOAL := help
 
 help: ## print this menu
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
-	    printf 'make %-7s%s\n' "$$name" "$$text"; done
+	    printf 'make %-8s%s\n' "$$name" "$$text"; done
 
 demo: $(VENV)/.demo ## PostgreSQL, sample tables, the server and a page; PORT=4567 for another port
 	@exec $(RUN) -m realtime_server.demo
@@ -34,6 +34,9 @@ bench: $(VENV)/.dev ## run the benchmarks; BENCHMARKS=benchmarks/e2e.py for one
 	@failed=; for file in $(BENCHMARKS); do echo "== $$file"; \
 	    $(RUN) -m "$$(echo $${file%.py} | tr / .)" || failed="$$failed $$file"; done; \
 	if [ -n "$$failed" ]; then echo "did not finish:$$failed" >&2; exit 1; fi
+
+release: $(VENV)/.dev ## wheel and sdist of the last commit into dist/, made twice and tried
+	@$(RUN) tools/release.py
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	@$(RUN) -m mkdocs build --strict

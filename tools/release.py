@@ -1,0 +1,259 @@
+"""`make release`: the files of a release, which anybody can make again byte for byte.
+
+Wheel and sdist are built twice from the last commit, in different folders, time zones and
+umasks, with the commit's time as SOURCE_DATE_EPOCH, and have to be the same both times. Then the
+README's first steps are gone through with the wheel in a new virtual environment: the demo, and
+the program that prints a table's changes. What passes is put into `dist/`.
+
+Run it in a checkout, with the extra `dev` installed. Exit codes: 0 with the files in `dist/`, 1 for
+everything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+import tomllib
+import urllib.request
+import venv
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+ROOT = Path.cwd()
+PLACEHOLDER = "https://example.org/"
+BUILDS: tuple[tuple[str, int, Mapping[str, str]], ...] = (
+    ("first", 0o022, {"TZ": "UTC", "LC_ALL": "C", "PYTHONHASHSEED": "1"}),
+    ("second/elsewhere", 0o077, {"TZ": "Asia/Kolkata", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "2"}),
+)
+"""Where each build is made, with which umask, and in which environment."""
+PATIENCE = 60.0
+"""Seconds that a newcomer waits for anything."""
+
+
+class ReleaseError(Exception):
+    """There is nothing to release; the text says why."""
+
+
+def run(*command: str | Path, **options: object) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload]
+    if done.returncode != 0:
+        raise ReleaseError(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
+    return str(done.stdout)
+
+
+def build_twice(folder: Path) -> list[Path]:
+    """Build wheel and sdist of the last commit twice, and return the files of the first build.
+
+    Raises:
+        ReleaseError: There are changes that are not committed, a build fails, or the second
+            build's files are not the first one's.
+    """
+    if changed := run("git", "status", "--porcelain", cwd=ROOT):
+        raise ReleaseError(f"a release is made of a commit; commit or remove first:\n{changed}")
+    epoch = run("git", "log", "-1", "--format=%ct", cwd=ROOT).strip()
+    commit = folder / "commit.tar"
+    run("git", "archive", "--format=tar", f"--output={commit}", "HEAD", cwd=ROOT)
+    builds = []
+    for name, umask, settings in BUILDS:
+        source = folder / name / "source"
+        source.mkdir(parents=True)
+        environment = {**os.environ, **settings, "SOURCE_DATE_EPOCH": epoch}
+        # By tar, which heeds the umask.
+        run("tar", "-xf", commit, "-C", source, umask=umask)
+        out = folder / name / "out"
+        command = (sys.executable, "-m", "build", "--outdir", out, source)
+        run(*command, env=environment, umask=umask)
+        builds.append(sorted(out.iterdir()))
+    first, second = builds
+    if problems := [text for pair in zip(first, second, strict=True) for text in compare(*pair)]:
+        raise ReleaseError("\n".join(["the second build differs from the first:", *problems]))
+    return first
+
+
+def compare(one: Path, other: Path) -> Iterator[str]:
+    """Yield what differs between two archives: their names, their members, or only their form."""
+    if one.name != other.name:
+        yield f"{one.name} is {other.name}"
+    elif one.read_bytes() != other.read_bytes():
+        members, others = members_of(one), members_of(other)
+        differing = sorted(
+            name for name in members.keys() | others if members.get(name) != others.get(name)
+        )
+        yield f"{one.name}: {', '.join(differing) or 'its bytes, though all its members are equal'}"
+
+
+def members_of(archive: Path) -> dict[str, tuple[object, ...]]:
+    """Return what an archive says of each of its files, by name."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            return {
+                item.filename: (wheel.read(item), item.date_time, item.external_attr)
+                for item in wheel.infolist()
+            }
+    with tarfile.open(archive) as sdist:
+        found: dict[str, tuple[object, ...]] = {}
+        for member in sdist.getmembers():
+            file = sdist.extractfile(member)
+            owner = (member.uname, member.gname, member.uid, member.gid)
+            data = file.read() if file is not None else None
+            found[member.name] = (data, member.mtime, member.mode, *owner)
+        return found
+
+
+def follow_the_readme(wheel: Path, folder: Path) -> None:
+    """Go the README's first steps with a wheel in a new environment.
+
+    Raises:
+        ReleaseError: One of them fails, or prints something else than the README says.
+    """
+    environment = folder / "environment"
+    venv.create(environment)
+    run(sys.executable, "-m", "pip", "--python", environment, "install", "-q", f"{wheel}[demo]")
+    bin = environment / "bin"
+    for program in ("realtime-core", "realtime-server"):
+        version = run(bin / program, "--version", cwd=folder).split()
+        if len(version) != 2 or f"-{version[1]}-" not in wheel.name:
+            raise ReleaseError(f"{program} --version prints {' '.join(version)!r}, not {wheel}")
+    with running(bin / "python", "-m", "realtime_server.demo", cwd=folder, PORT="0") as demo:
+        page = re.search(r"http://\S+", demo.wait_for("The demo is at "))
+        dsn = re.search(r"postgresql://[^\s']+", demo.wait_for(" -c "))
+        assert page is not None
+        assert dsn is not None
+        with urllib.request.urlopen(page[0], timeout=PATIENCE) as answer:
+            if b"<title>" not in answer.read():
+                raise ReleaseError(f"there is no page at {page[0]}")
+        print_a_tables_changes(bin / "python", dsn[0], folder)
+
+
+def print_a_tables_changes(python: Path, dsn: str, folder: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+
+    def blocks(language: str) -> list[str]:
+        return re.findall(rf"^```{language}\n(.*?)^```$", readme, re.M | re.S)
+
+    prepare, changes = blocks("sql")
+    (expected,) = blocks("text")
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("create database shop")
+    shop = make_conninfo(dsn, dbname="shop")
+    program = folder / "shop.py"
+    program.write_text(blocks("python")[0].replace('"dbname=shop"', repr(shop)))
+    with psycopg.connect(shop, autocommit=True) as connection:
+        connection.execute(prepare)
+        with running(python, "-u", program, cwd=folder) as printed:
+            ready = "select 1 from pg_replication_slots where slot_name = 'etl' and active"
+            printed.wait_until(lambda: connection.execute(ready).fetchone() is not None)
+            connection.execute(changes)
+            wanted = expected.splitlines()
+            printed.wait_until(lambda: len(printed.lines) >= len(wanted))
+    if printed.lines != wanted:
+        raise ReleaseError(f"the README's program printed {printed.lines}, not {wanted}")
+
+
+class Program:
+    """A program that runs, and the lines that it has printed."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.lines: list[str] = []
+        self._process = process
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def wait_for(self, text: str) -> str:
+        """Return the first line with this text, as soon as it is printed."""
+        self.wait_until(lambda: any(text in line for line in self.lines))
+        return next(line for line in self.lines if text in line)
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so, which is looked at twenty times a second."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._fail("did not come so far")
+            time.sleep(0.05)
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C, and wait for the end."""
+        self._process.send_signal(signal.SIGINT)
+        if self._process.wait(PATIENCE) != 0:
+            self._fail("did not end well after Ctrl-C")
+
+    def end(self) -> None:
+        """Kill it, if it still runs."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+
+    def _fail(self, how: str) -> NoReturn:
+        self.end()
+        printed = "\n".join(self.lines)
+        raise ReleaseError(f"{self._process.args} {how}; it printed:\n{printed}")
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            self.lines.extend(map(str.rstrip, lines))
+
+
+@contextmanager
+def running(*command: str | Path, cwd: Path, **environment: str) -> Iterator[Program]:
+    """Run a program inside the `with` block, and interrupt it at the end."""
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    program = Program(process)
+    try:
+        yield program
+        program.interrupt()
+    finally:
+        program.end()
+
+
+def main() -> int:
+    try:
+        with tempfile.TemporaryDirectory(prefix="release-") as name:
+            folder = Path(name)
+            print("building wheel and sdist twice", flush=True)
+            files = build_twice(folder)
+            [wheel] = (file for file in files if file.suffix == ".whl")
+            print(f"following the README with {wheel.name}", flush=True)
+            follow_the_readme(wheel, folder)
+            dist = ROOT / "dist"
+            dist.mkdir(exist_ok=True)
+            for file in files:
+                shutil.copyfile(file, dist / file.name)
+                print(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  dist/{file.name}")
+    except ReleaseError as error:
+        print(f"no release: {error}", file=sys.stderr)
+        return 1
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
+    if any(url.startswith(PLACEHOLDER) for url in urls.values()):
+        print(
+            f"Before you upload it: {PLACEHOLDER} in pyproject.toml stands for the repository's "
+            "place; put that there, and make the release again."
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
