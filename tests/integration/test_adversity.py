@@ -133,9 +133,9 @@ class Consumer:
         """Leave without a word to the server, as a process that is killed."""
         self._task.cancel()
         await asyncio.wait({self._task})
-        connection = self.source._connection
-        if connection is not None:
-            connection.abort()
+        live = self.source._live
+        if live is not None:
+            live.connection.abort()
         await self.source.aclose()
 
     async def close(self) -> None:

@@ -1,0 +1,165 @@
+"""StreamHistory: what a source has taken from its slot, across reconnects, gaps and clusters.
+
+It does no I/O. A source tells it of each attachment, and gets the gap that the consumer has to
+hear of; it says up to where the consumer may acknowledge, and where the next connection goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from ..changes import Begin, Change, Commit, Gap, GapReason
+from ..errors import PositionMismatchError
+from ..lsn import LSN
+from ..positions import Position, StreamIdentity
+from ..replication.progress import Place
+from ..replication.sequence import NOWHERE, Sequence
+from ._attach import Attachment, ResumePoint
+from ._meter import Meter
+from ._skips import Skips
+
+__all__ = ["StreamHistory"]
+
+logger = logging.getLogger("realtime.source")
+
+
+class StreamHistory:
+    """The sequence of changes under way, and what is left of those before it.
+
+    Args:
+        start_at: the consumer's own checkpoint, if it has stored one.
+        own_checkpoint: whether the consumer keeps its own checkpoint.
+        passes: says which events the source's filter lets through; None: all.
+        meter: counts gaps, and what sequences had when they ended.
+    """
+
+    def __init__(
+        self,
+        start_at: Position | None,
+        *,
+        own_checkpoint: bool,
+        passes: Callable[[Change | Begin | Commit], bool] | None,
+        meter: Meter,
+    ) -> None:
+        self.stream: StreamIdentity | None = None
+        """The stream that was attached to last; None before the first time."""
+        self.sequence = Sequence(LSN(0))
+        """The changes taken since the first attachment, or since the last gap."""
+        self.skips = Skips()
+        """Where the stream stands in what PostgreSQL 18 leaves out."""
+        self.idle_at = -math.inf
+        """When the consumer was offered a position to store last, by the event loop's clock."""
+        self._start_at = start_at
+        self._start: Place = NOWHERE if start_at is None else (start_at.lsn, start_at.index)
+        self._own_checkpoint = own_checkpoint
+        self._passes = passes
+        self._meter = meter
+        # Streams, and timelines of this one, whose positions count no more.
+        self._former_streams: set[StreamIdentity] = set()
+        self._former_timelines: set[int] = set()
+
+    def resume_point(self) -> ResumePoint | None:
+        """Return where the next connection goes on; None before the first one."""
+        if self.stream is None:
+            return None
+        sequence = self.sequence
+        return ResumePoint(self.stream, sequence.last, sequence.progress.flushed, self.skips)
+
+    def attached(self, attachment: Attachment) -> Iterator[Gap] | None:
+        """Take note of a new connection.
+
+        Returns:
+            The gap between what was taken so far and what comes now, if there is one. To be asked
+            for when all events that were read before have been taken: only then is it known
+            where the gap begins.
+        """
+        former, stream = self.stream, attachment.stream
+        gap = None
+        if attachment.skips_until is not None:
+            assert attachment.reason is not None
+            self.skips.begin(attachment.skips_until)
+            gap = self._gap(attachment.reason, attachment.skips_until, self.sequence, former)
+        elif former is None or attachment.reason is not None:
+            if former is not None and stream != former:
+                self._former_streams.add(former)
+            elif former is not None and stream.timeline != former.timeline:
+                self._former_timelines.add(former.timeline)
+            gap = self._begin_sequence(attachment)
+        self.stream = stream
+        self.sequence.resume()
+        return gap
+
+    def _begin_sequence(self, attachment: Attachment) -> Iterator[Gap] | None:
+        """Begin a new sequence: the first one, or another one behind a gap."""
+        former = self.sequence
+        gap = None
+        if self.stream is None:
+            former = Sequence(LSN(0), start=self._start)
+        if attachment.reason is not None:
+            gap = self._gap(attachment.reason, attachment.start, former, self.stream)
+        self._meter.sequence_ended(former)
+        self.skips = Skips()
+        self.sequence = Sequence(
+            attachment.start,
+            # Behind a gap nothing is a repetition, wherever it stands.
+            start=self._start if attachment.reason is None else NOWHERE,
+            own_checkpoint=self._own_checkpoint,
+            passes=self._passes,
+        )
+        return gap
+
+    def _gap(
+        self,
+        reason: GapReason,
+        until: LSN,
+        former: Sequence,
+        former_stream: StreamIdentity | None,
+    ) -> Iterator[Gap]:
+        after = self._position_at(former.last, former_stream or self.stream)
+        logger.error("changes may be lost: %s, after %s", reason.value, after)
+        self._meter.gaps += 1
+        yield Gap(after, Position(until, 0, self.stream), reason)
+
+    def _position_at(self, place: Place, stream: StreamIdentity | None) -> Position | None:
+        if place == NOWHERE:
+            return None
+        if place == self._start:
+            start = self._start_at
+            # It may come from another list of publications.
+            return start and attrs.evolve(start, stream=stream)
+        return Position(LSN(place[0]), place[1], stream)
+
+    def place_of(self, position: Position) -> Place | None:
+        """Return the place that acknowledging a position stands for; None for none any more.
+
+        Raises:
+            PositionMismatchError: if it belongs to another stream.
+        """
+        stream = position.stream
+        if stream is not self.stream:
+            if stream in self._former_streams:
+                return None
+            if position == self._start_at:
+                # It may come from another list of publications; it is done with from the start.
+                return None
+            if stream is None or stream != self.stream:
+                raise PositionMismatchError(
+                    f"cannot acknowledge {position}: this source streams {self.stream}"
+                )
+            if stream.timeline in self._former_timelines:
+                return None
+        return position.lsn, position.index
+
+    def handed_over(self, position: Position | None) -> Place:
+        """Return up to where this stream was handed over.
+
+        Args:
+            position: the last one that the source has handed over.
+        """
+        if position is None or position.stream != self.stream:
+            return self._start
+        return max(self._start, (position.lsn, position.index))

@@ -1,0 +1,178 @@
+"""LiveStream: one connection that streams from a slot, and what lives as long as it does.
+
+It reads what the server sent, has it decoded, and tells the server how far the consumer is. After
+a break there is another one, which takes up the same :class:`StreamHistory`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
+from typing import Final
+
+from ..changes import Event, Idle
+from ..lsn import LSN
+from ..positions import Position
+from ..replication.protocol import (
+    TAG_KEEPALIVE,
+    TAG_XLOG_DATA,
+    XLOG_DATA_HEADER,
+    Keepalive,
+    parse_copy_data,
+)
+from ._attach import Attachment, PayloadDecoder
+from ._feedback import Feedback
+from ._history import StreamHistory
+from .options import StreamSettings
+
+__all__ = ["LiveStream"]
+
+_STABLE: Final = 5.0
+"""Seconds after which a stream that breaks off counts as one that had worked."""
+_SILENCE: Final = 60.0
+"""Seconds of silence after which a server without wal_sender_timeout is given up."""
+_TAG: Final = itemgetter(0)
+
+
+class LiveStream:
+    """Reads the stream of one connection.
+
+    Args:
+        attachment: the running stream.
+        slot: name of the slot that it streams from.
+        decoder: a new one, for this connection.
+        history: what was taken from the slot so far; it has taken note of the attachment.
+        settings: of the source.
+    """
+
+    def __init__(
+        self,
+        attachment: Attachment,
+        slot: str,
+        decoder: PayloadDecoder,
+        history: StreamHistory,
+        settings: StreamSettings,
+    ) -> None:
+        self.slot = slot
+        self.connection = attachment.connection
+        self._decoder = decoder
+        self._history = history
+        self._sequence = history.sequence
+        self._own_checkpoint = settings.own_checkpoint
+        self._idle_interval = settings.status_interval
+        self._is_closed = False
+        # When it began, and how many changes had been taken by then.
+        self._loop = asyncio.get_running_loop()
+        self._began_at = self._loop.time()
+        self._changes_before = self._sequence.changes
+        timeout, interval = attachment.sender_timeout, settings.status_interval
+        self._feedback = Feedback(
+            attachment.connection,
+            self._sequence.progress,
+            interval=min(interval, timeout / 3) if timeout else interval,
+            patience=2 * timeout or _SILENCE,
+        )
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction's Begin was read, and its Commit was not."""
+        return self._decoder.in_transaction
+
+    @property
+    def has_worked(self) -> bool:
+        """Whether the stream has brought changes, or has lasted for a while."""
+        has_changes = self._sequence.changes > self._changes_before
+        return has_changes or self._loop.time() - self._began_at > _STABLE
+
+    async def read(self) -> list[memoryview]:
+        """Return the payloads that came, at least one; cancelling it loses nothing.
+
+        Raises:
+            SourceError: when the stream ended, saying why.
+        """
+        payloads = await self.connection.read()
+        self._feedback.heard()
+        return payloads
+
+    def events(self, payloads: list[memoryview]) -> Iterator[Event | None]:
+        """Decode CopyData payloads; yield what is new and wanted, and None for all else.
+
+        Raises:
+            RealtimeError: if a payload cannot be decoded, or a held transaction cannot be read
+                back.
+        """
+        decoder = self._decoder
+        accept = self._history.skips.accepting(self._sequence)
+        # Of several keepalives the last one says all that the others do, and PostgreSQL sends
+        # none behind one that wants an answer until it has it.
+        last = bytes(map(_TAG, payloads)).rfind(TAG_KEEPALIVE)
+        if last > 0:
+            for event in decoder.decode(_messages(payloads[:last])):
+                yield event if accept(event) else None
+        if last >= 0:
+            message = parse_copy_data(payloads[last])
+            if isinstance(message, Keepalive) and self._sequence is self._history.sequence:
+                yield from self._keepalive(message)
+        if last + 1 < len(payloads):
+            for event in decoder.decode(_messages(payloads[last + 1 :])):
+                yield event if accept(event) else None
+
+    def _keepalive(self, message: Keepalive) -> Iterator[Idle]:
+        progress = self._sequence.progress
+        if not self.in_transaction and self._history.skips.keepalive(message.wal_end):
+            if self._own_checkpoint:
+                progress.arrived(message.wal_end)
+                yield from self._idle(message)
+            else:
+                moved_from = progress.flushed
+                progress.keepalive(message.wal_end)
+                if progress.flushed > moved_from:
+                    self.acknowledge_soon()
+        if message.reply_requested and not self._is_closed:
+            self._feedback.send()
+
+    def _idle(self, message: Keepalive) -> Iterator[Idle]:
+        """Offer a position to store, when nothing else is on its way to be stored."""
+        progress = self._sequence.progress
+        now = self._loop.time()
+        due = message.reply_requested or now - self._history.idle_at >= self._idle_interval
+        # What ends there; the next record may be a commit.
+        lsn = LSN(message.wal_end - 1)
+        is_new = lsn >= progress.flushed and (lsn, 0) > self._sequence.last
+        if due and is_new and progress.all_done:
+            self._history.idle_at = now
+            progress.transaction_ended((lsn, 0), message.wal_end)
+            yield Idle(Position(lsn, 0, self._history.stream))
+
+    def acknowledge_soon(self) -> None:
+        """Tell the server within 50 ms what is acknowledged by then."""
+        if not self._is_closed:
+            self._feedback.send_soon()
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        self.connection.close()
+        self._end()
+
+    async def stop(self, within: float) -> None:
+        """Send the last acknowledgement, and let go of the slot, within so many seconds."""
+        self._feedback.send()
+        self._end()
+        await self.connection.stop(within)
+
+    def _end(self) -> None:
+        self._is_closed = True
+        self._feedback.stop()
+        self._decoder.close()
+
+
+def _messages(payloads: Iterable[memoryview]) -> Iterator[bytes]:
+    """Yield the plugin's messages, whatever keepalives are among them."""
+    for payload in payloads:
+        if payload[0] == TAG_XLOG_DATA:
+            # The only copy: slices of bytes are cheap to decode, of a memoryview dear.
+            yield bytes(payload[XLOG_DATA_HEADER:])
+        elif payload[0] != TAG_KEEPALIVE:
+            # It says what is wrong with that.
+            parse_copy_data(payload)
