@@ -14,11 +14,12 @@ from ..changes import Begin, Change, Commit, Delete, Insert, Transaction, Update
 from ..errors import DecodeError
 from ..lsn import LSN
 from ..positions import StreamIdentity
+from ._layouts import BEGIN, COMMIT
 from ._reader import new_lsn
 from ._row_readers import HEAD, ChangeReader
 from ._short_cuts import ShortCuts
 from .assembler import MAX_MEMORY, Assembler
-from .decoder import BEGIN, COMMIT, Decoder
+from .decoder import Decoder
 from .spill import SpillStore
 
 __all__ = ["ChangeDecoder"]
