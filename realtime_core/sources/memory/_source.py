@@ -8,26 +8,25 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Final, Literal, Self, TypedDict, Unpack, overload
 
-from ...changes import Begin, Change, Commit, Event, Gap, GapReason, Idle
+from ...changes import Begin, Change, Commit, Event, Gap, Idle
 from ...errors import (
     ConfigError,
     ConnectionLostError,
     FilterError,
-    PositionMismatchError,
     RealtimeError,
     SlotInUseError,
     SourceError,
 )
 from ...lsn import LSN
 from ...positions import Position
-from ...replication.progress import Place
-from ...replication.sequence import NOWHERE, Sequence
+from ...replication.sequence import Sequence
 from .._filtering import RowFilter, filter_problems
 from .._mistakes import check_start
 from .._queue import EventQueue
 from .._slots import slot_lost
 from ..base import Acknowledgeable, E, SourceStats
 from ._database import MemoryDatabase
+from ._history import MemoryHistory
 from ._log import Entry, Slot
 
 __all__ = ["MemorySource"]
@@ -188,26 +187,21 @@ class MemorySource(EventQueue[E]):
         self._own_checkpoint = start_at != "slot"
         if self._own_checkpoint:
             check_start(start_at)
-        self._start: Place = NOWHERE
-        self._start_at: Position | None = None
-        if isinstance(start_at, Position):
-            self._start_at = start_at
-            self._start = (start_at.lsn, start_at.index)
+        self._filter = None if filter is None else RowFilter(filter, {})
+        self._history = MemoryHistory(
+            self._stream,
+            start_at if isinstance(start_at, Position) else None,
+            own_checkpoint=self._own_checkpoint,
+            temporary=self._temporary,
+            passes=None if self._filter is None else self._filter.passes,
+        )
+        self._bytes = 0
 
         # The slot, while there is a connection, and the number of the entry that comes next.
         self._slot: Slot | None = None
         self._next = 0
         # Who waits for something to happen.
         self._wakes: set[asyncio.Future[None]] = set()
-
-        # What outlives connections.
-        self._filter = None if filter is None else RowFilter(filter, {})
-        self._sequence: Sequence | None = None
-        self._bytes = 0
-        self._attachments = 0
-        self._gaps = 0
-        self._changes = 0
-        self._transactions = 0
 
     # Lifetime
 
@@ -325,21 +319,16 @@ class MemorySource(EventQueue[E]):
         if isinstance(upto, Begin | Gap):
             return
         position = self._position_of(upto)
-        if position.stream != self._stream:
-            raise PositionMismatchError(
-                f"cannot acknowledge {position}: this source streams {self._stream}"
-            )
-        place = (position.lsn, position.index)
-        handed = self.position
-        if place > max(self._start, NOWHERE if handed is None else (handed.lsn, handed.index)):
+        place = self._history.place_of(position)
+        if place > self._history.handed_over(self.position):
             raise ValueError(f"cannot acknowledge {position}: it was not handed over yet")
         if sequence.progress.acknowledge(place):
             self._confirm()
 
     def _running(self) -> Sequence:
-        if self._sequence is None:
+        if self._history.sequence is None:
             raise RuntimeError("this source was not attached: use it in an `async with` block")
-        return self._sequence
+        return self._history.sequence
 
     def _confirm(self) -> None:
         """Move the slot, while there is a connection."""
@@ -349,22 +338,7 @@ class MemorySource(EventQueue[E]):
 
     def stats(self) -> SourceStats:
         """Return counters and positions, as they are now."""
-        sequence = self._sequence or Sequence(LSN(0))
-        progress = sequence.progress
-        return SourceStats(
-            changes=self._changes + sequence.changes,
-            transactions=self._transactions + sequence.transactions,
-            bytes_received=self._bytes,
-            reconnects=max(self._attachments - 1, 0),
-            gaps=self._gaps,
-            received_lsn=progress.written,
-            confirmed_lsn=progress.flushed,
-            unacknowledged=progress.waiting,
-            filtered=0 if self._filter is None else self._filter.left_out,
-            filter_errors=0 if self._filter is None else self._filter.errors,
-            lag_bytes=max(progress.written - progress.flushed, 0),
-            connected=self._connected,
-        )
+        return self._history.stats(self._bytes, self._filter, connected=self._connected)
 
     # Attaching
 
@@ -375,61 +349,21 @@ class MemorySource(EventQueue[E]):
         slot = database._slots.get(self._name)
         if slot is not None and slot.close is not None:
             raise SlotInUseError(self._name, None)
-        reason = self._gap_reason(slot)
+        reason = self._history.gap_reason(slot)
         if reason is not None and self._on_gap == "raise":
-            after = self._after(self._sequence)
+            after = self._history.last_position()
             raise slot_lost(self._name, reason, after, may_continue=False, may_replace=True)
         if slot is None or slot.lost is not None:
             slot = database._slots[self._name] = Slot(self._log.end, self._temporary)
         slot.close = self._lose
         self._slot = slot
-        self._attachments += 1
-        if self._sequence is None or reason is not None:
-            self._sequence = self._new_sequence(slot, reason)
-        self._sequence.resume()
+        gap = self._history.attached(slot, reason)
+        if gap is not None:
+            self._queue.append(gap)
         self._next = len(self._log.entries)
         for number, _ in self._log.since(slot.confirmed):
             self._next = number
             break
-
-    def _gap_reason(self, slot: Slot | None) -> GapReason | None:
-        former, start = self._sequence, self._start_at
-        if slot is None:
-            if former is None and start is None:
-                return None
-            return GapReason.TEMPORARY_SLOT if self._temporary else GapReason.SLOT_MISSING
-        if slot.lost is not None:
-            return slot.lost
-        if former is not None and slot.confirmed > former.progress.flushed:
-            return GapReason.SLOT_MOVED
-        if former is None and start is not None and slot.confirmed > start.lsn + 1:
-            return GapReason.START_BEHIND_SLOT
-        return None
-
-    def _new_sequence(self, slot: Slot, reason: GapReason | None) -> Sequence:
-        """Begin a new sequence: the first one, or another one behind a gap."""
-        former = self._sequence
-        if reason is not None:
-            after = self._after(former)
-            logger.error("changes may be lost: %s, after %s", reason.value, after)
-            self._gaps += 1
-            self._queue.append(Gap(after, Position(slot.confirmed, 0, self._stream), reason))
-        if former is not None:
-            self._changes += former.changes
-            self._transactions += former.transactions
-        return Sequence(
-            slot.confirmed,
-            # Behind a gap nothing is a repetition, wherever it stands.
-            start=self._start if reason is None else NOWHERE,
-            own_checkpoint=self._own_checkpoint,
-            passes=None if self._filter is None else self._filter.passes,
-        )
-
-    def _after(self, former: Sequence | None) -> Position | None:
-        """Return the last position before a gap."""
-        if former is not None and former.last > self._start:
-            return Position(LSN(former.last[0]), former.last[1], self._stream)
-        return self._start_at
 
     def _lose(self, exc: RealtimeError) -> None:
         """Give the broken connection up; the next read attaches again."""
