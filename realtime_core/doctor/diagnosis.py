@@ -12,8 +12,8 @@ from psycopg import AsyncConnection
 
 from ..errors import ConfigError, SourceError
 from ..replication.commands import check_slot_name
-from ..sources._connection import ReplicationConnection, plain_connection
 from ..sources._dsn import parse_dsn
+from ..sources._sessions import ReplicationSession, plain_connection
 from .findings import Finding, Severity
 from .publications import check_publications, check_replica_identities
 from .server import check_server, plugin_not_allowed, read_server
@@ -140,7 +140,7 @@ async def _diagnose(
 async def _replication_error(dsn: str) -> str | None:
     """Return why no replication connection can be made, None if one can."""
     try:
-        connection = await ReplicationConnection.connect(dsn, "doctor")
+        connection = await ReplicationSession.connect(dsn, "doctor")
     except SourceError as exc:
         return str(exc)
     try:

@@ -17,11 +17,10 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import psycopg
-from psycopg import AsyncClientCursor, AsyncConnection, generators
+from psycopg import AsyncConnection, generators
 from psycopg.pq import ExecStatus
 
 from ..changes import GapReason
@@ -29,115 +28,26 @@ from ..errors import ConnectionLostError, SlotLostError, SourceError
 from ..lsn import LSN
 from ..replication import commands
 from ._arrivals import Arrivals, GoesOn
-from ._dsn import parse_dsn
 from ._errors import translate
 from ._prompt import PromptFuture
-from .failures import connection_failed
-from .options import Dsn
+from ._sessions import ReplicationSession
 
-__all__ = ["ReplicationConnection", "plain_connection", "stream_parameters"]
+__all__ = ["ReplicationConnection"]
 
 logger = logging.getLogger("realtime.source")
 
-# These decide what text looks like; user settings must not. PostgreSQL 18 says with a
-# warning that it skips a publication, so warnings must come.
-_PINNED: Final = {
-    "datestyle": "ISO",
-    "intervalstyle": "postgres",
-    "extra_float_digits": "3",
-    "timezone": "UTC",
-    "bytea_output": "hex",
-    "client_min_messages": "warning",
-}
-
-# Probes find a peer that vanished while nothing is sent; the timeout, in milliseconds, one
-# that leaves what we send (a status update, every few seconds) unanswered.
-_NOTICE_A_LOST_PEER: Final = {
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "tcp_user_timeout": 60_000,
-}
 _PATIENCE: Final = 0.2
 """Seconds in which a server that is not amid a large transaction has ended its stream."""
 # How to know "skipped loading publication" in any language; other warnings share its SQLSTATE.
 _SKIPPED_PUBLICATION: Final = ("55000", "pgoutput.c")
 
 
-async def _current(dsn: Dsn) -> str:
-    return dsn if isinstance(dsn, str) else await dsn()
-
-
-def _parameters(dsn: str) -> dict[str, Any]:
-    try:
-        parameters = parse_dsn(dsn)
-    except ValueError as exc:
-        raise SourceError(str(exc)) from None
-    parameters["client_encoding"] = "UTF8"
-    for name, value in _NOTICE_A_LOST_PEER.items():
-        parameters.setdefault(name, value)
-    if "PGCONNECT_TIMEOUT" not in os.environ:
-        parameters.setdefault("connect_timeout", 10)
-    return parameters
-
-
-def stream_parameters(dsn: str, *, sender_timeout: float | None = None) -> dict[str, Any]:
-    """Connection parameters of ``dsn`` with the session settings that our texts need.
-
-    The user's own ``options`` (or PGOPTIONS) stay, ahead of ours: the last one wins.
-
-    Args:
-        sender_timeout: ``wal_sender_timeout`` for this connection, in seconds.
-
-    Raises:
-        SourceError: if ``dsn`` is not a connection string.
-    """
-    parameters = _parameters(dsn)
-    settings = dict(_PINNED)
-    if sender_timeout is not None:
-        settings["wal_sender_timeout"] = f"{round(sender_timeout * 1000)}ms"
-    own = " ".join(f"-c {name}={value}" for name, value in settings.items())
-    theirs = parameters.get("options") or os.environ.get("PGOPTIONS", "")
-    parameters["options"] = f"{theirs} {own}".strip()
-    parameters["replication"] = "database"
-    return parameters
-
-
-@contextlib.asynccontextmanager
-async def plain_connection(
-    dsn: Dsn, slot: str, *, names: Mapping[str, str] | None = None
-) -> AsyncIterator[AsyncConnection[Any]]:
-    """Open a connection for SQL that does not stream; its errors are ours.
-
-    Args:
-        dsn: where to.
-        slot: what is asked about, for errors.
-        names: what the application calls libpq's parameters, for errors.
-
-    Raises:
-        SourceError: if it cannot be opened, or what is done with it fails, saying why.
-    """
-    text = await _current(dsn)
-    try:
-        connection = await AsyncConnection.connect(**_parameters(text), autocommit=True)
-    except psycopg.Error as exc:
-        raise connection_failed(exc, names) from exc
-    async with connection:
-        try:
-            yield connection
-        except psycopg.Error as exc:
-            raise translate(exc, slot) from exc
-
-
-class ReplicationConnection:
-    """A connection in replication mode: SQL and commands first, then the stream."""
+class ReplicationConnection(ReplicationSession):
+    """A session that streams: SQL and commands first, then the stream."""
 
     def __init__(self, connection: AsyncConnection[Any], slot: str) -> None:
-        self.sql = connection
-        """For catalog queries, until :meth:`start`."""
-        self.pid = connection.pgconn.backend_pid
-        """Process ID of the walsender."""
+        super().__init__(connection, slot)
         self._pgconn = connection.pgconn
-        self._slot = slot
         self._loop = asyncio.get_running_loop()
         self._ready: PromptFuture | None = None
         # The socket that the loop watches for us: to begin and to end that for each wait would
@@ -158,73 +68,6 @@ class ReplicationConnection:
         self._arrivals = Arrivals(self._wake)
         self._encrypted = self._pgconn.ssl_in_use or self._pgconn.used_gssapi
         connection.add_notice_handler(self._notice)
-
-    @classmethod
-    async def connect(
-        cls,
-        dsn: Dsn,
-        slot: str,
-        *,
-        sender_timeout: float | None = None,
-        names: Mapping[str, str] | None = None,
-    ) -> ReplicationConnection:
-        """Open a connection.
-
-        Args:
-            dsn: where to.
-            slot: which will be read, for errors.
-            sender_timeout: ``wal_sender_timeout`` for this connection, in seconds.
-            names: what the application calls libpq's parameters, for errors.
-
-        Raises:
-            SourceError: if it cannot be opened, saying why.
-        """
-        text = await _current(dsn)
-        try:
-            connection = await AsyncConnection.connect(
-                **stream_parameters(text, sender_timeout=sender_timeout),
-                autocommit=True,
-                # Replication connections speak only the simple query protocol.
-                cursor_factory=AsyncClientCursor,
-            )
-        except psycopg.Error as exc:
-            raise connection_failed(exc, names) from exc
-        return cls(connection, slot)
-
-    async def identify_system(self) -> tuple[int, int]:
-        """Return the cluster's system identifier and its timeline."""
-        row = await self._one_row("IDENTIFY_SYSTEM")
-        return int(row[0]), int(row[1])
-
-    async def timeline_history(self, timeline: int) -> str:
-        """Return the text of a timeline's history file."""
-        row = await self._one_row(commands.timeline_history(timeline))
-        content = row[1]
-        return content.decode() if isinstance(content, bytes) else str(content)
-
-    async def create_slot(self, plugin: str, *, temporary: bool, failover: bool) -> LSN:
-        """Make the slot; return its consistent point, from where it streams."""
-        row = await self._one_row(
-            commands.create_slot(self._slot, plugin=plugin, temporary=temporary, failover=failover)
-        )
-        return LSN.parse(row[1])
-
-    async def set_failover(self) -> None:
-        """Let standbys keep a copy of the slot."""
-        await self._execute(commands.set_failover(self._slot))
-
-    async def drop_slot(self) -> None:
-        """Drop the slot."""
-        await self._execute(commands.drop_replication_slot(self._slot))
-
-    async def _one_row(self, command: str) -> Any:
-        return await (await self._execute(command)).fetchone()
-
-    async def _execute(self, command: str) -> psycopg.AsyncCursor[Any]:
-        try:
-            return await self.sql.execute(command.encode())
-        except psycopg.Error as exc:
-            raise translate(exc, self._slot) from exc
 
     async def start(
         self,
@@ -475,7 +318,7 @@ class ReplicationConnection:
         self._stop_writing()
         self._unwatch()
         self._arrivals.close()
-        self._pgconn.finish()
+        super().close()
 
     def _notice(self, notice: psycopg.errors.Diagnostic) -> None:
         if notice.severity_nonlocalized != "WARNING":

@@ -20,7 +20,7 @@ from ..errors import FilterError
 from ..filters import EnumOrders, Filter, parse_filter
 from ..records import Column
 from . import catalog
-from ._connection import plain_connection
+from ._sessions import plain_connection
 
 __all__ = ["filter_misfits"]
 

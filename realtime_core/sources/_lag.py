@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from ..errors import SourceError
 from . import catalog
-from ._connection import plain_connection
+from ._sessions import plain_connection
 from .catalog import SlotStatus
 from .options import StreamSettings
 

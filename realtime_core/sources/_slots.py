@@ -13,7 +13,7 @@ from ..lsn import LSN
 from ..positions import Position
 from ..replication.commands import quote_literal
 from . import catalog
-from ._connection import plain_connection
+from ._sessions import plain_connection
 from .catalog import SlotStatus
 from .options import Dsn
 

@@ -14,7 +14,7 @@ import psycopg
 from ..errors import ConfigError, SlotInUseError, SlotUnavailableError, SourceError
 from ..replication.commands import check_slot_name
 from . import catalog
-from ._connection import plain_connection
+from ._sessions import plain_connection
 from ._slots import check_kind, said_when_slow
 from .catalog import SlotStatus
 

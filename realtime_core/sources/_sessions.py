@@ -1,0 +1,197 @@
+"""Sessions: how the database is connected to, and with which settings.
+
+What PostgreSQL's texts look like depends on the session's settings, so each connection that streams
+pins them. A connection for plain SQL, beside the stream, is opened here, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final, Self
+
+import psycopg
+from psycopg import AsyncClientCursor, AsyncConnection
+
+from ..errors import SourceError
+from ..lsn import LSN
+from ..replication import commands
+from ._dsn import parse_dsn
+from ._errors import translate
+from .failures import connection_failed
+from .options import Dsn
+
+__all__ = ["ReplicationSession", "plain_connection", "stream_parameters"]
+
+# These decide what text looks like; user settings must not. PostgreSQL 18 says with a
+# warning that it skips a publication, so warnings must come.
+_PINNED: Final = {
+    "datestyle": "ISO",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "3",
+    "timezone": "UTC",
+    "bytea_output": "hex",
+    "client_min_messages": "warning",
+}
+
+# Probes find a peer that vanished while nothing is sent; the timeout, in milliseconds, one
+# that leaves what we send (a status update, every few seconds) unanswered.
+_NOTICE_A_LOST_PEER: Final = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "tcp_user_timeout": 60_000,
+}
+
+
+async def _current(dsn: Dsn) -> str:
+    """Return the connection string, asking the function for it where that is one."""
+    return dsn if isinstance(dsn, str) else await dsn()
+
+
+def _parameters(dsn: str) -> dict[str, Any]:
+    try:
+        parameters = parse_dsn(dsn)
+    except ValueError as exc:
+        raise SourceError(str(exc)) from None
+    parameters["client_encoding"] = "UTF8"
+    for name, value in _NOTICE_A_LOST_PEER.items():
+        parameters.setdefault(name, value)
+    if "PGCONNECT_TIMEOUT" not in os.environ:
+        parameters.setdefault("connect_timeout", 10)
+    return parameters
+
+
+def stream_parameters(dsn: str, *, sender_timeout: float | None = None) -> dict[str, Any]:
+    """Connection parameters of ``dsn`` with the session settings that our texts need.
+
+    The user's own ``options`` (or PGOPTIONS) stay, ahead of ours: the last one wins.
+
+    Args:
+        sender_timeout: ``wal_sender_timeout`` for this connection, in seconds.
+
+    Raises:
+        SourceError: if ``dsn`` is not a connection string.
+    """
+    parameters = _parameters(dsn)
+    settings = dict(_PINNED)
+    if sender_timeout is not None:
+        settings["wal_sender_timeout"] = f"{round(sender_timeout * 1000)}ms"
+    own = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    theirs = parameters.get("options") or os.environ.get("PGOPTIONS", "")
+    parameters["options"] = f"{theirs} {own}".strip()
+    parameters["replication"] = "database"
+    return parameters
+
+
+@contextlib.asynccontextmanager
+async def plain_connection(
+    dsn: Dsn, slot: str, *, names: Mapping[str, str] | None = None
+) -> AsyncIterator[AsyncConnection[Any]]:
+    """Open a connection for SQL that does not stream; its errors are ours.
+
+    Args:
+        dsn: where to.
+        slot: what is asked about, for errors.
+        names: what the application calls libpq's parameters, for errors.
+
+    Raises:
+        SourceError: if it cannot be opened, or what is done with it fails, saying why.
+    """
+    text = await _current(dsn)
+    try:
+        connection = await AsyncConnection.connect(**_parameters(text), autocommit=True)
+    except psycopg.Error as exc:
+        raise connection_failed(exc, names) from exc
+    async with connection:
+        try:
+            yield connection
+        except psycopg.Error as exc:
+            raise translate(exc, slot) from exc
+
+
+class ReplicationSession:
+    """A connection in replication mode, which takes SQL and replication commands.
+
+    Args:
+        connection: that is open.
+        slot: name of the slot that commands are about.
+    """
+
+    def __init__(self, connection: AsyncConnection[Any], slot: str) -> None:
+        self.sql = connection
+        """For catalog queries, as long as nothing is streamed."""
+        self.pid = connection.pgconn.backend_pid
+        """Process ID of the walsender."""
+        self._slot = slot
+
+    @classmethod
+    async def connect(
+        cls,
+        dsn: Dsn,
+        slot: str,
+        *,
+        sender_timeout: float | None = None,
+        names: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Open a connection.
+
+        Args:
+            dsn: where to.
+            slot: which will be read, for errors.
+            sender_timeout: ``wal_sender_timeout`` for this connection, in seconds.
+            names: what the application calls libpq's parameters, for errors.
+
+        Raises:
+            SourceError: if it cannot be opened, saying why.
+        """
+        text = await _current(dsn)
+        try:
+            connection = await AsyncConnection.connect(
+                **stream_parameters(text, sender_timeout=sender_timeout),
+                autocommit=True,
+                # Replication connections speak only the simple query protocol.
+                cursor_factory=AsyncClientCursor,
+            )
+        except psycopg.Error as exc:
+            raise connection_failed(exc, names) from exc
+        return cls(connection, slot)
+
+    async def identify_system(self) -> tuple[int, int]:
+        """Return the cluster's system identifier and its timeline."""
+        row = await self._one_row("IDENTIFY_SYSTEM")
+        return int(row[0]), int(row[1])
+
+    async def timeline_history(self, timeline: int) -> str:
+        """Return the text of a timeline's history file."""
+        row = await self._one_row(commands.timeline_history(timeline))
+        content = row[1]
+        return content.decode() if isinstance(content, bytes) else str(content)
+
+    async def create_slot(self, plugin: str, *, temporary: bool, failover: bool) -> LSN:
+        """Make the slot; return its consistent point, from where it streams."""
+        row = await self._one_row(
+            commands.create_slot(self._slot, plugin=plugin, temporary=temporary, failover=failover)
+        )
+        return LSN.parse(row[1])
+
+    async def set_failover(self) -> None:
+        """Let standbys keep a copy of the slot."""
+        await self._execute(commands.set_failover(self._slot))
+
+    async def drop_slot(self) -> None:
+        """Drop the slot."""
+        await self._execute(commands.drop_replication_slot(self._slot))
+
+    def close(self) -> None:
+        """Close the connection at once."""
+        self.sql.pgconn.finish()
+
+    async def _one_row(self, command: str) -> Any:
+        return await (await self._execute(command)).fetchone()
+
+    async def _execute(self, command: str) -> psycopg.AsyncCursor[Any]:
+        try:
+            return await self.sql.execute(command.encode())
+        except psycopg.Error as exc:
+            raise translate(exc, self._slot) from exc
