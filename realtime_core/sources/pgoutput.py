@@ -10,13 +10,14 @@ import attrs
 from psycopg import AsyncConnection
 
 from ..changes import Begin, Change, Commit, Event, Gap, Idle
-from ..errors import ConfigError, PublicationNotFoundError, SourceError, SpillError
+from ..errors import PublicationNotFoundError, SourceError, SpillError
 from ..pgoutput import ChangeDecoder
 from ..pgoutput.spill import FileSpillStore
 from ..positions import Position, StreamIdentity
 from ..replication.commands import pgoutput_options
 from . import catalog
 from ._attach import PayloadDecoder
+from ._checked import CheckedSettings, check_choice
 from ._stream import StreamSource
 from .base import E
 from .catalog import ServerFacts
@@ -164,37 +165,72 @@ class PgoutputSource(StreamSource[E]):
         lazy: bool = False,
         **options: Unpack[StreamOptions],
     ) -> None:
-        problems = [
-            f"{name} is {' or '.join(map(repr, known))}, not {value!r}"
-            for name, value, known in (
-                ("origin", origin, ("any", "none")),
-                ("streaming", streaming, ("off", "on", "parallel")),
-            )
-            if value not in known
-        ]
-        if max_memory < 0:
-            problems.append(f"max_memory is a number of bytes, 0 to hold none, not {max_memory}")
-        spill_store = FileSpillStore(spill_directory)
-        if spill_directory is not None:
-            try:
-                spill_store.open().close()
-            except SpillError as exc:
-                problems.append(
-                    f"spill_directory is {os.fspath(spill_directory)!r}, where no file can be made "
-                    f"({exc.__cause__}): make it, or leave it out for the system's temporary folder"
-                )
-        if problems:
-            raise ConfigError(problems)
-        plugin = _Pgoutput(
-            _checked_publications(publications),
-            messages,
-            origin,
-            streaming,
-            max_memory,
-            spill_store,
-            lazy,
+        settings = _PgoutputSettings(
+            publications=publications,
+            messages=messages,
+            origin=origin,
+            streaming=streaming,
+            max_memory=max_memory,
+            spill_store=FileSpillStore(spill_directory),
+            spill_directory=spill_directory,
+            lazy=lazy,
         )
-        super().__init__(dsn, plugin, **options)
+        super().__init__(dsn, _Pgoutput(settings.publications, settings), **options)
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...] | str:
+    """Return names, each once; a string is left to the validator."""
+    return names if isinstance(names, str) else tuple(dict.fromkeys(names))
+
+
+@attrs.frozen(kw_only=True)
+class _PgoutputSettings(CheckedSettings):
+    """The arguments of :class:`PgoutputSource`, which describes them.
+
+    Raises:
+        ConfigError: with every problem, if they cannot work.
+    """
+
+    publications: tuple[str, ...] = attrs.field(converter=_names)
+    messages: bool
+    origin: Literal["any", "none"] = attrs.field(
+        validator=check_choice, metadata={"choices": ("any", "none")}
+    )
+    streaming: Literal["off", "on", "parallel"] = attrs.field(
+        validator=check_choice, metadata={"choices": ("off", "on", "parallel")}
+    )
+    max_memory: int = attrs.field()
+    spill_store: FileSpillStore
+    spill_directory: str | os.PathLike[str] | None = attrs.field()
+    lazy: bool
+
+    @publications.validator
+    def _check_publications(self, field: attrs.Attribute[Any], names: object) -> None:
+        if isinstance(names, str):
+            self.problems.append(f"publications is a list of names, not a string: use [{names!r}]")
+            return
+        if not self.publications:
+            self.problems.append("publications is empty: name at least one")
+        for name in self.publications:
+            if not name or "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
+                self.problems.append(f"publications has {name!r}, which is not a name")
+
+    @max_memory.validator
+    def _check_max_memory(self, field: attrs.Attribute[Any], size: int) -> None:
+        if size < 0:
+            self.problems.append(f"max_memory is a number of bytes, 0 to hold none, not {size}")
+
+    @spill_directory.validator
+    def _check_spill_directory(self, field: attrs.Attribute[Any], directory: Any) -> None:
+        if directory is None:
+            return
+        try:
+            self.spill_store.open().close()
+        except SpillError as exc:
+            self.problems.append(
+                f"spill_directory is {os.fspath(directory)!r}, where no file can be made "
+                f"({exc.__cause__}): make it, or leave it out for the system's temporary folder"
+            )
 
 
 @attrs.define
@@ -203,19 +239,14 @@ class _Pgoutput:
 
     identity: tuple[str, ...]
     """The publications."""
-    messages: bool
-    origin: Literal["any", "none"]
-    streaming: Literal["off", "on", "parallel"]
-    max_memory: int
-    spill_store: FileSpillStore
-    lazy: bool
+    settings: _PgoutputSettings
     name: str = "pgoutput"
     tells_commit_lsn: bool = True
 
     async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
         for option, is_wanted, since in (
-            ("streaming='parallel'", self.streaming == "parallel", 16),
-            ("origin='none'", self.origin == "none", 16),
+            ("streaming='parallel'", self.settings.streaming == "parallel", 16),
+            ("origin='none'", self.settings.origin == "none", 16),
         ):
             if is_wanted and facts.version < since * 10000:
                 raise SourceError(
@@ -228,29 +259,21 @@ class _Pgoutput:
 
     def options(self) -> dict[str, str]:
         return pgoutput_options(
-            self.identity, streaming=self.streaming, messages=self.messages, origin=self.origin
+            self.identity,
+            streaming=self.settings.streaming,
+            messages=self.settings.messages,
+            origin=self.settings.origin,
         )
 
     def goes_on(self, message: memoryview) -> bool:
         return len(message) > 0 and message[0] in _GOES_ON
 
     def decoder(self, stream: StreamIdentity) -> PayloadDecoder:
+        settings = self.settings
         return ChangeDecoder(
             stream,
-            abort_info=self.streaming == "parallel",
-            lazy=self.lazy,
-            max_memory=self.max_memory,
-            spill_store=self.spill_store,
+            abort_info=settings.streaming == "parallel",
+            lazy=settings.lazy,
+            max_memory=settings.max_memory,
+            spill_store=settings.spill_store,
         )
-
-
-def _checked_publications(names: Iterable[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise ConfigError(f"publications is a list of names, not a string: use [{names!r}]")
-    checked = tuple(dict.fromkeys(names))
-    if not checked:
-        raise ConfigError("publications is empty: name at least one")
-    for name in checked:
-        if not name or "\0" in name or any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise ConfigError(f"publications has {name!r}, which is not a name")
-    return checked

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, Literal, TypeAlias, Unpack, get_args, overload
+from typing import Any, Final, Literal, Unpack, overload
 
 import attrs
 from psycopg import AsyncConnection
 
 from ..changes import Begin, Change, Commit, Event, Gap, Idle
-from ..errors import ConfigError
 from ..positions import Position, StreamIdentity
-from ..replication.commands import wal2json_options
 from ..wal2json import Wal2JsonDecoder
 from ._attach import PayloadDecoder
-from ._mistakes import a, listed
 from ._stream import StreamSource
+from ._wal2json_settings import Table, Wal2JsonAction, Wal2JsonSettings
 from .base import E
 from .catalog import ServerFacts
 from .options import CommonOptions, Dsn, StreamOptions
 
 __all__ = ["Wal2JsonAction", "Wal2JsonSource"]
 
-Wal2JsonAction: TypeAlias = Literal["insert", "update", "delete", "truncate"]
-"""A kind of change, as wal2json names it."""
-
-_ACTIONS: Final[tuple[str, ...]] = get_args(Wal2JsonAction)
-_DECISIVE: Final = ("format-version", "add-tables", "filter-tables", "actions", "add-msg-prefixes")
-_PREFIX: Final = re.compile(r"[^\s,\\\0]+")
-
 _ACTION_BYTES: Final = len(b'{"action":"B')
 _GOES_ON: Final = frozenset(b'{"action":"%c' % letter for letter in b"BIUDT")
 """How texts of format 2 begin behind which there is more; messages need be in no transaction."""
 _LAST_CHUNK: Final = b"]}"
 """What ends a transaction in format 1, which writes in chunks."""
-
-Table: TypeAlias = tuple[str | None, str | None]
 
 
 class _NarrowOptions(CommonOptions, total=False):
@@ -171,55 +159,18 @@ class Wal2JsonSource(StreamSource[E]):
         message_prefixes: Iterable[str] | None = None,
         **options: Unpack[StreamOptions],
     ) -> None:
-        wanted = None if tables is None else _tables("tables", tables)
-        unwanted = _tables("exclude_tables", exclude_tables)
-        kinds = None if actions is None else listed("actions", actions)
-        prefixes = None
-        if message_prefixes is not None:
-            prefixes = listed("message_prefixes", message_prefixes)
-        problems = []
-        if format_version not in (1, 2):
-            problems.append(f"format_version is 1 or 2, not {format_version!r}")
-        for name, pairs in (("tables", wanted), ("exclude_tables", unwanted)):
-            problems += [
-                f"{name} has {pair!r}, which is not a pair of schema and table"
-                for pair in pairs or ()
-                if not _is_table(pair)
-            ]
-        if wanted == ():
-            problems.append("tables is empty: name at least one, or leave it out for all")
-        if kinds is not None and (not kinds or not set(kinds) <= set(_ACTIONS)):
-            problems.append(f"actions has {kinds!r}; choose from {', '.join(_ACTIONS)}")
-        if messages and format_version == 1:
-            problems.append("messages need format_version=2: format 1 does not tell their place")
-        if prefixes is not None and not messages:
-            problems.append("message_prefixes is of no use without messages=True")
-        if prefixes is not None and not (prefixes and all(map(_PREFIX.fullmatch, prefixes))):
-            problems.append(
-                f"message_prefixes is {prefixes!r}; name at least one, and none that is empty "
-                "or has white space, a comma or a backslash, which wal2json cannot be told"
-            )
-        if problems:
-            raise ConfigError(problems)
-        options_of_plugin = wal2json_options(
+        settings = Wal2JsonSettings(
             format_version=format_version,
-            tables=wanted,
-            exclude_tables=unwanted,
-            actions=kinds,
+            tables=tables,
+            exclude_tables=exclude_tables,
+            actions=actions,
             messages=messages,
-            message_prefixes=prefixes,
+            message_prefixes=message_prefixes,
         )
-        decisive = {name: options_of_plugin.get(name) for name in _DECISIVE}
-        if not messages:
-            del decisive["add-msg-prefixes"]
-        identity = (
-            "wal2json",
-            *(f"{name}={value}" for name, value in decisive.items() if value is not None),
-            *(["messages"] if messages else []),
+        plugin = _Wal2Json(
+            settings.identity(), settings.plugin_options(), tells_commit_lsn=format_version == 2
         )
-        super().__init__(
-            dsn, _Wal2Json(identity, options_of_plugin, format_version == 2), **options
-        )
+        super().__init__(dsn, plugin, **options)
 
 
 @attrs.define
@@ -272,39 +223,3 @@ class _Wal2JsonPayloads:
 
     def close(self) -> None:
         """It holds nothing."""
-
-
-def _tables(name: str, value: Any) -> tuple[Table, ...]:
-    """Return pairs in an order of their own.
-
-    Raises:
-        TypeError: if they are not pairs of names.
-    """
-    wanted = f"{name} is a list of pairs of schema and table, not {a(value)}"
-    if isinstance(value, str):
-        raise TypeError(f"{wanted}: use [{_pair_in(value)!r}]")
-    try:
-        pairs = list(value)
-    except TypeError:
-        raise TypeError(wanted) from None
-    for pair in pairs:
-        if isinstance(pair, str):
-            raise TypeError(f"{name} has {pair!r}: write the pair {_pair_in(pair)!r}")
-        if isinstance(pair, list):
-            raise TypeError(f"{name} has {pair!r}: write the pair {tuple(pair)!r}")
-        if not isinstance(pair, tuple):
-            raise TypeError(f"{name} has {pair!r}: it takes pairs of schema and table")
-        if not all(part is None or isinstance(part, str) for part in pair):
-            raise TypeError(f"{name} has {pair!r}: a pair's names are str or None")
-    # In an order of their own: they go into positions, too.
-    return tuple(sorted(set(pairs), key=repr))
-
-
-def _pair_in(text: str) -> Table:
-    """Return the pair that a text is likely to stand for."""
-    schema, dot, table = text.partition(".")
-    return (schema, table) if dot else (None, text)
-
-
-def _is_table(pair: tuple[str | None, ...]) -> bool:
-    return len(pair) == 2 and all(name is None or (name and "\0" not in name) for name in pair)
