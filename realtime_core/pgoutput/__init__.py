@@ -1,14 +1,14 @@
 """pgoutput, PostgreSQL's own logical replication format: bytes in, changes out.
 
-No sockets, no event loop, no driver::
+It needs no sockets, no event loop and no database driver::
 
     from realtime_core.pgoutput import ChangeDecoder
 
     for change in ChangeDecoder().decode(payloads):
         ...
 
-Messages are there for whoever wants them: ``Decoder`` makes them of bytes, ``Assembler``
-makes changes of them, more slowly than ``ChangeDecoder``, which leaves them out.
+A program that wants to see the messages decodes them with ``Decoder``, and makes changes of them
+with ``Assembler``. ``ChangeDecoder`` makes changes without messages in between, which is faster.
 """
 
 from .assembler import Assembler, assemble

@@ -44,13 +44,13 @@ HoldableMessage = (
     InsertMessage | UpdateMessage | DeleteMessage | TruncateMessage | LogicalMessageMessage
 )
 
-# What is spilled, and read back, at a time, or one change if that is larger. Few, since nothing
-# else runs meanwhile, and the copy needs memory too: 1 or 2 ms.
+# A block is spilled, and read back, at once. It is small, because nothing else runs meanwhile (1
+# or 2 ms), and because its copy needs memory, too. A change that is larger has a block of its own.
 _BLOCK: Final = 1000
 _BLOCK_BYTES: Final = 1024 * 1024
 
-# What CPython needs for a held change of no fields, for each field, and for its text besides
-# its characters: measured with tracemalloc, rounded up.
+# How many bytes CPython needs for a held change without its fields, for each field, and for a text
+# besides its characters: measured with tracemalloc, rounded up.
 _CHANGE_BYTES: Final = 200
 _FIELD_BYTES: Final = 8
 _TEXT_BYTES: Final = 60
@@ -60,10 +60,11 @@ class HeldTransaction:
     """The changes of one transaction, in order.
 
     Args:
-        xid: of the top-level transaction.
-        relations: what its rows refer to.
-        store: where changes go when memory is short.
-        gid: of a prepared transaction that arrives as a whole; not known of a streamed one.
+        xid: ID of the top-level transaction.
+        relations: the relations that its rows refer to.
+        store: takes changes when memory is short.
+        gid: global identifier of a prepared transaction that is not streamed; a streamed one
+            gets it only at its end.
     """
 
     def __init__(
@@ -74,21 +75,22 @@ class HeldTransaction:
         self.relations = relations
         self.origin: str | None = None
         self.memory = 0
-        """Bytes of changes held in memory, about."""
+        """About how many bytes of changes are held in memory."""
         self._store = store
         self._spill: Spill | None = None
-        # In blocks, and their bytes; the last ones still grow.
+        # The changes in memory, in blocks, and how many bytes each block takes. The last one grows.
         self._blocks: deque[list[Held]] = deque()
         self._sizes: deque[int] = deque()
         self._aborted: set[int] = set()
+        # Held changes refer to a relation by its number in _known.
         self._known: list[Relation] = []
         self._numbers: dict[Relation, int] = {}
 
     def hold(self, message: HoldableMessage) -> int:
-        """Keep a change; return how many bytes that takes, about.
+        """Keep a change; return about how many bytes that takes.
 
         Raises:
-            DecodeError: if it does not fit its relation.
+            DecodeError: if the row does not fit its relation.
         """
         xid = self.xid if message.xid is None else message.xid
         size = _CHANGE_BYTES
@@ -124,15 +126,15 @@ class HeldTransaction:
         return size
 
     def abort(self, subxid: int) -> None:
-        """Leave out what a subtransaction has changed, and described."""
+        """Leave out the changes of a rolled back subtransaction, and the relations it described."""
         self._aborted.add(subxid)
         self.relations.abort(subxid)
 
     def spill(self) -> int:
-        """Move the oldest block to the store; return how many bytes that frees, about.
+        """Move the oldest block to the spill store; return about how many bytes that frees.
 
         Raises:
-            SpillError: if it cannot be stored.
+            SpillError: if the block cannot be stored.
         """
         if self._spill is None:
             self._spill = self._store.open()
@@ -145,10 +147,10 @@ class HeldTransaction:
         return freed
 
     def replay(self, transaction: Transaction, end_lsn: LSN) -> Iterator[Change | Begin | Commit]:
-        """Hand everything over, between Begin and Commit, then close.
+        """Yield Begin, all changes and Commit, then drop them.
 
         Raises:
-            SpillError: if what was stored cannot be read back.
+            SpillError: if spilled changes cannot be read back.
         """
         index = 0
         aborted = self._aborted
@@ -163,7 +165,7 @@ class HeldTransaction:
             self.close()
 
     def close(self) -> None:
-        """Forget everything."""
+        """Drop all changes, and the spill file."""
         self._blocks.clear()
         self._sizes.clear()
         if self._spill is not None:
@@ -200,7 +202,7 @@ class HeldTransaction:
         raise AssertionError(held)
 
     def _number(self, oid: int, fields: Fields | None = None) -> int:
-        """Return the number under which the relation, as it is now, is known here."""
+        """Return the number of the relation's current version in ``_known``; add it if need be."""
         relation = self.relations.get(oid)
         if fields is not None:
             check_width(relation, fields)
@@ -222,7 +224,7 @@ def _size(fields: Fields) -> int:
     return total
 
 
-# marshal does not know UNCHANGED, but Ellipsis.
+# marshal cannot write UNCHANGED, but it can write Ellipsis.
 
 
 def _packed(held: Held) -> Held:

@@ -1,7 +1,8 @@
-"""The messages that are read the same wherever they come: each one's layout.
+"""The layouts of messages that are read without regard to earlier messages.
 
-A message with an xid, inside a stream block, is given with the offset behind it. Rows, relations
-and stream blocks, which take more than the bytes, are :class:`~.decoder.Decoder`'s.
+Rows, relations and stream blocks depend on earlier messages, or change how later ones are read:
+:class:`~realtime_core.pgoutput.Decoder` reads them. Inside a stream block some messages begin
+with an xid, which the decoder has read already.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from .messages import (
 __all__ = ["BEGIN", "COMMIT", "FIXED", "PLAIN", "WITH_XID", "ReadWithXid", "flag", "left_over"]
 
 BEGIN: Final = Struct("!xQqI")
-"""Of a Begin: the LSN of the commit record, the commit time, the xid."""
+"""The fields of Begin: the commit record's LSN, the commit time, the xid."""
 COMMIT: Final = Struct("!xBQQq")
-"""Of a Commit: flags, the LSN of its record and of that record's end, the commit time."""
+"""The fields of Commit: flags, the commit record's LSN, the LSN of that record's end, the commit
+time."""
 
 ReadWithXid: TypeAlias = Callable[[bytes, int, int | None], Message]
-"""Takes a message, the offset of its first field behind the xid, and the xid."""
+"""Takes a message, the offset of its first field behind the tag and the xid, and the xid (None
+outside of a stream block)."""
 
 
 def left_over(data: bytes, offset: int) -> DecodeError:
@@ -51,7 +54,7 @@ def flag(reader: Reader) -> bool:
     return bool(value)
 
 
-# Every transaction has these two; a Reader would take four times as long (2.0 µs, 0.5 µs).
+# Every transaction has a Begin and a Commit: with a Reader they would take 2.0 µs, not 0.5 µs.
 
 
 def _begin(data: bytes) -> Message:
@@ -74,7 +77,7 @@ def _check_size(data: bytes, size: int) -> None:
 
 
 FIXED: Final[dict[int, Callable[[bytes], Message]]] = {ord("B"): _begin, ord("C"): _commit}
-"""Messages of one size, by tag."""
+"""Readers of the messages that have one size only, by tag."""
 
 
 def _origin(reader: Reader) -> Message:
@@ -144,7 +147,7 @@ def _rollback_prepared(reader: Reader) -> Message:
 
 
 WITH_XID: Final[dict[int, ReadWithXid]] = {ord("Y"): _type, ord("T"): _truncate, ord("M"): _message}
-"""Messages that carry an xid inside a stream block, by tag."""
+"""Readers of the messages that carry an xid inside a stream block, by tag."""
 PLAIN: Final[dict[int, Callable[[Reader], Message]]] = {
     ord("O"): _origin,
     ord("c"): _stream_commit,
@@ -154,4 +157,4 @@ PLAIN: Final[dict[int, Callable[[Reader], Message]]] = {
     ord("K"): _commit_prepared,
     ord("r"): _rollback_prepared,
 }
-"""All others, by tag."""
+"""Readers of all other messages, by tag."""

@@ -1,7 +1,7 @@
 """OpenTransaction: the transaction between its Begin and its Commit.
 
-PostgreSQL sends one such transaction at a time, after it has committed. So its changes are handed
-over as their messages come, and nothing is kept of them but how many there were.
+PostgreSQL sends one such transaction at a time, after it has committed. So each change is handed
+over as its message comes, and only their number is kept.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class OpenTransaction:
     Each method that takes a message returns the events to hand over for it.
 
     Args:
-        relations: the tables that the stream has described.
-        stream: goes into each position.
+        relations: the relations that the stream has described.
+        stream: the stream's identity, which goes into each position.
     """
 
     __slots__ = ("_relations", "_stream", "begin_is_due", "changes", "transaction")

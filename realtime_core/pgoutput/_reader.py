@@ -1,6 +1,6 @@
-"""A bounded cursor over one message.
+"""Reader: reads a message's fields one after the other.
 
-Every read checks that the bytes are there; :meth:`Reader.end` checks that none are left.
+Every read checks that the message has the bytes; :meth:`Reader.end` checks that none are left.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from ..lsn import LSN
 
 __all__ = ["Reader", "new_lsn"]
 
-# What 64 bits hold is an LSN: without the check of LSN() 0.13 µs instead of 0.33 µs.
+# Any 64-bit number is an LSN, so the range check of LSN() can be skipped: 0.13 µs instead of
+# 0.33 µs.
 new_lsn: Final = int.__new__
 
 _I16: Final = Struct("!h")
@@ -24,7 +25,11 @@ _U64: Final = Struct("!Q")
 
 
 class Reader:
-    """Reads fields off a message, in order.
+    """Reads the fields of one message, in order.
+
+    Args:
+        data: the message.
+        offset: where the first field begins.
 
     Raises:
         TruncatedMessageError: from each method, if the message ends too early.
@@ -70,27 +75,27 @@ class Reader:
         return new_lsn(LSN, _U64.unpack_from(self._data, self._take(8))[0])
 
     def count16(self) -> int:
-        """A number of things that follow, 16 bits."""
+        """Read a 16-bit number that says how many items follow."""
         count: int = _I16.unpack_from(self._data, self._take(2))[0]
         if count < 0:
             raise DecodeError(f"negative count {count}")
         return count
 
     def count32(self) -> int:
-        """A number of things that follow, 32 bits."""
+        """Read a 32-bit number that says how many items follow."""
         count = self.i32()
         if count < 0:
             raise DecodeError(f"negative count {count}")
         return count
 
     def sized(self) -> bytes:
-        """Bytes behind their 32-bit length."""
+        """Read a 32-bit length and as many bytes."""
         length = self.count32()
         start = self._take(length)
         return self._data[start : start + length]
 
     def string(self) -> str:
-        """A NUL-terminated UTF-8 string; the NUL is not part of it."""
+        """Read a UTF-8 string that ends with a NUL, and return it without the NUL."""
         end = self._data.find(b"\0", self.offset)
         if end < 0:
             raise TruncatedMessageError("message ends within a string")
@@ -102,6 +107,7 @@ class Reader:
             raise DecodeError(f"name {raw!r} is not UTF-8") from exc
 
     def end(self) -> None:
+        """Raise DecodeError if bytes are left over."""
         left = len(self._data) - self.offset
         if left:
             raise DecodeError(f"{left} bytes left over at the end of the message")

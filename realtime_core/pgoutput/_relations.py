@@ -1,4 +1,4 @@
-"""Relations and types as the stream has described them so far."""
+"""RelationCache: relations and types, as the stream has described them so far."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ __all__ = ["RelationCache"]
 
 
 class RelationCache:
-    """What Relation and Type messages have said, the latest of each.
+    """The latest Relation message of each table, and the latest Type message of each type.
+
+    A streamed transaction has a cache of its own on top of the stream's: what it describes holds
+    for itself only, until it commits (see :meth:`absorb`).
 
     Args:
-        outer: asked for what is not known here. What is described inside a stream counts for
-            its transaction only, until that commits: see :meth:`absorb`.
+        outer: the cache that is asked for whatever is not in this one.
     """
 
     __slots__ = (
@@ -39,16 +41,18 @@ class RelationCache:
         """Called with the OID of each relation that is described anew."""
         self._relations: dict[int, Relation] = {}
         self._types: dict[int, tuple[str, str]] = {}
-        # When each relation was described: transactions do not end in the order in which
-        # they describe relations.
+        # Relation messages are numbered, because transactions do not end in the order in which
+        # they describe relations. All caches of a stream share the counter; _said holds the
+        # number of each relation's message.
         self._clock: Iterator[int] = count() if outer is None else outer._clock
         self._said: dict[int, int] = {}
-        # Inside a stream: by relation and subtransaction, and the relations of each of those.
+        # Inside a stream block, a relation has a version for each subtransaction that has described
+        # it, and each subtransaction a set of the relations that it has described.
         self._versions: dict[int, dict[int, tuple[int, Relation]]] = {}
         self._described_by: dict[int, set[int]] = {}
 
     def get(self, oid: int) -> Relation:
-        """Return the relation.
+        """Return the relation with this OID.
 
         Raises:
             UnknownRelationError: if it was never described.
@@ -61,10 +65,11 @@ class RelationCache:
         raise UnknownRelationError(oid)
 
     def add_type(self, message: TypeMessage) -> None:
+        """Note a type's name."""
         self._types[message.type_oid] = (message.namespace or "pg_catalog", message.name)
 
     def add_relation(self, message: RelationMessage) -> None:
-        """Replace what was known of the relation.
+        """Note a relation, in place of its former version.
 
         Raises:
             UnknownTypeError: if a column's type is not known.
@@ -83,10 +88,10 @@ class RelationCache:
             self._described_by.setdefault(message.xid, set()).add(oid)
 
     def abort(self, subxid: int) -> None:
-        """Forget what a rolled back subtransaction has described.
+        """Forget the relations that a rolled back subtransaction has described.
 
-        Its tables' locks are gone with it: another transaction may have given them a new
-        shape, and PostgreSQL says so to whoever uses them next.
+        The rollback has released the locks on these tables, so another transaction may have
+        altered them since. PostgreSQL describes them again to the next transaction that uses them.
         """
         for oid in self._described_by.pop(subxid, ()):
             versions = self._versions[oid]
@@ -97,15 +102,17 @@ class RelationCache:
                 del self._relations[oid], self._said[oid]
 
     def absorb(self, inner: RelationCache) -> None:
-        """Take over what a stream has described: PostgreSQL will not say it again.
+        """Take over what a streamed transaction has described, now that it has committed.
 
-        Unless it has said something newer meanwhile.
+        PostgreSQL does not describe these relations again to later transactions. A relation that
+        was described again since then keeps the newer version.
         """
         for oid, relation in inner._relations.items():
             said = inner._said[oid]
             if said > self._said.get(oid, -1):
                 self._set(oid, said, relation)
-        # A Relation message comes after its types' messages each time, so their age is no matter.
+        # PostgreSQL sends the types' messages before every Relation message that uses them, so an
+        # older name of a type does no harm.
         self._types.update(inner._types)
 
     def _set(self, oid: int, said: int, relation: Relation) -> None:
@@ -116,7 +123,8 @@ class RelationCache:
 
     def _column(self, column: RelationColumn, relation: str) -> Column:
         oid = column.type_oid
-        # A Type message wins: information_schema's types have fixed OIDs too.
+        # A Type message goes before the built-in names: PostgreSQL sends one for types that initdb
+        # made, too, as those of information_schema.
         schema, name = self._type(oid) or ("pg_catalog", BUILTIN_TYPES.get(oid, ""))
         if not name:
             raise UnknownTypeError(oid, column=column.name, relation=relation)

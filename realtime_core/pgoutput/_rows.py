@@ -1,4 +1,4 @@
-"""Fields to records, checked against their relation."""
+"""Records: made of a message's fields, which are checked against their relation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["check_width", "new_record", "old_record"]
 
 
 def check_width(relation: Relation, fields: Fields) -> None:
-    """Raise DecodeError unless the row is as wide as its relation."""
+    """Raise DecodeError unless the row has as many fields as its relation has columns."""
     if len(fields) != len(relation.columns):
         raise DecodeError(
             f"a row of {relation} has {len(fields)} fields, its relation {len(relation.columns)} "
@@ -24,8 +24,14 @@ def new_record(
 ) -> Record:
     """Make the record of a new row.
 
-    Unchanged TOAST is taken from the old row where that has it: all columns under FULL, the
-    identity's in a key tuple.
+    A value that the new row leaves out as unchanged (TOAST) is taken from the old row, if that has
+    it: under REPLICA IDENTITY FULL it has all columns, a key tuple has those of the identity.
+
+    Args:
+        relation: the row's table.
+        new: the fields of the new row.
+        old: the fields of the old row or key; None if none was sent.
+        old_is_key: whether ``old`` is a key tuple.
     """
     check_width(relation, new)
     if old is not None and UNCHANGED in new and len(old) == len(new):
@@ -39,7 +45,8 @@ def new_record(
 def old_record(relation: Relation, fields: Fields, is_key: bool) -> Record:
     """Make the record of an old row, or of an old key.
 
-    A key tuple has all columns, the others as null: "not sent" must not look like NULL.
+    A key tuple has a field for every column, and NULL for those outside of the identity. They are
+    left out of the record, because they were not sent and may have any value.
     """
     check_width(relation, fields)
     if not is_key:

@@ -1,13 +1,14 @@
-"""Short cuts: readers for kinds of row, found by a message's first bytes.
+"""Short cuts: row readers, found by a message's first eight bytes.
 
-The first eight bytes of a row's message tell its tag, its relation, the kind of its (first)
-tuple and how many fields that has. The first row of a kind goes the long way, through a
-decoder and an assembler, and so does every one that the kind's reader does not read.
+Rows whose messages begin with the same eight bytes, the head, are of one kind: these bytes tell
+the tag, the relation, the kind of the (first) tuple and how many fields that has. The first row
+of a kind goes the long way, through a decoder and an assembler, and so does every row that the
+kind's reader does not read.
 
-A reader that cuts rows into fields is there at once. One that leaves them uncut takes up to a
-millisecond a column to make, and is in vain where most rows have a long text; so the first
-rows of a kind are looked at: how long are their texts? It is made anew when it has missed
-many, since tables change with their use.
+A reader that cuts rows into fields is made with the first row. One that leaves them uncut takes
+up to a millisecond for each column to make, and is of no use where most rows have a long text. So
+the lengths of the first rows' texts are counted before it is made. It is made again, with new
+lengths, after it could not read many rows, because the values in a table change over time.
 """
 
 from __future__ import annotations
@@ -23,37 +24,38 @@ from ._row_readers import HEAD, ChangeReader, cutting_reader, matching_reader
 __all__ = ["ShortCuts"]
 
 _LOOK: Final = 32
-"""Rows that are looked at before there is a reader that leaves them uncut. It must fit half."""
+"""How many rows are counted before a reader that leaves them uncut is made. It is made if it can
+read half of them."""
 _MISSES: Final = 1000
-"""Rows that it may miss until it is made anew."""
+"""How many rows such a reader may fail to read until it is made again."""
 _LOOKS: Final = 4
-"""How often that is done before rows of a kind are cut after all."""
+"""How often it is made; after that, rows of this kind are cut into fields."""
 _WIDEST: Final = 100
-"""Columns up to which rows are left uncut; wider ones have texts of all lengths."""
+"""The most columns of a table whose rows are left uncut; wider rows have texts of all lengths."""
 
 
 class _Kind:
-    """What is known of the rows with one head."""
+    """What is known of the rows whose messages begin with one head."""
 
     __slots__ = ("cut", "fitting", "lengths", "looks", "misses", "rows")
 
     def __init__(self) -> None:
         self.cut = False
-        """Whether they are cut, for good."""
+        """Whether these rows are cut into fields from now on."""
         self.looks = 0
-        """How often some were looked at."""
+        """How often a reader that leaves them uncut was made."""
         self.misses = 0
-        """How many more the reader may miss."""
+        """How many more rows that reader may fail to read."""
         self.start()
 
     def start(self) -> None:
-        """Begin to look at rows."""
+        """Begin to count the lengths of texts."""
         self.rows = self.fitting = 0
         self.lengths: list[Lengths] = []
-        """Of the old tuple's columns, then the new one's."""
+        """For each column of the old tuple, then of the new one."""
 
     def look_at(self, fields: tuple[Field, ...]) -> None:
-        """Count how long a row's texts are."""
+        """Count the lengths of one row's texts."""
         if not self.lengths:
             self.lengths = [Counter() for _ in fields]
         fits = True
@@ -67,10 +69,10 @@ class _Kind:
 
 
 class ShortCuts:
-    """The readers of one stream.
+    """The row readers of one stream.
 
     Args:
-        lazy: whether rows are left uncut where that is possible.
+        lazy: whether to leave rows uncut where that is possible.
     """
 
     __slots__ = ("_kinds", "_lazy", "readers")
@@ -78,12 +80,18 @@ class ShortCuts:
     def __init__(self, *, lazy: bool) -> None:
         self._lazy = lazy
         self.readers: dict[bytes, ChangeReader] = {}
-        """By head. Always this same dict."""
-        # By the relation's OID, then by head: a database may have thousands of relations.
+        """The readers by head. It is the same dict for as long as the stream lasts."""
+        # By the relation's OID first, so that a relation is forgotten without a look at all the
+        # others: a database may have thousands.
         self._kinds: defaultdict[bytes, dict[bytes, _Kind]] = defaultdict(dict)
 
     def learn(self, message: bytes, change: RowChange) -> None:
-        """Take note of a row that went the long way, outside of a stream block."""
+        """Learn from a row that went the long way, so that later ones need not.
+
+        Args:
+            message: the row's message, which has no xid.
+            change: what the assembler made of it.
+        """
         head, relation = message[:HEAD], change.relation
         kinds = self._kinds[head[1:5]]
         kind = kinds.get(head)
@@ -92,7 +100,7 @@ class ShortCuts:
             if not self._lazy or len(relation.columns) > _WIDEST:
                 self._cut(head, kind, relation)
         elif kind.cut:
-            pass  # what this one does not read, no other does
+            pass  # no other reader reads what the one that cuts rows does not
         elif kind.misses:
             kind.misses -= 1
         elif kind.looks == _LOOKS:
@@ -104,7 +112,7 @@ class ShortCuts:
                 self._decide(head, kind, relation)
 
     def _decide(self, head: bytes, kind: _Kind, relation: Relation) -> None:
-        """Make the reader for rows that were looked at."""
+        """Make the reader that the counted rows call for."""
         if 2 * kind.fitting < kind.rows:
             self._cut(head, kind, relation)
             return
@@ -118,13 +126,13 @@ class ShortCuts:
         kind.cut = True
 
     def forget(self, relation_oid: int) -> None:
-        """Drop what was made for a relation: it is described anew."""
+        """Drop the readers of a relation, which was described anew."""
         for head in self._kinds.pop(relation_oid.to_bytes(4, "big"), ()):
             self.readers.pop(head, None)
 
 
 def _fields(change: RowChange) -> tuple[Field, ...]:
-    """Return the fields that the change's message has, keys without the columns left out."""
+    """Return the fields of the change's old and new row; a key has only its own columns."""
     if isinstance(change, Insert):
         return change.record.fields
     old = change.old_record

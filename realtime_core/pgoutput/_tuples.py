@@ -1,10 +1,10 @@
 """TupleData: the fields of a row, read as fast as Python can.
 
-Most of a stream is rows, and most of a row's time goes into its fields. :func:`read_fields`
-is the plain loop. :func:`fields_reader` makes a function for so many fields, with the loop
-unrolled: no list, no counter, no bound method calls, half the time. It takes the common
-cases, text, NULL and unchanged TOAST, and leaves binary fields, and everything that looks
-wrong, to the plain loop, which is therefore also the tests' reference.
+Most of a stream is rows, and most of a row's time goes into its fields. :func:`read_fields` is
+the plain loop over them. :func:`fields_reader` generates a function for a fixed number of fields,
+with the loop unrolled: it needs no list, no counter and no bound methods, and takes half the
+time. It reads text, NULL and unchanged TOAST; rows with binary fields, and rows that look wrong,
+it hands to the plain loop, which is therefore also the reference in tests.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .messages import Fields
 __all__ = ["FieldsReader", "fields_reader", "read_fields", "read_tuple"]
 
 FieldsReader: TypeAlias = Callable[[bytes, int], tuple[Fields, int]]
-"""Takes a message and the offset of a tuple's first field, behind the number of fields;
-returns the fields and the offset behind them.
+"""Takes a message and the offset of a tuple's first field, which stands behind the number of
+fields; returns the fields and the offset behind the last one.
 
 May raise struct.error, IndexError or UnicodeDecodeError besides DecodeError.
 """
@@ -36,11 +36,12 @@ _count_at: Final = Struct("!h").unpack_from
 _length_at: Final = Struct("!i").unpack_from
 
 _WIDEST: Final = 200
-"""Columns up to which a reader is generated; beyond, code gets long and rows get rare."""
+"""The most columns that a reader is generated for: wider tables are rare, and their code is
+long."""
 
 
 def read_tuple(data: bytes, offset: int) -> tuple[Fields, int]:
-    """Read a TupleData of any width; it may raise the same."""
+    """Read a TupleData of any width; it raises what a :data:`FieldsReader` does."""
     (columns,) = _count_at(data, offset)
     if columns < 0:
         raise DecodeError(f"negative number of columns {columns}")
@@ -48,7 +49,7 @@ def read_tuple(data: bytes, offset: int) -> tuple[Fields, int]:
 
 
 def read_fields(data: bytes, offset: int, columns: int) -> tuple[Fields, int]:
-    """Read so many fields, one by one."""
+    """Read ``columns`` fields in a plain loop."""
     size = len(data)
     fields: list[Field] = []
     for _ in range(columns):
@@ -75,10 +76,10 @@ def read_fields(data: bytes, offset: int, columns: int) -> tuple[Fields, int]:
     return tuple(fields), offset
 
 
-# One expression, its walrus in place of a counter. Lengths are read unsigned: a negative one
-# becomes so large that the next field, or the check at the end, finds the message too short.
-# Then, and when a cut text is not UTF-8, the plain loop says what is wrong. A try costs
-# nothing unless it is needed.
+# A field is one expression, which moves the offset `at` by assignment expressions. Lengths are
+# read as unsigned: a negative one becomes so large that the next field, or the check at the end,
+# finds the message too short. Then, and when a text is not UTF-8, the plain loop raises the error
+# that says what is wrong. The try statement costs nothing unless something is raised.
 _FIELD = (
     "data[(start := at + 5) : (at := start + length_behind(data, at)[0])].decode() "
     "if (kind := data[at]) == 116 else "
@@ -108,7 +109,7 @@ def fields_reader(columns: int) -> FieldsReader:
     names = {
         "UNCHANGED": UNCHANGED,
         "error": error,
-        # The pad byte is the field's kind.
+        # The pad byte x steps over the field's kind.
         "length_behind": Struct("!xI").unpack_from,
         "other": _other,
         "read_fields": read_fields,

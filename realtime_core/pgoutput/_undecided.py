@@ -1,7 +1,7 @@
 """UndecidedTransactions: streamed and prepared transactions, until they end.
 
-Each is a :class:`~realtime_core.pgoutput._held.HeldTransaction`. Here are the books: which
-there are, which one messages go to now, and how much memory all of them take together.
+Each of them is a :class:`~realtime_core.pgoutput._held.HeldTransaction`. This class knows which
+there are, which one the current messages belong to, and how much memory all of them take.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = ["UndecidedTransactions"]
 class UndecidedTransactions:
     """The transactions of one stream whose end has not come yet.
 
-    A method that is wrong at its place raises DecodeError. What belongs to the
-    :attr:`current` one is taken by methods that return nothing to hand over.
+    Methods raise DecodeError for a message that cannot come at this place. Those that take a
+    message of the :attr:`current` transaction return ``()``: there is nothing to hand over yet.
 
     Args:
-        relations: of the stream; what a transaction describes goes on top of them.
-        max_memory: bytes of changes held in memory, of all together.
-        store: where the rest goes.
+        relations: the relations that the stream has described to all transactions.
+        max_memory: how many bytes of changes all transactions together may hold in memory.
+        store: takes the changes beyond that.
     """
 
     def __init__(self, relations: RelationCache, max_memory: int, store: SpillStore) -> None:
@@ -48,10 +48,11 @@ class UndecidedTransactions:
         self._prepared: dict[str, HeldTransaction] = {}
         self._memory = 0
         self.current: HeldTransaction | None = None
-        """The one that messages go to: in a stream block, or between Begin Prepare and Prepare."""
+        """The transaction that messages belong to, inside of a stream block, and between Begin
+        Prepare and Prepare; None elsewhere."""
 
     def close(self) -> None:
-        """Drop all, and their spill files."""
+        """Drop all transactions, and their spill files."""
         for held in (*self._streamed.values(), *self._prepared.values()):
             held.close()
         if self.current is not None:
@@ -60,10 +61,10 @@ class UndecidedTransactions:
         self._prepared.clear()
         self._memory = 0
 
-    # What goes to the current one
+    # Messages of the current transaction
 
     def hold(self, message: HoldableMessage) -> tuple[()]:
-        """Keep a change.
+        """Keep a change; spill the largest transaction's oldest changes if memory is short.
 
         Raises:
             SpillError: if it cannot be stored.
@@ -91,7 +92,7 @@ class UndecidedTransactions:
         assert self.current is not None
         return self.current
 
-    # Which one that is
+    # Where the current transaction begins and ends
 
     def start_block(self, message: StreamStartMessage) -> None:
         held = self._streamed.get(message.xid)
@@ -110,7 +111,7 @@ class UndecidedTransactions:
             raise DecodeError(f"Stream Stop within prepared transaction {held.gid!r}")
 
     def begin_prepare(self, message: BeginPrepareMessage) -> None:
-        # Not a stream: what is described here is said once for everybody.
+        # Its changes are not streamed, so what it describes is described to all transactions.
         self.current = HeldTransaction(message.xid, self._relations, self._store, gid=message.gid)
 
     def prepare(self, message: PrepareMessage) -> None:
@@ -129,17 +130,18 @@ class UndecidedTransactions:
         self.current = None
         return held
 
-    # What becomes of them
+    # How a transaction ends
 
     def prepare_streamed(self, message: StreamPrepareMessage) -> None:
-        # What it has described is said again to the others, whether it will commit or not.
+        # PostgreSQL describes the same relations again to other transactions, so nothing needs to
+        # be taken over, whether this one commits or not.
         held = self._pop_streamed(message.xid)
         self._keep_prepared(message.gid, held)
 
     def abort(self, message: StreamAbortMessage) -> None:
         if message.xid not in self._streamed:
-            # PostgreSQL 18 aborts a transaction that it was about to stream, too, when it finds
-            # it rolled back before anything of it was sent.
+            # PostgreSQL 18 also sends this for a transaction that it was about to stream and then
+            # found rolled back, so that nothing of it has come.
             return
         if message.subxid == message.xid:
             self.take_streamed(message.xid).close()
@@ -147,7 +149,7 @@ class UndecidedTransactions:
             self._streamed[message.xid].abort(message.subxid)
 
     def take_streamed(self, xid: int) -> HeldTransaction:
-        """Return a streamed transaction that ends; it is the caller's to replay or to close."""
+        """Remove a streamed transaction that ends; the caller has to replay or to close it."""
         held = self._pop_streamed(xid)
         self._memory -= held.memory
         return held
@@ -155,7 +157,11 @@ class UndecidedTransactions:
     def take_prepared(
         self, message: CommitPreparedMessage | RollbackPreparedMessage
     ) -> HeldTransaction | None:
-        """Return a prepared transaction that ends, None if its Prepare was not seen."""
+        """Remove a prepared transaction that ends; the caller has to replay or to close it.
+
+        Returns:
+            None if the transaction was prepared before this stream began.
+        """
         held = self._prepared.pop(message.gid, None)
         if held is None:
             return None

@@ -1,11 +1,11 @@
-"""Assembler: messages to changes, in commit order.
+"""Assembler: makes changes of messages, in commit order.
 
-It knows the relations and types described so far and the transactions under way. What
-comes between Begin and Commit is committed already, so each change goes on as soon as its
-message arrives and memory stays constant whatever the transaction's size. A streamed
-transaction is still running, and a prepared one undecided: their changes are held, in
-memory up to a bound and then in a spill file, until the commit hands them over or a
-rollback drops them.
+It knows the relations and types that the stream has described, and the transactions that have not
+ended. A transaction between Begin and Commit has committed already, so each change is handed over
+as soon as its message arrives, and memory stays constant whatever the transaction's size. A
+streamed transaction is still running, and a prepared one undecided: their changes are held, in
+memory up to a bound and then in a spill file, until the commit hands them over or a rollback
+drops them.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ from .spill import FileSpillStore, SpillStore
 __all__ = ["MAX_MEMORY", "Assembler", "assemble"]
 
 MAX_MEMORY: Final = 64 * 1024 * 1024
+"""How many bytes of undecided transactions are held in memory unless a caller says otherwise."""
 
 Assembled: TypeAlias = Iterable[Change | Begin | Commit]
 _Handler: TypeAlias = Callable[[Any], Assembled]
@@ -54,14 +55,16 @@ _Handler: TypeAlias = Callable[[Any], Assembled]
 class Assembler:
     """Turns the messages of one connection into changes, in commit order.
 
-    After an error it refuses further messages: what it knows may be wrong, and what it held
-    is dropped. Make a new one for each connection, as PostgreSQL describes every relation again.
+    After an error it refuses further messages, because what it knows may be wrong, and drops the
+    changes that it held. Make a new one for each connection: PostgreSQL describes every relation
+    again.
 
     Args:
-        stream: goes into each position; None for a stream without a known source.
-        max_memory: bytes of streamed and prepared transactions that are held in memory,
-            all together; what is beyond goes to the spill store.
-        spill_store: None: nameless files in the system's temporary folder.
+        stream: the stream's identity, which goes into each position; None if it is not known.
+        max_memory: how many bytes of streamed and prepared transactions are held in memory, all
+            of them together; what is beyond goes to the spill store.
+        spill_store: takes the changes beyond ``max_memory``; None stands for nameless files in
+            the system's temporary folder.
 
     Raises:
         ConfigError: if ``max_memory`` is negative.
@@ -77,7 +80,7 @@ class Assembler:
         if max_memory < 0:
             raise ConfigError(f"max_memory is {max_memory}: give bytes, 0 to hold none in memory")
         self._stream = stream
-        # These three are ChangeDecoder's, too, whose short cuts go around feed().
+        # ChangeDecoder, whose short cuts go around feed(), reads and sets these three, too.
         self.relations = RelationCache()
         self.open_transaction = OpenTransaction(self.relations, stream)
         self.is_abandoned = False
@@ -85,7 +88,8 @@ class Assembler:
             self.relations, max_memory, spill_store or FileSpillStore()
         )
 
-        # By the message's class: a match statement would try one class after the other.
+        # Handlers are found by the message's class: a match statement would try one class after
+        # the other. _direct is for messages outside of a stream block, _held for those in one.
         frames: dict[type[Message], _Handler] = {
             BeginMessage: self._begin,
             CommitMessage: self.open_transaction.commit,
@@ -139,16 +143,16 @@ class Assembler:
         )
 
     def feed(self, message: Message) -> Assembled:
-        """Take the next message; return what it completes, in order.
+        """Take the next message; return the events that it completes, in order.
 
-        Begin comes out together with what the message after it completes, since that one may
-        be the transaction's Origin. A commit of a held transaction hands over all of it as an
-        iterator that reads the spill as it goes: use it up before the next message.
+        A Begin is returned together with the events of the message behind it, since that one may
+        be the transaction's Origin. The commit of a held transaction returns an iterator over all
+        of it, which reads spilled changes as it goes: exhaust it before the next message.
 
         Raises:
             UnknownRelationError: if a row's relation was never described.
-            UnknownTypeError: if a column's type was not.
-            DecodeError: if the message cannot come at this place, or does not fit its
+            UnknownTypeError: if the type of a relation's column was never described.
+            DecodeError: if the message cannot come at this place, or its row does not fit its
                 relation.
             SpillError: if a held transaction cannot be stored.
         """
@@ -163,16 +167,16 @@ class Assembler:
             raise
 
     def abandon(self) -> None:
-        """Drop what is held, and refuse further messages: one of the stream's could not be used."""
+        """Drop the held changes, and refuse further messages, after one that could not be used."""
         self.is_abandoned = True
         self.close()
 
     def close(self) -> None:
-        """Drop what is held, and its spill files."""
+        """Drop the changes of transactions that have not ended, and their spill files."""
         self._undecided.close()
 
     def _feed_first(self, message: Message) -> Assembled:
-        """Take the message after Begin, and hand over both."""
+        """Take the message after a Begin; return the events of both."""
         begin = self.open_transaction.take_begin(message)
         if isinstance(message, OriginMessage):
             return (begin,)
@@ -194,7 +198,7 @@ class Assembler:
         return ()
 
     def _outside(self, message: Message) -> None:
-        """Raise DecodeError if another transaction is under way."""
+        """Raise DecodeError if the message stands within another transaction."""
         within = self.open_transaction.transaction or self._undecided.current
         if within is not None:
             raise DecodeError(f"{type(message).__name__} within transaction {within.xid}")
@@ -256,7 +260,7 @@ class Assembler:
             self._stream, message.xid, message.commit_lsn, message.commit_time, origin, message.gid
         )
         if held is None:
-            # Prepared before this stream began: its rows were sent then, to somebody else.
+            # It was prepared before this stream began, and its rows were sent then.
             return (Begin(transaction), Commit(transaction, message.end_lsn, 0))
         return self._whole(held.replay(transaction, message.end_lsn))
 

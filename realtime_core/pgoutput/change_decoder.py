@@ -1,8 +1,8 @@
-"""ChangeDecoder: the bytes of a stream's messages to changes, in one step.
+"""ChangeDecoder: decodes the bytes of a stream's messages into changes, in one step.
 
-A decoder and an assembler in one, for whoever wants changes and no messages. Those two know
-all that there is to know about the format; what comes here are short cuts for common rows, and
-for the beginning and the end of a transaction, since many have no more than one row.
+It is for programs that want changes and do not look at messages. It has a decoder and an
+assembler, which know the whole format, and takes short cuts around them for common rows, and for
+the Begin and the Commit of a transaction, as many transactions have no more than one row.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ class ChangeDecoder:
             ...
 
     Args:
-        stream: as :class:`Assembler` takes it.
-        abort_info: as :class:`Decoder` takes it.
-        lazy: whether the common rows are only checked, and cut into fields when somebody asks
-            for one: faster for who passes most rows over or reads a column or two, slower for
-            who reads all.
-        max_memory: as :class:`Assembler` takes it.
-        spill_store: as :class:`Assembler` takes it.
+        stream: the stream's identity, which goes into each position; None if it is not known.
+        abort_info: whether the stream was started with ``streaming 'parallel'``, as for
+            :class:`Decoder`.
+        lazy: whether to only check common rows, and to cut them into fields when a field is
+            asked for. That is faster for programs that skip most rows or read a column or two of
+            each, and slower for programs that read all columns.
+        max_memory: how many bytes of streamed and prepared transactions are held in memory, as
+            for :class:`Assembler`.
+        spill_store: takes what is beyond that, as for :class:`Assembler`.
 
     Raises:
         ConfigError: if ``max_memory`` is negative.
@@ -70,20 +72,21 @@ class ChangeDecoder:
         return self._assembler.in_transaction
 
     def close(self) -> None:
-        """Drop what is held of transactions that have not ended, and their spill files."""
+        """Drop the changes of transactions that have not ended, and their spill files."""
         self._assembler.close()
 
     def decode(self, payloads: Iterable[bytes]) -> Iterator[Change | Begin | Commit]:
-        """Decode messages one after the other; yield what each completes.
+        """Decode messages one after the other; yield the changes that each one completes.
 
-        What comes of a message is yielded before the next one is taken. Use the iterator up
-        before the next call; after an error there must be none.
+        The changes of a message are yielded before the next message is taken from ``payloads``.
+        Exhaust the iterator before you call this again. After an error make a new decoder.
 
         Raises:
             DecodeError, SpillError: as :meth:`Decoder.decode` and :meth:`Assembler.feed` do.
         """
-        # There are short cuts in plain transactions only: in others an xid stands in the OID's
-        # place. After an error there are none, and the long way refuses all.
+        # Short cuts are for transactions that are not streamed: in a streamed one an xid stands
+        # where the readers look for the OID. After an error no short cut is taken, and the
+        # assembler refuses every message.
         find, find_none = self._short_cuts.readers.get, _NO_READERS.get
         opened = self._open_transaction
         transaction = None if self._assembler.is_abandoned else opened.transaction
@@ -119,19 +122,19 @@ class ChangeDecoder:
             reader_for = find_none if transaction is None else find
 
     def _short_begin(self, data: bytes) -> bool:
-        """Take a Begin; return False for one that has to go the long way."""
+        """Take a Begin message; return False if it has to go the long way."""
         if len(data) != BEGIN.size or not self._assembler.may_begin:
             return False
         commit_lsn, commit_time, xid = BEGIN.unpack(data)
         try:
             self._open_transaction.begin(xid, new_lsn(LSN, commit_lsn), commit_time)
         except DecodeError:
-            # A time that there is not: the long way refuses it for good.
+            # Python has no such time. The long way raises the error again, and is then broken.
             return False
         return True
 
     def _short_commit(self, data: bytes, transaction: Transaction | None) -> Commit | None:
-        """Return the end of a transaction; None for one that has to go the long way."""
+        """Take a Commit message; return None if it has to go the long way."""
         opened = self._open_transaction
         if len(data) != COMMIT.size or transaction is None or opened.begin_is_due:
             return None
@@ -142,6 +145,7 @@ class ChangeDecoder:
         return Commit(transaction, new_lsn(LSN, end_lsn), opened.changes)
 
     def _long_way(self, data: bytes) -> Iterable[Change | Begin | Commit]:
+        """Take any message through the decoder and the assembler."""
         try:
             message = self._decoder.decode(data)
         except Exception:

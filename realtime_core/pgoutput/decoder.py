@@ -1,11 +1,12 @@
-"""Decoder: one pgoutput message's bytes to one message object.
+"""Decoder: decodes the bytes of one pgoutput message into one message object.
 
-It does no I/O and knows nothing of transactions; the assembler does. All messages of
-protocols 1 to 4 are read, each with its exact length: a byte too few or too many is a
+It does no I/O and knows nothing of transactions, which are the assembler's. It reads all messages
+of protocols 1 to 4, each with its exact length: a byte too few or too many is a
 :exc:`~realtime_core.errors.DecodeError`, never a wrong value.
 
-Two things make it remember: inside a stream (between Stream Start and Stop) most messages
-carry the subtransaction's xid, and a Relation message tells how wide a table's rows are.
+It remembers two things from earlier messages: whether it stands inside a stream block (between
+Stream Start and Stream Stop), where most messages carry the subtransaction's xid, and how many
+columns each relation has.
 
 Layouts: "Logical Replication Message Formats" in the PostgreSQL documentation.
 """
@@ -35,7 +36,7 @@ from .messages import (
 
 __all__ = ["Decoder"]
 
-# Bound once: 72 ns a call, against 154 ns for int.from_bytes of a slice.
+# The bound method takes 72 ns a call, int.from_bytes of a slice 154 ns.
 _u32_at: Final = Struct("!I").unpack_from
 
 _INSERT: Final = ord("I")
@@ -48,12 +49,12 @@ _OLD: Final = ord("O")
 _new: Final = object.__new__
 
 _HEAD: Final = 8
-"""Bytes before the first field of a row without an xid."""
+"""How many bytes stand before the first field of a row, in a message without an xid."""
 
 _IDENTITIES: Final = frozenset("dnfi")
 
-# Of a row, its message's tag, and the kind of its first tuple. An update with an old tuple is
-# a kind of its own.
+# The kinds of rows, with the tag of their message and the kind of its first tuple. An update with
+# an old tuple is a kind of its own.
 _OLD_UPDATE: Final = -_UPDATE
 _ROW_KINDS: Final = (
     (_INSERT, _INSERT, _NEW),
@@ -64,7 +65,8 @@ _ROW_KINDS: Final = (
     (_DELETE, _DELETE, _OLD),
 )
 _Row: TypeAlias = tuple[FieldsReader, int, int, bool]
-"""What reads a row's fields, its kind, its relation, and whether its first tuple is a key."""
+"""The reader of a row's fields, the row's kind, its relation's OID, and whether its first tuple is
+a key."""
 _NO_WIDTH: Final[tuple[bytes, FieldsReader]] = (b"none", fields_reader(0))
 _NO_ROWS: Final[dict[bytes, _Row]] = {}
 
@@ -95,13 +97,13 @@ class Decoder:
     def __init__(self, *, abort_info: bool = False) -> None:
         self._abort_info = abort_info
         self._in_stream = False
-        # Rows by their message's first bytes: its tag, the relation's OID, the first tuple's
-        # kind and width. One lookup tells all that there is to know before the fields.
+        # Rows are found by their message's first eight bytes: the tag, the relation's OID, the
+        # first tuple's kind and its width. One lookup yields all that stands before the fields.
         self._rows: dict[bytes, _Row] = {}
         self._tuples: dict[int, tuple[bytes, FieldsReader]] = {}
-        # Finds none inside a stream, where an xid stands in the OID's place.
+        # Inside a stream block this finds nothing, because an xid stands in the OID's place.
         self._row_for = self._rows.get
-        # What carries an xid inside a stream.
+        # Messages that carry an xid inside a stream block.
         self._with_xid: dict[int, ReadWithXid] = {
             ord("I"): self._insert,
             ord("U"): self._update,
@@ -120,11 +122,11 @@ class Decoder:
         """Decode one message.
 
         Args:
-            data: the payload of one XLogData, whole.
+            data: the whole payload of one XLogData.
 
         Raises:
-            TruncatedMessageError: if it ends too early.
-            UnknownMessageError: if its first byte names no message.
+            TruncatedMessageError: if the message ends too early.
+            UnknownMessageError: if its first byte is the tag of no message.
             DecodeError: if it is wrong in any other way, or cannot come at this place.
         """
         try:
@@ -142,7 +144,7 @@ class Decoder:
                     raise left_over(data, end)
                 return UpdateMessage(oid, old, is_key, fields, None)
             if kind == _INSERT:
-                # Without a call of the class: 0.07 µs instead of 0.11 µs.
+                # Without calling the class this takes 0.07 µs instead of 0.11 µs.
                 message = _new(InsertMessage)
                 message.relation_oid = oid
                 message.new = fields
@@ -182,7 +184,7 @@ class Decoder:
         reader = Reader(data, 1)
         message = read_plain(reader)
         reader.end()
-        # Only now: a message that is refused must not move the decoder.
+        # Not before this line: a message that is refused must not change the decoder's state.
         if type(message) is StreamStartMessage:
             self._in_stream = True
             self._row_for = _NO_ROWS.get
@@ -226,7 +228,7 @@ class Decoder:
             raise left_over(data, offset)
         return DeleteMessage(oid, old, kind == _KEY, xid)
 
-    # What changes the decoder's mind
+    # Messages that change the decoder's state
 
     def _relation(self, data: bytes, offset: int, xid: int | None) -> Message:
         reader = Reader(data, offset)
@@ -243,8 +245,11 @@ class Decoder:
         return RelationMessage(oid, namespace, name, identity, columns, xid)
 
     def _expect_rows(self, oid: int, columns: int) -> None:
-        """Prepare for a relation's rows. Those of another width are read too, more slowly:
-        streams with different versions of a table may be interleaved."""
+        """Prepare for a relation's rows.
+
+        Rows of another width are read, too, but more slowly: blocks of streams that saw different
+        versions of a table may be interleaved.
+        """
         width, place = columns.to_bytes(2, "big"), oid.to_bytes(4, "big")
         former = self._tuples.get(oid)
         read = fields_reader(columns)

@@ -1,8 +1,8 @@
-"""Where a streamed transaction's changes wait for their commit: memory first, then a file.
+"""Spill: where an undecided transaction's changes wait for its commit when memory is short.
 
-The assembler asks a :class:`SpillStore` for one :class:`Spill` a transaction. The file has no
-name from the start (``O_TMPFILE``, or unlinked at once), is readable by its owner only, and is
-gone with the process, however that ends.
+The assembler asks a :class:`SpillStore` for one :class:`Spill` for each transaction. The file of a
+:class:`FileSpillStore` never has a name that stays (``O_TMPFILE``, or unlinked at once), only its
+owner can read it, and it is gone when the process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from ..errors import SpillError
 __all__ = ["FileSpillStore", "Held", "Spill", "SpillStore"]
 
 Held: TypeAlias = tuple[Any, ...]
-"""A change as plain values: numbers, strings, bytes, None, Ellipsis, and tuples of them."""
+"""A change as a tuple of plain values: numbers, strings, bytes, None, Ellipsis, tuples of these."""
 
 _SIZE: Final = Struct("!Q")
 
 
 class Spill(Protocol):
-    """What a transaction has put aside, in order."""
+    """The spilled changes of one transaction, in order."""
 
     def write(self, held: list[Held]) -> None:
         """Append changes.
 
         Raises:
-            SpillError: if they cannot be stored; the spill is of no use any more.
+            SpillError: if they cannot be stored; the spill must not be used any more.
         """
         ...
 
@@ -41,22 +41,22 @@ class Spill(Protocol):
         ...
 
     def close(self) -> None:
-        """Give the storage back."""
+        """Free the storage."""
         ...
 
 
 class SpillStore(Protocol):
-    """Makes spills."""
+    """Makes a spill for each transaction that needs one."""
 
     def open(self) -> Spill: ...
 
 
 class FileSpillStore:
-    """Spills into nameless files.
+    """Spills to nameless files.
 
     Args:
-        directory: where; None for the system's temporary folder, which is often in memory:
-            choose one on disk for transactions that are larger than that.
+        directory: the folder of the files; None stands for the system's temporary folder. That
+            is often in memory: choose one on disk for transactions that are larger.
     """
 
     def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
@@ -71,12 +71,12 @@ class FileSpillStore:
 
 
 class _FileSpill:
-    """Blocks of marshalled changes, each behind its length.
+    """A file with blocks of marshalled changes, each behind its length.
 
-    marshal, because the process that writes is the one that reads, and it is twice as fast
-    as pickle here. No file object but a descriptor of its own: without a buffer a full disk is
-    noticed by the write that fills it, not at the end, and an assembler that is simply let go
-    needs no excuse for not having closed it.
+    It is written with marshal, which is twice as fast as pickle here, because the process that
+    writes is the one that reads. It is a descriptor and not a file object: without a buffer, the
+    write that fills the disk fails, and not the last one; and an assembler that is dropped
+    without being closed causes no ResourceWarning.
     """
 
     def __init__(self, descriptor: int) -> None:
