@@ -43,7 +43,8 @@ from .setup.migrations import migrate
 from .setup.powers import excess_powers
 from .setup.privileges import missing_privileges
 from .slow_viewers import SlowViewers
-from .subscriptions import Registration, Registry
+from .subscription_table import Registration
+from .subscriptions import Registry
 
 __all__ = ["RlsMode"]
 

@@ -10,35 +10,26 @@ removed when they have not been seen for some time.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import attrs
 import psycopg
-from psycopg import AsyncConnection
 from psycopg_pool import PoolTimeout
 
-from realtime_core.sources.catalog import enum_orders as read_enum_orders
-
 from ..config import OutputPlugin
-from ..config.database.catalog import read_tables
 from ..config.database.connections import Connections, brief
-from ..config.database.publications import published
 from ..errors import RefusedError, UnavailableError
-from ..fanout.subscription_specs import SubscriptionSpec, check_spec, possible
-from ..fanout.topic_rules import OWN_SCHEMA
-from ..fanout.turns import Turns
+from ..fanout.subscription_specs import SubscriptionSpec
 from ..net.aio import cancel_within
-from .memberships import acting, grant
-from .rows import SubscriptionRow, note_of, row_of
+from .subscription_table import Registration, SubscriptionTable, limit_time
 from .viewers import Viewer
 
-__all__ = ["Registration", "Registry"]
+__all__ = ["Registry"]
 
 logger = logging.getLogger("realtime.rls")
 
@@ -50,80 +41,6 @@ _ATTEMPTS: Final = 3
 """To write a join down."""
 _PATIENCE: Final = 2.0
 """Seconds that each of them waits for a connection: clients wait no longer than ten."""
-_MOST_SECONDS: Final = 2.0
-"""For a statement: to check a filter's value, a type may take any time."""
-
-
-@attrs.define(eq=False)
-class Registration:
-    """A channel, as the database knows it."""
-
-    wants: tuple[tuple[SubscriptionSpec, ...], ...]
-    """Each in all the ways in which it can be read; one of them has to be possible."""
-    viewer: Viewer
-    id: UUID = attrs.field(factory=uuid4)
-    notes: tuple[str, ...] = ()
-    """What its client should know of what it wants, though it can be had."""
-
-    @property
-    def has_wildcard(self) -> bool:
-        """Whether tables that come later belong to it."""
-        return any(wish.schema is None or wish.table is None for wish in chain(*self.wants))
-
-
-_ROLE: Final = """
-    SELECT pg_catalog.pg_has_role(current_user, r.oid, %s), pg_catalog.quote_ident(r.rolname),
-        pg_catalog.quote_ident(current_user)
-    FROM pg_catalog.pg_roles r WHERE r.rolname = %s
-"""
-
-_ALL_TABLES: Final = """
-    SELECT c.oid::pg_catalog.int8
-    FROM pg_catalog.pg_class c
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
-        AND n.nspname <> ALL ('{pg_catalog,information_schema,pg_toast}')
-        AND n.nspname <> %(own)s AND (%(schema)s::text IS NULL OR n.nspname = %(schema)s)
-        AND (%(table)s::text IS NULL OR c.relname = %(table)s)
-        AND pg_catalog.has_schema_privilege(%(role)s::name, n.oid, 'USAGE')
-        AND pg_catalog.has_any_column_privilege(%(role)s::name, c.oid, 'SELECT')
-        AND {published} IS NOT NULL
-"""
-
-_INSERT: Final = """
-    INSERT INTO realtime.subscription
-        (subscription_id, entity, filters, claims, action_filter, selected_columns, node)
-    SELECT %(id)s, r.entity,
-        ARRAY(
-            SELECT (f ->> 0, f ->> 1, f ->> 2)::realtime.user_defined_filter
-            FROM pg_catalog.jsonb_array_elements(r.filters) f
-        ),
-        %(claims)s, r.action,
-        CASE pg_catalog.jsonb_typeof(r.selected) WHEN 'array' THEN ARRAY(
-            SELECT pg_catalog.jsonb_array_elements_text(r.selected)
-        ) END,
-        %(node)s
-    FROM ROWS FROM (
-        pg_catalog.unnest(%(entities)s::oid[]), pg_catalog.unnest(%(filters)s::jsonb[]),
-        pg_catalog.unnest(%(actions)s::text[]), pg_catalog.unnest(%(selected)s::jsonb[])
-    ) r (entity, filters, action, selected)
-    ON CONFLICT DO NOTHING
-"""
-
-_TOUCH: Final = """
-    INSERT INTO realtime.core_node (node, expires_at)
-    VALUES (%(node)s, pg_catalog.now() + pg_catalog.make_interval(secs => %(seconds)s))
-    ON CONFLICT (node) DO UPDATE SET expires_at = excluded.expires_at
-"""
-
-_BURY: Final = """
-    WITH dead AS (DELETE FROM realtime.core_node WHERE expires_at < pg_catalog.now())
-    DELETE FROM realtime.subscription s
-    WHERE s.node IS NOT NULL AND NOT EXISTS (
-        SELECT FROM realtime.core_node n
-        WHERE n.node = s.node AND n.expires_at >= pg_catalog.now()
-    )
-"""
 
 
 class Registry:
@@ -139,6 +56,7 @@ class Registry:
         ignored_claims: names of claims that no policy reads.
         asks_for_deleted: whether deleted rows of which all is known are shown to those who could
             see them.
+        statement_timeout: seconds that a statement of a join may take.
     """
 
     def __init__(
@@ -152,18 +70,22 @@ class Registry:
         enum_orders: dict[tuple[str, str], tuple[str, ...]],
         ignored_claims: Collection[str] = (),
         asks_for_deleted: bool = False,
+        statement_timeout: float = 2.0,
     ) -> None:
         self._connections = connections
-        self._publications = publications
-        self._plugin = plugin
-        self._node = node
+        self._table = SubscriptionTable(
+            publications=publications,
+            plugin=plugin,
+            node=node,
+            enum_orders=enum_orders,
+            asks_for_deleted=asks_for_deleted,
+        )
         self._interval = interval
+        self._statement_timeout = statement_timeout
         self._ignored = frozenset(ignored_claims)
-        self._asks_for_deleted = asks_for_deleted
         self._registrations: dict[UUID, Registration] = {}
         self._removed: set[UUID] = set()
         self._woken = asyncio.Event()
-        self._enum_orders = enum_orders
         # Whether nothing is compared until somebody joins.
         self._is_quiet = False
 
@@ -174,7 +96,7 @@ class Registry:
             psycopg.Error: if the database cannot be asked.
         """
         async with self._connections.one() as connection:
-            self._enum_orders.update(await read_enum_orders(connection))
+            await self._table.refresh_enum_orders(connection)
 
     async def register(
         self, wants: Sequence[tuple[SubscriptionSpec, ...]], claims: Mapping[str, Any]
@@ -278,10 +200,7 @@ class Registry:
 
     async def _delete_own(self) -> None:
         async with self._connections.one(within=_RETRY) as connection:
-            await connection.execute(
-                "DELETE FROM realtime.subscription WHERE node = %s", [self._node]
-            )
-            await connection.execute("DELETE FROM realtime.core_node WHERE node = %s", [self._node])
+            await self._table.delete_own(connection)
 
     # Rows.
 
@@ -316,128 +235,23 @@ class Registry:
             pid = connection.info.backend_pid
             try:
                 # A check that catches the cancellation would run for ever.
-                async with asyncio.timeout(_MOST_SECONDS * 3), connection.transaction():
-                    await _limit_time(connection)
-                    await self._check_role(connection, registration.viewer.role)
+                async with asyncio.timeout(self._statement_timeout * 3), connection.transaction():
+                    await limit_time(connection, self._statement_timeout)
+                    await self._table.check_role(connection, registration.viewer.role)
                     if self._is_quiet:
                         # Nobody knows of this server, and it may not know of types.
-                        await self._touch(connection)
-                        self._enum_orders.update(await read_enum_orders(connection))
+                        await self._table.say_alive(connection, self._interval * _LIVES)
+                        await self._table.refresh_enum_orders(connection)
                         self._woken.set()
-                    rows = await self._rows(connection, registration)
+                    rows = await self._table.rows_of(connection, registration)
                     if renewed:
-                        await connection.execute(
-                            "DELETE FROM realtime.subscription WHERE subscription_id = %s",
-                            [registration.id],
-                        )
-                    await self._insert(connection, registration, rows)
+                        await self._table.delete(connection, [registration.id])
+                    await self._table.insert(connection, registration, rows)
                 return
             except TimeoutError:
                 await connection.close()
         await self._connections.terminate(pid)
         raise TimeoutError
-
-    async def _touch(self, connection: AsyncConnection[Any]) -> None:
-        """Say that the server lives."""
-        await connection.execute(_TOUCH, {"node": self._node, "seconds": self._interval * _LIVES})
-
-    async def _insert(
-        self,
-        connection: AsyncConnection[Any],
-        registration: Registration,
-        rows: Sequence[SubscriptionRow],
-    ) -> None:
-        await connection.execute(
-            _INSERT,
-            {
-                "id": registration.id,
-                "claims": registration.viewer.claims,
-                "node": self._node,
-                "entities": [row.entity for row in rows],
-                "filters": [json.dumps(row.filters) for row in rows],
-                "actions": [row.action for row in rows],
-                "selected": [json.dumps(row.select) for row in rows],
-            },
-        )
-
-    async def _check_role(self, connection: AsyncConnection[Any], role: str) -> None:
-        version = connection.info.server_version
-        cursor = await connection.execute(_ROLE, [acting(version), role])
-        row = await cursor.fetchone()
-        if row is None:
-            raise RefusedError(
-                f"there is no role {role!r} in the database",
-                logged="its token's role is not in the database",
-            )
-        may_be, quoted, server = row
-        if not may_be:
-            logger.warning(
-                "joins are refused, because this is missing: %s", grant(quoted, server, version)
-            )
-            raise RefusedError(
-                f"this server may not act as role {role!r}",
-                logged="this server may not act as its token's role",
-            )
-
-    async def _rows(
-        self, connection: AsyncConnection[Any], registration: Registration
-    ) -> list[SubscriptionRow]:
-        """Return the rows of a registration.
-
-        Raises:
-            RefusedError: if something that is wanted is not possible in any way.
-        """
-        role = registration.viewer.role
-        named = {
-            (wish.schema, wish.table)
-            for wish in chain(*registration.wants)
-            if wish.schema is not None and wish.table is not None
-        }
-        tables = await read_tables(connection, named, [role], self._publications, self._plugin)
-        if any(table.has_enums for table in tables.values()):
-            # One may be newer than the last comparison, or have a new label.
-            self._enum_orders.update(await read_enum_orders(connection))
-
-        def row(wish: SubscriptionSpec) -> tuple[SubscriptionRow, str | None] | None:
-            """Return row and note of a wish for one table, None for more of them."""
-            check_spec(wish)
-            if wish.schema is None or wish.table is None:
-                return None
-            table = tables.get((wish.schema, wish.table))
-            note = note_of(wish, table, asks_for_deleted=self._asks_for_deleted)
-            return row_of(wish, table, role, self._enum_orders), note
-
-        rows: dict[SubscriptionRow, None] = {}
-        notes: dict[str, None] = {}
-        turns = Turns.shared()
-        for ways in registration.wants:
-            await turns.give_way()
-            for wish, found in possible(ways, row):
-                if found is None:
-                    rows.update(dict.fromkeys(await self._wildcard_rows(connection, wish, role)))
-                    continue
-                found_row, note = found
-                rows[found_row] = None
-                if note is not None:
-                    notes[note] = None
-        registration.notes = tuple(notes)
-        return list(rows)
-
-    async def _wildcard_rows(
-        self, connection: AsyncConnection[Any], wish: SubscriptionSpec, role: str
-    ) -> list[SubscriptionRow]:
-        wanted = published(connection.info.server_version, self._plugin)
-        cursor = await connection.execute(
-            _ALL_TABLES.replace("{published}", wanted).encode(),
-            {
-                "own": OWN_SCHEMA,
-                "schema": wish.schema,
-                "table": wish.table,
-                "role": role,
-                "publications": list(self._publications),
-            },
-        )
-        return [SubscriptionRow(oid, (), wish.action, wish.selected) async for (oid,) in cursor]
 
     async def _delete(self) -> None:
         self._woken.clear()
@@ -447,10 +261,7 @@ class Registry:
             return
         try:
             async with self._connections.one() as connection:
-                await connection.execute(
-                    "DELETE FROM realtime.subscription WHERE subscription_id = ANY (%s)",
-                    [list(removed)],
-                )
+                await self._table.delete(connection, removed)
         except BaseException:
             self._removed |= removed
             raise
@@ -459,13 +270,9 @@ class Registry:
         """Write what is missing, delete what is too much, of this server and of dead ones."""
         left_out: Counter[tuple[str, str, str]] = Counter()
         async with self._connections.one() as connection:
-            await self._touch(connection)
-            await connection.execute(_BURY)
-            cursor = await connection.execute(
-                "SELECT DISTINCT subscription_id FROM realtime.subscription WHERE node = %s",
-                [self._node],
-            )
-            written = {row[0] async for row in cursor}
+            await self._table.say_alive(connection, self._interval * _LIVES)
+            await self._table.delete_dead(connection)
+            written = await self._table.written(connection)
             if nobodys := written - self._registrations.keys():
                 self._removed |= nobodys
                 self._woken.set()
@@ -474,9 +281,9 @@ class Registry:
                     continue
                 try:
                     async with connection.transaction():
-                        await _limit_time(connection)
-                        rows = await self._rows(connection, registration)
-                        await self._insert(connection, registration, rows)
+                        await limit_time(connection, self._statement_timeout)
+                        rows = await self._table.rows_of(connection, registration)
+                        await self._table.insert(connection, registration, rows)
                 except (RefusedError, psycopg.IntegrityError, psycopg.DataError):
                     # A table or column is gone, or a privilege: nothing goes to it any more.
                     continue
@@ -494,13 +301,6 @@ class Registry:
                 why,
             )
             logger.debug("the role is %s", role)
-
-
-async def _limit_time(connection: AsyncConnection[Any]) -> None:
-    await connection.execute(
-        "SELECT pg_catalog.set_config('statement_timeout', %s, true)",
-        [f"{_MOST_SECONDS * 1000:.0f}ms"],
-    )
 
 
 def _why(exc: psycopg.Error) -> str:

@@ -17,8 +17,9 @@ from realtime_core.filters import parse_filter
 from realtime_server.config.database.connections import Connections
 from realtime_server.errors import RefusedError
 from realtime_server.fanout.subscription_specs import SubscriptionSpec
-from realtime_server.rls import subscriptions
-from realtime_server.rls.subscriptions import Registration, Registry
+from realtime_server.rls import subscription_table
+from realtime_server.rls.subscription_table import Registration
+from realtime_server.rls.subscriptions import Registry
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import at, migrated, roles
@@ -334,10 +335,8 @@ async def test_one_that_is_removed_while_it_is_renewed_leaves_no_row(desk: Desk)
         "loop begin perform pg_sleep(60); exception when query_canceled then null; end; end loop",
     ],
 )
-async def test_a_filter_that_takes_too_long_to_check_is_refused(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, check: str
-) -> None:
-    monkeypatch.setattr(subscriptions, "_MOST_SECONDS", 0.5)
+async def test_a_filter_that_takes_too_long_to_check_is_refused(desk: Desk, check: str) -> None:
+    desk.registry = desk.open(statement_timeout=0.5)
     desk.database.execute(ODD_TABLE + f'grant select on odd to "{desk.reader}"')
     desk.database.execute(SLOW_CHECK.replace("perform pg_sleep(60)", check))
     assert (await desk.refusal(ODD)).startswith("the database takes too long to check this")
@@ -391,13 +390,12 @@ async def test_rows_are_compared_now_and_then(desk: Desk) -> None:
 
 
 async def test_a_filter_that_takes_too_long_to_check_leaves_the_other_rows_written(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk.registry = desk.open(interval=0.05)
+    desk.registry = desk.open(interval=0.05, statement_timeout=0.5)
     desk.database.execute(ODD_TABLE + f'grant select on odd to "{desk.reader}"')
     await desk.register(ODD)
     other = await desk.register()
-    monkeypatch.setattr(subscriptions, "_MOST_SECONDS", 0.5)
     desk.database.execute(SLOW_CHECK)
     desk.database.execute("delete from realtime.subscription")
     async with running(desk.registry):
@@ -481,7 +479,7 @@ async def test_a_fault_while_comparing_is_logged_and_not_the_end(
             raise faults.pop()
         return {}
 
-    monkeypatch.setattr(subscriptions, "read_enum_orders", fail_once)
+    monkeypatch.setattr(subscription_table, "read_enum_orders", fail_once)
     async with running(desk.registry):
         desk.registry.remove(gone)
         await eventually(lambda: desk.rows("subscription_id") == [(kept.id,)])
