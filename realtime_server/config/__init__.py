@@ -4,7 +4,8 @@
 documentation's tables come from it.
 """
 
-from ._kinds import (
+from ._readers import read_jwks
+from .choices import (
     DatabaseTls,
     EventLoop,
     IpVersion,
@@ -14,14 +15,13 @@ from ._kinds import (
     ReplicationMode,
     RlsDelete,
     ShortSecret,
-    read_jwks,
 )
 from .file import EVENTS, ConfigurationFile, RelationRule, Webhook
 from .reference import Variable, print_config, variables
 from .settings import SETTING_NAMES, ServerConfig
 
 __all__ = [
-    # ._kinds
+    # .choices
     "DatabaseTls",
     "EventLoop",
     "IpVersion",
@@ -31,12 +31,13 @@ __all__ = [
     "ReplicationMode",
     "RlsDelete",
     "ShortSecret",
-    "read_jwks",
     # .file
     "EVENTS",
     "ConfigurationFile",
     "RelationRule",
     "Webhook",
+    # ._readers
+    "read_jwks",
     # .reference
     "Variable",
     "print_config",

@@ -9,7 +9,8 @@ from typing import Any, Final
 import attrs
 import cattrs
 
-from ._kinds import is_broken, kind_of
+from ._kinds import kind_of
+from ._readers import is_broken
 
 __all__ = ["MASK", "near_misses", "structure", "variable_fields"]
 

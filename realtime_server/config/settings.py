@@ -7,7 +7,7 @@ Defaults stand here and nowhere else. A variable's name is its field's in capita
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Self, TypeVar
 
 import attrs
@@ -15,8 +15,9 @@ import attrs
 from realtime_core.errors import ConfigError
 
 from . import _kinds as kinds
+from ._contradictions import contradictions
 from ._environment import near_misses, structure
-from ._kinds import (
+from .choices import (
     DatabaseTls,
     EventLoop,
     IpVersion,
@@ -64,8 +65,6 @@ _FAMILIES: Final = {
 }
 """Names whose beginning says what they are meant to do, where to overlook them is dangerous."""
 
-_MIN_SECRET_BYTES: Final = 32
-"""RFC 7518, section 3.2: a key as long as the hash output of HS256."""
 _MIB: Final = 1024 * 1024
 
 
@@ -326,14 +325,14 @@ class ServerConfig:
         if dev:
             values = {**_dev_defaults(cls), **values}
         config = cls(**values)
-        contradictions = [
+        problems_of_several = [
             problem
-            for fields, problem in config._contradictions()
+            for fields, problem in contradictions(config)
             # What a bad value would have meant is not known.
             if problems.keys().isdisjoint(fields)
         ]
-        if problems or contradictions:
-            raise ConfigError([*problems.values(), *contradictions])
+        if problems or problems_of_several:
+            raise ConfigError([*problems.values(), *problems_of_several])
         return config
 
     @classmethod
@@ -347,61 +346,6 @@ class ServerConfig:
         if self.configuration_file.webhooks:
             found.append("webhooks in CONFIGURATION_FILE are not supported yet: none is called")
         return found
-
-    def _contradictions(self) -> Iterator[tuple[tuple[str, ...], str]]:
-        """Yield what cannot work although each value is a good one: the fields, the problem."""
-        if self.replication_mode is ReplicationMode.RLS and not self.secure_channels:
-            yield (
-                ("replication_mode", "secure_channels"),
-                "SECURE_CHANNELS=false with REPLICATION_MODE=RLS would show every row to "
-                "everybody; set SECURE_CHANNELS=true and JWT_SECRET",
-            )
-        if (
-            self.replication_mode is ReplicationMode.STREAM
-            and self.output_plugin is not OutputPlugin.PGOUTPUT
-        ):
-            yield (
-                ("replication_mode", "output_plugin"),
-                "OUTPUT_PLUGIN=wal2json with REPLICATION_MODE=STREAM would show every table to "
-                "everybody, as wal2json knows no publications; unset OUTPUT_PLUGIN, or set "
-                "REPLICATION_MODE=RLS, which checks each change",
-            )
-        if self.secure_channels and self.jwt_secret is None and self.jwt_jwks is None:
-            yield (
-                ("secure_channels", "jwt_secret", "jwt_jwks"),
-                "JWT_SECRET is missing: SECURE_CHANNELS=true (the default) needs it or JWT_JWKS; "
-                "set SECURE_CHANNELS=false where every client may see every change",
-            )
-        if (
-            self.secure_channels
-            and self.jwt_secret is not None
-            and len(self.jwt_secret.encode(errors="surrogateescape")) < _MIN_SECRET_BYTES
-            and self.jwt_secret_short is ShortSecret.REFUSE
-        ):
-            yield (
-                ("secure_channels", "jwt_secret", "jwt_secret_short"),
-                f"JWT_SECRET is shorter than {_MIN_SECRET_BYTES} bytes: whoever has one token can "
-                "find it out and sign others; make one with python3 -c 'import secrets; "
-                "print(secrets.token_urlsafe(32))', or set JWT_SECRET_SHORT=allow to keep it",
-            )
-        if self.db_ssl_root_cert is not None and not self.db_ssl.is_checked:
-            yield (
-                ("db_ssl_root_cert", "db_ssl"),
-                "DB_SSL_ROOT_CERT is set, but nothing is checked against it; set "
-                "DB_SSL=verify-full, or unset DB_SSL_ROOT_CERT",
-            )
-        if self.db_ssl_root_cert == "system" and self.db_ssl is DatabaseTls.VERIFY_CA:
-            yield (
-                ("db_ssl_root_cert", "db_ssl"),
-                "DB_SSL_ROOT_CERT=system needs the host's name checked, too; set "
-                "DB_SSL=verify-full",
-            )
-        if self.db_reconnect_backoff_min > self.db_reconnect_backoff_max:
-            yield (
-                ("db_reconnect_backoff_min", "db_reconnect_backoff_max"),
-                f"DB_RECONNECT_BACKOFF_MIN is {self.db_reconnect_backoff_min}, above "
-                f"DB_RECONNECT_BACKOFF_MAX, {self.db_reconnect_backoff_max}; swap them",
-            )
 
 
 def _dev_defaults(cls: type[ServerConfig]) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""Settings that cannot work together, although each of their values is a good one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from .choices import DatabaseTls, OutputPlugin, ReplicationMode, ShortSecret
+
+if TYPE_CHECKING:
+    from .settings import ServerConfig
+
+__all__ = ["contradictions"]
+
+_MIN_SECRET_BYTES: Final = 32
+"""RFC 7518, section 3.2: a key as long as the hash output of HS256."""
+
+
+def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield each problem, after the fields that it is about.
+
+    Args:
+        config: a configuration whose values are good ones, each by itself.
+    """
+    if config.replication_mode is ReplicationMode.RLS and not config.secure_channels:
+        yield (
+            ("replication_mode", "secure_channels"),
+            "SECURE_CHANNELS=false with REPLICATION_MODE=RLS would show every row to "
+            "everybody; set SECURE_CHANNELS=true and JWT_SECRET",
+        )
+    if (
+        config.replication_mode is ReplicationMode.STREAM
+        and config.output_plugin is not OutputPlugin.PGOUTPUT
+    ):
+        yield (
+            ("replication_mode", "output_plugin"),
+            "OUTPUT_PLUGIN=wal2json with REPLICATION_MODE=STREAM would show every table to "
+            "everybody, as wal2json knows no publications; unset OUTPUT_PLUGIN, or set "
+            "REPLICATION_MODE=RLS, which checks each change",
+        )
+    if config.secure_channels and config.jwt_secret is None and config.jwt_jwks is None:
+        yield (
+            ("secure_channels", "jwt_secret", "jwt_jwks"),
+            "JWT_SECRET is missing: SECURE_CHANNELS=true (the default) needs it or JWT_JWKS; "
+            "set SECURE_CHANNELS=false where every client may see every change",
+        )
+    if (
+        config.secure_channels
+        and config.jwt_secret is not None
+        and len(config.jwt_secret.encode(errors="surrogateescape")) < _MIN_SECRET_BYTES
+        and config.jwt_secret_short is ShortSecret.REFUSE
+    ):
+        yield (
+            ("secure_channels", "jwt_secret", "jwt_secret_short"),
+            f"JWT_SECRET is shorter than {_MIN_SECRET_BYTES} bytes: whoever has one token can "
+            "find it out and sign others; make one with python3 -c 'import secrets; "
+            "print(secrets.token_urlsafe(32))', or set JWT_SECRET_SHORT=allow to keep it",
+        )
+    if config.db_ssl_root_cert is not None and not config.db_ssl.is_checked:
+        yield (
+            ("db_ssl_root_cert", "db_ssl"),
+            "DB_SSL_ROOT_CERT is set, but nothing is checked against it; set "
+            "DB_SSL=verify-full, or unset DB_SSL_ROOT_CERT",
+        )
+    if config.db_ssl_root_cert == "system" and config.db_ssl is DatabaseTls.VERIFY_CA:
+        yield (
+            ("db_ssl_root_cert", "db_ssl"),
+            "DB_SSL_ROOT_CERT=system needs the host's name checked, too; set DB_SSL=verify-full",
+        )
+    if config.db_reconnect_backoff_min > config.db_reconnect_backoff_max:
+        yield (
+            ("db_reconnect_backoff_min", "db_reconnect_backoff_max"),
+            f"DB_RECONNECT_BACKOFF_MIN is {config.db_reconnect_backoff_min}, above "
+            f"DB_RECONNECT_BACKOFF_MAX, {config.db_reconnect_backoff_max}; swap them",
+        )

@@ -1,0 +1,172 @@
+"""How the texts of environment variables become values.
+
+A reader raises ValueError with the remedy alone; whoever calls it knows the variable's name, and
+whether its value may be shown.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from realtime_core.replication.commands import check_slot_name
+
+from ..auth.claims import load_claims
+from .choices import DatabaseTls
+
+__all__ = [
+    "is_broken",
+    "names_reader",
+    "read_claim_validators",
+    "read_database_tls",
+    "read_flag",
+    "read_headers",
+    "read_jwks",
+    "read_origins",
+    "read_protection",
+    "read_root_certificate",
+    "read_slot_name",
+    "read_text",
+]
+
+
+def is_broken(text: str) -> bool:
+    """Whether text cannot be UTF-8: the environment brings lone surrogates for other bytes."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def read_text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("use text without a NUL character")
+    return text
+
+
+def read_protection(text: str) -> bool:
+    # As the original reads it: what is misspelt protects.
+    return text.strip().lower() != "false"
+
+
+def read_database_tls(text: str) -> DatabaseTls:
+    wanted = text.strip().lower()
+    known = {one.value: one for one in DatabaseTls}
+    # Whoever wants a check must not go without one for a misspelling.
+    if "verif" in wanted and wanted not in known:
+        raise ValueError("use true, false, verify-ca or verify-full")
+    # As the original reads it: anything but "false" protects.
+    return known.get(wanted, DatabaseTls.ON)
+
+
+def read_flag(text: str) -> bool:
+    match text.strip().lower():
+        case "true":
+            return True
+        case "false":
+            return False
+    raise ValueError("use true or false")
+
+
+def _json(text: str, remedy: str) -> Any:
+    try:
+        return json.loads(text)
+    # The parser goes one call deeper with each bracket.
+    except (ValueError, RecursionError):
+        raise ValueError(remedy) from None
+
+
+def names_reader(example: str, *, least: int) -> Callable[[str], tuple[str, ...]]:
+    remedy = f"use a JSON array of names, as in {example}"
+
+    def read(text: str) -> tuple[str, ...]:
+        names = _json(text, remedy)
+        if not isinstance(names, list) or len(names) < least:
+            raise ValueError(remedy)
+        for name in names:
+            if not isinstance(name, str) or not name or "\0" in name or is_broken(name):
+                raise ValueError(f"{name!r} in it is no name: {remedy}")
+        return tuple(names)
+
+    return read
+
+
+def read_claim_validators(text: str) -> Mapping[str, Any]:
+    remedy = 'use a JSON object, as in {"iss": "Issuer"}, that names no claim twice'
+    try:
+        value = load_claims(text)
+    except (ValueError, RecursionError):
+        raise ValueError(remedy) from None
+    if not isinstance(value, dict):
+        raise ValueError(remedy)
+    return value
+
+
+def read_slot_name(text: str) -> str:
+    try:
+        return check_slot_name(text.lower())
+    except ValueError:
+        raise ValueError("use 1 to 63 letters, digits and underscores") from None
+
+
+def read_origins(text: str) -> tuple[str, ...]:
+    remedy = 'use a JSON array of origins, as in ["https://app.example"]'
+    origins = _json(text, remedy)
+    if not isinstance(origins, list) or not origins:
+        raise ValueError(remedy)
+    for origin in origins:
+        if not _is_origin(origin):
+            raise ValueError(f"{origin!r} in it is no origin: {remedy}")
+    return tuple(origin.lower() for origin in origins)
+
+
+def _is_origin(value: object) -> bool:
+    if not isinstance(value, str):
+        return False
+    try:
+        parts = urlsplit(value)
+        return bool(parts.hostname) and value == f"{parts.scheme}://{parts.netloc}" != "://"
+    except ValueError:
+        return False
+
+
+def read_root_certificate(text: str) -> str:
+    if text == "system":
+        return text
+    if not os.access(text, os.R_OK) or os.path.isdir(text):
+        raise ValueError(
+            "no file can be read there; name a file of PEM certificates, or use system for the "
+            "operating system's"
+        )
+    return text
+
+
+# RFC 9110, section 5.6.2, and what a field's value may hold.
+_HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([\t\x20-\x7e\x80-\xff]*)")
+
+
+def read_headers(text: str) -> tuple[tuple[str, str], ...]:
+    headers = []
+    for part in text.split(":"):
+        match = _HEADER.fullmatch(part)
+        if match is None:
+            raise ValueError("use name=value, several with colons between: a=1:b=2")
+        headers.append((match[1], match[2]))
+    return tuple(headers)
+
+
+def read_jwks(text: str) -> Mapping[str, Any]:
+    """Read a JSON Web Key Set (RFC 7517, section 5), without looking into its keys.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    remedy = 'use a JSON Web Key Set, as in {"keys": [{"kty": "RSA", …}]}'
+    value = _json(text, remedy)
+    keys = value.get("keys") if isinstance(value, dict) else None
+    if not isinstance(keys, list) or not keys:
+        raise ValueError(remedy)
+    if not all(isinstance(key, dict) and isinstance(key.get("kty"), str) for key in keys):
+        raise ValueError(f"each of its keys needs a kty: {remedy}")
+    return dict(value)
