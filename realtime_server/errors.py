@@ -1,5 +1,7 @@
 """What can go wrong with a client, below the project's one root.
 
+What the client is told of it is in :mod:`realtime_server.phoenix.reasons`.
+
 * :exc:`~realtime_core.errors.RealtimeError`
 
   * :exc:`FrameError`: a WebSocket message that is no Phoenix message
@@ -23,6 +25,8 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from realtime_core.errors import FilterError, RealtimeError
+
+from .phoenix.reasons import CloseReason, Told
 
 __all__ = [
     "AttachmentError",
@@ -62,10 +66,15 @@ class FrameError(RealtimeError):
         reason: the close reason, for the client.
     """
 
-    def __init__(self, code: int, reason: str) -> None:
+    def __init__(self, code: int, reason: Told) -> None:
         self.code = code
         self.reason = reason
         super().__init__(reason)
+
+    @classmethod
+    def of(cls, reason: CloseReason, **values: object) -> FrameError:
+        """Make one with a reason's code, and the values of the reason's names."""
+        return cls(reason.code, reason.told(**values))
 
 
 class RefusedError(RealtimeError):
@@ -80,7 +89,7 @@ class RefusedError(RealtimeError):
     result: ClassVar[str] = "refused"
     """What the metrics call it."""
 
-    def __init__(self, reason: str, *, logged: str | None = None) -> None:
+    def __init__(self, reason: Told, *, logged: str | None = None) -> None:
         self.reason = reason
         self.logged = reason if logged is None else logged
         super().__init__(reason)
@@ -107,7 +116,7 @@ class LimitError(RefusedError):
 
     result = "limit"
 
-    def __init__(self, limit: str, reason: str) -> None:
+    def __init__(self, limit: str, reason: Told) -> None:
         self.limit = limit
         super().__init__(reason)
 

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from realtime_server.config import Variable, variables
+from realtime_server.phoenix.reasons import (
+    CloseReason,
+    ConfigReason,
+    Reason,
+    ReplyReason,
+    RlsReason,
+    TableReason,
+    TokenReason,
+)
 
 __all__ = ["PARTS", "rewritten"]
 
 ROOT = Path(__file__).parents[1]
+_FIELD = re.compile(r"\{\w+[^}]*\}")
 
 
 def variable_tables() -> str:
@@ -41,6 +52,18 @@ def _variable_row(variable: Variable) -> str:
     return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
 
 
+def reason_table(reasons: type[Reason], head: str) -> str:
+    """Return the table of what clients can be told; ``…`` stands for what is filled in."""
+    lines = ["", f"| reason | {head} |", "|---|---|"]
+    for reason in reasons:
+        text = _FIELD.sub("…", reason.template)
+        right = reason.remedy
+        if isinstance(reason, CloseReason):
+            right = f"{reason.code}, {right}" if right else str(reason.code)
+        lines.append(f"| `{text}` | {right} |".replace("|  |", "| |"))
+    return "\n".join([*lines, ""])
+
+
 def _code(text: str | None) -> str:
     if text is None:
         return ""
@@ -49,6 +72,17 @@ def _code(text: str | None) -> str:
 
 PARTS: Mapping[tuple[str, str], Callable[[], str]] = {
     ("docs/reference/environment.md", "variables"): variable_tables,
+    **{
+        ("docs/reference/errors.md", name): partial(reason_table, reasons, head)
+        for name, reasons, head in (
+            ("replies", ReplyReason, "what to do"),
+            ("tables", TableReason, "what to do"),
+            ("config", ConfigReason, "what to do"),
+            ("rls", RlsReason, "what to do"),
+            ("tokens", TokenReason, "meaning"),
+            ("closes", CloseReason, "code"),
+        )
+    },
 }
 """By page and name, what makes each part."""
 

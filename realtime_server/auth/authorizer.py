@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 import attrs
 
 from ..errors import TokenError
+from ..phoenix.reasons import TokenReason
 from .grant import Grant
 from .tokens import TokenVerifier
 
@@ -97,7 +98,7 @@ class TokenAuthorizer:
     async def connect(self, request: ConnectRequest) -> None:
         token = _socket_token(request)
         if token is None:
-            raise TokenError("no token was given")
+            raise TokenError(TokenReason.NOT_GIVEN.told())
         self._verifier.verify(token, self._clock())
 
     async def join(self, request: JoinRequest) -> Grant:
@@ -118,16 +119,16 @@ class TokenAuthorizer:
         if grant.keys is not self._verifier:
             return self._grant(grant.token)
         if grant.expires_at is not None and grant.expires_at <= self._clock():
-            raise TokenError("the token has expired")
+            raise TokenError(TokenReason.EXPIRED.told())
         return grant
 
     def _grant(self, token: Any) -> Grant:
         if not isinstance(token, str):
-            raise TokenError("no token was given, or one that is no string")
+            raise TokenError(TokenReason.NO_STRING.told())
         claims = self._verifier.verify(token, self._clock())
         expires_at = claims.get("exp")
         if not isinstance(expires_at, int):
-            raise TokenError("the token's exp is missing, or no whole number of seconds")
+            raise TokenError(TokenReason.NO_EXPIRY.told())
         return Grant(claims, expires_at, token, self._verifier)
 
 

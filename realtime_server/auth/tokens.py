@@ -16,6 +16,7 @@ from joserfc.errors import ExpiredTokenError, JoseError
 from joserfc.jws import CompactSignature, JWSRegistry, extract_compact
 
 from ..errors import TokenError
+from ..phoenix.reasons import TokenReason
 from .claims import ExactNumber, NamedTwiceError, dump_claims, load_claims
 from .keys import VerificationKey
 
@@ -58,55 +59,55 @@ class TokenVerifier:
         _check_times(claims, now)
         for name, expected in self._validators.items():
             if name not in claims or not _is_equal(claims[name], expected):
-                raise TokenError(f"the token's claim {name!r} is missing or not what it must be")
+                raise TokenError(TokenReason.CLAIM.told(name=name))
         return claims
 
     def _check_signature(self, signature: CompactSignature) -> None:
         header = signature.headers()
         if not isinstance(header, dict):
-            raise TokenError("the token's header is not a JSON object")
+            raise TokenError(TokenReason.HEADER.told())
         if header.get("typ") != "JWT":
-            raise TokenError("the token's header has no typ of JWT")
+            raise TokenError(TokenReason.TYPE.told())
         if "crit" in header:
             # RFC 7515, section 4.1.11: what is critical must be understood.
-            raise TokenError("the token's header has a critical extension")
+            raise TokenError(TokenReason.CRITICAL.told())
         algorithm, kid = header.get("alg"), header.get("kid")
         named = [key for key in self._keys if key.kid is not None and key.kid == kid]
         nameless = [key for key in self._keys if key.kid is None]
         candidates = named or (self._keys if kid is None else nameless)
         if not candidates:
-            raise TokenError("the token's kid names no key of this server's")
+            raise TokenError(TokenReason.KEY_ID.told())
         fitting = [key for key in candidates if algorithm in key.algorithms]
         if not fitting:
-            raise TokenError("the token's alg is not what its key is for")
+            raise TokenError(TokenReason.ALGORITHM.told())
         if not any(key.verifies(signature) for key in fitting):
-            raise TokenError("the token's signature does not fit")
+            raise TokenError(TokenReason.SIGNATURE.told())
 
 
 def _extract(token: str) -> CompactSignature:
     try:
         return extract_compact(token.encode(), registry=_LIMITS)
     except (JoseError, ValueError, RecursionError):
-        raise TokenError("the token is not a JSON Web Token, or too long") from None
+        raise TokenError(TokenReason.NO_TOKEN.told()) from None
 
 
 def _load_claims(payload: bytes) -> dict[str, Any]:
     try:
         claims = load_claims(payload)
     except NamedTwiceError:
-        raise TokenError("the token's claims name one twice") from None
+        raise TokenError(TokenReason.NAMED_TWICE.told()) from None
     except (ValueError, RecursionError):
-        raise TokenError("the token's claims are not JSON") from None
+        raise TokenError(TokenReason.NO_JSON.told()) from None
     if not isinstance(claims, dict):
-        raise TokenError("the token's claims are not a JSON object")
+        raise TokenError(TokenReason.NO_OBJECT.told())
     if b"\\u" in payload:
         try:
             # Half of a surrogate pair is no character: PostgreSQL and logs could not take it.
             dump_claims(claims).encode()
         except UnicodeEncodeError:
-            raise TokenError("the token's claims have half of a surrogate pair") from None
+            raise TokenError(TokenReason.HALF_CHARACTER.told()) from None
         except RecursionError:
-            raise TokenError("the token's claims are nested too deeply") from None
+            raise TokenError(TokenReason.NESTED_TOO_DEEPLY.told()) from None
     return claims
 
 
@@ -120,12 +121,12 @@ def _check_times(claims: dict[str, Any], now: float) -> None:
     try:
         JWTClaims(times, {}).validate(now=now, leeway=0)
     except ExpiredTokenError:
-        raise TokenError("the token has expired") from None
+        raise TokenError(TokenReason.EXPIRED.told()) from None
     except JoseError:
         nbf = times.get("nbf")
         if isinstance(nbf, int | float) and nbf > now:
-            raise TokenError("the token's nbf has not come yet") from None
-        raise TokenError("the token's exp or nbf is no time") from None
+            raise TokenError(TokenReason.NOT_YET.told()) from None
+        raise TokenError(TokenReason.NO_TIME.told()) from None
 
 
 def _is_equal(value: Any, expected: Any) -> bool:

@@ -17,6 +17,7 @@ from ..config.database.tables import Table
 from ..errors import NotPublishedError, NotThereError, RefusedError, place_of, quoted
 from ..phoenix.joins import ANY, Binding
 from ..phoenix.messages import CHANNEL_PREFIX
+from ..phoenix.reasons import ReplyReason, RlsReason, TableReason
 from .topic_rules import OWN_SCHEMA
 from .topics import MOST_SPLITS, Topic
 
@@ -139,12 +140,10 @@ def check_spec(wish: SubscriptionSpec) -> None:
         RefusedError: if nothing can ever come of it.
     """
     if wish.schema == OWN_SCHEMA:
-        raise RefusedError(
-            f"the schema {OWN_SCHEMA} is the server's own: its changes are sent to nobody"
-        )
+        raise RefusedError(ReplyReason.OWN_SCHEMA.told(schema=OWN_SCHEMA))
     if wish.filter is not None and wish.filter.uses_regex and not has_regex():
         tell_of_regex()
-        raise RefusedError("match and imatch are not available on this server")
+        raise RefusedError(ReplyReason.NO_REGEX.told())
 
 
 @cache
@@ -164,19 +163,13 @@ def check_table(wish: SubscriptionSpec, table: Table | None) -> Table:
         RefusedError: if its changes cannot be told as the publication wants it.
     """
     if table is None:
-        raise NotThereError(f"there is no table {wish}")
+        raise NotThereError(TableReason.NOT_THERE.told(table=wish))
     if table.published is None:
         if table.is_partition or table.is_partitioned:
-            raise NotPublishedError(
-                f"table {wish} is not published under its own name; see whether it is added to the "
-                "publication, and what publish_via_partition_root is"
-            )
-        raise NotPublishedError(f"table {wish} is not published; add it to the publication")
+            raise NotPublishedError(TableReason.NOT_PUBLISHED_UNDER_ITS_NAME.told(table=wish))
+        raise NotPublishedError(TableReason.NOT_PUBLISHED.told(table=wish))
     if table.has_row_filter:
-        raise RefusedError(
-            f"table {wish} has a row filter in the publication, which OUTPUT_PLUGIN=wal2json does "
-            "not apply"
-        )
+        raise RefusedError(RlsReason.ROW_FILTER.told(table=wish))
     return table
 
 
@@ -200,7 +193,7 @@ def check_columns(
             wish.filter.compile(table.relation, enums=enums)
         except FilterError as exc:
             raise RefusedError(
-                f"cannot filter by {quoted(exc.text)}: {exc}",
+                ReplyReason.FILTER.told(filter=quoted(exc.text), problem=exc),
                 logged=f"its filter cannot be used, {place_of(exc)}",
             ) from exc
     _check_names("select", wish.select or (), columns)
@@ -209,4 +202,4 @@ def check_columns(
 def _check_names(use: str, wanted: Collection[str], allowed: Collection[str]) -> None:
     # What is not there and what may not be seen are answered alike.
     for column in sorted(set(wanted) - set(allowed)):
-        raise RefusedError(f"invalid column for {use} {column}")
+        raise RefusedError(ReplyReason.COLUMN.told(use=use, column=column))

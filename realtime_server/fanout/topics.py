@@ -23,6 +23,7 @@ from realtime_core.filters import Comparison, Filter, Operator, Reference, parse
 from ..errors import TopicError, place_of, quoted
 from ..phoenix.joins import MAX_WEIGHT, TOO_MUCH
 from ..phoenix.messages import CHANNEL_PREFIX
+from ..phoenix.reasons import ReplyReason
 
 __all__ = ["MOST_SPLITS", "TableFilter", "Topic", "shown_topic"]
 
@@ -71,10 +72,7 @@ class Topic:
             return cls(name, ())
         schema, table, text = parts
         if not text:
-            problem = TopicError(
-                "there is no filter behind the table; write one, as in "
-                f"realtime:{schema}:{table}:id=eq.99"
-            )
+            problem = TopicError(ReplyReason.NO_FILTER.told(schema=schema, table=table))
             return cls(name, (), problem)
         filters = tuple(_filters(name.removeprefix(CHANNEL_PREFIX)))
         if not filters:
@@ -82,13 +80,13 @@ class Topic:
                 parse_filter(text)
             except FilterError as exc:
                 problem = TopicError(
-                    f"cannot filter by {quoted(text)}: {exc}",
+                    ReplyReason.FILTER.told(filter=quoted(text), problem=exc),
                     logged=f"its filter cannot be used, {place_of(exc)}",
                 )
                 return cls(name, (), problem)
         if sum(item.filter.weight for item in filters) > MAX_WEIGHT:
             raise TopicError(
-                f"cannot filter by {quoted(text)}: {TOO_MUCH}",
+                ReplyReason.FILTER.told(filter=quoted(text), problem=TOO_MUCH),
                 logged=f"its filter cannot be used: {TOO_MUCH}",
             )
         return cls(name, filters)

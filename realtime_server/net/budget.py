@@ -18,6 +18,7 @@ from realtime_core.filters import Filter, has_regex
 
 from ..config import ServerConfig
 from ..errors import LimitError, RefusedError, place_of, quoted
+from ..phoenix.reasons import ReplyReason
 
 __all__ = ["Account", "Bound", "Budget", "Cost"]
 
@@ -59,16 +60,16 @@ class Bound:
         if cost.conditions > self.conditions:
             raise LimitError(
                 "conditions",
-                f"TooManyConditions: the filters of {self.whose} would have more than "
-                f"{self.conditions} conditions ({self.conditions_name}); leave some topics, or "
-                "join with fewer",
+                ReplyReason.CONDITIONS.told(
+                    whose=self.whose, most=self.conditions, variable=self.conditions_name
+                ),
             )
         if cost.instructions > self.instructions:
             raise LimitError(
                 "instructions",
-                f"TooManyPatterns: the regular expressions of {self.whose} would be larger than "
-                f"{self.instructions} instructions ({self.instructions_name}); leave some topics, "
-                "or use like, or write [A-Za-z0-9_] for \\w",
+                ReplyReason.PATTERNS.told(
+                    whose=self.whose, most=self.instructions, variable=self.instructions_name
+                ),
             )
 
 
@@ -129,7 +130,7 @@ class Account:
                     size = filter.regex_size()
                 except FilterError as exc:
                     raise RefusedError(
-                        f"cannot filter by {quoted(exc.text)}: {exc}",
+                        ReplyReason.FILTER.told(filter=quoted(exc.text), problem=exc),
                         logged=f"its filter cannot be used, {place_of(exc)}",
                     ) from exc
                 self._hold(topic, Cost(0, max(size, _LEAST_FOR_A_REGEX)))

@@ -29,6 +29,7 @@ from ..fanout.turns import Turns, in_turns
 from ..logs import named
 from ..phoenix.joins import JoinConfig, parsing_join
 from ..phoenix.payloads import has_config
+from ..phoenix.reasons import ReplyReason
 from ..phoenix.serializers import Serializer
 from ..phoenix.socket_state import Action, Channel, SocketState
 from .budget import Account
@@ -198,10 +199,7 @@ class Channels:
             served.wait = None
             try:
                 if not attached:
-                    raise AttachmentError(
-                        "PostgresChangesSubscribeTimeout: the database's changes are not being "
-                        f"read yet, after {within:g} s; join again"
-                    )
+                    raise AttachmentError(ReplyReason.NOT_ATTACHED_IN_TIME.told(seconds=within))
                 # The token may have expired meanwhile.
                 checked = self._services.authorizer.check(grant)
             except RefusedError as exc:

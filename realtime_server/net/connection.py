@@ -19,6 +19,7 @@ from websockets.protocol import State
 
 from ..auth.authorizer import ConnectRequest
 from ..logs import named, peer_name
+from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import Serializer
 from ..phoenix.socket_state import (
     Action,
@@ -133,7 +134,7 @@ class Connection:
                 return await self._websocket.recv()
         except TimeoutError:
             self._metrics.limit("idle")
-            await close_within(self._websocket, 1000, "no message within the idle time")
+            await close_within(self._websocket, CloseReason.IDLE.code, CloseReason.IDLE.told())
             return None
 
     async def _perform(self, actions: list[Action]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from ..config import ServerConfig
 from ..errors import LimitError
 from ..phoenix.payloads import has_config, size_of
+from ..phoenix.reasons import ReplyReason
 from .aio import TokenBucket
 
 __all__ = ["JoinLimits"]
@@ -53,17 +54,15 @@ class JoinLimits:
         if not self._bucket.take(self._clock()):
             raise LimitError(
                 "joins",
-                f"ClientJoinRateLimitReached: more than {self._max_per_second} joins a "
-                "second (MAX_JOINS_PER_SECOND); wait",
+                ReplyReason.JOINS.told(most=self._max_per_second),
             )
         self._bucket.borrow(_further_joins(topic, payload))
         if len(topic) > MAX_TOPIC_LENGTH:
-            raise LimitError("topic", f"the topic is longer than {MAX_TOPIC_LENGTH} characters")
+            raise LimitError("topic", ReplyReason.TOPIC_TOO_LONG.told(most=MAX_TOPIC_LENGTH))
         if channels >= self._max_channels:
             raise LimitError(
                 "channels",
-                f"ChannelRateLimitReached: this connection has joined {self._max_channels} "
-                "topics, the most it may (MAX_CHANNELS); leave some",
+                ReplyReason.CHANNELS.told(most=self._max_channels),
             )
 
 

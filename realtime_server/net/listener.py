@@ -29,6 +29,7 @@ from ..auth.authorizer import Authorizer, ConnectRequest
 from ..config import IpVersion, ServerConfig
 from ..errors import RefusedError
 from ..metrics import Metrics
+from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import SERIALIZERS, Serializer
 from .acceptor import Acceptor, Head
 from .aio import cancel_within
@@ -261,7 +262,9 @@ async def _close_by(deadline: float, websocket: ServerConnection) -> None:
     within = _left_until(deadline)
     # Its own patience, which begins with the close frame, must not end before ours.
     websocket.close_timeout = within
-    await close_within(websocket, 1012, "the server restarts", within=within)
+    await close_within(
+        websocket, CloseReason.RESTART.code, CloseReason.RESTART.told(), within=within
+    )
 
 
 def _left_until(deadline: float) -> float:

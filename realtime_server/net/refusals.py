@@ -11,6 +11,7 @@ from ..fanout.topics import shown_topic
 from ..logs import named
 from ..metrics import Metrics
 from ..phoenix.messages import Message
+from ..phoenix.reasons import ReplyReason, Told
 from .aio import TokenBucket
 
 __all__ = ["Refusals"]
@@ -48,7 +49,7 @@ class Refusals:
         """Log what was left out: the connection has ended."""
         self._log_left_out()
 
-    def of_join(self, topic: str, exc: RefusedError, *, has_config: bool) -> str:
+    def of_join(self, topic: str, exc: RefusedError, *, has_config: bool) -> Told:
         """Count and log a refused join; return the reason for the client.
 
         Args:
@@ -70,27 +71,25 @@ class Refusals:
         if not isinstance(exc, TokenError):
             return exc.reason
         if has_config:
-            return f"InvalidJWTToken: {exc.reason}"
+            return ReplyReason.TOKEN.told(reason=exc.reason)
         # To clients of the first generation the server that they were made for says no more.
-        return f"error occurred when joining {topic}"
+        return ReplyReason.TOKEN_OF_FIRST_GENERATION.told(topic=topic)
 
-    def of_payload(self, message: Message, max_bytes: int) -> str:
+    def of_payload(self, message: Message, max_bytes: int) -> Told:
         """Count and log a message whose payload is too large; return the reason for the client."""
         exc = LimitError(
             "payload",
-            f"PayloadTooLarge: the payload is larger than {max_bytes} bytes (MAX_PAYLOAD_BYTES)",
+            ReplyReason.PAYLOAD.told(most=max_bytes),
         )
         return self._of_message(message, exc, should_log=self._should_log(exc))
 
-    def of_event(self, message: Message) -> str:
+    def of_event(self, message: Message) -> Told:
         """Count and log a message whose event is not served; return the reason for the client."""
         self._metrics.unsupported.labels(message.event).inc()
-        exc = UnsupportedError(
-            f"UnsupportedEvent: this server has no {message.event}; it sends postgres_changes"
-        )
+        exc = UnsupportedError(ReplyReason.UNSUPPORTED_EVENT.told(event=message.event))
         return self._of_message(message, exc, should_log=self._is_first(message.event))
 
-    def _of_message(self, message: Message, exc: RefusedError, *, should_log: bool) -> str:
+    def _of_message(self, message: Message, exc: RefusedError, *, should_log: bool) -> Told:
         if should_log and self._has_room():
             extra = named(self._peer, "message_refused", topic=message.topic, reason=exc.logged)
             logger.info("message by %s refused: %.1000s", self._peer, exc.logged, extra=extra)

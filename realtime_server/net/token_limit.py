@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..errors import LimitError
+from ..phoenix.reasons import ReplyReason
 
 __all__ = ["TokenLimit"]
 
@@ -47,9 +48,7 @@ class TokenLimit:
         if hash(token) not in known and len(known) >= self._most:
             raise LimitError(
                 "tokens",
-                f"TooManyTokens: this connection's channels hold, or held within the last minute, "
-                f"{self._most} different tokens, the most they may (MAX_TOKENS); leave channels "
-                "and wait a minute, use one token for all, or raise MAX_TOKENS",
+                ReplyReason.TOKENS.told(most=self._most),
             )
 
     def hold(self, topic: str, token: str) -> None:

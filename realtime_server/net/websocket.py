@@ -21,6 +21,7 @@ from websockets.exceptions import InvalidMessage
 from websockets.frames import CTRL_OPCODES, Frame
 from websockets.protocol import Event, State
 
+from ..phoenix.reasons import CloseReason
 from .aio import TokenBucket
 
 __all__ = ["CLOSE_TIMEOUT", "BoundedConnection", "close_within"]
@@ -36,7 +37,6 @@ _SIZE_OF_A_MESSAGE: Final = 8192
 """Bytes that count as one more message."""
 _INFLATED_SIZE: Final = 1024
 """The same where messages may come compressed: a kilobyte becomes a megabyte, which takes 3 ms."""
-_POLICY_VIOLATION: Final = 1008
 _MALFORMED: Final = """\
 The request is not what HTTP/1.1 (RFC 9112) and RFC 6455 ask for; an upgrade has no body, at \
 most 128 headers, and no line of more than 8192 bytes.
@@ -173,8 +173,8 @@ class BoundedConnection(ServerConnection):
         if not self._rate.take(self.loop.time(), self._cost):
             self._observer.flooded()
             self.protocol.fail(
-                _POLICY_VIOLATION,
-                f"more than {self._frames_per_second} messages a second (MAX_MESSAGES_PER_SECOND)",
+                CloseReason.MESSAGES.code,
+                CloseReason.MESSAGES.told(most=self._frames_per_second),
             )
             # Sends the close frame; what the client sends from now on is thrown away.
             super().data_received(b"")

@@ -19,7 +19,8 @@ from typing import Any, Final
 import orjson
 
 from ..errors import FrameError
-from .messages import BROADCAST, INVALID_DATA, POLICY_VIOLATION, UNSUPPORTED_DATA, Message
+from .messages import BROADCAST, Message
+from .reasons import CloseReason
 
 __all__ = ["decode_binary"]
 
@@ -39,25 +40,23 @@ def decode_binary(data: bytes) -> Message:
     """
     if not data or data[0] != _USER_PUSH:
         kind = f"kind {data[0]}" if data else "nothing in it"
-        raise FrameError(
-            UNSUPPORTED_DATA, f"a binary frame with {kind}; only broadcasts, kind 3, are binary"
-        )
+        raise FrameError.of(CloseReason.BINARY_KIND, kind=kind)
     if len(data) < _HEADER:
-        raise FrameError(POLICY_VIOLATION, "a binary frame that ends within its header")
+        raise FrameError.of(CloseReason.BINARY_HEADER)
     *lengths, encoding = data[1:_HEADER]
     if encoding not in (_BYTES, _JSON):
-        raise FrameError(POLICY_VIOLATION, f"a binary frame with encoding {encoding}; it is 0 or 1")
+        raise FrameError.of(CloseReason.BINARY_ENCODING, encoding=encoding)
     end = _HEADER
     parts = []
     for length in lengths:
         parts.append(data[end : end + length])
         end += length
     if end > len(data):
-        raise FrameError(POLICY_VIOLATION, "a binary frame that is shorter than its lengths say")
+        raise FrameError.of(CloseReason.BINARY_LENGTHS)
     try:
         join_ref, ref, topic, event = (part.decode() for part in parts[:4])
     except UnicodeDecodeError as exc:
-        raise FrameError(INVALID_DATA, "a binary frame whose names are not UTF-8") from exc
+        raise FrameError.of(CloseReason.BINARY_NAMES) from exc
     payload: dict[str, Any] = {"type": BROADCAST, "event": event}
     payload["payload"] = _json(data[end:], "payload") if encoding == _JSON else data[end:]
     if parts[4]:
@@ -69,4 +68,4 @@ def _json(data: bytes, what: str) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as exc:
-        raise FrameError(INVALID_DATA, f"a binary frame whose {what} is not JSON") from exc
+        raise FrameError.of(CloseReason.BINARY_JSON, part=what) from exc

@@ -28,6 +28,7 @@ from realtime_core.errors import FilterError
 from realtime_core.filters import Filter, parse_filter
 
 from ..errors import JoinError, place_of
+from .reasons import ConfigReason, ReplyReason
 
 __all__ = [
     "ANY",
@@ -148,14 +149,14 @@ def parsing_join(payload: Any) -> Generator[None, None, JoinConfig | None]:
     except BaseValidationError as exc:
         problems = list(islice(_problems(exc, ""), _MOST_PROBLEMS))
         end = "; nothing further was read" * (len(problems) == _MOST_PROBLEMS)
-        raise JoinError("; ".join(problems) + end, logged="its config is not understood") from None
+        raise JoinError(
+            ConfigReason.PLACES.told(problems="; ".join(problems) + end),
+            logged="its config is not understood",
+        ) from None
     yield
     if config.private:
         # To a channel that the client believes to be private, nothing public may come or go.
-        raise JoinError(
-            "PrivateChannelsDisabled: this server has no private channels; join with private "
-            "false, or without it"
-        )
+        raise JoinError(ReplyReason.NO_PRIVATE_CHANNELS.told())
     sent = payload["config"] or {}
     options = config.postgres_changes_options
     return JoinConfig(
@@ -178,7 +179,7 @@ def _bindings(sent: list[_SentBinding]) -> Generator[None, None, tuple[Binding, 
         if binding.filter is not None:
             weight += binding.filter.weight
             if weight > MAX_WEIGHT:
-                raise JoinError(f"{where}.filter: {TOO_MUCH}")
+                raise JoinError(ConfigReason.FILTER.told(place=where, problem=TOO_MUCH))
         while ids.setdefault(binding.id, binding) != binding:
             binding = attrs.evolve(binding, id=binding.id % _MAX_ID + 1)
         found.append(binding)
@@ -190,7 +191,9 @@ def _binding(sent: _SentBinding, place: str) -> Binding:
     event = ANY if sent.event is None else sent.event.upper()
     if event not in EVENTS:
         raise JoinError(
-            f"{place}.event must be one of {', '.join(EVENTS)}, not {_shown(sent.event)}",
+            ConfigReason.EVENT.told(
+                place=place, events=", ".join(EVENTS), event=_shown(sent.event)
+            ),
             logged=f"{place}.event is none of {', '.join(EVENTS)}",
         )
     schema = "public" if sent.schema is None else sent.schema
@@ -199,14 +202,14 @@ def _binding(sent: _SentBinding, place: str) -> Binding:
     one_table = ANY not in (schema, table)
     filter = _filter(text, place, one_table=one_table) if text else None
     if filter is not None and event == TRUNCATE:
-        raise JoinError(f"{place}.filter is about rows, and a TRUNCATE has none: leave it out")
+        raise JoinError(ConfigReason.FILTER_OF_TRUNCATE.told(place=place))
     if sent.select is not None and not one_table:
-        raise JoinError(f"{place}.select chooses among one table's columns: name schema and table")
+        raise JoinError(ConfigReason.SELECT_OF_MANY_TABLES.told(place=place))
     if sent.leaves:
         if filter is None:
-            raise JoinError(f"{place}.leaves is about rows that leave a filter: give it a filter")
+            raise JoinError(ConfigReason.LEAVES_WITHOUT_FILTER.told(place=place))
         if event not in (ANY, "DELETE"):
-            raise JoinError(f"{place}.leaves is told as a DELETE: ask for the event * or DELETE")
+            raise JoinError(ConfigReason.LEAVES_OF_EVENT.told(place=place))
     select = None if sent.select is None else frozenset(sent.select)
     shown = None if select is None else sorted(select)
     what = [event, schema, table, text, shown, bool(sent.leaves)]
@@ -217,12 +220,13 @@ def _binding(sent: _SentBinding, place: str) -> Binding:
 
 def _filter(text: str, place: str, *, one_table: bool) -> Filter | None:
     if not one_table:
-        raise JoinError(f"{place}.filter is about one table's columns: name schema and table")
+        raise JoinError(ConfigReason.FILTER_OF_MANY_TABLES.told(place=place))
     try:
         filter = parse_filter(text)
     except FilterError as exc:
         raise JoinError(
-            f"{place}.filter: {exc}", logged=f"{place}.filter cannot be used, {place_of(exc)}"
+            ConfigReason.FILTER.told(place=place, problem=exc),
+            logged=f"{place}.filter cannot be used, {place_of(exc)}",
         ) from exc
     return None if filter.root is None else filter
 

@@ -13,16 +13,13 @@ __all__ = [
     "CLOSE",
     "ERROR",
     "HEARTBEAT",
-    "INVALID_DATA",
     "JOIN",
     "LEAVE",
     "PHOENIX",
-    "POLICY_VIOLATION",
     "POSTGRES_CHANGES",
     "PRESENCE",
     "REPLY",
     "SYSTEM",
-    "UNSUPPORTED_DATA",
     "Message",
     "Ref",
     "noted",
@@ -46,11 +43,6 @@ SYSTEM: Final = "system"
 
 CHANNEL_PREFIX: Final = "realtime:"
 """What every topic that can be joined begins with; the rest is the channel's name."""
-
-# WebSocket close codes of what is no message (RFC 6455, section 7.4.1).
-UNSUPPORTED_DATA: Final = 1003
-INVALID_DATA: Final = 1007
-POLICY_VIOLATION: Final = 1008
 
 Ref: TypeAlias = str | int | float | None
 """A client's reference. Stock clients send strings, numbers or null; it is echoed as it came."""

@@ -16,7 +16,8 @@ import orjson
 
 from ..errors import FrameError
 from .binary import decode_binary
-from .messages import INVALID_DATA, POLICY_VIOLATION, UNSUPPORTED_DATA, Message, Ref
+from .messages import Message, Ref
+from .reasons import CloseReason
 
 __all__ = ["SERIALIZERS", "Serializer", "V1Serializer", "V2Serializer"]
 
@@ -48,12 +49,12 @@ def _load(data: str) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as exc:
-        raise FrameError(INVALID_DATA, "the message is not JSON") from exc
+        raise FrameError.of(CloseReason.NO_JSON) from exc
 
 
 def _message(topic: Any, event: Any, payload: Any, ref: Any, join_ref: Any) -> Message:
     if not (isinstance(topic, str) and isinstance(event, str)):
-        raise FrameError(POLICY_VIOLATION, "topic and event must be strings")
+        raise FrameError.of(CloseReason.NO_STRINGS)
     return Message(topic, event, payload, _ref(ref), _ref(join_ref))
 
 
@@ -61,7 +62,7 @@ def _ref(value: Any) -> Ref:
     # A bool is an int to Python, but no number to JSON.
     if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, bool)):
         return value
-    raise FrameError(POLICY_VIOLATION, "ref must be a string, a number or null")
+    raise FrameError.of(CloseReason.REF)
 
 
 def _load_exact(data: str) -> Any:
@@ -70,7 +71,7 @@ def _load_exact(data: str) -> Any:
         return json.loads(data)
     # int() takes 4300 digits; nesting that deep is for nobody.
     except (ValueError, RecursionError) as exc:
-        raise FrameError(POLICY_VIOLATION, "ref is too large a number") from exc
+        raise FrameError.of(CloseReason.REF_TOO_LARGE) from exc
 
 
 def _number(ref: Ref) -> Any:
@@ -90,12 +91,10 @@ class V1Serializer:
 
     def decode(self, data: str | bytes) -> Message:
         if isinstance(data, bytes):
-            raise FrameError(UNSUPPORTED_DATA, "a binary frame; with vsn=1.0.0 all are text")
+            raise FrameError.of(CloseReason.BINARY_IN_V1)
         frame = _load(data)
         if not isinstance(frame, dict) or not frame.keys() >= {"topic", "event", "payload"}:
-            raise FrameError(
-                POLICY_VIOLATION, "a message is an object with topic, event, payload and ref"
-            )
+            raise FrameError.of(CloseReason.NO_OBJECT)
         ref, join_ref = frame.get("ref"), frame.get("join_ref")
         if isinstance(ref, float) or isinstance(join_ref, float):
             exact = _load_exact(data)
@@ -127,9 +126,7 @@ class V2Serializer:
             return decode_binary(data)
         frame = _load(data)
         if not isinstance(frame, list) or len(frame) != 5:
-            raise FrameError(
-                POLICY_VIOLATION, "a message is an array [join_ref, ref, topic, event, payload]"
-            )
+            raise FrameError.of(CloseReason.NO_ARRAY)
         join_ref, ref, topic, event, payload = frame
         if isinstance(ref, float) or isinstance(join_ref, float):
             join_ref, ref, *_ = _load_exact(data)

@@ -48,6 +48,7 @@ from .messages import (
     subscription_failed,
 )
 from .payloads import access_token, size_of
+from .reasons import ReplyReason, Told
 from .serializers import Serializer
 
 __all__ = [
@@ -257,7 +258,7 @@ class SocketState:
             del self.channels[channel.topic]
         return [Send(channel.reply("error", {"reason": reason}))]
 
-    def refuse(self, message: Message, reason: str) -> list[Action]:
+    def refuse(self, message: Message, reason: Told) -> list[Action]:
         """Answer a message that is no join with an error."""
         return [Send(message.reply("error", {"reason": reason}))]
 
@@ -301,7 +302,7 @@ class SocketState:
 
     def _join(self, message: Message) -> list[Action]:
         if not message.topic.startswith(CHANNEL_PREFIX):
-            return self.refuse(message, "unmatched topic")
+            return self.refuse(message, ReplyReason.UNMATCHED_TOPIC.told())
         channel = Channel(message.topic, message.ref, message.join_ref)
         return [*self._release(message.topic), Join(channel, message.payload)]
 
@@ -312,7 +313,7 @@ class SocketState:
     def _to_unjoined(self, channel: Channel | None, message: Message) -> list[Action]:
         """Answer a message to a topic that is not joined, or whose join waits."""
         if message.event != LEAVE:
-            return self.refuse(message, "unmatched topic")
+            return self.refuse(message, ReplyReason.UNMATCHED_TOPIC.told())
         if channel is not None and _is_outdated(message, channel.join_ref):
             return []
         return [*self._release(message.topic), Send(message.reply("ok", {}))]

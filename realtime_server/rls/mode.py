@@ -32,6 +32,7 @@ from ..fanout.topics import Topic
 from ..metrics import Metrics
 from ..net.memory import memory_limit
 from ..phoenix.joins import TRUNCATE, Binding
+from ..phoenix.reasons import RlsReason
 from .broadcaster import Broadcaster
 from .checker import Checker
 from .counters import Counters
@@ -225,15 +226,11 @@ class RlsMode:
             async with asyncio.timeout(_PATIENCE):
                 await self._ready.wait()
         except TimeoutError:
-            raise RefusedError("the database is not attached yet; join again in a moment") from None
+            raise RefusedError(RlsReason.NOT_ATTACHED.told()) from None
         if any(binding.leaves for binding in bindings or ()):
-            raise RefusedError(
-                "leaves cannot be used here: a row's former values may have been another's"
-            )
+            raise RefusedError(RlsReason.LEAVES.told())
         if any(binding.event == TRUNCATE for binding in bindings or ()):
-            raise RefusedError(
-                "TRUNCATE cannot be told here: nobody can say who might have seen the rows"
-            )
+            raise RefusedError(RlsReason.TRUNCATE.told())
         registration = await self._registry.register(specs_of(topic, bindings), grant.claims)
         self._slow_viewers.add_channel(registration.viewer)
         return registration

@@ -27,6 +27,7 @@ from realtime_core.filters.nodes import Not, Or, references
 from ..config.database.tables import Table
 from ..errors import NotThereError, RefusedError
 from ..fanout.subscription_specs import SubscriptionSpec, check_columns, check_table
+from ..phoenix.reasons import RlsReason
 
 __all__ = ["SubscriptionRow", "condition", "note_of", "row_of"]
 
@@ -63,23 +64,21 @@ def row_of(
     if table is None or not table.selectable.get(role):
         # One that is hidden is not to be told from one that is not there.
         raise NotThereError(
-            f"there is no table {wish} that role {role!r} may SELECT from",
+            RlsReason.NOT_THERE.told(table=wish, role=role),
             logged=f"there is no table {wish} that its role may SELECT from",
         )
     check_table(wish, table)
     columns = {column.name for column in table.visible(role)}
     if not columns:
         raise RefusedError(
-            f"no column of {wish} that role {role!r} may SELECT is published",
+            RlsReason.NO_COLUMN.told(table=wish, role=role),
             logged=f"no column of {wish} that its role may SELECT is published",
         )
     check_columns(wish, table, columns, enums)
     filters: list[tuple[str, str, str]] = []
     if wish.filter is not None:
         if any(each.side is Side.OLD for each in _references(wish.filter)):
-            raise RefusedError(
-                "old. cannot be used here: a row's former values may have been another's"
-            )
+            raise RefusedError(RlsReason.OLD.told())
         filters = [
             item
             for node in _conjuncts(wish.filter.root)

@@ -27,6 +27,7 @@ from ..errors import RefusedError
 from ..fanout.subscription_specs import SubscriptionSpec, check_spec, possible
 from ..fanout.topic_rules import OWN_SCHEMA
 from ..fanout.turns import Turns
+from ..phoenix.reasons import RlsReason
 from .memberships import acting, grant
 from .rows import SubscriptionRow, note_of, row_of
 from .viewers import Viewer
@@ -201,7 +202,7 @@ class SubscriptionTable:
         row = await cursor.fetchone()
         if row is None:
             raise RefusedError(
-                f"there is no role {role!r} in the database",
+                RlsReason.UNKNOWN_ROLE.told(role=role),
                 logged="its token's role is not in the database",
             )
         may_act, quoted, server = row
@@ -210,7 +211,7 @@ class SubscriptionTable:
                 "joins are refused, because this is missing: %s", grant(quoted, server, version)
             )
             raise RefusedError(
-                f"this server may not act as role {role!r}",
+                RlsReason.MAY_NOT_ACT.told(role=role),
                 logged="this server may not act as its token's role",
             )
 

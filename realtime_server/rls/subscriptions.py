@@ -26,6 +26,7 @@ from ..config.database.connections import Connections, brief
 from ..errors import RefusedError, UnavailableError
 from ..fanout.subscription_specs import SubscriptionSpec
 from ..net.aio import cancel_within
+from ..phoenix.reasons import RlsReason
 from .subscription_table import Registration, SubscriptionTable, limit_time
 from .viewers import Viewer
 
@@ -211,22 +212,19 @@ class Registry:
                     await self._write_once(registration, renewed)
                     return
                 except (psycopg.errors.QueryCanceled, TimeoutError) as exc:
-                    raise RefusedError(
-                        "the database takes too long to check this; join again later, or use "
-                        "filters whose values are checked faster"
-                    ) from exc
+                    raise RefusedError(RlsReason.TOO_SLOW.told()) from exc
                 except psycopg.OperationalError as exc:
                     # After a restart of PostgreSQL each connection of the pool is a dead one.
                     if attempt == _ATTEMPTS - 1 or isinstance(exc, PoolTimeout):
                         raise
         except psycopg.OperationalError as exc:
-            raise UnavailableError(
-                "the database cannot be asked now; join again in a moment"
-            ) from exc
+            raise UnavailableError(RlsReason.UNAVAILABLE.told()) from exc
         except psycopg.Error as exc:
             # The trigger's own checks, and the values' casts.
             raise RefusedError(
-                f"{exc.diag.message_primary or exc.sqlstate:.1000}",
+                RlsReason.POSTGRES.told(
+                    message=f"{exc.diag.message_primary or exc.sqlstate:.1000}"
+                ),
                 logged=f"the database refuses it ({exc.sqlstate})",
             ) from exc
 

@@ -10,6 +10,7 @@ import attrs
 
 from ..auth.claims import dump_claims
 from ..errors import RefusedError
+from ..phoenix.reasons import RlsReason
 
 __all__ = ["Viewer"]
 
@@ -37,19 +38,15 @@ class Viewer:
         """
         role = claims.get("role")
         if not isinstance(role, str) or not role or "\0" in role:
-            raise RefusedError(
-                "the token has no role; its claim 'role' must name a role of the database"
-            )
+            raise RefusedError(RlsReason.NO_ROLE.told())
         kept = {name: value for name, value in claims.items() if name not in ignored}
         try:
             text = dump_claims(kept)
         except RecursionError:
-            raise RefusedError("the token's claims are nested too deeply") from None
+            raise RefusedError(RlsReason.NESTED_TOO_DEEPLY.told()) from None
         # No other character is written so: a backslash of the text's own is doubled.
         if "\\u0000" in text.replace("\\\\", ""):
-            raise RefusedError(
-                "a claim of the token has the character U+0000, which PostgreSQL's JSON cannot have"
-            )
+            raise RefusedError(RlsReason.NUL.told())
         viewer = _viewers.get((role, text))
         if viewer is None:
             viewer = _viewers[role, text] = cls(role, text)

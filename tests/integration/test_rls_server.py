@@ -820,8 +820,8 @@ async def test_a_column_that_no_change_has_shown_yet_is_joined_and_served(
         ({"schema": "realtime", "table": "*"}, "realtime is the server's own"),
         ({"filter": "nothing=eq.1"}, "invalid column for filter nothing"),
         ({"select": ["nothing"]}, "invalid column for select nothing"),
-        ({"filter": "id=eq.1", "leaves": True}, "leaves cannot be used here"),
-        ({"event": "TRUNCATE"}, "TRUNCATE cannot be told here"),
+        ({"filter": "id=eq.1", "leaves": True}, "leaves cannot be used in RLS mode"),
+        ({"event": "TRUNCATE"}, "TRUNCATE cannot be told in RLS mode"),
     ],
 )
 async def test_a_binding_that_cannot_be_is_an_error_reply(

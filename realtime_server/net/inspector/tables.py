@@ -16,6 +16,7 @@ from ...config.database.addresses import resolve_dsn
 from ...config.database.published_tables import PublishedTable, published_tables
 from ...errors import UnavailableError
 from ...fanout.topic_rules import OWN_SCHEMA
+from ...phoenix.reasons import Told
 from ...rls.viewers import Viewer
 
 __all__ = ["AskTables", "TableList"]
@@ -32,7 +33,7 @@ _WITHIN: Final = 10.0
 """Seconds that the database has for an answer."""
 _MOST_ROLES: Final = 100
 """Whose answers are kept."""
-_CANNOT: Final = "the database cannot be asked for its tables now; the server's log says why"
+_CANNOT: Final = Told("the database cannot be asked for its tables now; the server's log says why")
 
 
 class TableList:
