@@ -49,7 +49,8 @@ _COUNTS: Final = """
     )
 """
 
-# By policy, what it reaches. 16384 is FirstNormalObjectId, in src/include/access/transam.h.
+# By policy, what it reaches. 16384 is FirstNormalObjectId, in src/include/access/transam.h. A
+# policy depends on its own table, whose other policies it does not call.
 _REACHED: Final = """
     WITH RECURSIVE class AS NOT MATERIALIZED (
         SELECT 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid AS proc,
@@ -57,30 +58,31 @@ _REACHED: Final = """
             'pg_catalog.pg_class'::pg_catalog.regclass::pg_catalog.oid AS relation,
             'pg_catalog.pg_rewrite'::pg_catalog.regclass::pg_catalog.oid AS rule,
             'pg_catalog.pg_policy'::pg_catalog.regclass::pg_catalog.oid AS policy
-    ), reached (policy, classid, objid) AS (
-        SELECT p.oid, class.policy, p.oid
+    ), reached (policy, own, classid, objid{by_name}) AS (
+        SELECT p.oid, p.polrelid, class.policy, p.oid{no}
         FROM class CROSS JOIN pg_catalog.pg_policy p
         WHERE p.polcmd IN ('r', '*') AND {which}
         UNION
-        SELECT r.policy, n.classid, n.objid
+        SELECT r.policy, r.own, n.classid, n.objid{carried}
         FROM reached r CROSS JOIN class CROSS JOIN LATERAL (
-            SELECT d.refclassid, d.refobjid
+            SELECT d.refclassid, d.refobjid{no}
             FROM pg_catalog.pg_depend d
             WHERE d.classid = r.classid AND d.objid = r.objid AND r.classid <> class.relation
                 AND d.refclassid IN (class.proc, class.operator, class.relation)
             UNION ALL
-            SELECT class.rule, w.oid
+            SELECT class.rule, w.oid{no}
             FROM pg_catalog.pg_rewrite w
             JOIN pg_catalog.pg_class v ON v.oid = w.ev_class AND v.relkind = 'v'
             WHERE r.classid = class.relation AND w.ev_class = r.objid
             UNION ALL
-            SELECT class.policy, q.oid
+            SELECT class.policy, q.oid{no}
             FROM pg_catalog.pg_policy q
             WHERE r.classid = class.relation AND q.polrelid = r.objid AND q.polcmd IN ('r', '*')
+                AND q.polrelid <> r.own
             UNION ALL
             -- Each OFFSET 0 keeps what is before it together: for each of its rows an index has
             -- the rest, however many functions and tables there are.
-            SELECT m.classid, m.objid
+            SELECT m.classid, m.objid{yes}
             FROM (
                 SELECT b.prosrc AS body
                 FROM pg_catalog.pg_proc b
@@ -125,9 +127,25 @@ _REACHED: Final = """
                 WHERE e.classid = m.classid AND e.objid = m.objid AND e.deptype = 'e'
                 OFFSET 0
             )
-        ) n (classid, objid)
+        ) n (classid, objid{by_name})
     )
 """
+
+
+def _reached(which: str, *, tells_names: bool) -> str:
+    """Return the beginning of a query, which makes a table of what policies reach.
+
+    Args:
+        which: a condition of SQL on a policy ``p``.
+        tells_names: whether the table has a column ``by_name``: whether the way there led through
+            a name in a text. It may have the same thing twice then.
+    """
+    parts = {"by_name": ", by_name", "no": ", false", "yes": ", true"}
+    parts["carried"] = ", r.by_name OR n.by_name"
+    if not tells_names:
+        parts = dict.fromkeys(parts, "")
+    return _REACHED.format(which=which, **parts)
+
 
 _NAME: Final = """
     pg_catalog.format(
@@ -155,7 +173,7 @@ CALLS_FUNCTIONS: Final = """
 """Of a table ``c`` in ``pg_class``: whether its policies may reach functions that count."""
 
 _FUNCTIONS: Final = f"""
-    {_REACHED.format(which="p.polrelid = ANY (%s::pg_catalog.oid[])")}
+    {_reached("p.polrelid = ANY (%s::pg_catalog.oid[])", tells_names=False)}
     SELECT p.polrelid::pg_catalog.int8,
         pg_catalog.string_agg(
             DISTINCT f.oid::pg_catalog.text || ' ' || f.xmin::pg_catalog.text, ','
@@ -175,32 +193,37 @@ _NO_JIT: Final = "SET LOCAL jit = off"
 
 _CALLS: Final = f"""
     {
-    _REACHED.format(
-        which='''p.polrelid IN (
+    _reached(
+        '''p.polrelid IN (
             SELECT c.oid
             FROM pg_catalog.pg_publication_tables t
             JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
             JOIN pg_catalog.pg_class c ON c.relname = t.tablename AND c.relnamespace = n.oid
             WHERE t.pubname = ANY (%s) AND c.relrowsecurity
         )''',
+        tells_names=True,
     )
 }
-    SELECT {_NAME},
-        pg_catalog.array_agg(
-            DISTINCT pg_catalog.format('%%I on %%I.%%I', p.polname, n.nspname, c.relname)
-        )
-    FROM reached r
-    JOIN pg_catalog.pg_proc f ON f.oid = r.objid
-    JOIN pg_catalog.pg_namespace s ON s.oid = f.pronamespace
-    JOIN pg_catalog.pg_policy p ON p.oid = r.policy
-    JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    WHERE r.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
-        AND f.provolatile = 'i' AND f.oid >= '16384'::pg_catalog.oid
-        AND NOT EXISTS (
-            SELECT FROM pg_catalog.pg_depend e
-            WHERE e.classid = r.classid AND e.objid = f.oid AND e.deptype = 'e'
-        )
+    SELECT name, pg_catalog.array_agg(policy ORDER BY policy) FILTER (WHERE NOT by_name),
+        pg_catalog.array_agg(policy ORDER BY policy) FILTER (WHERE by_name)
+    FROM (
+        SELECT {_NAME} AS name,
+            pg_catalog.format('%%I on %%I.%%I', p.polname, n.nspname, c.relname) AS policy,
+            pg_catalog.bool_and(r.by_name) AS by_name
+        FROM reached r
+        JOIN pg_catalog.pg_proc f ON f.oid = r.objid
+        JOIN pg_catalog.pg_namespace s ON s.oid = f.pronamespace
+        JOIN pg_catalog.pg_policy p ON p.oid = r.policy
+        JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
+        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE r.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass::pg_catalog.oid
+            AND f.provolatile = 'i' AND f.oid >= '16384'::pg_catalog.oid
+            AND NOT EXISTS (
+                SELECT FROM pg_catalog.pg_depend e
+                WHERE e.classid = r.classid AND e.objid = f.oid AND e.deptype = 'e'
+            )
+        GROUP BY 1, 2
+    ) calls
     GROUP BY 1 ORDER BY 1
 """
 
@@ -212,7 +235,10 @@ class ImmutableCall:
     function: str
     """As SQL names it, with its arguments."""
     policies: tuple[str, ...]
-    """Those that reach it, each as ``policy on table``."""
+    """The policies that call it, as PostgreSQL records it, each as ``policy on table``."""
+    perhaps: tuple[str, ...]
+    """The policies that may call it: its name, or the name of something that calls it, is in the
+    body of a function that they call, which is text."""
 
 
 async def functions_of_policies(
@@ -252,4 +278,7 @@ async def immutable_calls(
         await connection.execute(_NO_JIT)
         cursor = await connection.execute(_CALLS.encode(), [list(publications)])
         found = await cursor.fetchall()
-    return [ImmutableCall(function, tuple(policies)) for function, policies in found]
+    return [
+        ImmutableCall(function, tuple(policies or ()), tuple(perhaps or ()))
+        for function, policies, perhaps in found
+    ]

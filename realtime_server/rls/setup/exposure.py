@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 
 from realtime_core import Finding
 
-from ...config.database.policy_functions import immutable_calls
+from ...config.database.policy_functions import ImmutableCall, immutable_calls
 
 __all__ = ["exposure_findings"]
 
@@ -101,18 +101,31 @@ async def _immutable(
     calls = await immutable_calls(connection, publications)
     if not calls:
         return []
-    said = [f"{call.function} ({_listed(call.policies)})" for call in calls]
     return [
         Finding.warning(
             "functions in policies",
-            f"policies call functions that are declared IMMUTABLE, {_listed(said)}: PostgreSQL may "
-            "keep what they return for one user and use it for the next; here their tables are "
-            "asked with a new plan for each viewer, which takes several times as long",
+            "policies call functions that are declared IMMUTABLE: "
+            f"{_listed([_call(call) for call in calls])}. PostgreSQL may keep what such a function "
+            "returns for one user and use it for the next; so the server looks rows of these "
+            "tables up with a new plan for each viewer, which takes several times as long",
             *(f"ALTER FUNCTION {call.function} STABLE;" for call in calls[:_MOST_NAMED]),
             remedy="each that reads claims, settings or tables; what depends on its arguments "
             "alone may stay",
         )
     ]
+
+
+def _call(call: ImmutableCall) -> str:
+    """Name a function, and the policies that call it."""
+    by = []
+    if call.policies:
+        by.append(f"called by {_listed(call.policies)}")
+    if call.perhaps:
+        by.append(
+            f"perhaps {'' if by else 'called '}by {_listed(call.perhaps)} through a function whose "
+            "body has the name"
+        )
+    return f"{call.function} ({', '.join(by)})"
 
 
 async def _unguarded(
