@@ -27,8 +27,11 @@ _MOST_PIECES: Final = 1000
 """Of a filter's LIKE patterns, between two ``%``, that have a ``_``: 20 µs each."""
 _LONGEST_SEARCHED: Final = 65_536
 """Characters of a row's value that LIKE searches; a regular expression has bounds of its own."""
-_LONGEST_PIECE: Final = 70
-"""Places of a piece with ``_`` that cost: more are compared at all places at once."""
+_SHORT_PIECE: Final = 64
+"""Places of a piece with ``_`` of which each costs; a longer one is compared at all places at
+once."""
+_LONG_PIECE: Final = 100
+"""Conditions that a longer one costs."""
 _PIECES_EACH: Final = 5
 """Pieces of a LIKE pattern that cost as much as a condition, to read them."""
 SLOW: Final = 50
@@ -107,8 +110,14 @@ def weight(node: Comparison) -> int:
     if node.operator in (Operator.MATCH, Operator.IMATCH):
         return SLOW
     pieces = [piece.strip("_") for piece in _WILDCARDS.split(pattern)]
-    tried = sum(min(len(piece), _LONGEST_PIECE) for piece in pieces if "_" in piece)
-    return 1 + len(pieces) // _PIECES_EACH + tried
+    tried = sum(
+        len(piece) if len(piece) <= _SHORT_PIECE else _LONG_PIECE
+        for piece in pieces
+        if "_" in piece
+    )
+    # What stands anywhere is looked for in the whole text.
+    anywhere = any(pieces[1:-1])
+    return 1 + anywhere + len(pieces) // _PIECES_EACH + tried
 
 
 def _bounded(predicate: Callable[[str], bool]) -> Callable[[str], bool]:

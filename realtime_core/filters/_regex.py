@@ -24,7 +24,7 @@ has 6,000 instructions, and what is too large is refused within 5 ms."""
 _MOST_REPEATS: Final = 255
 _LONGEST_SEARCHED: Final = 65_536
 """Characters of a row's value."""
-_MOST_STEPS: Final = 500_000
+_MOST_STEPS: Final = 350_000
 """Characters of a value times places in the pattern: where RE2 has too many states to keep, it
 holds each character against all places that the text may have come to, 10 ns each, and cannot be
 stopped meanwhile."""

@@ -24,7 +24,7 @@ class Source:
     converted already.
     """
 
-    __slots__ = ("__weakref__", "base", "column", "convert", "side")
+    __slots__ = ("__weakref__", "base", "column", "convert", "of_row", "side")
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class Source:
         side: Side,
         convert: Callable[[Any], Any] | None,
         base: Source | None = None,
+        of_row: Source | None = None,
     ) -> None:
         self.column = column
         self.side = side
@@ -39,6 +40,8 @@ class Source:
         """Of the text, or of the base's value; None takes it as it is. May return None, NULL."""
         self.base = base
         """What it is computed from, None for the column's text."""
+        self.of_row = of_row
+        """The same of the row that is judged, where it is of ``old.`` or ``new.``."""
 
 
 class Row:
@@ -50,7 +53,7 @@ class Row:
         new: what ``new.`` means.
     """
 
-    __slots__ = ("_new", "_old", "_record", "_values")
+    __slots__ = ("_new", "_old", "_record", "_unreadable", "_values")
 
     def __init__(
         self, record: Record | None, old: Record | None = None, new: Record | None = None
@@ -59,6 +62,9 @@ class Row:
         self._old = old
         self._new = new
         self._values: dict[Source, Any] = {}
+        # Why a source has no value. To find that out takes as long as to make one, and the next
+        # filter asks again.
+        self._unreadable: dict[Source, Exception] | None = None
 
     def value(self, source: Source) -> Any:
         """Return a key, or None for NULL, or UNCHANGED for what is not known.
@@ -70,16 +76,30 @@ class Row:
         values = self._values
         if source in values:
             return values[source]
+        if self._unreadable is not None and source in self._unreadable:
+            # Without what it went through the first time, which would grow with each filter.
+            raise self._unreadable[source].with_traceback(None)
+        if source.of_row is not None and self._side(source.side) is self._record:
+            # An INSERT's row is the new one, too, and what is made of it may take long.
+            return self.value(source.of_row)
         base = source.base
-        value = self._field(source) if base is None else self.value(base)
-        if source.convert is not None and value is not None and value is not UNCHANGED:
-            value = source.convert(value)
+        try:
+            value = self._field(source) if base is None else self.value(base)
+            if source.convert is not None and value is not None and value is not UNCHANGED:
+                value = source.convert(value)
+        except Exception as exc:
+            if self._unreadable is None:
+                self._unreadable = {}
+            self._unreadable[source] = exc
+            raise
         values[source] = value
         return value
 
+    def _side(self, side: Side) -> Record | None:
+        return self._record if side is Side.ROW else self._old if side is Side.OLD else self._new
+
     def _field(self, source: Source) -> Field:
-        side = source.side
-        record = self._record if side is Side.ROW else self._old if side is Side.OLD else self._new
+        record = self._side(source.side)
         if record is None:
             return UNCHANGED
         try:

@@ -30,6 +30,7 @@ from .three_valued import (
     conjunction,
     disjunction,
     distinct,
+    is_any_of,
     is_member,
     is_null,
     is_truth,
@@ -137,8 +138,19 @@ class Scope:
         """Return the source of this key, making it the first time."""
         source = self._sources.get(key)
         if source is None:
-            source = self._sources[key] = Source(column, side, convert, base)
+            of_row = None
+            if side is not Side.ROW:
+                same = tuple(map(_of_row, key))
+                of_row = self.source(same, column, Side.ROW, convert, base and base.of_row)
+            source = self._sources[key] = Source(column, side, convert, base, of_row)
         return source
+
+
+def _of_row(part: object) -> object:
+    """Return what stands in the key of the same source of the row that is judged."""
+    if isinstance(part, Source):
+        return part.of_row
+    return Side.ROW if isinstance(part, Side) else part
 
 
 class _Planner:
@@ -175,7 +187,10 @@ class _Planner:
                 return self._indexed(node, compares(source, operator.eq, literal), source, literal)
             case Operator.IN:
                 literals = tuple(dict.fromkeys(self._literals(node, kind, comparable=True)))
-                test = is_member(source, frozenset(literals))
+                if kind.relations:
+                    test = is_any_of(source, literals)
+                else:
+                    test = is_member(source, frozenset(literals))
                 return self._indexed(node, test, source, *literals)
             case Operator.NEQ:
                 literal = self._literals(node, kind, comparable=True)[0]

@@ -89,8 +89,8 @@ class Filter:
 
         A regular expression counts as 50, as does what contains objects or arrays in others, a
         ``like`` with ``_`` between other characters as those
-        characters, and twenty characters of a value with parts, as JSON, arrays and ranges are, as
-        one.
+        characters, a ``like`` for what may stand anywhere as one more, and twenty characters of a
+        value with parts, as JSON, arrays and ranges are, as one.
         """
         return sum(map(_weight, comparisons(self.root))) if self.root is not None else 0
 

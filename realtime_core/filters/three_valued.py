@@ -38,6 +38,7 @@ __all__ = [
     "conjunction",
     "disjunction",
     "distinct",
+    "is_any_of",
     "is_member",
     "is_null",
     "is_truth",
@@ -143,6 +144,18 @@ def is_member(source: Source, literals: frozenset[Key]) -> Test:
         if value is None or value is UNCHANGED:
             return None
         return value in literals
+
+    return test
+
+
+def is_any_of(source: Source, literals: Sequence[Key]) -> Test:
+    """IN, of values with parts: a long one is sooner compared with a few than hashed."""
+
+    def test(row: Row) -> bool | None:
+        value = row.value(source)
+        if value is None or value is UNCHANGED:
+            return None
+        return any(value == literal for literal in literals)
 
     return test
 

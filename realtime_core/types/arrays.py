@@ -19,9 +19,15 @@ class _Elements(tuple[Any, ...]):
     """The elements of an array, in their order."""
 
     @cached_property
+    def distinct(self) -> frozenset[Any]:
+        """Each of them once. Made once for all filters."""
+        return frozenset(self)
+
+    @cached_property
     def present(self) -> frozenset[Any]:
         """Those that can be equal to something: NULLs are not. Made once for all filters."""
-        return frozenset(self) - {_NULL}
+        distinct = self.distinct
+        return distinct - {_NULL} if _NULL in distinct else distinct
 
 
 Array: TypeAlias = tuple[_Elements, int, tuple[int, ...], tuple[int, ...]]
@@ -190,8 +196,8 @@ def _reader(read: Reader) -> Reader:
 
 
 def _contains(outer: Array, inner: Array) -> bool:
-    # A NULL is not present.
-    return outer[0].present.issuperset(inner[0])
+    # A NULL is not present. Of sets the shorter one is gone through, whichever the row's is.
+    return inner[0].distinct <= outer[0].present
 
 
 def _contained(inner: Array, outer: Array) -> bool:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from functools import cached_property
+from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn, TypeAlias
 
 from .base import Compare, Kind, UnreadableError
@@ -30,6 +32,11 @@ Ordered: TypeAlias = tuple[Any, ...]
 
 _NULL, _STRING, _NUMBER, _BOOL, _ARRAY, _OBJECT = 0, 1, 2, 3, 16, 17
 _EMPTY_AT_THE_TOP: Final = -1
+_SHORT: Final = 100
+"""Digits of a number that is soon read."""
+_MOST_LEVELS: Final = 200
+"""Of objects and arrays within each other that are made a key or a text of. Python's own bound
+would depend on how deep its stack is already."""
 
 
 class _Items(tuple[Any, ...]):
@@ -44,6 +51,13 @@ class _Items(tuple[Any, ...]):
     def containers(self) -> list[Any]:
         """The arrays and objects among them."""
         return [item for item in self if item[0] in (_ARRAY, _OBJECT)]
+
+
+class _TooDeepError(UnreadableError):
+    """A document with too many levels."""
+
+    def __init__(self) -> None:
+        super().__init__(f"it is nested more than {_MOST_LEVELS} levels deep")
 
 
 class _Number(str):
@@ -96,15 +110,51 @@ def json_path(path: Sequence[str | int], *, as_text: bool) -> Callable[[Parsed],
                 if not -len(items) <= key < len(items):
                     return None
                 value = items[key]
-        if not isinstance(value, (dict, list)):
+        if not (
+            isinstance(value, (dict, list)) or (type(value) is _Number and len(value) > _SHORT)
+        ):
             return finish(value)
         # The document holds its parts, so none other has this identity.
         part = (id(value), as_text)
         if part not in made:
-            made[part] = finish(value)
+            try:
+                made[part] = finish(value)
+            except _TooDeepError:
+                _note_deep(value, made)
+        if made[part] is _TOO_DEEP:
+            raise _TooDeepError
         return made[part]
 
     return follow
+
+
+_TOO_DEEP: Final = object()
+"""What is made of a part that cannot be read."""
+
+
+def _note_deep(part: Document, made: dict[tuple[int, bool], Any]) -> None:
+    """Note which objects and arrays of a part have too many levels, itself and others.
+
+    Otherwise each path to another one of them would take as long to find that out.
+    """
+    level = [part]
+    levels = []
+    while level:
+        levels.append(level)
+        level = [
+            item
+            for each in level
+            for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, (dict, list))
+        ]
+    heights: dict[int, int] = {}
+    for level in reversed(levels):
+        for each in level:
+            items = each.values() if isinstance(each, dict) else each
+            height = 1 + max((heights.get(id(item), 0) for item in items), default=0)
+            heights[id(each)] = height
+            if height > _MOST_LEVELS:
+                made[id(each), True] = made[id(each), False] = _TOO_DEEP
 
 
 def _text(value: Document) -> str | None:
@@ -114,24 +164,28 @@ def _text(value: Document) -> str | None:
     return _dump(value)
 
 
-def _dump(value: Document) -> str:
+def _dump(value: Document, room: int = _MOST_LEVELS) -> str:
     match value:
         case None:
             return "null"
         case bool():
             return "true" if value else "false"
         case _Number():
+            if value.isdigit():
+                return value
             number = parse_numeric(value)
             # jsonb has numbers as numeric: without exponent, no minus on a zero.
             text = f"{number:f}"
             return text if number else _zero(value)
         case str():
-            return json.dumps(value, ensure_ascii=False)
+            return encode_basestring(value)
+        case _ if not room:
+            raise _TooDeepError
         case list():
-            return f"[{', '.join(map(_dump, value))}]"
+            return f"[{', '.join([_dump(item, room - 1) for item in value])}]"
         case _:
             pairs = (
-                f"{json.dumps(key, ensure_ascii=False)}: {_dump(item)}"
+                f"{encode_basestring(key)}: {_dump(item, room - 1)}"
                 for key, item in sorted(value.items(), key=_storage_order)
             )
             return f"{{{', '.join(pairs)}}}"
@@ -151,23 +205,30 @@ def _storage_order(pair: tuple[str, Any]) -> tuple[int, bytes]:
     return len(key), key
 
 
-def _key(value: Document) -> Ordered:
+def _key(value: Document, room: int = _MOST_LEVELS) -> Ordered:
     match value:
         case None:
             return (_NULL,)
         case bool():
             return (_BOOL, value)
         case _Number():
-            return (_NUMBER, parse_numeric(value))
+            return (_NUMBER, _number(value))
         case str():
             return (_STRING, value)
+        case _ if not room:
+            raise _TooDeepError
         case list():
-            return (_ARRAY, len(value), _Items(map(_key, value)))
+            return (_ARRAY, len(value), _Items([_key(item, room - 1) for item in value]))
         case _:
             flat: list[Ordered | str] = []
             for key, item in sorted(value.items(), key=_storage_order):
-                flat += (key, _key(item))
+                flat += (key, _key(item, room - 1))
             return (_OBJECT, len(value), tuple(flat))
+
+
+def _number(text: str) -> Any:
+    # Most numbers are short integers, of which there may be tens of thousands.
+    return Decimal(text) if text.isdigit() and len(text) <= _SHORT else parse_numeric(text)
 
 
 def _top(value: Document) -> Ordered:
@@ -176,7 +237,7 @@ def _top(value: Document) -> Ordered:
     return _key(value)
 
 
-_MOST_LOOKS: Final = 25_000
+_MOST_LOOKS: Final = 15_000
 """Values that one comparison with ``@>`` may look at: 5 ms."""
 
 
@@ -191,7 +252,7 @@ def _contains(outer: Ordered, inner: Ordered) -> bool:
 def _contains_deep(outer: Ordered, inner: Ordered, looks: list[int]) -> bool:
     """As ``@>`` below the top; ``looks`` has the number of values that may still be looked at."""
     if inner[0] == _OBJECT:
-        if outer[0] != _OBJECT:
+        if outer[0] != _OBJECT or outer[1] < inner[1]:
             return False
         _look(outer, looks)
         pairs = _pairs(outer)
@@ -239,10 +300,7 @@ def _parse(text: str) -> Ordered:
         raise ValueError(
             f"it is not JSON ({exc.msg}); compare text with ->>, as in data->>name=eq.Ann"
         ) from None
-    try:
-        return _top(value)
-    except RecursionError:
-        raise UnreadableError("it is nested too deeply") from None
+    return _top(value)
 
 
 def _read(text: str) -> Ordered:

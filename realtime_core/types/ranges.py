@@ -10,7 +10,7 @@ Source: "Range Functions and Operators" in the PostgreSQL documentation.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
@@ -176,7 +176,17 @@ def _last_from(ranges: Multirange, bound: Bound) -> Range:
     return ranges[place - 1] if place else ()
 
 
+def _count_within(ranges: Multirange, outer: Range) -> int:
+    """Return how many ranges lie within another one; they are in order by both bounds."""
+    begin = bisect_left(ranges, outer[0], key=itemgetter(0))
+    end = bisect_right(ranges, outer[1], key=itemgetter(1))
+    return max(end - begin, 0)
+
+
 def _multi_contains(one: Multirange, other: Multirange) -> bool:
+    if len(other) > len(one):
+        # Each of the many is in one of the few at most.
+        return sum(_count_within(other, outer) for outer in one) == len(other)
     return all(_contains(_last_from(one, inner[0]), inner) for inner in other)
 
 

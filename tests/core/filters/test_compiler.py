@@ -15,12 +15,14 @@ import tracemalloc
 
 import pytest
 
-from realtime_core import FilterError, FilterMatchError, Record
-from realtime_core.filters import FilterIndex, compiler, parse_filter
+from realtime_core import Delete, FilterError, FilterMatchError, Record, ReplicaIdentity
+from realtime_core.filters import FilterIndex, _rows, compiler, parse_filter, three_valued
+from realtime_core.filters.nodes import Side
 from realtime_core.records import UNCHANGED
+from realtime_core.types import arrays, ranges
 from realtime_core.types import json as json_type
 from realtime_core.types.columns import _KNOWN
-from tests.core.filters.helpers import insert, key, relation, row
+from tests.core.filters.helpers import TRANSACTION, insert, key, relation, row, update
 
 CONDITIONS = (
     *("eq.1", "gt.1", "gt.ok", "eq.t", "gt.1 day", "gt.2026-01-01", "gt.00:00", "gt.::1"),
@@ -506,9 +508,9 @@ def test_paths_to_the_same_part_of_a_document_read_it_once(monkeypatch: pytest.M
     read: list[object] = []
     key_of = json_type._key
 
-    def counted(value: object) -> object:
+    def counted(value: object, room: int = json_type._MOST_LEVELS) -> object:
         read.append(value)
-        return key_of(value)
+        return key_of(value, room)
 
     of = relation(d="jsonb")
     filter = parse_filter(
@@ -518,3 +520,214 @@ def test_paths_to_the_same_part_of_a_document_read_it_once(monkeypatch: pytest.M
     monkeypatch.setattr(json_type, "_key", counted)
     assert compiled(row(of, "[[[4,4]]]"))
     assert [value for value in read if value == [["4", "4"]]] == [[["4", "4"]]]
+
+
+def test_what_cannot_be_read_is_tried_once_for_all_filters(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+    read = json_type.read_document
+
+    def counted(text: str) -> object:
+        tried.append(text)
+        return read(text)
+
+    monkeypatch.setattr(compiler, "read_document", counted)
+    of = relation(d="jsonb")
+    index: FilterIndex[int] = FilterIndex()
+    for number in range(20):
+        index.add(number, "public", "t", parse_filter(f"d->{number}=eq.{number}"))
+        index.add(100 + number, "public", "t", parse_filter(f"or(d->{number}.is.null,d.is.null)"))
+    assert index.match(insert(of, "[" * 100_000)) == []
+    assert len(tried) == 1
+
+
+def test_the_same_reason_is_told_each_time_a_value_cannot_be_read() -> None:
+    of = relation(v="int4", w="int4")
+    filter = parse_filter("or(v.gt.1,v.lt.3,v.is.null,w.eq.1)").compile(of)
+    record = row(of, "x" * 1000, "2")
+    reasons = set()
+    lengths = set()
+    for _ in range(3):
+        with pytest.raises(FilterMatchError) as caught:
+            filter(record)
+        reasons.add(str(caught.value))
+        lengths.add(len(traceback.format_exception(caught.value)))
+    assert len(reasons) == len(lengths) == 1
+
+
+class Watched:
+    """An array's element or a range's bound that counts how often it is looked at."""
+
+    looks = 0
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def _look(self, other: object) -> int:
+        Watched.looks += 1
+        assert isinstance(other, Watched)
+        return other.value
+
+    def __hash__(self) -> int:
+        Watched.looks += 1
+        return hash(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return self.value == self._look(other)
+
+    def __lt__(self, other: object) -> bool:
+        return self.value < self._look(other)
+
+    def __gt__(self, other: object) -> bool:
+        return self.value > self._look(other)
+
+    def __le__(self, other: object) -> bool:
+        return self.value <= self._look(other)
+
+
+def _watched_array(values: range) -> arrays.Array:
+    elements = arrays._Elements((0, Watched(value)) for value in values)
+    return elements, 1, (len(elements),), (1,)
+
+
+@pytest.mark.parametrize(
+    ("literal", "expected"), [(range(2), False), (range(1000), True), (range(1, 1001), False)]
+)
+def test_a_long_array_is_held_against_each_literal_without_going_through_it_again(
+    literal: range, expected: bool
+) -> None:
+    array, other = _watched_array(range(1000)), _watched_array(literal)
+    contained = arrays._ARRAY_RELATIONS["cd"]
+    assert contained(array, other) is expected
+    Watched.looks = 0
+    assert contained(array, other) is expected
+    # Its elements' hashes are known by now; equal ones are compared, as many as the literal has.
+    assert Watched.looks <= len(literal)
+
+
+def test_an_array_with_null_is_contained_in_nothing() -> None:
+    of = relation(v="_int4")
+    for text, expected in {"{1,NULL}": False, "{NULL}": False, "{1,1}": True, "{}": True}.items():
+        assert parse_filter('v=cd."{1,2,NULL}"').compile(of)(row(of, text)) is expected
+
+
+def test_a_long_array_in_a_list_is_compared_not_hashed() -> None:
+    source = _rows.Source("v", Side.ROW, None)
+    array = _watched_array(range(1000))
+    others = [_watched_array(range(first, first + 3)) for first in (5, 6, 0)]
+    record = _rows.Row(None)
+    record._values[source] = array
+    Watched.looks = 0
+    assert three_valued.is_any_of(source, others)(record) is False
+    assert Watched.looks < 20
+    assert three_valued.is_any_of(source, [*others, _watched_array(range(1000))])(record) is True
+    of = relation(v="_int4")
+    compiled = parse_filter('v=in.("{1,2}","{3}")').compile(of)
+    assert [compiled(row(of, text)) for text in ("{3}", "{2,1}", "{1,2}")] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("literal", "expected"),
+    [([(0, 3000)], True), ([(0, 1500), (1600, 2999)], False), ([(1, 3000)], False), ([], False)],
+)
+def test_a_long_multirange_is_held_against_few_ranges_in_few_steps(
+    literal: list[tuple[int, int]], expected: bool
+) -> None:
+    def made(pairs: list[tuple[int, int]]) -> tuple[object, ...]:
+        return tuple(((0, Watched(low), 0), (0, Watched(high), -1)) for low, high in pairs)
+
+    many = made([(low, low + 2) for low in range(0, 3000, 3)])
+    Watched.looks = 0
+    contained = ranges._MULTIRANGE_RELATIONS["cd"]
+    assert contained(many, made(literal)) is expected
+    assert Watched.looks < 200
+
+
+@pytest.mark.parametrize("operator", ["eq.1", "gt.1", "cs.1"])
+def test_a_document_with_too_many_levels_is_gone_through_once(
+    operator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    key_of = json_type._key
+
+    def counted(value: object, room: int = json_type._MOST_LEVELS) -> object:
+        seen.append(room)
+        return key_of(value, room)
+
+    of = relation(d="jsonb")
+    index: FilterIndex[int] = FilterIndex()
+    for depth in range(100):
+        index.add(depth, "public", "t", parse_filter(f"d{'->0' * depth}={operator}"))
+    monkeypatch.setattr(json_type, "_key", counted)
+    assert index.match(insert(of, "[" * 900 + "]" * 900)) == []
+    # The whole of it is read by itself; all parts are judged together.
+    assert len(seen) < 3 * json_type._MOST_LEVELS
+
+
+def test_two_hundred_levels_are_read_and_one_more_is_not() -> None:
+    of = relation(d="jsonb")
+    for levels, expected in ((200, True), (201, False)):
+        text = "[" * levels + "1" + "]" * levels
+        for reference in ("d->0", "d->a->0"):
+            record = row(of, f"[{text}]" if reference == "d->0" else f'{{"a":[{text}]}}')
+            for condition in (f"{reference}=neq.1", f"{reference.replace('>0', '>>0')}=neq.1"):
+                compiled = parse_filter(condition).compile(of)
+                if expected:
+                    assert compiled(record), condition
+                else:
+                    with pytest.raises(FilterMatchError, match="more than 200 levels deep"):
+                        compiled(record)
+    with pytest.raises(FilterError, match="more than 200 levels deep"):
+        parse_filter(f"d=eq.{'[' * 201}{']' * 201}").compile(of)
+    # What is in it can be read all the same.
+    deep = row(of, f'{{"a":{"[" * 300}{"]" * 300},"b":[7]}}')
+    assert parse_filter("d->a->0=eq.1,d->b=eq.[8]").compile(of)(deep) is False
+    assert parse_filter("d->b=eq.[7]").compile(of)(deep)
+
+
+def test_a_long_number_in_a_document_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    parse = json_type.parse_numeric
+
+    def counted(text: str) -> object:
+        read.append(text)
+        return parse(text)
+
+    of = relation(d="jsonb")
+    parts = ",".join(f"d{'->0' * depth}.eq.{depth}" for depth in range(1, 20))
+    compiled = parse_filter(f"or({parts})").compile(of)
+    monkeypatch.setattr(json_type, "parse_numeric", counted)
+    assert not compiled(row(of, "9" * 1000))
+    assert read == ["9" * 1000]
+
+
+def test_an_object_with_more_names_is_in_none_with_fewer() -> None:
+    of = relation(d="jsonb")
+    compiled = parse_filter('d=cd."{\\"a\\":1,\\"b\\":2}"').compile(of)
+    texts = ('{"a":1}', '{"b":2,"a":1}', '{"a":1,"b":2,"c":3}', "{}", '{"c":1}')
+    assert [compiled(row(of, text)) for text in texts] == [True, True, False, True, False]
+
+
+def test_the_new_row_and_the_row_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    dump = json_type._dump
+
+    def counted(value: object, room: int = json_type._MOST_LEVELS) -> str:
+        made.append(value)
+        return dump(value, room)
+
+    monkeypatch.setattr(json_type, "_dump", counted)
+    of = relation(ReplicaIdentity.FULL, id="int4", d="jsonb")
+    compiled = parse_filter(
+        "new.d->>a=like.%1%,d->>a=ilike.%1%,old.d->>a=like.%2%,new.d->>a=ilike.%1%"
+    ).compile(of)
+    new, old = row(of, "1", '{"a":[[1]]}'), row(of, "1", '{"a":[[2]]}')
+    assert compiled.passes(update(of, new, old))
+    assert [each for each in made if each == [["1"]]] == [[["1"]]]
+    assert [each for each in made if each == [["2"]]] == [[["2"]]]
+    made.clear()
+    # Of a DELETE the old row is the one that is judged, and there is no new one.
+    deleting = parse_filter("old.d->>a=like.%2%,d->>a=ilike.%2%,not.and(new.d->>a.like.%3%)")
+    change = Delete(TRANSACTION, 0, of, old)
+    assert deleting.compile(of).match(change) is None
+    assert [each for each in made if each == [["2"]]] == [[["2"]]]
+    assert parse_filter("old.d->>a=like.%2%,d->>a=like.%2%").compile(of).passes(change)

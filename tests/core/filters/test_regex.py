@@ -120,7 +120,7 @@ def test_what_cannot_be_done_is_refused(pattern: str, reason: str) -> None:
 @pytest.mark.parametrize("pattern", ["(a*)*b", "(a|a)*b", "(a|aa)+$", "(?:a?){7}[ab]{2}x*b?c"])
 def test_no_pattern_takes_long(pattern: str) -> None:
     begin = time.process_time()
-    matches(pattern, "a" * 30_000 + "c")
+    matches(pattern, "a" * 29_000 + "c")
     assert time.process_time() - begin < 5
 
 
@@ -136,7 +136,7 @@ def test_a_pattern_with_many_places_is_looked_for_in_fewer_characters(
     pattern: str, places: int
 ) -> None:
     # RE2 takes 1 s for some with 1500 places, in 64 KB.
-    longest = min(65_536, 500_000 // max(places, 1))
+    longest = min(65_536, 350_000 // max(places, 1))
     matches(pattern, "c" * longest)
     with pytest.raises(UnreadableError, match=f"in more than {longest:,} characters"):
         matches(pattern, "c" * (longest + 1))
@@ -194,8 +194,13 @@ def test_a_filter_tells_what_it_costs() -> None:
 @pytest.mark.parametrize(
     ("text", "weight"),
     [
-        *(("", 0), ("a=eq.1", 1), ("a=like.%b%,c=ilike.*_", 2), ("a=match.b,a=not.imatch.c", 100)),
-        *(("a=like.%b_c%", 4), ("a=like." + "%a_b" * 10, 33), ("a=like.%" + "a_" * 300 + "b", 71)),
+        *(
+            ("", 0),
+            ("a=eq.1", 1),
+            ("a=like.%b%,c=ilike.*_,d=like.%b", 4),
+            ("a=match.b,a=not.imatch.c", 100),
+        ),
+        *(("a=like.%b_c%", 5), ("a=like." + "%a_b" * 10, 34), ("a=like.%" + "a_" * 300 + "b", 101)),
         *(("a=eq." + "b" * 1000, 1), ("a=cs.{" + "1," * 50 + "1}", 6), ("a=in.(1,2)", 1)),
         *((f"a=in.({','.join(['x' * 36] * 100)})", 10), ('a=in.("[1,2,3,4,5,6,7,8,9]")', 1)),
         ("or=(a.eq.1,and(b.gt.2,c.is.null))", 3),
