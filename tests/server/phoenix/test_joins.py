@@ -338,7 +338,7 @@ def test_a_long_join_is_read_in_steps() -> None:
     [
         ([",".join(f"id=neq.{number}" for number in range(250))] * 3, 2),
         (["details=match.a"] * 11, 10),
-        (["details=like.*a_" + "b" * 70 + "*"] * 8, 7),
+        (["details=like.*a_" + "b" * 70 + "*"] * 8, 4),
         ([f"tags=cs.{{{'1,' * 2500}1}}"] * 3, 1),
     ],
 )
