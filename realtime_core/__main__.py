@@ -1,4 +1,4 @@
-"""What ``python -m realtime_core`` and the command ``realtime-core`` run."""
+"""The entry point of ``python -m realtime_core`` and of the command ``realtime-core``."""
 
 import sys
 

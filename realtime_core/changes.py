@@ -230,7 +230,7 @@ class GapReason(enum.Enum):
     START_BEHIND_SLOT = "start_behind_slot"
     """The slot was acknowledged beyond ``start_at``."""
     LAG = "lag"
-    """More than ``max_lag_bytes`` of WAL had piled up, and the slot was made anew."""
+    """More than ``max_lag_bytes`` of WAL had piled up, and the slot was recreated."""
 
 
 @attrs.frozen

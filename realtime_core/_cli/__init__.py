@@ -1,1 +1,1 @@
-"""The command line, ``python -m realtime_core``: one module a command, and what they share."""
+"""The command line, ``python -m realtime_core``: a module for each command, and shared ones."""

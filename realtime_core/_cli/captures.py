@@ -1,16 +1,17 @@
-"""Captures: files with what a replication slot sent, to events.
+"""Captures: decodes files that hold what a replication slot sent.
 
-Which form a file has, its first bytes tell:
+The first bytes of a file tell which form it has:
 
-* each message behind its length, 32 bits big-endian: pgoutput messages, wal2json texts, or
-  whole CopyData payloads;
-* what pg_recvlogical writes, each message followed by a line feed. wal2json's texts are JSON
-  and so end where they end. A pgoutput message may have line feeds in it, but knows its own
-  length: cut short it is truncated, cut long it has bytes left over, and only one cut decodes;
+* messages behind their lengths (32 bits, big-endian): pgoutput messages, wal2json texts, or whole
+  CopyData payloads;
+* the output of pg_recvlogical, which writes a line feed after each message. wal2json's texts are
+  JSON, so their end is known. A pgoutput message may have line feeds in it, but its fields tell
+  its length: if it is cut too early it is truncated, if it is cut too late bytes are left over,
+  so exactly one cut decodes;
 * lines of hexadecimal digits (``\\x42…``), which psql prints for
   ``pg_logical_slot_peek_binary_changes``.
 
-All of it may be packed with gzip.
+Each of them may be compressed with gzip.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _GZIP: Final = b"\x1f\x8b"
 _HEX: Final = b"\\x"
 _BLOCK: Final = 64 * 1024
 _SHORT_ABORT: Final = 9
-"""Bytes of a Stream Abort without LSN and time."""
+"""Size in bytes of a Stream Abort without LSN and time."""
 
 
 def open_file(path: str) -> AbstractContextManager[BinaryIO]:
@@ -55,10 +56,10 @@ def open_file(path: str) -> AbstractContextManager[BinaryIO]:
 
 
 class Capture:
-    """The events of one file, in order; iterate once.
+    """An iterable over the events of one file, in order. Iterate over it once.
 
     Args:
-        file: open, in binary mode; a pipe will do.
+        file: a file that is open in binary mode; it may be a pipe.
 
     Raises:
         DecodeError: while iterating, if the file is no capture, or ends within a message or
@@ -68,7 +69,7 @@ class Capture:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.messages = 0
-        """How many messages have been begun; of wal2json as text, how many events found."""
+        """How many messages were begun; in the output of wal2json, how many events were found."""
 
     def __iter__(self) -> Iterator[Change | Begin | Commit]:
         file, head = _look(self._file)
@@ -89,7 +90,7 @@ class Capture:
             yield event
 
     def _payloads(self, payloads: Iterator[bytes]) -> Iterator[Change | Begin | Commit]:
-        """Decode what has come in pieces; the first one tells what they are."""
+        """Decode messages whose ends are known; the first one tells which plugin they are of."""
         plugin: _Plugin | None = None
         in_copy_data = False
         for payload in payloads:
@@ -121,7 +122,7 @@ class Capture:
 
 
 class _Plugin(Protocol):
-    """An output plugin's messages to events."""
+    """Decodes the messages of one output plugin."""
 
     def feed(self, payload: bytes) -> Decoded: ...
 
@@ -132,7 +133,8 @@ class _Pgoutput:
     def __init__(self) -> None:
         self.assembler = Assembler()
         self._decoder = Decoder()
-        # Which of the two a Stream Abort needs, its length tells; it depends on nothing else.
+        # A Stream Abort has an LSN and a time if the stream was started with "parallel". Its
+        # length tells which decoder reads it, and it depends on no other message.
         self._abort_decoder = Decoder(abort_info=True)
 
     def decode(self, payload: bytes) -> Message:
@@ -172,7 +174,7 @@ def _not_a_capture() -> DecodeError:
     )
 
 
-# Where one message ends and the next one begins
+# Splitting a file into messages
 
 
 def _framed(file: BinaryIO) -> Iterator[bytes]:
@@ -183,7 +185,7 @@ def _framed(file: BinaryIO) -> Iterator[bytes]:
         (length,) = _LENGTH.unpack(head)
         payload = file.read(length)
         if len(payload) < length:
-            # A length that is none, in a file that is something else, is large.
+            # In a file of another form the first four bytes make a large number.
             raise _not_a_capture() if first else _cut_off()
         first = False
         yield payload
@@ -209,11 +211,11 @@ class _Decode(Protocol):
 
 
 class _Splitter:
-    """Cuts what pg_recvlogical wrote of pgoutput's messages.
+    """Splits the output of pg_recvlogical into pgoutput's messages.
 
-    A message nearly always ends at the next line feed. Where it does not, twice the length is
-    tried until it is not too short any more, and what is between bisected: a long message
-    costs a few attempts, not one for each of its line feeds.
+    A message nearly always ends at the next line feed. If it does not, twice the length is tried
+    until it is not too short any more, and the line feeds in between are bisected. So a long
+    message costs a few attempts, and not one for each of its line feeds.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -264,12 +266,15 @@ class _Splitter:
                 pass
             return True
 
-        # The last one is known to be.
+        # The last one is known to be long enough.
         return ends[bisect_left(ends[:-1], True, key=is_long_enough)]
 
     def _line_feed(self, too_short: int) -> int | None:
-        """Return the length up to a line feed: from twice ``too_short`` bytes on the first, and
-        before more is waited for, or if nothing follows, the last."""
+        """Return the length up to the line feed to try next, None if there is none.
+
+        That is the first line feed behind twice ``too_short`` bytes. If there is none, it is the
+        last one behind ``too_short``, before this waits for more bytes, and at the end of the file.
+        """
         least = max(2 * too_short, 0)
         waited = False
         while (found := self._data.find(b"\n", self._start + least)) < 0:
@@ -293,7 +298,10 @@ def _look(file: BinaryIO) -> tuple[BinaryIO, bytes]:
 
 
 class _Chained(io.RawIOBase):
-    """Some bytes, then a file. It reads no more at once than there is: a pipe is not held up."""
+    """A file with some bytes put before it.
+
+    It returns the bytes that there are and does not wait for more, so it does not block a pipe.
+    """
 
     def __init__(self, head: bytes, file: BinaryIO) -> None:
         self._head = head

@@ -1,4 +1,4 @@
-"""``decode``: captures to lines. It needs no database and no driver."""
+"""``decode``: writes the events of captures as lines. It needs no database and no driver."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ __all__ = ["decode"]
 
 
 def decode(paths: Sequence[str], *, line: Format, boundaries: bool) -> int:
-    """Write the events of captures, one file after the other, each by itself.
+    """Write the events of one capture after the other.
+
+    Args:
+        paths: files with a capture each; ``-`` stands for standard input.
+        line: makes the line of an event.
+        boundaries: whether to write Begin and Commit, too.
 
     Returns:
         The exit code: 0; 1 if a file is not a whole capture; 2 if one cannot be read.

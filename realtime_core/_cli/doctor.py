@@ -1,4 +1,4 @@
-"""``doctor``: what would stop a stream, and the SQL that mends it."""
+"""``doctor``: prints what blocks replication, and the SQL that fixes it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Events as lines: JSON for programs, text for people.
+"""Formats events as lines: JSON for programs, text for people.
 
-A value is PostgreSQL's text, as ``COPY`` would write it, so nothing is lost on the way and no
-driver is needed. docs/reference/command-line.md lists the keys.
+Values are written as PostgreSQL's text, as ``COPY`` does, so nothing is lost and no driver is
+needed. docs/reference/command-line.md lists the keys.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _row(
 
 def _fields(record: Record) -> dict[str, Any]:
     return {
-        # A text is a string and a binary field an object, so they cannot be confused.
+        # A text field is a string and a binary field an object, so they cannot be confused.
         name: {"hex": field.hex()} if isinstance(field, bytes) else field
         for name, field in zip(record, record.fields, strict=True)
         if field is not UNCHANGED
@@ -123,7 +123,7 @@ def _content(content: bytes) -> dict[str, str]:
 
 
 def _place(position: Position, transaction: Transaction | None) -> dict[str, Any]:
-    # LSN 0: a format that does not tell it.
+    # The LSN is 0 if the format does not tell it.
     place = {"position": str(position)} if position.lsn else {}
     return place if transaction is None else place | _transaction(transaction)
 
@@ -142,7 +142,7 @@ def _transaction(transaction: Transaction) -> dict[str, Any]:
 
 
 def text_line(event: Event) -> str:
-    """Make one line for people; what could move a terminal's cursor is escaped."""
+    """Make a line for people; characters that could control a terminal are escaped."""
     match event:
         case Insert():
             return f"INSERT {_name(event.relation)} {_pairs(event.record)}"
@@ -189,7 +189,7 @@ def _value(field: Field, type_name: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Quote as PostgreSQL does, ``E'…'`` only where something has to be escaped."""
+    """Quote a text as PostgreSQL does, with ``E'…'`` only if a character has to be escaped."""
     if text.isprintable() and "\\" not in text:
         return "'" + text.replace("'", "''") + "'"
     return "E'" + "".join(map(_escaped, text)) + "'"
@@ -215,7 +215,7 @@ def _name(relation: Relation) -> str:
 def _identifier(name: str) -> str:
     if _PLAIN_NAME.fullmatch(name):
         return name
-    # A line feed in a name is allowed, but would not leave one line.
+    # PostgreSQL allows a line feed in a name, which would break the line.
     visible = (each if each.isprintable() else _escaped(each) for each in name)
     return '"' + "".join(visible).replace('"', '""') + '"'
 

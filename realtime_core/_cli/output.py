@@ -1,4 +1,4 @@
-"""Standard output as a stream of lines, and standard error as a stream of single ones."""
+"""Output: writes events as lines to standard output, and complaints to standard error."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ __all__ = ["Output", "OutputError", "complain", "use_utf_8"]
 
 
 class OutputError(Exception):
-    """Standard output takes no more, and somebody should know."""
+    """Standard output cannot be written to, for another reason than a closed pipe."""
 
 
 class Output:
-    """Writes events to standard output, a line each.
+    """Writes each event as a line to standard output.
+
+    Args:
+        line: makes the line of an event.
 
     Raises:
-        BrokenPipeError: from each method, when whoever reads has had enough.
-        OutputError: from each method, when nothing can be written for another reason.
+        BrokenPipeError: from each method, if the program that reads the output has ended.
+        OutputError: from each method, if it cannot be written for another reason.
     """
 
     def __init__(self, line: Format) -> None:
@@ -32,20 +35,20 @@ class Output:
         self._file = sys.stdout
 
     def write(self, events: Iterable[Event]) -> None:
-        """Write some events, which may still be in a buffer afterwards."""
+        """Write events; they may stay in a buffer until :meth:`flush`."""
         write, line = self._file.write, self._line
         with _named_errors():
             for event in events:
                 write(f"{line(event)}\n")
 
     def flush(self) -> None:
-        """Send everything written so far on its way."""
+        """Write the contents of the buffer."""
         with _named_errors():
             self._file.flush()
 
     @staticmethod
     def give_up() -> None:
-        """Make the interpreter's last flush harmless, when nothing can be written."""
+        """Keep the interpreter's last flush from failing, after an error."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -60,11 +63,11 @@ def _named_errors() -> Iterator[None]:
 
 
 def use_utf_8() -> None:
-    """Write UTF-8 to standard output whatever the locale says: JSON is."""
+    """Write UTF-8 to standard output whatever the locale says, because JSON is UTF-8."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def complain(kind: str, message: object) -> None:
-    """Write one line to standard error."""
+    """Write a line to standard error, as ``error: …`` for the kind "error"."""
     print(f"{kind}: {one_line(message)}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Arguments to a command's call, and errors to exit codes."""
+"""Parses the arguments, runs a command, and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ exit codes: 0 nothing stands in the way (warnings are possible), 1 something wou
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the arguments in one line."""
+    """Reports wrong arguments in one line."""
 
     def error(self, message: str) -> NoReturn:
         complain("error", f"{message}; {self.prog} --help explains the arguments")
@@ -96,11 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("error", exc)
         return 1
     except KeyboardInterrupt:
-        # Nobody may be taking what is left in the buffer.
+        # The program that reads the output may be stuck, so the buffer is not flushed.
         Output.give_up()
         return 130
     except ImportError as exc:
-        # Python itself names the module that is missing; psycopg, without libpq, does not.
+        # An ImportError of Python names the missing module; psycopg's, without libpq, does not.
         if exc.name is not None:
             raise
         complain(

@@ -1,8 +1,8 @@
-"""``tail``: a database's changes, as they are committed, to lines.
+"""``tail``: writes a database's changes as lines, when they are committed.
 
-Standard output is written to synchronously, so whoever reads slowly holds up the stream, and
-PostgreSQL with it: nothing piles up here. The connection asks for no ``wal_sender_timeout``, as
-a pager may stand still for hours.
+Lines are written synchronously, so a program that reads them slowly holds back the stream, and with
+it PostgreSQL; nothing piles up in memory. The connection has no ``wal_sender_timeout``, because a
+pager may not read for hours.
 """
 
 from __future__ import annotations
@@ -38,47 +38,60 @@ from .output import Output, complain
 __all__ = ["TailSettings", "tail"]
 
 _PROGRESS: Final = 10.0
-"""Seconds between two lines of progress."""
+"""Seconds between two progress lines."""
 _TABLE: Final = re.compile(r"([^=:(\"]+\.[^=:(\"]+):")
-"""What may stand before a filter. A filter itself has an equals sign or a parenthesis earlier."""
+"""A table and a colon before a filter. A filter itself has an equals sign or a parenthesis before
+its first colon."""
 _PATIENCE: Final = 1.0
-"""Seconds from a signal until what is being written is given up."""
+"""Seconds from a signal until a write that blocks is broken off."""
 
 
 @attrs.frozen
 class TailSettings:
-    """What to follow, and how."""
+    """The arguments of ``tail``."""
 
     dsn: str
+    """The connection string."""
     plugin: Literal["pgoutput", "wal2json"]
+    """The output plugin."""
     publications: tuple[str, ...]
+    """The publications to follow, for pgoutput."""
     tables: tuple[str, ...]
-    """``schema.table``, for wal2json; ``*`` for any."""
+    """The tables to follow, for wal2json: ``schema.table``, where ``*`` stands for any."""
     filters: tuple[str, ...]
-    """``[schema.table:]filter``; without a table it is for those that have none of their own."""
+    """``[schema.table:]filter``; without a table it is for all tables without one of their own."""
     messages: bool
+    """Whether to write logical messages, too."""
     slot: str | None
+    """Name of a permanent slot; None for a temporary one."""
     create: bool
+    """Whether to create the slot if it is missing."""
     ack: bool
+    """Whether to acknowledge changes that were written."""
     from_position: str | None
+    """The text of the position behind which to begin."""
     on_gap: Literal["raise", "continue"]
+    """What to do when changes may have been lost."""
     boundaries: bool
+    """Whether to write Begin and Commit, too."""
     count: int | None
-    """How many changes to write."""
+    """How many changes to write; None for no limit."""
     line: Format
+    """Makes the line of an event."""
     quiet: bool
+    """Whether to write only warnings and errors to standard error."""
 
 
 def tail(settings: TailSettings) -> int:
-    """Write changes until a signal comes, or as many as were asked for.
+    """Write changes until a signal comes, or until ``count`` of them are written.
 
     Returns:
         The exit code, 0.
 
     Raises:
         ConfigError: if the settings cannot work.
-        RealtimeError: if the stream ends.
-        BrokenPipeError: when whoever reads the output has had enough.
+        RealtimeError: if the stream ends with an error.
+        BrokenPipeError: if the program that reads the output has ended.
     """
     problems = list(_problems(settings))
     if problems:
@@ -124,15 +137,20 @@ def _problems(settings: TailSettings) -> Iterator[str]:
 
 
 class _Tail:
-    """One run."""
+    """One run of ``tail``."""
 
     def __init__(self, settings: TailSettings) -> None:
         self._settings = settings
         self._output = Output(settings.line)
+        # How many changes are still to be written; None for no limit.
         self._left = settings.count
+        # How many changes were written.
         self._written = 0
+        # Whether a write is under way, which may block.
         self._writing = False
+        # Whether a signal has come.
         self._stopped = False
+        # Whether a write was broken off.
         self._gave_up = False
 
     async def run(self) -> None:
@@ -147,13 +165,13 @@ class _Tail:
                     await self._follow(source)
             except asyncio.CancelledError:
                 if self._gave_up:
-                    # It was raised already, and the cancellation came in between.
+                    # KeyboardInterrupt was raised in the write, and then the task was cancelled.
                     raise KeyboardInterrupt from None
                 if not self._stopped:
                     raise
 
     async def _mention_misfits(self) -> None:
-        """Say at once what a filter has that no table has: nothing would come, without a word."""
+        """Warn of filters that fit no table: without a warning there would just be no lines."""
         settings = self._settings
         if not settings.filters:
             return
@@ -163,13 +181,13 @@ class _Tail:
         try:
             misfits = await filter_misfits(settings.dsn, filters, publications)
         except SourceError as exc:
-            misfits = (f"the filters cannot be held against the tables: {exc}",)
+            misfits = (f"the filters cannot be checked against the tables: {exc}",)
         for misfit in misfits:
             complain("warning", misfit)
 
     async def _follow(self, source: ChangeSource) -> None:
         settings = self._settings
-        # A temporary slot goes anyway; meanwhile it shall not keep WAL.
+        # A temporary slot ends with the run, and until then it shall not retain WAL.
         acknowledges = settings.ack or settings.slot is None
         started = time.monotonic()
         reporting = asyncio.create_task(self._report(source))
@@ -178,7 +196,7 @@ class _Tail:
                 written = self._write(batch)
                 if acknowledges:
                     for event in reversed(written):
-                        # A Begin acknowledges nothing, and what is before it is not to be missed.
+                        # A Begin acknowledges nothing, so take the event before it.
                         if not isinstance(event, Begin):
                             source.ack(event)
                             break
@@ -191,7 +209,7 @@ class _Tail:
                 complain("done", f"{self._summary(source.stats())} in {seconds:.1f} s")
 
     def _write(self, batch: Sequence[Event]) -> Sequence[Event]:
-        """Write a batch, as far as it was asked for; return that."""
+        """Write a batch up to the last change that was asked for; return what was written."""
         if self._left is not None:
             batch = list(self._limited(batch))
         self._writing = True
@@ -212,7 +230,7 @@ class _Tail:
             yield event
 
     async def _report(self, source: ChangeSource) -> None:
-        """Say how far it is, where that does not come between the changes."""
+        """Write progress lines, unless they would come between the changes on a terminal."""
         if self._settings.quiet or sys.stdout.isatty():
             return
         last = None
@@ -235,7 +253,7 @@ class _Tail:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Have a signal end the stream in good order; after a while even if a full pipe blocks."""
+        """Let a signal end the stream; after a second also if a write to a full pipe blocks."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
 
@@ -249,7 +267,7 @@ class _Tail:
 
         def give_up(number: int, frame: FrameType | None) -> None:
             if self._writing:
-                # Nothing else gets out of the system call.
+                # Only an exception in the signal handler ends the system call.
                 self._gave_up = True
                 raise KeyboardInterrupt
 
@@ -306,7 +324,7 @@ def _is_change(event: Event) -> bool:
 
 
 def _table_and_filter(text: str) -> tuple[str, str]:
-    """Take a table from before a filter; ``*`` where there is none."""
+    """Split ``[schema.table:]filter`` into table and filter; a missing table becomes ``*``."""
     found = _TABLE.match(text)
     return ("*", text) if found is None else (found[1], text[found.end() :])
 
@@ -317,7 +335,7 @@ def _counted(number: int, noun: str) -> str:
 
 @contextmanager
 def _progress_lines(*, quiet: bool) -> Iterator[None]:
-    """Write what the library logs to standard error, a line each."""
+    """Write the library's log records to standard error, a line each."""
     logger = logging.getLogger("realtime")
     handler, level = _Lines(), logger.level
     logger.addHandler(handler)

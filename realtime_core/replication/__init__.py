@@ -1,1 +1,1 @@
-"""The streaming replication protocol without a connection: bytes, command texts, bookkeeping."""
+"""The streaming replication protocol without I/O: messages, the texts of commands, bookkeeping."""

@@ -1,6 +1,6 @@
-"""Texts of replication commands, quoted.
+"""The texts of replication commands, and of the output plugins' options.
 
-Replication commands take no parameters, so quoting happens here and nowhere else. See
+Replication commands take no parameters, so names and values are quoted here, and nowhere else. See
 "Streaming Replication Protocol" in the PostgreSQL documentation for the grammar.
 """
 
@@ -30,7 +30,7 @@ _SLOT_NAME: Final = re.compile(r"[a-z0-9_]{1,63}", re.ASCII)
 
 
 def quote_identifier(name: str) -> str:
-    """Quote a name. A NUL cannot be in one.
+    """Quote a name.
 
     Raises:
         ValueError: if ``name`` is empty or has a NUL.
@@ -41,7 +41,7 @@ def quote_identifier(name: str) -> str:
 
 
 def quote_literal(text: str) -> str:
-    """Quote a string as the replication grammar reads it: only quotes are doubled.
+    """Quote a string for the replication grammar, which knows no escape but a doubled quote.
 
     Raises:
         ValueError: if ``text`` has a NUL.
@@ -52,10 +52,10 @@ def quote_literal(text: str) -> str:
 
 
 def check_slot_name(name: str) -> str:
-    """Return ``name`` if PostgreSQL would take it for a slot.
+    """Return ``name`` if PostgreSQL accepts it as the name of a replication slot.
 
     Raises:
-        ValueError: otherwise, saying what is allowed.
+        ValueError: if it does not, saying what is allowed.
     """
     if _SLOT_NAME.fullmatch(name) is None:
         raise ValueError(
@@ -68,13 +68,16 @@ def check_slot_name(name: str) -> str:
 def create_slot(
     name: str, *, plugin: str = "pgoutput", temporary: bool, failover: bool = False
 ) -> str:
-    """Make a logical slot that exports no snapshot.
+    """Return the command that creates a logical slot, without exporting a snapshot.
 
     Args:
-        failover: let standbys keep a copy; PostgreSQL 17.
+        name: name of the slot.
+        plugin: its output plugin.
+        temporary: whether it is dropped when its connection ends.
+        failover: whether standbys keep a copy of it (PostgreSQL 17).
     """
     kind = " TEMPORARY" if temporary else ""
-    # The older option syntax, where it will do: all of PostgreSQL 14 to 18 read it.
+    # The older syntax of options is enough without failover, and PostgreSQL 14 to 18 all read it.
     options = "(SNAPSHOT 'nothing', FAILOVER)" if failover else "NOEXPORT_SNAPSHOT"
     return (
         f"CREATE_REPLICATION_SLOT {quote_identifier(check_slot_name(name))}{kind} "
@@ -83,22 +86,29 @@ def create_slot(
 
 
 def set_failover(name: str) -> str:
-    """Let standbys keep a copy of an existing slot; PostgreSQL 17."""
+    """Return the command that lets standbys keep a copy of an existing slot (PostgreSQL 17)."""
     return f"ALTER_REPLICATION_SLOT {quote_identifier(name)} (FAILOVER)"
 
 
 def drop_replication_slot(name: str) -> str:
-    """Drop a slot that nobody streams from."""
+    """Return the command that drops a slot."""
     return f"DROP_REPLICATION_SLOT {quote_identifier(name)}"
 
 
 def timeline_history(timeline: int) -> str:
-    """Ask for the history file of a timeline."""
+    """Return the command that asks for the history file of a timeline."""
     return f"TIMELINE_HISTORY {timeline}"
 
 
 def start_replication(slot: str, start: LSN, options: Mapping[str, str]) -> str:
-    """Stream from a logical slot; at ``0/0`` from where it stands."""
+    """Return the command that starts to stream from a logical slot.
+
+    Args:
+        slot: name of the slot.
+        start: the LSN to stream from; ``0/0`` stands for the slot's confirmed position, and
+            PostgreSQL uses that one for an earlier LSN, too.
+        options: the output plugin's options.
+    """
     pairs = ", ".join(
         f"{quote_identifier(name)} {quote_literal(value)}" for name, value in options.items()
     )
@@ -112,13 +122,20 @@ def pgoutput_options(
     messages: bool = False,
     origin: Literal["any", "none"] = "any",
 ) -> dict[str, str]:
-    """The options of pgoutput for these publications, in the lowest protocol that will do."""
+    """Return pgoutput's options, with the lowest version of its protocol that has all of them.
+
+    Args:
+        publications: names of the publications to stream.
+        streaming: whether to send transactions that are still running.
+        messages: whether to send logical messages.
+        origin: ``"none"`` to leave out changes that were replicated from elsewhere.
+    """
     protocol = {"off": "1", "on": "2", "parallel": "4"}[streaming]
     options = {
         "proto_version": protocol,
         "publication_names": ",".join(quote_identifier(name) for name in publications),
     }
-    # What is off is not mentioned: older servers know no such option.
+    # An option that is off is left out, because older servers refuse an option they do not know.
     if streaming != "off":
         options["streaming"] = streaming
     if messages:
@@ -137,14 +154,16 @@ def wal2json_options(
     messages: bool = False,
     message_prefixes: Iterable[str] | None = None,
 ) -> dict[str, str]:
-    """The options of wal2json that leave out least, and those that choose.
+    """Return wal2json's options: all that add information, and those that select changes.
 
     Args:
-        tables: pairs of schema and table, None for any; None for all tables.
-        exclude_tables: likewise.
-        actions: None for all.
+        format_version: 1 or 2.
+        tables: pairs of schema and table, of which None stands for any; None for all tables.
+        exclude_tables: pairs of tables to leave out.
+        actions: which kinds of changes to send; None for all.
         messages: whether to send logical messages.
-        message_prefixes: None for all; they cannot be escaped.
+        message_prefixes: which prefixes of messages to send, None for all; wal2json has no way to
+            escape a character in one.
     """
     options = {
         "format-version": str(format_version),
@@ -158,7 +177,7 @@ def wal2json_options(
         "numeric-data-types-as-string": "true",
     }
     if format_version == 1:
-        # A transaction as one text would be as large as it is, here and on the server.
+        # Without this, each transaction is one text, and has to fit into memory here and there.
         options["write-in-chunks"] = "true"
     if tables is not None:
         options["add-tables"] = ",".join(map(_wal2json_table, tables))
@@ -167,7 +186,7 @@ def wal2json_options(
     if actions is not None:
         options["actions"] = ",".join(actions)
     if not messages:
-        # There is no option for none, only for those with a prefix.
+        # wal2json has no option for no messages, so ask for a prefix that nobody uses.
         options["add-msg-prefixes"] = _NO_PREFIX
     elif message_prefixes is not None:
         options["add-msg-prefixes"] = ",".join(message_prefixes)
@@ -179,5 +198,5 @@ def _wal2json_table(pair: tuple[str | None, str | None]) -> str:
 
 
 def _wal2json_name(name: str) -> str:
-    """Escape what wal2json's lists of names take for their own."""
+    """Escape the characters that have a meaning in wal2json's lists of tables."""
     return "".join(f"\\{letter}" if letter in " ',.*\\" else letter for letter in name)

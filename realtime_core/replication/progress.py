@@ -1,14 +1,14 @@
-"""Progress: up to which LSN the server may be told that we are done.
+"""Progress: the LSN up to which the server may be told that the consumer is done.
 
-Theory of operation. Commits and keepalives arrive in WAL order, each with the LSN that the
-slot may move to once it is done with. A commit is done when the consumer has acknowledged the
-transaction's last change, and queues up until then; a transaction without changes, and a
-keepalive, are done together with what is queued before them. The flushed position is that of
-the last entry before which everything is done. So an idle slot moves with the keepalives, but
-never past a transaction that somebody still works on.
+Theory of operation. Commits and keepalives arrive in WAL order, each with an LSN that the slot may
+move to. A transaction is done when the consumer has acknowledged its last change, and waits in a
+queue until then. A transaction without changes, and a keepalive, are done when everything that
+was queued before them is done. The flushed position is the LSN of the last entry up to which
+everything is done. So the slot of an idle database moves with the keepalives, but never past a
+transaction that the consumer still works on.
 
-A consumer need never acknowledge anything. So that the queue has a bound all the same, the more
-transactions wait, the more of them share an entry, which is done when the last of them is.
+A consumer may never acknowledge anything. To keep the queue bounded all the same, several
+transactions share an entry when many are waiting; the entry is done when the last of them is.
 """
 
 from __future__ import annotations
@@ -24,39 +24,41 @@ Place: TypeAlias = tuple[int, int]
 """(commit LSN, index): a position without its stream."""
 
 _MOST_ENTRIES: Final = 10_000
-"""Of 250 bytes or so."""
+"""The most entries in the queue, which take about 250 bytes each."""
 
 
 class Progress:
-    """The books of one slot.
+    """How far one slot has been received and acknowledged.
 
     Args:
-        start: where the slot stands.
+        start: the slot's confirmed position.
     """
 
     def __init__(self, start: LSN = LSN(0)) -> None:  # noqa: B008 (an LSN is immutable)
         self.flushed = start
-        """Everything before it is done with; what status updates report."""
+        """All WAL before this LSN is done with: status updates report it; the slot moves there."""
         self.written = start
-        """Everything before it has arrived."""
-        # (place to be acknowledged, LSN the slot may move to then, how many transactions)
+        """All WAL before this LSN has arrived."""
+        # Each entry is (the place that has to be acknowledged, the LSN that the slot may move to
+        # then, how many transactions share the entry).
         self._entries: deque[tuple[Place, LSN, int]] = deque()
         self._acknowledged: Place = (0, -1)
+        # How many transactions share one entry.
         self._share = 1
         self.waiting = 0
         """How many transactions have arrived and are not wholly acknowledged."""
 
     @property
     def all_done(self) -> bool:
-        """Whether everything that has arrived is done with."""
+        """Whether the consumer is done with everything that has arrived."""
         return not self._entries
 
     def transaction_ended(self, last: Place | None, end_lsn: LSN) -> None:
-        """Note a Commit.
+        """Note that a transaction has arrived to its end.
 
         Args:
-            last: place of the transaction's last change, None if it had none.
-            end_lsn: where the WAL goes on behind the commit record.
+            last: place of its last change, None if it had no changes.
+            end_lsn: LSN of the end of its commit record.
         """
         self._append(last, end_lsn)
 
@@ -65,15 +67,15 @@ class Progress:
         self._append(None, wal_end)
 
     def arrived(self, lsn: LSN) -> None:
-        """Note WAL that has arrived and is not to move the slot."""
+        """Note that all WAL before ``lsn`` has arrived, without moving the slot."""
         if lsn > self.written:
             self.written = lsn
 
     def acknowledge(self, place: Place) -> bool:
-        """Note that everything up to ``place`` is done with.
+        """Note that the consumer is done with everything up to and including ``place``.
 
         Returns:
-            Whether the flushed position moved.
+            Whether the flushed position has moved.
         """
         if place <= self._acknowledged:
             return False
@@ -102,6 +104,7 @@ class Progress:
             self.flushed = lsn
 
     def _halve(self) -> None:
+        """Join the entries in pairs."""
         self._share *= 2
         entries = list(self._entries)
         self._entries.clear()
@@ -109,6 +112,7 @@ class Progress:
             self._entries.append((needed, lsn, first + second))
 
     def _advance(self) -> bool:
+        """Remove entries that are acknowledged; return whether the flushed position has moved."""
         before = self.flushed
         entries = self._entries
         while entries and entries[0][0] <= self._acknowledged:

@@ -1,10 +1,10 @@
-"""Sequence: which events of a stream are new, and what they mean for the slot.
+"""Sequence: which events of a stream are new, and how far they let the slot move.
 
-Theory of operation. Places, (commit LSN, index), only grow within a stream. After a break
-PostgreSQL repeats everything from where the slot stands, in the same order, so whatever lies
-at or before the last place taken is a repetition. A non-transactional message has the last byte
-of its own record as place; it is sent when that is decoded, after every commit before it and
-before every commit behind it, and so fits in.
+Theory of operation. Within a stream, places (commit LSN, index) only grow. After a reconnect
+PostgreSQL repeats everything from the slot's confirmed position on, in the same order, so each
+event at or before the last place taken is a repetition. The place of a non-transactional message
+is the LSN of its own record's last byte: it is sent when that record is decoded, after every
+earlier commit and before every later one, so its place is in order, too.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from .progress import Place, Progress
 __all__ = ["NOWHERE", "Sequence"]
 
 NOWHERE: Final[Place] = (0, -1)
-"""Before every place."""
+"""The place before all others."""
 
 
 class Sequence:
-    """What has been taken from one stream, its reconnects included.
+    """The events taken from one stream, across its reconnects.
 
     Args:
-        slot: where the slot stands.
-        start: the last place that the consumer has dealt with elsewhere.
-        own_checkpoint: whether the slot must not pass what the consumer acknowledges, as its
-            own checkpoint is compared with it later on. A place that is done with lets the
-            slot move just behind its LSN then, and what has no place does not move it.
-        passes: says which new events the consumer gets. A transaction is done with when the
-            last change that it got is, or at once when it got none.
+        slot: the slot's confirmed position.
+        start: the place of the consumer's own checkpoint: it is done with all up to there.
+        own_checkpoint: whether the consumer keeps its own checkpoint, with which the slot will be
+            compared later. The slot must not pass it then: an acknowledged place moves the slot
+            just behind the place's LSN, and an event that has no place does not move it.
+        passes: says which new events the consumer gets. A transaction is done when the last
+            change that the consumer got of it is acknowledged, or at once if it got none.
     """
 
     def __init__(
@@ -46,32 +46,32 @@ class Sequence:
         self.progress = Progress(slot)
         self.progress.acknowledge(start)
         self.transactions = 0
-        """Transactions with changes that ended."""
+        """How many transactions with changes have ended."""
         self.changes = 0
-        """Changes taken."""
+        """How many changes were taken."""
         self._own_checkpoint = own_checkpoint
         self._passes = passes
         self._start = start
-        # The last Begin, change and Commit taken: all that is repeated is at or before them.
+        # The last Begin, change and Commit taken. Repeated events are at or before them.
         self._last_begin = start[0]
         self._last_change: Change | None = None
-        # The place of the last one that the consumer got, where that may be an earlier one.
+        # The place of the last change that the filter has let through.
         self._last_passed: Place = NOWHERE
         self._last_commit = 0
         self._resuming = True
 
     @property
     def last(self) -> Place:
-        """The place of the last change taken, or where it started."""
+        """The place of the last change taken; of the consumer's checkpoint if there was none."""
         change = self._last_change
         return self._start if change is None else _place(change)
 
     def resume(self) -> None:
-        """Say that PostgreSQL repeats from where the slot stands."""
+        """Expect repetitions: PostgreSQL sends again what is behind the slot's position."""
         self._resuming = True
 
     def accept(self, event: Change | Begin | Commit) -> bool:
-        """Take the next event; return whether it is new."""
+        """Take the next event; return whether it is new and passes the filter."""
         kind = type(event)
         if kind is Begin:
             return self._begin(event)  # type: ignore[arg-type]
@@ -109,7 +109,8 @@ class Sequence:
         if self._passes is not None:
             needed = self._last_passed if self._last_passed[0] == lsn else None
         if needed is not None:
-            # Behind a place by its end (wal2json's format 1) the next commit may begin at once.
+            # In wal2json's format 1 the place is that of the record's end, where the next commit
+            # may begin.
             end = min(LSN(lsn + 1), event.end_lsn) if self._own_checkpoint else event.end_lsn
             self.progress.transaction_ended(needed, end)
         elif not self._own_checkpoint:
@@ -123,7 +124,7 @@ class Sequence:
 def _place(change: Change) -> Place:
     transaction = change.transaction
     if transaction is None:
-        # Only a message has none.
+        # Only a message can be outside of a transaction.
         position = change.position
         return position.lsn, position.index
     return transaction.commit_lsn, change.index

@@ -1,7 +1,8 @@
-"""Timelines: where a promoted standby's history leaves its predecessor's.
+"""Timelines: up to which LSN a new timeline shares the WAL of an older one.
 
-See "Timelines" in the PostgreSQL documentation; a history file has a line for each ancestor:
-its timeline, the LSN up to which it counts, and the reason.
+See "Timelines" in the PostgreSQL documentation. A timeline's history file has a line for each
+timeline that it comes from: its number, the LSN up to which its WAL belongs to the history, and
+the reason.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ __all__ = ["switch_point"]
 
 
 def switch_point(history: str, timeline: int) -> LSN | None:
-    """Return the LSN up to which an ancestor's WAL is part of this history.
+    """Return the LSN up to which an older timeline's WAL belongs to a history.
 
     Args:
         history: text of the history file.
-        timeline: the ancestor.
+        timeline: the older timeline.
 
     Returns:
-        None if it is no ancestor.
+        None if the history does not come from that timeline.
 
     Raises:
-        DecodeError: if the text is no history file.
+        DecodeError: if the text is not that of a history file.
     """
     for line in history.splitlines():
         fields = line.split("#", 1)[0].split(None, 2)

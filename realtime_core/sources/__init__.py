@@ -1,4 +1,4 @@
-"""Where changes come from."""
+"""Sources: async iterators of a database's changes."""
 
 from .base import Acknowledgeable, ChangeSource, SourceStats, TransactionEvent
 from .catalog import SlotStatus

@@ -1,15 +1,17 @@
-"""Arrivals: what came from the server and waits to be read, small transactions whole.
+"""Arrivals: payloads that have come from the server, kept until it is worth waking the reader.
 
-Theory of operation. PostgreSQL sends each message of a transaction by itself, and all of them
-within a moment, as it is committed already. Each may be a wake-up of its own; if each also woke
-the reader, and everybody behind it, a change would cost several times as much. So the last
-message tells whether more is about to come, and then the reader is left alone. What is much is
-not waited with, since it is a batch that is worth reading, nor what wants an answer.
+Theory of operation. PostgreSQL sends each message of a transaction by itself, but all of them
+within a moment, because the transaction has committed already. Each message may make the socket
+readable once more. If each of them also woke the reader, and every task behind it, a change would
+cost several times as much. So the reader is only woken when the last message shows that its
+transaction has come to its end, when enough has come to make a batch, or when the server wants an
+answer.
 
-The rest may be long in coming: a large transaction of which a publication lets few rows pass. So
-nothing waits for longer than a moment without anything new. A timer for each transaction would
-cost as much as a wake-up. There is one at a time, which is never stopped: it looks whether
-anything waits that waited the last time.
+The rest of a transaction may take long to come, as when a publication has few rows of a large
+transaction. So the reader is also woken when nothing new has come for a moment. A timer for each
+transaction would cost as much as waking the reader. So there is one timer at a time, which is not
+stopped when a transaction ends: when it fires, it checks whether anything has waited since it was
+started.
 """
 
 from __future__ import annotations
@@ -23,39 +25,39 @@ from ..replication.protocol import TAG_XLOG_DATA, XLOG_DATA_HEADER
 __all__ = ["Arrivals", "GoesOn"]
 
 GoesOn: TypeAlias = Callable[[memoryview], bool]
-"""Says of a plugin's message whether more of its transaction is about to come."""
+"""Takes an output plugin's message; returns whether more of its transaction is about to come."""
 
 _MOMENT: Final = 0.025
-"""Seconds that pass, once or twice, until what waits is read without what it waits for.
-Acknowledgements wait as long for each other."""
+"""Seconds of the timer: payloads wait for the rest of their transaction for one to two times as
+long, if nothing new comes. Acknowledgements wait as long for each other."""
 _MANY: Final = 64
-"""Messages that are not waited with."""
+"""How many payloads are read at once, whatever is about to come."""
 _MUCH: Final = 64 * 1024
-"""Bytes of them."""
+"""How many bytes of payloads are read at once."""
 
 
 class Arrivals:
-    """The payloads of CopyData that nobody has read yet.
+    """The payloads of CopyData that the reader has not taken yet.
 
     Args:
-        wake: called when they are to be read.
+        wake: called when the reader shall take them.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.payloads: list[memoryview] = []
-        """Which to add to. When all are there that came, :meth:`look` at them."""
+        """The payloads. Append those that have come, and call :meth:`look` after the last one."""
         self.goes_on: GoesOn | None = None
-        """Of the output plugin; None: nobody knows, and nothing is waited for."""
+        """The output plugin's function; None if there is none, and then nothing is waited for."""
         self.is_due = False
-        """Whether they are to be read now."""
+        """Whether the reader shall take the payloads now."""
         self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        # Whether anything came since the timer began.
+        # Whether anything has come since the timer was started.
         self._is_fresh = False
 
     def look(self) -> None:
-        """Decide whether those that came are to be read now, or wait for others."""
+        """Decide whether the payloads are to be read now, or wait for more."""
         if self._is_worth_reading():
             self.hurry()
         else:
@@ -64,18 +66,18 @@ class Arrivals:
                 self._timer = self._loop.call_later(_MOMENT, self._look_again)
 
     def hurry(self) -> None:
-        """Have them read, whatever there is: there is news besides them."""
+        """Wake the reader, even if there are no payloads, because there is something to raise."""
         self.is_due = True
         self._wake()
 
     def take(self) -> list[memoryview]:
-        """Hand all of them over, which may be none."""
+        """Return all payloads, which may be none, and forget them."""
         payloads, self.payloads = self.payloads, []
         self.is_due = False
         return payloads
 
     def close(self) -> None:
-        """Wait no more."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -88,9 +90,9 @@ class Arrivals:
             if payload[0] == TAG_XLOG_DATA:
                 return not goes_on(payload[XLOG_DATA_HEADER:]) or sum(map(len, payloads)) >= _MUCH
             if payload[-1]:
-                # A keepalive that wants an answer, or what is none at all.
+                # This is a keepalive that wants an answer, or no valid message at all.
                 return True
-        # Nothing but keepalives: they can wait for something to be read with.
+        # There are only keepalives, which can wait and be read together with other messages.
         return False
 
     def _look_again(self) -> None:

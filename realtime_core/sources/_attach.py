@@ -1,7 +1,7 @@
-"""Attaching: from a connection string to a running stream, or a reason why not.
+"""Attaching: connects to the database and starts the stream, or says why that is impossible.
 
-Everything is checked by SQL on the connection that then streams: the server, what the plugin
-needs, the slot, and whether changes were missed since the last time.
+The connection that will stream first checks everything by SQL: the server, what the output plugin
+needs, the slot, and whether changes were missed since the last connection.
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ __all__ = ["Attachment", "ResumePoint", "OutputPlugin", "PayloadDecoder", "Untol
 logger = logging.getLogger("realtime.source")
 
 _PATIENCE: Final = 30.0
-"""Seconds within which a server has to answer a question."""
+"""Seconds within which a server has to answer a query."""
 _FAILOVER_SINCE: Final = 170000
 _SKIPS_SINCE: Final = 180000
-"""The first version that skips what it finds no publication for, and so needs no other slot."""
+"""The first version that skips changes for which it finds no publication. Older ones raise an error
+there, and the slot has to be recreated."""
 _PAUSE: Final = 0.1
-"""Seconds between two looks at who is still writing."""
+"""Seconds between two checks whether old write transactions have ended."""
 _MENTION: Final = 5.0
-"""Seconds after which those are named in the log, and again ever after."""
+"""Seconds after which a log line names those transactions, and then again and again."""
+# The stream cannot go on from such a slot: it has to be dropped.
 _ENDS_WITH_ITS_SLOT: Final = {
     GapReason.LAG,
     GapReason.SLOT_INVALIDATED,
@@ -53,7 +55,7 @@ _ENDS_WITH_ITS_SLOT: Final = {
 
 
 class PayloadDecoder(Protocol):
-    """Turns what the plugin sends on one connection into changes, in commit order."""
+    """Decodes the payloads of one connection into changes, in commit order."""
 
     @property
     def in_transaction(self) -> bool:
@@ -61,48 +63,49 @@ class PayloadDecoder(Protocol):
         ...
 
     def decode(self, payloads: Iterable[bytes]) -> Iterator[Change | Begin | Commit]:
-        """Decode messages; what comes of one is yielded before the next is taken.
+        """Decode messages; yield the events of each before the next one is taken.
 
         Raises:
-            DecodeError: if it is none.
+            DecodeError: if one cannot be decoded.
         """
         ...
 
     def close(self) -> None:
-        """Drop what is held."""
+        """Drop the changes of transactions that have not ended."""
         ...
 
 
 @attrs.define
 class Untold:
-    """Reasons for a gap that no look at the slot tells, as long as no stream tells them."""
+    """Reasons for a gap that the slot itself does not show, until the consumer was told of them."""
 
     suspicion: GapReason | None = None
-    """What the stream itself has complained of."""
+    """The reason that the last stream has ended with."""
     dropped_for: GapReason | None = None
-    """Why the slot was dropped, which may be an attempt's last deed."""
+    """Why an attempt has dropped the slot, if it failed after that."""
 
 
 class OutputPlugin(Protocol):
-    """What one output plugin needs."""
+    """What a source has to know of its output plugin."""
 
     name: str
     identity: tuple[str, ...]
-    """Goes into positions as the stream's publications: other names, other changes."""
+    """What decides which changes the stream has, as the names of publications: it is part of
+    positions."""
     tells_commit_lsn: bool
-    """Whether a position's LSN is a commit record's own, not one behind it: PostgreSQL may leave
-    out then what lies before."""
+    """Whether the LSN of a position is that of the commit record, and not of its end. Only then may
+    PostgreSQL be asked to stream from there."""
 
     async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
-        """Raise SourceError if the server has not what the plugin needs."""
+        """Raise SourceError if the server lacks what the plugin needs."""
         ...
 
     def options(self) -> dict[str, str]:
-        """Return the options of START_REPLICATION."""
+        """Return the plugin's options for START_REPLICATION."""
         ...
 
     def goes_on(self, message: memoryview) -> bool:
-        """Say of a message whether more of its transaction is about to come."""
+        """Return whether more of a message's transaction is about to come."""
         ...
 
     def decoder(self, stream: StreamIdentity) -> PayloadDecoder:
@@ -112,11 +115,11 @@ class OutputPlugin(Protocol):
 
 @attrs.frozen
 class ResumePoint:
-    """Where a source stood when its last connection broke."""
+    """How far a source had come when its last connection broke."""
 
     stream: StreamIdentity
     last: Place
-    """Of the last change taken."""
+    """The place of the last change taken."""
     acknowledged: LSN
     skips: Skips
 
@@ -128,16 +131,16 @@ class Attachment:
     connection: ReplicationConnection
     stream: StreamIdentity
     start: LSN
-    """From where it streams, unless it goes on where the former one stood."""
+    """The slot's confirmed position when it was attached."""
     reason: GapReason | None
-    """Why changes may have been lost since the last time."""
+    """Why changes may have been lost since the last connection; None if none were."""
     skips_until: LSN | None
-    """Where that gap ends if the slot goes on all the same, and skips what lies before."""
+    """The end of the gap, if the slot stays in use and PostgreSQL skips the changes before it."""
     sender_timeout: float
-    """In seconds; 0 for none."""
+    """``wal_sender_timeout`` in seconds; 0 for none."""
     database: str
     enums: dict[tuple[str, str], tuple[str, ...]]
-    """The declared orders of enum types, by schema and name."""
+    """The labels of enum types in their declared order, by schema and name."""
 
 
 async def attach(
@@ -148,13 +151,16 @@ async def attach(
     untold: Untold,
     connected: Callable[[ReplicationConnection], None],
 ) -> Attachment:
-    """Start the stream.
+    """Connect, check the server and the slot, and start the stream.
 
     Args:
-        name: of the slot.
-        former: None if this is the first time.
-        untold: what is known of gaps; if this fails, the next attempt needs it as it is then.
-        connected: told each connection as soon as there is one.
+        settings: the source's settings.
+        plugin: the output plugin.
+        name: name of the slot.
+        former: where the last connection has stopped; None if this is the first one.
+        untold: what is known of a gap. It is changed here; if this fails, the next attempt needs
+            it as it is then.
+        connected: called with the connection as soon as there is one.
 
     Raises:
         SourceError: if that fails, saying why.
@@ -223,7 +229,7 @@ class _Attaching:
         with self._answers_soon():
             if slot is not None and settings.failover and not slot.failover:
                 await connection.set_failover()
-            # What has come before is left out already by the server, where it can be.
+            # The server is asked to leave out what was taken already, where it can.
             known, may_skip = LSN(0), skips_until is not None
             if self.former is not None and (reason is None or may_skip):
                 skips = self.former.skips
@@ -248,8 +254,9 @@ class _Attaching:
 
     @contextlib.contextmanager
     def _answers_soon(self) -> Iterator[None]:
-        """Find the connection broken if the server does not answer."""
-        # Not asyncio.timeout: psycopg answers that by waiting for the server once more.
+        """Break the connection off if the server does not answer within 30 s."""
+        # asyncio.timeout would not do: psycopg answers a cancellation by cancelling the server's
+        # command, and waits for the server once more.
         loop = asyncio.get_running_loop()
         patience = loop.call_later(_PATIENCE, self.connection.abort)
         try:
@@ -265,7 +272,7 @@ class _Attaching:
             )
 
     def _check_start(self, stream: StreamIdentity) -> None:
-        """Raise PositionMismatchError if the consumer's checkpoint says nothing of this stream."""
+        """Raise PositionMismatchError if the consumer's checkpoint belongs to another stream."""
         start = self.settings.start_at
         if self.former is not None or start is None or start.stream is None:
             return
@@ -296,8 +303,8 @@ class _Attaching:
             timeline, last = stream.timeline, LSN(0)
         if timeline != stream.timeline and not await self._is_history(stream, timeline, last):
             return GapReason.NEW_TIMELINE
-        # A slot that is not there any more cannot be what the stream complained of, unless it
-        # went with the connection that was closed for it.
+        # The last stream's complaint counts if the slot that it was about still exists, or was a
+        # temporary one, which PostgreSQL dropped with the connection.
         suspicion = self.untold.suspicion
         is_ours = slot is not None or self.settings.is_temporary
         if suspicion is GapReason.LAG or (suspicion is not None and is_ours):
@@ -310,9 +317,9 @@ class _Attaching:
         ) or self._lag(slot)
 
     async def _is_history(self, stream: StreamIdentity, timeline: int, last: int) -> bool:
-        """Return whether what was handed over on an older timeline is part of this one's past."""
+        """Return whether everything taken on another timeline belongs to the stream's history."""
         if stream.timeline < timeline:
-            # The former primary, which knows nothing of its successor.
+            # This is the former primary, which does not have the newer timeline.
             return False
         history = await self.connection.timeline_history(stream.timeline)
         until = switch_point(history, timeline)
@@ -325,7 +332,7 @@ class _Attaching:
         return GapReason.LAG if self.settings.on_lag == "gap" else None
 
     def _check_gap(self, reason: GapReason, *, must_replace: bool) -> None:
-        """Raise SlotLostError unless the source was told to go on behind a gap."""
+        """Raise SlotLostError unless the settings allow to go on behind a gap."""
         settings, former, after = self.settings, self.former, self.settings.start_at
         may_continue = settings.on_gap == "continue"
         may_replace = settings.replace_slot or settings.is_temporary or not must_replace
@@ -343,9 +350,10 @@ class _Attaching:
         self.untold.suspicion, self.untold.dropped_for = None, reason
 
     async def _end_of_skips(self) -> LSN:
-        """Return from where on everything that commits was written with the publications there.
+        """Return an LSN: all that commits behind it was written when the publications existed.
 
-        That is so when those have ended who were writing when the publications were checked.
+        Wait until the transactions have ended that were writing when the publications were
+        checked.
         """
         with self._answers_soon():
             xid = await catalog.current_xid(self.connection.sql)

@@ -1,8 +1,8 @@
-"""Attempts: attaching a source again and again, until its stream runs or nothing can help.
+"""Attempts: attaches a source, again and again, until its stream runs or an error is final.
 
-An error is waited out when it may pass by itself: later on always, the first time only if the
-source is persistent. A slot that somebody holds is looked at each second, outside of the
-backoff, since that says nothing of the database.
+After an error that may pass by itself there is another attempt, but the very first attempt is only
+repeated if the source is persistent. A slot that another process uses is checked once a second,
+without backoff, because that does not mean that the database has a problem.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ __all__ = ["Attempts"]
 logger = logging.getLogger("realtime.source")
 
 _STANDBY_INTERVAL: Final = 1.0
-"""Seconds between two looks at a slot that somebody else uses."""
+"""Seconds between two checks of a slot that another process uses."""
 
 
 class Attempts:
-    """Attaches in a task of its own, so that whoever waits for it may be cancelled at any time.
+    """Attaches in a task of its own, so that a task that waits for it may be cancelled at any time.
 
     Args:
-        settings: of the source.
-        plugin: what it reads with.
-        random: source of jitter and of generated slots' names.
-        former: says where the source stands; None as long as it was never attached.
-        attached: takes a running stream, and its slot's name.
+        settings: the source's settings.
+        plugin: the output plugin that it uses.
+        random: yields random numbers for delays, and for the names of generated slots.
+        former: returns where the source has stopped; None if it was never attached.
+        attached: called with a running stream, and the name of its slot.
     """
 
     def __init__(
@@ -49,38 +49,41 @@ class Attempts:
         attached: Callable[[Attachment, str], None],
     ) -> None:
         self.untold = Untold()
-        """What the next attempt has to know of gaps."""
+        """What earlier attempts have found out about a gap, and the slot does not show."""
         self._settings = settings
         self._plugin = plugin
         self._random = random
         self._former = former
         self._attached = attached
         self._backoff = Backoff(*settings.backoff, random)
-        # In seconds, before the next attempt.
+        # How many seconds pass before the next attempt.
         self._delay = 0.0
+        # The task that attaches; None if nobody has asked for it.
         self._task: asyncio.Task[None] | None = None
-        # The connection of the latest attempt.
+        # The connection of the attempt under way.
         self._candidate: ReplicationConnection | None = None
-        # Process IDs of our walsenders: the last one may hold the slot for a while yet.
+        # Process IDs of this source's walsenders. The last one may still use the slot for a while.
         self._own_pids: deque[int] = deque(maxlen=16)
         self._closed = False
 
     @property
     def started(self) -> bool:
-        """Whether one is under way, or has ended and nobody has waited for it yet."""
+        """Whether an attempt is under way, or has ended without anybody having waited for it."""
         return self._task is not None
 
     def start(self) -> None:
-        """Begin at once, even if nobody waits for it."""
+        """Begin an attempt at once, even if nobody waits for it."""
         self._delay = 0.0
         self._task = asyncio.create_task(self._run())
 
     async def wait(self) -> None:
-        """Wait until the stream runs. Several may; cancelling a wait leaves the attempt going.
+        """Wait until the stream runs. Begin an attempt if none is under way.
+
+        Several tasks may wait at a time; cancelling one of them does not cancel the attempt.
 
         Raises:
-            SourceError: if that fails, and trying again cannot help.
-            StopAsyncIteration: if it was closed.
+            SourceError: if attaching fails, and trying again cannot help.
+            StopAsyncIteration: if the attempts were closed.
         """
         if self._task is None:
             self._task = asyncio.create_task(self._run())
@@ -93,26 +96,31 @@ class Attempts:
         task.result()
 
     def broke_off(self, *, worked: bool) -> None:
-        """Say that the stream ended, and whether it had worked before."""
+        """Note that the stream has ended.
+
+        Args:
+            worked: whether it had worked until then; if not, the next attempt is delayed.
+        """
         if worked:
             self._backoff.reset()
             self._delay = 0.0
         else:
-            # An error that comes with each attempt must not become a busy loop.
+            # An error that follows every attempt must not lead to a busy loop.
             self._delay = self._backoff.next()
 
     async def aclose(self, within: float) -> None:
-        """End the attempt that is under way, waiting so many seconds for it, at most."""
+        """End the attempt that is under way, and wait for that for at most ``within`` seconds."""
         self._closed = True
         task = self._task
         if task is None:
             return
         if not task.done() and self._candidate is not None:
-            # Not cancelled at once: psycopg would ask the server to cancel, and wait for it.
+            # The connection is broken off first: if the task were cancelled, psycopg would ask
+            # the server to cancel its command, and wait for the answer.
             self._candidate.abort()
             await asyncio.wait({task}, timeout=within)
         task.cancel()
-        # Not its error either: whoever closes has lost interest in it.
+        # An error of the attempt is ignored, because the source is being closed.
         await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
@@ -130,7 +138,8 @@ class Attempts:
                         raise
                     raise slot_dropped(self._settings.slot or "", reason, exc) from exc
                 if isinstance(exc, SlotInUseError) and not self._is_ours(exc):
-                    # That may take for ever, or be over now: it says nothing of the database.
+                    # The other process may use the slot for ever, or may just have ended. There
+                    # is no need for a growing delay, because the database is all right.
                     if exc.holder != holder:
                         holder = exc.holder
                         logger.warning(
@@ -157,10 +166,11 @@ class Attempts:
             except SlotLostError as exc:
                 if exc.sqlstate is None:
                     raise
-                # PostgreSQL's word: it was lost after it was looked at. Looking again tells why.
+                # PostgreSQL has refused the slot, so it was lost after it was checked. The
+                # second attempt finds out why.
                 attachment = await self._attach(name)
         finally:
-            # It is closed, or the stream's.
+            # It is closed by now, or belongs to the running stream.
             self._candidate = None
         self.untold = Untold()
         self._attached(attachment, name)
@@ -184,10 +194,10 @@ class Attempts:
             return True
         if isinstance(exc, SlotInUseError):
             return self._is_ours(exc) or self._settings.slot_in_use == "wait"
-        # Whoever comes after us would know nothing of a gap that we have made.
+        # If this source has dropped the slot, only this source can report the gap.
         has_gap = self.untold.dropped_for is not None
         return exc.transient and (has_gap or self._former() is not None)
 
     def _is_ours(self, exc: SlotInUseError) -> bool:
-        """Whether a connection of this source that broke holds the slot."""
+        """Return whether the slot is still used by a broken connection of this source."""
         return self._former() is not None and (exc.pid is None or exc.pid in self._own_pids)

@@ -1,4 +1,4 @@
-"""Backoff: how long to wait before the next attempt."""
+"""Backoff: how long to wait before the next attempt to attach."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ __all__ = ["Backoff"]
 
 
 class Backoff:
-    """Exponential delays between two bounds, jittered.
+    """Random delays, of which each is about twice as long as the one before.
 
-    Each delay is drawn between half and all of a ceiling that doubles with every
-    attempt, so that clients cut off together do not come back together.
+    Each delay is drawn between one half and the whole of a ceiling, which doubles with every
+    attempt. It is random so that clients which lost their connections together do not all come
+    back at the same moment.
 
     Args:
-        minimum: first ceiling, in seconds.
-        maximum: last ceiling, in seconds.
-        random: source of the jitter.
+        minimum: the first ceiling, in seconds.
+        maximum: the highest ceiling, in seconds.
+        random: yields the random numbers.
     """
 
     def __init__(self, minimum: float, maximum: float, random: Random) -> None:
@@ -32,5 +33,5 @@ class Backoff:
         return ceiling * (0.5 + self._random.random() / 2)
 
     def reset(self) -> None:
-        """Start again from the minimum, after a success."""
+        """Begin with the minimum again, after an attempt that was successful."""
         self._ceiling = self.minimum

@@ -1,13 +1,13 @@
-"""ReplicationConnection: the only place that touches libpq's connection directly.
+"""ReplicationConnection: reads a replication stream from libpq, and writes status updates to it.
 
-psycopg has no replication cursor, and its waiting functions answer a cancellation by
-cancelling the server's command, which would end the stream. So commands go through
-psycopg, and the stream is read here: when the socket is readable, libpq takes what is
-there and hands out whole CopyData messages, and a reader is woken when it is worth its while
-(:mod:`~realtime_core.sources._arrivals`). A cancelled read has taken nothing.
+psycopg has no cursor for replication, and its waiting functions answer a cancellation by
+cancelling the server's command, which would end the stream. So SQL and commands go through
+psycopg, but the stream is read here: when the socket is readable, libpq takes the bytes that have
+come and hands out whole CopyData messages. The reader is woken when enough of them have come (see
+:mod:`~realtime_core.sources._arrivals`). A read that is cancelled has taken nothing.
 
-``psycopg.generators`` is not a documented interface; the integration tests hold it to
-what this module needs.
+``psycopg.generators`` is not a documented interface of psycopg; the integration tests show whether
+it still does what this module needs.
 """
 
 from __future__ import annotations
@@ -37,35 +37,51 @@ __all__ = ["ReplicationConnection"]
 logger = logging.getLogger("realtime.source")
 
 _PATIENCE: Final = 0.2
-"""Seconds in which a server that is not amid a large transaction has ended its stream."""
-# How to know "skipped loading publication" in any language; other warnings share its SQLSTATE.
+"""Seconds that a server needs at most to end its stream, unless it is sending a large
+transaction."""
+# SQLSTATE and source file of the warning "skipped loading publication", which are the same in any
+# language. Other warnings have the same SQLSTATE.
 _SKIPPED_PUBLICATION: Final = ("55000", "pgoutput.c")
 
 
 class ReplicationConnection(ReplicationSession):
-    """A session that streams: SQL and commands first, then the stream."""
+    """A session that takes SQL and commands first, and streams after :meth:`start`.
+
+    Args:
+        connection: an open connection in replication mode.
+        slot: name of the slot, for commands and for errors.
+    """
 
     def __init__(self, connection: AsyncConnection[Any], slot: str) -> None:
         super().__init__(connection, slot)
+        # libpq's connection.
         self._pgconn = connection.pgconn
         self._loop = asyncio.get_running_loop()
+        # The future that a read waits for; None while no read waits.
         self._ready: PromptFuture | None = None
-        # The socket that the loop watches for us: to begin and to end that for each wait would
-        # take as long as what comes.
+        # The socket's file descriptor while the event loop watches whether it is readable. To
+        # start and to stop watching for each wait would take as long as handling a message.
         self._watched: int | None = None
+        # Whether the event loop watches whether the socket takes more bytes.
         self._writing = False
-        # Whether libpq may hold what was not taken yet, and whether nothing more will come.
+        # Whether libpq may have messages that were not taken yet.
         self._may_hold = True
+        # Whether no more messages will come.
         self._is_over = False
-        # What went wrong while the socket was read, to be raised behind what came before it.
+        # The error that reading the socket has ended with. It is raised after the messages that
+        # came before it have been read.
         self._failure: psycopg.Error | None = None
-        # How the stream was started, and the last status update.
+        # The command that has started the stream.
         self._command = b""
+        # The last status update.
         self._last_sent = b""
-        # PostgreSQL 18's warning that it skips a publication, where that ends the stream.
+        # The text of PostgreSQL 18's warning that it skips a publication, if it ends the stream.
         self._skipped: str | None = None
+        # Whether that warning does not end the stream.
         self._may_skip = False
+        # The messages that no read has returned yet.
         self._arrivals = Arrivals(self._wake)
+        # Whether the bytes of the socket are encrypted.
         self._encrypted = self._pgconn.ssl_in_use or self._pgconn.used_gssapi
         connection.add_notice_handler(self._notice)
 
@@ -77,15 +93,15 @@ class ReplicationConnection(ReplicationSession):
         *,
         may_skip: bool = False,
     ) -> None:
-        """Begin to stream. From now on only :meth:`read`, :meth:`send`, :meth:`stop`.
+        """Start the stream. From then on only use :meth:`read`, :meth:`send` and :meth:`stop`.
 
         Args:
-            start: from where.
-            options: the output plugin's.
-            goes_on: says of a message whether more of its transaction is about to come, for
-                which a read waits a moment; None: it does not wait.
-            may_skip: whether PostgreSQL 18 may leave out what it finds no publication for. If
-                not, that ends the stream, as it does before PostgreSQL 18.
+            start: the LSN to stream from.
+            options: the output plugin's options.
+            goes_on: takes a message and says whether more of its transaction is about to come; a
+                read then waits a moment for that. None if a read shall never wait.
+            may_skip: whether PostgreSQL 18 may leave out changes for which it finds no
+                publication. If not, that ends the stream, as in older versions.
 
         Raises:
             SourceError: if the server refuses, saying why.
@@ -105,18 +121,18 @@ class ReplicationConnection(ReplicationSession):
             raise translate(psycopg.errors.error_from_result(results[-1]), self._slot)
 
     async def read(self) -> list[memoryview]:
-        """Return the CopyData payloads that came, at least one, small transactions whole.
+        """Wait for CopyData payloads, and return those that have come: at least one.
 
-        Cancelling it loses nothing.
+        Small transactions are returned as a whole. Cancelling a read loses nothing.
 
         Raises:
-            SourceError: when the stream ended, saying why.
+            SourceError: if the stream has ended, saying why.
         """
         arrivals = self._arrivals
         while True:
             if self._may_hold:
-                # An earlier read of the socket may have brought it, and then the socket will not
-                # wake us for it.
+                # libpq may have read these messages from the socket before, and then the socket
+                # does not become readable for them.
                 self._take()
             if arrivals.is_due:
                 payloads = arrivals.take()
@@ -126,7 +142,7 @@ class ReplicationConnection(ReplicationSession):
             await self._readable()
 
     def _take(self) -> None:
-        """Take what libpq holds, unless there is enough to be read."""
+        """Take the messages that libpq has, unless enough of them wait to be read."""
         arrivals = self._arrivals
         if arrivals.is_due:
             arrivals.hurry()
@@ -136,7 +152,7 @@ class ReplicationConnection(ReplicationSession):
             while not self._is_over:
                 size, data = get_copy_data(1)
                 if self._skipped is not None:
-                    # That came on the way to this payload, which lies behind the gap.
+                    # The warning has come before this payload, which lies behind the gap.
                     self._is_over = size < 0
                     break
                 if size > 0:
@@ -147,14 +163,15 @@ class ReplicationConnection(ReplicationSession):
                         arrivals.look()
                     return
                 else:
-                    # libpq says so only once, and what came before it goes out first.
+                    # The stream has ended, which libpq reports only once. The payloads that came
+                    # before are returned first.
                     self._is_over = True
         except psycopg.Error as exc:
             self._is_over, self._failure = True, exc
         arrivals.hurry()
 
     def _raise_end(self) -> None:
-        """Say why nothing will come, unless that is still on its way."""
+        """Raise the reason why the stream has ended; return if that has not come yet."""
         if self._skipped is not None:
             raise SlotLostError(
                 self._slot,
@@ -164,7 +181,7 @@ class ReplicationConnection(ReplicationSession):
         if self._failure is not None:
             raise translate(self._failure, self._slot) from self._failure
         try:
-            # get_result() would block for it.
+            # Until libpq has the whole result, get_result() would block.
             if self._pgconn.is_busy():
                 return
             result = self._pgconn.get_result()
@@ -175,7 +192,7 @@ class ReplicationConnection(ReplicationSession):
         raise ConnectionLostError("the server ended the stream: it is probably shutting down")
 
     async def _readable(self) -> None:
-        """Wait until libpq has taken something from the socket."""
+        """Wait until payloads are due, or an error is."""
         try:
             descriptor = self._pgconn.socket
         except psycopg.Error as exc:
@@ -191,14 +208,16 @@ class ReplicationConnection(ReplicationSession):
 
     def _on_readable(self) -> None:
         if self._ready is None:
-            # Nobody waits. What comes stays in the socket, and holds the server back.
+            # No read waits. The bytes stay in the socket, and TCP holds the server back.
             self._unwatch()
             return
         try:
-            # At once, or the loop would find the socket readable again before we are resumed.
+            # This must not wait until the reader is resumed, or the event loop would find the
+            # socket readable once more.
             self._pgconn.consume_input()
             if self._encrypted:
-                # The encrypting library may hold bytes that make no socket readable.
+                # The TLS or GSSAPI library may have more bytes, for which the socket does not
+                # become readable.
                 self._pgconn.consume_input()
         except psycopg.Error as exc:
             self._failure = exc
@@ -220,9 +239,9 @@ class ReplicationConnection(ReplicationSession):
         return self._ready is not None
 
     def send(self, payload: bytes) -> None:
-        """Queue a status update and send what the socket takes.
+        """Queue a status update, and write as much as the socket takes.
 
-        A dead socket is read()'s news.
+        Write errors surface in the next :meth:`read`.
         """
         self._last_sent = payload
         try:
@@ -232,7 +251,7 @@ class ReplicationConnection(ReplicationSession):
             self._stop_writing()
 
     def _flush(self) -> None:
-        # While the socket takes nothing, libpq reads from it.
+        # libpq also reads from the socket while it cannot write to it.
         self._may_hold = True
         try:
             done = self._pgconn.flush() == 0
@@ -255,16 +274,16 @@ class ReplicationConnection(ReplicationSession):
             self._ready.set_exception(ConnectionLostError(reason))
 
     def abort(self) -> None:
-        """Let whatever waits for this connection find it broken."""
+        """Break the connection, so that every call that waits for it fails."""
         with contextlib.suppress(psycopg.Error, OSError):
             descriptor = os.dup(self._pgconn.socket)
             with socket.socket(fileno=descriptor) as twin:
                 twin.shutdown(socket.SHUT_RDWR)
 
     async def stop(self, within: float) -> None:
-        """End the stream in good order, so that the slot is free when this returns.
+        """End the stream and close the connection; the slot is free when this returns.
 
-        Past ``within`` seconds the connection is just closed.
+        If that takes longer than ``within`` seconds, the connection is just closed.
         """
         try:
             async with asyncio.timeout(within):
@@ -279,23 +298,24 @@ class ReplicationConnection(ReplicationSession):
             self.close()
 
     async def _end_copy(self) -> None:
-        """Say that we are done, and read until the server is, too."""
+        """Tell the server that the stream shall end, and read until it has ended it."""
         self._pgconn.put_copy_end()
         self._flush()
         await self._drain()
 
     async def _drain(self) -> None:
-        """Read to the end of the stream, whatever ended it."""
+        """Read to the end of the stream, and ignore why it has ended."""
         self._may_skip, self._skipped = True, None
         with contextlib.suppress(SourceError):
             while True:
                 await self.read()
 
     async def _break_off(self) -> None:
-        """End a stream whose server is amid a transaction, all of which it would send first.
+        """End the stream of a server that is sending a large transaction.
 
-        It may not have read our last status update by then. So it streams again, and finds that
-        before it looks for something to send.
+        Such a server would first send the transaction to its end, so its command is cancelled. It
+        may not have read the last status update by then. So the stream is started once more: the
+        server reads that update before it looks for something to send.
         """
         await self.sql.cancel_safe()
         await self._drain()
@@ -304,7 +324,7 @@ class ReplicationConnection(ReplicationSession):
                 await self._readable()
             elif self._pgconn.get_result() is None:
                 break
-        # psycopg watches the socket itself now.
+        # From here on psycopg watches the socket.
         self._unwatch()
         self._stop_writing()
         self._is_over, self._failure = False, None

@@ -1,4 +1,4 @@
-"""Connection strings, and what is wrong with one in words that do not quote it."""
+"""Parses connection strings; its errors do not quote them, because they may hold a password."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 __all__ = ["parse_dsn"]
 
-# libpq's own words quote what they are about: a URI as a whole, or a part of a password.
+# libpq's own error messages quote the URI as a whole, or a part of a password.
 _SPELLING: Final = (
     "dsn is not a connection string: write 'host=… dbname=… user=… password=…', a value with "
     "blanks in single quotes, or postgresql://user:password@host:port/dbname, with %25 for a % "
@@ -19,7 +19,7 @@ _SPELLING: Final = (
 )
 
 _UNKNOWN: Final = re.compile(r'invalid (?:connection option|URI query parameter:) "([^"]*)"')
-# What others call libpq's options, too far from their names to be found by likeness.
+# Names that other programs use for libpq's options, and that are not similar to libpq's own.
 _ELSEWHERE: Final = {
     "database": "dbname",
     "db": "dbname",
@@ -35,7 +35,8 @@ def parse_dsn(dsn: str) -> dict[str, Any]:
     """Return a connection string's parameters.
 
     Raises:
-        ValueError: if it is none, saying how one is written, or which option there is not.
+        ValueError: if it is not a connection string, saying how to write one, or which option is
+            not known.
     """
     try:
         return conninfo_to_dict(dsn)
@@ -48,9 +49,9 @@ def parse_dsn(dsn: str) -> dict[str, Any]:
 
 
 def _meant(name: str) -> str | None:
-    """Return the option that a name is likely to stand for, None if it may be anything.
+    """Return the option that an unknown name is likely to stand for; None if there is none.
 
-    It may be part of a password with blanks, which must not be quoted.
+    Without a likely option the name may be part of a password with blanks, and must not be quoted.
     """
     options = [option.keyword.decode() for option in pq.Conninfo.get_defaults()]
     close = get_close_matches(name, options, 1, cutoff=0.7)

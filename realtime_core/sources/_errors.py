@@ -1,6 +1,6 @@
-"""PostgreSQL's errors to ours, each with what to do.
+"""Errors that PostgreSQL raises, translated to SourceErrors that say what to do.
 
-By SQLSTATE; what keeps a connection from being made has none, see :mod:`.failures`.
+They are told apart by their SQLSTATE. An error while connecting has none: see :mod:`.failures`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from ..errors import (
 __all__ = ["translate"]
 
 _PID: Final = re.compile(r"PID (\d+)")
-# In English; in another language the error is a more general one.
+# This finds the English text; a server that speaks another language gets a more general error.
 _NOT_ALLOWED: Final = re.compile(r'library "(.+)" may not be used as an output plugin')
-# In any language: where PostgreSQL says that a WAL segment is gone.
+# The source files of PostgreSQL that report a missing WAL segment, whatever the language.
 _READS_WAL: Final = frozenset({"walsender.c", "xlog.c"})
 _NOT_INSTALLED: Final = re.compile(r'could not access file "(wal2json)"')
 
@@ -38,7 +38,12 @@ def _drop(slot: str) -> str:
 
 
 def translate(exc: Error, slot: str) -> SourceError:
-    """Say what an error during a command or the stream means."""
+    """Return the SourceError for what psycopg raised during a command, or while streaming.
+
+    Args:
+        exc: the error.
+        slot: name of the slot that the connection is about.
+    """
     text = one_line(str(exc))
     error: SourceError
     if exc.sqlstate == "58P01" and exc.diag.source_file in _READS_WAL:

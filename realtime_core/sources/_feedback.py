@@ -1,9 +1,9 @@
-"""Feedback: status updates on time, and the notice when the server falls silent.
+"""Feedback: sends status updates in time, and notices a server that is silent for too long.
 
-PostgreSQL ends a connection whose client says nothing for ``wal_sender_timeout``; the same is
-done here to a server. A server that has nothing to send answers a status update that asks it
-to, so silence means that the connection is dead, although no packet says so: a stalled proxy,
-a firewall that forgot it.
+PostgreSQL ends a connection whose client sends nothing for ``wal_sender_timeout``. The source does
+the same with a server. A server that has nothing to send answers a status update that asks for an
+answer, so silence means that the connection is dead, although TCP has not noticed: a proxy has
+stalled, or a firewall has dropped the connection.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ __all__ = ["EPOCH", "Feedback"]
 
 EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _ACK_DELAY: Final = 0.05
-"""Seconds within which acknowledgements share one status update."""
+"""Seconds from an acknowledgement to its status update, which it shares with those that follow."""
 
 
 class Feedback:
-    """Tells the server how far its stream was dealt with, until it is stopped.
+    """Tells the server how far the stream was received and acknowledged, until it is stopped.
 
     Args:
-        interval: seconds between status updates, at most.
-        patience: seconds without a sign of life after which a server that was asked for one
-            is given up.
+        connection: the connection that streams.
+        progress: how far the stream was received and acknowledged.
+        interval: the most seconds between two status updates.
+        patience: after how many seconds of silence a server is given up, although it was asked
+            for an answer.
     """
 
     def __init__(
@@ -45,18 +47,20 @@ class Feedback:
         self._interval = interval
         self._patience = patience
         self._loop = asyncio.get_running_loop()
+        # The timer of the next regular status update.
         self._timer: asyncio.TimerHandle | None = None
+        # The timer of a status update for an acknowledgement.
         self._ack_timer: asyncio.TimerHandle | None = None
-        # Since when a reader has waited without hearing anything; None while nobody waits.
+        # Since when a read has waited without anything coming; None while no read waits.
         self._silent_since: float | None = None
         self._tick()
 
     def heard(self) -> None:
-        """Note a sign of life."""
+        """Note that the server has sent something."""
         self._silent_since = None
 
     def send_soon(self) -> None:
-        """Send a status update within 50 ms."""
+        """Send a status update within 50 ms, for an acknowledgement."""
         if self._ack_timer is None:
             self._ack_timer = self._loop.call_later(_ACK_DELAY, self.send)
 
@@ -77,7 +81,7 @@ class Feedback:
         )
 
     def stop(self) -> None:
-        """Send no more."""
+        """Send no more status updates."""
         for timer in (self._timer, self._ack_timer):
             if timer is not None:
                 timer.cancel()
@@ -85,7 +89,7 @@ class Feedback:
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(self._interval, self._tick)
-        # While nobody reads, what the server sends stays unread: that is no silence.
+        # While no read waits, the server may have sent something that is still unread.
         now = self._loop.time()
         if not self._connection.waiting:
             self._silent_since = None

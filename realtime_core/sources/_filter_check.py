@@ -1,9 +1,9 @@
-"""What of a filter fits no table, said before a change shows it.
+"""Checks filters against the tables of a database, before any change comes.
 
-A source types its filters when changes come: one for a table that is misspelled never says so, and
-one with a column that is misspelled ends the stream with the first row. Whoever types a filter by
-hand wants to hear it at once. It is no error: the table may come, and a slot may hold rows that
-were written when it was otherwise.
+A source compiles a filter when a table's first change comes. So a filter for a misspelled table
+never reports anything, and a filter with a misspelled column ends the stream at the first row.
+Whoever types a filter by hand wants to know at once. It is only a warning: the table may be created
+later, and a slot may hold rows that were written when the table had other columns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["filter_misfits"]
 
 _ANY: Final = "*"
 
-# A column of a domain is one of its base type, as the stream has it.
+# For a column of a domain type this returns the base type, as the stream does.
 _TABLES: Final = """
     SELECT n.nspname, c.relname, c.oid::pg_catalog.int8, p.relname IS NOT NULL,
         (
@@ -67,12 +67,12 @@ _TABLES: Final = """
 async def filter_misfits(
     dsn: str, filters: Mapping[str, str], publications: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """Return what is wrong with filters for the tables as they are now, a sentence each.
+    """Return a sentence for each reason why a filter does not fit the tables as they are now.
 
     Args:
-        dsn: of the database.
-        filters: by ``schema.table``; ``*`` for those that have none of their own.
-        publications: whose tables' changes come; None: every table's.
+        dsn: connection string of the database.
+        filters: filters by ``schema.table``; the one for ``*`` is for all other tables.
+        publications: the publications that are streamed; None if all tables are.
 
     Raises:
         SourceError: if the database cannot be asked.
@@ -116,7 +116,7 @@ def _misfits_of_any(
 ) -> Iterator[str]:
     for relation in relations:
         for problem in _misfits(filter, relation, enums):
-            # One is enough: a row of that table ends the stream.
+            # One reason is enough: a row of this table ends the stream.
             yield f"the filter without a table does not fit {relation}: {problem}"
             return
 

@@ -1,4 +1,4 @@
-"""RowFilter: which row changes a source hands over, where a filter was asked for."""
+"""RowFilter: decides which row changes a source with a filter hands over."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ logger = logging.getLogger("realtime.source")
 
 _ANY: Final = "*"
 _MOST_RELATIONS: Final = 1000
+"""How many compiled filters are kept."""
 
 
 def filter_problems(filters: str | Mapping[str, str]) -> Iterator[str]:
-    """Yield what is wrong with the option, a sentence each."""
+    """Yield a sentence for each problem of a source's ``filter`` option."""
     for table, text in _by_table(filters).items():
         if table != _ANY and "." not in table:
             yield f"filter is for {table!r}, which is not 'schema.table' or '*'"
@@ -30,11 +31,12 @@ def filter_problems(filters: str | Mapping[str, str]) -> Iterator[str]:
 
 
 class RowFilter:
-    """Filters by table, typed when the table's first change comes.
+    """Filters by table, each compiled when the table's first change comes.
 
     Args:
-        filters: one for all tables, or by ``schema.table``, ``*`` for those not named.
-        enums: the declared orders of enum types. It may change.
+        filters: one filter for all tables, or filters by ``schema.table``, where the one for ``*``
+            is for all other tables.
+        enums: the declared orders of enum types; the source may change it later.
     """
 
     def __init__(self, filters: str | Mapping[str, str], enums: EnumOrders) -> None:
@@ -42,15 +44,15 @@ class RowFilter:
             table: parse_filter(text) for table, text in _by_table(filters).items()
         }
         self._enums = enums
-        # By relation, which is another one when it was described again.
+        # By relation: a table that is described again is another relation.
         self._compiled: dict[Relation, CompiledFilter | None] = {}
         self.left_out = 0
-        """Changes that did not pass."""
+        """How many changes did not pass."""
         self.errors = 0
-        """Changes among them that could not be judged."""
+        """How many of them were left out because the filter could not be evaluated."""
 
     def passes(self, event: Change | Begin | Commit) -> bool:
-        """Say whether an event is handed over. Only row changes are filtered.
+        """Return whether an event is handed over; everything but row changes is.
 
         Raises:
             FilterError: if the filter for a change's table does not fit it.

@@ -1,7 +1,8 @@
-"""StreamHistory: what a source has taken from its slot, across reconnects, gaps and clusters.
+"""StreamHistory: what a source has taken from its slots, across reconnects, gaps and clusters.
 
-It does no I/O. A source tells it of each attachment, and gets the gap that the consumer has to
-hear of; it says up to where the consumer may acknowledge, and where the next connection goes on.
+It does no I/O. A source reports each new connection to it, and gets the gap that the consumer has
+to be told of, if there is one. It also says which positions the consumer may acknowledge, and
+where the next connection has to go on.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ logger = logging.getLogger("realtime.source")
 
 
 class StreamHistory:
-    """The sequence of changes under way, and what is left of those before it.
+    """The current sequence of changes, and what is remembered of the streams before it.
 
     Args:
         start_at: the consumer's own checkpoint, if it has stored one.
         own_checkpoint: whether the consumer keeps its own checkpoint.
-        passes: says which events the source's filter lets through; None: all.
-        meter: counts gaps, and what sequences had when they ended.
+        passes: says which events the source's filter lets through; None if there is no filter.
+        meter: counts gaps, and the changes of sequences that have ended.
     """
 
     def __init__(
@@ -46,19 +47,21 @@ class StreamHistory:
         meter: Meter,
     ) -> None:
         self.stream: StreamIdentity | None = None
-        """The stream that was attached to last; None before the first time."""
+        """The identity of the stream that was attached last; None before the first time."""
         self.sequence = Sequence(LSN(0))
-        """The changes taken since the first attachment, or since the last gap."""
+        """The changes taken since the source was first attached, or since the last gap."""
         self.skips = Skips()
-        """Where the stream stands in what PostgreSQL 18 leaves out."""
+        """How far the stream has come in the WAL that PostgreSQL 18 skips."""
         self.idle_at = -math.inf
-        """When the consumer was offered a position to store last, by the event loop's clock."""
+        """When the last Idle position was yielded, in seconds of the event loop's clock."""
+        # The consumer's own checkpoint, and its place.
         self._start_at = start_at
         self._start: Place = NOWHERE if start_at is None else (start_at.lsn, start_at.index)
         self._own_checkpoint = own_checkpoint
         self._passes = passes
         self._meter = meter
-        # Streams, and timelines of this one, whose positions count no more.
+        # Former streams, and former timelines of this one: their positions may still be
+        # acknowledged, which has no effect.
         self._former_streams: set[StreamIdentity] = set()
         self._former_timelines: set[int] = set()
 
@@ -70,12 +73,12 @@ class StreamHistory:
         return ResumePoint(self.stream, sequence.last, sequence.progress.flushed, self.skips)
 
     def attached(self, attachment: Attachment) -> Iterator[Gap] | None:
-        """Take note of a new connection.
+        """Note that the source was attached.
 
         Returns:
-            The gap between what was taken so far and what comes now, if there is one. To be asked
-            for when all events that were read before have been taken: only then is it known
-            where the gap begins.
+            An iterator that yields the gap before the new stream; None if there is no gap. Take
+            it when all events that were read before have been taken, because only then it is
+            known where the gap begins.
         """
         former, stream = self.stream, attachment.stream
         gap = None
@@ -94,7 +97,7 @@ class StreamHistory:
         return gap
 
     def _begin_sequence(self, attachment: Attachment) -> Iterator[Gap] | None:
-        """Begin a new sequence: the first one, or another one behind a gap."""
+        """Begin the first sequence, or the one behind a gap."""
         former = self.sequence
         gap = None
         if self.stream is None:
@@ -105,7 +108,7 @@ class StreamHistory:
         self.skips = Skips()
         self.sequence = Sequence(
             attachment.start,
-            # Behind a gap nothing is a repetition, wherever it stands.
+            # Behind a gap no event is a repetition, whatever its place.
             start=self._start if attachment.reason is None else NOWHERE,
             own_checkpoint=self._own_checkpoint,
             passes=self._passes,
@@ -129,12 +132,12 @@ class StreamHistory:
             return None
         if place == self._start:
             start = self._start_at
-            # It may come from another list of publications.
+            # The checkpoint may come from another list of publications.
             return start and attrs.evolve(start, stream=stream)
         return Position(LSN(place[0]), place[1], stream)
 
     def place_of(self, position: Position) -> Place | None:
-        """Return the place that acknowledging a position stands for; None for none any more.
+        """Return the place up to which a position acknowledges; None if it has no effect any more.
 
         Raises:
             PositionMismatchError: if it belongs to another stream.
@@ -144,7 +147,8 @@ class StreamHistory:
             if stream in self._former_streams:
                 return None
             if position == self._start_at:
-                # It may come from another list of publications; it is done with from the start.
+                # The checkpoint may come from another list of publications. All up to it was done
+                # with before the stream began.
                 return None
             if stream is None or stream != self.stream:
                 raise PositionMismatchError(
@@ -155,10 +159,10 @@ class StreamHistory:
         return position.lsn, position.index
 
     def handed_over(self, position: Position | None) -> Place:
-        """Return up to where this stream was handed over.
+        """Return the place up to which this stream was handed over.
 
         Args:
-            position: the last one that the source has handed over.
+            position: the position of the last event that the source has handed over.
         """
         if position is None or position.stream != self.stream:
             return self._start

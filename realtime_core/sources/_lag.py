@@ -1,7 +1,7 @@
-"""LagGuard: looks at how much WAL the slot retains, while the stream runs.
+"""LagGuard: checks how much WAL the slot retains, while the stream runs.
 
-The stream does not tell: a walsender knows how far it has decoded, not how far the server has
-written. So the guard asks by SQL, on a connection of its own that it opens for each look.
+The stream itself does not tell, because a walsender reports how far it has decoded, and not how
+far the server has written. So the guard asks by SQL, on a connection that it opens for each check.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ logger = logging.getLogger("realtime.source")
 
 
 class LagGuard:
-    """Watches a source's slot.
+    """Checks a source's slot every ``lag_interval`` seconds.
 
     Args:
-        settings: with ``max_lag_bytes`` set.
-        slot: the name of the slot in use now, None while there is none.
-        restart: called when the slot shall be made anew.
+        settings: the source's settings, with ``max_lag_bytes`` set.
+        slot: returns the name of the slot in use now, None while there is none.
+        restart: called when the slot has to be recreated.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class LagGuard:
         self._slot = slot
         self._restart = restart
         self._warned = False
-        # Whether the last look found the consumer behind.
+        # Whether the last check found the consumer too far behind.
         self._behind = False
 
     async def run(self) -> None:
-        """Look at the slot again and again."""
+        """Check the slot again and again, until this is cancelled."""
         while True:
             name = self._slot()
             if name is not None:
@@ -49,11 +49,11 @@ class LagGuard:
                     async with plain_connection(self._settings.dsn, name) as connection:
                         status = await catalog.slot(connection, name)
                 except SourceError as exc:
-                    # The stream finds out by itself whether the server is gone.
+                    # If the server is gone, the stream notices it, too.
                     logger.info("cannot look at the lag of slot %r: %s", name, exc)
                 except Exception:
-                    # A function that is asked for the DSN may raise anything, and nobody waits
-                    # for this task: it would guard no more, without a word.
+                    # A function that returns the DSN may raise anything. Nobody awaits this task,
+                    # so an exception that escaped would silently end the checks.
                     logger.exception("cannot look at the lag of slot %r", name)
                 else:
                     if status is not None and name == self._slot():
@@ -71,11 +71,11 @@ class LagGuard:
         facts = (status.name, retained, limit)
         if self._settings.on_lag == "gap" and self._behind:
             if not was_behind:
-                # It may be about to read what has just been written: look once more.
+                # The consumer may be about to read what was just written: check once more.
                 return
             self._behind = False
             logger.error(
-                "slot %r retains %d bytes of WAL, max_lag_bytes is %d: it is made anew", *facts
+                "slot %r retains %d bytes of WAL, max_lag_bytes is %d: it is recreated", *facts
             )
             self._restart()
         elif not self._warned:

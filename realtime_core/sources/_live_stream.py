@@ -1,7 +1,7 @@
-"""LiveStream: one connection that streams from a slot, and what lives as long as it does.
+"""LiveStream: one connection that streams from a slot, with its decoder and its status updates.
 
-It reads what the server sent, has it decoded, and tells the server how far the consumer is. After
-a break there is another one, which takes up the same :class:`StreamHistory`.
+It reads what the server sends, decodes it, and tells the server how far the consumer is. After the
+connection broke there is a new LiveStream, which continues the same :class:`StreamHistory`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .options import StreamSettings
 __all__ = ["LiveStream"]
 
 _STABLE: Final = 5.0
-"""Seconds after which a stream that breaks off counts as one that had worked."""
+"""Seconds after which a stream that ends is known to have worked."""
 _SILENCE: Final = 60.0
-"""Seconds of silence after which a server without wal_sender_timeout is given up."""
+"""Seconds of silence after which a connection without wal_sender_timeout is given up."""
 _TAG: Final = itemgetter(0)
 
 
@@ -41,9 +41,9 @@ class LiveStream:
     Args:
         attachment: the running stream.
         slot: name of the slot that it streams from.
-        decoder: a new one, for this connection.
-        history: what was taken from the slot so far; it has taken note of the attachment.
-        settings: of the source.
+        decoder: a new decoder, for this connection.
+        history: what was taken from the slot so far; the attachment is noted there already.
+        settings: the source's settings.
     """
 
     def __init__(
@@ -55,14 +55,20 @@ class LiveStream:
         settings: StreamSettings,
     ) -> None:
         self.slot = slot
+        """Name of the slot."""
         self.connection = attachment.connection
+        """The connection that streams."""
         self._decoder = decoder
         self._history = history
+        # The sequence that this connection continues. The history begins another one at a gap.
         self._sequence = history.sequence
+        # Whether the consumer keeps its own checkpoint, and gets Idle positions.
         self._own_checkpoint = settings.own_checkpoint
+        # Seconds between two of these.
         self._idle_interval = settings.status_interval
+        # Whether nothing may be sent any more.
         self._is_closed = False
-        # When it began, and how many changes had been taken by then.
+        # When the stream began, and how many changes had been taken by then.
         self._loop = asyncio.get_running_loop()
         self._began_at = self._loop.time()
         self._changes_before = self._sequence.changes
@@ -76,36 +82,36 @@ class LiveStream:
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction's Begin was read, and its Commit was not."""
+        """Whether the Begin of a transaction was read, and its Commit was not."""
         return self._decoder.in_transaction
 
     @property
     def has_worked(self) -> bool:
-        """Whether the stream has brought changes, or has lasted for a while."""
+        """Whether changes have come, or the stream has lasted for some seconds."""
         has_changes = self._sequence.changes > self._changes_before
         return has_changes or self._loop.time() - self._began_at > _STABLE
 
     async def read(self) -> list[memoryview]:
-        """Return the payloads that came, at least one; cancelling it loses nothing.
+        """Wait for payloads, and return those that have come; cancelling a read loses nothing.
 
         Raises:
-            SourceError: when the stream ended, saying why.
+            SourceError: if the stream has ended, saying why.
         """
         payloads = await self.connection.read()
         self._feedback.heard()
         return payloads
 
     def events(self, payloads: list[memoryview]) -> Iterator[Event | None]:
-        """Decode CopyData payloads; yield what is new and wanted, and None for all else.
+        """Decode payloads of CopyData; yield new events that pass, and None for all others.
 
         Raises:
-            RealtimeError: if a payload cannot be decoded, or a held transaction cannot be read
+            RealtimeError: if a payload cannot be decoded, or a spilled transaction cannot be read
                 back.
         """
         decoder = self._decoder
         accept = self._history.skips.accepting(self._sequence)
-        # Of several keepalives the last one says all that the others do, and PostgreSQL sends
-        # none behind one that wants an answer until it has it.
+        # Only the last of several keepalives counts, because its LSN is the highest. If one wants
+        # an answer it is the last one: PostgreSQL sends no other before it has the answer.
         last = bytes(map(_TAG, payloads)).rfind(TAG_KEEPALIVE)
         if last > 0:
             for event in decoder.decode(_messages(payloads[:last])):
@@ -119,6 +125,7 @@ class LiveStream:
                 yield event if accept(event) else None
 
     def _keepalive(self, message: Keepalive) -> Iterator[Idle]:
+        """Let a keepalive move the slot where it may, and answer it if the server wants that."""
         progress = self._sequence.progress
         if not self.in_transaction and self._history.skips.keepalive(message.wal_end):
             if self._own_checkpoint:
@@ -133,11 +140,11 @@ class LiveStream:
             self._feedback.send()
 
     def _idle(self, message: Keepalive) -> Iterator[Idle]:
-        """Offer a position to store, when nothing else is on its way to be stored."""
+        """Yield an Idle position now and then, when no other position is still to be stored."""
         progress = self._sequence.progress
         now = self._loop.time()
         due = message.reply_requested or now - self._history.idle_at >= self._idle_interval
-        # What ends there; the next record may be a commit.
+        # The position stands before the end of the WAL, where the next commit may begin.
         lsn = LSN(message.wal_end - 1)
         is_new = lsn >= progress.flushed and (lsn, 0) > self._sequence.last
         if due and is_new and progress.all_done:
@@ -146,7 +153,7 @@ class LiveStream:
             yield Idle(Position(lsn, 0, self._history.stream))
 
     def acknowledge_soon(self) -> None:
-        """Tell the server within 50 ms what is acknowledged by then."""
+        """Tell the server, within 50 ms, how far the consumer has acknowledged."""
         if not self._is_closed:
             self._feedback.send_soon()
 
@@ -156,7 +163,10 @@ class LiveStream:
         self._end()
 
     async def stop(self, within: float) -> None:
-        """Send the last acknowledgement, and let go of the slot, within so many seconds."""
+        """Send the last acknowledgement, release the slot and close the connection.
+
+        If that takes longer than ``within`` seconds, the connection is just closed.
+        """
         self._feedback.send()
         self._end()
         await self.connection.stop(within)
@@ -168,11 +178,11 @@ class LiveStream:
 
 
 def _messages(payloads: Iterable[memoryview]) -> Iterator[bytes]:
-    """Yield the plugin's messages, whatever keepalives are among them."""
+    """Yield the output plugin's messages, without the keepalives among them."""
     for payload in payloads:
         if payload[0] == TAG_XLOG_DATA:
-            # The only copy: slices of bytes are cheap to decode, of a memoryview dear.
+            # The message is copied once, because bytes are decoded faster than a memoryview.
             yield bytes(payload[XLOG_DATA_HEADER:])
         elif payload[0] != TAG_KEEPALIVE:
-            # It says what is wrong with that.
+            # This raises the error that says what is wrong.
             parse_copy_data(payload)

@@ -1,4 +1,4 @@
-"""Meter: what a streaming source has done, and how far behind its consumer is."""
+"""Meter: counts what a streaming source has received, and how far its consumer is behind."""
 
 from __future__ import annotations
 
@@ -16,31 +16,37 @@ __all__ = ["Meter"]
 
 
 class Meter:
-    """Counts for the whole life of a source; a sequence counts for itself."""
+    """Counts over the whole life of a source.
+
+    A :class:`Sequence` counts its own changes and transactions. They are added to those of earlier
+    sequences.
+    """
 
     def __init__(self) -> None:
         self.attachments = 0
+        """How often the source was attached."""
         self.gaps = 0
+        """How often changes may have been lost."""
         self._bytes = 0
-        # Of sequences that ended in a gap.
+        # Changes and transactions of sequences that have ended in a gap.
         self._changes = 0
         self._transactions = 0
-        # Where the server stood when it sent the latest message, and when that was.
+        # How far the server had come when it sent the latest message, and when that was.
         self._server_lsn = 0
         self._server_time = 0
         self._caught_up = True
 
     def read(self, payloads: list[memoryview]) -> None:
-        """Note what a wake-up brought."""
+        """Note the payloads of one read."""
         if payloads:
             self._bytes += sum(map(len, payloads))
             lsn, self._server_time = sent(payloads[-1])
             self._server_lsn = max(self._server_lsn, lsn)
-            # A server that has more to send sends no keepalive.
+            # A server that has more to send does not send a keepalive.
             self._caught_up = payloads[-1][0] != TAG_XLOG_DATA
 
     def sequence_ended(self, sequence: Sequence) -> None:
-        """Note what a sequence has counted."""
+        """Add the counts of a sequence that has ended in a gap."""
         self._changes += sequence.changes
         self._transactions += sequence.transactions
 
@@ -53,13 +59,13 @@ class Meter:
         all_handed: bool,
         connected: bool,
     ) -> SourceStats:
-        """Sum up.
+        """Return the statistics of the source.
 
         Args:
-            sequence: the one under way.
-            handed: what was handed over last.
-            row_filter: what leaves changes out.
-            all_handed: whether nothing is queued behind it.
+            sequence: the sequence under way.
+            handed: the last event that was handed over.
+            row_filter: the source's filter, if it has one.
+            all_handed: whether no event is queued behind ``handed``.
             connected: whether the stream runs.
         """
         progress = sequence.progress

@@ -1,4 +1,4 @@
-"""What to say of an argument that is not what it has to be: the error names what is wanted."""
+"""Errors for arguments of a wrong type or name, which say what is wanted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["a", "check_names", "check_start", "listed"]
 
 
 def a(value: object) -> str:
-    """Return what a value is, with its article."""
+    """Return the name of a value's type with its article, as "an int"."""
     if value is None:
         return "None"
     name = type(value).__name__
@@ -21,12 +21,12 @@ def a(value: object) -> str:
 
 
 def check_names(owner: type, names: Iterable[str], options: Iterable[str]) -> None:
-    """Raise TypeError for the first name that is none of the options.
+    """Raise TypeError for the first name that is not the name of an option.
 
     Args:
-        owner: whose own keyword arguments are options as well.
+        owner: the class whose keyword arguments are options, too.
         names: the names that were given.
-        options: the names of the others.
+        options: the names of the common options.
     """
     for name in names:
         if name in options:
@@ -40,7 +40,7 @@ def check_names(owner: type, names: Iterable[str], options: Iterable[str]) -> No
 
 
 def check_start(start: object) -> None:
-    """Raise TypeError unless a ``start_at`` is a Position or None."""
+    """Raise TypeError unless ``start_at`` is a Position or None."""
     if start is not None and not isinstance(start, Position):
         remedy = ": Position.parse() reads what str(position) wrote"
         raise TypeError(
@@ -50,10 +50,10 @@ def check_start(start: object) -> None:
 
 
 def listed(name: str, value: Any) -> tuple[str, ...]:
-    """Return strings, each once and sorted.
+    """Return the strings of an argument, each once and sorted.
 
     Raises:
-        TypeError: if it is none. A string is none, though it can be iterated over.
+        TypeError: if the argument is no iterable of strings, or is a string itself.
     """
     if isinstance(value, str):
         raise TypeError(f"{name} is a list of str, not a str: use [{value!r}]")

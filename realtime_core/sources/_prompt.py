@@ -1,8 +1,8 @@
-"""PromptFuture: a future that resumes who awaits it at once, and not with the loop's next turn.
+"""PromptFuture: a future that resumes the task which awaits it at once.
 
-asyncio's own futures schedule what waits for them. A turn of the loop takes as long as a tenth of
-what a change costs by itself, and where the next change comes later than that, all of it is paid
-for each. So a callback of the loop that finds that a task can go on lets it go on there and then.
+asyncio's own futures resume a task in the next iteration of the event loop. An iteration takes a
+tenth of the time that a change takes, and where changes come one by one it is needed for each. So
+a callback of the event loop which finds that a task can go on resumes it right there.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class PromptFuture(asyncio.Future[None]):
     def add_done_callback(
         self, fn: Callable[[Any], object], /, *, context: Context | None = None
     ) -> None:
-        """Remember how the task is resumed."""
+        """Remember the function that resumes the task."""
         self._resume = fn
         self._context = context
         if self.done():
             self._resume_soon()
 
     def resume(self) -> None:
-        """Let the task go on; when this returns, it has come to its next wait.
+        """Resume the task; when this returns, the task has come to its next wait, or has ended.
 
-        To be called by the event loop, not by a task, and as the last thing that is done.
+        Call it from a callback of the event loop, not from a task, and as the last statement.
         """
         if self.done():
             return
@@ -46,12 +46,12 @@ class PromptFuture(asyncio.Future[None]):
             self._resume_soon()
 
     def set_exception(self, exception: type | BaseException, /) -> None:
-        """Raise an exception where it is awaited, with the loop's next turn."""
+        """Raise an exception in the task, in the next iteration of the event loop."""
         super().set_exception(exception)
         self._resume_soon()
 
     def cancel(self, msg: Any | None = None) -> bool:
-        """Cancel the wait, with the loop's next turn; return False when it is over."""
+        """Cancel the wait, in the next iteration; return False if the future is done already."""
         cancelled = super().cancel(msg)
         if cancelled:
             self._resume_soon()

@@ -1,9 +1,8 @@
-"""EventQueue: the ways to read a source, over one queue of its events.
+"""EventQueue: reads a source by events, by batches or by transactions, from one queue of events.
 
-A source puts whole events into the queue, Begin and Commit always among them, and says how
-more are waited for. Reading by events, by batches or by transactions takes them out. Nothing
-is kept elsewhere: a reading that is cancelled, or left, or changed for another, finds all that
-was not handed over still in the queue.
+A source puts its events into the queue, Begin and Commit always among them, and implements how to
+wait for more. Each way of reading takes events out of the queue. Events that were not handed over
+are nowhere else, so a read may be cancelled, or another way of reading may go on: nothing is lost.
 """
 
 from __future__ import annotations
@@ -35,77 +34,87 @@ __all__ = ["EventQueue"]
 T = TypeVar("T")
 
 _CHANGE_BYTES: Final = 100
+"""How many bytes a change counts besides its values."""
 _MANY: Final = 64
-"""Events of a batch that goes out though more were read: their transaction's rest may be long."""
+"""How many events make a batch although more were read: the rest of a transaction may be long."""
 
 
 class EventQueue(abc.ABC, Generic[E]):
-    """The reading half of a source.
+    """The part of a source that hands events over.
 
     Args:
-        boundaries: also hand over Begin and Commit, by events and by batches.
-        auto_ack: acknowledge what was handed over when the next is asked for.
+        boundaries: whether reading by events and by batches yields Begin and Commit, too.
+        auto_ack: whether to acknowledge an event when the next one is asked for.
     """
 
     def __init__(self, *, boundaries: bool, auto_ack: bool) -> None:
         self._boundaries = boundaries
         self._auto_ack = auto_ack
-        # Events; of those that are handed over only the options know that they are E.
+        # The events that were not handed over yet. Those that will be are of type E, which
+        # follows from the options and not from this queue.
         self._queue: deque[Any] = deque()
         # The last event or transaction that was handed over and has a position.
         self._handed: Event | CommittedTransaction | None = None
+        # Whether a task is reading now.
         self._reading = False
-        # What a source sets: whether the next _fill() waits for nothing, and why nothing more
-        # will come.
+        # Set by a source: whether the next _fill() will not have to wait.
         self._has_rest = False
+        # Set by a source: the error to raise when the queue is empty.
         self._error: RealtimeError | None = None
+        # Whether the source was closed.
         self._closed = False
 
-    # What a source adds.
+    # What a source implements
 
     @abc.abstractmethod
     async def _connect(self) -> None:
-        """Wait until there may be a connection.
+        """Try to connect, and wait until there may be a connection.
 
-        Cancelling it loses nothing. It raises StopAsyncIteration when there will be none. Several
-        tasks may wait at a time.
+        Several tasks may wait at a time. Cancelling a wait loses nothing.
+
+        Raises:
+            StopAsyncIteration: if there will be no connection any more.
         """
 
     @property
     @abc.abstractmethod
     def _connected(self) -> bool:
-        """Whether there is a connection, as far as is known."""
+        """Whether there is a connection that is not known to be broken."""
 
     @abc.abstractmethod
     async def _fill(self) -> None:
-        """Wait for what comes next and put it into the queue; it may be nothing.
+        """Wait for the next events and put them into the queue; there may be none.
 
-        Cancelling it loses nothing. It raises StopAsyncIteration when nothing will come. It is
-        not asked any more when there was an error, or the source is closed.
+        Cancelling a wait loses nothing. This is not called after an error, nor when the source is
+        closed.
+
+        Raises:
+            StopAsyncIteration: if no more events will come.
         """
 
     @abc.abstractmethod
     def ack(self, upto: Acknowledgeable) -> None:
-        """Say that everything up to and including ``upto`` is done with."""
+        """Acknowledge everything up to and including ``upto``."""
 
     @abc.abstractmethod
     async def aclose(self) -> None:
-        """Let go of everything."""
+        """Close the connection, and release everything else."""
 
     # Entering and leaving
 
     async def attached(self) -> None:
-        """Wait until the stream runs: what is committed after that is handed over, or a Gap says
-        that it was lost.
+        """Wait until the stream runs.
 
-        A persistent source enters its ``async with`` block before there is a slot, and what is
-        committed before that is made is not in it. Any task may wait, and several at a time;
-        cancelling a wait leaves the source attaching. A connection that has broken counts as
-        long as nobody has noticed, which takes a read.
+        Changes that are committed after that are handed over, or a Gap says that they were lost.
+        A persistent source enters its ``async with`` block before there is a slot, and changes
+        that are committed before the slot is created are not in it.
+
+        Any task may wait, and several at a time; cancelling a wait does not stop the source from
+        attaching. A broken connection is noticed by a read only, so until then this returns.
 
         Raises:
-            SourceError: if it cannot attach, and trying again cannot help.
-            RuntimeError: if it was closed, now or before.
+            SourceError: if the source cannot attach, and trying again cannot help.
+            RuntimeError: if the source was closed, now or before.
         """
         while not self._closed:
             if self._error is not None:
@@ -161,9 +170,10 @@ class EventQueue(abc.ABC, Generic[E]):
             await self._more()
 
     def batches(self) -> AsyncIterator[list[E]]:
-        """Iterate over what each wake-up brought, small transactions whole, never an empty list.
+        """Iterate over batches: lists of the events that came at once, which are never empty.
 
-        It may be left and made anew at any time; cancelling a step loses nothing.
+        A small transaction is in one batch. You may leave the iterator and make another one at any
+        time; cancelling a step loses nothing.
         """
         return _Steps(self._next_batch)
 
@@ -184,8 +194,7 @@ class EventQueue(abc.ABC, Generic[E]):
                 break
         return batch
 
-    # What may be iterated over more narrowly comes first, so that the second and the third do
-    # not meet in it.
+    # The narrowest overload comes first, so that the second and the third do not overlap in it.
     @overload
     def transactions(
         self: EventQueue[Change | Begin | Commit], max_bytes: int
@@ -202,19 +211,20 @@ class EventQueue(abc.ABC, Generic[E]):
     def transactions(self, max_bytes: int) -> AsyncIterator[TransactionEvent]: ...
 
     def transactions(self, max_bytes: int) -> AsyncIterator[Any]:
-        """Iterate over whole transactions, those without changes left out.
+        """Iterate over whole transactions that have changes.
 
-        It may be left and made anew at any time; cancelling a step loses nothing. What is left
-        of a transaction that was begun by events or batches comes as one. A transaction whose
-        end is lost in a gap is left out, and the gap begins before it.
+        You may leave the iterator and make another one at any time; cancelling a step loses
+        nothing. If the first part of a transaction was read by events or batches, its rest comes
+        as one transaction. A transaction whose end is lost in a gap is left out, and the gap
+        begins before it.
 
         Args:
-            max_bytes: how much one transaction may hold: the bytes of its values, as
-                PostgreSQL writes them, and 100 for each change.
+            max_bytes: the most bytes that one transaction may take: its values, as PostgreSQL
+                writes them, and 100 bytes for each change.
 
         Raises:
             ConfigError: if ``max_bytes`` is not positive.
-            TransactionTooLargeError: from the iterator, if one is larger.
+            TransactionTooLargeError: from the iterator, if a transaction is larger.
         """
         if max_bytes <= 0:
             raise ConfigError(f"max_bytes is a number of bytes above 0, not {max_bytes}")
@@ -234,7 +244,12 @@ class EventQueue(abc.ABC, Generic[E]):
         return result
 
     async def _collect(self, taken: deque[Event], max_bytes: int) -> TransactionEvent:
-        """Take events out of the queue and note them in ``taken`` until they are a whole."""
+        """Take events out of the queue until they make a whole transaction.
+
+        Args:
+            taken: gets the events, so that the caller can put them back.
+            max_bytes: the most bytes that the transaction may take.
+        """
         changes: list[Change] = []
         transaction: Transaction | None = None
         size = 0
@@ -248,7 +263,8 @@ class EventQueue(abc.ABC, Generic[E]):
                     return CommittedTransaction(transaction, tuple(changes), changes[-1].position)
                 taken.clear()
             elif isinstance(event, Gap):
-                # Whatever was collected will never be whole, and was not handed over.
+                # The transaction collected so far will never be whole. It was not handed over, so
+                # the gap begins before it.
                 return Gap(self.position, event.until, event.reason) if changes else event
             elif isinstance(event, Idle) or (
                 isinstance(event, LogicalMessage) and event.transaction is None
@@ -264,7 +280,7 @@ class EventQueue(abc.ABC, Generic[E]):
 
     @property
     def position(self) -> Position | None:
-        """The last position handed over, None before the first."""
+        """The position of the last event handed over, None before the first one."""
         handed = self._handed
         return None if handed is None or isinstance(handed, Begin | Gap) else handed.position
 
@@ -282,7 +298,7 @@ class EventQueue(abc.ABC, Generic[E]):
             self._reading = False
 
     def _position_of(self, upto: object) -> Position:
-        """Return up to where something acknowledges.
+        """Return the position up to which an argument of ``ack()`` acknowledges.
 
         Raises:
             TypeError: if it has no position.
@@ -305,9 +321,9 @@ class EventQueue(abc.ABC, Generic[E]):
 
 
 class _Steps(AsyncIterator[T], Generic[T]):
-    """An async iterator of one function's results.
+    """An async iterator over the results of one function.
 
-    A class and not a generator: a cancelled step does not end it.
+    It is a class and not an async generator, because a cancelled step must not end it.
     """
 
     def __init__(self, step: Callable[[], Awaitable[T]]) -> None:

@@ -1,7 +1,7 @@
-"""Sessions: how the database is connected to, and with which settings.
+"""Sessions: connections to the database, and the settings that they are opened with.
 
-What PostgreSQL's texts look like depends on the session's settings, so each connection that streams
-pins them. A connection for plain SQL, beside the stream, is opened here, too.
+The session's settings decide how PostgreSQL writes values as text, so every connection that streams
+pins them. There is a connection that takes replication commands, and one for SQL beside the stream.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .options import Dsn
 
 __all__ = ["ReplicationSession", "plain_connection", "stream_parameters"]
 
-# These decide what text looks like; user settings must not. PostgreSQL 18 says with a
-# warning that it skips a publication, so warnings must come.
+# These settings decide how values are written as text, so they must not be left to the user's
+# settings. Warnings have to come, because PostgreSQL 18 reports by one that it skips a publication.
 _PINNED: Final = {
     "datestyle": "ISO",
     "intervalstyle": "postgres",
@@ -35,8 +35,8 @@ _PINNED: Final = {
     "client_min_messages": "warning",
 }
 
-# Probes find a peer that vanished while nothing is sent; the timeout, in milliseconds, one
-# that leaves what we send (a status update, every few seconds) unanswered.
+# Keepalive probes detect a server that is gone while nothing is sent. The timeout in milliseconds
+# detects one that does not confirm the status updates which are sent every few seconds.
 _NOTICE_A_LOST_PEER: Final = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
@@ -45,7 +45,7 @@ _NOTICE_A_LOST_PEER: Final = {
 
 
 async def _current(dsn: Dsn) -> str:
-    """Return the connection string, asking the function for it where that is one."""
+    """Return the connection string; call ``dsn`` for it if it is a function."""
     return dsn if isinstance(dsn, str) else await dsn()
 
 
@@ -63,11 +63,13 @@ def _parameters(dsn: str) -> dict[str, Any]:
 
 
 def stream_parameters(dsn: str, *, sender_timeout: float | None = None) -> dict[str, Any]:
-    """Connection parameters of ``dsn`` with the session settings that our texts need.
+    """Return the parameters of a connection that streams, with the pinned settings.
 
-    The user's own ``options`` (or PGOPTIONS) stay, ahead of ours: the last one wins.
+    The user's own ``options`` (or PGOPTIONS) are kept, and stand before the pinned ones: of two
+    values for a setting PostgreSQL takes the last one.
 
     Args:
+        dsn: the connection string.
         sender_timeout: ``wal_sender_timeout`` for this connection, in seconds.
 
     Raises:
@@ -88,15 +90,16 @@ def stream_parameters(dsn: str, *, sender_timeout: float | None = None) -> dict[
 async def plain_connection(
     dsn: Dsn, slot: str, *, names: Mapping[str, str] | None = None
 ) -> AsyncIterator[AsyncConnection[Any]]:
-    """Open a connection for SQL that does not stream; its errors are ours.
+    """Open a connection for SQL, which does not stream.
 
     Args:
-        dsn: where to.
-        slot: what is asked about, for errors.
+        dsn: the connection string, or a function that returns it.
+        slot: name of the slot that the SQL is about, for errors.
         names: what the application calls libpq's parameters, for errors.
 
     Raises:
-        SourceError: if it cannot be opened, or what is done with it fails, saying why.
+        SourceError: if the connection cannot be opened, or if psycopg raises an error inside of
+            the ``async with`` block.
     """
     text = await _current(dsn)
     try:
@@ -114,13 +117,13 @@ class ReplicationSession:
     """A connection in replication mode, which takes SQL and replication commands.
 
     Args:
-        connection: that is open.
-        slot: name of the slot that commands are about.
+        connection: an open connection in replication mode.
+        slot: name of the slot that the commands are about.
     """
 
     def __init__(self, connection: AsyncConnection[Any], slot: str) -> None:
         self.sql = connection
-        """For catalog queries, as long as nothing is streamed."""
+        """The connection as psycopg knows it, for SQL before the stream is started."""
         self.pid = connection.pgconn.backend_pid
         """Process ID of the walsender."""
         self._slot = slot
@@ -134,23 +137,23 @@ class ReplicationSession:
         sender_timeout: float | None = None,
         names: Mapping[str, str] | None = None,
     ) -> Self:
-        """Open a connection.
+        """Open a connection in replication mode.
 
         Args:
-            dsn: where to.
-            slot: which will be read, for errors.
+            dsn: the connection string, or a function that returns it.
+            slot: name of the slot.
             sender_timeout: ``wal_sender_timeout`` for this connection, in seconds.
             names: what the application calls libpq's parameters, for errors.
 
         Raises:
-            SourceError: if it cannot be opened, saying why.
+            SourceError: if the connection cannot be opened, saying why.
         """
         text = await _current(dsn)
         try:
             connection = await AsyncConnection.connect(
                 **stream_parameters(text, sender_timeout=sender_timeout),
                 autocommit=True,
-                # Replication connections speak only the simple query protocol.
+                # In replication mode PostgreSQL takes the simple query protocol only.
                 cursor_factory=AsyncClientCursor,
             )
         except psycopg.Error as exc:
@@ -169,7 +172,7 @@ class ReplicationSession:
         return content.decode() if isinstance(content, bytes) else str(content)
 
     async def create_slot(self, plugin: str, *, temporary: bool, failover: bool) -> LSN:
-        """Make the slot; return its consistent point, from where it streams."""
+        """Create the slot; return its consistent point, the LSN from which it streams."""
         row = await self._one_row(
             commands.create_slot(self._slot, plugin=plugin, temporary=temporary, failover=failover)
         )

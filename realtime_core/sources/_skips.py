@@ -1,12 +1,13 @@
 """Skips: the WAL for which PostgreSQL 18 finds no publication, and how a source gets past it.
 
-Theory of operation. What was written while a publication was not there is left out by PostgreSQL
-18, with a warning for the first row; before, that was an error. A source that is warned breaks
-off, attaches again when all publications are there, and says a gap that ends where everybody
-who may have written without them has committed. From its slot PostgreSQL then skips the same
-once more, and warns once more, among other publications' changes, which are wanted. So up to
-the gap's end warnings are old news. There the source attaches for another time, to stream
-from that place and not from its slot: a warning is news again.
+Theory of operation. PostgreSQL 18 leaves out changes that were written while a publication did not
+exist, and warns at the first one; older versions raise an error. A source that gets the warning
+ends the stream and attaches again when all publications exist. It reports a gap that ends at an
+LSN behind every transaction which may have written without the publication. From its slot
+PostgreSQL then skips the same changes again, with the same warning, but also sends changes of
+other publications, which the consumer wants. So warnings are ignored up to the end of the gap.
+There the source attaches once more, to stream from the end of the gap and not from its slot. From
+then on a warning means a new gap.
 """
 
 from __future__ import annotations
@@ -21,29 +22,29 @@ __all__ = ["Skips"]
 
 
 class Skips:
-    """Where a source stands in what is skipped."""
+    """How far a source has come in the WAL that PostgreSQL skips."""
 
     def __init__(self) -> None:
         self.until: LSN | None = None
-        """Up to where warnings are old news; None when they are not."""
+        """The end of the gap, up to which warnings are ignored; None outside of a gap."""
         self.passed = False
-        """Whether the stream has come to that place, and has to be started from there."""
+        """Whether the stream has come to the end of the gap, and has to be started from there."""
         self.floor = LSN(0)
-        """From where to stream, at the least."""
+        """The least LSN to stream from."""
 
     def begin(self, until: LSN) -> None:
-        """Say that a gap ends there, and that the stream begins before it."""
+        """Note that the stream begins within a gap, which ends at ``until``."""
         self.until = until
 
     def end(self) -> None:
-        """Let the stream begin at that place."""
+        """Have the next stream begin at the end of the gap."""
         assert self.until is not None
         self.floor = self.until
         self.until = None
         self.passed = False
 
     def accepting(self, sequence: Sequence) -> Callable[[Change | Begin | Commit], bool]:
-        """Return what takes the next event and says whether it is handed over."""
+        """Return the function that takes the next event, and says whether it is handed over."""
         if self.until is None:
             return sequence.accept
         until = self.until

@@ -1,4 +1,7 @@
-"""Which slot a source streams from, and what it means for what was read so far."""
+"""Checks of a replication slot: whether a source may use it, and whether changes were lost.
+
+The texts of the errors for a lost slot are here, too.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ logger = logging.getLogger("realtime.source")
 T = TypeVar("T")
 
 _PATIENCE: Final = 5.0
-"""Seconds after which a slot that cannot be made yet is mentioned, and again ever after."""
+"""Seconds after which a log line says what the creation of a slot waits for, and then again and
+again."""
 
 _CAUSES: Final = {
     GapReason.TEMPORARY_SLOT: "the temporary slot has ended with its connection",
@@ -49,7 +53,8 @@ _PRECAUTIONS: Final = {
     GapReason.TEMPORARY_SLOT: "use a permanent slot, slot=",
     GapReason.SLOT_MISSING: "use a slot that nobody else drops, and failover=True with standbys",
     GapReason.SLOT_MOVED: "use a slot that nobody else reads or advances",
-    GapReason.SLOT_INVALIDATED: "mend what pg_replication_slots.invalidation_reason says",
+    GapReason.SLOT_INVALIDATED: "remove the cause that pg_replication_slots.invalidation_reason "
+    "names",
     GapReason.WAL_REMOVED: "raise max_slot_wal_keep_size",
     GapReason.SLOT_OLDER_THAN_PUBLICATION: "make publications first, and change them with ALTER "
     "PUBLICATION",
@@ -60,20 +65,20 @@ _PRECAUTIONS: Final = {
 }
 
 
-# Plugins that there are sources for.
+# The output plugins that there are sources for.
 _KNOWN: Final = ("pgoutput", "wal2json")
 
 
 def check_kind(
     slot: SlotStatus, *, plugin: str, database: str, names: Mapping[str, str] | None = None
 ) -> None:
-    """Raise SlotUnavailableError if a slot is of another kind, plugin or database.
+    """Raise SlotUnavailableError if a slot is physical, or has another plugin or database.
 
     Args:
-        slot: that there is.
-        plugin: that it is to have.
-        database: likewise.
-        names: what the application calls ``slot`` and ``plugin``, where it can be told them.
+        slot: the slot.
+        plugin: the output plugin that it has to have.
+        database: the database that it has to belong to.
+        names: the names of the application's settings for ``slot`` and ``plugin``.
     """
     found = None
     remedies = [f"choose another {_called('slot name', 'slot', names)}"]
@@ -94,7 +99,7 @@ def check_kind(
 
 
 def _called(words: str, name: str, names: Mapping[str, str] | None) -> str:
-    """Return what an application calls something; in ``words`` where it does not say."""
+    """Return the name of the application's setting; ``words`` if it has given none."""
     return words if names is None else names.get(name, words)
 
 
@@ -106,11 +111,18 @@ def check_slot(
     temporary: bool,
     names: Mapping[str, str] | None = None,
 ) -> None:
-    """Raise unless an existing slot is one of ours that nobody else uses now.
+    """Check that a source may use an existing slot.
+
+    Args:
+        slot: the slot.
+        plugin: the output plugin that it has to have.
+        database: the database that it has to belong to.
+        temporary: whether the source wants a temporary slot.
+        names: the names of the application's settings for ``slot`` and ``plugin``.
 
     Raises:
-        SlotUnavailableError: if it is of another kind, plugin or database.
-        SlotInUseError: if somebody streams from it.
+        SlotUnavailableError: if it is physical or permanent, or has another plugin or database.
+        SlotInUseError: if another process uses it.
     """
     name = slot.name
     check_kind(slot, plugin=plugin, database=database, names=names)
@@ -126,15 +138,15 @@ def check_slot(
 def gap_reason(
     slot: SlotStatus | None, *, temporary: bool, acknowledged: LSN | None, start: LSN | None
 ) -> GapReason | None:
-    """Say whether something was missed, as far as the slot tells.
+    """Return the reason why changes may have been lost, if the slot shows one.
 
     Args:
-        slot: as it is now, None if there is none.
-        temporary: whether it is a temporary one.
-        acknowledged: up to where this source has acknowledged; None if it attaches for the
-            first time.
-        start: the consumer's own checkpoint, if it has one and the source attaches for the
-            first time.
+        slot: the slot as it is now, None if it does not exist.
+        temporary: whether the source uses a temporary slot.
+        acknowledged: the LSN up to which this source has acknowledged; None if it attaches for
+            the first time.
+        start: the consumer's own checkpoint, if it has one and the source attaches for the first
+            time.
     """
     if slot is None:
         if acknowledged is None and start is None:
@@ -144,7 +156,7 @@ def gap_reason(
         if slot.invalidation_reason in (None, "wal_removed"):
             return GapReason.WAL_REMOVED
         return GapReason.SLOT_INVALIDATED
-    # PostgreSQL would start there without a word.
+    # PostgreSQL starts at the slot's position, and does not report that this is a later one.
     if acknowledged is not None and slot.confirmed_flush_lsn > acknowledged:
         return GapReason.SLOT_MOVED
     if start is not None and slot.confirmed_flush_lsn > start + 1:
@@ -160,14 +172,14 @@ def slot_lost(
     may_continue: bool,
     may_replace: bool,
 ) -> SlotLostError:
-    """Return the error that stands for a gap, with what it takes to go on.
+    """Return the error for a gap, which says which settings let the source go on.
 
     Args:
-        name: of the slot.
-        reason: why there is a gap.
+        name: name of the slot.
+        reason: why changes may have been lost.
         after: the last position handed over.
-        may_continue: whether the source was told to go on with a Gap.
-        may_replace: whether it was told that the slot may be dropped, or need not be told.
+        may_continue: whether the settings allow to go on with a Gap.
+        may_replace: whether the settings allow to drop the slot, or that is not necessary.
     """
     since = "" if after is None else f" since {after}"
     options = [] if may_continue else ["on_gap='continue'"]
@@ -184,31 +196,33 @@ def slot_lost(
 
 
 def slot_dropped(name: str, reason: GapReason, exc: SourceError) -> SlotLostError:
-    """Return the error that stands for a gap which nobody will be told of.
+    """Return the error for a slot that was dropped and cannot be recreated.
+
+    No Gap will report the loss, so this error does.
 
     Args:
-        name: of the slot.
+        name: name of the slot.
         reason: why it was dropped.
-        exc: why it could not be made anew.
+        exc: why it could not be recreated.
     """
     return SlotLostError(
         name,
         f"changes may be lost ({reason.value}): {_CAUSES[reason]}; slot {name!r} was dropped, "
-        f"and cannot be made anew: {exc}",
+        f"and cannot be recreated: {exc}",
         reason,
     )
 
 
 async def said_when_slow(making: Awaitable[T], *, dsn: Dsn, name: str, pid: int) -> T:
-    """Wait for a slot that is being made, and after a while say what PostgreSQL waits for.
+    """Wait until a slot is created, and log what PostgreSQL waits for if that takes long.
 
-    That is every write transaction that is running, in any database.
+    PostgreSQL waits for all write transactions that are running, in any database.
 
     Args:
-        making: what makes it.
-        dsn: where to look.
-        name: of the slot.
-        pid: process ID of the server process that makes it.
+        making: creates the slot.
+        dsn: connection string of the database, or a function that returns it.
+        name: name of the slot.
+        pid: process ID of the server process that creates it.
     """
     watching = asyncio.create_task(_mention_blockers(dsn, name, pid))
     try:
@@ -228,8 +242,8 @@ async def _mention_blockers(dsn: Dsn, name: str, pid: int) -> None:
         except SourceError as exc:
             who = f"cannot ask for which ({exc})"
         except Exception:
-            # A function that is asked for the DSN may raise anything, and nobody waits for this
-            # task: it would watch no more, without a word.
+            # A function that returns the DSN may raise anything. Nobody awaits this task, so an
+            # exception that escaped would silently end the log lines.
             logger.exception("cannot look at what slot %r waits for", name)
             who = "cannot ask for which"
         else:

@@ -1,11 +1,13 @@
-"""StreamSource: the part that all sources share which stream from a replication slot.
+"""StreamSource: the common part of all sources that stream from a replication slot.
 
-Theory of operation. Attaching checks the server, the plugin's needs and the slot by SQL,
-then starts the stream on the same connection; that is tried as often as it takes by
-:class:`~realtime_core.sources._attempts.Attempts`. Reading is on demand: while the consumer
-is busy nothing is read, TCP holds the server back, and a timer sends the status updates that
-keep the connection alive. After a break PostgreSQL repeats what was not acknowledged; what
-was handed over already is recognised by its place and dropped.
+Theory of operation. :class:`~realtime_core.sources._attempts.Attempts` attaches: it checks the
+server, what the output plugin needs, and the slot by SQL, starts the stream on the same
+connection, and tries again after errors. A :class:`~realtime_core.sources._live_stream.LiveStream`
+is read when the consumer asks for events: while it is busy nothing is read, TCP holds the server
+back, and a timer sends the status updates that keep the connection alive. After the connection
+broke, PostgreSQL repeats what was not acknowledged. The
+:class:`~realtime_core.sources._history.StreamHistory` recognises events that were handed over
+already, and they are dropped.
 """
 
 from __future__ import annotations
@@ -42,18 +44,25 @@ __all__ = ["StreamSource"]
 logger = logging.getLogger("realtime.source")
 
 _STOP_TIMEOUT: Final = 2.0
-"""Seconds that closing waits for the server to let go of the slot."""
+"""How many seconds closing waits until the server has released the slot."""
 _COMMIT_TIMEOUT: Final = 0.5
-"""Seconds that closing waits for the Commit of a transaction that was read to its last change."""
+"""How many seconds closing waits for the Commit of a transaction whose last change was read."""
 _CHUNK: Final = 256
-"""Events that are decoded ahead, at most: a transaction that was held comes lazily."""
+"""The most events that are decoded ahead: a held transaction is decoded as it is read."""
 _TURN: Final = 0.002
-"""Seconds for which they are decoded, at most, before others get a turn."""
+"""The most seconds that decoding takes before other tasks run."""
 _UNDEFINED_OBJECT: Final = "42704"
+"""SQLSTATE for a publication that did not exist when a change was written."""
 
 
 class StreamSource(EventQueue[E]):
-    """Streams through the replication protocol what an output plugin sends."""
+    """Yields the changes that an output plugin sends through the replication protocol.
+
+    Args:
+        dsn: the connection string, or a function that returns it.
+        plugin: the output plugin.
+        options: see :class:`StreamOptions`.
+    """
 
     def __init__(self, dsn: Dsn, plugin: OutputPlugin, **options: Unpack[StreamOptions]) -> None:
         settings = StreamSettings.from_options(dsn, options, type(self))
@@ -63,30 +72,36 @@ class StreamSource(EventQueue[E]):
         random = settings.random or Random(secrets.randbits(64))
         self.enum_orders: dict[tuple[str, str], tuple[str, ...]] = {}
         """The labels of enum types in their declared order, by schema and name, as they were when
-        the source attached last: what filters compare enums by."""
+        the source attached last. Filters compare enums by them."""
+        # Decides which row changes are handed over; None if all are.
         self._filter: RowFilter | None = None
         if settings.filter is not None:
             self._filter = RowFilter(settings.filter, self.enum_orders)
+        # Counts for stats().
         self._meter = Meter()
+        # What was taken from the slot so far, across connections.
         self._history = StreamHistory(
             settings.start_at,
             own_checkpoint=settings.own_checkpoint,
             passes=None if self._filter is None else self._filter.passes,
             meter=self._meter,
         )
+        # Attaches, in a task of its own.
         self._attempts = Attempts(
             settings, plugin, random, self._history.resume_point, self._attached
         )
+        # Checks how much WAL the slot retains; None without max_lag_bytes.
         self._lag_guard: asyncio.Task[None] | None = None
-        # The stream while there is a connection.
+        # The stream; None while there is no connection.
         self._live: LiveStream | None = None
-        # What was read and is not decoded yet; None for what is not handed over.
+        # Decodes what was read, as it is iterated over. An event that is not handed over comes as
+        # None.
         self._rest: Iterator[Event | None] = iter(())
 
     # Lifetime
 
     async def __aenter__(self) -> Self:
-        """Attach to the database; a persistent source only begins to: see :meth:`attached`.
+        """Attach to the database. A persistent source only begins to attach: see :meth:`attached`.
 
         Raises:
             SourceError: if that fails, unless the source is persistent.
@@ -109,7 +124,7 @@ class StreamSource(EventQueue[E]):
         return self
 
     async def aclose(self) -> None:
-        """Send the last acknowledgement, let go of the slot, close the connection."""
+        """Send the last acknowledgement, release the slot and close the connection."""
         self._closed = True
         self._queue.clear()
         await self._attempts.aclose(_STOP_TIMEOUT)
@@ -120,7 +135,8 @@ class StreamSource(EventQueue[E]):
         if live is None:
             return
         live.connection.interrupt("the source was closed")
-        # One turn of the loop for a reader to leave before we read ourselves.
+        # A task that was reading gets one iteration of the event loop to leave, since the rest of
+        # the transaction is read here.
         await asyncio.sleep(0)
         with contextlib.suppress(TimeoutError, RealtimeError):
             async with asyncio.timeout(_COMMIT_TIMEOUT):
@@ -130,8 +146,12 @@ class StreamSource(EventQueue[E]):
         await live.stop(_STOP_TIMEOUT)
 
     async def _read_commit(self, live: LiveStream) -> None:
-        """Read the end of a transaction whose last change may be acknowledged already."""
-        # Not behind an error: the end would take the slot past the change at fault.
+        """Read the Commit of a transaction whose last change may be acknowledged already.
+
+        Without its Commit the slot cannot move, and the next process would get it again.
+        """
+        # After an error this must not read on, because a Commit would move the slot past the
+        # change that has caused the error.
         while not self._queue and self._error is None:
             if self._has_rest:
                 self._take_rest()
@@ -153,12 +173,13 @@ class StreamSource(EventQueue[E]):
 
     async def _fill(self) -> None:
         if self._has_rest:
-            # A transaction that was held may be of any length, and is not waited for.
+            # The rest of a held transaction may be of any length, and is there already.
             self._take_rest()
             await asyncio.sleep(0)
             return
         if self._error is not None:
-            # Nothing behind it is read: that would take the slot past the change at fault.
+            # Nothing more is read, because a Commit would move the slot past the change that has
+            # caused the error.
             return
         if self._history.skips.passed:
             self._go_on_behind_skips()
@@ -178,12 +199,12 @@ class StreamSource(EventQueue[E]):
         self._take_rest()
 
     def _put_behind(self, events: Iterator[Event]) -> None:
-        """Have events handed over behind what was read."""
+        """Have events handed over behind those that were read already."""
         self._rest = chain(self._rest, events)
         self._has_rest = True
 
     def _take_rest(self) -> None:
-        """Queue more of what was read, for a while."""
+        """Decode more of what was read into the queue, until it is time for other tasks."""
         queue = self._queue
         until = monotonic() + _TURN
         left = max(_CHUNK - len(queue), 1)
@@ -196,22 +217,22 @@ class StreamSource(EventQueue[E]):
                 if not left or monotonic() > until:
                     return
         except RealtimeError as exc:
-            # What came before it is good and goes out first.
+            # The events before the error are handed over first.
             self._error = exc
         self._has_rest = False
 
     # Acknowledging
 
     def ack(self, upto: Acknowledgeable) -> None:
-        """Say that everything up to and including ``upto`` is done with.
+        """Acknowledge everything up to and including ``upto``.
 
-        Cumulative. The slot moves to the end of the last transaction that is wholly
-        acknowledged; the server hears of it within 50 ms. A Begin or a Gap acknowledges
-        nothing, and neither does what was read before a gap: that slot is gone.
+        The slot moves to the end of the last transaction that is wholly acknowledged; the server
+        is told within 50 ms. A Begin or a Gap acknowledges nothing, and neither does an event from
+        before a gap, because its slot is gone.
 
         Raises:
             PositionMismatchError: if ``upto`` belongs to another stream.
-            ValueError: if it lies beyond what was handed over.
+            ValueError: if it lies behind the last event that was handed over.
             TypeError: if it has no position.
         """
         if isinstance(upto, Begin | Gap):
@@ -226,7 +247,7 @@ class StreamSource(EventQueue[E]):
             self._live.acknowledge_soon()
 
     def stats(self) -> SourceStats:
-        """Return counters and positions, as they are now."""
+        """Return the counters and positions of this moment."""
         return self._meter.stats(
             self._history.sequence,
             self._handed,
@@ -242,7 +263,7 @@ class StreamSource(EventQueue[E]):
         if gap is not None:
             self._put_behind(gap)
         self._meter.attachments += 1
-        # The same dict: somebody may hold it.
+        # The dict stays the same object, because the filter and the application may hold it.
         self.enum_orders.clear()
         self.enum_orders.update(attachment.enums)
         decoder = self._plugin.decoder(attachment.stream)
@@ -254,10 +275,11 @@ class StreamSource(EventQueue[E]):
         return None if self._live is None else self._live.slot
 
     def _lose(self, live: LiveStream, exc: SourceError) -> None:
-        """Give a broken connection up; the next read attaches again."""
+        """Close a broken connection; the next read attaches again."""
         self._close(live)
         if exc.sqlstate == _UNDEFINED_OBJECT:
-            # Attaching checks that the publication is there now, and so newer than the slot.
+            # Attaching checks that the publication exists. If it does by then, it is newer than
+            # the slot.
             self._attempts.untold.suspicion = GapReason.SLOT_OLDER_THAN_PUBLICATION
         elif isinstance(exc, SlotLostError) and exc.reason is not None:
             self._attempts.untold.suspicion = exc.reason
@@ -267,26 +289,27 @@ class StreamSource(EventQueue[E]):
         self._attempts.broke_off(worked=live.has_worked)
 
     def _go_on_behind_skips(self) -> None:
-        """Let the stream begin where the gap ends that PostgreSQL has just skipped its way to."""
+        """Start the stream again at the end of a gap, which PostgreSQL has just come to."""
         self._history.skips.end()
         if self._live is not None:
             self._close(self._live)
             self._attempts.broke_off(worked=True)
 
     def _start_anew(self) -> None:
-        """Let the slot be made anew, even if nobody reads."""
+        """Have the slot recreated, even if no task is reading."""
         live = self._live
         if live is None:
             return
         self._attempts.untold.suspicion = GapReason.LAG
         if live.connection.waiting:
-            # The reader has to leave the socket before that is closed; then it attaches.
-            live.connection.interrupt("its slot is made anew")
+            # The reading task has to stop waiting for the socket before that is closed. It then
+            # attaches again.
+            live.connection.interrupt("its slot is recreated")
             return
         self._close(live)
         self._attempts.start()
 
     def _close(self, live: LiveStream) -> None:
-        """Close the connection, and forget it."""
+        """Close the connection of a stream, which is then no longer the current one."""
         self._live = None
         live.close()

@@ -1,4 +1,4 @@
-"""Wal2JsonSettings: which changes a Wal2JsonSource asks the output plugin for, checked."""
+"""Wal2JsonSettings: the checked arguments of a Wal2JsonSource, and the plugin's options."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ._mistakes import a, listed
 __all__ = ["Table", "Wal2JsonAction", "Wal2JsonSettings"]
 
 Table: TypeAlias = tuple[str | None, str | None]
-"""A schema and a table; None for any."""
+"""A schema and a table, of which None stands for any."""
 Wal2JsonAction: TypeAlias = Literal["insert", "update", "delete", "truncate"]
 """A kind of change, as wal2json names it."""
 
 _ACTIONS: Final[tuple[str, ...]] = get_args(Wal2JsonAction)
 _DECISIVE: Final = ("format-version", "add-tables", "filter-tables", "actions", "add-msg-prefixes")
-"""The plugin's options that decide which changes there are."""
+"""The plugin's options that decide which changes the stream has."""
 _PREFIX: Final = re.compile(r"[^\s,\\\0]+")
 
 
@@ -84,7 +84,7 @@ class Wal2JsonSettings(CheckedSettings):
 
     Raises:
         ConfigError: with every problem, if they cannot work.
-        TypeError: if one is not what it has to be.
+        TypeError: if an argument has a wrong type.
     """
 
     format_version: Literal[1, 2] = attrs.field(
@@ -137,7 +137,7 @@ class Wal2JsonSettings(CheckedSettings):
             )
 
     def plugin_options(self) -> dict[str, str]:
-        """Return the options of START_REPLICATION."""
+        """Return the plugin's options for START_REPLICATION."""
         return wal2json_options(
             format_version=self.format_version,
             tables=self.tables,
@@ -148,7 +148,7 @@ class Wal2JsonSettings(CheckedSettings):
         )
 
     def identity(self) -> tuple[str, ...]:
-        """Return whatever decides which changes there are, and so their positions' indexes."""
+        """Return what decides which changes the stream has, and so their indexes in positions."""
         options = self.plugin_options()
         decisive = {name: options.get(name) for name in _DECISIVE}
         if not self.messages:

@@ -1,4 +1,4 @@
-"""ChangeSource: the contract of everything that yields changes."""
+"""ChangeSource: the contract that every source of changes keeps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     E = TypeVar("E", bound=Event, default=Event, covariant=True)
-    """The events that a source yields: which these are depends on its options."""
+    """The kinds of events that a source yields, which depend on its options."""
 else:
     # Python 3.11 knows no defaults of type variables, and needs none to run.
     from typing import TypeVar
@@ -26,7 +26,8 @@ else:
     E = TypeVar("E", bound=Event, covariant=True)
 
 TransactionEvent: TypeAlias = CommittedTransaction | LogicalMessage | Gap | Idle
-"""What :meth:`ChangeSource.transactions` yields. A message is one that is not transactional."""
+"""What :meth:`ChangeSource.transactions` yields. A LogicalMessage comes by itself only if it is not
+transactional."""
 
 Acknowledgeable: TypeAlias = Event | CommittedTransaction | Position
 """What :meth:`ChangeSource.ack` takes."""
@@ -34,33 +35,33 @@ Acknowledgeable: TypeAlias = Event | CommittedTransaction | Position
 
 @attrs.frozen
 class SourceStats:
-    """What a source has done since it was made, and where it stands."""
+    """Counters since the source was made, and its positions."""
 
     changes: int = 0
-    """Row changes, truncates and messages taken from the stream, repeated ones left out."""
+    """Row changes, truncates and messages taken from the stream, without repeated ones."""
     transactions: int = 0
-    """Transactions taken from the stream to their end, repeated and empty ones left out."""
+    """Transactions taken from the stream to their end, without repeated and empty ones."""
     bytes_received: int = 0
-    """Of the stream's messages, as they came."""
+    """Bytes of the stream's messages, with their headers."""
     reconnects: int = 0
-    """How often the stream was started again after a break."""
+    """How often the stream was started again after the connection broke."""
     gaps: int = 0
     """How often changes may have been lost."""
     received_lsn: LSN = attrs.field(factory=LSN)
-    """Up to where WAL has been taken from the stream."""
+    """The LSN up to which WAL has been taken from the stream."""
     confirmed_lsn: LSN = attrs.field(factory=LSN)
-    """Up to where the slot may move: all before it is acknowledged."""
+    """The LSN up to which everything is acknowledged: the slot may move there."""
     unacknowledged: int = 0
     """Transactions that have arrived and are not wholly acknowledged."""
     lag_bytes: int = 0
-    """WAL between what the server is known to have written and what is acknowledged."""
+    """Bytes of WAL that the server is known to have written, and that are not acknowledged."""
     lag_seconds: float = 0.0
-    """Between the commit of what was handed over last and when the server sent the latest
-    message, by the server's clock; 0 when everything that came is handed over."""
+    """How long before the server sent its latest message the last change that was handed over had
+    been committed, by the server's clock; 0 if everything that came is handed over."""
     filtered: int = 0
     """Changes that the source's filter left out."""
     filter_errors: int = 0
-    """Those among them that could not be judged."""
+    """How many of those were left out because the filter could not be evaluated."""
     connected: bool = False
     """Whether the stream runs now."""
 
@@ -72,11 +73,11 @@ class ChangeSource(Protocol[E]):
     leave out :class:`Begin` and :class:`Commit` (``boundaries``), :class:`Gap` (``on_gap``) and
     :class:`Idle` (``start_at``), as type checkers know of a source that is made without them.
 
-    * ``async with`` attaches it, ``async for`` reads it; one consumer a source. Reading by
-      events, batches or transactions may be mixed: each goes on where the last one stood.
-    * Cancelling a read loses nothing: the next one goes on where it stood.
-    * Nothing is acknowledged unless :meth:`ack` says so, or ``auto_ack`` was asked for. What
-      was not acknowledged may be seen again by a new process, but never twice by this one.
+    * ``async with`` attaches it, and ``async for`` reads it. A source has one consumer. That may
+      mix reading by events, batches and transactions: each goes on where the other has stopped.
+    * Cancelling a read loses nothing: the next read goes on where it has stopped.
+    * Nothing is acknowledged but by :meth:`ack`, or with ``auto_ack``. Changes that were not
+      acknowledged may be handed over again to a new process, but never twice to this one.
     """
 
     async def __aenter__(self) -> Self: ...
@@ -89,17 +90,18 @@ class ChangeSource(Protocol[E]):
     ) -> None: ...
 
     async def attached(self) -> None:
-        """Wait until the stream runs: what is committed after that is handed over, or a Gap says
-        that it was lost.
+        """Wait until the stream runs.
 
-        A persistent source enters its ``async with`` block before there is a slot, and what is
-        committed before that is made is not in it. Any task may wait, and several at a time;
-        cancelling a wait leaves the source attaching. A connection that has broken counts as
-        long as nobody has noticed, which takes a read.
+        Changes that are committed after that are handed over, or a Gap says that they were lost.
+        A persistent source enters its ``async with`` block before there is a slot, and changes
+        that are committed before the slot is created are not in it.
+
+        Any task may wait, and several at a time; cancelling a wait does not stop the source from
+        attaching. A broken connection is noticed by a read only, so until then this returns.
 
         Raises:
-            SourceError: if it cannot attach, and trying again cannot help.
-            RuntimeError: if it was closed, now or before.
+            SourceError: if the source cannot attach, and trying again cannot help.
+            RuntimeError: if the source was closed, now or before.
         """
         ...
 
@@ -110,38 +112,38 @@ class ChangeSource(Protocol[E]):
         ...
 
     def batches(self) -> AsyncIterator[Sequence[E]]:
-        """Iterate over what each wake-up brought, small transactions whole, never an empty list.
+        """Iterate over batches: lists of the events that came at once, which are never empty.
 
-        The rest of a transaction is waited for as long as more of it keeps coming, up to 64
-        events; what comes of it more than 50 ms later is another batch's.
+        A small transaction is in one batch: while more of it keeps coming, its rest is waited
+        for, up to 64 events. Events that come more than 50 ms later are in another batch.
         """
         ...
 
     def transactions(self, max_bytes: int) -> AsyncIterator[TransactionEvent]:
-        """Iterate over whole transactions, those without changes left out.
+        """Iterate over whole transactions that have changes.
 
         Args:
-            max_bytes: how much one transaction may hold: the bytes of its values, as
-                PostgreSQL writes them, and 100 for each change.
+            max_bytes: the most bytes that one transaction may take: its values, as PostgreSQL
+                writes them, and 100 bytes for each change.
 
         Raises:
-            TransactionTooLargeError: from the iterator, if one is larger.
+            TransactionTooLargeError: from the iterator, if a transaction is larger.
         """
         ...
 
     def ack(self, upto: Acknowledgeable) -> None:
-        """Say that everything up to and including ``upto`` is done with."""
+        """Acknowledge everything up to and including ``upto``."""
         ...
 
     @property
     def position(self) -> Position | None:
-        """The last position handed over, None before the first."""
+        """The position of the last event handed over, None before the first one."""
         ...
 
     def stats(self) -> SourceStats:
-        """Return counters and positions, as they are now."""
+        """Return the counters and positions of this moment."""
         ...
 
     async def aclose(self) -> None:
-        """Send the last acknowledgement and let go of the slot."""
+        """Send the last acknowledgement, release the slot and close the connection."""
         ...

@@ -1,10 +1,11 @@
-"""What the stream does not carry and only SQL knows.
+"""Queries of the system catalogs, for what the stream does not carry.
 
-Functions on an open connection, a replication one included: those speak only the simple
-query protocol, so open it with ``cursor_factory=psycopg.AsyncClientCursor``.
+The functions take an open connection, which may be a replication one: open that with
+``cursor_factory=psycopg.AsyncClientCursor``, because it speaks the simple query protocol only.
 
-The connection's search path is not ours: types are printed by it. It may begin with a schema in
-which somebody has made an operator of his own, so each one here says its schema.
+The user's search path stays as it is, because PostgreSQL prints the names of types by it. It may
+begin with a schema in which somebody has created a function or an operator with a common name, so
+each name in these queries has its schema.
 """
 
 from __future__ import annotations
@@ -37,56 +38,56 @@ __all__ = [
 
 @attrs.frozen
 class ServerFacts:
-    """What a source must know of its server."""
+    """What a source needs to know about the server."""
 
     version: int
-    """``server_version_num``: 170012."""
+    """The setting ``server_version_num``, as 170012."""
     database: str
     wal_level: str
     wal_sender_timeout: float
-    """In seconds; 0 when off."""
+    """In seconds; 0 if it is off."""
     in_recovery: bool
-    """Whether it is a standby."""
+    """Whether the server is a standby."""
 
 
 @attrs.frozen
 class SlotStatus:
-    """A replication slot; see ``pg_replication_slots``."""
+    """The state of a replication slot; see ``pg_replication_slots``."""
 
     name: str
     slot_type: str
     """``logical`` or ``physical``."""
     plugin: str | None
-    """Output plugin, of a logical slot."""
+    """The output plugin; None for a physical slot."""
     database: str | None
-    """Of a logical slot."""
+    """The database that it belongs to; None for a physical slot."""
     temporary: bool
     active_pid: int | None
-    """Process ID of the server process that uses it: a walsender, or a session that made a
-    temporary slot. None when nobody does."""
+    """Process ID of the server process that uses the slot: a walsender, or the session that has
+    created a temporary slot. None if no process does."""
     restart_lsn: LSN | None
-    """The oldest WAL that it needs; None when it is lost."""
+    """LSN of the oldest WAL that the slot needs; None if it is lost."""
     confirmed_flush_lsn: LSN
-    """Up to where its consumer has acknowledged; it streams from there."""
+    """The LSN up to which its consumer has acknowledged; it streams from there."""
     retained_bytes: int | None
-    """WAL that it keeps on the server's disk; None when it is lost."""
+    """How many bytes of WAL it keeps on the server's disk; None if it is lost."""
     wal_status: str | None
-    """``reserved``, ``extended``, ``unreserved``, or ``lost`` when WAL that it needs is gone."""
+    """``reserved``, ``extended``, ``unreserved``, or ``lost`` if WAL that it needs was removed."""
     invalidation_reason: str | None
-    """Why PostgreSQL has given it up, as PostgreSQL 17 and newer say it; None while it is good."""
+    """Why PostgreSQL has invalidated it, in the words of PostgreSQL 17; None if it has not."""
     failover: bool
-    """Whether standbys keep a copy."""
+    """Whether standbys keep a copy of the slot."""
 
     @property
     def active(self) -> bool:
-        """Whether somebody uses it."""
+        """Whether a server process uses it."""
         return self.active_pid is not None
 
     def exceeds(self, limit: int) -> bool:
-        """Whether its consumer is behind by more than ``limit`` bytes of WAL.
+        """Return whether its consumer is behind by more than ``limit`` bytes of WAL.
 
-        A slot may retain more than that for a transaction that has been open for long, which
-        making it anew does not help.
+        A slot may also retain WAL for a transaction that has been open for long. That does not
+        count here, because recreating the slot does not help against it.
         """
         if self.retained_bytes is None or self.restart_lsn is None:
             return False
@@ -100,18 +101,18 @@ class SlotStatus:
 
 @attrs.frozen
 class Blocker:
-    """What a server process waits for."""
+    """A session, or a prepared transaction, that a server process waits for."""
 
     pid: int | None
-    """None for a prepared transaction."""
+    """Process ID of the session; None for a prepared transaction."""
     database: str | None
     application_name: str | None
     state: str | None
-    """As in ``pg_stat_activity``; ``prepared`` for a prepared transaction."""
+    """The session's state in ``pg_stat_activity``; ``prepared`` for a prepared transaction."""
     query: str | None
-    """Its last statement, if the role may see it."""
+    """The session's last statement, if the role may see it."""
     gid: str | None
-    """Of a prepared transaction."""
+    """Global identifier of the prepared transaction; None for a session."""
 
     def __str__(self) -> str:
         if self.gid is not None:
@@ -163,8 +164,8 @@ async def missing_publications(
 
 
 async def slot(connection: AsyncConnection[Any], name: str) -> SlotStatus | None:
-    """Return what is known of a replication slot, None if the cluster has none of that name."""
-    # Through JSON, since older servers have not all of the columns.
+    """Return the state of a replication slot, None if the cluster has no slot of that name."""
+    # Some columns are read through JSON, because older servers do not have them.
     rows = await _rows(
         connection,
         """
@@ -204,7 +205,7 @@ async def slot(connection: AsyncConnection[Any], name: str) -> SlotStatus | None
         LSN(confirmed or 0),
         None if retained is None else max(retained, 0),
         wal_status,
-        # PostgreSQL 16 knows only this one, and has no word for it.
+        # PostgreSQL 16 reports only this reason, as a column of its own.
         invalidation or ("rows_removed" if conflicting else None),
         failover,
     )
@@ -231,10 +232,10 @@ async def blockers(connection: AsyncConnection[Any], pid: int) -> tuple[Blocker,
 
 
 async def current_xid(connection: AsyncConnection[Any]) -> int:
-    """Return a transaction's number, 64 bits wide: whoever has written so far has a lower one.
+    """Return a transaction ID of 64 bits that is higher than that of any writer so far.
 
-    A standby cannot make one, and returns the number behind the last one that it knows to have
-    ended.
+    A standby cannot assign one. There it is the ID that follows the last transaction which the
+    standby knows to have ended.
     """
     rows = await _rows(
         connection,
@@ -248,7 +249,7 @@ async def current_xid(connection: AsyncConnection[Any]) -> int:
 
 
 async def wal_end_behind(connection: AsyncConnection[Any], xid: int) -> LSN | None:
-    """Return where the WAL ends, None as long as a transaction runs that is older than ``xid``."""
+    """Return the end of the WAL; None while a transaction with an ID below ``xid`` still runs."""
     rows = await _rows(
         connection,
         """
@@ -265,8 +266,7 @@ async def wal_end_behind(connection: AsyncConnection[Any], xid: int) -> LSN | No
 
 
 async def writers_before(connection: AsyncConnection[Any], xid: int) -> tuple[Blocker, ...]:
-    """Return the sessions and prepared transactions that have written, and are older than
-    ``xid``."""
+    """Return the sessions and prepared transactions that have a transaction ID below ``xid``."""
     rows = await _rows(
         connection,
         """

@@ -1,7 +1,7 @@
-"""Why no connection could be made, and what to do.
+"""Why a connection to PostgreSQL could not be made, and what to do.
 
-libpq gives no SQLSTATE for a connection that was refused, so the reasons are told apart by the
-server's English text, and keep it in any other language.
+libpq has no SQLSTATE for a refused connection, so the reasons are told apart by the server's
+English text. In any other language the error quotes the text, with general advice.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ..errors import AuthenticationError, ConnectionLostError, PrivilegeError, S
 
 __all__ = ["connection_failed", "one_line"]
 
-# Permanent until somebody acts; everything else that keeps us out may pass. In braces are
-# libpq's parameters, some with a value.
+# Parts of the text for reasons that last until somebody acts, and what to do; all other reasons may
+# pass by themselves. In braces are libpq's parameters, some with a value.
 _REFUSALS: Final = (
     ("password authentication failed", "check {user} and {password}"),
     ("no password supplied", "give one as {password}, in PGPASSWORD or a passfile"),
@@ -33,7 +33,7 @@ _REFUSALS: Final = (
 )
 
 
-# What libpq and psycopg say of a parameter that has a wrong value.
+# How libpq and psycopg report a parameter that has a wrong value.
 _WRONG_VALUE: Final = re.compile(
     r'invalid (?P<a>\w+) value: "|invalid integer value ".*" for connection option "(?P<b>\w+)"|'
     r"bad value for (?P<c>\w+): |(?:invalid|could not match \d+) (?P<d>port) number"
@@ -41,17 +41,18 @@ _WRONG_VALUE: Final = re.compile(
 
 
 class _Names(dict[str, str]):
-    """libpq's parameters, and values of them, as they are called elsewhere, or by libpq."""
+    """What the application calls libpq's parameters; libpq's own names for those it does not call
+    otherwise."""
 
     def __missing__(self, name: str) -> str:
         return name
 
 
 def connection_failed(exc: Error, names: Mapping[str, str] | None = None) -> SourceError:
-    """Say why no connection could be made.
+    """Return the SourceError for a connection that could not be made.
 
     Args:
-        exc: what connecting has raised.
+        exc: the error that psycopg raised.
         names: what the application calls libpq's parameters, as in
             ``{"user": "DB_USER", "sslmode=disable": "DB_SSL=false"}``; those that are missing
             keep their names.

@@ -1,4 +1,4 @@
-"""StreamOptions: what every source that streams from a slot can be told."""
+"""StreamOptions: the keyword arguments of every source that streams from a slot."""
 
 from __future__ import annotations
 
@@ -19,90 +19,97 @@ from ._mistakes import check_names, check_start
 __all__ = ["CommonOptions", "Dsn", "StreamOptions", "StreamSettings"]
 
 Dsn: TypeAlias = str | Callable[[], Awaitable[str]]
-"""A libpq connection string or URI, or a function that is asked for one before each attempt to
-connect: addresses and passwords may change. It may raise :exc:`SourceError`."""
+"""A libpq connection string or URI, or a function that returns one. The function is called before
+each attempt to connect, because addresses and passwords may change. It may raise
+:exc:`SourceError`."""
 
 
 class CommonOptions(TypedDict, total=False):
-    """Those of :class:`StreamOptions` that have nothing to say of which events come."""
+    """Those of the :class:`StreamOptions` that do not decide which kinds of events come."""
 
     slot: str | None
-    """Name of a permanent slot, made when it is missing and kept when the source closes. None:
-    a temporary slot with a name of its own, gone with each connection, so that every reconnect
-    is a gap."""
+    """Name of a permanent slot, which is created if it is missing, and kept when the source closes.
+    None stands for a temporary slot with a generated name. PostgreSQL drops it with each
+    connection, so every reconnect is a gap."""
     temporary: bool
-    """Make the named slot a temporary one."""
+    """Whether the named slot is a temporary one."""
     failover: bool
-    """Let standbys keep a copy of the slot, so that it survives a promotion (PostgreSQL 17 with
-    ``sync_replication_slots`` on the standby); an existing slot is altered."""
+    """Whether standbys keep a copy of the slot, so that it survives a promotion (PostgreSQL 17,
+    with ``sync_replication_slots`` on the standby). An existing slot is altered."""
     slot_in_use: Literal["fail", "wait"]
-    """When another connection streams from the slot: raise :exc:`SlotInUseError`, or look each
-    second whether it is free. The source's own connection that broke is always waited for. Read a
-    ``start_at`` when nobody else can move it any more: it is not asked for again."""
+    """What to do while another connection streams from the slot: raise :exc:`SlotInUseError`, or
+    check every second whether the slot is free. A broken connection of this source is always
+    waited for. With ``"wait"``, load ``start_at`` only when no other process can change it any
+    more: the source does not ask for it again."""
     replace_slot: bool
-    """Whether the slot may be dropped and made anew where that is the only way on: it is
-    invalidated, WAL that it needs is gone, it is older than its publication, or ``on_lag`` says
-    so. Without it such a slot raises, whatever ``on_gap`` says."""
+    """Whether the slot may be dropped and recreated where the stream cannot go on otherwise: the
+    slot is invalidated, WAL that it needs was removed, it is older than its publication, or
+    ``on_lag`` asks for it. If not, such a slot is an error, whatever ``on_gap`` says."""
     filter: str | Mapping[str, str] | None
-    """Hand over only the row changes that pass a filter expression: one for all tables, or one by
-    ``schema.table``, with ``*`` for those that are not named. Whatever else comes passes.
-    Positions count what is left out, and acknowledging what came later acknowledges it. A filter
-    that does not fit a table raises :exc:`FilterError` with the table's first change; a row that
-    cannot be judged is left out, counted and logged."""
+    """Hand over only the row changes that pass a filter expression: one expression for all tables,
+    or one for each ``schema.table``, where the one for ``*`` is for all other tables. Other events
+    always pass. Changes that are left out count in positions, and acknowledging a later change
+    acknowledges them. A filter that does not fit a table raises :exc:`FilterError` at the table's
+    first change. A row for which it cannot be evaluated is left out, counted and logged."""
     auto_ack: bool
-    """Acknowledge what was handed over when the next is asked for, and on leaving the ``async
+    """Whether to acknowledge an event when the next one is asked for, and on leaving the ``async
     with`` block without an exception."""
     persistent: bool
-    """Retry every error, the first attempt's included, each logged with its remedy. Otherwise
-    the first attempt raises, and later on only what can pass by itself is retried. The ``async
-    with`` block is entered at once, perhaps before there is a slot: await
-    :meth:`ChangeSource.attached` before you write what must be seen."""
+    """Whether to try again after every error, also after one in the first attempt; each error is
+    logged with its remedy. Otherwise an error in the first attempt is raised, and later on the
+    source only tries again after errors that can pass by themselves. A persistent source enters
+    its ``async with`` block at once, perhaps before there is a slot: await
+    :meth:`ChangeSource.attached` before you write rows that must be seen."""
     max_lag_bytes: int | None
-    """How much WAL the slot may retain on the server. It is checked on attaching and every
+    """How many bytes of WAL the slot may retain on the server. It is checked on attaching and every
     ``lag_interval`` seconds."""
     on_lag: Literal["warn", "gap"]
-    """What happens beyond ``max_lag_bytes``: a warning in the log; or, where the consumer is
-    behind by as much on attaching or at two looks in a row, the slot is made anew, which is a
-    gap and needs ``replace_slot``."""
+    """What to do beyond ``max_lag_bytes``: ``"warn"`` logs a warning. With ``"gap"`` the slot is
+    recreated if the consumer is behind by as much on attaching, or at two checks in a row; that is
+    a gap, and needs ``replace_slot``."""
     lag_interval: float
-    """Seconds between two looks at the lag."""
+    """Seconds between two checks of the lag."""
     sender_timeout: float | None
-    """``wal_sender_timeout`` of this connection in seconds, 0 for none: for consumers that
-    block the event loop for longer than the server's own setting lets them."""
+    """``wal_sender_timeout`` of this connection in seconds, 0 for none. It is for consumers that
+    block the event loop for longer than the server's own setting allows."""
     status_interval: float
-    """Seconds between status updates, at most; never more than a third of
+    """The most seconds between two status updates. They are sent at least three times in each
     ``wal_sender_timeout``."""
     backoff: tuple[float, float]
-    """Bounds in seconds of the delay between two attempts, which doubles each time."""
+    """The least and the most seconds between two attempts to attach; each delay is about twice
+    the one before."""
     random: Random | None
-    """Source of jitter and of generated slots' names."""
+    """The random numbers for delays and for the names of generated slots."""
     setting_names: Mapping[str, str] | None
-    """What the application calls libpq's parameters, and values of them, as in
-    ``{"user": "DB_USER", "sslmode=disable": "DB_SSL=false"}``, and ``slot`` and ``plugin`` where
-    it can be told them: errors that say what to change name those."""
+    """The names of the application's own settings, for errors that say what to change: by libpq's
+    parameter, with or without a value, as in
+    ``{"user": "DB_USER", "sslmode=disable": "DB_SSL=false"}``, and for ``slot`` and ``plugin``."""
 
 
 class StreamOptions(CommonOptions, total=False):
-    """Keyword arguments of every source that streams from a slot. All of them are optional."""
+    """The keyword arguments of every source that streams from a slot. All of them are optional."""
 
     on_gap: Literal["raise", "continue"]
-    """When changes may have been lost: raise :exc:`SlotLostError`, or go on with a
-    :class:`Gap` in the stream."""
+    """What to do when changes may have been lost: raise :exc:`SlotLostError`, or yield a
+    :class:`Gap` and go on."""
     start_at: Position | None
-    """For a consumer that keeps its own checkpoint, ideally in the same transaction as its work:
-    the position that it has stored, None as long as there is none. The source hands over what
-    lies beyond it. It never lets the slot pass the position acknowledged last, and yields
-    :class:`Idle` positions to be stored and acknowledged while nothing else comes, so that a
-    slot which stands beyond ``start_at`` is known to be a gap. One that was stored with another
-    list of publications raises :exc:`PositionMismatchError`: see
+    """For a consumer that stores its own checkpoint, ideally in the same transaction as its work:
+    the position that it has stored, or None before it has stored one. The source hands over the
+    events behind that position. It never lets the slot pass the position acknowledged last, so a
+    slot beyond ``start_at`` shows a gap; to let the slot of an idle database move all the same, it
+    yields :class:`Idle` positions to store and acknowledge. A position that was stored with
+    another list of publications raises :exc:`PositionMismatchError`: see
     :meth:`Position.end_of_transaction`."""
     boundaries: bool
-    """Also yield :class:`Begin` and :class:`Commit`."""
+    """Whether to yield :class:`Begin` and :class:`Commit`, too."""
 
 
 @attrs.frozen(kw_only=True)
 class StreamSettings:
-    """The options, with their defaults, checked. ``start_at`` has been asked for or not."""
+    """The options of a source with their defaults, checked; :class:`StreamOptions` describes them.
+
+    ``own_checkpoint`` tells whether ``start_at`` was given at all.
+    """
 
     dsn: Dsn
     slot: str | None = None
@@ -128,12 +135,12 @@ class StreamSettings:
 
     @classmethod
     def from_options(cls, dsn: Dsn, options: StreamOptions, owner: type) -> Self:
-        """Add what was not given.
+        """Make settings of the options that were given, and the defaults of all others.
 
         Args:
-            dsn: what to connect to.
-            options: what was given.
-            owner: the source's class, for errors.
+            dsn: the connection string, or a function that returns it.
+            options: the options that were given.
+            owner: the class of the source, for errors.
 
         Raises:
             ConfigError: with every problem, if the options cannot work.
@@ -149,7 +156,7 @@ class StreamSettings:
 
     @property
     def is_temporary(self) -> bool:
-        """Whether the slot goes with its connection."""
+        """Whether PostgreSQL drops the slot with its connection."""
         return self.temporary or self.slot is None
 
     def _problems(self) -> Iterator[str]:

@@ -26,12 +26,12 @@ from .options import CommonOptions, Dsn, StreamOptions
 __all__ = ["PgoutputSource"]
 
 _GOES_ON: Final = frozenset(b"BORYIUDTS")
-"""Begin, what comes within a transaction but for messages, which need be in none, and the
-beginning of a part of one that is still running."""
+"""Tags of messages behind which more of the transaction follows: Begin, Stream Start, and those
+that come within a transaction only. A logical message may be outside of a transaction."""
 
 
 class _NarrowOptions(CommonOptions, total=False):
-    """The options that say nothing of which events come."""
+    """The options that do not decide which kinds of events come."""
 
     publications: Required[Iterable[str]]
     messages: bool
@@ -43,7 +43,7 @@ class _NarrowOptions(CommonOptions, total=False):
 
 
 class _Options(_NarrowOptions, StreamOptions, total=False):
-    """All of them."""
+    """All options."""
 
 
 class PgoutputSource(StreamSource[E]):
@@ -57,26 +57,26 @@ class PgoutputSource(StreamSource[E]):
                 source.ack(change)
 
     Args:
-        dsn: a libpq connection string or URI; what it leaves out comes from libpq's
-            environment variables. Or a function that is asked for it before each attempt to
-            connect. The role needs REPLICATION.
+        dsn: a libpq connection string or URI, or a function that returns one and is called before
+            each attempt to connect. Parameters that it leaves out come from libpq's environment
+            variables. The role needs REPLICATION.
         publications: names of one or more existing publications.
-        messages: also hand over what ``pg_logical_emit_message`` writes.
-        origin: ``"none"`` leaves out what was itself replicated (PostgreSQL 16).
-        streaming: let PostgreSQL send large transactions while they are still running, instead
+        messages: whether to yield messages of ``pg_logical_emit_message``, too.
+        origin: ``"none"`` leaves out changes that were themselves replicated (PostgreSQL 16).
+        streaming: whether PostgreSQL sends large transactions while they are still running, instead
             of spilling them to its own disk: ``"on"``, or ``"parallel"`` (PostgreSQL 16), which
-            says more of rolled back ones. They are held here until they commit.
-        max_memory: bytes of such transactions that are held in memory, all together.
-        spill_directory: where the rest is held; None for the system's temporary folder, which
-            may itself be in memory.
-        lazy: whether the common rows are only checked, and cut into fields when somebody asks
-            for one: faster for a ``filter`` that few rows pass, or for who reads a column or
-            two; slower for who reads all.
-        options: those of every source: see :class:`StreamOptions`.
+            adds an LSN and a time to rollbacks. The changes are held here until they commit.
+        max_memory: how many bytes of such transactions are held in memory, all together.
+        spill_directory: the folder for the changes beyond ``max_memory``; None stands for the
+            system's temporary folder, which may itself be in memory.
+        lazy: whether to only check common rows, and to cut them into fields when a field is asked
+            for. That is faster with a ``filter`` that few rows pass, and for programs that read a
+            column or two; it is slower for programs that read all columns.
+        options: the options of every source: see :class:`StreamOptions`.
 
     Raises:
         ConfigError: if the arguments cannot work.
-        TypeError: if one is not what it has to be, or there is no such option.
+        TypeError: if an argument has a wrong type, or there is no option of that name.
     """
 
     @overload
@@ -179,7 +179,7 @@ class PgoutputSource(StreamSource[E]):
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...] | str:
-    """Return names, each once; a string is left to the validator."""
+    """Return the names, each once; leave a string as it is, for the validator to refuse."""
     return names if isinstance(names, str) else tuple(dict.fromkeys(names))
 
 
@@ -235,10 +235,10 @@ class _PgoutputSettings(CheckedSettings):
 
 @attrs.define
 class _Pgoutput:
-    """The output plugin that comes with PostgreSQL."""
+    """pgoutput, the output plugin that comes with PostgreSQL."""
 
     identity: tuple[str, ...]
-    """The publications."""
+    """The names of the publications."""
     settings: _PgoutputSettings
     name: str = "pgoutput"
     tells_commit_lsn: bool = True

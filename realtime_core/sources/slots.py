@@ -1,7 +1,7 @@
-"""Slots by hand: look at one, make one, drop one.
+"""Functions that look at a replication slot, create one, and drop one.
 
-A source makes the slot that it needs by itself. These are for set-up scripts, for operators
-and for tests. They use an ordinary connection, with a role that may replicate.
+A source creates the slot that it needs by itself. These functions are for set-up scripts, for
+operators and for tests. They use an ordinary connection, with a role that may replicate.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from .catalog import SlotStatus
 __all__ = ["drop_slot", "ensure_slot", "slot_status"]
 
 _PAUSE: Final = 0.05
+"""Seconds between two attempts to drop a slot in use."""
 _FAILOVER_SINCE: Final = 170000
 
 
 async def slot_status(dsn: str, name: str) -> SlotStatus | None:
-    """Return what PostgreSQL knows of a replication slot, None if there is none of that name.
+    """Return the state of a replication slot, None if the cluster has no slot of that name.
 
     Args:
         dsn: a libpq connection string or URI, of any database of the cluster.
-        name: of the slot, logical or physical.
+        name: name of the slot, logical or physical.
 
     Raises:
         SourceError: if the server cannot be asked.
@@ -41,24 +42,24 @@ async def slot_status(dsn: str, name: str) -> SlotStatus | None:
 async def ensure_slot(
     dsn: str, name: str, *, plugin: str = "pgoutput", failover: bool = False
 ) -> SlotStatus:
-    """Make a permanent logical slot, unless there is one that will do.
+    """Create a permanent logical slot, unless there is one already that has the same properties.
 
-    Changes that are committed from now on are kept for it. PostgreSQL waits for all write
-    transactions that are running; after a while they are named in the log.
+    The slot keeps the changes that are committed from now on. PostgreSQL waits for all write
+    transactions that are running; if that takes long, a log line names them.
 
     Args:
         dsn: a libpq connection string or URI, of the database whose changes are wanted.
-        name: of the slot.
+        name: name of the slot.
         plugin: its output plugin.
-        failover: let standbys keep a copy; PostgreSQL 17 or newer.
+        failover: whether standbys keep a copy of it (PostgreSQL 17 or newer).
 
     Returns:
         The slot as it is now.
 
     Raises:
-        ConfigError: if PostgreSQL would not take the name.
+        ConfigError: if PostgreSQL does not accept the name.
         SlotUnavailableError: if there is a slot of that name, but of another kind, database or
-            plugin, or without ``failover``; or if none is free.
+            plugin, or without ``failover``; or if ``max_replication_slots`` is reached.
         SourceError: if PostgreSQL refuses otherwise, saying why.
     """
     _check_name(name)
@@ -98,18 +99,18 @@ async def ensure_slot(
 
 
 async def drop_slot(dsn: str, name: str, *, wait: float = 5.0) -> bool:
-    """Drop a slot that nobody uses. The WAL that it kept is freed, and cannot be had again.
+    """Drop a slot that nobody uses. PostgreSQL then removes the WAL that the slot has retained.
 
     Args:
         dsn: a libpq connection string or URI, of any database of the cluster.
-        name: of the slot.
-        wait: seconds that a slot in use is waited for.
+        name: name of the slot.
+        wait: for how many seconds to wait while the slot is in use.
 
     Returns:
-        Whether there was one.
+        Whether there was a slot of that name.
 
     Raises:
-        SlotInUseError: if somebody still uses it, naming the process.
+        SlotInUseError: if it is still in use after that; the error names the process.
         SourceError: if PostgreSQL refuses otherwise, saying why.
     """
     loop = asyncio.get_running_loop()

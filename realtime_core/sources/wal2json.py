@@ -22,13 +22,14 @@ __all__ = ["Wal2JsonAction", "Wal2JsonSource"]
 
 _ACTION_BYTES: Final = len(b'{"action":"B')
 _GOES_ON: Final = frozenset(b'{"action":"%c' % letter for letter in b"BIUDT")
-"""How texts of format 2 begin behind which there is more; messages need be in no transaction."""
+"""How those texts of format 2 begin behind which more of the transaction follows. A logical message
+may be outside of a transaction."""
 _LAST_CHUNK: Final = b"]}"
-"""What ends a transaction in format 1, which writes in chunks."""
+"""The text that ends a transaction in format 1, which is written in chunks."""
 
 
 class _NarrowOptions(CommonOptions, total=False):
-    """The options that say nothing of which events come."""
+    """The options that do not decide which kinds of events come."""
 
     format_version: Literal[1, 2]
     tables: Iterable[Table] | None
@@ -39,14 +40,14 @@ class _NarrowOptions(CommonOptions, total=False):
 
 
 class _Options(_NarrowOptions, StreamOptions, total=False):
-    """All of them."""
+    """All options."""
 
 
 class Wal2JsonSource(StreamSource[E]):
-    """Streams a database's changes through wal2json, for servers that have no publication.
+    """Streams a database's changes through wal2json, which needs no publication.
 
-    What the plugin leaves out, compared with pgoutput, is listed in the reference of
-    :mod:`realtime_core.wal2json`. It is tested with wal2json 2.6.
+    The reference of :mod:`realtime_core.wal2json` lists what the plugin leaves out, compared with
+    pgoutput. This source is tested with wal2json 2.6.
 
     Example::
 
@@ -56,22 +57,22 @@ class Wal2JsonSource(StreamSource[E]):
                 source.ack(change)
 
     Args:
-        dsn: a libpq connection string or URI; what it leaves out comes from libpq's
-            environment variables. Or a function that is asked for it before each attempt to
-            connect. The role needs REPLICATION.
-        format_version: 2, or 1, which has no TRUNCATE, no messages here, and for positions only
-            the LSN behind a commit record: ``commit_lsn`` is that one.
-        tables: only these, as pairs of schema and table; None in a pair stands for any. None for
-            all tables.
-        exclude_tables: all but these, likewise.
-        actions: only these kinds of changes; None for all.
-        messages: also hand over what ``pg_logical_emit_message`` writes.
-        message_prefixes: only messages with these prefixes; None for all.
-        options: those of every source: see :class:`StreamOptions`.
+        dsn: a libpq connection string or URI, or a function that returns one and is called before
+            each attempt to connect. Parameters that it leaves out come from libpq's environment
+            variables. The role needs REPLICATION.
+        format_version: 2 or 1. Format 1 has no TRUNCATE, yields no messages here, and tells only
+            the LSN of a commit record's end, which is then the ``commit_lsn`` and in positions.
+        tables: the tables to stream, as pairs of schema and table; None in a pair stands for any.
+            None for all tables.
+        exclude_tables: tables to leave out, as pairs of schema and table.
+        actions: the kinds of changes to stream; None for all.
+        messages: whether to yield messages of ``pg_logical_emit_message``, too.
+        message_prefixes: the prefixes of the messages to stream; None for all.
+        options: the options of every source: see :class:`StreamOptions`.
 
     Raises:
         ConfigError: if the arguments cannot work.
-        TypeError: if one is not what it has to be, or there is no such option.
+        TypeError: if an argument has a wrong type, or there is no option of that name.
     """
 
     @overload
@@ -175,18 +176,18 @@ class Wal2JsonSource(StreamSource[E]):
 
 @attrs.define
 class _Wal2Json:
-    """The output plugin."""
+    """wal2json, an output plugin that is installed on the server."""
 
     identity: tuple[str, ...]
-    """Whatever decides which changes there are, and so their indexes."""
+    """What decides which changes the stream has, and so their indexes in positions."""
     plugin_options: dict[str, str]
     tells_commit_lsn: bool
-    """Format 2 does."""
+    """Whether the format is 2, which tells the LSN of the commit record itself."""
     name: str = "wal2json"
     _former: tuple[StreamIdentity, Wal2JsonDecoder] | None = None
 
     async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
-        """It needs nothing; whether it is installed, the making of a slot tells."""
+        """Check nothing: PostgreSQL refuses to create the slot if the plugin is not installed."""
 
     def options(self) -> dict[str, str]:
         return self.plugin_options
@@ -197,7 +198,8 @@ class _Wal2Json:
         return bytes(message[: len(_LAST_CHUNK)]) != _LAST_CHUNK
 
     def decoder(self, stream: StreamIdentity) -> PayloadDecoder:
-        # Unchanged TOAST is left out of a text: what is missing, only earlier rows have told.
+        # wal2json leaves unchanged TOAST out. Which column that was, a decoder can only know from
+        # earlier rows, so a new one gets what the former one has learned.
         former = None
         if self._former is not None and self._former[0] == stream:
             former = self._former[1]
@@ -207,7 +209,7 @@ class _Wal2Json:
 
 
 class _Wal2JsonPayloads:
-    """Texts to changes, on one connection."""
+    """Decodes the texts of one connection."""
 
     def __init__(self, decoder: Wal2JsonDecoder) -> None:
         self._decoder = decoder
@@ -222,4 +224,4 @@ class _Wal2JsonPayloads:
             yield from feed(payload)
 
     def close(self) -> None:
-        """It holds nothing."""
+        """Do nothing: there are no held transactions."""

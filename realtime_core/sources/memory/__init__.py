@@ -1,7 +1,7 @@
-"""MemorySource: a source without PostgreSQL, for the tests of what consumes changes.
+"""MemorySource: a source without PostgreSQL, for tests of programs that consume changes.
 
 A :class:`MemoryDatabase` plays the server: it has tables to write to, and slots that remember
-what was acknowledged. Sources on it behave as the real ones do::
+what was acknowledged. Sources that read it behave as the real ones do::
 
     database = MemoryDatabase()
     todos = database.table("todos", {"id": "int8", "task": "text"}, key="id")
@@ -10,9 +10,9 @@ what was acknowledged. Sources on it behave as the real ones do::
         change = await anext(source)
         source.ack(change)
 
-What goes wrong in real life is a method of the database: connections break, slots are lost.
-A second source on the same slot is the application after a restart. One event loop, one
-thread; nothing here sleeps or reads the clock.
+What can go wrong with a real server is a method of the database: connections break, slots are lost.
+A second source on the same slot stands for the application after a restart. Use a database and its
+sources in one event loop and one thread. Nothing in them sleeps, or reads the clock.
 """
 
 from ._database import MemoryDatabase

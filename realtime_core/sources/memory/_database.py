@@ -46,7 +46,7 @@ class MemoryDatabase:
         self._slots: dict[str, Slot] = {}
         self._tables: list[MemoryTable] = []
         self._xid = _FIRST_XID - 1
-        # What the open transaction will contain, None outside of one.
+        # What makes the changes of the open transaction; None outside of one.
         self._open: list[Make] | None = None
         self._down = False
 
@@ -65,9 +65,9 @@ class MemoryDatabase:
 
         Args:
             name: its name.
-            columns: PostgreSQL's type by column: ``{"id": "int8", "tags": "_text"}``, as in
-                ``pg_type.typname``.
-            key: the primary key's column, or columns.
+            columns: the columns' types by name, as in ``pg_type.typname``:
+                ``{"id": "int8", "tags": "_text"}``.
+            key: the column of the primary key, or its columns.
             schema: its schema.
             replica_identity: which old values UPDATE and DELETE carry.
 
@@ -83,12 +83,12 @@ class MemoryDatabase:
 
     @contextmanager
     def transaction(self, *, origin: str | None = None) -> Iterator[None]:
-        """Commit everything that is written inside of the block at once.
+        """Commit everything that is written inside of the ``with`` block as one transaction.
 
-        An exception rolls it back: nothing of it was ever there.
+        An exception rolls it back, and nothing of it is in the stream.
 
         Args:
-            origin: name of the replication origin, for what was itself replicated.
+            origin: name of the replication origin, for changes that were themselves replicated.
         """
         if self._open is not None:
             raise RuntimeError("a transaction is open already; they do not nest")
@@ -133,9 +133,9 @@ class MemoryDatabase:
         self._log.append(lsn, (message,), _RECORD_BYTES + len(data))
 
     def write_elsewhere(self, size: int = 8192) -> None:
-        """Write WAL that nobody streams: what other tables and databases do all day.
+        """Write WAL that is not published, as that of other tables and databases.
 
-        Sources get what PostgreSQL's keepalives tell: a slot that nothing is waiting for moves.
+        For sources it is a keepalive, which moves a slot if everything is acknowledged.
         """
         lsn = self._log.reserve(size)
         self._log.append(lsn, (), 0)
@@ -149,7 +149,8 @@ class MemoryDatabase:
     def _commit(self, makes: Sequence[Make], origin: str | None) -> None:
         self._xid += 1
         log = self._log
-        # A transaction's index and time are known before its commit LSN is: its size is not.
+        # The commit LSN depends on the size of the changes, so they are made once only to be
+        # measured.
         time = _EPOCH + timedelta(seconds=self._xid - _FIRST_XID + 1)
         trial = Transaction(self._xid, LSN(0), time, origin, self._stream)
         size = sum(_size(make(trial, 0)) for make in makes)
@@ -160,14 +161,14 @@ class MemoryDatabase:
         events = (Begin(transaction), *changes, Commit(transaction, log.end, len(changes)))
         log.append(lsn, events, size)
 
-    # What can go wrong
+    # Failures
 
     def drop_connections(self, error: RealtimeError | None = None) -> None:
         """Break every source's connection. Sources attach again when they are read.
 
         Args:
-            error: what the stream ended with; None for a connection that was lost. One that is
-                not transient is raised by the source.
+            error: the error that the stream ends with; None for a lost connection. An error that
+                is not transient is raised by the source.
         """
         reason = error or ConnectionLostError("the connection was broken")
         for slot in tuple(self._slots.values()):
@@ -176,7 +177,7 @@ class MemoryDatabase:
 
     @contextmanager
     def down(self) -> Iterator[None]:
-        """Have no server inside of the block: connections break, and none can be made."""
+        """Stop the server inside of the ``with`` block: connections break, and none can be made."""
         self._down = True
         self.drop_connections()
         try:
@@ -186,20 +187,20 @@ class MemoryDatabase:
             self._log.wake()
 
     def drop_slot(self, name: str) -> None:
-        """Drop a slot, and break the connection that uses it. The next source makes it anew.
+        """Drop a slot, and break the connection that uses it. The next source recreates it.
 
         Raises:
-            KeyError: if there is none of that name.
+            KeyError: if there is no slot of that name.
         """
         slot = self._slots.pop(name)
         if slot.close is not None:
             slot.close(ConnectionLostError(f"slot {name!r} was dropped"))
 
     def advance_slot(self, name: str) -> None:
-        """Move a slot to the end of the WAL behind its consumer's back.
+        """Move a slot to the end of the WAL, without its consumer knowing.
 
         Raises:
-            KeyError: if there is none of that name.
+            KeyError: if there is no slot of that name.
         """
         slot = self._slots[name]
         if slot.close is not None:
@@ -207,10 +208,10 @@ class MemoryDatabase:
         slot.confirmed = self._log.end
 
     def lose_slot(self, name: str, reason: GapReason = GapReason.WAL_REMOVED) -> None:
-        """Let PostgreSQL give a slot up: what was not read yet is a gap.
+        """Invalidate a slot: changes that were not read yet are lost, which is a gap.
 
         Raises:
-            KeyError: if there is none of that name.
+            KeyError: if there is no slot of that name.
         """
         slot = self._slots[name]
         slot.lost = reason
@@ -218,17 +219,17 @@ class MemoryDatabase:
             slot.close(ConnectionLostError(f"slot {name!r} was lost"))
 
     def end(self) -> None:
-        """Let ``async for`` end, once everything that was written is handed over.
+        """Let ``async for`` end when everything that was written is handed over.
 
-        A real source never does; a test wants to.
+        A real source never ends by itself, but a test often needs that.
         """
         self._log.ended = True
         self._log.wake()
 
-    # Looking
+    # What is left to read
 
     def unacknowledged(self, slot: str) -> tuple[Change, ...]:
-        """Return what a new source on the slot would be handed over.
+        """Return the changes that a new source on the slot would yield.
 
         Raises:
             KeyError: if there is no such slot.
@@ -242,7 +243,7 @@ class MemoryDatabase:
 
 
 def _size(change: Change) -> int:
-    """Return about how many bytes of WAL a change is."""
+    """Return about how many bytes of WAL a change takes."""
     match change:
         case Insert(record=record) | Update(record=record) | Delete(old_record=record):
             fields = sum(len(field) for field in record.fields if isinstance(field, str))

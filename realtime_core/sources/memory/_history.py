@@ -1,6 +1,6 @@
 """MemoryHistory: what a MemorySource has taken from its slot, across reconnects and gaps.
 
-For the other sources that is :class:`~realtime_core.sources._history.StreamHistory`.
+Sources of a real database have a :class:`~realtime_core.sources._history.StreamHistory` for that.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ logger = logging.getLogger("realtime.source")
 
 
 class MemoryHistory:
-    """The sequence of changes under way, and what those before it have counted.
+    """The current sequence of changes, and the counts of those before it.
 
     Args:
-        stream: the database's.
+        stream: identity of the database's stream.
         start_at: the consumer's own checkpoint, if it has stored one.
         own_checkpoint: whether the consumer keeps its own checkpoint.
-        temporary: whether the slot goes with its connection.
-        passes: says which events the source's filter lets through; None: all.
+        temporary: whether the slot is dropped with its connection.
+        passes: says which events the source's filter lets through; None if there is no filter.
     """
 
     def __init__(
@@ -44,7 +44,8 @@ class MemoryHistory:
         passes: Callable[[Change | Begin | Commit], bool] | None,
     ) -> None:
         self.sequence: Sequence | None = None
-        """The changes taken since the first attachment, or since the last gap; None before."""
+        """The changes taken since the source was first attached, or since the last gap; None before
+        it was attached."""
         self.attachments = 0
         """How often the source was attached."""
         self.gaps = 0
@@ -55,25 +56,25 @@ class MemoryHistory:
         self._own_checkpoint = own_checkpoint
         self._temporary = temporary
         self._passes = passes
-        # What sequences had that ended in a gap.
+        # The counts of sequences that have ended in a gap.
         self._changes = 0
         self._transactions = 0
 
     @property
     def changes(self) -> int:
-        """Changes taken in all."""
+        """How many changes were taken."""
         return self._changes + (0 if self.sequence is None else self.sequence.changes)
 
     @property
     def transactions(self) -> int:
-        """Transactions taken in all."""
+        """How many transactions with changes were taken."""
         return self._transactions + (0 if self.sequence is None else self.sequence.transactions)
 
     def gap_reason(self, slot: Slot | None) -> GapReason | None:
-        """Say why changes may have been lost, if the slot shows that they may.
+        """Return the reason why changes may have been lost, if the slot shows one.
 
         Args:
-            slot: as it is now; None if there is none.
+            slot: the slot as it is now; None if it does not exist.
         """
         former, start = self.sequence, self._start_at
         if slot is None:
@@ -89,10 +90,10 @@ class MemoryHistory:
         return None
 
     def attached(self, slot: Slot, reason: GapReason | None) -> Gap | None:
-        """Take note of a new connection; return the gap before what it will bring.
+        """Note that the source was attached; return the gap before the new stream, if any.
 
         Args:
-            slot: which it streams from.
+            slot: the slot that it streams from.
             reason: why changes may have been lost, None if there is no gap.
         """
         gap = None
@@ -112,7 +113,7 @@ class MemoryHistory:
         self._changes, self._transactions = self.changes, self.transactions
         self.sequence = Sequence(
             slot.confirmed,
-            # Behind a gap nothing is a repetition, wherever it stands.
+            # Behind a gap no event is a repetition, whatever its place.
             start=start,
             own_checkpoint=self._own_checkpoint,
             passes=self._passes,
@@ -126,7 +127,7 @@ class MemoryHistory:
         return self._start_at
 
     def place_of(self, position: Position) -> Place:
-        """Return the place that acknowledging a position stands for.
+        """Return the place up to which a position acknowledges.
 
         Raises:
             PositionMismatchError: if it belongs to another stream.
@@ -138,10 +139,10 @@ class MemoryHistory:
         return position.lsn, position.index
 
     def handed_over(self, position: Position | None) -> Place:
-        """Return up to where the stream was handed over.
+        """Return the place up to which the stream was handed over.
 
         Args:
-            position: the last one that the source has handed over.
+            position: the position of the last event that the source has handed over.
         """
         place = NOWHERE if position is None else (position.lsn, position.index)
         return max(self._start, place)
@@ -149,11 +150,11 @@ class MemoryHistory:
     def stats(
         self, bytes_received: int, row_filter: RowFilter | None, *, connected: bool
     ) -> SourceStats:
-        """Sum up.
+        """Return the statistics of the source.
 
         Args:
             bytes_received: bytes of everything that was read.
-            row_filter: what leaves changes out.
+            row_filter: the source's filter, if it has one.
             connected: whether there is a connection.
         """
         progress = Progress() if self.sequence is None else self.sequence.progress

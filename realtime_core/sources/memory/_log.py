@@ -1,4 +1,4 @@
-"""The write-ahead log of a MemoryDatabase: what was committed, where it stands, who waits."""
+"""Log: the write-ahead log of a MemoryDatabase, and its replication slots."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ _START = 0x1000000
 
 @attrs.frozen
 class Entry:
-    """Something that was written: a transaction, a message, or what is not published."""
+    """An entry of the log: a transaction, a message, or WAL that is not published."""
 
     lsn: LSN
-    """Of its commit record, or of the message."""
+    """LSN of the commit record, or of the message."""
     end: LSN
+    """LSN of the end of the entry."""
     events: Stream
-    """Empty for what is not published."""
+    """The events that sources get; empty for WAL that is not published."""
     size: int
+    """How many bytes a source receives for it."""
 
 
 @attrs.define
@@ -35,44 +37,53 @@ class Slot:
     """A replication slot."""
 
     confirmed: LSN
+    """The LSN up to which its consumer has acknowledged."""
     temporary: bool
+    """Whether it is dropped with its connection."""
     lost: GapReason | None = None
+    """Why it cannot be streamed from any more; None if it can."""
     close: Callable[[RealtimeError], None] | None = None
-    """Breaks the connection of the source that uses it."""
+    """Breaks the connection of the source that uses the slot; None if no source does."""
 
 
 class Log:
-    """What was written, in order."""
+    """The entries of the log, in order."""
 
     def __init__(self) -> None:
         self.end = LSN(_START)
+        """LSN of the end of the log."""
         self.entries: list[Entry] = []
+        """Everything that was written."""
         self.ended = False
+        """Whether sources end when they have read everything."""
         self._waiting: set[Callable[[], None]] = set()
 
     def reserve(self, size: int) -> LSN:
-        """Return the LSN of the next record, of so many bytes."""
+        """Add a record of so many bytes; return its LSN."""
         lsn = self.end
         self.end = LSN(lsn + size)
         return lsn
 
     def append(self, lsn: LSN, events: Stream, size: int) -> None:
-        """Note what is complete now, and wake everybody who waits for more."""
+        """Add an entry, and wake all sources that wait for one."""
         self.entries.append(Entry(lsn, self.end, events, size))
         self.wake()
 
     def since(self, confirmed: LSN) -> Iterator[tuple[int, Entry]]:
-        """Yield what a slot that stands there sends, each with its number."""
+        """Yield the entries that a slot with this confirmed position sends, with their numbers."""
         for number, entry in enumerate(self.entries):
             if entry.lsn >= confirmed:
                 yield number, entry
 
     def subscribe(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` when something has happened."""
         self._waiting.add(wake)
 
     def unsubscribe(self, wake: Callable[[], None]) -> None:
+        """Do not call ``wake`` any more."""
         self._waiting.discard(wake)
 
     def wake(self) -> None:
+        """Wake all sources that wait for something to happen."""
         for wake in tuple(self._waiting):
             wake()

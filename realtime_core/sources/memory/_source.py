@@ -1,4 +1,4 @@
-"""MemorySource: reads a MemoryDatabase as the other sources read PostgreSQL."""
+"""MemorySource: yields the changes of a MemoryDatabase, as the other sources do PostgreSQL's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _numbers: Final = count(1)
 
 
 class _NarrowOptions(TypedDict, total=False):
-    """The options that say nothing of which events come."""
+    """The options that do not decide which kinds of events come."""
 
     slot: str | None
     filter: str | Mapping[str, str] | None
@@ -46,7 +46,7 @@ class _NarrowOptions(TypedDict, total=False):
 
 
 class _Options(_NarrowOptions, total=False):
-    """All of them."""
+    """All options."""
 
     on_gap: Literal["raise", "continue"]
     start_at: Position | Literal["slot"] | None
@@ -54,31 +54,31 @@ class _Options(_NarrowOptions, total=False):
 
 
 class MemorySource(EventQueue[E]):
-    """Reads a :class:`MemoryDatabase`.
+    """Yields the changes of a :class:`MemoryDatabase`.
 
-    It keeps the contract of :class:`ChangeSource`: what one has not acknowledged, another one on
-    the same slot is handed over again; a connection that breaks neither loses nor repeats
-    anything; gaps are said.
+    It keeps the contract of :class:`ChangeSource`: changes that one source has not acknowledged are
+    handed over again to the next source on the same slot; a broken connection neither loses nor
+    repeats changes; gaps are reported.
 
     Args:
-        database: where the changes come from; None makes one, see :attr:`database`.
-        slot: name of a permanent slot, made when it is missing. None: a temporary one, so that
-            each connection that breaks is a gap.
-        on_gap: when changes may have been lost, raise :exc:`SlotLostError`, or go on with a
-            :class:`Gap` in the stream.
-        start_at: for a consumer that keeps its own checkpoint: the position that it has stored,
-            None as long as there is none. Leave it out for any other consumer.
-        filter: hand over only the row changes that pass a filter expression: one for all tables,
-            or one by ``schema.table``, with ``*`` for those that are not named; see
-            :attr:`StreamOptions.filter`.
-        boundaries: also yield :class:`Begin` and :class:`Commit`.
-        auto_ack: acknowledge what was handed over when the next is asked for, and on leaving
+        database: the database to read; None makes one, see :attr:`database`.
+        slot: name of a permanent slot, which is created if it is missing. None stands for a
+            temporary slot: each connection that breaks is then a gap.
+        on_gap: what to do when changes may have been lost: raise :exc:`SlotLostError`, or yield a
+            :class:`Gap` and go on.
+        start_at: for a consumer that keeps its own checkpoint: the position that it has stored, or
+            None before it has stored one. Leave it out for any other consumer.
+        filter: hand over only the row changes that pass a filter expression: one expression for
+            all tables, or one for each ``schema.table``, where the one for ``*`` is for all other
+            tables; see :attr:`StreamOptions.filter`.
+        boundaries: whether to yield :class:`Begin` and :class:`Commit`, too.
+        auto_ack: whether to acknowledge an event when the next one is asked for, and on leaving
             the ``async with`` block without an exception.
-        persistent: wait out every error instead of raising it, the first attempt's included, as
-            :attr:`StreamOptions.persistent` has it; see :meth:`attached`.
+        persistent: whether to try again after every error instead of raising it, also after one in
+            the first attempt, as with :attr:`StreamOptions.persistent`; see :meth:`attached`.
 
     Raises:
-        ConfigError: if ``on_gap`` is neither, or the filter is none.
+        ConfigError: if ``on_gap`` is not one of these, or the filter cannot be parsed.
     """
 
     @overload
@@ -177,17 +177,22 @@ class MemorySource(EventQueue[E]):
             raise ConfigError(problems)
         super().__init__(boundaries=boundaries, auto_ack=auto_ack)
         self.database = database or MemoryDatabase()
-        """Where the changes come from."""
+        """The database that is read."""
+        # The database's log, and the identity of its stream.
         self._log = self.database._log
         self._stream = self.database._stream
+        # The slot's name, and whether it is a temporary one.
         self._name = slot or f"memory_{next(_numbers)}"
         self._temporary = slot is None
+        # The options; _own_checkpoint tells whether start_at was given.
         self._on_gap = on_gap
         self._persistent = persistent
         self._own_checkpoint = start_at != "slot"
         if self._own_checkpoint:
             check_start(start_at)
+        # Decides which row changes are handed over; None if all are.
         self._filter = None if filter is None else RowFilter(filter, {})
+        # What was taken from the slot so far, across connections.
         self._history = MemoryHistory(
             self._stream,
             start_at if isinstance(start_at, Position) else None,
@@ -195,12 +200,13 @@ class MemorySource(EventQueue[E]):
             temporary=self._temporary,
             passes=None if self._filter is None else self._filter.passes,
         )
+        # How many bytes were read.
         self._bytes = 0
-
-        # The slot, while there is a connection, and the number of the entry that comes next.
+        # The slot; None while there is no connection.
         self._slot: Slot | None = None
+        # The number of the log's entry that is read next.
         self._next = 0
-        # Who waits for something to happen.
+        # The futures of tasks that wait for something to happen.
         self._wakes: set[asyncio.Future[None]] = set()
 
     # Lifetime
@@ -221,13 +227,13 @@ class MemorySource(EventQueue[E]):
         return self
 
     async def aclose(self) -> None:
-        """Send the last acknowledgement and let go of the slot."""
+        """Send the last acknowledgement, release the slot and close the connection."""
         self._closed = True
         self._queue.clear()
         self._confirm()
         self._detach()
         self._go_on()
-        # One turn of the loop for a reader to leave.
+        # A task that was reading gets one iteration of the event loop to leave.
         await asyncio.sleep(0)
 
     # Reading
@@ -256,14 +262,14 @@ class MemorySource(EventQueue[E]):
             await self._until_woken()
 
     def _take(self) -> bool:
-        """Read all that was written; return whether there was anything."""
+        """Read everything that was written; return whether there was anything."""
         entries = self._log.entries[self._next :]
         self._next += len(entries)
         try:
             for entry in entries:
                 self._take_entry(entry)
         except FilterError as exc:
-            # What came before it is good and goes out first.
+            # The events before the error are handed over first.
             self._error = exc
         self._confirm()
         return bool(entries)
@@ -279,7 +285,7 @@ class MemorySource(EventQueue[E]):
             progress.keepalive(entry.end)
             return
         progress.arrived(entry.end)
-        # Offered where nothing else is on its way to be stored.
+        # An Idle position is yielded when no other position is still to be stored.
         lsn = LSN(entry.end - 1)
         if progress.all_done and (lsn, 0) > sequence.last:
             progress.transaction_ended((lsn, 0), entry.end)
@@ -304,14 +310,14 @@ class MemorySource(EventQueue[E]):
     # Acknowledging
 
     def ack(self, upto: Acknowledgeable) -> None:
-        """Say that everything up to and including ``upto`` is done with.
+        """Acknowledge everything up to and including ``upto``.
 
-        Cumulative. The slot moves to the end of the last transaction that is wholly
-        acknowledged. A Begin or a Gap acknowledges nothing.
+        The slot moves to the end of the last transaction that is wholly acknowledged. A Begin or a
+        Gap acknowledges nothing.
 
         Raises:
             PositionMismatchError: if ``upto`` belongs to another stream.
-            ValueError: if it lies beyond what was handed over.
+            ValueError: if it lies behind the last event that was handed over.
             TypeError: if it has no position.
             RuntimeError: if the source was never attached.
         """
@@ -331,13 +337,13 @@ class MemorySource(EventQueue[E]):
         return self._history.sequence
 
     def _confirm(self) -> None:
-        """Move the slot, while there is a connection."""
+        """Move the slot to what is acknowledged, if there is a connection."""
         if self._slot is not None:
             flushed = self._running().progress.flushed
             self._slot.confirmed = max(self._slot.confirmed, flushed)
 
     def stats(self) -> SourceStats:
-        """Return counters and positions, as they are now."""
+        """Return the counters and positions of this moment."""
         return self._history.stats(self._bytes, self._filter, connected=self._connected)
 
     # Attaching
@@ -366,7 +372,7 @@ class MemorySource(EventQueue[E]):
             break
 
     def _lose(self, exc: RealtimeError) -> None:
-        """Give the broken connection up; the next read attaches again."""
+        """Close a broken connection; the next read attaches again."""
         self._detach()
         if isinstance(exc, SourceError) and (exc.transient or self._persistent):
             logger.warning("stream interrupted: %s", exc)
@@ -380,5 +386,5 @@ class MemorySource(EventQueue[E]):
             slot.close = None
             if slot.temporary:
                 self.database._slots.pop(self._name, None)
-            # Somebody may be waiting for it to be free.
+            # Another source may be waiting for the slot.
             self._log.wake()

@@ -1,4 +1,4 @@
-"""MemoryTable: rows that are written, and the changes that a stream has of them."""
+"""MemoryTable: a table of a MemoryDatabase, whose rows are written by methods."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from ._texts import field_of
 __all__ = ["Make", "MemoryTable", "make_relation"]
 
 Make: TypeAlias = Callable[[Transaction, int], Any]
-"""Makes a change, when its transaction and its place in it are known."""
+"""Makes a change, given its transaction and its index there."""
 
 _OIDS: Final = {name: oid for oid, name in BUILTIN_TYPES.items()}
 _FIRST_OWN_OID: Final = 16384
 
 
 class MemoryTable:
-    """A table. :meth:`MemoryDatabase.table` makes one.
+    """A table of a MemoryDatabase; :meth:`MemoryDatabase.table` makes one.
 
-    Values are Python objects or PostgreSQL's text of them. Each method is a transaction of its
-    own outside of :meth:`MemoryDatabase.transaction`.
+    Values are Python objects, or PostgreSQL's text of them. Outside of
+    :meth:`MemoryDatabase.transaction` each call of a method is a transaction of its own.
     """
 
     def __init__(
         self, relation: Relation, key: Sequence[str], write: Callable[[Make], None]
     ) -> None:
         self.relation = relation
-        """As its changes show it."""
+        """The relation of its changes."""
         self._key = tuple(key)
         self._places = tuple(relation.shape.index[name] for name in key)
         self._write = write
-        # By the values of the key; without one by a number.
+        # The keys of this dict are the values of the primary key; numbers if there is none.
         self.rows: dict[tuple[Field, ...], tuple[Field, ...]] = {}
         """The rows, undecoded, by their keys."""
         self._count = 0
@@ -60,8 +60,8 @@ class MemoryTable:
         """Change some columns of a row.
 
         Args:
-            key: its value in the key's column; a tuple where there are several.
-            values: new values. UNCHANGED stands for a large one that is left as it is and that
+            key: the row's value in the key's column; a tuple if the key has several columns.
+            values: the new values. UNCHANGED stands for a large value that stays as it is, and that
                 PostgreSQL does not send.
 
         Raises:
@@ -80,7 +80,7 @@ class MemoryTable:
         full = relation.replica_identity is ReplicaIdentity.FULL
         sent = list(after)
         for name, value in values.items():
-            # Under FULL the old row has its value.
+            # Under REPLICA IDENTITY FULL the value is taken from the old row.
             if value is UNCHANGED and not full:
                 sent[relation.shape.index[name]] = UNCHANGED
         record, old = Record(relation.shape, tuple(sent)), None
@@ -92,7 +92,7 @@ class MemoryTable:
         """Delete a row.
 
         Args:
-            key: its value in the key's column; a tuple where there are several.
+            key: the row's value in the key's column; a tuple if the key has several columns.
 
         Raises:
             ValueError: if there is no such row, or no replica identity.
@@ -139,7 +139,7 @@ class MemoryTable:
         return tuple(row[place] for place in self.relation.key_places)
 
     def _find(self, key: object) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
-        """Return where a row is, and the row."""
+        """Return a row's key in ``rows``, and the row."""
         relation = self.relation
         if not self._key:
             raise ValueError(f"{relation} has no key, by which its rows could be found")
@@ -164,10 +164,16 @@ def make_relation(
     key: Sequence[str],
     replica_identity: ReplicaIdentity,
 ) -> Relation:
-    """Describe a table.
+    """Make the relation of a table.
 
     Args:
-        columns: ``pg_type.typname`` by name; one that is not built in gets an OID.
+        oid: the table's OID.
+        schema: its schema.
+        table: its name.
+        columns: the columns' types (``pg_type.typname``) by name. A type that is not built in
+            gets an OID of its own.
+        key: the columns of the primary key.
+        replica_identity: which old values UPDATE and DELETE carry.
 
     Raises:
         ValueError: if the key names a column that is not there.

@@ -1,4 +1,4 @@
-"""Python values as PostgreSQL writes them."""
+"""Writes Python values as PostgreSQL's text."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def field_of(column: Column, value: Any) -> Field:
     key = comparison_key(column, text)
     if column.type_schema != "pg_catalog":
         return text
-    # Where it can be written in several ways, as PostgreSQL does.
+    # A value that can be written in several ways is written as PostgreSQL does.
     if column.type_name in _KEYS_ARE_VALUES:
         return to_field(key)
     if column.type_name == "date" and 1 <= key <= date.max.toordinal():
@@ -55,9 +55,9 @@ def field_of(column: Column, value: Any) -> Field:
 
 
 def to_field(value: Any) -> Field:
-    """Return PostgreSQL's text of a value, as the session of a source has it.
+    """Return PostgreSQL's text of a value, with the settings that a source's session has.
 
-    A string is taken for that text as it is.
+    A string is taken to be that text already.
 
     Raises:
         TypeError: if the value's type has no such text here.
