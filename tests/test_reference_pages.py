@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
 
 import pytest
 
 from realtime_core import GapReason, SourceStats
+from realtime_server.config import variables
 from realtime_server.fanout.hub import HubStats
 from realtime_server.metrics import Metrics
 from realtime_server.phoenix.reasons import CloseReason, Reason
@@ -81,3 +83,34 @@ def test_metrics_are_those_that_are_documented() -> None:
     page = (ROOT / METRICS).read_text(encoding="utf-8")
     documented = set(re.findall(r"^\| `(\w+)` \| (\w+) \|", page, re.MULTILINE))
     assert documented == exposed
+
+
+MIGRATION = "docs/howto/migrate.md"
+# Of Supabase Realtime 1, as its README and its release's configuration name them.
+ORIGINAL = """
+CONFIGURATION_FILE DB_HOST DB_IP_VERSION DB_NAME DB_PASSWORD DB_PORT DB_RECONNECT_BACKOFF_MAX
+DB_RECONNECT_BACKOFF_MIN DB_SSL DB_USER EXPOSE_METRICS JWT_CLAIM_VALIDATORS JWT_SECRET MAX_CHANGES
+MAX_CONNECTIONS MAX_RECORD_BYTES MAX_REPLICATION_LAG_MB PORT PUBLICATIONS REALTIME_IP_VERSION
+REPLICATION_MODE REPLICATION_POLL_INTERVAL SECURE_CHANNELS SLOT_NAME SUBSCRIPTION_SYNC_INTERVAL
+TEMPORARY_SLOT WEBHOOK_HEADERS
+"""
+
+
+def test_every_variable_of_the_original_is_compared_with_ours() -> None:
+    page = (ROOT / MIGRATION).read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([A-Z_]+)` \| .*? \| (?:`(.*?)`|unset) \| .*\|$", page, re.MULTILINE)
+    assert sorted(name for name, _ in rows) == ORIGINAL.split()
+    ours = {variable.name: variable.default for variable in variables()}
+    assert dict(rows) == {name: ours[name] for name, _ in rows}
+
+
+SUPPORT = "docs/project/support.md"
+
+
+def test_the_support_policy_names_the_versions_that_the_package_does() -> None:
+    page = (ROOT / SUPPORT).read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert "| PostgreSQL | 14 to 18 |" in page
+    minors = re.findall(r"Python :: 3\.(\d+)", " ".join(project["classifiers"]))
+    assert f"| CPython | 3.{minors[0]} to 3.{minors[-1]} |" in page
+    assert project["requires-python"] == f">=3.{minors[0]}"
