@@ -40,9 +40,10 @@ from .delivery import Delivery
 from .lookup.visibility import Visibility
 from .matcher import Matcher
 from .reader import Reader
-from .setup.migrations import migrate
+from .setup.migrations import LOCK, migrate
 from .setup.powers import excess_powers
 from .setup.privileges import missing_privileges
+from .setup.type_schemas import open_schemas
 from .slow_viewers import SlowViewers
 from .subscription_table import Registration
 from .subscriptions import Registry
@@ -194,6 +195,10 @@ class RlsMode:
                         await check_for_wal2json(connection, self._config.publications)
                     for migration in await migrate(connection):
                         logger.info("migrated the schema realtime: %s", migration)
+                    for name in await open_schemas(
+                        connection, self._config.publications, lock=LOCK
+                    ):
+                        logger.info("realtime_nobody may use the schema %s from now on", name)
                     missing = await missing_privileges(connection, self._config.publications)
                     for grant in missing.every:
                         logger.warning("a privilege for RLS mode is missing: %s", grant)

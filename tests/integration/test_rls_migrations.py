@@ -234,6 +234,35 @@ def test_the_command_shows_and_applies(
     assert capsys.readouterr().out == "the schema realtime is up to date\n"
 
 
+def test_the_command_lets_nobody_use_the_schemas_of_types_that_readers_may_use(
+    pg: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with roles(pg, "reader") as (reader,), fresh_database(pg) as database:
+        for statement in (
+            "create schema extensions",
+            "create extension citext schema extensions",
+            "create table item (id int primary key, name extensions.citext)",
+            "create publication shop for table item",
+            f"grant select on item to {reader}",
+            f"grant usage on schema extensions to {reader}",
+        ):
+            database.execute(statement)
+        asyncio.run(migrated(database.dsn))
+        point_at(monkeypatch, database.dsn)
+        compared = "select realtime.check_equality_op('eq', 'extensions.citext', 'A', 'a')"
+        with pytest.raises(psycopg.Error):
+            database.execute(compared)
+        assert main(["--dev", "migrate", "--dry-run"]) == 0
+        shown = "would let realtime_nobody use the schema extensions"
+        assert shown in capsys.readouterr().out
+        assert main(["--dev", "migrate"]) == 0
+        told = "realtime_nobody may use the schema extensions from now on"
+        assert told in capsys.readouterr().out
+        assert database.execute(compared) == [(True,)]
+        assert main(["--dev", "migrate"]) == 0
+        assert "extensions" not in capsys.readouterr().out
+
+
 def test_the_command_says_what_keeps_it(
     empty: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -11,9 +12,10 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
-from realtime_server.rls.setup.migrations import migrate
+from realtime_server.rls.setup.migrations import LOCK, migrate
 from realtime_server.rls.setup.powers import excess_powers
 from realtime_server.rls.setup.privileges import missing_privileges
+from realtime_server.rls.setup.type_schemas import open_schemas
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
@@ -192,6 +194,33 @@ async def test_a_hidden_schema_of_a_type_is_told(shop: Database) -> None:
     for statement in missing.nobody:
         shop.execute(statement)
     assert shop.execute(cast) == [([{"a": 1, "b": 2}],)]
+
+
+async def test_a_schema_that_readers_may_use_is_opened_to_nobody(
+    shop: Database, names: tuple[str, str], weak: str
+) -> None:
+    await migrated(shop.dsn)
+    shop.execute("create schema far; create extension citext schema far")
+    shop.execute("alter table t add name far.citext")
+    missing = ("GRANT USAGE ON SCHEMA far TO realtime_nobody;",)
+    # A schema that no reader may use stays shut.
+    async with connected(shop, "postgres") as connection:
+        assert await open_schemas(connection, ["shop"], lock=LOCK) == []
+        assert (await missing_privileges(connection, ["shop"])).nobody == missing
+    shop.execute(f"grant usage on schema far to {names[1]}")
+    # A role that may not grant it grants nothing.
+    async with connected(shop, weak) as connection:
+        assert await open_schemas(connection, ["shop"], lock=LOCK) == []
+    async with connected(shop, "postgres") as connection:
+        assert await open_schemas(connection, ["other"], lock=LOCK) == []
+        both = [open_schemas(connection, ["shop"], lock=LOCK)]
+        async with connected(shop, "postgres") as second:
+            both.append(open_schemas(second, ["shop"], lock=LOCK))
+            opened = await asyncio.gather(*both)
+        assert sorted(opened) == [[], ["far"]]
+        assert (await missing_privileges(connection, ["shop"])).nobody == ()
+    compared = "select realtime.check_equality_op('eq', 'far.citext', 'A', 'a')"
+    assert shop.execute(compared) == [(True,)]
 
 
 async def test_plain_enums_need_no_role(shop: Database, weak: str) -> None:

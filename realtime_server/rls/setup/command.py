@@ -8,8 +8,9 @@ from ...config import ServerConfig
 from ...config.database.addresses import make_dsn
 from ...config.database.connections import connect
 from ...config.output import tell
-from .migrations import migrate, pending
+from .migrations import LOCK, migrate, pending
 from .privileges import missing_privileges
+from .type_schemas import hidden_schemas, open_schemas
 
 __all__ = ["run_migrate"]
 
@@ -37,9 +38,14 @@ async def run_migrate(environ: Mapping[str, str], *, dev: bool, dry_run: bool) -
         if dry_run:
             for migration in await pending(connection):
                 tell(f"would apply {migration}")
+            for schema in await hidden_schemas(connection, config.publications):
+                if schema.can_open:
+                    tell(f"would let realtime_nobody use the schema {schema.name}")
         else:
             for migration in await migrate(connection):
                 tell(f"applied {migration}")
+            for name in await open_schemas(connection, config.publications, lock=LOCK):
+                tell(f"realtime_nobody may use the schema {name} from now on")
         if not await pending(connection):
             tell("the schema realtime is up to date")
         missing = await missing_privileges(connection, config.publications)

@@ -20,6 +20,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from ..memberships import acting, grant
+from .type_schemas import hidden_schemas
 
 __all__ = ["NOBODY", "confine", "is_confined", "missing_for_nobody"]
 
@@ -107,27 +108,6 @@ _FACTS: Final = """
     FROM (SELECT) AS _ LEFT JOIN pg_catalog.pg_roles r ON r.rolname = 'realtime_nobody'
 """
 
-# The schemas of the types of published columns, and of those that they are made of.
-_HIDDEN_SCHEMAS: Final = """
-    WITH RECURSIVE types AS (
-        SELECT a.atttypid AS oid
-        FROM pg_catalog.pg_publication_tables p
-        JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname
-        JOIN pg_catalog.pg_class c ON c.relname = p.tablename AND c.relnamespace = n.oid
-        JOIN pg_catalog.pg_attribute a
-            ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-        WHERE p.pubname = ANY (%s) AND p.schemaname <> 'realtime' AND a.atttypid >= 16384
-        UNION
-        SELECT e.typelem FROM types t JOIN pg_catalog.pg_type e ON e.oid = t.oid
-        WHERE e.typelem >= 16384
-    )
-    SELECT DISTINCT pg_catalog.quote_ident(n.nspname)
-    FROM types t JOIN pg_catalog.pg_type y ON y.oid = t.oid
-    JOIN pg_catalog.pg_namespace n ON n.oid = y.typnamespace
-    WHERE NOT pg_catalog.has_schema_privilege('realtime_nobody', n.oid, 'USAGE')
-    ORDER BY 1
-"""
-
 
 async def confine(connection: AsyncConnection[Any], lock: int) -> None:
     """Have users' code run as the role, as far as the server's role may see to that.
@@ -189,10 +169,8 @@ async def missing_for_nobody(
             )
         if not confined and not may_be:
             lines.append(f"{grant(NOBODY, user, version)};")
-        await cursor.execute(_HIDDEN_SCHEMAS, [list(publications)])
-        lines += [
-            f"GRANT USAGE ON SCHEMA {name} TO {NOBODY};" for (name,) in await cursor.fetchall()
-        ]
+        hidden = await hidden_schemas(connection, publications)
+        lines += [schema.grant for schema in hidden if not schema.can_open]
         if not confined and not lines and not owns:
             # Nobody but the schema's owner makes the function, or makes it anew.
             lines.append(f"ALTER SCHEMA realtime OWNER TO {user};")
