@@ -2,7 +2,7 @@
 
 Each file of ``sql/`` is one step and one transaction, and is never changed once it was released:
 a change is a new step. So later steps define functions anew that earlier ones have made, and the
-definition that counts is the one with the highest number; ``grep -l 'FUNCTION realtime.cast('
+definition that counts is the one with the highest number; ``grep -l 'function realtime.cast('
 sql/*`` finds the last one of ``realtime.cast``. A step's statements take what they find: applied
 again it changes nothing, and an installation of the original keeps its tables, its types and its
 grants. The role ``realtime_nobody`` may need an administrator's help, so it is no step:
