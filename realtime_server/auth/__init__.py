@@ -1,6 +1,6 @@
-"""Who may connect, and who may join what.
+"""Who may connect, and who may join which topic.
 
-``keys`` imports keys and pins each to its algorithms, ``tokens`` verifies a JSON Web Token
-with them, ``authorizer`` decides on handshakes, joins and refreshes, ``setup`` makes what a
-configuration asks for.
+:mod:`.keys` imports keys and pins each to its algorithms, :mod:`.tokens` verifies a JSON Web Token
+with them, :mod:`.authorizer` decides on handshakes, joins and new tokens, and :mod:`.setup` makes
+the verifier that the settings ask for.
 """

@@ -1,4 +1,4 @@
-"""Authorizer: decides on handshakes, joins and refreshes."""
+"""Authorizers decide who may connect, who may join a topic, and who may stay joined."""
 
 from __future__ import annotations
 
@@ -16,52 +16,72 @@ from .tokens import TokenVerifier
 __all__ = ["AllowAll", "Authorizer", "ConnectRequest", "JoinRequest", "TokenAuthorizer"]
 
 
-# Headers, query and payload may hold tokens: no repr shows them.
+# The headers, the query and the payload may contain tokens, so no repr shows them.
 @attrs.frozen
 class ConnectRequest:
     """A WebSocket handshake."""
 
     path: str
+    """The request's path, without the query."""
     query: Mapping[str, str] = attrs.field(repr=False)
+    """The query's parameters by name."""
     headers: Mapping[str, str] = attrs.field(repr=False)
-    """By name in lower case."""
+    """The request's headers by name, in lower case."""
 
 
 @attrs.frozen
 class JoinRequest:
-    """A ``phx_join`` on a connection that was let in."""
+    """A ``phx_join`` on a connection whose handshake was accepted."""
 
     connect: ConnectRequest
+    """The connection's handshake."""
     topic: str
+    """The topic to join."""
     payload: Any = attrs.field(repr=False)
+    """The join's payload, as the client sent it."""
 
 
 class Authorizer(Protocol):
-    """Decides. Each method raises :exc:`RefusedError` to refuse."""
+    """Decides what clients may do. Each method raises :exc:`RefusedError` to refuse."""
 
     async def connect(self, request: ConnectRequest) -> None:
-        """Decide on a handshake."""
+        """Decide whether a client may connect."""
         ...
 
     async def join(self, request: JoinRequest) -> Grant:
-        """Decide on a join; return in whose name the channel is joined."""
+        """Decide whether a client may join a topic.
+
+        Returns:
+            The grant of the new channel: its token, and the token's claims.
+        """
         ...
 
     async def refresh(self, grant: Grant, token: Any) -> Grant:
-        """Decide on a new token, an ``access_token`` as the client sent it.
+        """Decide whether a joined channel may take a new token.
+
+        Args:
+            grant: the channel's grant until now.
+            token: the ``access_token``, as the client sent it.
 
         Returns:
-            What takes the place of the channel's grant.
+            The grant that replaces it.
         """
         ...
 
     def check(self, grant: Grant) -> Grant:
-        """Decide whether a channel may stay; return what takes its grant's place."""
+        """Decide whether a channel may stay joined.
+
+        Args:
+            grant: the channel's grant until now.
+
+        Returns:
+            The grant that replaces it: another one where the server's keys have changed.
+        """
         ...
 
 
 class AllowAll:
-    """SECURE_CHANNELS=false: everybody may connect and join anything."""
+    """SECURE_CHANNELS=false: everybody may connect and join every topic."""
 
     async def connect(self, request: ConnectRequest) -> None:
         return None
@@ -83,8 +103,8 @@ class TokenAuthorizer:
     """SECURE_CHANNELS=true: a connection and each of its channels need a valid token.
 
     Args:
-        verifier: knows the keys.
-        clock: seconds since 1970.
+        verifier: verifies tokens with the server's keys.
+        clock: returns the time as seconds since 1970.
     """
 
     def __init__(self, verifier: TokenVerifier, *, clock: Callable[[], float] = time.time) -> None:
@@ -92,7 +112,10 @@ class TokenAuthorizer:
         self._clock = clock
 
     def use(self, verifier: TokenVerifier) -> None:
-        """Take other keys. Channels are verified anew with them when they are next checked."""
+        """Verify tokens with another verifier from now on.
+
+        The tokens of joined channels are verified with it when they are checked the next time.
+        """
         self._verifier = verifier
 
     async def connect(self, request: ConnectRequest) -> None:
@@ -109,8 +132,8 @@ class TokenAuthorizer:
         return self._grant(_socket_token(request.connect))
 
     async def refresh(self, grant: Grant, token: Any) -> Grant:
-        # Stock clients send it with each heartbeat, null where they were given none. That
-        # takes nothing away: the channel has a token of its own.
+        # Stock clients send an access_token with each heartbeat: null if they were given none.
+        # The channel keeps the token that it was joined with then.
         if token is None or token == grant.token:
             return self.check(grant)
         return self._grant(token)
@@ -133,7 +156,7 @@ class TokenAuthorizer:
 
 
 def _socket_token(request: ConnectRequest) -> str | None:
-    """Return the token that a handshake brought: the header's goes first."""
+    """Return the token of a handshake; the header takes precedence over the query."""
     for source, name in (
         (request.headers, "x-api-key"),
         (request.query, "apikey"),

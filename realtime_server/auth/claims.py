@@ -1,8 +1,8 @@
-"""Claims: a token's JSON, read and written without a number being rounded.
+"""Claims: a token's JSON, read and written without rounding its numbers.
 
-Python's floats have 53 bits. Two tokens whose numbers become the same float would be one viewer
-of row level security, and policies would read a number that nobody has signed. So a number that
-is not simply an integer keeps its text.
+Python's floats have 53 bits. Two tokens whose numbers become the same float would count as the same
+claims, and policies would read a number that nobody has signed. So a number that is not an integer
+keeps its text.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ __all__ = ["ExactNumber", "NamedTwiceError", "dump_claims", "load_claims"]
 
 
 class NamedTwiceError(ValueError):
-    """An object that names a member twice: readers differ in which of the two they take."""
+    """A JSON object that has a member twice: readers differ in which of the two they take."""
 
 
 class ExactNumber(Decimal):
-    """A JSON number that is written again as it was read."""
+    """A JSON number that is written with the same text as it was read from."""
 
     __slots__ = ("text",)
 
@@ -31,7 +31,7 @@ class ExactNumber(Decimal):
         try:
             number = super().__new__(cls, text)
         except InvalidOperation:
-            raise ValueError(f"{text} is beyond all bounds") from None
+            raise ValueError(f"{text} is too large a number") from None
         number.text = text
         return number
 
@@ -40,7 +40,7 @@ def load_claims(payload: str | bytes) -> Any:
     """Read JSON, each number as it is written.
 
     Raises:
-        NamedTwiceError: if an object in it names a member twice.
+        NamedTwiceError: if an object in it has a member twice.
         ValueError: if it is not JSON.
         RecursionError: if it is nested too deeply.
     """
@@ -48,7 +48,7 @@ def load_claims(payload: str | bytes) -> Any:
 
 
 def dump_claims(claims: Mapping[str, Any]) -> str:
-    """Write claims as JSON, members in one order, each number as it was read.
+    """Write claims as JSON, with the members sorted, and each number as it was read.
 
     Raises:
         RecursionError: if they are nested too deeply.
@@ -79,12 +79,12 @@ def _integer(text: str) -> int | ExactNumber:
 def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(members)
     if len(found) != len(members):
-        raise NamedTwiceError("an object names a member twice")
+        raise NamedTwiceError("an object has a member twice")
     return found
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 _decoder: Final = json.JSONDecoder(

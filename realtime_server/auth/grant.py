@@ -1,7 +1,7 @@
-"""Grant: what a verified token lets a channel do, and until when.
+"""Grant: the verified token that a channel is joined with, and until when it is valid.
 
-It has no home in ``auth`` because the protocol's state keeps one for each channel, and
-knows nothing of signatures.
+This module knows nothing of signatures, because the protocol's state keeps a grant for each
+channel.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ __all__ = ["Grant"]
 
 @attrs.frozen
 class Grant:
-    """In whose name a channel is joined. Neither token nor claims show in its repr."""
+    """The token that a channel is joined with. Its repr shows neither token nor claims."""
 
     claims: Mapping[str, Any] = attrs.field(factory=dict, repr=False)
-    """The token's, verified; empty where no token is asked for."""
+    """The token's verified claims; empty where the server asks for no token."""
     expires_at: int | None = None
-    """Seconds since 1970, from the claim ``exp``; None: never."""
+    """When the token expires, as seconds since 1970, from the claim ``exp``; None if never."""
     token: str = attrs.field(default="", repr=False)
+    """The token itself; empty where the server asks for none."""
     keys: object = attrs.field(default=None, repr=False)
-    """What verified the token: it is verified anew once the server has other keys."""
+    """The verifier that verified the token. Once the server has another one, because its keys have
+    changed, the token is verified again."""
 
     @property
     def role(self) -> str | None:

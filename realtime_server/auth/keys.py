@@ -1,8 +1,8 @@
 """Keys that verify tokens, each pinned to the algorithms that it may be used with.
 
-A token names its algorithm itself, so what it names is only ever compared with what the
-key allows: a public key never serves as a shared secret, and ``none`` fits no key. Only a
-key's public part is kept of a JSON Web Key (RFC 7517), and no message quotes one.
+A token's header names its algorithm, so that name is only compared with the algorithms that the
+key allows: a public key is never used as a shared secret, and no key allows ``none``. Of a JSON
+Web Key (RFC 7517) only the public part is kept, and no message quotes a key.
 """
 
 from __future__ import annotations
@@ -37,28 +37,29 @@ _PUBLIC_MEMBERS: Final = frozenset({"kty", "k", "n", "e", "crv", "x", "y"})
 
 
 class _Registry(JWSRegistry):
-    """Allows the algorithms of one key, and headers that only others understand."""
+    """Allows the algorithms of one key, and header members that joserfc does not know."""
 
     def __init__(self, algorithms: tuple[str, ...]) -> None:
         super().__init__(algorithms=algorithms, strict_check_header=False)
 
     def get_alg(self, name: str) -> Any:
-        # joserfc warns of the name that leaves the curve open; the key's own is at hand.
+        # joserfc warns about EdDSA, which leaves the curve open; the key's algorithm names it.
         assert self.allowed is not None
         return super().get_alg(tuple(self.allowed)[-1] if name == "EdDSA" else name)
 
 
 @attrs.frozen
 class VerificationKey:
-    """A key and what it may be used for."""
+    """A key, and the algorithms that it verifies."""
 
     key: Key = attrs.field(repr=False)
     algorithms: tuple[str, ...]
+    """The names that a token's header may give as ``alg``."""
     kid: str | None = None
-    """The name that a token's header may call it by."""
+    """The name that a token's header may give as ``kid``; None if the key has none."""
 
     def verifies(self, signature: CompactSignature) -> bool:
-        """Check a signature whose algorithm is one of this key's."""
+        """Return whether this key made a signature, whose algorithm is one of the key's."""
         try:
             return validate_compact(signature, self.key, registry=_Registry(self.algorithms))
         except (JoseError, ValueError):
@@ -69,27 +70,27 @@ def import_secret(secret: str) -> VerificationKey:
     """Return a shared secret as a key for HS256, HS384 and HS512.
 
     Raises:
-        ValueError: if it cannot serve as one; the message goes behind its variable's name.
+        ValueError: if it cannot be a shared secret; the message continues the variable's name.
     """
     with _warnings_logged("JWT_SECRET"):
         try:
             return VerificationKey(OctKey.import_key(secret), _HMAC)
         except ValueError:
-            # joserfc refuses public keys: who has one could sign with it.
+            # joserfc refuses public keys: everybody who has the public key could sign with it.
             raise ValueError(
                 "is empty or a public key; use a long random secret, and JWT_JWKS for public keys"
             ) from None
 
 
 def import_jwks(jwks: Mapping[str, Any]) -> tuple[VerificationKey, ...]:
-    """Return the keys of a JSON Web Key Set; those that are not for signatures are left out.
+    """Return the keys of a JSON Web Key Set; keys that are not for signatures are left out.
 
     Args:
-        jwks: has a list ``keys`` of objects.
+        jwks: the set, which has a list ``keys`` of objects.
 
     Raises:
-        ValueError: if there is no key in it that could be used, or one that cannot be
-            read; the message goes behind the variable's name.
+        ValueError: if the set has no key that verifies signatures, or one that cannot be read;
+            the message continues the variable's name.
     """
     keys = [
         key
@@ -111,7 +112,7 @@ def _import_jwk(member: Mapping[str, Any], place: str) -> VerificationKey | None
         return None
     possible = _possible_algorithms(member)
     if possible is None:
-        # RFC 7517, section 5: a set may have keys of kinds that we do not know.
+        # RFC 7517, section 5: keys of unknown types are to be ignored.
         logger.warning("JWT_JWKS: %s is left out: its kty and crv are not supported", place)
         return None
     algorithm = member.get("alg")
@@ -143,7 +144,7 @@ def _possible_algorithms(member: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 @contextlib.contextmanager
 def _warnings_logged(place: str) -> Iterator[None]:
-    """Turn joserfc's warnings of short keys into lines of the log."""
+    """Log joserfc's warnings about short keys."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield

@@ -1,4 +1,4 @@
-"""The verifier that a configuration asks for."""
+"""Making the token verifier that the settings ask for."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["make_verifier", "reread_verifier"]
 
 
 def make_verifier(config: ServerConfig) -> TokenVerifier:
-    """Make a verifier with the configuration's keys.
+    """Make a verifier with the keys of the settings.
 
     Raises:
-        ConfigError: if a key cannot be used.
+        ConfigError: if a key cannot be used; it lists every problem.
     """
     keys: list[VerificationKey] = []
     problems = []
@@ -37,14 +37,14 @@ def make_verifier(config: ServerConfig) -> TokenVerifier:
 
 
 def reread_verifier(config: ServerConfig) -> TokenVerifier:
-    """Make a verifier with what the file of JWT_JWKS_FILE holds now.
+    """Make a verifier with the keys that the file JWT_JWKS_FILE has now.
 
     Raises:
-        ConfigError: if there is no such file, or its keys cannot be used.
+        ConfigError: if the file cannot be read, or its keys cannot be used.
     """
     path = config.jwt_jwks_file
     if path is None:
-        raise ConfigError("JWT_JWKS_FILE is unset: there is nothing to read again")
+        raise ConfigError("JWT_JWKS_FILE is unset: there is no file to read again")
     try:
         with open(path, encoding="utf-8") as file:
             jwks = read_jwks(file.read())

@@ -1,7 +1,7 @@
-"""TokenVerifier: from a JSON Web Token (RFC 7519) to its claims.
+"""Verifying JSON Web Tokens (RFC 7519).
 
-joserfc checks the signature and authlib the times; equality of claims is ours, since
-authlib's takes a list by membership. The clock comes in as an argument.
+joserfc checks the signature, and authlib the times. Claims are compared here, because authlib
+accepts a list that contains the expected value. The time is an argument.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from .keys import VerificationKey
 __all__ = ["TokenVerifier"]
 
 _LIMITS: Final = JWSRegistry()
-"""joserfc's bounds on a token's size."""
+"""Has joserfc's limits on a token's size."""
 
 
 class TokenVerifier:
     """Verifies tokens with a set of keys.
 
     Args:
-        keys: any of them may have signed.
-        validators: claims that a token must have, with exactly these values.
+        keys: the keys, any of which may have signed a token.
+        validators: the claims that every token must have, with exactly these values.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class TokenVerifier:
     def verify(self, token: str, now: float) -> dict[str, Any]:
         """Return a token's claims.
 
-        Percent-encoding and white space are tolerated. An ``exp`` or ``nbf`` that is
-        there is obeyed, without leeway; whether ``exp`` must be there is the caller's to say.
+        Percent-encoding and white space in the token are accepted. ``exp`` and ``nbf`` are checked
+        if the token has them, without leeway; the caller decides whether it must have ``exp``.
 
         Args:
-            token: as it came.
-            now: seconds since 1970.
+            token: the token, as the client sent it.
+            now: the time, as seconds since 1970.
 
         Raises:
-            TokenError: if it is not to be trusted. No message quotes the token.
+            TokenError: if the token is not valid. No message quotes the token.
         """
         signature = _extract("".join(unquote(token).split()))
         self._check_signature(signature)
@@ -69,7 +69,7 @@ class TokenVerifier:
         if header.get("typ") != "JWT":
             raise TokenError(TokenReason.TYPE.told())
         if "crit" in header:
-            # RFC 7515, section 4.1.11: what is critical must be understood.
+            # RFC 7515, section 4.1.11: a critical extension has to be understood.
             raise TokenError(TokenReason.CRITICAL.told())
         algorithm, kid = header.get("alg"), header.get("kid")
         named = [key for key in self._keys if key.kid is not None and key.kid == kid]
@@ -102,7 +102,7 @@ def _load_claims(payload: bytes) -> dict[str, Any]:
         raise TokenError(TokenReason.NO_OBJECT.told())
     if b"\\u" in payload:
         try:
-            # Half of a surrogate pair is no character: PostgreSQL and logs could not take it.
+            # Half of a surrogate pair is not a character: PostgreSQL and the log refuse it.
             dump_claims(claims).encode()
         except UnicodeEncodeError:
             raise TokenError(TokenReason.HALF_CHARACTER.told()) from None
@@ -112,7 +112,7 @@ def _load_claims(payload: bytes) -> dict[str, Any]:
 
 
 def _check_times(claims: dict[str, Any], now: float) -> None:
-    # Only these two: tokens whose iat lies a second ahead are common.
+    # Not iat: many tokens have one that is a second ahead of the server's clock.
     times = {
         name: float(time) if isinstance(time, ExactNumber) else time
         for name, time in claims.items()
@@ -130,7 +130,7 @@ def _check_times(claims: dict[str, Any], now: float) -> None:
 
 
 def _is_equal(value: Any, expected: Any) -> bool:
-    """Compare as JSON does: to Python, true is 1."""
+    """Compare two JSON values; Python itself would take true for 1."""
     if isinstance(value, bool) or isinstance(expected, bool):
         return value is expected
     if isinstance(value, dict) and isinstance(expected, dict):
@@ -140,6 +140,6 @@ def _is_equal(value: Any, expected: Any) -> bool:
     if isinstance(value, list) and isinstance(expected, list):
         return len(value) == len(expected) and all(map(_is_equal, value, expected))
     if isinstance(expected, float):
-        # As it was written: 0.1 is not the sum of powers of two that stands for it.
+        # Compare the number as it was written: the float 0.1 is not exactly 0.1.
         expected = Decimal(repr(expected))
     return bool(value == expected)
