@@ -1,7 +1,7 @@
-"""What the server can be told: environment variables, checked all at once.
+"""The server's settings: environment variables and the configuration file, checked all at once.
 
-:class:`ServerConfig` is the one list of them; names, defaults, meanings and the
-documentation's tables come from it.
+:class:`ServerConfig` is the only list of the variables; their names, defaults and meanings, and
+the documentation's tables, come from it.
 """
 
 from ._readers import read_jwks

@@ -1,4 +1,4 @@
-"""Settings that cannot work together, although each of their values is a good one."""
+"""Settings that cannot work together, although each value is valid by itself."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MIN_SECRET_BYTES: Final = 32
 
 
 def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield each problem, after the fields that it is about.
+    """Yield each problem, as the fields that it is about and the message.
 
     Args:
-        config: a configuration whose values are good ones, each by itself.
+        config: settings whose values are valid, each by itself.
     """
     if config.replication_mode is ReplicationMode.RLS and not config.secure_channels:
         yield (

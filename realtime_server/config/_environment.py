@@ -1,4 +1,4 @@
-"""Reading a configuration class from environment variables, with everything that is wrong."""
+"""Reading a class of settings from environment variables, and finding every problem at once."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ._readers import is_broken
 __all__ = ["MASK", "near_misses", "structure", "variable_fields"]
 
 MASK: Final = "***"
-"""Stands for a secret."""
+"""What is shown in place of a secret."""
 _MOST_SHOWN: Final = 100
-"""Characters of a value that a problem repeats."""
+"""How many characters of a value a problem repeats, at most."""
 _MOST_READ: Final = 1024 * 1024
-"""Characters of a secret's file."""
+"""How many characters a secret's file may have."""
 _LIKENESS: Final = 0.85
-"""Of two names that are taken for the same: 0 is none, 1 is equality."""
+"""How alike two names are if one is taken for the other misspelt; 0 is not at all, 1 is equal."""
 
 
 def variable_fields(cls: type[attrs.AttrsInstance]) -> Iterator[attrs.Attribute[Any]]:
-    """Yield the fields of a class that are variables, their types resolved."""
+    """Yield the fields of a class that are environment variables, with their types resolved."""
     for field in attrs.fields(attrs.resolve_types(cls)):
         if kind_of(field.type) is not None:
             yield field
@@ -37,9 +37,9 @@ def structure(
     """Read the variables of ``cls``.
 
     Returns:
-        the values of those that are set and good, and the problems, both by field. A
-        secret that was read from a file has the file's path as ``<field>_file`` besides,
-        if ``cls`` has such a field.
+        The values of the variables that are set and valid, and the problems of the others, both by
+        field. Where a secret was read from a file, the file's path is the value of
+        ``<field>_file``, if ``cls`` has such a field.
     """
     texts: dict[str, str] = {}
     values: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def structure(
 def _read(
     texts: Mapping[str, str], cls: type[attrs.AttrsInstance]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the values of good texts, and the remedies for bad ones."""
+    """Return the values of valid texts, and the remedies for invalid ones."""
     bad: dict[str, str] = {}
     try:
         config = _converter.structure(texts, cls)
@@ -84,7 +84,7 @@ def _text_of(field: attrs.Attribute[Any], environ: Mapping[str, str]) -> tuple[s
     """Return a variable's text, empty if it is unset, and the file that it was read from.
 
     Raises:
-        ValueError: with the whole problem.
+        ValueError: if there is no such text; the message is the whole problem.
     """
     name = field.name.upper()
     text = environ.get(name, "")
@@ -141,9 +141,10 @@ def near_misses(
     """Return a sentence for each set variable that looks like a misspelt one of ``cls``.
 
     Args:
-        environ: the variables.
-        cls: whose fields are those that are known.
-        families: by how names begin, what says instead that which they are taken to say.
+        environ: the environment variables.
+        cls: the class whose fields are the known variables.
+        families: by the beginning of a name, what to set instead of an unknown variable that
+            begins so.
     """
     known = []
     for field in variable_fields(cls):

@@ -1,6 +1,6 @@
-"""Kinds of variables: the type of each setting, and how it is written.
+"""The kinds of environment variables: the type of each setting, and how its value is written.
 
-A field of the configuration is annotated with its kind, ``Annotated[int, Kind(…)]``.
+A field of the settings is annotated with its kind, as in ``Annotated[int, Kind(…)]``.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ _Choice = TypeVar("_Choice", bound=enum.Enum)
 
 @attrs.frozen
 class Kind:
-    """How a variable is written.
+    """How the value of a variable is written.
 
     Attributes:
-        read: takes the text, returns the value; raises ValueError with the remedy.
-        form: what may be written, for the documentation.
+        read: returns the value of a text, or raises ValueError with the remedy.
+        form: which texts are valid, for the documentation.
     """
 
     read: Callable[[str], Any]
@@ -99,7 +99,7 @@ def kind_of(annotation: Any) -> Kind | None:
     return next((item for item in get_args(annotation)[1:] if isinstance(item, Kind)), None)
 
 
-# int() takes more: underscores, other scripts' digits.
+# int() also accepts underscores, and the digits of other scripts.
 _WHOLE_NUMBER: Final = re.compile(r"\s*(\d{1,18})\s*", re.ASCII)
 
 
@@ -131,7 +131,7 @@ def _choice(choices: type[_Choice], *, any_case: bool = False) -> Kind:
     return Kind(read, ", ".join(f"`{name}`" for name in known))
 
 
-# Kinds, by the types that fields have.
+# The types of the fields.
 
 Text = Annotated[str, Kind(read_text, "")]
 OptionalText = Annotated[str | None, Kind(read_text, "")]
@@ -142,10 +142,10 @@ ListenPort = Annotated[int, _whole_number(0, 65535)]
 Number = Annotated[int, _whole_number(1)]
 Milliseconds = Annotated[int, _whole_number(1, unit="ms")]
 Pause = Annotated[int, _whole_number(0, unit="ms")]
-# Nothing can work with less.
+# Nothing works with fewer bytes.
 Bytes = Annotated[int, _whole_number(1024, unit="bytes")]
 OptionalBytes = Annotated[int | None, _whole_number(1024, unit="bytes")]
-# A longer line is more than websockets reads.
+# websockets does not read a longer line.
 QueryBytes = Annotated[int, _whole_number(1024, 8000, unit="bytes")]
 SendBuffer = Annotated[int, _whole_number(0, 1 << 30, unit="bytes")]
 RecordBytes = Annotated[int, _whole_number(1, unit="bytes")]

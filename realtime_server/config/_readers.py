@@ -1,7 +1,7 @@
-"""How the texts of environment variables become values.
+"""Reading the texts of environment variables as values.
 
-A reader raises ValueError with the remedy alone; whoever calls it knows the variable's name, and
-whether its value may be shown.
+A reader raises ValueError with the remedy alone. Its caller adds the variable's name, and its text
+if that may be shown.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def is_broken(text: str) -> bool:
-    """Whether text cannot be UTF-8: the environment brings lone surrogates for other bytes."""
+    """Return whether a text was not UTF-8: Python makes lone surrogates of other bytes."""
     return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
@@ -46,17 +46,17 @@ def read_text(text: str) -> str:
 
 
 def read_protection(text: str) -> bool:
-    # As the original reads it: what is misspelt protects.
+    # As Supabase's server reads it: a misspelt value protects.
     return text.strip().lower() != "false"
 
 
 def read_database_tls(text: str) -> DatabaseTls:
     wanted = text.strip().lower()
     known = {one.value: one for one in DatabaseTls}
-    # Whoever wants a check must not go without one for a misspelling.
+    # A misspelt value must not turn off the check of certificates that was meant.
     if "verif" in wanted and wanted not in known:
         raise ValueError("use true, false, verify-ca or verify-full")
-    # As the original reads it: anything but "false" protects.
+    # As Supabase's server reads it: anything but "false" protects.
     return known.get(wanted, DatabaseTls.ON)
 
 
@@ -72,7 +72,7 @@ def read_flag(text: str) -> bool:
 def _json(text: str, remedy: str) -> Any:
     try:
         return json.loads(text)
-    # The parser goes one call deeper with each bracket.
+    # RecursionError: the parser calls itself for each bracket.
     except (ValueError, RecursionError):
         raise ValueError(remedy) from None
 
@@ -142,7 +142,7 @@ def read_root_certificate(text: str) -> str:
     return text
 
 
-# RFC 9110, section 5.6.2, and what a field's value may hold.
+# A header's name and value: RFC 9110, sections 5.6.2 and 5.5.
 _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([\t\x20-\x7e\x80-\xff]*)")
 
 
@@ -160,7 +160,7 @@ def read_jwks(text: str) -> Mapping[str, Any]:
     """Read a JSON Web Key Set (RFC 7517, section 5), without looking into its keys.
 
     Raises:
-        ValueError: with the remedy.
+        ValueError: if it is not one; the message is the remedy.
     """
     remedy = 'use a JSON Web Key Set, as in {"keys": [{"kty": "RSA", …}]}'
     value = _json(text, remedy)

@@ -1,4 +1,4 @@
-"""The settings that are one of a few values, as enums."""
+"""The settings that have one of a few values, as enums."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ __all__ = [
 
 
 class ReplicationMode(enum.Enum):
-    """How changes are read, and who may see them."""
+    """Who gets a change."""
 
     STREAM = "STREAM"
     """Everybody who may join a topic gets its changes."""
     RLS = "RLS"
-    """Row level security decides."""
+    """Row level security decides, for each client and row."""
 
 
 class OutputPlugin(enum.Enum):
-    """What makes PostgreSQL's changes."""
+    """The output plugin, with which PostgreSQL decodes its changes."""
 
     PGOUTPUT = "pgoutput"
-    """PostgreSQL's own."""
+    """PostgreSQL's own plugin."""
     WAL2JSON = "wal2json"
+    """https://github.com/eulerto/wal2json."""
 
 
 class IpVersion(enum.Enum):
@@ -47,23 +48,25 @@ class DatabaseTls(enum.Enum):
     ON = "true"
     """Encrypted; the certificate is not checked."""
     OFF = "false"
+    """Not encrypted."""
     VERIFY_CA = "verify-ca"
-    """Encrypted, with a certificate that a known authority has signed."""
+    """Encrypted; the certificate must be signed by a known authority."""
     VERIFY_FULL = "verify-full"
-    """The same, and the certificate is for the host that is connected to."""
+    """Encrypted; the certificate must be signed by a known authority, and be for the host."""
 
     @property
     def sslmode(self) -> str:
-        """What libpq calls it."""
+        """The value of libpq's parameter ``sslmode``."""
         return {DatabaseTls.ON: "require", DatabaseTls.OFF: "disable"}.get(self, self.value)
 
     @property
     def is_checked(self) -> bool:
+        """Whether the certificate is checked."""
         return self in (DatabaseTls.VERIFY_CA, DatabaseTls.VERIFY_FULL)
 
 
 class LogLevel(enum.Enum):
-    """The least important lines that are logged."""
+    """The level of the least important lines that are logged."""
 
     DEBUG = "DEBUG"
     INFO = "INFO"
@@ -72,28 +75,34 @@ class LogLevel(enum.Enum):
 
 
 class ShortSecret(enum.Enum):
-    """What is done with a JWT_SECRET that can be guessed."""
+    """What the server does with a JWT_SECRET that is too short to be safe."""
 
     REFUSE = "refuse"
+    """It does not start."""
     ALLOW = "allow"
+    """It uses the secret."""
 
 
 class RlsDelete(enum.Enum):
-    """What RLS mode tells of a DELETE where row level security is on."""
+    """What RLS mode sends of a deleted row where row level security is enabled."""
 
     KEY = "key"
+    """The primary key, to every role."""
     POLICY = "policy"
+    """The whole row, to those whom the policies let see it."""
 
 
 class EventLoop(enum.Enum):
-    """What runs the server."""
+    """The event loop that runs the server."""
 
     ASYNCIO = "asyncio"
     UVLOOP = "uvloop"
 
 
 class LogFormat(enum.Enum):
-    """What a log line looks like."""
+    """How log lines are written."""
 
     TEXT = "text"
+    """As a line of text."""
     JSON = "json"
+    """As a JSON object on a line."""

@@ -1,4 +1,4 @@
-"""CONFIGURATION_FILE: which relations are broadcast, and where webhooks go.
+"""CONFIGURATION_FILE: which tables' changes are broadcast, and which webhooks are called.
 
 .. code-block:: json
 

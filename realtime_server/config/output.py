@@ -1,4 +1,4 @@
-"""What commands write to standard output."""
+"""Writing to standard output, for the commands."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ __all__ = ["tell"]
 
 
 def tell(*lines: object) -> None:
-    """Print lines at once; whoever reads them may have had enough, as ``head`` has.
+    """Print lines without delay.
 
-    What follows is not written then, and the command goes on: its exit code says what it found.
+    If the reader has closed the pipe, as ``head`` does, nothing further is written, and the command
+    goes on: its exit code says what it found.
     """
     try:
         print(*lines, sep="\n", flush=True)

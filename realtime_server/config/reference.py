@@ -1,4 +1,4 @@
-"""Variables as data: for the documentation, ``--help`` and ``--print-config``."""
+"""The environment variables as data, for the documentation, ``--help`` and ``--print-config``."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ class Variable:
     """An environment variable of the server.
 
     Attributes:
-        name: in capitals.
-        section: what it belongs to.
-        default: as one would write it; empty when there is none.
-        dev: the default of ``--dev``, None where it is the same.
-        form: what may be written.
-        meaning: what it does.
-        secret: never shown; ``<NAME>_FILE`` may name a file that holds it.
+        name: the variable's name.
+        section: the title of the documentation's table that it is in.
+        default: the default value's text; empty if there is none.
+        dev: the default with ``--dev``; None if it is the same.
+        form: which values are valid.
+        meaning: what the variable does.
+        secret: whether the value is never shown, and may be in a file that ``<NAME>_FILE``
+            names.
     """
 
     name: str
@@ -60,14 +61,14 @@ def variables() -> Iterator[Variable]:
 
 
 def print_config(config: ServerConfig) -> Iterator[str]:
-    """Yield a configuration as lines of an environment file; secrets that are set are masked."""
+    """Yield the settings as lines of an environment file; secrets that are set are masked."""
     for variable in variables():
         text = as_text(getattr(config, variable.name.lower()))
         yield f"{variable.name}={MASK if variable.secret and text else text}"
 
 
 def as_text(value: Any) -> str:
-    """Return a value as one would write it in the environment, empty for what is unset."""
+    """Return the text of a value as it is in the environment; empty for an unset value."""
     match value:
         case None | ():
             return ""

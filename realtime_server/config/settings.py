@@ -1,6 +1,6 @@
-"""ServerConfig: every variable, with its default and its meaning.
+"""ServerConfig: every environment variable, with its default and its meaning.
 
-Defaults stand here and nowhere else. A variable's name is its field's in capitals.
+The defaults are here and nowhere else. A variable's name is the field's name in capitals.
 """
 
 # ruff: noqa: RUF009 (_variable makes attrs fields)
@@ -43,7 +43,8 @@ SETTING_NAMES: Final = {
     "sslrootcert": "DB_SSL_ROOT_CERT",
     "slot": "SLOT_NAME",
 }
-"""What a source's settings, libpq's parameters, and values of those are called here."""
+"""The variables that errors name in place of a source's settings, and of libpq's parameters and
+their values."""
 
 _T = TypeVar("_T")
 
@@ -57,25 +58,26 @@ SECTIONS: Final[Mapping[str, str]] = {
     "replication_poll_interval": "RLS mode",
     "webhook_headers": "Webhooks, which are not called yet",
 }
-"""Titles of the documentation's tables, by the field that each begins with."""
+"""The titles of the documentation's tables, by the first field of each."""
 
 _FAMILIES: Final = {
     "DB_SSL": "DB_SSL alone says how the database's connection is protected, as "
     "DB_SSL=verify-full, and DB_SSL_ROOT_CERT by whom",
 }
-"""Names whose beginning says what they are meant to do, where to overlook them is dangerous."""
+"""Unknown variables that the server warns about, by the beginning of their names, because it would
+be dangerous to overlook them; with what to set instead."""
 
 _MIB: Final = 1024 * 1024
 
 
 def _variable(default: _T, meaning: str, *, dev: _T | None = None, secret: bool = False) -> _T:
-    """Make a field that is a variable.
+    """Make a field that is an environment variable.
 
     Args:
-        default: a release's.
-        meaning: for the documentation.
-        dev: the default of ``--dev``, where it differs.
-        secret: never shown; ``<NAME>_FILE`` may name a file that holds it.
+        default: the default value.
+        meaning: what the variable does, for the documentation.
+        dev: the default with ``--dev``, if it differs.
+        secret: whether the value is never shown, and may be in a file that ``<NAME>_FILE`` names.
     """
     metadata = {"meaning": meaning, "dev": dev, "secret": secret}
     return attrs.field(default=default, repr=not secret, metadata=metadata)
@@ -83,7 +85,7 @@ def _variable(default: _T, meaning: str, *, dev: _T | None = None, secret: bool 
 
 @attrs.frozen
 class ServerConfig:
-    """Everything the server can be told."""
+    """The settings of the server. Each variable's meaning is in its field."""
 
     # Changes
 
@@ -98,195 +100,231 @@ class ServerConfig:
         "(../topics/rls.md#wal2json), in RLS mode only",
     )
     publications: kinds.Publications = _variable(
-        ("supabase_realtime",), "whose tables are listened to; they must exist"
+        ("supabase_realtime",), "the publications whose tables' changes are sent; they must exist"
     )
     slot_name: kinds.SlotName = _variable(
-        None, "lower-cased; unset: a temporary slot with a name of its own"
+        None, "the slot's name, in lower case; unset: a temporary slot with a name of its own"
     )
     temporary_slot: kinds.Flag = _variable(
         False,
-        "make the named slot a temporary one, which ends with each connection; without "
-        "`SLOT_NAME` it always is",
+        "make the slot `SLOT_NAME` a temporary one, which PostgreSQL drops with the connection; "
+        "without `SLOT_NAME` the slot always is",
     )
     configuration_file: kinds.Configuration = _variable(
         ConfigurationFile(),
-        "which topics get which events; unset: all of them",
+        "a file that says which topics get which events; unset: all topics get all events",
     )
     max_replication_lag_mb: kinds.Megabytes = _variable(
         0,
-        "WAL that the slot may hold back; beyond it the slot is dropped and made anew, and "
-        "clients are told of the gap; 0: no bound",
+        "how much WAL the slot may hold back; beyond that the slot is dropped and made anew, and "
+        "clients are told of the gap; 0: any amount",
     )
 
     # The database
 
-    db_host: kinds.Text = _variable("localhost", "a name, an address, or a socket's directory")
-    db_port: kinds.Port = _variable(5432, "")
-    db_name: kinds.Text = _variable("postgres", "")
+    db_host: kinds.Text = _variable(
+        "localhost", "the database's host: a name, an address, or a socket's directory"
+    )
+    db_port: kinds.Port = _variable(5432, "the database's port")
+    db_name: kinds.Text = _variable("postgres", "the database's name")
     db_user: kinds.Text = _variable(
         "postgres",
-        "needs the attribute `REPLICATION`; in RLS mode "
+        "the server's role, which needs the attribute `REPLICATION`; in RLS mode "
         "[a role of its own](../howto/rls.md#prepare-the-database), which is no superuser",
     )
-    db_password: kinds.Text = _variable("postgres", "", secret=True)
+    db_password: kinds.Text = _variable("postgres", "the role's password", secret=True)
     db_ssl: kinds.Tls = _variable(
         DatabaseTls.ON,
-        "encrypt: `true` takes any certificate, `verify-ca` one that a known authority has "
-        "signed, `verify-full` such a one for the host in `DB_HOST`",
+        "encrypt the connection: `true` accepts any certificate, `verify-ca` one that a known "
+        "authority has signed, `verify-full` one that is for the host in `DB_HOST` besides",
         dev=DatabaseTls.OFF,
     )
     db_ssl_root_cert: kinds.RootCertificate = _variable(
         None,
-        "the authorities that `verify-ca` and `verify-full` know; unset: those in libpq's "
-        "`~/.postgresql/root.crt`",
+        "the certificates of the authorities that `verify-ca` and `verify-full` know; unset: those "
+        "in libpq's `~/.postgresql/root.crt`",
     )
     db_ip_version: kinds.IpFamily = _variable(
-        IpVersion.IPV4, "which of the addresses is used when `DB_HOST` is a name"
+        IpVersion.IPV4, "the family of the address that is connected to when `DB_HOST` is a name"
     )
     db_reconnect_backoff_min: kinds.Milliseconds = _variable(
-        100, "shortest pause between two attempts"
+        100, "shortest pause between two attempts to connect to the database"
     )
-    db_reconnect_backoff_max: kinds.Milliseconds = _variable(120_000, "longest pause")
+    db_reconnect_backoff_max: kinds.Milliseconds = _variable(
+        120_000, "longest pause between two attempts; each is longer than the last, up to this"
+    )
 
     # Listening
 
     port: kinds.ListenPort = _variable(
-        4000, "0: any free one; with `--dev` on 127.0.0.1 only, else on every address"
+        4000, "the port that clients connect to; 0: any free one; with `--dev` on 127.0.0.1 only"
     )
     realtime_ip_version: kinds.IpFamily = _variable(
-        IpVersion.IPV6, "`IPv6` takes IPv4 clients as well where the system can"
+        IpVersion.IPV6,
+        "the address family to listen on; `IPv6` accepts IPv4 clients as well where the system can",
     )
     allowed_origins: kinds.Origins = _variable(
         (),
-        "web pages whose scripts may connect; unset: all, but without tokens on a loopback address "
-        "only the server's own; clients without an origin always may",
+        "the origins of web pages whose scripts may connect; unset: all, but without tokens on a "
+        "loopback address only the server's own; clients without an origin always may",
     )
     websocket_compression: kinds.Flag = _variable(
-        False, "offer permessage-deflate: less traffic for more processor time and memory"
+        False, "offer permessage-deflate, which costs processor time and memory, and saves traffic"
     )
 
     # Tokens
 
     secure_channels: kinds.Protection = _variable(
-        True, "every connection and join needs a token", dev=False
+        True, "whether every connection and every join needs a token", dev=False
     )
     jwt_secret: kinds.OptionalText = _variable(
-        None, "key of HS256, HS384 and HS512 tokens, 32 bytes or longer", secret=True
+        None, "the key of HS256, HS384 and HS512 tokens, 32 bytes or longer", secret=True
     )
     jwt_secret_short: kinds.ShortSecrets = _variable(
-        ShortSecret.REFUSE, "what is done with a shorter one", dev=ShortSecret.ALLOW
+        ShortSecret.REFUSE,
+        "whether to start with a `JWT_SECRET` that is shorter than 32 bytes",
+        dev=ShortSecret.ALLOW,
     )
     jwt_jwks: kinds.Jwks = _variable(
-        None, "more keys, also asymmetric ones; a file is read again on SIGHUP", secret=True
+        None,
+        "further keys, also public ones; the file `JWT_JWKS_FILE` is read again on SIGHUP",
+        secret=True,
     )
     jwt_claim_validators: kinds.ClaimValidators = _variable(
-        {}, "claims that every token must have, with these values"
+        {}, "the claims that every token must have, with exactly these values"
     )
 
     # Limits
 
-    max_connections: kinds.Number = _variable(16384, "open sockets")
-    max_channels: kinds.Number = _variable(1000, "topics that one connection may have joined")
+    max_connections: kinds.Number = _variable(16384, "how many connections may be open")
+    max_channels: kinds.Number = _variable(1000, "how many topics one connection may have joined")
     max_tokens: kinds.Number = _variable(
         50,
-        "different tokens that one connection's channels hold, or held within the last minute; "
-        "renewing needs room for the old and the new one",
+        "how many different tokens one connection's channels may have, or have had within the last "
+        "minute; while a token is renewed, the old and the new one count",
     )
-    max_joins_per_second: kinds.Number = _variable(1000, "of one connection")
+    max_joins_per_second: kinds.Number = _variable(
+        1000, "how many joins a second one connection may send"
+    )
     max_conditions: kinds.Number = _variable(
-        10_000, "in the filters of all that one connection has joined"
+        10_000, "how many conditions the filters of one connection's channels may have together"
     )
     max_total_conditions: kinds.Number = _variable(
-        250_000, "in the filters of all connections; each takes 2 KB, and a look at each row"
+        250_000,
+        "the same for all connections together; each condition takes 2 KB of memory, and time for "
+        "each row",
     )
     max_regex_instructions: kinds.Number = _variable(
         50_000,
-        "that RE2 has for the [regular expressions](limits.md#filters) of all that one connection "
-        "has joined",
+        "how many of RE2's instructions the [regular expressions](limits.md#filters) of one "
+        "connection's channels may take together",
     )
-    max_total_regex_instructions: kinds.Number = _variable(1_000_000, "the same of all connections")
-    max_messages_per_second: kinds.Number = _variable(2000, "from one connection")
-    max_frame_bytes: kinds.Bytes = _variable(_MIB, "of one message from a client")
-    max_payload_bytes: kinds.Bytes = _variable(_MIB // 4, "of a message's payload")
-    max_header_bytes: kinds.Bytes = _variable(64 * 1024, "of a request's line and headers")
-    max_query_bytes: kinds.QueryBytes = _variable(8000, "of a request's query, tokens included")
+    max_total_regex_instructions: kinds.Number = _variable(
+        1_000_000, "the same for all connections together"
+    )
+    max_messages_per_second: kinds.Number = _variable(
+        2000, "how many messages a second one connection may send"
+    )
+    max_frame_bytes: kinds.Bytes = _variable(_MIB, "the size of one message from a client")
+    max_payload_bytes: kinds.Bytes = _variable(_MIB // 4, "the size of a message's payload")
+    max_header_bytes: kinds.Bytes = _variable(
+        64 * 1024, "the size of a request's line and headers together"
+    )
+    max_query_bytes: kinds.QueryBytes = _variable(
+        8000, "the size of a request's query, in which tokens may be"
+    )
     handshake_timeout: kinds.Milliseconds = _variable(
-        10_000, "within which a client sends its request's head"
+        10_000, "how long a client may take to send its request's line and headers"
     )
     idle_timeout: kinds.Milliseconds = _variable(
-        60_000, "without a message, after which a client is taken for gone"
+        60_000, "after how long without a message a client's connection is closed"
     )
     outbox_max_bytes: kinds.Bytes = _variable(
-        8 * _MIB, "what may wait for one client before it is [cut off](../topics/slow-clients.md)"
+        8 * _MIB,
+        "how much may wait for one client before it is [cut off](../topics/slow-clients.md)",
     )
     outbox_total_bytes: kinds.OptionalBytes = _variable(
         None,
-        "what may wait for all clients together, before those with the most are cut off; unset: a "
-        "quarter of the memory that the process may have",
+        "how much may wait for all clients together before those with the most are cut off; unset: "
+        "a quarter of the memory that the process may have",
     )
     outbox_max_age: kinds.Milliseconds = _variable(
-        15_000, "how long any of it may wait before the client is cut off"
+        15_000, "how long a message may wait for a client before the client is cut off"
     )
     send_buffer_bytes: kinds.SendBuffer = _variable(
         128 * 1024,
-        "what the operating system holds of one connection, on top, roughly; 0: as it likes, "
-        "which may be megabytes",
+        "how much the operating system holds for one connection besides, roughly; 0: what the "
+        "system chooses, which may be megabytes",
     )
 
     # Operation
 
-    expose_metrics: kinds.Flag = _variable(False, "serve `/metrics`", dev=True)
+    expose_metrics: kinds.Flag = _variable(
+        False, "serve [`/metrics`](metrics.md) for Prometheus", dev=True
+    )
     inspector: kinds.Flag = _variable(
-        False, "serve a page at `/` that shows changes as they come", dev=True
+        False,
+        "serve a [page](../howto/inspector.md) at `/` that shows changes as they come",
+        dev=True,
     )
     ready_max_lag_mb: kinds.Megabytes = _variable(
-        100, "how far the stream may be behind for `/ready` to say yes; 0: no bound"
+        100, "how far the stream may be behind while `/ready` answers 200; 0: any distance"
     )
-    log_level: kinds.Level = _variable(LogLevel.INFO, "")
-    log_format: kinds.LogStyle = _variable(LogFormat.TEXT, "a line of text, or a JSON object")
+    log_level: kinds.Level = _variable(
+        LogLevel.INFO, "the level of the least important lines that are logged"
+    )
+    log_format: kinds.LogStyle = _variable(
+        LogFormat.TEXT, "whether each [line](logs.md) is text, or a JSON object"
+    )
     event_loop: kinds.Loop = _variable(
-        EventLoop.ASYNCIO, "`uvloop` needs the extra `fast`, and is not always the faster one"
+        EventLoop.ASYNCIO,
+        "the event loop that runs the server; `uvloop` needs the extra `fast`, and is not always "
+        "faster",
     )
     drain_timeout: kinds.Milliseconds = _variable(
-        5000, "what a stop may take until the last socket is closed"
+        5000, "how long a stop may take until the last connection is closed"
     )
 
     # RLS mode
 
     replication_poll_interval: kinds.Pause = _variable(
         0,
-        "least time between two checks of changes, unless `MAX_CHANGES` wait already; 0: none, "
-        "the next check begins when the last has ended",
+        "the least time from the beginning of one check of changes to the next, unless "
+        "`MAX_CHANGES` changes wait already; 0: the next check begins when the last one has ended",
     )
     subscription_sync_interval: kinds.Milliseconds = _variable(
-        60_000, "between two comparisons of `realtime.subscription` with the joined channels"
+        60_000,
+        "the time between two comparisons of the table `realtime.subscription` with the joined "
+        "channels",
     )
-    max_changes: kinds.Number = _variable(100, "that one check is about, at most")
+    max_changes: kinds.Number = _variable(100, "how many changes one check may be about")
     max_record_bytes: kinds.RecordBytes = _variable(
         _MIB,
-        "of a change's values, in STREAM mode, too, beyond which the [long ones are left "
-        "out](limits.md#large-changes); the default is what all stock clients take",
+        "the size of a change's values beyond which the [long ones are left "
+        "out](limits.md#large-changes), in STREAM mode, too; all stock clients accept the default",
     )
     rls_strict: kinds.Flag = _variable(
-        False, "deliver only rows that still are as the change says when they are checked"
+        False, "send only rows that are still as the change says when they are checked"
     )
     rls_delete: kinds.RlsDeletes = _variable(
         RlsDelete.KEY,
-        "of a DELETE where row level security is on: the primary key, to every role; or, under "
-        "REPLICA IDENTITY FULL, [the whole row to those whom the policies let see "
-        "it](../topics/rls.md#who-could-see-a-deleted-row)",
+        "what is sent of a deleted row where row level security is enabled: `key`: the primary "
+        "key, to every role; `policy`: under REPLICA IDENTITY FULL [the whole row to those whom "
+        "the policies let see it](../topics/rls.md#who-could-see-a-deleted-row)",
     )
     rls_check_timeout: kinds.Milliseconds = _variable(
-        1000, "that a role's policies may take for a batch; whoever takes longer is asked apart"
+        1000,
+        "how long a role's policies may take for one check; rows for a role and claims that take "
+        "longer are checked apart from the others",
     )
     rls_waiting_bytes: kinds.OptionalBytes = _variable(
         None,
-        "what may wait for all whose policies take too long, before those with the most lose it "
-        "and are told of a [gap](protocol.md#gaps); unset: a quarter of the memory that the "
-        "process may have",
+        "how much may wait for all roles and claims whose policies take too long, before those "
+        "with the most lose it and are told of a [gap](protocol.md#gaps); unset: a quarter of the "
+        "memory that the process may have",
     )
     rls_ignored_claims: kinds.Names = _variable(
-        (), "that no policy reads, so that tokens which differ in them share a check"
+        (), "claims that no policy reads, so that tokens which differ in them alone share a check"
     )
 
     # Webhooks
@@ -301,38 +339,39 @@ class ServerConfig:
         8 * _MIB, "of one body; a larger transaction goes in numbered parts"
     )
 
-    # No variables.
+    # What follows are no variables.
 
     loopback: bool = False
-    """Listen on 127.0.0.1 only. Set by ``--dev``."""
+    """Whether to listen on 127.0.0.1 only, as ``--dev`` does."""
     jwt_jwks_file: str | None = None
-    """Where ``jwt_jwks`` was read from, when it was a file; see :func:`read_jwks`."""
+    """The file that ``jwt_jwks`` was read from; None if it was no file."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], *, dev: bool = False) -> Self:
-        """Read the configuration.
+        """Read the settings.
 
         Args:
-            environ: usually ``os.environ``. Unknown variables are ignored; an empty one
-                counts as unset. Where a secret's ``<NAME>_FILE`` is set, the file is read.
-            dev: development defaults: no TLS to the database, open channels, metrics,
-                loopback.
+            environ: the environment variables, usually ``os.environ``. Unknown ones are ignored,
+                and an empty one counts as unset. Where a secret's ``<NAME>_FILE`` is set, that file
+                is read.
+            dev: whether to take the defaults of ``--dev``: no TLS to the database, channels without
+                tokens, metrics, and listening on 127.0.0.1 only.
 
         Raises:
-            ConfigError: with every problem, each naming its variable and the remedy.
+            ConfigError: with every problem; each names its variable and the remedy.
         """
         values, problems = structure(environ, cls)
         if dev:
             values = {**_dev_defaults(cls), **values}
         config = cls(**values)
-        problems_of_several = [
+        contradictory = [
             problem
             for fields, problem in contradictions(config)
-            # What a bad value would have meant is not known.
+            # It is not known what an invalid value was meant to be.
             if problems.keys().isdisjoint(fields)
         ]
-        if problems or problems_of_several:
-            raise ConfigError([*problems.values(), *problems_of_several])
+        if problems or contradictory:
+            raise ConfigError([*problems.values(), *contradictory])
         return config
 
     @classmethod

@@ -672,7 +672,7 @@ def test_a_variable_knows_all_that_the_documentation_says() -> None:
         default="true",
         dev="false",
         form="`true`, `false`, `verify-ca`, `verify-full`; anything else is `true`",
-        meaning="encrypt: `true` takes any certificate, `verify-ca` one that a known authority has "
-        "signed, `verify-full` such a one for the host in `DB_HOST`",
+        meaning="encrypt the connection: `true` accepts any certificate, `verify-ca` one that a "
+        "known authority has signed, `verify-full` one that is for the host in `DB_HOST` besides",
         secret=False,
     )
