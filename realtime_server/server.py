@@ -22,7 +22,7 @@ from .fanout.topic_rules import TopicRules
 from .metrics import CONTENT_TYPE, Metrics
 from .net.aio import cancel_within
 from .net.backlog import Backlog, OutboxLimits
-from .net.budget import Budget
+from .net.budget import FilterBudget
 from .net.connection import Connection
 from .net.http import Endpoint, Site
 from .net.inspector import TableList, inspector_endpoints
@@ -94,7 +94,7 @@ class RealtimeServer:
             authorizer=self._authorizer,
             registrar=self.mode,
             backlog=backlog,
-            budget=Budget(config),
+            budget=FilterBudget(config),
             config=config,
             metrics=self.metrics,
         )

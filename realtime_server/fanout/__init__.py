@@ -1,1 +1,1 @@
-"""From a change to the channels that get it."""
+"""Fan-out: from a change to the channels that get it, and the bytes that each is sent."""

@@ -1,4 +1,4 @@
-"""Attachment: whether the database's changes are being read, and who waits until they are."""
+"""Attachment: whether the database's changes are being read, and callbacks for when they are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Attachment", "Wait"]
 
 
 class Wait:
-    """Somebody who waits. Exactly one thing comes of it, unless it is cancelled."""
+    """A callback that is called once: when changes are read, or when that takes too long."""
 
     def __init__(self, owner: Attachment, then: Callable[[bool], None]) -> None:
         self._owner = owner
@@ -20,7 +20,7 @@ class Wait:
         self._timer: asyncio.TimerHandle | None = None
 
     def cancel(self) -> None:
-        """Wait no more. Doing so twice, or when the wait is over, is nothing."""
+        """Do not call the callback any more. After the call, and twice, this does nothing."""
         if self._timer is not None:
             self._timer.cancel()
         self._owner._forget(self)
@@ -34,11 +34,11 @@ class Wait:
 
 
 class Attachment:
-    """The state of a server's stream.
+    """Whether a server is attached to its database's changes.
 
     Args:
-        is_attached: whether changes are being read now.
-        attached: returns when they are.
+        is_attached: returns whether changes are being read now.
+        attached: returns when they are being read.
     """
 
     def __init__(
@@ -48,16 +48,16 @@ class Attachment:
     ) -> None:
         self._is_attached = is_attached
         self._attached = attached
-        # A dict for its order: who came first is told first.
+        # A dict for its order: callbacks are called in the order in which they came.
         self._waiting: dict[Wait, None] = {}
-        # Waits for all of them together.
+        # Waits on behalf of all of them.
         self._task: asyncio.Task[None] | None = None
 
     def __bool__(self) -> bool:
         return self._is_attached()
 
     def wait(self, then: Callable[[bool], None], *, within: float | None = None) -> Wait:
-        """Call ``then`` with True when the stream is attached, with False if it is not in time.
+        """Call ``then`` with True when changes are being read, with False if they are not in time.
 
         Args:
             then: called from the event loop, never from here.
@@ -76,11 +76,11 @@ class Attachment:
         try:
             await self._attached()
         except (RealtimeError, RuntimeError):
-            # The reading ends with the same error, or the server does; nobody waits for long then.
+            # The server ends with the same error soon.
             return
         self._task = None
         for wait in list(self._waiting):
-            # One of them may have cancelled another.
+            # A callback may have cancelled another wait.
             if wait in self._waiting:
                 wait._end(True)
 

@@ -19,7 +19,7 @@ from ..phoenix.joins import ANY, TRUNCATE, Binding
 from ..phoenix.serializers import Serializer
 from .groups import BoundDelivery, BoundGroup, Form, Subscription
 from .payloads.v1 import RowPayload
-from .topic_rules import Opening, TopicRules
+from .topic_rules import EventRules, TopicRules
 
 __all__ = ["BindingIndex"]
 
@@ -151,18 +151,18 @@ class BindingIndex:
             return []
         event = payload.event
         relation = payload.plan.relation
-        opening = self._rules.opening(relation.schema, relation.table, event)
-        found = self._without_filter(event, opening)
+        rules = self._rules.for_event(relation.schema, relation.table, event)
+        found = self._without_filter(event, rules)
         if filtered:
             # A TRUNCATE passes no filter.
             change = payload.change
             passing, moves = self._filtered.match(change), self._leaving.transitions(change)
             for (owner, binding), told in _as_told(event, passing, moves):
-                if binding.wants(told) and opening.allows_filter_on(binding.columns):
+                if binding.wants(told) and rules.allows_filter_on(binding.columns):
                     _add_form(found, owner, binding, told)
         else:
             for owner, binding in self._with_filter.get((relation.schema, relation.table), ()):
-                if binding.wants(event) and opening.allows_filter_on(binding.columns):
+                if binding.wants(event) and rules.allows_filter_on(binding.columns):
                     _add_form(found, owner, binding, event)
         return [
             BoundDelivery(group, payload, form, ids)
@@ -180,11 +180,11 @@ class BindingIndex:
         passing = yield from self._filtered.matching(change)
         moves = yield from self._leaving.moving(change)
         event = payload.event
-        opening = self._rules.opening(change.relation.schema, change.relation.table, event)
-        found = self._without_filter(event, opening)
+        rules = self._rules.for_event(change.relation.schema, change.relation.table, event)
+        found = self._without_filter(event, rules)
         for (owner, binding), told in _as_told(event, passing, moves):
             yield
-            if binding.wants(told) and opening.allows_filter_on(binding.columns):
+            if binding.wants(told) and rules.allows_filter_on(binding.columns):
                 _add_form(found, owner, binding, told)
         deliveries: list[BoundDelivery] = []
         for group, forms in found.items():
@@ -192,10 +192,10 @@ class BindingIndex:
             deliveries += [BoundDelivery(group, payload, form, ids) for form, ids in forms.items()]
         return deliveries
 
-    def _without_filter(self, event: str, opening: Opening) -> _Found:
+    def _without_filter(self, event: str, rules: EventRules) -> _Found:
         found: _Found = {}
         events = (event,) if event == TRUNCATE else (ANY, event)
-        for schema, table in opening.tables:
+        for schema, table in rules.tables:
             for wanted in events:
                 for owner, binding in self._plain.get((schema, table, wanted), ()):
                     _add_form(found, owner, binding, event)

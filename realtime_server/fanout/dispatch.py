@@ -1,18 +1,19 @@
-"""Dispatch: from messages for many to one write for each outbox, in slices of time.
+"""Dispatch: writes messages for groups of subscribers, with one write for each outbox.
 
-What came for the same members is joined once. An outbox that is among several members gets
-what came for all of them, in the order in which it came, and that is joined once for all
-outboxes of which the same is true. So each is written to once, and its client's socket is
-asked once to take what may be many messages.
+The messages for one group are joined into frames once, for all its members. An outbox that is in
+several groups gets the messages for all of them, in the order in which they came; these are joined
+once, too, for all outboxes that are in the same groups. So each outbox is written to once, and each
+socket is asked once to take what may be many messages.
 
-Thousands of writes take a while. A dispatch gives way when its slice of time is over, so
-that the event loop can serve whoever else has something to say. Order is kept: the next one
-begins when this one has ended. Who leaves in between gets nothing more.
+Thousands of writes take a while. A dispatch gives way when its slice of time is over, so that the
+event loop can serve other clients. The order is kept, as the next dispatch begins when this one has
+ended. A subscriber that leaves in between gets nothing more.
 
-A large transaction can be written faster than any network takes it. While most of those who
-just got something are behind, the next is held back for a moment, so that it does not cut
-them off; the few who are slow are not waited for. Nor is anybody where the changes come no faster
-than they would then: a hundred who read nothing would hold up each row for all others.
+A large transaction can be written faster than any network takes it. While most of the outboxes that
+were just written to are behind, the next write is held back for a moment, so that their clients are
+not cut off. A few slow clients are not waited for. Nor is any client if messages come no faster
+than they could be written with the waits: otherwise a hundred clients that read nothing would delay
+each change for all others.
 """
 
 from __future__ import annotations
@@ -25,66 +26,74 @@ from typing import Final, Protocol, TypeAlias
 from ..net.frames import Frames, TextFrame
 from .turns import SLICE, Steps
 
-__all__ = ["Dispatch", "Flow", "Members", "Outbox", "Subscriber"]
+__all__ = ["Dispatch", "OutputRate", "Members", "Outbox", "Subscriber"]
 
-_MOST_BYTES: Final = 64 * 1024
-"""Joined, about: a write should fit into what the kernel takes at once."""
-_MUCH: Final = _MOST_BYTES // 4
-"""Bytes after which it is worth a look whether those who got them are behind."""
-_RUN: Final = 32 * 1024
-"""Bytes that are written without a look at the clock, to one outbox at least."""
+_MAX_BYTES: Final = 64 * 1024
+"""Bytes of messages after which they are written, about: what the kernel takes at once."""
+_CHECK_BYTES: Final = _MAX_BYTES // 4
+"""Bytes of a write from which on the outboxes are checked for being behind."""
+_UNTIMED_BYTES: Final = 32 * 1024
+"""Bytes that are written without reading the clock, to all outboxes together, but one write at
+least."""
 _PAUSE: Final = 0.005
-_MOST_PAUSES: Final = 20
-"""So many seconds, so often, those who are behind are waited for: 0.1 s for each write, in which
-640 kB/s are enough not to fall behind further."""
+"""Seconds of one wait for outboxes that are behind."""
+_MAX_PAUSES: Final = 20
+"""Waits after one write, 0.1 s in all: a client that takes 640 kB/s falls behind no further."""
 
-_PACE: Final = _MOST_BYTES / (_PAUSE * _MOST_PAUSES)
-_HEAD_START: Final = 4 * _MOST_BYTES
-"""Bytes that may be written faster."""
+_BYTES_PER_SECOND: Final = _MAX_BYTES / (_PAUSE * _MAX_PAUSES)
+"""How fast messages are written with all these waits."""
+_BURST: Final = 4 * _MAX_BYTES
+"""Bytes that may be written faster than that."""
 
 
 class Outbox(Protocol):
-    """Where a socket's frames go. It is bounded, and drops a socket that cannot keep up."""
+    """Where a client's frames go. It is bounded, and disconnects a client that is too slow."""
 
     def write(self, frames: Frames) -> None:
-        """Take frames, in order, at once."""
+        """Take frames, in order, without waiting."""
         ...
 
     @property
     def is_behind(self) -> bool:
-        """Whether much of what it took still waits for its client."""
+        """Whether so much waits in it that its client may soon be too slow."""
         ...
 
 
 class Subscriber(Protocol):
-    """One who gets messages as long as it is open."""
+    """A member of a group, who gets messages as long as it is open."""
 
     @property
-    def is_open(self) -> bool: ...
+    def is_open(self) -> bool:
+        """Whether it still gets messages."""
+        ...
 
 
-_NOBODY: Final[Mapping[Outbox, Subscriber]] = {}
+_NO_ONE: Final[Mapping[Outbox, Subscriber]] = {}
 
 
 class Members(dict[Outbox, Subscriber]):
-    """Those who get the same messages, as they are at a time: others are another object."""
+    """The members of a group at one time, by outbox. When a member comes or goes, the group makes
+    another object."""
 
     __slots__ = ("is_current",)
 
     def __init__(
-        self, subscribers: Mapping[Outbox, Subscriber] = _NOBODY, *, is_current: bool = False
+        self,
+        subscribers: Mapping[Outbox, Subscriber] = _NO_ONE,
+        *,
+        is_current: bool = False,
     ) -> None:
         super().__init__(subscribers)
         self.is_current = is_current
-        """Whether nobody has gone since, for sure; if not, each is asked for."""
+        """Whether it is certain that no member has left since; if not, each member is checked."""
 
-    def still_has(self, outbox: Outbox) -> bool:
-        """Say whether one of them is to get these messages now."""
+    def still_includes(self, outbox: Outbox) -> bool:
+        """Return whether a member still is one, and so gets these messages."""
         return self[outbox].is_open
 
 
 class _Share:
-    """What came for the same members: each message with its place among all."""
+    """The messages for one group, each with its position among all messages of the dispatch."""
 
     __slots__ = ("members", "messages")
 
@@ -94,59 +103,60 @@ class _Share:
 
 
 _Shares: TypeAlias = tuple[_Share, ...]
-_PLACE: Final = itemgetter(0)
+_POSITION: Final = itemgetter(0)
 _NOTHING: Final = Frames(())
 
 
-class Flow:
-    """How fast messages come, over several dispatches.
+class OutputRate:
+    """How fast messages are written, measured over several dispatches.
 
     Args:
-        clock: seconds.
+        clock: seconds of any clock that only goes forward.
     """
 
     __slots__ = ("_ahead", "_clock", "_since")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        # Bytes that were written faster than with all waits.
         self._ahead = 0.0
         self._since = clock()
 
     def add(self, size: int) -> None:
-        """Note that so many bytes were written to each who got them."""
-        self._pass()
+        """Count bytes that were written to each outbox that got them."""
+        self._advance()
         self._ahead += size
 
     def is_too_fast(self) -> bool:
-        """Say whether it is more than those who are behind are waited for."""
-        self._pass()
-        return self._ahead > _HEAD_START
+        """Return whether more was written than could have been with all waits for slow clients."""
+        self._advance()
+        return self._ahead > _BURST
 
-    def _pass(self) -> None:
+    def _advance(self) -> None:
         now = self._clock()
-        self._ahead = max(self._ahead - (now - self._since) * _PACE, 0.0)
+        self._ahead = max(self._ahead - (now - self._since) * _BYTES_PER_SECOND, 0.0)
         self._since = now
 
 
 class Dispatch:
-    """What is to be handed out, and to whom.
+    """Messages to be written, and to whom.
 
     Args:
-        clock: seconds.
-        flow: of all that its owner hands out.
+        clock: seconds of any clock that only goes forward.
+        output_rate: of the hub, over all its dispatches.
     """
 
-    def __init__(self, clock: Callable[[], float], flow: Flow) -> None:
+    def __init__(self, clock: Callable[[], float], output_rate: OutputRate) -> None:
         self._clock = clock
-        self._flow = flow
+        self._output_rate = output_rate
         self._until = clock() + SLICE
-        # By the members' identity. They are kept, so it is theirs alone.
+        # By the identity of the members, which are kept alive by the share.
         self._shares: dict[int, _Share] = {}
         self._count = 0
         self._bytes = 0
 
     def add(self, members: Members, payload: bytes) -> None:
-        """Take a message."""
+        """Add a message for the members of a group."""
         share = self._shares.get(id(members))
         if share is None:
             share = self._shares[id(members)] = _Share(members)
@@ -155,36 +165,37 @@ class Dispatch:
         self._bytes += len(payload)
 
     def is_due(self) -> bool:
-        """Say whether it is time to hand out what there is."""
-        return self._bytes >= _MOST_BYTES or self._clock() >= self._until
+        """Return whether it is time to write what was added."""
+        return self._bytes >= _MAX_BYTES or self._clock() >= self._until
 
     def is_over(self) -> bool:
-        """Say whether the slice of time is over."""
+        """Return whether the slice of time is over."""
         return self._clock() >= self._until
 
     def give_way(self) -> Steps:
-        """Let others have their turn, if the slice of time is still over."""
+        """Let others have their turn if the slice of time is over, and begin another one."""
         if self.is_over():
             yield 0.0
             self._until = self._clock() + SLICE
 
     def hand_out(self) -> Steps:
-        """Write everything; whenever a slice is over, say for how many seconds to give way."""
+        """Write everything that was added, in steps: one ends whenever the slice of time is
+        over."""
         if not self._shares:
             return
         size = self._bytes
         all_shares = tuple(self._shares.values())
         self._shares, self._bytes = {}, 0
-        recipients, turns = _turns(all_shares)
+        recipients, due = _by_outbox(all_shares)
         clock = self._clock
         joined: dict[_Shares, Frames] = {}
-        at_once, most_at_once = 0, _RUN // (size + 1) + 1
+        at_once, most_at_once = 0, _UNTIMED_BYTES // (size + 1) + 1
         last: _Shares = ()
         frames = _NOTHING
-        are_all_there = _are_all_there(all_shares)
-        for outbox, shares in turns:
-            if not are_all_there:
-                shares = _open_ones(outbox, shares)
+        are_current = _are_current(all_shares)
+        for outbox, shares in due:
+            if not are_current:
+                shares = _still_due(outbox, shares)
                 if not shares:
                     continue
             if shares is not last:
@@ -199,15 +210,15 @@ class Dispatch:
                 if clock() >= self._until:
                     yield 0.0
                     self._until = clock() + SLICE
-                    are_all_there = _are_all_there(all_shares)
-        if size >= _MUCH:
-            self._flow.add(size)
+                    are_current = _are_current(all_shares)
+        if size >= _CHECK_BYTES:
+            self._output_rate.add(size)
             yield from self._pause(recipients)
 
     def _pause(self, recipients: Collection[Outbox]) -> Steps:
-        """Wait a while for those who are behind, if they are most."""
-        for _ in range(_MOST_PAUSES):
-            if not self._flow.is_too_fast():
+        """Wait a while for outboxes that are behind, if most of them are."""
+        for _ in range(_MAX_PAUSES):
+            if not self._output_rate.is_too_fast():
                 break
             if 2 * sum(outbox.is_behind for outbox in recipients) <= len(recipients):
                 break
@@ -215,8 +226,8 @@ class Dispatch:
             self._until = self._clock() + SLICE
 
 
-def _turns(shares: _Shares) -> tuple[Collection[Outbox], Iterable[tuple[Outbox, _Shares]]]:
-    """Return all who get something, and each with its shares."""
+def _by_outbox(shares: _Shares) -> tuple[Collection[Outbox], Iterable[tuple[Outbox, _Shares]]]:
+    """Return all outboxes that get something, and each with its shares."""
     if len(shares) == 1:
         members = shares[0].members
         return members, zip(members, repeat(shares))
@@ -224,25 +235,25 @@ def _turns(shares: _Shares) -> tuple[Collection[Outbox], Iterable[tuple[Outbox, 
     return found, found.items()
 
 
-def _are_all_there(shares: _Shares) -> bool:
+def _are_current(shares: _Shares) -> bool:
     for share in shares:  # noqa: SIM110 (with every batch: a generator takes 0.5 µs)
         if not share.members.is_current:
             return False
     return True
 
 
-def _open_ones(outbox: Outbox, shares: _Shares) -> _Shares:
-    """Return those shares that an outbox still is to get."""
-    if all(share.members.still_has(outbox) for share in shares):
+def _still_due(outbox: Outbox, shares: _Shares) -> _Shares:
+    """Return the shares of the groups of which an outbox still is a member."""
+    if all(share.members.still_includes(outbox) for share in shares):
         return shares
-    return tuple(share for share in shares if share.members.still_has(outbox))
+    return tuple(share for share in shares if share.members.still_includes(outbox))
 
 
 def _recipients(all_shares: Iterable[_Share]) -> dict[Outbox, _Shares]:
-    """Return who gets which shares, in the order in which they came.
+    """Return which outboxes get which shares, in the order in which they came.
 
-    Those who get the same have the same tuple: with one for each of them, the garbage
-    collector would look at thousands of new objects, time and again.
+    Outboxes that get the same shares have the same tuple: with a tuple for each of them the garbage
+    collector would visit thousands of new objects, time and again.
     """
     found: dict[Outbox, _Shares] = {}
     for share in all_shares:
@@ -265,5 +276,5 @@ def _join(shares: _Shares) -> Frames:
         messages = shares[0].messages
     else:
         messages = [message for share in shares for message in share.messages]
-        messages.sort(key=_PLACE)
+        messages.sort(key=_POSITION)
     return Frames([frame for _, frame in messages])

@@ -1,4 +1,4 @@
-"""Groups: subscriptions that get the same bytes, and what goes to them."""
+"""Groups: subscriptions that get the same bytes, and the deliveries of changes to them."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ Form: TypeAlias = tuple[str, frozenset[str] | None]
 
 @attrs.define(eq=False)
 class Subscription:
-    """A channel's interest in changes."""
+    """What a channel asks for, and where it is sent."""
 
     topic: Topic
     serializer: Serializer
     outbox: Outbox
     bindings: tuple[Binding, ...] | None = None
-    """What was asked for in a join with ``config``; None: the topic itself says it."""
+    """What a join with ``config`` asks for; None: the topic itself says what it asks for."""
     viewer: Hashable = None
-    """In whose eyes rows are looked at; None: everybody sees them."""
+    """The role and claims that rows are checked for; None: everybody sees them."""
     is_open: bool = attrs.field(default=False, init=False)
-    """Whether it is in a hub."""
+    """Whether it is subscribed in a hub."""
 
 
-class _GroupMembers(Members):
-    """Those who were in a group; who looks at rows in other eyes meanwhile is none of them."""
+class _CurrentMembers(Members):
+    """The members of a group; one that has got another viewer meanwhile is a member no more."""
 
     __slots__ = ("_viewer",)
 
@@ -55,62 +55,62 @@ class _GroupMembers(Members):
         super().__init__(subscriptions, is_current=True)
         self._viewer = viewer
 
-    def still_has(self, outbox: Outbox) -> bool:
+    def still_includes(self, outbox: Outbox) -> bool:
         one = self[outbox]
         assert isinstance(one, Subscription)  # it was made of them
         return one.is_open and one.viewer == self._viewer
 
 
-class _SameBytes:
-    """Subscriptions that get the same bytes. A socket has one of them."""
+class _GroupBase:
+    """Subscriptions that get the same bytes: at most one for each socket."""
 
-    __slots__ = ("_as_they_are", "_subscriptions", "serializer", "topic", "viewer")
+    __slots__ = ("_members", "_subscriptions", "serializer", "topic", "viewer")
 
     def __init__(self, topic: str, serializer: Serializer, viewer: Hashable) -> None:
         self.topic = topic
         self.serializer = serializer
         self.viewer = viewer
-        # Subscribers are served as they came.
+        # In the order in which they came, in which they are served.
         self._subscriptions: dict[Outbox, Subscription] = {}
-        self._as_they_are: Members | None = None
+        self._members: Members | None = None
 
     def __len__(self) -> int:
         return len(self._subscriptions)
 
     @property
     def members(self) -> Members:
-        """Those who are there now; the same object as long as they are the same."""
-        if self._as_they_are is None:
-            self._as_they_are = _GroupMembers(self._subscriptions, self.viewer)
-        return self._as_they_are
+        """The members now; the same object as long as none comes or goes."""
+        if self._members is None:
+            self._members = _CurrentMembers(self._subscriptions, self.viewer)
+        return self._members
 
     def add(self, subscription: Subscription) -> None:
-        """Take one in, instead of another of the same socket."""
+        """Add a subscription, in place of another one of the same socket."""
         self._subscriptions[subscription.outbox] = subscription
-        self._have_changed()
+        self._reset_members()
 
     def remove(self, subscription: Subscription) -> None:
-        """Take one out. One that is not there is ignored."""
+        """Remove a subscription. One that is not there is ignored."""
         if self._subscriptions.get(subscription.outbox) is subscription:
             del self._subscriptions[subscription.outbox]
-            self._have_changed()
+            self._reset_members()
 
-    def _have_changed(self) -> None:
-        if self._as_they_are is not None:
-            self._as_they_are.is_current = False
-            self._as_they_are = None
+    def _reset_members(self) -> None:
+        if self._members is not None:
+            self._members.is_current = False
+            self._members = None
 
     def gap_message(self, gap: AnyGap) -> bytes:
-        """Return what tells them of a gap."""
+        """Return the message that tells the members of a gap."""
         return self.system_message(gap_payload(gap, self.topic.removeprefix(CHANNEL_PREFIX)))
 
     def system_message(self, payload: dict[str, Any]) -> bytes:
-        """Return the event ``system`` as they get it."""
+        """Return a ``system`` message for the members."""
         return self.serializer.encode(Message(self.topic, SYSTEM, payload))
 
 
-class Group(_SameBytes):
-    """Subscriptions to a topic that get the same bytes: same topic, serializer and viewer."""
+class Group(_GroupBase):
+    """Subscriptions without bindings that get the same bytes: same topic, serializer and viewer."""
 
     __slots__ = ("envelopes", "is_filtered")
 
@@ -123,7 +123,7 @@ class Group(_SameBytes):
         self.envelopes: dict[str, tuple[bytes, bytes]] = {}
 
     def message(self, event: str, data: bytes) -> bytes:
-        """Return a payload as the message that they get."""
+        """Return a payload as the message for the members."""
         envelope = self.envelopes.get(event)
         if envelope is None:
             envelope = self.envelopes[event] = self.serializer.envelope(self.topic, event)
@@ -131,8 +131,8 @@ class Group(_SameBytes):
         return before + data + behind
 
 
-class BoundGroup(_SameBytes):
-    """Subscriptions with bindings that get the same bytes: the bindings are the same, too."""
+class BoundGroup(_GroupBase):
+    """Subscriptions with bindings that get the same bytes: the same bindings, too."""
 
     __slots__ = ("_before", "_behind", "bindings")
 
@@ -148,13 +148,13 @@ class BoundGroup(_SameBytes):
         self._before, self._behind = serializer.envelope(topic, POSTGRES_CHANGES)
 
     def message(self, ids: Iterable[int], data: bytes) -> bytes:
-        """Return a payload as the message that they get, for the bindings with these ids."""
+        """Return a payload as the message for the members, for the bindings with these ids."""
         head = f'{{"ids":[{",".join(map(str, ids))}],"data":'.encode()
         return b"".join((self._before, head, data, b"}", self._behind))
 
 
 class Delivery(NamedTuple):
-    """What goes to one group of subscriptions because of one change."""
+    """One change for one group of subscriptions without bindings."""
 
     group: Group
     payload: RowPayload
@@ -166,17 +166,17 @@ class Delivery(NamedTuple):
 
     @property
     def is_bound(self) -> bool:
-        """Whether it is for clients that joined with ``config``."""
+        """Whether the group's clients joined with ``config``."""
         return False
 
     @property
     def is_filtered(self) -> bool:
-        """Whether the group is given such changes as far as they pass a filter."""
+        """Whether the group gets only such changes of the table as pass a filter."""
         return self.group.is_filtered
 
     @property
     def has_filters(self) -> bool:
-        """Whether a filter has a say in any of it."""
+        """Whether the change passed a filter for any of it."""
         return self.is_filtered
 
     def message(self, data: bytes) -> bytes:
@@ -188,12 +188,12 @@ class Delivery(NamedTuple):
         return self.payload.payload
 
     def render_short(self) -> bytes:
-        """Return the payload that shows it without its long values."""
+        """Return the payload that shows the change without its long values."""
         return self.payload.short.payload
 
 
 class BoundDelivery(NamedTuple):
-    """The same for subscriptions with bindings."""
+    """One change for one group of subscriptions with bindings."""
 
     group: BoundGroup
     payload: RowPayload
@@ -230,4 +230,5 @@ class BoundDelivery(NamedTuple):
 AnyDelivery: TypeAlias = Delivery | BoundDelivery
 AnyGroup: TypeAlias = Group | BoundGroup
 Listening: TypeAlias = Mapping[Hashable, Mapping[AnyGroup, Members]]
-"""By viewer, who listens to a table's changes at a time, whatever the filters say."""
+"""Who listens to a table's changes, whether these pass the filters or not: by viewer, the groups,
+and their members at that time."""

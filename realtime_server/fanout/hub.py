@@ -38,7 +38,7 @@ from realtime_core.filters import EnumOrders
 from ..phoenix.joins import Binding
 from ..phoenix.messages import CHANNEL_PREFIX, subscription_failed
 from .binding_index import BindingIndex
-from .dispatch import Dispatch, Flow, Members
+from .dispatch import Dispatch, Members, OutputRate
 from .groups import AnyDelivery, AnyGroup, BoundGroup, Listening, Subscription
 from .pace import QUICK, Pace, pace_of
 from .payloads.v1 import Plans, row_payloads
@@ -53,17 +53,18 @@ __all__ = ["Hub", "HubStats", "Messages"]
 logger = logging.getLogger("realtime.hub")
 
 
-_MOST_LISTENING: Final = 64
-"""Tables and kinds of changes of which it is known who listens: each may have all channels."""
+_MAX_LISTENING: Final = 64
+"""Tables and kinds of changes for which the hub remembers who listens: each may have all
+channels."""
 
-_MOST_TYPED: Final = 1000
-"""Relations of which it is known that their filters are typed."""
+_MAX_TYPED: Final = 1000
+"""Tables for which the hub remembers that their filters are compiled."""
 
-_TELLING_NOTHING: Final = frozenset((Begin, Commit, Idle))
+_WITHOUT_MESSAGES: Final = frozenset((Begin, Commit, Idle))
 _ROWS: Final = frozenset((Insert, Update, Delete))
 
 Messages: TypeAlias = Iterable[tuple[Members, bytes]]
-"""Text messages, each with those who are to get it."""
+"""Text messages, each with the subscribers that are to get it."""
 
 
 @attrs.frozen
@@ -71,13 +72,13 @@ class HubStats:
     """What a hub counts."""
 
     subscriptions: int = 0
-    """There are."""
+    """Subscriptions that there are now."""
     filter_misfits: int = 0
-    """Subscriptions with a filter that was found not to fit its table after the join."""
+    """Subscriptions with a filter that turned out, after the join, not to fit its table."""
     filter_errors: int = 0
-    """How often a row could not be judged by a filter; it passed none."""
+    """How often a filter could not be evaluated for a row; the row did not pass it then."""
     too_large: int = 0
-    """Changes that were told without their long values."""
+    """Changes that were sent without their long values."""
 
 
 class Hub:
@@ -103,7 +104,7 @@ class Hub:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._clock = clock
-        self._flow = Flow(clock)
+        self._output_rate = OutputRate(clock)
         self._names_columns = names_columns
         self.record_limit = RecordLimit(max_record_bytes)
         """How large a change may be that is sent whole."""
@@ -131,7 +132,7 @@ class Hub:
         return self._topics.is_empty and self._bindings.is_empty and not self._misfits
 
     def stats(self) -> HubStats:
-        """Return what is counted, as it is now."""
+        """Return the counts, as they are now."""
         return HubStats(
             subscriptions=sum(map(len, self.groups())),
             filter_misfits=self._misfits_told,
@@ -174,22 +175,21 @@ class Hub:
         return self._topics if subscription.bindings is None else self._bindings
 
     def publish(self, events: Iterable[Event]) -> None:
-        """Hand out what one wake-up brought, in order, whatever time it takes."""
+        """Hand out the events of one batch, in order, without giving way."""
         for _ in self.publishing(events):
             pass
 
     def publishing(self, events: Iterable[Event]) -> Steps:
-        """Hand out what one wake-up brought, in order; stop whenever others should have a turn.
+        """Hand out the events of one batch, in order, in steps.
 
-        Each step says for how many seconds. It must be brought to its end before the next
-        begins. Clients may come and go while it stops: they get what they asked for from then
-        on, or no more.
+        The steps must be brought to their end before those of the next batch begin. Clients may
+        come and go in between: they get what comes from then on, or nothing more.
         """
-        dispatch = Dispatch(self._clock, self._flow)
+        dispatch = Dispatch(self._clock, self._output_rate)
         for event in events:
             # By class, and not by isinstance: this runs for every event.
             kind = type(event)
-            if kind in _TELLING_NOTHING:
+            if kind in _WITHOUT_MESSAGES:
                 continue
             deliveries: list[AnyDelivery] | None = None
             if kind in _ROWS:
@@ -206,7 +206,7 @@ class Hub:
                 if dispatch.is_due():
                     yield from dispatch.hand_out()
                     yield from dispatch.give_way()
-            # Filters may have taken their time although nobody gets anything.
+            # Filters may have taken long although no client gets anything.
             if dispatch.is_over():
                 yield from dispatch.hand_out()
                 yield from dispatch.give_way()
@@ -227,22 +227,21 @@ class Hub:
                 yield from dispatch.give_way()
 
     def typing(self, relation: Relation) -> Steps:
-        """Type the filters on a table that is new, or has other columns.
+        """Compile the filters on a table that is new or was altered, in steps.
 
-        It stops as :meth:`publishing` does, and comes before :meth:`deliveries`, which does at
-        once what is left.
+        This may be left out: :meth:`deliveries` compiles at once what is not compiled yet.
         """
         plan = self._plans.get((relation.schema, relation.table))
         if plan is None or plan.relation is not relation:
             self.on_relation(relation)
         for _ in chain(self._topics.prepare(relation), self._bindings.prepare(relation)):
             yield 0.0
-        if len(self._typed) >= _MOST_TYPED:
+        if len(self._typed) >= _MAX_TYPED:
             self._typed.clear()
         self._typed[relation] = self.pace(relation)
 
     def pace(self, relation: Relation) -> Pace:
-        """Return how long the filters on a table take, as far as they are typed."""
+        """Return how long the filters on a table take for a row, as far as they are compiled."""
         known = self._typed.get(relation)
         if known is None:
             asked = chain(self._topics.asked(relation), self._bindings.asked(relation))
@@ -250,10 +249,10 @@ class Hub:
         return known
 
     def delivering(self, change: RowChange) -> Generator[None, None, list[AnyDelivery]]:
-        """Return what :meth:`deliveries` does, and stop before each small part of it.
+        """Return what :meth:`deliveries` does, and yield before each small part of the work.
 
-        That is for changes of which :meth:`pace` says that they take long. Those who come
-        meanwhile get nothing of the change.
+        That is for changes of which :meth:`pace` says that they take long. Clients that come
+        meanwhile do not get the change.
         """
         found: list[AnyDelivery] = []
         for payload in row_payloads(change, self._plans):
@@ -262,13 +261,13 @@ class Hub:
         return found
 
     def write(self, messages: Messages) -> None:
-        """Hand messages out, in order, whatever time it takes."""
+        """Hand messages out, in order, without giving way."""
         for _ in self.writing(messages):
             pass
 
     def writing(self, messages: Messages) -> Steps:
-        """Hand messages out in the same way. They may be thought of as they are asked for."""
-        dispatch = Dispatch(self._clock, self._flow)
+        """Hand messages out, in order, in steps. They may be made while they are handed out."""
+        dispatch = Dispatch(self._clock, self._output_rate)
         for members, message in messages:
             dispatch.add(members, message)
             if dispatch.is_due():
@@ -276,13 +275,13 @@ class Hub:
         yield from dispatch.hand_out()
 
     def deliveries(self, change: Change, *, filtered: bool = True) -> list[AnyDelivery]:
-        """Say which groups a change goes to, topics in the ladder's order, then bindings.
+        """Return which groups a change goes to: those of topics first, then those of bindings.
 
-        What :meth:`misfit_messages` has to tell afterwards goes out before it.
+        Write what :meth:`misfit_messages` returns afterwards before the change itself.
 
         Args:
             change: to hand out.
-            filtered: whether filters are looked at; else each passes.
+            filtered: whether filters are evaluated; if not, each passes.
         """
         found: list[AnyDelivery] = []
         for payload in row_payloads(change, self._plans):
@@ -301,7 +300,7 @@ class Hub:
             if self._misfits:
                 yield from self.misfit_messages()
             limit = self.record_limit
-            # Usually none ever is.
+            # Usually no change ever is too large.
             if (
                 limit.exceeded
                 and deliveries
@@ -330,7 +329,8 @@ class Hub:
         self._note_misfit(group, exc, table=f"{binding.schema}.{binding.table}")
 
     def misfit_messages(self) -> Iterator[tuple[Members, bytes]]:
-        """Tell the channels whose filters were found not to fit since the last time."""
+        """Yield messages for the channels whose filters turned out not to fit since the last
+        call."""
         misfits, self._misfits = self._misfits, []
         for group, reason in misfits:
             logger.info("a filter of %.200r does not fit its table", shown_topic(group.topic))
@@ -344,11 +344,12 @@ class Hub:
         return self._topics.has_filters(schema, table) or self._bindings.has_filters(schema, table)
 
     def listening(self, change: RowChange) -> Listening:
-        """Return who listens to changes like this one; the same object while they are the same."""
+        """Return who listens to changes of this kind; the same object while nobody comes or
+        goes."""
         return self._listening_and_filtering(change)[0]
 
     def filtering(self, change: RowChange) -> frozenset[Hashable]:
-        """Return the viewers among them who have filters in all of their channels, likewise."""
+        """Return the viewers among them of whom each channel has a filter, likewise."""
         return self._listening_and_filtering(change)[1]
 
     def _listening_and_filtering(self, change: RowChange) -> tuple[Listening, frozenset[Hashable]]:
@@ -362,7 +363,7 @@ class Hub:
                 found.setdefault(group.viewer, {})[group] = group.members
                 if not delivery.is_filtered:
                     unfiltered.add(group.viewer)
-            if len(self._listening) >= _MOST_LISTENING:
+            if len(self._listening) >= _MAX_LISTENING:
                 self._listening.clear()
             known = self._listening[key] = found, frozenset(found.keys() - unfiltered)
         return known
@@ -370,8 +371,8 @@ class Hub:
     def gap_messages(
         self, gap: Gap, *, later_for: Container[Hashable] = ()
     ) -> Iterator[tuple[Members, bytes]]:
-        """Tell all channels of a gap, but for those of some viewers."""
-        # Others may come or go before the last one has been told.
+        """Yield messages that tell all channels of a gap, except for those of some viewers."""
+        # Groups may come or go before the last one has been told.
         for group in list(self.groups()):
             if group.viewer not in later_for:
                 yield group.members, group.gap_message(gap)

@@ -1,7 +1,8 @@
-"""Pace: whether the filters on a table take long for a row, so that others must have their turn.
+"""Pace: whether it takes long to evaluate a table's filters for a row.
 
-Few filters of short values take microseconds, and to divide that would cost more than it. Very
-many, or patterns that are looked for in long texts, take seconds.
+If it does, the work is done in steps, so that others have their turn in between. A few filters on
+short values take microseconds, and steps would cost more than that. Very many filters, or patterns
+that are searched for in long texts, take seconds.
 """
 
 from __future__ import annotations
@@ -17,27 +18,29 @@ from realtime_core.filters import Asked
 __all__ = ["QUICK", "Pace", "pace_of"]
 
 _MANY: Final = 500
-"""Conditions, and lookups, of a row: each takes up to a microsecond of short values."""
+"""Conditions and lookups for one row, from which on they take long: each takes up to a microsecond
+for short values."""
 _LONG: Final = 4096
-"""Characters of a value: to look for a pattern in more of them takes up to 0.4 µs for each."""
+"""Characters of a value, from which on it takes long to search it for a pattern: up to 0.4 µs for
+each."""
 
 
 @attrs.frozen(eq=False)
 class Pace:
-    """How the filters on one table are."""
+    """How long the filters on one table take."""
 
     are_many: bool
-    """Whether any row takes long."""
+    """Whether there are so many that each row takes long."""
     columns: tuple[str, ...] = ()
-    """In which a long value takes long."""
+    """The columns in which a long value takes long."""
     places: tuple[int, ...] = ()
-    """Of these columns in a whole row."""
+    """The positions of these columns in a whole row."""
 
     def takes_long(self, change: RowChange) -> bool:
-        """Say whether to judge a change takes long."""
+        """Return whether it takes long to evaluate the filters for a change."""
         if self.are_many:
             return True
-        # By class, and places: this runs for every change.
+        # By class and position, as this runs for every change.
         kind = type(change)
         if kind is not Delete:
             fields = change.record.fields  # type: ignore[union-attr]
@@ -51,22 +54,22 @@ class Pace:
         return old is not None and self._is_long(old)
 
     def _is_long(self, record: Record) -> bool:
-        """Say so of an old row, which may be a key alone."""
+        """Return the same for an old row, which may consist of key columns only."""
         texts = (record.raw(name) for name in self.columns if name in record.shape.index)
         return any(isinstance(text, str) and len(text) > _LONG for text in texts)
 
 
 QUICK: Final = Pace(are_many=False)
-"""Of tables without filters, or of which none asks more than lookups."""
+"""The pace of tables without filters, or with so few that no row takes long."""
 
 
 def pace_of(relation: Relation, asked: Iterable[Asked]) -> Pace:
-    """Return the pace of a table's filters, from what each index of them asks."""
+    """Return the pace of a table's filters, from what each index of filters looks at in a row."""
     all_asked = list(asked)
     are_many = sum(each.conditions for each in all_asked) > _MANY
     names = {name for each in all_asked for name in each.columns}
     if not are_many and not names:
         return QUICK
-    # A filter that does not fit any more may have others.
+    # A filter that does not fit the table any more may read columns that the table has not.
     columns = tuple(name for name in relation.shape.names if name in names)
     return Pace(are_many, columns, tuple(relation.shape.index[name] for name in columns))

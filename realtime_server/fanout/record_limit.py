@@ -1,4 +1,4 @@
-"""RecordLimit: how large a change may be that is told whole (MAX_RECORD_BYTES)."""
+"""RecordLimit: how large a change may be that is sent whole (MAX_RECORD_BYTES)."""
 
 from __future__ import annotations
 
@@ -15,43 +15,46 @@ __all__ = ["RecordLimit"]
 logger = logging.getLogger("realtime.hub")
 
 _MESSAGE_BYTES: Final = 1024 * 1024
-"""Of a message that every stock client takes: with one byte more, PyPI's ``realtime`` and npm's
-``@supabase/realtime-js`` 1 close the connection (code 1009)."""
+"""Size of the largest message that every stock client takes: with one byte more, PyPI's
+``realtime`` and npm's ``@supabase/realtime-js`` 1 close the connection (code 1009)."""
 _MOST_AROUND: Final = 32 * 1024
-"""Bytes that come to a rendered change in a message, at most: a topic, each of its characters
+"""Bytes that a message has besides the rendered change, at most: a topic of which each character is
 escaped, and the ids of bindings."""
 _MOST_TABLES: Final = 1000
-"""Of which it is known that their changes have been too large."""
+"""Tables that are remembered because a change of theirs was too large."""
 
 
 class RecordLimit:
-    """Says what becomes of large changes, and counts those that are too large.
+    """Makes messages of changes, and leaves the long values out of changes that are too large.
 
-    Two things make one too large: its values, and the message with it, in which names and
-    escapes come to them.
+    A change is too large if its values are, or the whole message, which has names and escapes
+    besides the values.
 
     Args:
-        max_record_bytes: of the values as text.
+        max_record_bytes: how many bytes the values may have as text.
     """
 
     def __init__(self, max_record_bytes: int) -> None:
         self.max_record_bytes = max_record_bytes
+        """How many bytes a change's values may have as text."""
         self.max_message_bytes = max(max_record_bytes, _MESSAGE_BYTES)
+        """How many bytes a message may have."""
         self.always_fits = min(max_record_bytes, self.max_message_bytes - _MOST_AROUND)
-        """Bytes of a rendered change that cannot be too large: its values have less as text."""
+        """A change that has at most so many bytes when it is rendered cannot be too large."""
         self.exceeded = 0
-        """Changes that were told without their long values."""
+        """How many changes were sent without their long values."""
         self._tables: set[str] = set()
 
     def was_exceeded_by(self, relation: Relation) -> bool:
-        """Say whether a change of a table was too large before: more of them may be."""
+        """Return whether a change of this table was too large before, so that others may be."""
         return str(relation) in self._tables
 
     def messages(self, deliveries: Iterable[AnyDelivery]) -> Iterator[tuple[AnyDelivery, bytes]]:
-        """Yield each delivery of a change with its message, and render no large one whole.
+        """Yield each delivery of a change with its message, without rendering a large change whole.
 
-        To render a hundred megabytes takes a second or more. To measure the values first costs a
-        few percent of what a small change does, so that is for tables that have had a large one.
+        To render a hundred megabytes takes a second or more. To measure the values first makes a
+        small change take a few percent longer, so this is used only for tables that have had a
+        large change.
         """
         too_large: dict[tuple[int, frozenset[str] | None], bool] = {}
         for delivery in deliveries:
@@ -65,13 +68,11 @@ class RecordLimit:
                 yield delivery, self.message(delivery, delivery.render())
 
     def message(self, delivery: AnyDelivery, data: bytes) -> bytes:
-        """Return a change as a message, without its long values if it is too large with them.
-
-        One that is small as it is rendered need not be looked at.
+        """Return a change as a message, without its long values if it is too large.
 
         Args:
             delivery: of the change.
-            data: all of it, rendered.
+            data: the whole change, rendered. Up to :attr:`always_fits` bytes of it need no check.
         """
         payload, most = delivery.payload, self.max_message_bytes
         if len(data) <= most and not payload.is_larger(self.max_record_bytes, delivery.select):
@@ -86,7 +87,7 @@ class RecordLimit:
         return delivery.message(delivery.render_short())
 
     def note(self, relation: Relation) -> None:
-        """Count a change that is told without its long values; log the first of each table."""
+        """Count a change that is sent without its long values; log the first one of each table."""
         self.exceeded += 1
         table = str(relation)
         if table in self._tables:
@@ -95,7 +96,7 @@ class RecordLimit:
             self._tables.clear()
         self._tables.add(table)
         logger.warning(
-            "a change of %s is too large and is told without its long values "
+            "a change of %s is too large and is sent without its long values "
             "(MAX_RECORD_BYTES is %d); further ones of this table are only counted",
             table,
             self.max_record_bytes,

@@ -1,6 +1,7 @@
-"""Registrar: who is told of joins, besides the hub: what is asked for may not be there.
+"""Registrar: what a mode (STREAM or RLS) does with each channel, besides the hub.
 
-Where the database decides who sees what, it has to know who listens, too.
+Both modes check a join against the database's tables: the table, or a column of a filter, may not
+exist. In RLS mode the database decides who sees what, so each channel is registered there.
 """
 
 from __future__ import annotations
@@ -17,41 +18,46 @@ __all__ = ["Registered", "Registrar"]
 
 
 class Registered(Protocol):
-    """A channel that was registered."""
+    """A registered channel."""
 
     @property
     def viewer(self) -> Hashable:
-        """In whose eyes rows are looked at; None: everybody sees them."""
+        """The role and claims that rows are checked for; None: everybody sees them."""
         ...
 
     @property
     def notes(self) -> Sequence[str]:
-        """What its client should know of its bindings once they are in place."""
+        """What its client should know about its bindings once they are in place."""
         ...
 
 
 class Registrar(Protocol):
-    """Is told of every channel from its join to its end."""
+    """The mode, which is told of every channel from its join to its end."""
 
     async def register(
         self, topic: Topic, bindings: tuple[Binding, ...] | None, grant: Grant
     ) -> Registered:
-        """Take a join, before it is answered.
+        """Register a channel, before its join is answered.
+
+        Args:
+            topic: that it joins.
+            bindings: of a join with ``config``; None: the topic itself says what it asks for.
+            grant: what its token allows.
 
         Raises:
-            RefusedError: if it cannot be.
+            RefusedError: if it cannot get what it asks for.
         """
         ...
 
     def watch(self, registered: Registered, tell: Callable[[RefusedError], None]) -> None:
-        """Take what tells a channel, which is joined now, that nothing comes of what it asks for.
+        """Have a channel, which is joined now, told if it turns out that it gets no changes.
 
-        It is called with the reason, at once if that is known.
+        ``tell`` is called with the reason, at once if that is known already.
         """
         ...
 
     async def renew(self, registered: Registered, grant: Grant) -> Hashable:
-        """Take another grant for a channel; return its viewer from now on.
+        """Register a channel anew with the grant of another token; return its viewer from now on.
 
         Raises:
             RefusedError: if the channel may not stay with it.
@@ -59,5 +65,5 @@ class Registrar(Protocol):
         ...
 
     def remove(self, registered: Registered) -> None:
-        """Take the end of a channel."""
+        """Forget a channel: it has ended."""
         ...

@@ -113,7 +113,7 @@ class TopicIndex:
         yield self._filters.asked(relation)
 
     def deliveries(self, payload: RowPayload, *, filtered: bool = True) -> list[Delivery]:
-        """Return which groups a change goes to: the topics in the ladder's order.
+        """Return which groups a change goes to: first topics without a filter, then those with one.
 
         Args:
             payload: the change.
@@ -148,17 +148,17 @@ class TopicIndex:
         return found
 
     def _matches(self, payload: RowPayload, passing: Collection[Topic]) -> list[str]:
-        """Return the joined topics that get a change, in the ladder's order.
+        """Return the joined topics that get a change: first those without a filter.
 
         Args:
             payload: the change.
             passing: the topics whose filter it passes.
         """
         relation = payload.plan.relation
-        opening = self._rules.opening(relation.schema, relation.table, payload.event)
-        matches = [topic for topic in opening.topics if topic in self._groups]
+        rules = self._rules.for_event(relation.schema, relation.table, payload.event)
+        matches = [topic for topic in rules.topics if topic in self._groups]
         if passing:
-            matches += [topic.name for topic in passing if opening.allows_filter_on(topic.columns)]
+            matches += [topic.name for topic in passing if rules.allows_filter_on(topic.columns)]
         return matches
 
     def _note_misfit(self, topic: Topic, exc: FilterError) -> None:

@@ -1,8 +1,8 @@
-"""TopicRules: which topics, and which bindings, a relation's changes may go to at all.
+"""TopicRules: which topics, and which bindings, a table's changes may be sent to at all.
 
-CONFIGURATION_FILE's list ``realtime`` says it. A rule opens topics of one kind: those of
-schemas, of tables, or of filters on a column. Without a file everything is open, but for the
-server's own schema, which nothing opens.
+The list ``realtime`` in CONFIGURATION_FILE says it. A rule allows topics of one kind: those of
+schemas, of tables, or of filters on a column. Without a file everything is allowed, except for
+the server's own schema, whose changes are sent to nobody.
 """
 
 from __future__ import annotations
@@ -15,43 +15,41 @@ import attrs
 
 from ..phoenix.messages import CHANNEL_PREFIX
 
-__all__ = ["OWN_SCHEMA", "Opening", "TopicRules"]
+__all__ = ["OWN_SCHEMA", "EventRules", "TopicRules"]
 
 OWN_SCHEMA: Final = "realtime"
-"""The server's own: it says who listens to what, with the claims of their tokens. A publication
-``FOR ALL TABLES`` has it, too."""
+"""The server's own schema. Its rows say who listens to what, with the claims of their tokens, and a
+publication ``FOR ALL TABLES`` has them, too."""
 _ANY: Final = "*"
 
 
 @attrs.frozen
-class Opening:
-    """What is open to one event of one relation.
-
-    Attributes:
-        topics: the open ones among the first three steps of the ladder, in its order.
-        columns: those that filters may look at; None: all of them.
-        tables: what bindings without a filter may name: pairs of a schema and a table, either
-            may be ``*``. They stand on the same steps as the topics.
-    """
+class EventRules:
+    """Where one kind of event of one table may be sent."""
 
     topics: tuple[str, ...]
+    """The allowed topics without a filter, in this order: ``realtime:<schema>``, ``realtime:*``,
+    ``realtime:<schema>:<table>``."""
     columns: frozenset[str] | None
+    """The columns that filters may read; None: all of them."""
     tables: tuple[tuple[str, str], ...] = attrs.field(default=(), eq=False)
+    """The tables that bindings without a filter may name, as pairs of a schema and a table of which
+    either may be ``*``: for each of ``topics`` the bindings that ask for the same."""
 
     def allows_filter_on(self, columns: frozenset[str]) -> bool:
-        """Say whether a filter may look at these columns."""
+        """Return whether a filter may read these columns."""
         return self.columns is None or columns <= self.columns
 
 
-_CLOSED: Final = Opening((), frozenset())
+_NOTHING: Final = EventRules((), frozenset())
 
 
 class TopicRules:
-    """Opens topics by rules.
+    """The rules of the configuration file.
 
     Args:
-        rules: pairs of a relation (``schema``, ``schema:table`` or ``schema:table:column``,
-            each part may be ``*``) and its events. None: everything is open.
+        rules: pairs of what is allowed (``schema``, ``schema:table`` or ``schema:table:column``, of
+            which each part may be ``*``) and the events for which it is. None: everything is.
     """
 
     def __init__(self, rules: Iterable[tuple[str, Iterable[str]]] | None = None) -> None:
@@ -61,19 +59,19 @@ class TopicRules:
             for relation, events in rules:
                 for event in events:
                     self._relations.setdefault(event, set()).add(relation)
-        self._openings: dict[tuple[str, str, str], Opening] = {}
+        self._known: dict[tuple[str, str, str], EventRules] = {}
 
-    def opening(self, schema: str, table: str, event: str) -> Opening:
-        """Return what is open to an event of a table."""
+    def for_event(self, schema: str, table: str, event: str) -> EventRules:
+        """Return where an event of a table may be sent."""
         key = (schema, table, event)
-        opening = self._openings.get(key)
-        if opening is None:
-            opening = self._openings[key] = self._find(schema, table, event)
-        return opening
+        rules = self._known.get(key)
+        if rules is None:
+            rules = self._known[key] = self._find(schema, table, event)
+        return rules
 
-    def _find(self, schema: str, table: str, event: str) -> Opening:
+    def _find(self, schema: str, table: str, event: str) -> EventRules:
         if schema == OWN_SCHEMA:
-            return _CLOSED
+            return _NOTHING
         of_schema = f"{CHANNEL_PREFIX}{schema}"
         of_all = f"{CHANNEL_PREFIX}{_ANY}"
         of_table = f"{of_schema}:{table}"
@@ -83,22 +81,22 @@ class TopicRules:
             of_table: ((schema, table), (_ANY, table)),
         }
         if self._relations is None:
-            return Opening(tuple(names), None, tuple(chain(*names.values())))
+            return EventRules(tuple(names), None, tuple(chain(*names.values())))
         relations = self._relations.get(event, set())
         tables = {f"{one}:{other}" for one in (_ANY, schema) for other in (_ANY, table)}
-        steps = (
+        kinds = (
             (of_schema, {_ANY, schema}),
             (of_all, {_ANY}),
             (of_table, tables),
         )
-        topics = tuple(topic for topic, wanted in steps if wanted & relations)
+        topics = tuple(topic for topic, wanted in kinds if wanted & relations)
         columns = frozenset(
             relation.removeprefix(f"{name}:")
             for relation in relations
             for name in tables
             if relation.startswith(f"{name}:")
         )
-        return Opening(
+        return EventRules(
             topics,
             None if _ANY in columns else columns,
             tuple(chain(*(names[topic] for topic in topics))),

@@ -1,12 +1,14 @@
-"""Topics: which of a change's names a channel listens to.
+"""Topics: how the topic that a client joins is read.
 
-A change goes to four kinds of topic, in this order: ``realtime:<schema>``, ``realtime:*``,
+A change goes to four kinds of topics, in this order: ``realtime:<schema>``, ``realtime:*``,
 ``realtime:<schema>:<table>`` and ``realtime:<schema>:<table>:<filter>``. The first three are
-compared as whole strings. The fourth has a filter expression of :mod:`realtime_core.filters`;
-``column=eq.rest`` whose rest is not in that language is taken literally, as in the original.
+compared as whole strings. The fourth has a filter expression of :mod:`realtime_core.filters`. If
+what follows ``column=eq.`` is not in that language, it is compared literally, as Supabase's server
+does.
 
-Names may have colons. What can be read as a filter is one, in every way in which the rest can be
-schema and table; what cannot be belongs to the table's name, if there is such a table.
+Schemas and tables may have colons in their names. So a topic with several colons is ambiguous: what
+can be read as a filter is one, whichever of the remaining colons separates schema and table, and
+what cannot be read as a filter belongs to the table's name, if there is such a table.
 """
 
 from __future__ import annotations
@@ -29,15 +31,16 @@ __all__ = ["MOST_SPLITS", "TableFilter", "Topic", "shown_topic"]
 
 _TEST: Final = re.compile(rf"=(?:not\.)?(?:{'|'.join(each.value for each in Operator)})\.")
 _NAMES: Final = re.compile(r"(?:[^:=(]*:){0,2}[^:=(]*")
-"""Of a topic, what cannot be a filter: up to the third colon, and to what only filters have."""
+"""The part of a topic that cannot be its filter: it ends at the third colon, or at a character that
+only filters have."""
 MOST_SPLITS: Final = 4
-"""Colons at which a topic is split. Enough for odd names; without a bound, a long value of colons
-would cost its square."""
+"""Colons at which a topic may be split into table and filter. That is enough for odd names; without
+a bound, the time to read a long value full of colons would grow with its square."""
 
 
 @attrs.frozen
 class TableFilter:
-    """The fourth kind of topic, taken apart."""
+    """One way to read a topic of the fourth kind."""
 
     schema: str
     table: str
@@ -46,15 +49,17 @@ class TableFilter:
 
 @attrs.frozen
 class Topic:
-    """A joined topic."""
+    """A topic that a client joins."""
 
     name: str
     filters: tuple[TableFilter, ...]
-    """Usually none or one. More when a colon may belong to a name or to the filter."""
+    """All ways to read it as a topic with a filter: usually none or one, more if a colon may belong
+    to a name or to the filter."""
     problem: TopicError | None = attrs.field(default=None, eq=False, repr=False)
-    """Why what follows the table is no filter: what to say unless it belongs to a table's name."""
+    """Why what follows the table is no filter. The client is told so, unless a table has such a
+    name."""
     columns: frozenset[str] = attrs.field(init=False, eq=False, repr=False)
-    """Those that its filters read."""
+    """The columns that its filters read."""
 
     @columns.default
     def _columns(self) -> frozenset[str]:
@@ -62,10 +67,10 @@ class Topic:
 
     @classmethod
     def parse(cls, name: str) -> Topic:
-        """Read a topic that begins with ``realtime:``.
+        """Read a topic, which must begin with ``realtime:``.
 
         Raises:
-            TopicError: if its filters cost too much.
+            TopicError: if its filters have too many conditions.
         """
         parts = name.removeprefix(CHANNEL_PREFIX).split(":", 2)
         if len(parts) < 3:
@@ -93,14 +98,14 @@ class Topic:
 
 
 def shown_topic(topic: str) -> str:
-    """Return a topic without the filter that it may have, whose values are not the log's."""
+    """Return a topic as the log may show it: without its filter, which may hold private values."""
     found = _NAMES.match(topic)
     assert found is not None
     return topic if found.end() == len(topic) else f"{found[0]}…"
 
 
 def _filters(text: str) -> Iterator[TableFilter]:
-    """Split at each colon that may end a table's name: names can have colons, filters too."""
+    """Yield all ways to read a topic: names may have colons, and so may filters."""
     end = text.find(":")
     for _ in range(MOST_SPLITS):
         end = text.find(":", end + 1)
@@ -112,7 +117,7 @@ def _filters(text: str) -> Iterator[TableFilter]:
 
 
 def _names(text: str) -> Iterator[tuple[str, str]]:
-    """Return what schema and table may be called, the shortest schema first."""
+    """Yield all ways to read a text as schema and table, the shortest schema first."""
     for place, letter in enumerate(text):
         if letter == ":":
             yield text[:place], text[place + 1 :]

@@ -1,8 +1,13 @@
-"""Turns: how work that takes a while lets others have theirs.
+"""Turns: how work that takes long lets other work run on the event loop in between.
 
-Work for many, as to match rows, has a :class:`Turn` of its own. What clients ask for by
-themselves, as joins are, shares :class:`Turns`: else each of a hundred who ask for much would have
-its slice of time in each of the event loop's rounds, and everybody else would wait for a hundred.
+Work for many clients, such as matching rows with filters, has a :class:`Turn` of its own: a slice
+of time, after which the event loop runs whatever else is ready. Work that single clients ask for,
+such as joins, shares one slice (:class:`Turns`). Otherwise each of a hundred clients with large
+joins would have a slice in each round of the event loop, and everybody else would wait for a
+hundred.
+
+Work that cannot await, because it knows no event loop, is a generator that yields wherever it may
+be interrupted: see :data:`Steps`, and :func:`in_turns`.
 """
 
 from __future__ import annotations
@@ -29,12 +34,12 @@ SLICE: Final = 0.005
 """Seconds that work may run before it lets others have their turn."""
 
 _SHARED_SLICE: Final = 0.002
-"""Seconds of a round that go to what clients ask for. A row takes some rounds from the database to
-a client."""
+"""Seconds of each round of the event loop for all that single clients ask for. It is short because
+a change takes several rounds on its way from the database to a client."""
 
 
 class Turn:
-    """A slice of time, after which it is somebody else's turn."""
+    """A slice of time for one piece of work, after which other work has its turn."""
 
     __slots__ = ("_loop", "_until")
 
@@ -44,32 +49,33 @@ class Turn:
 
     @property
     def is_over(self) -> bool:
+        """Whether the slice has been used up."""
         return self._loop.time() >= self._until
 
     async def give_way(self) -> None:
-        """Let the others have their turn, if this one is over."""
+        """Let other work run, and begin another slice, if this one is over."""
         if self.is_over:
             await asyncio.sleep(0)
             self._until = self._loop.time() + SLICE
 
 
 class Turns:
-    """The slices of time that what clients ask for has together, in the order in which they ask.
+    """The slices of time that all requests of single clients share, first come, first served.
 
-    Between two slices there is a round of the event loop at least without one.
+    Between two slices there is at least one round of the event loop without one.
     """
 
     def __init__(self) -> None:
-        # Until when the slice lasts that is under way.
+        # Until when the current slice lasts, on the event loop's clock.
         self._until = 0.0
         self._is_under_way = False
         self._waiting: deque[asyncio.Future[None]] = deque()
-        # Whether the first of them was told that it is its turn, and has not begun.
+        # Whether the first of those that waited was told that it is its turn, and has not begun.
         self._is_told = False
 
     @staticmethod
     def shared() -> Turns:
-        """Return those of the running event loop."""
+        """Return the turns that all requests on the running event loop share."""
         loop = asyncio.get_running_loop()
         turns = _of_loops.get(loop)
         if turns is None:
@@ -77,7 +83,7 @@ class Turns:
         return turns
 
     async def begin(self) -> None:
-        """Wait for a turn; at once where nobody else has one."""
+        """Wait for a turn, which comes at once if nobody else is waiting."""
         if not self._waiting and not self._is_told and self._has_time():
             self._start()
             return
@@ -94,7 +100,7 @@ class Turns:
             self._is_told = False
             if self._has_time():
                 break
-            # Those before it have used the slice. It is still the first.
+            # Those that came before have used the slice up. It is still the first that waits.
             turn = asyncio.get_running_loop().create_future()
             self._waiting.appendleft(turn)
         self._start()
@@ -102,7 +108,7 @@ class Turns:
         self._tell_the_next()
 
     async def give_way(self) -> None:
-        """Go on as long as the slice lasts; then wait for the next turn."""
+        """Return at once while the slice lasts; after that, wait for the next turn."""
         if not self._is_under_way or not self._has_time():
             await self.begin()
 
@@ -117,7 +123,7 @@ class Turns:
             loop.call_soon(self._end)
 
     def _end(self) -> None:
-        """End the slice, in the next round; who is told now begins in the one after that."""
+        """End the slice, one round after it began; the next one begins a round later."""
         self._is_under_way = False
         self._tell_the_next()
 
@@ -133,12 +139,12 @@ _of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyD
 
 
 async def in_turns(steps: Generator[Any, None, T], turn: Turn | Turns) -> T:
-    """Go through steps, and let others have their turn in between; return what they return.
+    """Run a generator to its end, and let other work run in between; return what it returns.
 
     Args:
-        steps: of work of unknown length.
-        turn: the work's own, or those of all that clients ask for; the first step, too, waits for
-            one of these.
+        steps: yields wherever it may be interrupted; what it yields is ignored.
+        turn: the work's own slice of time, or the shared one. With the shared one, the first step
+            waits for a turn, too.
     """
     while True:
         await turn.give_way()

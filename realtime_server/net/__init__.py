@@ -1,1 +1,1 @@
-"""Sockets: who connects, what arrives, what is written."""
+"""Network: the listening port, HTTP, WebSockets, and one client's connection with its limits."""

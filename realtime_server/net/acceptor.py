@@ -1,8 +1,8 @@
-"""Acceptor: who comes in, and what they ask for.
+"""Acceptor: decides whether a new connection may come in, and what serves it.
 
-websockets serves no request bodies and h11 no WebSockets, so each new connection begins
-with a protocol that only waits for the request's head. An upgrade goes to websockets,
-everything else to h11.
+websockets serves no request bodies, and h11 no WebSockets. So each new connection begins with
+:class:`RequestHead`, a protocol that only waits for the head of the first request. A request to
+upgrade to a WebSocket is handed to websockets, every other one to h11.
 """
 
 from __future__ import annotations
@@ -23,24 +23,26 @@ from .http import HttpProtocol, Response, Site
 from .origins import is_loopback, why_refused
 from .outbox import cut_off
 
-__all__ = ["Acceptor", "Head"]
+__all__ = ["Acceptor", "RequestHead"]
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
-_MOST_TURNED_AWAY: Final = 100
-"""Connections above the bound that are told so at the same time; further ones are cut off."""
+_MAX_TURNED_AWAY: Final = 100
+"""Connections beyond MAX_CONNECTIONS that are answered at the same time, with 503; further ones are
+closed without an answer."""
 
 
 logger = logging.getLogger("realtime.listener")
 
 MakeWebSocket = Callable[[], asyncio.Protocol]
+"""Makes the protocol that an upgrade is handed to."""
 
 
 class Acceptor:
-    """Lets connections in, and knows those that are not WebSockets (yet), to cut them off.
+    """Admits connections up to a bound, and keeps track of the open ones, to close them at the end.
 
     Args:
-        site: answers plain HTTP.
-        config: its limits.
+        site: answers plain HTTP requests.
+        config: says the limits.
         metrics: of the server.
         backlog: of the server: says when a client is too slow.
     """
@@ -57,15 +59,15 @@ class Acceptor:
         self.plain: set[asyncio.Transport] = set()
         """Of these, the ones that are no WebSockets, or not yet."""
         self.turned_away: set[asyncio.Transport] = set()
-        """Connections above the bound that are being told so."""
+        """Connections beyond the bound, until their answer is sent."""
         self._closed = False
         self._has_explained = False
 
-    def enter(self, transport: asyncio.Transport) -> bool:
-        """Take a new connection in; return False if it was turned away."""
+    def admit(self, transport: asyncio.Transport) -> bool:
+        """Admit a new connection; return False if it was turned away."""
         if self._closed:
-            # The last ones are accepted while the listener closes; from Python 3.12 on it
-            # would wait for them.
+            # A few connections are still accepted while the listener closes. From Python 3.12 on
+            # it would wait for them.
             transport.abort()
             return False
         if len(self.connections) >= self.config.max_connections:
@@ -76,7 +78,7 @@ class Acceptor:
         return True
 
     def why_refused(self, head: bytes, transport: asyncio.BaseTransport) -> str | None:
-        """Return why a request must not be answered, and what to do; None if it may be."""
+        """Return why a request is refused, and what to do about it; None if it is not."""
         if self.config.secure_channels:
             return None
         address = transport.get_extra_info("sockname")
@@ -84,17 +86,17 @@ class Acceptor:
             return None
         problem = why_refused(head, self.config.allowed_origins)
         if problem is not None and not self._has_explained:
-            # A browser does not show its page why a WebSocket failed.
+            # Only the log can say it: a browser does not show why a WebSocket failed.
             self._has_explained = True
             logger.warning("a request is refused: %s", problem)
         return problem
 
     def upgrade(self, transport: asyncio.Transport) -> None:
-        """The connection is a WebSocket from now on."""
+        """Note that the connection becomes a WebSocket."""
         self.plain.discard(transport)
 
-    def leave(self, transport: asyncio.Transport) -> None:
-        """The connection is gone."""
+    def forget(self, transport: asyncio.Transport) -> None:
+        """Forget a connection: it is closed."""
         for place in (self.connections, self.plain, self.turned_away):
             place.discard(transport)
 
@@ -105,23 +107,29 @@ class Acceptor:
             peer = peer_name(transport.get_extra_info("peername"))
             cut_off(transport, self.metrics.outbox, peer, reason)
 
-    def flooded(self) -> None:
-        """A client sent too many messages."""
+    def count_flood(self) -> None:
+        """Count a client that sent too many messages."""
         self.metrics.limit("messages")
 
-    def got_no_request(self, transport: asyncio.BaseTransport) -> None:
-        """What a new connection has sent is no request."""
+    def count_malformed(self, transport: asyncio.BaseTransport) -> None:
+        """Count a new connection that sent something else than a request."""
         self.count_refused("malformed", transport)
 
     def count_refused(
         self, result: str, transport: asyncio.BaseTransport, reason: str = ""
     ) -> None:
-        """Count a request that did not become a WebSocket, and log who sent it, and why."""
+        """Count and log a request that was refused.
+
+        Args:
+            result: names the cause in the metrics.
+            transport: of the connection.
+            reason: more about it, for the log.
+        """
         self.metrics.handshakes.labels(result).inc()
         self._log_refused(f"{result} ({reason})" if reason else result, transport)
 
-    def meet_limit(self, limit: str, transport: asyncio.BaseTransport) -> None:
-        """Count a request that met a limit, and log who sent it."""
+    def count_limit(self, limit: str, transport: asyncio.BaseTransport) -> None:
+        """Count and log a request that exceeded a limit."""
         self.metrics.limit(limit)
         self._log_refused(limit, transport)
 
@@ -130,11 +138,11 @@ class Acceptor:
         logger.info("request by %s refused: %s", peer, why)
 
     def serve(self, transport: asyncio.Transport, refusal: Response | None = None) -> HttpProtocol:
-        """Let the connection speak HTTP, of which a refusal is the end."""
+        """Serve the connection by HTTP; with a refusal, send that instead of reading a request."""
         protocol = HttpProtocol(
             self._site.respond,
             on_malformed=lambda: self.count_refused("malformed", transport),
-            on_close=lambda: self.leave(transport),
+            on_close=lambda: self.forget(transport),
             max_head_bytes=self.config.max_header_bytes,
         )
         transport.set_protocol(protocol)
@@ -144,19 +152,19 @@ class Acceptor:
         return protocol
 
     def close(self) -> None:
-        """Let nobody in any more, and cut off whoever is no WebSocket."""
+        """Admit no more connections, and close those that are no WebSockets."""
         self._closed = True
         for transport in [*self.plain, *self.turned_away]:
             transport.abort()
 
     def cut_off(self) -> None:
-        """End every connection at once, whatever waits for its client."""
+        """Close every connection at once, whatever still waits to be sent."""
         for transport in [*self.connections, *self.turned_away]:
             transport.abort()
 
     def _turn_away(self, transport: asyncio.Transport) -> None:
         self.metrics.limit("connections")
-        if len(self.turned_away) >= _MOST_TURNED_AWAY:
+        if len(self.turned_away) >= _MAX_TURNED_AWAY:
             transport.abort()
             return
         self.turned_away.add(transport)
@@ -171,12 +179,12 @@ class Acceptor:
         )
 
 
-class Head(asyncio.Protocol):
-    """Waits for a request's head, then becomes what the request asks for.
+class RequestHead(asyncio.Protocol):
+    """Waits for the head of a connection's first request, then hands the connection over.
 
     Args:
-        make_websocket: makes the protocol that an upgrade goes to.
-        acceptor: of the connection.
+        make_websocket: makes the protocol that an upgrade is handed to.
+        acceptor: admits the connection.
     """
 
     def __init__(self, make_websocket: MakeWebSocket, acceptor: Acceptor) -> None:
@@ -189,13 +197,13 @@ class Head(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         _write_at_once(transport)
-        if self._acceptor.enter(self._transport):
+        if self._acceptor.admit(self._transport):
             loop = asyncio.get_running_loop()
             timeout = self._acceptor.config.handshake_timeout / 1000
             self._deadline = loop.call_later(timeout, self._give_up)
 
     def data_received(self, data: bytes) -> None:
-        # Drop by drop, a head must not be searched from its beginning each time.
+        # A head that comes byte by byte must not be searched from its beginning each time.
         start = max(len(self._received) - len(_END_OF_HEAD), 0)
         self._received += data
         end = self._received.find(_END_OF_HEAD, start)
@@ -230,7 +238,7 @@ class Head(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
-        self._acceptor.leave(self._transport)
+        self._acceptor.forget(self._transport)
 
     def _become(self, websocket: bool) -> None:
         transport = self._transport
@@ -250,11 +258,11 @@ class Head(asyncio.Protocol):
             HTTPStatus.REQUEST_TIMEOUT,
             f"The request's head did not come within {timeout} ms (HANDSHAKE_TIMEOUT).\n",
         )
-        # What came is read: nothing is lost by closing at once.
+        # All that came was read, so closing at once does not lose the answer.
         self._transport.close()
 
     def _refuse(self, limit: str, status: HTTPStatus, body: str) -> None:
-        self._acceptor.meet_limit(limit, self._transport)
+        self._acceptor.count_limit(limit, self._transport)
         self._acceptor.serve(self._transport, Response(status, body=body.encode()))
 
     @property
@@ -268,15 +276,15 @@ class Head(asyncio.Protocol):
 
 
 def _write_at_once(transport: asyncio.BaseTransport) -> None:
-    """Have TCP send what is written though the client has not acknowledged what came before.
+    """Turn Nagle's algorithm off, so that TCP sends each write at once.
 
-    A client that has just sent something puts its acknowledgements off by up to 40 ms, in which
-    all further rows would wait for the first. asyncio sees to that only where it made the
-    listening socket itself.
+    It would hold a write back until the client has acknowledged the previous one, which a client
+    that has just sent something may do as late as 40 ms after. asyncio turns it off only for
+    listening sockets that it made itself.
     """
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        # Some systems refuse it where the client is gone already.
+        # Some systems refuse it if the client is gone already.
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

@@ -1,9 +1,10 @@
-"""Budget: what clients may have the server hold, compile and ask of each row.
+"""FilterBudget: what the filters of clients may cost, for one connection and for all.
 
-A filter costs by its conditions, and by what its regular expressions become for RE2: one join of
-few bytes may have thousands of the ones, or hundreds of thousands of the other's instructions.
-Each connection has a bound for all that it has joined, and so has the server for all connections,
-whatever their joins share with each other.
+A filter costs by its conditions, and by the instructions that its regular expressions become when
+RE2 compiles them. A join of few bytes may have thousands of conditions, or hundreds of thousands of
+instructions, which the server keeps and evaluates for each row. So there is a bound for all
+filters of one connection, and another one for those of all connections. Filters that connections
+share count for each of them.
 """
 
 from __future__ import annotations
@@ -20,43 +21,48 @@ from ..config import ServerConfig
 from ..errors import LimitError, RefusedError, place_of, quoted
 from ..phoenix.reasons import ReplyReason
 
-__all__ = ["Account", "Bound", "Budget", "Cost"]
+__all__ = ["FilterAccount", "FilterBound", "FilterBudget", "FilterCost"]
 
 _LEAST_FOR_A_REGEX: Final = 500
-"""Instructions that a regular expression counts as at least: RE2 keeps what it has found out about
-texts, up to 1 MiB, however short the pattern is."""
+"""Instructions that a regular expression counts as at least: RE2 keeps a cache of up to 1 MiB for
+each, however short it is."""
 
 
 @attrs.frozen
-class Cost:
-    """What a join costs."""
+class FilterCost:
+    """What filters cost."""
 
     conditions: int = 0
-    """Of its filters."""
+    """Comparisons that each row is tested with."""
     instructions: int = 0
-    """Of their regular expressions."""
+    """Of their regular expressions, as RE2 compiles them."""
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.conditions + other.conditions, self.instructions + other.instructions)
+    def __add__(self, other: FilterCost) -> FilterCost:
+        return FilterCost(
+            self.conditions + other.conditions, self.instructions + other.instructions
+        )
 
-    def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.conditions - other.conditions, self.instructions - other.instructions)
+    def __sub__(self, other: FilterCost) -> FilterCost:
+        return FilterCost(
+            self.conditions - other.conditions, self.instructions - other.instructions
+        )
 
 
 @attrs.frozen
-class Bound:
-    """What may be held, by a connection or by all of them."""
+class FilterBound:
+    """What filters may cost, for one connection or for all."""
 
     conditions: int
     conditions_name: str
-    """Of the variable that says so."""
+    """The environment variable that sets ``conditions``."""
     instructions: int
     instructions_name: str
+    """The environment variable that sets ``instructions``."""
     whose: str
-    """Where it is held, for the client."""
+    """Whose filters these are, as the client is told."""
 
-    def check(self, cost: Cost) -> None:
-        """Raise LimitError if something costs more than that."""
+    def check(self, cost: FilterCost) -> None:
+        """Raise LimitError if the filters cost more than that."""
         if cost.conditions > self.conditions:
             raise LimitError(
                 "conditions",
@@ -73,34 +79,34 @@ class Bound:
             )
 
 
-class Budget:
-    """That of a server.
+class FilterBudget:
+    """What the filters of a server's clients may cost, and do cost now.
 
     Args:
-        config: its bounds.
+        config: says the bounds.
     """
 
     def __init__(self, config: ServerConfig) -> None:
-        self.each = Bound(
+        self.per_connection = FilterBound(
             config.max_conditions,
             "MAX_CONDITIONS",
             config.max_regex_instructions,
             "MAX_REGEX_INSTRUCTIONS",
             "this connection",
         )
-        self.total = Bound(
+        self.total = FilterBound(
             config.max_total_conditions,
             "MAX_TOTAL_CONDITIONS",
             config.max_total_regex_instructions,
             "MAX_TOTAL_REGEX_INSTRUCTIONS",
             "all connections",
         )
-        self.held = Cost()
-        """What all connections have now."""
+        self.held = FilterCost()
+        """What the filters of all connections cost now."""
 
 
-class Account:
-    """What one connection has of it, by topic.
+class FilterAccount:
+    """What the filters of one connection cost, by topic.
 
     Args:
         budget: of the server.
@@ -108,23 +114,24 @@ class Account:
 
     __slots__ = ("_budget", "_by_topic", "_held")
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: FilterBudget) -> None:
         self._budget = budget
-        self._held = Cost()
-        self._by_topic: dict[str, Cost] = {}
+        self._held = FilterCost()
+        self._by_topic: dict[str, FilterCost] = {}
 
-    def taking(self, topic: str, filters: Iterable[Filter]) -> Generator[None]:
-        """Take what a join's filters cost, one by one, and stop after each.
+    def charging(self, topic: str, filters: Iterable[Filter]) -> Generator[None]:
+        """Charge a topic for the filters of its join, one by one, and yield after each.
 
-        Whatever comes of it, the topic has what was taken until :meth:`give_back`.
+        Call :meth:`refund` when the topic ends, also if this raises: what was charged before stays
+        charged until then.
 
         Raises:
-            LimitError: if it is too much. Nothing further was looked at, then.
-            RefusedError: if a regular expression can never be taken.
+            LimitError: if the filters cost too much. The remaining ones were not looked at.
+            RefusedError: if a regular expression is too large for RE2.
         """
         for filter in filters:
-            self._hold(topic, Cost(filter.conditions))
-            # Without the package that runs them they are refused elsewhere.
+            self._charge(topic, FilterCost(filter.conditions))
+            # Without the package google-re2 they are refused when the join is registered.
             if filter.uses_regex and has_regex():
                 try:
                     size = filter.regex_size()
@@ -133,25 +140,25 @@ class Account:
                         ReplyReason.FILTER.told(filter=quoted(exc.text), problem=exc),
                         logged=f"its filter cannot be used, {place_of(exc)}",
                     ) from exc
-                self._hold(topic, Cost(0, max(size, _LEAST_FOR_A_REGEX)))
+                self._charge(topic, FilterCost(0, max(size, _LEAST_FOR_A_REGEX)))
             yield
 
-    def give_back(self, topic: str) -> None:
-        """Take the end of a topic, or of its join."""
+    def refund(self, topic: str) -> None:
+        """Give back what a topic was charged: it has ended, or its join was refused."""
         cost = self._by_topic.pop(topic, None)
         if cost is not None:
             self._held -= cost
             self._budget.held -= cost
 
     def close(self) -> None:
-        """Take the end of the connection."""
+        """Give back everything: the connection has ended."""
         for topic in list(self._by_topic):
-            self.give_back(topic)
+            self.refund(topic)
 
-    def _hold(self, topic: str, cost: Cost) -> None:
+    def _charge(self, topic: str, cost: FilterCost) -> None:
         budget = self._budget
-        budget.each.check(self._held + cost)
+        budget.per_connection.check(self._held + cost)
         budget.total.check(budget.held + cost)
         self._held += cost
         budget.held += cost
-        self._by_topic[topic] = self._by_topic.get(topic, Cost()) + cost
+        self._by_topic[topic] = self._by_topic.get(topic, FilterCost()) + cost

@@ -32,7 +32,7 @@ from ..phoenix.payloads import has_config
 from ..phoenix.reasons import ReplyReason
 from ..phoenix.serializers import Serializer
 from ..phoenix.socket_state import Action, Channel, SocketState
-from .budget import Account
+from .budget import FilterAccount
 from .join_limits import JoinLimits
 from .outbox import SocketOutbox
 from .refusals import Refusals
@@ -97,7 +97,7 @@ class Channels:
         self._services = services
         self._loop = asyncio.get_running_loop()
         self._limits = JoinLimits(services.config, self._loop.time)
-        self._account = Account(services.budget)
+        self._account = FilterAccount(services.budget)
         self._tokens = TokenLimit(services.config.max_tokens, self._loop.time)
         self._served: dict[Channel, ServedChannel] = {}
         # When the grants are checked next.
@@ -124,7 +124,7 @@ class Channels:
             grant = await services.authorizer.join(request)
             self._tokens.hold(channel.topic, grant.token)
             filters = _filters(topic, config)
-            await in_turns(self._account.taking(channel.topic, filters), Turns.shared())
+            await in_turns(self._account.charging(channel.topic, filters), Turns.shared())
             bindings = config.bindings if config else None
             registered = await services.registrar.register(topic, bindings, grant)
         except RefusedError as exc:
@@ -152,7 +152,7 @@ class Channels:
 
     def release(self, channel: Channel) -> None:
         """Give back all that is kept for a channel, whether its join was accepted or not."""
-        self._account.give_back(channel.topic)
+        self._account.refund(channel.topic)
         self._tokens.release(channel.topic)
         served = self._served.pop(channel, None)
         if served is None:

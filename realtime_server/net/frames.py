@@ -1,9 +1,9 @@
-"""Frames: text messages as the bytes that sockets get.
+"""Frames: text messages as the bytes of WebSocket frames.
 
-A server's frames are not masked, so the same bytes serve every client (RFC 6455, section
-5.1). Each form of them is made when the first client wants it, and once: plain, or deflated
-for those that agreed on it (RFC 7692). A message is deflated by itself, without what came
-before it; only so can all clients be sent the same.
+A server's frames are not masked, so the same bytes are sent to every client (RFC 6455, section
+5.1). They are made once, when the first client needs them: plain, or deflated for the clients that
+agreed on compression (RFC 7692). Each message is deflated by itself, without reference to earlier
+ones, so that all clients can be sent the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["DEFLATE_WINDOW_BITS", "Frames", "TextFrame"]
 T = TypeVar("T")
 
 DEFLATE_WINDOW_BITS: Final = 15
-"""How far back deflated messages refer: to read them takes a window of that size."""
+"""Size of the window of deflated messages, as a power of two: a client needs one as large."""
 
 _LENGTH_16: Final = Struct("!BBH")
 _LENGTH_64: Final = Struct("!BBQ")
@@ -26,9 +26,10 @@ _FIN_TEXT: Final = 0x81
 _FIN_RSV1_TEXT: Final = 0xC1
 
 _LEAST_DEFLATED: Final = 256
-"""Bytes of a message. Replies are shorter, and win little."""
+"""Bytes of a message from which on it is deflated. Replies are shorter, and would win little."""
 _MEMORY_LEVEL: Final = 5
-"""zlib's, of 9. Clearing the tables of a higher level takes longer than most messages do."""
+"""zlib's memLevel, from 1 to 9. To clear the tables of a higher level takes longer than to deflate
+most messages."""
 _EMPTY_BLOCK: Final = b"\x00\x00\xff\xff"
 
 
@@ -41,7 +42,7 @@ def _head(first: int, size: int) -> bytes:
 
 
 class TextFrame:
-    """One message."""
+    """One text message, as one frame."""
 
     __slots__ = ("_deflated", "payload")
 
@@ -51,7 +52,8 @@ class TextFrame:
 
     @property
     def deflated(self) -> bytes:
-        """The frame as permessage-deflate has it; a short message is left as it is."""
+        """The frame for clients that agreed on permessage-deflate; a short message is not
+        deflated."""
         if self._deflated is None:
             self._deflated = self._deflate()
         return self._deflated
@@ -62,16 +64,16 @@ class TextFrame:
             return _head(_FIN_TEXT, len(payload)) + payload
         compressor = zlib.compressobj(wbits=-DEFLATE_WINDOW_BITS, memLevel=_MEMORY_LEVEL)
         deflated = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
-        # Section 7.2.1: the empty block at the end is left away.
+        # RFC 7692, section 7.2.1: without the empty block at the end.
         deflated = deflated.removesuffix(_EMPTY_BLOCK)
         return _head(_FIN_RSV1_TEXT, len(deflated)) + deflated
 
 
-class _Once(Generic[T]):
-    """An attribute that is computed when it is wanted first.
+class _LazyAttribute(Generic[T]):
+    """An attribute that is computed when it is read first.
 
-    Afterwards it is an attribute like others: thousands of clients ask for it. functools'
-    cached_property does the same with a lock around it, up to Python 3.11.
+    Afterwards it is an ordinary attribute, as thousands of clients read it.
+    :func:`functools.cached_property` does the same, but holds a lock, up to Python 3.11.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
@@ -85,15 +87,16 @@ class _Once(Generic[T]):
 
 
 class Frames:
-    """Messages that go out together, in order."""
+    """Messages that are sent together, in order."""
 
     def __init__(self, frames: Sequence[TextFrame]) -> None:
         self.count = len(frames)
+        """How many messages these are."""
         self._frames = frames
 
     @classmethod
     def of(cls, payload: bytes) -> Frames:
-        """Return a single message."""
+        """Return a single message as frames."""
         return cls((TextFrame(payload),))
 
     @property
@@ -101,16 +104,16 @@ class Frames:
         """The messages without frames around them."""
         return [frame.payload for frame in self._frames]
 
-    @_Once
+    @_LazyAttribute
     def plain(self) -> bytes:
-        """All frames, for a client without compression."""
+        """The bytes of all frames, for a client without compression."""
         parts: list[bytes] = []
         for frame in self._frames:
             payload = frame.payload
             parts += (_head(_FIN_TEXT, len(payload)), payload)
         return b"".join(parts)
 
-    @_Once
+    @_LazyAttribute
     def deflated(self) -> bytes:
-        """All frames, for a client that agreed on permessage-deflate."""
+        """The bytes of all frames, for a client that agreed on permessage-deflate."""
         return b"".join([frame.deflated for frame in self._frames])

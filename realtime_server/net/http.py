@@ -1,8 +1,7 @@
-"""Plain HTTP: what is served beside the WebSockets, through h11.
+"""Plain HTTP, which h11 parses: ``/health``, ``/ready``, ``/metrics`` and the inspector's page.
 
-``/health``, ``/ready`` and ``/metrics`` are for machines; the :mod:`inspector
-<realtime_server.net.inspector>` adds its page. One response a connection: none of it is the
-traffic.
+The :mod:`inspector <realtime_server.net.inspector>` adds its own endpoints. Each connection gets
+one response and is closed: none of this is the server's main traffic.
 """
 
 from __future__ import annotations
@@ -22,21 +21,23 @@ __all__ = ["NO_STORE", "Endpoint", "HttpProtocol", "Request", "Response", "Site"
 logger = logging.getLogger("realtime.http")
 
 _LINGER: Final = 5.0
-"""Seconds in which what a client still sends is read and thrown away."""
+"""Seconds for which what a client still sends after its response is read and discarded."""
 _NOT_HTTP: Final = b"The request is not what HTTP/1.1 (RFC 9112) asks for.\n"
 _NOT_FOUND: Final = (
     b"Not found. WebSocket clients connect to /socket/websocket or /realtime/v1/websocket; "
     b"with INSPECTOR=true a page at / shows changes as they come.\n"
 )
-_FAILED: Final = b"The request met a bug of the server's; its log has the details.\n"
+_FAILED: Final = (
+    b"The request failed because of a bug in realtime_server: its log has the details.\n"
+)
 
 NO_STORE: Final = (("cache-control", "no-store"),)
-"""Headers of what is true only now."""
+"""Headers of a response that must not be cached."""
 
 
 @attrs.frozen
 class Request:
-    """An HTTP request. Query and headers may hold tokens: its repr shows neither."""
+    """An HTTP request. Its repr shows neither query nor headers: they may hold tokens."""
 
     method: str
     path: str
@@ -60,12 +61,12 @@ Endpoint: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
 
 
 class Site:
-    """Everything that can be asked for.
+    """All endpoints, by path.
 
     Args:
-        why_not_ready: says why clients would not get changes now; None if they would.
-        metrics: writes them; None where they are not to be seen.
-        metrics_type: their content type.
+        why_not_ready: returns why clients would not get changes now; None if they would.
+        metrics: renders the metrics; None if they are not exposed.
+        metrics_type: content type of the metrics.
         more: further endpoints, by path.
     """
 
@@ -112,7 +113,8 @@ def _request_of(event: h11.Request) -> Request:
 
 
 def _format(response: Response, *, with_body: bool) -> bytes:
-    """Write a response: h11 takes several times as long, and a thousand may be due at once."""
+    """Format a response. h11 would take several times as long, and a thousand may be due at
+    once."""
     lines = [
         f"HTTP/1.1 {response.status.value} {response.status.phrase}",
         f"content-type: {response.content_type}",
@@ -125,13 +127,13 @@ def _format(response: Response, *, with_body: bool) -> bytes:
 
 
 class HttpProtocol(asyncio.Protocol):
-    """Serves one request, then closes.
+    """Serves one request, then closes the connection.
 
     Args:
         respond: answers the request, at once or later.
-        on_malformed: called when what came is no request.
-        on_close: called when the connection is gone.
-        max_head_bytes: of a request.
+        on_malformed: called when the client sent something else than a request.
+        on_close: called when the connection is closed.
+        max_head_bytes: of the request.
     """
 
     def __init__(
@@ -163,11 +165,11 @@ class HttpProtocol(asyncio.Protocol):
             event = self._http.next_event()
         except h11.RemoteProtocolError as exc:
             self._on_malformed()
-            # What h11 says of it quotes it, and a token may be in it.
+            # h11's message quotes the request, which may hold a token.
             self.send(Response(HTTPStatus(exc.error_status_hint), body=_NOT_HTTP))
             return
         if isinstance(event, h11.Request):
-            # Without a body the request ends here; what is wrong with one does not matter.
+            # A request without a body ends here. If it has one, it does not matter what is in it.
             with contextlib.suppress(h11.RemoteProtocolError):
                 self._http.next_event()
             self._answer(_request_of(event))
@@ -190,7 +192,7 @@ class HttpProtocol(asyncio.Protocol):
             self.send(response, request.method)
 
     def eof_received(self) -> bool | None:
-        """Stay open for the answer, if it is on its way."""
+        """Keep the connection open if the response is still being made."""
         return True if self._answering is not None and not self._answering.done() else None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -201,7 +203,7 @@ class HttpProtocol(asyncio.Protocol):
         self._on_close()
 
     def send(self, response: Response, method: str = "GET") -> None:
-        """Send the response, of a refusal even before there is a request, and close."""
+        """Send the response, a refusal even before there is a request, and close the connection."""
         self._answered = True
         self._transport.write(_format(response, with_body=method != "HEAD"))
         if self._http.their_state in (h11.DONE, h11.MUST_CLOSE):
@@ -210,15 +212,15 @@ class HttpProtocol(asyncio.Protocol):
             self._linger()
 
     def _linger(self) -> None:
-        """Close only our half while the client sends.
+        """Close only the server's half of the connection while the client still sends.
 
-        To close a socket with something unread resets the connection, and the client may
-        lose the response (RFC 9112, section 9.6).
+        To close a socket with unread data resets the connection, and the client may lose the
+        response (RFC 9112, section 9.6).
         """
         try:
             self._transport.write_eof()
         except OSError:
-            # The client has reset the connection, and that is not noticed yet.
+            # The client has reset the connection, and the event loop does not know it yet.
             self._transport.abort()
             return
         loop = asyncio.get_running_loop()

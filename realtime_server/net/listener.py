@@ -1,7 +1,7 @@
 """Listener: one port for WebSockets and plain HTTP.
 
-Each new connection comes through the :mod:`acceptor <realtime_server.net.acceptor>`; what asks
-for a WebSocket is handed over to websockets' connection as if it had been there from the start.
+Each new connection comes through the :mod:`acceptor <realtime_server.net.acceptor>`. A request for
+a WebSocket is handed over to websockets' connection as if that had read it from the start.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..errors import RefusedError
 from ..metrics import Metrics
 from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import SERIALIZERS, Serializer
-from .acceptor import Acceptor, Head
+from .acceptor import Acceptor, RequestHead
 from .aio import cancel_within
 from .backlog import Backlog
 from .http import Site
@@ -40,13 +40,14 @@ from .websocket import CLOSE_TIMEOUT, BoundedConnection, close_within
 __all__ = ["Handler", "Listener", "bind", "deflate_factory"]
 
 PATHS: Final = ("/socket/websocket", "/realtime/v1/websocket")
-"""Each may have a slash behind it."""
+"""Where WebSockets are served, with or without a slash at the end."""
 
 BACKLOG: Final = 1024
 """Connections that may wait to be accepted; the system may have a lower bound (on Linux
-net.core.somaxconn). Whoever comes when it is full is tried again after a second or more."""
-_AT_A_TIME: Final = 100
-"""Of them, how many are accepted before others have their turn."""
+net.core.somaxconn). A client that comes when the queue is full tries again after a second or
+more."""
+_ACCEPTED_AT_ONCE: Final = 100
+"""Connections that are accepted in one round of the event loop."""
 
 logger = logging.getLogger("realtime.listener")
 
@@ -66,14 +67,14 @@ def bind(
     """Open the listening socket: 127.0.0.1, every IPv4 address, or every IPv6 and IPv4 one.
 
     Args:
-        port: 0 for any.
+        port: 0 for any free one.
         loopback: 127.0.0.1 only.
         ip_version: IPv6 takes IPv4 as well, where the system can.
-        send_buffer_bytes: what the system holds back of each accepted connection, which has
-            SO_SNDBUF from the listening one; 0: as it likes.
+        send_buffer_bytes: SO_SNDBUF of each accepted connection, which inherits it from the
+            listening socket; 0: the system's default.
 
     Raises:
-        ServerError: if the port cannot be had.
+        ServerError: if the port cannot be bound.
     """
     try:
         if loopback:
@@ -97,14 +98,14 @@ def bind(
 
 
 class Listener:
-    """Accepts connections and sends each where it belongs.
+    """Accepts connections, and hands each to what serves it.
 
     Args:
         sock: bound and listening.
-        handler: serves the WebSockets.
+        handler: serves an open WebSocket.
         authorizer: decides which handshakes succeed.
-        site: answers plain HTTP.
-        config: its limits and origins.
+        site: answers plain HTTP requests.
+        config: says limits and allowed origins.
         metrics: of the server.
         backlog: of the server: says when a client is too slow.
     """
@@ -135,7 +136,7 @@ class Listener:
         self._server = await serve(
             self._handle,
             sock=self._socket,
-            # Any asyncio protocol will do: it is all the event loop sees of it.
+            # The event loop takes any asyncio protocol.
             create_connection=cast(type[ServerConnection], self._make_protocol),
             process_request=self.process_request,
             process_response=self._process_response,
@@ -145,32 +146,32 @@ class Listener:
             open_timeout=self._config.handshake_timeout / 1000,
             close_timeout=CLOSE_TIMEOUT,
             max_size=self._config.max_frame_bytes,
-            backlog=_AT_A_TIME,
+            backlog=_ACCEPTED_AT_ONCE,
             logger=DiscreetLogger(logging.getLogger("websockets.server"), {}),
         )
-        # To the event loop it is one number: how many may wait, and how many it accepts in a row.
+        # asyncio has one number for both: how many may wait, and how many it accepts in a row.
         self._socket.listen(BACKLOG)
 
     def stop_accepting(self) -> None:
-        """Take no more connections, and cut off those that are no WebSockets (yet)."""
+        """Accept no more connections, and close those that are no WebSockets, or not yet."""
         self.acceptor.close()
         if self._server is not None:
-            # Its own way of closing waits for clients that do not read.
+            # Otherwise websockets would wait for clients that do not read.
             self._server.close(close_connections=False)
 
     async def close(self, *, within: float = CLOSE_TIMEOUT) -> None:
-        """Close every WebSocket with 1012, so that clients come back.
+        """Close every WebSocket with code 1012, so that clients reconnect.
 
-        What was written to a client is sent before its close frame. One that has not taken
-        all of it after ``within`` seconds is cut off, and so is what a client asked for and
-        that is not done yet, as when the database does not answer.
+        A client gets what was written to it, and then its close frame. After ``within`` seconds the
+        connections that are left are aborted, and requests that are not done yet are cancelled, as
+        when the database does not answer.
         """
         self.stop_accepting()
         server = self._server
         if server is None:
             return
         deadline = asyncio.get_running_loop().time() + within
-        # Whoever is being accepted becomes a connection, or not.
+        # A connection that is being accepted is in server.connections after this round, or never.
         await asyncio.sleep(0)
         while connections := server.connections:
             await asyncio.gather(*(_close_by(deadline, one) for one in connections))
@@ -178,8 +179,8 @@ class Listener:
         await server.wait_closed()
 
     def cut_off(self) -> None:
-        """End every WebSocket and its handler at once."""
-        # The library knows those no more to which a close frame is on its way.
+        """Abort every connection, and cancel every handler."""
+        # server.connections has none of those that are waiting for the client's close frame.
         self.acceptor.cut_off()
         for task in self._handling:
             task.cancel()
@@ -193,7 +194,7 @@ class Listener:
                 **kwargs,
             )
 
-        return Head(make_websocket, self.acceptor)
+        return RequestHead(make_websocket, self.acceptor)
 
     async def process_request(
         self, connection: ServerConnection, request: Request
@@ -201,7 +202,7 @@ class Listener:
         try:
             result, response = await self._decide(_connect_request(request))
         except RefusedError as exc:
-            # The client is not told: whoever tries keys would learn from it.
+            # The client is not told why: someone who guesses tokens would learn from it.
             self.acceptor.count_refused(exc.result, connection.transport, exc.reason)
             return _refusal(HTTPStatus.FORBIDDEN)
         if response is not None:
@@ -214,11 +215,11 @@ class Listener:
         if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             self._metrics.handshakes.labels("ok").inc()
         elif isinstance(connection.protocol.handshake_exc, InvalidHandshake):
-            # The library has refused it, and its answer says why.
+            # websockets has refused it, and its answer says why.
             self.acceptor.count_refused("malformed", connection.transport)
 
     async def _decide(self, asked: ConnectRequest) -> tuple[str, HandshakeResponse | None]:
-        """Return what becomes of a handshake: its name, and the refusal if it is one.
+        """Return the result of a handshake, as metrics name it, and the response if it is refused.
 
         Raises:
             RefusedError: if the authorizer refuses it.
@@ -236,8 +237,8 @@ class Listener:
     async def _handle(self, connection: ServerConnection) -> None:
         assert connection.request is not None
         request = _connect_request(connection.request)
-        # Nobody reads headers again, and they take 2 KB of each connection. The library's parser
-        # holds the same request.
+        # The headers are not needed any more, and take 2 KB of each connection. websockets' parser
+        # keeps the same request object.
         connection.request.headers = _NO_HEADERS
         connection.response = None
         task = asyncio.current_task()
@@ -250,17 +251,17 @@ class Listener:
 
 
 def deflate_factory() -> ServerPerMessageDeflateFactory:
-    """Offer permessage-deflate such that the same compressed frame is good for every client."""
+    """Offer permessage-deflate without context, so that one compressed frame fits every client."""
     return ServerPerMessageDeflateFactory(
         server_no_context_takeover=True,
-        # Nothing that takes memory is kept of a client between two of its messages.
+        # Nothing is kept in memory between two messages of a client.
         client_no_context_takeover=True,
     )
 
 
 async def _close_by(deadline: float, websocket: ServerConnection) -> None:
     within = _left_until(deadline)
-    # Its own patience, which begins with the close frame, must not end before ours.
+    # websockets' own timeout, which begins with the close frame, must not end before ours.
     websocket.close_timeout = within
     await close_within(
         websocket, CloseReason.RESTART.code, CloseReason.RESTART.told(), within=within
@@ -272,19 +273,19 @@ def _left_until(deadline: float) -> float:
 
 
 class DiscreetLogger(logging.LoggerAdapter[logging.Logger]):
-    """Keeps websockets from logging requests and frames, which hold tokens, at any level."""
+    """websockets' logger, without what may hold tokens: requests and frames, at any level."""
 
     def isEnabledFor(self, level: int) -> bool:
         return level > logging.DEBUG and super().isEnabledFor(level)
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        # Version 16 logs what is wrong with a request, quoting it.
+        # websockets 16 logs what is wrong with a request, and quotes it.
         if not isinstance(sys.exception(), InvalidHandshake):
             super().log(level, msg, *args, **kwargs)
 
 
 def _connect_request(request: Request) -> ConnectRequest:
-    # Not urlsplit(): it raises on what a stranger may send, as in "//[".
+    # Not urlsplit(), which raises on some of what a client may send, as "//[".
     path, _, query = request.path.partition("?")
     headers = {name.lower(): value for name, value in request.headers.raw_items()}
     return ConnectRequest(path, dict(parse_qsl(query, keep_blank_values=True)), headers)

@@ -1,4 +1,4 @@
-"""Memory: how much of it this process may have."""
+"""Memory: how many bytes of memory this process may use."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
 def memory_limit(*, cgroup_file: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
-    """Return how many bytes this process may have, at most.
+    """Return how many bytes of memory this process may use at most.
 
-    That is the least of the machine's memory, the address space that ``ulimit -v`` leaves, and
-    the bounds of the control groups that it is in, in which containers and systemd put it.
+    That is the least of the machine's memory, the address space that ``ulimit -v`` allows, and the
+    limits of the control groups that the process is in: containers and systemd put it there.
 
     Args:
-        cgroup_file: names the groups (cgroups(7), "/proc/pid/cgroup").
+        cgroup_file: names the control groups (cgroups(7), "/proc/pid/cgroup").
         cgroups: where they are mounted.
     """
     bounds = [_physical(), _address_space(), *_group_bounds(cgroup_file, cgroups)]
@@ -46,7 +46,7 @@ def _address_space() -> int:
 
 
 def _group_bounds(cgroup_file: Path, cgroups: Path) -> Iterator[int]:
-    """Yield the bounds of the groups, and of those around them: each of them holds."""
+    """Yield the limits of the control groups and of their parents: each of them applies."""
     try:
         lines = cgroup_file.read_text().splitlines()
     except (OSError, ValueError):
@@ -68,7 +68,7 @@ def _group_bounds(cgroup_file: Path, cgroups: Path) -> Iterator[int]:
 
 
 def _number(file: Path) -> int | None:
-    """Read a bound; None for "max", and where there is none."""
+    """Read a limit; return None for "max", and if the file is not there."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):

@@ -1,9 +1,10 @@
-"""Local pages: which web pages may talk to a server that asks nobody for a token.
+"""Origins: which web pages may connect to a server that asks for no token.
 
-A server on a loopback address is out of strangers' reach, but not out of their pages': any page
-that a browser on the same machine shows may connect to it, and read what it sends. A browser says
-where its page is from (``Origin``, RFC 6454), and which name it has looked up (``Host``): a page
-whose own name was made to mean 127.0.0.1 shows it there. Other programs send no ``Origin``.
+A server on a loopback address cannot be reached from other machines, but any page that a browser on
+the same machine shows may connect to it, and read what it sends. The browser says where the page
+comes from (``Origin``, RFC 6454), and which name it has looked up (``Host``). A page can have its
+own name resolve to 127.0.0.1 (DNS rebinding): then ``Host`` is that name. Programs that are no
+browsers send no ``Origin``.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from urllib.parse import urlsplit
 __all__ = ["is_loopback", "why_refused"]
 
 _MOST_SHOWN: Final = 100
-"""Characters of a header in the log."""
+"""Characters of a header that the log shows."""
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether an address, or a name that resolves to one everywhere, is the machine's own.
+    """Return whether an address, or a name that resolves to it everywhere, is a loopback address.
 
     Args:
         host: without a port; an IPv6 address may be in brackets.
@@ -30,7 +31,7 @@ def is_loopback(host: str) -> bool:
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        # An interface's name may stand behind it.
+        # The name of a network interface may follow an address.
         address = ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
         return False
@@ -39,11 +40,11 @@ def is_loopback(host: str) -> bool:
 
 
 def why_refused(head: bytes, allowed_origins: Collection[str]) -> str | None:
-    """Return why a request to a loopback address is refused, and what to do; None if it is not.
+    """Return why a request to a loopback address is refused, and what to do about it, or None.
 
     Args:
         head: the request's, without the blank line.
-        allowed_origins: ``scheme://host[:port]`` in lower case, whose pages may connect.
+        allowed_origins: ``scheme://host[:port]`` in lower case: pages of these may connect.
     """
     host, origin = _header(head, b"host"), _header(head, b"origin")
     if host is not None:

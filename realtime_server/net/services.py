@@ -14,7 +14,7 @@ from ..fanout.hub import Hub
 from ..fanout.registrar import Registrar
 from ..metrics import Metrics
 from .backlog import Backlog
-from .budget import Budget
+from .budget import FilterBudget
 
 __all__ = ["Services"]
 
@@ -33,7 +33,7 @@ class Services:
     """The mode, STREAM or RLS: it is told of each channel from its join to its end."""
     backlog: Backlog
     """Bounds the bytes that wait for all clients together."""
-    budget: Budget
+    budget: FilterBudget
     """Bounds what the filters of all connections together may cost."""
     config: ServerConfig
     """The limits of a connection, among others."""

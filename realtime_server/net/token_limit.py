@@ -1,8 +1,8 @@
-"""TokenLimit: how many different tokens the channels of one connection may hold.
+"""TokenLimit: how many different access tokens the channels of one connection may use.
 
-In RLS mode each token is somebody in whose eyes rows are looked at: a client that brings ever new
-ones, or another for each channel, has the database asked as often. One that lets its users' tokens
-be replaced in time needs two.
+In RLS mode each row is checked for each token's claims. A client that brings ever new tokens, or
+another one for each channel, has the database asked as often. A client that replaces its user's
+token before it expires needs two.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ..phoenix.reasons import ReplyReason
 __all__ = ["TokenLimit"]
 
 _MEMORY: Final = 60.0
-"""Seconds for which a token counts after its last channel has let it go."""
+"""Seconds for which a token still counts when no channel uses it any more."""
 
 
 class TokenLimit:
-    """The tokens of one connection.
+    """The access tokens of one connection.
 
     Args:
-        most: different ones that may be in use, or may have been within the last minute.
+        most: different tokens that may be in use, or may have been within the last minute.
         clock: seconds of any clock that only goes forward.
     """
 
@@ -32,14 +32,14 @@ class TokenLimit:
     def __init__(self, most: int, clock: Callable[[], float]) -> None:
         self._most = most
         self._clock = clock
-        # Of each token no more than its hash: two with the same would count as one.
+        # The hash of each topic's token. Two tokens with the same hash count as one.
         self._by_topic: dict[str, int] = {}
-        # How many channels have each, and until when one counts that none has any more.
+        # How many channels use each token, and until when one counts that none uses any more.
         self._uses: dict[int, int] = {}
         self._kept_until: dict[int, float] = {}
 
     def check(self, token: str) -> None:
-        """Raise LimitError if this token were one too many. An empty one is none."""
+        """Raise LimitError if the connection may not use another token; an empty token is none."""
         if not token or hash(token) in self._uses:
             return
         now = self._clock()
@@ -52,10 +52,10 @@ class TokenLimit:
             )
 
     def hold(self, topic: str, token: str) -> None:
-        """Have a channel use a token, in place of the one that it had.
+        """Record that a channel uses a token, in place of the one that it used before.
 
         Raises:
-            LimitError: if it is one too many; nothing is changed then.
+            LimitError: if the token is one too many; nothing was changed then.
         """
         self.check(token)
         self.release(topic)
@@ -64,7 +64,7 @@ class TokenLimit:
             self._uses[one] = self._uses.get(one, 0) + 1
 
     def release(self, topic: str) -> None:
-        """Have a channel use no token any more."""
+        """Record that a channel uses no token any more."""
         one = self._by_topic.pop(topic, None)
         if one is None:
             return

@@ -1,12 +1,13 @@
-"""BoundedConnection: websockets' connection, bounded in what it takes and what it answers.
+"""BoundedConnection: websockets' connection, with a bound on the frames that a client may send.
 
-websockets stops reading while messages wait to be received, but control frames do not
-wait: it parses as many as come, and writes a pong for each ping whether the client reads
-them or not. What arrives in one piece may be tens of thousands of frames, and everybody
-else waits while they are parsed; so they are parsed in slices, and counted. And what it
-cannot read as a request at all, it would close without an answer.
+websockets stops reading while messages wait to be received, but control frames do not wait: it
+parses as many as come, and writes a pong for each ping whether the client reads the pongs or not.
+What arrives at once may be tens of thousands of frames, and all other clients wait while they are
+parsed. So they are parsed in slices, and counted. Besides, websockets closes a connection without
+an answer if it cannot read a request at all; this answers with 400.
 
-It also says when something changes that decides whether frames may be written past it.
+The connection also tells its outbox when something changes that decides whether frames may be
+written to the transport directly.
 """
 
 from __future__ import annotations
@@ -30,18 +31,19 @@ CLOSE_TIMEOUT: Final = 2.0
 """Seconds a client has to take, and answer, a close frame."""
 
 _SLICE: Final = 2048
-"""Bytes parsed at once: at most some hundred frames."""
+"""Bytes that are parsed at once: some hundred frames at most."""
 _CONTROL_COST: Final = 10
-"""Messages that a control frame counts as: each ping is answered with a write of its own."""
-_SIZE_OF_A_MESSAGE: Final = 8192
-"""Bytes that count as one more message."""
-_INFLATED_SIZE: Final = 1024
-"""The same where messages may come compressed: a kilobyte becomes a megabyte, which takes 3 ms."""
+"""As how many messages a control frame counts: each ping is answered with a write of its own."""
+_BYTES_PER_MESSAGE: Final = 8192
+"""Bytes of a frame that count as one more message."""
+_BYTES_IF_COMPRESSED: Final = 1024
+"""The same where frames may be compressed: a kilobyte may become a megabyte, which takes 3 ms to
+inflate."""
 _MALFORMED: Final = """\
 The request is not what HTTP/1.1 (RFC 9112) and RFC 6455 ask for; an upgrade has no body, at \
 most 128 headers, and no line of more than 8192 bytes.
 """
-_TELLING: Final = ("send_data", "pause_writing", "resume_writing", "connection_lost")
+_OVERRIDDEN: Final = ("send_data", "pause_writing", "resume_writing", "connection_lost")
 
 
 class WriteObserver(Protocol):
@@ -55,7 +57,7 @@ class WriteObserver(Protocol):
 class LimitObserver(Protocol):
     """The server, which counts and logs what happens to its connections."""
 
-    def flooded(self) -> None:
+    def count_flood(self) -> None:
         """Count a client that sent too many frames; its connection is being closed."""
         ...
 
@@ -63,23 +65,23 @@ class LimitObserver(Protocol):
         """Disconnect a client if too much waits for it."""
         ...
 
-    def got_no_request(self, transport: asyncio.BaseTransport) -> None:
+    def count_malformed(self, transport: asyncio.BaseTransport) -> None:
         """Count a new connection that sent something else than a request."""
         ...
 
-    def leave(self, transport: asyncio.Transport) -> None:
+    def forget(self, transport: asyncio.Transport) -> None:
         """Forget a connection: it is gone."""
         ...
 
 
 class BoundedConnection(ServerConnection):
-    """A connection that ends when its client sends too much.
+    """A connection that is closed when its client sends too much.
 
     Args:
         arguments: of websockets' connection.
-        frames_per_second: that the client may send; a control frame counts as ten, and each 8 KiB
-            of a frame as one more, each KiB where it may have come compressed.
-        observer: told what happens.
+        frames_per_second: that the client may send. A control frame counts as ten, and each 8 KiB
+            of a frame as one more, or each KiB if frames may be compressed.
+        observer: the server, which counts what happens.
         options: of websockets' connection.
     """
 
@@ -93,8 +95,8 @@ class BoundedConnection(ServerConnection):
         "outbox",
     )
 
-    tells = all(map(partial(hasattr, ServerConnection), _TELLING))
-    """Whether the library is one of which all changes are noticed."""
+    tells = all(map(partial(hasattr, ServerConnection), _OVERRIDDEN))
+    """Whether the installed websockets has all the methods by which changes are noticed."""
 
     def __init__(
         self,
@@ -110,12 +112,12 @@ class BoundedConnection(ServerConnection):
         self._cost = 0
         self._is_malformed = False
         self.outbox: WriteObserver | None = None
-        """Told when frames may be written past the connection no more, or again."""
+        """Told when something changes that decides whether frames may be written directly."""
 
     def process_event(self, event: Event) -> None:
         if isinstance(event, Frame):
             self._cost += _CONTROL_COST if event.opcode in CTRL_OPCODES else 1
-            size = _INFLATED_SIZE if self.protocol.extensions else _SIZE_OF_A_MESSAGE
+            size = _BYTES_IF_COMPRESSED if self.protocol.extensions else _BYTES_PER_MESSAGE
             self._cost += len(event.data) // size
         super().process_event(event)
 
@@ -126,13 +128,13 @@ class BoundedConnection(ServerConnection):
             if self.protocol.state is State.OPEN:
                 self._check()
             if self.transport.is_closing():
-                # asyncio would log each pong to a connection that was cut off.
+                # asyncio would log each pong that is written to an aborted connection.
                 break
 
     def eof_received(self) -> None:
         super().eof_received()
-        # The server is to be the first to close (RFC 6455, section 7.1.1): whoever closes its
-        # half waits for nothing more, but could keep what waits for it here for a long time.
+        # The server is to be the first to close (RFC 6455, section 7.1.1). A client that closes
+        # its half waits for nothing more, but could keep the server's buffer full for a long time.
         if self.transport.get_write_buffer_size():
             self.transport.abort()
 
@@ -140,43 +142,43 @@ class BoundedConnection(ServerConnection):
         wrong = self.protocol.handshake_exc
         if wrong is not None and self.request is None and not self._is_malformed:
             self._is_malformed = True
-            self._observer.got_no_request(self.transport)
-            # A newer library answers what is too long by itself.
+            self._observer.count_malformed(self.transport)
+            # Newer versions of websockets answer a request that is too long by themselves.
             if isinstance(wrong, InvalidMessage):
                 answer = self.protocol.reject(HTTPStatus.BAD_REQUEST, _MALFORMED)
                 self.transport.write(answer.serialize())
         super().send_data()
-        # Whatever changes the connection's state, or begins a fragmented message, comes here.
-        self._tell()
+        # Each change of the connection's state, and each fragmented message, comes through here.
+        self._tell_outbox()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._tell()
-        self._observer.leave(self.transport)
+        self._tell_outbox()
+        self._observer.forget(self.transport)
 
-    # It writes nothing into a buffer of its own, so it is paused as long as the transport's is
-    # not empty (see asyncio's "Flow Control Callbacks"): that is what ``write_limit=0`` is for.
+    # With ``write_limit=0`` asyncio calls pause_writing() as soon as the transport's buffer is not
+    # empty, and resume_writing() when it is empty again (see its "Flow Control Callbacks").
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._tell()
+        self._tell_outbox()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._tell()
+        self._tell_outbox()
 
-    def _tell(self) -> None:
+    def _tell_outbox(self) -> None:
         if self.outbox is not None:
             self.outbox.update()
 
     def _check(self) -> None:
         if not self._rate.take(self.loop.time(), self._cost):
-            self._observer.flooded()
+            self._observer.count_flood()
             self.protocol.fail(
                 CloseReason.MESSAGES.code,
                 CloseReason.MESSAGES.told(most=self._frames_per_second),
             )
-            # Sends the close frame; what the client sends from now on is thrown away.
+            # Send the close frame. websockets discards what the client sends from now on.
             super().data_received(b"")
         else:
             # The client may leave the answers to its pings unread, even before it has an outbox.
@@ -186,10 +188,10 @@ class BoundedConnection(ServerConnection):
 async def close_within(
     websocket: ServerConnection, code: int, reason: str, *, within: float = CLOSE_TIMEOUT
 ) -> None:
-    """Close a connection in good order, or abort it.
+    """Close a connection with a close frame, or abort it if that takes longer than ``within``.
 
-    websockets' own timeout begins when the close frame is sent; a client that does not read
-    lets it not even come to that.
+    websockets' own timeout begins when the close frame is sent, which never happens if the client
+    does not read what was written before it.
     """
     try:
         async with asyncio.timeout(within):

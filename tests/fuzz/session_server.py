@@ -28,8 +28,7 @@ from realtime_server.fanout.stream.registrar import CatalogRegistrar
 from realtime_server.fanout.stream.table_lookup import Answer, Lookup
 from realtime_server.fanout.turns import run_steps
 from realtime_server.metrics import Metrics
-from realtime_server.net.budget import Budget
-from realtime_server.net.budget import Cost as Held
+from realtime_server.net.budget import FilterBudget, FilterCost
 from realtime_server.net.connection import Connection
 from realtime_server.net.listener import deflate_factory
 from realtime_server.net.outbox import cut_off
@@ -134,7 +133,7 @@ class TestedServer:
         self.hub = Hub(
             enums=tables.ENUMS, max_record_bytes=self.config.max_record_bytes, clock=loop.time
         )
-        self.budget = Budget(self.config)
+        self.budget = FilterBudget(self.config)
         self.backlog = make_backlog(
             max_bytes=self.config.outbox_max_bytes, max_age=self.config.outbox_max_age / 1000
         )
@@ -175,7 +174,7 @@ class TestedServer:
         hub = self.hub
         left = {
             "subscriptions": hub.stats().subscriptions,
-            "budget": "" if self.budget.held == Held() else self.budget.held,
+            "budget": "" if self.budget.held == FilterCost() else self.budget.held,
             "backlog": self.backlog.bytes,
             "hub": "" if hub.is_empty else "topics, bindings or filters",
             "unjudged": len(self.registrar._unjudged),
@@ -190,18 +189,18 @@ class TestedServer:
 
     # What observes connections.
 
-    def flooded(self) -> None:
-        self.happened["flooded"] += 1
+    def count_flood(self) -> None:
+        self.happened["count_flood"] += 1
 
     def check_backlog(self, transport: asyncio.Transport) -> None:
         reason = self.backlog.why_too_much(transport.get_write_buffer_size())
         if reason is not None:
             cut_off(transport, self.metrics.outbox, "", reason)
 
-    def got_no_request(self, transport: asyncio.BaseTransport) -> None:
+    def count_malformed(self, transport: asyncio.BaseTransport) -> None:
         self.happened["no request"] += 1
 
-    def leave(self, transport: asyncio.Transport) -> None:
+    def forget(self, transport: asyncio.Transport) -> None:
         self.happened["ended"] += 1
 
     async def _attach(self) -> None:

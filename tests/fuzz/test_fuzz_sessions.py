@@ -11,7 +11,7 @@ import pytest
 from realtime_core import Change
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.turns import Steps
-from realtime_server.net.budget import Account
+from realtime_server.net.budget import FilterAccount
 from realtime_server.phoenix.socket_state import Action, SocketState
 from tests.fuzz.fuzz_sessions import Report, run
 from tests.fuzz.session_messages import EXPENSIVE
@@ -129,7 +129,7 @@ def test_what_gives_way_takes_long_in_all_and_not_at_once(
 
 
 def test_what_is_left_behind_is_shown(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Account, "give_back", lambda self, topic: None)
+    monkeypatch.setattr(FilterAccount, "refund", lambda self, topic: None)
     with pytest.raises(BrokenPromiseError, match="budget") as caught:
         held(clock, 300, seed=1)
     assert caught.value.__notes__ == ["seed 1, chunk 0"]

@@ -9,7 +9,7 @@ from typing import cast
 import attrs
 import pytest
 
-from realtime_server.fanout.dispatch import Dispatch, Flow, Members
+from realtime_server.fanout.dispatch import Dispatch, Members, OutputRate
 from realtime_server.fanout.turns import SLICE, run_steps
 from tests.server_helpers import RecordingOutbox, texts
 
@@ -29,7 +29,7 @@ class Clock:
 
 
 def dispatching(clock: Clock) -> Dispatch:
-    return Dispatch(clock, Flow(clock))
+    return Dispatch(clock, OutputRate(clock))
 
 
 @attrs.define(eq=False)

@@ -279,7 +279,7 @@ def test_large_changes_are_counted_and_the_first_of_a_table_is_logged(
         hub.publish([insert(DOCS, "1", "a", "short")])
     assert hub.stats().too_large == 4
     assert caplog.messages == [
-        f"a change of public.{table} is too large and is told without its long values "
+        f"a change of public.{table} is too large and is sent without its long values "
         "(MAX_RECORD_BYTES is 1000); further ones of this table are only counted"
         for table in ("docs", "other")
     ]

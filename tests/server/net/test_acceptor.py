@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from realtime_server.net.acceptor import Acceptor, Head
+from realtime_server.net.acceptor import Acceptor, RequestHead
 from realtime_server.net.http import HttpProtocol, Site
 from tests.server_helpers import FakeTransport, make_backlog, make_metrics, open_config
 from tests.waiting import eventually
@@ -42,7 +42,7 @@ class Arrival:
         self.acceptor = acceptor or Acceptor(
             SITE, open_config(**settings), make_metrics(), make_backlog()
         )
-        self.head = Head(FakeWebSocket, self.acceptor)
+        self.head = RequestHead(FakeWebSocket, self.acceptor)
         self.head.connection_made(self.transport)
 
     @property
@@ -78,7 +78,7 @@ async def test_an_upgrade_is_handed_over_as_if_it_had_been_websockets_from_the_s
     assert arrival.websocket.transport is arrival.transport
     assert arrival.websocket.received == UPGRADE + b"\x81\x80first frame"
     assert arrival.places == (True, False, False)
-    arrival.acceptor.leave(arrival.transport)
+    arrival.acceptor.forget(arrival.transport)
     assert arrival.places == (False, False, False)
 
 
@@ -194,7 +194,7 @@ async def test_connections_beyond_the_bound_are_turned_away_with_the_reason() ->
     )
     assert third.counted("connections")
     # Where one goes, another may come.
-    second.acceptor.leave(second.transport)
+    second.acceptor.forget(second.transport)
     assert Arrival(first.acceptor).places == (True, True, False)
     assert isinstance(third.transport.protocol, HttpProtocol)
     third.transport.protocol.connection_lost(None)
@@ -204,7 +204,7 @@ async def test_connections_beyond_the_bound_are_turned_away_with_the_reason() ->
 async def test_of_many_beyond_the_bound_some_are_told_and_all_are_let_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("realtime_server.net.acceptor._MOST_TURNED_AWAY", 2)
+    monkeypatch.setattr("realtime_server.net.acceptor._MAX_TURNED_AWAY", 2)
     first = Arrival(max_connections=1)
     others = [Arrival(first.acceptor) for _ in range(3)]
     assert [other.transport.aborted for other in others] == [False, False, True]

@@ -1,4 +1,4 @@
-"""Budget: what a connection, and all of them, may hold in filters."""
+"""FilterBudget: what a connection, and all of them, may hold in filters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from realtime_core.filters import parse_filter
 from realtime_server.errors import LimitError, RefusedError
 from realtime_server.net import budget as budget_module
-from realtime_server.net.budget import Account, Budget, Cost
+from realtime_server.net.budget import FilterAccount, FilterBudget, FilterCost
 from tests.server_helpers import open_config
 
 BOUNDS = {
@@ -21,16 +21,16 @@ BOUNDS = {
 
 
 @pytest.fixture
-def budget() -> Budget:
-    return Budget(open_config(**BOUNDS))
+def budget() -> FilterBudget:
+    return FilterBudget(open_config(**BOUNDS))
 
 
-def take(account: Account, topic: str, *filters: str) -> int:
+def take(account: FilterAccount, topic: str, *filters: str) -> int:
     """Take filters; return how many steps that took."""
-    return sum(1 for _ in account.taking(topic, map(parse_filter, filters)))
+    return sum(1 for _ in account.charging(topic, map(parse_filter, filters)))
 
 
-def refusal(account: Account, topic: str, *filters: str) -> str:
+def refusal(account: FilterAccount, topic: str, *filters: str) -> str:
     with pytest.raises(RefusedError) as caught:
         take(account, topic, *filters)
     return caught.value.reason
@@ -40,8 +40,8 @@ def conditions(count: int) -> str:
     return ",".join(f"id=eq.{number}" for number in range(count))
 
 
-def test_a_connection_holds_so_many_conditions_and_no_more(budget: Budget) -> None:
-    account = Account(budget)
+def test_a_connection_holds_so_many_conditions_and_no_more(budget: FilterBudget) -> None:
+    account = FilterAccount(budget)
     assert take(account, "a", conditions(2), conditions(2)) == 2
     assert take(account, "b", conditions(1)) == 1
     assert refusal(account, "c", conditions(1)) == (
@@ -50,33 +50,33 @@ def test_a_connection_holds_so_many_conditions_and_no_more(budget: Budget) -> No
     )
 
 
-def test_all_connections_hold_so_many_and_no_more(budget: Budget) -> None:
-    take(Account(budget), "a", conditions(5))
-    other = Account(budget)
+def test_all_connections_hold_so_many_and_no_more(budget: FilterBudget) -> None:
+    take(FilterAccount(budget), "a", conditions(5))
+    other = FilterAccount(budget)
     take(other, "a", conditions(3))
     assert "of all connections would have more than 8 conditions (MAX_TOTAL_CONDITIONS)" in refusal(
         other, "b", conditions(1)
     )
 
 
-def test_what_ends_is_given_back(budget: Budget) -> None:
-    account, other = Account(budget), Account(budget)
+def test_what_ends_is_given_back(budget: FilterBudget) -> None:
+    account, other = FilterAccount(budget), FilterAccount(budget)
     take(account, "a", conditions(4))
     # What was taken before the refusal is still held.
     refusal(account, "b", conditions(1), conditions(1))
-    assert budget.held == Cost(5)
-    account.give_back("b")
-    account.give_back("b")
-    assert budget.held == Cost(4)
+    assert budget.held == FilterCost(5)
+    account.refund("b")
+    account.refund("b")
+    assert budget.held == FilterCost(4)
     take(other, "a", conditions(4))
     account.close()
-    assert budget.held == Cost(4)
+    assert budget.held == FilterCost(4)
     other.close()
-    assert budget.held == Cost()
+    assert budget.held == FilterCost()
 
 
-def test_regular_expressions_count_by_their_size(budget: Budget) -> None:
-    account = Account(budget)
+def test_regular_expressions_count_by_their_size(budget: FilterBudget) -> None:
+    account = FilterAccount(budget)
     take(account, "a", r'v=match."\\w"')
     assert 1000 < budget.held.instructions < 1500
     assert refusal(account, "b", r'v=imatch."\\w"') == (
@@ -84,32 +84,32 @@ def test_regular_expressions_count_by_their_size(budget: Budget) -> None:
         "instructions (MAX_REGEX_INSTRUCTIONS); leave some topics, or use like, or write "
         "[A-Za-z0-9_] for \\w"
     )
-    other = Account(budget)
+    other = FilterAccount(budget)
     take(other, "a", r'v=match."\\w"')
     assert "(MAX_TOTAL_REGEX_INSTRUCTIONS)" in refusal(other, "b", "v=match.a", "v=match.b")
 
 
-def test_a_short_one_counts_for_what_re2_keeps_of_it(budget: Budget) -> None:
-    account = Account(budget)
+def test_a_short_one_counts_for_what_re2_keeps_of_it(budget: FilterBudget) -> None:
+    account = FilterAccount(budget)
     take(account, "a", *[f"v=match.{letter}" for letter in "abcd"])
-    assert budget.held == Cost(4, 2000)
+    assert budget.held == FilterCost(4, 2000)
 
 
-def test_a_regular_expression_that_can_never_be_taken_is_told(budget: Budget) -> None:
-    assert refusal(Account(budget), "a", 'v=match."a("').startswith(
+def test_a_regular_expression_that_can_never_be_taken_is_told(budget: FilterBudget) -> None:
+    assert refusal(FilterAccount(budget), "a", 'v=match."a("').startswith(
         "cannot filter by 'v=match.\"a(\"': parentheses do not match (at character 9"
     )
 
 
 def test_without_re2_somebody_else_refuses_them(
-    budget: Budget, monkeypatch: pytest.MonkeyPatch
+    budget: FilterBudget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget_module, "has_regex", lambda: False)
-    take(Account(budget), "a", 'v=match."a("')
-    assert budget.held == Cost(1)
+    take(FilterAccount(budget), "a", 'v=match."a("')
+    assert budget.held == FilterCost(1)
 
 
-def test_nothing_is_compiled_behind_what_is_too_much(budget: Budget) -> None:
+def test_nothing_is_compiled_behind_what_is_too_much(budget: FilterBudget) -> None:
     asked = []
 
     def filters() -> Iterable[str]:
@@ -118,6 +118,6 @@ def test_nothing_is_compiled_behind_what_is_too_much(budget: Budget) -> None:
             yield conditions(1)
 
     with pytest.raises(LimitError) as caught:
-        list(Account(budget).taking("a", map(parse_filter, filters())))
+        list(FilterAccount(budget).charging("a", map(parse_filter, filters())))
     assert caught.value.limit == "conditions"
     assert len(asked) == 6

@@ -23,7 +23,7 @@ from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.registrar import Registrar
 from realtime_server.metrics import Metrics
 from realtime_server.net import connection as connection_module
-from realtime_server.net.budget import Budget
+from realtime_server.net.budget import FilterBudget
 from realtime_server.net.connection import Connection
 from realtime_server.net.services import Services
 from realtime_server.net.websocket import close_within
@@ -132,7 +132,7 @@ async def open_connection(
             authorizer=authorizer or AllowAll(),
             registrar=registrar or Nobody(),
             backlog=make_backlog(max_bytes=1024),
-            budget=Budget(config),
+            budget=FilterBudget(config),
             config=config,
             metrics=metrics,
             clock=clock,
@@ -505,7 +505,7 @@ async def test_a_client_without_an_address_is_served_all_the_same() -> None:
             authorizer=AllowAll(),
             registrar=Nobody(),
             backlog=make_backlog(),
-            budget=Budget(open_config()),
+            budget=FilterBudget(open_config()),
             config=open_config(),
             metrics=make_metrics(),
         ),

@@ -65,7 +65,7 @@ class Guarded:
         self.connection.connection_made(self.transport)
         self.connection.data_received(request)
 
-    def flooded(self) -> None:
+    def count_flood(self) -> None:
         self.happened.append("flood")
 
     def check_backlog(self, transport: asyncio.Transport) -> None:
@@ -74,11 +74,11 @@ class Guarded:
             self.happened.append("unread")
             self.transport.abort()
 
-    def got_no_request(self, transport: asyncio.BaseTransport) -> None:
+    def count_malformed(self, transport: asyncio.BaseTransport) -> None:
         assert transport is self.transport
         self.happened.append("malformed")
 
-    def leave(self, transport: asyncio.BaseTransport) -> None:
+    def forget(self, transport: asyncio.BaseTransport) -> None:
         assert transport is self.transport
         self.happened.append("lost")
 
