@@ -1,8 +1,8 @@
 """Metrics: what the server counts, for Prometheus.
 
-The registry is the server's own: several servers in one process do not mix. What is counted
-for every client and change is counted in plain integers elsewhere, and read when somebody
-asks; no label ever holds what a client sent.
+Each server has a registry of its own, so that several servers in one process do not mix their
+numbers. What happens for every client and change is counted elsewhere in plain integers, which are
+read when the metrics are requested. No label ever holds anything that a client sent.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class Metrics:
     """Everything that one server counts.
 
     Args:
-        stats: of the stream, as they are now.
-        hub: what that counts, as it is now.
-        backlog: what waits for all clients.
-        checks: what row level security was asked; None where it is not.
+        stats: returns what the source counts.
+        hub: returns what the hub counts.
+        backlog: the bytes that wait for all clients.
+        checks: what RLS mode counts; None in STREAM mode.
     """
 
     def __init__(
@@ -72,34 +72,32 @@ class Metrics:
         )
         self.handshakes = Counter(
             "realtime_handshakes",
-            "WebSocket handshakes, by what came of them.",
+            "WebSocket handshakes, by result.",
             ["result"],
             registry=registry,
         )
-        self.joins = Counter(
-            "realtime_joins", "Joins, by what came of them.", ["result"], registry=registry
-        )
+        self.joins = Counter("realtime_joins", "Joins, by result.", ["result"], registry=registry)
         self.unsupported = Counter(
             "realtime_unsupported_messages",
-            "Messages of joined channels for what this server does not have, by event.",
+            "Messages in joined channels whose event this server does not serve, by event.",
             ["event"],
             registry=registry,
         )
         self.channels_ended = Counter(
             "realtime_channels_ended",
-            "Channels that the server ended, by what was wrong.",
+            "Channels that the server ended, by reason.",
             ["reason"],
             registry=registry,
         )
         self.commit_to_socket = Durations(
             "realtime_commit_to_socket_seconds",
-            "Between a commit and when its changes are written to the sockets, for each batch "
-            "its oldest commit.",
+            "Seconds from a commit until its changes are written to the sockets; measured for the "
+            "oldest commit of each batch.",
         )
         registry.register(self.commit_to_socket)
         self._limits = Counter(
             "realtime_limits",
-            "What was refused or ended because it met a limit.",
+            "Connections, joins and messages that exceeded a limit, by limit.",
             ["limit"],
             registry=registry,
         )
@@ -112,11 +110,11 @@ class Metrics:
         registry.register(_Collector(self.outbox, stats, hub, backlog, checks or Counters()))
 
     def limit(self, name: str) -> None:
-        """Count what met a limit."""
+        """Count something that exceeded a limit."""
         self._limits.labels(name).inc()
 
     def closed(self, code: int | None) -> None:
-        """Count a connection's end. Codes that a client may choose are one label."""
+        """Count the end of a connection. Codes that a client may choose freely share one label."""
         label = "other" if code is None or code not in _CLOSE_CODES else str(code)
         self._closes.labels(label).inc()
 
@@ -126,14 +124,14 @@ class Metrics:
 
 
 class Durations(Collector):
-    """A histogram of seconds that is cheap to add to.
+    """A histogram of seconds to which a value is added cheaply, as that happens for every batch.
 
-    prometheus_client's own asks each bucket in turn and takes a lock for each number, with
-    every batch: 1.2 µs, against 0.25 µs here.
+    prometheus_client's own histogram checks each bucket in turn and takes a lock for each number:
+    1.2 µs for a value, against 0.25 µs here.
 
     Args:
         name: of the metric.
-        meaning: its documentation.
+        meaning: its help text.
     """
 
     def __init__(self, name: str, meaning: str) -> None:
@@ -144,7 +142,7 @@ class Durations(Collector):
         self._sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        """Add one."""
+        """Add a value."""
         self._counts[bisect_left(_SECONDS, seconds)] += 1
         self._sum += seconds
 
@@ -157,7 +155,7 @@ class Durations(Collector):
 
 
 class _Collector(Collector):
-    """Reads what is counted elsewhere."""
+    """Reads what other objects count."""
 
     def __init__(
         self,
@@ -178,56 +176,65 @@ class _Collector(Collector):
         checks = self._checks
         gauges = {
             "subscriptions": ("Subscriptions to changes.", hub.subscriptions),
-            "waiting_bytes": ("What waits for clients to take it.", self._backlog.bytes),
+            "waiting_bytes": ("Bytes that wait to be sent to clients.", self._backlog.bytes),
             "rls_waiting_bytes": (
-                "What the changes take that wait for policies that are slow.",
+                "Bytes of the changes that wait because a policy is slow.",
                 checks.waiting_bytes,
             ),
-            "stream_connected": ("1 while changes are read from the database.", stats.connected),
+            "stream_connected": (
+                "1 while the server reads changes from the database, else 0.",
+                stats.connected,
+            ),
             "lag_bytes": (
-                "WAL between what the database has written and what is acknowledged.",
+                "Bytes of WAL that the database has written and the server has not acknowledged.",
                 stats.lag_bytes,
             ),
             "lag_seconds": (
-                "Age of the last change handed over while there are later ones, else 0.",
+                "Age of the last change handed to clients while there are later ones, else 0.",
                 stats.lag_seconds,
             ),
         }
         counters = {
             "rows": ("Changes read from the database.", stats.changes),
             "transactions": ("Transactions read from the database.", stats.transactions),
-            "received_bytes": ("Bytes of the stream from the database.", stats.bytes_received),
-            "reconnects": ("How often the stream was started again.", stats.reconnects),
-            "gaps": ("How often changes may have been lost.", stats.gaps),
-            "sent_frames": ("Frames written to clients.", outbox.frames),
+            "received_bytes": ("Bytes received from the database.", stats.bytes_received),
+            "reconnects": (
+                "How often the server reconnected to the database's changes.",
+                stats.reconnects,
+            ),
+            "gaps": ("Gaps: how often changes may have been lost.", stats.gaps),
+            "sent_frames": ("WebSocket frames written to clients.", outbox.frames),
             "sent_bytes": ("Bytes of these frames.", outbox.bytes),
             "filter_misfits": (
-                "Filters found after their join not to fit their table.",
+                "Subscriptions whose filter turned out after the join not to fit its table.",
                 hub.filter_misfits,
             ),
             "filter_errors": (
-                "How often a row could not be judged by a filter, and passed none.",
+                "How often a filter could not be evaluated for a row, which so did not pass it.",
                 hub.filter_errors,
             ),
             "too_large_changes": (
-                "Changes that were told without their long values.",
+                "Changes that were sent without their long values.",
                 hub.too_large,
             ),
-            "rls_checks": ("Rows looked up in the name of a role and claims.", checks.checks),
+            "rls_checks": ("Rows that were checked for a role and claims.", checks.checks),
             "rls_errors": (
-                "Changes that somebody did not get because a policy raised an error.",
+                "Changes that a client did not get because a policy raised an error.",
                 checks.errors,
             ),
             "rls_timeouts": (
-                "Changes that somebody did not get because a policy ran too long.",
+                "Changes that a client did not get because a policy ran too long.",
                 checks.timeouts,
             ),
             "rls_given_up": (
-                "Changes that somebody was told of as of a gap: too many waited for a policy "
-                "that is slow, their token was replaced meanwhile, or their table was.",
+                "Changes instead of which a client was told of a gap: too many waited for a slow "
+                "policy, or meanwhile the client's token, or the table, was replaced.",
                 checks.given_up,
             ),
-            "slow_clients": ("Clients cut off because they fell behind.", outbox.slow_clients),
+            "slow_clients": (
+                "Clients that were disconnected because they were too slow.",
+                outbox.slow_clients,
+            ),
         }
         for name, (meaning, value) in gauges.items():
             yield GaugeMetricFamily(f"realtime_{name}", meaning, value)

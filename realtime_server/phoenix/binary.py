@@ -1,13 +1,13 @@
-"""Binary frames of ``vsn=2.0.0``: what today's clients push broadcasts in.
+"""Binary frames of ``vsn=2.0.0``, in which today's clients push broadcasts.
 
-A frame of kind 3 is a header of seven bytes, the lengths and the encoding of what follows, in
-this order::
+A frame of kind 3 has a header of seven bytes: the kind, the lengths of what follows, and how the
+payload is encoded. What follows is in the second line::
 
     kind  join_ref  ref  topic  event  metadata  encoding
     join_ref ref topic event metadata payload
 
 Lengths are in bytes, texts are UTF-8, the metadata is a JSON object or empty, and the payload
-takes the rest: JSON where the encoding is 1, any bytes where it is 0. It carries the same
+takes the rest: JSON if the encoding is 1, any bytes if it is 0. The frame carries the same
 message as the text frame ``[join_ref, ref, topic, "broadcast", {"type": "broadcast", "event":
 event, "payload": payload}]``.
 """
@@ -33,10 +33,10 @@ _JSON: Final = 1
 def decode_binary(data: bytes) -> Message:
     """Read a binary frame.
 
-    The payload's member ``payload`` is a JSON value, or bytes.
+    In the message, the payload's member ``payload`` is a JSON value, or bytes.
 
     Raises:
-        FrameError: with the close code and reason that fit.
+        FrameError: if it is none; it has the code and reason to close the connection with.
     """
     if not data or data[0] != _USER_PUSH:
         kind = f"kind {data[0]}" if data else "nothing in it"

@@ -1,8 +1,9 @@
-"""Joins: what today's clients put into the payload of a ``phx_join``.
+"""Joins: reads what today's clients put into the payload of a ``phx_join``.
 
-``config`` says what a channel wants: bindings to tables, how it broadcasts, whether it is
-private, which nothing here is yet. It is read into :class:`JoinConfig`, or refused with a reason
-that names the place in the payload. A join without ``config`` is of the first generation.
+The member ``config`` says what a channel asks for: bindings to tables, how it broadcasts, and
+whether it is private, which this server does not serve. It is read into a :class:`JoinConfig`, or
+refused with a reason that names the place in the payload. A join without ``config`` comes from a
+client of the first generation.
 """
 
 from __future__ import annotations
@@ -49,21 +50,21 @@ TRUNCATE: Final = "TRUNCATE"
 EVENTS: Final = (ANY, "INSERT", "UPDATE", "DELETE", TRUNCATE)
 
 MAX_BINDINGS: Final = 100
-"""Of one join."""
+"""Bindings of one join."""
 MAX_WEIGHT: Final = 500
-"""Conditions that all filters of one join may cost as much as: 0.1 ms each, from the message to the
-first change."""
+"""Conditions that the filters of one join may have together. Each takes 0.1 ms from the join to the
+first change; a regular expression counts as several."""
 MAX_COLUMNS: Final = 1600
-"""Names that a ``select`` may have: no table of PostgreSQL's has more columns."""
+"""Columns that a ``select`` may name: no table in PostgreSQL has more."""
 TOO_MUCH: Final = (
     f"the filters of one join cost as much as {MAX_WEIGHT} conditions at most, where a regular "
     "expression counts as 50; join several topics, or with fewer filters"
 )
-"""Said of a join whose filters cost more."""
+"""Why a join is refused whose filters cost more than :data:`MAX_WEIGHT`."""
 DEFAULT_WAIT: Final = 15_000
-"""Milliseconds that a join with ``wait`` takes for its subscription, unless it says."""
+"""Milliseconds for which a join with ``wait`` waits for its subscription if it names no timeout."""
 MAX_WAIT: Final = 20_000
-"""Milliseconds that it may say."""
+"""Milliseconds that it may name at most."""
 
 _MAX_ID: Final = 2**31 - 1
 _MOST_PROBLEMS: Final = 3
@@ -71,29 +72,32 @@ _MOST_PROBLEMS: Final = 3
 
 @attrs.frozen
 class Binding:
-    """What one ``postgres_changes`` entry of a join asks for."""
+    """What one entry of ``postgres_changes`` asks for."""
 
     event: str
     """One of :data:`EVENTS`."""
     schema: str
+    """A name, or :data:`ANY`."""
     table: str
+    """A name, or :data:`ANY`."""
     filter_text: str
-    """As it was sent; empty: none."""
+    """The filter as the client sent it; empty if there is none."""
     filter: Filter | None = attrs.field(eq=False, repr=False)
+    """The same, parsed."""
     select: frozenset[str] | None
     """Names of the columns to show; None: all."""
     leaves: bool
-    """Whether an UPDATE that takes a row out of the filter is told, as a DELETE."""
+    """Whether an UPDATE after which a row passes the filter no more is sent, as a DELETE."""
     id: int
-    """What a client knows it by: never 0, and the same each time it is asked for."""
+    """Identifies the binding to the client: never 0, and the same for equal bindings."""
 
     @property
     def columns(self) -> frozenset[str]:
-        """The columns that the filter looks at."""
+        """The columns that the filter reads."""
         return frozenset() if self.filter is None else self.filter.columns
 
     def wants(self, event: str) -> bool:
-        """Say whether an event of this type is asked for."""
+        """Return whether the binding asks for events of this type."""
         return self.event == event or (self.event == ANY and event != TRUNCATE)
 
 
@@ -104,14 +108,14 @@ class JoinConfig:
     bindings: tuple[Binding, ...]
     """In the order in which they were sent."""
     sent: tuple[Mapping[str, Any], ...]
-    """The members of the bindings that are known here, as they were sent."""
+    """The bindings as the client sent them, without members that this server does not know."""
     wait: float | None
     """Seconds to wait for the subscription before the reply; None: reply at once."""
 
     def response(self) -> dict[str, Any]:
-        """Return what a reply tells: the bindings as they were sent, each with its id.
+        """Return the response for the reply: the bindings as they were sent, each with its id.
 
-        Clients compare them with their own.
+        Clients compare them with their own bindings.
         """
         return {
             "postgres_changes": [
@@ -122,7 +126,7 @@ class JoinConfig:
 
 
 def parse_join(payload: Any) -> JoinConfig | None:
-    """Read a join's payload at once; see :func:`parsing_join`."""
+    """Read a join's payload without giving way; see :func:`parsing_join`."""
     steps = parsing_join(payload)
     while True:
         try:
@@ -133,14 +137,14 @@ def parse_join(payload: Any) -> JoinConfig | None:
 
 
 def parsing_join(payload: Any) -> Generator[None, None, JoinConfig | None]:
-    """Read a join's payload, and stop now and then: a hundred long filters take 0.1 s.
+    """Read a join's payload, and yield now and then: to parse a hundred long filters takes 0.1 s.
 
     Returns:
-        None for one without ``config``.
+        What the join asks for; None for a join without ``config``.
 
     Raises:
-        JoinError: if ``config`` is not understood, with the place and what belongs there; or
-            asks for what there is not.
+        JoinError: if ``config`` is malformed, with the place and what belongs there, or asks for
+            something that this server does not serve.
     """
     if not isinstance(payload, dict) or "config" not in payload:
         return None
@@ -155,7 +159,7 @@ def parsing_join(payload: Any) -> Generator[None, None, JoinConfig | None]:
         ) from None
     yield
     if config.private:
-        # To a channel that the client believes to be private, nothing public may come or go.
+        # A channel that its client believes to be private must not get or send anything public.
         raise JoinError(ReplyReason.NO_PRIVATE_CHANNELS.told())
     sent = payload["config"] or {}
     options = config.postgres_changes_options
@@ -236,9 +240,9 @@ def _wait(options: _SentOptions) -> float:
     return min(max(timeout, 0), MAX_WAIT) / 1000
 
 
-# The payload's shape. What is not named here is let through, for clients add members; what
-# is named and not used, `broadcast` and its like, is a client's mistake all the same if it is
-# something else.
+# The shape of the payload. Members that are not named here are ignored, since clients add some.
+# Those that are named but not used, such as `broadcast`, are still refused if they have another
+# type.
 
 
 @attrs.frozen
@@ -284,7 +288,7 @@ _NAMES: Final[dict[Any, str]] = {
 
 
 def _check(value: Any, kind: type) -> Any:
-    # JSON's numbers are two types here, and true is an int.
+    # A JSON number is an int or a float in Python, where True is an int, too.
     fits = isinstance(value, kind) or (
         kind is float and isinstance(value, int) and not isinstance(value, bool)
     )
@@ -297,14 +301,14 @@ def _shown(value: Any) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False)
     except RecursionError:
-        return "something nested that deeply"
+        return "something that is nested so deeply"
     return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _items(
     sent: list[Any], cls: Any, item: Any, structure: Callable[[Any, Any], Any], most: int
 ) -> list[Any]:
-    """Read a list, whose length is looked at first; its third problem is the last."""
+    """Read a list, whose length is checked first, and stop at the third problem."""
     if len(sent) > most:
         raise ValueError(f"has {len(sent)} entries, at most {most} are taken")
     found: list[Any] = []
@@ -341,7 +345,7 @@ def _make_converter() -> Converter:
 
     converter.register_structure_hook_func(is_a(dict), lambda value, _: _check(value, dict))
 
-    # A text is a sequence, too, but no list.
+    # A string is a sequence, too, but not a list.
     def lists(cls: Any) -> Callable[[Any, Any], Any]:
         (item,) = get_args(cls)
         structure = converter.get_structure_hook(item)

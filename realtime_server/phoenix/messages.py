@@ -1,4 +1,4 @@
-"""The one message of the Phoenix protocol, and its well-known names."""
+"""Message: the message of the Phoenix protocol, and its well-known topics and events."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = [
     "SYSTEM",
     "Message",
     "Ref",
-    "noted",
+    "notice",
     "subscribed",
     "subscription_failed",
 ]
 
 PHOENIX: Final = "phoenix"
-"""Topic of heartbeats."""
+"""The topic of heartbeats."""
 HEARTBEAT: Final = "heartbeat"
 JOIN: Final = "phx_join"
 LEAVE: Final = "phx_leave"
@@ -42,10 +42,11 @@ PRESENCE: Final = "presence"
 SYSTEM: Final = "system"
 
 CHANNEL_PREFIX: Final = "realtime:"
-"""What every topic that can be joined begins with; the rest is the channel's name."""
+"""The beginning of every topic that can be joined; the rest is the channel's name."""
 
 Ref: TypeAlias = str | int | float | None
-"""A client's reference. Stock clients send strings, numbers or null; it is echoed as it came."""
+"""A reference that a client puts into a message, and that its reply repeats as it came. Stock
+clients send strings, numbers or null."""
 
 
 @attrs.frozen
@@ -58,11 +59,11 @@ class Message:
     """Any JSON value."""
     ref: Ref = None
     join_ref: Ref = None
-    """``ref`` of the join that made the channel. In V1 not all clients send it, and none is sent
-    to them."""
+    """The ``ref`` of the join that made the channel. With ``vsn=1.0.0`` not all clients send it,
+    and the server sends none."""
 
     def reply(self, status: str, response: dict[str, Any]) -> Message:
-        """Answer this message."""
+        """Return the reply to this message."""
         payload = {"status": status, "response": response}
         return Message(self.topic, REPLY, payload, self.ref, self.join_ref)
 
@@ -72,16 +73,16 @@ def subscribed(channel: str) -> dict[str, Any]:
     return _system(channel, "ok", "Subscribed to PostgreSQL")
 
 
-def noted(channel: str, note: str) -> dict[str, Any]:
-    """Return the ``system`` payload that says what to know of bindings that are in place.
+def notice(channel: str, note: str) -> dict[str, Any]:
+    """Return the ``system`` payload with a remark about bindings that are in place.
 
-    Its status is no error: clients would join again.
+    Its status is not "error", at which clients would join again.
     """
     return _system(channel, "ok", note)
 
 
 def subscription_failed(channel: str, reason: str) -> dict[str, Any]:
-    """Return the ``system`` payload that says that a binding gets nothing, and why."""
+    """Return the ``system`` payload that says that a channel gets no changes, and why."""
     return _system(channel, "error", reason)
 
 

@@ -1,4 +1,4 @@
-"""What clients put into their payloads."""
+"""Payloads: what the server reads from the payloads of clients' messages."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ __all__ = ["access_token", "has_config", "size_of"]
 
 
 def size_of(payload: Any) -> float:
-    """Return a payload's bytes as JSON without white space; infinity if it is nested too deeply."""
+    """Return a payload's size in bytes, as JSON without white space.
+
+    It is infinite if the payload is nested too deeply to be written.
+    """
     try:
-        # Only a binary frame's payload has bytes, and only at its one place.
+        # Only the payload of a binary frame holds bytes, and only in one place.
         return len(orjson.dumps(payload, default=lambda value: "x" * len(value)))
     except TypeError:
         return math.inf
 
 
 def has_config(payload: Any) -> bool:
-    """Tell a join of today's clients from one of the first generation's.
+    """Return whether a join has a ``config``, as those of today's clients have.
 
-    Those send ``{}``, ``[]``, null, or an object with a ``user_token``.
+    Clients of the first generation send ``{}``, ``[]``, null, or an object with a ``user_token``.
     """
     return isinstance(payload, dict) and "config" in payload
 
 
 def access_token(payload: Any) -> Any:
-    """Return the token of an ``access_token`` message as it came, None if it has none."""
+    """Return the token of an ``access_token`` message as the client sent it, None if it has
+    none."""
     return payload.get("access_token") if isinstance(payload, dict) else None

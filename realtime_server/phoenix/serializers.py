@@ -1,10 +1,11 @@
-"""Frames of both protocol versions.
+"""Serializers: messages as the frames of both versions of the protocol.
 
 ``vsn=1.0.0``: an object ``{"topic", "event", "payload", "ref"}``, to which clients may add
-``"join_ref"``. ``vsn=2.0.0``: an array ``[join_ref, ref, topic, event, payload]``; clients push
-broadcasts in binary frames besides.
-A change's envelope is given out in two halves, so that a payload rendered once can be joined
-into it as bytes.
+``"join_ref"``. ``vsn=2.0.0``: an array ``[join_ref, ref, topic, event, payload]``; besides, clients
+push broadcasts in binary frames.
+
+The envelope of a change comes in two halves, between which a payload that was rendered once is put
+as bytes.
 """
 
 from __future__ import annotations
@@ -23,25 +24,26 @@ __all__ = ["SERIALIZERS", "Serializer", "V1Serializer", "V2Serializer"]
 
 
 class Serializer(Protocol):
-    """One version of the wire format. It has no state: one instance serves all sockets."""
+    """One version of the wire format. It has no state, so one instance serves all sockets."""
 
     tells_join_ref: ClassVar[bool]
-    """Whether clients see which of their memberships a message is of."""
+    """Whether messages to clients say to which of their joins they belong."""
 
     def decode(self, data: str | bytes) -> Message:
         """Read a WebSocket message, text (str) or binary (bytes).
 
         Raises:
-            FrameError: with the close code and reason that fit.
+            FrameError: if it is no Phoenix message; it has the code and reason to close the
+                connection with.
         """
         ...
 
     def encode(self, message: Message) -> bytes:
-        """Write a text frame's payload."""
+        """Return a message as the payload of a text frame."""
         ...
 
     def envelope(self, topic: str, event: str) -> tuple[bytes, bytes]:
-        """Return what goes before and behind a broadcast's payload."""
+        """Return what goes before and after the payload of a message from the server."""
         ...
 
 
@@ -59,23 +61,23 @@ def _message(topic: Any, event: Any, payload: Any, ref: Any, join_ref: Any) -> M
 
 
 def _ref(value: Any) -> Ref:
-    # A bool is an int to Python, but no number to JSON.
+    # A bool is an int in Python, but not a number in JSON.
     if value is None or (isinstance(value, (str, int, float)) and not isinstance(value, bool)):
         return value
     raise FrameError.of(CloseReason.REF)
 
 
 def _load_exact(data: str) -> Any:
-    """Read a frame once more, for orjson makes floats of integers beyond 64 bits."""
+    """Read a frame again with :mod:`json`: orjson reads integers beyond 64 bits as floats."""
     try:
         return json.loads(data)
-    # int() takes 4300 digits; nesting that deep is for nobody.
+    # int() takes at most 4300 digits, and nesting may be too deep for json.
     except (ValueError, RecursionError) as exc:
         raise FrameError.of(CloseReason.REF_TOO_LARGE) from exc
 
 
 def _number(ref: Ref) -> Any:
-    """Return what orjson writes as ``ref``: it takes integers of up to 64 bits."""
+    """Return a ref as orjson can write it, which takes integers of up to 64 bits."""
     if isinstance(ref, int) and not -(2**63) <= ref < 2**64:
         return orjson.Fragment(str(ref))
     return ref
@@ -84,7 +86,7 @@ def _number(ref: Ref) -> Any:
 class V1Serializer:
     """``vsn=1.0.0``, and no ``vsn`` at all.
 
-    Clients may send a join_ref, as Phoenix's own do; what is sent to them has none.
+    Clients may send a join_ref, as Phoenix's own client does. Messages to them have none.
     """
 
     tells_join_ref: ClassVar[bool] = False
@@ -147,4 +149,4 @@ SERIALIZERS: Final[dict[str | None, Serializer]] = {
     "1.0.0": _V1,
     "2.0.0": V2Serializer(),
 }
-"""By the query parameter ``vsn``."""
+"""By the query parameter ``vsn`` of the handshake."""

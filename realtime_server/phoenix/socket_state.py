@@ -43,7 +43,7 @@ from .messages import (
     SYSTEM,
     Message,
     Ref,
-    noted,
+    notice,
     subscribed,
     subscription_failed,
 )
@@ -269,7 +269,7 @@ class SocketState:
             channel: to tell.
             notes: what its client should know of the bindings; each is a message of its own.
         """
-        told = [subscribed(channel.name), *(noted(channel.name, note) for note in notes)]
+        told = [subscribed(channel.name), *(notice(channel.name, note) for note in notes)]
         return [Send(Message(channel.topic, SYSTEM, payload)) for payload in told]
 
     def fail(self, channel: Channel, reason: str) -> list[Action]:

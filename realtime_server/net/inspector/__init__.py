@@ -1,7 +1,8 @@
 """The inspector: a page that shows changes as they come.
 
-The page is the folder ``page``, served as it is. It is a client like any other: it connects
-to the same WebSocket, with a token where one is asked for.
+The page is in the folder ``page``, whose files are served as they are. It is a client like any
+other:
+it connects to the same WebSocket, with a token if the server requires one.
 """
 
 from __future__ import annotations

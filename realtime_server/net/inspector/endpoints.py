@@ -1,8 +1,8 @@
-"""The inspector's endpoints: the files of its page, and what the page has to know.
+"""The inspector's endpoints: the files of its page, and ``/inspector.json`` for the page.
 
-``/inspector.json`` says whether the page may connect, and what it can listen to: a handshake
-that is refused tells a script in a browser nothing. It asks for the token that the handshake
-would ask for, so that strangers learn nothing of the database.
+``/inspector.json`` says whether the page may connect, and which tables it can listen to. It is
+needed because a browser does not tell a script why a handshake was refused. It requires the same
+token as the handshake, so that nobody else learns anything about the database.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _CONTENT_TYPES: Final = {
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
-"""Not by the system's table: where that is wrong, browsers run no module."""
+"""By suffix. The system's table is not used: where it is wrong, browsers do not run modules."""
 
-# What rows contain is shown as text; should that ever fail, nothing of it may run.
+# The page shows values of rows as text. Should that ever fail, no script in them may run.
 _POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "frame-src 'self'; frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
@@ -54,8 +54,8 @@ def inspector_endpoints(
 
     Args:
         authorizer: decides who may connect.
-        tables: can be listened to.
-        allowed_origins: of pages that may connect; empty: all of them.
+        tables: that can be listened to.
+        allowed_origins: whose pages may connect; empty: all.
     """
     page = files(__package__) / "page"
     endpoints: dict[str, Endpoint] = {
@@ -72,11 +72,11 @@ def _serve(file: Traversable, _: Request) -> Response:
 
 
 class _Start:
-    """What the page asks for before it connects, and when it cannot.
+    """Serves ``/inspector.json``, which the page requests before it connects, and when it cannot.
 
-    The token comes as for a handshake; the header ``x-api-key`` keeps it out of the address.
-    Browsers name a page's origin in a handshake, but not when it asks its own server for
-    something; so the page does, in the query's ``origin``.
+    The token is sent as in a handshake; in the header ``x-api-key`` it does not show in the
+    address. Browsers send a page's origin in a handshake, but not in a request to the page's own
+    server; so the page puts it into the query, as ``origin``.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""TableList: the tables that can be listened to, for whoever asks often."""
+"""TableList: the tables that the inspector's page can listen to, cached for a second."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ __all__ = ["AskTables", "TableList"]
 logger = logging.getLogger("realtime.http")
 
 AskTables: TypeAlias = Callable[[str | None], Awaitable[Sequence[PublishedTable]]]
-"""Asks the database for the tables of which a role may see something; None: for all. Raises
-:exc:`~realtime_core.errors.SourceError`."""
+"""Reads from the database the tables of which a role may see something, or all tables for None.
+Raises :exc:`~realtime_core.errors.SourceError`."""
 
 _FRESH: Final = 1.0
-"""Seconds for which an answer is given again, so that page loads are no load on the database."""
+"""Seconds for which an answer is reused, so that loading the page often does not burden the
+database."""
 _WITHIN: Final = 10.0
-"""Seconds that the database has for an answer."""
-_MOST_ROLES: Final = 100
-"""Whose answers are kept."""
+"""Seconds within which the database must answer."""
+_MAX_ROLES: Final = 100
+"""Roles whose answers are kept."""
 _CANNOT: Final = Told("the database cannot be asked for its tables now; the server's log says why")
 
 
 class TableList:
-    """The tables that can be listened to; the database is asked one question at a time.
+    """The tables that can be listened to. The database gets one query at a time.
 
     Args:
-        ask: asks the database.
-        by_role: whether a client sees only what its token's role may see.
-        clock: seconds.
+        ask: queries the database.
+        by_role: whether a client sees only the tables that its token's role may see.
+        clock: seconds of any clock that only goes forward.
     """
 
     def __init__(self, ask: AskTables, *, by_role: bool, clock: Callable[[], float]) -> None:
@@ -50,7 +51,7 @@ class TableList:
         self._by_role = by_role
         self._clock = clock
         self._asking = asyncio.Lock()
-        # By role: until when the answer is good, and the answer. None: there was none.
+        # By role: until when the answer is reused, and the answer; None if the database gave none.
         self._known: dict[str | None, tuple[float, Sequence[PublishedTable] | None]] = {}
 
     @classmethod
@@ -78,10 +79,10 @@ class TableList:
         role = Viewer.of(grant.claims).role if self._by_role else None
         async with self._asking:
             if role not in self._known or self._known[role][0] <= self._clock():
-                if len(self._known) >= _MOST_ROLES:
+                if len(self._known) >= _MAX_ROLES:
                     self._known.clear()
                 answer = await self._answer(role)
-                # From now, not from the question: others wait for the same answer.
+                # Counted from the answer, not the query: other requests wait for the same answer.
                 self._known[role] = (self._clock() + _FRESH, answer)
             tables = self._known[role][1]
         if tables is None:
