@@ -110,7 +110,7 @@ class Bench:
             raise RuntimeError("the writer failed")
 
 
-class SlowViewerQueue:
+class WritePath:
     """Somebody who writes to sockets, and the client that reads them."""
 
     def __init__(self, name: str, pid: int, client: Client, clients: int, send: Any) -> None:
@@ -136,7 +136,7 @@ class SlowViewerQueue:
 
 
 @contextlib.asynccontextmanager
-async def lanes(
+async def write_paths(
     bench: Bench,
     clients: int,
     *names: str,
@@ -144,7 +144,7 @@ async def lanes(
     heartbeat: int = 0,
     data: str = DATA,
     **settings: str,
-) -> AsyncIterator[list[SlowViewerQueue]]:
+) -> AsyncIterator[list[WritePath]]:
     async with contextlib.AsyncExitStack() as stack:
         found = []
         for name in names:
@@ -166,22 +166,22 @@ async def lanes(
                     bench.connection.execute(statement, (rows,), prepare=True)
 
             await stack.enter_async_context(client)
-            found.append(SlowViewerQueue(name, pid, client, clients, send))
+            found.append(WritePath(name, pid, client, clients, send))
         yield found
 
 
-def ratios(found: list[SlowViewerQueue]) -> Iterator[Row]:
+def ratios(found: list[WritePath]) -> Iterator[Row]:
     """Compare each with all others, round by round."""
-    for lane in found:
+    for path in found:
         row: Row = {
-            "write path": lane.name,
-            "frames_per_second": round(statistics.median(lane.rates)),
-            "cpu_us_per_frame": round(statistics.median(lane.costs), 2),
+            "write path": path.name,
+            "frames_per_second": round(statistics.median(path.rates)),
+            "cpu_us_per_frame": round(statistics.median(path.costs), 2),
         }
         for other in found:
-            if other is not lane:
-                speed = zip(lane.rates, other.rates, strict=True)
-                cost = zip(other.costs, lane.costs, strict=True)
+            if other is not path:
+                speed = zip(path.rates, other.rates, strict=True)
+                cost = zip(other.costs, path.costs, strict=True)
                 row[f"to {other.name}"] = {
                     "frames_per_second": round(statistics.median(a / b for a, b in speed), 2),
                     "frames_per_cpu_second": round(statistics.median(a / b for a, b in cost), 2),
@@ -193,14 +193,14 @@ async def in_step(
     bench: Bench, clients: int, rows: int, transactions: int, *names: str, **settings: Any
 ) -> list[Row]:
     """Transactions one after the other, each server in turn."""
-    async with lanes(bench, clients, *names, **settings) as found:
-        for lane in found:
-            await lane.run(2, rows)
-            lane.rates.clear()
-            lane.costs.clear()
+    async with write_paths(bench, clients, *names, **settings) as found:
+        for path in found:
+            await path.run(2, rows)
+            path.rates.clear()
+            path.costs.clear()
         for _ in range(ROUNDS):
-            for lane in found:
-                await lane.run(transactions, rows)
+            for path in found:
+                await path.run(transactions, rows)
     return [{"clients": clients, "rows": rows, **row} for row in ratios(found)]
 
 
@@ -219,17 +219,17 @@ async def one_client(bench: Bench) -> list[Row]:
     """What a row costs before the fan-out, and how fast one client gets many."""
     rows = []
     for count, transactions in ((1, 200), (10, 100)):
-        async with lanes(bench, 1, OURS) as [lane]:
-            await lane.run(transactions, count)
-        rows.append({"clients": 1, "rows": count, "cpu_us_per_row": round(lane.costs[0], 1)})
-    async with lanes(bench, 1, OURS) as [lane]:
-        await lane.run(1, 20_000)
+        async with write_paths(bench, 1, OURS) as [path]:
+            await path.run(transactions, count)
+        rows.append({"clients": 1, "rows": count, "cpu_us_per_row": round(path.costs[0], 1)})
+    async with write_paths(bench, 1, OURS) as [path]:
+        await path.run(1, 20_000)
     rows.append(
         {
             "clients": 1,
             "rows": 20_000,
-            "cpu_us_per_row": round(lane.costs[0], 1),
-            "rows_per_second": round(lane.rates[0]),
+            "cpu_us_per_row": round(path.costs[0], 1),
+            "rows_per_second": round(path.rates[0]),
         }
     )
     return rows
@@ -240,13 +240,13 @@ async def all_at_once(bench: Bench, **options: Any) -> list[Row]:
     rows: list[Row] = []
     clients, transactions = 1000, 500
     for name in (OURS, BROADCAST):
-        async with lanes(bench, clients, name, **options) as [lane]:
-            cpu = cpu_time(lane.pid)
-            await lane.client.expect(transactions)
+        async with write_paths(bench, clients, name, **options) as [path]:
+            cpu = cpu_time(path.pid)
+            await path.client.expect(transactions)
             await bench.write(TABLES[name], transactions, 1, 0)
-            await lane.client.arrived()
-            cpu = cpu_time(lane.pid) - cpu
-            report = await lane.client.report()
+            await path.client.arrived()
+            cpu = cpu_time(path.pid) - cpu
+            report = await path.client.report()
         rows.append(
             {
                 "write path": name,
@@ -263,24 +263,24 @@ async def latency(bench: Bench) -> list[Row]:
     """From commit to receipt, at a given rate."""
     rows = []
     for clients, rate in ((1000, 20), (5000, 5)):
-        async with lanes(bench, clients, OURS, BROADCAST, heartbeat=HEARTBEAT) as found:
-            for lane in found * 2:
-                rows.append(await timed(bench, lane, TABLES[lane.name], rate, seconds=4))
+        async with write_paths(bench, clients, OURS, BROADCAST, heartbeat=HEARTBEAT) as found:
+            for path in found * 2:
+                rows.append(await timed(bench, path, TABLES[path.name], rate, seconds=4))
     return rows
 
 
 async def timed(
-    bench: Bench, lane: SlowViewerQueue, table: str, rate: int, *, seconds: int, rows: int = 1
+    bench: Bench, path: WritePath, table: str, rate: int, *, seconds: int, rows: int = 1
 ) -> Row:
-    cpu = cpu_time(lane.pid)
-    await lane.client.expect(rate * seconds * rows)
+    cpu = cpu_time(path.pid)
+    await path.client.expect(rate * seconds * rows)
     await bench.write(table, rate * seconds, rows, rate)
-    await lane.client.arrived()
-    cpu = cpu_time(lane.pid) - cpu
-    report = await lane.client.report()
+    await path.client.arrived()
+    cpu = cpu_time(path.pid) - cpu
+    report = await path.client.report()
     return {
-        "write path": lane.name,
-        "clients": lane.clients,
+        "write path": path.name,
+        "clients": path.clients,
         "transactions_per_second": rate,
         "rows": rows,
         **_milliseconds(report["latency_us"]),
@@ -309,15 +309,15 @@ async def topics(bench: Bench) -> list[Row]:
                 bench.connection.execute(statement, (rows * clients,), prepare=True)
 
             # One row for each client is one frame for each.
-            lane = SlowViewerQueue(OURS, server.process.pid, client, clients, send)
+            path = WritePath(OURS, server.process.pid, client, clients, send)
             for _ in range(ROUNDS):
-                await lane.run(4, 1)
+                await path.run(4, 1)
     return [
         {
             "clients": clients,
             "topics": clients,
-            "frames_per_second": round(statistics.median(lane.rates)),
-            "cpu_us_per_frame": round(statistics.median(lane.costs), 1),
+            "frames_per_second": round(statistics.median(path.rates)),
+            "cpu_us_per_frame": round(statistics.median(path.costs), 1),
         }
     ]
 
@@ -368,9 +368,9 @@ async def fairness(bench: Bench) -> list[Row]:
             topic = f"realtime:public:{TABLES[OURS]}"
             options = {"stalled": stalled, "heartbeat": HEARTBEAT}
             async with await bench.client(server.port, clients, topic, **options) as client:
-                lane = SlowViewerQueue(OURS, server.process.pid, client, clients, None)
+                path = WritePath(OURS, server.process.pid, client, clients, None)
                 before = server.peak_memory()
-                row = await timed(bench, lane, TABLES[OURS], 20, seconds=6, rows=10)
+                row = await timed(bench, path, TABLES[OURS], 20, seconds=6, rows=10)
                 dropped = sum("too slow" in line for line in server.log)
                 grown = (server.peak_memory() - before) / 2**20
                 found.append(
