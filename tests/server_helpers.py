@@ -48,7 +48,7 @@ __all__ = [
     "RECENTLY",
     "TRANSACTION",
     "FakeTransport",
-    "Nobody",
+    "NullRegistrar",
     "PhoenixClient",
     "Recently",
     "RecordingOutbox",
@@ -205,7 +205,7 @@ class Recently:
 RECENTLY: Final = Recently()
 
 
-class Nobody:
+class NullRegistrar:
     """A registrar that asks no database: what there is, the hub finds out."""
 
     viewer = None

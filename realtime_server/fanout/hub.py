@@ -104,17 +104,20 @@ class Hub:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._clock = clock
+        # Bounds how fast changes are written while many clients are behind.
         self._output_rate = OutputRate(clock)
         self._names_columns = names_columns
         self.record_limit = RecordLimit(max_record_bytes)
         """How large a change may be that is sent whole."""
         rules = rules or TopicRules()
+        # The subscriptions, of clients of the first generation and of today's.
         self._topics = TopicIndex(rules, self._note_misfit, enums=enums)
         self._bindings = BindingIndex(rules, self._note_binding_misfit, enums=enums)
         # Groups whose filter does not fit its table, and the reasons that they are to be told.
         self._misfits: list[tuple[AnyGroup, str]] = []
         # Subscriptions that were told so.
         self._misfits_told = 0
+        # By schema and table: how its changes are rendered.
         self._plans: Plans = {}
         self.on_relation: Callable[[Relation], None] = lambda _: None
         """Told of a table when its first change comes, and the first after it was altered."""

@@ -60,7 +60,9 @@ class Acceptor:
         """Of these, the ones that are no WebSockets, or not yet."""
         self.turned_away: set[asyncio.Transport] = set()
         """Connections beyond the bound, until their answer is sent."""
+        # Whether no more connections are admitted.
         self._closed = False
+        # Whether the log has said why a page of a browser is refused.
         self._has_explained = False
 
     def admit(self, transport: asyncio.Transport) -> bool:

@@ -78,7 +78,7 @@ class Backlog:
         most = self.limits.max_bytes
         if waiting <= most:
             return None
-        return f"{waiting} bytes wait for it, at most {most} may (OUTBOX_MAX_BYTES)"
+        return f"{waiting} bytes wait for it, and OUTBOX_MAX_BYTES is {most}"
 
     def why_too_old(self, waiting: int, age: float) -> str | None:
         """Return why one client's oldest byte has waited for too long; None if it has not.
@@ -91,8 +91,8 @@ class Backlog:
         if age <= most:
             return None
         return (
-            f"{waiting} bytes wait for it, the oldest for {age:.1f} s, at most {most:g} may be "
-            "(OUTBOX_MAX_AGE)"
+            f"{waiting} bytes wait for it, the oldest for {age:.1f} s, and OUTBOX_MAX_AGE is "
+            f"{most * 1000:g} ms"
         )
 
     def is_behind(self, waiting: int) -> bool:
@@ -126,6 +126,6 @@ class Backlog:
             if self._bytes <= enough:
                 break
             outbox.cut_off(
-                f"{outbox.waiting()} bytes wait for it, and {total} for all clients, at most "
-                f"{most} may (OUTBOX_TOTAL_BYTES)"
+                f"{outbox.waiting()} bytes wait for it, {total} for all clients together, and "
+                f"OUTBOX_TOTAL_BYTES is {most}"
             )

@@ -95,10 +95,13 @@ class Channels:
         self._perform = perform
         self._peer = peer
         self._services = services
+        # Its clock is the one of all limits in time.
         self._loop = asyncio.get_running_loop()
+        # What the connection's joins, filters and access tokens are bounded by.
         self._limits = JoinLimits(services.config, self._loop.time)
         self._account = FilterAccount(services.budget)
         self._tokens = TokenLimit(services.config.max_tokens, self._loop.time)
+        # Channels whose join was granted, and what is kept for each.
         self._served: dict[Channel, ServedChannel] = {}
         # When the grants are checked next.
         self._next_check: asyncio.TimerHandle | None = None

@@ -71,7 +71,9 @@ class Connection:
         self._serializer = serializer
         self._config = config
         self._metrics = metrics
+        # Says what each message means; what it has carried out is in the objects below.
         self._state = SocketState(serializer, max_payload_bytes=config.max_payload_bytes)
+        # Names the client in the log.
         self._peer = peer_name(websocket.remote_address)
         self._refusals = Refusals(self._peer, metrics, asyncio.get_running_loop().time)
         self._outbox = SocketOutbox(

@@ -114,6 +114,7 @@ class SocketOutbox:
         self._fd = _descriptor(websocket.transport)
         self.delivery = _delivery_of(websocket)
         """How frames get to the connection."""
+        # The same as a bool, which is read with each write.
         self._is_deflated = self.delivery is FrameDelivery.DEFLATED
         self._backlog = backlog
         self._counters = counters
@@ -132,6 +133,7 @@ class SocketOutbox:
         # when.
         self._written = 0
         self._marks: list[tuple[int, float]] = []
+        # When the age of what waits is checked next.
         self._next_look: asyncio.TimerHandle | None = None
         # What goes through websockets, and the task that sends it. An empty deque takes 0.7 KB.
         self._queue: deque[bytes] | None = None

@@ -38,5 +38,6 @@ class Services:
     config: ServerConfig
     """The limits of a connection, among others."""
     metrics: Metrics
+    """Counts what happens."""
     clock: Callable[[], float] = time.time
     """Seconds since 1970, for the expiry of tokens."""

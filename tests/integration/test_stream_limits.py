@@ -273,4 +273,4 @@ async def test_a_client_that_does_not_read_its_pongs_is_cut_off(
         sock.close()
         assert server.metrics.outbox.slow_clients == 1
         (line,) = (one for one in caplog.messages if "is too slow" in one)
-        assert line.endswith("at most 65536 may (OUTBOX_MAX_BYTES); disconnected")
+        assert line.endswith("bytes wait for it, and OUTBOX_MAX_BYTES is 65536; disconnected")

@@ -34,8 +34,8 @@ def backlog_of(total_bytes: int) -> Backlog:
 
 def reason(waiting: int, total: int = 110, most: int = 100) -> str:
     return (
-        f"{waiting} bytes wait for it, and {total} for all clients, at most {most} may "
-        "(OUTBOX_TOTAL_BYTES)"
+        f"{waiting} bytes wait for it, {total} for all clients together, and "
+        f"OUTBOX_TOTAL_BYTES is {most}"
     )
 
 
@@ -104,10 +104,10 @@ def test_whoever_has_anything_waiting_is_behind_when_more_than_half_waits_for_al
 def test_one_client_may_have_so_much_waiting_and_for_so_long() -> None:
     backlog = backlog_of(1000)
     assert backlog.why_too_much(40) is None
-    assert backlog.why_too_much(41) == "41 bytes wait for it, at most 40 may (OUTBOX_MAX_BYTES)"
+    assert backlog.why_too_much(41) == "41 bytes wait for it, and OUTBOX_MAX_BYTES is 40"
     assert backlog.why_too_old(5, 2.0) is None
     assert backlog.why_too_old(5, 2.5) == (
-        "5 bytes wait for it, the oldest for 2.5 s, at most 2 may be (OUTBOX_MAX_AGE)"
+        "5 bytes wait for it, the oldest for 2.5 s, and OUTBOX_MAX_AGE is 2000 ms"
     )
 
 

@@ -30,7 +30,7 @@ from realtime_server.net.websocket import close_within
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.server_helpers import (
     FakeTransport,
-    Nobody,
+    NullRegistrar,
     insert,
     make_backlog,
     make_metrics,
@@ -130,7 +130,7 @@ async def open_connection(
             hub=hub,
             attachment=Attachment(attached.is_set, attached.wait),
             authorizer=authorizer or AllowAll(),
-            registrar=registrar or Nobody(),
+            registrar=registrar or NullRegistrar(),
             backlog=make_backlog(max_bytes=1024),
             budget=FilterBudget(config),
             config=config,
@@ -503,7 +503,7 @@ async def test_a_client_without_an_address_is_served_all_the_same() -> None:
             hub=Hub(),
             attachment=Attachment(lambda: True, asyncio.Event().wait),
             authorizer=AllowAll(),
-            registrar=Nobody(),
+            registrar=NullRegistrar(),
             backlog=make_backlog(),
             budget=FilterBudget(open_config()),
             config=open_config(),
