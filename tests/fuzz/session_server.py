@@ -25,7 +25,7 @@ from realtime_server.config.database.tables import Table
 from realtime_server.fanout.attachment import Attachment
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.stream.registrar import CatalogRegistrar
-from realtime_server.fanout.stream.table_lookup import Answer, Lookup
+from realtime_server.fanout.stream.table_lookup import Answer, TableLookup
 from realtime_server.fanout.turns import run_steps
 from realtime_server.metrics import Metrics
 from realtime_server.net.budget import FilterBudget, FilterCost
@@ -98,7 +98,7 @@ class Transport(FakeTransport):
             self._loop.call_soon(self.protocol.connection_lost, None)
 
 
-class KnownTables(Lookup):
+class KnownTables(TableLookup):
     """Knows the tables that there are."""
 
     def __init__(self) -> None:
@@ -177,7 +177,7 @@ class TestedServer:
             "budget": "" if self.budget.held == FilterCost() else self.budget.held,
             "backlog": self.backlog.bytes,
             "hub": "" if hub.is_empty else "topics, bindings or filters",
-            "unjudged": len(self.registrar._unjudged),
+            "unjudged": len(self.registrar._unchecked),
             "waits": len(self.attachment._waiting),
             "connections": _value(self.metrics.connections),
             "channels": _value(self.metrics.channels),

@@ -411,7 +411,7 @@ async def test_where_the_database_cannot_be_asked_joins_are_accepted_and_judged_
         assert (await other.receive())["payload"]["record"] == {"id": "2"}
     lines = [record.message for record in caplog.records if record.name == "realtime.catalog"]
     assert len(lines) == 2
-    assert lines[0].startswith("joins are accepted unchecked while the database cannot be asked: ")
+    assert lines[0].startswith("joins are accepted unchecked while the database cannot be queried: ")
     assert lines[1] == "joins are checked against the database again"
 
 
@@ -444,7 +444,7 @@ async def test_nobody_waits_long_for_a_database_that_says_nothing(
         for number in range(5):
             assert (await answer(client, f"{topic}{number}", {}))["status"] == "ok"
         assert time.monotonic() - begun - first < 5
-        assert "while the database cannot be asked: it takes more than 1 s" in caplog.text
+        assert "while the database cannot be queried: it takes more than 1 s" in caplog.text
         proxy.flow()
         assert {await told(client) for _ in range(6)} == {
             f"there is no table public.nothing{number}" for number in ["", *range(5)]

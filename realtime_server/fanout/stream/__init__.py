@@ -1,5 +1,5 @@
-"""STREAM mode: every change goes to everybody who may join its topic.
+"""STREAM mode: every change goes to all clients that may join its topic.
 
-:mod:`.mode` puts it together; :mod:`.broadcaster` hands changes from the source to the hub;
-:mod:`.registrar` checks joins against the database's tables.
+:mod:`.mode` puts the parts together, :mod:`.broadcaster` hands changes from the source to the hub,
+and :mod:`.registrar` checks joins against the tables of the database.
 """

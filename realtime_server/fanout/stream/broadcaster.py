@@ -1,4 +1,5 @@
-"""Broadcaster: reads the source, publishes, acknowledges, in this order."""
+"""Broadcaster: reads changes from the source, publishes them, and acknowledges them, in this
+order."""
 
 from __future__ import annotations
 
@@ -22,10 +23,16 @@ async def broadcast(
     *,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Publish everything that ``source`` yields until it ends, boundaries included.
+    """Publish everything that ``source`` yields, until it ends.
 
-    A batch is acknowledged when it has been handed to every outbox: a crash in between
-    repeats it, and never skips it. A cancellation waits until that is done.
+    A batch is acknowledged when it has been handed to every outbox: after a crash in between it is
+    repeated, never skipped. A cancellation takes effect after the current batch.
+
+    Args:
+        source: yields batches of changes, with the boundaries of transactions.
+        hub: hands the changes to the subscriptions.
+        metrics: of the server.
+        clock: seconds since 1970, to measure how long a commit took to reach the sockets.
 
     Raises:
         RealtimeError: if the source cannot go on.
@@ -38,7 +45,7 @@ async def broadcast(
             raise
         commit_time = _first_commit_time(batch)
         if commit_time is not None:
-            # Two machines' clocks may differ by more than it took.
+            # The clocks of the two machines may differ by more than that.
             metrics.commit_to_socket.observe(max(clock() - commit_time, 0.0))
         _acknowledge(source, batch)
 
@@ -51,7 +58,7 @@ def _acknowledge(source: ChangeSource, batch: Sequence[Event]) -> None:
 
 
 def _first_commit_time(batch: Iterable[Event]) -> float | None:
-    """Return the commit time of a batch's first transaction, seconds since 1970."""
+    """Return the commit time of a batch's first transaction, in seconds since 1970."""
     for event in batch:
         if not isinstance(event, (Gap, Idle)) and event.transaction is not None:
             time = event.transaction.commit_time

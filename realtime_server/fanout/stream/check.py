@@ -1,4 +1,5 @@
-"""What STREAM mode shows to whoever may join: for ``--check``."""
+"""The findings of ``--check`` that concern STREAM mode: what every client that may join is
+shown."""
 
 from __future__ import annotations
 
@@ -23,14 +24,14 @@ _FOR_ALL_TABLES: Final = """
 
 
 async def stream_findings(dsn: str, publications: Sequence[str]) -> tuple[Finding, ...]:
-    """Look at what whoever may join is shown; change nothing.
+    """Find out what every client that may join is shown; change nothing.
 
     Args:
         dsn: of the database, as the server's role.
         publications: their names.
 
     Raises:
-        SourceError: if the database cannot be asked.
+        SourceError: if the database cannot be queried.
     """
     try:
         async with await connect(dsn, name="check") as connection:

@@ -1,4 +1,4 @@
-"""StreamMode: the parts of STREAM mode, put together."""
+"""StreamMode: puts the parts of STREAM mode together."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ...metrics import Metrics
 from ..hub import Hub
 from .broadcaster import broadcast
 from .registrar import CatalogRegistrar
-from .table_lookup import Lookup
+from .table_lookup import TableLookup
 
 __all__ = ["StreamMode"]
 
 
 class StreamMode(CatalogRegistrar):
-    """Reads changes, and shows them to everybody who may join.
+    """Reads changes, and hands them to all clients that may join their topics.
 
     Args:
         config: of the server.
         source: of the changes. The mode enters and closes it.
-        hub: who listens.
+        hub: hands the changes to the subscriptions.
         metrics: of the server.
     """
 
@@ -33,7 +33,7 @@ class StreamMode(CatalogRegistrar):
         self, config: ServerConfig, source: ServerSource, hub: Hub, metrics: Metrics
     ) -> None:
         super().__init__(
-            Lookup(
+            TableLookup(
                 partial(resolve_dsn, config), config.publications, enum_orders=source.enum_orders
             ),
             is_attached=lambda: source.stats().connected,
@@ -44,7 +44,7 @@ class StreamMode(CatalogRegistrar):
         self._metrics = metrics
 
     async def __aenter__(self) -> Self:
-        """It attaches in the background."""
+        """Begin to attach to the database's changes, in the background."""
         await self._source.__aenter__()
         await self._lookup.__aenter__()
         return self
@@ -59,24 +59,24 @@ class StreamMode(CatalogRegistrar):
         await self._source.aclose()
 
     async def attached(self) -> None:
-        """Wait until the stream runs.
+        """Wait until changes are being read.
 
         Raises:
-            RealtimeError: if it cannot go on.
+            RealtimeError: if the source cannot go on.
             RuntimeError: if it was closed.
         """
         await self._source.attached()
 
     async def run(self) -> None:
-        """Hand changes to the hub's subscriptions until the stream ends.
+        """Hand changes to the hub's subscriptions until the source ends.
 
         Raises:
             DecodeError: if the database sends what cannot be decoded.
         """
         self._hub.on_relation = self.forget
-        judging = asyncio.create_task(self.judge_later())
+        checking = asyncio.create_task(self.check_later())
         try:
             await broadcast(self._source, self._hub, self._metrics)
         finally:
-            judging.cancel()
-            await asyncio.wait({judging})
+            checking.cancel()
+            await asyncio.wait({checking})

@@ -1,7 +1,8 @@
-"""CatalogRegistrar: holds joins against the database's tables, where everybody sees everything.
+"""CatalogRegistrar: checks joins in STREAM mode against the tables of the database.
 
-A join that asks for what can never come is refused, with RLS mode's texts. Where the database
-cannot be asked a join is accepted; as soon as it can be, its channel is told of what is amiss.
+A join that can never get a change, as its table does not exist, is refused with the same texts as
+in RLS mode. While the database cannot be queried, joins are accepted unchecked; they are checked as
+soon as it can be, and the channels are told what is wrong.
 """
 
 from __future__ import annotations
@@ -31,43 +32,45 @@ from ..subscription_specs import (
 )
 from ..topics import Topic
 from ..turns import Turns
-from .table_lookup import RETRY, Answer, Lookup
+from .table_lookup import RETRY, Answer, TableLookup
 
 __all__ = ["CatalogRegistrar"]
 
 
 @attrs.define(eq=False)
-class _Listener:
-    """A channel."""
+class _RegisteredChannel:
+    """A channel in STREAM mode."""
 
     viewer: None = None
-    """Everybody sees everything."""
+    """Everybody sees every change."""
     notes: tuple[str, ...] = ()
-    wishes: Sequence[tuple[SubscriptionSpec, ...]] = ()
-    """What it asks for, until that was held against the tables."""
-    amiss: RefusedError | None = None
-    """Why nothing comes of it as the tables are."""
+    """There are none in this mode."""
+    specs: Sequence[tuple[SubscriptionSpec, ...]] = ()
+    """What it asks for, until that was checked; each with its alternative readings."""
+    problem: RefusedError | None = None
+    """Why it gets no changes, as the tables are now."""
     tell: Callable[[RefusedError], None] | None = None
-    """Tells its client what is amiss."""
+    """Tells its client the problem."""
 
-    def note(self, amiss: RefusedError) -> None:
-        self.amiss = amiss
+    def note(self, problem: RefusedError) -> None:
+        """Record a problem, and tell the client."""
+        self.problem = problem
         if self.tell is not None:
-            self.tell(amiss)
+            self.tell(problem)
 
 
 class CatalogRegistrar:
-    """Holds joins against tables.
+    """Checks joins against tables.
 
     Args:
-        lookup: what tables there are.
-        is_attached: whether changes are being read now.
-        attached: returns when they are.
+        lookup: reads the tables from the database.
+        is_attached: returns whether changes are being read now.
+        attached: returns when they are being read.
     """
 
     def __init__(
         self,
-        lookup: Lookup,
+        lookup: TableLookup,
         *,
         is_attached: Callable[[], bool],
         attached: Callable[[], Awaitable[None]],
@@ -75,83 +78,84 @@ class CatalogRegistrar:
         self._lookup = lookup
         self._is_attached = is_attached
         self._attached = attached
-        # In their order, those that are accepted and not judged yet.
-        self._unjudged: dict[_Listener, None] = {}
+        # Channels that were accepted unchecked, in the order in which they came.
+        self._unchecked: dict[_RegisteredChannel, None] = {}
         self._woken = asyncio.Event()
 
     async def register(
         self, topic: Topic, bindings: tuple[Binding, ...] | None, grant: Grant
     ) -> Registered:
-        wishes = specs_of(topic, bindings)
-        # This much is known though the database cannot be asked.
-        for ways in wishes:
-            possible(ways, check_spec)
-        listener = _Listener()
+        specs = specs_of(topic, bindings)
+        # These checks need no database.
+        for alternatives in specs:
+            possible(alternatives, check_spec)
+        channel = _RegisteredChannel()
         try:
-            if not await self._judge(wishes):
-                listener.wishes = wishes
-                self._unjudged[listener] = None
+            if not await self._check(specs):
+                channel.specs = specs
+                self._unchecked[channel] = None
                 self._woken.set()
         except NotThereError as exc:
-            # Topics of the first generation are names, whatever there is. Its clients do not
-            # join again when they are refused, and the table may come.
+            # Clients of the first generation may join any topic. They do not join again when they
+            # are refused, and the table may be made later.
             if bindings is not None:
                 raise
-            listener.amiss = exc
-        return listener
+            channel.problem = exc
+        return channel
 
     def watch(self, registered: Registered, tell: Callable[[RefusedError], None]) -> None:
-        assert isinstance(registered, _Listener)
+        assert isinstance(registered, _RegisteredChannel)
         registered.tell = tell
-        if registered.amiss is not None:
-            tell(registered.amiss)
+        if registered.problem is not None:
+            tell(registered.problem)
 
     async def renew(self, registered: Registered, grant: Grant) -> Hashable:
         return None
 
     def remove(self, registered: Registered) -> None:
-        assert isinstance(registered, _Listener)
+        assert isinstance(registered, _RegisteredChannel)
         registered.tell = None
-        self._unjudged.pop(registered, None)
+        self._unchecked.pop(registered, None)
 
     def forget(self, relation: Relation) -> None:
-        """Ask anew for a table, whatever is remembered: a change has shown it otherwise."""
+        """Forget what was read of a table: a change has shown that it was altered."""
         self._lookup.forget((relation.schema, relation.table))
 
-    async def judge_later(self) -> None:
-        """Judge those that were accepted unjudged, when that can be done, for ever."""
+    async def check_later(self) -> None:
+        """Check channels that were accepted unchecked, as soon as that can be done; never
+        return."""
         while True:
             await self._woken.wait()
             self._woken.clear()
-            # A stream that cannot go on ends the server.
+            # If the source cannot go on, the server ends.
             with contextlib.suppress(RealtimeError):
                 await self._attached()
-            for listener in list(self._unjudged):
+            for channel in list(self._unchecked):
                 try:
-                    is_judged = await self._judge(listener.wishes)
+                    is_checked = await self._check(channel.specs)
                 except RefusedError as exc:
-                    is_judged = True
-                    if listener in self._unjudged:
-                        listener.note(exc)
-                if is_judged:
-                    self._unjudged.pop(listener, None)
-                    listener.wishes = ()
-                # There may be thousands, and what they ask for is known.
+                    is_checked = True
+                    if channel in self._unchecked:
+                        channel.note(exc)
+                if is_checked:
+                    self._unchecked.pop(channel, None)
+                    channel.specs = ()
+                # There may be thousands, for which the tables are known already.
                 await asyncio.sleep(0)
-            if self._unjudged:
+            if self._unchecked:
                 self._woken.set()
                 await asyncio.sleep(RETRY)
 
-    async def _judge(self, wishes: Sequence[tuple[SubscriptionSpec, ...]]) -> bool:
-        """Hold wishes against the tables; return whether that could be done.
+    async def _check(self, specs: Sequence[tuple[SubscriptionSpec, ...]]) -> bool:
+        """Check specs against the tables; return whether that could be done.
 
         Raises:
-            RefusedError: if nothing can come of one of them, saying why.
+            RefusedError: if one of them can never get a change, with the reason.
         """
         names = {
-            (wish.schema, wish.table)
-            for wish in chain(*wishes)
-            if wish.schema is not None and wish.table is not None
+            (spec.schema, spec.table)
+            for spec in chain(*specs)
+            if spec.schema is not None and spec.table is not None
         }
         problem: RefusedError | None = None
         for fresh in (False, True):
@@ -160,26 +164,26 @@ class CatalogRegistrar:
                 return False
             try:
                 turns = Turns.shared()
-                for ways in wishes:
+                for alternatives in specs:
                     await turns.give_way()
-                    possible(ways, partial(_check, answer))
+                    possible(alternatives, partial(_check_spec, answer))
             except RefusedError as exc:
                 problem = exc
             else:
                 return True
             if answer.is_fresh:
                 break
-            # What was remembered may have changed since.
+            # The tables may have been altered since they were read.
         assert problem is not None
         if isinstance(problem, NotPublishedError) and not self._is_attached():
-            # The stream may wait for the publication.
+            # The source may be waiting for the publication.
             return False
         raise problem
 
 
-def _check(answer: Answer, wish: SubscriptionSpec) -> None:
-    check_spec(wish)
-    if wish.schema is None or wish.table is None:
+def _check_spec(answer: Answer, spec: SubscriptionSpec) -> None:
+    check_spec(spec)
+    if spec.schema is None or spec.table is None:
         return
-    table = check_table(wish, answer.tables[wish.schema, wish.table])
-    check_columns(wish, table, table.published or (), answer.enums)
+    table = check_table(spec, answer.tables[spec.schema, spec.table])
+    check_columns(spec, table, table.published or (), answer.enums)

@@ -1,13 +1,13 @@
-"""Lookup: tables as they are now, for many who ask at once.
+"""TableLookup: reads from the database how tables are now, for many joins at once.
 
-Theory of operation. There is one connection and one question at a time. Whoever asks while one is
-under way shares the next, so that thousands who join the same topic after a restart are two
-questions. A table that was found is remembered for some seconds; one that was not is asked for
-each time, since it may be made at any moment. The connection is made when somebody asks, and
-closed when nobody does.
+Theory of operation. There is one connection, and one query at a time. All joins that come while a
+query runs share the next one, so that thousands of clients that join the same topic after a restart
+cost two queries. A table that was found is remembered for some seconds. One that was not found is
+queried each time, since it may be made at any moment. The connection is opened for the first query,
+and closed when there was none for a minute.
 
-While the database cannot be asked the answer is None, without a new attempt for a moment: nobody
-waits for a database that is away longer than one question may take.
+While the database cannot be queried the answer is None, and it is not tried again for a moment: no
+join waits longer than one query may take.
 """
 
 from __future__ import annotations
@@ -34,39 +34,39 @@ from ...config.database.connections import Dsn, connect
 from ...config.database.tables import Table, TableName
 from ...net.aio import cancel_within
 
-__all__ = ["RETRY", "Answer", "Lookup"]
+__all__ = ["RETRY", "Answer", "TableLookup"]
 
 logger = logging.getLogger("realtime.catalog")
 
 _REMEMBERED: Final = 2.0
-"""Seconds for which a table is taken to be as it was found, unless a change shows it otherwise."""
-_MOST_REMEMBERED: Final = 1000
-"""Tables."""
-_MOST_NAMES: Final = 500
-"""In one question."""
-_PATIENCE: Final = 1.0
-"""Seconds that a question may take, and that one who asks waits."""
+"""Seconds for which a table is remembered, unless a change shows that it was altered."""
+_MAX_REMEMBERED: Final = 1000
+"""Tables that are remembered."""
+_MAX_NAMES: Final = 500
+"""Tables that one query reads."""
+_TIMEOUT: Final = 1.0
+"""Seconds that a query may take, and that a join waits for its answer."""
 RETRY: Final = 1.0
-"""Seconds until the database is asked again that could not be."""
-_TOO_LONG: Final = f"it takes more than {_PATIENCE:g} s"
+"""Seconds until the database is tried again after it could not be queried."""
+_TOO_LONG: Final = f"it takes more than {_TIMEOUT:g} s"
 _IDLE: Final = 60.0
-"""Seconds without a question until the connection is closed."""
+"""Seconds without a query until the connection is closed."""
 
 
 @attrs.frozen
 class Answer:
-    """What there is."""
+    """The tables that were found."""
 
     tables: Mapping[TableName, Table | None]
-    """By the names that were asked for; None where there is no table."""
+    """By the names that were asked for; None if there is no such table."""
     enums: EnumOrders
     """The labels of their columns' enum types in the declared order, by schema and name."""
     is_fresh: bool
-    """Whether all of it was read after it was asked for."""
+    """Whether all of it was read after it was asked for, and nothing was remembered."""
 
 
 class _Question:
-    """Names that are asked for together."""
+    """Tables that one query reads, and its answer."""
 
     def __init__(self) -> None:
         self.names: dict[TableName, None] = {}
@@ -79,14 +79,14 @@ class _Question:
             self.answer.set_result(found)
 
 
-class Lookup:
-    """Answers questions about tables. Use it as a context manager.
+class TableLookup:
+    """Answers which tables there are. Use it as a context manager.
 
     Args:
-        dsn: of the database, as the server's role.
-        publications: whose tables' changes are streamed.
-        enum_orders: labels of enums in their declared order, by schema and name. Those of tables
-            that are asked for are kept up here: a type may be newer than what filled it.
+        dsn: returns the connection string, with the server's role.
+        publications: names of the publications that the server reads.
+        enum_orders: labels of enum types in their declared order, by schema and name. It is updated
+            with the types of the tables that are read, which may be newer than what filled it.
     """
 
     def __init__(
@@ -98,15 +98,17 @@ class Lookup:
     ) -> None:
         self._dsn = dsn
         self._publications = publications
-        # When it was asked for, and what was found; the last one asked for is the last.
+        # When each table was read, and what was found; the one that was read last is the last.
         self._remembered: OrderedDict[TableName, tuple[float, Table]] = OrderedDict()
-        # Of the question under way.
+        # The tables that the current query reads, unless they were forgotten meanwhile.
         self._reading: set[TableName] = set()
+        # The queries that have to be made, and whether there are any.
         self._questions: deque[_Question] = deque()
         self._asked = asyncio.Event()
+        # To the database; None while it is not needed.
         self._connection: AsyncConnection[TupleRow] | None = None
         self._task: asyncio.Task[None]
-        # While the database is not asked: until when.
+        # Until when the database is not tried again; None if it could be queried last.
         self._away_until: float | None = None
         self._enum_orders = enum_orders
 
@@ -127,11 +129,11 @@ class Lookup:
         await self._disconnect()
 
     async def tables(self, names: Collection[TableName], *, fresh: bool = False) -> Answer | None:
-        """Return what there is of these names; None if the database cannot be asked.
+        """Return the tables that have these names; None if the database cannot be queried.
 
         Args:
-            names: schemas and tables.
-            fresh: ask, whatever is remembered.
+            names: pairs of schema and table.
+            fresh: whether to query the database for all, whatever is remembered.
         """
         now = asyncio.get_running_loop().time()
         tables: dict[TableName, Table | None] = {}
@@ -152,25 +154,25 @@ class Lookup:
         return Answer(tables, self._enum_orders, is_fresh)
 
     def forget(self, name: TableName) -> None:
-        """Remember a table no more, nor what is being read of it now."""
+        """Forget a table, and what the current query finds of it."""
         self._remembered.pop(name, None)
         self._reading.discard(name)
 
     async def _ask(self, names: Collection[TableName]) -> Mapping[TableName, Table] | None:
-        if not self._questions or len(self._questions[-1].names) >= _MOST_NAMES:
+        if not self._questions or len(self._questions[-1].names) >= _MAX_NAMES:
             self._questions.append(_Question())
         question = self._questions[-1]
         question.names.update(dict.fromkeys(names))
         self._asked.set()
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(_TIMEOUT):
                 return await asyncio.shield(question.answer)
         except TimeoutError:
             self._note_away(_TOO_LONG)
             return None
 
     async def _run(self) -> None:
-        """Answer questions, for ever."""
+        """Make queries; never return."""
         while True:
             try:
                 async with asyncio.timeout(_IDLE):
@@ -187,13 +189,13 @@ class Lookup:
         self._reading = set(question.names)
         reading = asyncio.create_task(self._read_again(tuple(question.names)))
         try:
-            await asyncio.wait({reading}, timeout=_PATIENCE)
+            await asyncio.wait({reading}, timeout=_TIMEOUT)
             found = self._result(reading)
             for name, table in (found or {}).items():
                 if name in self._reading:
                     self._remembered[name] = asked_at, table
                     self._remembered.move_to_end(name)
-            while len(self._remembered) > _MOST_REMEMBERED:
+            while len(self._remembered) > _MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
             question.settle(found)
         finally:
@@ -205,7 +207,7 @@ class Lookup:
     def _result(
         self, reading: asyncio.Task[Mapping[TableName, Table]]
     ) -> Mapping[TableName, Table] | None:
-        """Return what was read; note whether the database can be asked."""
+        """Return what a query found; note whether the database can be queried."""
         if not reading.done():
             self._note_away(_TOO_LONG)
             return None
@@ -215,8 +217,8 @@ class Lookup:
             self._note_away(one_line(exc))
             return None
         except Exception:
-            logger.exception("joins cannot be checked, a fault of the server's; please report it")
-            self._note_away("see above")
+            logger.exception("joins cannot be checked (a bug in realtime_server: please report it)")
+            self._note_away("see the error above")
             return None
         if self._away_until is not None:
             logger.info("joins are checked against the database again")
@@ -226,14 +228,14 @@ class Lookup:
     def _note_away(self, why: str) -> None:
         if self._away_until is None:
             logger.warning(
-                "joins are accepted unchecked while the database cannot be asked: %s", why
+                "joins are accepted unchecked while the database cannot be queried: %s", why
             )
         self._away_until = asyncio.get_running_loop().time() + RETRY
         while self._questions:
             self._questions.popleft().settle(None)
 
     async def _read_again(self, names: Sequence[TableName]) -> Mapping[TableName, Table]:
-        """Read, on a new connection if the old one has died meanwhile."""
+        """Read tables, on a new connection if the old one turns out to be dead."""
         is_old = self._connection is not None
         try:
             return await self._read(names)
@@ -246,12 +248,13 @@ class Lookup:
     async def _read(self, names: Sequence[TableName]) -> Mapping[TableName, Table]:
         if self._connection is None:
             self._connection = await connect(await self._dsn(), name="catalog")
-        # No name has this character, and psycopg refuses all of a question that has it.
+        # No name in PostgreSQL has this character, and psycopg refuses a query that has it.
         names = [name for name in names if not any("\0" in part for part in name)]
         try:
             found = await read_tables(self._connection, names, (), self._publications)
         except psycopg.DataError:
-            # The database's encoding has no such name: there is no such table, but others' may be.
+            # A name cannot be written in the database's encoding: there is no such table. Read the
+            # others one by one.
             if len(names) == 1:
                 return {}
             found = {}
