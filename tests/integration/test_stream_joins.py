@@ -411,7 +411,9 @@ async def test_where_the_database_cannot_be_asked_joins_are_accepted_and_judged_
         assert (await other.receive())["payload"]["record"] == {"id": "2"}
     lines = [record.message for record in caplog.records if record.name == "realtime.catalog"]
     assert len(lines) == 2
-    assert lines[0].startswith("joins are accepted unchecked while the database cannot be queried: ")
+    assert lines[0].startswith(
+        "joins are accepted unchecked while the database cannot be queried: "
+    )
     assert lines[1] == "joins are checked against the database again"
 
 
