@@ -5,6 +5,7 @@ the documentation's tables, come from it.
 """
 
 from ._readers import read_jwks
+from ._relations import EVENTS
 from .choices import (
     DatabaseTls,
     EventLoop,
@@ -15,10 +16,12 @@ from .choices import (
     ReplicationMode,
     RlsDelete,
     ShortSecret,
+    WhenFull,
 )
-from .file import EVENTS, ConfigurationFile, RelationRule, Webhook
+from .file import ConfigurationFile, RelationRule
 from .reference import Variable, print_config, variables
 from .settings import SETTING_NAMES, ServerConfig
+from .webhooks import Webhook
 
 __all__ = [
     # .choices
@@ -31,13 +34,14 @@ __all__ = [
     "ReplicationMode",
     "RlsDelete",
     "ShortSecret",
+    "WhenFull",
     # .file
-    "EVENTS",
     "ConfigurationFile",
     "RelationRule",
-    "Webhook",
     # ._readers
     "read_jwks",
+    # ._relations
+    "EVENTS",
     # .reference
     "Variable",
     "print_config",
@@ -45,4 +49,6 @@ __all__ = [
     # .settings
     "SETTING_NAMES",
     "ServerConfig",
+    # .webhooks
+    "Webhook",
 ]

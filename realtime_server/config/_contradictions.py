@@ -14,6 +14,8 @@ __all__ = ["contradictions"]
 
 _MIN_SECRET_BYTES: Final = 32
 """RFC 7518, section 3.2: a key as long as the hash output of HS256."""
+_MOST_OF_A_NAME: Final = 63
+"""PostgreSQL's ``NAMEDATALEN``, less one."""
 
 
 def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -72,4 +74,28 @@ def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]
             ("db_reconnect_backoff_min", "db_reconnect_backoff_max"),
             f"DB_RECONNECT_BACKOFF_MIN is {config.db_reconnect_backoff_min}, above "
             f"DB_RECONNECT_BACKOFF_MAX, {config.db_reconnect_backoff_max}; swap them",
+        )
+    if config.webhook_backoff_min > config.webhook_backoff_max:
+        yield (
+            ("webhook_backoff_min", "webhook_backoff_max"),
+            f"WEBHOOK_BACKOFF_MIN is {config.webhook_backoff_min}, above WEBHOOK_BACKOFF_MAX, "
+            f"{config.webhook_backoff_max}; swap them",
+        )
+    if config.configuration_file.webhooks:
+        yield from _of_webhooks(config)
+
+
+def _of_webhooks(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    fields = ("configuration_file", "slot_name", "temporary_slot", "webhook_slot_name")
+    if config.webhook_slot is not None and len(config.webhook_slot) > _MOST_OF_A_NAME:
+        yield (
+            fields,
+            f"SLOT_NAME with _webhooks behind it is longer than {_MOST_OF_A_NAME} characters; set "
+            "WEBHOOK_SLOT_NAME",
+        )
+    if config.webhook_slot is not None and config.webhook_slot == config.slot_name:
+        yield (
+            fields,
+            "WEBHOOK_SLOT_NAME and SLOT_NAME are the same, and one slot serves one reader; set "
+            "another WEBHOOK_SLOT_NAME, or unset it",
         )

@@ -16,12 +16,14 @@ from ._readers import (
     names_reader,
     read_claim_validators,
     read_database_tls,
+    read_dead_letters,
     read_flag,
     read_headers,
     read_jwks,
     read_origins,
     read_protection,
     read_root_certificate,
+    read_signing_secrets,
     read_slot_name,
     read_text,
 )
@@ -35,13 +37,16 @@ from .choices import (
     ReplicationMode,
     RlsDelete,
     ShortSecret,
+    WhenFull,
 )
 from .file import ConfigurationFile
 
 __all__ = [
+    "Attempts",
     "Bytes",
     "ClaimValidators",
     "Configuration",
+    "DeadLetters",
     "Flag",
     "Headers",
     "IpFamily",
@@ -70,9 +75,11 @@ __all__ = [
     "RootCertificate",
     "SendBuffer",
     "ShortSecrets",
+    "SigningSecrets",
     "SlotName",
     "Text",
     "Tls",
+    "WhenFulls",
     "kind_of",
 ]
 
@@ -140,6 +147,7 @@ Protection = Annotated[bool, Kind(read_protection, "`true`, `false`; anything bu
 Port = Annotated[int, _whole_number(1, 65535)]
 ListenPort = Annotated[int, _whole_number(0, 65535)]
 Number = Annotated[int, _whole_number(1)]
+Attempts = Annotated[int, _whole_number(0)]
 Milliseconds = Annotated[int, _whole_number(1, unit="ms")]
 Pause = Annotated[int, _whole_number(0, unit="ms")]
 # Nothing works with fewer bytes.
@@ -176,4 +184,7 @@ RootCertificate = Annotated[str | None, Kind(read_root_certificate, "path, or `s
 ClaimValidators = Annotated[Mapping[str, Any], Kind(read_claim_validators, "JSON object")]
 Jwks = Annotated[Mapping[str, Any] | None, Kind(read_jwks, "JSON Web Key Set")]
 Headers = Annotated[tuple[tuple[str, str], ...], Kind(read_headers, "`name=value:name=value`")]
+SigningSecrets = Annotated[tuple[str, ...], Kind(read_signing_secrets, "`whsec_` and base64")]
+WhenFulls = Annotated[WhenFull, _choice(WhenFull)]
+DeadLetters = Annotated[str | None, Kind(read_dead_letters, "path of a file")]
 Configuration = Annotated[ConfigurationFile, Kind(ConfigurationFile.read, "path of a JSON file")]

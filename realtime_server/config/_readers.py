@@ -6,6 +6,7 @@ if that may be shown.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -23,12 +24,14 @@ __all__ = [
     "names_reader",
     "read_claim_validators",
     "read_database_tls",
+    "read_dead_letters",
     "read_flag",
     "read_headers",
     "read_jwks",
     "read_origins",
     "read_protection",
     "read_root_certificate",
+    "read_signing_secrets",
     "read_slot_name",
     "read_text",
 ]
@@ -146,14 +149,50 @@ def read_root_certificate(text: str) -> str:
 _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([\t\x20-\x7e\x80-\xff]*)")
 
 
+_OWN_HEADERS: Final = re.compile(
+    "content-length|content-type|host|idempotency-key|transfer-encoding|webhook-.*|x-realtime-.*"
+)
+
+
 def read_headers(text: str) -> tuple[tuple[str, str], ...]:
     headers = []
     for part in text.split(":"):
         match = _HEADER.fullmatch(part)
         if match is None:
             raise ValueError("use name=value, several with colons between: a=1:b=2")
+        if _OWN_HEADERS.fullmatch(match[1].lower()):
+            raise ValueError(f"use another name than {match[1]}, which the server sets itself")
         headers.append((match[1], match[2]))
     return tuple(headers)
+
+
+_LEAST_SECRET_BYTES: Final = 24
+_MOST_SECRET_BYTES: Final = 64
+
+
+def read_signing_secrets(text: str) -> tuple[str, ...]:
+    secrets = tuple(text.split())
+    if not secrets or not all(map(_is_signing_secret, secrets)):
+        raise ValueError(
+            "use whsec_ and base64 of 24 to 64 random bytes, as python3 -c 'import base64, os; "
+            'print("whsec_" + base64.b64encode(os.urandom(32)).decode())\' makes one'
+        )
+    return secrets
+
+
+def _is_signing_secret(text: str) -> bool:
+    try:
+        key = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        return False
+    is_long_enough = _LEAST_SECRET_BYTES <= len(key) <= _MOST_SECRET_BYTES
+    return text.startswith("whsec_") and is_long_enough
+
+
+def read_dead_letters(text: str) -> str:
+    if os.path.isdir(text) or not os.path.isdir(os.path.dirname(text) or "."):
+        raise ValueError("name a file in a directory that exists")
+    return text
 
 
 def read_jwks(text: str) -> Mapping[str, Any]:

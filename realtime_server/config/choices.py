@@ -14,6 +14,7 @@ __all__ = [
     "ReplicationMode",
     "RlsDelete",
     "ShortSecret",
+    "WhenFull",
 ]
 
 
@@ -90,6 +91,15 @@ class RlsDelete(enum.Enum):
     """The primary key, to every role."""
     POLICY = "policy"
     """The whole row, to those whom the policies let see it."""
+
+
+class WhenFull(enum.Enum):
+    """What is done with requests of an endpoint for which too much waits already."""
+
+    HOLD = "hold"
+    """No more changes are read for webhooks until there is room: the database keeps them."""
+    DROP = "drop"
+    """They go into the dead letters."""
 
 
 class EventLoop(enum.Enum):

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Any
 
 import attrs
 
-__all__ = ["EVENTS", "ConfigurationFile", "RelationRule", "Webhook"]
+from ._relations import EVENTS, check_relation
+from .webhooks import Webhook, read_webhooks
 
-EVENTS: Final = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
-"""Types of changes, in the payloads' words."""
+__all__ = ["ConfigurationFile", "RelationRule"]
 
 
 @attrs.frozen
@@ -34,21 +33,6 @@ class RelationRule:
 
     relation: str
     events: tuple[str, ...]
-
-
-@attrs.frozen
-class Webhook:
-    """Where transactions go that have a change of interest.
-
-    Attributes:
-        event: one of :data:`EVENTS`, or ``*``.
-        relation: ``*``, ``schema`` or ``schema:table``.
-        endpoint: an http or https URL.
-    """
-
-    event: str
-    relation: str
-    endpoint: str
 
 
 @attrs.frozen
@@ -79,18 +63,20 @@ class ConfigurationFile:
             raise ValueError(f"the file is not JSON ({exc}); mend it") from None
         if not isinstance(content, dict):
             raise ValueError('the file is no JSON object; use {"realtime": […], "webhooks": […]}')
-        config = cls(path=path, webhooks=tuple(map(_webhook, *_items(content, "webhooks"))))
+        config = cls(path=path, webhooks=read_webhooks(_items(content, "webhooks")))
         if "realtime" not in content:
             return config
-        return attrs.evolve(config, realtime=tuple(map(_rule, *_items(content, "realtime"))))
+        rules = enumerate(_items(content, "realtime"))
+        return attrs.evolve(
+            config, realtime=tuple(_rule(f"realtime[{index}]", item) for index, item in rules)
+        )
 
 
-def _items(content: Mapping[str, Any], key: str) -> tuple[list[str], list[Any]]:
-    """Return each item's place in the file, and each item."""
+def _items(content: Mapping[str, Any], key: str) -> list[Any]:
     items = content.get(key, [])
     if not isinstance(items, list):
         raise ValueError(f"{key} in the file is no list; use a list of objects")
-    return [f"{key}[{index}]" for index in range(len(items))], items
+    return items
 
 
 def _rule(place: str, item: Any) -> RelationRule:
@@ -98,42 +84,10 @@ def _rule(place: str, item: Any) -> RelationRule:
     fields = item if isinstance(item, dict) else {}
     if not isinstance(relation := fields.get("relation"), str):
         raise ValueError(f"{place} in the file has no relation; use {example}")
-    _check_relation(place, relation, most=3)
+    check_relation(place, relation, most=3)
     events = fields.get("events")
     if not isinstance(events, list) or not all(event in EVENTS for event in events):
         raise ValueError(
             f"{place} in the file needs events, a list of {', '.join(EVENTS)}; use {example}"
         )
     return RelationRule(relation, tuple(events))
-
-
-def _webhook(place: str, item: Any) -> Webhook:
-    example = '{"event": "*", "relation": "*", "config": {"endpoint": "https://example.org/hook"}}'
-    fields = item if isinstance(item, dict) else {}
-    config = fields.get("config")
-    endpoint = config.get("endpoint") if isinstance(config, dict) else None
-    if not isinstance(endpoint, str) or not _is_url(endpoint):
-        raise ValueError(
-            f"{place} in the file has no config.endpoint with an http or https URL; use {example}"
-        )
-    event = fields.get("event", "*")
-    if event not in ("*", *EVENTS):
-        raise ValueError(f"{place} in the file has the event {event!r}; use *, {', '.join(EVENTS)}")
-    relation = fields.get("relation", "*")
-    _check_relation(place, relation, most=2)
-    return Webhook(event, relation, endpoint)
-
-
-def _check_relation(place: str, relation: object, *, most: int) -> None:
-    parts = relation.split(":", most - 1) if isinstance(relation, str) else [""]
-    if not all(parts):
-        form = ", ".join(("schema", "schema:table", "schema:table:column")[:most])
-        raise ValueError(f"{place} in the file has the relation {relation!r}; use *, {form}")
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False

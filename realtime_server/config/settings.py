@@ -27,6 +27,7 @@ from .choices import (
     ReplicationMode,
     RlsDelete,
     ShortSecret,
+    WhenFull,
 )
 from .file import ConfigurationFile
 
@@ -56,7 +57,7 @@ SECTIONS: Final[Mapping[str, str]] = {
     "max_connections": "Limits",
     "expose_metrics": "Operation",
     "replication_poll_interval": "RLS mode",
-    "webhook_headers": "Webhooks, which are not called yet",
+    "webhook_slot_name": "Webhooks",
 }
 """The titles of the documentation's tables, by the first field of each."""
 
@@ -329,14 +330,47 @@ class ServerConfig:
 
     # Webhooks
 
+    webhook_slot_name: kinds.SlotName = _variable(
+        None,
+        "of a permanent slot, [from which endpoints are served](../howto/webhooks.md#the-slot); "
+        "unset: `SLOT_NAME` with `_webhooks` behind it, and a temporary one where that is "
+        "temporary or unset",
+    )
     webhook_headers: kinds.Headers = _variable((), "sent with each request", secret=True)
-    webhook_secret: kinds.OptionalText = _variable(
-        None, "signs each request's body (HMAC-SHA-256)", secret=True
+    webhook_secret: kinds.SigningSecrets = _variable(
+        (),
+        "signs each request; while a secret is replaced the new one and the old one, with a "
+        "space between",
+        secret=True,
     )
     webhook_timeout: kinds.Milliseconds = _variable(5000, "of one attempt")
-    webhook_max_attempts: kinds.Number = _variable(5, "for one request, with growing pauses")
+    webhook_max_attempts: kinds.Attempts = _variable(
+        5, "for one request, with growing pauses; 0: no bound"
+    )
+    webhook_backoff_min: kinds.Milliseconds = _variable(
+        1000, "shortest pause between two attempts, which doubles each time"
+    )
+    webhook_backoff_max: kinds.Milliseconds = _variable(
+        60_000, "longest pause, whatever `Retry-After` asks for"
+    )
     webhook_max_bytes: kinds.Bytes = _variable(
         8 * _MIB, "of one body; a larger transaction goes in numbered parts"
+    )
+    webhook_waiting_bytes: kinds.Bytes = _variable(
+        32 * _MIB, "what may wait in memory for one endpoint, one body at least"
+    )
+    webhook_when_full: kinds.WhenFulls = _variable(
+        WhenFull.HOLD,
+        "what is done with more: `hold` reads no further for webhooks, so that the database "
+        "keeps it; `drop` puts it into the dead letters",
+    )
+    webhook_dead_letters: kinds.DeadLetters = _variable(
+        None,
+        "where requests are kept that were given up; unset: they are lost",
+    )
+    webhook_dead_letters_max_mb: kinds.Megabytes = _variable(
+        1000,
+        "of that file; beyond it `hold` goes on trying, and `drop` loses the request; 0: no bound",
     )
 
     # What follows are no variables.
@@ -379,11 +413,29 @@ class ServerConfig:
         """Return a sentence for each set variable that looks like a misspelt one."""
         return near_misses(environ, cls, _FAMILIES)
 
+    @property
+    def webhook_slot(self) -> str | None:
+        """Name of the permanent slot of the webhooks; None: they have a temporary one."""
+        if self.webhook_slot_name is not None:
+            return self.webhook_slot_name
+        if self.slot_name is None or self.temporary_slot:
+            return None
+        return f"{self.slot_name}_webhooks"
+
     def shortcomings(self) -> list[str]:
-        """Return a sentence for each setting that has no effect yet."""
+        """Return a sentence for each thing that may be lost with these settings."""
         found = []
         if self.configuration_file.webhooks:
-            found.append("webhooks in CONFIGURATION_FILE are not supported yet: none is called")
+            if self.webhook_slot is None:
+                found.append(
+                    "webhooks have a temporary slot: what is committed while the server is down "
+                    "is not sent; set WEBHOOK_SLOT_NAME"
+                )
+            if self.webhook_dead_letters is None:
+                found.append(
+                    "webhooks have no dead letters: a request that is given up is lost; set "
+                    "WEBHOOK_DEAD_LETTERS"
+                )
         return found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from realtime_core.filters import parse_filter
 from realtime_server.config import ConfigurationFile, RelationRule, Webhook
 
 ALL = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
@@ -43,12 +44,38 @@ def test_the_file_of_the_original_is_read(path: Path) -> None:
     assert read(path, content) == ConfigurationFile(
         realtime=(RelationRule("public:users", ("INSERT", "UPDATE")), RelationRule("*", ())),
         webhooks=(
-            Webhook("*", "*", "https://webhook.site/abc"),
-            Webhook("*", "*", "http://localhost:8080"),
-            Webhook("INSERT", "public:u", "http://[::1]/"),
+            Webhook("https://webhook.site/abc", name="webhook-1"),
+            Webhook("http://localhost:8080", name="webhook-2"),
+            Webhook("http://[::1]/", name="webhook-3", events=("INSERT",), relation="public:u"),
         ),
         path=str(path),
     )
+
+
+def test_a_webhook_can_have_a_name_events_a_filter_and_columns(path: Path) -> None:
+    content = {
+        "name": "adults",
+        "relation": "public:users",
+        "events": ["DELETE", "INSERT"],
+        "filter": "age=gte.18",
+        "select": ["id", "age", "id"],
+        "config": {"endpoint": "https://example.org/hook"},
+    }
+    (webhook,) = read(path, {"webhooks": [content]}).webhooks
+    assert webhook == Webhook(
+        "https://example.org/hook",
+        name="adults",
+        events=("INSERT", "DELETE"),
+        relation="public:users",
+        filter=parse_filter("age=gte.18"),
+        select=("id", "age"),
+    )
+    assert "example.org" not in repr(webhook)
+
+
+def test_an_empty_filter_is_none(path: Path) -> None:
+    (webhook,) = read(path, {"webhooks": [{"filter": "", "config": URL}]}).webhooks
+    assert webhook.filter is None
 
 
 def test_without_the_key_realtime_all_is_broadcast(path: Path) -> None:
@@ -103,6 +130,54 @@ URL = {"endpoint": "https://example.org/hook"}
         (
             {"webhooks": [{"relation": 1, "config": URL}]},
             "webhooks[0] in the file has the relation 1",
+        ),
+        (
+            {"webhooks": [{"filters": "id=eq.1", "config": URL}]},
+            "webhooks[0] in the file has the key 'filters'; use name, event, events, relation, ",
+        ),
+        (
+            {"webhooks": [{"config": {**URL, "secret": "x"}}]},
+            "webhooks[0] in the file has the key 'secret'; use endpoint",
+        ),
+        (
+            {"webhooks": [{"name": "a b", "config": URL}]},
+            "webhooks[0] in the file has the name 'a b'; use up to 64 letters, digits and _ . -",
+        ),
+        (
+            {"webhooks": [{"config": URL}, {"name": "webhook-1", "config": URL}]},
+            "webhooks[1] in the file has the name 'webhook-1', which another has; give each ",
+        ),
+        (
+            {"webhooks": [{"event": "*", "events": ["INSERT"], "config": URL}]},
+            "webhooks[0] in the file has both event and events; leave one of them out",
+        ),
+        (
+            {"webhooks": [{"events": [], "config": URL}]},
+            "webhooks[0] in the file has the events []; use a list of INSERT, UPDATE, ",
+        ),
+        (
+            {"webhooks": [{"events": ["*"], "config": URL}]},
+            "webhooks[0] in the file has the events ['*']; use a list of ",
+        ),
+        (
+            {"webhooks": [{"filter": 1, "config": URL}]},
+            "webhooks[0] in the file has a filter that is no text; use ",
+        ),
+        (
+            {"webhooks": [{"filter": "id=is.5", "config": URL}]},
+            "webhooks[0] in the file has the filter 'id=is.5': ",
+        ),
+        (
+            {"webhooks": [{"filter": "id=match.(", "config": URL}]},
+            "webhooks[0] in the file has the filter 'id=match.(': ",
+        ),
+        (
+            {"webhooks": [{"select": "id", "config": URL}]},
+            "webhooks[0] in the file has the select 'id'; use a list of columns",
+        ),
+        (
+            {"webhooks": [{"select": [], "config": URL}]},
+            "webhooks[0] in the file has the select []; use a list of columns",
         ),
     ],
 )

@@ -27,6 +27,7 @@ from realtime_server.config import (
     ServerConfig,
     ShortSecret,
     Variable,
+    WhenFull,
     print_config,
     variables,
 )
@@ -89,6 +90,7 @@ def free_text(default: str | None) -> Row:
 IP_VERSIONS = "use IPv4 or IPv6"
 PUBLICATIONS = 'use a JSON array of names, as in ["supabase_realtime"]'
 EVERYTHING = ConfigurationFile()
+WHSEC = "whsec_" + "c2VjcmV0c2VjcmV0" * 2
 
 TABLE = {
     "REPLICATION_MODE": Row(
@@ -234,6 +236,13 @@ TABLE = {
         ("iat", "{}", '"iat"'),
         'use a JSON array of names, as in ["iat"]',
     ),
+    "WEBHOOK_SLOT_NAME": Row(
+        None,
+        "Hooks_1",
+        "hooks_1",
+        ("a-b", "ä", "x" * 64),
+        "use 1 to 63 letters, digits and underscores",
+    ),
     "WEBHOOK_HEADERS": Row(
         (),
         "x-one=1=1:x-two=",
@@ -241,10 +250,33 @@ TABLE = {
         ("x-one", "=1", "a b=1", "a=1:", "a=1\n"),
         "use name=value, several with colons between: a=1:b=2",
     ),
-    "WEBHOOK_SECRET": free_text(None),
+    "WEBHOOK_SECRET": Row(
+        (),
+        f"{WHSEC} {WHSEC}",
+        (WHSEC, WHSEC),
+        ("secret", WHSEC[6:], "whsec_", f"{WHSEC[:-1]}!", "whsec_YWJj", f"whsec_{'YWJj' * 22}"),
+        "use whsec_ and base64 of 24 to 64 random bytes, as python3 -c 'import base64, os; "
+        'print("whsec_" + base64.b64encode(os.urandom(32)).decode())\' makes one',
+    ),
     "WEBHOOK_TIMEOUT": number(5000, least=1),
-    "WEBHOOK_MAX_ATTEMPTS": number(5, least=1),
+    "WEBHOOK_MAX_ATTEMPTS": number(5, least=0),
+    "WEBHOOK_BACKOFF_MIN": number(1000, least=1),
+    "WEBHOOK_BACKOFF_MAX": attrs.evolve(
+        number(60_000, least=1), with_it={"WEBHOOK_BACKOFF_MIN": "1"}
+    ),
     "WEBHOOK_MAX_BYTES": number(8_388_608, least=1024),
+    "WEBHOOK_WAITING_BYTES": number(33_554_432, least=1024),
+    "WEBHOOK_WHEN_FULL": Row(
+        WhenFull.HOLD, "drop", WhenFull.DROP, ("HOLD", "true"), "use hold or drop"
+    ),
+    "WEBHOOK_DEAD_LETTERS": Row(
+        None,
+        "dead.jsonl",
+        "dead.jsonl",
+        ("/", "/nonexistent/dead.jsonl"),
+        "name a file in a directory that exists",
+    ),
+    "WEBHOOK_DEAD_LETTERS_MAX_MB": number(1000, least=0),
 }
 
 
@@ -636,14 +668,71 @@ def test_these_are_no_near_misses(environ: dict[str, str]) -> None:
     assert ServerConfig.near_misses(environ) == []
 
 
-def test_what_has_no_effect_yet_is_said(tmp_path: Path) -> None:
+# Webhooks.
+
+
+def with_webhook(tmp_path: Path, **environ: str) -> dict[str, str]:
     path = tmp_path / "config.json"
     path.write_text('{"webhooks": [{"config": {"endpoint": "https://example.org"}}]}')
-    environ = {"CONFIGURATION_FILE": str(path), **OPEN}
-    assert ServerConfig.from_env(environ).shortcomings() == [
-        "webhooks in CONFIGURATION_FILE are not supported yet: none is called",
-    ]
+    return {"CONFIGURATION_FILE": str(path), **OPEN, **environ}
+
+
+def test_what_webhooks_may_lose_is_said(tmp_path: Path) -> None:
+    slot = (
+        "webhooks have a temporary slot: what is committed while the server is down is not sent; "
+        "set WEBHOOK_SLOT_NAME"
+    )
+    letters = (
+        "webhooks have no dead letters: a request that is given up is lost; set "
+        "WEBHOOK_DEAD_LETTERS"
+    )
+
+    def said(**environ: str) -> list[str]:
+        return ServerConfig.from_env(with_webhook(tmp_path, **environ)).shortcomings()
+
+    assert said() == [slot, letters]
+    assert said(WEBHOOK_DEAD_LETTERS=str(tmp_path / "dead")) == [slot]
+    assert said(WEBHOOK_SLOT_NAME="hooks") == [letters]
+    assert said(SLOT_NAME="a", TEMPORARY_SLOT="true") == [slot, letters]
     assert ServerConfig.from_env(OPEN).shortcomings() == []
+
+
+def test_webhooks_have_a_slot_beside_the_servers() -> None:
+    def slot(**environ: str) -> str | None:
+        return ServerConfig.from_env({**OPEN, **environ}).webhook_slot
+
+    assert slot() is None
+    assert slot(SLOT_NAME="Shop") == "shop_webhooks"
+    assert slot(SLOT_NAME="shop", TEMPORARY_SLOT="true") is None
+    assert slot(SLOT_NAME="shop", WEBHOOK_SLOT_NAME="Hooks") == "hooks"
+    assert slot(SLOT_NAME="s", TEMPORARY_SLOT="true", WEBHOOK_SLOT_NAME="hooks") == "hooks"
+
+
+def test_a_slot_of_the_webhooks_that_cannot_be_is_named(tmp_path: Path) -> None:
+    assert problems(**with_webhook(tmp_path, SLOT_NAME="a" * 55)) == (
+        "SLOT_NAME with _webhooks behind it is longer than 63 characters; set WEBHOOK_SLOT_NAME",
+    )
+    assert problems(**with_webhook(tmp_path, SLOT_NAME="a", WEBHOOK_SLOT_NAME="A")) == (
+        "WEBHOOK_SLOT_NAME and SLOT_NAME are the same, and one slot serves one reader; "
+        "set another WEBHOOK_SLOT_NAME, or unset it",
+    )
+    # Without webhooks there is no such slot.
+    ServerConfig.from_env({**OPEN, "SLOT_NAME": "a" * 55})
+
+
+def test_pauses_of_webhooks_in_the_wrong_order_are_named() -> None:
+    assert problems(WEBHOOK_BACKOFF_MIN="200", WEBHOOK_BACKOFF_MAX="100") == (
+        "WEBHOOK_BACKOFF_MIN is 200, above WEBHOOK_BACKOFF_MAX, 100; swap them",
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["Content-Type", "webhook-signature", "X-Realtime-Position", "IDEMPOTENCY-KEY", "Host"]
+)
+def test_headers_of_the_servers_own_are_refused(name: str) -> None:
+    assert problems(WEBHOOK_HEADERS=f"x=1:{name}=2") == (
+        f"WEBHOOK_HEADERS is ***; use another name than {name}, which the server sets itself",
+    )
 
 
 # Variables as data.

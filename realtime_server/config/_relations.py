@@ -1,0 +1,22 @@
+"""What both lists of CONFIGURATION_FILE name: events, and relations."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["EVENTS", "check_relation"]
+
+EVENTS: Final = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
+"""Types of changes, in the payloads' words."""
+
+
+def check_relation(place: str, relation: object, *, most: int) -> None:
+    """Have a relation of so many parts, at most.
+
+    Raises:
+        ValueError: if it has others, or an empty one.
+    """
+    parts = relation.split(":", most - 1) if isinstance(relation, str) else [""]
+    if not all(parts):
+        form = ", ".join(("schema", "schema:table", "schema:table:column")[:most])
+        raise ValueError(f"{place} in the file has the relation {relation!r}; use *, {form}")
