@@ -30,6 +30,7 @@ from .fanout.hub import HubStats
 from .net.backlog import Backlog
 from .net.outbox import OutboxCounters
 from .rls.counters import Counters
+from .webhooks.stats import WebhookStats
 
 __all__ = ["CONTENT_TYPE", "Durations", "Metrics"]
 
@@ -47,6 +48,7 @@ class Metrics:
         hub: returns what the hub counts.
         backlog: the bytes that wait for all clients.
         checks: what RLS mode counts; None in STREAM mode.
+        webhooks: returns what the webhooks count.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Metrics:
         hub: Callable[[], HubStats],
         backlog: Backlog,
         checks: Counters | None = None,
+        webhooks: Callable[[], WebhookStats] = WebhookStats,
     ) -> None:
         self.outbox = OutboxCounters()
         self._registry = CollectorRegistry()
@@ -108,6 +111,7 @@ class Metrics:
             registry=registry,
         )
         registry.register(_Collector(self.outbox, stats, hub, backlog, checks or Counters()))
+        registry.register(_WebhookCollector(webhooks))
 
     def limit(self, name: str) -> None:
         """Count something that exceeded a limit."""
@@ -240,3 +244,46 @@ class _Collector(Collector):
             yield GaugeMetricFamily(f"realtime_{name}", meaning, value)
         for name, (meaning, value) in counters.items():
             yield CounterMetricFamily(f"realtime_{name}", meaning, value)
+
+
+class _WebhookCollector(Collector):
+    """Reads what the webhooks count. Endpoints are labelled by their names, never by URLs."""
+
+    def __init__(self, stats: Callable[[], WebhookStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        stats = self._stats()
+        yield GaugeMetricFamily(
+            "realtime_webhook_stream_connected",
+            "1 while changes are read for webhooks.",
+            stats.connected,
+        )
+        yield GaugeMetricFamily(
+            "realtime_webhook_lag_bytes",
+            "WAL between what the database has written and what the webhooks' slot may let go of.",
+            stats.lag_bytes,
+        )
+        yield CounterMetricFamily(
+            "realtime_webhook_gaps", "How often webhooks may have missed changes.", stats.gaps
+        )
+        families = {
+            "waiting_bytes": (GaugeMetricFamily, "What waits for an endpoint."),
+            "oldest_seconds": (
+                GaugeMetricFamily,
+                "Since the commit of what has waited longest for an endpoint.",
+            ),
+            "disabled": (GaugeMetricFamily, "1 after an endpoint said that it is gone."),
+            "delivered": (CounterMetricFamily, "Requests that an endpoint took."),
+            "retries": (CounterMetricFamily, "Attempts but for the first of each request."),
+            "dead": (CounterMetricFamily, "Requests that were given up."),
+            "filter_errors": (
+                CounterMetricFamily,
+                "Changes that a filter could not judge, and that were not sent.",
+            ),
+        }
+        for name, (kind, meaning) in families.items():
+            family = kind(f"realtime_webhook_{name}", meaning, labels=["endpoint"])
+            for endpoint in stats.endpoints:
+                family.add_metric([endpoint.name], getattr(endpoint, name))
+            yield family

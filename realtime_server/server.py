@@ -32,6 +32,8 @@ from .net.services import Services
 from .phoenix.serializers import Serializer
 from .rls.counters import Counters
 from .rls.mode import RlsMode
+from .webhooks.stats import WebhookStats
+from .webhooks.webhooks import Webhooks, make_webhooks
 
 __all__ = ["RealtimeServer"]
 
@@ -71,6 +73,9 @@ class RealtimeServer:
             names_columns=config.replication_mode is not ReplicationMode.RLS,
         )
         """Where channels subscribe to changes."""
+        self._webhooks: Webhooks | None = None
+        if config.configuration_file.webhooks:
+            self._webhooks = make_webhooks(config, others=source.stats)
         checks = Counters()
         backlog = Backlog(
             OutboxLimits(
@@ -80,7 +85,11 @@ class RealtimeServer:
             )
         )
         self.metrics = Metrics(
-            stats=source.stats, hub=self.hub.stats, backlog=backlog, checks=checks
+            stats=source.stats,
+            hub=self.hub.stats,
+            backlog=backlog,
+            checks=checks,
+            webhooks=WebhookStats if self._webhooks is None else self._webhooks.stats,
         )
         self.mode: StreamMode | RlsMode
         """What the server does with the changes that it reads."""
@@ -135,6 +144,8 @@ class RealtimeServer:
         await self._listener.start()
         await self.mode.__aenter__()
         self._broadcasting = asyncio.create_task(self.mode.run())
+        if self._webhooks is not None:
+            await self._webhooks.__aenter__()
         return self
 
     async def __aexit__(
@@ -151,11 +162,14 @@ class RealtimeServer:
         """
         self._listener.stop_accepting()
         self._broadcasting.cancel()
+        # Beside the sockets: an endpoint may take as long as they.
+        closing = asyncio.create_task(self._close_webhooks())
         try:
             await cancel_within({self._broadcasting}, _PATIENCE)
             await self._listener.close(within=self.config.drain_timeout / 1000)
         finally:
             await self.mode.__aexit__(exc_type, exc, traceback)
+            await closing
 
     @property
     def is_attached(self) -> bool:
@@ -173,7 +187,13 @@ class RealtimeServer:
         Raises:
             DecodeError: if the database sends what cannot be decoded.
         """
-        await asyncio.shield(self._broadcasting)
+        tasks = {self._broadcasting}
+        if self._webhooks is not None:
+            tasks.add(self._webhooks.running)
+        # A cancellation of this ends none of them.
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
 
     def reload_keys(self) -> None:
         """Read the file of JWT_JWKS_FILE again. Bad keys change nothing, and are logged.
@@ -194,6 +214,10 @@ class RealtimeServer:
         """Do not wait for clients any longer while closing; those that are left see 1006."""
         logger.info("cutting off the clients that are left")
         self._listener.cut_off()
+
+    async def _close_webhooks(self) -> None:
+        if self._webhooks is not None:
+            await self._webhooks.__aexit__(None, None, None)
 
     def _inspector(self) -> dict[str, Endpoint]:
         tables, origins = TableList.of(self.config), self.config.allowed_origins

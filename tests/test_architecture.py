@@ -57,6 +57,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "realtime_server.phoenix.joins",
     ),
     "h11": ("realtime_server.net.http", "realtime_server.net.listener"),
+    "httpx": ("realtime_server.webhooks.client",),
     "joserfc": ("realtime_server.auth",),
     "orjson": ("realtime_server.fanout.payloads", "realtime_server.phoenix"),
     "prometheus_client": ("realtime_server.metrics",),

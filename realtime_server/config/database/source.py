@@ -1,4 +1,4 @@
-"""The source of both modes: how the server reads its database.
+"""The sources of both modes and of the webhooks: how the server reads its database.
 
 Attaching, slots, gaps, the bound on what a slot may hold back, warm standbys and retries are the
 library's; here they are only told what the configuration says.
@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TypeAlias
 
-from realtime_core import PgoutputSource, Wal2JsonSource
+from realtime_core import Event, PgoutputSource, Wal2JsonSource
 from realtime_core.sources.options import StreamOptions
 
 from .. import SETTING_NAMES, OutputPlugin, ReplicationMode, ServerConfig
 from .addresses import resolve_dsn
 
-__all__ = ["ServerSource", "make_source", "setting_names"]
+__all__ = ["ServerSource", "make_source", "make_webhook_source", "setting_names"]
 
 ServerSource: TypeAlias = PgoutputSource | Wal2JsonSource
 
@@ -34,10 +34,31 @@ def make_source(config: ServerConfig) -> ServerSource:
 
     With wal2json it reads all tables: what is not published has to be left out.
     """
+    options = _options(config, config.slot_name, setting_names(config))
+    options["temporary"] = config.temporary_slot
+    dsn = partial(resolve_dsn, config)
+    if config.output_plugin is OutputPlugin.PGOUTPUT:
+        return PgoutputSource(dsn, publications=config.publications, **options)
+    return Wal2JsonSource(dsn, **options)
+
+
+def make_webhook_source(config: ServerConfig) -> PgoutputSource[Event]:
+    """Return what reads the same publications for webhooks, from a slot of their own.
+
+    It is of pgoutput whatever the other one is of: it knows publications.
+    """
+    names = {**SETTING_NAMES, "slot": "WEBHOOK_SLOT_NAME"}
+    options = _options(config, config.webhook_slot, names)
+    dsn = partial(resolve_dsn, config)
+    return PgoutputSource(dsn, publications=config.publications, **options)
+
+
+def _options(
+    config: ServerConfig, slot: str | None, setting_names: Mapping[str, str]
+) -> StreamOptions:
     max_lag = config.max_replication_lag_mb * 1_000_000
-    options = StreamOptions(
-        slot=config.slot_name,
-        temporary=config.temporary_slot,
+    return StreamOptions(
+        slot=slot,
         boundaries=True,
         on_gap="continue",
         persistent=True,
@@ -49,9 +70,5 @@ def make_source(config: ServerConfig) -> ServerSource:
             config.db_reconnect_backoff_min / 1000,
             config.db_reconnect_backoff_max / 1000,
         ),
-        setting_names=setting_names(config),
+        setting_names=setting_names,
     )
-    dsn = partial(resolve_dsn, config)
-    if config.output_plugin is OutputPlugin.PGOUTPUT:
-        return PgoutputSource(dsn, publications=config.publications, **options)
-    return Wal2JsonSource(dsn, **options)

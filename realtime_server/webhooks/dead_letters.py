@@ -1,0 +1,231 @@
+"""Dead letters: the requests that were given up, in a file of JSON lines.
+
+A line has what sends the request again, and why it was given up, but neither the endpoint's URL
+nor a secret; the body is last, byte for byte as it was. The file is locked for each change of it
+and named anew by whoever removes lines, so a server may add to it while others are sent again.
+It is written, and on the disk, before the slot moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime
+from io import FileIO
+from typing import Any, Final
+
+import attrs
+
+from realtime_core.errors import RealtimeError
+
+from .request import Request
+
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["DeadLetter", "DeadLetters", "FileFullError"]
+
+_BODY: Final = b',"body":'
+"""Cannot stand before the body: within JSON strings there is no quotation mark without a \\\\."""
+
+
+class FileFullError(RealtimeError):
+    """A file that would be larger than it may be."""
+
+
+@attrs.frozen
+class DeadLetter:
+    """A request that was given up.
+
+    Attributes:
+        request: what to send.
+        name: of the endpoint.
+        attempts: how often it was tried.
+        reason: why it was given up.
+        given_up_at: when.
+    """
+
+    request: Request
+    name: str
+    attempts: int
+    reason: str
+    given_up_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it is known by: of the same request there may be two."""
+        return self.name, self.request.id
+
+    def as_line(self) -> bytes:
+        request = self.request
+        head = {
+            "id": request.id,
+            "endpoint": self.name,
+            "position": request.position,
+            "part": request.part,
+            "last_part": request.is_last,
+            "commit_time": request.commit_time,
+            "given_up_at": self.given_up_at.isoformat(timespec="milliseconds"),
+            "attempts": self.attempts,
+            "reason": self.reason,
+        }
+        return json.dumps(head)[:-1].encode() + _BODY + request.body + b"}\n"
+
+    @classmethod
+    def parse(cls, line: bytes) -> DeadLetter:
+        """Read what :meth:`as_line` wrote.
+
+        Raises:
+            ValueError: if it is not that, as of a line that was not written to its end.
+        """
+        head, separator, rest = line.partition(_BODY)
+        if not separator or not rest.endswith(b"}\n"):
+            raise ValueError("it has no body")
+        body = rest[:-2]
+        json.loads(body)
+        fields: dict[str, Any] = json.loads(head + b"}")
+        try:
+            request = Request(
+                id=str(fields["id"]),
+                position=str(fields["position"]),
+                body=body,
+                part=int(fields["part"]),
+                is_last=bool(fields["last_part"]),
+                commit_time=float(fields["commit_time"]),
+            )
+            return cls(
+                request,
+                name=str(fields["endpoint"]),
+                attempts=int(fields["attempts"]),
+                reason=str(fields["reason"]),
+                given_up_at=datetime.fromisoformat(fields["given_up_at"]),
+            )
+        except (KeyError, TypeError) as exc:
+            raise ValueError(f"it lacks {exc}") from None
+
+
+class DeadLetters:
+    """The file. It need not be there yet.
+
+    Args:
+        path: where it is.
+        most: bytes that it may have; 0: no bound.
+    """
+
+    def __init__(self, path: str, most: int = 0) -> None:
+        self.path = path
+        self._most = most
+
+    async def add(self, letters: Sequence[DeadLetter]) -> None:
+        """Append requests; they are on the disk when this returns.
+
+        Raises:
+            FileFullError: if the file would have too many bytes; none is added.
+            OSError: if it cannot be written.
+        """
+        lines = b"".join(letter.as_line() for letter in letters)
+        # It may take a while: the disk must have it. A cancellation does not end the writing.
+        await asyncio.shield(asyncio.to_thread(self._append, lines))
+
+    def check(self) -> None:
+        """Open the file as it will be.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        with self._locked():
+            pass
+
+    def read(self) -> Iterator[tuple[bytes, DeadLetter | None]]:
+        """Yield each line that is there now, and what it says; None if it is broken."""
+        with open(self.path, "rb") as file:
+            for line in file:
+                try:
+                    yield line, DeadLetter.parse(line)
+                except ValueError:
+                    yield line, None
+
+    def remove(self, keys: Collection[tuple[str, str]]) -> None:
+        """Take requests out of the file, in one step; what others add meanwhile stays.
+
+        Args:
+            keys: of those that were taken.
+        """
+        beside = f"{self.path}.new"
+        with self._locked():
+            with open(self.path, "rb") as old, open(beside, "wb", opener=_private) as new:
+                for line in old:
+                    try:
+                        if DeadLetter.parse(line).key in keys:
+                            continue
+                    except ValueError:
+                        pass
+                    new.write(line)
+                new.flush()
+                os.fsync(new.fileno())
+            os.replace(beside, self.path)
+            _sync_directory(self.path)
+
+    def _append(self, lines: bytes) -> None:
+        with self._locked() as file:
+            size = file.seek(0, os.SEEK_END)
+            if size and self._most and size + len(lines) > self._most:
+                raise FileFullError(f"{self.path} may have {self._most} bytes, and has {size}")
+            # Whoever wrote before may have been killed in the middle of a line.
+            file.seek(max(size - 1, 0))
+            if size and file.read(1) != b"\n":
+                lines = b"\n" + lines
+            try:
+                left = memoryview(lines)
+                while left:
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:
+                # The disk may be full: no half of a line stays.
+                with contextlib.suppress(OSError):
+                    file.truncate(size)
+                raise
+            if not size:
+                _sync_directory(self.path)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[FileIO]:
+        """Open the file for whoever is alone with it."""
+        while True:
+            # Unbuffered, so that nothing is written when it is closed after an error.
+            file = open(self.path, "a+b", buffering=0, opener=_private)  # noqa: SIM115
+            with file:
+                if sys.platform != "win32":
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                # Another one may have put a new file into its place while we waited.
+                if not _is_at(file, self.path):
+                    continue
+                file.seek(0)
+                yield file
+                return
+
+
+def _private(path: str, flags: int) -> int:
+    # Rows are in it.
+    return os.open(path, flags, 0o600)
+
+
+def _is_at(file: FileIO, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _sync_directory(path: str) -> None:
+    if sys.platform == "win32":
+        return
+    directory = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,271 @@
+"""Endpoint: what waits for one endpoint, and its delivery, one request after the other.
+
+What waits has a bound in bytes. With more of it ``hold`` lets whoever brings it wait, so that
+the database keeps what comes; ``drop`` puts it into the dead letters. A request is tried until
+the endpoint takes it, until the attempts are used up, or until the endpoint says that it never
+will. When the endpoint says that it is gone (410), nothing is sent to it any more until the server
+is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeAlias
+
+import attrs
+
+from ..config import ServerConfig, Webhook, WhenFull
+from .client import Answer, UnreachableError
+from .dead_letters import DeadLetter, DeadLetters, FileFullError
+from .request import Request
+from .sparingly import Sparingly
+from .verdict import Verdict, pause, retry_after, verdict_on
+
+__all__ = ["Counts", "Endpoint", "Post"]
+
+logger = logging.getLogger("realtime.webhooks")
+
+Post: TypeAlias = Callable[[str, Mapping[str, str], bytes], Awaitable[Answer]]
+"""Sends a body with headers to a URL once; raises :exc:`UnreachableError`."""
+
+_MOST_AT_ONCE: Final = 1024 * 1024
+"""Bytes of dropped requests that are written to the dead letters together."""
+
+
+@attrs.define
+class Counts:
+    """What came of the requests of one endpoint."""
+
+    delivered: int = 0
+    retries: int = 0
+    """Attempts but for the first of each request."""
+    dead: int = 0
+    """Requests that were given up."""
+
+
+class Endpoint:
+    """One endpoint's queue.
+
+    Args:
+        webhook: as it is configured.
+        config: with the settings of all.
+        post: sends.
+        letters: where requests go that are given up; None: nowhere.
+        clock: seconds since 1970.
+        chance: a random number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        webhook: Webhook,
+        config: ServerConfig,
+        post: Post,
+        letters: DeadLetters | None,
+        *,
+        clock: Callable[[], float] = time.time,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = webhook.name
+        self.counts = Counts()
+        self.is_disabled = False
+        """Whether it has said that it wants no more."""
+        self.waiting_bytes = 0
+        self._url = webhook.endpoint
+        self._config = config
+        self._post = post
+        self._letters = letters
+        self._clock = clock
+        self._chance = chance
+        # The first is under way.
+        self._waiting: deque[Request] = deque()
+        # Those that found no room, until they are in the dead letters.
+        self._dropped: list[Request] = []
+        self._arrived = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._stopped = asyncio.Event()
+        self._is_failing = False
+        self._may_say = Sparingly()
+
+    @property
+    def oldest(self) -> float | None:
+        """The commit's time of what has waited longest, seconds since 1970; None for nothing."""
+        return self._waiting[0].commit_time if self._waiting else None
+
+    async def put(self, request: Request) -> None:
+        """Have a request delivered, behind all that were put before.
+
+        Where too much waits already, this waits too (``hold``), or the request is one of those
+        that :meth:`flush` gives up (``drop``).
+        """
+        if self._config.webhook_when_full is WhenFull.DROP and self._is_full(request):
+            self._dropped.append(request)
+            if sum(each.size for each in self._dropped) > _MOST_AT_ONCE:
+                await self.flush()
+            return
+        while self._is_full(request) and not self.is_disabled:
+            if self._may_say("full"):
+                logger.warning(
+                    "webhook %r: %d bytes wait for its endpoint; nothing more is read for webhooks "
+                    "until it has taken some",
+                    self.name,
+                    self.waiting_bytes,
+                )
+            self._has_room.clear()
+            await self._has_room.wait()
+        if self.is_disabled:
+            request.done()
+            return
+        self._waiting.append(request)
+        self.waiting_bytes += request.size
+        self._arrived.set()
+
+    async def flush(self) -> None:
+        """Give up what found no room."""
+        if self._dropped:
+            dropped, self._dropped = self._dropped, []
+            await self._give_up(dropped, 0, "too much waits already", lose=True)
+            for request in dropped:
+                request.done()
+
+    async def run(self) -> None:
+        """Deliver until :meth:`stop`, or until the endpoint is gone."""
+        while not self._stopped.is_set():
+            if not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+            elif await self._deliver(self._waiting[0]):
+                self._remove_first()
+            if self.is_disabled:
+                await self.give_up_rest("the endpoint is gone")
+                return
+
+    def stop(self) -> None:
+        """Begin no more attempts; :meth:`run` ends when the one that is under way has."""
+        self._stopped.set()
+        self._arrived.set()
+
+    async def give_up_rest(self, reason: str) -> None:
+        """Put all that waits into the dead letters."""
+        await self.flush()
+        if self._waiting:
+            await self._give_up(list(self._waiting), 0, reason, lose=True)
+        while self._waiting:
+            self._remove_first()
+
+    def _is_full(self, request: Request) -> bool:
+        most = self._config.webhook_waiting_bytes
+        return bool(self._waiting) and self.waiting_bytes + request.size > most
+
+    def _remove_first(self) -> None:
+        request = self._waiting.popleft()
+        self.waiting_bytes -= request.size
+        self._has_room.set()
+        request.done()
+
+    async def _deliver(self, request: Request) -> bool:
+        """Try until something comes of it; return False if it was stopped before."""
+        config = self._config
+        failures = 0
+        while not self._stopped.is_set():
+            verdict, reason, asked_for = await self._attempt(request)
+            if verdict is Verdict.DONE:
+                self.counts.delivered += 1
+                if self._is_failing:
+                    self._is_failing = False
+                    logger.info("webhook %r: its endpoint takes requests again", self.name)
+                return True
+            failures += 1
+            if verdict is Verdict.GONE:
+                self.is_disabled = True
+                self._has_room.set()
+                logger.error(
+                    "webhook %r: its endpoint is gone (status 410); nothing is sent to it any "
+                    "more until the server is started again",
+                    self.name,
+                )
+            is_last = verdict is not Verdict.AGAIN or failures == config.webhook_max_attempts
+            lose = self.is_disabled or config.webhook_when_full is WhenFull.DROP
+            if is_last and await self._give_up([request], failures, reason, lose=lose):
+                return True
+            if not self._is_failing:
+                self._is_failing = True
+                logger.warning("webhook %r: %s; it is tried again", self.name, reason)
+            seconds = pause(
+                failures,
+                least=config.webhook_backoff_min / 1000,
+                most=config.webhook_backoff_max / 1000,
+                asked_for=asked_for,
+                random=self._chance(),
+            )
+            await self._pause(seconds)
+            if not self._stopped.is_set():
+                self.counts.retries += 1
+        return False
+
+    async def _attempt(self, request: Request) -> tuple[Verdict, str, float]:
+        """Send once; return what comes of it, why, and for how long the endpoint wants a pause."""
+        now = self._clock()
+        headers = request.headers(self._config.webhook_secret, now)
+        try:
+            answer = await self._post(self._url, headers, request.body)
+        except UnreachableError as exc:
+            return Verdict.AGAIN, str(exc), 0.0
+        reason = f"status {answer.status}"
+        if 300 <= answer.status < 400:
+            reason += ", a redirect, which is not followed"
+        asked_for = retry_after(answer.retry_after, self._clock())
+        return verdict_on(answer.status), reason, asked_for
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
+        except TimeoutError:
+            pass
+
+    async def _give_up(
+        self, requests: Sequence[Request], attempts: int, reason: str, *, lose: bool
+    ) -> bool:
+        """Put requests into the dead letters; return False if they are to be tried on instead.
+
+        Args:
+            requests: of this endpoint.
+            attempts: how often they were tried.
+            reason: why they are given up.
+            lose: do without the dead letters if they cannot be written.
+        """
+        kept = "lost, as there is no WEBHOOK_DEAD_LETTERS"
+        if self._letters is not None:
+            kept = "in the dead letters"
+            letters = [DeadLetter(request, self.name, attempts, reason) for request in requests]
+            try:
+                await self._letters.add(letters)
+            except (OSError, FileFullError) as exc:
+                then = "the request is lost" if lose else "the request is tried on"
+                if self._may_say("unwritable"):
+                    logger.error(
+                        "webhook %r: the dead letters cannot be written (%s); %s",
+                        self.name,
+                        exc.strerror if isinstance(exc, OSError) else exc,
+                        then,
+                    )
+                if not lose:
+                    return False
+                kept = "lost"
+        self.counts.dead += len(requests)
+        if count := self._may_say(kept):
+            logger.warning(
+                "webhook %r: the request at %s is given up (%s), and %s; so many came to that "
+                "lately: %d",
+                self.name,
+                requests[-1].position,
+                reason,
+                kept,
+                count,
+            )
+        return True

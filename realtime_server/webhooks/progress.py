@@ -1,0 +1,85 @@
+"""Progress: which transactions are done with, so that the slot may move behind them.
+
+A transaction is done when each of its requests was delivered or given up. They end in any order,
+as each endpoint has its own pace; the slot moves behind the last one before which all are done.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from realtime_core import Commit
+
+__all__ = ["Progress", "Share"]
+
+
+class Share:
+    """The requests of one transaction, for all endpoints.
+
+    Args:
+        owner: of the books.
+    """
+
+    __slots__ = ("_owner", "commit", "left")
+
+    def __init__(self, owner: Progress) -> None:
+        self._owner = owner
+        self.left = 0
+        """Requests that are not done."""
+        self.commit: Commit | None = None
+        """Where the transaction ends, or the last one of those that are done with it; None as
+        long as it is being read."""
+
+    def add(self) -> None:
+        """Note a request."""
+        self.left += 1
+
+    def done(self) -> None:
+        """Note that a request was delivered or given up."""
+        self.left -= 1
+        self._owner.advance()
+
+
+class Progress:
+    """The books of all transactions that are under way.
+
+    Args:
+        acknowledge: called with the end of the last transaction before which all are done.
+    """
+
+    def __init__(self, acknowledge: Callable[[Commit], None]) -> None:
+        self._acknowledge = acknowledge
+        self._shares: deque[Share] = deque()
+
+    def begin(self) -> Share:
+        """Return the share of the transaction that begins; there is one at a time."""
+        return Share(self)
+
+    def close(self) -> None:
+        """Acknowledge no more: the slot is gone."""
+        self._shares.clear()
+        self._acknowledge = _nothing
+
+    def end(self, share: Share, commit: Commit) -> None:
+        """Note the end of a transaction."""
+        share.commit = commit
+        if share.left:
+            self._shares.append(share)
+        elif self._shares:
+            # It is done when the one before it is: so what waits has a bound in requests.
+            self._shares[-1].commit = commit
+        else:
+            self._acknowledge(commit)
+
+    def advance(self) -> None:
+        """Acknowledge what is done."""
+        last = None
+        while self._shares and not self._shares[0].left:
+            last = self._shares.popleft().commit
+        if last is not None:
+            self._acknowledge(last)
+
+
+def _nothing(commit: Commit) -> None:
+    """Nothing is acknowledged any more."""

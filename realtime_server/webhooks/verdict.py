@@ -1,0 +1,71 @@
+"""Verdicts: what comes of an answer, and how long until the next attempt.
+
+Without clock and I/O: times and random numbers come in as arguments.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+__all__ = ["Verdict", "pause", "retry_after", "verdict_on"]
+
+_TRY_AGAIN: Final = frozenset((408, 425, 429))
+_GONE: Final = 410
+_SECONDS: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
+_MOST_DOUBLINGS: Final = 32
+
+
+class Verdict(enum.Enum):
+    """What comes of a request."""
+
+    DONE = "done"
+    AGAIN = "again"
+    """It may succeed later."""
+    GIVEN_UP = "given up"
+    """It never will as it is."""
+    GONE = "gone"
+    """The endpoint wants no more requests."""
+
+
+def verdict_on(status: int) -> Verdict:
+    """Judge an answer by its status. A redirect is not followed: it is given up."""
+    if 200 <= status < 300:
+        return Verdict.DONE
+    if status >= 500 or status in _TRY_AGAIN:
+        return Verdict.AGAIN
+    return Verdict.GONE if status == _GONE else Verdict.GIVEN_UP
+
+
+def retry_after(text: str | None, now: float) -> float:
+    """Return for how many seconds an answer asks to wait; 0 if it does not say.
+
+    Args:
+        text: of the header: seconds, or a date (RFC 9110, section 10.2.3).
+        now: seconds since 1970.
+    """
+    if text is None:
+        return 0.0
+    text = text.strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        return max(parsedate_to_datetime(text).timestamp() - now, 0.0)
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def pause(failures: int, *, least: float, most: float, asked_for: float, random: float) -> float:
+    """Return the seconds until the next attempt.
+
+    Args:
+        failures: so far, 1 or more.
+        least: after the first; it doubles each time.
+        most: whatever is asked for.
+        asked_for: by ``Retry-After``.
+        random: from 0 to 1: up to a half is taken off, so that not all come back at once.
+    """
+    doubled = min(least * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), most)
+    return max(doubled * (1 - random / 2), min(asked_for, most))
