@@ -29,6 +29,8 @@ from .fanout.stream.check import stream_findings
 from .rls.setup.check import rls_findings
 from .rls.setup.command import run_migrate
 from .server import RealtimeServer
+from .webhooks.check import webhook_findings
+from .webhooks.redeliver import run_redeliver
 
 if sys.platform != "win32":
     import resource
@@ -55,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.command == "migrate":
         return _migrate(dev=arguments.dev, dry_run=arguments.dry_run)
+    if arguments.command == "webhooks":
+        return _redeliver(dev=arguments.dev)
     warnings = ServerConfig.near_misses(os.environ)
     try:
         config = ServerConfig.from_env(os.environ, dev=arguments.dev)
@@ -141,7 +145,18 @@ def _parser() -> argparse.ArgumentParser:
     migrate.add_argument(
         "--dry-run", action="store_true", help="say what is missing, change nothing"
     )
+    webhooks = commands.add_parser("webhooks", help="look after webhooks")
+    actions = webhooks.add_subparsers(dest="action", title="actions", required=True)
+    actions.add_parser("redeliver", help="send what is in WEBHOOK_DEAD_LETTERS again")
     return parser
+
+
+def _redeliver(*, dev: bool) -> int:
+    """Send dead letters again; return 0 when none is left."""
+    try:
+        return 0 if asyncio.run(run_redeliver(os.environ, dev=dev)) else 1
+    except ConfigError as exc:
+        return _refuse(exc)
 
 
 def _migrate(*, dev: bool, dry_run: bool) -> int:
@@ -174,7 +189,7 @@ async def _check(config: ServerConfig) -> int:
             persistent=True,
             setting_names=setting_names(config),
         )
-        more = [*_missing_packages()]
+        more = [*_missing_packages(), *await webhook_findings(config, dsn, diagnosis)]
         if diagnosis.database is not None:
             if is_rls:
                 more += await rls_findings(dsn, config.publications, config.output_plugin)

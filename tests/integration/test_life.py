@@ -47,10 +47,14 @@ class Load:
     """Writes rows 0, 1, 2 …, each in a transaction of its own, some hundreds a second.
 
     It goes on over a restart of PostgreSQL.
+
+    Args:
+        pause: seconds between two rows.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, pause: float = 0.001) -> None:
         self.written = 0
+        self._pause = pause
         self._database = database
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._write)
@@ -72,7 +76,7 @@ class Load:
     def _write(self) -> None:
         while not self._done.is_set():
             with contextlib.suppress(psycopg.OperationalError), self._database.connect() as one:
-                while not self._done.wait(0.001):
+                while not self._done.wait(self._pause):
                     # Whether a commit went through whose answer was lost, nobody knows.
                     one.execute(
                         "insert into item values (%s) on conflict do nothing", (self.written,)

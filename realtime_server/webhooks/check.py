@@ -1,0 +1,70 @@
+"""What would stop webhooks: for ``--check``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+from realtime_core import ConfigError, Diagnosis, Finding, diagnose, slot_status
+
+from ..config import SETTING_NAMES, ServerConfig
+from .client import Client
+from .webhooks import open_dead_letters
+
+__all__ = ["webhook_findings"]
+
+_OF_SLOTS: Final = ("slot", "free replication slots", "long transactions")
+"""Findings that may be others for another slot."""
+
+
+async def webhook_findings(
+    config: ServerConfig, dsn: str, diagnosis: Diagnosis
+) -> tuple[Finding, ...]:
+    """Look at what webhooks need besides; change nothing but make the file of dead letters.
+
+    Args:
+        config: of the server.
+        dsn: of the database, as the server's role.
+        diagnosis: what was found already.
+
+    Raises:
+        SourceError: if the connection breaks.
+    """
+    slot = config.webhook_slot
+    if not config.configuration_file.webhooks:
+        if slot is None or diagnosis.database is None or await slot_status(dsn, slot) is None:
+            return ()
+        return (
+            Finding.warning(
+                "webhooks",
+                f"slot {slot!r} of the webhooks is there, there are none, and it keeps WAL",
+                f"SELECT pg_drop_replication_slot('{slot}');",
+            ),
+        )
+    found = [Finding.problem("webhooks", problem) async for problem in _problems(config)]
+    if diagnosis.database is not None:
+        names = {**SETTING_NAMES, "slot": "WEBHOOK_SLOT_NAME"}
+        again = await diagnose(
+            dsn,
+            publications=config.publications,
+            slot=slot,
+            plugin="pgoutput",
+            persistent=True,
+            setting_names=names,
+        )
+        found += [
+            finding
+            for finding in again.findings
+            if finding.check in _OF_SLOTS and finding not in diagnosis.findings
+        ]
+    return tuple(found)
+
+
+async def _problems(config: ServerConfig) -> AsyncIterator[str]:
+    try:
+        async with Client(config):
+            pass
+        open_dead_letters(config)
+    except ConfigError as exc:
+        for problem in exc.problems:
+            yield problem

@@ -1,0 +1,298 @@
+"""Webhooks of real processes: killed, sent again by hand, started with what cannot work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from realtime_server.webhooks.dead_letters import DeadLetters
+from tests.fix_postgres import Database, Server, unique_name
+from tests.integration.conftest import fresh_database
+from tests.integration.test_life import Load
+from tests.receiver import Received, Receiver, Reply
+from tests.server_process import ServerProcess
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+KILLS = int(os.environ.get("WEBHOOK_KILLS", "10"))
+
+
+@pytest.fixture
+def shop(one_pg: Server) -> Iterator[Database]:
+    with fresh_database(one_pg) as database:
+        database.execute("create table item (id int8 primary key, filling text)")
+        database.execute("create publication shop for table item")
+        yield database
+
+
+def configured(path: Path, **endpoints: str) -> dict[str, str]:
+    """Write a configuration file; return the settings that every command needs."""
+    file = path / "config.json"
+    webhooks = [{"name": name, "config": {"endpoint": url}} for name, url in endpoints.items()]
+    file.write_text(json.dumps({"webhooks": webhooks}))
+    return {
+        "CONFIGURATION_FILE": str(file),
+        "WEBHOOK_DEAD_LETTERS": str(path / "dead.jsonl"),
+        "WEBHOOK_BACKOFF_MIN": "10",
+        "WEBHOOK_BACKOFF_MAX": "50",
+        "PUBLICATIONS": '["shop"]',
+    }
+
+
+def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "realtime_server", *arguments],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.slow
+async def test_nothing_is_missed_by_a_server_that_is_killed_time_and_again(
+    shop: Database, tmp_path: Path
+) -> None:
+    chance = random.Random(5)
+
+    def reply(_: Received) -> Reply:
+        lot = chance.random()
+        if lot < 0.02:
+            return Reply(503)
+        return Reply(hangs_up=True) if lot < 0.04 else Reply()
+
+    slot = unique_name("slot")
+    shop.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,))
+    async with Receiver(reply) as first, Receiver(reply) as second:
+        settings = {
+            **configured(tmp_path, first=first.url, second=second.url),
+            "WEBHOOK_SLOT_NAME": slot,
+            "WEBHOOK_MAX_ATTEMPTS": "0",
+            # Often full.
+            "WEBHOOK_WAITING_BYTES": "20000",
+        }
+        with Load(shop, pause=0.01) as load:
+            for _ in range(KILLS):
+                server = ServerProcess(shop.dsn, **settings)
+                await asyncio.to_thread(server.__enter__)
+                try:
+                    wanted = len(first.requests) + chance.randrange(1, 200)
+                    await eventually(lambda: len(first.requests) >= wanted)  # noqa: B023
+                    server.process.send_signal(signal.SIGKILL)
+                finally:
+                    await asyncio.to_thread(server.__exit__, None, None, None)
+            rows = load.stop()
+        server = ServerProcess(shop.dsn, **settings)
+        await asyncio.to_thread(server.__enter__)
+        try:
+            for receiver in (first, second):
+                last = str(rows - 1)
+                await eventually(
+                    lambda: receiver.taken[-1].records() == [last],  # noqa: B023
+                    within=120,
+                )
+        finally:
+            await asyncio.to_thread(server.__exit__, None, None, None)
+        for receiver in (first, second):
+            check_delivery(receiver, rows)
+        assert {each.id for each in first.taken}.isdisjoint(each.id for each in second.taken)
+
+
+def check_delivery(receiver: Receiver, rows: int) -> None:
+    """Every row came, in order but for repetitions, each always under the same id."""
+    ids: dict[int, set[str]] = {}
+    in_order: list[int] = []
+    for each in receiver.taken:
+        (row,) = each.records()
+        if int(row) not in ids:
+            in_order.append(int(row))
+        ids.setdefault(int(row), set()).add(each.id)
+    assert in_order == list(range(rows))
+    assert all(len(known) == 1 for known in ids.values())
+    assert receiver.at_once == 1
+
+
+# Sent again by hand.
+
+
+async def redeliver(**settings: str) -> tuple[int, list[str]]:
+    done = await asyncio.to_thread(run, "webhooks", "redeliver", **settings)
+    assert done.stderr == ""
+    return done.returncode, done.stdout.splitlines()
+
+
+def left(settings: dict[str, str]) -> list[tuple[str, str]]:
+    letters = DeadLetters(settings["WEBHOOK_DEAD_LETTERS"])
+    return [(each.name, each.request.id) for _, each in letters.read() if each]
+
+
+async def test_dead_letters_are_sent_again_and_those_that_are_taken_are_removed(
+    shop: Database, tmp_path: Path
+) -> None:
+    async with Receiver(Reply(404)) as one, Receiver(Reply(404)) as two:
+        settings = {
+            **configured(tmp_path, one=one.url, two=two.url),
+            "WEBHOOK_SECRET": "whsec_" + "c2VjcmV0c2VjcmV0" * 2,
+            "WEBHOOK_HEADERS": "x-env=test",
+        }
+        server = ServerProcess(shop.dsn, **settings)
+        await asyncio.to_thread(server.__enter__)
+        try:
+            await asyncio.to_thread(
+                server.wait_for_log, re.compile("streaming .*temporary slot.*\n"), within=30
+            )
+            await eventually(lambda: len(streams(shop)) == 2)
+            for number in range(4):
+                shop.execute("insert into item values (%s, 'x')", (number,))
+            await eventually(lambda: len(one.requests) == 4 and len(two.requests) == 4)
+            await eventually(lambda: len(left(settings)) == 8)
+        finally:
+            await asyncio.to_thread(server.__exit__, None, None, None)
+
+        # Nothing has changed: an answer that is final holds up nothing.
+        assert await redeliver(**settings) == (
+            1,
+            ["0 taken, 8 left", "  one: 4 left: status 404", "  two: 4 left: status 404"],
+        )
+        assert len(left(settings)) == 8
+
+        # One works again; two takes one request and is down then.
+        one.reply = Reply()
+        two.next.extend([Reply(200), Reply(503)])
+        before = [each.id for each in one.requests[:4]], two.requests[:4]
+        assert await redeliver(**settings) == (
+            1,
+            [
+                "5 taken, 3 left",
+                "  two: 2 left: not sent, as one before it could not be: status 503",
+                "  two: 1 left: status 503",
+            ],
+        )
+        assert [each.id for each in one.taken] == before[0]
+        again = two.taken[0]
+        assert (again.id, again.body) == (before[1][0].id, before[1][0].body)
+        assert again.headers["x-env"] == "test"
+        assert again.headers["webhook-signature"].startswith("v1,")
+        assert again.headers["x-realtime-position"] == before[1][0].headers["x-realtime-position"]
+        assert left(settings) == [("two", each.id) for each in before[1][1:]]
+
+        # What is not configured any more is kept, and so is what is not whole.
+        path = Path(settings["WEBHOOK_DEAD_LETTERS"])
+        await asyncio.to_thread(path.write_bytes, path.read_bytes() + b'{"id":"msg_')  # noqa: ASYNC240
+        settings |= configured(tmp_path, one=one.url)
+        assert await redeliver(**settings) == (
+            1,
+            [
+                "0 taken, 4 left",
+                "  ?: 1 left: a line that is not whole, and cannot be sent",
+                "  two: 3 left: CONFIGURATION_FILE has no webhook of that name",
+            ],
+        )
+        two.reply = Reply()
+        settings |= configured(tmp_path, two=two.url)
+        code, lines = await redeliver(**settings)
+        assert (code, lines[0]) == (1, "3 taken, 1 left")
+        assert left(settings) == []
+
+
+def streams(database: Database) -> Any:
+    return database.execute(
+        "select 1 from pg_stat_replication r join pg_replication_slots s on s.active_pid = r.pid"
+        " where s.database = current_database() and r.state = 'streaming'"
+    )
+
+
+async def test_without_dead_letters_there_is_nothing_to_do(tmp_path: Path) -> None:
+    settings = configured(tmp_path, one="http://127.0.0.1:1/")
+    assert await redeliver(**settings) == (0, ["there are no dead letters"])
+    del settings["WEBHOOK_DEAD_LETTERS"]
+    done = await asyncio.to_thread(run, "webhooks", "redeliver", **settings)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "configuration error: WEBHOOK_DEAD_LETTERS is missing: it names the file to send from\n",
+    )
+
+
+# What cannot work.
+
+
+def test_without_httpx_the_server_says_which_command_installs_it(tmp_path: Path) -> None:
+    settings = configured(tmp_path, one="http://127.0.0.1:1/")
+    program = (
+        "import sys; sys.modules['httpx'] = None\n"
+        "from realtime_server.cli import main; sys.exit(main(['--dev']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "configuration error: webhooks in CONFIGURATION_FILE need httpx, which is not installed; "
+        "use pip install httpx, or remove them"
+    )
+
+
+def test_dead_letters_that_cannot_be_written_end_the_server(tmp_path: Path) -> None:
+    settings = configured(tmp_path, one="http://127.0.0.1:1/")
+    path = tmp_path / "loop"
+    path.symlink_to(path)
+    settings["WEBHOOK_DEAD_LETTERS"] = str(path)
+    done = run("--dev", **settings)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"configuration error: WEBHOOK_DEAD_LETTERS is {str(path)!r}, which cannot be written "
+        "(Too many levels of symbolic links); name a file that the server may write"
+    )
+
+
+def test_the_server_loads_no_http_client_without_webhooks() -> None:
+    program = (
+        "import sys\n"
+        "from realtime_server.config import ServerConfig\n"
+        "from realtime_server.server import RealtimeServer\n"
+        "RealtimeServer(ServerConfig(secure_channels=False))\n"
+        "print('httpx' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "False\n"
+
+
+def test_check_says_what_webhooks_need(shop: Database, tmp_path: Path) -> None:
+    database = ServerProcess(shop.dsn)._environment
+    where = {name: database[name] for name in database if name.startswith("DB_")}
+    slot = unique_name("slot")
+    settings = {
+        **where,
+        **configured(tmp_path, one="http://127.0.0.1:1/"),
+        "WEBHOOK_SLOT_NAME": slot,
+        "WEBHOOK_HEADERS": "x=1",
+    }
+    assert run("--dev", "--check", **settings).returncode == 0
+    shop.execute("select pg_create_logical_replication_slot(%s, 'test_decoding')", (slot,))
+    done = run("--dev", "--check", **settings)
+    assert done.returncode == 1
+    assert f"slot {slot} uses the output plugin test_decoding, not pgoutput" in done.stdout
+    # A slot that nobody reads any more.
+    done = run("--dev", "--check", **{**settings, "CONFIGURATION_FILE": ""})
+    assert done.returncode == 0
+    assert f"SELECT pg_drop_replication_slot('{slot}');" in done.stdout
+    done = run("--dev", "--check", **{**settings, "HTTPS_PROXY": "gopher://x"})
+    assert "webhooks cannot work with this environment's proxies" in done.stdout
