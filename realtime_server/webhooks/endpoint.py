@@ -85,6 +85,7 @@ class Endpoint:
         self._waiting: deque[Request] = deque()
         # Those that found no room, until they are in the dead letters.
         self._dropped: list[Request] = []
+        self._dropped_bytes = 0
         self._arrived = asyncio.Event()
         self._has_room = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -104,7 +105,8 @@ class Endpoint:
         """
         if self._config.webhook_when_full is WhenFull.DROP and self._is_full(request):
             self._dropped.append(request)
-            if sum(each.size for each in self._dropped) > _MOST_AT_ONCE:
+            self._dropped_bytes += request.size
+            if self._dropped_bytes > _MOST_AT_ONCE:
                 await self.flush()
             return
         while self._is_full(request) and not self.is_disabled:
@@ -128,6 +130,7 @@ class Endpoint:
         """Give up what found no room."""
         if self._dropped:
             dropped, self._dropped = self._dropped, []
+            self._dropped_bytes = 0
             await self._give_up(dropped, 0, "too much waits already", lose=True)
             for request in dropped:
                 request.done()
