@@ -69,6 +69,11 @@ class Server:
         """Run one statement, committed, in the server's own database."""
         return execute(self.dsn, query, parameters)
 
+    def needs(self, version: int, what: str) -> None:
+        """Skip the test on a server that is older than what it is about."""
+        if self.version < version:
+            pytest.skip(f"{what} came with PostgreSQL {version}")
+
     def has_wal2json(self) -> bool:
         """Say whether the output plugin is installed, by trying a slot."""
         try:

@@ -15,7 +15,7 @@ from realtime_server.rls.setup.migrations import Migration, migrate
 from realtime_server.rls.setup.nobody import NOBODY
 from tests.fix_postgres import Database, Server, unique_name
 
-__all__ = ["at", "make_nobody", "migrated", "roles", "wal"]
+__all__ = ["at", "grant_role", "make_nobody", "membership", "migrated", "roles", "wal"]
 
 
 def at(dsn: str) -> Dsn:
@@ -37,6 +37,19 @@ def make_nobody(server: Server) -> None:
     """Have the role as which users' code runs. It stays: all databases share it."""
     with contextlib.suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
         server.execute(f"create role {NOBODY} nologin noinherit")
+
+
+def membership(server: Server) -> str:
+    """Return what ends the GRANT of a role, so that its rights are not had without SET ROLE."""
+    # Before, that is an attribute of the member.
+    return " WITH INHERIT FALSE, SET TRUE" if server.version >= 16 else ""
+
+
+def grant_role(server: Server, role: str, to: str) -> None:
+    """Let a role act as another, and not have its rights otherwise."""
+    if server.version < 16:
+        server.execute(f'alter role "{to}" noinherit')
+    server.execute(f'grant "{role}" to "{to}"{membership(server)}')
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from realtime_server.rls.setup.nobody import NOBODY
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Rows, Server, unique_name
 from tests.integration.conftest import fresh_database
-from tests.rls_helpers import make_nobody, roles
+from tests.rls_helpers import grant_role, make_nobody, roles
 from tests.server_helpers import PhoenixClient, Vsn, dev_config, open_client
 from tests.tokens import SECRET, make_token
 from tests.waiting import eventually
@@ -170,7 +170,7 @@ async def open_rls_stage(server: Server, **settings: str) -> AsyncIterator[RlsSt
     ):
         make_nobody(server)
         for role in (reader, narrow, admin, NOBODY):
-            server.execute(f'grant "{role}" to {name} with inherit false, set true')
+            grant_role(server, role, to=name)
         database.execute(f"grant create on database {database.name} to {name}")
         database.execute("create table fence (id serial primary key)")
         database.execute(f'grant select on fence to "{reader}"')

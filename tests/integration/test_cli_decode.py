@@ -77,6 +77,8 @@ def test_pgoutput_from_pg_recvlogical(
     worked: tuple[Database, str], options: tuple[str, ...]
 ) -> None:
     database, slot = worked
+    if "proto_version=4" in options:
+        database.server.needs(16, options[-1])
     ((end,),) = database.execute("select pg_current_wal_lsn()::text")
     command = [
         *(str(DEBIAN_BINDIR / "pg_recvlogical"), "--start", "--no-loop", "--slot", slot),

@@ -20,7 +20,7 @@ from realtime_server.rls.setup.nobody import NOBODY
 from realtime_server.rls.setup.privileges import missing_privileges
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
-from tests.rls_helpers import make_nobody, migrated, roles, wal
+from tests.rls_helpers import make_nobody, membership, migrated, roles, wal
 
 pytestmark = pytest.mark.integration
 
@@ -175,9 +175,9 @@ async def test_what_is_missing_is_printed_as_grants(
         expected = [
             f"ALTER ROLE {name} REPLICATION;",
             f"GRANT CREATE ON DATABASE {database.name} TO {name};",
-            f'GRANT "{mine}" TO {name} WITH INHERIT FALSE, SET TRUE;',
-            f"GRANT {reader} TO {name} WITH INHERIT FALSE, SET TRUE;",
-            f"GRANT {NOBODY} TO {name} WITH INHERIT FALSE, SET TRUE;",
+            f'GRANT "{mine}" TO {name}{membership(pg)};',
+            f"GRANT {reader} TO {name}{membership(pg)};",
+            f"GRANT {NOBODY} TO {name}{membership(pg)};",
         ]
         async with await AsyncConnection.connect(
             role_dsn(database, name), autocommit=True

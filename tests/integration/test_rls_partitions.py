@@ -275,6 +275,9 @@ async def test_what_is_published_is_what_postgresql_says(stage: RlsStage, via_ro
                     " from pg_publication_tables where pubname = 'one'"
                 )
             }
+            if stage.database.server.version < 16:
+                # There the view names generated columns, which are never sent.
+                said = {name: columns - {"twice"} for name, columns in said.items()}
             stage.execute("drop publication one")
             assert found == {name: said.get(name) for name in names}, text
     stage.execute(f"drop schema {other} cascade")

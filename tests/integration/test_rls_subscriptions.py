@@ -22,7 +22,7 @@ from realtime_server.rls.subscription_table import Registration
 from realtime_server.rls.subscriptions import Registry
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
-from tests.rls_helpers import at, migrated, roles
+from tests.rls_helpers import at, membership, migrated, roles
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -278,7 +278,7 @@ async def test_a_role_that_the_server_may_not_be_is_refused_and_the_grant_logged
             )
             with pytest.raises(RefusedError, match="may not act as role"):
                 await registry.register([(NOTES,)], desk.claims())
-            grant = f'GRANT "{desk.reader}" TO {server} WITH INHERIT FALSE, SET TRUE'
+            grant = f'GRANT "{desk.reader}" TO {server}{membership(pg)}'
             assert grant in caplog.text
             pg.execute(grant)
             await registry.register([(NOTES,)], desk.claims())

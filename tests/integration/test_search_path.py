@@ -25,7 +25,7 @@ from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
 from tests.integration.rls_stage import OWN, RlsStage, rls_config
-from tests.rls_helpers import make_nobody, roles
+from tests.rls_helpers import grant_role, make_nobody, roles
 from tests.server_helpers import dev_config, open_client
 from tests.waiting import eventually
 
@@ -164,7 +164,7 @@ async def test_the_server_runs_none_in_rls_mode(one_pg: Server) -> None:
     ):
         make_nobody(one_pg)
         for role in (reader, NOBODY):
-            one_pg.execute(f'grant "{role}" to {name} with inherit false, set true')
+            grant_role(one_pg, role, to=name)
         database.execute(f"grant create on database {database.name} to {name}")
         database.execute("create type mood as enum ('sad', 'happy')")
         database.execute("create table notes (id int primary key, owner text, mood mood)")

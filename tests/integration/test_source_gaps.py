@@ -393,11 +393,10 @@ async def test_a_gap_that_raises_is_raised_again_and_nothing_is_made(table: Data
 
 
 async def fill_wal(database: Database, megabytes: int) -> None:
-    # Flushed: what only stands in the server's buffers does not count as written.
+    # Transactional, as a commit flushes: what only stands in the server's buffers does not count
+    # as written.
     for _ in range(megabytes):
-        database.execute(
-            "select pg_logical_emit_message(false, 'fill', repeat('x', 1000000), true)"
-        )
+        database.execute("select pg_logical_emit_message(true, 'fill', repeat('x', 1000000))")
 
 
 async def test_a_lag_beyond_the_bound_is_warned_of_once(

@@ -47,6 +47,8 @@ def small_work_mem(table: Database) -> str:
 async def test_large_transactions_are_streamed_and_handed_over_lazily(
     table: Database, small_work_mem: str, tmp_path: Path, streaming: Literal["on", "parallel"]
 ) -> None:
+    if streaming == "parallel":
+        table.server.needs(16, "streaming='parallel'")
     slot = unique_name("slot")
     source = PgoutputSource(
         small_work_mem,
@@ -112,6 +114,8 @@ async def test_an_abort_of_what_was_never_streamed_aborts_nothing(
     committed: bool,
 ) -> None:
     """PostgreSQL 18 sends one when a transaction that was to be streamed turns out as aborted."""
+    if streaming == "parallel":
+        table.server.needs(16, "streaming='parallel'")
     slot = unique_name("slot")
     await ensure_slot(table.dsn, slot)
     # All of it before anybody reads: then it is known of each part whether it was rolled back.
@@ -229,6 +233,7 @@ async def test_messages_come_where_they_are_asked_for(table: Database) -> None:
 
 
 async def test_what_was_replicated_itself_can_be_left_out(table: Database) -> None:
+    table.server.needs(16, "origin='none'")
     origin = unique_name("origin")
     table.execute("select pg_replication_origin_create(%s)", (origin,))
     try:

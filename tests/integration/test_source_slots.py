@@ -88,6 +88,7 @@ async def test_a_plugin_that_is_not_there_is_an_error(table: Database) -> None:
 
 
 async def test_a_failover_slot_is_made_and_an_existing_one_becomes_one(table: Database) -> None:
+    table.server.needs(17, "a failover slot")
     made, plain, streamed = (unique_name("slot") for _ in range(3))
     status = await ensure_slot(table.dsn, made, failover=True)
     assert status.failover
