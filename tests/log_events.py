@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import attrs
@@ -32,14 +33,15 @@ class LogEvent:
         return f"| `{self.logger}` | {self.level} | `{self.message}` |"
 
 
-def events() -> set[LogEvent]:
+@cache
+def events() -> frozenset[LogEvent]:
     """Return what the packages log."""
-    return {
+    return frozenset(
         event
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
         for event in _events(ast.parse(path.read_text(encoding="utf-8")))
-    }
+    )
 
 
 def documented_events(page: str) -> set[LogEvent]:
