@@ -53,6 +53,11 @@ class Attachment:
         # Waits on behalf of all of them.
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def waiting(self) -> int:
+        """How many callbacks have still to be called."""
+        return len(self._waiting)
+
     def __bool__(self) -> bool:
         return self._is_attached()
 

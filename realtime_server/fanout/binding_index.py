@@ -59,7 +59,7 @@ class BindingIndex:
             on_misfit(*owned, exc)
 
         self._filtered: FilterIndex[_Owned] = FilterIndex(enums=enums, on_error=misfit)
-        # Bindings that are told when a row leaves their filter. They are kept apart, as every
+        # Bindings that get a DELETE when a row leaves their filter. They are kept apart, as every
         # change is evaluated twice for them.
         self._leaving: FilterIndex[_Owned] = FilterIndex(enums=enums, on_error=misfit)
 
@@ -157,9 +157,9 @@ class BindingIndex:
             # A TRUNCATE passes no filter.
             change = payload.change
             passing, moves = self._filtered.match(change), self._leaving.transitions(change)
-            for (owner, binding), told in _as_told(event, passing, moves):
-                if binding.wants(told) and rules.allows_filter_on(binding.columns):
-                    _add_form(found, owner, binding, told)
+            for (owner, binding), sent_as in _events_for(event, passing, moves):
+                if binding.wants(sent_as) and rules.allows_filter_on(binding.columns):
+                    _add_form(found, owner, binding, sent_as)
         else:
             for owner, binding in self._with_filter.get((relation.schema, relation.table), ()):
                 if binding.wants(event) and rules.allows_filter_on(binding.columns):
@@ -182,10 +182,10 @@ class BindingIndex:
         event = payload.event
         rules = self._rules.for_event(change.relation.schema, change.relation.table, event)
         found = self._without_filter(event, rules)
-        for (owner, binding), told in _as_told(event, passing, moves):
+        for (owner, binding), sent_as in _events_for(event, passing, moves):
             yield
-            if binding.wants(told) and rules.allows_filter_on(binding.columns):
-                _add_form(found, owner, binding, told)
+            if binding.wants(sent_as) and rules.allows_filter_on(binding.columns):
+                _add_form(found, owner, binding, sent_as)
         deliveries: list[BoundDelivery] = []
         for group, forms in found.items():
             yield
@@ -217,10 +217,10 @@ def _add_form(found: _Found, owner: BoundGroup, binding: Binding, event: str) ->
     forms.setdefault((event, binding.select), []).append(binding.id)
 
 
-def _as_told(
+def _events_for(
     event: str, passing: Iterable[_Owned], moves: Iterable[tuple[_Owned, Match]]
 ) -> Iterator[tuple[_Owned, str]]:
-    """Yield the bindings that a change concerns, and as what event each is told of it."""
+    """Yield the bindings that a change concerns, and the event that it is sent as to each."""
     for owned in passing:
         yield owned, event
     for owned, match in moves:

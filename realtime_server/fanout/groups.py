@@ -28,7 +28,8 @@ __all__ = [
 
 
 Form: TypeAlias = tuple[str, frozenset[str] | None]
-"""As what event a change is told, and which columns are shown: what a payload depends on."""
+"""How a change is sent: as which event, and with which columns (None: all). The payload of today's
+clients depends on both."""
 
 
 @attrs.define(eq=False)

@@ -171,7 +171,7 @@ class SocketOutbox:
             sent = 0
         if sent < size:
             self._transport.write(data[sent:])
-            # An error is not told of before the event loop's next turn.
+            # The transport reports an error only in the next round of the event loop.
             self.update()
 
     def update(self) -> None:

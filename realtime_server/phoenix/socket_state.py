@@ -10,9 +10,9 @@ later, or a :class:`Release` says that the client does not want it any more.
 The rules are Phoenix's own (``Phoenix.Socket``). A second join of a topic replaces the first
 channel without a ``phx_close``. A leave of a topic that is not joined is answered all the same. A
 message with the join_ref of an earlier channel is ignored, since the client sent it before it knew
-of the later one. The end of a channel is told with its join's ref, so that a client that has
+of the later one. The end of a channel is sent with its join's ref, so that a client that has
 joined again knows which channel is meant. With ``vsn=1.0.0`` some clients send no join_ref: then
-every message belongs to the channel that there is, and its end is told with the ref null.
+every message belongs to the channel that there is, and its end is sent with the ref null.
 
 One rule is not Phoenix's. Some of today's clients with ``vsn=1.0.0`` take every ``phx_close`` of a
 topic for the end of the channel that they have now. So the answer to their leave waits a moment for
@@ -338,5 +338,5 @@ def _is_outdated(message: Message, join_ref: Ref) -> bool:
 
 
 def _end(channel: Channel, event: str) -> Message:
-    """Tell the end of a channel, with the join's ref in both places, as Phoenix does."""
+    """Return the message that ends a channel, with the join's ref in both places, as Phoenix does."""
     return Message(channel.topic, event, {}, channel.join_ref, channel.join_ref)

@@ -103,6 +103,11 @@ class CatalogRegistrar:
             channel.problem = exc
         return channel
 
+    @property
+    def unchecked(self) -> int:
+        """How many channels were accepted, and have still to be checked."""
+        return len(self._unchecked)
+
     def watch(self, registered: Registered, tell: Callable[[RefusedError], None]) -> None:
         assert isinstance(registered, _RegisteredChannel)
         registered.tell = tell
