@@ -1,4 +1,4 @@
-"""Wishes: what a join asks for, held against the tables that there are."""
+"""SubscriptionSpec: what a join asks for, and whether the tables of the database allow it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
     "check_columns",
     "check_spec",
     "possible",
-    "tell_of_regex",
+    "warn_of_missing_re2",
     "specs_of",
 ]
 
@@ -37,22 +37,23 @@ T = TypeVar("T")
 
 @attrs.frozen
 class SubscriptionSpec:
-    """What somebody wants to listen to."""
+    """Which changes a join asks for, in one of the ways in which it can be read."""
 
     schema: str | None
-    """None for all of them."""
+    """None for all schemas."""
     table: str | None
-    """None for all of them."""
+    """None for all tables."""
     filter: Filter | None = None
+    """That the rows must pass."""
     action: str = "*"
     """``INSERT``, ``UPDATE``, ``DELETE``, or ``*`` for all."""
     select: frozenset[str] | None = None
     """The columns to show; None for all."""
     otherwise: RefusedError | None = attrs.field(default=None, eq=False, repr=False)
-    """What is wrong with the wish if there is no such table."""
+    """Why the join is refused if there is no such table; None for the usual reason."""
 
     def __str__(self) -> str:
-        """Return the tables, without what is asked of them."""
+        """Return the names of schema and table, without the rest."""
         schema = "*" if self.schema is None else self.schema
         return f"{schema}.{'*' if self.table is None else self.table}"
 
@@ -65,13 +66,14 @@ class SubscriptionSpec:
 def specs_of(
     topic: Topic, bindings: tuple[Binding, ...] | None
 ) -> list[tuple[SubscriptionSpec, ...]]:
-    """Return what a join asks for, each in all the ways in which it can be read.
+    """Return what a join asks for: for each item, all the ways in which it can be read.
 
-    One of the ways has to be possible.
+    Names may have colons, so that a topic may be read in several ways. One of them must be
+    possible.
 
     Args:
         topic: that is joined.
-        bindings: of a join with ``config``; None: the topic itself says what is wanted.
+        bindings: of a join with ``config``; None: the topic itself says what is asked for.
     """
     return _of_topic(topic) if bindings is None else [(_of_binding(one),) for one in bindings]
 
@@ -109,23 +111,27 @@ def _of_binding(binding: Binding) -> SubscriptionSpec:
 
 
 def possible(
-    ways: Iterable[SubscriptionSpec], check: Callable[[SubscriptionSpec], T]
+    alternatives: Iterable[SubscriptionSpec], check: Callable[[SubscriptionSpec], T]
 ) -> list[tuple[SubscriptionSpec, T]]:
-    """Return the ways to read a wish that are possible, and what checking them gave.
+    """Return the ways to read an item that are possible, each with what ``check`` returned.
+
+    Args:
+        alternatives: all ways to read the item.
+        check: raises RefusedError if one is not possible.
 
     Raises:
-        RefusedError: the first one, if none is. Where there is none of the tables, what is wrong
-            otherwise.
+        RefusedError: the first that ``check`` raised, if none is possible. If none of the tables
+            exists, the one of :attr:`SubscriptionSpec.otherwise` takes its place.
     """
     found = []
     problem: RefusedError | None = None
-    for wish in ways:
+    for spec in alternatives:
         try:
-            found.append((wish, check(wish)))
+            found.append((spec, check(spec)))
         except NotPublishedError as exc:
             problem = problem or exc
         except NotThereError as exc:
-            problem = problem or wish.otherwise or exc
+            problem = problem or spec.otherwise or exc
         except RefusedError as exc:
             problem = problem or exc
     if problem is not None and not found:
@@ -133,73 +139,73 @@ def possible(
     return found
 
 
-def check_spec(wish: SubscriptionSpec) -> None:
-    """Look at what a wish asks for, whatever tables there are.
+def check_spec(spec: SubscriptionSpec) -> None:
+    """Check what can be checked without knowing the tables.
 
     Raises:
-        RefusedError: if nothing can ever come of it.
+        RefusedError: if the spec can never get a change.
     """
-    if wish.schema == OWN_SCHEMA:
+    if spec.schema == OWN_SCHEMA:
         raise RefusedError(ReplyReason.OWN_SCHEMA.told(schema=OWN_SCHEMA))
-    if wish.filter is not None and wish.filter.uses_regex and not has_regex():
-        tell_of_regex()
+    if spec.filter is not None and spec.filter.uses_regex and not has_regex():
+        warn_of_missing_re2()
         raise RefusedError(ReplyReason.NO_REGEX.told())
 
 
 @cache
-def tell_of_regex() -> None:
-    """Tell the operator, who can mend it, and once."""
+def warn_of_missing_re2() -> None:
+    """Log once that google-re2 is missing, which only the operator can install."""
     logger.warning(
         "joins whose filter has match or imatch are refused: google-re2 is not installed; "
         "pip install google-re2"
     )
 
 
-def check_table(wish: SubscriptionSpec, table: Table | None) -> Table:
-    """Return the table that a wish is for.
+def check_table(spec: SubscriptionSpec, table: Table | None) -> Table:
+    """Return the table that a spec is for.
 
     Raises:
-        NotThereError: if there is none whose changes come under its name.
-        RefusedError: if its changes cannot be told as the publication wants it.
+        NotThereError: if there is no such table, or none whose changes come under this name.
+        RefusedError: if its changes cannot be sent as its publication asks for.
     """
     if table is None:
-        raise NotThereError(TableReason.NOT_THERE.told(table=wish))
+        raise NotThereError(TableReason.NOT_THERE.told(table=spec))
     if table.published is None:
         if table.is_partition or table.is_partitioned:
-            raise NotPublishedError(TableReason.NOT_PUBLISHED_UNDER_ITS_NAME.told(table=wish))
-        raise NotPublishedError(TableReason.NOT_PUBLISHED.told(table=wish))
+            raise NotPublishedError(TableReason.NOT_PUBLISHED_UNDER_ITS_NAME.told(table=spec))
+        raise NotPublishedError(TableReason.NOT_PUBLISHED.told(table=spec))
     if table.has_row_filter:
-        raise RefusedError(RlsReason.ROW_FILTER.told(table=wish))
+        raise RefusedError(RlsReason.ROW_FILTER.told(table=spec))
     return table
 
 
 def check_columns(
-    wish: SubscriptionSpec, table: Table, columns: Collection[str], enums: EnumOrders
+    spec: SubscriptionSpec, table: Table, columns: Collection[str], enums: EnumOrders
 ) -> None:
-    """Look at what a wish says of a table's columns.
+    """Check the columns that a spec names.
 
     Args:
-        wish: for this table.
+        spec: for this table.
         table: its table.
-        columns: that may be looked at.
+        columns: that may be named.
         enums: the declared orders of enum types, by schema and name.
 
     Raises:
-        RefusedError: if it does not fit them.
+        RefusedError: if a column does not exist, or the filter does not fit its type.
     """
-    if wish.filter is not None:
-        _check_names("filter", wish.filter.columns, columns)
+    if spec.filter is not None:
+        _check_names("filter", spec.filter.columns, columns)
         try:
-            wish.filter.compile(table.relation, enums=enums)
+            spec.filter.compile(table.relation, enums=enums)
         except FilterError as exc:
             raise RefusedError(
                 ReplyReason.FILTER.told(filter=quoted(exc.text), problem=exc),
                 logged=f"its filter cannot be used, {place_of(exc)}",
             ) from exc
-    _check_names("select", wish.select or (), columns)
+    _check_names("select", spec.select or (), columns)
 
 
 def _check_names(use: str, wanted: Collection[str], allowed: Collection[str]) -> None:
-    # What is not there and what may not be seen are answered alike.
+    # A column that does not exist and one that may not be seen get the same answer.
     for column in sorted(set(wanted) - set(allowed)):
         raise RefusedError(ReplyReason.COLUMN.told(use=use, column=column))

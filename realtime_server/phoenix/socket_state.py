@@ -338,5 +338,5 @@ def _is_outdated(message: Message, join_ref: Ref) -> bool:
 
 
 def _end(channel: Channel, event: str) -> Message:
-    """Return the message that ends a channel, with the join's ref in both places, as Phoenix does."""
+    """Return the message that ends a channel: like Phoenix, with the join's ref in both places."""
     return Message(channel.topic, event, {}, channel.join_ref, channel.join_ref)

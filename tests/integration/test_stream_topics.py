@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from realtime_server.fanout.subscription_specs import tell_of_regex
+from realtime_server.fanout.subscription_specs import warn_of_missing_re2
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Server
 from tests.integration.conftest import (
@@ -501,7 +501,7 @@ async def test_without_google_re2_the_operator_is_told_how_to_get_it_not_the_cli
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setitem(sys.modules, "re2", None)
-    tell_of_regex.cache_clear()
+    warn_of_missing_re2.cache_clear()
     topic, binding = join[0].format(schema=item.schema), dict(join[1])
     config = {name: text.format(schema=item.schema) for name, text in binding.items()}
     payload = {"config": {"postgres_changes": [config]}} if config else {}
