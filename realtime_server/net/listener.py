@@ -35,6 +35,7 @@ from .acceptor import Acceptor, RequestHead
 from .aio import cancel_within
 from .backlog import Backlog
 from .http import Site
+from .origins import is_allowed
 from .websocket import CLOSE_TIMEOUT, BoundedConnection, close_within
 
 __all__ = ["Handler", "Listener", "bind", "deflate_factory"]
@@ -228,8 +229,7 @@ class Listener:
             return "path", _refusal(HTTPStatus.NOT_FOUND)
         if asked.query.get("vsn") not in SERIALIZERS:
             return "version", _refusal(HTTPStatus.FORBIDDEN)
-        origins, origin = self._config.allowed_origins, asked.headers.get("origin")
-        if origins and origin is not None and origin.lower() not in origins:
+        if not is_allowed(asked.headers.get("origin"), self._config.allowed_origins):
             return "origin", _refusal(HTTPStatus.FORBIDDEN, b"Not one of ALLOWED_ORIGINS.\n")
         await self._authorizer.connect(asked)
         return "ok", None

@@ -1,4 +1,7 @@
-"""Origins: which web pages may connect to a server that asks for no token.
+"""Origins: which web pages may connect to the server.
+
+ALLOWED_ORIGINS lists the pages that may, if it is set. A server that asks for no token needs more
+than that.
 
 A server on a loopback address cannot be reached from other machines, but any page that a browser on
 the same machine shows may connect to it, and read what it sends. The browser says where the page
@@ -14,10 +17,20 @@ from collections.abc import Collection
 from typing import Final
 from urllib.parse import urlsplit
 
-__all__ = ["is_loopback", "why_refused"]
+__all__ = ["is_allowed", "is_loopback", "why_refused"]
 
 _MOST_SHOWN: Final = 100
 """Characters of a header that the log shows."""
+
+
+def is_allowed(origin: str | None, allowed_origins: Collection[str]) -> bool:
+    """Return whether ALLOWED_ORIGINS lets a page connect.
+
+    Args:
+        origin: of the page; None for programs that are no browsers, which always may.
+        allowed_origins: ``scheme://host[:port]`` in lower case; empty: every page may.
+    """
+    return not allowed_origins or origin is None or origin.lower() in allowed_origins
 
 
 def is_loopback(host: str) -> bool:

@@ -22,6 +22,7 @@ import attrs
 from ...auth.authorizer import Authorizer, ConnectRequest, JoinRequest
 from ...errors import RefusedError, TokenError
 from ..http import NO_STORE, Endpoint, Request, Response
+from ..origins import is_allowed
 from .tables import TableList
 
 __all__ = ["inspector_endpoints"]
@@ -88,8 +89,7 @@ class _Start:
 
     async def __call__(self, request: Request) -> Response:
         query = {name: values[-1] for name, values in parse_qs(request.query).items()}
-        origin = query.get("origin", "")
-        if self._allowed_origins and origin.lower() not in self._allowed_origins:
+        if not is_allowed(query.get("origin", ""), self._allowed_origins):
             return _refusal(HTTPStatus.FORBIDDEN, "this page's origin is not in ALLOWED_ORIGINS")
         connect = ConnectRequest(request.path, query, request.headers)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from realtime_server.net.origins import is_loopback, why_refused
+from realtime_server.net.origins import is_allowed, is_loopback, why_refused
 
 
 def head(**headers: str) -> bytes:
@@ -78,3 +78,20 @@ def test_allowed_origins_are_let_in_and_so_are_their_names() -> None:
         assert why_refused(head(**headers), allowed) is None
     assert why_refused(head(Host="localhost", Origin="http://localhost:5174"), allowed)
     assert why_refused(head(Host="evil.example"), allowed)
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed_origins", "expected"),
+    [
+        ("https://app.example", (), True),
+        (None, ("https://app.example",), True),
+        ("HTTPS://App.Example", ("https://app.example",), True),
+        ("https://other.example", ("https://app.example",), False),
+        ("", ("https://app.example",), False),
+        ("null", ("https://app.example",), False),
+    ],
+)
+def test_a_list_of_origins_keeps_the_pages_of_others_out(
+    origin: str | None, allowed_origins: tuple[str, ...], expected: bool
+) -> None:
+    assert is_allowed(origin, allowed_origins) == expected
