@@ -18,12 +18,13 @@ _DESCRIPTION: Final = """\
 Follow, decode and diagnose PostgreSQL's logical replication.
 """
 _DECODE: Final = """\
-Decode what a replication slot sent, from files, to one line a change. No database is needed.
+Decode files with what a replication slot sent, and write each change as a line. No database is
+needed.
 
-A file holds what pg_recvlogical wrote, of pgoutput or wal2json; or messages each behind its length
+A file has the output of pg_recvlogical, of pgoutput or wal2json; or messages behind their lengths
 (32 bits, big-endian), with or without CopyData's header; or lines of hexadecimal digits, as psql
-prints them for pg_logical_slot_peek_binary_changes. It may be packed with gzip. Its first bytes
-tell which it is.
+prints them for pg_logical_slot_peek_binary_changes. It may be compressed with gzip. The first bytes
+tell which form it has.
 """
 _DECODE_END: Final = """\
 examples:
@@ -34,12 +35,12 @@ examples:
 exit codes: 0 all decoded, 1 a file is not a whole capture, 2 wrong arguments or no such file
 """
 _TAIL: Final = """\
-Follow a database: write each change as it is committed, one line a change, until Ctrl-C.
+Follow a database: write each change as a line when it is committed, until Ctrl-C.
 
-Without --slot a temporary slot is used: it begins now, and nothing is left behind. With --slot
-changes come from where that slot stands; --ack acknowledges them once they are written, so that
-the next run goes on behind them. Broken connections are made again. What is said besides changes
-goes to standard error.
+Without --slot a temporary slot is used: it begins now, and PostgreSQL drops it at the end. With
+--slot changes come from the position of that slot; --ack acknowledges them when they are written,
+so that the next run goes on behind them. A broken connection is made again. Messages that are not
+changes go to standard error.
 """
 _TAIL_END: Final = """\
 examples:
@@ -48,23 +49,23 @@ examples:
   python -m realtime_core tail --publication shop --slot log --create --ack --format json \\
       >> shop.jsonl
 
-exit codes: 0 after Ctrl-C or SIGTERM, after --count changes, or when whoever reads the output had
-enough; 1 the stream ended with an error; 2 wrong arguments; 130 Ctrl-C while nobody takes the
-output
+exit codes: 0 after Ctrl-C or SIGTERM, after --count changes, or when the program that reads the
+output has ended; 1 the stream ended with an error; 2 wrong arguments; 130 Ctrl-C while no program
+reads the output
 """
 _DOCTOR: Final = """\
-Look for what would stop a stream from a database, or harm it later: server version, wal_level,
+Look for what blocks replication from a database, or may harm it later: server version, wal_level,
 free replication slots and WAL senders, the role's privileges, the publications and their tables,
 replica identities, the output plugin, how much WAL slots may keep. Each finding comes with the SQL
-that mends it. Nothing is changed.
+that fixes it. Nothing is changed.
 """
 _DOCTOR_END: Final = """\
 examples:
   python -m realtime_core doctor postgresql://app@db/shop --publication shop --slot etl
   PGHOST=db PGDATABASE=shop python -m realtime_core doctor --json
 
-exit codes: 0 nothing stands in the way (warnings are possible), 1 something would stop the stream,
-2 wrong arguments
+exit codes: 0 nothing blocks replication (there may be warnings), 1 something does, 2 wrong
+arguments
 """
 
 
@@ -143,7 +144,7 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_doctor(
         commands.add_parser(
             "doctor",
-            help="find what would stop a stream, and the SQL that mends it",
+            help="find what blocks replication, and the SQL that fixes it",
             description=_DOCTOR,
             epilog=_DOCTOR_END,
             formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -160,9 +161,11 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="what to follow; may be repeated",
+        help="publication to follow; may be repeated",
     )
-    what.add_argument("--messages", action="store_true", help="also pg_logical_emit_message's")
+    what.add_argument(
+        "--messages", action="store_true", help="also write messages of pg_logical_emit_message"
+    )
     what.add_argument(
         "--plugin",
         choices=["pgoutput", "wal2json"],
@@ -174,32 +177,35 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SCHEMA.TABLE",
-        help="with wal2json, only this one; * stands for any; may be repeated (default: all)",
+        help="table to follow with wal2json, where * stands for any schema or table; may be "
+        "repeated (default: all tables)",
     )
     what.add_argument(
         "--filter",
         action="append",
         default=[],
         metavar="[SCHEMA.TABLE:]FILTER",
-        help="only rows that pass, as in 'total=gt.9.5,status=in.(new,paid)'; with a table before "
-        "it for that one alone; may be repeated",
+        help="write only rows that pass this filter, as in 'total=gt.9.5,status=in.(new,paid)'; "
+        "with a table before it, it is for that table only; may be repeated",
     )
     where = parser.add_argument_group("from where")
-    where.add_argument("--slot", metavar="NAME", help="a permanent slot (default: a temporary one)")
+    where.add_argument(
+        "--slot", metavar="NAME", help="name of a permanent slot (default: a temporary slot)"
+    )
     where.add_argument(
         "--create",
         action="store_true",
-        help="make the slot if it is missing; it keeps WAL until it is read or dropped",
+        help="create the slot if it is missing; it keeps WAL until it is read or dropped",
     )
     where.add_argument(
         "--ack",
         action="store_true",
-        help="acknowledge what was written (default: the slot stays where it is)",
+        help="acknowledge changes that were written (default: the slot does not move)",
     )
     where.add_argument(
         "--from-position",
         metavar="POSITION",
-        help="leave out everything up to this one, as JSON lines have it",
+        help="begin behind this position, which a JSON line of an earlier run had",
     )
     where.add_argument(
         "--on-gap",
@@ -228,16 +234,14 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="one that is to be streamed; may be repeated (default: look at all there are)",
+        help="publication to check; may be repeated (default: all publications)",
     )
-    parser.add_argument(
-        "--slot", metavar="NAME", help="the permanent slot that is to be used, if there is one"
-    )
+    parser.add_argument("--slot", metavar="NAME", help="name of the permanent slot to check")
     parser.add_argument(
         "--plugin",
         choices=["pgoutput", "wal2json"],
         default="pgoutput",
-        help="the output plugin that is to be used (default: %(default)s)",
+        help="the output plugin to check (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=_doctor)
@@ -249,8 +253,8 @@ def _add_database(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="",
         metavar="DSN",
-        help="connection string or URI; what it leaves out comes from PGHOST, PGDATABASE and "
-        "libpq's other environment variables",
+        help="connection string or URI; parameters that it leaves out come from PGHOST, PGDATABASE "
+        "and libpq's other environment variables",
     )
 
 
@@ -259,7 +263,7 @@ def _add_output(parser: argparse._ActionsContainer, *, default: str) -> None:
         "--format",
         choices=sorted(FORMATS),
         default=default,
-        help="one JSON object a line, or text for people (default: %(default)s)",
+        help="JSON for programs, or text for people (default: %(default)s)",
     )
     parser.add_argument(
         "--boundaries",

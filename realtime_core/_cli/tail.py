@@ -109,9 +109,9 @@ def _problems(settings: TailSettings) -> Iterator[str]:
                 "`python -m realtime_core doctor` shows which ones there are"
             )
         if settings.tables:
-            yield "--table is for --plugin wal2json; with pgoutput the publication chooses"
+            yield "--table is for --plugin wal2json; with pgoutput the publication lists the tables"
     elif settings.publications:
-        yield "--publication is for --plugin pgoutput; wal2json knows none, name tables by --table"
+        yield "--publication is for --plugin pgoutput; wal2json has no publications, give --table"
     for table in settings.tables:
         if len(table.split(".")) != 2 or not all(table.split(".")):
             yield f"--table {table!r} is not schema.table, or * for any of the two"

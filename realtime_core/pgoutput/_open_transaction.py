@@ -124,8 +124,8 @@ class OpenTransaction:
         transaction = self._current(message)
         if transaction.origin != message.name:
             raise DecodeError(
-                f"Origin {message.name!r} too late: transaction {transaction.xid} was handed over "
-                f"with {transaction.origin!r}"
+                f"Origin {message.name!r} comes too late: transaction {transaction.xid} was handed "
+                f"over with origin {transaction.origin!r}"
             )
         return ()
 

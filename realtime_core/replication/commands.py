@@ -59,7 +59,7 @@ def check_slot_name(name: str) -> str:
     """
     if _SLOT_NAME.fullmatch(name) is None:
         raise ValueError(
-            f"{name!r} is no name for a replication slot: use 1 to 63 lower-case letters, "
+            f"{name!r} cannot be the name of a replication slot: use 1 to 63 lower-case letters, "
             "digits and underscores"
         )
     return name

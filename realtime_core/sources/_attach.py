@@ -279,13 +279,14 @@ class _Attaching:
         theirs, ours = start.stream, stream
         if theirs.system_identifier != ours.system_identifier:
             raise PositionMismatchError(
-                f"start_at is {start}, a place in the WAL of cluster {theirs.system_identifier}, "
-                f"this is cluster {ours.system_identifier}; check the address, or leave start_at "
-                "out to begin with what this slot has"
+                f"start_at is {start}, a position in the WAL of cluster "
+                f"{theirs.system_identifier}, but this server belongs to cluster "
+                f"{ours.system_identifier}; check the address, or leave start_at out to begin at "
+                "the slot's position"
             )
         if theirs != ours and start.index != LAST_INDEX:
             raise PositionMismatchError(
-                f"start_at is {start}, stored from a stream of {_listed(theirs)}, this source "
+                f"start_at is {start}, stored from a stream of {_listed(theirs)}, but this source "
                 f"streams {_listed(ours)}, where a transaction has other changes; choose the same "
                 "as before, or, if all of that transaction is done with, go on from its end with "
                 "start_at=position.end_of_transaction()"
@@ -367,10 +368,10 @@ class _Attaching:
                 if loop.time() >= mention:
                     writers = await catalog.writers_before(self.connection.sql, xid)
                     logger.warning(
-                        "slot %r does not go on yet: it waits for write transactions to end that "
-                        "may have begun before the publication was made: %s",
+                        "streaming from slot %r waits for write transactions to end that may have "
+                        "begun before the publication was created: %s",
                         self.name,
-                        ", ".join(map(str, writers)) or "none is seen now",
+                        ", ".join(map(str, writers)) or "none can be seen now",
                     )
                     mention = loop.time() + _MENTION
             await asyncio.sleep(_PAUSE)

@@ -150,8 +150,8 @@ class Attempts:
                 delay = self._backoff.next()
                 if isinstance(exc, SlotInUseError):
                     logger.warning(
-                        "slot %r is active for %s, a connection of this source that broke; trying "
-                        "again in %.1f s",
+                        "slot %r is still active for %s, a broken connection of this source; "
+                        "trying again in %.1f s",
                         *(exc.slot, exc.holder, delay),
                     )
                 else:

@@ -49,8 +49,8 @@ def translate(exc: Error, slot: str) -> SourceError:
     if exc.sqlstate == "58P01" and exc.diag.source_file in _READS_WAL:
         error = SlotLostError(
             slot,
-            f"slot {slot!r} cannot go on ({text}); the changes in it are lost: to start anew, say "
-            f"replace_slot=True and on_gap='continue', or {_drop(slot)}",
+            f"the stream of slot {slot!r} cannot go on ({text}); the changes in it are lost: to "
+            f"begin again, set replace_slot=True and on_gap='continue', or {_drop(slot)}",
             GapReason.WAL_REMOVED,
         )
     else:
@@ -74,7 +74,7 @@ def _translated(state: str, text: str, slot: str) -> SourceError:
         case "53400":
             return SlotUnavailableError(
                 slot,
-                f"slot {slot!r} cannot be made ({text}); drop an unused slot or raise "
+                f"slot {slot!r} cannot be created ({text}); drop an unused slot or raise "
                 "max_replication_slots",
             )
         case "53300":
@@ -86,9 +86,9 @@ def _translated(state: str, text: str, slot: str) -> SourceError:
         case "55000":
             return SlotLostError(
                 slot,
-                f"slot {slot!r} cannot go on ({text}); if it is lost, the changes since its last "
-                "position are: to start anew, say replace_slot=True and on_gap='continue', or "
-                f"{_drop(slot)}",
+                f"the stream of slot {slot!r} cannot go on ({text}); if the slot is lost, so are "
+                "the changes in it: to begin again, set replace_slot=True and on_gap='continue', "
+                f"or {_drop(slot)}",
             )
         case "58P01" if found := _NOT_INSTALLED.search(text):
             return OutputPluginError(
@@ -98,13 +98,13 @@ def _translated(state: str, text: str, slot: str) -> SourceError:
         case "58P01":
             return SlotUnavailableError(
                 slot,
-                f"slot {slot!r} cannot be made or read ({text}); check that its output plugin is "
-                "installed on the server, and that nobody has removed files there",
+                f"slot {slot!r} cannot be created or read ({text}); check that its output plugin "
+                "is installed on the server, and that nobody has removed files there",
             )
         case "42704":
             return SlotUnavailableError(
                 slot,
-                f"slot {slot!r} cannot be read ({text}); if it is older than its publication, say "
+                f"slot {slot!r} cannot be read ({text}); if it is older than its publication, set "
                 f"replace_slot=True and on_gap='continue', or {_drop(slot)}",
             )
     if state[:2] in ("08", "57") or not state:

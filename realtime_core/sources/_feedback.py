@@ -97,6 +97,6 @@ class Feedback:
             self._silent_since = now
         elif now - self._silent_since > self._patience:
             self._connection.interrupt(
-                f"the server has said nothing for {self._patience:g} s, although asked"
+                f"the server has sent nothing for {self._patience:g} s, though asked to answer"
             )
         self.send(reply_requested=self._silent_since is not None)

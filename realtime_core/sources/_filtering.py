@@ -67,7 +67,11 @@ class RowFilter:
         except FilterMatchError as exc:
             self.errors += 1
             if self.errors == 1:
-                logger.error("a change is left out, and so will others be: %s", exc.problem)
+                logger.error(
+                    "the filter cannot be evaluated for a change, which is left out, as later ones "
+                    "will be: %s",
+                    exc.problem,
+                )
             passes = False
         self.left_out += not passes
         return passes

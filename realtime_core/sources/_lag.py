@@ -50,11 +50,11 @@ class LagGuard:
                         status = await catalog.slot(connection, name)
                 except SourceError as exc:
                     # If the server is gone, the stream notices it, too.
-                    logger.info("cannot look at the lag of slot %r: %s", name, exc)
+                    logger.info("cannot check the lag of slot %r: %s", name, exc)
                 except Exception:
                     # A function that returns the DSN may raise anything. Nobody awaits this task,
                     # so an exception that escaped would silently end the checks.
-                    logger.exception("cannot look at the lag of slot %r", name)
+                    logger.exception("cannot check the lag of slot %r", name)
                 else:
                     if status is not None and name == self._slot():
                         self._judge(status)

@@ -39,12 +39,12 @@ again."""
 
 _CAUSES: Final = {
     GapReason.TEMPORARY_SLOT: "the temporary slot has ended with its connection",
-    GapReason.SLOT_MISSING: "the slot is not there any more",
-    GapReason.SLOT_MOVED: "the slot stands beyond what was acknowledged here",
-    GapReason.SLOT_INVALIDATED: "PostgreSQL has given the slot up",
-    GapReason.WAL_REMOVED: "WAL that the slot needs is gone",
+    GapReason.SLOT_MISSING: "the slot does not exist any more",
+    GapReason.SLOT_MOVED: "the slot's position is beyond what this source has acknowledged",
+    GapReason.SLOT_INVALIDATED: "PostgreSQL has invalidated the slot",
+    GapReason.WAL_REMOVED: "WAL that the slot needs was removed",
     GapReason.SLOT_OLDER_THAN_PUBLICATION: "the slot is older than a publication",
-    GapReason.NEW_TIMELINE: "a standby was promoted that had not received all of it",
+    GapReason.NEW_TIMELINE: "a standby was promoted that had not received all changes",
     GapReason.OTHER_CLUSTER: "another cluster answers at this address",
     GapReason.START_BEHIND_SLOT: "the slot was acknowledged beyond start_at",
     GapReason.LAG: "more WAL than max_lag_bytes had piled up",
@@ -89,7 +89,7 @@ def check_kind(
     elif slot.plugin != plugin:
         found = f"uses the output plugin {slot.plugin!r}, not {plugin}"
         drop = f"SELECT pg_drop_replication_slot({quote_literal(slot.name)})"
-        remedies.insert(0, f"drop it with {drop}, and what it holds is lost")
+        remedies.insert(0, f"drop it with {drop}, and the changes in it are lost")
         if names is not None and "plugin" in names and slot.plugin in _KNOWN:
             remedies.insert(0, f"set {names['plugin']}={slot.plugin} to go on with it")
     if found is not None:
@@ -184,7 +184,7 @@ def slot_lost(
     since = "" if after is None else f" since {after}"
     options = [] if may_continue else ["on_gap='continue'"]
     options += [] if may_replace else ["replace_slot=True"]
-    step = f"to go on with a Gap, say {' and '.join(options)}"
+    step = f"to go on with a Gap, set {' and '.join(options)}"
     if not may_replace:
         step += f", which drops the slot, or run SELECT pg_drop_replication_slot('{name}')"
     return SlotLostError(
@@ -240,19 +240,19 @@ async def _mention_blockers(dsn: Dsn, name: str, pid: int) -> None:
                 found = await catalog.blockers(connection, pid)
                 facts = await catalog.server_facts(connection)
         except SourceError as exc:
-            who = f"cannot ask for which ({exc})"
+            who = f"they cannot be listed ({exc})"
         except Exception:
             # A function that returns the DSN may raise anything. Nobody awaits this task, so an
             # exception that escaped would silently end the log lines.
-            logger.exception("cannot look at what slot %r waits for", name)
-            who = "cannot ask for which"
+            logger.exception("cannot ask what the creation of slot %r waits for", name)
+            who = "they cannot be listed"
         else:
-            who = ", ".join(map(str, found)) or "none is seen now"
+            who = ", ".join(map(str, found)) or "none can be seen now"
             if facts.in_recovery:
-                who = "on a standby, until the primary says that there are none: run SELECT "
-                who += "pg_log_standby_snapshot() there"
+                who = "a standby waits until the primary reports that there are none: run SELECT "
+                who += "pg_log_standby_snapshot() on the primary"
         logger.warning(
-            "slot %r is not made yet: PostgreSQL waits for write transactions to end: %s",
+            "slot %r is not created yet: PostgreSQL waits for write transactions to end: %s",
             name,
             who,
         )

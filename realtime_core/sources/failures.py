@@ -67,7 +67,7 @@ def connection_failed(exc: Error, names: Mapping[str, str] | None = None) -> Sou
             return AuthenticationError(f"PostgreSQL refused the connection ({text}); {remedy}")
     if found := _WRONG_VALUE.search(text):
         name = next(filter(None, found.groups()))
-        return SourceError(f"a connection cannot be made this way ({text}); correct {called[name]}")
+        return SourceError(f"a connection parameter is wrong ({text}); correct {called[name]}")
     if "max_wal_senders" in text:
         return ConnectionLostError(
             f"no free WAL sender ({text}); stop another consumer or raise max_wal_senders"

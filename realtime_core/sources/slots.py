@@ -90,9 +90,9 @@ async def ensure_slot(
         check_kind(status, plugin=plugin, database=facts.database)
         found = None
         if status.temporary:
-            found = "is a temporary one; choose another slot name"
+            found = "is a temporary slot; choose another slot name"
         elif failover and not status.failover:
-            found = "is no failover slot; stream from it with failover=True, which alters it"
+            found = "is not a failover slot; stream from it with failover=True, which alters it"
         if found is not None:
             raise SlotUnavailableError(name, f"slot {name!r} {found}")
         return status

@@ -309,7 +309,7 @@ def test_wrong_arguments_are_one_line_each(capsys: pytest.CaptureFixture[str]) -
     assert out == ""
     first, second = err.splitlines()
     assert first.startswith("error: dsn is not a connection string")
-    assert second.startswith("error: slot 'Not a name' is no name for a replication slot")
+    assert second.startswith("error: slot 'Not a name' cannot be the name of a replication slot")
 
 
 def test_what_people_see(shop: Database, capsys: pytest.CaptureFixture[str]) -> None:

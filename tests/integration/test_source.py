@@ -673,7 +673,7 @@ async def test_a_server_that_falls_silent_is_given_up(
             await eventually(lambda: source.stats().bytes_received > received + 100)
             assert source.stats().reconnects == 0
             proxy.stall()
-            await eventually(lambda: "has said nothing for" in caplog.text)
+            await eventually(lambda: "has sent nothing for" in caplog.text)
             proxy.cut()
             proxy.flow()
             insert(table, 2)

@@ -194,7 +194,9 @@ async def read_from_standby(
     monkeypatch.setattr(_slots, "_PATIENCE", 0.1)
     source = PgoutputSource(pair.on_standby.dsn, publications=["shop"])
     opening = asyncio.create_task(source.__aenter__())
-    await eventually(lambda: "pg_log_standby_snapshot() there" in caplog.text or opening.done())
+    await eventually(
+        lambda: "pg_log_standby_snapshot() on the primary" in caplog.text or opening.done()
+    )
 
     def has_opened() -> bool:
         pair.primary.execute("select pg_log_standby_snapshot()")

@@ -117,7 +117,9 @@ async def test_a_start_of_another_stream_is_refused(table: Database) -> None:
     elsewhere = attrs.evolve(position.stream, system_identifier=7)
     start = attrs.evolve(position, stream=elsewhere)
     for each in (start, start.end_of_transaction()):
-        with pytest.raises(PositionMismatchError, match="of cluster 7, this is cluster"):
+        with pytest.raises(
+            PositionMismatchError, match="of cluster 7, but this server belongs to cluster"
+        ):
             async with open_source(table, slot=slot, start_at=each):
                 pass
 

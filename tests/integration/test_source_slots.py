@@ -153,10 +153,12 @@ async def test_who_a_new_slot_waits_for_is_named(
         connection.execute("insert into item values (0, 'not committed')")
         pid = connection.info.backend_pid
         making = asyncio.create_task(ensure_slot(table.dsn, by_hand))
-        await eventually(lambda: re.search(rf"{by_hand}' is not made yet.*PID {pid} ", caplog.text))
+        await eventually(
+            lambda: re.search(rf"{by_hand}' is not created yet.*PID {pid} ", caplog.text)
+        )
         attaching = asyncio.create_task(wait_for_slot(table, by_source))
         await eventually(
-            lambda: re.search(rf"{by_source}' is not made yet.*PID {pid} ", caplog.text)
+            lambda: re.search(rf"{by_source}' is not created yet.*PID {pid} ", caplog.text)
         )
         connection.execute("rollback")
     await soon(making)
@@ -182,7 +184,7 @@ async def test_a_slot_that_waits_is_mentioned_even_if_nobody_can_be_asked_for_wh
         connection.execute("insert into item values (0, 'not committed')")
         making = asyncio.create_task(ensure_slot(dsn, slot))
         # Each time anew.
-        await eventually(lambda: caplog.text.count(f"slot '{slot}' is not made yet") > 1)
+        await eventually(lambda: caplog.text.count(f"slot '{slot}' is not created yet") > 1)
         connection.execute("rollback")
     await soon(making)
     assert "LookupError: the vault is closed" in caplog.text

@@ -240,7 +240,10 @@ def test_progress_is_said_where_it_is_not_between_the_changes(
             ["--publication", "a", "--slot", "s", "--from-position", "x"],
             "--from-position is not a position: 'x'; it looks like 16/B374D848:0",
         ),
-        (["--publication", "a", "--slot", "A b"], "slot 'A b' is no name for a replication slot"),
+        (
+            ["--publication", "a", "--slot", "A b"],
+            "slot 'A b' cannot be the name of a replication slot",
+        ),
         (["nonsense", "--publication", "a"], "dsn is not a connection string"),
         (["--publication", ""], "publications has '', which is not a name"),
         (["--count", "many"], "argument --count: invalid int value: 'many'"),

@@ -240,7 +240,9 @@ def test_an_origin_that_comes_too_late_is_an_error(origin: str | None) -> None:
     first = [] if origin is None else [OriginMessage(LSN(1), origin)]
     assembler = Assembler()
     feed(assembler, BEGIN, *first, ORDERS)
-    with pytest.raises(DecodeError, match=rf"'another' too late: .* 731 .* with {origin!r}"):
+    with pytest.raises(
+        DecodeError, match=rf"'another' comes too late: .* 731 .* with origin {origin!r}"
+    ):
         assembler.feed(OriginMessage(LSN(1), "another"))
 
 

@@ -138,9 +138,9 @@ def test_a_slot_in_use_names_its_holder() -> None:
 @pytest.mark.parametrize("reason", GapReason)
 def test_a_gap_says_its_cause_and_what_is_left_to_say_to_go_on(reason: GapReason) -> None:
     for may_continue, may_replace, step in (
-        (False, True, "say on_gap='continue'; to prevent it, "),
-        (True, False, "say replace_slot=True, which drops the slot, or run SELECT "),
-        (False, False, "say on_gap='continue' and replace_slot=True, which drops the slot, or "),
+        (False, True, "set on_gap='continue'; to prevent it, "),
+        (True, False, "set replace_slot=True, which drops the slot, or run SELECT "),
+        (False, False, "set on_gap='continue' and replace_slot=True, which drops the slot, or "),
     ):
         error = slot_lost("etl", reason, None, may_continue=may_continue, may_replace=may_replace)
         assert error.reason is reason

@@ -44,7 +44,10 @@ def test_a_row_that_cannot_be_judged_is_left_out_counted_and_logged_once(
     assert filter.passes(insert(ITEM, "1", "$5.00"))
     assert (filter.left_out, filter.errors) == (2, 2)
     (line,) = caplog.messages
-    assert line.startswith("a change is left out, and so will others be: a row of public.t cannot")
+    assert line.startswith(
+        "the filter cannot be evaluated for a change, which is left out, as later ones will be: a "
+        "row of public.t cannot"
+    )
 
 
 def test_a_filter_is_typed_anew_for_another_shape() -> None:

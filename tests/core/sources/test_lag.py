@@ -22,5 +22,5 @@ async def test_it_goes_on_when_it_cannot_be_told_where_to_look(
     await eventually(lambda: asked >= 3 or guard.done())
     assert not guard.done()
     guard.cancel()
-    assert "cannot look at the lag of slot 'etl'" in caplog.text
+    assert "cannot check the lag of slot 'etl'" in caplog.text
     assert "the vault is sealed" in caplog.text

@@ -23,7 +23,7 @@ from realtime_core.replication.commands import wal2json_options
         ({"message_prefixes": ["a"]}, "message_prefixes is of no use without messages=True"),
         ({"messages": True, "message_prefixes": []}, "message_prefixes is ()"),
         ({"messages": True, "message_prefixes": ["a,b"]}, "message_prefixes is ('a,b',)"),
-        ({"slot": "No"}, "slot 'No' is no name for a replication slot"),
+        ({"slot": "No"}, "slot 'No' cannot be the name of a replication slot"),
     ],
 )
 def test_what_cannot_work_is_said(arguments: dict[str, Any], problem: str) -> None:
