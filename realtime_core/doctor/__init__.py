@@ -1,4 +1,4 @@
-"""What would stop a source, or harm it later, as far as SQL can tell."""
+"""The doctor: finds out by SQL what blocks replication, or may harm it later, and how to fix it."""
 
 from .diagnosis import Diagnosis, diagnose
 from .findings import Finding, Severity

@@ -1,4 +1,4 @@
-"""All checks, on one connection; and a second one that tries replication."""
+"""Diagnosis: runs all checks on one connection, and tries replication on another one."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ __all__ = ["Diagnosis", "diagnose"]
 
 @attrs.frozen
 class Diagnosis:
-    """What was found."""
+    """The result of all checks."""
 
     findings: tuple[Finding, ...]
+    """One for each check that was made."""
     database: str | None
-    """None if there was no connection."""
+    """Name of the database; None if it could not be connected to."""
     server_version: str | None
 
     def count(self, severity: Severity) -> int:
@@ -36,13 +37,13 @@ class Diagnosis:
         return sum(finding.severity is severity for finding in self.findings)
 
     def lines(self) -> Iterator[str]:
-        """Yield it as text: the findings, statements to be copied, and what it comes to."""
+        """Yield the lines of a report: the findings with statements to copy, and the conclusion."""
         for finding in self.findings:
             yield from finding.lines()
         yield ""
         problems, warnings = (self.count(each) for each in (Severity.PROBLEM, Severity.WARNING))
         if not problems:
-            yield f"Nothing stands in the way of a stream; {_counted(warnings, 'warning')}."
+            yield f"Nothing blocks replication; {_counted(warnings, 'warning')}."
         else:
             yield f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}."
 
@@ -56,13 +57,19 @@ async def diagnose(
     persistent: bool = False,
     setting_names: Mapping[str, str] | None = None,
 ) -> Diagnosis:
-    """Look for what would stop a source with these settings.
+    """Find out what blocks a source with these settings.
 
-    With ``persistent=True``, as the source has it, a slot in use does not. ``setting_names`` is
-    the source's, too.
+    Nothing is changed. If there is no other way to know whether the server loads the output
+    plugin, a temporary slot is created and dropped.
 
-    Nothing is changed. Where looking does not tell whether the server loads the output plugin,
-    a temporary slot is made, and dropped.
+    Args:
+        dsn: a libpq connection string or URI.
+        publications: names of the publications to check; empty for all of the database.
+        slot: name of the permanent slot to check; None if the source uses a temporary one.
+        plugin: the output plugin.
+        persistent: whether the source is persistent, so that it waits for a slot in use.
+        setting_names: the names of the application's own settings, as in
+            :attr:`StreamOptions.setting_names`.
 
     Raises:
         ConfigError: if the arguments cannot work.
@@ -73,7 +80,8 @@ async def diagnose(
     try:
         async with plain_connection(dsn, slot or "", names=setting_names) as connection:
             connected = True
-            # Names in answers come with their schema, and nobody's functions stand before these.
+            # With this search path names of tables come with their schema, and no function of a
+            # user goes before one of PostgreSQL's.
             await connection.execute("SET search_path TO pg_catalog, pg_temp")
             return await _diagnose(
                 connection, dsn, publications, slot, plugin, persistent, setting_names or {}
@@ -130,7 +138,7 @@ async def _diagnose(
         )
         findings += found
     findings += await check_replica_identities(connection, names, version=server.version)
-    # wal2json may not be installed; and an empty setting is one that the role may not see.
+    # wal2json may not be installed. An empty setting is one that the role may not see.
     unknown = plugin == "wal2json" or server.output_plugin_libraries == ""
     if unknown and not any(each.severity is Severity.PROBLEM for each in findings):
         findings.append(await _try_plugin(connection, plugin))
@@ -161,7 +169,7 @@ async def _try_plugin(connection: AsyncConnection[Any], plugin: str) -> Finding:
         )
         await connection.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
     except psycopg.errors.InsufficientPrivilege:
-        # Which other libraries it has, we may not see.
+        # The role may not see which libraries the setting lists.
         return plugin_not_allowed("set and does not allow", ["pgoutput", "test_decoding"], plugin)
     except psycopg.errors.UndefinedFile:
         return Finding.problem(
@@ -170,6 +178,6 @@ async def _try_plugin(connection: AsyncConnection[Any], plugin: str) -> Finding:
             remedy=f"install its package there (on Debian: postgresql-<version>-{plugin})",
         )
     except psycopg.errors.QueryCanceled:
-        # It was loaded: the slot only waits for transactions to end.
+        # The plugin was loaded: the slot only waits for transactions to end.
         pass
     return Finding.ok(check, f"the server loads the output plugin {plugin}")

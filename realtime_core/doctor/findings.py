@@ -1,4 +1,4 @@
-"""A finding: what was looked at, how it is, and what mends it."""
+"""Finding: the result of one check, and how to fix what it has found."""
 
 from __future__ import annotations
 
@@ -23,28 +23,30 @@ _MARGIN: Final = " " * 9
 
 
 class Severity(enum.Enum):
-    """How bad it is."""
+    """How bad a finding is."""
 
     OK = "ok"
+    """Nothing is wrong."""
     WARNING = "warning"
-    """The source runs, but something is lost, slow, or fails elsewhere or later."""
+    """The source runs, but something may get lost, be slow, or fail elsewhere or later."""
     PROBLEM = "problem"
     """The source cannot run."""
 
 
 @attrs.frozen
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     check: str
-    """What it is about, in lower case: stable, for programs."""
+    """What was checked, in lower case. Programs may rely on it: it stays the same."""
     severity: Severity
+    """How bad it is."""
     message: str
-    """A sentence without its full stop."""
+    """What was found: a sentence without its full stop."""
     remedy: str | None = None
-    """What to do, where SQL is not all of it."""
+    """What to do besides running the statements; None if that is enough."""
     sql: tuple[str, ...] = ()
-    """Statements that mend it, or first steps to do so."""
+    """Statements that fix it, or help to fix it."""
 
     @classmethod
     def ok(cls, check: str, message: str) -> Finding:
@@ -59,7 +61,7 @@ class Finding:
         return cls(check, Severity.PROBLEM, message, remedy, sql)
 
     def lines(self) -> Iterator[str]:
-        """Yield it as text."""
+        """Yield the finding as lines of text."""
         yield textwrap.fill(
             self.message,
             _WIDTH,
@@ -68,7 +70,7 @@ class Finding:
             break_long_words=False,
             break_on_hyphens=False,
         )
-        # Not wrapped: they are there to be copied.
+        # Statements are not wrapped, so that they can be copied.
         yield from (f"{_MARGIN}{statement}" for statement in self.sql)
         if self.remedy is not None:
             yield f"{_MARGIN}({self.remedy})"

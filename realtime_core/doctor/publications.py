@@ -1,4 +1,4 @@
-"""Publications, their tables, and whether those can tell which row an UPDATE meant."""
+"""Checks of publications, and of the replica identities of their tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .findings import Finding, Severity, column_literal, rows
 __all__ = ["check_publications", "check_replica_identities"]
 
 _SCHEMAS: Final = 150000
-"""The first version whose publications can have whole schemas."""
+"""The first version whose publications can have all tables of a schema."""
 _CHOOSE: Final = "or name tables: FOR TABLE a, b"
 
 _ALL: Final = "SELECT pubname FROM pg_publication ORDER BY pubname"
@@ -28,7 +28,8 @@ _PUBLICATIONS: Final = """
     FROM pg_publication AS p WHERE pubname = ANY (%(names)s) ORDER BY pubname
 """
 
-# PostgreSQL 15 and newer: PostgreSQL refuses to stream the table then.
+# Tables with different column lists in two publications, which PostgreSQL 15 and newer refuse to
+# stream together.
 _COLUMN_LISTS: Final = """
     SELECT format('%%I.%%I', schemaname, tablename) AS table,
            array_agg(pubname ORDER BY pubname) AS publications
@@ -36,8 +37,8 @@ _COLUMN_LISTS: Final = """
     GROUP BY schemaname, tablename HAVING count(DISTINCT attnames) > 1 ORDER BY 1
 """
 
-# Under the leaves' names: it is their replica identity that counts. A deferrable primary key
-# is none (pg_index.indimmediate).
+# Of a partitioned table the replica identities of its leaf partitions count, so these are listed. A
+# deferrable primary key is no replica identity (pg_index.indimmediate).
 _IDENTITIES: Final = """
     WITH named AS (
         SELECT DISTINCT c.oid, c.relkind
@@ -71,7 +72,7 @@ _IDENTITIES: Final = """
     FROM judged ORDER BY 1
 """
 
-# A column list has to cover the replica identity, or UPDATE and DELETE fail.
+# Columns of a replica identity that are missing in a column list, so that UPDATE and DELETE fail.
 _UNCOVERED: Final = """
     SELECT c.oid::regclass::text AS table, t.pubname AS publication,
            array_agg(a.attname::text ORDER BY a.attnum) AS columns
@@ -92,15 +93,16 @@ _UNCOVERED: Final = """
 async def check_publications(
     connection: AsyncConnection[Any], names: Sequence[str], *, version: int, database: str
 ) -> tuple[list[Finding], list[str]]:
-    """Look at the publications.
+    """Check the publications.
 
     Args:
-        names: those that are to be used; empty: look at all there are.
+        connection: an open connection.
+        names: names of the publications to check; empty for all of the database.
         version: ``server_version_num``.
-        database: its name.
+        database: name of the database.
 
     Returns:
-        What was found, and the names of those that exist.
+        The findings, and the names of the publications that exist.
     """
     check = "publication"
     wanted = list(names) or [row["pubname"] for row in await rows(connection, _ALL)]
@@ -172,7 +174,7 @@ def _publication(name: str, row: dict[str, Any] | None, *, version: int, databas
             check,
             Severity.OK,
             f"{publishes} all tables, now {count}",
-            f"and those that are made later; better name what is meant: FOR TABLE a, b{in_schema}",
+            f"and those that are created later; better name the tables: FOR TABLE a, b{in_schema}",
         )
     return Finding.ok(check, f"{publishes} {count} table{'s'[: count - 1]}")
 
@@ -180,10 +182,12 @@ def _publication(name: str, row: dict[str, Any] | None, *, version: int, databas
 async def check_replica_identities(
     connection: AsyncConnection[Any], names: Sequence[str] | None, *, version: int
 ) -> list[Finding]:
-    """Look at how the tables' rows are told apart.
+    """Check the replica identities of the tables.
 
     Args:
-        names: of the publications; None: of all tables, as wal2json needs it.
+        connection: an open connection.
+        names: names of the publications whose tables to check; None for all tables, which
+            wal2json streams.
         version: ``server_version_num``.
     """
     check = "replica identity"

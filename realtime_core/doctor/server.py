@@ -1,4 +1,4 @@
-"""The server and the role: version, settings, what is free, what is allowed."""
+"""Checks of the server and the role: version, settings, free WAL senders, privileges."""
 
 from __future__ import annotations
 
@@ -20,29 +20,40 @@ _NEWEST_TESTED: Final = 18
 
 @attrs.frozen
 class Server:
-    """What the checks ask of a server."""
+    """What the checks need to know about a server."""
 
     version: int
-    """``server_version_num``."""
+    """The setting ``server_version_num``."""
     version_text: str
+    """The setting ``server_version``."""
     database: str
+    """Name of the database."""
     role: str
+    """Name of the role that is connected."""
     superuser: bool
+    """Whether the role is a superuser."""
     replication: bool
-    """Whether the role has REPLICATION itself."""
+    """Whether the role itself has REPLICATION."""
     wal_level: str
+    """The setting ``wal_level``."""
     in_recovery: bool
+    """Whether the server is a standby."""
     encoding: str
+    """The encoding of the database."""
     output_plugin_libraries: str | None
-    """None where there is no such setting, empty where the role may not see it."""
+    """The setting; None if there is no such setting, empty if the role may not see it."""
     max_slot_wal_keep_size: int
-    """In megabytes; -1: no limit."""
+    """The setting in megabytes; -1 for no limit."""
     idle_replication_slot_timeout: int
-    """In seconds; 0: none, or no such setting."""
+    """The setting in seconds; 0 if it is off, or there is no such setting."""
     max_replication_slots: int
+    """The setting ``max_replication_slots``."""
     replication_slots: int
+    """How many replication slots there are."""
     max_wal_senders: int
+    """The setting ``max_wal_senders``."""
     wal_senders: int
+    """How many WAL senders are running."""
 
     @property
     def free_wal_senders(self) -> int:
@@ -66,14 +77,14 @@ _QUERY: Final = """
            current_setting('max_replication_slots')::int AS max_replication_slots,
            (SELECT count(*) FROM pg_replication_slots) AS replication_slots,
            current_setting('max_wal_senders')::int AS max_wal_senders,
-           -- Unlike pg_stat_activity it has a row for each, whatever the role may see.
+           -- Unlike pg_stat_activity, this has a row for each, whatever the role may see.
            (SELECT count(*) FROM pg_stat_replication) AS wal_senders
     FROM pg_roles WHERE rolname = current_user
 """
 
 
 async def read_server(connection: AsyncConnection[Any]) -> Server:
-    """Ask the server."""
+    """Ask the server about itself."""
     (row,) = await rows(connection, _QUERY)
     return Server(**row, output_plugin_libraries=await _output_plugin_libraries(connection))
 
@@ -90,11 +101,12 @@ async def _output_plugin_libraries(connection: AsyncConnection[Any]) -> str | No
 
 
 def check_server(server: Server, *, plugin: str, replication_error: str | None) -> list[Finding]:
-    """Look at what does not depend on publications and slots.
+    """Check what does not depend on publications and slots.
 
     Args:
-        plugin: the output plugin that is to be used.
-        replication_error: why no replication connection can be made, None if one can.
+        server: the server.
+        plugin: the output plugin to check.
+        replication_error: why a replication connection cannot be made; None if it can.
     """
     return [
         _version(server),
@@ -137,10 +149,10 @@ def _standby(server: Server) -> Iterator[Finding]:
     else:
         yield Finding.warning(
             check,
-            "the server is a standby: making a slot waits until its primary writes a snapshot of "
-            "its running transactions",
+            "the server is a standby: to create a slot, it waits until its primary writes a "
+            "snapshot of its running transactions",
             "SELECT pg_log_standby_snapshot();",
-            remedy="run this on the primary while a slot is being made",
+            remedy="run this on the primary while a slot is being created",
         )
 
 
@@ -158,7 +170,7 @@ def _wal_level(server: Server) -> Finding:
 
 def _role(server: Server, replication_error: str | None) -> Finding:
     check, may = "replication privilege", server.superuser or server.replication
-    # Without a free one the attempt said nothing of the role.
+    # Without a free WAL sender the attempt has not shown whether the role may replicate.
     if replication_error is None or (may and server.free_wal_senders <= 0):
         return Finding.ok(check, f"role {server.role} may replicate")
     if may:
@@ -188,11 +200,12 @@ def _plugin(server: Server, plugin: str) -> Iterator[Finding]:
 
 
 def plugin_not_allowed(how: str, names: Sequence[str], plugin: str) -> Finding:
-    """Say that the server does not load the output plugin.
+    """Return the finding for an output plugin that the server does not load.
 
     Args:
-        how: goes before the plugin's name.
-        names: the libraries that it loads.
+        how: the text before the plugin's name.
+        names: the libraries that the server loads.
+        plugin: the output plugin.
     """
     libraries = ", ".join(map(quote_identifier, [*names, plugin]))
     return Finding.problem(
@@ -253,6 +266,6 @@ def _encoding(server: Server) -> Iterator[Finding]:
             "published text that is not UTF-8 stops the stream for good, as PostgreSQL cannot "
             "send it, and comes to it again after each reconnect",
             remedy="move to a database with encoding UTF8: pg_dump --encoding=UTF8 fails at the "
-            "first text to mend; to skip such text, and every change before "
+            "first text to correct; to skip such text, and every change before "
             "pg_current_wal_lsn(), use pg_replication_slot_advance()",
         )

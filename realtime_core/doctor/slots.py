@@ -1,4 +1,4 @@
-"""Replication slots: the one that is to be used, what is free, and what others keep."""
+"""Checks of replication slots: the one to use, how many are free, and how much WAL others keep."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .server import Server
 __all__ = ["check_slots"]
 
 _MUCH: Final = 1024**3
-"""Bytes of WAL behind an idle slot from which it is mentioned."""
+"""How many bytes of WAL a slot that nobody reads has to keep to be reported."""
 _LONG: Final = 30
-"""Seconds after which a transaction that holds up the making of a slot is mentioned."""
+"""Seconds after which a transaction is reported, because the creation of a slot waits for it."""
 
 _SLOTS: Final = """
     SELECT slot_name AS name, slot_type, database, plugin, active_pid, wal_status,
@@ -48,14 +48,15 @@ async def check_slots(
     persistent: bool,
     names: Mapping[str, str],
 ) -> list[Finding]:
-    """Look at the slots.
+    """Check the replication slots.
 
     Args:
-        server: what is known of it.
-        slot: name of the one that is to be used; None: a temporary one.
-        plugin: the output plugin that is to be used.
-        persistent: whether a slot in use is waited for.
-        names: what the application calls ``slot`` and ``plugin``, where it can be told them.
+        connection: an open connection.
+        server: the server.
+        slot: name of the slot to use; None for a temporary one.
+        plugin: the output plugin to use.
+        persistent: whether the source waits for a slot in use.
+        names: the names of the application's settings for ``slot`` and ``plugin``.
     """
     slots = await rows(connection, _SLOTS)
     ours = next((row for row in slots if row["name"] == slot), None)
@@ -84,7 +85,7 @@ def _own(
     elif row["database"] != server.database:
         found = f"belongs to database {row['database']}, not {server.database}"
     elif row["plugin"] != plugin:
-        remedy = "drop it, and what it holds is lost, or choose another name"
+        remedy = "drop it, and the changes in it are lost, or choose another name"
         if "plugin" in names and row["plugin"] in ("pgoutput", "wal2json"):
             remedy = f"set {names['plugin']}={row['plugin']} to go on with it; or {remedy}"
         return Finding.problem(
@@ -100,7 +101,7 @@ def _own(
             check,
             f"slot {name} is lost: PostgreSQL has invalidated it or removed WAL that it needs",
             _drop(name),
-            remedy="the changes since its last position are lost; the slot is made anew after this",
+            remedy="the changes since its last position are lost; the slot is recreated after this",
         )
     if row["active_pid"] is not None:
         message = f"slot {name} is in use by PID {row['active_pid']}"
@@ -135,14 +136,14 @@ def _transaction(row: dict[str, Any]) -> Finding:
     if row["gid"] is None:
         return Finding.warning(
             check,
-            f"a transaction of PID {row['pid']} has been running for {age} s: making a slot waits "
-            "for it",
+            f"a transaction of PID {row['pid']} has been running for {age} s: the creation of a "
+            "slot waits for it",
             f"SELECT pg_terminate_backend({row['pid']});",
         )
     gid = quote_literal(row["gid"])
     return Finding.warning(
         check,
-        f"transaction {gid} has been prepared for {age} s: making a slot waits for it",
+        f"transaction {gid} has been prepared for {age} s: the creation of a slot waits for it",
         f"COMMIT PREPARED {gid};",
         f"ROLLBACK PREPARED {gid};",
         remedy="run one of these, in its database",
@@ -154,7 +155,7 @@ def _others(slots: Sequence[dict[str, Any]], slot: str | None) -> Iterator[Findi
         if row["name"] == slot or row["active_pid"] is not None:
             continue
         if row["wal_status"] == "lost":
-            message = "is lost and only takes up a place"
+            message = "is lost and only takes up one of max_replication_slots"
         elif (row["retained"] or 0) > _MUCH:
             message = f"is read by nobody and keeps {size(row['retained'])} of WAL"
         else:

@@ -104,7 +104,7 @@ def test_a_publication_of_all_tables(database: Database, doctor: Doctor) -> None
     assert code == 0
     finding = one(report, "ok", "publication")
     assert finding["message"].endswith(" of all tables, now 0")
-    assert finding["remedy"].startswith("and those that are made later; better name what is meant")
+    assert finding["remedy"].startswith("and those that are created later; better name the tables")
 
 
 def test_a_publication_of_nothing(shop: Database, doctor: Doctor) -> None:
@@ -419,7 +419,10 @@ def test_a_lost_slot_and_one_that_keeps_much(
         assert one(report, "problem", "slot")["message"].startswith("slot ours is lost")
         idle, theirs = found(report, "warning", "other slots")
         assert idle["message"].startswith("slot idle is read by nobody and keeps ")
-        assert theirs["message"] == "slot theirs is lost and only takes up a place"
+        assert (
+            theirs["message"]
+            == "slot theirs is lost and only takes up one of max_replication_slots"
+        )
         for finding in (one(report, "problem", "slot"), idle, theirs):
             for statement in finding["sql"]:
                 execute(dsn, statement)

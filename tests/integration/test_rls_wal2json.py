@@ -212,7 +212,7 @@ async def test_a_slot_of_the_other_plugin_is_told_with_the_ways_out(
             re.compile(
                 f"slot '{slot}' uses the output plugin '{found}', not {wanted}; set "
                 rf"(OUTPUT_PLUGIN)=({found}) to go on with it, or drop it with (SELECT .*?), and "
-                "what it holds is lost, or choose another SLOT_NAME; trying again"
+                "the changes in it are lost, or choose another SLOT_NAME; trying again"
             )
         )
         variable, value, drop = match.groups()

@@ -45,7 +45,7 @@ def test_all_is_well_and_nothing_was_changed(shop: Database) -> None:
     code, out, err = check(shop, SLOT_NAME=unique_name("slot"), JWT_SECERT="x")
     assert code == 0
     assert 'ok       publication "shop" publishes insert, update, delete, truncate of' in out
-    assert out.splitlines()[-1].startswith("Nothing stands in the way of a stream")
+    assert out.splitlines()[-1].startswith("Nothing blocks replication")
     # The environment's part goes to the log.
     assert ["did you mean JWT_SECRET?" in line for line in err] == [True]
     slots = "select 1 from pg_replication_slots where database = current_database()"

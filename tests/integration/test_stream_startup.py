@@ -338,8 +338,8 @@ async def test_a_slot_of_another_plugin(
     async with attempt(database.dsn, caplog, SLOT_NAME=slot) as tried:
         await tried.says(
             rf"slot '{slot}' uses the output plugin 'test_decoding', not pgoutput; drop it with "
-            rf"SELECT pg_drop_replication_slot\('{slot}'\), and what it holds is lost, or choose "
-            r"another SLOT_NAME"
+            rf"SELECT pg_drop_replication_slot\('{slot}'\), and the changes in it are lost, or "
+            r"choose another SLOT_NAME"
         )
         database.execute("select pg_drop_replication_slot(%s)", (slot,))
         await tried.works(database.dsn)
