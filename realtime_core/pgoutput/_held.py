@@ -71,19 +71,28 @@ class HeldTransaction:
         self, xid: int, relations: RelationCache, store: SpillStore, *, gid: str | None = None
     ) -> None:
         self.xid = xid
+        """ID of the top-level transaction."""
         self.gid = gid
+        """Global identifier, if it is known."""
         self.relations = relations
+        """The relations that its rows refer to."""
         self.origin: str | None = None
+        """Name of its replication origin; None if it was not replicated itself."""
         self.memory = 0
         """About how many bytes of changes are held in memory."""
+        # Makes the spill when memory is short.
         self._store = store
+        # The changes that were spilled; None if none were.
         self._spill: Spill | None = None
-        # The changes in memory, in blocks, and how many bytes each block takes. The last one grows.
+        # The changes in memory, in blocks, of which the last one grows.
         self._blocks: deque[list[Held]] = deque()
+        # About how many bytes each block takes.
         self._sizes: deque[int] = deque()
+        # XIDs of subtransactions that were rolled back.
         self._aborted: set[int] = set()
-        # Held changes refer to a relation by its number in _known.
+        # The relations of the held changes, which refer to them by their numbers in this list.
         self._known: list[Relation] = []
+        # The numbers by relation.
         self._numbers: dict[Relation, int] = {}
 
     def hold(self, message: HoldableMessage) -> int:

@@ -44,20 +44,27 @@ class Sequence:
         passes: Callable[[Change | Begin | Commit], bool] | None = None,
     ) -> None:
         self.progress = Progress(slot)
+        """How far the slot has been received and acknowledged."""
         self.progress.acknowledge(start)
         self.transactions = 0
         """How many transactions with changes have ended."""
         self.changes = 0
         """How many changes were taken."""
+        # Whether the slot must not pass the consumer's own checkpoint.
         self._own_checkpoint = own_checkpoint
+        # The filter; None if there is none.
         self._passes = passes
+        # The place of the consumer's checkpoint.
         self._start = start
-        # The last Begin, change and Commit taken. Repeated events are at or before them.
+        # The commit LSN of the last Begin taken. Repeated ones are at or before it.
         self._last_begin = start[0]
+        # The last change taken. Repeated ones are at or before it.
         self._last_change: Change | None = None
         # The place of the last change that the filter has let through.
         self._last_passed: Place = NOWHERE
+        # The commit LSN of the last Commit taken. Repeated ones are at or before it.
         self._last_commit = 0
+        # Whether the next change may be a repetition.
         self._resuming = True
 
     @property

@@ -53,8 +53,11 @@ class Attempts:
         self._settings = settings
         self._plugin = plugin
         self._random = random
+        # The function that returns where the source has stopped.
         self._former = former
+        # The function to call with a running stream.
         self._attached = attached
+        # The delays between attempts.
         self._backoff = Backoff(*settings.backoff, random)
         # How many seconds pass before the next attempt.
         self._delay = 0.0
@@ -64,6 +67,7 @@ class Attempts:
         self._candidate: ReplicationConnection | None = None
         # Process IDs of this source's walsenders. The last one may still use the slot for a while.
         self._own_pids: deque[int] = deque(maxlen=16)
+        # Whether there shall be no more attempts.
         self._closed = False
 
     @property

@@ -54,15 +54,17 @@ class StreamHistory:
         """How far the stream has come in the WAL that PostgreSQL 18 skips."""
         self.idle_at = -math.inf
         """When the last Idle position was yielded, in seconds of the event loop's clock."""
-        # The consumer's own checkpoint, and its place.
+        # The consumer's own checkpoint.
         self._start_at = start_at
+        # The place of the checkpoint; NOWHERE if there is none.
         self._start: Place = NOWHERE if start_at is None else (start_at.lsn, start_at.index)
         self._own_checkpoint = own_checkpoint
         self._passes = passes
         self._meter = meter
-        # Former streams, and former timelines of this one: their positions may still be
-        # acknowledged, which has no effect.
+        # Former streams: their positions may still be acknowledged, which has no effect.
         self._former_streams: set[StreamIdentity] = set()
+        # Former timelines of this stream that have ended in a gap: their positions have no effect
+        # either.
         self._former_timelines: set[int] = set()
 
     def resume_point(self) -> ResumePoint | None:

@@ -68,11 +68,13 @@ class LiveStream:
         self._idle_interval = settings.status_interval
         # Whether nothing may be sent any more.
         self._is_closed = False
-        # When the stream began, and how many changes had been taken by then.
         self._loop = asyncio.get_running_loop()
+        # When the stream began.
         self._began_at = self._loop.time()
+        # How many changes had been taken by then.
         self._changes_before = self._sequence.changes
         timeout, interval = attachment.sender_timeout, settings.status_interval
+        # Sends status updates until the stream ends.
         self._feedback = Feedback(
             attachment.connection,
             self._sequence.progress,

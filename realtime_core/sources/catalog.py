@@ -55,6 +55,7 @@ class SlotStatus:
     """The state of a replication slot; see ``pg_replication_slots``."""
 
     name: str
+    """Name of the slot."""
     slot_type: str
     """``logical`` or ``physical``."""
     plugin: str | None
@@ -62,6 +63,7 @@ class SlotStatus:
     database: str | None
     """The database that it belongs to; None for a physical slot."""
     temporary: bool
+    """Whether PostgreSQL drops it with its connection."""
     active_pid: int | None
     """Process ID of the server process that uses the slot: a walsender, or the session that has
     created a temporary slot. None if no process does."""

@@ -56,8 +56,9 @@ class MemoryHistory:
         self._own_checkpoint = own_checkpoint
         self._temporary = temporary
         self._passes = passes
-        # The counts of sequences that have ended in a gap.
+        # How many changes sequences had that have ended in a gap.
         self._changes = 0
+        # How many transactions they had.
         self._transactions = 0
 
     @property

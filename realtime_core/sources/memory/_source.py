@@ -178,15 +178,19 @@ class MemorySource(EventQueue[E]):
         super().__init__(boundaries=boundaries, auto_ack=auto_ack)
         self.database = database or MemoryDatabase()
         """The database that is read."""
-        # The database's log, and the identity of its stream.
+        # The database's log.
         self._log = self.database._log
+        # The identity of the database's stream.
         self._stream = self.database._stream
-        # The slot's name, and whether it is a temporary one.
+        # The slot's name.
         self._name = slot or f"memory_{next(_numbers)}"
+        # Whether the slot is dropped with its connection.
         self._temporary = slot is None
-        # The options; _own_checkpoint tells whether start_at was given.
+        # What to do when changes may have been lost.
         self._on_gap = on_gap
+        # Whether to try again after every error.
         self._persistent = persistent
+        # Whether start_at was given at all.
         self._own_checkpoint = start_at != "slot"
         if self._own_checkpoint:
             check_start(start_at)
