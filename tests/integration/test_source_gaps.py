@@ -111,7 +111,7 @@ async def test_a_start_of_another_stream_is_refused(table: Database) -> None:
     with pytest.raises(PositionMismatchError) as caught:
         async with open_source(table, slot=slot, publications=["other"], start_at=position):
             pass
-    assert "stored from a stream of 'shop', this source streams 'other'" in str(caught.value)
+    assert "stored from a stream of 'shop', but this source streams 'other'" in str(caught.value)
     assert "start_at=position.end_of_transaction()" in str(caught.value)
     assert position.stream is not None
     elsewhere = attrs.evolve(position.stream, system_identifier=7)

@@ -93,7 +93,7 @@ async def test_a_failover_slot_is_made_and_an_existing_one_becomes_one(table: Da
     status = await ensure_slot(table.dsn, made, failover=True)
     assert status.failover
     await ensure_slot(table.dsn, plain)
-    with pytest.raises(SlotUnavailableError, match="is no failover slot"):
+    with pytest.raises(SlotUnavailableError, match="is not a failover slot"):
         await ensure_slot(table.dsn, plain, failover=True)
     for name in (plain, streamed):
         async with open_source(table, slot=name, failover=True) as source:
