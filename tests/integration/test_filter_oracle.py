@@ -18,7 +18,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from realtime_core import FilterError, Record
-from realtime_core.filters import parse_filter
+from realtime_core.filters import Comparison, Operator, Reference, parse_filter
 from tests.core.filters.test_compiler import OUT_OF_RANGE
 from tests.filter_oracle import (
     SETTINGS,
@@ -34,6 +34,41 @@ from tests.fix_postgres import Server, unique_name
 from tests.server_helpers import make_relation
 
 pytestmark = pytest.mark.integration
+
+# A class, an escape or an option each, and what can be made of them.
+PATTERNS = [
+    *("a", "^a", "a$", "a.b", "^.$", "[ab]", "[^a]", "^[]a]+$", "^[^]a]$", "^[a-]+$", "[[a]", "a|"),
+    *("()", "a{2}", "a{,2}", "a{1,2}", "a*?b", "(?:ab)+", "(?i)A", "(?s)a.b", "(?m)^b", "(?x)a b"),
+    *(f"\\{letter}" for letter in "abcdefmnrstuvwxyzABDMSWYZ01é\\.-_"),
+    *(f"[\\{letter}]" for letter in "abdefnrstvwxDSW\\.-]"),
+    *(f"[[:{name}:]]" for name in ("alpha", "digit", "alnum", "space", "blank", "punct", "cntrl")),
+    *(f"[^[:{name}:]]" for name in ("upper", "graph", "print", "xdigit", "word", "ascii")),
+    *("(?i)[[:upper:]]", "[[:<:]]a", "[[.a.]]", "[[=a=]b]", r"\x41", r"\x41B", r"^\u00e9", r"\012"),
+    *(r"(a)\1", "(.)" * 10 + r"\10", "a(?=b)", "(?<!a)b", "***=a.b", r"^\w+$", r"\W\w", r"\S\s"),
+]
+SEARCHED = [
+    *(
+        "",
+        "a",
+        "A",
+        "b",
+        "B",
+        "ab",
+        "ba",
+        "aa",
+        "a b",
+        "a.b",
+        "a\nb",
+        "a\n",
+        "a\bb",
+        "\\",
+        "\\x",
+        "_",
+    ),
+    *("é", "É", "größe_1", "漢字", "🙂", "€", "“", "Л", "5", "\xa0", "\v", "\x85", "\u2028"),
+    *(" ", "\t", "!", ".", "-", "]", "[", "[a", "]a", "-a", "a{,2}", "AB", "x", "\x1b", "\x01"),
+    *("abcdefghijj", "abcdefghijk"),
+]
 
 TABLES = 24 * int(os.environ.get("ORACLE", "1"))
 SEED = int(os.environ.get("ORACLE_SEED", "1"))
@@ -153,3 +188,30 @@ def test_a_literal_that_we_take_is_one_for_postgresql(oracle: psycopg.Connection
     wrong, taken = foreign_literals(oracle, Random(seed), each=150)
     assert not wrong, f"seed {seed}: PostgreSQL refuses {wrong}"
     assert taken > 1_000
+
+
+@pytest.mark.parametrize(
+    ("operator", "sql_operator"), [(Operator.MATCH, "~"), (Operator.IMATCH, "~*")]
+)
+def test_a_regular_expression_means_what_it_does_in_postgresql_or_is_refused(
+    oracle: psycopg.Connection, operator: Operator, sql_operator: str
+) -> None:
+    table = make_relation(columns=[("v", "text", False)])
+    taken = []
+    for pattern in PATTERNS:
+        try:
+            found = oracle.execute(
+                f"select t, t {sql_operator} %s from unnest(%s::text[]) t", (pattern, SEARCHED)
+            ).fetchall()
+        except psycopg.errors.InvalidRegularExpression:
+            continue
+        try:
+            condition = Comparison(Reference("v"), operator, pattern)
+            passes = parse_filter(str(condition)).compile(table)
+        except FilterError:
+            continue
+        taken.append(pattern)
+        for text, matches in found:
+            assert passes(Record(table.shape, (text,))) is matches, (pattern, text)
+    # Most of them.
+    assert len(taken) > len(PATTERNS) / 2

@@ -97,7 +97,7 @@ def test_a_short_one_counts_for_what_re2_keeps_of_it(budget: FilterBudget) -> No
 
 def test_a_regular_expression_that_can_never_be_taken_is_told(budget: FilterBudget) -> None:
     assert refusal(FilterAccount(budget), "a", 'v=match."a("').startswith(
-        "cannot filter by 'v=match.\"a(\"': parentheses do not match (at character 9"
+        "cannot filter by 'v=match.\"a(\"': RE2 refuses it: missing ): a( (at character 9"
     )
 
 
