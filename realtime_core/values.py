@@ -1,15 +1,15 @@
-"""Fields to Python values, as psycopg does.
+"""Converts the fields of rows to Python values, as psycopg does.
 
-The commonest types' texts are what a function of the standard library reads; see
-:func:`text_function`. For all else psycopg has a loader, so this module only finds it and
-gives its refusals one face, :exc:`~realtime_core.errors.ValueConversionError`. The
-driver is imported at the first typed access: decoding alone does without.
+A function of the standard library reads the texts of the most common types: see
+:func:`text_function`. psycopg has a loader for every other type. This module finds that loader, and
+raises :exc:`~realtime_core.errors.ValueConversionError` for whatever it refuses. psycopg is
+imported at the first conversion, so that a program that only decodes does not need it.
 
-Binary fields are checked before they are loaded: psycopg's loaders are made for what libpq
-hands over, and the C ones read past the end of a number that is cut, or crash.
+Binary fields are checked before they are loaded. psycopg's loaders are written for what libpq
+returns, and those in C read past the end of a number that is too short, or crash.
 
-There is no connection whose settings tell how a text is to be read: it is taken as the
-sources' pinned sessions write it (DateStyle ISO, IntervalStyle postgres, TimeZone UTC).
+There is no connection whose settings would say how to read a text. It is read as the sessions of
+the sources write it, which set DateStyle to ISO, IntervalStyle to postgres and TimeZone to UTC.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 __all__ = ["Converter", "make_converter", "text_function"]
 
 Converter: TypeAlias = Callable[[str | bytes], Any]
-"""Takes one field, text or binary, and returns its Python value."""
+"""Converts one field, a text or the bytes of a binary one, to its Python value."""
 
 _OIDS = {name: oid for oid, name in BUILTIN_TYPES.items()}
 
-# Bytes of a binary value: the least, and the most.
+# The least and the most bytes that a binary value of a type may have.
 _SIZES: Final[dict[str, tuple[int, float]]] = {
     "bool": (1, 1),
     "date": (4, 4),
@@ -66,10 +66,16 @@ _unpack_interval: Final = Struct("!qii").unpack
 
 
 def make_converter(column: str, type_oid: int, type_name: str, type_schema: str) -> Converter:
-    """Return the function that converts one column's fields.
+    """Return the function that converts the fields of one column.
 
-    A domain converts as its base type, whose name the stream gives. Types that psycopg
-    does not know, enums among them, stay text.
+    Values of a domain are converted as those of its base type, whose name the stream gives. Values
+    of a type that psycopg does not know, such as an enum, stay texts.
+
+    Args:
+        column: the column's name, for errors.
+        type_oid: the OID of its type; of a domain, the domain's.
+        type_name: ``pg_type.typname``; of a domain, its base type's.
+        type_schema: the schema of the type that ``type_name`` names.
     """
     from psycopg.pq import Format
 
@@ -87,8 +93,8 @@ def make_converter(column: str, type_oid: int, type_name: str, type_schema: str)
             if load_binary is not None:
                 return load_binary(value)
         except Exception as exc:
-            # Not only psycopg's Error: deeply nested JSON is a RecursionError, an interval
-            # past timedelta an OverflowError, a binary field cut short a struct.error.
+            # psycopg's Error is not the only one: deeply nested JSON raises RecursionError, an
+            # interval too long for timedelta OverflowError, a binary field too short struct.error.
             text = value if isinstance(value, str) else None
             raise ValueConversionError(column, type_name, text, str(exc)) from exc
         raise ValueConversionError(column, type_name, None, "no binary loader for this type")
@@ -97,23 +103,31 @@ def make_converter(column: str, type_oid: int, type_name: str, type_schema: str)
 
 
 def text_function(type_oid: int, type_name: str, type_schema: str) -> Callable[[str], Any] | None:
-    """Return what converts the common texts of a type without more ado, if there is such.
+    """Return a function that converts most texts of a type; None if there is none.
 
-    What it returns is what psycopg's loader would; where it raises, whatever it raises, that
-    loader decides: it may know more (and says what is wrong). The way through a loader takes
-    0.3 µs, ``int`` alone a tenth of that.
+    The function returns what psycopg's loader would return. If it raises anything at all, the
+    caller has to ask the loader, which may be able to read the text, and otherwise says what is
+    wrong with it. A loader takes 0.3 µs, and ``int`` alone a tenth of that.
+
+    Args:
+        type_oid: the OID of a column's type; of a domain, the domain's.
+        type_name: ``pg_type.typname``; of a domain, its base type's.
+        type_schema: the schema of the type that ``type_name`` names.
     """
     oid = _base_type(type_oid, type_name, type_schema)
     if oid in BUILTIN_TYPES:
         return _TEXT_FUNCTIONS.get(BUILTIN_TYPES[oid])
     from psycopg.pq import Format
 
-    # Whatever nobody has told psycopg of, enums among it, stays text.
+    # Values of types that psycopg does not know, such as enums, stay texts.
     return None if _transformer().adapters.get_loader(oid, Format.TEXT) else str
 
 
 def _base_type(type_oid: int, type_name: str, type_schema: str) -> int:
-    """Return a domain's base type, which its name is; any other type as it is."""
+    """Return the OID of a domain's base type; of any other type, its own.
+
+    The stream gives a domain's own OID with the name of its base type.
+    """
     if type_oid not in BUILTIN_TYPES and type_schema == "pg_catalog":
         return _OIDS.get(type_name, type_oid)
     return type_oid
@@ -122,17 +136,17 @@ def _base_type(type_oid: int, type_name: str, type_schema: str) -> int:
 def _json(text: str) -> Any:
     value, end = _read_json(text)
     if end != len(text):
-        raise ValueError("something behind it")
+        raise ValueError("something follows the JSON value")
     return value
 
 
 def _timestamptz(text: str) -> datetime:
     if text[-3:] != "+00":
-        raise ValueError("not as a pinned session writes it")
+        raise ValueError("the time zone of the session is not UTC")
     return datetime.fromisoformat(text)
 
 
-# Half of what json.loads takes, which looks for spaces around and for options.
+# Takes half as long as json.loads, which looks for white space and for options.
 _read_json: Final = json.JSONDecoder().raw_decode
 _TEXT_FUNCTIONS: Final[dict[str, Callable[[str], Any]]] = {
     "bool": {"t": True, "f": False}.__getitem__,
@@ -156,9 +170,9 @@ _TEXT_FUNCTIONS: Final[dict[str, Callable[[str], Any]]] = {
 
 
 def _has_binary_loader(oid: int) -> bool:
-    """Say whether psycopg converts the type's binary form; for an array, its elements'.
+    """Say whether psycopg can load binary values of a type, and of its elements if it is an array.
 
-    psycopg would return elements that it does not know as bytes.
+    psycopg would return bytes for elements of a type that it does not know.
     """
     from psycopg.pq import Format
 
@@ -172,14 +186,14 @@ def _has_binary_loader(oid: int) -> bool:
 
 @cache
 def _transformer() -> Transformer:
-    """Return psycopg's converter, with its defaults but for intervals and binary forms."""
+    """Return psycopg's Transformer, with other loaders for intervals and for binary values."""
     import psycopg
     from psycopg.adapt import AdaptersMap, Loader, RecursiveLoader, Transformer
     from psycopg.pq import Format
     from psycopg.types import TypeInfo
 
-    # Without a connection psycopg's own loader reads no text (Python implementation) or reads
-    # 'infinity' as an interval of nothing (C implementation, which also wraps in binary).
+    # Without a connection psycopg's loader in Python reads no text of an interval. The one in C
+    # reads 'infinity' as an interval of zero, and lets large binary values overflow.
     class IntervalLoader(Loader):
         def load(self, data: Buffer) -> timedelta:
             return _interval_from_text(bytes(data))
@@ -192,7 +206,7 @@ def _transformer() -> Transformer:
             return _interval(months, days, microseconds)
 
     class SizedBinaryLoader(Loader):
-        """Loads what has the right size, by the loader that psycopg has for it."""
+        """Passes a value of the right size to psycopg's own loader."""
 
         format = Format.BINARY
 
@@ -225,7 +239,7 @@ def _transformer() -> Transformer:
         connection = None
 
     adapters = Context.adapters
-    # The only built-in type that psycopg has not heard of; it matters for arrays.
+    # The only built-in type that psycopg does not know, which matters for arrays of it.
     TypeInfo("pg_snapshot", _OIDS["pg_snapshot"], _OIDS["_pg_snapshot"]).register(Context())
     adapters.register_loader("interval", IntervalLoader)
     adapters.register_loader("interval", IntervalBinaryLoader)
@@ -243,7 +257,10 @@ def _transformer() -> Transformer:
 
 
 def _array_items(data: bytes) -> tuple[int, list[int], list[bytes | None]]:
-    """Take a binary array apart: its elements' type, the length of each dimension, and them."""
+    """Return the OID of a binary array's element type, its lengths, and its elements.
+
+    The lengths are those of the dimensions, from the outermost to the innermost.
+    """
     dimensions, _, element_oid = _array_head.unpack_from(data)
     if not 0 <= dimensions <= _MAX_DIMENSIONS:
         raise ValueError(f"an array has no {dimensions} dimensions")
@@ -253,7 +270,7 @@ def _array_items(data: bytes) -> tuple[int, list[int], list[bytes | None]]:
         lengths.append(_array_bound.unpack_from(data, at)[0])
         at += _array_bound.size
     count = prod(lengths) if lengths else 0
-    # Each has four bytes at least: nothing is made of a length that cannot be true.
+    # Each element has at least four bytes, so a length that is too large shows before any loop.
     if any(length < 1 for length in lengths) or count > (len(data) - at) // _array_item.size:
         raise ValueError(f"an array of {len(data)} bytes cannot have dimensions {lengths}")
     items: list[bytes | None] = []
@@ -281,7 +298,7 @@ def _interval_from_text(data: bytes) -> timedelta:
 
 
 def _interval(months: int, days: int, microseconds: int) -> timedelta:
-    """Return what psycopg does: a month has 30 days, a year 365."""
+    """Return the timedelta that psycopg makes, with 30 days for a month and 365 for a year."""
     years, rest = divmod(abs(months), 12)
     months_days = 365 * years + 30 * rest
     if months < 0:

@@ -1,7 +1,7 @@
-"""wal2json, the output plugin that writes JSON: texts in, changes out.
+"""Decodes what wal2json writes, the output plugin whose output is JSON.
 
-Formats 1 and 2, whole or in chunks, with the same classes of changes that
-:mod:`realtime_core.pgoutput` gives. No sockets, no event loop, no driver::
+It reads formats 1 and 2, in whole texts or in chunks, and returns the same classes of changes as
+:mod:`realtime_core.pgoutput`. It opens no sockets and needs no event loop and no driver::
 
     from realtime_core import wal2json
 
@@ -16,8 +16,8 @@ Formats 1 and 2, whole or in chunks, with the same classes of changes that
     for event in wal2json.parse_file(file):         # what pg_recvlogical wrote
         ...
 
-A field is PostgreSQL's text as pgoutput would send it; a number never passes through a
-float. What the format leaves out is listed in ``docs/reference/wal2json.md``.
+A field of a row is the text that pgoutput would send for the value; numbers are never converted to
+floats on the way. ``docs/reference/wal2json.md`` lists what wal2json leaves out.
 """
 
 from .decoder import Wal2JsonDecoder, parse

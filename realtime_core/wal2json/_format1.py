@@ -1,7 +1,8 @@
-"""Format 1: one object a transaction, ``{"xid":…,"change":[{"kind":"insert",…},…]}``.
+"""Decodes format 1: a JSON object for each transaction.
 
-A row's columns are parallel lists, its old key ``oldkeys`` leaves out NULLs, and TRUNCATE is
-not written. A message that is not transactional is an object of its own, which looks like a
+It looks like ``{"xid":…,"change":[{"kind":"insert",…},…]}``. The names, types and values of a row's
+columns are lists of the same length. ``oldkeys``, the old key of a row, leaves out NULLs. TRUNCATE
+is not written. A logical message outside of a transaction is an object of its own that looks like a
 transaction.
 """
 
@@ -24,12 +25,15 @@ _KINDS: Final = ("insert", "update", "delete", "message")
 
 
 class Format1:
-    """The transaction under way, and the tables known from all before.
+    """Decodes transactions of format 1, piece by piece.
 
-    Call :meth:`begin`, :meth:`change` for each element, :meth:`commit`.
+    Call :meth:`begin`, then :meth:`change` for each element of ``change``, then :meth:`commit`.
 
     Args:
-        place_by_end: take the LSN behind the commit record for the record's own.
+        tables: what is known of the tables, which other decoders may share.
+        stream: the stream that every position belongs to; None if it is not known.
+        place_by_end: set ``commit_lsn`` to the LSN behind the commit record, since format 1 does
+            not have the record's own.
     """
 
     def __init__(
@@ -49,7 +53,11 @@ class Format1:
         return self._transaction is not None
 
     def begin(self, head: dict[str, Any]) -> None:
-        """Take the keys of the object, all but ``change``."""
+        """Begin a transaction.
+
+        Args:
+            head: the object without its ``change``.
+        """
         xid = head.get("xid")
         self._end_lsn = lsn(head.get("nextlsn"), "nextlsn")
         self._transaction = Transaction(
@@ -63,7 +71,7 @@ class Format1:
         self._begun = self._is_message = False
 
     def change(self, element: Any) -> list[Change | Begin]:
-        """Take one element of ``change``."""
+        """Decode one element of ``change``."""
         assert self._transaction is not None
         if not isinstance(element, dict):
             raise DecodeError("an element of 'change' is not an object")
@@ -85,11 +93,11 @@ class Format1:
             raise DecodeError(f"a change of kind {kind!r} has no {exc}") from exc
         except TypeError as exc:
             raise DecodeError(
-                f"a change of kind {kind!r} has names or types of no known form"
+                f"a change of kind {kind!r} has names or types of an unknown form"
             ) from exc
 
     def commit(self) -> list[Begin | Commit]:
-        """Take the end of the object."""
+        """End the transaction."""
         transaction, self._transaction = self._transaction, None
         assert transaction is not None
         if not self._begun and self._is_message:
@@ -128,7 +136,7 @@ class Format1:
     ) -> LogicalMessage:
         prefix, content = element["prefix"], element["content"]
         if not isinstance(prefix, str) or not isinstance(content, str):
-            raise DecodeError("prefix or content of a message is not a string")
+            raise DecodeError("the prefix or the content of a message is not a string")
         return LogicalMessage(
             LSN(0), prefix, message_content(content), transaction, index, self._stream
         )

@@ -1,4 +1,4 @@
-"""The numbers, positions and times around the rows."""
+"""Reads the fields around a row: numbers, LSNs, commit times and replication origins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from ..lsn import LSN
 
 __all__ = ["commit_time", "lsn", "origin", "unsigned_32"]
 
-# timestamptz_to_str() writes ISO style whatever DateStyle is, and cuts zeros off the fraction.
+# PostgreSQL's timestamptz_to_str() writes ISO style whatever DateStyle is, and leaves out zeros at
+# the end of the fraction.
 _TIME: Final = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{1,6})?[-+]\d\d(?::\d\d){0,2}", re.ASCII
 ).fullmatch
@@ -19,10 +20,14 @@ _INTEGER: Final = re.compile(r"-?\d{1,10}", re.ASCII).fullmatch
 
 
 def unsigned_32(text: Any, name: str) -> int:
-    """Read a 32-bit number; format 2 writes OIDs above 2**31 as negative ones.
+    """Read an unsigned 32-bit number. Format 2 writes OIDs from 2**31 on as negative numbers.
+
+    Args:
+        text: the number as it is written.
+        name: of the field, for the error.
 
     Raises:
-        DecodeError: if it is not that.
+        DecodeError: if the text is not a 32-bit number.
     """
     if isinstance(text, str) and _INTEGER(text) is not None:
         number = int(text)
@@ -32,10 +37,14 @@ def unsigned_32(text: Any, name: str) -> int:
 
 
 def lsn(text: Any, name: str) -> LSN:
-    """Read an LSN; None, without ``include-lsn``, is LSN 0.
+    """Read an LSN.
+
+    Args:
+        text: the LSN as it is written; None, without ``include-lsn``, is read as LSN 0.
+        name: of the field, for the error.
 
     Raises:
-        DecodeError: if it is not that.
+        DecodeError: if the text is not an LSN.
     """
     if text is None:
         return LSN(0)
@@ -46,10 +55,12 @@ def lsn(text: Any, name: str) -> LSN:
 
 
 def commit_time(text: Any) -> datetime | None:
-    """Read a commit time in any time zone; None without ``include-timestamp``.
+    """Read a commit time, which may be in any time zone, and return it in UTC.
+
+    Without ``include-timestamp`` there is none, and None is returned.
 
     Raises:
-        DecodeError: if it is not one that Python can hold.
+        DecodeError: if the text is not a time, or not one that a datetime can hold.
     """
     if text is None:
         return None
@@ -62,10 +73,12 @@ def commit_time(text: Any) -> datetime | None:
 
 
 def origin(text: Any) -> str | None:
-    """Read a replication origin: its number, as text, as the name is not sent; 0 is none.
+    """Read a replication origin: its number as text, since wal2json does not write its name.
+
+    Number 0 means that the transaction has no origin, and None is returned.
 
     Raises:
-        DecodeError: if it is not a number.
+        DecodeError: if the text is not a number.
     """
     if text is None:
         return None

@@ -1,4 +1,4 @@
-"""What wal2json 2.6 writes that is not JSON, made JSON.
+"""Repairs what wal2json 2.6 writes that is not JSON.
 
 It writes two things without escaping them:
 
@@ -6,9 +6,9 @@ It writes two things without escaping them:
   for every serial column of a table whose name needs quotes;
 * a type's name that starts with a quoted identifier, ``"type":"My schema"."My type"``.
 
-Nobody asks for the defaults here, so they are cut out; the types' names are escaped. Within a
-JSON string every quote is escaped, so what these patterns start with cannot be part of a
-value. They are tried only on a text that is not JSON as it stands.
+The decoder has no use for default expressions, so they are cut out; the types' names are escaped.
+Within a JSON string every quote is escaped, so the beginnings of these patterns cannot occur in a
+value. The repair is tried only on a text that is not JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["repair"]
 
 _FindEnd: TypeAlias = Callable[[str, int], "re.Match[str] | None"]
 
-# A default of format 2 ends where the next column begins, or the list of columns ends.
+# A default expression of format 2 ends where the next column begins or the list of columns ends.
 _DEFAULT: Final = ',"default":"'
 _DEFAULT_END: Final = re.compile(
     r'"(?=\}(?:,\{"name":"|\](?:,"identity":\[|,"pk":\[|\}\s*\Z)))'
@@ -30,7 +30,7 @@ _DEFAULT_END: Final = re.compile(
 _DEFAULTS: Final = '"columndefaults":'
 _DEFAULTS_END: Final = re.compile(r'\],\s*(?="columnvalues":\s?\[)').search
 
-# A JSON string, or identifiers as SQL quotes them.
+# A JSON string, or identifiers quoted as in SQL.
 _TYPE_NAME: Final = (
     r'"(?:[^"\\]|\\.|"")*+"(?:\.(?:"(?:[^"]|"")*+"|[\w$]+))?(?:\([^()"]*\))?(?:\[\])?'
 )
@@ -41,7 +41,7 @@ _JSON_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*+"')
 
 
 def repair(text: str) -> str:
-    """Return the text with what wal2json forgot to escape cut out or escaped."""
+    """Return a text in which whatever wal2json forgot to escape is cut out or escaped."""
     text = _cut(text, _DEFAULT, _DEFAULT_END)
     text = _cut(text, _DEFAULTS, _DEFAULTS_END)
     text = _TYPE.sub(_escape, text)
@@ -49,7 +49,10 @@ def repair(text: str) -> str:
 
 
 def _cut(text: str, beginning: str, find_end: _FindEnd) -> str:
-    """Leave out all from each ``beginning`` to the next end; in one pass, however often."""
+    """Cut out everything from each ``beginning`` to the end that ``find_end`` finds for it.
+
+    The text is read once, however many there are.
+    """
     kept, place = [], 0
     while (start := text.find(beginning, place)) >= 0:
         end = find_end(text, start + len(beginning))

@@ -1,4 +1,4 @@
-"""A row as it stands in the text, column by column, to columns and fields."""
+"""Turns the columns and values of a row in wal2json's JSON into columns and fields of a record."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ __all__ = ["NO_COLUMNS", "Names", "Row", "Signature", "bytea_places", "columns_o
 Names: TypeAlias = tuple[str, ...]
 
 Signature: TypeAlias = tuple[Names, Names | None, Names | None]
-"""Names, types and types' OIDs of a row's columns, as the text has them; None if left out."""
+"""The names, the types and the types' OIDs of a row's columns, as they are written; None for the
+types or OIDs if the options leave them out."""
 
 Row: TypeAlias = tuple[Signature, Sequence[Any]]
-"""A list of columns and its values, straight from the JSON text."""
+"""The signature of a row's columns, and its values as JSON has them."""
 
 NO_COLUMNS: Final[Signature] = ((), None, None)
 
@@ -27,10 +28,10 @@ _HEX: Final = re.compile(r"[0-9a-fA-F]*+").fullmatch
 
 
 def columns_of(signature: Signature) -> tuple[Column, ...]:
-    """Return the columns of a list, none of them as a key.
+    """Return the columns that a signature describes. None of them is marked as a key yet.
 
     Raises:
-        DecodeError: if names or types are not text, or a name comes twice.
+        DecodeError: if a name or a type is not a string, or two columns have the same name.
     """
     names, types, oids = signature
     texts = types if types is not None else ("",) * len(names)
@@ -38,7 +39,7 @@ def columns_of(signature: Signature) -> tuple[Column, ...]:
         if not isinstance(text, str):
             raise DecodeError("the name of a column or type is not a string")
     if len(set(names)) != len(names):
-        raise DecodeError("a column comes twice")
+        raise DecodeError("two columns of a row have the same name")
     numbers = [0] * len(names) if oids is None else [unsigned_32(oid, "typeoid") for oid in oids]
     if not len(names) == len(texts) == len(numbers):
         raise DecodeError(
@@ -52,6 +53,7 @@ def columns_of(signature: Signature) -> tuple[Column, ...]:
 
 
 def bytea_places(columns: tuple[Column, ...]) -> tuple[int, ...]:
+    """Return the places of the columns whose type is bytea."""
     return tuple(
         place
         for place, column in enumerate(columns)
@@ -60,8 +62,13 @@ def bytea_places(columns: tuple[Column, ...]) -> tuple[int, ...]:
 
 
 def fields_of(values: Sequence[Any], bytea: tuple[int, ...]) -> tuple[Field, ...]:
-    """Return PostgreSQL's texts of a row's values."""
-    # Numbers are str already, so most values are fields as they stand.
+    """Return PostgreSQL's texts of a row's values.
+
+    Args:
+        values: as JSON has them, with numbers as strings.
+        bytea: the places of columns of type bytea, whose ``\\x`` wal2json leaves out.
+    """
+    # Numbers are strings already, so most values are fields as they are.
     fields = [
         value if value.__class__ is str or value is None else _boolean(value) for value in values
     ]
@@ -81,7 +88,7 @@ def _boolean(value: Any) -> str:
 
 
 def _bytea_text(value: str) -> str:
-    # A domain's value, with include-domain-data-type, has its prefix in format 2.
+    # In format 2, with include-domain-data-type, a domain's value keeps its prefix.
     digits = value.removeprefix("\\x")
     if len(digits) % 2 or _HEX(digits) is None:
         raise DecodeError(

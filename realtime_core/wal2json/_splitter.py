@@ -1,11 +1,11 @@
-"""Splitter: a stream of text, cut anywhere, to pieces that are JSON.
+"""Splits a stream of text that is cut anywhere into pieces that can be read as JSON.
 
-With ``write-in-chunks`` a message is a fragment that is not JSON by itself, and a file or a
-socket cuts where it likes. The splitter finds where objects begin and end without reading
-them: it counts brackets outside of strings, each character once, whatever the pieces' sizes.
+With ``write-in-chunks`` a message is a fragment that is not JSON, and a file or a socket is read in
+blocks. The splitter finds where objects begin and end without reading them: it counts the brackets
+outside of strings, and looks at each character once, whatever the sizes of the chunks.
 
-A transaction of format 1 is not waited for: its head, each of its changes and its tail are
-pieces of their own, so one of any size passes in constant memory.
+A transaction of format 1 is split into its head, its changes and its tail, each of them a piece of
+its own. So a transaction of any size passes through in constant memory.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from ..errors import DecodeError, TruncatedMessageError
 
 __all__ = ["Piece", "Scanner", "Splitter"]
 
-# Runs of plain characters and strings, in the order that alternates them: 1.5 times as fast as
-# an alternation of both.
+# Plain characters and strings in turns. This is 1.5 times as fast as an alternation of both.
 _PLAIN: Final = r'[^"{}\[\]]*+'
 _STRING: Final = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _FLAT: Final = rf"{_PLAIN}(?:{_STRING}{_PLAIN})*+"
-# All up to a bracket that has brackets inside: flat objects and lists go in one step, which
-# makes six steps of a message with twenty columns.
+# Everything up to a bracket that has brackets inside. Objects and lists without brackets inside are
+# passed in one step, so a message with twenty columns takes six steps.
 _PASS: Final = re.compile(rf"{_FLAT}(?:(?:\{{{_FLAT}\}}|\[{_FLAT}\]){_FLAT})*+", re.S)
 _IN_STRING: Final = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.S)
 _SPACE: Final = re.compile(r"[ \t\n\r]*+")
@@ -33,7 +32,11 @@ _CHANGES_KEY: Final = re.compile(r'"change"[ \t\n\r]*:[ \t\n\r]*\Z')
 
 
 class Scanner:
-    """Counts brackets outside of strings, over any number of texts."""
+    """Counts the open brackets outside of strings in a text that comes in several parts.
+
+    Attributes:
+        depth: how many brackets are open.
+    """
 
     __slots__ = ("_escaped", "_in_string", "depth")
 
@@ -44,20 +47,24 @@ class Scanner:
 
     @property
     def inside(self) -> bool:
-        """Whether a string or bracket is open."""
+        """Whether a string or a bracket is open."""
         return self._in_string or self.depth > 0
 
     def scan(self, text: str) -> None:
-        """Scan the whole text."""
+        """Scan the next part of the text."""
         place = 0
         while place < len(text):
             place = self.step(text, place)
 
     def step(self, text: str, place: int) -> int:
-        """Go on from ``place``; return the place behind the next bracket, or the text's end."""
+        """Scan from ``place`` up to the next bracket.
+
+        Returns:
+            The place behind that bracket, or the end of the text.
+        """
         if self._in_string:
             return self._string(text, place)
-        # The first bracket opens the piece, so it must not be passed with all that it holds.
+        # The first bracket begins a piece, so it must not be passed together with its content.
         end = place if text[place] in "{[" else _end(_PASS, text, place)
         if end == len(text):
             return end
@@ -66,7 +73,7 @@ class Scanner:
                 self.depth += 1
             case "}" | "]":
                 self.depth -= 1
-            case _:  # a string that this text does not end
+            case _:  # a string that does not end in this text
                 self._in_string = True
         return end + 1
 
@@ -76,7 +83,7 @@ class Scanner:
             place += 1
         end = _end(_IN_STRING, text, place)
         if end < len(text):
-            # A closing quote, or a backslash whose character comes with the next text.
+            # A closing quote, or a backslash whose character is in the next text.
             self._in_string = text[end] != '"'
             self._escaped = self._in_string
             end += 1
@@ -84,27 +91,27 @@ class Scanner:
 
 
 def _end(pattern: re.Pattern[str], text: str, place: int) -> int:
-    """Return where the pattern, which matches everywhere, ends its match at ``place``."""
+    """Return where the match of a pattern at ``place`` ends. The pattern matches everywhere."""
     match = pattern.match(text, place)
     assert match is not None
     return match.end()
 
 
 class Piece(enum.Enum):
-    """What a piece is."""
+    """The kinds of pieces."""
 
     OBJECT = "object"
-    """A whole object: a message of format 2, or a transaction that came at once."""
+    """A whole object: a message of format 2, or a whole transaction."""
     HEAD = "head"
-    """Format 1, up to and with the bracket behind ``"change":``."""
+    """The beginning of a transaction of format 1, including the bracket behind ``"change":``."""
     CHANGE = "change"
-    """Format 1: one element of ``change``."""
+    """One element of ``change`` in format 1."""
     TAIL = "tail"
-    """Format 1, from the bracket that closes ``change``."""
+    """The end of a transaction of format 1, from the bracket that closes ``change``."""
 
 
 class _Expect(enum.Enum):
-    """What may come next; white space may come before it."""
+    """What the text must go on with, after white space."""
 
     OBJECT = "an object"
     CHANGE_OR_END = "a change or ']'"
@@ -114,27 +121,31 @@ class _Expect(enum.Enum):
 
 
 class Splitter:
-    """Cuts a stream of JSON objects into pieces, as they are completed."""
+    """Splits a stream of JSON objects into pieces, each as soon as it is complete."""
 
     def __init__(self) -> None:
         self._expect = _Expect.OBJECT
         self._scanner = Scanner()
+        # The piece that has begun: its kind, and the texts that it consists of so far.
         self._piece = Piece.OBJECT
         self._parts: list[str] = []
+        # Characters of the stream before the text that is being fed; for errors.
         self._consumed = 0
         # Whether the object may still turn out to be a transaction of format 1.
         self._undecided = False
 
     @property
     def inside(self) -> bool:
-        """Whether an object has begun and not ended."""
+        """Whether an object has begun and has not ended yet."""
         return self._expect is not _Expect.OBJECT
 
     def feed(self, text: str) -> Iterator[tuple[Piece, str]]:
-        """Yield the pieces that ``text`` completes; iterate to the end.
+        """Yield the pieces that are complete with the next text.
+
+        Iterate to the end: the text is read on the way.
 
         Raises:
-            DecodeError: if something comes where it cannot.
+            DecodeError: if the text is not a sequence of objects.
         """
         place = 0
         while place < len(text):
@@ -155,7 +166,7 @@ class Splitter:
                     yield self._piece, self._cut(text[start:place])
                     break
                 if self._undecided and self._scanner.depth == 2 and text[place - 1] == "[":
-                    # The first list of an object is the changes, or the columns of format 2.
+                    # The first list in an object has the changes, or in format 2 the columns.
                     self._undecided = False
                     head = self._cut(text[start:place])
                     if _CHANGES_KEY.search(head, 0, len(head) - 1):
@@ -169,11 +180,11 @@ class Splitter:
         self._consumed += len(text)
 
     def skip(self, text: str) -> None:
-        """Pass over whole objects that somebody else has read."""
+        """Count a text of whole objects that has been read without the splitter."""
         self._consumed += len(text)
 
     def end(self) -> None:
-        """Say that nothing follows.
+        """Tell the splitter that the stream has ended.
 
         Raises:
             TruncatedMessageError: if an object has not ended.
@@ -185,10 +196,10 @@ class Splitter:
             )
 
     def _begin(self, text: str, place: int) -> tuple[bool, int]:
-        """Look at the character that decides what follows.
+        """Decide by a character what follows.
 
         Returns:
-            Whether a piece begins with it, and where to go on.
+            Whether a piece begins with the character, and where to go on reading.
         """
         expect, character = self._expect, text[place]
         if character == "{" and expect is _Expect.OBJECT:
@@ -199,7 +210,7 @@ class Splitter:
             self._expect = _Expect.CHANGE
             return False, place + 1
         if character == "]" and expect in (_Expect.COMMA_OR_END, _Expect.CHANGE_OR_END):
-            # The bracket of the transaction's object and that of its changes are open.
+            # The brackets of the transaction's object and of its list of changes are open.
             return self._open(Piece.TAIL, 2), place
         raise DecodeError(
             f"not wal2json's output: {character!r} at character {self._consumed + place} of the "
@@ -214,7 +225,7 @@ class Splitter:
         return True
 
     def _cut(self, last: str) -> str:
-        """Return the piece so far and begin a new one."""
+        """Return the piece that ends with ``last``."""
         if not self._parts:
             return last
         self._parts.append(last)

@@ -1,14 +1,15 @@
-"""What the rows so far tell of their tables: columns, identity, what an UPDATE left out.
+"""Infers what tables look like from their rows: columns, identity, what an UPDATE left out.
 
-Theory of operation. There is no Relation message: a table is known from its rows. An INSERT
-has all columns; an UPDATE leaves out unchanged TOAST without a sign. So each table has a
-*relation*, made from the widest row that agrees with the latest, and each distinct list of
-columns has a *layout* against it, worked out once and found again by that list. A column of
-the relation that an UPDATE does not have is UNCHANGED if its type can be TOASTed. An INSERT
-without it says that it was dropped; so does a list that no longer agrees.
+Theory of operation. wal2json has no Relation message, so a table is known from its rows only. An
+INSERT has all columns. An UPDATE leaves out unchanged TOASTed values without a sign. So each table
+has a *relation*, which is made from the row with the most columns that agrees with the latest row.
+Each distinct list of columns has a *layout*, which says how such a row becomes a record of the
+relation. It is made once and found again by that list. A column of the relation that an UPDATE does
+not have is UNCHANGED if its type can be TOASTed. If an INSERT does not have it, it was dropped; the
+same follows from a list that does not agree with the relation.
 
-The identity (``identity``, ``oldkeys``) is the whole old row under REPLICA IDENTITY FULL,
-else the key. Which of the two it is must be inferred, see :meth:`Table._is_whole`.
+The identity of a row (``identity``, ``oldkeys``) is the whole old row under REPLICA IDENTITY FULL,
+and otherwise the key. Which of the two it is has to be inferred: see :meth:`Table._is_whole`.
 """
 
 from __future__ import annotations
@@ -24,43 +25,46 @@ from ._types import can_be_toasted
 
 __all__ = ["Table", "Tables"]
 
-# Under FULL, format 1 has a list of its own for each combination of NULLs.
+# Under REPLICA IDENTITY FULL, format 1 writes a different list for each combination of NULLs.
 _MAX_LAYOUTS: Final = 512
 
 
 class RowLayout(NamedTuple):
-    """How a list of columns becomes a record of the relation."""
+    """How a row with a certain list of columns becomes a record of the relation."""
 
     relation: Relation
     bytea: tuple[int, ...]
     """Places of columns of type bytea, whose ``\\x`` wal2json leaves out."""
     places: tuple[int, ...] | None
-    """For each column of the relation its place in the list, -1 if left out; None if all are."""
+    """For each column of the relation its place in the list, or -1 if the list does not have it;
+    None if the list has all columns, in their order."""
 
 
 class IdentityLayout(NamedTuple):
-    """How an identity becomes an old record."""
+    """How an identity with a certain list of columns becomes an old record."""
 
     relation: Relation
     bytea: tuple[int, ...]
+    """Places of columns of type bytea, whose ``\\x`` wal2json leaves out."""
     shape: Shape
+    """Of the old record."""
     is_whole: bool
-    """Whether it is an old row rather than a key."""
+    """Whether the identity is a whole old row rather than a key."""
     places: tuple[int, ...]
-    """Of its columns in the relation."""
+    """The places of the identity's columns in the relation."""
 
 
 class Tables:
-    """Every table met so far."""
+    """All tables of which a row has come."""
 
     def __init__(self) -> None:
         self._tables: dict[tuple[str, str], Table] = {}
 
     def get(self, schema: Any, name: Any) -> Table:
-        """Return the table, a new one at the first call.
+        """Return a table; at the first call for its name, a new one.
 
         Raises:
-            DecodeError: if the names are not text.
+            DecodeError: if a name is not a string.
         """
         table = self._tables.get((schema, name))
         if table is None:
@@ -71,33 +75,41 @@ class Tables:
 
 
 class Table:
-    """One table."""
+    """What is known of one table.
+
+    Attributes:
+        relation: the table as its last row showed it.
+    """
 
     def __init__(self, schema: str, name: str) -> None:
         self._schema = schema
         self._name = name
-        # Equal relations are the same object, also when an earlier one comes back.
+        # Equal relations are the same object, even if another one was in use in between.
         self._relations: dict[tuple[tuple[Column, ...], ReplicaIdentity], Relation] = {}
         self._rows: dict[Signature, RowLayout] = {}
         self._identities: dict[Signature, IdentityLayout] = {}
 
         self._columns: tuple[Column, ...] = ()
-        # Whether they are a row's, not just an identity's; whether an INSERT has told them all.
+        # Whether the columns are those of a row, rather than those of an identity only.
         self._seen_row = False
+        # Whether the columns are those of an INSERT, which has all of them.
         self._seen_insert = False
+        # What include-pk wrote, and the names of the primary key's columns; None before it did.
         self._raw_primary_key: Any = None
         self._primary_key: Names | None = None
+        # The columns of the last identity that was a key; None if it was a whole row.
         self._key: Names | None = None
+        # Whether the table has REPLICA IDENTITY FULL.
         self._is_full = False
         self.relation = self._make_relation()
-        """The table as its last row showed it."""
 
     def set_primary_key(self, raw: Any, names: Names) -> None:
-        """Take what ``include-pk`` says.
+        """Set the primary key that ``include-pk`` writes.
 
         Args:
-            raw: as the text has it; call only if :meth:`has_primary_key` says that it is new.
-            names: of its columns; none if the table has no primary key.
+            raw: the primary key as JSON has it. Call this only if :meth:`has_primary_key` returns
+                False for it.
+            names: the names of its columns; empty if the table has no primary key.
         """
         self._raw_primary_key = raw
         self._primary_key = names
@@ -106,10 +118,11 @@ class Table:
         self._renew()
 
     def has_primary_key(self, raw: Any) -> bool:
+        """Say whether the primary key is known to be this one, as JSON has it."""
         return bool(self._raw_primary_key == raw)
 
     def insert(self, row: Row) -> Record:
-        """Return the record of an INSERT, whose columns are all that there are."""
+        """Return the record of an INSERT, which has all columns of the table."""
         signature, values = row
         layout = self._rows.get(signature)
         if layout is None or layout.places is not None:
@@ -119,12 +132,14 @@ class Table:
     def update(
         self, row: Row, identity: Row | None, *, skips_null: bool
     ) -> tuple[Record, Record | None]:
-        """Return new and old record of an UPDATE, the old one as pgoutput would send it.
+        """Return the new and the old record of an UPDATE.
+
+        The old record is None wherever pgoutput would send none.
 
         Args:
             row: the new row.
-            identity: None if the text has none.
-            skips_null: whether an identity leaves out NULLs, as format 1's does.
+            identity: the identity of the old row; None if the text has none.
+            skips_null: whether identities leave out NULLs, as those of format 1 do.
         """
         signature, values = row
         layout = self._rows.get(signature) or self._learn_row(signature, is_complete=False)
@@ -135,7 +150,7 @@ class Table:
         old_layout = self._identities.get(old_signature)
         if old_layout is None:
             old_layout = self._learn_identity(old_signature, signature[0], skips_null)
-            # The identity may have had more to say of the relation.
+            # The identity may have changed the relation.
             layout = self._rows.get(signature) or self._learn_row(signature, is_complete=False)
             if layout.relation is not old_layout.relation:
                 raise DecodeError("the columns of a row and of its identity contradict each other")
@@ -145,14 +160,19 @@ class Table:
         if not old_layout.is_whole and all(
             fields[place] == old for place, old in zip(places, old_fields, strict=True)
         ):
-            # An unchanged key, which wal2json repeats; pgoutput sends no old row.
+            # The key has not changed. wal2json writes it anyway; pgoutput would send no old row.
             return Record(shape, fields), None
         if layout.places is not None:
             fields = _restore(fields, places, old_fields)
         return Record(shape, fields), Record(old_layout.shape, old_fields)
 
     def delete(self, identity: Row, *, skips_null: bool) -> Record:
-        """Return the old record of a DELETE."""
+        """Return the old record of a DELETE.
+
+        Args:
+            identity: the identity of the old row.
+            skips_null: whether identities leave out NULLs, as those of format 1 do.
+        """
         signature, values = identity
         layout = self._identities.get(signature)
         if layout is None:
@@ -165,7 +185,7 @@ class Table:
         if places is None:
             if is_complete and not self._seen_insert:
                 self._seen_insert = True
-                # What looked like a whole row may have been a key, with all else left out.
+                # An identity that was taken for a whole row may have been a key.
                 self._is_full = self._is_full and columns == self._columns
             self._seen_row = True
             self._set_columns(columns)
@@ -174,9 +194,11 @@ class Table:
         return layout
 
     def _left_out(self, columns: tuple[Column, ...]) -> tuple[int, ...] | None:
-        """Say where the relation's columns stand in ``columns``, if these can be its own.
+        """Return the places of the relation's columns in a row that leaves out some of them.
 
-        None if they cannot, or if none is left out.
+        Returns:
+            For each column of the relation its place in ``columns``, or -1 if it is left out; None
+            if the row leaves out none, or cannot be one of this relation.
         """
         if len(columns) >= len(self._columns):
             return None
@@ -195,12 +217,12 @@ class Table:
     def _learn_identity(
         self, signature: Signature, row: Names | None, skips_null: bool
     ) -> IdentityLayout:
-        """Work out the layout of an identity.
+        """Make the layout of an identity, and learn from it what the table looks like.
 
         Args:
             signature: the identity's columns.
-            row: of an UPDATE, the names of the columns that its new row has.
-            skips_null: whether it may leave out NULLs.
+            row: the names of the columns in the new row of an UPDATE; None for a DELETE.
+            skips_null: whether the identity may leave out NULLs.
         """
         columns = columns_of(signature)
         names = signature[0]
@@ -208,17 +230,19 @@ class Table:
         is_new = not known.issuperset(columns)
         if row is None:
             if is_new:
-                # Another table than before: all that is known of it is this.
+                # The table was altered, and nothing but this identity is known of it now.
                 self._seen_row = self._seen_insert = False
                 self._is_full = False
                 self._set_columns(columns)
         elif not set(names).issuperset(row):
-            # A key; a TOASTed one that did not change is not in the row.
+            # The identity is a key, one of whose values is TOASTed, unchanged and so not in the
+            # row.
             present = {column.name for column in self._columns}
             missing = tuple(column for column in columns if column.name not in present)
             self._set_columns(missing + self._columns)
         elif is_new or (self._is_full and not skips_null):
-            # A whole old row: it has what the row left out, and lacks what was dropped.
+            # The identity is a whole old row: it has what the new row left out, and does not have
+            # what was dropped.
             self._set_columns(columns)
         self._is_full = self._is_whole(names, skips_null)
         self._key = None if self._is_full else names
@@ -226,11 +250,12 @@ class Table:
         return self._identity_layout(signature, columns)
 
     def _is_whole(self, names: Names, skips_null: bool) -> bool:
-        """Say whether an identity is an old row, so that the table has REPLICA IDENTITY FULL.
+        """Say whether an identity is a whole old row, as under REPLICA IDENTITY FULL.
 
-        It is when it has all columns, and they are not just the primary key. Format 1 leaves
-        out NULLs: there a row is also what has more than the primary key, or nothing at all;
-        without ``include-pk``, what has other columns than the identity before.
+        It is one if it has all columns of the table, unless they are the columns of the primary
+        key. As format 1 leaves out NULLs, an identity in that format is a whole row, too, if it has
+        more columns than the primary key, or none; without ``include-pk``, if it has other columns
+        than the identity before.
         """
         if self._primary_key and set(names) == set(self._primary_key):
             return False
@@ -268,7 +293,7 @@ class Table:
             self._renew()
 
     def _renew(self) -> None:
-        """Make the relation anew if it has changed, and forget the layouts against it."""
+        """Make a new relation if the table has changed, and discard the layouts of the old one."""
         relation = self._make_relation()
         if relation is not self.relation:
             self.relation = relation
@@ -320,7 +345,7 @@ def _new_fields(layout: RowLayout, values: Sequence[Any]) -> tuple[Field, ...]:
 def _restore(
     fields: tuple[Field, ...], places: tuple[int, ...], old_fields: tuple[Field, ...]
 ) -> tuple[Field, ...]:
-    """Fill in unchanged TOAST from the old row."""
+    """Return the fields with unchanged TOASTed values taken from the old row."""
     restored = list(fields)
     for place, old in zip(places, old_fields, strict=True):
         if restored[place] is UNCHANGED:

@@ -1,4 +1,4 @@
-"""Names of types, as ``format_type()`` writes them, to those of ``pg_type``.
+"""Turns the names of types that ``format_type()`` writes into those of ``pg_type``.
 
 wal2json writes ``character varying(10)``, ``timestamp(3) with time zone[]``, ``"Odd name"`` or,
 in format 1 without ``include-typmod``, the plain ``typname``. See "format_type" in
@@ -22,9 +22,9 @@ class Type(NamedTuple):
     name: str
     """``pg_type.typname``."""
     schema: str
-    """``pg_catalog`` for a built-in type; empty when the format does not tell."""
+    """``pg_catalog`` for a built-in type; empty where wal2json does not write it."""
     modifier: int
-    """``atttypmod``, -1 without."""
+    """``atttypmod``, such as the length of a varchar; -1 if the type has none."""
 
 
 UNKNOWN: Final = Type("", "", -1)
@@ -62,7 +62,8 @@ _PRECISIONS: Final = frozenset("0123456")
 
 _NAME_BYTES: Final = 63
 
-# pg_type.typlen is positive: never TOASTed. Other types, and those not built in, may be.
+# The built-in types whose pg_type.typlen is positive: their values are never TOASTed. Those of
+# all other types may be.
 # fmt: off
 _FIXED_LENGTH: Final = frozenset(
     (
@@ -78,7 +79,10 @@ _FIXED_LENGTH: Final = frozenset(
 
 
 def can_be_toasted(name: str, schema: str) -> bool:
-    """Say whether an UPDATE may leave out a column of the type because it is unchanged."""
+    """Say whether values of a type can be TOASTed.
+
+    If so, an UPDATE may leave out such a column because its value is unchanged.
+    """
     return schema != "pg_catalog" or name not in _FIXED_LENGTH
 
 
@@ -87,8 +91,9 @@ def parse_type(text: str, oid: int) -> Type:
     """Read a type as wal2json writes it.
 
     Args:
-        text: its name; empty without ``include-types``.
-        oid: with ``include-type-oids``, its OID, which tells built-in types for certain; else 0.
+        text: the type's name as ``format_type()`` writes it; empty without ``include-types``.
+        oid: the type's OID, by which a built-in type is known for certain; 0 without
+            ``include-type-oids``.
     """
     if not text:
         return Type(BUILTIN_TYPES[oid], "pg_catalog", -1) if oid in BUILTIN_TYPES else UNKNOWN

@@ -1,7 +1,7 @@
-"""Decoder: wal2json's texts to changes.
+"""Wal2JsonDecoder turns wal2json's texts into changes.
 
-It does no I/O. Which of the two formats a text is in, it sees from the text; which options
-the slot was read with, it sees from what is there.
+The decoder does no I/O. It recognizes from the text itself which of the two formats it is in, and
+with which options the slot was read.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ Decoded: TypeAlias = list[Change | Begin | Commit]
 class Wal2JsonDecoder:
     """Turns the texts of one slot into changes, in commit order.
 
-    It remembers the tables' columns, so that a column that a later UPDATE leaves out can be
-    :data:`~realtime_core.UNCHANGED`, and the transaction that format 2 opens with B. After a
-    :exc:`~realtime_core.errors.DecodeError` it refuses further texts: what it knows may be
-    wrong.
+    The decoder remembers the columns of every table, so that a column that a later UPDATE leaves
+    out can be :data:`~realtime_core.UNCHANGED`, and the transaction that a message of format 2 with
+    action B has begun. After a :exc:`~realtime_core.errors.DecodeError` it refuses further texts,
+    because what it remembers may be wrong.
 
-    Give it whole texts, as a slot hands them out, with :meth:`feed`; or text that is cut
-    anywhere, as with ``write-in-chunks``, with :meth:`feed_chunk` and a final :meth:`end`.
+    Pass whole texts, one for each row that a slot returns, to :meth:`feed`. Pass text that is cut
+    anywhere, as with ``write-in-chunks``, to :meth:`feed_chunk`, and call :meth:`end` after the
+    last.
 
     Args:
-        stream: goes into each position; None for a stream without a known source.
-        place_by_end: in format 1, which does not tell a commit record's LSN, let ``commit_lsn``
-            be the LSN behind it, so that positions order the changes of several transactions.
-            Format 2 is not concerned.
-        successor_of: the decoder of an earlier connection to the same slot: what it knows of
-            the tables goes on to be known.
+        stream: the stream that every position belongs to; None if it is not known.
+        place_by_end: in format 1, which does not have the LSN of a commit record, set
+            ``commit_lsn`` to the LSN behind that record, so that positions order the changes of
+            several transactions. It has no effect in format 2.
+        successor_of: the decoder of an earlier connection to the same slot, whose knowledge of the
+            tables this decoder takes over.
     """
 
     def __init__(
@@ -55,18 +56,18 @@ class Wal2JsonDecoder:
         self._format1 = Format1(self._tables, stream, place_by_end=place_by_end)
         self._format2 = Format2(self._tables, stream)
         self._splitter = Splitter()
-        # An undecodable byte of a message's content goes through as a lone surrogate.
+        # A byte of a message's content that is not UTF-8 becomes a lone surrogate.
         self._utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self._broken = False
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction has begun and not ended."""
+        """Whether a transaction has begun and has not ended yet."""
         return self._format1.in_transaction or self._format2.in_transaction
 
     @property
     def in_text(self) -> bool:
-        """Whether a text that comes in chunks has begun and not ended."""
+        """Whether a text that comes in chunks has begun and has not ended yet."""
         return self._splitter.inside or self._in_character
 
     @property
@@ -74,40 +75,41 @@ class Wal2JsonDecoder:
         return bool(self._utf8.getstate()[0])
 
     def feed(self, text: str | bytes) -> Decoded:
-        """Take one whole text: a transaction of format 1, or a message of format 2.
+        """Decode one whole text: a transaction of format 1, or a message of format 2.
 
         Returns:
-            What it contains, in order: in format 1 ``Begin``, the changes, ``Commit``; in
+            What the text contains, in order: in format 1 ``Begin``, the changes and ``Commit``; in
             format 2 one change, ``Begin`` or ``Commit``. Without ``include-transaction``
-            there is no ``Begin`` and ``Commit``.
+            format 2 has no ``Begin`` and no ``Commit``.
 
         Raises:
-            TruncatedMessageError: if the text ends too early.
-            DecodeError: if it is not wal2json's output, or cannot come at this place.
+            TruncatedMessageError: if the text ends within a value.
+            DecodeError: if the text is not wal2json's output, or cannot follow the texts before.
         """
         self._check()
         try:
             if self.in_text:
-                raise DecodeError("a whole text within one that came in chunks")
+                raise DecodeError("a whole text was fed before the end of one that came in chunks")
             return self._object(load(text))
         except DecodeError:
             self._broken = True
             raise
 
     def feed_chunk(self, chunk: str | bytes) -> Decoded:
-        """Take a part of one text, or of several, cut anywhere.
+        """Decode a part of one text, or of several texts, cut anywhere.
 
-        Each change is returned as soon as it is complete, also those of a transaction in
-        format 1 that is still coming in.
+        Each change is returned as soon as it is complete, even before the end of its transaction in
+        format 1.
 
         Raises:
-            DecodeError: as :meth:`feed` does.
+            DecodeError: if the text is not wal2json's output, or cannot follow the texts before.
         """
         self._check()
         try:
             text = chunk if isinstance(chunk, str) else self._utf8.decode(chunk)
             if not self.in_text and _may_be_whole(text):
-                # In one go, which takes half the time. If it is not whole, that shows below.
+                # A whole text is read in half the time that its pieces take. If this one is not
+                # whole after all, the splitter finds out.
                 value = None
                 with suppress(DecodeError):
                     value = load(text)
@@ -123,7 +125,7 @@ class Wal2JsonDecoder:
             raise
 
     def end(self) -> None:
-        """Say that nothing follows.
+        """Tell the decoder that the stream has ended.
 
         Raises:
             TruncatedMessageError: if the last text or transaction is not complete.
@@ -133,11 +135,13 @@ class Wal2JsonDecoder:
         if self._in_character:
             raise TruncatedMessageError("the stream ends within a character")
         if self.in_transaction:
-            raise TruncatedMessageError("the stream ends within a transaction: its C is missing")
+            raise TruncatedMessageError(
+                "the stream ends within a transaction: the message with action C is missing"
+            )
 
     def _check(self) -> None:
         if self._broken:
-            raise DecodeError("this decoder met an error before: start with a new one")
+            raise DecodeError("this decoder has raised an error before: start with a new one")
 
     def _piece(self, piece: Piece, text: str) -> Decoded:
         match piece:
@@ -171,7 +175,7 @@ class Wal2JsonDecoder:
 
 
 def _may_be_whole(text: str) -> bool:
-    """Say whether a chunk looks like one whole text, not like a part or several."""
+    """Say whether a chunk looks like exactly one whole text."""
     return (
         text.startswith("{")
         and text.endswith(("}", "}\n"))
@@ -181,18 +185,18 @@ def _may_be_whole(text: str) -> bool:
 
 
 def parse(text: str | bytes) -> list[Change]:
-    """Decode one text by itself: a transaction of format 1, or a message of format 2.
+    """Decode a single text: a transaction of format 1, or a message of format 2.
 
-    Nothing is known of what came before, so a column that an UPDATE left out is absent, and a
-    change of format 2 knows of its transaction what its own options say. For a stream use
-    :class:`Wal2JsonDecoder`.
+    Nothing is known of earlier texts. So a column that an UPDATE leaves out is missing in the
+    record, and the transaction of a change in format 2 has only what the options add to each
+    message. Use :class:`Wal2JsonDecoder` for a stream.
 
     Returns:
-        The changes; none for a B or C of format 2.
+        The changes; none for a message of format 2 that begins or ends a transaction.
 
     Raises:
-        TruncatedMessageError: if the text ends too early.
-        DecodeError: if it is not one text of wal2json.
+        TruncatedMessageError: if the text ends within a value.
+        DecodeError: if the text is not one text of wal2json's output.
     """
     value = load(text)
     if isinstance(value, dict) and value.get("action") == "C":

@@ -1,4 +1,4 @@
-"""Whole streams: from an iterable of chunks, or from a file."""
+"""Decodes whole streams: an iterable of chunks, or a file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class _File(Protocol):
     """An open file, text (UTF-8) or binary."""
 
     def readline(self, size: int = -1, /) -> str | bytes:
-        """Return the rest of the line, but no more than ``size``."""
+        """Return the rest of the line, but at most ``size`` characters or bytes of it."""
         ...
 
 
 def iter_changes(
     chunks: Iterable[str | bytes], *, boundaries: bool = False
 ) -> Iterator[Change | Begin | Commit]:
-    """Yield the changes of a stream that comes in pieces, cut anywhere.
+    """Yield the changes of a stream that comes in chunks, cut anywhere.
 
     Args:
-        chunks: whole texts, ``write-in-chunks``'s fragments, or blocks from a socket.
+        chunks: whole texts, the fragments of ``write-in-chunks``, or blocks read from a socket.
         boundaries: also yield ``Begin`` and ``Commit``.
 
     Raises:
@@ -41,11 +41,11 @@ def iter_changes(
 
 
 def parse_file(file: _File, *, boundaries: bool = False) -> Iterator[Change | Begin | Commit]:
-    """Yield the changes in a file, as pg_recvlogical writes it.
+    """Yield the changes in a file that pg_recvlogical has written.
 
-    It has one text after the other: in format 2 a message on each line, in format 1 objects on
-    one line each or on several, or in fragments. Memory stays at the largest change, however
-    large a transaction of format 1 is.
+    Such a file has one text after the other. In format 2 each message is a line; in format 1 an
+    object may be one line or several, or come in fragments. No more than one change is in memory,
+    however large a transaction of format 1 is.
 
     Args:
         file: an open file, binary or text in UTF-8; it is read to its end and left open.
@@ -58,7 +58,7 @@ def parse_file(file: _File, *, boundaries: bool = False) -> Iterator[Change | Be
     decoder = Wal2JsonDecoder()
     while line := file.readline(_BLOCK):
         if not decoder.in_text and _is_message(line):
-            # A whole text, read in one go: the faster way.
+            # Whole texts are read faster than chunks.
             yield from _wanted(decoder.feed(line), boundaries)
         else:
             yield from _wanted(decoder.feed_chunk(line), boundaries)
@@ -66,9 +66,9 @@ def parse_file(file: _File, *, boundaries: bool = False) -> Iterator[Change | Be
 
 
 def _is_message(line: str | bytes) -> bool:
-    """Say whether a line is one message of format 2: it ends, and does not begin a second one.
+    """Say whether a line is exactly one message of format 2.
 
-    Within a value the quotes would have backslashes before them.
+    The text that begins a second message cannot occur in a value, where quotes have a backslash.
     """
     if isinstance(line, str):
         return line.startswith('{"action":') and line.endswith("\n") and '}{"action":' not in line
