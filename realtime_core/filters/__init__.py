@@ -1,8 +1,8 @@
-"""Filters: which changes somebody wants, in a language of conditions with SQL's meaning.
+"""Filter expressions: conditions that a row must meet, with the meaning that they have in SQL.
 
-:func:`parse_filter` reads an expression, :meth:`Filter.compile` types it for a relation, and
-the result says whether a row passes; :class:`FilterIndex` asks many filters at once. The
-language and what it means is described in ``docs/reference/filters.md``.
+:func:`parse_filter` reads an expression. :meth:`Filter.compile` reads its values by the types of a
+relation's columns, and the compiled filter says whether a row passes. :class:`FilterIndex` finds
+out of many filters those that a row passes. ``docs/reference/filters.md`` describes the language.
 """
 
 from ..types.columns import EnumOrders, comparison_key

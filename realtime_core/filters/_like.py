@@ -1,8 +1,9 @@
-"""LIKE, in time that no pattern can blow up. ILIKE is the same of what is folded.
+"""LIKE, whose time no pattern can make grow out of bounds.
 
-Between two ``%`` a pattern has a piece of fixed length, and the leftmost place where it
-fits is as good as any other, so nothing is ever tried twice. ``*`` is PostgREST's alias of
-``%``; a backslash takes the next character's meaning away.
+What stands between two ``%`` of a pattern, a piece, has a fixed length. The leftmost place where a
+piece fits is as good as any other, so nothing is ever tried twice. ``*`` is PostgREST's alias of
+``%``. A character behind a backslash has no special meaning. ILIKE is LIKE for a pattern and a text
+that are folded to lower case.
 
 Source: "Pattern Matching", "LIKE", in the PostgreSQL documentation.
 """
@@ -24,10 +25,10 @@ _SHORT: Final = 64
 def like(pattern: str) -> tuple[Test, int]:
     """Return the test of a pattern, and how many of its pieces have a ``_``.
 
-    Those have to be compiled, which takes longer than all else.
+    Such pieces become regular expressions, which takes longer than everything else.
 
     Raises:
-        ValueError: if it ends with a backslash.
+        ValueError: if the pattern ends with a backslash.
     """
     pieces = _split(pattern)
     compiled = sum(not _is_literal(piece) for piece in pieces)
@@ -42,7 +43,7 @@ def like(pattern: str) -> tuple[Test, int]:
 
 
 _Piece: TypeAlias = list[tuple[str, str]]
-"""("=", literal text) or ("_", "") for any one character."""
+"""A sequence of ("=", text) for a text as it is, and ("_", "") for any one character."""
 
 
 def _split(pattern: str) -> list[_Piece]:
@@ -116,11 +117,13 @@ def _general(first: _Piece, middle: list[_Piece], last: _Piece) -> Test:
 
 
 def _search(piece: _Piece) -> Callable[[str, int, int], int]:
-    """Return the function that finds where the first fit of a piece ends, or -1.
+    """Return a function that finds the first place where a piece fits.
 
-    Each ``_`` at its beginning or end only takes a place. To try what is between them at each place
-    costs length times length; a long one is compared at all places at once, with a bit of an
-    integer for each of its beginnings that fits so far.
+    The function takes a text and the places between which to search, and returns where the piece
+    ends, or -1. A ``_`` at the beginning or the end of a piece only takes up a place. To try what
+    is between them at each place takes time that grows with both lengths. So a long piece is
+    compared at all places at once: a bit of an integer says for each of its beginnings whether it
+    fits so far.
     """
     before = next((place for place, (kind, _) in enumerate(piece) if kind == "="), len(piece))
     core = piece[before:]
@@ -129,7 +132,7 @@ def _search(piece: _Piece) -> Callable[[str, int, int], int]:
 
     def find(text: str, at: int, end: int) -> int:
         if at + before > end - after:
-            # A negative end would count from the text's.
+            # A negative place would count from the end of the text.
             return -1
         found = find_core(text, at + before, end - after)
         return -1 if found < 0 else found + after
@@ -180,6 +183,6 @@ def _length(piece: _Piece) -> int:
 
 
 def _fixed(piece: _Piece) -> re.Pattern[str]:
-    """Return the pattern of a piece, which has nothing to go back to."""
+    """Return the regular expression of a piece. It has no quantifiers, so it never tries again."""
     source = "".join(re.escape(text) if kind == "=" else "." for kind, text in piece)
     return re.compile(source, re.DOTALL)

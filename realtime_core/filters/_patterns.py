@@ -1,4 +1,7 @@
-"""The patterns of one filter, bounded together: what they become takes time and memory."""
+"""Compiles the patterns of a filter, within bounds for all of them together.
+
+What a pattern is compiled to takes time and memory.
+"""
 
 from __future__ import annotations
 
@@ -15,35 +18,36 @@ from .nodes import Comparison, Operator
 __all__ = ["PATTERNS", "SLOW", "Patterns", "fold_text", "weight"]
 
 PATTERNS: Final = frozenset({Operator.LIKE, Operator.ILIKE, Operator.MATCH, Operator.IMATCH})
-"""The operators whose literals are patterns."""
+"""The operators whose values are patterns."""
 
 _WILDCARDS: Final = re.compile("[%*]")
 _LONGEST_PATTERN: Final = 1000
-"""Characters: what patterns become takes time and memory many times their length."""
+"""The most characters of a pattern."""
 _MOST_INSTRUCTIONS: Final = 6_000
-"""Of a filter's regular expressions, for RE2, which takes 2 ms for so many: ``\\w`` and its like
-are 1,200, as there are so many letters; those of ASCII alone are one or two each."""
+"""The most instructions that RE2 may have for all regular expressions of a filter, which takes 2
+ms. ``\\w`` and similar classes have 1,200, as there are so many letters. A class of ASCII has one
+or two."""
 _MOST_PIECES: Final = 1000
-"""Of a filter's LIKE patterns, between two ``%``, that have a ``_``: 20 µs each."""
+"""The most pieces with a ``_`` that all LIKE patterns of a filter may have; each takes 20 µs."""
 _LONGEST_SEARCHED: Final = 65_536
-"""Characters of a row's value that LIKE searches; a regular expression has bounds of its own."""
+"""The most characters of a value that LIKE searches. Regular expressions have bounds of their
+own."""
 _SHORT_PIECE: Final = 64
-"""Places of a piece with ``_`` of which each costs; a longer one is compared at all places at
-once."""
+"""Characters of a piece with ``_`` that costs as many conditions as it has characters."""
 _LONG_PIECE: Final = 100
-"""Conditions that a longer one costs."""
+"""Conditions that a longer piece costs, which is compared at all places at once."""
 _PIECES_EACH: Final = 5
-"""Pieces of a LIKE pattern that cost as much as a condition, to read them."""
+"""Pieces of a LIKE pattern that take as long to read as one condition."""
 SLOW: Final = 50
-"""Conditions that take as long as a search that RE2 is slow with: 5 ms."""
+"""Conditions that take as long as one search that is slow for RE2, which is 5 ms."""
 
 
 class Patterns:
-    """Makes the tests of a filter's patterns, as long as there are not too many.
+    """Compiles the patterns of one filter, and refuses those that exceed the bounds.
 
     Attributes:
-        instructions: that RE2 has for the regular expressions so far.
-        count: of the patterns so far.
+        instructions: how many instructions RE2 has for the regular expressions so far.
+        count: how many patterns there have been so far.
     """
 
     def __init__(self) -> None:
@@ -54,17 +58,17 @@ class Patterns:
     def test(self, node: Comparison, *, ignore_case: bool) -> tuple[Callable[[str], bool], bool]:
         """Return the test of a comparison whose operator is one of :data:`PATTERNS`.
 
-        It raises UnreadableError for a text that is too long to be searched.
+        The test raises UnreadableError for a text that is too long to be searched.
 
         Args:
             node: the comparison.
-            ignore_case: although its operator does not.
+            ignore_case: whether to ignore case even if the operator does not.
 
         Returns:
-            the test, and whether it takes the text as :func:`fold_text` makes it.
+            The test, and whether it has to be given the text that :func:`fold_text` returns.
 
         Raises:
-            ValueError: if the pattern is none, or too much with those before it.
+            ValueError: if the pattern is invalid, or exceeds a bound together with those before it.
         """
         self.count += 1
         pattern = node.value
@@ -94,17 +98,17 @@ class Patterns:
 
 
 def fold_text(text: str) -> str:
-    """Fold a row's value for those who look for patterns whatever the letters' case.
+    """Fold a value to lower case for patterns that ignore case.
 
     Raises:
-        UnreadableError: if it is too long to be searched.
+        UnreadableError: if the value is too long to be searched.
     """
     _check_length(text)
     return fold(text)
 
 
 def weight(node: Comparison) -> int:
-    """Return how many conditions cost as much as one of :data:`PATTERNS`."""
+    """Return how many simple conditions take as long as a comparison with a pattern."""
     pattern = node.value
     assert isinstance(pattern, str)
     if node.operator in (Operator.MATCH, Operator.IMATCH):
@@ -115,7 +119,7 @@ def weight(node: Comparison) -> int:
         for piece in pieces
         if "_" in piece
     )
-    # What stands anywhere is looked for in the whole text.
+    # A piece that may stand anywhere is looked for in the whole text.
     anywhere = any(pieces[1:-1])
     return 1 + anywhere + len(pieces) // _PIECES_EACH + tried
 

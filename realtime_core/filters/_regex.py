@@ -20,16 +20,16 @@ from ..types.base import UnreadableError
 __all__ = ["has_regex", "regex"]
 
 _MAX_MEMORY: Final = 1 << 20
-"""Bytes that RE2 may use for one pattern and its cache of states: enough for both where the pattern
-has 6,000 instructions, and what is too large is refused within 5 ms."""
+"""The most bytes that RE2 uses for a pattern and its cache of states. They are enough for a pattern
+of 6,000 instructions, and a pattern that is too large is refused within 5 ms."""
 _LONGEST_SEARCHED: Final = 65_536
-"""Characters of a row's value."""
+"""The most characters of a value that is searched."""
 _MOST_STEPS: Final = 450_000
-"""Characters of a value times instructions of the pattern, where a class is one: where RE2 has too
-many states to keep, it holds each character against all instructions that the text may have come
-to, 10 ns each, and cannot be stopped meanwhile."""
+"""The most characters of a value, times the instructions of the pattern, where a class counts as
+one. If RE2 cannot keep all states, it compares each character with all instructions that the text
+may have led to. That takes 10 ns each, and cannot be stopped meanwhile."""
 _ALWAYS: Final = 4
-"""Instructions that every pattern has, to begin anywhere and to end."""
+"""Instructions that every pattern has, in order to match anywhere."""
 
 _LETTERS: Final = r"\p{L}\p{Nl}"
 _BLANKS: Final = r"\t\n\v\f\r\x{85}\p{Z}"
@@ -49,7 +49,7 @@ _CLASSES: Final = {
     # RE2's own are the same.
     **{name: f"[:{name}:]" for name in ("ascii", "blank", "digit", "xdigit")},
 }
-"""What stands for a class in a bracket expression."""
+"""What replaces a named class in a bracket expression."""
 _SHORTHANDS: Final = {"s": _BLANKS, "w": _WORD}
 
 _NO_BOUNDARY: Final = (
@@ -62,7 +62,8 @@ _REFUSED: Final = {
     "Q": r"\Q is not taken; write a backslash before each character that has a meaning",
     "x": r"PostgreSQL takes all digits behind \x; write four as \x{e9f1}",
 }
-"""Escapes that RE2 takes and PostgreSQL understands differently, or that need a better reason."""
+"""Escapes that are refused: PostgreSQL and RE2 understand them differently, or RE2 does not say why
+it refuses them."""
 
 _IGNORES_CASE: Final = re.compile(r"\(\?[a-z]*i").match
 # A bracket expression must end where RE2 finds its end: what stands in it counts as one.
@@ -88,9 +89,9 @@ def has_regex() -> bool:
 
 
 def regex(pattern: str, *, ignore_case: bool) -> tuple[Callable[[str], bool], int]:
-    """Return the test of a pattern, and how many of RE2's instructions it takes.
+    """Return the test of a pattern, and how many of RE2's instructions the pattern has.
 
-    The test raises UnreadableError for a text that is too long to be searched for this pattern.
+    The test raises UnreadableError for a text that is too long to be searched for the pattern.
 
     Raises:
         ValueError: if the pattern is not RE2's, if PostgreSQL would understand it differently, or
@@ -105,7 +106,7 @@ def regex(pattern: str, *, ignore_case: bool) -> tuple[Callable[[str], bool], in
     options.case_sensitive = not ignore_case
     compiled = _compile(module, _widened(pattern, ignore_case=ignore_case), options)
     instructions = compiled.programsize
-    # A class of Unicode's has up to 1,200, of which few are held against one character.
+    # A class of Unicode's has up to 1,200, of which few are compared with one character.
     narrow = _TOKEN.sub(_one_character, pattern)
     if narrow != pattern:
         instructions = _compile(module, narrow, options).programsize
@@ -124,8 +125,8 @@ def regex(pattern: str, *, ignore_case: bool) -> tuple[Callable[[str], bool], in
 
 def _compile(module: Any, pattern: str, options: Any) -> Any:
     try:
-        # Patterns of bytes: for those of str the module counts characters, which takes
-        # longer than the search.
+        # The pattern is compiled as bytes. For a pattern of type str the module counts characters
+        # in each text, which takes longer than the search.
         return module.compile(pattern.encode(), options)
     except module.error as exc:
         reason = exc.args[0].decode(errors="replace") if exc.args else "no reason given"
@@ -137,17 +138,17 @@ def _re2() -> Any:
         import re2
     except ImportError:
         re2 = None
-    # Another package has the same name.
+    # There is another package with this name.
     if not hasattr(re2, "Options"):
         raise ValueError("match and imatch need the package google-re2: pip install google-re2")
     return re2
 
 
 def _widened(pattern: str, *, ignore_case: bool) -> str:
-    """Return a pattern with Unicode's classes instead of ASCII's.
+    """Return a pattern in which classes mean those of Unicode instead of those of ASCII.
 
     Raises:
-        ValueError: if PostgreSQL would understand it differently.
+        ValueError: if PostgreSQL would understand the pattern differently.
     """
     both_cases = ignore_case or _IGNORES_CASE(pattern) is not None
 
@@ -185,7 +186,7 @@ def _widened(pattern: str, *, ignore_case: bool) -> str:
 
 
 def _one_character(found: re.Match[str]) -> str:
-    """Return one character for what stands for several."""
+    """Return one character in place of a class."""
     if found.lastgroup == "escape" and found["escape"][0] not in "wWsSdDpP":
         return found[0]
     return "x"

@@ -1,7 +1,7 @@
-"""Rows as filters see them: the one place that takes a field from a record.
+"""The rows that filters are evaluated for. Only this module reads a record's fields for them.
 
-NULL is None. What a message does not tell, a column that was not sent or unchanged TOAST,
-is :data:`~realtime_core.records.UNCHANGED`: it has a value, but nobody here knows it.
+NULL is None. The value of a column that was not sent, or of an unchanged TOASTed column, is
+:data:`~realtime_core.records.UNCHANGED`: the column has a value, but it is not known here.
 """
 
 from __future__ import annotations
@@ -18,10 +18,18 @@ __all__ = ["Row", "Source", "earlier", "row_of"]
 
 
 class Source:
-    """Where a value comes from: a column, on its way from text to key.
+    """How a value that filters compare is read from a row: from which column, by which function.
 
-    One serves all filters of a relation that read the same; a row remembers by it what was
-    converted already.
+    All filters on a relation that read the same value share one source. A row keeps the values that
+    were read already by their sources.
+
+    Attributes:
+        column: the column's name.
+        side: which version of the row is read.
+        convert: the function that converts the column's text, or the value of ``base``; None if it
+            is taken as it is. The function may return None, for NULL.
+        base: the source whose value is converted; None if it is the column's text.
+        of_row: for a source of ``old.`` or ``new.``, the same source of the row itself.
     """
 
     __slots__ = ("__weakref__", "base", "column", "convert", "of_row", "side")
@@ -37,20 +45,17 @@ class Source:
         self.column = column
         self.side = side
         self.convert = convert
-        """Of the text, or of the base's value; None takes it as it is. May return None, NULL."""
         self.base = base
-        """What it is computed from, None for the column's text."""
         self.of_row = of_row
-        """The same of the row that is judged, where it is of ``old.`` or ``new.``."""
 
 
 class Row:
-    """One version of a row, and what was already read of it.
+    """A row that filters are evaluated for, and the values that were read from it already.
 
     Args:
-        record: the version that a filter is about; None if nothing is known of it.
-        old: what ``old.`` means.
-        new: what ``new.`` means.
+        record: the row; None if nothing is known of it.
+        old: the row that ``old.`` reads; None if there is none, or nothing is known of it.
+        new: the row that ``new.`` reads; None if there is none.
     """
 
     __slots__ = ("_new", "_old", "_record", "_unreadable", "_values")
@@ -62,25 +67,25 @@ class Row:
         self._old = old
         self._new = new
         self._values: dict[Source, Any] = {}
-        # Why a source has no value. To find that out takes as long as to make one, and the next
-        # filter asks again.
+        # The errors of sources whose values cannot be read. The next filter asks for the same
+        # value, and an error takes as long as a value.
         self._unreadable: dict[Source, Exception] | None = None
 
     def value(self, source: Source) -> Any:
-        """Return a key, or None for NULL, or UNCHANGED for what is not known.
+        """Return the value of a source: a key, None for NULL, or UNCHANGED if it is not known.
 
         Raises:
             UnreadableError: if the field was sent in binary.
-            ValueError: if the field is no value of its type.
+            ValueError: if the field cannot be read as its column's type.
         """
         values = self._values
         if source in values:
             return values[source]
         if self._unreadable is not None and source in self._unreadable:
-            # Without what it went through the first time, which would grow with each filter.
+            # Without its traceback, which would grow with each filter.
             raise self._unreadable[source].with_traceback(None)
         if source.of_row is not None and self._side(source.side) is self._record:
-            # An INSERT's row is the new one, too, and what is made of it may take long.
+            # The row of an INSERT is the new row, too. To read a value twice might take long.
             return self.value(source.of_row)
         base = source.base
         try:
@@ -112,7 +117,10 @@ class Row:
 
 
 def row_of(change: RowChange) -> Row:
-    """Return what decides on a change: the new row, of a DELETE what is known of the old one."""
+    """Return the row that decides on a change: the new row, or for a DELETE the old one.
+
+    Of the old row, only those columns may be known that the replica identity includes.
+    """
     match change:
         case Insert(record=record):
             return Row(record, None, record)
@@ -132,7 +140,7 @@ def _old_record(change: Update) -> Record | None:
         return change.old_record
     relation = change.relation
     if relation.replica_identity in (ReplicaIdentity.DEFAULT, ReplicaIdentity.INDEX):
-        # No old key is sent because the key is what it was.
+        # PostgreSQL sends no old key if the key has not changed.
         key = tuple(change.record.raw(column.name) for column in relation.key_shape.columns)
         return Record(relation.key_shape, key)
     return None

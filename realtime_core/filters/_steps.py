@@ -1,6 +1,6 @@
-"""Steps: filters asked one condition at a time, for whoever has something else to do.
+"""Evaluates filters one condition at a time, so that other tasks can run in between.
 
-A condition may take milliseconds, of a long text, and a filter has hundreds.
+A condition on a long text may take milliseconds, and a filter may have hundreds of conditions.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ __all__ = ["judging"]
 
 
 def judging(plan: Plan, row: Row) -> Generator[None, None, bool | None]:
-    """Ask what a plan's test asks, stop before each condition, and return the same.
+    """Evaluate a plan as its test does, but yield before each condition.
 
     Raises:
-        Exception: what its test would raise.
+        Exception: whatever the test would raise.
     """
     if plan.operator is None:
         yield

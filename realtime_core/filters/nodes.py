@@ -1,8 +1,7 @@
-"""Nodes: a filter expression as a tree, and its canonical text.
+"""Nodes of the tree that a filter expression is parsed into, and their canonical text.
 
-``str(node)`` is what :func:`~realtime_core.filters.parser.parse_filter` reads back as the
-same tree. Nodes are compared by what they say; where they stood in the text is kept for
-error messages only.
+:func:`~realtime_core.filters.parse_filter` reads ``str(node)`` back as an equal tree. Where a node
+stood in the text is kept for error messages; nodes are equal wherever they stood.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ __all__ = [
     "references",
 ]
 
-# Names that mean something else at the start of a condition.
+# Names of columns that would mean something else at the beginning of a condition.
 _RESERVED: Final = frozenset({"and", "or", "not", "old", "new"})
 _BARE_NAME: Final = re.compile(r"[^\W\d]\w*")
 _BARE_VALUE: Final = re.compile(r'[^\s,()\[\]{}"\\](?:[^,()\[\]{}"\\]*[^\s,()\[\]{}"\\])?')
 
 
 class Operator(enum.Enum):
-    """The operators, by the names that PostgREST gave them."""
+    """The operators of comparisons. Their values are PostgREST's names for them."""
 
     EQ = "eq"
     NEQ = "neq"
@@ -50,7 +49,7 @@ class Operator(enum.Enum):
     IS = "is"
     ISDISTINCT = "isdistinct"
     CS = "cs"
-    """Contains, SQL's ``@>``."""
+    """Contains, ``@>`` in SQL."""
     CD = "cd"
     """Contained in, ``<@``."""
     OV = "ov"
@@ -71,31 +70,34 @@ _OPERATOR_NAMES: Final = frozenset(operator.value for operator in Operator)
 
 
 class Side(enum.Enum):
-    """Which version of the row a reference reads."""
+    """The version of the row that a reference reads."""
 
     ROW = ""
-    """The new row; of a DELETE the old one."""
+    """The new row; for a DELETE the old one."""
     OLD = "old"
+    """The row before the change."""
     NEW = "new"
+    """The row after the change."""
 
 
 @attrs.frozen
 class Reference:
-    """What is compared: a column, or something inside of a JSON column."""
+    """The left side of a comparison: a column, or a part of a JSON column."""
 
     column: str
     path: tuple[str | int, ...] = ()
-    """JSON object keys and array places."""
+    """Object keys and places in arrays that lead to a part of a JSON column; empty for the
+    column."""
     as_text: bool = False
-    """Whether the path ends with ``->>`` and gives text rather than JSON."""
+    """Whether the path ends with ``->>`` and so leads to a text rather than to JSON."""
     side: Side = Side.ROW
     position: int = attrs.field(default=0, eq=False, repr=False)
-    """Where it stands in the filter's text, in characters from 0."""
+    """Where the reference stands in the filter's text, in characters from 0."""
 
     def __str__(self) -> str:
         text = _name(self.column)
         if self.side is not Side.ROW:
-            # Behind old. and new. an operator's name is an operator.
+            # Behind old. and new. the parser takes an operator's name for the operator.
             if self.column in _OPERATOR_NAMES:
                 text = _quote(self.column)
             text = f"{self.side.value}.{text}"
@@ -108,16 +110,16 @@ class Reference:
 
 @attrs.frozen
 class Comparison:
-    """One condition."""
+    """One condition: a reference, an operator and a value."""
 
     reference: Reference
     operator: Operator
     value: str | tuple[str, ...]
-    """The literal, unquoted; of ``in`` all of them."""
+    """The value as it was written, without quotes; for ``in`` a tuple of values."""
     position: int = attrs.field(default=0, eq=False, repr=False)
-    """Where the operator stands."""
+    """Where the operator stands in the filter's text, in characters from 0."""
     value_positions: tuple[int, ...] = attrs.field(default=(0,), eq=False, repr=False)
-    """Where each literal stands."""
+    """Where each value stands in the filter's text, in characters from 0."""
 
     def __str__(self) -> str:
         return _format(self, nested=False)
@@ -125,6 +127,8 @@ class Comparison:
 
 @attrs.frozen
 class Not:
+    """The negation of a node."""
+
     item: Node
 
     def __str__(self) -> str:
@@ -133,6 +137,8 @@ class Not:
 
 @attrs.frozen
 class And:
+    """Nodes that must all be true."""
+
     items: tuple[Node, ...]
 
     def __str__(self) -> str:
@@ -141,6 +147,8 @@ class And:
 
 @attrs.frozen
 class Or:
+    """Nodes of which one must be true."""
+
     items: tuple[Node, ...]
 
     def __str__(self) -> str:
@@ -151,7 +159,7 @@ Node: TypeAlias = Comparison | Not | And | Or
 
 
 def comparisons(node: Node) -> Iterator[Comparison]:
-    """Yield every condition of a tree, in the order of its text."""
+    """Yield every comparison of a tree, in the order of its text."""
     match node:
         case Comparison():
             yield node
@@ -185,7 +193,7 @@ def _format(node: Node, *, nested: bool, negated: bool = False) -> str:
 
 def _literal(node: Comparison) -> str:
     if isinstance(node.value, str):
-        # An empty value needs no quotes where nothing but the end can follow.
+        # An empty value is written without quotes.
         return _value(node.value) if node.value else ""
     return f"({','.join(map(_value, node.value))})"
 

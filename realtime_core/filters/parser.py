@@ -29,15 +29,16 @@ from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side
 __all__ = ["MAX_CONDITIONS", "MAX_DEPTH", "MAX_IN_VALUES", "MAX_LENGTH", "parse_node"]
 
 MAX_LENGTH: Final = 65_536
-"""Characters of a filter."""
+"""The most characters of a filter."""
 MAX_CONDITIONS: Final = 500
-"""Comparisons in a filter."""
+"""The most comparisons in a filter."""
 MAX_DEPTH: Final = 32
-"""Groups within groups."""
+"""The most groups within each other."""
 MAX_IN_VALUES: Final = 100
-"""Values of one ``in``."""
+"""The most values of an ``in``."""
 _MOST_RESCANNED: Final = 1024
-"""Characters that are read twice because of brackets that are never closed."""
+"""Characters, besides the length of the filter, that may be read again because of brackets that are
+never closed."""
 
 _OPERATORS: Final = {operator.value: operator for operator in Operator}
 _OPERATOR_LIST: Final = ", ".join(_OPERATORS)
@@ -45,7 +46,7 @@ _IS_VALUES: Final = ("null", "not_null", "true", "false", "unknown")
 
 _GROUP: Final = re.compile(r"(not\.)?(and|or)=?\(")
 _SPACE: Final = re.compile(r"\s*")
-# A column's name without quotes, where "=" comes next and where "." does.
+# The name of a column without quotes: before "=", and before "." within a group.
 _TOP_NAME: Final = re.compile(r'(?:(?!->)[^=,()"])*')
 _NESTED_NAME: Final = re.compile(r'(?:(?!->)[^.=,()"])*')
 _SIDE: Final = re.compile(r"(old|new)\.(?=[^=,()])")
@@ -53,10 +54,10 @@ _TEST: Final = re.compile(rf"(?:not\.)?(?:{'|'.join(_OPERATORS)})\.")
 _NEGATION: Final = re.compile(r"not\.")
 _WORD: Final = re.compile(r"[^.,()=]*")
 _INTEGER: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
-# Possessive: what could be given back is kept for each character.
+# The quantifiers are possessive. Others would keep some memory for each character.
 _QUOTED: Final = re.compile(r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL)
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
-# One at a time: between them everything is skipped.
+# The characters that may end a value, or that it may have in pairs. Others are skipped.
 _STOPS: Final = re.compile(r'[,()\[\]{}"]')
 _ITEM: Final = re.compile(r'[^,()"]*')
 _CLOSERS: Final = {"{": "}", "[": "])", "(": "])"}
@@ -66,10 +67,13 @@ _HOW_TO_QUOTE: Final = '; put the whole value in double quotes, as in name=eq."S
 
 
 def parse_node(text: str) -> Node | None:
-    """Return a filter's tree; None for an empty text, which is no filter.
+    """Parse a filter expression.
+
+    Returns:
+        The tree; None for an empty text, which every row passes.
 
     Raises:
-        FilterError: with the position, if it is not in the grammar or beyond its bounds.
+        FilterError: if the text is not in the grammar, or exceeds a bound. It has the position.
     """
     if not text:
         return None
@@ -87,7 +91,7 @@ class _Parser:
         impossible = _IMPOSSIBLE.search(text)
         if impossible is not None:
             self._at = impossible.start()
-            self._fail(f"{impossible[0]!a} is no character of any text in PostgreSQL")
+            self._fail(f"{impossible[0]!a} is not a character that a text in PostgreSQL can have")
 
     def filter(self) -> Node:
         items = [self._condition(0)]
@@ -99,7 +103,10 @@ class _Parser:
         return _join(And, items)
 
     def _condition(self, depth: int) -> Node:
-        """Read one condition: at depth 0 with ``=`` behind the column, else with a dot."""
+        """Read a condition or a group.
+
+        Behind the column stands ``=`` at depth 0, and a dot within groups.
+        """
         group = _GROUP.match(self._text, self._at)
         if group is not None:
             return self._group(group, depth)
@@ -138,7 +145,7 @@ class _Parser:
         start = self._at
         side = Side.ROW
         prefix = _SIDE.match(self._text, self._at)
-        # old.eq.1 is a column named "old"; its column "eq" is old."eq".eq.1
+        # old.eq.1 compares a column named "old". The old value of a column "eq" is old."eq".eq.1
         if prefix is not None and not (nested and _TEST.match(self._text, prefix.end())):
             side = Side(prefix[1])
             self._at = prefix.end()
@@ -160,7 +167,7 @@ class _Parser:
         return Reference(column, tuple(path), as_text, side, start)
 
     def _name(self, nested: bool) -> tuple[str, bool]:
-        """Read a name; say whether it was in quotes."""
+        """Return a name, and whether it was in quotes."""
         if self._text.startswith('"', self._at):
             return self._quoted(), True
         start = self._at
@@ -210,7 +217,7 @@ class _Parser:
                 self._fail(f"unexpected {self._here()} behind a quoted value{_HOW_TO_QUOTE}")
             return value
         start = self._at
-        # Of JSON, arrays and ranges every bracket counts; elsewhere only parentheses do.
+        # In JSON, arrays and ranges all brackets must be in pairs, elsewhere only parentheses.
         if (
             self._text.startswith(("(", "[", "{"), start)
             and self._scan(nested, "([{", ")]}") is None
@@ -224,7 +231,11 @@ class _Parser:
         return self._text[start : self._at]
 
     def _scan(self, nested: bool, openers: str, closers: str) -> int | None:
-        """Go to the end of a value; return where an opener stands that is never closed."""
+        """Go to the end of a value.
+
+        Returns:
+            The place of an opening bracket that is never closed; None if there is none.
+        """
         opened: list[int] = []
         text, at = self._text, self._at
         while True:
@@ -277,9 +288,12 @@ class _Parser:
         return tuple(values), tuple(positions)
 
     def _bracketed(self) -> bool:
-        """Read an item that begins with a bracket to its end; say whether it has one.
+        """Read an item of ``in`` that begins with a bracket, up to the bracket that closes it.
 
-        A range may end with another bracket than it begins with.
+        A range may end with another kind of bracket than it begins with.
+
+        Returns:
+            False if the item does not begin with a bracket, or it is never closed.
         """
         start = self._at
         opener = self._text[start : start + 1]
@@ -288,14 +302,17 @@ class _Parser:
             return False
         openers = "{" if opener == "{" else "(["
         is_closed = self._scan(True, openers, closers) is None and self._at < len(self._text)
-        # (1,5] is a range; (1) is a parenthesis too many.
+        # (1,5] is a range. (1) has a parenthesis too many.
         if is_closed and (opener != "(" or "," in self._text[start : self._at]):
             return True
         self._rescan(start)
         return False
 
     def _rescan(self, start: int) -> None:
-        """Go back, so many times at most: each such value is read to the end of the filter."""
+        """Go back to the beginning of a value.
+
+        Such a value was read to the end of the filter, so this is not done too often.
+        """
         self._rescanned += self._at - start
         self._at = start
         if self._rescanned > _MOST_RESCANNED + len(self._text):
@@ -335,7 +352,7 @@ class _Parser:
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    """Return where a pattern that may match nothing ends."""
+    """Return where the match of a pattern ends, or the place itself if there is none."""
     found = pattern.match(text, at)
     return at if found is None else found.end()
 

@@ -1,5 +1,6 @@
-"""PostgreSQL's types: how a value's text is read, and how values compare.
+"""PostgreSQL's types: how the text of a value is read, and how values compare.
 
-A type has one module, or shares one with its kin. Filters, the memory source, the conversion to
-Python values and the server's JSON use what they need of it. No sockets, no driver.
+Each type has a module of its own, or shares one with similar types. Filters, the memory source, the
+conversion to Python values and the server's JSON use what they need of it. There are no sockets
+here and no driver.
 """

@@ -1,4 +1,4 @@
-"""Arrays: their text taken apart, their order, and what they contain.
+"""Arrays: how their text is split into elements, their order, and containment.
 
 Source: "Arrays", "Array Input and Output Syntax", in the PostgreSQL documentation.
 """
@@ -20,27 +20,28 @@ class _Elements(tuple[Any, ...]):
 
     @cached_property
     def distinct(self) -> frozenset[Any]:
-        """Each of them once. Made once for all filters."""
+        """The elements, each once. The set is made once for all filters."""
         return frozenset(self)
 
     @cached_property
     def present(self) -> frozenset[Any]:
-        """Those that can be equal to something: NULLs are not. Made once for all filters."""
+        """The elements that are not NULL and so can be equal to something."""
         distinct = self.distinct
         return distinct - {_NULL} if _NULL in distinct else distinct
 
 
 Array: TypeAlias = tuple[_Elements, int, tuple[int, ...], tuple[int, ...]]
-"""Elements, number of dimensions, their lengths, their lower bounds: ordered like arrays.
+"""The key of an array: its elements, the number of dimensions, their lengths and lower bounds.
 
-An element is ``(0, key)``; NULL, which comes last, is ``(1,)``.
+In this order arrays compare as in PostgreSQL. An element is ``(0, key)``. NULL, which comes last,
+is ``(1,)``.
 """
 
 _Match: TypeAlias = Callable[[str, int], "re.Match[str] | None"]
 
 ArrayText: TypeAlias = tuple[Sequence[str | None], tuple[int, ...], tuple[int, ...]]
-"""The elements' texts, without quotes and escapes, None for NULL; then of each dimension, the
-outermost first, how long it is; and its lower bound."""
+"""An array's elements as texts without quotes and escapes, or None for NULL; the lengths of its
+dimensions, the outermost first; and their lower bounds."""
 
 _NULL: Final = (1,)
 _MAX_DIMENSIONS: Final = 6
@@ -53,17 +54,17 @@ _OPENING: Final = re.compile(rf"[{_SPACE}]*\{{").match
 
 
 def split_array(text: str, delimiter: str = ",") -> ArrayText:
-    """Take an array's text apart, as PostgreSQL writes it and as people write it for PostgreSQL.
+    """Split the text of an array, in any form that PostgreSQL writes or reads.
 
     Args:
-        text: as in ``{1,NULL,"a b"}`` or ``[0:1]={{1,2},{3,4}}``.
-        delimiter: what stands between two elements: a semicolon for boxes, else a comma.
+        text: the array, such as ``{1,NULL,"a b"}`` or ``[0:1]={{1,2},{3,4}}``.
+        delimiter: the character between two elements: a semicolon for boxes, otherwise a comma.
 
     Raises:
-        UnreadableError: if it is not an array.
+        UnreadableError: if the text is not an array.
     """
     if _PLAIN(text) is not None:
-        # In a third of the time.
+        # Takes a third of the time.
         items = text[1:-1].split(delimiter)
         if "" not in items:
             if "n" in text or "N" in text:
@@ -88,11 +89,11 @@ def split_array(text: str, delimiter: str = ",") -> ArrayText:
 
 
 def _nested(text: str, at: int, delimiter: str) -> tuple[list[str | None], tuple[int, ...]]:
-    """Read ``{…}`` in one pass, without recursion; return its elements, and how long it is."""
+    """Read ``{…}`` once and without recursion; return its elements and the dimensions' lengths."""
     next_element, next_end = _patterns(delimiter)
     elements: list[str | None] = []
     lengths: list[int] = []
-    # Of each array that is open, the outermost first, how many elements or arrays it has so far.
+    # How many elements or arrays each open array has so far, from the outermost to the innermost.
     counts: list[int] = []
     while True:
         if len(counts) < len(lengths) or not lengths:
@@ -150,9 +151,9 @@ def _nested(text: str, at: int, delimiter: str) -> tuple[list[str | None], tuple
 
 @cache
 def _patterns(delimiter: str) -> tuple[_Match, _Match]:
-    """Return what matches an element with what ends it, and what ends an array in another."""
+    """Return two patterns: of an element up to the delimiter or brace, and of these alone."""
     end = rf"([{delimiter}}}])"
-    # Possessive: what could be given back is kept for each character, more than 100 bytes of it.
+    # The quantifiers are possessive. Others keep more than 100 bytes for each character.
     quoted = rf'"([^"\\]*+(?:\\.[^"\\]*+)*+)"[{_SPACE}]*'
     bare = rf'([^"\\{{}}{delimiter}]*+(?:\\.[^"\\{{}}{delimiter}]*+)*+)'
     return (
@@ -162,17 +163,17 @@ def _patterns(delimiter: str) -> tuple[_Match, _Match]:
 
 
 def _unescape(text: str) -> str:
-    # A run of backslashes pairs from its left; a pattern takes over ten times as long.
+    # Backslashes make pairs from the left. A pattern takes more than ten times as long.
     return "\\".join([part.replace("\\", "") for part in text.split("\\\\")])
 
 
 def _check_end(text: str, at: int) -> None:
     if len(text) > at and text[at:].strip(_SPACE):
-        raise UnreadableError("there is something behind the array's last }")
+        raise UnreadableError("something follows the array's last }")
 
 
 def array_of(element: Kind) -> Kind:
-    """Return the kind of arrays of a kind."""
+    """Return the Kind of arrays whose elements have the given Kind."""
     return Kind(
         f"{element.name}[]",
         _reader(element.read),
@@ -196,7 +197,7 @@ def _reader(read: Reader) -> Reader:
 
 
 def _contains(outer: Array, inner: Array) -> bool:
-    # A NULL is not present. Of sets the shorter one is gone through, whichever the row's is.
+    # NULL is not in ``present``, so it is never contained. Python goes through the smaller set.
     return inner[0].distinct <= outer[0].present
 
 

@@ -1,7 +1,8 @@
-"""Kind: how the values of one type are compared.
+"""Kind describes one of PostgreSQL's types: how its text is read, and how values compare.
 
-A value's text becomes a comparison key: any Python object that is hashable and that ``==``
-and ``<`` order as PostgreSQL does the values. Keys exist only while something is compared.
+A value's text is read into a key. Keys are Python objects that can be hashed, and for which ``==``
+and ``<`` say what they say for the values in PostgreSQL. A key exists only while something is
+compared.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ import attrs
 __all__ = ["GREATEST", "Compare", "Key", "Kind", "Reader", "UnreadableError", "as_is", "reason"]
 
 Key: TypeAlias = Any
-"""Hashable and ordered among keys of its kind."""
+"""What a value's text is read into; it can be hashed, and compared with other keys of its type."""
 
 Reader: TypeAlias = Callable[[str], Key]
-"""Makes a key of a text; raises ValueError if it is none of the type."""
+"""Reads a text into a key. Raises ValueError if the text is not a value of the type."""
 
 Compare: TypeAlias = Callable[[Key, Key], bool]
-"""Takes the row's key and the literal's."""
+"""Compares two keys: that of the left operand and that of the right one."""
 
 
 class UnreadableError(ValueError):
-    """Says why a text is none of its type, in words that do not quote it."""
+    """Says why a text is not a value of its type. The message never quotes the text."""
 
 
 def reason(exc: Exception) -> str:
-    """Return why a row could not be judged, without a value of it.
+    """Return the reason of an error in words that do not quote the value.
 
-    The text of Python's own errors quotes what they are about.
+    The messages of Python's own errors do quote it.
     """
     if isinstance(exc, UnreadableError):
         return str(exc)
@@ -38,41 +39,43 @@ def reason(exc: Exception) -> str:
 
 
 def as_is(text: str) -> str:
-    """Read a text that is its own key."""
+    """Return the text, of a type whose texts are the keys."""
     return text
 
 
 @attrs.frozen(eq=False)
 class Kind:
-    """A type, as filters see it."""
+    """One of PostgreSQL's types."""
 
     name: str
-    """For messages."""
+    """The type's name, for messages."""
     read: Reader
-    """Of what PostgreSQL writes."""
+    """Reads the text that PostgreSQL writes for a value."""
     parse: Reader
-    """Of what people write."""
+    """Reads what a person may write for a value, which PostgreSQL would accept as input."""
     comparable: bool = True
-    """Whether the type has ``=``."""
+    """Whether the type has the operator ``=``."""
     ordered: bool = True
-    """Whether the type has ``<``, and its order is known here."""
+    """Whether the type has the operator ``<``, and keys are in its order."""
     textual: bool = False
-    """Whether LIKE and regular expressions apply, to the text as it comes."""
+    """Whether LIKE and regular expressions can be applied to its texts."""
     ignores_case: bool = False
-    """Whether LIKE and regular expressions do so, as equality and order do by their keys."""
+    """Whether LIKE and regular expressions ignore case, as the keys of such a type do."""
     boolean: bool = False
+    """Whether the type is ``boolean``, which ``IS TRUE`` is for."""
     by_text: bool = False
-    """Whether only the text is compared, for want of better knowledge."""
+    """Whether the type is not known here, so that only texts are compared, for equality."""
     rank: Reader | None = None
-    """Makes the key that is compared for order, where it is not the one for equality."""
+    """Reads the text into a key that is in the type's order, if the key for equality is not."""
     relations: Mapping[str, Compare] = attrs.field(factory=dict)
-    """What arrays, ranges, addresses and JSON have besides, by PostgreSQL's operator: ``@>``."""
+    """The comparisons that arrays, ranges, addresses and JSON have besides, by PostgreSQL's
+    operator, such as ``@>``."""
     remedy: str = ""
-    """What to do where something is missing."""
+    """What to do instead of a comparison that the type does not have, for messages."""
 
 
 class _Greatest:
-    """NaN, as PostgreSQL orders it: equal to itself and above all else."""
+    """The key of NaN, which in PostgreSQL is equal to itself and greater than any other number."""
 
     def __lt__(self, other: object) -> bool:
         return False

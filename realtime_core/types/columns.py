@@ -1,7 +1,7 @@
-"""Types: which kind a column's type is.
+"""Finds the Kind of a column's type.
 
-What is not known here is compared by its text, for equality only: PostgreSQL writes equal
-values of one type equally, as a rule.
+Values of a type that is not known here are compared by their texts, for equality only. As a rule
+PostgreSQL writes equal values in the same way.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["EnumOrders", "comparison_key", "enums_of", "kind_of"]
 Labels: TypeAlias = tuple[str, ...]
 
 EnumOrders: TypeAlias = Mapping[tuple[str, str], Sequence[str]]
-"""Enum types, by schema and name, to their labels in the declared order."""
+"""The labels of enum types in the declared order, by the schema and the name of the type."""
 
 _KNOWN: Final = {
     **NUMBERS,
@@ -46,11 +46,11 @@ _UNEQUAL: Final = frozenset(
         *("point", "line", "lseg", "box", "path", "polygon", "circle"),
     }
 )
-"""Without ``=``, or with one that compares areas."""
+"""Types without ``=``, or with one that compares areas."""
 
 
 def enums_of(relation: Relation, enums: EnumOrders) -> Iterator[tuple[tuple[str, str], Labels]]:
-    """Yield the enums that a relation's columns have, themselves or as elements."""
+    """Yield the enum types of a relation's columns, and of the elements of its array columns."""
     for column in relation.columns:
         if column.type_schema != "pg_catalog":
             for name in (column.type_name, column.type_name.removeprefix("_")):
@@ -60,7 +60,12 @@ def enums_of(relation: Relation, enums: EnumOrders) -> Iterator[tuple[tuple[str,
 
 
 def kind_of(column: Column, enums: EnumOrders) -> Kind:
-    """Return how a column's values are compared."""
+    """Return the Kind of a column's type.
+
+    Args:
+        column: the column.
+        enums: the labels of the enum types that are known.
+    """
     if column.type_schema == "pg_catalog":
         return _builtin(column.type_name)
     name = (column.type_schema, column.type_name)
@@ -69,18 +74,18 @@ def kind_of(column: Column, enums: EnumOrders) -> Kind:
     element = (column.type_schema, column.type_name.removeprefix("_"))
     if column.type_name.startswith("_") and element in enums:
         return array_of(_enum(element[1], enums[element]))
-    # An extension may be in any schema, and which OIDs its types have is another matter in each
-    # database: they are known by their name.
+    # An extension may be installed in any schema, and the OIDs of its types differ between
+    # databases. So its types are recognized by their names.
     return _EXTENSIONS.get(column.type_name) or _by_text(column.type_name)
 
 
 def comparison_key(column: Column, text: str) -> Key:
-    """Return what filters compare a value with that somebody has written.
+    """Read a value that somebody has written for a column into its key.
 
-    Of a type that is only compared by its text, and of an enum, that is the text.
+    The key of an enum, and of a type that is compared by its texts, is the text.
 
     Raises:
-        ValueError: if the column's type cannot hold it, saying why.
+        ValueError: if the text is not a value of the column's type; the message says why.
     """
     return kind_of(column, {}).parse(text)
 
@@ -95,7 +100,7 @@ def _builtin(name: str) -> Kind:
         )
     if name.startswith("_"):
         element = _builtin(name[1:])
-        # Elements that are only texts here may contain what delimits others.
+        # The delimiter of an array is known only for elements of a type that is known.
         return _by_text(name) if element.by_text else array_of(element)
     return _by_text(name)
 
@@ -112,12 +117,14 @@ def _enum(name: str, labels: Sequence[str]) -> Kind:
         place = places.get(label)
         if place is None:
             shown = ", ".join(labels[:20])
-            raise UnreadableError(f"it is none of the enum's labels as they were read: {shown}")
+            raise UnreadableError(
+                f"it is not one of the enum's labels when they were read: {shown}"
+            )
         return place
 
     def parse(label: str) -> str:
         rank(label)
         return label
 
-    # A label that was added since is still equal to itself only.
+    # A row may have a label that was added after the labels were read. It is equal to itself only.
     return Kind(name, as_is, parse, rank=rank)

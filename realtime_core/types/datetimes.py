@@ -1,8 +1,8 @@
-"""Dates and times: days and microseconds as integers, with infinities and years BC.
+"""Dates and times: their keys are integers, of days or microseconds, or infinities.
 
-Literals are read in ISO 8601 and in PostgreSQL's own ISO style. Other spellings of
-``date`` input (``January 8, 1999``, ``1/8/1999``, ``now``) depend on settings or on the
-clock and are refused.
+They are read in ISO 8601 and in PostgreSQL's own ISO style, with years BC. Other texts that
+PostgreSQL accepts for a date (``January 8, 1999``, ``1/8/1999``, ``now``) depend on settings or on
+the clock, and are refused.
 
 Source: "Date/Time Types" in the PostgreSQL documentation, and its limits.
 """
@@ -20,7 +20,7 @@ from .base import Kind, Reader, UnreadableError
 __all__ = ["DATETIMES", "LAST_DATE"]
 
 Moment: TypeAlias = int | float
-"""Days, or microseconds; a float only for the infinities."""
+"""Days or microseconds; a float for the infinities."""
 
 _DAY: Final = 86_400_000_000
 _DATE: Final = r"(?:(?P<year>\d{4,7})-(?P<month>\d{1,2})-(?P<day>\d{1,2})|(?P<compact>\d{8}))"
@@ -40,13 +40,14 @@ _MOMENT: Final = re.compile(
 _CLOCK: Final = re.compile(rf"\s*T?(?:{_TIME})\s*{_ZONE}?\s*", _FLAGS)
 _SPECIAL: Final = {"infinity": math.inf, "-infinity": -math.inf}
 _LONGEST: Final = 128
-"""Characters of a literal, as in PostgreSQL; the patterns try white space in many ways."""
+"""The most characters that are read, as in PostgreSQL. The patterns try white space in many
+ways."""
 _CYCLE: Final = 146_097
-"""Days in 400 years."""
+"""Days in 400 years, after which the calendar repeats."""
 
 
 def _days(year: int, month: int, day: int) -> int:
-    """Return a date's ordinal; year 0 is 1 BC. The calendar repeats every 400 years."""
+    """Return the ordinal of a date, as Python's ``date.toordinal``. Year 0 is 1 BC."""
     cycles, year_of_cycle = divmod(year, 400)
     ordinal = date(2000 + year_of_cycle, month, day).toordinal()
     return ordinal + (cycles - 5) * _CYCLE
@@ -64,7 +65,8 @@ def _special(text: str) -> float | None:
 
 
 def _moment(text: str, spelling: str) -> tuple[int, int, int | None]:
-    """Return a literal's day, its microseconds, and its zone in microseconds east."""
+    """Return the day, the microseconds of the day, and the time zone in microseconds east of
+    UTC."""
     if text.strip().lower() == "epoch":
         return _UNIX_EPOCH, 0, 0
     found = _MOMENT.fullmatch(text) if len(text) <= _LONGEST else None
@@ -117,7 +119,7 @@ def _offset(found: re.Match[str]) -> int | None:
         hour, minute, second = (
             int(found[name] or 0) for name in ("zone_hour", "zone_minute", "zone_second")
         )
-    # 053600-15:30 would be read as a date.
+    # PostgreSQL would read 053600-15:30 as a date.
     if found["clock"] and found["zone_minute"]:
         raise UnreadableError("write the time zone without a colon, too")
     if hour > 15 or minute > 59 or second > 59:
@@ -127,7 +129,10 @@ def _offset(found: re.Match[str]) -> int | None:
 
 
 def _in_range(first: int, last: int, read: Reader) -> Reader:
-    """Refuse a literal that PostgreSQL would; rounding can take its own values further."""
+    """Return a reader that refuses what is out of the type's range.
+
+    It is not for what PostgreSQL writes, whose rounding may go beyond that range.
+    """
 
     def parse(text: str) -> Moment:
         moment: Moment = read(text)
@@ -153,7 +158,8 @@ def _timestamp(text: str, *, zoned: bool = False) -> Moment:
     spelling = "2026-11-24T05:36:00Z" if zoned else "2026-11-24T05:36:00"
     days, microseconds, offset = _moment(text, spelling)
     total = days * _DAY + microseconds
-    # Without a zone it is UTC; a timestamp without time zone ignores it, as PostgreSQL does.
+    # A time without a zone is in UTC. A timestamp without time zone ignores the zone, as in
+    # PostgreSQL.
     if zoned and offset:
         total -= offset
     return total
@@ -163,8 +169,8 @@ def _timestamptz(text: str) -> Moment:
     return _timestamp(text, zoned=True)
 
 
-# datetime's own reader takes a fifth of the time, and knows all but infinity, BC and the
-# years from 10000 on.
+# datetime.fromisoformat takes a fifth of the time, and reads everything except infinity, years BC
+# and years from 10000 on.
 def _read_timestamp(text: str) -> Moment:
     try:
         moment = datetime.fromisoformat(text)
@@ -211,7 +217,7 @@ def _time(text: str) -> int:
 
 
 def _timetz(text: str) -> tuple[int, int]:
-    """Order by the time in UTC, then by zone, the eastern ones first."""
+    """Return a key that is ordered by the time in UTC, then by the zone, from east to west."""
     found = _clock(text, "05:36:00+02")
     offset = _offset(found) or 0
     return _microseconds(found) - offset, -offset
@@ -227,4 +233,4 @@ DATETIMES: Final[dict[str, Kind]] = {
         Kind("timetz", _timetz, _timetz),
     )
 }
-"""By type name."""
+"""The types by name."""

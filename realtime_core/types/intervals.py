@@ -1,7 +1,7 @@
-"""Intervals: microseconds, where a month has 30 days, as PostgreSQL compares them.
+"""Intervals: their keys are microseconds, with 30 days for a month, as PostgreSQL compares them.
 
-It reads a literal's years, months, days and microseconds into a field each, and refuses what
-does not fit one of them, though their sum would.
+Years, months, days and microseconds are read into a field each, as PostgreSQL does. A text is
+refused if one of them is out of range, even if their sum is not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .base import Kind, UnreadableError
 __all__ = ["INTERVAL", "written_fields"]
 
 _Parts: TypeAlias = tuple[int, int, int, int]
-"""Years, months, days, microseconds."""
+"""Years, months, days and microseconds."""
 
 _SECOND: Final = 1_000_000
 _DAY: Final = 86_400 * _SECOND
@@ -47,7 +47,7 @@ _WRITTEN: Final = re.compile(
     re.ASCII,
 )
 _NUMBER: Final = r"[+-]?(?:\d{1,20}(?:\.\d{1,40})?|\.\d{1,40})"
-# Outside ISO 8601's form PostgreSQL wants a digit behind a sign.
+# Except in ISO 8601's form, PostgreSQL wants a digit behind a sign.
 _VERBOSE_NUMBER: Final = r"(?:[+-]?\d{1,20}(?:\.\d{1,40})?|\.\d{1,40})"
 _TOKEN: Final = re.compile(
     rf"\s*(?:(?P<sign>[+-]?)(?P<hour>\d{{1,10}}):(?P<minute>\d\d)(?::(?P<second>\d\d(?:\.\d{{0,40}})?))?"
@@ -66,7 +66,7 @@ _LIMITS: Final[_Parts] = (1 << 31, 1 << 31, 1 << 31, 1 << 63)
 _NOTHING: Final[_Parts] = (0, 0, 0, 0)
 _LEAST: Final = (-(1 << 31), -(1 << 31), -(1 << 63))
 _MOST: Final = ((1 << 31) - 1, (1 << 31) - 1, (1 << 63) - 1)
-"""What PostgreSQL takes for the infinities: months, days, microseconds."""
+"""The months, days and microseconds by which PostgreSQL stores the infinities."""
 
 _SPELLING: Final = "write it as 1 day 02:03:04, or as P1DT2H3M4S"
 
@@ -99,7 +99,7 @@ def written_fields(text: str) -> tuple[int, int, int] | None:
 
 
 def _read(text: str) -> int | float:
-    """Read what PostgreSQL writes, in a third of the time."""
+    """Read what PostgreSQL writes. This takes a third of the time that any other text takes."""
     fields = written_fields(text)
     if fields is None:
         return _interval(text)
@@ -155,7 +155,7 @@ def _verbose(text: str) -> _Parts:
         parts, units = _token(found, last=at == len(text), before_time=_TIME_FOLLOWS(text, at))
         total = _sum(total, parts)
         seen += units
-        # Each unit once: so there are not many.
+        # Each unit may come once, so there are not many.
         if len(set(seen)) < len(seen):
             raise UnreadableError(f"it has a unit twice; {_SPELLING}")
     if ago is None:
@@ -178,7 +178,7 @@ _TIME_FOLLOWS: Final = re.compile(r"\s*[+-]?\d+:", re.ASCII).match
 def _token(
     found: re.Match[str], *, last: bool, before_time: object
 ) -> tuple[_Parts, tuple[int, ...]]:
-    """Return a token's parts, and the units that it has."""
+    """Return the parts of a token, and the units that it has."""
     if found["hour"]:
         minute = int(found["minute"])
         second = Decimal(found["second"] or 0)
@@ -189,16 +189,16 @@ def _token(
     if found["years"]:
         months = int(found["months"])
         if months > 11:
-            raise UnreadableError("a year has no more than 11 months besides")
+            raise UnreadableError("the months behind years are 0 to 11")
         months = -months if found["years"].startswith("-") else months
         return (int(found["years"]), months, 0, 0), (_YEAR, _MONTH)
     unit = found["unit"].lower()
     if unit:
         if unit not in _UNITS:
-            raise UnreadableError(f"it has a unit that there is not; {_SPELLING}")
+            raise UnreadableError(f"it has an unknown unit; {_SPELLING}")
         scale = _UNITS[unit]
     elif before_time:
-        # A number alone is days before a time, and seconds at the end.
+        # A number without a unit is days before a time, and seconds at the end.
         scale = _DAY
     elif last:
         scale = _SECOND
@@ -208,7 +208,10 @@ def _token(
 
 
 def _scaled(number: str, unit: int) -> _Parts:
-    """Return a number of units; a fraction goes into what is smaller, of years into months only."""
+    """Return the parts that a number of units has.
+
+    A fraction goes into smaller units, as in PostgreSQL; that of years into months only.
+    """
     try:
         exact = Decimal(number)
     except InvalidOperation:

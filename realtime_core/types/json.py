@@ -1,8 +1,9 @@
-"""JSON: documents, what a path leads to, and jsonb's order and containment.
+"""JSON: documents, paths into them, and the order and containment of jsonb.
 
-``json`` is treated as ``to_jsonb`` of it. Keys follow jsonb's B-tree order: objects above
-arrays above booleans above numbers above strings above null, larger containers above
-smaller ones, then element by element; an empty array at the top comes before all else.
+A value of type ``json`` is treated like ``to_jsonb`` of it. Keys are in the order of jsonb's B-tree
+indexes: objects are greater than arrays, then come booleans, numbers, strings and null. Of two
+objects or arrays the one with more items is greater; otherwise their items are compared. A document
+that is an empty array is less than anything else.
 
 Source: "jsonb Indexing" and "jsonb Containment and Existence" in the PostgreSQL documentation.
 """
@@ -22,21 +23,22 @@ from .numbers import NUMERIC_SCALE, parse_numeric
 __all__ = ["JSON", "JSONB", "json_path", "read_document"]
 
 Document: TypeAlias = Any
-"""dict, list, str, :class:`_Number`, bool, or None for JSON's null."""
+"""A dict, list, str, :class:`_Number` or bool, or None for JSON's null."""
 
 Parsed: TypeAlias = tuple[Document, dict[tuple[int, bool], Any]]
-"""A document, and what was made of its parts: several paths may lead to the same."""
+"""A document, and the keys and texts that were made of its parts, for other paths to the same
+part."""
 
 Ordered: TypeAlias = tuple[Any, ...]
-"""Rank of its type, then what orders within."""
+"""A key: the rank of the value's type, then whatever orders the values of that type."""
 
 _NULL, _STRING, _NUMBER, _BOOL, _ARRAY, _OBJECT = 0, 1, 2, 3, 16, 17
 _EMPTY_AT_THE_TOP: Final = -1
 _SHORT: Final = 100
-"""Digits of a number that is soon read."""
+"""Digits of a number that takes little time to read."""
 _MOST_LEVELS: Final = 200
-"""Of objects and arrays within each other that are made a key or a text of. Python's own bound
-would depend on how deep its stack is already."""
+"""The most objects and arrays within each other. Without this bound Python's own would apply, which
+depends on how deep its stack is already."""
 
 
 class _Items(tuple[Any, ...]):
@@ -44,24 +46,24 @@ class _Items(tuple[Any, ...]):
 
     @cached_property
     def present(self) -> frozenset[Any]:
-        """All of them; made once for all filters."""
+        """The elements, each once. The set is made once for all filters."""
         return frozenset(self)
 
     @cached_property
     def containers(self) -> list[Any]:
-        """The arrays and objects among them."""
+        """The arrays and objects among the elements."""
         return [item for item in self if item[0] in (_ARRAY, _OBJECT)]
 
 
 class _TooDeepError(UnreadableError):
-    """A document with too many levels."""
+    """Says that a document has too many levels."""
 
     def __init__(self) -> None:
         super().__init__(f"it is nested more than {_MOST_LEVELS} levels deep")
 
 
 class _Number(str):
-    """A number as it is written."""
+    """A number, as the text that it is written in."""
 
     __slots__ = ()
 
@@ -76,10 +78,10 @@ _decode: Final = json.JSONDecoder(
 
 
 def read_document(text: str) -> Parsed:
-    """Parse a document.
+    """Parse a JSON document.
 
     Raises:
-        ValueError: if it is not JSON, or nested too deeply.
+        ValueError: if the text is not JSON, or nested too deeply.
     """
     try:
         return _decode(text), {}
@@ -88,10 +90,14 @@ def read_document(text: str) -> Parsed:
 
 
 def json_path(path: Sequence[str | int], *, as_text: bool) -> Callable[[Parsed], Any]:
-    """Return the function from a document to what a path leads to.
+    """Return a function that takes a document and returns the part that a path leads to.
 
-    That is a key, or a text where the path ends with ``->>``; None, which is NULL, where it
-    leads to nothing.
+    The function returns the key of the part, or its text if the path ends with ``->>``. It returns
+    None, for NULL, if the path leads to nothing.
+
+    Args:
+        path: object keys, and places in arrays.
+        as_text: whether the path ends with ``->>``.
     """
     finish = _text if as_text else _top
 
@@ -105,7 +111,7 @@ def json_path(path: Sequence[str | int], *, as_text: bool) -> Callable[[Parsed],
             elif isinstance(value, dict):
                 return None
             else:
-                # jsonb takes a scalar for an array of it.
+                # For jsonb a scalar is like an array that has it as its element.
                 items = value if isinstance(value, list) else [value]
                 if not -len(items) <= key < len(items):
                     return None
@@ -114,7 +120,7 @@ def json_path(path: Sequence[str | int], *, as_text: bool) -> Callable[[Parsed],
             isinstance(value, (dict, list)) or (type(value) is _Number and len(value) > _SHORT)
         ):
             return finish(value)
-        # The document holds its parts, so none other has this identity.
+        # The document keeps its parts alive, so nothing else has the same id().
         part = (id(value), as_text)
         if part not in made:
             try:
@@ -129,13 +135,13 @@ def json_path(path: Sequence[str | int], *, as_text: bool) -> Callable[[Parsed],
 
 
 _TOO_DEEP: Final = object()
-"""What is made of a part that cannot be read."""
+"""Stands for the key and the text of a part that is nested too deeply."""
 
 
 def _note_deep(part: Document, made: dict[tuple[int, bool], Any]) -> None:
-    """Note which objects and arrays of a part have too many levels, itself and others.
+    """Note which objects and arrays of a part, and whether the part itself, have too many levels.
 
-    Otherwise each path to another one of them would take as long to find that out.
+    Otherwise each path to another one of them would take the time to find that out again.
     """
     level = [part]
     levels = []
@@ -158,7 +164,8 @@ def _note_deep(part: Document, made: dict[tuple[int, bool], Any]) -> None:
 
 
 def _text(value: Document) -> str | None:
-    """Return what ``->>`` gives: a string's content, jsonb's text of all else, or NULL."""
+    """Return what ``->>`` returns: a string itself, jsonb's text of another value, None for
+    null."""
     if value is None or type(value) is str:
         return value
     return _dump(value)
@@ -174,7 +181,7 @@ def _dump(value: Document, room: int = _MOST_LEVELS) -> str:
             if value.isdigit():
                 return value
             number = parse_numeric(value)
-            # jsonb has numbers as numeric: without exponent, no minus on a zero.
+            # jsonb's numbers are numeric, which has no exponent and no negative zero.
             text = f"{number:f}"
             return text if number else _zero(value)
         case str():
@@ -192,7 +199,7 @@ def _dump(value: Document, room: int = _MOST_LEVELS) -> str:
 
 
 def _zero(text: str) -> str:
-    """Return a zero with the digits behind its point that numeric keeps."""
+    """Return a zero with as many digits behind the decimal point as numeric keeps."""
     digits, _, exponent = text.lower().partition("e")
     scale = len(digits.partition(".")[2]) - int(exponent or 0)
     if scale > NUMERIC_SCALE:
@@ -227,7 +234,7 @@ def _key(value: Document, room: int = _MOST_LEVELS) -> Ordered:
 
 
 def _number(text: str) -> Any:
-    # Most numbers are short integers, of which there may be tens of thousands.
+    # Most numbers are short integers, and a document may have tens of thousands of them.
     return Decimal(text) if text.isdigit() and len(text) <= _SHORT else parse_numeric(text)
 
 
@@ -238,11 +245,14 @@ def _top(value: Document) -> Ordered:
 
 
 _MOST_LOOKS: Final = 15_000
-"""Values that one comparison with ``@>`` may look at: 5 ms."""
+"""The most values that one comparison with ``@>`` may look at, which takes 5 ms."""
 
 
 def _contains(outer: Ordered, inner: Ordered) -> bool:
-    """``@>`` at the top, where an array contains a scalar that is one of its elements."""
+    """Say whether a document contains another one, ``@>``.
+
+    At the top, an array contains a scalar if it is one of the elements.
+    """
     arrays = (_ARRAY, _EMPTY_AT_THE_TOP)
     if outer[0] in arrays and inner[0] not in (*arrays, _OBJECT):
         return inner in outer[2].present
@@ -250,7 +260,10 @@ def _contains(outer: Ordered, inner: Ordered) -> bool:
 
 
 def _contains_deep(outer: Ordered, inner: Ordered, looks: list[int]) -> bool:
-    """As ``@>`` below the top; ``looks`` has the number of values that may still be looked at."""
+    """Say whether a part of a document contains a part of another one.
+
+    ``looks`` has one number: how many values may still be looked at.
+    """
     if inner[0] == _OBJECT:
         if outer[0] != _OBJECT or outer[1] < inner[1]:
             return False
@@ -276,12 +289,10 @@ def _contains_deep(outer: Ordered, inner: Ordered, looks: list[int]) -> bool:
 
 
 def _look(container: Ordered, looks: list[int]) -> None:
-    # Each container of one array may have to be held against each of the other.
+    # Each object and array in one array may have to be compared with each one in the other.
     looks[0] -= 1 + len(container[2])
     if looks[0] < 0:
-        raise UnreadableError(
-            "holding so many objects and arrays against each other takes too long"
-        )
+        raise UnreadableError("comparing so many objects and arrays with each other takes too long")
 
 
 def _pairs(value: Ordered) -> dict[str, Ordered]:

@@ -11,8 +11,8 @@ from .base import Compare, Kind, UnreadableError
 __all__ = ["NETWORKS"]
 
 Address: TypeAlias = tuple[int, str, str]
-"""Version, the network's bits, all bits: ordered as PostgreSQL orders addresses, where a
-network comes before those in it."""
+"""The IP version, the bits of the network and all bits. In this order addresses compare as in
+PostgreSQL, where a network comes before the addresses in it."""
 
 _MAC: Final = re.compile(
     r"\s*(?:(?:[0-9a-f]{2}([:-]))(?:[0-9a-f]{2}\1){4}(?:[0-9a-f]{2}\1[0-9a-f]{2}\1)?[0-9a-f]{2}"
@@ -22,9 +22,9 @@ _MAC: Final = re.compile(
 )
 _SEPARATORS: Final = re.compile(r"[:.\s-]")
 _SHORT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,3}){0,2})(/(?:0|[1-9]\d?))", re.ASCII)
-"""10/8 is 10.0.0.0/8."""
+"""10/8 stands for 10.0.0.0/8."""
 _ADDRESS: Final = re.compile(r"[0-9a-f.:]{1,50}(?:/(?:0|[1-9]\d{0,2}))?", re.ASCII | re.IGNORECASE)
-"""Python takes masks written out, and zones, too."""
+"""What Python's ipaddress reads besides, such as 10.0.0.0/255.0.0.0, PostgreSQL does not."""
 
 
 def _read(text: str) -> Address:
@@ -37,7 +37,7 @@ def _read(text: str) -> Address:
 
 
 def _parse(text: str) -> Address:
-    """Read a literal, which is inet's for both types: PostgreSQL compares cidr as inet."""
+    """Read what people write for an inet or a cidr, which PostgreSQL compares as inet."""
     short = _SHORT.fullmatch(text)
     if short is not None and int(short[2][1:]) <= 8 * (short[1].count(".") + 1):
         text = f"{short[1]}{'.0' * (3 - short[1].count('.'))}{short[2]}"
@@ -77,7 +77,7 @@ def _overlap(one: Address, other: Address) -> bool:
     return one[0] == other[0] and (one[1].startswith(other[1]) or other[1].startswith(one[1]))
 
 
-# << and >> are containment here; there is no @>.
+# For addresses << and >> mean containment. There is no @>.
 _NETWORK_RELATIONS: Final[dict[str, Compare]] = {
     "<<": _inside,
     ">>": _around,
@@ -93,4 +93,4 @@ NETWORKS: Final = {
         Kind("macaddr8", _macaddr8, _macaddr8),
     )
 }
-"""By type name."""
+"""The types by name."""

@@ -1,4 +1,4 @@
-"""Numbers: integers of every width, numeric, floats, money, and what is a number inside."""
+"""Numbers: integers, numeric, floats and money, and identifiers that consist of numbers."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ _TID: Final = re.compile(r"\((\d{1,10}),(\d{1,5})\)", re.ASCII)
 
 _MOST_CENTS: Final = (1 << 63) - 1
 _MOST_DIGITS: Final = 400
-"""Of an integer literal: more than any type holds, and too few to be slow."""
+"""Characters of an integer: more than any value of a type has, and too few to take long."""
 _NUMERIC_DIGITS: Final = 131_072
-"""Before the decimal point; behind it there may be 16383."""
+"""The most digits that a numeric has before the decimal point."""
 NUMERIC_SCALE: Final = 16_383
+"""The most digits that a numeric has behind the decimal point."""
 
 _float4: Final = Struct("=f")
 
@@ -61,11 +62,14 @@ def _integer(low: int, high: int) -> Reader:
 
 
 def _unsigned(high: int) -> Reader:
-    """Take decimal digits only: PostgreSQL reads 010 as octal here, as C does."""
+    """Return a reader of unsigned integers.
+
+    It refuses numbers with leading zeros, which PostgreSQL reads as octal for these types.
+    """
 
     def parse(text: str) -> int:
         if _UNSIGNED.fullmatch(text.strip()) is None:
-            raise UnreadableError("it is not a number without sign")
+            raise UnreadableError("it is not a number without a sign")
         value = int(text)
         if value > high:
             raise UnreadableError(f"it is out of range, which is 0 to {high}")
@@ -79,7 +83,7 @@ def _read_numeric(text: str) -> Any:
 
 
 def parse_numeric(text: str) -> Any:
-    """Return a numeric literal's key."""
+    """Read what people write for a numeric."""
     text = text.strip()
     if text.lower() == "nan":
         return GREATEST
@@ -94,7 +98,7 @@ def parse_numeric(text: str) -> Any:
     exponent = value.as_tuple().exponent
     assert isinstance(exponent, int)
     if not value:
-        # PostgreSQL keeps a zero's scale only as far as it holds it.
+        # Of a zero PostgreSQL cuts the digits behind the decimal point that numeric cannot hold.
         return Decimal(0)
     if value.adjusted() >= _NUMERIC_DIGITS or -exponent > NUMERIC_SCALE:
         raise UnreadableError("it is out of range")
@@ -129,7 +133,8 @@ def _parse_float4(text: str) -> Any:
     value = _parse_float(text)
     if value is GREATEST or math.isinf(value) or value == 0:
         return value
-    # Rounding twice can go wrong half-way between two float4: round to odd first.
+    # To round to float8 and then to float4 can go wrong half-way between two of the latter. So the
+    # first rounding must be to odd.
     exact = Decimal(text.strip())
     if Decimal(value) != exact and not int(math.ldexp(math.frexp(value)[0], 53)) & 1:
         value = math.nextafter(value, math.inf if exact > Decimal(value) else -math.inf)
@@ -162,7 +167,7 @@ def _lsn(text: str) -> int:
 def _tid(text: str) -> tuple[int, int]:
     found = _TID.fullmatch(text)
     if found is None:
-        raise UnreadableError("it is not a row's place, as (0,1) is")
+        raise UnreadableError("it is not the place of a row, as (0,1) is")
     return int(found[1]), int(found[2])
 
 
@@ -192,4 +197,4 @@ NUMBERS: Final = {
         Kind("tid", _tid, _tid),
     )
 }
-"""By type name."""
+"""The types by name."""

@@ -1,8 +1,10 @@
-"""Ranges and multiranges: bounds on one scale, so that each operator is a comparison or two.
+"""Ranges and multiranges: all bounds are on one scale, so each operator takes one or two
+comparisons.
 
-A bound is ``(0, value, step)``, where an exclusive bound lies a step beside its value:
-above it at the lower end, below it at the upper one. No bound is ``(-1,)`` or ``(1,)``. Ranges of
-integers and days are brought to the form ``[a,b)`` first, as PostgreSQL does.
+A bound is ``(0, value, step)``. The step is 0 for an inclusive bound. An exclusive bound lies
+beside its value: the step is 1 for a lower bound and -1 for an upper one. A range without a lower
+bound has ``(-1,)`` there, and one without an upper bound ``(1,)``. Ranges of integers and days are
+first brought to the form ``[a,b)``, as PostgreSQL does.
 
 Source: "Range Functions and Operators" in the PostgreSQL documentation.
 """
@@ -22,11 +24,11 @@ __all__ = ["RANGES"]
 
 Bound: TypeAlias = tuple[Any, ...]
 Range: TypeAlias = tuple[Bound, ...]
-"""Lower and upper bound; an empty range is ``()``, which comes first as in PostgreSQL."""
+"""A lower and an upper bound; or ``()`` for an empty range, which comes first as in PostgreSQL."""
 
 _BELOW_ALL: Final[Bound] = (-1,)
 _ABOVE_ALL: Final[Bound] = (1,)
-# Possessive: what could be given back is kept for each character.
+# The quantifiers are possessive. Others would keep some memory for each character.
 _PART: Final = r'((?:"[^"\\]*+(?:(?:\\.|"")[^"\\]*+)*+"|\\.|[^"\\,()\[\]]++)*+)'
 _RANGE: Final = re.compile(rf"\s*([\[(]){_PART},{_PART}([\])])\s*", re.DOTALL)
 _QUOTES: Final = re.compile(r'\\(.)|"("?)', re.DOTALL)
@@ -35,7 +37,7 @@ _SPELLING: Final = "write a range as [1,10) or (,5]"
 
 
 def _bare(part: str) -> str:
-    """Take quotes and escapes away: ``""`` inside of quotes is one, a quote alone is none."""
+    """Return a bound without quotes and escapes. ``""`` within quotes stands for one quote."""
     if part == '""':
         return ""
     inside = part[1:-1] if len(part) > 1 and part[0] == part[-1] == '"' else part
@@ -49,7 +51,7 @@ def _bounds(found: re.Match[str], read: Reader, *, last: int | None) -> Range:
     if lower_text and upper_text:
         if lower_value > upper_value:
             raise UnreadableError("its lower bound is above its upper bound")
-        # Before a bound is moved: (2147483647,2147483647] is empty, not out of range.
+        # This comes before a bound is moved: (2147483647,2147483647] is empty, not out of range.
         if lower_value == upper_value and (opening == "(" or closing == ")"):
             return ()
     lower, upper = _BELOW_ALL, _ABOVE_ALL
@@ -67,7 +69,7 @@ def _bounds(found: re.Match[str], read: Reader, *, last: int | None) -> Range:
 
 
 def _behind(value: int, last: int) -> int:
-    """Return the next value, which the form ``[a,b)`` needs."""
+    """Return the value that follows, for the form ``[a,b)``."""
     if value >= last:
         raise UnreadableError(
             "it is out of range: its bound is the type's last value, and has none behind it;"
@@ -115,7 +117,7 @@ def _multi_reader(read: Reader, *, last: int | None) -> Reader:
 
 
 def _merged(ranges: list[Range]) -> tuple[Range, ...]:
-    """Sort ranges, and join those that overlap or touch."""
+    """Return ranges in their order, with those that overlap or touch joined."""
     merged: list[Range] = []
     for one in sorted(filter(None, ranges)):
         if merged and (_overlaps(merged[-1], one) or _adjacent(merged[-1], one)):
@@ -154,7 +156,8 @@ def _not_left(one: Range, other: Range) -> bool:
 
 
 def _touch(upper: Bound, lower: Bound) -> bool:
-    """Say whether exactly one of an upper and a lower bound has the value between."""
+    """Say whether an upper and a lower bound meet, with nothing between them and nothing in
+    both."""
     return len(upper) == len(lower) == 3 and upper[1] == lower[1] and lower[2] - upper[2] == 1
 
 
@@ -229,7 +232,8 @@ _SUBTYPES: Final[dict[str, tuple[Kind, int | None]]] = {
     "tstzrange": (DATETIMES["timestamptz"], None),
     "daterange": (DATETIMES["date"], LAST_DATE),
 }
-"""Each with its last value, if between two values there may be none."""
+"""The type of the bounds; and its last value if it is discrete, so that each value has a next
+one."""
 
 
 def _kinds() -> dict[str, Kind]:
@@ -252,4 +256,4 @@ def _kinds() -> dict[str, Kind]:
 
 
 RANGES: Final = _kinds()
-"""By type name."""
+"""The types by name."""

@@ -1,4 +1,4 @@
-"""Texts, booleans, and what is compared by its bytes: bytea, uuid, bit strings."""
+"""Texts, booleans, and types whose values compare by their bytes: bytea, uuid, bit strings."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _TRUTHS: Final = {
 
 
 def fold(text: str) -> str:
-    """Put each letter that has one into its lower case, one letter for one letter."""
+    """Return a text in lower case, in which each letter has become one letter."""
     if text.isascii():
         return text.lower()
-    # The one letter whose lower case Python makes two of, and the one for which it looks around.
+    # Python's lower case of one letter has two characters, and that of another one depends on the
+    # letters around it.
     return text.replace(_DOTTED_I, "i").replace(_SIGMA, _SMALL_SIGMA).lower()
 
 
@@ -36,14 +37,15 @@ def _blank_padded(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    """Return a name as PostgreSQL cuts it: at most 63 bytes, no half character."""
+    """Return a name cut to 63 bytes, as PostgreSQL does, without half a character at its end."""
     if len(text) <= _NAME_BYTES // 4:
         return text
     return text.encode()[:_NAME_BYTES].decode(errors="ignore")
 
 
 def _read_char(text: str) -> bytes:
-    """Return the byte of a ``"char"``: one above 127 is written ``\\ooo``."""
+    """Return the byte of a ``"char"``. PostgreSQL writes a byte above 127 as ``\\ooo``, in
+    octal."""
     if len(text) == 4 and text[0] == "\\":
         return bytes([int(text[1:], 8)])
     return text.encode()[:1] or b"\0"
@@ -94,24 +96,24 @@ def _bit_string(text: str) -> str:
 TEXT: Final = Kind("text", as_is, as_is, textual=True)
 
 CITEXT: Final = Kind("citext", fold, fold, textual=True, ignores_case=True)
-"""Of the extension of that name, which compares in lower case."""
+"""The type of the extension of that name, whose values compare in lower case."""
 
 TEXTS: Final = {
     kind.name: kind
     for kind in (
         TEXT,
         Kind("varchar", as_is, as_is, textual=True),
-        # Trailing blanks are no part of the value; LIKE and regular expressions see them.
+        # Blanks at the end do not belong to the value, but LIKE and regular expressions see them.
         Kind("bpchar", _blank_padded, _blank_padded, textual=True),
         Kind("name", as_is, _name, textual=True),
         Kind("char", _read_char, _read_char),
         Kind("bool", _read_bool, _parse_bool, boolean=True),
-        # PostgreSQL writes UUIDs in lower case with all hyphens, and text orders those.
+        # PostgreSQL writes UUIDs in lower case with hyphens, and these texts are in order.
         Kind("uuid", as_is, _parse_uuid),
         Kind("bytea", _bytes, _bytes),
-        # A bit string that begins another one comes first, as with text.
+        # A bit string comes before those that begin with it, as texts do.
         Kind("bit", as_is, _bit_string),
         Kind("varbit", as_is, _bit_string),
     )
 }
-"""By type name."""
+"""The types by name."""

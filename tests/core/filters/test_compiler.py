@@ -241,7 +241,7 @@ def test_a_path_into_what_was_not_sent_is_unknown() -> None:
         ({"a": "text"}, "a->b=eq.x", 0, "column 'a' is text, and only json and jsonb have parts"),
         ({"a": "xid"}, "a=gt.1", 2, "a is xid, which has no order that is known here"),
         ({"a": "hstore"}, "a=gt.1", 2, "a is hstore, which has no order that is known here; its values are compared by their text, with eq, neq, in and isdistinct"),
-        ({"a": "mood"}, "a=eq.cross", 5, "'cross' cannot be read as mood: it is none of the enum's labels as they were read: sad, ok, happy"),
+        ({"a": "mood"}, "a=eq.cross", 5, "'cross' cannot be read as mood: it is not one of the enum's labels when they were read: sad, ok, happy"),
         ({"a": "text"}, "a=like.x\\", 7, "'x\\\\': a pattern must not end with a backslash; write two for one"),
         ({"a": "text"}, 'a=match."(x"', 8, "'(x': RE2 refuses it: missing ): (x"),
         ({"a": "_int4"}, "a=cs.{1,x}", 5, "'{1,x}' cannot be read as int4[]: it is not an integer"),
