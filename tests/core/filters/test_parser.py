@@ -200,8 +200,8 @@ QUOTE = '; put the whole value in double quotes, as in name=eq."Smith, John (jr.
         ("a=cs.(1,[2", 5, f"'(' is never closed{QUOTE}"),
         ("d->>a->b=eq.1", 5, "->> gives text, which has no parts; expected -> before the last step"),
         ("d->=eq.1", 3, "unexpected '='; expected a JSON key, as in data->address->>city"),
-        ("a=eq.\0", 5, "'\\x00' is no character of any text in PostgreSQL"),
-        ("a=eq.x\ud800", 6, "'\\ud800' is no character of any text in PostgreSQL"),
+        ("a=eq.\0", 5, "'\\x00' is not a character that a text in PostgreSQL can have"),
+        ("a=eq.x\ud800", 6, "'\\ud800' is not a character that a text in PostgreSQL can have"),
     ],
 )  # fmt: skip
 def test_an_error_says_what_and_where(text: str, position: int, problem: str) -> None:
