@@ -3,9 +3,9 @@
 Theory of operation. A reader of its own, with a slot of its own (:mod:`.webhooks`), takes each
 transaction's changes, asks each endpoint's rules which of them it wants (:mod:`.rules`), joins
 those to bodies of bounded size (:mod:`.body`), and puts them into the endpoint's queue. The
-endpoint (:mod:`.endpoint`) sends one request after the other (:mod:`.client`), signed
-(:mod:`.signature`), and what comes of each is decided in :mod:`.verdict`: done, once more, or
-given up, which :mod:`.dead_letters` keeps. The slot moves behind the last transaction before
+endpoint (:mod:`.endpoint`) sends one request at a time (:mod:`.client`), signed
+(:mod:`.signature`). :mod:`.verdict` decides from the answer whether a request is delivered, tried
+again, or given up, and :mod:`.dead_letters` keeps those that are given up. The slot moves behind the last transaction before
 which every request is done or given up (:mod:`.progress`). :mod:`.redeliver` is the command that
 sends dead letters again.
 

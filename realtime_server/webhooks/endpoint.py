@@ -39,7 +39,7 @@ _MOST_AT_ONCE: Final = 1024 * 1024
 
 @attrs.define
 class Counts:
-    """What came of the requests of one endpoint."""
+    """Counters of one endpoint's requests."""
 
     delivered: int = 0
     retries: int = 0

@@ -1,4 +1,4 @@
-"""Rules: which changes an endpoint wants, and what of them.
+"""Rules: which changes are sent to an endpoint, and which of their columns.
 
 A change is for an endpoint if its event and relation are, and if it passes the filter, by its new
 row, of a DELETE by what is known of the old one. What cannot be judged is not sent, counted, and

@@ -1,4 +1,4 @@
-"""Sparingly: the same thing is not said in the log more than once in a while."""
+"""Sparingly: limits how often the same log line is written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST: Final = 1000
 
 
 class Sparingly:
-    """Says whether it is time to say a thing, and counts how often it was not.
+    """Decides whether a log line is due, and counts those that were left out.
 
     Args:
         clock: seconds.
@@ -26,7 +26,10 @@ class Sparingly:
         self._said: dict[Hashable, tuple[float, int]] = {}
 
     def __call__(self, thing: Hashable) -> int:
-        """Return 0 for "not now"; else how often the thing came since it was said last."""
+        """Return 0 if the line was written less than ten seconds ago.
+
+        Otherwise return how often it was due since it was written last, this time included.
+        """
         now = self._clock()
         said, count = self._said.get(thing, (None, 0))
         if said is not None and now - said < _INTERVAL:

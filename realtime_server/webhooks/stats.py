@@ -1,4 +1,4 @@
-"""What metrics show of webhooks."""
+"""The figures that ``/metrics`` shows about webhooks."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Verdicts: what comes of an answer, and how long until the next attempt.
+"""Verdicts: what an answer means for its request, and how long to wait before the next attempt.
 
-Without clock and I/O: times and random numbers come in as arguments.
+This module reads no clock and does no I/O: times and random numbers are arguments.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _MOST_DOUBLINGS: Final = 32
 
 
 class Verdict(enum.Enum):
-    """What comes of a request."""
+    """What an answer means for its request."""
 
     DONE = "done"
     AGAIN = "again"
-    """It may succeed later."""
+    """Another attempt may succeed."""
     GIVEN_UP = "given up"
-    """It never will as it is."""
+    """No attempt will succeed."""
     GONE = "gone"
-    """The endpoint wants no more requests."""
+    """The endpoint wants no more requests at all."""
 
 
 def verdict_on(status: int) -> Verdict:
