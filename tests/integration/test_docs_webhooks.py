@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -79,6 +80,11 @@ def receiver(port: int, path: Path, secret: str) -> subprocess.Popen[str]:
     return process
 
 
+def metrics(server: ServerProcess) -> str:
+    with urlopen(f"http://127.0.0.1:{server.port}/metrics") as answer:
+        return str(answer.read().decode())
+
+
 def lines_of(process: subprocess.Popen[str], count: int) -> list[str]:
     assert process.stdout is not None
     return [process.stdout.readline() for _ in range(count)]
@@ -108,6 +114,9 @@ def test_changes_are_received_and_sent_again_as_the_page_says(
             shop.execute(titled("changes"))
             expected = titled("printed").splitlines(keepends=True)
             assert lines_of(process, len(expected)) == expected
+            # A row is printed before its request is answered.
+            delivered = 'realtime_webhook_delivered_total{endpoint="users"} 1.0'
+            eventually_sync(lambda: delivered in metrics(server))
         finally:
             assert stop(process) == ""
         # Whoever does not know the secret is told nothing.
