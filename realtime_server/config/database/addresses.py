@@ -1,9 +1,9 @@
 """The database's connection string, and DB_IP_VERSION: which of the host's addresses it names.
 
-libpq takes whatever a name leads to. Where a name has addresses of both families and only
-one is routed, or a resolver answers questions for one family with an error, that fails or
-is slow; so names are looked up here, anew for each attempt to connect, since a failover
-changes what they lead to.
+libpq connects to any address that a name has. That fails or is slow where a name has addresses of
+both families and only one of them is routed, or where a resolver answers questions about one family
+with an error. So names are looked up here, for each attempt to connect again, since a failover
+changes a name's addresses.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def make_dsn(config: ServerConfig, *hosts: tuple[str, str | None]) -> str:
 
 
 async def resolve_dsn(config: ServerConfig) -> str:
-    """Return the database's connection string with the addresses that its names have now.
+    """Return the database's connection string with the addresses that its hosts have now.
 
-    ``DB_HOST`` may name several hosts with commas between. Addresses and directories of
-    sockets stay as they are.
+    ``DB_HOST`` may be several hosts, separated by commas. Addresses and directories of sockets are
+    not looked up.
 
     Raises:
-        ConnectionLostError: if no host has an address of the family, saying what to do.
+        ConnectionLostError: if no host has an address of the family; it says what to do.
     """
     found: list[tuple[str, str | None]] = []
     failures: list[str] = []
@@ -70,7 +70,7 @@ async def resolve_dsn(config: ServerConfig) -> str:
             except OSError as exc:
                 failures.append(f"{host!r} ({exc.strerror})")
             except UnicodeError:
-                # Python encodes names before it asks for them (RFC 3490).
+                # Python encodes a name before it looks it up (RFC 3490).
                 failures.append(f"{host!r} (a part of it is empty or longer than 63 characters)")
     if not found:
         wanted = config.db_ip_version

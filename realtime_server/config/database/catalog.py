@@ -1,4 +1,4 @@
-"""Reading :mod:`.tables` from PostgreSQL's catalog."""
+"""The SQL that reads the present state of tables from PostgreSQL's catalog."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .tables import FIRST_CUSTOM_OID, CustomType, Functions, KeyColumn, LiveColu
 
 __all__ = ["look_at_tables", "read_tables", "roles_that_may_read"]
 
-# As JSON, which is one value a table; OIDs are numbers there.
+# Lists are JSON, so that there is one row for a table; OIDs are JSON numbers.
 _TABLES: Final = """
     SELECT pg_catalog.pg_current_snapshot()::text, w.schema, w.name, c.oid::pg_catalog.int8,
         c.relrowsecurity, c.relkind = 'p', c.relispartition,
@@ -102,7 +102,7 @@ _TABLES: Final = """
     ) ON s.nspname = w.schema AND c.relname = w.name AND c.relkind IN ('r', 'p')
 """
 
-# A domain is its base type; an array of domains, an array of theirs.
+# In place of a domain its base type, and in place of an array of domains an array of that.
 _TYPES: Final = """
     WITH RECURSIVE base AS (
         SELECT t.oid AS of, t.oid, t.typtype, t.typbasetype
@@ -138,14 +138,14 @@ _READERS: Final = """
 async def roles_that_may_read(
     connection: AsyncConnection[Any], oid: int, roles: Collection[str]
 ) -> frozenset[str]:
-    """Return those of some roles that may SELECT something of a table, whatever its name is now.
+    """Return which roles may SELECT a column of a table, whatever the table's name is now.
 
-    All that exist, if there is no such table.
+    If the table does not exist, all roles that exist are returned.
 
     Args:
-        connection: in autocommit mode.
-        oid: the table's; 0: it is not known.
-        roles: their names.
+        connection: a connection in autocommit mode.
+        oid: the table's OID; 0 if it is not known.
+        roles: the names of the roles to look at.
     """
     parameters = {"oid": oid, "roles": list(roles)}
     async with connection.cursor(row_factory=tuple_row) as cursor:
@@ -160,9 +160,15 @@ async def read_tables(
     publications: Collection[str],
     plugin: OutputPlugin = OutputPlugin.PGOUTPUT,
 ) -> dict[TableName, Table]:
-    """Return the tables that exist, by name, with what is published of them.
+    """Return the tables that exist, by name, without the functions of their policies.
 
-    Their policies' functions are not asked for.
+    Args:
+        connection: a connection in autocommit mode.
+        names: the schemas and names of the tables.
+        roles: the roles whose privileges are read.
+        publications: the publications of which it is read what they publish; if there are none,
+            that is not read.
+        plugin: the output plugin that the changes come from.
     """
     if not names:
         return {}
@@ -177,15 +183,16 @@ async def look_at_tables(
     publications: Collection[str] = (),
     plugin: OutputPlugin = OutputPlugin.PGOUTPUT,
 ) -> tuple[Snapshot, dict[TableName, Table]]:
-    """Return the tables that exist, by name, and in which snapshot.
+    """Return the tables that exist, by name, and the snapshot in which they were read.
 
     Args:
-        connection: in autocommit mode, without the just-in-time compiler, which would take longer
-            than what it compiles.
-        names: one, at least.
-        roles: whose privileges are asked for.
-        publications: of which it is asked what they publish; none: it is not asked.
-        plugin: that makes the changes.
+        connection: a connection in autocommit mode, without the just-in-time compiler, which would
+            take longer than the query that it compiles.
+        names: the schemas and names of the tables; at least one.
+        roles: the roles whose privileges are read.
+        publications: the publications of which it is read what they publish; if there are none,
+            that is not read.
+        plugin: the output plugin that the changes come from.
     """
     wanted = published(connection.info.server_version, plugin) if publications else "NULL"
     return await _read(connection, names, roles, wanted, publications, CALLS_FUNCTIONS)
@@ -211,8 +218,8 @@ async def _read(
         query = query.replace("{calls_functions}", calls_functions)
         await cursor.execute(query.encode(), parameters)
         rows = await cursor.fetchall()
-        # Not for a table that nobody may read: it would take longer to answer than one that is
-        # not there.
+        # Not for a table that none of the roles may read: the time of the answer would show that
+        # the table exists.
         custom = {
             oid
             for row in rows

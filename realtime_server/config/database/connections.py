@@ -1,4 +1,4 @@
-"""Connections: single ones, and a pool of those on which everything but the slot is asked."""
+"""Connections to the database, single ones and pools; the slot has a connection of its own."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from .. import SETTING_NAMES
 __all__ = ["OWN_PATH", "Connections", "Dsn", "brief", "connect"]
 
 OWN_PATH: Final = "SET search_path TO pg_catalog, pg_temp"
-"""SQL for a connection on which only we ask. The database's own search path may begin with a
-schema in which somebody has made an operator or a type of a name that our statements have."""
+"""SQL that sets a connection's search path, where only the server's own statements run. The
+database's search path may begin with a schema in which somebody has made an operator or a type with
+a name that these statements use."""
 
 Dsn: TypeAlias = Callable[[], Awaitable[str]]
-"""Returns a connection string; asked for each connection, since addresses change."""
+"""Returns a connection string. It is called for each connection, since addresses change."""
 
 
 def brief(exc: psycopg.Error) -> str:
-    """Say what went wrong, for the log.
+    """Describe an error for the log, without values of rows.
 
-    PostgreSQL's own texts may quote what is in a row, and code of users may write them. They are
-    not repeated; the driver's are.
+    PostgreSQL's messages may quote values, and users' code may write them, so the SQLSTATE stands
+    for them. The driver's messages are kept.
     """
     if exc.sqlstate is not None:
         return f"{type(exc).__name__}, SQLSTATE {exc.sqlstate}"
@@ -40,17 +41,15 @@ def brief(exc: psycopg.Error) -> str:
 
 
 async def connect(dsn: str, *, name: str, **parameters: Any) -> AsyncConnection[TupleRow]:
-    """Open a connection in autocommit mode, with errors that say what to do.
-
-    Its search path is PostgreSQL's own schema alone.
+    """Open a connection in autocommit mode, whose search path is ``pg_catalog`` alone.
 
     Args:
-        dsn: of the database, as the server's role.
-        name: shown in ``pg_stat_activity`` behind ``realtime_server``.
-        parameters: more of libpq's.
+        dsn: the connection string, with the server's role.
+        name: what ``pg_stat_activity`` shows after ``realtime_server``.
+        parameters: further parameters of libpq.
 
     Raises:
-        SourceError: if it cannot be opened, saying why.
+        SourceError: if the connection cannot be opened; it says why, and what to do.
     """
     try:
         connection = await AsyncConnection.connect(
@@ -73,14 +72,14 @@ async def connect(dsn: str, *, name: str, **parameters: Any) -> AsyncConnection[
 
 
 class Connections:
-    """A pool of connections in autocommit mode. Use it as a context manager.
+    """A pool of connections in autocommit mode, to be used as a context manager.
 
     Args:
-        dsn: of the database, as the server's role.
-        name: shown in ``pg_stat_activity`` behind ``realtime_server``.
-        size: how many there may be.
-        settings: SQL for each new one.
-        prepares: whether what is asked often is prepared.
+        dsn: returns the connection string, with the server's role.
+        name: what ``pg_stat_activity`` shows after ``realtime_server``.
+        size: how many connections the pool may have.
+        settings: SQL that is run on each new connection.
+        prepares: whether statements that are run often are prepared.
     """
 
     def __init__(
@@ -122,35 +121,40 @@ class Connections:
 
     @asynccontextmanager
     async def one(self, *, within: float = 30.0) -> AsyncIterator[AsyncConnection[TupleRow]]:
-        """Have a connection.
+        """Take a connection from the pool, and give it back at the end of the block.
+
+        Args:
+            within: how many seconds to wait for a free one.
 
         Raises:
-            psycopg.OperationalError: if there is none within so many seconds, or if it is of no
-                use any more.
+            psycopg.OperationalError: if none is free in time, or if the connection was lost.
         """
         async with self._pool.connection(timeout=within) as connection:
-            # The pool answers a cancellation that comes together with the connection with the
-            # connection, and whoever runs for ever would not notice.
+            # If a cancellation arrives together with the connection, the pool swallows it and
+            # returns the connection, so a task that runs for ever would not end.
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise asyncio.CancelledError
             try:
                 yield connection
             except psycopg.errors.InvalidSqlStatementName as exc:
-                # A user's code, as a type's check, may run DEALLOCATE ALL, and no rollback undoes
-                # that.
+                # A user's code, such as a type's check, may run DEALLOCATE ALL, which no rollback
+                # undoes.
                 await connection.close()
                 raise psycopg.OperationalError(
-                    "the session has lost its prepared statements; a function of a policy's, or "
-                    "of a type's, must not run DEALLOCATE"
+                    "the session has lost its prepared statements; functions that policies and "
+                    "types call must not run DEALLOCATE"
                 ) from exc
 
     async def renew(self) -> None:
-        """Have new connections from now on: the database has moved to another server."""
+        """Close all connections and make new ones, since another server has the database now."""
         await self._pool.drain()
 
     async def terminate(self, pid: int) -> None:
-        """End a session whose connection is closed: what it runs may catch any cancellation.
+        """End a session whose connection is closed, as what runs in it may catch cancellations.
+
+        Args:
+            pid: the session's process on the database's server.
 
         Raises:
             psycopg.OperationalError: if the database cannot be asked.

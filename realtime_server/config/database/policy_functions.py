@@ -1,21 +1,22 @@
-"""Functions that policies reach, and which of them are declared IMMUTABLE.
+"""The functions that policies call, directly or not, and which of them are declared IMMUTABLE.
 
-PostgreSQL computes a call of an IMMUTABLE function whose arguments are constants when it makes a
-plan. A function that is declared so and reads ``request.jwt.claims`` all the same would be
-computed for the first viewer, and its result kept for the next ones, as long as the plan is.
+PostgreSQL computes a call of an IMMUTABLE function with constant arguments when it plans a query.
+If such a function reads ``request.jwt.claims``, although it must not, it would be computed for the
+first viewer, and its result would be used for the next ones, for as long as the plan is kept.
 
-Theory of operation. From a table's policies for SELECT it goes along what ``pg_depend`` has: the
-functions and operators that they call, the functions of those, the views and tables that they
-read, and the policies of these. What a function's body calls is recorded for SQL between BEGIN
-ATOMIC and END only; the bodies of others are text, in which the names of functions, operators,
-views, and tables with policies are looked for. A name may be found that is not meant, which costs
-time alone. What cannot be seen is what compiled functions call; in a body that is
-text implicit casts, and names with a dollar sign or Unicode escapes; and a domain's CHECK.
+Theory of operation. The query starts with a table's policies for SELECT and follows ``pg_depend``:
+to the functions and operators that the policies call, to the functions of the operators, to the
+views and tables that the policies read, and to the policies of these. PostgreSQL records the calls
+in a function's body only if the body is SQL between BEGIN ATOMIC and END. Other bodies are text, in
+which the query looks for the names of functions, operators, views, and tables with policies. It may
+find a name that is not meant, which costs time and nothing else. It does not find the calls of
+compiled functions, nor those of a domain's CHECK, nor, in a body that is text, those of implicit
+casts and of names with a dollar sign or Unicode escapes.
 
-PostgreSQL's own functions are what they are declared to be, and so are an extension's compiled
-ones. Those that an extension has in SQL or another language count as a user's where it is recorded
-that they are called, since anybody may have written them; in a text they are not looked for, since
-many have the names of PostgreSQL's own.
+PostgreSQL's own functions, and compiled ones of an extension, are taken to be what they are
+declared as. An extension's functions in SQL or another language count like a user's where
+``pg_depend`` has the call, since anybody may have written them. In texts they are not looked for,
+since many have the same names as PostgreSQL's functions.
 """
 
 from __future__ import annotations
@@ -170,7 +171,8 @@ CALLS_FUNCTIONS: Final = """
         )
     )
 """
-"""Of a table ``c`` in ``pg_class``: whether its policies may reach functions that count."""
+"""A condition on a row ``c`` of ``pg_class``: whether the table's policies may call functions that
+are not PostgreSQL's."""
 
 _FUNCTIONS: Final = f"""
     {_reached("p.polrelid = ANY (%s::pg_catalog.oid[])", tells_names=False)}
@@ -188,7 +190,7 @@ _FUNCTIONS: Final = f"""
     GROUP BY p.polrelid
 """
 
-# It takes seconds for what runs a millisecond.
+# The just-in-time compiler would take seconds for a query that runs for a millisecond.
 _NO_JIT: Final = "SET LOCAL jit = off"
 
 _CALLS: Final = f"""
@@ -230,10 +232,10 @@ _CALLS: Final = f"""
 
 @attrs.frozen
 class ImmutableCall:
-    """A function that policies reach and that is declared IMMUTABLE."""
+    """A function that policies call and that is declared IMMUTABLE."""
 
     function: str
-    """As SQL names it, with its arguments."""
+    """The function as SQL names it, with its arguments."""
     policies: tuple[str, ...]
     """The policies that call it, as PostgreSQL records it, each as ``policy on table``."""
     perhaps: tuple[str, ...]
@@ -244,14 +246,16 @@ class ImmutableCall:
 async def functions_of_policies(
     cursor: AsyncCursor[TupleRow], oids: Collection[int]
 ) -> dict[int, Functions]:
-    """Return, by table, the functions that policies reach; tables without any are not there.
+    """Return the functions that policies call, by the OID of the table.
+
+    Tables whose policies call none are left out.
 
     Args:
-        cursor: to ask with, on a connection without the just-in-time compiler.
-        oids: of the tables.
+        cursor: a cursor of a connection without the just-in-time compiler.
+        oids: the OIDs of the tables.
 
     Raises:
-        psycopg.Error: if the database cannot be asked.
+        psycopg.Error: if the query fails.
     """
     await cursor.execute(_FUNCTIONS.encode(), [list(oids)])
     return {
@@ -263,16 +267,16 @@ async def functions_of_policies(
 async def immutable_calls(
     connection: AsyncConnection[Any], publications: Collection[str]
 ) -> list[ImmutableCall]:
-    """Return the functions declared IMMUTABLE that policies of published tables reach, by name.
+    """Return the functions declared IMMUTABLE that policies of published tables call, by name.
 
-    Those of extensions are left out, as nobody but their authors would declare them otherwise.
+    Functions of extensions are left out, since only their authors can declare them otherwise.
 
     Args:
-        connection: as the server's role.
-        publications: their names.
+        connection: a connection with the server's role.
+        publications: the names of the publications.
 
     Raises:
-        psycopg.Error: if the database cannot be asked.
+        psycopg.Error: if the query fails.
     """
     async with connection.transaction():
         await connection.execute(_NO_JIT)

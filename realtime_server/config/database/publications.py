@@ -1,11 +1,11 @@
-"""What publications publish, as an expression of SQL about a table ``c`` of ``pg_class``.
+"""What publications publish of a table, as an SQL expression about a row ``c`` of ``pg_class``.
 
-Not from ``pg_publication_tables``, which goes through all tables for each answer.
+The view ``pg_publication_tables`` is not used, since it reads all tables for each answer.
 
-pgoutput applies publications itself, and gives a change the name of the partition or, with
-``publish_via_partition_root``, of the topmost table above it that is published. wal2json knows no
-publications: its changes have the partition's name, and whoever reads them has to leave out what
-is not published. See "Logical Replication" in the PostgreSQL documentation, and
+pgoutput applies publications itself. Its changes have the name of the partition or, with
+``publish_via_partition_root``, of the topmost published table above it. wal2json does not know
+publications: its changes have the partition's name, and their reader has to leave out the changes
+that are not published. See "Logical Replication" in the PostgreSQL documentation, and
 ``get_rel_sync_entry`` in its src/backend/replication/pgoutput/pgoutput.c.
 """
 
@@ -32,14 +32,16 @@ class Published:
     """What is published of a table."""
 
     columns: frozenset[str]
+    """The names of the published columns."""
     actions: frozenset[str] | None
-    """Of ``INSERT``, ``UPDATE`` and ``DELETE``; None where the stream has no others."""
+    """Which of ``INSERT``, ``UPDATE`` and ``DELETE`` are published; None if the stream has no other
+    changes than published ones."""
     has_row_filter: bool
-    """Whether there is one that the stream does not apply."""
+    """Whether a publication has a row filter that the stream does not apply."""
 
     @classmethod
     def read(cls, value: Any) -> Published | None:
-        """Read what the expression gives; None: the table is not published."""
+        """Read a value of the expression; return None if the table is not published."""
         if value is None:
             return None
         columns, actions, has_row_filter = value
@@ -48,13 +50,13 @@ class Published:
 
 
 def published(version: int, plugin: OutputPlugin) -> str:
-    """Return an expression that gives what :meth:`Published.read` takes.
+    """Return the expression, whose values :meth:`Published.read` reads.
 
-    Its parameter ``publications`` has their names.
+    The names of the publications are the query's parameter ``publications``.
 
     Args:
-        version: ``server_version_num``.
-        plugin: that makes the changes.
+        version: PostgreSQL's ``server_version_num``.
+        plugin: the output plugin that the changes come from.
     """
     if plugin is OutputPlugin.PGOUTPUT:
         return _pgoutput(version)
@@ -69,7 +71,7 @@ _ABOVE: Final = """
 
 
 def _member(publication: str, table: str, version: int) -> str:
-    """Return whether a publication names a table, or its schema."""
+    """Return a condition: whether a publication has a table, or its schema."""
     named = f"""EXISTS (
         SELECT FROM pg_catalog.pg_publication_rel m
         WHERE m.prpubid = {publication}.oid AND m.prrelid = {table}.oid
@@ -87,7 +89,7 @@ def _in_schema(publication: str, table: str, version: int) -> str:
 
 
 def _pgoutput(version: int) -> str:
-    # From PostgreSQL 18 on publications may have generated columns, if they are stored.
+    # From PostgreSQL 18 on publications may have stored generated columns.
     listed = """(
         a.attgenerated = ''
         OR a.attgenerated = 's' AND pg_catalog.to_jsonb(p) ->> 'pubgencols' = 's'
@@ -123,7 +125,7 @@ def _wal2json(version: int) -> str:
     if version >= _HAS_SCHEMAS_AND_LISTS:
         facts = "r.prattrs AS attnums, r.prqual IS NOT NULL AS is_filtered"
     above = _ABOVE.format(member=_in_schema("p", "above", version))
-    # What is said of a partitioned table goes for its partitions.
+    # What a publication says of a partitioned table applies to its partitions.
     return f"""(
         SELECT pg_catalog.json_build_array(
             pg_catalog.array_agg(DISTINCT a.attname),
@@ -162,11 +164,11 @@ _FILTERED: Final = """
 
 
 async def check_for_wal2json(connection: AsyncConnection[Any], names: Sequence[str]) -> None:
-    """Look whether publications can be applied to what wal2json writes.
+    """Check whether publications can be applied to wal2json's changes.
 
     Raises:
-        PublicationNotFoundError: if one is not there.
-        SourceError: if they have row filters.
+        PublicationNotFoundError: if a publication does not exist.
+        SourceError: if a publication has row filters.
     """
     missing = await missing_publications(connection, names)
     if missing:

@@ -1,4 +1,4 @@
-"""The tables that are published, with their columns: what there is to listen to."""
+"""The published tables with their columns, for the inspector, which offers them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PublishedColumn:
 
     name: str
     type_name: str
-    """``pg_type.typname``: ``int8``, ``_text`` for an array of text; of a domain, the domain's."""
+    """``pg_type.typname`` of the column's type: ``int8``, or ``_text`` for an array of text."""
 
 
 @attrs.frozen
@@ -34,10 +34,10 @@ class PublishedTable:
     schema: str
     name: str
     columns: tuple[PublishedColumn, ...]
-    """Those that are published, in the table's order."""
+    """The published columns, in the table's order."""
 
 
-# Not from pg_publication_tables, which waits for each table that is locked.
+# The view pg_publication_tables is not used, since it waits for each table that is locked.
 _TABLES: Final = """
     WITH listed AS (
         SELECT c.oid, n.nspname, c.relname, {published} -> 0 AS names
@@ -74,15 +74,16 @@ async def published_tables(
     """Return the tables that publications publish, by schema and name.
 
     Args:
-        dsn: of the database, as the server's role.
-        publications: their names; one that does not exist publishes nothing.
-        plugin: that makes the changes.
-        role: leave out columns that this role may not ``SELECT``, and tables of which none is
-            left; None: leave out nothing. A role that does not exist may select nothing.
-        most: tables to return.
+        dsn: the connection string, with the server's role.
+        publications: the names of the publications; one that does not exist publishes nothing.
+        plugin: the output plugin that the changes come from.
+        role: the role that must be allowed to ``SELECT`` a column for it to be returned, and one
+            column of a table for the table to be returned; None for all columns and tables. A role
+            that does not exist may select nothing.
+        most: the most tables to return.
 
     Raises:
-        SourceError: if the database cannot be asked, saying why.
+        SourceError: if the query fails; it says why.
     """
     parameters = {"publications": list(publications), "role": role, "most": most}
     try:

@@ -1,7 +1,7 @@
-"""Snapshots: which transactions are over for everybody.
+"""Snapshots: which transactions have ended, so that everybody sees what they did.
 
-A transaction is in WAL before others can see what it did: a row that is looked up then is not
-there yet, and neither is a table that it made.
+A transaction's changes can be read from the WAL before others can see them. A row that is looked up
+too early is not there yet, and neither is a table that the transaction made.
 """
 
 from __future__ import annotations
@@ -16,34 +16,38 @@ __all__ = ["Snapshot", "current_snapshot"]
 
 @attrs.frozen
 class Snapshot:
-    """What ``pg_current_snapshot()`` says."""
+    """What ``pg_current_snapshot()`` returns. Transaction ids have 64 bits here."""
 
     xmin: int
-    """All before are over. With 64 bits, as the others."""
+    """All transactions with lower ids have ended."""
     xmax: int
-    """None from there on is."""
+    """No transaction with this id or a higher one has ended."""
     under_way: frozenset[int]
-    """Those in between that are not."""
+    """The ids between the two whose transactions have not ended."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read PostgreSQL's text: ``xmin:xmax:under way``."""
+        """Read PostgreSQL's text, which is ``xmin:xmax:ids under way``."""
         lowest, following, running = text.split(":")
         under_way = frozenset(map(int, running.split(","))) if running else frozenset()
         return cls(int(lowest), int(following), under_way)
 
     def is_over(self, xid: int) -> bool:
-        """Say whether a transaction, named by its 32 bits, is over for everybody."""
-        # Of the numbers with these 32 bits, the one next to the snapshot.
+        """Return whether a transaction has ended.
+
+        Args:
+            xid: the lower 32 bits of its id, as the stream has them.
+        """
+        # Of the ids with these 32 bits, the one nearest to the snapshot.
         whole = xid + ((self.xmax - xid + 0x80000000) & ~0xFFFFFFFF)
         return whole < self.xmin or (whole < self.xmax and whole not in self.under_way)
 
 
 async def current_snapshot(connection: AsyncConnection[Any]) -> Snapshot:
-    """Ask for a snapshot.
+    """Return the database's snapshot of now.
 
     Raises:
-        psycopg.Error: if the database cannot be asked.
+        psycopg.Error: if the query fails.
     """
     cursor = await connection.execute("SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text")
     [[text]] = await cursor.fetchall()

@@ -1,8 +1,8 @@
-"""What is true of tables now: row level security, primary key, columns, who may read them.
+"""The present state of a table: row level security, primary key, columns, and who may read it.
 
-A change tells how a table was when a row was written. Whether somebody may see the row is decided
-in RLS mode by how the table is when the row goes out, so this is read anew for every batch; what a
-join asks for is checked against how it is when somebody joins. :mod:`.catalog` reads it.
+A change says how its table was when the row was written. RLS mode decides by the table's state when
+the row is sent whether somebody may see it, and reads the state for every batch of changes. A join
+is checked against the state at the time of the join. :mod:`.catalog` reads it.
 """
 
 from __future__ import annotations
@@ -37,28 +37,31 @@ class CustomType:
     """What ``pg_type`` says of a type that is not built in."""
 
     oid: int
-    """Its own; of a domain, its base type's."""
+    """The type's OID; for a domain, that of its base type."""
     kind: str
-    """``typtype``: ``b``, ``c``, ``e``, ``m`` or ``r``; never ``d``."""
+    """``pg_type.typtype``: ``b`` (base), ``c`` (composite), ``e`` (enum), ``r`` (range) or ``m``
+    (multirange); never ``d`` (domain)."""
     element: int
-    """OID of an array's elements; 0 for what is no array."""
+    """The OID of an array's element type; 0 if the type is no array."""
     name: str
-    """``pg_type.typname``; of a domain, its base type's, as the stream has it."""
+    """``pg_type.typname``; for a domain, that of its base type, as the stream has it."""
     schema: str
-    """Likewise."""
+    """The type's schema; for a domain, that of its base type."""
 
 
 @attrs.frozen
 class LiveColumn:
-    """A column."""
+    """A column of a table, as it is now."""
 
     name: str
     type_name: str
-    """``pg_type.typname``; of a domain, the domain's."""
+    """``pg_type.typname`` of the column's type, which may be a domain."""
     type_schema: str
+    """The schema of the type."""
     type_oid: int
+    """The OID of the type."""
     type_sql: str
-    """Its type as SQL writes it, without a modifier."""
+    """The type as SQL writes it, without a modifier."""
 
 
 @attrs.frozen
@@ -67,73 +70,82 @@ class KeyColumn:
 
     name: str
     type_sql: str | None
-    """Its type as SQL writes it; of a domain, its base type's. None if to read a value of that may
-    run a user's code, as a domain's check."""
+    """The column's type as SQL writes it; for a domain, its base type. None if a user's code may
+    run when a value of the type is read, such as a domain's check."""
     equals: str
-    """The index's equality operator as SQL writes it: ``operator(pg_catalog.=)``."""
+    """The index's equality operator as SQL writes it, such as ``operator(pg_catalog.=)``."""
 
 
 @attrs.frozen
 class Functions:
-    """Those that a table's policies reach and that count."""
+    """The functions that a table's policies call, directly or not, without PostgreSQL's own."""
 
     stamp: str = ""
-    """Another text when one of them is another; empty if there is none."""
+    """A text that differs when one of the functions was replaced; empty if there is none."""
     immutable: tuple[str, ...] = ()
-    """Those that are declared IMMUTABLE, as SQL names them: what they return may be kept with a
-    plan."""
+    """Those that are declared IMMUTABLE, as SQL names them: PostgreSQL may keep what they return
+    with a plan."""
 
 
 @attrs.frozen
 class Table:
-    """A table."""
+    """The present state of a table."""
 
     oid: int
+    """The table's OID."""
     schema: str
+    """The table's schema."""
     name: str
+    """The table's name."""
     has_rls: bool
-    """Whether row level security is enabled, or the table is at odds with its relatives."""
+    """Whether row level security is enabled, or ``is_at_odds``."""
     is_partitioned: bool
-    """Whether its rows are its partitions'."""
+    """Whether the table is partitioned, so that its rows are stored in its partitions."""
     is_partition: bool
-    """Whether its rows are those of a partitioned table, too."""
+    """Whether the table is a partition, so that its rows are a partitioned table's as well."""
     is_full: bool
-    """Whether its replica identity is FULL."""
+    """Whether the table's replica identity is FULL."""
     is_at_odds: bool
-    """Whether row level security is not enabled, but is where rows are stored or above that: of
-    the table that is partitioned, or of a partition. Nothing says then who may see a row."""
+    """Whether row level security is not enabled for the table, but for a table above or below it in
+    the tree of partitions. It is not known then who may see a row."""
     columns: tuple[LiveColumn, ...]
-    """By ``attnum``."""
+    """The columns, in the table's order."""
     key: tuple[KeyColumn, ...]
-    """In the index's order; empty without a primary key."""
+    """The primary key's columns, in the index's order; empty without a primary key."""
     published: frozenset[str] | None
-    """The columns that are published; None if the table is not, or if that was not asked for."""
+    """The names of the published columns; None if the table is not published, or if that was not
+    read."""
     published_actions: frozenset[str] | None
-    """Of ``INSERT``, ``UPDATE`` and ``DELETE``; None where the stream has no others."""
+    """Which of ``INSERT``, ``UPDATE`` and ``DELETE`` are published; None if the stream has no other
+    changes than published ones."""
     has_row_filter: bool
-    """Whether a publication has one for it that the stream does not apply."""
+    """Whether a publication has a row filter for the table that the stream does not apply."""
     selectable: Mapping[str, frozenset[str]]
-    """By role, the columns that it may SELECT. Roles that do not exist are not there."""
+    """By role, the names of the columns that it may SELECT. It has the existing ones of the roles
+    that were asked about."""
     bypassing: frozenset[str]
-    """The roles among them for whom row level security does not count."""
+    """Those of the roles to which row level security does not apply."""
     types: Mapping[int, CustomType]
-    """By OID, what JSON needs to know of the columns' types that are not built in."""
+    """By OID, the columns' types that are not built in."""
     functions: Functions
-    """Those that its policies call; none if they were not asked for."""
+    """The functions that the table's policies call; none if they were not read."""
 
     @property
     def has_enums(self) -> bool:
-        """Whether a column is of an enum, or an array of one."""
+        """Whether the type of a column is an enum, or an array of one."""
         return any(type.kind == "e" for type in self.types.values())
 
     @cached_property
     def key_names(self) -> tuple[str, ...]:
+        """The names of the primary key's columns."""
         return tuple(column.name for column in self.key)
 
     def compared_as(self, column: LiveColumn) -> str | None:
-        """Return the type that text becomes, as SQL writes it, to be compared with a column.
+        """Return the type that a text is cast to before it is compared with a column.
 
-        None: it stays text, because anybody may have made a cast to the column's type.
+        Returns:
+            The type as SQL writes it; None if the text is compared as text, because anybody may
+            have made a cast to the column's type.
         """
         if column.type_oid < FIRST_CUSTOM_OID:
             return column.type_sql
@@ -145,16 +157,16 @@ class Table:
         return f'pg_catalog."{name}"'
 
     def visible(self, role: str) -> tuple[LiveColumn, ...]:
-        """Return the columns that go out to a role."""
+        """Return the columns that are published and that a role may SELECT."""
         allowed = self.selectable.get(role, frozenset()) & (self.published or frozenset())
         return tuple(column for column in self.columns if column.name in allowed)
 
     @cached_property
     def relation(self) -> Relation:
-        """The table as a row's change would describe it."""
+        """The table as a change of a row would describe it now."""
         columns = []
         for column in self.columns:
-            # A domain is its base type there.
+            # The stream has a domain's base type in place of the domain.
             base = self.types.get(column.type_oid)
             name, schema = (
                 (column.type_name, column.type_schema) if base is None else (base.name, base.schema)
