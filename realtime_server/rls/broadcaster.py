@@ -1,4 +1,4 @@
-"""Broadcaster: reads, matches, has it checked, delivers, acknowledges, in this order."""
+"""RLS mode's broadcaster: reads, matches, checks, sends and acknowledges changes, in this order."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ __all__ = ["Broadcaster", "Check", "Telling"]
 logger = logging.getLogger("realtime.rls")
 
 _RETRY: Final = 0.5
-"""Seconds until the database is asked again."""
+"""After how many seconds a failed check is tried again."""
 
 
 Check: TypeAlias = Callable[[Sequence[PendingChange]], Awaitable[Decided]]
-"""Says what is shown of each change, in order; a psycopg.Error says that nothing was decided."""
+"""Returns what each viewer may see of each change, in order; raises psycopg.Error if nothing could
+be decided."""
 Telling: TypeAlias = Callable[[Gap], Steps]
-"""Tells everybody of a gap, behind what came before it; each step says for how many seconds others
-should have a turn."""
+"""Tells all channels of a gap, after all changes that came before it, in steps."""
 
 
 class Broadcaster:
-    """Takes each change from the stream to those who may see it.
+    """Sends each change of the stream to those who may see it.
 
     Args:
-        matcher: says who gets it if they may see it.
-        check: asks who may.
-        delivery: hands it out.
-        telling: tells of gaps.
-        metrics: of the server.
-        moved: called when changes come from another server or timeline than before, and before
-            any of them is checked: else the former server might be asked.
-        clock: seconds since 1970.
+        matcher: finds the channels that ask for a change.
+        check: asks PostgreSQL what each viewer may see.
+        delivery: sends the changes.
+        telling: tells channels of gaps.
+        metrics: the server's metrics.
+        moved: called when changes come from another server or timeline than before, before any of
+            them is checked: else the former server might be asked.
+        clock: returns the time as seconds since 1970.
     """
 
     def __init__(
@@ -68,15 +68,15 @@ class Broadcaster:
         self._metrics = metrics
         self._moved = moved
         self._clock = clock
-        # System identifier and timeline.
+        # The system identifier and the timeline of the last changes.
         self._origin: tuple[int, int] | None = None
 
     async def run(self, reader: Reader) -> None:
-        """Take everything until the stream ends.
+        """Send everything until the stream ends.
 
-        A batch is acknowledged when it has been handed to every outbox: a crash in between
-        repeats it, and never skips it. What is asked of the database may be cancelled; a
-        cancellation while it is handed out waits until that is done.
+        A batch is acknowledged when it is in the outbox of every client that gets it. So a crash
+        repeats it, and never skips it. A cancellation ends a check at once, but waits while a batch
+        is sent until that is done.
 
         Raises:
             RealtimeError: if the stream cannot go on.
@@ -92,15 +92,15 @@ class Broadcaster:
                 reader.acknowledge(batch)
 
     async def _decide(self, batch: Batch) -> Decided:
-        """Return what is shown to whom. While the database cannot be asked, it waits."""
+        """Return what each viewer may see; wait while the database cannot be asked."""
         await self._look_for_another_origin(batch)
-        candidates = await self._matcher.match(batch.reads)
+        pending = await self._matcher.match(batch.reads)
         while True:
             try:
-                return await self._check(candidates)
+                return await self._check(pending)
             except psycopg.Error as exc:
                 logger.warning(
-                    "changes wait until row level security can be asked for: %s", brief(exc)
+                    "changes wait until the database can check who may see them: %s", brief(exc)
                 )
                 await asyncio.sleep(_RETRY)
 
@@ -122,5 +122,5 @@ class Broadcaster:
         commit_time = batch.reads[0].change.transaction.commit_time if batch.reads else None
         if commit_time is not None:
             age = self._clock() - commit_time.timestamp()
-            # Two machines' clocks may differ by more than it took.
+            # The clocks of two machines may differ by more than this took.
             self._metrics.commit_to_socket.observe(max(age, 0.0))

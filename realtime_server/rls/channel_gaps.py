@@ -1,7 +1,8 @@
-"""ChannelGap: changes that some channels do not get, and are told of as of a gap.
+"""ChannelGap: changes that some channels do not get, so that they are told of a gap.
 
-Row level security may not have answered whether they may see the rows. So a loss goes by who
-listens to the tables, and never by filters, which would tell what is in those rows.
+Row level security may not have answered whether the channels may see the rows. So all channels that
+listen to the tables are told, whatever their filters say: else the gap would reveal what is in the
+rows.
 """
 
 from __future__ import annotations
@@ -23,56 +24,63 @@ __all__ = ["ChannelGap", "ChannelGapReason"]
 
 
 class ChannelGapReason(enum.Enum):
-    """Why channels do not get their changes."""
+    """Why channels do not get changes."""
 
     TOO_SLOW = "rls_too_slow"
-    """Too many had to wait for row level security."""
+    """Too many changes waited for row level security."""
     TOKEN_REPLACED = "token_replaced"
-    """They were looked at in the name of a token that is the channel's no more."""
+    """The changes were checked for a token that the channel no longer has."""
     FAILED = "rls_failed"
-    """They could not be looked at, because of a fault of the server's."""
+    """The changes could not be checked, because of a bug in the server."""
     TABLE_REPLACED = "table_replaced"
-    """Their table is gone, or has another name, so that nobody says who may see its rows."""
+    """The table was dropped, replaced or renamed, so that no policies say who may see its rows."""
 
 
 @attrs.define
 class ChannelGap:
-    """Changes, as far as their channels have to be told. It does not grow with their number."""
+    """Changes that one viewer's channels do not get. It does not grow with their number."""
 
     viewer: Viewer
+    """The role and claims that the changes should have been checked for."""
     reason: ChannelGapReason
+    """Why the channels do not get the changes."""
     until: Position
-    """The last one's."""
+    """The position of the last change."""
     after: Position | None = None
-    """Of the last change before them that was handed over; None when there was none."""
+    """The position of the last change before them that was sent; None if there was none."""
     is_of_moved: bool = False
-    """Whether only channels are concerned that have become another viewer's."""
+    """Whether only those channels are told that have another viewer by now."""
     count: int = 0
-    """How many they are."""
+    """How many changes there are."""
     channels: dict[AnyGroup, Members] = attrs.field(factory=dict)
-    """Those who do not get them."""
+    """The channels that do not get the changes."""
 
     @classmethod
     def of(
         cls,
         viewer: Viewer,
         reason: ChannelGapReason,
-        candidates: Sequence[PendingChange],
+        pending: Sequence[PendingChange],
         *,
         is_of_moved: bool = False,
     ) -> Self:
-        """Return the loss of changes that a viewer does not get; there is at least one."""
-        loss = cls(viewer, reason, candidates[-1].change.position, is_of_moved=is_of_moved)
-        loss.add(candidates)
-        return loss
+        """Return the gap for changes that a viewer does not get; there is at least one change."""
+        gap = cls(viewer, reason, pending[-1].change.position, is_of_moved=is_of_moved)
+        gap.add(pending)
+        return gap
 
-    def add(self, candidates: Sequence[PendingChange], *, are_earlier: bool = False) -> None:
-        """Lose more, which are later ones unless said otherwise."""
+    def add(self, pending: Sequence[PendingChange], *, are_earlier: bool = False) -> None:
+        """Add further changes.
+
+        Args:
+            pending: the changes, in order.
+            are_earlier: whether they are earlier than those in the gap, and not later.
+        """
         if not are_earlier:
-            self.until = candidates[-1].change.position
-        self.count += len(candidates)
-        all_channels = (one.listening.get(self.viewer, {}) for one in candidates)
-        # Most changes of a table have the same ones.
+            self.until = pending[-1].change.position
+        self.count += len(pending)
+        all_channels = (one.listening.get(self.viewer, {}) for one in pending)
+        # Most changes of a table have the same channels: look at each mapping once.
         for channels in {id(one): one for one in all_channels}.values():
             for group, members in channels.items():
                 concerned = {outbox: one for outbox, one in members.items() if self._concerns(one)}

@@ -1,4 +1,4 @@
-"""Counters: what RLS mode has asked, and what went wrong."""
+"""Counters: how many rows RLS mode has checked, and how many changes it could not send."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ __all__ = ["Counters"]
 
 @attrs.define
 class Counters:
-    """What has happened since the start."""
+    """What has happened since the server started. A viewer is a role and claims."""
 
     checks: int = 0
-    """Rows looked up in a viewer's name."""
+    """How many rows were looked up, each for one viewer."""
     errors: int = 0
-    """Changes that a viewer did not get because a policy raised an error."""
+    """How many changes a viewer did not get because a policy raised an error."""
     timeouts: int = 0
-    """Changes that a viewer did not get because a policy ran too long."""
+    """How many changes a viewer did not get because a policy ran too long."""
     given_up: int = 0
-    """Changes that a viewer did not get because they waited in vain for a policy that is slow, or
-    because their table was gone."""
+    """How many changes a viewer did not get because they waited too long for a slow policy, because
+    their channel's token was replaced, or because their table was dropped or replaced."""
     waiting_bytes: int = 0
-    """What the changes take that wait now for policies that are slow."""
+    """How many bytes the changes take that wait now for slow policies."""

@@ -1,7 +1,7 @@
-"""Delivery: what each viewer is shown of changes, written to its channels' sockets.
+"""Delivery: sends to each viewer's channels what the viewer may see of changes.
 
-Channels may leave, or become another viewer's, between the match and the delivery: these get
-nothing of it, and those that stay are told of a gap.
+Channels may leave, or get another viewer by a new token, between the match and the delivery. Such
+channels do not get the change; those that stay joined are told of a gap.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ __all__ = ["Channels", "Delivery"]
 logger = logging.getLogger("realtime.rls")
 
 Channels: TypeAlias = list[tuple[AnyGroup, Members]]
-"""Some channels, as they were at a time."""
+"""Some channels as they were at some time: groups, each with its members."""
 
 _CAUSES: Final = {
     ChannelGapReason.TOO_SLOW: "too many waited for its row level security; make its policies "
     "faster",
     ChannelGapReason.TOKEN_REPLACED: "their token was replaced while they waited for its row level "
     "security; if that happens often, make its policies faster",
-    ChannelGapReason.FAILED: "they cannot be looked at",
+    ChannelGapReason.FAILED: "they cannot be checked",
     ChannelGapReason.TABLE_REPLACED: "their table was renamed, replaced or dropped before they "
-    "could be looked at",
+    "could be checked",
 }
 
 
 class Delivery:
-    """Hands out what was decided.
+    """Sends what was decided.
 
     Args:
-        hub: who listens.
-        counters: of what went wrong.
+        hub: has the joined channels.
+        counters: counts the changes that a viewer did not get.
     """
 
     def __init__(self, hub: Hub, counters: Counters) -> None:
@@ -55,16 +55,21 @@ class Delivery:
         self._counters = counters
 
     def handing_out(self, decided: Decided) -> Steps:
-        """Hand changes out in order; stop whenever others should have a turn.
+        """Send changes in order, in steps.
 
-        Each step says for how many seconds. It must be brought to its end before the next begins.
+        The steps must be brought to their end before those of the next changes begin.
         """
         yield from self._hub.writing(self._messages(decided))
         self._tell_lost(decided)
         self._tell_moved(decided)
 
     def telling(self, gap: Gap, *, later_for: Container[Viewer] = ()) -> Steps:
-        """Tell everybody of a gap, in the same way, but for those who are told later."""
+        """Tell all channels of a gap in the stream, in steps.
+
+        Args:
+            gap: the gap.
+            later_for: the viewers whose channels are told later.
+        """
         yield from self._hub.writing(self._hub.gap_messages(gap, later_for=later_for))
 
     def channels_of(self, viewers: Container[Viewer]) -> Mapping[Viewer, Channels]:
@@ -72,75 +77,75 @@ class Delivery:
         found: dict[Viewer, Channels] = {}
         for group in self._hub.groups():
             if isinstance(group.viewer, Viewer) and group.viewer in viewers:
-                # Whoever of them has become another's meanwhile is to be told all the same.
+                # A channel that has another viewer by now is to be told all the same.
                 found.setdefault(group.viewer, []).append((group, Members(group.members)))
         return found
 
     def tell_late(self, gap: Gap, channels: Channels) -> None:
-        """Tell channels of a gap that came before some of what they have got by now."""
+        """Tell channels of a gap in the stream, after changes that came behind it."""
         self._hub.write((members, group.gap_message(gap)) for group, members in channels)
 
     def hand_out_late(self, viewer: Viewer, decided: Decided) -> None:
-        """Write what was decided late to the viewer's sockets, one write for each.
+        """Send what was decided late to the viewer's channels, with one write for each socket.
 
-        Channels that have become another's meanwhile are told of a gap instead.
+        Channels that have another viewer by now are told of a gap instead.
         """
         self._hub.write(self._messages(decided))
         self._tell_lost(decided)
-        # Whatever was answered: of what took too long, nothing is known.
-        theirs = [candidate for candidate, _ in decided]
+        # For all changes, since it is not known whether those that took too long could be seen.
+        theirs = [pending for pending, _ in decided]
         self.tell(ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs, is_of_moved=True))
 
-    def tell(self, loss: ChannelGap) -> None:
+    def tell(self, gap: ChannelGap) -> None:
         """Tell channels of what they do not get, as of a gap."""
-        if not loss.channels:
+        if not gap.channels:
             return
-        self._counters.given_up += loss.count
+        self._counters.given_up += gap.count
         logger.warning(
-            "%d changes for a role are given up, and its channels are told of a gap: %s",
-            loss.count,
-            _CAUSES[loss.reason],
+            "%d changes for a role are not sent, and its channels are told of a gap: %s",
+            gap.count,
+            _CAUSES[gap.reason],
         )
-        logger.debug("the role is %s", loss.viewer.role)
+        logger.debug("the role is %s", gap.viewer.role)
         self._hub.write(
-            (members, group.gap_message(loss)) for group, members in loss.channels.items()
+            (members, group.gap_message(gap)) for group, members in gap.channels.items()
         )
 
     def _tell_lost(self, decided: Decided) -> None:
-        """Tell channels of a gap that would have got what could not be looked at."""
+        """Tell the channels of a gap that would have got changes which could not be checked."""
         lost: dict[Viewer, list[PendingChange]] = {}
-        for candidate, shown in decided:
+        for pending, shown in decided:
             for viewer, view in shown.items():
                 if isinstance(view, Lost):
-                    lost.setdefault(viewer, []).append(candidate)
+                    lost.setdefault(viewer, []).append(pending)
         for viewer, theirs in lost.items():
             self.tell(ChannelGap.of(viewer, ChannelGapReason.TABLE_REPLACED, theirs))
 
     def _tell_moved(self, decided: Decided) -> None:
-        """Tell channels of a gap that became another's before they got what was decided."""
+        """Tell the channels of a gap that had another viewer before they got what was decided."""
         moved: dict[Viewer, list[PendingChange]] = {}
-        for candidate, shown in decided:
-            receivers = Receivers(self._hub, candidate)
+        for pending, shown in decided:
+            receivers = Receivers(self._hub, pending)
             for viewer, view in shown.items():
-                channels = candidate.listening.get(viewer, {})
+                channels = pending.listening.get(viewer, {})
                 if all(members.is_current for members in channels.values()):
                     continue
                 if isinstance(view, Lost):
-                    # They have been told already.
+                    # The channels have been told already.
                     continue
                 if isinstance(view, ErrorView) or receivers.of(viewer, view):
-                    moved.setdefault(viewer, []).append(candidate)
+                    moved.setdefault(viewer, []).append(pending)
         for viewer, theirs in moved.items():
             self.tell(
                 ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs, is_of_moved=True)
             )
 
     def _messages(self, decided: Decided) -> Iterator[tuple[Members, bytes]]:
-        for candidate, shown in decided:
-            yield from self._of_one(candidate, shown)
+        for pending, shown in decided:
+            yield from self._of_one(pending, shown)
 
-    def _of_one(self, candidate: PendingChange, shown: Shown) -> Iterator[tuple[Members, bytes]]:
-        receivers = Receivers(self._hub, candidate)
+    def _of_one(self, pending: PendingChange, shown: Shown) -> Iterator[tuple[Members, bytes]]:
+        receivers = Receivers(self._hub, pending)
         limit = self._hub.record_limit
         is_any_shortened = False
         for viewer, view in shown.items():
@@ -154,13 +159,17 @@ class Delivery:
                         message, is_shortened = _within(limit, view, delivery)
                         is_any_shortened |= is_shortened
                 except Exception:
-                    # One change that cannot be shown must not keep back all that follow.
+                    # One change that cannot be written must not hold up all that follow.
                     self._counters.errors += 1
-                    logger.exception("a change of %s cannot be shown", candidate.change.relation)
+                    logger.exception(
+                        "a change of %s cannot be sent "
+                        "(a bug in realtime_server: please report it)",
+                        pending.change.relation,
+                    )
                     continue
                 yield members, message
         if is_any_shortened:
-            limit.note(candidate.change.relation)
+            limit.note(pending.change.relation)
 
 
 def _within(limit: RecordLimit, view: View, delivery: AnyDelivery) -> tuple[bytes, bool]:

@@ -1,6 +1,6 @@
-"""Matcher: who gets a change if they may see it.
+"""Matcher: finds the channels that ask for a change.
 
-It knows topics, bindings and filters, and nothing of rows that anybody may see.
+It goes by topics, bindings and filters alone. Whether a viewer may see the row is decided later.
 """
 
 from __future__ import annotations
@@ -27,46 +27,49 @@ _Kind: TypeAlias = tuple[str, str, type[RowChange]]
 
 @attrs.define
 class _Audience:
-    """Who gets the changes of a batch, as far as it is the same for all of a table."""
+    """What is the same for all changes of a kind in one batch."""
 
     listeners: dict[_Kind, tuple[Listening, frozenset[Viewer], frozenset[Viewer]]] = attrs.field(
         factory=dict
     )
+    """The channels that listen to the table, their viewers, and those viewers whose channels all
+    have filters."""
     known: dict[_Kind, tuple[Matched, frozenset[Viewer], frozenset[Viewer]]] = attrs.field(
         factory=dict
     )
-    """Where nobody filters."""
+    """Of tables that no channel has a filter for: the channels by viewer, the viewers, and the
+    other viewers who listen to the table."""
 
 
 class Matcher:
     """Matches changes with subscriptions.
 
     Args:
-        hub: who listens.
+        hub: has the joined channels.
     """
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
     async def match(self, reads: Sequence[Read]) -> list[PendingChange]:
-        """Return a candidate for each change, in order. Others have their turn meanwhile."""
+        """Return a pending change for each change, in order; pause now and then meanwhile."""
         for relation in dict.fromkeys(read.change.relation for read in reads):
             await run_steps(self._hub.typing(relation))
-        candidates: list[PendingChange] = []
+        pending: list[PendingChange] = []
         audience = _Audience()
         turn = Turn()
         for read in reads:
             deliveries: list[AnyDelivery] | None = None
             if self._hub.pace(read.change.relation).takes_long(read.change):
                 deliveries = await in_turns(self._hub.delivering(read.change), turn)
-            candidates.append(self._candidate(read, audience, deliveries))
+            pending.append(self._pending(read, audience, deliveries))
             if turn.is_over:
-                # Filters take their time, and many rows many times that. Who comes meanwhile gets
-                # what is read after this; who goes is found out when it is handed out.
+                # Filters take time for each row. A channel that joins during the pause gets the
+                # changes that are read later; one that leaves is left out at the delivery.
                 await turn.give_way()
-        return candidates
+        return pending
 
-    def _candidate(
+    def _pending(
         self, read: Read, audience: _Audience, deliveries: list[AnyDelivery] | None
     ) -> PendingChange:
         change = read.change
@@ -93,16 +96,16 @@ class Matcher:
         relation = change.relation
         if not self._hub.has_filters(relation.schema, relation.table):
             return frozenset()
-        # The registrar gave each subscription a viewer. The hub keeps the set, so it is the same
-        # object while the channels are the same.
+        # In RLS mode each channel has a viewer. The hub keeps the set, so it is the same object
+        # while the channels are the same.
         return cast("frozenset[Viewer]", self._hub.filtering(change))
 
 
 def by_viewer(deliveries: Iterable[AnyDelivery]) -> Matched:
-    """Return the deliveries by whom they are for, with their channels as they are now."""
+    """Return deliveries by viewer, each with its channels as they are now."""
     matched: Matched = {}
     for delivery in deliveries:
         viewer = delivery.group.viewer
-        assert isinstance(viewer, Viewer)  # the registrar gave each subscription one
+        assert isinstance(viewer, Viewer)  # in RLS mode each channel has one
         matched.setdefault(viewer, []).append((delivery, delivery.group.members))
     return matched

@@ -1,6 +1,6 @@
-"""Memberships: what lets the server's role act as others, without having their rights.
+"""Memberships: the grants that let the server's role act as another, without its privileges.
 
-From PostgreSQL 16 on, being a member and being allowed to SET ROLE are two things.
+From PostgreSQL 16 on, being a member of a role and being allowed to SET ROLE to it are two things.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ _SPLIT: Final = 160000
 
 
 def acting(version: int) -> str:
-    """Return what ``pg_has_role`` calls being allowed to SET ROLE.
+    """Return the privilege that ``pg_has_role`` has to test: being allowed to SET ROLE.
 
     Args:
-        version: of the PostgreSQL server, as ``server_version_num`` has it.
+        version: PostgreSQL's ``server_version_num``.
     """
     return "SET" if version >= _SPLIT else "MEMBER"
 
@@ -25,9 +25,9 @@ def grant(role: str, member: str, version: int) -> str:
     """Return the statement that lets a role act as another, without a semicolon.
 
     Args:
-        role: whom to act as, quoted.
-        member: who acts, quoted.
-        version: of the PostgreSQL server.
+        role: the role to act as, quoted.
+        member: the role that acts, quoted.
+        version: PostgreSQL's ``server_version_num``.
     """
     how = " WITH INHERIT FALSE, SET TRUE" if version >= _SPLIT else ""
     return f"GRANT {role} TO {member}{how}"

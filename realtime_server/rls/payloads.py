@@ -1,10 +1,9 @@
 """Payloads of RLS mode: a change as one role may see it.
 
-Values are JSON's own, as :mod:`realtime_server.fanout.payloads.json_values` renders them.
-Columns and their
-types are the table's as it is now; a value is rendered by the type that it was written with.
-What only the database can make JSON of (rows, and types of extensions, which may have a cast)
-has been asked for before, see :func:`unknown_values`.
+Values are rendered by :mod:`realtime_server.fanout.payloads.json_values`, by the types that they
+were written with. The list of columns and types is that of the table's present state. Values of
+composite types, and of extensions' types, which may have a cast to JSON, can only be rendered by
+the database; the caller asks it before, see :func:`unknown_values`.
 """
 
 from __future__ import annotations
@@ -27,17 +26,18 @@ from ..fanout.payloads.oversize import SHORT, TOO_LARGE, is_larger
 __all__ = ["Answers", "ErrorView", "Event", "View", "event_of", "unknown_values"]
 
 Answers = Mapping[tuple[int, str], str]
-"""By a type's OID and a value's text, the JSON that the database made of it."""
+"""The JSON that the database has made of values, by a type's OID and a value's text."""
 
 Event = str
 """``INSERT``, ``UPDATE`` or ``DELETE``."""
 
 _MOST_MEASURED: Final = 64 * SHORT
-"""Characters of a value's text beyond which its JSON is taken to be long: to make and to measure
-that of a hundred megabytes would take seconds, in which nobody else is served."""
+"""With more characters of text, a value's JSON is taken to be long without making it. To make that
+of a hundred megabytes would take seconds, in which no other client is served."""
 
 
 def event_of(change: RowChange) -> Event:
+    """Return a change's event."""
     match change:
         case Insert():
             return "INSERT"
@@ -48,12 +48,12 @@ def event_of(change: RowChange) -> Event:
 
 
 def _identity_of(change: Update | Delete) -> Iterator[tuple[Column, object]]:
-    """Yield columns and fields of the old row as wal2json has them: the replica identity."""
+    """Yield columns and fields of the old row's replica identity, as wal2json has them."""
     old = change.old_record
     if old is not None:
         yield from zip(old.shape.columns, old.fields, strict=True)
         return
-    # The key has not changed: the new row has it.
+    # The key has not changed, so the new row has it.
     assert isinstance(change, Update)
     record = change.record
     for place in change.relation.key_places:
@@ -61,16 +61,18 @@ def _identity_of(change: Update | Delete) -> Iterator[tuple[Column, object]]:
 
 
 class View:
-    """What somebody may see of a change. Those who may see the same share one.
+    """What a viewer may see of a change. Viewers who may see the same share one view.
 
     Args:
-        change: of the table.
-        table: as it is now.
-        columns: what may be shown of it.
-        answers: for values that only the database can render.
-        hides_old: show nothing of the old row but its key: who may have seen it is not known.
-        size: of all of the change's values as text, in bytes.
-        max_bytes: of those that are shown, beyond which short ones alone are, and that is said.
+        change: a change of a row of the table.
+        table: the table's present state.
+        columns: the columns that may be seen.
+        answers: the JSON of the values that only the database can render.
+        hides_old: whether to show only the key of the old row, since it is not known who could see
+            it.
+        size: how many bytes all of the change's values have as text.
+        max_bytes: how many bytes the shown values may have as text. If they have more, only short
+            values are shown, and the payload says so.
     """
 
     __slots__ = (
@@ -107,9 +109,12 @@ class View:
         self._too_large: dict[frozenset[str] | None, bool] = {}
 
     def is_too_large(self, select: frozenset[str] | None = None) -> bool:
-        """Say whether the change is told without its long values.
+        """Return whether the change is shown without its long values.
 
-        What is not shown does not count: else it would tell how large that is.
+        Values that are not shown do not count: else their size would be revealed.
+
+        Args:
+            select: the names of the columns to show, besides the primary key's; None for all.
         """
         if not self._is_large:
             return False
@@ -120,7 +125,7 @@ class View:
         return found
 
     def _shown(self, select: frozenset[str] | None) -> tuple[set[str], set[str]]:
-        """Return the names of what is shown of the new row, and of the old one."""
+        """Return the names of the columns that are shown of the new row, and of the old one."""
         shown = {column.name for column in self._selected(select)}
         return shown, shown & set(self._table.key_names) if self._hides_old else shown
 
@@ -134,12 +139,12 @@ class View:
         """Return the change as JSON, rendered once.
 
         Args:
-            select: names of columns, shown with the primary key's; None for all.
+            select: the names of the columns to show, besides the primary key's; None for all.
         """
         return self._rendered(select, is_short=self.is_too_large(select))
 
     def short_payload(self, select: frozenset[str] | None = None) -> bytes:
-        """Return the change as JSON with its short values alone, rendered once."""
+        """Return the change as JSON with only its short values, rendered once."""
         return self._rendered(select, is_short=True)
 
     def _rendered(self, select: frozenset[str] | None, *, is_short: bool) -> bytes:
@@ -149,12 +154,12 @@ class View:
         return payload
 
     def allows_filter_on(self, columns: frozenset[str]) -> bool:
-        """Say whether a filter may look at columns: else it would tell what is in them."""
+        """Return whether a filter may look at columns; else it would reveal their values."""
         return not columns or columns.issubset(column.name for column in self._columns)
 
     @property
     def known_of_old(self) -> frozenset[str] | None:
-        """The columns of a DELETE's row that a filter may look at; None: all that it knows."""
+        """The columns of a deleted row that a filter may look at; None for all that are known."""
         if not self._hides_old or not isinstance(self._change, Delete):
             return None
         return frozenset(self._table.key_names)
@@ -175,12 +180,12 @@ class View:
 
 
 class ErrorView:
-    """What is told of a change whose row cannot be shown, whatever filters say.
+    """An error in place of a change whose row cannot be shown. Filters do not count for it.
 
     Args:
-        change: of the table.
-        table: as it is now.
-        error: what is told.
+        change: a change of a row of the table.
+        table: the table's present state.
+        error: the text of the error.
     """
 
     __slots__ = ("_change", "_error", "_table")
@@ -194,7 +199,7 @@ class ErrorView:
         """Return the error as JSON.
 
         Args:
-            has_time: whether to tell the commit's time, which today's clients need.
+            has_time: whether to include the commit's time, which clients with bindings need.
         """
         change = self._change
         head = _envelope(change, self._table, (), self._error, has_time=has_time)
@@ -211,7 +216,13 @@ _EMPTY: Final = {
 def unknown_values(
     change: RowChange, table: Table, columns: Iterable[LiveColumn]
 ) -> Iterator[tuple[int, str]]:
-    """Yield type and text of the values that only the database can make JSON of."""
+    """Yield the type's OID and the text of each value that only the database can render.
+
+    Args:
+        change: a change of a row of the table.
+        table: the table's present state.
+        columns: the columns that are shown.
+    """
     shown = {column.name for column in columns}
     rows = []
     if isinstance(change, Insert | Update):
@@ -229,7 +240,7 @@ def unknown_values(
 
 
 class _Row:
-    """Renders rows of a change."""
+    """Renders the rows of a change as JSON."""
 
     def __init__(
         self,
@@ -270,10 +281,10 @@ def _fields(record: Record) -> Iterator[tuple[Column, object]]:
 
 
 def _size(value: str) -> int:
-    """Return how long a value is as jsonb's text, which has spaces in arrays and objects."""
+    """Return the length of a value as jsonb's text, which has spaces in arrays and objects."""
     if value[0] in "[{":
-        # What Python cannot read (numbers of thousands of digits, a thousand levels, half of a
-        # surrogate pair) is as long as it is written.
+        # Where Python cannot read the JSON (a number of thousands of digits, a thousand levels,
+        # half of a surrogate pair), its own length counts.
         with contextlib.suppress(ValueError, RecursionError):
             return len(json.dumps(json.loads(value), ensure_ascii=False).encode())
     return len(value.encode())
@@ -295,12 +306,12 @@ def _envelope(
 
 
 def _renderer(column: Column, types: Mapping[int, CustomType]) -> Renderer | None:
-    """Return how a column's values become JSON; None if the database has to be asked."""
+    """Return what renders a column's values as JSON; None if only the database can."""
     if column.type_schema == "pg_catalog":
         return _built_in(column.type_name)
     kind = types.get(column.type_oid)
     if kind is None:
-        # The column has another type by now.
+        # The column has another type by now, so this one was not read.
         return renderer(column)
     name = _known_name(kind, types)
     return None if name is None else _built_in(name)
@@ -312,7 +323,7 @@ def _built_in(name: str) -> Renderer:
 
 
 def _known_name(kind: CustomType, types: Mapping[int, CustomType]) -> str | None:
-    """Return the built-in type that a type is rendered like."""
+    """Return the name of the built-in type that a type is rendered like; None if there is none."""
     if kind.kind in "emr":
         return "text"
     if kind.oid in BUILTIN_TYPES:

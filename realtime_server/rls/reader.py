@@ -1,8 +1,8 @@
-"""Reader: what one check is about, taken from the stream.
+"""Reader: divides the stream into batches, each of which is checked at once.
 
-Theory of operation. While a check is under way nothing is read, and what comes meanwhile waits
-in the connection: so batches form by themselves, as large as the load wants them, up to a
-limit. A large transaction comes in several.
+Theory of operation. Nothing is read while a check is under way. The changes that arrive meanwhile
+wait in the connection, so batches grow with the load, up to a limit. A large transaction comes in
+several batches.
 """
 
 from __future__ import annotations
@@ -33,51 +33,54 @@ from ..fanout.payloads.oversize import size_of
 __all__ = ["Batch", "Read", "Reader"]
 
 _MOST_BYTES: Final = 8 * 1024 * 1024
-"""Of values, with which a batch is full although it has fewer changes than it may have."""
+"""How many bytes of values a batch may have; with more it is full, however few changes it has."""
 _PATIENCE: Final = 0.002
-"""Seconds to wait for the rest of a transaction: PostgreSQL may send ten rows in ten pieces, and
-each would be a check of its own."""
+"""For how many seconds to wait for the rest of a transaction. PostgreSQL may send ten rows in ten
+pieces, each of which would be a batch of its own."""
 
 
 @attrs.frozen
 class Read:
-    """A change, with how many bytes its values have as text."""
+    """A change that was read."""
 
     change: RowChange
     size: int
+    """How many bytes the change's values have as text."""
 
 
 @attrs.frozen
 class Batch:
-    """What is handed over at once: changes in commit order, or a gap ahead of them."""
+    """What is checked and sent at once: either changes in commit order, or one gap."""
 
     reads: tuple[Read, ...] = ()
+    """The changes."""
     gap: Gap | None = None
+    """The gap; None if the batch has changes."""
     last: Event | None = None
-    """The event whose acknowledgement says that all of it is done with."""
+    """The event whose acknowledgement acknowledges the whole batch; None if there is none."""
 
 
 class Reader:
     """Divides a stream into batches.
 
     Args:
-        source: with boundaries.
-        limit: the most changes of a batch.
-        interval: least seconds between two batches, unless the next one is full already.
+        source: where the changes come from, with boundaries of transactions.
+        limit: the most changes that a batch may have.
+        interval: the least seconds from one batch to the next, unless that one is full already.
     """
 
     def __init__(self, source: ChangeSource, *, limit: int, interval: float) -> None:
         self._source = source
         self._limit = limit
         self._interval = interval
-        # What came and is in no batch yet, and how many changes and bytes of them are among it.
+        # The events that are in no batch yet, and how many changes and bytes are among them.
         self._waiting: deque[Event | Read] = deque()
         self._changes = 0
         self._bytes = 0
         self._next_at = 0.0
 
     async def batches(self) -> AsyncGenerator[Batch, None]:
-        """Iterate over batches. Each is acknowledged before the next is asked for.
+        """Iterate over batches. The caller acknowledges each before it asks for the next.
 
         Raises:
             RealtimeError: if the source cannot go on.
@@ -97,7 +100,7 @@ class Reader:
                     self.acknowledge(batch)
 
     def acknowledge(self, batch: Batch) -> None:
-        """Say that a batch is done with."""
+        """Acknowledge a batch, which has been sent."""
         if batch.last is not None:
             self._source.ack(batch.last)
 
@@ -112,7 +115,7 @@ class Reader:
                 self._waiting.append(event)
 
     async def _gather(self, stream: AsyncIterator[Sequence[Event]]) -> None:
-        """Read on until the next batch is full, or it is time and no transaction is cut in two."""
+        """Read until the next batch is full, or it is due and no transaction is cut in two."""
         clock = asyncio.get_running_loop().time
         patient_until = clock() + _PATIENCE
         while 0 < self._changes < self._limit and self._bytes <= _MOST_BYTES:
@@ -126,7 +129,7 @@ class Reader:
                 async with asyncio.timeout(left):
                     self._take(await anext(stream))
             except (TimeoutError, StopAsyncIteration, RealtimeError):
-                # An error comes again, after what came before it.
+                # The source raises an error again, after the events that were read before it.
                 return
 
     def _next_batch(self) -> Batch:

@@ -1,7 +1,7 @@
-"""Receivers: which channels get what their viewers are shown of a change.
+"""Receivers: which channels get a change, now that it is known what their viewers may see of it.
 
-They were matched before it was known who may see the row, and how much of it; a filter must not
-tell more than is shown.
+The channels were matched before that was known. A filter must not reveal values that its viewer may
+not see.
 """
 
 from __future__ import annotations
@@ -24,32 +24,37 @@ from .viewers import Viewer
 __all__ = ["Receivers"]
 
 _Passing: TypeAlias = dict[tuple[AnyGroup, Form | None], Sequence[int]]
-"""By group and form, the ids of the bindings that pass; of a topic there are none."""
+"""By group and form, the ids of the bindings whose filters the change passes; empty for a topic."""
 
 
 class Receivers:
-    """Of one change.
+    """The receivers of one change.
 
     Args:
-        hub: who listens.
-        candidate: the change, and who was matched with it.
+        hub: has the joined channels.
+        pending: the change, with the channels that were matched with it.
     """
 
-    def __init__(self, hub: Hub, candidate: PendingChange) -> None:
+    def __init__(self, hub: Hub, pending: PendingChange) -> None:
         self._hub = hub
-        self._candidate = candidate
-        # What is only computed if it is needed, and then once.
+        self._pending = pending
+        # Computed when they are needed, and then kept.
         self._everybody: Matched | None = None
         self._passing: _Passing | None = None
 
     def of(self, viewer: Viewer, view: View | ErrorView) -> list[tuple[AnyDelivery, Members]]:
-        """Return those of a viewer, as they were when the change was matched."""
-        candidate = self._candidate
+        """Return one viewer's deliveries, with the channels as they were at the match.
+
+        Args:
+            viewer: the role and claims.
+            view: what the viewer may see of the change.
+        """
+        pending = self._pending
         if isinstance(view, ErrorView):
-            # Whatever their filters say.
+            # Filters do not count: the row was not checked.
             if self._everybody is None:
-                self._everybody = by_viewer(self._hub.deliveries(candidate.change, filtered=False))
-            channels = candidate.listening.get(viewer, {})
+                self._everybody = by_viewer(self._hub.deliveries(pending.change, filtered=False))
+            channels = pending.listening.get(viewer, {})
             return [
                 (delivery, channels[delivery.group])
                 for delivery, _ in self._everybody.get(viewer, [])
@@ -57,8 +62,8 @@ class Receivers:
             ]
         found = []
         known = view.known_of_old
-        for matched, members in candidate.matched.get(viewer, ()):
-            delivery = _permitted(matched, members, candidate.change, view)
+        for matched, members in pending.matched.get(viewer, ()):
+            delivery = _permitted(matched, members, pending.change, view)
             if delivery is not None and known is not None and delivery.has_filters:
                 delivery = self._passes_what_is_known(delivery, known)
             if delivery is not None:
@@ -68,8 +73,16 @@ class Receivers:
     def _passes_what_is_known(
         self, delivery: AnyDelivery, known: frozenset[str]
     ) -> AnyDelivery | None:
-        """Return the delivery as far as a DELETE passes by some columns of the old row alone."""
-        change = self._candidate.change
+        """Return a delivery without the filters that a DELETE passes only by hidden columns.
+
+        Args:
+            delivery: the channels, and which of their bindings passed.
+            known: the columns of the old row that filters may look at.
+
+        Returns:
+            None if nothing is left of the delivery.
+        """
+        change = self._pending.change
         assert isinstance(change, Delete)
         if known.issuperset(change.old_record.shape.names):
             return delivery
@@ -99,11 +112,15 @@ def _with_nothing_but(change: Delete, known: frozenset[str]) -> Delete:
 def _permitted(
     delivery: AnyDelivery, members: Members, change: RowChange, view: View
 ) -> AnyDelivery | None:
-    """Return the delivery without filters on columns that may not be looked at any more."""
+    """Return a delivery without the bindings whose filters look at columns that are hidden now.
+
+    Returns:
+        None if nothing is left of the delivery.
+    """
     member = next(iter(members.values()), None)
     if member is None:
         return None
-    # They have the same topic and bindings.
+    # All members have the same topic and bindings.
     assert isinstance(member, Subscription)
     if isinstance(delivery, BoundDelivery):
         refused = {
@@ -118,7 +135,7 @@ def _permitted(
     topic = member.topic
     if view.allows_filter_on(topic.columns):
         return delivery
-    # It may mean several tables.
+    # The topic may mean several tables.
     table = (change.relation.schema, change.relation.table)
     filters = [item.filter for item in topic.filters if (item.schema, item.table) == table]
     is_permitted = all(view.allows_filter_on(each.columns) for each in filters)

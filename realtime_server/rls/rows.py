@@ -1,8 +1,8 @@
-"""Rows: what ``realtime.subscription`` says of a wish.
+"""Rows: what ``realtime.subscription`` has of a subscription spec.
 
-A row of ``realtime.subscription`` can say less than a filter can: it has the conditions that
-all have to hold and that it has an operator for. What is left out makes it wider, never
-narrower; the server itself goes by the whole filter.
+A row of ``realtime.subscription`` has less than a filter: only conditions that must all hold, and
+only with some operators. Other conditions are left out, so a row may match more changes than its
+filter, and never fewer. The server itself goes by the whole filter.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..phoenix.reasons import RlsReason
 
 __all__ = ["SubscriptionRow", "condition", "note_of", "row_of"]
 
-# What a row can say, of all that the language can; the rest is left out, which widens it.
+# The operators that a row can have, by those of filters; the others are left out.
 _EXPRESSIBLE: Final = {
     Operator.EQ: "eq",
     Operator.NEQ: "neq",
@@ -45,63 +45,76 @@ _EXPRESSIBLE: Final = {
 
 @attrs.frozen
 class SubscriptionRow:
-    """A row of ``realtime.subscription``, without what all rows of a registration share."""
+    """A row of ``realtime.subscription``, without what all rows of a channel have in common."""
 
     entity: int
+    """The table's OID."""
     filters: tuple[tuple[str, str, str], ...]
+    """The filter's conditions: column, operator and value."""
     action: str
+    """``INSERT``, ``UPDATE``, ``DELETE``, or ``*`` for all."""
     select: tuple[str, ...] | None
+    """The names of the columns to send; None for all."""
 
 
 def row_of(
-    wish: SubscriptionSpec, table: Table | None, role: str, enums: EnumOrders
+    spec: SubscriptionSpec, table: Table | None, role: str, enums: EnumOrders
 ) -> SubscriptionRow:
-    """Return the row of a wish for one table.
+    """Return the row of a spec that names one table.
+
+    Args:
+        spec: what a join asks for.
+        table: the table's present state; None if it does not exist.
+        role: the role that the channel's rows are checked for.
+        enums: the labels of enum types in their declared order, by schema and name.
 
     Raises:
-        RefusedError: if it cannot be, saying why.
+        RefusedError: if the join is refused; it says why.
     """
     if table is None or not table.selectable.get(role):
-        # One that is hidden is not to be told from one that is not there.
+        # The same answer for a table that is hidden and for one that does not exist.
         raise NotThereError(
-            RlsReason.NOT_THERE.told(table=wish, role=role),
-            logged=f"there is no table {wish} that its role may SELECT from",
+            RlsReason.NOT_THERE.told(table=spec, role=role),
+            logged=f"there is no table {spec} that its role may SELECT from",
         )
-    check_table(wish, table)
+    check_table(spec, table)
     columns = {column.name for column in table.visible(role)}
     if not columns:
         raise RefusedError(
-            RlsReason.NO_COLUMN.told(table=wish, role=role),
-            logged=f"no column of {wish} that its role may SELECT is published",
+            RlsReason.NO_COLUMN.told(table=spec, role=role),
+            logged=f"no column of {spec} that its role may SELECT is published",
         )
-    check_columns(wish, table, columns, enums)
+    check_columns(spec, table, columns, enums)
     filters: list[tuple[str, str, str]] = []
-    if wish.filter is not None:
-        if any(each.side is Side.OLD for each in _references(wish.filter)):
+    if spec.filter is not None:
+        if any(each.side is Side.OLD for each in _references(spec.filter)):
             raise RefusedError(RlsReason.OLD.told())
         filters = [
             item
-            for node in _conjuncts(wish.filter.root)
+            for node in _conjuncts(spec.filter.root)
             if not _lists_arrays(node, table) and (item := condition(node))
         ]
-    return SubscriptionRow(table.oid, tuple(filters), wish.action, wish.selected)
+    return SubscriptionRow(table.oid, tuple(filters), spec.action, spec.selected)
 
 
-def note_of(wish: SubscriptionSpec, table: Table | None, *, asks_for_deleted: bool) -> str | None:
-    """Return what whoever wants this of a table should know, though it can be had.
+def note_of(spec: SubscriptionSpec, table: Table | None, *, asks_for_deleted: bool) -> str | None:
+    """Return what a client should know of a subscription, although it is accepted.
 
     Args:
-        wish: for this table.
-        table: its table.
-        asks_for_deleted: whether deleted rows of which all is known are shown to those who could
-            see them.
+        spec: what the join asks for.
+        table: the table's present state; None if it does not exist.
+        asks_for_deleted: whether a deleted row is sent to those who could see it, if all of its
+            values are known.
+
+    Returns:
+        None if there is nothing to know.
     """
-    filter = wish.filter
-    if wish.action != "DELETE" or filter is None or filter.root is None:
+    filter = spec.filter
+    if spec.action != "DELETE" or filter is None or filter.root is None:
         return None
     if table is None or not table.has_rls:
         return None
-    # Each partition has an identity of its own.
+    # Each partition has a replica identity of its own.
     if asks_for_deleted and (table.is_full or table.is_partitioned):
         return None
     key = table.key_names
@@ -109,13 +122,13 @@ def note_of(wish: SubscriptionSpec, table: Table | None, *, asks_for_deleted: bo
         return None
     named = f"the primary key ({', '.join(key)})" if key else "a primary key, which it has not,"
     return (
-        f"no DELETE of {wish} passes the filter {filter.text!r}: where row level security is on, "
+        f"no DELETE of {spec} passes the filter {filter.text!r}: where row level security is on, "
         f"it goes by {named} alone"
     )
 
 
 def _can_be(node: Node, truth: bool, known: Collection[str]) -> bool:
-    """Say whether it can come out so, if some columns are known and the others are not."""
+    """Return whether a condition can have a truth value if only some columns are known."""
     match node:
         case Not(item):
             return _can_be(item, not truth, known)
@@ -136,7 +149,10 @@ def _conjuncts(node: Node | None) -> Iterator[Node]:
 
 
 def _lists_arrays(node: Node, table: Table) -> bool:
-    """Say whether it is ``in`` on an array: an array of arrays has all of one length."""
+    """Return whether a condition is ``in`` on an array column.
+
+    A row cannot have it: its values would be an array of arrays, which must have one length.
+    """
     return (
         isinstance(node, Comparison)
         and node.operator is Operator.IN
@@ -152,7 +168,7 @@ def _references(filter: Filter) -> Iterator[Reference]:
 
 
 def condition(node: Node) -> tuple[str, str, str] | None:
-    """Return column, operator and value as a row has them, if it can."""
+    """Return column, operator and value of a condition as a row has them; None if it cannot."""
     if not isinstance(node, Comparison):
         return None
     reference, name = node.reference, _EXPRESSIBLE.get(node.operator)

@@ -42,8 +42,7 @@ class Registration:
     """A joined channel, as ``realtime.subscription`` has it."""
 
     wants: tuple[tuple[SubscriptionSpec, ...], ...]
-    """What the channel listens to, each in all the ways in which it can be read; one of the ways
-    has to be possible."""
+    """What the channel listens to, each thing as the list of its possible readings."""
     viewer: Viewer
     """The role and claims that rows are checked for."""
     id: UUID = attrs.field(factory=uuid4)
@@ -246,9 +245,9 @@ class SubscriptionTable:
         rows: dict[SubscriptionRow, None] = {}
         notes: dict[str, None] = {}
         turns = Turns.shared()
-        for ways in registration.wants:
+        for readings in registration.wants:
             await turns.give_way()
-            for spec, found in possible(ways, row):
+            for spec, found in possible(readings, row):
                 if found is None:
                     rows.update(dict.fromkeys(await self._wildcard_rows(connection, spec, role)))
                     continue

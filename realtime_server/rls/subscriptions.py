@@ -1,10 +1,10 @@
-"""Subscriptions: who listens to what, checked against the database and kept there.
+"""The registry of RLS mode's channels, which checks joins and keeps ``realtime.subscription``.
 
-``realtime.subscription`` has a row for each channel and table, for those who look, and for
-callers of ``realtime.apply_rls``; the server itself delivers from its memory. A row is there
-before its join is answered. Each server writes its own rows, marked with its node, and now
-and then compares them with its channels; the rows of servers that ended without a word are
-removed when they have not been seen for some time.
+The table ``realtime.subscription`` has a row for each channel and table. It is for people who look
+at it, and for callers of ``realtime.apply_rls``; the server itself goes by its memory. A row is
+written before its join is answered. Each server writes its own rows, marked with its node, and
+compares them with its channels at an interval. It also deletes the rows of servers that ended
+without deleting them, once their time is over.
 """
 
 from __future__ import annotations
@@ -35,29 +35,30 @@ __all__ = ["Registry"]
 logger = logging.getLogger("realtime.rls")
 
 _LIVES: Final = 3
-"""Comparisons that a server may miss until its rows are taken for a dead one's."""
+"""How many comparisons a server may miss before others delete its rows."""
 _RETRY: Final = 1.0
-"""Seconds until the database is tried again."""
+"""After how many seconds a failed comparison is tried again."""
 _ATTEMPTS: Final = 3
-"""To write a join down."""
+"""How often a join's rows are tried to be written."""
 _PATIENCE: Final = 2.0
-"""Seconds that each of them waits for a connection: clients wait no longer than ten."""
+"""How many seconds each attempt waits for a connection; clients wait no longer than ten."""
 
 
 class Registry:
-    """The subscriptions of one server.
+    """The joined channels of one server.
 
     Args:
-        connections: as the server's role.
-        publications: whose tables can be listened to.
-        plugin: that makes the changes.
-        node: names the server among others, and among its earlier selves.
-        interval: seconds between two comparisons of rows and channels.
-        enum_orders: labels of enums in their declared order, by schema and name; kept up here.
-        ignored_claims: names of claims that no policy reads.
-        asks_for_deleted: whether deleted rows of which all is known are shown to those who could
-            see them.
-        statement_timeout: seconds that a statement of a join may take.
+        connections: a pool of connections with the server's role.
+        publications: the publications whose changes are sent.
+        plugin: the output plugin that the changes come from.
+        node: names the server among others, and among its earlier runs.
+        interval: how many seconds there are between two comparisons of rows and channels.
+        enum_orders: the labels of enum types in their declared order, by schema and name; kept up
+            to date here.
+        ignored_claims: the names of claims that no policy reads.
+        asks_for_deleted: whether a deleted row is sent to those who could see it, if all of its
+            values are known.
+        statement_timeout: how many seconds a statement of a join may take.
     """
 
     def __init__(
@@ -87,14 +88,14 @@ class Registry:
         self._registrations: dict[UUID, Registration] = {}
         self._removed: set[UUID] = set()
         self._woken = asyncio.Event()
-        # Whether nothing is compared until somebody joins.
+        # Whether comparisons pause until somebody joins.
         self._is_quiet = False
 
     async def refresh_enum_orders(self) -> None:
-        """Learn the orders of enum types, for filters.
+        """Read the orders of enum types' labels, for filters.
 
         Raises:
-            psycopg.Error: if the database cannot be asked.
+            psycopg.Error: if the query fails.
         """
         async with self._connections.one() as connection:
             await self._table.refresh_enum_orders(connection)
@@ -102,17 +103,17 @@ class Registry:
     async def register(
         self, wants: Sequence[tuple[SubscriptionSpec, ...]], claims: Mapping[str, Any]
     ) -> Registration:
-        """Check what somebody wants, and write it down.
+        """Check a join, and write its rows.
 
         Args:
-            wants: what, each in all the ways in which it can be read.
-            claims: of a verified token.
+            wants: what the join asks for, each thing as the list of its possible readings.
+            claims: the claims of the verified token.
 
         Raises:
-            RefusedError: if it cannot be, saying why.
+            RefusedError: if the join is refused; it says why.
         """
         registration = Registration(tuple(wants), Viewer.of(claims, self._ignored))
-        # First, so that its rows are not taken for nobody's.
+        # First, or a comparison would delete its rows as belonging to no channel.
         self._registrations[registration.id] = registration
         try:
             await self._write(registration)
@@ -122,12 +123,13 @@ class Registry:
         return registration
 
     async def renew(self, registration: Registration, claims: Mapping[str, Any]) -> Viewer:
-        """Take other claims for a registration; return whose eyes it has from now on.
+        """Check a joined channel for the claims of a new token, and write its rows again.
 
-        One that is removed meanwhile stays as it was.
+        Returns:
+            The channel's viewer from now on. If the channel was removed meanwhile, it is unchanged.
 
         Raises:
-            RefusedError: if what was wanted cannot be had with these claims.
+            RefusedError: if the channel is refused with these claims; it says why.
         """
         viewer = Viewer.of(claims, self._ignored)
         if viewer is not registration.viewer:
@@ -140,23 +142,23 @@ class Registry:
         return registration.viewer
 
     def remove(self, registration: Registration) -> None:
-        """Forget a registration; its rows are deleted soon."""
+        """Forget a channel; its rows are deleted soon."""
         if self._registrations.pop(registration.id, None) is not None:
             self._removed.add(registration.id)
             self._woken.set()
 
     async def run(self) -> None:
-        """Delete what was removed, and compare now and then, for ever.
+        """Delete the rows of removed channels, and compare rows and channels, for ever.
 
-        A server without channels has nothing to compare. It goes on for so long that the rows of
-        one that had been killed are removed, and then asks nothing until somebody joins.
+        A server without channels goes on until the rows of a server that was killed would have been
+        deleted. Then it asks the database nothing until somebody joins.
         """
         loop = asyncio.get_running_loop()
         due = loop.time()
         in_vain = 0
         while True:
             try:
-                # First, so that it is done though a comparison fails for good.
+                # Before the comparison, so that it is done even if each comparison fails.
                 await self._delete()
                 if loop.time() >= due:
                     await self.refresh_enum_orders()
@@ -165,14 +167,14 @@ class Registry:
                     in_vain = 0 if self._registrations else in_vain + 1
             except psycopg.Error as exc:
                 logger.warning(
-                    "the rows of realtime.subscription cannot be kept up: %s",
+                    "the rows of realtime.subscription cannot be kept up to date: %s",
                     brief(exc),
                 )
                 await asyncio.sleep(_RETRY)
             except Exception:
                 logger.exception(
-                    "the rows of realtime.subscription cannot be kept up, which is a fault of the "
-                    "server's; please report it"
+                    "the rows of realtime.subscription cannot be kept up to date "
+                    "(a bug in realtime_server: please report it)"
                 )
                 await asyncio.sleep(self._interval)
             else:
@@ -187,7 +189,7 @@ class Registry:
                     in_vain = 0
 
     async def close(self) -> None:
-        """Delete the server's rows, if the database lets us."""
+        """Delete the server's rows, if the database can be reached."""
         deleting = asyncio.create_task(self._delete_own())
         await cancel_within({deleting}, 2 * _RETRY)
         try:
@@ -214,13 +216,13 @@ class Registry:
                 except (psycopg.errors.QueryCanceled, TimeoutError) as exc:
                     raise RefusedError(RlsReason.TOO_SLOW.told()) from exc
                 except psycopg.OperationalError as exc:
-                    # After a restart of PostgreSQL each connection of the pool is a dead one.
+                    # After a restart of PostgreSQL every connection of the pool is broken.
                     if attempt == _ATTEMPTS - 1 or isinstance(exc, PoolTimeout):
                         raise
         except psycopg.OperationalError as exc:
             raise UnavailableError(RlsReason.UNAVAILABLE.told()) from exc
         except psycopg.Error as exc:
-            # The trigger's own checks, and the values' casts.
+            # From the table's trigger, and from the casts of filters' values.
             raise RefusedError(
                 RlsReason.POSTGRES.told(
                     message=f"{exc.diag.message_primary or exc.sqlstate:.1000}"
@@ -232,12 +234,12 @@ class Registry:
         async with self._connections.one(within=_PATIENCE) as connection:
             pid = connection.info.backend_pid
             try:
-                # A check that catches the cancellation would run for ever.
+                # A type's check that catches the cancellation of its statement would run for ever.
                 async with asyncio.timeout(self._statement_timeout * 3), connection.transaction():
                     await limit_time(connection, self._statement_timeout)
                     await self._table.check_role(connection, registration.viewer.role)
                     if self._is_quiet:
-                        # Nobody knows of this server, and it may not know of types.
+                        # Others take this server for ended, and types may have been made since.
                         await self._table.say_alive(connection, self._interval * _LIVES)
                         await self._table.refresh_enum_orders(connection)
                         self._woken.set()
@@ -253,7 +255,7 @@ class Registry:
 
     async def _delete(self) -> None:
         self._woken.clear()
-        # One that is renewed meanwhile is added again, for another turn.
+        # A channel whose rows are written meanwhile is added again, for the next turn.
         removed, self._removed = self._removed, set()
         if not removed:
             return
@@ -265,14 +267,14 @@ class Registry:
             raise
 
     async def _reconcile(self) -> None:
-        """Write what is missing, delete what is too much, of this server and of dead ones."""
+        """Write missing rows, and delete those of no channel and of servers that have ended."""
         left_out: Counter[tuple[str, str, str]] = Counter()
         async with self._connections.one() as connection:
             await self._table.say_alive(connection, self._interval * _LIVES)
             await self._table.delete_dead(connection)
             written = await self._table.written(connection)
-            if nobodys := written - self._registrations.keys():
-                self._removed |= nobodys
+            if orphaned := written - self._registrations.keys():
+                self._removed |= orphaned
                 self._woken.set()
             for registration in list(self._registrations.values()):
                 if registration.id in written and not registration.has_wildcard:
@@ -283,10 +285,10 @@ class Registry:
                         rows = await self._table.rows_of(connection, registration)
                         await self._table.insert(connection, registration, rows)
                 except (RefusedError, psycopg.IntegrityError, psycopg.DataError):
-                    # A table or column is gone, or a privilege: nothing goes to it any more.
+                    # A table, a column or a privilege is gone, so the channel gets no changes.
                     continue
                 except psycopg.Error as exc:
-                    # Any SQLSTATE may be a check's own, OperationalError's too.
+                    # A type's check can raise any SQLSTATE, also those of OperationalError.
                     if connection.closed:
                         raise
                     tables = ", ".join(map(str, chain(*registration.wants)))
@@ -302,7 +304,7 @@ class Registry:
 
 
 def _why(exc: psycopg.Error) -> str:
-    """Say what keeps a row from being written, without the values that the error may quote."""
+    """Return why a row cannot be written, without the values that the error may quote."""
     if isinstance(exc, psycopg.errors.QueryCanceled):
         return "they take too long to check; make the checks of their columns' types faster"
     return f"they cannot be checked ({exc.sqlstate}); see the checks of their columns' types"

@@ -1,4 +1,4 @@
-"""Viewer: in whose eyes a row is looked at."""
+"""Viewer: the role and claims that a row is checked for."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ from ..phoenix.reasons import RlsReason
 __all__ = ["Viewer"]
 
 
-# Compared by identity, so that looking one up costs no call of Python's; of() makes equal ones
-# the same.
+# Compared by identity, so that a lookup in a dict calls no Python function; of() returns the same
+# object for the same role and claims.
 @attrs.frozen(eq=False)
 class Viewer:
-    """A role and claims. Subscriptions that share them share each check."""
+    """A role and claims. Channels that share them share each check."""
 
     role: str
+    """The role of the database that the claim ``role`` names."""
     claims: str = attrs.field(repr=False)
-    """As JSON text: what a policy reads from ``request.jwt.claims``."""
+    """The claims as JSON text, as policies read them from ``request.jwt.claims``."""
 
     @classmethod
     def of(cls, claims: Mapping[str, Any], ignored: Collection[str] = ()) -> Viewer:
         """Return the viewer of a verified token.
 
         Args:
-            claims: the token's.
-            ignored: names of claims that no policy reads, and that are left out.
+            claims: the token's claims.
+            ignored: the names of claims that no policy reads, which are left out.
 
         Raises:
-            RefusedError: if the token claims no role, or PostgreSQL cannot take its claims.
+            RefusedError: if the token has no role, or PostgreSQL's JSON cannot have its claims.
         """
         role = claims.get("role")
         if not isinstance(role, str) or not role or "\0" in role:
@@ -44,7 +45,7 @@ class Viewer:
             text = dump_claims(kept)
         except RecursionError:
             raise RefusedError(RlsReason.NESTED_TOO_DEEPLY.told()) from None
-        # No other character is written so: a backslash of the text's own is doubled.
+        # Only U+0000 is written so: a backslash in a string is doubled.
         if "\\u0000" in text.replace("\\\\", ""):
             raise RefusedError(RlsReason.NUL.told())
         viewer = _viewers.get((role, text))

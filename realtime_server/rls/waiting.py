@@ -1,7 +1,7 @@
-"""Waiting: the memory of what waits in all lanes together, bounded.
+"""Waiting: the memory of the changes in all queues of slow viewers together, which is bounded.
 
-Each lane has a bound of its own, and a hundred of them would have the server's memory all the
-same. Lanes that wait for the same change share it, so it counts once, as long as it waits in any.
+Each queue is bounded, but a hundred of them could take the server's memory all the same. Queues in
+which the same change waits share it, so it counts once for as long as it waits in any of them.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from .pending_changes import PendingChange
 __all__ = ["AROUND", "Waiting"]
 
 AROUND: Final = 1024
-"""Bytes that Python's objects take around a change's texts, and those of one viewer around that."""
+"""How many bytes Python's objects take for a change besides its texts, and for a viewer's part."""
 
 
 class Waiting:
-    """Counts what waits in lanes, what is being looked at included.
+    """Counts the bytes of the changes that wait in queues or are being checked from there.
 
     Args:
-        max_bytes: that may wait.
-        counters: where it is counted.
+        max_bytes: how many bytes may wait.
+        counters: has the number of bytes that wait.
     """
 
     def __init__(self, max_bytes: int, counters: Counters) -> None:
         self._max_bytes = max_bytes
         self._counters = counters
-        # In how many lanes each change waits, by its identity, which is its own as long as it does.
+        # In how many queues each change waits, by id(), which is unique while the change waits.
         self._shares: dict[int, int] = {}
 
     @property
     def is_too_much(self) -> bool:
-        """Whether more waits than may."""
+        """Whether more bytes wait than may."""
         return self._counters.waiting_bytes > self._max_bytes
 
     @property
     def is_more_than_enough(self) -> bool:
-        """Whether more waits than should be left when something is given up: a bit less than may,
-        or the next change would be too much again."""
+        """Whether more bytes wait than should be left when changes are given up. That is a bit less
+        than may wait, or the next change would be too much again."""
         return self._counters.waiting_bytes > self._max_bytes - self._max_bytes // 8
 
     def take(self, candidates: Iterable[PendingChange]) -> None:
-        """Count what begins to wait in a lane."""
+        """Count changes that begin to wait in a queue."""
         shares, size = self._shares, 0
         for one in candidates:
             key = id(one.change)
@@ -54,7 +54,7 @@ class Waiting:
         self._counters.waiting_bytes += size
 
     def give_back(self, candidates: Iterable[PendingChange]) -> None:
-        """Count what waits in that lane no more, before it is let go of."""
+        """Count changes that wait in a queue no longer, before they are deleted."""
         shares, size = self._shares, 0
         for one in candidates:
             key = id(one.change)

@@ -492,7 +492,7 @@ async def test_rows_are_deleted_though_comparing_fails_for_good(
     kept, gone = await desk.register(), await desk.register()
     desk.database.execute("drop table realtime.core_node cascade")
     async with running(desk.registry):
-        await eventually(lambda: "cannot be kept up" in caplog.text)
+        await eventually(lambda: "cannot be kept up to date" in caplog.text)
         desk.registry.remove(gone)
         await eventually(lambda: desk.rows("subscription_id") == [(kept.id,)])
 

@@ -97,10 +97,11 @@ def test_a_publication_of_all_tables_is_shown_to_whoever_may_join(shop: Database
     code, out, err = check(shop)
     assert (code, err) == (0, [])
     assert " ".join(out.split()).count(
-        'warning publication "shop" is FOR ALL TABLES: whoever may join is shown each of them, '
+        'warning publication "shop" is FOR ALL TABLES: everybody who may join can see the changes '
+        "of each table, "
         "also those that are made later "
         'CREATE PUBLICATION "shop_tables" FOR TABLE my_table; '
-        "(and name that one in PUBLICATIONS)"
+        "(and set PUBLICATIONS to its name)"
     )
 
 
