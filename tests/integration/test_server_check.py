@@ -99,7 +99,7 @@ def test_a_publication_of_all_tables_is_shown_to_whoever_may_join(shop: Database
     assert " ".join(out.split()).count(
         'warning publication "shop" is FOR ALL TABLES: everybody who may join can see the changes '
         "of each table, "
-        "also those that are made later "
+        "also of those that are made later "
         'CREATE PUBLICATION "shop_tables" FOR TABLE my_table; '
         "(and set PUBLICATIONS to its name)"
     )

@@ -42,10 +42,10 @@ async def stream_findings(dsn: str, publications: Sequence[str]) -> tuple[Findin
     return tuple(
         Finding.warning(
             "all tables",
-            f"publication {quote_identifier(name)} is FOR ALL TABLES: whoever may join is shown "
-            "each of them, also those that are made later",
+            f"publication {quote_identifier(name)} is FOR ALL TABLES: everybody who may join can "
+            "see the changes of each table, also of those that are made later",
             f"CREATE PUBLICATION {quote_identifier(f'{name}_tables')} FOR TABLE my_table;",
-            remedy="and name that one in PUBLICATIONS",
+            remedy="and set PUBLICATIONS to its name",
         )
         for name in names
     )
