@@ -1,7 +1,7 @@
 """What ``python -m realtime_server`` and the command ``realtime-server`` run.
 
-Only the way to :mod:`realtime_server.cli`, which cannot be imported without libpq: psycopg
-raises an ImportError of many lines then, and the remedy is one.
+It only imports and runs :mod:`realtime_server.cli`. Without libpq that import fails, with an error
+of psycopg's that has many lines; here the remedy is printed in one.
 """
 
 import sys
@@ -14,7 +14,7 @@ def main() -> int:
     try:
         from . import cli
     except ImportError as exc:
-        # Python itself names the module that is missing; psycopg, without libpq, does not.
+        # If a module is missing, Python names it; psycopg's error without libpq has no name.
         if exc.name is not None:
             raise
         print(

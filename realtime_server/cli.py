@@ -1,4 +1,4 @@
-"""``python -m realtime_server``: the command line."""
+"""The command line of ``python -m realtime_server``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ __all__ = ["main"]
 logger = logging.getLogger("realtime.server")
 
 _SPARE_FILES: Final = 100
-"""For what is no connection of a client's, and for refusing those that are too many."""
+"""How many files may be open besides the clients' connections, also for refusing further ones."""
 
 _DESCRIPTION = """\
 Broadcast PostgreSQL's changes to WebSocket clients that speak the Phoenix channel protocol.
@@ -48,11 +48,14 @@ Broadcast PostgreSQL's changes to WebSocket clients that speak the Phoenix chann
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server until SIGTERM or SIGINT, or do what another command says.
+    """Run the server until SIGTERM or SIGINT, or run another command.
+
+    Args:
+        argv: the arguments, without the program's name; None for those of the process.
 
     Returns:
-        The exit code: 0 after a signal or when the command is done, 1 when the stream broke
-        for good or the database refused, 2 when the settings cannot work.
+        The exit code: 0 after a signal or when the command succeeded, 1 if the stream cannot go on
+        or the database refused something, 2 if the settings cannot work.
     """
     arguments = _parser().parse_args(argv)
     if arguments.command == "migrate":
@@ -89,10 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _loop_factory(event_loop: EventLoop) -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes the event loop, None for asyncio's own.
+    """Return the function that makes the event loop; None for asyncio's own loop.
 
     Raises:
-        ConfigError: if it is not installed.
+        ConfigError: if uvloop is wanted and not installed.
     """
     if event_loop is EventLoop.ASYNCIO:
         return None
@@ -132,18 +135,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--print-config",
         action="store_true",
-        help="print what is in effect as lines of an environment file, secrets masked, and end",
+        help="print the settings in effect as an environment file, secrets masked, and exit",
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help="connect to the database, say what would stop the server, change nothing, and end",
+        help="connect to the database, report what would stop the server, and exit",
     )
     parser.add_argument("--version", action="version", version=f"realtime-core {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands")
     migrate = commands.add_parser("migrate", help="set up the database for RLS mode")
     migrate.add_argument(
-        "--dry-run", action="store_true", help="say what is missing, change nothing"
+        "--dry-run", action="store_true", help="report what is missing, and change nothing"
     )
     webhooks = commands.add_parser("webhooks", help="look after webhooks")
     actions = webhooks.add_subparsers(dest="action", title="actions", required=True)
@@ -174,7 +177,7 @@ async def _check(config: ServerConfig) -> int:
     """Print what would stop a server with these settings; return the exit code.
 
     Raises:
-        ConfigError: if a token's key cannot be used.
+        ConfigError: if a key for tokens cannot be used.
     """
     if config.secure_channels:
         make_verifier(config)
@@ -213,7 +216,7 @@ def _missing_packages() -> Iterator[Finding]:
 
 
 def _raise_file_limit(connections: int) -> None:
-    """Have a file descriptor for each connection, as far as the system allows."""
+    """Raise the limit of open files to one for each connection, as far as the system allows."""
     if sys.platform == "win32":
         return
     wanted = connections + _SPARE_FILES
@@ -239,8 +242,8 @@ async def _serve(config: ServerConfig) -> None:
     if hasattr(signal, "SIGHUP"):  # not on Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload_keys)
     async with server:
-        # What is there now stays, and is most of what there ever is: to look through all of it
-        # for garbage takes 50 ms, in which every client waits.
+        # Most objects exist by now, and stay. A collection of garbage that looks at all of them
+        # takes 50 ms, in which every client waits, so exclude them.
         gc.collect()
         gc.freeze()
         logger.info("listening on %s, port %d", _host(config), server.port)
@@ -251,7 +254,7 @@ async def _serve(config: ServerConfig) -> None:
         if ended.done():
             ended.result()
         ended.cancel()
-        # Whoever asks a second time is in a hurry.
+        # A second signal cuts the clients off.
         _on_stop_signals(server.cut_off)
         logger.info("stopping: closing connections, for at most %d ms", config.drain_timeout)
     logger.info("stopped")

@@ -1,23 +1,23 @@
-"""What can go wrong with a client, below the project's one root.
+"""The exceptions about one client, below the project's one root.
 
-What the client is told of it is in :mod:`realtime_server.phoenix.reasons`.
+The texts that the client is told are in :mod:`realtime_server.phoenix.reasons`.
 
 * :exc:`~realtime_core.errors.RealtimeError`
 
-  * :exc:`FrameError`: a WebSocket message that is no Phoenix message
-  * :exc:`RefusedError`: a connection or a join that is not allowed
+  * :exc:`FrameError`: a WebSocket message is not a Phoenix message
+  * :exc:`RefusedError`: a connection, a join or a message is not allowed
 
-    * :exc:`AttachmentError`: a join that waited in vain for the stream
-    * :exc:`JoinError`: a join whose ``config`` is not understood
-    * :exc:`LimitError`: one too many
-    * :exc:`NotThereError`: a table that is not there
+    * :exc:`AttachmentError`: a join has waited in vain for the database's changes
+    * :exc:`JoinError`: a join's ``config`` is invalid
+    * :exc:`LimitError`: a limit was exceeded
+    * :exc:`NotThereError`: a table does not exist
 
-      * :exc:`NotPublishedError`: one whose changes are not sent
+      * :exc:`NotPublishedError`: a table's changes are not published
 
-    * :exc:`TokenError`: a token that is missing or not to be trusted
-    * :exc:`TopicError`: a topic whose filter cannot be served
-    * :exc:`UnavailableError`: what cannot be decided now
-    * :exc:`UnsupportedError`: what this server does not have
+    * :exc:`TokenError`: a token is missing or invalid
+    * :exc:`TopicError`: a topic's filter is invalid
+    * :exc:`UnavailableError`: the server cannot decide now
+    * :exc:`UnsupportedError`: the server does not have what a message asks for
 """
 
 from __future__ import annotations
@@ -45,25 +45,25 @@ __all__ = [
 ]
 
 _MOST_QUOTED: Final = 200
-"""Characters of what a client sent that a reason repeats."""
+"""How many characters of what a client sent a reason repeats, at most."""
 
 
 def quoted(text: str) -> str:
-    """Return what a client sent as a reason quotes it: its beginning, where it is long."""
+    """Quote what a client sent for a reason; only its beginning if it is long."""
     return repr(text) if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]!r}…"
 
 
 def place_of(exc: FilterError) -> str:
-    """Say where a filter is wrong, without its values: they may be anybody's secrets."""
+    """Return where a filter is wrong, without its values, which may be secret."""
     return f"from character {exc.position + 1} on"
 
 
 class FrameError(RealtimeError):
-    """A WebSocket message that is no Phoenix message; its connection is closed.
+    """A WebSocket message is not a Phoenix message, so its connection is closed.
 
     Attributes:
         code: the WebSocket close code.
-        reason: the close reason, for the client.
+        reason: the reason in the close frame.
     """
 
     def __init__(self, code: int, reason: Told) -> None:
@@ -73,21 +73,21 @@ class FrameError(RealtimeError):
 
     @classmethod
     def of(cls, reason: CloseReason, **values: object) -> FrameError:
-        """Make one with a reason's code, and the values of the reason's names."""
+        """Make an error with the code of a reason, and the values of the reason's names."""
         return cls(reason.code, reason.told(**values))
 
 
 class RefusedError(RealtimeError):
-    """A connection or a join that is not allowed.
+    """A connection, a join or a message is not allowed.
 
     Attributes:
         reason: what the client is told.
-        logged: what the log says at INFO: the same, unless that has what a client sent as a
-            value, or a role.
+        logged: what the log says at INFO: the same, unless the reason contains a value that the
+            client sent, or a role.
     """
 
     result: ClassVar[str] = "refused"
-    """What the metrics call it."""
+    """The value of the metrics' label ``result``."""
 
     def __init__(self, reason: Told, *, logged: str | None = None) -> None:
         self.reason = reason
@@ -96,22 +96,22 @@ class RefusedError(RealtimeError):
 
 
 class AttachmentError(RefusedError):
-    """A join that asked to wait for the database's changes, and waited in vain."""
+    """A join has asked to wait until the database's changes are read, and waited in vain."""
 
     result = "timeout"
 
 
 class JoinError(RefusedError):
-    """A join whose ``config`` is not understood."""
+    """A join's ``config`` is invalid."""
 
     result = "config"
 
 
 class LimitError(RefusedError):
-    """One connection, join or message too many, or one that is too large.
+    """There are too many connections, joins or messages, or one is too large.
 
     Attributes:
-        limit: what the metrics call the limit.
+        limit: the value of the metrics' label ``limit``.
     """
 
     result = "limit"
@@ -122,32 +122,32 @@ class LimitError(RefusedError):
 
 
 class NotThereError(RefusedError):
-    """A table that is not there, and may be there later."""
+    """A table does not exist now, and may be made later."""
 
 
 class NotPublishedError(NotThereError):
-    """A table whose changes are not sent, by the publications as they are."""
+    """A table's changes are not published as the publications are now."""
 
 
 class TokenError(RefusedError):
-    """A token that is missing or not to be trusted. The message never quotes it."""
+    """A token is missing or invalid. The message never quotes it."""
 
     result = "token"
 
 
 class TopicError(RefusedError):
-    """A topic whose filter cannot be served."""
+    """A topic's filter is invalid."""
 
     result = "topic"
 
 
 class UnavailableError(RefusedError):
-    """What cannot be decided now, and perhaps in a moment."""
+    """The server cannot decide now, but perhaps in a moment."""
 
     result = "unavailable"
 
 
 class UnsupportedError(RefusedError):
-    """A message for what this server does not have."""
+    """The server does not have what a message asks for."""
 
     result = "unsupported"

@@ -1,7 +1,7 @@
-"""Log lines, as text or as JSON objects; always one line for one event.
+"""Log lines, as text or as JSON objects; each event is one line.
 
-Values that a line names (``extra=``) are keys of its JSON object, and are in its text only
-where the message says them. docs/reference/logs.md lists the events.
+The values of ``extra=`` become members of the JSON object. As text, a line has only those that its
+message contains. docs/reference/logs.md lists the events.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .fanout.topics import shown_topic
 __all__ = ["JsonFormatter", "TextFormatter", "configure", "named", "peer_name"]
 
 _STANDARD: Final = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"))
-"""What every record has."""
+"""The attributes that every log record has."""
 _SHOWN: Final = {"topic": 200, "reason": 1000}
-"""Characters of what a client may have a hand in that a line names."""
-# What a terminal acts upon, and what ends a line for some reader of it.
+"""How many characters of a value are logged, for values that clients can choose."""
+# Characters that terminals act upon, and that some programs take for the end of a line.
 _CONTROLS: Final = {
     **{code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))},
     0x2028: "\\u2028",
@@ -30,21 +30,32 @@ _CONTROLS: Final = {
 
 
 def configure(level: LogLevel, style: LogFormat) -> None:
-    """Send log lines to stderr."""
+    """Write log lines to standard error.
+
+    Args:
+        level: the level of the least important lines that are written.
+        style: whether the lines are text or JSON.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if style is LogFormat.JSON else TextFormatter())
     logging.basicConfig(level=level.value, handlers=[handler])
-    # Below that, websockets writes down handshakes and frames, and so tokens and rows.
+    # At lower levels websockets logs handshakes and frames, which contain tokens and rows.
     logging.getLogger("websockets").setLevel(logging.WARNING)
 
 
 def peer_name(address: Any) -> str:
-    """Name a client by what its socket says of it; None where that is not known any more."""
+    """Return a client's address and port, from the peer name of its socket; ``?`` for None."""
     return f"{address[0]}:{address[1]}" if address else "?"
 
 
 def named(peer: str, event: str, **more: object) -> dict[str, object]:
-    """Return what a line about a client names besides its message, for ``extra=``."""
+    """Return the values of a line about a client, for ``extra=``.
+
+    Args:
+        peer: the client's address and port.
+        event: the event's name in docs/reference/logs.md.
+        more: further values.
+    """
     topic = more.get("topic")
     if isinstance(topic, str):
         more["topic"] = shown_topic(topic)
@@ -67,7 +78,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """An object with time, level, logger, message, what the line names, and the traceback."""
+    """A JSON object: time, level, logger, message, the values of ``extra=``, and a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC)

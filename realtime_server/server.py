@@ -1,4 +1,4 @@
-"""RealtimeServer: the parts, put together."""
+"""RealtimeServer: puts the parts of the server together."""
 
 from __future__ import annotations
 
@@ -41,21 +41,24 @@ logger = logging.getLogger("realtime.server")
 
 _MEGABYTE: Final = 1_000_000
 _SHARE: Final = 4
-"""What may wait for all clients is this part of the memory, unless it is said."""
+"""Which part of the memory may wait for all clients, unless a setting says it: a quarter."""
 _PATIENCE: Final = 1.0
-"""Seconds that the reading of changes may take to end, once it is cancelled."""
+"""How many seconds the reading of changes may take to end after it was cancelled."""
 
 
 class RealtimeServer:
-    """Broadcasts a database's changes while it is open.
+    """Broadcasts a database's changes while it is open as a context manager.
 
     Example::
 
         async with RealtimeServer(ServerConfig.from_env(os.environ)) as server:
             await server.wait()
 
-    Clients may connect at once; the database is attached in the background, and every
-    trouble with it is logged and retried.
+    Clients may connect at once. The server attaches to the database in the background, and logs
+    and retries everything that fails there.
+
+    Args:
+        config: the settings.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -110,13 +113,13 @@ class RealtimeServer:
         self._listener: Listener
         self._broadcasting: asyncio.Task[None]
         self.port = config.port
-        """The port it listens on, once it is open."""
+        """The port that the server listens on, once it is open."""
 
     async def __aenter__(self) -> Self:
-        """Listen, and begin to attach to the database.
+        """Listen for clients, and begin to attach to the database.
 
         Raises:
-            ServerError: if the port cannot be had.
+            ServerError: if the server cannot listen on the port.
         """
         config = self.config
         sock = bind(
@@ -154,11 +157,10 @@ class RealtimeServer:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Drain: accept nobody, publish no more, close every connection, let go of the slot.
+        """Stop: refuse new clients, read no more changes, close all connections, free the slot.
 
-        In this order, so that clients get what was published, and nothing passes them by:
-        while the slot is ours no other server reads it, and clients that come back to one
-        are there before it does.
+        In this order clients get all that was read, and miss nothing: no other server reads the
+        slot until it is free, and the clients have reconnected to that server before.
         """
         self._listener.stop_accepting()
         self._broadcasting.cancel()
@@ -182,10 +184,11 @@ class RealtimeServer:
         return len(self._listener.acceptor.connections)
 
     async def wait(self) -> None:
-        """Wait for the end of the stream, which does not come unless something is wrong.
+        """Wait until the stream ends, which it does only if it cannot go on.
 
         Raises:
-            DecodeError: if the database sends what cannot be decoded.
+            RealtimeError: if the stream cannot go on, for instance because the database has sent
+                something that cannot be decoded.
         """
         tasks = {self._broadcasting}
         if self._webhooks is not None:
@@ -196,12 +199,12 @@ class RealtimeServer:
             task.result()
 
     def reload_keys(self) -> None:
-        """Read the file of JWT_JWKS_FILE again. Bad keys change nothing, and are logged.
+        """Read the file JWT_JWKS_FILE again; if its keys are invalid, log it and keep the old ones.
 
-        Joined channels are verified anew with the next heartbeat.
+        The tokens of joined channels are verified again with the next heartbeat.
         """
         if not isinstance(self._authorizer, TokenAuthorizer):
-            logger.warning("no keys are read: SECURE_CHANNELS is false")
+            logger.warning("no keys are read, because SECURE_CHANNELS is false")
             return
         try:
             self._authorizer.use(reread_verifier(self.config))
@@ -211,7 +214,7 @@ class RealtimeServer:
             logger.info("keys read again from %r", self.config.jwt_jwks_file)
 
     def cut_off(self) -> None:
-        """Do not wait for clients any longer while closing; those that are left see 1006."""
+        """Close the remaining connections at once, while stopping; the clients see code 1006."""
         logger.info("cutting off the clients that are left")
         self._listener.cut_off()
 

@@ -1,4 +1,4 @@
-"""RlsMode: the parts of RLS mode, put together."""
+"""RlsMode: puts the parts of RLS mode together."""
 
 from __future__ import annotations
 
@@ -53,26 +53,26 @@ __all__ = ["RlsMode"]
 logger = logging.getLogger("realtime.rls")
 
 _CONNECTIONS: Final = 4
-"""That ask for row level security at once; two more ask for those that take too long, and two for
-those who were not asked for because of them."""
+"""How many connections check rows at once. Two more check for the viewers whose policies take too
+long, and two for those whose checks were cancelled because of these."""
 _SHARE: Final = 4
-"""What may wait for slow policies is this part of the memory, unless it is said."""
+"""Which part of the memory may wait for slow policies, unless a setting says it: a quarter."""
 _PATIENCE: Final = 5.0
-"""Seconds that a join waits for the schema ``realtime``. Clients come back while a server starts,
-and some of the first generation do not try again when they are refused."""
+"""For how many seconds a join waits until the schema ``realtime`` is set up. Clients come back
+while a server starts, and some of the first generation do not join again when they are refused."""
 
 
 class RlsMode:
-    """Reads changes, and shows each to those who may see it.
+    """Reads changes, and sends each to those who may see it.
 
-    It is the registrar of the server's connections, too.
+    It is also the registrar, which checks the joins of the server's clients.
 
     Args:
-        config: of the server.
-        source: of the changes. The mode enters and closes it.
-        hub: who listens.
-        metrics: of the server.
-        counters: of what is asked of the database.
+        config: the server's settings.
+        source: where the changes come from. The mode enters and closes it.
+        hub: has the joined channels.
+        metrics: the server's metrics.
+        counters: counts the checks, and the changes that could not be sent.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class RlsMode:
             dsn,
             name="subscriptions",
             size=2,
-            # What checks a filter's value may prepare something else under a statement's name.
+            # Code that checks a filter's value may prepare another statement with the same name.
             prepares=False,
             settings=OWN_PATH,
         )
@@ -140,7 +140,7 @@ class RlsMode:
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Be ready to connect; nothing is asked of the database yet."""
+        """Open the pools of connections; they connect when they are used."""
         asking = (self._visibility, self._apart, self._on_trial)
         for part in (*asking, self._connections, self._slow_viewers):
             await self._stack.enter_async_context(part)
@@ -158,23 +158,23 @@ class RlsMode:
         await self._stack.aclose()
 
     async def attached(self) -> None:
-        """Wait until the stream runs.
+        """Wait until the database's changes are being read.
 
         Raises:
-            RealtimeError: if it cannot go on.
-            RuntimeError: if it was closed.
+            RealtimeError: if the source cannot go on.
+            RuntimeError: if the source was closed.
         """
         await self._ready.wait()
         await self._source.attached()
 
     async def run(self) -> None:
-        """Take changes to those who may see them until the stream ends.
+        """Send changes to those who may see them until the stream ends.
 
         Raises:
             RealtimeError: if the stream cannot go on.
         """
         await self._prepare()
-        # It attaches in the background.
+        # The source attaches in the background.
         await self._source.__aenter__()
         self._ready.set()
         keeping_up = asyncio.create_task(self._registry.run())
@@ -185,11 +185,11 @@ class RlsMode:
             await asyncio.wait({keeping_up})
 
     async def _prepare(self) -> None:
-        """Have publications and the schema ``realtime`` as they must be."""
+        """Check the publications, and set up the schema ``realtime``; retry until both work."""
         delay = self._config.db_reconnect_backoff_min / 1000
         while True:
             try:
-                # The pool would try for long, and not say what to do.
+                # Not from a pool, which would try for long, and not say what to do.
                 async with await connect(await self._dsn(), name="setup") as connection:
                     if self._is_wal2json:
                         await check_for_wal2json(connection, self._config.publications)
@@ -205,7 +205,7 @@ class RlsMode:
                     excess = await excess_powers(connection, self._config.publications)
                     if excess is not None:
                         logger.warning(
-                            "a role with fewer powers would do: %s. %s",
+                            "the server's role should have fewer powers: %s. %s",
                             excess.message,
                             " ".join(excess.sql),
                         )
@@ -218,7 +218,7 @@ class RlsMode:
                 return
 
     async def _renew(self) -> None:
-        """Ask another server from now on."""
+        """Query another server from now on, since the changes come from there."""
         for connections in (self._visibility, self._apart, self._connections):
             await connections.renew()
 
@@ -241,7 +241,7 @@ class RlsMode:
         return registration
 
     def watch(self, registered: Registered, tell: Callable[[RefusedError], None]) -> None:
-        """Everything is known when a channel is registered."""
+        """Do nothing: in RLS mode all problems are known at the join."""
 
     async def renew(self, registered: Registered, grant: Grant) -> Hashable:
         assert isinstance(registered, Registration)

@@ -164,7 +164,7 @@ def test_rls_mode_looks_at_publication_schema_and_privileges(rls_shop: RlsShop) 
     assert (
         'ok       publication "shop" publishes insert, update, delete, truncate of 1 table\n' in out
     )
-    assert "ok       the schema realtime is brought up to date when the server starts" in out
+    assert "ok       the server brings the schema realtime up to date when it starts" in out
     becomes = f"GRANT {rls_shop.reader} TO {rls_shop.server} WITH INHERIT FALSE, SET TRUE;"
     assert "warning  the server's role may not act as roles" in out
     assert f"         {becomes}\n" in out
@@ -174,7 +174,7 @@ def test_rls_mode_looks_at_publication_schema_and_privileges(rls_shop: RlsShop) 
     make_nobody(rls_shop.database.server)
     nobody = f"GRANT realtime_nobody TO {rls_shop.server} WITH INHERIT FALSE, SET TRUE;"
     code, out = rls_shop.check()
-    assert "warning  values of composite types and the like are shown as text" in out
+    assert "warning  values of composite types and the like are sent as text" in out
     assert f"         {nobody}\n         (and run `python -m realtime_server migrate`)\n" in out
 
     rls_shop.execute(becomes, nobody)
@@ -231,7 +231,7 @@ def test_in_rls_mode_with_wal2json_what_it_cannot_apply_is_a_problem(
     rls_shop.execute("alter publication shop set table item")
     code, out = rls_shop.check(OUTPUT_PLUGIN="wal2json")
     assert code == 0
-    assert "ok       wal2json's changes can be held against 'shop'" in out
+    assert "ok       'shop' can be applied to wal2json's changes" in out
     assert "ok       the server loads the output plugin wal2json" in out
 
 
@@ -289,8 +289,8 @@ def test_in_rls_mode_published_tables_that_no_policy_guards_are_named(rls_shop: 
     code, out = rls_shop.check()
     assert code == 0
     assert (
-        "warning published without row level security, so that whoever may SELECT from them gets "
-        'every row: public."Two words", public.item ALTER TABLE public."Two words" ENABLE'
+        "warning published without row level security, so that everybody who may SELECT from them "
+        'gets every row: public."Two words", public.item ALTER TABLE public."Two words" ENABLE'
         in " ".join(out.split())
     )
     mends = [line.strip() for line in out.splitlines() if line.startswith("         ALTER TABLE")]
@@ -323,7 +323,7 @@ def test_in_rls_mode_others_who_may_read_what_everybody_subscribes_to_are_named(
         code, out = rls_shop.check()
         assert code == 0
         assert (
-            "warning others may read realtime.subscription, which has everybody's claims and "
+            "warning others may read realtime.subscription, which has all clients' claims and "
             f"filters: {reader} REVOKE" in " ".join(out.split())
         )
         rls_shop.execute("grant select on realtime.subscription to public")

@@ -443,7 +443,7 @@ async def test_keys_that_are_not_in_a_file_are_not_read_again(
 ) -> None:
     for settings, line in [
         ({"SECURE_CHANNELS": "true", "JWT_SECRET": SECRET}, "JWT_JWKS_FILE is unset"),
-        ({}, "no keys are read: SECURE_CHANNELS is false"),
+        ({}, "no keys are read, because SECURE_CHANNELS is false"),
     ]:
         RealtimeServer(dev_config(NOWHERE, **settings)).reload_keys()
         assert line in caplog.text

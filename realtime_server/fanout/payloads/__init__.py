@@ -1,1 +1,1 @@
-"""What a change looks like on the wire."""
+"""The payloads of changes: the JSON that clients get."""

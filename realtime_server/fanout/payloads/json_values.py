@@ -1,11 +1,11 @@
-"""Values as JSON: PostgreSQL's text of a field to the JSON that ``to_jsonb`` gives.
+"""Values as JSON: makes of PostgreSQL's text of a field the JSON that ``to_jsonb`` makes.
 
-Integers and ``numeric`` keep every digit; what JSON has no number for, NaN and the
-infinities, becomes a string. Booleans, ``json`` and ``jsonb`` are what they are, an array is
-an array, timestamps are ISO 8601; everything else is its text.
+Integers and ``numeric`` keep every digit. NaN and the infinities, which JSON does not have, become
+strings. Booleans, ``json``, ``jsonb`` and arrays become the same in JSON, and timestamps become
+ISO 8601. A value of any other type is a string with its text.
 
-The text is trusted to be the type's: the database wrote it, in a session whose settings are
-pinned (DateStyle ISO, TimeZone UTC, bytea_output hex).
+The text is not checked: the database wrote it, in a session with fixed settings (DateStyle ISO,
+TimeZone UTC, bytea_output hex).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from realtime_core.types.arrays import split_array
 __all__ = ["Renderer", "renderer"]
 
 Renderer: TypeAlias = Callable[[str], str]
-"""Takes the text of a field that is not NULL, returns JSON."""
+"""Returns the JSON of a field that is not NULL, from its text."""
 
 _CATALOG: Final = "pg_catalog"
 _BOX_DELIMITER: Final = ";"

@@ -1,9 +1,9 @@
-"""Oversize: what is told of a change that is too large for the clients who listen to it.
+"""Oversize: what clients get of a change that is too large for them.
 
-The change itself is told, with an error, the key, and every value that is short, so that a client
-can read the row from the database. Without that, one large row would cut off everybody who
-listens to its table: stock clients close the connection when a message is larger than they
-take, and what comes until they are back is lost to them.
+They get the change with an error, its key, and every value that is short, so that they can read the
+row from the database. Stock clients close the connection when a message is larger than they accept,
+and miss all changes until they are connected again. So without this, one large row would cut off
+everybody who listens to its table.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from realtime_core.records import Field
 __all__ = ["SHORT", "TOO_LARGE", "is_larger", "shortened", "size_of"]
 
 TOO_LARGE: Final = "Error 413: Payload Too Large"
-"""What ``errors`` of such a change says."""
+"""The text in ``errors`` of such a change."""
 SHORT: Final = 64
-"""Bytes of a value's text that is shown all the same."""
+"""How many bytes of text a value may have that is shown all the same."""
 _MOST_EACH: Final = 4
-"""Bytes of a character, in UTF-8."""
+"""How many bytes a character has in UTF-8, at most."""
 
 
 def size_of(change: RowChange) -> int:
@@ -37,15 +37,16 @@ def is_larger(
     shown: Collection[str] | None = None,
     shown_of_old: Collection[str] | None = None,
 ) -> bool:
-    """Say whether the values of a change have more than so many bytes as text.
+    """Return whether the values of a change have more than ``most`` bytes as text.
 
-    That takes no time for what is far larger or smaller.
+    Only where the number is near ``most`` are the bytes counted one by one.
 
     Args:
-        change: of a row.
-        most: bytes.
-        shown: names of the columns that count; None: all.
-        shown_of_old: of the old row, where they are others than of the new one.
+        change: a change of a row.
+        most: the number of bytes.
+        shown: the names of the columns that count; None for all.
+        shown_of_old: the names of the columns that count in the old row; None if they are the same
+            as in the new row.
     """
     texts = list(_texts(change, shown, shown_of_old))
     characters = sum(map(len, texts))
@@ -71,9 +72,9 @@ def _texts(
 
 
 def shortened(change: RowChange) -> RowChange:
-    """Return a change without its long values, as if they were not known, and without NULLs.
+    """Return a change without its long values, and without NULLs, as if they were not known.
 
-    That is what the original leaves of it. The key stays, however long it is.
+    Supabase's server leaves the same. The key is kept, however long it is.
     """
     relation = change.relation
     # Under REPLICA IDENTITY FULL every column is a part of the key.

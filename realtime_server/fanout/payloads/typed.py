@@ -1,7 +1,7 @@
-"""Typed payloads: what today's clients get as ``data`` of a ``postgres_changes`` event.
+"""Typed payloads: the member ``data`` of the event ``postgres_changes``.
 
-A :class:`Projection` is made once for a relation and a choice of columns. It writes a row's
-fields straight into bytes; there is no dict in between.
+A :class:`Projection` is made once for a relation and a selection of columns. It writes a row's
+fields into bytes without making a dict of them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _KINDS: Final = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
 
 class Projection:
-    """How the changes of a relation are shown, with all columns or selected ones.
+    """Renders changes of a relation, with all columns or with selected ones.
 
     Args:
-        relation: whose changes.
-        select: names of columns to show, those of the primary key besides; None: all. Under
-            REPLICA IDENTITY FULL the stream does not tell the primary key.
-        error: what is wrong with the changes.
+        relation: the table, as the stream describes it.
+        select: the names of the columns to show, besides those of the primary key; None for all.
+            Under REPLICA IDENTITY FULL the stream does not say which columns the primary key has.
+        error: why something is not shown; None if nothing is wrong.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Projection:
         if relation.replica_identity is not ReplicaIdentity.FULL:
             shown |= set(relation.key_shape.names)
         self.shown: Collection[str] = shown
-        """Names of columns."""
+        """The names of the columns that are shown."""
         self._columns: dict[Shape, list[tuple[int, str, Renderer]]] = {}
         columns = [
             (column.name, column.type_name) for column in relation.columns if column.name in shown
@@ -65,10 +65,10 @@ class Projection:
         """Return a change as JSON.
 
         Args:
-            kind: what it is told as: ``INSERT``, ``UPDATE``, ``DELETE`` or ``TRUNCATE``.
-            change: tells time and position.
-            record: the new row, if one is shown.
-            old_record: the old row or its identity, if it is shown.
+            kind: the event to send: ``INSERT``, ``UPDATE``, ``DELETE`` or ``TRUNCATE``.
+            change: the change, for its time and position.
+            record: the new row; None if the payload has none.
+            old_record: the old row or its replica identity; None if the payload has none.
         """
         if change.transaction is not self._transaction:
             self._before_index, self._behind_index = around_index(change)
@@ -93,7 +93,7 @@ class Projection:
                 parts.append(f"{name}null")
             elif isinstance(value, str):
                 parts.append(name + render(value))
-            # Else it is unchanged TOAST, of which the change does not tell.
+            # Else it is an unchanged TOAST value, which the stream does not have.
         return f"{{{','.join(parts)}}}".encode()
 
     def _shown_of(self, shape: Shape) -> list[tuple[int, str, Renderer]]:

@@ -1,11 +1,12 @@
-"""Changes to bytes: payloads in two styles.
+"""Payloads in two styles, as bytes.
 
-What a relation determines is computed once for it: names, the ``columns`` list, which
-fields are timestamps. What a change determines is rendered once for it. The envelope around
-a payload depends on topic and serializer and is joined on as bytes.
+What depends on the relation alone is computed once for it: names, the list ``columns``, and which
+fields are timestamps. What depends on the change is rendered once for it. The frame around a
+payload depends on topic and serializer, and is added as bytes elsewhere.
 
-In the original's style every value is PostgreSQL's text; only ``timestamp`` and
-``timestamptz`` become ISO 8601. The typed style is :mod:`realtime_server.fanout.payloads.typed`'s.
+In the style of clients of the first generation every value is PostgreSQL's text; only ``timestamp``
+and ``timestamptz`` become ISO 8601. The typed style is in
+:mod:`realtime_server.fanout.payloads.typed`.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _NOTHING: Final = Record(Shape(()), ())
 _ALWAYS_UNCHANGED: Final = repeat(UNCHANGED)
 
 _MOST_PROJECTIONS: Final = 1000
-"""Of one relation, kept: clients think of ever new ones."""
+"""How many selections of columns are kept for one relation: clients can choose ever new ones."""
 
 _MOST_PLANS: Final = 1000
 """Of relations, kept."""
@@ -80,11 +81,11 @@ def commit_timestamp(time: datetime) -> bytes:
 
 
 class RelationPlan:
-    """What a relation determines of its changes' payloads and topics.
+    """What the payloads of a relation's changes have in common.
 
     Args:
-        relation: whose changes.
-        error: what is wrong with them.
+        relation: the table, as the stream describes it.
+        error: why something of the changes is not shown; None if nothing is wrong.
     """
 
     __slots__ = (
@@ -119,13 +120,13 @@ class RelationPlan:
 
     @property
     def of_short_changes(self) -> RelationPlan:
-        """The same for changes that are too large, and are told without their long values."""
+        """The plan for changes that are too large, which are sent without their long values."""
         if self._of_short_changes is None:
             self._of_short_changes = RelationPlan(self.relation, error=TOO_LARGE)
         return self._of_short_changes
 
     def projection(self, select: frozenset[str] | None) -> Projection:
-        """Return how typed payloads show the relation; ``select`` names columns, None all."""
+        """Return what renders typed payloads with the selected columns, or with all for None."""
         projection = self._projections.get(select)
         if projection is None:
             if len(self._projections) >= _MOST_PROJECTIONS:
@@ -135,18 +136,18 @@ class RelationPlan:
         return projection
 
     def identity(self, record: Record) -> Record:
-        """Return the old row of an UPDATE that came without one: its identity is as it was."""
+        """Return the old row of an UPDATE without one: its replica identity has not changed."""
         relation = self.relation
         if relation.replica_identity is ReplicaIdentity.FULL:
-            # All columns are its identity, and any of them may have changed.
+            # The identity is all columns, any of which may have changed.
             return _NOTHING
         fields = record.fields
         return Record(relation.key_shape, tuple([fields[place] for place in relation.key_places]))
 
     def render(self, record: Record) -> dict[str, Any]:
-        """Return a record's fields as payloads show them; unchanged TOAST is absent."""
+        """Return a record's fields as payloads have them, without unchanged TOAST values."""
         fields = dict(zip(record.shape.names, record.fields, strict=True))
-        # Without a turn of Python's for each column.
+        # map() runs no Python code for each column.
         if any(map(is_, record.fields, _ALWAYS_UNCHANGED)):
             fields = {name: field for name, field in fields.items() if field is not UNCHANGED}
         for name in self._timestamps:
@@ -161,29 +162,29 @@ def _describe(column: Column) -> dict[str, Any]:
         "flags": ["key"] if column.is_key else [],
         "name": column.name,
         "type": column.type_name,
-        # Clients of the original know this field unsigned: -1 is 4294967295.
+        # Clients of the first generation expect it unsigned: 4294967295 for -1.
         "type_modifier": column.type_modifier & 0xFFFFFFFF,
     }
 
 
 def _head(relation: Relation, kind: str, more: dict[str, Any]) -> bytes:
-    """The payload's beginning, up to the commit timestamp's value."""
+    """Return the beginning of a payload, up to the value of the commit's time."""
     start = {"schema": relation.schema, "table": relation.table, "type": kind, **more}
     return orjson.dumps(start)[:-1] + b',"commit_timestamp":"'
 
 
 Plans: TypeAlias = dict[tuple[str, str], RelationPlan]
-"""By schema and table: what is known of the tables so far. OIDs are not known everywhere."""
+"""The plans of tables by schema and name; not by OID, which wal2json does not have."""
 
 
 class RowPayload:
-    """What a change tells about one table; each form is rendered when it is wanted, and once."""
+    """A change of one table; each form of its payload is rendered when it is needed, and once."""
 
     __slots__ = ("_payload", "_rendered", "_short", "_typed", "change", "event", "plan")
 
     def __init__(self, event: str, plan: RelationPlan, change: Change) -> None:
         self.event = event
-        """The type of the change, which is the original's event name too."""
+        """The event: ``INSERT``, ``UPDATE``, ``DELETE`` or ``TRUNCATE``."""
         self.plan = plan
         self.change = change
         self._short: RowPayload | None = None
@@ -193,7 +194,7 @@ class RowPayload:
 
     @property
     def rendered(self) -> dict[str, Any]:
-        """Rendered fields of the new row, of a DELETE the old one's."""
+        """The rendered fields of the new row, or of the old row for a DELETE."""
         if self._rendered is None:
             match self.change:
                 case Insert(record=row) | Update(record=row) | Delete(old_record=row):
@@ -204,18 +205,18 @@ class RowPayload:
 
     @property
     def payload(self) -> bytes:
-        """The change in the original's style."""
+        """The payload in the style of clients of the first generation."""
         if self._payload is None:
             self._payload = self._render()
         return self._payload
 
     def typed(self, event: str, select: frozenset[str] | None = None) -> bytes:
-        """Return the change in the typed style.
+        """Return the payload in the typed style.
 
         Args:
-            event: what it is told as: its own, or ``DELETE`` for an UPDATE that took a row
-                out of somebody's sight. That must have an old row.
-            select: names of the columns to show; None: all.
+            event: the event to send: the change's own, or ``DELETE`` for an UPDATE after which the
+                row no longer passes the client's filter. Such an UPDATE must have an old row.
+            select: the names of the columns to show; None for all.
         """
         payload = self._typed.get((event, select))
         if payload is None:
@@ -224,14 +225,14 @@ class RowPayload:
 
     @property
     def is_shortened(self) -> bool:
-        """Whether :attr:`short` was asked for."""
+        """Whether :attr:`short` was used."""
         return self._short is not None
 
     @property
     def short(self) -> RowPayload:
         """The change without its long values, and with an error that says so.
 
-        A TRUNCATE has none, and stays as it is.
+        A TRUNCATE has no values, and is returned as it is.
         """
         if isinstance(self.change, Truncate | LogicalMessage):
             return self
@@ -241,7 +242,7 @@ class RowPayload:
         return self._short
 
     def is_larger(self, most: int, select: frozenset[str] | None = None) -> bool:
-        """Say whether the values have more bytes as text that are shown with these columns."""
+        """Return whether the values of the shown columns have more bytes as text than ``most``."""
         if isinstance(self.change, Truncate | LogicalMessage):
             return False
         shown = None if select is None else self.plan.projection(select).shown
@@ -286,8 +287,8 @@ def row_payloads(change: Change, plans: Plans) -> list[RowPayload]:
     """Return a change's payloads: one, or one for each table of a TRUNCATE.
 
     Args:
-        change: logical messages have none.
-        plans: a cache, filled here, and bounded.
+        change: the change; a logical message has no payload.
+        plans: a cache, which is filled here, and bounded.
     """
     match change:
         case Insert():
@@ -308,17 +309,17 @@ def row_payloads(change: Change, plans: Plans) -> list[RowPayload]:
 def _plan(relation: Relation, plans: Plans) -> RelationPlan:
     name = (relation.schema, relation.table)
     plan = plans.get(name)
-    # A new Relation message replaces the relation and all that was computed from it.
+    # A new Relation message replaces the relation, and so its plan.
     if plan is None or plan.relation is not relation:
         if plan is None and len(plans) >= _MOST_PLANS:
-            # Most may be of tables that were dropped since: nothing says so.
+            # Many tables may have been dropped since, which the stream does not say.
             plans.clear()
         plan = plans[name] = RelationPlan(relation)
     return plan
 
 
 class AnyGap(Protocol):
-    """A source's :class:`~realtime_core.Gap`, or one of some channels alone."""
+    """A gap in the stream (:class:`~realtime_core.Gap`), or one for some channels only."""
 
     @property
     def after(self) -> Position | None: ...
@@ -331,7 +332,7 @@ class AnyGap(Protocol):
 def gap_payload(gap: AnyGap, channel: str) -> dict[str, Any]:
     """Return the ``system`` payload that tells a channel of a gap.
 
-    Its status is "ok": an "error" makes some clients rejoin, which would not help.
+    Its status is "ok", since "error" makes some clients join again, which would not help.
     """
     reason = gap.reason.value
     return {

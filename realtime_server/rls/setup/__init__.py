@@ -1,1 +1,1 @@
-"""The schema realtime: what makes it, what may be missing."""
+"""Setting up a database for RLS mode: the schema ``realtime``, roles and privileges."""

@@ -1,4 +1,4 @@
-"""What would stop RLS mode, besides what stops any stream: for ``--check``."""
+"""What ``--check`` says of RLS mode, besides what it says of any stream."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ __all__ = ["rls_findings"]
 async def rls_findings(
     dsn: str, publications: Sequence[str], plugin: OutputPlugin
 ) -> tuple[Finding, ...]:
-    """Look at schema and privileges; change nothing.
+    """Look at the schema ``realtime``, at policies and at privileges, without changing anything.
 
     Args:
-        dsn: of the database, as the server's role.
-        publications: whose tables' readers are expected to come with tokens.
-        plugin: that makes the changes.
+        dsn: the connection string, with the server's role.
+        publications: the names of the publications; the roles that may read their tables are
+            expected as roles of tokens.
+        plugin: the output plugin that the changes come from.
 
     Raises:
-        SourceError: if the database cannot be asked.
+        SourceError: if the database cannot be queried.
     """
     try:
         async with await connect(dsn, name="check") as connection:
@@ -62,9 +63,9 @@ async def rls_findings(
         findings.append(
             Finding.warning(
                 "types",
-                "values of composite types and the like are shown as text, and filters on them, on "
-                "domains, and on enums with operators or casts of somebody's are refused: the code "
-                "of types' owners runs as the role realtime_nobody, which lacks this",
+                "values of composite types and the like are sent as text, and filters on them, on "
+                "domains, and on enums for which somebody has made operators or casts are refused: "
+                "the code of types' owners runs as the role realtime_nobody, which lacks this",
                 *missing.nobody,
                 remedy="and run `python -m realtime_server migrate`",
             )
@@ -84,7 +85,7 @@ async def _publications(
     except SourceError as exc:
         return Finding.problem("publication", str(exc))
     return Finding.ok(
-        "publication", f"wal2json's changes can be held against {', '.join(map(repr, names))}"
+        "publication", f"{', '.join(map(repr, names))} can be applied to wal2json's changes"
     )
 
 
@@ -99,6 +100,6 @@ async def _schema(connection: AsyncConnection[tuple[object, ...]]) -> Finding:
         return Finding.problem("schema", reason)
     return Finding.ok(
         "schema",
-        f"the schema realtime is brought up to date when the server starts: "
+        f"the server brings the schema realtime up to date when it starts: "
         f"{', '.join(map(str, left))}",
     )

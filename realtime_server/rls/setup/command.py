@@ -16,17 +16,17 @@ __all__ = ["run_migrate"]
 
 
 async def run_migrate(environ: Mapping[str, str], *, dev: bool, dry_run: bool) -> None:
-    """Apply what is missing, or only print it; print the privileges that are missing besides.
+    """Apply the missing steps, or only print them; then print the missing privileges.
 
     Args:
-        environ: only what names the database and the publication is read: whoever migrates
-            needs no tokens.
-        dev: development defaults.
-        dry_run: change nothing.
+        environ: the environment variables. Only those of the database and the publications are
+            read, since tokens are not needed here.
+        dev: whether to take the defaults of ``--dev``.
+        dry_run: whether to change nothing.
 
     Raises:
-        ConfigError: with what is wrong with the variables.
-        SourceError: if the database cannot be reached or does not let us.
+        ConfigError: if the variables are invalid; it has every problem.
+        SourceError: if the database cannot be reached, or refuses the changes.
     """
     wanted = {
         name: value

@@ -1,4 +1,4 @@
-"""What RLS mode cannot keep from whom: for ``--check``."""
+"""What ``--check`` says of data that more people may see than is meant."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ...config.database.policy_functions import ImmutableCall, immutable_calls
 __all__ = ["exposure_findings"]
 
 _MOST_NAMED: Final = 20
-"""Of tables, policies or functions."""
+"""How many tables, policies or functions a finding names."""
 
-# Whoever has a table's rows by a grant: PUBLIC, or a role, that may use the schema or has a member
-# that may. Owners and superusers see everything anyway. With row level security on the table its
-# policies say who sees what; without any, nobody does.
+# Who may read realtime.subscription by a grant: PUBLIC or a role, if somebody who has the grant may
+# use the schema. Owners and superusers can read everything anyway. If row level security is enabled
+# for the table, and it has no policies, nobody else can read it.
 _READERS: Final = """
     WITH grants AS (
         SELECT DISTINCT c.relowner, g.grantee
@@ -50,8 +50,9 @@ _READERS: Final = """
     ORDER BY 1
 """
 
-# Without policies, and with somebody for whom they would count. A relative's policies are another
-# matter: nobody is shown such a table's rows.
+# The published tables without row level security that may be read by a role with policies to obey.
+# Where row level security is enabled for another table of the same tree of partitions, the server
+# sends nobody the rows.
 _UNGUARDED: Final = """
     SELECT DISTINCT pg_catalog.format('%%I.%%I', n.nspname, c.relname)
     FROM pg_catalog.pg_publication_tables t
@@ -79,14 +80,14 @@ _UNGUARDED: Final = """
 async def exposure_findings(
     connection: AsyncConnection[Any], publications: Collection[str]
 ) -> list[Finding]:
-    """Look at policies and privileges; change nothing.
+    """Look at policies and privileges, without changing anything.
 
     Args:
-        connection: as the server's role.
-        publications: their names.
+        connection: a connection with the server's role.
+        publications: the names of the publications.
 
     Raises:
-        psycopg.Error: if the database cannot be asked.
+        psycopg.Error: if a query fails.
     """
     return [
         *await _immutable(connection, publications),
@@ -138,10 +139,10 @@ async def _unguarded(
     return [
         Finding.warning(
             "row level security",
-            f"published without row level security, so that whoever may SELECT from them gets "
-            f"every row: {_listed(tables)}",
+            f"published without row level security, so that everybody who may SELECT from them "
+            f"gets every row: {_listed(tables)}",
             *(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;" for name in tables[:_MOST_NAMED]),
-            remedy="and CREATE POLICY, without which nobody sees a row, not in queries either",
+            remedy="and CREATE POLICY: without policies nobody sees a row, in queries either",
         )
     ]
 
@@ -154,7 +155,7 @@ async def _readers(connection: AsyncConnection[Any]) -> list[Finding]:
     return [
         Finding.warning(
             "realtime.subscription",
-            f"others may read realtime.subscription, which has everybody's claims and filters: "
+            f"others may read realtime.subscription, which has all clients' claims and filters: "
             f"{_listed(readers)}",
             f"REVOKE SELECT ON realtime.subscription FROM {', '.join(readers)};",
         )

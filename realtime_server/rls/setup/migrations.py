@@ -1,4 +1,4 @@
-"""Migrations: the objects in schema ``realtime``, made and brought up to date.
+"""Migrations: the steps that make the schema ``realtime`` and bring it up to date.
 
 Each file of ``sql/`` is one step and one transaction, and is never changed once it was released:
 a change is a new step. So later steps define functions anew that earlier ones have made, and the
@@ -31,7 +31,7 @@ __all__ = ["LOCK", "MIGRATIONS", "Migration", "migrate", "pending", "why_not"]
 _FILE: Final = re.compile(r"(?P<number>\d{4})_(?P<name>\w+)\.sql")
 
 LOCK: Final = int.from_bytes(b"rlmigr", "big")
-"""Of the advisory lock, so that servers which start together migrate one after the other."""
+"""The key of the advisory lock, with which servers that start together migrate one by one."""
 
 _LEDGER: Final = """
     CREATE SCHEMA IF NOT EXISTS realtime;
@@ -45,10 +45,12 @@ _LEDGER: Final = """
 
 @attrs.frozen
 class Migration:
-    """One step."""
+    """One step, which is a file of ``sql/``."""
 
     number: int
+    """The steps are applied in the order of their numbers."""
     name: str
+    """What the step makes."""
     sql: str = attrs.field(repr=False)
 
     def __str__(self) -> str:
@@ -66,14 +68,14 @@ def _read() -> tuple[Migration, ...]:
 
 
 MIGRATIONS: Final = _read()
-"""All steps, in order."""
+"""All steps, in their order."""
 
 
 async def pending(connection: AsyncConnection[Any]) -> list[Migration]:
-    """Return the steps that the database has not had; it is only read.
+    """Return the steps that the database lacks, without changing anything.
 
     Raises:
-        PrivilegeError: if the role may not even look.
+        PrivilegeError: if the role may not read which steps it has.
     """
     async with _explaining(connection):
         ledger = "SELECT pg_catalog.to_regclass('realtime.core_migration') IS NOT NULL"
@@ -85,7 +87,7 @@ async def pending(connection: AsyncConnection[Any]) -> list[Migration]:
 
 
 async def why_not(connection: AsyncConnection[Any]) -> str | None:
-    """Return why the role may not bring a schema that is there up to date; None if it may."""
+    """Return why the role may not bring an existing schema up to date; None if it may."""
     [(may,)] = await _rows(
         connection,
         """
@@ -101,19 +103,20 @@ async def why_not(connection: AsyncConnection[Any]) -> str | None:
 
 
 async def migrate(connection: AsyncConnection[Any]) -> list[Migration]:
-    """Apply the steps that the database has not had.
+    """Apply the steps that the database lacks.
 
     Args:
-        connection: in autocommit mode. Several may migrate at once: each waits its turn.
+        connection: a connection in autocommit mode. Several may migrate at once: each waits until
+            the one before is done.
 
     Returns:
-        What was applied.
+        The steps that were applied.
 
     Raises:
-        PrivilegeError: if the role may not make or change the objects, saying who may.
+        PrivilegeError: if the role may not make or change the objects; it says which role may.
     """
     if not await pending(connection):
-        # Nothing to do needs no right to do it.
+        # A role that may not change the schema is fine if nothing has to be changed.
         await confine(connection, LOCK)
         return []
     await connection.execute("SELECT pg_catalog.pg_advisory_lock(%s)", [LOCK])
@@ -123,7 +126,7 @@ async def migrate(connection: AsyncConnection[Any]) -> list[Migration]:
             await connection.execute(_LEDGER)
             for migration in await pending(connection):
                 async with connection.transaction():
-                    # Names are written out, so that nothing of another schema is taken for ours.
+                    # The steps write out schemas, so that no other schema's objects are used.
                     await connection.execute("SET LOCAL search_path = ''")
                     await connection.execute(migration.sql.encode())
                     await connection.execute(

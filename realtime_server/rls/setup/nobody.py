@@ -1,12 +1,13 @@
-"""The role ``realtime_nobody``: as whom the code of types runs that are not PostgreSQL's own.
+"""The role ``realtime_nobody``, as which the code of users' types runs.
 
-A domain's check, an operator or a cast to JSON is code of whoever owns the type. It must not run
-as the server's role, which may become others, and may be a superuser. So
-``realtime.core_as_nobody`` runs it, a SECURITY DEFINER function whose owner has no privileges but
-PUBLIC's. Within such a function PostgreSQL refuses SET ROLE and SET SESSION AUTHORIZATION.
+A domain's check, an operator, and a cast to JSON are code of the type's owner. It must not run as
+the server's role, which may act as other roles, and may be a superuser. So the function
+``realtime.core_as_nobody`` runs it. It is a SECURITY DEFINER function of the role
+``realtime_nobody``, which has the privileges of PUBLIC and no others. Within such a function
+PostgreSQL refuses SET ROLE and SET SESSION AUTHORIZATION.
 
-Whoever makes the role needs CREATEROLE. Until there is one, ``realtime.cast`` and its like refuse
-such values: they are shown as text, and filters on their columns are refused.
+To make the role takes CREATEROLE. Without the role ``realtime.cast`` and its like refuse values of
+users' types: they are sent as text, and filters on their columns are refused.
 """
 
 from __future__ import annotations
@@ -110,11 +111,11 @@ _FACTS: Final = """
 
 
 async def confine(connection: AsyncConnection[Any], lock: int) -> None:
-    """Have users' code run as the role, as far as the server's role may see to that.
+    """Make the role and its function, if they are missing and the server's role may make them.
 
     Args:
-        connection: in autocommit mode, as that role.
-        lock: of the advisory lock for changes of the schema ``realtime``.
+        connection: a connection in autocommit mode, with the server's role.
+        lock: the key of the advisory lock for changes of the schema ``realtime``.
     """
     with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
         if not await is_confined(connection):
@@ -126,7 +127,7 @@ async def confine(connection: AsyncConnection[Any], lock: int) -> None:
 
 
 async def is_confined(connection: AsyncConnection[Any]) -> bool:
-    """Say whether users' code runs as the role. Until then it does not run at all."""
+    """Return whether users' code runs as the role; if not, it does not run at all."""
     return bool(
         await _value(connection, _IS_MIGRATED)
         and await _value(connection, "SELECT realtime.core_is_confined()")
@@ -136,17 +137,17 @@ async def is_confined(connection: AsyncConnection[Any]) -> bool:
 async def missing_for_nobody(
     connection: AsyncConnection[Any], publications: Collection[str]
 ) -> tuple[str, ...]:
-    """Return the statements without which values of users' types are not read.
+    """Return the statements without which users' types are sent as text and not filtered on.
 
     Args:
-        connection: as the server's role.
-        publications: whose tables' columns may have such types.
+        connection: a connection with the server's role.
+        publications: the names of the publications; the types of their tables' columns count.
     """
     version = connection.info.server_version
     try:
         confined = await is_confined(connection)
     except psycopg.errors.InsufficientPrivilege:
-        # Without the schema nothing else works either, which is said elsewhere.
+        # The server's role may not use the schema realtime, which other findings say.
         return ()
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_FACTS, [acting(version)])
@@ -154,7 +155,7 @@ async def missing_for_nobody(
         assert facts is not None
         user, exists, is_powerful, may_be, makes_roles, memberships, owns = facts
         if not exists:
-            # Who makes roles makes this one.
+            # The server makes the role itself when it starts.
             if makes_roles:
                 return ()
             return (
@@ -172,7 +173,7 @@ async def missing_for_nobody(
         hidden = await hidden_schemas(connection, publications)
         lines += [schema.grant for schema in hidden if not schema.can_open]
         if not confined and not lines and not owns:
-            # Nobody but the schema's owner makes the function, or makes it anew.
+            # Only the schema's owner can make the function.
             lines.append(f"ALTER SCHEMA realtime OWNER TO {user};")
     return tuple(lines)
 

@@ -1,7 +1,7 @@
-"""Powers: what the server's role can do that it should not, and the SQL that makes a right one.
+"""Powers: the attributes that the server's role should not have, and the SQL to do without them.
 
-In RLS mode the server asks PostgreSQL in the name of others, and policies, functions and types
-are others' code. What that code could make of the server's role is what the role may do itself.
+In RLS mode the server runs queries as other roles, and policies, functions and types are code of
+other people. If such code became the server's role, it could do all that the role may do.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FACTS: Final = """
             SELECT known.rolname FROM pg_catalog.pg_roles known
             WHERE known.rolname IN ('realtime', 'realtime_server', 'realtime_nobody')
         ),
-        -- What everybody has, unless it was revoked.
+        -- Privileges that everybody has by default, and that were revoked.
         ARRAY(
             SELECT p FROM pg_catalog.unnest(ARRAY['CONNECT', 'TEMPORARY']) AS p
             WHERE NOT pg_catalog.has_database_privilege(
@@ -44,22 +44,23 @@ _FACTS: Final = """
 
 @attrs.frozen
 class Excess:
-    """What the server's role can do that it should not."""
+    """Attributes that the server's role should not have."""
 
     message: str
-    """What that is, without a full stop."""
+    """Which attributes, and why; without a full stop."""
     sql: tuple[str, ...]
-    """Statements that make a right role, or mend this one."""
+    """The statements that make a better role, or take the attribute from this one."""
 
 
 async def excess_powers(
     connection: AsyncConnection[Any], publications: Collection[str]
 ) -> Excess | None:
-    """Return what the server's role can do that it should not; None if that is nothing.
+    """Return the attributes that the server's role should not have; None if it has none.
 
     Args:
-        connection: as that role.
-        publications: whose tables' readers are expected to come with tokens.
+        connection: a connection with the server's role.
+        publications: the names of the publications; the roles that may read their tables are
+            expected as roles of tokens.
     """
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_FACTS)
@@ -78,7 +79,7 @@ async def excess_powers(
     if NOBODY not in known:
         lines.append(f"CREATE ROLE {NOBODY} NOLOGIN NOINHERIT;")
     version = connection.info.server_version
-    # A superuser may act as all of them, and has been asked for none before.
+    # A superuser may act as every role, so no grants were needed until now.
     for role in (NOBODY, *await readers(connection, publications, every=True)):
         if role != name:
             lines.append(f"{grant(role, name, version)};")

@@ -1,10 +1,10 @@
-"""Privileges: what the server's role lacks, as the lines that give it.
+"""Privileges: what the server's role lacks, as the SQL statements that grant it.
 
-It need not be a superuser. It needs LOGIN and REPLICATION, to own what is in schema
-``realtime`` (so CREATE on the database at first), to make temporary functions (TEMPORARY,
-which everybody has by default), and to be allowed to become each role that tokens claim; it
-never needs their rights itself. Nor does it those of types' owners, whose code runs as
-:mod:`.nobody`.
+The role need not be a superuser. It needs LOGIN and REPLICATION, ownership of the objects in the
+schema ``realtime`` (and so CREATE on the database at first), TEMPORARY on the database to make
+temporary functions, which everybody has by default, and a membership in each role that tokens name.
+It does not need those roles' privileges for itself, nor those of types' owners, whose code runs as
+:mod:`the role realtime_nobody <.nobody>`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _FACTS: Final = """
     FROM pg_catalog.pg_roles WHERE rolname = current_user
 """
 
-# Whoever was given something to read in a published table may come with a token, except those
-# who are this server, its masters, or PostgreSQL's own.
+# Tokens may name every role that was granted SELECT on a published table or its columns, except for
+# the server's role, superusers, the table's owner, and PostgreSQL's own roles.
 _READERS: Final = """
     SELECT pg_catalog.quote_ident(r.rolname)
     FROM pg_catalog.pg_roles r
@@ -60,11 +60,12 @@ class Missing:
     """The statements that an administrator has to run."""
 
     own: tuple[str, ...]
-    """Without these the server cannot work."""
+    """Statements without which the server cannot work."""
     roles: tuple[str, ...]
-    """Without these it may not act as some who come with tokens, and refuses them."""
+    """Statements without which the server may not act as some roles of tokens, and refuses joins
+    with them."""
     nobody: tuple[str, ...]
-    """Without these it shows values of types that are not PostgreSQL's own as text, and refuses
+    """Statements without which the server sends values of users' types as text, and refuses
     filters on them."""
 
     @property
@@ -76,12 +77,13 @@ class Missing:
 async def missing_privileges(
     connection: AsyncConnection[Any], publications: Collection[str], roles: tuple[str, ...] = ()
 ) -> Missing:
-    """Return what the server's role lacks.
+    """Return the privileges that the server's role lacks.
 
     Args:
-        connection: as that role.
-        publications: whose tables' readers are expected to come with tokens.
-        roles: more that are expected.
+        connection: a connection with the server's role.
+        publications: the names of the publications; the roles that may read their tables are
+            expected as roles of tokens.
+        roles: further roles that are expected.
     """
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(_FACTS)
@@ -109,13 +111,13 @@ async def readers(
     *,
     every: bool = False,
 ) -> list[str]:
-    """Return the roles that are expected to come with tokens, quoted.
+    """Return the roles that are expected as roles of tokens, quoted.
 
     Args:
-        connection: as the server's role.
-        publications: whose tables they may read.
-        roles: more that are expected.
-        every: also those that the server's role may act as.
+        connection: a connection with the server's role.
+        publications: the names of the publications whose tables the roles may read.
+        roles: further roles that are expected.
+        every: whether to return also the roles that the server's role may act as already.
     """
     how = acting(connection.info.server_version)
     async with connection.cursor(row_factory=tuple_row) as cursor:
