@@ -294,6 +294,20 @@ def test_the_house_keeps_the_rule(rule: Rule) -> None:
     assert rule(read_house()) == []
 
 
+def test_the_top_of_the_server_stays_small() -> None:
+    """A newcomer looks through it for what is to be changed."""
+    below = {
+        tuple(name.split(".")[1:])
+        for name in read_house().modules
+        if name.startswith("realtime_server")
+    }
+    packages = {parts[0] for parts in below if len(parts) > 1}
+    assert len(packages) <= 8, sorted(packages)
+    # With __init__.
+    modules = {parts[0] for parts in below if parts} - packages | {"__init__"}
+    assert len(modules) <= 7, sorted(modules)
+
+
 def test_every_home_and_room_that_exists_is_spelled_right() -> None:
     house = read_house()
     for present in (

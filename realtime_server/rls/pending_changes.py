@@ -1,4 +1,4 @@
-"""PendingChange: a change, and those who may get it."""
+"""PendingChange: a change that is not sent yet, and the viewers whose channels ask for it."""
 
 from __future__ import annotations
 
@@ -18,39 +18,41 @@ from .viewers import Viewer
 __all__ = ["PendingChange", "Decided", "Lost", "Matched", "Shown"]
 
 Matched: TypeAlias = dict[Viewer, list[tuple[AnyDelivery, Members]]]
-"""By viewer, who got a change at the time it was matched: subscriptions come, move and go
-meanwhile."""
+"""The channels that ask for a change, by viewer, as they were at the match. Channels join, leave
+and get other viewers meanwhile."""
 
 
 class Lost(enum.Enum):
-    """That a change cannot be looked at any more, and is told of as of a gap."""
+    """Why a change cannot be checked any more, so that its channels are told of a gap."""
 
     TABLE_REPLACED = enum.auto()
+    """The table was dropped, replaced or renamed."""
 
 
 Shown: TypeAlias = dict[Viewer, View | ErrorView | Lost]
-"""What each viewer sees of a change; who is not there sees nothing."""
+"""What each viewer may see of a change. A viewer who is not in it may see nothing."""
 
 
 @attrs.frozen(eq=False)
 class PendingChange:
-    """A change, and those who get it if they may see it."""
+    """A change, and the viewers who get it if they may see it."""
 
     change: RowChange
     size: int
-    """Of its values as text, in bytes."""
+    """How many bytes the change's values have as text."""
     viewers: frozenset[Viewer]
+    """The viewers with a channel that asks for the change, and whose filters the change passes."""
     others: frozenset[Viewer] = frozenset()
-    """Those who listen to the table, too, but whose filters it does not pass."""
+    """The other viewers who listen to the table: the change does not pass their filters."""
     filtering: frozenset[Viewer] = frozenset()
-    """Those of both all of whose channels have filters on the table."""
+    """Those viewers, of both kinds, whose channels all have filters on the table."""
     matched: Matched = attrs.field(factory=dict)
-    """The viewers' channels."""
+    """The channels of ``viewers`` that get the change."""
     listening: Listening = attrs.field(factory=dict)
-    """The channels of both."""
+    """All channels of both kinds of viewers that listen to the table."""
 
     def without(self, viewers: frozenset[Viewer]) -> Self:
-        """Return it without some viewers; their channels stay."""
+        """Return the same without some viewers, but with their channels."""
         return attrs.evolve(
             self,
             viewers=self.viewers - viewers,
@@ -59,7 +61,7 @@ class PendingChange:
         )
 
     def only_for(self, viewer: Viewer) -> Self:
-        """Return it without any other viewers and their channels."""
+        """Return the same for one viewer and its channels alone."""
         return attrs.evolve(
             self,
             viewers=self.viewers & {viewer},
@@ -71,4 +73,4 @@ class PendingChange:
 
 
 Decided: TypeAlias = Sequence[tuple[PendingChange, Shown]]
-"""Changes in their order, each with what is shown of it."""
+"""Changes in order, each with what every viewer may see of it."""
