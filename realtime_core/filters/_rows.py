@@ -14,10 +14,10 @@ from ..records import UNCHANGED, Field, Record
 from ..types.base import UnreadableError
 from .nodes import Side
 
-__all__ = ["Row", "Source", "earlier", "row_of"]
+__all__ = ["Row", "ValueSource", "row_before", "row_of"]
 
 
-class Source:
+class ValueSource:
     """How a value that filters compare is read from a row: from which column, by which function.
 
     All filters on a relation that read the same value share one source. A row keeps the values that
@@ -39,8 +39,8 @@ class Source:
         column: str,
         side: Side,
         convert: Callable[[Any], Any] | None,
-        base: Source | None = None,
-        of_row: Source | None = None,
+        base: ValueSource | None = None,
+        of_row: ValueSource | None = None,
     ) -> None:
         self.column = column
         self.side = side
@@ -66,12 +66,12 @@ class Row:
         self._record = record
         self._old = old
         self._new = new
-        self._values: dict[Source, Any] = {}
+        self._values: dict[ValueSource, Any] = {}
         # The errors of sources whose values cannot be read. The next filter asks for the same
         # value, and an error takes as long as a value.
-        self._unreadable: dict[Source, Exception] | None = None
+        self._unreadable: dict[ValueSource, Exception] | None = None
 
-    def value(self, source: Source) -> Any:
+    def value(self, source: ValueSource) -> Any:
         """Return the value of a source: a key, None for NULL, or UNCHANGED if it is not known.
 
         Raises:
@@ -103,7 +103,7 @@ class Row:
     def _side(self, side: Side) -> Record | None:
         return self._record if side is Side.ROW else self._old if side is Side.OLD else self._new
 
-    def _field(self, source: Source) -> Field:
+    def _field(self, source: ValueSource) -> Field:
         record = self._side(source.side)
         if record is None:
             return UNCHANGED
@@ -130,7 +130,7 @@ def row_of(change: RowChange) -> Row:
             return Row(record, record, None)
 
 
-def earlier(change: Update) -> Row:
+def row_before(change: Update) -> Row:
     """Return what is known of the row before an UPDATE."""
     return Row(_old_record(change))
 

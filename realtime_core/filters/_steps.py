@@ -6,15 +6,18 @@ A condition on a long text may take milliseconds, and a filter may have hundreds
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import TypeVar
 
 from ._rows import Row
 from .compiler import Plan
 from .nodes import Not, Or
 
-__all__ = ["judging"]
+__all__ = ["evaluate_in_steps", "result_of"]
+
+T = TypeVar("T")
 
 
-def judging(plan: Plan, row: Row) -> Generator[None, None, bool | None]:
+def evaluate_in_steps(plan: Plan, row: Row) -> Generator[None, None, bool | None]:
     """Evaluate a plan as its test does, but yield before each condition.
 
     Raises:
@@ -24,14 +27,14 @@ def judging(plan: Plan, row: Row) -> Generator[None, None, bool | None]:
         yield
         return plan.test(row)
     if plan.operator is Not:
-        passes = yield from judging(plan.parts[0], row)
+        passes = yield from evaluate_in_steps(plan.parts[0], row)
         return None if passes is None else not passes
     decisive = plan.operator is Or
     result: bool | None = not decisive
     error: Exception | None = None
     for part in plan.parts:
         try:
-            passes = yield from judging(part, row)
+            passes = yield from evaluate_in_steps(part, row)
         except Exception as exc:
             error = error or exc
             continue
@@ -42,3 +45,13 @@ def judging(plan: Plan, row: Row) -> Generator[None, None, bool | None]:
     if error is not None:
         raise error
     return result
+
+
+def result_of(steps: Generator[None, None, T]) -> T:
+    """Exhaust a generator, and return what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result

@@ -1,7 +1,8 @@
-"""The filters on one table: where each is kept, so that a row finds those that it may pass.
+"""Keeps the filters on one table so that a row finds those that it may pass.
 
-A filter without a condition is passed by every row. One that needs a certain value of a column
-is filed under that value. Every other one is scanned: it is evaluated for each row.
+A filter without conditions is passed by every row. A filter that needs a certain value in a column
+is filed under that value. Every other filter is scanned, which means that it is evaluated for each
+row.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..errors import FilterError
 from ..types.base import Key
-from ._rows import Source
+from ._rows import ValueSource
 from .compiler import Plan, Scope
 from .filter import Filter
 
@@ -22,16 +23,23 @@ S = TypeVar("S", bound=Hashable)
 
 
 class Asked(NamedTuple):
-    """What a table's filters ask of each row."""
+    """What has to be done for each row because of the filters on its table."""
 
     conditions: int
-    """How many of them, and lookups, at most."""
+    """How many conditions are evaluated, and values looked up, at most."""
     columns: frozenset[str]
-    """Of which more is asked than that a value is looked up."""
+    """The columns whose values are used in conditions, and not only looked up."""
 
 
 class Entry(Generic[S]):
-    """A filter and its subscriptions."""
+    """A filter, and the subscriptions that have it.
+
+    Attributes:
+        filter: the filter.
+        subscriptions: the subscriptions, as the keys of a dict, in their order.
+        plan: how the filter is decided; None until a relation is known that it fits.
+        sources: how many sources the filter is filed under. A row may find it under each of them.
+    """
 
     __slots__ = ("filter", "plan", "sources", "subscriptions")
 
@@ -39,44 +47,49 @@ class Entry(Generic[S]):
         self.filter = filter
         self.subscriptions: dict[S, None] = {}
         self.plan: Plan | None = None
-        """None until a relation is known that it fits."""
         self.sources = 0
-        """How many sources it is filed under; one that has several may be found twice."""
 
 
 Filed = Entry[Any] | dict[Entry[Any], None]
-"""Most values have one entry; a dict for one would take three times the memory."""
+"""The entries filed under one value, as the keys of a dict if there are several. Most values have
+one entry, for which a dict would take three times the memory."""
 
 
 class TableFilters(Generic[S]):
-    """The filters on one table."""
+    """The filters on one table.
+
+    Attributes:
+        entries: all entries by the canonical text of their filters.
+        scope: the relation and what its filters share; None until the relation is known.
+        untyped: the entries that are still to be compiled for the relation, in their order.
+        always: the entries that every row passes.
+        scanned: the entries whose filter is evaluated for each row.
+        failures: the sources and entries one of whose errors was logged. One each is enough.
+    """
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry[S]] = {}
-        """By the filter's canonical text."""
         self.scope: Scope | None = None
-        """None until the relation is known."""
         self.untyped: OrderedDict[Entry[S], None] = OrderedDict()
-        """Those that are not held against the relation yet, in their order."""
-        self._filed: dict[Source, dict[Key, Filed]] = {}
+        self._filed: dict[ValueSource, dict[Key, Filed]] = {}
+        # Whether the sources of _filed are in the order of their columns' names.
         self._is_sorted = True
         self.always: dict[Entry[S], None] = {}
         self.scanned: dict[Entry[S], None] = {}
-        self.failures: set[Source | Entry[S]] = set()
-        """Whose errors were logged: once is enough."""
-        # Of the entries that are scanned, and most of those that one value finds.
+        self.failures: set[ValueSource | Entry[S]] = set()
+        # How many conditions the scanned entries have, and those that one value finds at most.
         self._scanned = self._most_found = 0
-        # By column, how many entries ask more of it than a lookup does.
+        # For each column, how many entries evaluate conditions on it.
         self._columns: Counter[str] = Counter()
 
     @property
     def asked(self) -> Asked:
-        """What each row is asked."""
+        """What has to be done for each row."""
         conditions = self._scanned + self._most_found + len(self._filed)
         return Asked(conditions, frozenset(self._columns))
 
     def bind(self, scope: Scope) -> None:
-        """Forget what was known of another relation: all filters have to be typed anew."""
+        """Set another relation, for which all filters have to be compiled again."""
         self.scope = scope
         self._filed = {}
         for entries in (self.always, self.scanned, self.failures, self._columns):
@@ -87,10 +100,13 @@ class TableFilters(Generic[S]):
             entry.plan = None
 
     def type_some(self, most: int) -> list[tuple[Entry[S], FilterError]]:
-        """Type the next filters, until they have so many conditions.
+        """Compile the next filters until they have a certain number of conditions.
+
+        Args:
+            most: the number of conditions.
 
         Returns:
-            those that do not fit, and why.
+            The entries whose filters do not fit the relation, and why.
         """
         misfits = []
         conditions = 0
@@ -104,7 +120,11 @@ class TableFilters(Generic[S]):
         return misfits
 
     def file(self, entry: Entry[S]) -> None:
-        """Put an entry where it will be found. Raises FilterError if it does not fit."""
+        """Compile an entry's filter and put the entry where rows will find it.
+
+        Raises:
+            FilterError: if the filter does not fit the relation.
+        """
         assert self.scope is not None
         root = entry.filter.root
         if root is None:
@@ -129,23 +149,24 @@ class TableFilters(Generic[S]):
                 keys[key] = entry
             elif isinstance(present, dict):
                 present[entry] = None
-                # Those of one value have about as many, and it need not be known when they go.
+                # The entries of one value have about as many conditions each. The number is not
+                # reduced when entries are removed.
                 found = len(present) * entry.filter.conditions
                 self._most_found = max(self._most_found, found)
             else:
                 keys[key] = {present: None, entry: None}
 
     @property
-    def filed(self) -> dict[Source, dict[Key, Filed]]:
-        """Entries by source, in the order of their columns' names; by key."""
-        # Not with each new source: there may be thousands of paths into JSON.
+    def filed(self) -> dict[ValueSource, dict[Key, Filed]]:
+        """The entries by source, in the order of the columns' names, and by key."""
+        # They are not sorted with each new source: there may be thousands of paths into JSON.
         if not self._is_sorted:
             self._filed = dict(sorted(self._filed.items(), key=lambda item: item[0].column))
             self._is_sorted = True
         return self._filed
 
     def unfile(self, entry: Entry[S]) -> None:
-        """Take an entry out."""
+        """Remove an entry from where rows find it."""
         plan, entry.plan = entry.plan, None
         self.untyped.pop(entry, None)
         self.always.pop(entry, None)

@@ -1,8 +1,9 @@
-"""Compiler: a filter and a relation to a test of rows.
+"""Compiles a filter for a relation into a test of rows.
 
-Literals are typed here, once, by the types of the relation's columns. What a literal is
-compared with is described by a source; the filters of one scope share them, so that a row's
-field is converted at most once, however many filters look at it.
+The values in the filter, its literals, are read here once, by the types of the relation's columns.
+A source describes how the value that a literal is compared with is read from a row. All filters of
+a scope share their sources, so that a field of a row is converted at most once, however many
+filters compare it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ..types.columns import EnumOrders, enums_of, kind_of
 from ..types.json import JSONB, json_path, read_document
 from ..types.texts import TEXT
 from ._patterns import PATTERNS, Patterns, fold_text
-from ._rows import Source
+from ._rows import ValueSource
 from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side, references
 from .three_valued import (
     ORDER,
@@ -40,85 +41,94 @@ from .three_valued import (
 
 __all__ = ["Plan", "Scope"]
 
-Access: TypeAlias = tuple[tuple[Source, Key], ...]
-"""A row can pass only if one of these sources has its key."""
+Access: TypeAlias = tuple[tuple[ValueSource, Key], ...]
+"""Sources and keys. A row can pass only if the value of one of the sources is equal to its key."""
 
 _RELATIONS: Final = {
     **{Operator.CS: "@>", Operator.CD: "<@", Operator.OV: "&&", Operator.SL: "<<"},
     **{Operator.SR: ">>", Operator.NXR: "&<", Operator.NXL: "&>", Operator.ADJ: "-|-"},
 }
-"""PostgreSQL's names of the operators that some types have."""
+"""PostgreSQL's names of the operators that only some types have."""
 _MOST_KEYS: Final = 1000
+"""The most keys that an OR is filed under in an index."""
 _SHOWN: Final = 40
-"""Characters of what was written that a message shows."""
+"""The most characters that a message quotes of a value or a name."""
 _LONGEST: Final = 500
-"""Characters of a message."""
+"""The most characters of a message."""
 
 
 @attrs.frozen(eq=False)
 class Plan:
-    """How a filter, or a part of one, is decided."""
+    """How a filter, or a part of a filter, is decided for a row."""
 
     test: Test
     access: Access | None = None
-    """None if every row must be looked at."""
+    """The values by which an index finds the filter; None if the test must be run for every row."""
     residual: Test | None = None
-    """What is left to ask of a row that ``access`` finds; None if it passes anyway."""
+    """The test that a row must pass if it has one of the values of ``access``; None if there is no
+    more to test."""
     operator: type[And | Or | Not] | None = None
-    """How it is made of its parts; None if it has none, or is asked as a whole."""
+    """How the plan consists of ``parts``; None if its test is run as a whole."""
     parts: tuple[Plan, ...] = ()
-    """Of a filter with patterns, each of which may take long, what :func:`judging` asks."""
+    """The plans of the parts of a filter with patterns, each of which may take long."""
 
 
 @attrs.frozen
 class _Operand:
-    """A reference resolved: where its value comes from, and what it is."""
+    """What a reference stands for in a relation."""
 
-    source: Source
-    text: Source
-    """The same, as text."""
+    source: ValueSource
+    """How its value is read as a key."""
+    text: ValueSource
+    """How its value is read as a text."""
     kind: Kind
+    """Its type."""
 
 
 class Scope:
-    """A relation's columns, their kinds, and the sources that filters on it share.
+    """A relation, the types of its columns, and the sources that the filters on it share.
 
     Args:
-        relation: whose rows are filtered.
-        enums: the declared orders of enum types, as far as they are known.
+        relation: the relation whose rows are filtered.
+        enums: the labels of enum types in their declared order, as far as they are known.
     """
 
     def __init__(self, relation: Relation, enums: EnumOrders) -> None:
         self.relation = relation
         self._enums = dict(enums_of(relation, enums))
         self._kinds: dict[str, Kind] = {}
-        # Weakly, as long as a filter uses them: clients think of ever new paths into JSON.
-        self._sources: WeakValueDictionary[tuple[object, ...], Source] = WeakValueDictionary()
+        # A source is kept as long as a filter uses it. Clients may send ever new paths into JSON.
+        self._sources: WeakValueDictionary[tuple[object, ...], ValueSource] = WeakValueDictionary()
 
     def fits(self, relation: Relation, enums: EnumOrders) -> bool:
-        """Say whether filters would be typed the same for this relation."""
+        """Say whether filters would be compiled in the same way for another relation."""
         return relation.columns == self.relation.columns and self._enums == dict(
             enums_of(relation, enums)
         )
 
     def plan(self, node: Node, text: str) -> Plan:
-        """Type a filter's literals and make its test.
+        """Compile a filter.
+
+        Args:
+            node: the filter's tree.
+            text: the filter's text, for errors.
 
         Raises:
-            FilterError: with the position in ``text``, if the filter does not fit.
+            FilterError: if the filter does not fit the relation. It has the position in ``text``.
         """
         return _Planner(self, text).plan(node)
 
     def by_text(self, node: Node) -> tuple[str, ...]:
-        """Return the columns of a filter that are compared by their text for want of better."""
+        """Return the columns of a filter whose types are not known, so that only texts are
+        compared."""
         columns = dict.fromkeys(each.column for each in references(node))
         return tuple(column for column in columns if self.kind(column).by_text)
 
     def kind(self, column: str) -> Kind:
-        """Return a column's kind.
+        """Return the Kind of a column's type.
 
         Raises:
-            KeyError: if there is no such column.
+            KeyError: if the relation has no such column.
         """
         kind = self._kinds.get(column)
         if kind is None:
@@ -133,22 +143,23 @@ class Scope:
         column: str,
         side: Side,
         convert: Callable[[Any], Any] | None,
-        base: Source | None = None,
-    ) -> Source:
-        """Return the source of this key, making it the first time."""
+        base: ValueSource | None = None,
+    ) -> ValueSource:
+        """Return the source that has a key, and make it from the other arguments if there is
+        none."""
         source = self._sources.get(key)
         if source is None:
             of_row = None
             if side is not Side.ROW:
                 same = tuple(map(_of_row, key))
                 of_row = self.source(same, column, Side.ROW, convert, base and base.of_row)
-            source = self._sources[key] = Source(column, side, convert, base, of_row)
+            source = self._sources[key] = ValueSource(column, side, convert, base, of_row)
         return source
 
 
 def _of_row(part: object) -> object:
-    """Return what stands in the key of the same source of the row that is judged."""
-    if isinstance(part, Source):
+    """Return a part of the key of a source of ``old.`` or ``new.`` as it is for the row itself."""
+    if isinstance(part, ValueSource):
         return part.of_row
     return Side.ROW if isinstance(part, Side) else part
 
@@ -211,8 +222,8 @@ class _Planner:
                 literal = self._literals(node, kind)[0]
                 return Plan(compares(source, compare, literal))
 
-    def _indexed(self, node: Comparison, test: Test, source: Source, *literals: Key) -> Plan:
-        # An index has one version of a row to look up.
+    def _indexed(self, node: Comparison, test: Test, source: ValueSource, *literals: Key) -> Plan:
+        # An index looks up values of one version of a row only.
         if node.reference.side is not Side.ROW:
             return Plan(test)
         return Plan(test, tuple((source, literal) for literal in literals))
@@ -247,7 +258,7 @@ class _Planner:
             self._fail(f"{_shown(node.value)}: {exc}", node.value_positions[0])
         text = operand.text
         if folds:
-            # Once for all patterns: it takes longer than the search.
+            # The text is folded once for all patterns, because that takes longer than a search.
             text = self._scope.source((text, "folded"), text.column, text.side, fold_text, text)
         return satisfies(text, predicate)
 
@@ -286,7 +297,7 @@ class _Planner:
                 reference.position,
             )
         document = scope.source((column, side, "document"), column, side, read_document)
-        # jsonb[0] and jsonb["0"] are not the same step.
+        # The steps [0] and ["0"] of a path are different.
         steps = tuple((type(step), step) for step in reference.path)
         found = scope.source(
             (column, side, steps, reference.as_text),
@@ -305,12 +316,13 @@ class _Planner:
         self._fail(f"{what} is {kind.name}, {reason}{remedy}", node.position)
 
     def _fail(self, problem: str, position: int) -> NoReturn:
-        # A reason may quote what was written.
+        # The reason may quote the filter.
         raise FilterError(_cut(problem, _LONGEST), text=self._text, position=position)
 
 
 def _all(plans: list[Plan]) -> Plan:
-    """Plan an AND: it is found by the part that has the fewest keys, and the others are asked."""
+    """Plan an AND. An index finds it by the part with the fewest keys, and then tests the
+    others."""
     test = conjunction([plan.test for plan in plans])
     found = [plan for plan in plans if plan.access is not None]
     if not found:
@@ -323,9 +335,9 @@ def _all(plans: list[Plan]) -> Plan:
 
 
 def _any(plans: list[Plan]) -> Plan:
-    """Plan an OR: it is found by each of its parts, if every one has keys."""
+    """Plan an OR. An index finds it by each of its parts, if all of them have keys."""
     test = disjunction([plan.test for plan in plans])
-    keys: dict[tuple[Source, Key], None] = {}
+    keys: dict[tuple[ValueSource, Key], None] = {}
     for plan in plans:
         if plan.access is None:
             return Plan(test)

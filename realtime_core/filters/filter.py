@@ -1,4 +1,4 @@
-"""Filter: an expression that was parsed, and what it says of a change once it is compiled."""
+"""Filters: parsed expressions, and what they say of a change once they are compiled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..records import Record
 from ..types.base import reason
 from ..types.columns import EnumOrders
 from ._patterns import PATTERNS, SLOW, Patterns, weight
-from ._rows import Row, earlier, row_of
+from ._rows import Row, row_before, row_of
 from .compiler import Scope
 from .nodes import Comparison, Node, Operator, Side, comparisons, references
 from .parser import parse_node
@@ -23,23 +23,23 @@ from .three_valued import Test
 __all__ = ["CompiledFilter", "Filter", "Match", "parse_filter", "transition"]
 
 _VALUES_EACH: Final = 10
-"""Values of an ``in`` that cost as much as a condition."""
+"""Values of an ``in`` that count as one condition."""
 _OPENING: Final = ("[", "{", "(")
 _LETTERS_EACH: Final = 20
-"""Characters that do of a value with parts: JSON, an array, a range."""
+"""Characters of a JSON value, an array or a range that count as one condition."""
 
 
 class Match(enum.Enum):
-    """What a change does to the set of rows that pass a filter."""
+    """What a change means for the set of rows that pass a filter."""
 
     ENTERS = "enters"
-    """The row is new to it: an INSERT, or an UPDATE of a row that did not pass before."""
+    """The row is new to the set: an INSERT, or an UPDATE of a row that did not pass before."""
     STAYS = "stays"
-    """An UPDATE of a row that passed before and passes still."""
+    """An UPDATE of a row that passed before and still passes."""
     LEAVES = "leaves"
     """A DELETE, or an UPDATE of a row that passed before and does not any more."""
     PASSES = "passes"
-    """An UPDATE of a row that passes; whether it did before is not known."""
+    """An UPDATE of a row that passes. It is not known whether it passed before."""
 
 
 @attrs.frozen
@@ -51,23 +51,23 @@ class Filter:
     """
 
     root: Node | None
-    """None passes every row."""
+    """The root of the tree; None for a filter that every row passes."""
     text: str = attrs.field(eq=False, repr=False)
-    """As it was written; what a :exc:`FilterError`'s position counts in."""
+    """The expression as it was written. The position of a :exc:`FilterError` refers to it."""
 
     def __str__(self) -> str:
         return "" if self.root is None else str(self.root)
 
     @property
     def columns(self) -> frozenset[str]:
-        """The columns that it reads."""
+        """The names of the columns that the filter reads."""
         if self.root is None:
             return frozenset()
         return frozenset(reference.column for reference in references(self.root))
 
     @property
     def uses_regex(self) -> bool:
-        """Whether it has ``match`` or ``imatch``, for which google-re2 has to be installed."""
+        """Whether the filter has ``match`` or ``imatch``, which need the package google-re2."""
         return self.root is not None and any(
             comparison.operator in (Operator.MATCH, Operator.IMATCH)
             for comparison in comparisons(self.root)
@@ -75,9 +75,9 @@ class Filter:
 
     @property
     def conditions(self) -> int:
-        """How many conditions it has, which is what it costs to hold it.
+        """How many conditions the filter has, which is what it costs to keep it.
 
-        Ten further values of an ``in`` count as one: they are looked up at once.
+        Ten values of an ``in`` count as one condition, because they are looked up at once.
         """
         if self.root is None:
             return 0
@@ -85,23 +85,22 @@ class Filter:
 
     @cached_property
     def weight(self) -> int:
-        """How many simple conditions cost as much as it, to read it and to ask it of a long row.
+        """How many simple conditions take as long as the filter, to parse and to evaluate it.
 
-        A regular expression counts as 50, as does what contains objects or arrays in others, a
-        ``like`` with ``_`` between other characters as those
-        characters, a ``like`` for what may stand anywhere as one more, and twenty characters of a
-        value with parts, as JSON, arrays and ranges are, as one.
+        A regular expression counts as 50, and so does ``cs`` or ``cd`` with objects or arrays
+        within others. A ``like`` with ``_`` between other characters counts as many as it has such
+        characters, and one for a text that may stand anywhere counts one more. Twenty characters of
+        JSON, of an array or of a range count as one.
         """
         return sum(map(_weight, comparisons(self.root))) if self.root is not None else 0
 
     def regex_size(self) -> int:
-        """Return how many instructions google-re2 has for its regular expressions.
-
-        They are compiled for it.
+        """Compile the filter's regular expressions, and return how many instructions RE2 has for
+        them.
 
         Raises:
-            FilterError: with the position, if one of them can never be taken, or google-re2 is
-                not installed.
+            FilterError: if a regular expression is invalid or too large, or google-re2 is not
+                installed. It has the position.
         """
         patterns = Patterns()
         for each in comparisons(self.root) if self.root is not None else ():
@@ -117,24 +116,25 @@ class Filter:
 
     @property
     def compares_versions(self) -> bool:
-        """Whether it reads ``old.`` or ``new.``: then it is about changes, not about rows."""
+        """Whether the filter reads ``old.`` or ``new.``, and so is about changes rather than
+        rows."""
         return self.root is not None and any(
             reference.side is not Side.ROW for reference in references(self.root)
         )
 
     def compile(self, relation: Relation, *, enums: EnumOrders | None = None) -> CompiledFilter:
-        """Type the literals by a relation's columns.
+        """Compile the filter for the rows of a relation.
 
         Args:
-            relation: whose rows will be filtered. A new Relation message makes a new one, and
-                needs the filter compiled anew.
+            relation: the relation. A Relation message makes a new one, for which the filter has to
+                be compiled again.
             enums: the labels of enum types in their declared order, by schema and name; see
-                :func:`realtime_core.sources.catalog.enum_orders`. Without it enums are
-                compared for equality only.
+                :func:`realtime_core.sources.catalog.enum_orders`. Without it enums are compared for
+                equality only.
 
         Raises:
-            FilterError: with the position, if a column does not exist, an operator does not
-                apply to its type, or a literal cannot be read as it.
+            FilterError: if a column does not exist, an operator does not apply to its type, or a
+                value cannot be read as that type. It has the position.
         """
         scope = Scope(relation, enums or {})
         if self.root is None:
@@ -145,42 +145,44 @@ class Filter:
 
 @attrs.frozen(eq=False)
 class CompiledFilter:
-    """A filter for the rows of one relation."""
+    """A filter that is compiled for the rows of one relation."""
 
     filter: Filter
     relation: Relation
     _test: Test | None
     by_text: tuple[str, ...]
-    """Columns of a type that is not known here: equal is what has the same text."""
+    """The columns whose types are not known here. Their values are equal if their texts are."""
 
     def __call__(self, record: Record) -> bool:
-        """Say whether a row passes. What it does not tell is unknown and does not.
+        """Say whether a row passes the filter. A row for which that is unknown does not pass.
 
         Raises:
-            FilterMatchError: if it depends on a value that cannot be read as its column's type.
+            FilterMatchError: if that depends on a value that cannot be read as its column's type.
         """
         return self._evaluate(Row(record, None, record)) is True
 
     def passes(self, change: RowChange) -> bool:
-        """Say whether a change passes: by its new row, of a DELETE by what is known of the old.
+        """Say whether a change passes the filter.
+
+        The new row decides, and for a DELETE the old row as far as it is known.
 
         Raises:
-            FilterMatchError: if it depends on a value that cannot be read as its column's type.
+            FilterMatchError: if that depends on a value that cannot be read as its column's type.
         """
         return self._evaluate(row_of(change)) is True
 
     def match(self, change: RowChange) -> Match | None:
-        """Say what a change means for whoever watches the rows that pass.
+        """Say what a change means for the set of rows that pass the filter.
 
-        The new row decides, of a DELETE the old one as far as it is known. LEAVES comes of
-        an UPDATE only where the old row is known to have passed: REPLICA IDENTITY FULL sends
-        all of it, otherwise only the identity's columns are known.
+        The new row decides, and for a DELETE the old row as far as it is known. An UPDATE is LEAVES
+        only if the old row is known to have passed. With REPLICA IDENTITY FULL all of the old row
+        is known, otherwise only the columns of the replica identity.
 
         Returns:
-            None when the row does not pass, and is not known to have passed.
+            None if the row does not pass, and is not known to have passed before.
 
         Raises:
-            FilterMatchError: if it depends on a value that cannot be read as its column's type.
+            FilterMatchError: if that depends on a value that cannot be read as its column's type.
         """
         passes = self.passes(change)
         if not isinstance(change, Update):
@@ -190,7 +192,7 @@ class CompiledFilter:
         if self.filter.compares_versions:
             return Match.PASSES if passes else None
         try:
-            before = self._evaluate(earlier(change))
+            before = self._evaluate(row_before(change))
         except FilterMatchError:
             if not passes:
                 raise
@@ -204,7 +206,7 @@ class CompiledFilter:
             return self._test(row)
         except Exception as exc:
             raise FilterMatchError(
-                f"a row of {self.relation} cannot be judged: {reason(exc)}",
+                f"a row of {self.relation} cannot be matched: {reason(exc)}",
                 text=self.filter.text,
                 position=0,
             ) from None
@@ -223,14 +225,17 @@ def _weight(comparison: Comparison) -> int:
     parts = sum(len(each) for each in values if each.lstrip()[:1] in _OPENING)
     found = _conditions(comparison) + parts // _LETTERS_EACH
     if comparison.operator in (Operator.CS, Operator.CD):
-        # What is held against each object and array of a document.
+        # The value is compared with each object and array of a document.
         nested = sum(each.count("[") + each.count("{") for each in values) > 1
         return found + SLOW if nested else found
     return found
 
 
 def transition(before: bool | None, now: bool) -> Match | None:
-    """Return what an UPDATE does, of which it is known whether the row passed before, or not."""
+    """Return what an UPDATE means, given whether the row passed before and passes now.
+
+    None as ``before`` means that it is not known.
+    """
     if not now:
         return Match.LEAVES if before else None
     if before is None:
@@ -239,9 +244,9 @@ def transition(before: bool | None, now: bool) -> Match | None:
 
 
 def parse_filter(text: str) -> Filter:
-    """Read a filter expression.
+    """Parse a filter expression.
 
     Raises:
-        FilterError: with the position, if it is not in the grammar or beyond its bounds.
+        FilterError: if the text is not in the grammar, or exceeds a bound. It has the position.
     """
     return Filter(parse_node(text), text)

@@ -1,10 +1,10 @@
-"""FilterIndex: many filters asked at once, for the price of those that match.
+"""FilterIndex finds the filters that a change passes, without evaluating all the others.
 
-Theory of operation. Subscriptions with the same filter share one entry. An entry whose
-filter needs a certain value in a column, by equality, ``in``, or such a part of an AND, is filed
-under that value, so that a change finds it by looking up its own; an OR of such parts is
-filed under each. Only what is left is evaluated for every change, once an entry. A change's
-fields are converted once for all entries.
+Theory of operation. Subscriptions with the same filter share one entry. If a filter needs a certain
+value in a column, because of an equality, an ``in`` or such a part of an AND, its entry is filed
+under that value, and a change finds it by its own value. The entry of an OR of such parts is filed
+under the values of all parts. Every other entry is evaluated for each change, once for all its
+subscriptions. The fields of a change are converted once for all entries.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from ..changes import Change, Insert, LogicalMessage, Relation, RowChange, Trunc
 from ..errors import FilterError
 from ..types.base import Key, reason
 from ..types.columns import EnumOrders
-from ._rows import Row, Source, earlier, row_of
-from ._steps import judging
+from ._rows import Row, ValueSource, row_before, row_of
+from ._steps import evaluate_in_steps, result_of
 from ._table_filters import Asked, Entry, Filed, TableFilters
 from .compiler import Scope
 from .filter import Filter, Match, transition
@@ -30,13 +30,12 @@ __all__ = ["FilterIndex"]
 logger = logging.getLogger("realtime.filters")
 
 S = TypeVar("S", bound=Hashable)
-T = TypeVar("T")
 
 _PART: Final = 100
-"""Conditions that are typed before others have their turn: 1 ms of the usual ones."""
+"""Conditions that are compiled before other tasks may run. Usual ones take 1 ms."""
 _MANY: Final = 10
-"""Conditions of a filter that is not typed before the next change, when it may wait: a join may
-have a hundred such."""
+"""Conditions from which on a filter that may wait is compiled with the next change. A join may have
+a hundred such filters."""
 
 
 _NOTHING: Final = Asked(0, frozenset())
@@ -44,16 +43,21 @@ _NO_KEYS: Final[dict[Key, Filed]] = {}
 
 
 class FilterIndex(Generic[S]):
-    """Filters by table, and who subscribes to them.
+    """The filters on any number of tables, and the subscriptions that have them.
 
-    A filter may be added before its table is known. It is typed when the table's first
-    change comes, and again whenever a change shows other columns.
+    A filter may be added before its table is known. It is compiled when the first change of the
+    table comes, and again whenever a change shows other columns.
 
     Args:
-        enums: the declared orders of enum types, by schema and name. They may change; that
-            counts from when a table is described again.
-        on_error: is told of each subscription whose filter does not fit the table when that
-            becomes known or has changed; until it fits again it gets nothing.
+        enums: the labels of enum types in their declared order, by schema and name. If they change,
+            filters use the new order from the next Relation message of a table on.
+        on_error: is called for each subscription whose filter turns out not to fit its table. The
+            subscription gets nothing until the filter fits the table again.
+
+    Attributes:
+        errors: how many times a filter could not be evaluated for a row, or filters could not be
+            looked up by a column's value. In these cases the row passes only filters whose result
+            does not depend on that value.
     """
 
     def __init__(
@@ -66,11 +70,9 @@ class FilterIndex(Generic[S]):
         self._on_error = on_error
         self._tables: dict[tuple[str, str], TableFilters[S]] = {}
         self.errors = 0
-        """How often a row could not be judged by a filter, or by a column that filters are found
-        by. It passes those filters alone that it passes whatever the value is."""
 
     def __len__(self) -> int:
-        """Count the subscriptions."""
+        """Return the number of subscriptions."""
         return sum(
             len(entry.subscriptions)
             for table in self._tables.values()
@@ -80,21 +82,20 @@ class FilterIndex(Generic[S]):
     def add(
         self, subscription: S, schema: str, table: str, filter: Filter, *, wait: bool = False
     ) -> None:
-        """Hand out the subscription with changes of the table that pass the filter.
+        """Add a subscription to the changes of a table that pass a filter.
 
         Args:
-            subscription: whatever tells it from others.
-            schema: of the table.
-            table: its name.
-            filter: what the table's changes must pass.
-            wait: keep a filter, too, that does not fit the table as it is known: ``on_error``
-                is told at once, or with the next change where the filter is a long one, and it is
-                typed again when the table shows other columns.
-                Otherwise it is refused, and nothing of it stays.
+            subscription: any object that identifies the subscription.
+            schema: the table's schema.
+            table: the table's name.
+            filter: the filter that changes must pass.
+            wait: whether to keep a filter that does not fit the table as it is now. ``on_error`` is
+                then called at once, or for a long filter with the next change, and the filter is
+                compiled again when the table has other columns. Without ``wait`` such a
+                filter is refused.
 
         Raises:
-            FilterError: if the table is known and the filter does not fit it, unless it is to
-                wait.
+            FilterError: if the table is known, the filter does not fit it, and ``wait`` is False.
         """
         at = self._tables.get((schema, table)) or TableFilters()
         text = str(filter)
@@ -113,8 +114,8 @@ class FilterIndex(Generic[S]):
                 and not (wait and entry in at.untyped)
                 and filter.root is not None
             ):
-                # Others wait with it for a table that it fits. When it is typed anyway, all who
-                # wait for that are told.
+                # This filter is known not to fit, and other subscriptions wait with it. Find out
+                # why, for this subscription.
                 at.scope.plan(filter.root, filter.text)
         except FilterError as exc:
             if not wait:
@@ -127,7 +128,7 @@ class FilterIndex(Generic[S]):
             self._on_error(subscription, misfit)
 
     def remove(self, subscription: S, schema: str, table: str, filter: Filter) -> None:
-        """Take a subscription out again. One that is not there is ignored."""
+        """Remove a subscription. One that was not added is ignored."""
         at = self._tables.get((schema, table))
         entry = at.entries.get(str(filter)) if at is not None else None
         if at is None or entry is None or entry.subscriptions.pop(subscription, self) is self:
@@ -141,11 +142,14 @@ class FilterIndex(Generic[S]):
             del self._tables[schema, table]
 
     def prepare(self, relation: Relation) -> Iterator[None]:
-        """Type the filters on a relation's table in parts, if that is to be done.
+        """Compile the filters on a table in parts, and yield after each part.
 
-        Very many take long: 1 s for 100,000. Whoever has something else to do uses this up before
-        the next change is matched; else that does the rest at once. Filters may come and go in
-        between.
+        To compile 100,000 filters takes 1 s. Exhaust this iterator before the next change is
+        matched if other tasks have to run in the meantime; otherwise the next match compiles the
+        rest at once. Filters may be added and removed in between.
+
+        Args:
+            relation: the table as the next change has it.
         """
         table = self._bound(relation)
         while table is not None and table.untyped:
@@ -153,24 +157,25 @@ class FilterIndex(Generic[S]):
             yield
 
     def asked(self, relation: Relation) -> Asked:
-        """Return what the filters on a table ask of each row, as far as they are typed."""
+        """Return what has to be done for each row of a table because of its compiled filters."""
         table = self._tables.get((relation.schema, relation.table))
         return _NOTHING if table is None else table.asked
 
     def matching(self, change: RowChange) -> Generator[None, None, list[S]]:
-        """Return what :meth:`match` does, and stop before each condition and each lookup.
+        """Do what :meth:`match` does, but yield before each condition and each lookup.
 
-        Of long texts or very many filters that takes long, and others may have their turn
-        meanwhile. Filters may come and go; those that come get nothing of this change.
+        With long texts or very many filters matching takes long, and other tasks can run in
+        between. Filters may be added and removed meanwhile. Those that are added are not matched
+        with this change.
         """
         table = self._table(change.relation)
         if table is None:
             return []
-        passing = yield from self._judging(table, row_of(change))
+        passing = yield from self._passing_in_steps(table, row_of(change))
         return [each for entry in passing for each in entry.subscriptions]
 
     def moving(self, change: RowChange) -> Generator[None, None, list[tuple[S, Match]]]:
-        """Return what :meth:`transitions` does, in the same way."""
+        """Do what :meth:`transitions` does, but yield before each condition and each lookup."""
         table = self._table(change.relation)
         if table is None:
             return []
@@ -178,11 +183,12 @@ class FilterIndex(Generic[S]):
         return [(each, match) for entry, match in moves for each in entry.subscriptions]
 
     def match(self, change: Change) -> list[S]:
-        """Return the subscriptions whose filter a change passes, once for each such filter.
+        """Return the subscriptions whose filters a change passes.
 
-        The new row decides, of a DELETE the old one as far as it is known. Those found by a
-        column's value come first, in the order of the columns' names. A TRUNCATE or a logical
-        message passes no filter.
+        A subscription is returned once for each of its filters that the change passes. The new row
+        decides, and for a DELETE the old row as far as it is known. Subscriptions that are found by
+        the value of a column come first, in the order of the columns' names. A TRUNCATE or a
+        logical message passes no filter.
         """
         if isinstance(change, (Truncate, LogicalMessage)):
             return []
@@ -195,16 +201,17 @@ class FilterIndex(Generic[S]):
         return found
 
     def transitions(self, change: Change) -> list[tuple[S, Match]]:
-        """Return the subscriptions that a change concerns, and how.
+        """Return the subscriptions that a change concerns, and what it means for each of them.
 
-        As :meth:`match`, followed by those whose filter the row passed and does not any more.
+        These are the subscriptions that :meth:`match` returns, and then those whose filters the row
+        passed before the change and does not pass any more.
         """
         if isinstance(change, (Truncate, LogicalMessage)):
             return []
         table = self._table(change.relation)
         if table is None:
             return []
-        moves = _result(self._moves(table, change, in_steps=False))
+        moves = result_of(self._moves(table, change, in_steps=False))
         return [(each, match) for entry, match in moves for each in entry.subscriptions]
 
     def _moves(
@@ -212,20 +219,20 @@ class FilterIndex(Generic[S]):
     ) -> Generator[None, None, list[tuple[Entry[S], Match]]]:
         row = row_of(change)
         if in_steps:
-            now = dict.fromkeys((yield from self._judging(table, row)))
+            now = dict.fromkeys((yield from self._passing_in_steps(table, row)))
         else:
             now = dict.fromkeys(self._passing(table, row))
         if not isinstance(change, Update):
             match = Match.ENTERS if isinstance(change, Insert) else Match.LEAVES
             return [(entry, match) for entry in now]
-        before = earlier(change)
+        before = row_before(change)
         found: list[tuple[Entry[S], Match]] = []
         for entry in now:
             if in_steps:
                 yield
             found.append((entry, self._transition(table, entry, before)))
         if in_steps:
-            passed = yield from self._judging(table, before)
+            passed = yield from self._passing_in_steps(table, before)
         else:
             passed = self._passing(table, before)
         for entry in passed:
@@ -233,7 +240,7 @@ class FilterIndex(Generic[S]):
                 continue
             if in_steps:
                 yield
-            if self._is_judged(table, entry, row):
+            if self._is_evaluated(table, entry, row):
                 found.append((entry, Match.LEAVES))
         return found
 
@@ -246,9 +253,9 @@ class FilterIndex(Generic[S]):
         assert found is not None
         return found
 
-    def _is_judged(self, table: TableFilters[S], entry: Entry[S], row: Row) -> bool:
+    def _is_evaluated(self, table: TableFilters[S], entry: Entry[S], row: Row) -> bool:
         if entry.plan is None:
-            # It has gone meanwhile.
+            # The filter was removed meanwhile.
             return False
         try:
             entry.plan.test(row)
@@ -309,11 +316,13 @@ class FilterIndex(Generic[S]):
                 found.append(entry)
         return found
 
-    def _judging(self, table: TableFilters[S], row: Row) -> Generator[None, None, list[Entry[S]]]:
-        """Return what :meth:`_passing` does, and stop before each condition and lookup."""
+    def _passing_in_steps(
+        self, table: TableFilters[S], row: Row
+    ) -> Generator[None, None, list[Entry[S]]]:
+        """Do what :meth:`_passing` does, but yield before each condition and each lookup."""
         found: list[Entry[S]] = list(table.always)
         several: set[Entry[S]] = set()
-        # Copies, since filters come and go meanwhile.
+        # The loops are over copies, because filters may be added and removed meanwhile.
         for source in list(table.filed):
             yield
             try:
@@ -329,21 +338,23 @@ class FilterIndex(Generic[S]):
                     continue
                 if entry.sources > 1:
                     several.add(entry)
-                if entry.plan.residual is None or (yield from self._ask(table, entry, row)):
+                if entry.plan.residual is None or (
+                    yield from self._evaluate_in_steps(table, entry, row)
+                ):
                     found.append(entry)
         for entry in list(table.scanned):
-            if (yield from self._ask(table, entry, row)):
+            if (yield from self._evaluate_in_steps(table, entry, row)):
                 found.append(entry)
         return found
 
-    def _ask(
+    def _evaluate_in_steps(
         self, table: TableFilters[S], entry: Entry[S], row: Row
     ) -> Generator[None, None, bool | None]:
         if entry.plan is None:
-            # It has gone meanwhile, or passes everything.
+            # The filter was removed meanwhile, or has no conditions.
             return None
         try:
-            return (yield from judging(entry.plan, row))
+            return (yield from evaluate_in_steps(entry.plan, row))
         except Exception as exc:
             self._count(table, entry, exc)
             return None
@@ -351,38 +362,28 @@ class FilterIndex(Generic[S]):
     def _evaluate(
         self, table: TableFilters[S], entry: Entry[S], test: Test, row: Row
     ) -> bool | None:
-        """Evaluate a filter; an error means that the row does not pass, nor is known to."""
+        """Evaluate a test. If it raises an error, count that and return None, for unknown."""
         try:
             return test(row)
         except Exception as exc:
             self._count(table, entry, exc)
             return None
 
-    def _count(self, table: TableFilters[S], what: Source | Entry[S], exc: Exception) -> None:
+    def _count(self, table: TableFilters[S], what: ValueSource | Entry[S], exc: Exception) -> None:
         self.errors += 1
         if what in table.failures:
             return
         table.failures.add(what)
         assert table.scope is not None
-        if isinstance(what, Source):
-            name = f"column {what.column!r}"
+        if isinstance(what, ValueSource):
+            how = f"by column {what.column!r}"
         else:
-            # Not its values: a client of a server's may have sent them.
-            name = f"a filter on {', '.join(sorted(what.filter.columns))}"
+            # Without its values, which a client of a server may have sent.
+            how = f"with a filter on {', '.join(sorted(what.filter.columns))}"
             logger.debug("the filter is %s", what.filter)
         logger.error(
-            "a row of %s cannot be judged by %s: %s",
+            "a row of %s cannot be matched %s: %s",
             table.scope.relation,
-            name,
+            how,
             reason(exc),
         )
-
-
-def _result(steps: Generator[None, None, T]) -> T:
-    """Go through all steps, and return what they return."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result

@@ -1,6 +1,7 @@
-"""Operators in three values: true, false and, where something is NULL or not known, unknown.
+"""SQL's three-valued logic: a condition is true, false or, if a value is NULL or missing, unknown.
 
-A test takes a row and returns True, False or None. A row passes a filter only if it is true.
+A test takes a row and returns True, False, or None for unknown. A row passes a filter only if the
+filter's test returns True.
 
 ==========  ==========  ==========  ==========  ==========
 a           b           a and b     a or b      not a
@@ -13,8 +14,9 @@ false       unknown     false       unknown     true
 unknown     unknown     unknown     unknown     unknown
 ==========  ==========  ==========  ==========  ==========
 
-A value that cannot be read is an exception. AND and OR take it for unknown: where the others
-decide, in whatever order they stand, it does not matter; else it is raised.
+A test raises an exception if a value cannot be read. AND and OR treat such a test like one whose
+result is unknown. If the other tests decide the result, in whatever order they stand, the exception
+does not matter; otherwise it is raised.
 
 Source: "Logical Operators" and "Comparison Functions and Operators" in the PostgreSQL
 documentation.
@@ -28,7 +30,7 @@ from typing import Final, TypeAlias
 
 from ..records import UNCHANGED
 from ..types.base import Compare, Key
-from ._rows import Row, Source
+from ._rows import Row, ValueSource
 from .nodes import Operator
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 Test: TypeAlias = Callable[[Row], bool | None]
+"""Evaluates a condition for a row. None means unknown."""
 
 ORDER: Final[dict[Operator, Compare]] = {
     Operator.GT: operator.gt,
@@ -57,7 +60,7 @@ ORDER: Final[dict[Operator, Compare]] = {
 
 
 def conjunction(tests: Sequence[Test]) -> Test:
-    """AND: false as soon as one is."""
+    """Return the AND of tests, which is false as soon as one of them is."""
 
     def test(row: Row) -> bool | None:
         result: bool | None = True
@@ -80,7 +83,7 @@ def conjunction(tests: Sequence[Test]) -> Test:
 
 
 def disjunction(tests: Sequence[Test]) -> Test:
-    """OR: true as soon as one is."""
+    """Return the OR of tests, which is true as soon as one of them is."""
 
     def test(row: Row) -> bool | None:
         result: bool | None = False
@@ -103,7 +106,7 @@ def disjunction(tests: Sequence[Test]) -> Test:
 
 
 def negation(inner: Test) -> Test:
-    """NOT."""
+    """Return the NOT of a test."""
 
     def test(row: Row) -> bool | None:
         passes = inner(row)
@@ -112,8 +115,8 @@ def negation(inner: Test) -> Test:
     return test
 
 
-def compares(source: Source, compare: Compare, literal: Key) -> Test:
-    """A comparison with a literal, which is never NULL."""
+def compares(source: ValueSource, compare: Compare, literal: Key) -> Test:
+    """Return the test that compares a value with a literal. The literal is never NULL."""
 
     def test(row: Row) -> bool | None:
         value = row.value(source)
@@ -124,8 +127,8 @@ def compares(source: Source, compare: Compare, literal: Key) -> Test:
     return test
 
 
-def satisfies(source: Source, predicate: Callable[[str], bool]) -> Test:
-    """A pattern."""
+def satisfies(source: ValueSource, predicate: Callable[[str], bool]) -> Test:
+    """Return the test of a value by a pattern."""
 
     def test(row: Row) -> bool | None:
         value = row.value(source)
@@ -136,8 +139,8 @@ def satisfies(source: Source, predicate: Callable[[str], bool]) -> Test:
     return test
 
 
-def is_member(source: Source, literals: frozenset[Key]) -> Test:
-    """IN, of a list without NULL."""
+def is_member(source: ValueSource, literals: frozenset[Key]) -> Test:
+    """Return the test whether a value is one of several literals, as IN does. None is NULL."""
 
     def test(row: Row) -> bool | None:
         value = row.value(source)
@@ -148,8 +151,11 @@ def is_member(source: Source, literals: frozenset[Key]) -> Test:
     return test
 
 
-def is_any_of(source: Source, literals: Sequence[Key]) -> Test:
-    """IN, of values with parts: a long one is sooner compared with a few than hashed."""
+def is_any_of(source: ValueSource, literals: Sequence[Key]) -> Test:
+    """Return the same test for values with parts.
+
+    To hash a long value takes longer than to compare it with a few literals.
+    """
 
     def test(row: Row) -> bool | None:
         value = row.value(source)
@@ -160,8 +166,8 @@ def is_any_of(source: Source, literals: Sequence[Key]) -> Test:
     return test
 
 
-def is_null(source: Source, *, negated: bool = False) -> Test:
-    """IS NULL sees a NULL, but not what was not sent."""
+def is_null(source: ValueSource, *, negated: bool = False) -> Test:
+    """Return the test IS NULL, or IS NOT NULL. For a value that was not sent it is unknown."""
 
     def test(row: Row) -> bool | None:
         value = row.value(source)
@@ -170,8 +176,8 @@ def is_null(source: Source, *, negated: bool = False) -> Test:
     return test
 
 
-def is_truth(source: Source, truth: bool) -> Test:
-    """IS TRUE and IS FALSE: NULL is neither."""
+def is_truth(source: ValueSource, truth: bool) -> Test:
+    """Return the test IS TRUE, or IS FALSE. For NULL both are false."""
 
     def test(row: Row) -> bool | None:
         value = row.value(source)
@@ -180,8 +186,8 @@ def is_truth(source: Source, truth: bool) -> Test:
     return test
 
 
-def distinct(source: Source, literal: Key) -> Test:
-    """IS DISTINCT FROM: NULL is distinct from every literal."""
+def distinct(source: ValueSource, literal: Key) -> Test:
+    """Return the test IS DISTINCT FROM a literal. It is true for NULL."""
 
     def test(row: Row) -> bool | None:
         value = row.value(source)

@@ -39,7 +39,7 @@ EXAMPLES = [
     ConnectionLostError("connection refused"),
     DecodeError("negative count -1"),
     FilterError("unexpected end", text="a=", position=2),
-    FilterMatchError("a row of public.t cannot be judged", text="a=eq.1", position=0),
+    FilterMatchError("a row of public.t cannot be matched", text="a=eq.1", position=0),
     OutputPluginError("the output plugin 'wal2json' is not installed"),
     OutputPluginNotAllowedError("wal2json"),
     PositionMismatchError("cannot order"),

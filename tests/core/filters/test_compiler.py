@@ -342,7 +342,7 @@ def test_a_domain_is_compared_as_its_base_type() -> None:
 def test_a_value_that_cannot_be_read_is_an_error_and_not_an_answer() -> None:
     of = relation(v="money")
     compiled = parse_filter("v=eq.5").compile(of)
-    with pytest.raises(FilterMatchError, match=r"a row of public\.t cannot be judged: money"):
+    with pytest.raises(FilterMatchError, match=r"a row of public\.t cannot be matched: money"):
         compiled(row(of, "5,00 €"))
 
 
@@ -611,7 +611,7 @@ def test_an_array_with_null_is_contained_in_nothing() -> None:
 
 
 def test_a_long_array_in_a_list_is_compared_not_hashed() -> None:
-    source = _rows.Source("v", Side.ROW, None)
+    source = _rows.ValueSource("v", Side.ROW, None)
     array = _watched_array(range(1000))
     others = [_watched_array(range(first, first + 3)) for first in (5, 6, 0)]
     record = _rows.Row(None)

@@ -301,9 +301,9 @@ def test_an_error_passes_nothing_and_is_counted_and_logged_once(
             assert found == ["id=eq.1", "or(id.eq.1,m.gt.0)", "m=is.not_null"]
             assert index.errors == 2 * count
     assert [record.getMessage() for record in caplog.records] == [
-        "a row of public.t cannot be judged by column 'm': money is read as in "
+        "a row of public.t cannot be matched by column 'm': money is read as in "
         '"$1,234.50", which is lc_monetary C or en_US',
-        "a row of public.t cannot be judged by a filter on m: money is read as "
+        "a row of public.t cannot be matched with a filter on m: money is read as "
         'in "$1,234.50", which is lc_monetary C or en_US',
     ]
     assert index.match(insert(of, "1", "$5.00"))[0] == "id=eq.1"

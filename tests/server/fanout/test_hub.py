@@ -257,7 +257,7 @@ def test_a_row_that_cannot_be_judged_goes_to_no_filter_and_is_counted(
     hub.publish([insert(relation, "1", "1,00 €")])
     assert topics(outbox) == ["realtime:public:todos:id=eq.1"]
     assert hub.stats().filter_errors == 1
-    assert "cannot be judged by a filter on price" in caplog.text
+    assert "cannot be matched with a filter on price" in caplog.text
 
 
 def test_enums_are_compared_in_their_declared_order() -> None:
