@@ -1,8 +1,8 @@
-"""What a consumer receives: changes, and what frames them.
+"""What a consumer of a source receives: changes, and the events around them.
 
-A ``match`` statement tells them apart. Fields that a kind of change always has are
-never None. See "Logical Replication Message Formats" in the PostgreSQL documentation
-for where each fact comes from.
+A ``match`` statement tells the classes apart. An attribute that a kind of change always has is
+never None. "Logical Replication Message Formats" in the PostgreSQL documentation says where each of
+them comes from.
 """
 
 from __future__ import annotations
@@ -39,38 +39,43 @@ __all__ = [
 
 
 class ReplicaIdentity(enum.Enum):
-    """Which old values UPDATE and DELETE carry; see ``ALTER TABLE … REPLICA IDENTITY``."""
+    """Which columns of the old row PostgreSQL sends with an UPDATE or a DELETE.
+
+    See ``ALTER TABLE … REPLICA IDENTITY`` in the PostgreSQL documentation.
+    """
 
     DEFAULT = "d"
-    """The primary key's."""
+    """The columns of the primary key."""
     NOTHING = "n"
-    """None."""
+    """No columns."""
     FULL = "f"
-    """All."""
+    """All columns."""
     INDEX = "i"
-    """A chosen unique index's."""
+    """The columns of a unique index that was chosen."""
 
 
-# Compared by identity: a new Relation message makes a new relation, and everything that
-# was computed from the old one goes with it.
+# Relations are compared by identity. A new Relation message makes a new object, and whatever was
+# computed from the old one is discarded with it.
 @attrs.frozen(eq=False)
 class Relation:
-    """A table, as it was when its row was written."""
+    """A table, as it was when a row was written to it."""
 
     oid: int
-    """0 (InvalidOid) where the format does not tell: wal2json."""
+    """The table's OID; 0 (InvalidOid) from wal2json, which does not write it."""
     schema: str
-    """Empty where the format does not tell: wal2json without ``include-schemas``."""
+    """The name of the table's schema; empty from wal2json without ``include-schemas``."""
     table: str
+    """The table's name."""
     replica_identity: ReplicaIdentity
-    """Inferred where the format does not tell: wal2json."""
+    """The table's replica identity. wal2json does not write it, so there it is inferred."""
     columns: tuple[Column, ...]
+    """The published columns, in their order."""
     shape: Shape = attrs.field(init=False, repr=False)
-    """Of full rows."""
+    """The shape of whole rows."""
     key_shape: Shape = attrs.field(init=False, repr=False)
-    """Of old rows that carry the replica identity's columns only."""
+    """The shape of old rows that have only the columns of the replica identity."""
     key_places: tuple[int, ...] = attrs.field(init=False, repr=False)
-    """Where the identity's columns stand in a full row."""
+    """The places of the replica identity's columns in a whole row."""
 
     @shape.default
     def _shape(self) -> Shape:
@@ -90,94 +95,110 @@ class Relation:
 
 @attrs.frozen
 class Transaction:
-    """The transaction that a change belongs to. It is committed already."""
+    """The transaction that a change belongs to. It has been committed."""
 
     xid: int
-    """Top-level transaction ID, 32 bits; 0 (InvalidTransactionId) where the format does not
-    tell: wal2json without ``include-xids``."""
+    """The ID of the top-level transaction, 32 bits; 0 (InvalidTransactionId) from wal2json without
+    ``include-xids``."""
     commit_lsn: LSN
-    """Of its commit record; 0 (InvalidXLogRecPtr) where the format does not tell: wal2json
-    without ``include-lsn``, and its format 1."""
+    """The LSN of the commit record; 0 (InvalidXLogRecPtr) from wal2json in format 1 or without
+    ``include-lsn``."""
     commit_time: datetime | None
-    """In UTC, with microseconds; None only from wal2json without ``include-timestamp``."""
+    """The time of the commit in UTC, in microseconds; None from wal2json without
+    ``include-timestamp``."""
     origin: str | None = None
-    """Name of the replication origin, for one that was itself replicated; from wal2json its
-    number."""
+    """The name of the replication origin if the transaction was replicated from elsewhere; from
+    wal2json the origin's number."""
     stream: StreamIdentity | None = None
+    """The stream that the transaction was read from; None if it is not known."""
     gid: str | None = None
-    """Global identifier, of a prepared transaction (PREPARE TRANSACTION)."""
+    """The global identifier of a prepared transaction (PREPARE TRANSACTION)."""
 
 
-# attrs.define rather than frozen: one of these is made for every row, and a frozen class
-# takes 2.5 times as long to construct (348 ns against 137 ns for three fields).
+# These classes are not frozen because an object is made for every row, and to make a frozen one
+# takes 2.5 times as long (348 ns instead of 137 ns for three attributes).
 @attrs.define
 class _Placed:
     transaction: Transaction
+    """The transaction that made the change."""
     index: int
-    """Place within the transaction, from 0."""
+    """The place of the change among those of the transaction, from 0."""
 
     @property
     def position(self) -> Position:
-        """Where the change stands; what :meth:`ChangeSource.ack` takes."""
+        """The position of the change in the stream, to be passed to :meth:`ChangeSource.ack`."""
         return Position(self.transaction.commit_lsn, self.index, self.transaction.stream)
 
 
 @attrs.define
 class Insert(_Placed):
-    """A new row."""
+    """A row that was inserted."""
 
     relation: Relation
     record: Record
+    """The new row."""
 
 
 @attrs.define
 class Update(_Placed):
-    """A changed row."""
+    """A row that was updated."""
 
     relation: Relation
     record: Record
-    """The new row. Unchanged TOAST is UNCHANGED, except where ``old_record`` has its value."""
+    """The new row. A TOASTed value that did not change is UNCHANGED, unless ``old_record`` has
+    it."""
     old_record: Record | None
-    """The old row under FULL; the old key where the key changed; else None."""
+    """The whole old row with REPLICA IDENTITY FULL; otherwise the old key if the key has changed,
+    or None."""
 
 
 @attrs.define
 class Delete(_Placed):
-    """A removed row."""
+    """A row that was deleted."""
 
     relation: Relation
     old_record: Record
-    """The old row under FULL, else the replica identity's columns."""
+    """The whole old row with REPLICA IDENTITY FULL; otherwise the columns of the replica
+    identity."""
 
 
 @attrs.define
 class Truncate(_Placed):
-    """Tables emptied by one TRUNCATE."""
+    """The tables that one TRUNCATE emptied."""
 
     relations: tuple[Relation, ...]
+    """The tables."""
     cascade: bool
+    """Whether the statement had CASCADE."""
     restart_identity: bool
+    """Whether the statement had RESTART IDENTITY."""
 
 
 @attrs.define
 class LogicalMessage:
-    """What ``pg_logical_emit_message`` wrote."""
+    """A message that ``pg_logical_emit_message`` wrote."""
 
     lsn: LSN
-    """The end of the message's own record; 0 where the format does not tell, as
-    ``commit_lsn``."""
+    """The LSN behind the message's own record; 0 wherever ``commit_lsn`` would be 0."""
     prefix: str
+    """The prefix, which says whom the message is for."""
     content: bytes
+    """The content."""
     transaction: Transaction | None
-    """None for a non-transactional message: it arrives when it was written, even if the
-    transaction that wrote it is rolled back."""
+    """The transaction of the message; None for a message that is not transactional. Such a message
+    arrives when it was written, even if the transaction that wrote it is rolled back."""
     index: int
+    """The place of the message among the changes of its transaction, from 0."""
     stream: StreamIdentity | None = None
+    """The stream that the message was read from; None if it is not known."""
 
     @property
     def position(self) -> Position:
-        """Where the message stands: in its transaction, else just before the end of its record,
-        since a commit record may begin right there."""
+        """The position of the message in the stream.
+
+        That of a message that is not transactional is just before the end of its record, because a
+        commit record may begin at the end.
+        """
         if self.transaction is None:
             return Position(LSN(max(self.lsn - 1, 0)), 0, self.stream)
         return Position(self.transaction.commit_lsn, self.index, self.stream)
@@ -185,74 +206,82 @@ class LogicalMessage:
 
 @attrs.frozen
 class Begin:
-    """A transaction's changes follow. Yielded with ``boundaries=True`` only."""
+    """The changes of a transaction follow. This is yielded only with ``boundaries=True``."""
 
     transaction: Transaction
 
 
 @attrs.frozen
 class Commit:
-    """A transaction's changes are complete. Yielded with ``boundaries=True`` only."""
+    """The changes of a transaction are complete. This is yielded only with ``boundaries=True``."""
 
     transaction: Transaction
     end_lsn: LSN
-    """Where the WAL goes on after the commit record: what an acknowledgement reports. 0 only
-    from wal2json without ``include-lsn``."""
+    """The LSN behind the commit record, which an acknowledgement reports to PostgreSQL; 0 from
+    wal2json without ``include-lsn``."""
     changes: int
-    """How many changes the transaction had in the stream, before any local filter."""
+    """How many changes the transaction has in the stream, including those that a filter leaves
+    out."""
 
     @property
     def position(self) -> Position:
-        """The position of the transaction's last change; acknowledges all of it."""
+        """The position of the last change. To acknowledge it acknowledges the whole transaction."""
         transaction = self.transaction
         return Position(transaction.commit_lsn, max(self.changes - 1, 0), transaction.stream)
 
 
 class GapReason(enum.Enum):
-    """Why changes may be missing."""
+    """Why changes may have been lost."""
 
     TEMPORARY_SLOT = "temporary_slot"
     """A temporary slot ended with its connection."""
     SLOT_MISSING = "slot_missing"
-    """The slot was dropped by somebody else, or never came along to a promoted standby."""
+    """The slot was dropped by somebody else, or was not synchronized to the standby that was
+    promoted."""
     SLOT_MOVED = "slot_moved"
-    """The slot stands beyond what was acknowledged here: somebody advanced it, or made it anew."""
+    """The slot is beyond what was acknowledged here: somebody advanced it, or dropped and made it
+    again."""
     SLOT_INVALIDATED = "slot_invalidated"
-    """PostgreSQL has given the slot up; ``pg_replication_slots.invalidation_reason`` says why."""
+    """PostgreSQL has invalidated the slot. ``pg_replication_slots.invalidation_reason`` says
+    why."""
     WAL_REMOVED = "wal_removed"
-    """WAL that the slot needs is gone: ``max_slot_wal_keep_size``."""
+    """WAL that the slot needs was removed because of ``max_slot_wal_keep_size``."""
     SLOT_OLDER_THAN_PUBLICATION = "slot_older_than_publication"
-    """The slot has to pass WAL from before its publication was made, and cannot."""
+    """The slot has yet to read WAL from before its publication was created, which cannot be
+    decoded."""
     NEW_TIMELINE = "new_timeline"
-    """A standby was promoted that had not received all that was handed over."""
+    """A standby was promoted that had not received all changes that were yielded here."""
     OTHER_CLUSTER = "other_cluster"
-    """Another cluster answers at the same address."""
+    """There is another database cluster at the same address."""
     START_BEHIND_SLOT = "start_behind_slot"
-    """The slot was acknowledged beyond ``start_at``."""
+    """The slot was acknowledged beyond the position ``start_at``."""
     LAG = "lag"
-    """More than ``max_lag_bytes`` of WAL had piled up, and the slot was recreated."""
+    """More WAL than ``max_lag_bytes`` was retained, so the slot was dropped and recreated."""
 
 
 @attrs.frozen
 class Gap:
-    """Changes between two positions were lost. Yielded with ``on_gap="continue"``."""
+    """Changes between two positions were lost. This is yielded only with ``on_gap="continue"``."""
 
     after: Position | None
-    """The last position handed over; None when there was none."""
+    """The last position that was yielded; None if there was none."""
     until: Position
-    """Where the stream goes on: everything committed later arrives. Of what was committed
-    between the two some may arrive, too."""
+    """The position from which on the stream is complete again. Some of the changes between the two
+    positions may still be yielded."""
     reason: GapReason
+    """Why the changes were lost."""
 
 
 @attrs.frozen
 class Idle:
-    """Nothing to hand over up to here. Yielded to consumers that keep their own checkpoint.
+    """There are no changes up to a position. This is yielded to consumers with their own
+    checkpoint.
 
-    Storing and acknowledging its position lets the slot move while only other tables are written.
+    To store and acknowledge the position lets the slot advance while only other tables are written.
     """
 
     position: Position
+    """The position."""
 
 
 @attrs.frozen
@@ -260,10 +289,11 @@ class CommittedTransaction:
     """A whole transaction, as :meth:`ChangeSource.transactions` yields it."""
 
     transaction: Transaction
+    """The transaction."""
     changes: tuple[Insert | Update | Delete | Truncate | LogicalMessage, ...]
-    """In the order they were made; after ``start_at``, those beyond it."""
+    """The changes in their order. Of a transaction that ``start_at`` is in, those behind it."""
     position: Position
-    """Of the last change; acknowledges all of them."""
+    """The position of the last change. To acknowledge it acknowledges all of them."""
 
 
 RowChange: TypeAlias = Insert | Update | Delete

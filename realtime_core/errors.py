@@ -1,22 +1,22 @@
-"""Every exception of the project, under one root.
+"""All exceptions of this project, which have one base class.
 
 * :exc:`RealtimeError`
 
-  * :exc:`ConfigError`: settings that cannot work; lists every problem at once
-  * :exc:`DecodeError`: bytes that are not what the protocol says
+  * :exc:`ConfigError`: settings that cannot work; it lists all problems at once
+  * :exc:`DecodeError`: bytes that are not a valid message of the protocol
 
     * :exc:`TruncatedMessageError`: the message ends too early
-    * :exc:`UnknownMessageError`: a message kind this decoder does not know
-    * :exc:`UnknownRelationError`, :exc:`UnknownTypeError`: a reference to nothing
+    * :exc:`UnknownMessageError`: a kind of message that this decoder does not know
+    * :exc:`UnknownRelationError`, :exc:`UnknownTypeError`: an OID that was not described before
 
-  * :exc:`FilterError`: a filter that cannot be read, or that does not fit its table
+  * :exc:`FilterError`: a filter that cannot be parsed, or does not fit its table
 
-    * :exc:`FilterMatchError`: a row that a filter cannot judge
+    * :exc:`FilterMatchError`: a row that a filter cannot be evaluated for
 
-  * :exc:`SpillError`: a streamed transaction could not be put on disk
-  * :exc:`ValueConversionError`: a field that Python cannot hold
+  * :exc:`SpillError`: a streamed transaction could not be written to disk
+  * :exc:`ValueConversionError`: a field that has no Python value
   * :exc:`PositionMismatchError`: two positions of different streams were compared
-  * :exc:`SourceError`: PostgreSQL refused, or went away
+  * :exc:`SourceError`: PostgreSQL refused something, or the connection was lost
 
     * :exc:`ConnectionLostError`, :exc:`AuthenticationError`
     * :exc:`PublicationNotFoundError`, :exc:`WalLevelError`, :exc:`PrivilegeError`
@@ -28,11 +28,11 @@
 
       * :exc:`SlotInUseError`, :exc:`SlotLostError`, :exc:`SlotUnavailableError`
 
-    * :exc:`TransactionTooLargeError`: one transaction is beyond the bound that was set
+    * :exc:`TransactionTooLargeError`: a transaction exceeds the bound that was set
 
   * :exc:`ServerError`: the WebSocket server cannot do what was asked
 
-Messages say what happened, then the value, then what to do.
+A message says what happened, then with which value, then what to do.
 """
 
 from __future__ import annotations
@@ -74,10 +74,11 @@ __all__ = [
 
 
 class RealtimeError(Exception):
-    """Root of all errors raised by this project on purpose."""
+    """The base class of all errors that this project raises on purpose."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own calls __init__ with the message, but ours take fields.
+        # The __reduce__ of Exception calls __init__ with the message, but these classes take other
+        # arguments.
         return _restore, (type(self), self.args), self.__dict__
 
 
@@ -85,7 +86,7 @@ class ConfigError(RealtimeError, ValueError):
     """Settings that cannot work.
 
     Attributes:
-        problems: one sentence a problem, each naming the setting and the remedy.
+        problems: a sentence for each problem, with the setting and what to do.
     """
 
     def __init__(self, problems: Sequence[str] | str) -> None:
@@ -102,7 +103,7 @@ class TruncatedMessageError(DecodeError):
 
 
 class UnknownMessageError(DecodeError):
-    """The first byte names no message of the protocol.
+    """The first byte is not that of any message of the protocol.
 
     Attributes:
         tag: the byte, as an integer.
@@ -117,7 +118,7 @@ class UnknownMessageError(DecodeError):
 
 
 class UnknownRelationError(DecodeError):
-    """A row names a relation that no Relation message has described.
+    """A row belongs to a relation that no Relation message has described.
 
     Attributes:
         relation_oid: the relation's OID.
@@ -147,12 +148,12 @@ class UnknownTypeError(DecodeError):
 
 
 class FilterError(RealtimeError, ValueError):
-    """A filter that is not in the grammar, or that does not fit the table it is for.
+    """A filter cannot be parsed, or does not fit its table.
 
     Attributes:
         problem: what is wrong, and what would be right.
         text: the whole filter.
-        position: where in it, in characters from 0.
+        position: the place of the problem in the text, in characters from 0.
     """
 
     def __init__(self, problem: str, *, text: str, position: int) -> None:
@@ -163,28 +164,29 @@ class FilterError(RealtimeError, ValueError):
 
 
 class FilterMatchError(FilterError):
-    """A row has a value that the filter cannot read as its column's type.
+    """A filter depends on a value of a row that cannot be read as its column's type.
 
-    Whoever filters takes it for a row that does not pass.
+    Such a row should be treated as one that does not pass.
     """
 
 
 class SpillError(RealtimeError, OSError):
-    """A streamed transaction could not be put on disk, or read back.
+    """A streamed transaction could not be written to disk, or could not be read back.
 
-    Nothing of it was handed over, so streaming again loses nothing.
+    None of its changes was yielded, so no change is lost if the stream is started again.
     """
 
 
 class ValueConversionError(RealtimeError, ValueError):
-    """A field has no Python value of its type, or a binary one no text.
+    """A field has no Python value of its type; or a text was asked for, and the field is binary.
 
-    It is still there as it came: ``row.text(name)``, for a binary field ``row.raw(name)``.
+    ``row.text(name)`` still returns the field's text, and ``row.raw(name)`` the bytes of a binary
+    field.
 
     Attributes:
-        column: name of the column.
-        type_name: PostgreSQL's name of its type.
-        text: the field as PostgreSQL wrote it, or None for a binary field.
+        column: the name of the column.
+        type_name: PostgreSQL's name of the column's type.
+        text: the text that PostgreSQL sent; None for a binary field.
     """
 
     def __init__(self, column: str, type_name: str, text: str | None, reason: str) -> None:
@@ -200,15 +202,15 @@ class ValueConversionError(RealtimeError, ValueError):
 
 
 class PositionMismatchError(RealtimeError, ValueError):
-    """Positions of two different streams have no order."""
+    """Two positions were compared that belong to different streams."""
 
 
 class SourceError(RealtimeError):
-    """PostgreSQL refused what the source needs, or went away.
+    """PostgreSQL refused something that the source needs, or the connection was lost.
 
     Attributes:
-        transient: whether trying again can help without anyone's doing.
-        sqlstate: PostgreSQL's error code, None if the error is not PostgreSQL's.
+        transient: whether trying again may help although nobody changes anything.
+        sqlstate: PostgreSQL's error code; None if PostgreSQL did not raise the error.
     """
 
     transient = False
@@ -216,7 +218,7 @@ class SourceError(RealtimeError):
 
 
 class ConnectionLostError(SourceError):
-    """The connection could not be made, or ended."""
+    """The connection could not be made, or was lost."""
 
     transient = True
 
@@ -229,8 +231,8 @@ class PublicationNotFoundError(SourceError):
     """One or more publications do not exist in the database.
 
     Attributes:
-        names: the missing ones.
-        database: where they were looked for.
+        names: the names of the publications that do not exist.
+        database: the name of the database.
     """
 
     def __init__(self, names: Sequence[str], database: str) -> None:
@@ -246,7 +248,11 @@ class PublicationNotFoundError(SourceError):
 
 
 class WalLevelError(SourceError):
-    """The server does not write the WAL that logical decoding needs."""
+    """The server's ``wal_level`` is too low for logical decoding.
+
+    Attributes:
+        wal_level: the setting.
+    """
 
     def __init__(self, wal_level: str) -> None:
         self.wal_level = wal_level
@@ -257,18 +263,18 @@ class WalLevelError(SourceError):
 
 
 class PrivilegeError(SourceError):
-    """The role may not do what replication needs."""
+    """The role lacks a privilege that replication needs."""
 
 
 class OutputPluginError(SourceError):
-    """The server does not load the output plugin."""
+    """The server cannot load the output plugin."""
 
 
 class OutputPluginNotAllowedError(OutputPluginError):
     """``output_plugin_libraries`` does not list the output plugin.
 
     Attributes:
-        plugin: its name.
+        plugin: the name of the output plugin.
     """
 
     def __init__(self, plugin: str) -> None:
@@ -281,7 +287,7 @@ class OutputPluginNotAllowedError(OutputPluginError):
 
 
 class SlotError(SourceError):
-    """Something about a replication slot.
+    """A replication slot cannot be used.
 
     Attributes:
         slot: the slot's name.
@@ -296,8 +302,8 @@ class SlotInUseError(SlotError):
     """Another connection streams from the slot.
 
     Attributes:
-        pid: process ID of the walsender that holds it, or None.
-        holder: that process in words.
+        pid: the process ID of the walsender that uses the slot; None if it is not known.
+        holder: that process in words, for messages.
     """
 
     transient = True
@@ -316,13 +322,13 @@ class SlotInUseError(SlotError):
 
 
 class SlotLostError(SlotError):
-    """The slot, and with it the place in the stream, is gone.
+    """The slot was lost, and with it the place in the stream.
 
-    What was committed between the last position handed over and the next
-    slot's start cannot be had any more.
+    Changes that were committed between the last position that was yielded and the start of the next
+    slot cannot be read any more.
 
     Attributes:
-        reason: why, None if only PostgreSQL's message says so.
+        reason: why the slot was lost; None if only PostgreSQL's message says so.
     """
 
     def __init__(self, slot: str, message: str, reason: GapReason | None = None) -> None:
@@ -331,17 +337,17 @@ class SlotLostError(SlotError):
 
 
 class SlotUnavailableError(SlotError):
-    """The slot cannot be made or used."""
+    """The slot cannot be made, or cannot be used."""
 
 
 class TransactionTooLargeError(SourceError):
-    """A transaction has more changes than ``transactions(max_bytes)`` may collect.
+    """A transaction is larger than ``transactions(max_bytes)`` allows.
 
-    Nothing of it is lost: the source hands it over again to whoever asks next, change by
-    change or with a larger bound.
+    None of its changes is lost. The source yields them again, to ``async for`` or to another call
+    of ``transactions`` with a larger bound.
 
     Attributes:
-        xid: of the transaction.
+        xid: the ID of the transaction.
         max_bytes: the bound.
     """
 
@@ -359,7 +365,7 @@ class ServerError(RealtimeError):
 
 
 def _around(text: str, position: int, reach: int = 40) -> str:
-    """Return a text, of a long one what is around a position."""
+    """Return a text in quotes; of a long text, the part around a position."""
     start = position - reach if position > 2 * reach else 0
     end = position + reach
     before = "…" if start else ""

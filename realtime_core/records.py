@@ -1,9 +1,8 @@
-"""Record: the row of a change, converted only where it is looked at.
+"""Record is the row of a change. Its fields are converted to Python values when they are read.
 
-A row arrives as text. Most consumers read a few columns of a few rows, so a
-record keeps the fields as they came, together with the shape that every row of
-its relation shares, and converts a field when it is asked for. A lazy row is
-not even cut into fields before that.
+A row arrives as text. Most consumers read a few columns of a few rows. So a record keeps the fields
+as they came and converts a field when it is read. What all rows of a relation have in common is in
+a Shape. A lazy row is not even cut into fields before that.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ __all__ = ["UNCHANGED", "Column", "Field", "OnError", "Record", "Shape", "Unchan
 
 
 if TYPE_CHECKING:
-    # What ``is`` tells apart is, for every type checker, the members of an enum.
+    # An enum, because type checkers know that ``is`` tells the members of an enum apart.
     class Unchanged(enum.Enum):
         """The type of :data:`UNCHANGED`."""
 
         UNCHANGED = ...
 
 else:
-    # No enum when it runs: drivers and JSON encoders write those by their name or value. And
-    # no attributes: what writes an object it does not know by its attributes would find none.
+    # At run time it is not an enum, because drivers and JSON encoders write an enum's name or
+    # value. It has no attributes, because some of them write the attributes of an object.
     class Unchanged:
         """The type of :data:`UNCHANGED`."""
 
@@ -56,15 +55,15 @@ else:
     Unchanged.UNCHANGED = object.__new__(Unchanged)
 
 UNCHANGED: Final = Unchanged.UNCHANGED
-"""Stands for a TOASTed value that an UPDATE did not touch and PostgreSQL did not send.
+"""Stands for a TOASTed value that an UPDATE did not change and that PostgreSQL did not send.
 
-It is not NULL: the row has a value there, only this message does not carry it. Ask with
-``is UNCHANGED``, or leave such columns out with ``omit_unchanged=True`` of
+It is not NULL: the row has a value, but the message does not have it. Test for it with
+``is UNCHANGED``, or leave out such columns with ``omit_unchanged=True`` of
 :meth:`Record.as_python` and :meth:`Record.as_text`.
 
-It is nothing that can be written by mistake: drivers and encoders do not know its type, and
-``str()``, which the rest of them try (``csv``, an f-string, ``print``), and ``bool()`` raise
-:exc:`TypeError`. For logs there is ``repr()``: ``%r``, ``{value!r}``, and whatever contains it.
+It cannot be written by mistake: drivers and encoders do not know its type, and both ``str()``,
+which others use (``csv``, an f-string, ``print``), and ``bool()`` raise :exc:`TypeError`.
+``repr()`` works, so that it can be logged with ``%r`` or ``{value!r}``.
 """
 
 _NO_VALUE: Final = (
@@ -74,29 +73,34 @@ _NO_VALUE: Final = (
 )
 
 Field: TypeAlias = str | bytes | Unchanged | None
-"""One field of a tuple: text, binary (``binary 'true'``), NULL, or unchanged TOAST."""
+"""One field of a row: a text; bytes, with ``binary 'true'``; None for NULL; or UNCHANGED."""
 
 
 OnError: TypeAlias = Callable[[ValueConversionError], Any]
-"""What :meth:`Record.as_python` asks for a value instead of one that Python cannot hold."""
+"""A function that returns what :meth:`Record.as_python` puts in place of a value that has no Python
+value."""
 
 
 @attrs.frozen
 class Column:
-    """A column, as the stream describes it."""
+    """A column of a relation, as the stream describes it."""
 
     name: str
+    """The column's name."""
     type_oid: int
-    """OID of the column's own type; of a domain, the domain's. 0 (InvalidOid) where the format
-    does not tell: wal2json without ``include-type-oids``."""
+    """The OID of the column's type; for a domain, the domain's. 0 (InvalidOid) from wal2json
+    without ``include-type-oids``."""
     type_name: str
-    """``pg_type.typname``: ``int4``, ``_text`` for an array; of a domain, its base type's."""
+    """``pg_type.typname`` of the column's type, such as ``int4``, or ``_text`` for an array; for a
+    domain, that of its base type."""
     type_schema: str
-    """Empty where the format does not tell: wal2json, for a type that is not built in."""
+    """The schema of the type that ``type_name`` names; empty from wal2json for types that are not
+    built in."""
     type_modifier: int
-    """``atttypmod``; -1 when the type takes none."""
+    """``atttypmod``, such as the length of a varchar; -1 if the type has none."""
     is_key: bool
-    """Whether the column belongs to the replica identity. Under FULL, all do."""
+    """Whether the column belongs to the replica identity. With REPLICA IDENTITY FULL all columns
+    do."""
 
 
 class Shape:
@@ -134,10 +138,10 @@ class Shape:
         return Shape, (self.columns,)
 
     def convert(self, place: int, value: str | bytes) -> Any:
-        """Convert a field of any kind.
+        """Convert a field, a text or bytes, to its Python value.
 
         Raises:
-            ValueConversionError: if Python cannot hold it.
+            ValueConversionError: if the field has no Python value.
         """
         converter = self.converters[place]
         if converter is None:
@@ -149,7 +153,7 @@ class Shape:
         return converter(value)
 
     def text_function(self, place: int) -> Callable[[str], Any]:
-        """Return what converts a column's texts best."""
+        """Return the fastest function that converts the texts of a column."""
         column = self.columns[place]
         found = text_function(column.type_oid, column.type_name, column.type_schema)
         return found or partial(self.convert, place)
@@ -177,17 +181,17 @@ class Shape:
 
 
 class Record(Mapping[str, Any]):
-    """A row as a mapping from column name to Python value.
+    """A row, as a mapping from the names of columns to Python values.
 
-    ``record["id"]`` converts as psycopg does: int, Decimal, datetime, list…; NULL is
-    None; unchanged TOAST is :data:`UNCHANGED`.
+    ``record["id"]`` returns the value that psycopg would return: an int, Decimal, datetime, list
+    and so on. NULL is None, and a TOASTed value that did not change is :data:`UNCHANGED`.
 
-    Two records are equal when their columns' names and undecoded fields are.
+    Two records are equal if the names of their columns and their fields are, before conversion.
 
     Raises:
-        KeyError: for a column that this record does not have.
-        ValueConversionError: from typed access, when Python cannot hold the value
-            (``infinity``, years before 1 or after 9999, ``24:00:00``).
+        KeyError: when a column is read that the record does not have.
+        ValueConversionError: when a value is read that has no Python value (``infinity``, years
+            before 1 or after 9999, ``24:00:00``).
     """
 
     __slots__ = ("_fields", "_row", "shape")
@@ -204,7 +208,7 @@ class Record(Mapping[str, Any]):
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """The undecoded fields, in the order of ``shape.columns``."""
+        """The fields before conversion, in the order of ``shape.columns``."""
         fields = self._fields
         if fields is None:
             row = self._row
@@ -257,15 +261,19 @@ class Record(Mapping[str, Any]):
         return f"Record({', '.join(pairs)})"
 
     def raw(self, name: str) -> Field:
-        """Return the field as it came: text, bytes of a binary tuple, None or UNCHANGED."""
+        """Return a field before conversion: a text, bytes, None or UNCHANGED.
+
+        Raises:
+            KeyError: if the record does not have the column.
+        """
         return self.fields[self.shape.index[name]]
 
     def text(self, name: str) -> str | Unchanged | None:
-        """Return PostgreSQL's text of the field, None, or UNCHANGED.
+        """Return PostgreSQL's text of a field, None or UNCHANGED.
 
         Raises:
-            KeyError: for a column that this record does not have.
-            ValueConversionError: if the field was sent in binary, which has no text.
+            KeyError: if the record does not have the column.
+            ValueConversionError: if the field was sent in binary.
         """
         place = self.shape.index[name]
         return self._text(place, self.fields[place])
@@ -283,11 +291,11 @@ class Record(Mapping[str, Any]):
         """Return all fields as :meth:`text` does.
 
         Args:
-            omit_unchanged: leave out the columns that are :data:`UNCHANGED`, as an UPDATE of a
-                copy has to.
+            omit_unchanged: whether to leave out the columns that are :data:`UNCHANGED`, which an
+                UPDATE of a copy must not set.
 
         Raises:
-            ValueConversionError: if a field was sent in binary, which has no text.
+            ValueConversionError: if a field was sent in binary.
         """
         fields = self.fields
         if bytes in map(type, fields):
@@ -307,15 +315,15 @@ class Record(Mapping[str, Any]):
         """Return all fields as ``record[name]`` does.
 
         Args:
-            omit_unchanged: leave out the columns that are :data:`UNCHANGED`, as an UPDATE of a
-                copy has to.
-            on_error: what to do about a value that Python cannot hold (``infinity``, years
-                before 1 or after 9999, ``24:00:00``): ``"raise"``; ``"text"`` for PostgreSQL's
-                text of it, or the bytes of a binary field; or a function that takes the
-                ValueConversionError and returns what shall stand in its place.
+            omit_unchanged: whether to leave out the columns that are :data:`UNCHANGED`, which an
+                UPDATE of a copy must not set.
+            on_error: what to do with a field that has no Python value (``infinity``, years before 1
+                or after 9999, ``24:00:00``): ``"raise"`` raises ValueConversionError; ``"text"``
+                returns PostgreSQL's text of it, or the bytes of a binary field; a function is
+                called with the ValueConversionError, and what it returns stands for the value.
 
         Raises:
-            ValueConversionError: if Python cannot hold a value, with ``on_error="raise"``.
+            ValueConversionError: if a field has no Python value, with ``on_error="raise"``.
             ValueError: if ``on_error`` is none of these.
         """
         if on_error != "raise" and on_error != "text" and not callable(on_error):

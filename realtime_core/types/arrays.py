@@ -26,7 +26,7 @@ class _Elements(tuple[Any, ...]):
     @cached_property
     def present(self) -> frozenset[Any]:
         """The elements that are not NULL and so can be equal to something."""
-        distinct = self.distinct
+        distinct = frozenset(self)
         return distinct - {_NULL} if _NULL in distinct else distinct
 
 
