@@ -7,14 +7,13 @@ out of many filters those that a row passes. ``docs/reference/filters.md`` descr
 
 from ..types.columns import EnumOrders, comparison_key
 from ._regex import has_regex
-from ._table_filters import Asked
+from ._table_filters import Workload
 from .filter import CompiledFilter, Filter, Match, parse_filter
 from .index import FilterIndex
 from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side
 
 __all__ = [
     "And",
-    "Asked",
     "Comparison",
     "CompiledFilter",
     "EnumOrders",
@@ -27,6 +26,7 @@ __all__ = [
     "Or",
     "Reference",
     "Side",
+    "Workload",
     "comparison_key",
     "has_regex",
     "parse_filter",

@@ -17,12 +17,12 @@ from ._rows import ValueSource
 from .compiler import Plan, Scope
 from .filter import Filter
 
-__all__ = ["Asked", "Entry", "Filed", "TableFilters"]
+__all__ = ["Workload", "Entry", "Filed", "TableFilters"]
 
 S = TypeVar("S", bound=Hashable)
 
 
-class Asked(NamedTuple):
+class Workload(NamedTuple):
     """What has to be done for each row because of the filters on its table."""
 
     conditions: int
@@ -83,10 +83,10 @@ class TableFilters(Generic[S]):
         self._columns: Counter[str] = Counter()
 
     @property
-    def asked(self) -> Asked:
+    def workload(self) -> Workload:
         """What has to be done for each row."""
         conditions = self._scanned + self._most_found + len(self._filed)
-        return Asked(conditions, frozenset(self._columns))
+        return Workload(conditions, frozenset(self._columns))
 
     def bind(self, scope: Scope) -> None:
         """Set another relation, for which all filters have to be compiled again."""

@@ -20,7 +20,7 @@ from ..types.base import Key, reason
 from ..types.columns import EnumOrders
 from ._rows import Row, ValueSource, row_before, row_of
 from ._steps import evaluate_in_steps, result_of
-from ._table_filters import Asked, Entry, Filed, TableFilters
+from ._table_filters import Entry, Filed, TableFilters, Workload
 from .compiler import Scope
 from .filter import Filter, Match, transition
 from .three_valued import Test
@@ -38,7 +38,7 @@ _MANY: Final = 10
 a hundred such filters."""
 
 
-_NOTHING: Final = Asked(0, frozenset())
+_NOTHING: Final = Workload(0, frozenset())
 _NO_KEYS: Final[dict[Key, Filed]] = {}
 
 
@@ -156,10 +156,10 @@ class FilterIndex(Generic[S]):
             self._type_some(table, _PART)
             yield
 
-    def asked(self, relation: Relation) -> Asked:
+    def workload(self, relation: Relation) -> Workload:
         """Return what has to be done for each row of a table because of its compiled filters."""
         table = self._tables.get((relation.schema, relation.table))
-        return _NOTHING if table is None else table.asked
+        return _NOTHING if table is None else table.workload
 
     def matching(self, change: RowChange) -> Generator[None, None, list[S]]:
         """Do what :meth:`match` does, but yield before each condition and each lookup.

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from realtime_core import Relation, RowChange
 from realtime_core.errors import FilterError
-from realtime_core.filters import Asked, EnumOrders, FilterIndex, Match
+from realtime_core.filters import EnumOrders, FilterIndex, Match, Workload
 
 from ..phoenix.joins import ANY, TRUNCATE, Binding
 from ..phoenix.serializers import Serializer
@@ -135,10 +135,10 @@ class BindingIndex:
         yield from self._filtered.prepare(relation)
         yield from self._leaving.prepare(relation)
 
-    def asked(self, relation: Relation) -> Iterator[Asked]:
+    def workload(self, relation: Relation) -> Iterator[Workload]:
         """Yield what the filters on a table look at in each row."""
-        yield self._filtered.asked(relation)
-        yield self._leaving.asked(relation)
+        yield self._filtered.workload(relation)
+        yield self._leaving.workload(relation)
 
     def deliveries(self, payload: RowPayload, *, filtered: bool = True) -> list[BoundDelivery]:
         """Return which groups a change goes to.

@@ -247,8 +247,8 @@ class Hub:
         """Return how long the filters on a table take for a row, as far as they are compiled."""
         known = self._typed.get(relation)
         if known is None:
-            asked = chain(self._topics.asked(relation), self._bindings.asked(relation))
-            known = pace_of(relation, asked)
+            workloads = chain(self._topics.workload(relation), self._bindings.workload(relation))
+            known = pace_of(relation, workloads)
         return known
 
     def delivering(self, change: RowChange) -> Generator[None, None, list[AnyDelivery]]:

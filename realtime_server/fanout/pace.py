@@ -13,7 +13,7 @@ from typing import Final
 import attrs
 
 from realtime_core import Delete, Insert, Record, Relation, RowChange
-from realtime_core.filters import Asked
+from realtime_core.filters import Workload
 
 __all__ = ["QUICK", "Pace", "pace_of"]
 
@@ -63,11 +63,11 @@ QUICK: Final = Pace(are_many=False)
 """The pace of tables without filters, or with so few that no row takes long."""
 
 
-def pace_of(relation: Relation, asked: Iterable[Asked]) -> Pace:
+def pace_of(relation: Relation, workloads: Iterable[Workload]) -> Pace:
     """Return the pace of a table's filters, from what each index of filters looks at in a row."""
-    all_asked = list(asked)
-    are_many = sum(each.conditions for each in all_asked) > _MANY
-    names = {name for each in all_asked for name in each.columns}
+    workloads = list(workloads)
+    are_many = sum(each.conditions for each in workloads) > _MANY
+    names = {name for each in workloads for name in each.columns}
     if not are_many and not names:
         return QUICK
     # A filter that does not fit the table any more may read columns that the table has not.

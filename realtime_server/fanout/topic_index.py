@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Generator, Hashable, Iterator
 
 from realtime_core import Relation, RowChange
 from realtime_core.errors import FilterError
-from realtime_core.filters import Asked, EnumOrders, FilterIndex
+from realtime_core.filters import EnumOrders, FilterIndex, Workload
 
 from ..phoenix.serializers import Serializer
 from .groups import Delivery, Group, Subscription
@@ -108,9 +108,9 @@ class TopicIndex:
         """Compile the filters on a table step by step, as :meth:`FilterIndex.prepare` does."""
         return self._filters.prepare(relation)
 
-    def asked(self, relation: Relation) -> Iterator[Asked]:
+    def workload(self, relation: Relation) -> Iterator[Workload]:
         """Yield what the filters on a table look at in each row."""
-        yield self._filters.asked(relation)
+        yield self._filters.workload(relation)
 
     def deliveries(self, payload: RowPayload, *, filtered: bool = True) -> list[Delivery]:
         """Return which groups a change goes to: first topics without a filter, then those with one.
