@@ -61,7 +61,7 @@ class TableFilters(Generic[S]):
     Attributes:
         entries: all entries by the canonical text of their filters.
         scope: the relation and what its filters share; None until the relation is known.
-        untyped: the entries that are still to be compiled for the relation, in their order.
+        uncompiled: the entries that are still to be compiled for the relation, in their order.
         always: the entries that every row passes.
         scanned: the entries whose filter is evaluated for each row.
         failures: the sources and entries one of whose errors was logged. One each is enough.
@@ -70,7 +70,7 @@ class TableFilters(Generic[S]):
     def __init__(self) -> None:
         self.entries: dict[str, Entry[S]] = {}
         self.scope: Scope | None = None
-        self.untyped: OrderedDict[Entry[S], None] = OrderedDict()
+        self.uncompiled: OrderedDict[Entry[S], None] = OrderedDict()
         self._filed: dict[ValueSource, dict[Key, Filed]] = {}
         # Whether the sources of _filed are in the order of their columns' names.
         self._is_sorted = True
@@ -95,11 +95,11 @@ class TableFilters(Generic[S]):
         for entries in (self.always, self.scanned, self.failures, self._columns):
             entries.clear()
         self._scanned = self._most_found = 0
-        self.untyped = OrderedDict.fromkeys(self.entries.values())
-        for entry in self.untyped:
+        self.uncompiled = OrderedDict.fromkeys(self.entries.values())
+        for entry in self.uncompiled:
             entry.plan = None
 
-    def type_some(self, most: int) -> list[tuple[Entry[S], FilterError]]:
+    def compile_some(self, most: int) -> list[tuple[Entry[S], FilterError]]:
         """Compile the next filters until they have a certain number of conditions.
 
         Args:
@@ -110,8 +110,8 @@ class TableFilters(Generic[S]):
         """
         misfits = []
         conditions = 0
-        while self.untyped and conditions < most:
-            entry, _ = self.untyped.popitem(last=False)
+        while self.uncompiled and conditions < most:
+            entry, _ = self.uncompiled.popitem(last=False)
             conditions += max(entry.filter.conditions, 1)
             try:
                 self.file(entry)
@@ -168,7 +168,7 @@ class TableFilters(Generic[S]):
     def unfile(self, entry: Entry[S]) -> None:
         """Remove an entry from where rows find it."""
         plan, entry.plan = entry.plan, None
-        self.untyped.pop(entry, None)
+        self.uncompiled.pop(entry, None)
         self.always.pop(entry, None)
         if self.scanned.pop(entry, self) is None:
             self._scanned -= entry.filter.conditions

@@ -105,13 +105,13 @@ class FilterIndex(Generic[S]):
         try:
             if known is None:
                 if at.scope is not None and wait and filter.conditions > _MANY:
-                    at.untyped[entry] = None
+                    at.uncompiled[entry] = None
                 elif at.scope is not None:
                     at.file(entry)
             elif (
                 at.scope is not None
                 and entry.plan is None
-                and not (wait and entry in at.untyped)
+                and not (wait and entry in at.uncompiled)
                 and filter.root is not None
             ):
                 # This filter is known not to fit, and other subscriptions wait with it. Find out
@@ -152,8 +152,8 @@ class FilterIndex(Generic[S]):
             relation: the table as the next change has it.
         """
         table = self._bound(relation)
-        while table is not None and table.untyped:
-            self._type_some(table, _PART)
+        while table is not None and table.uncompiled:
+            self._compile_some(table, _PART)
             yield
 
     def workload(self, relation: Relation) -> Workload:
@@ -266,8 +266,8 @@ class FilterIndex(Generic[S]):
 
     def _table(self, relation: Relation) -> TableFilters[S] | None:
         table = self._bound(relation)
-        if table is not None and table.untyped:
-            self._type_some(table, sys.maxsize)
+        if table is not None and table.uncompiled:
+            self._compile_some(table, sys.maxsize)
         return table
 
     def _bound(self, relation: Relation) -> TableFilters[S] | None:
@@ -281,8 +281,8 @@ class FilterIndex(Generic[S]):
                 table.bind(Scope(relation, self._enums))
         return table
 
-    def _type_some(self, table: TableFilters[S], most: int) -> None:
-        misfits = table.type_some(most)
+    def _compile_some(self, table: TableFilters[S], most: int) -> None:
+        misfits = table.compile_some(most)
         if self._on_error is None:
             return
         told = [(each, exc) for entry, exc in misfits for each in entry.subscriptions]
