@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 import attrs
@@ -95,6 +95,8 @@ class OutputPlugin(Protocol):
     tells_commit_lsn: bool
     """Whether the LSN of a position is that of the commit record, and not of its end. Only then may
     PostgreSQL be asked to stream from there."""
+    settings: Mapping[str, str]
+    """Settings of the session, on which the plugin's texts depend."""
 
     async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
         """Raise SourceError if the server lacks what the plugin needs."""
@@ -170,6 +172,7 @@ async def attach(
         settings.dsn,
         name,
         sender_timeout=settings.sender_timeout,
+        settings=plugin.settings,
         names=settings.setting_names,
     )
     connected(connection)

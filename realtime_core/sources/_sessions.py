@@ -62,7 +62,9 @@ def _parameters(dsn: str) -> dict[str, Any]:
     return parameters
 
 
-def stream_parameters(dsn: str, *, sender_timeout: float | None = None) -> dict[str, Any]:
+def stream_parameters(
+    dsn: str, *, sender_timeout: float | None = None, more: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return the parameters of a connection that streams, with the pinned settings.
 
     The user's own ``options`` (or PGOPTIONS) are kept, and stand before the pinned ones: of two
@@ -71,12 +73,13 @@ def stream_parameters(dsn: str, *, sender_timeout: float | None = None) -> dict[
     Args:
         dsn: the connection string.
         sender_timeout: ``wal_sender_timeout`` for this connection, in seconds.
+        more: settings that are pinned besides.
 
     Raises:
         SourceError: if ``dsn`` is not a connection string.
     """
     parameters = _parameters(dsn)
-    settings = dict(_PINNED)
+    settings = {**_PINNED, **(more or {})}
     if sender_timeout is not None:
         settings["wal_sender_timeout"] = f"{round(sender_timeout * 1000)}ms"
     own = " ".join(f"-c {name}={value}" for name, value in settings.items())
@@ -135,6 +138,7 @@ class ReplicationSession:
         slot: str,
         *,
         sender_timeout: float | None = None,
+        settings: Mapping[str, str] | None = None,
         names: Mapping[str, str] | None = None,
     ) -> Self:
         """Open a connection in replication mode.
@@ -143,6 +147,7 @@ class ReplicationSession:
             dsn: the connection string, or a function that returns it.
             slot: name of the slot.
             sender_timeout: ``wal_sender_timeout`` for this connection, in seconds.
+            settings: more settings of the session, which the output plugin needs.
             names: what the application calls libpq's parameters, for errors.
 
         Raises:
@@ -151,7 +156,7 @@ class ReplicationSession:
         text = await _current(dsn)
         try:
             connection = await AsyncConnection.connect(
-                **stream_parameters(text, sender_timeout=sender_timeout),
+                **stream_parameters(text, sender_timeout=sender_timeout, more=settings),
                 autocommit=True,
                 # In replication mode PostgreSQL takes the simple query protocol only.
                 cursor_factory=AsyncClientCursor,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, Required, Unpack, overload
 
 import attrs
@@ -242,6 +242,7 @@ class _Pgoutput:
     settings: _PgoutputSettings
     name: str = "pgoutput"
     tells_commit_lsn: bool = True
+    settings: Mapping[str, str] = attrs.field(factory=dict)
 
     async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
         for option, is_wanted, since in (

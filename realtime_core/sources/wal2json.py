@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal, Unpack, overload
 
 import attrs
@@ -184,6 +184,8 @@ class _Wal2Json:
     tells_commit_lsn: bool
     """Whether the format is 2, which tells the LSN of the commit record itself."""
     name: str = "wal2json"
+    # Else it leaves out the schema of a type where the search path has that.
+    settings: Mapping[str, str] = attrs.field(factory=lambda: {"search_path": ""})
     _former: tuple[StreamIdentity, Wal2JsonDecoder] | None = None
 
     async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:

@@ -108,6 +108,28 @@ async def test_stored_generated_columns_are_there(stage: RlsStage) -> None:
     assert payload["record"] == {"id": 1, "twice": 2}
 
 
+async def test_filters_know_the_order_of_an_enum_that_the_search_path_has(
+    stage: RlsStage,
+) -> None:
+    # The stage's own schema is not in the search path of whoever connects.
+    feeling = f"public.{unique_name('feeling')}"
+    stage.execute(f"create type {feeling} as enum ('sad', 'ok', 'happy')")
+    try:
+        stage.make("moods", f"id int primary key, mood {feeling}, moods {feeling}[]", "true")
+        stage.execute("alter publication shop add table moods")
+        async with stage.client() as client:
+            await client.sit(stage.topic("moods", "mood=gte.ok"))
+            await client.sit(stage.topic("moods", "moods=gt.{ok}"))
+            payloads = await stage.payloads(
+                client,
+                "insert into moods values (1, 'happy', '{happy}'), (2, 'sad', '{sad}')",
+                "insert into moods values (3, 'ok', '{ok,sad}')",
+            )
+        assert sorted(seen(payloads)) == [("moods", "INSERT", 1)] * 2 + [("moods", "INSERT", 3)] * 2
+    finally:
+        stage.execute(f"drop type {feeling} cascade")
+
+
 async def test_partitions_have_names_of_their_own(stage: RlsStage) -> None:
     """What is said of the table above them goes for them."""
     stage.execute(
