@@ -2,11 +2,13 @@
 
     python -m tests.fuzz.fuzz_rls --decisions 1000000 --seed 1
 
-makes random worlds one after the other (tables, privileges, policies, viewers, filters), writes to
-them, and compares what a real server in RLS mode tells real clients with what PostgreSQL itself
-says: see :mod:`tests.fuzz.rls.oracle`. It prints how many decisions came out how, and fails with
-the first one that is wrong, and with the command that makes its world again (``--world 17``). The
-same worlds for the same seed.
+makes random worlds one after the other (tables, privileges, policies, publications, viewers,
+filters), writes to them, and compares what a real server in RLS mode tells real clients with what
+PostgreSQL itself says: see :mod:`tests.fuzz.rls.oracle`. Each world is on the next one of several
+servers: on PostgreSQL 17 and 18, by pgoutput and by wal2json, with RLS_STRICT and with
+RLS_DELETE=policy. It prints how many decisions came out how, and fails with the first one that is
+wrong, and with the command that makes its world again (``--world 17``). The same worlds for the
+same seed.
 
 A decision is one committed change and one subscriber that listens to such changes of its table: a
 channel of the first generation, or a binding of a later one. Has it been told exactly when it
@@ -21,63 +23,37 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from random import Random
 from typing import Final
 
 import attrs
-import psycopg
-from psycopg import sql
-from psycopg.conninfo import make_conninfo
 
 from realtime_server.demo.embedded import EmbeddedPostgres
-from tests.fix_postgres import SETTINGS as PG_SETTINGS
-from tests.fix_postgres import Database, Server, unique_name
+from tests.fix_postgres import DEBIAN_BINDIR, Server
+from tests.fix_postgres import SETTINGS as SERVER_SETTINGS
 from tests.fuzz.rls.clients import (
     Binding,
     Channel,
     Client,
+    Former,
     Kind,
     ProtocolError,
     Viewer,
-    bindings_of,
 )
 from tests.fuzz.rls.filters import make_filter, name_of
 from tests.fuzz.rls.oracle import Oracle
-from tests.fuzz.rls.policies import Roles
+from tests.fuzz.rls.stage import Setting, Stage, Stages, execute, settings_for
 from tests.fuzz.rls.verdict import difference
 from tests.fuzz.rls.viewers import make_viewers
-from tests.fuzz.rls.world import PREPARE, make_world
+from tests.fuzz.rls.world import make_world
 from tests.fuzz.rls.writes import Writer, migration
-from tests.server_process import ServerProcess
-from tests.tokens import SECRET
 
 __all__ = ["Result", "WrongDecisionError", "run"]
 
-SETTINGS: Final = """
-    SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 3;
-    SET timezone = 'UTC'; SET bytea_output = 'hex'; SET client_min_messages = 'error'
-"""
-NOBODY: Final = """
-    DO $$ BEGIN
-        CREATE ROLE realtime_nobody NOLOGIN NOINHERIT;
-    EXCEPTION WHEN duplicate_object THEN
-        -- All databases share it.
-    END $$
-"""
-ENVIRONMENT: Final = {
-    "REPLICATION_MODE": "RLS",
-    "SECURE_CHANNELS": "true",
-    "JWT_SECRET": SECRET,
-    "PUBLICATIONS": '["leaves", "roots"]',
-    # No clock decides: what takes long on a busy machine is waited for.
-    "RLS_CHECK_TIMEOUT": "30000",
-    "OUTBOX_MAX_AGE": "60000",
-    "IDLE_TIMEOUT": "600000",
-    "MAX_JOINS_PER_SECOND": "100000",
-}
 KINDS: Final[Sequence[Kind | None]] = (None, None, None, "INSERT", "UPDATE", "DELETE")
-CLIENTS, CHANNELS, BATCHES, CHANGES = 8, 7, 6, 45
+CLIENTS, CHANNELS, BATCHES, CHANGES = 8, 7, 7, 55
 
 
 @attrs.define
@@ -90,38 +66,42 @@ class Result:
     """What was found, if a run goes on."""
     outcomes: Counter[str] = attrs.field(factory=Counter)
 
+    def lines(self) -> Iterator[str]:
+        for outcome, number in self.outcomes.most_common():
+            yield f"{number:>12,}  {outcome}"
+        yield (
+            f"{self.decisions:,} decisions in {self.worlds} worlds, "
+            f"{len(self.wrong) or 'none'} wrong"
+        )
+        yield from self.wrong
+
 
 class WrongDecisionError(Exception):
     """A subscriber that was told too much, or too little."""
 
 
-@attrs.frozen
-class _Stage:
-    """What all worlds of a run share."""
-
-    connection: psycopg.Connection
-    roles: Roles
-    port: int
-
-
 async def run(
-    server: Server,
+    servers: Mapping[int, Server],
     decisions: int,
     seed: int = 0,
     *,
     world: int | None = None,
+    settings: Sequence[Setting] = (),
     goes_on: bool = False,
+    note: Callable[[Result], None] = lambda result: None,
     module: str = "realtime_server",
     **environment: str,
 ) -> Result:
     """Make decisions until there are so many.
 
     Args:
-        server: PostgreSQL, where databases and roles may be made.
+        servers: PostgreSQL by its version, where databases and roles may be made.
         decisions: at least so many.
         seed: of all that is random.
         world: the number of the only one to be made.
+        settings: of one world after the other; all that the servers can have, usually.
         goes_on: with the next world where one was wrong.
+        note: is given the result so far after each world.
         module: what is run as the server.
         environment: more of the server's variables.
 
@@ -129,12 +109,15 @@ async def run(
         WrongDecisionError: at the first one.
     """
     result = Result()
-    with _stage(server, module, environment) as stage:
+    chosen = settings or settings_for(servers)
+    with Stages(servers, module, environment) as stages:
         number = 0 if world is None else world
         while result.decisions < decisions:
             try:
+                stage = stages.of(chosen[number % len(chosen)])
                 await _World(stage, Random(f"{seed} {number}"), f"w{number}", result).play()
             except (WrongDecisionError, ProtocolError) as error:
+                error.add_note(f"On {stage.setting}.")
                 error.add_note(
                     f"To see it again: python -m tests.fuzz.fuzz_rls --seed {seed} --world {number}"
                 )
@@ -143,69 +126,28 @@ async def run(
                 result.wrong.append("\n".join((str(error), *error.__notes__)))
             result.worlds += 1
             number += 1
+            note(result)
             if world is not None:
                 break
     return result
 
 
-@contextlib.contextmanager
-def _stage(server: Server, module: str, environment: dict[str, str]) -> Iterator[_Stage]:
-    database = Database(server, unique_name("fuzz"))
-    roles = Roles(
-        *(unique_name(name) for name in ("plain", "Mem ber", "str-ange", "by", "own", "ch"))
-    )
-    user = unique_name("server")
-    # Text is ordered by code point, as filters have it.
-    server.execute(
-        sql.SQL(
-            "CREATE DATABASE {} TEMPLATE template0 ENCODING utf8 "
-            "LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LOCALE 'C.UTF-8'"
-        ).format(sql.Identifier(database.name))
-    )
-    with psycopg.connect(database.dsn, autocommit=True) as connection:
-        connection.prepare_threshold = None
-        _execute(
-            connection,
-            SETTINGS,
-            PREPARE,
-            f"CREATE ROLE {user} LOGIN REPLICATION",
-            NOBODY,
-            f"GRANT realtime_nobody TO {user} WITH INHERIT FALSE, SET TRUE",
-        )
-        for role in roles.names:
-            _execute(
-                connection,
-                f"CREATE ROLE {name_of(role)}",
-                f"GRANT {name_of(role)} TO {user} WITH INHERIT FALSE, SET TRUE",
-            )
-        plain = name_of(roles.plain)
-        _execute(
-            connection,
-            f"GRANT {plain} TO {name_of(roles.member)}",
-            f"GRANT {plain} TO {name_of(roles.stranger)} WITH INHERIT FALSE",
-            f"ALTER ROLE {name_of(roles.bypassing)} BYPASSRLS",
-            f"GRANT CREATE ON DATABASE {database.name} TO {user}",
-        )
-        try:
-            dsn = make_conninfo(database.dsn, user=user)
-            with ServerProcess(dsn, module=module, **ENVIRONMENT, **environment) as process:
-                process.wait_until_streaming()
-                yield _Stage(connection, roles, process.port)
-        finally:
-            connection.close()
-            database.drop()
-            for role in (user, *roles.names):
-                server.execute(f"DROP ROLE {name_of(role)}")
-
-
 class _World:
     """Plays one world."""
 
-    def __init__(self, stage: _Stage, random: Random, schema: str, result: Result) -> None:
+    def __init__(self, stage: Stage, random: Random, schema: str, result: Result) -> None:
         self._stage = stage
         self._random = random
         self._result = result
-        self._world = make_world(random, schema, stage.roles)
+        setting = stage.setting
+        self._world = make_world(
+            random,
+            schema,
+            stage.roles,
+            setting.plugin,
+            # Of rows that are deleted all is known only there.
+            full=0.6 if setting.asks_for_deleted else 0.3,
+        )
         self._writer = Writer(random, self._world)
         self._viewers = make_viewers(random, stage.roles)
 
@@ -218,40 +160,52 @@ class _World:
     async def _play(self) -> None:
         world, random, connection = self._world, self._random, self._stage.connection
         changing, plain = name_of(self._stage.roles.changing), name_of(self._stage.roles.plain)
-        _execute(
+        execute(
             connection,
             f"ALTER ROLE {changing} NOBYPASSRLS INHERIT",
             f"REVOKE {plain} FROM {changing}",
             *world.statements,
         )
         for table in world.tables:
-            _execute(connection, self._writer.insert(table, 12))
+            execute(connection, self._writer.insert(table, 12))
         async with self._clients() as clients:
             # Nothing that was written before anybody joined is still to come.
             await self._fence(clients)
-            oracle = Oracle(connection, world, [])
+            oracle = Oracle(connection, world, self._stage.setting, [])
             channels = self._channels(oracle)
             for client, theirs in zip(clients, channels, strict=True):
                 await client.join(theirs)
             self._judge_joins(oracle, [one for theirs in channels for one in theirs])
-            joined = [one for theirs in channels for one in theirs if one.refusal is None]
-            bindings = list(bindings_of(joined))
-            oracle = Oracle(connection, world, bindings)
+            joined = {
+                channel: client
+                for client, theirs in zip(clients, channels, strict=True)
+                for channel in theirs
+                if channel.refusal is None
+            }
+            oracle = Oracle(connection, world, self._stage.setting, list(joined))
             await self._fence(clients)
             oracle.forget()
             for number in range(BATCHES):
                 if number and random.random() < 0.6:
                     for _ in range(random.randint(1, 3)):
-                        _execute(connection, *migration(random, world, self._stage.roles))
+                        execute(connection, *migration(random, world, self._stage.roles))
                 batch = self._writer.batch(oracle.keys(), random.randint(3, CHANGES))
-                for transaction in batch:
-                    _execute(connection, "BEGIN", *transaction, "COMMIT")
+                # Before one of them, or while all of them are on their way.
+                replacing = random.randint(0, len(batch)) if random.random() < 0.4 else None
+                for place, transaction in enumerate(batch):
+                    if place == replacing:
+                        await self._replace(oracle, joined)
+                    execute(connection, "BEGIN", *transaction, "COMMIT")
+                if replacing == len(batch):
+                    await self._replace(oracle, joined)
                 await self._fence(clients)
                 self._judge(oracle, number)
+                for channel in joined:
+                    channel.former, channel.has_gap = None, False
 
     def _drop(self) -> None:
         world = self._world
-        _execute(
+        execute(
             self._stage.connection,
             f"DROP SCHEMA IF EXISTS {world.schema} CASCADE",
             f"DROP FUNCTION IF EXISTS h.{world.schema}_sees",
@@ -281,6 +235,24 @@ class _World:
         ).fetchall()
         for client in clients:
             await client.read_until_fence(number)
+
+    async def _replace(self, oracle: Oracle, joined: Mapping[Channel, Client]) -> None:
+        """Give some channels another token, whose viewer may have what they have joined."""
+        random = self._random
+        hidden = {table.name for table in self._world.tables if table.row_filter is not None}
+        for channel in random.sample(list(joined), min(len(joined), 3)):
+            viewer = random.choice(self._viewers)
+            tables = {binding.table for binding in channel.bindings}
+            # With wal2json a table that has a row filter by now is refused.
+            is_refused = self._world.plugin == "wal2json" and not tables.isdisjoint(hidden)
+            if is_refused or not self._may_join(oracle, viewer, channel):
+                continue
+            channel.former = Former(channel.viewer, oracle.now())
+            channel.viewer = viewer
+            for binding in channel.bindings:
+                binding.viewer = viewer
+            await joined[channel].replace(channel, viewer)
+            self._result.outcomes["a token is replaced"] += 1
 
     def _channels(self, oracle: Oracle) -> list[list[Channel]]:
         """Return channels for each client to join."""
@@ -331,21 +303,25 @@ class _World:
     def _judge_joins(self, oracle: Oracle, channels: Sequence[Channel]) -> None:
         """See that those are refused, and those alone, that ask for what they may not have."""
         for channel in channels:
-            may = True
-            for binding in channel.bindings:
-                if binding.table is not None:
-                    [table] = (one for one in self._world.tables if one.name == binding.table)
-                    allowed = oracle.selectable(table, [channel.viewer.role])[channel.viewer.role]
-                    allowed -= {*table.unpublished}
-                    if table.published is not None:
-                        allowed &= {*table.published}
-                    may &= bool(allowed) and binding.columns | {*(binding.select or ())} <= allowed
+            may = self._may_join(oracle, channel.viewer, channel)
             if may != (channel.refusal is None):
                 raise WrongDecisionError(
                     f"{channel.viewer} joins {channel.topic} with {[*map(str, channel.bindings)]}: "
                     f"expected {'ok' if may else 'a refusal'}, got {channel.refusal or 'ok'}"
                 )
             self._result.outcomes["a join is refused" if channel.refusal else "a join is ok"] += 1
+
+    def _may_join(self, oracle: Oracle, viewer: Viewer, channel: Channel) -> bool:
+        may = True
+        for binding in channel.bindings:
+            if binding.table is not None:
+                [table] = (one for one in self._world.tables if one.name == binding.table)
+                allowed = oracle.selectable(table, [viewer.role])[viewer.role]
+                allowed -= {*table.unpublished}
+                if table.published is not None:
+                    allowed &= {*table.published}
+                may &= bool(allowed) and binding.columns | {*(binding.select or ())} <= allowed
+        return may
 
     def _judge(self, oracle: Oracle, number: int) -> None:
         tables = {table.name: table for table in self._world.tables}
@@ -360,20 +336,22 @@ class _World:
                         str(one)
                         for table in self._world.tables
                         if binding.table in (None, table.name)
-                        for one in oracle.policies(table)
+                        for one in (*oracle.policies(table), f"row filter {table.row_filter}")
                     )
                 )
             self._result.decisions += len(expected)
             self._result.outcomes.update(one.why for one in expected)
 
 
-def _execute(connection: psycopg.Connection, *statements: str) -> None:
-    for statement in statements:
-        try:
-            connection.execute(statement.encode())
-        except psycopg.Error as error:
-            error.add_note(statement[:1000])
-            raise
+def _servers(dsn: str | None, stack: contextlib.ExitStack) -> Iterator[Server]:
+    if dsn is not None:
+        yield Server(dsn)
+        return
+    for bindir in (None, DEBIAN_BINDIR):
+        if bindir is None or bindir.exists():
+            yield Server(
+                stack.enter_context(EmbeddedPostgres(bindir, settings=SERVER_SETTINGS)).dsn
+            )
 
 
 def main() -> int:
@@ -382,35 +360,40 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--world", type=int, help="the number of the only one to be made")
     parser.add_argument(
-        "--dsn", help="a superuser's, of a PostgreSQL server; default: one is started"
+        "--dsn",
+        help="a superuser's, of a PostgreSQL server; default: PostgreSQL 18 and, where Debian's "
+        "packages have it, 17 are started",
     )
     parser.add_argument(
         "--go-on", action="store_true", help="with the next world where one is wrong"
     )
     parser.add_argument("--module", default="realtime_server", help="what is run as the server")
+    parser.add_argument("--report", type=Path, help="a file that is written anew after each world")
     chosen = parser.parse_args()
+    begin = time.perf_counter()
+
+    def shown(result: Result) -> str:
+        lines = "\n".join(result.lines())
+        return f"{lines}\n{time.perf_counter() - begin:,.0f} s, seed {chosen.seed}\n"
+
+    def note(result: Result) -> None:
+        if chosen.report is not None:
+            chosen.report.write_text(shown(result), encoding="utf-8")
+
     with contextlib.ExitStack() as stack:
-        if chosen.dsn is None:
-            chosen.dsn = stack.enter_context(EmbeddedPostgres(settings=PG_SETTINGS)).dsn
-        begin = time.perf_counter()
+        servers = {one.version: one for one in _servers(chosen.dsn, stack)}
         result = asyncio.run(
             run(
-                Server(chosen.dsn),
+                servers,
                 chosen.decisions,
                 chosen.seed,
                 world=chosen.world,
                 goes_on=chosen.go_on,
+                note=note,
                 module=chosen.module,
             )
         )
-    for outcome, number in result.outcomes.most_common():
-        print(f"{number:>12,}  {outcome}")
-    print(
-        f"{result.decisions:,} decisions in {result.worlds} worlds of seed {chosen.seed} and "
-        f"{time.perf_counter() - begin:,.0f} s, {len(result.wrong) or 'none'} wrong"
-    )
-    for wrong in result.wrong:
-        print(wrong)
+    print(shown(result), end="")
     return 1 if result.wrong else 0
 
 

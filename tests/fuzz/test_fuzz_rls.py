@@ -9,15 +9,27 @@ import pytest
 
 from tests.fix_postgres import Server
 from tests.fuzz.fuzz_rls import WrongDecisionError, run
+from tests.fuzz.rls.stage import Setting
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.pg17]
 
 DECISIONS = 20_000
-SEED = 7
+SEED = 8
 
 
-async def test_everybody_is_told_what_a_select_shows_and_nothing_else(pg18: Server) -> None:
-    result = await run(pg18, DECISIONS, SEED)
+@pytest.fixture
+def servers(pg17: Server, pg18: Server) -> dict[int, Server]:
+    if not pg17.has_wal2json():
+        pytest.skip("wal2json is not installed")
+    return {17: pg17, 18: pg18}
+
+
+async def test_everybody_is_told_what_a_select_shows_and_nothing_else(
+    servers: dict[int, Server],
+) -> None:
+    # A server for each takes longer than the rest.
+    settings = [Setting(18, is_strict=True, asks_for_deleted=True), Setting(17, "wal2json")]
+    result = await run(servers, DECISIONS, SEED, settings=settings)
     assert result.decisions >= DECISIONS
     # It gets somewhere: each reason to be told or not has had its part.
     for outcome, least in {
@@ -28,29 +40,59 @@ async def test_everybody_is_told_what_a_select_shows_and_nothing_else(pg18: Serv
         "may not SELECT the key": 50,
         "may SELECT nothing of it": 50,
         "may not SELECT what the filter looks at": 1,
+        "is delivered to who could see the old row": 20,
+        "SELECT does not return the old row": 20,
+        "the row is another by now": 20,
+        "is told by either token": 20,
+        "a token is replaced": 10,
         "a join is refused": 1,
     }.items():
         assert result.outcomes[outcome] >= least, (outcome, result.outcomes)
 
 
+OLD, NEW = Setting(17), Setting(18)
+WAL2JSON = Setting(17, "wal2json")
+STRICT = Setting(18, is_strict=True)
+DELETED = Setting(18, asks_for_deleted=True)
+
+
 @pytest.mark.parametrize(
-    "skipped",
+    ("skipped", "setting", "seed"),
+    # Seeds whose first world has what it takes; with others it is found later.
     [
-        "visibility",
-        "claims",
-        "one_in_a_hundred",
-        "delivery",
-        "privileges",
-        "filters",
-        "old_rows",
-        "deleted",
-        "deleted_beside_others",
+        ("visibility", OLD, 2),
+        ("claims", NEW, 2),
+        ("one_in_a_hundred", WAL2JSON, 1),
+        ("delivery", OLD, 2),
+        ("privileges", NEW, 1),
+        ("filters", WAL2JSON, 1),
+        ("old_rows", OLD, 2),
+        ("deleted", NEW, 2),
+        ("deleted_beside_others", NEW, 3),
+        ("versions", STRICT, 2),
+        ("policies_of_deleted", DELETED, 1),
+        ("restrictive_of_deleted", DELETED, 3),
+        ("row_filters", WAL2JSON, 2),
+        ("column_lists", WAL2JSON, 1),
+        ("publications", NEW, 1),
+        ("truncate", NEW, 3),
+        ("replaced_token", NEW, 2),
     ],
 )
-async def test_a_check_that_is_skipped_is_found(pg18: Server, skipped: str) -> None:
+async def test_a_check_that_is_skipped_is_found(
+    servers: dict[int, Server], skipped: str, setting: Setting, seed: int
+) -> None:
     with pytest.raises(WrongDecisionError) as caught:
-        await run(pg18, DECISIONS, SEED, module="tests.fuzz.rls.faults", SKIPPED=skipped)
+        await run(
+            servers,
+            DECISIONS,
+            seed,
+            settings=[setting],
+            module="tests.fuzz.rls.faults",
+            SKIPPED=skipped,
+        )
     assert "expected:" in str(caught.value)
+    assert caught.value.__notes__[-2] == f"On {setting}."
     assert caught.value.__notes__[-1].startswith(
-        f"To see it again: python -m tests.fuzz.fuzz_rls --seed {SEED} --world "
+        f"To see it again: python -m tests.fuzz.fuzz_rls --seed {seed} --world "
     )

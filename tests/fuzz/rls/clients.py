@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -22,6 +22,7 @@ __all__ = [
     "Binding",
     "Channel",
     "Client",
+    "Former",
     "Kind",
     "ProtocolError",
     "WriteObserver",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 FENCE: Final = "realtime:fence"
+FENCE_REF: Final = "f"
+JOIN_REF: Final = "1"
 PATIENCE: Final = 60.0
 """Seconds after which what should have come will not."""
 
@@ -62,6 +65,15 @@ class Viewer:
     @property
     def token(self) -> str:
         return sign_text(self.claims, OctKey.import_key(SECRET), alg="HS256")
+
+
+@attrs.frozen
+class Former:
+    """Whose a channel was before its token was replaced."""
+
+    viewer: Viewer
+    until: int
+    """The number of the last change that may have been told in that name."""
 
 
 @attrs.define(eq=False)
@@ -113,6 +125,10 @@ class Channel:
     last: tuple[int, int] = (0, 0)
     """The position of what it was told last."""
     refusal: str | None = None
+    former: Former | None = None
+    """Whose it was, until it got another token in the batch that is not judged yet."""
+    has_gap: bool = False
+    """Whether it was told of a gap since then."""
 
     def take(self, payload: Any) -> None:
         if self.has_config:
@@ -165,7 +181,9 @@ class Client:
         )
         client = cls(websocket, vsn, schema)
         binding = {"event": "INSERT", "schema": "public", "table": "fence"}
-        await client._send(FENCE, "phx_join", {"config": {"postgres_changes": [binding]}}, "f")
+        await client._send(
+            FENCE, "phx_join", {"config": {"postgres_changes": [binding]}}, FENCE_REF
+        )
         await client._until(lambda topic, event, _: topic == FENCE and event == "phx_reply")
         return client
 
@@ -183,7 +201,7 @@ class Client:
                     "access_token": channel.viewer.token,
                     "config": {"postgres_changes": wanted},
                 }
-            await self._send(channel.topic, "phx_join", payload, "1")
+            await self._send(channel.topic, "phx_join", payload, JOIN_REF)
         left = {channel.topic for channel in channels}
 
         def is_last(topic: str, event: str, payload: Any) -> bool:
@@ -197,6 +215,13 @@ class Client:
         for channel in channels:
             if channel.refusal is not None:
                 del self._channels[channel.topic]
+
+    async def replace(self, channel: Channel, viewer: Viewer) -> None:
+        """Give a channel another's token; from the end of this on it is that viewer's."""
+        await self._send(channel.topic, "access_token", {"access_token": viewer.token}, "2")
+        await self._send("phoenix", "heartbeat", {}, "h")
+        # One message after the other is dealt with.
+        await self._until(lambda topic, event, _: topic == "phoenix" and event == "phx_reply")
 
     async def read_until_fence(self, number: int) -> None:
         """Take all that was written before that row of the fence."""
@@ -228,20 +253,24 @@ class Client:
             if topic != FENCE:
                 self._channels[topic].take(payload)
         elif event == "system":
-            if "gap" in payload or payload["status"] != "ok":
+            channel = self._channels.get(topic)
+            if "gap" in payload and channel is not None and channel.former is not None:
+                channel.has_gap = True
+            elif "gap" in payload or payload["status"] != "ok":
                 raise ProtocolError(f"{topic} is told {payload}")
         elif event != "phx_reply":
             raise ProtocolError(f"{topic} is told {event} {payload}")
 
     async def _send(self, topic: str, event: str, payload: Any, ref: str) -> None:
-        frame: Any = [ref, ref, topic, event, payload]
+        join_ref = None if topic == "phoenix" else FENCE_REF if topic == FENCE else JOIN_REF
+        frame: Any = [join_ref, ref, topic, event, payload]
         if self._is_first:
             frame = {
                 "topic": topic,
                 "event": event,
                 "payload": payload,
                 "ref": ref,
-                "join_ref": ref,
+                "join_ref": join_ref,
             }
         await self._websocket.send(json.dumps(frame))
 
@@ -260,11 +289,6 @@ def _answer(channel: Channel, payload: Any) -> None:
     elif channel.has_config:
         for binding, answer in zip(channel.bindings, response["postgres_changes"], strict=True):
             channel.by_id.setdefault(answer["id"], []).append(binding)
-
-
-def bindings_of(channels: Sequence[Channel]) -> Iterator[Binding]:
-    for channel in channels:
-        yield from channel.bindings
 
 
 def read_json(text: str | bytes) -> Any:

@@ -13,13 +13,20 @@ from typing import Any
 
 import attrs
 
-from realtime_core import Change
+from realtime_core import Change, Delete, Event, Record, Truncate
+from realtime_core.sources import pgoutput
 from realtime_server.__main__ import main
+from realtime_server.config.database.tables import Table
 from realtime_server.fanout.groups import BoundDelivery
 from realtime_server.fanout.hub import Hub
+from realtime_server.rls import checker
+from realtime_server.rls.lookup import former
 from realtime_server.rls.lookup.visibility import Answer, Question, Visibility
 from realtime_server.rls.payloads import View
+from realtime_server.rls.reader import Reader
+from realtime_server.rls.subscriptions import Registration, Registry
 from realtime_server.rls.table_check import TableCheck
+from realtime_server.rls.viewers import Viewer
 
 
 def skip_visibility() -> None:
@@ -130,6 +137,91 @@ def skip_deleted() -> None:
 def skip_deleted_beside_others() -> None:
     """Let them see it where a binding without a filter gets the same."""
     BoundDelivery.has_filters = BoundDelivery.is_filtered  # type: ignore[method-assign]
+
+
+def skip_versions() -> None:
+    """Under RLS_STRICT, show rows that are others by now."""
+    look_up = TableCheck._look_up
+
+    def look_up_any(self: TableCheck, place: int, role: str, viewers: Any, strict: bool) -> None:
+        look_up(self, place, role, viewers, False)
+
+    TableCheck._look_up = look_up_any  # type: ignore[method-assign]
+
+
+def skip_policies_of_deleted() -> None:
+    """Under RLS_DELETE=policy, show deleted rows to all."""
+    former._combined = lambda policies: "true"
+
+
+def skip_restrictive_of_deleted() -> None:
+    """Under RLS_DELETE=policy, leave out restrictive policies."""
+    combined = former._combined
+    former._combined = lambda policies: combined([one for one in policies if one[0]])
+
+
+def skip_row_filters() -> None:
+    """With wal2json, show changes of tables that have a row filter."""
+    published = checker._published
+
+    def published_by_kind(candidates: Any, places: Any, table: Table) -> list[int]:
+        return published(candidates, places, attrs.evolve(table, has_row_filter=False))
+
+    checker._published = published_by_kind
+
+
+def skip_column_lists() -> None:
+    """With wal2json, show columns that are not published."""
+    init = TableCheck.__init__
+
+    def init_with_all(self: TableCheck, table: Table, *args: Any, **more: Any) -> None:
+        every = frozenset(column.name for column in table.columns)
+        init(self, attrs.evolve(table, published=every), *args, **more)
+
+    TableCheck.__init__ = init_with_all  # type: ignore[method-assign]
+
+
+def skip_publications() -> None:
+    """With pgoutput, stream all tables, without row filters and column lists."""
+    options = pgoutput.pgoutput_options
+
+    def options_of_everything(publications: Any, **more: Any) -> dict[str, str]:
+        return options(["everything"], **more)
+
+    pgoutput.pgoutput_options = options_of_everything
+
+
+def skip_truncate() -> None:
+    """Tell a TRUNCATE as a DELETE."""
+    take = Reader._take
+
+    def take_as_delete(self: Reader, events: Sequence[Event]) -> None:
+        told: list[Event] = []
+        for event in events:
+            if isinstance(event, Truncate):
+                told += (
+                    Delete(
+                        event.transaction,
+                        event.index,
+                        one,
+                        Record(one.shape, (None,) * len(one.shape.names)),
+                    )
+                    for one in event.relations
+                )
+            else:
+                told.append(event)
+        take(self, told)
+
+    Reader._take = take_as_delete  # type: ignore[method-assign]
+
+
+def skip_replaced_token() -> None:
+    """Go on in the name of the token that a channel had at first."""
+
+    async def keep(self: Registry, registration: Registration, claims: Any) -> Viewer:
+        return registration.viewer
+
+    Registry.renew = keep  # type: ignore[method-assign]
 
 
 FAULTS = {

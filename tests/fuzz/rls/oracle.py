@@ -5,7 +5,8 @@ After a batch it asks PostgreSQL
 - what was written: a trigger has kept each row before and after;
 - which columns each role may SELECT;
 - which rows each viewer sees, with a SELECT as the viewer's role and with its claims;
-- which filters are true of a row.
+- which filters are true of a row;
+- whether a row still is as it was written, and who could see one that was deleted.
 
 What follows from these is docs/topics/rls.md, in ``Oracle._expect``.
 """
@@ -19,8 +20,10 @@ import attrs
 import psycopg
 from psycopg import sql
 
-from tests.fuzz.rls.clients import Binding, Viewer, WriteObserver, read_json
+from tests.fuzz.rls.clients import Binding, Channel, Viewer, WriteObserver, read_json
 from tests.fuzz.rls.filters import Filter, name_of, quoted
+from tests.fuzz.rls.stage import Setting
+from tests.fuzz.rls.versions import EQUAL, SAME, Likeness, likeness, sight_of_deleted
 from tests.fuzz.rls.world import Table, World
 
 __all__ = ["Change", "Expected", "Oracle"]
@@ -51,6 +54,8 @@ class Change:
     """Columns of the new row that the stream does not tell."""
     passing: set[Filter] = attrs.field(factory=set)
     """The filters that are true of it."""
+    likeness: Likeness = attrs.field(factory=dict)
+    """How like the row is to the new one; empty where that does not matter."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.table.sql} {_shown(self.old)} -> {_shown(self.new)}"
@@ -65,7 +70,7 @@ class Expected:
     why: str
     is_optional: bool = False
     """Whether silence is right as well."""
-    otherwise: WriteObserver | None = None
+    others: tuple[WriteObserver, ...] = ()
     """What may be told instead."""
 
 
@@ -79,23 +84,34 @@ class _State:
     has_rls: bool
     selectable: dict[str, frozenset[str]]
     """By role, published or not."""
+    is_asked_as_it_was: bool
+    """Whether a deleted row goes, as a whole, to those who could see it."""
+    is_hidden: bool
+    """Whether nobody is told anything of it."""
 
 
 class Oracle:
     """Knows one world.
 
     Args:
-        connection: a superuser's, with the settings of ``SETTINGS``.
+        connection: a superuser's, with the settings of ``SESSION``.
         world: as it is.
-        bindings: all subscribers.
+        setting: of the server.
+        channels: that were joined; their bindings are all subscribers.
     """
 
     def __init__(
-        self, connection: psycopg.Connection, world: World, bindings: Sequence[Binding]
+        self,
+        connection: psycopg.Connection,
+        world: World,
+        setting: Setting,
+        channels: Sequence[Channel],
     ) -> None:
         self._connection = connection
         self._world = world
-        self._bindings = bindings
+        self._setting = setting
+        self._subscribers = [(binding, one) for one in channels for binding in one.bindings]
+        self._bindings = [binding for binding, _ in self._subscribers]
         self._seen = 0
 
     def keys(self) -> dict[str, list[str]]:
@@ -110,7 +126,12 @@ class Oracle:
 
     def forget(self) -> None:
         """Leave out what has been written so far."""
-        self._seen = self._rows("SELECT nextval('h.n')")[0][0]
+        self._seen = self.now()
+
+    def now(self) -> int:
+        """Return a number that is above those of all changes so far."""
+        number: int = self._rows("SELECT nextval('h.n')")[0][0]
+        return number
 
     def selectable(self, table: Table, roles: Collection[str]) -> dict[str, frozenset[str]]:
         """Return the columns that each role may SELECT."""
@@ -129,11 +150,17 @@ class Oracle:
         states: dict[str, _State] = {}
         for table in self._world.tables:
             states[table.name] = self._state(table)
-            changes += self._changes(table)
+            changes += self._changes(table, states[table.name])
         self.forget()
         changes.sort(key=lambda change: change.number)
         written = {change.table.name for change in changes}
-        viewers = dict.fromkeys(binding.viewer for binding in self._bindings)
+        viewers = dict.fromkeys(
+            viewer
+            for binding, channel in self._subscribers
+            for viewer in (binding.viewer, channel.former and channel.former.viewer)
+            if viewer is not None
+        )
+        deleted = self._sight_of_deleted(changes, states, list(viewers))
         sight = {
             viewer: {
                 name: self._sight(viewer, states[name], changes)
@@ -144,40 +171,100 @@ class Oracle:
         }
         # Who listens whatever the filters say is told of failures, on all channels.
         sure = {
-            (binding.viewer, change.table.name, change.kind)
+            (binding.viewer, change.number)
             for change in changes
-            for binding in self._bindings
-            if binding.filter is None and binding.listens_to(change.table.name, change.kind)
+            for binding, channel in self._subscribers
+            if binding.filter is None
+            and binding.listens_to(change.table.name, change.kind)
+            and not _may_be_anothers(channel, change)
         }
-        for binding in self._bindings:
-            viewer = binding.viewer
+
+        def expect(binding: Binding, viewer: Viewer, change: Change) -> Expected:
+            state = states[change.table.name]
+            if change.kind == "DELETE":
+                seen = deleted.get((viewer, change.number), SEEN)
+            else:
+                seen = sight[viewer].get(change.table.name, {}).get(change.key, UNSEEN)
+            is_sure = (viewer, change.number) in sure
+            return _expect(binding, viewer, change, state, seen, is_sure)
+
+        for binding, channel in self._subscribers:
             told = []
             for change in changes:
-                name = change.table.name
-                if binding.listens_to(name, change.kind):
-                    seen = sight[viewer].get(name, {}).get(change.key, UNSEEN)
-                    is_sure = (viewer, name, change.kind) in sure
-                    told.append(_expect(binding, change, states[name], seen, is_sure))
+                if not binding.listens_to(change.table.name, change.kind):
+                    continue
+                expected = expect(binding, binding.viewer, change)
+                if channel.former is not None and _may_be_anothers(channel, change):
+                    former = expect(binding, channel.former.viewer, change)
+                    expected = _either(expected, former, may_be_lost=channel.has_gap)
+                told.append(expected)
             yield binding, told
 
     def _state(self, table: Table) -> _State:
-        columns = self._rows(
+        rows = self._rows(
             f"SELECT attname::text FROM pg_attribute WHERE attrelid = {quoted(table.sql)}::regclass"
             " AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
         )
         [(has_rls,)] = self._rows(
             f"SELECT relrowsecurity FROM pg_class WHERE oid = {quoted(table.sql)}::regclass"
         )
-        roles = dict.fromkeys(binding.viewer.role for binding in self._bindings)
-        published = set(table.published or (name for (name,) in columns)) - {*table.unpublished}
+        columns = [name for (name,) in rows]
+        roles = dict.fromkeys(
+            viewer.role
+            for binding, channel in self._subscribers
+            for viewer in (binding.viewer, channel.former and channel.former.viewer)
+            if viewer is not None
+        )
+        published = set(table.published or columns) - {*table.unpublished}
         return _State(
             table,
-            [name for (name,) in columns if name in published],
+            [name for name in columns if name in published],
             has_rls,
             self.selectable(table, roles),
+            is_asked_as_it_was=self._setting.asks_for_deleted
+            and has_rls
+            and table.identity is None
+            and published.issuperset(columns)
+            # Its check would run in a viewer's name.
+            and not any(column.kind == "positive" for column in table.columns),
+            is_hidden=self._setting.plugin == "wal2json" and table.row_filter is not None,
         )
 
-    def _changes(self, table: Table) -> list[Change]:
+    def _sight_of_deleted(
+        self, changes: Sequence[Change], states: dict[str, _State], viewers: Sequence[Viewer]
+    ) -> dict[tuple[Viewer, int], frozenset[bool | None]]:
+        """Return what may come of a SELECT of rows that were deleted, where that decides."""
+        found: dict[tuple[Viewer, int], frozenset[bool | None]] = {}
+        for state in states.values():
+            table = state.table
+            numbers = [
+                change.number
+                for change in changes
+                if change.table is table and change.kind == "DELETE"
+            ]
+            if not numbers or not state.is_asked_as_it_was:
+                continue
+            asking = [one for one in viewers if state.selectable[one.role] & {*state.columns}]
+            sight = sight_of_deleted(self._connection, table, numbers, asking)
+            by_plan = self._is_by_plan(table)
+            for (viewer, number), outcome in sight.items():
+                # To cast what cannot be cast may fail, or not be needed, by another plan.
+                may_fail = by_plan and not self._can_cast(viewer)
+                found[viewer, number] = frozenset({outcome, None} if may_fail else {outcome})
+        return found
+
+    def _can_cast(self, viewer: Viewer) -> bool:
+        query = f"SELECT ({quoted(viewer.claims)}::jsonb ->> 'team')::int4"
+        try:
+            self._connection.execute(query.encode())
+        except psycopg.Error:
+            return False
+        return True
+
+    def _is_by_plan(self, table: Table) -> bool:
+        return any(")::integer" in policy[-1] for policy in self.policies(table) if policy[-1])
+
+    def _changes(self, table: Table, state: _State) -> list[Change]:
         found = []
         rows = self._rows(
             f"SELECT n, op, to_jsonb(old)::text, to_jsonb(new)::text, {table.key_sql('(new)')}, "
@@ -194,10 +281,40 @@ class Oracle:
                 if big is not None and len(big) > LONG and big == change.old["big"]:
                     change = attrs.evolve(change, unknown=frozenset(["big"]))
             found.append(change)
-        self._filter(table, found)
+        if table.row_filter is not None and not state.is_hidden:
+            found = list(self._published(table, found))
+        if self._setting.is_strict and state.has_rls:
+            rows_left = [one for one in found if one.kind != "DELETE"]
+            like = likeness(self._connection, table, [one.number for one in rows_left])
+            found = [attrs.evolve(one, likeness=like.get(one.number, {})) for one in found]
+        self._filter(table, found, state)
         return found
 
-    def _filter(self, table: Table, changes: Sequence[Change]) -> None:
+    def _published(self, table: Table, changes: Sequence[Change]) -> Iterator[Change]:
+        """Yield changes as they are published: an UPDATE may come into the row filter, or leave."""
+        assert table.row_filter is not None
+        listed = ", ".join(str(change.number) for change in changes) or "0"
+        tests = [
+            f"(SELECT ({table.row_filter}) IS TRUE FROM (SELECT ({side}).*) t)"
+            for side in ("old", "new")
+        ]
+        answers = self._rows(f"SELECT n, {', '.join(tests)} FROM {table.log} WHERE n IN ({listed})")
+        passes = {number: (old, new) for number, old, new in answers}
+        for change in changes:
+            old, new = passes[change.number]
+            match change.kind:
+                case "INSERT" if new:
+                    yield change
+                case "DELETE" if old:
+                    yield change
+                case "UPDATE" if old and new:
+                    yield change
+                case "UPDATE" if new:
+                    yield attrs.evolve(change, kind="INSERT")
+                case "UPDATE" if old:
+                    yield attrs.evolve(change, kind="DELETE")
+
+    def _filter(self, table: Table, changes: Sequence[Change], state: _State) -> None:
         """Have PostgreSQL say which filters are true of which changes."""
         filters = list(
             dict.fromkeys(
@@ -208,21 +325,19 @@ class Oracle:
         )
         if not filters:
             return
-        [(has_rls,)] = self._rows(
-            f"SELECT relrowsecurity FROM pg_class WHERE oid = {quoted(table.sql)}::regclass"
-        )
         groups: dict[frozenset[str], list[Change]] = {}
         names = frozenset(column.name for column in table.columns)
         for change in changes:
             unknown = change.unknown
             if change.kind == "DELETE":
                 known = names if table.identity is None else frozenset(table.identity)
-                if has_rls:
+                if state.has_rls and not state.is_asked_as_it_was:
                     known &= frozenset(() if table.is_keyless else table.key)
                 unknown = names - known
             groups.setdefault(unknown, []).append(change)
         for unknown, group in groups.items():
-            row = "CASE op WHEN 'DELETE' THEN old ELSE new END"
+            deleted = [str(change.number) for change in group if change.kind == "DELETE"]
+            row = f"CASE WHEN n IN ({', '.join(deleted or ['0'])}) THEN old ELSE new END"
             listed = ", ".join(str(change.number) for change in group)
             tests = ", ".join(f"({one.to_sql(unknown)}) IS TRUE" for one in filters)
             results = self._rows(
@@ -251,7 +366,7 @@ class Oracle:
             pass
         # Somewhere it raises. Each row by itself, as it is looked up.
         seen: dict[str, frozenset[bool | None]] = {}
-        by_plan = any(")::integer" in policy[-1] for policy in self.policies(table) if policy[-1])
+        by_plan = self._is_by_plan(table)
         for change in changes:
             if change.table is table and change.kind != "DELETE":
                 query = f"{select} WHERE {' AND '.join(change.conditions)}"
@@ -270,8 +385,10 @@ class Oracle:
             claims = f"SELECT set_config('request.jwt.claims', {quoted(viewer.claims)}, true)"
             other = Viewer(viewer.role, '{"team": "1", "level": 1, "exact": 4}')
             try:
-                prepared = f"PREPARE q AS {query}; EXECUTE q; {claims}; EXECUTE q"
-                return bool(self._as(other, prepared, skipped=3))
+                # Nothing that the other's policies leave behind is there for this one.
+                first = "SAVEPOINT first; EXECUTE q; ROLLBACK TO first"
+                prepared = f"PREPARE q AS {query}; {first}; {claims}; EXECUTE q"
+                return bool(self._as(other, prepared, skipped=5))
             finally:
                 self._connection.execute("DEALLOCATE ALL")
         except psycopg.Error:
@@ -302,8 +419,26 @@ class Oracle:
         return self._connection.execute(sql.SQL(query)).fetchall()
 
 
+def _may_be_anothers(channel: Channel, change: Change) -> bool:
+    """Say whether a change may have been told in the name of a channel's former token."""
+    return channel.former is not None and change.number <= channel.former.until
+
+
+def _either(now: Expected, former: Expected, *, may_be_lost: bool) -> Expected:
+    """Return what is told by one of two tokens, nobody knows which; after a gap perhaps nothing."""
+    tellings = [one.told for one in (now, former) if one.told is not None]
+    is_optional = may_be_lost or now.is_optional or former.is_optional or now.told != former.told
+    told = tellings[0] if tellings else None
+    others: list[WriteObserver] = []
+    for one in (*tellings[1:], *now.others, *former.others):
+        if one != told and one not in others:
+            others.append(one)
+    return Expected(now.change, told, "is told by either token", is_optional, tuple(others))
+
+
 def _expect(
     binding: Binding,
+    viewer: Viewer,
     change: Change,
     state: _State,
     seen: frozenset[bool | None],
@@ -313,6 +448,7 @@ def _expect(
 
     Args:
         binding: it listens to such changes.
+        viewer: in whose name.
         change: of the table.
         state: of the table.
         seen: what may come of the viewer's SELECT.
@@ -320,30 +456,50 @@ def _expect(
     """
     table, kind = change.table, change.kind
     key = () if table.is_keyless else table.key
-    selectable = state.selectable[binding.viewer.role]
+    selectable = state.selectable[viewer.role]
     allowed = selectable & set(state.columns)
+    if state.is_hidden:
+        return Expected(change, None, "has a row filter that wal2json does not know")
     if not allowed:
         return Expected(change, None, "may SELECT nothing of it")
+    like = min(
+        (change.likeness[name] for name in allowed - change.unknown if name in change.likeness),
+        default=SAME,
+    )
     if kind != "DELETE":
         if not key or (state.has_rls and not set(key) <= set(state.columns)):
             return Expected(change, _failed(change, BAD_REQUEST), "no published primary key")
         if not selectable.issuperset(key):
             return Expected(change, _failed(change, UNAUTHORIZED), "may not SELECT the key")
         if state.has_rls and seen == {None}:
-            return Expected(change, _failed(change, FAILED), "SELECT raises", not is_sure)
+            is_optional = not is_sure or like < SAME
+            return Expected(change, _failed(change, FAILED), "SELECT raises", is_optional)
         if state.has_rls and None in seen:
             told = None
             if True in seen and binding.columns <= allowed and _passes(binding, change):
                 told = _told(binding, change, state, allowed)
             why = "SELECT raises with some plans"
-            return Expected(change, told, why, True, _failed(change, FAILED))
+            return Expected(change, told, why, True, (_failed(change, FAILED),))
     if not binding.columns <= allowed:
         return Expected(change, None, "may not SELECT what the filter looks at")
     if not _passes(binding, change):
         return Expected(change, None, "does not pass the filter")
-    if state.has_rls and kind != "DELETE" and seen == UNSEEN:
-        return Expected(change, None, "SELECT does not return the row")
-    return Expected(change, _told(binding, change, state, allowed), "is delivered")
+    told = _told(binding, change, state, allowed)
+    if kind == "DELETE" and state.is_asked_as_it_was:
+        if None in seen:
+            is_told = True in seen or seen == {None}
+            return Expected(change, told if is_told else None, "SELECT of the old row raises", True)
+        if seen == UNSEEN:
+            return Expected(change, None, "SELECT does not return the old row")
+        return Expected(change, told, "is delivered to who could see the old row")
+    if state.has_rls and kind != "DELETE":
+        if seen == UNSEEN:
+            return Expected(change, None, "SELECT does not return the row")
+        if like < EQUAL:
+            return Expected(change, None, "the row is another by now")
+        if like < SAME:
+            return Expected(change, told, "the row is equal, and written otherwise", True)
+    return Expected(change, told, "is delivered")
 
 
 def _passes(binding: Binding, change: Change) -> bool:
@@ -366,7 +522,8 @@ def _told(
         record = {name: change.new[name] for name in shown if name not in change.unknown}
     if kind != "INSERT":
         identity = shown if table.identity is None else [n for n in shown if n in table.identity]
-        old = {name: change.old[name] for name in identity if not state.has_rls or name in key}
+        hides_old = state.has_rls and not (kind == "DELETE" and state.is_asked_as_it_was)
+        old = {name: change.old[name] for name in identity if not hides_old or name in key}
     return WriteObserver(table.name, kind, tuple(shown), record, old, None)
 
 

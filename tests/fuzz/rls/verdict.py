@@ -21,7 +21,8 @@ def difference(
     wanted: dict[str, list[tuple[WriteObserver, bool]]] = {}
     got: dict[str, list[WriteObserver]] = {}
     for one in expected:
-        for each, is_optional in ((one.told, one.is_optional), (one.otherwise, True)):
+        others = ((each, True) for each in one.others)
+        for each, is_optional in ((one.told, one.is_optional), *others):
             if each is not None:
                 wanted.setdefault(_shown_row(tables, each), []).append((each, is_optional))
     for each in told:
@@ -73,7 +74,7 @@ def _shown_row(tables: Mapping[str, Table], told: WriteObserver) -> str:
 def _is_about(tables: Mapping[str, Table], expected: Expected, row: str) -> bool:
     change = expected.change
     whole = change.old if change.kind == "DELETE" else change.new
-    every = [each for each in (expected.told, expected.otherwise) if each is not None]
+    every = [each for each in (expected.told, *expected.others) if each is not None]
     return row in (_row_of(change.table, whole), *(_shown_row(tables, each) for each in every))
 
 

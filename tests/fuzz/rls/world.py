@@ -15,7 +15,7 @@ import attrs
 from tests.fuzz.rls.filters import KINDS, name_of, quoted
 from tests.fuzz.rls.policies import SUBS, Roles, policies
 
-__all__ = ["PREPARE", "Column", "Table", "World", "make_world"]
+__all__ = ["PREPARE", "Column", "Table", "World", "make_world", "publishing", "row_filter"]
 
 PREPARE: Final = """
     CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
@@ -24,6 +24,8 @@ PREPARE: Final = """
     GRANT SELECT ON fence TO PUBLIC;
     CREATE PUBLICATION leaves FOR TABLE fence;
     CREATE PUBLICATION roots WITH (publish_via_partition_root = true);
+    -- What no server asks for that knows what it does.
+    CREATE PUBLICATION everything FOR ALL TABLES;
     CREATE SCHEMA h;
     GRANT USAGE ON SCHEMA h TO PUBLIC;
     CREATE SEQUENCE h.n;
@@ -79,9 +81,15 @@ class Table:
     """The replica identity's columns; None: FULL."""
     published: tuple[str, ...] | None = None
     """The publication's column list, if it has one."""
+    generated: tuple[str, ...] = ()
+    """Generated columns, which only wal2json writes."""
     unpublished: tuple[str, ...] = ()
-    """Generated columns, which are not published."""
+    """Those among them that it does not."""
+    row_filter: str | None = None
+    """The publication's row filter, if it has one, as SQL about a row."""
     partitions: tuple[str, ...] = ()
+    parent: str | None = None
+    """The partitioned table that is published in its place, in SQL."""
     may_change: bool = True
     """Whether columns may be added."""
 
@@ -109,13 +117,19 @@ class Table:
 @attrs.define
 class World:
     schema: str
+    plugin: str
+    """The output plugin that makes its changes."""
+    full: float
+    """The share of tables whose replica identity is FULL."""
     tables: list[Table]
     """First the one that others' policies look into."""
     statements: list[str]
     """That make it."""
 
 
-def make_world(random: Random, schema: str, roles: Roles) -> World:
+def make_world(
+    random: Random, schema: str, roles: Roles, plugin: str, *, full: float = 0.3
+) -> World:
     """Return a random world."""
     statements = [f"CREATE SCHEMA {schema}", f"GRANT USAGE ON SCHEMA {schema} TO PUBLIC"]
     members = Table(
@@ -143,7 +157,7 @@ def make_world(random: Random, schema: str, roles: Roles) -> World:
             f"CREATE POLICY mine ON {schema}.members "
             f"USING (who = {random.choice(SUBS)} OR team = 1)"
         )
-    world = World(schema, [members], statements)
+    world = World(schema, plugin, full, [members], statements)
     for number in range(random.randint(2, 3)):
         _add_table(random, world, f"t{number}" if random.random() < 0.8 else f"T {number}", roles)
     return world
@@ -192,6 +206,12 @@ def _add_table(random: Random, world: World, name: str, roles: Roles) -> None:
     if is_partitioned:
         table.may_change = False
         tables = _partition(random, world, table)
+        if world.plugin == "wal2json" and random.random() < 0.6:
+            # It writes partitions' names, and the publication of the table above counts for them.
+            publication = random.choice(("roots", "leaves"))
+            world.statements.append(f"ALTER PUBLICATION {publication} ADD TABLE {table.sql}")
+            for one in tables:
+                one.parent = table.sql
     for one in tables:
         _identify(random, world, one)
         world.statements += [
@@ -222,7 +242,7 @@ def _partition(random: Random, world: World, table: Table) -> list[Table]:
         values = "DEFAULT" if value is None else f"FOR VALUES IN ({quoted(value)})"
         parts.append(attrs.evolve(table, name=part, columns=list(table.columns)))
         world.statements.append(f"CREATE TABLE {parts[-1].sql} PARTITION OF {table.sql} {values}")
-    if random.random() < 0.5:
+    if world.plugin == "wal2json" or random.random() < 0.5:
         return parts
     table.partitions = tuple(part.sql for part in parts)
     return [table]
@@ -230,15 +250,45 @@ def _partition(random: Random, world: World, table: Table) -> list[Table]:
 
 def _identify(random: Random, world: World, table: Table) -> None:
     """Choose the replica identity and the columns that are published."""
-    statements = world.statements
     kind = random.random()
-    if table.is_keyless or kind < 0.3:
+    _choose_identity(random, world, table, kind)
+    if world.plugin == "pgoutput" and random.random() < 0.3:
+        table.row_filter = row_filter(random, table)
+
+
+def row_filter(random: Random, table: Table) -> str | None:
+    """Return a row filter for a table, of columns that its replica identity has."""
+    if table.identity is None:
+        return random.choice(
+            ("team < 3", "level IS NULL OR level % 2 = 0", "flag IS NOT FALSE", "owner <> 'bob'")
+        )
+    tests = []
+    for name in table.identity:
+        test = _ROW_FILTERS.get(table.kind_of(name))
+        if test is not None:
+            tests.append(test.format(name_of(name)))
+    return random.choice(tests) if tests else None
+
+
+_ROW_FILTERS: Final = {
+    "int4": "{} % 3 <> 0",
+    "int8": "{} % 3 <> 0",
+    "numeric": "{} % 2 < 1",
+    "text": "length({}) % 2 = 0",
+    "date": "{} > date '2026-01-20'",
+    "uuid": "{} < '00000018-2222-3333-4444-555555555555'",
+}
+
+
+def _choose_identity(random: Random, world: World, table: Table, kind: float) -> None:
+    statements = world.statements
+    if table.is_keyless or kind < world.full:
         # The stream has the partitions' old rows, and says what the table above them has.
         every = dict.fromkeys((table.sql, *table.stored))
         statements += [f"ALTER TABLE {one} REPLICA IDENTITY FULL" for one in every]
         return
     table.identity = table.key
-    if kind < 0.4 and not table.partitions and table.may_change:
+    if kind < world.full + 0.1 and not table.partitions and table.may_change:
         columns = table.columns
         column = Column("unique_no", "int8")
         columns.append(column)
@@ -249,7 +299,7 @@ def _identify(random: Random, world: World, table: Table) -> None:
             f"ALTER TABLE {table.sql} REPLICA IDENTITY USING INDEX "
             f"{name_of(f'{table.name}_unique_no_idx')}",
         ]
-    if random.random() < 0.3:
+    if table.parent is None and random.random() < 0.3:
         published = {*table.identity, *(c.name for c in table.columns if random.random() < 0.6)}
         if random.random() < 0.9:
             published |= set(table.key)
@@ -257,16 +307,25 @@ def _identify(random: Random, world: World, table: Table) -> None:
         table.may_change = False
     elif table.may_change and random.random() < 0.2:
         table.columns.append(Column("twice", "int4"))
-        table.unpublished = ("twice",)
+        table.generated = ("twice",)
+        if world.plugin == "pgoutput":
+            table.unpublished = table.generated
         statements.append(
             f"ALTER TABLE {table.sql} ADD twice int4 GENERATED ALWAYS AS (level * 2) STORED"
         )
 
 
-def _published(table: Table) -> Iterator[str]:
+def publishing(table: Table) -> str:
+    """Return what adds a table to its publication."""
     publication = "roots" if table.partitions else "leaves"
     columns = "" if table.published is None else f" ({', '.join(map(name_of, table.published))})"
-    yield f"ALTER PUBLICATION {publication} ADD TABLE {table.sql}{columns}"
+    where = "" if table.row_filter is None else f" WHERE ({table.row_filter})"
+    return f"ALTER PUBLICATION {publication} ADD TABLE {table.sql}{columns}{where}"
+
+
+def _published(table: Table) -> Iterator[str]:
+    if table.parent is None:
+        yield publishing(table)
     yield (
         f"CREATE TABLE {table.log} "
         f"(n int8 DEFAULT nextval('h.n'), op text, old {table.sql}, new {table.sql})"

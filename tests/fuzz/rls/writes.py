@@ -13,7 +13,7 @@ from typing import Final
 
 from tests.fuzz.rls.filters import KINDS, name_of, quoted
 from tests.fuzz.rls.policies import Roles, policy
-from tests.fuzz.rls.world import Column, Table, World
+from tests.fuzz.rls.world import Column, Table, World, publishing, row_filter
 
 __all__ = ["Writer", "migration"]
 
@@ -83,7 +83,10 @@ class Writer:
             yield "SAVEPOINT s"
             yield self._of_rows(table, mine, rows)
             yield "ROLLBACK TO s"
-        elif kind < 0.26 and mine:
+        elif kind < 0.22:
+            yield f"TRUNCATE {table.written}"
+            yield self.insert(table, rows)
+        elif kind < 0.28 and mine:
             # Somebody else's, with the same key.
             yield self._update(table, mine)
             yield self._update(table, mine)
@@ -108,9 +111,7 @@ class Writer:
         return f"DELETE FROM {table.written} WHERE {' OR '.join(mine)}"
 
     def insert(self, table: Table, rows: int) -> str:
-        columns = [
-            one for one in table.columns if one.name not in (*table.unpublished, "unique_no")
-        ]
+        columns = [one for one in table.columns if one.name not in (*table.generated, "unique_no")]
         names = ", ".join(one.sql for one in columns)
         values = ", ".join(
             f"({', '.join(self._value(table, one) for one in columns)})" for _ in range(rows)
@@ -122,7 +123,7 @@ class Writer:
         others = [
             one
             for one in table.columns
-            if one.name not in (*table.key, *table.unpublished, "unique_no")
+            if one.name not in (*table.key, *table.generated, "unique_no")
         ]
         chosen = random.sample(others, random.randint(1, min(3, len(others))))
         if random.random() < 0.5:
@@ -182,7 +183,9 @@ def migration(random: Random, world: World, roles: Roles) -> list[str]:
     columns = random.sample(table.columns, random.randint(1, len(table.columns)))
     names = ", ".join(one.sql for one in columns)
     raises = table.kind_of(table.key[0]) != "numeric"
-    match random.randrange(10):
+    match random.randrange(12):
+        case 10 | 11:
+            return _published_anew(random, world, table)
         case 0 | 1:
             name = random.choice(("p0", "p1", "r0"))
             return [
@@ -223,3 +226,16 @@ def migration(random: Random, world: World, roles: Roles) -> list[str]:
             if random.random() < 0.5:
                 statements.append(f"GRANT SELECT ({column.sql}) ON {table.sql} TO {role}")
             return statements
+
+
+def _published_anew(random: Random, world: World, table: Table) -> list[str]:
+    """Return what gives a table another row filter, or none, and more columns in its list."""
+    if table.parent is not None:
+        return []
+    publication = "roots" if table.partitions else "leaves"
+    table.row_filter = None if table.row_filter is not None else row_filter(random, table)
+    if table.published is not None:
+        more = {one.name for one in table.columns if random.random() < 0.3}
+        more |= {*table.published}
+        table.published = tuple(one.name for one in table.columns if one.name in more)
+    return [f"ALTER PUBLICATION {publication} DROP TABLE {table.sql}", publishing(table)]
