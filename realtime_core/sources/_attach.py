@@ -95,7 +95,7 @@ class OutputPlugin(Protocol):
     tells_commit_lsn: bool
     """Whether the LSN of a position is that of the commit record, and not of its end. Only then may
     PostgreSQL be asked to stream from there."""
-    settings: Mapping[str, str]
+    session_settings: Mapping[str, str]
     """Settings of the session, on which the plugin's texts depend."""
 
     async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
@@ -172,7 +172,7 @@ async def attach(
         settings.dsn,
         name,
         sender_timeout=settings.sender_timeout,
-        settings=plugin.settings,
+        settings=plugin.session_settings,
         names=settings.setting_names,
     )
     connected(connection)

@@ -242,7 +242,7 @@ class _Pgoutput:
     settings: _PgoutputSettings
     name: str = "pgoutput"
     tells_commit_lsn: bool = True
-    settings: Mapping[str, str] = attrs.field(factory=dict)
+    session_settings: Mapping[str, str] = attrs.field(factory=dict)
 
     async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
         for option, is_wanted, since in (

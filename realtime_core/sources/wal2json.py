@@ -185,7 +185,7 @@ class _Wal2Json:
     """Whether the format is 2, which tells the LSN of the commit record itself."""
     name: str = "wal2json"
     # Else it leaves out the schema of a type where the search path has that.
-    settings: Mapping[str, str] = attrs.field(factory=lambda: {"search_path": ""})
+    session_settings: Mapping[str, str] = attrs.field(factory=lambda: {"search_path": ""})
     _former: tuple[StreamIdentity, Wal2JsonDecoder] | None = None
 
     async def check(self, connection: AsyncConnection[Any], facts: ServerFacts) -> None:
