@@ -63,6 +63,8 @@ class RealtimeServer:
 
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
+        """The settings."""
+        # Decides who may connect, and who may join which topic.
         self._authorizer = (
             TokenAuthorizer(make_verifier(config)) if config.secure_channels else AllowAll()
         )
@@ -76,6 +78,7 @@ class RealtimeServer:
             names_columns=config.replication_mode is not ReplicationMode.RLS,
         )
         """Where channels subscribe to changes."""
+        # Sends changes to webhooks; None if the configuration file has none.
         self._webhooks: Webhooks | None = None
         if config.configuration_file.webhooks:
             self._webhooks = make_webhooks(config, others=source.stats)
@@ -100,6 +103,7 @@ class RealtimeServer:
             self.mode = RlsMode(config, source, self.hub, self.metrics, checks)
         else:
             self.mode = StreamMode(config, source, self.hub, self.metrics)
+        # What all connections share.
         self._services = Services(
             hub=self.hub,
             attachment=Attachment(lambda: self.is_attached, self.mode.attached),
@@ -110,7 +114,9 @@ class RealtimeServer:
             config=config,
             metrics=self.metrics,
         )
+        # Accepts connections; made when the server is opened.
         self._listener: Listener
+        # The task that reads and sends changes; made when the server is opened.
         self._broadcasting: asyncio.Task[None]
         self.port = config.port
         """The port that the server listens on, once it is open."""

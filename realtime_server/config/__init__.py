@@ -19,8 +19,8 @@ from .choices import (
     WhenFull,
 )
 from .file import ConfigurationFile, RelationRule
-from .reference import Variable, print_config, variables
-from .settings import SETTING_NAMES, ServerConfig
+from .reference import SETTING_NAMES, Variable, print_config, variables
+from .settings import ServerConfig
 from .webhooks import Webhook
 
 __all__ = [
@@ -43,11 +43,11 @@ __all__ = [
     # ._relations
     "EVENTS",
     # .reference
+    "SETTING_NAMES",
     "Variable",
     "print_config",
     "variables",
     # .settings
-    "SETTING_NAMES",
     "ServerConfig",
     # .webhooks
     "Webhook",

@@ -54,8 +54,8 @@ def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]
     ):
         yield (
             ("secure_channels", "jwt_secret", "jwt_secret_short"),
-            f"JWT_SECRET is shorter than {_MIN_SECRET_BYTES} bytes: whoever has one token can "
-            "find it out and sign others; make one with python3 -c 'import secrets; "
+            f"JWT_SECRET is shorter than {_MIN_SECRET_BYTES} bytes: anybody who has a "
+            "token can compute it and sign others; make one with python3 -c 'import secrets; "
             "print(secrets.token_urlsafe(32))', or set JWT_SECRET_SHORT=allow to keep it",
         )
     if config.db_ssl_root_cert is not None and not config.db_ssl.is_checked:

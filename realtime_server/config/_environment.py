@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 import cattrs
@@ -12,7 +12,9 @@ import cattrs
 from ._kinds import kind_of
 from ._readers import is_broken
 
-__all__ = ["MASK", "near_misses", "structure", "variable_fields"]
+__all__ = ["MASK", "dev_defaults", "near_misses", "structure", "variable", "variable_fields"]
+
+_T = TypeVar("_T")
 
 MASK: Final = "***"
 """What is shown in place of a secret."""
@@ -24,11 +26,33 @@ _LIKENESS: Final = 0.85
 """How alike two names are if one is taken for the other misspelt; 0 is not at all, 1 is equal."""
 
 
+def variable(default: _T, meaning: str, *, dev: _T | None = None, secret: bool = False) -> _T:
+    """Make a field that is an environment variable.
+
+    Args:
+        default: the default value.
+        meaning: what the variable does, for the documentation.
+        dev: the default with ``--dev``, if it differs.
+        secret: whether the value is never shown, and may be in a file that ``<NAME>_FILE`` names.
+    """
+    metadata = {"meaning": meaning, "dev": dev, "secret": secret}
+    return attrs.field(default=default, repr=not secret, metadata=metadata)
+
+
 def variable_fields(cls: type[attrs.AttrsInstance]) -> Iterator[attrs.Attribute[Any]]:
     """Yield the fields of a class that are environment variables, with their types resolved."""
     for field in attrs.fields(attrs.resolve_types(cls)):
         if kind_of(field.type) is not None:
             yield field
+
+
+def dev_defaults(cls: type[attrs.AttrsInstance]) -> dict[str, Any]:
+    """Return the defaults of ``--dev`` that differ, by field."""
+    return {
+        field.name: field.metadata["dev"]
+        for field in attrs.fields(cls)
+        if field.metadata.get("dev") is not None
+    }
 
 
 def structure(

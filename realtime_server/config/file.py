@@ -22,7 +22,7 @@ __all__ = ["ConfigurationFile", "RelationRule"]
 
 @attrs.frozen
 class RelationRule:
-    """Events of a kind of topic that are broadcast.
+    """Which events are broadcast to a kind of topic.
 
     Attributes:
         relation: ``schema`` for the topics of schemas, ``schema:table`` for those of tables,
@@ -37,20 +37,23 @@ class RelationRule:
 
 @attrs.frozen
 class ConfigurationFile:
-    """What the file says; without one, everything is broadcast and there are no webhooks."""
+    """The content of the file; without one all events are broadcast, and there are no webhooks."""
 
     realtime: tuple[RelationRule, ...] = tuple(
         RelationRule(relation, EVENTS) for relation in ("*", "*:*", "*:*:*")
     )
+    """Which events are broadcast to which topics."""
     webhooks: tuple[Webhook, ...] = ()
+    """Which webhooks are called for which changes."""
     path: str | None = None
+    """The file's path; None without a file."""
 
     @classmethod
     def read(cls, path: str) -> ConfigurationFile:
         """Read a file.
 
         Raises:
-            ValueError: with the first thing that is wrong and the remedy.
+            ValueError: if the file is invalid; it has the first problem and the remedy.
         """
         try:
             with open(path, encoding="utf-8") as file:
@@ -60,9 +63,11 @@ class ConfigurationFile:
                 f"the file cannot be read ({exc.strerror}); name a JSON file that can"
             ) from None
         except (ValueError, RecursionError) as exc:
-            raise ValueError(f"the file is not JSON ({exc}); mend it") from None
+            raise ValueError(f"the file is not JSON ({exc}); correct it") from None
         if not isinstance(content, dict):
-            raise ValueError('the file is no JSON object; use {"realtime": […], "webhooks": […]}')
+            raise ValueError(
+                'the file is not a JSON object; use {"realtime": […], "webhooks": […]}'
+            )
         config = cls(path=path, webhooks=read_webhooks(_items(content, "webhooks")))
         if "realtime" not in content:
             return config
@@ -75,7 +80,7 @@ class ConfigurationFile:
 def _items(content: Mapping[str, Any], key: str) -> list[Any]:
     items = content.get(key, [])
     if not isinstance(items, list):
-        raise ValueError(f"{key} in the file is no list; use a list of objects")
+        raise ValueError(f"{key} in the file is not a list; use a list of objects")
     return items
 
 

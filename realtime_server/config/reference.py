@@ -1,20 +1,46 @@
-"""The environment variables as data, for the documentation, ``--help`` and ``--print-config``."""
+"""The environment variables as data: for errors, the reference, ``--help``, ``--print-config``."""
 
 from __future__ import annotations
 
 import enum
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from ._environment import MASK, variable_fields
 from ._kinds import kind_of
 from .file import ConfigurationFile
-from .settings import SECTIONS, ServerConfig
+from .settings import ServerConfig
 
-__all__ = ["Variable", "as_text", "print_config", "variables"]
+__all__ = ["SETTING_NAMES", "Variable", "as_text", "print_config", "variables"]
+
+SETTING_NAMES: Final = {
+    "host": "DB_HOST",
+    "port": "DB_PORT",
+    "dbname": "DB_NAME",
+    "user": "DB_USER",
+    "password": "DB_PASSWORD",
+    "sslmode=disable": "DB_SSL=false",
+    "sslmode=verify-ca": "DB_SSL=verify-ca",
+    "sslrootcert": "DB_SSL_ROOT_CERT",
+    "slot": "SLOT_NAME",
+}
+"""The variables that errors name in place of a source's settings, and of libpq's parameters and
+their values."""
+
+_SECTIONS: Final[Mapping[str, str]] = {
+    "replication_mode": "Changes",
+    "db_host": "The database",
+    "port": "Listening",
+    "secure_channels": "Tokens",
+    "max_connections": "Limits",
+    "expose_metrics": "Operation",
+    "replication_poll_interval": "RLS mode",
+    "webhook_slot_name": "Webhooks",
+}
+"""The titles of the documentation's tables, by the first field of each."""
 
 
 @attrs.frozen
@@ -45,7 +71,7 @@ def variables() -> Iterator[Variable]:
     """Yield every variable, by section."""
     section = ""
     for field in variable_fields(ServerConfig):
-        section = SECTIONS.get(field.name, section)
+        section = _SECTIONS.get(field.name, section)
         dev = field.metadata["dev"]
         kind = kind_of(field.type)
         assert kind is not None

@@ -3,12 +3,12 @@
 The defaults are here and nowhere else. A variable's name is the field's name in capitals.
 """
 
-# ruff: noqa: RUF009 (_variable makes attrs fields)
+# ruff: noqa: RUF009 (variable() makes attrs fields)
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self
 
 import attrs
 
@@ -16,7 +16,7 @@ from realtime_core.errors import ConfigError
 
 from . import _kinds as kinds
 from ._contradictions import contradictions
-from ._environment import near_misses, structure
+from ._environment import dev_defaults, near_misses, structure, variable
 from .choices import (
     DatabaseTls,
     EventLoop,
@@ -31,35 +31,7 @@ from .choices import (
 )
 from .file import ConfigurationFile
 
-__all__ = ["SECTIONS", "SETTING_NAMES", "ServerConfig"]
-
-SETTING_NAMES: Final = {
-    "host": "DB_HOST",
-    "port": "DB_PORT",
-    "dbname": "DB_NAME",
-    "user": "DB_USER",
-    "password": "DB_PASSWORD",
-    "sslmode=disable": "DB_SSL=false",
-    "sslmode=verify-ca": "DB_SSL=verify-ca",
-    "sslrootcert": "DB_SSL_ROOT_CERT",
-    "slot": "SLOT_NAME",
-}
-"""The variables that errors name in place of a source's settings, and of libpq's parameters and
-their values."""
-
-_T = TypeVar("_T")
-
-SECTIONS: Final[Mapping[str, str]] = {
-    "replication_mode": "Changes",
-    "db_host": "The database",
-    "port": "Listening",
-    "secure_channels": "Tokens",
-    "max_connections": "Limits",
-    "expose_metrics": "Operation",
-    "replication_poll_interval": "RLS mode",
-    "webhook_slot_name": "Webhooks",
-}
-"""The titles of the documentation's tables, by the first field of each."""
+__all__ = ["ServerConfig"]
 
 _FAMILIES: Final = {
     "DB_SSL": "DB_SSL alone says how the database's connection is protected, as "
@@ -71,51 +43,38 @@ be dangerous to overlook them; with what to set instead."""
 _MIB: Final = 1024 * 1024
 
 
-def _variable(default: _T, meaning: str, *, dev: _T | None = None, secret: bool = False) -> _T:
-    """Make a field that is an environment variable.
-
-    Args:
-        default: the default value.
-        meaning: what the variable does, for the documentation.
-        dev: the default with ``--dev``, if it differs.
-        secret: whether the value is never shown, and may be in a file that ``<NAME>_FILE`` names.
-    """
-    metadata = {"meaning": meaning, "dev": dev, "secret": secret}
-    return attrs.field(default=default, repr=not secret, metadata=metadata)
-
-
 @attrs.frozen
 class ServerConfig:
     """The settings of the server. Each variable's meaning is in its field."""
 
     # Changes
 
-    replication_mode: kinds.Mode = _variable(
+    replication_mode: kinds.Mode = variable(
         ReplicationMode.STREAM,
         "`STREAM`: everybody who may join a topic gets its changes; `RLS`: row level security "
         "decides who gets each",
     )
-    output_plugin: kinds.Plugin = _variable(
+    output_plugin: kinds.Plugin = variable(
         OutputPlugin.PGOUTPUT,
         "what makes the changes; `wal2json` goes on with [a slot of that plugin]"
         "(../topics/rls.md#wal2json), in RLS mode only",
     )
-    publications: kinds.Publications = _variable(
+    publications: kinds.Publications = variable(
         ("supabase_realtime",), "the publications whose tables' changes are sent; they must exist"
     )
-    slot_name: kinds.SlotName = _variable(
+    slot_name: kinds.SlotName = variable(
         None, "the slot's name, in lower case; unset: a temporary slot with a name of its own"
     )
-    temporary_slot: kinds.Flag = _variable(
+    temporary_slot: kinds.Flag = variable(
         False,
         "make the slot `SLOT_NAME` a temporary one, which PostgreSQL drops with the connection; "
         "without `SLOT_NAME` the slot always is",
     )
-    configuration_file: kinds.Configuration = _variable(
+    configuration_file: kinds.Configuration = variable(
         ConfigurationFile(),
         "a file that says which topics get which events; unset: all topics get all events",
     )
-    max_replication_lag_mb: kinds.Megabytes = _variable(
+    max_replication_lag_mb: kinds.Megabytes = variable(
         0,
         "how much WAL the slot may hold back; beyond that the slot is dropped and made anew, and "
         "clients are told of the gap; 0: any amount",
@@ -123,136 +82,136 @@ class ServerConfig:
 
     # The database
 
-    db_host: kinds.Text = _variable(
+    db_host: kinds.Text = variable(
         "localhost", "the database's host: a name, an address, or a socket's directory"
     )
-    db_port: kinds.Port = _variable(5432, "the database's port")
-    db_name: kinds.Text = _variable("postgres", "the database's name")
-    db_user: kinds.Text = _variable(
+    db_port: kinds.Port = variable(5432, "the database's port")
+    db_name: kinds.Text = variable("postgres", "the database's name")
+    db_user: kinds.Text = variable(
         "postgres",
         "the server's role, which needs the attribute `REPLICATION`; in RLS mode "
         "[a role of its own](../howto/rls.md#prepare-the-database), which is no superuser",
     )
-    db_password: kinds.Text = _variable("postgres", "the role's password", secret=True)
-    db_ssl: kinds.Tls = _variable(
+    db_password: kinds.Text = variable("postgres", "the role's password", secret=True)
+    db_ssl: kinds.Tls = variable(
         DatabaseTls.ON,
         "encrypt the connection: `true` accepts any certificate, `verify-ca` one that a known "
         "authority has signed, `verify-full` one that is for the host in `DB_HOST` besides",
         dev=DatabaseTls.OFF,
     )
-    db_ssl_root_cert: kinds.RootCertificate = _variable(
+    db_ssl_root_cert: kinds.RootCertificate = variable(
         None,
         "the certificates of the authorities that `verify-ca` and `verify-full` know; unset: those "
         "in libpq's `~/.postgresql/root.crt`",
     )
-    db_ip_version: kinds.IpFamily = _variable(
+    db_ip_version: kinds.IpFamily = variable(
         IpVersion.IPV4, "the family of the address that is connected to when `DB_HOST` is a name"
     )
-    db_reconnect_backoff_min: kinds.Milliseconds = _variable(
+    db_reconnect_backoff_min: kinds.Milliseconds = variable(
         100, "shortest pause between two attempts to connect to the database"
     )
-    db_reconnect_backoff_max: kinds.Milliseconds = _variable(
+    db_reconnect_backoff_max: kinds.Milliseconds = variable(
         120_000, "longest pause between two attempts; each is longer than the last, up to this"
     )
 
     # Listening
 
-    port: kinds.ListenPort = _variable(
+    port: kinds.ListenPort = variable(
         4000, "the port that clients connect to; 0: any free one; with `--dev` on 127.0.0.1 only"
     )
-    realtime_ip_version: kinds.IpFamily = _variable(
+    realtime_ip_version: kinds.IpFamily = variable(
         IpVersion.IPV6,
         "the address family to listen on; `IPv6` accepts IPv4 clients as well where the system can",
     )
-    allowed_origins: kinds.Origins = _variable(
+    allowed_origins: kinds.Origins = variable(
         (),
         "the origins of web pages whose scripts may connect; unset: all, but without tokens on a "
         "loopback address only the server's own; clients without an origin always may",
     )
-    websocket_compression: kinds.Flag = _variable(
+    websocket_compression: kinds.Flag = variable(
         False, "offer permessage-deflate, which costs processor time and memory, and saves traffic"
     )
 
     # Tokens
 
-    secure_channels: kinds.Protection = _variable(
+    secure_channels: kinds.Protection = variable(
         True, "whether every connection and every join needs a token", dev=False
     )
-    jwt_secret: kinds.OptionalText = _variable(
+    jwt_secret: kinds.OptionalText = variable(
         None, "the key of HS256, HS384 and HS512 tokens, 32 bytes or longer", secret=True
     )
-    jwt_secret_short: kinds.ShortSecrets = _variable(
+    jwt_secret_short: kinds.ShortSecrets = variable(
         ShortSecret.REFUSE,
         "whether to start with a `JWT_SECRET` that is shorter than 32 bytes",
         dev=ShortSecret.ALLOW,
     )
-    jwt_jwks: kinds.Jwks = _variable(
+    jwt_jwks: kinds.Jwks = variable(
         None,
         "further keys, also public ones; the file `JWT_JWKS_FILE` is read again on SIGHUP",
         secret=True,
     )
-    jwt_claim_validators: kinds.ClaimValidators = _variable(
+    jwt_claim_validators: kinds.ClaimValidators = variable(
         {}, "the claims that every token must have, with exactly these values"
     )
 
     # Limits
 
-    max_connections: kinds.Number = _variable(16384, "how many connections may be open")
-    max_channels: kinds.Number = _variable(1000, "how many topics one connection may have joined")
-    max_tokens: kinds.Number = _variable(
+    max_connections: kinds.Number = variable(16384, "how many connections may be open")
+    max_channels: kinds.Number = variable(1000, "how many topics one connection may have joined")
+    max_tokens: kinds.Number = variable(
         50,
         "how many different tokens one connection's channels may have, or have had within the last "
         "minute; while a token is renewed, the old and the new one count",
     )
-    max_joins_per_second: kinds.Number = _variable(
+    max_joins_per_second: kinds.Number = variable(
         1000, "how many joins a second one connection may send"
     )
-    max_conditions: kinds.Number = _variable(
+    max_conditions: kinds.Number = variable(
         10_000, "how many conditions the filters of one connection's channels may have together"
     )
-    max_total_conditions: kinds.Number = _variable(
+    max_total_conditions: kinds.Number = variable(
         250_000,
         "the same for all connections together; each condition takes 2 KB of memory, and time for "
         "each row",
     )
-    max_regex_instructions: kinds.Number = _variable(
+    max_regex_instructions: kinds.Number = variable(
         50_000,
         "how many of RE2's instructions the [regular expressions](limits.md#filters) of one "
         "connection's channels may take together",
     )
-    max_total_regex_instructions: kinds.Number = _variable(
+    max_total_regex_instructions: kinds.Number = variable(
         1_000_000, "the same for all connections together"
     )
-    max_messages_per_second: kinds.Number = _variable(
+    max_messages_per_second: kinds.Number = variable(
         2000, "how many messages a second one connection may send"
     )
-    max_frame_bytes: kinds.Bytes = _variable(_MIB, "the size of one message from a client")
-    max_payload_bytes: kinds.Bytes = _variable(_MIB // 4, "the size of a message's payload")
-    max_header_bytes: kinds.Bytes = _variable(
+    max_frame_bytes: kinds.Bytes = variable(_MIB, "the size of one message from a client")
+    max_payload_bytes: kinds.Bytes = variable(_MIB // 4, "the size of a message's payload")
+    max_header_bytes: kinds.Bytes = variable(
         64 * 1024, "the size of a request's line and headers together"
     )
-    max_query_bytes: kinds.QueryBytes = _variable(
+    max_query_bytes: kinds.QueryBytes = variable(
         8000, "the size of a request's query, in which tokens may be"
     )
-    handshake_timeout: kinds.Milliseconds = _variable(
+    handshake_timeout: kinds.Milliseconds = variable(
         10_000, "how long a client may take to send its request's line and headers"
     )
-    idle_timeout: kinds.Milliseconds = _variable(
+    idle_timeout: kinds.Milliseconds = variable(
         60_000, "after how long without a message a client's connection is closed"
     )
-    outbox_max_bytes: kinds.Bytes = _variable(
+    outbox_max_bytes: kinds.Bytes = variable(
         8 * _MIB,
         "how much may wait for one client before it is [cut off](../topics/slow-clients.md)",
     )
-    outbox_total_bytes: kinds.OptionalBytes = _variable(
+    outbox_total_bytes: kinds.OptionalBytes = variable(
         None,
         "how much may wait for all clients together before those with the most are cut off; unset: "
         "a quarter of the memory that the process may have",
     )
-    outbox_max_age: kinds.Milliseconds = _variable(
+    outbox_max_age: kinds.Milliseconds = variable(
         15_000, "how long a message may wait for a client before the client is cut off"
     )
-    send_buffer_bytes: kinds.SendBuffer = _variable(
+    send_buffer_bytes: kinds.SendBuffer = variable(
         128 * 1024,
         "how much the operating system holds for one connection besides, roughly; 0: what the "
         "system chooses, which may be megabytes",
@@ -260,117 +219,122 @@ class ServerConfig:
 
     # Operation
 
-    expose_metrics: kinds.Flag = _variable(
+    expose_metrics: kinds.Flag = variable(
         False, "serve [`/metrics`](metrics.md) for Prometheus", dev=True
     )
-    inspector: kinds.Flag = _variable(
+    inspector: kinds.Flag = variable(
         False,
         "serve a [page](../howto/inspector.md) at `/` that shows changes as they come",
         dev=True,
     )
-    ready_max_lag_mb: kinds.Megabytes = _variable(
+    ready_max_lag_mb: kinds.Megabytes = variable(
         100, "how far the stream may be behind while `/ready` answers 200; 0: any distance"
     )
-    log_level: kinds.Level = _variable(
+    log_level: kinds.Level = variable(
         LogLevel.INFO, "the level of the least important lines that are logged"
     )
-    log_format: kinds.LogStyle = _variable(
+    log_format: kinds.LogStyle = variable(
         LogFormat.TEXT, "whether each [line](logs.md) is text, or a JSON object"
     )
-    event_loop: kinds.Loop = _variable(
+    event_loop: kinds.Loop = variable(
         EventLoop.ASYNCIO,
         "the event loop that runs the server; `uvloop` needs the extra `fast`, and is not always "
         "faster",
     )
-    drain_timeout: kinds.Milliseconds = _variable(
+    drain_timeout: kinds.Milliseconds = variable(
         5000, "how long a stop may take until the last connection is closed"
     )
 
     # RLS mode
 
-    replication_poll_interval: kinds.Pause = _variable(
+    replication_poll_interval: kinds.Pause = variable(
         0,
         "the least time from the beginning of one check of changes to the next, unless "
         "`MAX_CHANGES` changes wait already; 0: the next check begins when the last one has ended",
     )
-    subscription_sync_interval: kinds.Milliseconds = _variable(
+    subscription_sync_interval: kinds.Milliseconds = variable(
         60_000,
         "the time between two comparisons of the table `realtime.subscription` with the joined "
         "channels",
     )
-    max_changes: kinds.Number = _variable(100, "how many changes one check may be about")
-    max_record_bytes: kinds.RecordBytes = _variable(
+    max_changes: kinds.Number = variable(100, "how many changes one check may be about")
+    max_record_bytes: kinds.RecordBytes = variable(
         _MIB,
         "the size of a change's values beyond which the [long ones are left "
         "out](limits.md#large-changes), in STREAM mode, too; all stock clients accept the default",
     )
-    rls_strict: kinds.Flag = _variable(
+    rls_strict: kinds.Flag = variable(
         False, "send only rows that are still as the change says when they are checked"
     )
-    rls_delete: kinds.RlsDeletes = _variable(
+    rls_delete: kinds.RlsDeletes = variable(
         RlsDelete.KEY,
         "what is sent of a deleted row where row level security is enabled: `key`: the primary "
         "key, to every role; `policy`: under REPLICA IDENTITY FULL [the whole row to those whom "
         "the policies let see it](../topics/rls.md#who-could-see-a-deleted-row)",
     )
-    rls_check_timeout: kinds.Milliseconds = _variable(
+    rls_check_timeout: kinds.Milliseconds = variable(
         1000,
         "how long a role's policies may take for one check; rows for a role and claims that take "
         "longer are checked apart from the others",
     )
-    rls_waiting_bytes: kinds.OptionalBytes = _variable(
+    rls_waiting_bytes: kinds.OptionalBytes = variable(
         None,
         "how much may wait for all roles and claims whose policies take too long, before those "
         "with the most lose it and are told of a [gap](protocol.md#gaps); unset: a quarter of the "
         "memory that the process may have",
     )
-    rls_ignored_claims: kinds.Names = _variable(
+    rls_ignored_claims: kinds.Names = variable(
         (), "claims that no policy reads, so that tokens which differ in them alone share a check"
     )
 
     # Webhooks
 
-    webhook_slot_name: kinds.SlotName = _variable(
+    webhook_slot_name: kinds.SlotName = variable(
         None,
         "of a permanent slot, [from which endpoints are served](../howto/webhooks.md#the-slot); "
         "unset: `SLOT_NAME` with `_webhooks` behind it, and a temporary one where that is "
         "temporary or unset",
     )
-    webhook_headers: kinds.Headers = _variable((), "sent with each request", secret=True)
-    webhook_secret: kinds.SigningSecrets = _variable(
+    webhook_headers: kinds.Headers = variable(
+        (), "headers that are sent with each request", secret=True
+    )
+    webhook_secret: kinds.SigningSecrets = variable(
         (),
-        "signs each request; while a secret is replaced the new one and the old one, with a "
-        "space between",
+        "signs each request; while a secret is replaced, the new one and the old one, separated "
+        "by a space",
         secret=True,
     )
-    webhook_timeout: kinds.Milliseconds = _variable(5000, "of one attempt")
-    webhook_max_attempts: kinds.Attempts = _variable(
-        5, "for one request, with growing pauses; 0: no bound"
+    webhook_timeout: kinds.Milliseconds = variable(
+        5000, "how long one attempt to send a request may take"
     )
-    webhook_backoff_min: kinds.Milliseconds = _variable(
-        1000, "shortest pause between two attempts, which doubles each time"
+    webhook_max_attempts: kinds.Attempts = variable(
+        5, "how often a request is tried to be sent, with growing pauses; 0: without end"
     )
-    webhook_backoff_max: kinds.Milliseconds = _variable(
-        60_000, "longest pause, whatever `Retry-After` asks for"
+    webhook_backoff_min: kinds.Milliseconds = variable(
+        1000, "shortest pause between two attempts; it doubles each time"
     )
-    webhook_max_bytes: kinds.Bytes = _variable(
-        8 * _MIB, "of one body; a larger transaction goes in numbered parts"
+    webhook_backoff_max: kinds.Milliseconds = variable(
+        60_000, "longest pause between two attempts, whatever `Retry-After` asks for"
     )
-    webhook_waiting_bytes: kinds.Bytes = _variable(
-        32 * _MIB, "what may wait in memory for one endpoint, one body at least"
+    webhook_max_bytes: kinds.Bytes = variable(
+        8 * _MIB, "the size of one body; a larger transaction is sent in numbered parts"
     )
-    webhook_when_full: kinds.WhenFulls = _variable(
+    webhook_waiting_bytes: kinds.Bytes = variable(
+        32 * _MIB, "how much may wait in memory for one endpoint; one body always may"
+    )
+    webhook_when_full: kinds.WhenFulls = variable(
         WhenFull.HOLD,
-        "what is done with more: `hold` reads no further for webhooks, so that the database "
-        "keeps it; `drop` puts it into the dead letters",
+        "what is done when more would wait: `hold` reads no further for webhooks, so that the "
+        "database keeps it; `drop` puts it into the dead letters",
     )
-    webhook_dead_letters: kinds.DeadLetters = _variable(
+    webhook_dead_letters: kinds.DeadLetters = variable(
         None,
-        "where requests are kept that were given up; unset: they are lost",
+        "the file that keeps requests which were given up; unset: they are lost",
     )
-    webhook_dead_letters_max_mb: kinds.Megabytes = _variable(
+    webhook_dead_letters_max_mb: kinds.Megabytes = variable(
         1000,
-        "of that file; beyond it `hold` goes on trying, and `drop` loses the request; 0: no bound",
+        "the size of that file; beyond it `hold` goes on trying, and `drop` loses the request; "
+        "0: any size",
     )
 
     # What follows are no variables.
@@ -396,7 +360,7 @@ class ServerConfig:
         """
         values, problems = structure(environ, cls)
         if dev:
-            values = {**_dev_defaults(cls), **values}
+            values = {**dev_defaults(cls), "loopback": True, **values}
         config = cls(**values)
         contradictory = [
             problem
@@ -437,12 +401,3 @@ class ServerConfig:
                     "WEBHOOK_DEAD_LETTERS"
                 )
         return found
-
-
-def _dev_defaults(cls: type[ServerConfig]) -> dict[str, Any]:
-    defaults: dict[str, Any] = {
-        field.name: field.metadata["dev"]
-        for field in attrs.fields(cls)
-        if field.metadata.get("dev") is not None
-    }
-    return {**defaults, "loopback": True}

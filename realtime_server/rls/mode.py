@@ -46,7 +46,7 @@ from .setup.privileges import missing_privileges
 from .setup.type_schemas import open_schemas
 from .slow_viewers import SlowViewers
 from .subscription_table import Registration
-from .subscriptions import Registry
+from .subscriptions import SubscriptionRegistry
 
 __all__ = ["RlsMode"]
 
@@ -84,15 +84,20 @@ class RlsMode:
         counters: Counters,
     ) -> None:
         self._config = config
+        # Whether the changes come from wal2json, which does not know publications.
         self._is_wal2json = config.output_plugin is OutputPlugin.WAL2JSON
         self._source = source
+        # Returns the database's connection string.
         self._dsn = dsn = partial(resolve_dsn, config)
         timeout = config.rls_check_timeout / 1000
+        # Three pools of connections that check rows: for all viewers together, for those who were
+        # too slow there, and for those whose checks were cancelled because of these.
         self._visibility = Visibility(
             dsn, timeout=timeout, size=_CONNECTIONS, waits_for_locks=False
         )
         self._apart = Visibility(dsn, timeout=timeout, name="rls apart", size=2)
         self._on_trial = Visibility(dsn, timeout=timeout, name="rls on trial", size=2)
+        # A pool of connections that check joins.
         self._connections = Connections(
             dsn,
             name="subscriptions",
@@ -101,7 +106,8 @@ class RlsMode:
             prepares=False,
             settings=OWN_PATH,
         )
-        self._registry = Registry(
+        # The joined channels, and their rows in realtime.subscription.
+        self._registry = SubscriptionRegistry(
             self._connections,
             publications=config.publications,
             plugin=config.output_plugin,
@@ -120,6 +126,7 @@ class RlsMode:
             asks_for_deleted=config.rls_delete is RlsDelete.POLICY,
         )
         delivery = Delivery(hub, counters)
+        # Checks changes, and keeps those of viewers whose policies are slow in queues.
         self._slow_viewers = slow = SlowViewers(
             checker,
             self._apart,
@@ -128,15 +135,19 @@ class RlsMode:
             counters,
             max_bytes=config.rls_waiting_bytes or memory_limit() // _SHARE,
         )
+        # Takes batches of changes from the reader to the channels.
         self._broadcaster = Broadcaster(
             Matcher(hub), slow.check, delivery, slow.telling, metrics, self._renew
         )
+        # Divides the stream into batches.
         self._reader = Reader(
             source,
             limit=config.max_changes,
             interval=config.replication_poll_interval / 1000,
         )
+        # Set when the schema realtime is set up, and the source attaches.
         self._ready = asyncio.Event()
+        # Closes what was opened.
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:

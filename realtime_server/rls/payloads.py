@@ -75,6 +75,7 @@ class View:
             values are shown, and the payload says so.
     """
 
+    # Besides the arguments: the payloads that were rendered, and whether a selection is too large.
     __slots__ = (
         "_answers",
         "_change",

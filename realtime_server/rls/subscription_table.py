@@ -1,9 +1,9 @@
-"""The SQL of ``realtime.subscription``, and of ``realtime.core_node`` beside it.
+"""The SQL of the tables ``realtime.subscription`` and ``realtime.core_node``.
 
 ``realtime.subscription`` has a row for each channel and table. Each server marks its rows with its
-node, and says in ``realtime.core_node`` until when it lives at least, so that others can remove
-the rows of one that ended without a word. Whoever calls a method here has the connection, and
-catches its errors.
+node. In ``realtime.core_node`` it writes until when its rows are valid, so that others can delete
+the rows of a server that has ended without deleting them. The callers of these methods provide the
+connection, and handle psycopg's errors.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Registration:
     """A joined channel, as ``realtime.subscription`` has it."""
 
     wants: tuple[tuple[SubscriptionSpec, ...], ...]
-    """What the channel listens to, each thing as the list of its possible readings."""
+    """What the channel listens to; for each item, all the ways in which it can be read."""
     viewer: Viewer
     """The role and claims that rows are checked for."""
     id: UUID = attrs.field(factory=uuid4)
@@ -115,13 +115,13 @@ class SubscriptionTable:
     """One server's rows of ``realtime.subscription``.
 
     Args:
-        publications: whose tables can be listened to.
+        publications: the publications whose changes are sent.
         plugin: the output plugin that the changes come from.
         node: names the server among others, and among its earlier runs.
-        enum_orders: labels of enums in their declared order, by schema and name; kept up to date
-            here, for filters.
-        asks_for_deleted: whether deleted rows of which all is known are shown to those who could
-            see them.
+        enum_orders: the labels of enum types in their declared order, by schema and name; kept up
+            to date here, for filters.
+        asks_for_deleted: whether a deleted row is sent to those who could see it, if all of its
+            values are known.
     """
 
     def __init__(
@@ -144,11 +144,11 @@ class SubscriptionTable:
         self._enum_orders.update(await read_enum_orders(connection))
 
     async def say_alive(self, connection: AsyncConnection[Any], seconds: float) -> None:
-        """Have the server's rows kept by all servers for so many seconds."""
+        """Write that the server's rows are valid for so many seconds from now."""
         await connection.execute(_SAY_ALIVE, {"node": self._node, "seconds": seconds})
 
     async def delete_dead(self, connection: AsyncConnection[Any]) -> None:
-        """Delete the rows of servers that have not said in time that they live."""
+        """Delete the rows of servers whose rows are no longer valid."""
         await connection.execute(_DELETE_DEAD)
 
     async def delete_own(self, connection: AsyncConnection[Any]) -> None:
@@ -191,7 +191,7 @@ class SubscriptionTable:
         )
 
     async def check_role(self, connection: AsyncConnection[Any], role: str) -> None:
-        """Look whether the server may act as a token's role.
+        """Check whether the server may act as a token's role.
 
         Raises:
             RefusedError: if there is no such role, or the server may not.
@@ -230,7 +230,7 @@ class SubscriptionTable:
         }
         tables = await read_tables(connection, named, [role], self._publications, self._plugin)
         if any(table.has_enums for table in tables.values()):
-            # One may be newer than the last comparison, or have a new label.
+            # An enum type may have been made since the last comparison, or have a new label.
             await self.refresh_enum_orders(connection)
 
         def row(spec: SubscriptionSpec) -> tuple[SubscriptionRow, str | None] | None:

@@ -30,7 +30,7 @@ from ..phoenix.reasons import RlsReason
 from .subscription_table import Registration, SubscriptionTable, limit_time
 from .viewers import Viewer
 
-__all__ = ["Registry"]
+__all__ = ["SubscriptionRegistry"]
 
 logger = logging.getLogger("realtime.rls")
 
@@ -44,7 +44,7 @@ _PATIENCE: Final = 2.0
 """How many seconds each attempt waits for a connection; clients wait no longer than ten."""
 
 
-class Registry:
+class SubscriptionRegistry:
     """The joined channels of one server.
 
     Args:
@@ -74,7 +74,9 @@ class Registry:
         asks_for_deleted: bool = False,
         statement_timeout: float = 2.0,
     ) -> None:
+        # The pool of connections.
         self._connections = connections
+        # The SQL of the server's rows.
         self._table = SubscriptionTable(
             publications=publications,
             plugin=plugin,
@@ -82,11 +84,17 @@ class Registry:
             enum_orders=enum_orders,
             asks_for_deleted=asks_for_deleted,
         )
+        # Seconds from one comparison of rows and channels to the next.
         self._interval = interval
+        # Seconds that a statement of a join may take.
         self._statement_timeout = statement_timeout
+        # The names of claims that no policy reads.
         self._ignored = frozenset(ignored_claims)
+        # The joined channels, and those whose join is being checked.
         self._registrations: dict[UUID, Registration] = {}
+        # The channels that have left, and whose rows are to be deleted.
         self._removed: set[UUID] = set()
+        # Wakes the task that deletes rows, and compares them with the channels.
         self._woken = asyncio.Event()
         # Whether comparisons pause until somebody joins.
         self._is_quiet = False
@@ -106,7 +114,7 @@ class Registry:
         """Check a join, and write its rows.
 
         Args:
-            wants: what the join asks for, each thing as the list of its possible readings.
+            wants: what the join asks for; for each item, all the ways in which it can be read.
             claims: the claims of the verified token.
 
         Raises:

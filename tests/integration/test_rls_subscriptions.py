@@ -19,7 +19,7 @@ from realtime_server.errors import RefusedError
 from realtime_server.fanout.subscription_specs import SubscriptionSpec
 from realtime_server.rls import subscription_table
 from realtime_server.rls.subscription_table import Registration
-from realtime_server.rls.subscriptions import Registry
+from realtime_server.rls.subscriptions import SubscriptionRegistry
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
 from tests.rls_helpers import at, membership, migrated, roles
@@ -58,8 +58,8 @@ class Desk:
         self.reader = reader
         self.registry = self.open()
 
-    def open(self, node: str = "this", interval: float = 3600, **more: Any) -> Registry:
-        return Registry(
+    def open(self, node: str = "this", interval: float = 3600, **more: Any) -> SubscriptionRegistry:
+        return SubscriptionRegistry(
             self.pool,
             publications=["shop"],
             node=node,
@@ -273,7 +273,7 @@ async def test_a_role_that_the_server_may_not_be_is_refused_and_the_grant_logged
         dsn = make_conninfo(desk.database.dsn, user=server)
         pool = Connections(at(dsn), name="test", size=4)
         async with pool:
-            registry = Registry(
+            registry = SubscriptionRegistry(
                 pool, publications=["shop"], node="that", interval=3600, enum_orders={}
             )
             with pytest.raises(RefusedError, match="may not act as role"):
@@ -343,7 +343,7 @@ async def test_a_filter_that_takes_too_long_to_check_is_refused(desk: Desk, chec
 
 
 @contextlib.asynccontextmanager
-async def running(registry: Registry) -> AsyncIterator[None]:
+async def running(registry: SubscriptionRegistry) -> AsyncIterator[None]:
     task = asyncio.create_task(registry.run())
     try:
         yield

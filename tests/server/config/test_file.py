@@ -92,9 +92,9 @@ URL = {"endpoint": "https://example.org/hook"}
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ([], "the file is no JSON object; use "),
-        ({"realtime": {}}, "realtime in the file is no list; use a list of objects"),
-        ({"webhooks": None}, "webhooks in the file is no list; use a list of objects"),
+        ([], "the file is not a JSON object; use "),
+        ({"realtime": {}}, "realtime in the file is not a list; use a list of objects"),
+        ({"webhooks": None}, "webhooks in the file is not a list; use a list of objects"),
         ({"realtime": ["public"]}, "realtime[0] in the file has no relation; use "),
         ({"realtime": [{"events": ["INSERT"]}]}, "realtime[0] in the file has no relation; use "),
         ({"realtime": [{"relation": "a"}]}, "realtime[0] in the file needs events, a list of "),
@@ -190,7 +190,7 @@ def test_what_is_wrong_is_named_with_its_place(path: Path, content: Any, problem
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000, b""])
 def test_what_is_not_json_is_said(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"^the file is not JSON \(.*\); mend it$"):
+    with pytest.raises(ValueError, match=r"^the file is not JSON \(.*\); correct it$"):
         ConfigurationFile.read(str(path))
 
 

@@ -536,7 +536,7 @@ def test_a_secret_that_can_be_guessed_is_refused(secret: str) -> None:
         ServerConfig.from_env({"JWT_SECRET": secret})
     [problem] = caught.value.problems
     assert problem == (
-        "JWT_SECRET is shorter than 32 bytes: whoever has one token can find it out and sign "
+        "JWT_SECRET is shorter than 32 bytes: anybody who has a token can compute it and sign "
         "others; make one with python3 -c 'import secrets; print(secrets.token_urlsafe(32))', or "
         "set JWT_SECRET_SHORT=allow to keep it"
     )
