@@ -49,7 +49,7 @@ class ReplyReason(Reason):
         "join a topic that begins with `realtime:`, and send events to joined topics",
     )
     NO_FILTER = (
-        "there is no filter behind the table; write one, as in realtime:{schema}:{table}:id=eq.99"
+        "there is no filter after the table; write one, as in realtime:{schema}:{table}:id=eq.99"
     )
     FILTER = (
         "cannot filter by {filter}: {problem}",
@@ -208,7 +208,7 @@ class TokenReason(Reason):
     """Why a token is not accepted."""
 
     NOT_GIVEN = "no token was given"
-    NO_STRING = "no token was given, or one that is no string"
+    NO_STRING = "no token was given, or it is not a string"
     NO_TOKEN = "the token is not a JSON Web Token, or too long"
     HEADER = "the token's header is not a JSON object"
     TYPE = "the token's header has no typ of JWT"
@@ -216,8 +216,8 @@ class TokenReason(Reason):
         "the token's header has a critical extension",
         "the claim `crit` asks for what this server does not know",
     )
-    KEY_ID = "the token's kid names no key of this server's"
-    ALGORITHM = "the token's alg is not what its key is for"
+    KEY_ID = "the token's kid names no key of this server"
+    ALGORITHM = "the token's alg is not one that its key is for"
     SIGNATURE = (
         "the token's signature does not fit",
         "it was signed with another key, or changed",
@@ -225,7 +225,7 @@ class TokenReason(Reason):
     NO_JSON = "the token's claims are not JSON"
     NO_OBJECT = "the token's claims are not a JSON object"
     NAMED_TWICE = (
-        "the token's claims name one twice",
+        "the token's claims have a member twice",
         "at any depth: readers differ in which of the two they take",
     )
     NESTED_TOO_DEEPLY = "the token's claims are nested too deeply"
@@ -237,8 +237,8 @@ class TokenReason(Reason):
         "the token's claim {name!r} is missing or not what it must be",
         "`JWT_CLAIM_VALIDATORS`",
     )
-    NO_EXPIRY = "the token's exp is missing, or no whole number of seconds"
-    NO_TIME = "the token's exp or nbf is no time"
+    NO_EXPIRY = "the token's exp is missing, or is not a whole number of seconds"
+    NO_TIME = "the token's exp or nbf is not a time"
     NOT_YET = (
         "the token's nbf has not come yet",
         "the clocks of whoever makes tokens and of the server differ, or the token is for later",

@@ -73,7 +73,10 @@ async def test_the_published_tables_are_listed(one_pg: Server) -> None:
         ("", "the token is not a JSON Web Token, or too long"),
         (make_token(secret="SOMETHING_ELSE_THAT_IS_SECRET"), "the token's signature does not fit"),
         (make_token(expires_in=-1), "the token has expired"),
-        (make_token(expires_in=None), "the token's exp is missing, or no whole number of seconds"),
+        (
+            make_token(expires_in=None),
+            "the token's exp is missing, or is not a whole number of seconds",
+        ),
     ],
 )
 async def test_without_a_good_token_a_stranger_learns_nothing_but_why(

@@ -215,7 +215,7 @@ async def test_a_join_outside_of_realtime_is_unmatched(
         ("id", "cannot filter by 'id': unexpected end; expected '=' after the column, as in "),
         ("=eq.1", "cannot filter by '=eq.1': unexpected '='; expected a column's name, as in "),
         ("and(id.eq.1", "cannot filter by 'and(id.eq.1': the parenthesis of and( is never closed"),
-        ("", "there is no filter behind the table; write one, as in realtime:"),
+        ("", "there is no filter after the table; write one, as in realtime:"),
     ],
 )
 async def test_a_filter_that_cannot_be_read_gets_an_error_that_says_why(

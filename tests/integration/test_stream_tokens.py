@@ -161,10 +161,10 @@ async def test_without_a_token_it_is_403_and_the_authorization_header_is_none(
     [
         ("expired", "the token has expired"),
         ("nbf in the future", "the token's nbf has not come yet"),
-        ("string exp", "the token's exp or nbf is no time"),
+        ("string exp", "the token's exp or nbf is not a time"),
         ("another secret", "the token's signature does not fit"),
         ("two parts", "the token is not a JSON Web Token, or too long"),
-        ("alg none", "the token's alg is not what its key is for"),
+        ("alg none", "the token's alg is not one that its key is for"),
         (None, "no token was given"),
     ],
 )

@@ -62,7 +62,7 @@ def test_names_may_have_colons() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("realtime:s:t:", "there is no filter behind the table; write one, as in "),
+        ("realtime:s:t:", "there is no filter after the table; write one, as in "),
         ("realtime:s:t:id", "cannot filter by 'id': unexpected end; expected '=' after the "),
         ("realtime:s:t:=eq.1", "cannot filter by '=eq.1': unexpected '='; expected a column's "),
         ("realtime:s:t:id=eq", "cannot filter by 'id=eq': unexpected end; expected '.' and a "),
