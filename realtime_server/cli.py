@@ -26,6 +26,7 @@ from .config.database.addresses import resolve_dsn
 from .config.database.source import setting_names
 from .config.output import tell
 from .fanout.stream.check import stream_findings
+from .net.notify import Notifier
 from .rls.setup.check import rls_findings
 from .rls.setup.command import run_migrate
 from .server import RealtimeServer
@@ -239,6 +240,9 @@ async def _serve(config: ServerConfig) -> None:
     stop = asyncio.Event()
     _on_stop_signals(stop.set)
     server = RealtimeServer(config)
+    notifier = Notifier(
+        os.environ, is_attached=lambda: server.is_attached, why_not_ready=server.why_not_ready
+    )
     if hasattr(signal, "SIGHUP"):  # not on Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload_keys)
     async with server:
@@ -247,10 +251,13 @@ async def _serve(config: ServerConfig) -> None:
         gc.collect()
         gc.freeze()
         logger.info("listening on %s, port %d", _host(config), server.port)
+        notifying = asyncio.create_task(notifier.run())
         stopped = asyncio.create_task(stop.wait())
         ended = asyncio.create_task(server.wait())
         await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
+        notifying.cancel()
+        notifier.stopping()
         if ended.done():
             ended.result()
         ended.cancel()

@@ -136,7 +136,7 @@ class RealtimeServer:
         )
         self.port = sock.getsockname()[1]
         site = Site(
-            why_not_ready=self._why_not_ready,
+            why_not_ready=self.why_not_ready,
             metrics=self.metrics.render if config.expose_metrics else None,
             metrics_type=CONTENT_TYPE,
             more=self._inspector() if config.inspector else None,
@@ -183,6 +183,16 @@ class RealtimeServer:
     def is_attached(self) -> bool:
         """Whether the database's changes are being read."""
         return self.source.stats().connected
+
+    def why_not_ready(self) -> str | None:
+        """Return why clients would not get changes now, None if they would; for ``/ready``."""
+        stats, most = self.source.stats(), self.config.ready_max_lag_mb
+        if not stats.connected:
+            return "the database's changes are not being read"
+        if most and stats.lag_bytes > most * _MEGABYTE:
+            lag = f"{stats.lag_bytes / _MEGABYTE:.0f}"
+            return f"the stream is {lag} MB behind, at most {most} are good (READY_MAX_LAG_MB)"
+        return None
 
     @property
     def open_connections(self) -> int:
@@ -231,15 +241,6 @@ class RealtimeServer:
     def _inspector(self) -> dict[str, Endpoint]:
         tables, origins = TableList.of(self.config), self.config.allowed_origins
         return inspector_endpoints(self._authorizer, tables, allowed_origins=origins)
-
-    def _why_not_ready(self) -> str | None:
-        stats, most = self.source.stats(), self.config.ready_max_lag_mb
-        if not stats.connected:
-            return "the database's changes are not being read"
-        if most and stats.lag_bytes > most * _MEGABYTE:
-            lag = f"{stats.lag_bytes / _MEGABYTE:.0f}"
-            return f"the stream is {lag} MB behind, at most {most} are good (READY_MAX_LAG_MB)"
-        return None
 
     async def _serve(
         self, websocket: ServerConnection, request: ConnectRequest, serializer: Serializer

@@ -56,6 +56,9 @@ class FakeServer:
         self.seen.append("keys read again")
         os.kill(os.getpid(), signal.SIGTERM)
 
+    def why_not_ready(self) -> None:
+        return None
+
     async def wait(self) -> None:
         if self.ending is not None:
             raise self.ending
