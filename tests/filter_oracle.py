@@ -25,8 +25,8 @@ from realtime_core.filters import (
 )
 from realtime_core.filters._rows import Row
 from realtime_core.filters.compiler import Scope
-from realtime_core.types.base import Kind
-from realtime_core.types.columns import kind_of
+from realtime_core.types.base import DataType
+from realtime_core.types.columns import data_type_of
 
 ENUM_LABELS = ("sad", "ok", "happy", "Überglücklich")
 SETTINGS = """
@@ -644,7 +644,7 @@ def foreign_literals(
     connection.execute(SETTINGS)
     tried = []
     for column in TYPES:
-        kind = literal_kind(connection, column.sql)
+        kind = literal_type(connection, column.sql)
         if kind.by_text:
             continue
         for _ in range(each):
@@ -667,10 +667,10 @@ def foreign_literals(
 LITERAL_TYPES = {"char(8)": "bpchar", "bit(4)": "varbit", "cidr": "inet", "positive": "int4"}
 
 
-def literal_kind(connection: psycopg.Connection, type_name: str) -> Kind:
+def literal_type(connection: psycopg.Connection, type_name: str) -> DataType:
     connection.execute("DROP TABLE IF EXISTS t")
     connection.execute(f"CREATE TEMPORARY TABLE t (v {type_name})")
-    return kind_of(read_relation(connection).columns[0], {("public", "mood"): ENUM_LABELS})
+    return data_type_of(read_relation(connection).columns[0], {("public", "mood"): ENUM_LABELS})
 
 
 def mutated(random: Random, text: str, other: str) -> str:

@@ -17,8 +17,8 @@ import attrs
 
 from ..changes import Relation
 from ..errors import FilterError
-from ..types.base import Key, Kind, as_is
-from ..types.columns import EnumOrders, enums_of, kind_of
+from ..types.base import DataType, Key, as_is
+from ..types.columns import EnumOrders, data_type_of, enums_of
 from ..types.json import JSONB, json_path, read_document
 from ..types.texts import TEXT
 from ._patterns import PATTERNS, Patterns, fold_text
@@ -81,7 +81,7 @@ class _Operand:
     """How its value is read as a key."""
     text: ValueSource
     """How its value is read as a text."""
-    kind: Kind
+    data_type: DataType
     """Its type."""
 
 
@@ -96,7 +96,7 @@ class Scope:
     def __init__(self, relation: Relation, enums: EnumOrders) -> None:
         self.relation = relation
         self._enums = dict(enums_of(relation, enums))
-        self._kinds: dict[str, Kind] = {}
+        self._data_types: dict[str, DataType] = {}
         # A source is kept as long as a filter uses it. Clients may send ever new paths into JSON.
         self._sources: WeakValueDictionary[tuple[object, ...], ValueSource] = WeakValueDictionary()
 
@@ -122,20 +122,20 @@ class Scope:
         """Return the columns of a filter whose types are not known, so that only texts are
         compared."""
         columns = dict.fromkeys(each.column for each in references(node))
-        return tuple(column for column in columns if self.kind(column).by_text)
+        return tuple(column for column in columns if self.data_type(column).by_text)
 
-    def kind(self, column: str) -> Kind:
-        """Return the Kind of a column's type.
+    def data_type(self, column: str) -> DataType:
+        """Return the DataType of a column.
 
         Raises:
             KeyError: if the relation has no such column.
         """
-        kind = self._kinds.get(column)
-        if kind is None:
+        data_type = self._data_types.get(column)
+        if data_type is None:
             place = self.relation.shape.index[column]
-            kind = kind_of(self.relation.columns[place], self._enums)
-            self._kinds[column] = kind
-        return kind
+            data_type = data_type_of(self.relation.columns[place], self._enums)
+            self._data_types[column] = data_type
+        return data_type
 
     def source(
         self,
@@ -189,37 +189,37 @@ class _Planner:
 
     def _comparison(self, node: Comparison) -> Plan:
         operand = self._operand(node.reference)
-        source, kind = operand.source, operand.kind
+        source, data_type = operand.source, operand.data_type
         match node.operator:
             case Operator.IS:
                 return Plan(self._is(node, operand))
             case Operator.EQ:
-                literal = self._literals(node, kind, comparable=True)[0]
+                literal = self._literals(node, data_type, comparable=True)[0]
                 return self._indexed(node, compares(source, operator.eq, literal), source, literal)
             case Operator.IN:
-                literals = tuple(dict.fromkeys(self._literals(node, kind, comparable=True)))
-                if kind.relations:
+                literals = tuple(dict.fromkeys(self._literals(node, data_type, comparable=True)))
+                if data_type.relations:
                     test = is_any_of(source, literals)
                 else:
                     test = is_member(source, frozenset(literals))
                 return self._indexed(node, test, source, *literals)
             case Operator.NEQ:
-                literal = self._literals(node, kind, comparable=True)[0]
+                literal = self._literals(node, data_type, comparable=True)[0]
                 return Plan(compares(source, operator.ne, literal))
             case Operator.ISDISTINCT:
-                literal = self._literals(node, kind, comparable=True)[0]
+                literal = self._literals(node, data_type, comparable=True)[0]
                 return Plan(distinct(source, literal))
             case Operator.GT | Operator.GTE | Operator.LT | Operator.LTE:
-                if not kind.ordered:
+                if not data_type.ordered:
                     self._refuse(node, operand, "which has no order that is known here")
                 return Plan(self._order(node, operand))
             case pattern if pattern in PATTERNS:
                 return Plan(self._pattern(node, operand))
             case _:
-                compare = kind.relations.get(_RELATIONS[node.operator])
+                compare = data_type.relations.get(_RELATIONS[node.operator])
                 if compare is None:
                     self._refuse(node, operand, f"which {node.operator.value} does not apply to")
-                literal = self._literals(node, kind)[0]
+                literal = self._literals(node, data_type)[0]
                 return Plan(compares(source, compare, literal))
 
     def _indexed(self, node: Comparison, test: Test, source: ValueSource, *literals: Key) -> Plan:
@@ -229,31 +229,31 @@ class _Planner:
         return Plan(test, tuple((source, literal) for literal in literals))
 
     def _order(self, node: Comparison, operand: _Operand) -> Test:
-        kind, source = operand.kind, operand.source
-        literal = self._literals(node, kind)[0]
-        if kind.rank is not None:
+        data_type, source = operand.data_type, operand.source
+        literal = self._literals(node, data_type)[0]
+        if data_type.rank is not None:
             column, side = node.reference.column, node.reference.side
-            source = self._scope.source((column, side, "rank"), column, side, kind.rank)
+            source = self._scope.source((column, side, "rank"), column, side, data_type.rank)
             assert isinstance(node.value, str)
-            literal = kind.rank(node.value)
+            literal = data_type.rank(node.value)
         return compares(source, ORDER[node.operator], literal)
 
     def _is(self, node: Comparison, operand: _Operand) -> Test:
         value = node.value
         if value in ("null", "not_null"):
             return is_null(operand.text, negated=value == "not_null")
-        if not operand.kind.boolean:
+        if not operand.data_type.boolean:
             self._refuse(node, operand, f"not boolean, which is.{value} is for")
         if value == "unknown":
             return is_null(operand.text)
         return is_truth(operand.source, value == "true")
 
     def _pattern(self, node: Comparison, operand: _Operand) -> Test:
-        if not operand.kind.textual:
+        if not operand.data_type.textual:
             self._refuse(node, operand, f"not text, which {node.operator.value} is for")
         assert isinstance(node.value, str)
         try:
-            predicate, folds = self._patterns.test(node, ignore_case=operand.kind.ignores_case)
+            predicate, folds = self._patterns.test(node, ignore_case=operand.data_type.ignores_case)
         except ValueError as exc:
             self._fail(f"{_shown(node.value)}: {exc}", node.value_positions[0])
         text = operand.text
@@ -262,23 +262,25 @@ class _Planner:
             text = self._scope.source((text, "folded"), text.column, text.side, fold_text, text)
         return satisfies(text, predicate)
 
-    def _literals(self, node: Comparison, kind: Kind, *, comparable: bool = False) -> list[Key]:
-        if comparable and not kind.comparable:
-            remedy = f"; {kind.remedy}" if kind.remedy else ""
-            self._fail(f"{kind.name} has no equality in PostgreSQL{remedy}", node.position)
+    def _literals(
+        self, node: Comparison, data_type: DataType, *, comparable: bool = False
+    ) -> list[Key]:
+        if comparable and not data_type.comparable:
+            remedy = f"; {data_type.remedy}" if data_type.remedy else ""
+            self._fail(f"{data_type.name} has no equality in PostgreSQL{remedy}", node.position)
         values = (node.value,) if isinstance(node.value, str) else node.value
         keys = []
         for value, position in zip(values, node.value_positions, strict=True):
             try:
-                keys.append(kind.parse(value))
+                keys.append(data_type.parse(value))
             except ValueError as exc:
-                self._fail(f"{_shown(value)} cannot be read as {kind.name}: {exc}", position)
+                self._fail(f"{_shown(value)} cannot be read as {data_type.name}: {exc}", position)
         return keys
 
     def _operand(self, reference: Reference) -> _Operand:
         scope, column, side = self._scope, reference.column, reference.side
         try:
-            kind = scope.kind(column)
+            data_type = scope.data_type(column)
         except KeyError:
             names = ", ".join(scope.relation.shape.names[:20])
             self._fail(
@@ -287,13 +289,13 @@ class _Planner:
             )
         text = scope.source((column, side), column, side, None)
         if not reference.path:
-            if kind.read is as_is:
-                return _Operand(text, text, kind)
-            typed = scope.source((column, side, "typed"), column, side, kind.read)
-            return _Operand(typed, text, kind)
-        if kind.name not in ("json", "jsonb"):
+            if data_type.read is as_is:
+                return _Operand(text, text, data_type)
+            typed = scope.source((column, side, "typed"), column, side, data_type.read)
+            return _Operand(typed, text, data_type)
+        if data_type.name not in ("json", "jsonb"):
             self._fail(
-                f"column {_shown(column)} is {kind.name}, and only json and jsonb have parts",
+                f"column {_shown(column)} is {data_type.name}, and only json and jsonb have parts",
                 reference.position,
             )
         document = scope.source((column, side, "document"), column, side, read_document)
@@ -310,10 +312,10 @@ class _Planner:
         return _Operand(found, found, part)
 
     def _refuse(self, node: Comparison, operand: _Operand, reason: str) -> NoReturn:
-        kind = operand.kind
-        remedy = f"; {kind.remedy}" if kind.remedy else ""
+        data_type = operand.data_type
+        remedy = f"; {data_type.remedy}" if data_type.remedy else ""
         what = _cut(str(node.reference), _SHOWN)
-        self._fail(f"{what} is {kind.name}, {reason}{remedy}", node.position)
+        self._fail(f"{what} is {data_type.name}, {reason}{remedy}", node.position)
 
     def _fail(self, problem: str, position: int) -> NoReturn:
         # The reason may quote the filter.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from typing import Any, Final, TypeAlias
 
-from .base import Compare, Kind, Reader, UnreadableError
+from .base import Compare, DataType, Reader, UnreadableError
 
 __all__ = ["ArrayText", "array_of", "split_array"]
 
@@ -172,9 +172,9 @@ def _check_end(text: str, at: int) -> None:
         raise UnreadableError("something follows the array's last }")
 
 
-def array_of(element: Kind) -> Kind:
-    """Return the Kind of arrays whose elements have the given Kind."""
-    return Kind(
+def array_of(element: DataType) -> DataType:
+    """Return the DataType of arrays whose elements have the given DataType."""
+    return DataType(
         f"{element.name}[]",
         _reader(element.read),
         _reader(element.parse),

@@ -1,4 +1,4 @@
-"""Kind describes one of PostgreSQL's types: how its text is read, and how values compare.
+"""DataType describes one of PostgreSQL's types: how its text is read, and how values compare.
 
 A value's text is read into a key. Keys are Python objects that can be hashed, and for which ``==``
 and ``<`` say what they say for the values in PostgreSQL. A key exists only while something is
@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-__all__ = ["GREATEST", "Compare", "Key", "Kind", "Reader", "UnreadableError", "as_is", "reason"]
+__all__ = ["GREATEST", "Compare", "Key", "DataType", "Reader", "UnreadableError", "as_is", "reason"]
 
 Key: TypeAlias = Any
 """What a value's text is read into; it can be hashed, and compared with other keys of its type."""
@@ -44,7 +44,7 @@ def as_is(text: str) -> str:
 
 
 @attrs.frozen(eq=False)
-class Kind:
+class DataType:
     """One of PostgreSQL's types."""
 
     name: str

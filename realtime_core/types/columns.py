@@ -1,4 +1,4 @@
-"""Finds the Kind of a column's type.
+"""Finds the DataType of a column.
 
 Values of a type that is not known here are compared by their texts, for equality only. As a rule
 PostgreSQL writes equal values in the same way.
@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 from ..changes import Relation
 from ..records import Column
 from .arrays import array_of
-from .base import Key, Kind, UnreadableError, as_is
+from .base import DataType, Key, UnreadableError, as_is
 from .datetimes import DATETIMES
 from .intervals import INTERVAL
 from .json import JSON, JSONB
@@ -22,7 +22,7 @@ from .numbers import NUMBERS
 from .ranges import RANGES
 from .texts import CITEXT, TEXTS
 
-__all__ = ["EnumOrders", "comparison_key", "enums_of", "kind_of"]
+__all__ = ["EnumOrders", "comparison_key", "enums_of", "data_type_of"]
 
 Labels: TypeAlias = tuple[str, ...]
 
@@ -59,8 +59,8 @@ def enums_of(relation: Relation, enums: EnumOrders) -> Iterator[tuple[tuple[str,
                     yield key, tuple(enums[key])
 
 
-def kind_of(column: Column, enums: EnumOrders) -> Kind:
-    """Return the Kind of a column's type.
+def data_type_of(column: Column, enums: EnumOrders) -> DataType:
+    """Return the DataType of a column.
 
     Args:
         column: the column.
@@ -87,15 +87,15 @@ def comparison_key(column: Column, text: str) -> Key:
     Raises:
         ValueError: if the text is not a value of the column's type; the message says why.
     """
-    return kind_of(column, {}).parse(text)
+    return data_type_of(column, {}).parse(text)
 
 
 @cache
-def _builtin(name: str) -> Kind:
+def _builtin(name: str) -> DataType:
     if name in _KNOWN:
         return _KNOWN[name]
     if name in _UNEQUAL:
-        return Kind(
+        return DataType(
             name, as_is, as_is, comparable=False, ordered=False, remedy="only is.null applies"
         )
     if name.startswith("_"):
@@ -105,12 +105,12 @@ def _builtin(name: str) -> Kind:
     return _by_text(name)
 
 
-def _by_text(name: str) -> Kind:
+def _by_text(name: str) -> DataType:
     remedy = "its values are compared by their text, with eq, neq, in and isdistinct"
-    return Kind(name, as_is, as_is, ordered=False, by_text=True, remedy=remedy)
+    return DataType(name, as_is, as_is, ordered=False, by_text=True, remedy=remedy)
 
 
-def _enum(name: str, labels: Sequence[str]) -> Kind:
+def _enum(name: str, labels: Sequence[str]) -> DataType:
     places = {label: place for place, label in enumerate(labels)}
 
     def rank(label: str) -> int:
@@ -127,4 +127,4 @@ def _enum(name: str, labels: Sequence[str]) -> Kind:
         return label
 
     # A row may have a label that was added after the labels were read. It is equal to itself only.
-    return Kind(name, as_is, parse, rank=rank)
+    return DataType(name, as_is, parse, rank=rank)

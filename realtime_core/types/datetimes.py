@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final, TypeAlias
 
-from .base import Kind, Reader, UnreadableError
+from .base import DataType, Reader, UnreadableError
 
 __all__ = ["DATETIMES", "LAST_DATE"]
 
@@ -223,14 +223,14 @@ def _timetz(text: str) -> tuple[int, int]:
     return _microseconds(found) - offset, -offset
 
 
-DATETIMES: Final[dict[str, Kind]] = {
-    kind.name: kind
-    for kind in (
-        Kind("date", _read_date, _in_range(_FIRST_DAY, LAST_DATE, _date)),
-        Kind("timestamp", _read_timestamp, _in_range(_FIRST, _LAST, _timestamp)),
-        Kind("timestamptz", _read_timestamptz, _in_range(_FIRST, _LAST, _timestamptz)),
-        Kind("time", _time, _time),
-        Kind("timetz", _timetz, _timetz),
+DATETIMES: Final[dict[str, DataType]] = {
+    data_type.name: data_type
+    for data_type in (
+        DataType("date", _read_date, _in_range(_FIRST_DAY, LAST_DATE, _date)),
+        DataType("timestamp", _read_timestamp, _in_range(_FIRST, _LAST, _timestamp)),
+        DataType("timestamptz", _read_timestamptz, _in_range(_FIRST, _LAST, _timestamptz)),
+        DataType("time", _time, _time),
+        DataType("timetz", _timetz, _timetz),
     )
 }
 """The types by name."""

@@ -12,7 +12,7 @@ import re
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from typing import Final, TypeAlias
 
-from .base import Kind, UnreadableError
+from .base import DataType, UnreadableError
 
 __all__ = ["INTERVAL", "written_fields"]
 
@@ -235,4 +235,4 @@ def _rounded(number: Decimal) -> int:
     return int(number.to_integral_value(ROUND_HALF_EVEN))
 
 
-INTERVAL: Final = Kind("interval", _read, _interval)
+INTERVAL: Final = DataType("interval", _read, _interval)

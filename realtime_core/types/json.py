@@ -17,7 +17,7 @@ from functools import cached_property
 from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn, TypeAlias
 
-from .base import Compare, Kind, UnreadableError
+from .base import Compare, DataType, UnreadableError
 from .numbers import NUMERIC_SCALE, parse_numeric
 
 __all__ = ["JSON", "JSONB", "json_path", "read_document"]
@@ -323,9 +323,9 @@ _JSON_RELATIONS: Final[dict[str, Compare]] = {
     "<@": _contained,
 }
 
-JSONB: Final = Kind("jsonb", _read, _parse, relations=_JSON_RELATIONS)
+JSONB: Final = DataType("jsonb", _read, _parse, relations=_JSON_RELATIONS)
 
-JSON: Final = Kind(
+JSON: Final = DataType(
     "json",
     _read,
     _parse,

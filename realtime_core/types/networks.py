@@ -6,7 +6,7 @@ import re
 from ipaddress import ip_interface
 from typing import Final, TypeAlias
 
-from .base import Compare, Kind, UnreadableError
+from .base import Compare, DataType, UnreadableError
 
 __all__ = ["NETWORKS"]
 
@@ -85,12 +85,12 @@ _NETWORK_RELATIONS: Final[dict[str, Compare]] = {
 }
 
 NETWORKS: Final = {
-    kind.name: kind
-    for kind in (
-        Kind("inet", _read, _parse, relations=_NETWORK_RELATIONS),
-        Kind("cidr", _read, _parse, relations=_NETWORK_RELATIONS),
-        Kind("macaddr", _macaddr, _macaddr),
-        Kind("macaddr8", _macaddr8, _macaddr8),
+    data_type.name: data_type
+    for data_type in (
+        DataType("inet", _read, _parse, relations=_NETWORK_RELATIONS),
+        DataType("cidr", _read, _parse, relations=_NETWORK_RELATIONS),
+        DataType("macaddr", _macaddr, _macaddr),
+        DataType("macaddr8", _macaddr8, _macaddr8),
     )
 }
 """The types by name."""

@@ -9,7 +9,7 @@ from struct import Struct
 from typing import Any, Final
 
 from ..lsn import LSN
-from .base import GREATEST, Kind, Reader, UnreadableError
+from .base import GREATEST, DataType, Reader, UnreadableError
 
 __all__ = ["NUMBERS", "NUMERIC_SCALE", "parse_numeric"]
 
@@ -171,17 +171,17 @@ def _tid(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _integers(name: str, bits: int) -> Kind:
-    return Kind(name, int, _integer(-(1 << bits - 1), (1 << bits - 1) - 1))
+def _integers(name: str, bits: int) -> DataType:
+    return DataType(name, int, _integer(-(1 << bits - 1), (1 << bits - 1) - 1))
 
 
-def _identifiers(name: str, bits: int, *, ordered: bool = True) -> Kind:
-    return Kind(name, int, _unsigned((1 << bits) - 1), ordered=ordered)
+def _identifiers(name: str, bits: int, *, ordered: bool = True) -> DataType:
+    return DataType(name, int, _unsigned((1 << bits) - 1), ordered=ordered)
 
 
 NUMBERS: Final = {
-    kind.name: kind
-    for kind in (
+    data_type.name: data_type
+    for data_type in (
         _integers("int2", 16),
         _integers("int4", 32),
         _integers("int8", 64),
@@ -189,12 +189,12 @@ NUMBERS: Final = {
         _identifiers("xid", 32, ordered=False),
         _identifiers("cid", 32, ordered=False),
         _identifiers("xid8", 64),
-        Kind("numeric", _read_numeric, parse_numeric),
-        Kind("float4", _read_float4, _parse_float4),
-        Kind("float8", _read_float, _parse_float),
-        Kind("money", _money, _money),
-        Kind("pg_lsn", _lsn, _lsn),
-        Kind("tid", _tid, _tid),
+        DataType("numeric", _read_numeric, parse_numeric),
+        DataType("float4", _read_float4, _parse_float4),
+        DataType("float8", _read_float, _parse_float),
+        DataType("money", _money, _money),
+        DataType("pg_lsn", _lsn, _lsn),
+        DataType("tid", _tid, _tid),
     )
 }
 """The types by name."""

@@ -16,7 +16,7 @@ from bisect import bisect_left, bisect_right
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
-from .base import Compare, Kind, Reader, UnreadableError
+from .base import Compare, DataType, Reader, UnreadableError
 from .datetimes import DATETIMES, LAST_DATE
 from .numbers import NUMBERS
 
@@ -224,7 +224,7 @@ _MULTIRANGE_RELATIONS: Final[dict[str, Compare]] = {
     "<@": _multi_contained,
     "&&": _multi_overlaps,
 }
-_SUBTYPES: Final[dict[str, tuple[Kind, int | None]]] = {
+_SUBTYPES: Final[dict[str, tuple[DataType, int | None]]] = {
     "int4range": (NUMBERS["int4"], (1 << 31) - 1),
     "int8range": (NUMBERS["int8"], (1 << 63) - 1),
     "numrange": (NUMBERS["numeric"], None),
@@ -236,24 +236,24 @@ _SUBTYPES: Final[dict[str, tuple[Kind, int | None]]] = {
 one."""
 
 
-def _kinds() -> dict[str, Kind]:
-    kinds = {}
+def _data_types() -> dict[str, DataType]:
+    data_types = {}
     for name, (subtype, last) in _SUBTYPES.items():
-        kinds[name] = Kind(
+        data_types[name] = DataType(
             name,
             _reader(subtype.read, last=last),
             _reader(subtype.parse, last=last),
             relations=_RANGE_RELATIONS,
         )
         multi = name.replace("range", "multirange")
-        kinds[multi] = Kind(
+        data_types[multi] = DataType(
             multi,
             _multi_reader(subtype.read, last=last),
             _multi_reader(subtype.parse, last=last),
             relations=_MULTIRANGE_RELATIONS,
         )
-    return kinds
+    return data_types
 
 
-RANGES: Final = _kinds()
+RANGES: Final = _data_types()
 """The types by name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from .base import Kind, UnreadableError, as_is
+from .base import DataType, UnreadableError, as_is
 
 __all__ = ["CITEXT", "TEXT", "TEXTS", "fold"]
 
@@ -93,27 +93,27 @@ def _bit_string(text: str) -> str:
     return "".join(f"{int(digit, 16):04b}" for digit in found[2])
 
 
-TEXT: Final = Kind("text", as_is, as_is, textual=True)
+TEXT: Final = DataType("text", as_is, as_is, textual=True)
 
-CITEXT: Final = Kind("citext", fold, fold, textual=True, ignores_case=True)
+CITEXT: Final = DataType("citext", fold, fold, textual=True, ignores_case=True)
 """The type of the extension of that name, whose values compare in lower case."""
 
 TEXTS: Final = {
-    kind.name: kind
-    for kind in (
+    data_type.name: data_type
+    for data_type in (
         TEXT,
-        Kind("varchar", as_is, as_is, textual=True),
+        DataType("varchar", as_is, as_is, textual=True),
         # Blanks at the end do not belong to the value, but LIKE and regular expressions see them.
-        Kind("bpchar", _blank_padded, _blank_padded, textual=True),
-        Kind("name", as_is, _name, textual=True),
-        Kind("char", _read_char, _read_char),
-        Kind("bool", _read_bool, _parse_bool, boolean=True),
+        DataType("bpchar", _blank_padded, _blank_padded, textual=True),
+        DataType("name", as_is, _name, textual=True),
+        DataType("char", _read_char, _read_char),
+        DataType("bool", _read_bool, _parse_bool, boolean=True),
         # PostgreSQL writes UUIDs in lower case with hyphens, and these texts are in order.
-        Kind("uuid", as_is, _parse_uuid),
-        Kind("bytea", _bytes, _bytes),
+        DataType("uuid", as_is, _parse_uuid),
+        DataType("bytea", _bytes, _bytes),
         # A bit string comes before those that begin with it, as texts do.
-        Kind("bit", as_is, _bit_string),
-        Kind("varbit", as_is, _bit_string),
+        DataType("bit", as_is, _bit_string),
+        DataType("varbit", as_is, _bit_string),
     )
 }
 """The types by name."""

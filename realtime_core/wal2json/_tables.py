@@ -86,6 +86,7 @@ class Table:
         self._name = name
         # Equal relations are the same object, even if another one was in use in between.
         self._relations: dict[tuple[tuple[Column, ...], ReplicaIdentity], Relation] = {}
+        # The layouts of rows and of identities with these columns, for the relation as it is.
         self._rows: dict[Signature, RowLayout] = {}
         self._identities: dict[Signature, IdentityLayout] = {}
 
