@@ -96,57 +96,82 @@ def _nested(text: str, at: int, delimiter: str) -> tuple[list[str | None], tuple
     # How many elements or arrays each open array has so far, from the outermost to the innermost.
     counts: list[int] = []
     while True:
-        if len(counts) < len(lengths) or not lengths:
-            found = _OPENING(text, at)
-            if found is not None:
-                at = found.end()
-                if counts:
-                    counts[-1] += 1
-                counts.append(0)
-                if len(counts) > _MAX_DIMENSIONS:
-                    raise UnreadableError(f"an array has at most {_MAX_DIMENSIONS} dimensions")
-                continue
-            if not counts:
-                raise UnreadableError('write an array as {1,2,3} or {"a b",NULL}')
-            if lengths:
-                raise UnreadableError("its subarrays have different dimensions")
+        at = _open(text, at, counts, len(lengths))
+        if not lengths:
             lengths = [0] * len(counts)
-        found = next_element(text, at)
-        assert found is not None
-        quoted, bare, end = found.groups()
-        at = found.end()
-        if bare is None:
-            elements.append(_unescape(quoted) if "\\" in quoted else quoted)
-        elif "\\" in bare:
-            elements.append(_unescape(bare))
-        elif bare:
-            if bare[-1] in _SPACE:
-                bare = bare.rstrip(_SPACE)
-            elements.append(None if len(bare) == 4 and bare.lower() == "null" else bare)
-        elif end == "}" and len(counts) == 1 and not elements:
-            _check_end(text, at)
-            return [], ()
-        elif end is None and text.startswith("{", at):
-            raise UnreadableError("it mixes elements and arrays")
-        else:
-            raise UnreadableError('the array has an empty element; the empty text is ""')
-        counts[-1] += 1
+        first = len(elements)
+        end: str | None = delimiter
+        while end == delimiter:
+            found = next_element(text, at)
+            assert found is not None
+            quoted, bare, end = found.groups()
+            at = found.end()
+            if bare is None:
+                elements.append(_unescape(quoted) if "\\" in quoted else quoted)
+            elif "\\" in bare:
+                elements.append(_unescape(bare))
+            elif bare:
+                if bare[-1] in _SPACE:
+                    bare = bare.rstrip(_SPACE)
+                elements.append(None if len(bare) == 4 and bare.lower() == "null" else bare)
+            elif end == "}" and len(counts) == 1 and not elements:
+                _check_end(text, at)
+                return [], ()
+            elif end is None and text.startswith("{", at):
+                raise UnreadableError("it mixes elements and arrays")
+            else:
+                raise UnreadableError('the array has an empty element; the empty text is ""')
+        counts[-1] = len(elements) - first
         while end == "}":
             count = counts.pop()
-            if lengths[len(counts)] not in (0, count):
-                raise UnreadableError("its subarrays have different lengths")
-            lengths[len(counts)] = count
-            if not counts:
+            depth = len(counts)
+            if lengths[depth] != count:
+                if lengths[depth]:
+                    raise UnreadableError("its subarrays have different lengths")
+                lengths[depth] = count
+            if not depth:
                 _check_end(text, at)
                 return elements, tuple(lengths)
-            found = next_end(text, at)
-            if found is None:
-                end = None
-            else:
-                end = found[1]
-                at = found.end()
+            counts[-1] += 1
+            end = text[at : at + 1]
+            at += 1
+            if end not in ("}", delimiter):
+                # There may be white space before it.
+                found = next_end(text, at - 1)
+                end = found[1] if found is not None else None
+                at = found.end() if found is not None else at
         if end is None:
             raise UnreadableError("expected a comma or } behind an element of the array")
+
+
+def _open(text: str, at: int, counts: list[int], dimensions: int) -> int:
+    """Read the braces before an element.
+
+    Args:
+        text: the array.
+        at: where to read.
+        counts: gets a 0 for each array that is opened.
+        dimensions: how many the array has; 0 if that is not known yet.
+
+    Returns:
+        The place behind the braces.
+    """
+    while not dimensions or len(counts) < dimensions:
+        if text.startswith("{", at):
+            at += 1
+        else:
+            found = _OPENING(text, at)
+            if found is None:
+                break
+            at = found.end()
+        counts.append(0)
+        if len(counts) > _MAX_DIMENSIONS:
+            raise UnreadableError(f"an array has at most {_MAX_DIMENSIONS} dimensions")
+    if not counts:
+        raise UnreadableError('write an array as {1,2,3} or {"a b",NULL}')
+    if len(counts) < dimensions:
+        raise UnreadableError("its subarrays have different dimensions")
+    return at
 
 
 @cache
