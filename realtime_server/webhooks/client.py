@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Final, Self
@@ -24,6 +24,8 @@ from ..config import ServerConfig, Webhook
 
 __all__ = ["Answer", "Client", "UnreachableError"]
 
+_CHUNK: Final = 64 * 1024
+"""Bytes of a body that are written at once. Sockets are served between two of them."""
 _MOST_READ: Final = 64 * 1024
 """Bytes of an answer that are read so that the connection can be used again."""
 
@@ -107,7 +109,12 @@ class Client:
         try:
             async with (
                 asyncio.timeout(self._timeout),
-                self._http.stream("POST", endpoint, headers=headers, content=body) as response,
+                self._http.stream(
+                    "POST",
+                    endpoint,
+                    headers={**headers, "content-length": str(len(body))},
+                    content=body if len(body) <= _CHUNK else _chunks(body),
+                ) as response,
             ):
                 answer = Answer(response.status_code, response.headers.get("retry-after"))
                 size = 0
@@ -122,6 +129,11 @@ class Client:
             if answer is None:
                 raise UnreachableError(f"{type(exc).__name__}: {exc}") from None
         return answer
+
+
+async def _chunks(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), _CHUNK):
+        yield body[start : start + _CHUNK]
 
 
 def _headers(config: ServerConfig) -> list[tuple[bytes, bytes]]:

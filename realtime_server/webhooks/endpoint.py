@@ -33,6 +33,9 @@ logger = logging.getLogger("realtime.webhooks")
 Post: TypeAlias = Callable[[str, Mapping[str, str], bytes], Awaitable[Answer]]
 """Sends a body with headers to a URL once; raises :exc:`UnreachableError`."""
 
+_LONG: Final = 256 * 1024
+"""Bytes of a request above which a thread signs it: 8 MiB take some 10 ms, in which sockets would
+wait."""
 _MOST_AT_ONCE: Final = 1024 * 1024
 """Bytes of dropped requests that are written to the dead letters together."""
 
@@ -212,8 +215,11 @@ class Endpoint:
 
     async def _attempt(self, request: Request) -> tuple[Verdict, str, float]:
         """Send once; return what comes of it, why, and for how long the endpoint wants a pause."""
-        now = self._clock()
-        headers = request.headers(self._config.webhook_secret, now)
+        secrets, now = self._config.webhook_secret, self._clock()
+        if request.size > _LONG:
+            headers = await asyncio.to_thread(request.headers, secrets, now)
+        else:
+            headers = request.headers(secrets, now)
         try:
             answer = await self._post(self._url, headers, request.body)
         except UnreachableError as exc:

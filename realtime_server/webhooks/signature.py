@@ -26,10 +26,13 @@ def sign(secrets: Iterable[str], message_id: str, timestamp: int, body: bytes) -
         timestamp: of the attempt, seconds since 1970.
         body: as it is sent.
     """
-    signed = f"{message_id}.{timestamp}.".encode() + body
-    return " ".join(f"v1,{_digest(secret, signed)}" for secret in secrets)
+    head = f"{message_id}.{timestamp}.".encode()
+    return " ".join(f"v1,{_digest(secret, head, body)}" for secret in secrets)
 
 
-def _digest(secret: str, signed: bytes) -> str:
+def _digest(secret: str, head: bytes, body: bytes) -> str:
     key = base64.b64decode(secret.removeprefix(_PREFIX))
-    return base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
+    # In two steps: head and body together would be a copy of what may be megabytes.
+    digest = hmac.new(key, head, "sha256")
+    digest.update(body)
+    return base64.b64encode(digest.digest()).decode()

@@ -50,6 +50,18 @@ async def test_a_request_has_the_originals_content_type_and_the_operators_header
     assert expected.items() <= request.headers.items()
 
 
+async def test_a_large_body_goes_in_chunks_and_has_a_length() -> None:
+    body = bytes(range(256)) * 40_000
+    async with Receiver() as receiver, client() as http:
+        for _ in range(2):
+            assert await http.post(receiver.url, {"webhook-id": "msg_1"}, body) == Answer(200)
+    for request in receiver.requests:
+        assert request.body == body
+        assert request.headers["content-length"] == str(len(body))
+        assert "transfer-encoding" not in request.headers
+    assert receiver.connections == 1
+
+
 async def test_one_connection_serves_many_requests() -> None:
     async with Receiver() as receiver, client() as http:
         for _ in range(5):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from realtime_server.config import Webhook, WhenFull
+from realtime_server.webhooks import request as request_module
 from realtime_server.webhooks.client import Answer, UnreachableError
 from realtime_server.webhooks.dead_letters import DeadLetters
 from realtime_server.webhooks.endpoint import Endpoint
@@ -259,6 +261,25 @@ async def test_an_endpoint_that_is_gone_gets_nothing_more(
         "webhook 'audit': its endpoint is gone (status 410); nothing is sent to it any more until "
         "the server is started again" in caplog.messages
     )
+
+
+async def test_a_large_body_is_signed_by_a_thread(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sockets would wait as long as that takes."""
+    signers: dict[int, int] = {}
+
+    def sign(secrets: object, message_id: str, timestamp: int, body: bytes) -> str:
+        signers[len(body)] = threading.get_ident()
+        return "v1,x"
+
+    monkeypatch.setattr(request_module, "sign", sign)
+    async with stage.endpoint() as endpoint:
+        await endpoint.put(stage.request(1, 1000))
+        await endpoint.put(stage.request(2, 1_000_000))
+        await passes(stage, until=2)
+    ours = threading.get_ident()
+    assert (signers[1000] == ours, signers[1_000_000] == ours) == (True, False)
 
 
 # What waits.
