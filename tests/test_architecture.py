@@ -4,7 +4,8 @@
 2. Decoding, filtering and the replication protocol know no sockets, no event loop, no clock
    and no database.
 3. What speaks Phoenix and what fans out knows no websockets and no psycopg.
-4. Each third-party package has one home.
+4. What webhooks decide, from answers and clocks that they are given, knows no I/O.
+5. Each third-party package has one home.
 
 Besides, imports make no circles.
 """
@@ -47,6 +48,15 @@ FAN_OUT = ("realtime_server.phoenix", "realtime_server.fanout")
 # It puts STREAM mode together: it asks the database and counts, and metrics know the sockets'
 # counters.
 BESIDES = ("realtime_server.fanout.stream",)
+
+# What webhooks decide: answers, pauses, bodies and signatures, from what they are given.
+DECISIONS = (
+    "realtime_server.webhooks.body",
+    "realtime_server.webhooks.progress",
+    "realtime_server.webhooks.request",
+    "realtime_server.webhooks.signature",
+    "realtime_server.webhooks.verdict",
+)
 
 HOMES: dict[str, tuple[str, ...]] = {
     "attrs": PACKAGES,
@@ -232,6 +242,10 @@ def fan_out_without_network_and_database(house: House) -> list[str]:
     return _without(house, FAN_OUT, {"psycopg", "psycopg_pool", "websockets"}, besides=BESIDES)
 
 
+def webhooks_decide_without_io(house: House) -> list[str]:
+    return _without(house, DECISIONS, IO | {"httpx"})
+
+
 def one_home_for_each_package(house: House) -> list[str]:
     problems = []
     for module in house.in_rooms(*PACKAGES):
@@ -284,6 +298,7 @@ RULES: list[Rule] = [
     server_through_the_front_door,
     decoding_without_io,
     fan_out_without_network_and_database,
+    webhooks_decide_without_io,
     one_home_for_each_package,
     no_circles,
 ]
@@ -390,6 +405,11 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
                 "realtime_server.net.connection": "import websockets",
             },
             "realtime_server.fanout.topics loads, through others, websockets",
+        ),
+        (
+            webhooks_decide_without_io,
+            {"realtime_server.webhooks.verdict": "from time import time"},
+            "realtime_server.webhooks.verdict imports time",
         ),
         (
             one_home_for_each_package,

@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from io import FileIO
 from typing import Any, Final
@@ -120,16 +120,15 @@ class DeadLetters:
         self.path = path
         self._most = most
 
-    async def add(self, letters: Sequence[DeadLetter]) -> None:
+    async def add(self, letters: Iterable[DeadLetter]) -> None:
         """Append requests; they are on the disk when this returns.
 
         Raises:
             FileFullError: if the file would have too many bytes; none is added.
             OSError: if it cannot be written.
         """
-        lines = b"".join(letter.as_line() for letter in letters)
         # It may take a while: the disk must have it. A cancellation does not end the writing.
-        await asyncio.shield(asyncio.to_thread(self._append, lines))
+        await asyncio.shield(asyncio.to_thread(self._append, letters))
 
     def check(self) -> None:
         """Open the file as it will be.
@@ -170,7 +169,8 @@ class DeadLetters:
             os.replace(beside, self.path)
             _sync_directory(self.path)
 
-    def _append(self, lines: bytes) -> None:
+    def _append(self, letters: Iterable[DeadLetter]) -> None:
+        lines = b"".join(letter.as_line() for letter in letters)
         with self._locked() as file:
             size = file.seek(0, os.SEEK_END)
             if size and self._most and size + len(lines) > self._most:
