@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = ("binary", "regex", "fast")
+EXTRAS = ("binary", "regex", "fast", "webhooks")
 TESTS = (
     "tests/server/net",  # websockets and h11
     "tests/core/sources",  # psycopg
@@ -23,6 +23,7 @@ TESTS = (
     "tests/server/auth",  # authlib and joserfc
     "tests/server/config",  # attrs and cattrs
     "tests/server/phoenix",  # cattrs and orjson
+    "tests/server/webhooks",  # httpx
     "tests/server/test_metrics.py",  # prometheus-client
 )
 
