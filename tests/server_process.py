@@ -31,7 +31,7 @@ class ServerProcess:
     def __init__(self, dsn: str, *, module: str = "realtime_server", **environment: str) -> None:
         self._module = module
         database = conninfo_to_dict(dsn)
-        self._environment = {
+        self.environment = {
             **os.environ,
             "DB_HOST": str(database.get("host", "localhost")),
             "DB_PORT": str(database.get("port", 5432)),
@@ -46,7 +46,7 @@ class ServerProcess:
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
             [sys.executable, "-m", self._module, "--dev"],
-            env=self._environment,
+            env=self.environment,
             stderr=subprocess.PIPE,
             text=True,
         )

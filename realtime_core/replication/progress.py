@@ -53,6 +53,11 @@ class Progress:
         """Whether the consumer is done with everything that has arrived."""
         return not self._entries
 
+    @property
+    def entries(self) -> int:
+        """How many entries the queue has. Its bound does not depend on what is acknowledged."""
+        return len(self._entries)
+
     def transaction_ended(self, last: Place | None, end_lsn: LSN) -> None:
         """Note that a transaction has arrived to its end.
 

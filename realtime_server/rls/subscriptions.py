@@ -96,8 +96,8 @@ class SubscriptionRegistry:
         self._removed: set[UUID] = set()
         # Wakes the task that deletes rows, and compares them with the channels.
         self._woken = asyncio.Event()
-        # Whether comparisons pause until somebody joins.
-        self._is_quiet = False
+        self.is_quiet = False
+        """Whether comparisons pause until somebody joins, and the database is not asked."""
 
     async def refresh_enum_orders(self) -> None:
         """Read the orders of enum types' labels, for filters.
@@ -186,8 +186,8 @@ class SubscriptionRegistry:
                 )
                 await asyncio.sleep(self._interval)
             else:
-                self._is_quiet = in_vain > _LIVES
-                left = None if self._is_quiet else max(due - loop.time(), 0.0)
+                self.is_quiet = in_vain > _LIVES
+                left = None if self.is_quiet else max(due - loop.time(), 0.0)
                 try:
                     async with asyncio.timeout(left):
                         await self._woken.wait()
@@ -246,7 +246,7 @@ class SubscriptionRegistry:
                 async with asyncio.timeout(self._statement_timeout * 3), connection.transaction():
                     await limit_time(connection, self._statement_timeout)
                     await self._table.check_role(connection, registration.viewer.role)
-                    if self._is_quiet:
+                    if self.is_quiet:
                         # Others take this server for ended, and types may have been made since.
                         await self._table.say_alive(connection, self._interval * _LIVES)
                         await self._table.refresh_enum_orders(connection)

@@ -32,6 +32,7 @@ from random import Random
 from typing import Final
 
 import attrs
+from prometheus_client.parser import text_string_to_metric_families
 
 from realtime_core import Change
 from tests.fuzz.session_loop import Cost, SessionLoop
@@ -43,6 +44,8 @@ __all__ = ["Finding", "Report", "main", "run"]
 
 MOST: Final = 0.050
 """Seconds that a message may cost."""
+_OUTCOMES: Final = ("joins", "channels_ended", "connections_closed", "limits")
+"""Metrics that count what became of messages, without their prefix."""
 CHUNK: Final = 2000
 """Messages with one server, at least; then nothing of them may be left."""
 AGAIN: Final = 3
@@ -278,12 +281,13 @@ class Run:
     def _count(self, server: TestedServer) -> None:
         outcomes = self.report.outcomes
         outcomes.update(server.happened)
-        metrics = server.metrics
-        for metric in (metrics.joins, metrics.channels_ended, metrics._closes, metrics._limits):
-            for sample in next(iter(metric.collect())).samples:
+        for family in text_string_to_metric_families(server.metrics.render().decode()):
+            name = family.name.removeprefix("realtime_")
+            if name not in _OUTCOMES:
+                continue
+            for sample in family.samples:
                 if sample.name.endswith("_total"):
                     (label,) = sample.labels.values()
-                    name = sample.name.removeprefix("realtime_").removesuffix("_total")
                     outcomes[f"{name} {label}"] += int(sample.value)
 
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from random import Random
+from typing import Any
 
 import psycopg
 import pytest
@@ -98,6 +99,13 @@ class Writer:
         self.next_id = last + 1
 
 
+class AbortableSource(PgoutputSource[Any]):
+    def abort(self) -> None:
+        """Break the connection, as the end of the process does."""
+        if self._live is not None:
+            self._live.connection.abort()
+
+
 class Consumer:
     """Keeps a copy of the table, and its checkpoint; may be killed and started again."""
 
@@ -109,14 +117,14 @@ class Consumer:
         self.newest = 0
         self.handled = 0
         self._checkpoint: Position | None = None
-        self.source: PgoutputSource
+        self.source: AbortableSource
         self._task: asyncio.Task[None]
         self.start()
 
     def start(self) -> None:
         # Streamed or not, positions are the same.
         streaming = self._random.choice(("off", "on"))
-        self.source = PgoutputSource(
+        self.source = AbortableSource(
             make_conninfo(self._dsn, options="-c logical_decoding_work_mem=64kB"),
             publications=["shop"],
             slot=self._slot,
@@ -133,9 +141,7 @@ class Consumer:
         """Leave without a word to the server, as a process that is killed."""
         self._task.cancel()
         await asyncio.wait({self._task})
-        live = self.source._live
-        if live is not None:
-            live.connection.abort()
+        self.source.abort()
         await self.source.aclose()
 
     async def close(self) -> None:

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from realtime_core import Position
 from realtime_server.rls import slow_viewer_queue
-from realtime_server.rls.mode import RlsMode
+from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.viewers import Viewer
 from tests.fix_postgres import Server, unique_name
 from tests.integration.rls_stage import RlsStage, open_rls_stage
@@ -186,16 +186,14 @@ async def test_who_takes_too_long_for_one_table_is_not_waited_for_at_the_next(
 ) -> None:
     stage.make("memos", "id int primary key", SLEEPS)
     asked: list[tuple[str, list[str], bool]] = []
-    mode = stage.server.mode
-    assert isinstance(mode, RlsMode)
-    check = mode._visibility.check
+    check = Visibility.check
 
-    async def recorded(table: Any, rows: Any, questions: Any, **more: Any) -> Any:
+    async def recorded(self: Visibility, table: Any, rows: Any, questions: Any, **more: Any) -> Any:
         subs = sorted(json.loads(each.viewer.claims)["sub"] for each in questions)
         asked.append((table.name, subs, more["hurried"]))
-        return await check(table, rows, questions, **more)
+        return await check(self, table, rows, questions, **more)
 
-    monkeypatch.setattr(mode._visibility, "check", recorded)
+    monkeypatch.setattr(Visibility, "check", recorded)
     async with stage.client("sleeper") as sleeper, stage.client("ann") as ann:
         for client in (sleeper, ann):
             await client.sit(stage.topic("notes"), stage.topic("memos"))

@@ -138,7 +138,7 @@ async def test_a_stop_hands_out_what_was_read_and_frees_slot_and_rows(shop: Shop
 
 
 def test_what_cannot_work_is_refused_with_the_line_that_mends_it(shop: Shop) -> None:
-    base = shop.server()._environment
+    base = shop.server().environment
     for changes, complaint in (
         ({"SECURE_CHANNELS": "false"}, "set SECURE_CHANNELS=true and JWT_SECRET"),
         ({"JWT_SECRET": ""}, "JWT_SECRET"),

@@ -60,7 +60,7 @@ class Script:
                 sql.SQL(", ").join(
                     [
                         *(sql.Literal(value) for value in columns.values()),
-                        self._filters(filters or []),
+                        self.filter_array(filters or []),
                         *(sql.Literal(value) for value in more.values()),
                     ]
                 ),
@@ -68,7 +68,7 @@ class Script:
         )
         return subscription
 
-    def _filters(self, filters: list[tuple[str, str, str | None]]) -> sql.Composable:
+    def filter_array(self, filters: list[tuple[str, str, str | None]]) -> sql.Composable:
         items = (
             sql.SQL("({}, {}, {})::realtime.user_defined_filter").format(*map(sql.Literal, item))
             for item in filters
@@ -251,7 +251,7 @@ def test_all_filters_have_to_hold(
     script: Script, filters: list[tuple[str, str, str]], expected: bool
 ) -> None:
     query = sql.SQL("select realtime.is_visible_through_filters({}, {})").format(
-        sql.SQL(COLUMNS), script._filters(filters)
+        sql.SQL(COLUMNS), script.filter_array(filters)
     )
     row = script.connection.execute(query).fetchone()
     assert row == (expected,)

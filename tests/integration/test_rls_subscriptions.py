@@ -522,7 +522,7 @@ LATEST = """
 async def test_without_channels_nothing_is_asked_until_somebody_joins(desk: Desk) -> None:
     registry = desk.registry = desk.open(interval=0.05)
     async with running(registry):
-        await eventually(lambda: registry._is_quiet)
+        await eventually(lambda: registry.is_quiet)
         before = desk.database.execute(LATEST)
         # As long as ten comparisons.
         await asyncio.sleep(0.5)

@@ -276,7 +276,7 @@ def test_the_server_loads_no_http_client_without_webhooks() -> None:
 
 
 def test_check_says_what_webhooks_need(shop: Database, tmp_path: Path) -> None:
-    database = ServerProcess(shop.dsn)._environment
+    database = ServerProcess(shop.dsn).environment
     where = {name: database[name] for name in database if name.startswith("DB_")}
     slot = unique_name("slot")
     settings = {

@@ -226,7 +226,20 @@ class MemoryDatabase:
         self._log.ended = True
         self._log.wake()
 
-    # What is left to read
+    # What there is
+
+    @property
+    def end_of_wal(self) -> LSN:
+        """The LSN behind everything that was written."""
+        return self._log.end
+
+    def confirmed(self, slot: str) -> LSN:
+        """Return the LSN up to which everything is acknowledged on a slot.
+
+        Raises:
+            KeyError: if there is no such slot.
+        """
+        return self._slots[slot].confirmed
 
     def unacknowledged(self, slot: str) -> tuple[Change, ...]:
         """Return the changes that a new source on the slot would yield.

@@ -289,22 +289,42 @@ def settings(**given: Any) -> TailSettings:
     return TailSettings(**(defaults | given))
 
 
-def test_the_source_is_what_the_arguments_say() -> None:
-    source = tail.make_source(settings(slot="log", messages=True, from_position="0/1:2"))
-    assert isinstance(source, PgoutputSource)
-    assert source._settings.slot == "log"
-    assert source._settings.start_at == Position.parse("0/1:2")
+Made = tuple[type[Any], dict[str, Any]]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Made]:
+    """Make the source for such settings; return its type and what it was given."""
+    made: list[Made] = []
+
+    def make(**given: Any) -> Made:
+        tail.make_source(settings(**given))
+        return made.pop()
+
+    for kind in (PgoutputSource, Wal2JsonSource):
+
+        def recorded(dsn: str, *, kind: type[Any] = kind, **options: Any) -> Any:
+            made.append((kind, options))
+            return kind(dsn, **options)
+
+        monkeypatch.setattr(tail, kind.__name__, recorded)
+    return make
+
+
+def test_the_source_is_what_the_arguments_say(make: Callable[..., Made]) -> None:
+    kind, options = make(slot="log", messages=True, from_position="0/1:2")
+    assert kind is PgoutputSource
+    assert options["slot"] == "log"
+    assert options["start_at"] == Position.parse("0/1:2")
     # A pager may stand still for hours.
-    assert source._settings.sender_timeout == 0
-    assert source._plugin.options()["messages"] == "true"
-    source = tail.make_source(
-        settings(plugin="wal2json", publications=(), tables=("public.a", "*.b"))
-    )
-    assert isinstance(source, Wal2JsonSource)
-    assert source._plugin.options()["add-tables"] == "public.a,*.b"
-    assert source._settings.own_checkpoint is False
+    assert options["sender_timeout"] == 0
+    assert options["messages"] is True
+    kind, options = make(plugin="wal2json", publications=(), tables=("public.a", "*.b"))
+    assert kind is Wal2JsonSource
+    assert options["tables"] == [("public", "a"), (None, "b")]
+    assert "start_at" not in options
     with pytest.raises(ConfigError):
-        tail.make_source(settings(slot="A"))
+        make(slot="A")
 
 
 @pytest.mark.parametrize(
@@ -318,10 +338,11 @@ def test_the_source_is_what_the_arguments_say() -> None:
         (['"a.b:c"=eq.1'], {"*": '"a.b:c"=eq.1'}),
     ],
 )
-def test_a_filter_may_be_for_a_table(given: list[str], filters: dict[str, str]) -> None:
-    source = tail.make_source(settings(filters=tuple(given)))
-    assert isinstance(source, PgoutputSource)
-    assert source._settings.filter == filters
+def test_a_filter_may_be_for_a_table(
+    make: Callable[..., Made], given: list[str], filters: dict[str, str]
+) -> None:
+    _, options = make(filters=tuple(given))
+    assert options["filter"] == filters
 
 
 @pytest.mark.parametrize(

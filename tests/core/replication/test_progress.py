@@ -59,7 +59,7 @@ def test_an_idle_hour_behind_a_slow_consumer_is_one_entry() -> None:
     progress.transaction_ended((200, 0), LSN(210))
     for wal_end in range(1000, 2000):
         progress.keepalive(LSN(wal_end))
-    assert len(progress._entries) == 1
+    assert progress.entries == 1
     progress.acknowledge((200, 0))
     assert progress.flushed == 1999
 
@@ -76,7 +76,7 @@ def test_many_transactions_without_changes_behind_a_slow_consumer_are_one_entry(
     progress.transaction_ended((200, 0), LSN(210))
     for end in range(1000, 2000):
         progress.transaction_ended(None, LSN(end))
-    assert len(progress._entries) == 1
+    assert progress.entries == 1
     progress.acknowledge((200, 0))
     assert progress.flushed == 1999
 
@@ -96,7 +96,7 @@ def test_a_consumer_that_never_acknowledges_needs_no_more_memory_each_day() -> N
     progress = Progress(LSN(100))
     for lsn in range(1000, 1_000_000, 10):
         progress.transaction_ended((lsn, 0), LSN(lsn + 5))
-    assert len(progress._entries) <= 10_000
+    assert progress.entries <= 10_000
     assert progress.waiting == 99_900
     # It never passes what was not acknowledged, and loses little behind what was.
     for lsn in range(1990, 1_000_000, 990):

@@ -34,15 +34,22 @@ class ManualLoop:
         callback()
 
 
+class ManualArrivals(Arrivals):
+    """Arrivals whose timers fire when the test says so."""
+
+    def __init__(self, wake: Callable[[], None], loop: ManualLoop) -> None:
+        super().__init__(wake)
+        self._loop = loop  # type: ignore[assignment]
+
+
 class Stage:
     """Arrivals of a plugin whose transactions end with a C."""
 
     def __init__(self) -> None:
         self.wakes = 0
         self.loop = ManualLoop()
-        self.arrivals = Arrivals(self._wake)
+        self.arrivals = ManualArrivals(self._wake, self.loop)
         self.arrivals.goes_on = lambda message: bytes(message[:1]) in (b"B", b"I")
-        self.arrivals._loop = self.loop  # type: ignore[assignment]
 
     def _wake(self) -> None:
         self.wakes += 1

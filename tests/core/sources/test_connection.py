@@ -71,17 +71,38 @@ class WalPgconn(EndingPgconn):
         self._received += received
 
 
+class WatchedConnection(ReplicationConnection):
+    """A connection that shows what it waits for."""
+
+    @property
+    def is_watching(self) -> bool:
+        return self._watched is not None
+
+    @property
+    def ready(self) -> asyncio.Future[None] | None:
+        """What a read waits for."""
+        return self._ready
+
+    def gather_until(self, last: bytes) -> None:
+        """Let reads wait for the rest of a transaction, which ends with this message."""
+        self._arrivals.goes_on = lambda message: message != last
+
+    def stop_waiting(self) -> None:
+        self._unwatch()
+        self._arrivals.close()
+
+
 @contextlib.contextmanager
 def connected(
     pgconn: type[EndingPgconn],
-) -> Iterator[tuple[ReplicationConnection, socket.socket, socket.socket]]:
+) -> Iterator[tuple[WatchedConnection, socket.socket, socket.socket]]:
     """Yield a connection, its socket, and the server's."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         psycopg_connection: Any = Mock(pgconn=pgconn(ours))
-        connection = ReplicationConnection(psycopg_connection, "etl")
+        connection = WatchedConnection(psycopg_connection, "etl")
         yield connection, ours, theirs
-        connection._unwatch()
+        connection.stop_waiting()
 
 
 async def test_the_end_of_a_stream_is_awaited_without_blocking_the_loop() -> None:
@@ -107,7 +128,7 @@ async def test_what_comes_while_nobody_reads_stays_in_the_socket() -> None:
                 for _ in range(5):
                     await asyncio.sleep(0)
                 assert ours.recv(2, socket.MSG_PEEK) == b"cd"
-                assert connection._watched is None
+                assert not connection.is_watching
                 assert await connection.read() == [b"c", b"d"]
 
 
@@ -143,25 +164,24 @@ async def turns(count: int = 5) -> None:
 
 
 @contextlib.contextmanager
-def streaming() -> Iterator[tuple[ReplicationConnection, socket.socket]]:
+def streaming() -> Iterator[tuple[WatchedConnection, socket.socket]]:
     """Yield a connection whose transactions end with a C, and the server's socket."""
     with connected(WalPgconn) as (connection, _, theirs):
-        connection._arrivals.goes_on = lambda message: message != b"C"
+        connection.gather_until(b"C")
         yield connection, theirs
-        connection._arrivals.close()
 
 
 async def test_a_reader_is_woken_when_a_small_transaction_is_whole() -> None:
     with streaming() as (connection, theirs):
         reading = asyncio.create_task(connection.read())
         await turns()
-        ready = connection._ready
+        ready = connection.ready
         assert ready is not None
         for message in (b"B", b"I", b"I"):
             theirs.send(wal(message))
             await turns()
             # It waits as before: nobody was woken in between.
-            assert connection._ready is ready
+            assert connection.ready is ready
             assert not ready.done()
         theirs.send(wal(b"C"))
         assert await reading == lines(wal(b"B", b"I", b"I", b"C"))

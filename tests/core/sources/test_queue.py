@@ -52,6 +52,10 @@ class Scripted(EventQueue):
             raise StopAsyncIteration
         self._queue.extend(self._parts.pop(0))
 
+    async def fetch(self) -> None:
+        """Take the next part, as a read does that is cancelled then."""
+        await self._fill()
+
     def ack(self, upto: Acknowledgeable) -> None:
         self.acknowledged.append(upto)
 
@@ -179,7 +183,7 @@ async def test_a_cancelled_step_loses_nothing(way: str) -> None:
     source.may_go_on.set()
     if way == "transactions":
         # Cancelled once more, with half of it taken.
-        await source._fill()
+        await source.fetch()
         source.may_go_on.clear()
         reading = asyncio.create_task(step())
         await asyncio.sleep(0)

@@ -8,6 +8,7 @@ import pytest
 
 from realtime_core import ConfigError, Wal2JsonSource
 from realtime_core.replication.commands import wal2json_options
+from realtime_core.sources._wal2json_settings import Wal2JsonSettings
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,15 @@ def test_options_choose_and_leave_nothing_out_else() -> None:
 
 def test_positions_compare_where_the_same_changes_are_asked_for() -> None:
     def identity(**arguments: Any) -> tuple[str, ...]:
-        return Wal2JsonSource("", **arguments)._plugin.identity
+        defaults = {
+            "format_version": 2,
+            "tables": None,
+            "exclude_tables": (),
+            "actions": None,
+            "messages": False,
+            "message_prefixes": None,
+        }
+        return Wal2JsonSettings(**(defaults | arguments)).identity()
 
     assert identity() == ("wal2json", "format-version=2")
     one = identity(tables=[("a", "b"), ("c", None)], actions=["update", "insert"])

@@ -111,10 +111,10 @@ class MemoryWorld(World):
         self.database.advance_slot(self.slot)
 
     def confirmed(self) -> int:
-        return self.database._slots[self.slot].confirmed
+        return self.database.confirmed(self.slot)
 
     def end_of_wal(self) -> int:
-        return self.database._log.end
+        return self.database.end_of_wal
 
 
 class PostgresWorld(World):

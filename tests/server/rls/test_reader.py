@@ -22,13 +22,13 @@ class Shop:
 
     def __init__(self) -> None:
         self.database = MemoryDatabase()
-        self._notes = self.database.table("notes", {"id": "int4", "body": "text"}, key="id")
+        self.notes = self.database.table("notes", {"id": "int4", "body": "text"}, key="id")
 
     def insert(self, *ids: int, body: str = "") -> None:
         """Insert rows in one transaction."""
         with self.database.transaction():
             for one in ids:
-                self._notes.insert(id=one, body=body)
+                self.notes.insert(id=one, body=body)
 
     def unacknowledged(self) -> int:
         return len(self.database.unacknowledged(SLOT))
@@ -156,7 +156,7 @@ async def test_batches_that_are_not_full_come_when_it_is_time() -> None:
 async def test_what_is_no_change_of_a_row_is_acknowledged_by_itself() -> None:
     shop = Shop()
     async with shop.reading() as reading:
-        shop.database.truncate(shop._notes)
+        shop.database.truncate(shop.notes)
         await eventually(lambda: shop.unacknowledged() == 0)
         assert reading.batches == []
 
