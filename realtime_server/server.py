@@ -245,4 +245,5 @@ class RealtimeServer:
     async def _serve(
         self, websocket: ServerConnection, request: ConnectRequest, serializer: Serializer
     ) -> None:
-        await Connection(websocket, request, serializer, self._services).run()
+        peer = self._listener.acceptor.peer(websocket.transport)
+        await Connection(websocket, request, serializer, self._services, peer=peer).run()

@@ -58,6 +58,18 @@ def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]
             "token can compute it and sign others; make one with python3 -c 'import secrets; "
             "print(secrets.token_urlsafe(32))', or set JWT_SECRET_SHORT=allow to keep it",
         )
+    if config.trusted_proxies and config.forwarded_header is None:
+        yield (
+            ("trusted_proxies", "forwarded_header"),
+            "TRUSTED_PROXIES is set, but not in which header they name the client's address; set "
+            "FORWARDED_HEADER to what they write, as X-Forwarded-For",
+        )
+    if config.forwarded_header is not None and not config.trusted_proxies:
+        yield (
+            ("forwarded_header", "trusted_proxies"),
+            "FORWARDED_HEADER is set, but not whom it is believed; set TRUSTED_PROXIES to the "
+            'addresses of your proxies, as ["10.0.0.0/8"]',
+        )
     if config.db_ssl_root_cert is not None and not config.db_ssl.is_checked:
         yield (
             ("db_ssl_root_cert", "db_ssl"),

@@ -18,8 +18,10 @@ from ._readers import (
     read_database_tls,
     read_dead_letters,
     read_flag,
+    read_header_name,
     read_headers,
     read_jwks,
+    read_networks,
     read_origins,
     read_protection,
     read_root_certificate,
@@ -48,6 +50,7 @@ __all__ = [
     "Configuration",
     "DeadLetters",
     "Flag",
+    "HeaderName",
     "Headers",
     "IpFamily",
     "Jwks",
@@ -60,6 +63,7 @@ __all__ = [
     "Milliseconds",
     "Mode",
     "Names",
+    "Networks",
     "Number",
     "OptionalBytes",
     "OptionalText",
@@ -180,6 +184,10 @@ Publications = Annotated[
 Names = Annotated[tuple[str, ...], Kind(names_reader('["iat"]', least=0), "JSON array of names")]
 SlotName = Annotated[str | None, Kind(read_slot_name, "letters, digits, `_`; at most 63")]
 Origins = Annotated[tuple[str, ...], Kind(read_origins, "JSON array of `scheme://host[:port]`")]
+Networks = Annotated[
+    tuple[str, ...], Kind(read_networks, "JSON array of addresses and networks (`10.0.0.0/8`)")
+]
+HeaderName = Annotated[str | None, Kind(read_header_name, "name of a header")]
 RootCertificate = Annotated[str | None, Kind(read_root_certificate, "path, or `system`")]
 ClaimValidators = Annotated[Mapping[str, Any], Kind(read_claim_validators, "JSON object")]
 Jwks = Annotated[Mapping[str, Any] | None, Kind(read_jwks, "JSON Web Key Set")]

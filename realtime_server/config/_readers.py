@@ -7,6 +7,7 @@ if that may be shown.
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import os
 import re
@@ -26,8 +27,10 @@ __all__ = [
     "read_database_tls",
     "read_dead_letters",
     "read_flag",
+    "read_header_name",
     "read_headers",
     "read_jwks",
+    "read_networks",
     "read_origins",
     "read_protection",
     "read_root_certificate",
@@ -134,6 +137,34 @@ def _is_origin(value: object) -> bool:
         return False
 
 
+def read_networks(text: str) -> tuple[str, ...]:
+    remedy = 'use a JSON array of addresses and networks, as in ["10.0.0.0/8", "::1"]'
+    networks = _json(text, remedy)
+    if not isinstance(networks, list) or not networks:
+        raise ValueError(remedy)
+    return tuple(_network(one, remedy) for one in networks)
+
+
+def _network(value: object, remedy: str) -> str:
+    # ip_network() takes numbers, too.
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} in it is no network: {remedy}")
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError as exc:
+        raise ValueError(f"{value!r} in it is no network ({exc}): {remedy}") from None
+
+
+_TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+"""RFC 9110, section 5.6.2."""
+
+
+def read_header_name(text: str) -> str:
+    if re.fullmatch(_TOKEN, text) is None:
+        raise ValueError("use the name of a header, as X-Forwarded-For")
+    return text
+
+
 def read_root_certificate(text: str) -> str:
     if text == "system":
         return text
@@ -145,8 +176,8 @@ def read_root_certificate(text: str) -> str:
     return text
 
 
-# A header's name and value: RFC 9110, sections 5.6.2 and 5.5.
-_HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([\t\x20-\x7e\x80-\xff]*)")
+# A header's name and value: RFC 9110, section 5.5.
+_HEADER: Final = re.compile(rf"({_TOKEN})=([\t\x20-\x7e\x80-\xff]*)")
 
 
 _OWN_HEADERS: Final = re.compile(

@@ -128,6 +128,16 @@ class ServerConfig:
         "the origins of web pages whose scripts may connect; unset: all, but without tokens on a "
         "loopback address only the server's own; clients without an origin always may",
     )
+    trusted_proxies: kinds.Networks = variable(
+        (),
+        "the networks of the [proxies](../howto/proxies.md) that say whose request they pass on; "
+        "what others say is not read",
+    )
+    forwarded_header: kinds.HeaderName = variable(
+        None,
+        "the header in which they say it, as `X-Forwarded-For` or `Forwarded`; the last address in "
+        "it that is none of theirs is the client's",
+    )
     websocket_compression: kinds.Flag = variable(
         False, "offer permessage-deflate, which costs processor time and memory, and saves traffic"
     )

@@ -19,6 +19,7 @@ from ..config import ServerConfig
 from ..logs import peer_name
 from ..metrics import Metrics
 from .backlog import Backlog
+from .forwarded import ClientAddresses
 from .http import HttpProtocol, Response, Site
 from .origins import is_loopback, why_refused
 from .outbox import cut_off
@@ -54,6 +55,9 @@ class Acceptor:
         self.metrics = metrics
         self._site = site
         self._backlog = backlog
+        self._addresses = ClientAddresses(config.forwarded_header, config.trusted_proxies)
+        # By connection, the client's address that a trusted proxy named.
+        self._forwarded: dict[asyncio.BaseTransport, str] = {}
         self.connections: set[asyncio.Transport] = set()
         """All that were let in and are open: as many as MAX_CONNECTIONS at most."""
         self.plain: set[asyncio.Transport] = set()
@@ -93,6 +97,19 @@ class Acceptor:
             logger.warning("a request is refused: %s", problem)
         return problem
 
+    def read_address(self, head: bytes, transport: asyncio.BaseTransport) -> None:
+        """Note whose request it is, if a trusted proxy passes it on."""
+        peer = transport.get_extra_info("peername")
+        address = self._addresses.find(head, peer[0]) if peer else None
+        if address is not None:
+            self._forwarded[transport] = address
+
+    def peer(self, transport: asyncio.BaseTransport) -> str:
+        """Name the client in the log, and the proxy's connection if it comes through one."""
+        peer = peer_name(transport.get_extra_info("peername"))
+        address = self._forwarded.get(transport)
+        return peer if address is None else f"{address} via {peer}"
+
     def upgrade(self, transport: asyncio.Transport) -> None:
         """Note that the connection becomes a WebSocket."""
         self.plain.discard(transport)
@@ -101,13 +118,13 @@ class Acceptor:
         """Forget a connection: it is closed."""
         for place in (self.connections, self.plain, self.turned_away):
             place.discard(transport)
+        self._forwarded.pop(transport, None)
 
     def check_backlog(self, transport: asyncio.Transport) -> None:
         """Disconnect a client if too much waits for it."""
         reason = self._backlog.why_too_much(transport.get_write_buffer_size())
         if reason is not None:
-            peer = peer_name(transport.get_extra_info("peername"))
-            cut_off(transport, self.metrics.outbox, peer, reason)
+            cut_off(transport, self.metrics.outbox, self.peer(transport), reason)
 
     def count_flood(self) -> None:
         """Count a client that sent too many messages."""
@@ -136,8 +153,7 @@ class Acceptor:
         self._log_refused(limit, transport)
 
     def _log_refused(self, why: str, transport: asyncio.BaseTransport) -> None:
-        peer = peer_name(transport.get_extra_info("peername"))
-        logger.info("request by %s refused: %s", peer, why)
+        logger.info("request by %s refused: %s", self.peer(transport), why)
 
     def serve(self, transport: asyncio.Transport, refusal: Response | None = None) -> HttpProtocol:
         """Serve the connection by HTTP; with a refusal, send that instead of reading a request."""
@@ -222,6 +238,7 @@ class RequestHead(asyncio.Protocol):
             )
             return
         head = bytes(self._received[:end])
+        self._acceptor.read_address(head, self._transport)
         if _query_bytes(head) > config.max_query_bytes:
             self._refuse(
                 "query",

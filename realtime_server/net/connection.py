@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
 from ..auth.authorizer import ConnectRequest
-from ..logs import named, peer_name
+from ..logs import named
 from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import Serializer
 from ..phoenix.socket_state import (
@@ -57,6 +57,7 @@ class Connection:
         request: its handshake, already authorized.
         serializer: the wire format that the client asked for.
         services: of the server.
+        peer: names the client in the log.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class Connection:
         request: ConnectRequest,
         serializer: Serializer,
         services: Services,
+        *,
+        peer: str,
     ) -> None:
         config, metrics = services.config, services.metrics
         self._websocket = websocket
@@ -73,8 +76,7 @@ class Connection:
         self._metrics = metrics
         # Says what each message means; what it has carried out is in the objects below.
         self._state = SocketState(serializer, max_payload_bytes=config.max_payload_bytes)
-        # Names the client in the log.
-        self._peer = peer_name(websocket.remote_address)
+        self._peer = peer
         self._refusals = Refusals(self._peer, metrics, asyncio.get_running_loop().time)
         self._outbox = SocketOutbox(
             websocket,

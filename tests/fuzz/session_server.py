@@ -257,6 +257,7 @@ class Session:
                 metrics=server.metrics,
                 clock=server.clock,
             ),
+            peer="client",
         )
         self._task = self._loop.create_task(self._serve(connection))
         self._loop.settle()

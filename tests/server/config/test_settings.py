@@ -165,6 +165,22 @@ TABLE = {
         ("https://app.example", "[]", "{}"),
         'use a JSON array of origins, as in ["https://app.example"]',
     ),
+    "TRUSTED_PROXIES": Row(
+        (),
+        '["10.0.0.0/8", "192.0.2.7", "2001:DB8::/32", "::1"]',
+        ("10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32", "::1/128"),
+        ("10.0.0.0/8", "[]", "{}", "null"),
+        'use a JSON array of addresses and networks, as in ["10.0.0.0/8", "::1"]',
+        {"FORWARDED_HEADER": "X-Forwarded-For"},
+    ),
+    "FORWARDED_HEADER": Row(
+        None,
+        "X-Forwarded-For",
+        "X-Forwarded-For",
+        ("X-Forwarded-For:", "X Forwarded For", "ä"),
+        "use the name of a header, as X-Forwarded-For",
+        {"TRUSTED_PROXIES": '["::1"]'},
+    ),
     "WEBSOCKET_COMPRESSION": flag(False),
     "SECURE_CHANNELS": Row(True, "false", False),
     "JWT_SECRET": Row(None, "it's ä \\ value".ljust(32, "."), "it's ä \\ value".ljust(32, ".")),
@@ -368,6 +384,12 @@ def test_something_that_is_no_origin_is_named(origin: object) -> None:
     assert f"{origin!r} in it is no origin: use a JSON array of origins" in problem
 
 
+@pytest.mark.parametrize("network", ["10.0.0.1/8", "10.0.0.0/33", "proxy", "", 1, None])
+def test_something_that_is_no_network_is_named(network: object) -> None:
+    (problem,) = problems(TRUSTED_PROXIES=json.dumps(["::1", network]), FORWARDED_HEADER="A")
+    assert f"{network!r} in it is no network" in problem
+
+
 @pytest.mark.parametrize("key", ["x", {}, {"kty": 1}])
 def test_a_key_without_a_kty_is_named_and_not_shown(key: object) -> None:
     (problem,) = problems(JWT_JWKS=json.dumps({"keys": [key]}))
@@ -552,6 +574,17 @@ def test_a_secret_that_can_be_guessed_is_refused(secret: str) -> None:
 )
 def test_a_secret_is_long_enough_or_does_not_matter(environ: dict[str, str]) -> None:
     assert ServerConfig.from_env(environ).jwt_secret == environ["JWT_SECRET"]
+
+
+def test_a_header_and_the_proxies_that_write_it_go_together() -> None:
+    assert problems(FORWARDED_HEADER="X-Real-IP") == (
+        "FORWARDED_HEADER is set, but not whom it is believed; set TRUSTED_PROXIES to the "
+        'addresses of your proxies, as ["10.0.0.0/8"]',
+    )
+    assert problems(TRUSTED_PROXIES='["10.0.0.0/8"]') == (
+        "TRUSTED_PROXIES is set, but not in which header they name the client's address; set "
+        "FORWARDED_HEADER to what they write, as X-Forwarded-For",
+    )
 
 
 def test_any_secret_will_do_for_development() -> None:

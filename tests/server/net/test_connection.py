@@ -52,7 +52,6 @@ class FakeWebSocket:
         self.transport = FakeTransport()
         self.protocol = SimpleNamespace(state=State.OPEN, close_sent=None, extensions=[])
         self.send_in_progress = None
-        self.remote_address: tuple[Any, ...] | None = ("10.0.0.1", 4321)
         self.close_code: int | None = None
         self.closed: tuple[int, str] | None = None
         self.incoming: asyncio.Queue[str | bytes | None] = asyncio.Queue()
@@ -137,6 +136,7 @@ async def open_connection(
             metrics=metrics,
             clock=clock,
         ),
+        peer="10.0.0.1:4321",
     )
     running = asyncio.create_task(connection.run())
     try:
@@ -490,28 +490,6 @@ async def test_a_log_line_names_no_more_of_a_topic_than_it_shows(
     (joined,) = (record for record in caplog.records if "joined" in record.message)
     assert vars(joined)["topic"] == f"realtime:{'x' * 191}"
     assert len(joined.message) < 250
-
-
-async def test_a_client_without_an_address_is_served_all_the_same() -> None:
-    websocket = FakeWebSocket()
-    websocket.remote_address = None
-    connection = Connection(
-        cast(ServerConnection, websocket),
-        REQUEST,
-        SERIALIZERS[None],
-        Services(
-            hub=Hub(),
-            attachment=Attachment(lambda: True, asyncio.Event().wait),
-            authorizer=AllowAll(),
-            registrar=NullRegistrar(),
-            backlog=make_backlog(),
-            budget=FilterBudget(open_config()),
-            config=open_config(),
-            metrics=make_metrics(),
-        ),
-    )
-    websocket.hang_up()
-    await connection.run()
 
 
 async def test_cancelling_ends_the_subscriptions() -> None:
