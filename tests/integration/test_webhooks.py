@@ -62,7 +62,7 @@ class Stage:
         self.database = database
         self.dead_letters = path / "dead.jsonl"
         self._file = path / "config.json"
-        self._settings = {
+        self.settings = {
             "CONFIGURATION_FILE": str(self._file),
             "WEBHOOK_DEAD_LETTERS": str(self.dead_letters),
             "WEBHOOK_SECRET": SECRET,
@@ -75,7 +75,7 @@ class Stage:
         self, *webhooks: dict[str, Any], **settings: str
     ) -> AsyncIterator[RealtimeServer]:
         self._file.write_text(json.dumps({"webhooks": webhooks}))
-        config = dev_config(self.database.dsn, **{**self._settings, **settings})
+        config = dev_config(self.database.dsn, **{**self.settings, **settings})
         async with RealtimeServer(config) as server:
             await eventually(lambda: metric(server, "stream_connected"))
             await eventually(lambda: server.is_attached)
@@ -98,11 +98,11 @@ def stage(shop: Database, tmp_path: Path) -> Stage:
 
 
 def slot_position(database: Database, slot: str) -> Any:
-    ((position,),) = database.execute(
+    rows = database.execute(
         "select confirmed_flush_lsn - '0/0' from pg_replication_slots where slot_name = %s",
         (slot,),
     )
-    return position
+    return rows[0][0] if rows else None
 
 
 # What is sent.
@@ -456,6 +456,63 @@ async def test_a_lost_slot_is_said(stage: Stage, caplog: pytest.LogCaptureFixtur
         taken = await receiver.takes(2)
         assert taken[-1].records() == ["2"]
     assert any(line.startswith("webhooks may miss changes: slot_") for line in caplog.messages)
+
+
+async def test_of_two_servers_with_one_slot_one_serves_and_the_other_takes_over(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot = unique_name("slot")
+    async with Receiver() as receiver:
+        webhook = hook(receiver.url)
+        async with contextlib.AsyncExitStack() as standby_stack:
+            async with stage.server(webhook, WEBHOOK_SLOT_NAME=slot):
+                standby = RealtimeServer(
+                    dev_config(stage.database.dsn, **stage.settings, WEBHOOK_SLOT_NAME=slot)
+                )
+                await standby_stack.enter_async_context(standby)
+                await eventually(
+                    lambda: any(f"slot {slot!r} is active for PID" in m for m in caplog.messages)
+                )
+                # Its sockets are served all the same.
+                await eventually(lambda: standby.is_attached)
+                stage.execute("insert into users values (1)")
+                await receiver.takes(1)
+                assert metric(standby, "stream_connected") == 0
+            stage.execute("insert into users values (2)")
+            taken = await receiver.takes(2)
+            assert [each.records() for each in taken] == [["1"], ["2"]]
+            assert metric(standby, "delivered_total", "webhook-1") == 1
+
+
+@pytest.mark.slow
+async def test_the_bound_on_wal_holds_while_the_reader_waits_for_an_endpoint(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot = unique_name("slot")
+    settings = {
+        "WEBHOOK_SLOT_NAME": slot,
+        "WEBHOOK_WAITING_BYTES": "20000",
+        "WEBHOOK_MAX_BYTES": "10000",
+        "WEBHOOK_TIMEOUT": "600000",
+        "MAX_REPLICATION_LAG_MB": "5",
+        "DRAIN_TIMEOUT": "100",
+    }
+    async with (
+        Receiver(Reply(is_silent=True)) as receiver,
+        stage.server(hook(receiver.url), **settings),
+    ):
+        for number in range(10):
+            stage.execute(f"insert into users values ({number}, repeat('x', 3000))")
+        await receiver.receives(1)
+        start = slot_position(stage.database, slot)
+        stage.execute(
+            "insert into users select n, repeat('x', 1000) from generate_series(100, 19999) n"
+        )
+        # It is made anew although nobody reads: the disk is what the bound is for.
+        await eventually(
+            lambda: (slot_position(stage.database, slot) or 0) > start + 15_000_000, within=120
+        )
+    assert any(line.startswith("changes may be lost: lag, after") for line in caplog.messages)
 
 
 async def test_a_broken_connection_to_the_database_repeats_and_loses_nothing(stage: Stage) -> None:
