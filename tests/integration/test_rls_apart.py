@@ -234,16 +234,16 @@ CASTS = (
 @pytest.mark.parametrize(
     ("check", "reason"),
     [
-        ("perform pg_sleep(60);", "take too long to become JSON"),
+        ("perform pg_sleep(60);", "takes too long; they are sent as text"),
         # It catches the cancellation.
         (
             "loop begin perform pg_sleep(60); exception when query_canceled then null; end; end "
             "loop;",
-            "take too long to become JSON",
+            "takes too long; they are sent as text",
         ),
-        ("raise 'not %', n using errcode = '22023';", "cannot become JSON (22023)"),
+        ("raise 'not %', n using errcode = '22023';", "(SQLSTATE 22023); they are sent as text"),
         # Of recursion without end. To psycopg it is an OperationalError.
-        ("raise 'not %', n using errcode = '54001';", "cannot become JSON (54001)"),
+        ("raise 'not %', n using errcode = '54001';", "(SQLSTATE 54001); they are sent as text"),
     ],
 )
 async def test_a_type_whose_values_do_not_become_json_keeps_nothing_back(

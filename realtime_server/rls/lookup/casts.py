@@ -1,8 +1,8 @@
-"""Casts: the JSON of values that only the database can make, as of rows and extensions' types.
+"""Casts: asks the database for the JSON of values of composite types and extensions' types.
 
-A type's own functions, a domain's check or a cast do that, so it may fail, or take any time. That
-must not keep changes back: values of such a type are shown as text, and those of a type that takes
-too long for some time, without asking again.
+The type's functions, a domain's check or a cast make it, so it may fail, or take any time. That
+must not hold up changes: values for which it fails are sent as text. If a type takes too long, the
+database is not asked for its values for a while.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Casts"]
 logger = logging.getLogger("realtime.rls")
 
 _REFUSED_FOR: Final = 60.0
-"""Seconds for which a type is not asked about that took too long."""
+"""For how many seconds the database is not asked for values of a type that took too long."""
 
 _TIMED_OUT: Final = psycopg.errors.QueryCanceled.sqlstate
 
@@ -46,26 +46,30 @@ _CAST: Final = """
 
 
 class Casts:
-    """Asks the database for JSON.
+    """Asks the database for the JSON of values.
 
     Args:
-        connections: that have a ``statement_timeout``.
-        timeout: seconds of that.
+        connections: a pool of connections that have a ``statement_timeout``.
+        timeout: how many seconds that is.
     """
 
     def __init__(self, connections: Connections, timeout: float) -> None:
         self._connections = connections
         self._timeout = timeout
-        # By a type's OID, until when.
+        # Until when the database is not asked for values of a type, by the type's OID.
         self._refused: dict[int, float] = {}
 
     async def json_of(self, values: Iterable[tuple[int, str]]) -> Answers:
-        """Return what the database makes of values, each with its type's OID.
+        """Return the JSON of values.
 
-        Those that are missing then are to be shown as text.
+        Args:
+            values: each value's type, as its OID, and text.
+
+        Returns:
+            The JSON by type and text. A value that is missing in it is to be sent as text.
 
         Raises:
-            psycopg.OperationalError: if the database cannot be asked.
+            psycopg.OperationalError: if the database cannot be reached.
         """
         now = asyncio.get_running_loop().time()
         self._refused = {oid: until for oid, until in self._refused.items() if until > now}
@@ -75,9 +79,9 @@ class Casts:
         try:
             return await self._ask(asked)
         except (_LostError, _ValueError):
-            # If PostgreSQL was restarted, there is no connection yet.
+            # A type is the cause, or PostgreSQL was restarted.
             pass
-        # Which type is it? Each by itself, and the others are answered.
+        # Ask for each type by itself, so that one type's failure does not affect the others.
         answers: dict[tuple[int, str], str] = {}
         for oid, group in groupby(asked, itemgetter(0)):
             answers.update(await self._ask_for_one(oid, list(group)))
@@ -90,7 +94,7 @@ class Casts:
             name = await self._name_of(oid)
             self._refused[oid] = asyncio.get_running_loop().time() + _REFUSED_FOR
             logger.warning(
-                "making JSON of values of type %s ends the session; they are shown as text for "
+                "making JSON of values of type %s ends the session; they are sent as text for "
                 "%d s; look at the type's checks and casts",
                 name,
                 _REFUSED_FOR,
@@ -100,15 +104,16 @@ class Casts:
             if exc.sqlstate == _TIMED_OUT:
                 self._refused[oid] = asyncio.get_running_loop().time() + _REFUSED_FOR
                 logger.warning(
-                    "values of type %s take too long to become JSON, and are shown as text for "
+                    "making JSON of values of type %s takes too long; they are sent as text for "
                     "%d s; make the type's checks and casts faster, or raise RLS_CHECK_TIMEOUT",
                     name,
                     _REFUSED_FOR,
                 )
             else:
-                # A type that is gone or has changed, or a value that its checks allow no more.
+                # The type was dropped or changed, or its checks no longer allow a value.
                 logger.warning(
-                    "values of type %s cannot become JSON (%s), and are shown as text",
+                    "PostgreSQL cannot make JSON of values of type %s (SQLSTATE %s); they are sent "
+                    "as text",
                     name,
                     exc.sqlstate,
                 )
@@ -118,7 +123,7 @@ class Casts:
         async with self._connections.one() as connection:
             pid = connection.info.backend_pid
             try:
-                # A check that catches the cancellation would run for ever.
+                # A type's check that catches the cancellation of its statement would run for ever.
                 async with asyncio.timeout(self._timeout * 2 + 1):
                     cursor = await connection.execute(
                         _CAST, [[oid for oid, _ in values], [text for _, text in values]]
@@ -128,7 +133,7 @@ class Casts:
             except TimeoutError:
                 await connection.close()
             except psycopg.Error as exc:
-                # Any SQLSTATE may be a check's own, OperationalError's too.
+                # A type's check can raise any SQLSTATE, also those of OperationalError.
                 if connection.closed:
                     raise _LostError from exc
                 raise _ValueError(exc.sqlstate) from exc
@@ -145,11 +150,11 @@ class Casts:
 
 
 class _LostError(Exception):
-    """The connection was lost while values were looked at."""
+    """The connection was lost while PostgreSQL made JSON of values."""
 
 
 class _ValueError(Exception):
-    """PostgreSQL has raised an error because of the values, or of the time that they take."""
+    """PostgreSQL could not make JSON of values, or took too long."""
 
     def __init__(self, sqlstate: str | None) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Former rows: whether somebody could see a row that a DELETE has removed.
+"""Former rows: whether a role could see a row that was deleted.
 
-It cannot be looked up any more. Where all of it is known, under REPLICA IDENTITY FULL, the
-table's own policies are asked about it as a value: those that PostgreSQL would apply to a SELECT
-of the role, as ``get_row_security_policies`` in its src/backend/rewrite/rowsecurity.c puts them
-together.
+The row cannot be looked up any more. If all of its values are known, under REPLICA IDENTITY FULL,
+the table's policies are applied to it as a value. They are those that PostgreSQL would apply to the
+role's SELECT, combined as by ``get_row_security_policies`` in its
+src/backend/rewrite/rowsecurity.c.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ __all__ = ["Condition", "is_known", "read_conditions", "text_of"]
 
 @attrs.frozen
 class Condition:
-    """What must be true of a row for a role to see it."""
+    """The condition under which a role sees a row of a table."""
 
     text: str | None
-    """As SQL, about a row of the table that is named as the table; None: nothing, it sees all."""
+    """The condition in SQL, in which the table's name stands for the row; None if the role sees all
+    rows."""
     search_path: str = ""
-    """With which the text was written, and has to be read."""
+    """The search path with which the text was written, and has to be run."""
 
 
 _FALSE: Final = "false"
 
-# In the order in which PostgreSQL asks: once a permissive one is true, the next may fail.
-# As the role, whose search path decides how names are written. row_security_active is PostgreSQL's
-# own answer about owners, BYPASSRLS and FORCE ROW LEVEL SECURITY.
+# The policies are in PostgreSQL's order: after a permissive one that is true, one that would fail
+# is not run. The query runs as the role, whose search path decides how names are written.
+# row_security_active() takes owners, BYPASSRLS and FORCE ROW LEVEL SECURITY into account.
 _POLICIES: Final = """
     SELECT pg_catalog.row_security_active(c.oid),
         pg_catalog.current_setting('search_path'),
@@ -58,7 +59,7 @@ _POLICIES: Final = """
 """
 
 
-# A domain's check, and what a range compares its bounds with.
+# Whether a user's code runs when a value is read: domains have checks, and ranges compare bounds.
 _RUNS_CODE: Final = """
     WITH RECURSIVE types (oid) AS (
         SELECT * FROM pg_catalog.unnest(%s::pg_catalog.oid[])
@@ -85,15 +86,17 @@ _RUNS_CODE: Final = """
 async def read_conditions(
     connection: AsyncConnection[Any], table: Table, roles: Collection[str]
 ) -> Mapping[str, Condition] | None:
-    """Return by role what must be true of a table's row. Who is not there sees nothing.
-
-    None if to read the row may run a user's code: that would be in a viewer's name, where nothing
-    keeps it from becoming the server.
+    """Return the condition under which each role sees a row of a table.
 
     Args:
-        connection: in autocommit mode, as the server's role.
-        table: that has row level security.
-        roles: of viewers.
+        connection: a connection in autocommit mode, with the server's role.
+        table: a table with row level security.
+        roles: the roles.
+
+    Returns:
+        The conditions by role; a role that is missing in it sees no rows. None if a user's code may
+        run when the row is read as a value: it would run as the viewer's role, where it could
+        become the server's role.
 
     Raises:
         psycopg.OperationalError: if the connection is lost.
@@ -112,7 +115,7 @@ async def read_conditions(
         except psycopg.Error:
             if connection.closed:
                 raise
-            # A role that is gone, or is the server's no more.
+            # The role was dropped, or the server may no longer act as it.
             continue
         for is_active, search_path, policies in rows:
             text = _combined(policies or ()) if is_active else None
@@ -121,7 +124,7 @@ async def read_conditions(
 
 
 def _combined(policies: Collection[tuple[bool, str]]) -> str:
-    """Return one of the permissive ones, and all of the restrictive ones."""
+    """Combine policies: one of the permissive and all of the restrictive ones must be true."""
     permissive = [f"({text})" for is_permissive, text in policies if is_permissive]
     restrictive = [f"({text})" for is_permissive, text in policies if not is_permissive]
     if not permissive:
@@ -130,7 +133,7 @@ def _combined(policies: Collection[tuple[bool, str]]) -> str:
 
 
 def is_known(change: Delete, table: Table) -> bool:
-    """Say whether all of the row is known, in the columns that the table has now."""
+    """Return whether a deleted row is known in all columns that the table has now."""
     old = change.old_record
     types = {column.name: column.type_oid for column in table.columns}
     return types == {column.name: column.type_oid for column in old.shape.columns} and all(
@@ -139,7 +142,7 @@ def is_known(change: Delete, table: Table) -> bool:
 
 
 def text_of(change: Delete, table: Table) -> str:
-    """Return the row as the text of a value of the table's row type."""
+    """Return a deleted row as the text of a value of the table's row type."""
     old = change.old_record
     fields = (old.raw(column.name) for column in table.columns)
     return f"({','.join('' if field is None else _quoted(str(field)) for field in fields)})"

@@ -1,4 +1,4 @@
-"""Settling: the wait until transactions are over for everybody, and what is said of it."""
+"""Settling: waiting until everybody sees what transactions did, and logging what this waits for."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ __all__ = ["until_settled"]
 logger = logging.getLogger("realtime.rls")
 
 _PAUSES: Final = (0.001, 0.1)
-"""Least and most seconds between two looks: most often a backend is just about to end."""
+"""The fewest and the most seconds between two looks at the snapshot. Most often the transaction's
+session is just about to end it."""
 _PATIENCE: Final = 5.0
-"""Seconds until it is said what is waited for."""
+"""After how many seconds it is logged what this waits for."""
 _REMINDER: Final = 60.0
-"""Seconds until it is said again."""
+"""After how many seconds it is logged again."""
 
 
 async def until_settled(connection: AsyncConnection[Any], xids: Collection[int]) -> None:
-    """Wait until others see what transactions did.
+    """Wait until everybody sees what transactions did.
 
-    A synchronous standby that is away makes this take as long as it is.
+    If PostgreSQL waits for a synchronous standby, this takes until the standby has answered.
 
     Args:
-        connection: in autocommit mode.
-        xids: the transactions, each by its 32 bits.
+        connection: a connection in autocommit mode.
+        xids: the lower 32 bits of the transactions' ids.
 
     Raises:
-        psycopg.Error: if the database cannot be asked.
+        psycopg.Error: if a query fails.
     """
     loop = asyncio.get_running_loop()
     mention_at = loop.time() + _PATIENCE
