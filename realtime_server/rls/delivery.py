@@ -97,7 +97,7 @@ class Delivery:
         self.tell(ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs, is_of_moved=True))
 
     def tell(self, gap: ChannelGap) -> None:
-        """Tell channels of what they do not get, as of a gap."""
+        """Tell channels of a gap, for changes that they do not get."""
         if not gap.channels:
             return
         self._counters.given_up += gap.count
