@@ -24,7 +24,8 @@ from realtime_server.rls.lookup import former
 from realtime_server.rls.lookup.visibility import Answer, Question, Visibility
 from realtime_server.rls.payloads import View
 from realtime_server.rls.reader import Reader
-from realtime_server.rls.subscriptions import Registration, Registry
+from realtime_server.rls.subscription_table import Registration
+from realtime_server.rls.subscriptions import SubscriptionRegistry
 from realtime_server.rls.table_check import TableCheck
 from realtime_server.rls.viewers import Viewer
 
@@ -218,10 +219,10 @@ def skip_truncate() -> None:
 def skip_replaced_token() -> None:
     """Go on in the name of the token that a channel had at first."""
 
-    async def keep(self: Registry, registration: Registration, claims: Any) -> Viewer:
+    async def keep(self: SubscriptionRegistry, registration: Registration, claims: Any) -> Viewer:
         return registration.viewer
 
-    Registry.renew = keep  # type: ignore[method-assign]
+    SubscriptionRegistry.renew = keep  # type: ignore[method-assign]
 
 
 FAULTS = {
