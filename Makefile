@@ -66,7 +66,7 @@ $(CLIENTS)/.venv/.done: $(CLIENTS)/requirements.txt | $(VENV)/bin/pip
 
 # pip is the last thing that comes into a new environment, so it marks a whole one.
 $(VENV)/bin/pip:
-	@for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
+	@for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3); do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
 	        2> /dev/null; then exec "$$python" -m venv --clear $(VENV); fi; \
 	done; \
