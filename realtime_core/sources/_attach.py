@@ -27,11 +27,11 @@ from . import catalog
 from ._connection import ReplicationConnection
 from ._errors import translate
 from ._skips import Skips
-from ._slots import check_slot, gap_reason, said_when_slow, slot_lost
+from ._slots import check_slot, gap_reason, log_when_slow, slot_lost
 from .catalog import ServerFacts, SlotStatus
 from .options import StreamSettings
 
-__all__ = ["Attachment", "ResumePoint", "OutputPlugin", "PayloadDecoder", "Untold", "attach"]
+__all__ = ["Attachment", "ResumePoint", "OutputPlugin", "PayloadDecoder", "UnreportedGap", "attach"]
 
 logger = logging.getLogger("realtime.source")
 
@@ -76,7 +76,7 @@ class PayloadDecoder(Protocol):
 
 
 @attrs.define
-class Untold:
+class UnreportedGap:
     """Reasons for a gap that the slot itself does not show, until the consumer was told of them."""
 
     suspicion: GapReason | None = None
@@ -150,7 +150,7 @@ async def attach(
     plugin: OutputPlugin,
     name: str,
     former: ResumePoint | None,
-    untold: Untold,
+    unreported: UnreportedGap,
     connected: Callable[[ReplicationConnection], None],
 ) -> Attachment:
     """Connect, check the server and the slot, and start the stream.
@@ -160,8 +160,8 @@ async def attach(
         plugin: the output plugin.
         name: name of the slot.
         former: where the last connection has stopped; None if this is the first one.
-        untold: what is known of a gap. It is changed here; if this fails, the next attempt needs
-            it as it is then.
+        unreported: what is known of a gap. It is changed here; if this fails, the next attempt
+            needs it as it is then.
         connected: called with the connection as soon as there is one.
 
     Raises:
@@ -177,7 +177,7 @@ async def attach(
     )
     connected(connection)
     try:
-        return await _Attaching(settings, plugin, name, former, untold, connection).run()
+        return await _Attaching(settings, plugin, name, former, unreported, connection).run()
     except psycopg.Error as exc:
         connection.close()
         raise translate(exc, name) from exc
@@ -192,7 +192,7 @@ class _Attaching:
     plugin: OutputPlugin
     name: str
     former: ResumePoint | None
-    untold: Untold
+    unreported: UnreportedGap
     connection: ReplicationConnection
 
     async def run(self) -> Attachment:
@@ -226,7 +226,7 @@ class _Attaching:
                 if must_replace:
                     await self._drop(reason)
                     slot = None
-            reason = self.untold.dropped_for or reason
+            reason = self.unreported.dropped_for or reason
         start = await self._create() if slot is None else slot.confirmed_flush_lsn
         skips_until = None if slot is None or not is_skipped else await self._end_of_skips()
         with self._answers_soon():
@@ -309,7 +309,7 @@ class _Attaching:
             return GapReason.NEW_TIMELINE
         # The last stream's complaint counts if the slot that it was about still exists, or was a
         # temporary one, which PostgreSQL dropped with the connection.
-        suspicion = self.untold.suspicion
+        suspicion = self.unreported.suspicion
         is_ours = slot is not None or self.settings.is_temporary
         if suspicion is GapReason.LAG or (suspicion is not None and is_ours):
             return suspicion
@@ -351,7 +351,7 @@ class _Attaching:
     async def _drop(self, reason: GapReason) -> None:
         await self.connection.drop_slot()
         logger.warning("slot %r was dropped: changes may be lost (%s)", self.name, reason.value)
-        self.untold.suspicion, self.untold.dropped_for = None, reason
+        self.unreported.suspicion, self.unreported.dropped_for = None, reason
 
     async def _end_of_skips(self) -> LSN:
         """Return an LSN: all that commits behind it was written when the publications existed.
@@ -384,7 +384,7 @@ class _Attaching:
         making = self.connection.create_slot(
             self.plugin.name, temporary=settings.is_temporary, failover=settings.failover
         )
-        return await said_when_slow(
+        return await log_when_slow(
             making, dsn=settings.dsn, name=self.name, pid=self.connection.pid
         )
 

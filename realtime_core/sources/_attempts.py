@@ -15,7 +15,7 @@ from random import Random
 from typing import Final
 
 from ..errors import SlotInUseError, SlotLostError, SourceError
-from ._attach import Attachment, OutputPlugin, ResumePoint, Untold, attach
+from ._attach import Attachment, OutputPlugin, ResumePoint, UnreportedGap, attach
 from ._backoff import Backoff
 from ._connection import ReplicationConnection
 from ._slots import slot_dropped
@@ -48,7 +48,7 @@ class Attempts:
         former: Callable[[], ResumePoint | None],
         attached: Callable[[Attachment, str], None],
     ) -> None:
-        self.untold = Untold()
+        self.unreported = UnreportedGap()
         """What earlier attempts have found out about a gap, and the slot does not show."""
         self._settings = settings
         self._plugin = plugin
@@ -137,7 +137,7 @@ class Attempts:
                 if self._closed:
                     raise
                 if not self._may_retry(exc):
-                    reason = self.untold.dropped_for
+                    reason = self.unreported.dropped_for
                     if reason is None:
                         raise
                     raise slot_dropped(self._settings.slot or "", reason, exc) from exc
@@ -176,7 +176,7 @@ class Attempts:
         finally:
             # It is closed by now, or belongs to the running stream.
             self._candidate = None
-        self.untold = Untold()
+        self.unreported = UnreportedGap()
         self._attached(attachment, name)
 
     async def _attach(self, name: str) -> Attachment:
@@ -185,7 +185,7 @@ class Attempts:
             self._plugin,
             name,
             self._former(),
-            self.untold,
+            self.unreported,
             self._connected,
         )
 
@@ -199,7 +199,7 @@ class Attempts:
         if isinstance(exc, SlotInUseError):
             return self._is_ours(exc) or self._settings.slot_in_use == "wait"
         # If this source has dropped the slot, only this source can report the gap.
-        has_gap = self.untold.dropped_for is not None
+        has_gap = self.unreported.dropped_for is not None
         return exc.transient and (has_gap or self._former() is not None)
 
     def _is_ours(self, exc: SlotInUseError) -> bool:

@@ -26,7 +26,7 @@ from ..changes import (
 )
 from ..errors import ConfigError, RealtimeError, TransactionTooLargeError
 from ..positions import Position
-from ._mistakes import a
+from ._arguments import type_of
 from .base import Acknowledgeable, E, TransactionEvent
 
 __all__ = ["EventQueue"]
@@ -312,7 +312,8 @@ class EventQueue(abc.ABC, Generic[E]):
         elif isinstance(upto, str):
             remedy = ": Position.parse() reads what str(position) wrote"
         raise TypeError(
-            f"ack() takes an event, a CommittedTransaction or a Position, not {a(upto)}{remedy}"
+            "ack() takes an event, a CommittedTransaction or a Position, not "
+            f"{type_of(upto)}{remedy}"
         )
 
     def _ack_handed(self) -> None:

@@ -24,7 +24,7 @@ __all__ = [
     "check_kind",
     "check_slot",
     "gap_reason",
-    "said_when_slow",
+    "log_when_slow",
     "slot_dropped",
     "slot_lost",
 ]
@@ -213,7 +213,7 @@ def slot_dropped(name: str, reason: GapReason, exc: SourceError) -> SlotLostErro
     )
 
 
-async def said_when_slow(making: Awaitable[T], *, dsn: Dsn, name: str, pid: int) -> T:
+async def log_when_slow(making: Awaitable[T], *, dsn: Dsn, name: str, pid: int) -> T:
     """Wait until a slot is created, and log what PostgreSQL waits for if that takes long.
 
     PostgreSQL waits for all write transactions that are running, in any database.

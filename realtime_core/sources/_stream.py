@@ -111,7 +111,7 @@ class StreamSource(EventQueue[E]):
         if self._history.stream is not None or self._attempts.started:
             raise RuntimeError("this source is open already")
         if self._settings.max_lag_bytes is not None:
-            guard = LagGuard(self._settings, self._current_slot, self._start_anew)
+            guard = LagGuard(self._settings, self._current_slot, self._recreate_slot)
             self._lag_guard = asyncio.create_task(guard.run())
         if self._settings.persistent:
             self._attempts.start()
@@ -280,9 +280,9 @@ class StreamSource(EventQueue[E]):
         if exc.sqlstate == _UNDEFINED_OBJECT:
             # Attaching checks that the publication exists. If it does by then, it is newer than
             # the slot.
-            self._attempts.untold.suspicion = GapReason.SLOT_OLDER_THAN_PUBLICATION
+            self._attempts.unreported.suspicion = GapReason.SLOT_OLDER_THAN_PUBLICATION
         elif isinstance(exc, SlotLostError) and exc.reason is not None:
-            self._attempts.untold.suspicion = exc.reason
+            self._attempts.unreported.suspicion = exc.reason
         elif not (exc.transient or self._settings.persistent):
             raise exc
         logger.warning("stream interrupted: %s", exc)
@@ -295,12 +295,12 @@ class StreamSource(EventQueue[E]):
             self._close(self._live)
             self._attempts.broke_off(worked=True)
 
-    def _start_anew(self) -> None:
+    def _recreate_slot(self) -> None:
         """Have the slot recreated, even if no task is reading."""
         live = self._live
         if live is None:
             return
-        self._attempts.untold.suspicion = GapReason.LAG
+        self._attempts.unreported.suspicion = GapReason.LAG
         if live.connection.waiting:
             # The reading task has to stop waiting for the socket before that is closed. It then
             # attaches again.

@@ -10,8 +10,8 @@ import attrs
 from attrs.converters import optional
 
 from ..replication.commands import wal2json_options
+from ._arguments import strings, type_of
 from ._checked import CheckedSettings, check_choice
-from ._mistakes import a, listed
 
 __all__ = ["Table", "Wal2JsonAction", "Wal2JsonSettings"]
 
@@ -32,7 +32,7 @@ def _tables(name: str, value: Any) -> tuple[Table, ...]:
     Raises:
         TypeError: if they are not pairs of names.
     """
-    wanted = f"{name} is a list of pairs of schema and table, not {a(value)}"
+    wanted = f"{name} is a list of pairs of schema and table, not {type_of(value)}"
     if isinstance(value, str):
         raise TypeError(f"{wanted}: use [{_pair_in(value)!r}]")
     try:
@@ -71,11 +71,11 @@ def _as_exclude_tables(value: Iterable[Table]) -> tuple[Table, ...]:
 
 
 def _as_actions(value: Iterable[str]) -> tuple[str, ...]:
-    return listed("actions", value)
+    return strings("actions", value)
 
 
 def _as_prefixes(value: Iterable[str]) -> tuple[str, ...]:
-    return listed("message_prefixes", value)
+    return strings("message_prefixes", value)
 
 
 @attrs.frozen(kw_only=True)

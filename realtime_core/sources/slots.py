@@ -15,7 +15,7 @@ from ..errors import ConfigError, SlotInUseError, SlotUnavailableError, SourceEr
 from ..replication.commands import check_slot_name
 from . import catalog
 from ._sessions import plain_connection
-from ._slots import check_kind, said_when_slow
+from ._slots import check_kind, log_when_slow
 from .catalog import SlotStatus
 
 __all__ = ["drop_slot", "ensure_slot", "slot_status"]
@@ -75,7 +75,7 @@ async def ensure_slot(
             if failover:
                 arguments.append(True)
             marks = ", ".join(["%s"] * len(arguments))
-            await said_when_slow(
+            await log_when_slow(
                 connection.execute(
                     "SELECT 1 FROM pg_catalog.pg_create_logical_replication_slot"
                     f"({marks})".encode(),

@@ -20,8 +20,8 @@ from ...errors import (
 from ...lsn import LSN
 from ...positions import Position
 from ...replication.sequence import Sequence
+from .._arguments import check_start
 from .._filtering import RowFilter, filter_problems
-from .._mistakes import check_start
 from .._queue import EventQueue
 from .._slots import slot_lost
 from ..base import Acknowledgeable, E, SourceStats

@@ -9,10 +9,10 @@ from typing import Any
 
 from ..positions import Position
 
-__all__ = ["a", "check_names", "check_start", "listed"]
+__all__ = ["check_names", "check_start", "strings", "type_of"]
 
 
-def a(value: object) -> str:
+def type_of(value: object) -> str:
     """Return the name of a value's type with its article, as "an int"."""
     if value is None:
         return "None"
@@ -45,11 +45,11 @@ def check_start(start: object) -> None:
         remedy = ": Position.parse() reads what str(position) wrote"
         raise TypeError(
             "start_at is a Position, or None as long as none is stored, not "
-            f"{a(start)}{remedy if isinstance(start, str) else ''}"
+            f"{type_of(start)}{remedy if isinstance(start, str) else ''}"
         )
 
 
-def listed(name: str, value: Any) -> tuple[str, ...]:
+def strings(name: str, value: Any) -> tuple[str, ...]:
     """Return the strings of an argument, each once and sorted.
 
     Raises:
@@ -60,7 +60,7 @@ def listed(name: str, value: Any) -> tuple[str, ...]:
     try:
         items = list(value)
     except TypeError:
-        raise TypeError(f"{name} is a list of str, not {a(value)}") from None
+        raise TypeError(f"{name} is a list of str, not {type_of(value)}") from None
     for item in items:
         if not isinstance(item, str):
             raise TypeError(f"{name} has {item!r}: it takes str")
