@@ -49,7 +49,6 @@ CASES = [
     ("pypgoutput", "decode"),
     ("ours", "messages"),
     ("ours", "changes"),
-    ("ours", "lazy rows"),
     ("ours", "two columns"),
     ("ours", "texts"),
     ("ours", "values"),
@@ -71,24 +70,20 @@ CASES = [
     ("hot path", "decode begin and commit"),
     ("hot path", "decode bare rows"),
     ("hot path", "make messages"),
-    ("hot path", "match"),
     ("hot path", "begin and commit"),
 ]
 
 # (what, our case, contender, its case, clock, the floor to reach)
 RATIOS: list[tuple[str, str, str, str, str, float | None]] = [
     ("messages, fields as text", "messages", "pypgoutput", "decode", "cpu", 7),
-    ("changes, lazy rows not looked at", "lazy rows", "pypgoutput", "decode", "cpu", 7),
     ("changes, fields as text", "changes", "pypgoutput", "decode", "cpu", 7),
     ("changes, a dict of texts each", "texts", "pypgoutput", "decode", "cpu", None),
-    ("changes, two typed columns of lazy rows", "two columns", "pypgoutput", "decode", "cpu", 15),
+    ("changes, two typed columns", "two columns", "pypgoutput", "decode", "cpu", 15),
     ("changes, all columns typed", "values", "pypgoutput", "decode", "cpu", 3.5),
     ("v1 JSON payload bytes", "v1 json", "pypgoutput", "decode", "cpu", None),
     ("typed JSON payload bytes", "typed json", "pypgoutput", "decode", "cpu", None),
     ("messages, fields as text", "messages", "node", "text", "wall", 1),
     ("messages, fields as text", "messages", "node", "text", "cpu", None),
-    ("changes, lazy rows not looked at", "lazy rows", "node", "text", "wall", 1),
-    ("changes, lazy rows not looked at", "lazy rows", "node", "text", "cpu", None),
     ("changes, fields as text", "changes", "node", "text", "wall", 1),
     ("changes, fields as text", "changes", "node", "text", "cpu", None),
     ("changes, a dict of texts each", "texts", "node", "text", "wall", None),
@@ -307,9 +302,7 @@ def hot_path(times: Mapping[str, list[Times]], messages: int) -> dict[str, float
         - loop
         - best["begin and commit"]
         - fields,
-        "lazy rows: matching": best["match"],
-        "lazy rows: all else": ours["lazy rows"] - loop - best["match"] - best["begin and commit"],
-        "lazy rows, then: two typed columns": ours["two columns"] - ours["lazy rows"],
+        "then: two typed columns": ours["two columns"] - ours["changes"],
         "then: a dict of texts": ours["texts"] - ours["changes"],
         "then: all columns typed": ours["values"] - ours["changes"],
         "then: v1 JSON payload bytes": ours["v1 json"] - ours["changes"],

@@ -2,20 +2,18 @@
 
 A row arrives as text. Most consumers read a few columns of a few rows. So a record keeps the fields
 as they came and converts a field when it is read. What all rows of a relation have in common is in
-a Shape. A lazy row is not even cut into fields before that.
+a Shape.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from re import Match
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
 
 import attrs
 
-from ._cuts import from_latin1, make_cut, make_load
 from .errors import ValueConversionError
 from .values import Converter, make_converter, text_function
 
@@ -109,10 +107,8 @@ class Shape:
     __slots__ = (
         "columns",
         "converters",
-        "cut",
         "index",
         "load",
-        "load_texts",
         "names",
         "readers",
     )
@@ -123,16 +119,13 @@ class Shape:
         self.index = {name: place for place, name in enumerate(self.names)}
         # Made at the first typed access: decoding alone needs no driver.
         self.converters: list[Converter | None] = [None] * len(columns)
-        # What is made when it is needed first replaces itself. Of each column its number, from
-        # 1, as a matched row's groups have, and what converts its common texts:
+        # These functions replace themselves when they are called for the first time. For each
+        # column its place, and the function that converts its common texts:
         self.readers: dict[str, tuple[int, Callable[[str], Any]]] = {
-            name: (place + 1, partial(self._first_text, place))
-            for place, name in enumerate(self.names)
+            name: (place, partial(self._first_text, place)) for place, name in enumerate(self.names)
         }
-        # Of all columns, from the groups of a matched row, or from its texts:
-        self.cut: Callable[..., tuple[str | None, ...]] = self._first_cut
+        # The function that makes a dict of Python values from the texts of all columns:
         self.load: Callable[..., dict[str, Any]] = self._first_load
-        self.load_texts: Callable[..., dict[str, Any]] = self._first_load_texts
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Shape, (self.columns,)
@@ -160,24 +153,36 @@ class Shape:
 
     def _first_text(self, place: int, text: str) -> Any:
         convert = self.text_function(place)
-        self.readers[self.names[place]] = place + 1, convert
+        self.readers[self.names[place]] = place, convert
         return convert(text)
 
-    def _first_cut(self, *groups: str | None) -> tuple[str | None, ...]:
-        self.cut = make_cut(len(self.columns))
-        return self.cut(*groups)
-
-    def _first_load(self, *groups: str | None) -> dict[str, Any]:
-        self.load = self._make_load(groups_given=True)
-        return self.load(*groups)
-
-    def _first_load_texts(self, *texts: str | None) -> dict[str, Any]:
-        self.load_texts = self._make_load(groups_given=False)
-        return self.load_texts(*texts)
-
-    def _make_load(self, *, groups_given: bool) -> Callable[..., dict[str, Any]]:
+    def _first_load(self, *texts: str | None) -> dict[str, Any]:
         functions = [self.text_function(place) for place in range(len(self.columns))]
-        return make_load(self.names, functions, groups_given=groups_given)
+        self.load = _make_load(self.names, functions)
+        return self.load(*texts)
+
+
+def _make_load(
+    names: tuple[str, ...], functions: Sequence[Callable[[str], Any]]
+) -> Callable[..., dict[str, Any]]:
+    """Return a function that takes the texts of all columns, and returns a dict of Python values.
+
+    It is one generated expression, which is faster than a loop over the columns.
+
+    Args:
+        names: the names of the columns.
+        functions: for each column, the function that converts its texts.
+    """
+    texts = [f"t{place}" for place in range(len(names))]
+    pairs = [
+        f"{name!r}: None if {text} is None else "
+        + (text if function is str else f"f{text}({text})")
+        for name, text, function in zip(names, texts, functions, strict=True)
+    ]
+    source = f"lambda {', '.join(texts)}: {{{', '.join(pairs)}}}"
+    named = {f"f{text}": function for text, function in zip(texts, functions, strict=True)}
+    load: Callable[..., dict[str, Any]] = eval(compile(source, "<loader of rows>", "eval"), named)
+    return load
 
 
 class Record(Mapping[str, Any]):
@@ -194,51 +199,28 @@ class Record(Mapping[str, Any]):
             before 1 or after 9999, ``24:00:00``).
     """
 
-    __slots__ = ("_fields", "_row", "shape")
+    __slots__ = ("fields", "shape")
 
     def __init__(self, shape: Shape, fields: tuple[Field, ...]) -> None:
         self.shape = shape
-        # One of the two is there. In a matched row, a lazy one, each group is a field behind one
-        # byte, all read as Latin-1; a group that took no part is NULL.
-        self._fields: tuple[Field, ...] | None = fields
-        self._row: Match[str] | None = None
+        self.fields = fields
+        """The fields before conversion, in the order of ``shape.columns``."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Record, (self.shape, self.fields)
 
-    @property
-    def fields(self) -> tuple[Field, ...]:
-        """The fields before conversion, in the order of ``shape.columns``."""
-        fields = self._fields
-        if fields is None:
-            row = self._row
-            assert row is not None
-            groups = row.groups()
-            if not row.string.isascii():
-                groups = from_latin1(groups)
-            fields = self._fields = self.shape.cut(*groups)
-            self._row = None
-        return fields
-
     def __getitem__(self, name: str) -> Any:
-        number, convert = self.shape.readers[name]
-        fields = self._fields
-        if fields is None:
-            assert self._row is not None
-            text = self._row[number]
-            if text is None:
-                return None
-            value: Field = text[1:] if text.isascii() else self.fields[number - 1]
-        else:
-            value = fields[number - 1]
-            if value is None or value is UNCHANGED:
-                return value
+        place, convert = self.shape.readers[name]
+        value = self.fields[place]
+        if value is None or value is UNCHANGED:
+            return value
         if type(value) is str:
             try:
                 return convert(value)
             except Exception:
-                pass  # what that function refuses is for the one that says why
-        return self.shape.convert(number - 1, value)  # type: ignore[arg-type]
+                # The converter for values of any kind raises the error that says why.
+                pass
+        return self.shape.convert(place, value)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shape.names)
@@ -328,24 +310,17 @@ class Record(Mapping[str, Any]):
         """
         if on_error != "raise" and on_error != "text" and not callable(on_error):
             raise ValueError(f"on_error must be 'raise', 'text' or a function, not {on_error!r}")
-        row = self._row
+        fields = self.fields
         try:
-            if row is None:
-                fields = self.fields
-                # A text column's function would take bytes for what they are not.
-                if bytes not in map(type, fields) and not (
-                    omit_unchanged and Unchanged in map(type, fields)
-                ):
-                    return self.shape.load_texts(*fields)
-            else:
-                groups = row.groups()
-                if not row.string.isascii():
-                    groups = from_latin1(groups)
-                return self.shape.load(*groups)
+            # A text column's function would take bytes for what they are not.
+            if bytes not in map(type, fields) and not (
+                omit_unchanged and Unchanged in map(type, fields)
+            ):
+                return self.shape.load(*fields)
         except Exception:
             pass  # for one of them: below it is said what is wrong, if anything is
         values = {}
-        for name, field in zip(self.shape.names, self.fields, strict=True):
+        for name, field in zip(self.shape.names, fields, strict=True):
             if omit_unchanged and field is UNCHANGED:
                 continue
             try:

@@ -9,14 +9,12 @@ What a row costs besides its fields is that of a row with a single null.
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from worker import read_capture, serve
 
-from realtime_core.pgoutput import ChangeDecoder, Decoder, InsertMessage, UpdateMessage
-from realtime_core.pgoutput._patterns import LENGTHS, Lengths, Pattern, match_row, row_pattern
+from realtime_core.pgoutput import ChangeDecoder, Decoder, InsertMessage
 from realtime_core.replication.protocol import TAG_XLOG_DATA, XLOG_DATA_HEADER
 
 capture = Path(sys.argv[1])
@@ -67,41 +65,6 @@ def make_messages() -> None:
 # Changes
 
 
-def matched() -> list[tuple[Pattern, bytes]]:
-    """Return the rows with one tuple of fitting texts, each with the pattern of its kind."""
-    decoder = Decoder()
-    lengths: dict[bytes, list[Lengths]] = {}
-    found: list[tuple[bytes, bytes]] = []
-    for payload in payloads:
-        message = decoder.decode(payload)
-        if isinstance(message, InsertMessage) or (
-            isinstance(message, UpdateMessage) and message.old is None
-        ):
-            texts = [None if text is None else str(text).encode() for text in message.new]
-            if any(text is not None and len(text) not in LENGTHS for text in texts):
-                continue
-            head = payload[:8]
-            columns = lengths.setdefault(head, [Counter() for _ in texts])
-            for column, text in zip(columns, texts, strict=True):
-                if text is not None:
-                    column[len(text)] += 1
-            found.append((head, payload))
-    patterns = {head: row_pattern(columns) for head, columns in lengths.items()}
-    return [(patterns[head], payload) for head, payload in found]
-
-
-matchable = matched()
-
-
-def match() -> None:
-    for pattern, payload in matchable:
-        body = payload[8:]
-        if body.isascii():
-            pattern.fullmatch(body.decode())
-        else:
-            match_row(pattern.fullmatch, body)
-
-
 def begin_and_commit() -> None:
     for _ in ChangeDecoder().decode(ends):
         pass
@@ -114,7 +77,6 @@ cases: dict[str, Callable[[], object]] = {
     "decode begin and commit": lambda: decode(ends),
     "decode bare rows": decode_bare_rows,
     "make messages": make_messages,
-    "match": match,
     "begin and commit": begin_and_commit,
 }
 

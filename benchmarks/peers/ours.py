@@ -39,12 +39,6 @@ def messages(batch: list[bytes]) -> None:
         decode(payload)
 
 
-def lazy_rows(batch: list[bytes]) -> None:
-    """Check rows, and leave them as they came."""
-    for _ in ChangeDecoder(lazy=True).decode(batch):
-        pass
-
-
 def changes(batch: list[bytes]) -> None:
     """Cut rows into fields, which are text."""
     for _ in ChangeDecoder().decode(batch):
@@ -68,7 +62,7 @@ def two_columns() -> None:
     """Read the first two columns of each row that came, as Python values."""
     # As a program does that knows its tables; a key has one column.
     names: dict[Shape, tuple[str, str]] = {}
-    for change in ChangeDecoder(lazy=True).decode(payloads):
+    for change in ChangeDecoder().decode(payloads):
         kind = type(change)
         if kind is Insert or kind is Update:
             record = change.record
@@ -152,7 +146,6 @@ cases: dict[str, Callable[[], object]] = {
     "check": lambda: count(payloads),
     "messages": lambda: messages(payloads),
     "changes": lambda: changes(payloads),
-    "lazy rows": lambda: lazy_rows(payloads),
     "texts": lambda: rows(payloads, texts),
     "two columns": two_columns,
     "values": lambda: rows(payloads, values),

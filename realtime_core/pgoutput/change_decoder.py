@@ -40,9 +40,6 @@ class ChangeDecoder:
         stream: the stream's identity, which goes into each position; None if it is not known.
         abort_info: whether the stream was started with ``streaming 'parallel'``, as for
             :class:`Decoder`.
-        lazy: whether to only check common rows, and to cut them into fields when a field is
-            asked for. That is faster for programs that skip most rows or read a column or two of
-            each, and slower for programs that read all columns.
         max_memory: how many bytes of streamed and prepared transactions are held in memory, as
             for :class:`Assembler`.
         spill_store: takes what is beyond that, as for :class:`Assembler`.
@@ -56,14 +53,13 @@ class ChangeDecoder:
         stream: StreamIdentity | None = None,
         *,
         abort_info: bool = False,
-        lazy: bool = False,
         max_memory: int = MAX_MEMORY,
         spill_store: SpillStore | None = None,
     ) -> None:
         self._decoder = Decoder(abort_info=abort_info)
         self._assembler = Assembler(stream, max_memory=max_memory, spill_store=spill_store)
         self._open_transaction = self._assembler.open_transaction
-        self._short_cuts = ShortCuts(lazy=lazy)
+        self._short_cuts = ShortCuts()
         self._assembler.relations.on_described = self._short_cuts.forget
 
     @property
@@ -155,5 +151,5 @@ class ChangeDecoder:
         if data[0] in _ROWS and isinstance(events, tuple) and events:
             change = events[-1]
             if isinstance(change, Insert | Update | Delete):
-                self._short_cuts.learn(data, change)
+                self._short_cuts.learn(data, change.relation)
         return events

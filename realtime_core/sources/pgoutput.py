@@ -39,7 +39,6 @@ class _NarrowOptions(CommonOptions, total=False):
     streaming: Literal["off", "on", "parallel"]
     max_memory: int
     spill_directory: str | os.PathLike[str] | None
-    lazy: bool
 
 
 class _Options(_NarrowOptions, StreamOptions, total=False):
@@ -69,9 +68,6 @@ class PgoutputSource(StreamSource[E]):
         max_memory: how many bytes of such transactions are held in memory, all together.
         spill_directory: the folder for the changes beyond ``max_memory``; None stands for the
             system's temporary folder, which may itself be in memory.
-        lazy: whether to only check common rows, and to cut them into fields when a field is asked
-            for. That is faster with a ``filter`` that few rows pass, and for programs that read a
-            column or two; it is slower for programs that read all columns.
         options: the options of every source: see :class:`StreamOptions`.
 
     Raises:
@@ -162,7 +158,6 @@ class PgoutputSource(StreamSource[E]):
         streaming: Literal["off", "on", "parallel"] = "off",
         max_memory: int = 64 * 1024 * 1024,
         spill_directory: str | os.PathLike[str] | None = None,
-        lazy: bool = False,
         **options: Unpack[StreamOptions],
     ) -> None:
         settings = _PgoutputSettings(
@@ -173,7 +168,6 @@ class PgoutputSource(StreamSource[E]):
             max_memory=max_memory,
             spill_store=FileSpillStore(spill_directory),
             spill_directory=spill_directory,
-            lazy=lazy,
         )
         super().__init__(dsn, _Pgoutput(settings.publications, settings), **options)
 
@@ -202,7 +196,6 @@ class _PgoutputSettings(CheckedSettings):
     max_memory: int = attrs.field()
     spill_store: FileSpillStore
     spill_directory: str | os.PathLike[str] | None = attrs.field()
-    lazy: bool
 
     @publications.validator
     def _check_publications(self, field: attrs.Attribute[Any], names: object) -> None:
@@ -274,7 +267,6 @@ class _Pgoutput:
         return ChangeDecoder(
             stream,
             abort_info=settings.streaming == "parallel",
-            lazy=settings.lazy,
             max_memory=settings.max_memory,
             spill_store=settings.spill_store,
         )

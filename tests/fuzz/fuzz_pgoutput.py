@@ -29,10 +29,9 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from random import Random
 from typing import Any
-from unittest.mock import patch
 
 from realtime_core import Begin, Commit, DecodeError, Event, LogicalMessage
-from realtime_core.pgoutput import Assembler, ChangeDecoder, Decoder, _short_cuts
+from realtime_core.pgoutput import Assembler, ChangeDecoder, Decoder
 from tests.core.captures import payloads
 from tests.pgoutput_encoder import encode
 from tests.pgoutput_streams import Server, seen
@@ -247,11 +246,10 @@ def _try_stream(random: Random) -> str:
     stream = _stream(random, parallel)
     max_memory = random.choice((0, 1000, 2**20))
     assembler = Assembler(max_memory=max_memory)
-    lazy = random.random() < 0.5
-    decoder = ChangeDecoder(abort_info=parallel, max_memory=max_memory, lazy=lazy)
+    decoder = ChangeDecoder(abort_info=parallel, max_memory=max_memory)
     try:
         outcome = _outcome(_feed(Decoder(abort_info=parallel), assembler, stream), stream)
-        at_once = _outcome(_decode(decoder, stream), stream)
+        at_once = _outcome(decoder.decode(stream), stream)
     finally:
         assembler.close()
         decoder.close()
@@ -297,12 +295,6 @@ def _feed(decoder: Decoder, assembler: Assembler, stream: list[bytes]) -> Iterat
         except DecodeError:
             _refuses(assembler, message, stream)
             raise
-
-
-def _decode(decoder: ChangeDecoder, stream: list[bytes]) -> Iterator[Event]:
-    """Yield the same, decoded at once, with short cuts as soon as may be."""
-    with patch.object(_short_cuts, "_LOOK", 1):
-        yield from decoder.decode(stream)
 
 
 def _refuses(assembler: Assembler, message: object, stream: list[bytes]) -> None:

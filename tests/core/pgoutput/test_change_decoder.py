@@ -5,9 +5,7 @@ Those two are the reference: whatever comes, by a short cut or not, must be the 
 
 from __future__ import annotations
 
-import gc
 import pickle
-import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -47,8 +45,8 @@ from realtime_core.pgoutput import (
     StreamStartMessage,
     StreamStopMessage,
     UpdateMessage,
-    _short_cuts,
 )
+from realtime_core.pgoutput._short_cuts import ShortCuts
 from tests.core.captures import FOLDERS, events, payloads
 from tests.pgoutput_encoder import encode
 from tests.pgoutput_streams import seen
@@ -77,16 +75,6 @@ KINDS: dict[str, Message] = {
 each_kind = pytest.mark.parametrize("message", KINDS.values(), ids=list(KINDS))
 
 
-@pytest.fixture(params=[False, True], ids=["cut", "lazy"])
-def lazy(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
-def is_uncut(record: Record) -> bool:
-    """Whether a record still keeps the message's bytes, to be cut when it is looked at."""
-    return any(isinstance(each, re.Match) for each in gc.get_referents(record))
-
-
 class Warm(ChangeDecoder):
     """A decoder that says for which messages it has a short cut."""
 
@@ -94,9 +82,9 @@ class Warm(ChangeDecoder):
         return encode(message)[:8] in self._short_cuts.readers
 
 
-def warmed(*messages: Message, rows: int = 100, lazy: bool = True) -> ChangeDecoder:
+def warmed(*messages: Message, rows: int = 100) -> ChangeDecoder:
     """Return a decoder within a transaction, with short cuts for rows like these."""
-    decoder = Warm(lazy=lazy)
+    decoder = Warm()
     first = (encode(message) for message in (RELATION, BEGIN))
     for data in (*first, *(encode(message) for message in messages * rows)):
         list(decoder.decode([data]))
@@ -121,11 +109,11 @@ def outcome(iterator: Iterable[Change | Begin | Commit]) -> list[object]:
     return found
 
 
-def after_warming(message: Message, data: bytes, lazy: bool) -> tuple[list[object], list[object]]:
+def after_warming(message: Message, data: bytes) -> tuple[list[object], list[object]]:
     """Return what comes of a message behind 100 like ``message``: here, and the long way."""
     stream = [encode(one) for one in (RELATION, BEGIN, *[message] * 100)]
     everything = outcome(long_way([*stream, data]))
-    return outcome(warmed(message, lazy=lazy).decode([data])), everything[101:]
+    return outcome(warmed(message).decode([data])), everything[101:]
 
 
 NAMES = sorted(
@@ -134,16 +122,16 @@ NAMES = sorted(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_capture_becomes_what_decoder_and_assembler_make_of_it(name: str, lazy: bool) -> None:
-    decoder = ChangeDecoder(abort_info="parallel" in name, lazy=lazy)
+def test_a_capture_becomes_what_decoder_and_assembler_make_of_it(name: str) -> None:
+    decoder = ChangeDecoder(abort_info="parallel" in name)
     assert [seen(event) for event in decoder.decode(payloads(name))] == [
         seen(event) for event in events(name)
     ]
 
 
 @each_kind
-def test_a_short_cut_reads_what_the_long_way_does(message: Message, lazy: bool) -> None:
-    here, there = after_warming(message, encode(message), lazy)
+def test_a_short_cut_reads_what_the_long_way_does(message: Message) -> None:
+    here, there = after_warming(message, encode(message))
     assert here == there
     assert len(here) == 1
 
@@ -154,7 +142,7 @@ TEXTS = ["", "x" * 127, "x" * 128, "x" * 70_000, "Łódź 東京 🦊", "nnn", "
 @each_kind
 @pytest.mark.parametrize("text", TEXTS)
 def test_any_text_is_read_by_a_short_cut_or_else_the_long_way(
-    message: Message, text: str | None, lazy: bool
+    message: Message, text: str | None
 ) -> None:
     row = (ROW[0], text, *ROW[2:])
     if isinstance(message, InsertMessage):
@@ -166,58 +154,56 @@ def test_any_text_is_read_by_a_short_cut_or_else_the_long_way(
         assert isinstance(message, DeleteMessage)
         old = (text or "", None, None, "1815-12-10") if message.old_is_key else row
         other = DeleteMessage(OID, old, message.old_is_key)
-    here, there = after_warming(message, encode(other), lazy)
+    here, there = after_warming(message, encode(other))
     assert here == there
 
 
 @each_kind
-def test_a_row_that_is_cut_is_truncated_behind_every_byte(message: Message, lazy: bool) -> None:
+def test_a_row_that_is_cut_is_truncated_behind_every_byte(message: Message) -> None:
     data = encode(message)
     for length in range(len(data)):
         with pytest.raises(TruncatedMessageError):
-            list(warmed(message, rows=35, lazy=lazy).decode([data[:length]]))
+            list(warmed(message, rows=35).decode([data[:length]]))
 
 
 @pytest.mark.slow
 @each_kind
-def test_a_row_with_a_changed_byte_is_what_the_long_way_makes_of_it(
-    message: Message, lazy: bool
-) -> None:
+def test_a_row_with_a_changed_byte_is_what_the_long_way_makes_of_it(message: Message) -> None:
     data = encode(message)
     for place in range(len(data)):
         for byte in b"\0\x01\x05ntubNKO\x7f\x80\xff":
             changed = data[:place] + bytes([byte]) + data[place + 1 :]
-            decoder = warmed(message, rows=35, lazy=lazy)
+            decoder = warmed(message, rows=35)
             here = outcome(decoder.decode([changed]))
             stream = [encode(one) for one in (RELATION, BEGIN, *[message] * 35)]
             assert here == outcome(long_way([*stream, changed]))[36:]
 
 
 @each_kind
-def test_a_row_with_something_behind_it_is_an_error(message: Message, lazy: bool) -> None:
+def test_a_row_with_something_behind_it_is_an_error(message: Message) -> None:
     with pytest.raises(DecodeError, match="1 bytes left over"):
-        list(warmed(message, lazy=lazy).decode([encode(message) + b"n"]))
+        list(warmed(message).decode([encode(message) + b"n"]))
 
 
 @each_kind
-def test_text_that_is_not_utf8_is_an_error(message: Message, lazy: bool) -> None:
+def test_text_that_is_not_utf8_is_an_error(message: Message) -> None:
     data = encode(message).replace(b"1815-12-10", b"1815-12-1\xff")
     with pytest.raises(DecodeError, match="is not UTF-8"):
-        list(warmed(message, lazy=lazy).decode([data]))
+        list(warmed(message).decode([data]))
 
 
-def test_a_character_cut_by_the_end_of_its_field_is_an_error(lazy: bool) -> None:
+def test_a_character_cut_by_the_end_of_its_field_is_an_error() -> None:
     """Though the bytes behind it would complete it, were they text."""
     message = InsertMessage(OID, ROW)
     data = encode(message).replace(b"Ada", "\u0174".encode()[:1].rjust(3, b"A"))
     with pytest.raises(DecodeError, match="is not UTF-8"):
-        list(warmed(message, lazy=lazy).decode([data]))
+        list(warmed(message).decode([data]))
 
 
-def test_unchanged_toast_is_taken_from_the_old_row(lazy: bool) -> None:
+def test_unchanged_toast_is_taken_from_the_old_row() -> None:
     row: Fields = ("1", UNCHANGED, "2.50", "1815-12-10")
     message = UpdateMessage(OID, ROW, False, ROW)
-    (change,) = warmed(message, lazy=lazy).decode([encode(UpdateMessage(OID, ROW, False, row))])
+    (change,) = warmed(message).decode([encode(UpdateMessage(OID, ROW, False, row))])
     assert isinstance(change, Update)
     assert change.record.fields == ROW
 
@@ -233,21 +219,14 @@ def values(record: Record) -> list[object]:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "binary" not in name])
-def test_a_capture_has_the_same_values_by_short_cuts(
-    name: str, lazy: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_short_cuts, "_LOOK", 1)
-    decoder = ChangeDecoder(abort_info="parallel" in name, lazy=lazy)
-    matched = 0
+def test_a_capture_has_the_same_values_by_short_cuts(name: str) -> None:
+    decoder = ChangeDecoder(abort_info="parallel" in name)
     for here, there in zip(decoder.decode(payloads(name)), events(name), strict=True):
         for field in ("record", "old_record"):
             record, like = getattr(here, field, None), getattr(there, field, None)
             if record is not None and like is not None:
-                matched += is_uncut(record)
                 assert values(record) == values(like)
         assert seen(here) == seen(there)
-    # Some are held as a whole: there are no short cuts in them.
-    assert bool(matched) is lazy or name != "types_text.bin"
 
 
 # What a record out of a short cut is
@@ -270,7 +249,7 @@ ROWS: list[Fields] = [
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_matched_row_is_a_record_like_any_other(row: Fields) -> None:
+def test_a_row_by_a_short_cut_is_a_record_like_any_other(row: Fields) -> None:
     for ask in (
         lambda record: record.fields,
         lambda record: record.as_text(),
@@ -293,12 +272,10 @@ def test_names_of_columns_are_not_taken_for_code() -> None:
     columns = tuple(RelationColumn(0, name, 23, -1) for name in names)
     relation = RelationMessage(OID, "public", "odd", "d", columns)
     row = InsertMessage(OID, tuple(map(str, range(len(names)))))
-    for lazy in (False, True):
-        decoder = ChangeDecoder(lazy=lazy)
-        stream = (relation, BEGIN, *[row] * 40)
-        *_, change = decoder.decode(encode(message) for message in stream)
-        assert isinstance(change, Insert)
-        assert change.record.as_python() == {name: place for place, name in enumerate(names)}
+    stream = (relation, BEGIN, row, row)
+    *_, change = ChangeDecoder().decode(encode(message) for message in stream)
+    assert isinstance(change, Insert)
+    assert change.record.as_python() == {name: place for place, name in enumerate(names)}
 
 
 def test_a_value_that_python_cannot_hold_is_refused_and_has_its_text() -> None:
@@ -313,7 +290,7 @@ def test_a_value_that_python_cannot_hold_is_refused_and_has_its_text() -> None:
     assert list(record.as_python(on_error="text").values()) == [1, "é", 1, "infinity"]
 
 
-def test_a_column_that_a_matched_row_does_not_have_is_a_key_error() -> None:
+def test_a_column_that_a_record_does_not_have_is_a_key_error() -> None:
     record, _ = the_record(ROW)
     with pytest.raises(KeyError, match="missing"):
         record["missing"]
@@ -322,8 +299,8 @@ def test_a_column_that_a_matched_row_does_not_have_is_a_key_error() -> None:
 # Where there are short cuts
 
 
-def test_short_cuts_count_the_changes_of_a_transaction(lazy: bool) -> None:
-    decoder = ChangeDecoder(lazy=lazy)
+def test_short_cuts_count_the_changes_of_a_transaction() -> None:
+    decoder = ChangeDecoder()
     row = encode(InsertMessage(OID, ROW))
     stream = [encode(RELATION)]
     for _ in range(3):
@@ -340,8 +317,8 @@ def test_short_cuts_count_the_changes_of_a_transaction(lazy: bool) -> None:
     assert begin.transaction.commit_time == datetime(2000, 1, 1, tzinfo=UTC)
 
 
-def test_an_iterator_goes_on_where_another_has_ended(lazy: bool) -> None:
-    decoder = warmed(InsertMessage(OID, ROW), rows=50, lazy=lazy)
+def test_an_iterator_goes_on_where_another_has_ended() -> None:
+    decoder = warmed(InsertMessage(OID, ROW), rows=50)
     for index in range(50, 60):
         (change,) = decoder.decode([encode(InsertMessage(OID, ROW))])
         assert isinstance(change, Insert)
@@ -349,8 +326,8 @@ def test_an_iterator_goes_on_where_another_has_ended(lazy: bool) -> None:
     assert decoder.in_transaction
 
 
-def test_what_a_message_completes_comes_before_the_next_is_taken(lazy: bool) -> None:
-    decoder = warmed(InsertMessage(OID, ROW), lazy=lazy)
+def test_what_a_message_completes_comes_before_the_next_is_taken() -> None:
+    decoder = warmed(InsertMessage(OID, ROW))
     taken = 0
 
     def rows() -> Iterator[bytes]:
@@ -365,8 +342,8 @@ def test_what_a_message_completes_comes_before_the_next_is_taken(lazy: bool) -> 
             break
 
 
-def test_the_first_row_behind_an_origin_has_it(lazy: bool) -> None:
-    decoder = warmed(InsertMessage(OID, ROW), lazy=lazy)
+def test_the_first_row_behind_an_origin_has_it() -> None:
+    decoder = warmed(InsertMessage(OID, ROW))
     stream = (COMMIT, BEGIN, OriginMessage(LSN(1), "away"), InsertMessage(OID, ROW))
     _, begin, change = decoder.decode(encode(message) for message in stream)
     assert isinstance(begin, Begin)
@@ -375,15 +352,15 @@ def test_the_first_row_behind_an_origin_has_it(lazy: bool) -> None:
     assert change.transaction.origin == "away"
 
 
-def test_a_row_outside_of_a_transaction_is_an_error(lazy: bool) -> None:
-    decoder = warmed(InsertMessage(OID, ROW), lazy=lazy)
+def test_a_row_outside_of_a_transaction_is_an_error() -> None:
+    decoder = warmed(InsertMessage(OID, ROW))
     list(decoder.decode([encode(COMMIT)]))
     with pytest.raises(DecodeError, match="InsertMessage outside of a transaction"):
         list(decoder.decode([encode(InsertMessage(OID, ROW))]))
 
 
-def test_a_relation_that_is_described_anew_has_its_new_columns(lazy: bool) -> None:
-    decoder = warmed(InsertMessage(OID, ROW), lazy=lazy)
+def test_a_relation_that_is_described_anew_has_its_new_columns() -> None:
+    decoder = warmed(InsertMessage(OID, ROW))
     columns = (*COLUMNS[:3], RelationColumn(0, "died", 1082, -1))
     stream = (RelationMessage(OID, "public", "people", "d", columns), InsertMessage(OID, ROW))
     (change,) = decoder.decode(encode(message) for message in stream)
@@ -392,8 +369,8 @@ def test_a_relation_that_is_described_anew_has_its_new_columns(lazy: bool) -> No
     assert [column.is_key for column in change.relation.columns] == [True, False, False, False]
 
 
-def test_what_a_stream_has_described_counts_when_it_has_committed(lazy: bool) -> None:
-    decoder = warmed(InsertMessage(OID, ROW), lazy=lazy)
+def test_what_a_stream_has_described_counts_when_it_has_committed() -> None:
+    decoder = warmed(InsertMessage(OID, ROW))
     columns = (*COLUMNS[:3], RelationColumn(0, "died", 1082, -1))
     relation = RelationMessage(OID, "public", "people", "d", columns, xid=8)
     stream = (
@@ -406,7 +383,7 @@ def test_what_a_stream_has_described_counts_when_it_has_committed(lazy: bool) ->
     assert names == ["born", "died", "died"]
 
 
-def test_inside_a_stream_block_an_xid_is_not_taken_for_a_relation(lazy: bool) -> None:
+def test_inside_a_stream_block_an_xid_is_not_taken_for_a_relation() -> None:
     """Though it may be the same number, with a relation behind it that begins like a tuple."""
     row = InsertMessage(OID, ROW)
     oid = int.from_bytes(encode(row)[5:8] + b"\x07", "big")
@@ -416,80 +393,8 @@ def test_inside_a_stream_block_an_xid_is_not_taken_for_a_relation(lazy: bool) ->
         *(StreamStopMessage(), StreamCommitMessage(OID, 0, LSN(12), LSN(13), 0)),
     )
     assert encode(stream[3])[:8] == encode(row)[:8]
-    found = list(warmed(row, lazy=lazy).decode(encode(message) for message in stream))
+    found = list(warmed(row).decode(encode(message) for message in stream))
     assert [str(event.relation) for event in found if isinstance(event, Insert)] == ["public.odd"]
-
-
-# Which rows are left uncut
-
-
-class Rows:
-    """A lazy decoder within a transaction, and what becomes of rows with one text."""
-
-    def __init__(self) -> None:
-        self._decoder = ChangeDecoder(lazy=True)
-        list(self._decoder.decode(encode(message) for message in (RELATION, BEGIN)))
-
-    def uncut(self, text: str, rows: int) -> int:
-        """Return how many of so many equal rows are left uncut."""
-        row = encode(InsertMessage(OID, ("1", text, "2.50", None)))
-        changes = [
-            change for change in self._decoder.decode([row] * rows) if isinstance(change, Insert)
-        ]
-        assert len(changes) == rows
-        return sum(is_uncut(change.record) for change in changes)
-
-
-def test_rows_are_left_uncut_when_some_were_looked_at() -> None:
-    rows = Rows()
-    # The first makes their kind known.
-    assert rows.uncut("Ada", 33) == 0
-    assert rows.uncut("Ada", 100) == 100
-
-
-def test_rows_are_left_uncut_if_every_other_one_fits() -> None:
-    rows = Rows()
-    rows.uncut("Ada", 17)
-    rows.uncut("x" * 128, 16)
-    assert rows.uncut("Ada", 100) == 100
-    assert rows.uncut("x" * 128, 100) == 0
-
-
-def test_rows_are_cut_if_most_have_long_texts() -> None:
-    rows = Rows()
-    rows.uncut("Ada", 16)
-    rows.uncut("x" * 128, 17)
-    assert rows.uncut("Ada", 100) == 0
-
-
-def test_when_many_rows_were_cut_some_are_looked_at_again() -> None:
-    rows = Rows()
-    rows.uncut("Ada", 33)
-    # Far longer than those before.
-    assert rows.uncut("x" * 100, 1000) == 0
-    assert rows.uncut("x" * 100, 32) == 0
-    assert rows.uncut("x" * 100, 100) == 100
-
-
-def test_rows_that_do_not_fit_again_and_again_are_cut() -> None:
-    rows = Rows()
-    rows.uncut("Ada", 2)
-    for _ in range(4):
-        rows.uncut("Ada", 31)
-        assert rows.uncut("Ada", 10) == 10
-        # The last one is looked at.
-        assert rows.uncut("x" * 128, 1001) == 0
-    assert rows.uncut("Ada", 100) == 0
-
-
-def test_very_wide_rows_are_cut() -> None:
-    columns = tuple(RelationColumn(0, f"c{place}", 23, -1) for place in range(101))
-    relation = RelationMessage(OID, "public", "wide", "n", columns)
-    stream = (relation, BEGIN, *[InsertMessage(OID, ("1",) * 101)] * 100)
-    found = list(ChangeDecoder(lazy=True).decode(encode(message) for message in stream))
-    changes = [change for change in found if isinstance(change, Insert)]
-    assert len(changes) == 100
-    assert not any(is_uncut(change.record) for change in changes)
 
 
 class Counted(bytes):
@@ -505,12 +410,12 @@ class Counted(bytes):
 
 def test_to_forget_a_relation_takes_no_look_at_the_others() -> None:
     """Else a database of thousands of tables takes minutes to describe."""
-    short_cuts = _short_cuts.ShortCuts(lazy=False)
+    short_cuts = ShortCuts()
     row = InsertMessage(OID, ROW)
     (change,) = warmed(row).decode([encode(row)])
     assert isinstance(change, Insert)
     for oid in range(500):
-        short_cuts.learn(Counted(encode(InsertMessage(oid, ROW))), change)
+        short_cuts.learn(Counted(encode(InsertMessage(oid, ROW))), change.relation)
     Counted.looks = 0
     short_cuts.forget(7)
     assert Counted.looks == 0
@@ -521,18 +426,18 @@ def test_to_forget_a_relation_takes_no_look_at_the_others() -> None:
 # Errors
 
 
-def test_after_an_error_nothing_more_is_taken(lazy: bool) -> None:
+def test_after_an_error_nothing_more_is_taken() -> None:
     message = InsertMessage(OID, ROW)
     for bad in (b"", b"?", encode(message)[:-1], encode(BEGIN)):
-        decoder = warmed(message, lazy=lazy)
+        decoder = warmed(message)
         with pytest.raises(DecodeError):
             list(decoder.decode([bad]))
         with pytest.raises(DecodeError, match="start with a new one"):
             list(decoder.decode([encode(message)]))
 
 
-def test_what_comes_before_an_error_is_yielded(lazy: bool) -> None:
-    decoder = warmed(InsertMessage(OID, ROW), lazy=lazy)
+def test_what_comes_before_an_error_is_yielded() -> None:
+    decoder = warmed(InsertMessage(OID, ROW))
     iterator = decoder.decode([encode(InsertMessage(OID, ROW)), b"?"])
     assert isinstance(next(iterator), Insert)
     with pytest.raises(UnknownMessageError):
@@ -544,8 +449,8 @@ def test_a_negative_bound_of_memory_is_refused() -> None:
         ChangeDecoder(max_memory=-1)
 
 
-def test_a_deleted_key_has_its_columns_only(lazy: bool) -> None:
+def test_a_deleted_key_has_its_columns_only() -> None:
     message = DeleteMessage(OID, KEY, True)
-    (change,) = warmed(message, lazy=lazy).decode([encode(message)])
+    (change,) = warmed(message).decode([encode(message)])
     assert isinstance(change, Delete)
     assert change.old_record.as_text() == {"id": "1", "born": "1815-12-10"}

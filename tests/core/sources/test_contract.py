@@ -52,7 +52,6 @@ T = TypeVar("T")
 WORLDS: dict[str, tuple[str, Callable[[Database], PostgresWorld]]] = {
     "pgoutput-17": ("pg17", PgoutputWorld),
     "pgoutput-18": ("pg18", PgoutputWorld),
-    "pgoutput-18-lazy": ("pg18", lambda database: PgoutputWorld(database, lazy=True)),
     "wal2json-2": ("pg17", lambda database: Wal2JsonWorld(database, 2)),
     "wal2json-1": ("pg17", lambda database: Wal2JsonWorld(database, 1)),
 }
