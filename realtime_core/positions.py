@@ -95,16 +95,21 @@ class Position:
         """
         return attrs.evolve(self, index=LAST_INDEX)
 
-    def around_index(self) -> tuple[str, str]:
-        """Return what stands before the index in the position's text, and what stands behind it.
+    @staticmethod
+    def around_index(lsn: LSN, stream: StreamIdentity | None) -> tuple[str, str]:
+        """Return what stands before the index in a position's text, and what stands behind it.
 
-        All positions of a transaction have both in common, so whoever writes many of them needs
-        only the index of each.
+        All positions of a transaction have both in common. A program that writes many of them
+        needs only the index of each.
+
+        Args:
+            lsn: the positions' LSN.
+            stream: the positions' stream.
         """
-        return f"{self.lsn}:", "" if self.stream is None else f"@{self.stream}"
+        return f"{lsn}:", "" if stream is None else f"@{stream}"
 
     def __str__(self) -> str:
-        before, behind = self.around_index()
+        before, behind = self.around_index(self.lsn, self.stream)
         return f"{before}{self.index}{behind}"
 
     def __eq__(self, other: object) -> bool:

@@ -34,7 +34,7 @@ def test_a_position_is_parsed_from_its_text(position: Position, text: str) -> No
 def test_positions_of_a_transaction_differ_by_their_index_alone(
     stream: StreamIdentity | None,
 ) -> None:
-    before, behind = Position(LSN(5), 3, stream).around_index()
+    before, behind = Position.around_index(LSN(5), stream)
     for index in (0, 7, 4_294_967_295):
         assert f"{before}{index}{behind}" == str(Position(LSN(5), index, stream))
 

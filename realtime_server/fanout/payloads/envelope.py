@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import orjson
 
-from realtime_core import Change
+from realtime_core import Change, Position
 
 __all__ = ["around_index", "make_head"]
 
@@ -46,11 +46,12 @@ def around_index(change: Change, *, has_time: bool = True) -> tuple[bytes, bytes
         change: one of the transaction's changes.
         has_time: whether to tell the time; without it, it is null.
     """
-    assert change.transaction is not None
-    time = change.transaction.commit_time
+    transaction = change.transaction
+    assert transaction is not None
+    time = transaction.commit_time
     assert time is not None  # every source of the server has it
     stamp = "null"
     if has_time:
         stamp = f'"{time.isoformat(timespec="milliseconds").removesuffix("+00:00")}Z"'
-    before, behind = change.position.around_index()
+    before, behind = Position.around_index(transaction.commit_lsn, transaction.stream)
     return f',"commit_timestamp":{stamp},"position":"{before}'.encode(), f'{behind}"'.encode()
