@@ -93,23 +93,18 @@ class LiveStream:
         has_changes = self._sequence.changes > self._changes_before
         return has_changes or self._loop.time() - self._began_at > _STABLE
 
-    async def read(self) -> list[memoryview]:
-        """Wait for payloads, and return those that have come; cancelling a read loses nothing.
+    def take(self, payloads: list[memoryview]) -> Iterator[Event | None]:
+        """Take the payloads that a read of the connection has returned.
 
-        Raises:
-            SourceError: if the stream has ended, saying why.
+        Returns:
+            An iterator that decodes them as it goes. It yields new events that pass, and None for
+            all others, and raises a RealtimeError if a payload cannot be decoded, or a spilled
+            transaction cannot be read back.
         """
-        payloads = await self.connection.read()
         self._feedback.heard()
-        return payloads
+        return self._events(payloads)
 
-    def events(self, payloads: list[memoryview]) -> Iterator[Event | None]:
-        """Decode payloads of CopyData; yield new events that pass, and None for all others.
-
-        Raises:
-            RealtimeError: if a payload cannot be decoded, or a spilled transaction cannot be read
-                back.
-        """
+    def _events(self, payloads: list[memoryview]) -> Iterator[Event | None]:
         decoder = self._decoder
         accept = self._history.skips.accepting(self._sequence)
         # Only the last of several keepalives counts, because its LSN is the highest. If one wants

@@ -157,7 +157,7 @@ class StreamSource(EventQueue[E]):
                 self._take_rest()
                 await asyncio.sleep(0)
             elif live.in_transaction:
-                self._rest = live.events(await live.read())
+                self._rest = live.take(await live.connection.read())
                 self._has_rest = True
             else:
                 return
@@ -188,14 +188,14 @@ class StreamSource(EventQueue[E]):
             await self._connect()
             return
         try:
-            payloads = await live.read()
+            payloads = await live.connection.read()
         except SourceError as exc:
             if self._closed:
                 raise StopAsyncIteration from None
             self._lose(live, exc)
             return
         self._meter.read(payloads)
-        self._rest = live.events(payloads)
+        self._rest = live.take(payloads)
         self._take_rest()
 
     def _put_behind(self, events: Iterator[Event]) -> None:
