@@ -1,0 +1,244 @@
+"""deploy/: the image's recipe, compose's file, Kubernetes' manifests, the dashboard, the alerts.
+
+They are held to each other and to the server: names of settings and metrics, ports, times. What
+takes a program or a server is in tests/integration/test_containers.py and tests/e2e.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from realtime_core import SourceStats
+from realtime_server.config import ServerConfig, variables
+from realtime_server.fanout.hub import HubStats
+from realtime_server.metrics import Metrics
+from tests.dockerfile import Dockerfile
+from tests.server_helpers import make_backlog
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+DEFAULTS = ServerConfig(secure_channels=False)
+SETTINGS = {name for one in variables() for name in (one.name, f"{one.name}_FILE")}
+LONGEST_STOP = DEFAULTS.drain_timeout / 1000 + 7
+"""Seconds; docs/howto/run-the-server.md says so."""
+
+
+def load(name: str) -> Any:
+    return yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def dockerfile() -> Dockerfile:
+    return Dockerfile((DEPLOY / "Dockerfile").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def server() -> Any:
+    """The server of compose.yaml."""
+    return load("compose.yaml")["services"]["server"]
+
+
+@pytest.fixture(scope="module")
+def manifests() -> dict[str, Any]:
+    text = (DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")
+    return {one["kind"]: one for one in yaml.safe_load_all(text)}
+
+
+# The image.
+
+
+def test_the_image_runs_the_server_itself_and_not_as_root(dockerfile: Dockerfile) -> None:
+    last = dockerfile.stages[-1]
+    assert json.loads(last["ENTRYPOINT"]) == ["realtime-server"]
+    user, _, group = last["USER"].partition(":")
+    assert (int(user), int(group)) > (0, 0)
+    assert "CMD" not in last
+    assert last["EXPOSE"] == str(DEFAULTS.port)
+
+
+def test_both_stages_have_the_same_python_as_the_environment_links_to_it(
+    dockerfile: Dockerfile,
+) -> None:
+    first, last = (stage["FROM"] for stage in dockerfile.stages)
+    assert first == f"{last} AS build"
+
+
+def test_the_image_is_built_of_what_the_wheel_needs() -> None:
+    rules = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert rules[1] == "*"
+    kept = [rule[1:] for rule in rules if rule.startswith("!")]
+    assert all((DEPLOY.parent / name).exists() for name in kept)
+    assert {"pyproject.toml", "README.md", "realtime_core", "realtime_server"} <= {*kept}
+
+
+# compose.yaml.
+
+
+def test_compose_sets_what_the_server_knows(server: Any) -> None:
+    assert set(server["environment"]) <= SETTINGS
+    context = (DEPLOY / server["build"]["context"]).resolve()
+    assert (context / server["build"]["dockerfile"]).samefile(DEPLOY / "Dockerfile")
+
+
+def test_compose_publishes_the_servers_port_on_this_machine_alone(server: Any) -> None:
+    assert server["ports"] == [f"127.0.0.1:{DEFAULTS.port}:{DEFAULTS.port}"]
+
+
+def test_the_container_is_confined(server: Any) -> None:
+    assert server["read_only"] is True
+    assert server["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in server["security_opt"]
+
+
+def test_secrets_are_files_that_are_there() -> None:
+    compose = load("compose.yaml")
+    for service in compose["services"].values():
+        for name, value in service["environment"].items():
+            assert name.endswith("_FILE") == str(value).startswith("/run/secrets/")
+            if name.endswith("_FILE"):
+                assert Path(value).name in service["secrets"]
+                assert Path(value).name in compose["secrets"]
+
+
+def test_nobody_is_killed_while_draining(server: Any, manifests: dict[str, Any]) -> None:
+    assert float(server["stop_grace_period"].removesuffix("s")) > LONGEST_STOP
+    pod = manifests["Deployment"]["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > LONGEST_STOP
+    unit = (DEPLOY / "realtime.service").read_text(encoding="utf-8")
+    [stop] = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
+    assert float(stop) > LONGEST_STOP
+
+
+# Kubernetes.
+
+
+def test_the_pods_settings_are_the_servers(manifests: dict[str, Any]) -> None:
+    container = only_container(manifests)
+    names = {*manifests["ConfigMap"]["data"], *(one["name"] for one in container["env"])}
+    assert names <= SETTINGS
+    assert all(isinstance(value, str) for value in manifests["ConfigMap"]["data"].values())
+    # A standby is one by its slot's name.
+    assert "SLOT_NAME" in names
+    assert manifests["Deployment"]["spec"]["replicas"] == 2
+
+
+def test_the_pods_secrets_are_where_the_settings_say(manifests: dict[str, Any]) -> None:
+    container = only_container(manifests)
+    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+    volumes = {
+        one["name"]: one for one in manifests["Deployment"]["spec"]["template"]["spec"]["volumes"]
+    }
+    assert set(mounts.values()) == set(volumes)
+    files = [one["value"] for one in container["env"] if one["name"].endswith("_FILE")]
+    assert len(files) == 2
+    for file in files:
+        assert "secret" in volumes[mounts[str(Path(file).parent)]]
+
+
+def test_the_probes_ask_what_the_server_has(manifests: dict[str, Any]) -> None:
+    container = only_container(manifests)
+    [port] = container["ports"]
+    assert port["containerPort"] == DEFAULTS.port
+    asked = {name: container[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")}
+    assert asked == {
+        "livenessProbe": {"path": "/health", "port": port["name"]},
+        "readinessProbe": {"path": "/ready", "port": port["name"]},
+    }
+    [service_port] = manifests["Service"]["spec"]["ports"]
+    assert service_port["targetPort"] == port["name"]
+
+
+def test_all_manifests_are_about_the_same_pods(manifests: dict[str, Any]) -> None:
+    labels = manifests["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert manifests["Deployment"]["spec"]["selector"]["matchLabels"] == labels
+    assert manifests["Service"]["spec"]["selector"] == labels
+    assert manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+
+
+def test_a_new_version_does_not_wait_for_a_slot_that_the_old_one_holds(
+    manifests: dict[str, Any],
+) -> None:
+    spec = manifests["Deployment"]["spec"]
+    assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == spec["replicas"]
+
+
+def test_the_pod_is_confined(manifests: dict[str, Any], dockerfile: Dockerfile) -> None:
+    pod = manifests["Deployment"]["spec"]["template"]["spec"]["securityContext"]
+    container = only_container(manifests)["securityContext"]
+    assert pod["runAsNonRoot"] is True
+    assert f"{pod['runAsUser']}:{pod['runAsGroup']}" == dockerfile.stages[-1]["USER"]
+    assert container["readOnlyRootFilesystem"] is True
+    assert container["allowPrivilegeEscalation"] is False
+    assert container["capabilities"] == {"drop": ["ALL"]}
+
+
+def only_container(manifests: dict[str, Any]) -> Any:
+    [container] = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
+    return container
+
+
+# Metrics.
+
+
+def exposed_metrics() -> set[str]:
+    """Return the names of the samples that the server's /metrics has."""
+    text = Metrics(stats=SourceStats, hub=HubStats, backlog=make_backlog()).render().decode()
+    types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
+    names = set()
+    for name, kind in types.items():
+        suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+        names |= {name + suffix for suffix in suffixes}
+    return names
+
+
+def metrics_in(expression: str) -> set[str]:
+    return set(re.findall(r"\brealtime_\w+", expression))
+
+
+def alerts() -> list[Any]:
+    [group] = load("prometheus/alerts.yaml")["groups"]
+    rules: list[Any] = group["rules"]
+    return rules
+
+
+def expressions_of_the_dashboard() -> Iterator[str]:
+    dashboard = json.loads((DEPLOY / "grafana" / "realtime.json").read_text(encoding="utf-8"))
+    for panel in dashboard["panels"]:
+        for target in panel["targets"]:
+            yield target["expr"]
+    for variable in dashboard["templating"]["list"]:
+        if variable["type"] == "query":
+            yield variable["query"]["query"]
+
+
+def test_the_alerts_ask_for_metrics_that_there_are() -> None:
+    used = {name for rule in alerts() for name in metrics_in(rule["expr"])}
+    assert used - exposed_metrics() == set()
+    assert {"realtime_lag_bytes", "realtime_slow_clients_total", "realtime_gaps_total"} <= used
+    assert all(metrics_in(rule["expr"]) for rule in alerts())
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    expressions = list(expressions_of_the_dashboard())
+    assert all(metrics_in(expression) for expression in expressions)
+    used = set().union(*map(metrics_in, expressions))
+    assert used - exposed_metrics() == set()
+    assert len(used) > 20
+
+
+def test_the_dashboards_panels_are_apart() -> None:
+    dashboard = json.loads((DEPLOY / "grafana" / "realtime.json").read_text(encoding="utf-8"))
+    places = [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in dashboard["panels"]]
+    assert len(set(places)) == len(places)
+    numbers = [one["id"] for one in dashboard["panels"]]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_a_metric_that_does_not_exist_would_be_found() -> None:
+    assert metrics_in("rate(realtime_rows[5m]) > 0") - exposed_metrics() == {"realtime_rows"}
