@@ -48,9 +48,11 @@ from .slow_viewers import SlowViewers
 from .subscription_table import Registration
 from .subscriptions import SubscriptionRegistry
 
-__all__ = ["RlsMode"]
+__all__ = ["TOO_MANY_POWERS", "RlsMode"]
 
 logger = logging.getLogger("realtime.rls")
+
+TOO_MANY_POWERS: Final = "the server's role should have fewer powers: %s. %s"
 
 _CONNECTIONS: Final = 4
 """How many connections check rows at once. Two more check for the viewers whose policies take too
@@ -216,7 +218,7 @@ class RlsMode:
                     excess = await excess_powers(connection, self._config.publications)
                     if excess is not None:
                         logger.warning(
-                            "the server's role should have fewer powers: %s. %s",
+                            TOO_MANY_POWERS,
                             excess.message,
                             " ".join(excess.sql),
                         )
