@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, cast
@@ -30,6 +31,11 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 _MAX_TURNED_AWAY: Final = 100
 """Connections beyond MAX_CONNECTIONS that are answered at the same time, with 503; further ones are
 closed without an answer."""
+
+
+_SLICE: Final = 0.002
+"""Seconds of a round of the event loop that go to those whose time is up: a thousand may have come
+at the same time."""
 
 
 logger = logging.getLogger("realtime.listener")
@@ -68,6 +74,7 @@ class Acceptor:
         self._closed = False
         # Whether the log has said why a page of a browser is refused.
         self._has_explained = False
+        self._late: deque[Callable[[], None]] = deque()
 
     def admit(self, transport: asyncio.Transport) -> bool:
         """Admit a new connection; return False if it was turned away."""
@@ -169,6 +176,23 @@ class Acceptor:
             protocol.send(refusal)
         return protocol
 
+    def give_up(self, end: Callable[[], None]) -> None:
+        """Have a connection ended whose request did not come in time, in its turn."""
+        self._late.append(end)
+        if len(self._late) == 1:
+            asyncio.get_running_loop().call_soon(self._end_some)
+
+    def _end_some(self) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _SLICE
+        while True:
+            self._late.popleft()()
+            if not self._late:
+                return
+            if loop.time() >= until:
+                loop.call_soon(self._end_some)
+                return
+
     def close(self) -> None:
         """Admit no more connections, and close those that are no WebSockets."""
         self._closed = True
@@ -211,6 +235,7 @@ class RequestHead(asyncio.Protocol):
         self._received = bytearray()
         self._transport: asyncio.Transport
         self._deadline: asyncio.TimerHandle | None = None
+        self._has_request = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -218,7 +243,7 @@ class RequestHead(asyncio.Protocol):
         if self._acceptor.admit(self._transport):
             loop = asyncio.get_running_loop()
             timeout = self._acceptor.config.handshake_timeout / 1000
-            self._deadline = loop.call_later(timeout, self._give_up)
+            self._deadline = loop.call_later(timeout, self._acceptor.give_up, self._give_up)
 
     def data_received(self, data: bytes) -> None:
         # A head that comes byte by byte must not be searched from its beginning each time.
@@ -228,6 +253,7 @@ class RequestHead(asyncio.Protocol):
         config = self._acceptor.config
         if end < 0 and len(self._received) <= config.max_header_bytes:
             return
+        self._has_request = True
         self._stop_waiting()
         if not 0 <= end <= config.max_header_bytes:
             self._refuse(
@@ -271,6 +297,9 @@ class RequestHead(asyncio.Protocol):
         protocol.data_received(bytes(self._received))
 
     def _give_up(self) -> None:
+        if self._has_request or self._transport.is_closing():
+            # It came while others were given up.
+            return
         timeout = self._acceptor.config.handshake_timeout
         self._refuse(
             "handshake",

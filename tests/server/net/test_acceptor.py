@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 
+from realtime_server.net import acceptor
 from realtime_server.net.acceptor import Acceptor, RequestHead
 from realtime_server.net.http import HttpProtocol, Site
 from tests.server_helpers import FakeTransport, make_backlog, make_metrics, open_config
@@ -160,6 +162,31 @@ async def test_a_head_that_does_not_come_in_time_is_given_up() -> None:
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert answer.endswith(b"The request's head did not come within 10 ms (HANDSHAKE_TIMEOUT).\n")
     assert arrival.counted("handshake")
+
+
+async def test_those_whose_time_is_up_at_once_are_given_up_a_few_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thousand take as long as others' heartbeats should not have to wait."""
+    monkeypatch.setattr(acceptor, "_SLICE", 0.0)
+    arrivals = [Arrival(handshake_timeout=10)]
+    arrivals += [Arrival(arrivals[0].acceptor) for _ in range(50)]
+    late = arrivals.pop()
+    given_up: list[int] = []
+
+    def count() -> None:
+        given_up.append(sum(one.transport.is_closing() for one in arrivals))
+        if given_up[-1] == 10:
+            # One of those that wait for it sends its request after all.
+            late.head.data_received(UPGRADE)
+        if given_up[-1] < 50:
+            asyncio.get_running_loop().call_soon(count)
+
+    count()
+    await eventually(lambda: given_up[-1] == 50)
+    assert max(after - before for before, after in pairwise(given_up)) == 1
+    assert isinstance(late.transport.protocol, FakeWebSocket)
+    assert not late.transport.is_closing()
 
 
 async def test_who_leaves_before_the_head_is_forgotten(arrival: Arrival) -> None:
