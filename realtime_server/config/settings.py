@@ -284,8 +284,9 @@ class ServerConfig:
     )
     rls_check_timeout: kinds.Milliseconds = variable(
         1000,
-        "how long a role's policies may take for one check; rows for a role and claims that take "
-        "longer are checked apart from the others",
+        "how long the policies may take for a role and its claims and one check, which [others "
+        "need not wait for](../topics/rls.md#when-a-policy-fails-or-takes-its-time); those that "
+        "take longer are cancelled",
     )
     rls_waiting_bytes: kinds.OptionalBytes = variable(
         None,

@@ -17,11 +17,13 @@ from realtime_core import Delete, Relation
 
 from ..config import OutputPlugin
 from ..config.database.catalog import look_at_tables, roles_that_may_read
+from ..config.database.connections import Connections
 from ..config.database.tables import Table, TableName
 from .counters import Counters
 from .lookup.casts import Casts
 from .lookup.former import Condition, read_conditions
 from .lookup.settling import until_settled
+from .lookup.together import Together
 from .lookup.visibility import Visibility
 from .payloads import event_of
 from .pending_changes import Lost, PendingChange, Shown
@@ -42,9 +44,9 @@ class Verdict:
     """Of each candidate, in order."""
     timeouts: Counter[Viewer]
     """How many checks of each viewer have taken too long; 0 of one that was not asked about
-    everything, because others' took too long."""
+    everything, because it is new, or others' took too long."""
     seconds: Mapping[Viewer, float] = attrs.field(factory=dict)
-    """That the policies of each who was asked for took, one after the other."""
+    """That the policies of each who was asked for took, beyond what is usual for so many rows."""
 
 
 class Checker:
@@ -71,7 +73,9 @@ class Checker:
         strict: bool = False,
         asks_for_deleted: bool = False,
     ) -> None:
-        self._visibility = visibility
+        self._catalog = visibility.catalog
+        self._connections = visibility.connections
+        self._together = Together(visibility)
         self._counters = counters
         self._casts = Casts(visibility.connections, visibility.timeout)
         self._publications = publications
@@ -85,13 +89,17 @@ class Checker:
         self._immutable: dict[TableName, tuple[str, ...]] = {}
 
     async def check(
-        self, candidates: Sequence[PendingChange], lookup: Lookup | None = None
+        self,
+        candidates: Sequence[PendingChange],
+        lookup: Lookup | None = None,
+        catalog: Connections | None = None,
     ) -> Verdict:
         """Decide.
 
         Args:
             candidates: changes, and who gets them if they may.
-            lookup: looks rows up; None: for all viewers at once, in one call.
+            lookup: looks rows up; None: for all viewers at once, who are not waited for long.
+            catalog: where tables are looked at; None: where they are for all viewers.
 
         Raises:
             psycopg.Error: if the database cannot be asked; nothing is decided.
@@ -107,14 +115,16 @@ class Checker:
         audiences = {one for each in candidates for one in (each.viewers, each.others)}
         roles = {viewer.role for audience in audiences for viewer in audience}
         xids = {each.change.transaction.xid for each in candidates}
-        tables = await self._look_at_tables(by_relation, roles, xids)
+        catalog = catalog or self._catalog
+        tables = await self._look_at_tables(catalog, by_relation, roles, xids)
         pages = []
         seconds: dict[Viewer, float] = {}
         for relation, places in by_relation.items():
             table = tables.get((relation.schema, relation.table))
             # Another table of the same name has other readers.
             if table is None or relation.oid not in (0, table.oid):
-                await self._lose(relation, [candidates[place] for place in places], places, shown)
+                lost = [candidates[place] for place in places]
+                await self._lose(catalog, relation, lost, places, shown)
                 continue
             self._mention(table)
             self._mention_immutable(table)
@@ -131,10 +141,11 @@ class Checker:
             )
             if lookup is None:
                 # Whoever has taken too long for one table is asked apart for all of them.
-                await page.ask(self._visibility.check, self._counters, timeouts)
+                await page.ask(self._together.check, self._counters, timeouts)
             else:
                 await page.ask(lookup, self._counters)
-            self._samples.note(candidates, sampled, page.failed)
+            unasked = {viewer for viewer, count in page.timeouts.items() if not count}
+            self._samples.note(candidates, sampled, page.failed, unasked)
             timeouts.update(page.timeouts)
             for viewer, taken in page.seconds.items():
                 seconds[viewer] = seconds.get(viewer, 0.0) + taken
@@ -148,6 +159,7 @@ class Checker:
 
     async def _lose(
         self,
+        catalog: Connections,
         relation: Relation,
         candidates: Sequence[PendingChange],
         places: Sequence[int],
@@ -160,7 +172,7 @@ class Checker:
         """
         audiences = [one.viewers | one.others for one in candidates]
         roles = {viewer.role for audience in audiences for viewer in audience}
-        async with self._visibility.catalog.one() as connection:
+        async with catalog.one() as connection:
             told = await roles_that_may_read(connection, relation.oid, roles)
         for place, audience in zip(places, audiences, strict=True):
             theirs = (viewer for viewer in audience if viewer.role in told)
@@ -178,15 +190,19 @@ class Checker:
         }
         if not roles:
             return {}
-        async with self._visibility.connections.one() as connection:
+        async with self._connections.one() as connection:
             return await read_conditions(connection, table, sorted(roles))
 
     async def _look_at_tables(
-        self, relations: Collection[Relation], roles: Collection[str], xids: Collection[int]
+        self,
+        catalog: Connections,
+        relations: Collection[Relation],
+        roles: Collection[str],
+        xids: Collection[int],
     ) -> dict[TableName, Table]:
         """Return tables as they are when transactions are over for everybody."""
         names = {(relation.schema, relation.table) for relation in relations}
-        async with self._visibility.catalog.one() as connection:
+        async with catalog.one() as connection:
             while True:
                 snapshot, tables = await look_at_tables(
                     connection, names, roles, self._publications, OutputPlugin.WAL2JSON

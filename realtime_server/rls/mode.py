@@ -37,6 +37,7 @@ from .broadcaster import Broadcaster
 from .checker import Checker
 from .counters import Counters
 from .delivery import Delivery
+from .lookup.inquiry import Said
 from .lookup.visibility import Visibility
 from .matcher import Matcher
 from .reader import Reader
@@ -92,13 +93,16 @@ class RlsMode:
         # Returns the database's connection string.
         self._dsn = dsn = partial(resolve_dsn, config)
         timeout = config.rls_check_timeout / 1000
+        said = Said()
         # Three pools of connections that check rows: for all viewers together, for those who were
-        # too slow there, and for those whose checks were cancelled because of these.
+        # too slow there, and for those of whom it is not known whether they are.
         self._visibility = Visibility(
-            dsn, timeout=timeout, size=_CONNECTIONS, waits_for_locks=False
+            dsn, timeout=timeout, size=_CONNECTIONS, said=said, waits_for_locks=False
         )
-        self._apart = Visibility(dsn, timeout=timeout, name="rls apart", size=2)
-        self._on_trial = Visibility(dsn, timeout=timeout, name="rls on trial", size=2)
+        self._apart = Visibility(dsn, timeout=timeout, name="rls apart", size=2, said=said)
+        self._on_trial = Visibility(
+            dsn, timeout=timeout, name="rls on trial", size=2, said=said, waits_for_locks=False
+        )
         # A pool of connections that check joins.
         self._connections = Connections(
             dsn,
@@ -232,7 +236,8 @@ class RlsMode:
 
     async def _renew(self) -> None:
         """Query another server from now on, since the changes come from there."""
-        for connections in (self._visibility, self._apart, self._connections):
+        asking = (self._visibility, self._apart, self._on_trial)
+        for connections in (*asking, self._connections):
             await connections.renew()
 
     # The registrar.

@@ -15,7 +15,7 @@ from ..fanout.groups import AnyDelivery, Listening
 from .payloads import ErrorView, View
 from .viewers import Viewer
 
-__all__ = ["PendingChange", "Decided", "Lost", "Matched", "Shown"]
+__all__ = ["PendingChange", "Decided", "Lost", "Matched", "Shown", "merged"]
 
 Matched: TypeAlias = dict[Viewer, list[tuple[AnyDelivery, Members]]]
 """The channels that ask for a change, by viewer, as they were at the match. Channels join, leave
@@ -74,3 +74,16 @@ class PendingChange:
 
 Decided: TypeAlias = Sequence[tuple[PendingChange, Shown]]
 """Changes in order, each with what every viewer may see of it."""
+
+
+def merged(parts: Sequence[PendingChange]) -> PendingChange:
+    """Return what several viewers' parts of one change are together, without their channels."""
+    if len(parts) == 1:
+        return parts[0]
+    return PendingChange(
+        parts[0].change,
+        parts[0].size,
+        frozenset().union(*(one.viewers for one in parts)),
+        frozenset().union(*(one.others for one in parts)),
+        frozenset().union(*(one.filtering for one in parts)),
+    )

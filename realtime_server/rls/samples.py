@@ -10,7 +10,7 @@ and then, and of all from a sample that failed to one that did not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -94,6 +94,7 @@ class Samples:
         candidates: Sequence[PendingChange],
         sampled: Sampled,
         failed: Mapping[int, set[Viewer]],
+        unasked: Set[Viewer] = frozenset(),
     ) -> None:
         """Take how those that were picked went.
 
@@ -101,12 +102,14 @@ class Samples:
             candidates: the same.
             sampled: what was picked.
             failed: by place, whose policies failed.
+            unasked: those who were not asked for, and have had no sample.
         """
         due = self._clock() + _INTERVAL
         looked_at: dict[_Kind, set[Viewer]] = {}
         failing: dict[_Kind, set[Viewer]] = {}
         for place, viewers in sampled.items():
             kind = _kind(candidates[place].change)
+            viewers -= unasked
             failing.setdefault(kind, set()).update(viewers & failed.get(place, set()))
             looked_at.setdefault(kind, set()).update(viewers)
         for kind, those in looked_at.items():

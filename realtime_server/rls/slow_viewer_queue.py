@@ -29,6 +29,10 @@ _MOST_WAITING: Final = 10_000
 """Changes that may wait behind those that are being looked at; beyond, all of them are given up."""
 _MOST_BYTES: Final = 64 * 1024 * 1024
 """Of their texts, likewise."""
+_MOST_AT_ONCE: Final = 1000
+"""Changes that are looked at at once, if they came one by one."""
+_FAR: Final = 1000
+"""Changes that wait for who is far behind."""
 _RETRY: Final = 1.0
 """Seconds until a viewer is asked for again whose connection was lost."""
 
@@ -47,23 +51,31 @@ class SlowViewerQueue:
     """Works off what waits for a viewer who is asked for apart.
 
     Args:
-        work: looks at some changes and hands them out.
+        work: looks at some changes and hands them out; returns how many seconds that has taken of
+            its policies.
         lost: is told what is given up, in its place among what is handed out.
         viewer: who is asked for.
         held: counts what waits in all lanes.
+        enough: seconds that the policies may take of what is looked at at once. Half as much is,
+            when they take longer, and twice as much when they take less than half of it.
+        moved: called whenever something has been worked off.
     """
 
     def __init__(
         self,
-        work: Callable[[Sequence[PendingChange]], Awaitable[None]],
+        work: Callable[[Sequence[PendingChange]], Awaitable[float]],
         lost: Lost,
         viewer: Viewer,
         held: Waiting,
+        enough: float,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._work = work
         self._lost = lost
         self._viewer = viewer
         self._held = held
+        self._enough = enough
+        self._moved = moved
         # In their order: handed over, looked at, given up, waiting.
         self._handed: Position | None = None
         self._current: Sequence[PendingChange] = ()
@@ -71,6 +83,7 @@ class SlowViewerQueue:
         self._waiting: deque[Sequence[PendingChange] | Word] = deque()
         self._count = 0
         self._bytes = 0
+        self._at_once = 1
         self._woken = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
@@ -83,6 +96,16 @@ class SlowViewerQueue:
     def size(self) -> int:
         """Bytes that the changes take that wait, and would not if they were given up."""
         return self._bytes + self._count * AROUND
+
+    @property
+    def has_room(self) -> bool:
+        """Whether less waits than half of what may."""
+        return self._count < _MOST_WAITING // 2 and self._bytes < _MOST_BYTES // 2
+
+    @property
+    def is_far_behind(self) -> bool:
+        """Whether so much waits that what comes now is not looked at soon."""
+        return self._count > _FAR
 
     def put(self, candidates: Sequence[PendingChange]) -> None:
         """Take a part of a batch, which is not empty.
@@ -148,24 +171,43 @@ class SlowViewerQueue:
                 if isinstance(part, Word):
                     self._say(part)
                     continue
-                self._current = part
+                part = self._current = [*part, *self._following(len(part))]
                 self._count -= len(part)
                 self._bytes -= _bytes_of(part)
                 await self._work_off(part)
                 self._held.give_back(part)
                 self._current = ()
                 self._tell()
+                self._moved()
+
+    def _following(self, count: int) -> list[PendingChange]:
+        """Take what came behind the next changes, and is looked at with these.
+
+        What a policy takes for each statement it takes once then, and who was slow for a while
+        catches up.
+        """
+        found: list[PendingChange] = []
+        while self._waiting:
+            part = self._waiting[0]
+            if isinstance(part, Word) or count + len(part) > self._at_once:
+                break
+            count += len(part)
+            found += part
+            self._waiting.popleft()
+        return found
 
     async def _work_off(self, candidates: Sequence[PendingChange]) -> None:
         while True:
             try:
-                await self._work(candidates)
+                seconds = await self._work(candidates)
             except psycopg.Error as exc:
                 logger.warning("what is asked for apart is asked for again: %s", brief(exc))
                 logger.debug("the role is %s", self._viewer.role)
                 await asyncio.sleep(_RETRY)
             except Exception:
-                # These would fail again, and must not keep back all that follow.
+                # These would fail again, and must not keep back all that follow; nor is one of
+                # those to cost many others.
+                self._at_once = 1
                 logger.exception(
                     "changes for a role cannot be looked at, which is a fault of the server's; "
                     "please report it"
@@ -178,6 +220,10 @@ class SlowViewerQueue:
                 return
             else:
                 self._handed = candidates[-1].change.position
+                if seconds > self._enough:
+                    self._at_once = max(min(self._at_once, len(candidates)) // 2, 1)
+                elif seconds < self._enough / 2 and len(candidates) * 2 > self._at_once:
+                    self._at_once = min(self._at_once * 2, _MOST_AT_ONCE)
                 return
 
     def _give_up(

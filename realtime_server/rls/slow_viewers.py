@@ -1,33 +1,44 @@
-"""SlowViewers: those whose policies have run too long, and who are asked for apart since.
+"""SlowViewers: those whose policies take too long, and who are asked for apart.
 
-The others never wait for them again. What they may see is delivered when that is known, in
-order. Those who were not asked for any more because of them are asked for apart, too, until
-everything that waited for them is handed out.
+The others do not wait for them. What they may see is delivered when that is known, in order. So are
+those asked for who are new, or were not asked for any more because of others, until everything that
+waits for them is handed out.
+
+Theory of operation. Each viewer that is asked for apart has a queue. At first it is on trial: all
+of these are asked for at once, for a short time. Who takes longer is slow, and is asked for by
+itself, with the whole timeout. A slow viewer that has never been answered, or has run into the
+timeout, has its turn behind all others like it, on one connection, so that those with an answer
+do not wait for those who never have one. Who is not slow any more is on trial again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
+
+import attrs
 
 from realtime_core import Gap
 
 from ..config.database.tables import LiveColumn, Table
 from ..fanout.turns import Steps
 from .channel_gaps import ChannelGap, ChannelGapReason
-from .checker import Checker, Verdict
+from .checker import Checker
 from .counters import Counters
+from .dear_viewers import CHEAP, DearViewers, is_dear
 from .delivery import Delivery
 from .lookup.former import Condition
-from .lookup.visibility import Answer, Question, Row, Visibility
-from .pending_changes import Decided, PendingChange
+from .lookup.questions import Answer, Question, Row
+from .lookup.visibility import Visibility
+from .pending_changes import Decided, PendingChange, Shown
 from .slow_viewer_queue import SlowViewerQueue, Word
+from .trial import Trial
 from .viewers import Viewer
 from .waiting import Waiting
 
@@ -35,12 +46,24 @@ __all__ = ["SlowViewers"]
 
 logger = logging.getLogger("realtime.rls")
 
-_DEAR: Final = 0.1
-"""Part of the timeout that a viewer may take of each batch, as long as that is usual."""
-_UNUSUAL: Final = 10
-"""Times what most viewers of the batch take, which is not."""
-_MOST_DEAR: Final = 3
-"""Batches in a row, until a viewer who takes more of each is slow, too."""
+_PROBATION: Final = 10.0
+"""Seconds for which a viewer is asked for apart at least who has held the others up, or is slow."""
+_CHEAP_IN_A_ROW: Final = 3
+"""Checks that take next to no time, until a viewer is slow no more."""
+_AT_ONCE: Final = 2
+"""Slow viewers that are asked for at once."""
+
+
+@attrs.define
+class _Slow:
+    """A slow viewer."""
+
+    until: float
+    """When it may be on trial again, as the event loop's clock has it."""
+    is_answered: bool = False
+    """Whether the last check ended in time."""
+    cheap: int = 0
+    """How many in a row have taken next to no time."""
 
 
 class SlowViewers:
@@ -68,17 +91,22 @@ class SlowViewers:
     ) -> None:
         self._checker = checker
         self._apart = apart
-        self._trial = on_trial
+        self._trial = Trial(checker, on_trial)
         self._delivery = delivery
         self._counters = counters
         self._waiting = Waiting(max_bytes, counters)
         # How many channels each viewer has, slow or not.
         self._channels: Counter[Viewer] = Counter()
         self._lanes: dict[Viewer, SlowViewerQueue] = {}
-        # Those among them that have taken no time yet.
-        self._on_trial: set[Viewer] = set()
-        # How many batches in a row those have taken much of who are not slow yet.
-        self._dear: Counter[Viewer] = Counter()
+        # Those among them who are slow; the others are on trial.
+        self._slow: dict[Viewer, _Slow] = {}
+        # Until when those are on trial who have held the others up.
+        self._on_probation: dict[Viewer, float] = {}
+        self._dear = DearViewers()
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._turns_of_unanswered = asyncio.Semaphore(_AT_ONCE - 1)
+        # Set whenever something may have made room.
+        self._moved = asyncio.Event()
         self._ending: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -95,10 +123,12 @@ class SlowViewers:
         self._lanes.clear()
         if self._ending:
             await asyncio.wait(self._ending)
+        await self._trial.__aexit__(exc_type, exc, traceback)
 
     def add_channel(self, viewer: Viewer) -> None:
         """Note that a channel looks at rows as this viewer."""
         self._channels[viewer] += 1
+        self._moved.set()
 
     def remove_channel(self, viewer: Viewer) -> None:
         """Note that it does no more. For a viewer that nobody is any more nothing is asked."""
@@ -106,36 +136,51 @@ class SlowViewers:
         if self._channels[viewer]:
             return
         del self._channels[viewer]
-        self._on_trial.discard(viewer)
-        self._dear.pop(viewer, None)
+        self._moved.set()
+        self._dear.forget(viewer)
         lane = self._lanes.pop(viewer, None)
         if lane is not None:
+            self._forget(viewer)
             self._await(lane.abandon())
+
+    def _forget(self, viewer: Viewer) -> None:
+        self._slow.pop(viewer, None)
+        self._on_probation.pop(viewer, None)
 
     def _await(self, ending: asyncio.Task[None]) -> None:
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
 
     def _acquit(self) -> None:
-        """Ask for those with the others again who were apart because of others alone."""
-        for viewer in [one for one in self._on_trial if self._lanes[one].is_idle]:
-            self._on_trial.discard(viewer)
-            self._await(self._lanes.pop(viewer).cancel())
+        """Ask for those with the others again who are not slow, and for whom nothing waits."""
+        now = asyncio.get_running_loop().time()
+        for viewer, lane in list(self._lanes.items()):
+            if viewer in self._slow or not lane.is_idle:
+                continue
+            if self._on_probation.get(viewer, now) <= now:
+                self._forget(viewer)
+                self._await(self._lanes.pop(viewer).cancel())
 
-    def _put_apart(self, viewer: Viewer, *, is_slow: bool) -> None:
-        if is_slow:
-            self._warn(viewer)
-        else:
-            self._on_trial.add(viewer)
+    def _put_apart(self, viewer: Viewer) -> None:
         work = partial(self._work, viewer)
-        self._lanes[viewer] = SlowViewerQueue(work, self._delivery.tell, viewer, self._waiting)
+        self._lanes[viewer] = SlowViewerQueue(
+            work,
+            self._delivery.tell,
+            viewer,
+            self._waiting,
+            self._apart.timeout / 2,
+            self._moved.set,
+        )
 
-    def _warn(self, viewer: Viewer) -> None:
+    def _note_slow(self, viewer: Viewer) -> _Slow:
         logger.warning(
             "row level security takes too long for a viewer: its changes are checked apart, "
             "and may come later than others'"
         )
         logger.debug("the role is %s", viewer.role)
+        slow = self._slow[viewer] = _Slow(asyncio.get_running_loop().time() + _PROBATION)
+        self._moved.set()
+        return slow
 
     async def check(self, candidates: Sequence[PendingChange]) -> Decided:
         """Return what is shown of each candidate to those who are not slow.
@@ -143,7 +188,10 @@ class SlowViewers:
         Raises:
             psycopg.Error: if the database cannot be asked; nothing is decided.
         """
-        self._acquit()
+        if self._lanes:
+            await self._wait_for_trials()
+            await self._wait_for_room()
+            self._acquit()
         apart = frozenset(self._lanes)
         on_time = candidates
         if apart:
@@ -154,7 +202,10 @@ class SlowViewers:
                 one.pop(viewer, None)
             # The last channel may have left meanwhile.
             if viewer in self._channels:
-                self._put_apart(viewer, is_slow=verdict.timeouts[viewer] > 0)
+                self._put_apart(viewer)
+                if verdict.timeouts[viewer]:
+                    now = asyncio.get_running_loop().time()
+                    self._on_probation[viewer] = now + _PROBATION
         for viewer in apart | verdict.timeouts.keys():
             theirs = [
                 one.only_for(viewer)
@@ -169,29 +220,45 @@ class SlowViewers:
                 self._delivery.tell(ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs))
         if self._waiting.is_too_much:
             self._relieve()
-        self._note_dear(verdict.seconds)
+        # These are answered in time, but everybody waits for them each time.
+        for viewer in self._dear.note(verdict.seconds):
+            if viewer in self._channels and viewer not in self._lanes:
+                self._put_apart(viewer)
+                self._note_slow(viewer).is_answered = True
         return list(zip(candidates, verdict.shown, strict=True))
 
-    def _note_dear(self, seconds: Mapping[Viewer, float]) -> None:
-        """Ask for those apart from the next batch on who hold the others up with each.
+    async def _wait_for_trials(self) -> None:
+        """Wait for those on trial who are far behind: each round of theirs is short, or ends it.
 
-        Their policies run into no timeout, but everybody waits for them each time.
+        They would not be with the others again as long as much comes, and lose it in the end.
         """
-        allowed = _DEAR * self._apart.timeout
-        if not self._dear and max(seconds.values(), default=0.0) <= allowed:
-            return
-        # With one alone it is a matter of the other tables, and of what follows.
-        usual = statistics.median_low(seconds.values()) if len(seconds) > 1 else 0.0
-        allowed = max(allowed, _UNUSUAL * usual)
-        for viewer, taken in seconds.items():
-            if taken <= allowed:
-                self._dear.pop(viewer, None)
-                continue
-            if viewer in self._channels and viewer not in self._lanes:
-                self._dear[viewer] += 1
-                if self._dear[viewer] >= _MOST_DEAR:
-                    del self._dear[viewer]
-                    self._put_apart(viewer, is_slow=True)
+        behind = [
+            viewer
+            for viewer, lane in self._lanes.items()
+            if viewer not in self._slow and lane.is_far_behind
+        ]
+        while any(
+            viewer not in self._slow and viewer in self._lanes and not self._lanes[viewer].is_idle
+            for viewer in behind
+        ):
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def _wait_for_room(self) -> None:
+        """Wait while much waits for slow viewers, if everybody is slow: then nobody is held up.
+
+        Those count alone who are answered in time: others might never have room.
+        """
+        while len(self._slow) == len(self._channels) > 0:
+            full = [
+                self._lanes[viewer]
+                for viewer, slow in self._slow.items()
+                if slow.is_answered and not self._lanes[viewer].has_room
+            ]
+            if not full:
+                return
+            self._moved.clear()
+            await self._moved.wait()
 
     def telling(self, gap: Gap) -> Steps:
         """Tell everybody of a gap, as :meth:`Delivery.telling` does.
@@ -211,18 +278,54 @@ class SlowViewers:
                 break
             lane.give_up()
 
-    async def _work(self, viewer: Viewer, candidates: Sequence[PendingChange]) -> None:
-        verdict: Verdict | None = None
-        if viewer in self._on_trial:
-            verdict = await self._checker.check(candidates, self._trial.check)
-            if verdict.timeouts:
-                verdict = None
-                self._on_trial.discard(viewer)
-                self._warn(viewer)
-        if verdict is None:
-            verdict = await self._checker.check(candidates, self._look_up)
+    async def _work(self, viewer: Viewer, candidates: Sequence[PendingChange]) -> float:
+        """Have some changes decided and hand them out; return the seconds that policies took."""
+        slow = self._slow.get(viewer)
+        if slow is None:
+            outcome = await self._trial.check(viewer, candidates)
+            if outcome is not None:
+                if is_dear(outcome.seconds):
+                    self._note_slow(viewer).is_answered = True
+                return self._hand_out(viewer, candidates, outcome.shown, outcome.seconds)
+            slow = self._note_slow(viewer)
+        async with self._turn(slow):
+            verdict = await self._checker.check(candidates, self._look_up, self._apart.catalog)
         self._counters.timeouts += verdict.timeouts.total()
-        self._delivery.hand_out_late(viewer, list(zip(candidates, verdict.shown, strict=True)))
+        seconds = verdict.seconds.get(viewer, 0.0)
+        self._judge(viewer, slow, seconds, is_answered=not verdict.timeouts)
+        return self._hand_out(viewer, candidates, verdict.shown, seconds)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, slow: _Slow) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            if not slow.is_answered:
+                await stack.enter_async_context(self._turns_of_unanswered)
+            await stack.enter_async_context(self._turns)
+            yield
+
+    def _judge(self, viewer: Viewer, slow: _Slow, seconds: float, *, is_answered: bool) -> None:
+        """Take note of how a slow viewer's check went, after which it may be slow no more."""
+        now = asyncio.get_running_loop().time()
+        slow.is_answered = is_answered
+        slow.cheap = slow.cheap + 1 if is_answered and seconds <= CHEAP else 0
+        if is_dear(seconds):
+            slow.until = now + _PROBATION
+        elif (
+            slow.cheap >= _CHEAP_IN_A_ROW
+            and slow.until <= now
+            and not self._lanes[viewer].is_far_behind
+        ):
+            del self._slow[viewer]
+
+    def _hand_out(
+        self,
+        viewer: Viewer,
+        candidates: Sequence[PendingChange],
+        shown: Sequence[Shown],
+        seconds: float,
+    ) -> float:
+        self._delivery.hand_out_late(viewer, list(zip(candidates, shown, strict=True)))
+        return seconds
 
     async def _look_up(
         self,

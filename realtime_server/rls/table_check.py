@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from realtime_core import UNCHANGED, Delete, Insert, Relation, RowChange, Update
@@ -12,7 +12,7 @@ from realtime_core import UNCHANGED, Delete, Insert, Relation, RowChange, Update
 from ..config.database.tables import LiveColumn, Table
 from .counters import Counters
 from .lookup.former import Condition, is_known, text_of
-from .lookup.visibility import Answer, Failure, Question, Row
+from .lookup.questions import Answer, Failure, Question, Row
 from .payloads import Answers, ErrorView, View, unknown_values
 from .pending_changes import PendingChange, Shown
 from .samples import Sampled
@@ -20,6 +20,8 @@ from .viewers import Viewer
 
 __all__ = ["Lookup", "TableCheck"]
 
+_USUAL: Final = 50e-6
+"""Seconds that a policy may take for a row, so that nobody is slow who has very many."""
 _NO_PRIMARY_KEY: Final = "Error 400: Bad Request, no primary key"
 _UNAUTHORIZED: Final = "Error 401: Unauthorized"
 _FAILURES: Final = {
@@ -29,7 +31,7 @@ _FAILURES: Final = {
 
 
 class Lookup(Protocol):
-    """How :class:`Visibility` is asked."""
+    """Says which rows viewers may see, as :class:`~.lookup.together.Together` does."""
 
     async def __call__(
         self,
@@ -117,7 +119,7 @@ class TableCheck:
         self._errors: list[tuple[int, str, Sequence[Viewer]]] = []
         self.timeouts: Counter[Viewer] = Counter()
         self.seconds: dict[Viewer, float] = {}
-        """That each viewer's policies took."""
+        """That each viewer's policies took, beyond what is usual for so many rows."""
         self.failed: dict[int, set[Viewer]] = {}
         """By candidate, those whose policies failed."""
         by_role: dict[frozenset[Viewer], dict[str, list[Viewer]]] = {}
@@ -215,16 +217,17 @@ class TableCheck:
         self._sheets.setdefault(((), condition), _RowSet()).add(row, place, viewers)
 
     async def ask(
-        self, look_up: Lookup, counters: Counters, too_slow: Collection[Viewer] = ()
+        self, look_up: Lookup, counters: Counters, too_slow: Counter[Viewer] | None = None
     ) -> None:
         """Have the rows looked up.
 
         Args:
             look_up: asks the database.
             counters: of what it is asked.
-            too_slow: those for whom another table has taken too long, who are not asked for again;
-                and the others are in a hurry if there are some.
+            too_slow: how many checks of another table have taken too long of each of those who are
+                not asked for again; the others are in a hurry if there are some.
         """
+        too_slow = too_slow or Counter()
         for (compared, condition), sheet in self._sheets.items():
             questions = [one for one in sheet.questions() if one.viewer not in too_slow]
             answers = await look_up(
@@ -233,15 +236,18 @@ class TableCheck:
                 questions,
                 compared=compared,
                 condition=condition,
-                hurried=bool(too_slow),
+                hurried=too_slow.total() > 0,
             )
             for question, answer in zip(questions, answers, strict=True):
-                counters.checks += len(question.places)
-                self._take(sheet, question.viewer, answer, counters)
+                if answer.is_whole:
+                    counters.checks += len(question.places)
+                self._take(sheet, question, answer, counters)
 
-    def _take(self, sheet: _RowSet, viewer: Viewer, answer: Answer, counters: Counters) -> None:
+    def _take(self, sheet: _RowSet, question: Question, answer: Answer, counters: Counters) -> None:
+        viewer = question.viewer
         columns = self._columns[viewer.role]
-        self.seconds[viewer] = self.seconds.get(viewer, 0.0) + answer.seconds
+        beyond = max(answer.seconds - _USUAL * len(question.places), 0.0)
+        self.seconds[viewer] = self.seconds.get(viewer, 0.0) + beyond
         for row in answer.visible:
             for place in sheet.candidates[row]:
                 if viewer in self._candidates[place].viewers:

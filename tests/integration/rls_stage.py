@@ -9,6 +9,7 @@ from typing import Any
 from psycopg.conninfo import make_conninfo
 
 from realtime_server.config import ServerConfig
+from realtime_server.rls.mode import RlsMode
 from realtime_server.rls.setup.nobody import NOBODY
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Rows, Server, unique_name
@@ -133,9 +134,18 @@ class RlsStage:
         raise AssertionError(f"there is no metric {name}")
 
     async def settle(self) -> None:
-        """Return when the server has handed out everything committed so far."""
+        """Return when the server has handed out everything committed so far.
+
+        What slow viewers get is not waited for; what those get is who are new.
+        """
         self.execute("insert into public.fence default values")
         await self.fence.receive()
+        mode = self.server.mode
+        assert isinstance(mode, RlsMode)
+        slow = mode._slow_viewers
+        await eventually(
+            lambda: all(lane.is_idle for who, lane in slow._lanes.items() if who not in slow._slow)
+        )
 
     async def frames(self, client: PhoenixClient, *statements: str) -> list[Any]:
         """Run statements; return every frame that the client got from them."""

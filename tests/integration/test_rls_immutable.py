@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 
 from realtime_server.rls.lookup.former import read_conditions
-from realtime_server.rls.lookup.visibility import Question, Row, Visibility
+from realtime_server.rls.lookup.questions import Question, Row
+from realtime_server.rls.lookup.visibility import Visibility
 from tests.fix_postgres import Server
 from tests.integration.conftest import fresh_database
 from tests.integration.test_rls_visibility import TIMEOUT, Scene, seen

@@ -15,7 +15,8 @@ from psycopg import AsyncConnection
 
 from realtime_server.config.database.catalog import look_at_tables
 from realtime_server.config.database.tables import Table
-from realtime_server.rls.lookup.visibility import Answer, Failure, Question, Row, Visibility
+from realtime_server.rls.lookup.questions import Answer, Failure, Question, Row
+from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.viewers import Viewer
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
@@ -60,12 +61,16 @@ class Scene:
         return Viewer.of({"role": role or self.reader, "sub": sub})
 
     async def ask(
-        self, keys: list[Any], *subs: str, places: tuple[int, ...] | None = None
+        self,
+        keys: list[Any],
+        *subs: str,
+        places: tuple[int, ...] | None = None,
+        limit: float | None = None,
     ) -> list[Answer]:
         rows = [Row(tuple(map(str, key if isinstance(key, tuple) else (key,)))) for key in keys]
         every = tuple(range(len(rows))) if places is None else places
         questions = [Question(self.viewer(sub), every) for sub in subs]
-        return await self.visibility.check(await self.table(), rows, questions)
+        return await self.visibility.check(await self.table(), rows, questions, limit=limit)
 
 
 @pytest_asyncio.fixture
@@ -279,7 +284,9 @@ async def test_a_sleeping_policy_costs_the_others_one_timeout(scene: Scene) -> N
 async def test_a_policy_that_sleeps_for_all_is_waited_for_once(scene: Scene) -> None:
     scene.make("id int primary key, owner text", "pg_sleep(60) is not null")
     scene.execute("insert into notes values (1, 'ann'), (2, 'ann')")
-    answers = await scene.ask([1, 2], *(f"sleeper {number}" for number in range(5)))
+    start = time.monotonic()
+    answers = await scene.ask([1, 2], *(f"sleeper {number}" for number in range(5)), limit=0.05)
+    assert time.monotonic() - start < TIMEOUT
     why = [set(answer.failed.values()) for answer in answers]
     assert why == [{Failure.TIMEOUT}] + [{Failure.UNASKED}] * 4
     assert [answer.visible for answer in answers] == [set()] * 5
@@ -287,6 +294,42 @@ async def test_a_policy_that_sleeps_for_all_is_waited_for_once(scene: Scene) -> 
     async with scene.visibility.connections.one() as connection:
         cursor = await connection.execute("show statement_timeout")
         assert await cursor.fetchall() == [(f"{TIMEOUT * 1000:.0f}ms",)]
+
+
+async def test_many_who_take_a_bit_each_are_nobodys_fault(scene: Scene) -> None:
+    scene.make("id int primary key, owner text", "pg_sleep(0.02) is not null")
+    scene.execute("insert into notes values (1, 'ann')")
+    subs = [str(number) for number in range(30)]
+    answers = await scene.ask([1], *subs, limit=0.2)
+    answered = [bool(answer.visible) for answer in answers]
+    count = answered.count(True)
+    assert 0 < count < 30
+    assert answered == [True] * count + [False] * (30 - count)
+    assert all(answer.failed == {0: Failure.UNASKED} for answer in answers[count:])
+
+
+async def test_what_is_canceled_takes_nothing_else_with_it(scene: Scene) -> None:
+    """The request to cancel comes on a connection of its own, and may come late."""
+    asleep = "case when current_setting('request.jwt.claims')::jsonb ->> 'sub' = 'sleeper'"
+    scene.make("id int primary key, owner text", f"{asleep} then pg_sleep(0.01) is not null end")
+    scene.execute("insert into notes values (1, 'ann')")
+    await scene.ask([1], "ann")
+    stopped = 0
+    for _ in range(100):
+        [answer] = await scene.ask([1], "sleeper", limit=0.0105)
+        stopped += bool(answer.failed)
+        async with scene.visibility.connections.one() as connection:
+            await connection.execute("select pg_sleep(0.001)")
+    assert stopped
+
+
+async def test_apart_a_policy_that_ends_in_time_is_answered(scene: Scene) -> None:
+    scene.make("id int primary key, owner text", "pg_sleep(0.2) is not null")
+    scene.execute("insert into notes values (1, 'ann')")
+    question = Question(scene.viewer("ann"), (0,))
+    answer = await scene.visibility.check_apart(await scene.table(), [Row(("1",))], question)
+    assert answer == Answer({0})
+    assert answer.seconds > 0.19
 
 
 async def test_apart_it_is_found_which_row_takes_the_time(scene: Scene) -> None:
@@ -319,6 +362,28 @@ async def test_a_policy_that_holds_on_is_cut_off(scene: Scene) -> None:
         " and application_name = 'realtime_server rls'"
     )
     await eventually(lambda: not scene.database.execute(busy))
+
+
+async def test_a_policy_that_holds_on_is_cut_off_though_nobody_waits_any_more(
+    scene: Scene,
+) -> None:
+    scene.execute(
+        "create function stubborn() returns boolean language plpgsql as $$ begin loop"
+        " begin perform pg_sleep(60); exception when query_canceled then null; end;"
+        " end loop; end $$"
+    )
+    scene.make("id int primary key, owner text", "stubborn()")
+    scene.execute("insert into notes values (1, 'ann')")
+    sleeping = (
+        "select 1 from pg_stat_activity where datname = current_database()"
+        " and application_name = 'realtime_server rls' and wait_event = 'PgSleep'"
+    )
+    asking = asyncio.create_task(scene.ask([1], "ann"))
+    await eventually(lambda: scene.database.execute(sleeping))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await eventually(lambda: not scene.database.execute(sleeping))
 
 
 async def test_a_locked_table_is_waited_for(scene: Scene) -> None:

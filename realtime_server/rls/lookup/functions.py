@@ -17,15 +17,11 @@ from psycopg import sql
 
 from ...config.database.tables import Functions, KeyColumn, Table
 
-__all__ = ["LATER", "LOCKED", "TIMEOUT", "former_function", "function", "rows_of", "type_of"]
+__all__ = ["CANCELED", "LOCKED", "former_function", "function", "rows_of", "type_of"]
 
 # What stops a call early: the viewer and those behind it have no answer yet.
-LATER: Final = "later"
+CANCELED: Final = "canceled"
 LOCKED: Final = "locked"
-TIMEOUT: Final = "timeout"
-
-_CULPRIT: Final = 0.5
-"""Part of the timeout that a query must have taken by itself to be what took too long."""
 
 _FUNCTION: Final = """
 CREATE FUNCTION pg_temp.{name}(
@@ -68,25 +64,22 @@ BEGIN
             -- What a policy has set for the transaction is not there for the next viewer.
             RAISE SQLSTATE 'RTEND';
         EXCEPTION
-            WHEN query_canceled THEN
+            WHEN query_canceled OR lock_not_available THEN
                 visible_ := NULL;
+                seconds_ := pg_catalog.date_part(
+                    'epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started_
+                );
                 problem_ := CASE
-                    WHEN pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started_
-                        OPERATOR(pg_catalog.<) {culprit} THEN 'later'
-                    ELSE 'timeout'
+                    WHEN EXISTS (
+                        SELECT FROM pg_catalog.pg_locks l
+                        WHERE l.relation OPERATOR(pg_catalog.=) {oid}::pg_catalog.oid
+                            AND l.mode OPERATOR(pg_catalog.=) 'AccessExclusiveLock'
+                    ) THEN 'locked'
+                    WHEN SQLSTATE OPERATOR(pg_catalog.=) '57014' THEN 'canceled'
+                    ELSE SQLSTATE
                 END;
-                RETURN NEXT;
-                RETURN;
-            WHEN lock_not_available THEN
-                visible_ := NULL;
-                problem_ := SQLSTATE;
                 detail_ := pg_catalog.left(SQLERRM, 1000);
-                IF EXISTS (
-                    SELECT FROM pg_catalog.pg_locks l
-                    WHERE l.relation OPERATOR(pg_catalog.=) {oid}::pg_catalog.oid
-                        AND l.mode OPERATOR(pg_catalog.=) 'AccessExclusiveLock'
-                ) THEN
-                    problem_ := 'locked';
+                IF problem_ OPERATOR(pg_catalog.<>) SQLSTATE THEN
                     RETURN NEXT;
                     RETURN;
                 END IF;
@@ -180,7 +173,6 @@ def function(
     key: tuple[KeyColumn, ...],
     compared: tuple[tuple[str, str | None], ...],
     called: Functions,
-    timeout: float,
 ) -> tuple[str, str]:
     """Return name and definition of the function for a table.
 
@@ -191,7 +183,6 @@ def function(
         compared: columns in which rows must still be as they were, by name, each with the type that
             its text becomes; None: none.
         called: by the table's policies.
-        timeout: seconds that the session allows.
     """
     fields = {
         # Of their types: a cast from text could be anybody's.
@@ -203,7 +194,7 @@ def function(
         "look_up": _look_up(table, key, compared),
         "directive": "",
     }
-    return _named(oid, fields, called, timeout)
+    return _named(oid, fields, called)
 
 
 @lru_cache(maxsize=256)
@@ -214,7 +205,6 @@ def former_function(
     condition: str,
     search_path: str,
     called: Functions,
-    timeout: float,
 ) -> tuple[str, str]:
     """Return the same for rows of a table that are there no more, which are their own keys.
 
@@ -225,7 +215,6 @@ def former_function(
         condition: of SQL, what must be true of a row.
         search_path: with which the condition is to be read.
         called: by the table's policies.
-        timeout: seconds that the session allows.
     """
     fields = {
         "parameters": "key_0_ pg_catalog.text[]",
@@ -239,16 +228,15 @@ def former_function(
         # The condition is about columns, whatever their names.
         "directive": "#variable_conflict use_column",
     }
-    return _named(oid, fields, called, timeout)
+    return _named(oid, fields, called)
 
 
-def _named(oid: int, fields: dict[str, str], called: Functions, timeout: float) -> tuple[str, str]:
+def _named(oid: int, fields: dict[str, str], called: Functions) -> tuple[str, str]:
     fields = {
         **fields,
         # A plan from before one of them was another may hold what it returned as IMMUTABLE.
         "called": called.stamp,
         "forget": _FORGET if called.immutable else "",
-        "culprit": f"interval '{timeout * _CULPRIT} seconds'",
         "oid": str(oid),
     }
     # It ends the quoted body, too, so that nothing in there can.

@@ -171,6 +171,8 @@ class Client:
         self._is_first = vsn == "1.0.0"
         self._schema = schema
         self._channels: dict[str, Channel] = {}
+        # By token: what one viewer gets is in order, and others may get theirs earlier or later.
+        self._fences: dict[str, str] = {}
 
     @classmethod
     async def open(cls, port: int, vsn: str, viewer: Viewer, schema: str) -> Client:
@@ -180,12 +182,27 @@ class Client:
             uri, compression=None, proxy=None, ping_interval=None, max_size=None, max_queue=None
         )
         client = cls(websocket, vsn, schema)
-        binding = {"event": "INSERT", "schema": "public", "table": "fence"}
-        await client._send(
-            FENCE, "phx_join", {"config": {"postgres_changes": [binding]}}, FENCE_REF
-        )
-        await client._until(lambda topic, event, _: topic == FENCE and event == "phx_reply")
+        await client._listen_to_the_fence(viewer)
         return client
+
+    async def _listen_to_the_fence(self, viewer: Viewer) -> None:
+        """Listen as whoever listens to something else."""
+        if viewer.token in self._fences:
+            return
+        topic = f"{FENCE}{len(self._fences)}"
+        self._fences[viewer.token] = topic
+        binding = {"event": "INSERT", "schema": "public", "table": "fence"}
+        asked = {"access_token": viewer.token, "config": {"postgres_changes": [binding]}}
+        await self._send(topic, "phx_join", asked, FENCE_REF)
+
+        def is_reply(from_topic: str, event: str, payload: Any) -> bool:
+            if from_topic != topic or event != "phx_reply":
+                return False
+            if payload["status"] != "ok":
+                raise ProtocolError(f"{topic} is told {payload}")
+            return True
+
+        await self._until(is_reply)
 
     async def close(self) -> None:
         await self._websocket.close()
@@ -215,6 +232,8 @@ class Client:
         for channel in channels:
             if channel.refusal is not None:
                 del self._channels[channel.topic]
+            else:
+                await self._listen_to_the_fence(channel.viewer)
 
     async def replace(self, channel: Channel, viewer: Viewer) -> None:
         """Give a channel another's token; from the end of this on it is that viewer's."""
@@ -222,16 +241,20 @@ class Client:
         await self._send("phoenix", "heartbeat", {}, "h")
         # One message after the other is dealt with.
         await self._until(lambda topic, event, _: topic == "phoenix" and event == "phx_reply")
+        await self._listen_to_the_fence(viewer)
 
     async def read_until_fence(self, number: int) -> None:
         """Take all that was written before that row of the fence."""
+        left = set(self._fences.values())
 
         def is_it(topic: str, event: str, payload: Any) -> bool:
-            return (
-                topic == FENCE
+            if (
+                topic in left
                 and event == "postgres_changes"
                 and payload["data"]["record"]["n"] == number
-            )
+            ):
+                left.discard(topic)
+            return not left
 
         await self._until(is_it)
 
@@ -250,7 +273,7 @@ class Client:
 
     def _take(self, topic: str, event: str, payload: Any) -> None:
         if event in ("postgres_changes", "INSERT", "UPDATE", "DELETE"):
-            if topic != FENCE:
+            if not topic.startswith(FENCE):
                 self._channels[topic].take(payload)
         elif event == "system":
             channel = self._channels.get(topic)
@@ -262,7 +285,9 @@ class Client:
             raise ProtocolError(f"{topic} is told {event} {payload}")
 
     async def _send(self, topic: str, event: str, payload: Any, ref: str) -> None:
-        join_ref = None if topic == "phoenix" else FENCE_REF if topic == FENCE else JOIN_REF
+        join_ref = (
+            None if topic == "phoenix" else FENCE_REF if topic.startswith(FENCE) else JOIN_REF
+        )
         frame: Any = [join_ref, ref, topic, event, payload]
         if self._is_first:
             frame = {

@@ -21,7 +21,8 @@ from realtime_server.fanout.groups import BoundDelivery
 from realtime_server.fanout.hub import Hub
 from realtime_server.rls import checker
 from realtime_server.rls.lookup import former
-from realtime_server.rls.lookup.visibility import Answer, Question, Visibility
+from realtime_server.rls.lookup.questions import Answer, Question
+from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.payloads import View
 from realtime_server.rls.reader import Reader
 from realtime_server.rls.subscription_table import Registration

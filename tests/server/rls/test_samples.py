@@ -87,3 +87,10 @@ def test_a_batch_that_was_not_decided_is_chosen_from_again() -> None:
     batch = candidates(NOBODY)
     samples.pick(batch, [0])
     assert take(samples, batch) == [BOTH]
+
+
+def test_who_was_not_asked_for_has_its_sample_the_next_time() -> None:
+    samples = Samples(clock=Clock())
+    batch = candidates(NOBODY)
+    samples.note(batch, samples.pick(batch, [0]), {}, unasked={ANN})
+    assert take(samples, candidates(NOBODY, NOBODY)) == [{ANN}, NOBODY]

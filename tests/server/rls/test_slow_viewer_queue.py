@@ -34,6 +34,8 @@ class Works:
 
     def __init__(self) -> None:
         self.done: list[object] = []
+        self.at_once: list[int] = []
+        self.seconds = 0.0
         self.problems: list[Exception] = []
         self.deaf: list[Exception] = []
         self.begun = asyncio.Event()
@@ -41,14 +43,16 @@ class Works:
         self.may_go_on.set()
         self.counters = Counters()
         held = Waiting(1_000_000, self.counters)
-        self.lane = SlowViewerQueue(self.work, self.lose, ANN, held)
+        self.lane = SlowViewerQueue(self.work, self.lose, ANN, held, 0.5)
 
-    async def work(self, candidates: Sequence[PendingChange]) -> None:
+    async def work(self, candidates: Sequence[PendingChange]) -> float:
         self.begun.set()
         await self.may_go_on.wait()
         if self.problems:
             raise self.problems.pop(0)
         self.done += [one.change.position.index for one in candidates]
+        self.at_once.append(len(candidates))
+        return self.seconds
 
     def lose(self, loss: ChannelGap) -> None:
         if self.deaf:
@@ -68,6 +72,33 @@ async def test_what_waits_is_worked_off_in_order(works: Works) -> None:
     works.lane.put(part(1, 2))
     works.lane.put(part(3))
     await eventually(lambda: works.done == [1, 2, 3])
+
+
+async def test_the_more_is_looked_at_at_once_the_faster_that_is(works: Works) -> None:
+    for one in range(1, 16):
+        works.lane.put(part(one))
+    await eventually(lambda: works.done == list(range(1, 16)))
+    assert works.at_once == [1, 2, 4, 8]
+    # And the fewer, the slower.
+    works.seconds = 5.0
+    for one in range(16, 40):
+        works.lane.put(part(one))
+    await eventually(lambda: works.done == list(range(1, 40)))
+    assert works.at_once[4:] == [16, 8]
+    # What came together stays together, whatever it takes.
+    works.lane.put(part(*range(40, 100)))
+    await eventually(lambda: works.at_once[6:] == [60])
+
+
+async def test_what_is_told_between_changes_is_told_there(works: Works) -> None:
+    works.may_go_on.clear()
+    works.lane.put(part(1))
+    await works.begun.wait()
+    works.lane.put(part(2))
+    works.lane.tell_behind(Word(lambda: works.done.append("told")))
+    works.lane.put(part(3))
+    works.may_go_on.set()
+    await eventually(lambda: works.done == [1, 2, "told", 3])
 
 
 async def test_a_lost_connection_is_tried_again(

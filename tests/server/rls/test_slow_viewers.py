@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import attrs
+import psycopg
+import pytest
 import pytest_asyncio
 
 from realtime_core import Gap, GapReason, Position, Relation, RowChange
@@ -18,9 +20,11 @@ from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topics import Topic
 from realtime_server.fanout.turns import run_steps
 from realtime_server.phoenix.serializers import SERIALIZERS
+from realtime_server.rls import slow_viewer_queue
 from realtime_server.rls.checker import Checker, Verdict
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.delivery import Delivery
+from realtime_server.rls.lookup.together import Together
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.matcher import Matcher
 from realtime_server.rls.pending_changes import PendingChange
@@ -56,18 +60,25 @@ class Id:
 
 
 class Stage:
-    """Viewers who are slow from their first change on, until they may go on."""
+    """Viewers who are slow from their first change on, until they may go on.
+
+    It is the checker, too, and does what :class:`Together` does by whom it finds new, and slow.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.hub = Hub()
         self.counters = Counters()
         self.slow: set[Viewer] = set()
-        self.asked_apart = 0
+        self.new: set[Viewer] = set()
+        self.together: list[set[Viewer]] = []
+        self.on_trial: list[set[Viewer]] = []
+        self.asked_apart: list[Viewer] = []
+        self.fails = 0
         self.seconds: dict[Viewer, float] = {}
         self.may_go_on = asyncio.Event()
         self.outboxes: dict[Viewer, RecordingOutbox] = {}
         self.delivery = Delivery(self.hub, self.counters)
-        asking = cast("Visibility", SimpleNamespace(check=None, check_apart=None, timeout=1.0))
+        asking = cast("Visibility", SimpleNamespace(catalog=None, timeout=1.0))
         self.viewers = SlowViewers(
             cast("Checker", self), asking, asking, self.delivery, self.counters, max_bytes=max_bytes
         )
@@ -80,18 +91,36 @@ class Stage:
         if is_slow:
             self.slow.add(viewer)
 
-    async def check(self, candidates: Sequence[PendingChange], lookup: Any = None) -> Verdict:
+    async def check(
+        self, candidates: Sequence[PendingChange], lookup: Any = None, catalog: Any = None
+    ) -> Verdict:
         """As a checker does."""
         timeouts: Counter[Viewer] = Counter()
+        asked = {viewer for one in candidates for viewer in one.viewers}
         if lookup is None:
-            timeouts.update({v for one in candidates for v in one.viewers} & self.slow)
+            self.together.append(set(asked))
+            timeouts.update(asked & self.slow - self.new)
+            for viewer in asked & self.new:
+                timeouts[viewer] += 0
+            self.new -= asked
+        elif isinstance(getattr(lookup, "__self__", None), Together):
+            self.on_trial.append(set(asked))
+            if self.fails:
+                self.fails -= 1
+                raise psycopg.OperationalError("no connection")
+            # One at a time, and those behind have no answer yet.
+            slow = sorted(asked & self.slow, key=lambda one: one.claims)[:1]
+            timeouts.update(slow)
+            if slow:
+                for viewer in asked - set(slow):
+                    timeouts[viewer] += 0
         else:
-            self.asked_apart += 1
+            [viewer] = asked
+            self.asked_apart.append(viewer)
             await self.may_go_on.wait()
         shown: list[Any] = [
             dict.fromkeys(one.viewers - timeouts.keys(), Id(one.change)) for one in candidates
         ]
-        asked = {viewer for one in candidates for viewer in one.viewers}
         return Verdict(shown, timeouts, {viewer: self.seconds.get(viewer, 0.0) for viewer in asked})
 
     async def publish(self, one: int, *, table: Relation = TODOS) -> None:
@@ -104,6 +133,10 @@ class Stage:
             frame["payload"]["message"] if frame["event"] == "system" else frame["payload"]
             for frame in self.outboxes[viewer].frames
         ]
+
+    async def until(self, viewer: Viewer, *what: str) -> None:
+        """Wait until a viewer has got this and nothing else."""
+        await eventually(lambda: self.got(viewer) == list(what))
 
 
 @pytest_asyncio.fixture
@@ -146,7 +179,7 @@ async def test_when_too_much_waits_for_all_those_with_most_lose_it(stage: Stage)
     stage.sit(BOB, is_slow=True, topic="realtime:public:others")
     stage.sit(EVE, is_slow=False)
     await stage.publish(1)
-    await eventually(lambda: stage.asked_apart == 1)
+    await eventually(lambda: stage.asked_apart == [ANN])
     for one in range(2, 5):
         await stage.publish(one)
     for one in range(5, 7):
@@ -181,7 +214,7 @@ async def test_who_takes_much_of_each_batch_is_asked_for_apart(stage: Stage) -> 
     await stage.publish(1)
     await stage.publish(2)
     # Once is nothing.
-    stage.seconds[ANN] = 0.05
+    stage.seconds[ANN] = 0.01
     await stage.publish(3)
     stage.seconds[ANN] = 0.4
     for one in range(4, 7):
@@ -194,20 +227,182 @@ async def test_who_takes_much_of_each_batch_is_asked_for_apart(stage: Stage) -> 
     await eventually(lambda: stage.got(ANN) == [str(one) for one in range(1, 8)])
 
 
-async def test_what_all_take_is_nobodys_fault(stage: Stage) -> None:
-    for viewer in (ANN, BOB, EVE):
+async def test_many_who_take_a_bit_too_much_together_are_asked_for_apart(stage: Stage) -> None:
+    crowd = [Viewer.of({"role": "reader", "sub": f"one of {number}"}) for number in range(40)]
+    for viewer in (*crowd, EVE):
         stage.sit(viewer, is_slow=False)
-    stage.seconds = {ANN: 0.4, BOB: 0.1, EVE: 0.1}
-    for one in range(1, 6):
-        await stage.publish(one)
-    assert stage.got(ANN) == stage.got(BOB) == [str(one) for one in range(1, 6)]
-
-
-async def test_who_is_alone_and_takes_much_is_asked_for_apart(stage: Stage) -> None:
-    stage.sit(ANN, is_slow=False)
-    stage.seconds = {ANN: 0.2}
+    stage.seconds = dict.fromkeys(crowd, 0.009)
     for one in range(1, 5):
         await stage.publish(one)
-    assert stage.got(ANN) == ["1", "2", "3"]
+    assert stage.together == [{*crowd, EVE}] * 3 + [{EVE}]
+    assert stage.got(EVE) == ["1", "2", "3", "4"]
     stage.may_go_on.set()
-    await eventually(lambda: stage.got(ANN) == ["1", "2", "3", "4"])
+    for viewer in crowd:
+        await stage.until(viewer, "1", "2", "3", "4")
+
+
+async def test_few_who_take_a_bit_are_not(stage: Stage) -> None:
+    for viewer in (ANN, BOB, EVE):
+        stage.sit(viewer, is_slow=False)
+    stage.seconds = dict.fromkeys((ANN, BOB, EVE), 0.009)
+    for one in range(1, 6):
+        await stage.publish(one)
+    assert stage.together == [{ANN, BOB, EVE}] * 5
+
+
+async def test_who_is_new_holds_nobody_up_and_is_with_the_others_then(stage: Stage) -> None:
+    stage.sit(ANN, is_slow=False)
+    stage.new = {BOB, EVE}
+    for viewer in stage.new:
+        stage.sit(viewer, is_slow=False)
+    await stage.publish(1)
+    assert stage.got(ANN) == ["1"]
+    await eventually(lambda: stage.got(BOB) == stage.got(EVE) == ["1"])
+    # All at once.
+    assert stage.on_trial == [{BOB, EVE}]
+    await stage.publish(2)
+    assert stage.got(BOB) == stage.got(EVE) == ["1", "2"]
+    assert stage.together[1:] == [{ANN, BOB, EVE}]
+    assert stage.asked_apart == []
+
+
+async def test_on_trial_those_behind_a_slow_one_are_asked_for_without_it(stage: Stage) -> None:
+    stage.new = {ANN, BOB, EVE}
+    stage.sit(ANN, is_slow=True)
+    for viewer in (BOB, EVE):
+        stage.sit(viewer, is_slow=False)
+    await stage.publish(1)
+    await eventually(lambda: stage.got(BOB) == stage.got(EVE) == ["1"])
+    assert stage.on_trial == [{ANN, BOB, EVE}, {BOB, EVE}]
+    assert stage.asked_apart == [ANN]
+    await stage.publish(2)
+    assert stage.together[1:] == [{BOB, EVE}]
+    stage.may_go_on.set()
+    await eventually(lambda: stage.got(ANN) == ["1", "2"])
+
+
+async def test_a_trial_without_a_connection_is_tried_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slow_viewer_queue, "_RETRY", 0.0)
+    stage.new = {ANN, BOB}
+    for viewer in (ANN, BOB):
+        stage.sit(viewer, is_slow=False)
+    stage.fails = 1
+    await stage.publish(1)
+    await stage.publish(2)
+    await eventually(lambda: stage.got(ANN) == stage.got(BOB) == ["1", "2"])
+
+
+async def test_who_has_held_the_others_up_is_not_with_them_for_a_while(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.sit(ANN, is_slow=True)
+    stage.sit(BOB, is_slow=False)
+    await stage.publish(1)
+    # By the time it is on trial it is fast, which it may have planned.
+    stage.slow.clear()
+    await eventually(lambda: stage.got(ANN) == ["1"])
+    await stage.publish(2)
+    assert stage.together == [{ANN, BOB}, {BOB}]
+    await eventually(lambda: stage.got(ANN) == ["1", "2"])
+    let_time_pass(monkeypatch, 11)
+    await stage.publish(3)
+    assert stage.together[2:] == [{ANN, BOB}]
+
+
+async def test_who_is_slow_no_more_is_with_the_others_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.sit(ANN, is_slow=True)
+    stage.sit(BOB, is_slow=False)
+    await stage.publish(1)
+    await eventually(lambda: stage.asked_apart == [ANN])
+    stage.slow.clear()
+    stage.may_go_on.set()
+    for one in range(2, 6):
+        await stage.publish(one)
+        await stage.until(ANN, *map(str, range(1, one + 1)))
+    assert stage.together[1:] == [{BOB}] * 4
+    let_time_pass(monkeypatch, 11)
+    # Found out with the next check, which is the last one apart.
+    await stage.publish(6)
+    await eventually(lambda: stage.got(ANN)[-1:] == ["6"])
+    await stage.publish(7)
+    assert stage.together[5:] == [{BOB}, {ANN, BOB}]
+    assert stage.got(ANN) == stage.got(BOB) == [str(one) for one in range(1, 8)]
+
+
+async def test_slow_viewers_who_are_answered_do_not_wait_for_those_who_never_are(
+    stage: Stage,
+) -> None:
+    for viewer in (ANN, BOB):
+        stage.sit(viewer, is_slow=True)
+    stage.sit(EVE, is_slow=False)
+    stage.seconds[EVE] = 0.2
+    stage.new = {EVE}
+    await stage.publish(1)
+    # Both hang, one of them on a connection; there is one left for her.
+    await eventually(lambda: stage.asked_apart == [ANN])
+    await eventually(lambda: stage.got(EVE) == ["1"])
+    await stage.publish(2)
+    await eventually(lambda: stage.asked_apart == [ANN, EVE])
+    stage.may_go_on.set()
+    for viewer in (ANN, BOB, EVE):
+        await stage.until(viewer, "1", "2")
+
+
+async def test_where_all_are_slow_the_stream_waits_for_them(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is held up by that, and nothing has to be given up."""
+    monkeypatch.setattr(slow_viewer_queue, "_MOST_WAITING", 4)
+    stage.sit(ANN, is_slow=False)
+    stage.seconds[ANN] = 0.2
+    for one in range(1, 4):
+        await stage.publish(one)
+    publishing = asyncio.create_task(publish_all(stage, range(4, 20)))
+    await eventually(lambda: stage.asked_apart)
+    done, _ = await asyncio.wait({publishing}, timeout=0.1)
+    assert not done
+    stage.may_go_on.set()
+    await publishing
+    await eventually(lambda: stage.got(ANN) == [str(one) for one in range(1, 20)])
+    # Whoever is new is one more, and is not held up.
+    stage.may_go_on.clear()
+    publishing = asyncio.create_task(publish_all(stage, range(20, 30)))
+    await eventually(lambda: len(stage.together) > 20)
+    assert stage.got(ANN)[-1:] == ["19"]
+    stage.sit(BOB, is_slow=False)
+    await publishing
+    assert stage.got(BOB)[-1:] == ["29"]
+    stage.may_go_on.set()
+
+
+async def test_who_is_on_trial_catches_up_however_fast_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A new viewer's queue is never empty while much comes; it must not run over."""
+    monkeypatch.setattr(slow_viewer_queue, "_MOST_WAITING", 50)
+    monkeypatch.setattr(slow_viewer_queue, "_FAR", 10)
+    stage = Stage(1 << 30)
+    async with stage.viewers:
+        stage.sit(BOB, is_slow=False)
+        stage.sit(ANN, is_slow=False)
+        stage.new = {ANN}
+        # Nothing else has a turn in between.
+        await publish_all(stage, range(1, 200))
+        await stage.until(ANN, *map(str, range(1, 200)))
+        assert stage.together[20] == {ANN, BOB}
+        assert stage.asked_apart == []
+
+
+async def publish_all(stage: Stage, numbers: range) -> None:
+    for one in numbers:
+        await stage.publish(one)
+
+
+def let_time_pass(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    clock = loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + seconds)

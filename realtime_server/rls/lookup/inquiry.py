@@ -1,0 +1,140 @@
+"""Inquiry: what one call asks of PostgreSQL about the rows of a table, and what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeAlias
+
+import attrs
+import psycopg
+
+from ...config.database.tables import LiveColumn, Table
+from .former import Condition
+from .functions import former_function, function, rows_of, type_of
+from .questions import Answer, Failure, Question, Row
+
+__all__ = ["Found", "Inquiry", "Said", "Todo", "none_found"]
+
+logger = logging.getLogger("realtime.rls")
+
+Todo: TypeAlias = Sequence[tuple[int, tuple[int, ...]]]
+"""What is asked: pairs of a question's place and the rows that are left of it."""
+Found: TypeAlias = tuple[int, list[int] | None, str | None, str | None, float | None]
+"""Of a viewer: its number, the rows that it may see or what was wrong, and how long it took."""
+
+Said: TypeAlias = dict[tuple[int, str, str], float]
+"""By table, role and problem: until when it is not logged again."""
+
+_SILENCE: Final = 10.0
+"""Seconds for which the same problem is not logged again: a policy may fail for each row."""
+
+
+@attrs.frozen
+class Inquiry:
+    """What is asked about some rows of a table."""
+
+    table: Table
+    rows: Sequence[Row]
+    compared: Sequence[LiveColumn]
+    condition: Condition | None
+    questions: Sequence[Question]
+    answers: Sequence[Answer]
+    said: Said
+
+    @property
+    def _key_types(self) -> list[str]:
+        """As SQL writes them."""
+        if self.condition is not None:
+            return ["pg_catalog.text"]
+        return [type_of(column) for column in self.table.key]
+
+    def function(self) -> tuple[str, str]:
+        """Return name and definition of what answers it."""
+        table, condition, called = self.table, self.condition, self.table.functions
+        if condition is None:
+            compared = tuple((column.name, table.compared_as(column)) for column in self.compared)
+            return function(table.oid, rows_of(table), table.key, compared, called)
+        assert condition.text is not None
+        return former_function(
+            table.oid, table.schema, table.name, condition.text, condition.search_path, called
+        )
+
+    def call(self, name: str, todo: Todo) -> tuple[str, list[Any]]:
+        """Return the statement that calls the function, and its parameters."""
+        rows = self.rows
+        every = tuple(range(len(rows)))
+        viewers = [self.questions[place].viewer for place, _ in todo]
+        # As JSON: an array of a thousand claims, with all its quotes, takes psycopg 10 ms.
+        parameters = [
+            *(_array(row.key[place] for row in rows) for place in range(len(rows[0].key))),
+            [row.values for row in rows] if self.compared else None,
+            json.dumps([viewer.role for viewer in viewers]),
+            json.dumps([viewer.claims for viewer in viewers]),
+            json.dumps(
+                [
+                    None if places == every else f"{{{','.join(str(one + 1) for one in places)}}}"
+                    for _, places in todo
+                ]
+            ),
+        ]
+        slots = ", ".join(
+            [
+                *(f"%s::{one}[]" for one in self._key_types),
+                "%s::pg_catalog.jsonb[]",
+                *["%s::pg_catalog.json"] * 3,
+            ]
+        )
+        return f"SELECT * FROM pg_temp.{name}({slots})", parameters
+
+    def leave_out(self, todo: Todo) -> None:
+        """Note that nobody is asked about all this any more."""
+        for place, places in todo:
+            self.answers[place].failed.update(dict.fromkeys(places, Failure.UNASKED))
+
+    def note(
+        self,
+        place: int,
+        places: tuple[int, ...],
+        failure: Failure,
+        sqlstate: str | None = None,
+        message: str | None = None,
+    ) -> None:
+        """Note, and log, that a viewer's policies failed for some rows."""
+        self.answers[place].failed.update(dict.fromkeys(places, failure))
+        role = self.questions[place].viewer.role
+        what = failure.value if sqlstate is None else f"{failure.value} {sqlstate}"
+        now = asyncio.get_running_loop().time()
+        key = (self.table.oid, role, what)
+        # Once, and not for each viewer and row.
+        if self.said.get(key, now) <= now:
+            for old in [one for one, until in self.said.items() if until <= now]:
+                del self.said[old]
+            self.said[key] = now + _SILENCE
+            logger.warning(
+                "row level security of %s.%s failed for a role (%s)",
+                self.table.schema,
+                self.table.name,
+                what,
+            )
+            logger.debug("the role is %s", role)
+        if message is not None:
+            # It may quote what is in the row.
+            logger.debug("the error was: %s", message)
+
+
+def none_found(todo: Todo, exc: psycopg.Error) -> list[Found]:
+    """Return that no question can be answered."""
+    problem, detail = exc.sqlstate or "?", exc.diag.message_primary
+    return [(index + 1, None, problem, detail, None) for index in range(len(todo))]
+
+
+def _array(texts: Iterable[str]) -> str:
+    """Return PostgreSQL's text of an array: psycopg would look at each element by itself."""
+    return '{"' + '","'.join(map(_escaped, texts)) + '"}'
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')

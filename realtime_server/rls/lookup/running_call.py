@@ -1,0 +1,77 @@
+"""RunningCall: a call that runs on a connection, and is ended when it takes too long.
+
+First it is canceled, which its policy may catch; then its session is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+__all__ = ["RunningCall"]
+
+logger = logging.getLogger("realtime.rls")
+
+
+class RunningCall:
+    """Ends it. A setting of the session's would be two more statements for each call.
+
+    Args:
+        connection: on which it runs, and nothing else.
+        terminate: ends the session with a process id.
+    """
+
+    def __init__(
+        self, connection: AsyncConnection[Any], terminate: Callable[[int], asyncio.Task[None]]
+    ) -> None:
+        self._connection = connection
+        self._pid = connection.info.backend_pid
+        self._terminate = terminate
+        self._requests: list[asyncio.Task[None]] = []
+        self.is_terminated = False
+        """Whether its session was ended."""
+
+    @contextlib.asynccontextmanager
+    async def ended_after(self, limit: float | None, patience: float) -> AsyncIterator[None]:
+        """Have it canceled after so many seconds, and its session ended after some more."""
+        loop = asyncio.get_running_loop()
+        timers = [loop.call_later(patience, self._end)]
+        if limit is not None:
+            timers.append(loop.call_later(limit, self._cancel))
+        try:
+            yield
+        except asyncio.CancelledError:
+            # Whoever asked is gone, and the driver has waited for the end.
+            if self._connection.closed and not self.is_terminated:
+                self._terminate(self._pid)
+            raise
+        finally:
+            for timer in timers:
+                timer.cancel()
+            if self._requests:
+                try:
+                    # It must not come so late that it cancels the next statement.
+                    await asyncio.wait(self._requests)
+                except asyncio.CancelledError:
+                    await self._connection.close()
+                    raise
+
+    def _cancel(self) -> None:
+        self._requests.append(asyncio.create_task(self._request()))
+
+    async def _request(self) -> None:
+        try:
+            await self._connection.cancel_safe(timeout=1.0)
+        except psycopg.Error as exc:
+            # Then the session is ended.
+            logger.debug("a call cannot be canceled: %s", exc)
+
+    def _end(self) -> None:
+        self.is_terminated = True
+        self._terminate(self._pid)
