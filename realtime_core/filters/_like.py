@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from ._long_text import LongText, grams_of
+
 __all__ = ["like"]
 
 Test: TypeAlias = Callable[[str], bool]
@@ -38,8 +40,11 @@ def like(pattern: str) -> tuple[Test, int]:
     *middle, last = rest
     if not compiled:
         inner = [_joined(piece) for piece in middle]
-        return _plain(*map(_joined, (first, last)), inner=inner), 0
-    return _general(first, middle, last), compiled
+        test = _plain(*map(_joined, (first, last)), inner=inner)
+    else:
+        test = _general(first, middle, last)
+    grams = grams_of(text for piece in pieces for text in _runs(piece))
+    return _unless_impossible(test, grams), compiled
 
 
 _Piece: TypeAlias = list[tuple[str, str]]
@@ -69,6 +74,29 @@ def _is_literal(piece: _Piece) -> bool:
 
 def _joined(piece: _Piece) -> str:
     return "".join(text for _, text in piece)
+
+
+def _runs(piece: _Piece) -> list[str]:
+    """Return the texts of a piece that stand between two ``_``."""
+    runs = [""]
+    for kind, text in piece:
+        if kind == "=":
+            runs[-1] += text
+        else:
+            runs.append("")
+    return runs
+
+
+def _unless_impossible(test: Test, grams: frozenset[str]) -> Test:
+    if not grams:
+        return test
+
+    def quick_test(text: str) -> bool:
+        if type(text) is LongText and not text.may_have(grams):
+            return False
+        return test(text)
+
+    return quick_test
 
 
 def _whole(piece: _Piece) -> Test:

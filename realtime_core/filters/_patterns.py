@@ -12,10 +12,11 @@ from typing import Final
 from ..types.base import UnreadableError
 from ..types.texts import fold
 from ._like import like
+from ._long_text import searchable
 from ._regex import regex
 from .nodes import Comparison, Operator
 
-__all__ = ["PATTERNS", "SLOW", "Patterns", "fold_text", "weight"]
+__all__ = ["PATTERNS", "SLOW", "Patterns", "fold_text", "search_text", "weight"]
 
 PATTERNS: Final = frozenset({Operator.LIKE, Operator.ILIKE, Operator.MATCH, Operator.IMATCH})
 """The operators whose values are patterns."""
@@ -55,17 +56,17 @@ class Patterns:
         self.count = 0
         self._pieces = 0
 
-    def test(self, node: Comparison, *, ignore_case: bool) -> tuple[Callable[[str], bool], bool]:
+    def test(
+        self, node: Comparison, *, ignore_case: bool
+    ) -> tuple[Callable[[str], bool], Callable[[str], str] | None]:
         """Return the test of a comparison whose operator is one of :data:`PATTERNS`.
-
-        The test raises UnreadableError for a text that is too long to be searched.
 
         Args:
             node: the comparison.
             ignore_case: whether to ignore case even if the operator does not.
 
         Returns:
-            The test, and whether it has to be given the text that :func:`fold_text` returns.
+            The test, and what the value has to become that it is given; None: nothing else.
 
         Raises:
             ValueError: if the pattern is invalid, or exceeds a bound together with those before it.
@@ -84,7 +85,7 @@ class Patterns:
                     "with those before it the filter's patterns have more than "
                     f"{_MOST_PIECES:,} parts with _ between two %"
                 )
-            return (predicate if folds else _bounded(predicate)), folds
+            return predicate, fold_text if folds else search_text
         ignore_case = ignore_case or node.operator is Operator.IMATCH
         predicate, size = regex(pattern, ignore_case=ignore_case)
         self.instructions += size
@@ -94,17 +95,29 @@ class Patterns:
                 f"{self.instructions:,} instructions for them, at most {_MOST_INSTRUCTIONS:,} "
                 r"are taken; \w stands for all letters that there are, [A-Za-z0-9_] for few"
             )
-        return predicate, False
+        return predicate, None
 
 
-def fold_text(text: str) -> str:
-    """Fold a value to lower case for patterns that ignore case.
+def search_text(text: str) -> str:
+    """Return a value as LIKE's patterns are looked for in it.
 
     Raises:
         UnreadableError: if the value is too long to be searched.
     """
-    _check_length(text)
-    return fold(text)
+    if len(text) > _LONGEST_SEARCHED:
+        raise UnreadableError(
+            f"a pattern is not looked for in more than {_LONGEST_SEARCHED:,} characters"
+        )
+    return searchable(text)
+
+
+def fold_text(text: str) -> str:
+    """Return the same in lower case, for patterns that ignore case.
+
+    Raises:
+        UnreadableError: if the value is too long to be searched.
+    """
+    return searchable(fold(search_text(text)))
 
 
 def weight(node: Comparison) -> int:
@@ -122,18 +135,3 @@ def weight(node: Comparison) -> int:
     # A piece that may stand anywhere is looked for in the whole text.
     anywhere = any(pieces[1:-1])
     return 1 + anywhere + len(pieces) // _PIECES_EACH + tried
-
-
-def _bounded(predicate: Callable[[str], bool]) -> Callable[[str], bool]:
-    def test(text: str) -> bool:
-        _check_length(text)
-        return predicate(text)
-
-    return test
-
-
-def _check_length(text: str) -> None:
-    if len(text) > _LONGEST_SEARCHED:
-        raise UnreadableError(
-            f"a pattern is not looked for in more than {_LONGEST_SEARCHED:,} characters"
-        )

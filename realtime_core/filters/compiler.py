@@ -21,7 +21,7 @@ from ..types.base import DataType, Key, as_is
 from ..types.columns import EnumOrders, data_type_of, enums_of
 from ..types.json import JSONB, json_path, read_document
 from ..types.texts import TEXT
-from ._patterns import PATTERNS, Patterns, fold_text
+from ._patterns import PATTERNS, Patterns
 from ._rows import ValueSource
 from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side, references
 from .three_valued import (
@@ -253,13 +253,15 @@ class _Planner:
             self._refuse(node, operand, f"not text, which {node.operator.value} is for")
         assert isinstance(node.value, str)
         try:
-            predicate, folds = self._patterns.test(node, ignore_case=operand.data_type.ignores_case)
+            predicate, convert = self._patterns.test(
+                node, ignore_case=operand.data_type.ignores_case
+            )
         except ValueError as exc:
             self._fail(f"{_shown(node.value)}: {exc}", node.value_positions[0])
         text = operand.text
-        if folds:
-            # The text is folded once for all patterns, because that takes longer than a search.
-            text = self._scope.source((text, "folded"), text.column, text.side, fold_text, text)
+        if convert is not None:
+            # Once for all patterns: to fold a text takes longer than a search.
+            text = self._scope.source((text, convert), text.column, text.side, convert, text)
         return satisfies(text, predicate)
 
     def _literals(

@@ -16,7 +16,14 @@ import tracemalloc
 import pytest
 
 from realtime_core import Delete, FilterError, FilterMatchError, Record, ReplicaIdentity
-from realtime_core.filters import FilterIndex, _rows, compiler, parse_filter, three_valued
+from realtime_core.filters import (
+    FilterIndex,
+    _patterns,
+    _rows,
+    compiler,
+    parse_filter,
+    three_valued,
+)
 from realtime_core.filters.nodes import Side
 from realtime_core.records import UNCHANGED
 from realtime_core.types import arrays, ranges
@@ -495,7 +502,7 @@ def test_a_value_is_folded_once_for_all_patterns(monkeypatch: pytest.MonkeyPatch
         folded.append(text)
         return text.lower()
 
-    monkeypatch.setattr(compiler, "fold_text", fold_text)
+    monkeypatch.setattr(_patterns, "fold_text", fold_text)
     of = relation(v="text", d="jsonb")
     index: FilterIndex[int] = FilterIndex()
     for number, text in enumerate(("v=ilike.*É*", "v=not.ilike.*a*", "d->>a=ilike.*É*,v=ilike.é_")):

@@ -10,6 +10,7 @@ import pytest
 
 from realtime_core import FilterError
 from realtime_core.filters import _like, parse_filter
+from realtime_core.filters._long_text import searchable
 from realtime_core.types.texts import fold
 from tests.core.filters.helpers import relation
 
@@ -127,3 +128,37 @@ def test_short_texts_match_as_the_definition_says() -> None:
         pattern = "".join(random.choice("ab_%") for _ in range(random.randrange(9)))
         text = "".join(random.choice("ab") for _ in range(random.randrange(6)))
         assert like(pattern)(text) is plain(pattern, text), (pattern, text)
+
+
+def test_in_a_long_text_patterns_are_found_as_in_a_short_one() -> None:
+    random = Random(4)
+    letters = "abcé"
+    matches = 0
+    for _ in range(20):
+        text = "".join(random.choices(letters, k=5000))
+        long_text = searchable(text)
+        for _ in range(500):
+            parts = [
+                "".join(
+                    random.choices([*letters, "_", "d"], [8, 8, 8, 8, 2, 1], k=random.randint(0, 6))
+                )
+                for _ in range(random.randint(1, 3))
+            ]
+            pattern = "%".join(["", *parts, ""])
+            found = like(pattern)(text)
+            assert like(pattern)(long_text) is found, pattern
+            matches += found
+    assert 1000 < matches < 9000
+
+
+def test_thousands_of_patterns_that_a_long_text_cannot_have_are_not_looked_for() -> None:
+    """Each search goes through all of it."""
+    patterns = [like(f"*x*{number}x{number}*") for number in range(3000)]
+    text = "xyab" * 12_500
+
+    def seconds(text: str) -> float:
+        begin = time.thread_time()
+        assert not any(test(text) for test in patterns)
+        return time.thread_time() - begin
+
+    assert seconds(searchable(text)) < seconds(text) / 3
