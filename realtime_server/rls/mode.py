@@ -133,7 +133,7 @@ class RlsMode:
         )
         delivery = Delivery(hub, counters)
         # Checks changes, and keeps those of viewers whose policies are slow in queues.
-        self._slow_viewers = slow = SlowViewers(
+        self.slow_viewers = slow = SlowViewers(
             checker,
             self._apart,
             self._on_trial,
@@ -159,7 +159,7 @@ class RlsMode:
     async def __aenter__(self) -> Self:
         """Open the pools of connections; they connect when they are used."""
         asking = (self._visibility, self._apart, self._on_trial)
-        for part in (*asking, self._connections, self._slow_viewers):
+        for part in (*asking, self._connections, self.slow_viewers):
             await self._stack.enter_async_context(part)
         return self
 
@@ -255,7 +255,7 @@ class RlsMode:
         if any(binding.event == TRUNCATE for binding in bindings or ()):
             raise RefusedError(RlsReason.TRUNCATE.told())
         registration = await self._registry.register(specs_of(topic, bindings), grant.claims)
-        self._slow_viewers.add_channel(registration.viewer)
+        self.slow_viewers.add_channel(registration.viewer)
         return registration
 
     def watch(self, registered: Registered, tell: Callable[[RefusedError], None]) -> None:
@@ -266,11 +266,11 @@ class RlsMode:
         former = registered.viewer
         viewer = await self._registry.renew(registered, grant.claims)
         if viewer is not former:
-            self._slow_viewers.add_channel(viewer)
-            self._slow_viewers.remove_channel(former)
+            self.slow_viewers.add_channel(viewer)
+            self.slow_viewers.remove_channel(former)
         return viewer
 
     def remove(self, registered: Registered) -> None:
         assert isinstance(registered, Registration)
         self._registry.remove(registered)
-        self._slow_viewers.remove_channel(registered.viewer)
+        self.slow_viewers.remove_channel(registered.viewer)

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Set
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -124,6 +124,20 @@ class SlowViewers:
         if self._ending:
             await asyncio.wait(self._ending)
         await self._trial.__aexit__(exc_type, exc, traceback)
+
+    @property
+    def slow(self) -> Set[Viewer]:
+        """Those who are slow."""
+        return self._slow.keys()
+
+    @property
+    def busy_on_trial(self) -> frozenset[Viewer]:
+        """Those who are not known to be slow, and for whom something waits or is looked at."""
+        return frozenset(
+            viewer
+            for viewer, lane in self._lanes.items()
+            if viewer not in self._slow and not lane.is_idle
+        )
 
     def add_channel(self, viewer: Viewer) -> None:
         """Note that a channel looks at rows as this viewer."""

@@ -142,10 +142,8 @@ class RlsStage:
         await self.fence.receive()
         mode = self.server.mode
         assert isinstance(mode, RlsMode)
-        slow = mode._slow_viewers
-        await eventually(
-            lambda: all(lane.is_idle for who, lane in slow._lanes.items() if who not in slow._slow)
-        )
+        slow = mode.slow_viewers
+        await eventually(lambda: not slow.busy_on_trial)
 
     async def frames(self, client: PhoenixClient, *statements: str) -> list[Any]:
         """Run statements; return every frame that the client got from them."""

@@ -98,7 +98,7 @@ async def test_a_policy_that_begins_to_hang_holds_the_others_up_for_a_moment(
         await times(stage, ann, range(5))
         await stage.settle()
         # All are asked for together, as nobody is new.
-        assert not mode_of(stage)._slow_viewers._lanes.keys() - mode_of(stage)._slow_viewers._slow
+        assert not mode_of(stage).slow_viewers.slow
         assert max(await times(stage, ann, range(10, 20))) < PATIENCE
 
 
@@ -150,7 +150,7 @@ async def test_many_new_viewers_are_asked_for_together(stage: RlsStage) -> None:
         for client in clients:
             assert await ids(client, 2) == [1, 2]
         await stage.settle()
-        assert not mode_of(stage)._slow_viewers._slow
+        assert not mode_of(stage).slow_viewers.slow
 
 
 async def test_a_locked_table_is_waited_for_and_holds_no_other_up(stage: RlsStage) -> None:
