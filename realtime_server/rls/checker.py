@@ -61,6 +61,8 @@ class Checker:
         strict: show only rows that still are as the change says.
         asks_for_deleted: show a row that was deleted to those who could see it, if all of it is
             known, instead of its key to everybody.
+        few: so many viewers who are new to a table at the same time are not asked for with the
+            others at first.
     """
 
     def __init__(
@@ -72,10 +74,11 @@ class Checker:
         max_record_bytes: int,
         strict: bool = False,
         asks_for_deleted: bool = False,
+        few: int = 0,
     ) -> None:
         self._catalog = visibility.catalog
         self._connections = visibility.connections
-        self._together = Together(visibility)
+        self._together = Together(visibility, few=few)
         self._counters = counters
         self._casts = Casts(visibility.connections, visibility.timeout)
         self._publications = publications
@@ -141,7 +144,8 @@ class Checker:
             )
             if lookup is None:
                 # Whoever has taken too long for one table is asked apart for all of them.
-                await page.ask(self._together.check, self._counters, timeouts)
+                hurried = timeouts.total() > 0
+                await page.ask(self._together.check, self._counters, timeouts, hurried=hurried)
             else:
                 await page.ask(lookup, self._counters)
             unasked = {viewer for viewer, count in page.timeouts.items() if not count}

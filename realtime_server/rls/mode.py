@@ -38,6 +38,7 @@ from .checker import Checker
 from .counters import Counters
 from .delivery import Delivery
 from .lookup.inquiry import Said
+from .lookup.together import FEW
 from .lookup.visibility import Visibility
 from .matcher import Matcher
 from .reader import Reader
@@ -130,6 +131,7 @@ class RlsMode:
             max_record_bytes=config.max_record_bytes,
             strict=config.rls_strict,
             asks_for_deleted=config.rls_delete is RlsDelete.POLICY,
+            few=FEW,
         )
         delivery = Delivery(hub, counters)
         # Checks changes, and keeps those of viewers whose policies are slow in queues.

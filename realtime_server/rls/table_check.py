@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol
 
 from realtime_core import UNCHANGED, Delete, Insert, Relation, RowChange, Update
@@ -21,7 +21,7 @@ from .viewers import Viewer
 __all__ = ["Lookup", "TableCheck"]
 
 _USUAL: Final = 50e-6
-"""Seconds that a policy may take for a row, so that nobody is slow who has very many."""
+"""Seconds that a policy may take for each further row, so that nobody is slow who has many."""
 _NO_PRIMARY_KEY: Final = "Error 400: Bad Request, no primary key"
 _UNAUTHORIZED: Final = "Error 401: Unauthorized"
 _FAILURES: Final = {
@@ -217,36 +217,39 @@ class TableCheck:
         self._sheets.setdefault(((), condition), _RowSet()).add(row, place, viewers)
 
     async def ask(
-        self, look_up: Lookup, counters: Counters, too_slow: Counter[Viewer] | None = None
+        self,
+        look_up: Lookup,
+        counters: Counters,
+        apart: Collection[Viewer] = (),
+        *,
+        hurried: bool | None = None,
     ) -> None:
         """Have the rows looked up.
 
         Args:
             look_up: asks the database.
             counters: of what it is asked.
-            too_slow: how many checks of another table have taken too long of each of those who are
-                not asked for again; the others are in a hurry if there are some.
+            apart: those who are asked for apart because of another table, and not here.
+            hurried: whether the others are in a hurry; None: if there are such.
         """
-        too_slow = too_slow or Counter()
         for (compared, condition), sheet in self._sheets.items():
-            questions = [one for one in sheet.questions() if one.viewer not in too_slow]
+            questions = [one for one in sheet.questions() if one.viewer not in apart]
             answers = await look_up(
                 self._table,
                 list(sheet.rows),
                 questions,
                 compared=compared,
                 condition=condition,
-                hurried=too_slow.total() > 0,
+                hurried=bool(apart) if hurried is None else hurried,
             )
             for question, answer in zip(questions, answers, strict=True):
-                if answer.is_whole:
-                    counters.checks += len(question.places)
+                counters.checks += len(question.places)
                 self._take(sheet, question, answer, counters)
 
     def _take(self, sheet: _RowSet, question: Question, answer: Answer, counters: Counters) -> None:
         viewer = question.viewer
         columns = self._columns[viewer.role]
-        beyond = max(answer.seconds - _USUAL * len(question.places), 0.0)
+        beyond = max(answer.seconds - _USUAL * (len(question.places) - 1), 0.0)
         self.seconds[viewer] = self.seconds.get(viewer, 0.0) + beyond
         for row in answer.visible:
             for place in sheet.candidates[row]:

@@ -26,9 +26,9 @@ from .former import Condition
 from .questions import Answer, Failure, Question, Row
 from .visibility import Visibility
 
-__all__ = ["Together"]
+__all__ = ["FEW", "Together"]
 
-_FEW: Final = 8
+FEW: Final = 8
 """Viewers who are new at the same time. To ask for one apart takes about 3 ms."""
 _LIMIT: Final = 0.02
 """Seconds that viewers may take who are not new, beyond what they usually take."""
@@ -79,10 +79,10 @@ class Together:
     Args:
         visibility: asks the database.
         limit: seconds that others wait, beyond what the policies usually take.
-        few: so many viewers who are new to a table are not asked for at first.
+        few: so many viewers who are new to a table are not asked for at first; 0: all are.
     """
 
-    def __init__(self, visibility: Visibility, *, limit: float = _LIMIT, few: int = _FEW) -> None:
+    def __init__(self, visibility: Visibility, *, limit: float = _LIMIT, few: int = FEW) -> None:
         self._visibility = visibility
         self._limit = limit
         self._few = few
