@@ -24,8 +24,8 @@ from benchmarks._report import environment, save
 from realtime_core import LSN, Column, Insert, Record, Relation, ReplicaIdentity, Transaction
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
-from realtime_server.fanout.payloads.v1 import Plans, RowPayload, row_payloads
-from realtime_server.fanout.topics import Topic
+from realtime_server.fanout.payloads.row_payload import Plans, RowPayload, row_payloads
+from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.joins import parse_join
 from realtime_server.phoenix.serializers import SERIALIZERS
 

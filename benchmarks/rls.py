@@ -44,7 +44,7 @@ from realtime_server.demo.embedded import EmbeddedPostgres
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.payloads.oversize import size_of
-from realtime_server.fanout.topics import Topic
+from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.counters import Counters

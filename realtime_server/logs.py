@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from .config import LogFormat, LogLevel
-from .fanout.topics import shown_topic
+from .fanout.topic_parser import shown_topic
 
 __all__ = ["JsonFormatter", "TextFormatter", "configure", "named", "peer_name"]
 

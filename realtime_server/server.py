@@ -22,8 +22,8 @@ from .fanout.topic_rules import TopicRules
 from .metrics import CONTENT_TYPE, Metrics
 from .net.aio import cancel_within
 from .net.backlog import Backlog, OutboxLimits
-from .net.budget import FilterBudget
 from .net.connection import Connection
+from .net.filter_budget import FilterBudget
 from .net.http import Endpoint, Site
 from .net.inspector import TableList, inspector_endpoints
 from .net.listener import Listener, bind
@@ -32,8 +32,8 @@ from .net.services import Services
 from .phoenix.serializers import Serializer
 from .rls.counters import Counters
 from .rls.mode import RlsMode
+from .webhooks.service import Webhooks, make_webhooks
 from .webhooks.stats import WebhookStats
-from .webhooks.webhooks import Webhooks, make_webhooks
 
 __all__ = ["RealtimeServer"]
 

@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     One after the other, tests stay as they are: by the fixtures that they share.
     """
-    for item in items:
+    for item in items if config.pluginmanager.hasplugin("rerunfailures") else ():
         if not (item.get_closest_marker("integration") or item.get_closest_marker("e2e")):
             item.add_marker(pytest.mark.flaky(reruns=0))
     if not hasattr(config, "workerinput"):

@@ -74,7 +74,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "psycopg": (
         "realtime_core.doctor",
         "realtime_core.sources",
-        "realtime_core.values",
+        "realtime_core.python_values",
         "realtime_server.config.database",
         "realtime_server.demo",
         "realtime_server.fanout.stream",
@@ -87,7 +87,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "uvloop": ("realtime_server.cli",),
     "websockets": (
         "realtime_server.net.connection",
-        "realtime_server.net.websocket",
+        "realtime_server.net.connection_limits",
         "realtime_server.net.listener",
         "realtime_server.net.outbox",
         "realtime_server.server",
@@ -328,10 +328,10 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
     for present in (
         *("realtime_core.pgoutput", "realtime_core.replication", "realtime_core.sources"),
         *("realtime_core.doctor", "realtime_core.types"),
-        *("realtime_core.values", "realtime_server.phoenix", "realtime_server.fanout.hub"),
+        *("realtime_core.python_values", "realtime_server.phoenix", "realtime_server.fanout.hub"),
         *(
-            "realtime_server.fanout.topics",
-            "realtime_server.fanout.payloads.v1",
+            "realtime_server.fanout.topic_parser",
+            "realtime_server.fanout.payloads.row_payload",
             "realtime_server.config",
         ),
     ):
@@ -353,13 +353,13 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
         ),
         (
             server_through_the_front_door,
-            {"realtime_server.fanout.hub": "from realtime_core.sources._slots import Slot"},
-            "realtime_server.fanout.hub imports realtime_core.sources._slots, which is private",
+            {"realtime_server.fanout.hub": "from realtime_core.sources._attach import Slot"},
+            "realtime_server.fanout.hub imports realtime_core.sources._attach, which is private",
         ),
         (
             server_through_the_front_door,
-            {"realtime_server.fanout.hub": "from realtime_core.sources import _slots"},
-            "realtime_server.fanout.hub imports realtime_core.sources._slots, which is private",
+            {"realtime_server.fanout.hub": "from realtime_core.sources import _attach"},
+            "realtime_server.fanout.hub imports realtime_core.sources._attach, which is private",
         ),
         (
             decoding_without_io,
@@ -401,10 +401,10 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
         (
             fan_out_without_network_and_database,
             {
-                "realtime_server.fanout.topics": "from ..net.connection import Connection",
+                "realtime_server.fanout.topic_parser": "from ..net.connection import Connection",
                 "realtime_server.net.connection": "import websockets",
             },
-            "realtime_server.fanout.topics loads, through others, websockets",
+            "realtime_server.fanout.topic_parser loads, through others, websockets",
         ),
         (
             webhooks_decide_without_io,
@@ -421,7 +421,7 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
             one_home_for_each_package,
             {"realtime_server.config": "import psycopg"},
             "realtime_server.config imports psycopg, at home in realtime_core.doctor, "
-            "realtime_core.sources, realtime_core.values, realtime_server.config.database, "
+            "realtime_core.sources, realtime_core.python_values, realtime_server.config.database, "
             "realtime_server.demo, realtime_server.fanout.stream, realtime_server.rls",
         ),
         (
@@ -460,7 +460,7 @@ def test_a_broken_rule_is_found(rule: Rule, sources: dict[str, str], problem: st
             decoding_without_io,
             {
                 "realtime_core.pgoutput.decoder": "from ..values import make_converter",
-                "realtime_core.values": "def f():\n    import psycopg",
+                "realtime_core.python_values": "def f():\n    import psycopg",
             },
         ),
         (

@@ -28,8 +28,8 @@ from realtime_server.fanout.hub import Hub, Messages
 from realtime_server.fanout.stream import broadcaster
 from realtime_server.fanout.turns import Steps
 from realtime_server.net import listener
+from realtime_server.net.connection_limits import BoundedConnection
 from realtime_server.net.outbox import SocketOutbox
-from realtime_server.net.websocket import BoundedConnection
 
 
 def _connections(members: Members) -> list[ServerConnection]:

@@ -97,7 +97,7 @@ def record_values(change: Any) -> None:
 
 
 def payload_bytes() -> Callable[[Any], object]:
-    from realtime_server.fanout.payloads.v1 import RelationPlan, row_payloads
+    from realtime_server.fanout.payloads.row_payload import RelationPlan, row_payloads
 
     plans: dict[tuple[str, str], RelationPlan] = {}
 

@@ -24,7 +24,7 @@ from realtime_core.pgoutput import (
     UpdateMessage,
 )
 from realtime_core.records import Shape
-from realtime_server.fanout.payloads.v1 import RelationPlan, RowPayload, row_payloads
+from realtime_server.fanout.payloads.row_payload import RelationPlan, RowPayload, row_payloads
 
 capture = Path(sys.argv[1])
 payloads = read_capture(capture)

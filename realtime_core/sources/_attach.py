@@ -25,9 +25,9 @@ from ..replication.sequence import NOWHERE
 from ..replication.timelines import switch_point
 from . import catalog
 from ._connection import ReplicationConnection
-from ._errors import translate
+from ._postgres_errors import translate
 from ._skips import Skips
-from ._slots import check_slot, gap_reason, log_when_slow, slot_lost
+from ._slot_checks import check_slot, gap_reason, log_when_slow, slot_lost
 from .catalog import ServerFacts, SlotStatus
 from .options import StreamSettings
 

@@ -18,7 +18,7 @@ from ..errors import SlotInUseError, SlotLostError, SourceError
 from ._attach import Attachment, OutputPlugin, ResumePoint, UnreportedGap, attach
 from ._backoff import Backoff
 from ._connection import ReplicationConnection
-from ._slots import slot_dropped
+from ._slot_checks import slot_dropped
 from .options import StreamSettings
 
 __all__ = ["Attempts"]

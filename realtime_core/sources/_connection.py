@@ -28,7 +28,7 @@ from ..errors import ConnectionLostError, SlotLostError, SourceError
 from ..lsn import LSN
 from ..replication import commands
 from ._arrivals import Arrivals, GoesOn
-from ._errors import translate
+from ._postgres_errors import translate
 from ._prompt import PromptFuture
 from ._sessions import ReplicationSession
 

@@ -18,7 +18,7 @@ from ..errors import SourceError
 from ..lsn import LSN
 from ..replication import commands
 from ._dsn import parse_dsn
-from ._errors import translate
+from ._postgres_errors import translate
 from .failures import connection_failed
 from .options import Dsn
 

@@ -15,7 +15,7 @@ from ..errors import ConfigError, SlotInUseError, SlotUnavailableError, SourceEr
 from ..replication.commands import check_slot_name
 from . import catalog
 from ._sessions import plain_connection
-from ._slots import check_kind, log_when_slow
+from ._slot_checks import check_kind, log_when_slow
 from .catalog import SlotStatus
 
 __all__ = ["drop_slot", "ensure_slot", "slot_status"]

@@ -11,8 +11,8 @@ from ..phoenix.joins import Binding
 from ..phoenix.messages import CHANNEL_PREFIX, POSTGRES_CHANGES, SYSTEM, Message
 from ..phoenix.serializers import Serializer
 from .dispatch import Members, Outbox
-from .payloads.v1 import AnyGap, RowPayload, gap_payload
-from .topics import Topic
+from .payloads.row_payload import AnyGap, RowPayload, gap_payload
+from .topic_parser import Topic
 
 __all__ = [
     "AnyDelivery",

@@ -39,13 +39,13 @@ from ..phoenix.joins import Binding
 from ..phoenix.messages import CHANNEL_PREFIX, subscription_failed
 from .binding_index import BindingIndex
 from .dispatch import Dispatch, Members, OutputRate
+from .filter_cost import QUICK, Pace, pace_of
 from .groups import AnyDelivery, AnyGroup, BoundGroup, Listening, Subscription
-from .pace import QUICK, Pace, pace_of
-from .payloads.v1 import Plans, row_payloads
+from .payloads.row_payload import Plans, row_payloads
 from .record_limit import RecordLimit
 from .topic_index import TopicIndex
+from .topic_parser import shown_topic
 from .topic_rules import TopicRules
-from .topics import shown_topic
 from .turns import Steps
 
 __all__ = ["Hub", "HubStats", "Messages"]

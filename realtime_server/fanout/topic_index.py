@@ -16,9 +16,9 @@ from realtime_core.filters import EnumOrders, FilterIndex, Workload
 
 from ..phoenix.serializers import Serializer
 from .groups import Delivery, Group, Subscription
-from .payloads.v1 import RowPayload
+from .payloads.row_payload import RowPayload
+from .topic_parser import Topic
 from .topic_rules import TopicRules
-from .topics import Topic
 
 __all__ = ["TopicIndex"]
 

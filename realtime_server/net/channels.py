@@ -23,8 +23,8 @@ from ..auth.grant import Grant
 from ..errors import AttachmentError, LimitError, RefusedError, UnavailableError
 from ..fanout.attachment import Wait
 from ..fanout.groups import Subscription
-from ..fanout.registrar import Registered
-from ..fanout.topics import Topic, shown_topic
+from ..fanout.mode import Registered
+from ..fanout.topic_parser import Topic, shown_topic
 from ..fanout.turns import Turns, in_turns
 from ..logs import named
 from ..phoenix.joins import JoinConfig, parsing_join
@@ -32,7 +32,7 @@ from ..phoenix.payloads import has_config
 from ..phoenix.reasons import ReplyReason
 from ..phoenix.serializers import Serializer
 from ..phoenix.socket_state import Action, Channel, SocketState
-from .budget import FilterAccount
+from .filter_budget import FilterAccount
 from .join_limits import JoinLimits
 from .outbox import SocketOutbox
 from .refusals import Refusals

@@ -35,11 +35,11 @@ from ..phoenix.socket_state import (
     Subscribe,
 )
 from .channels import Channels
+from .connection_limits import close_within
 from .frames import Frames
 from .outbox import SocketOutbox
 from .refusals import Refusals
 from .services import Services
-from .websocket import close_within
 
 __all__ = ["Connection"]
 

@@ -9,9 +9,9 @@ be put.
 
 Of thousands of clients nearly all have taken what was written to them before. To ask each
 connection whether that is so takes longer than the write, as nothing of it is in the processor's
-cache any more. So a :class:`~realtime_server.net.websocket.BoundedConnection` says when something
-about it changes, and the outbox keeps what follows from it in one attribute, ``is_clear``. Other
-connections are asked each time.
+cache any more. So a :class:`~realtime_server.net.connection_limits.BoundedConnection` says when
+something about it changes, and the outbox keeps what follows from it in one attribute,
+``is_clear``. Other connections are asked each time.
 
 When too much waits for a client, or for too long, :mod:`~realtime_server.net.backlog` has it cut
 off: its socket is full, so it cannot even be sent a close frame, and sees code 1006. Nobody waits
@@ -33,8 +33,8 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import OPEN
 
 from .backlog import Backlog
+from .connection_limits import BoundedConnection
 from .frames import DEFLATE_WINDOW_BITS, Frames
-from .websocket import BoundedConnection
 
 __all__ = ["FrameDelivery", "OutboxCounters", "SocketOutbox", "cut_off"]
 

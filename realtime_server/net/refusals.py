@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..errors import LimitError, RefusedError, TokenError, UnsupportedError
-from ..fanout.topics import shown_topic
+from ..fanout.topic_parser import shown_topic
 from ..logs import named
 from ..metrics import Metrics
 from ..phoenix.messages import Message

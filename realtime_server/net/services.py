@@ -11,10 +11,10 @@ from ..auth.authorizer import Authorizer
 from ..config import ServerConfig
 from ..fanout.attachment import Attachment
 from ..fanout.hub import Hub
-from ..fanout.registrar import Registrar
+from ..fanout.mode import Registrar
 from ..metrics import Metrics
 from .backlog import Backlog
-from .budget import FilterBudget
+from .filter_budget import FilterBudget
 
 __all__ = ["Services"]
 

@@ -26,9 +26,9 @@ from ..config.database.publications import check_for_wal2json
 from ..config.database.source import ServerSource
 from ..errors import RefusedError
 from ..fanout.hub import Hub
-from ..fanout.registrar import Registered
+from ..fanout.mode import Registered
 from ..fanout.subscription_specs import specs_of
-from ..fanout.topics import Topic
+from ..fanout.topic_parser import Topic
 from ..metrics import Metrics
 from ..net.memory import memory_limit
 from ..phoenix.joins import TRUNCATE, Binding

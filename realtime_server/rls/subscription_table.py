@@ -29,7 +29,7 @@ from ..fanout.topic_rules import OWN_SCHEMA
 from ..fanout.turns import Turns
 from ..phoenix.reasons import RlsReason
 from .memberships import acting, grant
-from .rows import SubscriptionRow, note_of, row_of
+from .subscription_rows import SubscriptionRow, note_of, row_of
 from .viewers import Viewer
 
 __all__ = ["Registration", "SubscriptionTable", "limit_time"]

@@ -14,7 +14,7 @@ import attrs
 
 from realtime_core import Position, Transaction
 
-from ..fanout.payloads.v1 import commit_timestamp
+from ..fanout.payloads.row_payload import commit_timestamp
 
 __all__ = ["Bodies", "Body", "message_id"]
 

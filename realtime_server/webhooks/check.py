@@ -9,7 +9,7 @@ from realtime_core import ConfigError, Diagnosis, Finding, diagnose, slot_status
 
 from ..config import SETTING_NAMES, ServerConfig
 from .client import Client
-from .webhooks import open_dead_letters
+from .service import open_dead_letters
 
 __all__ = ["webhook_findings"]
 

@@ -22,8 +22,8 @@ import attrs
 from ..config import ServerConfig, Webhook, WhenFull
 from .client import Answer, UnreachableError
 from .dead_letters import DeadLetter, DeadLetters, FileFullError
+from .log_throttle import Sparingly
 from .request import Request
-from .sparingly import Sparingly
 from .verdict import Verdict, pause, retry_after, verdict_on
 
 __all__ = ["Counts", "Endpoint", "Post"]

@@ -29,9 +29,9 @@ from realtime_core.records import Shape
 
 from ..config import Webhook
 from ..errors import place_of
-from ..fanout.payloads.v1 import RelationPlan, RowPayload
+from ..fanout.payloads.row_payload import RelationPlan, RowPayload
 from ..fanout.topic_rules import OWN_SCHEMA
-from .sparingly import Sparingly
+from .log_throttle import Sparingly
 
 __all__ = ["Rules"]
 

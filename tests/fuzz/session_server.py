@@ -24,16 +24,16 @@ from realtime_server.config import ServerConfig
 from realtime_server.config.database.tables import Table
 from realtime_server.fanout.attachment import Attachment
 from realtime_server.fanout.hub import Hub
-from realtime_server.fanout.stream.registrar import CatalogRegistrar
+from realtime_server.fanout.stream.join_checks import CatalogRegistrar
 from realtime_server.fanout.stream.table_lookup import Answer, TableLookup
 from realtime_server.fanout.turns import run_steps
 from realtime_server.metrics import Metrics
-from realtime_server.net.budget import FilterBudget, FilterCost
 from realtime_server.net.connection import Connection
+from realtime_server.net.connection_limits import BoundedConnection
+from realtime_server.net.filter_budget import FilterBudget, FilterCost
 from realtime_server.net.listener import deflate_factory
 from realtime_server.net.outbox import cut_off
 from realtime_server.net.services import Services
-from realtime_server.net.websocket import BoundedConnection
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.fuzz import session_tables as tables
 from tests.fuzz.session_loop import Cost, SessionLoop

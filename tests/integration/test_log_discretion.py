@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from realtime_server.fanout.topics import shown_topic
+from realtime_server.fanout.topic_parser import shown_topic
 from realtime_server.logs import JsonFormatter
 from tests.fix_postgres import Server
 from tests.integration.conftest import Stage

@@ -29,7 +29,7 @@ from realtime_server.rls.lookup.questions import Answer
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.payloads import ErrorView
 from realtime_server.rls.pending_changes import PendingChange
-from realtime_server.rls.rows import condition as condition_of
+from realtime_server.rls.subscription_rows import condition as condition_of
 from realtime_server.rls.viewers import Viewer
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database

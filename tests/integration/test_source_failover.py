@@ -22,7 +22,7 @@ from realtime_core import (
     SlotLostError,
     ensure_slot,
 )
-from realtime_core.sources import _slots
+from realtime_core.sources import _slot_checks
 from realtime_server.demo.embedded import EmbeddedPostgres
 from tests.fix_postgres import DEBIAN_BINDIR, Database, Server, execute, unique_name
 from tests.integration.source_helpers import ids, insert, soon, take
@@ -191,7 +191,7 @@ async def read_from_standby(
     pair: Pair, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slot on a standby takes a word from the primary, and then streams like any other."""
-    monkeypatch.setattr(_slots, "_PATIENCE", 0.1)
+    monkeypatch.setattr(_slot_checks, "_PATIENCE", 0.1)
     source = PgoutputSource(pair.on_standby.dsn, publications=["shop"])
     opening = asyncio.create_task(source.__aenter__())
     await eventually(

@@ -19,7 +19,7 @@ from realtime_core import (
     ensure_slot,
     slot_status,
 )
-from realtime_core.sources import _slots
+from realtime_core.sources import _slot_checks
 from tests.fix_postgres import Database, unique_name
 from tests.integration.source_helpers import ids, insert, kill_walsenders, open_source, soon, take
 from tests.waiting import eventually
@@ -146,7 +146,7 @@ async def test_who_a_new_slot_waits_for_is_named(
     table: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.WARNING, "realtime.source")
-    monkeypatch.setattr(_slots, "_PATIENCE", 0.1)
+    monkeypatch.setattr(_slot_checks, "_PATIENCE", 0.1)
     by_hand, by_source = unique_name("slot"), unique_name("slot")
     with table.connect() as connection:
         connection.execute("begin")
@@ -170,7 +170,7 @@ async def test_who_a_new_slot_waits_for_is_named(
 async def test_a_slot_that_waits_is_mentioned_even_if_nobody_can_be_asked_for_whom(
     table: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_slots, "_PATIENCE", 0.1)
+    monkeypatch.setattr(_slot_checks, "_PATIENCE", 0.1)
     slot = unique_name("slot")
     answers = iter([table.dsn])
 
@@ -193,7 +193,7 @@ async def test_a_slot_that_waits_is_mentioned_even_if_nobody_can_be_asked_for_wh
 async def test_a_prepared_transaction_that_a_new_slot_waits_for_is_named(
     table: Database, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_slots, "_PATIENCE", 0.1)
+    monkeypatch.setattr(_slot_checks, "_PATIENCE", 0.1)
     gid = unique_name("held")
     with table.connect() as connection:
         connection.execute("begin")

@@ -13,8 +13,8 @@ from realtime_core import Change, Delete, Insert, Record, ReplicaIdentity, Trunc
 from realtime_core.filters import Match
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
-from realtime_server.fanout.payloads.v1 import row_payloads
-from realtime_server.fanout.topics import Topic
+from realtime_server.fanout.payloads.row_payload import row_payloads
+from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.joins import Binding, parse_join
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.property.examples import examples

@@ -23,7 +23,7 @@ from ...replication.sequence import Sequence
 from .._arguments import check_start
 from .._filtering import RowFilter, filter_problems
 from .._queue import EventQueue
-from .._slots import slot_lost
+from .._slot_checks import slot_lost
 from ..base import Acknowledgeable, E, SourceStats
 from ._database import MemoryDatabase
 from ._history import MemoryHistory

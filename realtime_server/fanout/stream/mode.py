@@ -13,7 +13,7 @@ from ...config.database.source import ServerSource
 from ...metrics import Metrics
 from ..hub import Hub
 from .broadcaster import broadcast
-from .registrar import CatalogRegistrar
+from .join_checks import CatalogRegistrar
 from .table_lookup import TableLookup
 
 __all__ = ["StreamMode"]

@@ -13,8 +13,8 @@ import psycopg
 
 from ...config.database.tables import LiveColumn, Table
 from .former import Condition
-from .functions import former_function, function, rows_of, type_of
 from .questions import Answer, Failure, Question, Row
+from .visibility_sql import former_function, function, rows_of, type_of
 
 __all__ = ["Found", "Inquiry", "Said", "Todo", "none_found"]
 

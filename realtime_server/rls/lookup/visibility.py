@@ -34,10 +34,10 @@ from psycopg import AsyncConnection
 from ...config.database.connections import OWN_PATH, Connections, Dsn
 from ...config.database.tables import LiveColumn, Table
 from .former import Condition
-from .functions import CANCELED, LOCKED
 from .inquiry import Found, Inquiry, Said, Todo, none_found
 from .questions import Answer, Failure, Question, Row
 from .running_call import RunningCall
+from .visibility_sql import CANCELED, LOCKED
 
 __all__ = ["Visibility"]
 

@@ -12,8 +12,8 @@ from realtime_core import UNCHANGED, Record, ReplicaIdentity, RowChange
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.payloads.oversize import is_larger, shortened, size_of
-from realtime_server.fanout.payloads.v1 import RelationPlan
-from realtime_server.fanout.topics import Topic
+from realtime_server.fanout.payloads.row_payload import RelationPlan
+from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.joins import parse_join
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.server_helpers import (
@@ -258,7 +258,7 @@ def test_a_large_change_is_rendered_once_for_all(monkeypatch: pytest.MonkeyPatch
     outboxes += [bound(hub, {}), bound(hub, {}), bound(hub, {"event": "INSERT"})]
     calls = []
     monkeypatch.setattr(
-        "realtime_server.fanout.payloads.v1.shortened",
+        "realtime_server.fanout.payloads.row_payload.shortened",
         lambda change: calls.append(change) or shortened(change),
     )
     hub.publish([insert(DOCS, "1", "a", LONG)])

@@ -20,13 +20,13 @@ from realtime_server.auth.grant import Grant
 from realtime_server.errors import RefusedError, TokenError
 from realtime_server.fanout.attachment import Attachment
 from realtime_server.fanout.hub import Hub
-from realtime_server.fanout.registrar import Registrar
+from realtime_server.fanout.mode import Registrar
 from realtime_server.metrics import Metrics
 from realtime_server.net import connection as connection_module
-from realtime_server.net.budget import FilterBudget
 from realtime_server.net.connection import Connection
+from realtime_server.net.connection_limits import close_within
+from realtime_server.net.filter_budget import FilterBudget
 from realtime_server.net.services import Services
-from realtime_server.net.websocket import close_within
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.server_helpers import (
     FakeTransport,

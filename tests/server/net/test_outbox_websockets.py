@@ -18,10 +18,10 @@ from websockets.extensions.permessage_deflate import (
     ServerPerMessageDeflateFactory,
 )
 
+from realtime_server.net.connection_limits import BoundedConnection
 from realtime_server.net.frames import Frames, TextFrame
 from realtime_server.net.listener import deflate_factory
 from realtime_server.net.outbox import FrameDelivery, OutboxCounters, SocketOutbox
-from realtime_server.net.websocket import BoundedConnection
 from tests.server_helpers import DEADLINE, make_backlog
 from tests.stopped_clock import stop_the_clock
 from tests.waiting import eventually

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from realtime_server.errors import JoinError
-from realtime_server.fanout.topics import Topic
+from realtime_server.fanout.topic_parser import Topic
 from realtime_server.net.refusals import LINES_PER_SECOND, Refusals
 from tests.server_helpers import make_metrics
 

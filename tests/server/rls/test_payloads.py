@@ -17,7 +17,7 @@ from realtime_server.config.database.tables import (
     LiveColumn,
     Table,
 )
-from realtime_server.fanout.payloads.v1 import row_payloads
+from realtime_server.fanout.payloads.row_payload import row_payloads
 from realtime_server.rls.payloads import ErrorView, View, unknown_values
 from tests.server_helpers import delete, insert, make_relation, update
 

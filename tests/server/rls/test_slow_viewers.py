@@ -17,7 +17,7 @@ from realtime_core import Gap, GapReason, Position, Relation, RowChange
 from realtime_core.lsn import LSN
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
-from realtime_server.fanout.topics import Topic
+from realtime_server.fanout.topic_parser import Topic
 from realtime_server.fanout.turns import run_steps
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls import slow_viewer_queue

@@ -10,7 +10,7 @@ import pytest
 from realtime_core import UNCHANGED, Change, Record, Relation, ReplicaIdentity
 from realtime_core.filters import parse_filter
 from realtime_server.config import Webhook
-from realtime_server.fanout.payloads.v1 import Plans, row_payloads
+from realtime_server.fanout.payloads.row_payload import Plans, row_payloads
 from realtime_server.webhooks.rules import Rules
 from tests.server_helpers import delete, insert, make_relation, truncate, update
 

@@ -26,7 +26,7 @@ from realtime_core.filters import EnumOrders
 
 from ..config import ServerConfig, Webhook
 from ..config.database.source import make_webhook_source
-from ..fanout.payloads.v1 import Plans, RowPayload, row_payloads
+from ..fanout.payloads.row_payload import Plans, RowPayload, row_payloads
 from ..fanout.turns import Turn
 from ..net.aio import cancel_within
 from .body import Bodies, Body, message_id

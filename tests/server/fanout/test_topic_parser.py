@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from realtime_core.filters import Comparison, Operator, Reference, parse_filter
-from realtime_server.fanout.topics import TableFilter, Topic
+from realtime_server.fanout.topic_parser import TableFilter, Topic
 
 
 @pytest.mark.parametrize(

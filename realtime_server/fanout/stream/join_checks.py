@@ -21,7 +21,7 @@ from realtime_core.errors import RealtimeError
 from ...auth.grant import Grant
 from ...errors import NotPublishedError, NotThereError, RefusedError
 from ...phoenix.joins import Binding
-from ..registrar import Registered
+from ..mode import Registered
 from ..subscription_specs import (
     SubscriptionSpec,
     check_columns,
@@ -30,7 +30,7 @@ from ..subscription_specs import (
     possible,
     specs_of,
 )
-from ..topics import Topic
+from ..topic_parser import Topic
 from ..turns import Turns
 from .table_lookup import RETRY, Answer, TableLookup
 

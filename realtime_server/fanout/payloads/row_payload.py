@@ -6,7 +6,7 @@ payload depends on topic and serializer, and is added as bytes elsewhere.
 
 In the style of clients of the first generation every value is PostgreSQL's text; only ``timestamp``
 and ``timestamptz`` become ISO 8601. The typed style is in
-:mod:`realtime_server.fanout.payloads.typed`.
+:mod:`realtime_server.fanout.payloads.postgres_changes`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from realtime_core import (
 )
 
 from .oversize import TOO_LARGE, is_larger, shortened
-from .typed import Projection
+from .postgres_changes import Projection
 
 __all__ = [
     "AnyGap",

@@ -21,7 +21,7 @@ from realtime_core import (
     ReplicaIdentity,
 )
 from realtime_core.positions import StreamIdentity
-from realtime_server.fanout.payloads.v1 import (
+from realtime_server.fanout.payloads.row_payload import (
     RelationPlan,
     gap_payload,
     iso_timestamp,

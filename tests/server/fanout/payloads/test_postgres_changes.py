@@ -10,7 +10,7 @@ import pytest
 
 from realtime_core import UNCHANGED, Change, Record, ReplicaIdentity
 from realtime_core.positions import StreamIdentity
-from realtime_server.fanout.payloads.v1 import RelationPlan, row_payloads
+from realtime_server.fanout.payloads.row_payload import RelationPlan, row_payloads
 from tests.server_helpers import TRANSACTION, delete, insert, make_relation, truncate, update
 
 COLUMNS = [("id", "int8", True), ("details", "text", False), ("price", "numeric", False)]

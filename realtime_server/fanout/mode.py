@@ -12,7 +12,7 @@ from typing import Protocol
 from ..auth.grant import Grant
 from ..errors import RefusedError
 from ..phoenix.joins import Binding
-from .topics import Topic
+from .topic_parser import Topic
 
 __all__ = ["Registered", "Registrar"]
 

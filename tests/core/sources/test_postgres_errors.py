@@ -16,8 +16,8 @@ from realtime_core.errors import (
     SlotUnavailableError,
     SourceError,
 )
-from realtime_core.sources._errors import translate
-from realtime_core.sources._slots import slot_lost
+from realtime_core.sources._postgres_errors import translate
+from realtime_core.sources._slot_checks import slot_lost
 from realtime_core.sources.failures import connection_failed
 
 

@@ -13,7 +13,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from realtime_server.net.websocket import BoundedConnection
+from realtime_server.net.connection_limits import BoundedConnection
 from tests.server_helpers import FakeTransport
 
 REQUEST = (
