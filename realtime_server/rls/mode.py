@@ -50,11 +50,9 @@ from .slow_viewers import SlowViewers
 from .subscription_table import Registration
 from .subscriptions import SubscriptionRegistry
 
-__all__ = ["TOO_MANY_POWERS", "RlsMode"]
+__all__ = ["RlsMode"]
 
 logger = logging.getLogger("realtime.rls")
-
-TOO_MANY_POWERS: Final = "the server's role should have fewer powers: %s. %s"
 
 _CONNECTIONS: Final = 4
 """How many connections check rows at once. Two more check for the viewers whose policies take too
@@ -224,7 +222,7 @@ class RlsMode:
                     excess = await excess_powers(connection, self._config.publications)
                     if excess is not None:
                         logger.warning(
-                            TOO_MANY_POWERS,
+                            "the server's role should have fewer powers: %s. %s",
                             excess.message,
                             " ".join(excess.sql),
                         )
