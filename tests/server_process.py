@@ -25,11 +25,20 @@ class ServerProcess:
     Args:
         dsn: of its database.
         module: that is run.
+        patience: seconds that it may take to say something.
         environment: more variables.
     """
 
-    def __init__(self, dsn: str, *, module: str = "realtime_server", **environment: str) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        module: str = "realtime_server",
+        patience: float = 30,
+        **environment: str,
+    ) -> None:
         self._module = module
+        self._patience = patience
         database = conninfo_to_dict(dsn)
         self.environment = {
             **os.environ,
@@ -79,9 +88,11 @@ class ServerProcess:
     def wait_until_streaming(self) -> None:
         self.wait_for_log(re.compile("streaming from database"))
 
-    def wait_for_log(self, pattern: re.Pattern[str], *, within: float = 30) -> re.Match[str]:
+    def wait_for_log(
+        self, pattern: re.Pattern[str], *, within: float | None = None
+    ) -> re.Match[str]:
         """Return the first match in what the server logged."""
-        deadline = time.monotonic() + within
+        deadline = time.monotonic() + (self._patience if within is None else within)
         while True:
             for line in list(self.log):
                 if match := pattern.search(line):

@@ -19,6 +19,7 @@ from tests.fuzz.rls.filters import Filter, columns_of
 from tests.tokens import SECRET, sign_text
 
 __all__ = [
+    "PATIENCE",
     "Binding",
     "Channel",
     "Client",
@@ -33,7 +34,7 @@ __all__ = [
 FENCE: Final = "realtime:fence"
 FENCE_REF: Final = "f"
 JOIN_REF: Final = "1"
-PATIENCE: Final = 60.0
+PATIENCE: Final = 300.0
 """Seconds after which what should have come will not."""
 
 Kind: TypeAlias = Literal["INSERT", "UPDATE", "DELETE"]

@@ -15,6 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from tests.fix_postgres import Database, Server, unique_name
+from tests.fuzz.rls.clients import PATIENCE
 from tests.fuzz.rls.filters import name_of
 from tests.fuzz.rls.policies import Roles
 from tests.fuzz.rls.world import PREPARE
@@ -168,7 +169,9 @@ def _stage(
         try:
             dsn = make_conninfo(database.dsn, user=user)
             variables = {**setting.environment, **environment}
-            with ServerProcess(dsn, module=module, **variables) as process:
+            # At the lowest priority all takes long.
+            server_process = ServerProcess(dsn, module=module, patience=PATIENCE, **variables)
+            with server_process as process:
                 process.wait_until_streaming()
                 yield Stage(setting, connection, roles, process.port)
         finally:
