@@ -1,13 +1,13 @@
 """Does any message of 64 KB stop others, or leave something behind?
 
-    python -m tests.fuzz.fuzz_sessions --tries 10000000 --seed 1
+    python -m tests.fuzz.fuzz_sessions --tries 10000000 --seed 1 --jobs 2
 
-holds whole sessions with a server's parts in this process, until so many messages were sent, and
-says what they cost the processor. A session is a client's handshake, some messages, changes of
-tables in between, and its end. Most messages are what stock clients send, mutated or made by their
-grammar: joins with filters, tokens of all kinds, leaves, heartbeats, binary frames, fragments,
-bytes that are no frame. One in two hundred is made to take long: up to 64 KB of something
-repeated; after those come changes with values of 64 KB.
+holds whole sessions with a server's parts in this process, or in several, until so many messages
+were sent, and says what they cost the processor. A session is a client's handshake, some messages,
+changes of tables in between, and its end. Most messages are what stock clients send, mutated or
+made by their grammar: joins with filters, tokens of all kinds, leaves, heartbeats, binary frames,
+fragments, bytes that are no frame. One in two hundred is made to take long: up to 64 KB of
+something repeated; after those come changes with values of 64 KB.
 
 It fails with the first message after which something must not be: an error that nobody has thought
 of, a session that does not end, anything left in the hub or the budget when all sessions have
@@ -20,366 +20,91 @@ seed.
 from __future__ import annotations
 
 import argparse
-import gc
-import logging
+import multiprocessing
 import time
-from bisect import bisect
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from random import Random
-from typing import Final
+from queue import Empty
+from typing import Any, Final
 
-import attrs
-from prometheus_client.parser import text_string_to_metric_families
+from tests.fuzz.session_messages import EXPENSIVE
+from tests.fuzz.session_run import CHUNK, Report, run
 
-from realtime_core import Change
-from tests.fuzz.session_loop import Cost, SessionLoop
-from tests.fuzz.session_messages import EXPENSIVE, Sent, make_message
-from tests.fuzz.session_server import BrokenPromiseError, Session, TestedServer
-from tests.fuzz.session_tables import long_changes, make_change
+__all__ = ["main"]
 
-__all__ = ["Finding", "Report", "main", "run"]
-
-MOST: Final = 0.050
-"""Seconds that a message may cost."""
-_OUTCOMES: Final = ("joins", "channels_ended", "connections_closed", "limits")
-"""Metrics that count what became of messages, without their prefix."""
-CHUNK: Final = 2000
-"""Messages with one server, at least; then nothing of them may be left."""
-AGAIN: Final = 3
-"""Times that a message is tried again that took too long."""
-STEPS: Final = (0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05)
-"""Of the distribution, in seconds."""
+PAUSE: Final = 10.0
+"""Seconds from one report to the next."""
 
 
-@attrs.frozen
-class Setting:
-    """How a session is held."""
+def _work(
+    reports: Any, job: int, jobs: int, tries: int, seed: int, expensive: float, until: float | None
+) -> None:
+    """Send every so manieth chunk; put the report so far into a queue now and then, and at last."""
+    last = time.monotonic()
 
-    vsn: str
-    is_secure: bool
-    is_deflating: bool
+    def note(report: Report) -> None:
+        nonlocal last
+        if time.monotonic() - last > PAUSE:
+            last = time.monotonic()
+            reports.put((job, report, False))
 
-    @classmethod
-    def choose(cls, random: Random) -> Setting:
-        return cls(random.choice(("1.0.0", "2.0.0")), random.random() < 0.6, random.random() < 0.25)
-
-    def session(self, server: TestedServer) -> Session:
-        return Session(server, self.vsn, is_secure=self.is_secure, is_deflating=self.is_deflating)
-
-
-@attrs.frozen
-class Finding:
-    """A message that cost too much each time it was tried."""
-
-    setting: Setting
-    sent: Sent
-    changes: Sequence[Change]
-    cost: Cost
-    """The least of all tries."""
-    of_message: Cost
-    """The same without the change."""
-    where: str
-
-    def __str__(self) -> str:
-        cost, alone = self.cost, self.of_message
-        return (
-            f"{self.sent.kind} ({self.where}): {1000 * cost.total:.0f} ms, "
-            f"{1000 * cost.longest:.0f} ms without giving way; of it the message's own "
-            f"{1000 * alone.total:.0f} and {1000 * alone.longest:.0f} ms; {self.setting}; "
-            f"{len(self.sent.data)} bytes {self.sent.data[:160]!r}"
-        )
-
-    @property
-    def is_too_much(self) -> bool:
-        return (self.cost.longest if self.sent.is_many else self.cost.total) > MOST
+    chunks = range(job, tries // CHUNK + jobs + 1, jobs)
+    report = run(tries, seed, expensive=expensive, chunks=chunks, until=until, note=note)
+    reports.put((job, report, True))
 
 
-@attrs.define
-class Report:
-    """What came of a run."""
+def in_processes(
+    jobs: int, tries: int, seed: int, *, expensive: float, until: float | None
+) -> Iterator[Report]:
+    """Yield what became of all messages so far, now and then; the last one is the whole.
 
-    tries: int = 0
-    sessions: int = 0
-    changes: int = 0
-    bytes: int = 0
-    kinds: Counter[str] = attrs.field(factory=Counter)
-    """Messages by what they were."""
-    outcomes: Counter[str] = attrs.field(factory=Counter)
-    """Joins, channels and sessions by what became of them."""
-    totals: list[int] = attrs.field(factory=lambda: [0] * (len(STEPS) + 1))
-    """Messages by what they cost, in the steps of :data:`STEPS`."""
-    worst: dict[str, Cost] = attrs.field(factory=dict)
-    """By kind, the most seconds in all, and the most without giving way."""
-    once: int = 0
-    """Messages that took too long once, and not again."""
-    findings: list[Finding] = attrs.field(factory=list)
-
-    def note(self, sent: Sent, cost: Cost) -> None:
-        self.tries += 1
-        self.bytes += len(sent.data)
-        self.kinds[sent.kind] += 1
-        self.totals[bisect(STEPS, cost.total)] += 1
-        worst = self.worst.get(sent.kind, Cost())
-        if cost.total > worst.total or cost.longest > worst.longest:
-            self.worst[sent.kind] = Cost(
-                max(cost.total, worst.total), max(cost.longest, worst.longest)
-            )
-
-    def at_most(self, share: float) -> float:
-        """Return the seconds that this share of the messages cost at most; a step of STEPS."""
-        seen = 0
-        for step, count in zip((*STEPS, float("inf")), self.totals, strict=True):
-            seen += count
-            if seen >= share * self.tries:
-                return step
-        return float("inf")
-
-    def lines(self) -> Iterator[str]:
-        yield (
-            f"{self.tries:,} messages ({self.bytes:,} bytes) in {self.sessions:,} sessions, "
-            f"{self.changes:,} changes"
-        )
-        for name, counts in (("message", self.kinds), ("outcome", self.outcomes)):
-            for what, count in counts.most_common():
-                worst = self.worst.get(what)
-                cost = (
-                    f"  at most {1000 * worst.total:.1f} ms, {1000 * worst.longest:.1f} ms at once"
-                    if worst and name == "message"
-                    else ""
-                )
-                yield f"{count:>12,}  {name}: {what}{cost}"
-        for step, count in zip((*STEPS, float("inf")), self.totals, strict=True):
-            yield f"{count:>12,}  cost up to {1000 * step:g} ms"
-        for share in (0.5, 0.99, 0.999, 0.9999):
-            yield f"{100 * share:g} % cost up to {1000 * self.at_most(share):g} ms"
-        yield f"{self.once:,} took more than {1000 * MOST:g} ms once, and less when tried again"
-        yield f"{len(self.findings):,} messages cost more than {1000 * MOST:g} ms each time"
-        yield from map(str, self.findings)
-
-
-class Run:
-    """Holds sessions.
-
-    Args:
-        seed: of the messages.
-        clock: seconds.
-        cpu: seconds of the processor's.
-        expensive: the share of messages that are made to take long.
-    """
-
-    def __init__(
-        self,
-        seed: int,
-        clock: Callable[[], float],
-        cpu: Callable[[], float],
-        expensive: float,
-    ) -> None:
-        self.report = Report()
-        self._seed = seed
-        self._expensive = expensive
-        self._loop = SessionLoop(clock, cpu)
-        # To look again at what took long.
-        self._exact = SessionLoop(cpu)
-        self._suspects: list[tuple[Setting, list[tuple[Sent, Sequence[Change]]], str]] = []
-
-    def hold(self, tries: int, chunk: int) -> None:
-        """Send at least so many messages, in sessions with one server.
-
-        Raises:
-            BrokenPromiseError: with the seed and the chunk that make the messages again.
-        """
-        random = Random(f"{self._seed} {chunk}")
-        report = self.report
-        goal = report.tries + tries
-        try:
-            with self._loop.running():
-                server = TestedServer(self._loop)
-                while report.tries < goal:
-                    self._session(random, server, goal)
-                    gc.collect(0)
-                server.check_nothing_is_left()
-                self._count(server)
-            with self._exact.running():
-                for suspect in self._suspects:
-                    self._judge(*suspect)
-                self._suspects.clear()
-        except BrokenPromiseError as error:
-            error.add_note(f"seed {self._seed}, chunk {chunk}")
-            raise
-        gc.collect()
-
-    def _session(self, random: Random, server: TestedServer, goal: int) -> None:
-        report = self.report
-        setting = Setting.choose(random)
-        session = setting.session(server)
-        report.sessions += 1
-        sent: list[tuple[Sent, Sequence[Change]]] = []
-        try:
-            for _ in range(random.choice((10, 30, 60))):
-                if not session.is_open or report.tries >= goal:
-                    break
-                message = make_message(
-                    random,
-                    setting.vsn,
-                    is_deflating=setting.is_deflating,
-                    expensive=self._expensive,
-                )
-                changes = _changes_after(random, message)
-                sent.append((message, changes))
-                cost = session.send(message.data)
-                if changes:
-                    cost += server.publish(changes)
-                    report.changes += len(changes)
-                report.note(message, cost)
-                if _is_long(message, cost):
-                    self._suspects.append((setting, sent.copy(), "in its session"))
-                # Most rates are refilled meanwhile; now and then tokens expire, or it was idle.
-                session.wait(random.choice((0.0, 6.0, 6.0, 6.0, 6.0, 40.0)))
-            session.end()
-        except BrokenPromiseError as error:
-            shown = [message.data[:2000] for message, _ in sent[-3:]]
-            error.add_note(f"{setting}, message {len(sent)}; the last ones: {shown!r}")
-            raise
-
-    def _judge(
-        self, setting: Setting, sent: list[tuple[Sent, Sequence[Change]]], where: str
-    ) -> None:
-        """Try what took too long again: alone, and as the last of its session."""
-        message, changes = sent[-1]
-        alone = [self._again(setting, sent[-1:]) for _ in range(AGAIN)]
-        finding = _least(setting, message, changes, alone, "alone")
-        if not finding.is_too_much:
-            behind = [self._again(setting, sent) for _ in range(AGAIN)]
-            # What others have joined before costs with each change, whoever comes last.
-            own = [(of_message, of_message) for of_message, _ in behind]
-            finding = _least(setting, message, changes, own, where)
-        if finding.is_too_much:
-            self.report.findings.append(finding)
-        else:
-            self.report.once += 1
-
-    def _again(
-        self, setting: Setting, sent: list[tuple[Sent, Sequence[Change]]]
-    ) -> tuple[Cost, Cost]:
-        """Return what the last message costs, without its change and with it."""
-        gc.collect()
-        server = TestedServer(self._exact)
-        # So that nothing that is done once for a table counts as the message's.
-        server.publish(long_changes()[:1])
-        session = setting.session(server)
-        own = both = Cost()
-        for message, changes in sent:
-            own = session.send(message.data)
-            both = own + server.publish(changes)
-            session.wait(6.0)
-        session.end()
-        return own, both
-
-    def _count(self, server: TestedServer) -> None:
-        outcomes = self.report.outcomes
-        outcomes.update(server.happened)
-        for family in text_string_to_metric_families(server.metrics.render().decode()):
-            name = family.name.removeprefix("realtime_")
-            if name not in _OUTCOMES:
-                continue
-            for sample in family.samples:
-                if sample.name.endswith("_total"):
-                    (label,) = sample.labels.values()
-                    outcomes[f"{name} {label}"] += int(sample.value)
-
-
-def run(
-    tries: int,
-    seed: int = 1,
-    *,
-    clock: Callable[[], float] = time.perf_counter,
-    cpu: Callable[[], float] = time.thread_time,
-    expensive: float = EXPENSIVE,
-    until: float | None = None,
-    note: Callable[[Report], None] = lambda report: None,
-) -> Report:
-    """Send so many messages; return what became of them.
-
-    Args:
-        tries: messages.
-        seed: of the messages.
-        clock: seconds.
-        cpu: seconds of the processor's.
-        expensive: the share of messages that are made to take long.
-        until: when to stop early, by time.monotonic().
-        note: is given the report from time to time.
+    The messages are the same however many processes send them.
 
     Raises:
-        BrokenPromiseError: with the seed and the chunk that make the messages again.
+        RuntimeError: if one of them fails; it has printed why.
     """
-    held = Run(seed, clock, cpu, expensive)
-    chunk = 0
-    with _quiet():
-        while held.report.tries < tries:
-            if until is not None and time.monotonic() > until:
-                break
-            held.hold(min(CHUNK, tries - held.report.tries), chunk)
-            chunk += 1
-            note(held.report)
-    return held.report
+    context = multiprocessing.get_context("spawn")
+    reports = context.Queue()
+    # Whole chunks each, and the first few one more.
+    whole = -(-tries // CHUNK)
+    processes = []
+    for job in range(jobs):
+        share = (whole // jobs + (job < whole % jobs)) * CHUNK
+        arguments = (reports, job, jobs, share, seed, expensive, until)
+        processes.append(context.Process(target=_work, args=arguments, daemon=True))
+    for process in processes:
+        process.start()
+    found: dict[int, Report] = {}
+    left = jobs
+    while left:
+        try:
+            job, report, is_last = reports.get(timeout=1.0)
+        except Empty:
+            if any(process.exitcode for process in processes):
+                raise RuntimeError("a process has failed") from None
+            continue
+        found[job] = report
+        left -= is_last
+        together = Report()
+        for each in found.values():
+            together.add(each)
+        yield together
+    for process in processes:
+        process.join()
 
 
-def _changes_after(random: Random, message: Sent) -> Sequence[Change]:
-    if message.is_expensive:
-        return (random.choice(long_changes()),)
-    if random.random() < (0.3 if message.is_join else 0.05):
-        return (make_change(random),)
-    return ()
-
-
-def _is_long(message: Sent, cost: Cost) -> bool:
-    return (cost.longest if message.is_many else cost.total) > MOST
-
-
-def _least(
-    setting: Setting,
-    message: Sent,
-    changes: Sequence[Change],
-    tries: list[tuple[Cost, Cost]],
-    where: str,
-) -> Finding:
-    own, both = (
-        Cost(min(cost.total for cost in costs), min(cost.longest for cost in costs))
-        for costs in zip(*tries, strict=True)
-    )
-    return Finding(setting, message, changes, both, own, where)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Log as a server does, to nowhere; collect garbage when nobody looks at the clock."""
-    logger = logging.getLogger("realtime")
-    handler = logging.NullHandler()
-    before = logger.level, logger.propagate, gc.isenabled()
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    logger.addHandler(handler)
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        logger.removeHandler(handler)
-        logger.setLevel(before[0])
-        logger.propagate = before[1]
-        if before[2]:
-            gc.enable()
+def _save(report: Report, path: Path) -> None:
+    """Write a report, and beside it each message that cost too much, as it was sent."""
+    path.write_text("".join(f"{line}\n" for line in report.lines()), encoding="utf-8")
+    for number, finding in enumerate(report.findings):
+        path.with_name(f"{path.name}.{number}").write_bytes(finding.sent.data)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Hold sessions with mutated messages.")
     parser.add_argument("--tries", type=int, required=True, help="messages to send")
     parser.add_argument("--seed", type=int, default=1, help="of the messages")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share the work")
     parser.add_argument(
         "--expensive",
         type=float,
@@ -387,23 +112,24 @@ def main() -> None:
         help="the share of messages that are made to take long (default: %(default)s)",
     )
     parser.add_argument("--minutes", type=float, help="stop early, after so many")
-    parser.add_argument("--report", type=Path, help="a file that is written anew now and then")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        help="a file that is written anew now and then; beside it are the messages that cost too "
+        "much, as .0, .1 and so on",
+    )
     asked = parser.parse_args()
     begin = time.monotonic()
-    last = begin
-
-    def note(report: Report) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if asked.report is not None and now - last > 10:
-            last = now
-            text = "\n".join(report.lines())
-            asked.report.write_text(f"{now - begin:,.0f} s\n{text}\n", encoding="utf-8")
-
     until = None if asked.minutes is None else begin + 60 * asked.minutes
-    report = run(asked.tries, asked.seed, expensive=asked.expensive, until=until, note=note)
+    report = Report()
+    for report in in_processes(
+        asked.jobs, asked.tries, asked.seed, expensive=asked.expensive, until=until
+    ):
+        if asked.report is not None:
+            _save(report, asked.report)
     print("\n".join(report.lines()))
-    print(f"{time.monotonic() - begin:,.0f} s, seed {asked.seed}")
+    seconds = time.monotonic() - begin
+    print(f"{seconds:,.0f} s, {report.tries / seconds:,.0f} messages a second, seed {asked.seed}")
     if report.findings:
         raise SystemExit(1)
 

@@ -95,8 +95,8 @@ class SessionLoop(asyncio.AbstractEventLoop):
         total = self._cpu() - started
         return Cost(total, min(longest, total))
 
-    def advance(self, seconds: float) -> None:
-        """Turn the time on; what is due then is to be done."""
+    def advance(self, seconds: float) -> bool:
+        """Turn the time on; say whether something is due then, and is to be done."""
         self._offset += seconds
         now = self.time()
         timers = self._timers
@@ -104,6 +104,7 @@ class SessionLoop(asyncio.AbstractEventLoop):
             handle = heapq.heappop(timers)[2]
             if not handle.cancelled():
                 self._ready.append(handle)
+        return bool(self._ready)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> tuple[T, Cost]:
         """Run a coroutine, which must not wait for anything but others' turns, to its end."""

@@ -13,8 +13,9 @@ from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.turns import Steps
 from realtime_server.net.filter_budget import FilterAccount
 from realtime_server.phoenix.socket_state import Action, SocketState
-from tests.fuzz.fuzz_sessions import Report, run
+from tests.fuzz.fuzz_sessions import in_processes
 from tests.fuzz.session_messages import EXPENSIVE
+from tests.fuzz.session_run import Report, run
 from tests.fuzz.session_server import BrokenPromiseError
 
 
@@ -61,6 +62,20 @@ def test_the_same_seed_sends_the_same_messages() -> None:
     one, same, other = (held(Clock(), 500, seed) for seed in (3, 3, 4))
     assert (one.kinds, one.bytes, one.outcomes) == (same.kinds, same.bytes, same.outcomes)
     assert one.bytes != other.bytes
+
+
+def test_processes_send_the_same_messages_together() -> None:
+    alone = run(6_000, 3, clock=Clock(), cpu=Clock())
+    *_, together = in_processes(2, 6_000, 3, expensive=EXPENSIVE, until=None)
+    # Not the bytes: a token's signature may be another in each process, and so what it deflates to.
+    assert (together.tries, together.sessions, together.changes) == (
+        alone.tries,
+        alone.sessions,
+        alone.changes,
+    )
+    assert (together.kinds, together.outcomes) == (alone.kinds, alone.outcomes)
+    assert sum(together.totals) == 6_000
+    assert together.worst.keys() == alone.worst.keys()
 
 
 def test_a_message_that_takes_long_each_time_is_found(
