@@ -242,15 +242,19 @@ async def test_a_row_without_the_key_that_the_table_has_now_is_shown_to_nobody()
 
 
 async def test_strictly_a_row_is_compared_in_what_the_role_may_select_and_is_known() -> None:
-    database = Database({ANN: [0], CLERK: [0]})
-    shown = await shown_of([pending(UPDATE, ANN, CLERK)], database, strict=True)
-    assert [json.loads(row.values) for row in database.rows] == [
-        {"id": "8", "details": "b"},
-        {"id": "8", "details": "b"},
-    ]
-    compared = [[column.name for column in one["compared"]] for one in database.more]
-    assert sorted(compared) == [["id", "details"], ["id", "details", "price"]]
-    assert set(shown[0]) == {ANN, CLERK}
+    database = Database({ANN: [0, 1], CLERK: [0, 1]})
+    candidates = [pending(UPDATE, ANN, CLERK), pending(INSERT, ANN, CLERK)]
+    shown = await shown_of(candidates, database, strict=True)
+    updated, inserted = {"id": "8", "details": "b"}, {"id": "7", "details": "a"}
+    by_columns = {
+        tuple(column.name for column in one["compared"]): [json.loads(row.values) for row in rows]
+        for one, rows in zip(database.more, (database.rows[:2], database.rows[2:]), strict=True)
+    }
+    assert by_columns == {
+        ("id", "details"): [updated, inserted],
+        ("id", "details", "price"): [updated, {**inserted, "price": "1.5"}],
+    }
+    assert [set(one) for one in shown] == [{ANN, CLERK}] * 2
 
 
 async def test_an_error_of_a_policy_is_told_to_who_listens_without_a_filter() -> None:
