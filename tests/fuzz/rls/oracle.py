@@ -8,7 +8,7 @@ After a batch it asks PostgreSQL
 - which filters are true of a row;
 - whether a row still is as it was written, and who could see one that was deleted.
 
-What follows from these is docs/topics/rls.md, in ``Oracle._expect``.
+What follows from these is in :mod:`tests.fuzz.rls.rules`.
 """
 
 from __future__ import annotations
@@ -20,74 +20,26 @@ import attrs
 import psycopg
 from psycopg import sql
 
-from tests.fuzz.rls.clients import Binding, Channel, Viewer, WriteObserver, read_json
-from tests.fuzz.rls.filters import Filter, name_of, quoted
+from tests.fuzz.rls.clients import Binding, Channel, Viewer, read_json
+from tests.fuzz.rls.filters import name_of, quoted
+from tests.fuzz.rls.rules import (
+    SEEN,
+    UNSEEN,
+    Change,
+    Expected,
+    State,
+    either,
+    expect,
+    may_be_anothers,
+)
 from tests.fuzz.rls.stage import Setting
-from tests.fuzz.rls.versions import EQUAL, SAME, Likeness, likeness, sight_of_deleted
+from tests.fuzz.rls.versions import likeness, sight_of_deleted
 from tests.fuzz.rls.world import Table, World
 
-__all__ = ["Change", "Expected", "Oracle"]
+__all__ = ["Oracle"]
 
-BAD_REQUEST: Final = "Error 400: Bad Request, no primary key"
-UNAUTHORIZED: Final = "Error 401: Unauthorized"
-SEEN: Final[frozenset[bool | None]] = frozenset([True])
-UNSEEN: Final[frozenset[bool | None]] = frozenset([False])
-FAILED: Final = "Error 500: Internal Server Error, row level security raised an error"
 LONG: Final = 2500
 """Characters from which a value is stored apart, and not sent again where it has not changed."""
-
-
-@attrs.frozen(eq=False)
-class Change:
-    """A change of a batch, as a trigger saw it."""
-
-    table: Table
-    number: int
-    kind: str
-    old: Any
-    new: Any
-    key: str
-    """What tells the row that is looked for: of the new one."""
-    conditions: tuple[str, ...]
-    """In SQL, one for each column of the key."""
-    unknown: frozenset[str] = frozenset()
-    """Columns of the new row that the stream does not tell."""
-    passing: set[Filter] = attrs.field(factory=set)
-    """The filters that are true of it."""
-    likeness: Likeness = attrs.field(factory=dict)
-    """How like the row is to the new one; empty where that does not matter."""
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.table.sql} {_shown(self.old)} -> {_shown(self.new)}"
-
-
-@attrs.frozen
-class Expected:
-    """What a subscriber is to be told of a change."""
-
-    change: Change
-    told: WriteObserver | None
-    why: str
-    is_optional: bool = False
-    """Whether silence is right as well."""
-    others: tuple[WriteObserver, ...] = ()
-    """What may be told instead."""
-
-
-@attrs.define
-class _State:
-    """A table as it is after a batch."""
-
-    table: Table
-    columns: list[str]
-    """Those that are published."""
-    has_rls: bool
-    selectable: dict[str, frozenset[str]]
-    """By role, published or not."""
-    is_asked_as_it_was: bool
-    """Whether a deleted row goes, as a whole, to those who could see it."""
-    is_hidden: bool
-    """Whether nobody is told anything of it."""
 
 
 class Oracle:
@@ -147,7 +99,7 @@ class Oracle:
     def judge(self) -> Iterator[tuple[Binding, list[Expected]]]:
         """Yield what each subscriber is to be told of what was written since the last time."""
         changes: list[Change] = []
-        states: dict[str, _State] = {}
+        states: dict[str, State] = {}
         for table in self._world.tables:
             states[table.name] = self._state(table)
             changes += self._changes(table, states[table.name])
@@ -176,31 +128,31 @@ class Oracle:
             for binding, channel in self._subscribers
             if binding.filter is None
             and binding.listens_to(change.table.name, change.kind)
-            and not _may_be_anothers(channel, change)
+            and not may_be_anothers(channel, change)
         }
 
-        def expect(binding: Binding, viewer: Viewer, change: Change) -> Expected:
+        def judged(binding: Binding, viewer: Viewer, change: Change) -> Expected:
             state = states[change.table.name]
             if change.kind == "DELETE":
                 seen = deleted.get((viewer, change.number), SEEN)
             else:
                 seen = sight[viewer].get(change.table.name, {}).get(change.key, UNSEEN)
             is_sure = (viewer, change.number) in sure
-            return _expect(binding, viewer, change, state, seen, is_sure)
+            return expect(binding, viewer, change, state, seen, is_sure)
 
         for binding, channel in self._subscribers:
             told = []
             for change in changes:
                 if not binding.listens_to(change.table.name, change.kind):
                     continue
-                expected = expect(binding, binding.viewer, change)
-                if channel.former is not None and _may_be_anothers(channel, change):
-                    former = expect(binding, channel.former.viewer, change)
-                    expected = _either(expected, former, may_be_lost=channel.has_gap)
+                expected = judged(binding, binding.viewer, change)
+                if channel.former is not None and may_be_anothers(channel, change):
+                    former = judged(binding, channel.former.viewer, change)
+                    expected = either(expected, former, may_be_lost=channel.has_gap)
                 told.append(expected)
             yield binding, told
 
-    def _state(self, table: Table) -> _State:
+    def _state(self, table: Table) -> State:
         rows = self._rows(
             f"SELECT attname::text FROM pg_attribute WHERE attrelid = {quoted(table.sql)}::regclass"
             " AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
@@ -216,7 +168,7 @@ class Oracle:
             if viewer is not None
         )
         published = set(table.published or columns) - {*table.unpublished}
-        return _State(
+        return State(
             table,
             [name for name in columns if name in published],
             has_rls,
@@ -231,7 +183,7 @@ class Oracle:
         )
 
     def _sight_of_deleted(
-        self, changes: Sequence[Change], states: dict[str, _State], viewers: Sequence[Viewer]
+        self, changes: Sequence[Change], states: dict[str, State], viewers: Sequence[Viewer]
     ) -> dict[tuple[Viewer, int], frozenset[bool | None]]:
         """Return what may come of a SELECT of rows that were deleted, where that decides."""
         found: dict[tuple[Viewer, int], frozenset[bool | None]] = {}
@@ -264,7 +216,7 @@ class Oracle:
     def _is_by_plan(self, table: Table) -> bool:
         return any(")::integer" in policy[-1] for policy in self.policies(table) if policy[-1])
 
-    def _changes(self, table: Table, state: _State) -> list[Change]:
+    def _changes(self, table: Table, state: State) -> list[Change]:
         found = []
         rows = self._rows(
             f"SELECT n, op, to_jsonb(old)::text, to_jsonb(new)::text, {table.key_sql('(new)')}, "
@@ -314,7 +266,7 @@ class Oracle:
                 case "UPDATE" if old:
                     yield attrs.evolve(change, kind="DELETE")
 
-    def _filter(self, table: Table, changes: Sequence[Change], state: _State) -> None:
+    def _filter(self, table: Table, changes: Sequence[Change], state: State) -> None:
         """Have PostgreSQL say which filters are true of which changes."""
         filters = list(
             dict.fromkeys(
@@ -348,7 +300,7 @@ class Oracle:
                 change.passing.update(f for f, yes in zip(filters, answers, strict=True) if yes)
 
     def _sight(
-        self, viewer: Viewer, state: _State, changes: Sequence[Change]
+        self, viewer: Viewer, state: State, changes: Sequence[Change]
     ) -> dict[str, frozenset[bool | None]]:
         """Return what may come of a SELECT of each row that a viewer looks for.
 
@@ -419,130 +371,7 @@ class Oracle:
         return self._connection.execute(sql.SQL(query)).fetchall()
 
 
-def _may_be_anothers(channel: Channel, change: Change) -> bool:
-    """Say whether a change may have been told in the name of a channel's former token."""
-    return channel.former is not None and change.number <= channel.former.until
-
-
-def _either(now: Expected, former: Expected, *, may_be_lost: bool) -> Expected:
-    """Return what is told by one of two tokens, nobody knows which; after a gap perhaps nothing."""
-    tellings = [one.told for one in (now, former) if one.told is not None]
-    is_optional = may_be_lost or now.is_optional or former.is_optional or now.told != former.told
-    told = tellings[0] if tellings else None
-    others: list[WriteObserver] = []
-    for one in (*tellings[1:], *now.others, *former.others):
-        if one != told and one not in others:
-            others.append(one)
-    return Expected(now.change, told, "is told by either token", is_optional, tuple(others))
-
-
-def _expect(
-    binding: Binding,
-    viewer: Viewer,
-    change: Change,
-    state: _State,
-    seen: frozenset[bool | None],
-    is_sure: bool,
-) -> Expected:
-    """Say what a subscriber is told of a change.
-
-    Args:
-        binding: it listens to such changes.
-        viewer: in whose name.
-        change: of the table.
-        state: of the table.
-        seen: what may come of the viewer's SELECT.
-        is_sure: whether the viewer is told of each failure.
-    """
-    table, kind = change.table, change.kind
-    key = () if table.is_keyless else table.key
-    selectable = state.selectable[viewer.role]
-    allowed = selectable & set(state.columns)
-    if state.is_hidden:
-        return Expected(change, None, "has a row filter that wal2json does not know")
-    if not allowed:
-        return Expected(change, None, "may SELECT nothing of it")
-    like = min(
-        (change.likeness[name] for name in allowed - change.unknown if name in change.likeness),
-        default=SAME,
-    )
-    if kind != "DELETE":
-        if not key or (state.has_rls and not set(key) <= set(state.columns)):
-            return Expected(change, _failed(change, BAD_REQUEST), "no published primary key")
-        if not selectable.issuperset(key):
-            return Expected(change, _failed(change, UNAUTHORIZED), "may not SELECT the key")
-        if state.has_rls and seen == {None}:
-            is_optional = not is_sure or like < SAME
-            return Expected(change, _failed(change, FAILED), "SELECT raises", is_optional)
-        if state.has_rls and None in seen:
-            told = None
-            if True in seen and binding.columns <= allowed and _passes(binding, change):
-                told = _told(binding, change, state, allowed)
-            why = "SELECT raises with some plans"
-            return Expected(change, told, why, True, (_failed(change, FAILED),))
-    if not binding.columns <= allowed:
-        return Expected(change, None, "may not SELECT what the filter looks at")
-    if not _passes(binding, change):
-        return Expected(change, None, "does not pass the filter")
-    told = _told(binding, change, state, allowed)
-    if kind == "DELETE" and state.is_asked_as_it_was:
-        if None in seen:
-            is_told = True in seen or seen == {None}
-            return Expected(change, told if is_told else None, "SELECT of the old row raises", True)
-        if seen == UNSEEN:
-            return Expected(change, None, "SELECT does not return the old row")
-        return Expected(change, told, "is delivered to who could see the old row")
-    if state.has_rls and kind != "DELETE":
-        if seen == UNSEEN:
-            return Expected(change, None, "SELECT does not return the row")
-        if like < EQUAL:
-            return Expected(change, None, "the row is another by now")
-        if like < SAME:
-            return Expected(change, told, "the row is equal, and written otherwise", True)
-    return Expected(change, told, "is delivered")
-
-
-def _passes(binding: Binding, change: Change) -> bool:
-    return binding.filter is None or binding.filter in change.passing
-
-
-def _told(
-    binding: Binding, change: Change, state: _State, allowed: Collection[str]
-) -> WriteObserver:
-    table, kind = change.table, change.kind
-    key = () if table.is_keyless else table.key
-    shown = [
-        name
-        for name in state.columns
-        if name in allowed and (binding.select is None or name in binding.select or name in key)
-    ]
-    record: Any = None
-    old: Any = None
-    if kind != "DELETE":
-        record = {name: change.new[name] for name in shown if name not in change.unknown}
-    if kind != "INSERT":
-        identity = shown if table.identity is None else [n for n in shown if n in table.identity]
-        hides_old = state.has_rls and not (kind == "DELETE" and state.is_asked_as_it_was)
-        old = {name: change.old[name] for name in identity if not hides_old or name in key}
-    return WriteObserver(table.name, kind, tuple(shown), record, old, None)
-
-
-def _failed(change: Change, error: str) -> WriteObserver:
-    record = None if change.kind == "DELETE" else {}
-    old = None if change.kind == "INSERT" else {}
-    return WriteObserver(change.table.name, change.kind, (), record, old, error)
-
-
 def _condition(row: str, name: str) -> str:
     """Return SQL that makes a condition which finds a row by its key's column."""
     column = name_of(name)
     return f"format('%I = %L::%s', {quoted(name)}, {row}.{column}, pg_typeof({row}.{column}))"
-
-
-def _shown(row: Any) -> str:
-    if row is None:
-        return "nothing"
-    return ", ".join(
-        f"{name}={value if len(str(value)) < 60 else f'{str(value)[:20]}…'!r}"
-        for name, value in row.items()
-    )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.fuzz.rls.clients import WriteObserver
-from tests.fuzz.rls.oracle import Expected
+from tests.fuzz.rls.rules import Expected
 from tests.fuzz.rls.world import Table
 
 __all__ = ["difference"]
