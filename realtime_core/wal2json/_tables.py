@@ -182,6 +182,8 @@ class Table:
 
     def _learn_row(self, signature: Signature, *, is_complete: bool) -> RowLayout:
         columns = columns_of(signature)
+        if not is_complete:
+            self._append(columns)
         places = None if is_complete else self._left_out(columns)
         if places is None:
             if is_complete and not self._seen_insert:
@@ -193,6 +195,29 @@ class Table:
         layout = RowLayout(self.relation, bytea_places(columns), places)
         _remember(self._rows, signature, layout)
         return layout
+
+    def _append(self, columns: tuple[Column, ...]) -> None:
+        """Take columns that were added to the table, if an UPDATE leaves out others.
+
+        They stand behind those that are known, as PostgreSQL numbers them. Without that, what was
+        left out because it is unchanged would be taken for dropped.
+        """
+        known = set(self._columns)
+        added = len(columns)
+        while added and columns[added - 1] not in known:
+            added -= 1
+        new = columns[added:]
+        names = {column.name for column in self._columns}
+        if not added or not new or not names.isdisjoint(column.name for column in new):
+            return
+        # The last that is known must be there: else it may have been renamed.
+        if columns[added - 1] == self._columns[-1]:
+            before = self._columns
+            self._columns = before + new
+            if self._left_out(columns) is None:
+                self._columns = before
+            else:
+                self._renew()
 
     def _left_out(self, columns: tuple[Column, ...]) -> tuple[int, ...] | None:
         """Return the places of the relation's columns in a row that leaves out some of them.

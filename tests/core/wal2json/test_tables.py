@@ -246,6 +246,17 @@ def test_a_fixed_length_column_that_is_left_out_was_dropped(table: Table) -> Non
     assert table.relation.shape.names == ("id", "bio")
 
 
+def test_a_column_that_is_added_does_not_make_unchanged_toast_a_dropped_one(table: Table) -> None:
+    with_key(table, "id")
+    table.insert(row(id="1", bio="b", name="a"))
+    record, _ = table.update(row(id="1", name="c", n="2", big=None), row(id="1"), skips_null=False)
+    assert record.shape.names == ("id", "bio", "name", "n", "big")
+    assert record.fields == ("1", UNCHANGED, "c", "2", None)
+    # Nor where the last one is not there: that may have been renamed.
+    record, _ = table.update(row(id="1", name="d", n="2", data=None), row(id="1"), skips_null=False)
+    assert record.shape.names == ("id", "name", "n", "data")
+
+
 def test_an_insert_without_a_column_says_that_it_was_dropped(table: Table) -> None:
     table.insert(row(id="1", n="2", bio="x"))
     update(table, row(id="1", n="2"), row(id="1"))
