@@ -14,7 +14,7 @@ from realtime_server.config.database.tables import Table
 from realtime_server.rls import checker as checker_module
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.counters import Counters
-from realtime_server.rls.lookup.visibility import Answer, Question, Row
+from realtime_server.rls.lookup.questions import Answer, Question, Row
 from realtime_server.rls.payloads import View
 from realtime_server.rls.pending_changes import Lost, PendingChange
 from realtime_server.rls.viewers import Viewer

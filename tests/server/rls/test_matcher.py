@@ -12,7 +12,7 @@ from realtime_core import Delete, Insert, Record, ReplicaIdentity, RowChange
 from realtime_server.config.database.tables import LiveColumn
 from realtime_server.fanout.groups import BoundDelivery, Subscription
 from realtime_server.fanout.hub import Hub
-from realtime_server.fanout.topics import Topic
+from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.joins import Binding, parse_join
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls.matcher import Matcher

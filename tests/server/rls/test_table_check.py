@@ -18,7 +18,7 @@ from realtime_server.config.database.tables import (
 )
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.lookup.former import Condition
-from realtime_server.rls.lookup.visibility import Answer, Failure, Question, Row
+from realtime_server.rls.lookup.questions import Answer, Failure, Question, Row
 from realtime_server.rls.payloads import ErrorView, View
 from realtime_server.rls.pending_changes import PendingChange, Shown
 from realtime_server.rls.table_check import TableCheck
