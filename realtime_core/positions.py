@@ -21,7 +21,7 @@ from .lsn import LSN
 __all__ = ["Position", "StreamIdentity"]
 
 LAST_INDEX: Final = 2**32 - 1
-"""Of the end of a transaction, behind all of its changes."""
+"""The index of a transaction's end, behind all of its changes."""
 
 _TEXT = re.compile(
     r"(?P<lsn>[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}):(?P<index>[0-9]{1,10})"
@@ -36,14 +36,14 @@ def _sorted_names(names: Iterable[str]) -> tuple[str, ...]:
 
 @attrs.frozen
 class StreamIdentity:
-    """What positions must have in common to be comparable, and the timeline."""
+    """The origin of positions, which two comparable ones must share, except for the timeline."""
 
     system_identifier: int
-    """Of the cluster; see ``IDENTIFY_SYSTEM``."""
+    """The cluster's system identifier; see ``IDENTIFY_SYSTEM``."""
     timeline: int = attrs.field(eq=False)
-    """It grows with each promotion of a standby."""
+    """The timeline's number, which grows with each promotion of a standby."""
     publications: tuple[str, ...] = attrs.field(converter=_sorted_names)
-    """Sorted. Other publications, other changes, so other indexes."""
+    """The publications' names, sorted. Other publications have other changes, so other indexes."""
 
     def __str__(self) -> str:
         names = ",".join(quote(name, safe="") for name in self.publications)
@@ -60,10 +60,10 @@ class Position:
     """
 
     lsn: LSN
-    """Of the transaction's commit record; of a non-transactional message, the last byte of its
-    own."""
+    """The LSN of the transaction's commit record; for a non-transactional message, that of the last
+    byte of its own record."""
     index: int = 0
-    """Among the transaction's row changes, truncates and messages, from 0."""
+    """The place among the transaction's row changes, truncates and messages, from 0."""
     stream: StreamIdentity | None = None
 
     @classmethod

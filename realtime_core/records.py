@@ -102,7 +102,7 @@ class Column:
 
 
 class Shape:
-    """What all rows with the same columns share: names, their places, converters."""
+    """The parts that all rows with the same columns share: names, their places, converters."""
 
     __slots__ = (
         "columns",

@@ -1,4 +1,4 @@
-"""What ``python -m realtime_server`` and the command ``realtime-server`` run.
+"""The entry point of ``python -m realtime_server`` and the command ``realtime-server``.
 
 It only imports and runs :mod:`realtime_server.cli`. Without libpq that import fails, with an error
 of psycopg's that has many lines; here the remedy is printed in one.

@@ -98,7 +98,7 @@ class RealtimeServer:
             webhooks=WebhookStats if self._webhooks is None else self._webhooks.stats,
         )
         self.mode: StreamMode | RlsMode
-        """What the server does with the changes that it reads."""
+        """The mode, which decides how the changes that the server reads are sent."""
         if config.replication_mode is ReplicationMode.RLS:
             self.mode = RlsMode(config, source, self.hub, self.metrics, checks)
         else:

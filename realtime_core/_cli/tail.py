@@ -71,7 +71,7 @@ class TailSettings:
     from_position: str | None
     """The text of the position behind which to begin."""
     on_gap: Literal["raise", "continue"]
-    """What to do when changes may have been lost."""
+    """The action when changes may have been lost."""
     boundaries: bool
     """Whether to write Begin and Commit, too."""
     count: int | None

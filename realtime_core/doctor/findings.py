@@ -38,13 +38,13 @@ class Finding:
     """The result of one check."""
 
     check: str
-    """What was checked, in lower case. Programs may rely on it: it stays the same."""
+    """The name of what was checked, in lower case. Programs may rely on it: it stays the same."""
     severity: Severity
     """How bad it is."""
     message: str
-    """What was found: a sentence without its full stop."""
+    """The finding: a sentence without its full stop."""
     remedy: str | None = None
-    """What to do besides running the statements; None if that is enough."""
+    """The advice for what to do besides running the statements; None if that is enough."""
     sql: tuple[str, ...] = ()
     """Statements that fix it, or help to fix it."""
 

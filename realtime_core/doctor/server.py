@@ -20,7 +20,7 @@ _NEWEST_TESTED: Final = 18
 
 @attrs.frozen
 class Server:
-    """What the checks need to know about a server."""
+    """The facts about a server that the checks need."""
 
     version: int
     """The setting ``server_version_num``."""

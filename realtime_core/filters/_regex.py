@@ -49,7 +49,7 @@ _CLASSES: Final = {
     # RE2's own are the same.
     **{name: f"[:{name}:]" for name in ("ascii", "blank", "digit", "xdigit")},
 }
-"""What replaces a named class in a bracket expression."""
+"""The replacements of named classes in bracket expressions."""
 _SHORTHANDS: Final = {"s": _BLANKS, "w": _WORD}
 
 _NO_BOUNDARY: Final = (

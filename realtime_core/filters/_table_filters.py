@@ -23,7 +23,7 @@ S = TypeVar("S", bound=Hashable)
 
 
 class Workload(NamedTuple):
-    """What has to be done for each row because of the filters on its table."""
+    """The work for each row that the filters on its table make necessary."""
 
     conditions: int
     """How many conditions are evaluated, and values looked up, at most."""
@@ -84,7 +84,7 @@ class TableFilters(Generic[S]):
 
     @property
     def workload(self) -> Workload:
-        """What has to be done for each row."""
+        """The work for each row."""
         conditions = self._scanned + self._most_found + len(self._filed)
         return Workload(conditions, frozenset(self._columns))
 

@@ -75,7 +75,7 @@ class Plan:
 
 @attrs.frozen
 class _Operand:
-    """What a reference stands for in a relation."""
+    """The meaning of a reference in a relation: how its value is read."""
 
     source: ValueSource
     """How its value is read as a key."""

@@ -30,7 +30,7 @@ _LETTERS_EACH: Final = 20
 
 
 class Match(enum.Enum):
-    """What a change means for the set of rows that pass a filter."""
+    """The effect of a change on the set of rows that pass a filter."""
 
     ENTERS = "enters"
     """The row is new to the set: an INSERT, or an UPDATE of a row that did not pass before."""

@@ -86,12 +86,12 @@ class UnreportedGap:
 
 
 class OutputPlugin(Protocol):
-    """What a source has to know of its output plugin."""
+    """The facts about an output plugin that its source needs."""
 
     name: str
     identity: tuple[str, ...]
-    """What decides which changes the stream has, as the names of publications: it is part of
-    positions."""
+    """The names that decide which changes the stream has, such as the publications': they are part
+    of positions."""
     tells_commit_lsn: bool
     """Whether the LSN of a position is that of the commit record, and not of its end. Only then may
     PostgreSQL be asked to stream from there."""

@@ -49,7 +49,7 @@ class Attempts:
         attached: Callable[[Attachment, str], None],
     ) -> None:
         self.unreported = UnreportedGap()
-        """What earlier attempts have found out about a gap, and the slot does not show."""
+        """The gap that earlier attempts have found, and that the slot does not show."""
         self._settings = settings
         self._plugin = plugin
         self._random = random

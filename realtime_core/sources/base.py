@@ -26,11 +26,11 @@ else:
     E = TypeVar("E", bound=Event, covariant=True)
 
 TransactionEvent: TypeAlias = CommittedTransaction | LogicalMessage | Gap | Idle
-"""What :meth:`ChangeSource.transactions` yields. A LogicalMessage comes by itself only if it is not
-transactional."""
+"""The items that :meth:`ChangeSource.transactions` yields. A LogicalMessage comes by itself only if
+it is not transactional."""
 
 Acknowledgeable: TypeAlias = Event | CommittedTransaction | Position
-"""What :meth:`ChangeSource.ack` takes."""
+"""The argument of :meth:`ChangeSource.ack`."""
 
 
 @attrs.frozen

@@ -38,14 +38,14 @@ __all__ = [
 
 @attrs.frozen
 class ServerFacts:
-    """What a source needs to know about the server."""
+    """The facts about the server that a source needs."""
 
     version: int
-    """The setting ``server_version_num``, as 170012."""
+    """The setting ``server_version_num``, such as 170012."""
     database: str
     wal_level: str
     wal_sender_timeout: float
-    """In seconds; 0 if it is off."""
+    """Seconds of the setting ``wal_sender_timeout``; 0 if it is off."""
     in_recovery: bool
     """Whether the server is a standby."""
 

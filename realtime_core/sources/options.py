@@ -25,7 +25,7 @@ each attempt to connect, because addresses and passwords may change. It may rais
 
 
 class CommonOptions(TypedDict, total=False):
-    """Those of the :class:`StreamOptions` that do not decide which kinds of events come."""
+    """The :class:`StreamOptions` that do not decide which kinds of events come."""
 
     slot: str | None
     """Name of a permanent slot, which is created if it is missing, and kept when the source closes.

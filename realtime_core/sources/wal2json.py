@@ -179,7 +179,7 @@ class _Wal2Json:
     """wal2json, an output plugin that is installed on the server."""
 
     identity: tuple[str, ...]
-    """What decides which changes the stream has, and so their indexes in positions."""
+    """The settings that decide which changes the stream has, and so their indexes in positions."""
     plugin_options: dict[str, str]
     tells_commit_lsn: bool
     """Whether the format is 2, which tells the LSN of the commit record itself."""

@@ -15,7 +15,8 @@ import attrs
 __all__ = ["GREATEST", "Compare", "Key", "DataType", "Reader", "UnreadableError", "as_is", "reason"]
 
 Key: TypeAlias = Any
-"""What a value's text is read into; it can be hashed, and compared with other keys of its type."""
+"""The key that a value's text is read into; it can be hashed, and compared with other keys of its
+type."""
 
 Reader: TypeAlias = Callable[[str], Key]
 """Reads a text into a key. Raises ValueError if the text is not a value of the type."""
@@ -71,7 +72,7 @@ class DataType:
     """The comparisons that arrays, ranges, addresses and JSON have besides, by PostgreSQL's
     operator, such as ``@>``."""
     remedy: str = ""
-    """What to do instead of a comparison that the type does not have, for messages."""
+    """The advice that messages give in place of a comparison that the type does not have."""
 
 
 class _Greatest:

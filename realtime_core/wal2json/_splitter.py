@@ -111,7 +111,7 @@ class Piece(enum.Enum):
 
 
 class _Expect(enum.Enum):
-    """What the text must go on with, after white space."""
+    """The text that must follow, after white space."""
 
     OBJECT = "an object"
     CHANGE_OR_END = "a change or ']'"

@@ -36,7 +36,7 @@ class RowLayout(NamedTuple):
     bytea: tuple[int, ...]
     """Places of columns of type bytea, whose ``\\x`` wal2json leaves out."""
     places: tuple[int, ...] | None
-    """For each column of the relation its place in the list, or -1 if the list does not have it;
+    """The place of each of the relation's columns in the list, or -1 if the list lacks the column;
     None if the list has all columns, in their order."""
 
 
@@ -47,7 +47,7 @@ class IdentityLayout(NamedTuple):
     bytea: tuple[int, ...]
     """Places of columns of type bytea, whose ``\\x`` wal2json leaves out."""
     shape: Shape
-    """Of the old record."""
+    """The shape of the old record."""
     is_whole: bool
     """Whether the identity is a whole old row rather than a key."""
     places: tuple[int, ...]
@@ -75,7 +75,7 @@ class Tables:
 
 
 class Table:
-    """What is known of one table.
+    """One table as the decoder knows it.
 
     Attributes:
         relation: the table as its last row showed it.

@@ -17,7 +17,7 @@ __all__ = ["MASK", "dev_defaults", "near_misses", "structure", "variable", "vari
 _T = TypeVar("_T")
 
 MASK: Final = "***"
-"""What is shown in place of a secret."""
+"""The text that is shown in place of a secret."""
 _MOST_SHOWN: Final = 100
 """How many characters of a value a problem repeats, at most."""
 _MOST_READ: Final = 1024 * 1024

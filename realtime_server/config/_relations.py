@@ -1,4 +1,4 @@
-"""What both lists of CONFIGURATION_FILE name: events, and relations."""
+"""Events and relations, which both lists of CONFIGURATION_FILE name."""
 
 from __future__ import annotations
 

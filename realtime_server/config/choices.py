@@ -76,30 +76,30 @@ class LogLevel(enum.Enum):
 
 
 class ShortSecret(enum.Enum):
-    """What the server does with a JWT_SECRET that is too short to be safe."""
+    """How the server treats a JWT_SECRET that is too short to be safe."""
 
     REFUSE = "refuse"
-    """It does not start."""
+    """The server does not start."""
     ALLOW = "allow"
-    """It uses the secret."""
+    """The server uses the secret."""
 
 
 class RlsDelete(enum.Enum):
-    """What RLS mode sends of a deleted row where row level security is enabled."""
+    """The part of a deleted row that RLS mode sends where row level security is enabled."""
 
     KEY = "key"
     """The primary key, to every role."""
     POLICY = "policy"
-    """The whole row, to those whom the policies let see it."""
+    """The whole row, to the viewers that the policies let see it."""
 
 
 class WhenFull(enum.Enum):
-    """What is done with requests of an endpoint for which too much waits already."""
+    """How new requests are treated when too many wait for their endpoint already."""
 
     HOLD = "hold"
     """No more changes are read for webhooks until there is room: the database keeps them."""
     DROP = "drop"
-    """They go into the dead letters."""
+    """The requests go into the dead letters."""
 
 
 class EventLoop(enum.Enum):
@@ -113,6 +113,6 @@ class LogFormat(enum.Enum):
     """How log lines are written."""
 
     TEXT = "text"
-    """As a line of text."""
+    """A line of text each."""
     JSON = "json"
-    """As a JSON object on a line."""
+    """A JSON object on a line each."""

@@ -146,7 +146,7 @@ class EmbeddedPostgres:
 
     @property
     def log_path(self) -> Path:
-        """What initdb and the server said; removed by `stop`."""
+        """The file with the output of initdb and the server; removed by `stop`."""
         return self.socket_dir / "log"
 
     def start(self) -> None:

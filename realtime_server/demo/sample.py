@@ -62,7 +62,7 @@ class SampleTable:
 
     name: str
     columns: str
-    """What stands between the parentheses of CREATE TABLE, after `id`."""
+    """The columns' definitions in CREATE TABLE, after `id`."""
     row: Callable[[Random], Mapping[str, object]]
     """Invent the columns that the writer sets, all of them."""
     replica_identity: str = "default"

@@ -39,7 +39,7 @@ _TOKENS_LAST: Final = 30 * 24 * 3600  # seconds; the secret ends with the demo
 
 @attrs.frozen
 class TwoViews:
-    """What is running.
+    """The running parts of the demo.
 
     Attributes:
         server: in RLS mode.

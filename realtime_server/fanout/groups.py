@@ -34,13 +34,13 @@ clients depends on both."""
 
 @attrs.define(eq=False)
 class Subscription:
-    """What a channel asks for, and where it is sent."""
+    """A channel's request for changes, and the client that gets them."""
 
     topic: Topic
     serializer: Serializer
     outbox: Outbox
     bindings: tuple[Binding, ...] | None = None
-    """What a join with ``config`` asks for; None: the topic itself says what it asks for."""
+    """The bindings of a join with ``config``; None if the topic itself says what is asked for."""
     viewer: Hashable = None
     """The role and claims that rows are checked for; None: everybody sees them."""
     is_open: bool = attrs.field(default=False, init=False)

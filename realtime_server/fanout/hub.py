@@ -69,7 +69,7 @@ Messages: TypeAlias = Iterable[tuple[Members, bytes]]
 
 @attrs.frozen
 class HubStats:
-    """What a hub counts."""
+    """The counts of a hub."""
 
     subscriptions: int = 0
     """Subscriptions that there are now."""

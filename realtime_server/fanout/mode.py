@@ -27,7 +27,7 @@ class Registered(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What its client should know about its bindings once they are in place."""
+        """Notices for the channel's client about its bindings, for when they are in place."""
         ...
 
 

@@ -44,7 +44,7 @@ class SubscriptionSpec:
     table: str | None
     """None for all tables."""
     filter: Filter | None = None
-    """That the rows must pass."""
+    """The filter that the rows must pass; None for all rows."""
     action: str = "*"
     """``INSERT``, ``UPDATE``, ``DELETE``, or ``*`` for all."""
     select: frozenset[str] | None = None

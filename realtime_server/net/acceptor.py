@@ -67,7 +67,7 @@ class Acceptor:
         self.connections: set[asyncio.Transport] = set()
         """All that were let in and are open: as many as MAX_CONNECTIONS at most."""
         self.plain: set[asyncio.Transport] = set()
-        """Of these, the ones that are no WebSockets, or not yet."""
+        """The open connections that are no WebSockets, or not yet."""
         self.turned_away: set[asyncio.Transport] = set()
         """Connections beyond the bound, until their answer is sent."""
         # Whether no more connections are admitted.

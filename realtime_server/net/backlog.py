@@ -45,12 +45,12 @@ class OutboxLimits:
     """When clients are too slow."""
 
     max_bytes: int
-    """That may wait for one client (OUTBOX_MAX_BYTES). A single write that is larger is taken when
-    nothing else waits."""
+    """Bytes that may wait for one client (OUTBOX_MAX_BYTES). A single write that is larger is taken
+    when nothing else waits."""
     max_age: float
     """Seconds that a byte may wait (OUTBOX_MAX_AGE)."""
     total_bytes: int
-    """That may wait for all clients together (OUTBOX_TOTAL_BYTES)."""
+    """Bytes that may wait for all clients together (OUTBOX_TOTAL_BYTES)."""
 
 
 class Backlog:
@@ -70,7 +70,7 @@ class Backlog:
 
     @property
     def bytes(self) -> int:
-        """What waits in all outboxes: never less than really does, and soon the same."""
+        """Bytes that wait in all outboxes: never fewer than really do, and soon the same."""
         return self._bytes
 
     def why_too_much(self, waiting: int) -> str | None:

@@ -49,16 +49,16 @@ CHECK_INTERVAL: Final = 300.0
 
 @attrs.define(eq=False)
 class ServedChannel:
-    """What the server keeps for one channel, from the time that its join is granted to its end."""
+    """The server's state of one channel, from the time that its join is granted to its end."""
 
     topic: Topic
     registered: Registered
-    """What the mode knows it by."""
+    """The channel as the mode has registered it."""
     subscription: Subscription | None = None
-    """In the hub; None while the join waits."""
+    """The channel's subscription in the hub; None while the join waits."""
     wait: Wait | None = None
-    """For the database's changes to be read: either the join's reply waits, or the message that
-    says that the bindings are in place."""
+    """The wait until the database's changes are read: either the join's reply waits, or the message
+    that says that the bindings are in place."""
 
 
 class Channels:

@@ -33,7 +33,7 @@ CLOSE_TIMEOUT: Final = 2.0
 _SLICE: Final = 2048
 """Bytes that are parsed at once: some hundred frames at most."""
 _CONTROL_COST: Final = 10
-"""As how many messages a control frame counts: each ping is answered with a write of its own."""
+"""How many messages a control frame counts as: each ping is answered with a write of its own."""
 _BYTES_PER_MESSAGE: Final = 8192
 """Bytes of a frame that count as one more message."""
 _BYTES_IF_COMPRESSED: Final = 1024

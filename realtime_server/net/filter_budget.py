@@ -30,12 +30,12 @@ each, however short it is."""
 
 @attrs.frozen
 class FilterCost:
-    """What filters cost."""
+    """The cost of filters."""
 
     conditions: int = 0
     """Comparisons that each row is tested with."""
     instructions: int = 0
-    """Of their regular expressions, as RE2 compiles them."""
+    """Instructions of their regular expressions, as RE2 compiles them."""
 
     def __add__(self, other: FilterCost) -> FilterCost:
         return FilterCost(
@@ -50,7 +50,7 @@ class FilterCost:
 
 @attrs.frozen
 class FilterBound:
-    """What filters may cost, for one connection or for all."""
+    """The most that filters may cost, for one connection or for all."""
 
     conditions: int
     conditions_name: str
@@ -59,7 +59,7 @@ class FilterBound:
     instructions_name: str
     """The environment variable that sets ``instructions``."""
     whose: str
-    """Whose filters these are, as the client is told."""
+    """The owner of the filters, as errors to the client name it."""
 
     def check(self, cost: FilterCost) -> None:
         """Raise LimitError if the filters cost more than that."""
@@ -80,7 +80,7 @@ class FilterBound:
 
 
 class FilterBudget:
-    """What the filters of a server's clients may cost, and do cost now.
+    """The most that the filters of a server's clients may cost, and their present cost.
 
     Args:
         config: says the bounds.
@@ -102,11 +102,11 @@ class FilterBudget:
             "all connections",
         )
         self.held = FilterCost()
-        """What the filters of all connections cost now."""
+        """The present cost of the filters of all connections."""
 
 
 class FilterAccount:
-    """What the filters of one connection cost, by topic.
+    """The cost of one connection's filters, by topic.
 
     Args:
         budget: of the server.

@@ -43,7 +43,7 @@ class Request:
     path: str
     query: str = attrs.field(default="", repr=False)
     headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
-    """By name in lower case."""
+    """The headers' values by name in lower case."""
 
 
 @attrs.frozen

@@ -45,7 +45,7 @@ _LOOKS: Final = 8
 
 
 class OutboxCounters:
-    """What all outboxes of a server have counted."""
+    """The counts of all outboxes of a server together."""
 
     def __init__(self) -> None:
         self.frames = 0

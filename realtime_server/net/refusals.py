@@ -17,13 +17,13 @@ from .aio import TokenBucket
 __all__ = ["Refusals"]
 
 LINES_PER_SECOND: Final = 10
-"""Of the log, at most, about what one connection is refused."""
+"""How many log lines a second there may be about the refusals of one connection."""
 
 logger = logging.getLogger("realtime.connection")
 
 
 class Refusals:
-    """What one connection is refused.
+    """The refusals of one connection.
 
     Each refusal is counted. Not each is logged, so that a client cannot flood the log: a limit that
     the client exceeds, and an event that the server does not serve, are logged once, and there are

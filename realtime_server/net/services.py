@@ -21,7 +21,7 @@ __all__ = ["Services"]
 
 @attrs.frozen(kw_only=True)
 class Services:
-    """What a connection needs of its server."""
+    """The parts of the server that a connection needs."""
 
     hub: Hub
     """Where channels subscribe to changes."""

@@ -72,7 +72,7 @@ _MOST_PROBLEMS: Final = 3
 
 @attrs.frozen
 class Binding:
-    """What one entry of ``postgres_changes`` asks for."""
+    """One entry of a join's ``postgres_changes``: the changes that it asks for."""
 
     event: str
     """One of :data:`EVENTS`."""
@@ -103,10 +103,10 @@ class Binding:
 
 @attrs.frozen
 class JoinConfig:
-    """What a join with ``config`` asks for."""
+    """The ``config`` of a join."""
 
     bindings: tuple[Binding, ...]
-    """In the order in which they were sent."""
+    """The bindings, in the order in which they were sent."""
     sent: tuple[Mapping[str, Any], ...]
     """The bindings as the client sent them, without members that this server does not know."""
     wait: float | None

@@ -195,7 +195,7 @@ class RlsReason(Reason):
     NO_COLUMN = "no column of {table} that role {role!r} may SELECT is published"
     POSTGRES = (
         "{message}",
-        "what PostgreSQL says, as of a value that the column's type cannot have",
+        "PostgreSQL's message, for example about a value that the column's type cannot have",
     )
     OLD = "old. cannot be used in RLS mode: the row's former values may have been somebody else's"
     LEAVES = (

@@ -149,4 +149,4 @@ SERIALIZERS: Final[dict[str | None, Serializer]] = {
     "1.0.0": _V1,
     "2.0.0": V2Serializer(),
 }
-"""By the query parameter ``vsn`` of the handshake."""
+"""The serializers by the query parameter ``vsn`` of the handshake."""

@@ -76,12 +76,12 @@ class Channel:
     ref: Ref
     """``ref`` of the join."""
     join_ref: Ref
-    """What the client says in its messages to the channel; null with ``vsn=1.0.0`` if it says
-    nothing."""
+    """``join_ref`` of the client's messages to the channel; null with ``vsn=1.0.0`` if they have
+    none."""
     config: JoinConfig | None = None
-    """What today's clients ask for when they join; the first generation's have none."""
+    """The ``config`` of the join, which clients of the first generation do not send."""
     grant: Grant = attrs.field(factory=Grant)
-    """What its token allows; a new token brings another grant."""
+    """The rights that the channel's token gives; a new token brings another grant."""
     is_joined: bool = False
     """Whether the join was accepted; if not, it is being decided on or waits."""
 
@@ -108,7 +108,7 @@ class Join:
 
     channel: Channel
     payload: Any
-    """Of the join, as the client sent it."""
+    """The join's payload, as the client sent it."""
 
 
 @attrs.frozen
@@ -117,7 +117,7 @@ class Refresh:
 
     channel: Channel
     token: Any
-    """As the client sent it; None if it sent none."""
+    """The new token, as the client sent it; None if it sent none."""
 
 
 @attrs.frozen
@@ -178,7 +178,7 @@ class SocketState:
         self._serializer = serializer
         self._max_payload = max_payload_bytes
         self.channels: dict[str, Channel] = {}
-        """By topic: those that are joined, and those whose join was postponed."""
+        """The channels that are joined, and those whose join was postponed, by topic."""
         # The reply to a leave and the phx_close after it, while they wait for the next message.
         self._parting: tuple[Message, Message] | None = None
         self._closed = False

@@ -1,8 +1,7 @@
-"""ChannelGap: changes that some channels do not get, so that they are told of a gap.
+"""ChannelGap: changes that some channels do not get, so that they get a gap instead.
 
-Row level security may not have answered whether the channels may see the rows. So all channels that
-listen to the tables are told, whatever their filters say: else the gap would reveal what is in the
-rows.
+It may not be known whether the channels may see the rows. So all channels that listen to the tables
+get the gap, whatever their filters say: else the gap would reveal what is in the rows.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class ChannelGap:
     after: Position | None = None
     """The position of the last change before them that was sent; None if there was none."""
     is_of_moved: bool = False
-    """Whether only those channels are told that have another viewer by now."""
+    """Whether only the channels that have another viewer by now get the gap."""
     count: int = 0
     """How many changes there are."""
     channels: dict[AnyGroup, Members] = attrs.field(factory=dict)

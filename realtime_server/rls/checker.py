@@ -1,8 +1,8 @@
 """Checker: what each viewer is shown of a batch of changes.
 
-A batch is decided as a whole: its tables are looked up once, and each viewer is asked for
-once a table, whatever the number of changes and subscriptions. Nothing is looked at before
-the changes' transactions are over for everybody.
+A batch is decided as a whole: its tables are looked up once, and each viewer is checked once for
+each table, however many changes and subscriptions there are. Nothing is looked up before the
+changes' transactions are over in every snapshot.
 """
 
 from __future__ import annotations
@@ -38,31 +38,32 @@ logger = logging.getLogger("realtime.rls")
 
 @attrs.frozen
 class Verdict:
-    """What was decided."""
+    """The result of a batch's check."""
 
     shown: list[Shown]
-    """Of each candidate, in order."""
+    """The views of each candidate by viewer, in the order of the candidates."""
     timeouts: Counter[Viewer]
-    """How many checks of each viewer have taken too long; 0 of one that was not asked about
-    everything, because it is new, or others' took too long."""
+    """How many checks of each viewer have taken too long; 0 for a viewer that was not checked for
+    all rows because it is new to a table, or because others took too long."""
     seconds: Mapping[Viewer, float] = attrs.field(factory=dict)
-    """That the policies of each who was asked for took, beyond what is usual for so many rows."""
+    """Seconds that the policies of each viewer took beyond the usual time for as many rows."""
 
 
 class Checker:
-    """Decides.
+    """Decides what each viewer is shown of a batch of changes.
 
     Args:
-        visibility: asks the database.
-        counters: of what it was asked, and what went wrong.
-        publications: of a stream of wal2json's, which has more than they publish; none: the stream
-            has what is published.
-        max_record_bytes: of a change's values as text, beyond which only short ones are shown.
-        strict: show only rows that still are as the change says.
-        asks_for_deleted: show a row that was deleted to those who could see it, if all of it is
-            known, instead of its key to everybody.
-        few: so many viewers who are new to a table at the same time are not asked for with the
-            others at first.
+        visibility: looks rows up in the database.
+        counters: counts the checks, and those that failed.
+        publications: the publications to apply to a wal2json stream, which has more changes than
+            they publish; empty if the stream has just the published changes.
+        max_record_bytes: bytes of a change's values as text, beyond which only short ones are
+            shown.
+        strict: show only rows that still have the values that the change has.
+        asks_for_deleted: show a deleted row to the viewers that could see it, if all of its values
+            are known, instead of its key to all viewers.
+        few: up to how many viewers that are new to a table at the same time are left out of the
+            first check, and checked separately.
     """
 
     def __init__(
@@ -86,9 +87,9 @@ class Checker:
         self._strict = strict
         self._asks_for_deleted = asks_for_deleted
         self._samples = Samples()
-        # Tables that nobody is shown, and of which that was said.
+        # The tables of which no row is shown, and for which that was logged.
         self._mentioned: set[TableName] = set()
-        # By table, the functions of which it was said that they are declared IMMUTABLE.
+        # By table, the functions for which it was logged that they are declared IMMUTABLE.
         self._immutable: dict[TableName, tuple[str, ...]] = {}
 
     async def check(
@@ -97,15 +98,15 @@ class Checker:
         lookup: Lookup | None = None,
         catalog: Connections | None = None,
     ) -> Verdict:
-        """Decide.
+        """Decide what each viewer is shown of each change.
 
         Args:
-            candidates: changes, and who gets them if they may.
-            lookup: looks rows up; None: for all viewers at once, who are not waited for long.
-            catalog: where tables are looked at; None: where they are for all viewers.
+            candidates: changes, and the viewers that get them if they may see them.
+            lookup: looks rows up; None to check all viewers together, with a shortened timeout.
+            catalog: connections for reading the catalog; None for the usual ones.
 
         Raises:
-            psycopg.Error: if the database cannot be asked; nothing is decided.
+            psycopg.Error: if the database cannot be queried; then nothing is decided.
         """
         shown: list[Shown] = [{} for _ in candidates]
         by_relation: dict[Relation, list[int]] = {}
@@ -143,7 +144,8 @@ class Checker:
                 table, relation, candidates, places, self._strict, sampled, conditions
             )
             if lookup is None:
-                # Whoever has taken too long for one table is asked apart for all of them.
+                # A viewer that has taken too long for one table is checked separately for all of
+                # them.
                 hurried = timeouts.total() > 0
                 await page.ask(self._together.check, self._counters, timeouts, hurried=hurried)
             else:
@@ -169,10 +171,11 @@ class Checker:
         places: Sequence[int],
         shown: Sequence[Shown],
     ) -> None:
-        """Note that changes are lost, as their table has been renamed, replaced or dropped.
+        """Note that changes are lost because their table has been renamed, replaced or dropped.
 
-        Those are told whose role may read the table wherever it is now; where it is gone, or where
-        the stream has no OIDs, nobody knows any more who could, and all are who listen to it.
+        Viewers get a gap if their role may read the table under the name that it has now. If the
+        table is gone, or the stream has no OIDs, it is not known which roles could read it; then
+        all viewers that listen to it get the gap.
         """
         audiences = [one.viewers | one.others for one in candidates]
         roles = {viewer.role for audience in audiences for viewer in audience}
@@ -185,7 +188,8 @@ class Checker:
     async def _conditions(
         self, candidates: Sequence[PendingChange], places: Sequence[int], table: Table
     ) -> Mapping[str, Condition] | None:
-        """Return by role what must be true of rows that were deleted; None: they are not asked."""
+        """Return by role the condition under which it could see a deleted row; None: do not
+        check."""
         roles = {
             viewer.role
             for place in places
@@ -204,7 +208,7 @@ class Checker:
         roles: Collection[str],
         xids: Collection[int],
     ) -> dict[TableName, Table]:
-        """Return tables as they are when transactions are over for everybody."""
+        """Return tables as they are once the transactions are over in the snapshot."""
         names = {(relation.schema, relation.table) for relation in relations}
         async with catalog.one() as connection:
             while True:
@@ -217,7 +221,7 @@ class Checker:
                 await until_settled(connection, left)
 
     def _mention(self, table: Table) -> None:
-        """Say once why nobody is shown a table's rows, if it may surprise."""
+        """Log once why no viewer is shown a table's rows, if that may surprise."""
         name = (table.schema, table.name)
         if not (table.is_at_odds or table.has_row_filter):
             self._mentioned.discard(name)
@@ -239,7 +243,7 @@ class Checker:
                 )
 
     def _mention_immutable(self, table: Table) -> None:
-        """Say once why a table's rows take longer to look up than others'."""
+        """Log once why a table's rows take longer to look up than others'."""
         name, functions = (table.schema, table.name), table.functions.immutable
         if functions != self._immutable.pop(name, ()) and functions:
             logger.warning(

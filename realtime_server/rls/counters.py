@@ -9,7 +9,7 @@ __all__ = ["Counters"]
 
 @attrs.define
 class Counters:
-    """What has happened since the server started. A viewer is a role and claims."""
+    """Counts of checks and failures since the server started. A viewer is a role and claims."""
 
     checks: int = 0
     """How many rows were looked up, each for one viewer."""

@@ -1,7 +1,7 @@
 """Delivery: sends to each viewer's channels what the viewer may see of changes.
 
 Channels may leave, or get another viewer by a new token, between the match and the delivery. Such
-channels do not get the change; those that stay joined are told of a gap.
+channels do not get the change; those that stay joined get a gap instead.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ class Delivery:
         self._tell_moved(decided)
 
     def telling(self, gap: Gap, *, later_for: Container[Viewer] = ()) -> Steps:
-        """Tell all channels of a gap in the stream, in steps.
+        """Send all channels a gap in the stream, in steps.
 
         Args:
             gap: the gap.
-            later_for: the viewers whose channels are told later.
+            later_for: the viewers whose channels get it later.
         """
         yield from self._hub.writing(self._hub.gap_messages(gap, later_for=later_for))
 
@@ -77,18 +77,18 @@ class Delivery:
         found: dict[Viewer, Channels] = {}
         for group in self._hub.groups():
             if isinstance(group.viewer, Viewer) and group.viewer in viewers:
-                # A channel that has another viewer by now is to be told all the same.
+                # A channel that has another viewer by now must get the gap all the same.
                 found.setdefault(group.viewer, []).append((group, Members(group.members)))
         return found
 
     def tell_late(self, gap: Gap, channels: Channels) -> None:
-        """Tell channels of a gap in the stream, after changes that came behind it."""
+        """Send channels a gap in the stream, after other channels may have got later changes."""
         self._hub.write((members, group.gap_message(gap)) for group, members in channels)
 
     def hand_out_late(self, viewer: Viewer, decided: Decided) -> None:
         """Send what was decided late to the viewer's channels, with one write for each socket.
 
-        Channels that have another viewer by now are told of a gap instead.
+        Channels that have another viewer by now get a gap instead.
         """
         self._hub.write(self._messages(decided))
         self._tell_lost(decided)
@@ -97,7 +97,7 @@ class Delivery:
         self.tell(ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs, is_of_moved=True))
 
     def tell(self, gap: ChannelGap) -> None:
-        """Tell channels of a gap, for changes that they do not get."""
+        """Send channels a gap in place of changes that they do not get."""
         if not gap.channels:
             return
         self._counters.given_up += gap.count
@@ -112,7 +112,7 @@ class Delivery:
         )
 
     def _tell_lost(self, decided: Decided) -> None:
-        """Tell the channels of a gap that would have got changes which could not be checked."""
+        """Send a gap to the channels whose changes could not be checked."""
         lost: dict[Viewer, list[PendingChange]] = {}
         for pending, shown in decided:
             for viewer, view in shown.items():
@@ -122,7 +122,7 @@ class Delivery:
             self.tell(ChannelGap.of(viewer, ChannelGapReason.TABLE_REPLACED, theirs))
 
     def _tell_moved(self, decided: Decided) -> None:
-        """Tell the channels of a gap that had another viewer before they got what was decided."""
+        """Send a gap to channels that got another viewer between the match and the delivery."""
         moved: dict[Viewer, list[PendingChange]] = {}
         for pending, shown in decided:
             receivers = Receivers(self._hub, pending)
@@ -131,7 +131,7 @@ class Delivery:
                 if all(members.is_current for members in channels.values()):
                     continue
                 if isinstance(view, Lost):
-                    # The channels have been told already.
+                    # The channels have got their gap already.
                     continue
                 if isinstance(view, ErrorView) or receivers.of(viewer, view):
                     moved.setdefault(viewer, []).append(pending)

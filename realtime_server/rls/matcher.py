@@ -27,7 +27,7 @@ _Kind: TypeAlias = tuple[str, str, type[RowChange]]
 
 @attrs.define
 class _Audience:
-    """What is the same for all changes of a kind in one batch."""
+    """The channels and viewers that all changes of a kind in one batch share."""
 
     listeners: dict[_Kind, tuple[Listening, frozenset[Viewer], frozenset[Viewer]]] = attrs.field(
         factory=dict
@@ -37,8 +37,8 @@ class _Audience:
     known: dict[_Kind, tuple[Matched, frozenset[Viewer], frozenset[Viewer]]] = attrs.field(
         factory=dict
     )
-    """Of tables that no channel has a filter for: the channels by viewer, the viewers, and the
-    other viewers who listen to the table."""
+    """The channels by viewer, the viewers, and the other viewers who listen to the table, for
+    tables that no channel has a filter for."""
 
 
 class Matcher:

@@ -60,7 +60,7 @@ long, and two for those whose checks were cancelled because of these."""
 _SHARE: Final = 4
 """Which part of the memory may wait for slow policies, unless a setting says it: a quarter."""
 _PATIENCE: Final = 5.0
-"""For how many seconds a join waits until the schema ``realtime`` is set up. Clients come back
+"""Seconds that a join waits until the schema ``realtime`` is set up. Clients come back
 while a server starts, and some of the first generation do not join again when they are refused."""
 
 

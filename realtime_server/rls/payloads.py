@@ -32,8 +32,8 @@ Event = str
 """``INSERT``, ``UPDATE`` or ``DELETE``."""
 
 _MOST_MEASURED: Final = 64 * SHORT
-"""With more characters of text, a value's JSON is taken to be long without making it. To make that
-of a hundred megabytes would take seconds, in which no other client is served."""
+"""Characters of text beyond which a value's JSON is taken to be long without making it. To make the
+JSON of a hundred megabytes would take seconds, in which no other client is served."""
 
 
 def event_of(change: RowChange) -> Event:
@@ -61,7 +61,7 @@ def _identity_of(change: Update | Delete) -> Iterator[tuple[Column, object]]:
 
 
 class View:
-    """What a viewer may see of a change. Viewers who may see the same share one view.
+    """The part of a change that a viewer may see. Viewers who may see the same share one view.
 
     Args:
         change: a change of a row of the table.

@@ -23,14 +23,14 @@ and get other viewers meanwhile."""
 
 
 class Lost(enum.Enum):
-    """Why a change cannot be checked any more, so that its channels are told of a gap."""
+    """Why a change cannot be checked any more, so that its channels get a gap."""
 
     TABLE_REPLACED = enum.auto()
     """The table was dropped, replaced or renamed."""
 
 
 Shown: TypeAlias = dict[Viewer, View | ErrorView | Lost]
-"""What each viewer may see of a change. A viewer who is not in it may see nothing."""
+"""A view of a change for each viewer that may see it. Any other viewer may see nothing of it."""
 
 
 @attrs.frozen(eq=False)
@@ -45,7 +45,7 @@ class PendingChange:
     others: frozenset[Viewer] = frozenset()
     """The other viewers who listen to the table: the change does not pass their filters."""
     filtering: frozenset[Viewer] = frozenset()
-    """Those viewers, of both kinds, whose channels all have filters on the table."""
+    """The viewers, of both kinds, whose channels all have filters on the table."""
     matched: Matched = attrs.field(factory=dict)
     """The channels of ``viewers`` that get the change."""
     listening: Listening = attrs.field(factory=dict)

@@ -35,7 +35,7 @@ __all__ = ["Batch", "Read", "Reader"]
 _MOST_BYTES: Final = 8 * 1024 * 1024
 """How many bytes of values a batch may have; with more it is full, however few changes it has."""
 _PATIENCE: Final = 0.002
-"""For how many seconds to wait for the rest of a transaction. PostgreSQL may send ten rows in ten
+"""Seconds to wait for the rest of a transaction. PostgreSQL may send ten rows in ten
 pieces, each of which would be a batch of its own."""
 
 
@@ -50,7 +50,7 @@ class Read:
 
 @attrs.frozen
 class Batch:
-    """What is checked and sent at once: either changes in commit order, or one gap."""
+    """Changes in commit order that are checked and sent together, or one gap."""
 
     reads: tuple[Read, ...] = ()
     """The changes."""

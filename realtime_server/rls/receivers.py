@@ -24,7 +24,7 @@ from .viewers import Viewer
 __all__ = ["Receivers"]
 
 _Passing: TypeAlias = dict[tuple[AnyGroup, Form | None], Sequence[int]]
-"""By group and form, the ids of the bindings whose filters the change passes; empty for a topic."""
+"""The ids of the bindings whose filters the change passes, by group and form; empty for a topic."""
 
 
 class Receivers:

@@ -1,10 +1,10 @@
 """Samples: rows that are looked up for a viewer whatever its filters say.
 
-Usually a row is looked up for those whose filters it passes. If a policy fails then, to say so
-would tell that the row passes, though it may be hidden: whoever sends many filters would find out
-what is in it. So a viewer all of whose channels have filters is told of a failure only where its
-filters did not decide that the row was looked up: of its first change of a table, of one every now
-and then, and of all from a sample that failed to one that did not.
+Usually a row is looked up for the viewers whose filters it passes. If a policy fails then, an error
+would reveal that the row passes, though the viewer may not see the row: a client that sends many
+filters would find out the row's values. So a viewer all of whose channels have filters gets an
+error only for rows that were looked up independently of its filters: the first change of a table,
+one every now and then, and all from a sample that failed to one that did not.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from .viewers import Viewer
 __all__ = ["Sampled", "Samples"]
 
 _INTERVAL: Final = 10.0
-"""Seconds from one sample to the next. A thousand viewers' take some milliseconds."""
+"""Seconds from one sample to the next. Samples for a thousand viewers take some milliseconds."""
 
 Sampled: TypeAlias = Mapping[int, frozenset[Viewer]]
-"""By a candidate's place, for whom it is looked up whatever the filters say."""
+"""The viewers for which a row is looked up whatever their filters, by the candidate's place."""
 
 _Kind: TypeAlias = tuple[str, str, type[RowChange]]
 """A change's schema, table and class."""
@@ -35,14 +35,14 @@ _Kind: TypeAlias = tuple[str, str, type[RowChange]]
 
 @attrs.define
 class _Known:
-    """What is known of the viewers of one kind of changes."""
+    """The state of the samples for one kind of changes."""
 
     due: WeakKeyDictionary[Viewer, float] = attrs.field(factory=WeakKeyDictionary)
-    """When each is to have its next sample."""
+    """The time of each viewer's next sample."""
     failing: WeakSet[Viewer] = attrs.field(factory=WeakSet)
-    """Those whose last sample failed."""
+    """The viewers whose last sample failed."""
     quiet: frozenset[Viewer] | None = None
-    """Of these nobody is due before ``quiet_until``."""
+    """A set of viewers none of which is due before ``quiet_until``."""
     quiet_until: float = 0.0
 
     def due_among(self, audience: frozenset[Viewer], now: float) -> frozenset[Viewer]:
@@ -56,10 +56,10 @@ class _Known:
 
 
 class Samples:
-    """Chooses them, by nothing but the time and how the last ones went.
+    """Chooses samples, by nothing but the time and whether the last ones failed.
 
     Args:
-        clock: seconds.
+        clock: returns seconds of a clock that only goes forward.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -67,10 +67,10 @@ class Samples:
         self._kinds: dict[_Kind, _Known] = {}
 
     def pick(self, candidates: Sequence[PendingChange], places: Sequence[int]) -> Sampled:
-        """Choose among the changes of one table."""
+        """Choose the samples among the changes of one table."""
         now = self._clock()
         picked: dict[int, frozenset[Viewer]] = {}
-        # By kind: the last audience, and who has a sample in this batch already.
+        # By kind, the last audience, and the viewers that have a sample in this batch already.
         begun: dict[_Kind, tuple[frozenset[Viewer], frozenset[Viewer]]] = {}
         for place in places:
             change, audience = candidates[place].change, candidates[place].filtering
@@ -96,13 +96,13 @@ class Samples:
         failed: Mapping[int, set[Viewer]],
         unasked: Set[Viewer] = frozenset(),
     ) -> None:
-        """Take how those that were picked went.
+        """Note whether the samples failed.
 
         Args:
-            candidates: the same.
-            sampled: what was picked.
-            failed: by place, whose policies failed.
-            unasked: those who were not asked for, and have had no sample.
+            candidates: the candidates that :meth:`pick` was given.
+            sampled: the samples that it returned.
+            failed: by place, the viewers whose policies failed.
+            unasked: the viewers that were not checked, and so have had no sample.
         """
         due = self._clock() + _INTERVAL
         looked_at: dict[_Kind, set[Viewer]] = {}

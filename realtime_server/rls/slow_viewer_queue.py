@@ -1,4 +1,4 @@
-"""SlowViewerQueue: what waits for a viewer whose policies take too long, in order."""
+"""SlowViewerQueue: the changes, in order, that wait to be checked for one slow viewer."""
 
 from __future__ import annotations
 
@@ -21,44 +21,47 @@ from .pending_changes import PendingChange
 from .viewers import Viewer
 from .waiting import AROUND, Waiting
 
-__all__ = ["SlowViewerQueue", "Lost", "Word"]
+__all__ = ["SlowViewerQueue", "Lost", "QueuedNotice"]
 
 logger = logging.getLogger("realtime.rls")
 
 _MOST_WAITING: Final = 10_000
-"""Changes that may wait behind those that are being looked at; beyond, all of them are given up."""
+"""Changes that may wait behind those that are being checked. If there are more, all that wait are
+given up."""
 _MOST_BYTES: Final = 64 * 1024 * 1024
-"""Of their texts, likewise."""
+"""Bytes that the values of the waiting changes may have as text. Beyond it, too, all are given
+up."""
 _MOST_AT_ONCE: Final = 1000
-"""Changes that are looked at at once, if they came one by one."""
-_FAR: Final = 1000
-"""Changes that wait for who is far behind."""
+"""How many changes that came one by one are checked together at most."""
+_FAR_BEHIND: Final = 1000
+"""Number of waiting changes from which on a viewer is far behind."""
 _RETRY: Final = 1.0
-"""Seconds until a viewer is asked for again whose connection was lost."""
+"""Seconds until a check is tried again that failed because the database could not be queried."""
 
 Lost: TypeAlias = Callable[[ChannelGap], None]
-"""Tells the channels."""
+"""Sends the viewer's channels a gap."""
 
 
 @attrs.frozen
-class Word:
-    """Something to be told behind what waits."""
+class QueuedNotice:
+    """A message that is sent after the changes before it in the queue."""
 
-    tell: Callable[[], None]
+    send: Callable[[], None]
 
 
 class SlowViewerQueue:
-    """Works off what waits for a viewer who is asked for apart.
+    """Checks and sends the changes of a viewer that is checked separately, in order.
 
     Args:
-        work: looks at some changes and hands them out; returns how many seconds that has taken of
-            its policies.
-        lost: is told what is given up, in its place among what is handed out.
-        viewer: who is asked for.
-        held: counts what waits in all lanes.
-        enough: seconds that the policies may take of what is looked at at once. Half as much is,
-            when they take longer, and twice as much when they take less than half of it.
-        moved: called whenever something has been worked off.
+        work: checks some changes and sends them; returns the seconds that the viewer's policies
+            took.
+        lost: called with the gap for changes that were given up, in the order of the changes.
+        viewer: the viewer that the changes are checked for.
+        held: counts the changes that wait in all queues.
+        enough: seconds that the policies should take for the changes that are checked together. If
+            they take longer, half as many changes are checked next; if they take less than half of
+            it, twice as many.
+        moved: called whenever some changes have been checked.
     """
 
     def __init__(
@@ -76,11 +79,12 @@ class SlowViewerQueue:
         self._held = held
         self._enough = enough
         self._moved = moved
-        # In their order: handed over, looked at, given up, waiting.
+        # In the order of the changes: the last that was sent, those that are being checked, those
+        # that were given up, those that wait.
         self._handed: Position | None = None
         self._current: Sequence[PendingChange] = ()
         self._loss: ChannelGap | None = None
-        self._waiting: deque[Sequence[PendingChange] | Word] = deque()
+        self._waiting: deque[Sequence[PendingChange] | QueuedNotice] = deque()
         self._count = 0
         self._bytes = 0
         self._at_once = 1
@@ -89,29 +93,29 @@ class SlowViewerQueue:
 
     @property
     def is_idle(self) -> bool:
-        """Whether all that was put in is handed out, or given up and told."""
+        """Whether every change in the queue was sent, or given up and its gap sent."""
         return not (self._waiting or self._current) and self._loss is None
 
     @property
     def size(self) -> int:
-        """Bytes that the changes take that wait, and would not if they were given up."""
+        """Bytes of the changes that wait, which giving them up would free."""
         return self._bytes + self._count * AROUND
 
     @property
     def has_room(self) -> bool:
-        """Whether less waits than half of what may."""
+        """Whether fewer changes and bytes wait than half of what may."""
         return self._count < _MOST_WAITING // 2 and self._bytes < _MOST_BYTES // 2
 
     @property
     def is_far_behind(self) -> bool:
-        """Whether so much waits that what comes now is not looked at soon."""
-        return self._count > _FAR
+        """Whether so many changes wait that a new one is not checked soon."""
+        return self._count > _FAR_BEHIND
 
     def put(self, candidates: Sequence[PendingChange]) -> None:
-        """Take a part of a batch, which is not empty.
+        """Append changes of one batch, at least one.
 
-        When too much waits, all of it is given up: one gap takes the channels back to what
-        is happening now.
+        When too many changes wait, all of them are given up. The channels get one gap in their
+        place, and then the changes that are happening now.
         """
         self._waiting.append(candidates)
         self._held.take(candidates)
@@ -122,44 +126,44 @@ class SlowViewerQueue:
             self.give_up()
         self._woken.set()
 
-    def tell_behind(self, word: Word) -> None:
-        """Take what is to be told when all that came before has been handed out, or given up."""
-        self._waiting.append(word)
+    def put_notice(self, notice: QueuedNotice) -> None:
+        """Append a message that is sent once all changes before it were sent or given up."""
+        self._waiting.append(notice)
         self._woken.set()
 
     def give_up(self) -> None:
-        """Give up all changes that wait behind those that are being looked at."""
+        """Give up all changes that wait behind those that are being checked."""
         self._waiting += self._lose_what_waits(ChannelGapReason.TOO_SLOW)
         self._woken.set()
 
     def cancel(self) -> asyncio.Task[None]:
-        """End; return the task that does."""
+        """Stop; return the task, which ends soon."""
         self._task.cancel()
         return self._task
 
     def abandon(self) -> asyncio.Task[None]:
-        """End, because the viewer's token is nobody's any more; tell what is given up."""
-        words = self._lose_what_waits(ChannelGapReason.TOKEN_REPLACED)
+        """Stop, because no channel has this viewer any more; send a gap for what is given up."""
+        notices = self._lose_what_waits(ChannelGapReason.TOKEN_REPLACED)
         if self._current:
             self._give_up(self._current, ChannelGapReason.TOKEN_REPLACED, are_earlier=True)
             self._held.give_back(self._current)
             self._current = ()
         self._tell()
-        for word in words:
-            self._say(word)
+        for notice in notices:
+            self._send(notice)
         return self.cancel()
 
-    def _lose_what_waits(self, reason: ChannelGapReason) -> list[Word]:
-        """Give up all changes that wait; return what is to be told behind them."""
-        parts = [part for part in self._waiting if not isinstance(part, Word)]
-        words = [part for part in self._waiting if isinstance(part, Word)]
+    def _lose_what_waits(self, reason: ChannelGapReason) -> list[QueuedNotice]:
+        """Give up all changes that wait; return the messages between and behind them."""
+        parts = [part for part in self._waiting if not isinstance(part, QueuedNotice)]
+        notices = [part for part in self._waiting if isinstance(part, QueuedNotice)]
         self._waiting.clear()
         self._count = self._bytes = 0
         if parts:
             candidates = list(chain(*parts))
             self._give_up(candidates, reason)
             self._held.give_back(candidates)
-        return words
+        return notices
 
     async def _run(self) -> None:
         while True:
@@ -168,8 +172,8 @@ class SlowViewerQueue:
             self._tell()
             while self._waiting:
                 part = self._waiting.popleft()
-                if isinstance(part, Word):
-                    self._say(part)
+                if isinstance(part, QueuedNotice):
+                    self._send(part)
                     continue
                 part = self._current = [*part, *self._following(len(part))]
                 self._count -= len(part)
@@ -181,15 +185,15 @@ class SlowViewerQueue:
                 self._moved()
 
     def _following(self, count: int) -> list[PendingChange]:
-        """Take what came behind the next changes, and is looked at with these.
+        """Remove and return the changes that are checked together with the next ones.
 
-        What a policy takes for each statement it takes once then, and who was slow for a while
-        catches up.
+        A policy's cost for each statement then arises once for all of them, so a viewer that was
+        slow for a while catches up.
         """
         found: list[PendingChange] = []
         while self._waiting:
             part = self._waiting[0]
-            if isinstance(part, Word) or count + len(part) > self._at_once:
+            if isinstance(part, QueuedNotice) or count + len(part) > self._at_once:
                 break
             count += len(part)
             found += part
@@ -201,16 +205,16 @@ class SlowViewerQueue:
             try:
                 seconds = await self._work(candidates)
             except psycopg.Error as exc:
-                logger.warning("what is asked for apart is asked for again: %s", brief(exc))
+                logger.warning("a slow viewer's changes are checked again: %s", brief(exc))
                 logger.debug("the role is %s", self._viewer.role)
                 await asyncio.sleep(_RETRY)
             except Exception:
-                # These would fail again, and must not keep back all that follow; nor is one of
-                # those to cost many others.
+                # These changes would fail again, and must not hold up all that follow. From here
+                # on one change that fails should not cost many others.
                 self._at_once = 1
                 logger.exception(
-                    "changes for a role cannot be looked at, which is a fault of the server's; "
-                    "please report it"
+                    "changes for a role cannot be checked "
+                    "(a bug in realtime_server: please report it)"
                 )
                 logger.debug("the role is %s", self._viewer.role)
                 later, self._loss = self._loss, None
@@ -242,16 +246,15 @@ class SlowViewerQueue:
         loss, self._loss = self._loss, None
         if loss is not None:
             loss.after = self._handed
-            self._say(Word(partial(self._lost, loss)))
+            self._send(QueuedNotice(partial(self._lost, loss)))
 
-    def _say(self, word: Word) -> None:
+    def _send(self, notice: QueuedNotice) -> None:
         try:
-            word.tell()
+            notice.send()
         except Exception:
-            # What follows must go on.
+            # The changes behind it must still be sent.
             logger.exception(
-                "a gap for a role cannot be told, which is a fault of the server's; "
-                "please report it"
+                "a gap for a role cannot be sent (a bug in realtime_server: please report it)"
             )
             logger.debug("the role is %s", self._viewer.role)
 

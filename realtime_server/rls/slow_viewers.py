@@ -1,14 +1,16 @@
-"""SlowViewers: those whose policies take too long, and who are asked for apart.
+"""SlowViewers: checks the viewers whose policies take too long separately from the others.
 
-The others do not wait for them. What they may see is delivered when that is known, in order. So are
-those asked for who are new, or were not asked for any more because of others, until everything that
-waits for them is handed out.
+The other viewers do not wait for them. A slow viewer's changes are delivered, in order, when their
+check is done. Two more kinds of viewers are checked separately until everything that waits for them
+is sent: viewers that are new to a table, and viewers whose check was canceled because of another
+viewer's.
 
-Theory of operation. Each viewer that is asked for apart has a queue. At first it is on trial: all
-of these are asked for at once, for a short time. Who takes longer is slow, and is asked for by
-itself, with the whole timeout. A slow viewer that has never been answered, or has run into the
-timeout, has its turn behind all others like it, on one connection, so that those with an answer
-do not wait for those who never have one. Who is not slow any more is on trial again.
+Theory of operation. Each viewer that is checked separately has a queue. At first the viewer is on
+trial: all viewers on trial are checked together, with a shortened timeout. A viewer that takes
+longer is slow. It is then checked by itself, with the whole timeout. Slow viewers whose last check
+timed out, or that have had none yet, share one connection, so that slow viewers whose checks
+succeed do not wait for those whose checks never do. A viewer that is no longer slow is on trial
+again.
 """
 
 from __future__ import annotations
@@ -30,14 +32,14 @@ from ..config.database.tables import LiveColumn, Table
 from ..fanout.turns import Steps
 from .channel_gaps import ChannelGap, ChannelGapReason
 from .checker import Checker
+from .costly_viewers import NEGLIGIBLE, CostlyViewers, is_costly
 from .counters import Counters
-from .dear_viewers import CHEAP, DearViewers, is_dear
 from .delivery import Delivery
 from .lookup.former import Condition
 from .lookup.questions import Answer, Question, Row
 from .lookup.visibility import Visibility
 from .pending_changes import Decided, PendingChange, Shown
-from .slow_viewer_queue import SlowViewerQueue, Word
+from .slow_viewer_queue import QueuedNotice, SlowViewerQueue
 from .trial import Trial
 from .viewers import Viewer
 from .waiting import Waiting
@@ -47,11 +49,12 @@ __all__ = ["SlowViewers"]
 logger = logging.getLogger("realtime.rls")
 
 _PROBATION: Final = 10.0
-"""Seconds for which a viewer is asked for apart at least who has held the others up, or is slow."""
-_CHEAP_IN_A_ROW: Final = 3
-"""Checks that take next to no time, until a viewer is slow no more."""
+"""Seconds for which a viewer that is slow, or has delayed the others, is checked separately at
+least."""
+_NEGLIGIBLE_IN_A_ROW: Final = 3
+"""How many checks in a row must take next to no time until a viewer is no longer slow."""
 _AT_ONCE: Final = 2
-"""Slow viewers that are asked for at once."""
+"""How many slow viewers are checked at the same time."""
 
 
 @attrs.define
@@ -59,24 +62,25 @@ class _Slow:
     """A slow viewer."""
 
     until: float
-    """When it may be on trial again, as the event loop's clock has it."""
+    """The time from which the viewer may be on trial again, by the event loop's clock."""
     is_answered: bool = False
-    """Whether the last check ended in time."""
-    cheap: int = 0
-    """How many in a row have taken next to no time."""
+    """Whether the viewer's last check ended in time."""
+    negligible: int = 0
+    """How many of the last checks in a row have taken next to no time."""
 
 
 class SlowViewers:
-    """Has a lane for each of them. Use it as a context manager, so that nobody is asked any more
-    at the end.
+    """The viewers that are checked separately, each with a queue of changes.
+
+    Use it as a context manager, so that no check runs any more at the end.
 
     Args:
-        checker: decides what they are shown.
-        apart: asks the database for them, on connections of their own.
-        on_trial: asks it for those who may be fast, on others.
-        delivery: hands out what they are shown, and tells what they do not get.
-        counters: of what went wrong.
-        max_bytes: that may wait for all of them together.
+        checker: decides what the viewers are shown.
+        apart: looks rows up for slow viewers, on connections of its own.
+        on_trial: looks rows up for viewers on trial, on other connections.
+        delivery: sends the changes, and gaps in place of changes that were given up.
+        counters: counts failures and timeouts.
+        max_bytes: bytes that the changes in all queues together may take.
     """
 
     def __init__(
@@ -97,15 +101,15 @@ class SlowViewers:
         self._waiting = Waiting(max_bytes, counters)
         # How many channels each viewer has, slow or not.
         self._channels: Counter[Viewer] = Counter()
-        self._lanes: dict[Viewer, SlowViewerQueue] = {}
-        # Those among them who are slow; the others are on trial.
+        self._queues: dict[Viewer, SlowViewerQueue] = {}
+        # The viewers with a queue that are slow; the others are on trial.
         self._slow: dict[Viewer, _Slow] = {}
-        # Until when those are on trial who have held the others up.
-        self._on_probation: dict[Viewer, float] = {}
-        self._dear = DearViewers()
+        # The times until which viewers that have delayed the others stay on trial.
+        self._probation_ends: dict[Viewer, float] = {}
+        self._costly = CostlyViewers()
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._turns_of_unanswered = asyncio.Semaphore(_AT_ONCE - 1)
-        # Set whenever something may have made room.
+        # Set whenever a queue may have become shorter, or a viewer has changed its kind.
         self._moved = asyncio.Event()
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -118,66 +122,67 @@ class SlowViewers:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for lane in self._lanes.values():
-            self._ending.add(lane.cancel())
-        self._lanes.clear()
+        for queue in self._queues.values():
+            self._ending.add(queue.cancel())
+        self._queues.clear()
         if self._ending:
             await asyncio.wait(self._ending)
         await self._trial.__aexit__(exc_type, exc, traceback)
 
     @property
     def slow(self) -> Set[Viewer]:
-        """Those who are slow."""
+        """The viewers that are slow."""
         return self._slow.keys()
 
     @property
     def busy_on_trial(self) -> frozenset[Viewer]:
-        """Those who are not known to be slow, and for whom something waits or is looked at."""
+        """The viewers on trial that have changes which wait or are being checked."""
         return frozenset(
             viewer
-            for viewer, lane in self._lanes.items()
-            if viewer not in self._slow and not lane.is_idle
+            for viewer, queue in self._queues.items()
+            if viewer not in self._slow and not queue.is_idle
         )
 
     def add_channel(self, viewer: Viewer) -> None:
-        """Note that a channel looks at rows as this viewer."""
+        """Note that a channel has joined as this viewer."""
         self._channels[viewer] += 1
         self._moved.set()
 
     def remove_channel(self, viewer: Viewer) -> None:
-        """Note that it does no more. For a viewer that nobody is any more nothing is asked."""
+        """Note that a channel of this viewer has ended. A viewer without channels is not
+        checked."""
         self._channels[viewer] -= 1
         if self._channels[viewer]:
             return
         del self._channels[viewer]
         self._moved.set()
-        self._dear.forget(viewer)
-        lane = self._lanes.pop(viewer, None)
-        if lane is not None:
+        self._costly.forget(viewer)
+        queue = self._queues.pop(viewer, None)
+        if queue is not None:
             self._forget(viewer)
-            self._await(lane.abandon())
+            self._await(queue.abandon())
 
     def _forget(self, viewer: Viewer) -> None:
         self._slow.pop(viewer, None)
-        self._on_probation.pop(viewer, None)
+        self._probation_ends.pop(viewer, None)
 
     def _await(self, ending: asyncio.Task[None]) -> None:
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
 
-    def _acquit(self) -> None:
-        """Ask for those with the others again who are not slow, and for whom nothing waits."""
+    def _return_to_others(self) -> None:
+        """Check viewers with the others again if they are not slow and their queues are empty."""
         now = asyncio.get_running_loop().time()
-        for viewer, lane in list(self._lanes.items()):
-            if viewer in self._slow or not lane.is_idle:
+        for viewer, queue in list(self._queues.items()):
+            if viewer in self._slow or not queue.is_idle:
                 continue
-            if self._on_probation.get(viewer, now) <= now:
+            if self._probation_ends.get(viewer, now) <= now:
                 self._forget(viewer)
-                self._await(self._lanes.pop(viewer).cancel())
+                self._await(self._queues.pop(viewer).cancel())
 
-    def _put_apart(self, viewer: Viewer) -> None:
+    def _check_separately(self, viewer: Viewer) -> None:
         work = partial(self._work, viewer)
-        self._lanes[viewer] = SlowViewerQueue(
+        self._queues[viewer] = SlowViewerQueue(
             work,
             self._delivery.tell,
             viewer,
@@ -188,7 +193,7 @@ class SlowViewers:
 
     def _note_slow(self, viewer: Viewer) -> _Slow:
         logger.warning(
-            "row level security takes too long for a viewer: its changes are checked apart, "
+            "row level security takes too long for a viewer: its changes are checked separately, "
             "and may come later than others'"
         )
         logger.debug("the role is %s", viewer.role)
@@ -197,16 +202,16 @@ class SlowViewers:
         return slow
 
     async def check(self, candidates: Sequence[PendingChange]) -> Decided:
-        """Return what is shown of each candidate to those who are not slow.
+        """Return what each candidate shows to the viewers that are not checked separately.
 
         Raises:
-            psycopg.Error: if the database cannot be asked; nothing is decided.
+            psycopg.Error: if the database cannot be queried; then nothing is decided.
         """
-        if self._lanes:
+        if self._queues:
             await self._wait_for_trials()
             await self._wait_for_room()
-            self._acquit()
-        apart = frozenset(self._lanes)
+            self._return_to_others()
+        apart = frozenset(self._queues)
         on_time = candidates
         if apart:
             on_time = [one.without(apart) for one in candidates]
@@ -214,12 +219,12 @@ class SlowViewers:
         for viewer in verdict.timeouts:
             for one in verdict.shown:
                 one.pop(viewer, None)
-            # The last channel may have left meanwhile.
+            # The viewer's last channel may have left meanwhile.
             if viewer in self._channels:
-                self._put_apart(viewer)
+                self._check_separately(viewer)
                 if verdict.timeouts[viewer]:
                     now = asyncio.get_running_loop().time()
-                    self._on_probation[viewer] = now + _PROBATION
+                    self._probation_ends[viewer] = now + _PROBATION
         for viewer in apart | verdict.timeouts.keys():
             theirs = [
                 one.only_for(viewer)
@@ -228,46 +233,48 @@ class SlowViewers:
             ]
             if not theirs:
                 continue
-            if viewer in self._lanes:
-                self._lanes[viewer].put(theirs)
+            if viewer in self._queues:
+                self._queues[viewer].put(theirs)
             else:
                 self._delivery.tell(ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs))
         if self._waiting.is_too_much:
-            self._relieve()
-        # These are answered in time, but everybody waits for them each time.
-        for viewer in self._dear.note(verdict.seconds):
-            if viewer in self._channels and viewer not in self._lanes:
-                self._put_apart(viewer)
+            self._give_up_most()
+        # The checks of these viewers end in time, but all viewers wait for them with each batch.
+        for viewer in self._costly.note(verdict.seconds):
+            if viewer in self._channels and viewer not in self._queues:
+                self._check_separately(viewer)
                 self._note_slow(viewer).is_answered = True
         return list(zip(candidates, verdict.shown, strict=True))
 
     async def _wait_for_trials(self) -> None:
-        """Wait for those on trial who are far behind: each round of theirs is short, or ends it.
+        """Wait for viewers on trial whose queues are long.
 
-        They would not be with the others again as long as much comes, and lose it in the end.
+        Each of their checks is short, or ends the trial. Without the wait such a viewer would not
+        be checked with the others again while many changes come, and would lose changes in the end.
         """
         behind = [
             viewer
-            for viewer, lane in self._lanes.items()
-            if viewer not in self._slow and lane.is_far_behind
+            for viewer, queue in self._queues.items()
+            if viewer not in self._slow and queue.is_far_behind
         ]
         while any(
-            viewer not in self._slow and viewer in self._lanes and not self._lanes[viewer].is_idle
+            viewer not in self._slow and viewer in self._queues and not self._queues[viewer].is_idle
             for viewer in behind
         ):
             self._moved.clear()
             await self._moved.wait()
 
     async def _wait_for_room(self) -> None:
-        """Wait while much waits for slow viewers, if everybody is slow: then nobody is held up.
+        """Wait while slow viewers' queues are long, if all viewers are slow, so that none is
+        delayed.
 
-        Those count alone who are answered in time: others might never have room.
+        Only viewers whose checks end in time count: the others' queues might never be shorter.
         """
         while len(self._slow) == len(self._channels) > 0:
             full = [
-                self._lanes[viewer]
+                self._queues[viewer]
                 for viewer, slow in self._slow.items()
-                if slow.is_answered and not self._lanes[viewer].has_room
+                if slow.is_answered and not self._queues[viewer].has_room
             ]
             if not full:
                 return
@@ -275,30 +282,30 @@ class SlowViewers:
             await self._moved.wait()
 
     def telling(self, gap: Gap) -> Steps:
-        """Tell everybody of a gap, as :meth:`Delivery.telling` does.
+        """Send all channels a gap, as :meth:`Delivery.telling` does.
 
-        Those for whom something waits that came before it are told behind that.
+        Viewers for which earlier changes wait get the gap after these changes.
         """
-        busy = frozenset(viewer for viewer, lane in self._lanes.items() if not lane.is_idle)
+        busy = frozenset(viewer for viewer, queue in self._queues.items() if not queue.is_idle)
         for viewer, channels in self._delivery.channels_of(busy).items():
-            word = Word(partial(self._delivery.tell_late, gap, channels))
-            self._lanes[viewer].tell_behind(word)
+            notice = QueuedNotice(partial(self._delivery.tell_late, gap, channels))
+            self._queues[viewer].put_notice(notice)
         yield from self._delivery.telling(gap, later_for=busy)
 
-    def _relieve(self) -> None:
-        """Give up what waits for those for whom most does, until it is not too much."""
-        for lane in sorted(self._lanes.values(), key=lambda one: one.size, reverse=True):
+    def _give_up_most(self) -> None:
+        """Give up the changes in the longest queues until the rest takes few enough bytes."""
+        for queue in sorted(self._queues.values(), key=lambda one: one.size, reverse=True):
             if not self._waiting.is_more_than_enough:
                 break
-            lane.give_up()
+            queue.give_up()
 
     async def _work(self, viewer: Viewer, candidates: Sequence[PendingChange]) -> float:
-        """Have some changes decided and hand them out; return the seconds that policies took."""
+        """Check some changes and send them; return the seconds that the viewer's policies took."""
         slow = self._slow.get(viewer)
         if slow is None:
             outcome = await self._trial.check(viewer, candidates)
             if outcome is not None:
-                if is_dear(outcome.seconds):
+                if is_costly(outcome.seconds):
                     self._note_slow(viewer).is_answered = True
                 return self._hand_out(viewer, candidates, outcome.shown, outcome.seconds)
             slow = self._note_slow(viewer)
@@ -306,7 +313,7 @@ class SlowViewers:
             verdict = await self._checker.check(candidates, self._look_up, self._apart.catalog)
         self._counters.timeouts += verdict.timeouts.total()
         seconds = verdict.seconds.get(viewer, 0.0)
-        self._judge(viewer, slow, seconds, is_answered=not verdict.timeouts)
+        self._note_check(viewer, slow, seconds, is_answered=not verdict.timeouts)
         return self._hand_out(viewer, candidates, verdict.shown, seconds)
 
     @contextlib.asynccontextmanager
@@ -317,17 +324,19 @@ class SlowViewers:
             await stack.enter_async_context(self._turns)
             yield
 
-    def _judge(self, viewer: Viewer, slow: _Slow, seconds: float, *, is_answered: bool) -> None:
-        """Take note of how a slow viewer's check went, after which it may be slow no more."""
+    def _note_check(
+        self, viewer: Viewer, slow: _Slow, seconds: float, *, is_answered: bool
+    ) -> None:
+        """Note how a slow viewer's check went, and whether the viewer is still slow."""
         now = asyncio.get_running_loop().time()
         slow.is_answered = is_answered
-        slow.cheap = slow.cheap + 1 if is_answered and seconds <= CHEAP else 0
-        if is_dear(seconds):
+        slow.negligible = slow.negligible + 1 if is_answered and seconds <= NEGLIGIBLE else 0
+        if is_costly(seconds):
             slow.until = now + _PROBATION
         elif (
-            slow.cheap >= _CHEAP_IN_A_ROW
+            slow.negligible >= _NEGLIGIBLE_IN_A_ROW
             and slow.until <= now
-            and not self._lanes[viewer].is_far_behind
+            and not self._queues[viewer].is_far_behind
         ):
             del self._slow[viewer]
 

@@ -42,13 +42,14 @@ class Registration:
     """A joined channel, as ``realtime.subscription`` has it."""
 
     wants: tuple[tuple[SubscriptionSpec, ...], ...]
-    """What the channel listens to; for each item, all the ways in which it can be read."""
+    """The items that the channel listens to; for each item, all the ways in which it can be
+    read."""
     viewer: Viewer
     """The role and claims that rows are checked for."""
     id: UUID = attrs.field(factory=uuid4)
     """``subscription_id`` of the channel's rows."""
     notes: tuple[str, ...] = ()
-    """What the client should know of its subscriptions, although they are accepted."""
+    """Notices for the client about its subscriptions, although they are accepted."""
 
     @property
     def has_wildcard(self) -> bool:

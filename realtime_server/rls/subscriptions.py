@@ -34,7 +34,7 @@ __all__ = ["SubscriptionRegistry"]
 
 logger = logging.getLogger("realtime.rls")
 
-_LIVES: Final = 3
+_MISSED_SYNCS: Final = 3
 """How many comparisons a server may miss before others delete its rows."""
 _RETRY: Final = 1.0
 """After how many seconds a failed comparison is tried again."""
@@ -186,7 +186,7 @@ class SubscriptionRegistry:
                 )
                 await asyncio.sleep(self._interval)
             else:
-                self.is_quiet = in_vain > _LIVES
+                self.is_quiet = in_vain > _MISSED_SYNCS
                 left = None if self.is_quiet else max(due - loop.time(), 0.0)
                 try:
                     async with asyncio.timeout(left):
@@ -248,7 +248,7 @@ class SubscriptionRegistry:
                     await self._table.check_role(connection, registration.viewer.role)
                     if self.is_quiet:
                         # Others take this server for ended, and types may have been made since.
-                        await self._table.say_alive(connection, self._interval * _LIVES)
+                        await self._table.say_alive(connection, self._interval * _MISSED_SYNCS)
                         await self._table.refresh_enum_orders(connection)
                         self._woken.set()
                     rows = await self._table.rows_of(connection, registration)
@@ -278,7 +278,7 @@ class SubscriptionRegistry:
         """Write missing rows, and delete those of no channel and of servers that have ended."""
         left_out: Counter[tuple[str, str, str]] = Counter()
         async with self._connections.one() as connection:
-            await self._table.say_alive(connection, self._interval * _LIVES)
+            await self._table.say_alive(connection, self._interval * _MISSED_SYNCS)
             await self._table.delete_dead(connection)
             written = await self._table.written(connection)
             if orphaned := written - self._registrations.keys():

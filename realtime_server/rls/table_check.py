@@ -1,4 +1,4 @@
-"""TableCheck: a table's part of a batch: the rows to look up, and what each viewer is told."""
+"""TableCheck: one table's part of a batch: the rows to look up, and what each viewer is sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .viewers import Viewer
 __all__ = ["Lookup", "TableCheck"]
 
 _USUAL: Final = 50e-6
-"""Seconds that a policy may take for each further row, so that nobody is slow who has many."""
+"""Seconds that a policy may take for each further row, so that many rows make no viewer slow."""
 _NO_PRIMARY_KEY: Final = "Error 400: Bad Request, no primary key"
 _UNAUTHORIZED: Final = "Error 401: Unauthorized"
 _FAILURES: Final = {
@@ -50,10 +50,10 @@ class _RowSet:
 
     def __init__(self) -> None:
         self.rows: dict[Row, int] = {}
-        """Each with its place."""
+        """The rows, each with its place in ``candidates``."""
         self.candidates: list[list[int]] = []
-        """Of each row, those that are about it."""
-        # By the list of viewers: most rows have the same ones, who are many.
+        """The places in the batch of the changes that are about a row, by the row's place."""
+        # By the identity of a list of viewers, since most rows share one long list.
         self._audiences: dict[int, tuple[Sequence[Viewer], dict[int, None]]] = {}
 
     def add(self, row: Row, candidate: int, viewers: Sequence[Viewer]) -> None:
@@ -64,7 +64,7 @@ class _RowSet:
         self._audiences.setdefault(id(viewers), (viewers, {}))[1][place] = None
 
     def questions(self) -> list[Question]:
-        """Return who is to be asked for, and which rows."""
+        """Return a question for each viewer: the rows to look up for it."""
         wanted: dict[Viewer, tuple[int, ...]] = {}
         for viewers, rows in self._audiences.values():
             places = tuple(rows)
@@ -79,14 +79,14 @@ class TableCheck:
     """A table's part of a batch.
 
     Args:
-        table: as it is now.
-        relation: the same as the changes have it.
-        candidates: of the batch.
-        places: of those among them that are about the table.
-        strict: show only rows that still are as the change says.
-        sampled: for whom rows are looked up, besides, though no filter passes.
-        conditions: by role, what must be true of a row that was deleted and of which all is known;
-            None: nobody is asked, and the primary key is told to everybody.
+        table: the table's present state.
+        relation: the table as the stream describes it.
+        candidates: all changes of the batch.
+        places: the places in ``candidates`` of the changes of this table.
+        strict: show only rows that still have the values that the change has.
+        sampled: by place, further viewers for which the row is looked up whatever their filters.
+        conditions: by role, the condition under which it could see a deleted row all of whose
+            values are known; None: deleted rows are not checked, and all viewers get their key.
     """
 
     def __init__(
@@ -113,15 +113,16 @@ class TableCheck:
         self._sheets: dict[tuple[tuple[LiveColumn, ...], Condition | None], _RowSet] = {}
         self._columns: dict[str, tuple[LiveColumn, ...]] = {}
         self._errors_for_all: dict[str, str | None] = {}
-        # By candidate and columns: who sees them. By candidate: who, all of one role, is told of
-        # which error.
+        # The viewers that are shown a candidate, by its place and the columns that they may see.
+        # Errors, each with a candidate's place and the viewers of one role that get it.
         self._shown: dict[tuple[int, tuple[LiveColumn, ...]], list[Viewer]] = {}
         self._errors: list[tuple[int, str, Sequence[Viewer]]] = []
         self.timeouts: Counter[Viewer] = Counter()
         self.seconds: dict[Viewer, float] = {}
-        """That each viewer's policies took, beyond what is usual for so many rows."""
+        """Seconds that a viewer's policies took beyond the usual time for as many rows, by
+        viewer."""
         self.failed: dict[int, set[Viewer]] = {}
-        """By candidate, those whose policies failed."""
+        """The viewers whose policies failed, by the candidate's place."""
         by_role: dict[frozenset[Viewer], dict[str, list[Viewer]]] = {}
         for place in places:
             candidate = candidates[place]
@@ -141,7 +142,7 @@ class TableCheck:
                     self._look_up(place, role, theirs, strict)
 
     def _error_for_all(self, change: RowChange, role: str) -> str | None:
-        """Return why a role cannot be shown a change of the table, whatever is in it."""
+        """Return why a role gets an error for each change of the table; None if it does not."""
         if isinstance(change, Delete):
             return None
         if role not in self._errors_for_all:
@@ -168,7 +169,8 @@ class TableCheck:
         table, change = self._table, self._candidates[place].change
         columns = self._columns_of(role)
         if not columns:
-            # Who may read nothing of a table is not told of it, as with a topic of all tables.
+            # A viewer that may read no column of the table gets nothing, for example if its topic
+            # is all tables.
             return
         error = self._error_for_all(change, role)
         if error is not None:
@@ -192,7 +194,7 @@ class TableCheck:
             self._sheets.setdefault((compared, None), _RowSet()).add(row, place, viewers)
 
     def _is_asked_as_it_was(self, place: int) -> bool:
-        """Say whether those who could see a row before its DELETE get it whole, and nobody else."""
+        """Return whether just the viewers that could see a row before its DELETE get all of it."""
         change, table = self._candidates[place].change, self._table
         return (
             self._conditions is not None
@@ -224,13 +226,14 @@ class TableCheck:
         *,
         hurried: bool | None = None,
     ) -> None:
-        """Have the rows looked up.
+        """Look the rows up.
 
         Args:
-            look_up: asks the database.
-            counters: of what it is asked.
-            apart: those who are asked for apart because of another table, and not here.
-            hurried: whether the others are in a hurry; None: if there are such.
+            look_up: looks rows up in the database.
+            counters: counts the checks, and those that failed.
+            apart: the viewers that are left out here, since they are checked separately because
+                of another table.
+            hurried: whether viewers get no second attempt; None: just if ``apart`` has any.
         """
         for (compared, condition), sheet in self._sheets.items():
             questions = [one for one in sheet.questions() if one.viewer not in apart]
@@ -265,14 +268,14 @@ class TableCheck:
                 counters.errors += 1
             for place in sheet.candidates[row]:
                 self.failed.setdefault(place, set()).add(viewer)
-                if self._may_be_told(place, viewer):
+                if self._may_get_error(place, viewer):
                     self._errors.append((place, _FAILURES[failure], (viewer,)))
 
-    def _may_be_told(self, place: int, viewer: Viewer) -> bool:
-        """Say whether a row was looked up for who listens to it whatever the filters say."""
+    def _may_get_error(self, place: int, viewer: Viewer) -> bool:
+        """Return whether a viewer may get an error: its filters must not decide whether it does."""
         candidate = self._candidates[place]
         if isinstance(candidate.change, Delete):
-            # Who could not see it for sure is told nothing.
+            # A viewer gets nothing unless it could certainly see the row.
             return False
         if viewer in candidate.filtering:
             return viewer in self._sampled.get(place, ())

@@ -1,8 +1,8 @@
-"""Trial: viewers of whom it is not known whether they are slow, asked for apart from the others.
+"""Trial: checks viewers that may be slow separately from the others, with a shortened timeout.
 
-All who wait are asked for at once, whatever changes they wait for, so that a thousand of them take
-no longer than they would with the others. Who takes what time there is, is slow; those behind are
-asked for once more without him.
+All viewers on trial are checked together, whatever changes they wait for, so that a thousand of
+them take no longer than they would with the others. A viewer whose policies use up the time is
+slow; the viewers behind it in the same call are checked again without it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from .viewers import Viewer
 __all__ = ["Outcome", "Trial"]
 
 _LIMIT: Final = 0.05
-"""Seconds until somebody is slow, beyond what policies usually take."""
+"""Seconds, beyond what the policies usually take, after which a viewer is slow."""
 
 
 @attrs.frozen
 class Outcome:
-    """What was found out about a viewer."""
+    """The result of a viewer's check."""
 
     shown: list[Shown]
-    """Of each of its changes, in order; nothing of anybody else."""
+    """The viewer's view of each of its changes, in order; other viewers are not in it."""
     seconds: float
-    """That its policies took, beyond what is usual."""
+    """Seconds that the viewer's policies took beyond the usual time."""
 
 
 @attrs.define(eq=False)
 class _Waiting:
-    """A viewer who waits for its turn."""
+    """A viewer whose changes wait to be checked."""
 
     viewer: Viewer
     candidates: Sequence[PendingChange]
@@ -46,11 +46,11 @@ class _Waiting:
 
 
 class Trial:
-    """Asks for them. Use it as a context manager, so that nobody is asked any more at the end.
+    """Checks viewers on trial. Use it as a context manager, so that no check runs at the end.
 
     Args:
-        checker: decides what they are shown.
-        visibility: asks the database, on connections of its own.
+        checker: decides what the viewers are shown.
+        visibility: looks rows up in the database, on connections of its own.
     """
 
     def __init__(self, checker: Checker, visibility: Visibility) -> None:
@@ -77,10 +77,10 @@ class Trial:
         """Decide what a viewer is shown of some changes.
 
         Returns:
-            what it is shown; None: its policies have taken too long.
+            The result; None if the viewer's policies have taken too long.
 
         Raises:
-            psycopg.Error: if the database cannot be asked; nothing is decided.
+            psycopg.Error: if the database cannot be queried; then nothing is decided.
         """
         outcome: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(viewer, candidates, outcome))
@@ -89,9 +89,9 @@ class Trial:
         return await outcome
 
     async def _run(self) -> None:
-        """Ask for all who wait until nobody does."""
+        """Check the viewers that wait until none does."""
         while True:
-            # Who has left meanwhile waits no more.
+            # The viewers that have left meanwhile are not checked.
             waiting = [one for one in self._waiting if not one.outcome.done()]
             self._waiting = []
             if not waiting:
@@ -105,11 +105,11 @@ class Trial:
                     if not one.outcome.done():
                         one.outcome.set_exception(exc)
             else:
-                # They were there before those who have come since.
+                # They have waited longer than the viewers that have come since.
                 self._waiting[:0] = left
 
     async def _ask(self, waiting: Sequence[_Waiting]) -> list[_Waiting]:
-        """Ask for some at once; return those who were not asked for because of others."""
+        """Check viewers together; return those that were not checked because of others."""
         parts: dict[int, list[PendingChange]] = {}
         for one in waiting:
             for candidate in one.candidates:
@@ -119,7 +119,7 @@ class Trial:
             list(map(merged, parts.values())), self._together.check, self._catalog
         )
         left = []
-        # Where nobody is found to be slow, and nobody was asked for, the table is locked.
+        # If no viewer was found to be slow, and none was checked, the table is locked.
         is_blocked = len(verdict.timeouts) == len(waiting) and not verdict.timeouts.total()
         for one in waiting:
             viewer = one.viewer

@@ -21,15 +21,15 @@ __all__ = ["Bodies", "Body", "message_id"]
 
 @attrs.frozen
 class Body:
-    """What one request has.
+    """The body of one request, and its place in its transaction.
 
     Attributes:
-        content: JSON.
-        transaction: whose changes these are.
+        content: the body as JSON.
+        transaction: the transaction of the changes.
         first: the first change's place in the transaction.
-        last: the last one's.
-        part: its number among the transaction's, from 1.
-        is_last: whether no other follows.
+        last: the last change's place.
+        part: the body's number among the transaction's bodies, from 1.
+        is_last: whether it is the transaction's last body.
     """
 
     content: bytes = attrs.field(repr=False)
@@ -41,7 +41,7 @@ class Body:
 
     @property
     def position(self) -> Position:
-        """Of the last change."""
+        """The position of the last change."""
         return Position(self.transaction.commit_lsn, self.last, self.transaction.stream)
 
     @property

@@ -1,4 +1,4 @@
-"""What would stop webhooks: for ``--check``."""
+"""The findings of ``--check`` about problems that would stop webhooks."""
 
 from __future__ import annotations
 

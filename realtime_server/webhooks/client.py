@@ -36,11 +36,11 @@ class UnreachableError(RealtimeError):
 
 @attrs.frozen
 class Answer:
-    """What an endpoint said."""
+    """An endpoint's answer to a request."""
 
     status: int
     retry_after: str | None = None
-    """As it was sent."""
+    """The header ``Retry-After`` as it was sent; None if there was none."""
 
 
 class Client:

@@ -2,8 +2,8 @@
 
 A line has what sends the request again, and why it was given up, but neither the endpoint's URL
 nor a secret; the body is last, byte for byte as it was. The file is locked for each change of it
-and named anew by whoever removes lines, so a server may add to it while others are sent again.
-It is written, and on the disk, before the slot moves.
+and a process that removes lines replaces it by a new one, so a server may add to it while others
+are sent again. It is written, and on the disk, before the slot moves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ if sys.platform != "win32":
 __all__ = ["DeadLetter", "DeadLetters", "FileFullError"]
 
 _BODY: Final = b',"body":'
-"""Cannot stand before the body: within JSON strings there is no quotation mark without a \\\\."""
+"""The text before the body, which cannot occur earlier: within JSON strings there is no quotation
+mark without a \\\\."""
 
 
 class FileFullError(RealtimeError):
@@ -57,7 +58,7 @@ class DeadLetter:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What it is known by: of the same request there may be two."""
+        """The endpoint's name and the request's id. Two letters may have the same key."""
         return self.name, self.request.id
 
     def as_line(self) -> bytes:
@@ -80,7 +81,7 @@ class DeadLetter:
         """Read what :meth:`as_line` wrote.
 
         Raises:
-            ValueError: if it is not that, as of a line that was not written to its end.
+            ValueError: if it is not that, for example a line that was not written to its end.
         """
         head, separator, rest = line.partition(_BODY)
         if not separator or not rest.endswith(b"}\n"):
@@ -175,7 +176,7 @@ class DeadLetters:
             size = file.seek(0, os.SEEK_END)
             if size and self._most and size + len(lines) > self._most:
                 raise FileFullError(f"{self.path} may have {self._most} bytes, and has {size}")
-            # Whoever wrote before may have been killed in the middle of a line.
+            # The process that wrote before may have been killed in the middle of a line.
             file.seek(max(size - 1, 0))
             if size and file.read(1) != b"\n":
                 lines = b"\n" + lines
@@ -194,7 +195,7 @@ class DeadLetters:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[FileIO]:
-        """Open the file for whoever is alone with it."""
+        """Open the file, and lock it against other processes."""
         while True:
             # Unbuffered, so that nothing is written when it is closed after an error.
             file = open(self.path, "a+b", buffering=0, opener=_private)  # noqa: SIM115

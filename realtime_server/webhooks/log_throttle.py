@@ -10,7 +10,7 @@ __all__ = ["Sparingly"]
 
 _INTERVAL: Final = 10.0
 _MOST: Final = 1000
-"""Things that are remembered."""
+"""How many log lines are remembered."""
 
 
 class Sparingly:

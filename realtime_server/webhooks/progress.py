@@ -26,7 +26,7 @@ class Share:
     def __init__(self, owner: Progress) -> None:
         self._owner = owner
         self.left = 0
-        """Requests that are not done."""
+        """How many requests are neither delivered nor given up."""
         self.commit: Commit | None = None
         """Where the transaction ends, or the last one of those that are done with it; None as
         long as it is being read."""
@@ -57,7 +57,7 @@ class Progress:
         return Share(self)
 
     def close(self) -> None:
-        """Acknowledge no more: the slot is gone."""
+        """Acknowledge nothing from now on, because the slot is gone."""
         self._shares.clear()
         self._acknowledge = _nothing
 
@@ -73,7 +73,7 @@ class Progress:
             self._acknowledge(commit)
 
     def advance(self) -> None:
-        """Acknowledge what is done."""
+        """Acknowledge the transactions that are done."""
         last = None
         while self._shares and not self._shares[0].left:
             last = self._shares.popleft().commit

@@ -12,7 +12,7 @@ from .signature import sign
 __all__ = ["Request"]
 
 _OVERHEAD: Final = 1000
-"""Bytes of memory besides the body, about."""
+"""Bytes of memory that a request takes besides its body, about."""
 
 
 def _nothing() -> None:
@@ -43,7 +43,7 @@ class Request:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes in memory."""
+        """Bytes of memory that the request takes."""
         return len(self.body) + _OVERHEAD
 
     def headers(self, secrets: Iterable[str], now: float) -> Mapping[str, str]:

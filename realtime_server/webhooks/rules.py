@@ -38,18 +38,18 @@ __all__ = ["Rules"]
 logger = logging.getLogger("realtime.webhooks")
 
 _MOST_TABLES: Final = 1000
-"""That are remembered."""
+"""How many tables' rules are remembered."""
 
 
 @attrs.frozen(eq=False)
 class _Table:
-    """What a webhook's rules say of a relation.
+    """A webhook's rules for a relation.
 
     Attributes:
-        relation: as the stream describes it.
+        relation: the relation as the stream describes it.
         wanted: whether any of its changes may be sent.
-        filter: None where there is none, or the webhook's does not fit.
-        selection: what is shown of its rows; None: all of them.
+        filter: the filter; None if there is none, or if the webhook's does not fit the relation.
+        selection: the columns that are sent; None: all of them.
     """
 
     relation: Relation
@@ -59,7 +59,7 @@ class _Table:
 
 
 class Rules:
-    """What one webhook says.
+    """The rules of one webhook: which changes it gets, and which columns of them.
 
     Args:
         webhook: as it is configured.

@@ -18,18 +18,19 @@ class EndpointStats:
     filter_errors: int
     waiting_bytes: int
     oldest_seconds: float
-    """Since the commit of what has waited longest, by this machine's clock; 0 for nothing."""
+    """Seconds since the commit of the request that has waited longest, by this machine's clock; 0
+    if none waits."""
     disabled: bool
 
 
 @attrs.frozen
 class WebhookStats:
-    """All of them. The defaults are those of a server without webhooks."""
+    """The figures of all endpoints. The defaults are those of a server without webhooks."""
 
     connected: bool = False
-    """Whether changes are read for them."""
+    """Whether changes are read for webhooks."""
     lag_bytes: int = 0
     """WAL between what the database has written and what their slot may let go of."""
     gaps: int = 0
-    """How often changes may have been lost to them."""
+    """How often changes may have been lost to webhooks."""
     endpoints: tuple[EndpointStats, ...] = ()

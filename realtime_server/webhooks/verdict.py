@@ -19,7 +19,7 @@ _MOST_DOUBLINGS: Final = 32
 
 
 class Verdict(enum.Enum):
-    """What an answer means for its request."""
+    """The meaning of an answer for its request."""
 
     DONE = "done"
     AGAIN = "again"

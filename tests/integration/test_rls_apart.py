@@ -302,6 +302,6 @@ async def test_changes_wait_for_the_servers_own_privileges(
         await client.sit(stage.topic("new"))
         stage.execute(f"revoke temporary on database {database} from public")
         stage.execute("insert into new values (1)")
-        await eventually(lambda: "asked for again: InsufficientPrivilege" in caplog.text)
+        await eventually(lambda: "are checked again: InsufficientPrivilege" in caplog.text)
         stage.execute(f"grant temporary on database {database} to public")
         assert id_of(await client.receive()) == 1

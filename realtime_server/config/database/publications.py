@@ -1,4 +1,4 @@
-"""What publications publish of a table, as an SQL expression about a row ``c`` of ``pg_class``.
+"""The published part of a table, as an SQL expression about a row ``c`` of ``pg_class``.
 
 The view ``pg_publication_tables`` is not used, since it reads all tables for each answer.
 
@@ -29,7 +29,7 @@ _HAS_SCHEMAS_AND_LISTS: Final = 150000
 
 @attrs.frozen
 class Published:
-    """What is published of a table."""
+    """The part of a table that is published."""
 
     columns: frozenset[str]
     """The names of the published columns."""

@@ -16,7 +16,7 @@ __all__ = ["Snapshot", "current_snapshot"]
 
 @attrs.frozen
 class Snapshot:
-    """What ``pg_current_snapshot()`` returns. Transaction ids have 64 bits here."""
+    """A snapshot as ``pg_current_snapshot()`` returns it. Transaction ids have 64 bits here."""
 
     xmin: int
     """All transactions with lower ids have ended."""

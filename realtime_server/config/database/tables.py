@@ -34,7 +34,7 @@ FIRST_CUSTOM_OID: Final = 16384
 
 @attrs.frozen
 class CustomType:
-    """What ``pg_type`` says of a type that is not built in."""
+    """A type that is not built in, as ``pg_type`` describes it."""
 
     oid: int
     """The type's OID; for a domain, that of its base type."""
@@ -83,8 +83,8 @@ class Functions:
     stamp: str = ""
     """A text that differs when one of the functions was replaced; empty if there is none."""
     immutable: tuple[str, ...] = ()
-    """Those that are declared IMMUTABLE, as SQL names them: PostgreSQL may keep what they return
-    with a plan."""
+    """The functions that are declared IMMUTABLE, as SQL names them: PostgreSQL may keep what they
+    return with a plan."""
 
 
 @attrs.frozen
@@ -121,12 +121,12 @@ class Table:
     has_row_filter: bool
     """Whether a publication has a row filter for the table that the stream does not apply."""
     selectable: Mapping[str, frozenset[str]]
-    """By role, the names of the columns that it may SELECT. It has the existing ones of the roles
-    that were asked about."""
+    """The names of the columns that a role may SELECT, by role. It has those of the requested roles
+    that exist."""
     bypassing: frozenset[str]
-    """Those of the roles to which row level security does not apply."""
+    """The requested roles to which row level security does not apply."""
     types: Mapping[int, CustomType]
-    """By OID, the columns' types that are not built in."""
+    """The columns' types that are not built in, by OID."""
     functions: Functions
     """The functions that the table's policies call; none if they were not read."""
 

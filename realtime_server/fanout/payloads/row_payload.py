@@ -60,7 +60,7 @@ _MOST_PROJECTIONS: Final = 1000
 """How many selections of columns are kept for one relation: clients can choose ever new ones."""
 
 _MOST_PLANS: Final = 1000
-"""Of relations, kept."""
+"""How many relations' plans are kept."""
 
 
 def iso_timestamp(text: str) -> str:
@@ -81,7 +81,7 @@ def commit_timestamp(time: datetime) -> bytes:
 
 
 class RelationPlan:
-    """What the payloads of a relation's changes have in common.
+    """The parts that the payloads of a relation's changes have in common.
 
     Args:
         relation: the table, as the stream describes it.

@@ -44,13 +44,14 @@ class _RegisteredChannel:
     viewer: None = None
     """Everybody sees every change."""
     notes: tuple[str, ...] = ()
-    """There are none in this mode."""
+    """Notices for the client; there are none in this mode."""
     specs: Sequence[tuple[SubscriptionSpec, ...]] = ()
-    """What it asks for, until that was checked; each with its alternative readings."""
+    """The changes that the channel asks for, until they were checked, each in alternative
+    readings."""
     problem: RefusedError | None = None
-    """Why it gets no changes, as the tables are now."""
+    """Why the channel gets no changes, as the tables are now."""
     tell: Callable[[RefusedError], None] | None = None
-    """Tells its client the problem."""
+    """Sends the channel's client the problem."""
 
     def note(self, problem: RefusedError) -> None:
         """Record a problem, and tell the client."""

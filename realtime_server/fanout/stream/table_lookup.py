@@ -58,7 +58,7 @@ class Answer:
     """The tables that were found."""
 
     tables: Mapping[TableName, Table | None]
-    """By the names that were asked for; None if there is no such table."""
+    """The tables by the names that were requested; None if there is no such table."""
     enums: EnumOrders
     """The labels of their columns' enum types in the declared order, by schema and name."""
     is_fresh: bool

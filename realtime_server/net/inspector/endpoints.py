@@ -33,7 +33,8 @@ _CONTENT_TYPES: Final = {
     ".js": "text/javascript",
     ".svg": "image/svg+xml",
 }
-"""By suffix. The system's table is not used: where it is wrong, browsers do not run modules."""
+"""The content types by suffix. The system's table is not used: where it is wrong, browsers do not
+run modules."""
 
 # The page shows values of rows as text. Should that ever fail, no script in them may run.
 _POLICY: Final = (

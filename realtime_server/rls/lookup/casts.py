@@ -24,7 +24,7 @@ __all__ = ["Casts"]
 logger = logging.getLogger("realtime.rls")
 
 _REFUSED_FOR: Final = 60.0
-"""For how many seconds the database is not asked for values of a type that took too long."""
+"""Seconds for which the database is not asked for values of a type that took too long."""
 
 _TIMED_OUT: Final = psycopg.errors.QueryCanceled.sqlstate
 

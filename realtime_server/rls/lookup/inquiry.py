@@ -1,4 +1,4 @@
-"""Inquiry: what one call asks of PostgreSQL about the rows of a table, and what it tells."""
+"""Inquiry: one call that asks PostgreSQL which rows of a table viewers may see, and its answers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ __all__ = ["Found", "Inquiry", "Said", "Todo", "none_found"]
 logger = logging.getLogger("realtime.rls")
 
 Todo: TypeAlias = Sequence[tuple[int, tuple[int, ...]]]
-"""What is asked: pairs of a question's place and the rows that are left of it."""
+"""The questions that are left: pairs of a question's place and the places of its rows."""
 Found: TypeAlias = tuple[int, list[int] | None, str | None, str | None, float | None]
-"""Of a viewer: its number, the rows that it may see or what was wrong, and how long it took."""
+"""A viewer's answer: its number from 1; the rows that it may see, or None with the SQLSTATE and the
+message of the error; and the seconds that it took."""
 
 Said: TypeAlias = dict[tuple[int, str, str], float]
-"""By table, role and problem: until when it is not logged again."""
+"""The time until which a problem is not logged again, by table, role and problem."""
 
 _SILENCE: Final = 10.0
 """Seconds for which the same problem is not logged again: a policy may fail for each row."""
@@ -34,7 +35,7 @@ _SILENCE: Final = 10.0
 
 @attrs.frozen
 class Inquiry:
-    """What is asked about some rows of a table."""
+    """Questions about some rows of a table, and their answers."""
 
     table: Table
     rows: Sequence[Row]
@@ -46,13 +47,13 @@ class Inquiry:
 
     @property
     def _key_types(self) -> list[str]:
-        """As SQL writes them."""
+        """The types of the primary key's columns, as SQL writes them."""
         if self.condition is not None:
             return ["pg_catalog.text"]
         return [type_of(column) for column in self.table.key]
 
     def function(self) -> tuple[str, str]:
-        """Return name and definition of what answers it."""
+        """Return the name and the definition of the function that answers the questions."""
         table, condition, called = self.table, self.condition, self.table.functions
         if condition is None:
             compared = tuple((column.name, table.compared_as(column)) for column in self.compared)
@@ -90,7 +91,7 @@ class Inquiry:
         return f"SELECT * FROM pg_temp.{name}({slots})", parameters
 
     def leave_out(self, todo: Todo) -> None:
-        """Note that nobody is asked about all this any more."""
+        """Note that these questions stay unanswered."""
         for place, places in todo:
             self.answers[place].failed.update(dict.fromkeys(places, Failure.UNASKED))
 

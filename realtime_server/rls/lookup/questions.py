@@ -19,7 +19,7 @@ class Failure(enum.Enum):
     TIMEOUT = "timeout"
     """A policy ran longer than it could be waited for."""
     UNASKED = "unasked"
-    """Nobody asked, or what came before has taken all the time that there was."""
+    """The policies were not run, for example because earlier questions took all the time."""
 
 
 @attrs.frozen
@@ -34,11 +34,11 @@ class Row:
 
 @attrs.frozen
 class Question:
-    """Which of these rows may the viewer see?"""
+    """The question which of some rows a viewer may see."""
 
     viewer: Viewer
     places: tuple[int, ...]
-    """In the list of rows."""
+    """The places of these rows in the list of rows."""
 
 
 @attrs.define
@@ -48,9 +48,9 @@ class Answer:
     visible: set[int] = attrs.field(factory=set)
     failed: dict[int, Failure] = attrs.field(factory=dict)
     seconds: float = attrs.field(default=0.0, eq=False)
-    """That its policies took."""
+    """Seconds that the viewer's policies took."""
 
     @property
     def is_whole(self) -> bool:
-        """Whether the viewer was asked about all of it."""
+        """Whether the viewer's policies were run for all of the question's rows."""
         return Failure.UNASKED not in self.failed.values()

@@ -20,10 +20,10 @@ logger = logging.getLogger("realtime.rls")
 
 
 class RunningCall:
-    """Ends it. A setting of the session's would be two more statements for each call.
+    """Ends a call after a time. A session's setting would take two more statements for each call.
 
     Args:
-        connection: on which it runs, and nothing else.
+        connection: the connection on which the call, and nothing else, runs.
         terminate: ends the session with a process id.
     """
 
@@ -35,11 +35,12 @@ class RunningCall:
         self._terminate = terminate
         self._requests: list[asyncio.Task[None]] = []
         self.is_terminated = False
-        """Whether its session was ended."""
+        """Whether the call's session was ended."""
 
     @contextlib.asynccontextmanager
     async def ended_after(self, limit: float | None, patience: float) -> AsyncIterator[None]:
-        """Have it canceled after so many seconds, and its session ended after some more."""
+        """Cancel the call after ``limit`` seconds, and end its session after ``patience``
+        seconds."""
         loop = asyncio.get_running_loop()
         timers = [loop.call_later(patience, self._end)]
         if limit is not None:
@@ -47,7 +48,7 @@ class RunningCall:
         try:
             yield
         except asyncio.CancelledError:
-            # Whoever asked is gone, and the driver has waited for the end.
+            # The task that made the call was canceled, and the driver has waited for its end.
             if self._connection.closed and not self.is_terminated:
                 self._terminate(self._pid)
             raise
@@ -56,7 +57,8 @@ class RunningCall:
                 timer.cancel()
             if self._requests:
                 try:
-                    # It must not come so late that it cancels the next statement.
+                    # The request to cancel must not come so late that it cancels the next
+                    # statement.
                     await asyncio.wait(self._requests)
                 except asyncio.CancelledError:
                     await self._connection.close()

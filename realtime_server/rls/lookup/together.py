@@ -1,13 +1,15 @@
-"""Together: many viewers asked for at once, and waited for no longer than that should take.
+"""Together: checks many viewers in one call, with a shortened timeout.
 
-Theory of operation. Everybody waits for what is asked together, so it has a limit: a base, and
-some times what this table's policies have taken lately. Who takes what is left of it has timed out,
-and is to be asked for apart; those behind get a second chance, and then are, too.
+Theory of operation. All viewers wait for such a call, so its time is limited: a base, and a
+multiple of what this table's policies have taken lately. The viewer that uses up the time has timed
+out, and is checked separately from then on. The viewers behind it get a second attempt; if that
+fails, they are checked separately, too.
 
-Nobody knows what the policies of a viewer take who is new to a table, and whoever has others wait
-on purpose would come with another token each time. So a few who are new are not asked for here at
-all at first. Many, as after a restart, are asked for at the same time as the others, with a limit
-of their own: one by one they would wait too long themselves.
+How long the policies of a viewer that is new to a table take is not known, and a client that wants
+to delay others would come with another token each time. So if only a few viewers are new, they are
+not checked here at first, but separately. If many are new, for example after a restart, they are
+checked at the same time as the others, with a limit of their own: one by one they would wait too
+long themselves.
 """
 
 from __future__ import annotations
@@ -29,31 +31,32 @@ from .visibility import Visibility
 __all__ = ["FEW", "Together"]
 
 FEW: Final = 8
-"""Viewers who are new at the same time. To ask for one apart takes about 3 ms."""
+"""Up to how many viewers that are new at the same time are checked separately, which takes about 3
+ms each."""
 _LIMIT: Final = 0.02
-"""Seconds that viewers may take who are not new, beyond what they usually take."""
+"""Seconds that the viewers that are not new may take beyond the expected time."""
 _LIMIT_OF_NEW: Final = 0.01
-"""The same for many who are new, of whom nothing is known."""
+"""Seconds that many new viewers may take beyond the expected time."""
 _TIMES: Final = 4
-"""What they usually take that they may."""
+"""How many times the expected time the viewers may take, besides the base."""
 _AROUND: Final = 25
-"""Lookups that a viewer takes as long as, without its rows: 0.1 ms."""
+"""A viewer's own cost without its rows, as a number of lookups: 0.1 ms."""
 _PLANNING: Final = 275
-"""The same where its plans are made anew."""
+"""A viewer's own cost, as a number of lookups, where its plans are made anew."""
 _FIRST_RATE: Final = 10e-6
-"""Seconds of a lookup before anything is known of a table's policies."""
+"""Seconds that a lookup is expected to take before a table's policies were ever run."""
 _LARGEST_RATE: Final = 100e-6
-"""Of policies that take more, all do not have more time."""
+"""Seconds of a lookup at most: viewers get no more time for slower policies."""
 _SHARE: Final = 0.2
-"""Of the last call's rate in the usual one."""
+"""The last call's share in the usual seconds of a lookup."""
 
 
 @attrs.define
 class _Known:
-    """What is known of a table's policies."""
+    """How long a table's policies take, and the viewers that they were run for."""
 
     viewers: WeakSet[Viewer] = attrs.field(factory=WeakSet)
-    """Those who are not new."""
+    """The viewers that are not new."""
     rate: float = _FIRST_RATE
     """Seconds that a lookup usually takes."""
 
@@ -74,12 +77,12 @@ class _Known:
 
 
 class Together:
-    """Asks for them.
+    """Checks viewers together.
 
     Args:
-        visibility: asks the database.
-        limit: seconds that others wait, beyond what the policies usually take.
-        few: so many viewers who are new to a table are not asked for at first; 0: all are.
+        visibility: looks rows up in the database.
+        limit: seconds that a call may take beyond the expected time.
+        few: up to how many viewers that are new to a table are left out; 0: none is.
     """
 
     def __init__(self, visibility: Visibility, *, limit: float = _LIMIT, few: int = FEW) -> None:
@@ -102,12 +105,13 @@ class Together:
         """Answer each question, in order, as :meth:`Visibility.check` does.
 
         Args:
-            table: with a primary key.
-            rows: of the table.
-            questions: a viewer's each.
+            table: a table with a primary key.
+            rows: rows of the table.
+            questions: one for each viewer.
             compared: the columns that a row's ``values`` may have.
-            condition: what must be true of rows that are there no more.
-            hurried: others have taken too long already; nobody gets a second chance.
+            condition: the condition that deleted rows must meet; None for rows that exist.
+            hurried: whether there is no second attempt, because other checks of the batch have
+                timed out already.
 
         Raises:
             psycopg.OperationalError: if the connection is lost; then nothing is answered.
@@ -144,7 +148,7 @@ class Together:
 
 @attrs.frozen
 class _Asking:
-    """What one call of check asks about."""
+    """The rows and the table that one call of check asks about."""
 
     visibility: Visibility
     known: _Known
@@ -156,19 +160,19 @@ class _Asking:
     async def ask(
         self, questions: Sequence[Question], base: float, *, may_be_asked_again: bool
     ) -> list[Answer]:
-        """Ask, for as long as it should take and a bit.
+        """Answer questions in little more than the expected time.
 
         Args:
-            questions: a viewer's each.
-            base: seconds beyond what it should take.
-            may_be_asked_again: those who were not asked for because of another.
+            questions: one for each viewer.
+            base: seconds that it may take beyond the expected time.
+            may_be_asked_again: whether questions that were not reached get a second attempt.
         """
         around = _PLANNING if self.table.functions.immutable else _AROUND
         limit = base + _TIMES * self.known.expected(questions, around)
         answers = await self._ask(questions, limit)
         self.known.learn(questions, answers, around)
         left = [place for place, one in enumerate(answers) if one.failed and not one.is_whole]
-        # Where nobody was asked for at all the table is locked.
+        # If no question was reached at all, the table is locked.
         if may_be_asked_again and left and len(left) < len(questions):
             again = await self._ask([questions[place] for place in left], limit)
             for place, answer in zip(left, again, strict=True):

@@ -5,9 +5,9 @@ in a statement of its own: two viewers in one would share what a policy computes
 statement, and one would be shown the other's rows. For each table the session has a
 temporary function that goes through the viewers: it takes on role and claims, runs one
 static query, whose plan is kept, and catches what a policy raises. Each viewer's part is rolled
-back: a policy may keep something for its transaction, as who asks. So a viewer costs no round
-trip, and an error costs nobody else anything. Where a policy reaches functions that are declared
-IMMUTABLE, each viewer has a plan of its own: see
+back: a policy may keep something for its transaction, such as the viewer's name. So a viewer costs
+no round trip, and an error affects no other viewer. Where a policy reaches functions that are
+declared IMMUTABLE, each viewer has a plan of its own: see
 :mod:`realtime_server.config.database.policy_functions`.
 
 A policy that runs too long is ended by the session's ``statement_timeout``, or by a request to
@@ -45,11 +45,12 @@ logger = logging.getLogger("realtime.rls")
 
 
 _MOST_LOOKUPS: Final = 20_000
-"""Rows times viewers of one call. It is to end well before the timeout: 4 µs for each."""
+"""Rows times viewers of one call at most, so that it ends well before the timeout: 4 µs for
+each."""
 _PLANNING: Final = 250
 """Lookups in whose time a viewer's plans are made anew: 1 ms."""
 _LOCK_PATIENCE: Final = 60.0
-"""Seconds for which a table may be locked until its rows are given up."""
+"""Seconds to wait for a locked table before its rows are given up."""
 _LOCK_PAUSE: Final = 0.05
 _CULPRIT: Final = 0.5
 """Part of the time of a call that a query must have taken by itself to be what took too long."""
@@ -60,19 +61,19 @@ _GRACE: Final = 0.1
 """Seconds after twice the time of a call until its session is ended: its policy catches the
 cancellation."""
 _MOST_TIMEOUTS: Final = 10
-"""For one viewer and batch, until it is given up which row it is that takes the time."""
+"""Timeouts for one viewer and batch, after which the search for the slow row is given up."""
 
 
 class Visibility:
-    """Asks PostgreSQL, on connections of its own.
+    """Asks PostgreSQL which rows viewers may see, on connections of its own.
 
     Args:
-        dsn: of the database, as the server's role.
+        dsn: where to connect, with the server's role.
         timeout: seconds that a viewer's query may take.
         size: how many connections there may be.
-        said: which problems were logged lately, by others who ask, too; None: by nobody else.
-        waits_for_locks: whether rows of a table that is locked are asked for until it is not; else
-            the viewers are not asked for.
+        said: the problems that were logged lately, shared with other instances; None: not shared.
+        waits_for_locks: whether to try again while a table is locked; else its questions stay
+            unanswered.
     """
 
     def __init__(
@@ -99,8 +100,8 @@ class Visibility:
             f"SET statement_timeout = {milliseconds};"
             f"SET lock_timeout = {max(1, milliseconds // 2)}",
         )
-        """For what else runs a user's code, as a type's checks. That may run ``DEALLOCATE ALL``,
-        which no rollback undoes, so nothing on these is prepared."""
+        """Connections for other queries that run a user's code, such as a type's checks. It may run
+        ``DEALLOCATE ALL``, which no rollback undoes, so nothing on these is prepared."""
         self.catalog = Connections(
             dsn,
             name=f"{name} tables",
@@ -109,9 +110,9 @@ class Visibility:
             settings="SET jit = off; SET plan_cache_mode = force_generic_plan;"
             f"SET statement_timeout = {milliseconds}; {OWN_PATH}",
         )
-        """For what runs no code but PostgreSQL's own."""
+        """Connections for queries that run no code but PostgreSQL's own."""
         self._said: Said = {} if said is None else said
-        # The functions that each connection has.
+        # The temporary functions that each connection has.
         self._functions: WeakKeyDictionary[AsyncConnection[Any], set[str]] = WeakKeyDictionary()
         self._terminating: set[asyncio.Task[None]] = set()
 
@@ -132,7 +133,7 @@ class Visibility:
         await self.connections.__aexit__(exc_type, exc, traceback)
 
     async def renew(self) -> None:
-        """Have new connections from now on: the database has moved to another server."""
+        """Open new connections from now on, because the database has moved to another server."""
         await self.connections.renew()
         await self.catalog.renew()
 
@@ -149,15 +150,16 @@ class Visibility:
         """Answer each question, in order.
 
         Args:
-            table: with a primary key.
-            rows: of the table.
-            questions: a viewer's each.
+            table: a table with a primary key.
+            rows: rows of the table.
+            questions: one for each viewer.
             compared: the columns that a row's ``values`` may have; the viewers' roles may
                 SELECT them.
-            condition: the rows are there no more: the only value of a key is the row's text, and
-                this is what must be true of it.
-            limit: seconds that all of them have together. Who takes what is left of it has timed
-                out, and those behind are not asked. None: each has the whole timeout.
+            condition: the condition that deleted rows must meet; the only value of such a row's
+                key is the row's text. None for rows that exist.
+            limit: seconds that all questions have together. The viewer that uses them up has
+                timed out, and the questions behind it stay unanswered. None: each viewer has the
+                whole timeout.
 
         Raises:
             psycopg.OperationalError: if the connection is lost; then nothing is answered.
@@ -186,7 +188,7 @@ class Visibility:
         compared: Sequence[LiveColumn] = (),
         condition: Condition | None = None,
     ) -> Answer:
-        """Answer a question that may run into the timeout: find the rows that take the time."""
+        """Answer a question that may time out, and find the rows that take the time by halves."""
         answer = Answer()
         halves = [question.places]
         timeouts = 0
@@ -215,7 +217,7 @@ class Visibility:
     ) -> None:
         """Answer questions.
 
-        A policy may end the session, and would each time: whose it is, is found out by halves.
+        A policy may end the session, and would each time. Its viewer is found by halving the list.
         """
         loop = asyncio.get_running_loop()
         give_up = loop.time() + _LOCK_PATIENCE
@@ -290,7 +292,7 @@ class Visibility:
                         raise
                     # It names the key's types, which may be gone, or not the server's to use.
                     logger.warning(
-                        "row level security of %s.%s cannot be asked for (%s); the server's role "
+                        "row level security of %s.%s cannot be checked (%s); the server's role "
                         "needs USAGE on the schemas of its primary key's types",
                         table.schema,
                         table.name,
@@ -319,7 +321,7 @@ class Visibility:
                 return none_found(todo, exc)
 
     def _terminate(self, pid: int) -> asyncio.Task[None]:
-        """End a session that catches the cancellation, whatever becomes of who asked."""
+        """End a session that catches the cancellation, even if the calling task is canceled."""
         task = asyncio.create_task(self.catalog.terminate(pid))
         self._terminating.add(task)
         task.add_done_callback(self._terminating.discard)
@@ -327,7 +329,7 @@ class Visibility:
 
 
 class _LostError(Exception):
-    """The connection was lost while policies were asked."""
+    """The connection was lost while policies ran."""
 
 
 async def _may_define(connection: AsyncConnection[Any]) -> bool:
@@ -342,7 +344,7 @@ async def _may_define(connection: AsyncConnection[Any]) -> bool:
 def _chunks(
     questions: Sequence[Question], least: int
 ) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
-    """Yield what is asked in one call; a question counts as so many lookups at least."""
+    """Yield the questions of each call; a question counts as ``least`` lookups at least."""
     chunk: list[tuple[int, tuple[int, ...]]] = []
     size = 0
     for place, question in enumerate(questions):

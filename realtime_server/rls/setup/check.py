@@ -1,4 +1,4 @@
-"""What ``--check`` says of RLS mode, besides what it says of any stream."""
+"""The findings of ``--check`` about RLS mode, besides those about any stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``--check`` says of data that more people may see than is meant."""
+"""The findings of ``--check`` about data that more people may see than is meant."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Migration:
     number: int
     """The steps are applied in the order of their numbers."""
     name: str
-    """What the step makes."""
+    """The name of what the step makes."""
     sql: str = attrs.field(repr=False)
 
     def __str__(self) -> str:

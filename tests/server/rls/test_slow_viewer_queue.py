@@ -14,7 +14,7 @@ from realtime_server.rls import slow_viewer_queue
 from realtime_server.rls.channel_gaps import ChannelGap
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.pending_changes import PendingChange
-from realtime_server.rls.slow_viewer_queue import SlowViewerQueue, Word
+from realtime_server.rls.slow_viewer_queue import QueuedNotice, SlowViewerQueue
 from realtime_server.rls.viewers import Viewer
 from realtime_server.rls.waiting import AROUND, Waiting
 from tests.server_helpers import insert, make_relation
@@ -30,7 +30,7 @@ def part(*ids: int) -> list[PendingChange]:
 
 
 class Works:
-    """Where a lane works; it writes down what became of the changes."""
+    """Where a queue works; it writes down what became of the changes."""
 
     def __init__(self) -> None:
         self.done: list[object] = []
@@ -43,7 +43,7 @@ class Works:
         self.may_go_on.set()
         self.counters = Counters()
         held = Waiting(1_000_000, self.counters)
-        self.lane = SlowViewerQueue(self.work, self.lose, ANN, held, 0.5)
+        self.queue = SlowViewerQueue(self.work, self.lose, ANN, held, 0.5)
 
     async def work(self, candidates: Sequence[PendingChange]) -> float:
         self.begun.set()
@@ -65,38 +65,38 @@ class Works:
 async def works() -> AsyncIterator[Works]:
     works = Works()
     yield works
-    await asyncio.wait({works.lane.cancel()})
+    await asyncio.wait({works.queue.cancel()})
 
 
 async def test_what_waits_is_worked_off_in_order(works: Works) -> None:
-    works.lane.put(part(1, 2))
-    works.lane.put(part(3))
+    works.queue.put(part(1, 2))
+    works.queue.put(part(3))
     await eventually(lambda: works.done == [1, 2, 3])
 
 
 async def test_the_more_is_looked_at_at_once_the_faster_that_is(works: Works) -> None:
     for one in range(1, 16):
-        works.lane.put(part(one))
+        works.queue.put(part(one))
     await eventually(lambda: works.done == list(range(1, 16)))
     assert works.at_once == [1, 2, 4, 8]
     # And the fewer, the slower.
     works.seconds = 5.0
     for one in range(16, 40):
-        works.lane.put(part(one))
+        works.queue.put(part(one))
     await eventually(lambda: works.done == list(range(1, 40)))
     assert works.at_once[4:] == [16, 8]
     # What came together stays together, whatever it takes.
-    works.lane.put(part(*range(40, 100)))
+    works.queue.put(part(*range(40, 100)))
     await eventually(lambda: works.at_once[6:] == [60])
 
 
 async def test_what_is_told_between_changes_is_told_there(works: Works) -> None:
     works.may_go_on.clear()
-    works.lane.put(part(1))
+    works.queue.put(part(1))
     await works.begun.wait()
-    works.lane.put(part(2))
-    works.lane.tell_behind(Word(lambda: works.done.append("told")))
-    works.lane.put(part(3))
+    works.queue.put(part(2))
+    works.queue.put_notice(QueuedNotice(lambda: works.done.append("told")))
+    works.queue.put(part(3))
     works.may_go_on.set()
     await eventually(lambda: works.done == [1, 2, "told", 3])
 
@@ -106,18 +106,18 @@ async def test_a_lost_connection_is_tried_again(
 ) -> None:
     monkeypatch.setattr(slow_viewer_queue, "_RETRY", 0.0)
     works.problems += [psycopg.OperationalError("away")] * 2
-    works.lane.put(part(1))
+    works.queue.put(part(1))
     await eventually(lambda: works.done == [1])
 
 
 async def test_a_fault_costs_what_it_is_about_and_nothing_else(
     works: Works, caplog: pytest.LogCaptureFixture
 ) -> None:
-    works.lane.put(part(1))
+    works.queue.put(part(1))
     await eventually(lambda: works.done == [1])
     works.problems.append(ValueError("unexpected"))
-    works.lane.put(part(2, 3))
-    works.lane.put(part(4))
+    works.queue.put(part(2, 3))
+    works.queue.put(part(4))
     await eventually(lambda: works.done == [1, ("rls_failed", 1, 3, 2), 4])
     assert "please report it" in caplog.text
 
@@ -127,10 +127,10 @@ async def test_a_gap_that_cannot_be_told_is_logged_and_not_the_end(
 ) -> None:
     works.problems.append(ValueError("unexpected"))
     works.deaf.append(ValueError("unexpected, too"))
-    works.lane.put(part(1))
-    works.lane.put(part(2))
+    works.queue.put(part(1))
+    works.queue.put(part(2))
     await eventually(lambda: works.done == [2])
-    assert "a gap for a role cannot be told" in caplog.text
+    assert "a gap for a role cannot be sent" in caplog.text
 
 
 @pytest.mark.parametrize("bound", ["_MOST_WAITING", "_MOST_BYTES"])
@@ -140,10 +140,10 @@ async def test_when_too_much_waits_all_of_it_is_given_up_in_its_place(
     # Each change has one byte.
     monkeypatch.setattr(slow_viewer_queue, bound, 3)
     works.may_go_on.clear()
-    works.lane.put(part(1))
+    works.queue.put(part(1))
     await works.begun.wait()
     for ids in ((2, 3), (4, 5), (6,), (7, 8, 9), (10,)):
-        works.lane.put(part(*ids))
+        works.queue.put(part(*ids))
     works.may_go_on.set()
     await eventually(lambda: works.done == [1, ("rls_too_slow", 1, 9, 8), 10])
 
@@ -154,10 +154,10 @@ async def test_a_fault_and_what_is_given_up_behind_it_are_told_in_order(
     monkeypatch.setattr(slow_viewer_queue, "_MOST_WAITING", 1)
     works.may_go_on.clear()
     works.problems.append(ValueError("unexpected"))
-    works.lane.put(part(1))
+    works.queue.put(part(1))
     await works.begun.wait()
     for one in (2, 3, 4):
-        works.lane.put(part(one))
+        works.queue.put(part(one))
     works.may_go_on.set()
     await eventually(lambda: len(works.done) == 3)
     assert works.done == [("rls_failed", None, 1, 1), ("rls_too_slow", None, 3, 2), 4]
@@ -167,7 +167,7 @@ async def test_more_than_may_wait_is_taken_if_it_comes_at_once(
     works: Works, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slow_viewer_queue, "_MOST_WAITING", 1)
-    works.lane.put(part(1, 2, 3))
+    works.queue.put(part(1, 2, 3))
     await eventually(lambda: works.done == [1, 2, 3])
 
 
@@ -176,36 +176,36 @@ async def test_what_is_left_when_it_is_abandoned_is_one_loss(
     works: Works, monkeypatch: pytest.MonkeyPatch, behind: int
 ) -> None:
     monkeypatch.setattr(slow_viewer_queue, "_MOST_WAITING", 2)
-    works.lane.put(part(1))
+    works.queue.put(part(1))
     await eventually(lambda: works.done == [1])
     works.may_go_on.clear()
     works.begun.clear()
-    works.lane.put(part(2))
+    works.queue.put(part(2))
     await works.begun.wait()
     for one in range(behind):
-        works.lane.put(part(3 + one))
-    works.lane.abandon()
+        works.queue.put(part(3 + one))
+    works.queue.abandon()
     reason = "token_replaced" if behind < 3 else "rls_too_slow"
     assert works.done == [1, (reason, 1, 2 + behind, 1 + behind)]
 
 
 async def test_one_with_nothing_left_is_abandoned_without_a_word(works: Works) -> None:
-    works.lane.put(part(1))
+    works.queue.put(part(1))
     await eventually(lambda: works.done == [1])
-    works.lane.abandon()
+    works.queue.abandon()
     assert works.done == [1]
 
 
 @pytest.mark.parametrize("is_given_up", [False, True])
 async def test_a_word_comes_behind_what_came_before_it(works: Works, is_given_up: bool) -> None:
     works.may_go_on.clear()
-    works.lane.put(part(1))
+    works.queue.put(part(1))
     await works.begun.wait()
-    works.lane.put(part(2))
-    works.lane.tell_behind(Word(lambda: works.done.append("gap")))
-    works.lane.put(part(3))
+    works.queue.put(part(2))
+    works.queue.put_notice(QueuedNotice(lambda: works.done.append("gap")))
+    works.queue.put(part(3))
     if is_given_up:
-        works.lane.give_up()
+        works.queue.give_up()
     works.may_go_on.set()
     expected = [1, ("rls_too_slow", 1, 3, 2), "gap"] if is_given_up else [1, 2, "gap", 3]
     await eventually(lambda: works.done == expected)
@@ -213,38 +213,38 @@ async def test_a_word_comes_behind_what_came_before_it(works: Works, is_given_up
 
 async def test_a_word_is_said_when_the_lane_is_abandoned(works: Works) -> None:
     works.may_go_on.clear()
-    works.lane.put(part(1))
+    works.queue.put(part(1))
     await works.begun.wait()
-    works.lane.tell_behind(Word(lambda: works.done.append("gap")))
-    works.lane.abandon()
+    works.queue.put_notice(QueuedNotice(lambda: works.done.append("gap")))
+    works.queue.abandon()
     assert works.done == [("token_replaced", None, 1, 1), "gap"]
 
 
 async def test_what_waits_is_counted_until_it_is_handed_out_or_given_up(works: Works) -> None:
     works.may_go_on.clear()
-    works.lane.put(part(1))
+    works.queue.put(part(1))
     await works.begun.wait()
-    works.lane.put(part(2, 3))
+    works.queue.put(part(2, 3))
     each = 2 * AROUND + 1
     assert works.counters.waiting_bytes == 3 * each
-    works.lane.give_up()
+    works.queue.give_up()
     assert works.counters.waiting_bytes == each
     works.may_go_on.set()
     await eventually(lambda: works.counters.waiting_bytes == 0)
     works.problems.append(ValueError("unexpected"))
-    works.lane.put(part(4))
+    works.queue.put(part(4))
     await eventually(lambda: len(works.done) == 3)
     assert works.counters.waiting_bytes == 0
     works.begun.clear()
     works.may_go_on.clear()
-    works.lane.put(part(5))
+    works.queue.put(part(5))
     await works.begun.wait()
-    works.lane.put(part(6))
-    works.lane.abandon()
+    works.queue.put(part(6))
+    works.queue.abandon()
     assert works.counters.waiting_bytes == 0
 
 
-def test_a_change_that_waits_in_several_lanes_counts_once() -> None:
+def test_a_change_that_waits_in_several_queues_counts_once() -> None:
     counters = Counters()
     held = Waiting(10_000, counters)
     [one] = part(1)

@@ -384,7 +384,7 @@ async def test_who_is_on_trial_catches_up_however_fast_it_goes_on(
 ) -> None:
     """A new viewer's queue is never empty while much comes; it must not run over."""
     monkeypatch.setattr(slow_viewer_queue, "_MOST_WAITING", 50)
-    monkeypatch.setattr(slow_viewer_queue, "_FAR", 10)
+    monkeypatch.setattr(slow_viewer_queue, "_FAR_BEHIND", 10)
     stage = Stage(1 << 30)
     async with stage.viewers:
         stage.sit(BOB, is_slow=False)
