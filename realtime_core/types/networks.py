@@ -24,8 +24,8 @@ _SEPARATORS: Final = re.compile(r"[:.\s-]")
 _SHORT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,3}){0,2})(/(?:0|[1-9]\d?))", re.ASCII)
 """10/8 stands for 10.0.0.0/8."""
 _ADDRESS: Final = re.compile(r"[0-9a-f.:]{1,50}(?:/(?:0|[1-9]\d{0,2}))?", re.ASCII | re.IGNORECASE)
-"""The form of addresses that PostgreSQL reads. Python's ipaddress reads more:
-10.0.0.0/255.0.0.0."""
+"""The form of addresses that PostgreSQL reads. Python's ipaddress reads more, such
+as 10.0.0.0/255.0.0.0."""
 
 
 def _read(text: str) -> Address:

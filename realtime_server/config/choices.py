@@ -19,7 +19,7 @@ __all__ = [
 
 
 class ReplicationMode(enum.Enum):
-    """Who gets a change."""
+    """The rule by which clients get a change."""
 
     STREAM = "STREAM"
     """Everybody who may join a topic gets its changes."""

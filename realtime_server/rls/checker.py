@@ -229,14 +229,14 @@ class Checker:
             self._mentioned.add(name)
             if table.is_at_odds:
                 logger.warning(
-                    "rows of %s.%s are shown to nobody for whom row level security counts: it is "
+                    "rows of %s.%s are shown to no role to which row level security applies: it is "
                     "not enabled there, but on other tables of the same partitioned one; enable it "
                     "on all whose names changes have, as publish_via_partition_root says",
                     *name,
                 )
             else:
                 logger.warning(
-                    "changes of %s.%s are shown to nobody: the publication has a row filter for "
+                    "changes of %s.%s are shown to no role: the publication has a row filter for "
                     "it, which OUTPUT_PLUGIN=wal2json does not apply; take it away, and write a "
                     "policy instead",
                     *name,

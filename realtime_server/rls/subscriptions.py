@@ -97,7 +97,7 @@ class SubscriptionRegistry:
         # Wakes the task that deletes rows, and compares them with the channels.
         self._woken = asyncio.Event()
         self.is_quiet = False
-        """Whether comparisons pause until somebody joins, and the database is not asked."""
+        """Whether comparisons, and so queries of the database, pause until a client joins."""
 
     async def refresh_enum_orders(self) -> None:
         """Read the orders of enum types' labels, for filters.
@@ -159,7 +159,7 @@ class SubscriptionRegistry:
         """Delete the rows of removed channels, and compare rows and channels, for ever.
 
         A server without channels goes on until the rows of a server that was killed would have been
-        deleted. Then it asks the database nothing until somebody joins.
+        deleted. Then it makes no queries until a client joins.
         """
         loop = asyncio.get_running_loop()
         due = loop.time()

@@ -53,7 +53,7 @@ class Bodies:
     """Makes the bodies of one transaction for one endpoint.
 
     Args:
-        transaction: whose changes are added.
+        transaction: the transaction whose changes are added.
         most: bytes of a body; a change that is larger alone has one of its own all the same.
     """
 
@@ -77,7 +77,7 @@ class Bodies:
         """Add a change; return the part that it did not fit into.
 
         Args:
-            change: as JSON.
+            change: the change as JSON.
             index: its place in the transaction.
         """
         finished = None

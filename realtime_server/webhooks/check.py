@@ -23,9 +23,9 @@ async def webhook_findings(
     """Look at what webhooks need besides; change nothing but make the file of dead letters.
 
     Args:
-        config: of the server.
-        dsn: of the database, as the server's role.
-        diagnosis: what was found already.
+        config: the server's settings.
+        dsn: where to connect, with the server's role.
+        diagnosis: the findings of earlier checks.
 
     Raises:
         SourceError: if the connection breaks.

@@ -47,7 +47,7 @@ class Client:
     """Sends requests.
 
     Args:
-        config: with the webhooks and their settings.
+        config: the settings, with the webhooks.
 
     Raises:
         ConfigError: if httpx is not installed, or cannot work with a URL or the environment.

@@ -43,11 +43,11 @@ class DeadLetter:
     """A request that was given up.
 
     Attributes:
-        request: what to send.
-        name: of the endpoint.
-        attempts: how often it was tried.
-        reason: why it was given up.
-        given_up_at: when.
+        request: the request that can be sent again.
+        name: the endpoint's name.
+        attempts: how often the request was tried.
+        reason: why the request was given up.
+        given_up_at: when the request was given up.
     """
 
     request: Request
@@ -113,7 +113,7 @@ class DeadLetters:
     """The file. It need not be there yet.
 
     Args:
-        path: where it is.
+        path: the file's path.
         most: bytes that it may have; 0: no bound.
     """
 
@@ -153,7 +153,7 @@ class DeadLetters:
         """Take requests out of the file, in one step; what others add meanwhile stays.
 
         Args:
-            keys: of those that were taken.
+            keys: the keys of the letters that were taken.
         """
         beside = f"{self.path}.new"
         with self._locked():

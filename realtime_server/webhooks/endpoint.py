@@ -1,10 +1,10 @@
-"""Endpoint: what waits for one endpoint, and its delivery, one request after the other.
+"""Endpoint: the queue of requests for one endpoint, which sends one after the other.
 
-What waits has a bound in bytes. With more of it ``hold`` lets whoever brings it wait, so that
-the database keeps what comes; ``drop`` puts it into the dead letters. A request is tried until
-the endpoint takes it, until the attempts are used up, or until the endpoint says that it never
-will. When the endpoint says that it is gone (410), nothing is sent to it any more until the server
-is started again.
+The queue has a bound in bytes. When it is full, ``hold`` stops reading changes until there is room,
+so that the database keeps them; ``drop`` writes new requests to the dead letters. A request is
+tried until the endpoint takes it, until the attempts are used up, or until the endpoint says that
+it never will. When the endpoint says that it is gone (410), nothing is sent to it any more until
+the server is started again.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ class Counts:
 
     delivered: int = 0
     retries: int = 0
-    """Attempts but for the first of each request."""
+    """All attempts except the first of each request."""
     dead: int = 0
     """Requests that were given up."""
 
 
 class Endpoint:
-    """One endpoint's queue.
+    """The queue of requests for one endpoint.
 
     Args:
-        webhook: as it is configured.
-        config: with the settings of all.
-        post: sends.
-        letters: where requests go that are given up; None: nowhere.
-        clock: seconds since 1970.
-        chance: a random number from 0 to 1.
+        webhook: the endpoint's configuration.
+        config: the settings of all webhooks.
+        post: sends a request once.
+        letters: the file for requests that are given up; None if there is none.
+        clock: returns seconds since 1970.
+        chance: returns a random number from 0 to 1.
     """
 
     def __init__(

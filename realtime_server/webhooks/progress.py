@@ -18,7 +18,7 @@ class Share:
     """The requests of one transaction, for all endpoints.
 
     Args:
-        owner: of the books.
+        owner: the progress that the share belongs to.
     """
 
     __slots__ = ("_owner", "commit", "left")
@@ -28,8 +28,8 @@ class Share:
         self.left = 0
         """How many requests are neither delivered nor given up."""
         self.commit: Commit | None = None
-        """Where the transaction ends, or the last one of those that are done with it; None as
-        long as it is being read."""
+        """The end of the transaction, or of the last one that is acknowledged with it; None while
+        it is being read."""
 
     def add(self) -> None:
         """Note a request."""

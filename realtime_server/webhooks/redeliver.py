@@ -26,10 +26,10 @@ __all__ = ["run_redeliver"]
 async def run_redeliver(
     environ: Mapping[str, str], *, dev: bool, clock: Callable[[], float] = time.time
 ) -> bool:
-    """Send what is in the file, and say what came of it.
+    """Send the requests in the dead letters again, and print the results.
 
     Args:
-        environ: only what is about webhooks is read: whoever sends them needs no database.
+        environ: environment variables. Only those about webhooks are read: no database is needed.
         dev: development defaults.
         clock: seconds since 1970.
 

@@ -21,16 +21,14 @@ def _nothing() -> None:
 
 @attrs.frozen(eq=False)
 class Request:
-    """A body with what names it.
+    """A body, and what identifies it.
 
     Attributes:
-        id: the same at each attempt, after each restart, and when it is sent again.
-        position: of the last change, as text.
-        body: JSON.
-        part: its number among the transaction's parts, from 1.
-        is_last: whether no other part follows.
-        commit_time: of the transaction, seconds since 1970.
-        done: to be called once, when it was delivered or given up.
+        id: the request's id, the same at each attempt, after each restart, and when it is sent
+        again. position: the position of the last change, as text. body: JSON. part: its number
+        among the transaction's parts, from 1. is_last: whether no other part follows. commit_time:
+        the transaction's commit time, as seconds since 1970. done: to be called once, when it was
+        delivered or given up.
     """
 
     id: str

@@ -62,7 +62,7 @@ class Rules:
     """The rules of one webhook: which changes it gets, and which columns of them.
 
     Args:
-        webhook: as it is configured.
+        webhook: the webhook's configuration.
         enums: the labels of enum types in their order, for filters.
     """
 

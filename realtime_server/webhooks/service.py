@@ -1,4 +1,4 @@
-"""Webhooks: the parts, put together; reads changes and hands them to the endpoints."""
+"""Webhooks: reads changes from a source and passes them to the queues of the endpoints."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ _PATIENCE: Final = 1.0
 """Seconds that the reading of changes may take to end, once it is cancelled."""
 
 
-class _Lane:
-    """The way of changes to one endpoint: what it wants, joined to bodies."""
+class _Feed:
+    """Selects the changes that one endpoint wants, and joins them to bodies of requests."""
 
     def __init__(self, webhook: Webhook, endpoint: Endpoint, rules: Rules, most: int) -> None:
         self.endpoint = endpoint
         self.rules = rules
         self._webhook = webhook
         self._most = most
-        # Of the transaction that is being read, once it has something for this endpoint.
+        # The bodies of the transaction that is being read, once it has a change for this endpoint.
         self._bodies: Bodies | None = None
 
     async def take(self, row: RowPayload, transaction: Transaction, share: Share) -> None:
@@ -66,13 +66,13 @@ class _Lane:
         if self._bodies is None:
             self._bodies = Bodies(transaction, self._most)
         room = self._bodies.room
-        # It would be rendered in vain.
+        # A payload that does not fit would be rendered in vain.
         if wanted.is_larger(room) or len(wanted.payload) > room:
             wanted = wanted.short
         await self._put(self._bodies.add(wanted.payload, row.change.index), share)
 
     async def end(self, share: Share) -> None:
-        """Put what is left of the transaction."""
+        """Put the rest of the transaction into the endpoint's queue."""
         if self._bodies is not None:
             bodies, self._bodies = self._bodies, None
             await self._put(bodies.end(), share)
@@ -98,12 +98,13 @@ class Webhooks:
     """Sends a source's changes to the configured endpoints while it is open.
 
     Args:
-        config: of the server.
-        source: of the changes, boundaries included; with a slot that nothing else reads.
+        config: the server's settings.
+        source: where the changes come from, with boundaries of transactions; nothing else reads
+            from its slot.
         enums: the labels of enum types in their order, for filters.
-        others: of another reader of the same database: while this one waits for an endpoint, it
-            hears nothing of what the database writes.
-        clock: seconds since 1970.
+        others: returns the figures of another reader of the same database: while this one waits for
+            an endpoint, it hears nothing of what the database writes.
+        clock: returns seconds since 1970.
 
     Raises:
         ConfigError: if they cannot be sent, or the dead letters cannot be written.
@@ -124,8 +125,8 @@ class Webhooks:
         self._clock = clock
         self._client = Client(config)
         letters = open_dead_letters(config)
-        self._lanes = [
-            _Lane(
+        self._feeds = [
+            _Feed(
                 webhook,
                 Endpoint(webhook, config, self._client.post, letters, clock=clock),
                 Rules(webhook, enums),
@@ -140,13 +141,14 @@ class Webhooks:
         self._reading: asyncio.Task[None]
         self._delivering: list[asyncio.Task[None]] = []
         self.running: asyncio.Task[None]
-        """Ends when the stream does, or with what is wrong with it; once this is open."""
+        """The task that ends when the stream ends, or raises its error. It is there once this is
+        open."""
 
     async def __aenter__(self) -> Self:
-        """It attaches in the background."""
+        """Start to read changes, in the background."""
         await self._source.__aenter__()
         self._reading = asyncio.create_task(self._read())
-        self._delivering = [asyncio.create_task(lane.endpoint.run()) for lane in self._lanes]
+        self._delivering = [asyncio.create_task(feed.endpoint.run()) for feed in self._feeds]
         self.running = asyncio.create_task(self._run())
         return self
 
@@ -163,12 +165,12 @@ class Webhooks:
         """
         self._reading.cancel()
         await cancel_within({self._reading}, _PATIENCE)
-        for lane in self._lanes:
-            lane.endpoint.stop()
+        for feed in self._feeds:
+            feed.endpoint.stop()
         await cancel_within([*self._delivering, self.running], self._config.drain_timeout / 1000)
         if self._config.webhook_slot is None:
-            for lane in self._lanes:
-                await lane.endpoint.give_up_rest("the server was stopped")
+            for feed in self._feeds:
+                await feed.endpoint.give_up_rest("the server was stopped")
         await self._source.aclose()
         await self._client.__aexit__(exc_type, exc, traceback)
 
@@ -181,7 +183,7 @@ class Webhooks:
             # Before it has attached, it does not know where its slot stands.
             lag_bytes=written - stream.confirmed_lsn if stream.confirmed_lsn else 0,
             gaps=stream.gaps,
-            endpoints=tuple(_stats(lane, now) for lane in self._lanes),
+            endpoints=tuple(_stats(feed, now) for feed in self._feeds),
         )
 
     async def _run(self) -> None:
@@ -199,8 +201,8 @@ class Webhooks:
             for event in batch:
                 await self._take(event)
                 await turn.give_way()
-            for lane in self._lanes:
-                await lane.endpoint.flush()
+            for feed in self._feeds:
+                await feed.endpoint.flush()
 
     async def _take(self, event: Event) -> None:
         match event:
@@ -231,23 +233,23 @@ class Webhooks:
             share = self._share = self._progress.begin()
         assert transaction is not None
         for row in row_payloads(change, self._plans):
-            for lane in self._lanes:
-                await lane.take(row, transaction, share)
+            for feed in self._feeds:
+                await feed.take(row, transaction, share)
 
     async def _end_transaction(self) -> Share | None:
         share, self._share = self._share, None
         if share is not None:
-            for lane in self._lanes:
-                await lane.end(share)
+            for feed in self._feeds:
+                await feed.end(share)
         return share
 
 
 def make_webhooks(config: ServerConfig, *, others: Callable[[], SourceStats]) -> Webhooks:
-    """Make what serves the webhooks of a configuration, with its source.
+    """Make the webhooks of a configuration, with their source.
 
     Args:
-        config: of the server.
-        others: of another reader of the same database.
+        config: the server's settings.
+        others: returns the figures of another reader of the same database.
 
     Raises:
         ConfigError: if they cannot be served.
@@ -256,8 +258,8 @@ def make_webhooks(config: ServerConfig, *, others: Callable[[], SourceStats]) ->
     return Webhooks(config, source, source.enum_orders, others=others)
 
 
-def _stats(lane: _Lane, now: float) -> EndpointStats:
-    endpoint = lane.endpoint
+def _stats(feed: _Feed, now: float) -> EndpointStats:
+    endpoint = feed.endpoint
     counts = endpoint.counts
     oldest = endpoint.oldest
     return EndpointStats(
@@ -265,7 +267,7 @@ def _stats(lane: _Lane, now: float) -> EndpointStats:
         delivered=counts.delivered,
         retries=counts.retries,
         dead=counts.dead,
-        filter_errors=lane.rules.errors,
+        filter_errors=feed.rules.errors,
         waiting_bytes=endpoint.waiting_bytes,
         # Two machines' clocks may differ by more.
         oldest_seconds=0.0 if oldest is None else max(now - oldest, 0.0),

@@ -22,9 +22,9 @@ def sign(secrets: Iterable[str], message_id: str, timestamp: int, body: bytes) -
 
     Args:
         secrets: each as ``whsec_`` and base64.
-        message_id: of the request, the same at each attempt.
-        timestamp: of the attempt, seconds since 1970.
-        body: as it is sent.
+        message_id: the request's id, the same at each attempt.
+        timestamp: the time of the attempt, as seconds since 1970.
+        body: the body as it is sent.
     """
     head = f"{message_id}.{timestamp}.".encode()
     return " ".join(f"v1,{_digest(secret, head, body)}" for secret in secrets)

@@ -43,7 +43,7 @@ def retry_after(text: str | None, now: float) -> float:
     """Return for how many seconds an answer asks to wait; 0 if it does not say.
 
     Args:
-        text: of the header: seconds, or a date (RFC 9110, section 10.2.3).
+        text: the header's value: seconds, or a date (RFC 9110, section 10.2.3).
         now: seconds since 1970.
     """
     if text is None:
@@ -61,11 +61,11 @@ def pause(failures: int, *, least: float, most: float, asked_for: float, random:
     """Return the seconds until the next attempt.
 
     Args:
-        failures: so far, 1 or more.
-        least: after the first; it doubles each time.
-        most: whatever is asked for.
-        asked_for: by ``Retry-After``.
-        random: from 0 to 1: up to a half is taken off, so that not all come back at once.
+        failures: how many attempts have failed, 1 or more.
+        least: seconds after the first failure; they double each time.
+        most: seconds that the result has at most, whatever is asked for.
+        asked_for: seconds that ``Retry-After`` asks to wait.
+        random: a number from 0 to 1: up to a half is taken off, so that not all come back at once.
     """
     doubled = min(least * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), most)
     return max(doubled * (1 - random / 2), min(asked_for, most))

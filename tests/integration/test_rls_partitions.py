@@ -127,7 +127,7 @@ async def test_at_odds_nobody_is_shown_a_row(
             (name, "UPDATE", 1),
             (name, "DELETE", 1),
         ]
-        line = f"rows of {stage.schema}.{name} are shown to nobody"
+        line = f"rows of {stage.schema}.{name} are shown to no role"
         assert caplog.text.count(line) == 1
         # What the line says to do.
         stage.execute(

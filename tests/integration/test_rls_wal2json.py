@@ -163,7 +163,7 @@ async def test_a_row_filter_that_comes_later_closes_its_table(
         payloads = await stage.payloads(client, "insert into notes values (1, ''), (2, '')")
         payloads += await stage.payloads(client, "insert into notes values (3, '')")
         assert payloads == []
-        line = f"changes of {stage.schema}.notes are shown to nobody: the publication has a row"
+        line = f"changes of {stage.schema}.notes are shown to no role: the publication has a row"
         assert caplog.text.count(line) == 1
         reply = await client.try_join(stage.topic("notes", "id=eq.4"))
         assert "has a row filter in the publication" in reply["response"]["reason"]

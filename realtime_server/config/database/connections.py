@@ -22,7 +22,7 @@ __all__ = ["OWN_PATH", "Connections", "Dsn", "brief", "connect"]
 
 OWN_PATH: Final = "SET search_path TO pg_catalog, pg_temp"
 """SQL that sets a connection's search path, where only the server's own statements run. The
-database's search path may begin with a schema in which somebody has made an operator or a type with
+database's search path may begin with a schema in which a user has made an operator or a type with
 a name that these statements use."""
 
 Dsn: TypeAlias = Callable[[], Awaitable[str]]

@@ -1,7 +1,7 @@
 """The present state of a table: row level security, primary key, columns, and who may read it.
 
 A change says how its table was when the row was written. RLS mode decides by the table's state when
-the row is sent whether somebody may see it, and reads the state for every batch of changes. A join
+the row is sent whether a viewer may see it, and reads the state for every batch of changes. A join
 is checked against the state at the time of the join. :mod:`.catalog` reads it.
 """
 

@@ -212,8 +212,8 @@ def former_function(
         oid: the table's.
         schema: the table's.
         table: its name.
-        condition: of SQL, what must be true of a row.
-        search_path: with which the condition is to be read.
+        condition: the SQL condition that a row must meet.
+        search_path: the search path with which to read the condition.
         called: by the table's policies.
     """
     fields = {

@@ -16,9 +16,9 @@ __all__ = ["exposure_findings"]
 _MOST_NAMED: Final = 20
 """How many tables, policies or functions a finding names."""
 
-# Who may read realtime.subscription by a grant: PUBLIC or a role, if somebody who has the grant may
+# Who may read realtime.subscription by a grant: PUBLIC or a role, if a role that has the grant may
 # use the schema. Owners and superusers can read everything anyway. If row level security is enabled
-# for the table, and it has no policies, nobody else can read it.
+# for the table, and it has no policies, no other role can read it.
 _READERS: Final = """
     WITH grants AS (
         SELECT DISTINCT c.relowner, g.grantee

@@ -6,8 +6,8 @@ the server's role, which may act as other roles, and may be a superuser. So the 
 ``realtime_nobody``, which has the privileges of PUBLIC and no others. Within such a function
 PostgreSQL refuses SET ROLE and SET SESSION AUTHORIZATION.
 
-To make the role takes CREATEROLE. Without the role ``realtime.cast`` and its like refuse values of
-users' types: they are sent as text, and filters on their columns are refused.
+To make the role takes CREATEROLE. Without the role ``realtime.cast`` and similar functions refuse
+values of users' types: they are sent as text, and filters on their columns are refused.
 """
 
 from __future__ import annotations

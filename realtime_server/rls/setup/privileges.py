@@ -70,7 +70,7 @@ class Missing:
 
     @property
     def every(self) -> tuple[str, ...]:
-        """All of them."""
+        """The statements of all kinds together."""
         return (*self.own, *self.roles, *self.nobody)
 
 

@@ -17,8 +17,8 @@ from psycopg.rows import tuple_row
 
 __all__ = ["HiddenSchema", "hidden_schemas", "open_schemas"]
 
-# Of the types of published columns, and of those that they are made of. A reader is somebody who
-# was given something of the table to read.
+# The schemas of the types of published columns, and of the types that these are made of. A reader
+# is a role that may read a part of the table.
 _HIDDEN: Final = """
     WITH RECURSIVE types (relation, oid) AS (
         SELECT c.oid, a.atttypid
@@ -76,7 +76,7 @@ async def hidden_schemas(
     """Return the schemas that ``realtime_nobody`` should be able to use and may not.
 
     Args:
-        connection: as the server's role.
+        connection: a connection with the server's role.
         publications: the names of those whose tables' columns count.
 
     Raises:
@@ -93,9 +93,9 @@ async def open_schemas(
     """Let ``realtime_nobody`` use the schemas that it is safe to let it use.
 
     Args:
-        connection: in autocommit mode, as the server's role.
+        connection: a connection in autocommit mode, with the server's role.
         publications: the names of those whose tables' columns count.
-        lock: of the advisory lock for migrations, as several servers may start together.
+        lock: the key of the advisory lock for migrations, as several servers may start together.
 
     Returns:
         The schemas' names, quoted.
