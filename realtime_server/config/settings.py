@@ -264,8 +264,7 @@ class ServerConfig:
     )
     subscription_sync_interval: kinds.Milliseconds = variable(
         60_000,
-        "the time between two comparisons of the table `realtime.subscription` with the joined "
-        "channels",
+        "how often the table `realtime.subscription` is synchronized with the joined channels",
     )
     max_changes: kinds.Number = variable(100, "how many changes one check may be about")
     max_record_bytes: kinds.RecordBytes = variable(

@@ -110,11 +110,11 @@ class ReplyReason(Reason):
     PAYLOAD = "PayloadTooLarge: the payload is larger than {most} bytes (MAX_PAYLOAD_BYTES)"
     TOKEN_OF_FIRST_GENERATION = (
         "error occurred when joining {topic}",
-        "bring a better token; clients of the first generation are told no more",
+        "send a valid token; clients whose joins have no `config` are not told the reason",
     )
     TOKEN = (
         "InvalidJWTToken: {reason}",
-        "bring a better token; why it is bad follows, from the list below",
+        "send a valid token; the reason follows, from the list below",
     )
 
 
