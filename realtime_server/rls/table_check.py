@@ -246,7 +246,8 @@ class TableCheck:
                 hurried=bool(apart) if hurried is None else hurried,
             )
             for question, answer in zip(questions, answers, strict=True):
-                counters.checks += len(question.places)
+                unasked = list(answer.failed.values()).count(Failure.UNASKED)
+                counters.checks += len(question.places) - unasked
                 self._take(sheet, question, answer, counters)
 
     def _take(self, sheet: _RowSet, question: Question, answer: Answer, counters: Counters) -> None:
