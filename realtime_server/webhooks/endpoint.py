@@ -4,7 +4,7 @@ The queue has a bound in bytes. When it is full, ``hold`` stops reading changes 
 so that the database keeps them; ``drop`` writes new requests to the dead letters. A request is
 tried until the endpoint takes it, until the attempts are used up, or until the endpoint says that
 it never will. When the endpoint says that it is gone (410), nothing is sent to it any more until
-the server is started again.
+the server is started again: what is meant for it goes to the dead letters.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import islice
 from typing import Final, TypeAlias
 
 import attrs
@@ -86,9 +87,13 @@ class Endpoint:
         self._chance = chance
         # The first is under way.
         self._waiting: deque[Request] = deque()
-        # Those that found no room, until they are in the dead letters.
+        # How many of them were put before the last gap.
+        self._before_gap = 0
+        # Those that are not to be sent, until they are in the dead letters.
         self._dropped: list[Request] = []
         self._dropped_bytes = 0
+        # Requests come to the dead letters in the order in which they were put.
+        self._giving_up = asyncio.Lock()
         self._arrived = asyncio.Event()
         self._has_room = asyncio.Event()
         self._stopped = asyncio.Event()
@@ -104,15 +109,11 @@ class Endpoint:
         """Have a request delivered, behind all that were put before.
 
         Where too much waits already, this waits too (``hold``), or the request is one of those
-        that :meth:`flush` gives up (``drop``).
+        that :meth:`flush` gives up (``drop``), as is each that is put when the endpoint is gone.
+        After :meth:`stop` nothing makes room any more, and this does not wait.
         """
-        if self._config.webhook_when_full is WhenFull.DROP and self._is_full(request):
-            self._dropped.append(request)
-            self._dropped_bytes += request.size
-            if self._dropped_bytes > _MOST_AT_ONCE:
-                await self.flush()
-            return
-        while self._is_full(request) and not self.is_disabled:
+        drops = self._config.webhook_when_full is WhenFull.DROP
+        while self._is_full(request) and not (drops or self.is_disabled or self._stopped.is_set()):
             if self._may_say("full"):
                 logger.warning(
                     "webhook %r: %d bytes wait for its endpoint; nothing more is read for webhooks "
@@ -122,21 +123,24 @@ class Endpoint:
                 )
             self._has_room.clear()
             await self._has_room.wait()
-        if self.is_disabled:
-            request.done()
+        if self.is_disabled or (drops and self._is_full(request)):
+            self._dropped.append(request)
+            self._dropped_bytes += request.size
+            if self._dropped_bytes > _MOST_AT_ONCE:
+                await self.flush()
             return
         self._waiting.append(request)
         self.waiting_bytes += request.size
         self._arrived.set()
 
+    def note_gap(self) -> None:
+        """Note that changes were lost: what waits now may not be read again after a restart."""
+        self._before_gap = len(self._waiting)
+
     async def flush(self) -> None:
-        """Give up what found no room."""
-        if self._dropped:
-            dropped, self._dropped = self._dropped, []
-            self._dropped_bytes = 0
-            await self._give_up(dropped, 0, "too much waits already", lose=True)
-            for request in dropped:
-                request.done()
+        """Give up what found no room, and what came when the endpoint was gone."""
+        async with self._giving_up:
+            await self._give_up_dropped()
 
     async def run(self) -> None:
         """Deliver until :meth:`stop`, or until the endpoint is gone."""
@@ -154,14 +158,35 @@ class Endpoint:
         """Begin no more attempts; :meth:`run` ends when the one that is under way has."""
         self._stopped.set()
         self._arrived.set()
+        self._has_room.set()
 
-    async def give_up_rest(self, reason: str) -> None:
-        """Put all that waits into the dead letters."""
-        await self.flush()
-        if self._waiting:
-            await self._give_up(list(self._waiting), 0, reason, lose=True)
-        while self._waiting:
-            self._remove_first()
+    async def give_up_rest(self, reason: str, *, only_before_gap: bool = False) -> None:
+        """Put what waits into the dead letters.
+
+        Args:
+            reason: why it is given up.
+            only_before_gap: leave what was put since the last gap, because it will be read again.
+                What is before the gap may be, too, so it is not done unless it was written.
+        """
+        async with self._giving_up:
+            count = self._before_gap if only_before_gap else len(self._waiting)
+            requests = list(islice(self._waiting, count))
+            if requests:
+                kept = await self._give_up(requests, 0, reason, lose=not only_before_gap)
+                if only_before_gap and not (kept and self._letters is not None):
+                    return
+            for _ in requests:
+                self._remove_first()
+            await self._give_up_dropped()
+
+    async def _give_up_dropped(self) -> None:
+        if self._dropped:
+            dropped, self._dropped = self._dropped, []
+            self._dropped_bytes = 0
+            reason = "the endpoint is gone" if self.is_disabled else "too much waits already"
+            await self._give_up(dropped, 0, reason, lose=True)
+            for request in dropped:
+                request.done()
 
     def _is_full(self, request: Request) -> bool:
         most = self._config.webhook_waiting_bytes
@@ -170,6 +195,7 @@ class Endpoint:
     def _remove_first(self) -> None:
         request = self._waiting.popleft()
         self.waiting_bytes -= request.size
+        self._before_gap = max(self._before_gap - 1, 0)
         self._has_room.set()
         request.done()
 
@@ -187,6 +213,8 @@ class Endpoint:
                 return True
             failures += 1
             if verdict is Verdict.GONE:
+                # First, as those that are put from now on stand behind it in the dead letters.
+                await self._give_up([request], failures, reason, lose=True)
                 self.is_disabled = True
                 self._has_room.set()
                 logger.error(
@@ -194,8 +222,11 @@ class Endpoint:
                     "more until the server is started again",
                     self.name,
                 )
-            is_last = verdict is not Verdict.AGAIN or failures == config.webhook_max_attempts
-            lose = self.is_disabled or config.webhook_when_full is WhenFull.DROP
+                return True
+            # Not only at the last attempt: the dead letters may have been unwritable then.
+            is_spent = 0 < config.webhook_max_attempts <= failures
+            is_last = verdict is not Verdict.AGAIN or is_spent
+            lose = config.webhook_when_full is WhenFull.DROP
             if is_last and await self._give_up([request], failures, reason, lose=lose):
                 return True
             if not self._is_failing:

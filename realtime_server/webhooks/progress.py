@@ -2,6 +2,10 @@
 
 A transaction is done when each of its requests was delivered or given up. They end in any order,
 as each endpoint has its own pace; the slot moves behind the last one before which all are done.
+
+A gap changes nothing of that. The slot may be the same behind it, as when a publication was dropped
+and made again, and must not move past what was read before. Where it is another one, positions from
+before the gap have no effect on it.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ class Share:
         """How many requests are neither delivered nor given up."""
         self.commit: Commit | None = None
         """The end of the transaction, or of the last one that is acknowledged with it; None while
-        it is being read."""
+        it is being read, and if it was lost."""
 
     def add(self) -> None:
         """Note a request."""
@@ -56,11 +60,6 @@ class Progress:
         """Return the share of the transaction that begins; there is one at a time."""
         return Share(self)
 
-    def close(self) -> None:
-        """Acknowledge nothing from now on, because the slot is gone."""
-        self._shares.clear()
-        self._acknowledge = _nothing
-
     def end(self, share: Share, commit: Commit) -> None:
         """Note the end of a transaction."""
         share.commit = commit
@@ -72,14 +71,16 @@ class Progress:
         else:
             self._acknowledge(commit)
 
+    def cut(self, share: Share) -> None:
+        """Note a transaction whose end was lost to a gap."""
+        if share.left:
+            self._shares.append(share)
+
     def advance(self) -> None:
         """Acknowledge the transactions that are done."""
         last = None
         while self._shares and not self._shares[0].left:
-            last = self._shares.popleft().commit
+            # One whose end was lost has none.
+            last = self._shares.popleft().commit or last
         if last is not None:
             self._acknowledge(last)
-
-
-def _nothing(commit: Commit) -> None:
-    """Nothing is acknowledged any more."""

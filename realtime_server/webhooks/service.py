@@ -138,6 +138,9 @@ class Webhooks:
         self._progress = Progress(source.ack)
         # Of the transaction that is being read.
         self._share: Share | None = None
+        self._is_taking = False
+        # Nothing more is read.
+        self._is_stopping = False
         self._reading: asyncio.Task[None]
         self._delivering: list[asyncio.Task[None]] = []
         self.running: asyncio.Task[None]
@@ -160,17 +163,25 @@ class Webhooks:
     ) -> None:
         """Read no more, let the attempts end that are under way, and let go of the slot.
 
-        What waits stays in the database, for the next start. With a temporary slot it would be
-        lost, and so goes into the dead letters.
+        What waits stays in the database, for the next start. With a temporary slot, or from before
+        a gap, it would be lost, and so goes into the dead letters.
         """
-        self._reading.cancel()
-        await cancel_within({self._reading}, _PATIENCE)
+        self._is_stopping = True
         for feed in self._feeds:
             feed.endpoint.stop()
+        # What was read is taken to its end: now no queue makes it wait for room.
+        if not self._is_taking:
+            self._reading.cancel()
+        await cancel_within({self._reading}, _PATIENCE)
         await cancel_within([*self._delivering, self.running], self._config.drain_timeout / 1000)
-        if self._config.webhook_slot is None:
-            for feed in self._feeds:
-                await feed.endpoint.give_up_rest("the server was stopped")
+        is_temporary = self._config.webhook_slot is None
+        if is_temporary:
+            # Part of a transaction may have been read.
+            await self._end_transaction()
+        for feed in self._feeds:
+            await feed.endpoint.give_up_rest(
+                "the server was stopped", only_before_gap=not is_temporary
+            )
         await self._source.aclose()
         await self._client.__aexit__(exc_type, exc, traceback)
 
@@ -198,11 +209,15 @@ class Webhooks:
     async def _read(self) -> None:
         turn = Turn()
         async for batch in self._source.batches():
+            self._is_taking = True
             for event in batch:
                 await self._take(event)
                 await turn.give_way()
             for feed in self._feeds:
                 await feed.endpoint.flush()
+            self._is_taking = False
+            if self._is_stopping:
+                return
 
     async def _take(self, event: Event) -> None:
         match event:
@@ -217,10 +232,12 @@ class Webhooks:
                     "webhooks may miss changes: %s, after %s", event.reason.value, event.after
                 )
                 # Part of a transaction may have been read: what there is goes out.
-                await self._end_transaction()
-                # Nothing before it can be acknowledged.
-                self._progress.close()
-                self._progress = Progress(self._source.ack)
+                share = await self._end_transaction()
+                if share is not None:
+                    self._progress.cut(share)
+                for feed in self._feeds:
+                    await feed.endpoint.flush()
+                    feed.endpoint.note_gap()
             case LogicalMessage() | Idle():
                 pass
             case _:

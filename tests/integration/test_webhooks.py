@@ -406,6 +406,28 @@ async def test_with_a_temporary_slot_what_waits_at_a_stop_is_kept(stage: Stage) 
     assert stage.dead() == [("a", "the server was stopped")] * 3
 
 
+async def test_with_a_temporary_slot_what_has_no_room_at_a_stop_is_kept(stage: Stage) -> None:
+    """A request waits for room, and the reader is in the middle of a transaction."""
+    async with (
+        Receiver(Reply(is_silent=True)) as receiver,
+        stage.server(
+            hook(receiver.url, name="a"),
+            DRAIN_TIMEOUT="100",
+            WEBHOOK_WAITING_BYTES="5000",
+            WEBHOOK_MAX_BYTES="2000",
+        ) as server,
+    ):
+        stage.execute("insert into users select n, repeat('x', 300) from generate_series(1, 20) n")
+        await eventually(lambda: metric(server, "waiting_bytes", "a") > 2000)
+    letters = [letter for _, letter in DeadLetters(str(stage.dead_letters)).read() if letter]
+    records = [
+        change["record"]["id"]
+        for letter in letters
+        for change in json.loads(letter.request.body)["changes"]
+    ]
+    assert records == [str(number) for number in range(1, 21)]
+
+
 async def test_what_is_committed_while_the_server_is_down_is_sent_from_a_permanent_slot(
     stage: Stage,
 ) -> None:
@@ -456,6 +478,40 @@ async def test_a_lost_slot_is_said(stage: Stage, caplog: pytest.LogCaptureFixtur
         taken = await receiver.takes(2)
         assert taken[-1].records() == ["2"]
     assert any(line.startswith("webhooks may miss changes: slot_") for line in caplog.messages)
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_what_was_not_delivered_before_a_publication_was_made_again_is_not_lost(
+    stage: Stage, is_written: bool
+) -> None:
+    """The slot is the same behind that gap, and what is acknowledged behind it would move it."""
+    slot = unique_name("slot")
+    settings = {"WEBHOOK_SLOT_NAME": slot, "WEBHOOK_MAX_ATTEMPTS": "0", "DRAIN_TIMEOUT": "100"}
+    async with Receiver(Reply(500)) as down, Receiver() as up:
+        other = hook(up.url, name="up", relation="public:other")
+        users = {"name": "down", "relation": "public:users"}
+        async with stage.server(hook(down.url, **users), other, **settings) as server:
+            stage.execute("insert into users values (1)")
+            await down.receives(1)
+            stage.execute("drop publication shop")
+            stage.execute("insert into other values (1)")
+            stage.execute("create publication shop for table users, other")
+            await eventually(lambda: metric(server, "gaps_total") == 1)
+            await eventually(lambda: metric(server, "stream_connected"))
+            for number in range(2, 5):
+                stage.execute(f"insert into other values ({number})")
+            await eventually(lambda: metric(server, "delivered_total", "up") == 3)
+            if not is_written:
+                stage.dead_letters.unlink()
+                stage.dead_letters.mkdir()
+        if is_written:
+            assert stage.dead() == [("down", "the server was stopped")]
+            return
+        # The slot did not move past it: it is read again.
+        stage.dead_letters.rmdir()
+        async with Receiver() as back, stage.server(hook(back.url, **users), other, **settings):
+            (taken,) = await back.takes(1)
+            assert taken.records() == ["1"]
 
 
 async def test_of_two_servers_with_one_slot_one_serves_and_the_other_takes_over(

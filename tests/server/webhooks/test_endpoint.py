@@ -249,18 +249,34 @@ async def test_an_endpoint_that_is_gone_gets_nothing_more(
         await settle()
         assert not held.done()
         stage.network.gate.set()
-        await passes(stage, until=3)
         await held
+        await endpoint.flush()
+        await passes(stage, until=3)
         await endpoint.put(stage.request(4))
-        assert stage.done[-1] == "msg_4"
+        await endpoint.flush()
+        assert stage.done == ["msg_1", "msg_2", "msg_3", "msg_4"]
         assert endpoint.is_disabled
         assert len(stage.network.sent) == 1
-        # What was taken on is kept.
-        assert stage.dead() == [("msg_1", 1, "status 410"), ("msg_2", 0, "the endpoint is gone")]
+        # Nothing is lost, and the order is kept.
+        later = [(f"msg_{number}", 0, "the endpoint is gone") for number in (2, 3, 4)]
+        assert stage.dead() == [("msg_1", 1, "status 410"), *later]
+        assert endpoint.counts.dead == 4
     assert (
         "webhook 'audit': its endpoint is gone (status 410); nothing is sent to it any more until "
         "the server is started again" in caplog.messages
     )
+
+
+async def test_what_an_endpoint_that_is_gone_does_not_get_does_not_pile_up(stage: Stage) -> None:
+    stage.network.will_answer(410)
+    async with stage.endpoint() as endpoint:
+        await endpoint.put(stage.request(0))
+        await passes(stage, until=1)
+        for number in range(1, 30):
+            await endpoint.put(stage.request(number, 100_000))
+        assert len(stage.dead()) >= 20
+        await endpoint.flush()
+    assert [name for name, _, _ in stage.dead()] == [f"msg_{number}" for number in range(30)]
 
 
 async def test_a_large_body_is_signed_by_a_thread(
@@ -369,6 +385,23 @@ async def test_hold_gives_nothing_up_that_cannot_be_kept(
     )
 
 
+async def test_what_could_not_be_kept_at_the_last_attempt_is_kept_at_a_later_one(
+    stage: Stage,
+) -> None:
+    stage.path.mkdir()
+    stage.network.will_answer(*[500] * 6)
+    async with stage.endpoint(webhook_max_attempts=2) as endpoint:
+        await endpoint.put(stage.request(1))
+        while len(stage.network.sent) < 3:
+            await stage.clock.pass_by(0.5)
+        stage.path.rmdir()
+        await passes(stage, until=1)
+        assert endpoint.counts.dead == 1
+    ((name, attempts, _),) = stage.dead()
+    assert name == "msg_1"
+    assert 3 <= attempts <= 6
+
+
 async def test_drop_loses_what_cannot_be_kept(
     stage: Stage, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -421,8 +454,57 @@ async def test_what_is_left_can_be_given_up(stage: Stage) -> None:
         stage.network.gate.set()
         await settle()
         await endpoint.give_up_rest("the server was stopped")
-    assert stage.done == ["msg_0", "msg_2", "msg_3", "msg_1"]
-    assert stage.dead()[-1] == ("msg_1", 0, "the server was stopped")
+    assert stage.done == ["msg_0", "msg_1", "msg_2", "msg_3"]
+    assert stage.dead()[0] == ("msg_1", 0, "the server was stopped")
+
+
+async def test_at_a_stop_only_what_is_before_a_gap_is_given_up_if_the_rest_is_read_again(
+    stage: Stage,
+) -> None:
+    stage.network.gate.clear()
+    async with stage.endpoint() as endpoint:
+        for number in range(4):
+            await endpoint.put(stage.request(number))
+        endpoint.note_gap()
+        await endpoint.put(stage.request(4))
+        await settle()
+        endpoint.stop()
+        stage.network.gate.set()
+        await settle()
+        await endpoint.give_up_rest("the server was stopped", only_before_gap=True)
+    assert stage.done == ["msg_0", "msg_1", "msg_2", "msg_3"]
+    assert [name for name, _, _ in stage.dead()] == ["msg_1", "msg_2", "msg_3"]
+
+
+async def test_at_a_stop_what_could_not_be_kept_is_not_done_if_it_may_be_read_again(
+    stage: Stage,
+) -> None:
+    stage.path.mkdir()
+    stage.network.will_answer(500)
+    async with stage.endpoint() as endpoint:
+        await endpoint.put(stage.request(1))
+        endpoint.note_gap()
+        await settle()
+        endpoint.stop()
+        await settle()
+        await endpoint.give_up_rest("the server was stopped", only_before_gap=True)
+    assert stage.done == []
+
+
+async def test_a_stop_lets_nobody_wait_for_room(stage: Stage) -> None:
+    stage.network.gate.clear()
+    async with stage.endpoint(webhook_waiting_bytes=1024) as endpoint:
+        await endpoint.put(stage.request(1))
+        held = asyncio.create_task(endpoint.put(stage.request(2)))
+        await settle()
+        assert not held.done()
+        endpoint.stop()
+        await settle()
+        assert held.done()
+        stage.network.gate.set()
+        await settle()
+        await endpoint.give_up_rest("the server was stopped")
+    assert stage.dead() == [("msg_2", 0, "the server was stopped")]
 
 
 async def test_a_failing_endpoint_is_said_once_and_when_it_works_again(

@@ -75,15 +75,36 @@ def test_transactions_without_requests_take_no_place() -> None:
     assert books.acknowledged == [9_999]
 
 
-def test_nothing_is_acknowledged_behind_a_gap() -> None:
+def test_what_is_before_a_gap_holds_what_is_behind_it() -> None:
+    """The slot may be the same behind the gap."""
     books = Books()
     share = books.read(1, 1)
-    late = books.progress.begin()
-    late.add()
-    books.progress.close()
-    share.done()
-    late.done()
+    cut = books.progress.begin()
+    cut.add()
+    books.progress.cut(cut)
+    behind = books.read(3, 1)
+    behind.done()
     assert books.acknowledged == []
+    share.done()
+    assert books.acknowledged == [1]
+    cut.done()
+    assert books.acknowledged == [1, 3]
+
+
+def test_a_transaction_whose_end_was_lost_is_not_acknowledged() -> None:
+    books = Books()
+    share = books.read(1, 1)
+    cut = books.progress.begin()
+    cut.add()
+    books.progress.cut(cut)
+    cut.done()
+    share.done()
+    assert books.acknowledged == [1]
+    alone = books.progress.begin()
+    alone.add()
+    books.progress.cut(alone)
+    alone.done()
+    assert books.acknowledged == [1]
 
 
 def test_it_never_passes_what_is_not_done() -> None:
