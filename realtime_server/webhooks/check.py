@@ -20,7 +20,7 @@ _OF_SLOTS: Final = ("slot", "free replication slots", "long transactions")
 async def webhook_findings(
     config: ServerConfig, dsn: str, diagnosis: Diagnosis
 ) -> tuple[Finding, ...]:
-    """Look at what webhooks need besides; change nothing but make the file of dead letters.
+    """Look at what webhooks need besides; change nothing.
 
     Args:
         config: the server's settings.

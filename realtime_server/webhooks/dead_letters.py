@@ -12,11 +12,12 @@ import asyncio
 import contextlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
-from io import FileIO
-from typing import Any, Final
+from io import BufferedWriter, FileIO
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -132,12 +133,25 @@ class DeadLetters:
         await asyncio.shield(asyncio.to_thread(self._append, letters))
 
     def check(self) -> None:
-        """Open the file as it will be.
+        """Open the file as it will be. If there is none, none stays: another user may ask.
 
         Raises:
             OSError: if it cannot be written.
         """
-        with self._locked():
+        is_new = not os.path.lexists(self.path)
+        with self._locked() as file:
+            # Another process may have made it, and added to it, meanwhile.
+            if is_new and not file.seek(0, os.SEEK_END):
+                os.unlink(self.path)
+
+    def check_remove(self) -> None:
+        """Make the file that :meth:`remove` would put into the place of this one; take it away.
+
+        Raises:
+            FileNotFoundError: if there is no file.
+            OSError: if it cannot be replaced by one that its owner can read and write as before.
+        """
+        with self._locked("r+b") as old, self._beside(old):
             pass
 
     def read(self) -> Iterator[tuple[bytes, DeadLetter | None]]:
@@ -154,10 +168,12 @@ class DeadLetters:
 
         Args:
             keys: the keys of the letters that were taken.
+
+        Raises:
+            OSError: if the file cannot be replaced; it stays as it was.
         """
-        beside = f"{self.path}.new"
-        with self._locked():
-            with open(self.path, "rb") as old, open(beside, "wb", opener=_private) as new:
+        with self._locked("r+b") as locked, self._beside(locked) as new:
+            with open(self.path, "rb") as old:
                 for line in old:
                     try:
                         if DeadLetter.parse(line).key in keys:
@@ -165,10 +181,29 @@ class DeadLetters:
                     except ValueError:
                         pass
                     new.write(line)
-                new.flush()
-                os.fsync(new.fileno())
-            os.replace(beside, self.path)
+            new.flush()
+            os.fsync(new.fileno())
+            os.replace(new.name, self.path)
             _sync_directory(self.path)
+
+    @contextlib.contextmanager
+    def _beside(self, old: FileIO) -> Iterator[BufferedWriter]:
+        """Make an empty file beside the locked one, with its owner and mode.
+
+        It is removed at the end if it still has its name.
+        """
+        path = f"{self.path}.new"
+        # A process that was killed may have left it, and whoever may write into the directory may
+        # have made it a link: it is never written through.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        try:
+            with open(path, "xb", opener=_private) as new:
+                _own_alike(old, new)
+                yield new
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
 
     def _append(self, letters: Iterable[DeadLetter]) -> None:
         lines = b"".join(letter.as_line() for letter in letters)
@@ -194,11 +229,11 @@ class DeadLetters:
                 _sync_directory(self.path)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[FileIO]:
-        """Open the file, and lock it against other processes."""
+    def _locked(self, mode: Literal["a+b", "r+b"] = "a+b") -> Iterator[FileIO]:
+        """Open the file, and lock it against other processes; ``a+b`` makes it if need be."""
         while True:
             # Unbuffered, so that nothing is written when it is closed after an error.
-            file = open(self.path, "a+b", buffering=0, opener=_private)  # noqa: SIM115
+            file = open(self.path, mode, buffering=0, opener=_private)  # noqa: SIM115
             with file:
                 if sys.platform != "win32":
                     fcntl.flock(file, fcntl.LOCK_EX)
@@ -213,6 +248,18 @@ class DeadLetters:
 def _private(path: str, flags: int) -> int:
     # Rows are in it.
     return os.open(path, flags, 0o600)
+
+
+def _own_alike(old: FileIO, new: BufferedWriter) -> None:
+    """Give a new file the owner and the mode of an old one.
+
+    Root may send dead letters again, and the server, another user, must be able to go on writing.
+    """
+    if sys.platform == "win32":
+        return
+    wanted = os.fstat(old.fileno())
+    os.fchown(new.fileno(), wanted.st_uid, wanted.st_gid)
+    os.fchmod(new.fileno(), stat.S_IMODE(wanted.st_mode))
 
 
 def _is_at(file: FileIO, path: str) -> bool:

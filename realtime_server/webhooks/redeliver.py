@@ -37,7 +37,7 @@ async def run_redeliver(
         Whether no request is left.
 
     Raises:
-        ConfigError: with what is wrong with the variables.
+        ConfigError: with what is wrong with the variables or the file.
     """
     wanted = {
         name: value
@@ -51,6 +51,8 @@ async def run_redeliver(
     async with Client(config) as client:
         run = _Run(config, client, clock)
         try:
+            # Before anything is sent that could not be taken out of the file.
+            _check_remove(letters)
             for line, letter in letters.read():
                 await run.send(line, letter)
         except FileNotFoundError:
@@ -66,6 +68,20 @@ async def run_redeliver(
                 await asyncio.shield(asyncio.to_thread(letters.remove, run.taken))
     tell(*run.summary())
     return not run.left
+
+
+def _check_remove(letters: DeadLetters) -> None:
+    try:
+        letters.check_remove()
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise ConfigError(
+            [
+                f"WEBHOOK_DEAD_LETTERS is {letters.path!r}, which cannot be replaced by a file of "
+                f"the same owner and group ({exc.strerror}); run this as its owner or as root"
+            ]
+        ) from None
 
 
 class _Run:

@@ -16,7 +16,10 @@ from typing import Any
 
 import pytest
 
-from realtime_server.webhooks.dead_letters import DeadLetters
+from realtime_core import ConfigError
+from realtime_server.webhooks.dead_letters import DeadLetter, DeadLetters
+from realtime_server.webhooks.redeliver import run_redeliver
+from realtime_server.webhooks.request import Request
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.integration.test_life import Load
@@ -212,6 +215,28 @@ def streams(database: Database) -> Any:
         "select 1 from pg_stat_replication r join pg_replication_slots s on s.active_pid = r.pid"
         " where s.database = current_database() and r.state = 'streaming'"
     )
+
+
+async def test_nothing_is_sent_that_could_not_be_taken_out_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: int, user: int, group: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    async with Receiver() as receiver:
+        settings = configured(tmp_path, one=receiver.url)
+        path = settings["WEBHOOK_DEAD_LETTERS"]
+        request = Request("msg_1", "0/1:0", b"{}", 1, True, 0.0)
+        await DeadLetters(path).add([DeadLetter(request, "one", 1, "status 404")])
+        monkeypatch.setattr(os, "fchown", refuse)
+        with pytest.raises(ConfigError) as caught:
+            await run_redeliver(settings, dev=False)
+        assert receiver.requests == []
+    assert caught.value.problems == (
+        f"WEBHOOK_DEAD_LETTERS is {path!r}, which cannot be replaced by a file of the same owner "
+        "and group (Operation not permitted); run this as its owner or as root",
+    )
+    assert left(settings) == [("one", "msg_1")]
 
 
 async def test_without_dead_letters_there_is_nothing_to_do(tmp_path: Path) -> None:

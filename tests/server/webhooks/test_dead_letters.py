@@ -139,6 +139,61 @@ def test_what_is_removed_is_gone_and_the_rest_stays_as_it_was(
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_the_file_keeps_its_owner_and_mode_when_another_user_removes_from_it(
+    path: Path, letters: DeadLetters
+) -> None:
+    add(letters, [letter(1), letter(2)])
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 54321)
+    path.chmod(0o640)
+    before = path.stat()
+    letters.remove([letter(1).key])
+    after = path.stat()
+    assert after.st_ino != before.st_ino
+    assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+    assert stat.S_IMODE(after.st_mode) == 0o640
+
+
+def test_a_user_who_cannot_keep_the_owner_changes_nothing(
+    path: Path, letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(letters, [letter(1)])
+    before = path.read_bytes()
+
+    def refuse(file: int, user: int, group: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    with pytest.raises(PermissionError):
+        letters.check_remove()
+    with pytest.raises(PermissionError):
+        letters.remove([letter(1).key])
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_link_beside_the_file_is_not_written_through(path: Path, letters: DeadLetters) -> None:
+    add(letters, [letter(1), letter(2)])
+    target = path.with_name("target")
+    target.write_text("mine")
+    path.with_name(f"{path.name}.new").symlink_to(target)
+    letters.check_remove()
+    letters.remove([letter(1).key])
+    assert target.read_text() == "mine"
+    assert ids(letters) == ["msg_2"]
+
+
+def test_a_check_leaves_no_file_that_was_not_there(path: Path, letters: DeadLetters) -> None:
+    letters.check()
+    assert os.listdir(path.parent) == []
+    add(letters, [letter(1)])
+    before = path.read_bytes()
+    letters.check()
+    letters.check_remove()
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
 def test_the_same_id_of_another_endpoint_stays(letters: DeadLetters) -> None:
     add(letters, [letter(1, name="a"), letter(1, name="b")])
     letters.remove([letter(1, name="a").key])
