@@ -12,6 +12,7 @@ Source: "POSIX Regular Expressions" in the PostgreSQL documentation; "Syntax" in
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,9 +26,9 @@ of 6,000 instructions, and a pattern that is too large is refused within 5 ms.""
 _LONGEST_SEARCHED: Final = 65_536
 """The most characters of a value that is searched."""
 _MOST_STEPS: Final = 450_000
-"""The most characters of a value, times the instructions of the pattern, where a class counts as
-one. If RE2 cannot keep all states, it compares each character with all instructions that the text
-may have led to. That takes 10 ns each, and cannot be stopped meanwhile."""
+"""The most characters of a value, times the instructions of the pattern, where a class of Unicode's
+counts as few. If RE2 cannot keep all states, it compares each character with all instructions
+that the text may have led to. That takes 10 ns each, and cannot be stopped meanwhile."""
 _ALWAYS: Final = 4
 """Instructions that every pattern has, in order to match anywhere."""
 
@@ -77,6 +78,9 @@ _TOKEN: Final = re.compile(
 _MEMBER: Final = re.compile(
     r"\\(?P<escape>x[0-9a-fA-F]{3,}|[^x])|\[:(?P<name>\^?\w*):\]|(?P<collating>\[[.=])", re.DOTALL
 )
+_MEMBER_OF_UNICODE: Final = re.compile(
+    r"(?P<class>\\[pP](?:\{[^}]*\}|.)|\[:\^?\w*:\])|\\.", re.DOTALL
+)
 
 
 def has_regex() -> bool:
@@ -105,11 +109,7 @@ def regex(pattern: str, *, ignore_case: bool) -> tuple[Callable[[str], bool], in
     options.dot_nl = True
     options.case_sensitive = not ignore_case
     compiled = _compile(module, _widened(pattern, ignore_case=ignore_case), options)
-    instructions = compiled.programsize
-    # A class of Unicode's has up to 1,200, of which few are compared with one character.
-    narrow = _TOKEN.sub(_one_character, pattern)
-    if narrow != pattern:
-        instructions = _compile(module, narrow, options).programsize
+    instructions = min(compiled.programsize, _narrow_size(module, pattern, options))
     longest = min(_LONGEST_SEARCHED, _MOST_STEPS // max(instructions - _ALWAYS, 1))
     search = compiled.search
 
@@ -185,8 +185,33 @@ def _widened(pattern: str, *, ignore_case: bool) -> str:
     return _TOKEN.sub(token, pattern)
 
 
-def _one_character(found: re.Match[str]) -> str:
-    """Return one character in place of a class."""
-    if found.lastgroup == "escape" and found["escape"][0] not in "wWsSdDpP":
-        return found[0]
-    return "x"
+def _narrow_size(module: Any, pattern: str, options: Any) -> int:
+    r"""Return how many instructions a pattern has if ASCII's ``\w`` stands for Unicode's classes.
+
+    A class of Unicode's has up to 1,200, of which few are compared with one character. It takes up
+    to 40 ns, so the 6 instructions of ``(\w)`` are enough. Classes that differ may become equal,
+    and RE2 makes one of equal alternatives or of ``a*a*``, which it does not in the pattern that is
+    searched. So each class is a group that captures: no two are equal.
+    """
+    options.never_capture = False
+    try:
+        size: int = _compile(module, _TOKEN.sub(_captured, pattern), options).programsize
+    except ValueError:  # The groups can make it too large. The pattern itself is not.
+        return sys.maxsize
+    return size
+
+
+def _captured(found: re.Match[str]) -> str:
+    """Return a class as a group that captures, with ASCII's classes in place of Unicode's."""
+    match found.lastgroup:
+        case "bracket":
+            return f"({_MEMBER_OF_UNICODE.sub(_ascii_member, found[0])})"
+        case "escape" if found["escape"][0] not in "wWsSdDpP":
+            return found[0]
+        case "escape":
+            return r"(\w)"
+    return f"({found[0]})"
+
+
+def _ascii_member(found: re.Match[str]) -> str:
+    return r"\w" if found["class"] else found[0]
