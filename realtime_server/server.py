@@ -43,7 +43,8 @@ _MEGABYTE: Final = 1_000_000
 _SHARE: Final = 4
 """Which part of the memory may wait for all clients, unless a setting says it: a quarter."""
 _PATIENCE: Final = 1.0
-"""How many seconds the reading of changes may take to end after it was cancelled."""
+"""How many seconds the reading of changes may take to end after it was cancelled, and then, at
+most, what waits for row level security."""
 
 
 class RealtimeServer:
@@ -165,8 +166,9 @@ class RealtimeServer:
     ) -> None:
         """Stop: refuse new clients, read no more changes, close all connections, free the slot.
 
-        In this order clients get all that was read, and miss nothing: no other server reads the
-        slot until it is free, and the clients have reconnected to that server before.
+        In this order clients get all that was read, or are told of a gap, if row level security
+        takes too long, and miss nothing: no other server reads the slot until it is free, and the
+        clients have reconnected to that server before.
         """
         self._listener.stop_accepting()
         self._broadcasting.cancel()
@@ -174,7 +176,12 @@ class RealtimeServer:
         closing = asyncio.create_task(self._close_webhooks())
         try:
             await cancel_within({self._broadcasting}, _PATIENCE)
-            await self._listener.close(within=self.config.drain_timeout / 1000)
+            loop = asyncio.get_running_loop()
+            within = self.config.drain_timeout / 1000
+            deadline = loop.time() + within
+            # The sockets need time for what this sends them.
+            await self.mode.drain(min(_PATIENCE, within / 2))
+            await self._listener.close(within=max(deadline - loop.time(), 0.0))
         finally:
             await self.mode.__aexit__(exc_type, exc, traceback)
             await closing

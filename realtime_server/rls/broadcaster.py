@@ -74,9 +74,10 @@ class Broadcaster:
     async def run(self, reader: Reader) -> None:
         """Send everything until the stream ends.
 
-        A batch is acknowledged when it is in the outbox of every client that gets it. So a crash
-        repeats it, and never skips it. A cancellation ends a check at once, but waits while a batch
-        is sent until that is done.
+        A batch is acknowledged when it is in the outbox of every client that gets it, or waits in
+        the queue of a viewer that is checked separately. So a crash repeats it, and never skips it,
+        except for what waits in such queues. A cancellation ends a check at once, but waits while
+        a batch is sent until that is done.
 
         Raises:
             RealtimeError: if the stream cannot go on.

@@ -31,6 +31,8 @@ class ChannelGapReason(enum.Enum):
     """The changes were checked for a token that the channel no longer has."""
     FAILED = "rls_failed"
     """The changes could not be checked, because of a bug in the server."""
+    STOPPED = "server_stopped"
+    """The server stopped before row level security had been checked."""
     TABLE_REPLACED = "table_replaced"
     """The table was dropped, replaced or renamed, so that no policies say who may see its rows."""
 

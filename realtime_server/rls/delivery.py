@@ -37,6 +37,7 @@ _CAUSES: Final = {
     ChannelGapReason.TOKEN_REPLACED: "their token was replaced while they waited for its row level "
     "security; if that happens often, make its policies faster",
     ChannelGapReason.FAILED: "they cannot be checked",
+    ChannelGapReason.STOPPED: "the server stops before their row level security is checked",
     ChannelGapReason.TABLE_REPLACED: "their table was renamed, replaced or dropped before they "
     "could be checked",
 }

@@ -201,6 +201,14 @@ class RlsMode:
             keeping_up.cancel()
             await asyncio.wait({keeping_up})
 
+    async def drain(self, within: float) -> None:
+        """Send what waits for policies that take long, once nothing more is read.
+
+        Args:
+            within: seconds until the rest is given up, and its channels are told of a gap.
+        """
+        await self.slow_viewers.drain(within)
+
     async def _prepare(self) -> None:
         """Check the publications, and set up the schema ``realtime``; retry until both work."""
         delay = self._config.db_reconnect_backoff_min / 1000

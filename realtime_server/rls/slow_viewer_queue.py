@@ -141,11 +141,17 @@ class SlowViewerQueue:
         self._task.cancel()
         return self._task
 
-    def abandon(self) -> asyncio.Task[None]:
-        """Stop, because no channel has this viewer any more; send a gap for what is given up."""
-        notices = self._lose_what_waits(ChannelGapReason.TOKEN_REPLACED)
+    def abandon(
+        self, reason: ChannelGapReason = ChannelGapReason.TOKEN_REPLACED
+    ) -> asyncio.Task[None]:
+        """Stop; send a gap for what is given up.
+
+        Args:
+            reason: why it is given up. Usually no channel has this viewer any more.
+        """
+        notices = self._lose_what_waits(reason)
         if self._current:
-            self._give_up(self._current, ChannelGapReason.TOKEN_REPLACED, are_earlier=True)
+            self._give_up(self._current, reason, are_earlier=True)
             self._held.give_back(self._current)
             self._current = ()
         self._tell()

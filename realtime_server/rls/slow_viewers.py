@@ -292,6 +292,32 @@ class SlowViewers:
             self._queues[viewer].put_notice(notice)
         yield from self._delivery.telling(gap, later_for=busy)
 
+    async def drain(self, within: float) -> None:
+        """Send what waits, and a gap in place of the rest, before the channels are closed.
+
+        Only viewers that are on trial, or whose last check ended in time, are waited for: the
+        others' queues might never be empty. No changes may come any more.
+
+        Args:
+            within: seconds until the rest is given up.
+        """
+        try:
+            async with asyncio.timeout(within):
+                while any(
+                    not queue.is_idle
+                    and (viewer not in self._slow or self._slow[viewer].is_answered)
+                    for viewer, queue in self._queues.items()
+                ):
+                    self._moved.clear()
+                    await self._moved.wait()
+        except TimeoutError:
+            pass
+        for queue in self._queues.values():
+            self._await(queue.abandon(ChannelGapReason.STOPPED))
+        self._queues.clear()
+        self._slow.clear()
+        self._probation_ends.clear()
+
     def _give_up_most(self) -> None:
         """Give up the changes in the longest queues until the rest takes few enough bytes."""
         for queue in sorted(self._queues.values(), key=lambda one: one.size, reverse=True):

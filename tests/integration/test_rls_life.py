@@ -137,6 +137,26 @@ async def test_a_stop_hands_out_what_was_read_and_frees_slot_and_rows(shop: Shop
         server.wait_until_streaming()
 
 
+async def test_a_stop_tells_of_what_a_slow_policy_has_not_decided(shop: Shop) -> None:
+    token = shop.token()
+    shop.database.execute("alter policy all_of_it on item using (id <> 7 or pg_sleep(60) is null)")
+    with shop.server(RLS_CHECK_TIMEOUT="50000") as server:
+        server.wait_until_streaming()
+        async with open_client(server.port, query=f"apikey={token}") as client:
+            await join(server, client, token)
+            shop.database.execute("insert into item values (7)")
+            asleep = (
+                "select 1 from pg_stat_activity where datname = current_database()"
+                " and application_name like '%rls apart%' and wait_event = 'PgSleep'"
+            )
+            await eventually(lambda: shop.database.execute(asleep))
+            server.process.send_signal(signal.SIGTERM)
+            frames: list[Any] = []
+            assert await collect(client, frames) == RESTARTED
+        assert await asyncio.to_thread(server.process.wait, 30) == 0
+    assert [frame["payload"]["message"] for frame in frames] == ["Gap: server_stopped"]
+
+
 def test_what_cannot_work_is_refused_with_the_line_that_mends_it(shop: Shop) -> None:
     base = shop.server().environment
     for changes, complaint in (

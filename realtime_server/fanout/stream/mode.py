@@ -67,6 +67,9 @@ class StreamMode(CatalogRegistrar):
         """
         await self._source.attached()
 
+    async def drain(self, within: float) -> None:
+        """Do nothing: whatever was read has been handed to the clients' outboxes."""
+
     async def run(self) -> None:
         """Hand changes to the hub's subscriptions until the source ends.
 

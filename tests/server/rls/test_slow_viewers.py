@@ -406,3 +406,30 @@ def let_time_pass(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     loop = asyncio.get_running_loop()
     clock = loop.time
     monkeypatch.setattr(loop, "time", lambda: clock() + seconds)
+
+
+async def test_before_a_stop_what_is_on_trial_is_sent_and_the_rest_becomes_a_gap(
+    stage: Stage,
+) -> None:
+    stage.sit(ANN, is_slow=True)
+    stage.sit(BOB, is_slow=False)
+    await stage.publish(1)
+    await eventually(lambda: stage.asked_apart == [ANN])
+    stage.new = {BOB}
+    await stage.publish(2)
+    await run_steps(stage.viewers.telling(GAP))
+    assert stage.got(BOB) == ["1"]
+    await stage.viewers.drain(10)
+    assert stage.got(BOB) == ["1", "2", "Gap: slot_missing"]
+    assert stage.got(ANN) == ["Gap: server_stopped", "Gap: slot_missing"]
+    assert stage.counters.waiting_bytes == 0
+
+
+async def test_a_stop_does_not_wait_long_for_slow_viewers(stage: Stage) -> None:
+    stage.sit(ANN, is_slow=False)
+    stage.seconds[ANN] = 0.2
+    for one in range(1, 5):
+        await stage.publish(one)
+    await eventually(lambda: stage.asked_apart == [ANN])
+    await stage.viewers.drain(0.01)
+    assert stage.got(ANN) == ["1", "2", "3", "Gap: server_stopped"]
