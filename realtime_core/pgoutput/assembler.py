@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
 from ..changes import Begin, Change, Commit
-from ..errors import ConfigError, DecodeError, SpillError
+from ..errors import ConfigError, DecodeError
 from ..positions import StreamIdentity
 from ._open_transaction import OpenTransaction, make_transaction
 from ._relations import RelationCache
@@ -276,8 +276,8 @@ class Assembler:
     ) -> Iterator[Change | Begin | Commit]:
         try:
             yield from events
-        except SpillError:
-            self.is_abandoned = True
+        except Exception:
+            self.abandon()
             raise
 
 

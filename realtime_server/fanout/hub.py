@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Container, Generator, Hashable, Iterable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from itertools import chain
 from typing import Final, TypeAlias
 
@@ -371,11 +371,8 @@ class Hub:
             known = self._listening[key] = found, frozenset(found.keys() - unfiltered)
         return known
 
-    def gap_messages(
-        self, gap: Gap, *, later_for: Container[Hashable] = ()
-    ) -> Iterator[tuple[Members, bytes]]:
-        """Yield messages that tell all channels of a gap, except for those of some viewers."""
+    def gap_messages(self, gap: Gap) -> Iterator[tuple[Members, bytes]]:
+        """Yield messages that tell all channels of a gap."""
         # Groups may come or go before the last one has been told.
         for group in list(self.groups()):
-            if group.viewer not in later_for:
-                yield group.members, group.gap_message(gap)
+            yield group.members, group.gap_message(gap)

@@ -143,14 +143,16 @@ class Checker:
             page = TableCheck(
                 table, relation, candidates, places, self._strict, sampled, conditions
             )
+            apart: frozenset[Viewer] = frozenset()
             if lookup is None:
+                apart = frozenset(timeouts)
                 # A viewer that has taken too long for one table is checked separately for all of
                 # them.
                 hurried = timeouts.total() > 0
-                await page.ask(self._together.check, self._counters, timeouts, hurried=hurried)
+                await page.ask(self._together.check, self._counters, apart, hurried=hurried)
             else:
                 await page.ask(lookup, self._counters)
-            unasked = {viewer for viewer, count in page.timeouts.items() if not count}
+            unasked = {viewer for viewer, count in page.timeouts.items() if not count} | apart
             self._samples.note(candidates, sampled, page.failed, unasked)
             timeouts.update(page.timeouts)
             for viewer, taken in page.seconds.items():

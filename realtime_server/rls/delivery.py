@@ -71,7 +71,16 @@ class Delivery:
             gap: the gap.
             later_for: the viewers whose channels get it later.
         """
-        yield from self._hub.writing(self._hub.gap_messages(gap, later_for=later_for))
+        # As they are now: a channel that gets another viewer between two steps moves to another
+        # group, which may have been told already.
+        channels = [
+            (group, Members(group.members))
+            for group in self._hub.groups()
+            if group.viewer not in later_for
+        ]
+        yield from self._hub.writing(
+            (members, group.gap_message(gap)) for group, members in channels
+        )
 
     def channels_of(self, viewers: Container[Viewer]) -> Mapping[Viewer, Channels]:
         """Return the channels of some viewers, as they are now."""

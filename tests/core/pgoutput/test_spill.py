@@ -513,3 +513,20 @@ def test_what_is_held_is_not_more_than_it_is_counted_as(text: str | bytes | None
         tracemalloc.stop()
     assert count > 5
     assert peak < 1.25 * bound
+
+
+def test_a_commit_that_cannot_be_read_back_ends_the_assembler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = FullStore(writes=10)
+    assembler = Assembler(max_memory=0, spill_store=store)
+    feed(assembler, *start(), row(1), row(2), STOP)
+
+    def read(spill: FullSpill) -> Iterator[Held]:
+        raise ValueError("not what was written")
+
+    monkeypatch.setattr(FullSpill, "read", read)
+    with pytest.raises(ValueError, match="not what was written"):
+        feed(assembler, COMMIT)
+    with pytest.raises(DecodeError, match="start with a new one"):
+        assembler.feed(COMMIT)

@@ -14,13 +14,15 @@ from realtime_server.config.database.tables import Table
 from realtime_server.rls import checker as checker_module
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.counters import Counters
-from realtime_server.rls.lookup.questions import Answer, Question, Row
+from realtime_server.rls.lookup.questions import Answer, Failure, Question, Row
 from realtime_server.rls.payloads import View
 from realtime_server.rls.pending_changes import Lost, PendingChange
 from realtime_server.rls.viewers import Viewer
 from tests.server.rls.test_table_check import ANN, BOB, CLERK, DELETE, INSERT, TABLE, UPDATE
+from tests.server_helpers import insert, make_relation
 
 NAME = (TABLE.schema, TABLE.name)
+COLUMNS = [(one.name, one.type_name, one.name == "id") for one in INSERT.relation.columns]
 
 
 class Catalog:
@@ -34,6 +36,7 @@ class Catalog:
         self.timeout = 1.0
         self.connections = self.catalog = self
         self.asked: list[Viewer] = []
+        self.too_slow: set[str] = set()
 
     @contextlib.asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
@@ -56,6 +59,8 @@ class Catalog:
         self, table: Table, rows: Sequence[Row], questions: Sequence[Question], **_: Any
     ) -> list[Answer]:
         self.asked += (one.viewer for one in questions)
+        if table.name in self.too_slow:
+            return [Answer(failed=dict.fromkeys(one.places, Failure.TIMEOUT)) for one in questions]
         return [Answer(visible=set(one.places), seconds=0.5) for one in questions]
 
 
@@ -152,3 +157,21 @@ async def test_why_rows_are_shown_to_nobody_is_said_once_until_it_is_over(
         said.append(len(caplog.records))
         assert bool(verdict.shown[0]) is (table is TABLE)
     assert said == [1, 0, 0, 1]
+
+
+async def test_a_viewer_that_was_left_out_has_had_no_sample(catalog: Catalog) -> None:
+    """Else a policy that fails would be told of for just the rows that pass the filters."""
+    other = insert(make_relation(table="others", columns=COLUMNS), "7", "a", "1.5")
+    catalog.tables["public", "others"] = attrs.evolve(TABLE, name="others")
+    catalog.too_slow = {TABLE.name}
+    one = checker(catalog)
+    both = [
+        PendingChange(change, 10, frozenset({ANN}), filtering=frozenset({ANN}))
+        for change in (INSERT, other)
+    ]
+    verdict = await one.check(both)
+    assert verdict.timeouts == {ANN: 1}
+    catalog.asked.clear()
+    hidden = PendingChange(other, 10, frozenset(), frozenset({ANN}), frozenset({ANN}))
+    await one.check([hidden])
+    assert catalog.asked == [ANN]

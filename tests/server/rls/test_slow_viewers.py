@@ -19,6 +19,7 @@ from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.fanout.turns import run_steps
+from realtime_server.net.frames import Frames
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls import slow_viewer_queue
 from realtime_server.rls.checker import Checker, Verdict
@@ -433,3 +434,32 @@ async def test_a_stop_does_not_wait_long_for_slow_viewers(stage: Stage) -> None:
     await eventually(lambda: stage.asked_apart == [ANN])
     await stage.viewers.drain(0.01)
     assert stage.got(ANN) == ["1", "2", "3", "Gap: server_stopped"]
+
+
+async def test_a_gap_misses_no_channel_that_gets_another_viewer_while_it_is_told() -> None:
+    now = 0.0
+
+    class SlowOutbox(RecordingOutbox):
+        def write(self, frames: Frames) -> None:
+            nonlocal now
+            now += 1
+            super().write(frames)
+
+    hub = Hub(clock=lambda: now)
+    channels = []
+    for number in range(300):
+        viewer = Viewer.of({"role": "reader", "sub": f"one of {number}"})
+        topic, serializer = Topic.parse("realtime:*"), SERIALIZERS["1.0.0"]
+        channels.append(Subscription(topic, serializer, SlowOutbox(), None, viewer))
+        hub.subscribe(channels[-1])
+
+    def told() -> list[int]:
+        return [len(cast("RecordingOutbox", one.outbox).frames) for one in channels]
+
+    steps = Delivery(hub, Counters()).telling(GAP)
+    next(steps)
+    assert (told()[0], told()[-1]) == (1, 0)
+    hub.move(channels[-1], channels[0].viewer)
+    for _ in steps:
+        pass
+    assert told() == [1] * 300
