@@ -265,18 +265,20 @@ class SlowViewers:
             await self._moved.wait()
 
     async def _wait_for_room(self) -> None:
-        """Wait while slow viewers' queues are long, if all viewers are slow, so that none is
-        delayed.
+        """Wait while slow viewers' queues are long, each of them or all together, if all viewers
+        are slow, so that none is delayed.
 
         Only viewers whose checks end in time count: the others' queues might never be shorter.
         """
         while len(self._slow) == len(self._channels) > 0:
-            full = [
-                self._queues[viewer]
-                for viewer, slow in self._slow.items()
-                if slow.is_answered and not self._queues[viewer].has_room
+            answered = [
+                self._queues[viewer] for viewer, slow in self._slow.items() if slow.is_answered
             ]
-            if not full:
+            if self._waiting.has_room:
+                is_any_full = any(not queue.has_room for queue in answered)
+            else:
+                is_any_full = any(not queue.is_idle for queue in answered)
+            if not is_any_full:
                 return
             self._moved.clear()
             await self._moved.wait()

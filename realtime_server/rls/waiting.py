@@ -38,6 +38,11 @@ class Waiting:
         return self._counters.waiting_bytes > self._max_bytes
 
     @property
+    def has_room(self) -> bool:
+        """Whether no more than half of the bytes wait that may."""
+        return self._counters.waiting_bytes <= self._max_bytes // 2
+
+    @property
     def is_more_than_enough(self) -> bool:
         """Whether more bytes wait than should be left when changes are given up. That is a bit less
         than may wait, or the next change would be too much again."""

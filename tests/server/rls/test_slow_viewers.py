@@ -463,3 +463,19 @@ async def test_a_gap_misses_no_channel_that_gets_another_viewer_while_it_is_told
     for _ in steps:
         pass
     assert told() == [1] * 300
+
+
+async def test_where_all_are_slow_the_stream_waits_for_the_memory_that_they_share(
+    stage: Stage,
+) -> None:
+    stage.sit(ANN, is_slow=False)
+    stage.seconds[ANN] = 0.2
+    await publish_all(stage, range(1, 4))
+    publishing = asyncio.create_task(publish_all(stage, range(4, 20)))
+    await eventually(lambda: stage.asked_apart)
+    done, _ = await asyncio.wait({publishing}, timeout=0.1)
+    assert not done
+    stage.may_go_on.set()
+    await publishing
+    await stage.until(ANN, *map(str, range(1, 20)))
+    assert stage.counters.given_up == 0
