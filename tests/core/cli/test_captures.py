@@ -31,6 +31,8 @@ from tests.pgoutput_encoder import encode
 from tests.pgoutput_streams import Server, seen
 from tests.property.examples import examples
 
+pytestmark = pytest.mark.slow
+
 
 def framed(payloads: Iterable[bytes]) -> bytes:
     return b"".join(struct.pack("!I", len(payload)) + payload for payload in payloads)
