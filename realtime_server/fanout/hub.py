@@ -110,7 +110,7 @@ class Hub:
         self.record_limit = RecordLimit(max_record_bytes)
         """How large a change may be that is sent whole."""
         rules = rules or TopicRules()
-        # The subscriptions, of clients of the first generation and of today's.
+        # The subscriptions to topics and to bindings.
         self._topics = TopicIndex(rules, self._note_misfit, enums=enums)
         self._bindings = BindingIndex(rules, self._note_binding_misfit, enums=enums)
         # Groups whose filter does not fit its table, and the reasons that they are to be told.

@@ -1,6 +1,6 @@
 """Webhooks: transactions' changes as HTTP requests to the endpoints of CONFIGURATION_FILE.
 
-Theory of operation. A reader of its own, with a slot of its own (:mod:`.webhooks`), takes each
+Theory of operation. A reader of its own, with a slot of its own (:mod:`.service`), takes each
 transaction's changes, asks each endpoint's rules which of them it wants (:mod:`.rules`), joins
 those to bodies of bounded size (:mod:`.body`), and puts them into the endpoint's queue. The
 endpoint (:mod:`.endpoint`) sends one request at a time (:mod:`.client`), signed

@@ -1,7 +1,8 @@
 """The envelope of typed payloads: what a change says of itself besides its rows.
 
-STREAM mode (:mod:`.typed`) and RLS mode (:mod:`realtime_server.rls.payloads`) both write it. A
-payload is the head, the text around the change's index with the index in it, the rows, and ``}``.
+STREAM mode (:mod:`.postgres_changes`) and RLS mode (:mod:`realtime_server.rls.payloads`) both
+write it. A payload is the head, the text around the change's index with the index in it, the rows,
+and ``}``.
 """
 
 from __future__ import annotations
