@@ -4,7 +4,8 @@
 2. Decoding, filtering and the replication protocol know no sockets, no event loop, no clock
    and no database.
 3. What speaks Phoenix and what fans out knows no websockets and no psycopg.
-4. What webhooks decide, from answers and clocks that they are given, knows no I/O.
+4. What webhooks decide, from answers and clocks that they are given, knows no I/O; nor does what
+   replay keeps and decides.
 5. Each third-party package has one home.
 
 Besides, imports make no circles.
@@ -48,6 +49,9 @@ FAN_OUT = ("realtime_server.phoenix", "realtime_server.fanout")
 # It puts STREAM mode together: it asks the database and counts, and metrics know the sockets'
 # counters.
 BESIDES = ("realtime_server.fanout.stream",)
+
+# What replay decides: places and the log.
+REPLAY = ("realtime_server.replay.log", "realtime_server.replay.places")
 
 # What webhooks decide: answers, pauses, bodies and signatures, from what they are given.
 DECISIONS = (
@@ -246,6 +250,10 @@ def webhooks_decide_without_io(house: House) -> list[str]:
     return _without(house, DECISIONS, IO | {"httpx"})
 
 
+def replay_decides_without_io(house: House) -> list[str]:
+    return _without(house, REPLAY, IO)
+
+
 def one_home_for_each_package(house: House) -> list[str]:
     problems = []
     for module in house.in_rooms(*PACKAGES):
@@ -299,6 +307,7 @@ RULES: list[Rule] = [
     decoding_without_io,
     fan_out_without_network_and_database,
     webhooks_decide_without_io,
+    replay_decides_without_io,
     one_home_for_each_package,
     no_circles,
 ]
@@ -317,7 +326,7 @@ def test_the_top_of_the_server_stays_small() -> None:
         if name.startswith("realtime_server")
     }
     packages = {parts[0] for parts in below if len(parts) > 1}
-    assert len(packages) <= 8, sorted(packages)
+    assert len(packages) <= 9, sorted(packages)
     # With __init__.
     modules = {parts[0] for parts in below if parts} - packages | {"__init__"}
     assert len(modules) <= 7, sorted(modules)
