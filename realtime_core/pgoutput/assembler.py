@@ -65,6 +65,8 @@ class Assembler:
             of them together; what is beyond goes to the spill store.
         spill_store: takes the changes beyond ``max_memory``; None stands for nameless files in
             the system's temporary folder.
+        transactional_messages: whether transactional messages are changes of their transactions;
+            if not, they are dropped, and do not count in positions.
 
     Raises:
         ConfigError: if ``max_memory`` is negative.
@@ -76,6 +78,7 @@ class Assembler:
         *,
         max_memory: int = MAX_MEMORY,
         spill_store: SpillStore | None = None,
+        transactional_messages: bool = True,
     ) -> None:
         if max_memory < 0:
             raise ConfigError(f"max_memory is {max_memory}: give bytes, 0 to hold none in memory")
@@ -110,7 +113,11 @@ class Assembler:
             RelationMessage: self._describe,
             TypeMessage: self._name_type,
             TruncateMessage: self.open_transaction.truncate,
-            LogicalMessageMessage: self.open_transaction.logical_message,
+            LogicalMessageMessage: (
+                self.open_transaction.logical_message
+                if transactional_messages
+                else self._logical_message_alone
+            ),
             OriginMessage: self.open_transaction.origin,
             **frames,
         }
@@ -122,7 +129,11 @@ class Assembler:
             RelationMessage: undecided.describe,
             TypeMessage: undecided.name_type,
             TruncateMessage: undecided.hold,
-            LogicalMessageMessage: self._logical_message_held,
+            LogicalMessageMessage: (
+                self._logical_message_held
+                if transactional_messages
+                else self._logical_message_alone
+            ),
             OriginMessage: undecided.set_origin,
             **frames,
         }
@@ -216,6 +227,10 @@ class Assembler:
         self._undecided.start_block(message)
         self._handlers = self._held
         return ()
+
+    def _logical_message_alone(self, message: LogicalMessageMessage) -> Assembled:
+        """Hand over a message that is not transactional, and drop one that is."""
+        return () if message.flags & 1 else self.open_transaction.logical_message(message)
 
     def _stream_stop(self, message: StreamStopMessage) -> Assembled:
         self._undecided.stop_block(message)

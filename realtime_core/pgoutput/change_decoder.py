@@ -43,6 +43,8 @@ class ChangeDecoder:
         max_memory: how many bytes of streamed and prepared transactions are held in memory, as
             for :class:`Assembler`.
         spill_store: takes what is beyond that, as for :class:`Assembler`.
+        transactional_messages: whether transactional messages are changes, as for
+            :class:`Assembler`.
 
     Raises:
         ConfigError: if ``max_memory`` is negative.
@@ -55,9 +57,15 @@ class ChangeDecoder:
         abort_info: bool = False,
         max_memory: int = MAX_MEMORY,
         spill_store: SpillStore | None = None,
+        transactional_messages: bool = True,
     ) -> None:
         self._decoder = Decoder(abort_info=abort_info)
-        self._assembler = Assembler(stream, max_memory=max_memory, spill_store=spill_store)
+        self._assembler = Assembler(
+            stream,
+            max_memory=max_memory,
+            spill_store=spill_store,
+            transactional_messages=transactional_messages,
+        )
         self._open_transaction = self._assembler.open_transaction
         self._short_cuts = ShortCuts()
         self._assembler.relations.on_described = self._short_cuts.forget

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, Literal, Required, Unpack, overload
+from typing import Any, Final, Literal, Required, TypeAlias, Unpack, overload
 
 import attrs
 from psycopg import AsyncConnection
@@ -30,11 +30,15 @@ _GOES_ON: Final = frozenset(b"BORYIUDTS")
 that come within a transaction only. A logical message may be outside of a transaction."""
 
 
+Messages: TypeAlias = bool | Literal["nontransactional"]
+"""Which messages of ``pg_logical_emit_message`` come."""
+
+
 class _NarrowOptions(CommonOptions, total=False):
     """The options that do not decide which kinds of events come."""
 
     publications: Required[Iterable[str]]
-    messages: bool
+    messages: Messages
     origin: Literal["any", "none"]
     streaming: Literal["off", "on", "parallel"]
     max_memory: int
@@ -60,7 +64,10 @@ class PgoutputSource(StreamSource[E]):
             each attempt to connect. Parameters that it leaves out come from libpq's environment
             variables. The role needs REPLICATION.
         publications: names of one or more existing publications.
-        messages: whether to yield messages of ``pg_logical_emit_message``, too.
+        messages: whether to yield messages of ``pg_logical_emit_message``, too: all of them, or
+            with ``"nontransactional"`` those alone that are in no transaction. Transactional ones
+            count in positions, so ``"nontransactional"`` leaves all positions as they are without
+            messages.
         origin: ``"none"`` leaves out changes that were themselves replicated (PostgreSQL 16).
         streaming: whether PostgreSQL sends large transactions while they are still running, instead
             of spilling them to its own disk: ``"on"``, or ``"parallel"`` (PostgreSQL 16), which
@@ -153,7 +160,7 @@ class PgoutputSource(StreamSource[E]):
         dsn: Dsn = "",
         *,
         publications: Iterable[str],
-        messages: bool = False,
+        messages: Messages = False,
         origin: Literal["any", "none"] = "any",
         streaming: Literal["off", "on", "parallel"] = "off",
         max_memory: int = 64 * 1024 * 1024,
@@ -186,7 +193,9 @@ class _PgoutputSettings(CheckedSettings):
     """
 
     publications: tuple[str, ...] = attrs.field(converter=_names)
-    messages: bool
+    messages: Messages = attrs.field(
+        validator=check_choice, metadata={"choices": (False, True, "nontransactional")}
+    )
     origin: Literal["any", "none"] = attrs.field(
         validator=check_choice, metadata={"choices": ("any", "none")}
     )
@@ -255,7 +264,7 @@ class _Pgoutput:
         return pgoutput_options(
             self.identity,
             streaming=self.settings.streaming,
-            messages=self.settings.messages,
+            messages=bool(self.settings.messages),
             origin=self.settings.origin,
         )
 
@@ -269,4 +278,5 @@ class _Pgoutput:
             abort_info=settings.streaming == "parallel",
             max_memory=settings.max_memory,
             spill_store=settings.spill_store,
+            transactional_messages=settings.messages != "nontransactional",
         )

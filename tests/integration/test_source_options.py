@@ -240,6 +240,34 @@ async def test_messages_come_where_they_are_asked_for(table: Database) -> None:
         assert ids(await take(silent, 2)) == [1, 2]
 
 
+@pytest.mark.parametrize("streaming", ["off", "on"])
+async def test_messages_that_are_not_transactional_leave_positions_as_they_are(
+    table: Database, small_work_mem: str, streaming: Literal["off", "on"]
+) -> None:
+    options: dict[str, Any] = {"publications": ["shop"], "streaming": streaming}
+    async with (
+        PgoutputSource(small_work_mem, messages="nontransactional", **options) as talking,
+        PgoutputSource(small_work_mem, **options) as silent,
+    ):
+        with table.connect() as connection, connection.transaction():
+            connection.execute("select pg_logical_emit_message(true, 'in', 'one')")
+            connection.execute(BULK)
+            connection.execute("select pg_logical_emit_message(true, 'in', 'two')")
+            connection.execute("select pg_logical_emit_message(false, 'out', 'three')")
+            connection.execute("insert into item values (0, 'last')")
+        table.execute("select pg_logical_emit_message(true, 'in', 'alone')")
+        table.execute("select pg_logical_emit_message(false, 'out', 'four')")
+        insert(table, MANY + 1)
+        theirs = await take(silent, MANY + 2)
+        ours = await take(talking, MANY + 4)
+    said = [event for event in ours if isinstance(event, LogicalMessage)]
+    assert [(each.prefix, each.content) for each in said] == [("out", b"three"), ("out", b"four")]
+    rows = [event for event in ours if isinstance(event, Insert)]
+    assert [row.position for row in rows] == [
+        event.position for event in theirs if isinstance(event, Insert)
+    ]
+
+
 async def test_what_was_replicated_itself_can_be_left_out(table: Database) -> None:
     table.server.needs(16, "origin='none'")
     origin = unique_name("origin")

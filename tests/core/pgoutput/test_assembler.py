@@ -170,6 +170,29 @@ def test_what_counts_for_the_index_is_rows_truncates_and_transactional_messages(
     ]
 
 
+def test_transactional_messages_can_be_dropped_and_do_not_count_then() -> None:
+    inner = LogicalMessageMessage(1, LSN(5), "app", b"in")
+    alone = LogicalMessageMessage(0, LSN(6), "app", b"out")
+    insert = InsertMessage(16385, ("1", None, "7"))
+    plain = feed(
+        Assembler(transactional_messages=False),
+        *(BEGIN, inner, PEOPLE, inner, insert, alone, inner, insert, END_OF_IT),
+        alone,
+    )
+    without = feed(Assembler(), *(BEGIN, PEOPLE, insert, insert, END_OF_IT))
+    begin, first, message, second, commit, last = plain
+    assert [type(event) for event in (message, last)] == [LogicalMessage] * 2
+    assert message == last == LogicalMessage(LSN(6), "app", b"out", None, 0)
+    assert (
+        [each.position for each in (first, second, commit)]
+        == [  # type: ignore[attr-defined]
+            each.position
+            for each in without[1:]  # type: ignore[attr-defined]
+        ]
+    )
+    assert begin == without[0]
+
+
 def test_the_stream_goes_into_every_position() -> None:
     stream = StreamIdentity(1, 1, ("shop",))
     events = feed(
