@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, overload
 import attrs
 
 from .errors import ValueConversionError
-from .python_values import Converter, make_converter, text_function
+from .types.python_values import Converter, make_converter, text_function
 
 __all__ = ["UNCHANGED", "Column", "Field", "OnError", "Record", "Shape", "Unchanged"]
 

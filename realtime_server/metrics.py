@@ -27,8 +27,8 @@ from prometheus_client.utils import floatToGoString
 from realtime_core import SourceStats
 
 from .fanout.hub import HubStats
-from .net.backlog import Backlog
 from .net.outbox import OutboxCounters
+from .net.slow_clients import Backlog
 from .rls.counters import Counters
 from .webhooks.stats import WebhookStats
 

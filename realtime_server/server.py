@@ -21,7 +21,6 @@ from .fanout.stream.mode import StreamMode
 from .fanout.topic_rules import TopicRules
 from .metrics import CONTENT_TYPE, Metrics
 from .net.aio import cancel_within
-from .net.backlog import Backlog, OutboxLimits
 from .net.connection import Connection
 from .net.filter_budget import FilterBudget
 from .net.http import Endpoint, Site
@@ -29,6 +28,7 @@ from .net.inspector import TableList, inspector_endpoints
 from .net.listener import Listener, bind
 from .net.memory import memory_limit
 from .net.services import Services
+from .net.slow_clients import Backlog, OutboxLimits
 from .phoenix.serializers import Serializer
 from .rls.counters import Counters
 from .rls.mode import RlsMode

@@ -38,8 +38,8 @@ from realtime_server.fanout.hub import HubStats
 from realtime_server.fanout.mode import Registered
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.metrics import Metrics
-from realtime_server.net.backlog import Backlog, OutboxLimits
 from realtime_server.net.frames import Frames
+from realtime_server.net.slow_clients import Backlog, OutboxLimits
 from realtime_server.phoenix.joins import Binding
 
 __all__ = [

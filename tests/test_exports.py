@@ -30,7 +30,6 @@ OWN_NAME = {
     "realtime_core.pgoutput",
     "realtime_core.replication",
     "realtime_core.types",
-    "realtime_core.python_values",
     "realtime_core.wal2json",
 }
 

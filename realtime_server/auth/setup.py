@@ -7,7 +7,7 @@ import attrs
 from realtime_core.errors import ConfigError
 
 from ..config import ServerConfig, read_jwks
-from .keys import VerificationKey, import_jwks, import_secret
+from .keys_and_algorithms import VerificationKey, import_jwks, import_secret
 from .tokens import TokenVerifier
 
 __all__ = ["make_verifier", "reread_verifier"]

@@ -1,7 +1,8 @@
 """Verifying JSON Web Tokens (RFC 7519).
 
 joserfc checks the signature, and authlib the times. Claims are compared here, because authlib
-accepts a list that contains the expected value. The time is an argument.
+accepts a list that contains the expected value. The time is an argument. With which algorithms a
+key may have signed a token is decided in :mod:`.keys_and_algorithms`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from joserfc.jws import CompactSignature, JWSRegistry, extract_compact
 from ..errors import TokenError
 from ..phoenix.reasons import TokenReason
 from .claims import ExactNumber, NamedTwiceError, dump_claims, load_claims
-from .keys import VerificationKey
+from .keys_and_algorithms import VerificationKey
 
 __all__ = ["TokenVerifier"]
 

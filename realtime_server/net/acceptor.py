@@ -19,11 +19,11 @@ from typing import Final, cast
 from ..config import ServerConfig
 from ..logs import peer_name
 from ..metrics import Metrics
-from .backlog import Backlog
 from .forwarded import ClientAddresses
 from .http import HttpProtocol, Response, Site
 from .origins import is_loopback, why_refused
 from .outbox import cut_off
+from .slow_clients import Backlog
 
 __all__ = ["Acceptor", "RequestHead"]
 

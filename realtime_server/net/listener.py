@@ -33,10 +33,10 @@ from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import SERIALIZERS, Serializer
 from .acceptor import Acceptor, RequestHead
 from .aio import cancel_within
-from .backlog import Backlog
 from .connection_limits import CLOSE_TIMEOUT, BoundedConnection, close_within
 from .http import Site
 from .origins import is_allowed
+from .slow_clients import Backlog
 
 __all__ = ["Handler", "Listener", "bind", "deflate_factory"]
 

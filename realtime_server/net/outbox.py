@@ -13,9 +13,9 @@ cache any more. So a :class:`~realtime_server.net.connection_limits.BoundedConne
 something about it changes, and the outbox keeps what follows from it in one attribute,
 ``is_clear``. Other connections are asked each time.
 
-When too much waits for a client, or for too long, :mod:`~realtime_server.net.backlog` has it cut
-off: its socket is full, so it cannot even be sent a close frame, and sees code 1006. Nobody waits
-for it.
+When too much waits for a client, or for too long, :mod:`~realtime_server.net.slow_clients` has it
+cut off: its socket is full, so it cannot even be sent a close frame, and sees code 1006. Nobody
+waits for it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import OPEN
 
-from .backlog import Backlog
 from .connection_limits import BoundedConnection
 from .frames import DEFLATE_WINDOW_BITS, Frames
+from .slow_clients import Backlog
 
 __all__ = ["FrameDelivery", "OutboxCounters", "SocketOutbox", "cut_off"]
 

@@ -13,8 +13,8 @@ from ..fanout.attachment import Attachment
 from ..fanout.hub import Hub
 from ..fanout.mode import Registrar
 from ..metrics import Metrics
-from .backlog import Backlog
 from .filter_budget import FilterBudget
+from .slow_clients import Backlog
 
 __all__ = ["Services"]
 

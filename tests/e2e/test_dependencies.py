@@ -18,7 +18,7 @@ EXTRAS = ("binary", "regex", "fast", "webhooks")
 TESTS = (
     "tests/server/net",  # websockets and h11
     "tests/core/sources",  # psycopg
-    "tests/core/test_python_values.py",  # its loaders
+    "tests/core/types/test_python_values.py",  # its loaders
     "tests/core/filters/test_compiler.py",  # google-re2
     "tests/server/auth",  # authlib and joserfc
     "tests/server/config",  # attrs and cattrs

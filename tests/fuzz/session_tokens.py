@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from joserfc.jwk import ECKey, Key, OctKey
 
-from realtime_server.auth.keys import import_jwks, import_secret
+from realtime_server.auth.keys_and_algorithms import import_jwks, import_secret
 from realtime_server.auth.tokens import TokenVerifier
 from tests.tokens import SECRET, forge, segment, sign, sign_text
 

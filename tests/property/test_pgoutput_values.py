@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from realtime_core import ValueConversionError
 from realtime_core.oids import BUILTIN_TYPES
-from realtime_core.python_values import Converter, make_converter, text_function
+from realtime_core.types.python_values import Converter, make_converter, text_function
 from tests.property.examples import examples
 
 OIDS = {name: oid for oid, name in BUILTIN_TYPES.items()}

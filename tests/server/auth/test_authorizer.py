@@ -15,7 +15,7 @@ from realtime_server.auth.authorizer import (
     TokenAuthorizer,
 )
 from realtime_server.auth.grant import Grant
-from realtime_server.auth.keys import import_secret
+from realtime_server.auth.keys_and_algorithms import import_secret
 from realtime_server.auth.tokens import TokenVerifier
 from realtime_server.errors import TokenError
 from tests.tokens import SECRET, sign

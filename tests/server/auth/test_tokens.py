@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 
 from realtime_server.auth.claims import dump_claims, load_claims
-from realtime_server.auth.keys import import_jwks, import_secret
+from realtime_server.auth.keys_and_algorithms import import_jwks, import_secret
 from realtime_server.auth.tokens import TokenVerifier
 from realtime_server.errors import RefusedError, TokenError
 from realtime_server.rls.viewers import Viewer

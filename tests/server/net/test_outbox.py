@@ -13,9 +13,9 @@ from websockets.exceptions import ConnectionClosedOK
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import State
 
-from realtime_server.net.backlog import Backlog
 from realtime_server.net.frames import Frames, TextFrame
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
+from realtime_server.net.slow_clients import Backlog
 from tests.server_helpers import FakeTransport, make_backlog, texts
 from tests.stopped_clock import stop_the_clock
 from tests.waiting import eventually

@@ -23,9 +23,9 @@ from math import inf, prod
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from .errors import ValueConversionError
-from .oids import BUILTIN_TYPES
-from .types.intervals import written_fields
+from ..errors import ValueConversionError
+from ..oids import BUILTIN_TYPES
+from .intervals import written_fields
 
 if TYPE_CHECKING:
     from psycopg.abc import AdaptContext, Buffer, Transformer

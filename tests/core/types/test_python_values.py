@@ -21,7 +21,7 @@ from psycopg.types.range import Range
 
 from realtime_core import UNCHANGED, Column, Record, Shape, ValueConversionError
 from realtime_core.oids import BUILTIN_TYPES
-from realtime_core.python_values import Converter, make_converter
+from realtime_core.types.python_values import Converter, make_converter
 
 OIDS = {name: oid for oid, name in BUILTIN_TYPES.items()}
 NEW_YEAR = datetime(2026, 1, 1, 10)
@@ -431,7 +431,7 @@ def test_a_record_of_every_kind_of_value_converts_as_a_whole() -> None:
 PURE_PYTHON = """
 import json, sys
 from realtime_core.oids import BUILTIN_TYPES
-from realtime_core.python_values import make_converter
+from realtime_core.types.python_values import make_converter
 OIDS = {name: oid for oid, name in BUILTIN_TYPES.items()}
 import psycopg
 assert psycopg.pq.__impl__ == "python", psycopg.pq.__impl__

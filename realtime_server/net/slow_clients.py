@@ -1,4 +1,4 @@
-"""Backlog: what waits for clients to be sent, and which clients are cut off because of it.
+"""Slow clients: what waits for clients to be sent, and which clients are cut off because of it.
 
 A client is too slow when more bytes wait for it than one client may have waiting
 (OUTBOX_MAX_BYTES), or when a byte has waited for it for too long (OUTBOX_MAX_AGE). Besides,

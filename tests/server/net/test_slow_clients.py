@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from realtime_server.net.backlog import Backlog, OutboxLimits
+from realtime_server.net.slow_clients import Backlog, OutboxLimits
 
 
 class Box:

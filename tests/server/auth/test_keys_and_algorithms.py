@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from joserfc.jwk import ECKey, Key, OctKey, OKPKey, RSAKey
 
-from realtime_server.auth.keys import import_jwks, import_secret
+from realtime_server.auth.keys_and_algorithms import import_jwks, import_secret
 
 HMAC = ("HS256", "HS384", "HS512")
 RSA = RSAKey.generate_key(2048)
