@@ -22,9 +22,9 @@ from typing import Final, TypeAlias
 
 from ..replication.protocol import TAG_XLOG_DATA, XLOG_DATA_HEADER
 
-__all__ = ["Arrivals", "GoesOn"]
+__all__ = ["Arrivals", "ExpectsMore"]
 
-GoesOn: TypeAlias = Callable[[memoryview], bool]
+ExpectsMore: TypeAlias = Callable[[memoryview], bool]
 """Takes an output plugin's message; returns whether more of its transaction is about to come."""
 
 _MOMENT: Final = 0.025
@@ -46,7 +46,7 @@ class Arrivals:
     def __init__(self, wake: Callable[[], None]) -> None:
         self.payloads: list[memoryview] = []
         """The payloads. Append those that have come, and call :meth:`look` after the last one."""
-        self.goes_on: GoesOn | None = None
+        self.expects_more: ExpectsMore | None = None
         """The output plugin's function; None if there is none, and then nothing is waited for."""
         self.is_due = False
         """Whether the reader shall take the payloads now."""
@@ -83,12 +83,14 @@ class Arrivals:
             self._timer = None
 
     def _is_worth_reading(self) -> bool:
-        payloads, goes_on = self.payloads, self.goes_on
-        if goes_on is None or len(payloads) >= _MANY:
+        payloads, expects_more = self.payloads, self.expects_more
+        if expects_more is None or len(payloads) >= _MANY:
             return True
         for payload in reversed(payloads):
             if payload[0] == TAG_XLOG_DATA:
-                return not goes_on(payload[XLOG_DATA_HEADER:]) or sum(map(len, payloads)) >= _MUCH
+                return (
+                    not expects_more(payload[XLOG_DATA_HEADER:]) or sum(map(len, payloads)) >= _MUCH
+                )
             if payload[-1]:
                 # This is a keepalive that wants an answer, or no valid message at all.
                 return True

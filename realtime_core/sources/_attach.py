@@ -106,7 +106,7 @@ class OutputPlugin(Protocol):
         """Return the plugin's options for START_REPLICATION."""
         ...
 
-    def goes_on(self, message: memoryview) -> bool:
+    def expects_more(self, message: memoryview) -> bool:
         """Return whether more of a message's transaction is about to come."""
         ...
 
@@ -233,16 +233,19 @@ class _Attaching:
             if slot is not None and settings.failover and not slot.failover:
                 await connection.set_failover()
             # The server is asked to leave out what was taken already, where it can.
-            known, may_skip = LSN(0), skips_until is not None
-            if self.former is not None and (reason is None or may_skip):
+            known, ignores_missing = LSN(0), skips_until is not None
+            if self.former is not None and (reason is None or ignores_missing):
                 skips = self.former.skips
                 known = max(self.former.acknowledged, skips.floor)
-                may_skip = may_skip or skips.until is not None
+                ignores_missing = ignores_missing or skips.until is not None
             elif settings.start_at is not None and reason is None and self.plugin.tells_commit_lsn:
                 known = settings.start_at.lsn
             plugin = self.plugin
             await connection.start(
-                max(start, known), plugin.options(), plugin.goes_on, may_skip=may_skip
+                max(start, known),
+                plugin.options(),
+                plugin.expects_more,
+                ignores_missing_publications=ignores_missing,
             )
         return Attachment(
             connection,

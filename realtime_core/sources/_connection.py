@@ -27,7 +27,7 @@ from ..changes import GapReason
 from ..errors import ConnectionLostError, SlotLostError, SourceError
 from ..lsn import LSN
 from ..replication import commands
-from ._arrivals import Arrivals, GoesOn
+from ._arrivals import Arrivals, ExpectsMore
 from ._postgres_errors import translate
 from ._prompt import PromptFuture
 from ._sessions import ReplicationSession
@@ -78,7 +78,7 @@ class ReplicationConnection(ReplicationSession):
         # The text of PostgreSQL 18's warning that it skips a publication, if it ends the stream.
         self._skipped: str | None = None
         # Whether that warning does not end the stream.
-        self._may_skip = False
+        self._ignores_missing_publications = False
         # The messages that no read has returned yet.
         self._arrivals = Arrivals(self._wake)
         # Whether the bytes of the socket are encrypted.
@@ -89,25 +89,25 @@ class ReplicationConnection(ReplicationSession):
         self,
         start: LSN,
         options: dict[str, str],
-        goes_on: GoesOn | None = None,
+        expects_more: ExpectsMore | None = None,
         *,
-        may_skip: bool = False,
+        ignores_missing_publications: bool = False,
     ) -> None:
         """Start the stream. From then on only use :meth:`read`, :meth:`send` and :meth:`stop`.
 
         Args:
             start: the LSN to stream from.
             options: the output plugin's options.
-            goes_on: takes a message and says whether more of its transaction is about to come; a
-                read then waits a moment for that. None if a read shall never wait.
-            may_skip: whether PostgreSQL 18 may leave out changes for which it finds no
-                publication. If not, that ends the stream, as in older versions.
+            expects_more: takes a message and returns whether more of its transaction is about to
+                come; a read then waits a moment for that. None if a read shall never wait.
+            ignores_missing_publications: whether PostgreSQL 18 may leave out changes for which it
+                finds no publication. If not, that ends the stream, as in older versions.
 
         Raises:
             SourceError: if the server refuses, saying why.
         """
-        self._arrivals.goes_on = goes_on
-        self._may_skip = may_skip
+        self._arrivals.expects_more = expects_more
+        self._ignores_missing_publications = ignores_missing_publications
         self._command = commands.start_replication(self._slot, start, options).encode()
         await self._start()
 
@@ -305,7 +305,7 @@ class ReplicationConnection(ReplicationSession):
 
     async def _drain(self) -> None:
         """Read to the end of the stream, and ignore why it has ended."""
-        self._may_skip, self._skipped = True, None
+        self._ignores_missing_publications, self._skipped = True, None
         with contextlib.suppress(SourceError):
             while True:
                 await self.read()
@@ -345,5 +345,5 @@ class ReplicationConnection(ReplicationSession):
             return
         logger.warning("PostgreSQL warns: %s", notice.message_primary)
         is_skipped = (notice.sqlstate, notice.source_file) == _SKIPPED_PUBLICATION
-        if is_skipped and not self._may_skip:
+        if is_skipped and not self._ignores_missing_publications:
             self._skipped = notice.message_primary

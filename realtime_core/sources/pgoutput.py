@@ -25,7 +25,7 @@ from .options import CommonOptions, Dsn, StreamOptions
 
 __all__ = ["PgoutputSource"]
 
-_GOES_ON: Final = frozenset(b"BORYIUDTS")
+_MORE_FOLLOWS: Final = frozenset(b"BORYIUDTS")
 """Tags of messages behind which more of the transaction follows: Begin, Stream Start, and those
 that come within a transaction only. A logical message may be outside of a transaction."""
 
@@ -268,8 +268,8 @@ class _Pgoutput:
             origin=self.settings.origin,
         )
 
-    def goes_on(self, message: memoryview) -> bool:
-        return len(message) > 0 and message[0] in _GOES_ON
+    def expects_more(self, message: memoryview) -> bool:
+        return len(message) > 0 and message[0] in _MORE_FOLLOWS
 
     def decoder(self, stream: StreamIdentity) -> PayloadDecoder:
         settings = self.settings

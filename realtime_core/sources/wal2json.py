@@ -21,7 +21,7 @@ from .options import CommonOptions, Dsn, StreamOptions
 __all__ = ["Wal2JsonAction", "Wal2JsonSource"]
 
 _ACTION_BYTES: Final = len(b'{"action":"B')
-_GOES_ON: Final = frozenset(b'{"action":"%c' % letter for letter in b"BIUDT")
+_MORE_FOLLOWS: Final = frozenset(b'{"action":"%c' % letter for letter in b"BIUDT")
 """How those texts of format 2 begin behind which more of the transaction follows. A logical message
 may be outside of a transaction."""
 _LAST_CHUNK: Final = b"]}"
@@ -194,9 +194,9 @@ class _Wal2Json:
     def options(self) -> dict[str, str]:
         return self.plugin_options
 
-    def goes_on(self, message: memoryview) -> bool:
+    def expects_more(self, message: memoryview) -> bool:
         if self.tells_commit_lsn:
-            return bytes(message[:_ACTION_BYTES]) in _GOES_ON
+            return bytes(message[:_ACTION_BYTES]) in _MORE_FOLLOWS
         return bytes(message[: len(_LAST_CHUNK)]) != _LAST_CHUNK
 
     def decoder(self, stream: StreamIdentity) -> PayloadDecoder:

@@ -148,8 +148,8 @@ class Checker:
                 apart = frozenset(timeouts)
                 # A viewer that has taken too long for one table is checked separately for all of
                 # them.
-                hurried = timeouts.total() > 0
-                await page.ask(self._together.check, self._counters, apart, hurried=hurried)
+                may_retry = not timeouts.total()
+                await page.ask(self._together.check, self._counters, apart, may_retry=may_retry)
             else:
                 await page.ask(lookup, self._counters)
             unasked = {viewer for viewer, count in page.timeouts.items() if not count} | apart

@@ -386,9 +386,9 @@ class SlowViewers:
         *,
         compared: Sequence[LiveColumn] = (),
         condition: Condition | None = None,
-        hurried: bool = False,
+        may_retry: bool = True,
     ) -> list[Answer]:
-        check = self._apart.check_apart
+        check = self._apart.check_by_halves
         return [
             await check(table, rows, each, compared=compared, condition=condition)
             for each in questions

@@ -41,7 +41,7 @@ class Lookup(Protocol):
         *,
         compared: Sequence[LiveColumn] = (),
         condition: Condition | None = None,
-        hurried: bool = False,
+        may_retry: bool = True,
     ) -> list[Answer]: ...
 
 
@@ -224,7 +224,7 @@ class TableCheck:
         counters: Counters,
         apart: Collection[Viewer] = (),
         *,
-        hurried: bool | None = None,
+        may_retry: bool | None = None,
     ) -> None:
         """Look the rows up.
 
@@ -233,7 +233,7 @@ class TableCheck:
             counters: counts the checks, and those that failed.
             apart: the viewers that are left out here, since they are checked separately because
                 of another table.
-            hurried: whether viewers get no second attempt; None: just if ``apart`` has any.
+            may_retry: whether viewers get a second attempt; None: unless ``apart`` has any.
         """
         for (compared, condition), sheet in self._sheets.items():
             questions = [one for one in sheet.questions() if one.viewer not in apart]
@@ -243,7 +243,7 @@ class TableCheck:
                 questions,
                 compared=compared,
                 condition=condition,
-                hurried=bool(apart) if hurried is None else hurried,
+                may_retry=not apart if may_retry is None else may_retry,
             )
             for question, answer in zip(questions, answers, strict=True):
                 unasked = list(answer.failed.values()).count(Failure.UNASKED)

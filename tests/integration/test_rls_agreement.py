@@ -96,7 +96,7 @@ class Bench:
                 )
                 self.subscriptions[subscription] = viewer
 
-    async def look_up(self, *asked: Any, hurried: bool = False, **more: Any) -> list[Answer]:
+    async def look_up(self, *asked: Any, may_retry: bool = True, **more: Any) -> list[Answer]:
         """Ask for everybody, however long it takes."""
         return await self.visibility.check(*asked, **more)
 

@@ -327,7 +327,7 @@ async def test_apart_a_policy_that_ends_in_time_is_answered(scene: Scene) -> Non
     scene.make("id int primary key, owner text", "pg_sleep(0.2) is not null")
     scene.execute("insert into notes values (1, 'ann')")
     question = Question(scene.viewer("ann"), (0,))
-    answer = await scene.visibility.check_apart(await scene.table(), [Row(("1",))], question)
+    answer = await scene.visibility.check_by_halves(await scene.table(), [Row(("1",))], question)
     assert answer == Answer({0})
     assert answer.seconds > 0.19
 
@@ -341,7 +341,7 @@ async def test_apart_it_is_found_which_row_takes_the_time(scene: Scene) -> None:
     scene.execute("insert into notes select i, 'ann' from generate_series(0, 7) i")
     rows = [Row((str(i),)) for i in range(8)]
     question = Question(scene.viewer("ann"), tuple(range(8)))
-    answer = await scene.visibility.check_apart(await scene.table(), rows, question)
+    answer = await scene.visibility.check_by_halves(await scene.table(), rows, question)
     assert answer == Answer({0, 1, 2, 3, 4, 6, 7}, {5: Failure.TIMEOUT})
 
 

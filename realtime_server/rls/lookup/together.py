@@ -100,7 +100,7 @@ class Together:
         *,
         compared: Sequence[LiveColumn] = (),
         condition: Condition | None = None,
-        hurried: bool = False,
+        may_retry: bool = True,
     ) -> list[Answer]:
         """Answer each question, in order, as :meth:`Visibility.check` does.
 
@@ -110,8 +110,8 @@ class Together:
             questions: one for each viewer.
             compared: the columns that a row's ``values`` may have.
             condition: the condition that deleted rows must meet; None for rows that exist.
-            hurried: whether there is no second attempt, because other checks of the batch have
-                timed out already.
+            may_retry: whether viewers that were not reached get a second attempt; False where
+                other checks of the batch have timed out already.
 
         Raises:
             psycopg.OperationalError: if the connection is lost; then nothing is answered.
@@ -121,23 +121,21 @@ class Together:
         new = [one for one in questions if one.viewer not in known.viewers]
         known.viewers.update(one.viewer for one in new)
         if not new or not self._few:
-            return await asking.ask(questions, self._limit, may_be_asked_again=not hurried)
+            return await asking.ask(questions, self._limit, may_retry=may_retry)
         viewers = {one.viewer for one in new}
         others = [one for one in questions if one.viewer not in viewers]
         found: dict[Viewer, Answer] = {}
 
-        async def ask(
-            theirs: Sequence[Question], limit: float, *, may_be_asked_again: bool
-        ) -> None:
-            answers = await asking.ask(theirs, limit, may_be_asked_again=may_be_asked_again)
+        async def ask(theirs: Sequence[Question], limit: float, *, may_retry: bool) -> None:
+            answers = await asking.ask(theirs, limit, may_retry=may_retry)
             found.update((one.viewer, each) for one, each in zip(theirs, answers, strict=True))
 
         try:
             async with asyncio.TaskGroup() as group:
                 if others:
-                    group.create_task(ask(others, self._limit, may_be_asked_again=not hurried))
+                    group.create_task(ask(others, self._limit, may_retry=may_retry))
                 if len(new) > self._few:
-                    group.create_task(ask(new, _LIMIT_OF_NEW, may_be_asked_again=False))
+                    group.create_task(ask(new, _LIMIT_OF_NEW, may_retry=False))
         except ExceptionGroup as exc:
             raise exc.exceptions[0] from None
         return [
@@ -158,14 +156,14 @@ class _Asking:
     condition: Condition | None
 
     async def ask(
-        self, questions: Sequence[Question], base: float, *, may_be_asked_again: bool
+        self, questions: Sequence[Question], base: float, *, may_retry: bool
     ) -> list[Answer]:
         """Answer questions in little more than the expected time.
 
         Args:
             questions: one for each viewer.
             base: seconds that it may take beyond the expected time.
-            may_be_asked_again: whether questions that were not reached get a second attempt.
+            may_retry: whether questions that were not reached get a second attempt.
         """
         around = _PLANNING if self.table.functions.immutable else _AROUND
         limit = base + _TIMES * self.known.expected(questions, around)
@@ -173,7 +171,7 @@ class _Asking:
         self.known.learn(questions, answers, around)
         left = [place for place, one in enumerate(answers) if one.failed and not one.is_whole]
         # If no question was reached at all, the table is locked.
-        if may_be_asked_again and left and len(left) < len(questions):
+        if may_retry and left and len(left) < len(questions):
             again = await self._ask([questions[place] for place in left], limit)
             for place, answer in zip(left, again, strict=True):
                 answer.seconds += answers[place].seconds

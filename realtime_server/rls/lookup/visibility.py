@@ -179,7 +179,7 @@ class Visibility:
                 raise exc.exceptions[0] from None
         return answers
 
-    async def check_apart(
+    async def check_by_halves(
         self,
         table: Table,
         rows: Sequence[Row],
@@ -215,9 +215,18 @@ class Visibility:
         limit: float | None,
         losses: int = 0,
     ) -> None:
-        """Answer questions.
+        """Fill in the answers of some of an inquiry's questions.
 
-        A policy may end the session, and would each time. Its viewer is found by halving the list.
+        Calls PostgreSQL again until every question has an answer or has failed. If a call ends the
+        session twice, a policy probably does that, and would with each call. Its viewer is found by
+        halving ``todo``; it alone gets an error.
+
+        Args:
+            inquiry: has the questions, and the answers that are filled in.
+            todo: the questions, as pairs of a question's place and the places of its rows.
+            limit: seconds that the questions have together; None: each viewer has the whole
+                timeout.
+            losses: how many calls for these questions have ended the session already.
         """
         loop = asyncio.get_running_loop()
         give_up = loop.time() + _LOCK_PATIENCE

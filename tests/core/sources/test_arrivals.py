@@ -49,7 +49,7 @@ class Stage:
         self.wakes = 0
         self.loop = ManualLoop()
         self.arrivals = ManualArrivals(self._wake, self.loop)
-        self.arrivals.goes_on = lambda message: bytes(message[:1]) in (b"B", b"I")
+        self.arrivals.expects_more = lambda message: bytes(message[:1]) in (b"B", b"I")
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -140,6 +140,6 @@ async def test_one_timer_serves_all_transactions_and_ends_with_them(stage: Stage
 
 
 async def test_without_a_plugin_nothing_waits(stage: Stage) -> None:
-    stage.arrivals.goes_on = None
+    stage.arrivals.expects_more = None
     stage.come(xlog(b"B"))
     assert stage.arrivals.is_due

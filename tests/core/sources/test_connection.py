@@ -85,7 +85,7 @@ class WatchedConnection(ReplicationConnection):
 
     def gather_until(self, last: bytes) -> None:
         """Let reads wait for the rest of a transaction, which ends with this message."""
-        self._arrivals.goes_on = lambda message: message != last
+        self._arrivals.expects_more = lambda message: message != last
 
     def stop_waiting(self) -> None:
         self._unwatch()

@@ -331,4 +331,4 @@ async def test_who_has_taken_too_long_elsewhere_is_not_asked_and_the_others_hurr
     check = TableCheck(TABLE, GOODS, [pending(INSERT, ANN, BOB)], [0], False, {})
     await check.ask(database, Counters(), {ANN})
     assert [one.viewer for one in database.questions] == [BOB]
-    assert [one["hurried"] for one in database.more] == [True]
+    assert [one["may_retry"] for one in database.more] == [False]
