@@ -437,7 +437,8 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
             {"realtime_server.config": "import psycopg"},
             "realtime_server.config imports psycopg, at home in realtime_core.doctor, "
             "realtime_core.sources, realtime_core.types.python_values, "
-            "realtime_server.config.database, realtime_server.demo, realtime_server.fanout.stream, realtime_server.rls",
+            "realtime_server.config.database, realtime_server.demo, "
+            "realtime_server.fanout.stream, realtime_server.rls",
         ),
         (
             one_home_for_each_package,

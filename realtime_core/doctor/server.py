@@ -240,7 +240,8 @@ def _keep_size(server: Server) -> Finding:
         )
     return Finding.warning(
         check,
-        "max_slot_wal_keep_size is -1: a slot that nobody reads keeps WAL until the disk is full",
+        "max_slot_wal_keep_size is -1: a slot that no consumer reads keeps WAL until the disk is "
+        "full",
         "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB';",
         RELOAD,
         remedy="choose a size that the disk has room for",
@@ -251,7 +252,7 @@ def _idle_timeout(server: Server) -> Iterator[Finding]:
     if server.idle_replication_slot_timeout:
         yield Finding.warning(
             "idle_replication_slot_timeout",
-            f"a slot that nobody reads for {server.idle_replication_slot_timeout} s is lost",
+            f"a slot that no consumer reads for {server.idle_replication_slot_timeout} s is lost",
             "ALTER SYSTEM SET idle_replication_slot_timeout = 0;",
             RELOAD,
             remedy="do this if a consumer may stand still for longer",

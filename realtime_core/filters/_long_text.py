@@ -1,8 +1,9 @@
-"""LongText: a long value in which very many patterns are looked for.
+"""LongText: a long value in which very many patterns are searched for.
 
-A search for a pattern's text goes through the whole value, and thousands of them take longer than
-others should have to wait. So after some searches it is found out once which groups of three
-characters the value has at all: a pattern with another one cannot match, and most have one.
+A search for a pattern's text goes through the whole value, and thousands of searches take longer
+than other clients should have to wait. So after some searches the set of all groups of three
+characters (trigrams) in the value is made once. A pattern with a group that is not in the set
+cannot match, and most patterns have such a group.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _LENGTH: Final = 3
 
 
 class LongText(str):
-    """A text that knows its groups of three characters, once it was searched often."""
+    """A text that keeps the set of its groups of three characters once it was searched often."""
 
     __slots__ = ("_grams", "_searches")
 
@@ -35,7 +36,11 @@ class LongText(str):
     _grams: set[str] | None
 
     def may_have(self, grams: frozenset[str]) -> bool:
-        """Say whether a text with all these groups may be in it."""
+        """Return whether this text may contain a text that has all of the given groups.
+
+        False is certain. True may be wrong: the groups may be far apart here, and before the text
+        was searched often it is not known which groups it has.
+        """
         if self._grams is None:
             self._searches += 1
             if self._searches < _SEARCHES:
@@ -45,12 +50,12 @@ class LongText(str):
 
 
 def searchable(text: str) -> str:
-    """Return a value as patterns are to be looked for in it."""
+    """Return a value as patterns are searched for in it: as a LongText if it is long."""
     return LongText(text) if len(text) > _LONG else text
 
 
 def grams_of(texts: Iterable[str]) -> frozenset[str]:
-    """Return the groups that a value must have in which all these texts are."""
+    """Return the groups of three characters that a value must have if it contains all the texts."""
     return frozenset(gram for text in texts for gram in _grams(text))
 
 

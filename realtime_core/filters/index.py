@@ -89,10 +89,11 @@ class FilterIndex(Generic[S]):
             schema: the table's schema.
             table: the table's name.
             filter: the filter that changes must pass.
-            wait: whether to keep a filter that does not fit the table as it is now. ``on_error`` is
-                then called at once, or for a long filter with the next change, and the filter is
-                compiled again when the table has other columns. Without ``wait`` such a
-                filter is refused.
+            wait: what happens to a filter that does not fit the table's present columns. False: it
+                is refused. True: it is kept, ``on_error`` is called, and the filter is compiled
+                again when the table's columns have changed. With True a filter of more than ten
+                conditions is not compiled now, but with the table's next change, and ``on_error``
+                is called then.
 
         Raises:
             FilterError: if the table is known, the filter does not fit it, and ``wait`` is False.

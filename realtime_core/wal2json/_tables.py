@@ -276,12 +276,20 @@ class Table:
         return self._identity_layout(signature, columns)
 
     def _is_whole(self, names: Names, skips_null: bool) -> bool:
-        """Say whether an identity is a whole old row, as under REPLICA IDENTITY FULL.
+        """Return whether a change's identity is the whole old row, as with REPLICA IDENTITY FULL.
 
-        It is one if it has all columns of the table, unless they are the columns of the primary
-        key. As format 1 leaves out NULLs, an identity in that format is a whole row, too, if it has
-        more columns than the primary key, or none; without ``include-pk``, if it has other columns
-        than the identity before.
+        wal2json does not say which replica identity a table has, so it is concluded from the
+        identity's columns. If they are just those of the primary key, the identity is a key. If
+        they are all columns of the table, it is the whole row.
+
+        Format 1 leaves out columns that are NULL, so fewer columns may be a whole row, too. There
+        the identity is the whole row if it has more columns than the primary key, or none at all.
+        Where the primary key is not known (without ``include-pk``), it is the whole row if its
+        columns differ from those of the identity before: a key always has the same ones.
+
+        Args:
+            names: the columns of the identity.
+            skips_null: whether columns that are NULL are left out, as in format 1.
         """
         if self._primary_key and set(names) == set(self._primary_key):
             return False

@@ -1,9 +1,9 @@
-"""BindingIndex: from a change to the channels of today's clients, by their bindings.
+"""BindingIndex: from a change to the channels of binding clients, by their bindings.
 
 A binding without a filter is looked up by schema, table and event, wildcards included. A binding
 with one is found by its table's :class:`~realtime_core.filters.FilterIndex`. So a change costs
-what matches, however many bindings there are. Its counterpart for clients that join without
-``config`` is :class:`~realtime_server.fanout.topic_index.TopicIndex`.
+what matches, however many bindings there are. Its counterpart for topic clients is
+:class:`~realtime_server.fanout.topic_index.TopicIndex`.
 """
 
 from __future__ import annotations

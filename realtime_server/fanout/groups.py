@@ -28,7 +28,7 @@ __all__ = [
 
 
 Form: TypeAlias = tuple[str, frozenset[str] | None]
-"""How a change is sent: as which event, and with which columns (None: all). The payload of today's
+"""How a change is sent: as which event, and with which columns (None: all). The payload of binding
 clients depends on both."""
 
 

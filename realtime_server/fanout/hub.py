@@ -3,8 +3,8 @@
 It knows no sockets. An outbox takes frames and never waits. What one wake-up of the source brought
 is handed to each outbox in one write, by a :class:`~realtime_server.fanout.dispatch.Dispatch`.
 
-Clients of both generations are served alike: those that joined without ``config`` are found by a
-:class:`~realtime_server.fanout.topic_index.TopicIndex`, the others by a
+Topic clients and binding clients are served alike: those that joined without ``config`` are found
+by a :class:`~realtime_server.fanout.topic_index.TopicIndex`, the others by a
 :class:`~realtime_server.fanout.binding_index.BindingIndex`.
 """
 
@@ -337,7 +337,7 @@ class Hub:
         misfits, self._misfits = self._misfits, []
         for group, reason in misfits:
             logger.info("a filter of %.200r does not fit its table", shown_topic(group.topic))
-            logger.debug("the channels of %r were told: %s", group.topic, reason)
+            logger.debug("the channels of %r are sent: %s", group.topic, reason)
             self._misfits_told += len(group)
             payload = subscription_failed(group.topic.removeprefix(CHANNEL_PREFIX), reason)
             yield group.members, group.system_message(payload)

@@ -1,8 +1,8 @@
-"""TopicIndex: from a change to the channels that joined without ``config``, by their topics.
+"""TopicIndex: from a change to the channels of topic clients, by their topics.
 
 A topic without a filter is looked up by its name. A topic with one is found by its table's
 :class:`~realtime_core.filters.FilterIndex`. So a change costs what matches, however many topics
-there are. Its counterpart for today's clients is
+there are. Its counterpart for binding clients is
 :class:`~realtime_server.fanout.binding_index.BindingIndex`.
 """
 

@@ -236,7 +236,7 @@ class Channels:
             exc.logged,
             extra=extra,
         )
-        logger.debug("the channel %r was told: %s", channel.topic, exc)
+        logger.debug("the channel %r is sent: %s", channel.topic, exc)
         self._perform(self._state.fail(channel, exc.reason))
 
     # Tokens
@@ -306,7 +306,7 @@ class Channels:
         logger.info(
             "channel %.200r of %s ended: %.1000s", topic, self._peer, exc.logged, extra=extra
         )
-        logger.debug("the channel %r was told: %s", channel.topic, exc)
+        logger.debug("the channel %r is sent: %s", channel.topic, exc)
         for_good = not isinstance(exc, UnavailableError)
         self._perform(self._state.end(channel, exc.reason, for_good=for_good))
 

@@ -50,7 +50,8 @@ class WriteObserver(Protocol):
     """The connection's outbox, which writes to the same transport."""
 
     def update(self) -> None:
-        """Note that the state, what waits, or a message that is being sent may have changed."""
+        """Read again from the connection and its transport whether the connection is open, how many
+        bytes wait to be sent, and whether a message is being sent: any of it may have changed."""
         ...
 
 

@@ -89,8 +89,9 @@ class Notifier:
             if not self._has_warned:
                 self._has_warned = True
                 logger.warning(
-                    "the service manager cannot be told that the server is up: nothing can be sent "
-                    "to NOTIFY_SOCKET (%s); start the server by systemd, or unset NOTIFY_SOCKET",
+                    "the service manager is not notified that the server is up: nothing can be "
+                    "sent to NOTIFY_SOCKET (%s); start the server by systemd, or unset "
+                    "NOTIFY_SOCKET",
                     exc,
                 )
 

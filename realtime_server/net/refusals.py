@@ -55,7 +55,7 @@ class Refusals:
         Args:
             topic: that the client wanted to join.
             exc: why it may not.
-            has_config: whether the join had a ``config``, as those of today's clients have.
+            has_config: whether the join had a ``config``, as those of binding clients have.
         """
         self._metrics.joins.labels(exc.result).inc()
         if self._should_log(exc) and self._has_room():
@@ -72,8 +72,8 @@ class Refusals:
             return exc.reason
         if has_config:
             return ReplyReason.TOKEN.told(reason=exc.reason)
-        # To clients of the first generation the server that they were made for says no more.
-        return ReplyReason.TOKEN_OF_FIRST_GENERATION.told(topic=topic)
+        # Topic clients: the server that they were made for tells them no more.
+        return ReplyReason.TOKEN_OF_TOPIC_CLIENT.told(topic=topic)
 
     def of_payload(self, message: Message, max_bytes: int) -> Told:
         """Count and log a message whose payload is too large; return the reason for the client."""

@@ -1,4 +1,4 @@
-"""Binary frames of ``vsn=2.0.0``, in which today's clients push broadcasts.
+"""Binary frames of ``vsn=2.0.0``, in which binding clients push broadcasts.
 
 A frame of kind 3 has a header of seven bytes: the kind, the lengths of what follows, and how the
 payload is encoded. What follows is in the second line::

@@ -1,9 +1,9 @@
-"""Joins: reads what today's clients put into the payload of a ``phx_join``.
+"""Joins: reads what binding clients put into the payload of a ``phx_join``.
 
 The member ``config`` says what a channel asks for: bindings to tables, how it broadcasts, and
 whether it is private, which this server does not serve. It is read into a :class:`JoinConfig`, or
 refused with a reason that names the place in the payload. A join without ``config`` comes from a
-client of the first generation.
+topic client.
 """
 
 from __future__ import annotations

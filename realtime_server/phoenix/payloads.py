@@ -23,9 +23,9 @@ def size_of(payload: Any) -> float:
 
 
 def has_config(payload: Any) -> bool:
-    """Return whether a join has a ``config``, as those of today's clients have.
+    """Return whether a join has a ``config``, as those of binding clients have.
 
-    Clients of the first generation send ``{}``, ``[]``, null, or an object with a ``user_token``.
+    Topic clients send ``{}``, ``[]``, null, or an object with a ``user_token``.
     """
     return isinstance(payload, dict) and "config" in payload
 

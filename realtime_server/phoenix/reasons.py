@@ -108,7 +108,7 @@ class ReplyReason(Reason):
         "[how they are counted](limits.md#filters)",
     )
     PAYLOAD = "PayloadTooLarge: the payload is larger than {most} bytes (MAX_PAYLOAD_BYTES)"
-    TOKEN_OF_FIRST_GENERATION = (
+    TOKEN_OF_TOPIC_CLIENT = (
         "error occurred when joining {topic}",
         "send a valid token; clients whose joins have no `config` are not told the reason",
     )

@@ -14,7 +14,7 @@ of the later one. The end of a channel is sent with its join's ref, so that a cl
 joined again knows which channel is meant. With ``vsn=1.0.0`` some clients send no join_ref: then
 every message belongs to the channel that there is, and its end is sent with the ref null.
 
-One rule is not Phoenix's. Some of today's clients with ``vsn=1.0.0`` take every ``phx_close`` of a
+One rule is not Phoenix's. Some binding clients with ``vsn=1.0.0`` take every ``phx_close`` of a
 topic for the end of the channel that they have now. So the answer to their leave waits a moment for
 the next message: if that joins the topic again, the reply comes without the ``phx_close``.
 """
@@ -79,7 +79,7 @@ class Channel:
     """``join_ref`` of the client's messages to the channel; null with ``vsn=1.0.0`` if they have
     none."""
     config: JoinConfig | None = None
-    """The ``config`` of the join, which clients of the first generation do not send."""
+    """The ``config`` of the join, which topic clients do not send."""
     grant: Grant = attrs.field(factory=Grant)
     """The rights that the channel's token gives; a new token brings another grant."""
     is_joined: bool = False
@@ -279,9 +279,9 @@ class SocketState:
     def end(self, channel: Channel, reason: str, *, for_good: bool = True) -> list[Action]:
         """End a channel because its token is no longer valid, or cannot be checked now.
 
-        A client of the first generation is sent ``phx_error``, and joins again by itself. Today's
-        clients are told the reason, and then sent ``phx_close`` if the channel ended for good, so
-        that the application has to join again, or else ``phx_error``, so that they do it.
+        A topic client is sent ``phx_error``, and joins again by itself. A binding client is told
+        the reason, and then sent ``phx_close`` if the channel ended for good, so that the
+        application has to join again, or else ``phx_error``, so that the client does it.
         """
         if self.channels.get(channel.topic) is not channel:
             return []

@@ -112,7 +112,7 @@ class Delivery:
             return
         self._counters.given_up += gap.count
         logger.warning(
-            "%d changes for a role are not sent, and its channels are told of a gap: %s",
+            "%d changes for a role are not sent; its channels are sent a gap instead: %s",
             gap.count,
             _CAUSES[gap.reason],
         )

@@ -61,7 +61,7 @@ _SHARE: Final = 4
 """Which part of the memory may wait for slow policies, unless a setting says it: a quarter."""
 _PATIENCE: Final = 5.0
 """Seconds that a join waits until the schema ``realtime`` is set up. Clients come back
-while a server starts, and some of the first generation do not join again when they are refused."""
+while a server starts, and some topic clients do not join again when they are refused."""
 
 
 class RlsMode:

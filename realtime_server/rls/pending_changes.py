@@ -77,7 +77,14 @@ Decided: TypeAlias = Sequence[tuple[PendingChange, Shown]]
 
 
 def merged(parts: Sequence[PendingChange]) -> PendingChange:
-    """Return what several viewers' parts of one change are together, without their channels."""
+    """Join the parts of one change that wait for different viewers into one.
+
+    :meth:`PendingChange.only_for` made the parts. The result has the viewers of all parts, and no
+    channels: it is for checking the viewers together, and not for sending.
+
+    Args:
+        parts: at least one part, all of the same change. A single part is returned as it is.
+    """
     if len(parts) == 1:
         return parts[0]
     return PendingChange(

@@ -91,7 +91,7 @@ def type_into(page: Page, selector: str, text: str, *, enter: bool = False) -> N
 
 
 def join(page: Page, topic: str) -> None:
-    """Watch a topic of the first generation."""
+    """Watch a topic, as topic clients do."""
     click(page, "#watch")
     type_into(page, "#topic", topic, enter=True)
 

@@ -347,7 +347,7 @@ def test_the_program_that_is_shown_gets_what_is_watched(
         assert ("eyJ…" in source) == secure
         source = source.replace("eyJ…", token)
         if kind == "binding":
-            # Both generations have the same name; the tests have one of them under another.
+            # Both versions have the same name; the tests have one of them under another.
             source = source.replace("@supabase/realtime-js", "realtime-js-2")
         joins = sum("joined: " in line for line in server.log)
         with running(clients, python_client, language, source) as output:

@@ -11,7 +11,7 @@ wrong, and with the command that makes its world again (``--world 17``). The sam
 same seed.
 
 A decision is one committed change and one subscriber that listens to such changes of its table: a
-channel of the first generation, or a binding of a later one. Has it been told exactly when it
+channel of a topic client, or a binding of a binding client. Has it been told exactly when it
 should, once and in order, with the right columns and values? What it is told besides is wrong, too.
 """
 

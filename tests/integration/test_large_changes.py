@@ -46,7 +46,7 @@ async def join(stage: Stage, client: PhoenixClient, *selects: list[str] | None) 
 
 
 def shown(frames: list[Any]) -> list[Any]:
-    """Return of each change its generation, what is wrong with it, and its rows."""
+    """Return of each change the kind of its client, what is wrong with it, and its rows."""
     found = []
     for frame in frames:
         payload = frame["payload"]

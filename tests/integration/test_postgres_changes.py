@@ -274,7 +274,7 @@ async def test_own_types_are_texts_and_domains_their_base_types(stage: Stage) ->
     }
 
 
-# Both generations and both versions.
+# Topic clients and binding clients, both versions.
 
 
 async def test_both_versions_carry_the_same(one_stage: Stage) -> None:

@@ -742,7 +742,7 @@ async def test_changes_under_way_come_or_are_a_gap_when_a_token_is_renewed(stage
     assert bool(gaps) == bool(lost)
 
 
-# Today's clients.
+# Binding clients.
 
 
 def config(*bindings: dict[str, Any]) -> dict[str, Any]:

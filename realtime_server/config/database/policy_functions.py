@@ -134,12 +134,16 @@ _REACHED: Final = """
 
 
 def _reached(which: str, *, tells_names: bool) -> str:
-    """Return the beginning of a query, which makes a table of what policies reach.
+    """Return the WITH clause of a query: a table of all database objects that policies use.
+
+    These are the functions, operators, views and other objects that the policies name, those that
+    these name, and so on.
 
     Args:
-        which: a condition of SQL on a policy ``p``.
-        tells_names: whether the table has a column ``by_name``: whether the way there led through
-            a name in a text. It may have the same thing twice then.
+        which: an SQL condition that selects the policies, as rows ``p`` of ``pg_policy``.
+        tells_names: whether the table has a column ``by_name``, which is true where an object is
+            known only because its name is in the body of a function. An object that is known in
+            both ways is in the table twice then.
     """
     parts = {"by_name": ", by_name", "no": ", false", "yes": ", true"}
     parts["carried"] = ", r.by_name OR n.by_name"

@@ -4,7 +4,7 @@ What depends on the relation alone is computed once for it: names, the list ``co
 fields are timestamps. What depends on the change is rendered once for it. The frame around a
 payload depends on topic and serializer, and is added as bytes elsewhere.
 
-In the style of clients of the first generation every value is PostgreSQL's text; only ``timestamp``
+In the style of topic clients every value is PostgreSQL's text; only ``timestamp``
 and ``timestamptz`` become ISO 8601. The typed style is in
 :mod:`realtime_server.fanout.payloads.postgres_changes`.
 """
@@ -162,7 +162,7 @@ def _describe(column: Column) -> dict[str, Any]:
         "flags": ["key"] if column.is_key else [],
         "name": column.name,
         "type": column.type_name,
-        # Clients of the first generation expect it unsigned: 4294967295 for -1.
+        # Topic clients expect it unsigned: 4294967295 for -1.
         "type_modifier": column.type_modifier & 0xFFFFFFFF,
     }
 
@@ -205,7 +205,7 @@ class RowPayload:
 
     @property
     def payload(self) -> bytes:
-        """The payload in the style of clients of the first generation."""
+        """The payload in the style of topic clients."""
         if self._payload is None:
             self._payload = self._render()
         return self._payload

@@ -97,8 +97,8 @@ class CatalogRegistrar:
                 self._unchecked[channel] = None
                 self._woken.set()
         except NotThereError as exc:
-            # Clients of the first generation may join any topic. They do not join again when they
-            # are refused, and the table may be made later.
+            # Topic clients may join any topic. They do not join again when they are refused, and
+            # the table may be made later.
             if bindings is not None:
                 raise
             channel.problem = exc

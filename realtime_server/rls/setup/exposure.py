@@ -142,7 +142,7 @@ async def _unguarded(
             f"published without row level security, so that everybody who may SELECT from them "
             f"gets every row: {_listed(tables)}",
             *(f"ALTER TABLE {name} ENABLE ROW LEVEL SECURITY;" for name in tables[:_MOST_NAMED]),
-            remedy="and CREATE POLICY: without policies nobody sees a row, in queries either",
+            remedy="and CREATE POLICY: without policies no role sees a row, in queries either",
         )
     ]
 

@@ -1,5 +1,5 @@
 /**
- * What the programs of today's clients share: channels that are opened and closed as the test
+ * What the programs of binding clients share: channels that are opened and closed as the test
  * says, and everything that happens to them told to it.
  *
  * Commands: {"subscribe": name, "bindings": [...], "config": {...}}, {"unsubscribe": name},

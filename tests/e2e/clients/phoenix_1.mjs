@@ -1,6 +1,6 @@
 /**
  * npm's phoenix 1.8, the protocol's own client: it knows nothing of bindings, so the program
- * joins with the payload that today's clients send.
+ * joins with the payload that binding clients send.
  *
  *     node phoenix_1.mjs ws://localhost:4000/socket '{"apikey": "eyJ…"}'
  */

@@ -121,7 +121,7 @@ class Channel:
     topic: str
     bindings: Sequence[Binding]
     has_config: bool
-    """Whether it is joined as today's clients do; else the topic is its only binding."""
+    """Whether it is joined as binding clients do; else the topic is its only binding."""
     by_id: dict[int, list[Binding]] = attrs.field(factory=dict)
     last: tuple[int, int] = (0, 0)
     """The position of what it was told last."""

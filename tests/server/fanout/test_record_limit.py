@@ -38,7 +38,7 @@ LONG = "x" * 2000
 
 
 def bound(hub: Hub, *bindings: dict[str, Any], vsn: str = "2.0.0") -> RecordingOutbox:
-    """Subscribe a socket as today's clients do."""
+    """Subscribe a socket as binding clients do."""
     full = [{"event": "*", "schema": "public", "table": "docs", **one} for one in bindings]
     config = parse_join({"config": {"postgres_changes": full}})
     assert config is not None
@@ -49,7 +49,7 @@ def bound(hub: Hub, *bindings: dict[str, Any], vsn: str = "2.0.0") -> RecordingO
 
 
 def plain(hub: Hub, topic: str = "realtime:public:docs", vsn: str = "1.0.0") -> RecordingOutbox:
-    """Subscribe a socket as those of the first generation do."""
+    """Subscribe a socket as topic clients do."""
     outbox = RecordingOutbox()
     hub.subscribe(Subscription(Topic.parse(topic), SERIALIZERS[vsn], outbox))
     return outbox
@@ -67,7 +67,7 @@ def shown(outbox: RecordingOutbox) -> list[Any]:
 
 
 def told(change: RowChange, limit: int = 1000) -> tuple[Any, Any]:
-    """Return what the two generations are told of a change."""
+    """Return what topic clients and binding clients are told of a change."""
     hub = Hub(max_record_bytes=limit)
     old, new = plain(hub), bound(hub, {})
     hub.publish([change])

@@ -1,4 +1,4 @@
-"""Binary frames: broadcasts as today's clients push them."""
+"""Binary frames: broadcasts as binding clients push them."""
 
 from __future__ import annotations
 

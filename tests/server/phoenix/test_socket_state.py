@@ -417,7 +417,7 @@ def v1() -> Socket:
 
 
 def leave_and_wait(v1: Socket) -> list[Action]:
-    """Leave a channel of today's clients; return what comes of it when all is answered."""
+    """Leave a channel of a binding client; return what comes of it when all is answered."""
     channel = v1.join(ref="1", payload={"config": {}})
     assert v1.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [Release(channel)]
     assert v1.state.is_waiting

@@ -1,6 +1,6 @@
 /**
- * Changes from messages: of both generations in one form, and each once, whatever topics it
- * came by.
+ * Changes from messages: for topic clients and for binding clients, in one form, and each once,
+ * whatever topics it came by.
  *
  * A message has no name by which it is known again, so its content is compared: the n-th
  * message of the same content by one topic is the n-th by another.
@@ -61,10 +61,10 @@ function read(message) {
   return { kind: type, schema, table, time, columns, record, old, message: data, labels: new Set() };
 }
 
-/** What tells one change from another; the generations write values and times differently. */
+/** What tells one change from another; messages for topic clients write values and times differently. */
 function contentOf({ kind, schema, table, time, columns, record, old }) {
   const row = record ?? old;
-  // A TRUNCATE has no row, and only today's generation tells its columns.
+  // A TRUNCATE has no row, and only messages for binding clients name its columns.
   const values = row && columns.map(({ name, type }) => [name, comparable(row[name], type)]);
   return JSON.stringify([Date.parse(time), kind, schema, table, values]);
 }
@@ -82,7 +82,7 @@ function comparable(value, type) {
   return type.startsWith("timestamp") ? value.replace(/(Z|\+00:00)$/, "") : value;
 }
 
-/** The first generation has PostgreSQL's text or null; today's has any JSON. */
+/** Messages for topic clients have PostgreSQL's text or null, those for binding clients any JSON. */
 export function toText(value) {
   return typeof value === "string" ? value : JSON.stringify(value);
 }

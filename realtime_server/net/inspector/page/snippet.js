@@ -1,4 +1,4 @@
-/** Programs that watch what is watched here, with each generation's own clients. */
+/** Programs that watch what is watched here, with the stock clients that watch in this way. */
 
 const LANGUAGES = { JavaScript: [javaScript1, javaScript2], Python: [python1, python2] };
 

@@ -1,5 +1,5 @@
 /**
- * What is watched: a topic of the first generation, or a binding of today's (`postgres_changes`).
+ * What is watched: a topic, as topic clients join it, or a binding (`postgres_changes`).
  *
  * Each is a channel of its own. A binding's topic only has to be unlike all others.
  */
