@@ -1,0 +1,316 @@
+"""ChangeLog: the changes that clients may have missed, in memory, in the order of the stream.
+
+Theory of operation. The newest changes are kept as the objects that they are. While all clients are
+there, they need the changes of the last seconds only, which are given up before anything is done
+with them. When a client is away, what has become some seconds old is packed into segments
+(:mod:`.segments`) of about a thousand changes. Whatever nobody needs any more is given up from the
+beginning on, and more of it if the log takes too many bytes, or is too old.
+
+So the log is complete behind its floor. A place below the floor has lost changes. When the stream
+becomes another one, whose places cannot be compared with those before, the log begins anew, and all
+former places are lost: its epoch tells them apart.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from realtime_core import Delete, Event, Gap, Insert, Truncate, Update
+from realtime_core.records import Field
+
+from .places import BEFORE, Place, place_behind_gap, place_of
+from .segments import Logged, pack, unpack
+
+__all__ = ["ChangeLog"]
+
+_SEGMENT: Final = 1000
+"""Changes of one segment."""
+_SEGMENT_BYTES: Final = 1024 * 1024
+"""Bytes of values after which a segment is full, however few changes it has."""
+_FRESH: Final = 4.0
+"""Seconds for which changes are kept as objects: clients that are there prove within two or three
+that they have received them."""
+_OBJECTS: Final = 4
+"""Which part of the bytes objects may take: a quarter. Beyond that they are packed at once."""
+_CHANGE_BYTES: Final = 500
+"""Bytes of a change as objects, besides the characters of its values."""
+_PACKED_BYTES: Final = 300
+"""Bytes of a segment besides what is packed."""
+_UNPACKED: Final = 4
+"""Segments that stay unpacked while they are read: each round reads one."""
+
+_CHANGES: Final = frozenset((Insert, Update, Delete, Truncate))
+
+
+class _Chunk:
+    """Changes that follow each other, as objects or packed; or one gap."""
+
+    __slots__ = ("bytes", "count", "data", "events", "last", "shared", "time")
+
+    def __init__(
+        self, events: Sequence[Logged] | Gap, *, last: Place, size: int, time: float
+    ) -> None:
+        self.events: Sequence[Logged] | Gap | None = events
+        """The changes, or the gap; None while they are packed."""
+        self.count = 0 if isinstance(events, Gap) else len(events)
+        """How many changes these are."""
+        self.last = last
+        """The place of the last one."""
+        self.bytes = size
+        """Bytes that they take, about."""
+        self.time = time
+        """When the last one came."""
+        self.data = b""
+        self.shared: tuple[Any, ...] = ()
+        """What :func:`unpack` makes the changes of, if they were packed."""
+
+    def behind(self, after: Place) -> Iterator[tuple[Place, Event]]:
+        """Yield what is behind a place, each with its place."""
+        if isinstance(self.events, Gap):
+            yield self.last, self.events
+            return
+        assert self.events is not None
+        for at in range(bisect_right(self.events, after, key=_place), self.count):
+            change = self.events[at]
+            yield _place(change), change
+
+
+class ChangeLog:
+    """The changes of the stream behind some place, as far as anybody needs them.
+
+    Args:
+        max_bytes: how many bytes the log may take, about (REPLAY_MEMORY_MB).
+        window: seconds after which changes are given up (REPLAY_WINDOW).
+        clock: seconds of any clock that only goes forward.
+    """
+
+    def __init__(self, *, max_bytes: int, window: float, clock: Callable[[], float]) -> None:
+        self._max_bytes = max_bytes
+        self._window = window
+        self._clock = clock
+        self.floor: Place = BEFORE
+        """The place behind which the log is complete."""
+        self.end: Place = BEFORE
+        """The place up to which everything was appended."""
+        self.epoch = 0
+        """How often the stream has become another one. Places of two epochs cannot be compared."""
+        self.bytes = 0
+        """Bytes that the log takes, about."""
+        # All chunks, in order, and the places of their last events.
+        self._chunks: list[_Chunk] = []
+        self._lasts: list[Place] = []
+        # How many of them, the first ones, are packed or gaps; and what the others take.
+        self._settled = 0
+        self._fresh_changes = 0
+        self._fresh_bytes = 0
+        # The segments that are unpacked, those that were read last at the end.
+        self._unpacked: deque[_Chunk] = deque()
+
+    @property
+    def seconds(self) -> float:
+        """The age of the oldest changes in the log, in seconds."""
+        return self._clock() - self._chunks[0].time if self._chunks else 0.0
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Append what came from the source: a batch, in order."""
+        if Gap not in map(type, events):
+            self._append(events)
+        else:
+            for event in events:
+                if isinstance(event, Gap):
+                    self._append_gap(event)
+                else:
+                    self._append((event,))
+        self._keep_within_bounds()
+
+    def trim(self, needed: Place) -> None:
+        """Give up what nobody needs.
+
+        Args:
+            needed: the lowest place that anybody may go on from.
+        """
+        self._drop(bisect_right(self._lasts, needed))
+        self._keep_within_bounds()
+
+    def read(
+        self, after: Place, most: int, until: Place | None = None, *, most_bytes: int | None = None
+    ) -> tuple[list[Event], Place]:
+        """Return the next changes and gaps behind a place.
+
+        Args:
+            after: the place, which must not be below the floor.
+            most: how many to return, at most.
+            until: the place of the last one to return; None: the end.
+            most_bytes: bytes after which there are enough of them, about; None: any number.
+
+        Returns:
+            The events, and the place up to which these are all: that of the last one, or ``until``
+            or the end if there are no more before it.
+
+        Raises:
+            ValueError: if ``after`` is below the floor: something behind it is lost.
+        """
+        if after < self.floor:
+            raise ValueError(f"the log begins at {self.floor}, and {after} is before that")
+        until = self.end if until is None else min(until, self.end)
+        found: list[Event] = []
+        size = 0
+        for at in range(bisect_right(self._lasts, after), len(self._chunks)):
+            chunk = self._chunks[at]
+            if chunk.events is None:
+                self._unpack(chunk)
+            for place, event in chunk.behind(after):
+                if place > until:
+                    return found, until
+                found.append(event)
+                if most_bytes is not None:
+                    size += _size_of(event)
+                if len(found) >= most or (most_bytes is not None and size >= most_bytes):
+                    return found, place
+        return found, max(after, until)
+
+    def _append(self, events: Sequence[Event]) -> None:
+        """Append events among which there is no gap."""
+        first = _first_place(events)
+        if first is None:
+            return
+        if first <= self.end:
+            # A source never sends the same twice. A gap that said so came before.
+            self._begin_anew(first)
+        changes = [event for event in events if type(event) in _CHANGES]
+        now = self._clock()
+        for at in range(0, len(changes), _SEGMENT):
+            some: Any = changes[at : at + _SEGMENT]
+            size = sum(map(_size_of, some))
+            self._add(_Chunk(some, last=_place(some[-1]), size=size, time=now))
+            self._fresh_changes += len(some)
+            self._fresh_bytes += size
+        end = _first_place(reversed(events))
+        assert end is not None
+        self.end = end
+
+    def _append_gap(self, gap: Gap) -> None:
+        self.end = place_behind_gap(self.end)
+        self._add(_Chunk(gap, last=self.end, size=_CHANGE_BYTES, time=self._clock()))
+        self._fresh_bytes += _CHANGE_BYTES
+
+    def _add(self, chunk: _Chunk) -> None:
+        self._chunks.append(chunk)
+        self._lasts.append(chunk.last)
+        self.bytes += chunk.bytes
+
+    def _begin_anew(self, first: Place) -> None:
+        """Forget everything, since the stream is another one, of which this is the first place."""
+        self._drop(len(self._chunks))
+        self.floor = self.end = (first[0], first[1] - 1)
+        self.epoch += 1
+
+    def _keep_within_bounds(self) -> None:
+        chunks = self._chunks
+        while self._settled < len(chunks) and self._is_to_be_packed():
+            self._pack_fresh()
+        oldest = self._clock() - self._window
+        size, count = self.bytes, 0
+        for chunk in chunks:
+            if chunk.time >= oldest and size <= self._max_bytes:
+                break
+            size -= chunk.bytes
+            count += 1
+        self._drop(count)
+
+    def _is_to_be_packed(self) -> bool:
+        """Return whether objects have become so old, or so many, that they are to be packed."""
+        if _OBJECTS * self._fresh_bytes > self._max_bytes:
+            return True
+        return (
+            self._fresh_changes >= _SEGMENT
+            and self._clock() - self._chunks[self._settled].time > _FRESH
+        )
+
+    def _pack_fresh(self) -> None:
+        """Pack the oldest changes that are objects into a segment; or let a gap be."""
+        begin = end = self._settled
+        size = count = 0
+        while end < len(self._chunks):
+            chunk = self._chunks[end]
+            if isinstance(chunk.events, Gap) or count >= _SEGMENT or size >= _SEGMENT_BYTES:
+                break
+            size += chunk.bytes
+            count += chunk.count
+            end += 1
+        self._settled += 1
+        if not count:
+            self._fresh_bytes -= self._chunks[begin].bytes
+            return
+        packed = _packed(self._chunks[begin:end])
+        self._chunks[begin:end] = [packed]
+        self._lasts[begin:end] = [packed.last]
+        self.bytes += packed.bytes - size
+        self._fresh_changes -= count
+        self._fresh_bytes -= size
+
+    def _unpack(self, chunk: _Chunk) -> None:
+        chunk.events = unpack(chunk.data, chunk.shared)
+        self._unpacked.append(chunk)
+        if len(self._unpacked) > _UNPACKED:
+            self._unpacked.popleft().events = None
+
+    def _drop(self, count: int) -> None:
+        """Give up some chunks, the first ones."""
+        if not count:
+            return
+        self.floor = self._lasts[count - 1]
+        for chunk in self._chunks[:count]:
+            self.bytes -= chunk.bytes
+        for chunk in self._chunks[self._settled : count]:
+            self._fresh_bytes -= chunk.bytes
+            self._fresh_changes -= chunk.count
+        for chunk in self._chunks[: min(count, self._settled)]:
+            # Otherwise it would stay among those that are unpacked, with its changes.
+            chunk.events = ()
+        self._settled = max(self._settled - count, 0)
+        del self._chunks[:count], self._lasts[:count]
+
+
+def _packed(chunks: Sequence[_Chunk]) -> _Chunk:
+    """Return chunks of changes as one segment."""
+    changes: list[Any] = [change for chunk in chunks for change in chunk.events]  # type: ignore[union-attr]
+    last = chunks[-1]
+    packed = _Chunk(changes, last=last.last, size=0, time=last.time)
+    packed.data, packed.shared = pack(changes)
+    packed.bytes = len(packed.data) + _PACKED_BYTES
+    packed.events = None
+    return packed
+
+
+def _place(change: Logged) -> Place:
+    return (change.transaction.commit_lsn, change.index)
+
+
+def _first_place(events: Iterable[Event]) -> Place | None:
+    return next((place for place in map(place_of, events) if place is not None), None)
+
+
+def _size_of(event: Event) -> int:
+    """Return about how many bytes an event takes as objects."""
+    if isinstance(event, Insert):
+        return _CHANGE_BYTES + _characters(event.record.fields)
+    if isinstance(event, Delete):
+        return _CHANGE_BYTES + _characters(event.old_record.fields)
+    if isinstance(event, Update):
+        old = event.old_record
+        more = 0 if old is None else _characters(old.fields)
+        return _CHANGE_BYTES + _characters(event.record.fields) + more
+    return _CHANGE_BYTES
+
+
+def _characters(fields: Iterable[Field]) -> int:
+    try:
+        # A loop over the fields takes five times as long.
+        return len("".join(filter(None, fields)))  # type: ignore[arg-type]
+    except TypeError:
+        # Not all of them are texts or NULL.
+        return sum(len(field) for field in fields if isinstance(field, (str, bytes)))
