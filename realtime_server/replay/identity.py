@@ -1,0 +1,161 @@
+"""Identity: by what a channel is known again when its client comes back.
+
+Stock clients say nothing of an earlier connection. What they do have is a parameter that the
+application may choose, a token, and an address. The first of these that is there and counts makes
+the key of a channel, together with the topic, with what is asked for, and with whom the token is
+for: nobody goes on where somebody else was.
+
+A key is an HMAC, so that it does not show who somebody is, and nobody can make one up.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import hmac
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+
+from ..auth.authorizer import ConnectRequest
+from ..phoenix.joins import Binding
+
+__all__ = ["LEAST_SESSION", "MOST_SESSION", "IdentityKind", "Identifier", "Key", "Visitor"]
+
+LEAST_SESSION: Final = 16
+"""Characters that the parameter ``session`` must have to count: fewer can be guessed."""
+MOST_SESSION: Final = 128
+"""Characters that it may have."""
+
+_DIGEST_BYTES: Final = 16
+_TOKENS: Final = ("apikey", "token")
+"""Parameters of a handshake that change while the client stays the same."""
+
+
+class IdentityKind(enum.Enum):
+    """What may say who a client is, the best first."""
+
+    SESSION = "session"
+    """The handshake's parameter ``session``, another one for each client object."""
+    CLAIMS = "claims"
+    """A claim of the join's token. All tabs and devices of a user share it."""
+    ADDRESS = "address"
+    """Where the client comes from. All who are behind one address share it."""
+
+
+@attrs.frozen
+class Key:
+    """By what a channel is known again."""
+
+    digest: bytes
+    is_exact: bool
+    """Whether one client alone has this key, and not several that are alike."""
+
+
+class Identifier:
+    """Says by what the channels of a server's clients are known again.
+
+    Args:
+        secret: the key of the HMAC.
+        kinds: which kinds count.
+        claims: names of the claims that say who somebody is; the first that a token has counts.
+    """
+
+    def __init__(
+        self, secret: bytes, *, kinds: Collection[IdentityKind], claims: Sequence[str]
+    ) -> None:
+        self._secret = secret
+        self._kinds = frozenset(kinds)
+        self._claims = tuple(claims)
+
+    def visitor(self, request: ConnectRequest, address: str) -> Visitor:
+        """Return who a connection's client is.
+
+        Args:
+            request: the connection's handshake.
+            address: the client's, without a port; empty if it is not known.
+        """
+        session = request.query.get("session", "")
+        if IdentityKind.SESSION not in self._kinds:
+            session = ""
+        origin = b""
+        if IdentityKind.ADDRESS in self._kinds and address:
+            headers = request.headers
+            query = sorted(item for item in request.query.items() if item[0] not in _TOKENS)
+            parts = [address, headers.get("user-agent"), headers.get("origin"), query]
+            origin = self._digest(parts)
+        return Visitor(
+            session if LEAST_SESSION <= len(session) <= MOST_SESSION else "",
+            self._claims if IdentityKind.CLAIMS in self._kinds else (),
+            origin,
+            self._digest,
+        )
+
+    def _digest(self, parts: Any) -> bytes:
+        text = json.dumps(parts, separators=(",", ":")).encode()
+        return hmac.digest(self._secret, text, hashlib.sha256)[:_DIGEST_BYTES]
+
+
+class Visitor:
+    """Who the client of one connection is. Made by :meth:`Identifier.visitor`."""
+
+    __slots__ = ("_claims", "_digest", "_origin", "session")
+
+    def __init__(self, session: str, claims: Sequence[str], origin: bytes, digest: Any) -> None:
+        self.session = session
+        """The handshake's session; empty if it has none, or one that does not count."""
+        self._claims = claims
+        self._origin = origin
+        self._digest = digest
+
+    def key(
+        self, claims: Mapping[str, Any], topic: str, bindings: Sequence[Binding] | None
+    ) -> Key | None:
+        """Return the key of a channel; None if nothing says who its client is.
+
+        Args:
+            claims: of the channel's token; empty without one.
+            topic: that is joined.
+            bindings: that are asked for; None if the topic says it.
+        """
+        who = self._who(claims)
+        if who is None:
+            return None
+        subject = _text(claims.get("sub")) or _text(claims.get("role"))
+        asked = None
+        if bindings is not None:
+            asked = [
+                [
+                    *(one.event, one.schema, one.table, one.filter_text, one.leaves),
+                    None if one.select is None else sorted(one.select),
+                ]
+                for one in bindings
+            ]
+        digest: bytes = self._digest([who, subject, topic, asked])
+        return Key(digest, is_exact=bool(self.session))
+
+    def _who(self, claims: Mapping[str, Any]) -> list[str] | None:
+        if self.session:
+            return [IdentityKind.SESSION.value, self.session]
+        for name in self._claims:
+            value = _text(claims.get(name))
+            if value is not None:
+                return [IdentityKind.CLAIMS.value, name, value]
+        if self._origin:
+            return [IdentityKind.ADDRESS.value, self._origin.hex()]
+        return None
+
+
+def _text(claim: Any) -> str | None:
+    """Return a claim that says who somebody is as text; None if it is not there, or says none."""
+    match claim:
+        case bool() | "":
+            return None
+        case str():
+            return f"s{claim}"
+        case int():
+            return f"i{claim}"
+        case _:
+            return None

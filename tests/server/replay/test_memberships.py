@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from realtime_server.replay.identity import Key
+from realtime_server.replay.memberships import (
+    MOST_OF_A_KEY,
+    Choice,
+    LostReason,
+    Membership,
+    Memberships,
+)
+from realtime_server.replay.places import Place
+
+SESSION = Key(b"session", is_exact=True)
+CLAIMS = Key(b"claims", is_exact=False)
+WINDOW = 300.0
+
+
+@attrs.define(eq=False)
+class Client:
+    last_ref: int
+    place: Place = (0, 0)
+    heard: int = 0
+
+
+class World:
+    def __init__(self, *, most_away: int = 1000) -> None:
+        self.now = 0.0
+        self.memberships = Memberships(
+            lambda one: one.client.place,  # type: ignore[attr-defined]
+            window=WINDOW,
+            most_away=most_away,
+            clock=lambda: self.now,
+        )
+
+    def enter(self, key: Key, ref: int | None, *, at: int = 0) -> Membership:
+        member = Membership(key, ref, Client(ref or 0, (at, 0)))
+        self.memberships.enter(member)
+        return member
+
+    def join(
+        self, key: Key, ref: int | None, *, silent: tuple[Membership, ...] = (), at: int = 0
+    ) -> tuple[Membership, Choice]:
+        member = self.enter(key, ref, at=at)
+        return member, self.memberships.choose(member, silent)
+
+    def leave_behind(
+        self, key: Key, ref: int, place: int, *, lost: LostReason | None = None
+    ) -> None:
+        member = self.enter(key, 1000)
+        member.is_chosen = True
+        member.client.last_ref = ref  # type: ignore[misc]
+        self.memberships.depart(member, (place, 0), began=(0, 0), lost=lost)
+
+    def expire(self) -> None:
+        for _ in self.memberships.expire():
+            pass
+
+
+def place(choice: Choice) -> int | None:
+    return None if choice.place is None else choice.place[0]
+
+
+def test_who_comes_for_the_first_time_begins_now() -> None:
+    assert World().join(SESSION, 1)[1] == Choice(None)
+
+
+@pytest.mark.parametrize("key", [SESSION, CLAIMS])
+def test_who_comes_back_goes_on_where_it_was_and_only_once(key: Key) -> None:
+    world = World()
+    world.leave_behind(key, 5, 7)
+    assert world.memberships.away == 1
+    assert place(world.join(key, 6)[1]) == 7
+    assert world.memberships.away == 0
+    assert place(world.join(key, 7)[1]) is None
+
+
+@pytest.mark.parametrize("key", [SESSION, CLAIMS])
+def test_a_page_that_is_loaded_anew_gets_nothing_old(key: Key) -> None:
+    world = World()
+    world.leave_behind(key, 5, 7)
+    assert place(world.join(key, 1)[1]) is None
+    assert place(world.join(key, 5)[1]) is None
+    assert world.memberships.away == 1
+
+
+@pytest.mark.parametrize("key", [SESSION, CLAIMS])
+def test_an_empty_ref_excludes_nobody(key: Key) -> None:
+    world = World()
+    world.leave_behind(key, 5, 7)
+    assert place(world.join(key, None)[1]) == 7
+
+
+def test_of_a_session_the_highest_place_counts_and_all_end() -> None:
+    world = World()
+    for ref, at in ((2, 5), (4, 9), (3, 7)):
+        world.leave_behind(SESSION, ref, at)
+    assert place(world.join(SESSION, 6)[1]) == 9
+    assert world.memberships.away == 0
+
+
+def test_of_claims_the_lowest_place_counts_and_the_nearest_is_taken_away() -> None:
+    world = World()
+    for ref, at in ((2, 5), (4, 9)):
+        world.leave_behind(CLAIMS, ref, at)
+    assert place(world.join(CLAIMS, 5)[1]) == 5
+    assert world.memberships.away == 1
+    assert place(world.join(CLAIMS, 3)[1]) == 5
+
+
+def test_whoever_is_left_over_finds_what_the_one_taken_away_would_have_needed() -> None:
+    world = World()
+    for ref, at in ((2, 9), (4, 5)):
+        world.leave_behind(CLAIMS, ref, at)
+    assert place(world.join(CLAIMS, 5)[1]) == 5
+    # If this was the one with ref 4, then the first was the one with ref 2.
+    assert place(world.join(CLAIMS, 5)[1]) == 5
+    assert world.memberships.away == 0
+
+
+def test_with_an_empty_ref_none_of_several_is_taken_away() -> None:
+    world = World()
+    for ref, at in ((2, 9), (4, 5)):
+        world.leave_behind(CLAIMS, ref, at)
+    assert place(world.join(CLAIMS, None)[1]) == 5
+    assert world.memberships.away == 2
+
+
+def test_an_open_membership_that_does_not_answer_is_claimed_and_leaves_nothing() -> None:
+    world = World()
+    former, _ = world.join(CLAIMS, 1, at=7)
+    later = world.enter(CLAIMS, 3)
+    assert world.memberships.others(later) == [former]
+    assert place(world.memberships.choose(later, {former})) == 7
+    assert world.memberships.depart(former, (7, 0), began=(0, 0)) is None
+    assert world.memberships.away == 0
+
+
+def test_one_that_was_claimed_and_answers_after_all_is_somebody_else() -> None:
+    world = World()
+    former, _ = world.join(CLAIMS, 1, at=7)
+    later = world.enter(CLAIMS, 3)
+    world.memberships.choose(later, {former})
+    former.client.heard += 1  # type: ignore[misc]
+    assert world.memberships.depart(former, (8, 0), began=(0, 0)) is not None
+    assert place(world.join(CLAIMS, 2)[1]) == 8
+
+
+def test_who_answers_is_no_candidate() -> None:
+    world = World()
+    world.join(CLAIMS, 1, at=7)
+    assert place(world.join(CLAIMS, 3)[1]) is None
+
+
+def test_a_session_that_several_clients_have_is_treated_like_claims() -> None:
+    world = World()
+    assert world.memberships.share(SESSION)
+    assert not world.memberships.share(SESSION)
+    assert not world.memberships.share(CLAIMS)
+    for ref, at in ((2, 5), (4, 9)):
+        world.leave_behind(SESSION, ref, at)
+    assert place(world.join(SESSION, 5)[1]) == 5
+    assert world.memberships.away == 1
+
+
+def test_a_join_below_the_refs_of_others_shows_that_a_session_is_shared() -> None:
+    world = World()
+    world.join(SESSION, 50)
+    world.join(SESSION, 3)
+    assert not world.memberships.share(SESSION)
+
+
+def test_the_same_connection_is_never_its_own_predecessor() -> None:
+    world = World()
+    one, _ = world.join(CLAIMS, 1)
+    again = Membership(CLAIMS, 5, one.client)
+    world.memberships.enter(again)
+    assert world.memberships.others(again) == []
+
+
+def test_one_that_waits_leaves_no_higher_place_than_what_it_would_have_gone_on_from() -> None:
+    world = World()
+    world.leave_behind(SESSION, 2, 5)
+    waiting = world.enter(SESSION, 3)
+    world.memberships.depart(waiting, (9, 0), began=(9, 0))
+    assert place(world.join(SESSION, 4)[1]) == 5
+
+
+def test_one_that_waits_and_does_not_answer_takes_nothing_any_more() -> None:
+    world = World()
+    world.leave_behind(CLAIMS, 2, 5)
+    waiting = world.enter(CLAIMS, 3)
+    later = world.enter(CLAIMS, 4)
+    assert place(world.memberships.choose(later, {waiting})) == 5
+    assert place(world.memberships.choose(waiting, ())) is None
+    assert world.memberships.depart(waiting, (9, 0), began=(9, 0)) is None
+
+
+@pytest.mark.parametrize("key", [SESSION, CLAIMS])
+def test_who_was_away_for_too_long_is_told_so(key: Key) -> None:
+    world = World()
+    world.leave_behind(key, 2, 5)
+    world.now = WINDOW + 1
+    world.expire()
+    assert (world.memberships.away, world.memberships.lowest()) == (0, None)
+    choice = world.join(key, 3)[1]
+    assert (place(choice), choice.lost) == (5, LostReason.WINDOW)
+    assert place(world.join(key, 4)[1]) is None
+
+
+def test_who_was_away_for_a_day_is_forgotten() -> None:
+    world = World()
+    world.leave_behind(SESSION, 2, 5)
+    world.now = 90_000.0
+    world.expire()
+    world.expire()
+    assert place(world.join(SESSION, 3)[1]) is None
+
+
+def test_the_oldest_goes_when_too_many_are_away() -> None:
+    world = World(most_away=2)
+    for number in range(3):
+        world.leave_behind(Key(bytes([number]), is_exact=True), 2, number)
+    assert (world.memberships.away, world.memberships.lowest()) == (2, (1, 0))
+    choice = world.join(Key(b"\0", is_exact=True), 3)[1]
+    assert (place(choice), choice.lost) == (0, LostReason.LIMIT)
+
+
+def test_nobody_is_lost_for_others_of_the_same_key_who_are_not() -> None:
+    world = World()
+    world.leave_behind(SESSION, 2, 5)
+    world.now = WINDOW + 1
+    world.expire()
+    world.leave_behind(SESSION, 3, 9)
+    assert world.join(SESSION, 4)[1] == Choice((9, 0))
+
+
+def test_who_proves_nothing_is_never_guessed_at() -> None:
+    world = World()
+    world.leave_behind(SESSION, 2, 5)
+    world.leave_behind(SESSION, 3, 4, lost=LostReason.UNPROVEN)
+    choice = world.join(SESSION, 4)[1]
+    assert (place(choice), choice.lost) == (5, LostReason.UNPROVEN)
+
+
+def test_what_was_lost_keeps_no_changes() -> None:
+    """Somebody inherits a place that is long gone; the log must not wait for it."""
+    world = World()
+    world.leave_behind(CLAIMS, 4, 5)
+    world.now = WINDOW + 1
+    world.expire()
+    world.leave_behind(CLAIMS, 2, 900)
+    assert place(world.join(CLAIMS, 5)[1]) == 5
+    assert world.memberships.lowest() == (900, 0)
+    choice = world.join(CLAIMS, 5)[1]
+    assert (place(choice), choice.lost) == (5, LostReason.WINDOW)
+
+
+def test_repeats_count_until_something_is_proven() -> None:
+    world = World()
+    world.leave_behind(CLAIMS, 2, 5)
+    for repeats in range(3):
+        member, choice = world.join(CLAIMS, 3 + repeats)
+        assert choice.repeats == repeats
+        member.repeats = choice.repeats + 1
+        world.memberships.depart(member, (5, 0), began=(5, 0))
+    member, choice = world.join(CLAIMS, 9)
+    world.memberships.depart(member, (6, 0), began=(5, 0))
+    assert world.join(CLAIMS, 10)[1].repeats == 0
+
+
+def test_a_key_has_a_bounded_number_of_absences_and_none_is_skipped() -> None:
+    world = World(most_away=10 * MOST_OF_A_KEY)
+    for number in range(MOST_OF_A_KEY + 5):
+        world.leave_behind(CLAIMS, 1000 - number % 7, 2000 - number)
+    assert world.memberships.away == MOST_OF_A_KEY
+    lowest = 2000 - MOST_OF_A_KEY - 4
+    assert world.memberships.lowest() == (lowest, 0)
+    for number in range(MOST_OF_A_KEY + 5):
+        assert place(world.join(CLAIMS, 2000 + number)[1]) == lowest
+
+
+def test_the_lowest_place_is_found_among_many_that_come_and_go() -> None:
+    world = World(most_away=100_000)
+    for number in range(5000):
+        world.leave_behind(Key(number.to_bytes(4), is_exact=True), 1, 5000 - number)
+    for number in range(4999, 100, -1):
+        assert world.memberships.lowest() == (5000 - number, 0)
+        world.join(Key(number.to_bytes(4), is_exact=True), 2)
+
+
+def test_another_key_takes_the_membership_along() -> None:
+    world = World()
+    member, _ = world.join(SESSION, 1)
+    world.memberships.change_key(member, CLAIMS)
+    member.client.last_ref = 2  # type: ignore[misc]
+    world.memberships.depart(member, (3, 0), began=(0, 0))
+    assert place(world.join(SESSION, 3)[1]) is None
+    assert place(world.join(CLAIMS, 3)[1]) == 3
+
+
+def test_all_are_lost_with_the_stream() -> None:
+    world = World()
+    world.leave_behind(SESSION, 1, 5)
+    world.memberships.lose_all(LostReason.LOST)
+    assert world.memberships.lowest() is None
+    assert world.join(SESSION, 3)[1] == Choice((5, 0), LostReason.LOST)
