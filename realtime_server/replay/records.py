@@ -1,0 +1,283 @@
+"""Records: the journal's entries as the bytes of logical messages, and back.
+
+A record is what one server process has noted since its last one. It is written as one message, or
+as several numbered parts where it is long, and counts when the last part is there. Each part has
+an HMAC, because every role of the database may write messages.
+
+A part, in network byte order: version (1 byte), stream (8), slot (8), server (8), number of the
+record (8), time in seconds since 1970 (double), part and parts (4 each), entries, and the
+HMAC-SHA-256 of all that (32). An entry begins with a letter, which says what follows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from struct import error as StructError
+from typing import Final, TypeAlias
+
+import attrs
+
+from .places import Place
+
+__all__ = [
+    "MOST_BYTES",
+    "PREFIX",
+    "Away",
+    "Boot",
+    "Ended",
+    "Entry",
+    "Joined",
+    "Low",
+    "Part",
+    "ProcessState",
+    "Seal",
+    "Taken",
+    "digest",
+    "journal_secret",
+    "read_part",
+    "write_record",
+]
+
+PREFIX: Final = "realtime_server.replay"
+"""The prefix of the messages."""
+MOST_BYTES: Final = 64 * 1024
+"""How many bytes a part has at most."""
+
+_VERSION: Final = 1
+_MAC_BYTES: Final = 32
+_ENTRIES: Final = 1000
+"""How many entries a part has at most: the longest have 58 bytes."""
+_HEAD: Final = Struct(">B8s8s8sQdII")
+_NO_REF: Final = -1
+_LARGEST: Final = 2**63 - 1
+
+
+def journal_secret(db_password: str, jwt_secret: str | None) -> bytes:
+    """Return a key that all servers of a deployment have in common, and clients do not know.
+
+    Args:
+        db_password: the password of the server's role.
+        jwt_secret: the secret of the clients' tokens; None if there is none.
+    """
+    parts = (db_password.encode(), (jwt_secret or "").encode())
+    lengths = b"".join(len(part).to_bytes(8) for part in parts)
+    return hmac.digest(b"realtime_server replay", lengths + b"".join(parts), "sha256")
+
+
+def digest(*names: str) -> bytes:
+    """Return 8 bytes that stand for names, such as a slot's."""
+    return hashlib.sha256("\0".join(names).encode()).digest()[:8]
+
+
+@attrs.frozen
+class Joined:
+    """A channel that is joined; or has gone away, if ``since`` says when."""
+
+    number: int
+    """The number of the channel among those of its process."""
+    key: bytes
+    """Who it is for, and what it asks for, as 16 bytes."""
+    ref: int | None
+    """The client's last known ref; None if it sends none."""
+    place: Place
+    """It has everything up to there, or needs nothing before it."""
+    since: float | None = None
+    """When it went away, in seconds since 1970; None: it has not."""
+
+
+@attrs.frozen
+class Away:
+    """A channel's connection has ended, and its client may come back."""
+
+    number: int
+    ref: int | None
+    place: Place
+    since: float
+
+
+@attrs.frozen
+class Ended:
+    """Nobody will come back to a channel."""
+
+    number: int
+
+
+@attrs.frozen
+class Taken:
+    """A channel of another process was taken over."""
+
+    server: bytes
+    """The other process."""
+    number: int
+    time: float
+    """When, in seconds since 1970."""
+
+
+@attrs.frozen
+class Low:
+    """All joined channels of the process have everything up to a place."""
+
+    place: Place
+
+
+@attrs.frozen
+class Boot:
+    """The process has got its slot: all others with this slot have ended."""
+
+
+@attrs.frozen
+class ProcessState:
+    """All that is known of a process follows, until the next entry of this kind."""
+
+    server: bytes
+    slot: bytes
+    number: int
+    """The number of the last record that is in it."""
+    time: float
+    """The time of that record, in seconds since 1970."""
+    low: Place
+
+
+Entry: TypeAlias = Joined | Away | Ended | Taken | Low | Boot | ProcessState
+
+_JOINED: Final = Struct(">cQ16sqQqd")
+_AWAY: Final = Struct(">cQqQqd")
+_ENDED: Final = Struct(">cQ")
+_TAKEN: Final = Struct(">c8sQd")
+_LOW: Final = Struct(">cQq")
+_BOOT: Final = Struct(">c")
+_STATE: Final = Struct(">c8s8sQdQq")
+_FORMS: Final = {
+    b"J": _JOINED,
+    b"A": _AWAY,
+    b"E": _ENDED,
+    b"T": _TAKEN,
+    b"L": _LOW,
+    b"B": _BOOT,
+    b"P": _STATE,
+}
+
+
+@attrs.frozen
+class Seal:
+    """What every record of a process has in common."""
+
+    secret: bytes = attrs.field(repr=False)
+    """The key of the HMAC."""
+    stream: bytes
+    """Which stream places belong to: records of another one mean nothing here."""
+    slot: bytes
+    """The slot that the process reads."""
+    server: bytes
+    """The process: 8 random bytes."""
+
+
+@attrs.frozen
+class Part:
+    """A part of a record that was read."""
+
+    slot: bytes
+    server: bytes
+    number: int
+    time: float
+    part: int
+    parts: int
+    entries: tuple[Entry, ...]
+
+
+def write_record(seal: Seal, number: int, time: float, entries: Sequence[Entry]) -> Iterator[bytes]:
+    """Yield the parts of a record, each made when it is asked for.
+
+    Args:
+        seal: of the process.
+        number: of the record; each has a higher one than the last.
+        time: in seconds since 1970.
+        entries: in order; they must not change meanwhile.
+    """
+    parts = max(-(-len(entries) // _ENTRIES), 1)
+    for part in range(parts):
+        some = entries[part * _ENTRIES : (part + 1) * _ENTRIES]
+        head = _HEAD.pack(_VERSION, seal.stream, seal.slot, seal.server, number, time, part, parts)
+        data = head + b"".join(map(_packed, some))
+        yield data + hmac.digest(seal.secret, data, "sha256")
+
+
+def read_part(seal: Seal, data: bytes) -> Part | None:
+    """Read a part that :func:`write_record` has made.
+
+    Args:
+        seal: of the reading process, whose secret and stream it has to have.
+        data: the message's content.
+
+    Returns:
+        None if it is none of this deployment's: another version, another stream, or forged.
+    """
+    if len(data) > MOST_BYTES or len(data) < _HEAD.size + _MAC_BYTES:
+        return None
+    version, stream, slot, server, number, time, part, parts = _HEAD.unpack_from(data)
+    if version != _VERSION or stream != seal.stream:
+        return None
+    body = data[:-_MAC_BYTES]
+    if not hmac.compare_digest(data[-_MAC_BYTES:], hmac.digest(seal.secret, body, "sha256")):
+        return None
+    try:
+        entries = tuple(_entries(body))
+    except (KeyError, StructError):
+        return None
+    return Part(slot, server, number, time, part, parts, entries)
+
+
+def _packed(entry: Entry) -> bytes:
+    match entry:
+        case Joined(number, key, ref, place, since):
+            return _JOINED.pack(
+                b"J", number, key, _ref(ref), place[0], place[1], -1.0 if since is None else since
+            )
+        case Away(number, ref, place, since):
+            return _AWAY.pack(b"A", number, _ref(ref), place[0], place[1], since)
+        case Ended(number):
+            return _ENDED.pack(b"E", number)
+        case Taken(server, number, time):
+            return _TAKEN.pack(b"T", server, number, time)
+        case Low(place):
+            return _LOW.pack(b"L", place[0], place[1])
+        case Boot():
+            return _BOOT.pack(b"B")
+        case ProcessState(server, slot, number, time, low):
+            return _STATE.pack(b"P", server, slot, number, time, low[0], low[1])
+
+
+def _ref(ref: int | None) -> int:
+    # A client may send any number as its ref.
+    return _NO_REF if ref is None or not 0 <= ref <= _LARGEST else ref
+
+
+def _entries(body: bytes) -> Iterator[Entry]:
+    at = _HEAD.size
+    while at < len(body):
+        form = _FORMS[body[at : at + 1]]
+        yield _entry(*form.unpack_from(body, at))
+        at += form.size
+
+
+def _entry(letter: bytes, *values: object) -> Entry:
+    match letter, values:
+        case b"J", (int(number), bytes(key), int(ref), int(lsn), int(index), float(since)):
+            place = (lsn, index)
+            return Joined(
+                number, key, None if ref < 0 else ref, place, None if since < 0 else since
+            )
+        case b"A", (int(number), int(ref), int(lsn), int(index), float(since)):
+            return Away(number, None if ref < 0 else ref, (lsn, index), since)
+        case b"E", (int(number),):
+            return Ended(number)
+        case b"T", (bytes(server), int(number), float(time)):
+            return Taken(server, number, time)
+        case b"L", (int(lsn), int(index)):
+            return Low((lsn, index))
+        case b"P", (bytes(server), bytes(slot), int(number), float(time), int(lsn), int(index)):
+            return ProcessState(server, slot, number, time, (lsn, index))
+    return Boot()

@@ -1,0 +1,292 @@
+"""The journal: what a process notes of its channels is what others find, and nothing forged is."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from realtime_server.replay import records
+from realtime_server.replay.journal import Journal
+from realtime_server.replay.others import Member
+from realtime_server.replay.records import (
+    MOST_BYTES,
+    Away,
+    Boot,
+    Ended,
+    Entry,
+    Joined,
+    Low,
+    ProcessState,
+    Seal,
+    Taken,
+    digest,
+    journal_secret,
+    read_part,
+    write_record,
+)
+
+SECRET = journal_secret("password", "jwt")
+STREAM = digest("database", "shop")
+KEY = b"k" * 16
+
+
+class Clock:
+    """Seconds since 1970 that a test moves."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def seal_of(server: int, slot: str = "slot") -> Seal:
+    return Seal(SECRET, STREAM, digest(slot), server.to_bytes(8))
+
+
+def journal_of(server: int, slot: str = "slot", clock: Clock | None = None) -> Journal:
+    return Journal(seal_of(server, slot), clock=clock or Clock())
+
+
+def tell(writer: Journal, *readers: Journal, **what: bool) -> list[bytes]:
+    """Write what is due; have everybody read it, as the stream shows it."""
+    data = list(writer.write(**what))
+    for part in data:
+        for reader in (writer, *readers):
+            reader.read(part)
+    return data
+
+
+# Records
+
+
+ENTRIES: list[Entry] = [
+    Joined(1, KEY, None, (2**40, 3)),
+    Joined(2, KEY, 0, (0, -1), 12.5),
+    Away(1, 7, (2**40, 2**32 - 1), 1.25),
+    Away(2, None, (2**63, 0), 0.0),
+    Ended(2**63),
+    Taken(b"12345678", 9, 3.5),
+    Low((5, 6)),
+    Boot(),
+    ProcessState(b"87654321", b"abcdefgh", 4, 5.5, (6, 7)),
+]
+
+
+def test_what_was_written_is_read() -> None:
+    (data,) = write_record(seal_of(1), 5, 12.5, ENTRIES)
+    part = read_part(seal_of(2, "other"), data)
+    assert part is not None
+    assert list(part.entries) == ENTRIES
+    assert (part.server, part.slot, part.number) == (bytes([*[0] * 7, 1]), digest("slot"), 5)
+    assert (part.time, part.part, part.parts) == (12.5, 0, 1)
+
+
+def test_a_long_record_has_parts_that_fit_into_messages() -> None:
+    entries = [Joined(number, KEY, 2**63 - 1, (2**63, 2**32), 1e9) for number in range(2500)]
+    data = list(write_record(seal_of(1), 0, 0.0, entries))
+    assert len(data) == 3
+    assert max(map(len, data)) <= MOST_BYTES
+    parts = [read_part(seal_of(1), each) for each in data]
+    assert [entry for part in parts if part is not None for entry in part.entries] == entries
+
+
+@pytest.mark.parametrize("ref", [-1, -(2**70), 2**63])
+def test_a_ref_that_no_client_counts_to_is_none(ref: int) -> None:
+    (data,) = write_record(seal_of(1), 0, 0.0, [Joined(1, KEY, ref, (1, 0))])
+    part = read_part(seal_of(1), data)
+    assert part is not None
+    assert part.entries == (Joined(1, KEY, None, (1, 0)),)
+
+
+def test_messages_of_others_are_counted_and_nothing_else() -> None:
+    reader = journal_of(9)
+    (data,) = write_record(seal_of(1), 0, 0.0, [Joined(1, KEY, 1, (1, 0))])
+    other_secret = journal_secret("password", None)
+    assert other_secret != SECRET
+    others = [
+        b"",
+        b"x" * (MOST_BYTES + 1),
+        b"\x02" + data[1:],
+        data[:-1],
+        data[:-1] + bytes([data[-1] ^ 1]),
+        data[:60] + bytes([data[60] ^ 1]) + data[61:],
+        *write_record(attrs.evolve(seal_of(1), secret=other_secret), 0, 0.0, ENTRIES),
+        *write_record(attrs.evolve(seal_of(1), stream=digest("x")), 0, 0.0, ENTRIES),
+    ]
+    for each in others:
+        reader.read(each)
+    assert reader.find(KEY) == []
+    assert reader.refused == len(others)
+    reader.read(data)
+    assert len(reader.find(KEY)) == 1
+
+
+def test_the_secret_depends_on_both_secrets_and_their_ends() -> None:
+    secrets = {
+        journal_secret(*pair) for pair in [("a", "bc"), ("ab", "c"), ("abc", None), ("", "abc")]
+    }
+    assert len(secrets) == 4
+
+
+# What others find
+
+
+def test_a_channel_is_found_where_it_is() -> None:
+    here, there = journal_of(1, "a"), journal_of(2, "b")
+    here.joined(1, KEY, 5, (10, 0))
+    assert here.is_due
+    tell(here, there)
+    assert not here.is_due
+    joined = Member(bytes([*[0] * 7, 1]), 1, KEY, 5, (10, 0), None)
+    assert there.find(KEY) == [joined]
+    assert here.find(KEY) == []
+    here.low((20, 1))
+    tell(here, there)
+    assert there.find(KEY) == [attrs.evolve(joined, place=(20, 1))]
+    assert there.lowest() == (20, 1)
+    here.away(1, (15, 0), 8, 77.0)
+    here.low((30, 0))
+    tell(here, there)
+    assert there.find(KEY) == [attrs.evolve(joined, place=(15, 0), ref=8, since=77.0)]
+    assert there.lowest() == (15, 0)
+    here.ended(1)
+    tell(here, there)
+    assert there.find(KEY) == []
+    assert there.lowest() is None
+
+
+def test_who_joins_later_needs_nothing_from_before() -> None:
+    here, there = journal_of(1, "a"), journal_of(2, "b")
+    here.joined(1, KEY, 5, (10, 0))
+    here.low((12, 0))
+    here.joined(2, KEY, 6, (40, 0))
+    tell(here, there)
+    assert [member.place for member in there.find(KEY)] == [(12, 0), (40, 0)]
+
+
+def test_nothing_is_due_for_a_place_that_concerns_nobody() -> None:
+    journal = journal_of(1)
+    journal.low((10, 0))
+    assert not journal.is_due
+    journal.joined(1, KEY, 1, (10, 0))
+    tell(journal)
+    journal.low((10, 0))
+    assert not journal.is_due
+    journal.ended(1)
+    tell(journal)
+    journal.low((20, 0))
+    assert not journal.is_due
+
+
+def test_records_that_are_read_again_change_nothing() -> None:
+    here, there = journal_of(1, "a"), journal_of(2, "b")
+    here.joined(1, KEY, 5, (10, 0))
+    data = tell(here, there)
+    here.ended(1)
+    tell(here, there)
+    for each in data:
+        there.read(each)
+    assert there.find(KEY) == []
+
+
+def test_a_successor_finds_the_channels_of_the_killed_process_as_away() -> None:
+    clock = Clock()
+    killed, other = journal_of(1, clock=clock), journal_of(3, "b", clock)
+    booted: list[str] = []
+    other.on_boot = lambda: booted.append("other")
+    killed.joined(1, KEY, 5, (10, 0))
+    data = tell(killed, other)
+    clock.now = 1010.0
+    killed.low((12, 0))
+    data += tell(killed, other)
+    clock.now = 1020.0
+    successor = journal_of(2, clock=clock)
+    successor.on_boot = lambda: booted.append("itself")
+    for part in data:
+        successor.read(part)
+    assert successor.heard < successor.booted_at or successor.booted_at == -1
+    tell(successor, other, boot=True)
+    assert successor.heard == successor.booted_at == 0
+    away = Member(bytes([*[0] * 7, 1]), 1, KEY, 5, (12, 0), 1010.0)
+    assert successor.find(KEY) == other.find(KEY) == [away]
+    assert booted == ["other"]
+
+
+def test_the_channels_of_another_slot_stay_joined_when_a_process_begins() -> None:
+    here, there, successor = journal_of(1, "a"), journal_of(2, "b"), journal_of(3, "b")
+    here.joined(1, KEY, 5, (10, 0))
+    tell(here, there, successor)
+    tell(successor, here, there, boot=True)
+    assert successor.find(KEY)[0].since is None
+
+
+def test_a_channel_that_was_taken_over_is_found_by_nobody() -> None:
+    here, there, third = journal_of(1, "a"), journal_of(2, "b"), journal_of(3, "c")
+    taken: list[int] = []
+    here.on_taken = taken.append
+    here.joined(1, KEY, 5, (10, 0))
+    tell(here, there, third)
+    there.taken(there.find(KEY)[0])
+    assert there.find(KEY) == []
+    # What was written by one who has not heard of it changes nothing.
+    late = list(third.write(snapshot=True))
+    tell(there, here, third)
+    for part in late:
+        there.read(part)
+    assert (there.find(KEY), third.find(KEY)) == ([], [])
+    assert taken == [1]
+    # Here its end is known: nothing of it is written any more.
+    here.away(1, (10, 0), 5, 1000.0)
+    here.ended(1)
+    assert not here.is_due
+
+
+def test_a_snapshot_tells_of_everybody_and_what_is_newer_counts() -> None:
+    here, there, reader = journal_of(1, "a"), journal_of(2, "b"), journal_of(3, "c")
+    here.joined(1, KEY, 5, (10, 0))
+    tell(here, there)
+    tell(there, reader, snapshot=True)
+    assert [member.place for member in reader.find(KEY)] == [(10, 0)]
+    here.away(1, (20, 0), 5, 1000.0)
+    tell(here, reader)
+    # There it is not known yet.
+    tell(there, reader, snapshot=True)
+    assert [member.place for member in reader.find(KEY)] == [(20, 0)]
+
+
+def test_a_record_counts_when_its_last_part_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_ENTRIES", 2)
+    here, there = journal_of(1, "a"), journal_of(2, "b")
+    here.joined(1, KEY, 5, (10, 0))
+    tell(here, there)
+    first, *rest = here.write(snapshot=True)
+    assert len(rest) == 0
+    for number in range(2, 5):
+        here.joined(number, KEY, 5, (10, 0))
+    first, second = here.write()
+    there.read(first)
+    assert len(there.find(KEY)) == 1
+    there.read(second)
+    assert len(there.find(KEY)) == 4
+    # Of a record whose beginning is not there nothing is taken.
+    reader = journal_of(3, "c")
+    reader.read(second)
+    assert reader.find(KEY) == []
+    assert reader.refused == 0
+
+
+def test_who_is_away_for_too_long_is_forgotten() -> None:
+    clock = Clock()
+    here, there = journal_of(1, "a", clock), journal_of(2, "b", clock)
+    here.joined(1, KEY, 5, (10, 0))
+    here.joined(2, b"j" * 16, 5, (10, 0))
+    here.away(1, (20, 0), 5, 1000.0)
+    tell(here, there)
+    assert there.expire(1000.0) == []
+    assert there.expire(1000.1) == [KEY]
+    assert there.find(KEY) == []
+    # The process has been silent: nothing is kept for its channel, which is known all the same.
+    assert there.lowest() is None
+    assert len(there.find(b"j" * 16)) == 1
+    clock.now = 1000.0 + 25 * 3600
+    assert there.expire(clock.now - 300) == [b"j" * 16]
