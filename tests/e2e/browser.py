@@ -10,8 +10,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.waiting import eventually_sync
 
-__all__ = ["Browser", "Page", "find_chromium", "running_browser"]
+__all__ = ["Browser", "Page", "find_chromium", "running_browser", "served"]
 
 _ANSWER_WITHIN = 60.0
 _ARGUMENTS = (
@@ -44,6 +47,31 @@ def find_chromium() -> str | None:
     """Return the browser's command, or None."""
     names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
     return next(filter(None, map(shutil.which, names)), None)
+
+
+class _ModuleHandler(SimpleHTTPRequestHandler):
+    """Serves files; the published modules import each other without `.js`."""
+
+    def translate_path(self, path: str) -> str:
+        found = super().translate_path(path)
+        return found if Path(found).suffix else f"{found}.js"
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Serve a folder's pages and JavaScript modules; yield their origin."""
+    handler = partial(_ModuleHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{httpd.server_port}"
+        finally:
+            httpd.shutdown()
+            thread.join()
 
 
 @contextmanager

@@ -41,6 +41,7 @@ class ServerProcess:
     ) -> None:
         self.port = port
         self._streaming = streaming
+        self._was_killed = False
         self.log: list[str] = []
         self._environ = {
             **os.environ,
@@ -84,11 +85,17 @@ class ServerProcess:
         traceback: TracebackType | None,
     ) -> None:
         code = self._stop()
-        assert exc is not None or code == 0, self.log
+        assert exc is not None or code == 0 or self._was_killed, self.log
 
     def stop(self) -> None:
         """Stop it before the end of the block."""
         assert self._stop() == 0, self.log
+
+    def kill(self) -> None:
+        """Kill it before the end of the block, which it then has no say in."""
+        self._process.kill()
+        self._stop()
+        self._was_killed = True
 
     def wait_for_log(self, pattern: str) -> Sequence[str]:
         """Wait for a line of the log; return the pattern's groups."""

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.e2e import test_compression as compression
-from tests.e2e.browser import Browser
+from tests.e2e.browser import Browser, served
 from tests.e2e.server_process import ServerProcess
 from tests.e2e.test_todays_clients import BINDINGS, STEPS, TRUNCATES, expected_by, normal
 from tests.fix_postgres import Database
@@ -21,27 +17,11 @@ from tests.fix_postgres import Database
 pytestmark = [pytest.mark.e2e, pytest.mark.integration]
 
 
-class ModuleHandler(SimpleHTTPRequestHandler):
-    """Serves files; the published modules import each other without `.js`."""
-
-    def translate_path(self, path: str) -> str:
-        found = super().translate_path(path)
-        return found if Path(found).suffix else f"{found}.js"
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def page_url(clients: Path) -> Iterator[str]:
     """Where the page is served."""
-    handler = partial(ModuleHandler, directory=str(clients))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}/browser.html"
-        httpd.shutdown()
-        thread.join()
+    with served(clients) as origin:
+        yield f"{origin}/browser.html"
 
 
 @pytest.fixture

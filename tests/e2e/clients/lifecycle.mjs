@@ -18,6 +18,7 @@ function join({ join: topic, ...params }) {
   const channel = socket.channel(topic, params);
   channels.set(topic, channel);
   channel.on("*", ({ type, record }) => say({ topic, type, id: record?.id }));
+  channel.on("system", (system) => say({ topic, system }));
   channel
     .subscribe()
     .receive("ok", () => say({ joined: topic }))
