@@ -1,0 +1,117 @@
+"""One run: clients, a writer, faults, and what each client missed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+
+from tests.e2e.replay.clients import StockClient, until_joined
+from tests.e2e.replay.faults import draw
+from tests.e2e.replay.rows import Writer
+from tests.e2e.replay.servers import Servers, Stop
+from tests.e2e.replay.verdict import Verdict, judge
+from tests.waiting import eventually
+
+__all__ = ["Run"]
+
+_BETWEEN = (0.3, 2.0)
+"""Seconds between two faults."""
+_PATIENCE = 60.0
+"""Seconds that clients have to come back when all is well again."""
+
+
+class Run:
+    """One run.
+
+    Args:
+        servers: are running.
+        clients: have been started, and were told to join.
+        seed: of everything that is drawn.
+    """
+
+    def __init__(self, servers: Servers, clients: Sequence[StockClient], *, seed: int) -> None:
+        self._servers = servers
+        self._clients = clients
+        self._random = random.Random(seed)
+        self._begin = time.monotonic()
+
+    async def faults(
+        self,
+        writer: Writer,
+        count: int,
+        *,
+        server_faults: bool,
+        plant: StockClient | None = None,
+    ) -> None:
+        """Have clients join, rows written, and things break; return when all is well again.
+
+        Args:
+            writer: of the rows; it is entered here.
+            count: of the faults.
+            server_faults: whether the server is killed and stopped, too.
+            plant: a client that loses one message on the way, which nobody can know of.
+        """
+        await until_joined(self._clients, within=60)
+        async with writer:
+            if plant is not None:
+                await self._lose_a_message(plant)
+            async with asyncio.TaskGroup() as group:
+                for number in range(count):
+                    await asyncio.sleep(self._random.uniform(*_BETWEEN))
+                    if server_faults and self._random.random() < 1 / 6:
+                        await self._break_server(number)
+                        continue
+                    fault = draw(self._random, self._clients)
+                    self._say(f"{number}: {fault}")
+                    group.create_task(fault.happen())
+            for client in self._clients:
+                client.wire.forget()
+            self.last = writer.written.last
+            await self._until_all_is_seen(writer)
+        self._written = writer.written
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """Return what each client missed, by its name."""
+        return {
+            client.name: judge(client.told, self._written, last=self.last, is_named=client.is_named)
+            for client in self._clients
+        }
+
+    async def _lose_a_message(self, client: StockClient) -> None:
+        while not client.highest:
+            await client.look()
+            await asyncio.sleep(0.01)
+        link = client.wire.link
+        assert link is not None
+        link.drop(b"postgres_changes")
+        await eventually(lambda: not link.will_drop)
+
+    async def _break_server(self, number: int) -> None:
+        which = self._random.randrange(len(self._servers))
+        how: Stop = self._random.choice(("kill", "terminate"))
+        broken = self._random.choice(((), (), self._clients))
+        self._say(f"{number}: {how} server {which}, {len(broken)} connections broken before")
+        for client in broken:
+            # It does not hear of the server's end.
+            if (link := client.wire.link) is not None:
+                link.break_()
+        await asyncio.sleep(self._random.uniform(0, 0.5) if broken else 0)
+        await self._servers.stop(which, how)
+        await self._servers.start(which)
+        for client in broken:
+            client.wire.forget()
+
+    async def _until_all_is_seen(self, writer: Writer) -> None:
+        """Wait until each has seen a row behind the last that counts, or has lost its chance."""
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline and writer.is_writing:
+            for client in self._clients:
+                await client.look()
+            if all(client.highest > self.last for client in self._clients):
+                return
+            await asyncio.sleep(0.05)
+
+    def _say(self, text: str) -> None:
+        print(f"{time.monotonic() - self._begin:7.1f} s  {text}", flush=True)

@@ -1,0 +1,164 @@
+"""Stock clients, unmodified, miss nothing while connections and servers break.
+
+REPLAY_FAULTS is how many faults there are, REPLAY_FAULTS_SEED says which. With `-s` each is shown
+as it happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from realtime_server.config import ServerConfig
+from tests.e2e.browser import Browser, served
+from tests.e2e.replay.clients import CLIENTS, Identity, StockClient, start_page, start_program
+from tests.e2e.replay.rows import Writer
+from tests.e2e.replay.run import Run
+from tests.e2e.replay.servers import Servers
+from tests.e2e.replay.verdict import Verdict
+from tests.e2e.replay.wire import Wire
+from tests.fix_postgres import Database, Server
+from tests.integration.conftest import fresh_database
+
+FAULTS = int(os.environ.get("REPLAY_FAULTS", "40"))
+SEED = int(os.environ.get("REPLAY_FAULTS_SEED", "1"))
+MOST_IN_A_RUN = 300
+
+WINDOW = int(os.environ.get("REPLAY_WINDOW", getattr(ServerConfig(), "replay_window", 0)))
+SURVIVES_RESTARTS = getattr(ServerConfig(), "replay_wal_mb", 0) > 0
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.timeout(180 + 4 * FAULTS),
+]
+needs_replay = pytest.mark.xfail(
+    WINDOW == 0, reason="the server replays nothing", run="REPLAY_FAULTS" in os.environ
+)
+
+MEMBERS: tuple[tuple[str, Identity], ...] = (
+    *((name, "session") for name in CLIENTS),
+    ("js", "claims"),
+    ("py", "address"),
+    ("js-1", "address"),
+)
+
+
+@pytest.fixture
+def items(one_pg: Server) -> Iterator[Database]:
+    with fresh_database(one_pg) as database:
+        database.execute("create table item (id int8 primary key, note text)")
+        database.execute("create publication changes for table item")
+        yield database
+
+
+class Stage:
+    """Starts clients of servers, each behind a wire of its own."""
+
+    def __init__(self, clients: Path, python_client: Path, browser: Browser) -> None:
+        self._folder = clients
+        self._python = python_client
+        self._browser = browser
+
+    @contextlib.asynccontextmanager
+    async def clients(
+        self, servers: Servers, members: Sequence[tuple[str, Identity]], page_url: str
+    ) -> AsyncIterator[list[StockClient]]:
+        """Yield clients that have been told to join, and supabase-js in a page besides."""
+        async with contextlib.AsyncExitStack() as stack:
+            makers = []
+            for name, identity in members:
+                wire = await stack.enter_async_context(Wire(servers.pick))
+                program, make = start_program(
+                    name, wire, identity, folder=self._folder, python=self._python
+                )
+                stack.enter_context(program)
+                makers.append(make)
+            wire = await stack.enter_async_context(Wire(servers.pick))
+            page = stack.enter_context(self._browser.page(page_url))
+            yield [*(make() for make in makers), start_page(page, wire)]
+
+
+@pytest.fixture
+def stage(clients: Path, python_client: Path, browser: Browser) -> Stage:
+    return Stage(clients, python_client, browser)
+
+
+@pytest.fixture
+def page_url(clients: Path) -> Iterator[str]:
+    with served(clients) as url:
+        yield f"{url}/supabase.html"
+
+
+def environment(page_url: str, **settings: str) -> dict[str, str]:
+    return {"ALLOWED_ORIGINS": f'["{page_url.removesuffix("/supabase.html")}"]', **settings}
+
+
+def report(verdicts: Mapping[str, Verdict]) -> str:
+    lines = [
+        f"{name:20} {verdict.seen} seen, {len(verdict.missing)} missing, {verdict.covered} covered"
+        f" by gaps, {verdict.restarted} by fresh starts, {verdict.repeated} repeated,"
+        f" {len(verdict.disordered)} out of order, {verdict.joins} joins"
+        f"{', never joined again' if verdict.never_joined_again else ''}"
+        for name, verdict in verdicts.items()
+    ]
+    return "\n".join(lines)
+
+
+@needs_replay
+@pytest.mark.parametrize("run", range(-(-FAULTS // MOST_IN_A_RUN)))
+async def test_nothing_is_missed_over_faults(
+    run: int, items: Database, stage: Stage, page_url: str
+) -> None:
+    seed = SEED + run
+    count = min(MOST_IN_A_RUN, FAULTS - run * MOST_IN_A_RUN)
+    print(f"REPLAY_FAULTS={count} REPLAY_FAULTS_SEED={seed}")
+    settings = environment(page_url, WEBSOCKET_COMPRESSION=str(run % 2 == 1).lower())
+    with Servers(items, seed=seed, environment=settings) as servers:
+        async with stage.clients(servers, MEMBERS, page_url) as clients:
+            writer = Writer(items, seed=seed)
+            a_run = Run(servers, clients, seed=seed)
+            await a_run.faults(writer, count, server_faults=SURVIVES_RESTARTS)
+    verdicts = a_run.verdicts()
+    print(report(verdicts))
+    # The faults were some.
+    assert all(verdict.joins > 1 for verdict in verdicts.values())
+    bad = {name: verdict for name, verdict in verdicts.items() if not verdict.is_good}
+    assert not bad, f"REPLAY_FAULTS={count} REPLAY_FAULTS_SEED={seed}: {bad}"
+
+
+async def test_what_is_missed_without_replay_is_seen(
+    items: Database, stage: Stage, page_url: str
+) -> None:
+    settings = environment(page_url)
+    if hasattr(ServerConfig(), "replay_window"):
+        settings["REPLAY_WINDOW"] = "0"
+    with Servers(items, seed=SEED, environment=settings) as servers:
+        async with stage.clients(
+            servers, [("js", "session"), ("py", "session")], page_url
+        ) as clients:
+            writer = Writer(items, seed=SEED)
+            run = Run(servers, clients, seed=SEED)
+            await run.faults(writer, 5, server_faults=False)
+    verdicts = run.verdicts()
+    print(report(verdicts))
+    assert any(verdict.missing for verdict in verdicts.values())
+
+
+async def test_a_message_that_is_lost_on_a_connection_is_seen(
+    items: Database, stage: Stage, page_url: str
+) -> None:
+    # The server cannot know of it, and other rows come before and behind it.
+    with Servers(items, seed=SEED, environment=environment(page_url)) as servers:
+        async with stage.clients(servers, [("js", "session")], page_url) as clients:
+            run = Run(servers, clients, seed=SEED)
+            await run.faults(Writer(items, seed=SEED), 0, server_faults=False, plant=clients[0])
+    planted, other = run.verdicts().values()
+    assert len(planted.missing) == 1
+    assert other.is_good
+    assert other.seen > 1
