@@ -1,4 +1,4 @@
-"""nginx and HAProxy in front of a server, with the configurations of deploy/, each a process."""
+"""nginx, HAProxy and Caddy in front of a server, with the configurations of deploy/."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from tests.certificates import Authority
 from tests.waiting import eventually_sync
 
-__all__ = ["DEPLOY", "ProxyProcess", "free_port", "haproxy", "nginx"]
+__all__ = ["DEPLOY", "ProxyProcess", "caddy", "free_port", "haproxy", "nginx"]
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 
@@ -97,6 +97,7 @@ def nginx(directory: Path, *, server: int) -> ProxyProcess:
             "/etc/ssl/realtime.crt": str(directory / "realtime.crt"),
             "/etc/ssl/realtime.key": str(directory / "realtime.key"),
             "/var/log/nginx/realtime.log": str(directory / "requests.log"),
+            "/var/log/nginx/error.log": str(directory / "errors.log"),
         },
     )
     # What the package's own nginx.conf has around a site, but for a process that stays here.
@@ -133,6 +134,32 @@ def haproxy(directory: Path, *, servers: tuple[int, int]) -> ProxyProcess:
         )
     )
     arguments = [_program("haproxy"), "-db", "-f", str(config)]
+    return ProxyProcess(arguments, port=port, authority=authority, directory=directory)
+
+
+def caddy(directory: Path, *, servers: tuple[int, int]) -> ProxyProcess:
+    """Return Caddy with deploy/Caddyfile, before a server and its standby."""
+    port, authority = free_port(), Authority()
+    certificate, key = authority.issue("localhost")
+    (directory / "realtime.crt").write_bytes(certificate)
+    (directory / "realtime.key").write_bytes(key)
+    config = directory / "Caddyfile"
+    config.write_text(
+        _adapted(
+            "Caddyfile",
+            {
+                # It would listen on the ports 80 and 2019 besides.
+                "\tlog default {": "\tauto_https disable_redirects\n\tadmin off\n\tlog default {",
+                "realtime.example.com {\n": f"https://localhost:{port} {{\n"
+                f"\tbind 127.0.0.1\n\ttls {directory}/realtime.crt {directory}/realtime.key\n",
+                "127.0.0.1:4000": f"127.0.0.1:{servers[0]}",
+                "127.0.0.1:4001": f"127.0.0.1:{servers[1]}",
+            },
+        )
+    )
+    places = [f"XDG_{kind}_HOME={directory}" for kind in ("CONFIG", "DATA")]
+    program = [_program("caddy"), "run", "--config", str(config)]
+    arguments = ["env", *places, *program]
     return ProxyProcess(arguments, port=port, authority=authority, directory=directory)
 
 

@@ -1,4 +1,4 @@
-"""Behind nginx and HAProxy, with the configurations of deploy/ and a client that speaks TLS."""
+"""Behind nginx, HAProxy and Caddy, with the configurations of deploy/ and a client with TLS."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidMessage, InvalidStatus
 from realtime_server.config import ServerConfig
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
-from tests.proxy_process import DEPLOY, ProxyProcess, free_port, haproxy, nginx
+from tests.proxy_process import DEPLOY, ProxyProcess, caddy, free_port, haproxy, nginx
 from tests.server_helpers import DEADLINE, PhoenixClient
 from tests.server_process import ServerProcess
 from tests.waiting import eventually
@@ -30,7 +30,6 @@ BEHIND_A_PROXY = {
     "TRUSTED_PROXIES": '["127.0.0.1"]',
     "FORWARDED_HEADER": "X-Forwarded-For",
 }
-SECOND_IS_DOWN = "Server realtime/second is DOWN"
 TOPIC = "realtime:public:item"
 
 
@@ -42,9 +41,22 @@ def shop(one_pg: Server) -> Iterator[Database]:
         yield database
 
 
-def before_one(directory: Path, server: int) -> ProxyProcess:
-    """HAProxy, whose second server is not there."""
-    return haproxy(directory, servers=(server, free_port()))
+StartPair = Callable[[Path, int, int], ProxyProcess]
+PAIRS = [
+    pytest.param(lambda path, *servers: haproxy(path, servers=servers), id="haproxy"),
+    pytest.param(lambda path, *servers: caddy(path, servers=servers), id="caddy"),
+]
+
+
+def has_looked(proxy: ProxyProcess, second: int) -> bool:
+    """Say whether it has found out that the second server is not ready.
+
+    Until it has looked, a proxy takes every server for one that is ready.
+    """
+    said = proxy.said()
+    return "Server realtime/second is DOWN" in said or any(
+        f"127.0.0.1:{second}" in line and "health_checker" in line for line in said.splitlines()
+    )
 
 
 @contextlib.asynccontextmanager
@@ -78,19 +90,21 @@ async def status_of(proxy: ProxyProcess, path: str) -> int:
     return int(line.split()[1])
 
 
-Start = Callable[[Path, int], ProxyProcess]
-
-
 @pytest.mark.parametrize(
-    "start", [lambda path, server: nginx(path, server=server), before_one], ids=["nginx", "haproxy"]
+    "start",
+    [pytest.param(lambda path, server, _: nginx(path, server=server), id="nginx"), *PAIRS],
 )
 async def test_clients_get_through_with_their_own_address(
-    shop: Database, tmp_path: Path, start: Start
+    shop: Database, tmp_path: Path, start: StartPair, request: pytest.FixtureRequest
 ) -> None:
-    with ServerProcess(shop.dsn, **BEHIND_A_PROXY) as server, start(tmp_path, server.port) as proxy:
+    missing = free_port()
+    with (
+        ServerProcess(shop.dsn, **BEHIND_A_PROXY) as server,
+        start(tmp_path, server.port, missing) as proxy,
+    ):
         server.wait_until_streaming()
-        if start is before_one:
-            await eventually(lambda: SECOND_IS_DOWN in proxy.said())
+        if "nginx" not in request.node.name:
+            await eventually(lambda: has_looked(proxy, missing))
         assert await refused_with(proxy, "vsn=9") == 403
         server.wait_for_log(re.compile(rf"request by {CLIENT} via 127.0.0.1:\d+ refused: version"))
         async with client_of(proxy, query="vsn=1.0.0&apikey=a-token") as client:
@@ -104,6 +118,10 @@ async def test_clients_get_through_with_their_own_address(
             server.process.send_signal(signal.SIGTERM)
             assert await client.closed() == (1012, "the server restarts")
         await eventually(lambda: "/realtime/v1/websocket" in proxy.said())
+        # What it logs of requests that no server can answer is another line.
+        server.process.wait(DEADLINE)
+        assert await refused_with(proxy, "vsn=1.0.0&apikey=a-token") in (502, 503)
+        await eventually(lambda: re.search(r"\b50[23]\b", proxy.said()))
         assert "a-token" not in proxy.said()
     assert "198.51.100.9" not in "".join(server.log)
 
@@ -115,8 +133,9 @@ async def refused_with(proxy: ProxyProcess, query: str) -> int:
     return caught.value.response.status_code
 
 
-async def test_haproxy_sends_clients_to_the_standby_when_the_first_is_gone(
-    shop: Database, tmp_path: Path
+@pytest.mark.parametrize("start", PAIRS)
+async def test_clients_go_to_the_standby_when_the_first_server_is_gone(
+    shop: Database, tmp_path: Path, start: StartPair
 ) -> None:
     slot = unique_name("slot")
     settings = {**BEHIND_A_PROXY, "SLOT_NAME": slot}
@@ -127,7 +146,7 @@ async def test_haproxy_sends_clients_to_the_standby_when_the_first_is_gone(
         first.wait_until_streaming()
         second = more.enter_context(ServerProcess(shop.dsn, **settings))
         second.wait_for_log(re.compile("waiting until it is free"))
-        proxy = more.enter_context(haproxy(tmp_path, servers=(first.port, second.port)))
+        proxy = more.enter_context(start(tmp_path, first.port, second.port))
 
         async def server_that_serves() -> ServerProcess | None:
             before = len(second.log)
@@ -138,8 +157,7 @@ async def test_haproxy_sends_clients_to_the_standby_when_the_first_is_gone(
                     return second if at_second else first
             return None
 
-        # Until it has looked, HAProxy takes every server for one that is ready.
-        await eventually(lambda: SECOND_IS_DOWN in proxy.said())
+        await eventually(lambda: has_looked(proxy, second.port))
         assert await server_that_serves() is first
         assert not [line for line in second.log if "connected: " in line]
         first.process.kill()
