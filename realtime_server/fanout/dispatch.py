@@ -14,6 +14,9 @@ were just written to are behind, the next write is held back for a moment, so th
 not cut off. A few slow clients are not waited for. Nor is any client if messages come no faster
 than they could be written with the waits: otherwise a hundred clients that read nothing would delay
 each change for all others.
+
+Where clients are to be brought back to where they were, each write has an ordinal, and a ping may
+go behind its frames, see :mod:`realtime_server.replay.cursors`.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from typing import Final, Protocol, TypeAlias
 from ..net.frames import Frames, TextFrame
 from .turns import SLICE, Steps
 
-__all__ = ["Dispatch", "OutputRate", "Members", "Outbox", "Subscriber"]
+__all__ = ["Dispatch", "Members", "Ordinals", "Outbox", "OutputRate", "Subscriber"]
 
 _MAX_BYTES: Final = 64 * 1024
 """Bytes of messages after which they are written, about: what the kernel takes at once."""
@@ -56,6 +59,19 @@ class Outbox(Protocol):
     @property
     def is_behind(self) -> bool:
         """Whether so much waits in it that its client may soon be too slow."""
+        ...
+
+
+class Ordinals(Protocol):
+    """Numbers the writes of all dispatches of a server, and has their arrival proven."""
+
+    @property
+    def ordinal(self) -> int:
+        """The last ordinal that was taken."""
+        ...
+
+    def mark(self, recipients: int) -> tuple[int, bytes]:
+        """Return an ordinal for writes to so many outboxes, and the ping behind their frames."""
         ...
 
 
@@ -144,11 +160,18 @@ class Dispatch:
     Args:
         clock: seconds of any clock that only goes forward.
         output_rate: of the hub, over all its dispatches.
+        ordinals: of the server's writes; None: they have none.
     """
 
-    def __init__(self, clock: Callable[[], float], output_rate: OutputRate) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        output_rate: OutputRate,
+        ordinals: Ordinals | None = None,
+    ) -> None:
         self._clock = clock
         self._output_rate = output_rate
+        self._ordinals = ordinals
         self._until = clock() + SLICE
         # By the identity of the members, which are kept alive by the share.
         self._shares: dict[int, _Share] = {}
@@ -187,7 +210,8 @@ class Dispatch:
         all_shares = tuple(self._shares.values())
         self._shares, self._bytes = {}, 0
         recipients, due = _by_outbox(all_shares)
-        clock = self._clock
+        clock, ordinals = self._clock, self._ordinals
+        ordinal, ping = (0, b"") if ordinals is None else ordinals.mark(len(recipients))
         joined: dict[_Shares, Frames] = {}
         at_once, most_at_once = 0, _UNTIMED_BYTES // (size + 1) + 1
         last: _Shares = ()
@@ -201,7 +225,7 @@ class Dispatch:
             if shares is not last:
                 last = shares
                 if shares not in joined:
-                    joined[shares] = _join(shares)
+                    joined[shares] = _join(shares, ordinal, ping)
                 frames = joined[shares]
             outbox.write(frames)
             at_once += 1
@@ -211,6 +235,11 @@ class Dispatch:
                     yield 0.0
                     self._until = clock() + SLICE
                     are_current = _are_current(all_shares)
+                    if ordinals is not None and ordinals.ordinal != ordinal:
+                        # Others were written to meanwhile. What comes later has a higher ordinal.
+                        ordinal, ping = ordinals.mark(len(recipients))
+                        joined.clear()
+                        last = ()
         if size >= _CHECK_BYTES:
             self._output_rate.add(size)
             yield from self._pause(recipients)
@@ -271,10 +300,10 @@ def _recipients(all_shares: Iterable[_Share]) -> dict[Outbox, _Shares]:
     return found
 
 
-def _join(shares: _Shares) -> Frames:
+def _join(shares: _Shares, ordinal: int, ping: bytes) -> Frames:
     if len(shares) == 1:
         messages = shares[0].messages
     else:
         messages = [message for share in shares for message in share.messages]
         messages.sort(key=_POSITION)
-    return Frames([frame for _, frame in messages])
+    return Frames([frame for _, frame in messages], ordinal, ping)

@@ -38,7 +38,7 @@ from realtime_core.filters import EnumOrders
 from ..phoenix.joins import Binding
 from ..phoenix.messages import CHANNEL_PREFIX, subscription_failed
 from .binding_index import BindingIndex
-from .dispatch import Dispatch, Members, OutputRate
+from .dispatch import Dispatch, Members, Ordinals, OutputRate
 from .filter_cost import QUICK, Pace, pace_of
 from .groups import AnyDelivery, AnyGroup, BoundGroup, Listening, Subscription
 from .payloads.row_payload import Plans, row_payloads
@@ -92,6 +92,7 @@ class Hub:
             whose filter does not fit its table any more is not told why: its client may have no
             right to the table.
         clock: seconds of any clock that only goes forward, for giving way in time.
+        ordinals: of the server's writes; None: they have none.
     """
 
     def __init__(
@@ -102,8 +103,10 @@ class Hub:
         max_record_bytes: int = sys.maxsize,
         names_columns: bool = True,
         clock: Callable[[], float] = time.perf_counter,
+        ordinals: Ordinals | None = None,
     ) -> None:
         self._clock = clock
+        self._ordinals = ordinals
         # Bounds how fast changes are written while many clients are behind.
         self._output_rate = OutputRate(clock)
         self._names_columns = names_columns
@@ -188,7 +191,7 @@ class Hub:
         The steps must be brought to their end before those of the next batch begin. Clients may
         come and go in between: they get what comes from then on, or nothing more.
         """
-        dispatch = Dispatch(self._clock, self._output_rate)
+        dispatch = Dispatch(self._clock, self._output_rate, self._ordinals)
         for event in events:
             # By class, and not by isinstance: this runs for every event.
             kind = type(event)
@@ -270,7 +273,7 @@ class Hub:
 
     def writing(self, messages: Messages) -> Steps:
         """Hand messages out, in order, in steps. They may be made while they are handed out."""
-        dispatch = Dispatch(self._clock, self._output_rate)
+        dispatch = Dispatch(self._clock, self._output_rate, self._ordinals)
         for members, message in messages:
             dispatch.add(members, message)
             if dispatch.is_due():

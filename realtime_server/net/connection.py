@@ -83,6 +83,7 @@ class Connection:
             backlog=services.backlog,
             counters=metrics.outbox,
             peer=self._peer,
+            cursors=services.cursors,
         )
         self._channels = Channels(
             request,

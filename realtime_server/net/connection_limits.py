@@ -7,7 +7,9 @@ parsed. So they are parsed in slices, and counted. Besides, websockets closes a 
 an answer if it cannot read a request at all; this answers with 400.
 
 The connection also tells its outbox when something changes that decides whether frames may be
-written to the transport directly.
+written to the transport directly. And where it is to be known what clients have received, it hands
+on the pongs that prove it. A lone pong, which is nearly all that busy clients send, does not go
+through websockets' parser.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from http import HTTPStatus
+from struct import Struct
 from typing import Any, Final, Protocol
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import InvalidMessage
-from websockets.frames import CTRL_OPCODES, Frame
+from websockets.frames import CTRL_OPCODES, Close, CloseCode, Frame, Opcode
 from websockets.protocol import Event, State
+from websockets.streams import StreamReader
 
 from ..phoenix.reasons import CloseReason
+from ..replay.cursors import ConnectionCursor
 from .aio import TokenBucket
 
 __all__ = ["CLOSE_TIMEOUT", "BoundedConnection", "close_within"]
@@ -43,6 +48,19 @@ _MALFORMED: Final = """\
 The request is not what HTTP/1.1 (RFC 9112) and RFC 6455 ask for; an upgrade has no body, at \
 most 128 headers, and no line of more than 8192 bytes.
 """
+_CODES_OF_CLIENTS: Final = (
+    CloseCode.NORMAL_CLOSURE,
+    CloseCode.GOING_AWAY,
+    CloseCode.NO_STATUS_RCVD,
+)
+_LONE_PONG: Final = Struct("!BBIQ")
+"""A pong of eight bytes from a client: its head, the mask, the masked payload."""
+_FIN_PONG: Final = 0x8A
+_MASKED_8: Final = 0x88
+_TO_BOTH_HALVES: Final = 0x1_0000_0001
+"""Times this, a mask is as long as the payload."""
+_BETWEEN_FRAMES: Final = StreamReader.at_eof.__code__
+"""Where websockets' parser waits for the first byte of a frame."""
 _OVERRIDDEN: Final = ("send_data", "pause_writing", "resume_writing", "connection_lost")
 
 
@@ -93,6 +111,7 @@ class BoundedConnection(ServerConnection):
         "_is_malformed",
         "_observer",
         "_rate",
+        "cursor",
         "outbox",
     )
 
@@ -114,15 +133,40 @@ class BoundedConnection(ServerConnection):
         self._is_malformed = False
         self.outbox: WriteObserver | None = None
         """Told when something changes that decides whether frames may be written directly."""
+        self.cursor: ConnectionCursor | None = None
+        """Told of what shows which frames the client has received; None if nobody asks."""
 
     def process_event(self, event: Event) -> None:
         if isinstance(event, Frame):
-            self._cost += _CONTROL_COST if event.opcode in CTRL_OPCODES else 1
+            is_asked_for = self.cursor is not None and self._tell_cursor(self.cursor, event)
+            if not is_asked_for:
+                self._cost += _CONTROL_COST if event.opcode in CTRL_OPCODES else 1
             size = _BYTES_IF_COMPRESSED if self.protocol.extensions else _BYTES_PER_MESSAGE
             self._cost += len(event.data) // size
         super().process_event(event)
 
+    def _tell_cursor(self, cursor: ConnectionCursor, frame: Frame) -> bool:
+        """Tell the cursor of a frame; return whether it is the answer to one of our pings."""
+        opcode = frame.opcode
+        if opcode is Opcode.PONG:
+            return cursor.pong(bytes(frame.data))
+        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+            cursor.received()
+        elif opcode is Opcode.CLOSE:
+            protocol = self.protocol
+            if protocol.close_rcvd_then_sent:
+                cursor.closed_by_client()
+            elif _is_answer(protocol.close_rcvd, protocol.close_sent):
+                cursor.close_answered()
+        return False
+
     def data_received(self, data: bytes) -> None:
+        if (
+            self.cursor is not None
+            and len(data) == _LONE_PONG.size
+            and self._take_lone_pong(self.cursor, data)
+        ):
+            return
         for start in range(0, len(data), _SLICE):
             self._cost = 0
             super().data_received(data[start : start + _SLICE])
@@ -131,6 +175,23 @@ class BoundedConnection(ServerConnection):
             if self.transport.is_closing():
                 # asyncio would log each pong that is written to an aborted connection.
                 break
+
+    def _take_lone_pong(self, cursor: ConnectionCursor, data: bytes) -> bool:
+        """Take one whole pong that answers one of our pings; return whether this is one."""
+        fin_and_opcode, length, mask, masked = _LONE_PONG.unpack(data)
+        if fin_and_opcode != _FIN_PONG or length != _MASKED_8:
+            return False
+        protocol = self.protocol
+        if protocol.state is not State.OPEN or protocol.reader.buffer or self.pending_pings:
+            return False
+        # A generator: where it has stopped says what it waits for.
+        step: Any = protocol.parser
+        while (inner := step.gi_yieldfrom) is not None:
+            step = inner
+        if step.gi_code is not _BETWEEN_FRAMES:
+            return False
+        # The library takes what is no answer: it counts against what a client may send.
+        return cursor.answered(masked ^ mask * _TO_BOTH_HALVES)
 
     def eof_received(self) -> None:
         super().eof_received()
@@ -184,6 +245,17 @@ class BoundedConnection(ServerConnection):
         else:
             # The client may leave the answers to its pings unread, even before it has an outbox.
             self._observer.check_backlog(self.transport)
+
+
+def _is_answer(received: Close | None, sent: Close | None) -> bool:
+    """Return whether a client's close frame answers ours, and is none that it sent meanwhile: an
+    answer repeats the code, and the codes that clients close with by themselves are others."""
+    return (
+        received is not None
+        and sent is not None
+        and received.code == sent.code
+        and received.code not in _CODES_OF_CLIENTS
+    )
 
 
 async def close_within(

@@ -87,21 +87,31 @@ class _LazyAttribute(Generic[T]):
 
 
 class Frames:
-    """Messages that are sent together, in order."""
+    """Messages that are sent together, in order.
 
-    def __init__(self, frames: Sequence[TextFrame]) -> None:
+    Args:
+        frames: the messages.
+        ordinal: of the writes of these frames, see :mod:`realtime_server.replay.cursors`; 0: none.
+        ping: a ping frame that goes behind them, with this ordinal; empty: none.
+    """
+
+    def __init__(self, frames: Sequence[TextFrame], ordinal: int = 0, ping: bytes = b"") -> None:
         self.count = len(frames)
         """How many messages these are."""
+        self.ordinal = ordinal
+        """Of the writes of these frames; 0: none."""
+        self.ping = ping
+        """The ping frame behind the messages; empty: none."""
         self._frames = frames
 
     @classmethod
-    def of(cls, payload: bytes) -> Frames:
+    def of(cls, payload: bytes, ordinal: int = 0) -> Frames:
         """Return a single message as frames."""
-        return cls((TextFrame(payload),))
+        return cls((TextFrame(payload),), ordinal)
 
     @property
     def payloads(self) -> list[bytes]:
-        """The messages without frames around them."""
+        """The messages without frames around them, and without the ping."""
         return [frame.payload for frame in self._frames]
 
     @_LazyAttribute
@@ -111,9 +121,10 @@ class Frames:
         for frame in self._frames:
             payload = frame.payload
             parts += (_head(_FIN_TEXT, len(payload)), payload)
+        parts.append(self.ping)
         return b"".join(parts)
 
     @_LazyAttribute
     def deflated(self) -> bytes:
         """The bytes of all frames, for a client that agreed on permessage-deflate."""
-        return b"".join([frame.deflated for frame in self._frames])
+        return b"".join([*(frame.deflated for frame in self._frames), self.ping])

@@ -16,6 +16,9 @@ something about it changes, and the outbox keeps what follows from it in one att
 When too much waits for a client, or for too long, :mod:`~realtime_server.net.slow_clients` has it
 cut off: its socket is full, so it cannot even be sent a close frame, and sees code 1006. Nobody
 waits for it.
+
+Where it is to be known what clients have received, the outbox notes which write was the last, and
+tells the connection's :class:`~realtime_server.replay.cursors.ConnectionCursor` of pings.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import OPEN
 
+from ..replay.cursors import Cursors, ping_payload
 from .connection_limits import BoundedConnection
 from .frames import DEFLATE_WINDOW_BITS, Frames
 from .slow_clients import Backlog
@@ -75,6 +79,7 @@ class SocketOutbox:
         backlog: of the server: it says when the client is too slow.
         counters: of the server.
         peer: names the client in the log.
+        cursors: of the server; None if nobody asks what clients have received.
     """
 
     # Thousands of outboxes are written to in a row: the closer in memory the better.
@@ -94,9 +99,11 @@ class SocketOutbox:
         "_sending",
         "_transport",
         "_written",
+        "cursor",
         "delivery",
         "is_clear",
         "websocket",
+        "written",
     )
 
     def __init__(
@@ -106,6 +113,7 @@ class SocketOutbox:
         backlog: Backlog,
         counters: OutboxCounters,
         peer: str,
+        cursors: Cursors | None = None,
     ) -> None:
         self.websocket = websocket
         """The connection that it writes to."""
@@ -135,12 +143,19 @@ class SocketOutbox:
         self._marks: list[tuple[int, float]] = []
         # When the age of what waits is checked next.
         self._next_look: asyncio.TimerHandle | None = None
-        # What goes through websockets, and the task that sends it. An empty deque takes 0.7 KB.
-        self._queue: deque[bytes] | None = None
+        # What goes through websockets, messages and pings' ordinals, and the task that sends it. An
+        # empty deque takes 0.7 KB.
+        self._queue: deque[bytes | int] | None = None
         self._queued_bytes = 0
         self._sending: asyncio.Task[None] | None = None
+        self.written = 0
+        """The ordinal of the last write that was handed to it and has one, even if it came too late
+        to be written."""
+        self.cursor = None if cursors is None else cursors.connect(self)
+        """What the client is proven to have received; None if nobody asks."""
         if isinstance(websocket, BoundedConnection):
             websocket.outbox = self
+            websocket.cursor = self.cursor
         self.update()
 
     @property
@@ -156,7 +171,9 @@ class SocketOutbox:
     def write(self, frames: Frames) -> None:
         """Write frames, or cut the client off."""
         if not self.is_clear:
-            self._write_if_possible(frames)
+            taken = self._write_if_possible(frames)
+            if frames.ordinal:
+                self._note_ordinal(frames, taken)
             return
         data = frames.deflated if self._is_deflated else frames.plain
         size = len(data)
@@ -173,6 +190,21 @@ class SocketOutbox:
             self._transport.write(data[sent:])
             # The transport reports an error only in the next round of the event loop.
             self.update()
+        if frames.ordinal:
+            self.written = frames.ordinal
+            if frames.ping and self.cursor is not None:
+                self.cursor.asked(frames.ordinal)
+
+    def _note_ordinal(self, frames: Frames, taken: bool) -> None:
+        """Note the ordinal of frames that were taken, or came too late."""
+        cursor = self.cursor
+        if cursor is None:
+            return
+        if not taken or self._sending is not None:
+            cursor.doubt()
+        self.written = frames.ordinal
+        if frames.ping and taken:
+            cursor.asked(frames.ordinal)
 
     def update(self) -> None:
         """Find out what follows from a change of the connection, and report what waits."""
@@ -196,31 +228,33 @@ class SocketOutbox:
         if held != self._noted:
             self._note(held)
 
-    def _write_if_possible(self, frames: Frames) -> None:
+    def _write_if_possible(self, frames: Frames) -> bool:
+        """Write frames, unless the connection is closing or its client is too slow; return whether
+        they were written, or are going to be."""
         websocket, transport = self.websocket, self._transport
         # A transport that is closing would log each write as an error of its own.
         if transport.is_closing():
-            return
+            return False
         if (
             self.delivery is FrameDelivery.BY_LIBRARY
             or self._sending is not None
             or websocket.send_in_progress is not None
         ):
-            self._enqueue(frames)
-            return
+            return self._enqueue(frames)
         if websocket.protocol.state is not OPEN:
-            return
+            return False
         data = frames.deflated if self._is_deflated else frames.plain
         size = len(data)
         waiting = transport.get_write_buffer_size()
         if waiting and not self._may_wait(waiting + size):
-            return
+            return False
         counters = self._counters
         counters.frames += frames.count
         counters.bytes += size
         self._written += size
         transport.write(data)
         self.update()
+        return True
 
     @property
     def is_behind(self) -> bool:
@@ -252,6 +286,8 @@ class SocketOutbox:
             self._next_look.cancel()
         self._note(0)
         self._is_closed = True
+        if self.cursor is not None:
+            self.cursor.close()
 
     def _note(self, size: int) -> None:
         if not self._is_closed:
@@ -290,29 +326,37 @@ class SocketOutbox:
 
     # Through websockets
 
-    def _enqueue(self, frames: Frames) -> None:
+    def _enqueue(self, frames: Frames) -> bool:
         if self.websocket.state is not OPEN:
-            return
+            return False
+        items: list[bytes | int] = [*frames.payloads]
         size = sum(map(len, frames.payloads))
         waiting = self._transport.get_write_buffer_size() + self._queued_bytes
         if waiting and not self._may_wait(waiting + size):
-            return
+            return False
+        if frames.ping:
+            items.append(frames.ordinal)
         self._counters.frames += frames.count
         self._counters.bytes += size
         self._queued_bytes += size
         if self._queue is None:
-            self._queue = deque(frames.payloads)
+            self._queue = deque(items)
             self._sending = asyncio.create_task(self._send(self._queue))
         else:
-            self._queue += frames.payloads
+            self._queue += items
         self._note(waiting + size)
+        return True
 
-    async def _send(self, queue: deque[bytes]) -> None:
+    async def _send(self, queue: deque[bytes | int]) -> None:
         try:
             while queue:
-                payload = queue.popleft()
-                self._queued_bytes -= len(payload)
-                await self.websocket.send(payload, text=True)
+                item = queue.popleft()
+                if isinstance(item, int):
+                    # Who waits for the pong hears of it from the connection.
+                    await self.websocket.ping(ping_payload(item))
+                    continue
+                self._queued_bytes -= len(item)
+                await self.websocket.send(item, text=True)
         except ConnectionClosed:
             self._queued_bytes = 0
         finally:

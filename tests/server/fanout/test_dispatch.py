@@ -11,6 +11,7 @@ import pytest
 
 from realtime_server.fanout.dispatch import Dispatch, Members, OutputRate
 from realtime_server.fanout.turns import SLICE, run_steps
+from realtime_server.net.frames import Frames
 from tests.server_helpers import RecordingOutbox, texts
 
 LARGE = b"x" * 40_000
@@ -237,3 +238,69 @@ def test_it_is_due_when_there_is_enough_or_its_slice_is_over() -> None:
     assert not dispatch.is_due()
     clock.now = SLICE
     assert dispatch.is_due()
+
+
+# Ordinals.
+
+
+class Numbered:
+    """Counts what dispatches mark, and has them ping each time."""
+
+    def __init__(self) -> None:
+        self.ordinal = 0
+        self.recipients: list[int] = []
+
+    def mark(self, recipients: int) -> tuple[int, bytes]:
+        self.ordinal += 1
+        self.recipients.append(recipients)
+        return self.ordinal, b"\x89\x01%d" % self.ordinal
+
+
+class NotingOutbox:
+    """Remembers each write's ordinal and bytes."""
+
+    is_behind = False
+
+    def __init__(self) -> None:
+        self.ordinals: list[int] = []
+        self.data = b""
+
+    def write(self, frames: Frames) -> None:
+        self.ordinals.append(frames.ordinal)
+        self.data += frames.plain
+
+
+def test_all_writes_of_one_hand_out_have_one_ordinal_and_its_ping() -> None:
+    clock, ordinals = Clock(), Numbered()
+    dispatch = Dispatch(clock, OutputRate(clock), ordinals)
+    one, two, three = NotingOutbox(), NotingOutbox(), NotingOutbox()
+    for payload in (b"a", b"b"):
+        dispatch.add(Members({one: Someone(), two: Someone()}, is_current=True), payload)
+        dispatch.add(Members({two: Someone(), three: Someone()}, is_current=True), payload)
+        asyncio.run(run_steps(dispatch.hand_out()))
+    assert [outbox.ordinals for outbox in (one, two, three)] == [[1, 2]] * 3
+    assert ordinals.recipients == [3, 3]
+    assert one.data == b"\x81\x01a\x89\x011\x81\x01b\x89\x012"
+
+
+def test_nothing_is_marked_if_there_is_nothing_to_write() -> None:
+    clock, ordinals = Clock(), Numbered()
+    asyncio.run(run_steps(Dispatch(clock, OutputRate(clock), ordinals).hand_out()))
+    assert ordinals.ordinal == 0
+
+
+def test_what_is_written_after_others_were_written_to_has_a_higher_ordinal() -> None:
+    """On each connection ordinals go up in the order of the bytes, whoever writes in between."""
+    clock, ordinals = Clock(step=SLICE), Numbered()
+    dispatch = Dispatch(clock, OutputRate(clock), ordinals)
+    outboxes = [NotingOutbox() for _ in range(4)]
+    dispatch.add(Members(dict.fromkeys(outboxes, Someone()), is_current=True), LARGE)
+    steps = dispatch.hand_out()
+    next(steps)
+    next(steps)
+    # Another dispatch, that of clients which come back, say.
+    ordinals.mark(1)
+    for _ in steps:
+        pass
+    assert [outbox.ordinals for outbox in outboxes] == [[1], [1], [3], [3]]
+    assert outboxes[3].data.endswith(b"\x89\x013")

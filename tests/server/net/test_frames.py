@@ -84,3 +84,13 @@ def test_a_message_is_deflated_once_for_all_that_it_goes_out_with() -> None:
     frames = Frames([frame, frame])
     assert frames.plain is frames.plain
     assert frames.deflated is frames.deflated
+
+
+def test_a_ping_goes_behind_the_messages_and_is_none_of_them() -> None:
+    ping = b"\x89\x08abcdefgh"
+    messages = [TextFrame(LONG), TextFrame(SHORT)]
+    frames, without = Frames(messages, 7, ping), Frames(messages)
+    assert (frames.ordinal, frames.count, frames.payloads) == (7, 2, [LONG, SHORT])
+    assert frames.plain == without.plain + ping
+    assert frames.deflated == without.deflated + ping
+    assert (without.ordinal, without.ping) == (0, b"")

@@ -16,6 +16,7 @@ from websockets.protocol import State
 from realtime_server.net.frames import Frames, TextFrame
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
 from realtime_server.net.slow_clients import Backlog
+from realtime_server.replay.cursors import ConnectionCursor, Cursors, ping_payload
 from tests.server_helpers import FakeTransport, make_backlog, texts
 from tests.stopped_clock import stop_the_clock
 from tests.waiting import eventually
@@ -39,6 +40,9 @@ class FakeWebSocket:
     def state(self) -> State:
         return cast(State, self.protocol.state)
 
+    async def ping(self, data: bytes) -> None:
+        self.sent.append(b"ping " + data)
+
     async def send(self, message: bytes, text: bool) -> None:
         assert text
         await self.may_send.wait()
@@ -55,6 +59,7 @@ class Wire:
         *extensions: Any,
         max_age: float = 1000,
         backlog: Backlog | None = None,
+        cursors: Cursors | None = None,
     ) -> None:
         self.websocket = FakeWebSocket(list(extensions))
         self.transport = self.websocket.transport
@@ -64,6 +69,7 @@ class Wire:
             backlog=make_backlog(max_bytes=100, max_age=max_age) if backlog is None else backlog,
             counters=self.counters,
             peer="10.0.0.1:4321",
+            cursors=cursors,
         )
 
     def write(self, *frames: Frames) -> None:
@@ -332,3 +338,75 @@ async def test_who_is_a_little_behind_is_waited_for_while_much_waits_for_all() -
     assert not small.outbox.is_behind
     large.write(SIXTY)
     assert small.outbox.is_behind
+
+
+# Ordinals.
+
+
+class FollowedWire(Wire):
+    """A wire of which the server asks what has arrived."""
+
+    def __init__(self, *extensions: Any) -> None:
+        self.cursors = Cursors(interval=1.0, clock=lambda: 0.0)
+        super().__init__(*extensions, cursors=self.cursors)
+        assert self.outbox.cursor is not None
+        self.cursor: ConnectionCursor = self.outbox.cursor
+
+    def mark(self, *messages: bytes) -> Frames:
+        """Return the frames of a dispatch."""
+        return Frames([TextFrame(message) for message in messages], *self.cursors.mark(1))
+
+
+async def test_the_last_ordinal_is_remembered_and_a_ping_noted() -> None:
+    wire = FollowedWire()
+    wire.write(wire.mark(b"one"), wire.mark(b"two"), Frames.of(b"reply"))
+    assert wire.outbox.written == wire.cursor.written == 2
+    ping = b"\x89\x08" + ping_payload(1)
+    assert wire.transport.sent() == b"\x81\x03one" + ping + b"\x81\x03two\x81\x05reply"
+    # A ping is no message.
+    assert wire.counters.frames == 3
+    assert wire.cursor.pong(ping_payload(1))
+
+
+async def test_what_comes_too_late_is_not_taken_for_received() -> None:
+    wire = FollowedWire()
+    wire.write(wire.mark(b"one"))
+    wire.websocket.protocol.state = State.CLOSING
+    wire.write(wire.mark(b"two"), wire.mark(b"three"))
+    wire.cursor.close_answered()
+    assert (wire.cursor.proven, wire.cursor.written) == (1, 3)
+
+
+@pytest.mark.parametrize("way", ["closing", "too slow"])
+async def test_nor_is_what_is_never_written(way: str) -> None:
+    wire = FollowedWire()
+    wire.write(wire.mark(b"one"))
+    if way == "closing":
+        wire.transport.close()
+        wire.write(wire.mark(b"two"))
+    else:
+        wire.write(wire.mark(b"x" * 150))
+        assert wire.transport.aborted
+    assert (wire.cursor.proven, wire.cursor.written) == (0, 2)
+    wire.cursor.close_answered()
+    assert wire.cursor.proven == 1
+
+
+async def test_through_the_library_pings_follow_their_messages() -> None:
+    wire = FollowedWire(object())
+    wire.write(wire.mark(b"one", b"two"), wire.mark(b"three"))
+    assert wire.cursor.written == 2
+    wire.websocket.may_send.set()
+    await eventually(lambda: not wire.outbox.is_sending)
+    assert wire.websocket.sent == [b"one", b"two", b"ping " + ping_payload(1), b"three"]
+    assert wire.cursor.pong(ping_payload(1))
+    # Only pings prove what goes this way: part of it may be lost when the connection closes.
+    wire.cursor.close_answered()
+    assert wire.cursor.proven == 1
+
+
+async def test_an_outbox_that_nobody_follows_takes_frames_with_ordinals(wire: Wire) -> None:
+    wire.write(Frames((), 1, b"\x89\x08" + ping_payload(1)))
+    assert wire.transport.sent() == b"\x89\x08" + ping_payload(1)
+    wire.transport.close()
+    wire.write(Frames((), 2))

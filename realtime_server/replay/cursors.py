@@ -1,0 +1,381 @@
+"""Cursors: up to where each connection's WebSocket is proven to have received what was written.
+
+Theory of operation. Each write of a dispatch has an ordinal, from one counter for the whole server.
+An ordinal is taken right before the writes that have it, so on each connection ordinals only go up,
+in the order of the bytes. A ping carries the ordinal of the last write before it, often behind the
+frames of that write, in the same bytes, so that it is made once for all clients. A client answers a
+ping in its turn among the frames (RFC 6455, section 5.5.2), and repeats its eight bytes. So a pong
+with an ordinal that *this* connection was asked proves each write to this connection up to it, and
+nothing about any other.
+
+Ordinals become places of the stream through a list of notes: "everything up to this place is in
+writes up to this ordinal".
+
+What a client answered before it closed the connection by itself is worth less. A browser's network
+process answers pings, the page may be far behind it, and what arrives after the page has closed is
+dropped. So the proof counts that stood when its last message but one came, see
+:meth:`ConnectionCursor.closed_by_client`.
+
+No I/O: time is read from a clock that is passed in, and pings are written to the connections'
+outboxes, as frames without a message.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from struct import Struct
+from typing import Final, Protocol
+
+from ..net.frames import Frames
+from .places import BEFORE, Place
+
+__all__ = ["ConnectionCursor", "Cursors", "PingedOutbox", "ping_payload"]
+
+_PING: Final = Struct("!BBQ")
+_FIN_PING: Final = 0x89
+_PAYLOAD: Final = Struct("!Q")
+"""An ordinal as the payload of a ping."""
+
+_MOST_PER_SECOND: Final = 1000
+"""Connections that are asked in a second. With more connections each is asked less often."""
+_MOST_AT_ONCE: Final = 1000
+"""Connections that may be asked by one dispatch: each answer takes time, and all come together."""
+_TICKS: Final = 8
+"""Calls of :meth:`Cursors.tick` in an interval: so many connections are not asked all at once."""
+_MANY_NOTES: Final = 1024
+_NOTES: Final = 128
+"""Places that are remembered of an interval, when there are many already."""
+_MOST_NOTES: Final = 8192
+"""Places that are remembered: those of a minute or more. Half of the older ones are forgotten
+then."""
+_MOST_OUTSTANDING: Final = 128
+"""Pings of a connection that are remembered while they are not answered, likewise."""
+_APART: Final = 5.0
+"""Seconds between two messages of a client that count as two."""
+
+
+class PingedOutbox(Protocol):
+    """The outbox of one connection."""
+
+    written: int
+    """The ordinal of the last write that was handed to it, whether it could be written or not."""
+
+    def write(self, frames: Frames) -> None:
+        """Take frames, in order, without waiting."""
+        ...
+
+
+class Cursors:
+    """The cursors of all connections of a server.
+
+    Args:
+        interval: seconds between two pings to a connection that gets something all the time.
+        clock: seconds of any clock that only goes forward.
+    """
+
+    def __init__(self, *, interval: float, clock: Callable[[], float]) -> None:
+        self._interval = interval
+        self.clock = clock
+        """Seconds of any clock that only goes forward."""
+        self.now = clock()
+        """When a dispatch was last marked, or :meth:`tick` called."""
+        self.ordinal = 0
+        """Of the last write."""
+        self.end: Place = BEFORE
+        """The place that was noted last: all of it has been written to whomever it concerns."""
+        self.proofs = 0
+        """How many pongs have proven something."""
+        self.unprovable = 0
+        """Connections, also former ones, whose pongs are no echo of what they were sent."""
+        # When a dispatch may carry a ping again.
+        self._next_ping = self.now
+        # Ordinals, and up to which place everything is in writes up to each.
+        self._ordinals: list[int] = []
+        self._places: list[Place] = []
+        self._next_note = 0.0
+        self._connections: dict[ConnectionCursor, None] = {}
+        # Those that are looked at before the first one is looked at again, and how many of them
+        # are due.
+        self._round: list[ConnectionCursor] = []
+        self._due = 0.0
+        self._ticked = self.now
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two pings to a connection, with as many connections as there are."""
+        return max(self._interval, len(self._connections) / _MOST_PER_SECOND)
+
+    @property
+    def tick_interval(self) -> float:
+        """Seconds after which to call :meth:`tick` again."""
+        return self._interval / _TICKS
+
+    def mark(self, recipients: int) -> tuple[int, bytes]:
+        """Begin the writes of a dispatch.
+
+        Whoever gives way between the writes must mark those that are left anew if another ordinal
+        has been taken meanwhile: see :attr:`ordinal`.
+
+        Args:
+            recipients: how many connections are written to.
+
+        Returns:
+            The writes' ordinal, and the ping that goes behind their frames: often none.
+        """
+        ordinal = self.advance()
+        self.now = now = self.clock()
+        if now < self._next_ping or recipients > _MOST_AT_ONCE:
+            return ordinal, b""
+        self._next_ping = now + self.interval
+        return ordinal, _ping(ordinal)
+
+    def advance(self) -> int:
+        """Return the ordinal of a write that is made at once, and is not one of a dispatch."""
+        self.ordinal += 1
+        return self.ordinal
+
+    def note(self, place: Place) -> None:
+        """Note that everything up to a place is in the writes up to :attr:`ordinal`."""
+        self.end = place
+        ordinals, places = self._ordinals, self._places
+        # A note that is left out makes the place of an ordinal lower, never higher.
+        is_dense = len(ordinals) > _MANY_NOTES and self.now < self._next_note
+        if ordinals and (is_dense or ordinals[-1] == self.ordinal):
+            ordinals[-1], places[-1] = self.ordinal, place
+            return
+        self._next_note = self.now + self._interval / _NOTES
+        ordinals.append(self.ordinal)
+        places.append(place)
+        if len(ordinals) > _MOST_NOTES:
+            older = _MOST_NOTES // 2
+            del ordinals[1:older:2], places[1:older:2]
+
+    def place_at(self, ordinal: int) -> Place:
+        """Return the place up to which everything is in the writes up to ``ordinal``."""
+        index = bisect_right(self._ordinals, ordinal)
+        return self._places[index - 1] if index else BEFORE
+
+    def connect(self, outbox: PingedOutbox) -> ConnectionCursor:
+        """Begin to follow a connection, to which nothing has been written yet."""
+        cursor = ConnectionCursor(self, outbox)
+        self._connections[cursor] = None
+        return cursor
+
+    def disconnect(self, cursor: ConnectionCursor) -> None:
+        """Forget a connection that has ended."""
+        self._connections.pop(cursor, None)
+
+    def tick(self) -> None:
+        """Ask the connections that got something and were not asked since: a part of them, so that
+        each is looked at once in an interval."""
+        self.now = now = self.clock()
+        interval = self.interval
+        # If a call comes late, it does not make up for all that was not asked.
+        passed, self._ticked = min(now - self._ticked, 2 * self.tick_interval), now
+        self._due += len(self._connections) * passed / interval
+        while self._due >= 1:
+            if not self._round:
+                self._round = list(self._connections)
+                if not self._round:
+                    self._due = 0.0
+                    break
+            self._due -= 1
+            self._round.pop().ask_if_due()
+
+
+class ConnectionCursor:
+    """What one connection's WebSocket is proven to have received.
+
+    Args:
+        cursors: of the server.
+        outbox: of the connection; nothing has been written to it yet.
+    """
+
+    # There are tens of thousands of them.
+    __slots__ = (
+        "_answers",
+        "_asked",
+        "_cursors",
+        "_first",
+        "_has_ended",
+        "_is_thinned",
+        "_last_answered",
+        "_last_asked",
+        "_last_message",
+        "_next_ask",
+        "_outbox",
+        "_proven_at_message",
+        "_sure",
+        "is_unprovable",
+        "proven",
+        "proven_before_close",
+    )
+
+    def __init__(self, cursors: Cursors, outbox: PingedOutbox) -> None:
+        self._cursors = cursors
+        self._outbox = outbox
+        self._first = outbox.written = cursors.ordinal
+        self.proven = self._first
+        """The ordinal up to which every write to the connection is proven to have arrived."""
+        self.proven_before_close = self._first
+        """The ordinal that was proven when the client's last message but one came."""
+        self.is_unprovable = False
+        """Whether a pong was no echo of what the client was sent, so that none proves anything."""
+        self._proven_at_message = self._first
+        self._last_message = cursors.clock()
+        # The ordinals that the client was asked and has not answered, in order, and whether some of
+        # them were forgotten.
+        self._asked: list[int] = []
+        self._is_thinned = False
+        self._last_asked = self._last_answered = self._first
+        # When a tick may ask it again.
+        self._next_ask = cursors.now
+        # Up to which ordinal everything was written, if something later may not have been.
+        self._sure: int | None = None
+        # Whoever waits for an answer, by the ordinal that was asked.
+        self._answers: dict[int, Callable[[bool], None]] | None = None
+        self._has_ended = False
+
+    @property
+    def written(self) -> int:
+        """The ordinal of the last write that the connection was to get. Unless it is higher than
+        :attr:`proven`, the client has everything."""
+        return self._outbox.written
+
+    # What the outbox tells
+
+    def asked(self, ordinal: int) -> None:
+        """Note that a ping with this ordinal is written to the connection."""
+        self._last_asked = ordinal
+        # If it goes on getting something, a dispatch asks it again before a tick does.
+        self._next_ask = self._cursors.now + self._cursors.interval + self._cursors.tick_interval
+        self._asked.append(ordinal)
+        if len(self._asked) > _MOST_OUTSTANDING:
+            del self._asked[1 : _MOST_OUTSTANDING // 2 : 2]
+            self._is_thinned = True
+
+    def doubt(self) -> None:
+        """Note that what comes after the last write may not get to the client any more: the
+        connection is closing, or the library writes it when it can."""
+        if self._sure is None:
+            self._sure = self._outbox.written
+
+    # What the connection tells
+
+    def received(self) -> None:
+        """Note that a message came from the client."""
+        now = self._cursors.clock()
+        # Messages that come together were sent together: for each channel a new token, say.
+        if now - self._last_message >= _APART:
+            self._last_message = now
+            self.proven_before_close = self._proven_at_message
+            self._proven_at_message = self.proven
+
+    def pong(self, payload: bytes) -> bool:
+        """Take a pong; return whether it answers a ping of ours.
+
+        A pong that is not eight bytes long is none of ours: the library has pings of its own, and a
+        client may send pongs unasked, as heartbeats (RFC 6455, section 5.5.3).
+        """
+        return len(payload) == _PAYLOAD.size and self.answered(*_PAYLOAD.unpack(payload))
+
+    def answered(self, ordinal: int) -> bool:
+        """Take a pong of eight bytes, as a number; return whether it answers a ping of ours."""
+        asked = self._asked
+        place = bisect_left(asked, ordinal)
+        if place == len(asked) or asked[place] != ordinal:
+            self._consider(ordinal)
+            return False
+        # A client may answer the last ping only, for all (RFC 6455, section 5.5.3).
+        del asked[: place + 1]
+        self._last_answered = ordinal
+        if not self.is_unprovable and not self._has_ended:
+            self.proven = ordinal
+            self._cursors.proofs += 1
+        if self._answers:
+            for waiting in [waiting for waiting in self._answers if waiting <= ordinal]:
+                self._answers.pop(waiting)(True)
+        return True
+
+    def closed_by_client(self) -> None:
+        """Take back what may not have been received: the client has sent its close frame first."""
+        if not self._has_ended:
+            self._has_ended = True
+            self.proven = min(self.proven, self.proven_before_close)
+
+    def close_answered(self) -> None:
+        """Take everything that was written as received: the client has answered our close frame."""
+        if not self._has_ended and not self.is_unprovable:
+            self._has_ended = True
+            sure = self._outbox.written if self._sure is None else self._sure
+            self.proven = max(self.proven, sure)
+
+    def close(self) -> None:
+        """Stop: the connection is gone. What is proven stays readable."""
+        self._has_ended = True
+        self._cursors.disconnect(self)
+        answers, self._answers = self._answers, None
+        for answer in (answers or {}).values():
+            answer(False)
+
+    # Pings
+
+    def ask(self, on_answer: Callable[[bool], None] | None = None) -> int:
+        """Ask the client now whether it is there, and has what was written so far.
+
+        Args:
+            on_answer: called with True when it has answered, or with False if the connection ends
+                before.
+
+        Returns:
+            The ordinal that :attr:`proven` reaches when the client has answered.
+        """
+        # One that was not asked before: an earlier answer may be on its way.
+        ordinal = self._cursors.advance()
+        if on_answer is not None:
+            if self._has_ended:
+                on_answer(False)
+                return ordinal
+            if self._answers is None:
+                self._answers = {}
+            self._answers[ordinal] = on_answer
+        self._write_ping(ordinal)
+        return ordinal
+
+    def ask_if_due(self) -> None:
+        """Ask whether everything has arrived, if that was not asked yet; once in an interval."""
+        written = self._outbox.written
+        if (
+            written > self._last_asked
+            and self._cursors.now >= self._next_ask
+            and not self.is_unprovable
+            and not self._has_ended
+        ):
+            self._write_ping(written)
+            # Already the next time it is looked at, which is an interval later, or nearly.
+            self._next_ask = self._cursors.now + self._cursors.interval / 2
+
+    def _write_ping(self, ordinal: int) -> None:
+        self._outbox.write(Frames((), ordinal, _ping(ordinal)))
+
+    def _consider(self, ordinal: int) -> None:
+        """Decide on a pong that is no answer to a ping that is remembered."""
+        # One that was answered before, by itself or with a later one.
+        if self._first < ordinal <= self._last_answered:
+            return
+        if self._is_thinned and self._first < ordinal <= self._last_asked:
+            return
+        if not self.is_unprovable:
+            self.is_unprovable = True
+            self._cursors.unprovable += 1
+
+
+def ping_payload(ordinal: int) -> bytes:
+    """Return what a ping with an ordinal holds."""
+    return _PAYLOAD.pack(ordinal)
+
+
+def _ping(ordinal: int) -> bytes:
+    """Return a ping frame with an ordinal."""
+    return _PING.pack(_FIN_PING, _PAYLOAD.size, ordinal)

@@ -1,0 +1,389 @@
+"""Cursors: what pongs prove, and who is asked when."""
+
+from __future__ import annotations
+
+import pytest
+
+from realtime_server.net.frames import Frames
+from realtime_server.replay.cursors import ConnectionCursor, Cursors, ping_payload
+from realtime_server.replay.places import BEFORE
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Connection:
+    """An outbox whose client answers when the test says so."""
+
+    written = 0
+
+    def __init__(self, cursors: Cursors) -> None:
+        self.pings: list[int] = []
+        self.cursor: ConnectionCursor = cursors.connect(self)
+
+    def write(self, frames: Frames) -> None:
+        self.written = frames.ordinal
+        if frames.ping:
+            assert frames.ping == b"\x89\x08" + ping_payload(frames.ordinal)
+            self.pings.append(frames.ordinal)
+            self.cursor.asked(frames.ordinal)
+
+    def answer(self, *ordinals: int) -> None:
+        for ordinal in ordinals:
+            assert self.cursor.pong(ping_payload(ordinal))
+
+    def echo(self, payload: bytes) -> None:
+        assert not self.cursor.pong(payload)
+
+
+class Server:
+    """Writes to connections, one second after the other."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.cursors = Cursors(interval=1.0, clock=self.clock)
+
+    def connect(self) -> Connection:
+        return Connection(self.cursors)
+
+    def write(self, *connections: Connection) -> int:
+        ordinal, ping = self.cursors.mark(len(connections))
+        for connection in connections:
+            connection.write(Frames((), ordinal, ping))
+        return ordinal
+
+    def pass_by(self, seconds: float) -> None:
+        """Let time go on, and the cursors tick as often as they want to."""
+        until = self.clock.now + seconds
+        while self.clock.now + self.cursors.tick_interval <= until:
+            self.clock.now += self.cursors.tick_interval
+            self.cursors.tick()
+        self.clock.now = until
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+def test_a_connection_to_which_nothing_was_written_has_everything(server: Server) -> None:
+    server.write(server.connect())
+    late = server.connect()
+    assert late.cursor.written == late.cursor.proven == server.cursors.ordinal
+
+
+def test_a_pong_proves_each_write_up_to_its_ping(server: Server) -> None:
+    one = server.connect()
+    first = server.write(one)
+    second = server.write(one)
+    assert one.pings == [first]
+    assert (one.cursor.written, one.cursor.proven) == (second, 0)
+    one.answer(first)
+    assert (one.cursor.written, one.cursor.proven) == (second, first)
+    assert server.cursors.proofs == 1
+
+
+def test_a_busy_connection_is_asked_once_in_an_interval_behind_what_it_gets(
+    server: Server,
+) -> None:
+    one = server.connect()
+    for _ in range(80):
+        server.write(one)
+        server.pass_by(0.125)
+    assert one.pings == list(range(1, 80, 8))
+
+
+def test_who_got_something_that_was_not_asked_is_asked_later_and_then_left_alone(
+    server: Server,
+) -> None:
+    busy, quiet = server.connect(), server.connect()
+    first = server.write(busy)
+    last = server.write(quiet)
+    assert (busy.pings, quiet.pings) == ([first], [])
+    server.pass_by(2.0)
+    assert (busy.pings, quiet.pings) == ([first], [last])
+    server.pass_by(10.0)
+    assert (busy.pings, quiet.pings) == ([first], [last])
+
+
+def test_a_connection_is_asked_with_its_own_ordinal_though_others_are_ahead(
+    server: Server,
+) -> None:
+    one, other = server.connect(), server.connect()
+    server.write(other)
+    its_own = server.write(one)
+    for _ in range(5):
+        server.write(other)
+    server.pass_by(2.0)
+    assert one.pings == [its_own]
+
+
+def test_a_pong_proves_nothing_that_another_connection_was_asked(server: Server) -> None:
+    one, other = server.connect(), server.connect()
+    server.write(one)
+    of_another = server.write(other)
+    server.pass_by(2.0)
+    assert other.pings == [of_another]
+    one.echo(ping_payload(of_another))
+    assert one.cursor.proven == 0
+    assert one.cursor.is_unprovable
+    assert server.cursors.unprovable == 1
+
+
+def test_no_more_than_a_thousand_are_asked_in_a_second(server: Server) -> None:
+    everybody = [server.connect() for _ in range(5000)]
+    assert server.cursors.interval == 5.0
+    asked = []
+    for _ in range(20):
+        server.write(*everybody)
+        before = sum(len(one.pings) for one in everybody)
+        server.pass_by(1.0)
+        asked.append(sum(len(one.pings) for one in everybody) - before)
+    assert max(asked) <= 1000
+    # In 20 seconds each four times, but for the first interval, in which all are new.
+    assert {len(one.pings) for one in everybody} <= {3, 4}
+
+
+def test_ticks_spread_the_pings_over_the_interval(server: Server) -> None:
+    everybody = [server.connect() for _ in range(80)]
+    for one in everybody:
+        server.write(one)
+    server.clock.now = 1.0
+    for _ in range(8):
+        before = sum(len(one.pings) for one in everybody)
+        server.pass_by(server.cursors.tick_interval)
+        assert sum(len(one.pings) for one in everybody) - before <= 20
+    server.pass_by(1.0)
+    assert {len(one.pings) for one in everybody} == {1}
+
+
+def test_who_left_is_not_asked(server: Server) -> None:
+    one, other = server.connect(), server.connect()
+    server.write(one)
+    server.write(one, other)
+    one.cursor.close()
+    other.cursor.close()
+    server.pass_by(5.0)
+    assert (one.pings, other.pings) == ([1], [])
+
+
+# Pongs that are no echo.
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0", b"1234", b"\0" * 7, b"\0" * 9, b"x" * 125])
+def test_pongs_of_another_length_mean_nothing(server: Server, payload: bytes) -> None:
+    one = server.connect()
+    server.write(one)
+    one.echo(payload)
+    assert not one.cursor.is_unprovable
+    one.answer(1)
+    assert one.cursor.proven == 1
+
+
+@pytest.mark.parametrize("ordinal", [0, 2, 3, 4, 1 << 63])
+def test_eight_bytes_that_the_client_was_not_sent_make_it_unprovable_for_good(
+    server: Server, ordinal: int
+) -> None:
+    one = server.connect()
+    for _ in range(3):
+        server.write(one)
+    one.answer(1)
+    one.echo(ping_payload(ordinal))
+    assert one.cursor.is_unprovable
+    server.clock.now = 1.0
+    server.write(one)
+    one.answer(4)
+    assert one.cursor.proven == 1
+    one.cursor.close_answered()
+    assert one.cursor.proven == 1
+    assert server.cursors.unprovable == 1
+
+
+def test_who_is_unprovable_is_not_asked_by_a_tick(server: Server) -> None:
+    one = server.connect()
+    one.echo(b"constant")
+    server.write(one)
+    server.write(one)
+    server.pass_by(5.0)
+    assert one.pings == [1]
+
+
+def test_the_last_of_several_pings_may_be_answered_for_all(server: Server) -> None:
+    one = server.connect()
+    for _ in range(3):
+        server.write(one)
+        server.pass_by(1.0)
+    one.answer(3)
+    assert one.cursor.proven == 3
+    # Late ones, and repeated ones, do no harm.
+    for ordinal in (1, 2, 3):
+        one.echo(ping_payload(ordinal))
+    assert (one.cursor.proven, one.cursor.is_unprovable) == (3, False)
+
+
+def test_a_client_that_never_answers_is_remembered_in_bounded_memory(server: Server) -> None:
+    one = server.connect()
+    for _ in range(10_000):
+        server.write(one)
+        server.clock.now += 1.0
+    assert one.pings == list(range(1, 10_001))
+    # Whatever it answers in the end is no invention of its own.
+    for ordinal in range(1, 9_990):
+        one.cursor.pong(ping_payload(ordinal))
+    assert not one.cursor.is_unprovable
+    assert one.cursor.proven <= 9_990
+    one.answer(9_999)
+    assert one.cursor.proven == 9_999
+    one.echo(ping_payload(10_001))
+    assert one.cursor.is_unprovable
+
+
+# Questions.
+
+
+def test_a_question_is_answered_by_a_pong_to_it_or_to_a_later_ping(server: Server) -> None:
+    one = server.connect()
+    answers: list[str] = []
+    server.write(one)
+    first = one.cursor.ask(lambda is_there: answers.append(f"first {is_there}"))
+    one.cursor.ask(lambda is_there: answers.append(f"second {is_there}"))
+    one.answer(1)
+    assert answers == []
+    assert one.cursor.proven < first
+    one.answer(first)
+    assert answers == ["first True"]
+    assert one.cursor.proven == first
+    server.clock.now += 1.0
+    one.answer(server.write(one))
+    assert answers == ["first True", "second True"]
+
+
+def test_a_question_is_denied_when_the_connection_ends(server: Server) -> None:
+    one = server.connect()
+    answers: list[bool] = []
+    one.cursor.ask(answers.append)
+    one.cursor.close()
+    assert answers == [False]
+    one.cursor.ask(answers.append)
+    assert answers == [False, False]
+
+
+def test_a_question_without_a_listener_says_when_it_is_proven(server: Server) -> None:
+    one = server.connect()
+    ordinal = one.cursor.ask()
+    assert one.pings == [ordinal]
+    one.answer(ordinal)
+    assert one.cursor.proven == ordinal
+
+
+# Ends.
+
+
+def test_a_client_that_closes_has_what_was_proven_at_its_last_message_but_one(
+    server: Server,
+) -> None:
+    one = server.connect()
+    for _ in range(4):
+        server.clock.now += 25.0
+        one.answer(server.write(one))
+        one.cursor.received()
+    assert one.cursor.proven == 4
+    assert one.cursor.proven_before_close == 3
+    one.cursor.closed_by_client()
+    assert one.cursor.proven == 3
+    # What comes after the close frame changes nothing any more.
+    one.cursor.close_answered()
+    assert one.cursor.proven == 3
+
+
+def test_messages_that_come_together_count_as_one(server: Server) -> None:
+    one = server.connect()
+    for _ in range(2):
+        server.clock.now += 25.0
+        one.answer(server.write(one))
+        for _ in range(10):
+            one.cursor.received()
+            server.clock.now += 0.1
+    one.cursor.closed_by_client()
+    assert one.cursor.proven == 1
+
+
+def test_a_client_that_sent_hardly_anything_has_only_what_it_had_at_the_start(
+    server: Server,
+) -> None:
+    server.write(server.connect())
+    one = server.connect()
+    server.clock.now = 1.0
+    one.answer(server.write(one))
+    assert one.cursor.proven == 2
+    one.cursor.received()
+    one.cursor.closed_by_client()
+    assert one.cursor.proven == 1
+
+
+def test_the_answer_to_our_close_frame_proves_everything(server: Server) -> None:
+    one = server.connect()
+    server.write(one)
+    server.write(one)
+    one.cursor.close_answered()
+    assert one.cursor.proven == one.cursor.written == 2
+
+
+def test_it_does_not_prove_what_came_too_late_to_be_written(server: Server) -> None:
+    one = server.connect()
+    server.write(one)
+    one.cursor.doubt()
+    server.write(one)
+    one.cursor.doubt()
+    one.cursor.close_answered()
+    assert (one.cursor.proven, one.cursor.written) == (1, 2)
+
+
+def test_what_is_proven_stays_readable(server: Server) -> None:
+    one = server.connect()
+    server.write(one)
+    one.answer(1)
+    one.cursor.close()
+    assert (one.cursor.written, one.cursor.proven) == (1, 1)
+
+
+# Places.
+
+
+def test_an_ordinal_has_the_last_place_that_is_wholly_written_up_to_it(server: Server) -> None:
+    cursors, one = server.cursors, server.connect()
+    assert (cursors.place_at(0), cursors.end) == (BEFORE, BEFORE)
+    cursors.note((10, 0))
+    server.write(one)
+    server.write(one)
+    cursors.note((20, 0))
+    # Quiet publications: the stream goes on without anything to write.
+    cursors.note((30, 0))
+    server.write(one)
+    assert [cursors.place_at(ordinal) for ordinal in range(4)] == [
+        (10, 0),
+        (10, 0),
+        (30, 0),
+        (30, 0),
+    ]
+    assert cursors.end == (30, 0)
+
+
+def test_places_are_remembered_in_bounded_memory_and_never_too_high(server: Server) -> None:
+    """A thousand batches a second, for three minutes."""
+    cursors = server.cursors
+    for number in range(1, 180_001):
+        server.clock.now = number / 1000
+        cursors.mark(1)
+        cursors.note((number, 0))
+    places = [cursors.place_at(ordinal)[0] for ordinal in range(180_001)]
+    assert len(set(places)) <= 8192
+    behind = [ordinal - place for ordinal, place in enumerate(places)]
+    assert min(behind) >= 0
+    # For half a minute all are some milliseconds too low, at most; of older ones something is left.
+    assert max(behind[-30_000:]) <= 10
+    assert max(behind[-60_000:]) <= 1000
