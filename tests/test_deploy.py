@@ -46,8 +46,12 @@ def server() -> Any:
 
 @pytest.fixture(scope="module")
 def manifests() -> dict[str, Any]:
-    text = (DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")
-    return {one["kind"]: one for one in yaml.safe_load_all(text)}
+    """Each kind comes once."""
+    texts = [
+        (DEPLOY / name).read_text(encoding="utf-8")
+        for name in ("kubernetes.yaml", "kubernetes-ingress.yaml")
+    ]
+    return {one["kind"]: one for text in texts for one in yaml.safe_load_all(text)}
 
 
 # The image.
@@ -161,6 +165,35 @@ def test_all_manifests_are_about_the_same_pods(manifests: dict[str, Any]) -> Non
     assert manifests["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
 
 
+def test_the_ingress_passes_on_what_stock_clients_call_and_nothing_else(
+    manifests: dict[str, Any],
+) -> None:
+    spec = manifests["Ingress"]["spec"]
+    [rule] = spec["rules"]
+    [path] = rule["http"]["paths"]
+    assert (path["path"], path["pathType"]) == ("/realtime/v1/websocket", "Exact")
+    service = manifests["Service"]
+    [port] = service["spec"]["ports"]
+    assert path["backend"]["service"] == {
+        "name": service["metadata"]["name"],
+        "port": {"name": port["name"]},
+    }
+    [encrypted] = spec["tls"]
+    assert encrypted["hosts"] == [rule["host"]]
+
+
+def test_the_server_closes_idle_connections_before_the_ingress_does(
+    manifests: dict[str, Any],
+) -> None:
+    annotations = manifests["Ingress"]["metadata"]["annotations"]
+    times = {name: value for name, value in annotations.items() if name.endswith("-timeout")}
+    assert len(times) == 4
+    for value in times.values():
+        assert float(value.removesuffix("s")) * 1000 > DEFAULTS.idle_timeout
+    service = manifests["Service"]["metadata"]["name"]
+    assert annotations["nginx.org/websocket-services"] == service
+
+
 def test_a_new_version_does_not_wait_for_a_slot_that_the_old_one_holds(
     manifests: dict[str, Any],
 ) -> None:
@@ -232,12 +265,39 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
     assert len(used) > 20
 
 
-def test_the_dashboards_panels_are_apart() -> None:
-    dashboard = json.loads((DEPLOY / "grafana" / "realtime.json").read_text(encoding="utf-8"))
-    places = [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in dashboard["panels"]]
-    assert len(set(places)) == len(places)
+@pytest.fixture
+def dashboard() -> Any:
+    return json.loads((DEPLOY / "grafana" / "realtime.json").read_text(encoding="utf-8"))
+
+
+def test_the_dashboards_panels_are_apart(dashboard: Any) -> None:
+    cells = [
+        (x, y)
+        for place in (one["gridPos"] for one in dashboard["panels"])
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    # Grafana's grid has 24 columns.
+    assert max(x for x, _ in cells) < 24
     numbers = [one["id"] for one in dashboard["panels"]]
     assert len(set(numbers)) == len(numbers)
+
+
+def test_the_dashboard_takes_its_source_and_its_job_from_whoever_looks(dashboard: Any) -> None:
+    # One of Grafana's own: https://grafana.com/docs/grafana/latest/dashboards/variables/
+    variables = {one["name"] for one in dashboard["templating"]["list"]} | {"__rate_interval"}
+    assert {"datasource", "job"} <= variables
+    asked = [panel["datasource"] for panel in dashboard["panels"]]
+    for panel in dashboard["panels"]:
+        references = [target["refId"] for target in panel["targets"]]
+        assert len(set(references)) == len(references)
+        for target in panel["targets"]:
+            asked.append(target["datasource"])
+            assert set(re.findall(r"\$(\w+)", target["expr"])) <= variables
+            assert target["expr"].count('{job=~"$job"}') == len(metrics_in(target["expr"]))
+    asked += [one["datasource"] for one in dashboard["templating"]["list"] if one["name"] == "job"]
+    assert all(one == {"type": "prometheus", "uid": "${datasource}"} for one in asked)
 
 
 def test_a_metric_that_does_not_exist_would_be_found() -> None:

@@ -1,0 +1,196 @@
+"""deploy/prometheus and deploy/grafana, as Prometheus reads them.
+
+It accepts the rules, and they fire when they should. It can read each query of the dashboard, and
+a server has the metrics that the query names.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import urllib.request
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server_process import ServerProcess
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"
+DASHBOARD = ROOT / "deploy" / "grafana" / "realtime.json"
+
+
+def run_promtool(*arguments: str | Path) -> tuple[int, str]:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed")
+    done = subprocess.run(
+        [program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return done.returncode, done.stdout
+
+
+def promtool(*arguments: str | Path) -> None:
+    code, output = run_promtool(*arguments)
+    assert code == 0, output
+
+
+def test_prometheus_finds_nothing_wrong() -> None:
+    promtool("check", "rules", "--lint-fatal", RULES)
+
+
+def of(metric: str, values: str, instance: str = "a", **labels: str) -> dict[str, str]:
+    """Return a series, a value for each minute."""
+    named = {"job": "shop", "instance": instance, **labels}
+    inside = ",".join(f'{name}="{value}"' for name, value in named.items())
+    return {"series": f"{metric}{{{inside}}}", "values": values}
+
+
+PAIR = [of("realtime_stream_connected", "1x20"), of("realtime_stream_connected", "0x20", "b")]
+NOBODY = [of("realtime_stream_connected", "0x20"), of("realtime_stream_connected", "0x20", "b")]
+
+
+@pytest.mark.parametrize(
+    ("alert", "series", "fires"),
+    [
+        ("RealtimeNotReading", PAIR, 0),
+        ("RealtimeNotReading", NOBODY, 1),
+        ("RealtimeNoStandby", PAIR, 0),
+        ("RealtimeNoStandby", PAIR[:1], 1),
+        ("RealtimeLag", [*PAIR, of("realtime_lag_bytes", "2e8x20")], 1),
+        ("RealtimeLag", [*PAIR, of("realtime_lag_bytes", "2e7x20")], 0),
+        # A standby does not know, and its figure does not matter.
+        ("RealtimeLag", [*PAIR, of("realtime_lag_bytes", "2e8x20", "b")], 0),
+        ("RealtimeLate", [*PAIR, of("realtime_lag_seconds", "60x20")], 1),
+        ("RealtimeGap", [of("realtime_gaps_total", "0x15 1x5")], 1),
+        ("RealtimeGap", [of("realtime_gaps_total", "1x20")], 0),
+        ("RealtimeSlowClients", [of("realtime_slow_clients_total", "0+20x20")], 1),
+        ("RealtimeSlowClients", [of("realtime_slow_clients_total", "0+5x20")], 0),
+        ("RealtimeLimits", [of("realtime_limits_total", "0+100x20", limit="joins")], 1),
+        (
+            "RealtimePolicies",
+            [of("realtime_rls_errors_total", "0+1x20"), of("realtime_rls_timeouts_total", "0x20")],
+            1,
+        ),
+        ("RealtimeWebhookDead", [of("realtime_webhook_dead_total", "0x15 1x5", endpoint="e")], 1),
+        ("RealtimeWebhookWaiting", [of("realtime_webhook_oldest_seconds", "900x20")], 1),
+    ],
+)
+def test_an_alert_fires_when_it_should(
+    tmp_path: Path, alert: str, series: list[dict[str, str]], fires: int
+) -> None:
+    # Whatever its labels and texts are: how many there are is asked of the series of alerts.
+    asked = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)'
+    test: dict[str, Any] = {
+        "rule_files": [str(RULES)],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": series,
+                "promql_expr_test": [
+                    {
+                        "expr": asked,
+                        "eval_time": "19m",
+                        "exp_samples": [{"labels": "{}", "value": fires}],
+                    }
+                ],
+            }
+        ],
+    }
+    file = tmp_path / "test.yaml"
+    # YAML is a superset of JSON.
+    file.write_text(json.dumps(test), encoding="utf-8")
+    promtool("test", "rules", file)
+
+
+# The dashboard.
+
+
+class Query:
+    """A query of the dashboard, with Grafana's variables as Prometheus gets them."""
+
+    def __init__(self, expression: str, legend: str) -> None:
+        self.expression = expression.replace("$__rate_interval", "5m").replace("$job", "shop")
+        self.metrics = set(re.findall(r"\brealtime_\w+", expression))
+        grouped = ",".join(re.findall(r"\bby \(([^)]*)\)", expression))
+        self.grouped = set(re.findall(r"\w+", grouped))
+        self.shown = set(re.findall(r"{{\s*(\w+)\s*}}", legend))
+
+
+@pytest.fixture
+def queries() -> list[Query]:
+    dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
+    return [
+        Query(target["expr"], target["legendFormat"])
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+    ]
+
+
+def check_expressions(expressions: Iterable[str], folder: Path) -> tuple[int, str]:
+    """Have Prometheus read them, each as a rule that records it."""
+    rules = [{"record": f"query:{n}", "expr": text} for n, text in enumerate(expressions)]
+    file = folder / "rules.yaml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    return run_promtool("check", "rules", file)
+
+
+def test_prometheus_can_read_every_query_of_the_dashboard(
+    queries: list[Query], tmp_path: Path
+) -> None:
+    expressions = [query.expression for query in queries]
+    assert not any("$" in expression for expression in expressions)
+    code, output = check_expressions(expressions, tmp_path)
+    assert code == 0, output
+    assert f"{len(queries)} rules found" in output
+
+
+def test_a_query_that_prometheus_cannot_read_would_be_found(tmp_path: Path) -> None:
+    code, output = check_expressions(["sum by (le (rate(realtime_rows_total[5m]))"], tmp_path)
+    assert code != 0
+    assert "could not parse expression" in output
+
+
+@pytest.fixture(scope="module")
+def scraped() -> Iterator[str]:
+    """What Prometheus gets from a server."""
+    nowhere = "host=127.0.0.1 port=1 dbname=none user=nobody"
+    with (
+        ServerProcess(nowhere, EXPOSE_METRICS="true") as server,
+        urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=30) as answer,
+    ):
+        yield answer.read().decode()
+
+
+def test_a_server_has_the_metrics_that_the_dashboard_and_the_alerts_name(
+    queries: list[Query], scraped: str
+) -> None:
+    kinds = dict(re.findall(r"^# TYPE (\w+) (\w+)$", scraped, re.MULTILINE))
+    there = {
+        name + suffix
+        for name, kind in kinds.items()
+        for suffix in (("_bucket", "_sum", "_count") if kind == "histogram" else ("",))
+    }
+    assert all(query.metrics for query in queries)
+    assert set[str]().union(*(query.metrics for query in queries)) <= there
+    assert set(re.findall(r"\brealtime_\w+", RULES.read_text(encoding="utf-8"))) <= there
+
+
+def test_every_label_that_the_dashboard_names_is_one_of_the_metrics(queries: list[Query]) -> None:
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    labels = {
+        name: set(re.findall(r"`(\w+)`", text))
+        for name, text in re.findall(r"^\| `(\w+)` \| \w+ \|([^|]*)\|", page, re.MULTILINE)
+    }
+    for query in queries:
+        [metric] = query.metrics
+        given = labels[metric.removesuffix("_bucket")] | {"job", "instance"}
+        assert query.grouped <= given
+        assert query.shown <= (query.grouped or given)
