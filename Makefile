@@ -5,6 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 CLIENTS := tests/e2e/clients
+EXAMPLES := examples
 UNIT_TESTS := tests/core tests/server tests/property $(wildcard tests/test_*.py)
 # Most tests wait, for processes and for time limits, so two cores keep three workers busy. Tests of
 # a server that others share, TEST_DSN's, come one after the other: some of them look at all of it.
@@ -12,7 +13,7 @@ WORKERS ?= $(if $(TEST_DSN),0,3)
 # Files with a leading underscore are what the benchmarks share.
 BENCHMARKS ?= $(sort $(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
-.PHONY: help demo test check bench release docs clean lint clients
+.PHONY: help demo test check bench release docs clean lint clients examples
 .DEFAULT_GOAL := help
 
 help: ## print this menu
@@ -20,11 +21,11 @@ help: ## print this menu
 	    printf 'make %-8s%s\n' "$$name" "$$text"; done
 
 demo: $(VENV)/.demo ## PostgreSQL, sample tables, the server and a page; PORT=4567 for another port
-	@exec $(RUN) -m realtime_server.demo
+	@DEMO_ENV_FILE=$(CURDIR)/$(VENV)/demo.env exec $(RUN) -m realtime_server.demo
 
 test: ## install what the tests need, then check everything; WORKERS=0 for one after the other
 	@tests/provision
-	@$(MAKE) --no-print-directory lint clients
+	@$(MAKE) --no-print-directory lint clients examples
 	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1
 
 # Unit tests have one try, and asking the plugin for tries takes 40 ms a test.
@@ -44,7 +45,7 @@ docs: $(VENV)/.docs ## build the documentation into site/
 
 clean: ## remove the virtual environment and all that was built
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf $(CLIENTS)/node_modules $(CLIENTS)/.venv
+	rm -rf $(CLIENTS)/node_modules $(CLIENTS)/.venv $(EXAMPLES)/.venv $(EXAMPLES)/*/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lint: $(VENV)/.dev
@@ -53,16 +54,31 @@ lint: $(VENV)/.dev
 	@$(RUN) -m mypy
 
 # npm writes node_modules/.package-lock.json when it is done.
+define npm_ci
+@if command -v npm > /dev/null; then cd $(1) && \
+    { [ node_modules/.package-lock.json -nt package-lock.json ] || \
+        npm ci --no-audit --no-fund --loglevel=error; }; \
+else echo "npm is not installed: what needs JavaScript in $(1) cannot run"; fi
+endef
+
 clients: $(CLIENTS)/.venv/.done
-	@if [ ! -f $(CLIENTS)/package-lock.json ]; then exit 0; fi; \
-	if ! command -v npm > /dev/null; then \
-	    echo "npm is not installed: the tests with stock JavaScript clients will skip"; exit 0; fi; \
-	cd $(CLIENTS) && { [ node_modules/.package-lock.json -nt package-lock.json ] || \
-	    npm ci --no-audit --no-fund --loglevel=error; }
+	$(call npm_ci,$(CLIENTS))
 
 $(CLIENTS)/.venv/.done: $(CLIENTS)/requirements.txt | $(VENV)/bin/pip
 	@$(RUN) -m venv --clear $(CLIENTS)/.venv
 	@$(CLIENTS)/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# What examples/start needs, of all examples.
+examples: $(EXAMPLES)/.venv/.done
+	$(call npm_ci,$(EXAMPLES)/node-js)
+	$(call npm_ci,$(EXAMPLES)/page)
+	$(call npm_ci,$(EXAMPLES)/chat)
+
+$(EXAMPLES)/.venv/.done: $(EXAMPLES)/requirements.txt pyproject.toml | $(VENV)/bin/pip
+	@echo "installing what the examples need"
+	@$(RUN) -m venv --clear $(EXAMPLES)/.venv
+	@$(EXAMPLES)/.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[binary]' -r $<
 	@touch $@
 
 # pip is the last thing that comes into a new environment, so it marks a whole one.

@@ -6,6 +6,9 @@ PORT (4000), and changes a few rows a second. A second server, in RLS mode on
 the port after that, shows two people what each may see of one table. Ctrl-C or
 SIGTERM ends all of it.
 
+While it runs, a file that DEMO_ENV_FILE names says where database and server are, as variables of a
+shell: `make demo` has one, for the examples.
+
 Exit codes: 0 after a stop, 2 for settings that cannot work (a busy port among
 them), 1 for everything else.
 """
@@ -15,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import logging
 import os
 import secrets
@@ -40,6 +44,8 @@ from realtime_server.server import RealtimeServer
 __all__ = ["main", "run"]
 
 _HOST = "127.0.0.1"
+_EXAMPLES_PORT = 8000
+"""Pages that come from there may connect, too: those of the examples."""
 _WRITE_INTERVAL = 0.3  # seconds: fast enough to see, slow enough to read
 _NOTE_INTERVAL = 1.0  # seconds: slow enough to compare two views
 
@@ -109,10 +115,10 @@ async def run(environ: Mapping[str, str]) -> None:
     """Run the demo until SIGINT or SIGTERM.
 
     Args:
-        environ: PORT and DEMO_DSN are read from it.
+        environ: PORT, DEMO_DSN and DEMO_ENV_FILE are read from it.
 
     Raises:
-        ConfigError: PORT is not a port, or is in use.
+        ConfigError: PORT is not a port, or is in use; DEMO_ENV_FILE cannot be written.
         ServerError: The port was taken while PostgreSQL started.
         RealtimeError: The embedded PostgreSQL or its sample tables cannot be had.
         psycopg.Error: DEMO_DSN's database refuses, or ended.
@@ -125,15 +131,21 @@ async def run(environ: Mapping[str, str]) -> None:
     _check_port(ServerConfig.from_env(settings, dev=True).port)
     # Blocks the loop for a second, in the one thread that lives long enough;
     # a signal that comes meanwhile is served as soon as everything is up.
-    with _database(environ.get("DEMO_DSN")) as database:
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(_database(environ.get("DEMO_DSN")))
         with psycopg.connect(database.dsn, connect_timeout=3) as connection:
             sample.prepare(connection)
             settings |= _database_settings(connection.info)
-        config = ServerConfig.from_env(settings, dev=True)
+        config = ServerConfig.from_env({**settings, **_origins(settings["PORT"])}, dev=True)
         async with (
             RealtimeServer(config) as server,
             _two_views(database, settings, server.port) as two,
         ):
+            addresses = {
+                "DATABASE_URL": database.dsn,
+                "REALTIME_URL": f"ws://{_HOST}:{server.port}/socket",
+            }
+            stack.enter_context(_written_to(environ.get("DEMO_ENV_FILE"), addresses))
             said, work = two
             print(
                 _ANNOUNCEMENT.format(
@@ -185,6 +197,39 @@ async def _work_until(stop: asyncio.Event, work: list[_Work]) -> None:
                 task.cancel()
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
+
+
+def _origins(port: str) -> dict[str, str]:
+    """Return the setting that lets pages of the examples connect, and the server's own."""
+    if port == "0":
+        return {}  # which the server's own would be is not known yet
+    names = [
+        f"http://{host}:{each}" for host in (_HOST, "localhost") for each in (port, _EXAMPLES_PORT)
+    ]
+    return {"ALLOWED_ORIGINS": json.dumps(names)}
+
+
+@contextlib.contextmanager
+def _written_to(path: str | None, variables: Mapping[str, str]) -> Iterator[None]:
+    """Have a file with variables, in a shell's syntax, that only its owner may read."""
+    if not path:
+        yield
+        return
+    lines = "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)  # a demo that was killed has left it
+        with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(lines)
+    except OSError as error:
+        raise ConfigError(
+            f"DEMO_ENV_FILE is {path!r}, which cannot be written: {error.strerror}"
+        ) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _check_port(port: int) -> None:

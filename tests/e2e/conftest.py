@@ -55,7 +55,7 @@ def clients() -> Path:
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed; stock JavaScript clients need it")
-    with _alone():
+    with alone():
         if not _is_installed():
             command = ["npm", "ci", "--no-audit", "--no-fund", "--loglevel=error"]
             subprocess.run(command, cwd=CLIENTS, check=True, timeout=240)
@@ -68,13 +68,13 @@ def python_client() -> Path:
     if shutil.which("make") is None:
         pytest.skip("make is not installed; it makes the Python client's environment")
     stamp = (CLIENTS / ".venv" / ".done").relative_to(ROOT)
-    with _alone():
+    with alone():
         subprocess.run(["make", "--silent", str(stamp)], cwd=ROOT, check=True, timeout=240)
     return CLIENTS / ".venv" / "bin" / "python"
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Have no other worker install anything meanwhile."""
     folder = os.open(CLIENTS, os.O_RDONLY)
     try:
