@@ -42,7 +42,7 @@ class Run:
         writer: Writer,
         count: int,
         *,
-        server_faults: bool,
+        server_faults: float,
         plant: StockClient | None = None,
     ) -> None:
         """Have clients join, rows written, and things break; return when all is well again.
@@ -50,7 +50,7 @@ class Run:
         Args:
             writer: of the rows; it is entered here.
             count: of the faults.
-            server_faults: whether the server is killed and stopped, too.
+            server_faults: which part of them is a server that is killed or stopped.
             plant: a client that loses one message on the way, which nobody can know of.
         """
         await until_joined(self._clients, within=60)
@@ -60,7 +60,7 @@ class Run:
             async with asyncio.TaskGroup() as group:
                 for number in range(count):
                     await asyncio.sleep(self._random.uniform(*_BETWEEN))
-                    if server_faults and self._random.random() < 1 / 6:
+                    if self._random.random() < server_faults:
                         await self._break_server(number)
                         continue
                     fault = draw(self._random, self._clients)

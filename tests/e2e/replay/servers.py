@@ -18,12 +18,14 @@ Stop = Literal["kill", "terminate"]
 
 
 class Servers:
-    """Servers of one database, each with a permanent slot of its own; they run inside the block.
+    """Servers of one database; they run inside the block.
 
     Args:
         database: what they broadcast.
-        count: how many.
-        seed: of which one a connection goes to.
+        count: how many, each with a permanent slot of its own.
+        has_standby: whether one more waits for the slot of the first, and is the one that
+            connections go to when it has it.
+        seed: of which server a connection goes to.
         environment: more variables.
     """
 
@@ -32,13 +34,17 @@ class Servers:
         database: Database,
         *,
         count: int = 1,
+        has_standby: bool = False,
         seed: int,
         environment: Mapping[str, str],
     ) -> None:
         self._database = database
         self._environment = environment
         self._slots = [unique_name("slot") for _ in range(count)]
-        self._ports = [0] * count
+        if has_standby:
+            self._slots.append(self._slots[0])
+        self._has_standby = has_standby
+        self._ports = [0] * len(self._slots)
         self._running: dict[int, ServerProcess] = {}
         self._random = random.Random(seed)
         self._stack = ExitStack()
@@ -63,27 +69,36 @@ class Servers:
         return len(self._slots)
 
     def pick(self) -> int:
-        """Return the port of one that runs, or of one that does not if none does."""
-        return self._ports[self._random.choice([*self._running] or [0])]
+        """Return the port of one that serves, or of one that does not run if none does."""
+        serving = [*self._running][: 1 if self._has_standby else None]
+        return self._ports[self._random.choice(serving or [0])]
 
     async def stop(self, which: int, how: Stop) -> None:
-        """End one, and return when it has ended."""
+        """End one, and return when it has ended, and its standby streams."""
         server = self._running.pop(which)
         await asyncio.to_thread(server.kill if how == "kill" else server.stop)
+        if self._has_standby:
+            (other,) = self._running.values()
+            await asyncio.to_thread(other.wait_for_log, "streaming from database")
 
     async def start(self, which: int) -> None:
-        """Start one again, on its port and its slot; return when it streams."""
+        """Start one again, on its port; return when it streams, or waits for the slot."""
         await asyncio.to_thread(self._start, which)
 
     def _start(self, which: int) -> None:
+        # The first that runs has the slot.
+        is_standby = self._has_standby and bool(self._running)
         server = ServerProcess(
             self._database,
             publications='["changes"]',
             port=self._ports[which],
+            streaming=not is_standby,
             SLOT_NAME=self._slots[which],
             **self._environment,
         )
         server.__enter__()
+        if is_standby:
+            server.wait_for_log("waiting until it is free")
         self._ports[which] = server.port
         self._running[which] = server
 

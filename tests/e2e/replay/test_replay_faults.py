@@ -29,7 +29,9 @@ SEED = int(os.environ.get("REPLAY_FAULTS_SEED", "1"))
 MOST_IN_A_RUN = 300
 
 WINDOW = int(os.environ.get("REPLAY_WINDOW", getattr(ServerConfig(), "replay_window", 0)))
-SURVIVES_RESTARTS = getattr(ServerConfig(), "replay_wal_mb", 0) > 0
+SURVIVES_RESTARTS = (
+    getattr(ServerConfig(), "replay_wal_mb", 0) > 0 or "REPLAY_RESTARTS" in os.environ
+)
 
 pytestmark = [
     pytest.mark.e2e,
@@ -39,6 +41,11 @@ pytestmark = [
 ]
 needs_replay = pytest.mark.xfail(
     WINDOW == 0, reason="the server replays nothing", run="REPLAY_FAULTS" in os.environ
+)
+needs_restarts = pytest.mark.xfail(
+    not SURVIVES_RESTARTS,
+    reason="what was missed does not outlive the server",
+    run="REPLAY_FAULTS" in os.environ,
 )
 
 MEMBERS: tuple[tuple[str, Identity], ...] = (
@@ -110,6 +117,15 @@ def report(verdicts: Mapping[str, Verdict]) -> str:
     return "\n".join(lines)
 
 
+def check(run: Run, count: int) -> None:
+    verdicts = run.verdicts()
+    print(report(verdicts))
+    # The faults were some.
+    assert any(verdict.joins > 1 for verdict in verdicts.values())
+    bad = {name: verdict for name, verdict in verdicts.items() if not verdict.is_good}
+    assert not bad, f"{count} faults: {bad}"
+
+
 @needs_replay
 @pytest.mark.parametrize("run", range(-(-FAULTS // MOST_IN_A_RUN)))
 async def test_nothing_is_missed_over_faults(
@@ -121,15 +137,32 @@ async def test_nothing_is_missed_over_faults(
     settings = environment(page_url, WEBSOCKET_COMPRESSION=str(run % 2 == 1).lower())
     with Servers(items, seed=seed, environment=settings) as servers:
         async with stage.clients(servers, MEMBERS, page_url) as clients:
-            writer = Writer(items, seed=seed)
             a_run = Run(servers, clients, seed=seed)
-            await a_run.faults(writer, count, server_faults=SURVIVES_RESTARTS)
-    verdicts = a_run.verdicts()
-    print(report(verdicts))
-    # The faults were some.
-    assert all(verdict.joins > 1 for verdict in verdicts.values())
-    bad = {name: verdict for name, verdict in verdicts.items() if not verdict.is_good}
-    assert not bad, f"REPLAY_FAULTS={count} REPLAY_FAULTS_SEED={seed}: {bad}"
+            server_faults = 1 / 6 if SURVIVES_RESTARTS else 0
+            await a_run.faults(Writer(items, seed=seed), count, server_faults=server_faults)
+    check(a_run, count)
+
+
+@needs_restarts
+@pytest.mark.parametrize("several", ["two servers", "a warm standby"])
+async def test_nothing_is_missed_where_servers_are_several(
+    several: str, items: Database, stage: Stage, page_url: str
+) -> None:
+    has_standby = several == "a warm standby"
+    count = min(MOST_IN_A_RUN, max(10, FAULTS // 4))
+    print(f"REPLAY_FAULTS={FAULTS} REPLAY_FAULTS_SEED={SEED}")
+    with Servers(
+        items,
+        count=1 if has_standby else 2,
+        has_standby=has_standby,
+        seed=SEED,
+        environment=environment(page_url),
+    ) as servers:
+        members: list[tuple[str, Identity]] = [("js", "session"), ("py", "session")]
+        async with stage.clients(servers, members, page_url) as clients:
+            run = Run(servers, clients, seed=SEED)
+            await run.faults(Writer(items, seed=SEED), count, server_faults=1 / 2)
+    check(run, count)
 
 
 async def test_what_is_missed_without_replay_is_seen(
@@ -144,7 +177,7 @@ async def test_what_is_missed_without_replay_is_seen(
         ) as clients:
             writer = Writer(items, seed=SEED)
             run = Run(servers, clients, seed=SEED)
-            await run.faults(writer, 5, server_faults=False)
+            await run.faults(writer, 5, server_faults=0)
     verdicts = run.verdicts()
     print(report(verdicts))
     assert any(verdict.missing for verdict in verdicts.values())
@@ -157,7 +190,7 @@ async def test_a_message_that_is_lost_on_a_connection_is_seen(
     with Servers(items, seed=SEED, environment=environment(page_url)) as servers:
         async with stage.clients(servers, [("js", "session")], page_url) as clients:
             run = Run(servers, clients, seed=SEED)
-            await run.faults(Writer(items, seed=SEED), 0, server_faults=False, plant=clients[0])
+            await run.faults(Writer(items, seed=SEED), 0, server_faults=0, plant=clients[0])
     planted, other = run.verdicts().values()
     assert len(planted.missing) == 1
     assert other.is_good
