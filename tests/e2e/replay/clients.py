@@ -24,8 +24,8 @@ __all__ = ["CLIENTS", "Identity", "StockClient", "start_page", "start_program", 
 CLIENTS: Final = ("js", "js-vsn1", "js-1", "py", "phoenix")
 """All but the one in a browser."""
 
-Identity = Literal["session", "claims", "address"]
-"""What the server can know a client by."""
+Identity = Literal["session", "claims", "tab", "address"]
+"""What the server can know a client by. Several tabs have the same token."""
 
 BINDING: Final = {"event": "INSERT", "schema": "public", "table": "item"}
 HEARTBEAT: Final = 2000
@@ -33,14 +33,15 @@ HEARTBEAT: Final = 2000
 
 
 def identify(identity: Identity) -> dict[str, str]:
-    """Return the parameters of a connection of one client, which is unlike all others."""
+    """Return the parameters of the connections of one client."""
     match identity:
         case "session":
             return {"apikey": "anon", "session": str(uuid.uuid4())}
         case "claims":
             return {"apikey": make_token({"role": "anon", "session_id": str(uuid.uuid4())})}
+        case "tab":
+            return {"apikey": make_token({"role": "anon", "session_id": "of several tabs"})}
         case "address":
-            # The topics, which are unlike, tell these clients of one machine from each other.
             return {"apikey": "anon"}
 
 
@@ -140,7 +141,7 @@ class PageClient(StockClient):
 
 
 def start_program(
-    name: str, wire: Wire, identity: Identity, *, folder: Path, python: Path
+    name: str, number: int, wire: Wire, identity: Identity, *, folder: Path, python: Path
 ) -> tuple[Program, Callable[[], ProgramClient]]:
     """Return a client's program, which is to be entered, and then what makes a client of it."""
     url = f"ws://127.0.0.1:{wire.port}/socket"
@@ -168,11 +169,11 @@ def start_program(
             program = Program(str(python), source, url, json.dumps(options))
 
     def make() -> ProgramClient:
-        if identity == "claims":
+        if identity in ("claims", "tab"):
             program.tell(token=params["apikey"])
         program.tell(**subscribe)
         return ProgramClient(
-            f"{name} by {identity}",
+            f"{number}: {name} by {identity}",
             wire,
             program,
             topic=topic,

@@ -81,6 +81,7 @@ class Writer:
         self._dsn = database.dsn
         self._random = random.Random(seed)
         self._is_over = False
+        self._writing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         self._connection = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
@@ -99,15 +100,16 @@ class Writer:
 
     async def write(self, count: int) -> None:
         """Write so many rows in one transaction."""
-        first = self.written.last + 1
-        last = first + count - 1
-        length = self._random.choice(_LENGTHS)
-        before = await self._lsn()
-        await self._connection.execute(
-            "insert into item select id, repeat('x', %s) from generate_series(%s::int8, %s) as id",
-            (length, first, last),
-        )
-        self.written.transactions.append(Transaction(first, last, before, await self._lsn()))
+        async with self._writing:
+            first = self.written.last + 1
+            last = first + count - 1
+            length = self._random.choice(_LENGTHS)
+            before = await self._lsn()
+            await self._connection.execute(
+                "insert into item select id, %s from generate_series(%s::int8, %s) as id",
+                ("x" * length, first, last),
+            )
+            self.written.transactions.append(Transaction(first, last, before, await self._lsn()))
 
     async def _lsn(self) -> int:
         cursor = await self._connection.execute("select pg_current_wal_insert_lsn() - '0/0'")

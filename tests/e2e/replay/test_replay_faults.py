@@ -79,10 +79,10 @@ class Stage:
         """Yield clients that have been told to join, and supabase-js in a page besides."""
         async with contextlib.AsyncExitStack() as stack:
             makers = []
-            for name, identity in members:
+            for number, (name, identity) in enumerate(members, 1):
                 wire = await stack.enter_async_context(Wire(servers.pick))
                 program, make = start_program(
-                    name, wire, identity, folder=self._folder, python=self._python
+                    name, number, wire, identity, folder=self._folder, python=self._python
                 )
                 stack.enter_context(program)
                 makers.append(make)
@@ -141,6 +141,22 @@ async def test_nothing_is_missed_over_faults(
             server_faults = 1 / 6 if SURVIVES_RESTARTS else 0
             await a_run.faults(Writer(items, seed=seed), count, server_faults=server_faults)
     check(a_run, count)
+
+
+@needs_replay
+async def test_clients_that_cannot_be_told_apart_miss_nothing(
+    items: Database, stage: Stage, page_url: str
+) -> None:
+    count = min(MOST_IN_A_RUN, max(10, FAULTS // 4))
+    print(f"REPLAY_FAULTS={FAULTS} REPLAY_FAULTS_SEED={SEED}")
+    members: list[tuple[str, Identity]] = []
+    members += [("js", "tab"), ("js", "tab"), ("js-vsn1", "tab")]
+    members += [("py", "address"), ("py", "address"), ("js-1", "address"), ("js-1", "address")]
+    with Servers(items, seed=SEED, environment=environment(page_url)) as servers:
+        async with stage.clients(servers, members, page_url) as clients:
+            run = Run(servers, clients, seed=SEED)
+            await run.faults(Writer(items, seed=SEED), count, server_faults=0)
+    check(run, count)
 
 
 @needs_restarts

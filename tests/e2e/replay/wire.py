@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Final, Literal, Self
 
@@ -37,6 +38,8 @@ class Wire:
         self.port = 0
         self.opened = 0
         """How many connections there were."""
+        self.is_down = False
+        """Whether new connections are reset at once."""
 
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -61,6 +64,16 @@ class Wire:
         """The newest connection, unless it is broken."""
         return self._links[-1] if self._links and not self._links[-1].is_broken else None
 
+    @contextlib.contextmanager
+    def down(self) -> Iterator[None]:
+        """Have no connection inside the block."""
+        self.is_down = True
+        for link in self._links:
+            link.abort()
+        self._links = []
+        yield
+        self.is_down = False
+
     def forget(self) -> None:
         """End what is left of broken connections: whoever was not told of the end is told now."""
         for link in self._links:
@@ -73,18 +86,20 @@ class Wire:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        try:
-            back, forth = await asyncio.open_connection("127.0.0.1", self._server_port())
-        except OSError:
+        if self.is_down:
             _close(writer, "reset")
             return
+        try:
+            back, forth = await asyncio.open_connection("127.0.0.1", self._server_port())
+            self.opened += 1
+            link = Link(writer, forth)
+            self._links.append(link)
+            await asyncio.gather(link.carry(reader, "server"), link.carry(back, "client"))
+        except OSError:
+            _close(writer, "reset")
         except asyncio.CancelledError:
+            # Of the wire's end.
             writer.transport.abort()
-            raise
-        self.opened += 1
-        link = Link(writer, forth)
-        self._links.append(link)
-        await asyncio.gather(link.carry(reader, "server"), link.carry(back, "client"))
 
 
 class Link:
