@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from tests.e2e.replay.clients import StockClient, until_joined
 from tests.e2e.replay.faults import draw
@@ -37,56 +38,61 @@ class Run:
         self._random = random.Random(seed)
         self._begin = time.monotonic()
 
-    async def faults(
-        self,
-        writer: Writer,
-        count: int,
-        *,
-        server_faults: float,
-        plant: StockClient | None = None,
-    ) -> None:
-        """Have clients join, rows written, and things break; return when all is well again.
-
-        Args:
-            writer: of the rows; it is entered here.
-            count: of the faults.
-            server_faults: which part of them is a server that is killed or stopped.
-            plant: a client that loses one message on the way, which nobody can know of.
-        """
+    @contextlib.asynccontextmanager
+    async def rows(self, writer: Writer) -> AsyncIterator[None]:
+        """Write rows inside the block, and at its end until every client is well again."""
         await until_joined(self._clients, within=60)
         async with writer:
-            if plant is not None:
-                await self._lose_a_message(plant)
-            async with asyncio.TaskGroup() as group:
-                for number in range(count):
-                    await asyncio.sleep(self._random.uniform(*_BETWEEN))
-                    if self._random.random() < server_faults:
-                        await self._break_server(number)
-                        continue
-                    fault = draw(self._random, self._clients)
-                    self._say(f"{number}: {fault}")
-                    group.create_task(fault.happen())
+            yield
             for client in self._clients:
                 client.wire.forget()
-            self.last = writer.written.last
+            self._last = writer.written.last
             await self._until_all_is_seen(writer)
         self._written = writer.written
 
-    def verdicts(self) -> dict[str, Verdict]:
-        """Return what each client missed, by its name."""
-        return {
-            client.name: judge(client.told, self._written, last=self.last, is_named=client.is_named)
-            for client in self._clients
-        }
+    async def faults(self, count: int, *, server_faults: float = 0) -> None:
+        """Break things, one after the other, while rows are written.
 
-    async def _lose_a_message(self, client: StockClient) -> None:
-        while not client.highest:
-            await client.look()
-            await asyncio.sleep(0.01)
+        Args:
+            count: of the faults.
+            server_faults: which part of them is a server that is killed or stopped.
+        """
+        async with asyncio.TaskGroup() as group:
+            for number in range(count):
+                await asyncio.sleep(self._random.uniform(*_BETWEEN))
+                if self._random.random() < server_faults:
+                    await self._break_server(number)
+                    continue
+                fault = draw(self._random, self._clients)
+                self._say(f"{number}: {fault}")
+                group.create_task(fault.happen())
+
+    async def restarts(self, count: int) -> None:
+        """Stop the server and start it again, so many times, when every client has a new row."""
+        for number in range(count):
+            await self._until_all_have_new_rows()
+            self._say(f"{number}: restart")
+            await self._servers.stop(0, "terminate")
+            await self._servers.start(0)
+        await self._until_all_have_new_rows()
+
+    async def lose_a_message(self, client: StockClient) -> None:
+        """Lose one message on the way to a client, of which nobody can know."""
+        await self._until_all_have_new_rows()
         link = client.wire.link
         assert link is not None
         link.drop(b"postgres_changes")
         await eventually(lambda: not link.will_drop)
+        await self._until_all_have_new_rows()
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """Return what each client missed, by its name."""
+        return {
+            client.name: judge(
+                client.told, self._written, last=self._last, is_named=client.is_named
+            )
+            for client in self._clients
+        }
 
     async def _break_server(self, number: int) -> None:
         which = self._random.randrange(len(self._servers))
@@ -103,15 +109,25 @@ class Run:
         for client in broken:
             client.wire.forget()
 
+    async def _until_all_have_new_rows(self) -> None:
+        former = {client: client.highest for client in self._clients}
+        async with asyncio.timeout(_PATIENCE):
+            while not all(client.highest > highest for client, highest in former.items()):
+                await self._look()
+
     async def _until_all_is_seen(self, writer: Writer) -> None:
         """Wait until each has seen a row behind the last that counts, or has lost its chance."""
-        deadline = time.monotonic() + _PATIENCE
-        while time.monotonic() < deadline and writer.is_writing:
-            for client in self._clients:
-                await client.look()
-            if all(client.highest > self.last for client in self._clients):
-                return
-            await asyncio.sleep(0.05)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                while writer.is_writing:
+                    await self._look()
+                    if all(client.highest > self._last for client in self._clients):
+                        return
+
+    async def _look(self) -> None:
+        for client in self._clients:
+            await client.look()
+        await asyncio.sleep(0.02)
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._begin:7.1f} s  {text}", flush=True)

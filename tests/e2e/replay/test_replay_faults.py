@@ -27,6 +27,7 @@ from tests.integration.conftest import fresh_database
 FAULTS = int(os.environ.get("REPLAY_FAULTS", "40"))
 SEED = int(os.environ.get("REPLAY_FAULTS_SEED", "1"))
 MOST_IN_A_RUN = 300
+RESTARTS = max(2, FAULTS // 20)
 
 WINDOW = int(os.environ.get("REPLAY_WINDOW", getattr(ServerConfig(), "replay_window", 0)))
 SURVIVES_RESTARTS = (
@@ -138,8 +139,8 @@ async def test_nothing_is_missed_over_faults(
     with Servers(items, seed=seed, environment=settings) as servers:
         async with stage.clients(servers, MEMBERS, page_url) as clients:
             a_run = Run(servers, clients, seed=seed)
-            server_faults = 1 / 6 if SURVIVES_RESTARTS else 0
-            await a_run.faults(Writer(items, seed=seed), count, server_faults=server_faults)
+            async with a_run.rows(Writer(items, seed=seed)):
+                await a_run.faults(count, server_faults=1 / 6 if SURVIVES_RESTARTS else 0)
     check(a_run, count)
 
 
@@ -155,7 +156,8 @@ async def test_clients_that_cannot_be_told_apart_miss_nothing(
     with Servers(items, seed=SEED, environment=environment(page_url)) as servers:
         async with stage.clients(servers, members, page_url) as clients:
             run = Run(servers, clients, seed=SEED)
-            await run.faults(Writer(items, seed=SEED), count, server_faults=0)
+            async with run.rows(Writer(items, seed=SEED)):
+                await run.faults(count)
     check(run, count)
 
 
@@ -177,8 +179,23 @@ async def test_nothing_is_missed_where_servers_are_several(
         members: list[tuple[str, Identity]] = [("js", "session"), ("py", "session")]
         async with stage.clients(servers, members, page_url) as clients:
             run = Run(servers, clients, seed=SEED)
-            await run.faults(Writer(items, seed=SEED), count, server_faults=1 / 2)
+            async with run.rows(Writer(items, seed=SEED)):
+                await run.faults(count, server_faults=1 / 2)
     check(run, count)
+
+
+@needs_restarts
+async def test_a_server_that_is_stopped_and_started_repeats_nothing(
+    items: Database, stage: Stage, page_url: str
+) -> None:
+    with Servers(items, seed=SEED, environment=environment(page_url)) as servers:
+        members: list[tuple[str, Identity]] = [(name, "session") for name in CLIENTS]
+        async with stage.clients(servers, members, page_url) as clients:
+            run = Run(servers, clients, seed=SEED)
+            async with run.rows(Writer(items, seed=SEED)):
+                await run.restarts(RESTARTS)
+    check(run, RESTARTS)
+    assert [verdict.repeated for verdict in run.verdicts().values()] == [0] * len(clients)
 
 
 async def test_what_is_missed_without_replay_is_seen(
@@ -191,9 +208,9 @@ async def test_what_is_missed_without_replay_is_seen(
         async with stage.clients(
             servers, [("js", "session"), ("py", "session")], page_url
         ) as clients:
-            writer = Writer(items, seed=SEED)
             run = Run(servers, clients, seed=SEED)
-            await run.faults(writer, 5, server_faults=0)
+            async with run.rows(Writer(items, seed=SEED)):
+                await run.faults(5)
     verdicts = run.verdicts()
     print(report(verdicts))
     assert any(verdict.missing for verdict in verdicts.values())
@@ -206,7 +223,8 @@ async def test_a_message_that_is_lost_on_a_connection_is_seen(
     with Servers(items, seed=SEED, environment=environment(page_url)) as servers:
         async with stage.clients(servers, [("js", "session")], page_url) as clients:
             run = Run(servers, clients, seed=SEED)
-            await run.faults(Writer(items, seed=SEED), 0, server_faults=0, plant=clients[0])
+            async with run.rows(Writer(items, seed=SEED)):
+                await run.lose_a_message(clients[0])
     planted, other = run.verdicts().values()
     assert len(planted.missing) == 1
     assert other.is_good
