@@ -147,8 +147,8 @@ class ChangeLog:
             most_bytes: bytes after which there are enough of them, about; None: any number.
 
         Returns:
-            The events, and the place up to which these are all: that of the last one, or ``until``
-            or the end if there are no more before it.
+            The events, and the place up to which these are all: that of the last one; if there are
+            no more, ``until`` or the end.
 
         Raises:
             ValueError: if ``after`` is below the floor: something behind it is lost.
@@ -169,7 +169,7 @@ class ChangeLog:
                 if most_bytes is not None:
                     size += _size_of(event)
                 if len(found) >= most or (most_bytes is not None and size >= most_bytes):
-                    return found, place
+                    return found, until if place == self._lasts[-1] else place
         return found, max(after, until)
 
     def _append(self, events: Sequence[Event]) -> None:

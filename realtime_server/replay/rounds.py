@@ -1,0 +1,342 @@
+"""Rounds: bring channels that came back up to now, through hubs that run behind the live one.
+
+Theory of operation. A round takes the channels that came back within some milliseconds. It has a
+hub of its own, which is made like the live one, and publishes to it what the log has, from the
+lowest of their places on. Each channel enters the hub when the round has reached its place. So a
+change is matched and rendered once for all of them, by the code that does it for live changes.
+
+The switch to the live hub is made between two batches of the stream, for channels whose round has
+reached the end of the log, and without giving way. The broadcaster calls :meth:`Rounds.before`
+before it publishes a batch, which appends the batch to the log, and :meth:`Rounds.after` when the
+batch is with every outbox. In between nobody is switched: a round that reaches the end of the log
+then has published this very batch to its channels. So each channel is in the live hub for whole
+batches only, and has got every earlier one before: nothing is left out, sent twice or overtaken.
+
+A client whose outbox is behind leaves its round and comes back in another one when the outbox has
+drained. So replay cuts no client off as too slow, and no client waits for the slowest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import chain
+from typing import Final, TypeAlias
+
+import attrs
+
+from realtime_core import Event
+
+from ..fanout.groups import Subscription
+from ..fanout.hub import Hub
+from ..fanout.turns import run_steps
+from .log import ChangeLog
+from .places import Place
+from .round import Member, Round
+
+__all__ = ["Publish", "Rounds", "RoundsStats", "one_at_a_time"]
+
+logger = logging.getLogger("realtime.replay")
+
+_GATHERING: Final = 0.02
+"""Seconds for which a round waits for others that come back, and after which outboxes that are
+behind are looked at again."""
+_MOST: Final = 4
+"""Rounds that run at a time. Those who come back meanwhile wait, and share the next one."""
+_PROMOTING: Final = 0.001
+"""Seconds for which a round's channels are let go live before a batch, and behind it. Those for
+whom there is no time get the batch from their round."""
+_STEP: Final = 500
+"""Changes that a round publishes at once, at most."""
+Publish: TypeAlias = Callable[[Hub, list[Event]], Awaitable[None]]
+"""Publishes events to a hub of a round, and returns when they are with every outbox."""
+
+
+@attrs.frozen
+class RoundsStats:
+    """The counts of all rounds."""
+
+    running: int = 0
+    """Rounds that run now."""
+    waiting: int = 0
+    """Channels that are being brought up to now."""
+    started: int = 0
+    """Rounds that were started."""
+    changes: int = 0
+    """Changes that rounds published, each counted once for each of the round's channels."""
+
+
+class Rounds:
+    """Brings channels that came back up to now.
+
+    Args:
+        log: has what they missed.
+        hub: the live one, to which they go then.
+        new_hub: makes a hub like that.
+        publish: publishes events to a round's hub.
+        on_live: called when a channel is in the live hub: it has everything up to ``log.end``. It
+            may be called within :meth:`add`.
+        on_floor: called when the log no longer has what is behind a channel's place: with the
+            channel, that place, and the place from which it goes on. It tells the channel of the
+            gap.
+    """
+
+    def __init__(
+        self,
+        log: ChangeLog,
+        hub: Hub,
+        new_hub: Callable[[], Hub],
+        *,
+        publish: Publish,
+        on_live: Callable[[Subscription], None],
+        on_floor: Callable[[Subscription, Place, Place], None],
+    ) -> None:
+        self._log = log
+        self._hub = hub
+        self._new_hub = new_hub
+        self._publish = publish
+        self._on_live = on_live
+        self._on_floor = on_floor
+        # All channels that are being brought up to now.
+        self._members: dict[Subscription, Member] = {}
+        # Those of them that wait for a round, and those whose outboxes have to drain before.
+        self._waiting: dict[Member, None] = {}
+        self._behind: dict[Member, None] = {}
+        self._rounds: dict[Round, None] = {}
+        # Set while anybody waits.
+        self._wanted = asyncio.Event()
+        # Set unless a batch of the stream is being published, and what had been handed out before.
+        self._is_handed_out = asyncio.Event()
+        self._is_handed_out.set()
+        self._handed: Place = log.end
+        self._started = 0
+        self._changes = 0
+
+    @property
+    def handed(self) -> Place:
+        """The place up to which the live hub has handed out everything."""
+        return self._log.end if self._is_handed_out.is_set() else self._handed
+
+    @property
+    def needed(self) -> Place | None:
+        """The lowest place from which anybody has still to be brought up to now; None: nobody."""
+        log = self._log
+        waiting = chain(self._waiting, self._behind, *(one.entering for one in self._rounds))
+        places = chain(
+            (member.place for member in waiting if member.epoch == log.epoch),
+            (one.place for one in self._rounds if one.members and one.epoch == log.epoch),
+        )
+        return min(places, default=None)
+
+    def stats(self) -> RoundsStats:
+        """Return the counts, as they are now."""
+        return RoundsStats(len(self._rounds), len(self._members), self._started, self._changes)
+
+    # What the facade calls
+
+    def add(self, subscription: Subscription, place: Place) -> None:
+        """Bring a channel up to now, and let it go live then.
+
+        Args:
+            subscription: of the channel, in no hub.
+            place: up to where it has everything, of the log's present epoch.
+        """
+        member = Member(subscription, min(place, self._log.end), self._log.epoch)
+        if member.place == self._log.end and self._is_handed_out.is_set():
+            self._go_live(member)
+            return
+        self._members[subscription] = member
+        self._queue(member)
+
+    def remove(self, subscription: Subscription) -> None:
+        """Let a channel go, which has left. One that is not there is ignored."""
+        member = self._members.pop(subscription, None)
+        if member is None:
+            return
+        if member.round is not None:
+            member.round.remove(member)
+        self._waiting.pop(member, None)
+        self._behind.pop(member, None)
+
+    def place_of(self, subscription: Subscription) -> Place | None:
+        """Return up to where a channel was written everything; None if it is not there.
+
+        It is never too high. What was written of the step that is being published does not count.
+        """
+        member = self._members.get(subscription)
+        if member is None:
+            return None
+        return member.round.place if member.round and member.has_entered else member.place
+
+    async def run(self) -> None:
+        """Start rounds for those who wait; never return."""
+        async with asyncio.TaskGroup() as running:
+            while True:
+                await self._wanted.wait()
+                await asyncio.sleep(_GATHERING)
+                self._queue_those_who_have_read()
+                if self._waiting and len(self._rounds) < _MOST:
+                    running.create_task(self._bring_up(self._new_round()))
+                if not self._waiting and not self._behind:
+                    self._wanted.clear()
+
+    # What the broadcaster calls
+
+    def before(self, batch: Sequence[Event]) -> None:
+        """Prepare for a batch that is about to be published to the live hub."""
+        self._promote_all()
+        epoch, self._handed = self._log.epoch, self._log.end
+        self._log.append(batch)
+        if self._log.epoch != epoch:
+            self._handed = self._log.floor
+        self._is_handed_out.clear()
+
+    def after(self) -> None:
+        """Go on after a batch, which is with every outbox now."""
+        self._is_handed_out.set()
+        self._promote_all()
+
+    # Rounds
+
+    def _queue(self, member: Member) -> None:
+        """Let a member join a round that has not passed its place, or wait for the next one."""
+        fits = [one for one in self._rounds if self._may_join(one, member)]
+        if fits:
+            max(fits, key=lambda one: one.publishing_to).add(member)
+        else:
+            self._waiting[member] = None
+            self._wanted.set()
+
+    def _queue_those_who_have_read(self) -> None:
+        for member in list(self._behind):
+            if not member.subscription.outbox.is_behind:
+                del self._behind[member]
+                self._queue(member)
+
+    def _new_round(self) -> Round:
+        """Make a round of those who wait."""
+        members = list(self._waiting)
+        for member in members:
+            self._lift(member)
+        self._waiting.clear()
+        one = Round(self._new_hub(), members, self._log.epoch)
+        self._rounds[one] = None
+        self._started += 1
+        return one
+
+    def _may_join(self, one: Round, member: Member) -> bool:
+        is_comparable = one.epoch == member.epoch == self._log.epoch
+        return is_comparable and len(one) > 0 and one.publishing_to <= member.place
+
+    async def _bring_up(self, one: Round) -> None:
+        loop = asyncio.get_running_loop()
+        began, channels, changes = loop.time(), len(one), 0
+        try:
+            while len(one):
+                changes += await self._step(one)
+                await asyncio.sleep(0)
+        except Exception:
+            logger.exception("a round failed (a bug in realtime_server: please report it)")
+            await self._is_handed_out.wait()
+            self._give_up(one)
+        finally:
+            del self._rounds[one]
+        logger.debug(
+            "a round for %d channels is over: %d changes in %.3f s",
+            channels,
+            changes,
+            loop.time() - began,
+        )
+
+    async def _step(self, one: Round) -> int:
+        """Publish some changes to a round's hub, or let its members go live; return how many."""
+        self._pass_floor(one)
+        one.enter()
+        until = one.entering[-1].place if one.entering else None
+        events, place = self._log.read(one.place, _STEP, until, most_bytes=one.step_bytes())
+        one.publishing_to = place
+        if events:
+            await self._publish(one.hub, events)
+            self._changes += len(events) * len(one.members)
+        one.place = place
+        self._leave_behind(one)
+        if not events and until is None:
+            await self._is_handed_out.wait()
+            self._promote(one)
+        return len(events)
+
+    def _pass_floor(self, one: Round) -> None:
+        """Tell those of a gap whose place the log does not have any more; they go on behind it."""
+        log = self._log
+        if one.epoch == log.epoch and one.place >= log.floor:
+            return
+        for member in list(one.members.values()):
+            self._on_floor(member.subscription, one.place, log.floor)
+        for member in one.entering:
+            self._lift(member)
+        one.place = one.publishing_to = log.floor
+        one.epoch = log.epoch
+
+    def _lift(self, member: Member) -> None:
+        """Tell a member that is in no hub of a gap if the log does not have its place any more."""
+        log = self._log
+        if member.epoch != log.epoch or member.place < log.floor:
+            self._on_floor(member.subscription, member.place, log.floor)
+            member.place, member.epoch = log.floor, log.epoch
+
+    def _leave_behind(self, one: Round) -> None:
+        """Let those go whose outboxes are behind, until these have drained."""
+        for member in _behind(one):
+            one.remove(member)
+            self._behind[member] = None
+            self._wanted.set()
+
+    def _promote_all(self) -> None:
+        for one in list(self._rounds):
+            self._promote(one)
+
+    def _promote(self, one: Round) -> None:
+        """Let members go live that have everything, as many as there is time for."""
+        is_at_end = one.epoch == self._log.epoch and one.place == self._log.end
+        if not is_at_end or not self._is_handed_out.is_set():
+            return
+        clock = asyncio.get_running_loop().time
+        until = clock() + _PROMOTING
+        for member in list(one.members.values()):
+            one.remove(member)
+            self._go_live(member)
+            if clock() >= until:
+                break
+
+    def _give_up(self, one: Round) -> None:
+        """Let all members go live, without what they missed."""
+        for member in [*one.members.values(), *one.entering]:
+            one.remove(member)
+            self._on_floor(member.subscription, member.place, self._log.end)
+            self._go_live(member)
+
+    def _go_live(self, member: Member) -> None:
+        self._members.pop(member.subscription, None)
+        self._hub.subscribe(member.subscription)
+        self._on_live(member.subscription)
+
+
+def _behind(one: Round) -> Iterator[Member]:
+    members = list(one.members.values())
+    return (member for member in members if member.subscription.outbox.is_behind)
+
+
+def one_at_a_time() -> Publish:
+    """Return what publishes to rounds' hubs in STREAM mode: for one round at a time.
+
+    Each dispatch has a slice of time, after which the live one has its turn: with one slice for
+    each round it would wait for four of them.
+    """
+    lock = asyncio.Lock()
+
+    async def publish(hub: Hub, events: list[Event]) -> None:
+        async with lock:
+            await run_steps(hub.publishing(events))
+
+    return publish

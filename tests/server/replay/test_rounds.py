@@ -1,0 +1,324 @@
+"""Rounds: who waits, who leaves a round, what one publishes at once, and what a failure does."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from realtime_core import LSN, Begin, Commit, Event, Insert, Record, Transaction
+from realtime_core.positions import LAST_INDEX
+from realtime_server.fanout.groups import Subscription
+from realtime_server.fanout.hub import Hub
+from realtime_server.fanout.topic_parser import Topic
+from realtime_server.phoenix.serializers import SERIALIZERS
+from realtime_server.replay.log import ChangeLog
+from realtime_server.replay.places import BEFORE, Place
+from realtime_server.replay.rounds import Publish, Rounds, one_at_a_time
+
+from ...server_helpers import COMMIT_TIME, DEADLINE, RecordingOutbox, make_relation
+
+TODOS = make_relation()
+
+
+def batch(lsn: int, *ids: str, text: str = "x") -> list[Event]:
+    one = Transaction(lsn, LSN(lsn), COMMIT_TIME)
+    rows = [
+        Insert(one, index, TODOS, Record(TODOS.shape, (number, text)))
+        for index, number in enumerate(ids)
+    ]
+    return [Begin(one), *rows, Commit(one, LSN(lsn + 8), len(rows))]
+
+
+def ids(outbox: RecordingOutbox) -> list[str]:
+    return [frame["payload"]["record"]["id"] for frame in outbox.frames]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for a condition, which other tasks bring about."""
+    async with asyncio.timeout(DEADLINE):
+        while not condition():  # noqa: ASYNC110 (each has no event of its own)
+            await asyncio.sleep(0)
+
+
+class Gate:
+    """Publishes when it is told to."""
+
+    def __init__(self) -> None:
+        self.published: list[int] = []
+        self.open = asyncio.Event()
+        self._publish = one_at_a_time()
+
+    async def __call__(self, hub: Hub, events: list[Event]) -> None:
+        self.published.append(len(events))
+        await self.open.wait()
+        await self._publish(hub, events)
+
+
+class Server:
+    """A log, a live hub and rounds."""
+
+    def __init__(self, publish: Publish) -> None:
+        self.log = ChangeLog(max_bytes=1 << 30, window=1e9, clock=lambda: 0.0)
+        self.hub = Hub()
+        self.live: list[Subscription] = []
+        self.gaps: list[tuple[Subscription, Place, Place]] = []
+        self.rounds = Rounds(
+            self.log,
+            self.hub,
+            Hub,
+            publish=publish,
+            on_live=self.live.append,
+            on_floor=lambda *gap: self.gaps.append(gap),
+        )
+
+    def publish(self, events: list[Event]) -> None:
+        self.rounds.before(events)
+        self.hub.publish(events)
+        self.rounds.after()
+
+    def come_back(
+        self, place: Place, topic: str = "realtime:*", outbox: RecordingOutbox | None = None
+    ) -> tuple[Subscription, RecordingOutbox]:
+        outbox = outbox or RecordingOutbox()
+        subscription = Subscription(Topic.parse(topic), SERIALIZERS["1.0.0"], outbox)
+        self.rounds.add(subscription, place)
+        return subscription, outbox
+
+
+@asynccontextmanager
+async def open_server(publish: Publish | None = None) -> AsyncIterator[Server]:
+    server = Server(publish or one_at_a_time())
+    running = asyncio.create_task(server.rounds.run())
+    try:
+        yield server
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+        assert running.cancelled()
+
+
+def test_a_channel_that_missed_nothing_goes_live_at_once() -> None:
+    async def main() -> None:
+        async with open_server() as server:
+            server.publish(batch(16, "1"))
+            one, outbox = server.come_back((16, LAST_INDEX))
+            assert server.live == [one]
+            server.publish(batch(32, "2"))
+            assert ids(outbox) == ["2"]
+
+    asyncio.run(main())
+
+
+def test_nobody_goes_live_while_a_batch_is_being_published() -> None:
+    async def main() -> None:
+        async with open_server() as server:
+            server.publish(batch(16, "1"))
+            events = batch(32, "2")
+            server.rounds.before(events)
+            assert server.rounds.handed == (16, LAST_INDEX)
+            _, one = server.come_back((32, LAST_INDEX))
+            _, other = server.come_back((16, LAST_INDEX))
+            await until(lambda: ids(other) == ["2"])
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert server.live == []
+            server.hub.publish(events)
+            server.rounds.after()
+            assert server.rounds.handed == (32, LAST_INDEX)
+            await until(lambda: len(server.live) == 2)
+            server.publish(batch(48, "3"))
+            assert (ids(one), ids(other)) == (["3"], ["2", "3"])
+
+    asyncio.run(main())
+
+
+def test_those_who_come_back_together_share_a_round() -> None:
+    async def main() -> None:
+        async with open_server() as server:
+            for lsn in (16, 32, 48):
+                server.publish(batch(lsn, str(lsn)))
+            outboxes = [server.come_back(place)[1] for place in (BEFORE, (16, 0), (32, LAST_INDEX))]
+            assert server.rounds.needed == BEFORE
+            await until(lambda: len(server.live) == 3)
+            assert [ids(one) for one in outboxes] == [["16", "32", "48"], ["32", "48"], ["48"]]
+            assert server.rounds.stats().started == 1
+            assert server.rounds.needed is None
+
+    asyncio.run(main())
+
+
+def test_at_most_four_rounds_run_and_the_next_one_takes_all_who_wait() -> None:
+    async def main() -> None:
+        gate = Gate()
+        async with open_server(gate) as server:
+            server.publish(batch(16, "1", "2"))
+            for started in range(1, 5):
+                server.come_back(BEFORE)
+                await until(lambda started=started: server.rounds.stats().started == started)
+                # It has begun, so the next one cannot join it.
+                await until(lambda started=started: len(gate.published) == started)
+            for _ in range(10):
+                server.come_back(BEFORE)
+            await asyncio.sleep(0.05)
+            assert server.rounds.stats().running == 4
+            gate.open.set()
+            await until(lambda: len(server.live) == 14)
+            assert server.rounds.stats().started == 5
+
+    asyncio.run(main())
+
+
+def test_who_comes_back_to_a_place_that_a_round_has_not_reached_joins_it() -> None:
+    async def main() -> None:
+        gate = Gate()
+        async with open_server(gate) as server:
+            server.publish(batch(16, *map(str, range(600))))
+            server.come_back(BEFORE)
+            await until(lambda: gate.published == [500])
+            _, outbox = server.come_back((16, 549))
+            gate.open.set()
+            await until(lambda: len(server.live) == 2)
+            assert server.rounds.stats().started == 1
+            # It enters where it stands.
+            assert gate.published == [500, 50, 50]
+            assert ids(outbox) == list(map(str, range(550, 600)))
+
+    asyncio.run(main())
+
+
+def test_a_client_that_is_behind_leaves_its_round_until_it_has_read() -> None:
+    async def main() -> None:
+        async with open_server() as server:
+            server.publish(batch(16, *map(str, range(1200))))
+            slow, quick = RecordingOutbox(), RecordingOutbox()
+            slow.is_behind = True
+            behind, _ = server.come_back(BEFORE, outbox=slow)
+            other, _ = server.come_back(BEFORE, outbox=quick)
+            await until(lambda: server.live == [other])
+            assert len(ids(quick)) == 1200
+            # It got one step: before that it was not known to be behind.
+            assert len(ids(slow)) == 500
+            assert server.rounds.place_of(behind) == server.rounds.needed == (16, 499)
+            await asyncio.sleep(0.05)
+            assert len(ids(slow)) == 500
+            slow.is_behind = False
+            await until(lambda: server.live == [other, behind])
+            assert ids(slow) == list(map(str, range(1200)))
+            assert server.gaps == []
+
+    asyncio.run(main())
+
+
+def test_a_step_has_fewer_bytes_for_a_socket_with_more_channels() -> None:
+    async def main(channels: int) -> list[int]:
+        gate = Gate()
+        gate.open.set()
+        async with open_server(gate) as server:
+            server.publish(batch(16, *map(str, range(40)), text="x" * 100_000))
+            outbox = RecordingOutbox()
+            for number in range(channels):
+                server.come_back(BEFORE, f"realtime:*:todos:id=eq.{number}", outbox)
+            await until(lambda: len(server.live) == channels)
+        return gate.published
+
+    assert asyncio.run(main(1)) == [6] * 6 + [4]
+    assert asyncio.run(main(4)) == [2] * 20
+
+
+def test_a_channel_that_leaves_gets_nothing_more() -> None:
+    async def main() -> None:
+        gate = Gate()
+        async with open_server(gate) as server:
+            server.publish(batch(16, "1", "2"))
+            one, outbox = server.come_back(BEFORE)
+            other, _ = server.come_back((16, 0))
+            late, _ = server.come_back(BEFORE)
+            server.rounds.remove(late)
+            await until(lambda: gate.published)
+            assert server.rounds.place_of(one) == BEFORE
+            assert server.rounds.place_of(other) == (16, 0)
+            for subscription in (one, other, other):
+                server.rounds.remove(subscription)
+            assert server.rounds.place_of(one) is None
+            gate.open.set()
+            await until(lambda: server.rounds.stats().running == 0)
+            assert (outbox.frames, server.live) == ([], [])
+            assert not one.is_open
+
+    asyncio.run(main())
+
+
+def test_a_place_that_has_left_the_log_is_told_as_a_gap() -> None:
+    async def main() -> None:
+        async with open_server() as server:
+            for lsn in (16, 32, 48):
+                server.publish(batch(lsn, str(lsn)))
+            server.log.trim((32, 0))
+            one, outbox = server.come_back((16, LAST_INDEX))
+            await until(lambda: server.live)
+            assert server.gaps == [(one, (16, LAST_INDEX), (32, 0))]
+            assert ids(outbox) == ["48"]
+
+    asyncio.run(main())
+
+
+def test_whoever_waits_while_the_stream_becomes_another_one_is_told_of_a_gap() -> None:
+    async def main() -> None:
+        async with open_server() as server:
+            server.publish(batch(1000, "1"))
+            server.publish(batch(1008, "1"))
+            one, outbox = server.come_back((1000, LAST_INDEX))
+            server.publish(batch(16, "2"))
+            await until(lambda: server.live)
+            assert server.gaps == [(one, (1000, LAST_INDEX), (16, -1))]
+            assert ids(outbox) == ["2"]
+            assert server.rounds.handed == (16, LAST_INDEX)
+
+    asyncio.run(main())
+
+
+def test_a_round_that_fails_tells_of_a_gap_and_lets_its_channels_go_live(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def publish(hub: Hub, events: list[Event]) -> None:
+        raise RuntimeError("broken")
+
+    async def main() -> None:
+        async with open_server(publish) as server:
+            server.publish(batch(16, "1", "2"))
+            one, outbox = server.come_back(BEFORE)
+            other, _ = server.come_back((16, 0))
+            await until(lambda: len(server.live) == 2)
+            end = (16, LAST_INDEX)
+            assert sorted(server.gaps, key=lambda gap: gap[1]) == [
+                (one, BEFORE, end),
+                (other, (16, 0), end),
+            ]
+            server.publish(batch(32, "3"))
+            assert ids(outbox) == ["3"]
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(main())
+    assert "please report it" in caplog.text
+
+
+def test_what_publishes_one_at_a_time_does() -> None:
+    async def main() -> None:
+        publish = one_at_a_time()
+        under_way: list[int] = []
+
+        class Slow(Hub):
+            def publishing(self, events):  # type: ignore[no-untyped-def]
+                under_way.append(1)
+                assert len(under_way) == 1
+                yield 0.0
+                under_way.pop()
+
+        waiting: list[Awaitable[None]] = [publish(Slow(), []) for _ in range(3)]
+        await asyncio.gather(*waiting)
+
+    asyncio.run(main())
