@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from realtime_core import Begin, ChangeSource, Event, Gap, Idle
 
@@ -13,7 +14,19 @@ from ...metrics import Metrics
 from ..hub import Hub
 from ..turns import run_steps
 
-__all__ = ["broadcast"]
+__all__ = ["LiveStream", "broadcast"]
+
+
+class LiveStream(Protocol):
+    """Is told of each batch that is published to the live hub."""
+
+    def before(self, batch: Sequence[Event]) -> None:
+        """Prepare for a batch that is about to be published."""
+        ...
+
+    def after(self) -> None:
+        """Go on after the batch, which is with every outbox now."""
+        ...
 
 
 async def broadcast(
@@ -21,6 +34,7 @@ async def broadcast(
     hub: Hub,
     metrics: Metrics,
     *,
+    replay: LiveStream | None = None,
     clock: Callable[[], float] = time.time,
 ) -> None:
     """Publish everything that ``source`` yields, until it ends.
@@ -32,17 +46,24 @@ async def broadcast(
         source: yields batches of changes, with the boundaries of transactions.
         hub: hands the changes to the subscriptions.
         metrics: of the server.
+        replay: keeps what is published for clients that are away, and lets those go live that have
+            come back; None: nobody does.
         clock: seconds since 1970, to measure how long a commit took to reach the sockets.
 
     Raises:
         RealtimeError: if the source cannot go on.
     """
     async for batch in source.batches():
+        if replay is not None:
+            replay.before(batch)
         try:
             await run_steps(hub.publishing(batch))
         except asyncio.CancelledError:
             _acknowledge(source, batch)
             raise
+        finally:
+            if replay is not None:
+                replay.after()
         commit_time = _first_commit_time(batch)
         if commit_time is not None:
             # The clocks of the two machines may differ by more than that.

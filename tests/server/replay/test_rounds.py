@@ -101,120 +101,102 @@ async def open_server(publish: Publish | None = None) -> AsyncIterator[Server]:
         assert running.cancelled()
 
 
-def test_a_channel_that_missed_nothing_goes_live_at_once() -> None:
-    async def main() -> None:
-        async with open_server() as server:
-            server.publish(batch(16, "1"))
-            one, outbox = server.come_back((16, LAST_INDEX))
-            assert server.live == [one]
-            server.publish(batch(32, "2"))
-            assert ids(outbox) == ["2"]
-
-    asyncio.run(main())
+async def test_a_channel_that_missed_nothing_goes_live_at_once() -> None:
+    async with open_server() as server:
+        server.publish(batch(16, "1"))
+        one, outbox = server.come_back((16, LAST_INDEX))
+        assert server.live == [one]
+        server.publish(batch(32, "2"))
+        assert ids(outbox) == ["2"]
 
 
-def test_nobody_goes_live_while_a_batch_is_being_published() -> None:
-    async def main() -> None:
-        async with open_server() as server:
-            server.publish(batch(16, "1"))
-            events = batch(32, "2")
-            server.rounds.before(events)
-            assert server.rounds.handed == (16, LAST_INDEX)
-            _, one = server.come_back((32, LAST_INDEX))
-            _, other = server.come_back((16, LAST_INDEX))
-            await until(lambda: ids(other) == ["2"])
-            for _ in range(10):
-                await asyncio.sleep(0)
-            assert server.live == []
-            server.hub.publish(events)
-            server.rounds.after()
-            assert server.rounds.handed == (32, LAST_INDEX)
-            await until(lambda: len(server.live) == 2)
-            server.publish(batch(48, "3"))
-            assert (ids(one), ids(other)) == (["3"], ["2", "3"])
-
-    asyncio.run(main())
+async def test_nobody_goes_live_while_a_batch_is_being_published() -> None:
+    async with open_server() as server:
+        server.publish(batch(16, "1"))
+        events = batch(32, "2")
+        server.rounds.before(events)
+        assert server.rounds.handed == (16, LAST_INDEX)
+        _, one = server.come_back((32, LAST_INDEX))
+        _, other = server.come_back((16, LAST_INDEX))
+        await until(lambda: ids(other) == ["2"])
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert server.live == []
+        server.hub.publish(events)
+        server.rounds.after()
+        assert server.rounds.handed == (32, LAST_INDEX)
+        await until(lambda: len(server.live) == 2)
+        server.publish(batch(48, "3"))
+        assert (ids(one), ids(other)) == (["3"], ["2", "3"])
 
 
-def test_those_who_come_back_together_share_a_round() -> None:
-    async def main() -> None:
-        async with open_server() as server:
-            for lsn in (16, 32, 48):
-                server.publish(batch(lsn, str(lsn)))
-            outboxes = [server.come_back(place)[1] for place in (BEFORE, (16, 0), (32, LAST_INDEX))]
-            assert server.rounds.needed == BEFORE
-            await until(lambda: len(server.live) == 3)
-            assert [ids(one) for one in outboxes] == [["16", "32", "48"], ["32", "48"], ["48"]]
-            assert server.rounds.stats().started == 1
-            assert server.rounds.needed is None
-
-    asyncio.run(main())
+async def test_those_who_come_back_together_share_a_round() -> None:
+    async with open_server() as server:
+        for lsn in (16, 32, 48):
+            server.publish(batch(lsn, str(lsn)))
+        outboxes = [server.come_back(place)[1] for place in (BEFORE, (16, 0), (32, LAST_INDEX))]
+        assert server.rounds.needed == BEFORE
+        await until(lambda: len(server.live) == 3)
+        assert [ids(one) for one in outboxes] == [["16", "32", "48"], ["32", "48"], ["48"]]
+        assert server.rounds.stats().started == 1
+        assert server.rounds.needed is None
 
 
-def test_at_most_four_rounds_run_and_the_next_one_takes_all_who_wait() -> None:
-    async def main() -> None:
-        gate = Gate()
-        async with open_server(gate) as server:
-            server.publish(batch(16, "1", "2"))
-            for started in range(1, 5):
-                server.come_back(BEFORE)
-                await until(lambda started=started: server.rounds.stats().started == started)
-                # It has begun, so the next one cannot join it.
-                await until(lambda started=started: len(gate.published) == started)
-            for _ in range(10):
-                server.come_back(BEFORE)
-            await asyncio.sleep(0.05)
-            assert server.rounds.stats().running == 4
-            gate.open.set()
-            await until(lambda: len(server.live) == 14)
-            assert server.rounds.stats().started == 5
-
-    asyncio.run(main())
-
-
-def test_who_comes_back_to_a_place_that_a_round_has_not_reached_joins_it() -> None:
-    async def main() -> None:
-        gate = Gate()
-        async with open_server(gate) as server:
-            server.publish(batch(16, *map(str, range(600))))
+async def test_at_most_four_rounds_run_and_the_next_one_takes_all_who_wait() -> None:
+    gate = Gate()
+    async with open_server(gate) as server:
+        server.publish(batch(16, "1", "2"))
+        for started in range(1, 5):
             server.come_back(BEFORE)
-            await until(lambda: gate.published == [500])
-            _, outbox = server.come_back((16, 549))
-            gate.open.set()
-            await until(lambda: len(server.live) == 2)
-            assert server.rounds.stats().started == 1
-            # It enters where it stands.
-            assert gate.published == [500, 50, 50]
-            assert ids(outbox) == list(map(str, range(550, 600)))
-
-    asyncio.run(main())
-
-
-def test_a_client_that_is_behind_leaves_its_round_until_it_has_read() -> None:
-    async def main() -> None:
-        async with open_server() as server:
-            server.publish(batch(16, *map(str, range(1200))))
-            slow, quick = RecordingOutbox(), RecordingOutbox()
-            slow.is_behind = True
-            behind, _ = server.come_back(BEFORE, outbox=slow)
-            other, _ = server.come_back(BEFORE, outbox=quick)
-            await until(lambda: server.live == [other])
-            assert len(ids(quick)) == 1200
-            # It got one step: before that it was not known to be behind.
-            assert len(ids(slow)) == 500
-            assert server.rounds.place_of(behind) == server.rounds.needed == (16, 499)
-            await asyncio.sleep(0.05)
-            assert len(ids(slow)) == 500
-            slow.is_behind = False
-            await until(lambda: server.live == [other, behind])
-            assert ids(slow) == list(map(str, range(1200)))
-            assert server.gaps == []
-
-    asyncio.run(main())
+            await until(lambda started=started: server.rounds.stats().started == started)
+            # It has begun, so the next one cannot join it.
+            await until(lambda started=started: len(gate.published) == started)
+        for _ in range(10):
+            server.come_back(BEFORE)
+        await asyncio.sleep(0.05)
+        assert server.rounds.stats().running == 4
+        gate.open.set()
+        await until(lambda: len(server.live) == 14)
+        assert server.rounds.stats().started == 5
 
 
-def test_a_step_has_fewer_bytes_for_a_socket_with_more_channels() -> None:
-    async def main(channels: int) -> list[int]:
+async def test_who_comes_back_to_a_place_that_a_round_has_not_reached_joins_it() -> None:
+    gate = Gate()
+    async with open_server(gate) as server:
+        server.publish(batch(16, *map(str, range(600))))
+        server.come_back(BEFORE)
+        await until(lambda: gate.published == [500])
+        _, outbox = server.come_back((16, 549))
+        gate.open.set()
+        await until(lambda: len(server.live) == 2)
+        assert server.rounds.stats().started == 1
+        # It enters where it stands.
+        assert gate.published == [500, 50, 50]
+        assert ids(outbox) == list(map(str, range(550, 600)))
+
+
+async def test_a_client_that_is_behind_leaves_its_round_until_it_has_read() -> None:
+    async with open_server() as server:
+        server.publish(batch(16, *map(str, range(1200))))
+        slow, quick = RecordingOutbox(), RecordingOutbox()
+        slow.is_behind = True
+        behind, _ = server.come_back(BEFORE, outbox=slow)
+        other, _ = server.come_back(BEFORE, outbox=quick)
+        await until(lambda: server.live == [other])
+        assert len(ids(quick)) == 1200
+        # It got one step: before that it was not known to be behind.
+        assert len(ids(slow)) == 500
+        assert server.rounds.place_of(behind) == server.rounds.needed == (16, 499)
+        await asyncio.sleep(0.05)
+        assert len(ids(slow)) == 500
+        slow.is_behind = False
+        await until(lambda: server.live == [other, behind])
+        assert ids(slow) == list(map(str, range(1200)))
+        assert server.gaps == []
+
+
+async def test_a_step_has_fewer_bytes_for_a_socket_with_more_channels() -> None:
+    async def published(channels: int) -> list[int]:
         gate = Gate()
         gate.open.set()
         async with open_server(gate) as server:
@@ -225,69 +207,60 @@ def test_a_step_has_fewer_bytes_for_a_socket_with_more_channels() -> None:
             await until(lambda: len(server.live) == channels)
         return gate.published
 
-    assert asyncio.run(main(1)) == [6] * 6 + [4]
-    assert asyncio.run(main(4)) == [2] * 20
+    assert await published(1) == [6] * 6 + [4]
+    assert await published(4) == [2] * 20
 
 
-def test_a_channel_that_leaves_gets_nothing_more() -> None:
-    async def main() -> None:
-        gate = Gate()
-        async with open_server(gate) as server:
-            server.publish(batch(16, "1", "2"))
-            one, outbox = server.come_back(BEFORE)
-            other, _ = server.come_back((16, 0))
-            late, _ = server.come_back(BEFORE)
-            server.rounds.remove(late)
-            await until(lambda: gate.published)
-            assert server.rounds.place_of(one) == BEFORE
-            assert server.rounds.place_of(other) == (16, 0)
-            for subscription in (one, other, other):
-                server.rounds.remove(subscription)
-            assert server.rounds.place_of(one) is None
-            gate.open.set()
-            await until(lambda: server.rounds.stats().running == 0)
-            assert (outbox.frames, server.live) == ([], [])
-            assert not one.is_open
-
-    asyncio.run(main())
+async def test_a_channel_that_leaves_gets_nothing_more() -> None:
+    gate = Gate()
+    async with open_server(gate) as server:
+        server.publish(batch(16, "1", "2"))
+        one, outbox = server.come_back(BEFORE)
+        other, _ = server.come_back((16, 0))
+        late, _ = server.come_back(BEFORE)
+        server.rounds.remove(late)
+        await until(lambda: gate.published)
+        assert server.rounds.place_of(one) == BEFORE
+        assert server.rounds.place_of(other) == (16, 0)
+        for subscription in (one, other, other):
+            server.rounds.remove(subscription)
+        assert server.rounds.place_of(one) is None
+        gate.open.set()
+        await until(lambda: server.rounds.stats().running == 0)
+        assert (outbox.frames, server.live) == ([], [])
+        assert not one.is_open
 
 
-def test_a_place_that_has_left_the_log_is_told_as_a_gap() -> None:
-    async def main() -> None:
-        async with open_server() as server:
-            for lsn in (16, 32, 48):
-                server.publish(batch(lsn, str(lsn)))
-            server.log.trim((32, 0))
-            one, outbox = server.come_back((16, LAST_INDEX))
-            await until(lambda: server.live)
-            assert server.gaps == [(one, (16, LAST_INDEX), (32, 0))]
-            assert ids(outbox) == ["48"]
-
-    asyncio.run(main())
+async def test_a_place_that_has_left_the_log_is_told_as_a_gap() -> None:
+    async with open_server() as server:
+        for lsn in (16, 32, 48):
+            server.publish(batch(lsn, str(lsn)))
+        server.log.trim((32, 0))
+        one, outbox = server.come_back((16, LAST_INDEX))
+        await until(lambda: server.live)
+        assert server.gaps == [(one, (16, LAST_INDEX), (32, 0))]
+        assert ids(outbox) == ["48"]
 
 
-def test_whoever_waits_while_the_stream_becomes_another_one_is_told_of_a_gap() -> None:
-    async def main() -> None:
-        async with open_server() as server:
-            server.publish(batch(1000, "1"))
-            server.publish(batch(1008, "1"))
-            one, outbox = server.come_back((1000, LAST_INDEX))
-            server.publish(batch(16, "2"))
-            await until(lambda: server.live)
-            assert server.gaps == [(one, (1000, LAST_INDEX), (16, -1))]
-            assert ids(outbox) == ["2"]
-            assert server.rounds.handed == (16, LAST_INDEX)
-
-    asyncio.run(main())
+async def test_whoever_waits_while_the_stream_becomes_another_one_is_told_of_a_gap() -> None:
+    async with open_server() as server:
+        server.publish(batch(1000, "1"))
+        server.publish(batch(1008, "1"))
+        one, outbox = server.come_back((1000, LAST_INDEX))
+        server.publish(batch(16, "2"))
+        await until(lambda: server.live)
+        assert server.gaps == [(one, (1000, LAST_INDEX), (16, -1))]
+        assert ids(outbox) == ["2"]
+        assert server.rounds.handed == (16, LAST_INDEX)
 
 
-def test_a_round_that_fails_tells_of_a_gap_and_lets_its_channels_go_live(
+async def test_a_round_that_fails_tells_of_a_gap_and_lets_its_channels_go_live(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def publish(hub: Hub, events: list[Event]) -> None:
         raise RuntimeError("broken")
 
-    async def main() -> None:
+    with caplog.at_level(logging.ERROR):
         async with open_server(publish) as server:
             server.publish(batch(16, "1", "2"))
             one, outbox = server.come_back(BEFORE)
@@ -300,25 +273,19 @@ def test_a_round_that_fails_tells_of_a_gap_and_lets_its_channels_go_live(
             ]
             server.publish(batch(32, "3"))
             assert ids(outbox) == ["3"]
-
-    with caplog.at_level(logging.ERROR):
-        asyncio.run(main())
     assert "please report it" in caplog.text
 
 
-def test_what_publishes_one_at_a_time_does() -> None:
-    async def main() -> None:
-        publish = one_at_a_time()
-        under_way: list[int] = []
+async def test_what_publishes_one_at_a_time_does() -> None:
+    publish = one_at_a_time()
+    under_way: list[int] = []
 
-        class Slow(Hub):
-            def publishing(self, events):  # type: ignore[no-untyped-def]
-                under_way.append(1)
-                assert len(under_way) == 1
-                yield 0.0
-                under_way.pop()
+    class Slow(Hub):
+        def publishing(self, events):  # type: ignore[no-untyped-def]
+            under_way.append(1)
+            assert len(under_way) == 1
+            yield 0.0
+            under_way.pop()
 
-        waiting: list[Awaitable[None]] = [publish(Slow(), []) for _ in range(3)]
-        await asyncio.gather(*waiting)
-
-    asyncio.run(main())
+    waiting: list[Awaitable[None]] = [publish(Slow(), []) for _ in range(3)]
+    await asyncio.gather(*waiting)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import timedelta
 from typing import Any, cast
 
@@ -50,6 +50,14 @@ class Diary:
         yield 0
         self.entries.append(("published", events))
 
+    # What replay is told.
+
+    def before(self, batch: Sequence[Event]) -> None:
+        self.entries.append(("before", batch))
+
+    def after(self) -> None:
+        self.entries.append(("after", None))
+
 
 async def diary(*batches: list[Event]) -> list[tuple[str, Any]]:
     diary = Diary(batches)
@@ -93,6 +101,18 @@ async def test_commits_and_messages_are_acknowledged() -> None:
     ]
 
 
+async def test_replay_is_told_before_a_batch_is_published_and_when_it_is_with_every_outbox() -> (
+    None
+):
+    one, two = [insert(TODOS, "1", "x"), COMMIT], [insert(TODOS, "2", "x")]
+    told = Diary([one, two])
+    await broadcast(cast(ChangeSource, told), cast(Hub, told), make_metrics(), replay=told)
+    assert told.entries == [
+        *(("before", one), ("publish", one), ("published", one), ("after", None), ("ack", COMMIT)),
+        *(("before", two), ("publish", two), ("published", two), ("after", None), ("ack", two[0])),
+    ]
+
+
 async def test_what_could_not_be_published_is_not_acknowledged() -> None:
     class Broken(Diary):
         def publishing(self, events: list[Event]) -> Steps:
@@ -109,14 +129,20 @@ async def test_a_cancellation_waits_until_what_was_begun_is_published_and_acknow
     change = insert(TODOS, "1", "x")
     diary = Diary([[change, COMMIT], [change]])
     broadcasting = asyncio.create_task(
-        broadcast(cast(ChangeSource, diary), cast(Hub, diary), make_metrics())
+        broadcast(cast(ChangeSource, diary), cast(Hub, diary), make_metrics(), replay=diary)
     )
     await asyncio.sleep(0)
     broadcasting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await broadcasting
     batch = [change, COMMIT]
-    assert diary.entries == [("publish", batch), ("published", batch), ("ack", COMMIT)]
+    assert diary.entries == [
+        ("before", batch),
+        ("publish", batch),
+        ("published", batch),
+        ("ack", COMMIT),
+        ("after", None),
+    ]
 
 
 async def test_others_have_their_turn_while_a_batch_is_published() -> None:
