@@ -13,7 +13,7 @@ WORKERS ?= $(if $(TEST_DSN),0,3)
 # Files with a leading underscore are what the benchmarks share.
 BENCHMARKS ?= $(sort $(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
-.PHONY: help demo test check bench release docs clean lint clients examples
+.PHONY: help demo test check bench release docs clean lint clients examples $(VENV)/.docs
 .DEFAULT_GOAL := help
 
 help: ## print this menu
@@ -25,7 +25,7 @@ demo: $(VENV)/.demo ## PostgreSQL, sample tables, the server and a page; PORT=45
 
 test: ## install what the tests need, then check everything; WORKERS=0 for one after the other
 	@tests/provision
-	@$(MAKE) --no-print-directory lint clients examples
+	@$(MAKE) --no-print-directory lint clients examples $(VENV)/.docs
 	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1
 
 # Unit tests have one try, and asking the plugin for tries takes 40 ms a test.
