@@ -124,9 +124,19 @@ class StreamHistory:
         former: Sequence,
         former_stream: StreamIdentity | None,
     ) -> Iterator[Gap]:
+        """Count a gap now; where it begins is known when what was read before it is decoded."""
+        self._meter.gaps += 1
+        return self._tell(reason, until, former, former_stream)
+
+    def _tell(
+        self,
+        reason: GapReason,
+        until: LSN,
+        former: Sequence,
+        former_stream: StreamIdentity | None,
+    ) -> Iterator[Gap]:
         after = self._position_at(former.last, former_stream or self.stream)
         logger.error("changes may be lost: %s, after %s", reason.value, after)
-        self._meter.gaps += 1
         yield Gap(after, Position(until, 0, self.stream), reason)
 
     def _position_at(self, place: Place, stream: StreamIdentity | None) -> Position | None:

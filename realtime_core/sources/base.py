@@ -46,7 +46,8 @@ class SourceStats:
     reconnects: int = 0
     """How often the stream was started again after the connection broke."""
     gaps: int = 0
-    """How often changes may have been lost."""
+    """How often changes may have been lost. A gap counts as soon as it is known, even if it is not
+    handed over yet."""
     received_lsn: LSN = attrs.field(factory=LSN)
     """The LSN up to which WAL has been taken from the stream."""
     confirmed_lsn: LSN = attrs.field(factory=LSN)

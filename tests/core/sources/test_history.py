@@ -26,8 +26,9 @@ STREAM = StreamIdentity(7, 1, ("shop",))
 OTHER = StreamIdentity(8, 1, ("shop",))
 
 
-def history(start_at: Position | None = None) -> StreamHistory:
-    return StreamHistory(start_at, own_checkpoint=start_at is not None, passes=None, meter=Meter())
+def history(start_at: Position | None = None, meter: Meter | None = None) -> StreamHistory:
+    own_checkpoint, meter = start_at is not None, meter or Meter()
+    return StreamHistory(start_at, own_checkpoint=own_checkpoint, passes=None, meter=meter)
 
 
 def attachment(
@@ -62,6 +63,18 @@ def test_what_a_new_connection_repeats_is_not_new() -> None:
     point = ours.resume_point()
     assert point is not None
     assert (point.stream, point.last, point.acknowledged) == (STREAM, (120, 0), LSN(100))
+
+
+def test_a_gap_counts_before_it_is_asked_for() -> None:
+    """A consumer that waits for something else may ask for it much later."""
+    meter = Meter()
+    ours = history(meter=meter)
+    ours.attached(attachment(100))
+    gap = ours.attached(attachment(200, GapReason.SLOT_MOVED))
+    assert meter.gaps == 1
+    assert gap is not None
+    assert len(list(gap)) == 1
+    assert meter.gaps == 1
 
 
 def test_a_gap_begins_behind_what_is_taken_before_it_is_asked_for() -> None:
