@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from realtime_core import ConfigError
 
@@ -37,7 +37,8 @@ async def run_redeliver(
         Whether no request is left.
 
     Raises:
-        ConfigError: with what is wrong with the variables or the file.
+        ConfigError: with what is wrong with the variables or the file, also if the file could not
+            be replaced in the end.
     """
     wanted = {
         name: value
@@ -65,7 +66,7 @@ async def run_redeliver(
         finally:
             # Also when it is interrupted.
             if run.taken:
-                await asyncio.shield(asyncio.to_thread(letters.remove, run.taken))
+                await _remove(letters, run.taken)
     tell(*run.summary())
     return not run.left
 
@@ -80,6 +81,20 @@ def _check_remove(letters: DeadLetters) -> None:
             [
                 f"WEBHOOK_DEAD_LETTERS is {letters.path!r}, which cannot be replaced by a file of "
                 f"the same owner and group ({exc.strerror}); run this as its owner or as root"
+            ]
+        ) from None
+
+
+async def _remove(letters: DeadLetters, taken: Collection[tuple[str, str]]) -> None:
+    try:
+        await asyncio.shield(asyncio.to_thread(letters.remove, taken))
+    except OSError as exc:
+        raise ConfigError(
+            [
+                f"WEBHOOK_DEAD_LETTERS is {letters.path!r}, which could not be replaced "
+                f"({exc.strerror}): {len(taken)} requests were taken by their endpoints, and are "
+                "still in it; mend that and run this again, which sends them again with the same "
+                "Idempotency-Key"
             ]
         ) from None
 

@@ -127,6 +127,33 @@ def check_delivery(receiver: Receiver, rows: int) -> None:
     assert receiver.at_once == 1
 
 
+async def test_json_lines_have_the_events_names_and_values(shop: Database, tmp_path: Path) -> None:
+    async with Receiver() as receiver:
+        receiver.next.extend([Reply(503), Reply(200), Reply(404), Reply(410)])
+        settings = {**configured(tmp_path, one=receiver.url), "LOG_FORMAT": "json"}
+        server = ServerProcess(shop.dsn, **settings)
+        await asyncio.to_thread(server.__enter__)
+        try:
+            await eventually(lambda: len(streams(shop)) == 2)
+            for number in range(3):
+                shop.execute("insert into item values (%s, 'x')", (number,))
+            await asyncio.to_thread(server.wait_for_log, re.compile("webhook_gone"), within=30)
+        finally:
+            await asyncio.to_thread(server.__exit__, None, None, None)
+    lines = [json.loads(line) for line in server.log if line.startswith("{")]
+    told = [line for line in lines if line["logger"] == "realtime.webhooks"]
+    events = [(line["event"], line["webhook"], line.get("reason")) for line in told]
+    assert events == [
+        ("webhook_failing", "one", "status 503"),
+        ("webhook_recovered", "one", None),
+        ("request_given_up", "one", "status 404"),
+        ("webhook_gone", "one", "status 410"),
+    ]
+    assert all(re.fullmatch(r"[0-9A-F]+/[0-9A-F]+:\d+.*", told[n]["position"]) for n in (0, 2))
+    assert told[2]["count"] == 1
+    assert receiver.url not in "".join(server.log)
+
+
 # Sent again by hand.
 
 
@@ -237,6 +264,39 @@ async def test_nothing_is_sent_that_could_not_be_taken_out_of_the_file(
         "and group (Operation not permitted); run this as its owner or as root",
     )
     assert left(settings) == [("one", "msg_1")]
+
+
+async def test_what_cannot_be_taken_out_of_the_file_in_the_end_is_said(tmp_path: Path) -> None:
+    """As on a disk that is full: the new file may have fewer bytes than the rest needs."""
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))\n"
+        "from realtime_server.cli import main; sys.exit(main(['webhooks', 'redeliver']))"
+    )
+    async with Receiver() as receiver:
+        settings = configured(tmp_path, one=receiver.url)
+        path = settings["WEBHOOK_DEAD_LETTERS"]
+        requests = [Request(f"msg_{n}", "0/1:0", b"{}", 1, True, 0.0) for n in range(9)]
+        letters = [DeadLetter(each, "one", 1, "status 404") for each in requests[:2]]
+        # Those that nobody sends stay, and do not fit into the new file.
+        letters += [DeadLetter(each, "another", 1, "status 404") for each in requests[2:]]
+        await DeadLetters(path).add(letters)
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", program],
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert [each.id for each in receiver.taken] == ["msg_0", "msg_1"]
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"configuration error: WEBHOOK_DEAD_LETTERS is {path!r}, which could not be replaced (File "
+        "too large): 2 requests were taken by their endpoints, and are still in it; mend that and "
+        "run this again, which sends them again with the same Idempotency-Key\n",
+    )
+    assert len(left(settings)) == 9
+    assert os.listdir(tmp_path) in (["config.json", "dead.jsonl"], ["dead.jsonl", "config.json"])
 
 
 async def test_without_dead_letters_there_is_nothing_to_do(tmp_path: Path) -> None:
