@@ -15,12 +15,12 @@ from typing import Any, Final
 from .config import LogFormat, LogLevel
 from .fanout.topic_parser import shown_topic
 
-__all__ = ["JsonFormatter", "TextFormatter", "configure", "named", "peer_name"]
+__all__ = ["JsonFormatter", "TextFormatter", "configure", "named", "of_webhook", "peer_name"]
 
 _STANDARD: Final = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"))
 """The attributes that every log record has."""
 _SHOWN: Final = {"topic": 200, "reason": 1000}
-"""How many characters of a value are logged, for values that clients can choose."""
+"""How many characters of a value are logged, for values that clients and endpoints can choose."""
 # Characters that terminals act upon, and that some programs take for the end of a line.
 _CONTROLS: Final = {
     **{code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))},
@@ -59,11 +59,26 @@ def named(peer: str, event: str, **more: object) -> dict[str, object]:
     topic = more.get("topic")
     if isinstance(topic, str):
         more["topic"] = shown_topic(topic)
-    for name, most in _SHOWN.items():
-        text = more.get(name)
-        if isinstance(text, str):
-            more[name] = text[:most]
-    return {"event": event, "peer": peer, **more}
+    return {"event": event, "peer": peer, **_cut(more)}
+
+
+def of_webhook(webhook: str, event: str, **more: object) -> dict[str, object]:
+    """Return the values of a line about a webhook, for ``extra=``.
+
+    Args:
+        webhook: the webhook's name, never its endpoint's URL.
+        event: the event's name in docs/reference/logs.md.
+        more: further values.
+    """
+    return {"event": event, "webhook": webhook, **_cut(more)}
+
+
+def _cut(values: dict[str, object]) -> dict[str, object]:
+    """Return values with the first characters of those that others can choose."""
+    return {
+        name: value[: _SHOWN[name]] if name in _SHOWN and isinstance(value, str) else value
+        for name, value in values.items()
+    }
 
 
 class TextFormatter(logging.Formatter):

@@ -21,6 +21,7 @@ from typing import Final, TypeAlias
 import attrs
 
 from ..config import ServerConfig, Webhook, WhenFull
+from ..logs import of_webhook
 from .client import Answer, UnreachableError
 from .dead_letters import DeadLetter, DeadLetters, FileFullError
 from .log_throttle import Sparingly
@@ -120,6 +121,7 @@ class Endpoint:
                     "until it has taken some",
                     self.name,
                     self.waiting_bytes,
+                    extra=of_webhook(self.name, "webhook_full", waiting_bytes=self.waiting_bytes),
                 )
             self._has_room.clear()
             await self._has_room.wait()
@@ -209,7 +211,11 @@ class Endpoint:
                 self.counts.delivered += 1
                 if self._is_failing:
                     self._is_failing = False
-                    logger.info("webhook %r: its endpoint takes requests again", self.name)
+                    logger.info(
+                        "webhook %r: its endpoint takes requests again",
+                        self.name,
+                        extra=of_webhook(self.name, "webhook_recovered"),
+                    )
                 return True
             failures += 1
             if verdict is Verdict.GONE:
@@ -221,6 +227,7 @@ class Endpoint:
                     "webhook %r: its endpoint is gone (status 410); nothing is sent to it any "
                     "more until the server is started again",
                     self.name,
+                    extra=of_webhook(self.name, "webhook_gone", reason=reason),
                 )
                 return True
             # Not only at the last attempt: the dead letters may have been unwritable then.
@@ -231,7 +238,14 @@ class Endpoint:
                 return True
             if not self._is_failing:
                 self._is_failing = True
-                logger.warning("webhook %r: %s; it is tried again", self.name, reason)
+                logger.warning(
+                    "webhook %r: %s; it is tried again",
+                    self.name,
+                    reason,
+                    extra=of_webhook(
+                        self.name, "webhook_failing", reason=reason, position=request.position
+                    ),
+                )
             seconds = pause(
                 failures,
                 least=config.webhook_backoff_min / 1000,
@@ -288,11 +302,13 @@ class Endpoint:
             except (OSError, FileFullError) as exc:
                 then = "the request is lost" if lose else "the request is tried on"
                 if self._may_say("unwritable"):
+                    why = exc.strerror if isinstance(exc, OSError) else str(exc)
                     logger.error(
                         "webhook %r: the dead letters cannot be written (%s); %s",
                         self.name,
-                        exc.strerror if isinstance(exc, OSError) else exc,
+                        why,
                         then,
+                        extra=of_webhook(self.name, "dead_letters_unwritable", reason=why),
                     )
                 if not lose:
                     return False
@@ -307,5 +323,12 @@ class Endpoint:
                 reason,
                 kept,
                 count,
+                extra=of_webhook(
+                    self.name,
+                    "request_given_up",
+                    reason=reason,
+                    position=requests[-1].position,
+                    count=count,
+                ),
             )
         return True

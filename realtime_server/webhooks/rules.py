@@ -31,6 +31,7 @@ from ..config import Webhook
 from ..errors import place_of
 from ..fanout.payloads.row_payload import RelationPlan, RowPayload
 from ..fanout.topic_rules import OWN_SCHEMA
+from ..logs import of_webhook
 from .log_throttle import Sparingly
 
 __all__ = ["Rules"]
@@ -103,6 +104,9 @@ class Rules:
                     "webhook %r: its filter cannot judge a row of %s, which is not sent",
                     self._webhook.name,
                     table.relation,
+                    extra=of_webhook(
+                        self._webhook.name, "filter_failed", table=str(table.relation)
+                    ),
                 )
             return False
 
@@ -137,6 +141,9 @@ class Rules:
                     webhook.name,
                     relation,
                     place_of(exc),
+                    extra=of_webhook(
+                        webhook.name, "filter_misfit", table=str(relation), reason=place_of(exc)
+                    ),
                 )
         selection = None
         if webhook.select is not None:
@@ -147,6 +154,9 @@ class Rules:
                     webhook.name,
                     relation,
                     missing,
+                    extra=of_webhook(
+                        webhook.name, "column_missing", table=str(relation), column=missing
+                    ),
                 )
         return _Table(relation, wanted=True, filter=compiled, selection=selection)
 

@@ -229,7 +229,14 @@ class Webhooks:
                     self._progress.end(share, event)
             case Gap():
                 logger.error(
-                    "webhooks may miss changes: %s, after %s", event.reason.value, event.after
+                    "webhooks may miss changes: %s, after %s",
+                    event.reason.value,
+                    event.after,
+                    extra={
+                        "event": "webhooks_gap",
+                        "reason": event.reason.value,
+                        "position": None if event.after is None else str(event.after),
+                    },
                 )
                 # Part of a transaction may have been read: what there is goes out.
                 share = await self._end_transaction()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +93,21 @@ def test_the_root_logger_is_set_up_and_websockets_kept_quiet(
     assert isinstance(handler.formatter, formatter)
     assert isinstance(handler, logging.StreamHandler)
     assert handler.stream is sys.stderr
+
+
+def test_every_line_about_webhooks_names_an_event_that_the_documentation_lists() -> None:
+    root = Path(__file__).parents[2]
+    listed = (root / "docs" / "reference" / "logs.md").read_text(encoding="utf-8")
+    found = set()
+    for file in (root / "realtime_server" / "webhooks").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("logger."):
+                extra = next((each for each in node.keywords if each.arg == "extra"), None)
+                assert extra is not None, f"{file.name}, line {node.lineno}"
+                names = re.findall(
+                    r"'((?:webhooks?|request|dead|filter|column)_[a-z_]+)'", ast.unparse(extra)
+                )
+                assert names, ast.unparse(extra)
+                found.add(names[0])
+    assert len(found) >= 10
+    assert not [name for name in found if f"`{name}`" not in listed]
