@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from typing import Any, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-__all__ = ["SLICE", "Steps", "Turn", "Turns", "in_turns", "run_steps"]
+__all__ = ["SLICE", "Steps", "Turn", "Turns", "in_turn", "in_turns", "run_steps"]
 
 T = TypeVar("T")
 
@@ -136,6 +136,13 @@ class Turns:
 
 
 _of_loops: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Turns]] = WeakKeyDictionary()
+
+
+async def in_turn(items: Iterable[T], turn: Turn) -> AsyncIterator[T]:
+    """Iterate over items, and let other work run between two of them when the slice is over."""
+    for item in items:
+        await turn.give_way()
+        yield item
 
 
 async def in_turns(steps: Generator[Any, None, T], turn: Turn | Turns) -> T:

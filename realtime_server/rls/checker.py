@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 
 import attrs
 
@@ -44,9 +44,14 @@ class Verdict:
     """The views of each candidate by viewer, in the order of the candidates."""
     timeouts: Counter[Viewer]
     """How many checks of each viewer have taken too long; 0 for a viewer that was not checked for
-    all rows because it is new to a table, or because others took too long."""
+    all rows because it is new to a table, because others took too long, or because a table is
+    locked."""
     seconds: Mapping[Viewer, float] = attrs.field(factory=dict)
     """Seconds that the policies of each viewer took beyond the usual time for as many rows."""
+    locked: Sequence[Table] = ()
+    """The tables that are locked."""
+    locked_out: Set[Viewer] = frozenset()
+    """The viewers that were not checked for all rows because a table is locked."""
 
 
 class Checker:
@@ -121,8 +126,9 @@ class Checker:
         xids = {each.change.transaction.xid for each in candidates}
         catalog = catalog or self._catalog
         tables = await self._look_at_tables(catalog, by_relation, roles, xids)
-        pages = []
+        pages: list[TableCheck] = []
         seconds: dict[Viewer, float] = {}
+        locked: list[Table] = []
         for relation, places in by_relation.items():
             table = tables.get((relation.schema, relation.table))
             # Another table of the same name has other readers.
@@ -155,6 +161,8 @@ class Checker:
             unasked = {viewer for viewer, count in page.timeouts.items() if not count} | apart
             self._samples.note(candidates, sampled, page.failed, unasked)
             timeouts.update(page.timeouts)
+            if page.locked_out:
+                locked.append(table)
             for viewer, taken in page.seconds.items():
                 seconds[viewer] = seconds.get(viewer, 0.0) + taken
             pages.append(page)
@@ -163,7 +171,8 @@ class Checker:
         )
         for page in pages:
             page.show(shown, answers, self._max_record_bytes)
-        return Verdict(shown, timeouts, seconds)
+        locked_out = set().union(*(page.locked_out for page in pages))
+        return Verdict(shown, timeouts, seconds, locked, locked_out)
 
     async def _lose(
         self,

@@ -19,6 +19,7 @@ from ..fanout.record_limit import RecordLimit
 from ..fanout.turns import Steps
 from .channel_gaps import ChannelGap, ChannelGapReason
 from .counters import Counters
+from .line_limit import LineLimit
 from .payloads import ErrorView, View
 from .pending_changes import Decided, Lost, PendingChange, Shown
 from .receivers import Receivers
@@ -54,6 +55,7 @@ class Delivery:
     def __init__(self, hub: Hub, counters: Counters) -> None:
         self._hub = hub
         self._counters = counters
+        self._gap_lines = {reason: LineLimit() for reason in ChannelGapReason}
 
     def handing_out(self, decided: Decided) -> Steps:
         """Send changes in order, in steps.
@@ -111,11 +113,15 @@ class Delivery:
         if not gap.channels:
             return
         self._counters.given_up += gap.count
-        logger.warning(
-            "%d changes for a role are not sent; its channels are sent a gap instead: %s",
-            gap.count,
-            _CAUSES[gap.reason],
-        )
+        others = self._gap_lines[gap.reason].take()
+        if others is not None:
+            logger.warning(
+                "%d changes for a role are not sent; its channels are sent a gap instead (%d such "
+                "gaps more since the last such line): %s",
+                gap.count,
+                others,
+                _CAUSES[gap.reason],
+            )
         logger.debug("the role is %s", gap.viewer.role)
         self._hub.write(
             (members, group.gap_message(gap)) for group, members in gap.channels.items()

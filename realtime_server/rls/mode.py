@@ -95,13 +95,9 @@ class RlsMode:
         said = Said()
         # Three pools of connections that check rows: for all viewers together, for those who were
         # too slow there, and for those of whom it is not known whether they are.
-        self._visibility = Visibility(
-            dsn, timeout=timeout, size=_CONNECTIONS, said=said, waits_for_locks=False
-        )
+        self._visibility = Visibility(dsn, timeout=timeout, size=_CONNECTIONS, said=said)
         self._apart = Visibility(dsn, timeout=timeout, name="rls apart", size=2, said=said)
-        self._on_trial = Visibility(
-            dsn, timeout=timeout, name="rls on trial", size=2, said=said, waits_for_locks=False
-        )
+        self._on_trial = Visibility(dsn, timeout=timeout, name="rls on trial", size=2, said=said)
         # A pool of connections that check joins.
         self._connections = Connections(
             dsn,

@@ -17,6 +17,7 @@ from realtime_core import Position
 
 from ..config.database.connections import brief
 from .channel_gaps import ChannelGap, ChannelGapReason
+from .line_limit import LineLimit
 from .pending_changes import PendingChange
 from .viewers import Viewer
 from .waiting import AROUND, Waiting
@@ -61,7 +62,8 @@ class SlowViewerQueue:
         enough: seconds that the policies should take for the changes that are checked together. If
             they take longer, half as many changes are checked next; if they take less than half of
             it, twice as many.
-        moved: called whenever some changes have been checked.
+        lines: limits the lines of all queues that the database could not be queried.
+        moved: called whenever the queue has become shorter.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class SlowViewerQueue:
         viewer: Viewer,
         held: Waiting,
         enough: float,
+        lines: LineLimit,
         moved: Callable[[], None] = lambda: None,
     ) -> None:
         self._work = work
@@ -78,6 +81,7 @@ class SlowViewerQueue:
         self._viewer = viewer
         self._held = held
         self._enough = enough
+        self._lines = lines
         self._moved = moved
         # In the order of the changes: the last that was sent, those that are being checked, those
         # that were given up, those that wait.
@@ -189,6 +193,8 @@ class SlowViewerQueue:
                 self._current = ()
                 self._tell()
                 self._moved()
+            # A gap or a message may have been all that there was.
+            self._moved()
 
     def _following(self, count: int) -> list[PendingChange]:
         """Remove and return the changes that are checked together with the next ones.
@@ -211,7 +217,8 @@ class SlowViewerQueue:
             try:
                 seconds = await self._work(candidates)
             except psycopg.Error as exc:
-                logger.warning("a slow viewer's changes are checked again: %s", brief(exc))
+                if self._lines.take() is not None:
+                    logger.warning("a slow viewer's changes are checked again: %s", brief(exc))
                 logger.debug("the role is %s", self._viewer.role)
                 await asyncio.sleep(_RETRY)
             except Exception:

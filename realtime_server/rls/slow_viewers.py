@@ -3,42 +3,39 @@
 The other viewers do not wait for them. A slow viewer's changes are delivered, in order, when their
 check is done. Two more kinds of viewers are checked separately until everything that waits for them
 is sent: viewers that are new to a table, and viewers whose check was canceled because of another
-viewer's.
+viewer's, or because a table was locked.
 
 Theory of operation. Each viewer that is checked separately has a queue. At first the viewer is on
 trial: all viewers on trial are checked together, with a shortened timeout. A viewer that takes
-longer is slow. It is then checked by itself, with the whole timeout. Slow viewers whose last check
-timed out, or that have had none yet, share one connection, so that slow viewers whose checks
-succeed do not wait for those whose checks never do. A viewer that is no longer slow is on trial
-again.
+longer is slow. It is then checked by itself, with the whole timeout. A viewer that is no longer
+slow is on trial again.
+
+What is done for each of thousands of viewers gives way to other tasks in between.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence, Set
+from collections.abc import Sequence, Set
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
-
-import attrs
+from typing import Self
 
 from realtime_core import Gap
 
-from ..config.database.tables import LiveColumn, Table
-from ..fanout.turns import Steps
+from ..fanout.turns import Steps, Turn, in_turn
 from .channel_gaps import ChannelGap, ChannelGapReason
 from .checker import Checker
-from .costly_viewers import NEGLIGIBLE, CostlyViewers, is_costly
+from .costly_viewers import CostlyViewers, is_costly
 from .counters import Counters
 from .delivery import Delivery
-from .lookup.former import Condition
-from .lookup.questions import Answer, Question, Row
+from .line_limit import LineLimit
+from .lookup.locks import Locks
 from .lookup.visibility import Visibility
 from .pending_changes import Decided, PendingChange, Shown
+from .slow_viewer_checks import PROBATION, SlowViewer, SlowViewerChecks
 from .slow_viewer_queue import QueuedNotice, SlowViewerQueue
 from .trial import Trial
 from .viewers import Viewer
@@ -47,26 +44,6 @@ from .waiting import Waiting
 __all__ = ["SlowViewers"]
 
 logger = logging.getLogger("realtime.rls")
-
-_PROBATION: Final = 10.0
-"""Seconds for which a viewer that is slow, or has delayed the others, is checked separately at
-least."""
-_NEGLIGIBLE_IN_A_ROW: Final = 3
-"""How many checks in a row must take next to no time until a viewer is no longer slow."""
-_AT_ONCE: Final = 2
-"""How many slow viewers are checked at the same time."""
-
-
-@attrs.define
-class _Slow:
-    """A slow viewer."""
-
-    until: float
-    """The time from which the viewer may be on trial again, by the event loop's clock."""
-    is_answered: bool = False
-    """Whether the viewer's last check ended in time."""
-    negligible: int = 0
-    """How many of the last checks in a row have taken next to no time."""
 
 
 class SlowViewers:
@@ -94,23 +71,25 @@ class SlowViewers:
         max_bytes: int,
     ) -> None:
         self._checker = checker
-        self._apart = apart
-        self._trial = Trial(checker, on_trial)
+        # How long the policies should take for changes that are checked together.
+        self._enough = apart.timeout / 2
+        # Set whenever a queue may have become shorter, or a viewer has changed its kind.
+        self._moved = asyncio.Event()
+        self._locks = Locks(apart.catalog)
+        self._checks = SlowViewerChecks(checker, apart, self._locks, counters)
+        self._trial = Trial(checker, on_trial, self._locks, self._moved.set)
         self._delivery = delivery
-        self._counters = counters
         self._waiting = Waiting(max_bytes, counters)
         # How many channels each viewer has, slow or not.
         self._channels: Counter[Viewer] = Counter()
         self._queues: dict[Viewer, SlowViewerQueue] = {}
         # The viewers with a queue that are slow; the others are on trial.
-        self._slow: dict[Viewer, _Slow] = {}
+        self._slow: dict[Viewer, SlowViewer] = {}
         # The times until which viewers that have delayed the others stay on trial.
         self._probation_ends: dict[Viewer, float] = {}
         self._costly = CostlyViewers()
-        self._turns = asyncio.Semaphore(_AT_ONCE)
-        self._turns_of_unanswered = asyncio.Semaphore(_AT_ONCE - 1)
-        # Set whenever a queue may have become shorter, or a viewer has changed its kind.
-        self._moved = asyncio.Event()
+        self._slow_lines = LineLimit()
+        self._retry_lines = LineLimit()
         self._ending: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -128,6 +107,7 @@ class SlowViewers:
         if self._ending:
             await asyncio.wait(self._ending)
         await self._trial.__aexit__(exc_type, exc, traceback)
+        await self._locks.__aexit__(exc_type, exc, traceback)
 
     @property
     def slow(self) -> Set[Viewer]:
@@ -187,17 +167,21 @@ class SlowViewers:
             self._delivery.tell,
             viewer,
             self._waiting,
-            self._apart.timeout / 2,
+            self._enough,
+            self._retry_lines,
             self._moved.set,
         )
 
-    def _note_slow(self, viewer: Viewer) -> _Slow:
-        logger.warning(
-            "row level security takes too long for a viewer: its changes are checked separately, "
-            "and may come later than others'"
-        )
+    def _note_slow(self, viewer: Viewer) -> SlowViewer:
+        others = self._slow_lines.take()
+        if others is not None:
+            logger.warning(
+                "row level security takes too long for a viewer, and for %d more since the last "
+                "such line: their changes are checked separately, and may come later than others'",
+                others,
+            )
         logger.debug("the role is %s", viewer.role)
-        slow = self._slow[viewer] = _Slow(asyncio.get_running_loop().time() + _PROBATION)
+        slow = self._slow[viewer] = SlowViewer(asyncio.get_running_loop().time() + PROBATION)
         self._moved.set()
         return slow
 
@@ -212,20 +196,21 @@ class SlowViewers:
             await self._wait_for_room()
             self._return_to_others()
         apart = frozenset(self._queues)
+        turn = Turn()
         on_time = candidates
         if apart:
-            on_time = [one.without(apart) for one in candidates]
+            on_time = [one.without(apart) async for one in in_turn(candidates, turn)]
         verdict = await self._checker.check(on_time)
-        for viewer in verdict.timeouts:
-            for one in verdict.shown:
-                one.pop(viewer, None)
+        async for viewer, timeouts in in_turn(verdict.timeouts.items(), turn):
+            for views in verdict.shown:
+                views.pop(viewer, None)
             # The viewer's last channel may have left meanwhile.
             if viewer in self._channels:
                 self._check_separately(viewer)
-                if verdict.timeouts[viewer]:
+                if timeouts:
                     now = asyncio.get_running_loop().time()
-                    self._probation_ends[viewer] = now + _PROBATION
-        for viewer in apart | verdict.timeouts.keys():
+                    self._probation_ends[viewer] = now + PROBATION
+        async for viewer in in_turn(apart | verdict.timeouts.keys(), turn):
             theirs = [
                 one.only_for(viewer)
                 for one in candidates
@@ -235,10 +220,10 @@ class SlowViewers:
                 continue
             if viewer in self._queues:
                 self._queues[viewer].put(theirs)
+                if self._waiting.is_too_much:
+                    self._give_up_most()
             else:
                 self._delivery.tell(ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs))
-        if self._waiting.is_too_much:
-            self._give_up_most()
         # The checks of these viewers end in time, but all viewers wait for them with each batch.
         for viewer in self._costly.note(verdict.seconds):
             if viewer in self._channels and viewer not in self._queues:
@@ -251,29 +236,32 @@ class SlowViewers:
 
         Each of their checks is short, or ends the trial. Without the wait such a viewer would not
         be checked with the others again while many changes come, and would lose changes in the end.
+        Viewers that wait for a locked table are not waited for.
         """
-        behind = [
-            viewer
-            for viewer, queue in self._queues.items()
-            if viewer not in self._slow and queue.is_far_behind
-        ]
+        behind = [viewer for viewer, queue in self._queues.items() if queue.is_far_behind]
         while any(
-            viewer not in self._slow and viewer in self._queues and not self._queues[viewer].is_idle
+            viewer in self._queues
+            and viewer not in self._slow
+            and viewer not in self._trial.locked_out
+            and not self._queues[viewer].is_idle
             for viewer in behind
         ):
             self._moved.clear()
             await self._moved.wait()
 
     async def _wait_for_room(self) -> None:
-        """Wait while slow viewers' queues are long, each of them or all together, if all viewers
-        are slow, so that none is delayed.
+        """Wait while queues are long, each of them or all together, if all viewers are slow or wait
+        for a locked table, so that none is delayed.
 
-        Only viewers whose checks end in time count: the others' queues might never be shorter.
+        Only viewers whose checks end in time, and those that wait for a locked table, count: the
+        others' queues might never be shorter.
         """
-        while len(self._slow) == len(self._channels) > 0:
+        locked_out = self._trial.locked_out
+        while len(self._slow) + len(locked_out) == len(self._channels) > 0:
             answered = [
                 self._queues[viewer] for viewer, slow in self._slow.items() if slow.is_answered
             ]
+            answered += [self._queues[viewer] for viewer in locked_out if viewer in self._queues]
             if self._waiting.has_room:
                 is_any_full = any(not queue.has_room for queue in answered)
             else:
@@ -337,36 +325,13 @@ class SlowViewers:
                     self._note_slow(viewer).is_answered = True
                 return self._hand_out(viewer, candidates, outcome.shown, outcome.seconds)
             slow = self._note_slow(viewer)
-        async with self._turn(slow):
-            verdict = await self._checker.check(candidates, self._look_up, self._apart.catalog)
-        self._counters.timeouts += verdict.timeouts.total()
+        verdict = await self._checks.check(slow, candidates)
         seconds = verdict.seconds.get(viewer, 0.0)
-        self._note_check(viewer, slow, seconds, is_answered=not verdict.timeouts)
-        return self._hand_out(viewer, candidates, verdict.shown, seconds)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, slow: _Slow) -> AsyncIterator[None]:
-        async with contextlib.AsyncExitStack() as stack:
-            if not slow.is_answered:
-                await stack.enter_async_context(self._turns_of_unanswered)
-            await stack.enter_async_context(self._turns)
-            yield
-
-    def _note_check(
-        self, viewer: Viewer, slow: _Slow, seconds: float, *, is_answered: bool
-    ) -> None:
-        """Note how a slow viewer's check went, and whether the viewer is still slow."""
         now = asyncio.get_running_loop().time()
-        slow.is_answered = is_answered
-        slow.negligible = slow.negligible + 1 if is_answered and seconds <= NEGLIGIBLE else 0
-        if is_costly(seconds):
-            slow.until = now + _PROBATION
-        elif (
-            slow.negligible >= _NEGLIGIBLE_IN_A_ROW
-            and slow.until <= now
-            and not self._queues[viewer].is_far_behind
-        ):
+        slow.note(seconds, now, is_answered=not verdict.timeouts)
+        if slow.may_be_on_trial(now) and not self._queues[viewer].is_far_behind:
             del self._slow[viewer]
+        return self._hand_out(viewer, candidates, verdict.shown, seconds)
 
     def _hand_out(
         self,
@@ -377,19 +342,3 @@ class SlowViewers:
     ) -> float:
         self._delivery.hand_out_late(viewer, list(zip(candidates, shown, strict=True)))
         return seconds
-
-    async def _look_up(
-        self,
-        table: Table,
-        rows: Sequence[Row],
-        questions: Sequence[Question],
-        *,
-        compared: Sequence[LiveColumn] = (),
-        condition: Condition | None = None,
-        may_retry: bool = True,
-    ) -> list[Answer]:
-        check = self._apart.check_by_halves
-        return [
-            await check(table, rows, each, compared=compared, condition=condition)
-            for each in questions
-        ]

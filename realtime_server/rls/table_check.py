@@ -118,6 +118,8 @@ class TableCheck:
         self._shown: dict[tuple[int, tuple[LiveColumn, ...]], list[Viewer]] = {}
         self._errors: list[tuple[int, str, Sequence[Viewer]]] = []
         self.timeouts: Counter[Viewer] = Counter()
+        self.locked_out: set[Viewer] = set()
+        """The viewers that were not checked for all rows because the table is locked."""
         self.seconds: dict[Viewer, float] = {}
         """Seconds that a viewer's policies took beyond the usual time for as many rows, by
         viewer."""
@@ -246,7 +248,8 @@ class TableCheck:
                 may_retry=not apart if may_retry is None else may_retry,
             )
             for question, answer in zip(questions, answers, strict=True):
-                unasked = list(answer.failed.values()).count(Failure.UNASKED)
+                failures = list(answer.failed.values())
+                unasked = sum(map(failures.count, (Failure.UNASKED, Failure.LOCKED)))
                 counters.checks += len(question.places) - unasked
                 self._take(sheet, question, answer, counters)
 
@@ -260,8 +263,10 @@ class TableCheck:
                 if viewer in self._candidates[place].viewers:
                     self._shown.setdefault((place, columns), []).append(viewer)
         for row, failure in answer.failed.items():
-            if failure is Failure.UNASKED:
+            if failure is Failure.UNASKED or failure is Failure.LOCKED:
                 self.timeouts[viewer] += 0
+                if failure is Failure.LOCKED:
+                    self.locked_out.add(viewer)
                 continue
             if failure is Failure.TIMEOUT:
                 self.timeouts[viewer] += 1

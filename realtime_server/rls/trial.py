@@ -2,19 +2,23 @@
 
 All viewers on trial are checked together, whatever changes they wait for, so that a thousand of
 them take no longer than they would with the others. A viewer whose policies use up the time is
-slow; the viewers behind it in the same call are checked again without it.
+slow; the viewers behind it in the same call are checked again without it. Viewers that ask for rows
+of a locked table are checked again when it is not locked any more.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
 import attrs
 
+from ..config.database.tables import Table
+from ..fanout.turns import Turn, in_turn
 from .checker import Checker
+from .lookup.locks import Locks
 from .lookup.together import Together
 from .lookup.visibility import Visibility
 from .pending_changes import PendingChange, Shown, merged
@@ -51,14 +55,28 @@ class Trial:
     Args:
         checker: decides what the viewers are shown.
         visibility: looks rows up in the database, on connections of its own.
+        locks: waits for tables that are locked.
+        moved: called when viewers begin to wait for a locked table.
     """
 
-    def __init__(self, checker: Checker, visibility: Visibility) -> None:
+    def __init__(
+        self,
+        checker: Checker,
+        visibility: Visibility,
+        locks: Locks,
+        moved: Callable[[], None] = lambda: None,
+    ) -> None:
         self._checker = checker
+        self._locks = locks
+        self._moved = moved
+        self.locked_out: set[Viewer] = set()
+        """The viewers that wait for a table that is locked."""
         self._catalog = visibility.catalog
         self._together = Together(visibility, limit=_LIMIT, few=0)
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
+        # Each waits for some tables.
+        self._waiting_for_locks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -69,9 +87,13 @@ class Trial:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        tasks = set(self._waiting_for_locks)
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+            tasks.add(self._task)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def check(self, viewer: Viewer, candidates: Sequence[PendingChange]) -> Outcome | None:
         """Decide what a viewer is shown of some changes.
@@ -83,10 +105,16 @@ class Trial:
             psycopg.Error: if the database cannot be queried; then nothing is decided.
         """
         outcome: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(viewer, candidates, outcome))
+        self._start([_Waiting(viewer, candidates, outcome)])
+        try:
+            return await outcome
+        finally:
+            self.locked_out.discard(viewer)
+
+    def _start(self, waiting: Sequence[_Waiting]) -> None:
+        self._waiting += waiting
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
-        return await outcome
 
     async def _run(self) -> None:
         """Check the viewers that wait until none does."""
@@ -110,18 +138,16 @@ class Trial:
 
     async def _ask(self, waiting: Sequence[_Waiting]) -> list[_Waiting]:
         """Check viewers together; return those that were not checked because of others."""
+        turn = Turn()
         parts: dict[int, list[PendingChange]] = {}
-        for one in waiting:
+        async for one in in_turn(waiting, turn):
             for candidate in one.candidates:
                 parts.setdefault(id(candidate.change), []).append(candidate)
         places = {change: place for place, change in enumerate(parts)}
-        verdict = await self._checker.check(
-            list(map(merged, parts.values())), self._together.check, self._catalog
-        )
-        left = []
-        # If no viewer was found to be slow, and none was checked, the table is locked.
-        is_blocked = len(verdict.timeouts) == len(waiting) and not verdict.timeouts.total()
-        for one in waiting:
+        merged_parts = [merged(part) async for part in in_turn(parts.values(), turn)]
+        verdict = await self._checker.check(merged_parts, self._together.check, self._catalog)
+        left, locked_out = [], []
+        async for one in in_turn(waiting, turn):
             viewer = one.viewer
             if one.outcome.done():
                 continue
@@ -131,8 +157,26 @@ class Trial:
                     views = verdict.shown[places[id(candidate.change)]]
                     shown.append({viewer: views[viewer]} if viewer in views else {})
                 one.outcome.set_result(Outcome(shown, verdict.seconds.get(viewer, 0.0)))
-            elif verdict.timeouts[viewer] or is_blocked:
+            elif verdict.timeouts[viewer]:
                 one.outcome.set_result(None)
+            elif viewer in verdict.locked_out:
+                locked_out.append(one)
             else:
                 left.append(one)
+        if locked_out:
+            self._wait_for_locks(locked_out, verdict.locked)
         return left
+
+    def _wait_for_locks(self, locked_out: Sequence[_Waiting], tables: Sequence[Table]) -> None:
+        """Check viewers again when tables are not locked any more."""
+
+        async def wait() -> None:
+            await self._locks.released(tables)
+            self.locked_out.difference_update(one.viewer for one in locked_out)
+            self._start(locked_out)
+
+        self.locked_out.update(one.viewer for one in locked_out)
+        task = asyncio.create_task(wait())
+        self._waiting_for_locks.add(task)
+        task.add_done_callback(self._waiting_for_locks.discard)
+        self._moved()

@@ -90,10 +90,10 @@ class Inquiry:
         )
         return f"SELECT * FROM pg_temp.{name}({slots})", parameters
 
-    def leave_out(self, todo: Todo) -> None:
+    def leave_out(self, todo: Todo, why: Failure = Failure.UNASKED) -> None:
         """Note that these questions stay unanswered."""
         for place, places in todo:
-            self.answers[place].failed.update(dict.fromkeys(places, Failure.UNASKED))
+            self.answers[place].failed.update(dict.fromkeys(places, why))
 
     def note(
         self,

@@ -20,6 +20,8 @@ class Failure(enum.Enum):
     """A policy ran longer than it could be waited for."""
     UNASKED = "unasked"
     """The policies were not run, for example because earlier questions took all the time."""
+    LOCKED = "locked"
+    """The policies were not run, because somebody has locked the table."""
 
 
 @attrs.frozen
@@ -51,6 +53,7 @@ class Answer:
     """Seconds that the viewer's policies took."""
 
     @property
-    def is_whole(self) -> bool:
-        """Whether the viewer's policies were run for all of the question's rows."""
-        return Failure.UNASKED not in self.failed.values()
+    def was_left_out(self) -> bool:
+        """Whether the viewer's policies were not run for some rows, though the table was not
+        locked."""
+        return Failure.UNASKED in self.failed.values()

@@ -169,8 +169,7 @@ class _Asking:
         limit = base + _TIMES * self.known.expected(questions, around)
         answers = await self._ask(questions, limit)
         self.known.learn(questions, answers, around)
-        left = [place for place, one in enumerate(answers) if one.failed and not one.is_whole]
-        # If no question was reached at all, the table is locked.
+        left = [place for place, one in enumerate(answers) if one.was_left_out]
         if may_retry and left and len(left) < len(questions):
             again = await self._ask([questions[place] for place in left], limit)
             for place, answer in zip(left, again, strict=True):

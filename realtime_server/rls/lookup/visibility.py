@@ -49,9 +49,6 @@ _MOST_LOOKUPS: Final = 20_000
 each."""
 _PLANNING: Final = 250
 """Lookups in whose time a viewer's plans are made anew: 1 ms."""
-_LOCK_PATIENCE: Final = 60.0
-"""Seconds to wait for a locked table before its rows are given up."""
-_LOCK_PAUSE: Final = 0.05
 _CULPRIT: Final = 0.5
 """Part of the time of a call that a query must have taken by itself to be what took too long."""
 _COLD: Final = 0.05
@@ -72,8 +69,6 @@ class Visibility:
         timeout: seconds that a viewer's query may take.
         size: how many connections there may be.
         said: the problems that were logged lately, shared with other instances; None: not shared.
-        waits_for_locks: whether to try again while a table is locked; else its questions stay
-            unanswered.
     """
 
     def __init__(
@@ -84,10 +79,8 @@ class Visibility:
         name: str = "rls",
         size: int = 4,
         said: Said | None = None,
-        waits_for_locks: bool = True,
     ) -> None:
         self.timeout: Final = timeout
-        self._waits_for_locks = waits_for_locks
         milliseconds = max(1, round(timeout * 1000))
         self.connections = Connections(
             dsn,
@@ -147,7 +140,7 @@ class Visibility:
         condition: Condition | None = None,
         limit: float | None = None,
     ) -> list[Answer]:
-        """Answer each question, in order.
+        """Answer each question, in order. While the table is locked, questions stay unanswered.
 
         Args:
             table: a table with a primary key.
@@ -188,7 +181,10 @@ class Visibility:
         compared: Sequence[LiveColumn] = (),
         condition: Condition | None = None,
     ) -> Answer:
-        """Answer a question that may time out, and find the rows that take the time by halves."""
+        """Answer a question that may time out, and find the rows that take the time by halves.
+
+        If the table is locked meanwhile, the rows that are left stay unanswered.
+        """
         answer = Answer()
         halves = [question.places]
         timeouts = 0
@@ -199,6 +195,10 @@ class Visibility:
             answer.visible |= found.visible
             answer.failed |= found.failed
             answer.seconds += found.seconds
+            if Failure.LOCKED in found.failed.values():
+                left = (place for half in halves for place in half)
+                answer.failed |= dict.fromkeys(left, Failure.LOCKED)
+                break
             if len(slow) > 1:
                 timeouts += 1
                 if timeouts < _MOST_TIMEOUTS:
@@ -228,8 +228,6 @@ class Visibility:
                 timeout.
             losses: how many calls for these questions have ended the session already.
         """
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + _LOCK_PATIENCE
         while todo:
             try:
                 rows = await self._call(inquiry, todo, limit)
@@ -253,15 +251,9 @@ class Visibility:
                 answer.seconds += seconds or 0.0
                 if visible is not None:
                     answer.visible.update(one - 1 for one in visible)
-                elif problem == LOCKED and not self._waits_for_locks:
-                    inquiry.leave_out([*again, *todo[index - 1 :]])
+                elif problem == LOCKED:
+                    inquiry.leave_out([*again, *todo[index - 1 :]], Failure.LOCKED)
                     return
-                elif problem == LOCKED and loop.time() < give_up:
-                    again.append(todo[index - 1])
-                    logger.warning(
-                        "table %s is locked; its changes wait until it is not", inquiry.table.name
-                    )
-                    await asyncio.sleep(_LOCK_PAUSE)
                 elif problem == CANCELED:
                     # The first may have ended the call by itself, and would do so again.
                     may_take = _CULPRIT * (self.timeout if limit is None else limit)

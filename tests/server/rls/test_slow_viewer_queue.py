@@ -1,4 +1,4 @@
-"""Lane without a database: order, what is given up, and errors."""
+"""SlowViewerQueue without a database: order, what is given up, and errors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest_asyncio
 from realtime_server.rls import slow_viewer_queue
 from realtime_server.rls.channel_gaps import ChannelGap
 from realtime_server.rls.counters import Counters
+from realtime_server.rls.line_limit import LineLimit
 from realtime_server.rls.pending_changes import PendingChange
 from realtime_server.rls.slow_viewer_queue import QueuedNotice, SlowViewerQueue
 from realtime_server.rls.viewers import Viewer
@@ -43,7 +44,7 @@ class Works:
         self.may_go_on.set()
         self.counters = Counters()
         held = Waiting(1_000_000, self.counters)
-        self.queue = SlowViewerQueue(self.work, self.lose, ANN, held, 0.5)
+        self.queue = SlowViewerQueue(self.work, self.lose, ANN, held, 0.5, LineLimit())
 
     async def work(self, candidates: Sequence[PendingChange]) -> float:
         self.begun.set()

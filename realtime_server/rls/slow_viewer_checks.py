@@ -1,0 +1,124 @@
+"""SlowViewerChecks: checks slow viewers, each by itself and with the whole timeout.
+
+Slow viewers whose last check timed out, or that have had none yet, share one connection, so that
+slow viewers whose checks succeed do not wait for those whose checks never do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+import attrs
+
+from ..config.database.tables import LiveColumn, Table
+from .checker import Checker, Verdict
+from .costly_viewers import NEGLIGIBLE, is_costly
+from .counters import Counters
+from .lookup.former import Condition
+from .lookup.locks import Locks
+from .lookup.questions import Answer, Question, Row
+from .lookup.visibility import Visibility
+from .pending_changes import PendingChange
+
+__all__ = ["PROBATION", "SlowViewer", "SlowViewerChecks"]
+
+PROBATION: Final = 10.0
+"""Seconds for which a viewer that is slow, or has delayed the others, is checked separately at
+least."""
+_NEGLIGIBLE_IN_A_ROW: Final = 3
+"""How many checks in a row must take next to no time until a viewer is no longer slow."""
+_AT_ONCE: Final = 2
+"""How many slow viewers are checked at the same time."""
+
+
+@attrs.define
+class SlowViewer:
+    """What is known of a slow viewer."""
+
+    until: float
+    """The time from which the viewer may be on trial again, by the event loop's clock."""
+    is_answered: bool = False
+    """Whether the viewer's last check ended in time."""
+    negligible: int = 0
+    """How many of the last checks in a row have taken next to no time."""
+
+    def note(self, seconds: float, now: float, *, is_answered: bool) -> None:
+        """Note how a check went.
+
+        Args:
+            seconds: how long the viewer's policies took.
+            now: the time by the event loop's clock.
+            is_answered: whether the check ended in time.
+        """
+        self.is_answered = is_answered
+        self.negligible = self.negligible + 1 if is_answered and seconds <= NEGLIGIBLE else 0
+        if is_costly(seconds):
+            self.until = now + PROBATION
+
+    def may_be_on_trial(self, now: float) -> bool:
+        """Return whether the viewer may be on trial again."""
+        return self.negligible >= _NEGLIGIBLE_IN_A_ROW and self.until <= now
+
+
+class SlowViewerChecks:
+    """Checks slow viewers.
+
+    Args:
+        checker: decides what the viewers are shown.
+        visibility: looks rows up, on connections of its own.
+        locks: waits for tables that are locked.
+        counters: counts the timeouts.
+    """
+
+    def __init__(
+        self, checker: Checker, visibility: Visibility, locks: Locks, counters: Counters
+    ) -> None:
+        self._checker = checker
+        self._visibility = visibility
+        self._locks = locks
+        self._counters = counters
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._turns_of_unanswered = asyncio.Semaphore(_AT_ONCE - 1)
+
+    async def check(self, slow: SlowViewer, candidates: Sequence[PendingChange]) -> Verdict:
+        """Decide what one slow viewer is shown of some changes. While a table is locked, wait.
+
+        Raises:
+            psycopg.Error: if the database cannot be queried; then nothing is decided.
+        """
+        while True:
+            async with self._turn(slow):
+                verdict = await self._checker.check(
+                    candidates, self._look_up, self._visibility.catalog
+                )
+            if not verdict.locked:
+                self._counters.timeouts += verdict.timeouts.total()
+                return verdict
+            await self._locks.released(verdict.locked)
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, slow: SlowViewer) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            if not slow.is_answered:
+                await stack.enter_async_context(self._turns_of_unanswered)
+            await stack.enter_async_context(self._turns)
+            yield
+
+    async def _look_up(
+        self,
+        table: Table,
+        rows: Sequence[Row],
+        questions: Sequence[Question],
+        *,
+        compared: Sequence[LiveColumn] = (),
+        condition: Condition | None = None,
+        may_retry: bool = True,
+    ) -> list[Answer]:
+        check = self._visibility.check_by_halves
+        return [
+            await check(table, rows, each, compared=compared, condition=condition)
+            for each in questions
+        ]
