@@ -194,7 +194,6 @@ class SlowViewers:
         if self._queues:
             await self._wait_for_trials()
             await self._wait_for_room()
-            self._return_to_others()
         apart = frozenset(self._queues)
         turn = Turn()
         on_time = candidates
@@ -250,22 +249,24 @@ class SlowViewers:
             await self._moved.wait()
 
     async def _wait_for_room(self) -> None:
-        """Wait while queues are long, each of them or all together, if all viewers are slow or wait
-        for a locked table, so that none is delayed.
+        """Wait while queues are long, each of them or all together, if all viewers have one: then
+        no viewer is delayed.
 
-        Only viewers whose checks end in time, and those that wait for a locked table, count: the
-        others' queues might never be shorter.
+        Viewers whose checks never end in time do not count: their queues might never be shorter.
         """
-        locked_out = self._trial.locked_out
-        while len(self._slow) + len(locked_out) == len(self._channels) > 0:
-            answered = [
-                self._queues[viewer] for viewer, slow in self._slow.items() if slow.is_answered
+        while True:
+            self._return_to_others()
+            if len(self._queues) < len(self._channels):
+                return
+            queues = [
+                queue
+                for viewer, queue in self._queues.items()
+                if viewer not in self._slow or self._slow[viewer].is_answered
             ]
-            answered += [self._queues[viewer] for viewer in locked_out if viewer in self._queues]
             if self._waiting.has_room:
-                is_any_full = any(not queue.has_room for queue in answered)
+                is_any_full = any(not queue.has_room for queue in queues)
             else:
-                is_any_full = any(not queue.is_idle for queue in answered)
+                is_any_full = any(not queue.is_idle for queue in queues)
             if not is_any_full:
                 return
             self._moved.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -171,6 +172,35 @@ async def test_a_locked_table_is_waited_for_and_holds_no_other_up(stage: RlsStag
             assert max(await times(stage, ann, range(5, 10))) < PATIENCE
             connection.execute("commit")
         assert await ids(bob, 1) == [2]
+
+
+async def test_a_lock_makes_no_viewer_slow_and_one_line(
+    stage: RlsStage, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.make("locked", "id int primary key", "true")
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(stage.client(f"one of {n}")) for n in range(30)]
+        for client in clients:
+            await client.sit(stage.topic("locked"))
+        stage.execute("insert into locked values (1)")
+        for client in clients:
+            assert await ids(client, 1) == [1]
+        with stage.database.connect() as connection:
+            connection.execute("begin")
+            connection.execute(f"insert into {stage.schema}.locked values (2)")
+            connection.execute("commit")
+            connection.execute("begin")
+            connection.execute(f"lock table {stage.schema}.locked in access exclusive mode")
+            await eventually(lambda: "locked is locked" in caplog.text)
+            # Longer than a policy may take.
+            await asyncio.sleep(2 * TIMEOUT)
+            assert not mode_of(stage).slow_viewers.slow
+            connection.execute("commit")
+        for client in clients:
+            assert await ids(client, 1) == [2]
+        assert not mode_of(stage).slow_viewers.slow
+    assert caplog.text.count("is locked; its changes wait") == 1
+    assert "takes too long" not in caplog.text
 
 
 def mode_of(stage: RlsStage) -> RlsMode:

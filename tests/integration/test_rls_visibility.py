@@ -15,6 +15,7 @@ from psycopg import AsyncConnection
 
 from realtime_server.config.database.catalog import look_at_tables
 from realtime_server.config.database.tables import Table
+from realtime_server.rls.lookup.locks import Locks
 from realtime_server.rls.lookup.questions import Answer, Failure, Question, Row
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.viewers import Viewer
@@ -386,19 +387,30 @@ async def test_a_policy_that_holds_on_is_cut_off_though_nobody_waits_any_more(
     await eventually(lambda: not scene.database.execute(sleeping))
 
 
-async def test_a_locked_table_is_waited_for(scene: Scene) -> None:
+async def test_the_rows_of_a_locked_table_stay_unanswered_until_it_is_not(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
     scene.make("id int primary key, owner text")
-    scene.execute("insert into notes values (1, 'ann')")
+    scene.execute("insert into notes values (1, 'ann'), (2, 'ann')")
     table = await scene.table()
-    with psycopg.connect(scene.database.dsn) as locker:
-        locker.execute("lock table notes in access exclusive mode")
-        question = Question(scene.viewer("ann"), (0,))
-        asking = asyncio.create_task(scene.visibility.check(table, [Row(("1",))], [question]))
-        # Longer than a policy may take.
-        done, _ = await asyncio.wait({asking}, timeout=TIMEOUT * 2)
-        assert not done
-        locker.rollback()
-    assert seen(await asking) == [{0}]
+    rows = [Row(("1",)), Row(("2",))]
+    questions = [Question(scene.viewer(name), (0, 1)) for name in ("ann", "bob")]
+    both = {0: Failure.LOCKED, 1: Failure.LOCKED}
+    async with Locks(scene.visibility.catalog) as locks:
+        with psycopg.connect(scene.database.dsn) as locker:
+            locker.execute("lock table notes in access exclusive mode")
+            answers = await scene.visibility.check(table, rows, questions)
+            assert [one.failed for one in answers] == [both, both]
+            assert (
+                await scene.visibility.check_by_halves(table, rows, questions[0])
+            ).failed == both
+            waiting = [asyncio.create_task(locks.released([table])) for _ in range(2)]
+            done, _ = await asyncio.wait(waiting, timeout=TIMEOUT)
+            assert not done
+            locker.rollback()
+        await asyncio.gather(*waiting)
+    assert seen(await scene.visibility.check(table, rows, questions)) == [{0, 1}, set()]
+    assert caplog.text.count("table public.notes is locked") == 1
 
 
 async def test_a_key_that_is_none_any_more_is_an_error(scene: Scene) -> None:
@@ -534,9 +546,8 @@ async def test_no_operator_or_type_of_somebodys_is_run_as_the_server(
     # Locked: it asks who locked it.
     with psycopg.connect(scene.database.dsn) as locking:
         locking.execute("lock table notes in access exclusive mode")
-        asked = asyncio.create_task(scene.visibility.check(table, [Row(("1",))], [question]))
-        await eventually(lambda: "table notes is locked" in caplog.text)
-    await asked
+        [answer] = await scene.visibility.check(table, [Row(("1",))], [question])
+        assert answer.failed == {0: Failure.LOCKED}
     assert scene.database.execute("select who from loot") == []
 
 

@@ -376,7 +376,7 @@ GAP = Gap(Position(LSN(1), 0, STREAM), Position(LSN(2), 0, STREAM), GapReason.TE
 
 @pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
 def test_a_gap_is_told_once_to_each_channel_whatever_its_topic(vsn: Vsn) -> None:
-    hub = Hub()
+    hub = Hub(clock=lambda: 0.0)
     names = ["public:todos", "*", "other:table:id=eq.1"]
     outbox = join(hub, *(f"realtime:{name}" for name in names), vsn=vsn)
     hub.publish([GAP])

@@ -44,7 +44,10 @@ class Works:
         self.may_go_on.set()
         self.counters = Counters()
         held = Waiting(1_000_000, self.counters)
-        self.queue = SlowViewerQueue(self.work, self.lose, ANN, held, 0.5, LineLimit())
+        self.moved = asyncio.Event()
+        self.queue = SlowViewerQueue(
+            self.work, self.lose, ANN, held, 0.5, LineLimit(), self.moved.set
+        )
 
     async def work(self, candidates: Sequence[PendingChange]) -> float:
         self.begun.set()
@@ -257,3 +260,17 @@ def test_a_change_that_waits_in_several_queues_counts_once() -> None:
     assert counters.waiting_bytes == 5000 + 2 * AROUND
     held.give_back([one])
     assert counters.waiting_bytes == 0
+
+
+async def test_it_reports_that_it_is_idle_after_a_gap_without_a_check(works: Works) -> None:
+    works.queue.put(part(1))
+    works.queue.give_up()
+    await asyncio.wait_for(works.moved.wait(), 5)
+    assert works.queue.is_idle
+    assert works.done == [("rls_too_slow", None, 1, 1)]
+
+
+async def test_it_reports_that_it_is_idle_after_a_message_alone(works: Works) -> None:
+    works.queue.put_notice(QueuedNotice(lambda: works.done.append("a gap")))
+    await asyncio.wait_for(works.moved.wait(), 5)
+    assert works.queue.is_idle
