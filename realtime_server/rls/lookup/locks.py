@@ -38,7 +38,7 @@ _LOCKED: Final = """
 class _Locked:
     """A table that is locked."""
 
-    name: str
+    table: Table
     released: asyncio.Event = attrs.field(factory=asyncio.Event)
 
 
@@ -71,7 +71,7 @@ class Locks:
         """Wait until nobody has locked any of some tables, or waits to do so."""
         for table in tables:
             if table.oid not in self._locked:
-                self._locked[table.oid] = _Locked(f"{table.schema}.{table.name}")
+                self._locked[table.oid] = _Locked(table)
                 logger.warning(
                     "table %s.%s is locked; its changes wait until it is not",
                     table.schema,
@@ -99,5 +99,5 @@ class Locks:
                 continue
             for oid in set(asked) - still:
                 one = self._locked.pop(oid)
-                logger.info("table %s is not locked any more", one.name)
+                logger.info("table %s.%s is not locked any more", one.table.schema, one.table.name)
                 one.released.set()
