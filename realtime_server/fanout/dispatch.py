@@ -10,10 +10,11 @@ event loop can serve other clients. The order is kept, as the next dispatch begi
 ended. A subscriber that leaves in between gets nothing more.
 
 A large transaction can be written faster than any network takes it. While most of the outboxes that
-were just written to are behind, the next write is held back for a moment, so that their clients are
-not cut off. A few slow clients are not waited for. Nor is any client if messages come no faster
-than they could be written with the waits: otherwise a hundred clients that read nothing would delay
-each change for all others.
+are written to are behind, the next write is held back for a moment, so that their clients are not
+cut off. A few slow clients are not waited for, even if nobody else gets what they get: all other
+clients would wait with them. Nor is any client if messages come no faster than they could be
+written with the waits: otherwise a hundred clients that read nothing would delay each change for
+all others.
 
 Where clients are to be brought back to where they were, each write has an ordinal, and a ping may
 go behind its frames, see :mod:`realtime_server.replay.cursors`.
@@ -43,6 +44,8 @@ _PAUSE: Final = 0.005
 _MAX_PAUSES: Final = 20
 """Waits after one write, 0.1 s in all: a client that takes 640 kB/s falls behind no further."""
 
+_AUDIENCE_FOR: Final = 1.0
+"""Seconds for which it is remembered, at least, how many outboxes were written to at once."""
 _BYTES_PER_SECOND: Final = _MAX_BYTES / (_PAUSE * _MAX_PAUSES)
 """How fast messages are written with all these waits."""
 _BURST: Final = 4 * _MAX_BYTES
@@ -130,10 +133,15 @@ class OutputRate:
         clock: seconds of any clock that only goes forward.
     """
 
-    __slots__ = ("_ahead", "_clock", "_since")
+    __slots__ = ("_ahead", "_clock", "_former_audience", "_since", "audience", "renewed_at")
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self.audience = 0
+        """The most outboxes that one write has gone to since ``renewed_at``."""
+        self._former_audience = 0
+        self.renewed_at = clock()
+        """The time at which another second of the audience began."""
         # Bytes that were written faster than with all waits.
         self._ahead = 0.0
         self._since = clock()
@@ -142,6 +150,16 @@ class OutputRate:
         """Count bytes that were written to each outbox that got them."""
         self._advance()
         self._ahead += size
+
+    def renew_audience(self, now: float) -> None:
+        """Begin another second."""
+        self._former_audience = self.audience if now - self.renewed_at < 2 * _AUDIENCE_FOR else 0
+        self.audience = 0
+        self.renewed_at = now
+
+    def lately(self) -> int:
+        """Return the most outboxes that one write has gone to within the last second or two."""
+        return max(self.audience, self._former_audience)
 
     def is_too_fast(self) -> bool:
         """Return whether more was written than could have been with all waits for slow clients."""
@@ -172,7 +190,10 @@ class Dispatch:
         self._clock = clock
         self._output_rate = output_rate
         self._ordinals = ordinals
-        self._until = clock() + SLICE
+        now = clock()
+        self._until = now + SLICE
+        if now - output_rate.renewed_at >= _AUDIENCE_FOR:
+            output_rate.renew_audience(now)
         # By the identity of the members, which are kept alive by the share.
         self._shares: dict[int, _Share] = {}
         self._count = 0
@@ -240,16 +261,23 @@ class Dispatch:
                         ordinal, ping = ordinals.mark(len(recipients))
                         joined.clear()
                         last = ()
+        rate = self._output_rate
+        if len(recipients) > rate.audience:
+            rate.audience = len(recipients)
         if size >= _CHECK_BYTES:
-            self._output_rate.add(size)
+            rate.add(size)
             yield from self._pause(recipients)
 
     def _pause(self, recipients: Collection[Outbox]) -> Steps:
-        """Wait a while for outboxes that are behind, if most of them are."""
+        """Wait a while for outboxes that are behind, if most of those that lately got something
+        are."""
+        everybody = max(len(recipients), self._output_rate.lately())
+        if 2 * len(recipients) <= everybody:
+            return
         for _ in range(_MAX_PAUSES):
             if not self._output_rate.is_too_fast():
                 break
-            if 2 * sum(outbox.is_behind for outbox in recipients) <= len(recipients):
+            if 2 * sum(outbox.is_behind for outbox in recipients) <= everybody:
                 break
             yield _PAUSE
             self._until = self._clock() + SLICE

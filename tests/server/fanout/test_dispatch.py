@@ -183,6 +183,31 @@ def test_the_few_who_are_behind_are_not_waited_for(dispatch: Dispatch) -> None:
     assert pauses(dispatch) == 0
 
 
+def test_the_few_who_alone_get_much_are_not_waited_for_while_others_get_something() -> None:
+    clock = Clock()
+    rate = OutputRate(clock)
+    few = [RecordingOutbox() for _ in range(5)]
+    for outbox in few:
+        outbox.is_behind = True
+    others = members(*(RecordingOutbox() for _ in range(20)))
+    found = []
+    for _ in range(4):
+        dispatch = Dispatch(clock, rate)
+        dispatch.add(others, b"x")
+        assert pauses(dispatch) == 0
+        dispatch.add(members(*few), MUCH)
+        found.append(pauses(dispatch))
+        clock.now += 0.8
+    assert found == [0, 0, 0, 0]
+    # When the others get nothing any more, they do not wait with them.
+    for _ in range(4):
+        clock.now += 0.8
+        dispatch = Dispatch(clock, rate)
+        dispatch.add(members(*few), MUCH + MUCH)
+        found.append(pauses(dispatch))
+    assert found[-1] == 20
+
+
 def test_nobody_is_waited_for_after_a_little(dispatch: Dispatch) -> None:
     outbox = RecordingOutbox()
     outbox.is_behind = True
