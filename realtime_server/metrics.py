@@ -29,6 +29,7 @@ from realtime_core import SourceStats
 from .fanout.hub import HubStats
 from .net.outbox import OutboxCounters
 from .net.slow_clients import Backlog
+from .replay.stats import ReplayStats
 from .rls.counters import Counters
 from .webhooks.stats import WebhookStats
 
@@ -49,6 +50,7 @@ class Metrics:
         backlog: the bytes that wait for all clients.
         checks: what RLS mode counts; None in STREAM mode.
         webhooks: returns what the webhooks count.
+        replay: returns what replay counts.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Metrics:
         backlog: Backlog,
         checks: Counters | None = None,
         webhooks: Callable[[], WebhookStats] = WebhookStats,
+        replay: Callable[[], ReplayStats] = ReplayStats,
     ) -> None:
         self.outbox = OutboxCounters()
         self._registry = CollectorRegistry()
@@ -112,6 +115,7 @@ class Metrics:
         )
         registry.register(_Collector(self.outbox, stats, hub, backlog, checks or Counters()))
         registry.register(_WebhookCollector(webhooks))
+        registry.register(_ReplayCollector(replay))
 
     def limit(self, name: str) -> None:
         """Count something that exceeded a limit."""
@@ -287,3 +291,54 @@ class _WebhookCollector(Collector):
             for endpoint in stats.endpoints:
                 family.add_metric([endpoint.name], getattr(endpoint, name))
             yield family
+
+
+class _ReplayCollector(Collector):
+    """Reads what replay counts."""
+
+    def __init__(self, stats: Callable[[], ReplayStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        stats = self._stats()
+        joins = CounterMetricFamily(
+            "realtime_replay_joins",
+            "Channels by where they began: where a former one had ended, anew, or behind a gap.",
+            labels=["result"],
+        )
+        results = {"resumed": stats.resumed, "fresh": stats.fresh, "gap": stats.gap}
+        for result, count in results.items():
+            joins.add_metric([result], count)
+        yield joins
+        gaps = CounterMetricFamily(
+            "realtime_replay_gaps",
+            "Channels that were told that they miss changes, by reason.",
+            labels=["reason"],
+        )
+        for reason, count in stats.gaps.items():
+            gaps.add_metric([reason], count)
+        yield gaps
+        gauges = {
+            "away": ("Channels whose clients are away and may come back.", stats.away),
+            "rounds": ("Rounds that bring channels up to now.", stats.rounds),
+            "log_bytes": (
+                "Bytes of the changes in memory that clients may have missed, about.",
+                stats.log_bytes,
+            ),
+            "log_seconds": ("The age of the oldest of these changes.", stats.log_seconds),
+        }
+        counters = {
+            "changes": (
+                "Changes that were sent to channels that had missed them, or may have.",
+                stats.changes,
+            ),
+            "proofs": ("Pings by which clients proved what they had received.", stats.proofs),
+            "shared_sessions": (
+                "Sessions that turned out to be those of several clients.",
+                stats.shared_sessions,
+            ),
+        }
+        for name, (meaning, value) in gauges.items():
+            yield GaugeMetricFamily(f"realtime_replay_{name}", meaning, value)
+        for name, (meaning, value) in counters.items():
+            yield CounterMetricFamily(f"realtime_replay_{name}", meaning, value)

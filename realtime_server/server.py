@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -30,6 +32,9 @@ from .net.memory import memory_limit
 from .net.services import Services
 from .net.slow_clients import Backlog, OutboxLimits
 from .phoenix.serializers import Serializer
+from .replay.cursors import Cursors
+from .replay.replay import Replay, make_replay
+from .replay.stats import ReplayStats
 from .rls.counters import Counters
 from .rls.mode import RlsMode
 from .webhooks.service import Webhooks, make_webhooks
@@ -71,14 +76,25 @@ class RealtimeServer:
         )
         self.source = source = make_source(config)
         """Reads the database's changes."""
+        is_rls = config.replication_mode is ReplicationMode.RLS
+        cursors: Cursors | None = None
+        if config.replay_window and not is_rls:
+            cursors = Cursors(interval=config.replay_ping_interval / 1000, clock=time.monotonic)
         rules = config.configuration_file.realtime
-        self.hub = Hub(
+        new_hub = partial(
+            Hub,
             TopicRules((rule.relation, rule.events) for rule in rules),
             enums=source.enum_orders,
             max_record_bytes=config.max_record_bytes,
-            names_columns=config.replication_mode is not ReplicationMode.RLS,
+            names_columns=not is_rls,
+            ordinals=cursors,
         )
+        self.hub = new_hub()
         """Where channels subscribe to changes."""
+        self.replay: Replay | None = None
+        """Brings channels back to where they were; None if nothing is replayed."""
+        if cursors is not None:
+            self.replay = make_replay(config, self.hub, new_hub, cursors)
         # Sends changes to webhooks; None if the configuration file has none.
         self._webhooks: Webhooks | None = None
         if config.configuration_file.webhooks:
@@ -97,13 +113,14 @@ class RealtimeServer:
             backlog=backlog,
             checks=checks,
             webhooks=WebhookStats if self._webhooks is None else self._webhooks.stats,
+            replay=ReplayStats if self.replay is None else self.replay.stats,
         )
         self.mode: StreamMode | RlsMode
         """The mode, which decides how the changes that the server reads are sent."""
-        if config.replication_mode is ReplicationMode.RLS:
+        if is_rls:
             self.mode = RlsMode(config, source, self.hub, self.metrics, checks)
         else:
-            self.mode = StreamMode(config, source, self.hub, self.metrics)
+            self.mode = StreamMode(config, source, self.hub, self.metrics, replay=self.replay)
         # What all connections share.
         self._services = Services(
             hub=self.hub,
@@ -114,11 +131,14 @@ class RealtimeServer:
             budget=FilterBudget(config),
             config=config,
             metrics=self.metrics,
+            replay=self.replay,
         )
         # Accepts connections; made when the server is opened.
         self._listener: Listener
-        # The task that reads and sends changes; made when the server is opened.
+        # The task that reads and sends changes, and the one that brings channels back to where they
+        # were; made when the server is opened.
         self._broadcasting: asyncio.Task[None]
+        self._replaying: asyncio.Task[None] | None = None
         self.port = config.port
         """The port that the server listens on, once it is open."""
 
@@ -154,6 +174,8 @@ class RealtimeServer:
         await self._listener.start()
         await self.mode.__aenter__()
         self._broadcasting = asyncio.create_task(self.mode.run())
+        if self.replay is not None:
+            self._replaying = asyncio.create_task(self.replay.run())
         if self._webhooks is not None:
             await self._webhooks.__aenter__()
         return self
@@ -172,10 +194,13 @@ class RealtimeServer:
         """
         self._listener.stop_accepting()
         self._broadcasting.cancel()
+        if self._replaying is not None:
+            self._replaying.cancel()
         # Beside the sockets: an endpoint may take as long as they.
         closing = asyncio.create_task(self._close_webhooks())
         try:
-            await cancel_within({self._broadcasting}, _PATIENCE)
+            tasks = {self._broadcasting} | ({self._replaying} if self._replaying else set())
+            await cancel_within(tasks, _PATIENCE)
             loop = asyncio.get_running_loop()
             within = self.config.drain_timeout / 1000
             deadline = loop.time() + within
@@ -214,6 +239,8 @@ class RealtimeServer:
                 something that cannot be decoded.
         """
         tasks = {self._broadcasting}
+        if self._replaying is not None:
+            tasks.add(self._replaying)
         if self._webhooks is not None:
             tasks.add(self._webhooks.running)
         # A cancellation of this ends none of them.
@@ -252,5 +279,13 @@ class RealtimeServer:
     async def _serve(
         self, websocket: ServerConnection, request: ConnectRequest, serializer: Serializer
     ) -> None:
-        peer = self._listener.acceptor.peer(websocket.transport)
-        await Connection(websocket, request, serializer, self._services, peer=peer).run()
+        acceptor, transport = self._listener.acceptor, websocket.transport
+        connection = Connection(
+            websocket,
+            request,
+            serializer,
+            self._services,
+            peer=acceptor.peer(transport),
+            address=acceptor.client_address(transport),
+        )
+        await connection.run()

@@ -9,6 +9,7 @@ from ._relations import EVENTS
 from .choices import (
     DatabaseTls,
     EventLoop,
+    IdentityKind,
     IpVersion,
     LogFormat,
     LogLevel,
@@ -27,6 +28,7 @@ __all__ = [
     # .choices
     "DatabaseTls",
     "EventLoop",
+    "IdentityKind",
     "IpVersion",
     "LogFormat",
     "LogLevel",

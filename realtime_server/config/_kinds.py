@@ -20,6 +20,7 @@ from ._readers import (
     read_flag,
     read_header_name,
     read_headers,
+    read_identity_kinds,
     read_jwks,
     read_networks,
     read_origins,
@@ -32,6 +33,7 @@ from ._readers import (
 from .choices import (
     DatabaseTls,
     EventLoop,
+    IdentityKind,
     IpVersion,
     LogFormat,
     LogLevel,
@@ -46,12 +48,14 @@ from .file import ConfigurationFile
 __all__ = [
     "Attempts",
     "Bytes",
+    "ClaimNames",
     "ClaimValidators",
     "Configuration",
     "DeadLetters",
     "Flag",
     "HeaderName",
     "Headers",
+    "IdentityKinds",
     "IpFamily",
     "Jwks",
     "Kind",
@@ -81,6 +85,7 @@ __all__ = [
     "ShortSecrets",
     "SigningSecrets",
     "SlotName",
+    "SomeMegabytes",
     "Text",
     "Tls",
     "WhenFulls",
@@ -162,6 +167,7 @@ QueryBytes = Annotated[int, _whole_number(1024, 8000, unit="bytes")]
 SendBuffer = Annotated[int, _whole_number(0, 1 << 30, unit="bytes")]
 RecordBytes = Annotated[int, _whole_number(1, unit="bytes")]
 Megabytes = Annotated[int, _whole_number(0, unit="MB (10⁶ bytes)")]
+SomeMegabytes = Annotated[int, _whole_number(1, unit="MB (10⁶ bytes)")]
 Mode = Annotated[ReplicationMode, _choice(ReplicationMode)]
 RlsDeletes = Annotated[RlsDelete, _choice(RlsDelete)]
 ShortSecrets = Annotated[ShortSecret, _choice(ShortSecret)]
@@ -182,6 +188,13 @@ Publications = Annotated[
     Kind(names_reader('["supabase_realtime"]', least=1), "JSON array of names"),
 ]
 Names = Annotated[tuple[str, ...], Kind(names_reader('["iat"]', least=0), "JSON array of names")]
+ClaimNames = Annotated[
+    tuple[str, ...], Kind(names_reader('["session_id"]', least=0), "JSON array of names")
+]
+IdentityKinds = Annotated[
+    tuple[IdentityKind, ...],
+    Kind(read_identity_kinds, "JSON array of `session`, `claims`, `address`"),
+]
 SlotName = Annotated[str | None, Kind(read_slot_name, "letters, digits, `_`; at most 63")]
 Origins = Annotated[tuple[str, ...], Kind(read_origins, "JSON array of `scheme://host[:port]`")]
 Networks = Annotated[

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from realtime_core.replication.commands import check_slot_name
 
 from ..auth.claims import load_claims
-from .choices import DatabaseTls
+from .choices import DatabaseTls, IdentityKind
 
 __all__ = [
     "is_broken",
@@ -29,6 +29,7 @@ __all__ = [
     "read_flag",
     "read_header_name",
     "read_headers",
+    "read_identity_kinds",
     "read_jwks",
     "read_networks",
     "read_origins",
@@ -96,6 +97,15 @@ def names_reader(example: str, *, least: int) -> Callable[[str], tuple[str, ...]
         return tuple(names)
 
     return read
+
+
+def read_identity_kinds(text: str) -> tuple[IdentityKind, ...]:
+    names = names_reader('["session", "claims"]', least=1)(text)
+    known = {kind.value: kind for kind in IdentityKind}
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{name!r} in it is none of {', '.join(known)}")
+    return tuple(kind for kind in IdentityKind if kind.value in names)
 
 
 def read_claim_validators(text: str) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ import enum
 __all__ = [
     "DatabaseTls",
     "EventLoop",
+    "IdentityKind",
     "IpVersion",
     "LogFormat",
     "LogLevel",
@@ -100,6 +101,17 @@ class WhenFull(enum.Enum):
     """No more changes are read for webhooks until there is room: the database keeps them."""
     DROP = "drop"
     """The requests go into the dead letters."""
+
+
+class IdentityKind(enum.Enum):
+    """What may say that a client that comes back is the same, the best first."""
+
+    SESSION = "session"
+    """The handshake's parameter ``session``, another one for each client object."""
+    CLAIMS = "claims"
+    """A claim of the join's token. All tabs and devices of a user share it."""
+    ADDRESS = "address"
+    """Where the client comes from. All who are behind one address share it."""
 
 
 class EventLoop(enum.Enum):

@@ -37,6 +37,7 @@ _SECTIONS: Final[Mapping[str, str]] = {
     "secure_channels": "Tokens",
     "max_connections": "Limits",
     "expose_metrics": "Operation",
+    "replay_window": "Replay",
     "replication_poll_interval": "RLS mode",
     "webhook_slot_name": "Webhooks",
 }
@@ -105,6 +106,6 @@ def as_text(value: Any) -> str:
         case ConfigurationFile():
             return value.path or ""
         case tuple() | Mapping():
-            return json.dumps(value, ensure_ascii=False)
+            return json.dumps(value, ensure_ascii=False, default=as_text)
         case _:
             return str(value)

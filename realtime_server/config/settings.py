@@ -20,6 +20,7 @@ from ._environment import dev_defaults, near_misses, structure, variable
 from .choices import (
     DatabaseTls,
     EventLoop,
+    IdentityKind,
     IpVersion,
     LogFormat,
     LogLevel,
@@ -253,6 +254,36 @@ class ServerConfig:
     )
     drain_timeout: kinds.Milliseconds = variable(
         5000, "how long a stop may take until the last connection is closed"
+    )
+
+    # Replay
+
+    replay_window: kinds.Pause = variable(
+        300_000,
+        "how long a client may be away and [get what it missed](../topics/delivery.md#replay) when "
+        "it comes back; 0: nothing is replayed; in STREAM mode only",
+    )
+    replay_memory_mb: kinds.SomeMegabytes = variable(
+        64,
+        "how much the changes that clients may have missed may take in memory: some 400,000 small "
+        "ones",
+    )
+    replay_ping_interval: kinds.Milliseconds = variable(
+        1000,
+        "how often a client that gets changes is asked with a ping what it has received; longer: "
+        "fewer pings, and more changes that come twice after a connection was lost",
+    )
+    replay_identity: kinds.IdentityKinds = variable(
+        tuple(IdentityKind),
+        "[what may say](../topics/delivery.md#who-comes-back) that a client that comes back is the "
+        "same",
+    )
+    replay_claims: kinds.ClaimNames = variable(
+        ("session_id", "sub"),
+        "the claims that say whose token it is; the first that a token has counts",
+    )
+    replay_max_sessions: kinds.Number = variable(
+        100_000, "how many channels may be away at the same time, which take about 600 bytes each"
     )
 
     # RLS mode

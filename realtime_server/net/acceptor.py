@@ -117,6 +117,14 @@ class Acceptor:
         address = self._forwarded.get(transport)
         return peer if address is None else f"{address} via {peer}"
 
+    def client_address(self, transport: asyncio.BaseTransport) -> str:
+        """Return the client's address: what a trusted proxy named, or else the connection's other
+        end; empty if that has none."""
+        peer = transport.get_extra_info("peername")
+        # A Unix socket's name is a text, and often empty.
+        own = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        return self._forwarded.get(transport, own)
+
     def upgrade(self, transport: asyncio.Transport) -> None:
         """Note that the connection becomes a WebSocket."""
         self.plain.discard(transport)

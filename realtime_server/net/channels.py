@@ -28,10 +28,13 @@ from ..fanout.topic_parser import Topic, shown_topic
 from ..fanout.turns import Turns, in_turns
 from ..logs import named
 from ..phoenix.joins import JoinConfig, parsing_join
+from ..phoenix.messages import number_of
 from ..phoenix.payloads import has_config
 from ..phoenix.reasons import ReplyReason
 from ..phoenix.serializers import Serializer
-from ..phoenix.socket_state import Action, Channel, SocketState
+from ..phoenix.socket_state import Action, Channel, Departure, SocketState
+from ..replay.notices import Start
+from ..replay.visit import Visit
 from .filter_budget import FilterAccount
 from .join_limits import JoinLimits
 from .outbox import SocketOutbox
@@ -59,6 +62,10 @@ class ServedChannel:
     wait: Wait | None = None
     """The wait until the database's changes are read: either the join's reply waits, or the message
     that says that the bindings are in place."""
+    is_accepted: bool = False
+    """Whether its join was answered."""
+    start: Start | None = None
+    """Where its changes begin; None while that is not known, or is not told."""
 
 
 class Channels:
@@ -72,6 +79,7 @@ class Channels:
         refusals: of the connection: counts and logs what is refused.
         perform: carries out actions of the state's that take no time.
         peer: names the client in the log.
+        visit: the connection's, from which its channels may be brought back; None if none are.
         services: of the server.
     """
 
@@ -85,6 +93,7 @@ class Channels:
         refusals: Refusals,
         perform: Callable[[list[Action]], None],
         peer: str,
+        visit: Visit | None,
         services: Services,
     ) -> None:
         self._request = request
@@ -94,6 +103,7 @@ class Channels:
         self._refusals = refusals
         self._perform = perform
         self._peer = peer
+        self._visit = visit
         self._services = services
         # Its clock is the one of all limits in time.
         self._loop = asyncio.get_running_loop()
@@ -106,12 +116,18 @@ class Channels:
         # When the grants are checked next.
         self._next_check: asyncio.TimerHandle | None = None
 
-    def close(self) -> None:
-        """End all channels: the connection is gone."""
+    def close(self, how: Departure) -> None:
+        """End all channels: the connection is gone.
+
+        Args:
+            how: whether the client may come back.
+        """
         if self._next_check is not None:
             self._next_check.cancel()
         for channel in list(self._served):
-            self.release(channel)
+            self.release(channel, how)
+        if self._services.replay is not None and self._visit is not None:
+            self._services.replay.close(self._visit, how)
         self._account.close()
 
     async def join(self, channel: Channel, payload: Any) -> None:
@@ -150,10 +166,20 @@ class Channels:
             None if config is None else config.bindings,
             served.registered.viewer,
         )
-        self._services.hub.subscribe(served.subscription)
         self._services.metrics.channels.inc()
+        replay = self._services.replay
+        if replay is None or self._visit is None:
+            self._services.hub.subscribe(served.subscription)
+            return
+        replay.enter(
+            self._visit,
+            served.subscription,
+            ref=number_of(channel.ref),
+            claims=channel.grant.claims,
+            on_start=partial(self._begin, channel, served),
+        )
 
-    def release(self, channel: Channel) -> None:
+    def release(self, channel: Channel, how: Departure) -> None:
         """Give back all that is kept for a channel, whether its join was accepted or not."""
         self._account.refund(channel.topic)
         self._tokens.release(channel.topic)
@@ -163,7 +189,11 @@ class Channels:
         if served.wait is not None:
             served.wait.cancel()
         if served.subscription is not None:
-            self._services.hub.unsubscribe(served.subscription)
+            replay = self._services.replay
+            if replay is None or self._visit is None:
+                self._services.hub.unsubscribe(served.subscription)
+            else:
+                replay.leave(self._visit, served.subscription, how)
             self._services.metrics.channels.dec()
         self._services.registrar.remove(served.registered)
 
@@ -178,12 +208,13 @@ class Channels:
         logger.debug("the whole topic is %r", channel.topic)
         self._perform(self._state.accept(channel, config, grant=grant))
         self._check_by(grant)
-        if config is not None and config.bindings:
+        served.is_accepted = True
+        if self._visit is None or served.start is not None:
             self._announce(channel, served)
         self._services.registrar.watch(served.registered, partial(self._warn, channel))
 
     def _refuse(self, channel: Channel, exc: RefusedError, *, has_config: bool) -> None:
-        self.release(channel)
+        self.release(channel, Departure.REFUSED)
         reason = self._refusals.of_join(channel.topic, exc, has_config=has_config)
         self._perform(self._state.refuse_join(channel, reason))
 
@@ -213,12 +244,21 @@ class Channels:
         self._state.postpone(channel)
         served.wait = self._services.attachment.wait(answer, within=within)
 
+    def _begin(self, channel: Channel, served: ServedChannel, start: Start) -> None:
+        """Note where a channel's changes begin, and tell it if its join was answered before."""
+        served.start = start
+        if served.is_accepted:
+            self._announce(channel, served)
+
     def _announce(self, channel: Channel, served: ServedChannel) -> None:
         """Tell a channel that its bindings are in place, as soon as changes are being read."""
+        if channel.config is None or not channel.config.bindings:
+            return
 
         def tell(attached: bool) -> None:
             served.wait = None
-            self._perform(self._state.in_place(channel, served.registered.notes))
+            start = {} if served.start is None else served.start.members()
+            self._perform(self._state.in_place(channel, served.registered.notes, start))
 
         attachment = self._services.attachment
         if attachment:
@@ -267,6 +307,8 @@ class Channels:
         channel.grant = grant
         if served.subscription is not None and channel in self._served:
             self._services.hub.move(served.subscription, viewer)
+            if self._services.replay is not None and self._visit is not None:
+                self._services.replay.renew(self._visit, served.subscription, grant.claims)
 
     def check_grants(self) -> None:
         """End the channels whose tokens are no longer valid; check again when the next expires."""

@@ -15,6 +15,7 @@ from typing import Final
 
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 from websockets.protocol import State
 
 from ..auth.authorizer import ConnectRequest
@@ -25,6 +26,7 @@ from ..phoenix.socket_state import (
     Action,
     Check,
     Close,
+    Departure,
     Join,
     Refresh,
     RefuseEvent,
@@ -34,6 +36,7 @@ from ..phoenix.socket_state import (
     SocketState,
     Subscribe,
 )
+from ..replay.visit import Visit
 from .channels import Channels
 from .connection_limits import close_within
 from .frames import Frames
@@ -58,6 +61,7 @@ class Connection:
         serializer: the wire format that the client asked for.
         services: of the server.
         peer: names the client in the log.
+        address: of the client, without a port; empty if it is not known.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Connection:
         services: Services,
         *,
         peer: str,
+        address: str = "",
     ) -> None:
         config, metrics = services.config, services.metrics
         self._websocket = websocket
@@ -83,8 +88,14 @@ class Connection:
             backlog=services.backlog,
             counters=metrics.outbox,
             peer=self._peer,
-            cursors=services.cursors,
+            cursors=None if services.replay is None else services.replay.cursors,
         )
+        # The connection, as far as channels are brought back to where they were.
+        self._visit: Visit | None = None
+        if services.replay is not None:
+            self._visit = services.replay.visit(
+                request, address, self._outbox, lambda: self._state.last_ref
+            )
         self._channels = Channels(
             request,
             serializer,
@@ -93,6 +104,7 @@ class Connection:
             refusals=self._refusals,
             perform=self._perform_all,
             peer=self._peer,
+            visit=self._visit,
             services=services,
         )
 
@@ -102,6 +114,8 @@ class Connection:
         self._metrics.connections.inc()
         try:
             while (data := await self._receive()) is not None:
+                if self._visit is not None:
+                    self._visit.messages += 1
                 # Messages that came before the end may still be queued; nobody is there for the
                 # answers.
                 if self._websocket.protocol.state is State.OPEN:
@@ -113,7 +127,7 @@ class Connection:
             pass
         finally:
             self._outbox.close()
-            self._channels.close()
+            self._channels.close(self._departure())
             self._refusals.close()
             code = self._close_code()
             self._metrics.connections.dec()
@@ -121,6 +135,16 @@ class Connection:
             logger.info(
                 "closed: %s (%s)", self._peer, code, extra=named(self._peer, "close", code=code)
             )
+
+    def _departure(self) -> Departure:
+        """Return whether the client may come back: a page that was closed will not."""
+        if self._visit is None:
+            return Departure.LOST
+        protocol = self._websocket.protocol
+        received = protocol.close_rcvd
+        if received is None or not protocol.close_rcvd_then_sent:
+            return Departure.LOST
+        return Departure.CLOSED if received.code == CloseCode.GOING_AWAY else Departure.LOST
 
     def _close_code(self) -> int | None:
         """Return the code that the client was sent, or else its own; 1006 without either."""
@@ -167,8 +191,8 @@ class Connection:
                 self._outbox.write(Frames.of(self._serializer.encode(message)))
             case Subscribe(channel):
                 self._channels.subscribe(channel)
-            case Release(channel):
-                self._channels.release(channel)
+            case Release(channel, how):
+                self._channels.release(channel, how)
             case Check():
                 self._channels.check_grants()
             case RefusePayload(message):

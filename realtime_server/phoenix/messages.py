@@ -23,6 +23,7 @@ __all__ = [
     "Message",
     "Ref",
     "notice",
+    "number_of",
     "subscribed",
     "subscription_failed",
 ]
@@ -47,6 +48,21 @@ CHANNEL_PREFIX: Final = "realtime:"
 Ref: TypeAlias = str | int | float | None
 """A reference that a client puts into a message, and that its reply repeats as it came. Stock
 clients send strings, numbers or null."""
+
+
+_MOST_DIGITS: Final = 15
+"""Digits of a ref that counts as a number."""
+
+
+def number_of(ref: Ref) -> int | None:
+    """Return the number that a ref is; None if it is none. Stock clients count their messages."""
+    match ref:
+        case str() if ref.isascii() and ref.isdigit() and len(ref) <= _MOST_DIGITS:
+            return int(ref)
+        case int() if 0 <= ref < 10**_MOST_DIGITS:
+            return ref
+        case _:
+            return None
 
 
 @attrs.frozen

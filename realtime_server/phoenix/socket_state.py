@@ -21,7 +21,9 @@ the next message: if that joins the topic again, the reply comes without the ``p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import enum
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import attrs
@@ -44,6 +46,7 @@ from .messages import (
     Message,
     Ref,
     notice,
+    number_of,
     subscribed,
     subscription_failed,
 )
@@ -56,6 +59,7 @@ __all__ = [
     "Channel",
     "Check",
     "Close",
+    "Departure",
     "Join",
     "Refresh",
     "RefuseEvent",
@@ -65,6 +69,21 @@ __all__ = [
     "SocketState",
     "Subscribe",
 ]
+
+
+class Departure(enum.Enum):
+    """How a channel ends."""
+
+    LEFT = enum.auto()
+    """Its client left it."""
+    REFUSED = enum.auto()
+    """Its token is not valid any more, or does not allow it."""
+    REJOINING = enum.auto()
+    """Its client joins it again on the same connection, or is told to."""
+    LOST = enum.auto()
+    """Its connection ended, and the client may come back."""
+    CLOSED = enum.auto()
+    """Its connection ended because the client's page was closed."""
 
 
 # Compared by identity: joining a topic again makes another channel.
@@ -137,6 +156,7 @@ class Release:
     """The channel has ended: send it no more changes, and free what is kept for it."""
 
     channel: Channel
+    how: Departure
 
 
 @attrs.frozen
@@ -179,6 +199,8 @@ class SocketState:
         self._max_payload = max_payload_bytes
         self.channels: dict[str, Channel] = {}
         """The channels that are joined, and those whose join was postponed, by topic."""
+        self.last_ref = 0
+        """The highest ref that the client has sent, if its refs are numbers."""
         # The reply to a leave and the phx_close after it, while they wait for the next message.
         self._parting: tuple[Message, Message] | None = None
         self._closed = False
@@ -200,6 +222,7 @@ class SocketState:
         except FrameError as exc:
             self._closed = True
             return [Close(exc.code, exc.reason)]
+        self.last_ref = max(self.last_ref, number_of(message.ref) or 0)
         joins = message.topic if message.event == JOIN else None
         return [*self.part(joins), *self._receive(message, data)]
 
@@ -262,14 +285,21 @@ class SocketState:
         """Answer a message that is no join with an error."""
         return [Send(message.reply("error", {"reason": reason}))]
 
-    def in_place(self, channel: Channel, notes: Iterable[str] = ()) -> list[Action]:
+    def in_place(
+        self,
+        channel: Channel,
+        notes: Iterable[str] = (),
+        start: Mapping[str, Any] = MappingProxyType({}),
+    ) -> list[Action]:
         """Tell a channel that its bindings are in place.
 
         Args:
             channel: to tell.
             notes: what its client should know of the bindings; each is a message of its own.
+            start: members that say where its changes begin.
         """
-        told = [subscribed(channel.name), *(notice(channel.name, note) for note in notes)]
+        first = {**subscribed(channel.name), **start}
+        told = [first, *(notice(channel.name, note) for note in notes)]
         return [Send(Message(channel.topic, SYSTEM, payload)) for payload in told]
 
     def fail(self, channel: Channel, reason: str) -> list[Action]:
@@ -286,8 +316,9 @@ class SocketState:
         if self.channels.get(channel.topic) is not channel:
             return []
         del self.channels[channel.topic]
+        how = Departure.REFUSED if for_good else Departure.REJOINING
         if channel.config is None:
-            return [Release(channel), Send(_end(channel, ERROR))]
+            return [Release(channel, how), Send(_end(channel, ERROR))]
         system = {
             "channel": channel.name,
             "extension": "system",
@@ -295,7 +326,7 @@ class SocketState:
             "message": reason,
         }
         return [
-            Release(channel),
+            Release(channel, how),
             Send(Message(channel.topic, SYSTEM, system)),
             Send(_end(channel, CLOSE if for_good else ERROR)),
         ]
@@ -304,11 +335,12 @@ class SocketState:
         if not message.topic.startswith(CHANNEL_PREFIX):
             return self.refuse(message, ReplyReason.UNMATCHED_TOPIC.told())
         channel = Channel(message.topic, message.ref, message.join_ref)
-        return [*self._release(message.topic), Join(channel, message.payload)]
+        former = self._release(message.topic, Departure.REJOINING)
+        return [*former, Join(channel, message.payload)]
 
-    def _release(self, topic: str) -> list[Action]:
+    def _release(self, topic: str, how: Departure) -> list[Action]:
         former = self.channels.pop(topic, None)
-        return [] if former is None else [Release(former)]
+        return [] if former is None else [Release(former, how)]
 
     def _to_unjoined(self, channel: Channel | None, message: Message) -> list[Action]:
         """Answer a message to a topic that is not joined, or whose join waits."""
@@ -316,7 +348,7 @@ class SocketState:
             return self.refuse(message, ReplyReason.UNMATCHED_TOPIC.told())
         if channel is not None and _is_outdated(message, channel.join_ref):
             return []
-        return [*self._release(message.topic), Send(message.reply("ok", {}))]
+        return [*self._release(message.topic, Departure.LEFT), Send(message.reply("ok", {}))]
 
     def _to_channel(self, channel: Channel, message: Message) -> list[Action]:
         if message.event == ACCESS_TOKEN:
@@ -327,9 +359,9 @@ class SocketState:
         if message.event == LEAVE:
             self._parting = message.reply("ok", {}), _end(channel, CLOSE)
             if channel.config is None or self._serializer.tells_join_ref:
-                return [Release(channel), *self.part()]
-            return [Release(channel)]
-        return [Release(channel), Send(_end(channel, ERROR))]
+                return [Release(channel, Departure.LEFT), *self.part()]
+            return [Release(channel, Departure.LEFT)]
+        return [Release(channel, Departure.REJOINING), Send(_end(channel, ERROR))]
 
 
 def _is_outdated(message: Message, join_ref: Ref) -> bool:

@@ -243,6 +243,11 @@ class ConnectionCursor:
         :attr:`proven`, the client has everything."""
         return self._outbox.written
 
+    def count_write(self) -> int:
+        """Give what was written last, and has no ordinal, one of its own; return it."""
+        ordinal = self._outbox.written = self._cursors.advance()
+        return ordinal
+
     # What the outbox tells
 
     def asked(self, ordinal: int) -> None:

@@ -10,7 +10,6 @@ A key is an HMAC, so that it does not show who somebody is, and nobody can make 
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import hmac
 import json
@@ -20,9 +19,10 @@ from typing import Any, Final
 import attrs
 
 from ..auth.authorizer import ConnectRequest
+from ..config.choices import IdentityKind
 from ..phoenix.joins import Binding
 
-__all__ = ["LEAST_SESSION", "MOST_SESSION", "IdentityKind", "Identifier", "Key", "Visitor"]
+__all__ = ["LEAST_SESSION", "MOST_SESSION", "Identifier", "Key", "Visitor"]
 
 LEAST_SESSION: Final = 16
 """Characters that the parameter ``session`` must have to count: fewer can be guessed."""
@@ -32,17 +32,6 @@ MOST_SESSION: Final = 128
 _DIGEST_BYTES: Final = 16
 _TOKENS: Final = ("apikey", "token")
 """Parameters of a handshake that change while the client stays the same."""
-
-
-class IdentityKind(enum.Enum):
-    """What may say who a client is, the best first."""
-
-    SESSION = "session"
-    """The handshake's parameter ``session``, another one for each client object."""
-    CLAIMS = "claims"
-    """A claim of the join's token. All tabs and devices of a user share it."""
-    ADDRESS = "address"
-    """Where the client comes from. All who are behind one address share it."""
 
 
 @attrs.frozen

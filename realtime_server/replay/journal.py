@@ -66,10 +66,9 @@ class Journal:
         """The number of the last record of this process that was read."""
         self.on_taken: Callable[[int], None] = lambda number: None
         """Is called with the number of a channel here that another process has taken over."""
-        self.on_boot: Callable[[bool], None] = lambda is_same_slot: None
-        """Is called when another process has begun, and needs a snapshot; with whether it has got
-        this process's slot."""
-        self._others = Others(seal.server, on_taken=self._was_taken, on_boot=self._booted)
+        self.on_boot: Callable[[], None] = lambda: None
+        """Is called when another process has begun, and needs a snapshot."""
+        self._others = Others(seal.server, on_taken=self._was_taken, on_boot=lambda: self.on_boot())
 
     # What happens here
 
@@ -193,9 +192,6 @@ class Journal:
         if entries and isinstance(entries[0], Boot):
             self._others.end_all(head.slot, but=head.server)
 
-    def _booted(self, slot: bytes) -> None:
-        self.on_boot(slot == self._seal.slot)
-
     def _was_taken(self, number: int) -> None:
         if self._forget(number):
             self.on_taken(number)
@@ -214,11 +210,10 @@ class Journal:
         """
         return self._others.lowest()
 
-    def expire(self, window: float) -> list[bytes]:
+    def expire(self, before: float) -> list[bytes]:
         """Forget others' channels that have been away for too long; return the keys.
 
         Args:
-            window: for how many seconds one may be away.
+            before: the time since which one may have been away, in seconds since 1970.
         """
-        now = self._clock()
-        return self._others.expire(now - window, now)
+        return self._others.expire(before, self._clock())

@@ -25,41 +25,21 @@ caller asks. If it is chosen, it is claimed: it leaves no absence, unless it ans
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Collection, Iterator
-from heapq import heapify, heappop, heappush
+from collections.abc import Callable, Collection, Hashable
 from typing import Final, Protocol
 
 import attrs
 
+from .absences import Absence, Absences, LostReason
 from .identity import Key
 from .places import Place
 
-__all__ = ["Absence", "Choice", "Client", "LostReason", "Membership", "Memberships"]
+__all__ = ["MOST_REPEATS", "Choice", "Client", "Membership", "Memberships"]
 
-MOST_OF_A_KEY: Final = 1000
-"""Absences of one key that are kept apart; what further ones need goes to the last of them."""
 MOST_REPEATS: Final = 10
 """How often in a row the same changes are replayed to a client that proves nothing of them."""
-_MOST_LOST: Final = 100_000
-"""Absences that are remembered after their changes have gone."""
-_REMEMBERED: Final = 86_400.0
-"""Seconds for which they are."""
 _MOST_SHARED: Final = 100_000
 """Sessions that are remembered to be several clients'."""
-
-
-class LostReason(enum.Enum):
-    """Why a channel cannot go on where it ended, so that it is told of a gap."""
-
-    WINDOW = "replay_window"
-    """It was away for longer than ``REPLAY_WINDOW``."""
-    LIMIT = "replay_limit"
-    """More clients were away, or more changes waited, than is kept."""
-    LOST = "replay_lost"
-    """What was kept for it belongs to another stream than the present one."""
-    UNPROVEN = "unproven"
-    """Nobody knows what it has received: it does not send pings back as they are."""
 
 
 class Client(Protocol):
@@ -71,8 +51,8 @@ class Client(Protocol):
         ...
 
     @property
-    def heard(self) -> int:
-        """How often anything came from the client."""
+    def heard(self) -> Hashable:
+        """What changes when anything comes from the client."""
         ...
 
 
@@ -91,37 +71,13 @@ class Membership:
     lowered_to: Place | None = attrs.field(default=None, init=False)
     """A place to leave behind, if its own is not lower: somebody else's, perhaps."""
     # What had been heard of the client when the membership was claimed; None: it was not.
-    claimed_at: int | None = attrs.field(default=None, init=False)
+    claimed_at: Hashable = attrs.field(default=None, init=False)
 
     @property
     def is_claimed(self) -> bool:
         """Whether a later membership has gone on where this one stood, and nothing was heard of
         its client since."""
         return self.claimed_at is not None and self.claimed_at == self.client.heard
-
-
-@attrs.define(eq=False)
-class Absence:
-    """What a membership has left behind whose client may come back."""
-
-    key: Key
-    ref: int
-    """The highest ref that its client had sent."""
-    place: Place
-    """Up to where its client has everything."""
-    since: float
-    """When it began, by the caller's clock."""
-    repeats: int = 0
-    lost: LostReason | None = None
-    """Why the changes behind its place are not kept for it; None: they are."""
-    is_shared: bool = False
-    """Whether it stands for several, so that it is never taken away."""
-    needs: Place = attrs.field(init=False)
-    """From where on changes are kept for it; ``place`` may be lower, if that is somebody's who was
-    away for too long."""
-
-    def __attrs_post_init__(self) -> None:
-        self.needs = self.place
 
 
 @attrs.frozen
@@ -158,32 +114,13 @@ class Memberships:
         clock: Callable[[], float],
     ) -> None:
         self._place_of = place_of
-        self._window = window
-        self._most_away = most_away
         self._clock = clock
+        self.absences = Absences(window=window, most=most_away, clock=clock)
+        """What memberships have left behind whose clients may come back."""
         # By key, in the order in which they came.
         self._here: dict[bytes, dict[Membership, None]] = {}
-        self._absent: dict[bytes, list[Absence]] = {}
-        # Those whose changes are kept, and those that are only remembered; the oldest first.
-        self._away: dict[Absence, None] = {}
-        self._lost: dict[Absence, None] = {}
-        # What those that are away need; some are outdated. The number breaks ties.
-        self._lowest: list[tuple[Place, int, Absence]] = []
-        self._pushed = 0
         # Exact keys that turned out to be several clients'.
         self._shared: dict[bytes, None] = {}
-
-    @property
-    def away(self) -> int:
-        """How many memberships are away whose changes are kept."""
-        return len(self._away)
-
-    def lowest(self) -> Place | None:
-        """Return the lowest place of all that are away and not lost; None if nobody is."""
-        heap = self._lowest
-        while heap and (heap[0][2] not in self._away or heap[0][2].needs != heap[0][0]):
-            heappop(heap)
-        return heap[0][0] if heap else None
 
     # Here
 
@@ -274,7 +211,7 @@ class Memberships:
             0 if place > began else member.repeats,
             lost,
         )
-        return self._add(absence)
+        return self.absences.add(absence)
 
     def change_key(self, member: Membership, key: Key) -> None:
         """Give a membership another key, because its token is another's now."""
@@ -282,82 +219,6 @@ class Memberships:
             self.end(member)
             member.key = key
             self.enter(member)
-
-    # Away
-
-    def expire(self) -> Iterator[Absence]:
-        """Yield those that have been away for too long, now that this is so."""
-        until = self._clock() - self._window
-        while self._away:
-            oldest = next(iter(self._away))
-            if oldest.since > until:
-                break
-            self._lose(oldest, LostReason.WINDOW)
-            yield oldest
-        until = self._clock() - _REMEMBERED
-        while self._lost:
-            oldest = next(iter(self._lost))
-            if oldest.since > until and len(self._lost) <= _MOST_LOST:
-                break
-            self._remove(oldest)
-
-    def lose_all(self, why: LostReason) -> None:
-        """Note that the changes are not kept any more for anybody who is away."""
-        for absence in list(self._away):
-            self._lose(absence, why)
-
-    def _add(self, absence: Absence) -> Absence | None:
-        absent = self._absent.setdefault(absence.key.digest, [])
-        if len(absent) >= MOST_OF_A_KEY:
-            last = absent[-1]
-            last.is_shared = True
-            last.ref = min(last.ref, absence.ref)
-            last.since = max(last.since, absence.since)
-            self._lower(last, absence.place, absence.lost)
-            return None
-        absent.append(absence)
-        if absence.lost is not None:
-            self._lost[absence] = None
-            return absence
-        self._away[absence] = None
-        self._push(absence)
-        if len(self._away) > self._most_away:
-            self._lose(next(iter(self._away)), LostReason.LIMIT)
-        return absence
-
-    def _lose(self, absence: Absence, why: LostReason) -> None:
-        del self._away[absence]
-        absence.lost = why
-        self._lost[absence] = None
-
-    def _lower(self, absence: Absence, place: Place, lost: LostReason | None) -> None:
-        """Have an absence serve somebody else, too, who was left behind at this place."""
-        if place >= absence.place:
-            return
-        absence.place = place
-        if lost is not None:
-            absence.lost = lost
-        elif place < absence.needs:
-            absence.needs = place
-            if absence in self._away:
-                self._push(absence)
-
-    def _push(self, absence: Absence) -> None:
-        self._pushed += 1
-        heappush(self._lowest, (absence.needs, self._pushed, absence))
-        if len(self._lowest) > 2 * len(self._away) + 1000:
-            self._lowest = [
-                (one.needs, number, one) for number, one in enumerate(self._away, -len(self._away))
-            ]
-            heapify(self._lowest)
-
-    def _remove(self, absence: Absence) -> None:
-        self._away.pop(absence, None)
-        self._lost.pop(absence, None)
-        absent = self._absent[absence.key.digest]
-        absent.remove(absence)
-        if not absent:
-            del self._absent[absence.key.digest]
 
     # Choosing
 
@@ -370,7 +231,7 @@ class Memberships:
 
     def _fitting(self, member: Membership) -> list[Absence]:
         """Return the absences that the client of a membership may have left."""
-        absent = self._absent.get(member.key.digest, ())
+        absent = self.absences.of(member.key.digest)
         ref = member.ref
         # An empty ref says nothing: some clients send one when they join again.
         return [one for one in absent if not ref or one.ref < ref]
@@ -384,7 +245,7 @@ class Memberships:
     def _is_outnumbered(self, member: Membership) -> bool:
         """Return whether a client has the key, or had it, that has sent more than this one."""
         digest, ref = member.key.digest, member.ref or 0
-        return any(one.ref >= ref for one in self._absent.get(digest, ())) or any(
+        return any(one.ref >= ref for one in self.absences.of(digest)) or any(
             one.client.last_ref >= ref
             for one in self._here.get(digest, ())
             if one.client is not member.client and not one.is_claimed
@@ -395,7 +256,7 @@ class Memberships:
         choices = [Choice(one.place, one.lost, one.repeats) for one in absent]
         choices += [Choice(self._place(one), None, one.repeats) for one in silent]
         for gone in absent:
-            self._remove(gone)
+            self.absences.remove(gone)
         for one in silent:
             self._claim(one)
         if not choices:
@@ -426,12 +287,12 @@ class Memberships:
         assert choice.place is not None
         for one in others:
             if isinstance(one, Absence):
-                self._lower(one, choice.place, choice.lost)
+                self.absences.lower(one, choice.place, choice.lost)
                 one.repeats = max(one.repeats, choice.repeats)
             elif choice.place < self._place(one):
                 one.lowered_to = choice.place
         if isinstance(taken, Absence):
-            self._remove(taken)
+            self.absences.remove(taken)
         else:
             self._claim(taken)
 

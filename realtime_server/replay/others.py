@@ -77,11 +77,11 @@ class Others:
     Args:
         server: this process.
         on_taken: is called with the number of a channel here that another process has taken over.
-        on_boot: is called with its slot when another process has begun, and needs a snapshot.
+        on_boot: is called when another process has begun, and needs a snapshot.
     """
 
     def __init__(
-        self, server: bytes, *, on_taken: Callable[[int], None], on_boot: Callable[[bytes], None]
+        self, server: bytes, *, on_taken: Callable[[int], None], on_boot: Callable[[], None]
     ) -> None:
         self._server = server
         self._on_taken = on_taken
@@ -134,7 +134,7 @@ class Others:
                     states.append((entry, []))
                 case Boot():
                     self.end_all(head.slot, but=head.server)
-                    self._on_boot(head.slot)
+                    self._on_boot()
         for state, channels in states:
             self._take_state(state, channels, is_own=state.server == head.server)
 

@@ -164,7 +164,7 @@ class World:
 
     def expire(self) -> None:
         self.clock += WINDOW + 1
-        for _ in self.memberships.expire():
+        for _ in self.memberships.absences.expire():
             pass
 
 

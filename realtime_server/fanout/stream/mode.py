@@ -12,7 +12,7 @@ from ...config.database.addresses import resolve_dsn
 from ...config.database.source import ServerSource
 from ...metrics import Metrics
 from ..hub import Hub
-from .broadcaster import broadcast
+from .broadcaster import LiveStream, broadcast
 from .join_checks import CatalogRegistrar
 from .table_lookup import TableLookup
 
@@ -27,10 +27,17 @@ class StreamMode(CatalogRegistrar):
         source: of the changes. The mode enters and closes it.
         hub: hands the changes to the subscriptions.
         metrics: of the server.
+        replay: is told of each batch of the stream; None: nobody is.
     """
 
     def __init__(
-        self, config: ServerConfig, source: ServerSource, hub: Hub, metrics: Metrics
+        self,
+        config: ServerConfig,
+        source: ServerSource,
+        hub: Hub,
+        metrics: Metrics,
+        *,
+        replay: LiveStream | None = None,
     ) -> None:
         super().__init__(
             TableLookup(
@@ -42,6 +49,7 @@ class StreamMode(CatalogRegistrar):
         self._source = source
         self._hub = hub
         self._metrics = metrics
+        self._replay = replay
 
     async def __aenter__(self) -> Self:
         """Begin to attach to the database's changes, in the background."""
@@ -79,7 +87,7 @@ class StreamMode(CatalogRegistrar):
         self._hub.on_relation = self.forget
         checking = asyncio.create_task(self.check_later())
         try:
-            await broadcast(self._source, self._hub, self._metrics)
+            await broadcast(self._source, self._hub, self._metrics, replay=self._replay)
         finally:
             checking.cancel()
             await asyncio.wait({checking})

@@ -17,6 +17,7 @@ from realtime_server.config import (
     ConfigurationFile,
     DatabaseTls,
     EventLoop,
+    IdentityKind,
     IpVersion,
     LogFormat,
     LogLevel,
@@ -235,6 +236,24 @@ TABLE = {
         EventLoop.ASYNCIO, "uvloop", EventLoop.UVLOOP, ("trio",), "use asyncio or uvloop"
     ),
     "DRAIN_TIMEOUT": number(5000, least=1),
+    "REPLAY_WINDOW": number(300_000, least=0),
+    "REPLAY_MEMORY_MB": number(64, least=1),
+    "REPLAY_PING_INTERVAL": number(1000, least=1),
+    "REPLAY_IDENTITY": Row(
+        tuple(IdentityKind),
+        '["address", "session"]',
+        (IdentityKind.SESSION, IdentityKind.ADDRESS),
+        ("session", "{}", "[]"),
+        'use a JSON array of names, as in ["session", "claims"]',
+    ),
+    "REPLAY_CLAIMS": Row(
+        ("session_id", "sub"),
+        '["email"]',
+        ("email",),
+        ("email", "{}", '"email"'),
+        'use a JSON array of names, as in ["session_id"]',
+    ),
+    "REPLAY_MAX_SESSIONS": number(100_000, least=1),
     "REPLICATION_POLL_INTERVAL": number(0, least=0),
     "SUBSCRIPTION_SYNC_INTERVAL": number(60_000, least=1),
     "MAX_CHANGES": number(100, least=1),
@@ -373,6 +392,13 @@ def test_something_that_is_no_name_is_named(name: object) -> None:
     text = json.dumps(["good", name])
     assert problems(PUBLICATIONS=text) == (
         f"PUBLICATIONS is {text!r}; {name!r} in it is no name: {PUBLICATIONS}",
+    )
+
+
+def test_a_kind_that_does_not_exist_is_named() -> None:
+    text = '["session", "cookie"]'
+    assert problems(REPLAY_IDENTITY=text) == (
+        f"REPLAY_IDENTITY is {text!r}; 'cookie' in it is none of session, claims, address",
     )
 
 

@@ -10,13 +10,14 @@ import pytest
 
 from realtime_server.auth.grant import Grant
 from realtime_server.phoenix.joins import parse_join
-from realtime_server.phoenix.messages import Message
+from realtime_server.phoenix.messages import Message, number_of
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.phoenix.socket_state import (
     Action,
     Channel,
     Check,
     Close,
+    Departure,
     Join,
     Refresh,
     RefuseEvent,
@@ -167,7 +168,7 @@ def test_what_is_not_served_is_for_the_caller_to_refuse_and_the_channel_stays(
 def test_the_first_generation_knows_no_such_events(socket: Socket, event: str) -> None:
     channel = socket.join()
     assert socket.receive(TOPIC, event) == [
-        Release(channel),
+        Release(channel, Departure.REJOINING),
         Send(Message(TOPIC, "phx_error", {}, channel.join_ref, channel.join_ref)),
     ]
 
@@ -205,7 +206,7 @@ def test_a_postponed_join_that_is_refused_can_be_tried_again(socket: Socket) -> 
 def test_a_leave_withdraws_a_postponed_join(socket: Socket) -> None:
     channel = postpone(socket, "1")
     assert socket.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [
-        Release(channel),
+        Release(channel, Departure.LEFT),
         reply(TOPIC, "ok", {}, "2", socket.join_ref("1")),
     ]
     assert socket.state.channels == {}
@@ -214,7 +215,7 @@ def test_a_leave_withdraws_a_postponed_join(socket: Socket) -> None:
 def test_another_join_takes_a_postponed_ones_place(socket: Socket) -> None:
     channel = postpone(socket, "1")
     release, join = socket.receive(TOPIC, "phx_join", CONFIG, ref="2", join_ref="2")
-    assert release == Release(channel)
+    assert release == Release(channel, Departure.REJOINING)
     assert isinstance(join, Join)
 
 
@@ -243,7 +244,7 @@ def test_a_leave_ends_the_membership_is_answered_and_closed(socket: Socket) -> N
     channel = socket.join(ref="1")
     joined = socket.join_ref("1")
     assert socket.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [
-        Release(channel),
+        Release(channel, Departure.LEFT),
         reply(TOPIC, "ok", {}, "2", joined),
         Send(Message(TOPIC, "phx_close", {}, joined, joined)),
     ]
@@ -261,7 +262,7 @@ def test_a_leave_of_a_topic_that_is_not_joined_is_answered_and_not_closed(socket
 def test_a_second_join_ends_the_first_without_a_close(socket: Socket) -> None:
     first = socket.join(ref="1")
     former, action = socket.receive(TOPIC, "phx_join", ref="2", join_ref="2")
-    assert former == Release(first)
+    assert former == Release(first, Departure.REJOINING)
     assert isinstance(action, Join)
     _, subscribe = socket.state.accept(action.channel)
     assert isinstance(subscribe, Subscribe)
@@ -319,7 +320,7 @@ def test_an_access_token_is_for_the_caller_to_decide(
 def test_the_end_of_a_membership_is_an_error_to_the_first_generation(socket: Socket) -> None:
     channel, joined = socket.join(ref="1"), socket.join_ref("1")
     assert socket.state.end(channel, "the token has expired") == [
-        Release(channel),
+        Release(channel, Departure.REFUSED),
         Send(Message(TOPIC, "phx_error", {}, joined, joined)),
     ]
     assert socket.state.channels == {}
@@ -334,7 +335,7 @@ def test_who_should_join_again_in_a_moment_is_told_of_an_error(socket: Socket) -
 def test_later_generations_are_told_why_a_membership_ends(socket: Socket) -> None:
     channel, joined = socket.join(ref="1", payload={"config": {}}), socket.join_ref("1")
     assert socket.state.end(channel, "the token has expired") == [
-        Release(channel),
+        Release(channel, Departure.REFUSED),
         Send(
             Message(
                 TOPIC,
@@ -377,7 +378,7 @@ def test_an_unknown_event_ends_the_membership_with_an_error(socket: Socket, even
     channel = socket.join(ref="1")
     joined = socket.join_ref("1")
     assert socket.receive(TOPIC, event, join_ref="1") == [
-        Release(channel),
+        Release(channel, Departure.REJOINING),
         Send(Message(TOPIC, "phx_error", {}, joined, joined)),
     ]
     assert socket.state.channels == {}
@@ -419,7 +420,9 @@ def v1() -> Socket:
 def leave_and_wait(v1: Socket) -> list[Action]:
     """Leave a channel of a binding client; return what comes of it when all is answered."""
     channel = v1.join(ref="1", payload={"config": {}})
-    assert v1.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [Release(channel)]
+    assert v1.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [
+        Release(channel, Departure.LEFT)
+    ]
     assert v1.state.is_waiting
     return [reply(TOPIC, "ok", {}, "2", "1"), Send(Message(TOPIC, "phx_close", {}, "1", "1"))]
 
@@ -454,7 +457,7 @@ def test_a_leave_is_answered_whole_when_no_message_comes(v1: Socket) -> None:
 def test_a_message_without_join_ref_belongs_to_the_membership_there_is(told: Socket) -> None:
     channel = told.join(ref="1")
     assert told.receive(TOPIC, "phx_leave", ref="2", join_ref=None) == [
-        Release(channel),
+        Release(channel, Departure.LEFT),
         reply(TOPIC, "ok", {}, "2"),
         Send(Message(TOPIC, "phx_close", {}, "1", "1")),
     ]
@@ -463,7 +466,7 @@ def test_a_message_without_join_ref_belongs_to_the_membership_there_is(told: Soc
 def test_a_membership_without_join_ref_gets_every_message(told: Socket) -> None:
     channel = told.join(ref=None)
     assert told.receive(TOPIC, "phx_leave", ref="2", join_ref="1") == [
-        Release(channel),
+        Release(channel, Departure.LEFT),
         reply(TOPIC, "ok", {}, "2", "1"),
         Send(Message(TOPIC, "phx_close", {}, None, None)),
     ]
@@ -484,3 +487,30 @@ def test_after_a_close_nothing_is_answered(socket: Socket) -> None:
     socket.state.receive(b"\0")
     assert socket.receive("phoenix", "heartbeat") == []
     assert socket.receive(TOPIC, "phx_join") == []
+
+
+@pytest.mark.parametrize(
+    ("ref", "number"),
+    [
+        ("7", 7),
+        (7, 7),
+        ("0", 0),
+        ("", None),
+        (None, None),
+        ("x", None),
+        ("-1", None),
+        (-1, None),
+        (1.5, None),
+        ("٣", None),
+        ("9" * 16, None),
+        (10**15, None),
+    ],
+)
+def test_a_ref_is_a_number_or_not(ref: Any, number: int | None) -> None:
+    assert number_of(ref) == number
+
+
+def test_the_highest_ref_of_the_client_is_kept(v1: Socket) -> None:
+    for ref in ("3", "12", "", None, "5"):
+        v1.receive("phoenix", "heartbeat", ref=ref)
+    assert v1.state.last_ref == 12

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from realtime_server.auth.authorizer import ConnectRequest
+from realtime_server.config.choices import IdentityKind
 from realtime_server.phoenix.joins import parse_join
-from realtime_server.replay.identity import Identifier, IdentityKind, Key
+from realtime_server.replay.identity import Identifier, Key
 
 SESSION = "0f2c9a34-8d1e-4b57"
 ALL = tuple(IdentityKind)

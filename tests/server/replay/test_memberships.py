@@ -3,14 +3,9 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from realtime_server.replay.absences import MOST_OF_A_KEY, LostReason
 from realtime_server.replay.identity import Key
-from realtime_server.replay.memberships import (
-    MOST_OF_A_KEY,
-    Choice,
-    LostReason,
-    Membership,
-    Memberships,
-)
+from realtime_server.replay.memberships import Choice, Membership, Memberships
 from realtime_server.replay.places import Place
 
 SESSION = Key(b"session", is_exact=True)
@@ -55,7 +50,7 @@ class World:
         self.memberships.depart(member, (place, 0), began=(0, 0), lost=lost)
 
     def expire(self) -> None:
-        for _ in self.memberships.expire():
+        for _ in self.memberships.absences.expire():
             pass
 
 
@@ -71,9 +66,9 @@ def test_who_comes_for_the_first_time_begins_now() -> None:
 def test_who_comes_back_goes_on_where_it_was_and_only_once(key: Key) -> None:
     world = World()
     world.leave_behind(key, 5, 7)
-    assert world.memberships.away == 1
+    assert len(world.memberships.absences) == 1
     assert place(world.join(key, 6)[1]) == 7
-    assert world.memberships.away == 0
+    assert len(world.memberships.absences) == 0
     assert place(world.join(key, 7)[1]) is None
 
 
@@ -83,7 +78,7 @@ def test_a_page_that_is_loaded_anew_gets_nothing_old(key: Key) -> None:
     world.leave_behind(key, 5, 7)
     assert place(world.join(key, 1)[1]) is None
     assert place(world.join(key, 5)[1]) is None
-    assert world.memberships.away == 1
+    assert len(world.memberships.absences) == 1
 
 
 @pytest.mark.parametrize("key", [SESSION, CLAIMS])
@@ -98,7 +93,7 @@ def test_of_a_session_the_highest_place_counts_and_all_end() -> None:
     for ref, at in ((2, 5), (4, 9), (3, 7)):
         world.leave_behind(SESSION, ref, at)
     assert place(world.join(SESSION, 6)[1]) == 9
-    assert world.memberships.away == 0
+    assert len(world.memberships.absences) == 0
 
 
 def test_of_claims_the_lowest_place_counts_and_the_nearest_is_taken_away() -> None:
@@ -106,7 +101,7 @@ def test_of_claims_the_lowest_place_counts_and_the_nearest_is_taken_away() -> No
     for ref, at in ((2, 5), (4, 9)):
         world.leave_behind(CLAIMS, ref, at)
     assert place(world.join(CLAIMS, 5)[1]) == 5
-    assert world.memberships.away == 1
+    assert len(world.memberships.absences) == 1
     assert place(world.join(CLAIMS, 3)[1]) == 5
 
 
@@ -117,7 +112,7 @@ def test_whoever_is_left_over_finds_what_the_one_taken_away_would_have_needed() 
     assert place(world.join(CLAIMS, 5)[1]) == 5
     # If this was the one with ref 4, then the first was the one with ref 2.
     assert place(world.join(CLAIMS, 5)[1]) == 5
-    assert world.memberships.away == 0
+    assert len(world.memberships.absences) == 0
 
 
 def test_with_an_empty_ref_none_of_several_is_taken_away() -> None:
@@ -125,7 +120,7 @@ def test_with_an_empty_ref_none_of_several_is_taken_away() -> None:
     for ref, at in ((2, 9), (4, 5)):
         world.leave_behind(CLAIMS, ref, at)
     assert place(world.join(CLAIMS, None)[1]) == 5
-    assert world.memberships.away == 2
+    assert len(world.memberships.absences) == 2
 
 
 def test_an_open_membership_that_does_not_answer_is_claimed_and_leaves_nothing() -> None:
@@ -135,7 +130,7 @@ def test_an_open_membership_that_does_not_answer_is_claimed_and_leaves_nothing()
     assert world.memberships.others(later) == [former]
     assert place(world.memberships.choose(later, {former})) == 7
     assert world.memberships.depart(former, (7, 0), began=(0, 0)) is None
-    assert world.memberships.away == 0
+    assert len(world.memberships.absences) == 0
 
 
 def test_one_that_was_claimed_and_answers_after_all_is_somebody_else() -> None:
@@ -162,7 +157,7 @@ def test_a_session_that_several_clients_have_is_treated_like_claims() -> None:
     for ref, at in ((2, 5), (4, 9)):
         world.leave_behind(SESSION, ref, at)
     assert place(world.join(SESSION, 5)[1]) == 5
-    assert world.memberships.away == 1
+    assert len(world.memberships.absences) == 1
 
 
 def test_a_join_below_the_refs_of_others_shows_that_a_session_is_shared() -> None:
@@ -204,7 +199,7 @@ def test_who_was_away_for_too_long_is_told_so(key: Key) -> None:
     world.leave_behind(key, 2, 5)
     world.now = WINDOW + 1
     world.expire()
-    assert (world.memberships.away, world.memberships.lowest()) == (0, None)
+    assert (len(world.memberships.absences), world.memberships.absences.lowest()) == (0, None)
     choice = world.join(key, 3)[1]
     assert (place(choice), choice.lost) == (5, LostReason.WINDOW)
     assert place(world.join(key, 4)[1]) is None
@@ -223,7 +218,7 @@ def test_the_oldest_goes_when_too_many_are_away() -> None:
     world = World(most_away=2)
     for number in range(3):
         world.leave_behind(Key(bytes([number]), is_exact=True), 2, number)
-    assert (world.memberships.away, world.memberships.lowest()) == (2, (1, 0))
+    assert (len(world.memberships.absences), world.memberships.absences.lowest()) == (2, (1, 0))
     choice = world.join(Key(b"\0", is_exact=True), 3)[1]
     assert (place(choice), choice.lost) == (0, LostReason.LIMIT)
 
@@ -253,7 +248,7 @@ def test_what_was_lost_keeps_no_changes() -> None:
     world.expire()
     world.leave_behind(CLAIMS, 2, 900)
     assert place(world.join(CLAIMS, 5)[1]) == 5
-    assert world.memberships.lowest() == (900, 0)
+    assert world.memberships.absences.lowest() == (900, 0)
     choice = world.join(CLAIMS, 5)[1]
     assert (place(choice), choice.lost) == (5, LostReason.WINDOW)
 
@@ -275,9 +270,9 @@ def test_a_key_has_a_bounded_number_of_absences_and_none_is_skipped() -> None:
     world = World(most_away=10 * MOST_OF_A_KEY)
     for number in range(MOST_OF_A_KEY + 5):
         world.leave_behind(CLAIMS, 1000 - number % 7, 2000 - number)
-    assert world.memberships.away == MOST_OF_A_KEY
+    assert len(world.memberships.absences) == MOST_OF_A_KEY
     lowest = 2000 - MOST_OF_A_KEY - 4
-    assert world.memberships.lowest() == (lowest, 0)
+    assert world.memberships.absences.lowest() == (lowest, 0)
     for number in range(MOST_OF_A_KEY + 5):
         assert place(world.join(CLAIMS, 2000 + number)[1]) == lowest
 
@@ -287,7 +282,7 @@ def test_the_lowest_place_is_found_among_many_that_come_and_go() -> None:
     for number in range(5000):
         world.leave_behind(Key(number.to_bytes(4), is_exact=True), 1, 5000 - number)
     for number in range(4999, 100, -1):
-        assert world.memberships.lowest() == (5000 - number, 0)
+        assert world.memberships.absences.lowest() == (5000 - number, 0)
         world.join(Key(number.to_bytes(4), is_exact=True), 2)
 
 
@@ -304,6 +299,6 @@ def test_another_key_takes_the_membership_along() -> None:
 def test_all_are_lost_with_the_stream() -> None:
     world = World()
     world.leave_behind(SESSION, 1, 5)
-    world.memberships.lose_all(LostReason.LOST)
-    assert world.memberships.lowest() is None
+    world.memberships.absences.lose_all(LostReason.LOST)
+    assert world.memberships.absences.lowest() is None
     assert world.join(SESSION, 3)[1] == Choice((5, 0), LostReason.LOST)

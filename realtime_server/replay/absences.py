@@ -1,0 +1,179 @@
+"""Absences: what memberships leave behind whose clients may come back.
+
+Pure: no clock but the one given.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+import attrs
+
+from .identity import Key
+from .places import Place
+
+__all__ = ["Absence", "Absences", "LostReason"]
+
+MOST_OF_A_KEY: Final = 1000
+"""Absences of one key that are kept apart; what further ones need goes to the last of them."""
+_MOST_LOST: Final = 100_000
+"""Absences that are remembered after their changes have gone."""
+_REMEMBERED: Final = 86_400.0
+"""Seconds for which they are."""
+
+
+class LostReason(enum.Enum):
+    """Why a channel cannot go on where it ended, so that it is told of a gap."""
+
+    WINDOW = "replay_window"
+    """It was away for longer than ``REPLAY_WINDOW``."""
+    LIMIT = "replay_limit"
+    """More clients were away, or more changes waited, than is kept."""
+    LOST = "replay_lost"
+    """What was kept for it belongs to another stream than the present one."""
+    UNPROVEN = "unproven"
+    """Nobody knows what it has received: it does not send pings back as they are."""
+
+
+@attrs.define(eq=False)
+class Absence:
+    """What a membership has left behind whose client may come back."""
+
+    key: Key
+    ref: int
+    """The highest ref that its client had sent."""
+    place: Place
+    """Up to where its client has everything."""
+    since: float
+    """When it began, by the caller's clock."""
+    repeats: int = 0
+    lost: LostReason | None = None
+    """Why the changes behind its place are not kept for it; None: they are."""
+    is_shared: bool = False
+    """Whether it stands for several, so that it is never taken away."""
+    needs: Place = attrs.field(init=False)
+    """From where on changes are kept for it; ``place`` may be lower, if that is somebody's who was
+    away for too long."""
+
+    def __attrs_post_init__(self) -> None:
+        self.needs = self.place
+
+
+class Absences:
+    """All absences, by key, by age and by what changes they need.
+
+    Args:
+        window: seconds for which a client may be away.
+        most: how many clients may be away.
+        clock: seconds of any clock that only goes forward.
+    """
+
+    def __init__(self, *, window: float, most: int, clock: Callable[[], float]) -> None:
+        self._window = window
+        self._most = most
+        self._clock = clock
+        self._absent: dict[bytes, list[Absence]] = {}
+        # Those whose changes are kept, and those that are only remembered; the oldest first.
+        self._away: dict[Absence, None] = {}
+        self._lost: dict[Absence, None] = {}
+        # What those that are away need; some are outdated. The number breaks ties.
+        self._lowest: list[tuple[Place, int, Absence]] = []
+        self._pushed = 0
+
+    def __len__(self) -> int:
+        """Return how many are away whose changes are kept."""
+        return len(self._away)
+
+    def of(self, digest: bytes) -> Sequence[Absence]:
+        """Return the absences of a key, also those that are only remembered."""
+        return self._absent.get(digest, ())
+
+    def lowest(self) -> Place | None:
+        """Return the lowest place of all that are away and not lost; None if nobody is."""
+        heap = self._lowest
+        while heap and (heap[0][2] not in self._away or heap[0][2].needs != heap[0][0]):
+            heappop(heap)
+        return heap[0][0] if heap else None
+
+    def expire(self) -> Iterator[Absence]:
+        """Yield those that have been away for too long, now that this is so."""
+        until = self._clock() - self._window
+        while self._away:
+            oldest = next(iter(self._away))
+            if oldest.since > until:
+                break
+            self._lose(oldest, LostReason.WINDOW)
+            yield oldest
+        until = self._clock() - _REMEMBERED
+        while self._lost:
+            oldest = next(iter(self._lost))
+            if oldest.since > until and len(self._lost) <= _MOST_LOST:
+                break
+            self.remove(oldest)
+
+    def lose_all(self, why: LostReason) -> None:
+        """Note that the changes are not kept any more for anybody who is away."""
+        for absence in list(self._away):
+            self._lose(absence, why)
+
+    def add(self, absence: Absence) -> Absence | None:
+        """Add what a membership has left behind.
+
+        Returns:
+            The absence; None if there are too many of its key, so that another one serves it, too.
+        """
+        absent = self._absent.setdefault(absence.key.digest, [])
+        if len(absent) >= MOST_OF_A_KEY:
+            last = absent[-1]
+            last.is_shared = True
+            last.ref = min(last.ref, absence.ref)
+            last.since = max(last.since, absence.since)
+            self.lower(last, absence.place, absence.lost)
+            return None
+        absent.append(absence)
+        if absence.lost is not None:
+            self._lost[absence] = None
+            return absence
+        self._away[absence] = None
+        self._push(absence)
+        if len(self._away) > self._most:
+            self._lose(next(iter(self._away)), LostReason.LIMIT)
+        return absence
+
+    def _lose(self, absence: Absence, why: LostReason) -> None:
+        del self._away[absence]
+        absence.lost = why
+        self._lost[absence] = None
+
+    def lower(self, absence: Absence, place: Place, lost: LostReason | None) -> None:
+        """Have an absence serve somebody else, too, who was left behind at this place."""
+        if place >= absence.place:
+            return
+        absence.place = place
+        if lost is not None:
+            absence.lost = lost
+        elif place < absence.needs:
+            absence.needs = place
+            if absence in self._away:
+                self._push(absence)
+
+    def _push(self, absence: Absence) -> None:
+        self._pushed += 1
+        heappush(self._lowest, (absence.needs, self._pushed, absence))
+        if len(self._lowest) > 2 * len(self._away) + 1000:
+            self._lowest = [
+                (one.needs, number, one) for number, one in enumerate(self._away, -len(self._away))
+            ]
+            heapify(self._lowest)
+
+    def remove(self, absence: Absence) -> None:
+        """Remove an absence, whose client is back."""
+        self._away.pop(absence, None)
+        self._lost.pop(absence, None)
+        absent = self._absent[absence.key.digest]
+        absent.remove(absence)
+        if not absent:
+            del self._absent[absence.key.digest]

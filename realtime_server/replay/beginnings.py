@@ -1,0 +1,193 @@
+"""Beginnings: where the channels of clients begin that join, and what they are told of it.
+
+A channel goes on where a former one of its client ended, in a round that brings it up to now, or it
+begins in the live hub. Which of the two it is may take a second to find out, because a former
+connection may look as if it were still open.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Final
+
+from ..fanout.groups import Subscription
+from ..fanout.hub import Hub
+from .absences import LostReason
+from .inquiry import Inquiries
+from .log import ChangeLog
+from .memberships import MOST_REPEATS, Choice, Membership, Memberships
+from .notices import Notices, Start
+from .places import Place
+from .rounds import Publish, Rounds
+from .standing import Standing
+from .standings import Standings
+from .visit import Visit
+
+__all__ = ["Beginnings", "OnStart"]
+
+logger = logging.getLogger("realtime.replay")
+
+_ALWAYS_A_GAP: Final = (LostReason.UNPROVEN, LostReason.LOST)
+
+OnStart = Callable[[Start], None]
+"""Called once, now or within a second or so, before anything is sent to a channel."""
+
+
+class Beginnings:
+    """Lets channels begin.
+
+    Args:
+        hub: the live one.
+        new_hub: makes a hub like that, for a round.
+        publish: publishes events to the hub of a round.
+        log: the changes that clients may have missed.
+        standings: where channels stand.
+        memberships: whose channels are here, and whose away.
+        notices: what channels are told.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        new_hub: Callable[[], Hub],
+        *,
+        publish: Publish,
+        log: ChangeLog,
+        standings: Standings,
+        memberships: Memberships,
+        notices: Notices,
+    ) -> None:
+        self._hub = hub
+        self._log = log
+        self._standings = standings
+        self._memberships = memberships
+        self._notices = notices
+        self.rounds = Rounds(
+            log, hub, new_hub, publish=publish, on_live=self._on_live, on_floor=self._on_floor
+        )
+        """Bring channels up to now."""
+        self._inquiries = Inquiries(memberships.others, self._ask, self._decide)
+        # Whom to tell where a channel begins, while it is not decided.
+        self._starting: dict[Membership, OnStart] = {}
+        self.epoch = log.epoch
+        """Of the stream that places are of."""
+        self.resumed = 0
+        """Channels that went on where a former one had ended."""
+        self.fresh = 0
+        """Channels that began anew."""
+        self.shared_sessions = 0
+        """Sessions that several clients have."""
+        self.gaps: Counter[str] = Counter()
+        """Channels that were told of a gap, by reason."""
+
+    def close(self) -> None:
+        """Decide nothing more."""
+        self._inquiries.close()
+
+    def cancel(self, member: Membership) -> None:
+        """Note that a channel has ended, perhaps before it began."""
+        self._inquiries.remove(member)
+        self._starting.pop(member, None)
+
+    def begin_unknown(self, subscription: Subscription, on_start: OnStart) -> None:
+        """Let a channel begin whose client nothing identifies."""
+        self.fresh += 1
+        on_start(self._notices.start(self.rounds.handed, resumed=False))
+        self._hub.subscribe(subscription)
+
+    def begin(self, standing: Standing, on_start: OnStart) -> None:
+        """Let a channel begin, as soon as it is known where."""
+        self._starting[standing.member] = on_start
+        self._inquiries.add(standing.member)
+
+    def succeed(self, standing: Standing, parked: Standing, on_start: OnStart) -> None:
+        """Let a channel go on exactly where another one of the same connection ended."""
+        member = standing.member
+        member.is_chosen = True
+        member.repeats = parked.member.repeats
+        place = standing.succeed(parked)
+        self.resumed += 1
+        on_start(self._notices.start(place, resumed=True))
+        self.rounds.add(standing.subscription, place)
+
+    def _ask(self, member: Membership, answer: Callable[[bool], None]) -> None:
+        """Ask whether a membership's client is still there."""
+        visit = member.client
+        assert isinstance(visit, Visit)
+
+        def on_answer(is_there: bool) -> None:
+            if is_there and self._memberships.share(member.key):
+                self.shared_sessions += 1
+                logger.warning(
+                    "several clients have the same session, so each may get what another has "
+                    "missed; give each client object another one, as by crypto.randomUUID()"
+                )
+            answer(is_there)
+
+        visit.cursor.ask(on_answer)
+
+    def _decide(self, member: Membership, silent: Collection[Membership]) -> None:
+        standing = self._standings.of_member(member)
+        on_start = self._starting.pop(member, None)
+        if standing is None or on_start is None:
+            return
+        choice = self._memberships.choose(member, silent)
+        if choice.place is None:
+            self.fresh += 1
+            on_start(self._notices.start(standing.began, resumed=False))
+            if standing.began == self.rounds.handed:
+                self._hub.subscribe(standing.subscription)
+                self._on_live(standing.subscription)
+            else:
+                self.rounds.add(standing.subscription, standing.began)
+            return
+        place, why = self._where(standing, choice, choice.place)
+        standing.go_on(choice.place)
+        if why is None:
+            self.resumed += 1
+        on_start(self._notices.start(place, resumed=why is None))
+        if why is not None:
+            standing.lost = why if why in _ALWAYS_A_GAP else None
+            self._tell_gap(standing.subscription, choice.place, place, why)
+        self.rounds.add(standing.subscription, place)
+
+    def _where(
+        self, standing: Standing, choice: Choice, place: Place
+    ) -> tuple[Place, LostReason | None]:
+        """Return the place from which on a channel gets changes, and why it misses some."""
+        lost = choice.lost
+        if self._log.epoch != self.epoch:
+            lost = LostReason.LOST
+        has_missed = place < self.rounds.handed
+        standing.member.repeats = choice.repeats + has_missed
+        if lost is LostReason.LOST or (lost is LostReason.UNPROVEN and has_missed):
+            return standing.began, lost
+        if has_missed and choice.repeats >= MOST_REPEATS:
+            return standing.began, LostReason.LIMIT
+        if place < self._log.floor:
+            return self._log.floor, lost or LostReason.LIMIT
+        return place, None
+
+    def _on_live(self, subscription: Subscription) -> None:
+        standing = self._standings.of_subscription(subscription)
+        if standing is not None:
+            standing.go_live()
+
+    def _on_floor(self, subscription: Subscription, place: Place, floor: Place) -> None:
+        is_other = self._log.epoch != self.epoch
+        why = LostReason.LOST if is_other else LostReason.LIMIT
+        self._tell_gap(subscription, place, floor, why)
+
+    def _tell_gap(
+        self, subscription: Subscription, after: Place, until: Place, why: LostReason
+    ) -> None:
+        """Tell a channel that it misses the changes between two places."""
+        self.gaps[why.value] += 1
+        self._notices.tell_gap(subscription, after, until, why)
+        standing = self._standings.of_subscription(subscription)
+        if standing is not None:
+            # Until the message has arrived, its client does not know.
+            standing.cursor.count_write()
+            standing.note(until)

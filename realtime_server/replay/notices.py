@@ -1,0 +1,89 @@
+"""Notices: what a channel is told of where its changes begin, and of those that it misses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from realtime_core import LSN, Event, Gap, Idle, Position, StreamIdentity
+
+from ..fanout.groups import Subscription
+from ..fanout.payloads.row_payload import gap_payload
+from ..fanout.topic_parser import shown_topic
+from ..net.frames import Frames
+from ..phoenix.messages import CHANNEL_PREFIX, SYSTEM, Message
+from .absences import LostReason
+from .places import BEFORE, Place
+
+__all__ = ["Notices", "ReplayGap", "Start"]
+
+logger = logging.getLogger("realtime.replay")
+
+
+@attrs.frozen
+class Start:
+    """Where a channel begins."""
+
+    resumed: bool
+    """Whether it goes on where a former one ended, so that its client misses nothing."""
+    position: str | None
+    """The position behind which its changes begin; None before the first change of the stream."""
+
+    def members(self) -> dict[str, Any]:
+        """Return what the channel's ``system`` message says of it."""
+        return {"resumed": self.resumed, "position": self.position}
+
+
+@attrs.frozen
+class ReplayGap:
+    """Changes that a channel does not get when its client comes back."""
+
+    after: Position | None
+    """The position up to which its client has everything; None if it has nothing."""
+    until: Position
+    """The position behind which it gets changes again."""
+    reason: LostReason
+    """Why it does not get those in between."""
+
+
+class Notices:
+    """Says to clients where in the stream their channels stand."""
+
+    def __init__(self) -> None:
+        self._stream: StreamIdentity | None = None
+
+    def read(self, batch: Sequence[Event]) -> None:
+        """Note of which stream places are now."""
+        stream = next((found for found in map(_stream_of, reversed(batch)) if found), None)
+        self._stream = stream or self._stream
+
+    def start(self, place: Place, *, resumed: bool) -> Start:
+        """Return where a channel begins that has everything up to a place."""
+        return Start(resumed, None if place == BEFORE else str(self._position(place)))
+
+    def tell_gap(
+        self, subscription: Subscription, after: Place, until: Place, why: LostReason
+    ) -> None:
+        """Tell a channel that it misses the changes between two places."""
+        topic = subscription.topic.name
+        logger.info("channel %.200r misses changes: %s", shown_topic(topic), why.value)
+        gap = ReplayGap(
+            None if after == BEFORE else self._position(after), self._position(until), why
+        )
+        payload = gap_payload(gap, topic.removeprefix(CHANNEL_PREFIX))
+        message = subscription.serializer.encode(Message(topic, SYSTEM, payload))
+        subscription.outbox.write(Frames.of(message))
+
+    def _position(self, place: Place) -> Position:
+        return Position(LSN(place[0]), max(place[1], 0), self._stream)
+
+
+def _stream_of(event: Event) -> StreamIdentity | None:
+    if isinstance(event, Gap):
+        return event.until.stream
+    if isinstance(event, Idle):
+        return event.position.stream
+    return None if event.transaction is None else event.transaction.stream

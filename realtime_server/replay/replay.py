@@ -1,0 +1,356 @@
+"""Replay: the parts put together, as connections, the broadcaster and the server see them.
+
+A connection is a :class:`~realtime_server.replay.visit.Visit`. A channel that is joined enters,
+which decides where it begins: where a former one ended, in a round that brings it up to now, or in
+the live hub. When it ends, it says how, and what it leaves behind follows from that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, Final, Protocol
+
+from realtime_core import Event
+
+from ..auth.authorizer import ConnectRequest
+from ..config import ServerConfig
+from ..fanout.groups import Subscription
+from ..fanout.hub import Hub
+from ..phoenix.socket_state import Departure
+from .absences import LostReason
+from .beginnings import Beginnings, OnStart
+from .cursors import ConnectionCursor, Cursors
+from .identity import Identifier
+from .log import ChangeLog
+from .memberships import Membership, Memberships
+from .notices import Notices
+from .parking import Parking
+from .places import Place
+from .rounds import Publish, one_at_a_time
+from .standing import Standing
+from .standings import Standings
+from .stats import ReplayStats
+from .visit import Visit
+
+__all__ = ["Replay", "make_replay"]
+
+_MEGABYTE: Final = 1_000_000
+
+
+class VisitedOutbox(Protocol):
+    """The outbox of a connection."""
+
+    @property
+    def cursor(self) -> ConnectionCursor | None:
+        """What the client is proven to have received."""
+        ...
+
+
+class Replay:
+    """Brings channels back to where they were.
+
+    Args:
+        hub: the live one.
+        new_hub: makes a hub like that, whose writes are numbered by :attr:`cursors`.
+        publish: publishes events to the hub of a round.
+        cursors: number the writes, also the live hub's.
+        identifier: says who a client is.
+        window: seconds for which a client may be away.
+        max_bytes: that changes may take in memory, about.
+        most_away: channels whose clients may be away.
+        clock: seconds of any clock that only goes forward.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        new_hub: Callable[[], Hub],
+        *,
+        publish: Publish,
+        cursors: Cursors,
+        identifier: Identifier,
+        window: float,
+        max_bytes: int,
+        most_away: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._hub = hub
+        self.cursors = cursors
+        """Number the writes, and know which of them clients have received."""
+        self._identifier = identifier
+        self.log = ChangeLog(max_bytes=max_bytes, window=window, clock=clock)
+        """The changes that clients may have missed."""
+        self._standings = Standings(self)
+        self.memberships = Memberships(
+            self._standings.place,
+            window=window,
+            most_away=most_away,
+            clock=clock,
+        )
+        """Whose channels are here, and whose away."""
+        self._notices = Notices()
+        self._beginnings = Beginnings(
+            hub,
+            new_hub,
+            publish=publish,
+            log=self.log,
+            standings=self._standings,
+            memberships=self.memberships,
+            notices=self._notices,
+        )
+        self.rounds = self._beginnings.rounds
+        """Bring channels up to now."""
+        self._parking = Parking(clock)
+        self._visits: dict[Visit, None] = {}
+
+    def stats(self) -> ReplayStats:
+        """Return the counts, as they are now."""
+        rounds = self.rounds.stats()
+        return ReplayStats(
+            away=len(self.memberships.absences),
+            resumed=self._beginnings.resumed,
+            fresh=self._beginnings.fresh,
+            gaps=self._beginnings.gaps,
+            changes=rounds.changes,
+            rounds=rounds.running,
+            log_bytes=self.log.bytes,
+            log_seconds=self.log.seconds,
+            proofs=self.cursors.proofs,
+            shared_sessions=self._beginnings.shared_sessions,
+        )
+
+    # What standings ask
+
+    @property
+    def handed(self) -> Place:
+        """The place up to which everything has been handed to whomever it concerns."""
+        return self.rounds.handed
+
+    def place_at(self, ordinal: int) -> Place:
+        """Return the place up to which everything is in the writes up to an ordinal."""
+        return self.cursors.place_at(ordinal)
+
+    # What the broadcaster calls
+
+    def before(self, batch: Sequence[Event]) -> None:
+        """Prepare for a batch that is about to be published to the live hub."""
+        self.rounds.before(batch)
+        self._notices.read(batch)
+
+    def after(self) -> None:
+        """Go on after a batch, which is with every outbox now."""
+        self.rounds.after()
+        self.cursors.note(self.rounds.handed)
+        if self.log.epoch != self._beginnings.epoch:
+            self._begin_anew()
+
+    async def run(self) -> None:
+        """Ask clients what they have, bring up to now who came back, and forget; never return."""
+        try:
+            async with asyncio.TaskGroup() as running:
+                running.create_task(self.rounds.run())
+                running.create_task(self._tick_for_ever())
+        finally:
+            self._beginnings.close()
+
+    # What connections call
+
+    def visit(
+        self,
+        request: ConnectRequest,
+        address: str,
+        outbox: VisitedOutbox,
+        last_ref: Callable[[], int],
+    ) -> Visit:
+        """Begin to follow a connection.
+
+        Args:
+            request: its handshake.
+            address: its client's; empty if it is not known.
+            outbox: its outbox.
+            last_ref: returns the highest ref that the client has sent.
+        """
+        assert outbox.cursor is not None
+        visit = Visit(self._identifier.visitor(request, address), outbox.cursor, last_ref)
+        self._visits[visit] = None
+        return visit
+
+    def enter(
+        self,
+        visit: Visit,
+        subscription: Subscription,
+        *,
+        ref: int | None,
+        claims: Mapping[str, Any],
+        on_start: OnStart,
+    ) -> None:
+        """Let a channel begin whose join has just been answered.
+
+        Args:
+            visit: the channel's connection.
+            subscription: the channel.
+            ref: of its join; None if it is no number.
+            claims: of its token.
+            on_start: called once, now or within a second or so, before anything is sent.
+        """
+        parked = self._parking.take(visit, subscription.topic.name)
+        key = visit.visitor.key(claims, subscription.topic.name, subscription.bindings)
+        if parked is not None and parked.member.key != key:
+            self._forget(parked)
+            parked = None
+        if key is None:
+            self._beginnings.begin_unknown(subscription, on_start)
+            return
+        member = Membership(key, ref, visit)
+        reply = visit.cursor.count_write()
+        standing = Standing(subscription, member, visit.cursor, self.handed, reply)
+        if parked is not None:
+            self._forget(parked)
+            if not parked.member.is_chosen:
+                standing.go_on(parked.began)
+        self._standings.add(standing)
+        visit.standings[subscription] = standing
+        self.memberships.enter(member)
+        if parked is not None and parked.member.is_chosen:
+            self._beginnings.succeed(standing, parked, on_start)
+        else:
+            self._beginnings.begin(standing, on_start)
+
+    def leave(self, visit: Visit, subscription: Subscription, how: Departure) -> None:
+        """End a channel."""
+        standing = visit.standings.pop(subscription, None)
+        if standing is None:
+            self._hub.unsubscribe(subscription)
+            return
+        written = self._written(standing)
+        self._standings.end(standing)
+        self.rounds.remove(subscription)
+        self._hub.unsubscribe(subscription)
+        self._beginnings.cancel(standing.member)
+        if how is Departure.LEFT and visit.cursor.proven < standing.reply:
+            # Some clients leave a channel when the answer to its join takes too long, and join it
+            # again. The application has left nothing.
+            how = Departure.REJOINING
+        if how is Departure.REJOINING:
+            standing.park(written, self)
+            former = self._parking.park(visit, standing)
+            if former is not None:
+                self._depart(former, Departure.LOST)
+        else:
+            self._depart(standing, how)
+
+    def renew(self, visit: Visit, subscription: Subscription, claims: Mapping[str, Any]) -> None:
+        """Note that a channel has another token."""
+        standing = visit.standings.get(subscription)
+        if standing is None:
+            return
+        key = visit.visitor.key(claims, subscription.topic.name, subscription.bindings)
+        if key is None:
+            self._forget(standing)
+            del visit.standings[subscription]
+        elif not standing.member.is_chosen or key != standing.member.key:
+            self.memberships.change_key(standing.member, key)
+
+    def close(self, visit: Visit, how: Departure) -> None:
+        """Forget a connection, whose channels have been left."""
+        for standing in self._parking.leave(visit):
+            self._depart(standing, how)
+        del self._visits[visit]
+
+    # Ends
+
+    def _written(self, standing: Standing) -> Place:
+        """Return up to where everything was written to a channel's connection."""
+        if standing.since is not None:
+            return self.handed
+        return self.rounds.place_of(standing.subscription) or standing.began
+
+    def _depart(self, standing: Standing, how: Departure) -> None:
+        member = standing.member
+        if how is Departure.LOST:
+            place, why = standing.place(self), standing.why_lost
+            self.memberships.depart(member, place, began=standing.first, lost=why)
+        self._forget(standing)
+
+    def _forget(self, standing: Standing) -> None:
+        self.memberships.end(standing.member)
+        self._standings.remove(standing)
+
+    # Time
+
+    async def _tick_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_trim = loop.time()
+        while True:
+            await asyncio.sleep(self.cursors.tick_interval)
+            self.cursors.tick()
+            if loop.time() >= next_trim:
+                next_trim = loop.time() + self.cursors.interval
+                self.tidy()
+
+    def tidy(self) -> None:
+        """Forget who has been away for too long, and what nobody needs."""
+        for _ in self.memberships.absences.expire():
+            pass
+        for standing in self._parking.expire():
+            self._depart(standing, Departure.LOST)
+        self._standings.settle(self.rounds.place_of)
+        if self.log.epoch == self._beginnings.epoch:
+            self.log.trim(self.needed())
+
+    def needed(self) -> Place:
+        """Return the lowest place that anybody may go on from."""
+        away, behind = self.memberships.absences.lowest(), self.rounds.needed
+        return min(place for place in (self.needed_here(), away, behind) if place is not None)
+
+    def needed_here(self) -> Place:
+        """Return the lowest place up to which a client that is here has proven what it has."""
+        places = [self.handed]
+        unproven = min(self._unproven(), default=None)
+        if unproven is not None:
+            places.append(self.cursors.place_at(unproven))
+        return min(chain(places, self._standings.unsettled_places()))
+
+    def unproven(self) -> int:
+        """Return how many connections have not proven yet that they have all they were written."""
+        return sum(1 for _ in self._unproven())
+
+    def _unproven(self) -> Iterator[int]:
+        """Yield the ordinals that such connections have proven."""
+        cursors = (visit.cursor for visit in self._visits if visit.standings)
+        return (one.proven for one in cursors if one.proven < one.written and not one.is_unprovable)
+
+    def _begin_anew(self) -> None:
+        """Note that the stream is another one, in which former places say nothing."""
+        self._beginnings.epoch = self.log.epoch
+        self.memberships.absences.lose_all(LostReason.LOST)
+        self._standings.begin_anew()
+
+
+def make_replay(
+    config: ServerConfig, hub: Hub, new_hub: Callable[[], Hub], cursors: Cursors
+) -> Replay:
+    """Return what brings the channels of a server back to where they were.
+
+    Args:
+        config: of the server.
+        hub: the live one.
+        new_hub: makes a hub like that.
+        cursors: number the writes of all these hubs.
+    """
+    return Replay(
+        hub,
+        new_hub,
+        publish=one_at_a_time(),
+        cursors=cursors,
+        identifier=Identifier(
+            secrets.token_bytes(32), kinds=config.replay_identity, claims=config.replay_claims
+        ),
+        window=config.replay_window / 1000,
+        max_bytes=config.replay_memory_mb * _MEGABYTE,
+        most_away=config.replay_max_sessions,
+        clock=cursors.clock,
+    )

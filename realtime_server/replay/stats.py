@@ -1,0 +1,40 @@
+"""ReplayStats: what replay counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+__all__ = ["ReplayStats"]
+
+
+@attrs.frozen
+class ReplayStats:
+    """What replay counts."""
+
+    away: int = 0
+    """Channels whose clients are away and may come back."""
+    resumed: int = 0
+    """Channels that went on where a former one had ended."""
+    fresh: int = 0
+    """Channels that began anew."""
+    gaps: Mapping[str, int] = attrs.field(factory=dict)
+    """Channels that were told of a gap, by reason."""
+    changes: int = 0
+    """Changes that were replayed, each counted once for each channel."""
+    rounds: int = 0
+    """Rounds that run now."""
+    log_bytes: int = 0
+    """Bytes of the changes in memory, about."""
+    log_seconds: float = 0.0
+    """The age of the oldest of them, in seconds."""
+    proofs: int = 0
+    """Pings that clients answered."""
+    shared_sessions: int = 0
+    """Sessions that several clients have."""
+
+    @property
+    def gap(self) -> int:
+        """Channels that were told of a gap."""
+        return sum(self.gaps.values())

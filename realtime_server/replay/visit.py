@@ -1,0 +1,47 @@
+"""Visit: one connection, as far as replay is concerned, with its client and its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..fanout.groups import Subscription
+from .cursors import ConnectionCursor
+from .identity import Visitor
+from .standing import Standing
+
+__all__ = ["Visit"]
+
+
+class Visit:
+    """One connection.
+
+    Args:
+        visitor: who the connection's client is.
+        cursor: of the connection.
+        last_ref: returns the highest ref that the client has sent.
+    """
+
+    __slots__ = ("_last_ref", "cursor", "messages", "standings", "visitor")
+
+    def __init__(
+        self, visitor: Visitor, cursor: ConnectionCursor, last_ref: Callable[[], int]
+    ) -> None:
+        self._last_ref = last_ref
+        self.visitor = visitor
+        """Who its client is."""
+        self.cursor = cursor
+        """What the client is proven to have received."""
+        self.messages = 0
+        """How many messages have come from the client."""
+        self.standings: dict[Subscription, Standing] = {}
+        """Where the joined channels stand that may be gone on from."""
+
+    @property
+    def last_ref(self) -> int:
+        """The highest ref that the client has sent; 0 if it has sent none."""
+        return self._last_ref()
+
+    @property
+    def heard(self) -> tuple[int, int]:
+        """What changes when anything comes from the client."""
+        return self.messages, self.cursor.proven
