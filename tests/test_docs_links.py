@@ -1,0 +1,72 @@
+"""tools/site/links.py, and that the repository's address is in one place."""
+
+from __future__ import annotations
+
+import importlib.util
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+REPOSITORY = PROJECT["project"]["urls"]["Repository"]
+
+
+@pytest.fixture(scope="module")
+def links() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "docs_links", ROOT / "tools" / "site" / "links.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("text", "becomes"),
+    [
+        ("[a](../../deploy/Dockerfile)", f"[a]({REPOSITORY}/blob/main/deploy/Dockerfile)"),
+        ("[a](../../deploy)", f"[a]({REPOSITORY}/tree/main/deploy)"),
+        ("[a](../../README.md#figures)", f"[a]({REPOSITORY}/blob/main/README.md#figures)"),
+        ("[a](proxies.md), [b](../index.md#c)", "[a](proxies.md), [b](../index.md#c)"),
+        (
+            "[a](#here), [b](https://example.com/../../c)",
+            "[a](#here), [b](https://example.com/../../c)",
+        ),
+    ],
+)
+def test_links_out_of_the_documentation_lead_to_the_repository(
+    links: ModuleType, text: str, becomes: str
+) -> None:
+    assert links.to_repository(text, "howto/containers.md") == becomes
+
+
+@pytest.mark.parametrize("link", ["../../deploy/nothing", "../../../elsewhere"])
+def test_a_link_that_leads_nowhere_is_refused(links: ModuleType, link: str) -> None:
+    with pytest.raises(links.DeadLinkError, match=f"docs/howto/x.md has a link to {link}"):
+        links.to_repository(f"[a]({link})", "howto/x.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_page_links_to_files_that_there_are(links: ModuleType, page: Path) -> None:
+    # MkDocs looks at links between pages when it builds the site.
+    links.to_repository(
+        page.read_text(encoding="utf-8"), page.relative_to(ROOT / "docs").as_posix()
+    )
+
+
+def test_the_repositorys_address_is_in_pyproject_alone() -> None:
+    urls = {*PROJECT["project"]["urls"].values()}
+    [substitution] = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"][
+        "substitutions"
+    ]
+    assert all(url.startswith(REPOSITORY) for url in urls)
+    assert substitution["replacement"] == rf"]({REPOSITORY}/blob/main/\1)"
+    files = [*PAGES, *ROOT.glob("*.md"), ROOT / "mkdocs.yml", *(ROOT / "deploy").rglob("*")]
+    texts = {file: file.read_text(encoding="utf-8") for file in files if file.is_file()}
+    assert [file for file, text in texts.items() if REPOSITORY in text] == []
