@@ -44,8 +44,16 @@ def configure(level: LogLevel, style: LogFormat) -> None:
 
 
 def peer_name(address: Any) -> str:
-    """Return a client's address and port, from the peer name of its socket; ``?`` for None."""
-    return f"{address[0]}:{address[1]}" if address else "?"
+    """Return a client's address and port, from the peer name of its socket; ``?`` for None.
+
+    An IPv6 address is in brackets. IPv4 clients of a socket that takes both families are named as
+    those of any other.
+    """
+    if not address:
+        return "?"
+    host, port = str(address[0]), address[1]
+    ipv4 = host.removeprefix("::ffff:")
+    return f"[{host}]:{port}" if ":" in ipv4 else f"{ipv4}:{port}"
 
 
 def named(peer: str, event: str, **more: object) -> dict[str, object]:

@@ -72,7 +72,7 @@ def test_it_is_installed_into_an_environment_of_its_own(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     version = realtime_core.__version__
     last = done.stdout.splitlines()[-2:]
-    assert last == [f"{clone / '.venv'} {version}", f"realtime-core {version}"]
+    assert last == [f"{clone / 'env'} {version}", f"realtime-core {version}"]
 
 
 def test_the_client_prints_the_changed_row(clients: Path, shop: Database, tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import logging
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from realtime_server.config import LogFormat, LogLevel
-from realtime_server.logs import JsonFormatter, TextFormatter, configure
+from realtime_server.logs import JsonFormatter, TextFormatter, configure, peer_name
 
 
 def record(message: str, *arguments: object, **extra: object) -> logging.LogRecord:
@@ -111,3 +112,18 @@ def test_every_line_about_webhooks_names_an_event_that_the_documentation_lists()
                 found.add(names[0])
     assert len(found) >= 10
     assert not [name for name in found if f"`{name}`" not in listed]
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        (("192.0.2.1", 4711), "192.0.2.1:4711"),
+        # A socket that takes both families has IPv4 clients so.
+        (("::ffff:192.0.2.1", 4711, 0, 0), "192.0.2.1:4711"),
+        (("2001:db8::1", 4711, 0, 0), "[2001:db8::1]:4711"),
+        (("fe80::1%eth0", 4711, 0, 2), "[fe80::1%eth0]:4711"),
+        (None, "?"),
+    ],
+)
+def test_a_client_is_named_by_address_and_port(address: Any, name: str) -> None:
+    assert peer_name(address) == name
