@@ -84,7 +84,8 @@ class Program:
     def _read(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as stdout:
-            self.said.extend(map(json.loads, stdout))
+            # One that ends meanwhile leaves a line that is not whole.
+            self.said.extend(json.loads(line) for line in stdout if line.endswith("\n"))
 
 
 class NodeProgram(Program):

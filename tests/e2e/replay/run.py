@@ -85,6 +85,10 @@ class Run:
         await eventually(lambda: not link.will_drop)
         await self._until_all_have_new_rows()
 
+    def said(self) -> str:
+        """Return what the servers have logged."""
+        return self._servers.said()
+
     def verdicts(self) -> dict[str, Verdict]:
         """Return what each client missed, by its name."""
         return {

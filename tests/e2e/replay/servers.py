@@ -48,6 +48,7 @@ class Servers:
         self._running: dict[int, ServerProcess] = {}
         self._random = random.Random(seed)
         self._stack = ExitStack()
+        self._logs: list[list[str]] = []
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -67,6 +68,10 @@ class Servers:
 
     def __len__(self) -> int:
         return len(self._slots)
+
+    def said(self) -> str:
+        """Return what each has logged, one after the other."""
+        return "".join(line for log in self._logs for line in log)
 
     def pick(self) -> int:
         """Return the port of one that serves, or of one that does not run if none does."""
@@ -97,6 +102,7 @@ class Servers:
             **self._environment,
         )
         server.__enter__()
+        self._logs.append(server.log)
         if is_standby:
             server.wait_for_log("waiting until it is free")
         self._ports[which] = server.port

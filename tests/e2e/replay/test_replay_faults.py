@@ -124,7 +124,9 @@ def check(run: Run, count: int) -> None:
     # The faults were some.
     assert any(verdict.joins > 1 for verdict in verdicts.values())
     bad = {name: verdict for name, verdict in verdicts.items() if not verdict.is_good}
-    assert not bad, f"{count} faults: {bad}"
+    for name, verdict in bad.items():
+        print(f"{name}: {verdict.missing[:3]}…{verdict.missing[-3:]} {verdict.disordered[:3]}")
+    assert not bad, run.said()
 
 
 @needs_replay
