@@ -83,12 +83,15 @@ class Inquiries:
             self._ask(member, partial(self._answered, digest, one, member))
 
     def _answered(self, digest: bytes, one: _Inquiry, member: Membership, is_there: bool) -> None:
+        if self._running.get(digest) is not one:
+            # It comes too late: others may be asked by now.
+            return
         # Whose connection has ended is away now, and no open membership any more.
         one.silent.discard(member)
         if not one.silent:
             # Not at once: this is called while a client's pong is read.
             one.timer.cancel()
-            one.timer = asyncio.get_running_loop().call_later(0, self._end, digest, one)
+            one.timer = asyncio.get_running_loop().call_soon(self._end, digest, one)
 
     def _end(self, digest: bytes, one: _Inquiry) -> None:
         del self._running[digest]
@@ -104,7 +107,7 @@ class _Inquiry:
 
     __slots__ = ("later", "silent", "timer", "waiting")
 
-    timer: asyncio.TimerHandle
+    timer: asyncio.Handle
 
     def __init__(self, waiting: dict[Membership, None], silent: set[Membership]) -> None:
         self.waiting = waiting
