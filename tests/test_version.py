@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -21,6 +22,12 @@ def test_both_packages_have_the_distributions_version() -> None:
     where = ROOT / project["tool"]["hatch"]["version"]["path"]
     assert f'__version__ = "{realtime_core.__version__}"' in where.read_text()
     assert realtime_server.__version__ == realtime_core.__version__
+
+
+def test_the_changelog_has_a_heading_for_the_version() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    versions = [heading.partition(" - ")[0] for heading in headings if heading != "Unreleased"]
+    assert versions[0] == realtime_core.__version__
 
 
 @pytest.mark.parametrize("package", ["realtime_core", "realtime_server"])

@@ -1,9 +1,11 @@
 """`make release`: the files of a release, which anybody can make again byte for byte.
 
 Wheel and sdist are built twice from the last commit, in different folders, time zones and
-umasks, with the commit's time as SOURCE_DATE_EPOCH, and have to be the same both times. Then the
-README's first steps are gone through with the wheel in a new virtual environment: the demo, and
-the program that prints a table's changes. What passes is put into `dist/`.
+umasks, with the commit's time as SOURCE_DATE_EPOCH, and have to be the same both times. The
+changelog's newest heading has to be the version. Then the README's first steps are gone through as
+a newcomer does, with the wheel in a new virtual environment: the demo, `doctor`, and the program
+that prints a table's changes; that and `doctor` once more with the sdist in another one. What
+passes is put into `dist/`.
 
 Run it in a checkout, with the extra `dev` installed. Exit codes: 0 with the files in `dist/`, 1 for
 everything else.
@@ -33,6 +35,7 @@ from typing import NoReturn
 
 import psycopg
 from psycopg.conninfo import make_conninfo
+from psycopg.sql import SQL, Identifier
 
 ROOT = Path.cwd()
 PLACEHOLDER = "https://example.org/"
@@ -115,20 +118,27 @@ def members_of(archive: Path) -> dict[str, tuple[object, ...]]:
         return found
 
 
-def follow_the_readme(wheel: Path, folder: Path) -> None:
-    """Go the README's first steps with a wheel in a new environment.
+def check_changelog(wheel: Path) -> None:
+    """Look for the version where readers look for it.
+
+    Raises:
+        ReleaseError: The changelog's newest heading is another one.
+    """
+    [heading, *_] = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    version = wheel.name.split("-")[1]
+    if not re.fullmatch(rf"{re.escape(version)} - \d{{4}}-\d\d-\d\d", heading):
+        raise ReleaseError(
+            f"CHANGELOG.md begins with {heading!r}; put '{version} - <date>' above its changes"
+        )
+
+
+def follow_the_readme(wheel: Path, sdist: Path, folder: Path) -> None:
+    """Go the README's first steps with what was built, in new environments.
 
     Raises:
         ReleaseError: One of them fails, or prints something else than the README says.
     """
-    environment = folder / "environment"
-    venv.create(environment)
-    run(sys.executable, "-m", "pip", "--python", environment, "install", "-q", f"{wheel}[demo]")
-    bin = environment / "bin"
-    for program in ("realtime-core", "realtime-server"):
-        version = run(bin / program, "--version", cwd=folder).split()
-        if len(version) != 2 or f"-{version[1]}-" not in wheel.name:
-            raise ReleaseError(f"{program} --version prints {' '.join(version)!r}, not {wheel}")
+    bin = install(wheel, "demo", folder / "wheel")
     with running(bin / "python", "-m", "realtime_server.demo", cwd=folder, PORT="0") as demo:
         page = re.search(r"http://\S+", demo.wait_for("The demo is at "))
         dsn = re.search(r"postgresql://[^\s']+", demo.wait_for(" -c "))
@@ -137,10 +147,32 @@ def follow_the_readme(wheel: Path, folder: Path) -> None:
         with urllib.request.urlopen(page[0], timeout=PATIENCE) as answer:
             if b"<title>" not in answer.read():
                 raise ReleaseError(f"there is no page at {page[0]}")
-        print_a_tables_changes(bin / "python", dsn[0], folder)
+        for name, commands in (
+            ("wheel", bin),
+            ("sdist", install(sdist, "binary", folder / "sdist")),
+        ):
+            print_a_tables_changes(commands, dsn[0], folder / name)
 
 
-def print_a_tables_changes(python: Path, dsn: str, folder: Path) -> None:
+def install(file: Path, extra: str, folder: Path) -> Path:
+    """Install a file into a new environment; return the folder of its commands.
+
+    Raises:
+        ReleaseError: It cannot be installed, or its commands say another version.
+    """
+    environment = folder / "environment"
+    venv.create(environment)
+    run(sys.executable, "-m", "pip", "--python", environment, "install", "-q", f"{file}[{extra}]")
+    bin = environment / "bin"
+    for program in ("realtime-core", "realtime-server"):
+        version = run(bin / program, "--version", cwd=folder).split()
+        if len(version) != 2 or f"-{version[1]}" not in file.name:
+            raise ReleaseError(f"{program} --version prints {' '.join(version)!r}, not {file}")
+    return bin
+
+
+def print_a_tables_changes(bin: Path, dsn: str, folder: Path) -> None:
+    """Run the README's program on a database of its own, and change what it says."""
     readme = (ROOT / "README.md").read_text()
 
     def blocks(language: str) -> list[str]:
@@ -148,16 +180,19 @@ def print_a_tables_changes(python: Path, dsn: str, folder: Path) -> None:
 
     prepare, changes = blocks("sql")
     (expected,) = blocks("text")
+    name, slot = f"shop_{folder.name}", f"etl_{folder.name}"
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("create database shop")
-    shop = make_conninfo(dsn, dbname="shop")
+        connection.execute(SQL("create database {}").format(Identifier(name)))
+    shop = make_conninfo(dsn, dbname=name)
     program = folder / "shop.py"
-    program.write_text(blocks("python")[0].replace('"dbname=shop"', repr(shop)))
+    source = blocks("python")[0].replace('"dbname=shop"', repr(shop)).replace('"etl"', repr(slot))
+    program.write_text(source)
     with psycopg.connect(shop, autocommit=True) as connection:
         connection.execute(prepare)
-        with running(python, "-u", program, cwd=folder) as printed:
-            ready = "select 1 from pg_replication_slots where slot_name = 'etl' and active"
-            printed.wait_until(lambda: connection.execute(ready).fetchone() is not None)
+        run(bin / "realtime-core", "doctor", shop, "--publication", "shop", cwd=folder)
+        with running(bin / "python", "-u", program, cwd=folder) as printed:
+            ready = "select 1 from pg_replication_slots where slot_name = %s and active"
+            printed.wait_until(lambda: connection.execute(ready, (slot,)).fetchone() is not None)
             connection.execute(changes)
             wanted = expected.splitlines()
             printed.wait_until(lambda: len(printed.lines) >= len(wanted))
@@ -235,9 +270,10 @@ def main() -> int:
             folder = Path(name)
             print("building wheel and sdist twice", flush=True)
             files = build_twice(folder)
-            [wheel] = (file for file in files if file.suffix == ".whl")
-            print(f"following the README with {wheel.name}", flush=True)
-            follow_the_readme(wheel, folder)
+            sdist, wheel = sorted(files, key=lambda file: file.suffix == ".whl")
+            check_changelog(wheel)
+            print(f"following the README with {wheel.name} and {sdist.name}", flush=True)
+            follow_the_readme(wheel, sdist, folder)
             dist = ROOT / "dist"
             dist.mkdir(exist_ok=True)
             for file in files:

@@ -163,6 +163,20 @@ def release() -> ModuleType:
     return module
 
 
+@pytest.mark.parametrize("heading", ["Unreleased", "1.0.0 - 2026-11-28", "1.0.0rc2"])
+def test_the_version_has_to_be_in_the_changelog(
+    release: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heading: str
+) -> None:
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    changelog = tmp_path / "CHANGELOG.md"
+    wheel = tmp_path / "realtime_core-1.0.0rc2-py3-none-any.whl"
+    changelog.write_text("# Changelog\n\n## 1.0.0rc2 - 2026-12-01\n\n## 1.0.0rc1 - 2026-11-28\n")
+    release.check_changelog(wheel)
+    changelog.write_text(f"# Changelog\n\n## {heading}\n")
+    with pytest.raises(release.ReleaseError, match=r"put '1\.0\.0rc2 - <date>' above"):
+        release.check_changelog(wheel)
+
+
 def make_wheel(path: Path, text: str, *, minute: int = 0, name: str = "a.py") -> Path:
     path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as wheel:
