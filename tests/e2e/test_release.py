@@ -18,7 +18,8 @@ from types import ModuleType
 
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+# Two environments are made and filled.
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = 1_700_000_000
@@ -31,7 +32,7 @@ PACKAGED_TESTS = (
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=560)
 
 
 @pytest.fixture(scope="module")
