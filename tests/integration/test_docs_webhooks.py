@@ -37,7 +37,7 @@ def titled(title: str) -> str:
 @pytest.fixture
 def shop(one_pg: Server) -> Iterator[Database]:
     with fresh_database(one_pg) as database:
-        database.execute("create table users (id int8 primary key, name text, age int4)")
+        database.execute(titled("table"))
         database.execute("create publication shop for table users")
         yield database
 
