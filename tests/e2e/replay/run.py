@@ -21,6 +21,8 @@ _BETWEEN = (0.3, 2.0)
 """Seconds between two faults."""
 _PATIENCE = 60.0
 """Seconds that clients have to come back when all is well again."""
+_LONGEST_REJOIN = 25.0
+"""Seconds after which one that has not joined again will not: the longest of their pauses is 10."""
 
 
 class Run:
@@ -123,9 +125,12 @@ class Run:
         """Wait until each has seen a row behind the last that counts, or has lost its chance."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
+                begin = time.monotonic()
                 while writer.is_writing:
                     await self._look()
-                    if all(client.highest > self._last for client in self._clients):
+                    waiting = [one for one in self._clients if one.highest <= self._last]
+                    is_late = time.monotonic() > begin + _LONGEST_REJOIN
+                    if not any(one.is_joined or not is_late for one in waiting):
                         return
 
     async def _look(self) -> None:

@@ -121,12 +121,15 @@ def report(verdicts: Mapping[str, Verdict]) -> str:
 def check(run: Run, count: int) -> None:
     verdicts = run.verdicts()
     print(report(verdicts))
+    said = run.said()
+    print(*(line for line in said.splitlines() if " WARNING " in line), sep="\n")
+    assert "Traceback" not in said, said
     # The faults were some.
     assert any(verdict.joins > 1 for verdict in verdicts.values())
     bad = {name: verdict for name, verdict in verdicts.items() if not verdict.is_good}
     for name, verdict in bad.items():
         print(f"{name}: {verdict.missing[:3]}…{verdict.missing[-3:]} {verdict.disordered[:3]}")
-    assert not bad, run.said()
+    assert not bad, said
 
 
 @needs_replay
