@@ -109,11 +109,10 @@ def environment(page_url: str, **settings: str) -> dict[str, str]:
 
 def report(verdicts: Mapping[str, Verdict]) -> str:
     lines = [
-        f"{name:20} {verdict.seen} seen, {len(verdict.missing)} missing, {verdict.covered} covered"
-        f" by gaps, {verdict.restarted} by fresh starts, {verdict.repeated} repeated,"
-        f" {len(verdict.disordered)} out of order, {verdict.joins} joins"
-        f"{', never joined again' if verdict.never_joined_again else ''}"
-        for name, verdict in verdicts.items()
+        f"{name:22} {it.seen} seen, {len(it.missing)} missing, {it.repeated} repeated,"
+        f" {len(it.disordered)} out of order, {it.joins} joins; covered by gaps: {dict(it.covered)},"
+        f" by fresh starts: {it.restarted}{'; never joined again' * it.never_joined_again}"
+        for name, it in verdicts.items()
     ]
     return "\n".join(lines)
 

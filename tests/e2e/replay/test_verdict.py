@@ -71,7 +71,7 @@ def test_a_gap_covers_the_rows_between_its_places_and_no_others(written: Written
     gap = Gap("replay_limit", after=(115, 0), until=(135, 0))
     found = verdict(written, rows(1, 2), [gap], rows(9, LAST))
     assert found.missing == [3, 8]
-    assert found.covered == 4
+    assert found.covered == {"replay_limit": 4}
 
 
 def test_a_gap_that_came_before_rows_that_were_seen_covers_none_behind_them(
@@ -83,7 +83,7 @@ def test_a_gap_that_came_before_rows_that_were_seen_covers_none_behind_them(
 
 def test_a_gap_without_places_covers_what_is_missing_there(written: Written) -> None:
     found = verdict(written, rows(1, 2), [Gap("replay_limit")], rows(9, LAST))
-    assert (found.covered, found.missing) == (6, [])
+    assert (found.covered, found.missing) == ({"replay_limit": 6}, [])
 
 
 def test_a_fresh_start_excuses_clients_alone_that_name_no_session(written: Written) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -57,8 +58,8 @@ class Verdict:
     """Rows that it never saw though it was joined afterwards, and no gap covers them."""
     disordered: list[tuple[int, int]] = field(default_factory=list)
     """Rows that it first saw after a later one, each with that one."""
-    covered: int = 0
-    """Rows that it never saw and that a gap covers."""
+    covered: Counter[str] = field(default_factory=Counter)
+    """How many rows it never saw that a gap covers, by the gap's reason."""
     restarted: int = 0
     """Rows that it never saw, and it was told that its channel does not go on."""
     repeated: int = 0
@@ -95,8 +96,9 @@ def judge(told: Iterable[Told], written: Written, *, last: int, is_named: bool =
     def skip(until: int) -> None:
         """Account for the rows behind the highest one that did not come in their turn."""
         for row in range(highest + 1, until):
-            if any(_covers(gap, row, written) for gap in gaps):
-                verdict.covered += 1
+            reasons = [gap.reason for gap in gaps if _covers(gap, row, written)]
+            if reasons:
+                verdict.covered[reasons[0]] += 1
             elif is_fresh and not is_named:
                 verdict.restarted += 1
             else:
