@@ -110,8 +110,8 @@ def environment(page_url: str, **settings: str) -> dict[str, str]:
 def report(verdicts: Mapping[str, Verdict]) -> str:
     lines = [
         f"{name:22} {it.seen} seen, {len(it.missing)} missing, {it.repeated} repeated,"
-        f" {len(it.disordered)} out of order, {it.joins} joins; covered by gaps: {dict(it.covered)},"
-        f" by fresh starts: {it.restarted}{'; never joined again' * it.never_joined_again}"
+        f" {len(it.disordered)} out of order, {it.joins} joins; gaps cover {dict(it.covered)},"
+        f" fresh starts {it.restarted}{'; never joined again' * it.never_joined_again}"
         for name, it in verdicts.items()
     ]
     return "\n".join(lines)
