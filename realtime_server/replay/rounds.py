@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Hashable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final, TypeAlias
 
@@ -49,8 +49,11 @@ _PROMOTING: Final = 0.001
 whom there is no time get the batch from their round."""
 _STEP: Final = 500
 """Changes that a round publishes at once, at most."""
-Publish: TypeAlias = Callable[[Hub, list[Event]], Awaitable[None]]
-"""Publishes events to a hub of a round, and returns when they are with every outbox."""
+Publish: TypeAlias = Callable[[Hub, list[Event]], Awaitable[Container[Hashable]]]
+"""Publishes events to a hub of a round, and returns when they are with every outbox.
+
+It returns the viewers for whom that takes too long: their channels are not brought up any further,
+are told of a gap, and go live."""
 
 
 @attrs.frozen
@@ -80,6 +83,7 @@ class Rounds:
         on_floor: called when the log no longer has what is behind a channel's place: with the
             channel, that place, and the place from which it goes on. It tells the channel of the
             gap.
+        on_slow: called likewise when it took too long to publish a change to a channel.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Rounds:
         publish: Publish,
         on_live: Callable[[Subscription], None],
         on_floor: Callable[[Subscription, Place, Place], None],
+        on_slow: Callable[[Subscription, Place, Place], None] | None = None,
     ) -> None:
         self._log = log
         self._hub = hub
@@ -98,11 +103,15 @@ class Rounds:
         self._publish = publish
         self._on_live = on_live
         self._on_floor = on_floor
+        self._on_slow = on_slow or on_floor
         # All channels that are being brought up to now.
         self._members: dict[Subscription, Member] = {}
         # Those of them that wait for a round, and those whose outboxes have to drain before.
         self._waiting: dict[Member, None] = {}
         self._behind: dict[Member, None] = {}
+        # Those that are not brought up any further, and go live between two batches, each with what
+        # tells it of the gap.
+        self._given_up: dict[Member, Callable[[Subscription, Place, Place], None]] = {}
         self._rounds: dict[Round, None] = {}
         # Set while anybody waits.
         self._wanted = asyncio.Event()
@@ -158,6 +167,18 @@ class Rounds:
             member.round.remove(member)
         self._waiting.pop(member, None)
         self._behind.pop(member, None)
+        self._given_up.pop(member, None)
+
+    def move(self, subscription: Subscription, viewer: Hashable) -> bool:
+        """Give a channel another viewer; return whether it is being brought up to now."""
+        member = self._members.get(subscription)
+        if member is None:
+            return False
+        if member.round is not None and member.has_entered:
+            member.round.hub.move(subscription, viewer)
+        else:
+            subscription.viewer = viewer
+        return True
 
     def place_of(self, subscription: Subscription) -> Place | None:
         """Return up to where a channel was written everything; None if it is not there.
@@ -195,6 +216,7 @@ class Rounds:
     def after(self) -> None:
         """Go on after a batch, which is with every outbox now."""
         self._is_handed_out.set()
+        self._let_go()
         self._promote_all()
 
     # Rounds
@@ -238,8 +260,7 @@ class Rounds:
                 await asyncio.sleep(0)
         except Exception:
             logger.exception("a round failed (a bug in realtime_server: please report it)")
-            await self._is_handed_out.wait()
-            self._give_up(one)
+            self._give_up(one, [*one.members.values(), *one.entering], self._on_floor)
         finally:
             del self._rounds[one]
         logger.debug(
@@ -257,8 +278,11 @@ class Rounds:
         events, place = self._log.read(one.place, _STEP, until, most_bytes=one.step_bytes())
         one.publishing_to = place
         if events:
-            await self._publish(one.hub, events)
+            slow = await self._publish(one.hub, events)
             self._changes += len(events) * len(one.members)
+            members = one.members.values()
+            late = [member for member in members if member.subscription.viewer in slow]
+            self._give_up(one, late, self._on_slow)
         one.place = place
         self._leave_behind(one)
         if not events and until is None:
@@ -309,11 +333,24 @@ class Rounds:
             if clock() >= until:
                 break
 
-    def _give_up(self, one: Round) -> None:
-        """Let all members go live, without what they missed."""
-        for member in [*one.members.values(), *one.entering]:
+    def _give_up(
+        self,
+        one: Round,
+        members: Iterable[Member],
+        tell: Callable[[Subscription, Place, Place], None],
+    ) -> None:
+        """Let members go live without what they missed, as soon as no batch is being published."""
+        for member in members:
             one.remove(member)
-            self._on_floor(member.subscription, member.place, self._log.end)
+            self._given_up[member] = tell
+        if self._is_handed_out.is_set():
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Let those go live that are not brought up any further."""
+        given_up, self._given_up = self._given_up, {}
+        for member, tell in given_up.items():
+            tell(member.subscription, member.place, self._log.end)
             self._go_live(member)
 
     def _go_live(self, member: Member) -> None:
@@ -335,8 +372,9 @@ def one_at_a_time() -> Publish:
     """
     lock = asyncio.Lock()
 
-    async def publish(hub: Hub, events: list[Event]) -> None:
+    async def publish(hub: Hub, events: list[Event]) -> Container[Hashable]:
         async with lock:
             await run_steps(hub.publishing(events))
+        return ()
 
     return publish

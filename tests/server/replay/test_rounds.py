@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Hashable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -52,10 +52,10 @@ class Gate:
         self.open = asyncio.Event()
         self._publish = one_at_a_time()
 
-    async def __call__(self, hub: Hub, events: list[Event]) -> None:
+    async def __call__(self, hub: Hub, events: list[Event]) -> Container[Hashable]:
         self.published.append(len(events))
         await self.open.wait()
-        await self._publish(hub, events)
+        return await self._publish(hub, events)
 
 
 class Server:
@@ -66,6 +66,7 @@ class Server:
         self.hub = Hub()
         self.live: list[Subscription] = []
         self.gaps: list[tuple[Subscription, Place, Place]] = []
+        self.slow: list[tuple[Subscription, Place, Place]] = []
         self.rounds = Rounds(
             self.log,
             self.hub,
@@ -73,6 +74,7 @@ class Server:
             publish=publish,
             on_live=self.live.append,
             on_floor=lambda *gap: self.gaps.append(gap),
+            on_slow=lambda *gap: self.slow.append(gap),
         )
 
     def publish(self, events: list[Event]) -> None:
@@ -81,10 +83,15 @@ class Server:
         self.rounds.after()
 
     def come_back(
-        self, place: Place, topic: str = "realtime:*", outbox: RecordingOutbox | None = None
+        self,
+        place: Place,
+        topic: str = "realtime:*",
+        outbox: RecordingOutbox | None = None,
+        *,
+        viewer: Hashable = None,
     ) -> tuple[Subscription, RecordingOutbox]:
         outbox = outbox or RecordingOutbox()
-        subscription = Subscription(Topic.parse(topic), SERIALIZERS["1.0.0"], outbox)
+        subscription = Subscription(Topic.parse(topic), SERIALIZERS["1.0.0"], outbox, viewer=viewer)
         self.rounds.add(subscription, place)
         return subscription, outbox
 
@@ -257,7 +264,7 @@ async def test_whoever_waits_while_the_stream_becomes_another_one_is_told_of_a_g
 async def test_a_round_that_fails_tells_of_a_gap_and_lets_its_channels_go_live(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def publish(hub: Hub, events: list[Event]) -> None:
+    async def publish(hub: Hub, events: list[Event]) -> Container[Hashable]:
         raise RuntimeError("broken")
 
     with caplog.at_level(logging.ERROR):
@@ -276,6 +283,54 @@ async def test_a_round_that_fails_tells_of_a_gap_and_lets_its_channels_go_live(
     assert "please report it" in caplog.text
 
 
+async def test_a_viewer_that_takes_too_long_is_told_of_a_gap_and_goes_live() -> (
+    None
+):
+    gate = Gate()
+
+    async def publish(hub: Hub, events: list[Event]) -> Container[Hashable]:
+        await gate(hub, events)
+        return {"slow"}
+
+    async with open_server(publish) as server:
+        server.publish(batch(16, "1"))
+        slow, outbox = server.come_back(BEFORE, viewer="slow")
+        quick, _ = server.come_back(BEFORE, viewer="quick")
+        await until(lambda: gate.published)
+        events = batch(32, "2")
+        server.rounds.before(events)
+        gate.open.set()
+        await until(lambda: len(gate.published) == 2)
+        assert server.live == []
+        server.hub.publish(events)
+        server.rounds.after()
+        assert server.live[0] is slow
+        await until(lambda: len(server.live) == 2)
+        assert server.slow == [(slow, BEFORE, (32, LAST_INDEX))]
+        assert server.gaps == []
+        server.publish(batch(48, "3"))
+        # It may have got some of what the gap says.
+        assert ids(outbox)[-1] == "3"
+        assert server.live == [slow, quick]
+
+
+async def test_a_channel_that_is_brought_up_gets_another_viewer_in_its_round() -> None:
+    gate = Gate()
+    async with open_server(gate) as server:
+        server.publish(batch(16, "1"))
+        one, _ = server.come_back(BEFORE, viewer="one")
+        assert server.rounds.move(one, "two")
+        assert (one.viewer, one.is_open) == ("two", False)
+        await until(lambda: gate.published)
+        assert server.rounds.move(one, "three")
+        assert (one.viewer, one.is_open) == ("three", True)
+        assert server.hub.is_empty
+        gate.open.set()
+        await until(lambda: server.live)
+        assert not server.rounds.move(one, "four")
+        assert one.viewer == "three"
+
+
 async def test_what_publishes_one_at_a_time_does() -> None:
     publish = one_at_a_time()
     under_way: list[int] = []
@@ -287,5 +342,5 @@ async def test_what_publishes_one_at_a_time_does() -> None:
             yield 0.0
             under_way.pop()
 
-    waiting: list[Awaitable[None]] = [publish(Slow(), []) for _ in range(3)]
+    waiting: list[Awaitable[object]] = [publish(Slow(), []) for _ in range(3)]
     await asyncio.gather(*waiting)
