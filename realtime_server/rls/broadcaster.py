@@ -14,6 +14,7 @@ import psycopg
 from realtime_core import Gap
 
 from ..config.database.connections import brief
+from ..fanout.stream.broadcaster import LiveStream
 from ..fanout.turns import Steps, run_steps
 from ..metrics import Metrics
 from .delivery import Delivery
@@ -47,6 +48,8 @@ class Broadcaster:
         metrics: the server's metrics.
         moved: called when changes come from another server or timeline than before, before any of
             them is checked: else the former server might be asked.
+        replay: keeps what is sent for clients that are away, and lets those go live that have come
+            back; None: nobody does.
         clock: returns the time as seconds since 1970.
     """
 
@@ -59,6 +62,7 @@ class Broadcaster:
         metrics: Metrics,
         moved: Callable[[], Awaitable[None]],
         *,
+        replay: LiveStream | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._matcher = matcher
@@ -67,6 +71,7 @@ class Broadcaster:
         self._telling = telling
         self._metrics = metrics
         self._moved = moved
+        self._replay = replay
         self._clock = clock
         # The system identifier and the timeline of the last changes.
         self._origin: tuple[int, int] | None = None
@@ -84,13 +89,21 @@ class Broadcaster:
         """
         async with contextlib.aclosing(reader.batches()) as batches:
             async for batch in batches:
+                if self._replay is not None:
+                    # From the match on, no channel may come that has got the batch already.
+                    self._replay.before(batch.events)
                 decided = await self._decide(batch)
                 try:
                     await self._hand_out(batch, decided)
                 except asyncio.CancelledError:
-                    reader.acknowledge(batch)
+                    self._finish(reader, batch)
                     raise
-                reader.acknowledge(batch)
+                self._finish(reader, batch)
+
+    def _finish(self, reader: Reader, batch: Batch) -> None:
+        if self._replay is not None:
+            self._replay.after()
+        reader.acknowledge(batch)
 
     async def _decide(self, batch: Batch) -> Decided:
         """Return what each viewer may see; wait while the database cannot be asked."""

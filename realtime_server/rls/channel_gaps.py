@@ -47,6 +47,8 @@ class ChannelGap:
     """Why the channels do not get the changes."""
     until: Position
     """The position of the last change."""
+    first: Position
+    """The position of the first change."""
     after: Position | None = None
     """The position of the last change before them that was sent; None if there was none."""
     is_of_moved: bool = False
@@ -66,7 +68,8 @@ class ChannelGap:
         is_of_moved: bool = False,
     ) -> Self:
         """Return the gap for changes that a viewer does not get; there is at least one change."""
-        gap = cls(viewer, reason, pending[-1].change.position, is_of_moved=is_of_moved)
+        first, last = pending[0].change.position, pending[-1].change.position
+        gap = cls(viewer, reason, last, first, is_of_moved=is_of_moved)
         gap.add(pending)
         return gap
 
@@ -77,7 +80,9 @@ class ChannelGap:
             pending: the changes, in order.
             are_earlier: whether they are earlier than those in the gap, and not later.
         """
-        if not are_earlier:
+        if are_earlier:
+            self.first = pending[0].change.position
+        else:
             self.until = pending[-1].change.position
         self.count += len(pending)
         all_channels = (one.listening.get(self.viewer, {}) for one in pending)

@@ -59,6 +59,16 @@ class Batch:
     last: Event | None = None
     """The event whose acknowledgement acknowledges the whole batch; None if there is none."""
 
+    @property
+    def events(self) -> list[Event]:
+        """The events, of which the last one has the place up to which this is all."""
+        if self.gap is not None:
+            return [self.gap]
+        events: list[Event] = [read.change for read in self.reads]
+        if self.last is not None and not (events and self.last is events[-1]):
+            events.append(self.last)
+        return events
+
 
 class Reader:
     """Divides a stream into batches.

@@ -23,7 +23,6 @@ from ..fanout.turns import run_steps
 from .checker import Checker, Verdict
 from .counters import Counters
 from .delivery import Delivery
-from .lookup.visibility import Visibility
 from .matcher import Matcher
 from .pending_changes import PendingChange
 from .reader import Read
@@ -34,7 +33,7 @@ __all__ = ["RoundPublisher"]
 
 logger = logging.getLogger("realtime.rls")
 
-_RETRY: Final = 0.5
+RETRY: Final = 0.5
 """After how many seconds a failed check is tried again."""
 
 
@@ -44,16 +43,12 @@ class RoundPublisher:
     Args:
         checker: decides, strictly, what viewers are shown.
         lookup: looks up rows for one viewer, with the whole timeout.
-        visibility: what ``lookup`` asks.
         counters: of the server.
     """
 
-    def __init__(
-        self, checker: Checker, lookup: Lookup, visibility: Visibility, counters: Counters
-    ) -> None:
+    def __init__(self, checker: Checker, lookup: Lookup, counters: Counters) -> None:
         self._checker = checker
         self._lookup = lookup
-        self._visibility = visibility
         self._counters = counters
         # Rounds check at the same time, and write one after the other.
         self._writing = asyncio.Lock()
@@ -111,4 +106,4 @@ class RoundPublisher:
                     "%s",
                     brief(exc),
                 )
-                await asyncio.sleep(_RETRY)
+                await asyncio.sleep(RETRY)

@@ -101,6 +101,19 @@ class SlowViewerQueue:
         return not (self._waiting or self._current) and self._loss is None
 
     @property
+    def first(self) -> Position | None:
+        """The position of the first change that was neither sent nor told of in a gap; None if
+        there is none."""
+        if self._current:
+            return self._current[0].change.position
+        if self._loss is not None:
+            return self._loss.first
+        for part in self._waiting:
+            if not isinstance(part, QueuedNotice):
+                return part[0].change.position
+        return None
+
+    @property
     def size(self) -> int:
         """Bytes of the changes that wait, which giving them up would free."""
         return self._bytes + self._count * AROUND

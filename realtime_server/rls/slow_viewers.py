@@ -26,6 +26,7 @@ from typing import Self
 from realtime_core import Gap
 
 from ..fanout.turns import Steps, Turn, in_turn
+from ..replay.queue_places import QueuePlaces
 from .channel_gaps import ChannelGap, ChannelGapReason
 from .checker import Checker
 from .costly_viewers import CostlyViewers, is_costly
@@ -58,6 +59,7 @@ class SlowViewers:
         delivery: sends the changes, and gaps in place of changes that were given up.
         counters: counts failures and timeouts.
         max_bytes: bytes that the changes in all queues together may take.
+        places: told of what waits in the queues; None if nobody needs to know.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class SlowViewers:
         counters: Counters,
         *,
         max_bytes: int,
+        places: QueuePlaces | None = None,
     ) -> None:
         self._checker = checker
         # How long the policies should take for changes that are checked together.
@@ -80,6 +83,7 @@ class SlowViewers:
         self._trial = Trial(checker, on_trial, self._locks, self._moved.set)
         self._delivery = delivery
         self._waiting = Waiting(max_bytes, counters)
+        self._places = places
         # How many channels each viewer has, slow or not.
         self._channels: Counter[Viewer] = Counter()
         self._queues: dict[Viewer, SlowViewerQueue] = {}
@@ -135,6 +139,8 @@ class SlowViewers:
         if self._channels[viewer]:
             return
         del self._channels[viewer]
+        if self._places is not None:
+            self._places.forget(viewer)
         self._moved.set()
         self._costly.forget(viewer)
         queue = self._queues.pop(viewer, None)
@@ -169,8 +175,17 @@ class SlowViewers:
             self._waiting,
             self._enough,
             self._retry_lines,
-            self._moved.set,
+            partial(self._note_moved, viewer),
         )
+
+    def _note_moved(self, viewer: Viewer) -> None:
+        self._moved.set()
+        self._note_place(viewer)
+
+    def _note_place(self, viewer: Viewer) -> None:
+        """Note what waits for a viewer."""
+        if self._places is not None and viewer in self._queues:
+            self._places.note(viewer, self._queues[viewer].first)
 
     def _note_slow(self, viewer: Viewer) -> SlowViewer:
         others = self._slow_lines.take()
@@ -219,6 +234,7 @@ class SlowViewers:
                 continue
             if viewer in self._queues:
                 self._queues[viewer].put(theirs)
+                self._note_place(viewer)
                 if self._waiting.is_too_much:
                     self._give_up_most()
             else:

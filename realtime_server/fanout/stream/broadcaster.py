@@ -59,11 +59,13 @@ async def broadcast(
         try:
             await run_steps(hub.publishing(batch))
         except asyncio.CancelledError:
-            _acknowledge(source, batch)
-            raise
-        finally:
+            # All steps were done.
             if replay is not None:
                 replay.after()
+            _acknowledge(source, batch)
+            raise
+        if replay is not None:
+            replay.after()
         commit_time = _first_commit_time(batch)
         if commit_time is not None:
             # The clocks of the two machines may differ by more than that.

@@ -283,9 +283,7 @@ async def test_a_round_that_fails_tells_of_a_gap_and_lets_its_channels_go_live(
     assert "please report it" in caplog.text
 
 
-async def test_a_viewer_that_takes_too_long_is_told_of_a_gap_and_goes_live() -> (
-    None
-):
+async def test_a_viewer_that_takes_too_long_is_told_of_a_gap_and_goes_live() -> None:
     gate = Gate()
 
     async def publish(hub: Hub, events: list[Event]) -> Container[Hashable]:

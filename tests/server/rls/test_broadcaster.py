@@ -12,7 +12,7 @@ import attrs
 import psycopg
 import pytest
 
-from realtime_core import Gap, GapReason, Position, StreamIdentity
+from realtime_core import Commit, Event, Gap, GapReason, Position, StreamIdentity
 from realtime_core.lsn import LSN
 from realtime_server.fanout import turns
 from realtime_server.fanout.groups import Subscription
@@ -111,6 +111,20 @@ class Batches:
 
     def acknowledge(self, batch: Batch) -> None:
         self.acknowledged.append(batch)
+
+
+class Notes:
+    """What replay is told, and what was sent by then."""
+
+    def __init__(self, outbox: RecordingOutbox) -> None:
+        self.entries: list[Any] = []
+        self._outbox = outbox
+
+    def before(self, events: Sequence[Event]) -> None:
+        self.entries.append(("before", events, payloads(self._outbox)))
+
+    def after(self) -> None:
+        self.entries.append(("after", payloads(self._outbox)))
 
 
 async def publish(hub: Hub, oracle: Oracle, one: Batch) -> None:
@@ -411,12 +425,56 @@ async def test_what_a_cancellation_finds_handed_out_is_acknowledged(is_handed_ou
 
     oracle = Stopping({ANN: Text("one")})
     delivery = Delivery(hub, oracle.counters)
-    way = Broadcaster(Matcher(hub), oracle.check, delivery, delivery.telling, make_metrics(), stay)
+    notes = Notes(outboxes[-1])
+    way = Broadcaster(
+        Matcher(hub),
+        oracle.check,
+        delivery,
+        delivery.telling,
+        make_metrics(),
+        stay,
+        replay=notes,
+    )
     running = asyncio.create_task(way.run(batches))  # type: ignore[arg-type]
     await asyncio.wait({running})
     assert running.cancelled()
     assert [payloads(one) for one in outboxes] == [["one"] if is_handed_out else []] * 3
     assert len(batches.acknowledged) == is_handed_out
+    assert [entry[0] for entry in notes.entries] == ["before", "after"][: 1 + is_handed_out]
+
+
+async def test_replay_is_told_before_the_match_and_when_all_is_sent() -> None:
+    hub = Hub()
+    outbox = sit(hub, ANN)
+    oracle = Oracle({ANN: Text("one")})
+    notes = Notes(outbox)
+    delivery = Delivery(hub, oracle.counters)
+    one = batch(1)
+    change = one.reads[0].change
+    commit = Commit(change.transaction, LSN(9), 1)
+    gap = Gap(None, Position(LSN(5), 0), GapReason.LAG)
+    for one_batch in (attrs.evolve(one, last=commit), Batch(gap=gap)):
+        way = Broadcaster(
+            Matcher(hub),
+            oracle.check,
+            delivery,
+            delivery.telling,
+            make_metrics(),
+            stay,
+            replay=notes,
+        )
+        await way.run(Batches(one_batch))  # type: ignore[arg-type]
+        oracle.shown.clear()
+    told = payloads(outbox)
+    assert notes.entries == [
+        ("before", [change, commit], []),
+        ("after", ["one"]),
+        ("before", [gap], ["one"]),
+        ("after", told),
+    ]
+    assert len(told) == 2
+    # The last change may be what acknowledges the batch.
+    assert attrs.evolve(one, last=change).events == [change]
 
 
 async def test_what_comes_of_a_promotion_is_asked_of_the_new_server() -> None:

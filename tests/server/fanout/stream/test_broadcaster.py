@@ -119,10 +119,13 @@ async def test_what_could_not_be_published_is_not_acknowledged() -> None:
             yield 0
             raise RuntimeError("out of paper")
 
-    broken = Broken([[insert(TODOS, "1", "x")]])
+    batch: list[Event] = [insert(TODOS, "1", "x")]
+    broken = Broken([batch])
     with pytest.raises(RuntimeError, match="out of paper"):
-        await broadcast(cast(ChangeSource, broken), cast(Hub, broken), make_metrics())
-    assert broken.entries == []
+        await broadcast(
+            cast(ChangeSource, broken), cast(Hub, broken), make_metrics(), replay=broken
+        )
+    assert broken.entries == [("before", batch)]
 
 
 async def test_a_cancellation_waits_until_what_was_begun_is_published_and_acknowledged() -> None:
@@ -140,8 +143,8 @@ async def test_a_cancellation_waits_until_what_was_begun_is_published_and_acknow
         ("before", batch),
         ("publish", batch),
         ("published", batch),
-        ("ack", COMMIT),
         ("after", None),
+        ("ack", COMMIT),
     ]
 
 

@@ -1,0 +1,90 @@
+"""QueuePlaces: up to where viewers have everything whose changes wait in a queue of their own.
+
+In RLS mode the changes of a viewer whose policies are slow are sent later than others'. So the
+place up to which a write proves that a client has everything is lower for them. No I/O.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Hashable
+from typing import Final
+
+from realtime_core import Position
+
+from .places import Place
+
+__all__ = ["QueuePlaces"]
+
+_MOST: Final = 64
+"""Places that are kept of one viewer; of more, every second one is forgotten, which makes places
+lower, and never higher."""
+
+
+class QueuePlaces:
+    """The places of viewers that have, or had, a queue.
+
+    Args:
+        ordinal: returns the ordinal of the last write.
+    """
+
+    def __init__(self, ordinal: Callable[[], int]) -> None:
+        self._ordinal = ordinal
+        # By viewer, in order: the ordinal of a write, and the place up to which everything is in
+        # the writes up to it; None if nothing waited.
+        self._ordinals: dict[Hashable, list[int]] = {}
+        self._places: dict[Hashable, list[Place | None]] = {}
+
+    def note(self, viewer: Hashable, first: Position | None) -> None:
+        """Note what waits for a viewer, behind the last write.
+
+        Args:
+            viewer: the viewer.
+            first: the position of the first change that waits; None if none does.
+        """
+        places = self._places.get(viewer)
+        place = None if first is None else (first.lsn, first.index - 1)
+        if places is None:
+            if place is None:
+                return
+            self._ordinals[viewer], self._places[viewer] = [self._ordinal()], [place]
+        elif places[-1] != place:
+            self._ordinals[viewer].append(self._ordinal())
+            places.append(place)
+            if len(places) > _MOST:
+                self._thin_out(viewer)
+
+    def forget(self, viewer: Hashable) -> None:
+        """Forget a viewer that has no channels any more."""
+        self._ordinals.pop(viewer, None)
+        self._places.pop(viewer, None)
+
+    def place_at(self, viewer: Hashable, ordinal: int, place: Place) -> Place:
+        """Return up to where a viewer's channel has everything whose client has certain writes.
+
+        Args:
+            viewer: the viewer.
+            ordinal: of the last of these writes.
+            place: up to where other channels have everything then.
+        """
+        ordinals = self._ordinals.get(viewer)
+        at = 0 if ordinals is None else bisect_right(ordinals, ordinal)
+        waiting = self._places[viewer][at - 1] if at else None
+        return place if waiting is None else min(place, waiting)
+
+    def lowest_at(self, ordinal: int, place: Place) -> Place:
+        """Return the lowest of what :meth:`place_at` returns for any viewer."""
+        return min(
+            (self.place_at(viewer, ordinal, place) for viewer in self._ordinals), default=place
+        )
+
+    def _thin_out(self, viewer: Hashable) -> None:
+        ordinals, places = self._ordinals[viewer], self._places[viewer]
+        # Whoever has the writes up to one that is forgotten has what was noted before it.
+        kept = [
+            at
+            for at in range(len(places))
+            if not at % 2 or at > _MOST // 2 or places[at - 1] is None
+        ]
+        self._ordinals[viewer] = [ordinals[at] for at in kept]
+        self._places[viewer] = [places[at] for at in kept]
