@@ -34,9 +34,11 @@ from .net.slow_clients import Backlog, OutboxLimits
 from .phoenix.serializers import Serializer
 from .replay.cursors import Cursors
 from .replay.replay import Replay, make_replay
+from .replay.rounds import one_at_a_time
 from .replay.stats import ReplayStats
 from .rls.counters import Counters
 from .rls.mode import RlsMode
+from .rls.round_publisher import RoundPublisher, make_round_publisher
 from .webhooks.service import Webhooks, make_webhooks
 from .webhooks.stats import WebhookStats
 
@@ -78,7 +80,7 @@ class RealtimeServer:
         """Reads the database's changes."""
         is_rls = config.replication_mode is ReplicationMode.RLS
         cursors: Cursors | None = None
-        if config.replay_window and not is_rls:
+        if config.replay_window:
             cursors = Cursors(interval=config.replay_ping_interval / 1000, clock=time.monotonic)
         rules = config.configuration_file.realtime
         new_hub = partial(
@@ -93,13 +95,18 @@ class RealtimeServer:
         """Where channels subscribe to changes."""
         self.replay: Replay | None = None
         """Brings channels back to where they were; None if nothing is replayed."""
+        checks = Counters()
+        # Publishes in RLS mode to clients that come back.
+        publisher: RoundPublisher | None = None
         if cursors is not None:
-            self.replay = make_replay(config, self.hub, new_hub, cursors)
+            if is_rls:
+                publisher = make_round_publisher(config, checks)
+            publish = publisher or one_at_a_time()
+            self.replay = make_replay(config, self.hub, new_hub, cursors, publish)
         # Sends changes to webhooks; None if the configuration file has none.
         self._webhooks: Webhooks | None = None
         if config.configuration_file.webhooks:
             self._webhooks = make_webhooks(config, others=source.stats)
-        checks = Counters()
         backlog = Backlog(
             OutboxLimits(
                 max_bytes=config.outbox_max_bytes,
@@ -118,7 +125,16 @@ class RealtimeServer:
         self.mode: StreamMode | RlsMode
         """The mode, which decides how the changes that the server reads are sent."""
         if is_rls:
-            self.mode = RlsMode(config, source, self.hub, self.metrics, checks)
+            self.mode = RlsMode(
+                config,
+                source,
+                self.hub,
+                self.metrics,
+                checks,
+                replay=self.replay,
+                publisher=publisher,
+                places=None if self.replay is None else self.replay.queues,
+            )
         else:
             self.mode = StreamMode(config, source, self.hub, self.metrics, replay=self.replay)
         # What all connections share.

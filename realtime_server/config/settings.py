@@ -134,7 +134,7 @@ class ServerConfig(ConnectionSettings):
     replay_window: kinds.Pause = variable(
         300_000,
         "how long a client may be away and [get what it missed](../topics/delivery.md#replay) when "
-        "it comes back; 0: nothing is replayed; in STREAM mode only",
+        "it comes back; 0: nothing is replayed",
     )
     replay_memory_mb: kinds.SomeMegabytes = variable(
         64,

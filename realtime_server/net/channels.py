@@ -306,9 +306,11 @@ class Channels:
         viewer = await self._services.registrar.renew(served.registered, grant)
         channel.grant = grant
         if served.subscription is not None and channel in self._served:
-            self._services.hub.move(served.subscription, viewer)
-            if self._services.replay is not None and self._visit is not None:
-                self._services.replay.renew(self._visit, served.subscription, grant.claims)
+            replay = self._services.replay
+            if replay is None or self._visit is None:
+                self._services.hub.move(served.subscription, viewer)
+            else:
+                replay.renew(self._visit, served.subscription, viewer, grant.claims)
 
     def check_grants(self) -> None:
         """End the channels whose tokens are no longer valid; check again when the next expires."""

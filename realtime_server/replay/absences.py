@@ -34,6 +34,8 @@ class LostReason(enum.Enum):
     """More clients were away, or more changes waited, than is kept."""
     LOST = "replay_lost"
     """What was kept for it belongs to another stream than the present one."""
+    RLS_TOO_SLOW = "rls_too_slow"
+    """In RLS mode its policies took too long for what it had missed."""
     UNPROVEN = "unproven"
     """Nobody knows what it has received: it does not send pings back as they are."""
 

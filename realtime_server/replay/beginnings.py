@@ -65,7 +65,13 @@ class Beginnings:
         self._memberships = memberships
         self._notices = notices
         self.rounds = Rounds(
-            log, hub, new_hub, publish=publish, on_live=self._on_live, on_floor=self._on_floor
+            log,
+            hub,
+            new_hub,
+            publish=publish,
+            on_live=self._on_live,
+            on_floor=self._on_floor,
+            on_slow=self._on_slow,
         )
         """Bring channels up to now."""
         self._inquiries = Inquiries(memberships.others, self._ask, self._decide)
@@ -179,6 +185,9 @@ class Beginnings:
         is_other = self._log.epoch != self.epoch
         why = LostReason.LOST if is_other else LostReason.LIMIT
         self._tell_gap(subscription, place, floor, why)
+
+    def _on_slow(self, subscription: Subscription, place: Place, until: Place) -> None:
+        self._tell_gap(subscription, place, until, LostReason.RLS_TOO_SLOW)
 
     def _tell_gap(
         self, subscription: Subscription, after: Place, until: Place, why: LostReason

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, Protocol
 
@@ -29,7 +29,8 @@ from .memberships import Membership, Memberships
 from .notices import Notices
 from .parking import Parking
 from .places import Place
-from .rounds import Publish, one_at_a_time
+from .queue_places import QueuePlaces
+from .rounds import Publish
 from .standing import Standing
 from .standings import Standings
 from .stats import ReplayStats
@@ -83,6 +84,8 @@ class Replay:
         self._identifier = identifier
         self.log = ChangeLog(max_bytes=max_bytes, window=window, clock=clock)
         """The changes that clients may have missed."""
+        self.queues = QueuePlaces(lambda: cursors.ordinal)
+        """Up to where viewers have everything whose changes wait for slow policies."""
         self._standings = Standings(self)
         self.memberships = Memberships(
             self._standings.place,
@@ -129,9 +132,14 @@ class Replay:
         """The place up to which everything has been handed to whomever it concerns."""
         return self.rounds.handed
 
-    def place_at(self, ordinal: int) -> Place:
-        """Return the place up to which everything is in the writes up to an ordinal."""
-        return self.cursors.place_at(ordinal)
+    def handed_to(self, viewer: Hashable) -> Place:
+        """Return the place up to which everything has been handed to a viewer's channels."""
+        return self.queues.place_at(viewer, self.cursors.ordinal, self.handed)
+
+    def place_at(self, ordinal: int, viewer: Hashable) -> Place:
+        """Return the place up to which everything for a viewer is in the writes up to an
+        ordinal."""
+        return self.queues.place_at(viewer, ordinal, self.cursors.place_at(ordinal))
 
     # What the broadcaster calls
 
@@ -242,8 +250,23 @@ class Replay:
         else:
             self._depart(standing, how)
 
-    def renew(self, visit: Visit, subscription: Subscription, claims: Mapping[str, Any]) -> None:
-        """Note that a channel has another token."""
+    def renew(
+        self, visit: Visit, subscription: Subscription, viewer: Hashable, claims: Mapping[str, Any]
+    ) -> None:
+        """Note that a channel has another token.
+
+        Args:
+            visit: the channel's connection.
+            subscription: the channel.
+            viewer: whom its rows are checked for from now on.
+            claims: of the token.
+        """
+        if not self.rounds.move(subscription, viewer):
+            if subscription.is_open:
+                self._hub.move(subscription, viewer)
+            else:
+                # It is not decided yet where it begins.
+                subscription.viewer = viewer
         standing = visit.standings.get(subscription)
         if standing is None:
             return
@@ -265,7 +288,7 @@ class Replay:
     def _written(self, standing: Standing) -> Place:
         """Return up to where everything was written to a channel's connection."""
         if standing.since is not None:
-            return self.handed
+            return self.handed_to(standing.subscription.viewer)
         return self.rounds.place_of(standing.subscription) or standing.began
 
     def _depart(self, standing: Standing, how: Departure) -> None:
@@ -308,10 +331,10 @@ class Replay:
 
     def needed_here(self) -> Place:
         """Return the lowest place up to which a client that is here has proven what it has."""
-        places = [self.handed]
+        places = [self.queues.lowest_at(self.cursors.ordinal, self.handed)]
         unproven = min(self._unproven(), default=None)
         if unproven is not None:
-            places.append(self.cursors.place_at(unproven))
+            places.append(self.queues.lowest_at(unproven, self.cursors.place_at(unproven)))
         return min(chain(places, self._standings.unsettled_places()))
 
     def unproven(self) -> int:
@@ -331,7 +354,11 @@ class Replay:
 
 
 def make_replay(
-    config: ServerConfig, hub: Hub, new_hub: Callable[[], Hub], cursors: Cursors
+    config: ServerConfig,
+    hub: Hub,
+    new_hub: Callable[[], Hub],
+    cursors: Cursors,
+    publish: Publish,
 ) -> Replay:
     """Return what brings the channels of a server back to where they were.
 
@@ -340,11 +367,12 @@ def make_replay(
         hub: the live one.
         new_hub: makes a hub like that.
         cursors: number the writes of all these hubs.
+        publish: publishes events to the hub of a round.
     """
     return Replay(
         hub,
         new_hub,
-        publish=one_at_a_time(),
+        publish=publish,
         cursors=cursors,
         identifier=Identifier(
             secrets.token_bytes(32), kinds=config.replay_identity, claims=config.replay_claims

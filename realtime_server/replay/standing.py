@@ -8,6 +8,7 @@ I/O.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Final, Protocol
 
 import attrs
@@ -31,8 +32,13 @@ class LivePlaces(Protocol):
         """The place up to which everything has been handed to whomever it concerns."""
         ...
 
-    def place_at(self, ordinal: int) -> Place:
-        """Return the place up to which everything is in the writes up to an ordinal."""
+    def handed_to(self, viewer: Hashable) -> Place:
+        """Return the place up to which everything has been handed to a viewer's channels."""
+        ...
+
+    def place_at(self, ordinal: int, viewer: Hashable) -> Place:
+        """Return the place up to which everything for a viewer is in the writes up to an
+        ordinal."""
         ...
 
 
@@ -130,5 +136,5 @@ class Standing:
         if self.since is None or proven < self.since:
             return self.began
         if proven >= cursor.written:
-            return max(live.handed, self.began)
-        return max(live.place_at(proven), self.began)
+            return max(live.handed_to(self.subscription.viewer), self.began)
+        return max(live.place_at(proven, self.subscription.viewer), self.began)

@@ -27,12 +27,14 @@ from ..config.database.source import ServerSource
 from ..errors import RefusedError
 from ..fanout.hub import Hub
 from ..fanout.mode import Registered
+from ..fanout.stream.broadcaster import LiveStream
 from ..fanout.subscription_specs import specs_of
 from ..fanout.topic_parser import Topic
 from ..metrics import Metrics
 from ..net.memory import memory_limit
 from ..phoenix.joins import TRUNCATE, Binding
 from ..phoenix.reasons import RlsReason
+from ..replay.queue_places import QueuePlaces
 from .broadcaster import Broadcaster
 from .checker import Checker
 from .counters import Counters
@@ -42,6 +44,7 @@ from .lookup.together import FEW
 from .lookup.visibility import Visibility
 from .matcher import Matcher
 from .reader import Reader
+from .round_publisher import RoundPublisher
 from .setup.migrations import LOCK, migrate
 from .setup.powers import excess_powers
 from .setup.privileges import missing_privileges
@@ -75,6 +78,10 @@ class RlsMode:
         hub: has the joined channels.
         metrics: the server's metrics.
         counters: counts the checks, and the changes that could not be sent.
+        replay: is told of each batch of the stream; None: nobody is.
+        publisher: publishes to those who come back; None: nobody does. The mode opens and closes
+            its connections.
+        places: told of what waits for slow policies; None if nobody needs to know.
     """
 
     def __init__(
@@ -84,6 +91,10 @@ class RlsMode:
         hub: Hub,
         metrics: Metrics,
         counters: Counters,
+        *,
+        replay: LiveStream | None = None,
+        publisher: RoundPublisher | None = None,
+        places: QueuePlaces | None = None,
     ) -> None:
         self._config = config
         # Whether the changes come from wal2json, which does not know publications.
@@ -98,6 +109,7 @@ class RlsMode:
         self._visibility = Visibility(dsn, timeout=timeout, size=_CONNECTIONS, said=said)
         self._apart = Visibility(dsn, timeout=timeout, name="rls apart", size=2, said=said)
         self._on_trial = Visibility(dsn, timeout=timeout, name="rls on trial", size=2, said=said)
+        self._publisher = publisher
         # A pool of connections that check joins.
         self._connections = Connections(
             dsn,
@@ -136,10 +148,17 @@ class RlsMode:
             delivery,
             counters,
             max_bytes=config.rls_waiting_bytes or memory_limit() // _SHARE,
+            places=places,
         )
         # Takes batches of changes from the reader to the channels.
         self._broadcaster = Broadcaster(
-            Matcher(hub), slow.check, delivery, slow.telling, metrics, self._renew
+            Matcher(hub),
+            slow.check,
+            delivery,
+            slow.telling,
+            metrics,
+            self._renew,
+            replay=replay,
         )
         # Divides the stream into batches.
         self._reader = Reader(
@@ -157,6 +176,8 @@ class RlsMode:
         asking = (self._visibility, self._apart, self._on_trial)
         for part in (*asking, self._connections, self.slow_viewers):
             await self._stack.enter_async_context(part)
+        if self._publisher is not None:
+            await self._stack.enter_async_context(self._publisher)
         return self
 
     async def __aexit__(
@@ -243,6 +264,8 @@ class RlsMode:
         asking = (self._visibility, self._apart, self._on_trial)
         for connections in (*asking, self._connections):
             await connections.renew()
+        if self._publisher is not None:
+            await self._publisher.renew()
 
     # The registrar.
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Container, Hashable, Sequence
-from typing import Final
+from functools import partial
+from types import TracebackType
+from typing import Final, Self
 
 import psycopg
 
 from realtime_core import Event, Gap, RowChange
 
+from ..config import OutputPlugin, RlsDelete, ServerConfig
+from ..config.database.addresses import resolve_dsn
 from ..config.database.connections import brief
 from ..fanout.hub import Hub
 from ..fanout.payloads.oversize import size_of
@@ -23,35 +27,69 @@ from ..fanout.turns import run_steps
 from .checker import Checker, Verdict
 from .counters import Counters
 from .delivery import Delivery
+from .lookup.alone import Alone
+from .lookup.locks import Locks
+from .lookup.visibility import Visibility
 from .matcher import Matcher
 from .pending_changes import PendingChange
 from .reader import Read
 from .table_check import Lookup
 from .viewers import Viewer
 
-__all__ = ["RoundPublisher"]
+__all__ = ["RoundPublisher", "make_round_publisher"]
 
 logger = logging.getLogger("realtime.rls")
 
+_CONNECTIONS: Final = 2
+"""How many connections check rows for those who came back. Live changes have others."""
 RETRY: Final = 0.5
 """After how many seconds a failed check is tried again."""
 
 
 class RoundPublisher:
-    """Publishes changes to the hub of a round.
+    """Publishes changes to the hub of a round. Use it as a context manager.
 
     Args:
         checker: decides, strictly, what viewers are shown.
-        lookup: looks up rows for one viewer, with the whole timeout.
+        lookup: looks rows up for one viewer, with the whole timeout.
+        locks: waits for tables that are locked.
+        visibility: what these ask. It is opened and closed with the publisher.
         counters: of the server.
     """
 
-    def __init__(self, checker: Checker, lookup: Lookup, counters: Counters) -> None:
+    def __init__(
+        self,
+        checker: Checker,
+        lookup: Lookup,
+        locks: Locks,
+        visibility: Visibility,
+        counters: Counters,
+    ) -> None:
         self._checker = checker
         self._lookup = lookup
+        # Waits for tables that are being altered.
+        self._locks = locks
+        self._visibility = visibility
         self._counters = counters
         # Rounds check at the same time, and write one after the other.
         self._writing = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await self._visibility.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._locks.__aexit__(exc_type, exc, traceback)
+        await self._visibility.__aexit__(exc_type, exc, traceback)
+
+    async def renew(self) -> None:
+        """Ask another server from now on, since the changes come from there."""
+        await self._visibility.renew()
 
     async def __call__(self, hub: Hub, events: list[Event]) -> Container[Hashable]:
         """Publish events to a hub, and return the viewers for whom that takes too long."""
@@ -99,7 +137,10 @@ class RoundPublisher:
     ) -> Verdict:
         while True:
             try:
-                return await self._checker.check(pending, lookup)
+                verdict = await self._checker.check(pending, lookup)
+                if not verdict.locked:
+                    return verdict
+                await self._locks.released(verdict.locked)
             except psycopg.Error as exc:
                 logger.warning(
                     "clients that came back wait until the database can check what they may see: "
@@ -107,3 +148,30 @@ class RoundPublisher:
                     brief(exc),
                 )
                 await asyncio.sleep(RETRY)
+
+
+def make_round_publisher(config: ServerConfig, counters: Counters) -> RoundPublisher:
+    """Return what publishes to those who come back, with connections of its own.
+
+    Args:
+        config: of the server.
+        counters: of the server.
+    """
+    visibility = Visibility(
+        partial(resolve_dsn, config),
+        timeout=config.rls_check_timeout / 1000,
+        name="rls replay",
+        size=_CONNECTIONS,
+    )
+    is_wal2json = config.output_plugin is OutputPlugin.WAL2JSON
+    checker = Checker(
+        visibility,
+        counters,
+        publications=config.publications if is_wal2json else (),
+        max_record_bytes=config.max_record_bytes,
+        strict=True,
+        asks_for_deleted=config.rls_delete is RlsDelete.POLICY,
+    )
+    return RoundPublisher(
+        checker, Alone(visibility).check, Locks(visibility.catalog), visibility, counters
+    )

@@ -13,13 +13,11 @@ from typing import Final
 
 import attrs
 
-from ..config.database.tables import LiveColumn, Table
 from .checker import Checker, Verdict
 from .costly_viewers import NEGLIGIBLE, is_costly
 from .counters import Counters
-from .lookup.former import Condition
+from .lookup.alone import Alone
 from .lookup.locks import Locks
-from .lookup.questions import Answer, Question, Row
 from .lookup.visibility import Visibility
 from .pending_changes import PendingChange
 
@@ -77,7 +75,8 @@ class SlowViewerChecks:
         self, checker: Checker, visibility: Visibility, locks: Locks, counters: Counters
     ) -> None:
         self._checker = checker
-        self._visibility = visibility
+        self._alone = Alone(visibility).check
+        self._catalog = visibility.catalog
         self._locks = locks
         self._counters = counters
         self._turns = asyncio.Semaphore(_AT_ONCE)
@@ -91,9 +90,7 @@ class SlowViewerChecks:
         """
         while True:
             async with self._turn(slow):
-                verdict = await self._checker.check(
-                    candidates, self._look_up, self._visibility.catalog
-                )
+                verdict = await self._checker.check(candidates, self._alone, self._catalog)
             if not verdict.locked:
                 self._counters.timeouts += verdict.timeouts.total()
                 return verdict
@@ -106,19 +103,3 @@ class SlowViewerChecks:
                 await stack.enter_async_context(self._turns_of_unanswered)
             await stack.enter_async_context(self._turns)
             yield
-
-    async def _look_up(
-        self,
-        table: Table,
-        rows: Sequence[Row],
-        questions: Sequence[Question],
-        *,
-        compared: Sequence[LiveColumn] = (),
-        condition: Condition | None = None,
-        may_retry: bool = True,
-    ) -> list[Answer]:
-        check = self._visibility.check_by_halves
-        return [
-            await check(table, rows, each, compared=compared, condition=condition)
-            for each in questions
-        ]

@@ -18,6 +18,8 @@ from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls import round_publisher
 from realtime_server.rls.checker import Checker, Verdict
 from realtime_server.rls.counters import Counters
+from realtime_server.rls.lookup.locks import Locks
+from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.pending_changes import PendingChange, Shown
 from realtime_server.rls.round_publisher import RoundPublisher
 from realtime_server.rls.table_check import Lookup
@@ -82,7 +84,13 @@ def ids(outbox: RecordingOutbox) -> list[str]:
 
 
 def publisher(policies: Policies, counters: Counters | None = None) -> RoundPublisher:
-    return RoundPublisher(cast(Checker, policies), LOOKUP, counters or Counters())
+    return RoundPublisher(
+        cast(Checker, policies),
+        LOOKUP,
+        cast(Locks, None),
+        cast(Visibility, None),
+        counters or Counters(),
+    )
 
 
 ROWS = [insert(TODOS, str(number), "x") for number in range(3)]

@@ -1,0 +1,324 @@
+"""Clients that come back in RLS mode: they are shown what they may see now, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+import pytest_asyncio
+
+from realtime_server.rls.mode import RlsMode
+from realtime_server.server import RealtimeServer
+from tests.fix_postgres import Database
+from tests.fix_rls import Stream
+from tests.integration.conftest import fresh_database
+from tests.integration.replay_client import ReplayClient
+from tests.integration.rls_stage import OWN, rls_config
+from tests.rls_helpers import roles
+from tests.tokens import make_token
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
+
+SESSION = "8f14e45f-ceea-467f-a1d0-"
+SEED = int(os.environ.get("RLS_REPLAY_SEED", "7"))
+TRIPS = int(os.environ.get("RLS_REPLAY_TRIPS", "15"))
+
+
+class Viewer(ReplayClient):
+    """A client that writes down each change that it is sent: its kind, its key, and its data."""
+
+    def __init__(self, scene: Scene, sub: str = "ann", **claims: Any) -> None:
+        super().__init__(scene.server.port, session=SESSION + sub, token=scene.token(sub, **claims))
+        self.seen: list[tuple[str, int, str | None]] = []
+
+    def _take(self, frame: Any) -> None:
+        if frame["event"] != "postgres_changes":
+            super()._take(frame)
+            return
+        data = frame["payload"]["data"]
+        row = data.get("record") or data.get("old_record") or {}
+        if row.get("id") == 0:
+            self.fences += 1
+            return
+        self.seen.append((data["type"], row.get("id"), row.get("data")))
+
+    fences = 0
+    """How often it was shown the row that everybody sees."""
+
+
+class Scene:
+    """A server in RLS mode with a table whose rows have owners."""
+
+    def __init__(self, database: Database, server: RealtimeServer, reader: str) -> None:
+        self.database = database
+        self.server = server
+        self.reader = reader
+
+    def token(self, sub: str, **claims: Any) -> str:
+        return make_token({"role": self.reader, "sub": sub, **claims})
+
+    @property
+    def mode(self) -> RlsMode:
+        assert isinstance(self.server.mode, RlsMode)
+        return self.server.mode
+
+    async def execute(self, *statements: str) -> None:
+        for statement in statements:
+            await asyncio.to_thread(self.database.execute, statement)
+
+    async def until_handed(self) -> None:
+        """Wait until the server has handed out everything that is committed, and has it proven."""
+        replay, source = self.server.replay, self.server.source
+        assert replay is not None
+        known = source.stats().changes
+        await self.execute("update item set data = coalesce(data, '') || '.' where id = 0")
+        await eventually(lambda: source.stats().changes > known)
+        await eventually(lambda: replay.handed == replay.log.end)
+        await eventually(lambda: not self.mode.slow_viewers.busy_on_trial)
+        await eventually(lambda: not replay.unproven())
+
+    async def cut(self, client: Viewer) -> None:
+        """Cut a client that has proven what it has."""
+        await self.until_handed()
+        await client.cut()
+        await eventually(lambda: self.server.open_connections == 0)
+
+    async def come_back(self, client: Viewer, **claims: Any) -> Any:
+        """Let a client come back, and wait until it is live."""
+        if claims:
+            client.token = self.token("ann", **claims)
+        replay = self.server.replay
+        assert replay is not None
+        told = await client.come()
+        await eventually(lambda: not replay.rounds.stats().waiting)
+        known = client.fences
+        await self.execute("update item set data = '' where id = 0")
+        await eventually(lambda: client.fences > known)
+        return told
+
+    async def shown(self, **claims: Any) -> dict[int, str]:
+        """Return what SELECT shows with a token's claims."""
+        return await asyncio.to_thread(self._shown, claims)
+
+    def _shown(self, claims: dict[str, Any]) -> dict[int, str]:
+        with psycopg.connect(self.database.dsn) as connection:
+            token = psycopg.types.json.Json({"role": self.reader, **claims})
+            connection.execute("select set_config('request.jwt.claims', %s::text, true)", [token])
+            connection.execute(f'set local role "{self.reader}"')
+            rows = connection.execute("select id, data from item where id > 0").fetchall()
+        return dict(rows)
+
+
+@pytest.fixture
+def shop(stream: Stream) -> Iterator[tuple[Database, str, str]]:
+    with roles(stream.server, "reader") as (reader,), fresh_database(stream.server) as database:
+        database.execute(
+            "create table item (id int primary key, owner text, data text);"
+            " insert into item values (0, 'everybody', '');"
+            " alter table item enable row level security;"
+            f" create policy own on item using (id = 0 or {OWN});"
+            f' grant select on item to "{reader}";'
+            " create publication shop for table item"
+        )
+        yield database, reader, stream.plugin
+
+
+@contextlib.asynccontextmanager
+async def serve(shop: tuple[Database, str, str], **settings: str) -> AsyncIterator[Scene]:
+    database, reader, plugin = shop
+    given = {"REPLAY_WINDOW": "300000", "REPLAY_PING_INTERVAL": "50", "OUTPUT_PLUGIN": plugin}
+    config = rls_config(database.dsn, **{**given, **settings})
+    async with RealtimeServer(config) as server:
+        await eventually(lambda: server.is_attached)
+        yield Scene(database, server, reader)
+
+
+@pytest_asyncio.fixture
+async def scene(shop: tuple[Database, str, str]) -> AsyncIterator[Scene]:
+    async with serve(shop) as scene:
+        yield scene
+
+
+async def test_a_client_that_comes_back_gets_what_it_missed_and_may_see(scene: Scene) -> None:
+    client = Viewer(scene)
+    first = await client.come()
+    await scene.execute("insert into item values (1, 'ann', 'a'), (2, 'bob', 'b')")
+    await scene.cut(client)
+    await scene.execute(
+        "insert into item values (3, 'ann', 'c')",
+        "insert into item values (4, 'bob', 'd')",
+        "insert into item values (5, 'ann', 'e')",
+    )
+    again = await scene.come_back(client)
+    await scene.execute("insert into item values (6, 'ann', 'f')")
+    await eventually(lambda: len(client.seen) == 4)
+    assert client.seen == [
+        ("INSERT", one, data) for one, data in zip((1, 3, 5, 6), "acef", strict=True)
+    ]
+    assert (first["resumed"], again["resumed"], client.gaps) == (False, True, [])
+    await client.close()
+
+
+async def test_versions_that_are_superseded_are_left_to_what_superseded_them(scene: Scene) -> None:
+    client = Viewer(scene)
+    await client.come()
+    await scene.cut(client)
+    await scene.execute(
+        "insert into item values (1, 'ann', 'a'), (2, 'ann', 'b'), (3, 'ann', 'c')",
+        "update item set data = 'aa' where id = 1",
+        "update item set data = 'aaa' where id = 1",
+        "delete from item where id = 2",
+        "update item set owner = 'bob' where id = 3",
+    )
+    await scene.come_back(client)
+    # A deleted row is named to all, as live; another's row is not.
+    assert client.seen == [("UPDATE", 1, "aaa"), ("DELETE", 2, None)]
+    await client.close()
+
+
+async def test_the_new_joins_claims_decide(shop: tuple[Database, str, str]) -> None:
+    shop[0].execute(
+        "drop policy own on item; create policy team on item using"
+        " (id = 0 or owner = current_setting('request.jwt.claims')::jsonb ->> 'team')"
+    )
+    async with serve(shop) as scene:
+        client = Viewer(scene, team="red")
+        await client.come()
+        await scene.execute("insert into item values (1, 'red', 'a'), (2, 'blue', 'b')")
+        await scene.cut(client)
+        await scene.execute("insert into item values (3, 'red', 'c'), (4, 'blue', 'd')")
+        told = await scene.come_back(client, team="blue")
+        assert told["resumed"] is True
+        assert client.seen == [("INSERT", 1, "a"), ("INSERT", 4, "d")]
+        await client.close()
+
+
+async def test_a_right_that_was_taken_away_shows_nothing(scene: Scene) -> None:
+    client = Viewer(scene)
+    await client.come()
+    await scene.cut(client)
+    await scene.execute(
+        "insert into item values (1, 'ann', 'secret')",
+        "drop policy own on item",
+        "create policy fence on item using (id = 0)",
+    )
+    await scene.come_back(client)
+    assert client.seen == []
+    await client.close()
+
+
+async def test_a_policy_that_fails_shows_nothing(scene: Scene) -> None:
+    client = Viewer(scene)
+    await client.come()
+    await scene.cut(client)
+    await scene.execute(
+        "insert into item values (1, 'ann', 'secret'), (2, 'ann', 'secret')",
+        "create policy broken on item as restrictive using (id <> 1 or 1 / (id - id) = 0)",
+    )
+    await scene.come_back(client)
+    assert "secret" not in [data for _, number, data in client.seen if number == 1]
+    assert ("INSERT", 1, "secret") not in client.seen
+    await client.close()
+
+
+async def test_a_policy_that_takes_too_long_costs_a_gap_and_not_the_live_changes(
+    shop: tuple[Database, str, str],
+) -> None:
+    async with serve(shop, RLS_CHECK_TIMEOUT="300") as scene:
+        client = Viewer(scene)
+        await client.come()
+        await scene.cut(client)
+        await scene.execute(
+            "insert into item values (1, 'ann', 'a')",
+            "create policy slow on item as restrictive"
+            " using (id <> 1 or (select pg_sleep(5)) is not null)",
+        )
+        await scene.come_back(client)
+        assert (client.seen, client.gaps) == ([], ["rls_too_slow"])
+        await scene.execute("insert into item values (2, 'ann', 'b')")
+        await eventually(lambda: client.seen)
+        assert client.seen == [("INSERT", 2, "b")]
+        await client.close()
+
+
+async def test_what_waits_for_a_slow_policy_is_not_lost_with_the_connection(
+    shop: tuple[Database, str, str],
+) -> None:
+    shop[0].execute(
+        "create table pace (seconds float8);"
+        " insert into pace values (0);"
+        f' grant select on pace to "{shop[1]}";'
+        " create policy slow on item as restrictive using"
+        " (id = 0 or (select pg_sleep(seconds) from pace) is not null)"
+    )
+    async with serve(shop, RLS_CHECK_TIMEOUT="20000") as scene:
+        replay = scene.server.replay
+        assert replay is not None
+        client = Viewer(scene)
+        await client.come()
+        await scene.execute("insert into item values (1, 'ann', 'a')")
+        await eventually(lambda: client.seen)
+        await scene.until_handed()
+        await scene.execute("update pace set seconds = 3")
+        await scene.execute("insert into item values (2, 'ann', 'b')")
+        # It waits for the policy by itself, and the stream has gone on.
+        await eventually(lambda: bool(scene.mode.slow_viewers.slow))
+        await eventually(lambda: replay.handed == replay.log.end)
+        assert client.seen == [("INSERT", 1, "a")]
+        await eventually(lambda: not replay.unproven())
+        await client.cut()
+        await eventually(lambda: scene.server.open_connections == 0)
+        await scene.execute("update pace set seconds = 0")
+        await scene.come_back(client)
+        assert client.seen == [("INSERT", 1, "a"), ("INSERT", 2, "b")]
+        assert client.gaps == []
+        await client.close()
+
+
+async def test_nothing_is_shown_that_select_would_not_show(scene: Scene) -> None:
+    """Rows change owners and go while clients are away: at random, by RLS_REPLAY_SEED."""
+    print("seed", SEED)
+    chance = random.Random(SEED)
+    clients = {sub: Viewer(scene, sub) for sub in ("ann", "bob")}
+    for client in clients.values():
+        await client.come()
+    for trip in range(TRIPS):
+        await scene.until_handed()
+        for client in clients.values():
+            await client.cut()
+        await eventually(lambda: scene.server.open_connections == 0)
+        for step in range(chance.randrange(1, 12)):
+            number, data = chance.randrange(1, 9), f"{trip}-{step}"
+            owner = chance.choice(("ann", "bob", "nobody"))
+            await scene.execute(
+                chance.choice(
+                    (
+                        f"insert into item values ({number}, '{owner}', '{data}')"
+                        f" on conflict (id) do update set data = '{data}'",
+                        f"update item set data = '{data}' where id = {number}",
+                        f"update item set owner = '{owner}' where id = {number}",
+                        f"delete from item where id = {number}",
+                    )
+                )
+            )
+        for sub, client in clients.items():
+            known = len(client.seen)
+            told = await scene.come_back(client)
+            assert told["resumed"] is True
+            visible = await scene.shown(sub=sub)
+            new = client.seen[known:]
+            for kind, number, data in new:
+                if kind == "DELETE":
+                    assert data is None
+                else:
+                    assert visible[number] == data
+    for client in clients.values():
+        assert client.gaps == []
+        await client.close()
