@@ -45,6 +45,14 @@ def test_prometheus_finds_nothing_wrong() -> None:
     promtool("check", "rules", "--lint-fatal", RULES)
 
 
+def test_prometheus_takes_the_configuration_of_the_documentation(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "howto" / "monitoring.md").read_text(encoding="utf-8")
+    [config] = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "prometheus.yml").write_text(config)
+    shutil.copy(RULES, tmp_path)
+    promtool("check", "config", tmp_path / "prometheus.yml")
+
+
 def of(metric: str, values: str, instance: str = "a", **labels: str) -> dict[str, str]:
     """Return a series, a value for each minute."""
     named = {"job": "shop", "instance": instance, **labels}
