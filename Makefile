@@ -6,6 +6,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 CLIENTS := tests/e2e/clients
 EXAMPLES := examples
+OLDER := tests/postgres
 UNIT_TESTS := tests/core tests/server tests/property $(wildcard tests/test_*.py)
 # Most tests wait, for processes and for time limits, so two cores keep three workers busy. Tests of
 # a server that others share, TEST_DSN's, come one after the other: some of them look at all of it.
@@ -13,7 +14,7 @@ WORKERS ?= $(if $(TEST_DSN),0,3)
 # Files with a leading underscore are what the benchmarks share.
 BENCHMARKS ?= $(sort $(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
-.PHONY: help demo test check bench release docs clean lint clients examples $(VENV)/.docs
+.PHONY: help demo test check bench release docs clean lint clients examples older $(VENV)/.docs
 .DEFAULT_GOAL := help
 
 help: ## print this menu
@@ -25,7 +26,7 @@ demo: $(VENV)/.demo ## PostgreSQL, sample tables, the server and a page; PORT=45
 
 test: ## install what the tests need, then check everything; WORKERS=0 for one after the other
 	@tests/provision
-	@$(MAKE) --no-print-directory lint clients examples $(VENV)/.docs
+	@$(MAKE) --no-print-directory lint clients examples older $(VENV)/.docs
 	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1
 
 # Unit tests have one try, and asking the plugin for tries takes 40 ms a test.
@@ -45,7 +46,7 @@ docs: $(VENV)/.docs ## build the documentation into site/
 
 clean: ## remove the virtual environment and all that was built
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf $(CLIENTS)/node_modules $(CLIENTS)/.venv $(EXAMPLES)/.venv $(EXAMPLES)/*/node_modules
+	rm -rf $(CLIENTS)/node_modules $(CLIENTS)/.venv $(EXAMPLES)/.venv $(EXAMPLES)/*/node_modules $(OLDER)/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lint: $(VENV)/.dev
@@ -68,6 +69,15 @@ $(CLIENTS)/.venv/.done: $(CLIENTS)/requirements.txt | $(VENV)/bin/pip
 	@$(RUN) -m venv --clear $(CLIENTS)/.venv
 	@$(CLIENTS)/.venv/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+# PostgreSQL 14 to 16. Each package has a list of links among its libraries, which it does not make
+# by itself where install scripts are off.
+older:
+	$(call npm_ci,$(OLDER))
+	@for folder in $(OLDER)/node_modules/pg*; do \
+	    if [ -d $$folder ] && [ ! -e $$folder/.linked ]; then \
+	        (cd $$folder && node scripts/hydrate-symlinks.js && touch .linked); fi; \
+	done
 
 # What examples/start needs, of all examples.
 examples: $(EXAMPLES)/.venv/.done

@@ -1,7 +1,8 @@
 """Real PostgreSQL servers and databases for the tests.
 
-`pg17` is Debian's PostgreSQL 17, `pg18` the demo's embedded PostgreSQL 18;
-both run as an unprivileged user and end with the session. `pg` is each of
+`pg17` is Debian's PostgreSQL 17, `pg18` the demo's embedded PostgreSQL 18, and `older_pg` each of
+14, 15 and 16, for the tests of what depends on the version. All of them run as an unprivileged
+user and end with the session. `pg` is each of
 them in turn, or the one server that TEST_DSN names. `database` is an empty
 database of its own on `pg`.
 """
@@ -26,6 +27,8 @@ from realtime_server.demo.embedded import EmbeddedPostgres, StopMode
 TEST_DSN = os.environ.get("TEST_DSN")
 
 DEBIAN_BINDIR = Path("/usr/lib/postgresql/17/bin")
+OLDER = Path(__file__).parent / "postgres" / "node_modules"
+"""Where `make test` installs the older versions, each as `pg14` and so on."""
 
 SETTINGS = {
     "max_connections": "200",
@@ -173,6 +176,17 @@ def pg17() -> Iterator[Server]:
     if not (DEBIAN_BINDIR / "postgres").exists():
         pytest.skip(f"PostgreSQL 17 is not installed in {DEBIAN_BINDIR}")
     with EmbeddedPostgres(DEBIAN_BINDIR, settings=SETTINGS) as embedded:
+        yield Server(embedded.dsn, embedded)
+
+
+@pytest.fixture(scope="session", params=[14, 15, 16], ids=lambda version: f"pg{version}")
+def older_pg(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A version that most tests do not run on."""
+    folder = OLDER / f"pg{request.param}"
+    # Its libraries find each other by links that `make older` makes.
+    if not (folder / ".linked").exists():
+        pytest.skip(f"PostgreSQL {request.param} is not installed in {folder}: make older")
+    with EmbeddedPostgres(folder / "native" / "bin", settings=SETTINGS) as embedded:
         yield Server(embedded.dsn, embedded)
 
 

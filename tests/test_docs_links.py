@@ -33,6 +33,8 @@ def links() -> ModuleType:
         ("[a](../../deploy/Dockerfile)", f"[a]({REPOSITORY}/blob/main/deploy/Dockerfile)"),
         ("[a](../../deploy)", f"[a]({REPOSITORY}/tree/main/deploy)"),
         ("[a](../../README.md#figures)", f"[a]({REPOSITORY}/blob/main/README.md#figures)"),
+        ("[a](../../examples/etl/README.md)", "[a](../examples/etl/README.md)"),
+        ("[a](../../examples/start)", f"[a]({REPOSITORY}/blob/main/examples/start)"),
         ("[a](proxies.md), [b](../index.md#c)", "[a](proxies.md), [b](../index.md#c)"),
         (
             "[a](#here), [b](https://example.com/../../c)",

@@ -1,7 +1,8 @@
 """A hook of MkDocs: links from a page to other files of the repository, as `../../deploy/…`.
 
-On a page of the repository they lead to the file as it is there. The site has no such files, so
-there they lead to the repository's address, which pyproject.toml has.
+On a page of the repository they lead to the file as it is there. Of these the site has the READMEs
+of the examples, as pages; links to all others lead to the repository's address, which
+pyproject.toml has.
 
 https://www.mkdocs.org/user-guide/configuration/#hooks
 """
@@ -47,6 +48,8 @@ def to_repository(markdown: str, page: str) -> str:
         target = ROOT / path
         if path.startswith("..") or not target.exists():
             raise DeadLinkError(f"docs/{page} has a link to {found[1]}, which does not exist")
+        if path.startswith("examples/") and path.endswith("/README.md"):
+            return f"]({posixpath.relpath(path, posixpath.dirname(page) or '.')}"
         kind = "tree" if target.is_dir() else "blob"
         return f"]({repository()}/{kind}/main/{path}"
 
