@@ -76,6 +76,7 @@ def test_a_database_that_has_nothing_wrong(shop: Database, doctor: Doctor) -> No
 
 
 def test_a_missing_publication(shop: Database, doctor: Doctor) -> None:
+    shop.server.needs(15, "FOR TABLES IN SCHEMA")
     name = 'The "other"'
     code, report = doctor(shop.dsn, "--publication", "shop", "--publication", name)
     assert code == 1
@@ -88,6 +89,7 @@ def test_a_missing_publication(shop: Database, doctor: Doctor) -> None:
 
 
 def test_a_database_without_publications(database: Database, doctor: Doctor) -> None:
+    database.server.needs(15, "FOR TABLES IN SCHEMA")
     code, report = doctor(database.dsn)
     assert code == 1
     mend(database, one(report, "problem", "publication"))
@@ -159,6 +161,7 @@ def column(table: str) -> str:
 
 
 def test_column_lists(shop: Database, doctor: Doctor) -> None:
+    shop.server.needs(15, "a column list")
     for statement in (
         "create table wide (id int primary key, a int, b int)",
         "create publication narrow for table wide (a)",
@@ -313,6 +316,7 @@ def test_wrong_arguments_are_one_line_each(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_what_people_see(shop: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.server.needs(15, "FOR TABLES IN SCHEMA")
     shop.execute("create table keyless (v int)")
     shop.execute("alter publication shop add table keyless")
     assert main(["doctor", shop.dsn, "--publication", "shop", "--publication", "mart"]) == 1

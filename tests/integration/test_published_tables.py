@@ -42,6 +42,11 @@ TODOS = PublishedTable(
 )
 
 
+def make_shop(database: Database) -> None:
+    database.server.needs(15, "a column list")
+    database.execute(SHOP)
+
+
 def names(tables: tuple[PublishedTable, ...]) -> dict[str, list[str]]:
     return {
         f"{table.schema}.{table.name}": [column.name for column in table.columns]
@@ -50,7 +55,7 @@ def names(tables: tuple[PublishedTable, ...]) -> dict[str, list[str]]:
 
 
 async def test_the_tables_of_publications_with_their_published_columns(database: Database) -> None:
-    database.execute(SHOP)
+    make_shop(database)
     assert await published_tables(database.dsn, ["shop", "list"]) == (GOODS, TODOS)
     assert await published_tables(database.dsn, ["list", "none"]) == (TODOS,)
     assert await published_tables(database.dsn, []) == ()
@@ -58,14 +63,14 @@ async def test_the_tables_of_publications_with_their_published_columns(database:
 
 
 async def test_a_table_in_two_publications_has_the_columns_of_both(database: Database) -> None:
-    database.execute(SHOP)
+    make_shop(database)
     database.execute("create publication other for table todos (id, secret)")
     tables = await published_tables(database.dsn, ["list", "other"])
     assert names(tables) == {"public.todos": ["id", "task", "secret"]}
 
 
 async def test_a_publication_of_all_tables_lists_them(database: Database) -> None:
-    database.execute(SHOP)
+    make_shop(database)
     database.execute("create publication everything for all tables")
     assert names(await published_tables(database.dsn, ["everything"])) == {
         "depot.goods": ["id", "price", "tags"],
@@ -75,7 +80,7 @@ async def test_a_publication_of_all_tables_lists_them(database: Database) -> Non
 
 
 async def test_a_role_sees_what_it_may_select(database: Database) -> None:
-    database.execute(SHOP)
+    make_shop(database)
     both = ["shop", "list"]
     with roles(database.server, "reader") as (reader,):
         assert await published_tables(database.dsn, both, role=reader) == ()
@@ -101,7 +106,7 @@ async def test_partitions_are_named_as_their_changes_are(database: Database) -> 
 
 
 async def test_a_table_that_is_locked_is_not_waited_for(database: Database) -> None:
-    database.execute(SHOP)
+    make_shop(database)
     with psycopg.connect(database.dsn) as locker:
         locker.execute("lock table depot.goods in access exclusive mode")
         async with asyncio.timeout(5):

@@ -248,6 +248,7 @@ PUBLICATIONS = [
 @pytest.mark.parametrize("via_root", [False, True])
 async def test_what_is_published_is_what_postgresql_says(stage: RlsStage, via_root: bool) -> None:
     """Of tables, partitions, partitioned partitions, schemas and column lists."""
+    stage.database.server.needs(15, "a column list")
     make(stage)
     other = f"{stage.schema}_x"
     stage.execute(

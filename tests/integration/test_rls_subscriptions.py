@@ -230,6 +230,7 @@ async def test_a_table_that_is_not_published_is_refused(desk: Desk) -> None:
 
 
 async def test_a_column_that_is_not_published_is_refused(desk: Desk) -> None:
+    desk.database.server.needs(15, "a column list")
     desk.database.execute("drop publication shop; create publication shop for table notes (id)")
     assert await desk.refusal(filtered("owner=eq.x")) == "invalid column for filter owner"
 
@@ -245,6 +246,7 @@ async def test_a_table_that_the_role_may_not_read_is_refused(desk: Desk) -> None
 
 
 async def test_a_table_of_which_nothing_readable_is_published_is_refused(desk: Desk) -> None:
+    desk.database.server.needs(15, "a column list")
     desk.database.execute(
         "drop publication shop; create publication shop for table notes (id);"
         f' revoke select (id) on notes from "{desk.reader}"'

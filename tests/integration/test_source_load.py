@@ -39,6 +39,7 @@ def other(table: Database) -> Database:
 async def test_an_idle_slot_follows_what_other_tables_write(
     other: Database, own_checkpoint: bool
 ) -> None:
+    other.server.needs(16, "pg_log_standby_snapshot")
     slot = unique_name("slot")
     options = {"start_at": None} if own_checkpoint else {}
     async with open_source(other, slot=slot, status_interval=0.2, **options) as source:

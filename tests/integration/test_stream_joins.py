@@ -109,6 +109,7 @@ async def test_a_filter_that_does_not_fit_is_refused_in_a_topic_and_in_a_binding
 
 
 async def test_a_selected_column_that_is_not_sent_is_refused(stage: Stage) -> None:
+    stage.database.server.needs(15, "a column list")
     stage.execute(*TABLES)
     whole = {"event": "*", "schema": stage.schema, "table": "item"}
     async with stage.client() as client:
@@ -197,6 +198,7 @@ async def serving(database: Database, dsn: str = "", **settings: str) -> AsyncIt
 
 
 async def test_columns_and_tables_that_are_not_published_are_not_there(pg: Server) -> None:
+    pg.needs(15, "a column list")
     with fresh_database(pg) as database:
         database.execute(";".join(TABLES))
         database.execute("create publication shop for table item (id, details)")

@@ -19,7 +19,9 @@ def on_status(status, error):
 
 
 async def main():
-    client = AsyncRealtimeClient("ws://127.0.0.1:45403/socket", "anon", max_retries=10**6, initial_backoff=0)
+    client = AsyncRealtimeClient(
+        "ws://127.0.0.1:45403/socket", "anon", max_retries=10**6, initial_backoff=0
+    )
     channel = client.channel("kitchen")
     channel.on_postgres_changes(
         "*", on_change, schema="public", table="todos", filter="done=is.false"
