@@ -92,6 +92,9 @@ class Broadcaster:
                 if self._replay is not None:
                     # From the match on, no channel may come that has got the batch already.
                     self._replay.before(batch.events)
+                if not batch.reads and batch.gap is None:
+                    self._finish(reader, batch)
+                    continue
                 decided = await self._decide(batch)
                 try:
                     await self._hand_out(batch, decided)

@@ -23,6 +23,7 @@ from realtime_core import (
     Gap,
     Idle,
     Insert,
+    LogicalMessage,
     RowChange,
     Update,
 )
@@ -59,15 +60,9 @@ class Batch:
     last: Event | None = None
     """The event whose acknowledgement acknowledges the whole batch; None if there is none."""
 
-    @property
-    def events(self) -> list[Event]:
-        """The events, of which the last one has the place up to which this is all."""
-        if self.gap is not None:
-            return [self.gap]
-        events: list[Event] = [read.change for read in self.reads]
-        if self.last is not None and not (events and self.last is events[-1]):
-            events.append(self.last)
-        return events
+    events: tuple[Event, ...] = attrs.field(default=(), eq=False, repr=False)
+    """What replay is told: the changes, or the gap, and in between the ends of transactions and the
+    messages, in order. A batch may have nothing but messages."""
 
 
 class Reader:
@@ -104,7 +99,7 @@ class Reader:
                 batch = self._next_batch()
                 if batch.reads:
                     self._next_at = clock() + self._interval
-                if batch.reads or batch.gap is not None:
+                if batch.reads or batch.gap is not None or _has_message(batch):
                     yield batch
                 else:
                     self.acknowledge(batch)
@@ -145,6 +140,7 @@ class Reader:
     def _next_batch(self) -> Batch:
         waiting = self._waiting
         reads: list[Read] = []
+        events: list[Event] = []
         size = 0
         last: Event | None = None
         while waiting and len(reads) < self._limit and size <= _MOST_BYTES:
@@ -152,7 +148,7 @@ class Reader:
                 if last is None:
                     gap = waiting.popleft()
                     assert isinstance(gap, Gap)
-                    return Batch(gap=gap)
+                    return Batch(gap=gap, events=(gap,))
                 break
             event = waiting.popleft()
             if isinstance(event, Read):
@@ -161,6 +157,12 @@ class Reader:
                 reads.append(event)
                 size += event.size
                 last = event.change
+                events.append(last)
             elif not isinstance(event, Begin | Gap):
                 last = event
-        return Batch(tuple(reads), last=last)
+                events.append(last)
+        return Batch(tuple(reads), last=last, events=tuple(events))
+
+
+def _has_message(batch: Batch) -> bool:
+    return any(isinstance(event, LogicalMessage) for event in batch.events)

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from realtime_core import GapReason, Insert, MemoryDatabase, MemorySource
+from realtime_core import (
+    Commit,
+    GapReason,
+    Insert,
+    LogicalMessage,
+    MemoryDatabase,
+    MemorySource,
+)
 from realtime_server.rls import reader as reader_module
 from realtime_server.rls.reader import Batch, Reader
 from tests.waiting import eventually
@@ -188,3 +195,23 @@ async def test_a_gap_stands_between_what_came_before_and_after() -> None:
         await eventually(lambda: reading.ids()[-1] == [3])
         gaps = [batch.gap and batch.gap.reason for batch in reading.batches]
         assert gaps[-2:] == [GapReason.SLOT_MISSING, None]
+
+
+async def test_replay_is_told_of_changes_ends_and_messages_in_their_order() -> None:
+    shop = Shop()
+    async with shop.reading() as reading:
+        reading.may_go_on.clear()
+        shop.insert(1)
+        await reading.until([1])
+        shop.insert(2, 3)
+        shop.database.message("prefix", b"content", transactional=False)
+        reading.may_go_on.set()
+        await reading.until([1], [2, 3])
+        reading.may_go_on.clear()
+        shop.database.message("prefix", b"alone", transactional=False)
+        await reading.until([1], [2, 3], [])
+    assert [[type(event) for event in batch.events] for batch in reading.batches] == [
+        [Insert, Commit],
+        [Insert, Insert, Commit, LogicalMessage],
+        [LogicalMessage],
+    ]
