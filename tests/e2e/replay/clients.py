@@ -54,12 +54,23 @@ class StockClient:
         topic: of its channel, on the wire.
         vsn: of the protocol.
         is_named: whether its connections name its session.
+        comes_back: whether it always joins again.
     """
 
-    def __init__(self, name: str, wire: Wire, *, topic: str, vsn: str, is_named: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        wire: Wire,
+        *,
+        topic: str,
+        vsn: str,
+        is_named: bool,
+        comes_back: bool = True,
+    ) -> None:
         self.name = name
         self.wire = wire
         self.is_named = is_named
+        self.comes_back = comes_back
         self.told: list[Told] = []
         """All that :meth:`look` has found."""
         self.highest = 0
@@ -179,6 +190,9 @@ def start_program(
             topic=topic,
             vsn=vsn,
             is_named=identity == "session",
+            # Version 1.7.5 may take its own channel, while that is joining, for another one of
+            # the same topic, leave it, and stay away.
+            comes_back=name != "js-1",
         )
 
     return program, make

@@ -19,10 +19,10 @@ __all__ = ["Run"]
 
 _BETWEEN = (0.3, 2.0)
 """Seconds between two faults."""
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 """Seconds that clients have to come back when all is well again."""
 _LONGEST_REJOIN = 25.0
-"""Seconds after which one that has not joined again will not: the longest of their pauses is 10."""
+"""Seconds after which one that does not always join again will not: its longest pause is 10."""
 
 
 class Run:
@@ -95,7 +95,11 @@ class Run:
         """Return what each client missed, by its name."""
         return {
             client.name: judge(
-                client.told, self._written, last=self._last, is_named=client.is_named
+                client.told,
+                self._written,
+                last=self._last,
+                is_named=client.is_named,
+                comes_back=client.comes_back,
             )
             for client in self._clients
         }
@@ -129,8 +133,9 @@ class Run:
                 while writer.is_writing:
                     await self._look()
                     waiting = [one for one in self._clients if one.highest <= self._last]
-                    is_late = time.monotonic() > begin + _LONGEST_REJOIN
-                    if not any(one.is_joined or not is_late for one in waiting):
+                    if time.monotonic() > begin + _LONGEST_REJOIN:
+                        waiting = [one for one in waiting if one.is_joined or one.comes_back]
+                    if not waiting:
                         return
 
     async def _look(self) -> None:

@@ -92,14 +92,15 @@ def test_a_fresh_start_excuses_clients_alone_that_name_no_session(written: Writt
     assert verdict(written, *told, is_named=False).restarted == 6
 
 
-def test_who_never_joins_again_has_lost_nothing_but_what_is_before_it(written: Written) -> None:
-    found = verdict(written, rows(1, 2), rows(4, 6), [Away()])
+def test_who_may_stay_away_has_lost_nothing_behind_what_it_has(written: Written) -> None:
+    told: list[Told] = [Joined(), *rows(1, 2), *rows(4, 6), Away()]
+    found = judge(told, written, last=LAST, comes_back=False)
     assert found.missing == [3]
     assert found.never_joined_again
-    # Who is joined has.
-    found = verdict(written, rows(1, 6))
-    assert found.missing == [7, 8, 9, 10, 11, 12]
-    assert not found.never_joined_again
+    # If it is joined at the end, it has lost the rest, and so has one that always joins again.
+    rest = [3, 7, 8, 9, 10, 11, 12]
+    assert judge([*told, Joined()], written, last=LAST, comes_back=False).missing == rest
+    assert judge(told, written, last=LAST).missing == rest
 
 
 def test_a_place_is_read() -> None:

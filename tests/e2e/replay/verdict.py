@@ -68,14 +68,21 @@ class Verdict:
     """Rows that it saw."""
     joins: int = 0
     never_joined_again: bool = False
-    """Whether it is not joined at the end. What it would have got since then is not missing."""
+    """Whether it is not joined at the end."""
 
     @property
     def is_good(self) -> bool:
         return not (self.missing or self.disordered)
 
 
-def judge(told: Iterable[Told], written: Written, *, last: int, is_named: bool = True) -> Verdict:
+def judge(
+    told: Iterable[Told],
+    written: Written,
+    *,
+    last: int,
+    is_named: bool = True,
+    comes_back: bool = True,
+) -> Verdict:
     """Compare what a client was told with the rows up to ``last``.
 
     Args:
@@ -130,11 +137,9 @@ def judge(told: Iterable[Told], written: Written, *, last: int, is_named: bool =
                 is_joined = True
             case Away():
                 is_joined = False
-    if highest < last:
-        if is_joined:
-            skip(last + 1)
-        else:
-            verdict.never_joined_again = True
+    verdict.never_joined_again = not is_joined
+    if highest < last and (is_joined or comes_back):
+        skip(last + 1)
     verdict.seen = len(seen)
     return verdict
 
