@@ -26,6 +26,7 @@ from .config.database.addresses import resolve_dsn
 from .config.database.source import setting_names
 from .config.output import tell
 from .fanout.stream.check import stream_findings
+from .net.memory import return_freed_memory
 from .net.notify import Notifier
 from .rls.setup.check import rls_findings
 from .rls.setup.command import run_migrate
@@ -236,6 +237,7 @@ def _raise_file_limit(connections: int) -> None:
 
 
 async def _serve(config: ServerConfig) -> None:
+    return_freed_memory()
     _raise_file_limit(config.max_connections)
     stop = asyncio.Event()
     _on_stop_signals(stop.set)

@@ -1,17 +1,22 @@
-"""Memory: how many bytes of memory this process may use."""
+"""Memory: how many bytes of memory this process may use, and how it gives memory back."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["memory_limit"]
+__all__ = ["memory_limit", "return_freed_memory"]
 
 _PROC: Final = Path("/proc/self/cgroup")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_M_MMAP_THRESHOLD: Final = -3
+"""From glibc's malloc.h."""
+_LARGE: Final = 128 * 1024
+"""Bytes of a buffer that has pages of its own: glibc's default, before it adapts."""
 
 
 def memory_limit(*, cgroup_file: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
@@ -26,6 +31,23 @@ def memory_limit(*, cgroup_file: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
     """
     bounds = [_physical(), _address_space(), *_group_bounds(cgroup_file, cgroups)]
     return min(bound for bound in bounds if bound > 0)
+
+
+def return_freed_memory() -> None:
+    """Have the C library return the memory of a large buffer when the buffer is freed.
+
+    glibc adapts to large buffers: once one was freed, it takes others of that size from its heap,
+    and keeps what they leave between smaller objects. So the buffers of clients that read nothing
+    would take nearly twice the bytes that wait for them. Other C libraries are left as they are,
+    and so is glibc where the environment has ``MALLOC_MMAP_THRESHOLD_``.
+    """
+    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def _physical() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,39 @@ def test_an_address_space_that_is_bounded_counts(tmp_path: Path) -> None:
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert int(found.stdout) == min(1 << 30, memory_limit())
+
+
+FREES = """
+import sys
+from pathlib import Path
+from realtime_server.net.memory import return_freed_memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+if sys.argv[1] == "returned":
+    return_freed_memory()
+before = resident()
+# What glibc adapts to.
+large = bytearray(30 << 20)
+del large
+buffers, small = [], []
+for _ in range(30):
+    buffers.append(bytearray(b"x") * (1 << 20))
+    small.append(bytes(2000))
+buffers.clear()
+print((resident() - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries do not adapt")
+def test_the_memory_of_freed_buffers_is_returned() -> None:
+    def left(how: str) -> int:
+        command = [sys.executable, "-c", FREES, how]
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("MALLOC")
+        }
+        return int(subprocess.check_output(command, env=environment, text=True))
+
+    assert left("kept") > 20
+    assert left("returned") < 5
