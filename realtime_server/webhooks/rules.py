@@ -40,6 +40,8 @@ logger = logging.getLogger("realtime.webhooks")
 
 _MOST_TABLES: Final = 1000
 """How many tables' rules are remembered."""
+_MOST_NAMED: Final = 20
+"""How many columns of a table the log names."""
 
 
 @attrs.frozen(eq=False)
@@ -137,10 +139,11 @@ class Rules:
                 # Without the error's text, which has the filter's values.
                 logger.error(
                     "webhook %r: its filter does not fit %s, none of whose rows is sent; mend it, "
-                    "%s",
+                    "%s; the table's columns are %s",
                     webhook.name,
                     relation,
                     place_of(exc),
+                    ", ".join(relation.shape.names[:_MOST_NAMED]),
                     extra=of_webhook(
                         webhook.name, "filter_misfit", table=str(relation), reason=place_of(exc)
                     ),

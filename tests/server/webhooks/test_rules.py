@@ -120,7 +120,7 @@ def test_a_filter_that_does_not_fit_sends_nothing_and_is_said_without_its_values
     (line,) = caplog.messages
     assert line == (
         "webhook 'audit': its filter does not fit public.users, none of whose rows is sent; "
-        "mend it, from character 1 on"
+        "mend it, from character 1 on; the table's columns are id, name, age"
     )
 
 
