@@ -28,6 +28,7 @@ from .config.output import tell
 from .fanout.stream.check import stream_findings
 from .net.memory import return_freed_memory
 from .net.notify import Notifier
+from .replay.check import replay_findings
 from .rls.setup.check import rls_findings
 from .rls.setup.command import run_migrate
 from .server import RealtimeServer
@@ -194,7 +195,11 @@ async def _check(config: ServerConfig) -> int:
             persistent=True,
             setting_names=setting_names(config),
         )
-        more = [*_missing_packages(), *await webhook_findings(config, dsn, diagnosis)]
+        more = [
+            *_missing_packages(),
+            *await replay_findings(config, dsn, diagnosis),
+            *await webhook_findings(config, dsn, diagnosis),
+        ]
         if diagnosis.database is not None:
             if is_rls:
                 more += await rls_findings(dsn, config.publications, config.output_plugin)

@@ -32,6 +32,7 @@ from .net.memory import memory_limit
 from .net.services import Services
 from .net.slow_clients import Backlog, OutboxLimits
 from .phoenix.serializers import Serializer
+from .replay.check import warn_of_leftover
 from .replay.cursors import Cursors
 from .replay.replay import Replay, make_replay
 from .replay.rounds import one_at_a_time
@@ -102,7 +103,15 @@ class RealtimeServer:
             if is_rls:
                 publisher = make_round_publisher(config, checks)
             publish = publisher or one_at_a_time()
-            self.replay = make_replay(config, self.hub, new_hub, cursors, publish)
+            self.replay = make_replay(
+                config,
+                self.hub,
+                new_hub,
+                cursors,
+                publish,
+                attached=lambda: self.mode.attached(),
+                stats=source.stats,
+            )
         # Sends changes to webhooks; None if the configuration file has none.
         self._webhooks: Webhooks | None = None
         if config.configuration_file.webhooks:
@@ -155,6 +164,8 @@ class RealtimeServer:
         # were; made when the server is opened.
         self._broadcasting: asyncio.Task[None]
         self._replaying: asyncio.Task[None] | None = None
+        # The task that looks for what replay may have left over; likewise.
+        self._warning: asyncio.Task[None]
         self.port = config.port
         """The port that the server listens on, once it is open."""
 
@@ -192,6 +203,7 @@ class RealtimeServer:
         self._broadcasting = asyncio.create_task(self.mode.run())
         if self.replay is not None:
             self._replaying = asyncio.create_task(self.replay.run())
+        self._warning = asyncio.create_task(warn_of_leftover(config, self.mode.attached))
         if self._webhooks is not None:
             await self._webhooks.__aenter__()
         return self
@@ -210,12 +222,15 @@ class RealtimeServer:
         """
         self._listener.stop_accepting()
         self._broadcasting.cancel()
+        self._warning.cancel()
         if self._replaying is not None:
             self._replaying.cancel()
         # Beside the sockets: an endpoint may take as long as they.
         closing = asyncio.create_task(self._close_webhooks())
         try:
-            tasks = {self._broadcasting} | ({self._replaying} if self._replaying else set())
+            tasks = {self._broadcasting, self._warning} | (
+                {self._replaying} if self._replaying else set()
+            )
             await cancel_within(tasks, _PATIENCE)
             loop = asyncio.get_running_loop()
             within = self.config.drain_timeout / 1000
@@ -223,6 +238,8 @@ class RealtimeServer:
             # The sockets need time for what this sends them.
             await self.mode.drain(min(_PATIENCE, within / 2))
             await self._listener.close(within=max(deadline - loop.time(), 0.0))
+            if self.replay is not None:
+                await self.replay.aclose()
         finally:
             await self.mode.__aexit__(exc_type, exc, traceback)
             await closing

@@ -52,8 +52,14 @@ FAN_OUT = ("realtime_server.phoenix", "realtime_server.fanout")
 # counters.
 BESIDES = ("realtime_server.fanout.stream",)
 
-# What replay decides: places and the log.
-REPLAY = ("realtime_server.replay.log", "realtime_server.replay.places")
+# What replay decides: places, the log, and the journal of who may come back.
+REPLAY = (
+    "realtime_server.replay.journal",
+    "realtime_server.replay.log",
+    "realtime_server.replay.others",
+    "realtime_server.replay.places",
+    "realtime_server.replay.records",
+)
 
 # What webhooks decide: answers, pauses, bodies and signatures, from what they are given.
 DECISIONS = (
@@ -84,6 +90,8 @@ HOMES: dict[str, tuple[str, ...]] = {
         "realtime_server.config.database",
         "realtime_server.demo",
         "realtime_server.fanout.stream",
+        "realtime_server.replay.retention",
+        "realtime_server.replay.wal_messages",
         "realtime_server.rls",
     ),
     # For type checkers, which bring it along; nothing imports it when it runs.
@@ -438,7 +446,8 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
             "realtime_server.config imports psycopg, at home in realtime_core.doctor, "
             "realtime_core.sources, realtime_core.types.python_values, "
             "realtime_server.config.database, realtime_server.demo, "
-            "realtime_server.fanout.stream, realtime_server.rls",
+            "realtime_server.fanout.stream, realtime_server.replay.retention, "
+            "realtime_server.replay.wal_messages, realtime_server.rls",
         ),
         (
             one_home_for_each_package,

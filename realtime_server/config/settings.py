@@ -19,7 +19,15 @@ from realtime_core.errors import ConfigError
 from . import _kinds as kinds
 from ._contradictions import contradictions
 from ._environment import dev_defaults, near_misses, structure, variable
-from .choices import EventLoop, IdentityKind, LogFormat, LogLevel, RlsDelete, WhenFull
+from .choices import (
+    EventLoop,
+    IdentityKind,
+    LogFormat,
+    LogLevel,
+    OutputPlugin,
+    RlsDelete,
+    WhenFull,
+)
 from .connection_settings import ConnectionSettings
 
 __all__ = ["ServerConfig"]
@@ -140,6 +148,12 @@ class ServerConfig(ConnectionSettings):
         64,
         "how much the changes that clients may have missed may take in memory: some 400,000 small "
         "ones",
+    )
+    replay_wal_mb: kinds.Megabytes = variable(
+        1024,
+        "how much WAL the slot `SLOT_NAME` with `_replay` behind it may keep on the database's "
+        "disk, so that clients may come back after a restart, or to another server; 0: there is no "
+        "such slot, and they come back to a running server only",
     )
     replay_ping_interval: kinds.Milliseconds = variable(
         1000,
@@ -299,6 +313,15 @@ class ServerConfig(ConnectionSettings):
         if self.slot_name is None or self.temporary_slot:
             return None
         return f"{self.slot_name}_webhooks"
+
+    @property
+    def replay_slot(self) -> str | None:
+        """Name of the slot that keeps WAL for replay; None: there is none."""
+        if self.slot_name is None or not (self.replay_window and self.replay_wal_mb):
+            return None
+        if self.temporary_slot or self.output_plugin is not OutputPlugin.PGOUTPUT:
+            return None
+        return f"{self.slot_name}_replay"
 
     def shortcomings(self) -> list[str]:
         """Return a sentence for each thing that may be lost with these settings."""

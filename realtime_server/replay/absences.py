@@ -84,14 +84,25 @@ class Absences:
         # What those that are away need; some are outdated. The number breaks ties.
         self._lowest: list[tuple[Place, int, Absence]] = []
         self._pushed = 0
+        self.on_change: Callable[[Absence], None] = lambda absence: None
+        """Is called with each absence that was added, changed or removed, or that is another
+        process's and has been taken over."""
+        self.elsewhere: Callable[[bytes], Sequence[Absence]] = lambda digest: ()
+        """Returns the absences of a key that other processes have."""
 
     def __len__(self) -> int:
         """Return how many are away whose changes are kept."""
         return len(self._away)
 
     def of(self, digest: bytes) -> Sequence[Absence]:
-        """Return the absences of a key, also those that are only remembered."""
-        return self._absent.get(digest, ())
+        """Return the absences of a key, also those that are only remembered, or elsewhere."""
+        here = self._absent.get(digest, ())
+        elsewhere = self.elsewhere(digest)
+        return [*here, *elsewhere] if elsewhere else here
+
+    def has(self, absence: Absence) -> bool:
+        """Return whether an absence is here, and was not removed."""
+        return absence in self._away or absence in self._lost
 
     def lowest(self) -> Place | None:
         """Return the lowest place of all that are away and not lost; None if nobody is."""
@@ -136,6 +147,7 @@ class Absences:
             self.lower(last, absence.place, absence.lost)
             return None
         absent.append(absence)
+        self.on_change(absence)
         if absence.lost is not None:
             self._lost[absence] = None
             return absence
@@ -149,11 +161,20 @@ class Absences:
         del self._away[absence]
         absence.lost = why
         self._lost[absence] = None
+        self.on_change(absence)
 
     def lower(self, absence: Absence, place: Place, lost: LostReason | None) -> None:
         """Have an absence serve somebody else, too, who was left behind at this place."""
         if place >= absence.place:
             return
+        if not self.has(absence):
+            # The place that another process has written stays, so this one takes it over. Not if
+            # its client may be there still.
+            if not absence.is_shared:
+                self.on_change(absence)
+                self.add(Absence(absence.key, absence.ref, place, absence.since, lost=lost))
+            return
+        self.on_change(absence)
         absence.place = place
         if lost is not None:
             absence.lost = lost
@@ -173,6 +194,9 @@ class Absences:
 
     def remove(self, absence: Absence) -> None:
         """Remove an absence, whose client is back."""
+        self.on_change(absence)
+        if not self.has(absence):
+            return
         self._away.pop(absence, None)
         self._lost.pop(absence, None)
         absent = self._absent[absence.key.digest]

@@ -77,6 +77,8 @@ class Beginnings:
         self._inquiries = Inquiries(memberships.others, self._ask, self._decide)
         # Whom to tell where a channel begins, while it is not decided.
         self._starting: dict[Membership, OnStart] = {}
+        # The channels that wait until the journal is known; None once it is.
+        self._held: dict[Membership, Standing] | None = None
         self.epoch = log.epoch
         """Of the stream that places are of."""
         self.resumed = 0
@@ -92,8 +94,29 @@ class Beginnings:
         """Decide nothing more."""
         self._inquiries.close()
 
+    def hold(self) -> None:
+        """Let no channel begin whose client may have been here before, until :meth:`release`."""
+        self._held = {}
+
+    def release(self, place: Place) -> None:
+        """Let those begin that wait.
+
+        Args:
+            place: of what is before it those who are new need nothing.
+        """
+        held, self._held = self._held or {}, None
+        for member, standing in held.items():
+            standing.go_on(max(standing.began, place))
+            self._inquiries.add(member)
+
+    def is_held(self, member: Membership) -> bool:
+        """Return whether a channel waits, so that it has missed nothing and has nothing."""
+        return self._held is not None and member in self._held
+
     def cancel(self, member: Membership) -> None:
         """Note that a channel has ended, perhaps before it began."""
+        if self._held is not None:
+            self._held.pop(member, None)
         self._inquiries.remove(member)
         self._starting.pop(member, None)
 
@@ -106,7 +129,10 @@ class Beginnings:
     def begin(self, standing: Standing, on_start: OnStart) -> None:
         """Let a channel begin, as soon as it is known where."""
         self._starting[standing.member] = on_start
-        self._inquiries.add(standing.member)
+        if self._held is None:
+            self._inquiries.add(standing.member)
+        else:
+            self._held[standing.member] = standing
 
     def succeed(self, standing: Standing, parked: Standing, on_start: OnStart) -> None:
         """Let a channel go on exactly where another one of the same connection ended."""
@@ -114,6 +140,7 @@ class Beginnings:
         member.is_chosen = True
         member.repeats = parked.member.repeats
         place = standing.succeed(parked)
+        self._standings.note(member)
         self.resumed += 1
         on_start(self._notices.start(place, resumed=True))
         self.rounds.add(standing.subscription, place)
@@ -140,6 +167,7 @@ class Beginnings:
         if standing is None or on_start is None:
             return
         choice = self._memberships.choose(member, silent)
+        self._standings.note(member)
         if choice.place is None:
             self.fresh += 1
             on_start(self._notices.start(standing.began, resumed=False))

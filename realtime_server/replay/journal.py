@@ -66,9 +66,10 @@ class Journal:
         """The number of the last record of this process that was read."""
         self.on_taken: Callable[[int], None] = lambda number: None
         """Is called with the number of a channel here that another process has taken over."""
-        self.on_boot: Callable[[], None] = lambda: None
-        """Is called when another process has begun, and needs a snapshot."""
-        self._others = Others(seal.server, on_taken=self._was_taken, on_boot=lambda: self.on_boot())
+        self.on_boot: Callable[[bool], None] = lambda is_same_slot: None
+        """Is called when another process has begun, and needs a snapshot; with whether it has got
+        this process's slot."""
+        self._others = Others(seal.server, on_taken=self._was_taken, on_boot=self._booted)
 
     # What happens here
 
@@ -77,19 +78,29 @@ class Journal:
         """Whether anything has to be written."""
         return bool(self._entries) or self._low is not None
 
-    def joined(self, number: int, key: bytes, ref: int | None, place: Place) -> None:
-        """Note that a channel is joined, and not being brought up to now.
+    def joined(
+        self,
+        number: int,
+        key: bytes,
+        ref: int | None,
+        place: Place,
+        *,
+        since: float | None = None,
+    ) -> None:
+        """Note that a channel is joined.
 
         Args:
             number: of the channel: every channel of the process has another one.
             key: 16 bytes that say who it is for, and what it asks for.
             ref: the client's last ref; None if it sends none.
             place: it needs nothing before this.
+            since: for a channel that is away, or is being brought up to now, which is the same as
+                long as its place counts: when it went away, in seconds since 1970.
         """
         self._forget(number)
-        entry = Joined(number, key, ref, place[:2])
+        entry = Joined(number, key, ref, place[:2], since)
         self._own.channels[number] = entry
-        self._joined += 1
+        self._joined += since is None
         self._entries.append(entry)
 
     def away(self, number: int, place: Place, ref: int | None, since: float) -> None:
@@ -135,6 +146,12 @@ class Journal:
             self._own.low = place
             if self._joined:
                 self._low = place
+
+    def lift(self, place: Place) -> None:
+        """Note that all channels have everything up to a place, also the others' and those that
+        are away. The next snapshot tells that."""
+        self._own.lift(place[:2])
+        self._others.lift(place[:2])
 
     # Writing
 
@@ -192,6 +209,9 @@ class Journal:
         if entries and isinstance(entries[0], Boot):
             self._others.end_all(head.slot, but=head.server)
 
+    def _booted(self, slot: bytes) -> None:
+        self.on_boot(slot == self._seal.slot)
+
     def _was_taken(self, number: int) -> None:
         if self._forget(number):
             self.on_taken(number)
@@ -210,10 +230,11 @@ class Journal:
         """
         return self._others.lowest()
 
-    def expire(self, before: float) -> list[bytes]:
-        """Forget others' channels that have been away for too long; return the keys.
+    def expire(self, window: float) -> list[Member]:
+        """Forget others' channels that have been away for too long; return them.
 
         Args:
-            before: the time since which one may have been away, in seconds since 1970.
+            window: for how many seconds one may be away.
         """
-        return self._others.expire(before, self._clock())
+        now = self._clock()
+        return self._others.expire(now - window, now)

@@ -126,6 +126,27 @@ class ChangeLog:
                     self._append((event,))
         self._keep_within_bounds()
 
+    def put_before(self, older: ChangeLog, floor: Place) -> None:
+        """Put what another log has before what this one has; the other one ends with that.
+
+        Args:
+            older: was read from where this log begins; or has nothing.
+            floor: where the other log has begun, if nothing was given up there.
+        """
+        while older._settled < len(older._chunks):
+            older._pack_fresh()
+        if older._lasts and self._lasts and older._lasts[-1] >= self._lasts[0]:
+            # The stream began with a gap, so what is before it cannot be told from what is behind.
+            self.floor = max(self.floor, older._lasts[-1])
+            return
+        self.floor = max(older.floor, floor)
+        self._chunks[:0] = older._chunks
+        self._lasts[:0] = older._lasts
+        self._settled += older._settled
+        self.bytes += older.bytes
+        self.end = max(self.end, older.end, floor)
+        self._keep_within_bounds()
+
     def trim(self, needed: Place) -> None:
         """Give up what nobody needs.
 

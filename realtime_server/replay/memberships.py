@@ -121,6 +121,9 @@ class Memberships:
         self._here: dict[bytes, dict[Membership, None]] = {}
         # Exact keys that turned out to be several clients'.
         self._shared: dict[bytes, None] = {}
+        self.on_change: Callable[[Membership], None] = lambda member: None
+        """Is called with each open membership whose place another one may go on from now, or which
+        has another key."""
 
     # Here
 
@@ -219,6 +222,7 @@ class Memberships:
             self.end(member)
             member.key = key
             self.enter(member)
+            self.on_change(member)
 
     # Choosing
 
@@ -291,6 +295,7 @@ class Memberships:
                 one.repeats = max(one.repeats, choice.repeats)
             elif choice.place < self._place(one):
                 one.lowered_to = choice.place
+                self.on_change(one)
         if isinstance(taken, Absence):
             self.absences.remove(taken)
         else:
@@ -298,6 +303,7 @@ class Memberships:
 
     def _claim(self, member: Membership) -> None:
         member.claimed_at = member.client.heard
+        self.on_change(member)
 
     def _choice(self, one: Absence | Membership) -> Choice:
         if isinstance(one, Absence):

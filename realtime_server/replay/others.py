@@ -62,6 +62,13 @@ class Process:
         yield ProcessState(server, self.slot, self.number, self.time, self.low)
         yield from self.channels.values()
 
+    def lift(self, place: Place) -> None:
+        """Note that all channels have everything up to a place."""
+        self.low = max(self.low, place)
+        for number, channel in self.channels.items():
+            if channel.place < place:
+                self.channels[number] = attrs.evolve(channel, place=place)
+
     def end(self) -> None:
         """Have all channels gone away when the process was last heard of."""
         for number, channel in self.channels.items():
@@ -77,11 +84,11 @@ class Others:
     Args:
         server: this process.
         on_taken: is called with the number of a channel here that another process has taken over.
-        on_boot: is called when another process has begun, and needs a snapshot.
+        on_boot: is called with its slot when another process has begun, and needs a snapshot.
     """
 
     def __init__(
-        self, server: bytes, *, on_taken: Callable[[int], None], on_boot: Callable[[], None]
+        self, server: bytes, *, on_taken: Callable[[int], None], on_boot: Callable[[bytes], None]
     ) -> None:
         self._server = server
         self._on_taken = on_taken
@@ -134,7 +141,7 @@ class Others:
                     states.append((entry, []))
                 case Boot():
                     self.end_all(head.slot, but=head.server)
-                    self._on_boot()
+                    self._on_boot(head.slot)
         for state, channels in states:
             self._take_state(state, channels, is_own=state.server == head.server)
 
@@ -224,8 +231,14 @@ class Others:
             )
         return self._lowest
 
-    def expire(self, before: float, now: float) -> list[bytes]:
-        """Forget whoever has been away for too long; return the keys.
+    def lift(self, place: Place) -> None:
+        """Note that all channels have everything up to a place."""
+        for process in self._processes.values():
+            process.lift(place)
+        self._lowest = None
+
+    def expire(self, before: float, now: float) -> list[Member]:
+        """Forget whoever has been away for too long; return them.
 
         Args:
             before: the time since which one may have been away, in seconds since 1970.
@@ -241,7 +254,7 @@ class Others:
             for channel in list(process.channels.values()):
                 if channel.since is not None and channel.since < before:
                     self._drop(server, channel.number)
-                    expired.append(channel.key)
+                    expired.append(self._member(server, channel))
             if not process.channels and process.is_silent:
                 del self._processes[server]
         for taken, time in list(self._taken.items()):

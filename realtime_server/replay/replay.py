@@ -8,12 +8,11 @@ the live hub. When it ends, it says how, and what it leaves behind follows from 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final, Protocol
 
-from realtime_core import Event
+from realtime_core import LSN, Event, SourceStats
 
 from ..auth.authorizer import ConnectRequest
 from ..config import ServerConfig
@@ -22,6 +21,7 @@ from ..fanout.hub import Hub
 from ..phoenix.socket_state import Departure
 from .absences import LostReason
 from .beginnings import Beginnings, OnStart
+from .continuity import Continuity, make_continuity
 from .cursors import ConnectionCursor, Cursors
 from .identity import Identifier
 from .log import ChangeLog
@@ -30,6 +30,7 @@ from .notices import Notices
 from .parking import Parking
 from .places import Place
 from .queue_places import QueuePlaces
+from .records import journal_secret
 from .rounds import Publish
 from .standing import Standing
 from .standings import Standings
@@ -107,6 +108,8 @@ class Replay:
         self.rounds = self._beginnings.rounds
         """Bring channels up to now."""
         self._parking = Parking(clock)
+        # Lets clients come back after a restart; None if they cannot.
+        self._continuity: Continuity | None = None
         self._visits: dict[Visit, None] = {}
 
     def stats(self) -> ReplayStats:
@@ -141,10 +144,38 @@ class Replay:
         ordinal."""
         return self.queues.place_at(viewer, ordinal, self.cursors.place_at(ordinal))
 
+    def continue_with(
+        self,
+        config: ServerConfig,
+        *,
+        attached: Callable[[], Awaitable[None]],
+        stats: Callable[[], SourceStats],
+    ) -> None:
+        """Let clients come back after a restart, and to other servers; before the server starts.
+
+        Args:
+            config: of the server, with a second slot.
+            attached: waits until the stream runs.
+            stats: returns the stream's counts and positions.
+        """
+        self._continuity = make_continuity(
+            config,
+            attached=attached,
+            stats=stats,
+            live=self,
+            standings=self._standings,
+            memberships=self.memberships,
+            beginnings=self._beginnings,
+            log=self.log,
+            clock=self.cursors.clock,
+        )
+
     # What the broadcaster calls
 
     def before(self, batch: Sequence[Event]) -> None:
         """Prepare for a batch that is about to be published to the live hub."""
+        if self._continuity is not None:
+            self._continuity.before(batch)
         self.rounds.before(batch)
         self._notices.read(batch)
 
@@ -161,8 +192,15 @@ class Replay:
             async with asyncio.TaskGroup() as running:
                 running.create_task(self.rounds.run())
                 running.create_task(self._tick_for_ever())
+                if self._continuity is not None:
+                    running.create_task(self._continuity.run(self._needed_of_wal))
         finally:
             self._beginnings.close()
+
+    async def aclose(self) -> None:
+        """Write down where everybody stands, when all connections have ended."""
+        if self._continuity is not None:
+            await self._continuity.aclose()
 
     # What connections call
 
@@ -293,7 +331,7 @@ class Replay:
 
     def _depart(self, standing: Standing, how: Departure) -> None:
         member = standing.member
-        if how is Departure.LOST:
+        if how is Departure.LOST and not self._beginnings.is_held(member):
             place, why = standing.place(self), standing.why_lost
             self.memberships.depart(member, place, began=standing.first, lost=why)
         self._forget(standing)
@@ -321,21 +359,36 @@ class Replay:
         for standing in self._parking.expire():
             self._depart(standing, Departure.LOST)
         self._standings.settle(self.rounds.place_of)
+        if self._continuity is not None:
+            self._continuity.low(self._proven_here())
+            if not self._continuity.is_restored:
+                return
         if self.log.epoch == self._beginnings.epoch:
             self.log.trim(self.needed())
 
     def needed(self) -> Place:
         """Return the lowest place that anybody may go on from."""
-        away, behind = self.memberships.absences.lowest(), self.rounds.needed
-        return min(place for place in (self.needed_here(), away, behind) if place is not None)
+        places = [self.needed_here(), self.memberships.absences.lowest(), self.rounds.needed]
+        if self._continuity is not None:
+            places.append(self._continuity.lowest_elsewhere())
+        return min(place for place in places if place is not None)
+
+    def _needed_of_wal(self) -> LSN | None:
+        """Return where the first change is that anybody may need; None: all have everything."""
+        needed = self.needed()
+        return LSN(needed[0]) if needed < self.handed else None
 
     def needed_here(self) -> Place:
         """Return the lowest place up to which a client that is here has proven what it has."""
+        return min(chain([self._proven_here()], self._standings.unsettled_places()))
+
+    def _proven_here(self) -> Place:
+        """Return the lowest place up to which connections have proven what the live hub wrote."""
         places = [self.queues.lowest_at(self.cursors.ordinal, self.handed)]
         unproven = min(self._unproven(), default=None)
         if unproven is not None:
             places.append(self.queues.lowest_at(unproven, self.cursors.place_at(unproven)))
-        return min(chain(places, self._standings.unsettled_places()))
+        return min(places)
 
     def unproven(self) -> int:
         """Return how many connections have not proven yet that they have all they were written."""
@@ -359,6 +412,9 @@ def make_replay(
     new_hub: Callable[[], Hub],
     cursors: Cursors,
     publish: Publish,
+    *,
+    attached: Callable[[], Awaitable[None]],
+    stats: Callable[[], SourceStats],
 ) -> Replay:
     """Return what brings the channels of a server back to where they were.
 
@@ -368,17 +424,21 @@ def make_replay(
         new_hub: makes a hub like that.
         cursors: number the writes of all these hubs.
         publish: publishes events to the hub of a round.
+        attached: waits until the stream runs.
+        stats: returns the stream's counts and positions.
     """
-    return Replay(
+    secret = journal_secret(config.db_password, config.jwt_secret)
+    replay = Replay(
         hub,
         new_hub,
         publish=publish,
         cursors=cursors,
-        identifier=Identifier(
-            secrets.token_bytes(32), kinds=config.replay_identity, claims=config.replay_claims
-        ),
+        identifier=Identifier(secret, kinds=config.replay_identity, claims=config.replay_claims),
         window=config.replay_window / 1000,
         max_bytes=config.replay_memory_mb * _MEGABYTE,
         most_away=config.replay_max_sessions,
         clock=cursors.clock,
     )
+    if config.replay_slot is not None:
+        replay.continue_with(config, attached=attached, stats=stats)
+    return replay

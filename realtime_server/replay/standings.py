@@ -25,6 +25,8 @@ class Standings:
         self._by_subscription: dict[Subscription, Standing] = {}
         # Those whose place is not their connection's, or not yet.
         self._unsettled: dict[Standing, None] = {}
+        self.on_change: Callable[[Standing], None] = lambda standing: None
+        """Is called with each standing that may have changed otherwise than by proofs."""
 
     def add(self, standing: Standing) -> None:
         """Add the standing of a channel that has been joined."""
@@ -36,12 +38,20 @@ class Standings:
         """Note that a channel has ended; it may be parked, or else has to be removed."""
         self._by_subscription.pop(standing.subscription, None)
         self._unsettled[standing] = None
+        self.on_change(standing)
 
     def remove(self, standing: Standing) -> None:
         """Remove the standing of a channel that has ended for good."""
         self._by_subscription.pop(standing.subscription, None)
         self._by_member.pop(standing.member, None)
         self._unsettled.pop(standing, None)
+        self.on_change(standing)
+
+    def note(self, member: Membership) -> None:
+        """Note that it was decided where a membership goes on, or what becomes of it."""
+        standing = self._by_member.get(member)
+        if standing is not None:
+            self.on_change(standing)
 
     def of_member(self, member: Membership) -> Standing | None:
         """Return where a membership stands; None if it has ended."""
@@ -71,6 +81,7 @@ class Standings:
                 # For the last time: what was proven before it was live.
                 standing.place(self._live)
                 del self._unsettled[standing]
+                self.on_change(standing)
             elif (place := written(standing.subscription)) is not None:
                 standing.note(place)
 
@@ -79,3 +90,4 @@ class Standings:
         for standing in self._by_member.values():
             standing.begin_anew(self._live.handed)
             self._unsettled[standing] = None
+            self.on_change(standing)

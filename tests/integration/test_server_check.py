@@ -333,3 +333,26 @@ def test_in_rls_mode_others_who_may_read_what_everybody_subscribes_to_are_named(
         rls_shop.execute(mend)
         assert said not in rls_shop.check()[1]
         rls_shop.execute(f'drop owned by "{member}"')
+
+
+def test_the_second_slot_of_replay_is_named(shop: Database) -> None:
+    shop.execute("create publication shop for table item")
+    slot = unique_name("slot")
+    second = f"{slot}_replay"
+    for name in (slot, second):
+        shop.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
+    code, out, _ = check(shop, SLOT_NAME=slot)
+    assert code == 0
+    assert f"ok       slot {second} is there and keeps " in out
+    code, out, _ = check(shop, SLOT_NAME=slot, REPLAY_WINDOW="0")
+    assert code == 0
+    assert f"warning  slot '{second}' is left over from replay" in out
+    assert f"SELECT pg_drop_replication_slot('{second}');" in out
+    shop.execute("select pg_drop_replication_slot(%s)", (second,))
+    shop.execute("select pg_create_physical_replication_slot(%s)", (second,))
+    try:
+        code, out, _ = check(shop, SLOT_NAME=slot)
+        assert code == 1
+        assert f"problem  slot {second} is a physical one" in out
+    finally:
+        shop.execute("select pg_drop_replication_slot(%s)", (second,))

@@ -16,7 +16,13 @@ from realtime_core.sources.options import StreamOptions
 from .. import SETTING_NAMES, OutputPlugin, ReplicationMode, ServerConfig
 from .addresses import resolve_dsn
 
-__all__ = ["ServerSource", "make_source", "make_webhook_source", "setting_names"]
+__all__ = [
+    "ServerSource",
+    "make_source",
+    "make_webhook_source",
+    "make_window_source",
+    "setting_names",
+]
 
 ServerSource: TypeAlias = PgoutputSource | Wal2JsonSource
 
@@ -38,8 +44,27 @@ def make_source(config: ServerConfig) -> ServerSource:
     options["temporary"] = config.temporary_slot
     dsn = partial(resolve_dsn, config)
     if config.output_plugin is OutputPlugin.PGOUTPUT:
-        return PgoutputSource(dsn, publications=config.publications, **options)
+        return PgoutputSource(
+            dsn,
+            publications=config.publications,
+            # The journal of replay. Positions are the same without messages.
+            messages="nontransactional" if config.replay_slot else False,
+            **options,
+        )
     return Wal2JsonSource(dsn, **options)
+
+
+def make_window_source(config: ServerConfig) -> PgoutputSource[Event]:
+    """Return what reads what the second slot has kept for replay; it acknowledges nothing."""
+    return PgoutputSource(
+        partial(resolve_dsn, config),
+        publications=config.publications,
+        slot=config.replay_slot,
+        messages="nontransactional",
+        boundaries=True,
+        start_at=None,
+        setting_names={**setting_names(config), "slot": "SLOT_NAME"},
+    )
 
 
 def make_webhook_source(config: ServerConfig) -> PgoutputSource[Event]:

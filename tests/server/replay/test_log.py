@@ -361,3 +361,55 @@ def test_the_log_is_a_list_within_bounds(found: list[list[Event]], data: st.Data
             assert read == [event for _, event in part[:most]]
             is_cut = len(part) >= most and part[most - 1] != kept[-1]
             assert place == (part[most - 1][0] if is_cut else until)
+
+
+# What was before
+
+
+def test_what_was_read_later_is_put_before_what_came_at_once() -> None:
+    older, log = make_log(), make_log()
+    for lsn in range(100, 3100):
+        older.append(transaction(lsn))
+    log.append(transaction(5000, 3))
+    log.put_before(older, (50, -1))
+    assert log.floor == (50, -1)
+    assert [place_of(event) for event in everything(log)] == [
+        *((lsn, 0) for lsn in range(100, 3100)),
+        *((5000, index) for index in range(3)),
+    ]
+    assert everything(log, (2999, 0))[0] == changes_of(transaction(3000))[0]
+    log.append(transaction(6000))
+    log.trim((3050, 0))
+    assert (50, -1) < log.floor <= (3050, 0)
+    assert len(everything(log, (3098, 0))) == 5
+    log.trim((6000, LAST_INDEX))
+    assert log.bytes == 0
+
+
+def test_nothing_before_leaves_a_floor() -> None:
+    log = make_log()
+    log.put_before(make_log(), (50, -1))
+    assert (log.floor, log.end) == ((50, -1), (50, -1))
+    log.append(transaction(100))
+    assert len(everything(log)) == 1
+    with pytest.raises(ValueError, match="before that"):
+        log.read((49, 0), 1)
+
+
+def test_what_was_given_up_before_stays_given_up() -> None:
+    older, log = make_log(max_bytes=20_000), make_log()
+    for lsn in range(100, 3100):
+        older.append(transaction(lsn))
+    assert older.floor > (100, 0)
+    log.put_before(older, (50, -1))
+    assert log.floor == older.floor
+
+
+def test_before_a_gap_nothing_is_put() -> None:
+    older, log = make_log(), make_log()
+    older.append(transaction(100))
+    log.append([GAP])
+    log.append(transaction(200))
+    log.put_before(older, (50, -1))
+    assert log.floor == (100, 0)
+    assert len(everything(log)) >= 1

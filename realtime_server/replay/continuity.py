@@ -1,0 +1,210 @@
+"""Continuity: lets clients come back to a server that has been started since, or to another one.
+
+It puts what outlives a process (:mod:`.durable`) beside what a process knows. When the stream
+begins, channels are answered, but not decided on until it is known who was here before; what was
+missed meanwhile is put before what the stream has brought.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final
+
+from realtime_core import LSN, Event, LogicalMessage, SourceStats
+from realtime_core.errors import RealtimeError
+
+from ..config import ServerConfig
+from ..config.database.addresses import resolve_dsn
+from ..config.database.source import make_window_source
+from .beginnings import Beginnings
+from .durable import Durable
+from .journal import Journal
+from .ledger import Ledger
+from .log import ChangeLog
+from .memberships import Memberships
+from .places import Place
+from .records import PREFIX, Seal, digest, journal_secret
+from .retention import Retention
+from .standing import LivePlaces
+from .standings import Standings
+from .wal_messages import WalMessages
+
+__all__ = ["Continuity", "make_continuity"]
+
+_MEGABYTE: Final = 1_000_000
+
+
+class Continuity:
+    """What a process has of those before it, and leaves to those after it.
+
+    Args:
+        durable: the second slot and the journal.
+        ledger: tells the journal what changes.
+        beginnings: lets channels begin.
+        log: the changes that clients may have missed.
+        new_log: makes a log like that.
+        attached: waits until the stream runs.
+        stats: returns the stream's counts and positions.
+    """
+
+    def __init__(
+        self,
+        durable: Durable,
+        ledger: Ledger,
+        beginnings: Beginnings,
+        log: ChangeLog,
+        new_log: Callable[[], ChangeLog],
+        *,
+        attached: Callable[[], Awaitable[None]],
+        stats: Callable[[], SourceStats],
+    ) -> None:
+        self.durable = durable
+        """The second slot and the journal."""
+        self._ledger = ledger
+        self._beginnings = beginnings
+        self._log = log
+        self._new_log = new_log
+        self._attached = attached
+        self._stats = stats
+        # Where the stream began; None before that.
+        self._start: LSN | None = None
+        self.is_restored = False
+        """Whether all that may be read of what was missed has been read."""
+        beginnings.hold()
+
+    def before(self, batch: Sequence[Event]) -> None:
+        """Take what a batch of the stream has of the journal, before the batch is published."""
+        # Nothing is acknowledged yet, if this is the first batch.
+        self._note_start()
+        for event in batch:
+            if type(event) is LogicalMessage:
+                self.durable.read(event)
+
+    def low(self, place: Place) -> None:
+        """Note that all channels that are live here have everything up to a place."""
+        self.durable.journal.low(place)
+
+    def lowest_elsewhere(self) -> Place | None:
+        """Return the lowest place that clients of other processes may go on from."""
+        return self._ledger.lowest_elsewhere()
+
+    async def run(self, needed: Callable[[], LSN | None]) -> None:
+        """Read what there is of former processes, then write for later ones; never return.
+
+        Args:
+            needed: returns where the first change is that anybody needs; None: nobody needs what
+                the main slot has passed.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._begin())
+            group.create_task(self.durable.run(needed))
+
+    async def aclose(self) -> None:
+        """Write down where everybody stands."""
+        await self.durable.aclose()
+
+    def _note_start(self) -> None:
+        if self._start is None:
+            self._start = self._stats().confirmed_lsn
+
+    async def _begin(self) -> None:
+        # Before anything is read: who joins from now on must get what is committed from now on.
+        end = await self.durable.wal_end()
+        try:
+            await self._attached()
+        except (RealtimeError, RuntimeError):
+            # The server ends, or is told by the stream.
+            return
+        self._note_start()
+        assert self._start is not None
+        older = self._new_log()
+        async with contextlib.aclosing(self.durable.restore(self._start)) as batches:
+            async for events in batches:
+                older.append(events)
+                await asyncio.sleep(0)
+        begin = self.durable.window_begin
+        floor = (self._start, -1) if begin is None else (begin, -1)
+        self._log.put_before(older, floor)
+        self.is_restored = True
+        await self.durable.caught_up.wait()
+        self._beginnings.release(max((end, -1), self._log.floor))
+
+
+def make_continuity(
+    config: ServerConfig,
+    *,
+    attached: Callable[[], Awaitable[None]],
+    stats: Callable[[], SourceStats],
+    live: LivePlaces,
+    standings: Standings,
+    memberships: Memberships,
+    beginnings: Beginnings,
+    log: ChangeLog,
+    clock: Callable[[], float],
+) -> Continuity:
+    """Return what lets clients come back to a server with a second slot.
+
+    Args:
+        config: of the server.
+        attached: waits until the stream runs.
+        stats: returns the stream's counts and positions.
+        live: where the live hub stands.
+        standings: where the channels stand.
+        memberships: whose channels are here, and whose away.
+        beginnings: lets channels begin.
+        log: the changes that clients may have missed.
+        clock: of the memberships and the log.
+    """
+    assert config.slot_name is not None
+    assert config.replay_slot is not None
+    window = config.replay_window / 1000
+    seal = Seal(
+        journal_secret(config.db_password, config.jwt_secret),
+        digest(config.db_name, *sorted(config.publications)),
+        digest(config.slot_name),
+        secrets.token_bytes(8),
+    )
+    journal = Journal(seal, clock=time.time)
+    ledger = Ledger(
+        journal,
+        live,
+        standings,
+        memberships.absences,
+        clock=clock,
+        wall_clock=time.time,
+    )
+    memberships.on_change = standings.note
+    dsn = partial(resolve_dsn, config)
+    retention = Retention(
+        dsn,
+        slot=config.slot_name,
+        name=config.replay_slot,
+        max_bytes=config.replay_wal_mb * _MEGABYTE,
+        clock=time.monotonic,
+    )
+    durable = Durable(
+        journal,
+        WalMessages(dsn, PREFIX),
+        retention,
+        partial(make_window_source, config),
+        window=window,
+        before_write=ledger.tell,
+        on_expired=ledger.expired,
+    )
+    new_log = partial(
+        ChangeLog, max_bytes=config.replay_memory_mb * _MEGABYTE, window=window, clock=clock
+    )
+    return Continuity(
+        durable,
+        ledger,
+        beginnings,
+        log,
+        new_log,
+        attached=attached,
+        stats=stats,
+    )

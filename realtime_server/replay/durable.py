@@ -1,0 +1,303 @@
+"""Durable: what makes replay outlive a server process, put together.
+
+The second slot (:mod:`.retention`) keeps the changes in the WAL, and the journal
+(:mod:`.journal`), which is in the WAL, too, who needs them. A process that begins reads both from
+the second slot, once, up to where the main stream begins; from there on the main stream has the
+changes, and the journal of all processes as it is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from typing import Final, Protocol
+
+from realtime_core import LSN, Event, LogicalMessage
+from realtime_core.errors import DecodeError, SlotInUseError, SlotLostError, SourceError
+
+from .journal import Journal, Member
+from .places import place_of
+from .records import PREFIX
+from .retention import Retention
+from .wal_messages import WalMessages
+
+__all__ = ["Durable", "WindowSource"]
+
+logger = logging.getLogger("realtime.replay")
+
+_TOGETHER: Final = 0.1
+"""Seconds for which entries wait for each other."""
+_PAUSE: Final = 1.0
+"""Seconds until a record is tried to be written again."""
+_INTERVAL: Final = 30.0
+"""The most seconds from one look at the second slot to the next."""
+_SILENCE: Final = 60.0
+"""Seconds after which nothing more is expected from the second slot."""
+_STOPPING: Final = 2.0
+"""Seconds that the last record may take to be written."""
+_PATIENCE: Final = 10.0
+"""Seconds within which the second slot has to be free, as a process that has ended may still use
+it."""
+
+
+class WindowSource(Protocol):
+    """A source on the second slot."""
+
+    async def __aenter__(self) -> WindowSource: ...
+
+    async def aclose(self) -> None: ...
+
+    def batches(self) -> AsyncIterator[Sequence[Event]]: ...
+
+
+class Durable:
+    """The journal and the second slot of one server process.
+
+    Args:
+        journal: of this process. What is noted there is written soon.
+        messages: writes it.
+        retention: keeps the second slot.
+        open_window: returns a new source on the second slot, with all messages that are not
+            transactional, and the boundaries of transactions; it never acknowledges anything.
+        window: seconds for which a client may be away.
+        before_write: is called before a record is made, to note what has changed.
+        on_expired: is called with the channels of others that have been away for longer.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        messages: WalMessages,
+        retention: Retention,
+        open_window: Callable[[], WindowSource],
+        *,
+        window: float,
+        before_write: Callable[[], None] = lambda: None,
+        on_expired: Callable[[Sequence[Member]], None] = lambda members: None,
+    ) -> None:
+        self.journal = journal
+        """Which channels there are."""
+        self._messages = messages
+        self.retention = retention
+        """The second slot."""
+        self._open_window = open_window
+        self._window_seconds = window
+        self._before_write = before_write
+        self._on_expired = on_expired
+        self.caught_up = asyncio.Event()
+        """Set when the journal is known up to when this process has got its slot."""
+        self.window_begin: LSN | None = None
+        """Where what was read from the second slot begins; None if that is nothing, or not all."""
+        # What the main stream has brought while the window is read, which is older.
+        self._held: list[bytes] | None = []
+        # One record at a time: its parts must not be between those of another.
+        self._writing = asyncio.Lock()
+        # Whether records were written that may not be on the disk yet.
+        self._is_under_way = False
+        # Why nothing could be written the last time.
+        self._said = ""
+        # Whether the next record has to tell everything, and that this process has got its slot.
+        self._snapshot_due = False
+        self._boot_due = True
+        journal.on_boot = self._boot_seen
+        retention.before_move = self.write_snapshot
+
+    # While the server runs
+
+    async def run(self, needed: Callable[[], LSN | None]) -> None:
+        """Write what is noted, and look after the second slot, until this is cancelled.
+
+        Args:
+            needed: returns where the first change is that anybody needs; None: nobody needs what
+                the main slot has passed.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._write_for_ever())
+            group.create_task(self._keep_for_ever(needed))
+
+    def read(self, message: LogicalMessage) -> None:
+        """Take a message that has come through the main stream."""
+        if message.prefix == PREFIX and message.transaction is None:
+            if self._held is not None:
+                self._held.append(message.content)
+            else:
+                self._read(message.content)
+
+    def _read(self, content: bytes) -> None:
+        journal = self.journal
+        refused = journal.refused
+        journal.read(content)
+        if journal.refused > refused == 0:
+            logger.warning(
+                "a message with the prefix %r is none of this deployment's, and is ignored, as "
+                "will be others: servers of a database have the same PUBLICATIONS, DB_PASSWORD "
+                "and JWT_SECRET",
+                PREFIX,
+            )
+        if journal.booted_at >= 0 and journal.heard >= journal.booted_at:
+            self.caught_up.set()
+
+    def _boot_seen(self, is_same_slot: bool) -> None:
+        # What was written before this process began needs no answer.
+        if self.caught_up.is_set():
+            self._snapshot_due = True
+            # The other one has lost the slot, since the stream comes here.
+            self._boot_due = self._boot_due or is_same_slot
+
+    # A process begins
+
+    async def wal_end(self) -> LSN:
+        """Return where the WAL ends now, as soon as the database can be asked."""
+        while True:
+            try:
+                return await self._messages.wal_end()
+            except SourceError as exc:
+                logger.debug("the end of the WAL is not known yet: %s", exc)
+            await asyncio.sleep(_PAUSE)
+
+    async def restore(self, start: LSN) -> AsyncGenerator[Sequence[Event], None]:
+        """Read what the second slot has kept, once, when the main stream has begun.
+
+        What fails is logged, and then there is less, or nothing.
+
+        Args:
+            start: where the main stream began: it has what commits there or later.
+
+        Yields:
+            Batches of events that commit before ``start``.
+        """
+        try:
+            if not await self._write(boot=True, flush=True):
+                # Without a beginning nobody can tell the end of what was written before.
+                self.caught_up.set()
+            elif (slot := await self.retention.find()) is not None:
+                async with contextlib.aclosing(self._window(start)) as batches:
+                    async for events in batches:
+                        yield events
+                self.window_begin = min(slot.confirmed_flush_lsn, start)
+        except (SlotLostError, DecodeError) as exc:
+            await self.retention.give_up(str(exc))
+        except SourceError as exc:
+            logger.error("what clients have missed cannot be read: %s", exc)
+        finally:
+            held, self._held = self._held or [], None
+            for content in held:
+                self._read(content)
+
+    async def _window(self, start: LSN) -> AsyncGenerator[Sequence[Event], None]:
+        source = await self._opened()
+        try:
+            batches = source.batches()
+            while True:
+                # This process's own record comes at the latest.
+                async with asyncio.timeout(_SILENCE):
+                    batch = await anext(batches)
+                changes: list[Event] = []
+                for event in batch:
+                    place = place_of(event)
+                    if place is not None and place[0] >= start:
+                        yield changes
+                        return
+                    if isinstance(event, LogicalMessage):
+                        if event.prefix == PREFIX and event.transaction is None:
+                            self._read(event.content)
+                    else:
+                        changes.append(event)
+                yield changes
+        except TimeoutError:
+            raise SourceError(f"nothing comes from slot {self.retention.name!r}") from None
+        finally:
+            await source.aclose()
+
+    async def _opened(self) -> WindowSource:
+        """Return an open source on the second slot, which may be in use for a while."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _PATIENCE
+        while True:
+            source = self._open_window()
+            try:
+                await source.__aenter__()
+            except SourceError as exc:
+                is_passing = exc.transient or isinstance(exc, SlotInUseError)
+                if not is_passing or loop.time() > deadline:
+                    raise
+                await asyncio.sleep(_PAUSE)
+            else:
+                return source
+
+    # Writing
+
+    async def write_snapshot(self, reached: LSN | None) -> bool:
+        """Write all that is known, and wait until it is on the disk.
+
+        Args:
+            reached: all clients, also those that are away, have what commits before; None: not
+                known.
+
+        Returns:
+            Whether that was possible.
+        """
+        if reached is not None:
+            self.journal.lift((reached, -1))
+        return await self._write(snapshot=True, flush=True)
+
+    async def aclose(self) -> None:
+        """Write the rest, wait until all is on the disk, and close the connection.
+
+        A database that does not answer is given up after two seconds.
+        """
+        self._before_write()
+        if self.journal.is_due or self._is_under_way:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_STOPPING):
+                    await self._write(flush=True)
+        await self._messages.aclose()
+
+    async def _write_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(_TOGETHER)
+            if self._held is not None:
+                continue
+            self._before_write()
+            if (self._snapshot_due or self.journal.is_due) and not await self._write():
+                await asyncio.sleep(_PAUSE)
+
+    async def _write(
+        self, *, boot: bool = False, snapshot: bool = False, flush: bool = False
+    ) -> bool:
+        """Write a record; return whether that was possible."""
+        async with self._writing:
+            boot, self._boot_due = boot or self._boot_due, False
+            snapshot, self._snapshot_due = snapshot or self._snapshot_due, False
+            self._is_under_way = True
+            try:
+                await self._messages.connected()
+                self._before_write()
+                parts = self.journal.write(boot=boot, snapshot=snapshot)
+                await self._messages.write(parts, flush=flush)
+            except SourceError as exc:
+                # Part of the record may be missing.
+                self._snapshot_due, self._boot_due = True, boot
+                if str(exc) != self._said:
+                    self._said = str(exc)
+                    logger.warning(
+                        "the journal of replay cannot be written, so clients may be told of a "
+                        "gap after a restart: %s",
+                        exc,
+                    )
+                return False
+            self._said = ""
+            self._is_under_way = not flush
+            return True
+
+    async def _keep_for_ever(self, needed: Callable[[], LSN | None]) -> None:
+        while True:
+            if self._held is not None:
+                # What is to be read must not move away.
+                await asyncio.sleep(_TOGETHER)
+                continue
+            self._on_expired(self.journal.expire(self._window_seconds))
+            await self.retention.keep(needed())
+            await asyncio.sleep(min(self._window_seconds / 10, _INTERVAL))

@@ -1,0 +1,180 @@
+"""Ledger: tells the journal what has changed among a server's channels.
+
+What has changed is noted, and told when a record is about to be written: each record has all that
+is true then. So a channel that goes on where a former one ended is in the journal as soon as that
+one is not, and whatever the moment of a kill, one of the two is there.
+
+A channel that is being brought up to now is told of as one that is away, with the place up to which
+its client has everything. The places of the others follow from their process's lowest one.
+
+It also shows the channels of other processes as absences, for clients that come back to this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import attrs
+
+from .absences import Absence, Absences, LostReason
+from .identity import Key
+from .journal import Journal, Member
+from .places import Place
+from .standing import LivePlaces, Standing
+from .standings import Standings
+
+__all__ = ["AbsenceElsewhere", "Ledger"]
+
+
+@attrs.define(eq=False)
+class AbsenceElsewhere(Absence):
+    """A channel of another process whose client may come here."""
+
+    member: Member = attrs.field(kw_only=True)
+
+
+class Ledger:
+    """Keeps a journal true to the channels of its process.
+
+    Args:
+        journal: of the process.
+        live: where the live hub stands.
+        standings: where the process's channels stand.
+        absences: what its channels have left behind.
+        clock: seconds of the absences' clock.
+        wall_clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        live: LivePlaces,
+        standings: Standings,
+        absences: Absences,
+        *,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._journal = journal
+        self._live = live
+        self._standings = standings
+        self._absences = absences
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._numbers = count()
+        # The numbers of what the journal was told of, and the reverse.
+        self._known: dict[Standing | Absence, int] = {}
+        self._by_number: dict[int, Standing | Absence] = {}
+        self._changed: dict[Standing | Absence, None] = {}
+        # Those that another one has gone on from, as their clients did not answer.
+        self._claimed: dict[Standing, None] = {}
+        standings.on_change = self._note
+        absences.on_change = self._note
+        absences.elsewhere = self.elsewhere
+        journal.on_taken = self._on_taken
+
+    def _note(self, thing: Standing | Absence) -> None:
+        self._changed[thing] = None
+
+    def tell(self) -> None:
+        """Tell the journal what has changed since the last time."""
+        for standing in list(self._claimed):
+            if not standing.member.is_claimed:
+                # Its client has answered after all.
+                del self._claimed[standing]
+                self._note(standing)
+        changed, self._changed = self._changed, {}
+        for thing in changed:
+            if isinstance(thing, AbsenceElsewhere):
+                self._journal.taken(thing.member)
+            elif isinstance(thing, Absence):
+                self._tell_absence(thing)
+            else:
+                self._tell_standing(thing)
+
+    def _tell_absence(self, absence: Absence) -> None:
+        if absence.lost is not None or not self._absences.has(absence):
+            self._end(absence)
+            return
+        since = self._wall_clock() - (self._clock() - absence.since)
+        number = self._number(absence)
+        self._journal.joined(number, absence.key.digest, absence.ref, absence.place, since=since)
+
+    def _tell_standing(self, standing: Standing) -> None:
+        member = standing.member
+        if self._standings.of_member(member) is not standing:
+            self._claimed.pop(standing, None)
+            self._end(standing)
+        elif member.is_claimed:
+            self._claimed[standing] = None
+            self._end(standing)
+        elif standing.why_lost is not None:
+            self._end(standing)
+        elif member.is_chosen:
+            place, lowered = standing.place(self._live), member.lowered_to
+            is_live = standing.is_settled and lowered is None
+            self._journal.joined(
+                self._number(standing),
+                member.key.digest,
+                member.client.last_ref,
+                place if lowered is None else min(place, lowered),
+                since=None if is_live else self._wall_clock(),
+            )
+
+    def _number(self, thing: Standing | Absence) -> int:
+        number = self._known.get(thing)
+        if number is None:
+            number = self._known[thing] = next(self._numbers)
+            self._by_number[number] = thing
+        return number
+
+    def _end(self, thing: Standing | Absence) -> None:
+        number = self._known.pop(thing, None)
+        if number is not None:
+            del self._by_number[number]
+            self._journal.ended(number)
+
+    def _on_taken(self, number: int) -> None:
+        """Let go a channel that another process has taken over."""
+        thing = self._by_number.pop(number, None)
+        if thing is None:
+            return
+        del self._known[thing]
+        if isinstance(thing, Absence):
+            self._absences.remove(thing)
+        else:
+            thing.member.claimed_at = thing.member.client.heard
+            self._claimed[thing] = None
+
+    # Other processes
+
+    def elsewhere(self, digest: bytes) -> Sequence[Absence]:
+        """Return the channels of other processes that have a key, as absences."""
+        return [self._absence(member) for member in self._journal.find(digest)]
+
+    def expired(self, members: Sequence[Member]) -> None:
+        """Remember channels of other processes that have been away for too long."""
+        for member in members:
+            absence = self._absence(member)
+            lost = Absence(
+                absence.key, absence.ref, absence.place, absence.since, lost=LostReason.WINDOW
+            )
+            self._absences.add(lost)
+
+    def lowest_elsewhere(self) -> Place | None:
+        """Return the lowest place that clients of other processes may go on from."""
+        return self._journal.lowest()
+
+    def _absence(self, member: Member) -> Absence:
+        now, wall = self._clock(), self._wall_clock()
+        is_joined = member.since is None
+        return AbsenceElsewhere(
+            Key(member.key, is_exact=False),
+            member.ref or 0,
+            member.place,
+            now if member.since is None else now - (wall - member.since),
+            # Its client may be there still, and then needs it.
+            is_shared=is_joined,
+            member=member,
+        )

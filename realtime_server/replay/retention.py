@@ -1,0 +1,312 @@
+"""Retention: a second replication slot, behind the main one, keeps the WAL that clients may need.
+
+Theory of operation. What clients have missed is in memory while the server lives. For a restart, a
+second slot stays at the lowest place that anybody may go on from; the main slot is never held back.
+It is a copy of the main one, and nothing streams from it but a process that begins. It is moved now
+and then, by enough that PostgreSQL, which reads the WAL for that once more from where the slot's
+oldest transaction begins, reads it a few times at most. An idle database's slot stays where it is.
+
+What it may keep is bounded, also by half of what the server lets any slot keep: beyond that the
+slot would be lost as a whole. If it is lost all the same, or dropped, it is made anew, and then a
+window has to pass until it keeps everything again.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import attrs
+import psycopg
+from psycopg import AsyncConnection
+
+from realtime_core import LSN, SlotStatus
+from realtime_core.errors import SourceError
+from realtime_core.sources import catalog
+from realtime_core.sources.failures import one_line
+
+from ..config.database.connections import Dsn, connect
+
+__all__ = ["Retention", "SlotState"]
+
+logger = logging.getLogger("realtime.replay")
+
+_STEP: Final = 16 * 1024 * 1024
+"""How many bytes of WAL the slot is moved by at least."""
+_MEGABYTE: Final = 1_000_000
+
+_SERVER: Final = """
+    SELECT pg_is_in_recovery(),
+           (SELECT setting::int8 * 1024 * 1024 FROM pg_settings
+            WHERE name = 'max_slot_wal_keep_size'),
+           coalesce((SELECT setting::float8 FROM pg_settings
+                     WHERE name = 'idle_replication_slot_timeout'), 0)
+"""
+_COPY: Final = "SELECT 1 FROM pg_copy_logical_replication_slot(%s, %s)"
+_MOVE: Final = "SELECT end_lsn FROM pg_replication_slot_advance(%s, %s::pg_lsn)"
+_DROP: Final = "SELECT pg_drop_replication_slot(%s)"
+
+
+class SlotState(enum.Enum):
+    """Whether the second slot keeps what clients may need."""
+
+    UNKNOWN = "unknown"
+    """It was not looked at yet."""
+    KEPT = "kept"
+    """It is there."""
+    NONE = "none"
+    """There is none: what clients have missed is lost when the server ends."""
+
+
+@attrs.frozen
+class _Look:
+    """The slots, and what the server says of slots."""
+
+    main: SlotStatus | None
+    second: SlotStatus | None
+    in_recovery: bool
+    keep_size: int
+    """Bytes of WAL that any slot may keep; negative: as many as it likes."""
+    idle_timeout: float
+    """Seconds after which a slot that nobody uses is lost; 0: never."""
+
+
+class Retention:
+    """Keeps the second slot.
+
+    Args:
+        dsn: returns the connection string, with the server's role.
+        slot: name of the main slot, which is permanent.
+        name: name of the second slot.
+        max_bytes: how many bytes of WAL it may keep (REPLAY_WAL_MB).
+        clock: seconds of any clock that only goes forward.
+    """
+
+    def __init__(
+        self,
+        dsn: Dsn,
+        *,
+        slot: str,
+        name: str,
+        max_bytes: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.name = name
+        """Name of the second slot."""
+        self.state = SlotState.UNKNOWN
+        """Whether it is there."""
+        self.wal_bytes = 0
+        """Bytes of WAL that it keeps."""
+        self.lost = 0
+        """How often it was lost."""
+        self.before_move: Callable[[LSN | None], Awaitable[bool]] = _nothing_to_write
+        """Is called before the slot is moved, and when it was made. It has to write into the WAL
+        all that is known of the clients, and to wait until that is on the disk, since what was
+        written before may be gone afterwards; and returns whether it has. It is given the LSN
+        before which all clients have everything; None: somebody may lack something."""
+        self._dsn = dsn
+        self._slot = slot
+        self._max_bytes = max_bytes
+        self._clock = clock
+        # When the slot was used last, as far as is known.
+        self._used_at = clock()
+        # The last line in the log about what is wrong, so that it is there once.
+        self._said = ""
+
+    async def keep(self, needed: LSN | None) -> None:
+        """Look after the slot: make it if it is not there, or move it.
+
+        What fails is logged, once, and tried again with the next call.
+
+        Args:
+            needed: what commits there or later has to be kept; None: nothing is needed that the
+                main slot has passed.
+        """
+        try:
+            async with await connect(await self._dsn(), name="replay slot") as connection:
+                # To move it may take long, and the role may have a limit.
+                await connection.execute("SET statement_timeout = 0")
+                await self._keep(connection, needed)
+        except psycopg.errors.ObjectInUse:
+            # A process that begins is reading it.
+            logger.debug("slot %r is in use", self.name)
+        except psycopg.Error as exc:
+            self._say(
+                logger.warning, "slot %r cannot be looked after: %s", self.name, one_line(exc)
+            )
+        except SourceError as exc:
+            # The stream notices it, too.
+            logger.debug("slot %r cannot be looked after: %s", self.name, exc)
+
+    async def find(self) -> SlotStatus | None:
+        """Return the second slot if it can be read from; None if there is none.
+
+        Raises:
+            SourceError: if the database cannot be asked.
+        """
+        try:
+            async with await connect(await self._dsn(), name="replay slot") as connection:
+                look = await self._look(connection)
+        except psycopg.Error as exc:
+            raise SourceError(f"slot {self.name!r} cannot be found ({one_line(exc)})") from exc
+        if look.in_recovery or not self._is_ours(look):
+            return None
+        return look.second
+
+    async def give_up(self, why: str) -> None:
+        """Drop the slot, since nothing can be read from it any more, and have it made anew."""
+        self._lose(why)
+        try:
+            async with await connect(await self._dsn(), name="replay slot") as connection:
+                await connection.execute(_DROP, [self.name])
+        except (psycopg.Error, SourceError) as exc:
+            logger.warning("slot %r cannot be dropped: %s", self.name, one_line(exc))
+
+    async def _keep(self, connection: AsyncConnection[Any], needed: LSN | None) -> None:
+        look = await self._look(connection)
+        main, second = look.main, look.second
+        if look.in_recovery:
+            self._none(logger.info, "the database is a standby, where no slot %r is made")
+            return
+        if main is None or main.temporary or main.is_lost or main.slot_type != "logical":
+            # The stream says what is wrong with it, and makes it anew.
+            return
+        if second is not None and second.is_lost:
+            self._lose(second.invalidation_reason or "WAL that it needs was removed")
+            await connection.execute(_DROP, [self.name])
+            second = None
+        elif second is None and self.state is SlotState.KEPT:
+            self._lose("somebody dropped it")
+        if second is None:
+            await self._make(connection, main.confirmed_flush_lsn if needed is None else None)
+        elif not self._is_ours(look):
+            self._none(
+                logger.error,
+                "slot %r is none of this database and output plugin: drop it, or choose another "
+                "SLOT_NAME",
+            )
+        else:
+            self._kept(second)
+            await self._move(connection, look, main, second, needed)
+
+    async def _look(self, connection: AsyncConnection[Any]) -> _Look:
+        ((in_recovery, keep_size, idle_timeout),) = await (
+            await connection.execute(_SERVER)
+        ).fetchall()
+        return _Look(
+            main=await catalog.slot(connection, self._slot),
+            second=await catalog.slot(connection, self.name),
+            in_recovery=in_recovery,
+            keep_size=keep_size,
+            idle_timeout=idle_timeout,
+        )
+
+    def _is_ours(self, look: _Look) -> bool:
+        """Return whether the second slot is one that can be read as the main one."""
+        main, second = look.main, look.second
+        if second is None or second.is_lost or second.temporary:
+            return False
+        if main is None:
+            return second.slot_type == "logical"
+        return (second.plugin, second.database) == (main.plugin, main.database)
+
+    async def _make(self, connection: AsyncConnection[Any], reached: LSN | None) -> None:
+        try:
+            await connection.execute(_COPY, [self._slot, self.name])
+        except psycopg.errors.DuplicateObject:
+            return
+        except psycopg.errors.ConfigurationLimitExceeded:
+            self._none(
+                logger.warning,
+                "slot %r cannot be made: all of max_replication_slots are in use; raise that, or "
+                "set REPLAY_WAL_MB=0",
+            )
+            return
+        except psycopg.errors.InsufficientPrivilege:
+            self._none(
+                logger.warning,
+                "slot %r cannot be made: the role may not execute "
+                "pg_copy_logical_replication_slot(name, name); grant that, or set REPLAY_WAL_MB=0",
+            )
+            return
+        self._used_at = self._clock()
+        logger.info("made slot %r: from now on clients may come back after a restart", self.name)
+        self._said = ""
+        self.state = SlotState.KEPT
+        await self.before_move(reached)
+
+    def _kept(self, second: SlotStatus) -> None:
+        self.state = SlotState.KEPT
+        self.wal_bytes = second.retained_bytes or 0
+
+    async def _move(
+        self,
+        connection: AsyncConnection[Any],
+        look: _Look,
+        main: SlotStatus,
+        second: SlotStatus,
+        needed: LSN | None,
+    ) -> None:
+        assert second.restart_lsn is not None
+        confirmed, passed = second.confirmed_flush_lsn, main.confirmed_flush_lsn
+        target = passed if needed is None else min(needed, passed)
+        limit = self._max_bytes
+        if look.keep_size >= 0:
+            limit = min(limit, look.keep_size // 2)
+        if self.wal_bytes > limit:
+            end = second.restart_lsn + self.wal_bytes
+            within = min(LSN(end - limit // 2), passed)
+            if within > target:
+                self._say(
+                    logger.warning,
+                    "slot %r keeps no more than %d MB (REPLAY_WAL_MB, and half of "
+                    "max_slot_wal_keep_size): clients that were away before may be told of a gap "
+                    "after a restart",
+                    self.name,
+                    limit // _MEGABYTE,
+                )
+                target = within
+        # PostgreSQL begins to read where the slot's oldest transaction does.
+        again = confirmed - second.restart_lsn
+        is_worth_it = target - confirmed >= max(_STEP, again // 4)
+        is_idle = look.idle_timeout and self._clock() - self._used_at > look.idle_timeout / 3
+        if not is_worth_it and not is_idle:
+            return
+        if is_worth_it and not await self.before_move(target if needed is None else None):
+            return
+        target = max(target, confirmed)
+        await connection.execute(_MOVE, [self.name, str(target)])
+        self._used_at = self._clock()
+        moved = await catalog.slot(connection, self.name)
+        if moved is not None:
+            self._kept(moved)
+        logger.debug("moved slot %r to %s", self.name, target)
+
+    def _lose(self, why: str) -> None:
+        self.lost += 1
+        self.state = SlotState.NONE
+        self.wal_bytes = 0
+        logger.error(
+            "slot %r was lost (%s): after a restart within the next REPLAY_WINDOW clients that "
+            "come back may be told of a gap",
+            self.name,
+            why,
+        )
+
+    def _none(self, log: Callable[..., None], text: str) -> None:
+        self.state = SlotState.NONE
+        self.wal_bytes = 0
+        self._say(log, text, self.name)
+
+    def _say(self, log: Callable[..., None], text: str, *arguments: object) -> None:
+        """Log a line about the slot, unless it was the last one."""
+        line = text % arguments
+        if line != self._said:
+            self._said = line
+            log(text, *arguments)
+
+
+async def _nothing_to_write(reached: LSN | None) -> bool:
+    return True

@@ -1,0 +1,166 @@
+"""A node: what a server process has for replay's life beyond it, without the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from realtime_core import LSN, Event, LogicalMessage, PgoutputSource, SlotStatus, slot_status
+from realtime_server.replay.durable import Durable
+from realtime_server.replay.journal import Journal
+from realtime_server.replay.records import PREFIX, Seal, digest, journal_secret, read_part
+from realtime_server.replay.retention import Retention
+from realtime_server.replay.wal_messages import WalMessages
+from tests.fix_postgres import Database
+from tests.waiting import eventually
+
+MEGABYTE = 1_000_000
+
+
+class Node:
+    """A process that streams from a slot, and keeps a second one.
+
+    Args:
+        database: with the publication shop.
+        slot: name of its slot.
+        max_bytes: that the second slot may keep.
+        window: seconds for which a client may be away.
+        dsn: of the database, with another role than the owner, for instance.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        slot: str,
+        *,
+        max_bytes: int = 1024 * MEGABYTE,
+        window: float = 300.0,
+        dsn: str = "",
+    ) -> None:
+        self.database = database
+        self.slot = slot
+        self.second = f"{slot}_replay"
+        self._dsn = dsn or database.dsn
+        self.needed: LSN | None = None
+        """What the second slot has to keep."""
+        self.restored: list[Event] = []
+        """What was read from the second slot."""
+        self.live: list[Event] = []
+        """What came through the main one."""
+        self.start = LSN(0)
+        """Where the main stream began."""
+        self.seal = Seal(
+            journal_secret("password", "secret"),
+            digest("shop"),
+            digest(slot),
+            secrets.token_bytes(8),
+        )
+        self.source = PgoutputSource(
+            self._dsn,
+            publications=["shop"],
+            slot=slot,
+            messages="nontransactional",
+            persistent=True,
+            on_gap="continue",
+            replace_slot=True,
+            boundaries=True,
+            backoff=(0.01, 0.1),
+        )
+        self.messages = WalMessages(self._resolve, PREFIX)
+        self.journal = Journal(self.seal, clock=time.time)
+        self.retention = Retention(
+            self._resolve,
+            slot=slot,
+            name=self.second,
+            max_bytes=max_bytes,
+            clock=time.monotonic,
+        )
+        self.durable = Durable(
+            self.journal,
+            self.messages,
+            self.retention,
+            partial(
+                PgoutputSource,
+                self._dsn,
+                publications=["shop"],
+                slot=self.second,
+                messages="nontransactional",
+                boundaries=True,
+                start_at=None,
+            ),
+            window=window,
+        )
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def _resolve(self) -> str:
+        return self._dsn
+
+    async def open(self) -> None:
+        await self.source.__aenter__()
+        await self.source.attached()
+        self.start = self.source.stats().confirmed_lsn
+        self.tasks = [
+            asyncio.create_task(self._read()),
+            asyncio.create_task(self.durable.run(lambda: self.needed)),
+        ]
+        async with contextlib.aclosing(self.durable.restore(self.start)) as batches:
+            async for events in batches:
+                self.restored += events
+        async with asyncio.timeout(30):
+            await self.durable.caught_up.wait()
+
+    async def settle(self) -> None:
+        """Return when all that was noted in the journal was written, and has been read."""
+        await eventually(
+            lambda: (
+                not self.journal.is_due
+                and self.messages.bytes == sum(len(each) for each in self._own_messages())
+            )
+        )
+
+    def _own_messages(self) -> Iterator[bytes]:
+        for event in self.live:
+            if isinstance(event, LogicalMessage) and event.prefix == PREFIX:
+                part = read_part(self.seal, event.content)
+                if part is not None and part.server == self.seal.server:
+                    yield event.content
+
+    async def _read(self) -> None:
+        async for batch in self.source.batches():
+            for event in batch:
+                if isinstance(event, LogicalMessage):
+                    self.durable.read(event)
+            self.live += batch
+            self._acknowledge(batch)
+
+    def _acknowledge(self, batch: Sequence[Any]) -> None:
+        for event in reversed(batch):
+            if hasattr(event, "position"):
+                self.source.ack(event)
+                break
+
+    async def kill(self) -> None:
+        """End without a word."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.source.aclose()
+        await self.messages.aclose()
+
+    async def second_slot(self) -> SlotStatus | None:
+        return await slot_status(self.database.dsn, self.second)
+
+
+@contextlib.asynccontextmanager
+async def open_node(database: Database, slot: str, **options: Any) -> AsyncIterator[Node]:
+    node = Node(database, slot, **options)
+    try:
+        await node.open()
+        yield node
+    finally:
+        await node.kill()
