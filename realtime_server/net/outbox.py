@@ -190,10 +190,10 @@ class SocketOutbox:
             self._transport.write(data[sent:])
             # The transport reports an error only in the next round of the event loop.
             self.update()
-        if frames.ordinal:
-            self.written = frames.ordinal
+        if ordinal := frames.ordinal:
+            self.written = ordinal
             if frames.ping and self.cursor is not None:
-                self.cursor.asked(frames.ordinal)
+                self.cursor.asked(ordinal)
 
     def _note_ordinal(self, frames: Frames, taken: bool) -> None:
         """Note the ordinal of frames that were taken, or came too late."""

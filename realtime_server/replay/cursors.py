@@ -72,10 +72,16 @@ class Cursors:
     Args:
         interval: seconds between two pings to a connection that gets something all the time.
         clock: seconds of any clock that only goes forward.
+        apart: seconds between two messages of a client that count as two, see
+            :meth:`ConnectionCursor.received`.
     """
 
-    def __init__(self, *, interval: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, *, interval: float, clock: Callable[[], float], apart: float = _APART
+    ) -> None:
         self._interval = interval
+        self.apart = apart
+        """Seconds between two messages of a client that count as two."""
         self.clock = clock
         """Seconds of any clock that only goes forward."""
         self.now = clock()
@@ -272,7 +278,7 @@ class ConnectionCursor:
         """Note that a message came from the client."""
         now = self._cursors.clock()
         # Messages that come together were sent together: for each channel a new token, say.
-        if now - self._last_message >= _APART:
+        if now - self._last_message >= self._cursors.apart:
             self._last_message = now
             self.proven_before_close = self._proven_at_message
             self._proven_at_message = self.proven

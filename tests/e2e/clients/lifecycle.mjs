@@ -8,16 +8,20 @@
 
 import { RealtimeClient } from "@supabase/realtime-js";
 
-import { listen, say } from "./console.mjs";
+import { listen, reconnecting, say, slowly } from "./console.mjs";
 
 const [url, options = "{}"] = process.argv.slice(2);
-const socket = new RealtimeClient(url, JSON.parse(options));
+const { slow, ...rest } = reconnecting(JSON.parse(options));
+const socket = new RealtimeClient(url, rest);
 const channels = new Map();
 
 function join({ join: topic, ...params }) {
   const channel = socket.channel(topic, params);
   channels.set(topic, channel);
-  channel.on("*", ({ type, record }) => say({ topic, type, id: record?.id }));
+  channel.on("*", ({ type, record }) => {
+    slowly(slow);
+    say({ topic, type, id: record?.id });
+  });
   channel.on("system", (system) => say({ topic, system }));
   channel
     .subscribe()

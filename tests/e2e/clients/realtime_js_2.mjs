@@ -7,11 +7,11 @@
 import { RealtimeClient } from "realtime-js-2";
 
 import { obey, sayChange, sayStatus } from "./channels.mjs";
-import { say } from "./console.mjs";
+import { reconnecting, say, slowly } from "./console.mjs";
 import { deflating } from "./deflating.mjs";
 
 const [url, options = "{}"] = process.argv.slice(2);
-const { apikey = "anon", deflate, ...rest } = JSON.parse(options);
+const { apikey = "anon", deflate, slow, ...rest } = reconnecting(JSON.parse(options));
 // Node 20 has no WebSocket of its own.
 const socket = new RealtimeClient(url, { transport: deflating(deflate), params: { apikey }, ...rest });
 const channels = new Map();
@@ -23,7 +23,10 @@ obey({
     const channel = socket.channel(name, { config });
     channels.set(name, channel);
     bindings.forEach((binding, place) =>
-      channel.on("postgres_changes", binding, (change) => sayChange(name, place, change)),
+      channel.on("postgres_changes", binding, (change) => {
+        slowly(slow);
+        sayChange(name, place, change);
+      }),
     );
     channel.on("system", {}, (system) => say({ channel: name, system }));
     channel.subscribe((status, error) => sayStatus(name, status, error));

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import sys
+import time
 from functools import partial
 from typing import Any
 
@@ -29,6 +31,8 @@ class Teller(logging.Handler):
 
 class Program:
     def __init__(self, url: str, options: dict[str, Any]) -> None:
+        # Milliseconds that a handler takes now and then, at most.
+        self.slow = options.pop("slow", 0)
         self.client = AsyncRealtimeClient(url, options.pop("apikey", "anon"), **options)
         self.channels: dict[str, AsyncRealtimeChannel] = {}
 
@@ -79,6 +83,8 @@ class Program:
         )
 
     def changed(self, name: str, place: int, change: Any) -> None:
+        if self.slow and random.random() < 0.01:
+            time.sleep(random.uniform(0, self.slow / 1000))
         say(channel=name, binding=place, change=change)
 
 

@@ -146,18 +146,39 @@ class PageClient(StockClient):
         # It goes on by itself.
         pass
 
+    async def stay_busy(self, milliseconds: int) -> None:
+        """Have its main thread blocked for so long, again and again, until the end."""
+        await self._call(f"stayBusy({milliseconds})")
+
     async def _call(self, expression: str) -> Any:
         async with self._calls:
             return await asyncio.to_thread(self._page.evaluate, expression)
 
 
 def start_program(
-    name: str, number: int, wire: Wire, identity: Identity, *, folder: Path, python: Path
+    name: str,
+    number: int,
+    wire: Wire,
+    identity: Identity,
+    *,
+    folder: Path,
+    python: Path,
+    **more: Any,
 ) -> tuple[Program, Callable[[], ProgramClient]]:
-    """Return a client's program, which is to be entered, and then what makes a client of it."""
+    """Return a client's program, which is to be entered, and then what makes a client of it.
+
+    Args:
+        name: one of CLIENTS.
+        number: tells it from others.
+        wire: that its connections take.
+        identity: what the server can know it by.
+        folder: of the programs.
+        python: of the environment that has the Python client.
+        more: options of the programs.
+    """
     url = f"ws://127.0.0.1:{wire.port}/socket"
     params = identify(identity)
-    options: dict[str, Any] = {"params": params, "heartbeatIntervalMs": HEARTBEAT}
+    options: dict[str, Any] = {"params": params, "heartbeatIntervalMs": HEARTBEAT, **more}
     topic, vsn = "realtime:room", "2.0.0"
     subscribe: dict[str, Any] = {"subscribe": "room", "bindings": [BINDING]}
     program: Program
@@ -176,6 +197,10 @@ def start_program(
         case "py":
             vsn = "1.0.0"
             options = {"apikey": params["apikey"], "params": params, "max_retries": 1000}
+            if more.get("reconnectAfter"):
+                options["initial_backoff"] = more["reconnectAfter"] / 1000
+            if "slow" in more:
+                options["slow"] = more["slow"]
             source = str(folder / "realtime_py.py")
             program = Program(str(python), source, url, json.dumps(options))
 
@@ -198,10 +223,10 @@ def start_program(
     return program, make
 
 
-def start_page(page: Page, wire: Wire) -> PageClient:
+def start_page(page: Page, wire: Wire, **more: Any) -> PageClient:
     """Start supabase-js in a page that has loaded it."""
     page.wait_for("window.start")
-    options = {"params": identify("session"), "heartbeatIntervalMs": HEARTBEAT}
+    options = {"params": identify("session"), "heartbeatIntervalMs": HEARTBEAT, **more}
     url = f"http://127.0.0.1:{wire.port}"
     page.evaluate(f"start({json.dumps(url)}, {json.dumps(options)}, {json.dumps(BINDING)})")
     return PageClient(
