@@ -17,7 +17,7 @@ from .places import Place
 
 __all__ = ["Absence", "Absences", "LostReason"]
 
-MOST_OF_A_KEY: Final = 1000
+MOST_OF_A_KEY: Final = 500
 """Absences of one key that are kept apart; what further ones need goes to the last of them."""
 _MOST_LOST: Final = 100_000
 """Absences that are remembered after their changes have gone."""
@@ -144,6 +144,11 @@ class Absences:
             last.is_shared = True
             last.ref = min(last.ref, absence.ref)
             last.since = max(last.since, absence.since)
+            last.repeats = max(last.repeats, absence.repeats)
+            if last in self._away:
+                # It is the youngest now.
+                del self._away[last]
+                self._away[last] = None
             self.lower(last, absence.place, absence.lost)
             return None
         absent.append(absence)

@@ -138,7 +138,8 @@ class Beginnings:
         """Let a channel go on exactly where another one of the same connection ended."""
         member = standing.member
         member.is_chosen = True
-        member.repeats = parked.member.repeats
+        if parked.began == parked.first:
+            member.repeats, member.has_missed = parked.member.repeats, parked.member.has_missed
         place = standing.succeed(parked)
         self._standings.note(member)
         self.resumed += 1
@@ -195,7 +196,8 @@ class Beginnings:
         if self._log.epoch != self.epoch:
             lost = LostReason.LOST
         has_missed = place < self.rounds.handed
-        standing.member.repeats = choice.repeats + has_missed
+        standing.member.repeats = choice.repeats
+        standing.member.has_missed = has_missed
         if lost is LostReason.LOST or (lost is LostReason.UNPROVEN and has_missed):
             return standing.began, lost
         if has_missed and choice.repeats >= MOST_REPEATS:

@@ -254,6 +254,11 @@ class ConnectionCursor:
         ordinal = self._outbox.written = self._cursors.advance()
         return ordinal
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether the client has ever sent a ping back as it was."""
+        return self._last_answered > self._first
+
     # What the outbox tells
 
     def asked(self, ordinal: int) -> None:

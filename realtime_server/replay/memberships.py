@@ -25,7 +25,8 @@ caller asks. If it is chosen, it is claimed: it leaves no absence, unless it ans
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterator
+from operator import attrgetter
 from typing import Final, Protocol
 
 import attrs
@@ -36,8 +37,11 @@ from .places import Place
 
 __all__ = ["MOST_REPEATS", "Choice", "Client", "Membership", "Memberships"]
 
-MOST_REPEATS: Final = 10
-"""How often in a row the same changes are replayed to a client that proves nothing of them."""
+MOST_REPEATS: Final = 100
+"""What replays of the same changes in a row may count for, to a client that proves none of them.
+Each counts as one if the client answers pings, but perhaps closes its connections by itself."""
+_UNANSWERED: Final = 10
+"""What a replay counts for to a client that answers no pings."""
 _MOST_SHARED: Final = 100_000
 """Sessions that are remembered to be several clients'."""
 
@@ -48,6 +52,11 @@ class Client(Protocol):
     @property
     def last_ref(self) -> int:
         """The highest ref that the client has sent; 0 if it has sent none."""
+        ...
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the client has answered a ping."""
         ...
 
     @property
@@ -67,7 +76,9 @@ class Membership:
     is_chosen: bool = attrs.field(default=False, init=False)
     """Whether it is decided where it goes on; until then it has no place."""
     repeats: int = attrs.field(default=0, init=False)
-    """How often in a row its client was replayed the same changes."""
+    """What the replays of the same changes to its client counted for before."""
+    has_missed: bool = attrs.field(default=False, init=False)
+    """Whether there was anything to replay."""
     lowered_to: Place | None = attrs.field(default=None, init=False)
     """A place to leave behind, if its own is not lower: somebody else's, perhaps."""
     # What had been heard of the client when the membership was claimed; None: it was not.
@@ -89,10 +100,12 @@ class Choice:
     lost: LostReason | None = None
     """Why the changes behind ``place`` may not be there any more."""
     repeats: int = 0
-    """How often in a row the client was replayed what is behind ``place``."""
+    """What the replays to the client of what is behind ``place`` counted for."""
 
 
 _NOBODY: Final = Choice(None)
+_PLACE: Final = attrgetter("place")
+_REF_AND_PLACE: Final = attrgetter("ref", "place")
 
 
 class Memberships:
@@ -197,23 +210,20 @@ class Memberships:
         if member.is_claimed:
             self.end(member)
             return None
-        if not member.is_chosen:
-            # Whatever it would have gone on from is still there: no higher place may count.
-            candidates = [one for one in self.others(member) if one.is_chosen]
-            places = [self._place(one) for one in candidates]
-            places += [one.place for one in self._fitting(member)]
-            place = min([place, *places])
+        if not member.is_chosen and (self._fitting(member) or any(self._chosen_others(member))):
+            # What it would have gone on from is still there to be found. A second absence of the
+            # same client would keep that for the whole window.
+            self.end(member)
+            return None
         if member.lowered_to is not None:
             place = min(place, member.lowered_to)
         self.end(member)
-        absence = Absence(
-            member.key,
-            member.client.last_ref,
-            place,
-            self._clock(),
-            0 if place > began else member.repeats,
-            lost,
-        )
+        repeats = 0
+        if place <= began:
+            repeats = member.repeats
+            if member.has_missed:
+                repeats += 1 if member.client.has_answered else _UNANSWERED
+        absence = Absence(member.key, member.client.last_ref, place, self._clock(), repeats, lost)
         return self.absences.add(absence)
 
     def change_key(self, member: Membership, key: Key) -> None:
@@ -225,6 +235,9 @@ class Memberships:
             self.on_change(member)
 
     # Choosing
+
+    def _chosen_others(self, member: Membership) -> Iterator[Membership]:
+        return (one for one in self.others(member) if one.is_chosen)
 
     def _may_precede(self, one: Membership, member: Membership) -> bool:
         return (
@@ -257,69 +270,62 @@ class Memberships:
 
     def _take_all(self, absent: list[Absence], silent: list[Membership]) -> Choice:
         """Go on from the highest place: all candidates were this client."""
-        choices = [Choice(one.place, one.lost, one.repeats) for one in absent]
-        choices += [Choice(self._place(one), None, one.repeats) for one in silent]
+        candidates = [*absent, *map(self._as_absence, silent)]
         for gone in absent:
             self.absences.remove(gone)
         for one in silent:
             self._claim(one)
-        if not choices:
+        if not candidates:
             return _NOBODY
-        best = max(choices, key=_place)
-        if any(one.lost is LostReason.UNPROVEN for one in choices):
-            return attrs.evolve(best, lost=LostReason.UNPROVEN)
-        return best
+        best = max(candidates, key=_PLACE)
+        return Choice(best.place, _unproven(absent) or best.lost, best.repeats)
 
     def _take_one(
         self, member: Membership, absent: list[Absence], silent: list[Membership]
     ) -> Choice:
         """Go on from the lowest place, and take away the candidate that most likely was it."""
-        candidates: list[Absence | Membership] = [*absent, *silent]
+        open_ones = {self._as_absence(one): one for one in silent}
+        candidates = [*absent, *open_ones]
         if not candidates:
             return _NOBODY
-        lowest = min((self._choice(one) for one in candidates), key=_place)
-        if any(one.lost is LostReason.UNPROVEN for one in absent):
-            lowest = attrs.evolve(lowest, lost=LostReason.UNPROVEN)
-        takeable = [one for one in candidates if not (isinstance(one, Absence) and one.is_shared)]
-        if takeable and (member.ref or len(candidates) == 1):
-            nearest = max(takeable, key=self._nearness)
-            self._take(nearest, [one for one in candidates if one is not nearest])
-        return lowest
-
-    def _take(self, taken: Absence | Membership, others: list[Absence | Membership]) -> None:
-        choice = self._choice(taken)
-        assert choice.place is not None
-        for one in others:
-            if isinstance(one, Absence):
-                self.absences.lower(one, choice.place, choice.lost)
-                one.repeats = max(one.repeats, choice.repeats)
-            elif choice.place < self._place(one):
-                one.lowered_to = choice.place
-                self.on_change(one)
-        if isinstance(taken, Absence):
-            self.absences.remove(taken)
+        lowest = min(candidates, key=_PLACE)
+        lost = _unproven(absent) or lowest.lost
+        takeable = [one for one in candidates if not one.is_shared]
+        if not takeable or not (member.ref or len(candidates) == 1):
+            return Choice(lowest.place, lost, max(one.repeats for one in candidates))
+        taken = max(takeable, key=_REF_AND_PLACE)
+        choice = Choice(lowest.place, lost, taken.repeats)
+        for one in candidates:
+            # Each of them may be this client's, and serve then whoever was taken for it.
+            if one.place > taken.place:
+                if one in open_ones:
+                    open_ones[one].lowered_to = taken.place
+                    self.on_change(open_ones[one])
+                else:
+                    self.absences.lower(one, taken.place, taken.lost)
+        if taken in open_ones:
+            self._claim(open_ones[taken])
         else:
-            self._claim(taken)
+            self.absences.remove(taken)
+        return choice
 
     def _claim(self, member: Membership) -> None:
         member.claimed_at = member.client.heard
         self.on_change(member)
 
-    def _choice(self, one: Absence | Membership) -> Choice:
-        if isinstance(one, Absence):
-            return Choice(one.place, one.lost, one.repeats)
-        return Choice(self._place(one), None, one.repeats)
-
-    def _nearness(self, one: Absence | Membership) -> tuple[int, Place]:
-        if isinstance(one, Absence):
-            return one.ref, one.place
-        return one.client.last_ref, self._place(one)
+    def _as_absence(self, member: Membership) -> Absence:
+        """Return what an open membership would leave behind."""
+        place = self._place(member)
+        return Absence(
+            member.key, member.client.last_ref, place, self._clock(), repeats=member.repeats
+        )
 
     def _place(self, member: Membership) -> Place:
         place = self._place_of(member)
         return place if member.lowered_to is None else min(place, member.lowered_to)
 
 
-def _place(choice: Choice) -> Place:
-    assert choice.place is not None  # a candidate has one
-    return choice.place
+def _unproven(absent: list[Absence]) -> LostReason | None:
+    """Return that nobody knows what a client has, if that is so of any."""
+    is_so = any(one.lost is LostReason.UNPROVEN for one in absent)
+    return LostReason.UNPROVEN if is_so else None

@@ -42,6 +42,11 @@ class Visit:
         return self._last_ref()
 
     @property
+    def has_answered(self) -> bool:
+        """Whether the client has answered a ping."""
+        return self.cursor.has_answered
+
+    @property
     def heard(self) -> tuple[int, int]:
         """What changes when anything comes from the client."""
         return self.messages, self.cursor.proven

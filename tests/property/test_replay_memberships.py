@@ -30,6 +30,7 @@ class Connection:
     is_up: bool = True
     last_ref: int = 0
     heard: int = 0
+    has_answered: bool = True
     proven: int = -1
     """Up to which change the client has proven that it has it; -1: nothing."""
     began: int = 0

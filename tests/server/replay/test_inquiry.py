@@ -21,6 +21,7 @@ KEY = Key(b"key", is_exact=False)
 class Client:
     last_ref: int = 0
     heard: int = 0
+    has_answered: bool = False
 
 
 class World:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import attrs
 import pytest
 
@@ -18,6 +20,7 @@ class Client:
     last_ref: int
     place: Place = (0, 0)
     heard: int = 0
+    has_answered: bool = False
 
 
 class World:
@@ -253,17 +256,31 @@ def test_what_was_lost_keeps_no_changes() -> None:
     assert (place(choice), choice.lost) == (5, LostReason.WINDOW)
 
 
-def test_repeats_count_until_something_is_proven() -> None:
+@pytest.mark.parametrize(("has_answered", "each"), [(False, 10), (True, 1)])
+def test_repeats_count_until_something_is_proven(has_answered: bool, each: int) -> None:
     world = World()
     world.leave_behind(CLAIMS, 2, 5)
-    for repeats in range(3):
-        member, choice = world.join(CLAIMS, 3 + repeats)
-        assert choice.repeats == repeats
-        member.repeats = choice.repeats + 1
+    for number in range(3):
+        member, choice = world.join(CLAIMS, 3 + number)
+        assert choice.repeats == number * each
+        member.repeats, member.has_missed = choice.repeats, True
+        member.client.has_answered = has_answered  # type: ignore[misc]
         world.memberships.depart(member, (5, 0), began=(5, 0))
     member, choice = world.join(CLAIMS, 9)
     world.memberships.depart(member, (6, 0), began=(5, 0))
     assert world.join(CLAIMS, 10)[1].repeats == 0
+
+
+def test_a_join_that_is_cut_while_it_waits_leaves_no_second_absence() -> None:
+    world = World()
+    world.leave_behind(CLAIMS, 5, 7)
+    world.memberships.depart(world.enter(CLAIMS, 6), (9, 0), began=(9, 0))
+    places = []
+    for number in range(3):
+        member, choice = world.join(CLAIMS, 8 + number)
+        places.append(place(choice))
+        world.memberships.depart(member, (50 + number, 0), began=(7, 0))
+    assert places == [7, 50, 51]
 
 
 def test_a_key_has_a_bounded_number_of_absences_and_none_is_skipped() -> None:
@@ -284,6 +301,36 @@ def test_the_lowest_place_is_found_among_many_that_come_and_go() -> None:
     for number in range(4999, 100, -1):
         assert world.memberships.absences.lowest() == (5000 - number, 0)
         world.join(Key(number.to_bytes(4), is_exact=True), 2)
+
+
+def test_an_absence_that_serves_another_one_is_as_young_as_that() -> None:
+    world = World(most_away=10 * MOST_OF_A_KEY)
+    for number in range(MOST_OF_A_KEY):
+        world.leave_behind(CLAIMS, 5, number)
+    world.now = WINDOW / 2
+    world.leave_behind(SESSION, 5, 5)
+    world.now = WINDOW - 1
+    world.leave_behind(CLAIMS, 5, 5)
+    world.now = WINDOW + 1
+    world.expire()
+    assert len(world.memberships.absences) == 2
+    world.now = WINDOW * 3 / 2 + 1
+    world.expire()
+    assert len(world.memberships.absences) == 1
+    world.now = 2 * WINDOW
+    world.expire()
+    assert len(world.memberships.absences) == 0
+
+
+def test_100_000_that_are_away_take_less_than_a_kilobyte_each() -> None:
+    world = World(most_away=100_000)
+    tracemalloc.start()
+    try:
+        for number in range(100_000):
+            world.leave_behind(Key(number.to_bytes(16), is_exact=True), 5, number)
+        assert tracemalloc.get_traced_memory()[0] < 1000 * 100_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_another_key_takes_the_membership_along() -> None:
