@@ -365,9 +365,9 @@ async def test_a_refused_token_ends_its_channels_memberships(item: Database) -> 
 
 
 async def test_anonymous_clients_behind_one_address_lose_nothing(item: Database) -> None:
-    """Some 60 of them here; their refs differ, as those of people do who came one by one."""
+    """Their refs differ, as those of people do who came one by one."""
     async with serve(item) as server:
-        clients = [ReplayClient(server.port) for _ in range(60)]
+        clients = [ReplayClient(server.port) for _ in range(200)]
         for number, client in enumerate(clients):
             client.ref = number % 7
             await client.come()
