@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -105,8 +106,10 @@ class ServerProcess:
             found.extend(match for line in [*self.log] if (match := re.search(pattern, line)))
             return bool(found) or self._process.poll() is not None
 
-        eventually_sync(look)
-        assert found, f"the server ended: {self.log}"
+        with contextlib.suppress(AssertionError):
+            eventually_sync(look)
+        said = "".join(self.log)
+        assert found, f"no {pattern!r} from the server, exit code {self._process.poll()}:\n{said}"
         return found[0].groups()
 
     def _read(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import signal
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -265,10 +266,12 @@ def understand_system(system: Any) -> Iterator[Told]:
 
 async def until_joined(clients: Sequence[StockClient], *, within: float) -> None:
     """Return when every one is joined."""
-    async with asyncio.timeout(within):
-        while True:
-            for client in clients:
-                await client.look()
-            if all(client.is_joined for client in clients):
-                return
-            await asyncio.sleep(0.02)
+    deadline = time.monotonic() + within
+    while True:
+        for client in clients:
+            await client.look()
+        absent = [client.name for client in clients if not client.is_joined]
+        if not absent:
+            return
+        assert time.monotonic() < deadline, f"not joined within {within} s: {absent}"
+        await asyncio.sleep(0.02)

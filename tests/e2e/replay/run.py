@@ -43,7 +43,7 @@ class Run:
     @contextlib.asynccontextmanager
     async def rows(self, writer: Writer) -> AsyncIterator[None]:
         """Write rows inside the block, and at its end until every client is well again."""
-        await until_joined(self._clients, within=60)
+        await until_joined(self._clients, within=_PATIENCE)
         async with writer:
             yield
             for client in self._clients:

@@ -210,5 +210,7 @@ def _close(writer: asyncio.StreamWriter, how: End) -> None:
         writer.close()
         return
     sock: socket.socket = writer.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    # It may be closed already: the other end was faster.
+    if sock.fileno() >= 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     writer.transport.abort()
