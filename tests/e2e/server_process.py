@@ -19,6 +19,9 @@ from tests.waiting import eventually_sync
 
 __all__ = ["ServerProcess"]
 
+_PATIENCE = 90.0
+"""Seconds that a server may take to say something, on a machine that has much else to do."""
+
 
 class ServerProcess:
     """A server on a database. Inside the `with` block it listens and streams.
@@ -107,7 +110,7 @@ class ServerProcess:
             return bool(found) or self._process.poll() is not None
 
         with contextlib.suppress(AssertionError):
-            eventually_sync(look)
+            eventually_sync(look, within=_PATIENCE)
         said = "".join(self.log)
         assert found, f"no {pattern!r} from the server, exit code {self._process.poll()}:\n{said}"
         return found[0].groups()
