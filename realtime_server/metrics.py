@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Final
 
@@ -244,10 +244,7 @@ class _Collector(Collector):
                 outbox.slow_clients,
             ),
         }
-        for name, (meaning, value) in gauges.items():
-            yield GaugeMetricFamily(f"realtime_{name}", meaning, value)
-        for name, (meaning, value) in counters.items():
-            yield CounterMetricFamily(f"realtime_{name}", meaning, value)
+        yield from _families("realtime", gauges, counters)
 
 
 class _WebhookCollector(Collector):
@@ -338,7 +335,16 @@ class _ReplayCollector(Collector):
                 stats.shared_sessions,
             ),
         }
-        for name, (meaning, value) in gauges.items():
-            yield GaugeMetricFamily(f"realtime_replay_{name}", meaning, value)
-        for name, (meaning, value) in counters.items():
-            yield CounterMetricFamily(f"realtime_replay_{name}", meaning, value)
+        yield from _families("realtime_replay", gauges, counters)
+
+
+def _families(
+    prefix: str,
+    gauges: Mapping[str, tuple[str, float]],
+    counters: Mapping[str, tuple[str, float]],
+) -> Iterator[Metric]:
+    """Yield metrics of names, each with its meaning and its value."""
+    for name, (meaning, value) in gauges.items():
+        yield GaugeMetricFamily(f"{prefix}_{name}", meaning, value)
+    for name, (meaning, value) in counters.items():
+        yield CounterMetricFamily(f"{prefix}_{name}", meaning, value)

@@ -22,7 +22,7 @@ from .pending_changes import PendingChange
 from .viewers import Viewer
 from .waiting import AROUND, Waiting
 
-__all__ = ["SlowViewerQueue", "Lost", "QueuedNotice"]
+__all__ = ["SlowViewerQueue", "TellGap", "QueuedNotice"]
 
 logger = logging.getLogger("realtime.rls")
 
@@ -39,7 +39,7 @@ _FAR_BEHIND: Final = 1000
 _RETRY: Final = 1.0
 """Seconds until a check is tried again that failed because the database could not be queried."""
 
-Lost: TypeAlias = Callable[[ChannelGap], None]
+TellGap: TypeAlias = Callable[[ChannelGap], None]
 """Sends the viewer's channels a gap."""
 
 
@@ -69,7 +69,7 @@ class SlowViewerQueue:
     def __init__(
         self,
         work: Callable[[Sequence[PendingChange]], Awaitable[float]],
-        lost: Lost,
+        lost: TellGap,
         viewer: Viewer,
         held: Waiting,
         enough: float,

@@ -25,7 +25,7 @@ from realtime_server.config.database.tables import Table
 from realtime_server.fanout.attachment import Attachment
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.stream.join_checks import CatalogRegistrar
-from realtime_server.fanout.stream.table_lookup import Answer, TableLookup
+from realtime_server.fanout.stream.table_lookup import FoundTables, TableLookup
 from realtime_server.fanout.turns import run_steps
 from realtime_server.metrics import Metrics
 from realtime_server.net.connection import Connection
@@ -106,11 +106,11 @@ class KnownTables(TableLookup):
 
     async def tables(
         self, names: Collection[tuple[str, str]], *, fresh: bool = False
-    ) -> Answer | None:
+    ) -> FoundTables | None:
         found: dict[tuple[str, str], Table | None] = {
             name: tables.TABLES.get(name) for name in names
         }
-        return Answer(found, tables.ENUMS, is_fresh=True)
+        return FoundTables(found, tables.ENUMS, is_fresh=True)
 
     def forget(self, name: tuple[str, str]) -> None:
         """Nothing is remembered."""

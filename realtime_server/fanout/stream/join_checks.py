@@ -32,7 +32,7 @@ from ..subscription_specs import (
 )
 from ..topic_parser import Topic
 from ..turns import Turns
-from .table_lookup import RETRY, Answer, TableLookup
+from .table_lookup import RETRY, FoundTables, TableLookup
 
 __all__ = ["CatalogRegistrar"]
 
@@ -187,7 +187,7 @@ class CatalogRegistrar:
         raise problem
 
 
-def _check_spec(answer: Answer, spec: SubscriptionSpec) -> None:
+def _check_spec(answer: FoundTables, spec: SubscriptionSpec) -> None:
     check_spec(spec)
     if spec.schema is None or spec.table is None:
         return

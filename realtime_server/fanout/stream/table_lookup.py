@@ -34,7 +34,7 @@ from ...config.database.connections import Dsn, connect
 from ...config.database.tables import Table, TableName
 from ...net.aio import cancel_within
 
-__all__ = ["RETRY", "Answer", "TableLookup"]
+__all__ = ["RETRY", "FoundTables", "TableLookup"]
 
 logger = logging.getLogger("realtime.catalog")
 
@@ -54,7 +54,7 @@ _IDLE: Final = 60.0
 
 
 @attrs.frozen
-class Answer:
+class FoundTables:
     """The tables that were found."""
 
     tables: Mapping[TableName, Table | None]
@@ -128,7 +128,9 @@ class TableLookup:
             question.settle(None)
         await self._disconnect()
 
-    async def tables(self, names: Collection[TableName], *, fresh: bool = False) -> Answer | None:
+    async def tables(
+        self, names: Collection[TableName], *, fresh: bool = False
+    ) -> FoundTables | None:
         """Return the tables that have these names; None if the database cannot be queried.
 
         Args:
@@ -143,7 +145,7 @@ class TableLookup:
                 tables[name] = table
         missing = [name for name in names if name not in tables]
         if not missing:
-            return Answer(tables, self._enum_orders, is_fresh=not tables)
+            return FoundTables(tables, self._enum_orders, is_fresh=not tables)
         if self._away_until is not None and now < self._away_until:
             return None
         found = await self._ask(missing)
@@ -151,7 +153,7 @@ class TableLookup:
             return None
         is_fresh = not tables
         tables |= {name: found.get(name) for name in missing}
-        return Answer(tables, self._enum_orders, is_fresh)
+        return FoundTables(tables, self._enum_orders, is_fresh)
 
     def forget(self, name: TableName) -> None:
         """Forget a table, and what the current query finds of it."""
