@@ -58,20 +58,12 @@ def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]
             "token can compute it and sign others; make one with python3 -c 'import secrets; "
             "print(secrets.token_urlsafe(32))', or set JWT_SECRET_SHORT=allow to keep it",
         )
-    if config.replay_slot is not None:
-        if 0 < config.max_replication_lag_mb <= config.replay_wal_mb:
-            yield (
-                ("replay_wal_mb", "max_replication_lag_mb"),
-                f"REPLAY_WAL_MB={config.replay_wal_mb} lets clients keep more WAL than "
-                f"MAX_REPLICATION_LAG_MB={config.max_replication_lag_mb} lets the server; set "
-                "REPLAY_WAL_MB to less, or to 0",
-            )
-        if len(config.replay_slot) > _MOST_OF_A_NAME:
-            yield (
-                ("slot_name", "replay_wal_mb"),
-                f"SLOT_NAME with _replay behind it is longer than {_MOST_OF_A_NAME} characters; "
-                "choose a shorter name, or set REPLAY_WAL_MB=0",
-            )
+    if config.replay_slot is not None and len(config.replay_slot) > _MOST_OF_A_NAME:
+        yield (
+            ("slot_name", "replay_wal_mb"),
+            f"SLOT_NAME with _replay behind it is longer than {_MOST_OF_A_NAME} characters; "
+            "choose a shorter name, or set REPLAY_WAL_MB=0",
+        )
     if config.trusted_proxies and config.forwarded_header is None:
         yield (
             ("trusted_proxies", "forwarded_header"),

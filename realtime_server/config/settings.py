@@ -152,8 +152,9 @@ class ServerConfig(ConnectionSettings):
     replay_wal_mb: kinds.Megabytes = variable(
         1024,
         "how much WAL the slot `SLOT_NAME` with `_replay` behind it may keep on the database's "
-        "disk, so that clients may come back after a restart, or to another server; 0: there is no "
-        "such slot, and they come back to a running server only",
+        "disk, so that clients may come back after a restart, or to another server; no more than "
+        "`MAX_REPLICATION_LAG_MB` where that is set; 0: there is no such slot, and they come back "
+        "to a running server only",
     )
     replay_ping_interval: kinds.Milliseconds = variable(
         1000,

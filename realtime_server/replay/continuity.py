@@ -184,7 +184,8 @@ def make_continuity(
         dsn,
         slot=config.slot_name,
         name=config.replay_slot,
-        max_bytes=config.replay_wal_mb * _MEGABYTE,
+        max_bytes=_MEGABYTE
+        * min(config.replay_wal_mb, config.max_replication_lag_mb or config.replay_wal_mb),
         clock=time.monotonic,
     )
     durable = Durable(
