@@ -29,7 +29,7 @@ test: ## install what the tests need, then check everything; WORKERS=0 for one a
 	@$(MAKE) --no-print-directory lint clients examples older $(VENV)/.docs
 	@$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --reruns 1
 
-# Unit tests have one try, and asking the plugin for tries takes 40 ms a test.
+# Unit tests have one try.
 check: lint ## format, lint, types and unit tests, in under a minute
 	@$(RUN) -m pytest --quiet -p no:rerunfailures -n auto -m "not integration and not e2e and not slow" $(UNIT_TESTS)
 
