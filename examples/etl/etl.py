@@ -7,7 +7,6 @@ at any moment and start it again: it goes on where it stood.
 """
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import sqlite3
@@ -22,6 +21,7 @@ from realtime_core import (
     Insert,
     PgoutputSource,
     Position,
+    RealtimeError,
     Truncate,
     Update,
 )
@@ -147,5 +147,9 @@ if __name__ == "__main__":
     if "DATABASE_URL" not in os.environ or len(sys.argv) > 2:
         sys.exit("usage: DATABASE_URL=postgresql://… python etl.py [FILE]")
     file = sys.argv[1] if len(sys.argv) == 2 else "orders.sqlite"
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C
+    try:
         asyncio.run(main(os.environ["DATABASE_URL"], file))
+    except KeyboardInterrupt:  # Ctrl-C
+        pass
+    except RealtimeError as error:  # it says what to do
+        sys.exit(f"etl.py: {error}")

@@ -242,6 +242,24 @@ def test_etl_does_each_thing_once_though_it_is_killed(shop: Database, tmp_path: 
         assert example.interrupt() == 0
 
 
+def test_etl_refuses_a_position_of_another_database(
+    pg17: Server, pg18: Server, tmp_path: Path
+) -> None:
+    path = tmp_path / "orders.sqlite"
+    for number, server in enumerate((pg17, pg18)):
+        with fresh_database(server) as database:
+            with database.connect() as connection:
+                sample.prepare(connection)
+            with started("etl", str(path), DATABASE_URL=database.dsn) as example:
+                if number == 0:
+                    example.wait_for("^copying orders to ")
+                    database.execute("insert into orders (total, items) values (1, '[]')")
+                    example.wait_for(": 1 changes$")
+                else:
+                    assert example.process.wait(60) == 1
+            assert number == 0 or any(line.startswith("etl.py: ") for line in example.lines)
+
+
 def history(target: sqlite3.Connection) -> list[str]:
     return [op for (op,) in target.execute("select op from history order by number")]
 
