@@ -271,7 +271,10 @@ class Replay:
         if standing is None:
             self._hub.unsubscribe(subscription)
             return
-        written = self._written(standing)
+        written, is_held = self._written(standing), self._beginnings.is_held(standing.member)
+        if standing.since is None:
+            # The answer to a close frame proves that, too.
+            standing.note(written)
         self._standings.end(standing)
         self.rounds.remove(subscription)
         self._hub.unsubscribe(subscription)
@@ -286,7 +289,9 @@ class Replay:
             if former is not None:
                 self._depart(former, Departure.LOST)
         else:
-            self._depart(standing, how)
+            # One that waits for the journal has got nothing, and what it would have gone on from is
+            # still there.
+            self._depart(standing, Departure.LEFT if is_held else how)
 
     def renew(
         self, visit: Visit, subscription: Subscription, viewer: Hashable, claims: Mapping[str, Any]
@@ -331,7 +336,7 @@ class Replay:
 
     def _depart(self, standing: Standing, how: Departure) -> None:
         member = standing.member
-        if how is Departure.LOST and not self._beginnings.is_held(member):
+        if how is Departure.LOST:
             place, why = standing.place(self), standing.why_lost
             self.memberships.depart(member, place, began=standing.first, lost=why)
         self._forget(standing)
