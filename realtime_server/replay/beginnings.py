@@ -178,14 +178,16 @@ class Beginnings:
             else:
                 self.rounds.add(standing.subscription, standing.began)
             return
-        place, why = self._where(standing, choice, choice.place)
-        standing.go_on(choice.place)
+        # Whoever left while this one waited may have got changes that came after this one's join.
+        after = min(choice.place, standing.began)
+        place, why = self._where(standing, choice, after)
+        standing.go_on(after)
         if why is None:
             self.resumed += 1
         on_start(self._notices.start(place, resumed=why is None))
         if why is not None:
             standing.lost = why if why in _ALWAYS_A_GAP else None
-            self._tell_gap(standing.subscription, choice.place, place, why)
+            self._tell_gap(standing.subscription, after, place, why)
         self.rounds.add(standing.subscription, place)
 
     def _where(

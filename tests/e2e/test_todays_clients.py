@@ -172,6 +172,8 @@ def test_each_binding_gets_its_events_with_the_right_types(
                 **SUBSCRIBED,
                 "channel": "room",
                 "message": "Subscribed to PostgreSQL",
+                "resumed": False,
+                "position": system["position"],
             }
         # There was nothing that it could not read.
         assert not any("log" in line for line in program.said)

@@ -102,6 +102,11 @@ class ReplayClient:
         assert self.websocket is not None
         self.websocket.transport.pause_reading()
 
+    def thaw(self) -> None:
+        """Read and answer again."""
+        assert self.websocket is not None
+        self.websocket.transport.resume_reading()
+
     def forget_connection(self) -> ClientConnection:
         """Leave the connection as it is, for a new one; return it."""
         assert self.websocket is not None

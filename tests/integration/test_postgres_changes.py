@@ -40,13 +40,17 @@ class Bound:
         await self.client.send(ROOM, "phx_join", payload, ref="1", join_ref="1")
         answer = self.client.reply(ROOM, config.response(), ref="1", join_ref="1")
         assert await self.client.receive() == answer
-        system = {
+        system: dict[str, Any] = {
             "channel": "room",
             "extension": "postgres_changes",
             "status": "ok",
             "message": "Subscribed to PostgreSQL",
         }
-        assert await self.client.receive() == self.client.frame(ROOM, "system", system)
+        frame = await self.client.receive()
+        position = self.payload_of(frame)["position"]
+        assert position is None or Position.parse(position).stream is not None
+        system |= {"resumed": False, "position": position}
+        assert frame == self.client.frame(ROOM, "system", system)
 
     async def refused(self, *bindings: dict[str, Any]) -> str:
         await self.client.send(ROOM, "phx_join", self.payload(*bindings), ref="1", join_ref="1")

@@ -12,6 +12,8 @@ import pytest
 import pytest_asyncio
 from websockets.exceptions import InvalidStatus
 
+from realtime_server.replay import inquiry
+from realtime_server.replay.replay import Replay
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database, until_streaming
@@ -386,6 +388,37 @@ async def test_anonymous_clients_behind_one_address_lose_nothing(item: Database)
             await client.until(3)
             assert list(dict.fromkeys(client.ids)) == [1, 2, 3]
             await client.close()
+
+
+async def test_nobody_begins_behind_its_join_because_another_has_left_meanwhile(
+    item: Database, server: RealtimeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inquiry, "WITHIN", 60.0)
+    frozen, other, late = (ReplayClient(server.port) for _ in range(3))
+    await frozen.come()
+    await other.come()
+    frozen.freeze()
+    late.ref = 100
+    await late.connect()
+    config = {"config": {"postgres_changes": [late.binding]}}
+    assert (await late.ask("phx_join", config))["status"] == "ok"
+    # It waits for the frozen one to answer. Meanwhile a change comes, and another client leaves.
+    replay = server.replay
+    assert replay is not None
+    await until_proven_but_by(1, replay)
+    await write(item, server, 1)
+    await other.until(1)
+    await until_proven_but_by(1, replay)
+    await other.cut()
+    await until_gone(server, 2)
+    frozen.thaw()
+    await late.until(1)
+    await frozen.close()
+    await late.close()
+
+
+async def until_proven_but_by(clients: int, replay: Replay) -> None:
+    await eventually(lambda: replay.unproven() <= clients)
 
 
 async def test_the_address_that_a_trusted_proxy_names_counts(item: Database) -> None:
