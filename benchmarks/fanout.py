@@ -98,7 +98,8 @@ class Bench:
                 raise
 
     def client(self, port: int, count: int, topic: str, **options: int) -> Awaitable[Client]:
-        return Client.join(self.directory, port, count, topic, **options)
+        # Else they are all of one address, and nobody could tell which of them comes back.
+        return Client.join(self.directory, port, count, topic, **{"sessions": 1, **options})
 
     async def write(self, table: str, transactions: int, rows: int, rate: float) -> None:
         """Write from a process of its own, so many transactions a second, 0: all at once."""

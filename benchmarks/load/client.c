@@ -18,7 +18,8 @@
  * join; deflate=1: offer permessage-deflate (compressed changes are counted, not looked into);
  * heartbeat=MS: each connection that reads sends a heartbeat that often, as real clients do, their
  * turns spread over the interval (not with deflate); probe=MS: a further connection, which joins
- * nothing, does. The times until the replies are noted by themselves.
+ * nothing, does. The times until the replies are noted by themselves. sessions=1: each connection
+ * names a session of its own, as a client does that wants to be known when it comes back.
  *
  * The variable APIKEY holds the token that every connection shows, if any. */
 #define _GNU_SOURCE
@@ -54,7 +55,7 @@ typedef struct {
 } Samples;
 
 static char *room;
-static int epoll_fd, count, stalled, idle, deflate, heartbeat_ms, probe_ms, port;
+static int epoll_fd, count, stalled, idle, deflate, heartbeat_ms, probe_ms, sessions, port;
 static long open_now, joined_now, missing;
 static long frames, compressed, bytes, disorder, closed_early;
 static const char *topic;
@@ -117,7 +118,7 @@ static void send_text(Connection *connection, const char *text) {
 static void open_connection(Connection *connection) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = connection};
-    char request[4096];
+    char request[4096], session[64] = "";
     const char *apikey = getenv("APIKEY");
     int on = 1, small = 4096;
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -127,11 +128,14 @@ static void open_connection(Connection *connection) {
         setsockopt(connection->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
     setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     if (connect(connection->fd, (struct sockaddr *)&address, sizeof address)) die("connect");
+    if (sessions)
+        snprintf(session, sizeof session, "session=load-client-%d-%d&", (int)getpid(),
+                 (int)(connection - connections));
     snprintf(request, sizeof request,
-             "GET /socket/websocket%s%s HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+             "GET /socket/websocket?%s%s%s HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
              "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n%s"
              "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
-             apikey ? "?apikey=" : "", apikey ? apikey : "",
+             session, apikey ? "apikey=" : "", apikey ? apikey : "",
              deflate ? "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
                      : "");
     if (send(connection->fd, request, strlen(request), 0) < 0) die("send");
@@ -380,7 +384,8 @@ int main(int argc, char **argv) {
         if (!option(argv[each], "stalled", &stalled) && !option(argv[each], "idle", &idle) &&
             !option(argv[each], "deflate", &deflate) &&
             !option(argv[each], "heartbeat", &heartbeat_ms) &&
-            !option(argv[each], "probe", &probe_ms)) {
+            !option(argv[each], "probe", &probe_ms) &&
+            !option(argv[each], "sessions", &sessions)) {
             fprintf(stderr, "unknown option %s\n", argv[each]);
             return 2;
         }

@@ -22,13 +22,14 @@ outboxes, as frames without a message.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable
 from struct import Struct
 from typing import Final, Protocol
 
 from ..net.frames import Frames
 from .places import BEFORE, Place
+from .written_places import WrittenPlaces
 
 __all__ = ["ConnectionCursor", "Cursors", "PingedOutbox", "ping_payload"]
 
@@ -43,12 +44,6 @@ _MOST_AT_ONCE: Final = 1000
 """Connections that may be asked by one dispatch: each answer takes time, and all come together."""
 _TICKS: Final = 8
 """Calls of :meth:`Cursors.tick` in an interval: so many connections are not asked all at once."""
-_MANY_NOTES: Final = 1024
-_NOTES: Final = 128
-"""Places that are remembered of an interval, when there are many already."""
-_MOST_NOTES: Final = 8192
-"""Places that are remembered: those of a minute or more. Half of the older ones are forgotten
-then."""
 _MOST_OUTSTANDING: Final = 128
 """Pings of a connection that are remembered while they are not answered, likewise."""
 _APART: Final = 5.0
@@ -96,10 +91,7 @@ class Cursors:
         """Connections, also former ones, whose pongs are no echo of what they were sent."""
         # When a dispatch may carry a ping again.
         self._next_ping = self.now
-        # Ordinals, and up to which place everything is in writes up to each.
-        self._ordinals: list[int] = []
-        self._places: list[Place] = []
-        self._next_note = 0.0
+        self._written = WrittenPlaces(interval)
         self._connections: dict[ConnectionCursor, None] = {}
         # Those that are looked at before the first one is looked at again, and how many of them
         # are due.
@@ -144,23 +136,11 @@ class Cursors:
     def note(self, place: Place) -> None:
         """Note that everything up to a place is in the writes up to :attr:`ordinal`."""
         self.end = place
-        ordinals, places = self._ordinals, self._places
-        # A note that is left out makes the place of an ordinal lower, never higher.
-        is_dense = len(ordinals) > _MANY_NOTES and self.now < self._next_note
-        if ordinals and (is_dense or ordinals[-1] == self.ordinal):
-            ordinals[-1], places[-1] = self.ordinal, place
-            return
-        self._next_note = self.now + self._interval / _NOTES
-        ordinals.append(self.ordinal)
-        places.append(place)
-        if len(ordinals) > _MOST_NOTES:
-            older = _MOST_NOTES // 2
-            del ordinals[1:older:2], places[1:older:2]
+        self._written.note(self.ordinal, place, self.now)
 
     def place_at(self, ordinal: int) -> Place:
         """Return the place up to which everything is in the writes up to ``ordinal``."""
-        index = bisect_right(self._ordinals, ordinal)
-        return self._places[index - 1] if index else BEFORE
+        return self._written.at(ordinal)
 
     def connect(self, outbox: PingedOutbox) -> ConnectionCursor:
         """Begin to follow a connection, to which nothing has been written yet."""
