@@ -323,6 +323,7 @@ class _ReplayCollector(Collector):
                 stats.log_bytes,
             ),
             "log_seconds": ("The age of the oldest of these changes.", stats.log_seconds),
+            "wal_bytes": ("Bytes of WAL that the second slot keeps.", stats.wal_bytes),
         }
         counters = {
             "changes": (
@@ -333,6 +334,11 @@ class _ReplayCollector(Collector):
             "shared_sessions": (
                 "Sessions that turned out to be those of several clients.",
                 stats.shared_sessions,
+            ),
+            "slots_lost": ("How often the second slot was lost.", stats.slots_lost),
+            "journal_bytes": (
+                "Bytes of the journal that were written into the WAL.",
+                stats.journal_bytes,
             ),
         }
         yield from _families("realtime_replay", gauges, counters)

@@ -104,6 +104,11 @@ class Durable:
         journal.on_boot = self._boot_seen
         retention.before_move = self.write_snapshot
 
+    @property
+    def journal_bytes(self) -> int:
+        """Bytes of the records that were written."""
+        return self._messages.bytes
+
     # While the server runs
 
     async def run(self, needed: Callable[[], LSN | None]) -> None:

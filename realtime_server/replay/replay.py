@@ -115,6 +115,7 @@ class Replay:
     def stats(self) -> ReplayStats:
         """Return the counts, as they are now."""
         rounds = self.rounds.stats()
+        durable = None if self._continuity is None else self._continuity.durable
         return ReplayStats(
             away=len(self.memberships.absences),
             resumed=self._beginnings.resumed,
@@ -126,6 +127,9 @@ class Replay:
             log_seconds=self.log.seconds,
             proofs=self.cursors.proofs,
             shared_sessions=self._beginnings.shared_sessions,
+            wal_bytes=0 if durable is None else durable.retention.wal_bytes,
+            slots_lost=0 if durable is None else durable.retention.lost,
+            journal_bytes=0 if durable is None else durable.journal_bytes,
         )
 
     # What standings ask

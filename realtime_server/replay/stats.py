@@ -33,6 +33,12 @@ class ReplayStats:
     """Pings that clients answered."""
     shared_sessions: int = 0
     """Sessions that several clients have."""
+    wal_bytes: int = 0
+    """Bytes of WAL that the second slot keeps, when it was looked at last."""
+    slots_lost: int = 0
+    """How often the second slot was lost."""
+    journal_bytes: int = 0
+    """Bytes of the journal's records that were written into the WAL."""
 
     @property
     def gap(self) -> int:
