@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from realtime_server.rls.mode import RlsMode
 from realtime_server.server import RealtimeServer
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, unique_name
 from tests.fix_rls import Stream
 from tests.integration.conftest import fresh_database
 from tests.integration.replay_client import ReplayClient
@@ -144,6 +144,35 @@ async def serve(shop: tuple[Database, str, str], **settings: str) -> AsyncIterat
 async def scene(shop: tuple[Database, str, str]) -> AsyncIterator[Scene]:
     async with serve(shop) as scene:
         yield scene
+
+
+async def test_a_client_comes_back_after_a_restart_and_gets_what_it_may_see(
+    shop: tuple[Database, str, str],
+) -> None:
+    database, _, plugin = shop
+    slot = unique_name("slot")
+    async with serve(shop, SLOT_NAME=slot) as scene:
+        client = Viewer(scene)
+        await client.come()
+        if plugin == "pgoutput":
+            query = "select 1 from pg_replication_slots where slot_name = %s"
+            await eventually(lambda: database.execute(query, (f"{slot}_replay",)))
+        await scene.execute("insert into item values (1, 'ann', 'a'), (2, 'bob', 'b')")
+        await eventually(lambda: len(client.seen) == 1)
+    for number, owner in ((3, "ann"), (4, "bob"), (5, "ann")):
+        database.execute("insert into item values (%s, %s, 'x')", (number, owner))
+    async with serve(shop, SLOT_NAME=slot) as scene:
+        client.port = scene.server.port
+        again = await client.come()
+        # A slot of wal2json has no second one.
+        assert again["resumed"] is (plugin == "pgoutput")
+        await scene.execute("insert into item values (6, 'ann', 'x'), (7, 'bob', 'x')")
+        await eventually(lambda: client.seen[-1][1] == 6)
+        seen = [number for _, number, _ in client.seen]
+        if plugin == "pgoutput":
+            assert seen == [1, 3, 5, 6]
+        assert not {2, 4, 7} & set(seen)
+        await client.close()
 
 
 async def test_a_client_that_comes_back_gets_what_it_missed_and_may_see(scene: Scene) -> None:
