@@ -115,7 +115,9 @@ class Run:
                 link.break_()
         await asyncio.sleep(self._random.uniform(0, 0.5) if broken else 0)
         await self._servers.stop(which, how)
+        self._say(f"{number}: it has ended")
         await self._servers.start(which)
+        self._say(f"{number}: it has started")
         for client in broken:
             client.wire.forget()
 
