@@ -77,6 +77,8 @@ class Beginnings:
         self._inquiries = Inquiries(memberships.others, self._ask, self._decide)
         # Whom to tell where a channel begins, while it is not decided.
         self._starting: dict[Membership, OnStart] = {}
+        # Who joins right now, and has not waited.
+        self._joining: Membership | None = None
         # The channels that wait until the journal is known; None once it is.
         self._held: dict[Membership, Standing] | None = None
         self.epoch = log.epoch
@@ -130,7 +132,10 @@ class Beginnings:
         """Let a channel begin, as soon as it is known where."""
         self._starting[standing.member] = on_start
         if self._held is None:
+            # A channel of a connection that has left it before may have waited since then.
+            self._joining = standing.member if standing.began == self.rounds.handed else None
             self._inquiries.add(standing.member)
+            self._joining = None
         else:
             self._held[standing.member] = standing
 
@@ -167,12 +172,15 @@ class Beginnings:
         on_start = self._starting.pop(member, None)
         if standing is None or on_start is None:
             return
+        has_waited = member is not self._joining
         choice = self._memberships.choose(member, silent)
         self._standings.note(member)
         if choice.place is None:
             self.fresh += 1
             on_start(self._notices.start(standing.began, resumed=False))
-            if standing.began == self.rounds.handed:
+            # In the midst of a batch the live hub has handed out a part of it already, which one
+            # that has waited has to get, too.
+            if standing.began == (self._log.end if has_waited else self.rounds.handed):
                 self._hub.subscribe(standing.subscription)
                 self._on_live(standing.subscription)
             else:
