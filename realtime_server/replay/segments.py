@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
 from realtime_core import (
@@ -19,6 +19,7 @@ from realtime_core import (
     Delete,
     Insert,
     Record,
+    Relation,
     RowChange,
     StreamIdentity,
     Transaction,
@@ -36,8 +37,8 @@ _UPDATE: Final = 1
 _DELETE: Final = 2
 _TRUNCATE: Final = 3
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
+_EXACT: Final = 4e9
+"""Seconds since 1970 up to which a float tells microseconds apart."""
 
 
 class _Shared:
@@ -71,6 +72,7 @@ def pack(changes: Sequence[Logged]) -> tuple[bytes, tuple[Any, ...]]:
     last: Transaction | None = None
     place = -1
     rows: list[tuple[Any, ...]] = []
+    last_relation: Relation | None = None
     for change in changes:
         transaction = change.transaction
         if transaction is not last:
@@ -82,18 +84,22 @@ def pack(changes: Sequence[Logged]) -> tuple[bytes, tuple[Any, ...]]:
             options = (change.cascade, change.restart_identity)
             rows.append((_TRUNCATE, place, change.index, relations, *options))
             continue
-        relation = number(change.relation)
+        if change.relation is not last_relation:
+            last_relation = change.relation
+            relation, shape = number(last_relation), number(last_relation.shape)
         if isinstance(change, Insert):
-            row = change.record
-            rows.append((_INSERT, place, change.index, relation, number(row.shape), row.fields))
-        elif isinstance(change, Delete):
-            row = change.old_record
-            rows.append((_DELETE, place, change.index, relation, number(row.shape), row.fields))
+            kind, row, old = _INSERT, change.record, None
+        elif isinstance(change, Update):
+            kind, row, old = _UPDATE, change.record, change.old_record
         else:
-            row, old = change.record, change.old_record
-            former = () if old is None else (number(old.shape), old.fields)
-            shape = number(row.shape)
-            rows.append((_UPDATE, place, change.index, relation, shape, row.fields, *former))
+            kind, row, old = _DELETE, change.old_record, None
+        # Most rows are whole ones.
+        its = shape if row.shape is last_relation.shape else number(row.shape)
+        if old is None:
+            rows.append((kind, place, change.index, relation, its, row.fields))
+        else:
+            former = (number(old.shape), old.fields)
+            rows.append((kind, place, change.index, relation, its, row.fields, *former))
     data = pickle.dumps((transactions, rows), pickle.HIGHEST_PROTOCOL)
     return data, tuple(shared.objects)
 
@@ -123,12 +129,16 @@ def unpack(data: bytes, shared: Sequence[Any]) -> list[Logged]:
 
 
 def _pack_transaction(transaction: Transaction, shared: _Shared) -> tuple[Any, ...]:
-    time = transaction.commit_time
+    time: datetime | float | None = transaction.commit_time
+    if isinstance(time, datetime) and time.tzinfo is UTC:
+        # It takes a third of the bytes, and of the time, that a datetime takes.
+        seconds = time.timestamp()
+        if 0 <= seconds < _EXACT:
+            time = seconds
     return (
         transaction.xid,
         int(transaction.commit_lsn),
-        # A quarter of the bytes, and of the time, that a datetime takes.
-        (time - _EPOCH) // _MICROSECOND if time is not None and time.tzinfo is UTC else time,
+        time,
         transaction.origin,
         shared.number(transaction.stream),
         transaction.gid,
@@ -137,7 +147,7 @@ def _pack_transaction(transaction: Transaction, shared: _Shared) -> tuple[Any, .
 
 def _unpack_transaction(packed: tuple[Any, ...], shared: Sequence[Any]) -> Transaction:
     xid, lsn, time, origin, number, gid = packed
-    if isinstance(time, int):
-        time = _EPOCH + timedelta(microseconds=time)
+    if isinstance(time, float):
+        time = datetime.fromtimestamp(time, UTC)
     stream: StreamIdentity | None = shared[number]
     return Transaction(xid, LSN(lsn), time, origin, stream, gid)
