@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from websockets.asyncio.server import ServerConnection
 
-from realtime_core import LSN, Event, Insert, Record, Transaction
+from realtime_core import LSN, Event, Insert, Record, SourceStats, Transaction
 from realtime_server.auth.authorizer import AllowAll, ConnectRequest
 from realtime_server.config import IpVersion
 from realtime_server.fanout.attachment import Attachment
@@ -100,7 +100,7 @@ class ProofServer:
     def __init__(self, cursors: Cursors, **settings: Any) -> None:
         self.cursors = cursors
         # Nobody is known when it comes back: what was replayed would hide what was lost.
-        self._config = open_config(replay_identity=(), **settings)
+        self._config = open_config(replay_identity=(), replay_wal_mb=0, **settings)
         self.row = 0
         """The last row that is being published, or has been."""
         self.ended: list[Ended] = []
@@ -118,7 +118,15 @@ class ProofServer:
             budget=FilterBudget(self._config),
             config=self._config,
             metrics=self._metrics,
-            replay=make_replay(self._config, self.hub, Hub, cursors, one_at_a_time()),
+            replay=make_replay(
+                self._config,
+                self.hub,
+                Hub,
+                cursors,
+                one_at_a_time(),
+                attached=no_stream,
+                stats=SourceStats,
+            ),
         )
         self._listeners: list[Listener] = []
         self.is_busy = True
@@ -202,6 +210,10 @@ class ProofServer:
                 close_codes=(sent and sent.code, received and received.code),
             )
         )
+
+
+async def no_stream() -> None:
+    """Stands for the wait until the stream runs: there is none."""
 
 
 def row(number: int, chance: random.Random) -> Insert:
