@@ -37,6 +37,8 @@ NOBODY: Final = """
 """
 ENVIRONMENT: Final = {
     "REPLICATION_MODE": "RLS",
+    # Its clients answer no pings: they would get everything again, or be told of gaps.
+    "REPLAY_WINDOW": "0",
     "SECURE_CHANNELS": "true",
     "JWT_SECRET": SECRET,
     "PUBLICATIONS": '["leaves", "roots"]',
