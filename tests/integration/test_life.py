@@ -184,6 +184,8 @@ async def test_twenty_restarts_under_load_leave_no_hole(shop: Database, tmp_path
         "RECORD": str(record),
         # The machine may be busy.
         "DRAIN_TIMEOUT": "30000",
+        # What is handed out again on purpose is recorded, too.
+        "REPLAY_WINDOW": "0",
     }
     with Load(shop) as load:
         for _ in range(20):
