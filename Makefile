@@ -14,7 +14,7 @@ WORKERS ?= $(if $(TEST_DSN),0,3)
 # Files with a leading underscore are what the benchmarks share.
 BENCHMARKS ?= $(sort $(filter-out benchmarks/_%.py,$(wildcard benchmarks/*.py)))
 
-.PHONY: help demo test check bench release docs clean lint clients examples older $(VENV)/.docs
+.PHONY: help demo test check bench release docs clean lint clients examples older
 .DEFAULT_GOAL := help
 
 help: ## print this menu
