@@ -19,7 +19,12 @@ from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 
-SETTINGS = {"REPLAY_WINDOW": "300000", "REPLAY_PING_INTERVAL": "50", "PUBLICATIONS": '["shop"]'}
+SETTINGS = {
+    "REPLAY_WINDOW": "300000",
+    "REPLAY_WAL_MB": "1024",
+    "REPLAY_PING_INTERVAL": "50",
+    "PUBLICATIONS": '["shop"]',
+}
 SESSION = "8f14e45f-ceea-467f-a1d0-"
 
 

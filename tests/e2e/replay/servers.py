@@ -99,6 +99,7 @@ class Servers:
             port=self._ports[which],
             streaming=not is_standby,
             SLOT_NAME=self._slots[which],
+            REPLAY_WAL_MB="1024",
             **self._environment,
         )
         server.__enter__()

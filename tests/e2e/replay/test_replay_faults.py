@@ -30,9 +30,6 @@ MOST_IN_A_RUN = 300
 RESTARTS = max(2, FAULTS // 20)
 
 WINDOW = int(os.environ.get("REPLAY_WINDOW", getattr(ServerConfig(), "replay_window", 0)))
-SURVIVES_RESTARTS = (
-    getattr(ServerConfig(), "replay_wal_mb", 0) > 0 or "REPLAY_RESTARTS" in os.environ
-)
 
 pytestmark = [
     pytest.mark.e2e,
@@ -43,11 +40,6 @@ pytestmark = [
 ]
 needs_replay = pytest.mark.xfail(
     WINDOW == 0, reason="the server replays nothing", run="REPLAY_FAULTS" in os.environ
-)
-needs_restarts = pytest.mark.xfail(
-    not SURVIVES_RESTARTS,
-    reason="what was missed does not outlive the server",
-    run="REPLAY_FAULTS" in os.environ,
 )
 
 MEMBERS: tuple[tuple[str, Identity], ...] = (
@@ -145,7 +137,7 @@ async def test_nothing_is_missed_over_faults(
         async with stage.clients(servers, MEMBERS, page_url) as clients:
             a_run = Run(servers, clients, seed=seed)
             async with a_run.rows(Writer(items, seed=seed)):
-                await a_run.faults(count, server_faults=1 / 6 if SURVIVES_RESTARTS else 0)
+                await a_run.faults(count, server_faults=1 / 6)
     check(a_run, count)
 
 
@@ -166,7 +158,6 @@ async def test_clients_that_cannot_be_told_apart_miss_nothing(
     check(run, count)
 
 
-@needs_restarts
 @pytest.mark.parametrize("several", ["two servers", "a warm standby"])
 async def test_nothing_is_missed_where_servers_are_several(
     several: str, items: Database, stage: Stage, page_url: str
@@ -189,7 +180,6 @@ async def test_nothing_is_missed_where_servers_are_several(
     check(run, count)
 
 
-@needs_restarts
 async def test_a_server_that_is_stopped_and_started_repeats_nothing(
     items: Database, stage: Stage, page_url: str
 ) -> None:
