@@ -42,6 +42,9 @@ MOST_REPEATS: Final = 100
 Each counts as one if the client answers pings, but perhaps closes its connections by itself."""
 _UNANSWERED: Final = 10
 """What a replay counts for to a client that answers no pings."""
+MOST_HERE: Final = 250
+"""Open channels that one key is looked for among. Each join asks all of their clients whether they
+are still there."""
 _MOST_SHARED: Final = 100_000
 """Sessions that are remembered to be several clients'."""
 
@@ -145,6 +148,10 @@ class Memberships:
         if member.key.is_exact and member.ref and self._is_outnumbered(member):
             self.share(member.key)
         self._here.setdefault(member.key.digest, {})[member] = None
+
+    def is_crowded(self, key: Key) -> bool:
+        """Return whether so many open channels have a key that nobody could say who comes back."""
+        return len(self._here.get(key.digest, ())) >= MOST_HERE
 
     def others(self, member: Membership) -> list[Membership]:
         """Return the open memberships that may be former ones of the same client.

@@ -251,7 +251,7 @@ class Replay:
         if parked is not None and parked.member.key != key:
             self._forget(parked)
             parked = None
-        if key is None:
+        if key is None or (parked is None and self.memberships.is_crowded(key)):
             self._beginnings.begin_unknown(subscription, on_start)
             return
         member = Membership(key, ref, visit)
@@ -273,6 +273,7 @@ class Replay:
         """End a channel."""
         standing = visit.standings.pop(subscription, None)
         if standing is None:
+            self.rounds.remove(subscription)
             self._hub.unsubscribe(subscription)
             return
         written, is_held = self._written(standing), self._beginnings.is_held(standing.member)

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from websockets.exceptions import InvalidStatus
 
-from realtime_server.replay import inquiry
+from realtime_server.replay import inquiry, memberships
 from realtime_server.replay.replay import Replay
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server
@@ -388,6 +388,23 @@ async def test_anonymous_clients_behind_one_address_lose_nothing(item: Database)
             await client.until(3)
             assert list(dict.fromkeys(client.ids)) == [1, 2, 3]
             await client.close()
+
+
+async def test_of_a_crowd_with_one_address_all_get_what_comes(
+    item: Database, server: RealtimeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memberships, "MOST_HERE", 2)
+    clients = [ReplayClient(server.port) for _ in range(4)]
+    for row in (1, 2):
+        for client in clients:
+            await client.come()
+        await write(item, server, row)
+        for client in clients:
+            await client.until(row)
+            await client.cut()
+        await until_gone(server)
+    assert server.replay is not None
+    assert server.replay.stats().away == 2
 
 
 async def test_nobody_begins_behind_its_join_because_another_has_left_meanwhile(

@@ -7,7 +7,7 @@ import pytest
 
 from realtime_server.replay.absences import MOST_OF_A_KEY, LostReason
 from realtime_server.replay.identity import Key
-from realtime_server.replay.memberships import Choice, Membership, Memberships
+from realtime_server.replay.memberships import MOST_HERE, Choice, Membership, Memberships
 from realtime_server.replay.places import Place
 
 SESSION = Key(b"session", is_exact=True)
@@ -349,3 +349,15 @@ def test_all_are_lost_with_the_stream() -> None:
     world.memberships.absences.lose_all(LostReason.LOST)
     assert world.memberships.absences.lowest() is None
     assert world.join(SESSION, 3)[1] == Choice((5, 0), LostReason.LOST)
+
+
+def test_a_key_that_too_many_open_channels_have_is_crowded() -> None:
+    world = World()
+    members = []
+    for number in range(MOST_HERE):
+        assert not world.memberships.is_crowded(CLAIMS)
+        members.append(world.enter(CLAIMS, number))
+    assert world.memberships.is_crowded(CLAIMS)
+    assert not world.memberships.is_crowded(SESSION)
+    world.memberships.end(members[0])
+    assert not world.memberships.is_crowded(CLAIMS)
