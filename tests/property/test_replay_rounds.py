@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -278,6 +279,7 @@ async def live(random: Random, *, max_bytes: int = 1 << 30) -> World:
     return world
 
 
+@pytest.mark.slow
 @examples(30)
 @given(st.integers(0, 2**32 - 1))
 def test_each_channel_gets_exactly_what_is_behind_its_place(seed: int) -> None:
@@ -290,6 +292,7 @@ def test_each_channel_gets_exactly_what_is_behind_its_place(seed: int) -> None:
     run_virtual(main(), random)
 
 
+@pytest.mark.slow
 @examples(30)
 @given(st.integers(0, 2**32 - 1))
 def test_what_the_log_does_not_have_any_more_is_told_as_a_gap(seed: int) -> None:

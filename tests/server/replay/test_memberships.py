@@ -322,6 +322,7 @@ def test_an_absence_that_serves_another_one_is_as_young_as_that() -> None:
     assert len(world.memberships.absences) == 0
 
 
+@pytest.mark.slow
 def test_100_000_that_are_away_take_less_than_a_kilobyte_each() -> None:
     world = World(most_away=100_000)
     tracemalloc.start()
