@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +27,8 @@ from tests.server_helpers import (
     truncate,
     update,
 )
+
+pytestmark = pytest.mark.slow
 
 RELATIONS = [
     make_relation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TypeVar
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +28,8 @@ from realtime_core.filters import (
 from realtime_core.records import UNCHANGED, Field
 from tests.core.filters.helpers import delete, insert, relation, update
 from tests.property.examples import examples
+
+pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 OPERATORS = [operator.value for operator in Operator]

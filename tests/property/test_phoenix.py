@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,6 +41,8 @@ from tests.server_helpers import (
     truncate,
     update,
 )
+
+pytestmark = pytest.mark.slow
 
 quick = settings(max_examples=60, deadline=None)
 

@@ -21,6 +21,8 @@ from realtime_server.replay.journal import Journal
 from realtime_server.replay.records import Seal, digest, journal_secret
 from tests.property.examples import examples
 
+pytestmark = pytest.mark.slow
+
 SECRET = journal_secret("password", "secret")
 STREAM = digest("shop")
 

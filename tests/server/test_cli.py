@@ -19,7 +19,10 @@ from realtime_core import ConfigError, DecodeError, ServerError
 from realtime_server import cli, logs
 from realtime_server.config import LogFormat, LogLevel, ServerConfig, variables
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="signals"),
+    pytest.mark.slow,
+]
 
 
 class FakeServer:

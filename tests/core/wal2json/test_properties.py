@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +32,8 @@ from tests.core.wal2json.encoder import (
     TableModel,
     encode,
 )
+
+pytestmark = pytest.mark.slow
 
 # PostgreSQL's texts have no NUL and no half of a surrogate pair.
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)

@@ -23,6 +23,8 @@ from websockets.sync.client import connect
 from tests.fix_postgres import Database
 from tests.waiting import eventually_sync
 
+pytestmark = pytest.mark.slow
+
 COMMAND = [sys.executable, "-m", "realtime_server.demo"]
 
 

@@ -26,6 +26,8 @@ from tests.server_helpers import DEADLINE, make_backlog
 from tests.stopped_clock import stop_the_clock
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow
+
 MAX_BYTES = 1 << 20
 LONG = json.dumps({"text": "so long " * 1000})
 

@@ -19,6 +19,8 @@ from tests.certificates import Authority
 from tests.receiver import Receiver, Reply
 from tests.server_helpers import open_config
 
+pytestmark = pytest.mark.slow
+
 
 def config_of(*endpoints: str, **settings: Any) -> ServerConfig:
     webhooks = tuple(
