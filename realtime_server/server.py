@@ -34,8 +34,9 @@ from .net.slow_clients import Backlog, OutboxLimits
 from .phoenix.serializers import Serializer
 from .replay.check import warn_of_leftover
 from .replay.cursors import Cursors
-from .replay.replay import Replay, make_replay
+from .replay.replay import Replay
 from .replay.rounds import one_at_a_time
+from .replay.setup import make_replay
 from .replay.stats import ReplayStats
 from .rls.counters import Counters
 from .rls.mode import RlsMode

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from realtime_core import LSN, Event, SourceStats
 
@@ -30,16 +30,13 @@ from .notices import Notices
 from .parking import Parking
 from .places import Place
 from .queue_places import QueuePlaces
-from .records import journal_secret
 from .rounds import Publish
 from .standing import Standing
 from .standings import Standings
 from .stats import ReplayStats
 from .visit import Visit
 
-__all__ = ["Replay", "make_replay"]
-
-_MEGABYTE: Final = 1_000_000
+__all__ = ["Replay"]
 
 
 class VisitedOutbox(Protocol):
@@ -414,41 +411,3 @@ class Replay:
         self._beginnings.epoch = self.log.epoch
         self.memberships.absences.lose_all(LostReason.LOST)
         self._standings.begin_anew()
-
-
-def make_replay(
-    config: ServerConfig,
-    hub: Hub,
-    new_hub: Callable[[], Hub],
-    cursors: Cursors,
-    publish: Publish,
-    *,
-    attached: Callable[[], Awaitable[None]],
-    stats: Callable[[], SourceStats],
-) -> Replay:
-    """Return what brings the channels of a server back to where they were.
-
-    Args:
-        config: of the server.
-        hub: the live one.
-        new_hub: makes a hub like that.
-        cursors: number the writes of all these hubs.
-        publish: publishes events to the hub of a round.
-        attached: waits until the stream runs.
-        stats: returns the stream's counts and positions.
-    """
-    secret = journal_secret(config.db_password, config.jwt_secret)
-    replay = Replay(
-        hub,
-        new_hub,
-        publish=publish,
-        cursors=cursors,
-        identifier=Identifier(secret, kinds=config.replay_identity, claims=config.replay_claims),
-        window=config.replay_window / 1000,
-        max_bytes=config.replay_memory_mb * _MEGABYTE,
-        most_away=config.replay_max_sessions,
-        clock=cursors.clock,
-    )
-    if config.replay_slot is not None:
-        replay.continue_with(config, attached=attached, stats=stats)
-    return replay

@@ -1,0 +1,58 @@
+"""Making what brings channels back to where they were, as the settings ask for it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from realtime_core import SourceStats
+
+from ..config import ServerConfig
+from ..fanout.hub import Hub
+from .cursors import Cursors
+from .identity import Identifier
+from .records import journal_secret
+from .replay import Replay
+from .rounds import Publish
+
+__all__ = ["make_replay"]
+
+_MEGABYTE: Final = 1_000_000
+
+
+def make_replay(
+    config: ServerConfig,
+    hub: Hub,
+    new_hub: Callable[[], Hub],
+    cursors: Cursors,
+    publish: Publish,
+    *,
+    attached: Callable[[], Awaitable[None]],
+    stats: Callable[[], SourceStats],
+) -> Replay:
+    """Return what brings the channels of a server back to where they were.
+
+    Args:
+        config: of the server.
+        hub: the live one.
+        new_hub: makes a hub like that.
+        cursors: number the writes of all these hubs.
+        publish: publishes events to the hub of a round.
+        attached: waits until the stream runs.
+        stats: returns the stream's counts and positions.
+    """
+    secret = journal_secret(config.db_password, config.jwt_secret)
+    replay = Replay(
+        hub,
+        new_hub,
+        publish=publish,
+        cursors=cursors,
+        identifier=Identifier(secret, kinds=config.replay_identity, claims=config.replay_claims),
+        window=config.replay_window / 1000,
+        max_bytes=config.replay_memory_mb * _MEGABYTE,
+        most_away=config.replay_max_sessions,
+        clock=cursors.clock,
+    )
+    if config.replay_slot is not None:
+        replay.continue_with(config, attached=attached, stats=stats)
+    return replay
