@@ -150,18 +150,18 @@ async def test_a_client_comes_back_after_a_restart_and_gets_what_it_may_see(
     shop: tuple[Database, str, str],
 ) -> None:
     database, _, plugin = shop
-    slot = unique_name("slot")
-    async with serve(shop, SLOT_NAME=slot) as scene:
+    kept = {"SLOT_NAME": unique_name("slot"), "REPLAY_WAL_MB": "1024"}
+    async with serve(shop, **kept) as scene:
         client = Viewer(scene)
         await client.come()
         if plugin == "pgoutput":
             query = "select 1 from pg_replication_slots where slot_name = %s"
-            await eventually(lambda: database.execute(query, (f"{slot}_replay",)))
+            await eventually(lambda: database.execute(query, (f"{kept['SLOT_NAME']}_replay",)))
         await scene.execute("insert into item values (1, 'ann', 'a'), (2, 'bob', 'b')")
         await eventually(lambda: len(client.seen) == 1)
     for number, owner in ((3, "ann"), (4, "bob"), (5, "ann")):
         database.execute("insert into item values (%s, %s, 'x')", (number, owner))
-    async with serve(shop, SLOT_NAME=slot) as scene:
+    async with serve(shop, **kept) as scene:
         client.port = scene.server.port
         again = await client.come()
         # A slot of wal2json has no second one.
