@@ -34,6 +34,8 @@ def links() -> ModuleType:
         ("[a](../../deploy)", f"[a]({REPOSITORY}/tree/main/deploy)"),
         ("[a](../../README.md#figures)", f"[a]({REPOSITORY}/blob/main/README.md#figures)"),
         ("[a](../../examples/etl/README.md)", "[a](../examples/etl/README.md)"),
+        ("[a](../../CHANGELOG.md)", "[a](../CHANGELOG.md)"),
+        ("[a](../../SECURITY.md#what-counts)", "[a](../SECURITY.md#what-counts)"),
         ("[a](../../examples/start)", f"[a]({REPOSITORY}/blob/main/examples/start)"),
         ("[a](proxies.md), [b](../index.md#c)", "[a](proxies.md), [b](../index.md#c)"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -34,15 +35,20 @@ class Quiet(SimpleHTTPRequestHandler):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site as `make docs` builds it, in which a link that leads nowhere is an error."""
     folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
+    done = build(folder)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+    return folder
+
+
+def build(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder],
         cwd=ROOT,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=240,
     )
-    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +75,22 @@ def test_nothing_is_loaded_from_elsewhere(folder: Path) -> None:
             assert loaded not in text, page
 
 
+def test_the_changelog_and_the_security_policy_are_pages(folder: Path) -> None:
+    landing = (folder / "index.html").read_text(encoding="utf-8")
+    for name, text in (("CHANGELOG", "Keep a Changelog"), ("SECURITY", "Report a vulnerability")):
+        assert f'href="{name}/"' in landing
+        assert text in (folder / name / "index.html").read_text(encoding="utf-8")
+    support = (folder / "project" / "support" / "index.html").read_text(encoding="utf-8")
+    assert 'href="../../SECURITY/"' in support
+
+
+def test_whoever_publishes_the_site_says_where(tmp_path: Path) -> None:
+    done = build(tmp_path, SITE_URL="https://docs.example.com/realtime/")
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+    sitemap = (tmp_path / "sitemap.xml").read_text(encoding="utf-8")
+    assert "<loc>https://docs.example.com/realtime/howto/webhooks/</loc>" in sitemap
+
+
 def test_every_fence_is_code(folder: Path) -> None:
     for page in folder.rglob("*.html"):
         assert "```" not in page.read_text(encoding="utf-8"), page
@@ -89,7 +111,7 @@ def test_the_landing_page_shows_both_ways_in(browser: Browser, url: str) -> None
             "[...document.querySelectorAll('#navbar-collapse > .navbar-nav:first-child > li')]"
             ".map((item) => item.innerText.trim().split('\\n')[0])"
         )
-        assert menus == ["Home", "Library", "Server", "Examples", "Topics", "Project"]
+        assert menus == ["Home", "Install", "Library", "Server", "Examples", "Topics", "Project"]
         assert page.complaints == []
 
 

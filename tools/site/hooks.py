@@ -1,4 +1,5 @@
-"""What the documentation's site has besides docs/: the examples, and the colours of code.
+"""What the documentation's site has besides docs/: the examples, pages of the repository's root,
+and the colours of code.
 
 An example's page is its README, with its files behind. MkDocs calls the functions here while it
 builds the site (https://www.mkdocs.org/user-guide/configuration/#hooks).
@@ -17,6 +18,7 @@ from pygments.formatters import HtmlFormatter
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 STYLES = {"light": "default", "dark": "github-dark"}
+FROM_THE_ROOT = ("CHANGELOG.md", "SECURITY.md")
 LANGUAGES = {".py": "python", ".mjs": "js", ".html": "html", ".sql": "sql"}
 
 
@@ -25,6 +27,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for readme in [EXAMPLES / "README.md", *sorted(EXAMPLES.glob("*/README.md"))]:
         name = readme.relative_to(ROOT).as_posix()
         files.append(File.generated(config, name, content=page(readme)))
+    for name in FROM_THE_ROOT:
+        text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+        files.append(File.generated(config, name, content=text))
     for mode, style in STYLES.items():
         css = HtmlFormatter(style=style).get_style_defs(".highlight")
         files.append(File.generated(config, f"css/code-{mode}.css", content=css))

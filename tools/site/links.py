@@ -1,8 +1,8 @@
 """A hook of MkDocs: links from a page to other files of the repository, as `../../deploy/…`.
 
 On a page of the repository they lead to the file as it is there. Of these the site has the READMEs
-of the examples, as pages; links to all others lead to the repository's address, which
-pyproject.toml has.
+of the examples, the changelog and the security policy, as pages; links to all others lead to the
+repository's address, which pyproject.toml has.
 
 https://www.mkdocs.org/user-guide/configuration/#hooks
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+PAGES = ("CHANGELOG.md", "SECURITY.md")
 LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 
 
@@ -48,7 +49,7 @@ def to_repository(markdown: str, page: str) -> str:
         target = ROOT / path
         if path.startswith("..") or not target.exists():
             raise DeadLinkError(f"docs/{page} has a link to {found[1]}, which does not exist")
-        if path.startswith("examples/") and path.endswith("/README.md"):
+        if path in PAGES or (path.startswith("examples/") and path.endswith("/README.md")):
             return f"]({posixpath.relpath(path, posixpath.dirname(page) or '.')}"
         kind = "tree" if target.is_dir() else "blob"
         return f"]({repository()}/{kind}/main/{path}"
