@@ -38,8 +38,8 @@ bench: $(VENV)/.dev ## run the benchmarks; BENCHMARKS=benchmarks/e2e.py for one
 	    $(RUN) -m "$$(echo $${file%.py} | tr / .)" || failed="$$failed $$file"; done; \
 	if [ -n "$$failed" ]; then echo "did not finish:$$failed" >&2; exit 1; fi
 
-release: $(VENV)/.dev ## wheel and sdist of the last commit into dist/, made twice and tried
-	@$(RUN) tools/release.py
+release: $(VENV)/.dev ## wheel and sdist of the last commit into dist/, made twice and tried; REHEARSAL=1 without an address
+	@$(RUN) tools/release.py $(if $(REHEARSAL),--rehearsal)
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	@$(RUN) -m mkdocs build --strict

@@ -5,14 +5,18 @@ umasks, with the commit's time as SOURCE_DATE_EPOCH, and have to be the same bot
 changelog's newest heading has to be the version. Then the README's first steps are gone through as
 a newcomer does, with the wheel in a new virtual environment: the demo, `doctor`, and the program
 that prints a table's changes; that and `doctor` once more with the sdist in another one. What
-passes is put into `dist/`.
+passes is put into `dist/`, in place of what an earlier release has left there.
 
-Run it in a checkout, with the extra `dev` installed. Exit codes: 0 with the files in `dist/`, 1 for
-everything else.
+While pyproject.toml has the placeholder for the repository's address there is no release, since
+what is uploaded cannot be changed; `--rehearsal` makes the files all the same.
+
+Run it in a checkout, with the extra `dev` installed. Exit codes: 0 with the files in `dist/`, 1 if
+there is nothing to release, 2 for an unknown option.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import re
@@ -24,7 +28,6 @@ import tarfile
 import tempfile
 import threading
 import time
-import tomllib
 import urllib.request
 import venv
 import zipfile
@@ -57,6 +60,22 @@ def run(*command: str | Path, **options: object) -> str:
     if done.returncode != 0:
         raise ReleaseError(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
     return str(done.stdout)
+
+
+def check_addresses() -> None:
+    """Look for the repository's address, which the package's page will have.
+
+    Raises:
+        ReleaseError: pyproject.toml has a placeholder in its place.
+    """
+    lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
+    found = [str(number) for number, line in enumerate(lines, 1) if PLACEHOLDER in line]
+    if found:
+        raise ReleaseError(
+            f"{PLACEHOLDER} in pyproject.toml (lines {', '.join(found)}) stands for the "
+            "repository's address; put that there. make release REHEARSAL=1 makes the files "
+            "without it, to be tried and not to be uploaded"
+        )
 
 
 def build_twice(folder: Path) -> list[Path]:
@@ -265,7 +284,16 @@ def running(*command: str | Path, cwd: Path, **environment: str) -> Iterator[Pro
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Make wheel and sdist of the last commit.")
+    parser.add_argument(
+        "--rehearsal",
+        action="store_true",
+        help="make them although pyproject.toml has no address of the repository",
+    )
+    arguments = parser.parse_args()
     try:
+        if not arguments.rehearsal:
+            check_addresses()
         with tempfile.TemporaryDirectory(prefix="release-") as name:
             folder = Path(name)
             print("building wheel and sdist twice", flush=True)
@@ -276,18 +304,16 @@ def main() -> int:
             follow_the_readme(wheel, sdist, folder)
             dist = ROOT / "dist"
             dist.mkdir(exist_ok=True)
+            for earlier in dist.glob("realtime_core-*"):
+                earlier.unlink()
             for file in files:
                 shutil.copyfile(file, dist / file.name)
                 print(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  dist/{file.name}")
     except ReleaseError as error:
         print(f"no release: {error}", file=sys.stderr)
         return 1
-    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
-    if any(url.startswith(PLACEHOLDER) for url in urls.values()):
-        print(
-            f"Before you upload it: {PLACEHOLDER} in pyproject.toml stands for the repository's "
-            "place; put that there, and make the release again."
-        )
+    if arguments.rehearsal:
+        print("This was a rehearsal: do not upload these files.")
     return 0
 
 

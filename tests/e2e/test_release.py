@@ -58,8 +58,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def dist(repository: Path) -> Path:
     """The folder of the files that were made."""
-    done = run(sys.executable, "tools/release.py", cwd=repository)
+    earlier = repository / "dist" / "realtime_core-0.9-py3-none-any.whl"
+    earlier.parent.mkdir()
+    earlier.touch()
+    done = run(sys.executable, "tools/release.py", "--rehearsal", cwd=repository)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "do not upload" in done.stdout
+    assert not earlier.exists()
     assert re.search(r"^[0-9a-f]{64}  dist/realtime_core-.*\.whl$", done.stdout, re.M)
     assert run("git", "status", "--porcelain", cwd=repository).stdout == ""
     return repository / "dist"
@@ -89,7 +94,7 @@ def test_changes_that_are_not_committed_are_refused(repository: Path, dist: Path
     before = {file: file.stat().st_mtime_ns for file in dist.iterdir()}
     (repository / "new.py").touch()
     try:
-        done = run(sys.executable, "tools/release.py", cwd=repository)
+        done = run(sys.executable, "tools/release.py", "--rehearsal", cwd=repository)
     finally:
         (repository / "new.py").unlink()
     assert (done.returncode, done.stderr) == (
@@ -97,6 +102,31 @@ def test_changes_that_are_not_committed_are_refused(repository: Path, dist: Path
         "no release: a release is made of a commit; commit or remove first:\n?? new.py\n\n",
     )
     assert {file: file.stat().st_mtime_ns for file in dist.iterdir()} == before
+
+
+def test_without_an_address_of_the_repository_nothing_is_made(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    done = run(sys.executable, ROOT / "tools" / "release.py", cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.match(
+        r"no release: https://example\.org/ in pyproject\.toml \(lines (\d+, ){5}\d+\) stands for "
+        r"the repository's address; put that there\. make release REHEARSAL=1 ",
+        done.stderr,
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["pyproject.toml"]
+
+
+def test_an_address_of_the_repository_is_all_that_it_asks_for(
+    release: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(release.ReleaseError):
+        release.check_addresses()
+    settled = text.replace("https://example.org/realtime-core", "https://git.example.com/core")
+    (tmp_path / "pyproject.toml").write_text(settled)
+    release.check_addresses()
 
 
 def test_the_page_of_the_package_has_no_relative_link(metadata: Message) -> None:
