@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 import yaml
 
-from realtime_core import SourceStats
+from realtime_core import SourceStats, __version__
 from realtime_server.config import ServerConfig, variables
 from realtime_server.fanout.hub import HubStats
 from realtime_server.metrics import Metrics
 from tests.dockerfile import Dockerfile
 from tests.server_helpers import make_backlog
+from tests.tokens import SECRET
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 DEFAULTS = ServerConfig(secure_channels=False)
@@ -139,10 +140,64 @@ def test_the_pods_secrets_are_where_the_settings_say(manifests: dict[str, Any]) 
         one["name"]: one for one in manifests["Deployment"]["spec"]["template"]["spec"]["volumes"]
     }
     assert set(mounts.values()) == set(volumes)
-    files = [one["value"] for one in container["env"] if one["name"].endswith("_FILE")]
-    assert len(files) == 2
-    for file in files:
+    env = {one["name"]: one["value"] for one in container["env"]}
+    assert env.keys() == {"DB_PASSWORD_FILE", "JWT_SECRET_FILE"}
+    for file in env.values():
         assert "secret" in volumes[mounts[str(Path(file).parent)]]
+    # No secret is a setting that kubectl describe shows.
+    settings = manifests["ConfigMap"]["data"]
+    assert settings.keys() & {one.name for one in variables() if one.secret} == set()
+
+
+def test_the_pods_check_the_databases_certificate(manifests: dict[str, Any]) -> None:
+    settings = manifests["ConfigMap"]["data"]
+    assert settings["DB_SSL"] == "verify-full"
+    container = only_container(manifests)
+    mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
+    authority = Path(settings["DB_SSL_ROOT_CERT"])
+    volumes = manifests["Deployment"]["spec"]["template"]["spec"]["volumes"]
+    [volume] = [one for one in volumes if one["name"] == mounts[str(authority.parent)]]
+    assert volume["configMap"] == {"name": "realtime-database-ca"}
+
+
+def test_the_pods_settings_are_accepted(manifests: dict[str, Any], tmp_path: Path) -> None:
+    """As the container finds them, with the files of its volumes."""
+    (tmp_path / "db_password").write_text("secret\n")
+    (tmp_path / "jwt_secret").write_text(f"{SECRET}\n")
+    (tmp_path / "ca.crt").touch()
+    container = only_container(manifests)
+    env = {one["name"]: one["value"] for one in container["env"]}
+    environ = {
+        name: str(tmp_path / Path(value).name) if value.startswith("/run/") else value
+        for name, value in (manifests["ConfigMap"]["data"] | env).items()
+    }
+    config = ServerConfig.from_env(environ)
+    assert config.slot_name is not None
+    assert config.port == DEFAULTS.port
+
+
+KUBERNETES = (DEPLOY.parent / "docs" / "howto" / "kubernetes.md").read_text(encoding="utf-8")
+
+
+def test_the_image_is_named_by_the_version(manifests: dict[str, Any]) -> None:
+    image = only_container(manifests)["image"]
+    assert image.partition(":")[2] == __version__
+    assert set(re.findall(r"registry\.example\.com/[\w:.]+\w", KUBERNETES)) == {image}
+    texts = [file.read_text("utf-8") for file in DEPLOY.rglob("*") if file.is_file()]
+    assert not any(":latest" in text for text in texts)
+
+
+def test_the_commands_of_the_page_make_what_the_pods_mount(manifests: dict[str, Any]) -> None:
+    volumes = manifests["Deployment"]["spec"]["template"]["spec"]["volumes"]
+    secrets = {one["secret"]["secretName"] for one in volumes if "secret" in one}
+    configs = {one["configMap"]["name"] for one in volumes if "configMap" in one}
+    assert {*re.findall(r"create secret generic (\S+)", KUBERNETES)} == secrets
+    assert {*re.findall(r"create configmap (\S+)", KUBERNETES)} == configs
+    files = set(re.findall(r"--from-file=(\S+)", KUBERNETES))
+    container = only_container(manifests)
+    paths = [one["value"] for one in container["env"] if one["name"].endswith("_FILE")]
+    paths.append(manifests["ConfigMap"]["data"]["DB_SSL_ROOT_CERT"])
+    assert files == {Path(path).name for path in paths}
 
 
 def test_the_probes_ask_what_the_server_has(manifests: dict[str, Any]) -> None:
@@ -207,8 +262,16 @@ def test_the_pod_is_confined(manifests: dict[str, Any], dockerfile: Dockerfile) 
     assert pod["runAsNonRoot"] is True
     assert f"{pod['runAsUser']}:{pod['runAsGroup']}" == dockerfile.stages[-1]["USER"]
     assert container["readOnlyRootFilesystem"] is True
+    # With these the namespace may be under the Pod Security Standard "restricted":
+    # https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
     assert container["allowPrivilegeEscalation"] is False
     assert container["capabilities"] == {"drop": ["ALL"]}
+    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+    spec = manifests["Deployment"]["spec"]["template"]["spec"]
+    assert not spec.keys() & {"hostNetwork", "hostPID", "hostIPC", "initContainers"}
+    kinds = {kind for one in spec["volumes"] for kind in one if kind != "name"}
+    assert kinds <= {"configMap", "secret", "emptyDir", "projected", "persistentVolumeClaim"}
+    assert spec["automountServiceAccountToken"] is False
 
 
 def only_container(manifests: dict[str, Any]) -> Any:

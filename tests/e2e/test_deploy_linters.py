@@ -85,8 +85,28 @@ def test_the_manifests_fit_the_schemas_of_kubernetes(name: str) -> None:
         assert len(re.findall("passed for resource", output)) == len(kinds)
 
 
-def test_the_schemas_would_find_a_misspelt_key(tmp_path: Path) -> None:
-    file = changed("kubernetes.yaml", "minAvailable: 1", "minimumAvailable: 1", tmp_path)
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("minAvailable: 1", "minimumAvailable: 1", "minimumAvailable"),
+        ("livenessProbe:", "aliveProbe:", "aliveProbe"),
+        ("httpGet: {path: /ready, port: http}", "httpGet: {url: /ready, port: http}", "url"),
+        ("readOnlyRootFilesystem: true", "readonlyRootFilesystem: true", "readonlyRootFilesystem"),
+        ("{drop: [ALL]}", "{drop: ALL}", "ALL"),
+        ("automountServiceAccountToken: false", 'automountServiceAccountToken: "no"', "no"),
+        ("configMap: {name: realtime-database-ca}", "configmap: {name: ca}", "configmap"),
+        ('EXPOSE_METRICS: "true"', "EXPOSE_METRICS: true", "EXPOSE_METRICS"),
+        ("terminationGracePeriodSeconds: 20", "terminationGracePeriodSeconds: 20s", "20s"),
+    ],
+)
+def test_the_schemas_would_find_a_mistake(tmp_path: Path, old: str, new: str, found: str) -> None:
+    code, output = kubernetes_schemas(changed("kubernetes.yaml", old, new, tmp_path))
+    assert code == 1
+    assert found in output
+
+
+def test_the_schemas_would_find_a_mistake_in_the_ingress(tmp_path: Path) -> None:
+    file = changed("kubernetes-ingress.yaml", "pathType: Exact", "pathType: 1", tmp_path)
     code, output = kubernetes_schemas(file)
     assert code == 1
-    assert "minimumAvailable" in output
+    assert "pathType" in output
