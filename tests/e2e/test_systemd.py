@@ -56,7 +56,30 @@ def test_its_exposure_is_what_the_documentation_says(unit: Path) -> None:
     assert float(rated[1]) <= 1.5
 
 
-def test_every_variable_in_it_is_one_of_the_servers() -> None:
+def override() -> str:
+    """What the documentation adds to the unit."""
+    page = (UNIT.parents[1] / "docs" / "howto" / "systemd.md").read_text(encoding="utf-8")
+    [text] = re.findall('^```ini title="override.conf"\n(.*?)^```$', page, re.M | re.S)
+    return str(text)
+
+
+def test_systemd_finds_nothing_wrong_with_what_the_documentation_adds(unit: Path) -> None:
+    folder = unit.parent / f"{unit.name}.d"
+    folder.mkdir()
+    (folder / "override.conf").write_text(override(), encoding="utf-8")
+    assert analyze("verify", unit) == (0, "")
+    (folder / "override.conf").write_text("[Service]\nLoadCredentials=a:/b\n", encoding="utf-8")
+    assert "Unknown key 'LoadCredentials'" in analyze("verify", unit)[1]
+
+
+def test_every_variable_is_one_of_the_servers_and_every_credential_is_there() -> None:
     names = {name for one in variables() for name in (one.name, f"{one.name}_FILE")}
-    [line] = re.findall("^Environment=(.*)$", UNIT.read_text(encoding="utf-8"), re.MULTILINE)
-    assert {part.partition("=")[0] for part in line.split()} <= names
+    text = UNIT.read_text(encoding="utf-8") + override()
+    settings = dict(
+        part.split("=", 1)
+        for line in re.findall("^Environment=(.*)$", text, re.MULTILINE)
+        for part in line.split()
+    )
+    assert settings.keys() <= names
+    loaded = set(re.findall(r"^LoadCredential=(\w+):", text, re.MULTILINE))
+    assert {one.removeprefix("%d/") for one in settings.values() if "%d/" in one} == loaded
