@@ -22,6 +22,7 @@ from ..config.database.tables import Table, TableName
 from .counters import Counters
 from .lookup.casts import Casts
 from .lookup.former import Condition, read_conditions
+from .lookup.locks import LockedRelation
 from .lookup.settling import until_settled
 from .lookup.together import Together
 from .lookup.visibility import Visibility
@@ -48,8 +49,8 @@ class Verdict:
     locked."""
     seconds: Mapping[Viewer, float] = attrs.field(factory=dict)
     """Seconds that the policies of each viewer took beyond the usual time for as many rows."""
-    locked: Sequence[Table] = ()
-    """The tables that are locked."""
+    locked: Set[LockedRelation] = frozenset()
+    """The tables that are locked, and other relations."""
     locked_out: Set[Viewer] = frozenset()
     """The viewers that were not checked for all rows because a table is locked."""
 
@@ -128,7 +129,7 @@ class Checker:
         tables = await self._look_at_tables(catalog, by_relation, roles, xids)
         pages: list[TableCheck] = []
         seconds: dict[Viewer, float] = {}
-        locked: list[Table] = []
+        locked: set[LockedRelation] = set()
         for relation, places in by_relation.items():
             table = tables.get((relation.schema, relation.table))
             # Another table of the same name has other readers.
@@ -161,8 +162,7 @@ class Checker:
             unasked = {viewer for viewer, count in page.timeouts.items() if not count} | apart
             self._samples.note(candidates, sampled, page.failed, unasked)
             timeouts.update(page.timeouts)
-            if page.locked_out:
-                locked.append(table)
+            locked |= page.locked
             for viewer, taken in page.seconds.items():
                 seconds[viewer] = seconds.get(viewer, 0.0) + taken
             pages.append(page)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Container, Hashable, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
@@ -73,9 +74,11 @@ class RoundPublisher:
         self._counters = counters
         # Rounds check at the same time, and write one after the other.
         self._writing = asyncio.Lock()
+        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        await self._visibility.__aenter__()
+        await self._stack.enter_async_context(self._visibility)
+        await self._stack.enter_async_context(self._locks)
         return self
 
     async def __aexit__(
@@ -84,8 +87,7 @@ class RoundPublisher:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self._locks.__aexit__(exc_type, exc, traceback)
-        await self._visibility.__aexit__(exc_type, exc, traceback)
+        await self._stack.aclose()
 
     async def renew(self) -> None:
         """Ask another server from now on, since the changes come from there."""

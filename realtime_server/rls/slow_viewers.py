@@ -19,6 +19,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Sequence, Set
+from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -95,8 +96,11 @@ class SlowViewers:
         self._slow_lines = LineLimit()
         self._retry_lines = LineLimit()
         self._ending: set[asyncio.Task[None]] = set()
+        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._locks)
+        await self._stack.enter_async_context(self._trial)
         return self
 
     async def __aexit__(
@@ -110,8 +114,7 @@ class SlowViewers:
         self._queues.clear()
         if self._ending:
             await asyncio.wait(self._ending)
-        await self._trial.__aexit__(exc_type, exc, traceback)
-        await self._locks.__aexit__(exc_type, exc, traceback)
+        await self._stack.aclose()
 
     @property
     def slow(self) -> Set[Viewer]:

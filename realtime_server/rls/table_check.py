@@ -12,6 +12,7 @@ from realtime_core import UNCHANGED, Delete, Insert, Relation, RowChange, Update
 from ..config.database.tables import LiveColumn, Table
 from .counters import Counters
 from .lookup.former import Condition, is_known, text_of
+from .lookup.locks import LockedRelation
 from .lookup.questions import Answer, Failure, Question, Row
 from .payloads import Answers, ErrorView, View, unknown_values
 from .pending_changes import PendingChange, Shown
@@ -119,7 +120,9 @@ class TableCheck:
         self._errors: list[tuple[int, str, Sequence[Viewer]]] = []
         self.timeouts: Counter[Viewer] = Counter()
         self.locked_out: set[Viewer] = set()
-        """The viewers that were not checked for all rows because the table is locked."""
+        """The viewers that were not checked for all rows because a table is locked."""
+        self.locked: set[LockedRelation] = set()
+        """The tables that were locked, and other relations."""
         self.seconds: dict[Viewer, float] = {}
         """Seconds that a viewer's policies took beyond the usual time for as many rows, by
         viewer."""
@@ -256,6 +259,7 @@ class TableCheck:
     def _take(self, sheet: _RowSet, question: Question, answer: Answer, counters: Counters) -> None:
         viewer = question.viewer
         columns = self._columns[viewer.role]
+        self.locked |= answer.locked
         beyond = max(answer.seconds - _USUAL * (len(question.places) - 1), 0.0)
         self.seconds[viewer] = self.seconds.get(viewer, 0.0) + beyond
         for row in answer.visible:

@@ -9,16 +9,15 @@ of a locked table are checked again when it is not locked any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from types import TracebackType
 from typing import Final, Self
 
 import attrs
 
-from ..config.database.tables import Table
 from ..fanout.turns import Turn, in_turn
 from .checker import Checker
-from .lookup.locks import Locks
+from .lookup.locks import LockedRelation, Locks
 from .lookup.together import Together
 from .lookup.visibility import Visibility
 from .pending_changes import PendingChange, Shown, merged
@@ -167,11 +166,11 @@ class Trial:
             self._wait_for_locks(locked_out, verdict.locked)
         return left
 
-    def _wait_for_locks(self, locked_out: Sequence[_Waiting], tables: Sequence[Table]) -> None:
-        """Check viewers again when tables are not locked any more."""
+    def _wait_for_locks(self, locked_out: Sequence[_Waiting], locked: Set[LockedRelation]) -> None:
+        """Check viewers again when nothing is locked any more that their check needs."""
 
         async def wait() -> None:
-            await self._locks.released(tables)
+            await self._locks.released(locked)
             self.locked_out.difference_update(one.viewer for one in locked_out)
             self._start(locked_out)
 

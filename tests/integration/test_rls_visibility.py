@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 
 from realtime_server.config.database.catalog import look_at_tables
 from realtime_server.config.database.tables import Table
-from realtime_server.rls.lookup.locks import Locks
+from realtime_server.rls.lookup.locks import LockedRelation, Locks
 from realtime_server.rls.lookup.questions import Answer, Failure, Question, Row
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.viewers import Viewer
@@ -404,13 +404,97 @@ async def test_the_rows_of_a_locked_table_stay_unanswered_until_it_is_not(
             assert (
                 await scene.visibility.check_by_halves(table, rows, questions[0])
             ).failed == both
-            waiting = [asyncio.create_task(locks.released([table])) for _ in range(2)]
+            [relation] = answers[0].locked
+            waiting = [asyncio.create_task(locks.released([relation])) for _ in range(2)]
             done, _ = await asyncio.wait(waiting, timeout=TIMEOUT)
             assert not done
             locker.rollback()
         await asyncio.gather(*waiting)
     assert seen(await scene.visibility.check(table, rows, questions)) == [{0, 1}, set()]
     assert caplog.text.count("table public.notes is locked") == 1
+
+
+MEMBERS = "exists (select from members m where m.owner = notes.owner and m.id > 0)"
+BY_VIEW = "exists (select from known k where k.owner = notes.owner)"
+
+
+@pytest.mark.parametrize(
+    ("policy", "locked", "statement"),
+    [
+        pytest.param(OWN, "table public.notes_1", "lock table notes_1", id="its partition"),
+        pytest.param(MEMBERS, "table public.members", "lock table members", id="table"),
+        pytest.param(MEMBERS, "table public.members_1", "lock table members_1", id="partition"),
+        pytest.param(
+            MEMBERS, "index public.members_1_pkey", "reindex index members_1_pkey", id="index"
+        ),
+        pytest.param(BY_VIEW, "view public.known", "alter view known set schema other", id="view"),
+        pytest.param(BY_VIEW, "table public.members", "lock table members", id="view's table"),
+        pytest.param(
+            "is_member(owner)", "table public.members", "lock table members", id="in a function"
+        ),
+    ],
+)
+async def test_what_a_check_needs_is_waited_for_while_it_is_locked(
+    scene: Scene, policy: str, locked: str, statement: str
+) -> None:
+    scene.execute(
+        "create schema other",
+        "create table members (id int primary key, owner text) partition by list (id)",
+        "create table members_1 partition of members for values in (1, 2)",
+        "create view known as select owner from members where id > 0",
+        "create function is_member(who text) returns boolean stable language plpgsql as"
+        " $$ begin return exists (select from members where owner = who and id > 0); end $$",
+        f"grant select on members, known to {scene.reader}",
+        "insert into members values (1, 'ann')",
+    )
+    scene.make("id int primary key, owner text) partition by list (id", policy)
+    scene.execute(
+        "create table notes_1 partition of notes for values in (1)",
+        "create table notes_2 partition of notes for values in (2)",
+        "insert into notes values (1, 'ann'), (2, 'eve')",
+    )
+    table = await scene.table()
+    rows = [Row(("1",)), Row(("2",))]
+    questions = [Question(scene.viewer(name), (0, 1)) for name in ("ann", "ann")]
+    async with Locks(scene.visibility.catalog) as locks:
+        with psycopg.connect(scene.database.dsn) as locker:
+            if statement.startswith("lock"):
+                statement += " in access exclusive mode"
+            locker.execute(statement.encode())
+            for limit in (None, TIMEOUT / 10):
+                answers = await scene.visibility.check(table, rows, questions, limit=limit)
+                for answer in answers:
+                    assert answer.failed == {0: Failure.LOCKED, 1: Failure.LOCKED}
+                    assert locked in map(str, answer.locked)
+            waiting = asyncio.create_task(locks.released(answers[0].locked))
+            done, _ = await asyncio.wait({waiting}, timeout=TIMEOUT)
+            assert not done
+            locker.rollback()
+        await waiting
+    assert seen(await scene.visibility.check(table, rows, questions)) == [{0}, {0}]
+
+
+async def test_a_lock_that_is_not_in_the_way_excuses_no_policy(scene: Scene) -> None:
+    scene.execute("create table elsewhere (id int)")
+    scene.make("id int primary key, owner text", "pg_sleep(60) is not null")
+    scene.execute("insert into notes values (1, 'ann')")
+    with psycopg.connect(scene.database.dsn) as locker:
+        locker.execute("lock table elsewhere in access exclusive mode")
+        for limit in (None, TIMEOUT / 10):
+            [answer] = await scene.ask([1], "ann", limit=limit)
+            assert answer.failed == {0: Failure.TIMEOUT}
+
+
+async def test_nobody_waits_for_a_watch_that_has_ended(scene: Scene) -> None:
+    scene.make("id int primary key, owner text")
+    relation = LockedRelation((await scene.table()).oid, "table", "public", "notes")
+    with psycopg.connect(scene.database.dsn) as locker:
+        locker.execute("lock table notes in access exclusive mode")
+        async with Locks(scene.visibility.catalog) as locks:
+            waiting = asyncio.create_task(locks.released([relation]))
+            done, _ = await asyncio.wait({waiting}, timeout=TIMEOUT)
+            assert not done
+        await asyncio.wait_for(waiting, 5)
 
 
 async def test_a_key_that_is_none_any_more_is_an_error(scene: Scene) -> None:

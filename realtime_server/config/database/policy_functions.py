@@ -35,6 +35,7 @@ __all__ = [
     "ImmutableCall",
     "functions_of_policies",
     "immutable_calls",
+    "reached_by_policies",
 ]
 
 _COUNTS: Final = """
@@ -113,7 +114,7 @@ _REACHED: Final = """
                     SELECT class.relation, v.oid
                     FROM pg_catalog.pg_class v
                     WHERE v.relname = w.name AND v.oid >= '16384'::pg_catalog.oid
-                        AND (v.relkind = 'v' OR v.relrowsecurity)
+                        AND ({named})
                     OFFSET 0
                 ) found (classid, objid)
                 UNION ALL
@@ -133,7 +134,9 @@ _REACHED: Final = """
 """
 
 
-def _reached(which: str, *, tells_names: bool) -> str:
+def reached_by_policies(
+    which: str, *, tells_names: bool = False, finds_all_tables: bool = False
+) -> str:
     """Return the WITH clause of a query: a table of all database objects that policies use.
 
     These are the functions, operators, views and other objects that the policies name, those that
@@ -144,12 +147,17 @@ def _reached(which: str, *, tells_names: bool) -> str:
         tells_names: whether the table has a column ``by_name``, which is true where an object is
             known only because its name is in the body of a function. An object that is known in
             both ways is in the table twice then.
+        finds_all_tables: whether all tables are looked for in texts; else only views and tables
+            with policies, since others call no functions.
     """
     parts = {"by_name": ", by_name", "no": ", false", "yes": ", true"}
     parts["carried"] = ", r.by_name OR n.by_name"
     if not tells_names:
         parts = dict.fromkeys(parts, "")
-    return _REACHED.format(which=which, **parts)
+    named = "v.relkind = 'v' OR v.relrowsecurity"
+    if finds_all_tables:
+        named = "v.relkind = ANY ('{r,p,v,m}'::pg_catalog.\"char\"[])"
+    return _REACHED.format(which=which, named=named, **parts)
 
 
 _NAME: Final = """
@@ -179,7 +187,7 @@ CALLS_FUNCTIONS: Final = """
 are not PostgreSQL's."""
 
 _FUNCTIONS: Final = f"""
-    {_reached("p.polrelid = ANY (%s::pg_catalog.oid[])", tells_names=False)}
+    {reached_by_policies("p.polrelid = ANY (%s::pg_catalog.oid[])")}
     SELECT p.polrelid::pg_catalog.int8,
         pg_catalog.string_agg(
             DISTINCT f.oid::pg_catalog.text || ' ' || f.xmin::pg_catalog.text, ','
@@ -199,7 +207,7 @@ _NO_JIT: Final = "SET LOCAL jit = off"
 
 _CALLS: Final = f"""
     {
-    _reached(
+    reached_by_policies(
         '''p.polrelid IN (
             SELECT c.oid
             FROM pg_catalog.pg_publication_tables t

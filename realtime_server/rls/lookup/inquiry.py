@@ -13,6 +13,7 @@ import psycopg
 
 from ...config.database.tables import LiveColumn, Table
 from .former import Condition
+from .locks import LockedRelation
 from .questions import Answer, Failure, Question, Row
 from .visibility_sql import former_function, function, rows_of, type_of
 
@@ -22,9 +23,12 @@ logger = logging.getLogger("realtime.rls")
 
 Todo: TypeAlias = Sequence[tuple[int, tuple[int, ...]]]
 """The questions that are left: pairs of a question's place and the places of its rows."""
-Found: TypeAlias = tuple[int, list[int] | None, str | None, str | None, float | None]
+Found: TypeAlias = tuple[
+    int, list[int] | None, str | None, str | None, float | None, list[int] | None
+]
 """A viewer's answer: its number from 1; the rows that it may see, or None with the SQLSTATE and the
-message of the error; and the seconds that it took."""
+message of the error; the seconds that it took; and, where the error is that it took too long, the
+OIDs of the relations of the database that are locked."""
 
 Said: TypeAlias = dict[tuple[int, str, str], float]
 """The time until which a problem is not logged again, by table, role and problem."""
@@ -90,10 +94,18 @@ class Inquiry:
         )
         return f"SELECT * FROM pg_temp.{name}({slots})", parameters
 
-    def leave_out(self, todo: Todo, why: Failure = Failure.UNASKED) -> None:
-        """Note that these questions stay unanswered."""
+    def leave_out(self, todo: Todo, locked: frozenset[LockedRelation] = frozenset()) -> None:
+        """Note that these questions stay unanswered.
+
+        Args:
+            todo: the questions.
+            locked: what is locked, if that is why.
+        """
+        why = Failure.LOCKED if locked else Failure.UNASKED
         for place, places in todo:
-            self.answers[place].failed.update(dict.fromkeys(places, why))
+            answer = self.answers[place]
+            answer.failed.update(dict.fromkeys(places, why))
+            answer.locked |= locked
 
     def note(
         self,
@@ -129,7 +141,7 @@ class Inquiry:
 def none_found(todo: Todo, exc: psycopg.Error) -> list[Found]:
     """Return that no question can be answered."""
     problem, detail = exc.sqlstate or "?", exc.diag.message_primary
-    return [(index + 1, None, problem, detail, None) for index in range(len(todo))]
+    return [(index + 1, None, problem, detail, None, None) for index in range(len(todo))]
 
 
 def _array(texts: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import enum
 import attrs
 
 from ..viewers import Viewer
+from .locks import LockedRelation
 
 __all__ = ["Answer", "Failure", "Question", "Row"]
 
@@ -21,7 +22,7 @@ class Failure(enum.Enum):
     UNASKED = "unasked"
     """The policies were not run, for example because earlier questions took all the time."""
     LOCKED = "locked"
-    """The policies were not run, because somebody has locked the table."""
+    """The policies were not run, because somebody has locked a table that this needs."""
 
 
 @attrs.frozen
@@ -49,11 +50,12 @@ class Answer:
 
     visible: set[int] = attrs.field(factory=set)
     failed: dict[int, Failure] = attrs.field(factory=dict)
+    locked: frozenset[LockedRelation] = frozenset()
+    """The relations that were locked, where this is why policies were not run."""
     seconds: float = attrs.field(default=0.0, eq=False)
     """Seconds that the viewer's policies took."""
 
     @property
     def was_left_out(self) -> bool:
-        """Whether the viewer's policies were not run for some rows, though the table was not
-        locked."""
+        """Whether the viewer's policies were not run for some rows, though no table was locked."""
         return Failure.UNASKED in self.failed.values()

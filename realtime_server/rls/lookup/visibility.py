@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 from weakref import WeakKeyDictionary
@@ -35,9 +35,10 @@ from ...config.database.connections import OWN_PATH, Connections, Dsn
 from ...config.database.tables import LiveColumn, Table
 from .former import Condition
 from .inquiry import Found, Inquiry, Said, Todo, none_found
+from .locks import LockedRelation, locks_in_the_way
 from .questions import Answer, Failure, Question, Row
 from .running_call import RunningCall
-from .visibility_sql import CANCELED, LOCKED
+from .visibility_sql import CANCELED
 
 __all__ = ["Visibility"]
 
@@ -140,7 +141,8 @@ class Visibility:
         condition: Condition | None = None,
         limit: float | None = None,
     ) -> list[Answer]:
-        """Answer each question, in order. While the table is locked, questions stay unanswered.
+        """Answer each question, in order. While a table that this needs is locked, questions stay
+        unanswered.
 
         Args:
             table: a table with a primary key.
@@ -183,7 +185,7 @@ class Visibility:
     ) -> Answer:
         """Answer a question that may time out, and find the rows that take the time by halves.
 
-        If the table is locked meanwhile, the rows that are left stay unanswered.
+        If a table that this needs is locked meanwhile, the rows that are left stay unanswered.
         """
         answer = Answer()
         halves = [question.places]
@@ -195,7 +197,8 @@ class Visibility:
             answer.visible |= found.visible
             answer.failed |= found.failed
             answer.seconds += found.seconds
-            if Failure.LOCKED in found.failed.values():
+            if found.locked:
+                answer.locked |= found.locked
                 left = (place for half in halves for place in half)
                 answer.failed |= dict.fromkeys(left, Failure.LOCKED)
                 break
@@ -245,14 +248,14 @@ class Visibility:
                 inquiry.note(place, places, Failure.ERROR, "it ends the session")
                 return
             again: list[tuple[int, tuple[int, ...]]] = []
-            for index, visible, problem, detail, seconds in rows:
+            for index, visible, problem, detail, seconds, locked in rows:
                 place, places = todo[index - 1]
                 answer = inquiry.answers[place]
                 answer.seconds += seconds or 0.0
                 if visible is not None:
                     answer.visible.update(one - 1 for one in visible)
-                elif problem == LOCKED:
-                    inquiry.leave_out([*again, *todo[index - 1 :]], Failure.LOCKED)
+                elif locked and (found := await self._locks_in_the_way(inquiry, locked)):
+                    inquiry.leave_out([*again, *todo[index - 1 :]], found)
                     return
                 elif problem == CANCELED:
                     # The first may have ended the call by itself, and would do so again.
@@ -273,6 +276,12 @@ class Visibility:
                 else:
                     inquiry.note(place, places, Failure.ERROR, problem, detail)
             todo = again + todo[len(rows) :]
+
+    async def _locks_in_the_way(
+        self, inquiry: Inquiry, locked: Collection[int]
+    ) -> frozenset[LockedRelation]:
+        async with self.catalog.one() as connection:
+            return await locks_in_the_way(connection, inquiry.table.oid, locked)
 
     async def _call(self, inquiry: Inquiry, todo: Todo, limit: float | None) -> list[Found]:
         table = inquiry.table
@@ -312,11 +321,11 @@ class Visibility:
                     return await cursor.fetchall()
             except psycopg.Error as exc:
                 if running.is_terminated:
-                    return [(1, None, CANCELED, None, None)]
+                    return [(1, None, CANCELED, None, None, None)]
                 if connection.closed:
                     raise _LostError from exc
                 if isinstance(exc, psycopg.OperationalError):
-                    return [(1, None, CANCELED, None, None)]
+                    return [(1, None, CANCELED, None, None, None)]
                 # Not of a policy, which the function catches, but of the call itself: a key
                 # that is none any more.
                 return none_found(todo, exc)

@@ -16,12 +16,12 @@ from typing import Final
 from psycopg import sql
 
 from ...config.database.tables import Functions, KeyColumn, Table
+from .locks import LOCKED_RELATIONS
 
-__all__ = ["CANCELED", "LOCKED", "former_function", "function", "rows_of", "type_of"]
+__all__ = ["CANCELED", "former_function", "function", "rows_of", "type_of"]
 
-# What stops a call early: the viewer and those behind it have no answer yet.
+# It stops a call early: the viewer and those behind it have no answer yet.
 CANCELED: Final = "canceled"
-LOCKED: Final = "locked"
 
 _FUNCTION: Final = """
 CREATE FUNCTION pg_temp.{name}(
@@ -30,7 +30,7 @@ CREATE FUNCTION pg_temp.{name}(
 )
 RETURNS TABLE (
     viewer_ integer, visible_ integer[], problem_ pg_catalog.text, detail_ pg_catalog.text,
-    seconds_ double precision
+    seconds_ double precision, locked_ pg_catalog.int8[]
 )
 LANGUAGE plpgsql
 -- At the end, however it comes, the role is the session's own.
@@ -70,16 +70,15 @@ BEGIN
                     'epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started_
                 );
                 problem_ := CASE
-                    WHEN EXISTS (
-                        SELECT FROM pg_catalog.pg_locks l
-                        WHERE l.relation OPERATOR(pg_catalog.=) {oid}::pg_catalog.oid
-                            AND l.mode OPERATOR(pg_catalog.=) 'AccessExclusiveLock'
-                    ) THEN 'locked'
                     WHEN SQLSTATE OPERATOR(pg_catalog.=) '57014' THEN 'canceled'
                     ELSE SQLSTATE
                 END;
                 detail_ := pg_catalog.left(SQLERRM, 1000);
-                IF problem_ OPERATOR(pg_catalog.<>) SQLSTATE THEN
+                -- Perhaps the viewer waited for one of these: the caller finds out.
+                locked_ := ARRAY({locked});
+                IF problem_ OPERATOR(pg_catalog.=) 'canceled'
+                    OR pg_catalog.cardinality(locked_) OPERATOR(pg_catalog.>) 0
+                THEN
                     RETURN NEXT;
                     RETURN;
                 END IF;
@@ -87,6 +86,7 @@ BEGIN
                 -- Ours at the end, unless there is no answer yet.
                 problem_ := CASE WHEN visible_ IS NULL THEN SQLSTATE END;
                 detail_ := CASE WHEN visible_ IS NULL THEN pg_catalog.left(SQLERRM, 1000) END;
+                locked_ := NULL;
         END;
         RETURN NEXT;
     END LOOP;
@@ -238,6 +238,7 @@ def _named(oid: int, fields: dict[str, str], called: Functions) -> tuple[str, st
         "called": called.stamp,
         "forget": _FORGET if called.immutable else "",
         "oid": str(oid),
+        "locked": LOCKED_RELATIONS,
     }
     # It ends the quoted body, too, so that nothing in there can.
     unique = f"realtime_{hashlib.sha256(repr(fields).encode()).hexdigest()[:16]}"

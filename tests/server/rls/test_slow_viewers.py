@@ -16,7 +16,6 @@ import pytest_asyncio
 
 from realtime_core import Gap, GapReason, Position, Relation, RowChange
 from realtime_core.lsn import LSN
-from realtime_server.config.database.tables import Table
 from realtime_server.fanout import turns
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
@@ -28,6 +27,7 @@ from realtime_server.rls import slow_viewer_queue
 from realtime_server.rls.checker import Checker, Verdict
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.delivery import Delivery
+from realtime_server.rls.lookup.locks import LockedRelation
 from realtime_server.rls.lookup.together import Together
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.matcher import Matcher
@@ -43,7 +43,7 @@ TODOS, OTHERS = make_relation(), make_relation(table="others")
 ANN, BOB, EVE = (Viewer.of({"role": "reader", "sub": sub}) for sub in ("ann", "bob", "eve"))
 GAP = Gap(None, Position(LSN(1)), GapReason.SLOT_MISSING)
 SIZE = 10_000
-TABLE = cast("Table", SimpleNamespace(oid=1, schema="public", name="todos"))
+LOCKED = LockedRelation(1, "table", "public", "todos")
 
 
 class Id:
@@ -107,7 +107,7 @@ class Stage:
         if self.is_locked:
             await asyncio.sleep(0)
             timeouts.update(dict.fromkeys(asked, 0))
-            return Verdict([{} for _ in candidates], timeouts, {}, [TABLE], asked)
+            return Verdict([{} for _ in candidates], timeouts, {}, {LOCKED}, asked)
         if lookup is None:
             self.together.append(set(asked))
             timeouts.update(asked & self.slow - self.new)
@@ -139,12 +139,12 @@ class Stage:
         """As a pool's connection."""
         yield self
 
-    async def execute(self, query: str, parameters: Any) -> Stage:
+    async def execute(self, query: str) -> Stage:
         self.looks_at_locks += 1
         return self
 
     async def fetchall(self) -> list[tuple[int]]:
-        return [(TABLE.oid,)] if self.is_locked else []
+        return [(LOCKED.oid,)] if self.is_locked else []
 
     async def publish(self, one: int, *, table: Relation = TODOS) -> None:
         reads = [Read(attrs.evolve(insert(table, str(one), "x"), index=one), SIZE)]
@@ -524,7 +524,8 @@ async def test_a_lock_is_no_viewers_fault_and_makes_one_line(
             await stage.until(viewer, "1")
         assert not stage.viewers.slow
     assert [line for line in caplog.messages if "lock" in line] == [
-        "table public.todos is locked; its changes wait until it is not",
+        "table public.todos is locked; changes that cannot be checked without it wait until it is"
+        " not",
         "table public.todos is not locked any more",
     ]
     assert "takes too long" not in caplog.text
