@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from realtime_core import GapReason, SourceStats
-from realtime_server.config import variables
+from realtime_server.config import ConfigurationFile, ServerConfig, variables
 from realtime_server.fanout.hub import HubStats
 from realtime_server.metrics import Metrics
 from realtime_server.phoenix.reasons import CloseReason, Reason
@@ -86,22 +88,55 @@ def test_metrics_are_those_that_are_documented() -> None:
 
 
 MIGRATION = "docs/howto/migrate.md"
-# Of Supabase Realtime 1, as its README and its release's configuration name them.
-ORIGINAL = """
-CONFIGURATION_FILE DB_HOST DB_IP_VERSION DB_NAME DB_PASSWORD DB_PORT DB_RECONNECT_BACKOFF_MAX
-DB_RECONNECT_BACKOFF_MIN DB_SSL DB_USER EXPOSE_METRICS JWT_CLAIM_VALIDATORS JWT_SECRET MAX_CHANGES
-MAX_CONNECTIONS MAX_RECORD_BYTES MAX_REPLICATION_LAG_MB PORT PUBLICATIONS REALTIME_IP_VERSION
-REPLICATION_MODE REPLICATION_POLL_INTERVAL SECURE_CHANNELS SLOT_NAME SUBSCRIPTION_SYNC_INTERVAL
-TEMPORARY_SLOT WEBHOOK_HEADERS
-"""
+# What Supabase Realtime 1 reads, with the defaults of its release, as its README, its
+# config/releases.exs and its config/runtime.exs have them. "set" is a default that nobody needs.
+ORIGINAL = json.loads((ROOT / "tests/data/original_environment.json").read_text(encoding="utf-8"))
+UNREAD = {"HOSTNAME", "LOGFLARE_API_KEY", "LOGFLARE_SOURCE_ID", "SESSION_SECRET_KEY_BASE"}
+
+
+def migration_section(heading: str) -> str:
+    page = (ROOT / MIGRATION).read_text(encoding="utf-8")
+    [section] = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    return str(section)
 
 
 def test_every_variable_of_the_original_is_compared_with_ours() -> None:
-    page = (ROOT / MIGRATION).read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([A-Z_]+)` \| .*? \| (?:`(.*?)`|unset) \| .*\|$", page, re.MULTILINE)
-    assert sorted(name for name, _ in rows) == ORIGINAL.split()
-    ours = {variable.name: variable.default for variable in variables()}
-    assert dict(rows) == {name: ours[name] for name, _ in rows}
+    section = migration_section("Every variable")
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|", section, re.MULTILINE)
+    there = {name: value.strip("`") for name, value, _ in rows}
+    assert len(there) == len(rows)
+    assert there == ORIGINAL
+    here = {name: value.strip("`") for name, _, value in rows}
+    ours = {variable.name: variable.default or "unset" for variable in variables()}
+    assert ours.keys() & UNREAD == set()
+    assert here == {name: "not read" if name in UNREAD else ours[name] for name in ORIGINAL}
+
+
+def test_every_variable_that_may_be_a_file_is_in_the_migration_guide() -> None:
+    section = migration_section("Secrets in files")
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|$", section, re.MULTILINE)
+    secrets = {variable.name for variable in variables() if variable.secret}
+    assert {*rows} == {(name, f"{name}_FILE") for name in secrets}
+
+
+def test_the_migration_guide_has_every_slot_and_the_longest_name() -> None:
+    section = migration_section("Slots and rights")
+    settings = ServerConfig(secure_channels=False, slot_name="x", replay_wal_mb=1)
+    slots = [str(settings.replay_slot), str(settings.webhook_slot)]
+    assert [name for name in slots if f"`<SLOT_NAME>{name[1:]}`" not in section] == []
+    longest = max(len(name) - 1 for name in slots)
+    assert f"so `SLOT_NAME` may have {63 - longest}." in " ".join(section.split())
+
+
+def test_the_migration_guide_has_every_key_of_a_webhook(tmp_path: Path) -> None:
+    webhook = {"config": {"endpoint": "https://example.org/"}, "none": 1}
+    file = tmp_path / "configuration.json"
+    file.write_text(json.dumps({"webhooks": [webhook]}))
+    with pytest.raises(ValueError, match="has the key 'none'") as caught:
+        ConfigurationFile.read(str(file))
+    keys = str(caught.value).partition("; use ")[2].split(", ")
+    listed = ", ".join(f"`{key}`" for key in keys)
+    assert f"The keys are {listed} |" in migration_section("The configuration file")
 
 
 SUPPORT = "docs/project/support.md"
