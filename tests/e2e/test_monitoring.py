@@ -64,32 +64,91 @@ PAIR = [of("realtime_stream_connected", "1x20"), of("realtime_stream_connected",
 NOBODY = [of("realtime_stream_connected", "0x20"), of("realtime_stream_connected", "0x20", "b")]
 
 
-@pytest.mark.parametrize(
-    ("alert", "series", "fires"),
-    [
-        ("RealtimeNotReading", PAIR, 0),
-        ("RealtimeNotReading", NOBODY, 1),
-        ("RealtimeNoStandby", PAIR, 0),
-        ("RealtimeNoStandby", PAIR[:1], 1),
-        ("RealtimeLag", [*PAIR, of("realtime_lag_bytes", "2e8x20")], 1),
-        ("RealtimeLag", [*PAIR, of("realtime_lag_bytes", "2e7x20")], 0),
-        # A standby does not know, and its figure does not matter.
-        ("RealtimeLag", [*PAIR, of("realtime_lag_bytes", "2e8x20", "b")], 0),
-        ("RealtimeLate", [*PAIR, of("realtime_lag_seconds", "60x20")], 1),
-        ("RealtimeGap", [of("realtime_gaps_total", "0x15 1x5")], 1),
-        ("RealtimeGap", [of("realtime_gaps_total", "1x20")], 0),
-        ("RealtimeSlowClients", [of("realtime_slow_clients_total", "0+20x20")], 1),
-        ("RealtimeSlowClients", [of("realtime_slow_clients_total", "0+5x20")], 0),
-        ("RealtimeLimits", [of("realtime_limits_total", "0+100x20", limit="joins")], 1),
-        (
-            "RealtimePolicies",
-            [of("realtime_rls_errors_total", "0+1x20"), of("realtime_rls_timeouts_total", "0x20")],
-            1,
-        ),
-        ("RealtimeWebhookDead", [of("realtime_webhook_dead_total", "0x15 1x5", endpoint="e")], 1),
-        ("RealtimeWebhookWaiting", [of("realtime_webhook_oldest_seconds", "900x20")], 1),
-    ],
-)
+LATE = "_x10 1x9"
+"""A counter of a server that started ten minutes ago, and counted before it was asked first."""
+OLD = "1x20"
+"""One that has not counted anything lately."""
+WEBHOOK = of("realtime_webhook_waiting_bytes", "0x20", endpoint="e")
+
+
+def webhooks(*connected: str) -> list[dict[str, str]]:
+    """Return the series of the servers of a job that has a webhook."""
+    name = "realtime_webhook_stream_connected"
+    return [
+        WEBHOOK,
+        *(of(name, values, instance) for instance, values in zip("ab", connected, strict=False)),
+    ]
+
+
+CASES = [
+    ("RealtimeNotReading", PAIR, 0),
+    ("RealtimeNotReading", NOBODY, 1),
+    ("RealtimeNoStandby", PAIR, 0),
+    ("RealtimeNoStandby", PAIR[:1], 1),
+    ("RealtimeLag", [*PAIR, of("realtime_lag_bytes", "2e8x20")], 1),
+    ("RealtimeLag", [*PAIR, of("realtime_lag_bytes", "2e7x20")], 0),
+    # A standby does not know, and its figure does not matter.
+    ("RealtimeLag", [*PAIR, of("realtime_lag_bytes", "2e8x20", "b")], 0),
+    ("RealtimeLate", [*PAIR, of("realtime_lag_seconds", "60x20")], 1),
+    ("RealtimeLate", [*PAIR, of("realtime_lag_seconds", "10x20")], 0),
+    ("RealtimeGap", [of("realtime_gaps_total", "0x15 1x5")], 1),
+    ("RealtimeGap", [of("realtime_gaps_total", LATE)], 1),
+    ("RealtimeGap", [of("realtime_gaps_total", OLD)], 0),
+    ("RealtimeGap", [of("realtime_gaps_total", "_x10 0x9")], 0),
+    ("RealtimeSlowClients", [of("realtime_slow_clients_total", "0+20x20")], 1),
+    ("RealtimeSlowClients", [of("realtime_slow_clients_total", "0+5x20")], 0),
+    ("RealtimeLimits", [of("realtime_limits_total", "0+100x20", limit="joins")], 1),
+    ("RealtimeLimits", [of("realtime_limits_total", "0+50x20", limit="joins")], 0),
+    (
+        "RealtimePolicies",
+        [of("realtime_rls_errors_total", "0+1x20"), of("realtime_rls_timeouts_total", "0x20")],
+        1,
+    ),
+    (
+        "RealtimePolicies",
+        [of("realtime_rls_errors_total", OLD), of("realtime_rls_timeouts_total", "0x20")],
+        0,
+    ),
+    ("RealtimeWebhookDead", [of("realtime_webhook_dead_total", "0x15 1x5", endpoint="e")], 1),
+    ("RealtimeWebhookDead", [of("realtime_webhook_dead_total", OLD, endpoint="e")], 0),
+    ("RealtimeWebhookGone", [of("realtime_webhook_disabled", "0x15 1x5", endpoint="e")], 1),
+    ("RealtimeWebhookGone", [of("realtime_webhook_disabled", "0x20", endpoint="e")], 0),
+    ("RealtimeWebhookGap", [of("realtime_webhook_gaps_total", "0x15 1x5")], 1),
+    ("RealtimeWebhookGap", [of("realtime_webhook_gaps_total", LATE)], 1),
+    ("RealtimeWebhookGap", [of("realtime_webhook_gaps_total", OLD)], 0),
+    ("RealtimeWebhookWaiting", [of("realtime_webhook_oldest_seconds", "900x20", endpoint="e")], 1),
+    ("RealtimeWebhookWaiting", [of("realtime_webhook_oldest_seconds", "200x20", endpoint="e")], 0),
+    ("RealtimeWebhooksNotReading", webhooks("0x20", "0x20"), 1),
+    ("RealtimeWebhooksNotReading", webhooks("1x20", "0x20"), 0),
+    # No webhooks at all.
+    ("RealtimeWebhooksNotReading", webhooks("0x20", "0x20")[1:], 0),
+    ("RealtimeWebhookLag", [*webhooks("1x20"), of("realtime_webhook_lag_bytes", "2e9x20")], 1),
+    ("RealtimeWebhookLag", [*webhooks("1x20"), of("realtime_webhook_lag_bytes", "2e8x20")], 0),
+    (
+        "RealtimeWebhookLag",
+        [*webhooks("1x20", "0x20"), of("realtime_webhook_lag_bytes", "2e9x20", "b")],
+        0,
+    ),
+    ("RealtimeReplaySlotLost", [of("realtime_replay_slots_lost_total", "0x15 1x5")], 1),
+    ("RealtimeReplaySlotLost", [of("realtime_replay_slots_lost_total", LATE)], 1),
+    ("RealtimeReplaySlotLost", [of("realtime_replay_slots_lost_total", OLD)], 0),
+]
+
+
+def test_each_alert_has_series_on_which_it_fires_and_others_on_which_it_must_not() -> None:
+    alerts = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(encoding="utf-8"), re.MULTILINE)
+    for outcome in (0, 1):
+        assert {alert for alert, _, fires in CASES if fires == outcome} == {*alerts}
+
+
+def test_each_alert_is_in_the_documentation() -> None:
+    page = (ROOT / "docs" / "howto" / "monitoring.md").read_text(encoding="utf-8")
+    assert {*re.findall(r"^\| `(Realtime\w+)` \|", page, re.MULTILINE)} == {
+        alert for alert, _, _ in CASES
+    }
+
+
+@pytest.mark.parametrize(("alert", "series", "fires"), CASES)
 def test_an_alert_fires_when_it_should(
     tmp_path: Path, alert: str, series: list[dict[str, str]], fires: int
 ) -> None:
