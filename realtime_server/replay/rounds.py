@@ -12,6 +12,9 @@ batch is with every outbox. In between nobody is switched: a round that reaches 
 then has published this very batch to its channels. So each channel is in the live hub for whole
 batches only, and has got every earlier one before: nothing is left out, sent twice or overtaken.
 
+When thousands come back at once, each of them has made its handshake at another time. So the next
+round waits until so many have gathered that rounds take a small part of the time.
+
 A client whose outbox is behind leaves its round and comes back in another one when the outbox has
 drained. So replay cuts no client off as too slow, and no client waits for the slowest.
 """
@@ -44,6 +47,11 @@ _GATHERING: Final = 0.02
 behind are looked at again."""
 _MOST: Final = 4
 """Rounds that run at a time. Those who come back meanwhile wait, and share the next one."""
+_REST: Final = 8
+"""How many times as long as a round has taken it is until the next one begins, from beginning to
+beginning, if clients keep coming back: each round matches and renders the changes anew."""
+_MOST_REST: Final = 0.25
+"""Seconds after which the next one begins, however long a round takes."""
 _PROMOTING: Final = 0.001
 """Seconds for which a round's channels are let go live before a batch, and behind it. Those for
 whom there is no time get the batch from their round."""
@@ -113,6 +121,8 @@ class Rounds:
         # tells it of the gap.
         self._given_up: dict[Member, Callable[[Subscription, Place, Place], None]] = {}
         self._rounds: dict[Round, None] = {}
+        # When the next round may begin.
+        self._next_at = 0.0
         # Set while anybody waits.
         self._wanted = asyncio.Event()
         # Set unless a batch of the stream is being published, and what had been handed out before.
@@ -197,7 +207,8 @@ class Rounds:
                 await self._wanted.wait()
                 await asyncio.sleep(_GATHERING)
                 self._queue_those_who_have_read()
-                if self._waiting and len(self._rounds) < _MOST:
+                is_time = asyncio.get_running_loop().time() >= self._next_at
+                if is_time and self._waiting and len(self._rounds) < _MOST:
                     running.create_task(self._bring_up(self._new_round()))
                 if not self._waiting and not self._behind:
                     self._wanted.clear()
@@ -254,6 +265,7 @@ class Rounds:
     async def _bring_up(self, one: Round) -> None:
         loop = asyncio.get_running_loop()
         began, channels, changes = loop.time(), len(one), 0
+        self._next_at = began + _MOST_REST
         try:
             while len(one):
                 changes += await self._step(one)
@@ -263,11 +275,13 @@ class Rounds:
             self._give_up(one, [*one.members.values(), *one.entering], self._on_floor)
         finally:
             del self._rounds[one]
+        took = loop.time() - began
+        self._next_at = min(self._next_at, began + _REST * took)
         logger.debug(
             "a round for %d channels is over: %d changes in %.3f s",
             channels,
             changes,
-            loop.time() - began,
+            took,
         )
 
     async def _step(self, one: Round) -> int:

@@ -20,6 +20,7 @@ from realtime_server.replay.places import BEFORE, Place
 from realtime_server.replay.rounds import Publish, Rounds, one_at_a_time
 
 from ...server_helpers import COMMIT_TIME, DEADLINE, RecordingOutbox, make_relation
+from ...stopped_clock import stop_the_clock
 
 TODOS = make_relation()
 
@@ -165,6 +166,33 @@ async def test_at_most_four_rounds_run_and_the_next_one_takes_all_who_wait() -> 
         gate.open.set()
         await until(lambda: len(server.live) == 14)
         assert server.rounds.stats().started == 5
+
+
+async def test_rounds_take_a_small_part_of_the_time_while_a_crowd_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, publish = stop_the_clock(monkeypatch), one_at_a_time()
+
+    async def take_a_while(hub: Hub, events: list[Event]) -> Container[Hashable]:
+        clock.now += 0.02
+        return await publish(hub, events)
+
+    async with open_server(take_a_while) as server:
+        server.publish(batch(16, "1"))
+        for _ in range(100):
+            server.come_back(BEFORE)
+            await clock.pass_by(0.01)
+        # One in 0.16 s, and not in 0.02.
+        assert 5 <= server.rounds.stats().started <= 8
+        while server.rounds.stats().waiting:
+            await clock.pass_by(0.01)
+        assert len(server.live) == 100
+        # Nobody waits for the sake of a round that was long ago.
+        await clock.pass_by(1.0)
+        server.come_back(BEFORE)
+        for _ in range(10):
+            await clock.pass_by(0.01)
+        assert len(server.live) == 101
 
 
 async def test_who_comes_back_to_a_place_that_a_round_has_not_reached_joins_it() -> None:
