@@ -12,6 +12,11 @@
  *     expect N    print "expecting"; then "done" and the microseconds since this line when every
  *                 connection that reads has N more changes
  *     report      print one line of JSON of what came since the last report
+ *     cut         break all connections, as a network does that fails; print "cut"
+ *     leave       close all connections, as a page does that goes (1001); print "left" when the
+ *                 server has closed them, too
+ *     back N      connect and join again, all at once; print "joined" and the microseconds since
+ *                 this line when all have joined, then "done", as after "expect N"
  *     quit
  *
  * Options: stalled=K: the first K connections stop reading once they have joined; idle=1: do not
@@ -20,6 +25,7 @@
  * turns spread over the interval (not with deflate); probe=MS: a further connection, which joins
  * nothing, does. The times until the replies are noted by themselves. sessions=1: each connection
  * names a session of its own, as a client does that wants to be known when it comes back.
+ * inflight=N: how many connections may be on their way at once, 64 if it is not given.
  *
  * The variable APIKEY holds the token that every connection shows, if any. */
 #define _GNU_SOURCE
@@ -39,10 +45,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ROOM = 4 << 20, IN_FLIGHT = 64, AWAKE_US = 300 };
+enum { ROOM = 4 << 20, AWAKE_US = 300 };
 
 typedef struct {
-    int fd, joined, upgraded, stalled, probes;
+    int fd, joined, upgraded, stalled, probes, ref;
     long changes, expected, id;
     double heartbeat_sent;
     size_t kept_size;
@@ -56,11 +62,12 @@ typedef struct {
 
 static char *room;
 static int epoll_fd, count, stalled, idle, deflate, heartbeat_ms, probe_ms, sessions, port;
-static long open_now, joined_now, missing;
-static long frames, compressed, bytes, disorder, closed_early;
+static int in_flight = 64, all, opened, is_back, was_cut;
+static long joined_now, leaving, missing;
+static long frames, compressed, bytes, disorder, repeated, closed_early;
 static const char *topic;
 static Samples latencies, heartbeats, probes;
-static double expect_since, first_at, last_at;
+static double expect_since, back_since, first_at, last_at;
 static Connection *connections;
 
 static void die(const char *what) {
@@ -141,13 +148,15 @@ static void open_connection(Connection *connection) {
     if (send(connection->fd, request, strlen(request), 0) < 0) die("send");
     fcntl(connection->fd, F_SETFL, O_NONBLOCK);
     if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, connection->fd, &event)) die("epoll_ctl");
-    open_now++;
 }
 
 static void became_ready(Connection *connection) {
     connection->joined = 1;
-    joined_now++;
     if (connection->stalled) epoll_ctl(epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
+    if (++joined_now < all || is_back) return;
+    is_back = 1;
+    printf("joined %.0f\n", back_since ? now(CLOCK_MONOTONIC) - back_since : 0.0);
+    fflush(stdout);
 }
 
 static void upgraded(Connection *connection) {
@@ -159,7 +168,9 @@ static void upgraded(Connection *connection) {
     }
     snprintf(name, sizeof name, topic, (int)(connection - connections));
     snprintf(text, sizeof text,
-             "{\"topic\":\"%s\",\"event\":\"phx_join\",\"ref\":\"1\",\"payload\":{}}", name);
+             "{\"topic\":\"%s\",\"event\":\"phx_join\",\"ref\":\"%d\",\"payload\":{}}", name,
+             /* Stock clients count over their whole life, whatever becomes of a connection. */
+             ++connection->ref);
     send_text(connection, text);
 }
 
@@ -208,6 +219,10 @@ static void message(Connection *connection, const char *data, size_t size, int i
         note(&latencies, age < -day / 2 ? age + day : age);
         at += sizeof record - 1;
         long id = atol(at + (*at == '"'));
+        if (was_cut && id <= connection->id) {
+            repeated++;
+            return;
+        }
         if (connection->id && id != connection->id + 1 && !strchr(topic, '%')) disorder++;
         connection->id = id;
     }
@@ -220,15 +235,27 @@ static void message(Connection *connection, const char *data, size_t size, int i
     }
 }
 
-static void lost(Connection *connection) {
-    epoll_ctl(epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL);
+static void end(Connection *connection) {
     close(connection->fd);
+    connection->fd = -1;
+    connection->upgraded = connection->joined = 0;
+    connection->heartbeat_sent = 0;
+    connection->kept_size = 0;
+}
+
+static void lost(Connection *connection) {
     if (!connection->joined) {
         fprintf(stderr, "closed before it had joined\n");
         exit(1);
     }
-    connection->fd = -1;
-    closed_early++;
+    end(connection);
+    joined_now--;
+    if (!leaving) {
+        closed_early++;
+    } else if (--leaving == 0) {
+        printf("left\n");
+        fflush(stdout);
+    }
 }
 
 static void pong(Connection *connection, const char *data, size_t size) {
@@ -271,6 +298,8 @@ static size_t take(Connection *connection, const char *data, size_t size, double
 
 static void readable(Connection *connection) {
     size_t kept = connection->kept_size;
+    /* It was cut since it had something to read. */
+    if (connection->fd < 0) return;
     if (kept) memcpy(room, connection->kept, kept);
     ssize_t got = recv(connection->fd, room + kept, ROOM - kept, 0);
     if (got < 0 && errno == EAGAIN) return;
@@ -282,6 +311,7 @@ static void readable(Connection *connection) {
     double read_at = now(CLOCK_REALTIME);
     read_at -= 86400e6 * (double)(long)(read_at / 86400e6);
     size_t size = kept + (size_t)got, taken = take(connection, room, size, read_at);
+    if (connection->fd < 0) return;
     connection->kept_size = size - taken;
     if (size - taken) {
         connection->kept = realloc(connection->kept, size - taken);
@@ -297,14 +327,15 @@ static void report(void) {
     double cpu = (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
                  (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
     printf("{\"frames\": %ld, \"compressed\": %ld, \"bytes\": %ld, \"disorder\": %ld, "
-           "\"closed\": %ld, \"seconds\": %.6f, \"client_cpu\": %.3f",
-           frames, compressed, bytes, disorder, closed_early, (last_at - first_at) / 1e6, cpu);
+           "\"repeated\": %ld, \"closed\": %ld, \"seconds\": %.6f, \"client_cpu\": %.3f",
+           frames, compressed, bytes, disorder, repeated, closed_early, (last_at - first_at) / 1e6,
+           cpu);
     print_samples("latency", &latencies);
     print_samples("heartbeat", &heartbeats);
     print_samples("probe", &probes);
     printf("}\n");
     fflush(stdout);
-    frames = compressed = bytes = disorder = 0;
+    frames = compressed = bytes = disorder = repeated = 0;
 }
 
 static void expect(long more) {
@@ -312,8 +343,41 @@ static void expect(long more) {
     missing = count - stalled;
     for (int each = stalled; each < count; each++)
         connections[each].expected = connections[each].changes + more;
-    printf("expecting\n");
+}
+
+static void say(const char *what) {
+    printf("%s\n", what);
     fflush(stdout);
+}
+
+static void cut(void) {
+    struct linger at_once = {1, 0};
+    was_cut = 1;
+    for (int each = 0; each < count; each++) {
+        if (connections[each].fd < 0) continue;
+        setsockopt(connections[each].fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+        end(&connections[each]);
+        joined_now--;
+    }
+    say("cut");
+}
+
+static void leave(void) {
+    static const char going_away[] = {(char)0x88, (char)0x82, 0, 0, 0, 0, 0x03, (char)0xe9};
+    leaving = count;
+    for (int each = 0; each < count; each++) {
+        /* What it gets from now on has nothing to do with what it got. */
+        connections[each].id = 0;
+        if (send(connections[each].fd, going_away, sizeof going_away, MSG_NOSIGNAL) < 0)
+            die("send");
+    }
+}
+
+static void come_back(long more) {
+    expect(more);
+    back_since = expect_since;
+    opened = 0;
+    is_back = 0;
 }
 
 static int command(void) {
@@ -324,7 +388,13 @@ static int command(void) {
     size += (size_t)got;
     for (char *end; (end = memchr(line, '\n', size));) {
         *end = 0;
-        if (!strncmp(line, "expect ", 7)) expect(atol(line + 7));
+        if (!strncmp(line, "expect ", 7)) {
+            expect(atol(line + 7));
+            say("expecting");
+        }
+        if (!strcmp(line, "cut")) cut();
+        if (!strcmp(line, "leave")) leave();
+        if (!strncmp(line, "back ", 5)) come_back(atol(line + 5));
         if (!strcmp(line, "report")) report();
         if (!strcmp(line, "quit")) return 0;
         size -= (size_t)(end + 1 - line);
@@ -335,10 +405,13 @@ static int command(void) {
 
 static void beat(Connection *connection) {
     /* One that has not been answered yet is waited for. */
-    if (connection->heartbeat_sent || connection->fd < 0 || connection->stalled) return;
+    if (connection->heartbeat_sent || !connection->joined || connection->stalled) return;
+    char text[128];
+    snprintf(text, sizeof text,
+             "{\"topic\":\"phoenix\",\"event\":\"heartbeat\",\"ref\":\"%d\",\"payload\":{}}",
+             ++connection->ref);
     connection->heartbeat_sent = now(CLOCK_MONOTONIC);
-    send_text(connection,
-              "{\"topic\":\"phoenix\",\"event\":\"heartbeat\",\"ref\":\"1\",\"payload\":{}}");
+    send_text(connection, text);
 }
 
 /* The next of all connections has its turn whenever the timer fires. */
@@ -385,7 +458,8 @@ int main(int argc, char **argv) {
             !option(argv[each], "deflate", &deflate) &&
             !option(argv[each], "heartbeat", &heartbeat_ms) &&
             !option(argv[each], "probe", &probe_ms) &&
-            !option(argv[each], "sessions", &sessions)) {
+            !option(argv[each], "sessions", &sessions) &&
+            !option(argv[each], "inflight", &in_flight)) {
             fprintf(stderr, "unknown option %s\n", argv[each]);
             return 2;
         }
@@ -393,7 +467,8 @@ int main(int argc, char **argv) {
         fprintf(stderr, "a deflated reply looks like a deflated change: no heartbeat with deflate\n");
         return 2;
     }
-    int all = count + (probe_ms > 0), opened = 0, heartbeat_timer = -1, probe_timer = -1;
+    int heartbeat_timer = -1, probe_timer = -1;
+    all = count + (probe_ms > 0);
     room = malloc(ROOM);
     connections = calloc((size_t)all, sizeof *connections);
     epoll_fd = epoll_create1(0);
@@ -403,13 +478,14 @@ int main(int argc, char **argv) {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = &epoll_fd}, events[1024];
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, 0, &event);
 
-    for (int said = 0;;) {
-        while (opened < all && opened - joined_now < IN_FLIGHT)
-            open_connection(&connections[opened++]);
-        if (joined_now == all && !said) {
-            said = 1;
-            printf("joined\n");
-            fflush(stdout);
+    for (int has_begun = 0;;) {
+        while (opened < all && opened - joined_now < in_flight) {
+            /* One that only probes stays where it is. */
+            if (!connections[opened].upgraded) open_connection(&connections[opened]);
+            opened++;
+        }
+        if (is_back && !has_begun) {
+            has_begun = 1;
             if (heartbeat_ms) start_timer(&heartbeat_timer, (double)heartbeat_ms / count);
             if (probe_ms) start_timer(&probe_timer, probe_ms);
         }

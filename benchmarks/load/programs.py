@@ -85,7 +85,7 @@ class Client(_Program):
         client = await cls._start(
             directory / "client", port, count, topic, *(f"{n}={v}" for n, v in options.items())
         )
-        assert await client._line() == "joined"
+        assert await client._line() == "joined 0"
         return client
 
     async def expect(self, changes: int) -> None:
@@ -97,6 +97,24 @@ class Client(_Program):
         """Wait for what is expected; return how long it took, in seconds."""
         word, microseconds = (await self._line(within)).split()
         assert word == "done"
+        return float(microseconds) / 1e6
+
+    async def cut(self) -> None:
+        """Break all connections."""
+        await self._told("cut")
+        assert await self._line() == "cut"
+
+    async def leave(self) -> None:
+        """Close all connections, as pages do that go."""
+        await self._told("leave")
+        assert await self._line() == "left"
+
+    async def back(self, changes: int) -> float:
+        """Connect and join again, and begin to wait until each connection has got so many changes;
+        return how long it took until all had joined, in seconds."""
+        await self._told("back", changes)
+        word, microseconds = (await self._line()).split()
+        assert word == "joined"
         return float(microseconds) / 1e6
 
     async def report(self) -> dict[str, Any]:
