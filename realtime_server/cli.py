@@ -26,8 +26,8 @@ from .config.database.addresses import resolve_dsn
 from .config.database.source import setting_names
 from .config.output import tell
 from .fanout.stream.check import stream_findings
-from .net.memory import return_freed_memory
 from .net.notify import Notifier
+from .net.process_memory import return_freed_memory
 from .replay.check import replay_findings
 from .rls.setup.check import rls_findings
 from .rls.setup.command import run_migrate

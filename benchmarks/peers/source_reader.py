@@ -23,7 +23,7 @@ from realtime_core.lsn import LSN
 from realtime_core.pgoutput import ChangeDecoder
 from realtime_core.replication.commands import pgoutput_options
 from realtime_core.replication.protocol import TAG_XLOG_DATA, XLOG_DATA_HEADER
-from realtime_core.sources._connection import ReplicationConnection
+from realtime_core.sources._replication_connection import ReplicationConnection
 
 _INSERT = ord("I")
 

@@ -24,7 +24,7 @@ from ..types.texts import TEXT
 from ._patterns import PATTERNS, Patterns
 from ._rows import ValueSource
 from .nodes import And, Comparison, Node, Not, Operator, Or, Reference, Side, references
-from .three_valued import (
+from .operator_logic import (
     ORDER,
     Test,
     compares,

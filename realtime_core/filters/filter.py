@@ -17,8 +17,8 @@ from ._patterns import PATTERNS, SLOW, Patterns, weight
 from ._rows import Row, row_before, row_of
 from .compiler import Scope
 from .nodes import Comparison, Node, Operator, Side, comparisons, references
+from .operator_logic import Test
 from .parser import parse_node
-from .three_valued import Test
 
 __all__ = ["CompiledFilter", "Filter", "Match", "parse_filter", "transition"]
 

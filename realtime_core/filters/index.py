@@ -23,7 +23,7 @@ from ._steps import evaluate_in_steps, result_of
 from ._table_filters import Entry, Filed, TableFilters, Workload
 from .compiler import Scope
 from .filter import Filter, Match, transition
-from .three_valued import Test
+from .operator_logic import Test
 
 __all__ = ["FilterIndex"]
 

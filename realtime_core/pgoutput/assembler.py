@@ -16,9 +16,9 @@ from typing import Any, Final, TypeAlias
 from ..changes import Begin, Change, Commit
 from ..errors import ConfigError, DecodeError
 from ..positions import StreamIdentity
-from ._open_transaction import OpenTransaction, make_transaction
 from ._relations import RelationCache
-from ._undecided import UndecidedTransactions
+from ._transaction_changes import OpenTransaction, make_transaction
+from ._undecided_transactions import UndecidedTransactions
 from .messages import (
     BeginMessage,
     BeginPrepareMessage,

@@ -3,9 +3,9 @@
 from .base import Acknowledgeable, ChangeSource, SourceStats, TransactionEvent
 from .catalog import SlotStatus
 from .memory import MemoryDatabase, MemorySource, MemoryTable
-from .options import Dsn, StreamOptions
 from .pgoutput import PgoutputSource
 from .slots import drop_slot, ensure_slot, slot_status
+from .stream_options import Dsn, StreamOptions
 from .wal2json import Wal2JsonAction, Wal2JsonSource
 
 __all__ = [

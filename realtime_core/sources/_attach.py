@@ -24,12 +24,12 @@ from ..replication.progress import Place
 from ..replication.sequence import NOWHERE
 from ..replication.timelines import switch_point
 from . import catalog
-from ._connection import ReplicationConnection
 from ._postgres_errors import translate
+from ._replication_connection import ReplicationConnection
 from ._skips import Skips
 from ._slot_checks import check_slot, gap_reason, log_when_slow, slot_lost
 from .catalog import ServerFacts, SlotStatus
-from .options import StreamSettings
+from .stream_options import StreamSettings
 
 __all__ = ["Attachment", "ResumePoint", "OutputPlugin", "PayloadDecoder", "UnreportedGap", "attach"]
 

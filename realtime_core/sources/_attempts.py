@@ -17,9 +17,9 @@ from typing import Final
 from ..errors import SlotInUseError, SlotLostError, SourceError
 from ._attach import Attachment, OutputPlugin, ResumePoint, UnreportedGap, attach
 from ._backoff import Backoff
-from ._connection import ReplicationConnection
+from ._replication_connection import ReplicationConnection
 from ._slot_checks import slot_dropped
-from .options import StreamSettings
+from .stream_options import StreamSettings
 
 __all__ = ["Attempts"]
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from ..replication.progress import Progress
 from ..replication.protocol import format_status_update
-from ._connection import ReplicationConnection
+from ._replication_connection import ReplicationConnection
 
 __all__ = ["EPOCH", "Feedback"]
 

@@ -14,7 +14,7 @@ from ..errors import SourceError
 from . import catalog
 from ._sessions import plain_connection
 from .catalog import SlotStatus
-from .options import StreamSettings
+from .stream_options import StreamSettings
 
 __all__ = ["LagGuard"]
 

@@ -24,7 +24,7 @@ from ..replication.protocol import (
 from ._attach import Attachment, PayloadDecoder
 from ._feedback import Feedback
 from ._history import StreamHistory
-from .options import StreamSettings
+from .stream_options import StreamSettings
 
 __all__ = ["LiveStream"]
 

@@ -20,7 +20,7 @@ from ..replication import commands
 from ._dsn import parse_dsn
 from ._postgres_errors import translate
 from .failures import connection_failed
-from .options import Dsn
+from .stream_options import Dsn
 
 __all__ = ["ReplicationSession", "plain_connection", "stream_parameters"]
 

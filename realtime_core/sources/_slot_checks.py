@@ -18,7 +18,7 @@ from ..replication.commands import quote_literal
 from . import catalog
 from ._sessions import plain_connection
 from .catalog import SlotStatus
-from .options import Dsn
+from .stream_options import Dsn
 
 __all__ = [
     "check_kind",

@@ -37,7 +37,7 @@ from ._live_stream import LiveStream
 from ._meter import Meter
 from ._queue import EventQueue
 from .base import Acknowledgeable, E, SourceStats
-from .options import Dsn, StreamOptions, StreamSettings
+from .stream_options import Dsn, StreamOptions, StreamSettings
 
 __all__ = ["StreamSource"]
 

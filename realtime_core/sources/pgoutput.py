@@ -21,7 +21,7 @@ from ._checked import CheckedSettings, check_choice
 from ._stream import StreamSource
 from .base import E
 from .catalog import ServerFacts
-from .options import CommonOptions, Dsn, StreamOptions
+from .stream_options import CommonOptions, Dsn, StreamOptions
 
 __all__ = ["PgoutputSource"]
 

@@ -16,7 +16,7 @@ from ._stream import StreamSource
 from ._wal2json_settings import Table, Wal2JsonAction, Wal2JsonSettings
 from .base import E
 from .catalog import ServerFacts
-from .options import CommonOptions, Dsn, StreamOptions
+from .stream_options import CommonOptions, Dsn, StreamOptions
 
 __all__ = ["Wal2JsonAction", "Wal2JsonSource"]
 

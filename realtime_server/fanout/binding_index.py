@@ -17,9 +17,9 @@ from realtime_core.filters import EnumOrders, FilterIndex, Match, Workload
 
 from ..phoenix.joins import ANY, TRUNCATE, Binding
 from ..phoenix.serializers import Serializer
+from .allowed_topics import EventRules, TopicRules
 from .groups import BoundDelivery, BoundGroup, Form, Subscription
 from .payloads.row_payload import RowPayload
-from .topic_rules import EventRules, TopicRules
 
 __all__ = ["BindingIndex"]
 

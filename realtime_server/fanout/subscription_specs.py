@@ -18,8 +18,8 @@ from ..errors import NotPublishedError, NotThereError, RefusedError, place_of, q
 from ..phoenix.joins import ANY, Binding
 from ..phoenix.messages import CHANNEL_PREFIX
 from ..phoenix.reasons import ReplyReason, RlsReason, TableReason
+from .allowed_topics import OWN_SCHEMA
 from .topic_parser import MOST_SPLITS, Topic
-from .topic_rules import OWN_SCHEMA
 
 __all__ = [
     "SubscriptionSpec",

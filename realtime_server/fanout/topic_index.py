@@ -15,10 +15,10 @@ from realtime_core.errors import FilterError
 from realtime_core.filters import EnumOrders, FilterIndex, Workload
 
 from ..phoenix.serializers import Serializer
+from .allowed_topics import TopicRules
 from .groups import Delivery, Group, Subscription
 from .payloads.row_payload import RowPayload
 from .topic_parser import Topic
-from .topic_rules import TopicRules
 
 __all__ = ["TopicIndex"]
 

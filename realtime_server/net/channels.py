@@ -35,7 +35,7 @@ from ..phoenix.serializers import Serializer
 from ..phoenix.socket_state import Action, Channel, Departure, SocketState
 from ..replay.notices import Start
 from ..replay.visit import Visit
-from .filter_budget import FilterAccount
+from .filter_limits import FilterAccount
 from .join_limits import JoinLimits
 from .outbox import SocketOutbox
 from .refusals import Refusals

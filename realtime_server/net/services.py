@@ -14,7 +14,7 @@ from ..fanout.hub import Hub
 from ..fanout.mode import Registrar
 from ..metrics import Metrics
 from ..replay.replay import Replay
-from .filter_budget import FilterBudget
+from .filter_limits import FilterBudget
 from .slow_clients import Backlog
 
 __all__ = ["Services"]

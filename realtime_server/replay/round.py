@@ -9,9 +9,9 @@ from typing import Final
 
 import attrs
 
-from ..fanout.dispatch import Outbox
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
+from ..fanout.outbox_writes import Outbox
 from .places import Place
 
 __all__ = ["Member", "Round"]

@@ -31,7 +31,7 @@ from ..fanout.stream.broadcaster import LiveStream
 from ..fanout.subscription_specs import specs_of
 from ..fanout.topic_parser import Topic
 from ..metrics import Metrics
-from ..net.memory import memory_limit
+from ..net.process_memory import memory_limit
 from ..phoenix.joins import TRUNCATE, Binding
 from ..phoenix.reasons import RlsReason
 from ..replay.queue_places import QueuePlaces

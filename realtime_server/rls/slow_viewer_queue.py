@@ -20,7 +20,7 @@ from .channel_gaps import ChannelGap, ChannelGapReason
 from .line_limit import LineLimit
 from .pending_changes import PendingChange
 from .viewers import Viewer
-from .waiting import AROUND, Waiting
+from .waiting_memory import AROUND, Waiting
 
 __all__ = ["SlowViewerQueue", "TellGap", "QueuedNotice"]
 

@@ -41,7 +41,7 @@ from .slow_viewer_checks import PROBATION, SlowViewer, SlowViewerChecks
 from .slow_viewer_queue import QueuedNotice, SlowViewerQueue
 from .trial import Trial
 from .viewers import Viewer
-from .waiting import Waiting
+from .waiting_memory import Waiting
 
 __all__ = ["SlowViewers"]
 

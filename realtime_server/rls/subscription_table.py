@@ -24,8 +24,8 @@ from ..config import OutputPlugin
 from ..config.database.catalog import read_tables
 from ..config.database.publications import published
 from ..errors import RefusedError
+from ..fanout.allowed_topics import OWN_SCHEMA
 from ..fanout.subscription_specs import SubscriptionSpec, check_spec, possible
-from ..fanout.topic_rules import OWN_SCHEMA
 from ..fanout.turns import Turns
 from ..phoenix.reasons import RlsReason
 from .memberships import acting, grant

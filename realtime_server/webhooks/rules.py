@@ -29,8 +29,8 @@ from realtime_core.records import Shape
 
 from ..config import Webhook
 from ..errors import place_of
+from ..fanout.allowed_topics import OWN_SCHEMA
 from ..fanout.payloads.row_payload import RelationPlan, RowPayload
-from ..fanout.topic_rules import OWN_SCHEMA
 from ..logs import of_webhook
 from .log_throttle import Sparingly
 

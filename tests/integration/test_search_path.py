@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from realtime_core import PgoutputSource, diagnose
 from realtime_core.sources import catalog
-from realtime_core.sources._connection import ReplicationConnection
+from realtime_core.sources._replication_connection import ReplicationConnection
 from realtime_server.config import OutputPlugin
 from realtime_server.config.database.published_tables import published_tables
 from realtime_server.fanout.stream.check import stream_findings

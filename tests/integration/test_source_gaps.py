@@ -26,7 +26,7 @@ from realtime_core import (
     ensure_slot,
     slot_status,
 )
-from realtime_core.sources._connection import ReplicationConnection
+from realtime_core.sources._replication_connection import ReplicationConnection
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.source_helpers import (
     confirmed,

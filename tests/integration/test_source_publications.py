@@ -26,7 +26,7 @@ from realtime_core import (
     SlotLostError,
 )
 from realtime_core.sources import _attach
-from realtime_core.sources._connection import ReplicationConnection
+from realtime_core.sources._replication_connection import ReplicationConnection
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database
 from tests.integration.source_helpers import ids, insert, kill_walsenders, open_source, soon, take

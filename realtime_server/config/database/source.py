@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeAlias
 
 from realtime_core import Event, PgoutputSource, Wal2JsonSource
-from realtime_core.sources.options import StreamOptions
+from realtime_core.sources.stream_options import StreamOptions
 
 from .. import SETTING_NAMES, OutputPlugin, ReplicationMode, ServerConfig
 from .addresses import resolve_dsn

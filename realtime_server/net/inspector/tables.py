@@ -15,7 +15,7 @@ from ...config import ReplicationMode, ServerConfig
 from ...config.database.addresses import resolve_dsn
 from ...config.database.published_tables import PublishedTable, published_tables
 from ...errors import UnavailableError
-from ...fanout.topic_rules import OWN_SCHEMA
+from ...fanout.allowed_topics import OWN_SCHEMA
 from ...phoenix.reasons import Told
 from ...rls.viewers import Viewer
 

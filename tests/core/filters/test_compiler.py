@@ -21,8 +21,8 @@ from realtime_core.filters import (
     _patterns,
     _rows,
     compiler,
+    operator_logic,
     parse_filter,
-    three_valued,
 )
 from realtime_core.filters.nodes import Side
 from realtime_core.records import UNCHANGED
@@ -623,9 +623,9 @@ def test_a_long_array_in_a_list_is_compared_not_hashed() -> None:
     others = [_watched_array(range(first, first + 3)) for first in (5, 6, 0)]
     record = _rows.Row(row(relation(v="text"), "x"))
     Watched.looks = 0
-    assert three_valued.is_any_of(source, others)(record) is False
+    assert operator_logic.is_any_of(source, others)(record) is False
     assert Watched.looks < 20
-    assert three_valued.is_any_of(source, [*others, _watched_array(range(1000))])(record) is True
+    assert operator_logic.is_any_of(source, [*others, _watched_array(range(1000))])(record) is True
     of = relation(v="_int4")
     compiled = parse_filter('v=in.("{1,2}","{3}")').compile(of)
     assert [compiled(row(of, text)) for text in ("{3}", "{2,1}", "{1,2}")] == [True, False, True]

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from realtime_core.sources._lag import LagGuard
-from realtime_core.sources.options import StreamSettings
+from realtime_core.sources.stream_options import StreamSettings
 from tests.waiting import eventually
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from realtime_core import Change, Gap, GapReason, Position, Record, ReplicaIdentity
 from realtime_core.lsn import LSN
+from realtime_server.fanout.allowed_topics import TopicRules
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.payloads.row_payload import RowPayload
 from realtime_server.fanout.topic_parser import Topic
-from realtime_server.fanout.topic_rules import TopicRules
 from realtime_server.phoenix.joins import parse_join
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.server_helpers import (

@@ -24,11 +24,11 @@ from realtime_core import (
 )
 from realtime_core.filters import FilterIndex
 from realtime_core.positions import StreamIdentity
+from realtime_server.fanout.allowed_topics import TopicRules
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.payloads.row_payload import RowPayload
 from realtime_server.fanout.topic_parser import Topic
-from realtime_server.fanout.topic_rules import TopicRules
 from realtime_server.fanout.turns import SLICE
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.server_helpers import (

@@ -6,11 +6,11 @@ from typing import Any
 
 from realtime_core import Change
 from realtime_core.errors import FilterError
+from realtime_server.fanout.allowed_topics import TopicRules
 from realtime_server.fanout.groups import Group, Subscription
 from realtime_server.fanout.payloads.row_payload import row_payloads
 from realtime_server.fanout.topic_index import TopicIndex
 from realtime_server.fanout.topic_parser import Topic
-from realtime_server.fanout.topic_rules import TopicRules
 from realtime_server.phoenix.serializers import SERIALIZERS
 from tests.server_helpers import RecordingOutbox, insert, make_relation, truncate
 

@@ -17,7 +17,7 @@ from realtime_server.rls.line_limit import LineLimit
 from realtime_server.rls.pending_changes import PendingChange
 from realtime_server.rls.slow_viewer_queue import QueuedNotice, SlowViewerQueue
 from realtime_server.rls.viewers import Viewer
-from realtime_server.rls.waiting import AROUND, Waiting
+from realtime_server.rls.waiting_memory import AROUND, Waiting
 from tests.server_helpers import insert, make_relation
 from tests.waiting import eventually
 

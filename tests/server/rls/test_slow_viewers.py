@@ -35,7 +35,7 @@ from realtime_server.rls.pending_changes import PendingChange
 from realtime_server.rls.reader import Read
 from realtime_server.rls.slow_viewers import SlowViewers
 from realtime_server.rls.viewers import Viewer
-from realtime_server.rls.waiting import AROUND
+from realtime_server.rls.waiting_memory import AROUND
 from tests.server_helpers import RecordingOutbox, insert, make_relation
 from tests.waiting import eventually
 

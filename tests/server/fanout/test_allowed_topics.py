@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from realtime_server.config import EVENTS
-from realtime_server.fanout.topic_rules import OWN_SCHEMA, EventRules, TopicRules
+from realtime_server.fanout.allowed_topics import OWN_SCHEMA, EventRules, TopicRules
 
 LADDER = ("realtime:public", "realtime:*", "realtime:public:users")
 NOTHING = EventRules((), frozenset())

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from realtime_core.errors import ConnectionLostError
-from realtime_core.sources._connection import ReplicationConnection
+from realtime_core.sources._replication_connection import ReplicationConnection
 
 
 class EndingPgconn:

@@ -1,4 +1,4 @@
-"""OpenTransaction: the transaction between its Begin and its Commit.
+"""OpenTransaction: makes the changes of the transaction between its Begin and its Commit.
 
 PostgreSQL sends one such transaction at a time, after it has committed. So each change is handed
 over as its message comes, and only their number is kept.

@@ -1,4 +1,4 @@
-"""TopicRules: which topics, and which bindings, a table's changes may be sent to at all.
+"""TopicRules: the topics and the bindings that a table's changes may be sent to at all.
 
 The list ``realtime`` in CONFIGURATION_FILE says it. A rule allows topics of one kind: those of
 schemas, of tables, or of filters on a column. Without a file everything is allowed, except for

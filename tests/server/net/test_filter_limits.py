@@ -8,8 +8,8 @@ import pytest
 
 from realtime_core.filters import parse_filter
 from realtime_server.errors import LimitError, RefusedError
-from realtime_server.net import filter_budget as budget_module
-from realtime_server.net.filter_budget import FilterAccount, FilterBudget, FilterCost
+from realtime_server.net import filter_limits as budget_module
+from realtime_server.net.filter_limits import FilterAccount, FilterBudget, FilterCost
 from tests.server_helpers import open_config
 
 BOUNDS = {

@@ -1,4 +1,6 @@
-"""SQL's three-valued logic: a condition is true, false or, if a value is NULL or missing, unknown.
+"""What each operator means, in SQL's three-valued logic.
+
+A condition is true, false or, if a value is NULL or missing, unknown.
 
 A test takes a row and returns True, False, or None for unknown. A row passes a filter only if the
 filter's test returns True.
