@@ -25,9 +25,9 @@ from .config import EventLoop, IpVersion, ReplicationMode, ServerConfig, print_c
 from .config.database.addresses import resolve_dsn
 from .config.database.source import setting_names
 from .config.output import tell
+from .config.process_memory import return_freed_memory
 from .fanout.stream.check import stream_findings
 from .net.notify import Notifier
-from .net.process_memory import return_freed_memory
 from .replay.check import replay_findings
 from .rls.setup.check import rls_findings
 from .rls.setup.command import run_migrate

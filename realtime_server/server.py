@@ -17,18 +17,18 @@ from .auth.authorizer import AllowAll, ConnectRequest, TokenAuthorizer
 from .auth.setup import make_verifier, reread_verifier
 from .config import ReplicationMode, ServerConfig
 from .config.database.source import make_source
+from .config.process_memory import memory_limit
 from .fanout.allowed_topics import TopicRules
 from .fanout.attachment import Attachment
+from .fanout.cancellation import cancel_within
 from .fanout.hub import Hub
 from .fanout.stream.mode import StreamMode
 from .metrics import CONTENT_TYPE, Metrics
-from .net.aio import cancel_within
 from .net.connection import Connection
 from .net.filter_limits import FilterBudget
 from .net.http import Endpoint, Site
 from .net.inspector import TableList, inspector_endpoints
 from .net.listener import Listener, bind
-from .net.process_memory import memory_limit
 from .net.services import Services
 from .net.slow_clients import Backlog, OutboxLimits
 from .phoenix.serializers import Serializer

@@ -6,7 +6,9 @@
 3. What speaks Phoenix and what fans out knows no websockets and no psycopg.
 4. What webhooks decide, from answers and clocks that they are given, knows no I/O; nor does what
    replay keeps and decides.
-5. Each third-party package has one home.
+5. Sockets are on top: what is decided for clients, the changes' ways and the modes never import
+   `net`, which imports them.
+6. Each third-party package has one home.
 
 Besides, imports make no circles.
 """
@@ -68,6 +70,17 @@ DECISIONS = (
     "realtime_server.webhooks.request",
     "realtime_server.webhooks.signature",
     "realtime_server.webhooks.verdict",
+)
+
+# What `net` uses, and what uses no sockets.
+BELOW_SOCKETS = (
+    "realtime_server.auth",
+    "realtime_server.config",
+    "realtime_server.fanout",
+    "realtime_server.phoenix",
+    "realtime_server.replay",
+    "realtime_server.rls",
+    "realtime_server.webhooks",
 )
 
 HOMES: dict[str, tuple[str, ...]] = {
@@ -264,6 +277,15 @@ def replay_decides_without_io(house: House) -> list[str]:
     return _without(house, REPLAY, IO)
 
 
+def sockets_on_top(house: House) -> list[str]:
+    return [
+        f"{module.name} imports {item.target}: the packages below it do not know net"
+        for module in house.in_rooms(*BELOW_SOCKETS)
+        for item in module.imports
+        if is_in(item.target, ("realtime_server.net",))
+    ]
+
+
 def one_home_for_each_package(house: House) -> list[str]:
     problems = []
     for module in house.in_rooms(*PACKAGES):
@@ -318,6 +340,7 @@ RULES: list[Rule] = [
     fan_out_without_network_and_database,
     webhooks_decide_without_io,
     replay_decides_without_io,
+    sockets_on_top,
     one_home_for_each_package,
     no_circles,
 ]
@@ -433,6 +456,12 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
             webhooks_decide_without_io,
             {"realtime_server.webhooks.verdict": "from time import time"},
             "realtime_server.webhooks.verdict imports time",
+        ),
+        (
+            sockets_on_top,
+            {"realtime_server.replay.cursors": "def f():\n    from ..net.outbox import Outbox"},
+            "realtime_server.replay.cursors imports realtime_server.net.outbox: "
+            "the packages below it do not know net",
         ),
         (
             one_home_for_each_package,

@@ -27,7 +27,7 @@ from itertools import repeat
 from operator import itemgetter
 from typing import Final, Protocol, TypeAlias
 
-from ..net.frames import Frames, TextFrame
+from .frames import Frames, TextFrame
 from .turns import SLICE, Steps
 
 __all__ = ["Dispatch", "Members", "Ordinals", "Outbox", "OutputRate", "Subscriber"]

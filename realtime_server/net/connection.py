@@ -19,6 +19,7 @@ from websockets.frames import CloseCode
 from websockets.protocol import State
 
 from ..auth.authorizer import ConnectRequest
+from ..fanout.frames import Frames
 from ..logs import named
 from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import Serializer
@@ -39,7 +40,6 @@ from ..phoenix.socket_state import (
 from ..replay.visit import Visit
 from .channels import Channels
 from .connection_limits import close_within
-from .frames import Frames
 from .outbox import SocketOutbox
 from .refusals import Refusals
 from .services import Services

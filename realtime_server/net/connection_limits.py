@@ -28,7 +28,7 @@ from websockets.streams import StreamReader
 
 from ..phoenix.reasons import CloseReason
 from ..replay.cursors import ConnectionCursor
-from .aio import TokenBucket
+from .token_bucket import TokenBucket
 
 __all__ = ["CLOSE_TIMEOUT", "BoundedConnection", "close_within"]
 

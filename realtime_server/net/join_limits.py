@@ -10,7 +10,7 @@ from ..config import ServerConfig
 from ..errors import LimitError
 from ..phoenix.payloads import has_config, size_of
 from ..phoenix.reasons import ReplyReason
-from .aio import TokenBucket
+from .token_bucket import TokenBucket
 
 __all__ = ["JoinLimits"]
 

@@ -28,11 +28,11 @@ from realtime_core.errors import ServerError
 from ..auth.authorizer import Authorizer, ConnectRequest
 from ..config import IpVersion, ServerConfig
 from ..errors import RefusedError
+from ..fanout.cancellation import cancel_within
 from ..metrics import Metrics
 from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import SERIALIZERS, Serializer
 from .acceptor import Acceptor, RequestHead
-from .aio import cancel_within
 from .connection_limits import CLOSE_TIMEOUT, BoundedConnection, close_within
 from .http import Site
 from .origins import is_allowed

@@ -12,7 +12,7 @@ from ..logs import named
 from ..metrics import Metrics
 from ..phoenix.messages import Message
 from ..phoenix.reasons import ReplyReason, Told
-from .aio import TokenBucket
+from .token_bucket import TokenBucket
 
 __all__ = ["Refusals"]
 

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final, Protocol
 
-from ..net.frames import Frames
+from ..fanout.frames import Frames
 from .places import BEFORE, Place
 from .written_places import WrittenPlaces
 

@@ -10,10 +10,10 @@ import attrs
 
 from realtime_core import LSN, Event, Gap, Idle, Position, StreamIdentity
 
+from ..fanout.frames import Frames
 from ..fanout.groups import Subscription
 from ..fanout.payloads.row_payload import gap_payload
 from ..fanout.topic_parser import shown_topic
-from ..net.frames import Frames
 from ..phoenix.messages import CHANNEL_PREFIX, SYSTEM, Message
 from .absences import LostReason
 from .places import BEFORE, Place

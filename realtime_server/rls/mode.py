@@ -24,6 +24,7 @@ from ..config.database.addresses import resolve_dsn
 from ..config.database.connections import OWN_PATH, Connections, connect
 from ..config.database.publications import check_for_wal2json
 from ..config.database.source import ServerSource
+from ..config.process_memory import memory_limit
 from ..errors import RefusedError
 from ..fanout.hub import Hub
 from ..fanout.mode import Registered
@@ -31,7 +32,6 @@ from ..fanout.stream.broadcaster import LiveStream
 from ..fanout.subscription_specs import specs_of
 from ..fanout.topic_parser import Topic
 from ..metrics import Metrics
-from ..net.process_memory import memory_limit
 from ..phoenix.joins import TRUNCATE, Binding
 from ..phoenix.reasons import RlsReason
 from ..replay.queue_places import QueuePlaces

@@ -24,8 +24,8 @@ from psycopg_pool import PoolTimeout
 from ..config import OutputPlugin
 from ..config.database.connections import Connections, brief
 from ..errors import RefusedError, UnavailableError
+from ..fanout.cancellation import cancel_within
 from ..fanout.subscription_specs import SubscriptionSpec
-from ..net.aio import cancel_within
 from ..phoenix.reasons import RlsReason
 from .subscription_table import Registration, SubscriptionTable, limit_time
 from .viewers import Viewer

@@ -26,9 +26,9 @@ from realtime_core.filters import EnumOrders
 
 from ..config import ServerConfig, Webhook
 from ..config.database.source import make_webhook_source
+from ..fanout.cancellation import cancel_within
 from ..fanout.payloads.row_payload import Plans, RowPayload, row_payloads
 from ..fanout.turns import Turn
-from ..net.aio import cancel_within
 from .body import Bodies, Body, message_id
 from .client import Client
 from .dead_letters import DeadLetters

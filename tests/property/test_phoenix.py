@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from realtime_core import Change, Record, Relation
 from realtime_core.filters import Comparison, Filter, Operator, Reference
 from realtime_server.errors import FrameError
+from realtime_server.fanout.frames import Frames, TextFrame
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.payloads.row_payload import row_payloads
 from realtime_server.fanout.topic_parser import TableFilter, Topic
-from realtime_server.net.frames import Frames, TextFrame
 from realtime_server.phoenix.messages import Message
 from realtime_server.phoenix.serializers import SERIALIZERS, V1Serializer, V2Serializer
 from realtime_server.phoenix.socket_state import (

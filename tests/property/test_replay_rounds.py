@@ -33,11 +33,11 @@ from realtime_core import (
     Transaction,
     Truncate,
 )
+from realtime_server.fanout.frames import Frames
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.fanout.turns import run_steps
-from realtime_server.net.frames import Frames
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.replay.log import ChangeLog
 from realtime_server.replay.places import BEFORE, Place, place_behind_gap, place_of

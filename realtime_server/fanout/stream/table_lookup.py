@@ -32,7 +32,7 @@ from realtime_core.sources.failures import one_line
 from ...config.database.catalog import read_tables
 from ...config.database.connections import Dsn, connect
 from ...config.database.tables import Table, TableName
-from ...net.aio import cancel_within
+from ..cancellation import cancel_within
 
 __all__ = ["RETRY", "FoundTables", "TableLookup"]
 

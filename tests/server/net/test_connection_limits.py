@@ -13,8 +13,8 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from realtime_server.fanout.frames import Frames
 from realtime_server.net.connection_limits import BoundedConnection
-from realtime_server.net.frames import Frames
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
 from realtime_server.replay.cursors import ConnectionCursor, Cursors, ping_payload
 from tests.server_helpers import FakeTransport, make_backlog

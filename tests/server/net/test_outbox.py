@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosedOK
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import State
 
-from realtime_server.net.frames import Frames, TextFrame
+from realtime_server.fanout.frames import Frames, TextFrame
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
 from realtime_server.net.slow_clients import Backlog
 from realtime_server.replay.cursors import ConnectionCursor, Cursors, ping_payload

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from realtime_server.net.frames import Frames
+from realtime_server.fanout.frames import Frames
 from realtime_server.replay.cursors import ConnectionCursor, Cursors, ping_payload
 from realtime_server.replay.places import BEFORE
 

@@ -17,11 +17,11 @@ import pytest_asyncio
 from realtime_core import Gap, GapReason, Position, Relation, RowChange
 from realtime_core.lsn import LSN
 from realtime_server.fanout import turns
+from realtime_server.fanout.frames import Frames
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.fanout.turns import run_steps
-from realtime_server.net.frames import Frames
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls import slow_viewer_queue
 from realtime_server.rls.checker import Checker, Verdict

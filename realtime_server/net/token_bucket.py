@@ -1,21 +1,16 @@
-"""Small tools for asyncio code: a token bucket, and an end of tasks that is waited for.
+"""TokenBucket: limits how often something may happen.
 
-They know neither sockets nor messages. The token bucket does not read a clock: the caller says
-what time it is.
+It does not read a clock: the caller says what time it is.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Collection
-from typing import Any, Final
+from typing import Final
 
-__all__ = ["TokenBucket", "cancel_within"]
+__all__ = ["TokenBucket"]
 
 _MAX_DEBT: Final = 5.0
 """Seconds that a bucket needs to refill, at most, after :meth:`TokenBucket.borrow`."""
-_CANCEL_INTERVAL: Final = 1.0
-"""Seconds between two cancellations of the same task."""
 
 
 class TokenBucket:
@@ -50,22 +45,3 @@ class TokenBucket:
         back within five seconds.
         """
         self._tokens = max(self._tokens - count, -_MAX_DEBT * self._per_second)
-
-
-async def cancel_within(tasks: Collection[asyncio.Task[Any]], within: float) -> None:
-    """Wait until all tasks have ended; cancel those that take longer than ``within``.
-
-    A task is cancelled again each second until it ends. One cancellation may not be enough:
-    psycopg answers the first one by asking the database to cancel the query, and waits for the
-    answer, which a database that hangs never sends.
-
-    Args:
-        tasks: to wait for. Their results and exceptions are left for the caller to read.
-        within: seconds until the first cancellation.
-    """
-    pending = set(tasks)
-    while pending:
-        _, pending = await asyncio.wait(pending, timeout=within)
-        for task in pending:
-            task.cancel()
-        within = _CANCEL_INTERVAL

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from realtime_server.net.process_memory import memory_limit
+from realtime_server.config.process_memory import memory_limit
 
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 MIB = 1 << 20
@@ -67,7 +67,7 @@ def test_there_may_be_no_control_groups(tmp_path: Path) -> None:
 def test_an_address_space_that_is_bounded_counts(tmp_path: Path) -> None:
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
-        "from realtime_server.net.process_memory import memory_limit; print(memory_limit())"
+        "from realtime_server.config.process_memory import memory_limit; print(memory_limit())"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert int(found.stdout) == min(1 << 30, memory_limit())
@@ -76,7 +76,7 @@ def test_an_address_space_that_is_bounded_counts(tmp_path: Path) -> None:
 FREES = """
 import sys
 from pathlib import Path
-from realtime_server.net.process_memory import return_freed_memory
+from realtime_server.config.process_memory import return_freed_memory
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

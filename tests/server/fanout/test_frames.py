@@ -9,7 +9,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
-from realtime_server.net.frames import Frames, TextFrame
+from realtime_server.fanout.frames import Frames, TextFrame
 from tests.server_helpers import texts
 
 LONG = b'{"text":"' + b"abcdefgh" * 100 + b'"}'
