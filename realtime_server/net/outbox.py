@@ -35,10 +35,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import OPEN
 
+from ..fanout.frames import DEFLATE_WINDOW_BITS, Frames
 from ..replay.cursors import Cursors, ping_payload
 from .connection_limits import BoundedConnection
-from .frames import DEFLATE_WINDOW_BITS, Frames
-from .slow_clients import Backlog
+from .slow_clients import Backlog, WaitingAge
 
 __all__ = ["FrameDelivery", "OutboxCounters", "SocketOutbox", "cut_off"]
 
@@ -84,13 +84,13 @@ class SocketOutbox:
 
     # Thousands of outboxes are written to in a row: the closer in memory the better.
     __slots__ = (
+        "_age",
         "_backlog",
         "_counters",
         "_fd",
         "_is_closed",
         "_is_deflated",
         "_is_told",
-        "_marks",
         "_next_look",
         "_noted",
         "_peer",
@@ -98,7 +98,6 @@ class SocketOutbox:
         "_queued_bytes",
         "_sending",
         "_transport",
-        "_written",
         "cursor",
         "delivery",
         "is_clear",
@@ -137,11 +136,9 @@ class SocketOutbox:
         )
         # Bytes that the backlog was told to wait here.
         self._noted = 0
-        # Bytes written in all since something waits, and how many these were at each look, and
-        # when.
-        self._written = 0
-        self._marks: list[tuple[int, float]] = []
-        # When the age of what waits is checked next.
+        # How long what waits has waited; None while nothing waits.
+        self._age: WaitingAge | None = None
+        # When the age is checked next.
         self._next_look: asyncio.TimerHandle | None = None
         # What goes through websockets, messages and pings' ordinals, and the task that sends it. An
         # empty deque takes 0.7 KB.
@@ -220,10 +217,11 @@ class SocketOutbox:
             and not transport.is_closing()
         )
         if not waiting:
-            self._marks.clear()
-        elif not self._marks and not transport.is_closing():
-            self._written = waiting
-            self._mark()
+            self._age = None
+        elif self._age is None and not transport.is_closing():
+            loop = asyncio.get_running_loop()
+            self._age = WaitingAge(waiting, loop.time())
+            self._look_later(loop)
         held = waiting + self._queued_bytes
         if held != self._noted:
             self._note(held)
@@ -251,7 +249,8 @@ class SocketOutbox:
         counters = self._counters
         counters.frames += frames.count
         counters.bytes += size
-        self._written += size
+        if self._age is not None:
+            self._age.wrote(size)
         transport.write(data)
         self.update()
         return True
@@ -296,10 +295,7 @@ class SocketOutbox:
 
     # How long bytes wait
 
-    def _mark(self) -> None:
-        """Remember that all that was written so far waits at most since now; look again later."""
-        loop = asyncio.get_running_loop()
-        self._marks.append((self._written, loop.time()))
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._next_look is None:
             self._next_look = loop.call_later(self._backlog.limits.max_age / _LOOKS, self._look)
 
@@ -308,21 +304,17 @@ class SocketOutbox:
         self._next_look = None
         if self._transport.is_closing():
             return
-        waiting = self._transport.get_write_buffer_size()
-        # The few bytes in the buffer that websockets wrote make ours look older, never younger.
-        gone = self._written - waiting
-        marks = self._marks
-        while marks and marks[0][0] <= gone:
-            del marks[0]
-        if not waiting:
-            marks.clear()
+        waiting, age = self._transport.get_write_buffer_size(), self._age
+        if age is None or not waiting:
+            self.update()
             return
-        age = asyncio.get_running_loop().time() - marks[0][1] if marks else 0.0
-        reason = self._backlog.why_too_old(waiting, age)
+        loop = asyncio.get_running_loop()
+        reason = self._backlog.why_too_old(waiting, age.seconds(waiting, loop.time()))
         if reason is not None:
             self.cut_off(reason)
             return
-        self._mark()
+        age.note(loop.time())
+        self._look_later(loop)
 
     # Through websockets
 

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 import attrs
 
-__all__ = ["Backlog", "BoundedOutbox", "OutboxLimits"]
+__all__ = ["Backlog", "BoundedOutbox", "OutboxLimits", "WaitingAge"]
 
 _BEHIND: Final = 4
 """A client is behind when more waits for it than this part of what may."""
@@ -51,6 +51,45 @@ class OutboxLimits:
     """Seconds that a byte may wait (OUTBOX_MAX_AGE)."""
     total_bytes: int
     """Bytes that may wait for all clients together (OUTBOX_TOTAL_BYTES)."""
+
+
+class WaitingAge:
+    """For how long the oldest of the bytes that wait for one client has waited.
+
+    A transport's buffer does not say when its bytes came. So it is noted from time to time how many
+    bytes were written in all by then. The oldest note of which a byte still waits tells the age.
+
+    Args:
+        waiting: the bytes that begin to wait.
+        now: seconds of any clock that only goes forward.
+    """
+
+    __slots__ = ("_notes", "_written")
+
+    def __init__(self, waiting: int, now: float) -> None:
+        # Bytes written in all since something waits.
+        self._written = waiting
+        # How many these were at some times, and when.
+        self._notes = [(waiting, now)]
+
+    def wrote(self, size: int) -> None:
+        """Count bytes that were written."""
+        self._written += size
+
+    def note(self, now: float) -> None:
+        """Note that all that was written so far waits at most since now."""
+        self._notes.append((self._written, now))
+
+    def seconds(self, waiting: int, now: float) -> float:
+        """Return the age of the oldest byte, where so many bytes wait.
+
+        The few bytes that websockets wrote itself make the others look older, never younger.
+        """
+        gone = self._written - waiting
+        notes = self._notes
+        while notes and notes[0][0] <= gone:
+            del notes[0]
+        return now - notes[0][1] if notes else 0.0
 
 
 class Backlog:
