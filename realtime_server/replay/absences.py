@@ -14,6 +14,7 @@ import attrs
 
 from .identity import Key
 from .places import Place
+from .shares import Shares
 
 __all__ = ["Absence", "Absences", "LostReason"]
 
@@ -78,9 +79,9 @@ class Absences:
         self._most = most
         self._clock = clock
         self._absent: dict[bytes, list[Absence]] = {}
-        # Those whose changes are kept, and those that are only remembered; the oldest first.
-        self._away: dict[Absence, None] = {}
-        self._lost: dict[Absence, None] = {}
+        # Those whose changes are kept, and those that are only remembered.
+        self._away = Shares()
+        self._lost = Shares()
         # What those that are away need; some are outdated. The number breaks ties.
         self._lowest: list[tuple[Place, int, Absence]] = []
         self._pushed = 0
@@ -115,15 +116,15 @@ class Absences:
         """Yield those that have been away for too long, now that this is so."""
         until = self._clock() - self._window
         while self._away:
-            oldest = next(iter(self._away))
+            oldest = self._away.oldest()
             if oldest.since > until:
                 break
             self._lose(oldest, LostReason.WINDOW)
             yield oldest
         until = self._clock() - _REMEMBERED
         while self._lost:
-            oldest = next(iter(self._lost))
-            if oldest.since > until and len(self._lost) <= _MOST_LOST:
+            oldest = self._lost.oldest()
+            if oldest.since > until:
                 break
             self.remove(oldest)
 
@@ -147,26 +148,32 @@ class Absences:
             last.repeats = max(last.repeats, absence.repeats)
             if last in self._away:
                 # It is the youngest now.
-                del self._away[last]
-                self._away[last] = None
+                self._away.discard(last)
+                self._away.add(last)
             self.lower(last, absence.place, absence.lost)
             return None
         absent.append(absence)
         self.on_change(absence)
         if absence.lost is not None:
-            self._lost[absence] = None
+            self._remember(absence)
             return absence
-        self._away[absence] = None
+        self._away.add(absence)
         self._push(absence)
         if len(self._away) > self._most:
-            self._lose(next(iter(self._away)), LostReason.LIMIT)
+            self._lose(self._away.first_to_go(), LostReason.LIMIT)
         return absence
 
     def _lose(self, absence: Absence, why: LostReason) -> None:
-        del self._away[absence]
+        self._away.discard(absence)
         absence.lost = why
-        self._lost[absence] = None
+        self._remember(absence)
         self.on_change(absence)
+
+    def _remember(self, absence: Absence) -> None:
+        """Remember an absence whose changes are not kept."""
+        self._lost.add(absence)
+        if len(self._lost) > _MOST_LOST:
+            self.remove(self._lost.first_to_go())
 
     def lower(self, absence: Absence, place: Place, lost: LostReason | None) -> None:
         """Have an absence serve somebody else, too, who was left behind at this place."""
@@ -202,8 +209,8 @@ class Absences:
         self.on_change(absence)
         if not self.has(absence):
             return
-        self._away.pop(absence, None)
-        self._lost.pop(absence, None)
+        self._away.discard(absence)
+        self._lost.discard(absence)
         absent = self._absent[absence.key.digest]
         absent.remove(absence)
         if not absent:

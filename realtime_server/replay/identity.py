@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
@@ -41,6 +42,9 @@ class Key:
     digest: bytes
     is_exact: bool
     """Whether one client alone has this key, and not several that are alike."""
+    whose: tuple[bytes, bytes] = attrs.field(default=(b"", b""), eq=False)
+    """Names of the address from which the client came, and of whom its token is for. Neither can be
+    chosen at will, as a session can; so these say who takes how much of the room for all."""
 
 
 class Identifier:
@@ -79,6 +83,7 @@ class Identifier:
             session if LEAST_SESSION <= len(session) <= MOST_SESSION else "",
             self._claims if IdentityKind.CLAIMS in self._kinds else (),
             origin,
+            self._digest(["network", _network(address)]),
             self._digest,
         )
 
@@ -90,13 +95,16 @@ class Identifier:
 class Visitor:
     """Who the client of one connection is. Made by :meth:`Identifier.visitor`."""
 
-    __slots__ = ("_claims", "_digest", "_origin", "session")
+    __slots__ = ("_claims", "_digest", "_network", "_origin", "session")
 
-    def __init__(self, session: str, claims: Sequence[str], origin: bytes, digest: Any) -> None:
+    def __init__(
+        self, session: str, claims: Sequence[str], origin: bytes, network: bytes, digest: Any
+    ) -> None:
         self.session = session
         """The handshake's session; empty if it has none, or one that does not count."""
         self._claims = claims
         self._origin = origin
+        self._network = network
         self._digest = digest
 
     def key(
@@ -123,7 +131,8 @@ class Visitor:
                 for one in bindings
             ]
         digest: bytes = self._digest([who, subject, topic, asked])
-        return Key(digest, is_exact=bool(self.session))
+        whose = (self._network, self._digest(["subject", subject]))
+        return Key(digest, is_exact=bool(self.session), whose=whose)
 
     def _who(self, claims: Mapping[str, Any]) -> list[str] | None:
         if self.session:
@@ -135,6 +144,20 @@ class Visitor:
         if self._origin:
             return [IdentityKind.ADDRESS.value, self._origin.hex()]
         return None
+
+
+def _network(address: str) -> str:
+    """Return what one customer of a provider has: an IPv4 address, or 64 bits of an IPv6 one."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        # A header may have anything.
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return parsed.packed[:8].hex()
 
 
 def _text(claim: Any) -> str | None:

@@ -528,6 +528,40 @@ async def test_the_oldest_goes_when_too_many_are_away(item: Database) -> None:
         await one.close()
 
 
+async def test_one_client_that_leaves_many_channels_away_drives_no_others_out(
+    item: Database,
+) -> None:
+    settings = {
+        **{"TRUSTED_PROXIES": '["127.0.0.0/8"]', "FORWARDED_HEADER": "X-Forwarded-For"},
+        "REPLAY_MAX_SESSIONS": "20",
+    }
+    async with serve(item, **settings) as server:
+        honest = ReplayClient(
+            server.port, session=SESSION + "a", headers={"X-Forwarded-For": "192.0.2.1"}
+        )
+        await honest.come()
+        await cut_proven(honest, server)
+        await write(item, server, 1)
+        attacker = {"X-Forwarded-For": "192.0.2.2"}
+        for number in range(5):
+            # Each connection names another session, and leaves ten channels.
+            one = ReplayClient(server.port, session=f"{SESSION}{number}", headers=attacker)
+            await one.connect()
+            for topic in range(10):
+                one.topic = f"realtime:room{topic}"
+                await one.join()
+            await one.cut()
+            await until_gone(server)
+        assert server.replay is not None
+        assert server.replay.stats().away == 20
+        # Give up what nobody needs.
+        server.replay.tidy()
+        assert (await honest.come())["resumed"] is True
+        await honest.until(1)
+        assert honest.gaps == []
+        await honest.close()
+
+
 async def test_a_client_that_never_sends_pongs_gets_the_same_only_ten_times(
     item: Database, server: RealtimeServer
 ) -> None:

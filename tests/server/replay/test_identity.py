@@ -127,3 +127,25 @@ def test_keys_of_another_secret_are_others_and_show_nothing() -> None:
     assert key != key_of(query={"session": SESSION}, secret=b"another")
     assert SESSION not in repr(key)
     assert len(key.digest) == 16
+
+
+def test_the_address_and_the_subject_say_whose_a_key_is_and_nothing_a_client_chooses() -> None:
+    def whose(session: str = "", sub: str = "alice", address: str = "192.0.2.1") -> Any:
+        key = key_of(query={"session": session}, claims={"sub": sub}, address=address)
+        assert key is not None
+        return key.whose
+
+    assert whose(SESSION + "1") == whose(SESSION + "2") == whose()
+    assert whose()[0] != whose(address="192.0.2.2")[0]
+    assert whose()[1] == whose(address="192.0.2.2")[1] != whose(sub="bob")[1]
+
+
+def test_addresses_of_one_customer_are_one() -> None:
+    def network(address: str) -> bytes:
+        key = key_of(address=address, claims={"sub": "alice"})
+        assert key is not None
+        return key.whose[0]
+
+    assert network("2001:db8::1") == network("2001:db8::ffff:2") != network("2001:db8:0:1::1")
+    assert network("::ffff:192.0.2.1") == network("192.0.2.1")
+    assert network("_hidden") != network("")

@@ -5,6 +5,7 @@ import tracemalloc
 import attrs
 import pytest
 
+from realtime_server.replay import absences
 from realtime_server.replay.absences import MOST_OF_A_KEY, LostReason
 from realtime_server.replay.identity import Key
 from realtime_server.replay.memberships import MOST_HERE, Choice, Membership, Memberships
@@ -226,6 +227,40 @@ def test_the_oldest_goes_when_too_many_are_away() -> None:
     assert (place(choice), choice.lost) == (0, LostReason.LIMIT)
 
 
+@pytest.mark.parametrize("level", [0, 1])
+def test_who_leaves_many_away_drives_nobody_elses_out(level: int) -> None:
+    """The address tells the many from the others; or the subject, where a proxy has one address."""
+    world = World(most_away=1000)
+
+    def key(number: int, name: bytes) -> Key:
+        whose = (name, b"") if level == 0 else (b"proxy", name)
+        return Key(number.to_bytes(4), is_exact=True, whose=whose)
+
+    honest = [key(number, b"honest %d" % number) for number in range(100)]
+    for one in honest:
+        world.leave_behind(one, 2, 5)
+    for number in range(5000):
+        world.leave_behind(key(1000 + number, b"attacker"), 2, 5)
+    assert len(world.memberships.absences) == 1000
+    for one in honest:
+        assert world.join(one, 3)[1] == Choice((5, 0))
+
+
+def test_who_was_lost_is_remembered_however_many_others_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(absences, "_MOST_LOST", 1000)
+    world = World(most_away=10)
+    one = Key(b"one", is_exact=True, whose=(b"honest", b""))
+    world.leave_behind(one, 2, 5)
+    world.now = WINDOW + 1
+    world.expire()
+    for number in range(5000):
+        whose = (b"attacker", b"")
+        world.leave_behind(Key(number.to_bytes(4), is_exact=True, whose=whose), 2, 5)
+    assert world.join(one, 3)[1] == Choice((5, 0), LostReason.WINDOW)
+
+
 def test_nobody_is_lost_for_others_of_the_same_key_who_are_not() -> None:
     world = World()
     world.leave_behind(SESSION, 2, 5)
@@ -323,12 +358,14 @@ def test_an_absence_that_serves_another_one_is_as_young_as_that() -> None:
 
 
 @pytest.mark.slow
-def test_100_000_that_are_away_take_less_than_a_kilobyte_each() -> None:
+@pytest.mark.parametrize("are_apart", [True, False])
+def test_100_000_that_are_away_take_less_than_a_kilobyte_each(are_apart: bool) -> None:
     world = World(most_away=100_000)
     tracemalloc.start()
     try:
         for number in range(100_000):
-            world.leave_behind(Key(number.to_bytes(16), is_exact=True), 5, number)
+            whose = (number.to_bytes(16), b"") if are_apart else (b"", b"")
+            world.leave_behind(Key(number.to_bytes(16), is_exact=True, whose=whose), 5, number)
         assert tracemalloc.get_traced_memory()[0] < 1000 * 100_000
     finally:
         tracemalloc.stop()
