@@ -172,8 +172,9 @@ class ServerConfig(ConnectionSettings):
     )
     replay_max_sessions: kinds.Number = variable(
         100_000,
-        "how many channels may be away at the same time, which take up to 900 bytes each; when there"
-        " are more, the oldest goes of [whoever has left most](../topics/delivery.md#what-it-costs)",
+        "how many channels may be away at the same time, which take up to 900 bytes each; when "
+        "there are more, the oldest goes of "
+        "[whoever has left most](../topics/delivery.md#what-it-costs)",
     )
 
     # RLS mode
