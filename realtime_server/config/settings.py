@@ -245,8 +245,10 @@ class ServerConfig(ConnectionSettings):
     webhook_backoff_min: kinds.Milliseconds = variable(
         1000, "shortest pause between two attempts; it doubles each time"
     )
-    webhook_backoff_max: kinds.Milliseconds = variable(
-        60_000, "longest pause between two attempts, whatever `Retry-After` asks for"
+    webhook_backoff_max: kinds.Milliseconds = variable(60_000, "the pause up to which it doubles")
+    webhook_retry_after_max: kinds.Milliseconds = variable(
+        3_600_000,
+        "longest pause that an endpoint can ask for by `Retry-After`",
     )
     webhook_max_bytes: kinds.Bytes = variable(
         8 * _MIB, "the size of one body; a larger transaction is sent in numbered parts"

@@ -4,7 +4,8 @@ The queue has a bound in bytes. When it is full, ``hold`` stops reading changes 
 so that the database keeps them; ``drop`` writes new requests to the dead letters. A request is
 tried until the endpoint takes it, until the attempts are used up, or until the endpoint says that
 it never will. When the endpoint says that it is gone (410), nothing is sent to it any more until
-the server is started again: what is meant for it goes to the dead letters.
+the server is started again: what is meant for it goes to the dead letters. With ``hold`` a request
+that the dead letters cannot take stays in the queue, also when the endpoint is gone.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ class Endpoint:
         self.waiting_bytes = 0
         self._url = webhook.endpoint
         self._config = config
+        self._drops = config.webhook_when_full is WhenFull.DROP
         self._post = post
         self._letters = letters
         self._clock = clock
@@ -110,22 +112,22 @@ class Endpoint:
         """Have a request delivered, behind all that were put before.
 
         Where too much waits already, this waits too (``hold``), or the request is one of those
-        that :meth:`flush` gives up (``drop``), as is each that is put when the endpoint is gone.
-        After :meth:`stop` nothing makes room any more, and this does not wait.
+        that :meth:`flush` gives up (``drop``), as is then each that is put when the endpoint is
+        gone. After :meth:`stop` nothing makes room any more, and this does not wait.
         """
-        drops = self._config.webhook_when_full is WhenFull.DROP
-        while self._is_full(request) and not (drops or self.is_disabled or self._stopped.is_set()):
+        while self._is_full(request) and not (self._drops or self._stopped.is_set()):
             if self._may_say("full"):
                 logger.warning(
-                    "webhook %r: %d bytes wait for its endpoint; nothing more is read for webhooks "
-                    "until it has taken some",
+                    "webhook %r: %d bytes wait for %s; nothing more is read for webhooks until it "
+                    "has taken some",
                     self.name,
                     self.waiting_bytes,
+                    "the file of dead letters" if self.is_disabled else "its endpoint",
                     extra=of_webhook(self.name, "webhook_full", waiting_bytes=self.waiting_bytes),
                 )
             self._has_room.clear()
             await self._has_room.wait()
-        if self.is_disabled or (drops and self._is_full(request)):
+        if self._drops and (self.is_disabled or self._is_full(request)):
             self._dropped.append(request)
             self._dropped_bytes += request.size
             if self._dropped_bytes > _MOST_AT_ONCE:
@@ -140,21 +142,22 @@ class Endpoint:
         self._before_gap = len(self._waiting)
 
     async def flush(self) -> None:
-        """Give up what found no room, and what came when the endpoint was gone."""
-        async with self._giving_up:
-            await self._give_up_dropped()
+        """Give up what was dropped: with ``hold`` nothing is, and this does not wait."""
+        if self._dropped:
+            async with self._giving_up:
+                await self._give_up_dropped()
 
     async def run(self) -> None:
-        """Deliver until :meth:`stop`, or until the endpoint is gone."""
+        """Deliver, or once the endpoint is gone give up, what is put, until :meth:`stop`."""
         while not self._stopped.is_set():
             if not self._waiting:
                 self._arrived.clear()
                 await self._arrived.wait()
+            elif self.is_disabled:
+                async with self._giving_up:
+                    await self._give_up_waiting()
             elif await self._deliver(self._waiting[0]):
                 self._remove_first()
-            if self.is_disabled:
-                await self.give_up_rest("the endpoint is gone")
-                return
 
     def stop(self) -> None:
         """Begin no more attempts; :meth:`run` ends when the one that is under way has."""
@@ -202,7 +205,12 @@ class Endpoint:
         request.done()
 
     async def _deliver(self, request: Request) -> bool:
-        """Try until something comes of it; return False if it was stopped before."""
+        """Try to send a request until something comes of it.
+
+        Returns:
+            whether the request is to be removed; False if :meth:`stop` came first, or the endpoint
+            is gone.
+        """
         config = self._config
         failures = 0
         while not self._stopped.is_set():
@@ -219,22 +227,12 @@ class Endpoint:
                 return True
             failures += 1
             if verdict is Verdict.GONE:
-                # First, as those that are put from now on stand behind it in the dead letters.
-                await self._give_up([request], failures, reason, lose=True)
-                self.is_disabled = True
-                self._has_room.set()
-                logger.error(
-                    "webhook %r: its endpoint is gone (status 410); nothing is sent to it any "
-                    "more until the server is started again",
-                    self.name,
-                    extra=of_webhook(self.name, "webhook_gone", reason=reason),
-                )
-                return True
+                await self._disable(request, failures, reason)
+                return False
             # Not only at the last attempt: the dead letters may have been unwritable then.
             is_spent = 0 < config.webhook_max_attempts <= failures
             is_last = verdict is not Verdict.AGAIN or is_spent
-            lose = config.webhook_when_full is WhenFull.DROP
-            if is_last and await self._give_up([request], failures, reason, lose=lose):
+            if is_last and await self._give_up([request], failures, reason, lose=self._drops):
                 return True
             if not self._is_failing:
                 self._is_failing = True
@@ -246,17 +244,24 @@ class Endpoint:
                         self.name, "webhook_failing", reason=reason, position=request.position
                     ),
                 )
-            seconds = pause(
-                failures,
-                least=config.webhook_backoff_min / 1000,
-                most=config.webhook_backoff_max / 1000,
-                asked_for=asked_for,
-                random=self._chance(),
-            )
-            await self._pause(seconds)
+            await self._pause(failures, asked_for)
             if not self._stopped.is_set():
                 self.counts.retries += 1
         return False
+
+    async def _disable(self, request: Request, attempts: int, reason: str) -> None:
+        """Send nothing any more, as the endpoint is gone, and give up what waits."""
+        self.is_disabled = True
+        logger.error(
+            "webhook %r: its endpoint is gone (status 410); nothing is sent to it any "
+            "more until the server is started again",
+            self.name,
+            extra=of_webhook(self.name, "webhook_gone", reason=reason),
+        )
+        async with self._giving_up:
+            if await self._give_up_in_the_end([request], attempts, reason):
+                self._remove_first()
+                await self._give_up_waiting()
 
     async def _attempt(self, request: Request) -> tuple[Verdict, str, float]:
         """Send once; return what comes of it, why, and for how long the endpoint wants a pause."""
@@ -275,17 +280,48 @@ class Endpoint:
         asked_for = retry_after(answer.retry_after, self._clock())
         return verdict_on(answer.status), reason, asked_for
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, failures: int, asked_for: float = 0.0) -> None:
+        """Wait before the next attempt, or until :meth:`stop`."""
+        config = self._config
+        seconds = pause(
+            failures,
+            least=config.webhook_backoff_min / 1000,
+            most=config.webhook_backoff_max / 1000,
+            asked_for=min(asked_for, config.webhook_retry_after_max / 1000),
+            random=self._chance(),
+        )
         try:
             async with asyncio.timeout(seconds):
                 await self._stopped.wait()
         except TimeoutError:
             pass
 
+    async def _give_up_waiting(self) -> None:
+        requests = list(self._waiting)
+        if requests and await self._give_up_in_the_end(requests, 0, "the endpoint is gone"):
+            for _ in requests:
+                self._remove_first()
+
+    async def _give_up_in_the_end(
+        self, requests: Sequence[Request], attempts: int, reason: str
+    ) -> bool:
+        """Give requests up: with ``hold`` not before the dead letters have them.
+
+        Returns:
+            whether they are given up; False if :meth:`stop` came first.
+        """
+        failures = 0
+        while not await self._give_up(requests, attempts, reason, lose=self._drops):
+            failures += 1
+            await self._pause(failures)
+            if self._stopped.is_set():
+                return False
+        return True
+
     async def _give_up(
         self, requests: Sequence[Request], attempts: int, reason: str, *, lose: bool
     ) -> bool:
-        """Put requests into the dead letters; return False if they are to be tried on instead.
+        """Put requests into the dead letters; return False if they are to be kept instead.
 
         Args:
             requests: of this endpoint.
@@ -300,7 +336,7 @@ class Endpoint:
             try:
                 await self._letters.add(letters)
             except (OSError, FileFullError) as exc:
-                then = "the request is lost" if lose else "the request is tried on"
+                then = "the request is lost" if lose else "the request is kept"
                 if self._may_say("unwritable"):
                     why = exc.strerror if isinstance(exc, OSError) else str(exc)
                     logger.error(

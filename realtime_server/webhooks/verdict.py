@@ -63,9 +63,9 @@ def pause(failures: int, *, least: float, most: float, asked_for: float, random:
     Args:
         failures: how many attempts have failed, 1 or more.
         least: seconds after the first failure; they double each time.
-        most: seconds that the result has at most, whatever is asked for.
-        asked_for: seconds that ``Retry-After`` asks to wait.
+        most: seconds up to which they double.
+        asked_for: seconds that ``Retry-After`` asks to wait, which the result has at least.
         random: a number from 0 to 1: up to a half is taken off, so that not all come back at once.
     """
     doubled = min(least * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), most)
-    return max(doubled * (1 - random / 2), min(asked_for, most))
+    return max(doubled * (1 - random / 2), asked_for)

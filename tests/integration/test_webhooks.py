@@ -343,6 +343,31 @@ async def test_an_endpoint_that_is_gone_is_left_alone_until_the_next_start(stage
             assert taken.records() == ["9"]
 
 
+async def test_hold_holds_what_an_endpoint_that_is_gone_did_not_get_until_it_can_be_kept(
+    stage: Stage,
+) -> None:
+    """Over restarts, too: a slot that moved behind what is in no file would have lost it."""
+    slot = unique_name("slot")
+    settings = {"WEBHOOK_SLOT_NAME": slot, "WEBHOOK_DEAD_LETTERS_MAX_MB": "1"}
+    stage.dead_letters.write_text("x" * 1_000_000)
+    async with Receiver(Reply(410)) as gone:
+        for number in range(2):
+            async with stage.server(hook(gone.url, name="gone"), **settings) as server:
+                start = slot_position(stage.database, slot)
+                stage.execute(f"insert into users values ({number})")
+                await eventually(lambda: metric(server, "disabled", "gone") == 1)
+                await eventually(lambda: metric(server, "waiting_bytes", "gone") > 0)
+                assert metric(server, "dead_total", "gone") == 0
+            assert slot_position(stage.database, slot) == start
+        assert len(gone.requests) == 2
+        async with stage.server(hook(gone.url, name="gone"), **settings) as server:
+            await eventually(lambda: metric(server, "disabled", "gone") == 1)
+            stage.dead_letters.unlink()
+            await eventually(lambda: metric(server, "waiting_bytes", "gone") == 0)
+            assert stage.dead() == [("gone", "status 410"), ("gone", "the endpoint is gone")]
+            await eventually(lambda: slot_position(stage.database, slot) > start)
+
+
 @pytest.mark.parametrize("when_full", ["hold", "drop"])
 async def test_a_dead_endpoint_delays_no_socket(stage: Stage, when_full: str) -> None:
     slot = unique_name("slot")

@@ -300,6 +300,7 @@ TABLE = {
     "WEBHOOK_BACKOFF_MAX": attrs.evolve(
         number(60_000, least=1), with_it={"WEBHOOK_BACKOFF_MIN": "1"}
     ),
+    "WEBHOOK_RETRY_AFTER_MAX": number(3_600_000, least=1),
     "WEBHOOK_MAX_BYTES": number(8_388_608, least=1024),
     "WEBHOOK_WAITING_BYTES": number(33_554_432, least=1024),
     "WEBHOOK_WHEN_FULL": Row(

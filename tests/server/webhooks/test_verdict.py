@@ -58,7 +58,7 @@ def test_up_to_a_half_is_taken_off_by_chance() -> None:
     assert pause(3, least=1, most=60, asked_for=0, random=0.5) == 3
 
 
-def test_what_is_asked_for_counts_up_to_the_bound() -> None:
+def test_what_is_asked_for_is_waited_for() -> None:
     assert pause(1, least=1, most=60, asked_for=30, random=1) == 30
-    assert pause(1, least=1, most=60, asked_for=3600, random=1) == 60
+    assert pause(1, least=1, most=60, asked_for=3600, random=1) == 3600
     assert pause(5, least=1, most=60, asked_for=2, random=0) == 16
