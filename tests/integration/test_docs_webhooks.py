@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
 import re
@@ -10,7 +12,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -18,6 +22,7 @@ import pytest
 
 from realtime_server.config import ConfigurationFile
 from realtime_server.webhooks.dead_letters import DeadLetters
+from realtime_server.webhooks.request import Request
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database
 from tests.server_process import ServerProcess
@@ -150,6 +155,41 @@ def test_changes_are_received_and_sent_again_as_the_page_says(
         server.stop()
         assert not any("Cem" in line or "8080" in line for line in server.log)
     shop.execute(titled("drop"))
+
+
+def test_the_receiver_refuses_what_is_not_signed_with_its_secret(port: int, tmp_path: Path) -> None:
+    secret = shlex.split(titled("start").replace("export ", ""))
+    (key,) = (text.partition("=")[2] for text in secret if text.startswith("WEBHOOK_SECRET="))
+    body = b'{"changes": []}'
+    now = time.time()
+    genuine = Request("msg_1", "0/1:0", body, 1, True, now).headers([key], now)
+    other = base64.b64encode(b"x" * 32).decode()
+    process = receiver(port, tmp_path, key)
+    try:
+        assert status_of(port, body, genuine) == 204
+        for headers in (
+            {},
+            {name: text for name, text in genuine.items() if name != "webhook-signature"},
+            {name: text for name, text in genuine.items() if name != "webhook-timestamp"},
+            {name: text for name, text in genuine.items() if name != "webhook-id"},
+            {**genuine, "webhook-timestamp": "yesterday"},
+            {**genuine, "webhook-timestamp": "9" * 5000},
+            {**genuine, "webhook-signature": ""},
+            {**genuine, "webhook-signature": "v1,\u00e9"},
+            {**genuine, "webhook-id": "msg_2"},
+            Request("msg_3", "0/1:0", body, 1, True, now).headers([f"whsec_{other}"], now),
+            Request("msg_4", "0/1:0", body, 1, True, now).headers([key], now - 301),
+        ):
+            assert status_of(port, body, headers) == 401, headers
+        assert status_of(port, b'{"changes": [1]}', genuine) == 401
+    finally:
+        assert stop(process) == ""
+
+
+def status_of(port: int, body: bytes, headers: Mapping[str, str]) -> int:
+    with contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        connection.request("POST", "/", body, dict(headers))
+        return connection.getresponse().status
 
 
 def test_the_example_of_a_body_has_the_fields_of_a_body(
