@@ -149,3 +149,18 @@ def test_the_support_policy_names_the_versions_that_the_package_does() -> None:
     minors = re.findall(r"Python :: 3\.(\d+)", " ".join(project["classifiers"]))
     assert f"| CPython | 3.{minors[0]} to 3.{minors[-1]} |" in page
     assert project["requires-python"] == f">=3.{minors[0]}"
+
+
+ARCHITECTURE = "docs/project/architecture.md"
+
+
+def test_the_architecture_names_every_module_that_has_findings_for_check() -> None:
+    page = (ROOT / ARCHITECTURE).read_text(encoding="utf-8")
+    [row] = re.findall(r"^\| what `--check` says \| (.*) \|$", page, re.MULTILINE)
+    modules = {
+        path.relative_to(ROOT / "realtime_server").as_posix()
+        for path in (ROOT / "realtime_server").rglob("*.py")
+        if re.search(r"^async def \w+_findings\(", path.read_text("utf-8"), re.MULTILINE)
+    }
+    assert len(modules) >= 4
+    assert [module for module in sorted(modules) if f"`{module}`" not in row] == []
