@@ -74,7 +74,9 @@ class Beginnings:
             on_slow=self._on_slow,
         )
         """Bring channels up to now."""
-        self._inquiries = Inquiries(memberships.others, self._ask, self._decide)
+        self._inquiries = Inquiries(
+            memberships.others, self._ask, self._decide, on_failure=self._fail
+        )
         # Whom to tell where a channel begins, while it is not decided.
         self._starting: dict[Membership, OnStart] = {}
         # Who joins right now, and has not waited.
@@ -87,6 +89,8 @@ class Beginnings:
         """Channels that went on where a former one had ended."""
         self.fresh = 0
         """Channels that began anew."""
+        self.failed = 0
+        """Channels that began anew because it could not be decided where they go on."""
         self.shared_sessions = 0
         """Sessions that several clients have."""
         self.gaps: Counter[str] = Counter()
@@ -169,15 +173,14 @@ class Beginnings:
 
     def _decide(self, member: Membership, silent: Collection[Membership]) -> None:
         standing = self._standings.of_member(member)
-        on_start = self._starting.pop(member, None)
-        if standing is None or on_start is None:
+        if standing is None or member not in self._starting:
             return
         has_waited = member is not self._joining
         choice = self._memberships.choose(member, silent)
         self._standings.note(member)
         if choice.place is None:
             self.fresh += 1
-            on_start(self._notices.start(standing.began, resumed=False))
+            self._tell_start(member, standing.began, resumed=False)
             # In the midst of a batch the live hub has handed out a part of it already, which one
             # that has waited has to get, too.
             if standing.began == (self._log.end if has_waited else self.rounds.handed):
@@ -192,11 +195,40 @@ class Beginnings:
         standing.go_on(after)
         if why is None:
             self.resumed += 1
-        on_start(self._notices.start(place, resumed=why is None))
+        self._tell_start(member, place, resumed=why is None)
         if why is not None:
             standing.lost = why if why in _ALWAYS_A_GAP else None
             self._tell_gap(standing.subscription, after, place, why)
         self.rounds.add(standing.subscription, place)
+
+    def _tell_start(self, member: Membership, place: Place, *, resumed: bool) -> None:
+        self._starting.pop(member)(self._notices.start(place, resumed=resumed))
+
+    def _fail(self, member: Membership) -> None:
+        """Let a channel begin anew that could not be decided on; an exception is being handled."""
+        self.failed += 1
+        if self.failed == 1:
+            logger.exception(
+                "it cannot be decided where a channel goes on, so it begins anew, as will others "
+                "(a bug in realtime_server: please report it)"
+            )
+        standing = self._standings.of_member(member)
+        if standing is None:
+            return
+        member.is_chosen = True
+        subscription = standing.subscription
+        if member in self._starting:
+            self.fresh += 1
+            self._tell_start(member, standing.began, resumed=False)
+        elif not (subscription.is_open or self.rounds.place_of(subscription) is not None):
+            # It was told where it goes on, and does not.
+            began = standing.began
+            standing.go_on(max(began, self.rounds.handed))
+            self._tell_gap(subscription, began, standing.began, LostReason.LOST)
+        else:
+            return
+        self._standings.note(member)
+        self.rounds.add(subscription, standing.began)
 
     def _where(
         self, standing: Standing, choice: Choice, place: Place

@@ -9,13 +9,16 @@ order in which they came, and each connection is asked once, however many wait.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Final
 
 from .memberships import Membership
 
 __all__ = ["Inquiries"]
+
+logger = logging.getLogger("realtime.replay")
 
 WITHIN: Final = 1.0
 """Seconds that a client has for its answer."""
@@ -29,6 +32,8 @@ class Inquiries:
         ask: asks a membership's client; the callback hears whether it has answered, or that its
             connection has ended before.
         decide: called for each that was waiting, with those who did not answer.
+        on_failure: called, while the exception is handled, for one that could not be decided on.
+            Those that wait besides are decided on all the same.
     """
 
     def __init__(
@@ -36,10 +41,13 @@ class Inquiries:
         others: Callable[[Membership], Iterable[Membership]],
         ask: Callable[[Membership, Callable[[bool], None]], None],
         decide: Callable[[Membership, Collection[Membership]], None],
+        *,
+        on_failure: Callable[[Membership], None],
     ) -> None:
         self._others = others
         self._ask = ask
         self._decide = decide
+        self._on_failure = on_failure
         # By key.
         self._running: dict[bytes, _Inquiry] = {}
 
@@ -70,17 +78,28 @@ class Inquiries:
         self._running.clear()
 
     def _begin(self, digest: bytes, waiting: dict[Membership, None]) -> None:
-        asked = {one for member in waiting for one in self._others(member)}
+        asked: set[Membership] = set()
+        for member in list(waiting):
+            try:
+                asked.update(self._others(member))
+            except Exception:
+                del waiting[member]
+                self._on_failure(member)
         if not asked:
-            for member in waiting:
-                self._decide(member, ())
+            self._decide_on_all(waiting, ())
             return
         loop = asyncio.get_running_loop()
         one = _Inquiry(waiting, asked)
         self._running[digest] = one
         one.timer = loop.call_later(WITHIN, self._end, digest, one)
         for member in list(asked):
-            self._ask(member, partial(self._answered, digest, one, member))
+            try:
+                self._ask(member, partial(self._answered, digest, one, member))
+            except Exception:
+                # It counts as one that does not answer.
+                logger.exception(
+                    "a client cannot be asked (a bug in realtime_server: please report it)"
+                )
 
     def _answered(self, digest: bytes, one: _Inquiry, member: Membership, is_there: bool) -> None:
         if self._running.get(digest) is not one:
@@ -95,11 +114,20 @@ class Inquiries:
 
     def _end(self, digest: bytes, one: _Inquiry) -> None:
         del self._running[digest]
-        for member in list(one.waiting):
-            if member in one.waiting:
-                self._decide(member, one.silent)
+        self._decide_on_all(one.waiting, one.silent)
         if one.later:
             self._begin(digest, one.later)
+
+    def _decide_on_all(
+        self, waiting: Mapping[Membership, None], silent: Collection[Membership]
+    ) -> None:
+        for member in list(waiting):
+            # A decision may end others.
+            if member in waiting:
+                try:
+                    self._decide(member, silent)
+                except Exception:
+                    self._on_failure(member)
 
 
 class _Inquiry:

@@ -123,7 +123,7 @@ class Others:
                 case Joined():
                     if states:
                         states[-1][1].append(entry)
-                    else:
+                    elif (head.server, entry.number) not in self._taken:
                         self._put(head.server, process, entry)
                 case Away(number, ref, place, since):
                     channel = process.channels.get(number)
@@ -170,6 +170,9 @@ class Others:
                 self._put(state.server, process, channel)
 
     def _put(self, server: bytes, process: Process, channel: Joined) -> None:
+        former = process.channels.get(channel.number)
+        if former is not None and former.key != channel.key:
+            self._drop(server, channel.number)
         process.channels[channel.number] = channel
         self._by_key.setdefault(channel.key, {})[server, channel.number] = None
         self._lowest = None

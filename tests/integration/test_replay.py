@@ -12,8 +12,12 @@ import pytest
 import pytest_asyncio
 from websockets.exceptions import InvalidStatus
 
+from realtime_server.fanout.groups import Subscription
 from realtime_server.replay import inquiry, memberships
+from realtime_server.replay.memberships import Memberships
+from realtime_server.replay.places import Place
 from realtime_server.replay.replay import Replay
+from realtime_server.replay.rounds import Rounds
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server
 from tests.integration.conftest import fresh_database, until_streaming
@@ -237,6 +241,53 @@ async def test_a_parked_channel_outlives_its_connection(
     await client.until(1)
     assert client.ids == [1]
     await client.close()
+
+
+async def test_a_channel_that_cannot_be_decided_on_begins_anew_and_others_go_on(
+    item: Database,
+    server: RealtimeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clients = [ReplayClient(server.port, session=f"{SESSION}{number}") for number in range(4)]
+    for client in clients:
+        await client.come()
+    await write(item, server, 1)
+    for client in clients:
+        await client.until(1)
+    await until_proven(server)
+    for left, client in enumerate(clients, 1):
+        await client.cut()
+        await until_gone(server, len(clients) - left)
+    await write(item, server, 2)
+    choose, add = Memberships.choose, Rounds.add
+    decisions = iter(range(4))
+    replays: list[Place] = []
+
+    def choose_or_fail(self: Memberships, *arguments: Any) -> Any:
+        if next(decisions) < 2:
+            raise KeyError("planted")
+        return choose(self, *arguments)
+
+    def add_or_fail(self: Rounds, subscription: Subscription, place: Place) -> None:
+        # The first that goes on.
+        if place < self.handed and not replays:
+            replays.append(place)
+            raise KeyError("planted")
+        add(self, subscription, place)
+
+    monkeypatch.setattr(Memberships, "choose", choose_or_fail)
+    monkeypatch.setattr(Rounds, "add", add_or_fail)
+    resumed = [(await client.come())["resumed"] for client in clients]
+    assert resumed == [False, False, True, True]
+    await write(item, server, 3)
+    for client in clients:
+        await client.until(3)
+    assert [client.ids for client in clients] == [[1, 3], [1, 3], [1, 3], [1, 2, 3]]
+    assert [client.gaps for client in clients] == [[], [], ["replay_lost"], []]
+    assert caplog.text.count("it cannot be decided where a channel goes on") == 1
+    for client in clients:
+        await client.close()
 
 
 async def test_a_half_open_connection_is_found_out(item: Database, server: RealtimeServer) -> None:

@@ -31,12 +31,19 @@ class World:
         self.others: dict[Membership, list[Membership]] = {}
         self.asked: list[tuple[Membership, Callable[[bool], None]]] = []
         self.decided: list[tuple[Membership, set[Membership]]] = []
-        self.inquiries = Inquiries(self.others.__getitem__, self.ask, self.decide)
+        self.bad: set[Membership] = set()
+        """Those that cannot be decided on."""
+        self.failed: list[Membership] = []
+        self.inquiries = Inquiries(
+            self.others.__getitem__, self.ask, self.decide, on_failure=self.failed.append
+        )
 
     def ask(self, member: Membership, answer: Callable[[bool], None]) -> None:
         self.asked.append((member, answer))
 
     def decide(self, member: Membership, silent: Collection[Membership]) -> None:
+        if member in self.bad:
+            raise KeyError(member)
         self.decided.append((member, set(silent)))
 
     def join(self, *others: Membership) -> Membership:
@@ -120,3 +127,31 @@ async def test_whoever_has_left_is_not_decided_on() -> None:
     world.asked[0][1](True)
     await asyncio.sleep(0.01)
     assert world.decided == []
+
+
+async def test_a_decision_that_fails_leaves_the_others_that_wait_as_they_are() -> None:
+    world = World()
+    one = membership()
+    first = world.join(one)
+    waiting = [world.join(one) for _ in range(4)]
+    world.bad = {first, waiting[1]}
+    # Whom it might go on from cannot be said.
+    world.others.pop(waiting[2])
+    world.asked[0][1](True)
+    await eventually(lambda: len(world.asked) == 2)
+    world.asked[1][1](True)
+    good = [waiting[0], waiting[3]]
+    await eventually(lambda: [member for member, _ in world.decided] == good)
+    assert world.failed == [first, waiting[2], waiting[1]]
+
+
+async def test_a_client_that_cannot_be_asked_counts_as_silent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(inquiry, "WITHIN", 0.01)
+    world = World()
+    one = membership()
+    world.asked = None  # type: ignore[assignment]
+    member = world.join(one)
+    await eventually(lambda: world.decided == [(member, {one})])
+    assert "a client cannot be asked" in caplog.text

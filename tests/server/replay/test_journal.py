@@ -224,6 +224,33 @@ def test_the_channels_of_another_slot_stay_joined_when_a_process_begins() -> Non
     assert successor.find(KEY)[0].since is None
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["records", "snapshot"])
+def test_a_channel_that_has_another_key_now_is_found_by_that_alone(whole: bool) -> None:
+    here, there = journal_of(1, "a"), journal_of(2, "b")
+    other = b"j" * 16
+    here.joined(1, KEY, 5, (10, 0))
+    tell(here, there)
+    # Its token was renewed.
+    here.joined(1, other, 6, (20, 0))
+    tell(here, there, snapshot=whole)
+    assert there.find(KEY) == []
+    assert [member.number for member in there.find(other)] == [1]
+    here.ended(1)
+    tell(here, there)
+    assert there.find(KEY) == there.find(other) == []
+
+
+def test_a_channel_that_was_taken_over_is_not_put_back_by_one_who_has_not_heard_of_it() -> None:
+    here, there = journal_of(1, "a"), journal_of(2, "b")
+    here.joined(1, KEY, 5, (10, 0))
+    tell(here, there)
+    there.taken(there.find(KEY)[0])
+    # It was written before that was read.
+    here.joined(1, KEY, 6, (8, 0))
+    tell(here, there)
+    assert there.find(KEY) == []
+
+
 def test_a_channel_that_was_taken_over_is_found_by_nobody() -> None:
     here, there, third = journal_of(1, "a"), journal_of(2, "b"), journal_of(3, "c")
     taken: list[int] = []
