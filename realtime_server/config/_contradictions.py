@@ -64,6 +64,15 @@ def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]
             f"SLOT_NAME with _replay behind it is longer than {_MOST_OF_A_NAME} characters; "
             "choose a shorter name, or set REPLAY_WAL_MB=0",
         )
+    if (
+        config.replay_secret is not None
+        and len(config.replay_secret.encode(errors="surrogateescape")) < _MIN_SECRET_BYTES
+    ):
+        yield (
+            ("replay_secret",),
+            f"REPLAY_SECRET is shorter than {_MIN_SECRET_BYTES} bytes; make one with python3 -c "
+            "'import secrets; print(secrets.token_urlsafe(32))', or unset it",
+        )
     if config.trusted_proxies and config.forwarded_header is None:
         yield (
             ("trusted_proxies", "forwarded_header"),

@@ -156,6 +156,13 @@ class ServerConfig(ConnectionSettings):
         "`MAX_REPLICATION_LAG_MB` where that is set; 0: there is no such slot, and they come back "
         "to a running server only",
     )
+    replay_secret: kinds.OptionalText = variable(
+        None,
+        "a secret of 32 bytes or more that all servers of the database share, of which the keys "
+        "are made that [the journal](../topics/delivery.md#over-restarts-and-between-servers) is "
+        "signed with; unset: it is made of `DB_PASSWORD` and `JWT_SECRET`",
+        secret=True,
+    )
     replay_ping_interval: kinds.Milliseconds = variable(
         1000,
         "how often a client that gets changes is asked with a ping what it has received; longer: "
@@ -323,15 +330,33 @@ class ServerConfig(ConnectionSettings):
     @property
     def replay_slot(self) -> str | None:
         """Name of the slot that keeps WAL for replay; None: there is none."""
-        if self.slot_name is None or not (self.replay_window and self.replay_wal_mb):
-            return None
-        if self.temporary_slot or self.output_plugin is not OutputPlugin.PGOUTPUT:
+        if not self._is_replay_slot_wanted or not self.has_replay_secret:
             return None
         return f"{self.slot_name}_replay"
+
+    @property
+    def _is_replay_slot_wanted(self) -> bool:
+        if self.slot_name is None or not (self.replay_window and self.replay_wal_mb):
+            return False
+        return not self.temporary_slot and self.output_plugin is OutputPlugin.PGOUTPUT
+
+    @property
+    def has_replay_secret(self) -> bool:
+        """Whether there is anything secret to sign the journal of replay with."""
+        if self.replay_secret is not None or self.jwt_secret is not None:
+            return True
+        # Everybody knows the default.
+        return self.db_password not in ("", attrs.fields(ServerConfig).db_password.default)
 
     def shortcomings(self) -> list[str]:
         """Return a sentence for each thing that may be lost with these settings."""
         found = []
+        if self._is_replay_slot_wanted and not self.has_replay_secret:
+            found.append(
+                "replay has no secret, so it does not outlive the server: whoever may run SQL "
+                "could forge its journal; set REPLAY_SECRET, the same for all servers of the "
+                "database, or REPLAY_WAL_MB=0"
+            )
         if self.configuration_file.webhooks:
             if self.webhook_slot is None:
                 found.append(

@@ -28,7 +28,7 @@ from .ledger import Ledger
 from .log import ChangeLog
 from .memberships import Memberships
 from .places import Place
-from .records import PREFIX, Seal, digest, journal_secret
+from .records import PREFIX, Seal, digest
 from .retention import Retention
 from .standing import LivePlaces
 from .standings import Standings
@@ -138,6 +138,7 @@ class Continuity:
 def make_continuity(
     config: ServerConfig,
     *,
+    secret: bytes,
     attached: Callable[[], Awaitable[None]],
     stats: Callable[[], SourceStats],
     live: LivePlaces,
@@ -151,6 +152,7 @@ def make_continuity(
 
     Args:
         config: of the server.
+        secret: the key of the journal's records.
         attached: waits until the stream runs.
         stats: returns the stream's counts and positions.
         live: where the live hub stands.
@@ -164,7 +166,7 @@ def make_continuity(
     assert config.replay_slot is not None
     window = config.replay_window / 1000
     seal = Seal(
-        journal_secret(config.db_password, config.jwt_secret),
+        secret,
         digest(config.db_name, *sorted(config.publications)),
         digest(config.slot_name),
         secrets.token_bytes(8),

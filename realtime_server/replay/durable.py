@@ -137,8 +137,8 @@ class Durable:
         if journal.refused > refused == 0:
             logger.warning(
                 "a message with the prefix %r is none of this deployment's, and is ignored, as "
-                "will be others: servers of a database have the same PUBLICATIONS, DB_PASSWORD "
-                "and JWT_SECRET",
+                "will be others: servers of a database have the same PUBLICATIONS, and the same "
+                "REPLAY_SECRET, or else DB_PASSWORD and JWT_SECRET",
                 PREFIX,
             )
         if journal.booted_at >= 0 and journal.heard >= journal.booted_at:

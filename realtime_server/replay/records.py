@@ -55,14 +55,19 @@ _NO_REF: Final = -1
 _LARGEST: Final = 2**63 - 1
 
 
-def journal_secret(db_password: str, jwt_secret: str | None) -> bytes:
+def journal_secret(
+    db_password: str, jwt_secret: str | None, replay_secret: str | None = None
+) -> bytes:
     """Return a key that all servers of a deployment have in common, and clients do not know.
 
     Args:
         db_password: the password of the server's role.
         jwt_secret: the secret of the clients' tokens; None if there is none.
+        replay_secret: a secret for this alone, which the others do not matter beside; None if there
+            is none.
     """
-    parts = (db_password.encode(), (jwt_secret or "").encode())
+    secrets = [db_password, jwt_secret or ""] if replay_secret is None else [replay_secret]
+    parts = [secret.encode(errors="surrogateescape") for secret in secrets]
     lengths = b"".join(len(part).to_bytes(8) for part in parts)
     return hmac.digest(b"realtime_server replay", lengths + b"".join(parts), "sha256")
 

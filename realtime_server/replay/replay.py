@@ -149,6 +149,7 @@ class Replay:
         self,
         config: ServerConfig,
         *,
+        secret: bytes,
         attached: Callable[[], Awaitable[None]],
         stats: Callable[[], SourceStats],
     ) -> None:
@@ -156,11 +157,13 @@ class Replay:
 
         Args:
             config: of the server, with a second slot.
+            secret: the key of the journal's records.
             attached: waits until the stream runs.
             stats: returns the stream's counts and positions.
         """
         self._continuity = make_continuity(
             config,
+            secret=secret,
             attached=attached,
             stats=stats,
             live=self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -41,7 +42,10 @@ def make_replay(
         attached: waits until the stream runs.
         stats: returns the stream's counts and positions.
     """
-    secret = journal_secret(config.db_password, config.jwt_secret)
+    # Other servers know the keys of channels from the journal alone.
+    secret = secrets.token_bytes(32)
+    if config.replay_slot is not None:
+        secret = journal_secret(config.db_password, config.jwt_secret, config.replay_secret)
     replay = Replay(
         hub,
         new_hub,
@@ -54,5 +58,5 @@ def make_replay(
         clock=cursors.clock,
     )
     if config.replay_slot is not None:
-        replay.continue_with(config, attached=attached, stats=stats)
+        replay.continue_with(config, secret=secret, attached=attached, stats=stats)
     return replay

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 SETTINGS = {
     "REPLAY_WINDOW": "300000",
     "REPLAY_WAL_MB": "1024",
+    "REPLAY_SECRET": "the same for all servers".ljust(32, "."),
     "REPLAY_PING_INTERVAL": "50",
     "PUBLICATIONS": '["shop"]',
 }

@@ -341,7 +341,8 @@ def test_the_second_slot_of_replay_is_named(shop: Database) -> None:
     second = f"{slot}_replay"
     for name in (slot, second):
         shop.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
-    code, out, _ = check(shop, SLOT_NAME=slot, REPLAY_WAL_MB="1024")
+    kept = {"REPLAY_WAL_MB": "1024", "REPLAY_SECRET": "s" * 32}
+    code, out, _ = check(shop, SLOT_NAME=slot, **kept)
     assert code == 0
     assert f"ok       slot {second} is there and keeps " in out
     code, out, _ = check(shop, SLOT_NAME=slot, REPLAY_WINDOW="0")
@@ -351,7 +352,7 @@ def test_the_second_slot_of_replay_is_named(shop: Database) -> None:
     shop.execute("select pg_drop_replication_slot(%s)", (second,))
     shop.execute("select pg_create_physical_replication_slot(%s)", (second,))
     try:
-        code, out, _ = check(shop, SLOT_NAME=slot, REPLAY_WAL_MB="1024")
+        code, out, _ = check(shop, SLOT_NAME=slot, **kept)
         assert code == 1
         assert f"problem  slot {second} is a physical one" in out
     finally:

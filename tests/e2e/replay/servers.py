@@ -100,6 +100,7 @@ class Servers:
             streaming=not is_standby,
             SLOT_NAME=self._slots[which],
             REPLAY_WAL_MB="1024",
+            REPLAY_SECRET="the same for all servers".ljust(32, "."),
             **self._environment,
         )
         server.__enter__()

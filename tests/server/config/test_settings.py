@@ -239,6 +239,7 @@ TABLE = {
     "REPLAY_WINDOW": number(300_000, least=0),
     "REPLAY_MEMORY_MB": number(64, least=1),
     "REPLAY_WAL_MB": number(0, least=0),
+    "REPLAY_SECRET": Row(None, "it's ä \\ value".ljust(32, "."), "it's ä \\ value".ljust(32, ".")),
     "REPLAY_PING_INTERVAL": number(1000, least=1),
     "REPLAY_IDENTITY": Row(
         tuple(IdentityKind),
@@ -467,6 +468,7 @@ def test_these_are_secret() -> None:
         "DB_PASSWORD",
         "JWT_JWKS",
         "JWT_SECRET",
+        "REPLAY_SECRET",
         "WEBHOOK_HEADERS",
         "WEBHOOK_SECRET",
     ]
@@ -756,6 +758,35 @@ def test_what_webhooks_may_lose_is_said(tmp_path: Path) -> None:
     assert said(WEBHOOK_SLOT_NAME="hooks") == [letters]
     assert said(SLOT_NAME="a", TEMPORARY_SLOT="true") == [slot, letters]
     assert ServerConfig.from_env(OPEN).shortcomings() == []
+
+
+def test_replay_without_a_secret_keeps_no_journal_and_says_so() -> None:
+    said = (
+        "replay has no secret, so it does not outlive the server: whoever may run SQL could forge "
+        "its journal; set REPLAY_SECRET, the same for all servers of the database, or "
+        "REPLAY_WAL_MB=0"
+    )
+
+    def kept(**environ: str) -> tuple[str | None, list[str]]:
+        environ = {**OPEN, "SLOT_NAME": "shop", "REPLAY_WAL_MB": "1024", **environ}
+        config = ServerConfig.from_env(environ)
+        return config.replay_slot, config.shortcomings()
+
+    # Everybody knows the default of DB_PASSWORD.
+    assert kept() == (None, [said])
+    assert kept(DB_PASSWORD="postgres") == (None, [said])
+    for name in ("DB_PASSWORD", "JWT_SECRET", "REPLAY_SECRET"):
+        assert kept(**{name: "s" * 32}) == ("shop_replay", [])
+    assert kept(REPLAY_WAL_MB="0") == (None, [])
+    assert kept(REPLAY_WINDOW="0") == (None, [])
+    assert kept(TEMPORARY_SLOT="true") == (None, [])
+
+
+def test_a_short_secret_of_replay_is_refused() -> None:
+    assert problems(REPLAY_SECRET="short") == (
+        "REPLAY_SECRET is shorter than 32 bytes; make one with python3 -c 'import secrets; "
+        "print(secrets.token_urlsafe(32))', or unset it",
+    )
 
 
 def test_webhooks_have_a_slot_beside_the_servers() -> None:

@@ -126,6 +126,9 @@ def test_the_secret_depends_on_both_secrets_and_their_ends() -> None:
         journal_secret(*pair) for pair in [("a", "bc"), ("ab", "c"), ("abc", None), ("", "abc")]
     }
     assert len(secrets) == 4
+    # One for this alone stands for both.
+    assert journal_secret("a", "b", "own") == journal_secret("c", None, "own")
+    assert journal_secret("own", None) != journal_secret("c", None, "own") not in secrets
 
 
 # What others find
