@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -23,7 +24,7 @@ from ..config.database.addresses import resolve_dsn
 from ..config.database.source import make_window_source
 from .beginnings import Beginnings
 from .durable import Durable
-from .journal import Journal
+from .journal import MOST_CHANNELS, Journal
 from .ledger import Ledger
 from .log import ChangeLog
 from .memberships import Memberships
@@ -36,7 +37,17 @@ from .wal_messages import WalMessages
 
 __all__ = ["Continuity", "make_continuity"]
 
+logger = logging.getLogger("realtime.replay")
+
+_WAL_END: Final = 10.0
+"""Seconds from when the stream runs that the database may take to say where its WAL ends. Without
+that, clients that begin get what is committed since the stream has begun."""
+_CATCH_UP: Final = 60.0
+"""Seconds that the journal may take to come through the stream, which may be far behind."""
 _MEGABYTE: Final = 1_000_000
+_A_CHANNEL: Final = 1000
+"""Bytes of WAL that the second slot has to keep for each channel that the journal may have: sixteen
+times what a snapshot of it takes."""
 
 
 class Continuity:
@@ -114,25 +125,48 @@ class Continuity:
 
     async def _begin(self) -> None:
         # Before anything is read: who joins from now on must get what is committed from now on.
-        end = await self.durable.wal_end()
+        asked = asyncio.ensure_future(self.durable.wal_end())
         try:
-            await self._attached()
-        except (RealtimeError, RuntimeError):
-            # The server ends, or is told by the stream.
-            return
-        self._note_start()
-        assert self._start is not None
+            try:
+                await self._attached()
+            except (RealtimeError, RuntimeError):
+                # The server ends, or is told by the stream.
+                return
+            self._note_start()
+            assert self._start is not None
+            end = self._start
+            async with _patience(_WAL_END, "the database does not say where its WAL ends"):
+                end = await asked
+        finally:
+            asked.cancel()
+        await self._restore(self._start)
+        async with _patience(_CATCH_UP, "the journal of replay does not come through the stream"):
+            await self.durable.caught_up.wait()
+        self._beginnings.release(max((end, -1), self._log.floor))
+
+    async def _restore(self, start: LSN) -> None:
+        """Put what was missed, as the second slot has it, before what the stream brings."""
         older = self._new_log()
-        async with contextlib.aclosing(self.durable.restore(self._start)) as batches:
+        async with contextlib.aclosing(self.durable.restore(start)) as batches:
             async for events in batches:
                 older.append(events)
                 await asyncio.sleep(0)
         begin = self.durable.window_begin
-        floor = (self._start, -1) if begin is None else (begin, -1)
+        floor = (start, -1) if begin is None else (begin, -1)
         self._log.put_before(older, floor)
         self.is_restored = True
-        await self.durable.caught_up.wait()
-        self._beginnings.release(max((end, -1), self._log.floor))
+
+
+@contextlib.asynccontextmanager
+async def _patience(seconds: float, what: str) -> AsyncIterator[None]:
+    """Do without what does not come within some seconds, and say so."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        logger.warning(
+            "%s (for %.0f s), so clients that were here before may begin anew", what, seconds
+        )
 
 
 def make_continuity(
@@ -171,7 +205,10 @@ def make_continuity(
         digest(config.slot_name),
         secrets.token_bytes(8),
     )
-    journal = Journal(seal, clock=time.time)
+    max_bytes = _MEGABYTE * min(
+        config.replay_wal_mb, config.max_replication_lag_mb or config.replay_wal_mb
+    )
+    journal = Journal(seal, clock=time.time, most=min(MOST_CHANNELS, max_bytes // _A_CHANNEL))
     ledger = Ledger(
         journal,
         live,
@@ -186,8 +223,7 @@ def make_continuity(
         dsn,
         slot=config.slot_name,
         name=config.replay_slot,
-        max_bytes=_MEGABYTE
-        * min(config.replay_wal_mb, config.max_replication_lag_mb or config.replay_wal_mb),
+        max_bytes=max_bytes,
         clock=time.monotonic,
     )
     durable = Durable(

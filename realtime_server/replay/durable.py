@@ -18,8 +18,8 @@ from realtime_core import LSN, Event, LogicalMessage
 from realtime_core.errors import DecodeError, SlotInUseError, SlotLostError, SourceError
 
 from .journal import Journal, Member
+from .journal_reader import JournalReader
 from .places import place_of
-from .records import PREFIX
 from .retention import Retention
 from .wal_messages import WalMessages
 
@@ -35,6 +35,13 @@ _INTERVAL: Final = 30.0
 """The most seconds from one look at the second slot to the next."""
 _SILENCE: Final = 60.0
 """Seconds after which nothing more is expected from the second slot."""
+_LONGEST: Final = 60.0
+"""Seconds that a record may take to be written."""
+_SNAPSHOT_RATE: Final = 2_000_000
+"""Bytes of WAL a second that snapshots take at most, but for those that moving the slot needs."""
+_SNAPSHOTS_APART: Final = 4
+"""How much WAL there has to be from one snapshot to the next before the slot is moved, as a
+multiple of all processes' snapshots."""
 _STOPPING: Final = 2.0
 """Seconds that the last record may take to be written."""
 _PATIENCE: Final = 10.0
@@ -86,21 +93,27 @@ class Durable:
         self._window_seconds = window
         self._before_write = before_write
         self._on_expired = on_expired
-        self.caught_up = asyncio.Event()
+        self._reader = JournalReader(journal)
+        self.caught_up = self._reader.caught_up
         """Set when the journal is known up to when this process has got its slot."""
         self.window_begin: LSN | None = None
         """Where what was read from the second slot begins; None if that is nothing, or not all."""
-        # What the main stream has brought while the window is read, which is older.
-        self._held: list[bytes] | None = []
+        # Whether all that is older than the main stream was read.
+        self._is_restored = False
         # One record at a time: its parts must not be between those of another.
         self._writing = asyncio.Lock()
         # Whether records were written that may not be on the disk yet.
         self._is_under_way = False
         # Why nothing could be written the last time.
         self._said = ""
-        # Whether the next record has to tell everything, and that this process has got its slot.
+        # Whether the next record has to tell everything, as part of one is missing; whether
+        # another process waits for that; and whether it has to tell that this process has got its
+        # slot.
         self._snapshot_due = False
+        self._is_asked = False
         self._boot_due = True
+        # Until when the next one has to wait.
+        self._next_snapshot = 0.0
         journal.on_boot = self._boot_seen
         retention.before_move = self.write_snapshot
 
@@ -119,35 +132,18 @@ class Durable:
                 the main slot has passed.
         """
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._reader.run())
             group.create_task(self._write_for_ever())
             group.create_task(self._keep_for_ever(needed))
 
     def read(self, message: LogicalMessage) -> None:
         """Take a message that has come through the main stream."""
-        if message.prefix == PREFIX and message.transaction is None:
-            if self._held is not None:
-                self._held.append(message.content)
-            else:
-                self._read(message.content)
-
-    def _read(self, content: bytes) -> None:
-        journal = self.journal
-        refused = journal.refused
-        journal.read(content)
-        if journal.refused > refused == 0:
-            logger.warning(
-                "a message with the prefix %r is none of this deployment's, and is ignored, as "
-                "will be others: servers of a database have the same PUBLICATIONS, and the same "
-                "REPLAY_SECRET, or else DB_PASSWORD and JWT_SECRET",
-                PREFIX,
-            )
-        if journal.booted_at >= 0 and journal.heard >= journal.booted_at:
-            self.caught_up.set()
+        self._reader.take(message)
 
     def _boot_seen(self, is_same_slot: bool) -> None:
         # What was written before this process began needs no answer.
         if self.caught_up.is_set():
-            self._snapshot_due = True
+            self._is_asked = True
             # The other one has lost the slot, since the stream comes here.
             self._boot_due = self._boot_due or is_same_slot
 
@@ -174,7 +170,7 @@ class Durable:
             Batches of events that commit before ``start``.
         """
         try:
-            if not await self._write(boot=True, flush=True):
+            if not await self._write_boot():
                 # Without a beginning nobody can tell the end of what was written before.
                 self.caught_up.set()
             elif (slot := await self.retention.find()) is not None:
@@ -187,9 +183,16 @@ class Durable:
         except SourceError as exc:
             logger.error("what clients have missed cannot be read: %s", exc)
         finally:
-            held, self._held = self._held or [], None
-            for content in held:
-                self._read(content)
+            self._is_restored = True
+            self._reader.begin()
+
+    async def _write_boot(self) -> bool:
+        deadline = asyncio.get_running_loop().time() + _PATIENCE
+        while not await self._write(boot=True, flush=True):
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(_PAUSE)
+        return True
 
     async def _window(self, start: LSN) -> AsyncGenerator[Sequence[Event], None]:
         source = await self._opened()
@@ -206,8 +209,7 @@ class Durable:
                         yield changes
                         return
                     if isinstance(event, LogicalMessage):
-                        if event.prefix == PREFIX and event.transaction is None:
-                            self._read(event.content)
+                        await self._reader.read_older(event)
                     else:
                         changes.append(event)
                 yield changes
@@ -263,11 +265,20 @@ class Durable:
     async def _write_for_ever(self) -> None:
         while True:
             await asyncio.sleep(_TOGETHER)
-            if self._held is not None:
+            if not self._is_restored:
                 continue
             self._before_write()
-            if (self._snapshot_due or self.journal.is_due) and not await self._write():
+            if self._is_due() and not await self._write():
                 await asyncio.sleep(_PAUSE)
+
+    def _is_due(self) -> bool:
+        """Return whether a record has to be written, and may be."""
+        may_tell_all = asyncio.get_running_loop().time() >= self._next_snapshot
+        if self._is_asked and may_tell_all:
+            self._is_asked, self._snapshot_due = False, True
+        if self._snapshot_due or self._boot_due or self.journal.needs_snapshot:
+            return may_tell_all
+        return self.journal.is_due
 
     async def _write(
         self, *, boot: bool = False, snapshot: bool = False, flush: bool = False
@@ -277,32 +288,56 @@ class Durable:
             boot, self._boot_due = boot or self._boot_due, False
             snapshot, self._snapshot_due = snapshot or self._snapshot_due, False
             self._is_under_way = True
+            is_whole = all_of_it = False
+            before = self._messages.bytes
             try:
-                await self._messages.connected()
-                self._before_write()
-                parts = self.journal.write(boot=boot, snapshot=snapshot)
-                await self._messages.write(parts, flush=flush)
-            except SourceError as exc:
-                # Part of the record may be missing.
-                self._snapshot_due, self._boot_due = True, boot
-                if str(exc) != self._said:
-                    self._said = str(exc)
-                    logger.warning(
-                        "the journal of replay cannot be written, so clients may be told of a "
-                        "gap after a restart: %s",
-                        exc,
-                    )
+                async with asyncio.timeout(_LONGEST):
+                    await self._messages.connected()
+                    self._before_write()
+                    all_of_it = boot or snapshot or self.journal.needs_snapshot
+                    parts = self.journal.write(boot=boot, snapshot=snapshot)
+                    await self._messages.write(parts, flush=flush)
+                is_whole = True
+            except TimeoutError:
+                self._say(f"the database takes longer than {_LONGEST:.0f} s")
                 return False
+            except SourceError as exc:
+                self._say(str(exc))
+                return False
+            finally:
+                if not is_whole:
+                    # Part of the record may be missing.
+                    self._snapshot_due, self._boot_due = True, boot
+                self._pace(self._messages.bytes - before, is_whole and all_of_it)
             self._said = ""
             self._is_under_way = not flush
             return True
 
+    def _pace(self, size: int, is_snapshot: bool) -> None:
+        """Bound what snapshots add to the WAL, which is what makes the next one due."""
+        until = asyncio.get_running_loop().time() + size / _SNAPSHOT_RATE
+        self._next_snapshot = max(self._next_snapshot, until)
+        if is_snapshot:
+            # All processes write one when they move their slots.
+            self.retention.least_step = _SNAPSHOTS_APART * size * self.journal.processes
+
+    def _say(self, why: str) -> None:
+        if why != self._said:
+            self._said = why
+            logger.warning(
+                "the journal of replay cannot be written, so clients may be told of a gap after a "
+                "restart: %s",
+                why,
+            )
+
     async def _keep_for_ever(self, needed: Callable[[], LSN | None]) -> None:
         while True:
-            if self._held is not None:
+            if not self._is_restored:
                 # What is to be read must not move away.
                 await asyncio.sleep(_TOGETHER)
                 continue
-            self._on_expired(self.journal.expire(self._window_seconds))
+            while expired := self.journal.expire(self._window_seconds):
+                self._on_expired(expired)
+                await asyncio.sleep(0)
             await self.retention.keep(needed())
             await asyncio.sleep(min(self._window_seconds / 10, _INTERVAL))

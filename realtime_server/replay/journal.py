@@ -11,12 +11,18 @@ Reading a record twice changes nothing, since records are numbered. A process th
 middle of the WAL finds a snapshot of everything that the writer knew, and takes from it what is
 newer than what it knows itself.
 
+What waits to be written, what is held of records that are not whole yet, and how many channels
+there may be are bounded. Channels beyond that are not known to other processes, so that their
+clients begin anew there.
+
 It does no I/O, and time is passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Final
 
 from .others import Member, Others, Process
 from .places import Place
@@ -34,7 +40,16 @@ from .records import (
     write_record,
 )
 
-__all__ = ["Journal", "Member"]
+__all__ = ["MOST_CHANNELS", "Journal", "Member"]
+
+MOST_CHANNELS: Final = 800_000
+"""Channels that a journal has at most: half of them this process's, half of them the others'."""
+_MOST_ENTRIES: Final = 20_000
+"""Entries that wait to be written, before a snapshot takes their place."""
+_MOST_PARTS: Final = 1000
+"""Parts that are held of a record that is not whole yet; a snapshot of all channels has fewer."""
+_MOST_BEGUN: Final = 16
+"""Processes of which a record is held that is not whole yet."""
 
 
 class Journal:
@@ -45,21 +60,29 @@ class Journal:
     Args:
         seal: of this process.
         clock: returns seconds since 1970.
+        most: how many channels there may be, this process's and the others' together.
     """
 
-    def __init__(self, seal: Seal, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, seal: Seal, *, clock: Callable[[], float], most: int = MOST_CHANNELS
+    ) -> None:
         self._seal = seal
         self._clock = clock
+        self._most = max(most // 2, 1)
         self._own = Process(seal.slot)
         # What has to be written.
         self._entries: list[Entry] = []
         self._low: Place | None = None
+        self.needs_snapshot = False
+        """Whether so much waits to be written that a snapshot takes less."""
         # The parts of each process's record of which the last one has not come.
         self._parts: dict[bytes, list[Part]] = {}
         # How many channels here are joined, and not away.
         self._joined = 0
         self.refused = 0
         """How many messages with the prefix were none of this deployment's."""
+        self.left_out = 0
+        """How often a channel here was not noted because there were too many."""
         self.booted_at = -1
         """The number of this process's last record that has a Boot."""
         self.heard = -1
@@ -69,14 +92,16 @@ class Journal:
         self.on_boot: Callable[[bool], None] = lambda is_same_slot: None
         """Is called when another process has begun, and needs a snapshot; with whether it has got
         this process's slot."""
-        self._others = Others(seal.server, on_taken=self._was_taken, on_boot=self._booted)
+        self._others = Others(
+            seal.server, most=self._most, on_taken=self._was_taken, on_boot=self._booted
+        )
 
     # What happens here
 
     @property
     def is_due(self) -> bool:
         """Whether anything has to be written."""
-        return bool(self._entries) or self._low is not None
+        return bool(self._entries) or self._low is not None or self.needs_snapshot
 
     def joined(
         self,
@@ -98,10 +123,13 @@ class Journal:
                 long as its place counts: when it went away, in seconds since 1970.
         """
         self._forget(number)
+        if len(self._own.channels) >= self._most:
+            self.left_out += 1
+            return
         entry = Joined(number, key, ref, place[:2], since)
         self._own.channels[number] = entry
         self._joined += since is None
-        self._entries.append(entry)
+        self._add(entry)
 
     def away(self, number: int, place: Place, ref: int | None, since: float) -> None:
         """Note that a channel's connection has ended.
@@ -119,12 +147,20 @@ class Journal:
         self._joined -= channel.since is None
         entry = Away(number, ref, place[:2], since)
         self._own.channels[number] = Joined(number, channel.key, ref, entry.place, since)
-        self._entries.append(entry)
+        self._add(entry)
 
     def ended(self, number: int) -> None:
         """Note that nobody will come back to a channel of this process."""
         if self._forget(number):
-            self._entries.append(Ended(number))
+            self._add(Ended(number))
+
+    def _add(self, entry: Entry) -> None:
+        if self.needs_snapshot:
+            return
+        self._entries.append(entry)
+        if len(self._entries) > _MOST_ENTRIES:
+            self._entries.clear()
+            self.needs_snapshot = True
 
     def _forget(self, number: int) -> bool:
         channel = self._own.channels.pop(number, None)
@@ -137,7 +173,7 @@ class Journal:
         """Note that another process's channel was taken over here, and is up to now."""
         entry = Taken(member.server, member.number, self._clock())
         self._others.take(entry)
-        self._entries.append(entry)
+        self._add(entry)
 
     def low(self, place: Place) -> None:
         """Note that all joined channels of this process have everything up to a place."""
@@ -166,6 +202,7 @@ class Journal:
         """
         entries, self._entries = self._entries, []
         low, self._low = self._low, None
+        snapshot, self.needs_snapshot = snapshot or self.needs_snapshot, False
         own = self._own
         own.number += 1
         own.time = self._clock()
@@ -183,31 +220,54 @@ class Journal:
 
     # Reading
 
-    def read(self, data: bytes) -> None:
-        """Take the content of a message with the journal's prefix; any may be read again."""
+    def verify(self, data: bytes) -> Part | None:
+        """Return what a message with the journal's prefix is, if it is of this deployment.
+
+        Others are counted as :attr:`refused`.
+        """
         part = read_part(self._seal, data)
         if part is None:
             self.refused += 1
-            return
+        return part
+
+    def read(self, data: bytes) -> None:
+        """Take the content of a message with the journal's prefix; any may be read again."""
+        part = self.verify(data)
+        if part is not None:
+            for _ in self.steps(part):
+                pass
+
+    def steps(self, part: Part) -> Iterator[None]:
+        """Take a part of a record, in steps.
+
+        Yields:
+            Now and then, so that others may run. It has to be brought to its end before the next
+            part is taken.
+        """
         parts = self._parts.setdefault(part.server, [])
         if part.part == 0:
             parts.clear()
-        if part.part != len(parts) or (parts and parts[0].number != part.number):
+        is_next = part.part == len(parts) and (not parts or parts[0].number == part.number)
+        if not is_next or part.parts > _MOST_PARTS:
             # The beginning was written before the WAL that is read here.
             del self._parts[part.server]
             return
         parts.append(part)
         if len(parts) == part.parts:
             del self._parts[part.server]
-            self._read_record(part, [entry for each in parts for entry in each.entries])
+            yield from self._read_record(part, parts)
+        elif len(self._parts) > _MOST_BEGUN:
+            # A process that was killed while it wrote.
+            del self._parts[next(iter(self._parts))]
 
-    def _read_record(self, head: Part, entries: Sequence[Entry]) -> None:
+    def _read_record(self, head: Part, parts: list[Part]) -> Iterator[None]:
         if head.server != self._seal.server:
-            self._others.read(head, entries)
+            entries = chain.from_iterable(part.entries for part in parts)
+            yield from self._others.read(head, entries)
             return
         self.heard = max(self.heard, head.number)
-        if entries and isinstance(entries[0], Boot):
-            self._others.end_all(head.slot, but=head.server)
+        if isinstance(next(iter(parts[0].entries), None), Boot):
+            yield from self._others.end_all(head.slot, but=head.server)
 
     def _booted(self, slot: bytes) -> None:
         self.on_boot(slot == self._seal.slot)
@@ -230,8 +290,15 @@ class Journal:
         """
         return self._others.lowest()
 
+    @property
+    def processes(self) -> int:
+        """How many processes have written lately, this one included."""
+        return 1 + self._others.processes
+
     def expire(self, window: float) -> list[Member]:
-        """Forget others' channels that have been away for too long; return them.
+        """Forget some of the others' channels that have been away for too long; return them.
+
+        None means that there are no more.
 
         Args:
             window: for how many seconds one may be away.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Final
 
 import attrs
 
@@ -25,6 +26,10 @@ from .standing import LivePlaces, Standing
 from .standings import Standings
 
 __all__ = ["AbsenceElsewhere", "Ledger"]
+
+
+_FEW: Final = 10_000
+"""Changes that wait for the journal before it is looked which of them need not be told."""
 
 
 @attrs.define(eq=False)
@@ -66,7 +71,11 @@ class Ledger:
         # The numbers of what the journal was told of, and the reverse.
         self._known: dict[Standing | Absence, int] = {}
         self._by_number: dict[int, Standing | Absence] = {}
+        # What it has to be told of, and the others' channels that were taken over here.
         self._changed: dict[Standing | Absence, None] = {}
+        self._taken: dict[tuple[bytes, int], Member] = {}
+        # Beyond how many it is looked for what need not be told.
+        self._most_changed = _FEW
         # Those that another one has gone on from, as their clients did not answer.
         self._claimed: dict[Standing, None] = {}
         standings.on_change = self._note
@@ -75,7 +84,22 @@ class Ledger:
         journal.on_taken = self._on_taken
 
     def _note(self, thing: Standing | Absence) -> None:
+        if isinstance(thing, AbsenceElsewhere):
+            # There is a new object for it each time that it is looked for.
+            self._taken[thing.member.server, thing.member.number] = thing.member
+            return
         self._changed[thing] = None
+        if len(self._changed) > self._most_changed:
+            # The journal cannot be written now. It need not hear of what came and went meanwhile.
+            self._changed = {
+                one: None for one in self._changed if one in self._known or self._is_here(one)
+            }
+            self._most_changed = 2 * len(self._changed) + _FEW
+
+    def _is_here(self, thing: Standing | Absence) -> bool:
+        if isinstance(thing, Absence):
+            return self._absences.has(thing)
+        return self._standings.of_member(thing.member) is thing
 
     def tell(self) -> None:
         """Tell the journal what has changed since the last time."""
@@ -84,17 +108,19 @@ class Ledger:
                 # Its client has answered after all.
                 del self._claimed[standing]
                 self._note(standing)
+        taken, self._taken = self._taken, {}
+        for member in taken.values():
+            self._journal.taken(member)
         changed, self._changed = self._changed, {}
+        self._most_changed = _FEW
         for thing in changed:
-            if isinstance(thing, AbsenceElsewhere):
-                self._journal.taken(thing.member)
-            elif isinstance(thing, Absence):
+            if isinstance(thing, Absence):
                 self._tell_absence(thing)
             else:
                 self._tell_standing(thing)
 
     def _tell_absence(self, absence: Absence) -> None:
-        if absence.lost is not None or not self._absences.has(absence):
+        if absence.lost is not None or not self._is_here(absence):
             self._end(absence)
             return
         since = self._wall_clock() - (self._clock() - absence.since)
@@ -103,7 +129,7 @@ class Ledger:
 
     def _tell_standing(self, standing: Standing) -> None:
         member = standing.member
-        if self._standings.of_member(member) is not standing:
+        if not self._is_here(standing):
             self._claimed.pop(standing, None)
             self._end(standing)
         elif member.is_claimed:

@@ -3,12 +3,18 @@
 A process that was killed is one of the others to its successor: its channels are away from when
 the successor has got the slot.
 
+A snapshot may be about hundred thousands of channels, and is read while changes are on their way to
+clients. So what takes time for each channel is done in steps, between which others may run, and
+what is asked often takes the same time however many there are. Between two steps of a snapshot each
+channel is as it was before or as it is afterwards, and both are true.
+
 It does no I/O, and time is passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 import attrs
@@ -20,6 +26,13 @@ __all__ = ["Member", "Others", "Process"]
 
 _LONG: Final = 24 * 3600.0
 """Seconds after which a process that wrote nothing is taken to have ended without a successor."""
+_STEP: Final = 200
+"""Channels in a step, which take about half a millisecond."""
+_MOST_TAKEN: Final = 100_000
+"""Channels that are remembered to have been taken over: until their own process has heard of that,
+it may write of them."""
+_SPARE: Final = 1000
+"""Outdated items that a heap may have, besides as many as there are channels."""
 
 
 @attrs.frozen
@@ -53,29 +66,60 @@ class Process:
     channels: dict[int, Joined] = attrs.field(factory=dict)
     is_silent: bool = False
     """Whether it has written nothing for long. It may be idle, or have ended."""
+    # The places of those that are away and of those that are joined, with their numbers; some are
+    # outdated.
+    _away: list[tuple[Place, int]] = attrs.field(factory=list, repr=False)
+    _joined: list[tuple[Place, int]] = attrs.field(factory=list, repr=False)
 
     def place_of(self, channel: Joined) -> Place:
         return channel.place if channel.since is not None else max(channel.place, self.low)
 
-    def snapshot(self, server: bytes) -> Iterator[Entry]:
-        """Yield all that is known of it; ``server`` is its name."""
-        yield ProcessState(server, self.slot, self.number, self.time, self.low)
-        yield from self.channels.values()
+    def put(self, channel: Joined) -> None:
+        self.channels[channel.number] = channel
+        heap = self._joined if channel.since is None else self._away
+        heappush(heap, (channel.place, channel.number))
+        if len(heap) > 2 * len(self.channels) + _SPARE:
+            is_away = heap is self._away
+            heap[:] = [
+                (one.place, one.number)
+                for one in self.channels.values()
+                if (one.since is not None) is is_away
+            ]
+            heapify(heap)
+
+    def lowest(self) -> Place | None:
+        """Return the lowest place of its channels; None if there are none that count."""
+        away = self._first(self._away, is_away=True)
+        joined = None if self.is_silent else self._first(self._joined, is_away=False)
+        if joined is None:
+            return away
+        joined = max(joined, self.low)
+        return joined if away is None else min(joined, away)
+
+    def _first(self, heap: list[tuple[Place, int]], *, is_away: bool) -> Place | None:
+        while heap:
+            place, number = heap[0]
+            channel = self.channels.get(number)
+            if (
+                channel is not None
+                and channel.place == place
+                and (channel.since is not None) is is_away
+            ):
+                return place
+            heappop(heap)
+        return None
+
+    def snapshot(self, server: bytes) -> list[Entry]:
+        """Return all that is known of it; ``server`` is its name."""
+        state = ProcessState(server, self.slot, self.number, self.time, self.low)
+        return [state, *self.channels.values()]
 
     def lift(self, place: Place) -> None:
         """Note that all channels have everything up to a place."""
         self.low = max(self.low, place)
-        for number, channel in self.channels.items():
+        for channel in list(self.channels.values()):
             if channel.place < place:
-                self.channels[number] = attrs.evolve(channel, place=place)
-
-    def end(self) -> None:
-        """Have all channels gone away when the process was last heard of."""
-        for number, channel in self.channels.items():
-            if channel.since is None:
-                self.channels[number] = attrs.evolve(
-                    channel, place=self.place_of(channel), since=self.time
-                )
+                self.put(attrs.evolve(channel, place=place))
 
 
 class Others:
@@ -83,33 +127,51 @@ class Others:
 
     Args:
         server: this process.
+        most: how many channels are known at most. Further ones are found by nobody, so that their
+            clients begin anew.
         on_taken: is called with the number of a channel here that another process has taken over.
         on_boot: is called with its slot when another process has begun, and needs a snapshot.
     """
 
     def __init__(
-        self, server: bytes, *, on_taken: Callable[[int], None], on_boot: Callable[[bytes], None]
+        self,
+        server: bytes,
+        *,
+        most: int,
+        on_taken: Callable[[int], None],
+        on_boot: Callable[[bytes], None],
     ) -> None:
         self._server = server
+        self._most = most
         self._on_taken = on_taken
         self._on_boot = on_boot
         self._processes: dict[bytes, Process] = {}
         self._by_key: dict[bytes, dict[tuple[bytes, int], None]] = {}
+        self._count = 0
+        # When channels went away, with their processes and numbers; some are outdated.
+        self._by_age: list[tuple[float, bytes, int]] = []
         # Channels that were taken over by anybody, and when; and the time before which they are
         # forgotten.
         self._taken: dict[tuple[bytes, int], float] = {}
         self._forgotten = 0.0
-        # The lowest place of the channels; None if it has to be looked for.
-        self._lowest: Place | None = None
+
+    @property
+    def processes(self) -> int:
+        """How many processes have written lately."""
+        return sum(not process.is_silent for process in self._processes.values())
 
     # Reading
 
-    def read(self, head: Part, entries: Sequence[Entry]) -> None:
-        """Take a record of another process.
+    def read(self, head: Part, entries: Iterable[Entry]) -> Iterator[None]:
+        """Take a record of another process, in steps.
 
         Args:
             head: a part of it.
             entries: all of its entries.
+
+        Yields:
+            Now and then, so that others may run. It has to be brought to its end before the next
+            record is read.
         """
         process = self._processes.get(head.server)
         if process is None:
@@ -117,13 +179,14 @@ class Others:
         if head.number <= process.number:
             return
         process.number, process.time, process.is_silent = head.number, head.time, False
-        states: list[tuple[ProcessState, list[Joined]]] = []
-        for entry in entries:
+        state: ProcessState | None = None
+        channels: list[Joined] = []
+        for count, entry in enumerate(entries, 1):
             match entry:
                 case Joined():
-                    if states:
-                        states[-1][1].append(entry)
-                    elif (head.server, entry.number) not in self._taken:
+                    if state is not None:
+                        channels.append(entry)
+                    else:
                         self._put(head.server, process, entry)
                 case Away(number, ref, place, since):
                     channel = process.channels.get(number)
@@ -136,23 +199,39 @@ class Others:
                     self.take(entry)
                 case Low(place):
                     process.low = max(process.low, place)
-                    self._lowest = None
                 case ProcessState():
-                    states.append((entry, []))
+                    if state is not None:
+                        yield from self._take_state(state, channels, of=head)
+                    state, channels = entry, []
                 case Boot():
-                    self.end_all(head.slot, but=head.server)
+                    yield from self.end_all(head.slot, but=head.server)
                     self._on_boot(head.slot)
-        for state, channels in states:
-            self._take_state(state, channels, is_own=state.server == head.server)
+            if count % _STEP == 0:
+                yield
+        if state is not None:
+            yield from self._take_state(state, channels, of=head)
 
-    def end_all(self, slot: bytes, *, but: bytes) -> None:
-        """Have ended whatever used a slot that a process has got, which is left as it is."""
-        for server, process in self._processes.items():
+    def end_all(self, slot: bytes, *, but: bytes) -> Iterator[None]:
+        """Have ended whatever used a slot that a process has got, which is left as it is.
+
+        Its channels have gone away when it was last heard of.
+        """
+        for server, process in list(self._processes.items()):
             if process.slot == slot and server != but:
-                process.end()
-                self._lowest = None
+                yield from self._end(server, process)
 
-    def _take_state(self, state: ProcessState, channels: Iterable[Joined], *, is_own: bool) -> None:
+    def _end(self, server: bytes, process: Process) -> Iterator[None]:
+        for count, channel in enumerate(list(process.channels.values()), 1):
+            # It may have gone between two steps.
+            if channel.since is None and process.channels.get(channel.number) is channel:
+                place = process.place_of(channel)
+                self._put(server, process, attrs.evolve(channel, place=place, since=process.time))
+            if count % _STEP == 0:
+                yield
+
+    def _take_state(
+        self, state: ProcessState, channels: Iterable[Joined], *, of: Part
+    ) -> Iterator[None]:
         """Take what a snapshot says of a process, if that is not older than what is known."""
         if state.server == self._server:
             return
@@ -160,33 +239,59 @@ class Others:
         if process is None:
             process = self._processes[state.server] = Process(state.slot)
         # Of its writer it says everything there is.
-        if state.number <= process.number and not is_own:
+        if state.number <= process.number and state.server != of.server:
             return
-        for number in list(process.channels):
-            self._drop(state.server, number)
-        process.number, process.time, process.low = state.number, state.time, state.low
-        for channel in channels:
-            if (state.server, channel.number) not in self._taken:
+        # What is joined as far as was known, and is away now, must not have the place of those that
+        # are joined still. So their place counts when all is said.
+        process.low = min(process.low, state.low)
+        named = set()
+        for count, channel in enumerate(channels, 1):
+            named.add(channel.number)
+            if (
+                process.channels.get(channel.number) != channel
+                and (state.server, channel.number) not in self._taken
+            ):
                 self._put(state.server, process, channel)
+            if count % _STEP == 0:
+                yield
+        for count, number in enumerate(list(process.channels), 1):
+            if number not in named:
+                self._drop(state.server, number)
+            if count % _STEP == 0:
+                yield
+        process.number, process.time, process.low = state.number, state.time, state.low
 
     def _put(self, server: bytes, process: Process, channel: Joined) -> None:
+        if (server, channel.number) in self._taken:
+            # It was written by one who had not heard of it.
+            return
         former = process.channels.get(channel.number)
         if former is not None and former.key != channel.key:
             self._drop(server, channel.number)
-        process.channels[channel.number] = channel
-        self._by_key.setdefault(channel.key, {})[server, channel.number] = None
-        self._lowest = None
+            former = None
+        if former is None:
+            if self._count >= self._most:
+                return
+            self._count += 1
+            self._by_key.setdefault(channel.key, {})[server, channel.number] = None
+        process.put(channel)
+        if channel.since is not None:
+            heappush(self._by_age, (channel.since, server, channel.number))
 
-    def _drop(self, server: bytes, number: int) -> Joined | None:
+    def _drop(self, server: bytes, number: int) -> None:
+        channel = self._channel(server, number)
+        if channel is None:
+            return
+        del self._processes[server].channels[number]
+        self._count -= 1
+        known = self._by_key[channel.key]
+        del known[server, number]
+        if not known:
+            del self._by_key[channel.key]
+
+    def _channel(self, server: bytes, number: int) -> Joined | None:
         process = self._processes.get(server)
-        channel = None if process is None else process.channels.pop(number, None)
-        if channel is not None:
-            known = self._by_key[channel.key]
-            del known[server, number]
-            if not known:
-                del self._by_key[channel.key]
-            self._lowest = None
-        return channel
+        return None if process is None else process.channels.get(number)
 
     def take(self, taken: Taken) -> None:
         """Note that a channel was taken over by a process other than its own."""
@@ -195,13 +300,17 @@ class Others:
         elif taken.time >= self._forgotten:
             self._taken[taken.server, taken.number] = taken.time
             self._drop(taken.server, taken.number)
+            if len(self._taken) > _MOST_TAKEN:
+                del self._taken[next(iter(self._taken))]
 
-    def snapshot(self) -> Iterator[Entry]:
-        """Yield all that is known."""
-        for (server, number), time in self._taken.items():
-            yield Taken(server, number, time)
+    def snapshot(self) -> list[Entry]:
+        """Return all that is known."""
+        entries: list[Entry] = [
+            Taken(server, number, time) for (server, number), time in self._taken.items()
+        ]
         for server, process in self._processes.items():
-            yield from process.snapshot(server)
+            entries += process.snapshot(server)
+        return entries
 
     # What the others' channels amount to
 
@@ -222,45 +331,51 @@ class Others:
         Joined channels of processes that have long been silent do not count: what they need is
         kept for no longer than what others need.
         """
-        if self._lowest is None:
-            self._lowest = min(
-                (
-                    process.place_of(channel)
-                    for process in self._processes.values()
-                    for channel in process.channels.values()
-                    if channel.since is not None or not process.is_silent
-                ),
-                default=None,
-            )
-        return self._lowest
+        places = (process.lowest() for process in self._processes.values())
+        return min((place for place in places if place is not None), default=None)
 
     def lift(self, place: Place) -> None:
         """Note that all channels have everything up to a place."""
         for process in self._processes.values():
             process.lift(place)
-        self._lowest = None
 
-    def expire(self, before: float, now: float) -> list[Member]:
-        """Forget whoever has been away for too long; return them.
+    def expire(self, before: float, now: float, *, most: int = 1000) -> list[Member]:
+        """Forget some who have been away for too long; return them: none if there are no more.
 
         Args:
             before: the time since which one may have been away, in seconds since 1970.
             now: likewise.
+            most: how many.
         """
         self._forgotten = before
-        self._lowest = None
-        expired = []
         for server, process in list(self._processes.items()):
             process.is_silent = process.time < before
             if process.time < now - _LONG:
-                process.end()
-            for channel in list(process.channels.values()):
-                if channel.since is not None and channel.since < before:
-                    self._drop(server, channel.number)
-                    expired.append(self._member(server, channel))
-            if not process.channels and process.is_silent:
-                del self._processes[server]
-        for taken, time in list(self._taken.items()):
-            if time < before:
-                del self._taken[taken]
+                for _ in self._end(server, process):
+                    pass
+        expired: list[Member] = []
+        ages = self._by_age
+        while ages and ages[0][0] < before and len(expired) < most:
+            since, server, number = heappop(ages)
+            channel = self._channel(server, number)
+            if channel is not None and channel.since == since:
+                expired.append(self._member(server, channel))
+                self._drop(server, number)
+        if len(ages) > 2 * self._count + _SPARE:
+            self._by_age = [
+                (channel.since, server, channel.number)
+                for server, process in self._processes.items()
+                for channel in process.channels.values()
+                if channel.since is not None
+            ]
+            heapify(self._by_age)
+        if not expired:
+            for server, process in list(self._processes.items()):
+                if not process.channels and process.is_silent:
+                    del self._processes[server]
+        while self._taken:
+            oldest = next(iter(self._taken))
+            if self._taken[oldest] >= before:
+                break
+            del self._taken[oldest]
         return expired

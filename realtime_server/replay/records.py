@@ -15,7 +15,6 @@ import hashlib
 import hmac
 from collections.abc import Iterator, Sequence
 from struct import Struct
-from struct import error as StructError
 from typing import Final, TypeAlias
 
 import attrs
@@ -182,7 +181,7 @@ class Seal:
 
 @attrs.frozen
 class Part:
-    """A part of a record that was read."""
+    """A part of a record whose HMAC is right."""
 
     slot: bytes
     server: bytes
@@ -190,7 +189,13 @@ class Part:
     time: float
     part: int
     parts: int
-    entries: tuple[Entry, ...]
+    data: bytes = attrs.field(repr=False)
+    """All of it, without its HMAC."""
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What it says; read anew each time, because it takes a tenth of the memory as bytes."""
+        return tuple(_entries(self.data))
 
 
 def write_record(seal: Seal, number: int, time: float, entries: Sequence[Entry]) -> Iterator[bytes]:
@@ -211,7 +216,7 @@ def write_record(seal: Seal, number: int, time: float, entries: Sequence[Entry])
 
 
 def read_part(seal: Seal, data: bytes) -> Part | None:
-    """Read a part that :func:`write_record` has made.
+    """Read the head of a part that :func:`write_record` has made.
 
     Args:
         seal: of the reading process, whose secret and stream it has to have.
@@ -228,11 +233,7 @@ def read_part(seal: Seal, data: bytes) -> Part | None:
     body = data[:-_MAC_BYTES]
     if not hmac.compare_digest(data[-_MAC_BYTES:], hmac.digest(seal.secret, body, "sha256")):
         return None
-    try:
-        entries = tuple(_entries(body))
-    except (KeyError, StructError):
-        return None
-    return Part(slot, server, number, time, part, parts, entries)
+    return Part(slot, server, number, time, part, parts, body)
 
 
 def _packed(entry: Entry) -> bytes:

@@ -101,6 +101,9 @@ class Retention:
         """Bytes of WAL that it keeps."""
         self.lost = 0
         """How often it was lost."""
+        self.least_step = 0
+        """How many bytes of WAL the slot is moved by at least, but no more than a quarter of what
+        it may keep: what is written before each move adds to them."""
         self.before_move: Callable[[LSN | None], Awaitable[bool]] = _nothing_to_write
         """Is called before the slot is moved, and when it was made. It has to write into the WAL
         all that is known of the clients, and to wait until that is on the disk, since what was
@@ -270,7 +273,7 @@ class Retention:
                 target = within
         # PostgreSQL begins to read where the slot's oldest transaction does.
         again = confirmed - second.restart_lsn
-        is_worth_it = target - confirmed >= max(_STEP, again // 4)
+        is_worth_it = target - confirmed >= max(_STEP, again // 4, min(self.least_step, limit // 4))
         is_idle = look.idle_timeout and self._clock() - self._used_at > look.idle_timeout / 3
         if not is_worth_it and not is_idle:
             return

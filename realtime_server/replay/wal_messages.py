@@ -7,6 +7,7 @@ PostgreSQL writes them to its disk within a second or so, or at once if that is 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable
 from typing import Any, Final
@@ -76,6 +77,10 @@ class WalMessages:
                     "grant that, or set REPLAY_WAL_MB=0"
                 ) from exc
             raise SourceError(f"no messages can be written ({one_line(exc)})") from exc
+        except asyncio.CancelledError:
+            # The server may be in the midst of a statement.
+            await self.aclose()
+            raise
 
     async def wal_end(self) -> LSN:
         """Return where the WAL ends now; 0 on a standby, which writes none.
@@ -103,8 +108,10 @@ class WalMessages:
                 # It may wait for long, and must not wait for standbys.
                 for setting in ("statement_timeout = 0", "synchronous_commit = local"):
                     await connection.execute(f"SET {setting}".encode())
-            except BaseException:
+            except BaseException as exc:
                 await connection.close()
+                if isinstance(exc, psycopg.Error):
+                    raise SourceError(f"no messages can be written ({one_line(exc)})") from exc
                 raise
             self._connection = connection
         return self._connection

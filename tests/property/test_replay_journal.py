@@ -211,6 +211,10 @@ class World:
                 assert member.place[0] <= client.has, (member, client)
                 places.append(member.place)
         lowest = reader.lowest()
+        everybody = reader._others._by_key
+        assert lowest == min(
+            (one.place for key in everybody for one in reader.find(key)), default=None
+        )
         assert not places or (lowest is not None and lowest <= min(places))
 
 

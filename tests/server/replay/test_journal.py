@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from realtime_server.replay import records
+from realtime_server.replay import journal, records
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.others import Member
 from realtime_server.replay.records import (
@@ -168,17 +168,17 @@ def test_who_joins_later_needs_nothing_from_before() -> None:
 
 
 def test_nothing_is_due_for_a_place_that_concerns_nobody() -> None:
-    journal = journal_of(1)
-    journal.low((10, 0))
-    assert not journal.is_due
-    journal.joined(1, KEY, 1, (10, 0))
-    tell(journal)
-    journal.low((10, 0))
-    assert not journal.is_due
-    journal.ended(1)
-    tell(journal)
-    journal.low((20, 0))
-    assert not journal.is_due
+    here = journal_of(1)
+    here.low((10, 0))
+    assert not here.is_due
+    here.joined(1, KEY, 1, (10, 0))
+    tell(here)
+    here.low((10, 0))
+    assert not here.is_due
+    here.ended(1)
+    tell(here)
+    here.low((20, 0))
+    assert not here.is_due
 
 
 def test_records_that_are_read_again_change_nothing() -> None:
@@ -307,6 +307,96 @@ def test_a_record_counts_when_its_last_part_is_there(monkeypatch: pytest.MonkeyP
     reader.read(second)
     assert reader.find(KEY) == []
     assert reader.refused == 0
+
+
+def test_what_cannot_be_written_is_bounded_and_a_snapshot_tells_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(journal, "_MOST_ENTRIES", 10)
+    here, there = journal_of(1, "a"), journal_of(2, "b")
+    here.joined(0, b"0" * 16, 5, (10, 0))
+    tell(here, there)
+    for number in range(1, 100):
+        here.ended(number - 1)
+        here.joined(number, str(number).encode().ljust(16), 5, (10, 0))
+        assert len(here._entries) <= 10
+    assert here.is_due
+    assert here.needs_snapshot
+    tell(here, there)
+    assert not here.is_due
+    assert there.find(b"0" * 16) == []
+    assert len(there.find(b"99".ljust(16))) == 1
+    assert there.lowest() == (10, 0)
+    # From then on what changes is written alone.
+    here.ended(99)
+    assert len(tell(here, there)[0]) < 200
+    assert there.lowest() is None
+
+
+def test_records_that_never_end_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_ENTRIES", 1)
+    monkeypatch.setattr(journal, "_MOST_PARTS", 5)
+    monkeypatch.setattr(journal, "_MOST_BEGUN", 3)
+    reader = journal_of(99)
+    for server in range(10):
+        writer = journal_of(server)
+        for number in range(3):
+            writer.joined(number, KEY, 5, (10, 0))
+        # They are killed while they write.
+        for part in list(writer.write())[:-1]:
+            reader.read(part)
+        assert len(reader._parts) <= 3
+    long = journal_of(20)
+    for number in range(6):
+        long.joined(number, KEY, 5, (10, 0))
+    for part in long.write():
+        reader.read(part)
+        assert long._seal.server not in reader._parts
+    assert reader.find(KEY) == []
+
+
+def test_channels_beyond_the_bound_are_not_known() -> None:
+    clock = Clock()
+    here = Journal(seal_of(1, "a"), clock=clock, most=6)
+    there = Journal(seal_of(2, "b"), clock=clock, most=4)
+    for number in range(5):
+        here.joined(number, KEY, number, (10 + number, 0))
+    assert here.left_out == 2
+    # What is said of those that are left out changes nothing.
+    here.away(4, (5, 0), 4, 1000.0)
+    here.ended(3)
+    tell(here, there)
+    assert [member.number for member in there.find(KEY)] == [0, 1]
+    here.ended(0)
+    here.joined(5, KEY, 5, (3, 0))
+    tell(here, there)
+    assert [member.number for member in there.find(KEY)] == [1, 5]
+    assert there.lowest() == (3, 0)
+    assert here.processes == 1
+    assert there.processes == 2
+
+
+def test_a_snapshot_is_taken_in_steps_of_which_none_is_above_what_is_so() -> None:
+    here, there = journal_of(1, "a"), journal_of(2, "b")
+    count = 1000
+    for number in range(count):
+        here.joined(number, KEY, 5, (10, 0))
+    tell(here, there)
+    for number in range(0, count, 2):
+        # It proves nothing more.
+        here.away(number, (12, 0), 6, 1000.0)
+    here.low((50, 0))
+    steps = 0
+    for part in map(there.verify, here.write(snapshot=True)):
+        assert part is not None
+        for _ in there.steps(part):
+            steps += 1
+            found = there.find(KEY)
+            assert len(found) == count
+            assert all(member.place <= (12, 0) for member in found if member.number % 2 == 0)
+    assert steps > 4
+    places = {member.number: member.place for member in there.find(KEY)}
+    assert places == {number: ((50, 0) if number % 2 else (12, 0)) for number in range(count)}
 
 
 def test_all_are_lifted_to_a_place_that_all_have() -> None:

@@ -1,0 +1,121 @@
+"""JournalReader: takes the journal's messages from the stream, without holding the stream up.
+
+A message that comes with the stream's changes is checked, and waits. It is read beside the stream,
+in slices of time, because a snapshot may be about hundred thousands of channels. While a process
+begins, what is older is read first, from the second slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from realtime_core import LogicalMessage
+
+from ..fanout.turns import Turn
+from .journal import Journal
+from .records import PREFIX, Part
+
+__all__ = ["JournalReader"]
+
+logger = logging.getLogger("realtime.replay")
+
+_MOST_WAITING: Final = 16 * 1024 * 1024
+"""Bytes of messages that wait to be read. When there are more, they are read at once."""
+
+
+class JournalReader:
+    """Reads what all processes of the database have written.
+
+    Args:
+        journal: takes it.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.caught_up = asyncio.Event()
+        """Set when the journal is known up to when this process has got its slot."""
+        # What has come through the main stream, and its bytes.
+        self._waiting: deque[Part] = deque()
+        self._waiting_bytes = 0
+        # The part that is being read.
+        self._reading: Iterator[None] = iter(())
+        self._come = asyncio.Event()
+        # While what is older is read, the rest waits.
+        self._may_read = asyncio.Event()
+
+    def take(self, message: LogicalMessage) -> None:
+        """Take a message that has come through the main stream; any but the journal's is ignored.
+
+        It is read soon, by :meth:`run`. If too much waits it is read here, also if what is older
+        has not been read; the journal takes nothing that is older then.
+        """
+        part = self._verified(message)
+        if part is None:
+            return
+        self._waiting.append(part)
+        self._waiting_bytes += len(part.data)
+        if self._waiting_bytes > _MOST_WAITING:
+            self._read_all()
+        self._come.set()
+
+    def begin(self) -> None:
+        """Let what has come through the main stream be read: all that is older is known."""
+        self._may_read.set()
+
+    async def read_older(self, message: LogicalMessage) -> None:
+        """Read a message that is older than what has come through the main stream."""
+        part = self._verified(message)
+        if part is not None:
+            turn = Turn()
+            for _ in self._journal.steps(part):
+                await turn.give_way()
+
+    async def run(self) -> None:
+        """Read what comes; never return."""
+        await self._may_read.wait()
+        while True:
+            await self._come.wait()
+            self._come.clear()
+            turn = Turn()
+            while self._waiting:
+                self._reading = self._next()
+                for _ in self._reading:
+                    await turn.give_way()
+                self._note()
+                await turn.give_way()
+
+    def _verified(self, message: LogicalMessage) -> Part | None:
+        if message.prefix != PREFIX or message.transaction is not None:
+            return None
+        part = self._journal.verify(message.content)
+        if part is None and self._journal.refused == 1:
+            logger.warning(
+                "a message with the prefix %r is none of this deployment's, and is ignored, as "
+                "will be others: servers of a database have the same PUBLICATIONS, and the same "
+                "REPLAY_SECRET, or else DB_PASSWORD and JWT_SECRET",
+                PREFIX,
+            )
+        return part
+
+    def _next(self) -> Iterator[None]:
+        part = self._waiting.popleft()
+        self._waiting_bytes -= len(part.data)
+        return self._journal.steps(part)
+
+    def _read_all(self) -> None:
+        # The one that is being read comes first.
+        for _ in self._reading:
+            pass
+        while self._waiting:
+            for _ in self._next():
+                pass
+        self._note()
+
+    def _note(self) -> None:
+        journal = self._journal
+        if journal.booted_at >= 0 and journal.heard >= journal.booted_at:
+            self.caught_up.set()

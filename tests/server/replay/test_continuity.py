@@ -1,0 +1,125 @@
+"""A server that begins waits for what is known of former ones, and not for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import attrs
+import pytest
+
+from realtime_core import LSN, Event
+from realtime_server.replay import continuity
+from realtime_server.replay.continuity import Continuity
+from realtime_server.replay.log import ChangeLog
+from realtime_server.replay.places import Place
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+START = LSN(100)
+END = LSN(500)
+
+
+@attrs.define
+class Durable:
+    """What there is of former processes: nothing, which comes when the test says so."""
+
+    end: asyncio.Future[LSN]
+    caught_up: asyncio.Event = attrs.field(factory=asyncio.Event)
+    window_begin: LSN | None = None
+
+    async def wal_end(self) -> LSN:
+        return await self.end
+
+    async def restore(self, start: LSN) -> AsyncGenerator[Sequence[Event], None]:
+        yield []
+
+    async def run(self, *_: object) -> None:
+        await asyncio.Event().wait()
+
+
+@attrs.define
+class Beginnings:
+    held: bool = False
+    released: list[Place] = attrs.field(factory=list)
+
+    def hold(self) -> None:
+        self.held = True
+
+    def release(self, place: Place) -> None:
+        self.released.append(place)
+
+
+class World:
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.durable = Durable(loop.create_future())
+        self.beginnings = Beginnings()
+        self.attached = asyncio.Event()
+
+        def new_log() -> ChangeLog:
+            return ChangeLog(max_bytes=1000, window=300, clock=loop.time)
+
+        async def attached() -> None:
+            await self.attached.wait()
+
+        stats = SimpleNamespace(confirmed_lsn=START)
+        parts: Any = (self.durable, None, self.beginnings, new_log(), new_log)
+        self.continuity = Continuity(*parts, attached=attached, stats=lambda: cast(Any, stats))
+        self.running = asyncio.create_task(self.continuity.run(cast(Any, None)))
+
+    async def end(self) -> None:
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
+
+
+async def test_who_waits_begins_when_all_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    assert world.beginnings.held
+    world.durable.end.set_result(END)
+    world.attached.set()
+    world.durable.caught_up.set()
+    await eventually(lambda: world.beginnings.released == [(END, -1)])
+    assert caplog.text == ""
+    await world.end()
+
+
+async def test_nobody_waits_for_ever_for_a_database_that_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(continuity, "_WAL_END", 0.01)
+    world = World()
+    world.durable.caught_up.set()
+    world.attached.set()
+    # Whoever begins gets what is committed since the stream began, which is not too little.
+    await eventually(lambda: world.beginnings.released == [(START, -1)])
+    assert "the database does not say where its WAL ends (for 0 s), so clients" in caplog.text
+    await world.end()
+
+
+async def test_nobody_waits_for_ever_for_a_journal_that_does_not_come(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(continuity, "_CATCH_UP", 0.01)
+    world = World()
+    world.durable.end.set_result(END)
+    world.attached.set()
+    await eventually(lambda: world.beginnings.released == [(END, -1)])
+    assert "the journal of replay does not come through the stream (for 0 s)" in caplog.text
+    await world.end()
+
+
+async def test_while_there_is_no_stream_everybody_waits(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(continuity, "_WAL_END", 0.0)
+    monkeypatch.setattr(continuity, "_CATCH_UP", 0.0)
+    world = World()
+    world.durable.end.set_result(END)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert (world.beginnings.released, caplog.text) == ([], "")
+    await world.end()

@@ -1,0 +1,148 @@
+"""What the journal may add to the WAL, and what becomes of it while it cannot be written."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, cast
+
+import attrs
+import pytest
+import pytest_asyncio
+
+from realtime_core.errors import SourceError
+from realtime_server.replay import durable
+from realtime_server.replay.durable import Durable
+from realtime_server.replay.journal import Journal
+from realtime_server.replay.records import Seal, digest, journal_secret
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+CHANNELS = 2000
+
+
+@attrs.define
+class Messages:
+    """The database, as far as the journal needs it."""
+
+    bytes: int = 0
+    records: list[int] = attrs.field(factory=list)
+    """How long each was."""
+    hangs: bool = False
+    fails: bool = False
+
+    async def connected(self) -> None:
+        if self.fails:
+            raise SourceError("planted")
+        if self.hangs:
+            await asyncio.Event().wait()
+
+    async def write(self, messages: Iterable[bytes], *, flush: bool = False) -> None:
+        size = sum(map(len, messages))
+        self.bytes += size
+        self.records.append(size)
+
+
+@attrs.define
+class Retention:
+    before_move: Any = None
+    least_step: int = 0
+    name: str = "second"
+
+    async def find(self) -> None:
+        return None
+
+    async def keep(self, *_: object) -> None:
+        await asyncio.Event().wait()
+
+
+class World:
+    def __init__(self) -> None:
+        secret = journal_secret("password", "secret")
+        seal = Seal(secret, digest("shop"), digest("slot"), b"12345678")
+        self.journal = Journal(seal, clock=time.time)
+        self.messages = Messages()
+        self.retention = Retention()
+        self.durable = Durable(
+            self.journal,
+            cast(Any, self.messages),
+            cast(Any, self.retention),
+            cast(Any, None),
+            window=300,
+        )
+
+    async def begin(self) -> asyncio.Task[None]:
+        async for _ in self.durable.restore(cast(Any, 0)):
+            pass
+        self.durable.caught_up.set()
+        return asyncio.create_task(self.durable.run(lambda: None))
+
+    def join_all(self) -> None:
+        for number in range(CHANNELS):
+            self.journal.joined(number, number.to_bytes(16), 1, (1, 0))
+
+
+@pytest_asyncio.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(durable, "_TOGETHER", 0.001)
+    monkeypatch.setattr(durable, "_PAUSE", 0.001)
+    world = World()
+    running = await world.begin()
+    yield world
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_servers_that_begin_again_and_again_do_not_fill_the_wal(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rate = 1_000_000
+    monkeypatch.setattr(durable, "_SNAPSHOT_RATE", rate)
+    world.join_all()
+    await eventually(lambda: not world.journal.is_due)
+    loop = asyncio.get_running_loop()
+    began, known = loop.time(), world.messages.bytes
+    size = known
+    while loop.time() < began + 1:
+        world.journal.on_boot(False)
+        await asyncio.sleep(0.001)
+    written = world.messages.bytes - known
+    assert 0 < written <= rate * (loop.time() - began) + 2 * size
+    # What happens meanwhile is not held up by it.
+    world.journal.on_boot(False)
+    world.journal.ended(1)
+    await eventually(lambda: world.messages.records[-1] < 200)
+
+
+async def test_the_slot_is_moved_by_more_than_all_processes_write_for_that(world: World) -> None:
+    world.join_all()
+    await world.durable._write(boot=True)
+    assert world.retention.least_step >= 4 * world.messages.records[-1] > 100_000
+
+
+async def test_a_database_that_hangs_is_given_up_and_everything_is_written_afterwards(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(durable, "_LONGEST", 0.01)
+    world.messages.hangs = True
+    world.join_all()
+    await eventually(lambda: "takes longer than" in caplog.text)
+    world.messages.hangs = False
+    await eventually(lambda: world.messages.records[-1] > 50 * CHANNELS)
+    assert caplog.text.count("cannot be written") == 1
+
+
+async def test_a_start_gives_up_a_journal_that_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(durable, "_PATIENCE", 0.05)
+    monkeypatch.setattr(durable, "_PAUSE", 0.01)
+    world = World()
+    world.messages.fails = True
+    async for _ in world.durable.restore(cast(Any, 0)):
+        pass
+    # Nobody waits for what will not come.
+    assert world.durable.caught_up.is_set()
+    assert caplog.text.count("the journal of replay cannot be written") == 1

@@ -1,0 +1,115 @@
+"""What the journal's messages cost the stream that brings them, and what forged ones do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from realtime_core import LSN, LogicalMessage
+from realtime_server.replay import journal_reader
+from realtime_server.replay.journal import Journal
+from realtime_server.replay.journal_reader import JournalReader
+from realtime_server.replay.records import PREFIX, Seal, digest, journal_secret
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.asyncio
+
+SECRET = journal_secret("password", "jwt")
+
+
+def journal_of(server: int, secret: bytes = SECRET) -> Journal:
+    seal = Seal(secret, digest("shop"), digest(str(server)), server.to_bytes(8))
+    return Journal(seal, clock=time.time)
+
+
+def message(content: bytes) -> LogicalMessage:
+    return LogicalMessage(LSN(1), PREFIX, content, None, 0)
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(16)
+
+
+def snapshot(channels: int) -> list[LogicalMessage]:
+    """Return another process's snapshot."""
+    there = journal_of(2)
+    for number in range(channels):
+        there.joined(number, key(number), 1, (number + 1, 0), since=time.time())
+    return [message(part) for part in there.write(snapshot=True)]
+
+
+async def test_a_snapshot_holds_nobody_up() -> None:
+    journal = journal_of(1)
+    reader = JournalReader(journal)
+    reader.begin()
+    running = asyncio.create_task(reader.run())
+    for part in snapshot(20_000):
+        reader.take(part)
+    others = 0
+    while not journal.find(key(19_999)):
+        await asyncio.sleep(0)
+        others += 1
+    running.cancel()
+    # It takes a tenth of a second or more, of which nobody waits for more than some milliseconds.
+    assert others > 5
+    assert journal.lowest() == (1, 0)
+
+
+async def test_forged_messages_are_counted_and_not_held(caplog: pytest.LogCaptureFixture) -> None:
+    journal = journal_of(1)
+    reader = JournalReader(journal)
+    forger = journal_of(2, journal_secret("guessed", None))
+    forger.joined(1, key(1), 1, (1, 0))
+    (forged,) = forger.write()
+    for _ in range(1000):
+        reader.take(message(forged))
+        reader.take(message(forged[:-1] + b"x"))
+    assert journal.refused == 2000
+    assert not reader._waiting
+    assert caplog.text.count("none of this deployment's") == 1
+
+
+async def test_what_waits_while_older_is_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_reader, "_MOST_WAITING", 100_000)
+    journal = journal_of(1)
+    reader = JournalReader(journal)
+    first, *rest = snapshot(4000)
+    reader.take(first)
+    assert len(reader._waiting) == 1
+    for part in rest:
+        reader.take(part)
+        assert reader._waiting_bytes <= 100_000
+    reader.begin()
+    running = asyncio.create_task(reader.run())
+    await eventually(lambda: len(journal.find(key(3999))) == 1)
+    running.cancel()
+
+
+async def test_the_part_that_is_being_read_is_read_to_its_end_before_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    journal = journal_of(1)
+    reader = JournalReader(journal)
+    there = journal_of(2)
+    for number in range(1000):
+        there.joined(number, key(number), 1, (10, 0))
+    (joined,) = there.write()
+    for number in range(1000):
+        there.ended(number)
+    (ended,) = there.write()
+    reader.begin()
+    monkeypatch.setattr("realtime_server.fanout.turns.SLICE", 0.0)
+    running = asyncio.create_task(reader.run())
+    reader.take(message(joined))
+    while not journal.find(key(0)):
+        await asyncio.sleep(0)
+    assert not journal.find(key(999))
+    monkeypatch.setattr(journal_reader, "_MOST_WAITING", 0)
+    reader.take(message(ended))
+    assert not any(journal.find(key(number)) for number in range(1000))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not any(journal.find(key(number)) for number in range(1000))
+    running.cancel()
