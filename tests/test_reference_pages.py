@@ -121,7 +121,9 @@ def test_every_variable_that_may_be_a_file_is_in_the_migration_guide() -> None:
 
 def test_the_migration_guide_has_every_slot_and_the_longest_name() -> None:
     section = migration_section("Slots and rights")
-    settings = ServerConfig(secure_channels=False, slot_name="x", replay_wal_mb=1)
+    settings = ServerConfig(
+        secure_channels=False, slot_name="x", replay_wal_mb=1, replay_secret="s" * 32
+    )
     slots = [str(settings.replay_slot), str(settings.webhook_slot)]
     assert [name for name in slots if f"`<SLOT_NAME>{name[1:]}`" not in section] == []
     longest = max(len(name) - 1 for name in slots)

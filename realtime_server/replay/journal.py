@@ -276,6 +276,11 @@ class Journal:
         if self._forget(number):
             self.on_taken(number)
 
+    @property
+    def held_parts(self) -> int:
+        """How many parts are held of records that are not whole yet."""
+        return sum(map(len, self._parts.values()))
+
     # The others
 
     def find(self, key: bytes) -> list[Member]:

@@ -38,9 +38,10 @@ class JournalReader:
         self._journal = journal
         self.caught_up = asyncio.Event()
         """Set when the journal is known up to when this process has got its slot."""
-        # What has come through the main stream, and its bytes.
+        # What has come through the main stream.
         self._waiting: deque[Part] = deque()
-        self._waiting_bytes = 0
+        self.waiting_bytes = 0
+        """Bytes of what has come, and has not been read."""
         # The part that is being read.
         self._reading: Iterator[None] = iter(())
         self._come = asyncio.Event()
@@ -57,8 +58,8 @@ class JournalReader:
         if part is None:
             return
         self._waiting.append(part)
-        self._waiting_bytes += len(part.data)
-        if self._waiting_bytes > _MOST_WAITING:
+        self.waiting_bytes += len(part.data)
+        if self.waiting_bytes > _MOST_WAITING:
             self._read_all()
         self._come.set()
 
@@ -103,7 +104,7 @@ class JournalReader:
 
     def _next(self) -> Iterator[None]:
         part = self._waiting.popleft()
-        self._waiting_bytes -= len(part.data)
+        self.waiting_bytes -= len(part.data)
         return self._journal.steps(part)
 
     def _read_all(self) -> None:
