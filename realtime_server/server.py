@@ -32,7 +32,7 @@ from .net.listener import Listener, bind
 from .net.services import Services
 from .net.slow_clients import Backlog, OutboxLimits
 from .phoenix.serializers import Serializer
-from .replay.check import warn_of_leftover
+from .replay.check import warn_of_leftovers
 from .replay.cursors import Cursors
 from .replay.replay import Replay
 from .replay.rounds import one_at_a_time
@@ -204,7 +204,7 @@ class RealtimeServer:
         self._broadcasting = asyncio.create_task(self.mode.run())
         if self.replay is not None:
             self._replaying = asyncio.create_task(self.replay.run())
-        self._warning = asyncio.create_task(warn_of_leftover(config, self.mode.attached))
+        self._warning = asyncio.create_task(warn_of_leftovers(config, self.mode.attached))
         if self._webhooks is not None:
             await self._webhooks.__aenter__()
         return self

@@ -1,4 +1,4 @@
-"""The second slot of replay, as ``--check`` finds it, and one that was left over."""
+"""The second slot of replay, as ``--check`` finds it, and those that were left over."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from realtime_core import Diagnosis, Finding, SlotStatus, diagnose, slot_status
+from realtime_core import Diagnosis, Finding, diagnose, slot_status
 from realtime_core.errors import RealtimeError
 
 from ..config import SETTING_NAMES, ServerConfig
 from ..config.database.addresses import resolve_dsn
+from .retention import SUFFIX, slots_left_over
 
-__all__ = ["replay_findings", "warn_of_leftover"]
+__all__ = ["replay_findings", "warn_of_leftovers"]
 
 logger = logging.getLogger("realtime.replay")
 
@@ -36,26 +37,19 @@ async def replay_findings(
     """
     if diagnosis.database is None:
         return ()
+    found = [
+        Finding.warning(
+            _CHECK, f"slot {name!r} is left over from replay, {why}, and keeps WAL", _drop(name)
+        )
+        for name, why in await _leftovers(config, dsn)
+    ]
     slot = config.replay_slot
     if slot is None:
-        status = await _leftover(config, dsn)
-        if status is None:
-            return ()
-        return (
-            Finding.warning(
-                _CHECK,
-                f"slot {status.name!r} is left over from replay, which has none with these "
-                "settings, and keeps WAL",
-                _drop(status.name),
-            ),
-        )
+        return tuple(found)
     status = await slot_status(dsn, slot)
     if status is not None and status.is_lost:
-        return (
-            Finding.warning(
-                _CHECK, f"slot {slot!r} of replay is lost; the server makes it anew when it starts"
-            ),
-        )
+        said = f"slot {slot!r} of replay is lost; the server makes it anew when it starts"
+        return (*found, Finding.warning(_CHECK, said))
     again = await diagnose(
         dsn,
         publications=config.publications,
@@ -64,15 +58,16 @@ async def replay_findings(
         persistent=True,
         setting_names=SETTING_NAMES,
     )
-    return tuple(
+    found += (
         finding
         for finding in again.findings
         if finding.check in _OF_SLOTS and finding not in diagnosis.findings
     )
+    return tuple(found)
 
 
-async def warn_of_leftover(config: ServerConfig, attached: Callable[[], Awaitable[None]]) -> None:
-    """Say in the log that there is a second slot which nobody needs any more.
+async def warn_of_leftovers(config: ServerConfig, attached: Callable[[], Awaitable[None]]) -> None:
+    """Say in the log which second slots there are that nobody needs any more.
 
     Args:
         config: the server's settings.
@@ -80,24 +75,32 @@ async def warn_of_leftover(config: ServerConfig, attached: Callable[[], Awaitabl
     """
     try:
         await attached()
-        status = await _leftover(config, await resolve_dsn(config))
+        leftovers = await _leftovers(config, await resolve_dsn(config))
     except (RealtimeError, RuntimeError):
         # The stream says what is wrong, or the server ends.
         return
-    if status is not None:
+    for name, why in leftovers:
         logger.warning(
-            "slot %r is left over from replay, which has none with these settings, and keeps WAL; "
-            "drop it: %s",
-            status.name,
-            _drop(status.name),
+            "slot %r is left over from replay, %s, and keeps WAL; drop it: %s",
+            name,
+            why,
+            _drop(name),
         )
 
 
-async def _leftover(config: ServerConfig, dsn: str) -> SlotStatus | None:
-    """Return the second slot if there is one, and these settings have none."""
-    if config.slot_name is None or config.replay_slot is not None:
-        return None
-    return await slot_status(dsn, f"{config.slot_name}_replay")
+async def _leftovers(config: ServerConfig, dsn: str) -> list[tuple[str, str]]:
+    """Return the second slots that nobody needs any more, each with the reason."""
+    found = [
+        (name, f"whose slot {name.removesuffix(SUFFIX)!r} is not there any more")
+        for name in await slots_left_over(dsn)
+        if name != config.replay_slot
+    ]
+    if config.slot_name is not None and config.replay_slot is None:
+        own = f"{config.slot_name}{SUFFIX}"
+        known = [name for name, _ in found]
+        if own not in known and await slot_status(dsn, own) is not None:
+            found.append((own, "which has none with these settings"))
+    return found
 
 
 def _drop(name: str) -> str:

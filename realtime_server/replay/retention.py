@@ -29,9 +29,12 @@ from realtime_core.sources.failures import one_line
 
 from ..config.database.connections import Dsn, connect
 
-__all__ = ["Retention", "SlotState"]
+__all__ = ["SUFFIX", "Retention", "SlotState", "slots_left_over"]
 
 logger = logging.getLogger("realtime.replay")
+
+SUFFIX: Final = "_replay"
+"""What a second slot's name has behind the main one's."""
 
 _STEP: Final = 16 * 1024 * 1024
 """How many bytes of WAL the slot is moved by at least."""
@@ -47,6 +50,16 @@ _SERVER: Final = """
 _COPY: Final = "SELECT 1 FROM pg_copy_logical_replication_slot(%s, %s)"
 _MOVE: Final = "SELECT end_lsn FROM pg_replication_slot_advance(%s, %s::pg_lsn)"
 _DROP: Final = "SELECT pg_drop_replication_slot(%s)"
+
+
+_LEFT_OVER: Final = """
+    SELECT slot_name FROM pg_replication_slots AS second
+    WHERE slot_type = 'logical' AND plugin = 'pgoutput' AND database = current_database()
+      AND NOT active AND right(slot_name, %(length)s) = %(suffix)s
+      AND NOT EXISTS (SELECT FROM pg_replication_slots AS main
+                      WHERE main.slot_name = left(second.slot_name, -%(length)s))
+    ORDER BY slot_name
+"""
 
 
 class SlotState(enum.Enum):
@@ -313,3 +326,21 @@ class Retention:
 
 async def _nothing_to_write(reached: LSN | None) -> bool:
     return True
+
+
+async def slots_left_over(dsn: str) -> list[str]:
+    """Return the second slots of the database whose main slots are not there any more.
+
+    Args:
+        dsn: where to connect, with the server's role.
+
+    Raises:
+        SourceError: if the database cannot be asked.
+    """
+    try:
+        async with await connect(dsn, name="replay slots") as connection:
+            values = {"suffix": SUFFIX, "length": len(SUFFIX)}
+            rows = await (await connection.execute(_LEFT_OVER, values)).fetchall()
+    except psycopg.Error as exc:
+        raise SourceError(f"the slots cannot be listed ({one_line(exc)})") from exc
+    return [name for (name,) in rows]

@@ -357,3 +357,22 @@ def test_the_second_slot_of_replay_is_named(shop: Database) -> None:
         assert f"problem  slot {second} is a physical one" in out
     finally:
         shop.execute("select pg_drop_replication_slot(%s)", (second,))
+
+
+def test_a_second_slot_under_a_former_name_is_named(shop: Database) -> None:
+    shop.execute("create publication shop for table item")
+    slot, former = unique_name("slot"), unique_name("former")
+    left = f"{former}_replay"
+    for name in (slot, f"{slot}_replay", former, left):
+        shop.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
+    kept = {"SLOT_NAME": slot, "REPLAY_WAL_MB": "1024", "REPLAY_SECRET": "s" * 32}
+    # Another server's.
+    assert "left over" not in check(shop, **kept)[1]
+    shop.execute("select pg_drop_replication_slot(%s)", (former,))
+    for settings in (kept, {**kept, "REPLAY_WINDOW": "0"}):
+        code, out, _ = check(shop, **settings)
+        assert code == 0
+        said = f"slot '{left}' is left over from replay, whose slot '{former}' is not there"
+        assert said in " ".join(out.split())
+        assert f"SELECT pg_drop_replication_slot('{left}');" in out
+    assert f"slot '{slot}_replay' is left over from replay, which has none" in out
