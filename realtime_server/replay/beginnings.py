@@ -132,6 +132,16 @@ class Beginnings:
         on_start(self._notices.start(self.rounds.handed, resumed=False))
         self._hub.subscribe(subscription)
 
+    def begin_without_key(self, standing: Standing) -> None:
+        """Let a channel begin that has waited, and whose client nothing identifies any more."""
+        # What a former process has left says nothing of it; it begins now.
+        place = self.rounds.handed if self.is_held(standing.member) else standing.began
+        on_start = self._starting[standing.member]
+        self.cancel(standing.member)
+        self.fresh += 1
+        on_start(self._notices.start(place, resumed=False))
+        self.rounds.add(standing.subscription, place)
+
     def begin(self, standing: Standing, on_start: OnStart) -> None:
         """Let a channel begin, as soon as it is known where."""
         self._starting[standing.member] = on_start

@@ -138,6 +138,11 @@ class Cursors:
         self.end = place
         self._written.note(self.ordinal, place, self.now)
 
+    def begin_anew(self, place: Place) -> None:
+        """Note that the stream is another one, which begins at a place. No write has any of it."""
+        self.end = place
+        self._written.begin_anew(place)
+
     def place_at(self, ordinal: int) -> Place:
         """Return the place up to which everything is in the writes up to ``ordinal``."""
         return self._written.at(ordinal)

@@ -53,12 +53,13 @@ class Notices:
     """Says to clients where in the stream their channels stand."""
 
     def __init__(self) -> None:
-        self._stream: StreamIdentity | None = None
+        self.stream: StreamIdentity | None = None
+        """The stream that places are of; None if it is not known."""
 
     def read(self, batch: Sequence[Event]) -> None:
         """Note of which stream places are now."""
         stream = next((found for found in map(_stream_of, reversed(batch)) if found), None)
-        self._stream = stream or self._stream
+        self.stream = stream or self.stream
 
     def start(self, place: Place, *, resumed: bool) -> Start:
         """Return where a channel begins that has everything up to a place."""
@@ -78,7 +79,7 @@ class Notices:
         subscription.outbox.write(Frames.of(message))
 
     def _position(self, place: Place) -> Position:
-        return Position(LSN(place[0]), max(place[1], 0), self._stream)
+        return Position(LSN(place[0]), max(place[1], 0), self.stream)
 
 
 def _stream_of(event: Event) -> StreamIdentity | None:

@@ -10,9 +10,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Hashable
 from typing import Final
 
-from realtime_core import Position
+from realtime_core import Position, StreamIdentity
 
-from .places import Place
+from .places import BEFORE, Place
 
 __all__ = ["QueuePlaces"]
 
@@ -34,6 +34,22 @@ class QueuePlaces:
         # the writes up to it; None if nothing waited.
         self._ordinals: dict[Hashable, list[int]] = {}
         self._places: dict[Hashable, list[Place | None]] = {}
+        # The stream, if it is known, and where it begins.
+        self._stream: StreamIdentity | None = None
+        self._begin: Place = BEFORE
+
+    def begin_anew(self, place: Place, stream: StreamIdentity | None) -> None:
+        """Note that the stream is another one, of which nothing has been sent yet.
+
+        Args:
+            place: where it begins.
+            stream: its identity. What else waits is of a former one.
+        """
+        self._stream, self._begin = stream, place
+        ordinal = self._ordinal()
+        waiting = [viewer for viewer, places in self._places.items() if places[-1] is not None]
+        self._ordinals = {viewer: [ordinal] for viewer in waiting}
+        self._places = {viewer: [place] for viewer in waiting}
 
     def note(self, viewer: Hashable, first: Position | None) -> None:
         """Note what waits for a viewer, behind the last write.
@@ -43,7 +59,7 @@ class QueuePlaces:
             first: the position of the first change that waits; None if none does.
         """
         places = self._places.get(viewer)
-        place = None if first is None else (first.lsn, first.index - 1)
+        place = None if first is None else self._before(first)
         if places is None:
             if place is None:
                 return
@@ -53,6 +69,13 @@ class QueuePlaces:
             places.append(place)
             if len(places) > _MOST:
                 self._thin_out(viewer)
+
+    def _before(self, first: Position) -> Place:
+        """Return the place before a change."""
+        if self._stream is not None and first.stream != self._stream:
+            # Whatever is of the present stream waits behind it.
+            return self._begin
+        return (first.lsn, first.index - 1)
 
     def forget(self, viewer: Hashable) -> None:
         """Forget a viewer that has no channels any more."""

@@ -186,9 +186,9 @@ class Replay:
     def after(self) -> None:
         """Go on after a batch, which is with every outbox now."""
         self.rounds.after()
-        self.cursors.note(self.rounds.handed)
         if self.log.epoch != self._beginnings.epoch:
             self._begin_anew()
+        self.cursors.note(self.rounds.handed)
 
     async def run(self) -> None:
         """Ask clients what they have, bring up to now who came back, and forget; never return."""
@@ -320,6 +320,8 @@ class Replay:
             return
         key = visit.visitor.key(claims, subscription.topic.name, subscription.bindings)
         if key is None:
+            if not standing.member.is_chosen:
+                self._beginnings.begin_without_key(standing)
             self._forget(standing)
             del visit.standings[subscription]
         elif not standing.member.is_chosen or key != standing.member.key:
@@ -412,5 +414,7 @@ class Replay:
     def _begin_anew(self) -> None:
         """Note that the stream is another one, in which former places say nothing."""
         self._beginnings.epoch = self.log.epoch
+        self.cursors.begin_anew(self.log.floor)
+        self.queues.begin_anew(self.log.floor, self._notices.stream)
         self.memberships.absences.lose_all(LostReason.LOST)
         self._standings.begin_anew()

@@ -52,6 +52,14 @@ class WrittenPlaces:
             older = _MOST // 2
             del ordinals[1:older:2], places[1:older:2]
 
+    def begin_anew(self, place: Place) -> None:
+        """Forget all places, as the stream is another one, in which they say nothing.
+
+        Args:
+            place: where the stream begins. All writes so far have what is before it: nothing.
+        """
+        self._ordinals, self._places, self._next = [0], [place], 0.0
+
     def at(self, ordinal: int) -> Place:
         """Return the place up to which everything is in the writes up to an ordinal."""
         index = bisect_right(self._ordinals, ordinal)
