@@ -34,7 +34,8 @@ class LostReason(enum.Enum):
     LIMIT = "replay_limit"
     """More clients were away, or more changes waited, than is kept."""
     LOST = "replay_lost"
-    """What was kept for it belongs to another stream than the present one."""
+    """What was kept for it belongs to another stream than the present one, or was taken by somebody
+    else, or by a failure."""
     RLS_TOO_SLOW = "rls_too_slow"
     """In RLS mode its policies took too long for what it had missed."""
     UNPROVEN = "unproven"

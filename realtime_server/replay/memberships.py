@@ -21,6 +21,9 @@ are left.
 
 A lost connection may still look open. Such a membership is a candidate if it does not answer; the
 caller asks. If it is chosen, it is claimed: it leaves no absence, unless it answers after all.
+
+A client that is there for the first time may be taken for another one. Then that other one finds
+nothing, and is told of a gap (:mod:`.taken_places`).
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ import attrs
 from .absences import Absence, Absences, LostReason
 from .identity import Key
 from .places import Place
+from .taken_places import TakenPlaces
 
 __all__ = ["MOST_REPEATS", "Choice", "Client", "Membership", "Memberships"]
 
@@ -133,6 +137,7 @@ class Memberships:
         self._clock = clock
         self.absences = Absences(window=window, most=most_away, clock=clock)
         """What memberships have left behind whose clients may come back."""
+        self._taken = TakenPlaces(window=window, clock=clock)
         # By key, in the order in which they came.
         self._here: dict[bytes, dict[Membership, None]] = {}
         # Exact keys that turned out to be several clients'.
@@ -293,8 +298,10 @@ class Memberships:
         """Go on from the lowest place, and take away the candidate that most likely was it."""
         open_ones = {self._as_absence(one): one for one in silent}
         candidates = [*absent, *open_ones]
+        digest = member.key.digest
         if not candidates:
-            return _NOBODY
+            gone = self._taken.find(digest, member.ref, member.client)
+            return _NOBODY if gone is None else Choice(gone, LostReason.LOST)
         lowest = min(candidates, key=_PLACE)
         lost = _unproven(absent) or lowest.lost
         takeable = [one for one in candidates if not one.is_shared]
@@ -302,6 +309,7 @@ class Memberships:
             return Choice(lowest.place, lost, max(one.repeats for one in candidates))
         taken = max(takeable, key=_REF_AND_PLACE)
         choice = Choice(lowest.place, lost, taken.repeats)
+        self._taken.note(digest, taken.ref, taken.place, member.client)
         for one in candidates:
             # Each of them may be this client's, and serve then whoever was taken for it.
             if one.place > taken.place:

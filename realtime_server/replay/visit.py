@@ -21,7 +21,7 @@ class Visit:
         last_ref: returns the highest ref that the client has sent.
     """
 
-    __slots__ = ("_last_ref", "cursor", "messages", "standings", "visitor")
+    __slots__ = ("__weakref__", "_last_ref", "cursor", "messages", "standings", "visitor")
 
     def __init__(
         self, visitor: Visitor, cursor: ConnectionCursor, last_ref: Callable[[], int]

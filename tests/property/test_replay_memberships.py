@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from realtime_server.replay.absences import LostReason
 from realtime_server.replay.identity import Key
 from realtime_server.replay.memberships import Membership, Memberships
 from realtime_server.replay.places import Place
@@ -59,9 +60,18 @@ class World:
         )
         self.clients = [Client(key, ref) for key, ref in zip(keys, refs, strict=True)]
         self.open: dict[Membership, Client] = {}
+        self.has_strangers = False
         for client in self.clients:
             self.join(client)
             self.decide(client)
+
+    def come_for_the_first_time(self, ref: int) -> None:
+        """Have somebody else come who has the first client's key."""
+        self.has_strangers = True
+        client = Client(self.clients[0].key, ref)
+        self.clients.append(client)
+        self.join(client)
+        self.decide(client)
 
     @staticmethod
     def place_of(member: Membership) -> Place:
@@ -158,7 +168,10 @@ class World:
             return
         if client.has is not None:
             assert choice.place is not None, "a client that was there before is taken for a new one"
-            assert place <= client.has, "what the client has missed is skipped"
+            # Whoever was taken for another may have left a higher place than that one had.
+            if not self.has_strangers:
+                assert choice.lost is not LostReason.LOST, "the client is told of a gap in vain"
+                assert place <= client.has, "what the client has missed is skipped"
         if client.key.is_exact and choice.place is not None and choice.lost is None:
             assert place >= client.proved, "what the client has proven comes again"
         client.has = self.end
@@ -210,6 +223,8 @@ def run(world: World, steps: list[tuple[str, int]]) -> None:
                 world.decide_late()
             case "expire":
                 world.expire()
+            case "stranger":
+                world.come_for_the_first_time(20 * number + 5)
     for client in world.clients:
         world.join(client)
         world.decide(client)
@@ -223,6 +238,20 @@ def test_clients_that_share_a_key_lose_nothing(
 ) -> None:
     key = Key(b"shared", is_exact=False)
     run(World([key] * clients, refs[:clients]), steps_of(seed, count))
+
+
+@given(st.integers(0, 2**32), st.integers(0, 100), st.lists(st.integers(0, 20), min_size=2))
+@examples(300)
+def test_nobody_whose_place_was_taken_is_taken_for_a_new_client(
+    seed: int, count: int, refs: list[int]
+) -> None:
+    chance = random.Random(seed)
+    steps = [
+        ("stranger", chance.randrange(3)) if chance.random() < 0.05 else step
+        for step in steps_of(seed, count)
+        if step[0] != "expire"
+    ]
+    run(World([Key(b"shared", is_exact=False)] * 2, refs[:2]), steps)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 100), st.lists(st.integers(0, 20), min_size=3))

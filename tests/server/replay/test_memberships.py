@@ -5,7 +5,7 @@ import tracemalloc
 import attrs
 import pytest
 
-from realtime_server.replay import absences
+from realtime_server.replay import absences, taken_places
 from realtime_server.replay.absences import MOST_OF_A_KEY, LostReason
 from realtime_server.replay.identity import Key
 from realtime_server.replay.memberships import MOST_HERE, Choice, Membership, Memberships
@@ -71,9 +71,12 @@ def test_who_comes_back_goes_on_where_it_was_and_only_once(key: Key) -> None:
     world = World()
     world.leave_behind(key, 5, 7)
     assert len(world.memberships.absences) == 1
-    assert place(world.join(key, 6)[1]) == 7
+    member, choice = world.join(key, 6)
+    assert place(choice) == 7
     assert len(world.memberships.absences) == 0
-    assert place(world.join(key, 7)[1]) is None
+    again = Membership(key, 7, member.client)
+    world.memberships.enter(again)
+    assert place(world.memberships.choose(again, ())) is None
 
 
 @pytest.mark.parametrize("key", [SESSION, CLAIMS])
@@ -206,7 +209,9 @@ def test_who_was_away_for_too_long_is_told_so(key: Key) -> None:
     assert (len(world.memberships.absences), world.memberships.absences.lowest()) == (0, None)
     choice = world.join(key, 3)[1]
     assert (place(choice), choice.lost) == (5, LostReason.WINDOW)
-    assert place(world.join(key, 4)[1]) is None
+    # If several may have the key, it may have been another's.
+    taken = Choice(None) if key.is_exact else Choice((5, 0), LostReason.LOST)
+    assert world.join(key, 4)[1] == taken
 
 
 def test_who_was_away_for_a_day_is_forgotten() -> None:
@@ -399,3 +404,46 @@ def test_a_key_that_too_many_open_channels_have_is_crowded() -> None:
     assert not world.memberships.is_crowded(SESSION)
     world.memberships.end(members[0])
     assert not world.memberships.is_crowded(CLAIMS)
+
+
+def test_whose_place_was_taken_is_told_of_a_gap() -> None:
+    world = World()
+    world.leave_behind(CLAIMS, 5, 7)
+    # A neighbour, who comes for the first time.
+    neighbour, choice = world.join(CLAIMS, 6)
+    assert place(choice) == 7
+    assert world.join(CLAIMS, 8)[1] == Choice((7, 0), LostReason.LOST)
+    # On the same connection nobody has missed anything.
+    again = Membership(CLAIMS, 9, neighbour.client)
+    world.memberships.enter(again)
+    assert world.memberships.choose(again, ()) == Choice(None)
+    # A page that is loaded anew has missed nothing; nor has anybody when the window has passed.
+    assert world.join(CLAIMS, 5)[1] == Choice(None)
+    world.now = WINDOW + 1
+    assert world.join(CLAIMS, 10)[1] == Choice(None)
+
+
+def test_whose_open_membership_was_claimed_is_told_of_a_gap() -> None:
+    world = World()
+    former, _ = world.join(CLAIMS, 1, at=7)
+    assert place(world.join(CLAIMS, 3, silent=(former,))[1]) == 7
+    world.memberships.depart(former, (7, 0), began=(0, 0))
+    assert world.join(CLAIMS, 4)[1] == Choice((7, 0), LostReason.LOST)
+
+
+def test_of_a_session_nothing_is_taken_by_others() -> None:
+    world = World()
+    world.leave_behind(SESSION, 5, 7)
+    assert place(world.join(SESSION, 6)[1]) == 7
+    assert world.join(SESSION, 8)[1] == Choice(None)
+
+
+def test_a_bounded_number_of_what_was_taken_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taken_places, "_MOST", 10)
+    world = World()
+    for number in range(20):
+        key = Key(bytes([number]), is_exact=False)
+        world.leave_behind(key, 5, 7)
+        world.join(key, 6)
+    lost = [world.join(Key(bytes([number]), is_exact=False), 8)[1].lost for number in range(20)]
+    assert lost == [None] * 10 + [LostReason.LOST] * 10
