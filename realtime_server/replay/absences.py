@@ -58,6 +58,9 @@ class Absence:
     """Why the changes behind its place are not kept for it; None: they are."""
     is_shared: bool = False
     """Whether it stands for several, so that it is never taken away."""
+    may_be_here: bool = False
+    """Whether its client may still be on a connection of another process, which has not asked it:
+    then it is not removed before that process says so."""
     needs: Place = attrs.field(init=False)
     """From where on changes are kept for it; ``place`` may be lower, if that is somebody's who was
     away for too long."""
@@ -181,11 +184,16 @@ class Absences:
         if place >= absence.place:
             return
         if not self.has(absence):
-            # The place that another process has written stays, so this one takes it over. Not if
-            # its client may be there still.
-            if not absence.is_shared:
+            # The place that another process has written stays, so there is one here beside it, or
+            # in its stead.
+            if not absence.may_be_here:
                 self.on_change(absence)
-                self.add(Absence(absence.key, absence.ref, place, absence.since, lost=lost))
+            elif any(
+                one.ref <= absence.ref and one.place <= place
+                for one in self._absent.get(absence.key.digest, ())
+            ):
+                return
+            self.add(Absence(absence.key, absence.ref, place, absence.since, lost=lost))
             return
         self.on_change(absence)
         absence.place = place

@@ -16,7 +16,7 @@ from typing import Final
 
 from .memberships import Membership
 
-__all__ = ["Inquiries"]
+__all__ = ["WITHIN", "Inquiries"]
 
 logger = logging.getLogger("realtime.replay")
 

@@ -27,6 +27,7 @@ from typing import Final
 from .others import Member, Others, Process
 from .places import Place
 from .records import (
+    Asked,
     Away,
     Boot,
     Ended,
@@ -89,11 +90,18 @@ class Journal:
         """The number of the last record of this process that was read."""
         self.on_taken: Callable[[int], None] = lambda number: None
         """Is called with the number of a channel here that another process has taken over."""
+        self.on_asked: Callable[[int], None] = lambda number: None
+        """Is called with the number of a channel here whose client may be on another process's
+        connection by now, so that it has to be asked."""
         self.on_boot: Callable[[bool], None] = lambda is_same_slot: None
         """Is called when another process has begun, and needs a snapshot; with whether it has got
         this process's slot."""
         self._others = Others(
-            seal.server, most=self._most, on_taken=self._was_taken, on_boot=self._booted
+            seal.server,
+            most=self._most,
+            on_taken=self._was_taken,
+            on_asked=lambda number: self.on_asked(number),
+            on_boot=self._booted,
         )
 
     # What happens here
@@ -111,6 +119,7 @@ class Journal:
         place: Place,
         *,
         since: float | None = None,
+        is_open: bool = False,
     ) -> None:
         """Note that a channel is joined.
 
@@ -119,14 +128,15 @@ class Journal:
             key: 16 bytes that say who it is for, and what it asks for.
             ref: the client's last ref; None if it sends none.
             place: it needs nothing before this.
-            since: for a channel that is away, or is being brought up to now, which is the same as
-                long as its place counts: when it went away, in seconds since 1970.
+            since: for a channel that is away: when it went away, in seconds since 1970; or for one
+                whose place counts all the same, as it is being brought up to now: now.
+            is_open: whether it is such a one.
         """
         self._forget(number)
         if len(self._own.channels) >= self._most:
             self.left_out += 1
             return
-        entry = Joined(number, key, ref, place[:2], since)
+        entry = Joined(number, key, ref, place[:2], since, is_open)
         self._own.channels[number] = entry
         self._joined += since is None
         self._add(entry)
@@ -174,6 +184,10 @@ class Journal:
         entry = Taken(member.server, member.number, self._clock())
         self._others.take(entry)
         self._add(entry)
+
+    def ask(self, member: Member) -> None:
+        """Ask the process of a joined channel whether its client is there: it may be here."""
+        self._add(Asked(member.server, member.number))
 
     def low(self, place: Place) -> None:
         """Note that all joined channels of this process have everything up to a place."""

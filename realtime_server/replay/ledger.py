@@ -4,15 +4,15 @@ What has changed is noted, and told when a record is about to be written: each r
 is true then. So a channel that goes on where a former one ended is in the journal as soon as that
 one is not, and whatever the moment of a kill, one of the two is there.
 
-A channel that is being brought up to now is told of as one that is away, with the place up to which
-its client has everything. The places of the others follow from their process's lowest one.
+A channel that is being brought up to now is told of with the place up to which its client has
+everything, as one that is away is. The places of the others follow from their process's lowest one.
 
 It also shows the channels of other processes as absences, for clients that come back to this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import count
 from typing import Final
 
@@ -20,6 +20,7 @@ import attrs
 
 from .absences import Absence, Absences, LostReason
 from .identity import Key
+from .inquiry import WITHIN
 from .journal import Journal, Member
 from .places import Place
 from .standing import LivePlaces, Standing
@@ -78,10 +79,13 @@ class Ledger:
         self._most_changed = _FEW
         # Those that another one has gone on from, as their clients did not answer.
         self._claimed: dict[Standing, None] = {}
+        # Those whose clients were asked: what had been heard of them, and how long they may take.
+        self._asked: dict[Standing, tuple[Hashable, float]] = {}
         standings.on_change = self._note
         absences.on_change = self._note
         absences.elsewhere = self.elsewhere
         journal.on_taken = self._on_taken
+        journal.on_asked = self._on_asked
 
     def _note(self, thing: Standing | Absence) -> None:
         if isinstance(thing, AbsenceElsewhere):
@@ -103,14 +107,14 @@ class Ledger:
 
     def tell(self) -> None:
         """Tell the journal what has changed since the last time."""
-        for standing in list(self._claimed):
-            if not standing.member.is_claimed:
-                # Its client has answered after all.
-                del self._claimed[standing]
-                self._note(standing)
+        self._look_who_has_answered()
         taken, self._taken = self._taken, {}
         for member in taken.values():
-            self._journal.taken(member)
+            if member.may_be_there:
+                # It is not taken over, but goes on being found, until its process has asked.
+                self._journal.ask(member)
+            else:
+                self._journal.taken(member)
         changed, self._changed = self._changed, {}
         self._most_changed = _FEW
         for thing in changed:
@@ -118,6 +122,29 @@ class Ledger:
                 self._tell_absence(thing)
             else:
                 self._tell_standing(thing)
+
+    def _look_who_has_answered(self) -> None:
+        for standing in list(self._claimed):
+            if not standing.member.is_claimed:
+                # Its client has answered after all.
+                del self._claimed[standing]
+                self._note(standing)
+        now = self._clock()
+        for standing, (heard, until) in list(self._asked.items()):
+            client = standing.member.client
+            if client.heard != heard or not self._is_here(standing):
+                del self._asked[standing]
+            elif now >= until:
+                del self._asked[standing]
+                standing.member.claimed_at = heard
+                self._note(standing)
+
+    def _on_asked(self, number: int) -> None:
+        """Ask the client of a channel that another process takes for one that is there now."""
+        thing = self._by_number.get(number)
+        if isinstance(thing, Standing) and thing not in self._asked:
+            self._asked[thing] = thing.member.client.heard, self._clock() + WITHIN
+            thing.cursor.ask()
 
     def _tell_absence(self, absence: Absence) -> None:
         if absence.lost is not None or not self._is_here(absence):
@@ -146,6 +173,7 @@ class Ledger:
                 member.client.last_ref,
                 place if lowered is None else min(place, lowered),
                 since=None if is_live else self._wall_clock(),
+                is_open=not is_live,
             )
 
     def _number(self, thing: Standing | Absence) -> int:
@@ -194,13 +222,11 @@ class Ledger:
 
     def _absence(self, member: Member) -> Absence:
         now, wall = self._clock(), self._wall_clock()
-        is_joined = member.since is None
         return AbsenceElsewhere(
             Key(member.key, is_exact=False),
             member.ref or 0,
             member.place,
             now if member.since is None else now - (wall - member.since),
-            # Its client may be there still, and then needs it.
-            is_shared=is_joined,
+            may_be_here=member.may_be_there,
             member=member,
         )

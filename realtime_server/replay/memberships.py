@@ -310,6 +310,10 @@ class Memberships:
         taken = max(takeable, key=_REF_AND_PLACE)
         choice = Choice(lowest.place, lost, taken.repeats)
         self._taken.note(digest, taken.ref, taken.place, member.client)
+        if taken in open_ones:
+            self._claim(open_ones[taken])
+        else:
+            self.absences.remove(taken)
         for one in candidates:
             # Each of them may be this client's, and serve then whoever was taken for it.
             if one.place > taken.place:
@@ -318,10 +322,6 @@ class Memberships:
                     self.on_change(open_ones[one])
                 else:
                     self.absences.lower(one, taken.place, taken.lost)
-        if taken in open_ones:
-            self._claim(open_ones[taken])
-        else:
-            self.absences.remove(taken)
         return choice
 
     def _claim(self, member: Membership) -> None:

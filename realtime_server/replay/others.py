@@ -13,6 +13,7 @@ It does no I/O, and time is passed in.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from typing import Final
@@ -20,7 +21,7 @@ from typing import Final
 import attrs
 
 from .places import BEFORE, Place
-from .records import Away, Boot, Ended, Entry, Joined, Low, Part, ProcessState, Taken
+from .records import Asked, Away, Boot, Ended, Entry, Joined, Low, Part, ProcessState, Taken
 
 __all__ = ["Member", "Others", "Process"]
 
@@ -51,6 +52,30 @@ class Member:
     """Up to where it has everything: this is not above what the client has."""
     since: float | None
     """When it went away, in seconds since 1970; None: it is joined there, as far as is known."""
+    is_open: bool = False
+    """Whether it is joined there although ``since`` says something."""
+
+    @property
+    def may_be_there(self) -> bool:
+        """Whether its client may be on a connection of its process."""
+        return self.since is None or self.is_open
+
+
+class _Kind(enum.Enum):
+    """What a channel's place says."""
+
+    AWAY = enum.auto()
+    """Up to there its client has everything that is away."""
+    OPEN = enum.auto()
+    """Likewise, of a client that is there."""
+    JOINED = enum.auto()
+    """From there on it has everything up to its process's ``Low``."""
+
+
+def _kind_of(channel: Joined) -> _Kind:
+    if channel.since is None:
+        return _Kind.JOINED
+    return _Kind.OPEN if channel.is_open else _Kind.AWAY
 
 
 @attrs.define
@@ -66,45 +91,39 @@ class Process:
     channels: dict[int, Joined] = attrs.field(factory=dict)
     is_silent: bool = False
     """Whether it has written nothing for long. It may be idle, or have ended."""
-    # The places of those that are away and of those that are joined, with their numbers; some are
-    # outdated.
-    _away: list[tuple[Place, int]] = attrs.field(factory=list, repr=False)
-    _joined: list[tuple[Place, int]] = attrs.field(factory=list, repr=False)
+    # The places of its channels, with their numbers, for each kind; some are outdated.
+    _places: dict[_Kind, list[tuple[Place, int]]] = attrs.field(
+        factory=lambda: {kind: [] for kind in _Kind}, repr=False
+    )
 
     def place_of(self, channel: Joined) -> Place:
         return channel.place if channel.since is not None else max(channel.place, self.low)
 
     def put(self, channel: Joined) -> None:
         self.channels[channel.number] = channel
-        heap = self._joined if channel.since is None else self._away
+        kind = _kind_of(channel)
+        heap = self._places[kind]
         heappush(heap, (channel.place, channel.number))
         if len(heap) > 2 * len(self.channels) + _SPARE:
-            is_away = heap is self._away
             heap[:] = [
-                (one.place, one.number)
-                for one in self.channels.values()
-                if (one.since is not None) is is_away
+                (one.place, one.number) for one in self.channels.values() if _kind_of(one) is kind
             ]
             heapify(heap)
 
     def lowest(self) -> Place | None:
         """Return the lowest place of its channels; None if there are none that count."""
-        away = self._first(self._away, is_away=True)
-        joined = None if self.is_silent else self._first(self._joined, is_away=False)
-        if joined is None:
-            return away
-        joined = max(joined, self.low)
-        return joined if away is None else min(joined, away)
+        places = [self._first(_Kind.AWAY)]
+        if not self.is_silent:
+            joined = self._first(_Kind.JOINED)
+            places += self._first(_Kind.OPEN), None if joined is None else max(joined, self.low)
+        return min((place for place in places if place is not None), default=None)
 
-    def _first(self, heap: list[tuple[Place, int]], *, is_away: bool) -> Place | None:
+    def _first(self, kind: _Kind) -> Place | None:
+        heap = self._places[kind]
         while heap:
             place, number = heap[0]
             channel = self.channels.get(number)
-            if (
-                channel is not None
-                and channel.place == place
-                and (channel.since is not None) is is_away
-            ):
+            if channel is not None and channel.place == place and _kind_of(channel) is kind:
                 return place
             heappop(heap)
         return None
@@ -130,6 +149,8 @@ class Others:
         most: how many channels are known at most. Further ones are found by nobody, so that their
             clients begin anew.
         on_taken: is called with the number of a channel here that another process has taken over.
+        on_asked: is called with the number of a channel here whose client may be on another
+            process's connection by now.
         on_boot: is called with its slot when another process has begun, and needs a snapshot.
     """
 
@@ -139,11 +160,13 @@ class Others:
         *,
         most: int,
         on_taken: Callable[[int], None],
+        on_asked: Callable[[int], None],
         on_boot: Callable[[bytes], None],
     ) -> None:
         self._server = server
         self._most = most
         self._on_taken = on_taken
+        self._on_asked = on_asked
         self._on_boot = on_boot
         self._processes: dict[bytes, Process] = {}
         self._by_key: dict[bytes, dict[tuple[bytes, int], None]] = {}
@@ -197,6 +220,9 @@ class Others:
                     self._drop(head.server, number)
                 case Taken():
                     self.take(entry)
+                case Asked(server, number):
+                    if server == self._server:
+                        self._on_asked(number)
                 case Low(place):
                     process.low = max(process.low, place)
                 case ProcessState():
@@ -275,7 +301,7 @@ class Others:
             self._count += 1
             self._by_key.setdefault(channel.key, {})[server, channel.number] = None
         process.put(channel)
-        if channel.since is not None:
+        if channel.since is not None and not channel.is_open:
             heappush(self._by_age, (channel.since, server, channel.number))
 
     def _drop(self, server: bytes, number: int) -> None:
@@ -323,7 +349,15 @@ class Others:
 
     def _member(self, server: bytes, channel: Joined) -> Member:
         place = self._processes[server].place_of(channel)
-        return Member(server, channel.number, channel.key, channel.ref, place, channel.since)
+        return Member(
+            server,
+            channel.number,
+            channel.key,
+            channel.ref,
+            place,
+            channel.since,
+            channel.is_open,
+        )
 
     def lowest(self) -> Place | None:
         """Return a place up to which the others' channels have everything; None: there are none.
@@ -358,7 +392,7 @@ class Others:
         while ages and ages[0][0] < before and len(expired) < most:
             since, server, number = heappop(ages)
             channel = self._channel(server, number)
-            if channel is not None and channel.since == since:
+            if channel is not None and channel.since == since and not channel.is_open:
                 expired.append(self._member(server, channel))
                 self._drop(server, number)
         if len(ages) > 2 * self._count + _SPARE:
@@ -366,7 +400,7 @@ class Others:
                 (channel.since, server, channel.number)
                 for server, process in self._processes.items()
                 for channel in process.channels.values()
-                if channel.since is not None
+                if channel.since is not None and not channel.is_open
             ]
             heapify(self._by_age)
         if not expired:

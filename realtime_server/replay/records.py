@@ -24,6 +24,7 @@ from .places import Place
 __all__ = [
     "MOST_BYTES",
     "PREFIX",
+    "Asked",
     "Away",
     "Boot",
     "Ended",
@@ -45,7 +46,7 @@ PREFIX: Final = "realtime_server.replay"
 MOST_BYTES: Final = 64 * 1024
 """How many bytes a part has at most."""
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _MAC_BYTES: Final = 32
 _ENTRIES: Final = 1000
 """How many entries a part has at most: the longest have 58 bytes."""
@@ -90,6 +91,9 @@ class Joined:
     """It has everything up to there, or needs nothing before it."""
     since: float | None = None
     """When it went away, in seconds since 1970; None: it has not."""
+    is_open: bool = False
+    """Whether it has not gone away, and its place counts all the same, and not its process's
+    ``Low``: its client gets what it has missed, say. Then ``since`` is when that was written."""
 
 
 @attrs.frozen
@@ -121,6 +125,16 @@ class Taken:
 
 
 @attrs.frozen
+class Asked:
+    """Who came back to the process may be the client of another process's channel, which is to ask
+    whether its client is still there."""
+
+    server: bytes
+    """The other process."""
+    number: int
+
+
+@attrs.frozen
 class Low:
     """All joined channels of the process have everything up to a place."""
 
@@ -145,20 +159,23 @@ class ProcessState:
     low: Place
 
 
-Entry: TypeAlias = Joined | Away | Ended | Taken | Low | Boot | ProcessState
+Entry: TypeAlias = Joined | Away | Ended | Taken | Asked | Low | Boot | ProcessState
 
 _JOINED: Final = Struct(">cQ16sqQqd")
 _AWAY: Final = Struct(">cQqQqd")
 _ENDED: Final = Struct(">cQ")
 _TAKEN: Final = Struct(">c8sQd")
+_ASKED: Final = Struct(">c8sQ")
 _LOW: Final = Struct(">cQq")
 _BOOT: Final = Struct(">c")
 _STATE: Final = Struct(">c8s8sQdQq")
 _FORMS: Final = {
     b"J": _JOINED,
+    b"O": _JOINED,
     b"A": _AWAY,
     b"E": _ENDED,
     b"T": _TAKEN,
+    b"Q": _ASKED,
     b"L": _LOW,
     b"B": _BOOT,
     b"P": _STATE,
@@ -238,9 +255,10 @@ def read_part(seal: Seal, data: bytes) -> Part | None:
 
 def _packed(entry: Entry) -> bytes:
     match entry:
-        case Joined(number, key, ref, place, since):
+        case Joined(number, key, ref, place, since, is_open):
+            letter = b"O" if is_open else b"J"
             return _JOINED.pack(
-                b"J", number, key, _ref(ref), place[0], place[1], -1.0 if since is None else since
+                letter, number, key, _ref(ref), place[0], place[1], -1.0 if since is None else since
             )
         case Away(number, ref, place, since):
             return _AWAY.pack(b"A", number, _ref(ref), place[0], place[1], since)
@@ -248,6 +266,8 @@ def _packed(entry: Entry) -> bytes:
             return _ENDED.pack(b"E", number)
         case Taken(server, number, time):
             return _TAKEN.pack(b"T", server, number, time)
+        case Asked(server, number):
+            return _ASKED.pack(b"Q", server, number)
         case Low(place):
             return _LOW.pack(b"L", place[0], place[1])
         case Boot():
@@ -271,10 +291,14 @@ def _entries(body: bytes) -> Iterator[Entry]:
 
 def _entry(letter: bytes, *values: object) -> Entry:
     match letter, values:
-        case b"J", (int(number), bytes(key), int(ref), int(lsn), int(index), float(since)):
-            place = (lsn, index)
+        case b"J" | b"O", (int(number), bytes(key), int(ref), int(lsn), int(index), float(since)):
             return Joined(
-                number, key, None if ref < 0 else ref, place, None if since < 0 else since
+                number,
+                key,
+                None if ref < 0 else ref,
+                (lsn, index),
+                None if since < 0 else since,
+                letter == b"O",
             )
         case b"A", (int(number), int(ref), int(lsn), int(index), float(since)):
             return Away(number, None if ref < 0 else ref, (lsn, index), since)
@@ -282,6 +306,8 @@ def _entry(letter: bytes, *values: object) -> Entry:
             return Ended(number)
         case b"T", (bytes(server), int(number), float(time)):
             return Taken(server, number, time)
+        case b"Q", (bytes(server), int(number)):
+            return Asked(server, number)
         case b"L", (int(lsn), int(index)):
             return Low((lsn, index))
         case b"P", (bytes(server), bytes(slot), int(number), float(time), int(lsn), int(index)):

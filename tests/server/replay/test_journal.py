@@ -10,6 +10,7 @@ from realtime_server.replay.journal import Journal
 from realtime_server.replay.others import Member
 from realtime_server.replay.records import (
     MOST_BYTES,
+    Asked,
     Away,
     Boot,
     Ended,
@@ -66,6 +67,7 @@ ENTRIES: list[Entry] = [
     Away(2, None, (2**63, 0), 0.0),
     Ended(2**63),
     Taken(b"12345678", 9, 3.5),
+    Asked(b"12345678", 2**63),
     Low((5, 6)),
     Boot(),
     ProcessState(b"87654321", b"abcdefgh", 4, 5.5, (6, 7)),
@@ -106,7 +108,7 @@ def test_messages_of_others_are_counted_and_nothing_else() -> None:
     others = [
         b"",
         b"x" * (MOST_BYTES + 1),
-        b"\x02" + data[1:],
+        b"\x01" + data[1:],
         data[:-1],
         data[:-1] + bytes([data[-1] ^ 1]),
         data[:60] + bytes([data[60] ^ 1]) + data[61:],
