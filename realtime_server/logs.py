@@ -6,6 +6,7 @@ message contains. docs/reference/logs.md lists the events.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -15,7 +16,15 @@ from typing import Any, Final
 from .config import LogFormat, LogLevel
 from .fanout.topic_parser import shown_topic
 
-__all__ = ["JsonFormatter", "TextFormatter", "configure", "named", "of_webhook", "peer_name"]
+__all__ = [
+    "JsonFormatter",
+    "LineLimit",
+    "TextFormatter",
+    "configure",
+    "named",
+    "of_webhook",
+    "peer_name",
+]
 
 _STANDARD: Final = frozenset((*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"))
 """The attributes that every log record has."""
@@ -27,6 +36,9 @@ _CONTROLS: Final = {
     0x2028: "\\u2028",
     0x2029: "\\u2029",
 }
+
+_INTERVAL: Final = 10.0
+"""Seconds from one line to the next of the same kind, for events that may concern thousands."""
 
 
 def configure(level: LogLevel, style: LogFormat) -> None:
@@ -115,3 +127,27 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+class LineLimit:
+    """Lets one line of a kind into the log in ten seconds, and counts those that it leaves out."""
+
+    __slots__ = ("_left_out", "_next_at")
+
+    def __init__(self) -> None:
+        self._next_at = 0.0
+        self._left_out = 0
+
+    def take(self) -> int | None:
+        """Ask for a line.
+
+        Returns:
+            How many lines were left out since the last one; None if this one is left out, too.
+        """
+        now = asyncio.get_running_loop().time()
+        if now < self._next_at:
+            self._left_out += 1
+            return None
+        self._next_at = now + _INTERVAL
+        left_out, self._left_out = self._left_out, 0
+        return left_out

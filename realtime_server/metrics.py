@@ -335,6 +335,10 @@ class _ReplayCollector(Collector):
                 "Sessions that turned out to be those of several clients.",
                 stats.shared_sessions,
             ),
+            "failures": (
+                "Failures of replay itself, after which channels went on without what they missed.",
+                stats.failures,
+            ),
             "slots_lost": ("How often the second slot was lost.", stats.slots_lost),
             "journal_bytes": (
                 "Bytes of the journal that were written into the WAL.",

@@ -34,6 +34,7 @@ from .net.slow_clients import Backlog, OutboxLimits
 from .phoenix.serializers import Serializer
 from .replay.check import warn_of_leftovers
 from .replay.cursors import Cursors
+from .replay.guarded_replay import GuardedReplay
 from .replay.replay import Replay
 from .replay.rounds import one_at_a_time
 from .replay.setup import make_replay
@@ -97,6 +98,7 @@ class RealtimeServer:
         """Where channels subscribe to changes."""
         self.replay: Replay | None = None
         """Brings channels back to where they were; None if nothing is replayed."""
+        guarded: GuardedReplay | None = None
         checks = Counters()
         # Publishes in RLS mode to clients that come back.
         publisher: RoundPublisher | None = None
@@ -113,6 +115,8 @@ class RealtimeServer:
                 attached=lambda: self.mode.attached(),
                 stats=source.stats,
             )
+            # What everything else sees of it.
+            guarded = GuardedReplay(self.replay, self.hub)
         # Sends changes to webhooks; None if the configuration file has none.
         self._webhooks: Webhooks | None = None
         if config.configuration_file.webhooks:
@@ -130,7 +134,7 @@ class RealtimeServer:
             backlog=backlog,
             checks=checks,
             webhooks=WebhookStats if self._webhooks is None else self._webhooks.stats,
-            replay=ReplayStats if self.replay is None else self.replay.stats,
+            replay=ReplayStats if guarded is None else guarded.stats,
         )
         self.mode: StreamMode | RlsMode
         """The mode, which decides how the changes that the server reads are sent."""
@@ -141,12 +145,12 @@ class RealtimeServer:
                 self.hub,
                 self.metrics,
                 checks,
-                replay=self.replay,
+                replay=guarded,
                 publisher=publisher,
                 places=None if self.replay is None else self.replay.queues,
             )
         else:
-            self.mode = StreamMode(config, source, self.hub, self.metrics, replay=self.replay)
+            self.mode = StreamMode(config, source, self.hub, self.metrics, replay=guarded)
         # What all connections share.
         self._services = Services(
             hub=self.hub,
@@ -157,7 +161,7 @@ class RealtimeServer:
             budget=FilterBudget(config),
             config=config,
             metrics=self.metrics,
-            replay=self.replay,
+            replay=guarded,
         )
         # Accepts connections; made when the server is opened.
         self._listener: Listener
@@ -202,8 +206,8 @@ class RealtimeServer:
         await self._listener.start()
         await self.mode.__aenter__()
         self._broadcasting = asyncio.create_task(self.mode.run())
-        if self.replay is not None:
-            self._replaying = asyncio.create_task(self.replay.run())
+        if self._services.replay is not None:
+            self._replaying = asyncio.create_task(self._services.replay.run())
         self._warning = asyncio.create_task(warn_of_leftovers(config, self.mode.attached))
         if self._webhooks is not None:
             await self._webhooks.__aenter__()
@@ -239,8 +243,8 @@ class RealtimeServer:
             # The sockets need time for what this sends them.
             await self.mode.drain(min(_PATIENCE, within / 2))
             await self._listener.close(within=max(deadline - loop.time(), 0.0))
-            if self.replay is not None:
-                await self.replay.aclose()
+            if self._services.replay is not None:
+                await self._services.replay.aclose()
         finally:
             await self.mode.__aexit__(exc_type, exc, traceback)
             await closing

@@ -13,7 +13,7 @@ from ..fanout.attachment import Attachment
 from ..fanout.hub import Hub
 from ..fanout.mode import Registrar
 from ..metrics import Metrics
-from ..replay.replay import Replay
+from ..replay.guarded_replay import GuardedReplay
 from .filter_limits import FilterBudget
 from .slow_clients import Backlog
 
@@ -40,7 +40,7 @@ class Services:
     """The limits of a connection, among others."""
     metrics: Metrics
     """Counts what happens."""
-    replay: Replay | None = None
+    replay: GuardedReplay | None = None
     """Brings channels back to where they were; None if REPLAY_WINDOW is 0."""
     clock: Callable[[], float] = time.time
     """Seconds since 1970, for the expiry of tokens."""

@@ -193,6 +193,14 @@ class ChangeLog:
                     return found, until if place == self._lasts[-1] else place
         return found, max(after, until)
 
+    def begin_anew_behind(self, place: Place) -> None:
+        """Forget everything, though it is the same stream: nothing up to a place is kept."""
+        self._chunks, self._lasts = [], []
+        self._settled = self.bytes = self._fresh_changes = self._fresh_bytes = 0
+        self._unpacked.clear()
+        self.floor = self.end = place
+        self.epoch += 1
+
     def _append(self, events: Sequence[Event]) -> None:
         """Append events among which there is no gap."""
         first = _first_place(events)

@@ -238,6 +238,16 @@ class Memberships:
         absence = Absence(member.key, member.client.last_ref, place, self._clock(), repeats, lost)
         return self.absences.add(absence)
 
+    def lose(self, member: Membership, place: Place) -> None:
+        """Remember that nobody knows what a membership has left behind.
+
+        Args:
+            member: that has ended.
+            place: up to where its client has everything, at most.
+        """
+        ref, now = member.client.last_ref, self._clock()
+        self.absences.add(Absence(member.key, ref, place, now, lost=LostReason.LOST))
+
     def change_key(self, member: Membership, key: Key) -> None:
         """Give a membership another key, because its token is another's now."""
         if key != member.key:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, Protocol
 
@@ -190,16 +191,27 @@ class Replay:
             self._begin_anew()
         self.cursors.note(self.rounds.handed)
 
-    async def run(self) -> None:
-        """Ask clients what they have, bring up to now who came back, and forget; never return."""
-        try:
-            async with asyncio.TaskGroup() as running:
-                running.create_task(self.rounds.run())
-                running.create_task(self._tick_for_ever())
-                if self._continuity is not None:
-                    running.create_task(self._continuity.run(self._needed_of_wal))
-        finally:
-            self._beginnings.close()
+    def tasks(self) -> Iterator[Callable[[], Awaitable[None]]]:
+        """Yield what has to run all the time, beside :meth:`.Rounds.run`; none of it returns."""
+        yield self._tick_for_ever
+        if self._continuity is not None:
+            yield partial(self._continuity.run, self._needed_of_wal)
+
+    def close_inquiries(self) -> None:
+        """Decide on no channel any more."""
+        self._beginnings.close()
+
+    def begin_anew_behind(self, place: Place) -> None:
+        """Keep nothing of what was missed before, after a failure.
+
+        Channels that are being brought up to now are told of a gap, and go live.
+
+        Args:
+            place: up to where everything has been handed out.
+        """
+        self.log.begin_anew_behind(place)
+        self.rounds.begin_anew()
+        self._begin_anew()
 
     async def aclose(self) -> None:
         """Write down where everybody stands, when all connections have ended."""
@@ -326,6 +338,23 @@ class Replay:
             del visit.standings[subscription]
         elif not standing.member.is_chosen or key != standing.member.key:
             self.memberships.change_key(standing.member, key)
+
+    def abandon(
+        self, subscription: Subscription, standing: Standing | None, how: Departure
+    ) -> None:
+        """Forget a channel, after a failure; its client is told of a gap if it comes back.
+
+        Args:
+            subscription: the channel.
+            standing: where it stood; None if nobody may go on from there.
+            how: whether the client may come back.
+        """
+        self.rounds.remove(subscription)
+        if standing is not None:
+            self._beginnings.cancel(standing.member)
+            self._forget(standing)
+            if how is not Departure.LEFT:
+                self.memberships.lose(standing.member, self.handed)
 
     def close(self, visit: Visit, how: Departure) -> None:
         """Forget a connection, whose channels have been left."""

@@ -100,6 +100,17 @@ class Round:
             del self._sockets[outbox]
         self.hub.unsubscribe(member.subscription)
 
+    def clear(self) -> None:
+        """Let all members go."""
+        for member in self.members.values():
+            member.place = self.place
+            self.hub.unsubscribe(member.subscription)
+        for member in (*self.members.values(), *self.entering):
+            member.round, member.has_entered = None, False
+        self.members.clear()
+        self.entering.clear()
+        self._sockets.clear()
+
     def step_bytes(self) -> int:
         """Return how many bytes of changes may be published at once."""
         size = min(_STEP_BYTES, _ALL_BYTES // max(len(self._sockets), 1))

@@ -138,6 +138,11 @@ class Rounds:
         return self._log.end if self._is_handed_out.is_set() else self._handed
 
     @property
+    def is_handed_out(self) -> bool:
+        """Whether no batch of the stream is being published."""
+        return self._is_handed_out.is_set()
+
+    @property
     def needed(self) -> Place | None:
         """The lowest place from which anybody has still to be brought up to now; None: nobody."""
         log = self._log
@@ -229,6 +234,19 @@ class Rounds:
         self._is_handed_out.set()
         self._let_go()
         self._promote_all()
+
+    def begin_anew(self) -> None:
+        """Let all channels go live without what they missed, after a failure; no batch is being
+        published."""
+        self._is_handed_out.set()
+        members = list(self._members.values())
+        for one in self._rounds:
+            one.clear()
+        for waiting in (self._members, self._waiting, self._behind, self._given_up):
+            waiting.clear()
+        for member in members:
+            self._on_floor(member.subscription, member.place, self._log.floor)
+            self._go_live(member)
 
     # Rounds
 

@@ -33,6 +33,8 @@ class ReplayStats:
     """Pings that clients answered."""
     shared_sessions: int = 0
     """Sessions that several clients have."""
+    failures: int = 0
+    """Failures of replay itself, each of them a bug."""
     wal_bytes: int = 0
     """Bytes of WAL that the second slot keeps, when it was looked at last."""
     slots_lost: int = 0

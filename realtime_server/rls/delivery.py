@@ -17,9 +17,9 @@ from ..fanout.hub import Hub
 from ..fanout.outbox_writes import Members
 from ..fanout.record_limit import RecordLimit
 from ..fanout.turns import Steps
+from ..logs import LineLimit
 from .channel_gaps import ChannelGap, ChannelGapReason
 from .counters import Counters
-from .line_limit import LineLimit
 from .payloads import ErrorView, View
 from .pending_changes import Decided, Lost, PendingChange, Shown
 from .receivers import Receivers

@@ -16,8 +16,8 @@ import psycopg
 from realtime_core import Position
 
 from ..config.database.connections import brief
+from ..logs import LineLimit
 from .channel_gaps import ChannelGap, ChannelGapReason
-from .line_limit import LineLimit
 from .pending_changes import PendingChange
 from .viewers import Viewer
 from .waiting_memory import AROUND, Waiting

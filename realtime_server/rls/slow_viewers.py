@@ -27,13 +27,13 @@ from typing import Self
 from realtime_core import Gap
 
 from ..fanout.turns import Steps, Turn, in_turn
+from ..logs import LineLimit
 from ..replay.queue_places import QueuePlaces
 from .channel_gaps import ChannelGap, ChannelGapReason
 from .checker import Checker
 from .costly_viewers import CostlyViewers, is_costly
 from .counters import Counters
 from .delivery import Delivery
-from .line_limit import LineLimit
 from .lookup.locks import Locks
 from .lookup.visibility import Visibility
 from .pending_changes import Decided, PendingChange, Shown

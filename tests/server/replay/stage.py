@@ -28,6 +28,7 @@ from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.phoenix.socket_state import Departure
 from realtime_server.replay.cursors import Cursors, ping_payload
+from realtime_server.replay.guarded_replay import GuardedReplay
 from realtime_server.replay.identity import Identifier
 from realtime_server.replay.notices import Start
 from realtime_server.replay.replay import Replay
@@ -85,12 +86,13 @@ class Client:
         self.cursor = self._stage.replay.cursors.connect(self)
         query = {"session": self._session} if self._session else {}
         request = ConnectRequest("/socket/websocket", query, {})
-        self.visit = self._stage.replay.visit(request, address, self, lambda: self.ref)
+        self.visit = self._stage.guarded.visit(request, address, self, lambda: self.ref)
+        assert self.visit is not None
 
     def join(self, claims: Mapping[str, Any] | None = None) -> None:
         self.ref += 1
         self.subscription = Subscription(Topic.parse(self.topic), SERIALIZERS["1.0.0"], self)
-        self._stage.replay.enter(
+        self._stage.guarded.enter(
             self.visit,
             self.subscription,
             ref=self.ref,
@@ -99,7 +101,7 @@ class Client:
         )
 
     def renew(self, claims: Mapping[str, Any], viewer: Hashable = None) -> None:
-        self._stage.replay.renew(self.visit, self.subscription, viewer, claims)
+        self._stage.guarded.renew(self.visit, self.subscription, viewer, claims)
 
     def come(self, claims: Mapping[str, Any] | None = None) -> Start:
         """Connect and join; return where the channel begins."""
@@ -112,8 +114,8 @@ class Client:
     def leave(self, how: Departure = Departure.LOST) -> None:
         """End the connection."""
         self.cursor.close()
-        self._stage.replay.leave(self.visit, self.subscription, how)
-        self._stage.replay.close(self.visit, how)
+        self._stage.guarded.leave(self.visit, self.subscription, how)
+        self._stage.guarded.close(self.visit, how)
 
     def prove(self) -> None:
         """Answer all pings."""
@@ -148,12 +150,13 @@ class Stage:
             most_away=100_000,
             clock=lambda: self.now,
         )
+        self.guarded = GuardedReplay(self.replay, self.hub)
 
     def new_hub(self) -> Hub:
         return Hub(ordinals=self.cursors)
 
     def publish(self, *events: Event) -> None:
         """Publish a batch, as the broadcaster does."""
-        self.replay.before(events)
+        self.guarded.before(events)
         self.hub.publish(events)
-        self.replay.after()
+        self.guarded.after()

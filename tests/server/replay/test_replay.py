@@ -9,8 +9,14 @@ import pytest
 
 from realtime_core import LSN, Position, StreamIdentity
 from realtime_core.positions import LAST_INDEX
+from realtime_server.auth.authorizer import ConnectRequest
 from realtime_server.config.choices import IdentityKind
-from realtime_server.replay import inquiry
+from realtime_server.replay import guarded_replay, inquiry
+from realtime_server.replay.beginnings import Beginnings
+from realtime_server.replay.identity import Identifier
+from realtime_server.replay.memberships import Memberships
+from realtime_server.replay.parking import Parking
+from realtime_server.replay.standings import Standings
 from tests.waiting import eventually
 
 from .stage import GAP, STREAM, Client, Stage, batch
@@ -27,7 +33,7 @@ def stage() -> Stage:
 
 async def running(stage: Stage, until: Callable[[], object]) -> None:
     """Run replay until a condition holds."""
-    task = asyncio.create_task(stage.replay.run())
+    task = asyncio.create_task(stage.guarded.run())
     try:
         await eventually(until)
     finally:
@@ -131,3 +137,176 @@ async def test_a_channel_that_waits_in_vain_begins_once(monkeypatch: pytest.Monk
     assert len(later.starts) == 1
     stage.publish(*batch(16, 1))
     assert later.ids == [1]
+
+
+# Failures of replay itself.
+
+
+def fail(*arguments: object, **more: object) -> None:
+    raise KeyError("a bug")
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Callable[[object, str], None]:
+    return lambda thing, name: monkeypatch.setattr(thing, name, fail)
+
+
+async def test_a_stream_goes_on_though_replay_fails_with_each_batch(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, away = Client(stage, "here"), Client(stage, "away")
+    here.come()
+    away.come()
+    stage.publish(*batch(16, 1))
+    away.prove()
+    away.leave()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.replay.log, "append", fail)
+        for lsn in (32, 48, 64):
+            stage.publish(*batch(lsn, lsn))
+    assert here.ids == [1, 32, 48, 64]
+    assert stage.guarded.stats().failures == 3
+    [line] = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert line.exc_info is not None
+    # From then on, it replays again.
+    assert not away.come().resumed
+    assert away.gaps == ["replay_lost"]
+    await running(stage, lambda: away.subscription.is_open)
+    stage.now += 2
+    stage.publish(*batch(80, 80))
+    assert away.ids == [1, 80]
+    away.prove()
+    here.prove()
+    away.leave()
+    stage.publish(*batch(96, 96))
+    assert away.come().resumed
+    await running(stage, lambda: away.ids == [1, 80, 96])
+
+
+async def test_channels_go_live_when_replay_fails_behind_a_batch(stage: Stage) -> None:
+    client, here = Client(stage), Client(stage, "here")
+    here.come()
+    client.come()
+    client.leave()
+    stage.publish(*batch(16, 1))
+    assert client.come().resumed
+    # It waits for a round.
+    assert stage.replay.rounds.stats().waiting == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.replay.rounds, "after", fail)
+        stage.publish(*batch(32, 2))
+    assert client.gaps == ["replay_lost"]
+    assert client.subscription.is_open
+    assert stage.replay.rounds.stats().waiting == 0
+    stage.publish(*batch(48, 3))
+    assert (client.ids, here.ids) == ([3], [1, 2, 3])
+
+
+async def test_a_round_that_runs_while_replay_fails_leaves_everybody_live(stage: Stage) -> None:
+    client = Client(stage)
+    client.come()
+    client.leave()
+    for lsn in range(16, 1600, 16):
+        stage.publish(*batch(lsn, *range(lsn, lsn + 10)))
+    client.come()
+    task = asyncio.create_task(stage.guarded.run())
+    try:
+        await eventually(lambda: stage.replay.rounds.stats().running)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stage.replay.log, "append", fail)
+            stage.publish(*batch(1600, 1))
+        assert client.gaps == ["replay_lost"]
+        known = len(client.ids)
+        stage.publish(*batch(1616, 2))
+        await eventually(lambda: not stage.replay.rounds.stats().running)
+        assert client.ids[known:] == [2]
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+@pytest.mark.parametrize("part", ["_new_round", "_queue_those_who_have_read"])
+async def test_rounds_that_cannot_begin_leave_nobody_waiting(
+    stage: Stage, broken: Callable[[object, str], None], part: str
+) -> None:
+    client = Client(stage)
+    client.come()
+    client.leave()
+    stage.publish(*batch(16, 1))
+    client.come()
+    broken(stage.replay.rounds, part)
+    # It does not end, either: the server would.
+    await running(stage, lambda: client.subscription.is_open)
+    assert client.gaps == ["replay_lost"]
+    stage.publish(*batch(32, 2))
+    assert client.ids == [2]
+
+
+async def test_replay_forgets_and_asks_though_that_has_failed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarded_replay, "_RETRY", 0.01)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.replay, "tidy", fail)
+        task = asyncio.create_task(stage.guarded.run())
+        await eventually(lambda: stage.guarded.stats().failures)
+    tidied: list[None] = []
+    monkeypatch.setattr(stage.replay, "tidy", lambda: tidied.append(None))
+    await eventually(lambda: tidied)
+    task.cancel()
+    await asyncio.wait({task})
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(Parking, "take"), (Memberships, "enter"), (Standings, "add"), (Beginnings, "begin")],
+)
+async def test_a_channel_goes_live_though_replay_fails_with_its_join(
+    stage: Stage, broken: Callable[[object, str], None], part: type, name: str
+) -> None:
+    broken(part, name)
+    client = Client(stage)
+    assert not client.come().resumed
+    stage.publish(*batch(16, 1))
+    assert client.ids == [1]
+    client.leave()
+    stage.publish(*batch(32, 2))
+    assert client.ids == [1]
+
+
+async def test_a_channel_whose_end_replay_fails_with_gets_nothing_and_then_a_gap(
+    stage: Stage,
+) -> None:
+    client = Client(stage)
+    client.come()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.replay.memberships, "depart", fail)
+        client.leave()
+    stage.publish(*batch(16, 1))
+    assert client.ids == []
+    assert not client.come().resumed
+    assert client.gaps == ["replay_lost"]
+
+
+async def test_a_token_counts_though_replay_fails_with_it(stage: Stage) -> None:
+    client = Client(stage)
+    client.come()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.replay.rounds, "move", fail)
+        client.renew({"sub": "ann"}, viewer="ann")
+    assert client.subscription.viewer == "ann"
+    stage.publish(*batch(16, 1))
+    assert client.ids == [1]
+
+
+async def test_a_connection_is_served_though_replay_fails_with_it(
+    stage: Stage, broken: Callable[[object, str], None]
+) -> None:
+    client = Client(stage)
+    client.come()
+    broken(Parking, "leave")
+    client.leave()
+    broken(Identifier, "visitor")
+    request = ConnectRequest("/socket/websocket", {}, {})
+    assert stage.guarded.visit(request, "192.0.2.1", client, lambda: 0) is None
+    assert stage.guarded.stats().failures == 2

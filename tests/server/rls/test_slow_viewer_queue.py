@@ -10,10 +10,10 @@ import psycopg
 import pytest
 import pytest_asyncio
 
+from realtime_server.logs import LineLimit
 from realtime_server.rls import slow_viewer_queue
 from realtime_server.rls.channel_gaps import ChannelGap
 from realtime_server.rls.counters import Counters
-from realtime_server.rls.line_limit import LineLimit
 from realtime_server.rls.pending_changes import PendingChange
 from realtime_server.rls.slow_viewer_queue import QueuedNotice, SlowViewerQueue
 from realtime_server.rls.viewers import Viewer
