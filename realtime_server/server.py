@@ -26,7 +26,7 @@ from .fanout.stream.mode import StreamMode
 from .metrics import CONTENT_TYPE, Metrics
 from .net.connection import Connection
 from .net.filter_limits import FilterBudget
-from .net.http import Endpoint, Site
+from .net.http import HttpEndpoint, Site
 from .net.inspector import TableList, inspector_endpoints
 from .net.listener import Listener, bind
 from .net.services import Services
@@ -310,7 +310,7 @@ class RealtimeServer:
         if self._webhooks is not None:
             await self._webhooks.__aexit__(None, None, None)
 
-    def _inspector(self) -> dict[str, Endpoint]:
+    def _inspector(self) -> dict[str, HttpEndpoint]:
         tables, origins = TableList.of(self.config), self.config.allowed_origins
         return inspector_endpoints(self._authorizer, tables, allowed_origins=origins)
 

@@ -23,7 +23,7 @@ from realtime_core.filters import (
     Reference,
     parse_filter,
 )
-from realtime_core.filters._rows import Row
+from realtime_core.filters._rows import FilterRow
 from realtime_core.filters.compiler import Scope
 from realtime_core.types.base import DataType
 from realtime_core.types.columns import data_type_of
@@ -589,7 +589,7 @@ def differences(
         for record, results in zip(records, expected, strict=True):
             right = {"t": True, "f": False, None: None}[results[place]]
             try:
-                got: object = test(Row(record))
+                got: object = test(FilterRow(record))
             except Exception as exc:
                 got = exc
             if got is not right:

@@ -23,7 +23,7 @@ from websockets.extensions.permessage_deflate import enable_server_permessage_de
 from realtime_core import Event
 from realtime_server import cli, server
 from realtime_server.fanout import hub
-from realtime_server.fanout.hub import Hub, Messages
+from realtime_server.fanout.hub import AddressedMessages, Hub
 from realtime_server.fanout.outbox_writes import Dispatch, Members
 from realtime_server.fanout.stream import broadcaster
 from realtime_server.fanout.turns import Steps
@@ -53,7 +53,7 @@ class SendingHub(Hub):
 
 async def _send_all(messages: Steps) -> None:
     _say_so("send")
-    for members, message in cast(Messages, messages):
+    for members, message in cast(AddressedMessages, messages):
         for connection in _connections(members):
             with contextlib.suppress(ConnectionClosed):
                 await connection.send(message, text=True)

@@ -18,13 +18,13 @@ from ._long_text import LongText, grams_of
 
 __all__ = ["like"]
 
-Test: TypeAlias = Callable[[str], bool]
+TextTest: TypeAlias = Callable[[str], bool]
 
 _PIECES: Final = re.compile(r"\\(.)|([%*])|(_)|([^\\%*_]+)", re.DOTALL)
 _SHORT: Final = 64
 
 
-def like(pattern: str) -> tuple[Test, int]:
+def like(pattern: str) -> tuple[TextTest, int]:
     """Return the test of a pattern, and how many of its pieces have a ``_``.
 
     Such pieces become regular expressions, which takes longer than everything else.
@@ -87,7 +87,7 @@ def _runs(piece: _Piece) -> list[str]:
     return runs
 
 
-def _unless_impossible(test: Test, grams: frozenset[str]) -> Test:
+def _unless_impossible(test: TextTest, grams: frozenset[str]) -> TextTest:
     if not grams:
         return test
 
@@ -99,7 +99,7 @@ def _unless_impossible(test: Test, grams: frozenset[str]) -> Test:
     return quick_test
 
 
-def _whole(piece: _Piece) -> Test:
+def _whole(piece: _Piece) -> TextTest:
     if _is_literal(piece):
         whole = _joined(piece)
         return lambda text: text == whole
@@ -107,7 +107,7 @@ def _whole(piece: _Piece) -> Test:
     return lambda text: match(text) is not None
 
 
-def _plain(first: str, last: str, *, inner: list[str]) -> Test:
+def _plain(first: str, last: str, *, inner: list[str]) -> TextTest:
     least = len(first) + len(last)
 
     def test(text: str) -> bool:
@@ -124,7 +124,7 @@ def _plain(first: str, last: str, *, inner: list[str]) -> Test:
     return test
 
 
-def _general(first: _Piece, middle: list[_Piece], last: _Piece) -> Test:
+def _general(first: _Piece, middle: list[_Piece], last: _Piece) -> TextTest:
     begin = _fixed(first).match
     ending = _fixed(last).fullmatch
     inner = tuple(_search(piece) for piece in middle if piece)

@@ -14,7 +14,7 @@ from ..records import UNCHANGED, Field, Record
 from ..types.base import UnreadableError
 from .nodes import Side
 
-__all__ = ["Row", "ValueSource", "row_before", "row_of"]
+__all__ = ["FilterRow", "ValueSource", "row_before", "row_of"]
 
 
 class ValueSource:
@@ -49,7 +49,7 @@ class ValueSource:
         self.of_row = of_row
 
 
-class Row:
+class FilterRow:
     """A row that filters are evaluated for, and the values that were read from it already.
 
     Args:
@@ -116,23 +116,23 @@ class Row:
         return field
 
 
-def row_of(change: RowChange) -> Row:
+def row_of(change: RowChange) -> FilterRow:
     """Return the row that decides on a change: the new row, or for a DELETE the old one.
 
     Of the old row, only those columns may be known that the replica identity includes.
     """
     match change:
         case Insert(record=record):
-            return Row(record, None, record)
+            return FilterRow(record, None, record)
         case Update(record=record):
-            return Row(record, _old_record(change), record)
+            return FilterRow(record, _old_record(change), record)
         case Delete(old_record=record):
-            return Row(record, record, None)
+            return FilterRow(record, record, None)
 
 
-def row_before(change: Update) -> Row:
+def row_before(change: Update) -> FilterRow:
     """Return what is known of the row before an UPDATE."""
-    return Row(_old_record(change))
+    return FilterRow(_old_record(change))
 
 
 def _old_record(change: Update) -> Record | None:

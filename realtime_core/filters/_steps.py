@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import TypeVar
 
-from ._rows import Row
+from ._rows import FilterRow
 from .compiler import Plan
 from .nodes import Not, Or
 
@@ -17,7 +17,7 @@ __all__ = ["evaluate_in_steps", "result_of"]
 T = TypeVar("T")
 
 
-def evaluate_in_steps(plan: Plan, row: Row) -> Generator[None, None, bool | None]:
+def evaluate_in_steps(plan: Plan, row: FilterRow) -> Generator[None, None, bool | None]:
     """Evaluate a plan as its test does, but yield before each condition.
 
     Raises:

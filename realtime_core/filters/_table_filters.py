@@ -17,7 +17,7 @@ from ._rows import ValueSource
 from .compiler import Plan, Scope
 from .filter import Filter
 
-__all__ = ["Workload", "Entry", "Filed", "TableFilters"]
+__all__ = ["Workload", "FilterEntry", "Filed", "TableFilters"]
 
 S = TypeVar("S", bound=Hashable)
 
@@ -31,7 +31,7 @@ class Workload(NamedTuple):
     """The columns whose values are used in conditions, and not only looked up."""
 
 
-class Entry(Generic[S]):
+class FilterEntry(Generic[S]):
     """A filter, and the subscriptions that have it.
 
     Attributes:
@@ -50,7 +50,7 @@ class Entry(Generic[S]):
         self.sources = 0
 
 
-Filed = Entry[Any] | dict[Entry[Any], None]
+Filed = FilterEntry[Any] | dict[FilterEntry[Any], None]
 """The entries filed under one value, as the keys of a dict if there are several. Most values have
 one entry, for which a dict would take three times the memory."""
 
@@ -68,15 +68,15 @@ class TableFilters(Generic[S]):
     """
 
     def __init__(self) -> None:
-        self.entries: dict[str, Entry[S]] = {}
+        self.entries: dict[str, FilterEntry[S]] = {}
         self.scope: Scope | None = None
-        self.uncompiled: OrderedDict[Entry[S], None] = OrderedDict()
+        self.uncompiled: OrderedDict[FilterEntry[S], None] = OrderedDict()
         self._filed: dict[ValueSource, dict[Key, Filed]] = {}
         # Whether the sources of _filed are in the order of their columns' names.
         self._is_sorted = True
-        self.always: dict[Entry[S], None] = {}
-        self.scanned: dict[Entry[S], None] = {}
-        self.failures: set[ValueSource | Entry[S]] = set()
+        self.always: dict[FilterEntry[S], None] = {}
+        self.scanned: dict[FilterEntry[S], None] = {}
+        self.failures: set[ValueSource | FilterEntry[S]] = set()
         # How many conditions the scanned entries have, and those that one value finds at most.
         self._scanned = self._most_found = 0
         # For each column, how many entries evaluate conditions on it.
@@ -99,7 +99,7 @@ class TableFilters(Generic[S]):
         for entry in self.uncompiled:
             entry.plan = None
 
-    def compile_some(self, most: int) -> list[tuple[Entry[S], FilterError]]:
+    def compile_some(self, most: int) -> list[tuple[FilterEntry[S], FilterError]]:
         """Compile the next filters until they have a certain number of conditions.
 
         Args:
@@ -119,7 +119,7 @@ class TableFilters(Generic[S]):
                 misfits.append((entry, exc))
         return misfits
 
-    def file(self, entry: Entry[S]) -> None:
+    def file(self, entry: FilterEntry[S]) -> None:
         """Compile an entry's filter and put the entry where rows will find it.
 
         Raises:
@@ -165,7 +165,7 @@ class TableFilters(Generic[S]):
             self._is_sorted = True
         return self._filed
 
-    def unfile(self, entry: Entry[S]) -> None:
+    def unfile(self, entry: FilterEntry[S]) -> None:
         """Remove an entry from where rows find it."""
         plan, entry.plan = entry.plan, None
         self.uncompiled.pop(entry, None)

@@ -14,7 +14,7 @@ from ..records import Record
 from ..types.base import reason
 from ..types.columns import EnumOrders
 from ._patterns import PATTERNS, SLOW, Patterns, weight
-from ._rows import Row, row_before, row_of
+from ._rows import FilterRow, row_before, row_of
 from .compiler import Scope
 from .nodes import Comparison, Node, Operator, Side, comparisons, references
 from .operator_logic import Test
@@ -159,7 +159,7 @@ class CompiledFilter:
         Raises:
             FilterMatchError: if that depends on a value that cannot be read as its column's type.
         """
-        return self._evaluate(Row(record, None, record)) is True
+        return self._evaluate(FilterRow(record, None, record)) is True
 
     def passes(self, change: RowChange) -> bool:
         """Say whether a change passes the filter.
@@ -199,7 +199,7 @@ class CompiledFilter:
             before = None
         return transition(before, passes)
 
-    def _evaluate(self, row: Row) -> bool | None:
+    def _evaluate(self, row: FilterRow) -> bool | None:
         if self._test is None:
             return True
         try:

@@ -18,9 +18,9 @@ from ..changes import Change, Insert, LogicalMessage, Relation, RowChange, Trunc
 from ..errors import FilterError
 from ..types.base import Key, reason
 from ..types.columns import EnumOrders
-from ._rows import Row, ValueSource, row_before, row_of
+from ._rows import FilterRow, ValueSource, row_before, row_of
 from ._steps import evaluate_in_steps, result_of
-from ._table_filters import Entry, Filed, TableFilters, Workload
+from ._table_filters import Filed, FilterEntry, TableFilters, Workload
 from .compiler import Scope
 from .filter import Filter, Match, transition
 from .operator_logic import Test
@@ -101,7 +101,7 @@ class FilterIndex(Generic[S]):
         at = self._tables.get((schema, table)) or TableFilters()
         text = str(filter)
         known = at.entries.get(text)
-        entry: Entry[S] = known or Entry(filter)
+        entry: FilterEntry[S] = known or FilterEntry(filter)
         misfit: FilterError | None = None
         try:
             if known is None:
@@ -217,7 +217,7 @@ class FilterIndex(Generic[S]):
 
     def _moves(
         self, table: TableFilters[S], change: RowChange, *, in_steps: bool
-    ) -> Generator[None, None, list[tuple[Entry[S], Match]]]:
+    ) -> Generator[None, None, list[tuple[FilterEntry[S], Match]]]:
         row = row_of(change)
         if in_steps:
             now = dict.fromkeys((yield from self._passing_in_steps(table, row)))
@@ -227,7 +227,7 @@ class FilterIndex(Generic[S]):
             match = Match.ENTERS if isinstance(change, Insert) else Match.LEAVES
             return [(entry, match) for entry in now]
         before = row_before(change)
-        found: list[tuple[Entry[S], Match]] = []
+        found: list[tuple[FilterEntry[S], Match]] = []
         for entry in now:
             if in_steps:
                 yield
@@ -245,7 +245,9 @@ class FilterIndex(Generic[S]):
                 found.append((entry, Match.LEAVES))
         return found
 
-    def _transition(self, table: TableFilters[S], entry: Entry[S], before: Row) -> Match:
+    def _transition(
+        self, table: TableFilters[S], entry: FilterEntry[S], before: FilterRow
+    ) -> Match:
         if entry.filter.compares_versions:
             return Match.PASSES
         plan = entry.plan
@@ -254,7 +256,7 @@ class FilterIndex(Generic[S]):
         assert found is not None
         return found
 
-    def _is_evaluated(self, table: TableFilters[S], entry: Entry[S], row: Row) -> bool:
+    def _is_evaluated(self, table: TableFilters[S], entry: FilterEntry[S], row: FilterRow) -> bool:
         if entry.plan is None:
             # The filter was removed meanwhile.
             return False
@@ -290,9 +292,9 @@ class FilterIndex(Generic[S]):
         for subscription, exc in told:
             self._on_error(subscription, exc)
 
-    def _passing(self, table: TableFilters[S], row: Row) -> list[Entry[S]]:
-        found: list[Entry[S]] = list(table.always)
-        several: set[Entry[S]] = set()
+    def _passing(self, table: TableFilters[S], row: FilterRow) -> list[FilterEntry[S]]:
+        found: list[FilterEntry[S]] = list(table.always)
+        several: set[FilterEntry[S]] = set()
         for source, keys in table.filed.items():
             try:
                 value = row.value(source)
@@ -302,7 +304,7 @@ class FilterIndex(Generic[S]):
                 continue
             if filed is None:
                 continue
-            for entry in (filed,) if isinstance(filed, Entry) else filed:
+            for entry in (filed,) if isinstance(filed, FilterEntry) else filed:
                 assert entry.plan is not None
                 if entry.sources > 1:
                     if entry in several:
@@ -318,11 +320,11 @@ class FilterIndex(Generic[S]):
         return found
 
     def _passing_in_steps(
-        self, table: TableFilters[S], row: Row
-    ) -> Generator[None, None, list[Entry[S]]]:
+        self, table: TableFilters[S], row: FilterRow
+    ) -> Generator[None, None, list[FilterEntry[S]]]:
         """Do what :meth:`_passing` does, but yield before each condition and each lookup."""
-        found: list[Entry[S]] = list(table.always)
-        several: set[Entry[S]] = set()
+        found: list[FilterEntry[S]] = list(table.always)
+        several: set[FilterEntry[S]] = set()
         # The loops are over copies, because filters may be added and removed meanwhile.
         for source in list(table.filed):
             yield
@@ -334,7 +336,7 @@ class FilterIndex(Generic[S]):
                 continue
             if filed is None:
                 continue
-            for entry in (filed,) if isinstance(filed, Entry) else list(filed):
+            for entry in (filed,) if isinstance(filed, FilterEntry) else list(filed):
                 if entry.plan is None or entry in several:
                     continue
                 if entry.sources > 1:
@@ -349,7 +351,7 @@ class FilterIndex(Generic[S]):
         return found
 
     def _evaluate_in_steps(
-        self, table: TableFilters[S], entry: Entry[S], row: Row
+        self, table: TableFilters[S], entry: FilterEntry[S], row: FilterRow
     ) -> Generator[None, None, bool | None]:
         if entry.plan is None:
             # The filter was removed meanwhile, or has no conditions.
@@ -361,7 +363,7 @@ class FilterIndex(Generic[S]):
             return None
 
     def _evaluate(
-        self, table: TableFilters[S], entry: Entry[S], test: Test, row: Row
+        self, table: TableFilters[S], entry: FilterEntry[S], test: Test, row: FilterRow
     ) -> bool | None:
         """Evaluate a test. If it raises an error, count that and return None, for unknown."""
         try:
@@ -370,7 +372,9 @@ class FilterIndex(Generic[S]):
             self._count(table, entry, exc)
             return None
 
-    def _count(self, table: TableFilters[S], what: ValueSource | Entry[S], exc: Exception) -> None:
+    def _count(
+        self, table: TableFilters[S], what: ValueSource | FilterEntry[S], exc: Exception
+    ) -> None:
         self.errors += 1
         if what in table.failures:
             return

@@ -32,7 +32,7 @@ from typing import Final, TypeAlias
 
 from ..records import UNCHANGED
 from ..types.base import Compare, Key
-from ._rows import Row, ValueSource
+from ._rows import FilterRow, ValueSource
 from .nodes import Operator
 
 __all__ = [
@@ -50,7 +50,7 @@ __all__ = [
     "satisfies",
 ]
 
-Test: TypeAlias = Callable[[Row], bool | None]
+Test: TypeAlias = Callable[[FilterRow], bool | None]
 """Evaluates a condition for a row. None means unknown."""
 
 ORDER: Final[dict[Operator, Compare]] = {
@@ -64,7 +64,7 @@ ORDER: Final[dict[Operator, Compare]] = {
 def conjunction(tests: Sequence[Test]) -> Test:
     """Return the AND of tests, which is false as soon as one of them is."""
 
-    def test(row: Row) -> bool | None:
+    def test(row: FilterRow) -> bool | None:
         result: bool | None = True
         error: Exception | None = None
         for each in tests:
@@ -87,7 +87,7 @@ def conjunction(tests: Sequence[Test]) -> Test:
 def disjunction(tests: Sequence[Test]) -> Test:
     """Return the OR of tests, which is true as soon as one of them is."""
 
-    def test(row: Row) -> bool | None:
+    def test(row: FilterRow) -> bool | None:
         result: bool | None = False
         error: Exception | None = None
         for each in tests:
@@ -110,7 +110,7 @@ def disjunction(tests: Sequence[Test]) -> Test:
 def negation(inner: Test) -> Test:
     """Return the NOT of a test."""
 
-    def test(row: Row) -> bool | None:
+    def test(row: FilterRow) -> bool | None:
         passes = inner(row)
         return None if passes is None else not passes
 
@@ -120,7 +120,7 @@ def negation(inner: Test) -> Test:
 def compares(source: ValueSource, compare: Compare, literal: Key) -> Test:
     """Return the test that compares a value with a literal. The literal is never NULL."""
 
-    def test(row: Row) -> bool | None:
+    def test(row: FilterRow) -> bool | None:
         value = row.value(source)
         if value is None or value is UNCHANGED:
             return None
@@ -132,7 +132,7 @@ def compares(source: ValueSource, compare: Compare, literal: Key) -> Test:
 def satisfies(source: ValueSource, predicate: Callable[[str], bool]) -> Test:
     """Return the test of a value by a pattern."""
 
-    def test(row: Row) -> bool | None:
+    def test(row: FilterRow) -> bool | None:
         value = row.value(source)
         if value is None or value is UNCHANGED:
             return None
@@ -144,7 +144,7 @@ def satisfies(source: ValueSource, predicate: Callable[[str], bool]) -> Test:
 def is_member(source: ValueSource, literals: frozenset[Key]) -> Test:
     """Return the test whether a value is one of several literals, as IN does. None is NULL."""
 
-    def test(row: Row) -> bool | None:
+    def test(row: FilterRow) -> bool | None:
         value = row.value(source)
         if value is None or value is UNCHANGED:
             return None
@@ -159,7 +159,7 @@ def is_any_of(source: ValueSource, literals: Sequence[Key]) -> Test:
     To hash a long value takes longer than to compare it with a few literals.
     """
 
-    def test(row: Row) -> bool | None:
+    def test(row: FilterRow) -> bool | None:
         value = row.value(source)
         if value is None or value is UNCHANGED:
             return None
@@ -171,7 +171,7 @@ def is_any_of(source: ValueSource, literals: Sequence[Key]) -> Test:
 def is_null(source: ValueSource, *, negated: bool = False) -> Test:
     """Return the test IS NULL, or IS NOT NULL. For a value that was not sent it is unknown."""
 
-    def test(row: Row) -> bool | None:
+    def test(row: FilterRow) -> bool | None:
         value = row.value(source)
         return None if value is UNCHANGED else (value is None) is not negated
 
@@ -181,7 +181,7 @@ def is_null(source: ValueSource, *, negated: bool = False) -> Test:
 def is_truth(source: ValueSource, truth: bool) -> Test:
     """Return the test IS TRUE, or IS FALSE. For NULL both are false."""
 
-    def test(row: Row) -> bool | None:
+    def test(row: FilterRow) -> bool | None:
         value = row.value(source)
         return None if value is UNCHANGED else value is truth
 
@@ -191,7 +191,7 @@ def is_truth(source: ValueSource, truth: bool) -> Test:
 def distinct(source: ValueSource, literal: Key) -> Test:
     """Return the test IS DISTINCT FROM a literal. It is true for NULL."""
 
-    def test(row: Row) -> bool | None:
+    def test(row: FilterRow) -> bool | None:
         value = row.value(source)
         return None if value is UNCHANGED else value is None or value != literal
 

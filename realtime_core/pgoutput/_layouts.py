@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from ..errors import DecodeError, TruncatedMessageError
 from ..lsn import LSN
-from ._reader import Reader, new_lsn
+from ._reader import FieldReader, new_lsn
 from .messages import (
     BeginMessage,
     BeginPrepareMessage,
@@ -47,7 +47,7 @@ def left_over(data: bytes, offset: int) -> DecodeError:
     return DecodeError(f"{len(data) - offset} bytes left over at the end of the message")
 
 
-def flag(reader: Reader) -> bool:
+def flag(reader: FieldReader) -> bool:
     value = reader.u8()
     if value > 1:
         raise DecodeError(f"a flag is 0 or 1, not {value}")
@@ -80,19 +80,19 @@ FIXED: Final[dict[int, Callable[[bytes], Message]]] = {ord("B"): _begin, ord("C"
 """Readers of the messages that have one size only, by tag."""
 
 
-def _origin(reader: Reader) -> Message:
+def _origin(reader: FieldReader) -> Message:
     return OriginMessage(reader.lsn(), reader.string())
 
 
 def _type(data: bytes, offset: int, xid: int | None) -> Message:
-    reader = Reader(data, offset)
+    reader = FieldReader(data, offset)
     message = TypeMessage(reader.u32(), reader.string(), reader.string(), xid)
     reader.end()
     return message
 
 
 def _truncate(data: bytes, offset: int, xid: int | None) -> Message:
-    reader = Reader(data, offset)
+    reader = FieldReader(data, offset)
     count, options = reader.count32(), reader.u8()
     oids = tuple(reader.u32() for _ in range(count))
     reader.end()
@@ -100,41 +100,41 @@ def _truncate(data: bytes, offset: int, xid: int | None) -> Message:
 
 
 def _message(data: bytes, offset: int, xid: int | None) -> Message:
-    reader = Reader(data, offset)
+    reader = FieldReader(data, offset)
     message = LogicalMessageMessage(reader.u8(), reader.lsn(), reader.string(), reader.sized(), xid)
     reader.end()
     return message
 
 
-def _stream_commit(reader: Reader) -> Message:
+def _stream_commit(reader: FieldReader) -> Message:
     return StreamCommitMessage(reader.u32(), reader.u8(), reader.lsn(), reader.lsn(), reader.i64())
 
 
-def _begin_prepare(reader: Reader) -> Message:
+def _begin_prepare(reader: FieldReader) -> Message:
     return BeginPrepareMessage(
         reader.lsn(), reader.lsn(), reader.i64(), reader.u32(), reader.string()
     )
 
 
-def _prepare(reader: Reader) -> Message:
+def _prepare(reader: FieldReader) -> Message:
     return PrepareMessage(
         reader.u8(), reader.lsn(), reader.lsn(), reader.i64(), reader.u32(), reader.string()
     )
 
 
-def _stream_prepare(reader: Reader) -> Message:
+def _stream_prepare(reader: FieldReader) -> Message:
     return StreamPrepareMessage(
         reader.u8(), reader.lsn(), reader.lsn(), reader.i64(), reader.u32(), reader.string()
     )
 
 
-def _commit_prepared(reader: Reader) -> Message:
+def _commit_prepared(reader: FieldReader) -> Message:
     return CommitPreparedMessage(
         reader.u8(), reader.lsn(), reader.lsn(), reader.i64(), reader.u32(), reader.string()
     )
 
 
-def _rollback_prepared(reader: Reader) -> Message:
+def _rollback_prepared(reader: FieldReader) -> Message:
     return RollbackPreparedMessage(
         reader.u8(),
         reader.lsn(),
@@ -148,7 +148,7 @@ def _rollback_prepared(reader: Reader) -> Message:
 
 WITH_XID: Final[dict[int, ReadWithXid]] = {ord("Y"): _type, ord("T"): _truncate, ord("M"): _message}
 """Readers of the messages that carry an xid inside a stream block, by tag."""
-PLAIN: Final[dict[int, Callable[[Reader], Message]]] = {
+PLAIN: Final[dict[int, Callable[[FieldReader], Message]]] = {
     ord("O"): _origin,
     ord("c"): _stream_commit,
     ord("b"): _begin_prepare,

@@ -1,6 +1,6 @@
-"""Reader: reads a message's fields one after the other.
+"""FieldReader: reads a message's fields one after the other.
 
-Every read checks that the message has the bytes; :meth:`Reader.end` checks that none are left.
+Every read checks that the message has the bytes; :meth:`FieldReader.end` checks that none are left.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 from ..errors import DecodeError, TruncatedMessageError
 from ..lsn import LSN
 
-__all__ = ["Reader", "new_lsn"]
+__all__ = ["FieldReader", "new_lsn"]
 
 # Any 64-bit number is an LSN, so the range check of LSN() can be skipped: 0.13 µs instead of
 # 0.33 µs.
@@ -24,7 +24,7 @@ _I64: Final = Struct("!q")
 _U64: Final = Struct("!Q")
 
 
-class Reader:
+class FieldReader:
     """Reads the fields of one message, in order.
 
     Args:

@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 
 from ..errors import DecodeError, TruncatedMessageError, UnknownMessageError
 from ._layouts import FIXED, PLAIN, WITH_XID, ReadWithXid, flag, left_over
-from ._reader import Reader
+from ._reader import FieldReader
 from ._tuples import FieldsReader, fields_reader, read_tuple
 from .messages import (
     DeleteMessage,
@@ -64,11 +64,11 @@ _ROW_KINDS: Final = (
     (_DELETE, _DELETE, _KEY),
     (_DELETE, _DELETE, _OLD),
 )
-_Row: TypeAlias = tuple[FieldsReader, int, int, bool]
+_RowPlan: TypeAlias = tuple[FieldsReader, int, int, bool]
 """The reader of a row's fields, the row's kind, its relation's OID, and whether its first tuple is
 a key."""
 _NO_WIDTH: Final[tuple[bytes, FieldsReader]] = (b"none", fields_reader(0))
-_NO_ROWS: Final[dict[bytes, _Row]] = {}
+_NO_ROWS: Final[dict[bytes, _RowPlan]] = {}
 
 
 class Decoder:
@@ -99,7 +99,7 @@ class Decoder:
         self._in_stream = False
         # Rows are found by their message's first eight bytes: the tag, the relation's OID, the
         # first tuple's kind and its width. One lookup yields all that stands before the fields.
-        self._rows: dict[bytes, _Row] = {}
+        self._rows: dict[bytes, _RowPlan] = {}
         self._tuples: dict[int, tuple[bytes, FieldsReader]] = {}
         # Inside a stream block this finds nothing, because an xid stands in the OID's place.
         self._row_for = self._rows.get
@@ -111,7 +111,7 @@ class Decoder:
             ord("R"): self._relation,
             **WITH_XID,
         }
-        self._plain: dict[int, Callable[[Reader], Message]] = {
+        self._plain: dict[int, Callable[[FieldReader], Message]] = {
             ord("S"): self._stream_start,
             ord("E"): self._stream_stop,
             ord("A"): self._stream_abort,
@@ -181,7 +181,7 @@ class Decoder:
         read_plain = self._plain.get(tag)
         if read_plain is None:
             raise UnknownMessageError(tag)
-        reader = Reader(data, 1)
+        reader = FieldReader(data, 1)
         message = read_plain(reader)
         reader.end()
         # Not before this line: a message that is refused must not change the decoder's state.
@@ -231,7 +231,7 @@ class Decoder:
     # Messages that change the decoder's state
 
     def _relation(self, data: bytes, offset: int, xid: int | None) -> Message:
-        reader = Reader(data, offset)
+        reader = FieldReader(data, offset)
         oid, namespace, name = reader.u32(), reader.string(), reader.string()
         identity = reader.letter()
         if identity not in _IDENTITIES:
@@ -266,17 +266,17 @@ class Decoder:
             return read(data, offset + 2)
         return read_tuple(data, offset)
 
-    def _stream_start(self, reader: Reader) -> Message:
+    def _stream_start(self, reader: FieldReader) -> Message:
         if self._in_stream:
             raise DecodeError("Stream Start within a stream block")
         return StreamStartMessage(reader.u32(), flag(reader))
 
-    def _stream_stop(self, reader: Reader) -> Message:
+    def _stream_stop(self, reader: FieldReader) -> Message:
         if not self._in_stream:
             raise DecodeError("Stream Stop outside of a stream block")
         return StreamStopMessage()
 
-    def _stream_abort(self, reader: Reader) -> Message:
+    def _stream_abort(self, reader: FieldReader) -> Message:
         xid, subxid = reader.u32(), reader.u32()
         if self._abort_info:
             return StreamAbortMessage(xid, subxid, reader.lsn(), reader.i64())

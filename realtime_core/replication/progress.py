@@ -1,4 +1,4 @@
-"""Progress: the LSN up to which the server may be told that the consumer is done.
+"""SlotProgress: the LSN up to which the server may be told that the consumer is done.
 
 Theory of operation. Commits and keepalives arrive in WAL order, each with an LSN that the slot may
 move to. A transaction is done when the consumer has acknowledged its last change, and waits in a
@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 
 from ..lsn import LSN
 
-__all__ = ["Place", "Progress"]
+__all__ = ["Place", "SlotProgress"]
 
 Place: TypeAlias = tuple[int, int]
 """(commit LSN, index): a position without its stream."""
@@ -27,7 +27,7 @@ _MOST_ENTRIES: Final = 10_000
 """The most entries in the queue, which take about 250 bytes each."""
 
 
-class Progress:
+class SlotProgress:
     """How far one slot has been received and acknowledged.
 
     Args:

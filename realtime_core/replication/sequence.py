@@ -14,7 +14,7 @@ from typing import Final
 
 from ..changes import Begin, Change, Commit
 from ..lsn import LSN
-from .progress import Place, Progress
+from .progress import Place, SlotProgress
 
 __all__ = ["NOWHERE", "Sequence"]
 
@@ -43,7 +43,7 @@ class Sequence:
         own_checkpoint: bool = False,
         passes: Callable[[Change | Begin | Commit], bool] | None = None,
     ) -> None:
-        self.progress = Progress(slot)
+        self.progress = SlotProgress(slot)
         """How far the slot has been received and acknowledged."""
         self.progress.acknowledge(start)
         self.transactions = 0

@@ -31,7 +31,14 @@ from ._slot_checks import check_slot, gap_reason, log_when_slow, slot_lost
 from .catalog import ServerFacts, SlotStatus
 from .stream_options import StreamSettings
 
-__all__ = ["Attachment", "ResumePoint", "OutputPlugin", "PayloadDecoder", "UnreportedGap", "attach"]
+__all__ = [
+    "AttachedStream",
+    "ResumePoint",
+    "PluginFacts",
+    "PayloadDecoder",
+    "UnreportedGap",
+    "attach",
+]
 
 logger = logging.getLogger("realtime.source")
 
@@ -85,7 +92,7 @@ class UnreportedGap:
     """Why an attempt has dropped the slot, if it failed after that."""
 
 
-class OutputPlugin(Protocol):
+class PluginFacts(Protocol):
     """The facts about an output plugin that its source needs."""
 
     name: str
@@ -127,7 +134,7 @@ class ResumePoint:
 
 
 @attrs.frozen
-class Attachment:
+class AttachedStream:
     """A running stream."""
 
     connection: ReplicationConnection
@@ -147,12 +154,12 @@ class Attachment:
 
 async def attach(
     settings: StreamSettings,
-    plugin: OutputPlugin,
+    plugin: PluginFacts,
     name: str,
     former: ResumePoint | None,
     unreported: UnreportedGap,
     connected: Callable[[ReplicationConnection], None],
-) -> Attachment:
+) -> AttachedStream:
     """Connect, check the server and the slot, and start the stream.
 
     Args:
@@ -189,13 +196,13 @@ async def attach(
 @attrs.frozen
 class _Attaching:
     settings: StreamSettings
-    plugin: OutputPlugin
+    plugin: PluginFacts
     name: str
     former: ResumePoint | None
     unreported: UnreportedGap
     connection: ReplicationConnection
 
-    async def run(self) -> Attachment:
+    async def run(self) -> AttachedStream:
         connection, settings = self.connection, self.settings
         with self._answers_soon():
             facts = await catalog.server_facts(connection.sql)
@@ -247,7 +254,7 @@ class _Attaching:
                 plugin.expects_more,
                 ignores_missing_publications=ignores_missing,
             )
-        return Attachment(
+        return AttachedStream(
             connection,
             stream,
             start,

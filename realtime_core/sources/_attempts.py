@@ -15,7 +15,7 @@ from random import Random
 from typing import Final
 
 from ..errors import SlotInUseError, SlotLostError, SourceError
-from ._attach import Attachment, OutputPlugin, ResumePoint, UnreportedGap, attach
+from ._attach import AttachedStream, PluginFacts, ResumePoint, UnreportedGap, attach
 from ._backoff import Backoff
 from ._replication_connection import ReplicationConnection
 from ._slot_checks import slot_dropped
@@ -43,10 +43,10 @@ class Attempts:
     def __init__(
         self,
         settings: StreamSettings,
-        plugin: OutputPlugin,
+        plugin: PluginFacts,
         random: Random,
         former: Callable[[], ResumePoint | None],
-        attached: Callable[[Attachment, str], None],
+        attached: Callable[[AttachedStream, str], None],
     ) -> None:
         self.unreported = UnreportedGap()
         """The gap that earlier attempts have found, and that the slot does not show."""
@@ -179,7 +179,7 @@ class Attempts:
         self.unreported = UnreportedGap()
         self._attached(attachment, name)
 
-    async def _attach(self, name: str) -> Attachment:
+    async def _attach(self, name: str) -> AttachedStream:
         return await attach(
             self._settings,
             self._plugin,

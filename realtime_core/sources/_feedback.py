@@ -12,7 +12,7 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Final
 
-from ..replication.progress import Progress
+from ..replication.progress import SlotProgress
 from ..replication.protocol import format_status_update
 from ._replication_connection import ReplicationConnection
 
@@ -37,7 +37,7 @@ class Feedback:
     def __init__(
         self,
         connection: ReplicationConnection,
-        progress: Progress,
+        progress: SlotProgress,
         *,
         interval: float,
         patience: float,

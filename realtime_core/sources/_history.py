@@ -19,7 +19,7 @@ from ..lsn import LSN
 from ..positions import Position, StreamIdentity
 from ..replication.progress import Place
 from ..replication.sequence import NOWHERE, Sequence
-from ._attach import Attachment, ResumePoint
+from ._attach import AttachedStream, ResumePoint
 from ._meter import Meter
 from ._skips import Skips
 
@@ -74,7 +74,7 @@ class StreamHistory:
         sequence = self.sequence
         return ResumePoint(self.stream, sequence.last, sequence.progress.flushed, self.skips)
 
-    def attached(self, attachment: Attachment) -> Iterator[Gap] | None:
+    def attached(self, attachment: AttachedStream) -> Iterator[Gap] | None:
         """Note that the source was attached.
 
         Returns:
@@ -98,7 +98,7 @@ class StreamHistory:
         self.sequence.resume()
         return gap
 
-    def _begin_sequence(self, attachment: Attachment) -> Iterator[Gap] | None:
+    def _begin_sequence(self, attachment: AttachedStream) -> Iterator[Gap] | None:
         """Begin the first sequence, or the one behind a gap."""
         former = self.sequence
         gap = None

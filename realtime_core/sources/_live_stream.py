@@ -21,7 +21,7 @@ from ..replication.protocol import (
     Keepalive,
     parse_copy_data,
 )
-from ._attach import Attachment, PayloadDecoder
+from ._attach import AttachedStream, PayloadDecoder
 from ._feedback import Feedback
 from ._history import StreamHistory
 from .stream_options import StreamSettings
@@ -48,7 +48,7 @@ class LiveStream:
 
     def __init__(
         self,
-        attachment: Attachment,
+        attachment: AttachedStream,
         slot: str,
         decoder: PayloadDecoder,
         history: StreamHistory,

@@ -28,7 +28,7 @@ from ..errors import (
     SlotLostError,
     SourceError,
 )
-from ._attach import Attachment, OutputPlugin
+from ._attach import AttachedStream, PluginFacts
 from ._attempts import Attempts
 from ._filtering import RowFilter
 from ._history import StreamHistory
@@ -64,7 +64,7 @@ class StreamSource(EventQueue[E]):
         options: see :class:`StreamOptions`.
     """
 
-    def __init__(self, dsn: Dsn, plugin: OutputPlugin, **options: Unpack[StreamOptions]) -> None:
+    def __init__(self, dsn: Dsn, plugin: PluginFacts, **options: Unpack[StreamOptions]) -> None:
         settings = StreamSettings.from_options(dsn, options, type(self))
         super().__init__(boundaries=settings.boundaries, auto_ack=settings.auto_ack)
         self._settings = settings
@@ -258,7 +258,7 @@ class StreamSource(EventQueue[E]):
 
     # Attaching
 
-    def _attached(self, attachment: Attachment, slot: str) -> None:
+    def _attached(self, attachment: AttachedStream, slot: str) -> None:
         gap = self._history.attached(attachment)
         if gap is not None:
             self._put_behind(gap)

@@ -13,9 +13,9 @@ from ..replication.commands import wal2json_options
 from ._arguments import strings, type_of
 from ._checked import CheckedSettings, check_choice
 
-__all__ = ["Table", "Wal2JsonAction", "Wal2JsonSettings"]
+__all__ = ["TablePattern", "Wal2JsonAction", "Wal2JsonSettings"]
 
-Table: TypeAlias = tuple[str | None, str | None]
+TablePattern: TypeAlias = tuple[str | None, str | None]
 """A schema and a table, of which None stands for any."""
 Wal2JsonAction: TypeAlias = Literal["insert", "update", "delete", "truncate"]
 """A kind of change, as wal2json names it."""
@@ -26,7 +26,7 @@ _DECISIVE: Final = ("format-version", "add-tables", "filter-tables", "actions", 
 _PREFIX: Final = re.compile(r"[^\s,\\\0]+")
 
 
-def _tables(name: str, value: Any) -> tuple[Table, ...]:
+def _tables(name: str, value: Any) -> tuple[TablePattern, ...]:
     """Return pairs of schema and table, each once and sorted.
 
     Raises:
@@ -53,7 +53,7 @@ def _tables(name: str, value: Any) -> tuple[Table, ...]:
     return tuple(sorted(set(pairs), key=repr))
 
 
-def _pair_in(text: str) -> Table:
+def _pair_in(text: str) -> TablePattern:
     """Return the pair that a text is likely to stand for."""
     schema, dot, table = text.partition(".")
     return (schema, table) if dot else (None, text)
@@ -62,11 +62,11 @@ def _pair_in(text: str) -> Table:
 # A converter is not told its field, which the errors name.
 
 
-def _as_tables(value: Iterable[Table]) -> tuple[Table, ...]:
+def _as_tables(value: Iterable[TablePattern]) -> tuple[TablePattern, ...]:
     return _tables("tables", value)
 
 
-def _as_exclude_tables(value: Iterable[Table]) -> tuple[Table, ...]:
+def _as_exclude_tables(value: Iterable[TablePattern]) -> tuple[TablePattern, ...]:
     return _tables("exclude_tables", value)
 
 
@@ -90,8 +90,10 @@ class Wal2JsonSettings(CheckedSettings):
     format_version: Literal[1, 2] = attrs.field(
         default=2, validator=check_choice, metadata={"choices": (1, 2)}
     )
-    tables: tuple[Table, ...] | None = attrs.field(default=None, converter=optional(_as_tables))
-    exclude_tables: tuple[Table, ...] = attrs.field(default=(), converter=_as_exclude_tables)
+    tables: tuple[TablePattern, ...] | None = attrs.field(
+        default=None, converter=optional(_as_tables)
+    )
+    exclude_tables: tuple[TablePattern, ...] = attrs.field(default=(), converter=_as_exclude_tables)
     actions: tuple[str, ...] | None = attrs.field(default=None, converter=optional(_as_actions))
     messages: bool = attrs.field(default=False)
     message_prefixes: tuple[str, ...] | None = attrs.field(

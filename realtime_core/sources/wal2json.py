@@ -13,7 +13,7 @@ from ..positions import Position, StreamIdentity
 from ..wal2json import Wal2JsonDecoder
 from ._attach import PayloadDecoder
 from ._stream import StreamSource
-from ._wal2json_settings import Table, Wal2JsonAction, Wal2JsonSettings
+from ._wal2json_settings import TablePattern, Wal2JsonAction, Wal2JsonSettings
 from .base import E
 from .catalog import ServerFacts
 from .stream_options import CommonOptions, Dsn, StreamOptions
@@ -32,8 +32,8 @@ class _NarrowOptions(CommonOptions, total=False):
     """The options that do not decide which kinds of events come."""
 
     format_version: Literal[1, 2]
-    tables: Iterable[Table] | None
-    exclude_tables: Iterable[Table]
+    tables: Iterable[TablePattern] | None
+    exclude_tables: Iterable[TablePattern]
     actions: Iterable[Wal2JsonAction] | None
     messages: bool
     message_prefixes: Iterable[str] | None
@@ -153,8 +153,8 @@ class Wal2JsonSource(StreamSource[E]):
         dsn: Dsn = "",
         *,
         format_version: Literal[1, 2] = 2,
-        tables: Iterable[Table] | None = None,
-        exclude_tables: Iterable[Table] = (),
+        tables: Iterable[TablePattern] | None = None,
+        exclude_tables: Iterable[TablePattern] = (),
         actions: Iterable[Wal2JsonAction] | None = None,
         messages: bool = False,
         message_prefixes: Iterable[str] | None = None,

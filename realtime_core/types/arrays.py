@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from typing import Any, Final, TypeAlias
 
-from .base import Compare, DataType, Reader, UnreadableError
+from .base import Compare, DataType, TextReader, UnreadableError
 
 __all__ = ["ArrayText", "array_of", "split_array"]
 
@@ -212,7 +212,7 @@ def array_of(element: DataType) -> DataType:
     )
 
 
-def _reader(read: Reader) -> Reader:
+def _reader(read: TextReader) -> TextReader:
     def read_array(text: str) -> Array:
         elements, lengths, lower = split_array(text)
         keys = _Elements([_NULL if each is None else (0, read(each)) for each in elements])

@@ -12,13 +12,22 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-__all__ = ["GREATEST", "Compare", "Key", "DataType", "Reader", "UnreadableError", "as_is", "reason"]
+__all__ = [
+    "GREATEST",
+    "Compare",
+    "Key",
+    "DataType",
+    "TextReader",
+    "UnreadableError",
+    "as_is",
+    "reason",
+]
 
 Key: TypeAlias = Any
 """The key that a value's text is read into; it can be hashed, and compared with other keys of its
 type."""
 
-Reader: TypeAlias = Callable[[str], Key]
+TextReader: TypeAlias = Callable[[str], Key]
 """Reads a text into a key. Raises ValueError if the text is not a value of the type."""
 
 Compare: TypeAlias = Callable[[Key, Key], bool]
@@ -50,9 +59,9 @@ class DataType:
 
     name: str
     """The type's name, for messages."""
-    read: Reader
+    read: TextReader
     """Reads the text that PostgreSQL writes for a value."""
-    parse: Reader
+    parse: TextReader
     """Reads what a person may write for a value, which PostgreSQL would accept as input."""
     comparable: bool = True
     """Whether the type has the operator ``=``."""
@@ -66,7 +75,7 @@ class DataType:
     """Whether the type is ``boolean``, which ``IS TRUE`` is for."""
     by_text: bool = False
     """Whether the type is not known here, so that only texts are compared, for equality."""
-    rank: Reader | None = None
+    rank: TextReader | None = None
     """Reads the text into a key that is in the type's order, if the key for equality is not."""
     relations: Mapping[str, Compare] = attrs.field(factory=dict)
     """The comparisons that arrays, ranges, addresses and JSON have besides, by PostgreSQL's

@@ -15,7 +15,7 @@ from datetime import UTC, date, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Final, TypeAlias
 
-from .base import DataType, Reader, UnreadableError
+from .base import DataType, TextReader, UnreadableError
 
 __all__ = ["DATETIMES", "LAST_DATE"]
 
@@ -128,7 +128,7 @@ def _offset(found: re.Match[str]) -> int | None:
     return -offset if found["sign"] == "-" else offset
 
 
-def _in_range(first: int, last: int, read: Reader) -> Reader:
+def _in_range(first: int, last: int, read: TextReader) -> TextReader:
     """Return a reader that refuses what is out of the type's range.
 
     It is not for what PostgreSQL writes, whose rounding may go beyond that range.

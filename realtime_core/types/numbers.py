@@ -9,7 +9,7 @@ from struct import Struct
 from typing import Any, Final
 
 from ..lsn import LSN
-from .base import GREATEST, DataType, Reader, UnreadableError
+from .base import GREATEST, DataType, TextReader, UnreadableError
 
 __all__ = ["NUMBERS", "NUMERIC_SCALE", "parse_numeric"]
 
@@ -38,7 +38,7 @@ NUMERIC_SCALE: Final = 16_383
 _float4: Final = Struct("=f")
 
 
-def _integer(low: int, high: int) -> Reader:
+def _integer(low: int, high: int) -> TextReader:
     def parse(text: str) -> int:
         found = _INTEGER.fullmatch(text.strip())
         if found is None:
@@ -61,7 +61,7 @@ def _integer(low: int, high: int) -> Reader:
     return parse
 
 
-def _unsigned(high: int) -> Reader:
+def _unsigned(high: int) -> TextReader:
     """Return a reader of unsigned integers.
 
     It refuses numbers with leading zeros, which PostgreSQL reads as octal for these types.

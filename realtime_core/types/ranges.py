@@ -16,7 +16,7 @@ from bisect import bisect_left, bisect_right
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
-from .base import Compare, DataType, Reader, UnreadableError
+from .base import Compare, DataType, TextReader, UnreadableError
 from .datetimes import DATETIMES, LAST_DATE
 from .numbers import NUMBERS
 
@@ -44,7 +44,7 @@ def _bare(part: str) -> str:
     return _QUOTES.sub(lambda found: found[1] or found[2], inside)
 
 
-def _bounds(found: re.Match[str], read: Reader, *, last: int | None) -> Range:
+def _bounds(found: re.Match[str], read: TextReader, *, last: int | None) -> Range:
     opening, lower_text, upper_text, closing = found.groups()
     lower_value: Any = read(_bare(lower_text)) if lower_text else None
     upper_value: Any = read(_bare(upper_text)) if upper_text else None
@@ -78,7 +78,7 @@ def _behind(value: int, last: int) -> int:
     return value + 1
 
 
-def _reader(read: Reader, *, last: int | None) -> Reader:
+def _reader(read: TextReader, *, last: int | None) -> TextReader:
     def read_range(text: str) -> Range:
         if text.strip().lower() == "empty":
             return ()
@@ -90,7 +90,7 @@ def _reader(read: Reader, *, last: int | None) -> Reader:
     return read_range
 
 
-def _multi_reader(read: Reader, *, last: int | None) -> Reader:
+def _multi_reader(read: TextReader, *, last: int | None) -> TextReader:
     empty = re.compile(r"\s*empty\s*", re.IGNORECASE)
 
     def read_multirange(text: str) -> tuple[Range, ...]:

@@ -16,8 +16,8 @@ from ..lsn import LSN
 from ..positions import StreamIdentity
 from ._json import message_content
 from ._numbers import commit_time, lsn, origin, unsigned_32
-from ._rows import Row
-from ._tables import Table, Tables
+from ._rows import JsonRow
+from ._tables import KnownTable, Tables
 
 __all__ = ["Format1"]
 
@@ -123,7 +123,7 @@ class Format1:
         record = table.delete(identity, skips_null=True)
         return Delete(transaction, index, table.relation, record)
 
-    def _table(self, element: dict[str, Any]) -> Table:
+    def _table(self, element: dict[str, Any]) -> KnownTable:
         table = self._tables.get(element.get("schema", ""), element["table"])
         primary_key = element.get("pk")
         if not table.has_primary_key(primary_key):
@@ -149,7 +149,7 @@ def _is_transactional(element: dict[str, Any]) -> bool:
     return transactional
 
 
-def _columns(element: dict[str, Any]) -> Row:
+def _columns(element: dict[str, Any]) -> JsonRow:
     return _row(
         element["columnnames"],
         element.get("columntypes"),
@@ -158,14 +158,14 @@ def _columns(element: dict[str, Any]) -> Row:
     )
 
 
-def _identity(element: dict[str, Any]) -> Row | None:
+def _identity(element: dict[str, Any]) -> JsonRow | None:
     keys = element.get("oldkeys")
     if keys is None:
         return None
     return _row(keys["keynames"], keys.get("keytypes"), keys.get("keytypeoids"), keys["keyvalues"])
 
 
-def _row(names: Any, types: Any, oids: Any, values: Any) -> Row:
+def _row(names: Any, types: Any, oids: Any, values: Any) -> JsonRow:
     for part in (names, values):
         if part.__class__ is not list:
             raise DecodeError("names or values of columns are not a list")

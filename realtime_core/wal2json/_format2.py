@@ -27,8 +27,8 @@ from ..lsn import LSN
 from ..positions import StreamIdentity
 from ._json import message_content
 from ._numbers import commit_time, lsn, origin, unsigned_32
-from ._rows import NO_COLUMNS, Row
-from ._tables import Table, Tables
+from ._rows import NO_COLUMNS, JsonRow
+from ._tables import KnownTable, Tables
 
 __all__ = ["Format2"]
 
@@ -148,7 +148,7 @@ class Format2:
             place, prefix, message_content(content), transaction, index, self._stream
         )
 
-    def _table(self, message: dict[str, Any]) -> Table:
+    def _table(self, message: dict[str, Any]) -> KnownTable:
         table = self._tables.get(message.get("schema", ""), message["table"])
         primary_key = message.get("pk")
         if primary_key is not None and not table.has_primary_key(primary_key):
@@ -188,7 +188,7 @@ class Format2:
         )
 
 
-def _row(columns: Any) -> Row:
+def _row(columns: Any) -> JsonRow:
     """Separate names, types and values of a list of columns.
 
     Which of them there are follows from the options, so the first column tells it for all.

@@ -11,7 +11,7 @@ from ..records import Column, Field
 from ._numbers import unsigned_32
 from ._types import parse_type
 
-__all__ = ["NO_COLUMNS", "Names", "Row", "Signature", "bytea_places", "columns_of", "fields_of"]
+__all__ = ["NO_COLUMNS", "Names", "JsonRow", "Signature", "bytea_places", "columns_of", "fields_of"]
 
 Names: TypeAlias = tuple[str, ...]
 
@@ -19,7 +19,7 @@ Signature: TypeAlias = tuple[Names, Names | None, Names | None]
 """The names, the types and the types' OIDs of a row's columns, as they are written; None for the
 types or OIDs if the options leave them out."""
 
-Row: TypeAlias = tuple[Signature, Sequence[Any]]
+JsonRow: TypeAlias = tuple[Signature, Sequence[Any]]
 """The signature of a row's columns, and its values as JSON has them."""
 
 NO_COLUMNS: Final[Signature] = ((), None, None)

@@ -9,7 +9,7 @@ not have is UNCHANGED if its type can be TOASTed. If an INSERT does not have it,
 same follows from a list that does not agree with the relation.
 
 The identity of a row (``identity``, ``oldkeys``) is the whole old row under REPLICA IDENTITY FULL,
-and otherwise the key. Which of the two it is has to be inferred: see :meth:`Table._is_whole`.
+and otherwise the key. Which of the two it is has to be inferred: see :meth:`KnownTable._is_whole`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any, Final, NamedTuple
 from ..changes import Relation, ReplicaIdentity
 from ..errors import DecodeError
 from ..records import UNCHANGED, Column, Field, Record, Shape
-from ._rows import Names, Row, Signature, bytea_places, columns_of, fields_of
+from ._rows import JsonRow, Names, Signature, bytea_places, columns_of, fields_of
 from ._types import can_be_toasted
 
-__all__ = ["Table", "Tables"]
+__all__ = ["KnownTable", "Tables"]
 
 # Under REPLICA IDENTITY FULL, format 1 writes a different list for each combination of NULLs.
 _MAX_LAYOUTS: Final = 512
@@ -58,9 +58,9 @@ class Tables:
     """All tables of which a row has come."""
 
     def __init__(self) -> None:
-        self._tables: dict[tuple[str, str], Table] = {}
+        self._tables: dict[tuple[str, str], KnownTable] = {}
 
-    def get(self, schema: Any, name: Any) -> Table:
+    def get(self, schema: Any, name: Any) -> KnownTable:
         """Return a table; at the first call for its name, a new one.
 
         Raises:
@@ -70,11 +70,11 @@ class Tables:
         if table is None:
             if not isinstance(schema, str) or not isinstance(name, str):
                 raise DecodeError("the name of a schema or table is not a string")
-            table = self._tables[schema, name] = Table(schema, name)
+            table = self._tables[schema, name] = KnownTable(schema, name)
         return table
 
 
-class Table:
+class KnownTable:
     """One table as the decoder knows it.
 
     Attributes:
@@ -122,7 +122,7 @@ class Table:
         """Say whether the primary key is known to be this one, as JSON has it."""
         return bool(self._raw_primary_key == raw)
 
-    def insert(self, row: Row) -> Record:
+    def insert(self, row: JsonRow) -> Record:
         """Return the record of an INSERT, which has all columns of the table."""
         signature, values = row
         layout = self._rows.get(signature)
@@ -131,7 +131,7 @@ class Table:
         return Record(layout.relation.shape, fields_of(values, layout.bytea))
 
     def update(
-        self, row: Row, identity: Row | None, *, skips_null: bool
+        self, row: JsonRow, identity: JsonRow | None, *, skips_null: bool
     ) -> tuple[Record, Record | None]:
         """Return the new and the old record of an UPDATE.
 
@@ -167,7 +167,7 @@ class Table:
             fields = _restore(fields, places, old_fields)
         return Record(shape, fields), Record(old_layout.shape, old_fields)
 
-    def delete(self, identity: Row, *, skips_null: bool) -> Record:
+    def delete(self, identity: JsonRow, *, skips_null: bool) -> Record:
         """Return the old record of a DELETE.
 
         Args:

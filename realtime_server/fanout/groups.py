@@ -19,7 +19,7 @@ __all__ = [
     "AnyGroup",
     "BoundDelivery",
     "BoundGroup",
-    "Delivery",
+    "TopicDelivery",
     "Form",
     "Group",
     "Listening",
@@ -154,7 +154,7 @@ class BoundGroup(_GroupBase):
         return b"".join((self._before, head, data, b"}", self._behind))
 
 
-class Delivery(NamedTuple):
+class TopicDelivery(NamedTuple):
     """One change for one group of subscriptions without bindings."""
 
     group: Group
@@ -228,7 +228,7 @@ class BoundDelivery(NamedTuple):
         return self.payload.short.typed(*self.form)
 
 
-AnyDelivery: TypeAlias = Delivery | BoundDelivery
+AnyDelivery: TypeAlias = TopicDelivery | BoundDelivery
 AnyGroup: TypeAlias = Group | BoundGroup
 Listening: TypeAlias = Mapping[Hashable, Mapping[AnyGroup, Members]]
 """Who listens to a table's changes, whether these pass the filters or not: by viewer, the groups,

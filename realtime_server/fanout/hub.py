@@ -48,7 +48,7 @@ from .topic_index import TopicIndex
 from .topic_parser import shown_topic
 from .turns import Steps
 
-__all__ = ["Hub", "HubStats", "Messages"]
+__all__ = ["Hub", "HubStats", "AddressedMessages"]
 
 logger = logging.getLogger("realtime.hub")
 
@@ -63,7 +63,7 @@ _MAX_TYPED: Final = 1000
 _WITHOUT_MESSAGES: Final = frozenset((Begin, Commit, Idle))
 _ROWS: Final = frozenset((Insert, Update, Delete))
 
-Messages: TypeAlias = Iterable[tuple[Members, bytes]]
+AddressedMessages: TypeAlias = Iterable[tuple[Members, bytes]]
 """Text messages, each with the subscribers that are to get it."""
 
 
@@ -266,12 +266,12 @@ class Hub:
             found += yield from self._bindings.delivering(payload)
         return found
 
-    def write(self, messages: Messages) -> None:
+    def write(self, messages: AddressedMessages) -> None:
         """Hand messages out, in order, without giving way."""
         for _ in self.writing(messages):
             pass
 
-    def writing(self, messages: Messages) -> Steps:
+    def writing(self, messages: AddressedMessages) -> Steps:
         """Hand messages out, in order, in steps. They may be made while they are handed out."""
         dispatch = Dispatch(self._clock, self._output_rate, self._ordinals)
         for members, message in messages:

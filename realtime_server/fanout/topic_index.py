@@ -16,7 +16,7 @@ from realtime_core.filters import EnumOrders, FilterIndex, Workload
 
 from ..phoenix.serializers import Serializer
 from .allowed_topics import TopicRules
-from .groups import Delivery, Group, Subscription
+from .groups import Group, Subscription, TopicDelivery
 from .payloads.row_payload import RowPayload
 from .topic_parser import Topic
 
@@ -112,7 +112,7 @@ class TopicIndex:
         """Yield what the filters on a table look at in each row."""
         yield self._filters.workload(relation)
 
-    def deliveries(self, payload: RowPayload, *, filtered: bool = True) -> list[Delivery]:
+    def deliveries(self, payload: RowPayload, *, filtered: bool = True) -> list[TopicDelivery]:
         """Return which groups a change goes to: first topics without a filter, then those with one.
 
         Args:
@@ -128,23 +128,25 @@ class TopicIndex:
             relation = payload.plan.relation
             passing = self._with_filter.get((relation.schema, relation.table), ())
         return [
-            Delivery(group, payload)
+            TopicDelivery(group, payload)
             for topic in self._matches(payload, passing)
             for group in self._groups[topic].values()
         ]
 
-    def delivering(self, payload: RowPayload) -> Generator[None, None, list[Delivery]]:
+    def delivering(self, payload: RowPayload) -> Generator[None, None, list[TopicDelivery]]:
         """Return what :meth:`deliveries` does, and yield before each small part of the work.
 
         The change must be a row's.
         """
         assert isinstance(payload.change, RowChange)
         passing = yield from self._filters.matching(payload.change)
-        found: list[Delivery] = []
+        found: list[TopicDelivery] = []
         for topic in self._matches(payload, passing):
             yield
             # It may have gone meanwhile.
-            found += [Delivery(group, payload) for group in self._groups.get(topic, {}).values()]
+            found += [
+                TopicDelivery(group, payload) for group in self._groups.get(topic, {}).values()
+            ]
         return found
 
     def _matches(self, payload: RowPayload, passing: Collection[Topic]) -> list[str]:

@@ -25,7 +25,7 @@ from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import Serializer
 from ..phoenix.socket_state import (
     Action,
-    Check,
+    CheckGrants,
     Close,
     Departure,
     Join,
@@ -193,7 +193,7 @@ class Connection:
                 self._channels.subscribe(channel)
             case Release(channel, how):
                 self._channels.release(channel, how)
-            case Check():
+            case CheckGrants():
                 self._channels.check_grants()
             case RefusePayload(message):
                 reason = self._refusals.of_payload(message, self._config.max_payload_bytes)

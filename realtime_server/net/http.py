@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 import attrs
 import h11
 
-__all__ = ["NO_STORE", "Endpoint", "HttpProtocol", "Request", "Response", "Site"]
+__all__ = ["NO_STORE", "HttpEndpoint", "HttpProtocol", "HttpRequest", "Response", "Site"]
 
 logger = logging.getLogger("realtime.http")
 
@@ -36,7 +36,7 @@ NO_STORE: Final = (("cache-control", "no-store"),)
 
 
 @attrs.frozen
-class Request:
+class HttpRequest:
     """An HTTP request. Its repr shows neither query nor headers: they may hold tokens."""
 
     method: str
@@ -56,7 +56,7 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-Endpoint: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
+HttpEndpoint: TypeAlias = Callable[[HttpRequest], Response | Awaitable[Response]]
 """Answers a GET or HEAD request for one path."""
 
 
@@ -76,10 +76,10 @@ class Site:
         why_not_ready: Callable[[], str | None],
         metrics: Callable[[], bytes] | None,
         metrics_type: str,
-        more: Mapping[str, Endpoint] | None = None,
+        more: Mapping[str, HttpEndpoint] | None = None,
     ) -> None:
         self._why_not_ready = why_not_ready
-        self._endpoints: dict[str, Endpoint] = {
+        self._endpoints: dict[str, HttpEndpoint] = {
             "/health": lambda _: Response(HTTPStatus.OK, body=b"ok\n", headers=NO_STORE),
             "/ready": self._readiness,
             **(more or {}),
@@ -89,7 +89,7 @@ class Site:
                 HTTPStatus.OK, metrics_type, metrics(), NO_STORE
             )
 
-    def respond(self, request: Request) -> Response | Awaitable[Response]:
+    def respond(self, request: HttpRequest) -> Response | Awaitable[Response]:
         """Answer a request."""
         endpoint = self._endpoints.get(request.path)
         if endpoint is None:
@@ -98,7 +98,7 @@ class Site:
             return Response(HTTPStatus.METHOD_NOT_ALLOWED, headers=(("allow", "GET, HEAD"),))
         return endpoint(request)
 
-    def _readiness(self, _: Request) -> Response:
+    def _readiness(self, _: HttpRequest) -> Response:
         reason = self._why_not_ready()
         if reason is None:
             return Response(HTTPStatus.OK, body=b"ready\n", headers=NO_STORE)
@@ -106,10 +106,10 @@ class Site:
         return Response(HTTPStatus.SERVICE_UNAVAILABLE, body=body, headers=NO_STORE)
 
 
-def _request_of(event: h11.Request) -> Request:
+def _request_of(event: h11.Request) -> HttpRequest:
     path, _, query = event.target.decode("latin-1").partition("?")
     headers = {name.decode("ascii"): value.decode("latin-1") for name, value in event.headers}
-    return Request(event.method.decode("ascii"), path, query, headers)
+    return HttpRequest(event.method.decode("ascii"), path, query, headers)
 
 
 def _format(response: Response, *, with_body: bool) -> bytes:
@@ -138,7 +138,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def __init__(
         self,
-        respond: Endpoint,
+        respond: HttpEndpoint,
         *,
         on_malformed: Callable[[], None],
         on_close: Callable[[], None],
@@ -174,7 +174,7 @@ class HttpProtocol(asyncio.Protocol):
                 self._http.next_event()
             self._answer(_request_of(event))
 
-    def _answer(self, request: Request) -> None:
+    def _answer(self, request: HttpRequest) -> None:
         self._answered = True
         answer = self._respond(request)
         if isinstance(answer, Response):
@@ -182,7 +182,7 @@ class HttpProtocol(asyncio.Protocol):
         else:
             self._answering = asyncio.ensure_future(self._answer_later(answer, request))
 
-    async def _answer_later(self, answer: Awaitable[Response], request: Request) -> None:
+    async def _answer_later(self, answer: Awaitable[Response], request: HttpRequest) -> None:
         try:
             response = await answer
         except Exception:

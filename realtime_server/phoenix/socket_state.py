@@ -57,7 +57,7 @@ from .serializers import Serializer
 __all__ = [
     "Action",
     "Channel",
-    "Check",
+    "CheckGrants",
     "Close",
     "Departure",
     "Join",
@@ -140,7 +140,7 @@ class Refresh:
 
 
 @attrs.frozen
-class Check:
+class CheckGrants:
     """End the channels whose grants are no longer valid."""
 
 
@@ -182,7 +182,7 @@ class Close:
 
 
 Action: TypeAlias = (
-    Send | Join | Refresh | RefuseEvent | RefusePayload | Check | Subscribe | Release | Close
+    Send | Join | Refresh | RefuseEvent | RefusePayload | CheckGrants | Subscribe | Release | Close
 )
 
 
@@ -245,7 +245,7 @@ class SocketState:
         if message.event == JOIN:
             return self._join(message)
         if message.topic == PHOENIX and message.event == HEARTBEAT:
-            return [Check(), Send(message.reply("ok", {}))]
+            return [CheckGrants(), Send(message.reply("ok", {}))]
         channel = self.channels.get(message.topic)
         if channel is None or not channel.is_joined:
             return self._to_unjoined(channel, message)

@@ -20,7 +20,7 @@ from ..metrics import Metrics
 from .delivery import Delivery
 from .matcher import Matcher
 from .pending_changes import Decided, PendingChange
-from .reader import Batch, Reader
+from .reader import Batch, BatchReader
 
 __all__ = ["Broadcaster", "Check", "Telling"]
 
@@ -76,7 +76,7 @@ class Broadcaster:
         # The system identifier and the timeline of the last changes.
         self._origin: tuple[int, int] | None = None
 
-    async def run(self, reader: Reader) -> None:
+    async def run(self, reader: BatchReader) -> None:
         """Send everything until the stream ends.
 
         A batch is acknowledged when it is in the outbox of every client that gets it, or waits in
@@ -103,7 +103,7 @@ class Broadcaster:
                     raise
                 self._finish(reader, batch)
 
-    def _finish(self, reader: Reader, batch: Batch) -> None:
+    def _finish(self, reader: BatchReader, batch: Batch) -> None:
         if self._replay is not None:
             self._replay.after()
         reader.acknowledge(batch)

@@ -25,11 +25,11 @@ from .pending_changes import Decided, Lost, PendingChange, Shown
 from .receivers import Receivers
 from .viewers import Viewer
 
-__all__ = ["Channels", "Delivery"]
+__all__ = ["ChannelGroups", "Delivery"]
 
 logger = logging.getLogger("realtime.rls")
 
-Channels: TypeAlias = list[tuple[AnyGroup, Members]]
+ChannelGroups: TypeAlias = list[tuple[AnyGroup, Members]]
 """Some channels as they were at some time: groups, each with its members."""
 
 _CAUSES: Final = {
@@ -84,16 +84,16 @@ class Delivery:
             (members, group.gap_message(gap)) for group, members in channels
         )
 
-    def channels_of(self, viewers: Container[Viewer]) -> Mapping[Viewer, Channels]:
+    def channels_of(self, viewers: Container[Viewer]) -> Mapping[Viewer, ChannelGroups]:
         """Return the channels of some viewers, as they are now."""
-        found: dict[Viewer, Channels] = {}
+        found: dict[Viewer, ChannelGroups] = {}
         for group in self._hub.groups():
             if isinstance(group.viewer, Viewer) and group.viewer in viewers:
                 # A channel that has another viewer by now must get the gap all the same.
                 found.setdefault(group.viewer, []).append((group, Members(group.members)))
         return found
 
-    def tell_late(self, gap: Gap, channels: Channels) -> None:
+    def tell_late(self, gap: Gap, channels: ChannelGroups) -> None:
         """Send channels a gap in the stream, after other channels may have got later changes."""
         self._hub.write((members, group.gap_message(gap)) for group, members in channels)
 

@@ -39,11 +39,11 @@ from .broadcaster import Broadcaster
 from .checker import Checker
 from .counters import Counters
 from .delivery import Delivery
-from .lookup.inquiry import Said
 from .lookup.together import FEW
 from .lookup.visibility import Visibility
+from .lookup.visibility_query import Said
 from .matcher import Matcher
-from .reader import Reader
+from .reader import BatchReader
 from .round_publisher import RoundPublisher
 from .setup.migrations import LOCK, migrate
 from .setup.powers import excess_powers
@@ -161,7 +161,7 @@ class RlsMode:
             replay=replay,
         )
         # Divides the stream into batches.
-        self._reader = Reader(
+        self._reader = BatchReader(
             source,
             limit=config.max_changes,
             interval=config.replication_poll_interval / 1000,

@@ -168,7 +168,7 @@ class View:
     def _render(self, select: frozenset[str] | None, is_short: bool) -> bytes:
         change, table = self._change, self._table
         shown, shown_of_old = self._shown(select)
-        row = _Row(table.types, self._answers, shown, is_short)
+        row = _RowRenderer(table.types, self._answers, shown, is_short)
         error = TOO_LARGE if is_short else None
         parts = [_envelope(change, table, self._selected(select), error)]
         if isinstance(change, Insert | Update):
@@ -240,7 +240,7 @@ def unknown_values(
                 yield column.type_oid, field
 
 
-class _Row:
+class _RowRenderer:
     """Renders the rows of a change as JSON."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Reader: divides the stream into batches, each of which is checked at once.
+"""BatchReader: divides the stream into batches, each of which is checked at once.
 
 Theory of operation. Nothing is read while a check is under way. The changes that arrive meanwhile
 wait in the connection, so batches grow with the load, up to a limit. A large transaction comes in
@@ -31,7 +31,7 @@ from realtime_core.errors import RealtimeError
 
 from ..fanout.payloads.oversize import size_of
 
-__all__ = ["Batch", "Read", "Reader"]
+__all__ = ["Batch", "Read", "BatchReader"]
 
 _MOST_BYTES: Final = 8 * 1024 * 1024
 """How many bytes of values a batch may have; with more it is full, however few changes it has."""
@@ -65,7 +65,7 @@ class Batch:
     messages, in order. A batch may have nothing but messages."""
 
 
-class Reader:
+class BatchReader:
     """Divides a stream into batches.
 
     Args:

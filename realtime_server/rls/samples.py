@@ -34,7 +34,7 @@ _Kind: TypeAlias = tuple[str, str, type[RowChange]]
 
 
 @attrs.define
-class _Known:
+class _SampleState:
     """The state of the samples for one kind of changes."""
 
     due: WeakKeyDictionary[Viewer, float] = attrs.field(factory=WeakKeyDictionary)
@@ -64,7 +64,7 @@ class Samples:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._kinds: dict[_Kind, _Known] = {}
+        self._kinds: dict[_Kind, _SampleState] = {}
 
     def pick(self, candidates: Sequence[PendingChange], places: Sequence[int]) -> Sampled:
         """Choose the samples among the changes of one table."""
@@ -77,7 +77,7 @@ class Samples:
             if not audience or isinstance(change, Delete):
                 continue
             kind = _kind(change)
-            known = self._kinds.setdefault(kind, _Known())
+            known = self._kinds.setdefault(kind, _SampleState())
             last, done = begun.get(kind, (None, frozenset()))
             chosen: frozenset[Viewer] = frozenset()
             if audience is not last:

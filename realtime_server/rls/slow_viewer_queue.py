@@ -20,7 +20,7 @@ from ..logs import LineLimit
 from .channel_gaps import ChannelGap, ChannelGapReason
 from .pending_changes import PendingChange
 from .viewers import Viewer
-from .waiting_memory import AROUND, Waiting
+from .waiting_memory import AROUND, WaitingMemory
 
 __all__ = ["SlowViewerQueue", "TellGap", "QueuedNotice"]
 
@@ -71,7 +71,7 @@ class SlowViewerQueue:
         work: Callable[[Sequence[PendingChange]], Awaitable[float]],
         lost: TellGap,
         viewer: Viewer,
-        held: Waiting,
+        held: WaitingMemory,
         enough: float,
         lines: LineLimit,
         moved: Callable[[], None] = lambda: None,

@@ -41,7 +41,7 @@ from .slow_viewer_checks import PROBATION, SlowViewer, SlowViewerChecks
 from .slow_viewer_queue import QueuedNotice, SlowViewerQueue
 from .trial import Trial
 from .viewers import Viewer
-from .waiting_memory import Waiting
+from .waiting_memory import WaitingMemory
 
 __all__ = ["SlowViewers"]
 
@@ -83,7 +83,7 @@ class SlowViewers:
         self._checks = SlowViewerChecks(checker, apart, self._locks, counters)
         self._trial = Trial(checker, on_trial, self._locks, self._moved.set)
         self._delivery = delivery
-        self._waiting = Waiting(max_bytes, counters)
+        self._waiting = WaitingMemory(max_bytes, counters)
         self._places = places
         # How many channels each viewer has, slow or not.
         self._channels: Counter[Viewer] = Counter()

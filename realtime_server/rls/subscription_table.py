@@ -28,7 +28,7 @@ from ..fanout.allowed_topics import OWN_SCHEMA
 from ..fanout.subscription_specs import SubscriptionSpec, check_spec, possible
 from ..fanout.turns import Turns
 from ..phoenix.reasons import RlsReason
-from .memberships import acting, grant
+from .role_grants import acting, grant
 from .subscription_rows import SubscriptionRow, note_of, row_of
 from .viewers import Viewer
 

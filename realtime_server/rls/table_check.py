@@ -13,7 +13,7 @@ from ..config.database.tables import LiveColumn, Table
 from .counters import Counters
 from .lookup.former import Condition, is_known, text_of
 from .lookup.locks import LockedRelation
-from .lookup.questions import Answer, Failure, Question, Row
+from .lookup.questions import Failure, LookupRow, Question, VisibilityAnswer
 from .payloads import Answers, ErrorView, View, unknown_values
 from .pending_changes import PendingChange, Shown
 from .samples import Sampled
@@ -37,27 +37,27 @@ class Lookup(Protocol):
     async def __call__(
         self,
         table: Table,
-        rows: Sequence[Row],
+        rows: Sequence[LookupRow],
         questions: Sequence[Question],
         *,
         compared: Sequence[LiveColumn] = (),
         condition: Condition | None = None,
         may_retry: bool = True,
-    ) -> list[Answer]: ...
+    ) -> list[VisibilityAnswer]: ...
 
 
 class _RowSet:
     """Rows of a table to be looked up, all in the same columns."""
 
     def __init__(self) -> None:
-        self.rows: dict[Row, int] = {}
+        self.rows: dict[LookupRow, int] = {}
         """The rows, each with its place in ``candidates``."""
         self.candidates: list[list[int]] = []
         """The places in the batch of the changes that are about a row, by the row's place."""
         # By the identity of a list of viewers, since most rows share one long list.
         self._audiences: dict[int, tuple[Sequence[Viewer], dict[int, None]]] = {}
 
-    def add(self, row: Row, candidate: int, viewers: Sequence[Viewer]) -> None:
+    def add(self, row: LookupRow, candidate: int, viewers: Sequence[Viewer]) -> None:
         place = self.rows.setdefault(row, len(self.candidates))
         if place == len(self.candidates):
             self.candidates.append([])
@@ -220,7 +220,7 @@ class TableCheck:
         if condition.text is None:
             self._shown.setdefault((place, self._columns_of(role)), []).extend(viewers)
             return
-        row = Row((text_of(change, table),))
+        row = LookupRow((text_of(change, table),))
         self._sheets.setdefault(((), condition), _RowSet()).add(row, place, viewers)
 
     async def ask(
@@ -256,7 +256,9 @@ class TableCheck:
                 counters.checks += len(question.places) - unasked
                 self._take(sheet, question, answer, counters)
 
-    def _take(self, sheet: _RowSet, question: Question, answer: Answer, counters: Counters) -> None:
+    def _take(
+        self, sheet: _RowSet, question: Question, answer: VisibilityAnswer, counters: Counters
+    ) -> None:
         viewer = question.viewer
         columns = self._columns[viewer.role]
         self.locked |= answer.locked
@@ -322,7 +324,7 @@ def _by_role(viewers: Iterable[Viewer]) -> dict[str, list[Viewer]]:
     return found
 
 
-def _row(change: Insert | Update, table: Table, compared: Sequence[LiveColumn]) -> Row | None:
+def _row(change: Insert | Update, table: Table, compared: Sequence[LiveColumn]) -> LookupRow | None:
     """Return what to look up; None if the change does not have the key that the table has now."""
     record = change.record
     key = []
@@ -333,11 +335,11 @@ def _row(change: Insert | Update, table: Table, compared: Sequence[LiveColumn]) 
             return None
         key.append(field)
     if not compared:
-        return Row(tuple(key))
+        return LookupRow(tuple(key))
     names = {column.name for column in compared}
     values = {
         name: field
         for name, field in zip(record.shape.names, record.fields, strict=True)
         if name in names and field is not UNCHANGED
     }
-    return Row(tuple(key), json.dumps(values))
+    return LookupRow(tuple(key), json.dumps(values))

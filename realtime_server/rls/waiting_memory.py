@@ -1,4 +1,4 @@
-"""Waiting: the memory of the changes in all queues of slow viewers together, which is bounded.
+"""WaitingMemory: a bound on the memory of the changes in all queues of slow viewers together.
 
 Each queue is bounded, but a hundred of them could take the server's memory all the same. Queues in
 which the same change waits share it, so it counts once for as long as it waits in any of them.
@@ -12,13 +12,13 @@ from typing import Final
 from .counters import Counters
 from .pending_changes import PendingChange
 
-__all__ = ["AROUND", "Waiting"]
+__all__ = ["AROUND", "WaitingMemory"]
 
 AROUND: Final = 1024
 """How many bytes Python's objects take for a change besides its texts, and for a viewer's part."""
 
 
-class Waiting:
+class WaitingMemory:
     """Counts the bytes of the changes that wait in queues or are being checked from there.
 
     Args:

@@ -25,7 +25,7 @@ from realtime_core.wal2json import Wal2JsonDecoder
 from realtime_server.config import OutputPlugin
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.counters import Counters
-from realtime_server.rls.lookup.questions import Answer
+from realtime_server.rls.lookup.questions import VisibilityAnswer
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.payloads import ErrorView
 from realtime_server.rls.pending_changes import PendingChange
@@ -96,7 +96,9 @@ class Bench:
                 )
                 self.subscriptions[subscription] = viewer
 
-    async def look_up(self, *asked: Any, may_retry: bool = True, **more: Any) -> list[Answer]:
+    async def look_up(
+        self, *asked: Any, may_retry: bool = True, **more: Any
+    ) -> list[VisibilityAnswer]:
         """Ask for everybody, however long it takes."""
         return await self.visibility.check(*asked, **more)
 

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from realtime_server.rls.lookup.former import read_conditions
-from realtime_server.rls.lookup.questions import Question, Row
+from realtime_server.rls.lookup.questions import LookupRow, Question
 from realtime_server.rls.lookup.visibility import Visibility
 from tests.fix_postgres import Server
 from tests.integration.conftest import fresh_database
@@ -155,7 +155,7 @@ async def test_rows_that_are_compared_are_looked_up_anew_too(scene: Scene) -> No
     scene.execute(WRONG["plpgsql"])
     notes(scene)
     table = await scene.table()
-    rows = [Row(("1",), '{"owner": "ann"}'), Row(("2",), '{"owner": "bob"}')]
+    rows = [LookupRow(("1",), '{"owner": "ann"}'), LookupRow(("2",), '{"owner": "bob"}')]
     questions = [Question(scene.viewer(sub), (0, 1)) for sub in EVERYBODY]
     answers = await scene.visibility.check(table, rows, questions, compared=table.columns)
     assert seen(answers) == RIGHT
@@ -167,7 +167,7 @@ async def test_rows_that_were_deleted_are_asked_for_anew_too(scene: Scene) -> No
     table = await scene.table()
     async with scene.visibility.connections.one() as connection:
         [condition] = (await read_conditions(connection, table, [scene.reader])).values()
-    rows = [Row(("(1,ann)",)), Row(("(2,bob)",))]
+    rows = [LookupRow(("(1,ann)",)), LookupRow(("(2,bob)",))]
     questions = [Question(scene.viewer(sub), (0, 1)) for sub in EVERYBODY]
     answers = await scene.visibility.check(table, rows, questions, condition=condition)
     assert seen(answers) == RIGHT
@@ -190,7 +190,7 @@ async def test_a_plan_from_when_a_function_was_immutable_is_not_kept(
     """It was made between the look at the table and the question about its rows."""
     scene.execute(WRONG["plpgsql"], "alter function uid() stable", *WAYS[way].before)
     notes(scene, WAYS[way].policy)
-    rows = [Row(("1",)), Row(("2",))]
+    rows = [LookupRow(("1",)), LookupRow(("2",))]
     before = await scene.table()
     scene.execute("alter function uid() immutable")
     question = Question(scene.viewer("ann"), (0, 1))

@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from realtime_server.config.database.catalog import look_at_tables
 from realtime_server.config.database.tables import Table
 from realtime_server.rls.lookup.locks import LockedRelation, Locks
-from realtime_server.rls.lookup.questions import Answer, Failure, Question, Row
+from realtime_server.rls.lookup.questions import Failure, LookupRow, Question, VisibilityAnswer
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.viewers import Viewer
 from tests.fix_postgres import Database, Server
@@ -67,8 +67,10 @@ class Scene:
         *subs: str,
         places: tuple[int, ...] | None = None,
         limit: float | None = None,
-    ) -> list[Answer]:
-        rows = [Row(tuple(map(str, key if isinstance(key, tuple) else (key,)))) for key in keys]
+    ) -> list[VisibilityAnswer]:
+        rows = [
+            LookupRow(tuple(map(str, key if isinstance(key, tuple) else (key,)))) for key in keys
+        ]
         every = tuple(range(len(rows))) if places is None else places
         questions = [Question(self.viewer(sub), every) for sub in subs]
         return await self.visibility.check(await self.table(), rows, questions, limit=limit)
@@ -82,7 +84,7 @@ async def scene(pg: Server) -> AsyncIterator[Scene]:
             yield Scene(database, reader, visibility)
 
 
-def seen(answers: list[Answer]) -> list[set[int]]:
+def seen(answers: list[VisibilityAnswer]) -> list[set[int]]:
     assert [answer.failed for answer in answers] == [{}] * len(answers)
     return [answer.visible for answer in answers]
 
@@ -158,7 +160,7 @@ async def test_names_that_need_quotes(scene: Scene) -> None:
     scene.execute(f"insert into {quoted} values (1, 'ann')")
     table = await scene.table(name)
     question = Question(scene.viewer("ann"), (0,))
-    assert seen(await scene.visibility.check(table, [Row(("1",))], [question])) == [{0}]
+    assert seen(await scene.visibility.check(table, [LookupRow(("1",))], [question])) == [{0}]
 
 
 async def test_each_role_is_itself(scene: Scene, pg: Server) -> None:
@@ -170,7 +172,7 @@ async def test_each_role_is_itself(scene: Scene, pg: Server) -> None:
             Question(scene.viewer("eve", role), (0,))
             for role in (scene.reader, admin, scene.reader)
         ]
-        answers = await scene.visibility.check(await scene.table(), [Row(("1",))], questions)
+        answers = await scene.visibility.check(await scene.table(), [LookupRow(("1",))], questions)
         assert seen(answers) == [set(), {0}, set()]
         scene.execute(f'drop owned by "{admin}"')
 
@@ -277,7 +279,7 @@ async def test_a_sleeping_policy_costs_the_others_one_timeout(scene: Scene) -> N
     start = time.monotonic()
     first, sleeper, last = await scene.ask([1, 2], "ann", "sleeper", "ann")
     took = time.monotonic() - start
-    assert (first, last) == (Answer({0, 1}), Answer({0, 1}))
+    assert (first, last) == (VisibilityAnswer({0, 1}), VisibilityAnswer({0, 1}))
     assert sleeper.failed == {0: Failure.TIMEOUT, 1: Failure.TIMEOUT}
     assert took >= TIMEOUT
 
@@ -328,8 +330,10 @@ async def test_apart_a_policy_that_ends_in_time_is_answered(scene: Scene) -> Non
     scene.make("id int primary key, owner text", "pg_sleep(0.2) is not null")
     scene.execute("insert into notes values (1, 'ann')")
     question = Question(scene.viewer("ann"), (0,))
-    answer = await scene.visibility.check_by_halves(await scene.table(), [Row(("1",))], question)
-    assert answer == Answer({0})
+    answer = await scene.visibility.check_by_halves(
+        await scene.table(), [LookupRow(("1",))], question
+    )
+    assert answer == VisibilityAnswer({0})
     assert answer.seconds > 0.19
 
 
@@ -340,10 +344,10 @@ async def test_apart_it_is_found_which_row_takes_the_time(scene: Scene) -> None:
     )
     scene.make("id int primary key, owner text", "case when id = 5 then slow() else true end")
     scene.execute("insert into notes select i, 'ann' from generate_series(0, 7) i")
-    rows = [Row((str(i),)) for i in range(8)]
+    rows = [LookupRow((str(i),)) for i in range(8)]
     question = Question(scene.viewer("ann"), tuple(range(8)))
     answer = await scene.visibility.check_by_halves(await scene.table(), rows, question)
-    assert answer == Answer({0, 1, 2, 3, 4, 6, 7}, {5: Failure.TIMEOUT})
+    assert answer == VisibilityAnswer({0, 1, 2, 3, 4, 6, 7}, {5: Failure.TIMEOUT})
 
 
 async def test_a_policy_that_holds_on_is_cut_off(scene: Scene) -> None:
@@ -393,7 +397,7 @@ async def test_the_rows_of_a_locked_table_stay_unanswered_until_it_is_not(
     scene.make("id int primary key, owner text")
     scene.execute("insert into notes values (1, 'ann'), (2, 'ann')")
     table = await scene.table()
-    rows = [Row(("1",)), Row(("2",))]
+    rows = [LookupRow(("1",)), LookupRow(("2",))]
     questions = [Question(scene.viewer(name), (0, 1)) for name in ("ann", "bob")]
     both = {0: Failure.LOCKED, 1: Failure.LOCKED}
     async with Locks(scene.visibility.catalog) as locks:
@@ -454,7 +458,7 @@ async def test_what_a_check_needs_is_waited_for_while_it_is_locked(
         "insert into notes values (1, 'ann'), (2, 'eve')",
     )
     table = await scene.table()
-    rows = [Row(("1",)), Row(("2",))]
+    rows = [LookupRow(("1",)), LookupRow(("2",))]
     questions = [Question(scene.viewer(name), (0, 1)) for name in ("ann", "ann")]
     async with Locks(scene.visibility.catalog) as locks:
         with psycopg.connect(scene.database.dsn) as locker:
@@ -526,7 +530,7 @@ async def test_what_was_asked_on_a_lost_connection_is_asked_once_more(
     scene.execute("insert into notes values (1, 'ann')")
     table = await scene.table()
     question = Question(scene.viewer("ann"), (0,))
-    asking = asyncio.create_task(scene.visibility.check(table, [Row(("1",))], [question]))
+    asking = asyncio.create_task(scene.visibility.check(table, [LookupRow(("1",))], [question]))
     terminate = (
         "select count(pg_terminate_backend(pid)) from pg_stat_activity where state = 'active'"
         " and application_name = 'realtime_server rls' and datname = current_database()"
@@ -567,16 +571,16 @@ async def test_a_row_that_has_changed_is_not_the_one_that_is_compared(scene: Sce
         {name: value for name, value in old.items() if name != "t"},
         *({**old, name: kind[2]} for name, kind in kinds.items()),
     ]
-    rows = [Row(("1",), json.dumps({"id": "1", **variant})) for variant in variants]
+    rows = [LookupRow(("1",), json.dumps({"id": "1", **variant})) for variant in variants]
     question = Question(scene.viewer("ann"), tuple(range(len(rows))))
     [answer] = await scene.visibility.check(table, rows, [question], compared=table.columns)
-    assert answer == Answer({0, 1})
+    assert answer == VisibilityAnswer({0, 1})
 
 
 async def test_without_comparison_any_version_will_do(scene: Scene) -> None:
     scene.make("id int primary key, owner text")
     scene.execute("insert into notes values (1, 'ann')")
-    rows = [Row(("1",), '{"owner": "somebody else"}')]
+    rows = [LookupRow(("1",), '{"owner": "somebody else"}')]
     question = Question(scene.viewer("ann"), (0,))
     assert seen(await scene.visibility.check(await scene.table(), rows, [question])) == [{0}]
 
@@ -589,7 +593,7 @@ async def test_a_row_value_of_nulls_is_as_it_was(scene: Scene) -> None:
     compared = [column for column in table.columns if column.name == "p"]
     written = ["(,)", None, "(1,)"]
     for value in written:
-        rows = [Row((str(key),), json.dumps({"p": value})) for key in (1, 2, 3)]
+        rows = [LookupRow((str(key),), json.dumps({"p": value})) for key in (1, 2, 3)]
         question = Question(scene.viewer("ann"), (0, 1, 2))
         answers = await scene.visibility.check(table, rows, [question], compared=compared)
         assert seen(answers) == [{written.index(value)}], value
@@ -625,12 +629,12 @@ async def test_no_operator_or_type_of_somebodys_is_run_as_the_server(
     )
     question = Question(scene.viewer("ann"), (0,))
     # Too long: the function asks whose time it was.
-    [answer] = await scene.visibility.check(table, [Row(("1",))], [question])
+    [answer] = await scene.visibility.check(table, [LookupRow(("1",))], [question])
     assert answer.failed == {0: Failure.TIMEOUT}
     # Locked: it asks who locked it.
     with psycopg.connect(scene.database.dsn) as locking:
         locking.execute("lock table notes in access exclusive mode")
-        [answer] = await scene.visibility.check(table, [Row(("1",))], [question])
+        [answer] = await scene.visibility.check(table, [LookupRow(("1",))], [question])
         assert answer.failed == {0: Failure.LOCKED}
     assert scene.database.execute("select who from loot") == []
 

@@ -12,7 +12,7 @@ from ...changes import Begin, Change, Commit, Gap, GapReason
 from ...errors import PositionMismatchError
 from ...lsn import LSN
 from ...positions import Position, StreamIdentity
-from ...replication.progress import Place, Progress
+from ...replication.progress import Place, SlotProgress
 from ...replication.sequence import NOWHERE, Sequence
 from .._filtering import RowFilter
 from ..base import SourceStats
@@ -158,7 +158,7 @@ class MemoryHistory:
             row_filter: the source's filter, if it has one.
             connected: whether there is a connection.
         """
-        progress = Progress() if self.sequence is None else self.sequence.progress
+        progress = SlotProgress() if self.sequence is None else self.sequence.progress
         return SourceStats(
             changes=self.changes,
             transactions=self.transactions,

@@ -11,7 +11,7 @@ from ...changes import Begin, Change, Commit, GapReason
 from ...errors import RealtimeError
 from ...lsn import LSN
 
-__all__ = ["Entry", "Log", "Slot"]
+__all__ = ["LogEntry", "Log", "Slot"]
 
 Stream: TypeAlias = tuple[Change | Begin | Commit, ...]
 
@@ -19,7 +19,7 @@ _START = 0x1000000
 
 
 @attrs.frozen
-class Entry:
+class LogEntry:
     """An entry of the log: a transaction, a message, or WAL that is not published."""
 
     lsn: LSN
@@ -52,7 +52,7 @@ class Log:
     def __init__(self) -> None:
         self.end = LSN(_START)
         """LSN of the end of the log."""
-        self.entries: list[Entry] = []
+        self.entries: list[LogEntry] = []
         """Everything that was written."""
         self.ended = False
         """Whether sources end when they have read everything."""
@@ -66,10 +66,10 @@ class Log:
 
     def append(self, lsn: LSN, events: Stream, size: int) -> None:
         """Add an entry, and wake all sources that wait for one."""
-        self.entries.append(Entry(lsn, self.end, events, size))
+        self.entries.append(LogEntry(lsn, self.end, events, size))
         self.wake()
 
-    def since(self, confirmed: LSN) -> Iterator[tuple[int, Entry]]:
+    def since(self, confirmed: LSN) -> Iterator[tuple[int, LogEntry]]:
         """Yield the entries that a slot with this confirmed position sends, with their numbers."""
         for number, entry in enumerate(self.entries):
             if entry.lsn >= confirmed:

@@ -27,7 +27,7 @@ from .._slot_checks import slot_lost
 from ..base import Acknowledgeable, E, SourceStats
 from ._database import MemoryDatabase
 from ._history import MemoryHistory
-from ._log import Entry, Slot
+from ._log import LogEntry, Slot
 
 __all__ = ["MemorySource"]
 
@@ -278,7 +278,7 @@ class MemorySource(EventQueue[E]):
         self._confirm()
         return bool(entries)
 
-    def _take_entry(self, entry: Entry) -> None:
+    def _take_entry(self, entry: LogEntry) -> None:
         sequence = self._running()
         self._bytes += entry.size
         self._queue.extend(event for event in entry.events if sequence.accept(event))

@@ -21,7 +21,7 @@ import attrs
 
 from ...auth.authorizer import Authorizer, ConnectRequest, JoinRequest
 from ...errors import RefusedError, TokenError
-from ..http import NO_STORE, Endpoint, Request, Response
+from ..http import NO_STORE, HttpEndpoint, HttpRequest, Response
 from ..origins import is_allowed
 from .tables import TableList
 
@@ -51,7 +51,7 @@ _HEADERS: Final = (
 
 def inspector_endpoints(
     authorizer: Authorizer, tables: TableList, *, allowed_origins: Collection[str]
-) -> dict[str, Endpoint]:
+) -> dict[str, HttpEndpoint]:
     """Return the inspector's endpoints, by path.
 
     Args:
@@ -60,7 +60,7 @@ def inspector_endpoints(
         allowed_origins: whose pages may connect; empty: all.
     """
     page = files(__package__) / "page"
-    endpoints: dict[str, Endpoint] = {
+    endpoints: dict[str, HttpEndpoint] = {
         f"/{file.name}": partial(_serve, file) for file in page.iterdir()
     }
     endpoints["/"] = endpoints["/index.html"]
@@ -68,7 +68,7 @@ def inspector_endpoints(
     return endpoints
 
 
-def _serve(file: Traversable, _: Request) -> Response:
+def _serve(file: Traversable, _: HttpRequest) -> Response:
     kind = _CONTENT_TYPES[PurePath(file.name).suffix]
     return Response(HTTPStatus.OK, f"{kind}; charset=utf-8", file.read_bytes(), _HEADERS)
 
@@ -88,7 +88,7 @@ class _Start:
         self._tables = tables
         self._allowed_origins = allowed_origins
 
-    async def __call__(self, request: Request) -> Response:
+    async def __call__(self, request: HttpRequest) -> Response:
         query = {name: values[-1] for name, values in parse_qs(request.query).items()}
         if not is_allowed(query.get("origin", ""), self._allowed_origins):
             return _refusal(HTTPStatus.FORBIDDEN, "this page's origin is not in ALLOWED_ORIGINS")

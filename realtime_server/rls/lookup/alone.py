@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ...config.database.tables import LiveColumn, Table
 from .former import Condition
-from .questions import Answer, Question, Row
+from .questions import LookupRow, Question, VisibilityAnswer
 from .visibility import Visibility
 
 __all__ = ["Alone"]
@@ -26,13 +26,13 @@ class Alone:
     async def check(
         self,
         table: Table,
-        rows: Sequence[Row],
+        rows: Sequence[LookupRow],
         questions: Sequence[Question],
         *,
         compared: Sequence[LiveColumn] = (),
         condition: Condition | None = None,
         may_retry: bool = True,
-    ) -> list[Answer]:
+    ) -> list[VisibilityAnswer]:
         """Answer each question, in order, as :meth:`Visibility.check` does."""
         check = self._visibility.check_by_halves
         return [

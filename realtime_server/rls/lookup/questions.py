@@ -9,7 +9,7 @@ import attrs
 from ..viewers import Viewer
 from .locks import LockedRelation
 
-__all__ = ["Answer", "Failure", "Question", "Row"]
+__all__ = ["VisibilityAnswer", "Failure", "Question", "LookupRow"]
 
 
 class Failure(enum.Enum):
@@ -26,7 +26,7 @@ class Failure(enum.Enum):
 
 
 @attrs.frozen
-class Row:
+class LookupRow:
     """A row to look for."""
 
     key: tuple[str, ...]
@@ -45,7 +45,7 @@ class Question:
 
 
 @attrs.define
-class Answer:
+class VisibilityAnswer:
     """Which rows a viewer may see, and of which that is not known, by their places."""
 
     visible: set[int] = attrs.field(factory=set)

@@ -25,7 +25,7 @@ import attrs
 from ...config.database.tables import LiveColumn, Table
 from ..viewers import Viewer
 from .former import Condition
-from .questions import Answer, Failure, Question, Row
+from .questions import Failure, LookupRow, Question, VisibilityAnswer
 from .visibility import Visibility
 
 __all__ = ["FEW", "Together"]
@@ -52,7 +52,7 @@ _SHARE: Final = 0.2
 
 
 @attrs.define
-class _Known:
+class _PolicyTimes:
     """How long a table's policies take, and the viewers that they were run for."""
 
     viewers: WeakSet[Viewer] = attrs.field(factory=WeakSet)
@@ -65,7 +65,9 @@ class _Known:
         lookups = len(questions) * around + sum(len(one.places) for one in questions)
         return self.rate * lookups
 
-    def learn(self, questions: Sequence[Question], answers: Sequence[Answer], around: int) -> None:
+    def learn(
+        self, questions: Sequence[Question], answers: Sequence[VisibilityAnswer], around: int
+    ) -> None:
         rates = [
             answer.seconds / (around + len(question.places))
             for question, answer in zip(questions, answers, strict=True)
@@ -90,18 +92,18 @@ class Together:
         self._limit = limit
         self._few = few
         # By table. There are as many as there are tables with policies.
-        self._known: dict[int, _Known] = {}
+        self._known: dict[int, _PolicyTimes] = {}
 
     async def check(
         self,
         table: Table,
-        rows: Sequence[Row],
+        rows: Sequence[LookupRow],
         questions: Sequence[Question],
         *,
         compared: Sequence[LiveColumn] = (),
         condition: Condition | None = None,
         may_retry: bool = True,
-    ) -> list[Answer]:
+    ) -> list[VisibilityAnswer]:
         """Answer each question, in order, as :meth:`Visibility.check` does.
 
         Args:
@@ -116,7 +118,7 @@ class Together:
         Raises:
             psycopg.OperationalError: if the connection is lost; then nothing is answered.
         """
-        known = self._known.setdefault(table.oid, _Known())
+        known = self._known.setdefault(table.oid, _PolicyTimes())
         asking = _Asking(self._visibility, known, table, rows, compared, condition)
         new = [one for one in questions if one.viewer not in known.viewers]
         known.viewers.update(one.viewer for one in new)
@@ -124,7 +126,7 @@ class Together:
             return await asking.ask(questions, self._limit, may_retry=may_retry)
         viewers = {one.viewer for one in new}
         others = [one for one in questions if one.viewer not in viewers]
-        found: dict[Viewer, Answer] = {}
+        found: dict[Viewer, VisibilityAnswer] = {}
 
         async def ask(theirs: Sequence[Question], limit: float, *, may_retry: bool) -> None:
             answers = await asking.ask(theirs, limit, may_retry=may_retry)
@@ -139,7 +141,8 @@ class Together:
         except ExceptionGroup as exc:
             raise exc.exceptions[0] from None
         return [
-            found.get(one.viewer) or Answer(failed=dict.fromkeys(one.places, Failure.UNASKED))
+            found.get(one.viewer)
+            or VisibilityAnswer(failed=dict.fromkeys(one.places, Failure.UNASKED))
             for one in questions
         ]
 
@@ -149,15 +152,15 @@ class _Asking:
     """The rows and the table that one call of check asks about."""
 
     visibility: Visibility
-    known: _Known
+    known: _PolicyTimes
     table: Table
-    rows: Sequence[Row]
+    rows: Sequence[LookupRow]
     compared: Sequence[LiveColumn]
     condition: Condition | None
 
     async def ask(
         self, questions: Sequence[Question], base: float, *, may_retry: bool
-    ) -> list[Answer]:
+    ) -> list[VisibilityAnswer]:
         """Answer questions in little more than the expected time.
 
         Args:
@@ -177,7 +180,7 @@ class _Asking:
                 answers[place] = answer
         return answers
 
-    async def _ask(self, questions: Sequence[Question], limit: float) -> list[Answer]:
+    async def _ask(self, questions: Sequence[Question], limit: float) -> list[VisibilityAnswer]:
         return await self.visibility.check(
             self.table,
             self.rows,

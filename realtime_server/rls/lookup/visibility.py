@@ -34,10 +34,10 @@ from psycopg import AsyncConnection
 from ...config.database.connections import OWN_PATH, Connections, Dsn
 from ...config.database.tables import LiveColumn, Table
 from .former import Condition
-from .inquiry import Found, Inquiry, Said, Todo, none_found
 from .locks import LockedRelation, locks_in_the_way
-from .questions import Answer, Failure, Question, Row
+from .questions import Failure, LookupRow, Question, VisibilityAnswer
 from .running_call import RunningCall
+from .visibility_query import Found, Said, Todo, VisibilityQuery, none_found
 from .visibility_sql import CANCELED
 
 __all__ = ["Visibility"]
@@ -134,13 +134,13 @@ class Visibility:
     async def check(
         self,
         table: Table,
-        rows: Sequence[Row],
+        rows: Sequence[LookupRow],
         questions: Sequence[Question],
         *,
         compared: Sequence[LiveColumn] = (),
         condition: Condition | None = None,
         limit: float | None = None,
-    ) -> list[Answer]:
+    ) -> list[VisibilityAnswer]:
         """Answer each question, in order. While a table that this needs is locked, questions stay
         unanswered.
 
@@ -159,10 +159,10 @@ class Visibility:
         Raises:
             psycopg.OperationalError: if the connection is lost; then nothing is answered.
         """
-        answers = [Answer() for _ in questions]
-        inquiry = Inquiry(table, rows, compared, condition, questions, answers, self._said)
+        answers = [VisibilityAnswer() for _ in questions]
+        query = VisibilityQuery(table, rows, compared, condition, questions, answers, self._said)
         least = _PLANNING if table.functions.immutable else 1
-        asked = [self._ask(inquiry, chunk, limit) for chunk in _chunks(questions, least)]
+        asked = [self._ask(query, chunk, limit) for chunk in _chunks(questions, least)]
         if len(asked) == 1:
             await asked[0]
         else:
@@ -177,17 +177,17 @@ class Visibility:
     async def check_by_halves(
         self,
         table: Table,
-        rows: Sequence[Row],
+        rows: Sequence[LookupRow],
         question: Question,
         *,
         compared: Sequence[LiveColumn] = (),
         condition: Condition | None = None,
-    ) -> Answer:
+    ) -> VisibilityAnswer:
         """Answer a question that may time out, and find the rows that take the time by halves.
 
         If a table that this needs is locked meanwhile, the rows that are left stay unanswered.
         """
-        answer = Answer()
+        answer = VisibilityAnswer()
         halves = [question.places]
         timeouts = 0
         while halves:
@@ -213,19 +213,19 @@ class Visibility:
 
     async def _ask(
         self,
-        inquiry: Inquiry,
+        query: VisibilityQuery,
         todo: list[tuple[int, tuple[int, ...]]],
         limit: float | None,
         losses: int = 0,
     ) -> None:
-        """Fill in the answers of some of an inquiry's questions.
+        """Fill in the answers of some of a query's questions.
 
         Calls PostgreSQL again until every question has an answer or has failed. If a call ends the
         session twice, a policy probably does that, and would with each call. Its viewer is found by
         halving ``todo``; it alone gets an error.
 
         Args:
-            inquiry: has the questions, and the answers that are filled in.
+            query: has the questions, and the answers that are filled in.
             todo: the questions, as pairs of a question's place and the places of its rows.
             limit: seconds that the questions have together; None: each viewer has the whole
                 timeout.
@@ -233,7 +233,7 @@ class Visibility:
         """
         while todo:
             try:
-                rows = await self._call(inquiry, todo, limit)
+                rows = await self._call(query, todo, limit)
             except _LostError:
                 losses += 1
                 if losses == 1:
@@ -242,51 +242,51 @@ class Visibility:
                 if len(todo) > 1:
                     half = len(todo) // 2
                     for part in (todo[:half], todo[half:]):
-                        await self._ask(inquiry, part, limit, losses=1)
+                        await self._ask(query, part, limit, losses=1)
                     return
                 [(place, places)] = todo
-                inquiry.note(place, places, Failure.ERROR, "it ends the session")
+                query.note(place, places, Failure.ERROR, "it ends the session")
                 return
             again: list[tuple[int, tuple[int, ...]]] = []
             for index, visible, problem, detail, seconds, locked in rows:
                 place, places = todo[index - 1]
-                answer = inquiry.answers[place]
+                answer = query.answers[place]
                 answer.seconds += seconds or 0.0
                 if visible is not None:
                     answer.visible.update(one - 1 for one in visible)
-                elif locked and (found := await self._locks_in_the_way(inquiry, locked)):
-                    inquiry.leave_out([*again, *todo[index - 1 :]], found)
+                elif locked and (found := await self._locks_in_the_way(query, locked)):
+                    query.leave_out([*again, *todo[index - 1 :]], found)
                     return
                 elif problem == CANCELED:
                     # The first may have ended the call by itself, and would do so again.
                     may_take = _CULPRIT * (self.timeout if limit is None else limit)
                     is_culprit = index == 1 or (seconds or 0.0) >= may_take
                     if limit is not None:
-                        inquiry.leave_out([*again, *todo[index - 1 :]])
+                        query.leave_out([*again, *todo[index - 1 :]])
                         if is_culprit:
                             answer.failed |= dict.fromkeys(places, Failure.TIMEOUT)
                         return
                     if is_culprit:
-                        inquiry.note(place, places, Failure.TIMEOUT)
+                        query.note(place, places, Failure.TIMEOUT)
                     else:
                         again.append(todo[index - 1])
                 elif len(places) > 1:
                     # Which of the rows is it? Each by itself, and the others are answered.
                     again += [(place, (one,)) for one in places]
                 else:
-                    inquiry.note(place, places, Failure.ERROR, problem, detail)
+                    query.note(place, places, Failure.ERROR, problem, detail)
             todo = again + todo[len(rows) :]
 
     async def _locks_in_the_way(
-        self, inquiry: Inquiry, locked: Collection[int]
+        self, query: VisibilityQuery, locked: Collection[int]
     ) -> frozenset[LockedRelation]:
         async with self.catalog.one() as connection:
-            return await locks_in_the_way(connection, inquiry.table.oid, locked)
+            return await locks_in_the_way(connection, query.table.oid, locked)
 
-    async def _call(self, inquiry: Inquiry, todo: Todo, limit: float | None) -> list[Found]:
-        table = inquiry.table
-        name, definition = inquiry.function()
-        call, parameters = inquiry.call(name, todo)
+    async def _call(self, query: VisibilityQuery, todo: Todo, limit: float | None) -> list[Found]:
+        table = query.table
+        name, definition = query.function()
+        call, parameters = query.call(name, todo)
         async with self.connections.one() as connection:
             made = self._functions.setdefault(connection, set())
             if name not in made:

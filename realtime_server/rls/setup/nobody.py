@@ -20,7 +20,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
-from ..memberships import acting, grant
+from ..role_grants import acting, grant
 from .type_schemas import hidden_schemas
 
 __all__ = ["NOBODY", "confine", "is_confined", "missing_for_nobody"]

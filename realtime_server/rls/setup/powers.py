@@ -13,7 +13,7 @@ import attrs
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
-from ..memberships import grant
+from ..role_grants import grant
 from .nobody import NOBODY
 from .privileges import readers
 

@@ -16,7 +16,7 @@ import attrs
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
-from ..memberships import acting, grant
+from ..role_grants import acting, grant
 from .nobody import missing_for_nobody
 
 __all__ = ["Missing", "missing_privileges", "readers"]

@@ -621,7 +621,7 @@ def test_a_long_array_in_a_list_is_compared_not_hashed() -> None:
     array = _watched_array(range(1000))
     source = _rows.ValueSource("v", Side.ROW, lambda text: array)
     others = [_watched_array(range(first, first + 3)) for first in (5, 6, 0)]
-    record = _rows.Row(row(relation(v="text"), "x"))
+    record = _rows.FilterRow(row(relation(v="text"), "x"))
     Watched.looks = 0
     assert operator_logic.is_any_of(source, others)(record) is False
     assert Watched.looks < 20

@@ -19,7 +19,7 @@ from realtime_core import (
 from realtime_core.filters import FilterIndex, Match, _table_filters, parse_filter
 from realtime_core.filters import index as index_module
 from realtime_core.filters._rows import ValueSource
-from realtime_core.filters._table_filters import Entry, TableFilters
+from realtime_core.filters._table_filters import FilterEntry, TableFilters
 from realtime_core.filters.index import FilterIndex as _Index
 from realtime_core.records import UNCHANGED, Field
 from tests.alive import alive
@@ -184,14 +184,14 @@ def test_errors_of_a_path_are_forgotten_with_it() -> None:
     index = index_of("id=eq.1")
     change = insert(of, "2", '{"a": 1e999999}')
     assert index.match(change) == []
-    before = alive(Entry, ValueSource)
+    before = alive(FilterEntry, ValueSource)
     for number in range(10):
         filter = parse_filter(f"data->>a=eq.x,data->a->{number}=eq.1")
         index.add("ann", "public", "t", filter)
         assert index.match(change) == []
         index.remove("ann", "public", "t", filter)
     assert index.errors == 10
-    assert alive(Entry, ValueSource) == before
+    assert alive(FilterEntry, ValueSource) == before
 
 
 def test_removing_takes_out_what_was_added_and_nothing_else() -> None:

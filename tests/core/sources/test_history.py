@@ -18,7 +18,7 @@ from realtime_core import (
     Transaction,
     Truncate,
 )
-from realtime_core.sources._attach import Attachment
+from realtime_core.sources._attach import AttachedStream
 from realtime_core.sources._history import StreamHistory
 from realtime_core.sources._meter import Meter
 
@@ -33,9 +33,9 @@ def history(start_at: Position | None = None, meter: Meter | None = None) -> Str
 
 def attachment(
     start: int, reason: GapReason | None = None, stream: StreamIdentity = STREAM
-) -> Attachment:
+) -> AttachedStream:
     connection: Any = None
-    return Attachment(connection, stream, LSN(start), reason, None, 60.0, "shop", {})
+    return AttachedStream(connection, stream, LSN(start), reason, None, 60.0, "shop", {})
 
 
 def take(history: StreamHistory, lsn: int) -> Truncate | None:

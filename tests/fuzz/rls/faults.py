@@ -21,10 +21,10 @@ from realtime_server.fanout.groups import BoundDelivery
 from realtime_server.fanout.hub import Hub
 from realtime_server.rls import checker
 from realtime_server.rls.lookup import former
-from realtime_server.rls.lookup.questions import Answer, Question
+from realtime_server.rls.lookup.questions import Question, VisibilityAnswer
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.payloads import View
-from realtime_server.rls.reader import Reader
+from realtime_server.rls.reader import BatchReader
 from realtime_server.rls.subscription_table import Registration
 from realtime_server.rls.subscriptions import SubscriptionRegistry
 from realtime_server.rls.table_check import TableCheck
@@ -36,8 +36,8 @@ def skip_visibility() -> None:
 
     async def check(
         self: Visibility, table: Any, rows: Any, questions: Sequence[Question], **_: Any
-    ) -> list[Answer]:
-        return [Answer(visible=set(question.places)) for question in questions]
+    ) -> list[VisibilityAnswer]:
+        return [VisibilityAnswer(visible=set(question.places)) for question in questions]
 
     Visibility.check = check  # type: ignore[method-assign]
 
@@ -48,7 +48,7 @@ def skip_claims() -> None:
 
     async def check_as_the_first(
         self: Visibility, table: Any, rows: Any, questions: Sequence[Question], **more: Any
-    ) -> list[Answer]:
+    ) -> list[VisibilityAnswer]:
         first: dict[str, Any] = {}
         asked = [
             attrs.evolve(one, viewer=first.setdefault(one.viewer.role, one.viewer))
@@ -66,7 +66,7 @@ def skip_one_in_a_hundred() -> None:
 
     async def check_mostly(
         self: Visibility, table: Any, rows: Any, questions: Sequence[Question], **more: Any
-    ) -> list[Answer]:
+    ) -> list[VisibilityAnswer]:
         nonlocal count
         answers = await check(self, table, rows, questions, **more)
         for question, answer in zip(questions, answers, strict=True):
@@ -87,7 +87,7 @@ def skip_delivery() -> None:
 
     async def check_mostly(
         self: Visibility, table: Any, rows: Any, questions: Sequence[Question], **more: Any
-    ) -> list[Answer]:
+    ) -> list[VisibilityAnswer]:
         nonlocal count
         answers = await check(self, table, rows, questions, **more)
         for answer in answers:
@@ -195,9 +195,9 @@ def skip_publications() -> None:
 
 def skip_truncate() -> None:
     """Tell a TRUNCATE as a DELETE."""
-    take = Reader._take
+    take = BatchReader._take
 
-    def take_as_delete(self: Reader, events: Sequence[Event]) -> None:
+    def take_as_delete(self: BatchReader, events: Sequence[Event]) -> None:
         told: list[Event] = []
         for event in events:
             if isinstance(event, Truncate):
@@ -214,7 +214,7 @@ def skip_truncate() -> None:
                 told.append(event)
         take(self, told)
 
-    Reader._take = take_as_delete  # type: ignore[method-assign]
+    BatchReader._take = take_as_delete  # type: ignore[method-assign]
 
 
 def skip_replaced_token() -> None:

@@ -9,7 +9,7 @@ from importlib.resources import files
 import pytest
 
 from realtime_server.auth.authorizer import AllowAll
-from realtime_server.net.http import Request, Response
+from realtime_server.net.http import HttpRequest, Response
 from realtime_server.net.inspector import TableList, inspector_endpoints
 from tests.server_helpers import open_config
 
@@ -18,7 +18,7 @@ ENDPOINTS = inspector_endpoints(AllowAll(), TableList.of(open_config()), allowed
 
 
 def get(path: str) -> Response | Awaitable[Response]:
-    return ENDPOINTS[path](Request("GET", path))
+    return ENDPOINTS[path](HttpRequest("GET", path))
 
 
 def test_every_file_of_the_page_is_served_and_nothing_else() -> None:

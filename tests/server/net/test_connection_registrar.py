@@ -11,7 +11,7 @@ import pytest
 
 from realtime_server.auth.grant import Grant
 from realtime_server.errors import RefusedError, UnavailableError
-from realtime_server.fanout.groups import Delivery
+from realtime_server.fanout.groups import TopicDelivery
 from realtime_server.fanout.mode import Registered
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.joins import Binding
@@ -167,7 +167,7 @@ async def test_a_new_token_moves_the_subscription_to_another_viewer() -> None:
         assert before.group.viewer == "ann"
         assert await client.send("access_token", payload={"access_token": "bob"}) == []
         [after] = client.hub.deliveries(insert(TODOS, "1", "x"))
-        assert isinstance(after, Delivery)
+        assert isinstance(after, TopicDelivery)
         assert after.group.viewer == "bob"
         assert [seat.viewer for seat in book.seats] == ["bob"]
         assert client.hub.stats().subscriptions == 1

@@ -10,7 +10,7 @@ from http import HTTPStatus
 
 import pytest
 
-from realtime_server.net.http import Endpoint, HttpProtocol, Request, Response, Site
+from realtime_server.net.http import HttpEndpoint, HttpProtocol, HttpRequest, Response, Site
 from tests.server_helpers import FakeTransport
 from tests.waiting import eventually
 
@@ -28,7 +28,7 @@ class Health:
     def __init__(self) -> None:
         self.problem: str | None = None
 
-    def site(self, *, with_metrics: bool = True, root: Endpoint = lambda _: PAGE) -> Site:
+    def site(self, *, with_metrics: bool = True, root: HttpEndpoint = lambda _: PAGE) -> Site:
         return Site(
             why_not_ready=lambda: self.problem,
             metrics=(lambda: b"up 1\n") if with_metrics else None,
@@ -38,7 +38,7 @@ class Health:
 
 
 def respond(method: str, path: str) -> Response | Awaitable[Response]:
-    return Health().site(with_metrics=False).respond(Request(method, path))
+    return Health().site(with_metrics=False).respond(HttpRequest(method, path))
 
 
 def test_more_endpoints_are_served_under_their_paths() -> None:
@@ -67,13 +67,13 @@ def test_everything_else_is_not_found(path: str) -> None:
 
 def test_without_more_endpoints_there_is_nothing_at_the_root() -> None:
     site = Site(why_not_ready=lambda: None, metrics=None, metrics_type="")
-    assert site.respond(Request("GET", "/")) == Response(HTTPStatus.NOT_FOUND, body=NOT_FOUND)
+    assert site.respond(HttpRequest("GET", "/")) == Response(HTTPStatus.NOT_FOUND, body=NOT_FOUND)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "BREW"])
 @pytest.mark.parametrize("target", ["/", "/health", "/ready", "/metrics"])
 def test_all_of_it_can_only_be_read(method: str, target: str) -> None:
-    assert Health().site().respond(Request(method, target)) == Response(
+    assert Health().site().respond(HttpRequest(method, target)) == Response(
         HTTPStatus.METHOD_NOT_ALLOWED, headers=(("allow", "GET, HEAD"),)
     )
 
@@ -81,7 +81,7 @@ def test_all_of_it_can_only_be_read(method: str, target: str) -> None:
 def test_health_is_that_the_process_answers_whatever_the_database_does() -> None:
     health = Health()
     health.problem = "the database is down"
-    assert health.site().respond(Request("GET", "/health")) == Response(
+    assert health.site().respond(HttpRequest("GET", "/health")) == Response(
         HTTPStatus.OK, body=b"ok\n", headers=NO_STORE
     )
 
@@ -89,11 +89,11 @@ def test_health_is_that_the_process_answers_whatever_the_database_does() -> None
 def test_readiness_has_a_reason_when_it_is_not_there() -> None:
     health = Health()
     site = health.site()
-    assert site.respond(Request("GET", "/ready", "x=y")) == Response(
+    assert site.respond(HttpRequest("GET", "/ready", "x=y")) == Response(
         HTTPStatus.OK, body=b"ready\n", headers=NO_STORE
     )
     health.problem = "the database is down"
-    assert site.respond(Request("GET", "/ready")) == Response(
+    assert site.respond(HttpRequest("GET", "/ready")) == Response(
         HTTPStatus.SERVICE_UNAVAILABLE,
         body=b"not ready: the database is down\n",
         headers=NO_STORE,
@@ -101,7 +101,7 @@ def test_readiness_has_a_reason_when_it_is_not_there() -> None:
 
 
 def test_metrics_are_shown_where_they_are_exposed() -> None:
-    assert Health().site().respond(Request("GET", "/metrics")) == Response(
+    assert Health().site().respond(HttpRequest("GET", "/metrics")) == Response(
         HTTPStatus.OK, "text/plain; version=0.0.4", b"up 1\n", NO_STORE
     )
 
@@ -109,7 +109,7 @@ def test_metrics_are_shown_where_they_are_exposed() -> None:
 class Exchange:
     """One connection: what the client sends, what it gets."""
 
-    def __init__(self, root: Endpoint = lambda _: PAGE) -> None:
+    def __init__(self, root: HttpEndpoint = lambda _: PAGE) -> None:
         self.transport = FakeTransport()
         self.closings = 0
         self.malformed = 0
@@ -204,16 +204,16 @@ async def test_a_body_that_came_with_the_head_needs_no_lingering(exchange: Excha
 
 
 async def test_a_request_knows_its_path_its_query_and_its_headers() -> None:
-    requests: list[Request] = []
+    requests: list[HttpRequest] = []
 
-    def remember(request: Request) -> Response:
+    def remember(request: HttpRequest) -> Response:
         requests.append(request)
         return PAGE
 
     exchange = Exchange(remember)
     exchange.send(b"HEAD /?a=b?c HTTP/1.1\r\nHost: x\r\nX-Api-Key: secret\r\n\r\n")
     headers = {"host": "x", "x-api-key": "secret"}
-    assert requests == [Request("HEAD", "/", "a=b?c", headers)]
+    assert requests == [HttpRequest("HEAD", "/", "a=b?c", headers)]
     assert "secret" not in repr(requests)
 
 
@@ -223,7 +223,7 @@ GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 async def test_an_answer_may_take_its_time() -> None:
     answered = asyncio.Event()
 
-    async def answer(_: Request) -> Response:
+    async def answer(_: HttpRequest) -> Response:
         await answered.wait()
         return PAGE
 
@@ -240,7 +240,7 @@ async def test_an_answer_may_take_its_time() -> None:
 async def test_an_answer_that_nobody_waits_for_is_given_up() -> None:
     given_up = asyncio.Event()
 
-    async def answer(_: Request) -> Response:
+    async def answer(_: HttpRequest) -> Response:
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -259,7 +259,7 @@ async def test_an_answer_that_nobody_waits_for_is_given_up() -> None:
 async def test_an_answer_that_fails_is_an_error_without_details(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def fail(_: Request) -> Response:
+    async def fail(_: HttpRequest) -> Response:
         raise RuntimeError("secret")
 
     exchange = Exchange(fail)

@@ -15,7 +15,7 @@ from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.phoenix.socket_state import (
     Action,
     Channel,
-    Check,
+    CheckGrants,
     Close,
     Departure,
     Join,
@@ -92,7 +92,7 @@ def test_at_a_heartbeat_the_channels_are_checked_and_it_is_answered_with_its_ref
     socket: Socket, ref: Any
 ) -> None:
     answer = reply("phoenix", "ok", {}, ref)
-    assert socket.receive("phoenix", "heartbeat", ref=ref) == [Check(), answer]
+    assert socket.receive("phoenix", "heartbeat", ref=ref) == [CheckGrants(), answer]
 
 
 @pytest.mark.parametrize("payload", [{}, [], {"user_token": "x"}])

@@ -14,7 +14,7 @@ from realtime_server.config.database.tables import Table
 from realtime_server.rls import checker as checker_module
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.counters import Counters
-from realtime_server.rls.lookup.questions import Answer, Failure, Question, Row
+from realtime_server.rls.lookup.questions import Failure, LookupRow, Question, VisibilityAnswer
 from realtime_server.rls.payloads import View
 from realtime_server.rls.pending_changes import Lost, PendingChange
 from realtime_server.rls.viewers import Viewer
@@ -56,12 +56,15 @@ class Catalog:
         return set(self.readers) & set(roles)
 
     async def check(
-        self, table: Table, rows: Sequence[Row], questions: Sequence[Question], **_: Any
-    ) -> list[Answer]:
+        self, table: Table, rows: Sequence[LookupRow], questions: Sequence[Question], **_: Any
+    ) -> list[VisibilityAnswer]:
         self.asked += (one.viewer for one in questions)
         if table.name in self.too_slow:
-            return [Answer(failed=dict.fromkeys(one.places, Failure.TIMEOUT)) for one in questions]
-        return [Answer(visible=set(one.places), seconds=0.5) for one in questions]
+            return [
+                VisibilityAnswer(failed=dict.fromkeys(one.places, Failure.TIMEOUT))
+                for one in questions
+            ]
+        return [VisibilityAnswer(visible=set(one.places), seconds=0.5) for one in questions]
 
 
 @pytest.fixture

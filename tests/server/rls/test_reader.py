@@ -18,7 +18,7 @@ from realtime_core import (
     MemorySource,
 )
 from realtime_server.rls import reader as reader_module
-from realtime_server.rls.reader import Batch, Reader
+from realtime_server.rls.reader import Batch, BatchReader
 from tests.waiting import eventually
 
 SLOT = "rls"
@@ -44,7 +44,7 @@ class Shop:
     async def reading(self, *, limit: int = 10, interval: float = 0.0) -> AsyncIterator[Reading]:
         source = MemorySource(self.database, slot=SLOT, boundaries=True, on_gap="continue")
         async with source:
-            reading = Reading(Reader(source, limit=limit, interval=interval))
+            reading = Reading(BatchReader(source, limit=limit, interval=interval))
             try:
                 yield reading
             finally:
@@ -54,7 +54,7 @@ class Shop:
 class Reading:
     """Reads in the background, and acknowledges each batch unless it is told to hold."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: BatchReader) -> None:
         self.batches: list[Batch] = []
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()

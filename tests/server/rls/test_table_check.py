@@ -18,7 +18,7 @@ from realtime_server.config.database.tables import (
 )
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.lookup.former import Condition
-from realtime_server.rls.lookup.questions import Answer, Failure, Question, Row
+from realtime_server.rls.lookup.questions import Failure, LookupRow, Question, VisibilityAnswer
 from realtime_server.rls.payloads import ErrorView, View
 from realtime_server.rls.pending_changes import PendingChange, Shown
 from realtime_server.rls.table_check import TableCheck
@@ -71,18 +71,18 @@ class Database:
     ) -> None:
         self._visible = visible
         self._failed = failed
-        self.rows: list[Row] = []
+        self.rows: list[LookupRow] = []
         self.questions: list[Question] = []
         self.more: list[dict[str, Any]] = []
 
     async def __call__(
-        self, table: Table, rows: Sequence[Row], questions: Sequence[Question], **more: Any
-    ) -> list[Answer]:
+        self, table: Table, rows: Sequence[LookupRow], questions: Sequence[Question], **more: Any
+    ) -> list[VisibilityAnswer]:
         self.rows += rows
         self.questions += questions
         self.more.append(more)
         return [
-            Answer(
+            VisibilityAnswer(
                 visible=set(self._visible.get(one.viewer, ())),
                 failed=dict(self._failed.get(one.viewer, {})),
             )
@@ -127,7 +127,7 @@ async def test_a_row_is_shown_to_who_sees_it_and_to_nobody_else() -> None:
     assert {viewer: told(view) for viewer, view in shown.items()} == {
         ANN: {"record": {"id": 7, "details": "a", "price": 1.5}}
     }
-    assert database.rows == [Row(("7",))]
+    assert database.rows == [LookupRow(("7",))]
     assert {one.viewer for one in database.questions} == {ANN, BOB}
 
 
@@ -136,7 +136,7 @@ async def test_a_row_is_looked_up_once_for_all_changes_of_it_and_by_the_new_key(
     database = Database({ANN: [0, 1]})
     candidates = [pending(INSERT, ANN), pending(UPDATE, ANN), pending(again, ANN)]
     shown = await shown_of(candidates, database)
-    assert database.rows == [Row(("7",)), Row(("8",))]
+    assert database.rows == [LookupRow(("7",)), LookupRow(("8",))]
     assert database.questions == [Question(ANN, (0, 1))]
     assert [list(one) for one in shown] == [[ANN]] * 3
 
@@ -283,7 +283,7 @@ async def test_a_deleted_row_is_asked_about_as_it_was_and_shown_as_a_whole() -> 
     change = Delete(INSERT.transaction, 0, WHOLE, ROW)
     database = Database({ANN: [0], BOB: []}, {})
     [shown] = await shown_of([pending(change, ANN, BOB, CLERK)], database, conditions=CONDITIONS)
-    assert database.rows == [Row(('("7","a \\"",)',))]
+    assert database.rows == [LookupRow(('("7","a \\"",)',))]
     assert {one.viewer for one in database.questions} == {ANN, BOB}
     assert {viewer: told(view) for viewer, view in shown.items()} == {
         ANN: {"old_record": {"id": 7, "details": 'a "', "price": None}},

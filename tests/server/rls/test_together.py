@@ -9,12 +9,12 @@ from typing import Any, cast
 import pytest
 
 from realtime_server.config.database.tables import Table
-from realtime_server.rls.lookup.questions import Answer, Failure, Question, Row
+from realtime_server.rls.lookup.questions import Failure, LookupRow, Question, VisibilityAnswer
 from realtime_server.rls.lookup.together import Together
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.viewers import Viewer
 
-ROWS = [Row(("1",)), Row(("2",))]
+ROWS = [LookupRow(("1",)), LookupRow(("2",))]
 CROWD = [Viewer.of({"role": "reader", "sub": str(number)}) for number in range(100)]
 ANN, BOB, EVE, *_ = CROWD
 
@@ -32,7 +32,7 @@ class Database:
 
     async def check(
         self, table: Any, rows: Any, questions: Sequence[Question], *, limit: float, **_: Any
-    ) -> list[Answer]:
+    ) -> list[VisibilityAnswer]:
         self.asked.append([one.viewer for one in questions])
         self.limits.append(limit)
         left = 0.0 if self.is_locked else limit
@@ -40,11 +40,11 @@ class Database:
         for one in questions:
             seconds = self.seconds.get(one.viewer, 0.0001)
             if left > 0 and (left := left - seconds) > 0:
-                answers.append(Answer(set(one.places), seconds=seconds))
+                answers.append(VisibilityAnswer(set(one.places), seconds=seconds))
             else:
                 was_asked = left + seconds > 0 and not self.is_locked
                 why = Failure.TIMEOUT if was_asked else Failure.UNASKED
-                answers.append(Answer(failed=dict.fromkeys(one.places, why)))
+                answers.append(VisibilityAnswer(failed=dict.fromkeys(one.places, why)))
                 left = -1e9
         return answers
 

@@ -1,4 +1,4 @@
-"""Memberships: the grants that let the server's role act as another, without its privileges.
+"""The grants that let the server's role act as another, without its privileges.
 
 From PostgreSQL 16 on, being a member of a role and being allowed to SET ROLE to it are two things.
 """

@@ -1,4 +1,4 @@
-"""Inquiry: one call that asks PostgreSQL which rows of a table viewers may see, and its answers."""
+"""VisibilityQuery: asks PostgreSQL which rows of a table viewers may see, and notes the answers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import psycopg
 from ...config.database.tables import LiveColumn, Table
 from .former import Condition
 from .locks import LockedRelation
-from .questions import Answer, Failure, Question, Row
+from .questions import Failure, LookupRow, Question, VisibilityAnswer
 from .visibility_sql import former_function, function, rows_of, type_of
 
-__all__ = ["Found", "Inquiry", "Said", "Todo", "none_found"]
+__all__ = ["Found", "VisibilityQuery", "Said", "Todo", "none_found"]
 
 logger = logging.getLogger("realtime.rls")
 
@@ -38,15 +38,15 @@ _SILENCE: Final = 10.0
 
 
 @attrs.frozen
-class Inquiry:
+class VisibilityQuery:
     """Questions about some rows of a table, and their answers."""
 
     table: Table
-    rows: Sequence[Row]
+    rows: Sequence[LookupRow]
     compared: Sequence[LiveColumn]
     condition: Condition | None
     questions: Sequence[Question]
-    answers: Sequence[Answer]
+    answers: Sequence[VisibilityAnswer]
     said: Said
 
     @property
