@@ -21,7 +21,7 @@ from ..config.database.connections import Connections
 from ..config.database.tables import Table, TableName
 from .counters import Counters
 from .lookup.casts import Casts
-from .lookup.former import Condition, read_conditions
+from .lookup.deleted_rows import Condition, read_conditions
 from .lookup.locks import LockedRelation
 from .lookup.settling import until_settled
 from .lookup.together import Together

@@ -1,4 +1,4 @@
-"""CostlyViewers: finds viewers that delay all others with each batch, though none times out."""
+"""CostlyViewers: finds viewers whose checks end in time, but delay the others each time."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from .viewers import Viewer
 __all__ = ["NEGLIGIBLE", "CostlyViewers", "is_costly"]
 
 NEGLIGIBLE: Final = 0.002
-"""Seconds that a viewer's policies may take for a batch in any case: to check the viewer separately
-takes as long."""
+"""Seconds that a viewer's policies may take for a batch in any case: a separate check of the viewer
+would take as long."""
 _COSTLY: Final = 0.02
 """Seconds that the policies of a viewer may take for a batch."""
 _MOST_TOGETHER: Final = 0.1
 """Seconds that the policies of all viewers beyond :data:`NEGLIGIBLE` may take together for a
 batch."""
 _IN_A_ROW: Final = 3
-"""Batches in a row for which a viewer must take more, to be slow. For a single batch the machine
-may have been busy."""
+"""A viewer is costly when its policies take too long for so many batches in a row. During a single
+batch the machine may have been busy."""
 
 
 def is_costly(seconds: float) -> bool:
-    """Return whether a viewer whose policies take so many seconds should be checked separately."""
+    """Return whether a viewer should be checked separately whose policies take so many seconds."""
     return seconds > _COSTLY
 
 
 class CostlyViewers:
-    """Finds costly viewers by the time that their policies take beyond the usual for as many
+    """Finds costly viewers by the time that their policies take beyond what is usual for as many
     rows."""
 
     def __init__(self) -> None:
-        # By viewer that is not slow yet, for how many batches in a row it has taken too long.
+        # The number of batches in a row for which the policies of a viewer have taken too long, for
+        # viewers that are not checked separately yet.
         self._batches: Counter[Viewer] = Counter()
 
     def forget(self, viewer: Viewer) -> None:

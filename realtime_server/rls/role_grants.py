@@ -13,7 +13,7 @@ _SPLIT: Final = 160000
 
 
 def acting(version: int) -> str:
-    """Return the privilege that ``pg_has_role`` has to test: being allowed to SET ROLE.
+    """Return the privilege that ``pg_has_role`` tests to find out whether a role may SET ROLE.
 
     Args:
         version: PostgreSQL's ``server_version_num``.

@@ -28,7 +28,6 @@ from ..fanout.turns import run_steps
 from .checker import Checker, Verdict
 from .counters import Counters
 from .delivery import Delivery
-from .lookup.alone import Alone
 from .lookup.locks import Locks
 from .lookup.visibility import Visibility
 from .matcher import Matcher
@@ -175,5 +174,5 @@ def make_round_publisher(config: ServerConfig, counters: Counters) -> RoundPubli
         asks_for_deleted=config.rls_delete is RlsDelete.POLICY,
     )
     return RoundPublisher(
-        checker, Alone(visibility).check, Locks(visibility.catalog), visibility, counters
+        checker, visibility.check_alone, Locks(visibility.catalog), visibility, counters
     )

@@ -3,8 +3,9 @@
 Usually a row is looked up for the viewers whose filters it passes. If a policy fails then, an error
 would reveal that the row passes, though the viewer may not see the row: a client that sends many
 filters would find out the row's values. So a viewer all of whose channels have filters gets an
-error only for rows that were looked up independently of its filters: the first change of a table,
-one every now and then, and all from a sample that failed to one that did not.
+error only for rows that were looked up independently of its filters. These samples are the first
+change of a table, one change every ten seconds, and, once a sample has failed, every change until a
+sample succeeds.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class _SampleState:
     quiet: frozenset[Viewer] | None = None
     """A set of viewers none of which is due before ``quiet_until``."""
     quiet_until: float = 0.0
+    """The time until which no viewer of ``quiet`` is due."""
 
     def due_among(self, audience: frozenset[Viewer], now: float) -> frozenset[Viewer]:
         if audience is self.quiet and now < self.quiet_until:
@@ -56,7 +58,7 @@ class _SampleState:
 
 
 class Samples:
-    """Chooses samples, by nothing but the time and whether the last ones failed.
+    """Chooses samples. The choice depends on the time, and on whether the last samples failed.
 
     Args:
         clock: returns seconds of a clock that only goes forward.

@@ -16,7 +16,6 @@ import attrs
 from .checker import Checker, Verdict
 from .costly_viewers import NEGLIGIBLE, is_costly
 from .counters import Counters
-from .lookup.alone import Alone
 from .lookup.locks import Locks
 from .lookup.visibility import Visibility
 from .pending_changes import PendingChange
@@ -75,7 +74,7 @@ class SlowViewerChecks:
         self, checker: Checker, visibility: Visibility, locks: Locks, counters: Counters
     ) -> None:
         self._checker = checker
-        self._alone = Alone(visibility).check
+        self._check_alone = visibility.check_alone
         self._catalog = visibility.catalog
         self._locks = locks
         self._counters = counters
@@ -90,7 +89,7 @@ class SlowViewerChecks:
         """
         while True:
             async with self._turn(slow):
-                verdict = await self._checker.check(candidates, self._alone, self._catalog)
+                verdict = await self._checker.check(candidates, self._check_alone, self._catalog)
             if not verdict.locked:
                 self._counters.timeouts += verdict.timeouts.total()
                 return verdict

@@ -238,7 +238,7 @@ class SlowViewers:
             if viewer in self._queues:
                 self._queues[viewer].put(theirs)
                 self._note_place(viewer)
-                if self._waiting.is_too_much:
+                if self._waiting.is_exceeded:
                     self._give_up_most()
             else:
                 self._delivery.tell(ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs))
@@ -331,7 +331,7 @@ class SlowViewers:
     def _give_up_most(self) -> None:
         """Give up the changes in the longest queues until the rest takes few enough bytes."""
         for queue in sorted(self._queues.values(), key=lambda one: one.size, reverse=True):
-            if not self._waiting.is_more_than_enough:
+            if not self._waiting.is_above_target:
                 break
             queue.give_up()
 

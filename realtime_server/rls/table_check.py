@@ -11,7 +11,7 @@ from realtime_core import UNCHANGED, Delete, Insert, Relation, RowChange, Update
 
 from ..config.database.tables import LiveColumn, Table
 from .counters import Counters
-from .lookup.former import Condition, is_known, text_of
+from .lookup.deleted_rows import Condition, is_known, text_of
 from .lookup.locks import LockedRelation
 from .lookup.questions import Failure, LookupRow, Question, VisibilityAnswer
 from .payloads import Answers, ErrorView, View, unknown_values

@@ -15,7 +15,8 @@ from .pending_changes import PendingChange
 __all__ = ["AROUND", "WaitingMemory"]
 
 AROUND: Final = 1024
-"""How many bytes Python's objects take for a change besides its texts, and for a viewer's part."""
+"""Bytes that the Python objects of a change take besides its texts; the objects that belong to one
+viewer's part of a change take as many."""
 
 
 class WaitingMemory:
@@ -29,23 +30,24 @@ class WaitingMemory:
     def __init__(self, max_bytes: int, counters: Counters) -> None:
         self._max_bytes = max_bytes
         self._counters = counters
-        # In how many queues each change waits, by id(), which is unique while the change waits.
+        # The number of queues in which each change waits, by the change's id(), which is unique
+        # while the change waits.
         self._shares: dict[int, int] = {}
 
     @property
-    def is_too_much(self) -> bool:
-        """Whether more bytes wait than may."""
+    def is_exceeded(self) -> bool:
+        """Whether more bytes wait than may wait."""
         return self._counters.waiting_bytes > self._max_bytes
 
     @property
     def has_room(self) -> bool:
-        """Whether no more than half of the bytes wait that may."""
+        """Whether at most half as many bytes wait as may wait."""
         return self._counters.waiting_bytes <= self._max_bytes // 2
 
     @property
-    def is_more_than_enough(self) -> bool:
-        """Whether more bytes wait than should be left when changes are given up. That is a bit less
-        than may wait, or the next change would be too much again."""
+    def is_above_target(self) -> bool:
+        """Whether more bytes wait than should be left once changes are given up. The target is an
+        eighth below the bound: else the next change would exceed the bound again."""
         return self._counters.waiting_bytes > self._max_bytes - self._max_bytes // 8
 
     def take(self, candidates: Iterable[PendingChange]) -> None:

@@ -11,7 +11,7 @@ import attrs
 import pytest
 import pytest_asyncio
 
-from realtime_server.rls.lookup.former import read_conditions
+from realtime_server.rls.lookup.deleted_rows import read_conditions
 from realtime_server.rls.lookup.questions import LookupRow, Question
 from realtime_server.rls.lookup.visibility import Visibility
 from tests.fix_postgres import Server

@@ -18,7 +18,7 @@ class Failure(enum.Enum):
     ERROR = "error"
     """A policy raised an error."""
     TIMEOUT = "timeout"
-    """A policy ran longer than it could be waited for."""
+    """A policy ran for too long."""
     UNASKED = "unasked"
     """The policies were not run, for example because earlier questions took all the time."""
     LOCKED = "locked"
@@ -37,7 +37,7 @@ class LookupRow:
 
 @attrs.frozen
 class Question:
-    """The question which of some rows a viewer may see."""
+    """Asks which of some rows a viewer may see."""
 
     viewer: Viewer
     places: tuple[int, ...]
@@ -46,10 +46,12 @@ class Question:
 
 @attrs.define
 class VisibilityAnswer:
-    """Which rows a viewer may see, and of which that is not known, by their places."""
+    """The answer to a question. Rows are named by their places in the list of rows."""
 
     visible: set[int] = attrs.field(factory=set)
+    """The rows that the viewer may see."""
     failed: dict[int, Failure] = attrs.field(factory=dict)
+    """The rows of which it is not known whether the viewer may see them, with the reason."""
     locked: frozenset[LockedRelation] = frozenset()
     """The relations that were locked, where this is why policies were not run."""
     seconds: float = attrs.field(default=0.0, eq=False)

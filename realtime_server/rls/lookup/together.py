@@ -24,7 +24,7 @@ import attrs
 
 from ...config.database.tables import LiveColumn, Table
 from ..viewers import Viewer
-from .former import Condition
+from .deleted_rows import Condition
 from .questions import Failure, LookupRow, Question, VisibilityAnswer
 from .visibility import Visibility
 

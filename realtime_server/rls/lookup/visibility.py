@@ -1,18 +1,19 @@
-"""Visibility: which rows a viewer may see, asked of PostgreSQL itself.
+"""Visibility: asks PostgreSQL itself which rows a viewer may see.
 
 Theory of operation. The rows of a batch are looked up by their primary keys, for each viewer
-in a statement of its own: two viewers in one would share what a policy computes once a
-statement, and one would be shown the other's rows. For each table the session has a
-temporary function that goes through the viewers: it takes on role and claims, runs one
-static query, whose plan is kept, and catches what a policy raises. Each viewer's part is rolled
-back: a policy may keep something for its transaction, such as the viewer's name. So a viewer costs
-no round trip, and an error affects no other viewer. Where a policy reaches functions that are
-declared IMMUTABLE, each viewer has a plan of its own: see
+in a statement of its own: two viewers in one statement would share what a policy computes once
+for each statement, and one would be shown the other's rows. For each table the session has a
+temporary function that goes through the viewers. For each viewer the function takes on the role
+and the claims, runs one static query, whose plan is kept, and catches what a policy raises. Each
+viewer's part is rolled back: a policy may keep something for its transaction, such as the viewer's
+name. So a viewer costs no round trip, and an error affects no other viewer. Where a policy reaches
+functions that are declared IMMUTABLE, each viewer has a plan of its own: see
 :mod:`realtime_server.config.database.policy_functions`.
 
 A policy that runs too long is ended by the session's ``statement_timeout``, or by a request to
-cancel the call where there is less time. The function catches that too, and returns at once: the
-viewer whose query took the time has timed out; those behind it have not been looked at.
+cancel the call where there is less time. The function catches the cancellation too, and returns at
+once: the viewer whose query took the time has timed out, and the viewers behind it have not been
+looked at.
 
 The function runs as its caller (a SECURITY DEFINER one cannot change the role), with the
 search path that the database has for everybody: names in it are qualified, and policies find
@@ -33,7 +34,7 @@ from psycopg import AsyncConnection
 
 from ...config.database.connections import OWN_PATH, Connections, Dsn
 from ...config.database.tables import LiveColumn, Table
-from .former import Condition
+from .deleted_rows import Condition
 from .locks import LockedRelation, locks_in_the_way
 from .questions import Failure, LookupRow, Question, VisibilityAnswer
 from .running_call import RunningCall
@@ -94,8 +95,8 @@ class Visibility:
             f"SET statement_timeout = {milliseconds};"
             f"SET lock_timeout = {max(1, milliseconds // 2)}",
         )
-        """Connections for other queries that run a user's code, such as a type's checks. It may run
-        ``DEALLOCATE ALL``, which no rollback undoes, so nothing on these is prepared."""
+        """Connections for queries that run a user's code, such as policies and types' checks. Such
+        code may run ``DEALLOCATE ALL``, which no rollback undoes, so nothing is prepared here."""
         self.catalog = Connections(
             dsn,
             name=f"{name} tables",
@@ -173,6 +174,26 @@ class Visibility:
             except ExceptionGroup as exc:
                 raise exc.exceptions[0] from None
         return answers
+
+    async def check_alone(
+        self,
+        table: Table,
+        rows: Sequence[LookupRow],
+        questions: Sequence[Question],
+        *,
+        compared: Sequence[LiveColumn] = (),
+        condition: Condition | None = None,
+        may_retry: bool = True,
+    ) -> list[VisibilityAnswer]:
+        """Answer one question after the other, each by :meth:`check_by_halves`.
+
+        The parameters are those of :class:`~realtime_server.rls.table_check.Lookup`. ``may_retry``
+        changes nothing, since no question stays unanswered because of another one.
+        """
+        return [
+            await self.check_by_halves(table, rows, one, compared=compared, condition=condition)
+            for one in questions
+        ]
 
     async def check_by_halves(
         self,

@@ -12,10 +12,10 @@ import attrs
 import psycopg
 
 from ...config.database.tables import LiveColumn, Table
-from .former import Condition
+from .deleted_rows import Condition
 from .locks import LockedRelation
 from .questions import Failure, LookupRow, Question, VisibilityAnswer
-from .visibility_sql import former_function, function, rows_of, type_of
+from .visibility_sql import deleted_rows_function, function, rows_of, type_of
 
 __all__ = ["Found", "VisibilityQuery", "Said", "Todo", "none_found"]
 
@@ -63,7 +63,7 @@ class VisibilityQuery:
             compared = tuple((column.name, table.compared_as(column)) for column in self.compared)
             return function(table.oid, rows_of(table), table.key, compared, called)
         assert condition.text is not None
-        return former_function(
+        return deleted_rows_function(
             table.oid, table.schema, table.name, condition.text, condition.search_path, called
         )
 

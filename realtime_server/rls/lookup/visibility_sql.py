@@ -1,10 +1,9 @@
-"""Functions: SQL that goes through viewers and says which rows each of them may see.
+"""The SQL functions that find out which rows of a table each viewer may see.
 
-One for each table, temporary, on each connection. It takes the rows' keys, and of each viewer
-role, claims and which rows it is asked about.
-
-What it does itself it does as the server, with the search path that policies have: every name and
-operator in it says its schema.
+Each connection has one temporary function for each table. The function's parameters are the rows'
+keys and, for each viewer, the role, the claims, and which of the rows to look up. All statements of
+the function but the viewer's query run as the server's role, with the search path that policies
+have. So every name and operator in the function is qualified with its schema.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from psycopg import sql
 from ...config.database.tables import Functions, KeyColumn, Table
 from .locks import LOCKED_RELATIONS
 
-__all__ = ["CANCELED", "former_function", "function", "rows_of", "type_of"]
+__all__ = ["CANCELED", "deleted_rows_function", "function", "rows_of", "type_of"]
 
-# It stops a call early: the viewer and those behind it have no answer yet.
+# The problem that ends a call early: this viewer and those behind it have no answer yet.
 CANCELED: Final = "canceled"
 
 _FUNCTION: Final = """
@@ -94,8 +93,8 @@ END
 ${name}$
 """
 
-# Plans that functions in a policy keep, too. Each statement is planned when it is run, so after the
-# viewer's claims are set.
+# Functions in a policy keep plans, too. Each statement is planned when it is run: after this, that
+# is after the viewer's claims were set.
 _FORGET: Final = "DISCARD PLANS;"
 
 _BY_ROW: Final = """
@@ -108,8 +107,8 @@ _BY_ROW: Final = """
             );
 """
 
-# One descent of the index for many keys, which takes half the time. Rows that are not asked for
-# must not be looked at, so their keys are picked before.
+# One descent of the index finds many keys, in half the time. No policy may run for rows that nobody
+# asks for, so the keys are picked before.
 _BY_KEY: Final = """
             picked_ := CASE WHEN mine_ IS NULL THEN typed_0_
                 ELSE ARRAY(SELECT typed_0_[m] FROM pg_catalog.unnest(mine_) m) END;
@@ -123,8 +122,8 @@ _BY_KEY: Final = """
             );
 """
 
-# Rows that are there no more, as values; a policy names the table, and may mean its whole row. A
-# value's type may have checks, which are the viewer's to run.
+# Deleted rows, as values. A policy names the table, and may mean the whole row. A value's type may
+# have checks, which run as the viewer's role.
 _BY_VALUE: Final = """
             PERFORM pg_catalog.set_config('search_path', {search_path}, true);
             visible_ := ARRAY(
@@ -141,8 +140,8 @@ _BY_VALUE: Final = """
             );
 """
 
-# As text, under this session's settings: not every type has an equality, and where it has
-# one, 1.0 = 1.00. A row value of NULLs IS NULL, and is none.
+# Values are compared as text, under this session's settings: not every type has an equality, and
+# where a type has one, 1.0 = 1.00. A row value of NULLs IS NULL, though it is no NULL.
 _UNCHANGED: Final = """
     AND (
         NOT pg_catalog.jsonb_exists(k.compared, {label})
@@ -158,9 +157,9 @@ _UNCHANGED: Final = """
 
 
 def rows_of(table: Table) -> str:
-    """Return where a table's rows are, as SQL writes it behind FROM.
+    """Return what to write behind FROM for a table's rows.
 
-    Those of a table that inherits from it are another table's, and may have the same key.
+    The rows of tables that inherit from the table are left out: they may have the same keys.
     """
     name = f"{_quoted(table.schema)}.{_quoted(table.name)}"
     return name if table.is_partitioned else f"ONLY {name}"
@@ -177,15 +176,15 @@ def function(
     """Return name and definition of the function for a table.
 
     Args:
-        oid: the table's.
-        table: what :func:`rows_of` says of it.
-        key: its primary key.
-        compared: columns in which rows must still be as they were, by name, each with the type that
-            its text becomes; None: none.
-        called: by the table's policies.
+        oid: the table's OID.
+        table: the table as :func:`rows_of` returns it.
+        key: the columns of the table's primary key.
+        compared: the columns in which rows must still have the values of the change: pairs of the
+            name and the type to which the change's text is cast; None: the text is not cast.
+        called: the functions that the table's policies call.
     """
     fields = {
-        # Of their types: a cast from text could be anybody's.
+        # The parameters have the columns' types: anybody could have made a cast from text.
         "parameters": ", ".join(f"key_{n}_ {type_of(column)}[]" for n, column in enumerate(key)),
         "declarations": " ".join(
             f"typed_{n}_ {type_of(column)}[] := key_{n}_;" for n, column in enumerate(key)
@@ -198,7 +197,7 @@ def function(
 
 
 @lru_cache(maxsize=256)
-def former_function(
+def deleted_rows_function(
     oid: int,
     schema: str,
     table: str,
@@ -206,15 +205,17 @@ def former_function(
     search_path: str,
     called: Functions,
 ) -> tuple[str, str]:
-    """Return the same for rows of a table that are there no more, which are their own keys.
+    """Return name and definition of the function for deleted rows of a table.
+
+    The only key of such a row is the whole row as text.
 
     Args:
-        oid: the table's.
-        schema: the table's.
-        table: its name.
+        oid: the table's OID.
+        schema: the table's schema.
+        table: the table's name.
         condition: the SQL condition that a row must meet.
         search_path: the search path with which to read the condition.
-        called: by the table's policies.
+        called: the functions that the table's policies call.
     """
     fields = {
         "parameters": "key_0_ pg_catalog.text[]",
@@ -234,13 +235,13 @@ def former_function(
 def _named(oid: int, fields: dict[str, str], called: Functions) -> tuple[str, str]:
     fields = {
         **fields,
-        # A plan from before one of them was another may hold what it returned as IMMUTABLE.
+        # If one of these functions was replaced, a plan from before may hold what it returned.
         "called": called.stamp,
         "forget": _FORGET if called.immutable else "",
         "oid": str(oid),
         "locked": LOCKED_RELATIONS,
     }
-    # It ends the quoted body, too, so that nothing in there can.
+    # The name also ends the quoted body, so that nothing in the body can end it.
     unique = f"realtime_{hashlib.sha256(repr(fields).encode()).hexdigest()[:16]}"
     return unique, _FUNCTION.format(name=unique, **fields)
 
@@ -268,15 +269,16 @@ def _look_up(
 
 
 def type_of(column: KeyColumn) -> str:
-    """Return the type of a key's values here, where they are made as the server."""
+    """Return the type of a key's values in the function, where they are made as the server's
+    role."""
     return "pg_catalog.text" if column.type_sql is None else column.type_sql
 
 
 def _equal(column: KeyColumn, value: str) -> str:
-    """Return that a key's column has a value."""
+    """Return the SQL condition that a column of the key has a value."""
     name = f"t.{_quoted(column.name)}"
     if column.type_sql is None:
-        # By the type's output function, where a cast could be anybody's.
+        # The type's output function is PostgreSQL's own; anybody could have made a cast.
         return f"pg_catalog.concat({name}) OPERATOR(pg_catalog.=) {value}"
     return f"{name} {column.equals} {value}"
 

@@ -20,7 +20,7 @@ from realtime_server.config.database.tables import Table
 from realtime_server.fanout.groups import BoundDelivery
 from realtime_server.fanout.hub import Hub
 from realtime_server.rls import checker
-from realtime_server.rls.lookup import former
+from realtime_server.rls.lookup import deleted_rows
 from realtime_server.rls.lookup.questions import Question, VisibilityAnswer
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.payloads import View
@@ -153,13 +153,13 @@ def skip_versions() -> None:
 
 def skip_policies_of_deleted() -> None:
     """Under RLS_DELETE=policy, show deleted rows to all."""
-    former._combined = lambda policies: "true"
+    deleted_rows._combined = lambda policies: "true"
 
 
 def skip_restrictive_of_deleted() -> None:
     """Under RLS_DELETE=policy, leave out restrictive policies."""
-    combined = former._combined
-    former._combined = lambda policies: combined([one for one in policies if one[0]])
+    combined = deleted_rows._combined
+    deleted_rows._combined = lambda policies: combined([one for one in policies if one[0]])
 
 
 def skip_row_filters() -> None:

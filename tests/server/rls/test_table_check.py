@@ -17,7 +17,7 @@ from realtime_server.config.database.tables import (
     Table,
 )
 from realtime_server.rls.counters import Counters
-from realtime_server.rls.lookup.former import Condition
+from realtime_server.rls.lookup.deleted_rows import Condition
 from realtime_server.rls.lookup.questions import Failure, LookupRow, Question, VisibilityAnswer
 from realtime_server.rls.payloads import ErrorView, View
 from realtime_server.rls.pending_changes import PendingChange, Shown

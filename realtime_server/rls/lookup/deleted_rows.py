@@ -1,8 +1,8 @@
-"""Former rows: whether a role could see a row that was deleted.
+"""Deleted rows: whether a role could see a row before the row was deleted.
 
 The row cannot be looked up any more. If all of its values are known, under REPLICA IDENTITY FULL,
-the table's policies are applied to it as a value. They are those that PostgreSQL would apply to the
-role's SELECT, combined as by ``get_row_security_policies`` in its
+the table's policies are applied to the row as a value. The policies are those that PostgreSQL would
+apply to the role's SELECT, combined as by ``get_row_security_policies`` in its
 src/backend/rewrite/rowsecurity.c.
 """
 
@@ -30,7 +30,8 @@ class Condition:
     """The condition in SQL, in which the table's name stands for the row; None if the role sees all
     rows."""
     search_path: str = ""
-    """The search path with which the text was written, and has to be run."""
+    """The search path with which PostgreSQL wrote the text, and with which the text has to be
+    run."""
 
 
 _FALSE: Final = "false"
@@ -94,9 +95,9 @@ async def read_conditions(
         roles: the roles.
 
     Returns:
-        The conditions by role; a role that is missing in it sees no rows. None if a user's code may
-        run when the row is read as a value: it would run as the viewer's role, where it could
-        become the server's role.
+        The conditions by role; a role without a condition sees no rows. None if a user's code may
+        run when the row is read as a value: the code would run as the viewer's role, in a session
+        in which it could become the server's role.
 
     Raises:
         psycopg.OperationalError: if the connection is lost.
