@@ -6,11 +6,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from realtime_core import Diagnosis, Finding, diagnose, slot_status
+from realtime_core import Diagnosis, Finding, slot_status
 from realtime_core.errors import RealtimeError
 
-from ..config import SETTING_NAMES, ServerConfig
+from ..config import ServerConfig
 from ..config.database.addresses import resolve_dsn
+from ..config.database.further_slots import findings_of_slot
 from .retention import SUFFIX, slots_left_over
 
 __all__ = ["replay_findings", "warn_of_leftovers"]
@@ -18,8 +19,6 @@ __all__ = ["replay_findings", "warn_of_leftovers"]
 logger = logging.getLogger("realtime.replay")
 
 _CHECK: Final = "replay"
-_OF_SLOTS: Final = ("slot", "free replication slots")
-"""Findings that may be others for the second slot."""
 
 
 async def replay_findings(
@@ -50,18 +49,8 @@ async def replay_findings(
     if status is not None and status.is_lost:
         said = f"slot {slot!r} of replay is lost; the server makes it anew when it starts"
         return (*found, Finding.warning(_CHECK, said))
-    again = await diagnose(
-        dsn,
-        publications=config.publications,
-        slot=slot,
-        plugin=config.output_plugin.value,
-        persistent=True,
-        setting_names=SETTING_NAMES,
-    )
-    found += (
-        finding
-        for finding in again.findings
-        if finding.check in _OF_SLOTS and finding not in diagnosis.findings
+    found += await findings_of_slot(
+        config, dsn, slot, diagnosis, plugin=config.output_plugin.value
     )
     return tuple(found)
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Final
 
-from realtime_core import ConfigError, Diagnosis, Finding, diagnose, slot_status
+from realtime_core import ConfigError, Diagnosis, Finding, slot_status
 
 from ..config import SETTING_NAMES, ServerConfig
+from ..config.database.further_slots import findings_of_slot
 from .client import Client
 from .service import open_dead_letters
 
 __all__ = ["webhook_findings"]
-
-_OF_SLOTS: Final = ("slot", "free replication slots", "long transactions")
-"""Findings that may be others for another slot."""
 
 
 async def webhook_findings(
@@ -44,19 +41,9 @@ async def webhook_findings(
     found = [Finding.problem("webhooks", problem) async for problem in _problems(config)]
     if diagnosis.database is not None:
         names = {**SETTING_NAMES, "slot": "WEBHOOK_SLOT_NAME"}
-        again = await diagnose(
-            dsn,
-            publications=config.publications,
-            slot=slot,
-            plugin="pgoutput",
-            persistent=True,
-            setting_names=names,
+        found += await findings_of_slot(
+            config, dsn, slot, diagnosis, plugin="pgoutput", setting_names=names
         )
-        found += [
-            finding
-            for finding in again.findings
-            if finding.check in _OF_SLOTS and finding not in diagnosis.findings
-        ]
     return tuple(found)
 
 
