@@ -85,7 +85,9 @@ class Stage:
         self.may_go_on = asyncio.Event()
         self.outboxes: dict[Viewer, RecordingOutbox] = {}
         self.delivery = Delivery(self.hub, self.counters)
-        asking = cast("Visibility", SimpleNamespace(catalog=self, timeout=1.0, check_alone=None))
+        asking = cast(
+            "Visibility", SimpleNamespace(catalog=self, timeout=1.0, check_alone=object())
+        )
         self.viewers = SlowViewers(
             cast("Checker", self), asking, asking, self.delivery, self.counters, max_bytes=max_bytes
         )
