@@ -13,7 +13,7 @@ from ..config.database.tables import LiveColumn, Table
 from .counters import Counters
 from .lookup.deleted_rows import Condition, is_known, text_of
 from .lookup.locks import LockedRelation
-from .lookup.questions import Failure, LookupRow, Question, VisibilityAnswer
+from .lookup.questions import Failure, LookupRow, Question, RowsToCheck, VisibilityAnswer
 from .payloads import Answers, ErrorView, View, unknown_values
 from .pending_changes import PendingChange, Shown
 from .samples import Sampled
@@ -35,14 +35,7 @@ class Lookup(Protocol):
     """Says which rows viewers may see, as :class:`~.lookup.together.Together` does."""
 
     async def __call__(
-        self,
-        table: Table,
-        rows: Sequence[LookupRow],
-        questions: Sequence[Question],
-        *,
-        compared: Sequence[LiveColumn] = (),
-        condition: Condition | None = None,
-        may_retry: bool = True,
+        self, rows: RowsToCheck, questions: Sequence[Question], *, may_retry: bool = True
     ) -> list[VisibilityAnswer]: ...
 
 
@@ -243,11 +236,8 @@ class TableCheck:
         for (compared, condition), sheet in self._sheets.items():
             questions = [one for one in sheet.questions() if one.viewer not in apart]
             answers = await look_up(
-                self._table,
-                list(sheet.rows),
+                RowsToCheck(self._table, list(sheet.rows), compared, condition),
                 questions,
-                compared=compared,
-                condition=condition,
                 may_retry=not apart if may_retry is None else may_retry,
             )
             for question, answer in zip(questions, answers, strict=True):

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from realtime_server.rls.lookup.deleted_rows import read_conditions
-from realtime_server.rls.lookup.questions import LookupRow, Question
+from realtime_server.rls.lookup.questions import LookupRow, Question, RowsToCheck
 from realtime_server.rls.lookup.visibility import Visibility
 from tests.fix_postgres import Server
 from tests.integration.conftest import fresh_database
@@ -157,7 +157,7 @@ async def test_rows_that_are_compared_are_looked_up_anew_too(scene: Scene) -> No
     table = await scene.table()
     rows = [LookupRow(("1",), '{"owner": "ann"}'), LookupRow(("2",), '{"owner": "bob"}')]
     questions = [Question(scene.viewer(sub), (0, 1)) for sub in EVERYBODY]
-    answers = await scene.visibility.check(table, rows, questions, compared=table.columns)
+    answers = await scene.visibility.check(RowsToCheck(table, rows, table.columns), questions)
     assert seen(answers) == RIGHT
 
 
@@ -169,7 +169,7 @@ async def test_rows_that_were_deleted_are_asked_for_anew_too(scene: Scene) -> No
         [condition] = (await read_conditions(connection, table, [scene.reader])).values()
     rows = [LookupRow(("(1,ann)",)), LookupRow(("(2,bob)",))]
     questions = [Question(scene.viewer(sub), (0, 1)) for sub in EVERYBODY]
-    answers = await scene.visibility.check(table, rows, questions, condition=condition)
+    answers = await scene.visibility.check(RowsToCheck(table, rows, condition=condition), questions)
     assert seen(answers) == RIGHT
 
 
@@ -194,7 +194,7 @@ async def test_a_plan_from_when_a_function_was_immutable_is_not_kept(
     before = await scene.table()
     scene.execute("alter function uid() immutable")
     question = Question(scene.viewer("ann"), (0, 1))
-    assert seen(await scene.visibility.check(before, rows, [question])) == [{0}]
+    assert seen(await scene.visibility.check(RowsToCheck(before, rows), [question])) == [{0}]
     scene.execute("alter function uid() stable")
     assert seen(await scene.ask([1, 2], *EVERYBODY)) == RIGHT
 

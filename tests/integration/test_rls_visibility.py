@@ -16,7 +16,13 @@ from psycopg import AsyncConnection
 from realtime_server.config.database.catalog import look_at_tables
 from realtime_server.config.database.tables import Table
 from realtime_server.rls.lookup.locks import LockedRelation, Locks
-from realtime_server.rls.lookup.questions import Failure, LookupRow, Question, VisibilityAnswer
+from realtime_server.rls.lookup.questions import (
+    Failure,
+    LookupRow,
+    Question,
+    RowsToCheck,
+    VisibilityAnswer,
+)
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.viewers import Viewer
 from tests.fix_postgres import Database, Server
@@ -73,7 +79,9 @@ class Scene:
         ]
         every = tuple(range(len(rows))) if places is None else places
         questions = [Question(self.viewer(sub), every) for sub in subs]
-        return await self.visibility.check(await self.table(), rows, questions, limit=limit)
+        return await self.visibility.check(
+            RowsToCheck(await self.table(), rows), questions, limit=limit
+        )
 
 
 @pytest_asyncio.fixture
@@ -160,7 +168,9 @@ async def test_names_that_need_quotes(scene: Scene) -> None:
     scene.execute(f"insert into {quoted} values (1, 'ann')")
     table = await scene.table(name)
     question = Question(scene.viewer("ann"), (0,))
-    assert seen(await scene.visibility.check(table, [LookupRow(("1",))], [question])) == [{0}]
+    assert seen(
+        await scene.visibility.check(RowsToCheck(table, [LookupRow(("1",))]), [question])
+    ) == [{0}]
 
 
 async def test_each_role_is_itself(scene: Scene, pg: Server) -> None:
@@ -172,7 +182,9 @@ async def test_each_role_is_itself(scene: Scene, pg: Server) -> None:
             Question(scene.viewer("eve", role), (0,))
             for role in (scene.reader, admin, scene.reader)
         ]
-        answers = await scene.visibility.check(await scene.table(), [LookupRow(("1",))], questions)
+        answers = await scene.visibility.check(
+            RowsToCheck(await scene.table(), [LookupRow(("1",))]), questions
+        )
         assert seen(answers) == [set(), {0}, set()]
         scene.execute(f'drop owned by "{admin}"')
 
@@ -331,7 +343,7 @@ async def test_apart_a_policy_that_ends_in_time_is_answered(scene: Scene) -> Non
     scene.execute("insert into notes values (1, 'ann')")
     question = Question(scene.viewer("ann"), (0,))
     answer = await scene.visibility.check_by_halves(
-        await scene.table(), [LookupRow(("1",))], question
+        RowsToCheck(await scene.table(), [LookupRow(("1",))]), question
     )
     assert answer == VisibilityAnswer({0})
     assert answer.seconds > 0.19
@@ -346,7 +358,9 @@ async def test_apart_it_is_found_which_row_takes_the_time(scene: Scene) -> None:
     scene.execute("insert into notes select i, 'ann' from generate_series(0, 7) i")
     rows = [LookupRow((str(i),)) for i in range(8)]
     question = Question(scene.viewer("ann"), tuple(range(8)))
-    answer = await scene.visibility.check_by_halves(await scene.table(), rows, question)
+    answer = await scene.visibility.check_by_halves(
+        RowsToCheck(await scene.table(), rows), question
+    )
     assert answer == VisibilityAnswer({0, 1, 2, 3, 4, 6, 7}, {5: Failure.TIMEOUT})
 
 
@@ -403,10 +417,10 @@ async def test_the_rows_of_a_locked_table_stay_unanswered_until_it_is_not(
     async with Locks(scene.visibility.catalog) as locks:
         with psycopg.connect(scene.database.dsn) as locker:
             locker.execute("lock table notes in access exclusive mode")
-            answers = await scene.visibility.check(table, rows, questions)
+            answers = await scene.visibility.check(RowsToCheck(table, rows), questions)
             assert [one.failed for one in answers] == [both, both]
             assert (
-                await scene.visibility.check_by_halves(table, rows, questions[0])
+                await scene.visibility.check_by_halves(RowsToCheck(table, rows), questions[0])
             ).failed == both
             [relation] = answers[0].locked
             waiting = [asyncio.create_task(locks.released([relation])) for _ in range(2)]
@@ -414,7 +428,10 @@ async def test_the_rows_of_a_locked_table_stay_unanswered_until_it_is_not(
             assert not done
             locker.rollback()
         await asyncio.gather(*waiting)
-    assert seen(await scene.visibility.check(table, rows, questions)) == [{0, 1}, set()]
+    assert seen(await scene.visibility.check(RowsToCheck(table, rows), questions)) == [
+        {0, 1},
+        set(),
+    ]
     assert caplog.text.count("table public.notes is locked") == 1
 
 
@@ -466,7 +483,9 @@ async def test_what_a_check_needs_is_waited_for_while_it_is_locked(
                 statement += " in access exclusive mode"
             locker.execute(statement.encode())
             for limit in (None, TIMEOUT / 10):
-                answers = await scene.visibility.check(table, rows, questions, limit=limit)
+                answers = await scene.visibility.check(
+                    RowsToCheck(table, rows), questions, limit=limit
+                )
                 for answer in answers:
                     assert answer.failed == {0: Failure.LOCKED, 1: Failure.LOCKED}
                     assert locked in map(str, answer.locked)
@@ -475,7 +494,7 @@ async def test_what_a_check_needs_is_waited_for_while_it_is_locked(
             assert not done
             locker.rollback()
         await waiting
-    assert seen(await scene.visibility.check(table, rows, questions)) == [{0}, {0}]
+    assert seen(await scene.visibility.check(RowsToCheck(table, rows), questions)) == [{0}, {0}]
 
 
 async def test_a_lock_that_is_not_in_the_way_excuses_no_policy(scene: Scene) -> None:
@@ -530,7 +549,9 @@ async def test_what_was_asked_on_a_lost_connection_is_asked_once_more(
     scene.execute("insert into notes values (1, 'ann')")
     table = await scene.table()
     question = Question(scene.viewer("ann"), (0,))
-    asking = asyncio.create_task(scene.visibility.check(table, [LookupRow(("1",))], [question]))
+    asking = asyncio.create_task(
+        scene.visibility.check(RowsToCheck(table, [LookupRow(("1",))]), [question])
+    )
     terminate = (
         "select count(pg_terminate_backend(pid)) from pg_stat_activity where state = 'active'"
         " and application_name = 'realtime_server rls' and datname = current_database()"
@@ -573,7 +594,7 @@ async def test_a_row_that_has_changed_is_not_the_one_that_is_compared(scene: Sce
     ]
     rows = [LookupRow(("1",), json.dumps({"id": "1", **variant})) for variant in variants]
     question = Question(scene.viewer("ann"), tuple(range(len(rows))))
-    [answer] = await scene.visibility.check(table, rows, [question], compared=table.columns)
+    [answer] = await scene.visibility.check(RowsToCheck(table, rows, table.columns), [question])
     assert answer == VisibilityAnswer({0, 1})
 
 
@@ -582,7 +603,9 @@ async def test_without_comparison_any_version_will_do(scene: Scene) -> None:
     scene.execute("insert into notes values (1, 'ann')")
     rows = [LookupRow(("1",), '{"owner": "somebody else"}')]
     question = Question(scene.viewer("ann"), (0,))
-    assert seen(await scene.visibility.check(await scene.table(), rows, [question])) == [{0}]
+    assert seen(
+        await scene.visibility.check(RowsToCheck(await scene.table(), rows), [question])
+    ) == [{0}]
 
 
 async def test_a_row_value_of_nulls_is_as_it_was(scene: Scene) -> None:
@@ -595,7 +618,7 @@ async def test_a_row_value_of_nulls_is_as_it_was(scene: Scene) -> None:
     for value in written:
         rows = [LookupRow((str(key),), json.dumps({"p": value})) for key in (1, 2, 3)]
         question = Question(scene.viewer("ann"), (0, 1, 2))
-        answers = await scene.visibility.check(table, rows, [question], compared=compared)
+        answers = await scene.visibility.check(RowsToCheck(table, rows, compared), [question])
         assert seen(answers) == [{written.index(value)}], value
 
 
@@ -629,12 +652,12 @@ async def test_no_operator_or_type_of_somebodys_is_run_as_the_server(
     )
     question = Question(scene.viewer("ann"), (0,))
     # Too long: the function asks whose time it was.
-    [answer] = await scene.visibility.check(table, [LookupRow(("1",))], [question])
+    [answer] = await scene.visibility.check(RowsToCheck(table, [LookupRow(("1",))]), [question])
     assert answer.failed == {0: Failure.TIMEOUT}
     # Locked: it asks who locked it.
     with psycopg.connect(scene.database.dsn) as locking:
         locking.execute("lock table notes in access exclusive mode")
-        [answer] = await scene.visibility.check(table, [LookupRow(("1",))], [question])
+        [answer] = await scene.visibility.check(RowsToCheck(table, [LookupRow(("1",))]), [question])
         assert answer.failed == {0: Failure.LOCKED}
     assert scene.database.execute("select who from loot") == []
 

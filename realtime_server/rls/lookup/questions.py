@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import attrs
 
+from ...config.database.tables import LiveColumn, Table
 from ..viewers import Viewer
+from .deleted_rows import Condition
 from .locks import LockedRelation
 
-__all__ = ["VisibilityAnswer", "Failure", "Question", "LookupRow"]
+__all__ = ["RowsToCheck", "VisibilityAnswer", "Failure", "Question", "LookupRow"]
 
 
 class Failure(enum.Enum):
@@ -33,6 +36,21 @@ class LookupRow:
     """The primary key's values as text."""
     values: str = "{}"
     """A JSON object: texts that columns must still have, by name."""
+
+
+@attrs.frozen
+class RowsToCheck:
+    """Rows of a table, of which it is asked which viewers may see them."""
+
+    table: Table
+    """A table with a primary key."""
+    rows: Sequence[LookupRow]
+    """The rows."""
+    compared: Sequence[LiveColumn] = ()
+    """The columns that ``values`` of the rows may have; the viewers' roles may SELECT them."""
+    condition: Condition | None = None
+    """The condition that deleted rows must meet; the only value of such a row's key is the row's
+    text. None for rows that exist."""
 
 
 @attrs.frozen

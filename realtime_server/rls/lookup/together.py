@@ -22,10 +22,8 @@ from weakref import WeakSet
 
 import attrs
 
-from ...config.database.tables import LiveColumn, Table
 from ..viewers import Viewer
-from .deleted_rows import Condition
-from .questions import Failure, LookupRow, Question, VisibilityAnswer
+from .questions import Failure, Question, RowsToCheck, VisibilityAnswer
 from .visibility import Visibility
 
 __all__ = ["FEW", "Together"]
@@ -95,31 +93,21 @@ class Together:
         self._known: dict[int, _PolicyTimes] = {}
 
     async def check(
-        self,
-        table: Table,
-        rows: Sequence[LookupRow],
-        questions: Sequence[Question],
-        *,
-        compared: Sequence[LiveColumn] = (),
-        condition: Condition | None = None,
-        may_retry: bool = True,
+        self, rows: RowsToCheck, questions: Sequence[Question], *, may_retry: bool = True
     ) -> list[VisibilityAnswer]:
         """Answer each question, in order, as :meth:`Visibility.check` does.
 
         Args:
-            table: a table with a primary key.
-            rows: rows of the table.
+            rows: the rows that the questions are about.
             questions: one for each viewer.
-            compared: the columns that a row's ``values`` may have.
-            condition: the condition that deleted rows must meet; None for rows that exist.
             may_retry: whether viewers that were not reached get a second attempt; False where
                 other checks of the batch have timed out already.
 
         Raises:
             psycopg.OperationalError: if the connection is lost; then nothing is answered.
         """
-        known = self._known.setdefault(table.oid, _PolicyTimes())
-        asking = _Asking(self._visibility, known, table, rows, compared, condition)
+        known = self._known.setdefault(rows.table.oid, _PolicyTimes())
+        asking = _Asking(self._visibility, known, rows)
         new = [one for one in questions if one.viewer not in known.viewers]
         known.viewers.update(one.viewer for one in new)
         if not new or not self._few:
@@ -153,10 +141,7 @@ class _Asking:
 
     visibility: Visibility
     known: _PolicyTimes
-    table: Table
-    rows: Sequence[LookupRow]
-    compared: Sequence[LiveColumn]
-    condition: Condition | None
+    rows: RowsToCheck
 
     async def ask(
         self, questions: Sequence[Question], base: float, *, may_retry: bool
@@ -168,7 +153,7 @@ class _Asking:
             base: seconds that it may take beyond the expected time.
             may_retry: whether questions that were not reached get a second attempt.
         """
-        around = _PLANNING if self.table.functions.immutable else _AROUND
+        around = _PLANNING if self.rows.table.functions.immutable else _AROUND
         limit = base + _TIMES * self.known.expected(questions, around)
         answers = await self._ask(questions, limit)
         self.known.learn(questions, answers, around)
@@ -182,10 +167,5 @@ class _Asking:
 
     async def _ask(self, questions: Sequence[Question], limit: float) -> list[VisibilityAnswer]:
         return await self.visibility.check(
-            self.table,
-            self.rows,
-            questions,
-            compared=self.compared,
-            condition=self.condition,
-            limit=min(limit, self.visibility.timeout),
+            self.rows, questions, limit=min(limit, self.visibility.timeout)
         )

@@ -33,10 +33,8 @@ import psycopg
 from psycopg import AsyncConnection
 
 from ...config.database.connections import OWN_PATH, Connections, Dsn
-from ...config.database.tables import LiveColumn, Table
-from .deleted_rows import Condition
 from .locks import LockedRelation, locks_in_the_way
-from .questions import Failure, LookupRow, Question, VisibilityAnswer
+from .questions import Failure, Question, RowsToCheck, VisibilityAnswer
 from .running_call import RunningCall
 from .visibility_query import Found, Said, Todo, VisibilityQuery, none_found
 from .visibility_sql import CANCELED
@@ -134,25 +132,17 @@ class Visibility:
 
     async def check(
         self,
-        table: Table,
-        rows: Sequence[LookupRow],
+        rows: RowsToCheck,
         questions: Sequence[Question],
         *,
-        compared: Sequence[LiveColumn] = (),
-        condition: Condition | None = None,
         limit: float | None = None,
     ) -> list[VisibilityAnswer]:
         """Answer each question, in order. While a table that this needs is locked, questions stay
         unanswered.
 
         Args:
-            table: a table with a primary key.
-            rows: rows of the table.
+            rows: the rows that the questions are about.
             questions: one for each viewer.
-            compared: the columns that a row's ``values`` may have; the viewers' roles may
-                SELECT them.
-            condition: the condition that deleted rows must meet; the only value of such a row's
-                key is the row's text. None for rows that exist.
             limit: seconds that all questions have together. The viewer that uses them up has
                 timed out, and the questions behind it stay unanswered. None: each viewer has the
                 whole timeout.
@@ -161,8 +151,8 @@ class Visibility:
             psycopg.OperationalError: if the connection is lost; then nothing is answered.
         """
         answers = [VisibilityAnswer() for _ in questions]
-        query = VisibilityQuery(table, rows, compared, condition, questions, answers, self._said)
-        least = _PLANNING if table.functions.immutable else 1
+        query = VisibilityQuery(rows, questions, answers, self._said)
+        least = _PLANNING if rows.table.functions.immutable else 1
         asked = [self._ask(query, chunk, limit) for chunk in _chunks(questions, least)]
         if len(asked) == 1:
             await asked[0]
@@ -176,34 +166,16 @@ class Visibility:
         return answers
 
     async def check_alone(
-        self,
-        table: Table,
-        rows: Sequence[LookupRow],
-        questions: Sequence[Question],
-        *,
-        compared: Sequence[LiveColumn] = (),
-        condition: Condition | None = None,
-        may_retry: bool = True,
+        self, rows: RowsToCheck, questions: Sequence[Question], *, may_retry: bool = True
     ) -> list[VisibilityAnswer]:
         """Answer one question after the other, each by :meth:`check_by_halves`.
 
         The parameters are those of :class:`~realtime_server.rls.table_check.Lookup`. ``may_retry``
         changes nothing, since no question stays unanswered because of another one.
         """
-        return [
-            await self.check_by_halves(table, rows, one, compared=compared, condition=condition)
-            for one in questions
-        ]
+        return [await self.check_by_halves(rows, one) for one in questions]
 
-    async def check_by_halves(
-        self,
-        table: Table,
-        rows: Sequence[LookupRow],
-        question: Question,
-        *,
-        compared: Sequence[LiveColumn] = (),
-        condition: Condition | None = None,
-    ) -> VisibilityAnswer:
+    async def check_by_halves(self, rows: RowsToCheck, question: Question) -> VisibilityAnswer:
         """Answer a question that may time out, and find the rows that take the time by halves.
 
         If a table that this needs is locked meanwhile, the rows that are left stay unanswered.
@@ -213,7 +185,7 @@ class Visibility:
         timeouts = 0
         while halves:
             part = Question(question.viewer, halves.pop())
-            [found] = await self.check(table, rows, [part], compared=compared, condition=condition)
+            [found] = await self.check(rows, [part])
             slow = tuple(p for p, why in found.failed.items() if why is Failure.TIMEOUT)
             answer.visible |= found.visible
             answer.failed |= found.failed
@@ -302,10 +274,10 @@ class Visibility:
         self, query: VisibilityQuery, locked: Collection[int]
     ) -> frozenset[LockedRelation]:
         async with self.catalog.one() as connection:
-            return await locks_in_the_way(connection, query.table.oid, locked)
+            return await locks_in_the_way(connection, query.rows.table.oid, locked)
 
     async def _call(self, query: VisibilityQuery, todo: Todo, limit: float | None) -> list[Found]:
-        table = query.table
+        table = query.rows.table
         name, definition = query.function()
         call, parameters = query.call(name, todo)
         async with self.connections.one() as connection:

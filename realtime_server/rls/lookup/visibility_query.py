@@ -11,10 +11,8 @@ from typing import Any, Final, TypeAlias
 import attrs
 import psycopg
 
-from ...config.database.tables import LiveColumn, Table
-from .deleted_rows import Condition
 from .locks import LockedRelation
-from .questions import Failure, LookupRow, Question, VisibilityAnswer
+from .questions import Failure, Question, RowsToCheck, VisibilityAnswer
 from .visibility_sql import deleted_rows_function, function, rows_of, type_of
 
 __all__ = ["Found", "VisibilityQuery", "Said", "Todo", "none_found"]
@@ -41,10 +39,7 @@ _SILENCE: Final = 10.0
 class VisibilityQuery:
     """Questions about some rows of a table, and their answers."""
 
-    table: Table
-    rows: Sequence[LookupRow]
-    compared: Sequence[LiveColumn]
-    condition: Condition | None
+    rows: RowsToCheck
     questions: Sequence[Question]
     answers: Sequence[VisibilityAnswer]
     said: Said
@@ -52,15 +47,18 @@ class VisibilityQuery:
     @property
     def _key_types(self) -> list[str]:
         """The types of the primary key's columns, as SQL writes them."""
-        if self.condition is not None:
+        if self.rows.condition is not None:
             return ["pg_catalog.text"]
-        return [type_of(column) for column in self.table.key]
+        return [type_of(column) for column in self.rows.table.key]
 
     def function(self) -> tuple[str, str]:
         """Return the name and the definition of the function that answers the questions."""
-        table, condition, called = self.table, self.condition, self.table.functions
+        table, condition = self.rows.table, self.rows.condition
+        called = table.functions
         if condition is None:
-            compared = tuple((column.name, table.compared_as(column)) for column in self.compared)
+            compared = tuple(
+                (column.name, table.compared_as(column)) for column in self.rows.compared
+            )
             return function(table.oid, rows_of(table), table.key, compared, called)
         assert condition.text is not None
         return deleted_rows_function(
@@ -69,13 +67,13 @@ class VisibilityQuery:
 
     def call(self, name: str, todo: Todo) -> tuple[str, list[Any]]:
         """Return the statement that calls the function, and its parameters."""
-        rows = self.rows
+        rows = self.rows.rows
         every = tuple(range(len(rows)))
         viewers = [self.questions[place].viewer for place, _ in todo]
         # As JSON: an array of a thousand claims, with all its quotes, takes psycopg 10 ms.
         parameters = [
             *(_array(row.key[place] for row in rows) for place in range(len(rows[0].key))),
-            [row.values for row in rows] if self.compared else None,
+            [row.values for row in rows] if self.rows.compared else None,
             json.dumps([viewer.role for viewer in viewers]),
             json.dumps([viewer.claims for viewer in viewers]),
             json.dumps(
@@ -120,7 +118,8 @@ class VisibilityQuery:
         role = self.questions[place].viewer.role
         what = failure.value if sqlstate is None else f"{failure.value} {sqlstate}"
         now = asyncio.get_running_loop().time()
-        key = (self.table.oid, role, what)
+        table = self.rows.table
+        key = (table.oid, role, what)
         # Once, and not for each viewer and row.
         if self.said.get(key, now) <= now:
             for old in [one for one, until in self.said.items() if until <= now]:
@@ -128,8 +127,8 @@ class VisibilityQuery:
             self.said[key] = now + _SILENCE
             logger.warning(
                 "row level security of %s.%s failed for a role (%s)",
-                self.table.schema,
-                self.table.name,
+                table.schema,
+                table.name,
                 what,
             )
             logger.debug("the role is %s", role)

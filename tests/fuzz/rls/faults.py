@@ -35,7 +35,7 @@ def skip_visibility() -> None:
     """Show every row to everybody."""
 
     async def check(
-        self: Visibility, table: Any, rows: Any, questions: Sequence[Question], **_: Any
+        self: Visibility, rows: Any, questions: Sequence[Question], **_: Any
     ) -> list[VisibilityAnswer]:
         return [VisibilityAnswer(visible=set(question.places)) for question in questions]
 
@@ -47,14 +47,14 @@ def skip_claims() -> None:
     check = Visibility.check
 
     async def check_as_the_first(
-        self: Visibility, table: Any, rows: Any, questions: Sequence[Question], **more: Any
+        self: Visibility, rows: Any, questions: Sequence[Question], **more: Any
     ) -> list[VisibilityAnswer]:
         first: dict[str, Any] = {}
         asked = [
             attrs.evolve(one, viewer=first.setdefault(one.viewer.role, one.viewer))
             for one in questions
         ]
-        return await check(self, table, rows, asked, **more)
+        return await check(self, rows, asked, **more)
 
     Visibility.check = check_as_the_first  # type: ignore[method-assign]
 
@@ -65,10 +65,10 @@ def skip_one_in_a_hundred() -> None:
     count = 0
 
     async def check_mostly(
-        self: Visibility, table: Any, rows: Any, questions: Sequence[Question], **more: Any
+        self: Visibility, rows: Any, questions: Sequence[Question], **more: Any
     ) -> list[VisibilityAnswer]:
         nonlocal count
-        answers = await check(self, table, rows, questions, **more)
+        answers = await check(self, rows, questions, **more)
         for question, answer in zip(questions, answers, strict=True):
             for place in question.places:
                 if place not in answer.visible:
@@ -86,10 +86,10 @@ def skip_delivery() -> None:
     count = 0
 
     async def check_mostly(
-        self: Visibility, table: Any, rows: Any, questions: Sequence[Question], **more: Any
+        self: Visibility, rows: Any, questions: Sequence[Question], **more: Any
     ) -> list[VisibilityAnswer]:
         nonlocal count
-        answers = await check(self, table, rows, questions, **more)
+        answers = await check(self, rows, questions, **more)
         for answer in answers:
             for place in list(answer.visible):
                 count += 1

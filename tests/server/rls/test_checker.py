@@ -14,7 +14,12 @@ from realtime_server.config.database.tables import Table
 from realtime_server.rls import checker as checker_module
 from realtime_server.rls.checker import Checker
 from realtime_server.rls.counters import Counters
-from realtime_server.rls.lookup.questions import Failure, LookupRow, Question, VisibilityAnswer
+from realtime_server.rls.lookup.questions import (
+    Failure,
+    Question,
+    RowsToCheck,
+    VisibilityAnswer,
+)
 from realtime_server.rls.payloads import View
 from realtime_server.rls.pending_changes import Lost, PendingChange
 from realtime_server.rls.viewers import Viewer
@@ -56,10 +61,10 @@ class Catalog:
         return set(self.readers) & set(roles)
 
     async def check(
-        self, table: Table, rows: Sequence[LookupRow], questions: Sequence[Question], **_: Any
+        self, rows: RowsToCheck, questions: Sequence[Question], **_: Any
     ) -> list[VisibilityAnswer]:
         self.asked += (one.viewer for one in questions)
-        if table.name in self.too_slow:
+        if rows.table.name in self.too_slow:
             return [
                 VisibilityAnswer(failed=dict.fromkeys(one.places, Failure.TIMEOUT))
                 for one in questions

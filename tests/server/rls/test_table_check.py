@@ -18,7 +18,13 @@ from realtime_server.config.database.tables import (
 )
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.lookup.deleted_rows import Condition
-from realtime_server.rls.lookup.questions import Failure, LookupRow, Question, VisibilityAnswer
+from realtime_server.rls.lookup.questions import (
+    Failure,
+    LookupRow,
+    Question,
+    RowsToCheck,
+    VisibilityAnswer,
+)
 from realtime_server.rls.payloads import ErrorView, View
 from realtime_server.rls.pending_changes import PendingChange, Shown
 from realtime_server.rls.table_check import TableCheck
@@ -76,11 +82,11 @@ class Database:
         self.more: list[dict[str, Any]] = []
 
     async def __call__(
-        self, table: Table, rows: Sequence[LookupRow], questions: Sequence[Question], **more: Any
+        self, rows: RowsToCheck, questions: Sequence[Question], **more: Any
     ) -> list[VisibilityAnswer]:
-        self.rows += rows
+        self.rows += rows.rows
         self.questions += questions
-        self.more.append(more)
+        self.more.append({**more, "compared": rows.compared, "condition": rows.condition})
         return [
             VisibilityAnswer(
                 visible=set(self._visible.get(one.viewer, ())),

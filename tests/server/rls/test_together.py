@@ -9,7 +9,13 @@ from typing import Any, cast
 import pytest
 
 from realtime_server.config.database.tables import Table
-from realtime_server.rls.lookup.questions import Failure, LookupRow, Question, VisibilityAnswer
+from realtime_server.rls.lookup.questions import (
+    Failure,
+    LookupRow,
+    Question,
+    RowsToCheck,
+    VisibilityAnswer,
+)
 from realtime_server.rls.lookup.together import Together
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.viewers import Viewer
@@ -31,7 +37,7 @@ class Database:
         self.is_locked = False
 
     async def check(
-        self, table: Any, rows: Any, questions: Sequence[Question], *, limit: float, **_: Any
+        self, rows: Any, questions: Sequence[Question], *, limit: float, **_: Any
     ) -> list[VisibilityAnswer]:
         self.asked.append([one.viewer for one in questions])
         self.limits.append(limit)
@@ -69,7 +75,7 @@ async def check(
 ) -> list[Any]:
     """Return of each viewer whether it was answered, or why not."""
     questions = [Question(one, (0, 1)) for one in viewers]
-    answers = await together.check(at or table(), ROWS, questions, **more)
+    answers = await together.check(RowsToCheck(at or table(), ROWS), questions, **more)
     found = [set(answer.failed.values()) or answer.visible for answer in answers]
     return [True if one == {0, 1} else cast("Any", one.pop()) for one in found]
 
