@@ -49,9 +49,7 @@ async def replay_findings(
     if status is not None and status.is_lost:
         said = f"slot {slot!r} of replay is lost; the server makes it anew when it starts"
         return (*found, Finding.warning(_CHECK, said))
-    found += await findings_of_slot(
-        config, dsn, slot, diagnosis, plugin=config.output_plugin.value
-    )
+    found += await findings_of_slot(config, dsn, slot, diagnosis, plugin=config.output_plugin.value)
     return tuple(found)
 
 
