@@ -1,7 +1,7 @@
 """Parking: channels that have ended, and that their clients may join again on the same connection.
 
 A client that is sent ``phx_error``, or that gives up a join whose answer takes too long, joins the
-channel again within some seconds. Then it goes on exactly where it was.
+channel again within some seconds. Then the channel goes on exactly where it ended.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Parking"]
 WITHIN: Final = 30.0
 """Seconds within which stock clients join again: the longest of their pauses is 10 s."""
 _MOST: Final = 1000
-"""Channels of one connection that are parked."""
+"""Channels of one connection that may be parked."""
 
 
 class Parking:
@@ -30,7 +30,7 @@ class Parking:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._by_visit: dict[Visit, dict[str, Standing]] = {}
-        # In the order in which they were parked: their connections, and when.
+        # The connection of each parked channel, and when it was parked, in this order.
         self._since: dict[Standing, tuple[Visit, float]] = {}
 
     def park(self, visit: Visit, standing: Standing) -> Standing | None:
@@ -47,7 +47,7 @@ class Parking:
         return former
 
     def take(self, visit: Visit, topic: str) -> Standing | None:
-        """Return the channel of a topic that is joined again, which is parked no more."""
+        """Return the parked channel of a topic that is joined again; it is parked no more."""
         parked = self._by_visit.get(visit)
         standing = None if parked is None else parked.pop(topic, None)
         if standing is not None:
@@ -56,13 +56,13 @@ class Parking:
         return standing
 
     def leave(self, visit: Visit) -> Iterator[Standing]:
-        """Yield the channels of a connection that has ended, which are parked no more."""
+        """Yield the parked channels of a connection that has ended; they are parked no more."""
         for standing in self._by_visit.pop(visit, {}).values():
             del self._since[standing]
             yield standing
 
     def expire(self) -> Iterator[Standing]:
-        """Yield those that are parked no more, as they were not joined again in time."""
+        """Yield the channels that were not joined again in time; they are parked no more."""
         until = self._clock() - WITHIN
         while self._since:
             standing, (visit, since) = next(iter(self._since.items()))

@@ -1,4 +1,4 @@
-"""Places: where in the stream a channel stands.
+"""Places: points in the stream of changes.
 
 A place is what :class:`~realtime_core.Position` says without naming the stream: tuples are made and
 compared for each batch of changes, and all places of a server are of one stream.
@@ -15,9 +15,9 @@ __all__ = ["BEFORE", "Place", "place_behind_gap", "place_of"]
 
 Place: TypeAlias = tuple[int, ...]
 """The LSN of a transaction's commit, and the index of one of its changes, or ``LAST_INDEX`` for the
-transaction's end. The place of a gap in the stream has a third number, and is right behind the
-place of what came before the gap: a channel that has all changes before it has still to be told of
-it. Without its third number a place is never too high."""
+transaction's end. The place of a gap in the stream has a third number. It is right behind the place
+of what came before the gap, since a channel that has all changes before the gap has still to be
+told of the gap. A place whose third number is left out is never too high."""
 
 BEFORE: Final[Place] = (0, -1)
 """The place before everything."""
@@ -27,10 +27,10 @@ _WITH_POSITION: Final = frozenset((LogicalMessage, Idle))
 
 
 def place_of(event: Event) -> Place | None:
-    """Return the place of an event; None for a Begin, which has none, and for a Gap.
+    """Return the place of an event; None for a Begin and for a Gap.
 
-    The place of a Commit is the end of its transaction. That of a Gap follows from what came before
-    it: see :func:`place_behind_gap`.
+    The place of a Commit is the end of its transaction. A Begin has no place. The place of a Gap
+    follows from what came before the gap: see :func:`place_behind_gap`.
     """
     kind = type(event)
     if kind in _CHANGES:

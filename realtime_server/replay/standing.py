@@ -1,9 +1,9 @@
-"""Standing: up to where one joined channel is proven to have everything.
+"""Standing: the place up to which a channel's client is proven to have everything.
 
-A channel gets its changes from a round first, if it goes on where a former one ended, and then from
-the live hub. While it is live, the place of its connection's last proof is its own: all channels of
-a connection share that. Before, it has checkpoints: as soon as a write is proven, so is a place. No
-I/O.
+A channel that goes on where a former one ended gets its changes from a round first, and then from
+the live hub. While the channel is live, its place follows from the last proof of its connection,
+and is the same for all channels of the connection. Before that, the channel has checkpoints: pairs
+of an ordinal and the place that is proven together with it. No I/O.
 """
 
 from __future__ import annotations
@@ -44,24 +44,25 @@ class LivePlaces(Protocol):
 
 @attrs.define(eq=False)
 class Standing:
-    """Where a channel stands, from its join to its end, and beyond while its client may join again
-    on the same connection."""
+    """The place of a channel, from its join to its end. If the channel is parked, its standing is
+    kept until it is parked no more."""
 
     subscription: Subscription
     member: Membership
     cursor: ConnectionCursor
-    """Of its connection."""
+    """What the connection's client has proven."""
     first: Place
-    """The place at which it began."""
+    """The place at which the channel began."""
     reply: int
-    """The ordinal of the write that answered its join."""
+    """The ordinal of the write that answered the channel's join."""
     began: Place = attrs.field(init=False)
-    """Up to where its client has everything, as long as nothing else is proven."""
+    """The place up to which the client has everything, as long as nothing more is proven."""
     since: int | None = attrs.field(default=None, init=False)
-    """The ordinal of the last write before it became live; None while it is not."""
+    """The ordinal of the last write before the channel became live; None while it is not live."""
     lost: LostReason | None = attrs.field(default=None, init=False)
-    """Why it could not go on where it stands, until a write behind ``since`` is proven."""
-    # Ordinals, and the places that are proven with them, in order.
+    """Why a later channel could not go on from this place, until a write behind ``since`` is
+    proven; None if it could."""
+    # The checkpoints, in order.
     _checkpoints: list[tuple[int, Place]] = attrs.field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -69,12 +70,13 @@ class Standing:
 
     @property
     def is_settled(self) -> bool:
-        """Whether its place is its connection's: all from before it became live is proven."""
+        """Whether the place follows from the connection's proofs alone: everything that was written
+        before the channel became live is proven."""
         return self.since is not None and self.cursor.proven >= self.since
 
     @property
     def why_lost(self) -> LostReason | None:
-        """Why it could not go on where it stands now; None if it can."""
+        """Why a later channel could not go on from this place now; None if it could."""
         if self.cursor.is_unprovable:
             return LostReason.UNPROVEN
         return None if self.is_settled else self.lost
@@ -84,12 +86,11 @@ class Standing:
         self.first = self.began = place
 
     def go_live(self) -> None:
-        """Note that all up to now has been written to it, and what comes is the live hub's."""
+        """Note that everything up to now was written to the channel, which is in the live hub."""
         self.since = self.cursor.written
 
     def note(self, place: Place) -> None:
-        """Note that everything up to a place has been written to its connection, or is on its
-        way."""
+        """Note that everything up to a place was handed to the connection's outbox."""
         checkpoints = self._checkpoints
         checkpoints.append((self.cursor.written, place))
         if len(checkpoints) > _MOST_CHECKPOINTS:
@@ -99,8 +100,8 @@ class Standing:
         """Note that the channel has ended, and its client may join again on this connection.
 
         Args:
-            written: up to where everything has been written to it.
-            live: where the live hub stands.
+            written: the place up to which everything was written to the channel.
+            live: the places up to which the live hub has handed changes out.
         """
         self.began = self.place(live)
         self.since = None
@@ -108,17 +109,21 @@ class Standing:
         self.note(written)
 
     def succeed(self, former: Standing) -> Place:
-        """Go on where a channel of the same connection was parked; return the place."""
+        """Go on where a parked channel of the same connection ended.
+
+        Returns:
+            The place up to which everything was written to the parked channel.
+        """
         self.first = self.began = former.began
         self._checkpoints = former._checkpoints
         self.lost = former.lost
         return self._checkpoints[-1][1] if self._checkpoints else self.began
 
     def begin_anew(self, place: Place) -> None:
-        """Go on in another stream, in which the former places say nothing.
+        """Go on in another stream, with whose places the former ones cannot be compared.
 
         Args:
-            place: where the live hub stands in it.
+            place: the place up to which the live hub has handed out the new stream.
         """
         self.first = self.began = place
         self._checkpoints.clear()
@@ -127,7 +132,7 @@ class Standing:
             self.since = self.cursor.written
 
     def place(self, live: LivePlaces) -> Place:
-        """Return up to where the channel's client has everything."""
+        """Return the place up to which the channel's client is proven to have everything."""
         cursor = self.cursor
         proven = cursor.proven
         checkpoints = self._checkpoints

@@ -1,4 +1,4 @@
-"""Standings: where all channels stand, and up to where that leaves changes unneeded."""
+"""Standings: the places of all channels, from which follows which changes nobody needs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["Standings"]
 
 
 class Standings:
-    """The standings of a server's channels, those that have ended and may be joined again as well.
+    """The standings of a server's channels, and of its parked channels.
 
     Args:
-        live: where the live hub stands.
+        live: the places up to which the live hub has handed changes out.
     """
 
     def __init__(self, live: LivePlaces) -> None:
         self._live = live
         self._by_member: dict[Membership, Standing] = {}
         self._by_subscription: dict[Subscription, Standing] = {}
-        # Those whose place is not their connection's, or not yet.
+        # The standings whose place does not follow from their connection's proofs alone.
         self._unsettled: dict[Standing, None] = {}
         self.on_change: Callable[[Standing], None] = lambda standing: None
         """Is called with each standing that may have changed otherwise than by proofs."""
@@ -48,37 +48,38 @@ class Standings:
         self.on_change(standing)
 
     def note(self, member: Membership) -> None:
-        """Note that it was decided where a membership goes on, or what becomes of it."""
+        """Note that it was decided where a membership goes on, or that it was claimed, or that its
+        place was lowered."""
         standing = self._by_member.get(member)
         if standing is not None:
             self.on_change(standing)
 
     def of_member(self, member: Membership) -> Standing | None:
-        """Return where a membership stands; None if it has ended."""
+        """Return the standing of a membership; None if the membership has ended."""
         return self._by_member.get(member)
 
     def of_subscription(self, subscription: Subscription) -> Standing | None:
-        """Return where a channel stands; None if it has ended, or cannot be gone on from."""
+        """Return the standing of a channel; None if the channel has ended or has no key."""
         return self._by_subscription.get(subscription)
 
     def place(self, member: Membership) -> Place:
-        """Return up to where a membership's client has everything."""
+        """Return the place up to which a membership's client has everything."""
         return self._by_member[member].place(self._live)
 
     def unsettled_places(self) -> Iterator[Place]:
-        """Yield the places of those that do not stand where their connection does."""
+        """Yield the places of the standings that are not settled."""
         return (standing.place(self._live) for standing in self._unsettled)
 
     def settle(self, written: Callable[[Subscription], Place | None]) -> None:
-        """Note what has been written to those that are being brought up to now, and who is.
+        """Note what was written to channels in rounds, and which standings are settled now.
 
         Args:
-            written: returns up to where everything was written to a channel that is being brought
-                up to now; None for others.
+            written: returns the place up to which everything was written to a channel that is in a
+                round; None for other channels.
         """
         for standing in list(self._unsettled):
             if standing.is_settled:
-                # For the last time: what was proven before it was live.
+                # This takes in, for the last time, what was proven before the channel was live.
                 standing.place(self._live)
                 del self._unsettled[standing]
                 self.on_change(standing)
@@ -86,7 +87,7 @@ class Standings:
                 standing.note(place)
 
     def begin_anew(self) -> None:
-        """Note that the stream is another one, in which former places say nothing."""
+        """Go on in another stream, with whose places the former ones cannot be compared."""
         for standing in self._by_member.values():
             standing.begin_anew(self._live.handed)
             self._unsettled[standing] = None

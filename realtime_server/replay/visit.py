@@ -1,4 +1,4 @@
-"""Visit: one connection, as far as replay is concerned, with its client and its channels."""
+"""Visit: what replay knows of one connection: its client and its channels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Visit:
 
     Args:
         visitor: who the connection's client is.
-        cursor: of the connection.
+        cursor: what the connection's client is proven to have received.
         last_ref: returns the highest ref that the client has sent.
     """
 
@@ -28,13 +28,13 @@ class Visit:
     ) -> None:
         self._last_ref = last_ref
         self.visitor = visitor
-        """Who its client is."""
+        """Who the connection's client is."""
         self.cursor = cursor
         """What the client is proven to have received."""
         self.messages = 0
         """How many messages have come from the client."""
         self.standings: dict[Subscription, Standing] = {}
-        """Where the joined channels stand that may be gone on from."""
+        """The standings of the joined channels that have a key."""
 
     @property
     def last_ref(self) -> int:
@@ -48,5 +48,5 @@ class Visit:
 
     @property
     def heard(self) -> tuple[int, int]:
-        """What changes when anything comes from the client."""
+        """A value that changes whenever the client sends a message or proves a write."""
         return self.messages, self.cursor.proven
