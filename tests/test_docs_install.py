@@ -38,6 +38,21 @@ def test_a_page_installs_from_a_checkout_or_a_wheel(page: Path) -> None:
             assert set(extras[1].split(",")) <= EXTRAS
 
 
+def test_who_installs_a_client_says_which_generation() -> None:
+    """Where an older one is installed, npm keeps it when it is asked for no version."""
+    page = ROOT / "realtime_server" / "net" / "inspector" / "page" / "snippet.js"
+    demo = ROOT / "realtime_server" / "demo" / "__main__.py"
+    installed = [
+        name
+        for file in (*PAGES, page, demo)
+        for name in re.findall(
+            r"npm install (@supabase/[a-z-]+(?:@[\d.]+)?)", file.read_text(encoding="utf-8")
+        )
+    ]
+    assert len(installed) >= 5
+    assert [name for name in installed if not re.search(r"@[\d.]+$", name)] == []
+
+
 def test_a_page_says_nothing_that_a_release_makes_untrue() -> None:
     told = re.compile(r"until there is a release|not (?:yet )?released|once it is released", re.I)
     assert [page for page in PAGES if told.search(page.read_text(encoding="utf-8"))] == []

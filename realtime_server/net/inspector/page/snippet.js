@@ -38,7 +38,8 @@ channel.subscribe()
 
 function javaScript2(url, binding, key) {
   const members = Object.entries(binding).map(([name, value]) => `${name}: ${text(value)}`);
-  return `// npm install @supabase/realtime-js
+  return `// npm install @supabase/realtime-js@2
+// Node before 22 needs the option transport: WebSocket, of the package ws, too.
 import { RealtimeClient } from "@supabase/realtime-js"
 
 const socket = new RealtimeClient(${text(url)}, {
