@@ -38,8 +38,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def page(readme: Path) -> str:
     """Return an example's page; its links to files are to the files' places on it."""
-    parts = [readme.read_text(encoding="utf-8").replace("](../../docs/", "](../")]
-    parts[0] = parts[0].replace("](../docs/", "](")
+    # What is in docs/ is at the top of the site.
+    parts = [readme.read_text(encoding="utf-8").replace("../docs/", "../")]
     for file in shown(readme.parent):
         anchor = re.sub(r"\W", "-", file.name)
         parts[0] = parts[0].replace(f"]({file.name})", f"](#{anchor})")
