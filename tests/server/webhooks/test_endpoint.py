@@ -415,6 +415,9 @@ async def test_hold_gives_nothing_up_though_the_endpoint_is_gone_and_the_dead_le
         held = asyncio.create_task(endpoint.put(stage.request(3)))
         while not endpoint.is_disabled:
             await settle(0.5, stage.clock)
+        # Files take real time.
+        while not any("the dead letters cannot be written" in line for line in caplog.messages):
+            await settle(0.5, stage.clock)
         await settle(300, stage.clock)
         assert stage.path.read_text() == f"{full}\n"
         assert not held.done()
