@@ -20,7 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -427,16 +427,32 @@ PARTS: dict[str, Callable[[Bench], Awaitable[list[Row]]]] = {
 }
 
 
-async def main(wanted: list[str]) -> None:
-    result: dict[str, Any] = {"environment": environment("websockets", "orjson", "psycopg")}
+@contextlib.contextmanager
+def open_bench() -> Iterator[Bench]:
+    """Yield the database that BENCH_DSN names, or a new one, and the compiled programs."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         compile_programs(directory)
         dsn = os.environ.get("BENCH_DSN") or stack.enter_context(EmbeddedPostgres()).dsn
         bench = Bench(dsn, directory)
         stack.callback(bench.connection.close)
+        yield bench
+
+
+async def run_parts(
+    benchmark: str, parts: Mapping[str, Callable[[Bench], Awaitable[list[Row]]]], wanted: list[str]
+) -> None:
+    """Run the parts of a benchmark, print their rows, and save them if all parts are run.
+
+    Args:
+        benchmark: the benchmark's name.
+        parts: the parts by name.
+        wanted: the names of the parts to run; empty: all of them.
+    """
+    result: dict[str, Any] = {"environment": environment("websockets", "orjson", "psycopg")}
+    with open_bench() as bench:
         result["environment"]["postgresql"] = bench.connection.info.server_version
-        for name, part in PARTS.items():
+        for name, part in parts.items():
             if wanted and name not in wanted:
                 continue
             begin = time.perf_counter()
@@ -446,8 +462,8 @@ async def main(wanted: list[str]) -> None:
                 print("  ".join(f"{key}: {value}" for key, value in row.items()))
             print(f"   ({time.perf_counter() - begin:.0f} s)", flush=True)
     if not wanted:
-        print(save("fanout", "python -m benchmarks.fanout", result))
+        print(save(benchmark, f"python -m benchmarks.{benchmark}", result))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1:]))
+    asyncio.run(run_parts("fanout", PARTS, sys.argv[1:]))

@@ -13,21 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final, cast
 
 import uvloop
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.frames import Frame, Opcode
 
-from benchmarks._report import environment, save
 from benchmarks.fanout import (
     BROADCAST,
     DATA,
@@ -39,10 +35,9 @@ from benchmarks.fanout import (
     Bench,
     Row,
     WritePath,
+    run_parts,
     timed,
 )
-from benchmarks.load.programs import compile_programs
-from realtime_server.demo.embedded import EmbeddedPostgres
 from realtime_server.net.connection_limits import BoundedConnection
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
 from realtime_server.replay.cursors import ConnectionCursor, Cursors, ping_payload
@@ -230,26 +225,5 @@ PARTS: Final[dict[str, Callable[[Bench], Awaitable[list[Row]]]]] = {
 }
 
 
-async def main(wanted: list[str]) -> None:
-    result: dict[str, Any] = {"environment": environment("websockets", "orjson", "psycopg")}
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        compile_programs(directory)
-        dsn = os.environ.get("BENCH_DSN") or stack.enter_context(EmbeddedPostgres()).dsn
-        bench = Bench(dsn, directory)
-        stack.callback(bench.connection.close)
-        for name, part in PARTS.items():
-            if wanted and name not in wanted:
-                continue
-            begin = time.perf_counter()
-            print(f"-- {name}: {(part.__doc__ or '').splitlines()[0]}")
-            result[name] = await part(bench)
-            for row in result[name]:
-                print("  ".join(f"{key}: {value}" for key, value in row.items()))
-            print(f"   ({time.perf_counter() - begin:.0f} s)", flush=True)
-    if not wanted:
-        print(save("replay", "python -m benchmarks.replay", result))
-
-
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1:]))
+    asyncio.run(run_parts("replay", PARTS, sys.argv[1:]))

@@ -19,23 +19,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import statistics
 import sys
-import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Final
 from urllib.request import urlopen
 
 import attrs
 
 from benchmarks._report import environment, save
-from benchmarks.fanout import BROADCAST, DATA, HEARTBEAT, INSERT, OURS, TABLES, Bench, Row
-from benchmarks.load.programs import Client, compile_programs, cpu_time
-from realtime_server.demo.embedded import EmbeddedPostgres
+from benchmarks.fanout import (
+    BROADCAST,
+    DATA,
+    HEARTBEAT,
+    INSERT,
+    OURS,
+    TABLES,
+    Bench,
+    Row,
+    open_bench,
+)
+from benchmarks.load.programs import Client, cpu_time
 from tests.server_process import ServerProcess
 
 CLIENTS: Final = (1000, 10_000)
@@ -251,12 +257,7 @@ async def storms(bench: Bench, clients: int, rounds: int) -> Row:
 
 async def main(clients: list[int]) -> None:
     result: Row = {"environment": environment("websockets", "orjson", "psycopg")}
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        compile_programs(directory)
-        dsn = os.environ.get("BENCH_DSN") or stack.enter_context(EmbeddedPostgres()).dsn
-        bench = Bench(dsn, directory)
-        stack.callback(bench.connection.close)
+    with open_bench() as bench:
         for count in clients or CLIENTS:
             row = await storms(bench, count, ROUNDS if count <= CLIENTS[0] else FEW_ROUNDS)
             result[str(count)] = row
