@@ -78,11 +78,11 @@ class _Operand:
     """The meaning of a reference in a relation: how its value is read."""
 
     source: ValueSource
-    """How its value is read as a key."""
+    """Reads the reference's value as a key."""
     text: ValueSource
-    """How its value is read as a text."""
+    """Reads the reference's value as a text."""
     data_type: DataType
-    """Its type."""
+    """The type of the reference's value."""
 
 
 class Scope:

@@ -45,7 +45,7 @@ __all__ = ["main", "run"]
 
 _HOST = "127.0.0.1"
 _EXAMPLES_PORT = 8000
-"""Pages that come from there may connect, too: those of the examples."""
+"""The port of the examples, whose pages may connect, too."""
 _WRITE_INTERVAL = 0.3  # seconds: fast enough to see, slow enough to read
 _NOTE_INTERVAL = 1.0  # seconds: slow enough to compare two views
 
@@ -164,7 +164,7 @@ async def _two_views(
     """Open the part with row level security, if the database lets us.
 
     Yields:
-        what is said of it, and what has to go on for it.
+        the text for the user, and the tasks that have to run meanwhile.
     """
     async with contextlib.AsyncExitStack() as stack:
         work: list[_Work] = []

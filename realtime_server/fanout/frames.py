@@ -91,7 +91,8 @@ class Frames:
 
     Args:
         frames: the messages.
-        ordinal: of the writes of these frames, see :mod:`realtime_server.replay.cursors`; 0: none.
+        ordinal: the ordinal of the writes of these frames, see
+            :mod:`realtime_server.replay.cursors`; 0: none.
         ping: a ping frame that goes behind them, with this ordinal; empty: none.
     """
 
@@ -99,7 +100,7 @@ class Frames:
         self.count = len(frames)
         """How many messages these are."""
         self.ordinal = ordinal
-        """Of the writes of these frames; 0: none."""
+        """The ordinal that the writes of these frames have; 0: none."""
         self.ping = ping
         """The ping frame behind the messages; empty: none."""
         self._frames = frames

@@ -355,7 +355,8 @@ class Hub:
         return self._listening_and_filtering(change)[0]
 
     def filtering(self, change: RowChange) -> frozenset[Hashable]:
-        """Return the viewers among them of whom each channel has a filter, likewise."""
+        """Return the viewers that listen to changes of this kind, and all of whose channels have a
+        filter; the same object while nobody comes or goes."""
         return self._listening_and_filtering(change)[1]
 
     def _listening_and_filtering(self, change: RowChange) -> tuple[Listening, frozenset[Hashable]]:

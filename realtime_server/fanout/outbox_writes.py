@@ -177,8 +177,8 @@ class Dispatch:
 
     Args:
         clock: seconds of any clock that only goes forward.
-        output_rate: of the hub, over all its dispatches.
-        ordinals: of the server's writes; None: they have none.
+        output_rate: the hub's rate of output, over all its dispatches.
+        ordinals: numbers the server's writes; None: writes have no ordinals.
     """
 
     def __init__(

@@ -75,15 +75,15 @@ class Departure(enum.Enum):
     """How a channel ends."""
 
     LEFT = enum.auto()
-    """Its client left it."""
+    """The client left the channel."""
     REFUSED = enum.auto()
-    """Its token is not valid any more, or does not allow it."""
+    """The channel's token is not valid any more, or does not allow the channel."""
     REJOINING = enum.auto()
-    """Its client joins it again on the same connection, or is told to."""
+    """The client joins the channel again on the same connection, or is told to."""
     LOST = enum.auto()
-    """Its connection ended, and the client may come back."""
+    """The connection ended, and the client may come back."""
     CLOSED = enum.auto()
-    """Its connection ended because the client's page was closed."""
+    """The connection ended because the client's page was closed."""
 
 
 # Compared by identity: joining a topic again makes another channel.

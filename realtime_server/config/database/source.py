@@ -68,9 +68,9 @@ def make_window_source(config: ServerConfig) -> PgoutputSource[Event]:
 
 
 def make_webhook_source(config: ServerConfig) -> PgoutputSource[Event]:
-    """Return what reads the same publications for webhooks, from a slot of their own.
+    """Return the source of webhooks' changes: the same publications, from a slot of its own.
 
-    It is of pgoutput whatever the other one is of: it knows publications.
+    It uses pgoutput whatever OUTPUT_PLUGIN says, since pgoutput applies publications.
     """
     names = {**SETTING_NAMES, "slot": "WEBHOOK_SLOT_NAME"}
     options = _options(config, config.webhook_slot, names)

@@ -62,7 +62,7 @@ class FoundTables:
     enums: EnumOrders
     """The labels of their columns' enum types in the declared order, by schema and name."""
     is_fresh: bool
-    """Whether all of it was read after it was asked for, and nothing was remembered."""
+    """Whether everything here was read after the request, and nothing was remembered."""
 
 
 class _Question:
