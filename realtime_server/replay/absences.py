@@ -1,6 +1,6 @@
-"""Absences: what memberships leave behind whose clients may come back.
+"""Absences: what memberships leave behind when their clients may come back.
 
-Pure: no clock but the one given.
+No I/O, and time is passed in.
 """
 
 from __future__ import annotations
@@ -19,51 +19,52 @@ from .shares import Shares
 __all__ = ["Absence", "Absences", "LostReason"]
 
 MOST_OF_A_KEY: Final = 500
-"""Absences of one key that are kept apart; what further ones need goes to the last of them."""
+"""Absences of one key that are kept apart. A further one is merged into the last of them."""
 _MOST_LOST: Final = 100_000
-"""Absences that are remembered after their changes have gone."""
+"""Absences that are remembered although their changes are not kept."""
 _REMEMBERED: Final = 86_400.0
-"""Seconds for which they are."""
+"""Seconds for which such an absence is remembered."""
 
 
 class LostReason(enum.Enum):
     """Why a channel cannot go on where it ended, so that it is told of a gap."""
 
     WINDOW = "replay_window"
-    """It was away for longer than ``REPLAY_WINDOW``."""
+    """The client was away for longer than ``REPLAY_WINDOW``."""
     LIMIT = "replay_limit"
-    """More clients were away, or more changes waited, than is kept."""
+    """More clients were away, or more changes had to be kept, than the settings allow."""
     LOST = "replay_lost"
-    """What was kept for it belongs to another stream than the present one, or was taken by somebody
-    else, or by a failure."""
+    """The changes belong to another stream than the present one, or another client has gone on from
+    the place, or a failure has lost it."""
     RLS_TOO_SLOW = "rls_too_slow"
-    """In RLS mode its policies took too long for what it had missed."""
+    """In RLS mode the policies took too long for the changes that the channel had missed."""
     UNPROVEN = "unproven"
-    """Nobody knows what it has received: it does not send pings back as they are."""
+    """It is not known what the client has received: its pongs do not repeat the pings."""
 
 
 @attrs.define(eq=False)
 class Absence:
-    """What a membership has left behind whose client may come back."""
+    """What a membership has left behind, as its client may come back."""
 
     key: Key
     ref: int
-    """The highest ref that its client had sent."""
+    """The highest ref that the client had sent."""
     place: Place
-    """Up to where its client has everything."""
+    """The place up to which the client has everything."""
     since: float
-    """When it began, by the caller's clock."""
+    """The time at which the client went away, by the caller's clock."""
     repeats: int = 0
+    """The sum of the replays of the changes behind ``place``, see :mod:`.memberships`."""
     lost: LostReason | None = None
-    """Why the changes behind its place are not kept for it; None: they are."""
+    """Why the changes behind ``place`` are not kept; None: they are kept."""
     is_shared: bool = False
-    """Whether it stands for several, so that it is never taken away."""
+    """Whether several absences were merged into this one, which is never taken away then."""
     may_be_here: bool = False
-    """Whether its client may still be on a connection of another process, which has not asked it:
-    then it is not removed before that process says so."""
+    """Whether the client may still be on a connection of another process, which has not asked the
+    client yet. Then the absence is not removed before that process says so."""
     needs: Place = attrs.field(init=False)
-    """From where on changes are kept for it; ``place`` may be lower, if that is somebody's who was
-    away for too long."""
+    """The place from which on changes are kept for the absence. ``place`` may be lower, if it was
+    lowered to the place of a client that was away for too long."""
 
     def __attrs_post_init__(self) -> None:
         self.needs = self.place
@@ -83,24 +84,25 @@ class Absences:
         self._most = most
         self._clock = clock
         self._absent: dict[bytes, list[Absence]] = {}
-        # Those whose changes are kept, and those that are only remembered.
+        # The absences whose changes are kept, and the ones that are only remembered.
         self._away = Shares()
         self._lost = Shares()
-        # What those that are away need; some are outdated. The number breaks ties.
+        # A heap of ``needs`` of the absences whose changes are kept; some items are outdated. The
+        # number breaks ties.
         self._lowest: list[tuple[Place, int, Absence]] = []
         self._pushed = 0
         self.on_change: Callable[[Absence], None] = lambda absence: None
-        """Is called with each absence that was added, changed or removed, or that is another
-        process's and has been taken over."""
+        """Called with each absence that was added, changed or removed, and with each one of another
+        process that was taken over here."""
         self.elsewhere: Callable[[bytes], Sequence[Absence]] = lambda digest: ()
         """Returns the absences of a key that other processes have."""
 
     def __len__(self) -> int:
-        """Return how many are away whose changes are kept."""
+        """Return the number of absences whose changes are kept."""
         return len(self._away)
 
     def of(self, digest: bytes) -> Sequence[Absence]:
-        """Return the absences of a key, also those that are only remembered, or elsewhere."""
+        """Return the absences of a key, also remembered ones, and those of other processes."""
         here = self._absent.get(digest, ())
         elsewhere = self.elsewhere(digest)
         return [*here, *elsewhere] if elsewhere else here
@@ -110,14 +112,14 @@ class Absences:
         return absence in self._away or absence in self._lost
 
     def lowest(self) -> Place | None:
-        """Return the lowest place of all that are away and not lost; None if nobody is."""
+        """Return the lowest place from which on changes are kept; None if there is no absence."""
         heap = self._lowest
         while heap and (heap[0][2] not in self._away or heap[0][2].needs != heap[0][0]):
             heappop(heap)
         return heap[0][0] if heap else None
 
     def expire(self) -> Iterator[Absence]:
-        """Yield those that have been away for too long, now that this is so."""
+        """Give up absences that are older than the window, and yield each of them."""
         until = self._clock() - self._window
         while self._away:
             oldest = self._away.oldest()
@@ -133,15 +135,15 @@ class Absences:
             self.remove(oldest)
 
     def lose_all(self, why: LostReason) -> None:
-        """Note that the changes are not kept any more for anybody who is away."""
+        """Note that the changes of all absences are not kept any more."""
         for absence in list(self._away):
             self._lose(absence, why)
 
     def add(self, absence: Absence) -> Absence | None:
-        """Add what a membership has left behind.
+        """Add an absence.
 
         Returns:
-            The absence; None if there are too many of its key, so that another one serves it, too.
+            The absence; None if there are too many of its key, so that it was merged into another.
         """
         absent = self._absent.setdefault(absence.key.digest, [])
         if len(absent) >= MOST_OF_A_KEY:
@@ -151,7 +153,7 @@ class Absences:
             last.since = max(last.since, absence.since)
             last.repeats = max(last.repeats, absence.repeats)
             if last in self._away:
-                # It is the youngest now.
+                # The merged absence is the youngest now.
                 self._away.discard(last)
                 self._away.add(last)
             self.lower(last, absence.place, absence.lost)
@@ -180,12 +182,12 @@ class Absences:
             self.remove(self._lost.first_to_go())
 
     def lower(self, absence: Absence, place: Place, lost: LostReason | None) -> None:
-        """Have an absence serve somebody else, too, who was left behind at this place."""
+        """Lower an absence to a place, since the client with that place may go on from it, too."""
         if place >= absence.place:
             return
         if not self.has(absence):
-            # The place that another process has written stays, so there is one here beside it, or
-            # in its stead.
+            # It is another process's, whose place cannot be changed. So another absence is added
+            # here, beside the other process's or in its stead.
             if not absence.may_be_here:
                 self.on_change(absence)
             elif any(
@@ -214,7 +216,7 @@ class Absences:
             heapify(self._lowest)
 
     def remove(self, absence: Absence) -> None:
-        """Remove an absence, whose client is back."""
+        """Remove an absence: its client is back."""
         self.on_change(absence)
         if not self.has(absence):
             return

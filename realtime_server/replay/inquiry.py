@@ -1,9 +1,10 @@
-"""Inquiry: whether the clients of open connections are still there.
+"""Inquiry: asks the clients of open connections whether they are still there.
 
-A connection whose network has gone looks open for as long as nobody writes to it, and then some.
-When somebody joins who may be its client, come back on another connection, it is asked with a ping.
-Those who join with the same key meanwhile wait for the next inquiry. So they are decided on in the
-order in which they came, and each connection is asked once, however many wait.
+A connection whose network has gone looks open until a write to it has failed, which may take many
+seconds. When a client joins that may be the same client on another connection, the server sends a
+ping on the old one. Clients that join with the same key meanwhile wait for the next inquiry. So
+joins are decided on in the order in which they came, and each connection is asked once, however
+many joins wait.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["WITHIN", "Inquiries"]
 logger = logging.getLogger("realtime.replay")
 
 WITHIN: Final = 1.0
-"""Seconds that a client has for its answer."""
+"""Seconds that a client may take to answer."""
 
 
 class Inquiries:
@@ -29,11 +30,12 @@ class Inquiries:
 
     Args:
         others: returns the open memberships that may be former ones of a membership's client.
-        ask: asks a membership's client; the callback hears whether it has answered, or that its
-            connection has ended before.
-        decide: called for each that was waiting, with those who did not answer.
-        on_failure: called, while the exception is handled, for one that could not be decided on.
-            Those that wait besides are decided on all the same.
+        ask: asks a membership's client. The callback is called with True when the client has
+            answered, and with False when its connection has ended before.
+        decide: called for each membership that waited, with the memberships whose clients did not
+            answer.
+        on_failure: called, while the exception is handled, for a membership on which the decision
+            failed. The others that wait are decided on all the same.
     """
 
     def __init__(
@@ -48,14 +50,14 @@ class Inquiries:
         self._ask = ask
         self._decide = decide
         self._on_failure = on_failure
-        # By key.
+        # The inquiries that run, by key.
         self._running: dict[bytes, _Inquiry] = {}
 
     def add(self, member: Membership) -> None:
         """Decide on a membership, when it is known who is there; at once if nobody is to be asked.
 
         Args:
-            member: that has just been entered.
+            member: the membership, which has just been entered.
         """
         digest = member.key.digest
         running = self._running.get(digest)
@@ -96,16 +98,16 @@ class Inquiries:
             try:
                 self._ask(member, partial(self._answered, digest, one, member))
             except Exception:
-                # It counts as one that does not answer.
+                # The client counts as one that does not answer.
                 logger.exception(
                     "a client cannot be asked (a bug in realtime_server: please report it)"
                 )
 
     def _answered(self, digest: bytes, one: _Inquiry, member: Membership, is_there: bool) -> None:
         if self._running.get(digest) is not one:
-            # It comes too late: others may be asked by now.
+            # The answer comes too late: another inquiry may run by now.
             return
-        # Whose connection has ended is away now, and no open membership any more.
+        # A membership whose connection has ended has left an absence, and is no open one any more.
         one.silent.discard(member)
         if not one.silent:
             # Not at once: this is called while a client's pong is read.
@@ -131,7 +133,7 @@ class Inquiries:
 
 
 class _Inquiry:
-    """One question to all who may be former clients."""
+    """One inquiry, for all memberships of a key."""
 
     __slots__ = ("later", "silent", "timer", "waiting")
 

@@ -1,29 +1,31 @@
-"""Memberships: which channel of somebody who comes back goes on where which former one ended.
+"""Memberships: finds out where the channel of a client that comes back goes on.
 
-A membership is one connection's channel, from its join to its end. When its connection is lost, it
-leaves an absence: the place up to which its client has everything. A join that has the same key
-goes on from there. Pure: no clock but the one given, no sockets.
+A membership is one connection's channel, from its join to its end. When the connection is lost, the
+membership leaves an absence: the place up to which the client has everything. A join that has the
+same key goes on from that place. No I/O, and time is passed in.
 
-Theory of operation. Stock clients number their messages over their whole life, and not anew for
-each connection. So a membership whose client has sent a ref that is not below the join's cannot be
-the join's predecessor; a page that is loaded anew begins with low refs, and takes nothing over.
-Refs exclude; they do not identify.
+Theory of operation. The candidates for a join are the absences with the same key, and the open
+memberships with the same key whose clients do not answer, because a lost connection may still look
+open. The caller asks these clients. Stock clients number their messages over their whole life, and
+not anew for each connection. So a candidate whose client has sent a ref that is not below the
+join's is left out. A page that is loaded anew begins with low refs, and takes nothing over. Refs
+exclude candidates; they do not identify one.
 
 If a key is exact, because the application has named a session for each client object, all
-candidates were this client, and the highest of their places is what it has. Otherwise several
-clients may have the key, and which of the candidates was this one is not known. Then the lowest
-place counts: changes may come twice, but none is lost. One candidate is taken away, the one with
-the nearest ref, which most likely was this client. If it was another's, that other one will find
-the one that really was this client's: its ref is not higher, and so that its place is not higher
-either, all that are left are lowered to the place of the one that is taken. To take away the
-candidate with the highest place would not do: its owner may have sent fewer messages than all that
-are left.
+candidates were this client, and the highest of their places is what the client has. Otherwise
+several clients may have the key, and it is not known which of the candidates was this client. Then
+the lowest place counts: changes may come twice, but none is lost.
 
-A lost connection may still look open. Such a membership is a candidate if it does not answer; the
-caller asks. If it is chosen, it is claimed: it leaves no absence, unless it answers after all.
+One of several candidates is taken away: the one with the nearest ref, which most likely was this
+client. If the candidate was another client's, that other client will find the candidate that really
+was this client's, whose ref is not higher. The place of that candidate must not be too high for the
+other client either, so all remaining candidates are lowered to the place of the one that is taken.
+To take away the candidate with the highest place would lose changes: its client may have sent fewer
+messages than the clients of all remaining candidates, and would find nothing.
 
-A client that is there for the first time may be taken for another one. Then that other one finds
-nothing, and is told of a gap (:mod:`.taken_places`).
+An open membership that is taken is claimed: it leaves no absence, unless its client answers after
+all. A client that is there for the first time may be taken for another one. Then that other one
+finds nothing, and is told of a gap (:mod:`.taken_places`).
 """
 
 from __future__ import annotations
@@ -42,15 +44,15 @@ from .taken_places import TakenPlaces
 __all__ = ["MOST_REPEATS", "Choice", "Client", "Membership", "Memberships"]
 
 MOST_REPEATS: Final = 100
-"""What replays of the same changes in a row may count for, to a client that proves none of them.
-Each counts as one if the client answers pings, but perhaps closes its connections by itself."""
+"""The sum from which on the same changes are not replayed any more to a client that proves none of
+them. A replay counts as 1 if the client answers pings: perhaps it closes its connections itself."""
 _UNANSWERED: Final = 10
-"""What a replay counts for to a client that answers no pings."""
+"""What a replay counts as if the client answers no pings."""
 MOST_HERE: Final = 250
-"""Open channels that one key is looked for among. Each join asks all of their clients whether they
-are still there."""
+"""Open channels that may have one key, if the key of a further one is to count. Each join asks the
+clients of all of them whether they are still there."""
 _MOST_SHARED: Final = 100_000
-"""Sessions that are remembered to be several clients'."""
+"""Sessions of which it is remembered that several clients have them."""
 
 
 class Client(Protocol):
@@ -68,7 +70,7 @@ class Client(Protocol):
 
     @property
     def heard(self) -> Hashable:
-        """What changes when anything comes from the client."""
+        """A value that changes whenever anything comes from the client."""
         ...
 
 
@@ -78,36 +80,37 @@ class Membership:
 
     key: Key
     ref: int | None
-    """The ref of its join; None if that was no number."""
+    """The ref of the channel's join; None if that was no number."""
     client: Client
     is_chosen: bool = attrs.field(default=False, init=False)
-    """Whether it is decided where it goes on; until then it has no place."""
+    """Whether it is decided where the channel goes on; until then it has no place."""
     repeats: int = attrs.field(default=0, init=False)
-    """What the replays of the same changes to its client counted for before."""
+    """The sum of the replays of the same changes to the client before this one."""
     has_missed: bool = attrs.field(default=False, init=False)
     """Whether there was anything to replay."""
     lowered_to: Place | None = attrs.field(default=None, init=False)
-    """A place to leave behind, if its own is not lower: somebody else's, perhaps."""
+    """The highest place that the membership may leave behind, since another client may go on from
+    it; None: its own place."""
     # What had been heard of the client when the membership was claimed; None: it was not.
     claimed_at: Hashable = attrs.field(default=None, init=False)
 
     @property
     def is_claimed(self) -> bool:
-        """Whether a later membership has gone on where this one stood, and nothing was heard of
-        its client since."""
+        """Whether a later membership has gone on from this one's place, and nothing has come from
+        this one's client since."""
         return self.claimed_at is not None and self.claimed_at == self.client.heard
 
 
 @attrs.frozen
 class Choice:
-    """Where a membership goes on."""
+    """The decision where a membership goes on."""
 
     place: Place | None
-    """Up to where its client has everything; None: it begins now."""
+    """The place up to which the client has everything; None: the channel begins now."""
     lost: LostReason | None = None
     """Why the changes behind ``place`` may not be there any more."""
     repeats: int = 0
-    """What the replays to the client of what is behind ``place`` counted for."""
+    """The sum of the replays to the client of the changes behind ``place``."""
 
 
 _NOBODY: Final = Choice(None)
@@ -119,7 +122,7 @@ class Memberships:
     """All memberships of a server, those whose clients are here and those that are away.
 
     Args:
-        place_of: returns up to where an open membership's client has everything.
+        place_of: returns the place up to which an open membership's client has everything.
         window: seconds for which a client may be away.
         most_away: how many memberships may be away.
         clock: seconds of any clock that only goes forward.
@@ -136,15 +139,14 @@ class Memberships:
         self._place_of = place_of
         self._clock = clock
         self.absences = Absences(window=window, most=most_away, clock=clock)
-        """What memberships have left behind whose clients may come back."""
+        """The absences of clients that may come back."""
         self._taken = TakenPlaces(window=window, clock=clock)
-        # By key, in the order in which they came.
+        # The open memberships by key, in the order in which they came.
         self._here: dict[bytes, dict[Membership, None]] = {}
-        # Exact keys that turned out to be several clients'.
+        # The exact keys that several clients turned out to have.
         self._shared: dict[bytes, None] = {}
         self.on_change: Callable[[Membership], None] = lambda member: None
-        """Is called with each open membership whose place another one may go on from now, or which
-        has another key."""
+        """Called with each open membership that was claimed or lowered, or that has another key."""
 
     # Here
 
@@ -171,10 +173,10 @@ class Memberships:
 
         Args:
             member: that was entered.
-            silent: those of the :meth:`others` that did not answer.
+            silent: the memberships of :meth:`others` whose clients did not answer.
         """
         if member.is_claimed:
-            # A later one of the same client was faster; this one is nobody's any more.
+            # A later membership of the same client was faster, and has taken this one's place over.
             member.is_chosen = True
             return _NOBODY
         quiet = [one for one in self.others(member) if one in silent]
@@ -187,7 +189,7 @@ class Memberships:
         return choice
 
     def share(self, key: Key) -> bool:
-        """Note that several clients have an exact key; return whether that is news."""
+        """Note that several clients have an exact key; return whether it was not known before."""
         if not key.is_exact or key.digest in self._shared:
             return False
         self._shared[key.digest] = None
@@ -214,17 +216,17 @@ class Memberships:
         """Remove a membership whose client may come back; return what it leaves behind.
 
         Args:
-            member: whose connection has ended.
-            place: up to where its client has everything.
-            began: where the membership began.
-            lost: why it cannot go on from there; None if it can.
+            member: the membership, whose connection has ended.
+            place: the place up to which the client has everything.
+            began: the place at which the membership began.
+            lost: why no other membership can go on from the place; None if one can.
         """
         if member.is_claimed:
             self.end(member)
             return None
         if not member.is_chosen and (self._fitting(member) or any(self._chosen_others(member))):
-            # What it would have gone on from is still there to be found. A second absence of the
-            # same client would keep that for the whole window.
+            # The absence that this membership would have gone on from is still there. A second one
+            # of the same client would keep the same changes for the whole window.
             self.end(member)
             return None
         if member.lowered_to is not None:
@@ -239,17 +241,17 @@ class Memberships:
         return self.absences.add(absence)
 
     def lose(self, member: Membership, place: Place) -> None:
-        """Remember that nobody knows what a membership has left behind.
+        """Have the client of a membership be told of a gap when it comes back.
 
         Args:
-            member: that has ended.
-            place: up to where its client has everything, at most.
+            member: the membership, which has ended.
+            place: the highest place up to which the client may have everything.
         """
         ref, now = member.client.last_ref, self._clock()
         self.absences.add(Absence(member.key, ref, place, now, lost=LostReason.LOST))
 
     def change_key(self, member: Membership, key: Key) -> None:
-        """Give a membership another key, because its token is another's now."""
+        """Give a membership another key, because its token names somebody else now."""
         if key != member.key:
             self.end(member)
             member.key = key
@@ -282,7 +284,7 @@ class Memberships:
         return self._take_one(member, absent, silent)
 
     def _is_outnumbered(self, member: Membership) -> bool:
-        """Return whether a client has the key, or had it, that has sent more than this one."""
+        """Return whether another client with the same key has sent more messages than this one."""
         digest, ref = member.key.digest, member.ref or 0
         return any(one.ref >= ref for one in self.absences.of(digest)) or any(
             one.client.last_ref >= ref
@@ -291,7 +293,7 @@ class Memberships:
         )
 
     def _take_all(self, absent: list[Absence], silent: list[Membership]) -> Choice:
-        """Go on from the highest place: all candidates were this client."""
+        """Choose the highest place, and take all candidates away: all were this client."""
         candidates = [*absent, *map(self._as_absence, silent)]
         for gone in absent:
             self.absences.remove(gone)
@@ -300,12 +302,12 @@ class Memberships:
         if not candidates:
             return _NOBODY
         best = max(candidates, key=_PLACE)
-        return Choice(best.place, _unproven(absent) or best.lost, best.repeats)
+        return Choice(best.place, _reason_without_proof(absent) or best.lost, best.repeats)
 
     def _take_one(
         self, member: Membership, absent: list[Absence], silent: list[Membership]
     ) -> Choice:
-        """Go on from the lowest place, and take away the candidate that most likely was it."""
+        """Choose the lowest place, and take away the candidate that most likely was this client."""
         open_ones = {self._as_absence(one): one for one in silent}
         candidates = [*absent, *open_ones]
         digest = member.key.digest
@@ -313,7 +315,7 @@ class Memberships:
             gone = self._taken.find(digest, member.ref, member.client)
             return _NOBODY if gone is None else Choice(gone, LostReason.LOST)
         lowest = min(candidates, key=_PLACE)
-        lost = _unproven(absent) or lowest.lost
+        lost = _reason_without_proof(absent) or lowest.lost
         takeable = [one for one in candidates if not one.is_shared]
         if not takeable or not (member.ref or len(candidates) == 1):
             return Choice(lowest.place, lost, max(one.repeats for one in candidates))
@@ -325,7 +327,8 @@ class Memberships:
         else:
             self.absences.remove(taken)
         for one in candidates:
-            # Each of them may be this client's, and serve then whoever was taken for it.
+            # Each of them may be this client's. Then the client that was taken for this one will go
+            # on from it.
             if one.place > taken.place:
                 if one in open_ones:
                     open_ones[one].lowered_to = taken.place
@@ -339,7 +342,7 @@ class Memberships:
         self.on_change(member)
 
     def _as_absence(self, member: Membership) -> Absence:
-        """Return what an open membership would leave behind."""
+        """Return the absence that an open membership would leave."""
         place = self._place(member)
         return Absence(
             member.key, member.client.last_ref, place, self._clock(), repeats=member.repeats
@@ -350,7 +353,7 @@ class Memberships:
         return place if member.lowered_to is None else min(place, member.lowered_to)
 
 
-def _unproven(absent: list[Absence]) -> LostReason | None:
-    """Return that nobody knows what a client has, if that is so of any."""
-    is_so = any(one.lost is LostReason.UNPROVEN for one in absent)
-    return LostReason.UNPROVEN if is_so else None
+def _reason_without_proof(absent: list[Absence]) -> LostReason | None:
+    """Return UNPROVEN if any of the clients has proven nothing; else None."""
+    is_without = any(one.lost is LostReason.UNPROVEN for one in absent)
+    return LostReason.UNPROVEN if is_without else None

@@ -1,7 +1,8 @@
-"""QueuePlaces: up to where viewers have everything whose changes wait in a queue of their own.
+"""QueuePlaces: the places of viewers whose changes wait in a queue of their own.
 
-In RLS mode the changes of a viewer whose policies are slow are sent later than others'. So the
-place up to which a write proves that a client has everything is lower for them. No I/O.
+In RLS mode the changes of a viewer whose policies are slow are sent later than others'. So a client
+of such a viewer that has received a write has everything up to a lower place than other clients
+that have received it. No I/O.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from .places import BEFORE, Place
 __all__ = ["QueuePlaces"]
 
 _MOST: Final = 64
-"""Places that are kept of one viewer; of more, every second one is forgotten, which makes places
-lower, and never higher."""
+"""Notes that are kept of one viewer. If there are more, every second one is forgotten, which makes
+places lower, and never higher."""
 
 
 class QueuePlaces:
@@ -30,11 +31,11 @@ class QueuePlaces:
 
     def __init__(self, ordinal: Callable[[], int]) -> None:
         self._ordinal = ordinal
-        # By viewer, in order: the ordinal of a write, and the place up to which everything is in
-        # the writes up to it; None if nothing waited.
+        # The notes of each viewer, in order, as two lists: the ordinal of a write, and the place up
+        # to which the viewer's changes are in the writes up to this one; None if nothing waited.
         self._ordinals: dict[Hashable, list[int]] = {}
         self._places: dict[Hashable, list[Place | None]] = {}
-        # The stream, if it is known, and where it begins.
+        # The identity of the present stream, if it is known, and the place at which it begins.
         self._stream: StreamIdentity | None = None
         self._begin: Place = BEFORE
 
@@ -42,8 +43,8 @@ class QueuePlaces:
         """Note that the stream is another one, of which nothing has been sent yet.
 
         Args:
-            place: where it begins.
-            stream: its identity. What else waits is of a former one.
+            place: the place at which the stream begins.
+            stream: the stream's identity. Changes of other streams may still wait.
         """
         self._stream, self._begin = stream, place
         ordinal = self._ordinal()
@@ -73,7 +74,7 @@ class QueuePlaces:
     def _before(self, first: Position) -> Place:
         """Return the place before a change."""
         if self._stream is not None and first.stream != self._stream:
-            # Whatever is of the present stream waits behind it.
+            # The change is of a former stream. All changes of the present stream wait behind it.
             return self._begin
         return (first.lsn, first.index - 1)
 
@@ -83,12 +84,12 @@ class QueuePlaces:
         self._places.pop(viewer, None)
 
     def place_at(self, viewer: Hashable, ordinal: int, place: Place) -> Place:
-        """Return up to where a viewer's channel has everything whose client has certain writes.
+        """Return the place up to which a client of a viewer has everything.
 
         Args:
             viewer: the viewer.
-            ordinal: of the last of these writes.
-            place: up to where other channels have everything then.
+            ordinal: the ordinal up to which the client has received all writes.
+            place: the place up to which a client of another viewer would have everything.
         """
         ordinals = self._ordinals.get(viewer)
         at = 0 if ordinals is None else bisect_right(ordinals, ordinal)
@@ -96,14 +97,15 @@ class QueuePlaces:
         return place if waiting is None else min(place, waiting)
 
     def lowest_at(self, ordinal: int, place: Place) -> Place:
-        """Return the lowest of what :meth:`place_at` returns for any viewer."""
+        """Return the lowest place that :meth:`place_at` returns for any viewer."""
         return min(
             (self.place_at(viewer, ordinal, place) for viewer in self._ordinals), default=place
         )
 
     def _thin_out(self, viewer: Hashable) -> None:
         ordinals, places = self._ordinals[viewer], self._places[viewer]
-        # Whoever has the writes up to one that is forgotten has what was noted before it.
+        # A client that has received the write of a forgotten note has at least what the note before
+        # says.
         kept = [
             at
             for at in range(len(places))

@@ -1,10 +1,11 @@
-"""TakenPlaces: what was taken away, perhaps by somebody else than whoever had left it behind.
+"""TakenPlaces: places that were taken over, perhaps by another client than the one that left them.
 
 Where several clients have one key, a client that is there for the first time may be taken for one
 that has been away: its first message may well have a higher number than the other's last one had.
-Then nothing is left that the other could go on from. So it is remembered for a while that something
-was taken, and whoever looks for it is told of a gap. A client that had left it itself, and starts
-anew in the meantime, may be told so in vain, which costs it a look at its tables. Pure.
+Then nothing is left that the other could go on from. So the server remembers for a while that a
+place was taken over, and tells a client that finds nothing of a gap. A client that had left the
+place itself, and starts anew in the meantime, may be told of a gap that does not exist, which costs
+it a look at its tables. No I/O, and time is passed in.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ __all__ = ["TakenPlaces"]
 _MOST: Final = 100_000
 """Keys that are remembered."""
 _TAKERS: Final = 8
-"""Clients of a key that are remembered to have what they need: the last ones."""
+"""Clients of a key that are remembered to have found a place: the last ones."""
 
 
 @attrs.define
 class _Taken:
-    """All that was taken of one key."""
+    """The places of one key that were taken over."""
 
     ref: int
-    """The lowest of the refs that whoever had left it had sent."""
+    """The lowest of the refs of the clients that had left the places."""
     place: Place
     """The lowest place."""
     until: float
-    """When it is forgotten."""
+    """The time at which this is forgotten."""
     takers: tuple[weakref.ref[object], ...] = ()
-    """Connections whose clients have taken something, or were told of the gap."""
+    """Connections whose clients have taken over a place, or were told of the gap."""
 
     def add_taker(self, client: object) -> None:
         alive = [one for one in self.takers if one() is not None and one() is not client]
@@ -45,27 +46,27 @@ class _Taken:
 
 
 class TakenPlaces:
-    """What was taken of all keys that several clients may have.
+    """The places that were taken over, of all keys that several clients may have.
 
     Args:
-        window: seconds for which it is remembered.
+        window: seconds for which a place is remembered.
         clock: seconds of any clock that only goes forward.
     """
 
     def __init__(self, *, window: float, clock: Callable[[], float]) -> None:
         self._window = window
         self._clock = clock
-        # Those of which something was taken last are at the end.
+        # In the order in which the last place of each key was taken over.
         self._by_key: OrderedDict[bytes, _Taken] = OrderedDict()
 
     def note(self, digest: bytes, ref: int, place: Place, taker: object) -> None:
-        """Note that something was taken.
+        """Note that a place was taken over.
 
         Args:
-            digest: of the key.
-            ref: the highest that whoever had left it had sent.
-            place: up to where that client has everything.
-            taker: the connection whose client has taken it.
+            digest: the key's digest.
+            ref: the highest ref that the client had sent that left the place.
+            place: the place.
+            taker: the connection whose client has taken the place over.
         """
         now = self._clock()
         taken = self._by_key.pop(digest, None)
@@ -80,12 +81,12 @@ class TakenPlaces:
             self._by_key.popitem(last=False)
 
     def find(self, digest: bytes, ref: int | None, client: object) -> Place | None:
-        """Return the place of what a client may look for in vain; None if nothing was taken.
+        """Return the place that a client may have left and that was taken over; None if none was.
 
         Args:
-            digest: of its key.
-            ref: of its join; None if it has none.
-            client: its connection. One that has taken something itself is not told of it.
+            digest: the digest of the client's key.
+            ref: the ref of the client's join; None if there is none.
+            client: the client's connection; None is returned if that has taken a place over itself.
         """
         taken = self._by_key.get(digest)
         if taken is None or taken.until <= self._clock() or (ref and taken.ref >= ref):

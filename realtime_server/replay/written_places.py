@@ -1,4 +1,4 @@
-"""WrittenPlaces: up to which place of the stream everything is in the writes up to an ordinal."""
+"""WrittenPlaces: the place up to which everything is in the writes up to an ordinal."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ __all__ = ["WrittenPlaces"]
 
 _MANY: Final = 1024
 _IN_INTERVAL: Final = 128
-"""Places that are remembered of an interval, when there are many already."""
+"""Notes that are kept of an interval, once there are many."""
 _MOST: Final = 8192
-"""Places that are remembered: those of a minute or more. Half of the older ones are forgotten
-then."""
+"""Notes that are kept, which are those of a minute or more. If there are more, half of the older
+ones are forgotten."""
 
 
 class WrittenPlaces:
-    """A bounded list of notes. One that is left out, or forgotten, makes the place of an ordinal
-    lower, never higher.
+    """A bounded list of notes, each of an ordinal and a place. A note that is left out or forgotten
+    makes the place of an ordinal lower, and never higher.
 
     Args:
         interval: seconds between two pings to a connection.
@@ -29,15 +29,15 @@ class WrittenPlaces:
         self._interval = interval
         self._ordinals: list[int] = []
         self._places: list[Place] = []
-        # When a place is remembered by itself again, when there are many.
+        # The time from which on a new note is kept beside the last one, once there are many.
         self._next = 0.0
 
     def note(self, ordinal: int, place: Place, now: float) -> None:
         """Note that everything up to a place is in the writes up to an ordinal, the last one.
 
         Args:
-            ordinal: not lower than those before.
-            place: not lower than those before.
+            ordinal: the ordinal, not lower than that of the note before.
+            place: the place, not lower than that of the note before.
             now: seconds of any clock that only goes forward.
         """
         ordinals, places = self._ordinals, self._places
@@ -53,10 +53,10 @@ class WrittenPlaces:
             del ordinals[1:older:2], places[1:older:2]
 
     def begin_anew(self, place: Place) -> None:
-        """Forget all places, as the stream is another one, in which they say nothing.
+        """Forget all notes, since the stream is another one, to which their places do not belong.
 
         Args:
-            place: where the stream begins. All writes so far have what is before it: nothing.
+            place: the place at which the stream begins. The writes so far have nothing of it.
         """
         self._ordinals, self._places, self._next = [0], [place], 0.0
 
