@@ -1,11 +1,11 @@
-"""Identity: by what a channel is known again when its client comes back.
+"""Identity: the key by which a channel is known when its client comes back.
 
-Stock clients say nothing of an earlier connection. What they do have is a parameter that the
-application may choose, a token, and an address. The first of these that is there and counts makes
-the key of a channel, together with the topic, with what is asked for, and with whom the token is
-for: nobody goes on where somebody else was.
+Stock clients say nothing of an earlier connection. They do have a parameter that the application
+may choose, a token, and an address. The first of these that is there, and that the settings let
+count, makes the key of a channel. The topic, the bindings of the join, and the subject of the token
+are part of the key, too: nobody goes on where somebody else was.
 
-A key is an HMAC, so that it does not show who somebody is, and nobody can make one up.
+A key is an HMAC. So it does not show who the client is, and nobody can make one up.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["LEAST_SESSION", "MOST_SESSION", "Identifier", "Key", "Visitor"]
 LEAST_SESSION: Final = 16
 """Characters that the parameter ``session`` must have to count: fewer can be guessed."""
 MOST_SESSION: Final = 128
-"""Characters that it may have."""
+"""Characters that the parameter ``session`` may have."""
 
 _DIGEST_BYTES: Final = 16
 _TOKENS: Final = ("apikey", "token")
@@ -37,18 +37,18 @@ _TOKENS: Final = ("apikey", "token")
 
 @attrs.frozen
 class Key:
-    """By what a channel is known again."""
+    """What a channel is known by when its client comes back."""
 
     digest: bytes
     is_exact: bool
-    """Whether one client alone has this key, and not several that are alike."""
+    """Whether only one client has this key: its application has named a session."""
     whose: tuple[bytes, bytes] = attrs.field(default=(b"", b""), eq=False)
     """Names of the address from which the client came, and of whom its token is for. Neither can be
     chosen at will, as a session can; so these say who takes how much of the room for all."""
 
 
 class Identifier:
-    """Says by what the channels of a server's clients are known again.
+    """Makes the keys of the channels of a server's clients.
 
     Args:
         secret: the key of the HMAC.
@@ -93,7 +93,7 @@ class Identifier:
 
 
 class Visitor:
-    """Who the client of one connection is. Made by :meth:`Identifier.visitor`."""
+    """The client of one connection. :meth:`Identifier.visitor` makes it."""
 
     __slots__ = ("_claims", "_digest", "_network", "_origin", "session")
 
@@ -101,7 +101,7 @@ class Visitor:
         self, session: str, claims: Sequence[str], origin: bytes, network: bytes, digest: Any
     ) -> None:
         self.session = session
-        """The handshake's session; empty if it has none, or one that does not count."""
+        """The session that the handshake names; empty if none is named, or if it does not count."""
         self._claims = claims
         self._origin = origin
         self._network = network
@@ -113,9 +113,9 @@ class Visitor:
         """Return the key of a channel; None if nothing says who its client is.
 
         Args:
-            claims: of the channel's token; empty without one.
-            topic: that is joined.
-            bindings: that are asked for; None if the topic says it.
+            claims: the claims of the channel's token; empty without a token.
+            topic: the channel's topic.
+            bindings: the bindings that the join asks for; None if the topic says what it asks for.
         """
         who = self._who(claims)
         if who is None:

@@ -1,4 +1,4 @@
-"""Notices: what a channel is told of where its changes begin, and of those that it misses."""
+"""Notices: tells a channel at which place its changes begin, and which changes it misses."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ logger = logging.getLogger("realtime.replay")
 
 @attrs.frozen
 class Start:
-    """Where a channel begins."""
+    """The place at which a channel begins."""
 
     resumed: bool
-    """Whether it goes on where a former one ended, so that its client misses nothing."""
+    """Whether the channel goes on where a former one ended, so that its client misses nothing."""
     position: str | None
-    """The position behind which its changes begin; None before the first change of the stream."""
+    """The position behind which the channel's changes begin; None before the first change."""
 
     def members(self) -> dict[str, Any]:
-        """Return what the channel's ``system`` message says of it."""
+        """Return the members of the channel's ``system`` message that say this."""
         return {"resumed": self.resumed, "position": self.position}
 
 
@@ -42,27 +42,27 @@ class ReplayGap:
     """Changes that a channel does not get when its client comes back."""
 
     after: Position | None
-    """The position up to which its client has everything; None if it has nothing."""
+    """The position up to which the client has everything; None if the client has nothing."""
     until: Position
-    """The position behind which it gets changes again."""
+    """The position behind which the channel gets changes again."""
     reason: LostReason
-    """Why it does not get those in between."""
+    """Why the channel does not get the changes in between."""
 
 
 class Notices:
-    """Says to clients where in the stream their channels stand."""
+    """Tells clients where their channels begin and what they miss."""
 
     def __init__(self) -> None:
         self.stream: StreamIdentity | None = None
-        """The stream that places are of; None if it is not known."""
+        """The identity of the stream to which places belong; None if it is not known."""
 
     def read(self, batch: Sequence[Event]) -> None:
-        """Note of which stream places are now."""
+        """Note from a batch to which stream places belong now."""
         stream = next((found for found in map(_stream_of, reversed(batch)) if found), None)
         self.stream = stream or self.stream
 
     def start(self, place: Place, *, resumed: bool) -> Start:
-        """Return where a channel begins that has everything up to a place."""
+        """Return the beginning of a channel that has everything up to a place."""
         return Start(resumed, None if place == BEFORE else str(self._position(place)))
 
     def tell_gap(

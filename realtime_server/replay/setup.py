@@ -1,4 +1,4 @@
-"""Making what brings channels back to where they were, as the settings ask for it."""
+"""Makes replay as the settings ask for it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def make_replay(
     attached: Callable[[], Awaitable[None]],
     stats: Callable[[], SourceStats],
 ) -> Replay:
-    """Return what brings the channels of a server back to where they were.
+    """Return the replay of a server.
 
     Args:
-        config: of the server.
-        hub: the live one.
-        new_hub: makes a hub like that.
-        cursors: number the writes of all these hubs.
+        config: the server's settings.
+        hub: the live hub.
+        new_hub: makes a hub like that, for a round.
+        cursors: numbers the writes of all these hubs.
         publish: publishes events to the hub of a round.
         attached: waits until the stream runs.
         stats: returns the stream's counts and positions.

@@ -1,10 +1,10 @@
-"""Shares: absences in the order in which they came, and who has left most of them.
+"""Shares: decides which absence has to go when there are too many.
 
-There is room for so many absences. If the oldest always went when it is full, one client that opens
-channels and leaves them away would drive out everybody else's. So the one that goes is the oldest
-of whoever has left most: first of the addresses, and then of the tokens' subjects that came from
-that address. A proxy that does not say for whom it asks has one address for all of its clients, and
-there the subjects count. Pure.
+If the oldest absence always went, one client that opens many channels and leaves them would drive
+out everybody else's absences. So the server looks for the address from which most absences come,
+then for the token's subject that has left most of these, and gives up the oldest absence of that
+subject. The subjects matter where a proxy does not say for whom it asks, since all of its clients
+have one address then. No I/O.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 __all__ = ["Shares"]
 
 _FEW: Final = 8
-"""Absences that anybody may leave without being looked at: one page has some channels. So a server
-whose clients have few each needs little memory for this."""
+"""Absences of an address or a subject up to which these are not counted apart, since one page may
+have several channels. So a server whose clients have few channels each needs little memory."""
 _LEVELS: Final = 2
-"""Names of whoever has left an absence, see :attr:`.identity.Key.whose`."""
+"""How many names an absence has of the client that left it, see :attr:`.identity.Key.whose`."""
 
 
 class Shares:
     """Absences in the order in which they were added.
 
     Args:
-        level: which of the names of whoever has left an absence tells these absences apart.
+        level: which of the client's names tells these absences apart.
         absences: the first ones.
     """
 
@@ -39,9 +39,10 @@ class Shares:
         self._level = level
         # A dict takes as long to find its first item as there were items before it.
         self._all: OrderedDict[Absence, None] = OrderedDict()
-        # By whose they are. Those of whoever has left many are told apart further.
+        # The absences by the client's name. If a name has many, they are told apart further.
         self._owners: dict[bytes, list[Absence] | Shares] = {}
-        # Whoever has left many, by how many, and how many are the most; 0 if nobody has.
+        # The names that have many absences, by how many these are, and the highest such number; 0
+        # if no name has many.
         self._ranks: dict[int, dict[bytes, None]] = {}
         self._most = 0
         for absence in absences:
@@ -57,7 +58,7 @@ class Shares:
         return iter(self._all)
 
     def add(self, absence: Absence) -> None:
-        """Add an absence that is not there, as the youngest."""
+        """Add an absence that is not here yet, as the youngest."""
         self._all[absence] = None
         if self._level == _LEVELS:
             return
@@ -75,7 +76,7 @@ class Shares:
                 self._rank(name, 0, len(owner))
 
     def discard(self, absence: Absence) -> None:
-        """Remove an absence, if it is there."""
+        """Remove an absence, if it is here."""
         if absence not in self._all:
             return
         del self._all[absence]
@@ -96,11 +97,11 @@ class Shares:
                 del self._owners[name]
 
     def oldest(self) -> Absence:
-        """Return the oldest of all; there is one."""
+        """Return the oldest absence. There must be one."""
         return next(iter(self._all))
 
     def first_to_go(self) -> Absence:
-        """Return the oldest of whoever has left most; there is one."""
+        """Return the absence to give up: the oldest of the name with most. There must be one."""
         if not self._most:
             return self.oldest()
         owner = self._owners[next(iter(self._ranks[self._most]))]
@@ -108,7 +109,7 @@ class Shares:
         return owner.first_to_go()
 
     def _rank(self, name: bytes, before: int, now: int) -> None:
-        """Note that somebody's absences have become more or fewer, by one; 0: they are few."""
+        """Note that a name has one absence more or fewer than before; 0: it has few."""
         if before:
             ranked = self._ranks[before]
             del ranked[name]
@@ -119,5 +120,5 @@ class Shares:
         if now >= self._most:
             self._most = now
         elif before == self._most and before not in self._ranks:
-            # It has gone to the next lower rank; or it was the only one with many.
+            # The name has gone to the next lower rank, or was the only one with many absences.
             self._most = now

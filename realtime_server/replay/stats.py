@@ -28,7 +28,7 @@ class ReplayStats:
     log_bytes: int = 0
     """Bytes of the changes in memory, about."""
     log_seconds: float = 0.0
-    """The age of the oldest of them, in seconds."""
+    """Seconds since the oldest of the changes in memory was put there."""
     proofs: int = 0
     """Pings that clients answered."""
     shared_sessions: int = 0
