@@ -72,6 +72,7 @@ class Beginnings:
             on_live=self._on_live,
             on_floor=self._on_floor,
             on_slow=self._on_slow,
+            on_lost=self._on_lost,
         )
         """Bring channels up to now."""
         self._inquiries = Inquiries(
@@ -270,6 +271,9 @@ class Beginnings:
 
     def _on_slow(self, subscription: Subscription, place: Place, until: Place) -> None:
         self._tell_gap(subscription, place, until, LostReason.RLS_TOO_SLOW)
+
+    def _on_lost(self, subscription: Subscription, place: Place, until: Place) -> None:
+        self._tell_gap(subscription, place, until, LostReason.LOST)
 
     def _tell_gap(
         self, subscription: Subscription, after: Place, until: Place, why: LostReason

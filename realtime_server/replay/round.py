@@ -37,6 +37,8 @@ class Member:
     """The round that it is in, or that it enters when this has reached its place."""
     has_entered: bool = False
     """Whether it is in the round's hub."""
+    is_alone: bool = False
+    """Whether its viewer has to be alone in a round, so that nobody waits for it."""
 
 
 def _descending(member: Member) -> tuple[int, ...]:
@@ -51,10 +53,14 @@ class Round:
         hub: of its own.
         members: the channels.
         epoch: the log's, now.
+        is_alone: whether all of them have the same viewer, and nobody may join them.
     """
 
-    def __init__(self, hub: Hub, members: Sequence[Member], epoch: int) -> None:
+    def __init__(
+        self, hub: Hub, members: Sequence[Member], epoch: int, *, is_alone: bool = False
+    ) -> None:
         self.hub = hub
+        self.is_alone = is_alone
         self.epoch = epoch
         # Those that have still to enter the hub, the one with the lowest place at the end.
         self.entering = sorted(members, key=_descending)

@@ -16,14 +16,15 @@ When thousands come back at once, each of them has made its handshake at another
 round waits until so many have gathered that rounds take a small part of the time.
 
 A client whose outbox is behind leaves its round and comes back in another one when the outbox has
-drained. So replay cuts no client off as too slow, and no client waits for the slowest.
+drained. So replay cuts no client off as too slow, and no client waits for the slowest. Nor does one
+wait for another whose changes take long to check: that one has a round of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Container, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Final, TypeAlias
 
@@ -38,7 +39,14 @@ from .log import ChangeLog
 from .places import Place
 from .round import Member, Round
 
-__all__ = ["Publish", "Rounds", "RoundsStats", "one_at_a_time"]
+__all__ = [
+    "CannotPublishError",
+    "Publish",
+    "Published",
+    "Rounds",
+    "RoundsStats",
+    "one_at_a_time",
+]
 
 logger = logging.getLogger("realtime.replay")
 
@@ -47,6 +55,8 @@ _GATHERING: Final = 0.02
 behind are looked at again."""
 _MOST: Final = 4
 """Rounds that run at a time. Those who come back meanwhile wait, and share the next one."""
+_MOST_ALONE: Final = 2
+"""Rounds of one viewer alone that run besides."""
 _REST: Final = 8
 """How many times as long as a round has taken it is until the next one begins, from beginning to
 beginning, if clients keep coming back: each round matches and renders the changes anew."""
@@ -57,11 +67,27 @@ _PROMOTING: Final = 0.001
 whom there is no time get the batch from their round."""
 _STEP: Final = 500
 """Changes that a round publishes at once, at most."""
-Publish: TypeAlias = Callable[[Hub, list[Event]], Awaitable[Container[Hashable]]]
-"""Publishes events to a hub of a round, and returns when they are with every outbox.
 
-It returns the viewers for whom that takes too long: their channels are not brought up any further,
-are told of a gap, and go live."""
+
+@attrs.frozen
+class Published:
+    """For which viewers it takes too long to publish to them."""
+
+    slow: Collection[Hashable] = ()
+    """Their channels are not brought up any further, are told of a gap, and go live."""
+    apart: Collection[Hashable] = ()
+    """Nothing of it was published to them. They have rounds of their own from then on."""
+    costly: Collection[Hashable] = ()
+    """All of it was published to them. They have rounds of their own from then on."""
+
+
+Publish: TypeAlias = Callable[[Hub, list[Event]], Awaitable[Published]]
+"""Publishes events to a hub of a round, and returns when they are with every outbox. It raises
+:exc:`CannotPublishError`, if nobody can get them."""
+
+
+class CannotPublishError(Exception):
+    """Changes cannot be published to a round; its channels are told of a gap, and go live."""
 
 
 @attrs.frozen
@@ -92,6 +118,7 @@ class Rounds:
             channel, that place, and the place from which it goes on. It tells the channel of the
             gap.
         on_slow: called likewise when it took too long to publish a change to a channel.
+        on_lost: called likewise when a change could not be published, or the round failed.
     """
 
     def __init__(
@@ -104,6 +131,7 @@ class Rounds:
         on_live: Callable[[Subscription], None],
         on_floor: Callable[[Subscription, Place, Place], None],
         on_slow: Callable[[Subscription, Place, Place], None] | None = None,
+        on_lost: Callable[[Subscription, Place, Place], None] | None = None,
     ) -> None:
         self._log = log
         self._hub = hub
@@ -112,10 +140,13 @@ class Rounds:
         self._on_live = on_live
         self._on_floor = on_floor
         self._on_slow = on_slow or on_floor
+        self._on_lost = on_lost or on_floor
         # All channels that are being brought up to now.
         self._members: dict[Subscription, Member] = {}
-        # Those of them that wait for a round, and those whose outboxes have to drain before.
+        # Those of them that wait for a round, those that wait for one of their viewer alone, and
+        # those whose outboxes have to drain before.
         self._waiting: dict[Member, None] = {}
+        self._alone: dict[Member, None] = {}
         self._behind: dict[Member, None] = {}
         # Those that are not brought up any further, and go live between two batches, each with what
         # tells it of the gap.
@@ -146,7 +177,9 @@ class Rounds:
     def needed(self) -> Place | None:
         """The lowest place from which anybody has still to be brought up to now; None: nobody."""
         log = self._log
-        waiting = chain(self._waiting, self._behind, *(one.entering for one in self._rounds))
+        waiting = chain(
+            self._waiting, self._alone, self._behind, *(one.entering for one in self._rounds)
+        )
         places = chain(
             (member.place for member in waiting if member.epoch == log.epoch),
             (one.place for one in self._rounds if one.members and one.epoch == log.epoch),
@@ -181,6 +214,7 @@ class Rounds:
         if member.round is not None:
             member.round.remove(member)
         self._waiting.pop(member, None)
+        self._alone.pop(member, None)
         self._behind.pop(member, None)
         self._given_up.pop(member, None)
 
@@ -213,9 +247,14 @@ class Rounds:
                 await asyncio.sleep(_GATHERING)
                 self._queue_those_who_have_read()
                 is_time = asyncio.get_running_loop().time() >= self._next_at
-                if is_time and self._waiting and len(self._rounds) < _MOST:
-                    running.create_task(self._bring_up(self._new_round()))
-                if not self._waiting and not self._behind:
+                alone = sum(one.is_alone for one in self._rounds)
+                if is_time and self._waiting and len(self._rounds) - alone < _MOST:
+                    running.create_task(self._bring_up(self._new_round(list(self._waiting))))
+                if self._alone and alone < _MOST_ALONE:
+                    viewer = next(iter(self._alone)).subscription.viewer
+                    theirs = [one for one in self._alone if one.subscription.viewer == viewer]
+                    running.create_task(self._bring_up(self._new_round(theirs, is_alone=True)))
+                if not self._waiting and not self._alone and not self._behind:
                     self._wanted.clear()
 
     # What the broadcaster calls
@@ -242,7 +281,7 @@ class Rounds:
         members = list(self._members.values())
         for one in self._rounds:
             one.clear()
-        for waiting in (self._members, self._waiting, self._behind, self._given_up):
+        for waiting in (self._members, self._waiting, self._alone, self._behind, self._given_up):
             waiting.clear()
         for member in members:
             self._on_floor(member.subscription, member.place, self._log.floor)
@@ -253,7 +292,10 @@ class Rounds:
     def _queue(self, member: Member) -> None:
         """Let a member join a round that has not passed its place, or wait for the next one."""
         fits = [one for one in self._rounds if self._may_join(one, member)]
-        if fits:
+        if member.is_alone:
+            self._alone[member] = None
+            self._wanted.set()
+        elif fits:
             max(fits, key=lambda one: one.publishing_to).add(member)
         else:
             self._waiting[member] = None
@@ -265,20 +307,21 @@ class Rounds:
                 del self._behind[member]
                 self._queue(member)
 
-    def _new_round(self) -> Round:
-        """Make a round of those who wait."""
-        members = list(self._waiting)
+    def _new_round(self, members: Sequence[Member], *, is_alone: bool = False) -> Round:
+        """Make a round of some who wait, all of the same viewer or not."""
         for member in members:
             self._lift(member)
-        self._waiting.clear()
-        one = Round(self._new_hub(), members, self._log.epoch)
+            self._waiting.pop(member, None)
+            self._alone.pop(member, None)
+        one = Round(self._new_hub(), members, self._log.epoch, is_alone=is_alone)
         self._rounds[one] = None
         self._started += 1
         return one
 
     def _may_join(self, one: Round, member: Member) -> bool:
         is_comparable = one.epoch == member.epoch == self._log.epoch
-        return is_comparable and len(one) > 0 and one.publishing_to <= member.place
+        is_open = is_comparable and not one.is_alone and len(one) > 0
+        return is_open and one.publishing_to <= member.place
 
     async def _bring_up(self, one: Round) -> None:
         loop = asyncio.get_running_loop()
@@ -288,9 +331,12 @@ class Rounds:
             while len(one):
                 changes += await self._step(one)
                 await asyncio.sleep(0)
+        except CannotPublishError as exc:
+            logger.warning("%d channels that came back miss changes: %s", len(one), exc)
+            self._give_up(one, [*one.members.values(), *one.entering], self._on_lost)
         except Exception:
             logger.exception("a round failed (a bug in realtime_server: please report it)")
-            self._give_up(one, [*one.members.values(), *one.entering], self._on_floor)
+            self._give_up(one, [*one.members.values(), *one.entering], self._on_lost)
         finally:
             del self._rounds[one]
         took = loop.time() - began
@@ -310,12 +356,13 @@ class Rounds:
         events, place = self._log.read(one.place, _STEP, until, most_bytes=one.step_bytes())
         one.publishing_to = place
         if events:
-            slow = await self._publish(one.hub, events)
+            published = await self._publish(one.hub, events)
+            self._set_apart(one, published.apart)
             self._changes += len(events) * len(one.members)
-            members = one.members.values()
-            late = [member for member in members if member.subscription.viewer in slow]
-            self._give_up(one, late, self._on_slow)
+            self._give_up(one, _of_viewers(one, published.slow), self._on_slow)
         one.place = place
+        if events:
+            self._set_apart(one, published.costly)
         self._leave_behind(one)
         if not events and until is None:
             await self._is_handed_out.wait()
@@ -340,6 +387,13 @@ class Rounds:
         if member.epoch != log.epoch or member.place < log.floor:
             self._on_floor(member.subscription, member.place, log.floor)
             member.place, member.epoch = log.floor, log.epoch
+
+    def _set_apart(self, one: Round, viewers: Collection[Hashable]) -> None:
+        """Let those go whose viewers take long, until there is a round for each viewer alone."""
+        for member in _of_viewers(one, viewers):
+            one.remove(member)
+            member.is_alone = True
+            self._queue(member)
 
     def _leave_behind(self, one: Round) -> None:
         """Let those go whose outboxes are behind, until these have drained."""
@@ -391,6 +445,15 @@ class Rounds:
         self._on_live(member.subscription)
 
 
+_TO_ALL: Final = Published()
+
+
+def _of_viewers(one: Round, viewers: Collection[Hashable]) -> list[Member]:
+    if not viewers:
+        return []
+    return [member for member in one.members.values() if member.subscription.viewer in viewers]
+
+
 def _behind(one: Round) -> Iterator[Member]:
     members = list(one.members.values())
     return (member for member in members if member.subscription.outbox.is_behind)
@@ -404,9 +467,9 @@ def one_at_a_time() -> Publish:
     """
     lock = asyncio.Lock()
 
-    async def publish(hub: Hub, events: list[Event]) -> Container[Hashable]:
+    async def publish(hub: Hub, events: list[Event]) -> Published:
         async with lock:
             await run_steps(hub.publishing(events))
-        return ()
+        return _TO_ALL
 
     return publish

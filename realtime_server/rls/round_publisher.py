@@ -3,18 +3,22 @@
 A change may have been committed minutes ago, and its row may be another's by now. So each viewer is
 checked again, with the claims of the new join, and shown only rows that still have the values that
 the change has, whatever RLS_STRICT says. An error shows nothing.
+
+The viewers of a round are checked together, in little time. Whoever takes more is left out, and has
+a round of its own from then on, with the whole timeout; the others wait for it no longer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Container, Hashable, Sequence
+from collections.abc import Sequence, Set
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
+import attrs
 import psycopg
 
 from realtime_core import Event, Gap, RowChange
@@ -25,13 +29,16 @@ from ..config.database.connections import brief
 from ..fanout.hub import Hub
 from ..fanout.payloads.oversize import size_of
 from ..fanout.turns import run_steps
+from ..logs import LineLimit
+from ..replay.rounds import CannotPublishError, Published
 from .checker import Checker, Verdict
+from .costly_viewers import is_costly
 from .counters import Counters
 from .delivery import Delivery
 from .lookup.locks import Locks
 from .lookup.visibility import Visibility
 from .matcher import Matcher
-from .pending_changes import PendingChange
+from .pending_changes import PendingChange, Shown
 from .reader import Read
 from .table_check import Lookup
 from .viewers import Viewer
@@ -40,8 +47,10 @@ __all__ = ["RoundPublisher", "make_round_publisher"]
 
 logger = logging.getLogger("realtime.rls")
 
-_CONNECTIONS: Final = 2
+_CONNECTIONS: Final = 3
 """How many connections check rows for those who came back. Live changes have others."""
+_ALONE: Final = 2
+"""How many of these may check slow viewers."""
 RETRY: Final = 0.5
 """After how many seconds a failed check is tried again."""
 
@@ -55,6 +64,7 @@ class RoundPublisher:
         locks: waits for tables that are locked.
         visibility: what these ask. It is opened and closed with the publisher.
         counters: of the server.
+        patience: seconds for which clients wait for a database that is away.
     """
 
     def __init__(
@@ -64,6 +74,8 @@ class RoundPublisher:
         locks: Locks,
         visibility: Visibility,
         counters: Counters,
+        *,
+        patience: float,
     ) -> None:
         self._checker = checker
         self._lookup = lookup
@@ -71,6 +83,9 @@ class RoundPublisher:
         self._locks = locks
         self._visibility = visibility
         self._counters = counters
+        self._patience = patience
+        self._lines = LineLimit()
+        self._turns_alone = asyncio.Semaphore(_ALONE)
         # Rounds check at the same time, and write one after the other.
         self._writing = asyncio.Lock()
         self._stack = AsyncExitStack()
@@ -92,63 +107,116 @@ class RoundPublisher:
         """Ask another server from now on, since the changes come from there."""
         await self._visibility.renew()
 
-    async def __call__(self, hub: Hub, events: list[Event]) -> Container[Hashable]:
-        """Publish events to a hub, and return the viewers for whom that takes too long."""
-        slow: set[Viewer] = set()
+    async def __call__(self, hub: Hub, events: list[Event]) -> Published:
+        """Publish events to a hub, and return for whom that takes too long.
+
+        Raises:
+            CannotPublishError: if the database cannot say what anybody may see.
+        """
+        done = _Done()
         reads: list[Read] = []
         for event in events:
             if isinstance(event, RowChange):
                 reads.append(Read(event, size_of(event)))
             elif isinstance(event, Gap):
-                slow |= await self._publish(hub, reads)
+                await self._publish(hub, reads, done)
                 reads = []
                 async with self._writing:
-                    await run_steps(Delivery(hub, self._counters).telling(event))
-        return slow | await self._publish(hub, reads)
+                    telling = Delivery(hub, self._counters).telling(
+                        event, later_for=frozenset(done.apart)
+                    )
+                    await run_steps(telling)
+        await self._publish(hub, reads, done)
+        return Published(done.slow, done.apart, done.costly - done.slow - done.apart)
 
-    async def _publish(self, hub: Hub, reads: Sequence[Read]) -> set[Viewer]:
+    async def _publish(self, hub: Hub, reads: Sequence[Read], done: _Done) -> None:
         if not reads:
-            return set()
+            return
         pending = await Matcher(hub).match(reads)
-        verdict = await self._check(pending)
-        slow = await self._check_alone(pending, verdict)
-        decided = list(zip(pending, verdict.shown, strict=True))
+        if done.apart:
+            pending = [one.without(frozenset(done.apart)) for one in pending]
+        if len(_viewers(pending)) <= 1:
+            shown = await self._check_alone(pending, done)
+        else:
+            shown = await self._check_together(pending, done)
         async with self._writing:
+            decided = list(zip(pending, shown, strict=True))
             await run_steps(Delivery(hub, self._counters).handing_out(decided))
-        return slow
 
-    async def _check_alone(self, pending: Sequence[PendingChange], verdict: Verdict) -> set[Viewer]:
-        """Check those by themselves who took too long with others; return who still does."""
-        slow: set[Viewer] = set()
-        for viewer in verdict.timeouts:
-            for shown in verdict.shown:
-                shown.pop(viewer, None)
-            theirs = [one.only_for(viewer) for one in pending]
-            alone = await self._check(theirs, self._lookup)
-            if alone.timeouts:
-                self._counters.timeouts += alone.timeouts.total()
-                slow.add(viewer)
-                continue
-            for shown, more in zip(verdict.shown, alone.shown, strict=True):
-                shown.update(more)
-        return slow
+    async def _check_alone(self, pending: Sequence[PendingChange], done: _Done) -> list[Shown]:
+        """Check the one viewer of a round, which has the whole timeout."""
+        async with self._turns_alone:
+            verdict = await self._check(pending, self._lookup)
+        self._counters.timeouts += verdict.timeouts.total()
+        done.slow |= verdict.timeouts.keys()
+        return [_without(shown, done.slow) for shown in verdict.shown]
+
+    async def _check_together(self, pending: Sequence[PendingChange], done: _Done) -> list[Shown]:
+        """Check the viewers of a round, but for those who take too long."""
+        everybody = _viewers(pending)
+        decided: list[Shown] = [{} for _ in pending]
+        left: Sequence[PendingChange] = pending
+        while True:
+            verdict = await self._check(left)
+            late = verdict.timeouts.keys()
+            for shown, more in zip(decided, verdict.shown, strict=True):
+                shown.update(_without(more, late))
+            done.costly |= {one for one, taken in verdict.seconds.items() if is_costly(taken)}
+            too_long = {viewer for viewer, count in verdict.timeouts.items() if count}
+            done.apart |= too_long or late
+            # Those behind whoever used up the time were not looked at.
+            unasked = late - done.apart
+            if not unasked:
+                return decided
+            left = [one.without(everybody - unasked) for one in pending]
 
     async def _check(
         self, pending: Sequence[PendingChange], lookup: Lookup | None = None
     ) -> Verdict:
+        """Check changes; wait while a table is locked, or the database is away.
+
+        Raises:
+            CannotPublishError: if that takes too long, or the database refuses to answer.
+        """
+        until = asyncio.get_running_loop().time() + self._patience
         while True:
             try:
                 verdict = await self._checker.check(pending, lookup)
                 if not verdict.locked:
                     return verdict
                 await self._locks.released(verdict.locked)
-            except psycopg.Error as exc:
-                logger.warning(
-                    "clients that came back wait until the database can check what they may see: "
-                    "%s",
-                    brief(exc),
-                )
+            except psycopg.OperationalError as exc:
+                # The connection was lost, or the server starts.
+                if asyncio.get_running_loop().time() >= until:
+                    raise CannotPublishError(brief(exc)) from exc
+                others = self._lines.take()
+                if others is not None:
+                    logger.warning(
+                        "clients that came back wait until the database can check what they may "
+                        "see: %s; so many more such failures since the last such line: %d",
+                        brief(exc),
+                        others,
+                    )
                 await asyncio.sleep(RETRY)
+            except psycopg.Error as exc:
+                raise CannotPublishError(brief(exc)) from exc
+
+
+@attrs.define
+class _Done:
+    """What became of the viewers of a round."""
+
+    slow: set[Viewer] = attrs.field(factory=set)
+    apart: set[Viewer] = attrs.field(factory=set)
+    costly: set[Viewer] = attrs.field(factory=set)
+
+
+def _viewers(pending: Sequence[PendingChange]) -> frozenset[Viewer]:
+    return frozenset().union(*(one.viewers | one.others for one in pending))
+
+
+def _without(shown: Shown, viewers: Set[Viewer]) -> Shown:
+    return {viewer: view for viewer, view in shown.items() if viewer not in viewers}
 
 
 def make_round_publisher(config: ServerConfig, counters: Counters) -> RoundPublisher:
@@ -174,5 +242,11 @@ def make_round_publisher(config: ServerConfig, counters: Counters) -> RoundPubli
         asks_for_deleted=config.rls_delete is RlsDelete.POLICY,
     )
     return RoundPublisher(
-        checker, visibility.check_alone, Locks(visibility.catalog), visibility, counters
+        checker,
+        visibility.check_alone,
+        Locks(visibility.catalog),
+        visibility,
+        counters,
+        # What was missed is kept for no longer.
+        patience=config.replay_window / 1000,
     )

@@ -277,6 +277,43 @@ async def test_a_policy_that_takes_too_long_costs_a_gap_and_not_the_live_changes
         await client.close()
 
 
+async def test_nobody_waits_for_another_whose_policies_sleep(
+    shop: tuple[Database, str, str],
+) -> None:
+    """They come back at the same time, and their changes are checked together first."""
+    shop[0].execute(
+        "create policy slow on item as restrictive using (id = 0 or"
+        " current_setting('request.jwt.claims')::jsonb ->> 'sub' <> 'sleeper'"
+        " or (select pg_sleep(1)) is not null)"
+    )
+    async with serve(shop, RLS_CHECK_TIMEOUT="60000") as scene:
+        subs = ("ann", "bob", "carol", "sleeper")
+        clients = {sub: Viewer(scene, sub) for sub in subs}
+        for client in clients.values():
+            await client.come()
+        await scene.until_handed()
+        for client in clients.values():
+            await client.cut()
+        await eventually(lambda: scene.server.open_connections == 0)
+        # Three rows, of each of which the sleeper is asked in a second.
+        rows = ", ".join(
+            f"({10 * place + number}, '{sub}', 'x')"
+            for place, sub in enumerate(subs, 1)
+            for number in range(3)
+        )
+        await scene.execute(f"insert into item values {rows}")
+        for client in clients.values():
+            assert (await client.come())["resumed"] is True
+        await eventually(lambda: all(len(clients[sub].seen) == 3 for sub in subs[:-1]))
+        # Its policies have not even been asked about one row when the others have everything.
+        assert clients["sleeper"].seen == []
+        await eventually(lambda: len(clients["sleeper"].seen) == 3)
+        for place, client in enumerate(clients.values(), 1):
+            assert [number for _, number, _ in client.seen] == [10 * place + n for n in range(3)]
+            assert client.gaps == []
+            await client.close()
+
+
 async def test_what_waits_for_a_slow_policy_is_not_lost_with_the_connection(
     shop: tuple[Database, str, str],
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -17,7 +17,13 @@ from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.replay.log import ChangeLog
 from realtime_server.replay.places import BEFORE, Place
-from realtime_server.replay.rounds import Publish, Rounds, one_at_a_time
+from realtime_server.replay.rounds import (
+    CannotPublishError,
+    Publish,
+    Published,
+    Rounds,
+    one_at_a_time,
+)
 
 from ...server_helpers import COMMIT_TIME, DEADLINE, RecordingOutbox, make_relation
 from ...stopped_clock import stop_the_clock
@@ -53,7 +59,7 @@ class Gate:
         self.open = asyncio.Event()
         self._publish = one_at_a_time()
 
-    async def __call__(self, hub: Hub, events: list[Event]) -> Container[Hashable]:
+    async def __call__(self, hub: Hub, events: list[Event]) -> Published:
         self.published.append(len(events))
         await self.open.wait()
         return await self._publish(hub, events)
@@ -62,20 +68,22 @@ class Gate:
 class Server:
     """A log, a live hub and rounds."""
 
-    def __init__(self, publish: Publish) -> None:
+    def __init__(self, publish: Publish, new_hub: Callable[[], Hub]) -> None:
         self.log = ChangeLog(max_bytes=1 << 30, window=1e9, clock=lambda: 0.0)
         self.hub = Hub()
         self.live: list[Subscription] = []
         self.gaps: list[tuple[Subscription, Place, Place]] = []
         self.slow: list[tuple[Subscription, Place, Place]] = []
+        self.lost: list[tuple[Subscription, Place, Place]] = []
         self.rounds = Rounds(
             self.log,
             self.hub,
-            Hub,
+            new_hub,
             publish=publish,
             on_live=self.live.append,
             on_floor=lambda *gap: self.gaps.append(gap),
             on_slow=lambda *gap: self.slow.append(gap),
+            on_lost=lambda *gap: self.lost.append(gap),
         )
 
     def publish(self, events: list[Event]) -> None:
@@ -98,8 +106,10 @@ class Server:
 
 
 @asynccontextmanager
-async def open_server(publish: Publish | None = None) -> AsyncIterator[Server]:
-    server = Server(publish or one_at_a_time())
+async def open_server(
+    publish: Publish | None = None, *, new_hub: Callable[[], Hub] = Hub
+) -> AsyncIterator[Server]:
+    server = Server(publish or one_at_a_time(), new_hub)
     running = asyncio.create_task(server.rounds.run())
     try:
         yield server
@@ -173,7 +183,7 @@ async def test_rounds_take_a_small_part_of_the_time_while_a_crowd_comes_back(
 ) -> None:
     clock, publish = stop_the_clock(monkeypatch), one_at_a_time()
 
-    async def take_a_while(hub: Hub, events: list[Event]) -> Container[Hashable]:
+    async def take_a_while(hub: Hub, events: list[Event]) -> Published:
         clock.now += 0.02
         return await publish(hub, events)
 
@@ -292,7 +302,7 @@ async def test_whoever_waits_while_the_stream_becomes_another_one_is_told_of_a_g
 async def test_a_round_that_fails_tells_of_a_gap_and_lets_its_channels_go_live(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def publish(hub: Hub, events: list[Event]) -> Container[Hashable]:
+    async def publish(hub: Hub, events: list[Event]) -> Published:
         raise RuntimeError("broken")
 
     with caplog.at_level(logging.ERROR):
@@ -302,7 +312,7 @@ async def test_a_round_that_fails_tells_of_a_gap_and_lets_its_channels_go_live(
             other, _ = server.come_back((16, 0))
             await until(lambda: len(server.live) == 2)
             end = (16, LAST_INDEX)
-            assert sorted(server.gaps, key=lambda gap: gap[1]) == [
+            assert sorted(server.lost, key=lambda gap: gap[1]) == [
                 (one, BEFORE, end),
                 (other, (16, 0), end),
             ]
@@ -314,9 +324,9 @@ async def test_a_round_that_fails_tells_of_a_gap_and_lets_its_channels_go_live(
 async def test_a_viewer_that_takes_too_long_is_told_of_a_gap_and_goes_live() -> None:
     gate = Gate()
 
-    async def publish(hub: Hub, events: list[Event]) -> Container[Hashable]:
+    async def publish(hub: Hub, events: list[Event]) -> Published:
         await gate(hub, events)
-        return {"slow"}
+        return Published(slow={"slow"})
 
     async with open_server(publish) as server:
         server.publish(batch(16, "1"))
@@ -370,3 +380,105 @@ async def test_what_publishes_one_at_a_time_does() -> None:
 
     waiting: list[Awaitable[object]] = [publish(Slow(), []) for _ in range(3)]
     await asyncio.gather(*waiting)
+
+
+async def test_whoever_takes_long_has_a_round_of_its_own_and_nobody_waits_for_it() -> None:
+    alone = asyncio.Event()
+    seen: list[set[Hashable]] = []
+    publish_to_all = one_at_a_time()
+
+    async def publish(hub: Hub, events: list[Event]) -> Published:
+        viewers = {one.viewer for one in hub_viewers[hub]}
+        seen.append(viewers)
+        if viewers == {"sleeper"}:
+            await alone.wait()
+        elif "sleeper" in viewers:
+            for one in list(hub_viewers[hub]):
+                if one.viewer == "sleeper":
+                    hub.unsubscribe(one)
+            await publish_to_all(hub, events)
+            return Published(apart={"sleeper"})
+        return await publish_to_all(hub, events)
+
+    hub_viewers: dict[Hub, set[Subscription]] = {}
+
+    class WatchedHub(Hub):
+        def subscribe(self, subscription: Subscription) -> None:
+            super().subscribe(subscription)
+            hub_viewers.setdefault(self, set()).add(subscription)
+
+        def unsubscribe(self, subscription: Subscription) -> None:
+            super().unsubscribe(subscription)
+            hub_viewers[self].discard(subscription)
+
+    async with open_server(publish, new_hub=WatchedHub) as server:
+        server.publish(batch(16, "1", "2"))
+        sleeper, slow = server.come_back(BEFORE, viewer="sleeper")
+        tab, _ = server.come_back(BEFORE, viewer="sleeper")
+        others = [server.come_back(BEFORE, viewer=number) for number in range(3)]
+        await until(lambda: {"sleeper"} in seen)
+        await until(lambda: len(server.live) == 3)
+        for _, outbox in others:
+            assert ids(outbox) == ["1", "2"]
+        # Whoever comes later has a round, too.
+        for number in range(10):
+            server.come_back(BEFORE, viewer=10 + number)
+        await until(lambda: len(server.live) == 13)
+        assert ids(slow) == []
+        assert server.rounds.needed == BEFORE
+        alone.set()
+        await until(lambda: {sleeper, tab} <= {*server.live})
+        assert ids(slow) == ["1", "2"]
+        assert (server.gaps, server.slow, server.lost) == ([], [], [])
+        server.publish(batch(32, "3"))
+        assert ids(slow) == ["1", "2", "3"]
+
+
+async def test_whoever_has_got_it_late_goes_on_behind_it_in_a_round_of_its_own() -> None:
+    rounds: list[set[Hashable]] = []
+    publish_to_all = one_at_a_time()
+
+    async def publish(hub: Hub, events: list[Event]) -> Published:
+        await publish_to_all(hub, events)
+        rounds.append({id(hub)})
+        return Published(costly={"costly"} if len(rounds) == 1 else ())
+
+    async with open_server(publish) as server:
+        server.publish(batch(16, *map(str, range(700))))
+        _, costly = server.come_back(BEFORE, viewer="costly")
+        _, quick = server.come_back(BEFORE, viewer="quick")
+        await until(lambda: len(server.live) == 2)
+        assert ids(costly) == ids(quick) == list(map(str, range(700)))
+        assert rounds[1] != rounds[2]
+
+
+async def test_what_cannot_be_published_is_a_gap_and_no_bug(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def publish(hub: Hub, events: list[Event]) -> Published:
+        raise CannotPublishError("the database refuses")
+
+    async with open_server(publish) as server:
+        server.publish(batch(16, "1"))
+        one, outbox = server.come_back(BEFORE)
+        await until(lambda: server.live)
+        assert server.lost == [(one, BEFORE, (16, LAST_INDEX))]
+        server.publish(batch(32, "2"))
+        assert ids(outbox) == ["2"]
+    assert "1 channels that came back miss changes: the database refuses" in caplog.text
+    assert "please report it" not in caplog.text
+
+
+async def test_who_waits_for_a_round_alone_may_leave() -> None:
+    async def publish(hub: Hub, events: list[Event]) -> Published:
+        await asyncio.sleep(0)
+        return Published(apart={"sleeper"})
+
+    async with open_server(publish) as server:
+        server.publish(batch(16, "1"))
+        one, _ = server.come_back(BEFORE, viewer="sleeper")
+        await until(lambda: server.rounds.stats().started > 1)
+        server.rounds.remove(one)
+        await until(lambda: not server.rounds.stats().running)
+        assert server.rounds.stats().waiting == 0
+        assert server.rounds.needed is None
