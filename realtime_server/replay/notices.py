@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..fanout.frames import Frames
 from ..fanout.groups import Subscription
 from ..fanout.payloads.row_payload import gap_payload
 from ..fanout.topic_parser import shown_topic
+from ..logs import LineLimit
 from ..phoenix.messages import CHANNEL_PREFIX, SYSTEM, Message
 from .absences import LostReason
 from .places import BEFORE, Place
@@ -55,6 +57,11 @@ class Notices:
     def __init__(self) -> None:
         self.stream: StreamIdentity | None = None
         """The identity of the stream to which places belong; None if it is not known."""
+        # By reason: how many channels were told of a gap since the last line about it, and the
+        # topic of the last of them.
+        self._told: Counter[LostReason] = Counter()
+        self._topics: dict[LostReason, str] = {}
+        self._lines = {why: LineLimit() for why in LostReason}
 
     def read(self, batch: Sequence[Event]) -> None:
         """Note from a batch to which stream places belong now."""
@@ -70,13 +77,31 @@ class Notices:
     ) -> None:
         """Tell a channel that it misses the changes between two places."""
         topic = subscription.topic.name
-        logger.info("channel %.200r misses changes: %s", shown_topic(topic), why.value)
+        self._told[why] += 1
+        self._topics[why] = topic
+        logger.debug("channel %.200r misses changes: %s", shown_topic(topic), why.value)
         gap = ReplayGap(
             None if after == BEFORE else self._position(after), self._position(until), why
         )
         payload = gap_payload(gap, topic.removeprefix(CHANNEL_PREFIX))
         message = subscription.serializer.encode(Message(topic, SYSTEM, payload))
         subscription.outbox.write(Frames.of(message))
+
+    def log_gaps(self) -> None:
+        """Log how many channels were told of gaps: a line for each reason, once in ten seconds.
+
+        Call it about once a second. A round's channels come together, and a thousand of them fit
+        into one line.
+        """
+        for why, count in list(self._told.items()):
+            if self._lines[why].take() is not None:
+                del self._told[why]
+                logger.info(
+                    "%d channels miss changes: %s; one of them is %.200r",
+                    count,
+                    why.value,
+                    shown_topic(self._topics.pop(why)),
+                )
 
     def _position(self, place: Place) -> Position:
         return Position(LSN(place[0]), max(place[1], 0), self.stream)

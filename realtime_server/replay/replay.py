@@ -400,6 +400,7 @@ class Replay:
         for standing in self._parking.expire():
             self._depart(standing, Departure.LOST)
         self._standings.settle(self.rounds.place_of)
+        self._notices.log_gaps()
         if self._continuity is not None:
             self._continuity.low(self._proven_here())
             if not self._continuity.is_restored:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +13,7 @@ from realtime_core.positions import LAST_INDEX
 from realtime_server.auth.authorizer import ConnectRequest
 from realtime_server.config.choices import IdentityKind
 from realtime_server.replay import guarded_replay, inquiry
+from realtime_server.replay.absences import LostReason
 from realtime_server.replay.beginnings import Beginnings
 from realtime_server.replay.identity import Identifier
 from realtime_server.replay.memberships import Memberships
@@ -137,6 +139,37 @@ async def test_a_channel_that_waits_in_vain_begins_once(monkeypatch: pytest.Monk
     assert len(later.starts) == 1
     stage.publish(*batch(16, 1))
     assert later.ids == [1]
+
+
+# The log.
+
+
+async def test_a_thousand_gaps_are_one_line(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    clients = [Client(stage, str(number)) for number in range(1000)]
+
+    def all_come_back() -> list[str]:
+        for client in clients:
+            client.come()
+            client.leave()
+        stage.replay.memberships.absences.lose_all(LostReason.LOST)
+        for client in clients:
+            client.come()
+            client.leave()
+        known = len(caplog.messages)
+        for _ in range(3):
+            stage.replay.tidy()
+        return caplog.messages[known:]
+
+    said = "1000 channels miss changes: replay_lost; one of them is 'realtime:*'"
+    assert all_come_back() == [said]
+    # Not again within ten seconds. They are told once more, as they proved nothing.
+    assert all_come_back() == []
+    ended = asyncio.get_running_loop().time() + 11
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: ended)
+    assert all_come_back() == [said.replace("1000", "4000")]
 
 
 # Failures of replay itself.
