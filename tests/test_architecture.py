@@ -16,6 +16,7 @@ Besides, imports make no circles.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -532,6 +533,24 @@ def test_a_broken_rule_is_found(rule: Rule, sources: dict[str, str], problem: st
 )
 def test_what_keeps_the_rule_is_left_alone(rule: Rule, sources: dict[str, str]) -> None:
     assert rule(House(sources)) == []
+
+
+def test_the_files_that_the_page_of_the_architecture_names_are_there() -> None:
+    """A file behind the first one of a row may be named from its folder, or from the server's."""
+    page = (ROOT / "docs" / "project" / "architecture.md").read_text(encoding="utf-8")
+    _, page = page.split("\n## I want to change")
+    named, missing = 0, []
+    for row in page.splitlines():
+        folders = [ROOT, ROOT / "realtime_server"]
+        for name in re.findall(r"`([\w/.-]+(?:\.py|\.yml|\.toml|\.service|/))`", row):
+            named += 1
+            found = [folder / name for folder in folders if (folder / name).exists()]
+            if found:
+                folders = [found[0].parent, found[0].parent.parent, *folders]
+            else:
+                missing.append(name)
+    assert named > 100
+    assert missing == []
 
 
 def test_decoding_loads_no_driver_and_no_event_loop() -> None:
