@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Generic, TypeAlias
 
 import attrs
 
@@ -29,6 +29,9 @@ __all__ = [
     "Idle",
     "Insert",
     "LogicalMessage",
+    "RawChange",
+    "RawEvent",
+    "RawRows",
     "Relation",
     "ReplicaIdentity",
     "RowChange",
@@ -36,6 +39,18 @@ __all__ = [
     "Truncate",
     "Update",
 ]
+
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    C = TypeVar("C", default="Change", covariant=True)
+    """The kinds of changes in a transaction."""
+else:
+    # Python 3.11 knows no defaults of type variables, and needs none to run.
+    from typing import TypeVar
+
+    C = TypeVar("C", covariant=True)
 
 
 class ReplicaIdentity(enum.Enum):
@@ -204,6 +219,33 @@ class LogicalMessage:
         return Position(self.transaction.commit_lsn, self.index, self.stream)
 
 
+@attrs.define
+class RawRows:
+    """Rows of one table that follow each other in a transaction, as the bytes that came.
+
+    A :class:`RawPgoutputSource` yields them instead of :class:`Insert`, :class:`Update` and
+    :class:`Delete`.
+    """
+
+    transaction: Transaction
+    """The transaction that wrote the rows."""
+    index: int
+    """The place of the first row among the changes of the transaction, from 0. The others have the
+    places behind it."""
+    relation: Relation
+    """The table. It is the same object until PostgreSQL describes the table anew."""
+    messages: tuple[bytes, ...]
+    """The message of each row, as pgoutput wrote it: Insert, Update or Delete. The message of a
+    streamed transaction's row comes without its xid, as if it had not been streamed."""
+
+    @property
+    def position(self) -> Position:
+        """The position of the last row. To acknowledge it acknowledges all of them."""
+        transaction = self.transaction
+        last = self.index + len(self.messages) - 1
+        return Position(transaction.commit_lsn, last, transaction.stream)
+
+
 @attrs.frozen
 class Begin:
     """The changes of a transaction follow. This is yielded only with ``boundaries=True``."""
@@ -285,12 +327,16 @@ class Idle:
 
 
 @attrs.frozen
-class CommittedTransaction:
-    """A whole transaction, as :meth:`ChangeSource.transactions` yields it."""
+class CommittedTransaction(Generic[C]):
+    """A whole transaction, as :meth:`ChangeSource.transactions` yields it.
+
+    ``CommittedTransaction`` alone has changes of any kind, and ``CommittedTransaction[RawChange]``,
+    from a :class:`RawPgoutputSource`, has :class:`RawRows` instead of the rows' changes.
+    """
 
     transaction: Transaction
     """The transaction."""
-    changes: tuple[Insert | Update | Delete | Truncate | LogicalMessage, ...]
+    changes: tuple[C, ...]
     """The changes in their order. Of a transaction that ``start_at`` is in, those behind it."""
     position: Position
     """The position of the last change. To acknowledge it acknowledges all of them."""
@@ -301,3 +347,7 @@ Change: TypeAlias = Insert | Update | Delete | Truncate | LogicalMessage
 Event: TypeAlias = (
     Insert | Update | Delete | Truncate | LogicalMessage | Begin | Commit | Gap | Idle
 )
+RawChange: TypeAlias = RawRows | Truncate | LogicalMessage
+"""The changes of a :class:`RawPgoutputSource`."""
+RawEvent: TypeAlias = RawRows | Truncate | LogicalMessage | Begin | Commit | Gap | Idle
+"""The events of a :class:`RawPgoutputSource`."""

@@ -9,11 +9,13 @@ It needs no sockets, no event loop and no database driver::
 
 A program that wants to see the messages decodes them with ``Decoder``, and makes changes of them
 with ``Assembler``. ``ChangeDecoder`` makes changes without messages in between, which is faster.
+``RawDecoder`` leaves rows as bytes, and ``Encoder`` writes what it yields as messages again.
 """
 
 from .assembler import Assembler, assemble
 from .change_decoder import ChangeDecoder
 from .decoder import Decoder
+from .encoder import Encoder, encode_relation
 from .messages import (
     BeginMessage,
     BeginPrepareMessage,
@@ -38,6 +40,7 @@ from .messages import (
     TypeMessage,
     UpdateMessage,
 )
+from .raw_decoder import RawDecoder
 
 __all__ = [
     # .assembler
@@ -47,6 +50,9 @@ __all__ = [
     "ChangeDecoder",
     # .decoder
     "Decoder",
+    # .encoder
+    "Encoder",
+    "encode_relation",
     # .messages
     "BeginMessage",
     "BeginPrepareMessage",
@@ -70,4 +76,6 @@ __all__ = [
     "TruncateMessage",
     "TypeMessage",
     "UpdateMessage",
+    # .raw_decoder
+    "RawDecoder",
 ]

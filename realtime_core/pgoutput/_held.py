@@ -19,6 +19,7 @@ from ..changes import (
     Delete,
     Insert,
     LogicalMessage,
+    RawRows,
     Relation,
     Transaction,
     Truncate,
@@ -27,7 +28,7 @@ from ..changes import (
 from ..lsn import LSN
 from ..records import UNCHANGED
 from ._relations import RelationCache
-from ._rows import check_width, new_record, old_record
+from ._rows import RawRow, check_width, new_record, old_record
 from .messages import (
     DeleteMessage,
     Fields,
@@ -41,7 +42,7 @@ from .spill import Held, Spill, SpillStore
 __all__ = ["HeldTransaction", "HoldableMessage"]
 
 HoldableMessage = (
-    InsertMessage | UpdateMessage | DeleteMessage | TruncateMessage | LogicalMessageMessage
+    InsertMessage | UpdateMessage | DeleteMessage | TruncateMessage | LogicalMessageMessage | RawRow
 )
 
 # A block is spilled, and read back, at once. It is small, because nothing else runs meanwhile (1
@@ -118,6 +119,9 @@ class HeldTransaction:
             case DeleteMessage(oid, old, old_is_key):
                 held = ("D", xid, self._number(oid, old), old, old_is_key)
                 size += _size(old)
+            case RawRow(oid, data):
+                held = ("R", xid, self._number(oid), data)
+                size += _TEXT_BYTES + len(data)
             case TruncateMessage(options, oids):
                 held = ("T", xid, tuple(self._number(oid) for oid in oids), options)
                 size += _FIELD_BYTES * len(oids)
@@ -155,7 +159,9 @@ class HeldTransaction:
         self.memory -= freed
         return freed
 
-    def replay(self, transaction: Transaction, end_lsn: LSN) -> Iterator[Change | Begin | Commit]:
+    def replay(
+        self, transaction: Transaction, end_lsn: LSN
+    ) -> Iterator[Change | RawRows | Begin | Commit]:
         """Yield Begin, all changes and Commit, then drop them.
 
         Raises:
@@ -188,7 +194,7 @@ class HeldTransaction:
         for block in self._blocks:
             yield from block
 
-    def _change(self, held: Held, transaction: Transaction, index: int) -> Change:
+    def _change(self, held: Held, transaction: Transaction, index: int) -> Change | RawRows:
         match held:
             case ("I", _, number, new):
                 relation = self._known[number]
@@ -201,6 +207,8 @@ class HeldTransaction:
             case ("D", _, number, old, old_is_key):
                 relation = self._known[number]
                 return Delete(transaction, index, relation, old_record(relation, old, old_is_key))
+            case ("R", _, number, data):
+                return RawRows(transaction, index, self._known[number], (data,))
             case ("T", _, numbers, options):
                 relations = tuple(self._known[number] for number in numbers)
                 return Truncate(transaction, index, relations, bool(options & 1), bool(options & 2))

@@ -1,13 +1,26 @@
-"""Records: made of a message's fields, which are checked against their relation."""
+"""Rows: records, made of a message's fields, which are checked against their relation; raw rows."""
 
 from __future__ import annotations
+
+import attrs
 
 from ..changes import Relation
 from ..errors import DecodeError
 from ..records import UNCHANGED, Record
 from .messages import Fields
 
-__all__ = ["check_width", "new_record", "old_record"]
+__all__ = ["RawRow", "check_width", "new_record", "old_record"]
+
+
+@attrs.define
+class RawRow:
+    """A row's message whose fields nobody has looked at."""
+
+    relation_oid: int
+    data: bytes
+    """The message, without an xid."""
+    xid: int | None
+    """The subtransaction's ID if the message has come inside of a stream block."""
 
 
 def check_width(relation: Relation, fields: Fields) -> None:

@@ -11,12 +11,22 @@ from typing import Final
 
 import attrs
 
-from ..changes import Begin, Commit, Delete, Insert, LogicalMessage, Transaction, Truncate, Update
+from ..changes import (
+    Begin,
+    Commit,
+    Delete,
+    Insert,
+    LogicalMessage,
+    RawRows,
+    Transaction,
+    Truncate,
+    Update,
+)
 from ..errors import DecodeError
 from ..lsn import LSN
 from ..positions import StreamIdentity
 from ._relations import RelationCache
-from ._rows import new_record, old_record
+from ._rows import RawRow, new_record, old_record
 from .messages import (
     CommitMessage,
     DeleteMessage,
@@ -66,7 +76,7 @@ class OpenTransaction:
         self.changes = 0
         self.begin_is_due = True
 
-    def take_begin(self, message: Message) -> Begin:
+    def take_begin(self, message: Message | RawRow) -> Begin:
         """Return the Begin that is due; ``message`` is the one behind it."""
         self.begin_is_due = False
         transaction = self._current(message)
@@ -101,6 +111,10 @@ class OpenTransaction:
         record = old_record(relation, message.old, message.old_is_key)
         return (Delete(*self._place(message), relation, record),)
 
+    def raw_row(self, message: RawRow) -> tuple[RawRows]:
+        relation = self._relations.get(message.relation_oid)
+        return (RawRows(*self._place(message), relation, (message.data,)),)
+
     def truncate(self, message: TruncateMessage) -> tuple[Truncate]:
         relations = tuple(self._relations.get(oid) for oid in message.relation_oids)
         options = message.options
@@ -129,12 +143,12 @@ class OpenTransaction:
             )
         return ()
 
-    def _current(self, message: Message) -> Transaction:
+    def _current(self, message: Message | RawRow) -> Transaction:
         if self.transaction is None:
             raise DecodeError(f"{type(message).__name__} outside of a transaction")
         return self.transaction
 
-    def _place(self, message: Message) -> tuple[Transaction, int]:
+    def _place(self, message: Message | RawRow) -> tuple[Transaction, int]:
         """Return the transaction, and the index of its next change."""
         transaction = self._current(message)
         index = self.changes

@@ -11,12 +11,13 @@ drops them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, overload
 
-from ..changes import Begin, Change, Commit
+from ..changes import Begin, Change, Commit, RawRows
 from ..errors import ConfigError, DecodeError
 from ..positions import StreamIdentity
 from ._relations import RelationCache
+from ._rows import RawRow
 from ._transaction_changes import OpenTransaction, make_transaction
 from ._undecided_transactions import UndecidedTransactions
 from .messages import (
@@ -49,7 +50,8 @@ MAX_MEMORY: Final = 64 * 1024 * 1024
 """How many bytes of undecided transactions are held in memory unless a caller says otherwise."""
 
 Assembled: TypeAlias = Iterable[Change | Begin | Commit]
-_Handler: TypeAlias = Callable[[Any], Assembled]
+# Raw rows come out where raw rows are fed, and nowhere else.
+_Handler: TypeAlias = Callable[[Any], Iterable[Any]]
 
 
 class Assembler:
@@ -83,7 +85,7 @@ class Assembler:
         if max_memory < 0:
             raise ConfigError(f"max_memory is {max_memory}: give bytes, 0 to hold none in memory")
         self._stream = stream
-        # ChangeDecoder, whose short cuts go around feed(), reads and sets these three, too.
+        # The decoders whose short cuts go around feed() read and set these three, too.
         self.relations = RelationCache()
         self.open_transaction = OpenTransaction(self.relations, stream)
         self.is_abandoned = False
@@ -93,7 +95,7 @@ class Assembler:
 
         # Handlers are found by the message's class: a match statement would try one class after
         # the other. _direct is for messages outside of a stream block, _held for those in one.
-        frames: dict[type[Message], _Handler] = {
+        frames: dict[type[Message | RawRow], _Handler] = {
             BeginMessage: self._begin,
             CommitMessage: self.open_transaction.commit,
             StreamStartMessage: self._stream_start,
@@ -106,10 +108,11 @@ class Assembler:
             CommitPreparedMessage: self._commit_prepared,
             RollbackPreparedMessage: self._rollback_prepared,
         }
-        self._direct: dict[type[Message], _Handler] = {
+        self._direct: dict[type[Message | RawRow], _Handler] = {
             InsertMessage: self.open_transaction.insert,
             UpdateMessage: self.open_transaction.update,
             DeleteMessage: self.open_transaction.delete,
+            RawRow: self.open_transaction.raw_row,
             RelationMessage: self._describe,
             TypeMessage: self._name_type,
             TruncateMessage: self.open_transaction.truncate,
@@ -122,10 +125,11 @@ class Assembler:
             **frames,
         }
         undecided = self._undecided
-        self._held: dict[type[Message], _Handler] = {
+        self._held: dict[type[Message | RawRow], _Handler] = {
             InsertMessage: undecided.hold,
             UpdateMessage: undecided.hold,
             DeleteMessage: undecided.hold,
+            RawRow: undecided.hold,
             RelationMessage: undecided.describe,
             TypeMessage: undecided.name_type,
             TruncateMessage: undecided.hold,
@@ -153,7 +157,12 @@ class Assembler:
             and not self.is_abandoned
         )
 
-    def feed(self, message: Message) -> Assembled:
+    @overload
+    def feed(self, message: Message) -> Assembled: ...
+    @overload
+    def feed(self, message: RawRow) -> Iterable[RawRows | Begin]: ...
+
+    def feed(self, message: Message | RawRow) -> Iterable[Any]:
         """Take the next message; return the events that it completes, in order.
 
         A Begin is returned together with the events of the message behind it, since that one may
@@ -186,7 +195,7 @@ class Assembler:
         """Drop the changes of transactions that have not ended, and their spill files."""
         self._undecided.close()
 
-    def _feed_first(self, message: Message) -> Assembled:
+    def _feed_first(self, message: Message | RawRow) -> Iterable[Any]:
         """Take the message after a Begin; return the events of both."""
         begin = self.open_transaction.take_begin(message)
         if isinstance(message, OriginMessage):
@@ -286,9 +295,7 @@ class Assembler:
             held.close()
         return ()
 
-    def _whole(
-        self, events: Iterator[Change | Begin | Commit]
-    ) -> Iterator[Change | Begin | Commit]:
+    def _whole(self, events: Iterator[Any]) -> Iterator[Any]:
         try:
             yield from events
         except Exception:

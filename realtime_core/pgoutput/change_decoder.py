@@ -1,25 +1,20 @@
 """ChangeDecoder: decodes the bytes of a stream's messages into changes, in one step.
 
-It is for programs that want changes and do not look at messages. It has a decoder and an
-assembler, which know the whole format, and takes short cuts around them for common rows, and for
-the Begin and the Commit of a transaction, as many transactions have no more than one row.
+It is for programs that want changes and do not look at messages. Besides the short cuts that every
+:class:`StreamDecoder` takes it has one for each common kind of row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
-from ..changes import Begin, Change, Commit, Delete, Insert, Transaction, Update
-from ..errors import DecodeError
-from ..lsn import LSN
+from ..changes import Begin, Change, Commit, Delete, Insert, Update
 from ..positions import StreamIdentity
-from ._layouts import BEGIN, COMMIT
-from ._reader import new_lsn
 from ._row_readers import HEAD, ChangeReader
 from ._short_cuts import ShortCuts
-from .assembler import MAX_MEMORY, Assembler
-from .decoder import Decoder
+from ._stream_decoder import StreamDecoder
+from .assembler import MAX_MEMORY
 from .spill import SpillStore
 
 __all__ = ["ChangeDecoder"]
@@ -28,7 +23,7 @@ _NO_READERS: Final[dict[bytes, ChangeReader]] = {}
 _ROWS: Final = frozenset(b"IUD")
 
 
-class ChangeDecoder:
+class ChangeDecoder(StreamDecoder):
     """Turns the messages of one connection, as bytes, into changes, in commit order.
 
     Example::
@@ -59,25 +54,15 @@ class ChangeDecoder:
         spill_store: SpillStore | None = None,
         transactional_messages: bool = True,
     ) -> None:
-        self._decoder = Decoder(abort_info=abort_info)
-        self._assembler = Assembler(
+        super().__init__(
             stream,
+            abort_info=abort_info,
             max_memory=max_memory,
             spill_store=spill_store,
             transactional_messages=transactional_messages,
         )
-        self._open_transaction = self._assembler.open_transaction
         self._short_cuts = ShortCuts()
         self._assembler.relations.on_described = self._short_cuts.forget
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a Begin has come without its Commit."""
-        return self._assembler.in_transaction
-
-    def close(self) -> None:
-        """Drop the changes of transactions that have not ended, and their spill files."""
-        self._assembler.close()
 
     def decode(self, payloads: Iterable[bytes]) -> Iterator[Change | Begin | Commit]:
         """Decode messages one after the other; yield the changes that each one completes.
@@ -125,37 +110,9 @@ class ChangeDecoder:
             transaction, index = opened.transaction, opened.changes
             reader_for = find_none if transaction is None else find
 
-    def _short_begin(self, data: bytes) -> bool:
-        """Take a Begin message; return False if it has to go the long way."""
-        if len(data) != BEGIN.size or not self._assembler.may_begin:
-            return False
-        commit_lsn, commit_time, xid = BEGIN.unpack(data)
-        try:
-            self._open_transaction.begin(xid, new_lsn(LSN, commit_lsn), commit_time)
-        except DecodeError:
-            # Python has no such time. The long way raises the error again, and is then broken.
-            return False
-        return True
-
-    def _short_commit(self, data: bytes, transaction: Transaction | None) -> Commit | None:
-        """Take a Commit message; return None if it has to go the long way."""
-        opened = self._open_transaction
-        if len(data) != COMMIT.size or transaction is None or opened.begin_is_due:
-            return None
-        _, commit_lsn, end_lsn, _ = COMMIT.unpack(data)
-        if commit_lsn != transaction.commit_lsn:
-            return None
-        opened.transaction = None
-        return Commit(transaction, new_lsn(LSN, end_lsn), opened.changes)
-
-    def _long_way(self, data: bytes) -> Iterable[Change | Begin | Commit]:
-        """Take any message through the decoder and the assembler."""
-        try:
-            message = self._decoder.decode(data)
-        except Exception:
-            self._assembler.abandon()
-            raise
-        events = self._assembler.feed(message)
+    def _long_way(self, data: bytes) -> Iterable[Any]:
+        """Take any message through the decoder and the assembler; learn the short cut for a row."""
+        events = super()._long_way(data)
         if data[0] in _ROWS and isinstance(events, tuple) and events:
             change = events[-1]
             if isinstance(change, Insert | Update | Delete):

@@ -118,6 +118,11 @@ class Decoder:
             **PLAIN,
         }
 
+    @property
+    def in_stream(self) -> bool:
+        """Whether the next message stands inside a stream block, where most carry an xid."""
+        return self._in_stream
+
     def decode(self, data: bytes) -> Message:
         """Decode one message.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ..changes import Begin, Change, Commit
+from ..changes import Begin, Change, Commit, RawRows
 from ..lsn import LSN
 from .progress import Place, SlotProgress
 
@@ -59,7 +59,7 @@ class Sequence:
         # The commit LSN of the last Begin taken. Repeated ones are at or before it.
         self._last_begin = start[0]
         # The last change taken. Repeated ones are at or before it.
-        self._last_change: Change | None = None
+        self._last_change: Change | RawRows | None = None
         # The place of the last change that the filter has let through.
         self._last_passed: Place = NOWHERE
         # The commit LSN of the last Commit taken. Repeated ones are at or before it.
@@ -77,13 +77,18 @@ class Sequence:
         """Expect repetitions: PostgreSQL sends again what is behind the slot's position."""
         self._resuming = True
 
-    def accept(self, event: Change | Begin | Commit) -> bool:
-        """Take the next event; return whether it is new and passes the filter."""
+    def accept(self, event: Change | RawRows | Begin | Commit) -> bool:
+        """Take the next event; return whether it is new and passes the filter.
+
+        Of raw rows some may be new and others not: those that are not are removed from the event.
+        """
         kind = type(event)
         if kind is Begin:
             return self._begin(event)  # type: ignore[arg-type]
         if kind is Commit:
             return self._commit(event)  # type: ignore[arg-type]
+        if kind is RawRows:
+            return self._raw_rows(event)  # type: ignore[arg-type]
         if self._resuming:
             if _place(event) <= self.last:  # type: ignore[arg-type]
                 return False
@@ -91,12 +96,26 @@ class Sequence:
         self._last_change = event  # type: ignore[assignment]
         self.changes += 1
         if self._passes is not None:
-            if not self._passes(event):
+            if not self._passes(event):  # type: ignore[arg-type]
                 return False
             self._last_passed = _place(event)  # type: ignore[arg-type]
         if event.transaction is None:
             place = _place(event)
             self.progress.transaction_ended(place, LSN(place[0] + 1))
+        return True
+
+    def _raw_rows(self, event: RawRows) -> bool:
+        if self._resuming:
+            lsn, index = last = self.last
+            if _place(event) <= last:
+                return False
+            self._resuming = False
+            if event.transaction.commit_lsn == lsn and event.index <= index:
+                taken = index + 1 - event.index
+                event.messages = event.messages[taken:]
+                event.index += taken
+        self._last_change = event
+        self.changes += len(event.messages)
         return True
 
     def _begin(self, event: Begin) -> bool:
@@ -128,10 +147,12 @@ class Sequence:
         return True
 
 
-def _place(change: Change) -> Place:
+def _place(change: Change | RawRows) -> Place:
     transaction = change.transaction
     if transaction is None:
         # Only a message can be outside of a transaction.
         position = change.position
         return position.lsn, position.index
+    if type(change) is RawRows:
+        return transaction.commit_lsn, change.index + len(change.messages) - 1
     return transaction.commit_lsn, change.index

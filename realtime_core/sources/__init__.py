@@ -1,9 +1,10 @@
 """Sources: async iterators of a database's changes."""
 
-from .base import Acknowledgeable, ChangeSource, SourceStats, TransactionEvent
+from .base import Acknowledgeable, ChangeSource, RawTransactionEvent, SourceStats, TransactionEvent
 from .catalog import SlotStatus
 from .memory import MemoryDatabase, MemorySource, MemoryTable
 from .pgoutput import PgoutputSource
+from .raw_pgoutput import RawPgoutputSource
 from .slots import drop_slot, ensure_slot, slot_status
 from .stream_options import Dsn, StreamOptions
 from .wal2json import Wal2JsonAction, Wal2JsonSource
@@ -12,6 +13,7 @@ __all__ = [
     # .base
     "Acknowledgeable",
     "ChangeSource",
+    "RawTransactionEvent",
     "SourceStats",
     "TransactionEvent",
     # .catalog
@@ -25,6 +27,8 @@ __all__ = [
     "StreamOptions",
     # .pgoutput
     "PgoutputSource",
+    # .raw_pgoutput
+    "RawPgoutputSource",
     # .slots
     "drop_slot",
     "ensure_slot",

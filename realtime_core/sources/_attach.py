@@ -16,7 +16,7 @@ import attrs
 import psycopg
 from psycopg import AsyncConnection
 
-from ..changes import Begin, Change, Commit, GapReason
+from ..changes import Begin, Change, Commit, GapReason, RawRows
 from ..errors import PositionMismatchError, SourceError, WalLevelError
 from ..lsn import LSN
 from ..positions import LAST_INDEX, Position, StreamIdentity
@@ -69,8 +69,8 @@ class PayloadDecoder(Protocol):
         """Whether a Begin has come without its Commit."""
         ...
 
-    def decode(self, payloads: Iterable[bytes]) -> Iterator[Change | Begin | Commit]:
-        """Decode messages; yield the events of each before the next one is taken.
+    def decode(self, payloads: Iterable[bytes]) -> Iterator[Change | RawRows | Begin | Commit]:
+        """Decode messages; yield all events that come before an error before raising it.
 
         Raises:
             DecodeError: if one cannot be decoded.

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Final
 
-from ..changes import Event, Idle
+from ..changes import Event, Idle, RawRows
 from ..lsn import LSN
 from ..positions import Position
 from ..replication.protocol import (
@@ -93,7 +93,7 @@ class LiveStream:
         has_changes = self._sequence.changes > self._changes_before
         return has_changes or self._loop.time() - self._began_at > _STABLE
 
-    def take(self, payloads: list[memoryview]) -> Iterator[Event | None]:
+    def take(self, payloads: list[memoryview]) -> Iterator[Event | RawRows | None]:
         """Take the payloads that a read of the connection has returned.
 
         Returns:
@@ -104,7 +104,7 @@ class LiveStream:
         self._feedback.heard()
         return self._events(payloads)
 
-    def _events(self, payloads: list[memoryview]) -> Iterator[Event | None]:
+    def _events(self, payloads: list[memoryview]) -> Iterator[Event | RawRows | None]:
         decoder = self._decoder
         accept = self._history.skips.accepting(self._sequence)
         # Only the last of several keepalives counts, because its LSN is the highest. If one wants

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
-from ..changes import CommittedTransaction, Event, Gap, Idle
+from ..changes import CommittedTransaction, Event, Gap, Idle, RawRows
 from ..lsn import LSN
 from ..replication.protocol import TAG_XLOG_DATA, sent
 from ..replication.sequence import Sequence
@@ -53,7 +54,7 @@ class Meter:
     def stats(
         self,
         sequence: Sequence,
-        handed: Event | CommittedTransaction | None,
+        handed: Event | RawRows | CommittedTransaction[Any] | None,
         row_filter: RowFilter | None,
         *,
         all_handed: bool,
@@ -87,7 +88,7 @@ class Meter:
             connected=connected,
         )
 
-    def _seconds_behind(self, handed: Event | CommittedTransaction | None) -> float:
+    def _seconds_behind(self, handed: Event | RawRows | CommittedTransaction[Any] | None) -> float:
         if handed is None or isinstance(handed, Gap | Idle):
             return 0.0
         if handed.transaction is None or handed.transaction.commit_time is None:

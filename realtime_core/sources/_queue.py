@@ -22,12 +22,14 @@ from ..changes import (
     Gap,
     Idle,
     LogicalMessage,
+    RawEvent,
+    RawRows,
     Transaction,
 )
 from ..errors import ConfigError, RealtimeError, TransactionTooLargeError
 from ..positions import Position
 from ._arguments import type_of
-from .base import Acknowledgeable, E, TransactionEvent
+from .base import Acknowledgeable, E, RawTransactionEvent, TransactionEvent
 
 __all__ = ["EventQueue"]
 
@@ -54,7 +56,7 @@ class EventQueue(abc.ABC, Generic[E]):
         # follows from the options and not from this queue.
         self._queue: deque[Any] = deque()
         # The last event or transaction that was handed over and has a position.
-        self._handed: Event | CommittedTransaction | None = None
+        self._handed: Event | RawRows | CommittedTransaction[Any] | None = None
         # Whether a task is reading now.
         self._reading = False
         # Set by a source: whether the next _fill() will not have to wait.
@@ -194,9 +196,10 @@ class EventQueue(abc.ABC, Generic[E]):
                 break
         return batch
 
-    # The narrowest overload comes first, so that the second and the third do not overlap in it.
+    # The narrowest overload comes first, so that the second and the third do not overlap in it. A
+    # source of nothing but boundaries would be of two kinds, but there is none.
     @overload
-    def transactions(
+    def transactions(  # type: ignore[overload-overlap]
         self: EventQueue[Change | Begin | Commit], max_bytes: int
     ) -> AsyncIterator[CommittedTransaction | LogicalMessage]: ...
     @overload
@@ -204,11 +207,21 @@ class EventQueue(abc.ABC, Generic[E]):
         self: EventQueue[Change | Begin | Commit | Gap], max_bytes: int
     ) -> AsyncIterator[CommittedTransaction | LogicalMessage | Gap]: ...
     @overload
-    def transactions(
+    def transactions(  # type: ignore[overload-overlap]
         self: EventQueue[Change | Begin | Commit | Idle], max_bytes: int
     ) -> AsyncIterator[CommittedTransaction | LogicalMessage | Idle]: ...
     @overload
-    def transactions(self, max_bytes: int) -> AsyncIterator[TransactionEvent]: ...
+    def transactions(  # type: ignore[overload-overlap]
+        self: EventQueue[Event], max_bytes: int
+    ) -> AsyncIterator[TransactionEvent]: ...
+    @overload
+    def transactions(
+        self: EventQueue[RawEvent], max_bytes: int
+    ) -> AsyncIterator[RawTransactionEvent]: ...
+    @overload
+    def transactions(
+        self, max_bytes: int
+    ) -> AsyncIterator[TransactionEvent | RawTransactionEvent]: ...
 
     def transactions(self, max_bytes: int) -> AsyncIterator[Any]:
         """Iterate over whole transactions that have changes.
@@ -230,10 +243,10 @@ class EventQueue(abc.ABC, Generic[E]):
             raise ConfigError(f"max_bytes is a number of bytes above 0, not {max_bytes}")
         return _Steps(lambda: self._next_transaction(max_bytes))
 
-    async def _next_transaction(self, max_bytes: int) -> TransactionEvent:
+    async def _next_transaction(self, max_bytes: int) -> Any:
         if self._auto_ack:
             self._ack_handed()
-        taken: deque[Event] = deque()
+        taken: deque[Any] = deque()
         try:
             result = await self._collect(taken, max_bytes)
         except BaseException:
@@ -243,20 +256,20 @@ class EventQueue(abc.ABC, Generic[E]):
             self._handed = result
         return result
 
-    async def _collect(self, taken: deque[Event], max_bytes: int) -> TransactionEvent:
+    async def _collect(self, taken: deque[Any], max_bytes: int) -> Any:
         """Take events out of the queue until they make a whole transaction.
 
         Args:
             taken: gets the events, so that the caller can put them back.
             max_bytes: the most bytes that the transaction may take.
         """
-        changes: list[Change] = []
+        changes: list[Change | RawRows] = []
         transaction: Transaction | None = None
         size = 0
         while True:
             while not self._queue:
                 await self._more()
-            event = self._queue.popleft()
+            event: Event | RawRows = self._queue.popleft()
             taken.append(event)
             if isinstance(event, Begin | Commit):
                 if transaction is not None:
@@ -334,12 +347,14 @@ class _Steps(AsyncIterator[T], Generic[T]):
         return self._step()
 
 
-def _is_no_boundary(event: Event) -> bool:
+def _is_no_boundary(event: Event | RawRows) -> bool:
     return not isinstance(event, Begin | Commit)
 
 
-def _size(change: Change) -> int:
+def _size(change: Change | RawRows) -> int:
     """Return about how many bytes a change holds."""
+    if isinstance(change, RawRows):
+        return sum(map(len, change.messages)) + _CHANGE_BYTES * len(change.messages)
     size = _CHANGE_BYTES
     for record in (getattr(change, "record", None), getattr(change, "old_record", None)):
         if record is not None:

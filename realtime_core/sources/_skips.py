@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..changes import Begin, Change, Commit, LogicalMessage
+from ..changes import Begin, Change, Commit, LogicalMessage, RawRows
 from ..lsn import LSN
 from ..replication.sequence import Sequence
 
@@ -43,13 +43,13 @@ class Skips:
         self.until = None
         self.passed = False
 
-    def accepting(self, sequence: Sequence) -> Callable[[Change | Begin | Commit], bool]:
+    def accepting(self, sequence: Sequence) -> Callable[[Change | RawRows | Begin | Commit], bool]:
         """Return the function that takes the next event, and says whether it is handed over."""
         if self.until is None:
             return sequence.accept
         until = self.until
 
-        def accept(event: Change | Begin | Commit) -> bool:
+        def accept(event: Change | RawRows | Begin | Commit) -> bool:
             if isinstance(event, LogicalMessage):
                 lsn = event.position.lsn
             else:

@@ -22,7 +22,7 @@ from random import Random
 from time import monotonic
 from typing import Final, Self, Unpack
 
-from ..changes import Begin, Event, Gap, GapReason
+from ..changes import Begin, Event, Gap, GapReason, RawRows
 from ..errors import (
     RealtimeError,
     SlotLostError,
@@ -96,7 +96,7 @@ class StreamSource(EventQueue[E]):
         self._live: LiveStream | None = None
         # Decodes what was read, as it is iterated over. An event that is not handed over comes as
         # None.
-        self._rest: Iterator[Event | None] = iter(())
+        self._rest: Iterator[Event | RawRows | None] = iter(())
 
     # Lifetime
 

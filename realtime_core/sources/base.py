@@ -4,32 +4,41 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, overload
 
 import attrs
 
-from ..changes import CommittedTransaction, Event, Gap, Idle, LogicalMessage
+from ..changes import CommittedTransaction, Event, Gap, Idle, LogicalMessage, RawChange, RawRows
 from ..lsn import LSN
 from ..positions import Position
 
-__all__ = ["E", "Acknowledgeable", "ChangeSource", "SourceStats", "TransactionEvent"]
+__all__ = [
+    "E",
+    "Acknowledgeable",
+    "ChangeSource",
+    "RawTransactionEvent",
+    "SourceStats",
+    "TransactionEvent",
+]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    E = TypeVar("E", bound=Event, default=Event, covariant=True)
+    E = TypeVar("E", bound=Event | RawRows, default=Event, covariant=True)
     """The kinds of events that a source yields, which depend on its options."""
 else:
     # Python 3.11 knows no defaults of type variables, and needs none to run.
     from typing import TypeVar
 
-    E = TypeVar("E", bound=Event, covariant=True)
+    E = TypeVar("E", bound=Event | RawRows, covariant=True)
 
 TransactionEvent: TypeAlias = CommittedTransaction | LogicalMessage | Gap | Idle
 """The items that :meth:`ChangeSource.transactions` yields. A LogicalMessage comes by itself only if
 it is not transactional."""
+RawTransactionEvent: TypeAlias = CommittedTransaction[RawChange] | LogicalMessage | Gap | Idle
+"""The items that ``transactions()`` of a :class:`RawPgoutputSource` yields."""
 
-Acknowledgeable: TypeAlias = Event | CommittedTransaction | Position
+Acknowledgeable: TypeAlias = Event | RawRows | CommittedTransaction | Position
 """The argument of :meth:`ChangeSource.ack`."""
 
 
@@ -120,7 +129,16 @@ class ChangeSource(Protocol[E]):
         """
         ...
 
-    def transactions(self, max_bytes: int) -> AsyncIterator[TransactionEvent]:
+    @overload
+    def transactions(
+        self: ChangeSource[Event], max_bytes: int
+    ) -> AsyncIterator[TransactionEvent]: ...
+    @overload
+    def transactions(
+        self, max_bytes: int
+    ) -> AsyncIterator[TransactionEvent | RawTransactionEvent]: ...
+
+    def transactions(self, max_bytes: int) -> AsyncIterator[Any]:
         """Iterate over whole transactions that have changes.
 
         Args:

@@ -6,22 +6,31 @@ Each plays on another source. What the suite does with a world means the same on
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Self
 
+import attrs
 import psycopg
 
 from realtime_core import (
+    Begin,
     ChangeSource,
+    Commit,
+    CommittedTransaction,
+    Event,
     MemoryDatabase,
     MemorySource,
     PgoutputSource,
+    RawEvent,
+    RawPgoutputSource,
+    RawRows,
     Wal2JsonSource,
 )
+from realtime_core.pgoutput import ChangeDecoder, Encoder
 from tests.fix_postgres import Database, unique_name
 from tests.waiting import eventually_sync
 
-__all__ = ["MemoryWorld", "PgoutputWorld", "Wal2JsonWorld", "World"]
+__all__ = ["MemoryWorld", "PgoutputWorld", "RawPgoutputWorld", "Wal2JsonWorld", "World"]
 
 
 class World(abc.ABC):
@@ -29,6 +38,8 @@ class World(abc.ABC):
 
     sends_truncate = True
     sends_messages = True
+    filters = True
+    """Whether its sources take a filter."""
 
     @abc.abstractmethod
     def source(self, **options: Any) -> ChangeSource:
@@ -227,6 +238,78 @@ class PgoutputWorld(PostgresWorld):
     def close(self) -> None:
         self.connection.execute(f"drop publication {self.schema}")
         super().close()
+
+
+class RawPgoutputWorld(PgoutputWorld):
+    """Its source hands over bytes, which are decoded here, so that the suite can look at them."""
+
+    filters = False
+
+    def source(self, **options: Any) -> Any:
+        settings: dict[str, Any] = {"publications": [self.schema], "messages": True, "max_rows": 1}
+        settings |= self.options() | self.more
+        return Decoded(RawPgoutputSource(self.database.dsn, **(settings | options)))
+
+
+class Decoded:
+    """A source whose events are decoded one by one; all else is the source's own."""
+
+    def __init__(self, source: RawPgoutputSource) -> None:
+        self.source = source
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.source, name)
+
+    async def __aenter__(self) -> Self:
+        await self.source.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> None:
+        await self.source.__aexit__(*exc)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        return decoded(await anext(self.source))
+
+    def batches(self) -> AsyncIterator[list[Event]]:
+        return Mapped(self.source.batches(), lambda batch: [decoded(event) for event in batch])
+
+    def transactions(self, max_bytes: int) -> AsyncIterator[Any]:
+        def whole(item: Any) -> Any:
+            if not isinstance(item, CommittedTransaction):
+                return item
+            changes = tuple(decoded(change) for change in item.changes)
+            return attrs.evolve(item, changes=changes)
+
+        return Mapped(self.source.transactions(max_bytes), whole)
+
+
+class Mapped(AsyncIterator[Any]):
+    """What a source's iterator yields, seen otherwise; cancelling a step loses nothing."""
+
+    def __init__(self, items: AsyncIterator[Any], change: Callable[[Any], Any]) -> None:
+        self.items = items
+        self.change = change
+
+    async def __anext__(self) -> Any:
+        return self.change(await anext(self.items))
+
+
+def decoded(event: RawEvent) -> Any:
+    """Decode the one row of an event, by what its event says of it."""
+    if not isinstance(event, RawRows):
+        return event
+    encoder = Encoder()
+    decoder = ChangeDecoder(event.transaction.stream)
+    messages = [*encoder.encode(Begin(event.transaction)), *encoder.encode(event)]
+    begin, change = decoder.decode(messages)
+    assert isinstance(begin, Begin)
+    assert begin.transaction == event.transaction
+    assert not isinstance(change, Begin | Commit)
+    change.index = event.index
+    return change
 
 
 class Wal2JsonWorld(PostgresWorld):
