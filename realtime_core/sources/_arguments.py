@@ -39,14 +39,22 @@ def check_names(owner: type, names: Iterable[str], options: Iterable[str]) -> No
         raise TypeError(f"{owner.__name__} has no option {name!r}: {hint}")
 
 
-def check_start(start: object) -> None:
-    """Raise TypeError unless ``start_at`` is a Position or None."""
-    if start is not None and not isinstance(start, Position):
-        remedy = ": Position.parse() reads what str(position) wrote"
-        raise TypeError(
-            "start_at is a Position, or None as long as none is stored, not "
-            f"{type_of(start)}{remedy if isinstance(start, str) else ''}"
-        )
+def check_start(start: object, *, is_answer: bool = False) -> None:
+    """Raise TypeError unless ``start_at`` is a Position, None, or a function.
+
+    Args:
+        start: the argument, or what the function has returned.
+        is_answer: whether the function has returned it.
+    """
+    if start is None or isinstance(start, Position) or (callable(start) and not is_answer):
+        return
+    remedy = ": Position.parse() reads what str(position) wrote" if isinstance(start, str) else ""
+    wanted = "a Position, or None as long as none is stored"
+    if is_answer:
+        raise TypeError(f"the function start_at returns {wanted}, not {type_of(start)}{remedy}")
+    raise TypeError(
+        f"start_at is {wanted}, or a function that returns it, not {type_of(start)}{remedy}"
+    )
 
 
 def strings(name: str, value: Any) -> tuple[str, ...]:

@@ -17,13 +17,13 @@ import psycopg
 from psycopg import AsyncConnection
 
 from ..changes import Begin, Change, Commit, GapReason, RawRows
-from ..errors import PositionMismatchError, SourceError, WalLevelError
+from ..errors import SourceError, WalLevelError
 from ..lsn import LSN
-from ..positions import LAST_INDEX, Position, StreamIdentity
+from ..positions import Position, StreamIdentity
 from ..replication.progress import Place
 from ..replication.sequence import NOWHERE
-from ..replication.timelines import switch_point
 from . import catalog
+from ._checkpoint import ask, check_stream, held_slot, is_history, reason_against
 from ._postgres_errors import translate
 from ._replication_connection import ReplicationConnection
 from ._skips import Skips
@@ -150,6 +150,8 @@ class AttachedStream:
     database: str
     enums: dict[tuple[str, str], tuple[str, ...]]
     """The labels of enum types in their declared order, by schema and name."""
+    start_at: Position | None = None
+    """The consumer's own checkpoint, if it has one and the source attaches for the first time."""
 
 
 async def attach(
@@ -174,6 +176,7 @@ async def attach(
     Raises:
         SourceError: if that fails, saying why.
         PositionMismatchError: if ``start_at`` belongs to another stream.
+        TypeError: if ``start_at`` is a function that returns something else.
     """
     connection = await ReplicationConnection.connect(
         settings.dsn,
@@ -213,7 +216,9 @@ class _Attaching:
             enums = await catalog.enum_orders(connection.sql)
             system, timeline = await connection.identify_system()
             stream = StreamIdentity(system, timeline, self.plugin.identity)
-            self._check_start(stream)
+            start_at = settings.known_start
+            if self.former is None:
+                check_stream(start_at, stream)
             slot = await catalog.slot(connection.sql, self.name)
             if slot is not None:
                 check_slot(
@@ -229,7 +234,7 @@ class _Attaching:
             )
             if reason is not None:
                 must_replace = slot is not None and reason in _ENDS_WITH_ITS_SLOT and not is_skipped
-                self._check_gap(reason, must_replace=must_replace)
+                self._check_gap(reason, must_replace=must_replace, after=start_at)
                 if must_replace:
                     await self._drop(reason)
                     slot = None
@@ -245,15 +250,31 @@ class _Attaching:
                 skips = self.former.skips
                 known = max(self.former.acknowledged, skips.floor)
                 ignores_missing = ignores_missing or skips.until is not None
-            elif settings.start_at is not None and reason is None and self.plugin.tells_commit_lsn:
-                known = settings.start_at.lsn
+            elif start_at is not None and reason is None and self.plugin.tells_commit_lsn:
+                known = start_at.lsn
             plugin = self.plugin
+            asked_for = settings.start_at if callable(settings.start_at) else None
+            history = ""
+            if self.former is None and asked_for is not None:
+                history = await self._history_of(stream)
             await connection.start(
                 max(start, known),
                 plugin.options(),
                 plugin.expects_more,
                 ignores_missing_publications=ignores_missing,
             )
+        if self.former is None and asked_for is not None:
+            start_at = await ask(asked_for)
+            check_stream(start_at, stream)
+            held = await held_slot(settings, self.name)
+            start = held.confirmed_flush_lsn
+            if start_at is not None and reason is None:
+                reason = reason_against(
+                    *(start_at, stream, history, None if slot is None else held),
+                    temporary=settings.is_temporary,
+                )
+                if reason is not None:
+                    self._check_gap(reason, must_replace=False, after=start_at)
         return AttachedStream(
             connection,
             stream,
@@ -263,6 +284,7 @@ class _Attaching:
             facts.wal_sender_timeout,
             facts.database,
             enums,
+            start_at,
         )
 
     @contextlib.contextmanager
@@ -284,29 +306,8 @@ class _Attaching:
                 "leave failover out"
             )
 
-    def _check_start(self, stream: StreamIdentity) -> None:
-        """Raise PositionMismatchError if the consumer's checkpoint belongs to another stream."""
-        start = self.settings.start_at
-        if self.former is not None or start is None or start.stream is None:
-            return
-        theirs, ours = start.stream, stream
-        if theirs.system_identifier != ours.system_identifier:
-            raise PositionMismatchError(
-                f"start_at is {start}, a position in the WAL of cluster "
-                f"{theirs.system_identifier}, but this server belongs to cluster "
-                f"{ours.system_identifier}; check the address, or leave start_at out to begin at "
-                "the slot's position"
-            )
-        if theirs != ours and start.index != LAST_INDEX:
-            raise PositionMismatchError(
-                f"start_at is {start}, stored from a stream of {_listed(theirs)}, but this source "
-                f"streams {_listed(ours)}, where a transaction has other changes; choose the same "
-                "as before, or, if all of that transaction is done with, go on from its end with "
-                "start_at=position.end_of_transaction()"
-            )
-
     async def _reason(self, stream: StreamIdentity, slot: SlotStatus | None) -> GapReason | None:
-        former, start = self.former, self.settings.start_at
+        former, start = self.former, self.settings.known_start
         if former is not None:
             if stream != former.stream:
                 return GapReason.OTHER_CLUSTER
@@ -315,7 +316,9 @@ class _Attaching:
             timeline, last = start.stream.timeline, start.lsn
         else:
             timeline, last = stream.timeline, LSN(0)
-        if timeline != stream.timeline and not await self._is_history(stream, timeline, last):
+        if timeline != stream.timeline and not is_history(
+            await self._history_of(stream), stream, timeline, last
+        ):
             return GapReason.NEW_TIMELINE
         # The last stream's complaint counts if the slot that it was about still exists, or was a
         # temporary one, which PostgreSQL dropped with the connection.
@@ -330,14 +333,11 @@ class _Attaching:
             start=start.lsn if former is None and start is not None else None,
         ) or self._lag(slot)
 
-    async def _is_history(self, stream: StreamIdentity, timeline: int, last: int) -> bool:
-        """Return whether everything taken on another timeline belongs to the stream's history."""
-        if stream.timeline < timeline:
-            # This is the former primary, which does not have the newer timeline.
-            return False
-        history = await self.connection.timeline_history(stream.timeline)
-        until = switch_point(history, timeline)
-        return until is not None and last < until
+    async def _history_of(self, stream: StreamIdentity) -> str:
+        """Return the text of the history file of a stream's timeline; the first one has none."""
+        if stream.timeline == 1:
+            return ""
+        return await self.connection.timeline_history(stream.timeline)
 
     def _lag(self, slot: SlotStatus | None) -> GapReason | None:
         limit = self.settings.max_lag_bytes
@@ -345,9 +345,9 @@ class _Attaching:
             return None
         return GapReason.LAG if self.settings.on_lag == "gap" else None
 
-    def _check_gap(self, reason: GapReason, *, must_replace: bool) -> None:
+    def _check_gap(self, reason: GapReason, *, must_replace: bool, after: Position | None) -> None:
         """Raise SlotLostError unless the settings allow to go on behind a gap."""
-        settings, former, after = self.settings, self.former, self.settings.start_at
+        settings, former = self.settings, self.former
         may_continue = settings.on_gap == "continue"
         may_replace = settings.replace_slot or settings.is_temporary or not must_replace
         if may_continue and may_replace:
@@ -397,7 +397,3 @@ class _Attaching:
         return await log_when_slow(
             making, dsn=settings.dsn, name=self.name, pid=self.connection.pid
         )
-
-
-def _listed(stream: StreamIdentity) -> str:
-    return ", ".join(map(repr, stream.publications))

@@ -32,7 +32,7 @@ class StreamHistory:
     """The current sequence of changes, and what is remembered of the streams before it.
 
     Args:
-        start_at: the consumer's own checkpoint, if it has stored one.
+        start_at: the consumer's own checkpoint, if it is known before the source is attached.
         own_checkpoint: whether the consumer keeps its own checkpoint.
         passes: says which events the source's filter lets through; None if there is no filter.
         meter: counts gaps, and the changes of sequences that have ended.
@@ -54,10 +54,7 @@ class StreamHistory:
         """How far the stream has come in the WAL that PostgreSQL 18 skips."""
         self.idle_at = -math.inf
         """When the last Idle position was yielded, in seconds of the event loop's clock."""
-        # The consumer's own checkpoint.
-        self._start_at = start_at
-        # The place of the checkpoint; NOWHERE if there is none.
-        self._start: Place = NOWHERE if start_at is None else (start_at.lsn, start_at.index)
+        self._begin_at(start_at)
         self._own_checkpoint = own_checkpoint
         self._passes = passes
         self._meter = meter
@@ -66,6 +63,12 @@ class StreamHistory:
         # Former timelines of this stream that have ended in a gap: their positions have no effect
         # either.
         self._former_timelines: set[int] = set()
+
+    def _begin_at(self, start_at: Position | None) -> None:
+        # The consumer's own checkpoint.
+        self._start_at = start_at
+        # The place of the checkpoint; NOWHERE if there is none.
+        self._start: Place = NOWHERE if start_at is None else (start_at.lsn, start_at.index)
 
     def resume_point(self) -> ResumePoint | None:
         """Return where the next connection goes on; None before the first one."""
@@ -84,6 +87,8 @@ class StreamHistory:
         """
         former, stream = self.stream, attachment.stream
         gap = None
+        if former is None and attachment.start_at is not None:
+            self._begin_at(attachment.start_at)
         if attachment.skips_until is not None:
             assert attachment.reason is not None
             self.skips.begin(attachment.skips_until)

@@ -81,7 +81,7 @@ class StreamSource(EventQueue[E]):
         self._meter = Meter()
         # What was taken from the slot so far, across connections.
         self._history = StreamHistory(
-            settings.start_at,
+            settings.known_start,
             own_checkpoint=settings.own_checkpoint,
             passes=None if self._filter is None else self._filter.passes,
             meter=self._meter,

@@ -8,11 +8,10 @@ from typing import Literal, Unpack, overload
 
 from ..changes import Begin, Change, Commit, Event, Gap, Idle
 from ..pgoutput.spill import FileSpillStore
-from ..positions import Position
 from ._pgoutput_plugin import Messages, Pgoutput, PgoutputOptions, PgoutputSettings
 from ._stream import StreamSource
 from .base import E
-from .stream_options import Dsn, StreamOptions
+from .stream_options import Dsn, StartAt, StreamOptions
 
 __all__ = ["PgoutputSource"]
 
@@ -70,7 +69,7 @@ class PgoutputSource(StreamSource[E]):
         *,
         boundaries: Literal[False] = ...,
         on_gap: Literal["raise"] = ...,
-        start_at: Position | None,
+        start_at: StartAt,
         **options: Unpack[PgoutputOptions],
     ) -> None: ...
     @overload
@@ -89,7 +88,7 @@ class PgoutputSource(StreamSource[E]):
         *,
         boundaries: Literal[False] = ...,
         on_gap: Literal["continue"],
-        start_at: Position | None,
+        start_at: StartAt,
         **options: Unpack[PgoutputOptions],
     ) -> None: ...
     @overload
@@ -108,7 +107,7 @@ class PgoutputSource(StreamSource[E]):
         *,
         boundaries: Literal[True],
         on_gap: Literal["raise"] = ...,
-        start_at: Position | None,
+        start_at: StartAt,
         **options: Unpack[PgoutputOptions],
     ) -> None: ...
     @overload

@@ -16,12 +16,19 @@ from ._arguments import check_names, check_start
 from ._dsn import parse_dsn
 from ._filtering import filter_problems
 
-__all__ = ["CommonOptions", "Dsn", "StreamOptions", "StreamSettings"]
+__all__ = ["AskStart", "CommonOptions", "Dsn", "StartAt", "StreamOptions", "StreamSettings"]
 
 Dsn: TypeAlias = str | Callable[[], Awaitable[str]]
 """A libpq connection string or URI, or a function that returns one. The function is called before
 each attempt to connect, because addresses and passwords may change. It may raise
 :exc:`SourceError`."""
+
+
+AskStart: TypeAlias = Callable[[], Position | Awaitable[Position | None] | None]
+"""A function, async or not, that returns the checkpoint of a consumer that stores its own."""
+
+StartAt: TypeAlias = Position | AskStart | None
+"""The checkpoint of a consumer that stores its own, or a function that returns it."""
 
 
 class CommonOptions(TypedDict, total=False):
@@ -39,8 +46,8 @@ class CommonOptions(TypedDict, total=False):
     slot_in_use: Literal["fail", "wait"]
     """What to do while another connection streams from the slot: raise :exc:`SlotInUseError`, or
     check every second whether the slot is free. A broken connection of this source is always
-    waited for. With ``"wait"``, load ``start_at`` only when no other process can change it any
-    more: the source does not ask for it again."""
+    waited for. With ``"wait"``, another process may still move the checkpoint meanwhile, so
+    ``start_at`` has to be a function then, unless the checkpoint has a lock of its own."""
     replace_slot: bool
     """Whether the slot may be dropped and recreated where the stream cannot go on otherwise: the
     slot is invalidated, WAL that it needs was removed, it is older than its publication, or
@@ -92,14 +99,19 @@ class StreamOptions(CommonOptions, total=False):
     on_gap: Literal["raise", "continue"]
     """What to do when changes may have been lost: raise :exc:`SlotLostError`, or yield a
     :class:`Gap` and go on."""
-    start_at: Position | None
+    start_at: StartAt
     """For a consumer that stores its own checkpoint, ideally in the same transaction as its work:
-    the position that it has stored, or None before it has stored one. The source hands over the
-    events behind that position. It never lets the slot pass the position acknowledged last, so a
-    slot beyond ``start_at`` shows a gap; to let the slot of an idle database move all the same, it
-    yields :class:`Idle` positions to store and acknowledge. A position that was stored with
-    another list of publications raises :exc:`PositionMismatchError`: see
-    :meth:`Position.end_of_transaction`."""
+    the position that it has stored, or None before it has stored one; or a function that returns
+    that, async or not. The source hands over the events behind that position. It never lets the
+    slot pass the position acknowledged last, so a slot beyond ``start_at`` shows a gap; to let the
+    slot of an idle database move all the same, it yields :class:`Idle` positions to store and
+    acknowledge. A position that was stored with another list of publications raises
+    :exc:`PositionMismatchError`: see :meth:`Position.end_of_transaction`.
+
+    A function is called once the source holds the slot, so that no other process that works on the
+    slot can move the checkpoint any more, and before anything is handed over. It is called again if
+    attaching fails, but not after it has succeeded. It may raise :exc:`SourceError`, and has to
+    answer within ``wal_sender_timeout``. For a moment the source then needs a second connection."""
     boundaries: bool
     """Whether to yield :class:`Begin` and :class:`Commit`, too."""
 
@@ -118,7 +130,7 @@ class StreamSettings:
     slot_in_use: Literal["fail", "wait"] = "fail"
     on_gap: Literal["raise", "continue"] = "raise"
     replace_slot: bool = False
-    start_at: Position | None = None
+    start_at: StartAt = None
     own_checkpoint: bool = False
     filter: str | Mapping[str, str] | None = None
     boundaries: bool = False
@@ -153,6 +165,11 @@ class StreamSettings:
         if problems:
             raise ConfigError(problems)
         return settings
+
+    @property
+    def known_start(self) -> Position | None:
+        """The consumer's checkpoint; None if there is none, or if it has to be asked for."""
+        return self.start_at if isinstance(self.start_at, Position) else None
 
     @property
     def is_temporary(self) -> bool:

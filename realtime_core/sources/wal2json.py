@@ -9,14 +9,14 @@ import attrs
 from psycopg import AsyncConnection
 
 from ..changes import Begin, Change, Commit, Event, Gap, Idle
-from ..positions import Position, StreamIdentity
+from ..positions import StreamIdentity
 from ..wal2json import Wal2JsonDecoder
 from ._attach import PayloadDecoder
 from ._stream import StreamSource
 from ._wal2json_settings import TablePattern, Wal2JsonAction, Wal2JsonSettings
 from .base import E
 from .catalog import ServerFacts
-from .stream_options import CommonOptions, Dsn, StreamOptions
+from .stream_options import CommonOptions, Dsn, StartAt, StreamOptions
 
 __all__ = ["Wal2JsonAction", "Wal2JsonSource"]
 
@@ -91,7 +91,7 @@ class Wal2JsonSource(StreamSource[E]):
         *,
         boundaries: Literal[False] = ...,
         on_gap: Literal["raise"] = ...,
-        start_at: Position | None,
+        start_at: StartAt,
         **options: Unpack[_NarrowOptions],
     ) -> None: ...
     @overload
@@ -110,7 +110,7 @@ class Wal2JsonSource(StreamSource[E]):
         *,
         boundaries: Literal[False] = ...,
         on_gap: Literal["continue"],
-        start_at: Position | None,
+        start_at: StartAt,
         **options: Unpack[_NarrowOptions],
     ) -> None: ...
     @overload
@@ -129,7 +129,7 @@ class Wal2JsonSource(StreamSource[E]):
         *,
         boundaries: Literal[True],
         on_gap: Literal["raise"] = ...,
-        start_at: Position | None,
+        start_at: StartAt,
         **options: Unpack[_NarrowOptions],
     ) -> None: ...
     @overload

@@ -28,7 +28,7 @@ class MemoryHistory:
 
     Args:
         stream: identity of the database's stream.
-        start_at: the consumer's own checkpoint, if it has stored one.
+        start_at: the consumer's own checkpoint, if it is known before the source is attached.
         own_checkpoint: whether the consumer keeps its own checkpoint.
         temporary: whether the slot is dropped with its connection.
         passes: says which events the source's filter lets through; None if there is no filter.
@@ -51,8 +51,7 @@ class MemoryHistory:
         self.gaps = 0
         """How often changes may have been lost."""
         self._stream = stream
-        self._start_at = start_at
-        self._start: Place = NOWHERE if start_at is None else (start_at.lsn, start_at.index)
+        self.begin_at(start_at)
         self._own_checkpoint = own_checkpoint
         self._temporary = temporary
         self._passes = passes
@@ -60,6 +59,11 @@ class MemoryHistory:
         self._changes = 0
         # How many transactions they had.
         self._transactions = 0
+
+    def begin_at(self, start_at: Position | None) -> None:
+        """Note the consumer's own checkpoint, before the source is attached for the first time."""
+        self._start_at = start_at
+        self._start: Place = NOWHERE if start_at is None else (start_at.lsn, start_at.index)
 
     @property
     def changes(self) -> int:

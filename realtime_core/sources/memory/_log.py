@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import attrs
@@ -44,6 +45,22 @@ class Slot:
     """Why it cannot be streamed from any more; None if it can."""
     close: Callable[[RealtimeError], None] | None = None
     """Breaks the connection of the source that uses the slot; None if no source does."""
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the slot inside of the ``with`` block.
+
+        Raises:
+            RealtimeError: behind the block, if the connection has broken in it.
+        """
+        broken: list[RealtimeError] = []
+        self.close = broken.append
+        try:
+            yield
+        finally:
+            self.close = None
+        if broken:
+            raise broken[0]
 
 
 class Log:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from itertools import count
-from typing import Final, Literal, Self, TypedDict, Unpack, overload
+from typing import Final, Literal, Self, Unpack, overload
 
 from ...changes import Begin, Change, Commit, Event, Gap, Idle
 from ...errors import (
@@ -21,36 +21,22 @@ from ...lsn import LSN
 from ...positions import Position
 from ...replication.sequence import Sequence
 from .._arguments import check_start
+from .._checkpoint import ask
 from .._filtering import RowFilter, filter_problems
 from .._queue import EventQueue
 from .._slot_checks import slot_lost
 from ..base import Acknowledgeable, E, SourceStats
+from ..stream_options import AskStart, StartAt
 from ._database import MemoryDatabase
 from ._history import MemoryHistory
 from ._log import LogEntry, Slot
+from ._options import MemoryOptions, NarrowOptions
 
 __all__ = ["MemorySource"]
 
 logger = logging.getLogger("realtime.source")
 
 _numbers: Final = count(1)
-
-
-class _NarrowOptions(TypedDict, total=False):
-    """The options that do not decide which kinds of events come."""
-
-    slot: str | None
-    filter: str | Mapping[str, str] | None
-    auto_ack: bool
-    persistent: bool
-
-
-class _Options(_NarrowOptions, total=False):
-    """All options."""
-
-    on_gap: Literal["raise", "continue"]
-    start_at: Position | Literal["slot"] | None
-    boundaries: bool
 
 
 class MemorySource(EventQueue[E]):
@@ -67,7 +53,8 @@ class MemorySource(EventQueue[E]):
         on_gap: what to do when changes may have been lost: raise :exc:`SlotLostError`, or yield a
             :class:`Gap` and go on.
         start_at: for a consumer that keeps its own checkpoint: the position that it has stored, or
-            None before it has stored one. Leave it out for any other consumer.
+            None before it has stored one, or a function that returns that, as for
+            :attr:`StreamOptions.start_at`. Leave it out for any other consumer.
         filter: hand over only the row changes that pass a filter expression: one expression for
             all tables, or one for each ``schema.table``, where the one for ``*`` is for all other
             tables; see :attr:`StreamOptions.filter`.
@@ -89,7 +76,7 @@ class MemorySource(EventQueue[E]):
         boundaries: Literal[False] = ...,
         on_gap: Literal["raise"] = ...,
         start_at: Literal["slot"] = ...,
-        **options: Unpack[_NarrowOptions],
+        **options: Unpack[NarrowOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -98,8 +85,8 @@ class MemorySource(EventQueue[E]):
         *,
         boundaries: Literal[False] = ...,
         on_gap: Literal["raise"] = ...,
-        start_at: Position | None,
-        **options: Unpack[_NarrowOptions],
+        start_at: StartAt,
+        **options: Unpack[NarrowOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -109,7 +96,7 @@ class MemorySource(EventQueue[E]):
         boundaries: Literal[False] = ...,
         on_gap: Literal["continue"],
         start_at: Literal["slot"] = ...,
-        **options: Unpack[_NarrowOptions],
+        **options: Unpack[NarrowOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -118,8 +105,8 @@ class MemorySource(EventQueue[E]):
         *,
         boundaries: Literal[False] = ...,
         on_gap: Literal["continue"],
-        start_at: Position | None,
-        **options: Unpack[_NarrowOptions],
+        start_at: StartAt,
+        **options: Unpack[NarrowOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -129,7 +116,7 @@ class MemorySource(EventQueue[E]):
         boundaries: Literal[True],
         on_gap: Literal["raise"] = ...,
         start_at: Literal["slot"] = ...,
-        **options: Unpack[_NarrowOptions],
+        **options: Unpack[NarrowOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -138,8 +125,8 @@ class MemorySource(EventQueue[E]):
         *,
         boundaries: Literal[True],
         on_gap: Literal["raise"] = ...,
-        start_at: Position | None,
-        **options: Unpack[_NarrowOptions],
+        start_at: StartAt,
+        **options: Unpack[NarrowOptions],
     ) -> None: ...
     @overload
     def __init__(
@@ -149,13 +136,13 @@ class MemorySource(EventQueue[E]):
         boundaries: Literal[True],
         on_gap: Literal["continue"],
         start_at: Literal["slot"] = ...,
-        **options: Unpack[_NarrowOptions],
+        **options: Unpack[NarrowOptions],
     ) -> None: ...
     @overload
     def __init__(
         self: MemorySource[Event],
         database: MemoryDatabase | None = ...,
-        **options: Unpack[_Options],
+        **options: Unpack[MemoryOptions],
     ) -> None: ...
 
     def __init__(
@@ -164,7 +151,7 @@ class MemorySource(EventQueue[E]):
         *,
         slot: str | None = None,
         on_gap: Literal["raise", "continue"] = "raise",
-        start_at: Position | Literal["slot"] | None = "slot",
+        start_at: StartAt | Literal["slot"] = "slot",
         filter: str | Mapping[str, str] | None = None,
         boundaries: bool = False,
         auto_ack: bool = False,
@@ -194,6 +181,10 @@ class MemorySource(EventQueue[E]):
         self._own_checkpoint = start_at != "slot"
         if self._own_checkpoint:
             check_start(start_at)
+        # The function to ask for the checkpoint when the slot is held for the first time.
+        self._ask: AskStart | None = start_at if callable(start_at) else None
+        # One task attaches at a time.
+        self._attaching = asyncio.Lock()
         # Decides which row changes are handed over; None if all are.
         self._filter = None if filter is None else RowFilter(filter, {})
         # What was taken from the slot so far, across connections.
@@ -224,7 +215,7 @@ class MemorySource(EventQueue[E]):
         if self._closed:
             raise RuntimeError("this source was closed: make a new one")
         try:
-            self._attach()
+            await self._attach()
         except SourceError:
             if not self._persistent:
                 raise
@@ -248,7 +239,7 @@ class MemorySource(EventQueue[E]):
 
     async def _connect(self) -> None:
         try:
-            self._attach()
+            await self._attach()
         except SourceError as exc:
             if not (exc.transient or self._persistent):
                 raise
@@ -352,14 +343,32 @@ class MemorySource(EventQueue[E]):
 
     # Attaching
 
-    def _attach(self) -> None:
+    async def _attach(self) -> None:
+        async with self._attaching:
+            if self._slot is None:
+                await self._attach_slot()
+
+    async def _attach_slot(self) -> None:
         database = self.database
         if database._down:
             raise ConnectionLostError("cannot connect to the MemoryDatabase: it is down")
         slot = database._slots.get(self._name)
         if slot is not None and slot.close is not None:
             raise SlotInUseError(self._name, None)
-        reason = self._history.gap_reason(slot)
+        found = slot
+        if self._ask is not None:
+            slot = slot or Slot(self._log.end, self._temporary)
+            database._slots[self._name] = slot
+            try:
+                with slot.held():
+                    self._history.begin_at(await ask(self._ask))
+            except BaseException:
+                if self._temporary:
+                    database._slots.pop(self._name, None)
+                self._log.wake()
+                raise
+            self._ask = None
+        reason = self._history.gap_reason(found)
         if reason is not None and self._on_gap == "raise":
             after = self._history.last_position()
             raise slot_lost(self._name, reason, after, may_continue=False, may_replace=True)

@@ -720,6 +720,134 @@ async def test_a_checkpoint_behind_the_slot_is_a_gap(world: World) -> None:
         assert gap.after == position(first)
 
 
+# A checkpoint that is asked for
+
+
+async def test_a_checkpoint_is_asked_for_once_the_slot_is_held(world: World) -> None:
+    async with world.source(start_at=None) as source:
+        world.insert(1, 2)
+        world.insert(3)
+        stored = position((await take(source, 3))[0])
+    asked: list[type[Exception]] = []
+
+    async def ask() -> Position:
+        with pytest.raises(SlotInUseError) as caught:
+            async with world.source():
+                pass
+        asked.append(caught.type)
+        return stored
+
+    async with world.source(start_at=ask) as source:
+        assert asked == [SlotInUseError]
+        assert ids(await changes(source, 2)) == [2, 3]
+        # Where it stands is not asked for again.
+        world.break_connections()
+        world.insert(4)
+        assert ids(await changes(source, 1)) == [4]
+        assert len(asked) == 1
+        source.ack(stored)
+
+
+async def changes(source: ChangeSource, count: int) -> list[Event]:
+    """Take so many events that are no idle positions."""
+    found: list[Event] = []
+    while len(found) < count:
+        found += [event for event in await take(source, 1) if not isinstance(event, Idle)]
+    return found
+
+
+async def test_what_is_committed_while_it_is_asked_for_is_handed_over(world: World) -> None:
+    def ask() -> None:
+        world.insert(1)
+
+    async with world.source(start_at=ask) as source:
+        assert ids(await changes(source, 1)) == [1]
+
+
+async def test_who_waits_for_a_slot_asks_for_the_checkpoint_as_it_is_then(world: World) -> None:
+    """Another process moves it until it lets go of the slot."""
+    stored: list[Position | None] = [None]
+    async with (
+        world.source(start_at=None) as first,
+        world.source(start_at=lambda: stored[-1], persistent=True) as second,
+    ):
+        waiting = asyncio.create_task(changes(second, 1))
+        world.insert(1)
+        world.insert(2)
+        for event in await take(first, 2):
+            stored.append(position(event))
+            first.ack(event)
+        await first.aclose()
+        world.insert(3)
+        assert ids(await soon(waiting)) == [3]
+        assert second.stats().gaps == 0
+
+
+async def test_a_checkpoint_that_is_asked_for_may_be_behind_the_slot(world: World) -> None:
+    async with world.source(start_at=None) as source:
+        world.insert(1)
+        world.insert(2)
+        first, second = await take(source, 2)
+        source.ack(second)
+    stored = position(first)
+    with pytest.raises(SlotLostError) as caught:
+        async with world.source(start_at=lambda: stored):
+            pass
+    assert caught.value.reason is GapReason.START_BEHIND_SLOT
+    async with world.source(start_at=lambda: stored, on_gap="continue") as source:
+        (gap,) = await take(source, 1)
+        assert isinstance(gap, Gap)
+        assert gap.after == stored
+        assert gap.until.lsn == world.confirmed()
+
+
+async def test_a_checkpoint_for_a_slot_that_is_gone_is_a_gap(world: World) -> None:
+    async with world.source(start_at=None, slot=None) as source:
+        world.insert(1)
+        stored = position((await take(source, 1))[0])
+    async with world.source(start_at=lambda: stored, slot=None, on_gap="continue") as source:
+        (gap,) = await take(source, 1)
+        assert isinstance(gap, Gap)
+        assert gap.reason is GapReason.TEMPORARY_SLOT
+        assert gap.after == stored
+        world.insert(2)
+        assert ids(await changes(source, 1)) == [2]
+    # The world ends with its slot, so there has to be one.
+    async with world.source():
+        pass
+
+
+async def test_who_cannot_say_where_it_stands_lets_go_of_the_slot(world: World) -> None:
+    async def fail() -> Position:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    def wrong() -> str:
+        return "16/B374D848:0"
+
+    with pytest.raises(ZeroDivisionError):
+        async with world.source(start_at=fail):
+            pass
+    with pytest.raises(TypeError, match=r"the function start_at returns a Position.*not a str"):
+        async with world.source(start_at=wrong):
+            pass
+    asked = asyncio.Event()
+
+    async def hang() -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    waiting = asyncio.create_task(world.source(start_at=hang).__aenter__())
+    await soon(asked.wait())
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    # The server may take a moment to notice.
+    async with world.source(persistent=True) as source:
+        await soon(source.attached())
+        world.insert(1)
+        assert await take_ids(source, 1) == [1]
+
+
 # Stats and closing
 
 

@@ -54,8 +54,8 @@ def test_a_start_that_is_no_position_is_told_what_is_wanted(
     assert words in str(caught.value)
 
 
-def test_a_start_may_be_a_position_or_none() -> None:
-    for start_at in (None, Position(LSN(5))):
+def test_a_start_may_be_a_position_a_function_or_none() -> None:
+    for start_at in (None, Position(LSN(5)), lambda: None):
         PgoutputSource("", publications=["shop"], start_at=start_at)
         MemorySource(start_at=start_at)
 
