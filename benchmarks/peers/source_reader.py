@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from realtime_core import Insert, PgoutputSource
+from realtime_core import Insert, PgoutputSource, RawPgoutputSource, RawRows
 from realtime_core.lsn import LSN
 from realtime_core.pgoutput import ChangeDecoder
 from realtime_core.replication.commands import pgoutput_options
@@ -97,6 +97,16 @@ async def batches(dsn: str, slot: str, publication: str, progress: Progress) -> 
                 return
 
 
+async def raw(dsn: str, slot: str, publication: str, progress: Progress) -> None:
+    """The whole source that leaves rows as bytes, by batches, as who passes them on reads it."""
+    async with RawPgoutputSource(
+        dsn, publications=[publication], slot=slot, boundaries=True
+    ) as source:
+        async for batch in source.batches():
+            if progress.rows(sum(len(e.messages) for e in batch if type(e) is RawRows)):
+                return
+
+
 async def events(dsn: str, slot: str, publication: str, progress: Progress) -> None:
     """The whole source, change by change."""
     async with PgoutputSource(dsn, publications=[publication], slot=slot) as source:
@@ -124,7 +134,7 @@ async def transactions(dsn: str, slot: str, publication: str, progress: Progress
 
 CASES: dict[str, Callable[[str, str, str, Progress], Coroutine[Any, Any, None]]] = {
     function.__name__: function
-    for function in (receive, decode, batches, events, acknowledged, transactions)
+    for function in (receive, decode, batches, raw, events, acknowledged, transactions)
 }
 
 

@@ -7,7 +7,17 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime_core import LSN, Begin, Change, Commit, LogicalMessage, Transaction
+from realtime_core import (
+    LSN,
+    Begin,
+    Change,
+    Commit,
+    LogicalMessage,
+    RawRows,
+    Relation,
+    ReplicaIdentity,
+    Transaction,
+)
 from realtime_core.replication.sequence import NOWHERE, Sequence
 
 TIME = datetime(2026, 11, 24, tzinfo=UTC)
@@ -173,3 +183,53 @@ def test_with_a_checkpoint_of_its_own_what_was_left_out_moves_nothing() -> None:
     assert sequence.progress.flushed == 50
     sequence.progress.acknowledge((200, 1))
     assert sequence.progress.flushed == 201
+
+
+def raw_rows(lsn: int, index: int, count: int) -> RawRows:
+    relation = Relation(1, "public", "item", ReplicaIdentity.DEFAULT, ())
+    messages = tuple(b"I%d" % number for number in range(index, index + count))
+    return RawRows(Transaction(1, LSN(lsn), TIME), index, relation, messages)
+
+
+def test_raw_rows_count_one_by_one() -> None:
+    sequence = Sequence(LSN(50))
+    which = Transaction(1, LSN(100), TIME)
+    assert sequence.accept(Begin(which))
+    assert sequence.accept(raw_rows(100, 0, 3))
+    assert sequence.accept(raw_rows(100, 3, 2))
+    assert (sequence.changes, sequence.last) == (5, (100, 4))
+    sequence.accept(Commit(which, LSN(110), 5))
+    assert sequence.progress.acknowledge((100, 3)) is False
+    assert sequence.progress.acknowledge((100, 4)) is True
+    assert sequence.progress.flushed == 110
+
+
+@given(
+    st.integers(1, 40),
+    st.lists(st.integers(1, 9), max_size=9),
+    st.lists(st.integers(1, 9), max_size=40),
+)
+def test_repeated_raw_rows_are_left_out_wherever_they_are_cut(
+    count: int, before: list[int], again: list[int]
+) -> None:
+    """A break may come anywhere, and behind it other rows come together than before."""
+
+    def cut(sizes: list[int]) -> list[RawRows]:
+        runs, index = [], 0
+        for size in [*sizes, count]:
+            size = min(size, count - index)
+            if size:
+                runs.append(raw_rows(100, index, size))
+            index += size
+        return runs
+
+    sequence = Sequence(LSN(50))
+    first = [event for event in cut(before)[: len(before)] if sequence.accept(event)]
+    sequence.resume()
+    second = [event for event in cut(again) if sequence.accept(event)]
+    messages = [message for event in (*first, *second) for message in event.messages]
+    assert messages == [b"I%d" % number for number in range(count)]
+    places = [event.index for event in (*first, *second)]
+    assert places == sorted(set(places))
+    assert sequence.changes == count
+    assert sequence.last == (100, count - 1)
