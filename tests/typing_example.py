@@ -24,6 +24,11 @@ from realtime_core import (
     MemorySource,
     PgoutputSource,
     Position,
+    RawChange,
+    RawEvent,
+    RawPgoutputSource,
+    RawRows,
+    RawTransactionEvent,
     StreamOptions,
     TransactionEvent,
     Truncate,
@@ -31,7 +36,7 @@ from realtime_core import (
     Update,
     Wal2JsonSource,
 )
-from realtime_core.pgoutput import Assembler, Decoder
+from realtime_core.pgoutput import Assembler, Decoder, Encoder
 
 
 async def print_changes(dsn: str) -> None:
@@ -118,6 +123,34 @@ async def events_are_those_that_the_options_ask_for(
     await read_any_source(gaps)
     await read_any_source(everything)
     await read_changes(plain)
+
+
+async def rows_as_bytes(dsn: str) -> None:
+    """Rows are of another kind there, and all else is what it always is."""
+
+    async def stored() -> Position | None:
+        return None
+
+    source = RawPgoutputSource(dsn, publications=["shop"], boundaries=True, start_at=stored)
+    encoder = Encoder()
+    async for event in source:
+        assert_type(event, RawEvent)
+        if isinstance(event, RawRows):
+            assert_type(event.messages, tuple[bytes, ...])
+        if not isinstance(event, Gap | Idle):
+            assert_type(encoder.encode(event), list[bytes])
+        source.ack(event)
+    async for item in source.transactions(1000):
+        assert_type(item, RawTransactionEvent)
+        if isinstance(item, CommittedTransaction):
+            assert_type(item.changes, tuple[RawChange, ...])
+    await read_any_kind_of_source(source)
+
+
+async def read_any_kind_of_source(source: ChangeSource[Event | RawRows]) -> None:
+    """A function that takes a source of bytes as well."""
+    async for event in source:
+        source.ack(event)
 
 
 async def read_changes(source: ChangeSource[Change]) -> None:
