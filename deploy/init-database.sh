@@ -5,7 +5,8 @@ set -eu
 
 psql --no-psqlrc --set ON_ERROR_STOP=1 --set password="$(cat "$DB_PASSWORD_FILE")" \
     --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" <<'END'
-CREATE ROLE realtime LOGIN REPLICATION PASSWORD :'password';
+-- It may read the stream of changes, and no table.
+CREATE ROLE realtime LOGIN REPLICATION NOINHERIT PASSWORD :'password';
 CREATE TABLE public.todos (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     details text NOT NULL,

@@ -101,6 +101,21 @@ def test_the_container_is_confined(server: Any) -> None:
     assert "no-new-privileges:true" in server["security_opt"]
 
 
+def test_the_server_of_compose_has_a_password_of_its_own(server: Any) -> None:
+    database = load("compose.yaml")["services"]["database"]
+    superusers = Path(database["environment"]["POSTGRES_PASSWORD_FILE"]).name
+    assert superusers not in server["secrets"]
+    assert server["environment"]["DB_PASSWORD_FILE"] == database["environment"]["DB_PASSWORD_FILE"]
+    assert server["environment"]["DB_USER"] != database["environment"]["POSTGRES_USER"]
+
+
+def test_the_documentation_makes_each_secret_of_compose() -> None:
+    page = (DEPLOY.parent / "docs" / "howto" / "containers.md").read_text(encoding="utf-8")
+    [names] = re.findall(r"^for name in ([\w ]+); do$", page, re.MULTILINE)
+    files = {Path(secret["file"]).name for secret in load("compose.yaml")["secrets"].values()}
+    assert set(names.split()) == files
+
+
 def test_secrets_are_files_that_are_there() -> None:
     compose = load("compose.yaml")
     for service in compose["services"].values():

@@ -69,7 +69,8 @@ def run_to_its_end(command: list[str], environment: dict[str, str]) -> None:
 async def test_the_database_of_compose_is_ready_for_the_server_of_compose(
     postgres: Server, compose: Any, healthcheck: list[str], tmp_path: Path
 ) -> None:
-    secrets = {"db_password": PASSWORD, "jwt_secret": SECRET}
+    secrets = dict.fromkeys(compose["secrets"], PASSWORD) | {"jwt_secret": SECRET}
+    secrets["superuser_password"] = "another one"
     for name, text in secrets.items():
         (tmp_path / name).write_text(f"{text}\n")
     where = conninfo_to_dict(postgres.dsn)
@@ -85,6 +86,12 @@ async def test_the_database_of_compose_is_ready_for_the_server_of_compose(
     database["POSTGRES_USER"] = str(where["user"])
     database |= {"PGHOST": host, "PGPORT": port, "PGPASSWORD": str(where.get("password", ""))}
     run_to_its_end(["sh", str(DEPLOY / "init-database.sh")], database)
+    # The server's role may replicate, and do nothing else by itself.
+    attributes = "rolreplication, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls, rolinherit"
+    role = postgres.execute(f"select {attributes} from pg_roles where rolname = 'realtime'")
+    assert role == [(True, False, False, False, False, False)]
+    readable = "select has_table_privilege('realtime', 'todos', 'select')"
+    assert execute(make_conninfo(postgres.dsn, dbname="shop"), readable) == [(False,)]
 
     settings = environment_of("server") | {"DB_HOST": host, "DB_PORT": port}
     # ServerProcess sets it for others; --dev would do without tokens.
