@@ -13,6 +13,7 @@ import sqlite3
 import sys
 
 import psycopg
+from psycopg import sql
 
 from realtime_core import (
     Change,
@@ -22,12 +23,13 @@ from realtime_core import (
     PgoutputSource,
     Position,
     RealtimeError,
+    Relation,
     Truncate,
     Update,
 )
 
 PUBLICATIONS = ["supabase_realtime"]
-TABLE = "orders"
+TABLE = ("public", "orders")
 COLUMNS = ("id", "total", "items", "placed_at")
 SCHEMA = """
     CREATE TABLE IF NOT EXISTS orders (
@@ -37,8 +39,28 @@ SCHEMA = """
     CREATE TABLE IF NOT EXISTS history (
         number INTEGER PRIMARY KEY, op TEXT, id INTEGER, total TEXT, committed_at TEXT
     );
-    CREATE TABLE IF NOT EXISTS checkpoint (one INTEGER PRIMARY KEY CHECK (one = 1), position TEXT);
+    CREATE TABLE IF NOT EXISTS checkpoint (
+        one INTEGER PRIMARY KEY CHECK (one = 1), position TEXT, snapshot TEXT
+    );
 """
+
+
+class Snapshot:
+    """The moment of the first copy: what a transaction that it sees has done is in the copy.
+
+    Args:
+        text: as PostgreSQL writes it, xmin:xmax and the transactions that were running.
+    """
+
+    def __init__(self, text: str) -> None:
+        xmin, xmax, running = text.split(":")
+        self._xmin, self._xmax = int(xmin), int(xmax)
+        self._running = {int(xid) for xid in running.split(",") if xid}
+
+    def sees(self, xid: int) -> bool:
+        # Of a change's transaction 32 bits are known; it is the one of that number near xmax.
+        xid = self._xmax + (xid - self._xmax + 2**31) % 2**32 - 2**31
+        return xid < self._xmin or (xid < self._xmax and xid not in self._running)
 
 
 class Target:
@@ -52,70 +74,89 @@ class Target:
 
     def position(self) -> Position | None:
         row = self._connection.execute("SELECT position FROM checkpoint").fetchone()
-        return None if row is None else Position.parse(row[0])
+        return None if row is None or row[0] is None else Position.parse(row[0])
 
-    def copy(self, rows: list[tuple[str | None, ...]]) -> None:
-        """Take the rows that were there before the slot was."""
+    def copy(self, snapshot: str, rows: list[tuple[str | None, ...]]) -> None:
+        """Take the rows of a snapshot, in the place of all that a start before has copied."""
         with self._connection:
-            for row in rows:
-                self._upsert(dict(zip(COLUMNS, row, strict=True)))
+            self._connection.execute("DELETE FROM orders")
+            self._connection.execute("DELETE FROM checkpoint")
+            self._connection.executemany("INSERT INTO orders VALUES (?, ?, ?, ?)", rows)
+            self._connection.execute("INSERT INTO checkpoint VALUES (1, NULL, ?)", (snapshot,))
 
     def apply(self, changes: tuple[Change, ...], position: Position) -> None:
         """Store what a transaction changed, and how far we are: all of it, or nothing."""
         with self._connection:
+            (text,) = self._connection.execute("SELECT snapshot FROM checkpoint").fetchone()
+            snapshot = Snapshot(text)
             for change in changes:
-                self._apply(change)
-            self._connection.execute(
-                "INSERT INTO checkpoint VALUES (1, ?)"
-                " ON CONFLICT (one) DO UPDATE SET position = excluded.position",
-                (str(position),),
-            )
+                assert change.transaction is not None
+                if op := op_on_the_table(change):
+                    if not snapshot.sees(change.transaction.xid):
+                        self._apply(change)
+                    self._note(op, change, str(change.transaction.commit_time))
+            self._connection.execute("UPDATE checkpoint SET position = ?", (str(position),))
 
     def _apply(self, change: Change) -> None:
         match change:
-            case Insert(record=row) if change.relation.table == TABLE:
-                self._upsert(row.as_text(omit_unchanged=True))
-                self._note("INSERT", change, row.text("id"), row.text("total"))
-            case Update(record=row, old_record=old) if change.relation.table == TABLE:
-                if old is not None and old.text("id") != row.text("id"):
-                    self._delete(old.text("id"))
-                # A large value that the UPDATE left alone is not sent: leave it alone here, too.
-                self._upsert(row.as_text(omit_unchanged=True))
-                self._note("UPDATE", change, row.text("id"), row.text("total"))
-            case Delete(old_record=old) if change.relation.table == TABLE:
-                self._delete(old.text("id"))
-                self._note("DELETE", change, old.text("id"))
-            case Truncate() if TABLE in {relation.table for relation in change.relations}:
+            case Insert(record=row):
+                marks = ", ".join("?" * len(COLUMNS))
+                values = [row.text(name) for name in COLUMNS]
+                self._connection.execute(f"INSERT INTO orders VALUES ({marks})", values)
+            case Update(record=row, old_record=old):
+                # A large value that the UPDATE left alone is not sent: leave it alone here, too,
+                # also when the row gets another key.
+                sent = row.as_text(omit_unchanged=True)
+                names = [name for name in COLUMNS if name in sent]
+                pairs = ", ".join(f"{name} = ?" for name in names)
+                key = (row if old is None else old).text("id")
+                self._connection.execute(
+                    f"UPDATE orders SET {pairs} WHERE id = ?",
+                    [*(sent[name] for name in names), key],
+                )
+            case Delete(old_record=old):
+                self._connection.execute("DELETE FROM orders WHERE id = ?", (old.text("id"),))
+            case Truncate():
                 self._connection.execute("DELETE FROM orders")
-                self._note("TRUNCATE", change)
 
-    def _upsert(self, values: dict[str, str | None]) -> None:
-        names = [name for name in COLUMNS if name in values]
-        marks = ", ".join("?" * len(names))
-        pairs = ", ".join(f"{name} = excluded.{name}" for name in names)
-        self._connection.execute(
-            f"INSERT INTO orders ({', '.join(names)}) VALUES ({marks})"
-            f" ON CONFLICT (id) DO UPDATE SET {pairs}",
-            [values[name] for name in names],
-        )
-
-    def _delete(self, key: object) -> None:
-        self._connection.execute("DELETE FROM orders WHERE id = ?", (key,))
-
-    def _note(self, op: str, change: Change, key: object = None, total: object = None) -> None:
-        assert change.transaction is not None
-        values = (op, key, total, str(change.transaction.commit_time))
+    def _note(self, op: str, change: Change, committed_at: str) -> None:
+        key = total = None
+        match change:
+            case Insert(record=row) | Update(record=row):
+                key, total = row.text("id"), row.text("total")
+            case Delete(old_record=row):
+                key = row.text("id")
+        values = (op, key, total, committed_at)
         self._connection.execute(
             "INSERT INTO history (op, id, total, committed_at) VALUES (?, ?, ?, ?)", values
         )
 
 
-async def rows_of_the_table(dsn: str) -> list[tuple[str | None, ...]]:
-    """Return the rows as PostgreSQL writes them, which is how changes have them, too."""
-    columns = ", ".join(f"{name}::text" for name in COLUMNS)
+def op_on_the_table(change: Change) -> str | None:
+    """Return what a change does to the table; None if it is another table's."""
+    match change:
+        case Insert() | Update() | Delete():
+            relations: tuple[Relation, ...] = (change.relation,)
+        case Truncate():
+            relations = change.relations
+        case _:
+            return None
+    if TABLE in {(relation.schema, relation.table) for relation in relations}:
+        return type(change).__name__.upper()
+    return None
+
+
+async def rows_of_the_table(dsn: str) -> tuple[str, list[tuple[str | None, ...]]]:
+    """Return a snapshot and its rows, as PostgreSQL writes them, which is how changes have them."""
+    columns = sql.SQL(", ").join(
+        sql.SQL("{}::text").format(sql.Identifier(name)) for name in COLUMNS
+    )
+    query = sql.SQL("SELECT {} FROM {}").format(columns, sql.Identifier(*TABLE))
     async with await psycopg.AsyncConnection.connect(dsn, options="-c timezone=UTC") as connection:
-        cursor = await connection.execute(f"SELECT {columns} FROM {TABLE}".encode())
-        return await cursor.fetchall()
+        await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+        found = await connection.execute("SELECT pg_current_snapshot()::text")
+        [(snapshot,)] = await found.fetchall()
+        return snapshot, await (await connection.execute(query)).fetchall()
 
 
 async def main(dsn: str, path: str) -> None:
@@ -129,10 +170,10 @@ async def main(dsn: str, path: str) -> None:
         start_at=position,
     ) as source:
         if position is None:
-            # The slot is there, so what is changed from now on comes as a change, and what is
-            # copied and changed is changed again. If this is interrupted, it starts anew.
-            target.copy(await rows_of_the_table(dsn))
-        print(f"copying {TABLE} to {path}", flush=True)
+            # The slot is there, so what the copy has not comes as a change; of the changes that
+            # come, some are in the copy already. If this is interrupted, it starts anew.
+            target.copy(*await rows_of_the_table(dsn))
+        print(f"copying {TABLE[1]} to {path}", flush=True)
         async for item in source.transactions(max_bytes=64 * 1024 * 1024):
             # Where nothing of interest is committed there is a position to store all the same,
             # so that PostgreSQL can remove its log.
