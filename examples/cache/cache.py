@@ -7,6 +7,7 @@ Then `curl -i localhost:8000/users/1`, twice: the header X-Cache says where the 
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,10 +19,10 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from realtime_core import Delete, Event, Gap, Insert, PgoutputSource, Truncate, Update
+from realtime_core import Delete, Event, Gap, Insert, PgoutputSource, Relation, Truncate, Update
 
 PUBLICATIONS = ["supabase_realtime"]
-TABLE = "users"
+TABLE = ("public", "users")
 
 Row = dict[str, Any] | None
 
@@ -78,15 +79,26 @@ class Cache:
         """Forget what a change has made untrue."""
         match event:
             # An INSERT, too: that there was no such row is kept as well.
-            case Insert(relation=relation, record=row) if relation.table == TABLE:
+            case Insert(record=row) if is_cached(event.relation):
                 self.forget(row["id"])
-            case Update(relation=relation, record=row, old_record=old) if relation.table == TABLE:
+            case Update(record=row, old_record=old) if is_cached(event.relation):
                 self.forget(row["id"], row["id"] if old is None else old["id"])
-            case Delete(relation=relation, old_record=old) if relation.table == TABLE:
+            case Delete(old_record=old) if is_cached(event.relation):
                 self.forget(old["id"])
             # Of a gap nobody knows what was in it.
             case Truncate() | Gap():
                 self.clear()
+
+
+def is_cached(relation: Relation) -> bool:
+    return (relation.schema, relation.table) == TABLE
+
+
+def watch(task: asyncio.Task[None]) -> None:
+    """Stop the program when its stream has ended: its rows would grow old."""
+    if not task.cancelled():
+        app.state.failure = repr(task.exception() or "the stream has ended")
+        signal.raise_signal(signal.SIGINT)  # uvicorn takes it for Ctrl-C
 
 
 @asynccontextmanager
@@ -95,7 +107,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
 
     async def load(key: int) -> Row:
         async with pool.connection() as connection, connection.cursor(row_factory=dict_row) as rows:
-            await rows.execute("SELECT id, name, email FROM users WHERE id = %s", (key,))
+            await rows.execute("SELECT id, name, email FROM public.users WHERE id = %s", (key,))
             return await rows.fetchone()
 
     async def follow() -> None:
@@ -114,11 +126,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         ) as source,
     ):
         following = asyncio.create_task(follow())
+        following.add_done_callback(watch)
         yield {"cache": cache, "source": source, "load": load}
         following.cancel()
 
 
 app = FastAPI(lifespan=lifespan)
+app.state.failure = None
 
 
 @app.get("/users/{key}")
@@ -139,3 +153,5 @@ if __name__ == "__main__":
     if "DATABASE_URL" not in os.environ:
         sys.exit("usage: DATABASE_URL=postgresql://… python cache.py")
     uvicorn.run(app, port=int(os.environ.get("PORT", "8000")), access_log=False)
+    if app.state.failure:
+        sys.exit(f"cache.py: changes are not followed any more: {app.state.failure}")

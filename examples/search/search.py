@@ -26,13 +26,15 @@ from realtime_core import (
     Gap,
     Insert,
     PgoutputSource,
+    Relation,
     Truncate,
+    Unchanged,
     Update,
     slot_status,
 )
 
 PUBLICATIONS = ["supabase_realtime"]
-TABLE = "todos"
+TABLE = ("public", "todos")
 SLOT = "search_todos"
 
 logger = logging.getLogger("search")
@@ -76,35 +78,62 @@ class Index:
         return self._file.execute(query, (words,)).fetchall() if words else []
 
 
-def sum_up(batch: Sequence[Event]) -> tuple[dict[int, str | None], bool]:
+def sum_up(batch: Iterable[Event]) -> tuple[dict[int, str | Unchanged | None], bool]:
     """Return what a batch leaves of each row that it touches, and whether it emptied the table.
 
-    A row that changed ten times in it is written once.
+    A row that changed ten times in it is written once. UNCHANGED stands for a text that was not
+    sent, and is to be read from the table.
     """
-    latest: dict[int, str | None] = {}
+    latest: dict[int, str | Unchanged | None] = {}
     is_emptied = False
     for event in batch:
         match event:
-            case Insert(relation=relation, record=row) if relation.table == TABLE:
+            case Insert(record=row) if is_indexed(event.relation):
                 latest[row["id"]] = row["task"]
-            case Update(relation=relation, record=row, old_record=old) if relation.table == TABLE:
-                if old is not None and old["id"] != row["id"]:
+            case Update(record=row, old_record=old) if is_indexed(event.relation):
+                has_moved = old is not None and old["id"] != row["id"]
+                if old is not None and has_moved:
                     latest[old["id"]] = None
-                # A large value that the UPDATE left alone is not sent, and stays as it is here.
-                if row["task"] is not UNCHANGED:
+                # A large value that the UPDATE left alone is not sent. It stays as it is here.
+                if row["task"] is not UNCHANGED or has_moved:
                     latest[row["id"]] = row["task"]
-            case Delete(relation=relation, old_record=old) if relation.table == TABLE:
+            case Delete(old_record=old) if is_indexed(event.relation):
                 latest[old["id"]] = None
-            case Truncate(relations=relations) if TABLE in {each.table for each in relations}:
+            case Truncate(relations=relations) if any(map(is_indexed, relations)):
                 latest.clear()
                 is_emptied = True
     return latest, is_emptied
 
 
-async def rows_of_the_table(dsn: str) -> list[tuple[int, str]]:
+def is_indexed(relation: Relation) -> bool:
+    return (relation.schema, relation.table) == TABLE
+
+
+async def rows_of_the_table(dsn: str, keys: list[int] | None = None) -> list[tuple[int, str]]:
+    """Read all rows, or those with some keys."""
+    query = (
+        "SELECT id, task FROM public.todos WHERE %(keys)s::bigint[] IS NULL OR id = ANY(%(keys)s)"
+    )
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
-        cursor = await connection.execute("SELECT id, task FROM todos")
-        return await cursor.fetchall()
+        return await (await connection.execute(query, {"keys": keys})).fetchall()
+
+
+async def apply(batch: Sequence[Event], index: Index, dsn: str) -> None:
+    """Bring the index up to date with a batch."""
+    gaps = [place for place, event in enumerate(batch) if isinstance(event, Gap)]
+    if gaps:
+        # What is before the gap is older than what is read now, and what changed it again may have
+        # been lost: it is left out. What is behind it comes to its end, as at the first start.
+        index.rebuild(await rows_of_the_table(dsn))
+        batch = batch[gaps[-1] + 1 :]
+    latest, is_emptied = sum_up(batch)
+    if unsent := [key for key, text in latest.items() if text is UNCHANGED]:
+        # Newer than this change, perhaps: then what made it so comes later. None: it was deleted.
+        latest |= dict.fromkeys(unsent) | dict(await rows_of_the_table(dsn, unsent))
+    if latest or is_emptied:
+        texts = {key: text for key, text in latest.items() if text is not UNCHANGED}
+        index.write(texts, is_emptied=is_emptied)
+        logger.info("%d changes, %d rows written", len(batch), len(latest))
 
 
 async def follow(dsn: str, index: Index) -> None:
@@ -123,32 +152,29 @@ async def follow(dsn: str, index: Index) -> None:
             # it is copied already, which does no harm.
             index.rebuild(await rows_of_the_table(dsn))
         async for batch in source.batches():
-            if any(isinstance(event, Gap) for event in batch):
-                index.rebuild(await rows_of_the_table(dsn))
-            latest, is_emptied = sum_up(batch)
-            if latest or is_emptied:
-                index.write(latest, is_emptied=is_emptied)
-                logger.info("%d changes, %d rows written", len(batch), len(latest))
+            await apply(batch, index, dsn)
             # Only now: a crash before it repeats the batch, and never leaves it out.
             source.ack(batch[-1])
 
 
+def watch(task: asyncio.Task[None]) -> None:
+    """Stop the program when its stream has ended: its index would grow old."""
+    if not task.cancelled():
+        app.state.failure = repr(task.exception() or "the stream has ended")
+        signal.raise_signal(signal.SIGINT)  # uvicorn takes it for Ctrl-C
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Index]]:
-    def end(task: asyncio.Task[None]) -> None:
-        # An index that hears of no change any more is worse than none.
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("the index is not up to date any more: %s", error)
-            signal.raise_signal(signal.SIGTERM)
-
     index = Index(os.environ.get("INDEX", "todos.sqlite"))
     following = asyncio.create_task(follow(os.environ["DATABASE_URL"], index))
-    following.add_done_callback(end)
+    following.add_done_callback(watch)
     yield {"index": index}
     following.cancel()
 
 
 app = FastAPI(lifespan=lifespan)
+app.state.failure = None
 
 
 @app.get("/search")
@@ -161,3 +187,5 @@ if __name__ == "__main__":
         sys.exit("usage: DATABASE_URL=postgresql://… python search.py")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     uvicorn.run(app, port=int(os.environ.get("PORT", "8000")), access_log=False)
+    if app.state.failure:
+        sys.exit(f"search.py: the index is not up to date any more: {app.state.failure}")

@@ -9,6 +9,7 @@ that is not there; what is missed meanwhile is told as an event ``gap``.
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +17,6 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.encoders import jsonable_encoder
 from fastapi.responses import FileResponse, StreamingResponse
 
 from realtime_core import Delete, Event, Gap, Insert, PgoutputSource, Truncate, Update
@@ -66,11 +66,10 @@ listeners: set[Listener] = set()
 def publish(event: Event) -> None:
     match event:
         case Insert(relation=relation, record=row) | Update(relation=relation, record=row):
-            # A large value that an UPDATE left alone is not there, and what Python cannot hold,
-            # such as the date infinity, stays text.
-            values = row.as_python(omit_unchanged=True, on_error="text")
+            # A large value that an UPDATE left alone is not there.
+            values = row.as_text(omit_unchanged=True)
         case Delete(relation=relation, old_record=row):
-            values = row.as_python(on_error="text")
+            values = row.as_text(omit_unchanged=True)
         case Truncate(relations=relations):
             for relation in relations:
                 send("TRUNCATE", relation.table, {"table": relation.table})
@@ -81,7 +80,8 @@ def publish(event: Event) -> None:
         case _:
             return
     name = type(event).__name__.upper()
-    send(name, relation.table, {"table": relation.table, "row": jsonable_encoder(values)})
+    # Values are PostgreSQL's texts: JSON has no NaN, no bytes, and only some numbers of int8.
+    send(name, relation.table, {"table": relation.table, "row": values})
 
 
 def send(name: str, table: str | None, data: dict[str, object]) -> None:
@@ -102,14 +102,23 @@ async def follow() -> None:
             publish(event)
 
 
+def watch(task: asyncio.Task[None]) -> None:
+    """Stop the program when its stream has ended: browsers would not notice."""
+    if not task.cancelled():
+        app.state.failure = repr(task.exception() or "the stream has ended")
+        signal.raise_signal(signal.SIGINT)  # uvicorn takes it for Ctrl-C
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     following = asyncio.create_task(follow())
+    following.add_done_callback(watch)
     yield
     following.cancel()
 
 
 app = FastAPI(lifespan=lifespan)
+app.state.failure = None
 
 
 @app.get("/changes")
@@ -141,3 +150,5 @@ if __name__ == "__main__":
     # Streams have no end, so a stop does not wait for them for long.
     port = int(os.environ.get("PORT", "8000"))
     uvicorn.run(app, port=port, access_log=False, timeout_graceful_shutdown=1)
+    if app.state.failure:
+        sys.exit(f"sse.py: changes are not followed any more: {app.state.failure}")
