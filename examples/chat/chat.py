@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -46,18 +47,21 @@ KEY = jwk.OctKey.import_key(SECRET)
 # Setting up: what a migration would do.
 
 
-def set_up(dsn: str) -> dict[str, str]:
+def set_up(dsn: str) -> tuple[str, dict[str, str]]:
     """Make the database and the roles, as far as they are not there.
 
     Returns:
-        the realtime server's settings.
+        the DSN of this program's own role, and the realtime server's settings.
     """
-    password = secrets.token_urlsafe(16)
+    passwords = {name: secrets.token_urlsafe(16) for name in ("chat_app", "chat_server")}
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute((HERE / "roles.sql").read_bytes())
-        connection.execute(
-            sql.SQL("ALTER ROLE chat_server PASSWORD {}").format(sql.Literal(password))
-        )
+        for name, password in passwords.items():
+            connection.execute(
+                sql.SQL("ALTER ROLE {} PASSWORD {}").format(
+                    sql.Identifier(name), sql.Literal(password)
+                )
+            )
         known = "SELECT 1 FROM pg_database WHERE datname = %s"
         is_new = connection.execute(known, (DATABASE,)).fetchone() is None
         if is_new:
@@ -70,12 +74,15 @@ def set_up(dsn: str) -> dict[str, str]:
                     sql.Identifier(DATABASE)
                 )
             )
-        return {
+        own_dsn = make_conninfo(
+            dsn, dbname=DATABASE, user="chat_app", password=passwords["chat_app"]
+        )
+        return own_dsn, {
             "DB_HOST": connection.info.host,
             "DB_PORT": str(connection.info.port),
             "DB_NAME": DATABASE,
             "DB_USER": "chat_server",
-            "DB_PASSWORD": password,
+            "DB_PASSWORD": passwords["chat_server"],
             "DB_SSL": "true" if connection.info.pgconn.ssl_in_use else "false",
         }
 
@@ -95,15 +102,26 @@ async def realtime_server(database: dict[str, str]) -> AsyncIterator[None]:
     }
     command = (sys.executable, "-m", "realtime_server", "--dev")
     # In a session of its own, as Ctrl-C is for this program, which then stops the server.
+    environment = {name: text for name, text in os.environ.items() if name != "DATABASE_URL"}
     process = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, **settings}, start_new_session=True
+        *command, env=environment | settings, start_new_session=True
     )
+    waiting = asyncio.create_task(process.wait())
+    waiting.add_done_callback(watch)
     try:
         yield
     finally:
+        waiting.cancel()
         if process.returncode is None:
             process.terminate()
         await process.wait()
+
+
+def watch(task: asyncio.Task[int]) -> None:
+    """Stop this program when the realtime server has ended: no message would arrive any more."""
+    if not task.cancelled():
+        app.state.failure = f"the realtime server has ended (exit code {task.result()})"
+        signal.raise_signal(signal.SIGINT)  # uvicorn takes it for Ctrl-C
 
 
 # Serving.
@@ -114,20 +132,18 @@ pool: AsyncConnectionPool
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     global pool
-    dsn = os.environ["DATABASE_URL"]
-    async with (
-        realtime_server(set_up(dsn)),
-        AsyncConnectionPool(make_conninfo(dsn, dbname=DATABASE), open=False) as pool,
-    ):
+    dsn, settings = set_up(os.environ["DATABASE_URL"])
+    async with realtime_server(settings), AsyncConnectionPool(dsn, open=False) as pool:
         yield
 
 
 app = FastAPI(lifespan=lifespan)
+app.state.failure = None
 
 Claims = dict[str, Any]
 
 
-def claims_of(authorization: Annotated[str, Header()]) -> Claims:
+def claims_of(authorization: Annotated[str, Header()] = "") -> Claims:
     """Return the claims of a request's token."""
     try:
         token = jwt.decode(authorization.removeprefix("Bearer "), KEY, algorithms=["HS256"])
@@ -195,8 +211,8 @@ async def write(claims: User, message: Message) -> None:
             )
     except psycopg.errors.InsufficientPrivilege:
         raise HTTPException(403, "you are not in that room") from None
-    except psycopg.errors.CheckViolation:
-        raise HTTPException(422, "a message has 1 to 1000 characters") from None
+    except (psycopg.errors.CheckViolation, psycopg.DataError):
+        raise HTTPException(422, "a message has 1 to 1000 characters, and none is NUL") from None
 
 
 @app.get("/")
@@ -210,3 +226,5 @@ if __name__ == "__main__":
     if "DATABASE_URL" not in os.environ:
         sys.exit("usage: DATABASE_URL=postgresql://… python chat.py")
     uvicorn.run(app, port=PORT, access_log=False, timeout_graceful_shutdown=1)
+    if app.state.failure:
+        sys.exit(f"chat.py: {app.state.failure}")
