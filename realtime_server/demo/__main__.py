@@ -44,8 +44,6 @@ from realtime_server.server import RealtimeServer
 __all__ = ["main", "run"]
 
 _HOST = "127.0.0.1"
-_EXAMPLES_PORT = 8000
-"""The port of the examples, whose pages may connect, too."""
 _WRITE_INTERVAL = 0.3  # seconds: fast enough to see, slow enough to read
 _NOTE_INTERVAL = 1.0  # seconds: slow enough to compare two views
 
@@ -115,10 +113,12 @@ async def run(environ: Mapping[str, str]) -> None:
     """Run the demo until SIGINT or SIGTERM.
 
     Args:
-        environ: PORT, DEMO_DSN and DEMO_ENV_FILE are read from it.
+        environ: PORT, DEMO_DSN, DEMO_ENV_FILE and EXAMPLES_PORT are read from it. Pages from
+            EXAMPLES_PORT may connect, too: those of the examples.
 
     Raises:
-        ConfigError: PORT is not a port, or is in use; DEMO_ENV_FILE cannot be written.
+        ConfigError: PORT or EXAMPLES_PORT is not a port, or PORT is in use; DEMO_ENV_FILE cannot
+            be written.
         ServerError: The port was taken while PostgreSQL started.
         RealtimeError: The embedded PostgreSQL or its sample tables cannot be had.
         psycopg.Error: DEMO_DSN's database refuses, or ended.
@@ -129,6 +129,7 @@ async def run(environ: Mapping[str, str]) -> None:
         loop.add_signal_handler(signum, stop.set)
     settings = {"PORT": environ.get("PORT", "4000")}
     _check_port(ServerConfig.from_env(settings, dev=True).port)
+    origins = _origins(settings["PORT"], environ.get("EXAMPLES_PORT") or "8000")
     # Blocks the loop for a second, in the one thread that lives long enough;
     # a signal that comes meanwhile is served as soon as everything is up.
     with contextlib.ExitStack() as stack:
@@ -136,7 +137,7 @@ async def run(environ: Mapping[str, str]) -> None:
         with psycopg.connect(database.dsn, connect_timeout=3) as connection:
             sample.prepare(connection)
             settings |= _database_settings(connection.info)
-        config = ServerConfig.from_env({**settings, **_origins(settings["PORT"])}, dev=True)
+        config = ServerConfig.from_env({**settings, **origins}, dev=True)
         async with (
             RealtimeServer(config) as server,
             _two_views(database, settings, server.port) as two,
@@ -199,13 +200,13 @@ async def _work_until(stop: asyncio.Event, work: list[_Work]) -> None:
         raise failures.exceptions[0] from None
 
 
-def _origins(port: str) -> dict[str, str]:
+def _origins(port: str, examples: str) -> dict[str, str]:
     """Return the setting that lets pages of the examples connect, and the server's own."""
+    if not examples.isdecimal() or not 0 < int(examples) < 65536:
+        raise ConfigError(f"EXAMPLES_PORT is {examples!r}, which is no port; set 1 to 65535")
     if port == "0":
         return {}  # which the server's own would be is not known yet
-    names = [
-        f"http://{host}:{each}" for host in (_HOST, "localhost") for each in (port, _EXAMPLES_PORT)
-    ]
+    names = [f"http://{host}:{each}" for host in (_HOST, "localhost") for each in (port, examples)]
     return {"ALLOWED_ORIGINS": json.dumps(names)}
 
 

@@ -29,7 +29,11 @@ COMMAND = [sys.executable, "-m", "realtime_server.demo"]
 
 
 def environment(**settings: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("PORT", "DEMO_DSN")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PORT", "DEMO_DSN", "EXAMPLES_PORT")
+    }
     return {**kept, **settings}
 
 
