@@ -11,6 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
+# Pages of the repository that no folder of docs/ has; the site has the examples', too.
+OTHERS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "examples").glob("**/README.md"))]
+OTHERS = [page for page in OTHERS if "node_modules" not in page.parts and ".venv" not in page.parts]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 REPOSITORY = PROJECT["project"]["urls"]["Repository"]
 
@@ -64,6 +67,18 @@ def test_every_page_links_to_files_that_there_are(links: ModuleType, page: Path)
     )
 
 
+@pytest.mark.parametrize("page", OTHERS, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_pages_outside_of_docs_link_to_files_that_there_are(links: ModuleType, page: Path) -> None:
+    found = links.LINK.findall(page.read_text(encoding="utf-8"))
+    assert [link for link in found if not (page.parent / link).exists()] == []
+
+
+def test_each_example_has_a_page_whose_links_are_looked_at() -> None:
+    folders = {path for path in (ROOT / "examples").iterdir() if (path / "README.md").exists()}
+    assert folders
+    assert {folder / "README.md" for folder in folders} < set(OTHERS)
+
+
 def test_the_repositorys_address_is_in_pyproject_alone() -> None:
     urls = {*PROJECT["project"]["urls"].values()}
     [substitution] = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"][
@@ -71,6 +86,6 @@ def test_the_repositorys_address_is_in_pyproject_alone() -> None:
     ]
     assert all(url.startswith(REPOSITORY) for url in urls)
     assert substitution["replacement"] == rf"]({REPOSITORY}/blob/main/\1)"
-    files = [*PAGES, *ROOT.glob("*.md"), ROOT / "mkdocs.yml", *(ROOT / "deploy").rglob("*")]
+    files = [*PAGES, *OTHERS, ROOT / "mkdocs.yml", *(ROOT / "deploy").rglob("*")]
     texts = {file: file.read_text(encoding="utf-8") for file in files if file.is_file()}
     assert [file for file, text in texts.items() if REPOSITORY in text] == []
