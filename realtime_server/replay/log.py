@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from realtime_core import Delete, Event, Gap, Insert, Truncate, Update
+from realtime_core import Delete, Event, Gap, Insert, LogicalMessage, Truncate, Update
 from realtime_core.records import Field
 
 from .places import BEFORE, Place, place_behind_gap, place_of
@@ -94,7 +94,8 @@ class ChangeLog:
         self.floor: Place = BEFORE
         """The place behind which the log is complete."""
         self.end: Place = BEFORE
-        """The place up to which everything was appended."""
+        """The place up to which everything was appended. Messages leave it where it is: clients get
+        none, so whoever has all changes before a message has all behind it as well."""
         self.epoch = 0
         """How often the stream has become another one. Places of two epochs cannot be compared."""
         self.bytes = 0
@@ -129,10 +130,15 @@ class ChangeLog:
     def put_before(self, older: ChangeLog, floor: Place) -> None:
         """Put what another log has before what this one has; the other one ends with that.
 
+        If this log has given changes up meanwhile, nothing is put before it: who lacks those must
+        not go on from before them.
+
         Args:
             older: was read from where this log begins; or has nothing.
             floor: where the other log has begun, if nothing was given up there.
         """
+        if self.floor != BEFORE:
+            return
         while older._settled < len(older._chunks):
             older._pack_fresh()
         if older._lasts and self._lasts and older._lasts[-1] >= self._lasts[0]:
@@ -209,6 +215,9 @@ class ChangeLog:
         if first <= self.end:
             # A source never sends the same twice. A gap that said so came before.
             self._begin_anew(first)
+        end = _first_place(event for event in reversed(events) if type(event) is not LogicalMessage)
+        if end is None:
+            return
         changes = [event for event in events if type(event) in _CHANGES]
         now = self._clock()
         for at in range(0, len(changes), _SEGMENT):
@@ -217,8 +226,6 @@ class ChangeLog:
             self._add(_Chunk(some, last=_place(some[-1]), size=size, time=now))
             self._fresh_changes += len(some)
             self._fresh_bytes += size
-        end = _first_place(reversed(events))
-        assert end is not None
         self.end = end
 
     def _append_gap(self, gap: Gap) -> None:

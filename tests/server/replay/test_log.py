@@ -111,11 +111,27 @@ def test_a_read_ends_when_it_has_enough_bytes_and_has_one_change_at_least() -> N
     assert log.read(BEFORE, 9, most_bytes=15_000) == (rows[:2], (16, 1))
 
 
-def test_messages_move_the_end_and_are_not_kept() -> None:
+def test_messages_are_not_kept_and_leave_the_end_where_it_is() -> None:
+    """Nobody gets them. If they moved the end, each record of the journal would be followed by one
+    that says that all clients have the one before."""
     log = make_log()
-    log.append([LogicalMessage(LSN(16), "p", b"", None, 0)])
-    assert (log.end, log.bytes) == ((15, 0), 0)
-    assert log.read(BEFORE, 9) == ([], (15, 0))
+    message = LogicalMessage(LSN(300), "app", b"x", None, 0)
+    log.append([message])
+    assert (log.end, everything(log)) == (BEFORE, [])
+    log.append([*transaction(400), LogicalMessage(LSN(500), "app", b"x", None, 0)])
+    assert log.end == (400, LAST_INDEX)
+    log.append(transaction(600))
+    assert log.epoch == 0
+    assert everything(log) == changes_of([*transaction(400), *transaction(600)])
+
+
+def test_a_message_shows_that_the_stream_is_another_one() -> None:
+    log = make_log()
+    log.append(transaction(900))
+    log.append([GAP, LogicalMessage(LSN(300), "app", b"x", None, 0)])
+    assert log.epoch == 1
+    log.append(transaction(400))
+    assert everything(log) == changes_of(transaction(400))
 
 
 def test_gaps_lie_in_their_place() -> None:
@@ -403,6 +419,33 @@ def test_what_was_given_up_before_stays_given_up() -> None:
     assert older.floor > (100, 0)
     log.put_before(older, (50, -1))
     assert log.floor == older.floor
+
+
+def test_nothing_is_put_before_what_has_been_given_up_meanwhile() -> None:
+    """Between the two, changes are missing: nobody may go on from before them."""
+    older, log = make_log(), make_log(max_bytes=20_000)
+    older.append(transaction(100))
+    for lsn in range(5000, 8000):
+        log.append(transaction(lsn))
+    floor, end, size = log.floor, log.end, log.bytes
+    assert floor > (5000, 0)
+    log.put_before(older, (50, -1))
+    assert (log.floor, log.end, log.bytes) == (floor, end, size)
+    with pytest.raises(ValueError, match="before that"):
+        log.read((60, 0), 1)
+
+
+def test_nothing_is_put_before_another_stream() -> None:
+    older, log = make_log(), make_log()
+    older.append(transaction(8000))
+    log.append(transaction(9000))
+    log.append([GAP])
+    log.append(transaction(300))
+    assert log.epoch == 1
+    log.put_before(older, (7000, -1))
+    assert everything(log) == changes_of(transaction(300))
+    with pytest.raises(ValueError, match="before that"):
+        log.read((299, 0), 1)
 
 
 def test_before_a_gap_nothing_is_put() -> None:
