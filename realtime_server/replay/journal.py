@@ -281,7 +281,7 @@ class Journal:
             return
         self.heard = max(self.heard, head.number)
         if isinstance(next(iter(parts[0].entries), None), Boot):
-            yield from self._others.end_all(head.slot, but=head.server)
+            yield from self._others.end_all(head.slot, head.time, but=head.server)
 
     def _booted(self, slot: bytes) -> None:
         self.on_boot(slot == self._seal.slot)

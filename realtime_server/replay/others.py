@@ -230,28 +230,34 @@ class Others:
                         yield from self._take_state(state, channels, of=head)
                     state, channels = entry, []
                 case Boot():
-                    yield from self.end_all(head.slot, but=head.server)
+                    yield from self.end_all(head.slot, head.time, but=head.server)
                     self._on_boot(head.slot)
             if count % _STEP == 0:
                 yield
         if state is not None:
             yield from self._take_state(state, channels, of=head)
 
-    def end_all(self, slot: bytes, *, but: bytes) -> Iterator[None]:
+    def end_all(self, slot: bytes, since: float, *, but: bytes) -> Iterator[None]:
         """Have ended whatever used a slot that a process has got, which is left as it is.
 
-        Its channels have gone away when it was last heard of.
+        Its channels have gone away now. When it was last heard of says nothing: on an idle database
+        it writes nothing.
+
+        Args:
+            slot: the slot.
+            since: when the process got it, in seconds since 1970.
+            but: that process.
         """
         for server, process in list(self._processes.items()):
             if process.slot == slot and server != but:
-                yield from self._end(server, process)
+                yield from self._end(server, process, since)
 
-    def _end(self, server: bytes, process: Process) -> Iterator[None]:
+    def _end(self, server: bytes, process: Process, since: float) -> Iterator[None]:
         for count, channel in enumerate(list(process.channels.values()), 1):
             # It may have gone between two steps.
             if channel.since is None and process.channels.get(channel.number) is channel:
                 place = process.place_of(channel)
-                self._put(server, process, attrs.evolve(channel, place=place, since=process.time))
+                self._put(server, process, attrs.evolve(channel, place=place, since=since))
             if count % _STEP == 0:
                 yield
 
@@ -385,7 +391,7 @@ class Others:
         for server, process in list(self._processes.items()):
             process.is_silent = process.time < before
             if process.time < now - _LONG:
-                for _ in self._end(server, process):
+                for _ in self._end(server, process, process.time):
                     pass
         expired: list[Member] = []
         ages = self._by_age

@@ -212,13 +212,30 @@ def test_a_successor_finds_the_channels_of_the_killed_process_as_away() -> None:
     assert successor.heard < successor.booted_at or successor.booted_at == -1
     tell(successor, other, boot=True)
     assert successor.heard == successor.booted_at == 0
-    away = Member(bytes([*[0] * 7, 1]), 1, KEY, 5, (12, 0), 1010.0)
+    away = Member(bytes([*[0] * 7, 1]), 1, KEY, 5, (12, 0), 1020.0)
     assert successor.find(KEY) == other.find(KEY) == [away]
     assert booted == [False]
     # Had it not been killed, it would have to get the slot again.
     for part in successor.write(boot=True):
         killed.read(part)
     assert booted == [False, True]
+
+
+def test_who_was_idle_for_long_before_the_kill_is_away_from_then_on() -> None:
+    """On an idle database a process writes nothing, and its clients are there all the same."""
+    clock = Clock()
+    killed = journal_of(1, clock=clock)
+    killed.joined(1, KEY, 5, (10, 0))
+    data = tell(killed)
+    clock.now += 3600.0
+    successor = journal_of(2, clock=clock)
+    for part in data:
+        successor.read(part)
+    tell(successor, boot=True)
+    assert successor.expire(300.0) == []
+    assert len(successor.find(KEY)) == 1
+    clock.now += 301.0
+    assert len(successor.expire(300.0)) == 1
 
 
 def test_the_channels_of_another_slot_stay_joined_when_a_process_begins() -> None:
