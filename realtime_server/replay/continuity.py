@@ -23,7 +23,7 @@ from ..config import ServerConfig
 from ..config.database.addresses import resolve_dsn
 from ..config.database.source import make_window_source
 from .beginnings import Beginnings
-from .durable import Durable
+from .durable import Durable, Reached
 from .journal import MOST_CHANNELS, Journal
 from .ledger import Ledger
 from .log import ChangeLog
@@ -104,16 +104,15 @@ class Continuity:
         """Return the lowest place that clients of other processes may go on from."""
         return self._ledger.lowest_elsewhere()
 
-    async def run(self, needed: Callable[[], LSN | None]) -> None:
+    async def run(self, reached: Reached) -> None:
         """Read what there is of former processes, then write for later ones; never return.
 
         Args:
-            needed: returns where the first change is that anybody needs; None: nobody needs what
-                the main slot has passed.
+            reached: tells up to where clients have everything.
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._begin())
-            group.create_task(self.durable.run(needed))
+            group.create_task(self.durable.run(reached))
 
     async def aclose(self) -> None:
         """Write down where everybody stands."""

@@ -19,11 +19,11 @@ from realtime_core.errors import DecodeError, SlotInUseError, SlotLostError, Sou
 
 from .journal import Journal, Member
 from .journal_reader import JournalReader
-from .places import place_of
+from .places import Place, place_of
 from .retention import Retention
 from .wal_messages import WalMessages
 
-__all__ = ["Durable", "WindowSource"]
+__all__ = ["Durable", "Reached", "WindowSource"]
 
 logger = logging.getLogger("realtime.replay")
 
@@ -42,6 +42,9 @@ _SNAPSHOT_RATE: Final = 2_000_000
 _SNAPSHOTS_APART: Final = 4
 """How much WAL there has to be from one snapshot to the next before the slot is moved, as a
 multiple of all processes' snapshots."""
+_SIGN_OF_LIFE: Final = 3600.0
+"""The most seconds without a record: the others take a process that has written nothing for a day
+to have ended."""
 _STOPPING: Final = 2.0
 """Seconds that the last record may take to be written."""
 _PATIENCE: Final = 10.0
@@ -57,6 +60,24 @@ class WindowSource(Protocol):
     async def aclose(self) -> None: ...
 
     def batches(self) -> AsyncIterator[Sequence[Event]]: ...
+
+
+class Reached(Protocol):
+    """Up to where clients have everything, as it is now."""
+
+    @property
+    def handed(self) -> Place:
+        """The place up to which everything has been handed to whomever it concerns."""
+        ...
+
+    def proven_here(self) -> Place:
+        """Return the lowest place up to which a live channel of this process has everything."""
+        ...
+
+    def needed_of_wal(self) -> LSN | None:
+        """Return where the first change is that anybody may need, also of those who are away or
+        another process's; None: nobody needs what has been handed out."""
+        ...
 
 
 class Durable:
@@ -114,8 +135,9 @@ class Durable:
         self._boot_due = True
         # Until when the next one has to wait.
         self._next_snapshot = 0.0
+        # When the last one was written, by the event loop's clock.
+        self._written_at = 0.0
         journal.on_boot = self._boot_seen
-        retention.before_move = self.write_snapshot
 
     @property
     def journal_bytes(self) -> int:
@@ -124,17 +146,21 @@ class Durable:
 
     # While the server runs
 
-    async def run(self, needed: Callable[[], LSN | None]) -> None:
+    async def run(self, reached: Reached) -> None:
         """Write what is noted, and look after the second slot, until this is cancelled.
 
         Args:
-            needed: returns where the first change is that anybody needs; None: nobody needs what
-                the main slot has passed.
+            reached: tells up to where clients have everything.
         """
+
+        async def before_move(passed: LSN) -> bool:
+            return await self._write(passed=passed, reached=reached, flush=True)
+
+        self.retention.before_move = before_move
         async with asyncio.TaskGroup() as group:
             group.create_task(self._reader.run())
             group.create_task(self._write_for_ever())
-            group.create_task(self._keep_for_ever(needed))
+            group.create_task(self._keep_for_ever(reached.needed_of_wal))
 
     def read(self, message: LogicalMessage) -> None:
         """Take a message that has come through the main stream."""
@@ -236,20 +262,6 @@ class Durable:
 
     # Writing
 
-    async def write_snapshot(self, reached: LSN | None) -> bool:
-        """Write all that is known, and wait until it is on the disk.
-
-        Args:
-            reached: all clients, also those that are away, have what commits before; None: not
-                known.
-
-        Returns:
-            Whether that was possible.
-        """
-        if reached is not None:
-            self.journal.lift((reached, -1))
-        return await self._write(snapshot=True, flush=True)
-
     async def aclose(self) -> None:
         """Write the rest, wait until all is on the disk, and close the connection.
 
@@ -273,27 +285,46 @@ class Durable:
 
     def _is_due(self) -> bool:
         """Return whether a record has to be written, and may be."""
-        may_tell_all = asyncio.get_running_loop().time() >= self._next_snapshot
+        now = asyncio.get_running_loop().time()
+        may_tell_all = now >= self._next_snapshot
         if self._is_asked and may_tell_all:
             self._is_asked, self._snapshot_due = False, True
         if self._snapshot_due or self._boot_due or self.journal.needs_snapshot:
             return may_tell_all
-        return self.journal.is_due
+        return self.journal.is_due or now - self._written_at > _SIGN_OF_LIFE
 
     async def _write(
-        self, *, boot: bool = False, snapshot: bool = False, flush: bool = False
+        self,
+        *,
+        boot: bool = False,
+        passed: LSN | None = None,
+        reached: Reached | None = None,
+        flush: bool = False,
     ) -> bool:
-        """Write a record; return whether that was possible."""
+        """Write a record; return whether that was possible.
+
+        Args:
+            boot: whether this process has just got its slot.
+            passed: to write all that is known: an LSN before which everything that committed has
+                been handed out. So whoever has what has been handed out when the record is made
+                has everything up to there, although the last change may be far behind.
+            reached: up to where clients have everything; with ``passed``.
+            flush: whether to wait until it is on the disk.
+        """
         async with self._writing:
             boot, self._boot_due = boot or self._boot_due, False
-            snapshot, self._snapshot_due = snapshot or self._snapshot_due, False
+            snapshot, self._snapshot_due = passed is not None or self._snapshot_due, False
             self._is_under_way = True
             is_whole = all_of_it = False
             before = self._messages.bytes
             try:
                 async with asyncio.timeout(_LONGEST):
                     await self._messages.connected()
+                    # Nothing is waited for from here on until the record is made: clients go on.
                     self._before_write()
+                    if passed is not None and reached is not None:
+                        self.journal.low(reached.proven_here())
+                        self.journal.lift(reached.handed, (passed, -1))
                     all_of_it = boot or snapshot or self.journal.needs_snapshot
                     parts = self.journal.write(boot=boot, snapshot=snapshot)
                     await self._messages.write(parts, flush=flush)
@@ -310,6 +341,7 @@ class Durable:
                     self._snapshot_due, self._boot_due = True, boot
                 self._pace(self._messages.bytes - before, is_whole and all_of_it)
             self._said = ""
+            self._written_at = asyncio.get_running_loop().time()
             self._is_under_way = not flush
             return True
 
@@ -339,5 +371,5 @@ class Durable:
             while expired := self.journal.expire(self._window_seconds):
                 self._on_expired(expired)
                 await asyncio.sleep(0)
-            await self.retention.keep(needed())
+            await self.retention.keep(needed)
             await asyncio.sleep(min(self._window_seconds / 10, _INTERVAL))

@@ -25,7 +25,7 @@ from itertools import chain
 from typing import Final
 
 from .others import Member, Others, Process
-from .places import Place
+from .places import BEFORE, Place
 from .records import (
     Asked,
     Away,
@@ -78,6 +78,8 @@ class Journal:
         """Whether so much waits to be written that a snapshot takes less."""
         # The parts of each process's record of which the last one has not come.
         self._parts: dict[bytes, list[Part]] = {}
+        # Two places of which it is known that there is nothing between them.
+        self._nothing_between: tuple[Place, Place] = BEFORE, BEFORE
         # How many channels here are joined, and not away.
         self._joined = 0
         self.refused = 0
@@ -136,7 +138,7 @@ class Journal:
         if len(self._own.channels) >= self._most:
             self.left_out += 1
             return
-        entry = Joined(number, key, ref, place[:2], since, is_open)
+        entry = Joined(number, key, ref, self._lifted(place), since, is_open)
         self._own.channels[number] = entry
         self._joined += since is None
         self._add(entry)
@@ -155,7 +157,7 @@ class Journal:
             # Another process has taken it over.
             return
         self._joined -= channel.since is None
-        entry = Away(number, ref, place[:2], since)
+        entry = Away(number, ref, self._lifted(place), since)
         self._own.channels[number] = Joined(number, channel.key, ref, entry.place, since)
         self._add(entry)
 
@@ -191,17 +193,33 @@ class Journal:
 
     def low(self, place: Place) -> None:
         """Note that all joined channels of this process have everything up to a place."""
-        place = place[:2]
+        place = self._lifted(place)
         if place > self._own.low:
             self._own.low = place
             if self._joined:
                 self._low = place
 
-    def lift(self, place: Place) -> None:
-        """Note that all channels have everything up to a place, also the others' and those that
-        are away. The next snapshot tells that."""
-        self._own.lift(place[:2])
-        self._others.lift(place[:2])
+    def lift(self, handed: Place, place: Place) -> None:
+        """Note that there is nothing between two places: whoever has everything up to the first
+        has everything up to the other one, also among others' channels and those that are away.
+        The next snapshot tells that.
+
+        Args:
+            handed: the first place.
+            place: the other one.
+        """
+        lsn, index, *gaps = handed
+        # Places here do not tell who has still to be told of a gap.
+        handed = (lsn, index + len(gaps))
+        if handed < place:
+            self._nothing_between = handed, place
+            self._own.lift(handed, place)
+            self._others.lift(handed, place)
+
+    def _lifted(self, place: Place) -> Place:
+        place = place[:2]
+        handed, lifted = self._nothing_between
+        return lifted if handed <= place < lifted else place
 
     # Writing
 

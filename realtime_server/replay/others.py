@@ -133,11 +133,12 @@ class Process:
         state = ProcessState(server, self.slot, self.number, self.time, self.low)
         return [state, *self.channels.values()]
 
-    def lift(self, place: Place) -> None:
-        """Note that all channels have everything up to a place."""
-        self.low = max(self.low, place)
+    def lift(self, handed: Place, place: Place) -> None:
+        """Note that there is nothing between two places, see :meth:`.Journal.lift`."""
+        if handed <= self.low < place:
+            self.low = place
         for channel in list(self.channels.values()):
-            if channel.place < place:
+            if handed <= channel.place < place:
                 self.put(attrs.evolve(channel, place=place))
 
 
@@ -374,10 +375,10 @@ class Others:
         places = (process.lowest() for process in self._processes.values())
         return min((place for place in places if place is not None), default=None)
 
-    def lift(self, place: Place) -> None:
-        """Note that all channels have everything up to a place."""
+    def lift(self, handed: Place, place: Place) -> None:
+        """Note that there is nothing between two places, see :meth:`.Journal.lift`."""
         for process in self._processes.values():
-            process.lift(place)
+            process.lift(handed, place)
 
     def expire(self, before: float, now: float, *, most: int = 1000) -> list[Member]:
         """Forget some who have been away for too long; return them: none if there are no more.

@@ -195,7 +195,7 @@ class Replay:
         """Yield what has to run all the time, beside :meth:`.Rounds.run`; none of it returns."""
         yield self._tick_for_ever
         if self._continuity is not None:
-            yield partial(self._continuity.run, self._needed_of_wal)
+            yield partial(self._continuity.run, self)
 
     def close_inquiries(self) -> None:
         """Decide on no channel any more."""
@@ -402,7 +402,7 @@ class Replay:
         self._standings.settle(self.rounds.place_of)
         self._notices.log_gaps()
         if self._continuity is not None:
-            self._continuity.low(self._proven_here())
+            self._continuity.low(self.proven_here())
             if not self._continuity.is_restored:
                 return
         if self.log.epoch == self._beginnings.epoch:
@@ -415,16 +415,16 @@ class Replay:
             places.append(self._continuity.lowest_elsewhere())
         return min(place for place in places if place is not None)
 
-    def _needed_of_wal(self) -> LSN | None:
+    def needed_of_wal(self) -> LSN | None:
         """Return where the first change is that anybody may need; None: all have everything."""
         needed = self.needed()
         return LSN(needed[0]) if needed < self.handed else None
 
     def needed_here(self) -> Place:
         """Return the lowest place up to which a client that is here has proven what it has."""
-        return min(chain([self._proven_here()], self._standings.unsettled_places()))
+        return min(chain([self.proven_here()], self._standings.unsettled_places()))
 
-    def _proven_here(self) -> Place:
+    def proven_here(self) -> Place:
         """Return the lowest place up to which connections have proven what the live hub wrote."""
         places = [self.queues.lowest_at(self.cursors.ordinal, self.handed)]
         unproven = min(self._unproven(), default=None)

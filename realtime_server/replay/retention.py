@@ -117,11 +117,11 @@ class Retention:
         self.least_step = 0
         """How many bytes of WAL the slot is moved by at least, but no more than a quarter of what
         it may keep: what is written before each move adds to them."""
-        self.before_move: Callable[[LSN | None], Awaitable[bool]] = _nothing_to_write
+        self.before_move: Callable[[LSN], Awaitable[bool]] = _nothing_to_write
         """Is called before the slot is moved, and when it was made. It has to write into the WAL
         all that is known of the clients, and to wait until that is on the disk, since what was
-        written before may be gone afterwards; and returns whether it has. It is given the LSN
-        before which all clients have everything; None: somebody may lack something."""
+        written before may be gone afterwards; and returns whether it has. It is given an LSN that
+        the stream has passed: what committed before has been handed out."""
         self._dsn = dsn
         self._slot = slot
         self._max_bytes = max_bytes
@@ -131,14 +131,15 @@ class Retention:
         # The last line in the log about what is wrong, so that it is there once.
         self._said = ""
 
-    async def keep(self, needed: LSN | None) -> None:
+    async def keep(self, needed: Callable[[], LSN | None]) -> None:
         """Look after the slot: make it if it is not there, or move it.
 
         What fails is logged, once, and tried again with the next call.
 
         Args:
-            needed: what commits there or later has to be kept; None: nothing is needed that the
-                main slot has passed.
+            needed: returns from where on what commits has to be kept; None: nothing is needed
+                that has been handed out. It is asked after what the answer counts for, and asked
+                again before the slot is moved, as somebody may need more by then.
         """
         try:
             async with await connect(await self._dsn(), name="replay slot") as connection:
@@ -180,7 +181,9 @@ class Retention:
         except (psycopg.Error, SourceError) as exc:
             logger.warning("slot %r cannot be dropped: %s", self.name, one_line(exc))
 
-    async def _keep(self, connection: AsyncConnection[Any], needed: LSN | None) -> None:
+    async def _keep(
+        self, connection: AsyncConnection[Any], needed: Callable[[], LSN | None]
+    ) -> None:
         look = await self._look(connection)
         main, second = look.main, look.second
         if look.in_recovery:
@@ -196,7 +199,7 @@ class Retention:
         elif second is None and self.state is SlotState.KEPT:
             self._lose("somebody dropped it")
         if second is None:
-            await self._make(connection, main.confirmed_flush_lsn if needed is None else None)
+            await self._make(connection)
         elif not self._is_ours(look):
             self._none(
                 logger.error,
@@ -228,7 +231,7 @@ class Retention:
             return second.slot_type == "logical"
         return (second.plugin, second.database) == (main.plugin, main.database)
 
-    async def _make(self, connection: AsyncConnection[Any], reached: LSN | None) -> None:
+    async def _make(self, connection: AsyncConnection[Any]) -> None:
         try:
             await connection.execute(_COPY, [self._slot, self.name])
         except psycopg.errors.DuplicateObject:
@@ -251,7 +254,11 @@ class Retention:
         logger.info("made slot %r: from now on clients may come back after a restart", self.name)
         self._said = ""
         self.state = SlotState.KEPT
-        await self.before_move(reached)
+        # The main slot may have moved since it was looked at.
+        made = await catalog.slot(connection, self.name)
+        if made is not None:
+            self._kept(made)
+            await self.before_move(made.confirmed_flush_lsn)
 
     def _kept(self, second: SlotStatus) -> None:
         self.state = SlotState.KEPT
@@ -263,18 +270,27 @@ class Retention:
         look: _Look,
         main: SlotStatus,
         second: SlotStatus,
-        needed: LSN | None,
+        needed: Callable[[], LSN | None],
     ) -> None:
         assert second.restart_lsn is not None
         confirmed, passed = second.confirmed_flush_lsn, main.confirmed_flush_lsn
-        target = passed if needed is None else min(needed, passed)
-        limit = self._max_bytes
-        if look.keep_size >= 0:
-            limit = min(limit, look.keep_size // 2)
+        limit = self._max_bytes if look.keep_size < 0 else min(self._max_bytes, look.keep_size // 2)
+        least = confirmed
         if self.wal_bytes > limit:
             end = second.restart_lsn + self.wal_bytes
-            within = min(LSN(end - limit // 2), passed)
-            if within > target:
+            least = max(least, min(LSN(end - limit // 2), passed))
+
+        def target() -> LSN:
+            first = needed()
+            return max(least, passed if first is None else min(first, passed))
+
+        # PostgreSQL begins to read where the slot's oldest transaction does.
+        again = confirmed - second.restart_lsn
+        step = max(_STEP, again // 4, min(self.least_step, limit // 4))
+        if target() - confirmed >= step:
+            if not await self.before_move(passed) or (to := target()) <= confirmed:
+                return
+            if (first := needed()) is not None and first < least:
                 self._say(
                     logger.warning,
                     "slot %r keeps no more than %d MB (REPLAY_WAL_MB, and half of "
@@ -283,22 +299,17 @@ class Retention:
                     self.name,
                     limit // _MEGABYTE,
                 )
-                target = within
-        # PostgreSQL begins to read where the slot's oldest transaction does.
-        again = confirmed - second.restart_lsn
-        is_worth_it = target - confirmed >= max(_STEP, again // 4, min(self.least_step, limit // 4))
-        is_idle = look.idle_timeout and self._clock() - self._used_at > look.idle_timeout / 3
-        if not is_worth_it and not is_idle:
+        elif look.idle_timeout and self._clock() - self._used_at > look.idle_timeout / 3:
+            # It is used without being moved: what was written of the clients stands behind it.
+            to = confirmed
+        else:
             return
-        if is_worth_it and not await self.before_move(target if needed is None else None):
-            return
-        target = max(target, confirmed)
-        await connection.execute(_MOVE, [self.name, str(target)])
+        await connection.execute(_MOVE, [self.name, str(to)])
         self._used_at = self._clock()
         moved = await catalog.slot(connection, self.name)
         if moved is not None:
             self._kept(moved)
-        logger.debug("moved slot %r to %s", self.name, target)
+        logger.debug("moved slot %r to %s", self.name, to)
 
     def _lose(self, why: str) -> None:
         self.lost += 1
@@ -324,7 +335,7 @@ class Retention:
             log(text, *arguments)
 
 
-async def _nothing_to_write(reached: LSN | None) -> bool:
+async def _nothing_to_write(passed: LSN) -> bool:
     return True
 
 

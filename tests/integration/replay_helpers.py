@@ -13,6 +13,7 @@ from typing import Any
 from realtime_core import LSN, Event, LogicalMessage, PgoutputSource, SlotStatus, slot_status
 from realtime_server.replay.durable import Durable
 from realtime_server.replay.journal import Journal
+from realtime_server.replay.places import BEFORE, Place, place_of
 from realtime_server.replay.records import PREFIX, Seal, digest, journal_secret, read_part
 from realtime_server.replay.retention import Retention
 from realtime_server.replay.wal_messages import WalMessages
@@ -46,8 +47,10 @@ class Node:
         self.slot = slot
         self.second = f"{slot}_replay"
         self._dsn = dsn or database.dsn
+        self.handed: Place = BEFORE
+        """Up to where changes were handed out."""
         self.needed: LSN | None = None
-        """What the second slot has to keep."""
+        """What the second slot has to keep; None: all have what was handed out."""
         self.restored: list[Event] = []
         """What was read from the second slot."""
         self.live: list[Event] = []
@@ -100,13 +103,19 @@ class Node:
     async def _resolve(self) -> str:
         return self._dsn
 
+    def needed_of_wal(self) -> LSN | None:
+        return self.needed
+
+    def proven_here(self) -> Place:
+        return self.handed if self.needed is None else (self.needed, -1)
+
     async def open(self) -> None:
         await self.source.__aenter__()
         await self.source.attached()
         self.start = self.source.stats().confirmed_lsn
         self.tasks = [
             asyncio.create_task(self._read()),
-            asyncio.create_task(self.durable.run(lambda: self.needed)),
+            asyncio.create_task(self.durable.run(self)),
         ]
         async with contextlib.aclosing(self.durable.restore(self.start)) as batches:
             async for events in batches:
@@ -136,6 +145,9 @@ class Node:
                 if isinstance(event, LogicalMessage):
                     self.durable.read(event)
             self.live += batch
+            for event in batch:
+                if not isinstance(event, LogicalMessage):
+                    self.handed = place_of(event) or self.handed
             self._acknowledge(batch)
 
     def _acknowledge(self, batch: Sequence[Any]) -> None:

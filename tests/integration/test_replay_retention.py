@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -170,7 +170,7 @@ async def test_an_idle_database_is_left_alone(shop: Database) -> None:
         looked = 0
         keep = node.retention.keep
 
-        async def counted(needed: LSN | None) -> None:
+        async def counted(needed: Callable[[], LSN | None]) -> None:
             nonlocal looked
             await keep(needed)
             looked += 1
@@ -242,7 +242,7 @@ async def test_an_invalidated_second_slot_is_made_anew(
 
         # The main slot was lost, too, and is made anew by the stream.
         for _ in range(100):
-            await node.retention.keep(None)
+            await node.retention.keep(lambda: None)
             if node.retention.lost:
                 break
         assert node.retention.lost == 1

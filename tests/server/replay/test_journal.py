@@ -417,16 +417,35 @@ def test_a_snapshot_is_taken_in_steps_of_which_none_is_above_what_is_so() -> Non
     assert places == {number: ((50, 0) if number % 2 else (12, 0)) for number in range(count)}
 
 
-def test_all_are_lifted_to_a_place_that_all_have() -> None:
+def test_whoever_has_all_that_was_handed_out_is_lifted_over_what_holds_nothing() -> None:
     here, there, reader = journal_of(1, "a"), journal_of(2, "b"), journal_of(3, "c")
     here.joined(1, KEY, 5, (10, 0))
     here.joined(2, KEY, 5, (11, 0), since=1000.0)
+    here.joined(3, KEY, 5, (9, 5), since=1000.0)
     tell(here, there)
     there.joined(1, KEY, 5, (12, 0))
     there.joined(2, KEY, 5, (50, 0))
-    there.lift((20, 0))
+    there.lift((10, 0), (20, -1))
     tell(there, reader, snapshot=True)
-    assert sorted(member.place for member in reader.find(KEY)) == [*[(20, 0)] * 3, (50, 0)]
+    places = sorted(member.place for member in reader.find(KEY))
+    assert places == [(9, 5), *[(20, -1)] * 3, (50, 0)]
+    # What is told later, too.
+    for number, place in enumerate([(10, 0), (9, 9), (21, 0)], 5):
+        there.joined(number, b"j" * 16, 5, place, since=1000.0)
+    tell(there, reader)
+    places = sorted(member.place for member in reader.find(b"j" * 16))
+    assert places == [(9, 9), (20, -1), (21, 0)]
+
+
+def test_a_process_that_is_behind_keeps_its_low_when_others_are_lifted() -> None:
+    """It has been silent for long, so that nothing is kept for its channels."""
+    here, there, reader = journal_of(1, "a"), journal_of(2, "b"), journal_of(3, "c")
+    here.joined(1, KEY, 5, (10, 0))
+    here.low((11, 0))
+    tell(here, there)
+    there.lift((15, 0), (20, -1))
+    tell(there, reader, snapshot=True)
+    assert [member.place for member in reader.find(KEY)] == [(11, 0)]
 
 
 def test_who_is_away_for_too_long_is_forgotten() -> None:
