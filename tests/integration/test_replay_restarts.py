@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from realtime_server.replay import durable, retention
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database, until_streaming
@@ -202,6 +203,78 @@ async def test_the_warm_standby_takes_clients_over(item: Database) -> None:
             assert list(dict.fromkeys(client.ids)) == [1, 2]
             assert client.gaps == []
             await client.close()
+
+
+async def test_what_was_written_elsewhere_is_no_gap(
+    item: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second slot moves on over WAL of other tables, and clients with it."""
+    monkeypatch.setattr(retention, "_STEP", 100_000)
+    monkeypatch.setattr(durable, "_INTERVAL", 0.1)
+    item.execute("create table other (id int, data text)")
+    bulk = "insert into other select g, repeat('x', 1000) from generate_series(1, 1000) g"
+    slot = unique_name("slot")
+    moved = "select confirmed_flush_lsn > %s::pg_lsn from pg_replication_slots where slot_name = %s"
+    stays, leaves = ReplayClient(0, session=f"{SESSION}a"), ReplayClient(0, session=f"{SESSION}b")
+    async with serve(item, slot) as server:
+        await until_kept(item, slot)
+        for client in (stays, leaves):
+            client.port = server.port
+            await client.come()
+        await write(item, 1)
+        for client in (stays, leaves):
+            await client.until(1)
+        ((end,),) = item.execute("select pg_current_wal_lsn()")
+
+        def is_moved_on() -> bool:
+            item.execute(bulk)
+            return item.execute(moved, (end, f"{slot}_replay")) == [(True,)]
+
+        await eventually(is_moved_on)
+        await leaves.cut()
+    async with serve(item, slot) as server:
+        for client in (stays, leaves):
+            client.port = server.port
+            assert (await client.come())["resumed"] is True
+        await write(item, 3)
+        for client in (stays, leaves):
+            await client.until(3)
+            assert list(dict.fromkeys(client.ids)) == [1, 2, 3]
+            assert client.gaps == []
+            await client.close()
+
+
+async def test_on_an_idle_database_nothing_is_written(item: Database) -> None:
+    slot = unique_name("slot")
+    item.execute("create table other (id int)")
+    async with serve(item, slot) as server:
+        await until_kept(item, slot)
+        client = ReplayClient(server.port, session=f"{SESSION}a")
+        await client.come()
+        await write(item, 1)
+        await client.until(1)
+        replay = server.replay
+        assert replay is not None
+        tidy, tidied = replay.tidy, 0
+
+        def counted() -> None:
+            nonlocal tidied
+            tidy()
+            tidied += 1
+
+        replay.tidy = counted  # type: ignore[method-assign]
+        # What the row and the join are followed by is written within some of these.
+        await eventually(lambda: tidied > 20 and not replay.unproven())
+        written, tidied = replay.stats().journal_bytes, 0
+        assert written
+        await eventually(lambda: tidied > 40)
+        assert replay.stats().journal_bytes == written
+        # What others write where nobody listens changes nothing either.
+        await asyncio.to_thread(item.execute, "insert into other values (1)")
+        tidied = 0
+        await eventually(lambda: tidied > 20)
+        assert replay.stats().journal_bytes == written
+        await client.close()
 
 
 async def test_without_a_second_slot_nothing_outlives_the_server(item: Database) -> None:
