@@ -98,6 +98,7 @@ class World:
     def __init__(self, seed: int, lifetime: int) -> None:
         self.random = random.Random(seed)
         self.lifetime = lifetime
+        self.bytes = 0
         self.end = 1000
         """Of the WAL."""
         self.published: list[int] = []

@@ -11,10 +11,12 @@ import attrs
 import pytest
 import pytest_asyncio
 
+from realtime_core import LSN
 from realtime_core.errors import SourceError
 from realtime_server.replay import durable
 from realtime_server.replay.durable import Durable
 from realtime_server.replay.journal import Journal
+from realtime_server.replay.places import BEFORE, Place
 from realtime_server.replay.records import Seal, digest, journal_secret
 from tests.waiting import eventually
 
@@ -58,6 +60,16 @@ class Retention:
         await asyncio.Event().wait()
 
 
+class NobodyHere:
+    handed = BEFORE
+
+    def proven_here(self) -> Place:
+        return BEFORE
+
+    def needed_of_wal(self) -> LSN | None:
+        return None
+
+
 class World:
     def __init__(self) -> None:
         secret = journal_secret("password", "secret")
@@ -77,7 +89,7 @@ class World:
         async for _ in self.durable.restore(cast(Any, 0)):
             pass
         self.durable.caught_up.set()
-        return asyncio.create_task(self.durable.run(lambda: None))
+        return asyncio.create_task(self.durable.run(NobodyHere()))
 
     def join_all(self) -> None:
         for number in range(CHANNELS):
@@ -119,7 +131,7 @@ async def test_servers_that_begin_again_and_again_do_not_fill_the_wal(
 async def test_the_slot_is_moved_by_more_than_all_processes_write_for_that(world: World) -> None:
     world.join_all()
     await eventually(lambda: not world.journal.is_due)
-    await world.retention.before_move(None)
+    await world.retention.before_move(LSN(1))
     assert world.retention.least_step >= 4 * world.messages.records[-1] > 100_000
 
 
