@@ -32,13 +32,13 @@ from .samples import Sampled, Samples
 from .table_check import Lookup, TableCheck
 from .viewers import Viewer
 
-__all__ = ["Checker", "Verdict"]
+__all__ = ["Checker", "CheckResult"]
 
 logger = logging.getLogger("realtime.rls")
 
 
 @attrs.frozen
-class Verdict:
+class CheckResult:
     """The result of a batch's check."""
 
     shown: list[Shown]
@@ -103,7 +103,7 @@ class Checker:
         candidates: Sequence[PendingChange],
         lookup: Lookup | None = None,
         catalog: Connections | None = None,
-    ) -> Verdict:
+    ) -> CheckResult:
         """Decide what each viewer is shown of each change.
 
         Args:
@@ -121,7 +121,7 @@ class Checker:
                 by_relation.setdefault(candidate.change.relation, []).append(place)
         timeouts: Counter[Viewer] = Counter()
         if not by_relation:
-            return Verdict(shown, timeouts)
+            return CheckResult(shown, timeouts)
         audiences = {one for each in candidates for one in (each.viewers, each.others)}
         roles = {viewer.role for audience in audiences for viewer in audience}
         xids = {each.change.transaction.xid for each in candidates}
@@ -172,7 +172,7 @@ class Checker:
         for page in pages:
             page.show(shown, answers, self._max_record_bytes)
         locked_out = set().union(*(page.locked_out for page in pages))
-        return Verdict(shown, timeouts, seconds, locked, locked_out)
+        return CheckResult(shown, timeouts, seconds, locked, locked_out)
 
     async def _lose(
         self,

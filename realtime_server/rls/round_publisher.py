@@ -1,11 +1,12 @@
-"""RoundPublisher: publishes to those who came back what their viewers may see now.
+"""RoundPublisher: publishes to clients that came back the changes that they may see now.
 
-A change may have been committed minutes ago, and its row may be another's by now. So each viewer is
-checked again, with the claims of the new join, and shown only rows that still have the values that
-the change has, whatever RLS_STRICT says. An error shows nothing.
+A change may have been committed minutes ago, and its row may belong to somebody else by now. So
+each viewer is checked again, with the claims of the new join, and is shown only rows that still
+have the values of the change, whatever RLS_STRICT says. An error shows nothing.
 
-The viewers of a round are checked together, in little time. Whoever takes more is left out, and has
-a round of its own from then on, with the whole timeout; the others wait for it no longer.
+The viewers of a round are checked together, with a shortened timeout. A viewer whose policies take
+longer is left out, and has a round of its own from then on, with the whole timeout, so that the
+others do not wait for it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ..fanout.payloads.oversize import size_of
 from ..fanout.turns import run_steps
 from ..logs import LineLimit
 from ..replay.rounds import CannotPublishError, Published
-from .checker import Checker, Verdict
+from .checker import Checker, CheckResult
 from .costly_viewers import is_costly
 from .counters import Counters
 from .delivery import Delivery
@@ -48,7 +49,7 @@ __all__ = ["RoundPublisher", "make_round_publisher"]
 logger = logging.getLogger("realtime.rls")
 
 _CONNECTIONS: Final = 3
-"""How many connections check rows for those who came back. Live changes have others."""
+"""Connections that check rows for clients that came back. Live changes have other connections."""
 _ALONE: Final = 2
 """How many of these may check slow viewers."""
 RETRY: Final = 0.5
@@ -62,8 +63,8 @@ class RoundPublisher:
         checker: decides, strictly, what viewers are shown.
         lookup: looks rows up for one viewer, with the whole timeout.
         locks: waits for tables that are locked.
-        visibility: what these ask. It is opened and closed with the publisher.
-        counters: of the server.
+        visibility: has the connections for all of these. The publisher opens and closes it.
+        counters: counts the failures and the timeouts.
         patience: seconds for which clients wait for a database that is away.
     """
 
@@ -108,10 +109,10 @@ class RoundPublisher:
         await self._visibility.renew()
 
     async def __call__(self, hub: Hub, events: list[Event]) -> Published:
-        """Publish events to a hub, and return for whom that takes too long.
+        """Publish events to a hub, and return the viewers for which that takes too long.
 
         Raises:
-            CannotPublishError: if the database cannot say what anybody may see.
+            CannotPublishError: if the database cannot say who may see the rows.
         """
         done = _Done()
         reads: list[Read] = []
@@ -146,25 +147,25 @@ class RoundPublisher:
     async def _check_alone(self, pending: Sequence[PendingChange], done: _Done) -> list[Shown]:
         """Check the one viewer of a round, which has the whole timeout."""
         async with self._turns_alone:
-            verdict = await self._check(pending, self._lookup)
-        self._counters.timeouts += verdict.timeouts.total()
-        done.slow |= verdict.timeouts.keys()
-        return [_without(shown, done.slow) for shown in verdict.shown]
+            result = await self._check(pending, self._lookup)
+        self._counters.timeouts += result.timeouts.total()
+        done.slow |= result.timeouts.keys()
+        return [_without(shown, done.slow) for shown in result.shown]
 
     async def _check_together(self, pending: Sequence[PendingChange], done: _Done) -> list[Shown]:
-        """Check the viewers of a round, but for those who take too long."""
+        """Check the viewers of a round, except for viewers whose policies take too long."""
         everybody = _viewers(pending)
         decided: list[Shown] = [{} for _ in pending]
         left: Sequence[PendingChange] = pending
         while True:
-            verdict = await self._check(left)
-            late = verdict.timeouts.keys()
-            for shown, more in zip(decided, verdict.shown, strict=True):
+            result = await self._check(left)
+            late = result.timeouts.keys()
+            for shown, more in zip(decided, result.shown, strict=True):
                 shown.update(_without(more, late))
-            done.costly |= {one for one, taken in verdict.seconds.items() if is_costly(taken)}
-            too_long = {viewer for viewer, count in verdict.timeouts.items() if count}
+            done.costly |= {one for one, taken in result.seconds.items() if is_costly(taken)}
+            too_long = {viewer for viewer, count in result.timeouts.items() if count}
             done.apart |= too_long or late
-            # Those behind whoever used up the time were not looked at.
+            # The viewers behind the one that used up the time were not checked.
             unasked = late - done.apart
             if not unasked:
                 return decided
@@ -172,7 +173,7 @@ class RoundPublisher:
 
     async def _check(
         self, pending: Sequence[PendingChange], lookup: Lookup | None = None
-    ) -> Verdict:
+    ) -> CheckResult:
         """Check changes; wait while a table is locked, or the database is away.
 
         Raises:
@@ -181,10 +182,10 @@ class RoundPublisher:
         until = asyncio.get_running_loop().time() + self._patience
         while True:
             try:
-                verdict = await self._checker.check(pending, lookup)
-                if not verdict.locked:
-                    return verdict
-                await self._locks.released(verdict.locked)
+                result = await self._checker.check(pending, lookup)
+                if not result.locked:
+                    return result
+                await self._locks.released(result.locked)
             except psycopg.OperationalError as exc:
                 # The connection was lost, or the server starts.
                 if asyncio.get_running_loop().time() >= until:
@@ -204,7 +205,7 @@ class RoundPublisher:
 
 @attrs.define
 class _Done:
-    """What became of the viewers of a round."""
+    """The viewers of a round for which it takes too long, as in :class:`.Published`."""
 
     slow: set[Viewer] = attrs.field(factory=set)
     apart: set[Viewer] = attrs.field(factory=set)
@@ -220,11 +221,11 @@ def _without(shown: Shown, viewers: Set[Viewer]) -> Shown:
 
 
 def make_round_publisher(config: ServerConfig, counters: Counters) -> RoundPublisher:
-    """Return what publishes to those who come back, with connections of its own.
+    """Return the publisher for clients that come back, with connections of its own.
 
     Args:
-        config: of the server.
-        counters: of the server.
+        config: the server's settings.
+        counters: the server's counters of RLS mode.
     """
     visibility = Visibility(
         partial(resolve_dsn, config),

@@ -13,7 +13,7 @@ from typing import Final
 
 import attrs
 
-from .checker import Checker, Verdict
+from .checker import Checker, CheckResult
 from .costly_viewers import NEGLIGIBLE, is_costly
 from .counters import Counters
 from .lookup.locks import Locks
@@ -81,7 +81,7 @@ class SlowViewerChecks:
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._turns_of_unanswered = asyncio.Semaphore(_AT_ONCE - 1)
 
-    async def check(self, slow: SlowViewer, candidates: Sequence[PendingChange]) -> Verdict:
+    async def check(self, slow: SlowViewer, candidates: Sequence[PendingChange]) -> CheckResult:
         """Decide what one slow viewer is shown of some changes. While a table is locked, wait.
 
         Raises:
@@ -89,11 +89,11 @@ class SlowViewerChecks:
         """
         while True:
             async with self._turn(slow):
-                verdict = await self._checker.check(candidates, self._check_alone, self._catalog)
-            if not verdict.locked:
-                self._counters.timeouts += verdict.timeouts.total()
-                return verdict
-            await self._locks.released(verdict.locked)
+                result = await self._checker.check(candidates, self._check_alone, self._catalog)
+            if not result.locked:
+                self._counters.timeouts += result.timeouts.total()
+                return result
+            await self._locks.released(result.locked)
 
     @contextlib.asynccontextmanager
     async def _turn(self, slow: SlowViewer) -> AsyncIterator[None]:

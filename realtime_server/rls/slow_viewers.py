@@ -217,9 +217,9 @@ class SlowViewers:
         on_time = candidates
         if apart:
             on_time = [one.without(apart) async for one in in_turn(candidates, turn)]
-        verdict = await self._checker.check(on_time)
-        async for viewer, timeouts in in_turn(verdict.timeouts.items(), turn):
-            for views in verdict.shown:
+        result = await self._checker.check(on_time)
+        async for viewer, timeouts in in_turn(result.timeouts.items(), turn):
+            for views in result.shown:
                 views.pop(viewer, None)
             # The viewer's last channel may have left meanwhile.
             if viewer in self._channels:
@@ -227,7 +227,7 @@ class SlowViewers:
                 if timeouts:
                     now = asyncio.get_running_loop().time()
                     self._probation_ends[viewer] = now + PROBATION
-        async for viewer in in_turn(apart | verdict.timeouts.keys(), turn):
+        async for viewer in in_turn(apart | result.timeouts.keys(), turn):
             theirs = [
                 one.only_for(viewer)
                 for one in candidates
@@ -243,11 +243,11 @@ class SlowViewers:
             else:
                 self._delivery.tell(ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs))
         # The checks of these viewers end in time, but all viewers wait for them with each batch.
-        for viewer in self._costly.note(verdict.seconds):
+        for viewer in self._costly.note(result.seconds):
             if viewer in self._channels and viewer not in self._queues:
                 self._check_separately(viewer)
                 self._note_slow(viewer).is_answered = True
-        return list(zip(candidates, verdict.shown, strict=True))
+        return list(zip(candidates, result.shown, strict=True))
 
     async def _wait_for_trials(self) -> None:
         """Wait for viewers on trial whose queues are long.
@@ -345,13 +345,13 @@ class SlowViewers:
                     self._note_slow(viewer).is_answered = True
                 return self._hand_out(viewer, candidates, outcome.shown, outcome.seconds)
             slow = self._note_slow(viewer)
-        verdict = await self._checks.check(slow, candidates)
-        seconds = verdict.seconds.get(viewer, 0.0)
+        result = await self._checks.check(slow, candidates)
+        seconds = result.seconds.get(viewer, 0.0)
         now = asyncio.get_running_loop().time()
-        slow.note(seconds, now, is_answered=not verdict.timeouts)
+        slow.note(seconds, now, is_answered=not result.timeouts)
         if slow.may_be_on_trial(now) and not self._queues[viewer].is_far_behind:
             del self._slow[viewer]
-        return self._hand_out(viewer, candidates, verdict.shown, seconds)
+        return self._hand_out(viewer, candidates, result.shown, seconds)
 
     def _hand_out(
         self,

@@ -144,26 +144,26 @@ class Trial:
                 parts.setdefault(id(candidate.change), []).append(candidate)
         places = {change: place for place, change in enumerate(parts)}
         merged_parts = [merged(part) async for part in in_turn(parts.values(), turn)]
-        verdict = await self._checker.check(merged_parts, self._together.check, self._catalog)
+        result = await self._checker.check(merged_parts, self._together.check, self._catalog)
         left, locked_out = [], []
         async for one in in_turn(waiting, turn):
             viewer = one.viewer
             if one.outcome.done():
                 continue
-            if viewer not in verdict.timeouts:
+            if viewer not in result.timeouts:
                 shown: list[Shown] = []
                 for candidate in one.candidates:
-                    views = verdict.shown[places[id(candidate.change)]]
+                    views = result.shown[places[id(candidate.change)]]
                     shown.append({viewer: views[viewer]} if viewer in views else {})
-                one.outcome.set_result(Outcome(shown, verdict.seconds.get(viewer, 0.0)))
-            elif verdict.timeouts[viewer]:
+                one.outcome.set_result(Outcome(shown, result.seconds.get(viewer, 0.0)))
+            elif result.timeouts[viewer]:
                 one.outcome.set_result(None)
-            elif viewer in verdict.locked_out:
+            elif viewer in result.locked_out:
                 locked_out.append(one)
             else:
                 left.append(one)
         if locked_out:
-            self._wait_for_locks(locked_out, verdict.locked)
+            self._wait_for_locks(locked_out, result.locked)
         return left
 
     def _wait_for_locks(self, locked_out: Sequence[_Waiting], locked: Set[LockedRelation]) -> None:

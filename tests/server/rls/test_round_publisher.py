@@ -17,7 +17,7 @@ from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.replay.rounds import CannotPublishError, Published
 from realtime_server.rls import round_publisher
-from realtime_server.rls.checker import Checker, Verdict
+from realtime_server.rls.checker import Checker, CheckResult
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.lookup.locks import Locks
 from realtime_server.rls.lookup.visibility import Visibility
@@ -61,7 +61,7 @@ class Policies:
 
     async def check(
         self, candidates: Sequence[PendingChange], lookup: Lookup | None = None
-    ) -> Verdict:
+    ) -> CheckResult:
         if self.failures:
             self.failures -= 1
             raise self.failure
@@ -82,7 +82,7 @@ class Policies:
                     timeouts[hidden] += 0
                     views.pop(hidden, None)
             shown.append(views)
-        return Verdict(shown, timeouts, self.seconds)
+        return CheckResult(shown, timeouts, self.seconds)
 
 
 def sit(hub: Hub, viewer: Viewer) -> RecordingOutbox:

@@ -24,7 +24,7 @@ from realtime_server.fanout.topic_parser import Topic
 from realtime_server.fanout.turns import run_steps
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.rls import slow_viewer_queue
-from realtime_server.rls.checker import Checker, Verdict
+from realtime_server.rls.checker import Checker, CheckResult
 from realtime_server.rls.counters import Counters
 from realtime_server.rls.delivery import Delivery
 from realtime_server.rls.lookup.locks import LockedRelation
@@ -102,14 +102,14 @@ class Stage:
 
     async def check(
         self, candidates: Sequence[PendingChange], lookup: Any = None, catalog: Any = None
-    ) -> Verdict:
+    ) -> CheckResult:
         """As a checker does."""
         timeouts: Counter[Viewer] = Counter()
         asked = {viewer for one in candidates for viewer in one.viewers}
         if self.is_locked:
             await asyncio.sleep(0)
             timeouts.update(dict.fromkeys(asked, 0))
-            return Verdict([{} for _ in candidates], timeouts, {}, {LOCKED}, asked)
+            return CheckResult([{} for _ in candidates], timeouts, {}, {LOCKED}, asked)
         if lookup is None:
             self.together.append(set(asked))
             timeouts.update(asked & self.slow - self.new)
@@ -134,7 +134,9 @@ class Stage:
         shown: list[Any] = [
             dict.fromkeys(one.viewers - timeouts.keys(), Id(one.change)) for one in candidates
         ]
-        return Verdict(shown, timeouts, {viewer: self.seconds.get(viewer, 0.0) for viewer in asked})
+        return CheckResult(
+            shown, timeouts, {viewer: self.seconds.get(viewer, 0.0) for viewer in asked}
+        )
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Stage]:
