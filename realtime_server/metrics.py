@@ -344,6 +344,10 @@ class _ReplayCollector(Collector):
                 "Bytes of the journal that were written into the WAL.",
                 stats.journal_bytes,
             ),
+            "journal_refused": (
+                "Messages with the journal's prefix that were ignored, as they are not signed.",
+                stats.journal_refused,
+            ),
         }
         yield from _families("realtime_replay", gauges, counters)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..changes import CommittedTransaction, Event, Gap, Idle, RawRows
 from ..lsn import LSN
+from ..positions import StreamIdentity
 from ..replication.protocol import TAG_XLOG_DATA, sent
 from ..replication.sequence import Sequence
 from ._feedback import EPOCH
@@ -59,6 +60,7 @@ class Meter:
         *,
         all_handed: bool,
         connected: bool,
+        stream: StreamIdentity | None,
     ) -> SourceStats:
         """Return the statistics of the source.
 
@@ -68,6 +70,7 @@ class Meter:
             row_filter: the source's filter, if it has one.
             all_handed: whether no event is queued behind ``handed``.
             connected: whether the stream runs.
+            stream: that was attached last.
         """
         progress = sequence.progress
         received = max(self._server_lsn, progress.written)
@@ -86,6 +89,7 @@ class Meter:
             filtered=0 if row_filter is None else row_filter.left_out,
             filter_errors=0 if row_filter is None else row_filter.errors,
             connected=connected,
+            stream=stream,
         )
 
     def _seconds_behind(self, handed: Event | RawRows | CommittedTransaction[Any] | None) -> float:

@@ -254,6 +254,7 @@ class StreamSource(EventQueue[E]):
             self._filter,
             all_handed=not self._queue,
             connected=self._connected,
+            stream=self._history.stream,
         )
 
     # Attaching

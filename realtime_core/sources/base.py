@@ -10,7 +10,7 @@ import attrs
 
 from ..changes import CommittedTransaction, Event, Gap, Idle, LogicalMessage, RawChange, RawRows
 from ..lsn import LSN
-from ..positions import Position
+from ..positions import Position, StreamIdentity
 
 __all__ = [
     "E",
@@ -74,6 +74,8 @@ class SourceStats:
     """How many of those were left out because the filter could not be evaluated."""
     connected: bool = False
     """Whether the stream runs now."""
+    stream: StreamIdentity | None = None
+    """The cluster and timeline that the source was attached to last; None before that."""
 
 
 class ChangeSource(Protocol[E]):

@@ -28,6 +28,7 @@ from .journal import MOST_CHANNELS, Journal
 from .ledger import Ledger
 from .log import ChangeLog
 from .memberships import Memberships
+from .origin import Origin
 from .places import Place
 from .records import PREFIX, Seal, digest
 from .retention import Retention
@@ -61,6 +62,7 @@ class Continuity:
         new_log: makes a log like that.
         attached: waits until the stream runs.
         stats: returns the stream's counts and positions.
+        origin: knows where places come from.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Continuity:
         *,
         attached: Callable[[], Awaitable[None]],
         stats: Callable[[], SourceStats],
+        origin: Origin,
     ) -> None:
         self.durable = durable
         """The second slot and the journal."""
@@ -82,8 +85,11 @@ class Continuity:
         self._new_log = new_log
         self._attached = attached
         self._stats = stats
+        self._origin = origin
         # Where the stream began; None before that.
         self._start: LSN | None = None
+        # How often the stream was interrupted when it was looked where it comes from.
+        self._reconnects = -1
         self.is_restored = False
         """Whether all that may be read of what was missed has been read."""
         beginnings.hold()
@@ -92,9 +98,18 @@ class Continuity:
         """Take what a batch of the stream has of the journal, before the batch is published."""
         # Nothing is acknowledged yet, if this is the first batch.
         self._note_start()
+        self._origin.before(batch)
         for event in batch:
             if type(event) is LogicalMessage:
                 self.durable.read(event)
+
+    def after(self) -> None:
+        """Note that a batch was published."""
+        self._origin.after()
+
+    def begin_anew(self) -> None:
+        """Note that the stream is another one, in which former places say nothing."""
+        self.durable.begin_anew()
 
     def low(self, place: Place) -> None:
         """Note that all channels that are live here have everything up to a place."""
@@ -119,8 +134,12 @@ class Continuity:
         await self.durable.aclose()
 
     def _note_start(self) -> None:
+        stats = self._stats()
         if self._start is None:
-            self._start = self._stats().confirmed_lsn
+            self._start = stats.confirmed_lsn
+        if stats.reconnects != self._reconnects:
+            self._reconnects = stats.reconnects
+            self.durable.journal.of_stream(self._origin.digest())
 
     async def _begin(self) -> None:
         # Before anything is read: who joins from now on must get what is committed from now on.
@@ -198,9 +217,10 @@ def make_continuity(
     assert config.slot_name is not None
     assert config.replay_slot is not None
     window = config.replay_window / 1000
+    origin = Origin(stats, config.db_name, *sorted(config.publications))
     seal = Seal(
         secret,
-        digest(config.db_name, *sorted(config.publications)),
+        b"",
         digest(config.slot_name),
         secrets.token_bytes(8),
     )
@@ -231,6 +251,7 @@ def make_continuity(
         retention,
         partial(make_window_source, config),
         window=window,
+        stream=origin.stream,
         before_write=ledger.tell,
         on_expired=ledger.expired,
     )
@@ -245,4 +266,5 @@ def make_continuity(
         new_log,
         attached=attached,
         stats=stats,
+        origin=origin,
     )

@@ -14,7 +14,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Final, Protocol
 
-from realtime_core import LSN, Event, LogicalMessage
+from realtime_core import LSN, Event, LogicalMessage, StreamIdentity
 from realtime_core.errors import DecodeError, SlotInUseError, SlotLostError, SourceError
 
 from .journal import Journal, Member
@@ -80,6 +80,10 @@ class Reached(Protocol):
         ...
 
 
+class _NotYetError(SourceError):
+    """The stream and the journal come together soon, most likely."""
+
+
 class Durable:
     """The journal and the second slot of one server process.
 
@@ -90,6 +94,8 @@ class Durable:
         open_window: returns a new source on the second slot, with all messages that are not
             transactional, and the boundaries of transactions; it never acknowledges anything.
         window: seconds for which a client may be away.
+        stream: returns the stream that places belong to; None while that is not known. A record is
+            written only where that stream comes from.
         before_write: is called before a record is made, to note what has changed.
         on_expired: is called with the channels of others that have been away for longer.
     """
@@ -102,6 +108,7 @@ class Durable:
         open_window: Callable[[], WindowSource],
         *,
         window: float,
+        stream: Callable[[], StreamIdentity | None],
         before_write: Callable[[], None] = lambda: None,
         on_expired: Callable[[Sequence[Member]], None] = lambda members: None,
     ) -> None:
@@ -112,6 +119,7 @@ class Durable:
         """The second slot."""
         self._open_window = open_window
         self._window_seconds = window
+        self._stream = stream
         self._before_write = before_write
         self._on_expired = on_expired
         self._reader = JournalReader(journal)
@@ -137,6 +145,8 @@ class Durable:
         self._next_snapshot = 0.0
         # When the last one was written, by the event loop's clock.
         self._written_at = 0.0
+        # Since when the journal's connection leads elsewhere than the stream; None: it does not.
+        self._elsewhere_since: float | None = None
         journal.on_boot = self._boot_seen
 
     @property
@@ -320,6 +330,7 @@ class Durable:
             try:
                 async with asyncio.timeout(_LONGEST):
                     await self._messages.connected()
+                    await self._check_origin()
                     # Nothing is waited for from here on until the record is made: clients go on.
                     self._before_write()
                     if passed is not None and reached is not None:
@@ -331,6 +342,9 @@ class Durable:
                 is_whole = True
             except TimeoutError:
                 self._say(f"the database takes longer than {_LONGEST:.0f} s")
+                return False
+            except _NotYetError as exc:
+                logger.debug("the journal of replay waits: %s", exc)
                 return False
             except SourceError as exc:
                 self._say(str(exc))
@@ -344,6 +358,30 @@ class Durable:
             self._written_at = asyncio.get_running_loop().time()
             self._is_under_way = not flush
             return True
+
+    async def _check_origin(self) -> None:
+        """See to it that places of the stream are not written into other WAL.
+
+        Raises:
+            SourceError: if the connection is to another cluster or timeline than the stream's, as
+                it may be for a while when a standby is promoted.
+        """
+        stream, origin = self._stream(), self._messages.origin
+        if stream is not None and origin == (stream.system_identifier, stream.timeline):
+            self._elsewhere_since = None
+            return
+        # The next one may be to the same.
+        await self._messages.aclose()
+        now = asyncio.get_running_loop().time()
+        self._elsewhere_since = since = self._elsewhere_since or now
+        if now - since < _PATIENCE:
+            raise _NotYetError("the changes do not come from the same cluster and timeline yet")
+        raise SourceError("it leads to another cluster or timeline than the changes come from")
+
+    def begin_anew(self) -> None:
+        """Note that places from before say nothing of the stream any more."""
+        self.journal.begin_anew()
+        self._boot_due = True
 
     def _pace(self, size: int, is_snapshot: bool) -> None:
         """Bound what snapshots add to the WAL, which is what makes the next one due."""

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Final
 
+import attrs
+
 from .others import Member, Others, Process
 from .places import BEFORE, Place
 from .records import (
@@ -98,13 +100,37 @@ class Journal:
         self.on_boot: Callable[[bool], None] = lambda is_same_slot: None
         """Is called when another process has begun, and needs a snapshot; with whether it has got
         this process's slot."""
-        self._others = Others(
-            seal.server,
+        self._others = self._new_others()
+
+    def _new_others(self) -> Others:
+        return Others(
+            self._seal.server,
             most=self._most,
             on_taken=self._was_taken,
             on_asked=lambda number: self.on_asked(number),
             on_boot=self._booted,
         )
+
+    def of_stream(self, stream: bytes) -> None:
+        """Note which stream places belong to. If it is another one than before, begin anew."""
+        if stream == self._seal.stream:
+            return
+        was_known = bool(self._seal.stream)
+        self._seal = attrs.evolve(self._seal, stream=stream)
+        if was_known:
+            self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Note that places from before say nothing any more.
+
+        The others' channels are forgotten: those processes write of them again. The next record
+        tells everything.
+        """
+        self._own.low, self._low = BEFORE, None
+        self._parts.clear()
+        self._others = self._new_others()
+        self._entries.clear()
+        self.needs_snapshot = True
 
     # What happens here
 

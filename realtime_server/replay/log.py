@@ -18,7 +18,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from realtime_core import Delete, Event, Gap, Insert, LogicalMessage, Truncate, Update
+from realtime_core import (
+    Delete,
+    Event,
+    Gap,
+    GapReason,
+    Insert,
+    LogicalMessage,
+    Truncate,
+    Update,
+)
 from realtime_core.records import Field
 
 from .places import BEFORE, Place, place_behind_gap, place_of
@@ -42,6 +51,8 @@ _PACKED_BYTES: Final = 300
 _UNPACKED: Final = 4
 """Segments that stay unpacked while they are read: each round reads one."""
 
+_OF_ANOTHER_STREAM: Final = (GapReason.NEW_TIMELINE, GapReason.OTHER_CLUSTER)
+"""Why places from before a gap say nothing of those behind it."""
 _CHANGES: Final = frozenset((Insert, Update, Delete, Truncate))
 
 
@@ -229,6 +240,10 @@ class ChangeLog:
         self.end = end
 
     def _append_gap(self, gap: Gap) -> None:
+        if gap.reason in _OF_ANOTHER_STREAM:
+            # It may not look like it: the WAL there has other changes at the same places.
+            self._begin_anew((gap.until.lsn, 0))
+            return
         self.end = place_behind_gap(self.end)
         self._add(_Chunk(gap, last=self.end, size=_CHANGE_BYTES, time=self._clock()))
         self._fresh_bytes += _CHANGE_BYTES

@@ -189,7 +189,8 @@ class Seal:
     secret: bytes = attrs.field(repr=False)
     """The key of the HMAC."""
     stream: bytes
-    """Which stream places belong to: records of another one mean nothing here."""
+    """Which stream places belong to: records of another one mean nothing here. Empty while that is
+    not known."""
     slot: bytes
     """The slot that the process reads."""
     server: bytes

@@ -128,6 +128,7 @@ class Replay:
             wal_bytes=0 if durable is None else durable.retention.wal_bytes,
             slots_lost=0 if durable is None else durable.retention.lost,
             journal_bytes=0 if durable is None else durable.journal_bytes,
+            journal_refused=0 if durable is None else durable.journal.refused,
         )
 
     # What standings ask
@@ -187,6 +188,8 @@ class Replay:
     def after(self) -> None:
         """Go on after a batch, which is with every outbox now."""
         self.rounds.after()
+        if self._continuity is not None:
+            self._continuity.after()
         if self.log.epoch != self._beginnings.epoch:
             self._begin_anew()
         self.cursors.note(self.rounds.handed)
@@ -448,3 +451,5 @@ class Replay:
         self.queues.begin_anew(self.log.floor, self._notices.stream)
         self.memberships.absences.lose_all(LostReason.LOST)
         self._standings.begin_anew()
+        if self._continuity is not None:
+            self._continuity.begin_anew()

@@ -42,6 +42,9 @@ class ReplayStats:
     journal_bytes: int = 0
     """Bytes of the journal's records that were written into the WAL."""
 
+    journal_refused: int = 0
+    """Messages with the journal's prefix that were none of this deployment's."""
+
     @property
     def gap(self) -> int:
         """Channels that were told of a gap."""

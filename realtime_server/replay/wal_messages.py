@@ -30,6 +30,12 @@ _EMIT_AND_FLUSH: Final = "SELECT 1 FROM pg_logical_emit_message(false, %s, %s::b
 _END: Final = """
     SELECT CASE WHEN pg_is_in_recovery() THEN 0 ELSE pg_current_wal_insert_lsn() - '0/0' END
 """
+_ORIGIN: Final = """
+    SELECT (SELECT system_identifier FROM pg_control_system()),
+           CASE WHEN pg_is_in_recovery() THEN NULL ELSE
+               ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int8
+           END
+"""
 _COMMIT: Final = "SELECT 1 FROM pg_current_xact_id()"
 """Commits a transaction, which PostgreSQL waits for until all WAL before it is on the disk."""
 
@@ -46,6 +52,9 @@ class WalMessages:
         self._dsn = dsn
         self._prefix = prefix
         self._connection: AsyncConnection[Any] | None = None
+        self.origin: tuple[int, int] | None = None
+        """The system identifier and the timeline of the server that the connection is to; None
+        without one, and of a standby."""
         self.bytes = 0
         """Bytes of the messages that were written."""
 
@@ -108,12 +117,14 @@ class WalMessages:
                 # It may wait for long, and must not wait for standbys.
                 for setting in ("statement_timeout = 0", "synchronous_commit = local"):
                     await connection.execute(f"SET {setting}".encode())
+                ((system, timeline),) = await (await connection.execute(_ORIGIN)).fetchall()
             except BaseException as exc:
                 await connection.close()
                 if isinstance(exc, psycopg.Error):
                     raise SourceError(f"no messages can be written ({one_line(exc)})") from exc
                 raise
             self._connection = connection
+            self.origin = None if timeline is None else (int(system), int(timeline))
         return self._connection
 
     async def aclose(self) -> None:

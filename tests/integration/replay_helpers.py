@@ -97,6 +97,7 @@ class Node:
                 start_at=None,
             ),
             window=window,
+            stream=lambda: self.source.stats().stream,
         )
         self.tasks: list[asyncio.Task[None]] = []
 

@@ -10,10 +10,11 @@ from typing import Any, cast
 import attrs
 import pytest
 
-from realtime_core import LSN, Event
+from realtime_core import LSN, Event, SourceStats
 from realtime_server.replay import continuity
 from realtime_server.replay.continuity import Continuity
 from realtime_server.replay.log import ChangeLog
+from realtime_server.replay.origin import Origin
 from realtime_server.replay.places import Place
 from tests.waiting import eventually
 
@@ -30,6 +31,7 @@ class Durable:
     end: asyncio.Future[LSN]
     caught_up: asyncio.Event = attrs.field(factory=asyncio.Event)
     window_begin: LSN | None = None
+    journal: Any = attrs.field(factory=lambda: SimpleNamespace(of_stream=lambda stream: None))
 
     async def wal_end(self) -> LSN:
         return await self.end
@@ -66,9 +68,14 @@ class World:
         async def attached() -> None:
             await self.attached.wait()
 
-        stats = SimpleNamespace(confirmed_lsn=START)
+        stats = SourceStats(confirmed_lsn=START)
         parts: Any = (self.durable, None, self.beginnings, new_log(), new_log)
-        self.continuity = Continuity(*parts, attached=attached, stats=lambda: cast(Any, stats))
+        self.continuity = Continuity(
+            *parts,
+            attached=attached,
+            stats=lambda: stats,
+            origin=Origin(lambda: SourceStats(), "shop"),
+        )
         self.running = asyncio.create_task(self.continuity.run(cast(Any, None)))
 
     async def end(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, cast
@@ -11,7 +12,7 @@ import attrs
 import pytest
 import pytest_asyncio
 
-from realtime_core import LSN
+from realtime_core import LSN, StreamIdentity
 from realtime_core.errors import SourceError
 from realtime_server.replay import durable
 from realtime_server.replay.durable import Durable
@@ -34,6 +35,10 @@ class Messages:
     """How long each was."""
     hangs: bool = False
     fails: bool = False
+    origin: tuple[int, int] = (1, 1)
+
+    async def aclose(self) -> None:
+        pass
 
     async def connected(self) -> None:
         if self.fails:
@@ -77,12 +82,14 @@ class World:
         self.journal = Journal(seal, clock=time.time)
         self.messages = Messages()
         self.retention = Retention()
+        self.stream = StreamIdentity(1, 1, ("shop",))
         self.durable = Durable(
             self.journal,
             cast(Any, self.messages),
             cast(Any, self.retention),
             cast(Any, None),
             window=300,
+            stream=lambda: self.stream,
         )
 
     async def begin(self) -> asyncio.Task[None]:
@@ -159,3 +166,22 @@ async def test_a_start_gives_up_a_journal_that_cannot_be_written(
     # Nobody waits for what will not come.
     assert world.durable.caught_up.is_set()
     assert caplog.text.count("the journal of replay cannot be written") == 1
+
+
+async def test_nothing_is_written_where_the_changes_do_not_come_from(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The journal's connection leads to the standby that was promoted; the stream is not there yet.
+    world.messages.origin = (1, 2)
+    known = len(world.messages.records)
+    caplog.set_level(logging.DEBUG)
+    world.join_all()
+    said = "the changes do not come from the same cluster and timeline yet"
+    await eventually(lambda: said in caplog.text)
+    assert "cannot be written" not in caplog.text
+    monkeypatch.setattr(durable, "_PATIENCE", 0.0)
+    await eventually(lambda: "it leads to another cluster or timeline" in caplog.text)
+    assert len(world.messages.records) == known
+    world.stream = StreamIdentity(1, 2, ("shop",))
+    await eventually(lambda: len(world.messages.records) > known)
+    assert world.messages.records[known] > 50 * CHANNELS

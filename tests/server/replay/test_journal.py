@@ -5,8 +5,10 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from realtime_core import SourceStats, StreamIdentity
 from realtime_server.replay import journal, records
 from realtime_server.replay.journal import Journal
+from realtime_server.replay.origin import Origin
 from realtime_server.replay.others import Member
 from realtime_server.replay.records import (
     MOST_BYTES,
@@ -465,3 +467,45 @@ def test_who_is_away_for_too_long_is_forgotten() -> None:
     assert len(there.find(b"j" * 16)) == 1
     clock.now = 1000.0 + 25 * 3600
     assert [member.key for member in there.expire(300.0)] == [b"j" * 16]
+
+
+# Other streams
+
+
+def test_records_of_another_cluster_do_not_count_and_those_before_a_promotion_do() -> None:
+    def origin(system: int, timeline: int, name: str = "shop") -> bytes:
+        stream = StreamIdentity(system, timeline, ("shop",))
+        return Origin(lambda: SourceStats(stream=stream), name).digest()
+
+    assert Origin(SourceStats, "shop").digest() == b""
+    here, there = journal_of(1, "a"), journal_of(2, "b")
+    # A clone has the same names; it has other changes at the same places.
+    here.of_stream(origin(1, 1))
+    there.of_stream(origin(2, 1))
+    here.joined(1, KEY, 5, (10, 0))
+    tell(here, there)
+    assert (there.find(KEY), there.refused) == ([], 1)
+    there = journal_of(2, "b")
+    there.of_stream(origin(1, 1))
+    # The standby that is promoted has the WAL up to there.
+    assert origin(1, 1) == origin(1, 2) != origin(1, 1, "other")
+    tell(here, there, snapshot=True)
+    assert [member.place for member in there.find(KEY)] == [(10, 0)]
+
+
+def test_what_was_known_of_another_stream_is_forgotten() -> None:
+    here, there = journal_of(1, "a"), journal_of(2, "b")
+    here.joined(1, KEY, 5, (90, 0))
+    there.joined(1, KEY, 6, (80, 0))
+    here.low((100, 0))
+    tell(here, there)
+    tell(there, here)
+    here.of_stream(digest("another"))
+    assert here.find(KEY) == []
+    # There everything comes at lower places; who is joined has not more than it says.
+    here.joined(1, KEY, 7, (3, 0))
+    here.low((5, 0))
+    reader = Journal(attrs.evolve(seal_of(3), stream=digest("another")), clock=Clock())
+    tell(here, reader, there)
+    assert [member.place for member in reader.find(KEY)] == [(5, 0)]
+    assert [member.place for member in there.find(KEY)] == [(100, 0)]
