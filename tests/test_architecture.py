@@ -60,7 +60,9 @@ REPLAY = (
     "realtime_server.replay.journal",
     "realtime_server.replay.log",
     "realtime_server.replay.others",
+    "realtime_server.replay.origin",
     "realtime_server.replay.places",
+    "realtime_server.replay.process",
     "realtime_server.replay.records",
 )
 

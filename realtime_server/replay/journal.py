@@ -26,8 +26,9 @@ from typing import Final
 
 import attrs
 
-from .others import Member, Others, Process
+from .others import Others
 from .places import BEFORE, Place
+from .process import Member, Process
 from .records import (
     Asked,
     Away,
@@ -127,6 +128,7 @@ class Journal:
         tells everything.
         """
         self._own.low, self._low = BEFORE, None
+        self._nothing_between = BEFORE, BEFORE
         self._parts.clear()
         self._others = self._new_others()
         self._entries.clear()

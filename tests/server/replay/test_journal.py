@@ -9,7 +9,7 @@ from realtime_core import SourceStats, StreamIdentity
 from realtime_server.replay import journal, records
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.origin import Origin
-from realtime_server.replay.others import Member
+from realtime_server.replay.process import Member
 from realtime_server.replay.records import (
     MOST_BYTES,
     Asked,
