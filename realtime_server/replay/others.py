@@ -20,7 +20,7 @@ from typing import Final
 import attrs
 
 from .places import Place
-from .process import Member, Process
+from .process import Kind, Member, Process, kind_of
 from .records import Asked, Away, Boot, Ended, Entry, Joined, Low, Part, ProcessState, Taken
 
 __all__ = ["Others"]
@@ -150,9 +150,11 @@ class Others:
     def _end(self, server: bytes, process: Process, since: float) -> Iterator[None]:
         for count, channel in enumerate(list(process.channels.values()), 1):
             # It may have gone between two steps.
-            if channel.since is None and process.channels.get(channel.number) is channel:
+            is_here = kind_of(channel) is not Kind.AWAY
+            if is_here and process.channels.get(channel.number) is channel:
                 place = process.place_of(channel)
-                self._put(server, process, attrs.evolve(channel, place=place, since=since))
+                away = attrs.evolve(channel, place=place, since=since, is_open=False)
+                self._put(server, process, away)
             if count % _STEP == 0:
                 yield
 

@@ -240,6 +240,23 @@ def test_who_was_idle_for_long_before_the_kill_is_away_from_then_on() -> None:
     assert len(successor.expire(300.0)) == 1
 
 
+def test_who_got_what_it_had_missed_is_away_when_its_process_was_killed() -> None:
+    clock = Clock()
+    killed, other = journal_of(1, clock=clock), journal_of(3, "b", clock)
+    killed.joined(1, KEY, 5, (10, 0), since=1000.0, is_open=True)
+    tell(killed, other)
+    killed.low((50, 0))
+    (there,) = other.find(KEY)
+    assert (there.place, there.may_be_there) == ((10, 0), True)
+    clock.now = 2000.0
+    assert other.expire(300.0) == []
+    tell(journal_of(2, clock=clock), other, boot=True)
+    (away,) = other.find(KEY)
+    assert (away.place, away.since, away.may_be_there) == ((10, 0), 2000.0, False)
+    clock.now = 2301.0
+    assert other.expire(300.0) == [away]
+
+
 def test_the_channels_of_another_slot_stay_joined_when_a_process_begins() -> None:
     here, there, successor = journal_of(1, "a"), journal_of(2, "b"), journal_of(3, "b")
     here.joined(1, KEY, 5, (10, 0))
