@@ -6,6 +6,7 @@ No I/O, and time is passed in.
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final
@@ -87,10 +88,14 @@ class Absences:
         # The absences whose changes are kept, and the ones that are only remembered.
         self._away = Shares()
         self._lost = Shares()
+        # Those whose changes are not kept any more, and for which that has still to be noted.
+        self._losing: deque[tuple[Shares, LostReason]] = deque()
         # A heap of ``needs`` of the absences whose changes are kept; some items are outdated. The
         # number breaks ties.
         self._lowest: list[tuple[Place, int, Absence]] = []
         self._pushed = 0
+        # What was pushed while it is made anew without what is outdated; None: it is not.
+        self._pushed_meanwhile: list[tuple[Place, int, Absence]] | None = None
         self.on_change: Callable[[Absence], None] = lambda absence: None
         """Called with each absence that was added, changed or removed, and with each one of another
         process that was taken over here."""
@@ -103,13 +108,18 @@ class Absences:
 
     def of(self, digest: bytes) -> Sequence[Absence]:
         """Return the absences of a key, also remembered ones, and those of other processes."""
+        self._note_lost(digest)
         here = self._absent.get(digest, ())
         elsewhere = self.elsewhere(digest)
         return [*here, *elsewhere] if elsewhere else here
 
     def has(self, absence: Absence) -> bool:
         """Return whether an absence is here, and was not removed."""
-        return absence in self._away or absence in self._lost
+        return (
+            absence in self._away
+            or absence in self._lost
+            or any(absence in losing for losing, _ in self._losing)
+        )
 
     def lowest(self) -> Place | None:
         """Return the lowest place from which on changes are kept; None if there is no absence."""
@@ -118,26 +128,41 @@ class Absences:
             heappop(heap)
         return heap[0][0] if heap else None
 
-    def expire(self) -> Iterator[Absence]:
-        """Give up absences that are older than the window, and yield each of them."""
+    def tidying(self) -> Iterator[None]:
+        """Forget those that have been away for too long, in steps: others may run in between."""
+        while self._losing:
+            losing, why = self._losing[0]
+            while len(losing):
+                self._lose(losing.oldest(), losing, why)
+                yield
+            self._losing.popleft()
         until = self._clock() - self._window
-        while self._away:
-            oldest = self._away.oldest()
-            if oldest.since > until:
-                break
-            self._lose(oldest, LostReason.WINDOW)
-            yield oldest
+        while len(self._away) and (oldest := self._away.oldest()).since <= until:
+            self._lose(oldest, self._away, LostReason.WINDOW)
+            yield
         until = self._clock() - _REMEMBERED
-        while self._lost:
-            oldest = self._lost.oldest()
-            if oldest.since > until:
-                break
+        while len(self._lost) and (oldest := self._lost.oldest()).since <= until:
             self.remove(oldest)
+            yield
+        if len(self._lowest) > 2 * len(self._away) + 1000:
+            yield from self._leave_out_outdated()
 
     def lose_all(self, why: LostReason) -> None:
-        """Note that the changes of all absences are not kept any more."""
-        for absence in list(self._away):
-            self._lose(absence, why)
+        """Note that the changes are not kept any more for anybody who is away.
+
+        It takes no time: :meth:`tidying` notes it for each of them, or :meth:`of` for those of a
+        key.
+        """
+        if len(self._away):
+            self._losing.append((self._away, why))
+            self._away = Shares()
+
+    def _note_lost(self, digest: bytes) -> None:
+        """Note of each absence of a key whether its changes are not kept any more."""
+        for losing, why in self._losing:
+            for absence in list(self._absent.get(digest, ())):
+                if absence in losing:
+                    self._lose(absence, losing, why)
 
     def add(self, absence: Absence) -> Absence | None:
         """Add an absence.
@@ -145,6 +170,7 @@ class Absences:
         Returns:
             The absence; None if there are too many of its key, so that it was merged into another.
         """
+        self._note_lost(absence.key.digest)
         absent = self._absent.setdefault(absence.key.digest, [])
         if len(absent) >= MOST_OF_A_KEY:
             last = absent[-1]
@@ -166,11 +192,11 @@ class Absences:
         self._away.add(absence)
         self._push(absence)
         if len(self._away) > self._most:
-            self._lose(self._away.first_to_go(), LostReason.LIMIT)
+            self._lose(self._away.first_to_go(), self._away, LostReason.LIMIT)
         return absence
 
-    def _lose(self, absence: Absence, why: LostReason) -> None:
-        self._away.discard(absence)
+    def _lose(self, absence: Absence, away: Shares, why: LostReason) -> None:
+        away.discard(absence)
         absence.lost = why
         self._remember(absence)
         self.on_change(absence)
@@ -208,12 +234,23 @@ class Absences:
 
     def _push(self, absence: Absence) -> None:
         self._pushed += 1
-        heappush(self._lowest, (absence.needs, self._pushed, absence))
-        if len(self._lowest) > 2 * len(self._away) + 1000:
-            self._lowest = [
-                (one.needs, number, one) for number, one in enumerate(self._away, -len(self._away))
-            ]
-            heapify(self._lowest)
+        entry = (absence.needs, self._pushed, absence)
+        heappush(self._lowest, entry)
+        if self._pushed_meanwhile is not None:
+            self._pushed_meanwhile.append(entry)
+
+    def _leave_out_outdated(self) -> Iterator[None]:
+        """Make the heap anew, in steps."""
+        kept = []
+        meanwhile = self._pushed_meanwhile = []
+        for number, one in enumerate(list(self._away), -len(self._away)):
+            if one in self._away:
+                kept.append((one.needs, number, one))
+            yield
+        self._pushed_meanwhile = None
+        kept += meanwhile
+        heapify(kept)
+        self._lowest = kept
 
     def remove(self, absence: Absence) -> None:
         """Remove an absence: its client is back."""
@@ -222,6 +259,8 @@ class Absences:
             return
         self._away.discard(absence)
         self._lost.discard(absence)
+        for losing, _ in self._losing:
+            losing.discard(absence)
         absent = self._absent[absence.key.digest]
         absent.remove(absence)
         if not absent:

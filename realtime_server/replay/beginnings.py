@@ -14,6 +14,7 @@ from typing import Final
 
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
+from ..fanout.turns import Turn
 from .absences import LostReason
 from .inquiry import Inquiries
 from .log import ChangeLog
@@ -105,16 +106,21 @@ class Beginnings:
         """Let no channel begin whose client may have been here before, until :meth:`release`."""
         self._held = {}
 
-    def release(self, place: Place) -> None:
+    async def release(self, place: Place) -> None:
         """Let those begin that wait.
 
         Args:
             place: of what is before it those who are new need nothing.
         """
-        held, self._held = self._held or {}, None
-        for member, standing in held.items():
-            standing.go_on(max(standing.began, place))
-            self._inquiries.add(member)
+        turn = Turn()
+        # Those that come meanwhile wait behind the others.
+        while self._held:
+            for member, standing in list(self._held.items()):
+                if self._held.pop(member, None) is not None:
+                    standing.go_on(max(standing.began, place))
+                    self._inquiries.add(member)
+                    await turn.give_way()
+        self._held = None
 
     def is_held(self, member: Membership) -> bool:
         """Return whether a channel waits, so that it has missed nothing and has nothing."""

@@ -160,7 +160,7 @@ class Continuity:
         await self._restore(self._start)
         async with _patience(_CATCH_UP, "the journal of replay does not come through the stream"):
             await self.durable.caught_up.wait()
-        self._beginnings.release(max((end, -1), self._log.floor))
+        await self._beginnings.release(max((end, -1), self._log.floor))
 
     async def _restore(self, start: LSN) -> None:
         """Put what was missed, as the second slot has it, before what the stream brings."""

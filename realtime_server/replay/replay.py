@@ -19,6 +19,7 @@ from ..auth.authorizer import ConnectRequest
 from ..config import ServerConfig
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
+from ..fanout.turns import Turn
 from ..phoenix.socket_state import Departure
 from .absences import LostReason
 from .beginnings import Beginnings, OnStart
@@ -394,12 +395,13 @@ class Replay:
             self.cursors.tick()
             if loop.time() >= next_trim:
                 next_trim = loop.time() + self.cursors.interval
-                self.tidy()
+                await self.tidy()
 
-    def tidy(self) -> None:
+    async def tidy(self) -> None:
         """Forget who has been away for too long, and what nobody needs."""
-        for _ in self.memberships.absences.expire():
-            pass
+        turn = Turn()
+        for _ in self.memberships.absences.tidying():
+            await turn.give_way()
         for standing in self._parking.expire():
             self._depart(standing, Departure.LOST)
         self._standings.settle(self.rounds.place_of)

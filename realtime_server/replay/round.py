@@ -82,14 +82,16 @@ class Round:
         member.round = self
         insort(self.entering, member, key=_descending)
 
-    def enter(self) -> None:
-        """Subscribe those whose place has been reached."""
-        while self.entering and self.entering[-1].place <= self.place:
-            member = self.entering.pop()
-            member.has_entered = True
-            self.members[member.subscription] = member
-            self._sockets[member.subscription.outbox] += 1
-            self.hub.subscribe(member.subscription)
+    def enter(self) -> bool:
+        """Subscribe one whose place has been reached; return whether there was any."""
+        if not self.entering or self.entering[-1].place > self.place:
+            return False
+        member = self.entering.pop()
+        member.has_entered = True
+        self.members[member.subscription] = member
+        self._sockets[member.subscription.outbox] += 1
+        self.hub.subscribe(member.subscription)
+        return True
 
     def remove(self, member: Member) -> None:
         """Let a member go."""

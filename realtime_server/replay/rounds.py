@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Final, TypeAlias
 
 import attrs
@@ -34,7 +34,7 @@ from realtime_core import Event
 
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
-from ..fanout.turns import run_steps
+from ..fanout.turns import Turn, run_steps
 from .log import ChangeLog
 from .places import Place
 from .round import Member, Round
@@ -62,9 +62,13 @@ _REST: Final = 8
 beginning, if clients keep coming back: each round matches and renders the changes anew."""
 _MOST_REST: Final = 0.25
 """Seconds after which the next one begins, however long a round takes."""
+_AT_ONCE: Final = 1000
+"""Channels that are looked at without giving way, at most."""
 _PROMOTING: Final = 0.001
 """Seconds for which a round's channels are let go live before a batch, and behind it. Those for
 whom there is no time get the batch from their round."""
+_MOST_MEMBERS: Final = 5000
+"""Channels that are brought up to now together. The others wait for the next round."""
 _STEP: Final = 500
 """Changes that a round publishes at once, at most."""
 
@@ -246,15 +250,16 @@ class Rounds:
                 await self._wanted.wait()
                 await asyncio.sleep(_GATHERING)
                 self._queue_those_who_have_read()
+                await self._let_all_go()
                 is_time = asyncio.get_running_loop().time() >= self._next_at
                 alone = sum(one.is_alone for one in self._rounds)
                 if is_time and self._waiting and len(self._rounds) - alone < _MOST:
-                    running.create_task(self._bring_up(self._new_round(list(self._waiting))))
+                    await self._begin_round(running, list(islice(self._waiting, _MOST_MEMBERS)))
                 if self._alone and alone < _MOST_ALONE:
                     viewer = next(iter(self._alone)).subscription.viewer
                     theirs = [one for one in self._alone if one.subscription.viewer == viewer]
-                    running.create_task(self._bring_up(self._new_round(theirs, is_alone=True)))
-                if not self._waiting and not self._alone and not self._behind:
+                    await self._begin_round(running, theirs[:_MOST_MEMBERS], is_alone=True)
+                if not (self._waiting or self._alone or self._behind or self._given_up):
                     self._wanted.clear()
 
     # What the broadcaster calls
@@ -307,20 +312,38 @@ class Rounds:
                 del self._behind[member]
                 self._queue(member)
 
-    def _new_round(self, members: Sequence[Member], *, is_alone: bool = False) -> Round:
-        """Make a round of some who wait, all of the same viewer or not."""
-        for member in members:
-            self._lift(member)
-            self._waiting.pop(member, None)
-            self._alone.pop(member, None)
-        one = Round(self._new_hub(), members, self._log.epoch, is_alone=is_alone)
-        self._rounds[one] = None
-        self._started += 1
-        return one
+    async def _begin_round(
+        self, running: asyncio.TaskGroup, members: Sequence[Member], *, is_alone: bool = False
+    ) -> None:
+        """Begin a round of some who wait, all of the same viewer or not."""
+        members = await self._lift_all(members)
+        if members:
+            one = Round(self._new_hub(), members, self._log.epoch, is_alone=is_alone)
+            for member in members:
+                self._waiting.pop(member, None)
+                self._alone.pop(member, None)
+            self._rounds[one] = None
+            self._started += 1
+            running.create_task(self._bring_up(one))
+
+    async def _lift_all(self, members: Sequence[Member]) -> list[Member]:
+        """Tell those who wait of a gap whose place the log does not have any more; return those who
+        still wait then."""
+        turn = Turn()
+        while True:
+            waiting = [one for one in members if one in self._waiting or one in self._alone]
+            epoch, floor = self._log.epoch, self._log.floor
+            lost = [one for one in waiting if one.epoch != epoch or one.place < floor]
+            if not lost:
+                return waiting
+            for member in lost:
+                if member in self._waiting or member in self._alone:
+                    self._lift(member, epoch, floor)
+                    await turn.give_way()
 
     def _may_join(self, one: Round, member: Member) -> bool:
         is_comparable = one.epoch == member.epoch == self._log.epoch
-        is_open = is_comparable and not one.is_alone and len(one) > 0
+        is_open = is_comparable and not one.is_alone and 0 < len(one) < _MOST_MEMBERS
         return is_open and one.publishing_to <= member.place
 
     async def _bring_up(self, one: Round) -> None:
@@ -350,8 +373,9 @@ class Rounds:
 
     async def _step(self, one: Round) -> int:
         """Publish some changes to a round's hub, or let its members go live; return how many."""
-        self._pass_floor(one)
-        one.enter()
+        await self._enter(one)
+        if not len(one):
+            return 0
         until = one.entering[-1].place if one.entering else None
         events, place = self._log.read(one.place, _STEP, until, most_bytes=one.step_bytes())
         one.publishing_to = place
@@ -369,24 +393,35 @@ class Rounds:
             self._promote(one)
         return len(events)
 
-    def _pass_floor(self, one: Round) -> None:
-        """Tell those of a gap whose place the log does not have any more; they go on behind it."""
-        log = self._log
-        if one.epoch == log.epoch and one.place >= log.floor:
-            return
-        for member in list(one.members.values()):
-            self._on_floor(member.subscription, one.place, log.floor)
-        for member in one.entering:
-            self._lift(member)
-        one.place = one.publishing_to = log.floor
-        one.epoch = log.epoch
+    async def _enter(self, one: Round) -> None:
+        """Let those enter the round's hub whose place the round has reached, above the floor."""
+        turn = Turn()
+        while True:
+            if one.epoch != self._log.epoch or one.place < self._log.floor:
+                await self._pass_floor(one, turn)
+            elif not one.enter():
+                return
+            await turn.give_way()
 
-    def _lift(self, member: Member) -> None:
-        """Tell a member that is in no hub of a gap if the log does not have its place any more."""
-        log = self._log
-        if member.epoch != log.epoch or member.place < log.floor:
-            self._on_floor(member.subscription, member.place, log.floor)
-            member.place, member.epoch = log.floor, log.epoch
+    async def _pass_floor(self, one: Round, turn: Turn) -> None:
+        """Tell those of a gap whose place the log does not have any more; they go on behind it."""
+        epoch, floor = self._log.epoch, self._log.floor
+        for member in list(one.members.values()):
+            if member.round is one:
+                self._on_floor(member.subscription, one.place, floor)
+                await turn.give_way()
+        # Those with the highest places come first, so that they stay in order all the time.
+        for member in list(one.entering):
+            if member.round is one and (member.epoch != epoch or member.place < floor):
+                self._lift(member, epoch, floor)
+                await turn.give_way()
+        one.place = one.publishing_to = floor
+        one.epoch = epoch
+
+    def _lift(self, member: Member, epoch: int, floor: Place) -> None:
+        """Tell a member that is in no hub of the gap up to the floor."""
+        self._on_floor(member.subscription, member.place, floor)
+        member.place, member.epoch = floor, epoch
 
     def _set_apart(self, one: Round, viewers: Collection[Hashable]) -> None:
         """Let those go whose viewers take long, until there is a round for each viewer alone."""
@@ -413,7 +448,7 @@ class Rounds:
             return
         clock = asyncio.get_running_loop().time
         until = clock() + _PROMOTING
-        for member in list(one.members.values()):
+        for member in list(islice(one.members.values(), _AT_ONCE)):
             one.remove(member)
             self._go_live(member)
             if clock() >= until:
@@ -432,12 +467,23 @@ class Rounds:
         if self._is_handed_out.is_set():
             self._let_go()
 
+    async def _let_all_go(self) -> None:
+        while self._given_up and self._is_handed_out.is_set():
+            self._let_go()
+            await asyncio.sleep(0)
+
     def _let_go(self) -> None:
-        """Let those go live that are not brought up any further."""
-        given_up, self._given_up = self._given_up, {}
-        for member, tell in given_up.items():
+        """Let those go live that are not brought up any further, as many as there is time for."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + _PROMOTING
+        for member, tell in list(islice(self._given_up.items(), _AT_ONCE)):
+            del self._given_up[member]
             tell(member.subscription, member.place, self._log.end)
             self._go_live(member)
+            if clock() >= until:
+                break
+        if self._given_up:
+            self._wanted.set()
 
     def _go_live(self, member: Member) -> None:
         self._members.pop(member.subscription, None)

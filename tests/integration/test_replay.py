@@ -606,7 +606,7 @@ async def test_one_client_that_leaves_many_channels_away_drives_no_others_out(
         assert server.replay is not None
         assert server.replay.stats().away == 20
         # Give up what nobody needs.
-        server.replay.tidy()
+        await server.replay.tidy()
         assert (await honest.come())["resumed"] is True
         await honest.until(1)
         assert honest.gaps == []

@@ -178,7 +178,7 @@ class World:
 
     def expire(self) -> None:
         self.clock += WINDOW + 1
-        for _ in self.memberships.absences.expire():
+        for _ in self.memberships.absences.tidying():
             pass
 
 

@@ -32,7 +32,7 @@ from realtime_server.replay.guarded_replay import GuardedReplay
 from realtime_server.replay.identity import Identifier
 from realtime_server.replay.notices import Start
 from realtime_server.replay.replay import Replay
-from realtime_server.replay.rounds import one_at_a_time
+from realtime_server.replay.rounds import Publish, one_at_a_time
 
 from ...server_helpers import COMMIT_TIME, make_relation
 
@@ -135,14 +135,19 @@ class Client:
 class Stage:
     """A server."""
 
-    def __init__(self, *, kinds: tuple[IdentityKind, ...] = tuple(IdentityKind)) -> None:
+    def __init__(
+        self,
+        *,
+        kinds: tuple[IdentityKind, ...] = tuple(IdentityKind),
+        publish: Publish | None = None,
+    ) -> None:
         self.now = 100.0
         self.cursors = Cursors(interval=1.0, clock=lambda: self.now)
         self.hub = self.new_hub()
         self.replay = Replay(
             self.hub,
             self.new_hub,
-            publish=one_at_a_time(),
+            publish=publish or one_at_a_time(),
             cursors=self.cursors,
             identifier=Identifier(b"secret", kinds=kinds, claims=("sub",)),
             window=300.0,

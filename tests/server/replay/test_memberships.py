@@ -54,7 +54,7 @@ class World:
         self.memberships.depart(member, (place, 0), began=(0, 0), lost=lost)
 
     def expire(self) -> None:
-        for _ in self.memberships.absences.expire():
+        for _ in self.memberships.absences.tidying():
             pass
 
 

@@ -74,7 +74,7 @@ async def test_writes_of_a_former_stream_prove_nothing_of_another(stage: Stage) 
     assert replay.place_at(client.cursor.proven, None) < (16, 0)
     assert replay.needed() < (16, 0)
     assert replay.log.floor == (16, -1)
-    replay.tidy()
+    await replay.tidy()
     assert replay.log.floor == (16, -1)
 
 
@@ -150,7 +150,7 @@ async def test_a_thousand_gaps_are_one_line(
     caplog.set_level(logging.INFO)
     clients = [Client(stage, str(number)) for number in range(1000)]
 
-    def all_come_back() -> list[str]:
+    async def all_come_back() -> list[str]:
         for client in clients:
             client.come()
             client.leave()
@@ -160,16 +160,16 @@ async def test_a_thousand_gaps_are_one_line(
             client.leave()
         known = len(caplog.messages)
         for _ in range(3):
-            stage.replay.tidy()
+            await stage.replay.tidy()
         return caplog.messages[known:]
 
     said = "1000 channels miss changes: replay_lost; one of them is 'realtime:*'"
-    assert all_come_back() == [said]
+    assert await all_come_back() == [said]
     # Not again within ten seconds. They are told once more, as they proved nothing.
-    assert all_come_back() == []
+    assert await all_come_back() == []
     ended = asyncio.get_running_loop().time() + 11
     monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: ended)
-    assert all_come_back() == [said.replace("1000", "4000")]
+    assert await all_come_back() == [said.replace("1000", "4000")]
 
 
 # Failures of replay itself.
@@ -258,7 +258,7 @@ async def test_a_round_that_runs_while_replay_fails_leaves_everybody_live(stage:
         await asyncio.wait({task})
 
 
-@pytest.mark.parametrize("part", ["_new_round", "_queue_those_who_have_read"])
+@pytest.mark.parametrize("part", ["_begin_round", "_queue_those_who_have_read"])
 async def test_rounds_that_cannot_begin_leave_nobody_waiting(
     stage: Stage, broken: Callable[[object, str], None], part: str
 ) -> None:
@@ -283,9 +283,13 @@ async def test_replay_forgets_and_asks_though_that_has_failed(
         patch.setattr(stage.replay, "tidy", fail)
         task = asyncio.create_task(stage.guarded.run())
         await eventually(lambda: stage.guarded.stats().failures)
-    tidied: list[None] = []
-    monkeypatch.setattr(stage.replay, "tidy", lambda: tidied.append(None))
-    await eventually(lambda: tidied)
+    tidied = asyncio.Event()
+
+    async def tidy() -> None:
+        tidied.set()
+
+    monkeypatch.setattr(stage.replay, "tidy", tidy)
+    await tidied.wait()
     task.cancel()
     await asyncio.wait({task})
 
