@@ -286,6 +286,35 @@ def test_systemd_starts_the_server_again_when_it_is_killed_or_hangs(
     starts_again("STOP", "Watchdog timeout")
 
 
+def test_systemd_hands_over_the_other_files_that_settings_name(
+    unit: Unit, shop: Database, tmp_path: Path
+) -> None:
+    page = (ROOT / "docs" / "howto" / "systemd.md").read_text(encoding="utf-8")
+    [text] = re.findall(r'^```ini title="override.conf"\n(.*?)^```$', page, re.M | re.S)
+    # The tests' database has no TLS.
+    lines = [line for line in text.splitlines()[1:] if "database_ca" not in line]
+    lines.append("Environment=WEBHOOK_MAX_ATTEMPTS=1")
+    # What the machine has as /etc/realtime.
+    files = {
+        "configuration.json": '{"webhooks": [{"config": {"endpoint": "http://127.0.0.1:9/"}}]}',
+        "webhook_secret": "whsec_c2VjcmV0IG9mIHRoZSBleGFtcGxlLCBtYWtlIG9uZQ==",
+    }
+    for name, content in files.items():
+        (tmp_path / "realtime" / name).write_text(content)
+        (tmp_path / "realtime" / name).chmod(0o600)
+    shop.execute(PUBLISH)
+    unit.override("\n".join(lines))
+    unit.machine("systemctl", "restart", "--no-block", "realtime")
+    unit.settle("active")
+    slot = f"realtime_{shop.name}_webhooks"
+    active = "select 1 from pg_replication_slots where slot_name = %s and active"
+    eventually_sync(lambda: shop.execute(active, (slot,)) != [])
+    # Nobody listens there, so the request goes to the dead letters.
+    shop.execute("insert into item values (1, 'Ale')")
+    folder = "/var/lib/private/realtime"
+    eventually_sync(lambda: "dead-letters.jsonl" in unit.machine("ls", folder))
+
+
 def test_systemd_does_not_start_the_server_again_when_settings_cannot_work(unit: Unit) -> None:
     unit.override("Environment=DB_IP_VERSION=five")
     unit.machine("systemctl", "restart", "--no-block", "realtime")
