@@ -77,7 +77,7 @@ for line in sys.stdin:
     is_on.set() if line == "on\\n" else is_on.clear()
 """
 _SAMPLE: Final = re.compile(r"^realtime_(\S+) (\S+)$", re.MULTILINE)
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 120.0
 """Seconds after which what should be so will not be."""
 
 

@@ -248,6 +248,10 @@ static void lost(Connection *connection) {
         fprintf(stderr, "closed before it had joined\n");
         exit(1);
     }
+    if (!is_back) {
+        fprintf(stderr, "closed before all had joined\n");
+        exit(1);
+    }
     end(connection);
     joined_now--;
     if (!leaving) {
@@ -478,6 +482,9 @@ int main(int argc, char **argv) {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = &epoll_fd}, events[1024];
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, 0, &event);
 
+    /* Those that join first send heartbeats before the last has joined, or a slow machine's server
+     * takes them for dead. */
+    if (heartbeat_ms) start_timer(&heartbeat_timer, (double)heartbeat_ms / count);
     for (int has_begun = 0;;) {
         while (opened < all && opened - joined_now < in_flight) {
             /* One that only probes stays where it is. */
@@ -486,7 +493,7 @@ int main(int argc, char **argv) {
         }
         if (is_back && !has_begun) {
             has_begun = 1;
-            if (heartbeat_ms) start_timer(&heartbeat_timer, (double)heartbeat_ms / count);
+            heartbeats.size = 0;
             if (probe_ms) start_timer(&probe_timer, probe_ms);
         }
         int awake = now(CLOCK_MONOTONIC) - last_at < AWAKE_US;
