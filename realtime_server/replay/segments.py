@@ -12,6 +12,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from io import BytesIO
 from typing import Any, Final, TypeAlias
 
 from realtime_core import (
@@ -100,8 +101,7 @@ def pack(changes: Sequence[Logged]) -> tuple[bytes, tuple[Any, ...]]:
         else:
             former = (number(old.shape), old.fields)
             rows.append((kind, place, change.index, relation, its, row.fields, *former))
-    data = pickle.dumps((transactions, rows), pickle.HIGHEST_PROTOCOL)
-    return data, tuple(shared.objects)
+    return _pickled((transactions, rows)), tuple(shared.objects)
 
 
 def unpack(data: bytes, shared: Sequence[Any]) -> list[Logged]:
@@ -126,6 +126,16 @@ def unpack(data: bytes, shared: Sequence[Any]) -> list[Logged]:
             former = Record(shared[old[0]], old[1]) if old else None
             changes.append(Update(transaction, index, table, row, former))
     return changes
+
+
+def _pickled(thing: object) -> bytes:
+    """Pickle what refers to no object twice."""
+    buffer = BytesIO()
+    pickler = pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL)
+    # Nothing is remembered to be referred to again, which takes a fifth of the time.
+    pickler.fast = True
+    pickler.dump(thing)
+    return buffer.getvalue()
 
 
 def _pack_transaction(transaction: Transaction, shared: _Shared) -> tuple[Any, ...]:
