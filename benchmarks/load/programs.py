@@ -17,7 +17,7 @@ __all__ = ["Client", "Floor", "compile_programs", "cpu_time"]
 
 _SOURCES = Path(__file__).parent
 _PATIENCE = 300.0
-"""Seconds after which what should have happened will not: ten thousand may join on a busy machine."""
+"""Seconds after which what should have happened will not: ten thousand join on a busy machine."""
 
 
 def compile_programs(directory: Path) -> None:
