@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -546,29 +547,42 @@ def test_page(browser: Browser, shop: Database) -> None:
 
 
 @pytest.fixture
-def chat(one_pg: Server) -> Iterator[Example]:
-    """The chat, started twice: the second time its database is there."""
-    environment = {
-        "DATABASE_URL": one_pg.dsn,
-        "PORT": str(free_port()),
-        "REALTIME_PORT": str(free_port()),
-    }
+def for_chat(one_pg: Server) -> Iterator[dict[str, str]]:
+    """The chat's environment; what it makes in the database goes in the end."""
     try:
-        with started("chat", **environment) as example:
-            example.open("/").close()
-            assert example.interrupt() == 0
-        with started("chat", **environment) as example:
-            example.open("/").close()
-            eventually_sync(
-                lambda: answers(f"http://127.0.0.1:{environment['REALTIME_PORT']}/ready")
-            )
-            yield example
-            assert example.interrupt() == 0
+        yield {
+            "DATABASE_URL": one_pg.dsn,
+            "PORT": str(free_port()),
+            "REALTIME_PORT": str(free_port()),
+        }
     finally:
         Database(one_pg, "chat").drop()
         one_pg.execute("drop role chat_app")
         one_pg.execute("drop role chat_user")
         one_pg.execute("drop role chat_server")
+
+
+@pytest.fixture
+def chat(for_chat: dict[str, str]) -> Iterator[Example]:
+    """The chat, started twice: the second time its database is there."""
+    with started("chat", **for_chat) as example:
+        example.open("/").close()
+        assert example.interrupt() == 0
+    with started("chat", **for_chat) as example:
+        example.open("/").close()
+        eventually_sync(lambda: answers(f"http://127.0.0.1:{for_chat['REALTIME_PORT']}/ready"))
+        yield example
+        assert example.interrupt() == 0
+
+
+def test_chat_ends_when_its_realtime_server_has_ended(for_chat: dict[str, str]) -> None:
+    with started("chat", **for_chat) as example:
+        example.open("/").close()
+        [server] = psutil.Process(example.process.pid).children()
+        assert "realtime_server" in server.cmdline()
+        server.kill()
+        assert example.process.wait(60) == 1
+    assert "chat.py: the realtime server has ended (exit code -9)" in example.lines
 
 
 def answers(url: str) -> bool:
