@@ -198,6 +198,7 @@ class ConnectionCursor:
         "_outbox",
         "_proven_at_message",
         "_sure",
+        "is_overdue",
         "is_unprovable",
         "proven",
         "proven_before_close",
@@ -213,6 +214,8 @@ class ConnectionCursor:
         """The ordinal that was proven when the client's last message but one came."""
         self.is_unprovable = False
         """Whether a pong was no echo of what the client was sent, so that none proves anything."""
+        self.is_overdue = False
+        """Whether nobody waits for what the client has still to prove."""
         self._proven_at_message = self._first
         self._last_message = cursors.clock()
         # The ordinals that the client was asked and has not answered, in order, and whether some of
@@ -233,6 +236,11 @@ class ConnectionCursor:
         """The ordinal of the last write that the connection was to get. Unless it is higher than
         :attr:`proven`, the client has everything."""
         return self._outbox.written
+
+    @property
+    def sure(self) -> int:
+        """The ordinal that is proven however the connection ends: the client may close it."""
+        return min(self.proven, self.proven_before_close)
 
     def count_write(self) -> int:
         """Give what was written last, and has no ordinal, one of its own; return it."""

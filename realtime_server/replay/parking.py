@@ -6,7 +6,7 @@ channel again within some seconds. Then the channel goes on exactly where it end
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from .standing import Standing
@@ -54,6 +54,10 @@ class Parking:
             del self._since[standing]
             self._tidy(visit)
         return standing
+
+    def of(self, visit: Visit) -> Iterable[Standing]:
+        """Return the channels of a connection that are parked."""
+        return self._by_visit.get(visit, {}).values()
 
     def leave(self, visit: Visit) -> Iterator[Standing]:
         """Yield the parked channels of a connection that has ended; they are parked no more."""

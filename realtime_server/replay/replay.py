@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any, Protocol
 
-from realtime_core import LSN, Event, SourceStats
+from realtime_core import Event, SourceStats
 
 from ..auth.authorizer import ConnectRequest
 from ..config import ServerConfig
@@ -28,6 +27,7 @@ from .cursors import ConnectionCursor, Cursors
 from .identity import Identifier
 from .log import ChangeLog
 from .memberships import Membership, Memberships
+from .needs import Needs
 from .notices import Notices
 from .parking import Parking
 from .places import Place
@@ -107,9 +107,18 @@ class Replay:
         self.rounds = self._beginnings.rounds
         """Bring channels up to now."""
         self._parking = Parking(clock)
+        self.needs = Needs(
+            cursors,
+            self.queues,
+            self._standings,
+            self._parking,
+            self.memberships.absences,
+            self.rounds,
+            window=window,
+        )
+        """What the clients need."""
         # Lets clients come back after a restart; None if they cannot.
         self._continuity: Continuity | None = None
-        self._visits: dict[Visit, None] = {}
 
     def stats(self) -> ReplayStats:
         """Return the counts, as they are now."""
@@ -176,6 +185,7 @@ class Replay:
             log=self.log,
             clock=self.cursors.clock,
         )
+        self.needs.elsewhere = self._continuity.lowest_elsewhere
 
     # What the broadcaster calls
 
@@ -199,7 +209,7 @@ class Replay:
         """Yield what has to run all the time, beside :meth:`.Rounds.run`; none of it returns."""
         yield self._tick_for_ever
         if self._continuity is not None:
-            yield partial(self._continuity.run, self)
+            yield partial(self._continuity.run, self.needs)
 
     def close_inquiries(self) -> None:
         """Decide on no channel any more."""
@@ -241,7 +251,7 @@ class Replay:
         """
         assert outbox.cursor is not None
         visit = Visit(self._identifier.visitor(request, address), outbox.cursor, last_ref)
-        self._visits[visit] = None
+        self.needs.visits[visit] = None
         return visit
 
     def enter(
@@ -364,7 +374,7 @@ class Replay:
         """Forget a connection, whose channels have been left."""
         for standing in self._parking.leave(visit):
             self._depart(standing, how)
-        del self._visits[visit]
+        del self.needs.visits[visit]
 
     # Ends
 
@@ -404,47 +414,15 @@ class Replay:
             await turn.give_way()
         for standing in self._parking.expire():
             self._depart(standing, Departure.LOST)
+        self.needs.look()
         self._standings.settle(self.rounds.place_of)
         self._notices.log_gaps()
         if self._continuity is not None:
-            self._continuity.low(self.proven_here())
+            self._continuity.low(self.needs.proven_here())
             if not self._continuity.is_restored:
                 return
         if self.log.epoch == self._beginnings.epoch:
-            self.log.trim(self.needed())
-
-    def needed(self) -> Place:
-        """Return the lowest place that anybody may go on from."""
-        places = [self.needed_here(), self.memberships.absences.lowest(), self.rounds.needed]
-        if self._continuity is not None:
-            places.append(self._continuity.lowest_elsewhere())
-        return min(place for place in places if place is not None)
-
-    def needed_of_wal(self) -> LSN | None:
-        """Return where the first change is that anybody may need; None: all have everything."""
-        needed = self.needed()
-        return LSN(needed[0]) if needed < self.handed else None
-
-    def needed_here(self) -> Place:
-        """Return the lowest place up to which a client that is here has proven what it has."""
-        return min(chain([self.proven_here()], self._standings.unsettled_places()))
-
-    def proven_here(self) -> Place:
-        """Return the lowest place up to which connections have proven what the live hub wrote."""
-        places = [self.queues.lowest_at(self.cursors.ordinal, self.handed)]
-        unproven = min(self._unproven(), default=None)
-        if unproven is not None:
-            places.append(self.queues.lowest_at(unproven, self.cursors.place_at(unproven)))
-        return min(places)
-
-    def unproven(self) -> int:
-        """Return how many connections have not proven yet that they have all they were written."""
-        return sum(1 for _ in self._unproven())
-
-    def _unproven(self) -> Iterator[int]:
-        """Yield the ordinals that such connections have proven."""
-        cursors = (visit.cursor for visit in self._visits if visit.standings)
-        return (one.proven for one in cursors if one.proven < one.written and not one.is_unprovable)
+            self.log.trim(self.needs.lowest())
 
     def _begin_anew(self) -> None:
         """Note that the stream is another one, in which former places say nothing."""
@@ -455,3 +433,4 @@ class Replay:
         self._standings.begin_anew()
         if self._continuity is not None:
             self._continuity.begin_anew()
+        self.needs.begin_anew()

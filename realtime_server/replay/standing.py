@@ -72,6 +72,16 @@ class Standing:
     def is_settled(self) -> bool:
         """Whether the place follows from the connection's proofs alone: everything that was written
         before the channel became live is proven."""
+        return self._has_proven_start and not self.cursor.is_overdue
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether that holds however the connection ends."""
+        is_sure = self.since is not None and self.cursor.sure >= self.since
+        return is_sure and not self.cursor.is_overdue
+
+    @property
+    def _has_proven_start(self) -> bool:
         return self.since is not None and self.cursor.proven >= self.since
 
     @property
@@ -79,7 +89,7 @@ class Standing:
         """Why a later channel could not go on from this place now; None if it could."""
         if self.cursor.is_unprovable:
             return LostReason.UNPROVEN
-        return None if self.is_settled else self.lost
+        return None if self._has_proven_start else self.lost
 
     def go_on(self, place: Place) -> None:
         """Note where the channel begins."""
@@ -103,7 +113,7 @@ class Standing:
             written: the place up to which everything was written to the channel.
             live: the places up to which the live hub has handed changes out.
         """
-        self.began = self.place(live)
+        self.began = self.sure_place(live)
         self.since = None
         self._checkpoints.clear()
         self.note(written)
@@ -133,13 +143,31 @@ class Standing:
 
     def place(self, live: LivePlaces) -> Place:
         """Return the place up to which the channel's client is proven to have everything."""
+        self._pass_checkpoints()
         cursor = self.cursor
-        proven = cursor.proven
-        checkpoints = self._checkpoints
-        while checkpoints and proven >= checkpoints[0][0]:
-            self.began = max(self.began, checkpoints.pop(0)[1])
-        if self.since is None or proven < self.since:
-            return self.began
+        proven, began = cursor.proven, self.began
+        for ordinal, place in self._checkpoints:
+            if ordinal > proven:
+                break
+            began = max(began, place)
+        if not self._has_proven_start:
+            return began
         if proven >= cursor.written:
+            return max(live.handed_to(self.subscription.viewer), began)
+        return max(live.place_at(proven, self.subscription.viewer), began)
+
+    def sure_place(self, live: LivePlaces) -> Place:
+        """Return the place up to which the client has everything, however its connection ends."""
+        self._pass_checkpoints()
+        cursor = self.cursor
+        if self.since is None or cursor.sure < self.since:
+            return self.began
+        if cursor.sure >= cursor.written:
             return max(live.handed_to(self.subscription.viewer), self.began)
-        return max(live.place_at(proven, self.subscription.viewer), self.began)
+        return max(live.place_at(cursor.sure, self.subscription.viewer), self.began)
+
+    def _pass_checkpoints(self) -> None:
+        # What is proven otherwise is taken back if the client closes the connection.
+        sure = self.cursor.sure
+        while self._checkpoints and sure >= self._checkpoints[0][0]:
+            self.began = max(self.began, self._checkpoints.pop(0)[1])

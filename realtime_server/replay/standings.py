@@ -25,6 +25,8 @@ class Standings:
         self._by_subscription: dict[Subscription, Standing] = {}
         # The standings whose place does not follow from their connection's proofs alone.
         self._unsettled: dict[Standing, None] = {}
+        # Those of which that is not so however the connection ends.
+        self._unsure: dict[Standing, None] = {}
         self.on_change: Callable[[Standing], None] = lambda standing: None
         """Is called with each standing that may have changed otherwise than by proofs."""
 
@@ -32,12 +34,16 @@ class Standings:
         """Add the standing of a channel that has been joined."""
         self._by_member[standing.member] = standing
         self._by_subscription[standing.subscription] = standing
-        self._unsettled[standing] = None
+        self._unsettled[standing] = self._unsure[standing] = None
 
     def end(self, standing: Standing) -> None:
         """Note that a channel has ended; it may be parked, or else has to be removed."""
         self._by_subscription.pop(standing.subscription, None)
-        self._unsettled[standing] = None
+        self.unsettle(standing)
+
+    def unsettle(self, standing: Standing) -> None:
+        """Note that a standing does not follow from its connection's proofs, as far as is known."""
+        self._unsettled[standing] = self._unsure[standing] = None
         self.on_change(standing)
 
     def remove(self, standing: Standing) -> None:
@@ -45,6 +51,7 @@ class Standings:
         self._by_subscription.pop(standing.subscription, None)
         self._by_member.pop(standing.member, None)
         self._unsettled.pop(standing, None)
+        self._unsure.pop(standing, None)
         self.on_change(standing)
 
     def note(self, member: Membership) -> None:
@@ -66,9 +73,11 @@ class Standings:
         """Return the place up to which a membership's client has everything."""
         return self._by_member[member].place(self._live)
 
-    def unsettled_places(self) -> Iterator[Place]:
-        """Yield the places of the standings that are not settled."""
-        return (standing.place(self._live) for standing in self._unsettled)
+    def sure_places(self) -> Iterator[Place]:
+        """Yield the places that count, however connections end, of standings that do not follow
+        from proofs alone. Nobody goes on from where it is not known what the client has."""
+        unsure = (standing for standing in self._unsure if not standing.cursor.is_unprovable)
+        return (standing.sure_place(self._live) for standing in unsure)
 
     def settle(self, written: Callable[[Subscription], Place | None]) -> None:
         """Note what was written to channels in rounds, and which standings are settled now.
@@ -79,16 +88,18 @@ class Standings:
         """
         for standing in list(self._unsettled):
             if standing.is_settled:
-                # This takes in, for the last time, what was proven before the channel was live.
-                standing.place(self._live)
                 del self._unsettled[standing]
                 self.on_change(standing)
             elif (place := written(standing.subscription)) is not None:
                 standing.note(place)
+        for standing in list(self._unsure):
+            if standing.is_sure:
+                # This takes in, for the last time, what was proven before the channel was live.
+                standing.sure_place(self._live)
+                del self._unsure[standing]
 
     def begin_anew(self) -> None:
         """Go on in another stream, with whose places the former ones cannot be compared."""
         for standing in self._by_member.values():
             standing.begin_anew(self._live.handed)
-            self._unsettled[standing] = None
-            self.on_change(standing)
+            self.unsettle(standing)

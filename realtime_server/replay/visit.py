@@ -21,12 +21,24 @@ class Visit:
         last_ref: returns the highest ref that the client has sent.
     """
 
-    __slots__ = ("__weakref__", "_last_ref", "cursor", "messages", "standings", "visitor")
+    __slots__ = (
+        "__weakref__",
+        "_last_ref",
+        "_owes_since",
+        "_proven",
+        "cursor",
+        "messages",
+        "standings",
+        "visitor",
+    )
 
     def __init__(
         self, visitor: Visitor, cursor: ConnectionCursor, last_ref: Callable[[], int]
     ) -> None:
         self._last_ref = last_ref
+        # Since when nothing more is proven than then, if something is to be proven.
+        self._owes_since: float | None = None
+        self._proven = cursor.proven
         self.visitor = visitor
         """Who the connection's client is."""
         self.cursor = cursor
@@ -40,6 +52,16 @@ class Visit:
     def last_ref(self) -> int:
         """The highest ref that the client has sent; 0 if it has sent none."""
         return self._last_ref()
+
+    def owes(self, now: float) -> float:
+        """Return for how many seconds the client has owed a proof of what it was sent; 0: it has
+        proven something since the last call, or everything."""
+        proven = self.cursor.proven
+        if proven >= self.cursor.written:
+            self._owes_since = None
+        elif self._owes_since is None or proven != self._proven:
+            self._owes_since, self._proven = now, proven
+        return 0.0 if self._owes_since is None else now - self._owes_since
 
     @property
     def has_answered(self) -> bool:

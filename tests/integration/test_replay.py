@@ -73,7 +73,9 @@ async def until_proven(server: RealtimeServer) -> None:
     """Wait until all clients have proven that they have everything."""
     replay = server.replay
     assert replay is not None
-    await eventually(lambda: not replay.unproven() and replay.needed_here() == replay.handed)
+    await eventually(
+        lambda: not replay.needs.unproven() and replay.needs.proven_here() == replay.handed
+    )
 
 
 async def cut_proven(client: ReplayClient, server: RealtimeServer, connections: int = 0) -> None:
@@ -486,7 +488,7 @@ async def test_nobody_begins_behind_its_join_because_another_has_left_meanwhile(
 
 
 async def until_proven_but_by(clients: int, replay: Replay) -> None:
-    await eventually(lambda: replay.unproven() <= clients)
+    await eventually(lambda: replay.needs.unproven() <= clients)
 
 
 async def test_the_address_that_a_trusted_proxy_names_counts(item: Database) -> None:

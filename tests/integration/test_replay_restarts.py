@@ -257,14 +257,14 @@ async def test_on_an_idle_database_nothing_is_written(item: Database) -> None:
         assert replay is not None
         tidy, tidied = replay.tidy, 0
 
-        def counted() -> None:
+        async def counted() -> None:
             nonlocal tidied
-            tidy()
+            await tidy()
             tidied += 1
 
         replay.tidy = counted  # type: ignore[method-assign]
         # What the row and the join are followed by is written within some of these.
-        await eventually(lambda: tidied > 20 and not replay.unproven())
+        await eventually(lambda: tidied > 20 and not replay.needs.unproven())
         written, tidied = replay.stats().journal_bytes, 0
         assert written
         await eventually(lambda: tidied > 40)

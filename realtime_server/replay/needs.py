@@ -1,0 +1,146 @@
+"""Needs: how far clients are, all together, and so which changes nobody needs any more.
+
+Nobody waits for ever for a connection that proves nothing, as its client answers no pings: after
+some seconds its channels have places of their own, as those have that are in rounds. Otherwise one
+such client would hold back what the journal says of all others, and what all may come back to.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Final
+
+from realtime_core import LSN
+
+from .absences import Absences
+from .cursors import ConnectionCursor, Cursors
+from .parking import Parking
+from .places import Place
+from .queue_places import QueuePlaces
+from .rounds import Rounds
+from .standings import Standings
+from .visit import Visit
+
+__all__ = ["Needs"]
+
+OVERDUE: Final = 10.0
+"""Seconds after which a proof is not waited for: clients that are there answer in two or three."""
+_PARTS: Final = 20
+"""How many places of the last window are remembered."""
+
+
+class Needs:
+    """What the clients of a server need.
+
+    Args:
+        cursors: know what clients have received.
+        queues: the places of viewers whose changes wait for slow policies.
+        standings: the places of channels.
+        parking: the channels that may be joined again on their connection.
+        absences: what those have left behind who are away.
+        rounds: bring channels up to now.
+        window: seconds for which a client may be away.
+    """
+
+    def __init__(
+        self,
+        cursors: Cursors,
+        queues: QueuePlaces,
+        standings: Standings,
+        parking: Parking,
+        absences: Absences,
+        rounds: Rounds,
+        *,
+        window: float,
+    ) -> None:
+        self._cursors = cursors
+        self._queues = queues
+        self._standings = standings
+        self._parking = parking
+        self._absences = absences
+        self._rounds = rounds
+        self._window = window
+        self.visits: dict[Visit, None] = {}
+        """All connections."""
+        self.elsewhere: Callable[[], Place | None] = lambda: None
+        """Returns the lowest place that clients of other processes may go on from; None: there are
+        none."""
+        # When up to where everything had been handed out, the oldest first: one is a window old.
+        self._handed: deque[tuple[float, Place]] = deque()
+
+    @property
+    def handed(self) -> Place:
+        """The place up to which everything has been handed to whomever it concerns."""
+        return self._rounds.handed
+
+    def look(self) -> None:
+        """Note who owes a proof for too long, or not any more. Call this every second or so."""
+        now = self._cursors.clock()
+        for visit in self.visits:
+            cursor = visit.cursor
+            is_overdue = cursor.is_unprovable or visit.owes(now) > OVERDUE
+            if is_overdue != cursor.is_overdue:
+                cursor.is_overdue = is_overdue
+                for standing in chain(visit.standings.values(), self._parking.of(visit)):
+                    self._standings.unsettle(standing)
+        handed = self._handed
+        if not handed or now - handed[-1][0] >= self._window / _PARTS:
+            handed.append((now, self.handed))
+            while len(handed) > 1 and handed[1][0] <= now - self._window:
+                handed.popleft()
+
+    def begin_anew(self) -> None:
+        """Forget the places of a former stream."""
+        self._handed.clear()
+
+    def lowest(self) -> Place:
+        """Return the lowest place that anybody may go on from."""
+        places = [self.here(), self._absences.lowest(), self._rounds.needed, self.elsewhere()]
+        return min(place for place in places if place is not None)
+
+    def needed_of_wal(self) -> LSN | None:
+        """Return where the first change is that anybody may need who has not been away for longer
+        than the window; None: nobody needs what has been handed out."""
+        needed, (time, place) = self.lowest(), self._handed[0]
+        if self._cursors.clock() - time >= self._window:
+            needed = max(needed, place)
+        return LSN(needed[0]) if needed < self.handed else None
+
+    def here(self) -> Place:
+        """Return the lowest place that a client that is here may go on from, however its connection
+        ends."""
+        sure = min((one.sure for one in self._cursors_of(_is_sure)), default=None)
+        return min(chain([self._place(sure)], self._standings.sure_places()))
+
+    def proven_here(self) -> Place:
+        """Return the lowest place up to which connections have proven what the live hub wrote."""
+        return self._place(min((one.proven for one in self._cursors_of(_is_proven)), default=None))
+
+    def unproven(self) -> int:
+        """Return how many connections have not proven yet that they have all they were written."""
+        return sum(1 for _ in self._cursors_of(_is_proven))
+
+    def _cursors_of(
+        self, has_all: Callable[[ConnectionCursor], bool]
+    ) -> Iterator[ConnectionCursor]:
+        cursors = (visit.cursor for visit in self.visits if visit.standings)
+        return (one for one in cursors if not one.is_overdue and not has_all(one))
+
+    def _place(self, ordinal: int | None) -> Place:
+        """Return the place up to which everything is in the writes up to an ordinal, whoever the
+        viewer; None: in all writes."""
+        queues, cursors = self._queues, self._cursors
+        handed = queues.lowest_at(cursors.ordinal, self.handed)
+        if ordinal is None:
+            return handed
+        return min(handed, queues.lowest_at(ordinal, cursors.place_at(ordinal)))
+
+
+def _is_proven(cursor: ConnectionCursor) -> bool:
+    return cursor.proven >= cursor.written or cursor.is_unprovable
+
+
+def _is_sure(cursor: ConnectionCursor) -> bool:
+    return cursor.sure >= cursor.written or cursor.is_unprovable
