@@ -103,9 +103,9 @@ class Needs:
     def needed_of_wal(self) -> LSN | None:
         """Return where the first change is that anybody may need who has not been away for longer
         than the window; None: nobody needs what has been handed out."""
-        needed, (time, place) = self.lowest(), self._handed[0]
-        if self._cursors.clock() - time >= self._window:
-            needed = max(needed, place)
+        needed = self.lowest()
+        if self._handed and self._cursors.clock() - self._handed[0][0] >= self._window:
+            needed = max(needed, self._handed[0][1])
         return LSN(needed[0]) if needed < self.handed else None
 
     def here(self) -> Place:
