@@ -666,13 +666,44 @@ async def test_a_session_that_is_too_long_does_not_count(
     await client.close()
 
 
+async def test_a_client_that_closes_by_itself_gets_again_what_is_not_sure(
+    item: Database, server: RealtimeServer
+) -> None:
+    client = ReplayClient(server.port, session=SESSION + "a")
+    replay = server.replay
+    assert replay is not None
+    replay.cursors.apart = 0.0
+    await client.come()
+    await write(item, server, 1)
+    await until_proven(server)
+    for _ in range(2):
+        await client.beat()
+    await write(item, server, 2)
+    await client.until(2)
+    await until_proven(server)
+    await client.close(1000)
+    await until_gone(server)
+    await write(item, server, 3)
+    assert (await client.come())["resumed"] is True
+    await client.until(3)
+    assert client.ids == [1, 2, 2, 3]
+    assert client.gaps == []
+    await client.close()
+
+
 async def test_nothing_is_kept_while_nobody_is_away(item: Database, server: RealtimeServer) -> None:
     client = ReplayClient(server.port, session=SESSION + "a")
+    replay = server.replay
+    assert replay is not None
+    replay.cursors.apart = 0.0
     await client.come()
     await write(item, server, *range(1, 20))
     await client.until(19)
-    replay = server.replay
-    assert replay is not None
+    await until_proven(server)
+    assert replay.log.bytes > 0
+    # The client's last message but one shows that it has handled them.
+    for _ in range(2):
+        await client.beat()
     await eventually(lambda: replay.log.bytes == 0)
     await client.cut()
     await until_gone(server)
@@ -680,6 +711,9 @@ async def test_nothing_is_kept_while_nobody_is_away(item: Database, server: Real
     await eventually(lambda: replay.log.bytes > 0)
     await client.come()
     await client.until(20)
+    await until_proven(server)
+    for _ in range(2):
+        await client.beat()
     await eventually(lambda: replay.log.bytes == 0)
     await client.close(1001)
 

@@ -224,6 +224,13 @@ async def test_what_was_written_elsewhere_is_no_gap(
         await write(item, 1)
         for client in (stays, leaves):
             await client.until(1)
+        replay = server.replay
+        assert replay is not None
+        replay.cursors.apart = 0.0
+        await eventually(lambda: not replay.needs.unproven())
+        for client in (stays, leaves):
+            await client.beat()
+            await client.beat()
         ((end,),) = item.execute("select pg_current_wal_lsn()")
 
         def is_moved_on() -> bool:
