@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
-from realtime_core import LSN, Event, LogicalMessage, SourceStats
+from realtime_core import LSN, Event, Gap, LogicalMessage, SourceStats
 from realtime_core.errors import RealtimeError
 
 from ..config import ServerConfig
@@ -88,8 +88,6 @@ class Continuity:
         self._origin = origin
         # Where the stream began; None before that.
         self._start: LSN | None = None
-        # How often the stream was interrupted when it was looked where it comes from.
-        self._reconnects = -1
         self.is_restored = False
         """Whether all that may be read of what was missed has been read."""
         beginnings.hold()
@@ -98,10 +96,13 @@ class Continuity:
         """Take what a batch of the stream has of the journal, before the batch is published."""
         # Nothing is acknowledged yet, if this is the first batch.
         self._note_start()
-        self._origin.before(batch)
         for event in batch:
             if type(event) is LogicalMessage:
                 self.durable.read(event)
+            elif type(event) is Gap:
+                self._origin.gap()
+                # It may come from another cluster now.
+                self.durable.journal.of_stream(self._origin.digest())
 
     def after(self) -> None:
         """Note that a batch was published."""
@@ -134,11 +135,8 @@ class Continuity:
         await self.durable.aclose()
 
     def _note_start(self) -> None:
-        stats = self._stats()
         if self._start is None:
-            self._start = stats.confirmed_lsn
-        if stats.reconnects != self._reconnects:
-            self._reconnects = stats.reconnects
+            self._start = self._stats().confirmed_lsn
             self.durable.journal.of_stream(self._origin.digest())
 
     async def _begin(self) -> None:

@@ -12,9 +12,9 @@ through the stream, the stream has no gap, and all places hold. No I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from realtime_core import Event, Gap, SourceStats, StreamIdentity
+from realtime_core import SourceStats, StreamIdentity
 
 from .records import digest
 
@@ -35,12 +35,12 @@ class Origin:
         # The gaps that have come, and those that everybody has been told of.
         self._come = self._told = 0
 
-    def before(self, batch: Sequence[Event]) -> None:
-        """Note what is about to be published."""
-        self._come += sum(type(event) is Gap for event in batch)
+    def gap(self) -> None:
+        """Note that a gap of the stream is about to be published."""
+        self._come += 1
 
     def after(self) -> None:
-        """Note that it was published."""
+        """Note that all that has come was published."""
         self._told = self._come
 
     def stream(self) -> StreamIdentity | None:

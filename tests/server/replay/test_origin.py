@@ -20,8 +20,7 @@ def test_it_is_not_known_between_a_gap_and_when_all_have_been_told_of_it() -> No
     # The stream has been attached to what was promoted, and nothing has come from there.
     stats = attrs.evolve(stats, stream=NEW, gaps=1)
     assert origin.stream() is None
-    gap = Gap(None, Position(LSN(5), 0, NEW), GapReason.NEW_TIMELINE)
-    origin.before([gap])
+    origin.gap()
     assert origin.stream() is None
     origin.after()
     assert origin.stream() is NEW
