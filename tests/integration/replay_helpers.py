@@ -74,7 +74,9 @@ class Node:
             boundaries=True,
             backoff=(0.01, 0.1),
         )
-        self.messages = WalMessages(self._resolve, PREFIX)
+        self.writes_to = self._dsn
+        """Where its journal's connection leads; everything else stays where it is."""
+        self.messages = WalMessages(self._resolve_messages, PREFIX)
         self.journal = Journal(self.seal, clock=time.time)
         self.retention = Retention(
             self._resolve,
@@ -109,6 +111,9 @@ class Node:
 
     def proven_here(self) -> Place:
         return self.handed if self.needed is None else (self.needed, -1)
+
+    async def _resolve_messages(self) -> str:
+        return self.writes_to
 
     async def open(self) -> None:
         await self.source.__aenter__()
