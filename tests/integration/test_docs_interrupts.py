@@ -112,6 +112,12 @@ def test_the_program_that_reads_wal2json(shop: Database, tmp_path: Path) -> None
     assert follower(page, prepare, shop, tmp_path, shop.dsn) == (0, "")
 
 
+def test_the_program_that_archives_changes(shop: Database, tmp_path: Path) -> None:
+    prepare = "create table orders (id int primary key); create publication shop for table orders"
+    page = "docs/howto/pass-on.md"
+    assert follower(page, prepare, shop, tmp_path, shop.dsn, str(tmp_path / "file")) == (0, "")
+
+
 # What does its work and ends says that it has not done it.
 
 
