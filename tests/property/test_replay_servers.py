@@ -45,6 +45,11 @@ class Connection:
     written: int = 0
     proven: int = 0
     is_unprovable: bool = False
+    is_overdue: bool = False
+
+    @property
+    def sure(self) -> int:
+        return self.proven
 
     @property
     def heard(self) -> Hashable:

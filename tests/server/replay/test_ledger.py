@@ -1,0 +1,124 @@
+"""What waits for the journal is bounded by what there is, however long it cannot be written."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from typing import Any, cast
+
+import attrs
+import pytest
+
+from realtime_server.replay import ledger
+from realtime_server.replay.absences import Absence, Absences
+from realtime_server.replay.identity import Key
+from realtime_server.replay.journal import Journal
+from realtime_server.replay.ledger import Ledger
+from realtime_server.replay.memberships import Membership
+from realtime_server.replay.records import Seal, digest, journal_secret
+from realtime_server.replay.standing import Standing
+from realtime_server.replay.standings import Standings
+
+KEY = Key(b"k" * 16, is_exact=False)
+
+
+@attrs.define(eq=False)
+class Connection:
+    """A client's connection, which has got nothing, and its cursor."""
+
+    last_ref: int = 1
+    has_answered: bool = True
+    heard: int = 1
+    written: int = 0
+    proven: int = 0
+    sure: int = 0
+    is_unprovable: bool = False
+    is_overdue: bool = False
+
+
+@attrs.define(eq=False)
+class Subscription:
+    viewer: None = None
+
+
+def journal_of(server: int) -> Journal:
+    secret = journal_secret("password", "secret")
+    seal = Seal(secret, digest("shop"), digest(str(server)), server.to_bytes(8))
+    return Journal(seal, clock=time.time)
+
+
+class World:
+    """The channels of a process of which nothing has been written yet."""
+
+    handed = (1, 0)
+
+    def __init__(self) -> None:
+        self.journal = journal_of(1)
+        self.standings = Standings(cast(Any, self))
+        self.absences = Absences(window=300, most=1000, clock=time.monotonic)
+        self.ledger = Ledger(
+            self.journal,
+            cast(Any, self),
+            self.standings,
+            self.absences,
+            clock=time.monotonic,
+            wall_clock=time.time,
+        )
+
+    def handed_to(self, viewer: None) -> tuple[int, int]:
+        return self.handed
+
+    def join(self) -> Standing:
+        connection = cast(Any, Connection())
+        member = Membership(KEY, 1, connection)
+        standing = Standing(cast(Any, Subscription()), member, connection, self.handed, 0)
+        self.standings.add(standing)
+        member.is_chosen = True
+        self.standings.note(member)
+        return standing
+
+    def leave(self, standing: Standing) -> None:
+        self.standings.end(standing)
+        self.standings.remove(standing)
+
+
+def test_who_came_and_went_while_nothing_could_be_written_does_not_pile_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ledger, "_FEW", 100)
+    world = World()
+    stays = [world.join() for _ in range(50)]
+    gone = []
+    for _ in range(2000):
+        standing = world.join()
+        world.leave(standing)
+        absence = Absence(KEY, 1, (1, 0), time.monotonic())
+        world.absences.add(absence)
+        world.absences.remove(absence)
+        gone.append(weakref.ref(standing))
+        del standing
+    assert sum(one() is not None for one in gone) <= 200
+    world.ledger.tell()
+    there = journal_of(2)
+    for part in world.journal.write():
+        there.read(part)
+    assert len(there.find(KEY.digest)) == len(stays)
+
+
+def test_a_channel_that_the_journal_knows_is_ended_however_many_come_and_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ledger, "_FEW", 10)
+    world = World()
+    known, there = world.join(), journal_of(2)
+    world.ledger.tell()
+    for part in world.journal.write():
+        there.read(part)
+    assert len(there.find(KEY.digest)) == 1
+    world.leave(known)
+    for _ in range(100):
+        world.leave(world.join())
+    world.ledger.tell()
+    for part in world.journal.write():
+        there.read(part)
+    assert there.find(KEY.digest) == []
