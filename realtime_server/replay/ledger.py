@@ -1,13 +1,15 @@
-"""Ledger: tells the journal what has changed among a server's channels.
+"""Ledger: tells the journal which channels of this process have changed.
 
-What has changed is noted, and told when a record is about to be written: each record has all that
-is true then. So a channel that goes on where a former one ended is in the journal as soon as that
-one is not, and whatever the moment of a kill, one of the two is there.
+The ledger notes which channels have changed, and tells the journal of them when a record is about
+to be written, so that each record has everything that is true then. When a channel goes on where a
+former one ended, the same record adds the one and ends the other. So one of the two is in the
+journal whenever the process is killed.
 
-A channel that is being brought up to now is told of with the place up to which its client has
-everything, as one that is away is. The places of the others follow from their process's lowest one.
+The journal has a place of its own for each channel whose client is away, and for each channel that
+is in a round. The places of all other channels follow from the process's ``Low``.
 
-It also shows the channels of other processes as absences, for clients that come back to this one.
+The ledger also presents the channels of other processes as absences, for clients that come back to
+this process.
 """
 
 from __future__ import annotations
@@ -30,26 +32,26 @@ __all__ = ["AbsenceElsewhere", "Ledger"]
 
 
 _FEW: Final = 10_000
-"""Changes that wait for the journal before it is looked which of them need not be told."""
+"""Changed channels from which on the ledger forgets those that the journal need not know."""
 
 
 @attrs.define(eq=False)
 class AbsenceElsewhere(Absence):
-    """A channel of another process whose client may come here."""
+    """The absence of a client that another process knows. A new object is made for each look."""
 
     member: Member = attrs.field(kw_only=True)
 
 
 class Ledger:
-    """Keeps a journal true to the channels of its process.
+    """Tells the journal of the channels of its process.
 
     Args:
-        journal: of the process.
-        live: where the live hub stands.
-        standings: where the process's channels stand.
-        absences: what its channels have left behind.
-        clock: seconds of the absences' clock.
-        wall_clock: seconds since 1970.
+        journal: the process's journal.
+        live: the places up to which the live hub has handed changes out.
+        standings: the standings of the process's channels.
+        absences: the absences of the process's channels.
+        clock: returns seconds of the absences' clock.
+        wall_clock: returns seconds since 1970.
     """
 
     def __init__(
@@ -69,17 +71,19 @@ class Ledger:
         self._clock = clock
         self._wall_clock = wall_clock
         self._numbers = count()
-        # The numbers of what the journal was told of, and the reverse.
+        # The numbers of the channels that the journal was told of, and the channels by number.
         self._known: dict[Standing | Absence, int] = {}
         self._by_number: dict[int, Standing | Absence] = {}
-        # What it has to be told of, and the others' channels that were taken over here.
+        # The channels that have changed since, and the channels of other processes that were taken
+        # over here.
         self._changed: dict[Standing | Absence, None] = {}
         self._taken: dict[tuple[bytes, int], Member] = {}
-        # Beyond how many it is looked for what need not be told.
+        # How many changed channels are noted before those are forgotten that need not be told.
         self._most_changed = _FEW
-        # Those that another one has gone on from, as their clients did not answer.
+        # The channels that were claimed, as their clients did not answer.
         self._claimed: dict[Standing, None] = {}
-        # Those whose clients were asked: what had been heard of them, and how long they may take.
+        # The channels whose clients were asked: the client's ``heard`` then, and the time until
+        # which it may answer.
         self._asked: dict[Standing, tuple[Hashable, float]] = {}
         standings.on_change = self._note
         absences.on_change = self._note
@@ -89,12 +93,13 @@ class Ledger:
 
     def _note(self, thing: Standing | Absence) -> None:
         if isinstance(thing, AbsenceElsewhere):
-            # There is a new object for it each time that it is looked for.
+            # A new object is made for each look, so the channel's number counts.
             self._taken[thing.member.server, thing.member.number] = thing.member
             return
         self._changed[thing] = None
         if len(self._changed) > self._most_changed:
-            # The journal cannot be written now. It need not hear of what came and went meanwhile.
+            # The journal cannot be written now. It need not know channels that came and went
+            # meanwhile.
             self._changed = {
                 one: None for one in self._changed if one in self._known or self._is_here(one)
             }
@@ -111,7 +116,7 @@ class Ledger:
         taken, self._taken = self._taken, {}
         for member in taken.values():
             if member.may_be_there:
-                # It is not taken over, but goes on being found, until its process has asked.
+                # The channel is not taken over before its process has asked the client.
                 self._journal.ask(member)
             else:
                 self._journal.taken(member)
@@ -126,7 +131,7 @@ class Ledger:
     def _look_who_has_answered(self) -> None:
         for standing in list(self._claimed):
             if not standing.member.is_claimed:
-                # Its client has answered after all.
+                # The client has answered after all.
                 del self._claimed[standing]
                 self._note(standing)
         now = self._clock()
@@ -140,7 +145,8 @@ class Ledger:
                 self._note(standing)
 
     def _on_asked(self, number: int) -> None:
-        """Ask the client of a channel that another process takes for one that is there now."""
+        """Ask the client of a channel whether it is still here: it may have come to another
+        process."""
         thing = self._by_number.get(number)
         if isinstance(thing, Standing) and thing not in self._asked:
             self._asked[thing] = thing.member.client.heard, self._clock() + WITHIN
@@ -190,7 +196,7 @@ class Ledger:
             self._journal.ended(number)
 
     def _on_taken(self, number: int) -> None:
-        """Let go a channel that another process has taken over."""
+        """Note that another process has taken a channel over."""
         thing = self._by_number.pop(number, None)
         if thing is None:
             return
@@ -208,7 +214,7 @@ class Ledger:
         return [self._absence(member) for member in self._journal.find(digest)]
 
     def expired(self, members: Sequence[Member]) -> None:
-        """Remember channels of other processes that have been away for too long."""
+        """Remember channels of other processes whose clients have been away for too long."""
         for member in members:
             absence = self._absence(member)
             lost = Absence(
