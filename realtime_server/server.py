@@ -35,8 +35,8 @@ from .phoenix.serializers import Serializer
 from .replay.check import warn_of_leftovers
 from .replay.cursors import Cursors
 from .replay.guarded_replay import GuardedReplay
+from .replay.publishing import one_at_a_time
 from .replay.replay import Replay
-from .replay.rounds import one_at_a_time
 from .replay.setup import make_replay
 from .replay.stats import ReplayStats
 from .rls.counters import Counters

@@ -59,7 +59,7 @@ BESIDES = ("realtime_server.fanout.stream",)
 REPLAY = (
     "realtime_server.replay.journal",
     "realtime_server.replay.log",
-    "realtime_server.replay.others",
+    "realtime_server.replay.other_processes",
     "realtime_server.replay.origin",
     "realtime_server.replay.places",
     "realtime_server.replay.process",

@@ -43,7 +43,7 @@ How a client catches up
 * *log* (:mod:`.log`, :mod:`.segments`): the changes that clients may have missed. It is complete
   behind its *floor*. Its *epoch* changes when the stream becomes another one, with whose places
   former ones cannot be compared.
-* *round* (:mod:`.round`, :mod:`.rounds`): channels that are brought up to now together, in a hub of
+* *round* (:mod:`.round`, :mod:`.rounds`, :mod:`.round_queue`): channels that are brought up to now together, in a hub of
   their own. When they have everything, they *go live*.
 
 What outlives a server process
@@ -52,7 +52,8 @@ What outlives a server process
 * *journal* (:mod:`.journal`): what all server processes of a database write into the WAL about
   their channels, as *records* (:mod:`.records`).
 * *ledger* (:mod:`.ledger`): what the journal still has to be told of this process's channels.
-* *others* (:mod:`.others`): the channels of other processes, as the journal has them.
+* *other processes* (:mod:`.other_processes`, :mod:`.process`): their channels, as the journal has
+  them.
 * *low* (:mod:`.records`): the place up to which all joined channels of a process have everything.
 * :mod:`.durable` puts the second slot and the journal together, and :mod:`.continuity` connects
   them with what this process knows.

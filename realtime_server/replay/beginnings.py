@@ -21,7 +21,8 @@ from .log import ChangeLog
 from .memberships import MOST_REPEATS, Choice, Membership, Memberships
 from .notices import Notices, Start
 from .places import Place
-from .rounds import Publish, Rounds
+from .publishing import Publish
+from .rounds import Rounds
 from .standing import Standing
 from .standings import Standings
 from .visit import Visit

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from realtime_core import LSN, Event, LogicalMessage, StreamIdentity
 from realtime_core.errors import DecodeError, SlotInUseError, SlotLostError, SourceError
 
-from .journal import Journal, Member
+from .journal import Journal, OtherChannel
 from .journal_reader import JournalReader
 from .places import Place, place_of
 from .retention import Retention
@@ -110,7 +110,7 @@ class Durable:
         window: float,
         stream: Callable[[], StreamIdentity | None],
         before_write: Callable[[], None] = lambda: None,
-        on_expired: Callable[[Sequence[Member]], None] = lambda members: None,
+        on_expired: Callable[[Sequence[OtherChannel]], None] = lambda members: None,
     ) -> None:
         self.journal = journal
         """Which channels there are."""

@@ -26,9 +26,9 @@ from typing import Final
 
 import attrs
 
-from .others import Others
+from .other_processes import OtherProcesses
 from .places import BEFORE, Place
-from .process import Member, Process
+from .process import OtherChannel, Process
 from .records import (
     Asked,
     Away,
@@ -44,7 +44,7 @@ from .records import (
     write_record,
 )
 
-__all__ = ["MOST_CHANNELS", "Journal", "Member"]
+__all__ = ["MOST_CHANNELS", "Journal", "OtherChannel"]
 
 MOST_CHANNELS: Final = 800_000
 """Channels that a journal has at most: half of them this process's, half of them the others'."""
@@ -103,8 +103,8 @@ class Journal:
         this process's slot."""
         self._others = self._new_others()
 
-    def _new_others(self) -> Others:
-        return Others(
+    def _new_others(self) -> OtherProcesses:
+        return OtherProcesses(
             self._seal.server,
             most=self._most,
             on_taken=self._was_taken,
@@ -209,13 +209,13 @@ class Journal:
         self._joined -= channel.since is None
         return True
 
-    def taken(self, member: Member) -> None:
+    def taken(self, member: OtherChannel) -> None:
         """Note that another process's channel was taken over here, and is up to now."""
         entry = Taken(member.server, member.number, self._clock())
         self._others.take(entry)
         self._add(entry)
 
-    def ask(self, member: Member) -> None:
+    def ask(self, member: OtherChannel) -> None:
         """Ask the process of a joined channel whether its client is there: it may be here."""
         self._add(Asked(member.server, member.number))
 
@@ -343,7 +343,7 @@ class Journal:
 
     # The others
 
-    def find(self, key: bytes) -> list[Member]:
+    def find(self, key: bytes) -> list[OtherChannel]:
         """Return the channels of other processes, and of ended ones, that have a key."""
         return self._others.find(key)
 
@@ -360,7 +360,7 @@ class Journal:
         """How many processes have written lately, this one included."""
         return 1 + self._others.processes
 
-    def expire(self, window: float) -> list[Member]:
+    def expire(self, window: float) -> list[OtherChannel]:
         """Forget some of the others' channels that have been away for too long; return them.
 
         None means that there are no more.

@@ -23,7 +23,7 @@ import attrs
 from .absences import Absence, Absences, LostReason
 from .identity import Key
 from .inquiry import WITHIN
-from .journal import Journal, Member
+from .journal import Journal, OtherChannel
 from .places import Place
 from .standing import LivePlaces, Standing
 from .standings import Standings
@@ -39,7 +39,7 @@ _FEW: Final = 10_000
 class AbsenceElsewhere(Absence):
     """The absence of a client that another process knows. A new object is made for each look."""
 
-    member: Member = attrs.field(kw_only=True)
+    member: OtherChannel = attrs.field(kw_only=True)
 
 
 class Ledger:
@@ -77,7 +77,7 @@ class Ledger:
         # The channels that have changed since, and the channels of other processes that were taken
         # over here.
         self._changed: dict[Standing | Absence, None] = {}
-        self._taken: dict[tuple[bytes, int], Member] = {}
+        self._taken: dict[tuple[bytes, int], OtherChannel] = {}
         # How many changed channels are noted before those are forgotten that need not be told.
         self._most_changed = _FEW
         # The channels that were claimed, as their clients did not answer.
@@ -213,7 +213,7 @@ class Ledger:
         """Return the channels of other processes that have a key, as absences."""
         return [self._absence(member) for member in self._journal.find(digest)]
 
-    def expired(self, members: Sequence[Member]) -> None:
+    def expired(self, members: Sequence[OtherChannel]) -> None:
         """Remember channels of other processes whose clients have been away for too long."""
         for member in members:
             absence = self._absence(member)
@@ -226,7 +226,7 @@ class Ledger:
         """Return the lowest place that clients of other processes may go on from."""
         return self._journal.lowest()
 
-    def _absence(self, member: Member) -> Absence:
+    def _absence(self, member: OtherChannel) -> Absence:
         now, wall = self._clock(), self._wall_clock()
         return AbsenceElsewhere(
             Key(member.key, is_exact=False),

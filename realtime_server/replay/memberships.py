@@ -41,7 +41,7 @@ from .identity import Key
 from .places import Place
 from .taken_places import TakenPlaces
 
-__all__ = ["MOST_REPEATS", "Choice", "Client", "Membership", "Memberships"]
+__all__ = ["MOST_REPEATS", "Choice", "ConnectedClient", "Membership", "Memberships"]
 
 MOST_REPEATS: Final = 100
 """The sum from which on the same changes are not replayed any more to a client that proves none of
@@ -55,7 +55,7 @@ _MOST_SHARED: Final = 100_000
 """Sessions of which it is remembered that several clients have them."""
 
 
-class Client(Protocol):
+class ConnectedClient(Protocol):
     """The other end of a connection."""
 
     @property
@@ -81,7 +81,7 @@ class Membership:
     key: Key
     ref: int | None
     """The ref of the channel's join; None if that was no number."""
-    client: Client
+    client: ConnectedClient
     is_chosen: bool = attrs.field(default=False, init=False)
     """Whether it is decided where the channel goes on; until then it has no place."""
     repeats: int = attrs.field(default=0, init=False)

@@ -14,14 +14,14 @@ import attrs
 from .places import BEFORE, Place
 from .records import Entry, Joined, ProcessState
 
-__all__ = ["Kind", "Member", "Process", "kind_of"]
+__all__ = ["Kind", "OtherChannel", "Process", "kind_of"]
 
 _SPARE: Final = 1000
 """Outdated items that a heap may have, besides as many as there are channels."""
 
 
 @attrs.frozen
-class Member:
+class OtherChannel:
     """A channel of another process, or of one that has ended."""
 
     server: bytes

@@ -31,8 +31,8 @@ from .needs import Needs
 from .notices import Notices
 from .parking import Parking
 from .places import Place
+from .publishing import Publish
 from .queue_places import QueuePlaces
-from .rounds import Publish
 from .standing import Standing
 from .standings import Standings
 from .stats import ReplayStats

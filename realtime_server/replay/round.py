@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Final
 
 import attrs
@@ -14,34 +14,50 @@ from ..fanout.hub import Hub
 from ..fanout.outbox_writes import Outbox
 from .places import Place
 
-__all__ = ["Member", "Round"]
+__all__ = ["Round", "RoundMember", "RoundsStats"]
 
 _STEP_BYTES: Final = 512 * 1024
-"""Bytes of changes that are published at once to one socket, about."""
+"""Bytes of changes that are published in one step to one socket, about."""
 _SURE_BYTES: Final = 64 * 1024
-"""Bytes of these that no number of sockets makes fewer: what the kernel takes for each."""
+"""Bytes that are published in one step to one socket however many sockets there are: the kernel
+takes as many at once."""
 _ALL_BYTES: Final = 64 * 1024 * 1024
-"""Bytes of these to all sockets together, about."""
+"""Bytes of changes that are published in one step to all sockets together, about."""
+
+
+@attrs.frozen
+class RoundsStats:
+    """The counts of all rounds."""
+
+    running: int = 0
+    """Rounds that run now."""
+    waiting: int = 0
+    """Channels that are being brought up to now."""
+    started: int = 0
+    """Rounds that were started."""
+    changes: int = 0
+    """Changes that rounds published, each counted once for each of the round's channels."""
 
 
 @attrs.define(eq=False)
-class Member:
+class RoundMember:
     """A channel that is being brought up to now."""
 
     subscription: Subscription
     place: Place
-    """Up to where it has everything, if it is in no round's hub; otherwise its round says it."""
+    """The place up to which the channel has everything, while it is in no round's hub. While it is
+    in one, the round's place counts."""
     epoch: int
-    """The log's epoch that the place is of."""
+    """The log's epoch to which the place belongs."""
     round: Round | None = None
-    """The round that it is in, or that it enters when this has reached its place."""
+    """The channel's round; None if it waits for one."""
     has_entered: bool = False
-    """Whether it is in the round's hub."""
+    """Whether the channel is in the round's hub: the round has reached its place."""
     is_alone: bool = False
-    """Whether its viewer has to be alone in a round, so that nobody waits for it."""
+    """Whether the channel's viewer has rounds of its own, so that nobody else waits for it."""
 
 
-def _descending(member: Member) -> tuple[int, ...]:
+def _descending(member: RoundMember) -> tuple[int, ...]:
     # Places are of two or three numbers; one that is behind a gap is the higher one.
     return tuple(-number for number in (*member.place, 0)[:3])
 
@@ -50,26 +66,26 @@ class Round:
     """Channels that are brought up to now together.
 
     Args:
-        hub: of its own.
+        hub: the round's own hub.
         members: the channels.
-        epoch: the log's, now.
-        is_alone: whether all of them have the same viewer, and nobody may join them.
+        epoch: the log's present epoch.
+        is_alone: whether all channels have the same viewer, and no others may join the round.
     """
 
     def __init__(
-        self, hub: Hub, members: Sequence[Member], epoch: int, *, is_alone: bool = False
+        self, hub: Hub, members: Sequence[RoundMember], epoch: int, *, is_alone: bool = False
     ) -> None:
         self.hub = hub
         self.is_alone = is_alone
         self.epoch = epoch
-        # Those that have still to enter the hub, the one with the lowest place at the end.
+        # The members that have still to enter the hub, the one with the lowest place at the end.
         self.entering = sorted(members, key=_descending)
-        self.members: dict[Subscription, Member] = {}
-        """Those that are in the hub."""
+        self.members: dict[Subscription, RoundMember] = {}
+        """The members that are in the hub."""
         self.place: Place = self.entering[-1].place
-        """Up to where its members have everything."""
+        """The place up to which the members in the hub have everything."""
         self.publishing_to: Place = self.place
-        """Up to where they will, when what is being published is with every outbox."""
+        """The place up to which they will have everything when the present step is published."""
         self._sockets: Counter[Outbox] = Counter()
         for member in members:
             member.round = self
@@ -77,13 +93,13 @@ class Round:
     def __len__(self) -> int:
         return len(self.members) + len(self.entering)
 
-    def add(self, member: Member) -> None:
+    def add(self, member: RoundMember) -> None:
         """Take another member, whose place the round has not passed yet."""
         member.round = self
         insort(self.entering, member, key=_descending)
 
     def enter(self) -> bool:
-        """Subscribe one whose place has been reached; return whether there was any."""
+        """Subscribe a member whose place has been reached; return whether there was one."""
         if not self.entering or self.entering[-1].place > self.place:
             return False
         member = self.entering.pop()
@@ -93,7 +109,7 @@ class Round:
         self.hub.subscribe(member.subscription)
         return True
 
-    def remove(self, member: Member) -> None:
+    def remove(self, member: RoundMember) -> None:
         """Let a member go."""
         member.round = None
         if not member.has_entered:
@@ -118,6 +134,16 @@ class Round:
         self.members.clear()
         self.entering.clear()
         self._sockets.clear()
+
+    def of_viewers(self, viewers: Collection[Hashable]) -> list[RoundMember]:
+        """Return the members in the hub that have one of some viewers."""
+        if not viewers:
+            return []
+        return [one for one in self.members.values() if one.subscription.viewer in viewers]
+
+    def behind(self) -> list[RoundMember]:
+        """Return the members in the hub whose outboxes are behind."""
+        return [one for one in self.members.values() if one.subscription.outbox.is_behind]
 
     def step_bytes(self) -> int:
         """Return how many bytes of changes may be published at once."""

@@ -1,9 +1,9 @@
 """Rounds: bring channels that came back up to now, through hubs that run behind the live one.
 
-Theory of operation. A round takes the channels that came back within some milliseconds. It has a
-hub of its own, which is made like the live one, and publishes to it what the log has, from the
-lowest of their places on. Each channel enters the hub when the round has reached its place. So a
-change is matched and rendered once for all of them, by the code that does it for live changes.
+Theory of operation. A round takes the channels that came back within some milliseconds. The round
+has a hub of its own, which is made like the live one, and publishes the log's changes to it, from
+the channels' lowest place on. Each channel enters the hub when the round has reached its place. So
+a change is matched and rendered once for all of them, by the code that does it for live changes.
 
 The switch to the live hub is made between two batches of the stream, for channels whose round has
 reached the end of the log, and without giving way. The broadcaster calls :meth:`Rounds.before`
@@ -15,38 +15,32 @@ batches only, and has got every earlier one before: nothing is left out, sent tw
 When thousands come back at once, each of them has made its handshake at another time. So the next
 round waits until so many have gathered that rounds take a small part of the time.
 
-A client whose outbox is behind leaves its round and comes back in another one when the outbox has
-drained. So replay cuts no client off as too slow, and no client waits for the slowest. Nor does one
-wait for another whose changes take long to check: that one has a round of its own.
+A channel whose outbox is behind leaves its round and comes back in another one when the outbox has
+drained. So replay cuts no client off as too slow, and no client waits for the slowest one. A viewer
+whose changes take long to check has a round of its own, so that the others do not wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from itertools import chain, islice
-from typing import Final, TypeAlias
-
-import attrs
+from typing import Final
 
 from realtime_core import Event
 
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
-from ..fanout.turns import Turn, run_steps
+from ..fanout.turns import Turn
+from .going_live import AT_ONCE, PROMOTING, GoingLive, TellGap
 from .log import ChangeLog
 from .places import Place
-from .round import Member, Round
+from .publishing import CannotPublishError, Publish
+from .round import Round, RoundMember, RoundsStats
+from .round_queue import RoundQueue
 
-__all__ = [
-    "CannotPublishError",
-    "Publish",
-    "Published",
-    "Rounds",
-    "RoundsStats",
-    "one_at_a_time",
-]
+__all__ = ["Rounds"]
 
 logger = logging.getLogger("realtime.replay")
 
@@ -54,75 +48,32 @@ _GATHERING: Final = 0.02
 """Seconds for which a round waits for others that come back, and after which outboxes that are
 behind are looked at again."""
 _MOST: Final = 4
-"""Rounds that run at a time. Those who come back meanwhile wait, and share the next one."""
+"""Rounds that run at a time. Channels that come back meanwhile wait, and share the next one."""
 _MOST_ALONE: Final = 2
 """Rounds of one viewer alone that run besides."""
 _REST: Final = 8
-"""How many times as long as a round has taken it is until the next one begins, from beginning to
-beginning, if clients keep coming back: each round matches and renders the changes anew."""
+"""The time from the beginning of a round to that of the next one, as a multiple of the time that
+the round takes, if clients keep coming back: each round matches and renders the changes anew."""
 _MOST_REST: Final = 0.25
-"""Seconds after which the next one begins, however long a round takes."""
-_AT_ONCE: Final = 1000
-"""Channels that are looked at without giving way, at most."""
-_PROMOTING: Final = 0.001
-"""Seconds for which a round's channels are let go live before a batch, and behind it. Those for
-whom there is no time get the batch from their round."""
+"""Seconds from the beginning of a round after which the next one begins in any case."""
 _MOST_MEMBERS: Final = 5000
-"""Channels that are brought up to now together. The others wait for the next round."""
+"""Channels of one round at most. Further ones wait for the next round."""
 _STEP: Final = 500
 """Changes that a round publishes at once, at most."""
-
-
-@attrs.frozen
-class Published:
-    """For which viewers it takes too long to publish to them."""
-
-    slow: Collection[Hashable] = ()
-    """Their channels are not brought up any further, are told of a gap, and go live."""
-    apart: Collection[Hashable] = ()
-    """Nothing of it was published to them. They have rounds of their own from then on."""
-    costly: Collection[Hashable] = ()
-    """All of it was published to them. They have rounds of their own from then on."""
-
-
-Publish: TypeAlias = Callable[[Hub, list[Event]], Awaitable[Published]]
-"""Publishes events to a hub of a round, and returns when they are with every outbox. It raises
-:exc:`CannotPublishError`, if nobody can get them."""
-
-
-class CannotPublishError(Exception):
-    """Changes cannot be published to a round; its channels are told of a gap, and go live."""
-
-
-@attrs.frozen
-class RoundsStats:
-    """The counts of all rounds."""
-
-    running: int = 0
-    """Rounds that run now."""
-    waiting: int = 0
-    """Channels that are being brought up to now."""
-    started: int = 0
-    """Rounds that were started."""
-    changes: int = 0
-    """Changes that rounds published, each counted once for each of the round's channels."""
 
 
 class Rounds:
     """Brings channels that came back up to now.
 
     Args:
-        log: has what they missed.
-        hub: the live one, to which they go then.
+        log: the changes that channels may have missed.
+        hub: the live hub, to which the channels go in the end.
         new_hub: makes a hub like that.
         publish: publishes events to a round's hub.
-        on_live: called when a channel is in the live hub: it has everything up to ``log.end``. It
-            may be called within :meth:`add`.
-        on_floor: called when the log no longer has what is behind a channel's place: with the
-            channel, that place, and the place from which it goes on. It tells the channel of the
-            gap.
-        on_slow: called likewise when it took too long to publish a change to a channel.
-        on_lost: called likewise when a change could not be published, or the round failed.
+        on_live: called when a channel is in the live hub, perhaps within :meth:`add`.
+        on_floor: tells a channel of the changes that the log does not have any more.
+        on_slow: tells a channel of changes that took too long to publish; None: ``on_floor``.
+        on_lost: tells a channel of changes that could not be published; None: ``on_floor``.
     """
 
     def __init__(
@@ -133,34 +84,26 @@ class Rounds:
         *,
         publish: Publish,
         on_live: Callable[[Subscription], None],
-        on_floor: Callable[[Subscription, Place, Place], None],
-        on_slow: Callable[[Subscription, Place, Place], None] | None = None,
-        on_lost: Callable[[Subscription, Place, Place], None] | None = None,
+        on_floor: TellGap,
+        on_slow: TellGap | None = None,
+        on_lost: TellGap | None = None,
     ) -> None:
         self._log = log
-        self._hub = hub
         self._new_hub = new_hub
         self._publish = publish
-        self._on_live = on_live
         self._on_floor = on_floor
         self._on_slow = on_slow or on_floor
         self._on_lost = on_lost or on_floor
         # All channels that are being brought up to now.
-        self._members: dict[Subscription, Member] = {}
-        # Those of them that wait for a round, those that wait for one of their viewer alone, and
-        # those whose outboxes have to drain before.
-        self._waiting: dict[Member, None] = {}
-        self._alone: dict[Member, None] = {}
-        self._behind: dict[Member, None] = {}
-        # Those that are not brought up any further, and go live between two batches, each with what
-        # tells it of the gap.
-        self._given_up: dict[Member, Callable[[Subscription, Place, Place], None]] = {}
+        self._members: dict[Subscription, RoundMember] = {}
+        # The channels of these that wait for a round.
+        self._queue = RoundQueue()
+        self._going_live = GoingLive(hub, self._members, on_live)
         self._rounds: dict[Round, None] = {}
-        # When the next round may begin.
+        # The time from which on the next round may begin.
         self._next_at = 0.0
-        # Set while anybody waits.
-        self._wanted = asyncio.Event()
-        # Set unless a batch of the stream is being published, and what had been handed out before.
+        # Set unless a batch of the stream is being published; and the place up to which the live
+        # hub had handed everything out before that.
         self._is_handed_out = asyncio.Event()
         self._is_handed_out.set()
         self._handed: Place = log.end
@@ -179,11 +122,9 @@ class Rounds:
 
     @property
     def needed(self) -> Place | None:
-        """The lowest place from which anybody has still to be brought up to now; None: nobody."""
+        """The lowest place of the channels that are being brought up to now; None without any."""
         log = self._log
-        waiting = chain(
-            self._waiting, self._alone, self._behind, *(one.entering for one in self._rounds)
-        )
+        waiting = chain(self._queue, *(one.entering for one in self._rounds))
         places = chain(
             (member.place for member in waiting if member.epoch == log.epoch),
             (one.place for one in self._rounds if one.members and one.epoch == log.epoch),
@@ -200,27 +141,25 @@ class Rounds:
         """Bring a channel up to now, and let it go live then.
 
         Args:
-            subscription: of the channel, in no hub.
-            place: up to where it has everything, of the log's present epoch.
+            subscription: the channel, which is in no hub.
+            place: the place up to which the channel has everything, of the log's present epoch.
         """
-        member = Member(subscription, min(place, self._log.end), self._log.epoch)
+        member = RoundMember(subscription, min(place, self._log.end), self._log.epoch)
         if member.place == self._log.end and self._is_handed_out.is_set():
-            self._go_live(member)
+            self._going_live.go_live(subscription)
             return
         self._members[subscription] = member
-        self._queue(member)
+        self._join_or_wait(member)
 
     def remove(self, subscription: Subscription) -> None:
-        """Let a channel go, which has left. One that is not there is ignored."""
+        """Let go a channel that has left; do nothing if it is not being brought up to now."""
         member = self._members.pop(subscription, None)
         if member is None:
             return
         if member.round is not None:
             member.round.remove(member)
-        self._waiting.pop(member, None)
-        self._alone.pop(member, None)
-        self._behind.pop(member, None)
-        self._given_up.pop(member, None)
+        self._queue.discard(member)
+        self._going_live.discard(member)
 
     def move(self, subscription: Subscription, viewer: Hashable) -> bool:
         """Give a channel another viewer; return whether it is being brought up to now."""
@@ -234,9 +173,12 @@ class Rounds:
         return True
 
     def place_of(self, subscription: Subscription) -> Place | None:
-        """Return up to where a channel was written everything; None if it is not there.
+        """Return the place up to which everything was written to a channel.
 
-        It is never too high. What was written of the step that is being published does not count.
+        The place is never too high: the step that is being published does not count.
+
+        Returns:
+            None if the channel is not being brought up to now.
         """
         member = self._members.get(subscription)
         if member is None:
@@ -244,23 +186,23 @@ class Rounds:
         return member.round.place if member.round and member.has_entered else member.place
 
     async def run(self) -> None:
-        """Start rounds for those who wait; never return."""
+        """Start rounds for channels that wait; never return."""
         async with asyncio.TaskGroup() as running:
             while True:
-                await self._wanted.wait()
+                await self._queue.has_come.wait()
                 await asyncio.sleep(_GATHERING)
-                self._queue_those_who_have_read()
+                for member in self._queue.take_drained():
+                    self._join_or_wait(member)
                 await self._let_all_go()
                 is_time = asyncio.get_running_loop().time() >= self._next_at
                 alone = sum(one.is_alone for one in self._rounds)
-                if is_time and self._waiting and len(self._rounds) - alone < _MOST:
-                    await self._begin_round(running, list(islice(self._waiting, _MOST_MEMBERS)))
-                if self._alone and alone < _MOST_ALONE:
-                    viewer = next(iter(self._alone)).subscription.viewer
-                    theirs = [one for one in self._alone if one.subscription.viewer == viewer]
-                    await self._begin_round(running, theirs[:_MOST_MEMBERS], is_alone=True)
-                if not (self._waiting or self._alone or self._behind or self._given_up):
-                    self._wanted.clear()
+                if is_time and len(self._rounds) - alone < _MOST:
+                    await self._begin_round(running, self._queue.first(_MOST_MEMBERS))
+                if alone < _MOST_ALONE:
+                    theirs = self._queue.first_alone(_MOST_MEMBERS)
+                    await self._begin_round(running, theirs, is_alone=True)
+                if not (self._queue or self._going_live):
+                    self._queue.has_come.clear()
 
     # What the broadcaster calls
 
@@ -274,7 +216,7 @@ class Rounds:
         self._is_handed_out.clear()
 
     def after(self) -> None:
-        """Go on after a batch, which is with every outbox now."""
+        """Go on after a batch, which every outbox has got now."""
         self._is_handed_out.set()
         self._let_go()
         self._promote_all()
@@ -286,62 +228,50 @@ class Rounds:
         members = list(self._members.values())
         for one in self._rounds:
             one.clear()
-        for waiting in (self._members, self._waiting, self._alone, self._behind, self._given_up):
+        for waiting in (self._members, self._queue, self._going_live):
             waiting.clear()
         for member in members:
             self._on_floor(member.subscription, member.place, self._log.floor)
-            self._go_live(member)
+            self._going_live.go_live(member.subscription)
 
     # Rounds
 
-    def _queue(self, member: Member) -> None:
+    def _join_or_wait(self, member: RoundMember) -> None:
         """Let a member join a round that has not passed its place, or wait for the next one."""
         fits = [one for one in self._rounds if self._may_join(one, member)]
-        if member.is_alone:
-            self._alone[member] = None
-            self._wanted.set()
-        elif fits:
+        if fits and not member.is_alone:
             max(fits, key=lambda one: one.publishing_to).add(member)
         else:
-            self._waiting[member] = None
-            self._wanted.set()
-
-    def _queue_those_who_have_read(self) -> None:
-        for member in list(self._behind):
-            if not member.subscription.outbox.is_behind:
-                del self._behind[member]
-                self._queue(member)
+            self._queue.put(member)
 
     async def _begin_round(
-        self, running: asyncio.TaskGroup, members: Sequence[Member], *, is_alone: bool = False
+        self, running: asyncio.TaskGroup, members: Sequence[RoundMember], *, is_alone: bool = False
     ) -> None:
-        """Begin a round of some who wait, all of the same viewer or not."""
+        """Begin a round of channels that wait, if there are any."""
         members = await self._lift_all(members)
         if members:
             one = Round(self._new_hub(), members, self._log.epoch, is_alone=is_alone)
             for member in members:
-                self._waiting.pop(member, None)
-                self._alone.pop(member, None)
+                self._queue.discard(member)
             self._rounds[one] = None
             self._started += 1
             running.create_task(self._bring_up(one))
 
-    async def _lift_all(self, members: Sequence[Member]) -> list[Member]:
-        """Tell those who wait of a gap whose place the log does not have any more; return those who
-        still wait then."""
+    async def _lift_all(self, members: Sequence[RoundMember]) -> list[RoundMember]:
+        """Lift members that wait to the log's floor; return those that still wait then."""
         turn = Turn()
         while True:
-            waiting = [one for one in members if one in self._waiting or one in self._alone]
+            waiting = [one for one in members if self._queue.is_ready(one)]
             epoch, floor = self._log.epoch, self._log.floor
             lost = [one for one in waiting if one.epoch != epoch or one.place < floor]
             if not lost:
                 return waiting
             for member in lost:
-                if member in self._waiting or member in self._alone:
+                if self._queue.is_ready(member):
                     self._lift(member, epoch, floor)
                     await turn.give_way()
 
-    def _may_join(self, one: Round, member: Member) -> bool:
+    def _may_join(self, one: Round, member: RoundMember) -> bool:
         is_comparable = one.epoch == member.epoch == self._log.epoch
         is_open = is_comparable and not one.is_alone and 0 < len(one) < _MOST_MEMBERS
         return is_open and one.publishing_to <= member.place
@@ -383,7 +313,7 @@ class Rounds:
             published = await self._publish(one.hub, events)
             self._set_apart(one, published.apart)
             self._changes += len(events) * len(one.members)
-            self._give_up(one, _of_viewers(one, published.slow), self._on_slow)
+            self._give_up(one, one.of_viewers(published.slow), self._on_slow)
         one.place = place
         if events:
             self._set_apart(one, published.costly)
@@ -394,7 +324,8 @@ class Rounds:
         return len(events)
 
     async def _enter(self, one: Round) -> None:
-        """Let those enter the round's hub whose place the round has reached, above the floor."""
+        """Let members enter the round's hub when the round has reached their places; the round is
+        not below the log's floor then."""
         turn = Turn()
         while True:
             if one.epoch != self._log.epoch or one.place < self._log.floor:
@@ -404,13 +335,13 @@ class Rounds:
             await turn.give_way()
 
     async def _pass_floor(self, one: Round, turn: Turn) -> None:
-        """Tell those of a gap whose place the log does not have any more; they go on behind it."""
+        """Tell members of a gap whose places are below the log's floor, where they go on."""
         epoch, floor = self._log.epoch, self._log.floor
         for member in list(one.members.values()):
             if member.round is one:
                 self._on_floor(member.subscription, one.place, floor)
                 await turn.give_way()
-        # Those with the highest places come first, so that they stay in order all the time.
+        # The members with the highest places come first, so that all stay in order meanwhile.
         for member in list(one.entering):
             if member.round is one and (member.epoch != epoch or member.place < floor):
                 self._lift(member, epoch, floor)
@@ -418,24 +349,23 @@ class Rounds:
         one.place = one.publishing_to = floor
         one.epoch = epoch
 
-    def _lift(self, member: Member, epoch: int, floor: Place) -> None:
-        """Tell a member that is in no hub of the gap up to the floor."""
+    def _lift(self, member: RoundMember, epoch: int, floor: Place) -> None:
+        """Tell a member that is in no hub of the gap up to the log's floor."""
         self._on_floor(member.subscription, member.place, floor)
         member.place, member.epoch = floor, epoch
 
     def _set_apart(self, one: Round, viewers: Collection[Hashable]) -> None:
-        """Let those go whose viewers take long, until there is a round for each viewer alone."""
-        for member in _of_viewers(one, viewers):
+        """Let members of slow viewers wait for a round of their viewer alone."""
+        for member in one.of_viewers(viewers):
             one.remove(member)
             member.is_alone = True
-            self._queue(member)
+            self._join_or_wait(member)
 
     def _leave_behind(self, one: Round) -> None:
-        """Let those go whose outboxes are behind, until these have drained."""
-        for member in _behind(one):
+        """Let members wait whose outboxes are behind, until these have drained."""
+        for member in one.behind():
             one.remove(member)
-            self._behind[member] = None
-            self._wanted.set()
+            self._queue.put_behind(member)
 
     def _promote_all(self) -> None:
         for one in list(self._rounds):
@@ -447,75 +377,27 @@ class Rounds:
         if not is_at_end or not self._is_handed_out.is_set():
             return
         clock = asyncio.get_running_loop().time
-        until = clock() + _PROMOTING
-        for member in list(islice(one.members.values(), _AT_ONCE)):
+        until = clock() + PROMOTING
+        for member in list(islice(one.members.values(), AT_ONCE)):
             one.remove(member)
-            self._go_live(member)
+            self._going_live.go_live(member.subscription)
             if clock() >= until:
                 break
 
-    def _give_up(
-        self,
-        one: Round,
-        members: Iterable[Member],
-        tell: Callable[[Subscription, Place, Place], None],
-    ) -> None:
+    def _give_up(self, one: Round, members: Iterable[RoundMember], tell: TellGap) -> None:
         """Let members go live without what they missed, as soon as no batch is being published."""
         for member in members:
             one.remove(member)
-            self._given_up[member] = tell
+            self._going_live.give_up(member, tell)
         if self._is_handed_out.is_set():
             self._let_go()
 
     async def _let_all_go(self) -> None:
-        while self._given_up and self._is_handed_out.is_set():
+        while self._going_live and self._is_handed_out.is_set():
             self._let_go()
             await asyncio.sleep(0)
 
     def _let_go(self) -> None:
-        """Let those go live that are not brought up any further, as many as there is time for."""
-        clock = asyncio.get_running_loop().time
-        until = clock() + _PROMOTING
-        for member, tell in list(islice(self._given_up.items(), _AT_ONCE)):
-            del self._given_up[member]
-            tell(member.subscription, member.place, self._log.end)
-            self._go_live(member)
-            if clock() >= until:
-                break
-        if self._given_up:
-            self._wanted.set()
-
-    def _go_live(self, member: Member) -> None:
-        self._members.pop(member.subscription, None)
-        self._hub.subscribe(member.subscription)
-        self._on_live(member.subscription)
-
-
-_TO_ALL: Final = Published()
-
-
-def _of_viewers(one: Round, viewers: Collection[Hashable]) -> list[Member]:
-    if not viewers:
-        return []
-    return [member for member in one.members.values() if member.subscription.viewer in viewers]
-
-
-def _behind(one: Round) -> Iterator[Member]:
-    members = list(one.members.values())
-    return (member for member in members if member.subscription.outbox.is_behind)
-
-
-def one_at_a_time() -> Publish:
-    """Return what publishes to rounds' hubs in STREAM mode: for one round at a time.
-
-    Each dispatch has a slice of time, after which the live one has its turn: with one slice for
-    each round it would wait for four of them.
-    """
-    lock = asyncio.Lock()
-
-    async def publish(hub: Hub, events: list[Event]) -> Published:
-        async with lock:
-            await run_steps(hub.publishing(events))
-        return _TO_ALL
-
-    return publish
+        self._going_live.let_go(self._log.end)
+        if self._going_live:
+            self._queue.has_come.set()

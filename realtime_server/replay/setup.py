@@ -12,9 +12,9 @@ from ..config import ServerConfig
 from ..fanout.hub import Hub
 from .cursors import Cursors
 from .identity import Identifier
+from .publishing import Publish
 from .records import journal_secret
 from .replay import Replay
-from .rounds import Publish
 
 __all__ = ["make_replay"]
 

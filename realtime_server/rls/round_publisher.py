@@ -31,7 +31,7 @@ from ..fanout.hub import Hub
 from ..fanout.payloads.oversize import size_of
 from ..fanout.turns import run_steps
 from ..logs import LineLimit
-from ..replay.rounds import CannotPublishError, Published
+from ..replay.publishing import CannotPublishError, Published
 from .checker import Checker, CheckResult
 from .costly_viewers import is_costly
 from .counters import Counters

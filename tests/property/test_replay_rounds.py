@@ -41,7 +41,8 @@ from realtime_server.fanout.turns import run_steps
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.replay.log import ChangeLog
 from realtime_server.replay.places import BEFORE, Place, place_behind_gap, place_of
-from realtime_server.replay.rounds import Rounds, one_at_a_time
+from realtime_server.replay.publishing import one_at_a_time
+from realtime_server.replay.rounds import Rounds
 
 from ..server_helpers import COMMIT_TIME, make_relation
 from .examples import examples

@@ -27,7 +27,7 @@ from realtime_server.net.services import Services
 from realtime_server.phoenix.serializers import Serializer
 from realtime_server.replay.cursors import Cursors
 from realtime_server.replay.places import Place
-from realtime_server.replay.rounds import one_at_a_time
+from realtime_server.replay.publishing import one_at_a_time
 from realtime_server.replay.setup import make_replay
 from tests.server_helpers import (
     COMMIT_TIME,

@@ -31,8 +31,8 @@ from realtime_server.replay.cursors import Cursors, ping_payload
 from realtime_server.replay.guarded_replay import GuardedReplay
 from realtime_server.replay.identity import Identifier
 from realtime_server.replay.notices import Start
+from realtime_server.replay.publishing import Publish, one_at_a_time
 from realtime_server.replay.replay import Replay
-from realtime_server.replay.rounds import Publish, one_at_a_time
 
 from ...server_helpers import COMMIT_TIME, make_relation
 

@@ -15,7 +15,7 @@ from realtime_server.fanout.hub import Hub
 from realtime_server.replay.absences import Absence, LostReason
 from realtime_server.replay.beginnings import Beginnings
 from realtime_server.replay.identity import Key
-from realtime_server.replay.rounds import CannotPublishError, Published
+from realtime_server.replay.publishing import CannotPublishError, Published
 from tests.waiting import eventually
 
 from .stage import GAP, Client, Stage, batch

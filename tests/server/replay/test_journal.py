@@ -9,7 +9,7 @@ from realtime_core import SourceStats, StreamIdentity
 from realtime_server.replay import journal, records
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.origin import Origin
-from realtime_server.replay.process import Member
+from realtime_server.replay.process import OtherChannel
 from realtime_server.replay.records import (
     MOST_BYTES,
     Asked,
@@ -144,7 +144,7 @@ def test_a_channel_is_found_where_it_is() -> None:
     assert here.is_due
     tell(here, there)
     assert not here.is_due
-    joined = Member(bytes([*[0] * 7, 1]), 1, KEY, 5, (10, 0), None)
+    joined = OtherChannel(bytes([*[0] * 7, 1]), 1, KEY, 5, (10, 0), None)
     assert there.find(KEY) == [joined]
     assert here.find(KEY) == []
     here.low((20, 1))
@@ -214,7 +214,7 @@ def test_a_successor_finds_the_channels_of_the_killed_process_as_away() -> None:
     assert successor.heard < successor.booted_at or successor.booted_at == -1
     tell(successor, other, boot=True)
     assert successor.heard == successor.booted_at == 0
-    away = Member(bytes([*[0] * 7, 1]), 1, KEY, 5, (12, 0), 1020.0)
+    away = OtherChannel(bytes([*[0] * 7, 1]), 1, KEY, 5, (12, 0), 1020.0)
     assert successor.find(KEY) == other.find(KEY) == [away]
     assert booted == [False]
     # Had it not been killed, it would have to get the slot again.

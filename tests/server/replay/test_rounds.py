@@ -17,13 +17,8 @@ from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.serializers import SERIALIZERS
 from realtime_server.replay.log import ChangeLog
 from realtime_server.replay.places import BEFORE, Place
-from realtime_server.replay.rounds import (
-    CannotPublishError,
-    Publish,
-    Published,
-    Rounds,
-    one_at_a_time,
-)
+from realtime_server.replay.publishing import CannotPublishError, Publish, Published, one_at_a_time
+from realtime_server.replay.rounds import Rounds
 
 from ...server_helpers import COMMIT_TIME, DEADLINE, RecordingOutbox, make_relation
 from ...stopped_clock import stop_the_clock

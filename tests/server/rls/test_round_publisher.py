@@ -15,7 +15,7 @@ from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.serializers import SERIALIZERS
-from realtime_server.replay.rounds import CannotPublishError, Published
+from realtime_server.replay.publishing import CannotPublishError, Published
 from realtime_server.rls import round_publisher
 from realtime_server.rls.checker import Checker, CheckResult
 from realtime_server.rls.counters import Counters

@@ -1,4 +1,4 @@
-"""Others: the channels of other server processes, as their records in the journal tell of them.
+"""OtherProcesses: the channels of other server processes, as their records tell of them.
 
 A process that was killed is one of the others to its successor: its channels are away from when
 the successor has got the slot.
@@ -20,10 +20,10 @@ from typing import Final
 import attrs
 
 from .places import Place
-from .process import Kind, Member, Process, kind_of
+from .process import Kind, OtherChannel, Process, kind_of
 from .records import Asked, Away, Boot, Ended, Entry, Joined, Low, Part, ProcessState, Taken
 
-__all__ = ["Others"]
+__all__ = ["OtherProcesses"]
 
 _LONG: Final = 24 * 3600.0
 """Seconds after which a process that wrote nothing is taken to have ended without a successor."""
@@ -36,7 +36,7 @@ _SPARE: Final = 1000
 """Outdated items that a heap may have, besides as many as there are channels."""
 
 
-class Others:
+class OtherProcesses:
     """The channels of all processes but this one.
 
     Args:
@@ -243,16 +243,16 @@ class Others:
 
     # What the others' channels amount to
 
-    def find(self, key: bytes) -> list[Member]:
+    def find(self, key: bytes) -> list[OtherChannel]:
         """Return the channels of other processes, and of ended ones, that have a key."""
         return [
             self._member(server, self._processes[server].channels[number])
             for server, number in self._by_key.get(key, ())
         ]
 
-    def _member(self, server: bytes, channel: Joined) -> Member:
+    def _member(self, server: bytes, channel: Joined) -> OtherChannel:
         place = self._processes[server].place_of(channel)
-        return Member(
+        return OtherChannel(
             server,
             channel.number,
             channel.key,
@@ -276,7 +276,7 @@ class Others:
         for process in self._processes.values():
             process.lift(handed, place)
 
-    def expire(self, before: float, now: float, *, most: int = 1000) -> list[Member]:
+    def expire(self, before: float, now: float, *, most: int = 1000) -> list[OtherChannel]:
         """Forget some who have been away for too long; return them: none if there are no more.
 
         Args:
@@ -290,7 +290,7 @@ class Others:
             if process.time < now - _LONG:
                 for _ in self._end(server, process, process.time):
                     pass
-        expired: list[Member] = []
+        expired: list[OtherChannel] = []
         ages = self._by_age
         while ages and ages[0][0] < before and len(expired) < most:
             since, server, number = heappop(ages)

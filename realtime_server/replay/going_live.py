@@ -1,0 +1,84 @@
+"""GoingLive: the way of channels from rounds to the live hub, with or without what they missed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import islice
+from typing import Final, TypeAlias
+
+from ..fanout.groups import Subscription
+from ..fanout.hub import Hub
+from .places import Place
+from .round import RoundMember
+
+__all__ = ["AT_ONCE", "PROMOTING", "GoingLive", "TellGap"]
+
+AT_ONCE: Final = 1000
+"""Channels that are looked at without giving way, at most."""
+PROMOTING: Final = 0.001
+"""Seconds for which channels are let go live before a batch, and again behind it. The channels for
+which there is no time get the batch from their round."""
+
+TellGap: TypeAlias = Callable[[Subscription, Place, Place], None]
+"""Tells a channel of a gap between two places."""
+
+
+class GoingLive:
+    """Lets channels go live.
+
+    Args:
+        hub: the live hub.
+        members: the channels that are being brought up to now. One that goes live is removed.
+        on_live: called when a channel is in the live hub.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        members: dict[Subscription, RoundMember],
+        on_live: Callable[[Subscription], None],
+    ) -> None:
+        self._hub = hub
+        self._members = members
+        self._on_live = on_live
+        # The channels that go live without what they missed, each with what tells it of the gap.
+        self._given_up: dict[RoundMember, TellGap] = {}
+
+    def __bool__(self) -> bool:
+        """Whether channels wait that go live without what they missed."""
+        return bool(self._given_up)
+
+    def give_up(self, member: RoundMember, tell: TellGap) -> None:
+        """Have a channel go live without what it missed, by :meth:`let_go`."""
+        self._given_up[member] = tell
+
+    def discard(self, member: RoundMember) -> None:
+        """Forget a channel that has left."""
+        self._given_up.pop(member, None)
+
+    def clear(self) -> None:
+        """Forget the channels that wait."""
+        self._given_up.clear()
+
+    def go_live(self, subscription: Subscription) -> None:
+        """Put a channel into the live hub."""
+        self._members.pop(subscription, None)
+        self._hub.subscribe(subscription)
+        self._on_live(subscription)
+
+    def let_go(self, end: Place) -> None:
+        """Let channels go live that were given up, as many as there is time for.
+
+        Args:
+            end: the place up to which the live hub has handed everything out: no batch of the
+                stream is being published.
+        """
+        clock = asyncio.get_running_loop().time
+        until = clock() + PROMOTING
+        for member, tell in list(islice(self._given_up.items(), AT_ONCE)):
+            del self._given_up[member]
+            tell(member.subscription, member.place, end)
+            self.go_live(member.subscription)
+            if clock() >= until:
+                break

@@ -1,0 +1,72 @@
+"""RoundQueue: the channels that wait for a round."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from itertools import chain, islice
+
+from .round import RoundMember
+
+__all__ = ["RoundQueue"]
+
+
+class RoundQueue:
+    """The channels that wait for a round, each for one of three reasons."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[RoundMember, None] = {}
+        self._alone: dict[RoundMember, None] = {}
+        # The channels whose outboxes have to drain first.
+        self._behind: dict[RoundMember, None] = {}
+        self.has_come = asyncio.Event()
+        """Set when a channel begins to wait."""
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._alone or self._behind)
+
+    def is_ready(self, member: RoundMember) -> bool:
+        """Return whether a channel waits for a round, and for nothing else."""
+        return member in self._waiting or member in self._alone
+
+    def __iter__(self) -> Iterator[RoundMember]:
+        return chain(self._waiting, self._alone, self._behind)
+
+    def put(self, member: RoundMember) -> None:
+        """Have a channel wait for a round, or for one of its viewer alone."""
+        (self._alone if member.is_alone else self._waiting)[member] = None
+        self.has_come.set()
+
+    def put_behind(self, member: RoundMember) -> None:
+        """Have a channel wait until its outbox has drained."""
+        self._behind[member] = None
+        self.has_come.set()
+
+    def discard(self, member: RoundMember) -> None:
+        """Have a channel wait no longer, if it does."""
+        self._waiting.pop(member, None)
+        self._alone.pop(member, None)
+        self._behind.pop(member, None)
+
+    def clear(self) -> None:
+        """Have no channel wait any longer."""
+        for waiting in (self._waiting, self._alone, self._behind):
+            waiting.clear()
+
+    def take_drained(self) -> Iterator[RoundMember]:
+        """Yield the channels whose outboxes have drained, which wait no longer."""
+        for member in list(self._behind):
+            if not member.subscription.outbox.is_behind:
+                del self._behind[member]
+                yield member
+
+    def first(self, most: int) -> list[RoundMember]:
+        """Return channels that wait for a round, in the order in which they came."""
+        return list(islice(self._waiting, most))
+
+    def first_alone(self, most: int) -> list[RoundMember]:
+        """Return channels that wait for a round of their viewer alone, all of one viewer."""
+        if not self._alone:
+            return []
+        viewer = next(iter(self._alone)).subscription.viewer
+        return [one for one in self._alone if one.subscription.viewer == viewer][:most]
