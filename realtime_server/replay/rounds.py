@@ -96,14 +96,11 @@ class Rounds:
         self._on_lost = on_lost or on_floor
         # All channels that are being brought up to now.
         self._members: dict[Subscription, RoundMember] = {}
-        # The channels of these that wait for a round.
         self._queue = RoundQueue()
         self._going_live = GoingLive(hub, self._members, on_live)
         self._rounds: dict[Round, None] = {}
-        # The time from which on the next round may begin.
-        self._next_at = 0.0
-        # Set unless a batch of the stream is being published; and the place up to which the live
-        # hub had handed everything out before that.
+        self._next_at = 0.0  # when the next round may begin
+        # Set unless a batch is being published, and the place that was handed out before it.
         self._is_handed_out = asyncio.Event()
         self._is_handed_out.set()
         self._handed: Place = log.end
