@@ -36,7 +36,9 @@ Who is there, and who comes back
 * *inquiry* (:mod:`.inquiry`): the question to the clients of open connections whether they are
   still there. It is put when somebody joins who may be one of them.
 * *beginning* (:mod:`.beginnings`): the decision where a channel begins: where a former one ended,
-  or now. :mod:`.notices` tells the channel of it.
+  or now. :mod:`.notices` tells the channel of it. :mod:`.endings` decides what a channel leaves.
+* *needs* (:mod:`.needs`): the places of all clients together, from which follows which changes may
+  be given up.
 
 How a client catches up
 

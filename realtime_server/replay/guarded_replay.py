@@ -154,11 +154,11 @@ class GuardedReplay:
         self._go_live(visit, subscription)
 
     def leave(self, visit: Visit, subscription: Subscription, how: Departure) -> None:
-        """End a channel, see :meth:`.Replay.leave`."""
+        """End a channel, see :meth:`.Endings.leave`."""
         self._untold.pop(subscription, None)
         standing = visit.standings.get(subscription)
         try:
-            self._replay.leave(visit, subscription, how)
+            self._replay.endings.leave(visit, subscription, how)
         except Exception:
             self._note_failure()
             self._abandon(visit, subscription, standing, how)
@@ -248,6 +248,6 @@ class GuardedReplay:
         """Do nothing more for a channel."""
         visit.standings.pop(subscription, None)
         try:
-            self._replay.abandon(subscription, standing, how)
+            self._replay.endings.abandon(subscription, standing, how)
         except Exception:
             self._note_failure()

@@ -1,8 +1,9 @@
 """Replay: the parts put together, as connections, the broadcaster and the server see them.
 
-A connection is a :class:`~realtime_server.replay.visit.Visit`. A channel that is joined enters,
-which decides where it begins: where a former one ended, in a round that brings it up to now, or in
-the live hub. When it ends, it says how, and what it leaves behind follows from that.
+A connection is a :class:`~realtime_server.replay.visit.Visit`. When a channel is joined,
+:meth:`Replay.enter` has it decided where the channel begins: where a former one ended, in a round
+that brings it up to now, or in the live hub. When a channel ends, :class:`.Endings` decides what it
+leaves behind.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .absences import LostReason
 from .beginnings import Beginnings, OnStart
 from .continuity import Continuity, make_continuity
 from .cursors import ConnectionCursor, Cursors
+from .endings import Endings
 from .identity import Identifier
 from .log import ChangeLog
 from .memberships import Membership, Memberships
@@ -54,13 +56,13 @@ class Replay:
     """Brings channels back to where they were.
 
     Args:
-        hub: the live one.
-        new_hub: makes a hub like that, whose writes are numbered by :attr:`cursors`.
+        hub: the live hub.
+        new_hub: makes a hub like that, for a round, whose writes :attr:`cursors` numbers, too.
         publish: publishes events to the hub of a round.
-        cursors: number the writes, also the live hub's.
-        identifier: says who a client is.
+        cursors: numbers the writes of all hubs.
+        identifier: makes the keys of channels.
         window: seconds for which a client may be away.
-        max_bytes: that changes may take in memory, about.
+        max_bytes: bytes that changes may take in memory, about.
         most_away: channels whose clients may be away.
         clock: seconds of any clock that only goes forward.
     """
@@ -80,12 +82,12 @@ class Replay:
     ) -> None:
         self._hub = hub
         self.cursors = cursors
-        """Number the writes, and know which of them clients have received."""
+        """Numbers the writes, and knows which of them clients have received."""
         self._identifier = identifier
         self.log = ChangeLog(max_bytes=max_bytes, window=window, clock=clock)
         """The changes that clients may have missed."""
         self.queues = QueuePlaces(lambda: cursors.ordinal)
-        """Up to where viewers have everything whose changes wait for slow policies."""
+        """The places of viewers whose changes wait for slow policies."""
         self._standings = Standings(self)
         self.memberships = Memberships(
             self._standings.place,
@@ -93,7 +95,7 @@ class Replay:
             most_away=most_away,
             clock=clock,
         )
-        """Whose channels are here, and whose away."""
+        """The open channels, and the absences."""
         self._notices = Notices()
         self._beginnings = Beginnings(
             hub,
@@ -107,6 +109,10 @@ class Replay:
         self.rounds = self._beginnings.rounds
         """Bring channels up to now."""
         self._parking = Parking(clock)
+        self.endings = Endings(
+            hub, self, self._beginnings, self.memberships, self._standings, self._parking
+        )
+        """Lets channels end."""
         self.needs = Needs(
             cursors,
             self.queues,
@@ -116,7 +122,7 @@ class Replay:
             self.rounds,
             window=window,
         )
-        """What the clients need."""
+        """Knows which changes clients may still need."""
         # Lets clients come back after a restart; None if they cannot.
         self._continuity: Continuity | None = None
 
@@ -244,9 +250,9 @@ class Replay:
         """Begin to follow a connection.
 
         Args:
-            request: its handshake.
-            address: its client's; empty if it is not known.
-            outbox: its outbox.
+            request: the connection's handshake.
+            address: the client's address; empty if it is not known.
+            outbox: the connection's outbox.
             last_ref: returns the highest ref that the client has sent.
         """
         assert outbox.cursor is not None
@@ -268,14 +274,14 @@ class Replay:
         Args:
             visit: the channel's connection.
             subscription: the channel.
-            ref: of its join; None if it is no number.
-            claims: of its token.
+            ref: the ref of the join; None if it is no number.
+            claims: the claims of the channel's token.
             on_start: called once, now or within a second or so, before anything is sent.
         """
         parked = self._parking.take(visit, subscription.topic.name)
         key = visit.visitor.key(claims, subscription.topic.name, subscription.bindings)
         if parked is not None and parked.member.key != key:
-            self._forget(parked)
+            self.endings.forget(parked)
             parked = None
         if key is None or (parked is None and self.memberships.is_crowded(key)):
             self._beginnings.begin_unknown(subscription, on_start)
@@ -284,7 +290,7 @@ class Replay:
         reply = visit.cursor.count_write()
         standing = Standing(subscription, member, visit.cursor, self.handed, reply)
         if parked is not None:
-            self._forget(parked)
+            self.endings.forget(parked)
             if not parked.member.is_chosen:
                 standing.go_on(parked.began)
         self._standings.add(standing)
@@ -295,35 +301,6 @@ class Replay:
         else:
             self._beginnings.begin(standing, on_start)
 
-    def leave(self, visit: Visit, subscription: Subscription, how: Departure) -> None:
-        """End a channel."""
-        standing = visit.standings.pop(subscription, None)
-        if standing is None:
-            self.rounds.remove(subscription)
-            self._hub.unsubscribe(subscription)
-            return
-        written, is_held = self._written(standing), self._beginnings.is_held(standing.member)
-        if standing.since is None:
-            # The answer to a close frame proves that, too.
-            standing.note(written)
-        self._standings.end(standing)
-        self.rounds.remove(subscription)
-        self._hub.unsubscribe(subscription)
-        self._beginnings.cancel(standing.member)
-        if how is Departure.LEFT and visit.cursor.proven < standing.reply:
-            # Some clients leave a channel when the answer to its join takes too long, and join it
-            # again. The application has left nothing.
-            how = Departure.REJOINING
-        if how is Departure.REJOINING:
-            standing.park(written, self)
-            former = self._parking.park(visit, standing)
-            if former is not None:
-                self._depart(former, Departure.LOST)
-        else:
-            # One that waits for the journal has got nothing, and what it would have gone on from is
-            # still there.
-            self._depart(standing, Departure.LEFT if is_held else how)
-
     def renew(
         self, visit: Visit, subscription: Subscription, viewer: Hashable, claims: Mapping[str, Any]
     ) -> None:
@@ -332,14 +309,14 @@ class Replay:
         Args:
             visit: the channel's connection.
             subscription: the channel.
-            viewer: whom its rows are checked for from now on.
-            claims: of the token.
+            viewer: the viewer for which rows are checked from now on.
+            claims: the claims of the token.
         """
         if not self.rounds.move(subscription, viewer):
             if subscription.is_open:
                 self._hub.move(subscription, viewer)
             else:
-                # It is not decided yet where it begins.
+                # It is not decided yet where the channel begins.
                 subscription.viewer = viewer
         standing = visit.standings.get(subscription)
         if standing is None:
@@ -348,52 +325,15 @@ class Replay:
         if key is None:
             if not standing.member.is_chosen:
                 self._beginnings.begin_without_key(standing)
-            self._forget(standing)
+            self.endings.forget(standing)
             del visit.standings[subscription]
         elif not standing.member.is_chosen or key != standing.member.key:
             self.memberships.change_key(standing.member, key)
 
-    def abandon(
-        self, subscription: Subscription, standing: Standing | None, how: Departure
-    ) -> None:
-        """Forget a channel, after a failure; its client is told of a gap if it comes back.
-
-        Args:
-            subscription: the channel.
-            standing: where it stood; None if nobody may go on from there.
-            how: whether the client may come back.
-        """
-        self.rounds.remove(subscription)
-        if standing is not None:
-            self._beginnings.cancel(standing.member)
-            self._forget(standing)
-            if how is not Departure.LEFT:
-                self.memberships.lose(standing.member, self.handed)
-
     def close(self, visit: Visit, how: Departure) -> None:
-        """Forget a connection, whose channels have been left."""
-        for standing in self._parking.leave(visit):
-            self._depart(standing, how)
+        """Forget a connection, whose channels have ended."""
+        self.endings.close(visit, how)
         del self.needs.visits[visit]
-
-    # Ends
-
-    def _written(self, standing: Standing) -> Place:
-        """Return up to where everything was written to a channel's connection."""
-        if standing.since is not None:
-            return self.handed_to(standing.subscription.viewer)
-        return self.rounds.place_of(standing.subscription) or standing.began
-
-    def _depart(self, standing: Standing, how: Departure) -> None:
-        member = standing.member
-        if how is Departure.LOST:
-            place, why = standing.place(self), standing.why_lost
-            self.memberships.depart(member, place, began=standing.first, lost=why)
-        self._forget(standing)
-
-    def _forget(self, standing: Standing) -> None:
-        self.memberships.end(standing.member)
-        self._standings.remove(standing)
 
     # Time
 
@@ -408,12 +348,11 @@ class Replay:
                 await self.tidy()
 
     async def tidy(self) -> None:
-        """Forget who has been away for too long, and what nobody needs."""
+        """Give up absences that are too old, and changes that nobody needs."""
         turn = Turn()
         for _ in self.memberships.absences.tidying():
             await turn.give_way()
-        for standing in self._parking.expire():
-            self._depart(standing, Departure.LOST)
+        self.endings.expire()
         self.needs.look()
         self._standings.settle(self.rounds.place_of)
         self._notices.log_gaps()
@@ -425,7 +364,7 @@ class Replay:
             self.log.trim(self.needs.lowest())
 
     def _begin_anew(self) -> None:
-        """Note that the stream is another one, in which former places say nothing."""
+        """Go on in another stream, with whose places the former ones cannot be compared."""
         self._beginnings.epoch = self.log.epoch
         self.cursors.begin_anew(self.log.floor)
         self.queues.begin_anew(self.log.floor, self._notices.stream)

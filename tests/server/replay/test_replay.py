@@ -258,7 +258,7 @@ async def test_a_round_that_runs_while_replay_fails_leaves_everybody_live(stage:
         await asyncio.wait({task})
 
 
-@pytest.mark.parametrize("part", ["_begin_round", "_queue_those_who_have_read"])
+@pytest.mark.parametrize("part", ["_begin_round", "_let_all_go"])
 async def test_rounds_that_cannot_begin_leave_nobody_waiting(
     stage: Stage, broken: Callable[[object, str], None], part: str
 ) -> None:

@@ -1,0 +1,134 @@
+"""Endings: how channels end, and what they leave behind.
+
+A channel whose connection is lost leaves an absence. A channel that its client is going to join
+again on the same connection is parked. Any other channel leaves nothing.
+"""
+
+from __future__ import annotations
+
+from ..fanout.groups import Subscription
+from ..fanout.hub import Hub
+from ..phoenix.socket_state import Departure
+from .beginnings import Beginnings
+from .memberships import Memberships
+from .parking import Parking
+from .places import Place
+from .standing import LivePlaces, Standing
+from .standings import Standings
+from .visit import Visit
+
+__all__ = ["Endings"]
+
+
+class Endings:
+    """Lets channels end.
+
+    Args:
+        hub: the live hub.
+        live: the places up to which the live hub has handed changes out.
+        beginnings: lets channels begin. A channel may end before it is decided where it begins.
+        memberships: the open channels and the absences.
+        standings: the places of channels.
+        parking: the channels that may be joined again on the same connection.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        live: LivePlaces,
+        beginnings: Beginnings,
+        memberships: Memberships,
+        standings: Standings,
+        parking: Parking,
+    ) -> None:
+        self._hub = hub
+        self._live = live
+        self._beginnings = beginnings
+        self._rounds = beginnings.rounds
+        self._memberships = memberships
+        self._standings = standings
+        self._parking = parking
+
+    def leave(self, visit: Visit, subscription: Subscription, how: Departure) -> None:
+        """End a channel.
+
+        Args:
+            visit: the channel's connection.
+            subscription: the channel.
+            how: how the channel ends.
+        """
+        standing = visit.standings.pop(subscription, None)
+        if standing is None:
+            self._rounds.remove(subscription)
+            self._hub.unsubscribe(subscription)
+            return
+        written, is_held = self._written(standing), self._beginnings.is_held(standing.member)
+        if standing.since is None:
+            # The answer to a close frame proves what was written in a round, too.
+            standing.note(written)
+        self._standings.end(standing)
+        self._rounds.remove(subscription)
+        self._hub.unsubscribe(subscription)
+        self._beginnings.cancel(standing.member)
+        if how is Departure.LEFT and visit.cursor.proven < standing.reply:
+            # Some clients leave a channel when the answer to its join takes too long, and join it
+            # again. The application has left nothing.
+            how = Departure.REJOINING
+        if how is Departure.REJOINING:
+            standing.park(written, self._live)
+            former = self._parking.park(visit, standing)
+            if former is not None:
+                self._depart(former, Departure.LOST)
+        else:
+            # A channel that waits for the journal has got nothing, and the absence that it would
+            # have gone on from is still there.
+            self._depart(standing, Departure.LEFT if is_held else how)
+
+    def close(self, visit: Visit, how: Departure) -> None:
+        """End the parked channels of a connection that has ended.
+
+        Args:
+            visit: the connection.
+            how: whether the client may come back.
+        """
+        for standing in self._parking.leave(visit):
+            self._depart(standing, how)
+
+    def expire(self) -> None:
+        """End the parked channels that were not joined again in time."""
+        for standing in self._parking.expire():
+            self._depart(standing, Departure.LOST)
+
+    def abandon(
+        self, subscription: Subscription, standing: Standing | None, how: Departure
+    ) -> None:
+        """Forget a channel, after a failure; its client is told of a gap if it comes back.
+
+        Args:
+            subscription: the channel.
+            standing: the channel's standing; None if it had none.
+            how: whether the client may come back.
+        """
+        self._rounds.remove(subscription)
+        if standing is not None:
+            self._beginnings.cancel(standing.member)
+            self.forget(standing)
+            if how is not Departure.LEFT:
+                self._memberships.lose(standing.member, self._live.handed)
+
+    def forget(self, standing: Standing) -> None:
+        """End a channel that leaves nothing behind."""
+        self._memberships.end(standing.member)
+        self._standings.remove(standing)
+
+    def _written(self, standing: Standing) -> Place:
+        """Return the place up to which everything was written to a channel."""
+        if standing.since is not None:
+            return self._live.handed_to(standing.subscription.viewer)
+        return self._rounds.place_of(standing.subscription) or standing.began
+
+    def _depart(self, standing: Standing, how: Departure) -> None:
+        if how is Departure.LOST:
+            place, why = standing.place(self._live), standing.why_lost
+            self._memberships.depart(standing.member, place, began=standing.first, lost=why)
+        self.forget(standing)
