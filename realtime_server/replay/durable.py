@@ -145,6 +145,7 @@ class Durable:
         self._next_snapshot = 0.0
         # When the last one was written, by the event loop's clock.
         self._written_at = 0.0
+        self._has_said_full = False
         # Since when the journal's connection leads elsewhere than the stream; None: it does not.
         self._elsewhere_since: float | None = None
         journal.on_boot = self._boot_seen
@@ -355,6 +356,12 @@ class Durable:
                     self._snapshot_due, self._boot_due = True, boot
                 self._pace(self._messages.bytes - before, is_whole and all_of_it)
             self._said = ""
+            if self.journal.is_full and not self._has_said_full:
+                self._has_said_full = True
+                logger.warning(
+                    "the journal of replay is full (REPLAY_WAL_MB says how many channels it may "
+                    "have), so clients of further channels may begin anew after a restart"
+                )
             self._written_at = asyncio.get_running_loop().time()
             self._is_under_way = not flush
             return True

@@ -73,6 +73,8 @@ class Journal:
         self._seal = seal
         self._clock = clock
         self._most = max(most // 2, 1)
+        self.is_full = False
+        """Whether a channel here was not noted because there were too many."""
         self._own = Process(seal.slot)
         # What has to be written.
         self._entries: list[Entry] = []
@@ -87,8 +89,6 @@ class Journal:
         self._joined = 0
         self.refused = 0
         """How many messages with the prefix were none of this deployment's."""
-        self.left_out = 0
-        """How often a channel here was not noted because there were too many."""
         self.booted_at = -1
         """The number of this process's last record that has a Boot."""
         self.heard = -1
@@ -164,7 +164,7 @@ class Journal:
         """
         self._forget(number)
         if len(self._own.channels) >= self._most:
-            self.left_out += 1
+            self.is_full = True
             return
         entry = Joined(number, key, ref, self._lifted(place), since, is_open)
         self._own.channels[number] = entry

@@ -16,7 +16,7 @@ from realtime_core import LSN, StreamIdentity
 from realtime_core.errors import SourceError
 from realtime_server.replay import durable
 from realtime_server.replay.durable import Durable
-from realtime_server.replay.journal import Journal
+from realtime_server.replay.journal import MOST_CHANNELS, Journal
 from realtime_server.replay.places import BEFORE, Place
 from realtime_server.replay.records import Seal, digest, journal_secret
 from tests.waiting import eventually
@@ -76,10 +76,10 @@ class NobodyHere:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, *, most: int = MOST_CHANNELS) -> None:
         secret = journal_secret("password", "secret")
         seal = Seal(secret, digest("shop"), digest("slot"), b"12345678")
-        self.journal = Journal(seal, clock=time.time)
+        self.journal = Journal(seal, clock=time.time, most=most)
         self.messages = Messages()
         self.retention = Retention()
         self.stream = StreamIdentity(1, 1, ("shop",))
@@ -185,3 +185,18 @@ async def test_nothing_is_written_where_the_changes_do_not_come_from(
     world.stream = StreamIdentity(1, 2, ("shop",))
     await eventually(lambda: len(world.messages.records) > known)
     assert world.messages.records[known] > 50 * CHANNELS
+
+
+async def test_a_full_journal_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(durable, "_TOGETHER", 0.001)
+    world = World(most=100)
+    running = await world.begin()
+    world.join_all()
+    await eventually(lambda: "the journal of replay is full" in caplog.text)
+    world.join_all()
+    await eventually(lambda: not world.journal.is_due)
+    assert caplog.text.count("the journal of replay is full") == 1
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

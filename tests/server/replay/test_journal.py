@@ -398,7 +398,7 @@ def test_channels_beyond_the_bound_are_not_known() -> None:
     there = Journal(seal_of(2, "b"), clock=clock, most=4)
     for number in range(5):
         here.joined(number, KEY, number, (10 + number, 0))
-    assert here.left_out == 2
+    assert here.is_full
     # What is said of those that are left out changes nothing.
     here.away(4, (5, 0), 4, 1000.0)
     here.ended(3)
