@@ -1,8 +1,9 @@
 """Continuity: lets clients come back to a server that has been started since, or to another one.
 
-It puts what outlives a process (:mod:`.durable`) beside what a process knows. When the stream
-begins, channels are answered, but not decided on until it is known who was here before; what was
-missed meanwhile is put before what the stream has brought.
+This connects what outlives a process (:mod:`.durable`) with what a process knows. When the stream
+begins, joins are answered, but it is not decided where the channels begin until the journal was
+read, which says what clients of former processes have. The changes that these have missed come from
+the second slot, and are put into the log before the changes of the stream.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from .ledger import Ledger
 from .log import ChangeLog
 from .memberships import Memberships
 from .origin import Origin
-from .places import Place
 from .records import PREFIX, Seal, digest
 from .retention import Retention
 from .standing import LivePlaces
@@ -41,8 +41,8 @@ __all__ = ["Continuity", "make_continuity"]
 logger = logging.getLogger("realtime.replay")
 
 _WAL_END: Final = 10.0
-"""Seconds from when the stream runs that the database may take to say where its WAL ends. Without
-that, clients that begin get what is committed since the stream has begun."""
+"""Seconds that the database may take, once the stream runs, to say where its WAL ends. Without an
+answer, clients that begin anew get everything that was committed since the stream began."""
 _CATCH_UP: Final = 60.0
 """Seconds that the journal may take to come through the stream, which may be far behind."""
 _MEGABYTE: Final = 1_000_000
@@ -52,11 +52,10 @@ times what a snapshot of it takes."""
 
 
 class Continuity:
-    """What a process has of those before it, and leaves to those after it.
+    """Takes over the clients of former processes and of others, and leaves this one's to them.
 
     Args:
         durable: the second slot and the journal.
-        ledger: tells the journal what changes.
         beginnings: lets channels begin.
         log: the changes that clients may have missed.
         new_log: makes a log like that.
@@ -68,7 +67,6 @@ class Continuity:
     def __init__(
         self,
         durable: Durable,
-        ledger: Ledger,
         beginnings: Beginnings,
         log: ChangeLog,
         new_log: Callable[[], ChangeLog],
@@ -79,21 +77,20 @@ class Continuity:
     ) -> None:
         self.durable = durable
         """The second slot and the journal."""
-        self._ledger = ledger
         self._beginnings = beginnings
         self._log = log
         self._new_log = new_log
         self._attached = attached
         self._stats = stats
         self._origin = origin
-        # Where the stream began; None before that.
+        # The LSN at which the stream began; None before that.
         self._start: LSN | None = None
         self.is_restored = False
-        """Whether all that may be read of what was missed has been read."""
+        """Whether everything was read that the second slot has of the changes that were missed."""
         beginnings.hold()
 
     def before(self, batch: Sequence[Event]) -> None:
-        """Take what a batch of the stream has of the journal, before the batch is published."""
+        """Read the journal's messages of a batch, before the batch is published."""
         # Nothing is acknowledged yet, if this is the first batch.
         self._note_start()
         for event in batch:
@@ -101,38 +98,22 @@ class Continuity:
                 self.durable.read(event)
             elif type(event) is Gap:
                 self._origin.gap()
-                # It may come from another cluster now.
+                # The stream may come from another cluster now.
                 self.durable.journal.of_stream(self._origin.digest())
 
     def after(self) -> None:
         """Note that a batch was published."""
         self._origin.after()
 
-    def begin_anew(self) -> None:
-        """Note that the stream is another one, in which former places say nothing."""
-        self.durable.begin_anew()
-
-    def low(self, place: Place) -> None:
-        """Note that all channels that are live here have everything up to a place."""
-        self.durable.journal.low(place)
-
-    def lowest_elsewhere(self) -> Place | None:
-        """Return the lowest place that clients of other processes may go on from."""
-        return self._ledger.lowest_elsewhere()
-
     async def run(self, reached: Reached) -> None:
-        """Read what there is of former processes, then write for later ones; never return.
+        """Read what former processes have left, then write for later ones; never return.
 
         Args:
-            reached: tells up to where clients have everything.
+            reached: knows the places of the clients.
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._begin())
             group.create_task(self.durable.run(reached))
-
-    async def aclose(self) -> None:
-        """Write down where everybody stands."""
-        await self.durable.aclose()
 
     def _note_start(self) -> None:
         if self._start is None:
@@ -140,7 +121,8 @@ class Continuity:
             self.durable.journal.of_stream(self._origin.digest())
 
     async def _begin(self) -> None:
-        # Before anything is read: who joins from now on must get what is committed from now on.
+        # This comes before anything is read: a client that joins from now on must get what is
+        # committed from now on.
         asked = asyncio.ensure_future(self.durable.wal_end())
         try:
             try:
@@ -161,7 +143,7 @@ class Continuity:
         await self._beginnings.release(max((end, -1), self._log.floor))
 
     async def _restore(self, start: LSN) -> None:
-        """Put what was missed, as the second slot has it, before what the stream brings."""
+        """Put the changes of the second slot into the log, before those of the stream."""
         older = self._new_log()
         async with contextlib.aclosing(self.durable.restore(start)) as batches:
             async for events in batches:
@@ -258,7 +240,6 @@ def make_continuity(
     )
     return Continuity(
         durable,
-        ledger,
         beginnings,
         log,
         new_log,

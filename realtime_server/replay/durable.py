@@ -74,7 +74,7 @@ class Reached(Protocol):
         """Return the lowest place up to which a live channel of this process has everything."""
         ...
 
-    def needed_of_wal(self) -> LSN | None:
+    def first_needed_lsn(self) -> LSN | None:
         """Return where the first change is that anybody may need, also of those who are away or
         another process's; None: nobody needs what has been handed out."""
         ...
@@ -171,7 +171,7 @@ class Durable:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._reader.run())
             group.create_task(self._write_for_ever())
-            group.create_task(self._keep_for_ever(reached.needed_of_wal))
+            group.create_task(self._keep_for_ever(reached.first_needed_lsn))
 
     def read(self, message: LogicalMessage) -> None:
         """Take a message that has come through the main stream."""

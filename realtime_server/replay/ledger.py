@@ -24,7 +24,6 @@ from .absences import Absence, Absences, LostReason
 from .identity import Key
 from .inquiry import WITHIN
 from .journal import Journal, OtherChannel
-from .places import Place
 from .standing import LivePlaces, Standing
 from .standings import Standings
 
@@ -221,10 +220,6 @@ class Ledger:
                 absence.key, absence.ref, absence.place, absence.since, lost=LostReason.WINDOW
             )
             self._absences.add(lost)
-
-    def lowest_elsewhere(self) -> Place | None:
-        """Return the lowest place that clients of other processes may go on from."""
-        return self._journal.lowest()
 
     def _absence(self, member: OtherChannel) -> Absence:
         now, wall = self._clock(), self._wall_clock()

@@ -1,8 +1,8 @@
-"""Needs: how far clients are, all together, and so which changes nobody needs any more.
+"""Needs: the lowest places of all clients, from which follows which changes nobody needs any more.
 
-Nobody waits for ever for a connection that proves nothing, as its client answers no pings: after
-some seconds its channels have places of their own, as those have that are in rounds. Otherwise one
-such client would hold back what the journal says of all others, and what all may come back to.
+A connection whose client answers no pings proves nothing. After some seconds its channels get
+places of their own, as channels in rounds have them. Otherwise one such client would hold back the
+place that the journal has for all channels of the process, and the changes that are kept.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from .visit import Visit
 __all__ = ["Needs"]
 
 OVERDUE: Final = 10.0
-"""Seconds after which a proof is not waited for: clients that are there answer in two or three."""
+"""Seconds after which a proof is not waited for. Clients that are there answer within two or three
+seconds."""
 _PARTS: Final = 20
 """How many places of the last window are remembered."""
 
 
 class Needs:
-    """What the clients of a server need.
+    """Knows which changes the clients of a server may still need.
 
     Args:
-        cursors: know what clients have received.
+        cursors: what clients have proven.
         queues: the places of viewers whose changes wait for slow policies.
         standings: the places of channels.
-        parking: the channels that may be joined again on their connection.
-        absences: what those have left behind who are away.
-        rounds: bring channels up to now.
+        parking: the channels that may be joined again on the same connection.
+        absences: the absences of clients that are away.
+        rounds: the channels that are being brought up to now.
         window: seconds for which a client may be away.
     """
 
@@ -67,7 +68,8 @@ class Needs:
         self.elsewhere: Callable[[], Place | None] = lambda: None
         """Returns the lowest place that clients of other processes may go on from; None: there are
         none."""
-        # When up to where everything had been handed out, the oldest first: one is a window old.
+        # The places up to which everything had been handed out, and when, the oldest first. One of
+        # them is as old as the window.
         self._handed: deque[tuple[float, Place]] = deque()
 
     @property
@@ -76,7 +78,7 @@ class Needs:
         return self._rounds.handed
 
     def look(self) -> None:
-        """Note who owes a proof for too long, or not any more. Call this every second or so."""
+        """Note which connections have owed a proof for too long. Call this every second or so."""
         now = self._cursors.clock()
         for visit in self.visits:
             cursor = visit.cursor
@@ -97,20 +99,20 @@ class Needs:
 
     def lowest(self) -> Place:
         """Return the lowest place that anybody may go on from."""
-        places = [self.here(), self._absences.lowest(), self._rounds.needed, self.elsewhere()]
+        places = [self.here(), self._absences.lowest(), self._rounds.lowest, self.elsewhere()]
         return min(place for place in places if place is not None)
 
-    def needed_of_wal(self) -> LSN | None:
-        """Return where the first change is that anybody may need who has not been away for longer
-        than the window; None: nobody needs what has been handed out."""
+    def first_needed_lsn(self) -> LSN | None:
+        """Return the LSN of the first change that a client may need, unless it has been away for
+        longer than the window; None if no client needs a change that was handed out."""
         needed = self.lowest()
         if self._handed and self._cursors.clock() - self._handed[0][0] >= self._window:
             needed = max(needed, self._handed[0][1])
         return LSN(needed[0]) if needed < self.handed else None
 
     def here(self) -> Place:
-        """Return the lowest place that a client that is here may go on from, however its connection
-        ends."""
+        """Return the lowest place that a client that is here may go on from when its connection has
+        ended in whatever way."""
         sure = min((one.sure for one in self._cursors_of(_is_sure)), default=None)
         return min(chain([self._place(sure)], self._standings.sure_places()))
 
@@ -118,8 +120,8 @@ class Needs:
         """Return the lowest place up to which connections have proven what the live hub wrote."""
         return self._place(min((one.proven for one in self._cursors_of(_is_proven)), default=None))
 
-    def unproven(self) -> int:
-        """Return how many connections have not proven yet that they have all they were written."""
+    def without_proof(self) -> int:
+        """Return the number of connections that still owe a proof of what was written to them."""
         return sum(1 for _ in self._cursors_of(_is_proven))
 
     def _cursors_of(
@@ -129,8 +131,8 @@ class Needs:
         return (one for one in cursors if not one.is_overdue and not has_all(one))
 
     def _place(self, ordinal: int | None) -> Place:
-        """Return the place up to which everything is in the writes up to an ordinal, whoever the
-        viewer; None: in all writes."""
+        """Return the place up to which the changes of every viewer are in the writes up to an
+        ordinal; None: in all writes."""
         queues, cursors = self._queues, self._cursors
         handed = queues.lowest_at(cursors.ordinal, self.handed)
         if ordinal is None:

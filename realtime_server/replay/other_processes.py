@@ -1,14 +1,14 @@
 """OtherProcesses: the channels of other server processes, as their records tell of them.
 
-A process that was killed is one of the others to its successor: its channels are away from when
-the successor has got the slot.
+A process that was killed is one of the others to its successor: its channels are away from the time
+at which the successor has got the slot.
 
-A snapshot may be about hundred thousands of channels, and is read while changes are on their way to
-clients. So what takes time for each channel is done in steps, between which others may run, and
-what is asked often takes the same time however many there are. Between two steps of a snapshot each
-channel is as it was before or as it is afterwards, and both are true.
+A snapshot may have hundreds of thousands of channels, and is read while changes are on their way to
+clients. So what takes time for each channel is done in steps, between which other tasks may run,
+and what is asked often takes the same time however many channels there are. Between two steps of a
+snapshot each channel is as it was before or as it is afterwards, and both are true.
 
-It does no I/O, and time is passed in.
+No I/O, and time is passed in.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from .records import Asked, Away, Boot, Ended, Entry, Joined, Low, Part, Process
 __all__ = ["OtherProcesses"]
 
 _LONG: Final = 24 * 3600.0
-"""Seconds after which a process that wrote nothing is taken to have ended without a successor."""
+"""Seconds without a record after which a process is taken to have ended without a successor."""
 _STEP: Final = 200
 """Channels in a step, which take about half a millisecond."""
 _MOST_TAKEN: Final = 100_000
-"""Channels that are remembered to have been taken over: until their own process has heard of that,
-it may write of them."""
+"""Channels of which it is remembered that they were taken over. Their own process may go on writing
+of them until it has read that."""
 _SPARE: Final = 1000
 """Outdated items that a heap may have, besides as many as there are channels."""
 
@@ -40,13 +40,13 @@ class OtherProcesses:
     """The channels of all processes but this one.
 
     Args:
-        server: this process.
-        most: how many channels are known at most. Further ones are found by nobody, so that their
-            clients begin anew.
-        on_taken: is called with the number of a channel here that another process has taken over.
-        on_asked: is called with the number of a channel here whose client may be on another
-            process's connection by now.
-        on_boot: is called with its slot when another process has begun, and needs a snapshot.
+        server: the name of this process.
+        most: how many channels are known at most. Clients of further ones begin anew.
+        on_taken: called with the number of a channel of this process that another one has taken
+            over.
+        on_asked: called with the number of a channel of this process whose client may be on a
+            connection of another process by now.
+        on_boot: called when another process has begun, with its slot. It needs a snapshot.
     """
 
     def __init__(
@@ -66,16 +66,16 @@ class OtherProcesses:
         self._processes: dict[bytes, Process] = {}
         self._by_key: dict[bytes, dict[tuple[bytes, int], None]] = {}
         self._count = 0
-        # When channels went away, with their processes and numbers; some are outdated.
+        # A heap of the times at which channels went away, with the processes and numbers; some are
+        # outdated.
         self._by_age: list[tuple[float, bytes, int]] = []
-        # Channels that were taken over by anybody, and when; and the time before which they are
-        # forgotten.
+        # The channels that were taken over, and when; and the time before which they are forgotten.
         self._taken: dict[tuple[bytes, int], float] = {}
         self._forgotten = 0.0
 
     @property
     def processes(self) -> int:
-        """How many processes have written lately."""
+        """The number of processes that have written lately."""
         return sum(not process.is_silent for process in self._processes.values())
 
     # Reading
@@ -88,8 +88,8 @@ class OtherProcesses:
             entries: all of its entries.
 
         Yields:
-            Now and then, so that others may run. It has to be brought to its end before the next
-            record is read.
+            Now and then, so that other tasks may run. The steps must be brought to their end before
+            the next record is read.
         """
         process = self._processes.get(head.server)
         if process is None:
@@ -133,15 +133,15 @@ class OtherProcesses:
             yield from self._take_state(state, channels, of=head)
 
     def end_all(self, slot: bytes, since: float, *, but: bytes) -> Iterator[None]:
-        """Have ended whatever used a slot that a process has got, which is left as it is.
+        """Note that the processes have ended that used a slot which another process has got.
 
-        Its channels have gone away now. When it was last heard of says nothing: on an idle database
-        it writes nothing.
+        Their channels have gone away now. The time of their last records does not count, since
+        nothing is written on an idle database.
 
         Args:
             slot: the slot.
-            since: when the process got it, in seconds since 1970.
-            but: that process.
+            since: the time at which the other process got the slot, in seconds since 1970.
+            but: the other process.
         """
         for server, process in list(self._processes.items()):
             if process.slot == slot and server != but:
@@ -149,7 +149,7 @@ class OtherProcesses:
 
     def _end(self, server: bytes, process: Process, since: float) -> Iterator[None]:
         for count, channel in enumerate(list(process.channels.values()), 1):
-            # It may have gone between two steps.
+            # The channel may have gone between two steps.
             is_here = kind_of(channel) is not Kind.AWAY
             if is_here and process.channels.get(channel.number) is channel:
                 place = process.place_of(channel)
@@ -161,17 +161,17 @@ class OtherProcesses:
     def _take_state(
         self, state: ProcessState, channels: Iterable[Joined], *, of: Part
     ) -> Iterator[None]:
-        """Take what a snapshot says of a process, if that is not older than what is known."""
+        """Take over what a snapshot says of a process, unless more recent things are known."""
         if state.server == self._server:
             return
         process = self._processes.get(state.server)
         if process is None:
             process = self._processes[state.server] = Process(state.slot)
-        # Of its writer it says everything there is.
+        # Of its own writer a snapshot says everything there is.
         if state.number <= process.number and state.server != of.server:
             return
-        # What is joined as far as was known, and is away now, must not have the place of those that
-        # are joined still. So their place counts when all is said.
+        # A channel that was joined, and is away now, must not get the ``low`` of the snapshot. So
+        # this counts when all channels were read.
         process.low = min(process.low, state.low)
         named = set()
         for count, channel in enumerate(channels, 1):
@@ -192,7 +192,7 @@ class OtherProcesses:
 
     def _put(self, server: bytes, process: Process, channel: Joined) -> None:
         if (server, channel.number) in self._taken:
-            # It was written by one who had not heard of it.
+            # The writer had not read that the channel was taken over.
             return
         former = process.channels.get(channel.number)
         if former is not None and former.key != channel.key:
@@ -233,7 +233,7 @@ class OtherProcesses:
                 del self._taken[next(iter(self._taken))]
 
     def snapshot(self) -> list[Entry]:
-        """Return all that is known."""
+        """Return everything that is known, as entries of a record."""
         entries: list[Entry] = [
             Taken(server, number, time) for (server, number), time in self._taken.items()
         ]
@@ -265,8 +265,8 @@ class OtherProcesses:
     def lowest(self) -> Place | None:
         """Return a place up to which the others' channels have everything; None: there are none.
 
-        Joined channels of processes that have long been silent do not count: what they need is
-        kept for no longer than what others need.
+        Joined channels of processes that have long been silent do not count: their changes are kept
+        for no longer than those of clients that are away.
         """
         places = (process.lowest() for process in self._processes.values())
         return min((place for place in places if place is not None), default=None)
@@ -277,12 +277,15 @@ class OtherProcesses:
             process.lift(handed, place)
 
     def expire(self, before: float, now: float, *, most: int = 1000) -> list[OtherChannel]:
-        """Forget some who have been away for too long; return them: none if there are no more.
+        """Forget channels whose clients have been away for too long.
 
         Args:
-            before: the time since which one may have been away, in seconds since 1970.
-            now: likewise.
-            most: how many.
+            before: the time since which a client may have been away, in seconds since 1970.
+            now: the present time, in seconds since 1970.
+            most: how many channels to forget at most.
+
+        Returns:
+            The channels; none if there are no more.
         """
         self._forgotten = before
         for server, process in list(self._processes.items()):

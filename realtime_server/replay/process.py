@@ -1,6 +1,7 @@
 """Process: the channels of one server process, as its records in the journal tell of them.
 
-What their lowest place is, is asked often, and takes the same time however many there are. No I/O.
+The lowest place of the channels is asked for often, so heaps make that fast however many there are.
+No I/O.
 """
 
 from __future__ import annotations
@@ -25,35 +26,37 @@ class OtherChannel:
     """A channel of another process, or of one that has ended."""
 
     server: bytes
-    """The process."""
+    """The name of the channel's process."""
     number: int
-    """The channel's number there."""
+    """The channel's number in that process."""
     key: bytes
-    """Who it is for, and what it asks for."""
+    """The digest of the channel's key."""
     ref: int | None
     """The client's last known ref; None if it sends none."""
     place: Place
-    """Up to where it has everything: this is not above what the client has."""
+    """A place up to which the client has everything."""
     since: float | None
-    """When it went away, in seconds since 1970; None: it is joined there, as far as is known."""
+    """The time at which the client went away, in seconds since 1970; None if the channel is joined
+    there, as far as is known."""
     is_open: bool = False
-    """Whether it is joined there although ``since`` says something."""
+    """Whether the channel is joined there although ``since`` has a time."""
 
     @property
     def may_be_there(self) -> bool:
-        """Whether its client may be on a connection of its process."""
+        """Whether the client may be on a connection of that process."""
         return self.since is None or self.is_open
 
 
 class Kind(enum.Enum):
-    """What a channel's place says."""
+    """The meaning of a channel's place."""
 
     AWAY = enum.auto()
-    """Up to there its client has everything that is away."""
+    """The client is away, and has everything up to the place."""
     OPEN = enum.auto()
-    """Likewise, of a client that is there."""
+    """The client is there, and has everything up to the place."""
     JOINED = enum.auto()
-    """From there on it has everything up to its process's ``Low``."""
+    """The client is there, needs nothing before the place, and has everything up to its process's
+    ``Low``."""
 
 
 def kind_of(channel: Joined) -> Kind:
@@ -72,10 +75,11 @@ class Process:
     time: float = 0.0
     """The time of that record."""
     low: Place = BEFORE
+    """The place up to which all joined channels have everything."""
     channels: dict[int, Joined] = attrs.field(factory=dict)
     is_silent: bool = False
-    """Whether it has written nothing for long. It may be idle, or have ended."""
-    # The places of its channels, with their numbers, for each kind; some are outdated.
+    """Whether the process has written nothing for long. It may be idle, or have ended."""
+    # For each kind, a heap of the channels' places and numbers; some are outdated.
     _places: dict[Kind, list[tuple[Place, int]]] = attrs.field(
         factory=lambda: {kind: [] for kind in Kind}, repr=False
     )
@@ -95,7 +99,7 @@ class Process:
             heapify(heap)
 
     def lowest(self) -> Place | None:
-        """Return the lowest place of its channels; None if there are none that count."""
+        """Return the lowest place of the channels; None if there are none that count."""
         places = [self._first(Kind.AWAY)]
         if not self.is_silent:
             joined = self._first(Kind.JOINED)
@@ -113,7 +117,11 @@ class Process:
         return None
 
     def snapshot(self, server: bytes) -> list[Entry]:
-        """Return all that is known of it; ``server`` is its name."""
+        """Return everything that is known of the process, as entries of a record.
+
+        Args:
+            server: the process's name.
+        """
         state = ProcessState(server, self.slot, self.number, self.time, self.low)
         return [state, *self.channels.values()]
 

@@ -191,7 +191,7 @@ class Replay:
             log=self.log,
             clock=self.cursors.clock,
         )
-        self.needs.elsewhere = self._continuity.lowest_elsewhere
+        self.needs.elsewhere = self._continuity.durable.journal.lowest
 
     # What the broadcaster calls
 
@@ -236,7 +236,7 @@ class Replay:
     async def aclose(self) -> None:
         """Write down where everybody stands, when all connections have ended."""
         if self._continuity is not None:
-            await self._continuity.aclose()
+            await self._continuity.durable.aclose()
 
     # What connections call
 
@@ -357,7 +357,7 @@ class Replay:
         self._standings.settle(self.rounds.place_of)
         self._notices.log_gaps()
         if self._continuity is not None:
-            self._continuity.low(self.needs.proven_here())
+            self._continuity.durable.journal.low(self.needs.proven_here())
             if not self._continuity.is_restored:
                 return
         if self.log.epoch == self._beginnings.epoch:
@@ -371,5 +371,5 @@ class Replay:
         self.memberships.absences.lose_all(LostReason.LOST)
         self._standings.begin_anew()
         if self._continuity is not None:
-            self._continuity.begin_anew()
+            self._continuity.durable.begin_anew()
         self.needs.begin_anew()

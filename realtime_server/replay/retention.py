@@ -1,14 +1,15 @@
 """Retention: a second replication slot, behind the main one, keeps the WAL that clients may need.
 
 Theory of operation. What clients have missed is in memory while the server lives. For a restart, a
-second slot stays at the lowest place that anybody may go on from; the main slot is never held back.
-It is a copy of the main one, and nothing streams from it but a process that begins. It is moved now
-and then, by enough that PostgreSQL, which reads the WAL for that once more from where the slot's
-oldest transaction begins, reads it a few times at most. An idle database's slot stays where it is.
+second slot stays at the lowest place that a client may go on from; the main slot is never held
+back. The second slot is a copy of the main one, and only a process that begins streams from it. To
+move the slot, PostgreSQL reads the WAL again from the beginning of the slot's oldest transaction.
+So the slot is moved now and then, by so much that the WAL is read a few times at most. On an idle
+database it is not moved.
 
-What it may keep is bounded, also by half of what the server lets any slot keep: beyond that the
-slot would be lost as a whole. If it is lost all the same, or dropped, it is made anew, and then a
-window has to pass until it keeps everything again.
+The WAL that the slot may keep is bounded, also by half of what PostgreSQL lets any slot keep, since
+the slot would be lost as a whole beyond that. If the slot is lost all the same, or dropped, it is
+made anew. Then a window has to pass until it keeps everything again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ __all__ = ["SUFFIX", "Retention", "SlotState", "slots_left_over"]
 logger = logging.getLogger("realtime.replay")
 
 SUFFIX: Final = "_replay"
-"""What a second slot's name has behind the main one's."""
+"""The end of a second slot's name, behind the main slot's name."""
 
 _STEP: Final = 16 * 1024 * 1024
 """How many bytes of WAL the slot is moved by at least."""
@@ -66,22 +67,22 @@ class SlotState(enum.Enum):
     """Whether the second slot keeps what clients may need."""
 
     UNKNOWN = "unknown"
-    """It was not looked at yet."""
+    """The slot was not looked at yet."""
     KEPT = "kept"
-    """It is there."""
+    """The slot is there."""
     NONE = "none"
-    """There is none: what clients have missed is lost when the server ends."""
+    """There is no slot: what clients have missed is lost when the server ends."""
 
 
 @attrs.frozen
 class _Look:
-    """The slots, and what the server says of slots."""
+    """The two slots, and PostgreSQL's settings for slots."""
 
     main: SlotStatus | None
     second: SlotStatus | None
     in_recovery: bool
     keep_size: int
-    """Bytes of WAL that any slot may keep; negative: as many as it likes."""
+    """Bytes of WAL that any slot may keep; negative: without a bound."""
     idle_timeout: float
     """Seconds after which a slot that nobody uses is lost; 0: never."""
 
@@ -93,7 +94,7 @@ class Retention:
         dsn: returns the connection string, with the server's role.
         slot: name of the main slot, which is permanent.
         name: name of the second slot.
-        max_bytes: how many bytes of WAL it may keep (REPLAY_WAL_MB).
+        max_bytes: how many bytes of WAL the second slot may keep (REPLAY_WAL_MB).
         clock: seconds of any clock that only goes forward.
     """
 
@@ -109,19 +110,19 @@ class Retention:
         self.name = name
         """Name of the second slot."""
         self.state = SlotState.UNKNOWN
-        """Whether it is there."""
+        """Whether the slot is there."""
         self.wal_bytes = 0
-        """Bytes of WAL that it keeps."""
+        """Bytes of WAL that the slot keeps."""
         self.lost = 0
-        """How often it was lost."""
+        """How often the slot was lost."""
         self.least_step = 0
-        """How many bytes of WAL the slot is moved by at least, but no more than a quarter of what
-        it may keep: what is written before each move adds to them."""
+        """How many bytes of WAL the slot is moved by at least, since before each move something is
+        written. If this is more than a quarter of what the slot may keep, the quarter counts."""
         self.before_move: Callable[[LSN], Awaitable[bool]] = _nothing_to_write
-        """Is called before the slot is moved, and when it was made. It has to write into the WAL
-        all that is known of the clients, and to wait until that is on the disk, since what was
-        written before may be gone afterwards; and returns whether it has. It is given an LSN that
-        the stream has passed: what committed before has been handed out."""
+        """Called before the slot is moved, and when it was made, with an LSN that the stream has
+        passed: everything that committed before it was handed out. It writes everything that is
+        known of the clients into the WAL, waits until that is on the disk, and returns whether it
+        did: what was written earlier may be gone afterwards."""
         self._dsn = dsn
         self._slot = slot
         self._max_bytes = max_bytes
@@ -137,13 +138,13 @@ class Retention:
         What fails is logged, once, and tried again with the next call.
 
         Args:
-            needed: returns from where on what commits has to be kept; None: nothing is needed
-                that has been handed out. It is asked after what the answer counts for, and asked
-                again before the slot is moved, as somebody may need more by then.
+            needed: returns the LSN from which on commits have to be kept; None if no client needs a
+                change that was handed out. It is called after the slots were looked at, and again
+                right before the slot is moved, as a client may need more by then.
         """
         try:
             async with await connect(await self._dsn(), name="replay slot") as connection:
-                # To move it may take long, and the role may have a limit.
+                # To move the slot may take long, and the role may have a limit.
                 await connection.execute("SET statement_timeout = 0")
                 await self._keep(connection, needed)
         except psycopg.errors.ObjectInUse:
@@ -154,7 +155,7 @@ class Retention:
                 logger.warning, "slot %r cannot be looked after: %s", self.name, one_line(exc)
             )
         except SourceError as exc:
-            # The stream notices it, too.
+            # The stream notices that, too.
             logger.debug("slot %r cannot be looked after: %s", self.name, exc)
 
     async def find(self) -> SlotStatus | None:
@@ -190,7 +191,7 @@ class Retention:
             self._none(logger.info, "the database is a standby, where no slot %r is made")
             return
         if main is None or main.temporary or main.is_lost or main.slot_type != "logical":
-            # The stream says what is wrong with it, and makes it anew.
+            # The stream says what is wrong with the main slot, and makes it anew.
             return
         if second is not None and second.is_lost:
             self._lose(second.invalidation_reason or "WAL that it needs was removed")
@@ -223,7 +224,7 @@ class Retention:
         )
 
     def _is_ours(self, look: _Look) -> bool:
-        """Return whether the second slot is one that can be read as the main one."""
+        """Return whether the second slot can be read as the main one can."""
         main, second = look.main, look.second
         if second is None or second.is_lost or second.temporary:
             return False
@@ -300,7 +301,7 @@ class Retention:
                     limit // _MEGABYTE,
                 )
         elif look.idle_timeout and self._clock() - self._used_at > look.idle_timeout / 3:
-            # It is used without being moved: what was written of the clients stands behind it.
+            # The slot is used without being moved. What was written of the clients is behind it.
             to = confirmed
         else:
             return

@@ -118,7 +118,7 @@ class Rounds:
         return self._is_handed_out.is_set()
 
     @property
-    def needed(self) -> Place | None:
+    def lowest(self) -> Place | None:
         """The lowest place of the channels that are being brought up to now; None without any."""
         log = self._log
         waiting = chain(self._queue, *(one.entering for one in self._rounds))

@@ -106,7 +106,7 @@ class Node:
     async def _resolve(self) -> str:
         return self._dsn
 
-    def needed_of_wal(self) -> LSN | None:
+    def first_needed_lsn(self) -> LSN | None:
         return self.needed
 
     def proven_here(self) -> Place:

@@ -74,7 +74,7 @@ async def until_proven(server: RealtimeServer) -> None:
     replay = server.replay
     assert replay is not None
     await eventually(
-        lambda: not replay.needs.unproven() and replay.needs.proven_here() == replay.handed
+        lambda: not replay.needs.without_proof() and replay.needs.proven_here() == replay.handed
     )
 
 
@@ -488,7 +488,7 @@ async def test_nobody_begins_behind_its_join_because_another_has_left_meanwhile(
 
 
 async def until_proven_but_by(clients: int, replay: Replay) -> None:
-    await eventually(lambda: replay.needs.unproven() <= clients)
+    await eventually(lambda: replay.needs.without_proof() <= clients)
 
 
 async def test_the_address_that_a_trusted_proxy_names_counts(item: Database) -> None:

@@ -227,7 +227,7 @@ async def test_what_was_written_elsewhere_is_no_gap(
         replay = server.replay
         assert replay is not None
         replay.cursors.apart = 0.0
-        await eventually(lambda: not replay.needs.unproven())
+        await eventually(lambda: not replay.needs.without_proof())
         for client in (stays, leaves):
             await client.beat()
             await client.beat()
@@ -271,7 +271,7 @@ async def test_on_an_idle_database_nothing_is_written(item: Database) -> None:
 
         replay.tidy = counted  # type: ignore[method-assign]
         # What the row and the join are followed by is written within some of these.
-        await eventually(lambda: tidied > 20 and not replay.needs.unproven())
+        await eventually(lambda: tidied > 20 and not replay.needs.without_proof())
         written, tidied = replay.stats().journal_bytes, 0
         assert written
         await eventually(lambda: tidied > 40)

@@ -82,7 +82,7 @@ class Scene:
         await eventually(lambda: source.stats().changes > known)
         await eventually(lambda: replay.handed == replay.log.end)
         await eventually(lambda: not self.mode.slow_viewers.busy_on_trial)
-        await eventually(lambda: not replay.needs.unproven())
+        await eventually(lambda: not replay.needs.without_proof())
 
     async def cut(self, client: Viewer) -> None:
         """Cut a client that has proven what it has."""
@@ -338,7 +338,7 @@ async def test_what_waits_for_a_slow_policy_is_not_lost_with_the_connection(
         await eventually(lambda: bool(scene.mode.slow_viewers.slow))
         await eventually(lambda: replay.handed == replay.log.end)
         assert client.seen == [("INSERT", 1, "a")]
-        await eventually(lambda: not replay.needs.unproven())
+        await eventually(lambda: not replay.needs.without_proof())
         await client.cut()
         await eventually(lambda: scene.server.open_connections == 0)
         await scene.execute("update pace set seconds = 0")

@@ -263,7 +263,7 @@ async def test_a_leave_is_answered_and_closed_and_ends_the_changes(item: Stage, 
         # A leave ends nothing while the join's reply may not have arrived.
         replay = item.server.replay
         assert replay is not None
-        await eventually(lambda: not replay.needs.unproven())
+        await eventually(lambda: not replay.needs.without_proof())
         await client.send(topic, "phx_leave", {}, ref="6", join_ref="5")
         assert await client.drain() == [
             client.reply(topic, {}, ref="6", join_ref="5"),

@@ -206,7 +206,7 @@ class World:
     def proven_here(self) -> Place:
         return min([self.handed, *(one.place for one in self.clients if not one.away)])
 
-    def needed_of_wal(self) -> LSN | None:
+    def first_needed_lsn(self) -> LSN | None:
         places = [self.handed, *(one.place for one in self.clients)]
         if (lowest := self.journal.lowest()) is not None:
             places.append(lowest)

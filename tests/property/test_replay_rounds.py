@@ -276,7 +276,7 @@ async def live(random: Random, *, max_bytes: int = 1 << 30) -> World:
     assert running.cancelled()
     for channel in world.channels.values():
         world.check(channel)
-    assert world.rounds.needed is None
+    assert world.rounds.lowest is None
     return world
 
 

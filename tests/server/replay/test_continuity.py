@@ -69,7 +69,7 @@ class World:
             await self.attached.wait()
 
         stats = SourceStats(confirmed_lsn=START)
-        parts: Any = (self.durable, None, self.beginnings, new_log(), new_log)
+        parts: Any = (self.durable, self.beginnings, new_log(), new_log)
         self.continuity = Continuity(
             *parts,
             attached=attached,

@@ -71,7 +71,7 @@ class NobodyHere:
     def proven_here(self) -> Place:
         return BEFORE
 
-    def needed_of_wal(self) -> LSN | None:
+    def first_needed_lsn(self) -> LSN | None:
         return None
 
 

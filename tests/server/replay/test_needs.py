@@ -108,7 +108,7 @@ async def test_a_client_that_answers_no_pings_holds_nobody_back(stage: Stage) ->
     assert stage.replay.needs.proven_here() == stage.replay.handed
     # What it needs is kept for it all the same.
     assert stage.replay.needs.lowest() < (16, 0)
-    assert stage.replay.needs.needed_of_wal() == LSN(0)
+    assert stage.replay.needs.first_needed_lsn() == LSN(0)
     deaf.leave()
     assert deaf.come().resumed
     await running(stage, deaf, 1, 1)
@@ -121,10 +121,10 @@ async def test_the_wal_is_not_kept_for_it_for_longer_than_the_window(stage: Stag
     await tick(stage, 200)
     stage.publish(*batch(32, 2))
     await tick(stage, 120)
-    assert stage.replay.needs.needed_of_wal() == LSN(16)
+    assert stage.replay.needs.first_needed_lsn() == LSN(16)
     # What has been handed out since counts.
     await tick(stage, 200)
-    assert stage.replay.needs.needed_of_wal() is None
+    assert stage.replay.needs.first_needed_lsn() is None
 
 
 async def test_who_answers_after_all_is_waited_for_again(stage: Stage) -> None:

@@ -148,11 +148,11 @@ async def test_those_who_come_back_together_share_a_round() -> None:
         for lsn in (16, 32, 48):
             server.publish(batch(lsn, str(lsn)))
         outboxes = [server.come_back(place)[1] for place in (BEFORE, (16, 0), (32, LAST_INDEX))]
-        assert server.rounds.needed == BEFORE
+        assert server.rounds.lowest == BEFORE
         await until(lambda: len(server.live) == 3)
         assert [ids(one) for one in outboxes] == [["16", "32", "48"], ["32", "48"], ["48"]]
         assert server.rounds.stats().started == 1
-        assert server.rounds.needed is None
+        assert server.rounds.lowest is None
 
 
 async def test_at_most_four_rounds_run_and_the_next_one_takes_all_who_wait() -> None:
@@ -226,7 +226,7 @@ async def test_a_client_that_is_behind_leaves_its_round_until_it_has_read() -> N
         assert len(ids(quick)) == 1200
         # It got one step: before that it was not known to be behind.
         assert len(ids(slow)) == 500
-        assert server.rounds.place_of(behind) == server.rounds.needed == (16, 499)
+        assert server.rounds.place_of(behind) == server.rounds.lowest == (16, 499)
         await asyncio.sleep(0.05)
         assert len(ids(slow)) == 500
         slow.is_behind = False
@@ -420,7 +420,7 @@ async def test_whoever_takes_long_has_a_round_of_its_own_and_nobody_waits_for_it
             server.come_back(BEFORE, viewer=10 + number)
         await until(lambda: len(server.live) == 13)
         assert ids(slow) == []
-        assert server.rounds.needed == BEFORE
+        assert server.rounds.lowest == BEFORE
         alone.set()
         await until(lambda: {sleeper, tab} <= {*server.live})
         assert ids(slow) == ["1", "2"]
@@ -476,4 +476,4 @@ async def test_who_waits_for_a_round_alone_may_leave() -> None:
         server.rounds.remove(one)
         await until(lambda: not server.rounds.stats().running)
         assert server.rounds.stats().waiting == 0
-        assert server.rounds.needed is None
+        assert server.rounds.lowest is None
