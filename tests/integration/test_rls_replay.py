@@ -243,6 +243,47 @@ async def test_a_right_that_was_taken_away_shows_nothing(scene: Scene) -> None:
     await client.close()
 
 
+async def test_a_token_of_another_role_shows_what_that_role_may_read(
+    shop: tuple[Database, str, str], stream: Stream
+) -> None:
+    with roles(stream.server, "other") as (other,):
+        shop[0].execute(f'grant select (id, owner) on item to "{other}"')
+        async with serve(shop) as scene:
+            client = Viewer(scene)
+            await client.come()
+            await scene.execute("insert into item values (1, 'ann', 'a')")
+            await scene.cut(client)
+            await scene.execute(
+                "insert into item values (2, 'ann', 'secret'), (3, 'bob', 'secret')"
+            )
+            # Whose token it is has not changed, so it goes on where it was.
+            told = await scene.come_back(client, role=other)
+            assert told["resumed"] is True
+            assert client.seen == [("INSERT", 1, "a"), ("INSERT", 2, None)]
+            await client.close()
+        shop[0].execute(f'drop owned by "{other}"')
+
+
+async def test_a_grant_that_was_revoked_shows_nothing(scene: Scene) -> None:
+    client = Viewer(scene)
+    await client.come()
+    await scene.cut(client)
+    await scene.execute(
+        "insert into item values (1, 'ann', 'secret')",
+        f'revoke select on item from "{scene.reader}"',
+        f'grant select (id) on item to "{scene.reader}"',
+    )
+    await scene.come_back(client)
+    # Its policy reads the owner.
+    assert "secret" not in [data for _, _, data in client.seen]
+    await scene.execute(f'grant select on item to "{scene.reader}"')
+    await scene.execute("insert into item values (2, 'ann', 'b')")
+    await eventually(lambda: client.seen)
+    assert client.seen[-1] == ("INSERT", 2, "b")
+    assert "secret" not in [data for _, _, data in client.seen]
+    await client.close()
+
+
 async def test_a_policy_that_fails_shows_nothing(scene: Scene) -> None:
     client = Viewer(scene)
     await client.come()

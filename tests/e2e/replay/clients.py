@@ -56,6 +56,7 @@ class StockClient:
         vsn: of the protocol.
         is_named: whether its connections name its session.
         comes_back: whether it always joins again.
+        may_see: whether it may see a row.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class StockClient:
         vsn: str,
         is_named: bool,
         comes_back: bool = True,
+        may_see: Callable[[int], bool] = lambda row: True,
     ) -> None:
         self.name = name
+        self.may_see = may_see
         self.wire = wire
         self.is_named = is_named
         self.comes_back = comes_back
@@ -164,6 +167,8 @@ def start_program(
     *,
     folder: Path,
     python: Path,
+    token: str | None = None,
+    may_see: Callable[[int], bool] = lambda row: True,
     **more: Any,
 ) -> tuple[Program, Callable[[], ProgramClient]]:
     """Return a client's program, which is to be entered, and then what makes a client of it.
@@ -175,10 +180,14 @@ def start_program(
         identity: what the server can know it by.
         folder: of the programs.
         python: of the environment that has the Python client.
+        token: of its connections and its joins; None: what is usual for the identity.
+        may_see: whether the token shows a row.
         more: options of the programs.
     """
     url = f"ws://127.0.0.1:{wire.port}/socket"
     params = identify(identity)
+    if token is not None:
+        params["apikey"] = token
     options: dict[str, Any] = {"params": params, "heartbeatIntervalMs": HEARTBEAT, **more}
     topic, vsn = "realtime:room", "2.0.0"
     subscribe: dict[str, Any] = {"subscribe": "room", "bindings": [BINDING]}
@@ -206,7 +215,7 @@ def start_program(
             program = Program(str(python), source, url, json.dumps(options))
 
     def make() -> ProgramClient:
-        if identity in ("claims", "tab"):
+        if token is not None or identity in ("claims", "tab"):
             program.tell(token=params["apikey"])
         program.tell(**subscribe)
         return ProgramClient(
@@ -219,6 +228,7 @@ def start_program(
             # Version 1.7.5 may take its own channel, while that is joining, for another one of
             # the same topic, leave it, and stay away.
             comes_back=name != "js-1",
+            may_see=may_see,
         )
 
     return program, make

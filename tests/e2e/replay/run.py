@@ -100,6 +100,7 @@ class Run:
                 last=self._last,
                 is_named=client.is_named,
                 comes_back=client.comes_back,
+                may_see=client.may_see,
             )
             for client in self._clients
         }

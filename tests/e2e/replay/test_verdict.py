@@ -105,3 +105,15 @@ def test_who_may_stay_away_has_lost_nothing_behind_what_it_has(written: Written)
 
 def test_a_place_is_read() -> None:
     assert parse_place("1/164C208:4@7711788188615102203.1/shop") == ((1 << 32) + 0x164C208, 4)
+
+
+def test_rows_that_are_for_others_are_not_missed_and_must_not_be_seen(written: Written) -> None:
+    def found(*seen: int) -> Verdict:
+        told = [Joined(), *map(Row, seen)]
+        return judge(told, written, last=LAST, may_see=lambda row: row % 2 == 0)
+
+    assert found(2, 4, 6, 8, 10, 12, 14).is_good
+    assert found(2, 4, 8, 10, 12, 14).missing == [6]
+    leaky = found(2, 3, 4, 6, 8, 10, 12, 14)
+    assert (leaky.leaked, leaky.missing) == ([3], [])
+    assert not leaky.is_good

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tests.e2e.replay.rows import Place, Written
@@ -58,6 +58,8 @@ class Verdict:
     """Rows that it never saw though it was joined afterwards, and no gap covers them."""
     disordered: list[tuple[int, int]] = field(default_factory=list)
     """Rows that it first saw after a later one, each with that one."""
+    leaked: list[int] = field(default_factory=list)
+    """Rows that it saw and may not see."""
     covered: Counter[str] = field(default_factory=Counter)
     """How many rows it never saw that a gap covers, by the gap's reason."""
     restarted: int = 0
@@ -72,7 +74,7 @@ class Verdict:
 
     @property
     def is_good(self) -> bool:
-        return not (self.missing or self.disordered)
+        return not (self.missing or self.disordered or self.leaked)
 
 
 def judge(
@@ -82,6 +84,7 @@ def judge(
     last: int,
     is_named: bool = True,
     comes_back: bool = True,
+    may_see: Callable[[int], bool] = lambda row: True,
 ) -> Verdict:
     """Compare what a client was told with the rows up to ``last``.
 
@@ -91,6 +94,8 @@ def judge(
         last: the last row that everybody is to have.
         is_named: whether the client names its session; where it does not, it may be told that
             its channel does not go on instead of a gap.
+        comes_back: whether the client always joins again.
+        may_see: whether the client may see a row.
     """
     verdict = Verdict()
     seen: set[int] = set()
@@ -102,7 +107,7 @@ def judge(
 
     def skip(until: int) -> None:
         """Account for the rows behind the highest one that did not come in their turn."""
-        for row in range(highest + 1, until):
+        for row in filter(may_see, range(highest + 1, until)):
             reasons = [gap.reason for gap in gaps if _covers(gap, row, written)]
             if reasons:
                 verdict.covered[reasons[0]] += 1
@@ -116,6 +121,8 @@ def judge(
             case Row(row) if row in seen:
                 verdict.repeated += 1
             case Row(row):
+                if not may_see(row):
+                    verdict.leaked.append(row)
                 if row < highest:
                     verdict.disordered.append((row, highest))
                     if row in verdict.missing:
