@@ -330,6 +330,10 @@ class _ReplayCollector(Collector):
                 "Changes that were sent to channels that had missed them, or may have.",
                 stats.changes,
             ),
+            "duplicates_possible": (
+                "Changes among these that had been sent before, and were not proven to have come.",
+                stats.duplicates_possible,
+            ),
             "proofs": ("Pings by which clients proved what they had received.", stats.proofs),
             "shared_sessions": (
                 "Sessions that turned out to be those of several clients.",

@@ -60,6 +60,8 @@ class Absence:
     """Why the changes behind ``place`` are not kept; None: they are kept."""
     is_shared: bool = False
     """Whether several absences were merged into this one, which is never taken away then."""
+    written: Place | None = None
+    """The place up to which everything was written to the client; None: it is not known."""
     may_be_here: bool = False
     """Whether the client may still be on a connection of another process, which has not asked the
     client yet. Then the absence is not removed before that process says so."""

@@ -217,7 +217,7 @@ class Beginnings:
         if why is not None:
             standing.lost = why if why in _ALWAYS_A_GAP else None
             self._tell_gap(standing.subscription, after, place, why)
-        self.rounds.add(standing.subscription, place)
+        self.rounds.add(standing.subscription, place, written=choice.written)
 
     def _tell_start(self, member: Membership, place: Place, *, resumed: bool) -> None:
         self._starting.pop(member)(self._notices.start(place, resumed=resumed))

@@ -10,7 +10,7 @@ from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..phoenix.socket_state import Departure
 from .beginnings import Beginnings
-from .memberships import Memberships
+from .memberships import Membership, Memberships
 from .parking import Parking
 from .places import Place
 from .standing import LivePlaces, Standing
@@ -48,6 +48,7 @@ class Endings:
         self._memberships = memberships
         self._standings = standings
         self._parking = parking
+        memberships.written_to = self._written_to
 
     def leave(self, visit: Visit, subscription: Subscription, how: Departure) -> None:
         """End a channel.
@@ -62,7 +63,8 @@ class Endings:
             self._rounds.remove(subscription)
             self._hub.unsubscribe(subscription)
             return
-        written, is_held = self._written(standing), self._beginnings.is_held(standing.member)
+        standing.written = written = self._written(standing)
+        is_held = self._beginnings.is_held(standing.member)
         if standing.since is None:
             # The answer to a close frame proves what was written in a round, too.
             standing.note(written)
@@ -127,8 +129,14 @@ class Endings:
             return self._live.handed_to(standing.subscription.viewer)
         return self._rounds.place_of(standing.subscription) or standing.began
 
+    def _written_to(self, member: Membership) -> Place | None:
+        standing = self._standings.of_member(member)
+        return None if standing is None else self._written(standing)
+
     def _depart(self, standing: Standing, how: Departure) -> None:
         if how is Departure.LOST:
             place, why = standing.place(self._live), standing.why_lost
-            self._memberships.depart(standing.member, place, began=standing.first, lost=why)
+            self._memberships.depart(
+                standing.member, place, began=standing.first, written=standing.written, lost=why
+            )
         self.forget(standing)

@@ -111,6 +111,8 @@ class Choice:
     """Why the changes behind ``place`` may not be there any more."""
     repeats: int = 0
     """The sum of the replays to the client of the changes behind ``place``."""
+    written: Place | None = None
+    """The place up to which everything was written to the client; None: it is not known."""
 
 
 _NOBODY: Final = Choice(None)
@@ -137,6 +139,9 @@ class Memberships:
         clock: Callable[[], float],
     ) -> None:
         self._place_of = place_of
+        self.written_to: Callable[[Membership], Place | None] = lambda member: None
+        """Returns the place up to which everything was written to an open membership's client;
+        None: it is not known."""
         self._clock = clock
         self.absences = Absences(window=window, most=most_away, clock=clock)
         """The absences of clients that may come back."""
@@ -211,6 +216,7 @@ class Memberships:
         place: Place,
         *,
         began: Place,
+        written: Place | None = None,
         lost: LostReason | None = None,
     ) -> Absence | None:
         """Remove a membership whose client may come back; return what it leaves behind.
@@ -219,6 +225,8 @@ class Memberships:
             member: the membership, whose connection has ended.
             place: the place up to which the client has everything.
             began: the place at which the membership began.
+            written: the place up to which everything was written to the client; None: it is not
+                known.
             lost: why no other membership can go on from the place; None if one can.
         """
         if member.is_claimed:
@@ -237,7 +245,15 @@ class Memberships:
             repeats = member.repeats
             if member.has_missed:
                 repeats += 1 if member.client.has_answered else _UNANSWERED
-        absence = Absence(member.key, member.client.last_ref, place, self._clock(), repeats, lost)
+        absence = Absence(
+            member.key,
+            member.client.last_ref,
+            place,
+            self._clock(),
+            repeats,
+            lost,
+            written=written,
+        )
         return self.absences.add(absence)
 
     def lose(self, member: Membership, place: Place) -> None:
@@ -302,7 +318,9 @@ class Memberships:
         if not candidates:
             return _NOBODY
         best = max(candidates, key=_PLACE)
-        return Choice(best.place, _reason_without_proof(absent) or best.lost, best.repeats)
+        written = max((one.written for one in candidates if one.written), default=None)
+        lost = _reason_without_proof(absent) or best.lost
+        return Choice(best.place, lost, best.repeats, written)
 
     def _take_one(
         self, member: Membership, absent: list[Absence], silent: list[Membership]
@@ -320,7 +338,7 @@ class Memberships:
         if not takeable or not (member.ref or len(candidates) == 1):
             return Choice(lowest.place, lost, max(one.repeats for one in candidates))
         taken = max(takeable, key=_REF_AND_PLACE)
-        choice = Choice(lowest.place, lost, taken.repeats)
+        choice = Choice(lowest.place, lost, taken.repeats, taken.written)
         self._taken.note(digest, taken.ref, taken.place, member.client)
         if taken in open_ones:
             self._claim(open_ones[taken])
@@ -345,7 +363,12 @@ class Memberships:
         """Return the absence that an open membership would leave."""
         place = self._place(member)
         return Absence(
-            member.key, member.client.last_ref, place, self._clock(), repeats=member.repeats
+            member.key,
+            member.client.last_ref,
+            place,
+            self._clock(),
+            repeats=member.repeats,
+            written=self.written_to(member),
         )
 
     def _place(self, member: Membership) -> Place:

@@ -136,6 +136,7 @@ class Replay:
             fresh=self._beginnings.fresh,
             gaps=self._beginnings.gaps,
             changes=rounds.changes,
+            duplicates_possible=rounds.duplicates_possible,
             rounds=rounds.running,
             log_bytes=self.log.bytes,
             log_seconds=self.log.seconds,

@@ -9,10 +9,12 @@ from typing import Final
 
 import attrs
 
+from realtime_core import Event
+
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..fanout.outbox_writes import Outbox
-from .places import Place
+from .places import Place, place_of
 
 __all__ = ["Round", "RoundMember", "RoundsStats"]
 
@@ -37,6 +39,8 @@ class RoundsStats:
     """Rounds that were started."""
     changes: int = 0
     """Changes that rounds published, each counted once for each of the round's channels."""
+    duplicates_possible: int = 0
+    """How many of these had been written to the client before, which did not prove that."""
 
 
 @attrs.define(eq=False)
@@ -49,6 +53,9 @@ class RoundMember:
     in one, the round's place counts."""
     epoch: int
     """The log's epoch to which the place belongs."""
+    written: Place | None = None
+    """The place up to which everything was written to the former channel, so that it may come
+    twice; None: it is not known."""
     round: Round | None = None
     """The channel's round; None if it waits for one."""
     has_entered: bool = False
@@ -140,6 +147,16 @@ class Round:
         if not viewers:
             return []
         return [one for one in self.members.values() if one.subscription.viewer in viewers]
+
+    def written_before(self, events: Sequence[Event]) -> int:
+        """Return how many of the next changes, which are published now, were written to members
+        before."""
+        count = 0
+        for member in self.members.values():
+            if member.written is not None and member.written > self.place:
+                places = filter(None, map(place_of, events))
+                count += sum(place <= member.written for place in places)
+        return count
 
     def behind(self) -> list[RoundMember]:
         """Return the members in the hub whose outboxes are behind."""

@@ -105,7 +105,7 @@ class Rounds:
         self._is_handed_out.set()
         self._handed: Place = log.end
         self._started = 0
-        self._changes = 0
+        self._changes = self._duplicates_possible = 0
 
     @property
     def handed(self) -> Place:
@@ -130,18 +130,30 @@ class Rounds:
 
     def stats(self) -> RoundsStats:
         """Return the counts, as they are now."""
-        return RoundsStats(len(self._rounds), len(self._members), self._started, self._changes)
+        return RoundsStats(
+            len(self._rounds),
+            len(self._members),
+            self._started,
+            self._changes,
+            self._duplicates_possible,
+        )
 
     # What the facade calls
 
-    def add(self, subscription: Subscription, place: Place) -> None:
+    def add(
+        self, subscription: Subscription, place: Place, *, written: Place | None = None
+    ) -> None:
         """Bring a channel up to now, and let it go live then.
 
         Args:
             subscription: the channel, which is in no hub.
             place: the place up to which the channel has everything, of the log's present epoch.
+            written: the place up to which everything was written to the channel from whose place it
+                goes on; None: it is not known.
         """
-        member = RoundMember(subscription, min(place, self._log.end), self._log.epoch)
+        member = RoundMember(
+            subscription, min(place, self._log.end), self._log.epoch, written=written
+        )
         if member.place == self._log.end and self._is_handed_out.is_set():
             self._going_live.go_live(subscription)
             return
@@ -310,6 +322,7 @@ class Rounds:
             published = await self._publish(one.hub, events)
             self._set_apart(one, published.apart)
             self._changes += len(events) * len(one.members)
+            self._duplicates_possible += one.written_before(events)
             self._give_up(one, one.of_viewers(published.slow), self._on_slow)
         one.place = place
         if events:

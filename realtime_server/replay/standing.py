@@ -62,6 +62,8 @@ class Standing:
     lost: LostReason | None = attrs.field(default=None, init=False)
     """Why a later channel could not go on from this place, until a write behind ``since`` is
     proven; None if it could."""
+    written: Place | None = attrs.field(default=None, init=False)
+    """The place up to which everything was written to the channel, when it has ended."""
     # The checkpoints, in order.
     _checkpoints: list[tuple[int, Place]] = attrs.field(factory=list, init=False)
 

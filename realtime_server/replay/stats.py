@@ -23,6 +23,8 @@ class ReplayStats:
     """Channels that were told of a gap, by reason."""
     changes: int = 0
     """Changes that were replayed, each counted once for each channel."""
+    duplicates_possible: int = 0
+    """How many of these had been written to the client before, which did not prove that."""
     rounds: int = 0
     """Rounds that run now."""
     log_bytes: int = 0

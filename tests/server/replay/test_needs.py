@@ -68,6 +68,8 @@ async def test_who_closes_gets_again_what_came_since_its_last_message_but_one(
     # What it had when its last message but one came is not sent again.
     await running(stage, client, 4, 4)
     assert client.ids == [1, 2, 3, 4, 4]
+    stats = stage.replay.stats()
+    assert (stats.changes, stats.duplicates_possible) == (1, 1)
     assert client.gaps == []
 
 

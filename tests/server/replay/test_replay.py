@@ -347,3 +347,16 @@ async def test_a_connection_is_served_though_replay_fails_with_it(
     request = ConnectRequest("/socket/websocket", {}, {})
     assert stage.guarded.visit(request, "192.0.2.1", client, lambda: 0) is None
     assert stage.guarded.stats().failures == 2
+
+
+async def test_what_was_sent_before_and_not_proven_is_counted(stage: Stage) -> None:
+    client = Client(stage)
+    client.come()
+    stage.publish(*batch(16, 1))
+    stage.publish(*batch(32, 2, 3))
+    client.leave()
+    stage.publish(*batch(48, 4))
+    client.come()
+    await running(stage, lambda: client.ids == [1, 2, 3, 1, 2, 3, 4])
+    stats = stage.replay.stats()
+    assert (stats.changes, stats.duplicates_possible) == (4, 3)
