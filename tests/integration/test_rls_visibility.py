@@ -23,6 +23,7 @@ from realtime_server.rls.lookup.questions import (
     RowsToCheck,
     VisibilityAnswer,
 )
+from realtime_server.rls.lookup.running_call import RunningCall
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.viewers import Viewer
 from tests.fix_postgres import Database, Server
@@ -336,6 +337,27 @@ async def test_what_is_canceled_takes_nothing_else_with_it(scene: Scene) -> None
         async with scene.visibility.connections.one() as connection:
             await connection.execute("select pg_sleep(0.001)")
     assert stopped
+
+
+async def test_a_session_that_is_ended_while_its_call_returns_is_nobody_elses(
+    scene: Scene,
+) -> None:
+    visibility = scene.visibility
+
+    is_over = asyncio.Event()
+
+    def terminate(pid: int) -> asyncio.Task[None]:
+        is_over.set()
+        return asyncio.create_task(visibility.catalog.terminate(pid))
+
+    async with visibility.connections.one() as connection:
+        running = RunningCall(connection, terminate)
+        async with running.ended_after(None, 0.0):
+            # The answer is read just when the time is over.
+            await is_over.wait()
+    for _ in range(10):
+        async with visibility.connections.one() as connection:
+            await connection.execute("select pg_sleep(0.02)")
 
 
 async def test_apart_a_policy_that_ends_in_time_is_answered(scene: Scene) -> None:

@@ -63,6 +63,10 @@ class RunningCall:
                 except asyncio.CancelledError:
                     await self._connection.close()
                     raise
+            if self.is_terminated:
+                # The call may have returned just before its session ends. Nobody else gets the
+                # connection then.
+                await self._connection.close()
 
     def _cancel(self) -> None:
         self._requests.append(asyncio.create_task(self._request()))
