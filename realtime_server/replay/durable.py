@@ -1,9 +1,9 @@
-"""Durable: what makes replay outlive a server process, put together.
+"""Durable: puts together what makes replay outlive a server process.
 
-The second slot (:mod:`.retention`) keeps the changes in the WAL, and the journal
-(:mod:`.journal`), which is in the WAL, too, who needs them. A process that begins reads both from
-the second slot, once, up to where the main stream begins; from there on the main stream has the
-changes, and the journal of all processes as it is written.
+The second slot (:mod:`.retention`) keeps changes in the WAL. The journal (:mod:`.journal`), which
+is in the WAL, too, says which clients need them. A process that begins reads both from the second
+slot, once, up to the LSN at which the main stream begins (:mod:`.window`). From there on the main
+stream brings the changes, and the records that all processes write into the journal.
 """
 
 from __future__ import annotations
@@ -11,59 +11,49 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final, Protocol
 
 from realtime_core import LSN, Event, LogicalMessage, StreamIdentity
-from realtime_core.errors import DecodeError, SlotInUseError, SlotLostError, SourceError
+from realtime_core.errors import DecodeError, SlotLostError, SourceError
 
 from .journal import Journal, OtherChannel
 from .journal_reader import JournalReader
-from .places import Place, place_of
+from .places import Place
 from .retention import Retention
 from .wal_messages import WalMessages
+from .window import WindowSource, read_window
 
-__all__ = ["Durable", "Reached", "WindowSource"]
+__all__ = ["Durable", "Reached"]
 
 logger = logging.getLogger("realtime.replay")
 
 _TOGETHER: Final = 0.1
-"""Seconds for which entries wait for each other."""
+"""Seconds from one record to the next, at least: entries wait for each other."""
 _PAUSE: Final = 1.0
-"""Seconds until a record is tried to be written again."""
+"""Seconds from one attempt to write a record to the next."""
 _INTERVAL: Final = 30.0
 """The most seconds from one look at the second slot to the next."""
-_SILENCE: Final = 60.0
-"""Seconds after which nothing more is expected from the second slot."""
 _LONGEST: Final = 60.0
 """Seconds that a record may take to be written."""
 _SNAPSHOT_RATE: Final = 2_000_000
-"""Bytes of WAL a second that snapshots take at most, but for those that moving the slot needs."""
+"""Bytes of WAL a second that snapshots take at most, without those that are written before the slot
+is moved."""
 _SNAPSHOTS_APART: Final = 4
-"""How much WAL there has to be from one snapshot to the next before the slot is moved, as a
-multiple of all processes' snapshots."""
+"""The slot is moved when there is so many times as much new WAL as the snapshots of all processes
+take."""
 _SIGN_OF_LIFE: Final = 3600.0
-"""The most seconds without a record: the others take a process that has written nothing for a day
-to have ended."""
+"""The most seconds without a record. Other processes take a process that has written nothing for a
+day to have ended."""
 _STOPPING: Final = 2.0
 """Seconds that the last record may take to be written."""
 _PATIENCE: Final = 10.0
-"""Seconds within which the second slot has to be free, as a process that has ended may still use
-it."""
-
-
-class WindowSource(Protocol):
-    """A source on the second slot."""
-
-    async def __aenter__(self) -> WindowSource: ...
-
-    async def aclose(self) -> None: ...
-
-    def batches(self) -> AsyncIterator[Sequence[Event]]: ...
+"""Seconds for which the first record is tried to be written, and for which the journal's connection
+may lead elsewhere than the stream."""
 
 
 class Reached(Protocol):
-    """Up to where clients have everything, as it is now."""
+    """Knows the places of the clients, as they are now."""
 
     @property
     def handed(self) -> Place:
@@ -75,8 +65,8 @@ class Reached(Protocol):
         ...
 
     def first_needed_lsn(self) -> LSN | None:
-        """Return where the first change is that anybody may need, also of those who are away or
-        another process's; None: nobody needs what has been handed out."""
+        """Return the LSN of the first change that a client of any process may need; None if no
+        client needs a change that was handed out."""
         ...
 
 
@@ -88,16 +78,17 @@ class Durable:
     """The journal and the second slot of one server process.
 
     Args:
-        journal: of this process. What is noted there is written soon.
-        messages: writes it.
+        journal: the journal of this process. What is noted there is written soon.
+        messages: writes the journal's records.
         retention: keeps the second slot.
         open_window: returns a new source on the second slot, with all messages that are not
             transactional, and the boundaries of transactions; it never acknowledges anything.
         window: seconds for which a client may be away.
         stream: returns the stream that places belong to; None while that is not known. A record is
             written only where that stream comes from.
-        before_write: is called before a record is made, to note what has changed.
-        on_expired: is called with the channels of others that have been away for longer.
+        before_write: called before a record is made, to note what has changed.
+        on_expired: called with channels of other processes whose clients have been away for too
+            long.
     """
 
     def __init__(
@@ -113,7 +104,7 @@ class Durable:
         on_expired: Callable[[Sequence[OtherChannel]], None] = lambda members: None,
     ) -> None:
         self.journal = journal
-        """Which channels there are."""
+        """The journal of this process."""
         self._messages = messages
         self.retention = retention
         """The second slot."""
@@ -124,29 +115,31 @@ class Durable:
         self._on_expired = on_expired
         self._reader = JournalReader(journal)
         self.caught_up = self._reader.caught_up
-        """Set when the journal is known up to when this process has got its slot."""
+        """Set when everything was read that was written before this process has got its slot."""
         self.window_begin: LSN | None = None
-        """Where what was read from the second slot begins; None if that is nothing, or not all."""
-        # Whether all that is older than the main stream was read.
+        """The LSN from which on everything was read from the second slot; None if nothing was, or
+        not all."""
+        # Whether everything was read that is older than the main stream.
         self._is_restored = False
         # One record at a time: its parts must not be between those of another.
         self._writing = asyncio.Lock()
         # Whether records were written that may not be on the disk yet.
         self._is_under_way = False
-        # Why nothing could be written the last time.
+        # The reason why the last record could not be written.
         self._said = ""
-        # Whether the next record has to tell everything, as part of one is missing; whether
-        # another process waits for that; and whether it has to tell that this process has got its
-        # slot.
+        # Whether the next record has to be a snapshot, as part of one is missing; whether another
+        # process waits for a snapshot; and whether the next record has to say that this process has
+        # got its slot.
         self._snapshot_due = False
         self._is_asked = False
         self._boot_due = True
-        # Until when the next one has to wait.
+        # The time until which the next snapshot has to wait.
         self._next_snapshot = 0.0
-        # When the last one was written, by the event loop's clock.
+        # When the last record was written, by the event loop's clock.
         self._written_at = 0.0
         self._has_said_full = False
-        # Since when the journal's connection leads elsewhere than the stream; None: it does not.
+        # The time since which the journal's connection leads elsewhere than the stream; None if it
+        # does not.
         self._elsewhere_since: float | None = None
         journal.on_boot = self._boot_seen
 
@@ -161,7 +154,7 @@ class Durable:
         """Write what is noted, and look after the second slot, until this is cancelled.
 
         Args:
-            reached: tells up to where clients have everything.
+            reached: knows the places of the clients.
         """
 
         async def before_move(passed: LSN) -> bool:
@@ -187,7 +180,7 @@ class Durable:
     # A process begins
 
     async def wal_end(self) -> LSN:
-        """Return where the WAL ends now, as soon as the database can be asked."""
+        """Return the LSN at which the WAL ends now, as soon as the database can be asked."""
         while True:
             try:
                 return await self._messages.wal_end()
@@ -201,7 +194,7 @@ class Durable:
         What fails is logged, and then there is less, or nothing.
 
         Args:
-            start: where the main stream began: it has what commits there or later.
+            start: the LSN at which the main stream began. It has what commits there or later.
 
         Yields:
             Batches of events that commit before ``start``.
@@ -211,7 +204,10 @@ class Durable:
                 # Without a beginning nobody can tell the end of what was written before.
                 self.caught_up.set()
             elif (slot := await self.retention.find()) is not None:
-                async with contextlib.aclosing(self._window(start)) as batches:
+                window = read_window(
+                    self._open_window, start, self._reader.read_older, slot=self.retention.name
+                )
+                async with contextlib.aclosing(window) as batches:
                     async for events in batches:
                         yield events
                 self.window_begin = min(slot.confirmed_flush_lsn, start)
@@ -231,50 +227,10 @@ class Durable:
             await asyncio.sleep(_PAUSE)
         return True
 
-    async def _window(self, start: LSN) -> AsyncGenerator[Sequence[Event], None]:
-        source = await self._opened()
-        try:
-            batches = source.batches()
-            while True:
-                # This process's own record comes at the latest.
-                async with asyncio.timeout(_SILENCE):
-                    batch = await anext(batches)
-                changes: list[Event] = []
-                for event in batch:
-                    place = place_of(event)
-                    if place is not None and place[0] >= start:
-                        yield changes
-                        return
-                    if isinstance(event, LogicalMessage):
-                        await self._reader.read_older(event)
-                    else:
-                        changes.append(event)
-                yield changes
-        except TimeoutError:
-            raise SourceError(f"nothing comes from slot {self.retention.name!r}") from None
-        finally:
-            await source.aclose()
-
-    async def _opened(self) -> WindowSource:
-        """Return an open source on the second slot, which may be in use for a while."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + _PATIENCE
-        while True:
-            source = self._open_window()
-            try:
-                await source.__aenter__()
-            except SourceError as exc:
-                is_passing = exc.transient or isinstance(exc, SlotInUseError)
-                if not is_passing or loop.time() > deadline:
-                    raise
-                await asyncio.sleep(_PAUSE)
-            else:
-                return source
-
     # Writing
 
     async def aclose(self) -> None:
-        """Write the rest, wait until all is on the disk, and close the connection.
+        """Write a last record, wait until it is on the disk, and close the connection.
 
         A database that does not answer is given up after two seconds.
         """
@@ -316,11 +272,12 @@ class Durable:
 
         Args:
             boot: whether this process has just got its slot.
-            passed: to write all that is known: an LSN before which everything that committed has
-                been handed out. So whoever has what has been handed out when the record is made
-                has everything up to there, although the last change may be far behind.
-            reached: up to where clients have everything; with ``passed``.
-            flush: whether to wait until it is on the disk.
+            passed: an LSN before which everything that committed was handed out; None unless the
+                record is to be a snapshot. A client that has everything that was handed out when
+                the record is made has everything up to this LSN, although the last change may be
+                far behind.
+            reached: knows the places of the clients; given together with ``passed``.
+            flush: whether to wait until the record is on the disk.
         """
         async with self._writing:
             boot, self._boot_due = boot or self._boot_due, False
@@ -332,7 +289,8 @@ class Durable:
                 async with asyncio.timeout(_LONGEST):
                     await self._messages.connected()
                     await self._check_origin()
-                    # Nothing is waited for from here on until the record is made: clients go on.
+                    # From here on the task does not give way until the record is made, since the
+                    # clients go on.
                     self._before_write()
                     if passed is not None and reached is not None:
                         self.journal.low(reached.proven_here())
@@ -367,7 +325,7 @@ class Durable:
             return True
 
     async def _check_origin(self) -> None:
-        """See to it that places of the stream are not written into other WAL.
+        """Prevent that places of the stream are written into the WAL of another cluster.
 
         Raises:
             SourceError: if the connection is to another cluster or timeline than the stream's, as
@@ -377,7 +335,7 @@ class Durable:
         if stream is not None and origin == (stream.system_identifier, stream.timeline):
             self._elsewhere_since = None
             return
-        # The next one may be to the same.
+        # The next connection may lead to the same cluster.
         await self._messages.aclose()
         now = asyncio.get_running_loop().time()
         self._elsewhere_since = since = self._elsewhere_since or now
@@ -386,12 +344,12 @@ class Durable:
         raise SourceError("it leads to another cluster or timeline than the changes come from")
 
     def begin_anew(self) -> None:
-        """Note that places from before say nothing of the stream any more."""
+        """Go on in another stream, with whose places the former ones cannot be compared."""
         self.journal.begin_anew()
         self._boot_due = True
 
     def _pace(self, size: int, is_snapshot: bool) -> None:
-        """Bound what snapshots add to the WAL, which is what makes the next one due."""
+        """Bound the WAL that snapshots add, since new WAL makes the next one due."""
         until = asyncio.get_running_loop().time() + size / _SNAPSHOT_RATE
         self._next_snapshot = max(self._next_snapshot, until)
         if is_snapshot:
@@ -410,7 +368,7 @@ class Durable:
     async def _keep_for_ever(self, needed: Callable[[], LSN | None]) -> None:
         while True:
             if not self._is_restored:
-                # What is to be read must not move away.
+                # The slot must not be moved before it was read.
                 await asyncio.sleep(_TOGETHER)
                 continue
             while expired := self.journal.expire(self._window_seconds):

@@ -16,7 +16,7 @@ from ..fanout.hub import Hub
 from ..fanout.outbox_writes import Outbox
 from .places import Place, place_of
 
-__all__ = ["Round", "RoundMember", "RoundsStats"]
+__all__ = ["MOST_MEMBERS", "Round", "RoundMember", "RoundsStats"]
 
 _STEP_BYTES: Final = 512 * 1024
 """Bytes of changes that are published in one step to one socket, about."""
@@ -25,6 +25,9 @@ _SURE_BYTES: Final = 64 * 1024
 takes as many at once."""
 _ALL_BYTES: Final = 64 * 1024 * 1024
 """Bytes of changes that are published in one step to all sockets together, about."""
+
+MOST_MEMBERS: Final = 5000
+"""Channels of one round at most. Further ones wait for the next round."""
 
 
 @attrs.frozen
@@ -99,6 +102,17 @@ class Round:
 
     def __len__(self) -> int:
         return len(self.members) + len(self.entering)
+
+    def may_take(self, member: RoundMember, epoch: int) -> bool:
+        """Return whether another member may join the round.
+
+        Args:
+            member: the member.
+            epoch: the log's present epoch.
+        """
+        is_comparable = self.epoch == member.epoch == epoch
+        is_open = is_comparable and not self.is_alone and 0 < len(self) < MOST_MEMBERS
+        return is_open and self.publishing_to <= member.place
 
     def add(self, member: RoundMember) -> None:
         """Take another member, whose place the round has not passed yet."""

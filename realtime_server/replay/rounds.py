@@ -37,7 +37,7 @@ from .going_live import AT_ONCE, PROMOTING, GoingLive, TellGap
 from .log import ChangeLog
 from .places import Place
 from .publishing import CannotPublishError, Publish
-from .round import Round, RoundMember, RoundsStats
+from .round import MOST_MEMBERS, Round, RoundMember, RoundsStats
 from .round_queue import RoundQueue
 
 __all__ = ["Rounds"]
@@ -56,8 +56,6 @@ _REST: Final = 8
 the round takes, if clients keep coming back: each round matches and renders the changes anew."""
 _MOST_REST: Final = 0.25
 """Seconds from the beginning of a round after which the next one begins in any case."""
-_MOST_MEMBERS: Final = 5000
-"""Channels of one round at most. Further ones wait for the next round."""
 _STEP: Final = 500
 """Changes that a round publishes at once, at most."""
 
@@ -104,8 +102,7 @@ class Rounds:
         self._is_handed_out = asyncio.Event()
         self._is_handed_out.set()
         self._handed: Place = log.end
-        self._started = 0
-        self._changes = self._duplicates_possible = 0
+        self._started = self._changes = self._duplicates_possible = 0
 
     @property
     def handed(self) -> Place:
@@ -206,9 +203,9 @@ class Rounds:
                 is_time = asyncio.get_running_loop().time() >= self._next_at
                 alone = sum(one.is_alone for one in self._rounds)
                 if is_time and len(self._rounds) - alone < _MOST:
-                    await self._begin_round(running, self._queue.first(_MOST_MEMBERS))
+                    await self._begin_round(running, self._queue.first(MOST_MEMBERS))
                 if alone < _MOST_ALONE:
-                    theirs = self._queue.first_alone(_MOST_MEMBERS)
+                    theirs = self._queue.first_alone(MOST_MEMBERS)
                     await self._begin_round(running, theirs, is_alone=True)
                 if not (self._queue or self._going_live):
                     self._queue.has_come.clear()
@@ -247,7 +244,7 @@ class Rounds:
 
     def _join_or_wait(self, member: RoundMember) -> None:
         """Let a member join a round that has not passed its place, or wait for the next one."""
-        fits = [one for one in self._rounds if self._may_join(one, member)]
+        fits = [one for one in self._rounds if one.may_take(member, self._log.epoch)]
         if fits and not member.is_alone:
             max(fits, key=lambda one: one.publishing_to).add(member)
         else:
@@ -280,11 +277,6 @@ class Rounds:
                     self._lift(member, epoch, floor)
                     await turn.give_way()
 
-    def _may_join(self, one: Round, member: RoundMember) -> bool:
-        is_comparable = one.epoch == member.epoch == self._log.epoch
-        is_open = is_comparable and not one.is_alone and 0 < len(one) < _MOST_MEMBERS
-        return is_open and one.publishing_to <= member.place
-
     async def _bring_up(self, one: Round) -> None:
         loop = asyncio.get_running_loop()
         began, channels, changes = loop.time(), len(one), 0
@@ -304,10 +296,7 @@ class Rounds:
         took = loop.time() - began
         self._next_at = min(self._next_at, began + _REST * took)
         logger.debug(
-            "a round for %d channels is over: %d changes in %.3f s",
-            channels,
-            changes,
-            took,
+            "a round for %d channels is over: %d changes in %.3f s", channels, changes, took
         )
 
     async def _step(self, one: Round) -> int:
@@ -327,7 +316,10 @@ class Rounds:
         one.place = place
         if events:
             self._set_apart(one, published.costly)
-        self._leave_behind(one)
+        # Their outboxes have to drain first.
+        for member in one.behind():
+            one.remove(member)
+            self._queue.put_behind(member)
         if not events and until is None:
             await self._is_handed_out.wait()
             self._promote(one)
@@ -370,12 +362,6 @@ class Rounds:
             one.remove(member)
             member.is_alone = True
             self._join_or_wait(member)
-
-    def _leave_behind(self, one: Round) -> None:
-        """Let members wait whose outboxes are behind, until these have drained."""
-        for member in one.behind():
-            one.remove(member)
-            self._queue.put_behind(member)
 
     def _promote_all(self) -> None:
         for one in list(self._rounds):

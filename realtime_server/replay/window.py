@@ -1,0 +1,93 @@
+"""Window: reads from the second slot, once, what was committed while no server process ran."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final, Protocol
+
+from realtime_core import LSN, Event, LogicalMessage
+from realtime_core.errors import SlotInUseError, SourceError
+
+from .places import place_of
+
+__all__ = ["WindowSource", "read_window"]
+
+_SILENCE: Final = 60.0
+"""Seconds without an event after which nothing more is expected from the second slot."""
+_PATIENCE: Final = 10.0
+"""Seconds within which the second slot has to be free. An ended process may still use it."""
+_PAUSE: Final = 1.0
+"""Seconds from one attempt to open the source to the next."""
+
+
+class WindowSource(Protocol):
+    """A source on the second slot."""
+
+    async def __aenter__(self) -> WindowSource: ...
+
+    async def aclose(self) -> None: ...
+
+    def batches(self) -> AsyncIterator[Sequence[Event]]: ...
+
+
+async def read_window(
+    open_source: Callable[[], WindowSource],
+    start: LSN,
+    read_message: Callable[[LogicalMessage], Awaitable[None]],
+    *,
+    slot: str,
+) -> AsyncGenerator[Sequence[Event], None]:
+    """Read what the second slot has.
+
+    Args:
+        open_source: returns a new source on the second slot.
+        start: the LSN at which the main stream began. It has what commits there or later.
+        read_message: takes each logical message.
+        slot: the name of the second slot, for errors.
+
+    Yields:
+        Batches of events that commit before ``start``, without logical messages.
+
+    Raises:
+        SourceError: if the slot cannot be read from.
+    """
+    source = await _opened(open_source)
+    try:
+        batches = source.batches()
+        while True:
+            # A record of this process comes at the latest.
+            async with asyncio.timeout(_SILENCE):
+                batch = await anext(batches)
+            changes: list[Event] = []
+            for event in batch:
+                place = place_of(event)
+                if place is not None and place[0] >= start:
+                    yield changes
+                    return
+                if isinstance(event, LogicalMessage):
+                    await read_message(event)
+                else:
+                    changes.append(event)
+            yield changes
+    except TimeoutError:
+        raise SourceError(f"nothing comes from slot {slot!r}") from None
+    finally:
+        await source.aclose()
+
+
+async def _opened(open_source: Callable[[], WindowSource]) -> WindowSource:
+    """Return an open source on the second slot, which may be in use for a while."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _PATIENCE
+    while True:
+        source = open_source()
+        try:
+            await source.__aenter__()
+        except SourceError as exc:
+            is_passing = exc.transient or isinstance(exc, SlotInUseError)
+            if not is_passing or loop.time() > deadline:
+                raise
+            await asyncio.sleep(_PAUSE)
+        else:
+            return source
