@@ -80,14 +80,14 @@ class Beginnings:
         self._inquiries = Inquiries(
             memberships.others, self._ask, self._decide, on_failure=self._fail
         )
-        # Whom to tell where a channel begins, while it is not decided.
+        # The callbacks of channels of which it is not decided yet where they begin.
         self._starting: dict[Membership, OnStart] = {}
-        # Who joins right now, and has not waited.
+        # The membership that is being entered right now, and has not waited.
         self._joining: Membership | None = None
         # The channels that wait until the journal is known; None once it is.
         self._held: dict[Membership, Standing] | None = None
         self.epoch = log.epoch
-        """Of the stream that places are of."""
+        """The epoch of the log to whose stream places belong."""
         self.resumed = 0
         """Channels that went on where a former one had ended."""
         self.fresh = 0
@@ -108,13 +108,13 @@ class Beginnings:
         self._held = {}
 
     async def release(self, place: Place) -> None:
-        """Let those begin that wait.
+        """Let the channels begin that wait.
 
         Args:
-            place: of what is before it those who are new need nothing.
+            place: the place at which channels begin that go on from no former one.
         """
         turn = Turn()
-        # Those that come meanwhile wait behind the others.
+        # Channels that come meanwhile wait behind the others.
         while self._held:
             for member, standing in list(self._held.items()):
                 if self._held.pop(member, None) is not None:
@@ -124,7 +124,7 @@ class Beginnings:
         self._held = None
 
     def is_held(self, member: Membership) -> bool:
-        """Return whether a channel waits, so that it has missed nothing and has nothing."""
+        """Return whether a channel waits for the journal, and so has got nothing yet."""
         return self._held is not None and member in self._held
 
     def cancel(self, member: Membership) -> None:
@@ -135,14 +135,14 @@ class Beginnings:
         self._starting.pop(member, None)
 
     def begin_unknown(self, subscription: Subscription, on_start: OnStart) -> None:
-        """Let a channel begin whose client nothing identifies."""
+        """Let a channel begin that has no key."""
         self.fresh += 1
         on_start(self._notices.start(self.rounds.handed, resumed=False))
         self._hub.subscribe(subscription)
 
     def begin_without_key(self, standing: Standing) -> None:
-        """Let a channel begin that has waited, and whose client nothing identifies any more."""
-        # What a former process has left says nothing of it; it begins now.
+        """Let a channel begin that has waited, and that has no key any more."""
+        # It cannot go on from what a former process has left, so it begins now.
         place = self.rounds.handed if self.is_held(standing.member) else standing.began
         on_start = self._starting[standing.member]
         self.cancel(standing.member)
@@ -151,7 +151,7 @@ class Beginnings:
         self.rounds.add(standing.subscription, place)
 
     def begin(self, standing: Standing, on_start: OnStart) -> None:
-        """Let a channel begin, as soon as it is known where."""
+        """Let a channel begin as soon as it is known at which place."""
         self._starting[standing.member] = on_start
         if self._held is None:
             # A channel of a connection that has left it before may have waited since then.

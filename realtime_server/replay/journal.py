@@ -1,21 +1,21 @@
-"""Journal: which channels there are, over all server processes of a database and their ends.
+"""Journal: the channels of all server processes of a database, also of processes that have ended.
 
-Each process writes what happens to its channels into the WAL, as records (see ``records``), and
-reads everybody's, in the order of the WAL. What they amount to is here: a client that comes back
-to any process is found, with a place that is not above what it has. That holds for every beginning
-of the WAL, as a process may be killed at any time: a channel is joined, and has everything up to
-its process's last ``Low``, or it is away with a place of its own; and departures stand before the
-``Low`` of the same record.
+Each process writes what happens to its channels into the WAL, as records (:mod:`.records`), and
+reads the records of all processes, in the order of the WAL. So a client that comes back to any
+process is found, with a place that is not above what the client has. That holds wherever the WAL
+ends, as a process may be killed at any time. A channel is either joined, and its client has
+everything up to the process's last ``Low``, or it has a place of its own. Within a record, channels
+that went away stand before the ``Low``.
 
 Reading a record twice changes nothing, since records are numbered. A process that reads from the
-middle of the WAL finds a snapshot of everything that the writer knew, and takes from it what is
-newer than what it knows itself.
+middle of the WAL finds a snapshot of everything that the writer knew, and takes over what is more
+recent than what it knows itself.
 
 What waits to be written, what is held of records that are not whole yet, and how many channels
 there may be are bounded. Channels beyond that are not known to other processes, so that their
 clients begin anew there.
 
-It does no I/O, and time is passed in.
+No I/O, and time is passed in.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from .records import (
 __all__ = ["MOST_CHANNELS", "Journal", "OtherChannel"]
 
 MOST_CHANNELS: Final = 800_000
-"""Channels that a journal has at most: half of them this process's, half of them the others'."""
+"""Channels that a journal has at most: half of them of this process, half of them of others."""
 _MOST_ENTRIES: Final = 20_000
-"""Entries that wait to be written, before a snapshot takes their place."""
+"""Entries that may wait to be written. If there are more, a snapshot takes their place."""
 _MOST_PARTS: Final = 1000
 """Parts that are held of a record that is not whole yet; a snapshot of all channels has fewer."""
 _MOST_BEGUN: Final = 16
