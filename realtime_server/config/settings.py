@@ -150,7 +150,7 @@ class ServerConfig(ConnectionSettings):
         "ones",
     )
     replay_wal_mb: kinds.Megabytes = variable(
-        0,
+        1024,
         "how much WAL the slot `SLOT_NAME` with `_replay` behind it may keep on the database's "
         "disk, so that clients may come back after a restart, or to another server; no more than "
         "`MAX_REPLICATION_LAG_MB` where that is set; 0: there is no such slot, and they come back "

@@ -35,6 +35,7 @@ def check(database: Database, **settings: str) -> tuple[int, str, list[str]]:
         "DB_NAME": database.name,
         "DB_USER": str(dsn["user"]),
         "PUBLICATIONS": '["shop"]',
+        "REPLAY_SECRET": "a secret of 32 bytes for the journal",
         **settings,
     }
     return run_to_its_end("--dev", "--check", **environ)

@@ -238,7 +238,7 @@ TABLE = {
     "DRAIN_TIMEOUT": number(5000, least=1),
     "REPLAY_WINDOW": number(300_000, least=0),
     "REPLAY_MEMORY_MB": number(64, least=1),
-    "REPLAY_WAL_MB": number(0, least=0),
+    "REPLAY_WAL_MB": number(1024, least=0),
     "REPLAY_SECRET": Row(None, "it's ä \\ value".ljust(32, "."), "it's ä \\ value".ljust(32, ".")),
     "REPLAY_PING_INTERVAL": number(1000, least=1),
     "REPLAY_IDENTITY": Row(
