@@ -81,6 +81,7 @@ class Client:
             raise ConfigError(
                 [f"webhooks cannot work with this environment's proxies or certificates: {exc}"]
             ) from None
+        # Their texts say what is wrong, and have no URL.
         self._errors = (httpx.HTTPError, httpx.StreamError, OSError)
 
     async def __aenter__(self) -> Self:
@@ -103,7 +104,7 @@ class Client:
             body: JSON.
 
         Raises:
-            UnreachableError: if there was no answer.
+            UnreachableError: if there was no answer, or none that can be read.
         """
         answer = None
         try:
@@ -128,6 +129,12 @@ class Client:
         except self._errors as exc:
             if answer is None:
                 raise UnreachableError(f"{type(exc).__name__}: {exc}") from None
+        # An answer may be such that httpx fails over it, as it does over some redirects that it was
+        # not to follow. What an endpoint answers must not end the server.
+        except Exception as exc:
+            if answer is None:
+                reason = f"no answer that can be read ({type(exc).__name__})"
+                raise UnreachableError(reason) from None
         return answer
 
 

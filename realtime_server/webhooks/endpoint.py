@@ -149,15 +149,32 @@ class Endpoint:
 
     async def run(self) -> None:
         """Deliver, or once the endpoint is gone give up, what is put, until :meth:`stop`."""
+        failures = 0
         while not self._stopped.is_set():
-            if not self._waiting:
-                self._arrived.clear()
-                await self._arrived.wait()
-            elif self.is_disabled:
-                async with self._giving_up:
-                    await self._give_up_waiting()
-            elif await self._deliver(self._waiting[0]):
-                self._remove_first()
+            try:
+                await self._run_once()
+                failures = 0
+            except Exception:
+                # It is this endpoint's alone: nothing else of the server ends for it.
+                failures += 1
+                if self._may_say("failure"):
+                    logger.exception(
+                        "webhook %r: its requests cannot be sent, and are tried again (a bug in "
+                        "realtime_server: please report it)",
+                        self.name,
+                        extra=of_webhook(self.name, "webhook_error"),
+                    )
+                await self._pause(failures)
+
+    async def _run_once(self) -> None:
+        if not self._waiting:
+            self._arrived.clear()
+            await self._arrived.wait()
+        elif self.is_disabled:
+            async with self._giving_up:
+                await self._give_up_waiting()
+        elif await self._deliver(self._waiting[0]):
+            self._remove_first()
 
     def stop(self) -> None:
         """Begin no more attempts; :meth:`run` ends when the one that is under way has."""

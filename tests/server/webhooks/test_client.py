@@ -151,6 +151,16 @@ async def test_a_connection_that_is_refused_or_broken_is_said_without_the_url() 
     assert str(broken.value).startswith("RemoteProtocolError: ")
 
 
+@pytest.mark.parametrize("location", ["https://xn--/", "https://xn--99999999999/", "//[::1"])
+async def test_a_redirect_that_cannot_be_read_is_no_answer(location: str) -> None:
+    async with Receiver(Reply(302, {"location": location})) as receiver, client() as http:
+        with pytest.raises(UnreachableError) as caught:
+            await http.post(receiver.url + "/secret", {}, b"{}")
+        assert "secret" not in str(caught.value)
+        receiver.reply = Reply()
+        assert (await http.post(receiver.url, {}, b"{}")).status == 200
+
+
 async def test_nothing_of_it_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     async with Receiver() as receiver, client() as http:

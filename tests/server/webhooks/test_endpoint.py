@@ -633,3 +633,24 @@ async def test_no_line_has_the_url_or_a_body(
         await passes(stage, until=4)
     for secret in ("password", "example.org", "secret-path", "xx"):
         assert secret not in caplog.text
+
+
+async def test_an_unexpected_error_is_logged_and_does_not_end_the_deliveries(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(*args: Any) -> Answer:
+        raise ValueError("no answer that anybody has foreseen")
+
+    good = stage.network.post
+    posts = [fail, good]
+
+    async def post(*args: Any) -> Answer:
+        return await posts.pop(0)(*args)
+
+    monkeypatch.setattr(stage.network, "post", post)
+    async with stage.endpoint() as endpoint:
+        await endpoint.put(stage.request(1))
+        await settle(0, stage.clock)
+        await settle(60, stage.clock)
+        assert stage.done == ["msg_1"]
+    assert "a bug in realtime_server" in caplog.text
