@@ -79,6 +79,8 @@ for line in sys.stdin:
 _SAMPLE: Final = re.compile(r"^realtime_(\S+) (\S+)$", re.MULTILINE)
 _PATIENCE: Final = 120.0
 """Seconds after which what should be so will not be."""
+_QUIET: Final = 2.5
+"""Seconds in which each client that has something to prove is asked, and answers."""
 
 
 def metrics(port: int) -> dict[str, float]:
@@ -95,6 +97,14 @@ async def until(port: int, is_so: Callable[[dict[str, float]], bool]) -> dict[st
             if is_so(found):
                 return found
             await asyncio.sleep(0.1)
+
+
+async def all_proven(port: int) -> None:
+    """Wait until all clients have proven what they have: until no further proof comes."""
+    proofs = -1.0
+    while (now := (await asyncio.to_thread(metrics, port))["replay_proofs_total"]) != proofs:
+        proofs = now
+        await asyncio.sleep(_QUIET)
 
 
 @attrs.frozen
@@ -135,8 +145,7 @@ class Stage:
     async def storm(self, kind: str) -> Row:
         """Let all clients go and come back."""
         port, missed = self.server.port, MISSED if kind == MISSED_SOME else 0
-        # Nothing is in the log when all clients have proven that they have everything.
-        await until(port, lambda found: not found["replay_log_bytes"])
+        await all_proven(port)
         before = self.cpu
         await (self.crowd.leave() if kind == FRESH else self.crowd.cut())
         found = await until(port, lambda found: found["subscriptions"] == STAYING)
