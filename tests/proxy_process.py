@@ -82,8 +82,8 @@ class ProxyProcess:
             self._process.wait()
 
 
-def nginx(directory: Path, *, server: int) -> ProxyProcess:
-    """Return nginx with deploy/nginx.conf, before a server on a port."""
+def nginx(directory: Path, *, servers: tuple[int, int]) -> ProxyProcess:
+    """Return nginx with deploy/nginx.conf, before two servers with slots of their own."""
     port, authority = free_port(), Authority()
     certificate, key = authority.issue("localhost")
     (directory / "realtime.crt").write_bytes(certificate)
@@ -93,7 +93,8 @@ def nginx(directory: Path, *, server: int) -> ProxyProcess:
         {
             "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
             "listen [::]:443 ssl;": "",
-            "127.0.0.1:4000": f"127.0.0.1:{server}",
+            "127.0.0.1:4000": f"127.0.0.1:{servers[0]}",
+            "127.0.0.1:4001": f"127.0.0.1:{servers[1]}",
             "/etc/ssl/realtime.crt": str(directory / "realtime.crt"),
             "/etc/ssl/realtime.key": str(directory / "realtime.key"),
             "/var/log/nginx/realtime.log": str(directory / "requests.log"),

@@ -92,7 +92,7 @@ async def status_of(proxy: ProxyProcess, path: str) -> int:
 
 @pytest.mark.parametrize(
     "start",
-    [pytest.param(lambda path, server, _: nginx(path, server=server), id="nginx"), *PAIRS],
+    [pytest.param(lambda path, *servers: nginx(path, servers=servers), id="nginx"), *PAIRS],
 )
 async def test_clients_get_through_with_their_own_address(
     shop: Database, tmp_path: Path, start: StartPair, request: pytest.FixtureRequest
@@ -164,6 +164,47 @@ async def test_clients_go_to_the_standby_when_the_first_server_is_gone(
         async with asyncio.timeout(DEADLINE):
             while await server_that_serves() is not second:
                 pass
+
+
+async def test_nginx_lets_everybody_in_when_one_server_was_restarted_and_the_other_stops(
+    shop: Database, tmp_path: Path
+) -> None:
+    clients = 20
+    with (
+        ServerProcess(shop.dsn, **BEHIND_A_PROXY, SLOT_NAME=unique_name("first")) as first,
+        ServerProcess(shop.dsn, **BEHIND_A_PROXY, SLOT_NAME=unique_name("second")) as second,
+        nginx(tmp_path, servers=(first.port, second.port)) as proxy,
+        contextlib.ExitStack() as more,
+    ):
+        first.wait_until_streaming()
+        second.wait_until_streaming()
+
+        async def get_in(everybody: contextlib.AsyncExitStack) -> None:
+            async with asyncio.timeout(5):
+                while True:
+                    with contextlib.suppress(InvalidStatus, InvalidMessage, OSError):
+                        client = await everybody.enter_async_context(client_of(proxy))
+                        break
+                    await asyncio.sleep(0.1)
+            await client.join(TOPIC)
+
+        async def all_get_in() -> None:
+            async with contextlib.AsyncExitStack() as everybody:
+                await asyncio.gather(*(get_in(everybody) for _ in range(clients)))
+
+        first.process.send_signal(signal.SIGTERM)
+        first.process.wait(DEADLINE)
+        # nginx finds out that the first server takes no connections.
+        await all_get_in()
+        again = more.enter_context(
+            ServerProcess(
+                shop.dsn, **BEHIND_A_PROXY, SLOT_NAME=unique_name("again"), PORT=str(first.port)
+            )
+        )
+        again.wait_until_streaming()
+        second.process.send_signal(signal.SIGTERM)
+        second.process.wait(DEADLINE)
+        await all_get_in()
 
 
 @pytest.mark.parametrize(
