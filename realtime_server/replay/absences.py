@@ -123,6 +123,10 @@ class Absences:
             or any(absence in losing for losing, _ in self._losing)
         )
 
+    def keeps(self, absence: Absence) -> bool:
+        """Return whether changes are kept for an absence."""
+        return absence in self._away and absence.lost is None
+
     def lowest(self) -> Place | None:
         """Return the lowest place from which on changes are kept; None if there is no absence."""
         heap = self._lowest

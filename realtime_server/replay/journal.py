@@ -124,9 +124,12 @@ class Journal:
     def begin_anew(self) -> None:
         """Note that places from before say nothing any more.
 
-        The others' channels are forgotten: those processes write of them again. The next record
-        tells everything.
+        The others' channels are forgotten: those processes write of them again. So are channels
+        here that have a place of their own, until they are noted anew. The next record tells
+        everything.
         """
+        own = self._own.channels
+        self._own.channels = {number: one for number, one in own.items() if one.since is None}
         self._own.low, self._low = BEFORE, None
         self._nothing_between = BEFORE, BEFORE
         self._parts.clear()

@@ -152,7 +152,7 @@ class Ledger:
             thing.cursor.ask()
 
     def _tell_absence(self, absence: Absence) -> None:
-        if absence.lost is not None or not self._is_here(absence):
+        if not self._absences.keeps(absence):
             self._end(absence)
             return
         since = self._wall_clock() - (self._clock() - absence.since)

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from realtime_server.replay import ledger
-from realtime_server.replay.absences import Absence, Absences
+from realtime_server.replay.absences import Absence, Absences, LostReason
 from realtime_server.replay.identity import Key
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.ledger import Ledger
@@ -122,3 +122,25 @@ def test_a_channel_that_the_journal_knows_is_ended_however_many_come_and_go(
     for part in world.journal.write():
         there.read(part)
     assert there.find(KEY.digest) == []
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_the_places_of_those_who_are_away_are_not_written_after_another_stream_has_begun(
+    is_written: bool,
+) -> None:
+    world, there = World(), journal_of(2)
+    absence = Absence(KEY, 1, (500, 0), time.monotonic())
+    world.absences.add(absence)
+    if is_written:
+        world.ledger.tell()
+        for part in world.journal.write():
+            there.read(part)
+        assert len(there.find(KEY.digest)) == 1
+    world.absences.lose_all(LostReason.LOST)
+    world.journal.begin_anew()
+    # The record is made before it is noted for each of the absences that it is lost.
+    world.ledger.tell()
+    for part in world.journal.write():
+        there.read(part)
+    assert there.find(KEY.digest) == []
+    assert absence.lost is None
