@@ -72,7 +72,8 @@ class JournalReader:
         part = self._verified(message)
         if part is not None:
             turn = Turn()
-            for _ in self._journal.steps(part):
+            self._reading = self._journal.steps(part)
+            for _ in self._reading:
                 await turn.give_way()
 
     async def run(self) -> None:

@@ -116,3 +116,30 @@ async def test_the_part_that_is_being_read_is_read_to_its_end_before_others(
         await asyncio.sleep(0)
     assert not any(journal.find(key(number)) for number in range(1000))
     running.cancel()
+
+
+async def test_an_older_part_that_is_being_read_is_read_to_its_end_before_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    journal = journal_of(1)
+    reader = JournalReader(journal)
+    there = journal_of(2)
+    for number in range(1000):
+        there.joined(number, key(number), 1, (10, 0))
+    (joined,) = there.write()
+    for number in range(1000):
+        there.ended(number)
+    (ended,) = there.write()
+    monkeypatch.setattr("realtime_server.fanout.turns.SLICE", 0.0)
+    reading = asyncio.create_task(reader.read_older(message(joined)))
+    for _ in range(100):
+        await asyncio.sleep(0)
+        if journal.find(key(0)):
+            break
+    assert journal.find(key(0))
+    assert not journal.find(key(999))
+    # So much comes through the main stream meanwhile that it does not wait.
+    monkeypatch.setattr(journal_reader, "_MOST_WAITING", 0)
+    reader.take(message(ended))
+    await reading
+    assert not any(journal.find(key(number)) for number in range(1000))
