@@ -311,7 +311,8 @@ class Durable:
             finally:
                 if not is_whole:
                     # Part of the record may be missing.
-                    self._snapshot_due, self._boot_due = True, boot
+                    self._snapshot_due = True
+                    self._boot_due = self._boot_due or boot
                 self._pace(self._messages.bytes - before, is_whole and all_of_it)
             self._said = ""
             if self.journal.is_full and not self._has_said_full:

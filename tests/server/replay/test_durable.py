@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, cast
 
 import attrs
@@ -36,12 +36,14 @@ class Messages:
     hangs: bool = False
     fails: bool = False
     origin: tuple[int, int] = (1, 1)
+    on_failure: Callable[[], None] = lambda: None
 
     async def aclose(self) -> None:
         pass
 
     async def connected(self) -> None:
         if self.fails:
+            self.on_failure()
             raise SourceError("planted")
         if self.hangs:
             await asyncio.Event().wait()
@@ -152,6 +154,18 @@ async def test_a_database_that_hangs_is_given_up_and_everything_is_written_after
     world.messages.hangs = False
     await eventually(lambda: world.messages.records[-1] > 50 * CHANNELS)
     assert caplog.text.count("cannot be written") == 1
+
+
+async def test_a_boot_that_becomes_due_while_a_record_fails_is_written(world: World) -> None:
+    def on_failure() -> None:
+        # Another process begins with this one's slot, which comes back here.
+        world.messages.fails = False
+        world.journal.on_boot(True)
+
+    known = world.journal.booted_at
+    world.messages.on_failure, world.messages.fails = on_failure, True
+    world.join_all()
+    await eventually(lambda: world.journal.booted_at > known)
 
 
 async def test_a_start_gives_up_a_journal_that_cannot_be_written(
