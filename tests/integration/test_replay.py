@@ -271,12 +271,12 @@ async def test_a_channel_that_cannot_be_decided_on_begins_anew_and_others_go_on(
             raise KeyError("planted")
         return choose(self, *arguments)
 
-    def add_or_fail(self: Rounds, subscription: Subscription, place: Place) -> None:
+    def add_or_fail(self: Rounds, subscription: Subscription, place: Place, **more: Any) -> None:
         # The first that goes on.
         if place < self.handed and not replays:
             replays.append(place)
             raise KeyError("planted")
-        add(self, subscription, place)
+        add(self, subscription, place, **more)
 
     monkeypatch.setattr(Memberships, "choose", choose_or_fail)
     monkeypatch.setattr(Rounds, "add", add_or_fail)
