@@ -18,6 +18,8 @@ from types import ModuleType
 
 import pytest
 
+from realtime_core import __version__
+
 # Two environments are made and filled.
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -37,13 +39,18 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One commit with all files of this tree, as they are now."""
+    """One commit with all files of this tree, as they are now, but for the changelog's heading."""
     folder = tmp_path_factory.mktemp("release") / "repository"
     listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", cwd=ROOT)
     for name in filter(None, listed.stdout.split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    # What is under development has no release's heading yet.
+    changelog = folder / "CHANGELOG.md"
+    text = changelog.read_text(encoding="utf-8")
+    heading = f"## {__version__} - 2026-12-01\n"
+    changelog.write_text(text.replace("## Unreleased\n", heading), encoding="utf-8")
     me = ("env", f"GIT_COMMITTER_DATE=@{COMMITTED} +0000", "git", "-c", "user.name=Ada")
     for command in (
         ("git", "init", "--quiet"),
