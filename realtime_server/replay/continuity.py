@@ -89,6 +89,11 @@ class Continuity:
         """Whether everything was read that the second slot has of the changes that were missed."""
         beginnings.hold()
 
+    def note_gaps(self, batch: Sequence[Event]) -> None:
+        """Count the gaps of a batch, before the batch is published and whatever fails meanwhile:
+        while one is missing, the journal is not written."""
+        self._origin.before(batch)
+
     def before(self, batch: Sequence[Event]) -> None:
         """Read the journal's messages of a batch, before the batch is published."""
         # Nothing is acknowledged yet, if this is the first batch.
@@ -97,12 +102,16 @@ class Continuity:
             if type(event) is LogicalMessage:
                 self.durable.read(event)
             elif type(event) is Gap:
-                self._origin.gap()
                 # The stream may come from another cluster now.
-                self.durable.journal.of_stream(self._origin.digest())
+                self._note_stream()
 
     def after(self) -> None:
         """Note that a batch was published."""
+        self._origin.after()
+
+    def begin_anew(self) -> None:
+        """Go on after a failure, when all that has come was published."""
+        self._note_stream()
         self._origin.after()
 
     async def run(self, reached: Reached) -> None:
@@ -118,7 +127,10 @@ class Continuity:
     def _note_start(self) -> None:
         if self._start is None:
             self._start = self._stats().confirmed_lsn
-            self.durable.journal.of_stream(self._origin.digest())
+            self._note_stream()
+
+    def _note_stream(self) -> None:
+        self.durable.journal.of_stream(self._origin.digest())
 
     async def _begin(self) -> None:
         # This comes before anything is read: a client that joins from now on must get what is

@@ -73,6 +73,7 @@ class GuardedReplay:
     def before(self, batch: Sequence[Event]) -> None:
         """Prepare for a batch that is about to be published to the live hub."""
         self._batch = batch
+        self._replay.note_gaps(batch)
         if self._is_broken:
             return
         try:

@@ -12,9 +12,9 @@ through the stream, the stream has no gap, and all places hold. No I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from realtime_core import SourceStats, StreamIdentity
+from realtime_core import Event, Gap, SourceStats, StreamIdentity
 
 from .records import digest
 
@@ -35,9 +35,9 @@ class Origin:
         # The gaps that have come, and those that everybody has been told of.
         self._come = self._told = 0
 
-    def gap(self) -> None:
-        """Note that a gap of the stream is about to be published."""
-        self._come += 1
+    def before(self, batch: Sequence[Event]) -> None:
+        """Note that a batch of the stream is about to be published; each has to be noted."""
+        self._come += sum(type(event) is Gap for event in batch)
 
     def after(self) -> None:
         """Note that all that has come was published."""

@@ -196,6 +196,11 @@ class Replay:
 
     # What the broadcaster calls
 
+    def note_gaps(self, batch: Sequence[Event]) -> None:
+        """Count the gaps of a batch that is about to be published, also after a failure."""
+        if self._continuity is not None:
+            self._continuity.note_gaps(batch)
+
     def before(self, batch: Sequence[Event]) -> None:
         """Prepare for a batch that is about to be published to the live hub."""
         if self._continuity is not None:
@@ -233,6 +238,8 @@ class Replay:
         self.log.begin_anew_behind(place)
         self.rounds.begin_anew()
         self._begin_anew()
+        if self._continuity is not None:
+            self._continuity.begin_anew()
 
     async def aclose(self) -> None:
         """Write down where everybody stands, when all connections have ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,13 +11,17 @@ from typing import Any, cast
 import attrs
 import pytest
 
-from realtime_core import LSN, Event, SourceStats
+from realtime_core import LSN, Event, LogicalMessage, SourceStats
+from realtime_server.config import ServerConfig
 from realtime_server.replay import continuity
 from realtime_server.replay.continuity import Continuity
 from realtime_server.replay.log import ChangeLog
 from realtime_server.replay.origin import Origin
 from realtime_server.replay.places import Place
+from realtime_server.replay.records import PREFIX
 from tests.waiting import eventually
+
+from .stage import GAP, STREAM, Stage, batch
 
 pytestmark = pytest.mark.asyncio
 
@@ -51,7 +56,8 @@ class Beginnings:
     def hold(self) -> None:
         self.held = True
 
-    def release(self, place: Place) -> None:
+    async def release(self, place: Place) -> None:
+        await asyncio.sleep(0)
         self.released.append(place)
 
 
@@ -80,7 +86,8 @@ class World:
 
     async def end(self) -> None:
         self.running.cancel()
-        await asyncio.gather(self.running, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.running
 
 
 async def test_who_waits_begins_when_all_is_known(caplog: pytest.LogCaptureFixture) -> None:
@@ -130,3 +137,47 @@ async def test_while_there_is_no_stream_everybody_waits(
         await asyncio.sleep(0)
     assert (world.beginnings.released, caplog.text) == ([], "")
     await world.end()
+
+
+@pytest.mark.parametrize("failing", ["durable.Durable.read", "rounds.Rounds.after"])
+async def test_the_journal_is_written_again_after_a_failure_at_a_gap(
+    monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    origins: list[Origin] = []
+
+    def make_origin(*args: Any) -> Origin:
+        origins.append(Origin(*args))
+        return origins[-1]
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(continuity, "Origin", make_origin)
+    stage = Stage()
+    stats = SourceStats(stream=STREAM)
+    stage.replay.continue_with(
+        ServerConfig(slot_name="live", replay_secret="secret", publications=("shop",)),
+        secret=b"secret",
+        attached=cast(Any, None),
+        stats=lambda: stats,
+    )
+    (origin,) = origins
+    stage.publish(*batch(1000, 1))
+    message = LogicalMessage(LSN(1008), PREFIX, b"", None, 0)
+    for _ in range(2):
+        stats = attrs.evolve(stats, gaps=stats.gaps + 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(f"realtime_server.replay.{failing}", fail)
+            stage.publish(message, GAP)
+        assert origin.stream() is STREAM
+    assert stage.guarded.stats().failures == 2
+    # While replay cannot begin anew, gaps come, too.
+    with monkeypatch.context() as patched:
+        patched.setattr(f"realtime_server.replay.{failing}", fail)
+        patched.setattr(stage.replay, "begin_anew_behind", fail)
+        stats = attrs.evolve(stats, gaps=stats.gaps + 2)
+        stage.publish(message, GAP)
+        stage.publish(message, GAP)
+        assert origin.stream() is None
+    stage.publish(*batch(2000, 2))
+    assert origin.stream() is STREAM

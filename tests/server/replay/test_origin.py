@@ -11,6 +11,7 @@ from realtime_server.replay.origin import Origin
 
 OLD = StreamIdentity(1, 1, ("shop",))
 NEW = StreamIdentity(1, 2, ("shop",))
+GAP = Gap(None, Position(LSN(1000), 0, NEW), GapReason.NEW_TIMELINE)
 
 
 def test_it_is_not_known_between_a_gap_and_when_all_have_been_told_of_it() -> None:
@@ -20,7 +21,7 @@ def test_it_is_not_known_between_a_gap_and_when_all_have_been_told_of_it() -> No
     # The stream has been attached to what was promoted, and nothing has come from there.
     stats = attrs.evolve(stats, stream=NEW, gaps=1)
     assert origin.stream() is None
-    origin.gap()
+    origin.before([GAP])
     assert origin.stream() is None
     origin.after()
     assert origin.stream() is NEW
