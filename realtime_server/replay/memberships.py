@@ -295,9 +295,20 @@ class Memberships:
 
     def _chosen(self, member: Membership, silent: list[Membership]) -> Choice:
         absent = self._fitting(member)
+        if member.key.is_exact and self._are_several(absent):
+            self.share(member.key)
         if member.key.is_exact and member.key.digest not in self._shared:
             return self._take_all(absent, silent)
         return self._take_one(member, absent, silent)
+
+    def _are_several(self, absent: list[Absence]) -> bool:
+        """Return whether several clients have left absences of an exact key, as far as is known.
+
+        One client leaves one, which it takes away when it comes back. That several clients have a
+        key is not known of other processes, and of former ones.
+        """
+        away = [one for one in absent if not one.may_be_here]
+        return len(away) > 1 and not all(map(self.absences.has, away))
 
     def _is_outnumbered(self, member: Membership) -> bool:
         """Return whether another client with the same key has sent more messages than this one."""

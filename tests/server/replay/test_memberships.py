@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from realtime_server.replay import absences, taken_places
-from realtime_server.replay.absences import MOST_OF_A_KEY, LostReason
+from realtime_server.replay.absences import MOST_OF_A_KEY, Absence, LostReason
 from realtime_server.replay.identity import Key
 from realtime_server.replay.memberships import MOST_HERE, Choice, Membership, Memberships
 from realtime_server.replay.places import Place
@@ -101,6 +101,31 @@ def test_of_a_session_the_highest_place_counts_and_all_end() -> None:
         world.leave_behind(SESSION, ref, at)
     assert place(world.join(SESSION, 6)[1]) == 9
     assert len(world.memberships.absences) == 0
+
+
+@pytest.mark.parametrize("others", [2, 1])
+def test_a_session_that_several_clients_have_is_shared_also_after_a_restart(others: int) -> None:
+    world = World()
+    digest = SESSION.digest
+    left = [
+        Absence(Key(digest, is_exact=False), *one, 0.0) for one in ((500, (5, 0)), (50, (9, 0)))
+    ]
+    if others == 1:
+        # The other client has left its absence here.
+        world.leave_behind(SESSION, 50, 9)
+    elsewhere = left[:others]
+    absences = world.memberships.absences
+    absences.elsewhere = lambda digest: list(elsewhere)
+
+    def on_change(absence: Absence) -> None:
+        if absence in elsewhere:
+            elsewhere.remove(absence)
+
+    absences.on_change = on_change
+    # The highest place is that of the other client.
+    assert place(world.join(SESSION, 501)[1]) == 5
+    assert place(world.join(SESSION, 51)[1]) == 5
+    assert (elsewhere, len(absences)) == ([], 0)
 
 
 def test_of_claims_the_lowest_place_counts_and_the_nearest_is_taken_away() -> None:
