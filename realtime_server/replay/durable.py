@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from realtime_core import LSN, Event, LogicalMessage, StreamIdentity
 from realtime_core.errors import DecodeError, SlotLostError, SourceError
 
+from ..fanout.turns import Turn
 from .journal import Journal, OtherChannel
 from .journal_reader import JournalReader
 from .places import Place
@@ -372,6 +373,9 @@ class Durable:
                 # The slot must not be moved before it was read.
                 await asyncio.sleep(_TOGETHER)
                 continue
+            turn = Turn()
+            for _ in self.journal.end_silent():
+                await turn.give_way()
             while expired := self.journal.expire(self._window_seconds):
                 self._on_expired(expired)
                 await asyncio.sleep(0)

@@ -363,13 +363,20 @@ class Journal:
         """How many processes have written lately, this one included."""
         return 1 + self._others.processes
 
+    def end_silent(self) -> Iterator[None]:
+        """Note, in steps, that processes have ended which have written nothing for a day.
+
+        Yields:
+            Now and then, so that others may run, also those that read records.
+        """
+        return self._others.end_silent(self._clock())
+
     def expire(self, window: float) -> list[OtherChannel]:
         """Forget some of the others' channels that have been away for too long; return them.
 
-        None means that there are no more.
+        The list is empty if there are no more.
 
         Args:
             window: for how many seconds one may be away.
         """
-        now = self._clock()
-        return self._others.expire(now - window, now)
+        return self._others.expire(self._clock() - window)

@@ -96,7 +96,8 @@ class OtherProcesses:
             process = self._processes[head.server] = Process(head.slot)
         if head.number <= process.number:
             return
-        process.number, process.time, process.is_silent = head.number, head.time, False
+        process.number, process.time = head.number, head.time
+        process.is_silent = process.has_ended = False
         state: ProcessState | None = None
         channels: list[Joined] = []
         for count, entry in enumerate(entries, 1):
@@ -147,6 +148,24 @@ class OtherProcesses:
             if process.slot == slot and server != but:
                 yield from self._end(server, process, since)
 
+    def end_silent(self, now: float) -> Iterator[None]:
+        """Note, in steps, that processes have ended which have written nothing for a day.
+
+        Args:
+            now: the present time, in seconds since 1970.
+        """
+        before = now - _LONG
+        for server, process in list(self._processes.items()):
+            if process.has_ended or process.time >= before:
+                continue
+            for _ in self._end(server, process, process.time):
+                yield
+                if process.time >= before:
+                    # It has written in between.
+                    break
+            else:
+                process.has_ended = True
+
     def _end(self, server: bytes, process: Process, since: float) -> Iterator[None]:
         for count, channel in enumerate(list(process.channels.values()), 1):
             # The channel may have gone between two steps.
@@ -189,6 +208,7 @@ class OtherProcesses:
             if count % _STEP == 0:
                 yield
         process.number, process.time, process.low = state.number, state.time, state.low
+        process.has_ended = False
 
     def _put(self, server: bytes, process: Process, channel: Joined) -> None:
         if (server, channel.number) in self._taken:
@@ -276,23 +296,19 @@ class OtherProcesses:
         for process in self._processes.values():
             process.lift(handed, place)
 
-    def expire(self, before: float, now: float, *, most: int = 1000) -> list[OtherChannel]:
+    def expire(self, before: float, *, most: int = 1000) -> list[OtherChannel]:
         """Forget channels whose clients have been away for too long.
 
         Args:
             before: the time since which a client may have been away, in seconds since 1970.
-            now: the present time, in seconds since 1970.
             most: how many channels to forget at most.
 
         Returns:
             The channels; none if there are no more.
         """
         self._forgotten = before
-        for server, process in list(self._processes.items()):
+        for process in self._processes.values():
             process.is_silent = process.time < before
-            if process.time < now - _LONG:
-                for _ in self._end(server, process, process.time):
-                    pass
         expired: list[OtherChannel] = []
         ages = self._by_age
         while ages and ages[0][0] < before and len(expired) < most:

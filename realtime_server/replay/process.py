@@ -79,6 +79,8 @@ class Process:
     channels: dict[int, Joined] = attrs.field(factory=dict)
     is_silent: bool = False
     """Whether the process has written nothing for long. It may be idle, or have ended."""
+    has_ended: bool = False
+    """Whether all of its channels are away, as it has written nothing for very long."""
     # For each kind, a heap of the channels' places and numbers; some are outdated.
     _places: dict[Kind, list[tuple[Place, int]]] = attrs.field(
         factory=lambda: {kind: [] for kind in Kind}, repr=False

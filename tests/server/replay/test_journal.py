@@ -483,7 +483,39 @@ def test_who_is_away_for_too_long_is_forgotten() -> None:
     assert there.lowest() is None
     assert len(there.find(b"j" * 16)) == 1
     clock.now = 1000.0 + 25 * 3600
+    list(there.end_silent())
     assert [member.key for member in there.expire(300.0)] == [b"j" * 16]
+
+
+def test_a_process_that_has_long_been_silent_ends_once_and_in_steps() -> None:
+    clock = Clock()
+    here, there = journal_of(1, "a", clock), journal_of(2, "b", clock)
+    for number in range(1000):
+        here.joined(number, KEY, 5, (10, 0))
+    tell(here, there)
+    clock.now = 1000.0 + 25 * 3600
+    # It is not noted at a stretch when others are forgotten.
+    assert there.expire(300.0) == []
+    steps = there.end_silent()
+    next(steps)
+    assert {member.since for member in there.find(KEY)} == {None, 1000.0}
+    assert len(list(steps)) == 4
+    assert list(there.end_silent()) == []
+    assert len(there.expire(300.0)) == 1000
+
+
+def test_a_process_that_writes_after_a_long_time_has_not_ended() -> None:
+    clock = Clock()
+    here, there = journal_of(1, "a", clock), journal_of(2, "b", clock)
+    for number in range(1000):
+        here.joined(number, KEY, 5, (10, 0))
+    tell(here, there)
+    clock.now = 1000.0 + 25 * 3600
+    steps = there.end_silent()
+    next(steps)
+    tell(here, there, snapshot=True)
+    assert list(steps) == []
+    assert {member.since for member in there.find(KEY)} == {None}
 
 
 # Other streams
