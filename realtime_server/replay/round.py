@@ -65,6 +65,8 @@ class RoundMember:
     """Whether the channel is in the round's hub: the round has reached its place."""
     is_alone: bool = False
     """Whether the channel's viewer has rounds of its own, so that nobody else waits for it."""
+    has_moved: bool = False
+    """Whether the channel got another viewer during the present step, which it gets anew."""
 
 
 def _descending(member: RoundMember) -> tuple[int, ...]:
@@ -96,6 +98,8 @@ class Round:
         """The place up to which the members in the hub have everything."""
         self.publishing_to: Place = self.place
         """The place up to which they will have everything when the present step is published."""
+        self.is_publishing = False
+        """Whether a step is being published: :attr:`place` stays where it is meanwhile."""
         self._sockets: Counter[Outbox] = Counter()
         for member in members:
             member.round = self
@@ -130,9 +134,30 @@ class Round:
         self.hub.subscribe(member.subscription)
         return True
 
+    def move(self, member: RoundMember, viewer: Hashable) -> None:
+        """Give a member in the hub another viewer.
+
+        What is being published is checked for the former viewer. So the member gets no more of it,
+        and :meth:`moved` returns the member afterwards.
+        """
+        subscription = member.subscription
+        if not self.is_publishing:
+            self.hub.move(subscription, viewer)
+        elif viewer != subscription.viewer:
+            self.hub.unsubscribe(subscription)
+            subscription.viewer = viewer
+            member.has_moved = True
+            # It may have got a part of the step already.
+            member.written = max(member.written or self.place, self.publishing_to)
+
+    def moved(self) -> list[RoundMember]:
+        """Return the members that got another viewer while the step was being published."""
+        return [one for one in self.members.values() if one.has_moved]
+
     def remove(self, member: RoundMember) -> None:
         """Let a member go."""
         member.round = None
+        member.has_moved = False
         if not member.has_entered:
             self.entering.remove(member)
             return
@@ -151,7 +176,7 @@ class Round:
             member.place = self.place
             self.hub.unsubscribe(member.subscription)
         for member in (*self.members.values(), *self.entering):
-            member.round, member.has_entered = None, False
+            member.round, member.has_entered, member.has_moved = None, False, False
         self.members.clear()
         self.entering.clear()
         self._sockets.clear()

@@ -36,7 +36,7 @@ from ..fanout.turns import Turn
 from .going_live import AT_ONCE, PROMOTING, GoingLive, TellGap
 from .log import ChangeLog
 from .places import Place
-from .publishing import CannotPublishError, Publish
+from .publishing import CannotPublishError, Publish, Published
 from .round import MOST_MEMBERS, Round, RoundMember, RoundsStats
 from .round_queue import RoundQueue
 
@@ -173,7 +173,7 @@ class Rounds:
         if member is None:
             return False
         if member.round is not None and member.has_entered:
-            member.round.hub.move(subscription, viewer)
+            member.round.move(member, viewer)
         else:
             subscription.viewer = viewer
         return True
@@ -308,7 +308,7 @@ class Rounds:
         events, place = self._log.read(one.place, _STEP, until, most_bytes=one.step_bytes())
         one.publishing_to = place
         if events:
-            published = await self._publish(one.hub, events)
+            published = await self._publish_step(one, events)
             self._set_apart(one, published.apart)
             self._changes += len(events) * len(one.members)
             self._duplicates_possible += one.written_before(events)
@@ -325,6 +325,17 @@ class Rounds:
             self._promote(one)
         return len(events)
 
+    async def _publish_step(self, one: Round, events: list[Event]) -> Published:
+        """Publish changes to the members that have the same viewers all the time."""
+        one.is_publishing = True
+        try:
+            return await self._publish(one.hub, events)
+        finally:
+            one.is_publishing = False
+            for member in one.moved():
+                one.remove(member)
+                self._join_or_wait(member)
+
     async def _enter(self, one: Round) -> None:
         """Let members enter the round's hub when the round has reached their places; the round is
         not below the log's floor then."""
@@ -339,6 +350,8 @@ class Rounds:
     async def _pass_floor(self, one: Round, turn: Turn) -> None:
         """Tell members of a gap whose places are below the log's floor, where they go on."""
         epoch, floor = self._log.epoch, self._log.floor
+        # Whoever comes back meanwhile to a place below the floor must not join.
+        one.publishing_to = floor
         for member in list(one.members.values()):
             if member.round is one:
                 self._on_floor(member.subscription, one.place, floor)
@@ -348,8 +361,7 @@ class Rounds:
             if member.round is one and (member.epoch != epoch or member.place < floor):
                 self._lift(member, epoch, floor)
                 await turn.give_way()
-        one.place = one.publishing_to = floor
-        one.epoch = epoch
+        one.place, one.epoch = floor, epoch
 
     def _lift(self, member: RoundMember, epoch: int, floor: Place) -> None:
         """Tell a member that is in no hub of the gap up to the log's floor."""

@@ -11,6 +11,7 @@ import pytest
 
 from realtime_core import LSN, Begin, Commit, Event, Insert, Record, Transaction
 from realtime_core.positions import LAST_INDEX
+from realtime_server.fanout import turns
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
@@ -354,7 +355,8 @@ async def test_a_channel_that_is_brought_up_gets_another_viewer_in_its_round() -
         assert (one.viewer, one.is_open) == ("two", False)
         await until(lambda: gate.published)
         assert server.rounds.move(one, "three")
-        assert (one.viewer, one.is_open) == ("three", True)
+        # What is being published was checked for the former one.
+        assert (one.viewer, one.is_open) == ("three", False)
         assert server.hub.is_empty
         gate.open.set()
         await until(lambda: server.live)
@@ -477,3 +479,84 @@ async def test_who_waits_for_a_round_alone_may_leave() -> None:
         await until(lambda: not server.rounds.stats().running)
         assert server.rounds.stats().waiting == 0
         assert server.rounds.lowest is None
+
+
+async def test_whoever_gets_another_viewer_during_a_step_gets_it_anew_for_that_one() -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+    publish_to_all = one_at_a_time()
+    steps: list[int] = []
+
+    async def publish(hub: Hub, events: list[Event]) -> Published:
+        steps.append(len(events))
+        if len(steps) > 1:
+            return await publish_to_all(hub, events)
+        started.set()
+        await go_on.wait()
+        # Nothing was published to the former viewer, and the new one is not known here.
+        for one in (moved, parted):
+            hub.unsubscribe(one)
+        await publish_to_all(hub, events)
+        return Published(apart={"old"})
+
+    async with open_server(publish) as server:
+        server.publish(batch(16, *map(str, range(700))))
+        moved, outbox = server.come_back(BEFORE, viewer="old")
+        parted, slow = server.come_back(BEFORE, viewer="old")
+        _, quick = server.come_back(BEFORE, viewer="quick")
+        to_slow, third = server.come_back(BEFORE, viewer="other")
+        await started.wait()
+        assert server.rounds.move(moved, "new")
+        assert server.rounds.move(to_slow, "old")
+        assert server.rounds.place_of(moved) == server.rounds.lowest == BEFORE
+        go_on.set()
+        await until(lambda: len(server.live) == 4)
+        for one in (outbox, slow, quick, third):
+            assert ids(one) == list(map(str, range(700)))
+        assert (moved.viewer, to_slow.viewer) == ("new", "old")
+        assert (server.gaps, server.slow, server.lost) == ([], [], [])
+        assert server.rounds.stats().duplicates_possible == 2 * 500
+
+
+async def test_whoever_gets_another_viewer_during_a_step_may_leave_or_begin_anew() -> None:
+    gate = Gate()
+    async with open_server(gate) as server:
+        server.publish(batch(16, "1"))
+        gone, nothing = server.come_back(BEFORE, viewer="old")
+        one, outbox = server.come_back(BEFORE, viewer="old")
+        await until(lambda: gate.published)
+        for each in (gone, one):
+            assert server.rounds.move(each, "new")
+        server.rounds.remove(gone)
+        server.rounds.begin_anew()
+        assert server.live == [one]
+        assert one.is_open
+        gate.open.set()
+        await until(lambda: not server.rounds.stats().running)
+        server.publish(batch(32, "2"))
+        assert (ids(nothing), ids(outbox)) == ([], ["2"])
+
+
+async def test_who_joins_while_others_are_told_of_a_gap_misses_nothing_in_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "SLICE", 0.0)
+    publish_to_all = one_at_a_time()
+
+    async def publish(hub: Hub, events: list[Event]) -> Published:
+        if server.log.end == (16, LAST_INDEX):
+            for lsn in (32, 48, 64):
+                server.publish(batch(lsn, str(lsn)))
+            server.log.trim((48, LAST_INDEX))
+        return await publish_to_all(hub, events)
+
+    async with open_server(publish) as server:
+        server.publish(batch(16, "1", "2"))
+        server.come_back(BEFORE)
+        for _ in range(20):
+            server.come_back((16, 0))
+        await until(lambda: len(server.gaps) > 2)
+        assert len(server.gaps) < 20
+        late, outbox = server.come_back((32, LAST_INDEX))
+        await until(lambda: len(server.live) == 22)
+        assert ids(outbox) == ["64"]
+        assert (late, (32, LAST_INDEX), server.log.floor) in server.gaps
