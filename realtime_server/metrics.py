@@ -349,7 +349,8 @@ class _ReplayCollector(Collector):
                 stats.journal_bytes,
             ),
             "journal_refused": (
-                "Messages with the journal's prefix that were ignored, as they are not signed.",
+                "Messages with the journal's prefix that were ignored: another deployment, version "
+                "or cluster wrote them, or they are forged.",
                 stats.journal_refused,
             ),
         }

@@ -47,7 +47,8 @@ _SIGN_OF_LIFE: Final = 3600.0
 """The most seconds without a record. Other processes take a process that has written nothing for a
 day to have ended."""
 _STOPPING: Final = 2.0
-"""Seconds that the last record may take to be written."""
+"""Seconds that the last record may take to be written; psycopg may take ten seconds more to cancel
+a statement."""
 _PATIENCE: Final = 10.0
 """Seconds for which the first record is tried to be written, and for which the journal's connection
 may lead elsewhere than the stream."""
@@ -233,7 +234,8 @@ class Durable:
     async def aclose(self) -> None:
         """Write a last record, wait until it is on the disk, and close the connection.
 
-        A database that does not answer is given up after two seconds.
+        A database that does not answer is given up after two seconds. To end the statement that
+        runs there may take ten seconds more.
         """
         self._before_write()
         if self.journal.is_due or self._is_under_way:

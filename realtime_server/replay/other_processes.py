@@ -20,7 +20,7 @@ from typing import Final
 import attrs
 
 from .places import Place
-from .process import Kind, OtherChannel, Process, kind_of
+from .process import SPARE, Kind, OtherChannel, Process, kind_of
 from .records import Asked, Away, Boot, Ended, Entry, Joined, Low, Part, ProcessState, Taken
 
 __all__ = ["OtherProcesses"]
@@ -32,8 +32,6 @@ _STEP: Final = 200
 _MOST_TAKEN: Final = 100_000
 """Channels of which it is remembered that they were taken over. Their own process may go on writing
 of them until it has read that."""
-_SPARE: Final = 1000
-"""Outdated items that a heap may have, besides as many as there are channels."""
 
 
 class OtherProcesses:
@@ -317,7 +315,7 @@ class OtherProcesses:
             if channel is not None and channel.since == since and not channel.is_open:
                 expired.append(self._member(server, channel))
                 self._drop(server, number)
-        if len(ages) > 2 * self._count + _SPARE:
+        if len(ages) > 2 * self._count + SPARE:
             self._by_age = [
                 (channel.since, server, channel.number)
                 for server, process in self._processes.items()

@@ -15,9 +15,9 @@ import attrs
 from .places import BEFORE, Place
 from .records import Entry, Joined, ProcessState
 
-__all__ = ["Kind", "OtherChannel", "Process", "kind_of"]
+__all__ = ["SPARE", "Kind", "OtherChannel", "Process", "kind_of"]
 
-_SPARE: Final = 1000
+SPARE: Final = 1000
 """Outdated items that a heap may have, besides as many as there are channels."""
 
 
@@ -94,7 +94,7 @@ class Process:
         kind = kind_of(channel)
         heap = self._places[kind]
         heappush(heap, (channel.place, channel.number))
-        if len(heap) > 2 * len(self.channels) + _SPARE:
+        if len(heap) > 2 * len(self.channels) + SPARE:
             heap[:] = [
                 (one.place, one.number) for one in self.channels.values() if kind_of(one) is kind
             ]

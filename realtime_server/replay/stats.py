@@ -45,7 +45,8 @@ class ReplayStats:
     """Bytes of the journal's records that were written into the WAL."""
 
     journal_refused: int = 0
-    """Messages with the journal's prefix that were none of this deployment's."""
+    """Messages with the journal's prefix that were ignored: another deployment, version or cluster
+    wrote them, or they are forged."""
 
     @property
     def gap(self) -> int:

@@ -1,4 +1,8 @@
-"""Window: reads from the second slot, once, what was committed while no server process ran."""
+"""Window: reads from the second slot, once, what was committed before the main stream begins.
+
+That is what clients of former processes may have missed, and the journal, as far as the slot has
+kept them.
+"""
 
 from __future__ import annotations
 
