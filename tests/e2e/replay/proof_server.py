@@ -26,6 +26,7 @@ from realtime_server.net.outbox import SocketOutbox
 from realtime_server.net.services import Services
 from realtime_server.phoenix.serializers import Serializer
 from realtime_server.replay.cursors import Cursors
+from realtime_server.replay.guarded_replay import GuardedReplay
 from realtime_server.replay.places import Place
 from realtime_server.replay.publishing import one_at_a_time
 from realtime_server.replay.setup import make_replay
@@ -109,6 +110,15 @@ class ProofServer:
         self.hub = _NotingHub(lambda: self.row, cursors)
         self._metrics = make_metrics()
         backlog = make_backlog(max_bytes=1 << 24, max_age=60)
+        replay = make_replay(
+            self._config,
+            self.hub,
+            Hub,
+            cursors,
+            one_at_a_time(),
+            attached=no_stream,
+            stats=SourceStats,
+        )
         self._services = Services(
             hub=self.hub,
             attachment=Attachment(lambda: True, asyncio.Event().wait),
@@ -118,15 +128,7 @@ class ProofServer:
             budget=FilterBudget(self._config),
             config=self._config,
             metrics=self._metrics,
-            replay=make_replay(
-                self._config,
-                self.hub,
-                Hub,
-                cursors,
-                one_at_a_time(),
-                attached=no_stream,
-                stats=SourceStats,
-            ),
+            replay=GuardedReplay(replay, self.hub),
         )
         self._listeners: list[Listener] = []
         self.is_busy = True
