@@ -157,7 +157,7 @@ class Memberships:
 
     def enter(self, member: Membership) -> None:
         """Add the membership of a new channel; :meth:`choose` says where it goes on."""
-        if member.key.is_exact and member.ref and self._is_outnumbered(member):
+        if member.key.is_exact and self._is_outnumbered(member):
             self.share(member.key)
         self._here.setdefault(member.key.digest, {})[member] = None
 
@@ -298,7 +298,7 @@ class Memberships:
         if member.key.is_exact and self._are_several(absent):
             self.share(member.key)
         if member.key.is_exact and member.key.digest not in self._shared:
-            return self._take_all(absent, silent)
+            return self._take_all(member, absent, silent)
         return self._take_one(member, absent, silent)
 
     def _are_several(self, absent: list[Absence]) -> bool:
@@ -312,14 +312,29 @@ class Memberships:
 
     def _is_outnumbered(self, member: Membership) -> bool:
         """Return whether another client with the same key has sent more messages than this one."""
-        digest, ref = member.key.digest, member.ref or 0
+        # A join without a ref counts as a first message.
+        digest, ref = member.key.digest, member.ref or 1
         return any(one.ref >= ref for one in self.absences.of(digest)) or any(
             one.client.last_ref >= ref
             for one in self._here.get(digest, ())
             if one.client is not member.client and not one.is_claimed
         )
 
-    def _take_all(self, absent: list[Absence], silent: list[Membership]) -> Choice:
+    def _taken_from(self, member: Membership, candidates: list[Absence]) -> Choice | None:
+        """Return that another client may have gone on from a client's place; None if none has."""
+        taken = self._taken.find(member.key.digest, member.ref, member.client)
+        # A candidate with a lower ref than the client had whose place was taken over is not that
+        # client, but perhaps the one that took the place over without a ref.
+        if taken is None or any(
+            not taken.lacks_ref or one.ref >= taken.ref or one.place <= taken.place
+            for one in candidates
+        ):
+            return None
+        return Choice(taken.place, LostReason.LOST)
+
+    def _take_all(
+        self, member: Membership, absent: list[Absence], silent: list[Membership]
+    ) -> Choice:
         """Choose the highest place, and take all candidates away: all were this client."""
         candidates = [*absent, *map(self._as_absence, silent)]
         for gone in absent:
@@ -329,6 +344,8 @@ class Memberships:
         if not candidates:
             return _NOBODY
         best = max(candidates, key=_PLACE)
+        # In case several clients have the key after all.
+        self._taken.note(member.key.digest, best.ref, best.place, member.client)
         written = max((one.written for one in candidates if one.written), default=None)
         lost = _reason_without_proof(absent) or best.lost
         return Choice(best.place, lost, best.repeats, written)
@@ -340,9 +357,11 @@ class Memberships:
         open_ones = {self._as_absence(one): one for one in silent}
         candidates = [*absent, *open_ones]
         digest = member.key.digest
+        missed = self._taken_from(member, candidates)
+        if missed is not None:
+            return missed
         if not candidates:
-            gone = self._taken.find(digest, member.ref, member.client)
-            return _NOBODY if gone is None else Choice(gone, LostReason.LOST)
+            return _NOBODY
         lowest = min(candidates, key=_PLACE)
         lost = _reason_without_proof(absent) or lowest.lost
         takeable = [one for one in candidates if not one.is_shared]
@@ -350,7 +369,8 @@ class Memberships:
             return Choice(lowest.place, lost, max(one.repeats for one in candidates))
         taken = max(takeable, key=_REF_AND_PLACE)
         choice = Choice(lowest.place, lost, taken.repeats, taken.written)
-        self._taken.note(digest, taken.ref, taken.place, member.client)
+        has_ref = bool(member.ref)
+        self._taken.note(digest, taken.ref, taken.place, member.client, has_ref=has_ref)
         if taken in open_ones:
             self._claim(open_ones[taken])
         else:

@@ -19,7 +19,7 @@ import attrs
 
 from .places import Place
 
-__all__ = ["TakenPlaces"]
+__all__ = ["Taken", "TakenPlaces"]
 
 _MOST: Final = 100_000
 """Keys that are remembered."""
@@ -28,7 +28,7 @@ _TAKERS: Final = 8
 
 
 @attrs.define
-class _Taken:
+class Taken:
     """The places of one key that were taken over."""
 
     ref: int
@@ -37,6 +37,8 @@ class _Taken:
     """The lowest place."""
     until: float
     """The time at which this is forgotten."""
+    lacks_ref: bool = False
+    """Whether a client has taken a place over whose join had no ref."""
     takers: tuple[weakref.ref[object], ...] = ()
     """Connections whose clients have taken over a place, or were told of the gap."""
 
@@ -57,9 +59,11 @@ class TakenPlaces:
         self._window = window
         self._clock = clock
         # In the order in which the last place of each key was taken over.
-        self._by_key: OrderedDict[bytes, _Taken] = OrderedDict()
+        self._by_key: OrderedDict[bytes, Taken] = OrderedDict()
 
-    def note(self, digest: bytes, ref: int, place: Place, taker: object) -> None:
+    def note(
+        self, digest: bytes, ref: int, place: Place, taker: object, *, has_ref: bool = True
+    ) -> None:
         """Note that a place was taken over.
 
         Args:
@@ -67,12 +71,14 @@ class TakenPlaces:
             ref: the highest ref that the client had sent that left the place.
             place: the place.
             taker: the connection whose client has taken the place over.
+            has_ref: whether that client's join had a ref.
         """
         now = self._clock()
         taken = self._by_key.pop(digest, None)
         if taken is None or taken.until <= now:
-            taken = _Taken(ref, place, now)
+            taken = Taken(ref, place, now)
         taken.ref, taken.place = min(taken.ref, ref), min(taken.place, place)
+        taken.lacks_ref = taken.lacks_ref or not has_ref
         taken.until = now + self._window
         taken.add_taker(taker)
         self._by_key[digest] = taken
@@ -80,8 +86,8 @@ class TakenPlaces:
         if oldest.until <= now or len(self._by_key) > _MOST:
             self._by_key.popitem(last=False)
 
-    def find(self, digest: bytes, ref: int | None, client: object) -> Place | None:
-        """Return the place that a client may have left and that was taken over; None if none was.
+    def find(self, digest: bytes, ref: int | None, client: object) -> Taken | None:
+        """Return what was taken over that a client may have left; None if nothing was.
 
         Args:
             digest: the digest of the client's key.
@@ -94,4 +100,4 @@ class TakenPlaces:
         if any(one() is client for one in taken.takers):
             return None
         taken.add_taker(client)
-        return taken.place
+        return taken

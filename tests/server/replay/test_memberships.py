@@ -199,6 +199,35 @@ def test_a_join_below_the_refs_of_others_shows_that_a_session_is_shared() -> Non
     assert not world.memberships.share(SESSION)
 
 
+def test_who_takes_a_session_without_a_ref_hides_nothing_from_its_client() -> None:
+    world = World()
+    world.leave_behind(SESSION, 60, 7)
+    other, choice = world.join(SESSION, None)
+    assert place(choice) == 7
+    # It has sent no numbers, got everything, and goes away.
+    world.memberships.depart(other, (20, 0), began=(7, 0))
+    assert world.join(SESSION, 61)[1] == Choice((7, 0), LostReason.LOST)
+
+
+def test_who_takes_a_session_with_a_high_ref_hides_nothing_from_its_client() -> None:
+    world = World()
+    world.leave_behind(SESSION, 60, 7)
+    other, choice = world.join(SESSION, 1000)
+    assert place(choice) == 7
+    world.memberships.depart(other, (20, 0), began=(7, 0))
+    assert world.join(SESSION, 61)[1] == Choice((7, 0), LostReason.LOST)
+
+
+def test_a_client_that_comes_back_time_and_again_is_told_of_no_gap() -> None:
+    for key in (SESSION, CLAIMS):
+        world = World()
+        world.leave_behind(key, 60, 7)
+        for ref, at in ((61, 7), (63, 8), (70, 9)):
+            member, choice = world.join(key, ref)
+            assert (place(choice), choice.lost) == (at, None)
+            world.memberships.depart(member, (at + 1, 0), began=(at, 0))
+
+
 def test_the_same_connection_is_never_its_own_predecessor() -> None:
     world = World()
     one, _ = world.join(CLAIMS, 1)
