@@ -70,8 +70,8 @@ class Rounds:
         publish: publishes events to a round's hub.
         on_live: called when a channel is in the live hub, perhaps within :meth:`add`.
         on_floor: tells a channel of the changes that the log does not have any more.
-        on_slow: tells a channel of changes that took too long to publish; None: ``on_floor``.
-        on_lost: tells a channel of changes that could not be published; None: ``on_floor``.
+        on_slow: tells a channel of changes that took too long to publish.
+        on_lost: tells a channel of changes that could not be published.
     """
 
     def __init__(
@@ -83,15 +83,15 @@ class Rounds:
         publish: Publish,
         on_live: Callable[[Subscription], None],
         on_floor: TellGap,
-        on_slow: TellGap | None = None,
-        on_lost: TellGap | None = None,
+        on_slow: TellGap,
+        on_lost: TellGap,
     ) -> None:
         self._log = log
         self._new_hub = new_hub
         self._publish = publish
         self._on_floor = on_floor
-        self._on_slow = on_slow or on_floor
-        self._on_lost = on_lost or on_floor
+        self._on_slow = on_slow
+        self._on_lost = on_lost
         # All channels that are being brought up to now.
         self._members: dict[Subscription, RoundMember] = {}
         self._queue = RoundQueue()

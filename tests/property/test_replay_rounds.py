@@ -137,6 +137,8 @@ class World:
             publish=one_at_a_time(),
             on_live=self.on_live,
             on_floor=self.on_floor,
+            on_slow=self.on_floor,
+            on_lost=self.on_floor,
         )
         self.went_live = asyncio.Event()
         self.lsn = 16
