@@ -609,7 +609,7 @@ def test_supabase_js_asks_for_its_token_and_forgets_what_it_is_given(
     good = make_token({"role": "authenticated"})
     with secure_server(shop) as server:
         source = (
-            blocks("js")[1]
+            blocks("js")[2]
             .replace('"http://localhost:4000", "eyJ…"', f'"http://127.0.0.1:{server.port}", KEY')
             .replace("transport: WebSocket", "transport: WebSocket, heartbeatIntervalMs: 500")
         )
