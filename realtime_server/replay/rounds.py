@@ -280,7 +280,9 @@ class Rounds:
     async def _bring_up(self, one: Round) -> None:
         loop = asyncio.get_running_loop()
         began, channels, changes = loop.time(), len(one), 0
-        self._next_at = began + _MOST_REST
+        # Rounds of one viewer alone are no reason for the others to wait.
+        if not one.is_alone:
+            self._next_at = began + _MOST_REST
         try:
             while len(one):
                 changes += await self._step(one)
@@ -294,7 +296,8 @@ class Rounds:
         finally:
             del self._rounds[one]
         took = loop.time() - began
-        self._next_at = min(self._next_at, began + _REST * took)
+        if not one.is_alone:
+            self._next_at = min(self._next_at, began + _REST * took)
         logger.debug(
             "a round for %d channels is over: %d changes in %.3f s", channels, changes, took
         )

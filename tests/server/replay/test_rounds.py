@@ -22,7 +22,7 @@ from realtime_server.replay.publishing import CannotPublishError, Publish, Publi
 from realtime_server.replay.rounds import Rounds
 
 from ...server_helpers import COMMIT_TIME, DEADLINE, RecordingOutbox, make_relation
-from ...stopped_clock import stop_the_clock
+from ...stopped_clock import StoppedClock, stop_the_clock
 
 TODOS = make_relation()
 
@@ -560,3 +560,39 @@ async def test_who_joins_while_others_are_told_of_a_gap_misses_nothing_in_silenc
         await until(lambda: len(server.live) == 22)
         assert ids(outbox) == ["64"]
         assert (late, (32, LAST_INDEX), server.log.floor) in server.gaps
+
+
+async def test_nobody_waits_for_a_round_because_one_of_a_slow_viewer_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, publish_to_all = stop_the_clock(monkeypatch), one_at_a_time()
+    alone: set[Hashable] = set()
+
+    async def publish(hub: Hub, events: list[Event]) -> Published:
+        viewers = {group.viewer for group in hub.groups()}
+        if slow := viewers - {"quick"} - alone:
+            alone.update(slow)
+            for one in subscriptions:
+                hub.unsubscribe(one)
+            return Published(apart=slow)
+        if "quick" not in viewers:
+            clock.now += 0.2
+        return await publish_to_all(hub, events)
+
+    async with open_server(publish) as server:
+        server.publish(batch(16, "1"))
+        subscriptions = [server.come_back(BEFORE, viewer=number)[0] for number in range(20)]
+        await until_passed(clock, lambda: len(server.live) > 2)
+        quick, _ = server.come_back(BEFORE, viewer="quick")
+        await until_passed(clock, lambda: quick in server.live)
+        assert len(server.live) < 12
+        await until_passed(clock, lambda: len(server.live) == 21)
+
+
+async def until_passed(clock: StoppedClock, condition: Callable[[], object]) -> None:
+    """Let time pass until a condition holds."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await clock.pass_by(0.01)
+    raise AssertionError("it never held")
