@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
 from collections import Counter
 from collections.abc import Collection, Hashable, Sequence
 from typing import Final
@@ -190,12 +190,12 @@ class Round:
     def written_before(self, events: Sequence[Event]) -> int:
         """Return how many of the next changes, which are published now, were written to members
         before."""
-        count = 0
-        for member in self.members.values():
-            if member.written is not None and member.written > self.place:
-                places = filter(None, map(place_of, events))
-                count += sum(place <= member.written for place in places)
-        return count
+        places = sorted(filter(None, map(place_of, events)))
+        return sum(
+            bisect_right(places, member.written)
+            for member in self.members.values()
+            if member.written is not None and member.written > self.place
+        )
 
     def behind(self) -> list[RoundMember]:
         """Return the members in the hub whose outboxes are behind."""
