@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from realtime_core import LSN
+from realtime_core import LSN, StreamIdentity
 from realtime_core.positions import LAST_INDEX
 from realtime_server.replay import durable, retention
 from realtime_server.replay.durable import Durable
@@ -95,6 +95,8 @@ class World:
         lifetime: after how many waits the process is killed.
     """
 
+    origin = (1, 1)
+
     def __init__(self, seed: int, lifetime: int) -> None:
         self.random = random.Random(seed)
         self.lifetime = lifetime
@@ -124,6 +126,7 @@ class World:
             self.retention,
             lambda: None,  # type: ignore[arg-type, return-value]
             window=300.0,
+            stream=lambda: StreamIdentity(*self.origin, ("shop",)),
             before_write=self.tell,
         )
         self.other = Other(self)
