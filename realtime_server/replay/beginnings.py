@@ -103,6 +103,11 @@ class Beginnings:
         """Decide nothing more."""
         self._inquiries.close()
 
+    @property
+    def failures(self) -> int:
+        """How often rounds, inquiries and decisions have failed, each time because of a bug."""
+        return self.failed + self.rounds.failures + self._inquiries.failures
+
     def hold(self) -> None:
         """Let no channel begin whose client may have been here before, until :meth:`release`."""
         self._held = {}

@@ -3,7 +3,8 @@
 An exception inside replay is a bug. It must end neither the stream nor a channel: the stream goes
 on, channels that replay was at work for go live without what they missed, and clients that are away
 are told of the gap ``replay_lost`` when they come back. From then on replay begins anew. The first
-exception is logged with its traceback, all are counted.
+exception is logged with its traceback; all are counted, also those that rounds, inquiries and
+decisions handle themselves.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class GuardedReplay:
 
     def stats(self) -> ReplayStats:
         """Return the counts, as they are now."""
-        return attrs.evolve(self._replay.stats(), failures=self._failures)
+        stats = self._replay.stats()
+        return attrs.evolve(stats, failures=stats.failures + self._failures)
 
     # What the broadcaster calls
 

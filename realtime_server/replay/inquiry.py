@@ -52,6 +52,8 @@ class Inquiries:
         self._on_failure = on_failure
         # The inquiries that run, by key.
         self._running: dict[bytes, _Inquiry] = {}
+        self.failures = 0
+        """Clients that could not be asked, because of a bug."""
 
     def add(self, member: Membership) -> None:
         """Decide on a membership, when it is known who is there; at once if nobody is to be asked.
@@ -99,6 +101,7 @@ class Inquiries:
                 self._ask(member, partial(self._answered, digest, one, member))
             except Exception:
                 # The client counts as one that does not answer.
+                self.failures += 1
                 logger.exception(
                     "a client cannot be asked (a bug in realtime_server: please report it)"
                 )

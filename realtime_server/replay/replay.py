@@ -135,6 +135,7 @@ class Replay:
             resumed=self._beginnings.resumed,
             fresh=self._beginnings.fresh,
             gaps=self._beginnings.gaps,
+            failures=self._beginnings.failures,
             changes=rounds.changes,
             duplicates_possible=rounds.duplicates_possible,
             rounds=rounds.running,

@@ -33,6 +33,7 @@ from realtime_core import Event
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..fanout.turns import Turn
+from ..logs import LineLimit
 from .going_live import AT_ONCE, PROMOTING, GoingLive, TellGap
 from .log import ChangeLog
 from .places import Place
@@ -102,6 +103,9 @@ class Rounds:
         self._is_handed_out = asyncio.Event()
         self._is_handed_out.set()
         self._handed: Place = log.end
+        self.failures = 0
+        """Rounds that have failed, because of a bug."""
+        self._failure_lines = LineLimit()
         self._started = self._changes = self._duplicates_possible = 0
 
     @property
@@ -291,7 +295,9 @@ class Rounds:
             logger.warning("%d channels that came back miss changes: %s", len(one), exc)
             self._give_up(one, [*one.members.values(), *one.entering], self._on_lost)
         except Exception:
-            logger.exception("a round failed (a bug in realtime_server: please report it)")
+            self.failures += 1
+            if self._failure_lines.take() is not None:
+                logger.exception("a round failed (a bug in realtime_server: please report it)")
             self._give_up(one, [*one.members.values(), *one.entering], self._on_lost)
         finally:
             del self._rounds[one]

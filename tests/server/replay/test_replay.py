@@ -8,16 +8,18 @@ from collections.abc import Callable
 
 import pytest
 
-from realtime_core import LSN, Position, StreamIdentity
+from realtime_core import LSN, Event, Position, StreamIdentity
 from realtime_core.positions import LAST_INDEX
 from realtime_server.auth.authorizer import ConnectRequest
 from realtime_server.config.choices import IdentityKind
+from realtime_server.fanout.hub import Hub
 from realtime_server.replay import guarded_replay, inquiry
 from realtime_server.replay.absences import LostReason
 from realtime_server.replay.beginnings import Beginnings
 from realtime_server.replay.identity import Identifier
-from realtime_server.replay.memberships import Memberships
+from realtime_server.replay.memberships import Choice, Memberships
 from realtime_server.replay.parking import Parking
+from realtime_server.replay.publishing import Published
 from realtime_server.replay.standings import Standings
 from tests.waiting import eventually
 
@@ -366,3 +368,28 @@ async def test_what_was_sent_before_and_not_proven_is_counted(stage: Stage) -> N
     await running(stage, lambda: client.ids == [1, 2, 3, 1, 2, 3, 4])
     stats = stage.replay.stats()
     assert (stats.changes, stats.duplicates_possible) == (4, 3)
+
+
+async def test_failures_that_rounds_and_decisions_handle_themselves_are_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def publish(hub: Hub, events: list[Event]) -> Published:
+        raise KeyError("a bug")
+
+    def choose(*args: object) -> Choice:
+        raise KeyError("a bug")
+
+    stage = Stage(publish=publish)
+    for number in (1, 2):
+        client = Client(stage, str(number))
+        client.come()
+        client.prove()
+        client.leave()
+        stage.publish(*batch(16 * number, number))
+        client.come()
+        await running(stage, lambda: client.gaps == ["replay_lost"])  # noqa: B023
+        assert stage.guarded.stats().failures == number
+    assert caplog.text.count("a round failed") == 1
+    monkeypatch.setattr(stage.replay.memberships, "choose", choose)
+    Client(stage, "3").come()
+    assert stage.guarded.stats().failures == 3
