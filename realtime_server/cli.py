@@ -23,6 +23,7 @@ from . import logs
 from .auth.setup import make_verifier
 from .config import EventLoop, IpVersion, ReplicationMode, ServerConfig, print_config, variables
 from .config.database.addresses import resolve_dsn
+from .config.database.further_slots import missing_slots
 from .config.database.source import setting_names
 from .config.output import tell
 from .config.process_memory import return_freed_memory
@@ -201,6 +202,7 @@ async def _check(config: ServerConfig) -> int:
             *await webhook_findings(config, dsn, diagnosis),
         ]
         if diagnosis.database is not None:
+            more += await missing_slots(config, dsn)
             if is_rls:
                 more += await rls_findings(dsn, config.publications, config.output_plugin)
             else:

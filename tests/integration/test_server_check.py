@@ -360,6 +360,27 @@ def test_the_second_slot_of_replay_is_named(shop: Database) -> None:
         shop.execute("select pg_drop_replication_slot(%s)", (second,))
 
 
+def test_the_slots_to_be_made_are_counted_and_named(shop: Database) -> None:
+    shop.execute("create publication shop for table item")
+    slot, taken = unique_name("slot"), unique_name("taken")
+    free = (
+        "select current_setting('max_replication_slots')::int - count(*) from pg_replication_slots"
+    )
+    made = []
+    try:
+        while shop.execute(free) != [(1,)]:
+            made.append(f"{taken}_{len(made)}")
+            shop.execute("select pg_create_physical_replication_slot(%s)", (made[-1],))
+        code, out, _ = check(shop, SLOT_NAME=slot)
+        said = f"2 replication slots are to be made, {slot} and {slot}_replay, and 1 is free"
+        assert code == 1
+        assert f"problem {said}" in " ".join(out.split())
+        assert check(shop, SLOT_NAME=slot, REPLAY_WAL_MB="0")[0] == 0
+    finally:
+        for name in made:
+            shop.execute("select pg_drop_replication_slot(%s)", (name,))
+
+
 def test_a_second_slot_under_a_former_name_is_named(shop: Database) -> None:
     shop.execute("create publication shop for table item")
     slot, former = unique_name("slot"), unique_name("former")
