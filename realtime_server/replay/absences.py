@@ -39,6 +39,9 @@ class LostReason(enum.Enum):
     the place, or a failure has lost it."""
     RLS_TOO_SLOW = "rls_too_slow"
     """In RLS mode the policies took too long for the changes that the channel had missed."""
+    TOKEN_REPLACED = "token_replaced"
+    """The channel's token was replaced while changes waited for the row level security of the
+    former one."""
     UNPROVEN = "unproven"
     """It is not known what the client has received: its pongs do not repeat the pings."""
 

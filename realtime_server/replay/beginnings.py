@@ -31,7 +31,7 @@ __all__ = ["Beginnings", "OnStart"]
 
 logger = logging.getLogger("realtime.replay")
 
-_ALWAYS_A_GAP: Final = (LostReason.UNPROVEN, LostReason.LOST)
+_ALWAYS_A_GAP: Final = (LostReason.UNPROVEN, LostReason.LOST, LostReason.TOKEN_REPLACED)
 
 OnStart = Callable[[Start], None]
 """Called once, now or within a second or so, before anything is sent to a channel."""
@@ -263,7 +263,9 @@ class Beginnings:
         has_missed = place < self.rounds.handed
         standing.member.repeats = choice.repeats
         standing.member.has_missed = has_missed
-        if lost is LostReason.LOST or (lost is LostReason.UNPROVEN and has_missed):
+        if lost in (LostReason.LOST, LostReason.TOKEN_REPLACED) or (
+            lost is LostReason.UNPROVEN and has_missed
+        ):
             return standing.began, lost
         if has_missed and choice.repeats >= MOST_REPEATS:
             return standing.began, LostReason.LIMIT
@@ -283,6 +285,10 @@ class Beginnings:
 
     def _on_slow(self, subscription: Subscription, place: Place, until: Place) -> None:
         self._tell_gap(subscription, place, until, LostReason.RLS_TOO_SLOW)
+
+    def tell_replaced(self, subscription: Subscription, after: Place, until: Place) -> None:
+        """Tell a channel that it misses what waited for its former viewer."""
+        self._tell_gap(subscription, after, until, LostReason.TOKEN_REPLACED)
 
     def _on_lost(self, subscription: Subscription, place: Place, until: Place) -> None:
         self._tell_gap(subscription, place, until, LostReason.LOST)

@@ -35,6 +35,8 @@ class QueuePlaces:
         # to which the viewer's changes are in the writes up to this one; None if nothing waited.
         self._ordinals: dict[Hashable, list[int]] = {}
         self._places: dict[Hashable, list[Place | None]] = {}
+        # The last of them of viewers whose channels have just got other viewers.
+        self._ended: dict[Hashable, tuple[list[int], list[Place | None]]] = {}
         # The identity of the present stream, if it is known, and the place at which it begins.
         self._stream: StreamIdentity | None = None
         self._begin: Place = BEFORE
@@ -51,6 +53,7 @@ class QueuePlaces:
         waiting = [viewer for viewer, places in self._places.items() if places[-1] is not None]
         self._ordinals = {viewer: [ordinal] for viewer in waiting}
         self._places = {viewer: [place] for viewer in waiting}
+        self._ended.clear()
 
     def note(self, viewer: Hashable, first: Position | None) -> None:
         """Note what waits for a viewer, behind the last write.
@@ -79,9 +82,23 @@ class QueuePlaces:
         return (first.lsn, first.index - 1)
 
     def forget(self, viewer: Hashable) -> None:
-        """Forget a viewer that has no channels any more."""
-        self._ordinals.pop(viewer, None)
-        self._places.pop(viewer, None)
+        """Forget a viewer that has no channels any more, with the next :meth:`tidy`: its last
+        channel may be about to get another viewer, and has missed what waits."""
+        ordinals = self._ordinals.pop(viewer, None)
+        if ordinals is not None:
+            self._ended[viewer] = (ordinals, self._places.pop(viewer))
+
+    def tidy(self) -> None:
+        """Forget the viewers that have no channels any more."""
+        self._ended.clear()
+
+    def knows(self, viewer: Hashable) -> bool:
+        """Return whether changes of a viewer wait or have waited."""
+        return viewer in self._ordinals or viewer in self._ended
+
+    def has_channels(self, viewer: Hashable) -> bool:
+        """Return whether a known viewer has channels, so that what waits may come yet."""
+        return viewer in self._ordinals
 
     def place_at(self, viewer: Hashable, ordinal: int, place: Place) -> Place:
         """Return the place up to which a client of a viewer has everything.
@@ -91,9 +108,14 @@ class QueuePlaces:
             ordinal: the ordinal up to which the client has received all writes.
             place: the place up to which a client of another viewer would have everything.
         """
-        ordinals = self._ordinals.get(viewer)
-        at = 0 if ordinals is None else bisect_right(ordinals, ordinal)
-        waiting = self._places[viewer][at - 1] if at else None
+        if viewer in self._ordinals:
+            ordinals, places = self._ordinals[viewer], self._places[viewer]
+        elif viewer in self._ended:
+            ordinals, places = self._ended[viewer]
+        else:
+            return place
+        at = bisect_right(ordinals, ordinal)
+        waiting = places[at - 1] if at else None
         return place if waiting is None else min(place, waiting)
 
     def lowest_at(self, ordinal: int, place: Place) -> Place:

@@ -321,13 +321,15 @@ class Replay:
             viewer: the viewer for which rows are checked from now on.
             claims: the claims of the token.
         """
+        standing = visit.standings.get(subscription)
+        if standing is not None and standing.since is not None:
+            self._hold(standing, viewer)
         if not self.rounds.move(subscription, viewer):
             if subscription.is_open:
                 self._hub.move(subscription, viewer)
             else:
                 # It is not decided yet where the channel begins.
                 subscription.viewer = viewer
-        standing = visit.standings.get(subscription)
         if standing is None:
             return
         key = visit.visitor.key(claims, subscription.topic.name, subscription.bindings)
@@ -338,6 +340,19 @@ class Replay:
             del visit.standings[subscription]
         elif not standing.member.is_chosen or key != standing.member.key:
             self.memberships.change_key(standing.member, key)
+
+    def _hold(self, standing: Standing, viewer: Hashable) -> None:
+        """Note what a live channel misses that is about to get another viewer."""
+        former = standing.subscription.viewer
+        if viewer == former or not self.queues.knows(former):
+            return
+        after, sure = self.handed_to(former), standing.sure_place(self)
+        misses = after < self.handed
+        if misses and self.queues.has_channels(former):
+            # The changes wait for other channels of the former viewer. What tells this channel that
+            # it misses them must not come after its client has proven what came later.
+            self._beginnings.tell_replaced(standing.subscription, after, self.handed)
+        standing.hold(sure, LostReason.TOKEN_REPLACED if misses else None)
 
     def close(self, visit: Visit, how: Departure) -> None:
         """Forget a connection, whose channels have ended."""
@@ -362,6 +377,7 @@ class Replay:
         for _ in self.memberships.absences.tidying():
             await turn.give_way()
         self.endings.expire()
+        self.queues.tidy()
         self.needs.look()
         self._standings.settle(self.rounds.place_of)
         self._notices.log_gaps()

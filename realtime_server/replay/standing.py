@@ -131,6 +131,19 @@ class Standing:
         self.lost = former.lost
         return self._checkpoints[-1][1] if self._checkpoints else self.began
 
+    def hold(self, place: Place, lost: LostReason | None) -> None:
+        """Let the place not rise before everything that was written until now is proven, as the
+        channel has another viewer and misses changes that waited for the former one.
+
+        Args:
+            place: the place up to which the client has everything, however its connection ends.
+        """
+        self.began = place
+        self._checkpoints.clear()
+        self.lost = lost
+        # The message that tells of a gap has no ordinal yet.
+        self.since = self.cursor.count_write()
+
     def begin_anew(self, place: Place) -> None:
         """Go on in another stream, with whose places the former ones cannot be compared.
 

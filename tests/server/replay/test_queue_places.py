@@ -34,6 +34,9 @@ def test_what_waits_is_not_had_until_the_write_that_has_it_is_proven() -> None:
     ]
     assert places.lowest_at(19, end) == (32, 0)
     places.forget("ann")
+    # Its last channel is getting another viewer.
+    assert places.place_at("ann", 10, end) == (32, 0)
+    places.tidy()
     assert places.place_at("ann", 10, end) == end
 
 

@@ -143,6 +143,47 @@ async def test_a_channel_that_waits_in_vain_begins_once(monkeypatch: pytest.Monk
     assert later.ids == [1]
 
 
+async def test_what_waits_for_a_former_viewer_is_not_passed_over_in_silence(stage: Stage) -> None:
+    client = Client(stage)
+    client.come({"sub": "ann"})
+    client.renew({"sub": "ann"}, viewer="A")
+    stage.publish(*batch(16, 1))
+    client.prove()
+    # The change of 32 waits for A's slow policies: the hub sends nothing of it.
+    stage.guarded.before(batch(32, 2))
+    stage.replay.queues.note("A", Position(LSN(32), 0, STREAM))
+    stage.guarded.after()
+    stage.publish(*batch(48, 3))
+    client.prove()
+    # Another channel of A's keeps the queue.
+    client.renew({"sub": "ann"}, viewer="B")
+    assert (client.ids, client.gaps) == ([1, 3], ["token_replaced"])
+    # The connection breaks before the message has arrived.
+    client.leave()
+    assert client.come({"sub": "ann"}).resumed is False
+    assert client.gaps[1:] == ["token_replaced"]
+
+
+async def test_a_viewers_last_channel_is_not_behind_once_its_gap_has_arrived(stage: Stage) -> None:
+    client = Client(stage)
+    client.come({"sub": "ann"})
+    client.renew({"sub": "ann"}, viewer="A")
+    stage.guarded.before(batch(32, 2))
+    stage.replay.queues.note("A", Position(LSN(32), 0, STREAM))
+    stage.guarded.after()
+    # The queue ends with the viewer's last channel, and has told it so.
+    stage.replay.queues.forget("A")
+    client.renew({"sub": "ann"}, viewer="B")
+    assert client.gaps == []
+    stage.publish(*batch(48, 3))
+    stage.now += 2
+    stage.publish(*batch(64, 4))
+    client.prove()
+    client.leave()
+    assert client.come({"sub": "ann"}).resumed is True
+    assert (client.ids, client.gaps) == ([3, 4], [])
+
+
 # The log.
 
 
