@@ -46,6 +46,9 @@ _TICKS: Final = 8
 """Calls of :meth:`Cursors.tick` in an interval: so many connections are not asked all at once."""
 _MOST_OUTSTANDING: Final = 128
 """Pings of a connection that are remembered while they are not answered, likewise."""
+_MOST_QUESTIONS: Final = 1000
+"""Questions of a connection that are remembered while they are not answered: one for each channel
+that a connection may have. Each keeps the connection alive that has asked."""
 _APART: Final = 5.0
 """Seconds between two messages of a client that count as two."""
 
@@ -335,7 +338,7 @@ class ConnectionCursor:
 
         Args:
             on_answer: called with True when it has answered, or with False if the connection ends
-                before.
+                before. It is not called if a thousand more questions come before either.
 
         Returns:
             The ordinal that :attr:`proven` reaches when the client has answered.
@@ -349,6 +352,9 @@ class ConnectionCursor:
             if self._answers is None:
                 self._answers = {}
             self._answers[ordinal] = on_answer
+            if len(self._answers) > _MOST_QUESTIONS:
+                # Nobody waits for the oldest any more, or the client takes long for all of them.
+                del self._answers[next(iter(self._answers))]
         self._write_ping(ordinal)
         return ordinal
 

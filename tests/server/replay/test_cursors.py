@@ -272,6 +272,15 @@ def test_a_question_is_denied_when_the_connection_ends(server: Server) -> None:
     assert answers == [False, False]
 
 
+def test_questions_that_a_client_never_answers_are_kept_up_to_a_bound(server: Server) -> None:
+    one = server.connect()
+    answers: list[int] = []
+    for number in range(3000):
+        one.cursor.ask(lambda is_there, number=number: answers.append(number))
+    one.cursor.close()
+    assert answers == list(range(2000, 3000))
+
+
 def test_a_question_without_a_listener_says_when_it_is_proven(server: Server) -> None:
     one = server.connect()
     ordinal = one.cursor.ask()
