@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from realtime_core import Change, Delete, Event, Record, Truncate
-from realtime_core.sources import pgoutput
+from realtime_core.sources import _pgoutput_plugin
 from realtime_server.__main__ import main
 from realtime_server.config.database.tables import Table
 from realtime_server.fanout.groups import BoundDelivery
@@ -185,12 +185,12 @@ def skip_column_lists() -> None:
 
 def skip_publications() -> None:
     """With pgoutput, stream all tables, without row filters and column lists."""
-    options = pgoutput.pgoutput_options
+    options = _pgoutput_plugin.pgoutput_options
 
     def options_of_everything(publications: Any, **more: Any) -> dict[str, str]:
         return options(["everything"], **more)
 
-    pgoutput.pgoutput_options = options_of_everything
+    _pgoutput_plugin.pgoutput_options = options_of_everything
 
 
 def skip_truncate() -> None:
