@@ -18,7 +18,8 @@ from ..fanout.turns import Turn
 from .absences import LostReason
 from .inquiry import Inquiries
 from .log import ChangeLog
-from .memberships import MOST_REPEATS, Choice, Membership, Memberships
+from .membership import Choice, Membership
+from .memberships import MOST_REPEATS, Memberships
 from .notices import Notices, Start
 from .places import Place
 from .publishing import Publish

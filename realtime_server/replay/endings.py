@@ -10,7 +10,8 @@ from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..phoenix.socket_state import Departure
 from .beginnings import Beginnings
-from .memberships import Membership, Memberships
+from .membership import Membership
+from .memberships import Memberships
 from .parking import Parking
 from .places import Place
 from .standing import LivePlaces, Standing

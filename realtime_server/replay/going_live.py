@@ -10,13 +10,13 @@ from typing import Final, TypeAlias
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from .places import Place
-from .round import RoundMember
+from .round import Round, RoundMember
 
-__all__ = ["AT_ONCE", "PROMOTING", "GoingLive", "TellGap"]
+__all__ = ["GoingLive", "TellGap"]
 
-AT_ONCE: Final = 1000
+_AT_ONCE: Final = 1000
 """Channels that are looked at without giving way, at most."""
-PROMOTING: Final = 0.001
+_PROMOTING: Final = 0.001
 """Seconds for which channels are let go live before a batch, and again behind it. The channels for
 which there is no time get the batch from their round."""
 
@@ -67,6 +67,16 @@ class GoingLive:
         self._hub.subscribe(subscription)
         self._on_live(subscription)
 
+    def promote(self, one: Round) -> None:
+        """Let members of a round go live that have everything, as many as there is time for."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + _PROMOTING
+        for member in list(islice(one.members.values(), _AT_ONCE)):
+            one.remove(member)
+            self.go_live(member.subscription)
+            if clock() >= until:
+                break
+
     def let_go(self, end: Place) -> None:
         """Let channels go live that were given up, as many as there is time for.
 
@@ -75,8 +85,8 @@ class GoingLive:
                 stream is being published.
         """
         clock = asyncio.get_running_loop().time
-        until = clock() + PROMOTING
-        for member, tell in list(islice(self._given_up.items(), AT_ONCE)):
+        until = clock() + _PROMOTING
+        for member, tell in list(islice(self._given_up.items(), _AT_ONCE)):
             del self._given_up[member]
             tell(member.subscription, member.place, end)
             self.go_live(member.subscription)

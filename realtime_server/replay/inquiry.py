@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Final
 
-from .memberships import Membership
+from .membership import Membership
 
 __all__ = ["WITHIN", "Inquiries"]
 

@@ -28,7 +28,8 @@ from .cursors import ConnectionCursor, Cursors
 from .endings import Endings
 from .identity import Identifier
 from .log import ChangeLog
-from .memberships import Membership, Memberships
+from .membership import Membership
+from .memberships import Memberships
 from .needs import Needs
 from .notices import Notices
 from .parking import Parking

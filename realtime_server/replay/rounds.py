@@ -12,9 +12,6 @@ batch is with every outbox. In between nobody is switched: a round that reaches 
 then has published this very batch to its channels. So each channel is in the live hub for whole
 batches only, and has got every earlier one before: nothing is left out, sent twice or overtaken.
 
-When thousands come back at once, each of them has made its handshake at another time. So the next
-round waits until so many have gathered that rounds take a small part of the time.
-
 A channel whose outbox is behind leaves its round and comes back in another one when the outbox has
 drained. So replay cuts no client off as too slow, and no client waits for the slowest one. A viewer
 whose changes take long to check has a round of its own, so that the others do not wait for it.
@@ -25,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import Final
 
 from realtime_core import Event
@@ -34,11 +31,12 @@ from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..fanout.turns import Turn
 from ..logs import LineLimit
-from .going_live import AT_ONCE, PROMOTING, GoingLive, TellGap
+from .going_live import GoingLive, TellGap
 from .log import ChangeLog
 from .places import Place
 from .publishing import CannotPublishError, Publish, Published
 from .round import MOST_MEMBERS, Round, RoundMember, RoundsStats
+from .round_pace import RoundPace
 from .round_queue import RoundQueue
 
 __all__ = ["Rounds"]
@@ -52,11 +50,6 @@ _MOST: Final = 4
 """Rounds that run at a time. Channels that come back meanwhile wait, and share the next one."""
 _MOST_ALONE: Final = 2
 """Rounds of one viewer alone that run besides."""
-_REST: Final = 8
-"""The time from the beginning of a round to that of the next one, as a multiple of the time that
-the round takes, if clients keep coming back: each round matches and renders the changes anew."""
-_MOST_REST: Final = 0.25
-"""Seconds from the beginning of a round after which the next one begins in any case."""
 _STEP: Final = 500
 """Changes that a round publishes at once, at most."""
 
@@ -98,7 +91,7 @@ class Rounds:
         self._queue = RoundQueue()
         self._going_live = GoingLive(hub, self._members, on_live)
         self._rounds: dict[Round, None] = {}
-        self._next_at = 0.0  # when the next round may begin
+        self._pace = RoundPace()
         # Set unless a batch is being published, and the place that was handed out before it.
         self._is_handed_out = asyncio.Event()
         self._is_handed_out.set()
@@ -183,13 +176,8 @@ class Rounds:
         return True
 
     def place_of(self, subscription: Subscription) -> Place | None:
-        """Return the place up to which everything was written to a channel.
-
-        The place is never too high: the step that is being published does not count.
-
-        Returns:
-            None if the channel is not being brought up to now.
-        """
+        """Return the place up to which everything was written to a channel; None if it is not being
+        brought up to now. The step that is being published does not count."""
         member = self._members.get(subscription)
         if member is None:
             return None
@@ -204,7 +192,7 @@ class Rounds:
                 for member in self._queue.take_drained():
                     self._join_or_wait(member)
                 await self._let_all_go()
-                is_time = asyncio.get_running_loop().time() >= self._next_at
+                is_time = self._pace.is_time(asyncio.get_running_loop().time())
                 alone = sum(one.is_alone for one in self._rounds)
                 if is_time and len(self._rounds) - alone < _MOST:
                     await self._begin_round(running, self._queue.first(MOST_MEMBERS))
@@ -284,9 +272,7 @@ class Rounds:
     async def _bring_up(self, one: Round) -> None:
         loop = asyncio.get_running_loop()
         began, channels, changes = loop.time(), len(one), 0
-        # Rounds of one viewer alone are no reason for the others to wait.
-        if not one.is_alone:
-            self._next_at = began + _MOST_REST
+        self._pace.begin(one, began)
         try:
             while len(one):
                 changes += await self._step(one)
@@ -302,8 +288,7 @@ class Rounds:
         finally:
             del self._rounds[one]
         took = loop.time() - began
-        if not one.is_alone:
-            self._next_at = min(self._next_at, began + _REST * took)
+        self._pace.end(one, began, took)
         logger.debug(
             "a round for %d channels is over: %d changes in %.3f s", channels, changes, took
         )
@@ -393,13 +378,7 @@ class Rounds:
         is_at_end = one.epoch == self._log.epoch and one.place == self._log.end
         if not is_at_end or not self._is_handed_out.is_set():
             return
-        clock = asyncio.get_running_loop().time
-        until = clock() + PROMOTING
-        for member in list(islice(one.members.values(), AT_ONCE)):
-            one.remove(member)
-            self._going_live.go_live(member.subscription)
-            if clock() >= until:
-                break
+        self._going_live.promote(one)
 
     def _give_up(self, one: Round, members: Iterable[RoundMember], tell: TellGap) -> None:
         """Let members go live without what they missed, as soon as no batch is being published."""

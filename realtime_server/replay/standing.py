@@ -16,7 +16,7 @@ import attrs
 from ..fanout.groups import Subscription
 from .absences import LostReason
 from .cursors import ConnectionCursor
-from .memberships import Membership
+from .membership import Membership
 from .places import Place
 
 __all__ = ["LivePlaces", "Standing"]

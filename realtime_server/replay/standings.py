@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ..fanout.groups import Subscription
-from .memberships import Membership
+from .membership import Membership
 from .places import Place
 from .standing import LivePlaces, Standing
 

@@ -6,7 +6,7 @@ import gc
 import json
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ import pytest_asyncio
 
 from realtime_core import Position
 from realtime_server.rls import slow_viewer_queue
+from realtime_server.rls.lookup.questions import Question, RowsToCheck
 from realtime_server.rls.lookup.visibility import Visibility
 from realtime_server.rls.mode import RlsMode
 from realtime_server.rls.viewers import Viewer
@@ -190,9 +191,13 @@ async def test_who_takes_too_long_for_one_table_is_not_waited_for_at_the_next(
     asked: list[tuple[str, set[str]]] = []
     check = Visibility.check
 
-    async def recorded(self: Visibility, table: Any, rows: Any, questions: Any, **more: Any) -> Any:
-        asked.append((table.name, {json.loads(each.viewer.claims)["sub"] for each in questions}))
-        return await check(self, table, rows, questions, **more)
+    async def recorded(
+        self: Visibility, rows: RowsToCheck, questions: Sequence[Question], **more: Any
+    ) -> Any:
+        asked.append(
+            (rows.table.name, {json.loads(each.viewer.claims)["sub"] for each in questions})
+        )
+        return await check(self, rows, questions, **more)
 
     monkeypatch.setattr(Visibility, "check", recorded)
     async with stage.client("sleeper") as sleeper, stage.client("ann") as ann:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from realtime_server.replay.absences import LostReason
 from realtime_server.replay.identity import Key
-from realtime_server.replay.memberships import Membership, Memberships
+from realtime_server.replay.membership import Membership
+from realtime_server.replay.memberships import Memberships
 from realtime_server.replay.places import Place
 
 from .examples import examples

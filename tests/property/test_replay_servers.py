@@ -21,7 +21,8 @@ from realtime_server.replay import records
 from realtime_server.replay.identity import Key
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.ledger import Ledger
-from realtime_server.replay.memberships import Membership, Memberships
+from realtime_server.replay.membership import Membership
+from realtime_server.replay.memberships import Memberships
 from realtime_server.replay.places import Place
 from realtime_server.replay.records import Seal, digest, journal_secret
 from realtime_server.replay.standing import Standing

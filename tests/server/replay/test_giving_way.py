@@ -190,7 +190,7 @@ class Later:
 async def test_letting_those_go_who_get_nothing_of_a_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("realtime_server.replay.going_live.PROMOTING", 0.0)
+    monkeypatch.setattr("realtime_server.replay.going_live._PROMOTING", 0.0)
 
     async def refuse(hub: Hub, events: list[Event]) -> Published:
         raise CannotPublishError("the database refuses")

@@ -9,7 +9,7 @@ import pytest
 from realtime_server.replay import inquiry
 from realtime_server.replay.identity import Key
 from realtime_server.replay.inquiry import Inquiries
-from realtime_server.replay.memberships import Membership
+from realtime_server.replay.membership import Membership
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.asyncio

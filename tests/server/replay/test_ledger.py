@@ -14,7 +14,7 @@ from realtime_server.replay.absences import Absence, Absences, LostReason
 from realtime_server.replay.identity import Key
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.ledger import Ledger
-from realtime_server.replay.memberships import Membership
+from realtime_server.replay.membership import Membership
 from realtime_server.replay.records import Seal, digest, journal_secret
 from realtime_server.replay.standing import Standing
 from realtime_server.replay.standings import Standings

@@ -17,7 +17,8 @@ from realtime_server.replay import guarded_replay, inquiry
 from realtime_server.replay.absences import LostReason
 from realtime_server.replay.beginnings import Beginnings
 from realtime_server.replay.identity import Identifier
-from realtime_server.replay.memberships import Choice, Memberships
+from realtime_server.replay.membership import Choice
+from realtime_server.replay.memberships import Memberships
 from realtime_server.replay.parking import Parking
 from realtime_server.replay.publishing import Published
 from realtime_server.replay.standings import Standings

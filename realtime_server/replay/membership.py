@@ -1,0 +1,74 @@
+"""Membership: one connection's channel, from its join to its end; see :mod:`.memberships`."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Protocol
+
+import attrs
+
+from .absences import LostReason
+from .identity import Key
+from .places import Place
+
+__all__ = ["Choice", "ConnectedClient", "Membership"]
+
+
+class ConnectedClient(Protocol):
+    """The other end of a connection."""
+
+    @property
+    def last_ref(self) -> int:
+        """The highest ref that the client has sent; 0 if it has sent none."""
+        ...
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the client has answered a ping."""
+        ...
+
+    @property
+    def heard(self) -> Hashable:
+        """A value that changes whenever anything comes from the client."""
+        ...
+
+
+@attrs.define(eq=False)
+class Membership:
+    """A channel of an open connection."""
+
+    key: Key
+    ref: int | None
+    """The ref of the channel's join; None if that was no number."""
+    client: ConnectedClient
+    is_chosen: bool = attrs.field(default=False, init=False)
+    """Whether it is decided where the channel goes on; until then it has no place."""
+    repeats: int = attrs.field(default=0, init=False)
+    """The sum of the replays of the same changes to the client before this one."""
+    has_missed: bool = attrs.field(default=False, init=False)
+    """Whether there was anything to replay."""
+    lowered_to: Place | None = attrs.field(default=None, init=False)
+    """The highest place that the membership may leave behind, since another client may go on from
+    it; None: its own place."""
+    # What had been heard of the client when the membership was claimed; None: it was not.
+    claimed_at: Hashable = attrs.field(default=None, init=False)
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a later membership has gone on from this one's place, and nothing has come from
+        this one's client since."""
+        return self.claimed_at is not None and self.claimed_at == self.client.heard
+
+
+@attrs.frozen
+class Choice:
+    """The decision where a membership goes on."""
+
+    place: Place | None
+    """The place up to which the client has everything; None: the channel begins now."""
+    lost: LostReason | None = None
+    """Why the changes behind ``place`` may not be there any more."""
+    repeats: int = 0
+    """The sum of the replays to the client of the changes behind ``place``."""
+    written: Place | None = None
+    """The place up to which everything was written to the client; None: it is not known."""
