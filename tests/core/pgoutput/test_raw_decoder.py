@@ -312,11 +312,12 @@ def test_a_capture_written_again_is_the_same_changes(name: str) -> None:
     assert list(map(facts, again)) == list(map(facts, changes))
 
 
-@pytest.mark.parametrize("name", CAPTURES)
+# In a stream block a description carries an xid.
+@pytest.mark.parametrize(
+    "name", [name for name in CAPTURES if "stream" not in name or "reference" in name]
+)
 def test_descriptions_of_a_capture_are_written_as_they_came(name: str) -> None:
     """They are compared by their bytes, to tell whether a relation has changed."""
-    if "stream" in name and "reference" not in name:
-        pytest.skip("in a stream block a description carries an xid")
     came = {payload for payload in payloads(name) if payload[:1] in (b"R", b"Y")}
     wrote = {
         message

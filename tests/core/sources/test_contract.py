@@ -353,16 +353,17 @@ async def test_the_ways_to_read_may_be_mixed(world: World) -> None:
 # Filters
 
 
-def takes_filters(world: World) -> None:
-    """Leave out a world whose sources refuse a filter, once that is seen."""
+def takes_filters(world: World) -> bool:
+    """Return whether a world's sources take a filter; see to it that the others refuse it."""
     if not world.filters:
         with pytest.raises(ConfigError, match="filter needs decoded rows"):
             world.source(filter="id=eq.1")
-        pytest.skip("its sources take no filter")
+    return world.filters
 
 
 async def test_only_what_passes_is_handed_over_at_the_place_that_it_has(world: World) -> None:
-    takes_filters(world)
+    if not takes_filters(world):
+        return
     async with world.source(filter="id=in.(2,5)") as source:
         world.insert(1, 2, 3, 4, 5)
         world.write(("update", 2, 2, "two"), ("delete", 5), ("delete", 1))
@@ -378,7 +379,8 @@ async def test_only_what_passes_is_handed_over_at_the_place_that_it_has(world: W
 
 
 async def test_a_slot_moves_past_what_a_filter_leaves_out(world: World) -> None:
-    takes_filters(world)
+    if not takes_filters(world):
+        return
     async with world.source(filter={"*": "id=eq.5"}) as source:
         reading = asyncio.create_task(anext(source))
         world.insert(1)
@@ -397,7 +399,8 @@ async def test_a_slot_moves_past_what_a_filter_leaves_out(world: World) -> None:
 
 
 async def test_a_filter_that_does_not_fit_ends_the_stream_and_loses_nothing(world: World) -> None:
-    takes_filters(world)
+    if not takes_filters(world):
+        return
     async with world.source(filter="missing=eq.1") as source:
         world.insert(1)
         for _ in range(2):
