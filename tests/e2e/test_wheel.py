@@ -120,12 +120,12 @@ def test_the_page_is_there(installed: Environment) -> None:
         """
         from realtime_server.auth.authorizer import AllowAll
         from realtime_server.config import ServerConfig
-        from realtime_server.net.http import Request
+        from realtime_server.net.http import HttpRequest
         from realtime_server.net.inspector import TableList, inspector_endpoints
         tables = TableList.of(ServerConfig())
         endpoints = inspector_endpoints(AllowAll(), tables, allowed_origins=())
         print(*sorted(endpoints))
-        print(endpoints["/"](Request("GET", "/")).body.decode())
+        print(endpoints["/"](HttpRequest("GET", "/")).body.decode())
         """
     )
     assert (done.returncode, done.stderr) == (0, "")
