@@ -354,6 +354,7 @@ class Replay:
             # it misses them must not come after its client has proven what came later.
             self._beginnings.tell_replaced(standing.subscription, after, self.handed)
         standing.hold(sure, LostReason.TOKEN_REPLACED if misses else None)
+        self._standings.unsettle(standing)
 
     def close(self, visit: Visit, how: Departure) -> None:
         """Forget a connection, whose channels have ended."""

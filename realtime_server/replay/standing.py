@@ -140,7 +140,8 @@ class Standing:
         """
         self.began = place
         self._checkpoints.clear()
-        self.lost = lost
+        # What the client has not been proven to know of yet, it still does not know.
+        self.lost = (None if self._has_proven_start else self.lost) or lost
         # The message that tells of a gap has no ordinal yet.
         self.since = self.cursor.count_write()
 
