@@ -31,7 +31,6 @@ from .places import BEFORE, Place
 from .process import OtherChannel, Process
 from .records import (
     Asked,
-    Away,
     Boot,
     Ended,
     Entry,
@@ -172,24 +171,6 @@ class Journal:
         entry = Joined(number, key, ref, self._lifted(place), since, is_open)
         self._own.channels[number] = entry
         self._joined += since is None
-        self._add(entry)
-
-    def away(self, number: int, place: Place, ref: int | None, since: float) -> None:
-        """Note that a channel's connection has ended.
-
-        Args:
-            number: of the channel.
-            place: the client is proven to have everything up to there.
-            ref: the client's last ref; None if it sends none.
-            since: now, in seconds since 1970.
-        """
-        channel = self._own.channels.get(number)
-        if channel is None:
-            # Another process has taken it over.
-            return
-        self._joined -= channel.since is None
-        entry = Away(number, ref, self._lifted(place), since)
-        self._own.channels[number] = Joined(number, channel.key, ref, entry.place, since)
         self._add(entry)
 
     def ended(self, number: int) -> None:

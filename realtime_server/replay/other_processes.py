@@ -21,7 +21,7 @@ import attrs
 
 from .places import Place
 from .process import SPARE, Kind, OtherChannel, Process, kind_of
-from .records import Asked, Away, Boot, Ended, Entry, Joined, Low, Part, ProcessState, Taken
+from .records import Asked, Boot, Ended, Entry, Joined, Low, Part, ProcessState, Taken
 
 __all__ = ["OtherProcesses"]
 
@@ -105,11 +105,6 @@ class OtherProcesses:
                         channels.append(entry)
                     else:
                         self._put(head.server, process, entry)
-                case Away(number, ref, place, since):
-                    channel = process.channels.get(number)
-                    if channel is not None:
-                        channel = Joined(number, channel.key, ref, place, since)
-                        self._put(head.server, process, channel)
                 case Ended(number):
                     self._drop(head.server, number)
                 case Taken():

@@ -25,7 +25,6 @@ __all__ = [
     "MOST_BYTES",
     "PREFIX",
     "Asked",
-    "Away",
     "Boot",
     "Ended",
     "Entry",
@@ -97,16 +96,6 @@ class Joined:
 
 
 @attrs.frozen
-class Away:
-    """A channel's connection has ended, and its client may come back."""
-
-    number: int
-    ref: int | None
-    place: Place
-    since: float
-
-
-@attrs.frozen
 class Ended:
     """Nobody will come back to a channel."""
 
@@ -159,10 +148,9 @@ class ProcessState:
     low: Place
 
 
-Entry: TypeAlias = Joined | Away | Ended | Taken | Asked | Low | Boot | ProcessState
+Entry: TypeAlias = Joined | Ended | Taken | Asked | Low | Boot | ProcessState
 
 _JOINED: Final = Struct(">cQ16sqQqd")
-_AWAY: Final = Struct(">cQqQqd")
 _ENDED: Final = Struct(">cQ")
 _TAKEN: Final = Struct(">c8sQd")
 _ASKED: Final = Struct(">c8sQ")
@@ -172,7 +160,6 @@ _STATE: Final = Struct(">c8s8sQdQq")
 _FORMS: Final = {
     b"J": _JOINED,
     b"O": _JOINED,
-    b"A": _AWAY,
     b"E": _ENDED,
     b"T": _TAKEN,
     b"Q": _ASKED,
@@ -261,8 +248,6 @@ def _packed(entry: Entry) -> bytes:
             return _JOINED.pack(
                 letter, number, key, _ref(ref), place[0], place[1], -1.0 if since is None else since
             )
-        case Away(number, ref, place, since):
-            return _AWAY.pack(b"A", number, _ref(ref), place[0], place[1], since)
         case Ended(number):
             return _ENDED.pack(b"E", number)
         case Taken(server, number, time):
@@ -301,8 +286,6 @@ def _entry(letter: bytes, *values: object) -> Entry:
                 None if since < 0 else since,
                 letter == b"O",
             )
-        case b"A", (int(number), int(ref), int(lsn), int(index), float(since)):
-            return Away(number, None if ref < 0 else ref, (lsn, index), since)
         case b"E", (int(number),):
             return Ended(number)
         case b"T", (bytes(server), int(number), float(time)):

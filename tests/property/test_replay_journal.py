@@ -159,7 +159,8 @@ class World:
     def leave(self, process: Process) -> None:
         for client in self.here(process)[:1]:
             client.away = True
-            process.journal.away(client.number, (client.proven, 0), client.number, self.time)
+            place = (client.proven, 0)
+            process.journal.joined(client.number, client.key, client.number, place, since=self.time)
 
     def close(self, process: Process) -> None:
         for client in process.clients[:1]:

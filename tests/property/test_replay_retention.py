@@ -82,7 +82,7 @@ class Other:
             client = self.world.random.choice(self.clients)
             if not client.away:
                 client.away = True
-                self.journal.away(client.number, client.place, 1, 0.0)
+                self.journal.joined(client.number, client.key, 1, client.place, since=0.0)
         if self.world.random.random() < 0.5:
             self.world.emit(self.journal.write())
 

@@ -13,7 +13,6 @@ from realtime_server.replay.process import OtherChannel
 from realtime_server.replay.records import (
     MOST_BYTES,
     Asked,
-    Away,
     Boot,
     Ended,
     Entry,
@@ -65,8 +64,8 @@ def tell(writer: Journal, *readers: Journal, **what: bool) -> list[bytes]:
 ENTRIES: list[Entry] = [
     Joined(1, KEY, None, (2**40, 3)),
     Joined(2, KEY, 0, (0, -1), 12.5),
-    Away(1, 7, (2**40, 2**32 - 1), 1.25),
-    Away(2, None, (2**63, 0), 0.0),
+    Joined(1, KEY, 7, (2**40, 2**32 - 1), 1.25),
+    Joined(2, KEY, None, (2**63, 0), 0.0),
     Ended(2**63),
     Taken(b"12345678", 9, 3.5),
     Asked(b"12345678", 2**63),
@@ -151,7 +150,7 @@ def test_a_channel_is_found_where_it_is() -> None:
     tell(here, there)
     assert there.find(KEY) == [attrs.evolve(joined, place=(20, 1))]
     assert there.lowest() == (20, 1)
-    here.away(1, (15, 0), 8, 77.0)
+    here.joined(1, KEY, 8, (15, 0), since=77.0)
     here.low((30, 0))
     tell(here, there)
     assert there.find(KEY) == [attrs.evolve(joined, place=(15, 0), ref=8, since=77.0)]
@@ -308,7 +307,6 @@ def test_a_channel_that_was_taken_over_is_found_by_nobody() -> None:
     assert (there.find(KEY), third.find(KEY)) == ([], [])
     assert taken == [1]
     # Here its end is known: nothing of it is written any more.
-    here.away(1, (10, 0), 5, 1000.0)
     here.ended(1)
     assert not here.is_due
 
@@ -319,7 +317,7 @@ def test_a_snapshot_tells_of_everybody_and_what_is_newer_counts() -> None:
     tell(here, there)
     tell(there, reader, snapshot=True)
     assert [member.place for member in reader.find(KEY)] == [(10, 0)]
-    here.away(1, (20, 0), 5, 1000.0)
+    here.joined(1, KEY, 5, (20, 0), since=1000.0)
     tell(here, reader)
     # There it is not known yet.
     tell(there, reader, snapshot=True)
@@ -400,7 +398,7 @@ def test_channels_beyond_the_bound_are_not_known() -> None:
         here.joined(number, KEY, number, (10 + number, 0))
     assert here.is_full
     # What is said of those that are left out changes nothing.
-    here.away(4, (5, 0), 4, 1000.0)
+    here.joined(4, KEY, 4, (5, 0), since=1000.0)
     here.ended(3)
     tell(here, there)
     assert [member.number for member in there.find(KEY)] == [0, 1]
@@ -421,7 +419,7 @@ def test_a_snapshot_is_taken_in_steps_of_which_none_is_above_what_is_so() -> Non
     tell(here, there)
     for number in range(0, count, 2):
         # It proves nothing more.
-        here.away(number, (12, 0), 6, 1000.0)
+        here.joined(number, KEY, 6, (12, 0), since=1000.0)
     here.low((50, 0))
     steps = 0
     for part in map(there.verify, here.write(snapshot=True)):
@@ -472,7 +470,7 @@ def test_who_is_away_for_too_long_is_forgotten() -> None:
     here, there = journal_of(1, "a", clock), journal_of(2, "b", clock)
     here.joined(1, KEY, 5, (10, 0))
     here.joined(2, b"j" * 16, 5, (10, 0))
-    here.away(1, (20, 0), 5, 1000.0)
+    here.joined(1, KEY, 5, (20, 0), since=1000.0)
     tell(here, there)
     clock.now = 1300.0
     assert there.expire(300.0) == []
