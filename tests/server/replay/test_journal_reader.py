@@ -87,11 +87,8 @@ async def test_what_waits_while_older_is_read_is_bounded(monkeypatch: pytest.Mon
     running.cancel()
 
 
-async def test_the_part_that_is_being_read_is_read_to_its_end_before_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    journal = journal_of(1)
-    reader = JournalReader(journal)
+def two_parts() -> tuple[bytes, bytes]:
+    """Return what another process writes when 1,000 channels are joined, and when they end."""
     there = journal_of(2)
     for number in range(1000):
         there.joined(number, key(number), 1, (10, 0))
@@ -99,16 +96,30 @@ async def test_the_part_that_is_being_read_is_read_to_its_end_before_others(
     for number in range(1000):
         there.ended(number)
     (ended,) = there.write()
-    reader.begin()
-    monkeypatch.setattr("realtime_server.fanout.turns.SLICE", 0.0)
-    running = asyncio.create_task(reader.run())
-    reader.take(message(joined))
+    return joined, ended
+
+
+async def until_a_part_is_read(journal: Journal) -> None:
+    """Wait until the first of the 1,000 channels is known, and the last is not."""
     for _ in range(100):
         await asyncio.sleep(0)
         if journal.find(key(0)):
             break
     assert journal.find(key(0))
     assert not journal.find(key(999))
+
+
+async def test_the_part_that_is_being_read_is_read_to_its_end_before_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    journal = journal_of(1)
+    reader = JournalReader(journal)
+    joined, ended = two_parts()
+    reader.begin()
+    monkeypatch.setattr("realtime_server.fanout.turns.SLICE", 0.0)
+    running = asyncio.create_task(reader.run())
+    reader.take(message(joined))
+    await until_a_part_is_read(journal)
     monkeypatch.setattr(journal_reader, "_MOST_WAITING", 0)
     reader.take(message(ended))
     assert not any(journal.find(key(number)) for number in range(1000))
@@ -123,21 +134,10 @@ async def test_an_older_part_that_is_being_read_is_read_to_its_end_before_others
 ) -> None:
     journal = journal_of(1)
     reader = JournalReader(journal)
-    there = journal_of(2)
-    for number in range(1000):
-        there.joined(number, key(number), 1, (10, 0))
-    (joined,) = there.write()
-    for number in range(1000):
-        there.ended(number)
-    (ended,) = there.write()
+    joined, ended = two_parts()
     monkeypatch.setattr("realtime_server.fanout.turns.SLICE", 0.0)
     reading = asyncio.create_task(reader.read_older(message(joined)))
-    for _ in range(100):
-        await asyncio.sleep(0)
-        if journal.find(key(0)):
-            break
-    assert journal.find(key(0))
-    assert not journal.find(key(999))
+    await until_a_part_is_read(journal)
     # So much comes through the main stream meanwhile that it does not wait.
     monkeypatch.setattr(journal_reader, "_MOST_WAITING", 0)
     reader.take(message(ended))
