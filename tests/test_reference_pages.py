@@ -90,7 +90,7 @@ def test_metrics_are_those_that_are_documented() -> None:
 MIGRATION = "docs/howto/migrate.md"
 # What Supabase Realtime 1 reads, with the defaults of its release, as its README, its
 # config/releases.exs and its config/runtime.exs have them. "set" is a default that nobody needs.
-ORIGINAL = json.loads((ROOT / "tests/data/original_environment.json").read_text(encoding="utf-8"))
+ORIGINAL = json.loads((ROOT / "tests/original_environment.json").read_text(encoding="utf-8"))
 UNREAD = {"HOSTNAME", "LOGFLARE_API_KEY", "LOGFLARE_SOURCE_ID", "SESSION_SECRET_KEY_BASE"}
 
 
