@@ -29,6 +29,7 @@ from ..auth.authorizer import Authorizer, ConnectRequest
 from ..config import IpVersion, ServerConfig
 from ..errors import RefusedError
 from ..fanout.cancellation import cancel_within
+from ..fanout.turns import Turns
 from ..metrics import Metrics
 from ..phoenix.reasons import CloseReason
 from ..phoenix.serializers import SERIALIZERS, Serializer
@@ -47,8 +48,9 @@ BACKLOG: Final = 1024
 """Connections that may wait to be accepted; the system may have a lower bound (on Linux
 net.core.somaxconn). A client that comes when the queue is full tries again after a second or
 more."""
-_ACCEPTED_AT_ONCE: Final = 100
-"""Connections that are accepted in one round of the event loop."""
+_ACCEPTED_AT_ONCE: Final = 10
+"""Connections that are accepted in one round of the event loop. The others wait in the system's
+queue, where their HANDSHAKE_TIMEOUT has not begun."""
 
 logger = logging.getLogger("realtime.listener")
 
@@ -200,6 +202,8 @@ class Listener:
     async def process_request(
         self, connection: ServerConnection, request: Request
     ) -> HandshakeResponse | None:
+        # Hundreds of connections that have been open may all send their request at once.
+        await Turns.shared().begin()
         try:
             result, response = await self._decide(_connect_request(request))
         except RefusedError as exc:

@@ -9,6 +9,8 @@ import logging
 import socket
 import struct
 import sys
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -24,7 +26,7 @@ from websockets.exceptions import InvalidMessage
 from websockets.http11 import Request
 
 from realtime_core import ServerError
-from realtime_server.auth.authorizer import AllowAll, ConnectRequest
+from realtime_server.auth.authorizer import AllowAll, Authorizer, ConnectRequest
 from realtime_server.config import IpVersion
 from realtime_server.errors import RefusedError
 from realtime_server.net.http import Site
@@ -34,6 +36,12 @@ from tests.server_helpers import DEADLINE, FakeTransport, make_backlog, make_met
 from tests.waiting import eventually
 
 SITE = Site(why_not_ready=lambda: None, metrics=None, metrics_type="text/plain")
+
+REQUEST = (
+    b"GET /socket/websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 # Handshakes.
@@ -303,12 +311,48 @@ async def test_clients_who_all_come_at_once_wait_in_the_queue_and_are_accepted()
             await eventually(lambda: len(listener.acceptor.connections) == many)
 
 
+class Costly(AllowAll):
+    """Takes a millisecond for each handshake, and notes in which round of the event loop."""
+
+    def __init__(self) -> None:
+        self.round = 0
+        self.rounds: list[int] = []
+
+    async def connect(self, request: ConnectRequest) -> None:
+        self.rounds.append(self.round)
+        until = time.perf_counter() + 0.001
+        while time.perf_counter() < until:
+            pass
+
+    def count(self) -> None:
+        self.round += 1
+        asyncio.get_running_loop().call_soon(self.count)
+
+
+async def test_many_handshakes_at_once_leave_others_their_rounds_of_the_event_loop() -> None:
+    many, costly = 60, Costly()
+    with bind(0, loopback=True) as sock:
+        async with _listening(sock, costly) as listener, contextlib.AsyncExitStack() as stack:
+            clients = [
+                stack.enter_context(socket.create_connection(sock.getsockname(), timeout=0.9))
+                for _ in range(many)
+            ]
+            await eventually(lambda: len(listener.acceptor.connections) == many)
+            costly.count()
+            for client in clients:
+                client.sendall(REQUEST)
+            await eventually(lambda: len(costly.rounds) == many)
+    assert max(Counter(costly.rounds).values()) <= 3
+
+
 @contextlib.asynccontextmanager
-async def _listening(sock: socket.socket) -> AsyncIterator[Listener]:
+async def _listening(
+    sock: socket.socket, authorizer: Authorizer | None = None
+) -> AsyncIterator[Listener]:
     listener = Listener(
         sock,
         _unused,
-        AllowAll(),
+        authorizer or AllowAll(),
         site=SITE,
         config=open_config(),
         metrics=make_metrics(),
