@@ -40,7 +40,7 @@ from benchmarks.fanout import (
 )
 from realtime_server.net.connection_limits import BoundedConnection
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
-from realtime_server.replay.cursors import ConnectionCursor, Cursors, ping_payload
+from realtime_server.replay.proofs import ConnectionProof, Proofs, ping_payload
 from tests.server_helpers import make_backlog
 
 CLIENTS: Final = 1000
@@ -170,8 +170,8 @@ async def _pongs(*, is_parsed: bool) -> Row:
     """Read a pong of each of many connections, again and again."""
 
     class Connection(BoundedConnection):
-        def _take_lone_pong(self, cursor: ConnectionCursor, data: bytes) -> bool:
-            return not is_parsed and super()._take_lone_pong(cursor, data)
+        def _take_lone_pong(self, proof: ConnectionProof, data: bytes) -> bool:
+            return not is_parsed and super()._take_lone_pong(proof, data)
 
     def connect(*arguments: Any, **options: Any) -> BoundedConnection:
         return Connection(*arguments, frames_per_second=1 << 30, observer=_Observer(), **options)
@@ -180,7 +180,7 @@ async def _pongs(*, is_parsed: bool) -> Row:
         opened.put_nowait(connection)
         await connection.wait_closed()
 
-    cursors = Cursors(interval=1.0, clock=time.monotonic)
+    proofs = Proofs(interval=1.0, clock=time.monotonic)
     opened: asyncio.Queue[ServerConnection] = asyncio.Queue()
     backlog = make_backlog(max_bytes=1 << 20, max_age=1000)
     found = []
@@ -195,18 +195,18 @@ async def _pongs(*, is_parsed: bool) -> Row:
                     backlog=backlog,
                     counters=OutboxCounters(),
                     peer="",
-                    cursors=cursors,
+                    proofs=proofs,
                 )
-                assert outbox.cursor is not None
-                found.append((client, outbox.cursor))
+                assert outbox.proof is not None
+                found.append((client, outbox.proof))
             costs: list[float] = []
             for _ in range(ROUNDS * 3):
-                ordinals = [cursor.ask() for _, cursor in found]
+                ordinals = [proof.ask() for _, proof in found]
                 for (client, _), ordinal in zip(found, ordinals, strict=True):
                     pong = Frame(Opcode.PONG, ping_payload(ordinal))
                     client.sendall(pong.serialize(mask=True))
-                wanted, begin = cursors.proofs + _SOCKETS, time.thread_time()
-                while cursors.proofs < wanted:  # noqa: ASYNC110 (each round reads what has come)
+                wanted, begin = proofs.count + _SOCKETS, time.thread_time()
+                while proofs.count < wanted:  # noqa: ASYNC110 (each round reads what has come)
                     await asyncio.sleep(0)
                 costs.append((time.thread_time() - begin) / _SOCKETS)
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]

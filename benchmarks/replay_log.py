@@ -24,7 +24,7 @@ from realtime_core import (
     StreamIdentity,
     Transaction,
 )
-from realtime_server.replay.log import ChangeLog
+from realtime_server.replay.change_log import ChangeLog
 
 CHANGES: Final = 100_000
 MISSED: Final = 500

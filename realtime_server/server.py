@@ -33,8 +33,8 @@ from .net.services import Services
 from .net.slow_clients import Backlog, OutboxLimits
 from .phoenix.serializers import Serializer
 from .replay.check import warn_of_leftovers
-from .replay.cursors import Cursors
 from .replay.guarded_replay import GuardedReplay
+from .replay.proofs import Proofs
 from .replay.publishing import one_at_a_time
 from .replay.replay import Replay
 from .replay.setup import make_replay
@@ -82,9 +82,9 @@ class RealtimeServer:
         self.source = source = make_source(config)
         """Reads the database's changes."""
         is_rls = config.replication_mode is ReplicationMode.RLS
-        cursors: Cursors | None = None
+        proofs: Proofs | None = None
         if config.replay_window:
-            cursors = Cursors(interval=config.replay_ping_interval / 1000, clock=time.monotonic)
+            proofs = Proofs(interval=config.replay_ping_interval / 1000, clock=time.monotonic)
         rules = config.configuration_file.realtime
         new_hub = partial(
             Hub,
@@ -92,7 +92,7 @@ class RealtimeServer:
             enums=source.enum_orders,
             max_record_bytes=config.max_record_bytes,
             names_columns=not is_rls,
-            ordinals=cursors,
+            ordinals=proofs,
         )
         self.hub = new_hub()
         """Where channels subscribe to changes."""
@@ -102,7 +102,7 @@ class RealtimeServer:
         checks = Counters()
         # Publishes in RLS mode to clients that come back.
         publisher: RoundPublisher | None = None
-        if cursors is not None:
+        if proofs is not None:
             if is_rls:
                 publisher = make_round_publisher(config, checks)
             publish = publisher or one_at_a_time()
@@ -110,7 +110,7 @@ class RealtimeServer:
                 config,
                 self.hub,
                 new_hub,
-                cursors,
+                proofs,
                 publish,
                 attached=lambda: self.mode.attached(),
                 stats=source.stats,

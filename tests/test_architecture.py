@@ -58,7 +58,7 @@ BESIDES = ("realtime_server.fanout.stream",)
 # What replay decides: places, the log, and the journal of who may come back.
 REPLAY = (
     "realtime_server.replay.journal",
-    "realtime_server.replay.log",
+    "realtime_server.replay.change_log",
     "realtime_server.replay.other_processes",
     "realtime_server.replay.origin",
     "realtime_server.replay.places",
@@ -106,7 +106,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "realtime_server.config.database",
         "realtime_server.demo",
         "realtime_server.fanout.stream",
-        "realtime_server.replay.retention",
+        "realtime_server.replay.second_slot",
         "realtime_server.replay.wal_messages",
         "realtime_server.rls",
     ),
@@ -462,8 +462,8 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
         ),
         (
             sockets_on_top,
-            {"realtime_server.replay.cursors": "def f():\n    from ..net.outbox import Outbox"},
-            "realtime_server.replay.cursors imports realtime_server.net.outbox: "
+            {"realtime_server.replay.proofs": "def f():\n    from ..net.outbox import Outbox"},
+            "realtime_server.replay.proofs imports realtime_server.net.outbox: "
             "the packages below it do not know net",
         ),
         (
@@ -478,7 +478,7 @@ def test_every_home_and_room_that_exists_is_spelled_right() -> None:
             "realtime_server.config imports psycopg, at home in realtime_core.doctor, "
             "realtime_core.sources, realtime_core.types.python_values, "
             "realtime_server.config.database, realtime_server.demo, "
-            "realtime_server.fanout.stream, realtime_server.replay.retention, "
+            "realtime_server.fanout.stream, realtime_server.replay.second_slot, "
             "realtime_server.replay.wal_messages, realtime_server.rls",
         ),
         (

@@ -23,8 +23,8 @@ from websockets.extensions.permessage_deflate import enable_server_permessage_de
 from realtime_core import Event
 from realtime_server import cli, server
 from realtime_server.fanout import hub
+from realtime_server.fanout.dispatch import Dispatch, Members
 from realtime_server.fanout.hub import AddressedMessages, Hub
-from realtime_server.fanout.outbox_writes import Dispatch, Members
 from realtime_server.fanout.stream import broadcaster
 from realtime_server.fanout.turns import Steps
 from realtime_server.net import listener

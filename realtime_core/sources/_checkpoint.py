@@ -16,7 +16,7 @@ from ..errors import ConnectionLostError, PositionMismatchError
 from ..positions import LAST_INDEX, Position, StreamIdentity
 from ..replication.timelines import switch_point
 from . import catalog
-from ._arguments import check_start
+from ._argument_errors import check_start
 from ._sessions import plain_connection
 from ._slot_checks import gap_reason
 from .catalog import SlotStatus

@@ -28,7 +28,7 @@ from ..changes import (
 )
 from ..errors import ConfigError, RealtimeError, TransactionTooLargeError
 from ..positions import Position
-from ._arguments import type_of
+from ._argument_errors import type_of
 from .base import Acknowledgeable, E, RawTransactionEvent, TransactionEvent
 
 __all__ = ["EventQueue"]

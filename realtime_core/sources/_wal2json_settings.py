@@ -10,7 +10,7 @@ import attrs
 from attrs.converters import optional
 
 from ..replication.commands import wal2json_options
-from ._arguments import strings, type_of
+from ._argument_errors import strings, type_of
 from ._checked import CheckedSettings, check_choice
 
 __all__ = ["TablePattern", "Wal2JsonAction", "Wal2JsonSettings"]

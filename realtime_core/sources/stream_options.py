@@ -12,7 +12,7 @@ import attrs
 from ..errors import ConfigError
 from ..positions import Position
 from ..replication.commands import check_slot_name
-from ._arguments import check_names, check_start
+from ._argument_errors import check_names, check_start
 from ._dsn import parse_dsn
 from ._filtering import filter_problems
 

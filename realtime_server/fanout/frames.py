@@ -92,7 +92,7 @@ class Frames:
     Args:
         frames: the messages.
         ordinal: the ordinal of the writes of these frames, see
-            :mod:`realtime_server.replay.cursors`; 0: none.
+            :mod:`realtime_server.replay.proofs`; 0: none.
         ping: a ping frame that goes behind them, with this ordinal; empty: none.
     """
 

@@ -10,7 +10,7 @@ import attrs
 from ..phoenix.joins import Binding
 from ..phoenix.messages import CHANNEL_PREFIX, POSTGRES_CHANGES, SYSTEM, Message
 from ..phoenix.serializers import Serializer
-from .outbox_writes import Members, Outbox
+from .dispatch import Members, Outbox
 from .payloads.row_payload import AnyGap, RowPayload, gap_payload
 from .topic_parser import Topic
 

@@ -1,7 +1,7 @@
 """Hub: the registry of subscriptions, and the way from a change to their outboxes.
 
 It knows no sockets. An outbox takes frames and never waits. What one wake-up of the source brought
-is handed to each outbox in one write, by a :class:`~realtime_server.fanout.outbox_writes.Dispatch`.
+is handed to each outbox in one write, by a :class:`~realtime_server.fanout.dispatch.Dispatch`.
 
 Topic clients and binding clients are served alike: those that joined without ``config`` are found
 by a :class:`~realtime_server.fanout.topic_index.TopicIndex`, the others by a
@@ -39,9 +39,9 @@ from ..phoenix.joins import Binding
 from ..phoenix.messages import CHANNEL_PREFIX, subscription_failed
 from .allowed_topics import TopicRules
 from .binding_index import BindingIndex
+from .dispatch import Dispatch, Members, Ordinals, OutputRate
 from .filter_cost import QUICK, Pace, pace_of
 from .groups import AnyDelivery, AnyGroup, BoundGroup, Listening, Subscription
-from .outbox_writes import Dispatch, Members, Ordinals, OutputRate
 from .payloads.row_payload import Plans, row_payloads
 from .record_limit import RecordLimit
 from .topic_index import TopicIndex

@@ -1,9 +1,9 @@
 """Channels: the channels of one connection, and what the server keeps for each.
 
-:class:`~realtime_server.phoenix.socket_state.SocketState` says what a client's messages mean. This
-carries out what takes the rest of the server: a join is checked against the limits, authorized and
-registered with the mode (STREAM or RLS), then the channel subscribes in the hub, and is told when
-its bindings are in place; its token is renewed and expires; its end gives everything back.
+:class:`~realtime_server.phoenix.message_handler.SocketState` says what a client's messages mean.
+This carries out what takes the rest of the server: a join is checked against the limits, authorized
+and registered with the mode (STREAM or RLS), then the channel subscribes in the hub, and is told
+when its bindings are in place; its token is renewed and expires; its end gives everything back.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ..fanout.topic_parser import Topic, shown_topic
 from ..fanout.turns import Turns, in_turns
 from ..logs import named
 from ..phoenix.joins import JoinConfig, parsing_join
+from ..phoenix.message_handler import Action, Channel, Departure, SocketState
 from ..phoenix.messages import number_of
 from ..phoenix.payloads import has_config
 from ..phoenix.reasons import ReplyReason
 from ..phoenix.serializers import Serializer
-from ..phoenix.socket_state import Action, Channel, Departure, SocketState
 from ..replay.notices import Start
 from ..replay.visit import Visit
 from .filter_limits import FilterAccount

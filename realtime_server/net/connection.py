@@ -21,9 +21,7 @@ from websockets.protocol import State
 from ..auth.authorizer import ConnectRequest
 from ..fanout.frames import Frames
 from ..logs import named
-from ..phoenix.reasons import CloseReason
-from ..phoenix.serializers import Serializer
-from ..phoenix.socket_state import (
+from ..phoenix.message_handler import (
     Action,
     CheckGrants,
     Close,
@@ -37,6 +35,8 @@ from ..phoenix.socket_state import (
     SocketState,
     Subscribe,
 )
+from ..phoenix.reasons import CloseReason
+from ..phoenix.serializers import Serializer
 from ..replay.visit import Visit
 from .channels import Channels
 from .connection_limits import close_within
@@ -88,7 +88,7 @@ class Connection:
             backlog=services.backlog,
             counters=metrics.outbox,
             peer=self._peer,
-            cursors=None if services.replay is None else services.replay.cursors,
+            proofs=None if services.replay is None else services.replay.proofs,
         )
         # The connection, as far as channels are brought back to where they were.
         self._visit: Visit | None = None

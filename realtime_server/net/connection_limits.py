@@ -27,7 +27,7 @@ from websockets.protocol import Event, State
 from websockets.streams import StreamReader
 
 from ..phoenix.reasons import CloseReason
-from ..replay.cursors import ConnectionCursor
+from ..replay.proofs import ConnectionProof
 from .token_bucket import TokenBucket
 
 __all__ = ["CLOSE_TIMEOUT", "BoundedConnection", "close_within"]
@@ -111,8 +111,8 @@ class BoundedConnection(ServerConnection):
         "_is_malformed",
         "_observer",
         "_rate",
-        "cursor",
         "outbox",
+        "proof",
     )
 
     tells = all(map(partial(hasattr, ServerConnection), _OVERRIDDEN))
@@ -133,38 +133,38 @@ class BoundedConnection(ServerConnection):
         self._is_malformed = False
         self.outbox: WriteObserver | None = None
         """Told when something changes that decides whether frames may be written directly."""
-        self.cursor: ConnectionCursor | None = None
+        self.proof: ConnectionProof | None = None
         """Told of what shows which frames the client has received; None if nobody asks."""
 
     def process_event(self, event: Event) -> None:
         if isinstance(event, Frame):
-            is_asked_for = self.cursor is not None and self._tell_cursor(self.cursor, event)
+            is_asked_for = self.proof is not None and self._note_frame(self.proof, event)
             if not is_asked_for:
                 self._cost += _CONTROL_COST if event.opcode in CTRL_OPCODES else 1
             size = _BYTES_IF_COMPRESSED if self.protocol.extensions else _BYTES_PER_MESSAGE
             self._cost += len(event.data) // size
         super().process_event(event)
 
-    def _tell_cursor(self, cursor: ConnectionCursor, frame: Frame) -> bool:
-        """Tell the cursor of a frame; return whether it is the answer to one of our pings."""
+    def _note_frame(self, proof: ConnectionProof, frame: Frame) -> bool:
+        """Note a frame in the proof; return whether it is the answer to one of our pings."""
         opcode = frame.opcode
         if opcode is Opcode.PONG:
-            return cursor.pong(bytes(frame.data))
+            return proof.pong(bytes(frame.data))
         if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-            cursor.received()
+            proof.received()
         elif opcode is Opcode.CLOSE:
             protocol = self.protocol
             if protocol.close_rcvd_then_sent:
-                cursor.closed_by_client()
+                proof.closed_by_client()
             elif _is_answer(protocol.close_rcvd, protocol.close_sent):
-                cursor.close_answered()
+                proof.close_answered()
         return False
 
     def data_received(self, data: bytes) -> None:
         if (
-            self.cursor is not None
+            self.proof is not None
             and len(data) == _LONE_PONG.size
-            and self._take_lone_pong(self.cursor, data)
+            and self._take_lone_pong(self.proof, data)
         ):
             return
         for start in range(0, len(data), _SLICE):
@@ -176,7 +176,7 @@ class BoundedConnection(ServerConnection):
                 # asyncio would log each pong that is written to an aborted connection.
                 break
 
-    def _take_lone_pong(self, cursor: ConnectionCursor, data: bytes) -> bool:
+    def _take_lone_pong(self, proof: ConnectionProof, data: bytes) -> bool:
         """Take one whole pong that answers one of our pings; return whether this is one."""
         fin_and_opcode, length, mask, masked = _LONE_PONG.unpack(data)
         if fin_and_opcode != _FIN_PONG or length != _MASKED_8:
@@ -191,7 +191,7 @@ class BoundedConnection(ServerConnection):
         if step.gi_code is not _BETWEEN_FRAMES:
             return False
         # The library takes what is no answer: it counts against what a client may send.
-        return cursor.answered(masked ^ mask * _TO_BOTH_HALVES)
+        return proof.answered(masked ^ mask * _TO_BOTH_HALVES)
 
     def eof_received(self) -> None:
         super().eof_received()

@@ -18,7 +18,7 @@ cut off: its socket is full, so it cannot even be sent a close frame, and sees c
 waits for it.
 
 Where it is to be known what clients have received, the outbox notes which write was the last, and
-tells the connection's :class:`~realtime_server.replay.cursors.ConnectionCursor` of pings.
+tells the connection's :class:`~realtime_server.replay.proofs.ConnectionProof` of pings.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import OPEN
 
 from ..fanout.frames import DEFLATE_WINDOW_BITS, Frames
-from ..replay.cursors import Cursors, ping_payload
+from ..replay.proofs import Proofs, ping_payload
 from .connection_limits import BoundedConnection
 from .slow_clients import Backlog, WaitingAge
 
@@ -79,7 +79,7 @@ class SocketOutbox:
         backlog: of the server: it says when the client is too slow.
         counters: of the server.
         peer: names the client in the log.
-        cursors: of the server; None if nobody asks what clients have received.
+        proofs: of the server; None if nobody asks what clients have received.
     """
 
     # Thousands of outboxes are written to in a row: the closer in memory the better.
@@ -98,9 +98,9 @@ class SocketOutbox:
         "_queued_bytes",
         "_sending",
         "_transport",
-        "cursor",
         "delivery",
         "is_clear",
+        "proof",
         "websocket",
         "written",
     )
@@ -112,7 +112,7 @@ class SocketOutbox:
         backlog: Backlog,
         counters: OutboxCounters,
         peer: str,
-        cursors: Cursors | None = None,
+        proofs: Proofs | None = None,
     ) -> None:
         self.websocket = websocket
         """The connection that it writes to."""
@@ -148,11 +148,11 @@ class SocketOutbox:
         self.written = 0
         """The ordinal of the last write that was handed to it and has one, even if it came too late
         to be written."""
-        self.cursor = None if cursors is None else cursors.connect(self)
+        self.proof = None if proofs is None else proofs.connect(self)
         """What the client is proven to have received; None if nobody asks."""
         if isinstance(websocket, BoundedConnection):
             websocket.outbox = self
-            websocket.cursor = self.cursor
+            websocket.proof = self.proof
         self.update()
 
     @property
@@ -189,19 +189,19 @@ class SocketOutbox:
             self.update()
         if ordinal := frames.ordinal:
             self.written = ordinal
-            if frames.ping and self.cursor is not None:
-                self.cursor.asked(ordinal)
+            if frames.ping and self.proof is not None:
+                self.proof.asked(ordinal)
 
     def _note_ordinal(self, frames: Frames, taken: bool) -> None:
         """Note the ordinal of frames that were taken, or came too late."""
-        cursor = self.cursor
-        if cursor is None:
+        proof = self.proof
+        if proof is None:
             return
         if not taken or self._sending is not None:
-            cursor.doubt()
+            proof.doubt()
         self.written = frames.ordinal
         if frames.ping and taken:
-            cursor.asked(frames.ordinal)
+            proof.asked(frames.ordinal)
 
     def update(self) -> None:
         """Find out what follows from a change of the connection, and report what waits."""
@@ -285,8 +285,8 @@ class SocketOutbox:
             self._next_look.cancel()
         self._note(0)
         self._is_closed = True
-        if self.cursor is not None:
-            self.cursor.close()
+        if self.proof is not None:
+            self.proof.close()
 
     def _note(self, size: int) -> None:
         if not self._is_closed:

@@ -11,10 +11,10 @@ Where something stands in the stream
 
 * *place* (:mod:`.places`): a point in the stream of changes. "Up to a place" includes the change
   there.
-* *ordinal* (:mod:`.cursors`): the number of a write to clients. A ping has the ordinal of the last
+* *ordinal* (:mod:`.proofs`): the number of a write to clients. A ping has the ordinal of the last
   write before it.
-* *proof*, *cursor* (:mod:`.cursors`): a client's pong proves that it has received all writes up to
-  the pong's ordinal. A cursor is what the client of one connection has proven.
+* *proof* (:mod:`.proofs`): a client's pong proves that it has received all writes up to the pong's
+  ordinal. The proof of a connection says how much its client has proven so far.
 * *written places* (:mod:`.written_places`): the place up to which everything was written with an
   ordinal. *Queue places* (:mod:`.queue_places`) are lower ones, of viewers whose changes wait for a
   slow policy.
@@ -35,22 +35,23 @@ Who is there, and who comes back
   same connection.
 * *inquiry* (:mod:`.inquiry`): the question to the clients of open connections whether they are
   still there. It is put when somebody joins who may be one of them.
-* *beginning* (:mod:`.beginnings`): the decision where a channel begins: where a former one ended,
-  or now. :mod:`.notices` tells the channel of it. :mod:`.endings` decides what a channel leaves.
+* *start* (:mod:`.channel_starts`): the decision where a channel starts: where a former one ended,
+  or now. :mod:`.notices` tells the channel of it. :mod:`.channel_ends` decides what a channel
+  leaves behind.
 * *needs* (:mod:`.needs`): the places of all clients together, from which follows which changes may
   be given up.
 
 How a client catches up
 
-* *log* (:mod:`.log`, :mod:`.segments`): the changes that clients may have missed. It is complete
-  behind its *floor*. Its *epoch* changes when the stream becomes another one, with whose places
-  former ones cannot be compared.
+* *log* (:mod:`.change_log`, :mod:`.segments`): the changes that clients may have missed. It is
+  complete behind its *floor*. Its *epoch* changes when the stream becomes another one, with whose
+  places former ones cannot be compared.
 * *round* (:mod:`.round`, :mod:`.rounds`): channels that are brought up to now together, in a hub of
   their own. When they have everything, they *go live* (:mod:`.going_live`).
 
 What outlives a server process
 
-* *second slot* (:mod:`.retention`): a replication slot that keeps the WAL that clients may need.
+* *second slot* (:mod:`.second_slot`): a replication slot that keeps the WAL that clients may need.
 * *journal* (:mod:`.journal`): what all server processes of a database write into the WAL about
   their channels, as *records* (:mod:`.records`).
 * *ledger* (:mod:`.ledger`): what the journal still has to be told of this process's channels.

@@ -23,15 +23,15 @@ from realtime_core.errors import RealtimeError
 from ..config import ServerConfig
 from ..config.database.addresses import resolve_dsn
 from ..config.database.source import make_window_source
-from .beginnings import Beginnings
+from .change_log import ChangeLog
+from .channel_starts import ChannelStarts
 from .durable import Durable, Reached
 from .journal import MOST_CHANNELS, Journal
 from .ledger import Ledger
-from .log import ChangeLog
 from .memberships import Memberships
 from .origin import Origin
 from .records import PREFIX, Seal, digest
-from .retention import Retention
+from .second_slot import SecondSlot
 from .standing import LivePlaces
 from .standings import Standings
 from .wal_messages import WalMessages
@@ -56,7 +56,7 @@ class Continuity:
 
     Args:
         durable: the second slot and the journal.
-        beginnings: lets channels begin.
+        channel_starts: begins channels.
         log: the changes that clients may have missed.
         new_log: makes a log like that.
         attached: waits until the stream runs.
@@ -67,7 +67,7 @@ class Continuity:
     def __init__(
         self,
         durable: Durable,
-        beginnings: Beginnings,
+        channel_starts: ChannelStarts,
         log: ChangeLog,
         new_log: Callable[[], ChangeLog],
         *,
@@ -77,7 +77,7 @@ class Continuity:
     ) -> None:
         self.durable = durable
         """The second slot and the journal."""
-        self._beginnings = beginnings
+        self._channel_starts = channel_starts
         self._log = log
         self._new_log = new_log
         self._attached = attached
@@ -87,7 +87,7 @@ class Continuity:
         self._start: LSN | None = None
         self.is_restored = False
         """Whether everything was read that the second slot has of the changes that were missed."""
-        beginnings.hold()
+        channel_starts.hold()
 
     def note_gaps(self, batch: Sequence[Event]) -> None:
         """Count the gaps of a batch, before the batch is published and whatever fails meanwhile:
@@ -152,7 +152,7 @@ class Continuity:
         await self._restore(self._start)
         async with _patience(_CATCH_UP, "the journal of replay does not come through the stream"):
             await self.durable.caught_up.wait()
-        await self._beginnings.release(max((end, -1), self._log.floor))
+        await self._channel_starts.release(max((end, -1), self._log.floor))
 
     async def _restore(self, start: LSN) -> None:
         """Put the changes of the second slot into the log, before those of the stream."""
@@ -188,7 +188,7 @@ def make_continuity(
     live: LivePlaces,
     standings: Standings,
     memberships: Memberships,
-    beginnings: Beginnings,
+    channel_starts: ChannelStarts,
     log: ChangeLog,
     clock: Callable[[], float],
 ) -> Continuity:
@@ -202,7 +202,7 @@ def make_continuity(
         live: where the live hub stands.
         standings: where the channels stand.
         memberships: whose channels are here, and whose away.
-        beginnings: lets channels begin.
+        channel_starts: begins channels.
         log: the changes that clients may have missed.
         clock: of the memberships and the log.
     """
@@ -230,7 +230,7 @@ def make_continuity(
     )
     memberships.on_change = standings.note
     dsn = partial(resolve_dsn, config)
-    retention = Retention(
+    second_slot = SecondSlot(
         dsn,
         slot=config.slot_name,
         name=config.replay_slot,
@@ -240,7 +240,7 @@ def make_continuity(
     durable = Durable(
         journal,
         WalMessages(dsn, PREFIX),
-        retention,
+        second_slot,
         partial(make_window_source, config),
         window=window,
         stream=origin.stream,
@@ -252,7 +252,7 @@ def make_continuity(
     )
     return Continuity(
         durable,
-        beginnings,
+        channel_starts,
         log,
         new_log,
         attached=attached,

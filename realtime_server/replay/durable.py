@@ -1,6 +1,6 @@
 """Durable: puts together what makes replay outlive a server process.
 
-The second slot (:mod:`.retention`) keeps changes in the WAL. The journal (:mod:`.journal`), which
+The second slot (:mod:`.second_slot`) keeps changes in the WAL. The journal (:mod:`.journal`), which
 is in the WAL, too, says which clients need them. A process that begins reads both from the second
 slot, once, up to the LSN at which the main stream begins (:mod:`.window`). From there on the main
 stream brings the changes, and the records that all processes write into the journal.
@@ -21,7 +21,7 @@ from ..fanout.turns import Turn
 from .journal import Journal, OtherChannel
 from .journal_reader import JournalReader
 from .places import Place
-from .retention import Retention
+from .second_slot import SecondSlot
 from .wal_messages import WalMessages
 from .window import WindowSource, read_window
 
@@ -82,7 +82,7 @@ class Durable:
     Args:
         journal: the journal of this process. What is noted there is written soon.
         messages: writes the journal's records.
-        retention: keeps the second slot.
+        second_slot: keeps the second slot.
         open_window: returns a new source on the second slot, with all messages that are not
             transactional, and the boundaries of transactions; it never acknowledges anything.
         window: seconds for which a client may be away.
@@ -97,7 +97,7 @@ class Durable:
         self,
         journal: Journal,
         messages: WalMessages,
-        retention: Retention,
+        second_slot: SecondSlot,
         open_window: Callable[[], WindowSource],
         *,
         window: float,
@@ -108,7 +108,7 @@ class Durable:
         self.journal = journal
         """The journal of this process."""
         self._messages = messages
-        self.retention = retention
+        self.second_slot = second_slot
         """The second slot."""
         self._open_window = open_window
         self._window_seconds = window
@@ -162,7 +162,7 @@ class Durable:
         async def before_move(passed: LSN) -> bool:
             return await self._write(passed=passed, reached=reached, flush=True)
 
-        self.retention.before_move = before_move
+        self.second_slot.before_move = before_move
         async with asyncio.TaskGroup() as group:
             group.create_task(self._reader.run())
             group.create_task(self._write_for_ever())
@@ -205,16 +205,16 @@ class Durable:
             if not await self._write_boot():
                 # Without a beginning nobody can tell the end of what was written before.
                 self.caught_up.set()
-            elif (slot := await self.retention.find()) is not None:
+            elif (slot := await self.second_slot.find()) is not None:
                 window = read_window(
-                    self._open_window, start, self._reader.read_older, slot=self.retention.name
+                    self._open_window, start, self._reader.read_older, slot=self.second_slot.name
                 )
                 async with contextlib.aclosing(window) as batches:
                     async for events in batches:
                         yield events
                 self.window_begin = min(slot.confirmed_flush_lsn, start)
         except (SlotLostError, DecodeError) as exc:
-            await self.retention.give_up(str(exc))
+            await self.second_slot.give_up(str(exc))
         except SourceError as exc:
             logger.error("what clients have missed cannot be read: %s", exc)
         finally:
@@ -358,7 +358,7 @@ class Durable:
         self._next_snapshot = max(self._next_snapshot, until)
         if is_snapshot:
             # All processes write one when they move their slots.
-            self.retention.least_step = _SNAPSHOTS_APART * size * self.journal.processes
+            self.second_slot.least_step = _SNAPSHOTS_APART * size * self.journal.processes
 
     def _say(self, why: str) -> None:
         if why != self._said:
@@ -381,5 +381,5 @@ class Durable:
             while expired := self.journal.expire(self._window_seconds):
                 self._on_expired(expired)
                 await asyncio.sleep(0)
-            await self.retention.keep(needed)
+            await self.second_slot.keep(needed)
             await asyncio.sleep(min(self._window_seconds / 10, _INTERVAL))

@@ -22,11 +22,11 @@ from ..auth.authorizer import ConnectRequest
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..logs import LineLimit
-from ..phoenix.socket_state import Departure
-from .beginnings import OnStart
-from .cursors import Cursors
+from ..phoenix.message_handler import Departure
+from .channel_starts import OnStart
 from .notices import Start
 from .places import place_of
+from .proofs import Proofs
 from .replay import Replay, VisitedOutbox
 from .standing import Standing
 from .stats import ReplayStats
@@ -61,9 +61,9 @@ class GuardedReplay:
         self._untold: dict[Subscription, OnStart] = {}
 
     @property
-    def cursors(self) -> Cursors:
+    def proofs(self) -> Proofs:
         """Number the writes, and know which of them clients have received."""
-        return self._replay.cursors
+        return self._replay.proofs
 
     def stats(self) -> ReplayStats:
         """Return the counts, as they are now."""
@@ -157,11 +157,11 @@ class GuardedReplay:
         self._go_live(visit, subscription)
 
     def leave(self, visit: Visit, subscription: Subscription, how: Departure) -> None:
-        """End a channel, see :meth:`.Endings.leave`."""
+        """End a channel, see :meth:`.ChannelEnds.leave`."""
         self._untold.pop(subscription, None)
         standing = visit.standings.get(subscription)
         try:
-            self._replay.endings.leave(visit, subscription, how)
+            self._replay.channel_ends.leave(visit, subscription, how)
         except Exception:
             self._note_failure()
             self._abandon(visit, subscription, standing, how)
@@ -251,6 +251,6 @@ class GuardedReplay:
         """Do nothing more for a channel."""
         visit.standings.pop(subscription, None)
         try:
-            self._replay.endings.abandon(subscription, standing, how)
+            self._replay.channel_ends.abandon(subscription, standing, how)
         except Exception:
             self._note_failure()

@@ -149,7 +149,7 @@ class Ledger:
         thing = self._by_number.get(number)
         if isinstance(thing, Standing) and thing not in self._asked:
             self._asked[thing] = thing.member.client.heard, self._clock() + WITHIN
-            thing.cursor.ask()
+            thing.proof.ask()
 
     def _tell_absence(self, absence: Absence) -> None:
         if not self._absences.keeps(absence):

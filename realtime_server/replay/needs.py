@@ -15,9 +15,9 @@ from typing import Final
 from realtime_core import LSN
 
 from .absences import Absences
-from .cursors import ConnectionCursor, Cursors
 from .parking import Parking
 from .places import Place
+from .proofs import ConnectionProof, Proofs
 from .queue_places import QueuePlaces
 from .rounds import Rounds
 from .standings import Standings
@@ -36,7 +36,7 @@ class Needs:
     """Knows which changes the clients of a server may still need.
 
     Args:
-        cursors: what clients have proven.
+        proofs: what clients have proven.
         queues: the places of viewers whose changes wait for slow policies.
         standings: the places of channels.
         parking: the channels that may be joined again on the same connection.
@@ -47,7 +47,7 @@ class Needs:
 
     def __init__(
         self,
-        cursors: Cursors,
+        proofs: Proofs,
         queues: QueuePlaces,
         standings: Standings,
         parking: Parking,
@@ -56,7 +56,7 @@ class Needs:
         *,
         window: float,
     ) -> None:
-        self._cursors = cursors
+        self._proofs = proofs
         self._queues = queues
         self._standings = standings
         self._parking = parking
@@ -79,12 +79,12 @@ class Needs:
 
     def look(self) -> None:
         """Note which connections have owed a proof for too long. Call this every second or so."""
-        now = self._cursors.clock()
+        now = self._proofs.clock()
         for visit in self.visits:
-            cursor = visit.cursor
-            is_overdue = cursor.is_unprovable or visit.owes(now) > OVERDUE
-            if is_overdue != cursor.is_overdue:
-                cursor.is_overdue = is_overdue
+            proof = visit.proof
+            is_overdue = proof.is_unprovable or visit.owes(now) > OVERDUE
+            if is_overdue != proof.is_overdue:
+                proof.is_overdue = is_overdue
                 for standing in chain(visit.standings.values(), self._parking.of(visit)):
                     self._standings.unsettle(standing)
         handed = self._handed
@@ -106,43 +106,41 @@ class Needs:
         """Return the LSN of the first change that a client may need, unless it has been away for
         longer than the window; None if no client needs a change that was handed out."""
         needed = self.lowest()
-        if self._handed and self._cursors.clock() - self._handed[0][0] >= self._window:
+        if self._handed and self._proofs.clock() - self._handed[0][0] >= self._window:
             needed = max(needed, self._handed[0][1])
         return LSN(needed[0]) if needed < self.handed else None
 
     def here(self) -> Place:
         """Return the lowest place that a client that is here may go on from when its connection has
         ended in whatever way."""
-        sure = min((one.sure for one in self._cursors_of(_is_sure)), default=None)
+        sure = min((one.sure for one in self._proofs_of(_is_sure)), default=None)
         return min(chain([self._place(sure)], self._standings.sure_places()))
 
     def proven_here(self) -> Place:
         """Return the lowest place up to which connections have proven what the live hub wrote."""
-        return self._place(min((one.proven for one in self._cursors_of(_is_proven)), default=None))
+        return self._place(min((one.proven for one in self._proofs_of(_is_proven)), default=None))
 
     def without_proof(self) -> int:
         """Return the number of connections that still owe a proof of what was written to them."""
-        return sum(1 for _ in self._cursors_of(_is_proven))
+        return sum(1 for _ in self._proofs_of(_is_proven))
 
-    def _cursors_of(
-        self, has_all: Callable[[ConnectionCursor], bool]
-    ) -> Iterator[ConnectionCursor]:
-        cursors = (visit.cursor for visit in self.visits if visit.standings)
-        return (one for one in cursors if not one.is_overdue and not has_all(one))
+    def _proofs_of(self, has_all: Callable[[ConnectionProof], bool]) -> Iterator[ConnectionProof]:
+        proofs = (visit.proof for visit in self.visits if visit.standings)
+        return (one for one in proofs if not one.is_overdue and not has_all(one))
 
     def _place(self, ordinal: int | None) -> Place:
         """Return the place up to which the changes of every viewer are in the writes up to an
         ordinal; None: in all writes."""
-        queues, cursors = self._queues, self._cursors
-        handed = queues.lowest_at(cursors.ordinal, self.handed)
+        queues, proofs = self._queues, self._proofs
+        handed = queues.lowest_at(proofs.ordinal, self.handed)
         if ordinal is None:
             return handed
-        return min(handed, queues.lowest_at(ordinal, cursors.place_at(ordinal)))
+        return min(handed, queues.lowest_at(ordinal, proofs.place_at(ordinal)))
 
 
-def _is_proven(cursor: ConnectionCursor) -> bool:
-    return cursor.proven >= cursor.written or cursor.is_unprovable
+def _is_proven(proof: ConnectionProof) -> bool:
+    return proof.proven >= proof.written or proof.is_unprovable
 
 
-def _is_sure(cursor: ConnectionCursor) -> bool:
-    return cursor.sure >= cursor.written or cursor.is_unprovable
+def _is_sure(proof: ConnectionProof) -> bool:
+    return proof.sure >= proof.written or proof.is_unprovable

@@ -2,8 +2,8 @@
 
 A connection is a :class:`~realtime_server.replay.visit.Visit`. When a channel is joined,
 :meth:`Replay.enter` has it decided where the channel begins: where a former one ended, in a round
-that brings it up to now, or in the live hub. When a channel ends, :class:`.Endings` decides what it
-leaves behind.
+that brings it up to now, or in the live hub. When a channel ends, :class:`.ChannelEnds` decides
+what it leaves behind.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from ..config import ServerConfig
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..fanout.turns import Turn
-from ..phoenix.socket_state import Departure
+from ..phoenix.message_handler import Departure
 from .absences import LostReason
-from .beginnings import Beginnings, OnStart
+from .change_log import ChangeLog
+from .channel_ends import ChannelEnds
+from .channel_starts import ChannelStarts, OnStart
 from .continuity import Continuity, make_continuity
-from .cursors import ConnectionCursor, Cursors
-from .endings import Endings
 from .identity import Identifier
-from .log import ChangeLog
 from .membership import Membership
 from .memberships import Memberships
 from .needs import Needs
 from .notices import Notices
 from .parking import Parking
 from .places import Place
+from .proofs import ConnectionProof, Proofs
 from .publishing import Publish
 from .queue_places import QueuePlaces
 from .standing import Standing
@@ -48,7 +48,7 @@ class VisitedOutbox(Protocol):
     """The outbox of a connection."""
 
     @property
-    def cursor(self) -> ConnectionCursor | None:
+    def proof(self) -> ConnectionProof | None:
         """What the client is proven to have received."""
         ...
 
@@ -58,9 +58,9 @@ class Replay:
 
     Args:
         hub: the live hub.
-        new_hub: makes a hub like that, for a round, whose writes :attr:`cursors` numbers, too.
+        new_hub: makes a hub like that, for a round, whose writes :attr:`proofs` numbers, too.
         publish: publishes events to the hub of a round.
-        cursors: numbers the writes of all hubs.
+        proofs: numbers the writes of all hubs.
         identifier: makes the keys of channels.
         window: seconds for which a client may be away.
         max_bytes: bytes that changes may take in memory, about.
@@ -74,7 +74,7 @@ class Replay:
         new_hub: Callable[[], Hub],
         *,
         publish: Publish,
-        cursors: Cursors,
+        proofs: Proofs,
         identifier: Identifier,
         window: float,
         max_bytes: int,
@@ -82,12 +82,12 @@ class Replay:
         clock: Callable[[], float],
     ) -> None:
         self._hub = hub
-        self.cursors = cursors
+        self.proofs = proofs
         """Numbers the writes, and knows which of them clients have received."""
         self._identifier = identifier
         self.log = ChangeLog(max_bytes=max_bytes, window=window, clock=clock)
         """The changes that clients may have missed."""
-        self.queues = QueuePlaces(lambda: cursors.ordinal)
+        self.queues = QueuePlaces(lambda: proofs.ordinal)
         """The places of viewers whose changes wait for slow policies."""
         self._standings = Standings(self)
         self.memberships = Memberships(
@@ -98,7 +98,7 @@ class Replay:
         )
         """The open channels, and the absences."""
         self._notices = Notices()
-        self._beginnings = Beginnings(
+        self._channel_starts = ChannelStarts(
             hub,
             new_hub,
             publish=publish,
@@ -107,15 +107,15 @@ class Replay:
             memberships=self.memberships,
             notices=self._notices,
         )
-        self.rounds = self._beginnings.rounds
+        self.rounds = self._channel_starts.rounds
         """Bring channels up to now."""
         self._parking = Parking(clock)
-        self.endings = Endings(
-            hub, self, self._beginnings, self.memberships, self._standings, self._parking
+        self.channel_ends = ChannelEnds(
+            hub, self, self._channel_starts, self.memberships, self._standings, self._parking
         )
         """Lets channels end."""
         self.needs = Needs(
-            cursors,
+            proofs,
             self.queues,
             self._standings,
             self._parking,
@@ -133,19 +133,19 @@ class Replay:
         durable = None if self._continuity is None else self._continuity.durable
         return ReplayStats(
             away=len(self.memberships.absences),
-            resumed=self._beginnings.resumed,
-            fresh=self._beginnings.fresh,
-            gaps=self._beginnings.gaps,
-            failures=self._beginnings.failures,
+            resumed=self._channel_starts.resumed,
+            fresh=self._channel_starts.fresh,
+            gaps=self._channel_starts.gaps,
+            failures=self._channel_starts.failures,
             changes=rounds.changes,
             duplicates_possible=rounds.duplicates_possible,
             rounds=rounds.running,
             log_bytes=self.log.bytes,
             log_seconds=self.log.seconds,
-            proofs=self.cursors.proofs,
-            shared_sessions=self._beginnings.shared_sessions,
-            wal_bytes=0 if durable is None else durable.retention.wal_bytes,
-            slots_lost=0 if durable is None else durable.retention.lost,
+            proofs=self.proofs.count,
+            shared_sessions=self._channel_starts.shared_sessions,
+            wal_bytes=0 if durable is None else durable.second_slot.wal_bytes,
+            slots_lost=0 if durable is None else durable.second_slot.lost,
             journal_bytes=0 if durable is None else durable.journal_bytes,
             journal_refused=0 if durable is None else durable.journal.refused,
         )
@@ -159,12 +159,12 @@ class Replay:
 
     def handed_to(self, viewer: Hashable) -> Place:
         """Return the place up to which everything has been handed to a viewer's channels."""
-        return self.queues.place_at(viewer, self.cursors.ordinal, self.handed)
+        return self.queues.place_at(viewer, self.proofs.ordinal, self.handed)
 
     def place_at(self, ordinal: int, viewer: Hashable) -> Place:
         """Return the place up to which everything for a viewer is in the writes up to an
         ordinal."""
-        return self.queues.place_at(viewer, ordinal, self.cursors.place_at(ordinal))
+        return self.queues.place_at(viewer, ordinal, self.proofs.place_at(ordinal))
 
     def continue_with(
         self,
@@ -190,9 +190,9 @@ class Replay:
             live=self,
             standings=self._standings,
             memberships=self.memberships,
-            beginnings=self._beginnings,
+            channel_starts=self._channel_starts,
             log=self.log,
-            clock=self.cursors.clock,
+            clock=self.proofs.clock,
         )
         self.needs.elsewhere = self._continuity.durable.journal.lowest
 
@@ -215,9 +215,9 @@ class Replay:
         self.rounds.after()
         if self._continuity is not None:
             self._continuity.after()
-        if self.log.epoch != self._beginnings.epoch:
+        if self.log.epoch != self._channel_starts.epoch:
             self._begin_anew()
-        self.cursors.note(self.rounds.handed)
+        self.proofs.note(self.rounds.handed)
 
     def tasks(self) -> Iterator[Callable[[], Awaitable[None]]]:
         """Yield what has to run all the time, beside :meth:`.Rounds.run`; none of it returns."""
@@ -227,7 +227,7 @@ class Replay:
 
     def close_inquiries(self) -> None:
         """Decide on no channel any more."""
-        self._beginnings.close()
+        self._channel_starts.close()
 
     def begin_anew_behind(self, place: Place) -> None:
         """Keep nothing of what was missed before, after a failure.
@@ -265,8 +265,8 @@ class Replay:
             outbox: the connection's outbox.
             last_ref: returns the highest ref that the client has sent.
         """
-        assert outbox.cursor is not None
-        visit = Visit(self._identifier.visitor(request, address), outbox.cursor, last_ref)
+        assert outbox.proof is not None
+        visit = Visit(self._identifier.visitor(request, address), outbox.proof, last_ref)
         self.needs.visits[visit] = None
         return visit
 
@@ -291,25 +291,25 @@ class Replay:
         parked = self._parking.take(visit, subscription.topic.name)
         key = visit.visitor.key(claims, subscription.topic.name, subscription.bindings)
         if parked is not None and parked.member.key != key:
-            self.endings.forget(parked)
+            self.channel_ends.forget(parked)
             parked = None
         if key is None or (parked is None and self.memberships.is_crowded(key)):
-            self._beginnings.begin_unknown(subscription, on_start)
+            self._channel_starts.begin_unknown(subscription, on_start)
             return
         member = Membership(key, ref, visit)
-        reply = visit.cursor.count_write()
-        standing = Standing(subscription, member, visit.cursor, self.handed, reply)
+        reply = visit.proof.count_write()
+        standing = Standing(subscription, member, visit.proof, self.handed, reply)
         if parked is not None:
-            self.endings.forget(parked)
+            self.channel_ends.forget(parked)
             if not parked.member.is_chosen:
                 standing.go_on(parked.began)
         self._standings.add(standing)
         visit.standings[subscription] = standing
         self.memberships.enter(member)
         if parked is not None and parked.member.is_chosen:
-            self._beginnings.succeed(standing, parked, on_start)
+            self._channel_starts.succeed(standing, parked, on_start)
         else:
-            self._beginnings.begin(standing, on_start)
+            self._channel_starts.begin(standing, on_start)
 
     def renew(
         self, visit: Visit, subscription: Subscription, viewer: Hashable, claims: Mapping[str, Any]
@@ -336,8 +336,8 @@ class Replay:
         key = visit.visitor.key(claims, subscription.topic.name, subscription.bindings)
         if key is None:
             if not standing.member.is_chosen:
-                self._beginnings.begin_without_key(standing)
-            self.endings.forget(standing)
+                self._channel_starts.begin_without_key(standing)
+            self.channel_ends.forget(standing)
             del visit.standings[subscription]
         elif not standing.member.is_chosen or key != standing.member.key:
             self.memberships.change_key(standing.member, key)
@@ -352,13 +352,13 @@ class Replay:
         if misses and self.queues.has_channels(former):
             # The changes wait for other channels of the former viewer. What tells this channel that
             # it misses them must not come after its client has proven what came later.
-            self._beginnings.tell_replaced(standing.subscription, after, self.handed)
+            self._channel_starts.tell_replaced(standing.subscription, after, self.handed)
         standing.hold(sure, LostReason.TOKEN_REPLACED if misses else None)
         self._standings.unsettle(standing)
 
     def close(self, visit: Visit, how: Departure) -> None:
         """Forget a connection, whose channels have ended."""
-        self.endings.close(visit, how)
+        self.channel_ends.close(visit, how)
         del self.needs.visits[visit]
 
     # Time
@@ -367,10 +367,10 @@ class Replay:
         loop = asyncio.get_running_loop()
         next_trim = loop.time()
         while True:
-            await asyncio.sleep(self.cursors.tick_interval)
-            self.cursors.tick()
+            await asyncio.sleep(self.proofs.tick_interval)
+            self.proofs.tick()
             if loop.time() >= next_trim:
-                next_trim = loop.time() + self.cursors.interval
+                next_trim = loop.time() + self.proofs.interval
                 await self.tidy()
 
     async def tidy(self) -> None:
@@ -378,7 +378,7 @@ class Replay:
         turn = Turn()
         for _ in self.memberships.absences.tidying():
             await turn.give_way()
-        self.endings.expire()
+        self.channel_ends.expire()
         self.queues.tidy()
         self.needs.look()
         self._standings.settle(self.rounds.place_of)
@@ -387,13 +387,13 @@ class Replay:
             self._continuity.durable.journal.low(self.needs.proven_here())
             if not self._continuity.is_restored:
                 return
-        if self.log.epoch == self._beginnings.epoch:
+        if self.log.epoch == self._channel_starts.epoch:
             self.log.trim(self.needs.lowest())
 
     def _begin_anew(self) -> None:
         """Go on in another stream, with whose places the former ones cannot be compared."""
-        self._beginnings.epoch = self.log.epoch
-        self.cursors.begin_anew(self.log.floor)
+        self._channel_starts.epoch = self.log.epoch
+        self.proofs.begin_anew(self.log.floor)
         self.queues.begin_anew(self.log.floor, self._notices.stream)
         self.memberships.absences.lose_all(LostReason.LOST)
         self._standings.begin_anew()

@@ -11,9 +11,9 @@ import attrs
 
 from realtime_core import Event
 
+from ..fanout.dispatch import Outbox
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
-from ..fanout.outbox_writes import Outbox
 from .places import Place, place_of
 
 __all__ = ["MOST_MEMBERS", "Round", "RoundMember", "RoundsStats"]

@@ -31,8 +31,8 @@ from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..fanout.turns import Turn
 from ..logs import LineLimit
+from .change_log import ChangeLog
 from .going_live import GoingLive, TellGap
-from .log import ChangeLog
 from .places import Place
 from .publishing import CannotPublishError, Publish, Published
 from .round import MOST_MEMBERS, Round, RoundMember, RoundsStats

@@ -10,8 +10,8 @@ from realtime_core import SourceStats
 
 from ..config import ServerConfig
 from ..fanout.hub import Hub
-from .cursors import Cursors
 from .identity import Identifier
+from .proofs import Proofs
 from .publishing import Publish
 from .records import journal_secret
 from .replay import Replay
@@ -25,7 +25,7 @@ def make_replay(
     config: ServerConfig,
     hub: Hub,
     new_hub: Callable[[], Hub],
-    cursors: Cursors,
+    proofs: Proofs,
     publish: Publish,
     *,
     attached: Callable[[], Awaitable[None]],
@@ -37,7 +37,7 @@ def make_replay(
         config: the server's settings.
         hub: the live hub.
         new_hub: makes a hub like that, for a round.
-        cursors: numbers the writes of all these hubs.
+        proofs: numbers the writes of all these hubs.
         publish: publishes events to the hub of a round.
         attached: waits until the stream runs.
         stats: returns the stream's counts and positions.
@@ -50,12 +50,12 @@ def make_replay(
         hub,
         new_hub,
         publish=publish,
-        cursors=cursors,
+        proofs=proofs,
         identifier=Identifier(secret, kinds=config.replay_identity, claims=config.replay_claims),
         window=config.replay_window / 1000,
         max_bytes=config.replay_memory_mb * _MEGABYTE,
         most_away=config.replay_max_sessions,
-        clock=cursors.clock,
+        clock=proofs.clock,
     )
     if config.replay_slot is not None:
         replay.continue_with(config, secret=secret, attached=attached, stats=stats)

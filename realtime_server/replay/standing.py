@@ -15,9 +15,9 @@ import attrs
 
 from ..fanout.groups import Subscription
 from .absences import LostReason
-from .cursors import ConnectionCursor
 from .membership import Membership
 from .places import Place
+from .proofs import ConnectionProof
 
 __all__ = ["LivePlaces", "Standing"]
 
@@ -49,7 +49,7 @@ class Standing:
 
     subscription: Subscription
     member: Membership
-    cursor: ConnectionCursor
+    proof: ConnectionProof
     """What the connection's client has proven."""
     first: Place
     """The place at which the channel began."""
@@ -74,22 +74,22 @@ class Standing:
     def is_settled(self) -> bool:
         """Whether the place follows from the connection's proofs alone: everything that was written
         before the channel became live is proven."""
-        return self._has_proven_start and not self.cursor.is_overdue
+        return self._has_proven_start and not self.proof.is_overdue
 
     @property
     def is_sure(self) -> bool:
         """Whether that holds however the connection ends."""
-        is_sure = self.since is not None and self.cursor.sure >= self.since
-        return is_sure and not self.cursor.is_overdue
+        is_sure = self.since is not None and self.proof.sure >= self.since
+        return is_sure and not self.proof.is_overdue
 
     @property
     def _has_proven_start(self) -> bool:
-        return self.since is not None and self.cursor.proven >= self.since
+        return self.since is not None and self.proof.proven >= self.since
 
     @property
     def why_lost(self) -> LostReason | None:
         """Why a later channel could not go on from this place now; None if it could."""
-        if self.cursor.is_unprovable:
+        if self.proof.is_unprovable:
             return LostReason.UNPROVEN
         return None if self._has_proven_start else self.lost
 
@@ -99,12 +99,12 @@ class Standing:
 
     def go_live(self) -> None:
         """Note that everything up to now was written to the channel, which is in the live hub."""
-        self.since = self.cursor.written
+        self.since = self.proof.written
 
     def note(self, place: Place) -> None:
         """Note that everything up to a place was handed to the connection's outbox."""
         checkpoints = self._checkpoints
-        checkpoints.append((self.cursor.written, place))
+        checkpoints.append((self.proof.written, place))
         if len(checkpoints) > _MOST_CHECKPOINTS:
             del checkpoints[1 : _MOST_CHECKPOINTS // 2 : 2]
 
@@ -143,7 +143,7 @@ class Standing:
         # What the client has not been proven to know of yet, it still does not know.
         self.lost = (None if self._has_proven_start else self.lost) or lost
         # The message that tells of a gap has no ordinal yet.
-        self.since = self.cursor.count_write()
+        self.since = self.proof.count_write()
 
     def begin_anew(self, place: Place) -> None:
         """Go on in another stream, with whose places the former ones cannot be compared.
@@ -155,35 +155,35 @@ class Standing:
         self._checkpoints.clear()
         self.lost = LostReason.LOST
         if self.since is not None:
-            self.since = self.cursor.written
+            self.since = self.proof.written
 
     def place(self, live: LivePlaces) -> Place:
         """Return the place up to which the channel's client is proven to have everything."""
         self._pass_checkpoints()
-        cursor = self.cursor
-        proven, began = cursor.proven, self.began
+        proof = self.proof
+        proven, began = proof.proven, self.began
         for ordinal, place in self._checkpoints:
             if ordinal > proven:
                 break
             began = max(began, place)
         if not self._has_proven_start:
             return began
-        if proven >= cursor.written:
+        if proven >= proof.written:
             return max(live.handed_to(self.subscription.viewer), began)
         return max(live.place_at(proven, self.subscription.viewer), began)
 
     def sure_place(self, live: LivePlaces) -> Place:
         """Return the place up to which the client has everything, however its connection ends."""
         self._pass_checkpoints()
-        cursor = self.cursor
-        if self.since is None or cursor.sure < self.since:
+        proof = self.proof
+        if self.since is None or proof.sure < self.since:
             return self.began
-        if cursor.sure >= cursor.written:
+        if proof.sure >= proof.written:
             return max(live.handed_to(self.subscription.viewer), self.began)
-        return max(live.place_at(cursor.sure, self.subscription.viewer), self.began)
+        return max(live.place_at(proof.sure, self.subscription.viewer), self.began)
 
     def _pass_checkpoints(self) -> None:
         # What is proven otherwise is taken back if the client closes the connection.
-        sure = self.cursor.sure
+        sure = self.proof.sure
         while self._checkpoints and sure >= self._checkpoints[0][0]:
             self.began = max(self.began, self._checkpoints.pop(0)[1])

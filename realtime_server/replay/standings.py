@@ -76,7 +76,7 @@ class Standings:
     def sure_places(self) -> Iterator[Place]:
         """Yield the places that count, however connections end, of standings that do not follow
         from proofs alone. Nobody goes on from where it is not known what the client has."""
-        unsure = (standing for standing in self._unsure if not standing.cursor.is_unprovable)
+        unsure = (standing for standing in self._unsure if not standing.proof.is_unprovable)
         return (standing.sure_place(self._live) for standing in unsure)
 
     def settle(self, written: Callable[[Subscription], Place | None]) -> None:

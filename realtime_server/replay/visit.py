@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..fanout.groups import Subscription
-from .cursors import ConnectionCursor
 from .identity import Visitor
+from .proofs import ConnectionProof
 from .standing import Standing
 
 __all__ = ["Visit"]
@@ -17,7 +17,7 @@ class Visit:
 
     Args:
         visitor: who the connection's client is.
-        cursor: what the connection's client is proven to have received.
+        proof: what the connection's client is proven to have received.
         last_ref: returns the highest ref that the client has sent.
     """
 
@@ -26,22 +26,22 @@ class Visit:
         "_last_ref",
         "_owes_since",
         "_proven",
-        "cursor",
         "messages",
+        "proof",
         "standings",
         "visitor",
     )
 
     def __init__(
-        self, visitor: Visitor, cursor: ConnectionCursor, last_ref: Callable[[], int]
+        self, visitor: Visitor, proof: ConnectionProof, last_ref: Callable[[], int]
     ) -> None:
         self._last_ref = last_ref
         # Since when nothing more is proven than then, if something is to be proven.
         self._owes_since: float | None = None
-        self._proven = cursor.proven
+        self._proven = proof.proven
         self.visitor = visitor
         """Who the connection's client is."""
-        self.cursor = cursor
+        self.proof = proof
         """What the client is proven to have received."""
         self.messages = 0
         """How many messages have come from the client."""
@@ -56,8 +56,8 @@ class Visit:
     def owes(self, now: float) -> float:
         """Return for how many seconds the client has owed a proof of what it was sent; 0: it has
         proven something since the last call, or everything."""
-        proven = self.cursor.proven
-        if proven >= self.cursor.written:
+        proven = self.proof.proven
+        if proven >= self.proof.written:
             self._owes_since = None
         elif self._owes_since is None or proven != self._proven:
             self._owes_since, self._proven = now, proven
@@ -66,9 +66,9 @@ class Visit:
     @property
     def has_answered(self) -> bool:
         """Whether the client has answered a ping."""
-        return self.cursor.has_answered
+        return self.proof.has_answered
 
     @property
     def heard(self) -> tuple[int, int]:
         """A value that changes whenever the client sends a message or proves a write."""
-        return self.messages, self.cursor.proven
+        return self.messages, self.proof.proven

@@ -14,8 +14,8 @@ import attrs
 
 from realtime_core import Position
 
+from ..fanout.dispatch import Members, Subscriber
 from ..fanout.groups import AnyGroup, Subscription
-from ..fanout.outbox_writes import Members, Subscriber
 from .pending_changes import PendingChange
 from .viewers import Viewer
 

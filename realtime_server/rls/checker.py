@@ -24,12 +24,12 @@ from .lookup.casts import Casts
 from .lookup.deleted_rows import Condition, read_conditions
 from .lookup.locks import LockedRelation
 from .lookup.settling import until_settled
-from .lookup.together import Together
+from .lookup.shared_call import SharedCall
 from .lookup.visibility import Visibility
 from .payloads import event_of
 from .pending_changes import Lost, PendingChange, Shown
-from .samples import Sampled, Samples
 from .table_check import Lookup, TableCheck
+from .unfiltered_samples import Sampled, UnfilteredSamples
 from .viewers import Viewer
 
 __all__ = ["Checker", "CheckResult"]
@@ -85,14 +85,14 @@ class Checker:
     ) -> None:
         self._catalog = visibility.catalog
         self._connections = visibility.connections
-        self._together = Together(visibility, few=few)
+        self._shared_call = SharedCall(visibility, few=few)
         self._counters = counters
         self._casts = Casts(visibility.connections, visibility.timeout)
         self._publications = publications
         self._max_record_bytes = max_record_bytes
         self._strict = strict
         self._asks_for_deleted = asks_for_deleted
-        self._samples = Samples()
+        self._samples = UnfilteredSamples()
         # The tables of which no row is shown, and for which that was logged.
         self._mentioned: set[TableName] = set()
         # By table, the functions for which it was logged that they are declared IMMUTABLE.
@@ -156,7 +156,7 @@ class Checker:
                 # A viewer that has taken too long for one table is checked separately for all of
                 # them.
                 may_retry = not timeouts.total()
-                await page.ask(self._together.check, self._counters, apart, may_retry=may_retry)
+                await page.ask(self._shared_call.check, self._counters, apart, may_retry=may_retry)
             else:
                 await page.ask(lookup, self._counters)
             unasked = {viewer for viewer, count in page.timeouts.items() if not count} | apart

@@ -12,9 +12,9 @@ from typing import Final, TypeAlias
 
 from realtime_core import Gap
 
+from ..fanout.dispatch import Members
 from ..fanout.groups import AnyDelivery, AnyGroup
 from ..fanout.hub import Hub
-from ..fanout.outbox_writes import Members
 from ..fanout.record_limit import RecordLimit
 from ..fanout.turns import Steps
 from ..logs import LineLimit

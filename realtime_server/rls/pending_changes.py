@@ -10,8 +10,8 @@ import attrs
 
 from realtime_core import RowChange
 
+from ..fanout.dispatch import Members
 from ..fanout.groups import AnyDelivery, Listening
-from ..fanout.outbox_writes import Members
 from .payloads import ErrorView, View
 from .viewers import Viewer
 

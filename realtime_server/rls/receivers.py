@@ -13,9 +13,9 @@ import attrs
 
 from realtime_core import UNCHANGED, Delete, Record, RowChange
 
+from ..fanout.dispatch import Members
 from ..fanout.groups import AnyDelivery, AnyGroup, BoundDelivery, Form, Subscription
 from ..fanout.hub import Hub
-from ..fanout.outbox_writes import Members
 from .matcher import by_viewer
 from .payloads import ErrorView, View
 from .pending_changes import Matched, PendingChange

@@ -16,7 +16,7 @@ from .lookup.locks import LockedRelation
 from .lookup.questions import Failure, LookupRow, Question, RowsToCheck, VisibilityAnswer
 from .payloads import Answers, ErrorView, View, unknown_values
 from .pending_changes import PendingChange, Shown
-from .samples import Sampled
+from .unfiltered_samples import Sampled
 from .viewers import Viewer
 
 __all__ = ["Lookup", "TableCheck"]
@@ -32,7 +32,7 @@ _FAILURES: Final = {
 
 
 class Lookup(Protocol):
-    """Says which rows viewers may see, as :class:`~.lookup.together.Together` does."""
+    """Says which rows viewers may see, as :class:`~.lookup.shared_call.SharedCall` does."""
 
     async def __call__(
         self, rows: RowsToCheck, questions: Sequence[Question], *, may_retry: bool = True

@@ -24,9 +24,7 @@ from typing import Any
 
 from realtime_server.errors import JoinError
 from realtime_server.phoenix.joins import parse_join
-from realtime_server.phoenix.messages import Message
-from realtime_server.phoenix.serializers import SERIALIZERS
-from realtime_server.phoenix.socket_state import (
+from realtime_server.phoenix.message_handler import (
     Action,
     Channel,
     Close,
@@ -39,6 +37,8 @@ from realtime_server.phoenix.socket_state import (
     SocketState,
     Subscribe,
 )
+from realtime_server.phoenix.messages import Message
+from realtime_server.phoenix.serializers import SERIALIZERS
 
 __all__ = ["BrokenPromiseError", "run"]
 

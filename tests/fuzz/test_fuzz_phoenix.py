@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from realtime_server.phoenix.socket_state import SocketState
+from realtime_server.phoenix.message_handler import SocketState
 from tests.fuzz.fuzz_phoenix import BrokenPromiseError, run
 
 

@@ -15,7 +15,7 @@ from realtime_server.replay.durable import Durable
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.places import BEFORE, Place, place_of
 from realtime_server.replay.records import PREFIX, Seal, digest, journal_secret, read_part
-from realtime_server.replay.retention import Retention
+from realtime_server.replay.second_slot import SecondSlot
 from realtime_server.replay.wal_messages import WalMessages
 from tests.fix_postgres import Database
 from tests.waiting import eventually
@@ -78,7 +78,7 @@ class Node:
         """Where its journal's connection leads; everything else stays where it is."""
         self.messages = WalMessages(self._resolve_messages, PREFIX)
         self.journal = Journal(self.seal, clock=time.time)
-        self.retention = Retention(
+        self.second_slot = SecondSlot(
             self._resolve,
             slot=slot,
             name=self.second,
@@ -88,7 +88,7 @@ class Node:
         self.durable = Durable(
             self.journal,
             self.messages,
-            self.retention,
+            self.second_slot,
             partial(
                 PgoutputSource,
                 self._dsn,

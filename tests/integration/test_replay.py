@@ -672,7 +672,7 @@ async def test_a_client_that_closes_by_itself_gets_again_what_is_not_sure(
     client = ReplayClient(server.port, session=SESSION + "a")
     replay = server.replay
     assert replay is not None
-    replay.cursors.apart = 0.0
+    replay.proofs.apart = 0.0
     await client.come()
     await write(item, server, 1)
     await until_proven(server)
@@ -695,7 +695,7 @@ async def test_nothing_is_kept_while_nobody_is_away(item: Database, server: Real
     client = ReplayClient(server.port, session=SESSION + "a")
     replay = server.replay
     assert replay is not None
-    replay.cursors.apart = 0.0
+    replay.proofs.apart = 0.0
     await client.come()
     await write(item, server, *range(1, 20))
     await client.until(19)

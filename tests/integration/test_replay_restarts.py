@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from realtime_server.replay import durable, retention
+from realtime_server.replay import durable, second_slot
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
 from tests.integration.conftest import fresh_database, until_streaming
@@ -209,7 +209,7 @@ async def test_what_was_written_elsewhere_is_no_gap(
     item: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second slot moves on over WAL of other tables, and clients with it."""
-    monkeypatch.setattr(retention, "_STEP", 100_000)
+    monkeypatch.setattr(second_slot, "_STEP", 100_000)
     monkeypatch.setattr(durable, "_INTERVAL", 0.1)
     item.execute("create table other (id int, data text)")
     bulk = "insert into other select g, repeat('x', 1000) from generate_series(1, 1000) g"
@@ -226,7 +226,7 @@ async def test_what_was_written_elsewhere_is_no_gap(
             await client.until(1)
         replay = server.replay
         assert replay is not None
-        replay.cursors.apart = 0.0
+        replay.proofs.apart = 0.0
         await eventually(lambda: not replay.needs.without_proof())
         for client in (stays, leaves):
             await client.beat()

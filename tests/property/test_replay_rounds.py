@@ -39,7 +39,7 @@ from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.fanout.turns import run_steps
 from realtime_server.phoenix.serializers import SERIALIZERS
-from realtime_server.replay.log import ChangeLog
+from realtime_server.replay.change_log import ChangeLog
 from realtime_server.replay.places import BEFORE, Place, place_behind_gap, place_of
 from realtime_server.replay.publishing import one_at_a_time
 from realtime_server.replay.rounds import Rounds

@@ -37,7 +37,7 @@ WINDOW = 1e9
 
 @attrs.define(eq=False)
 class Connection:
-    """A connection, as the server sees it, and its cursor. Ordinals are the numbers of changes."""
+    """A connection, as the server sees it, and its proof. Ordinals are the numbers of changes."""
 
     is_up: bool = True
     last_ref: int = 0

@@ -20,7 +20,7 @@ from ...errors import (
 from ...lsn import LSN
 from ...positions import Position
 from ...replication.sequence import Sequence
-from .._arguments import check_start
+from .._argument_errors import check_start
 from .._checkpoint import ask
 from .._filtering import RowFilter, filter_problems
 from .._queue import EventQueue

@@ -25,9 +25,9 @@ from realtime_server.net.listener import Listener, bind
 from realtime_server.net.outbox import SocketOutbox
 from realtime_server.net.services import Services
 from realtime_server.phoenix.serializers import Serializer
-from realtime_server.replay.cursors import Cursors
 from realtime_server.replay.guarded_replay import GuardedReplay
 from realtime_server.replay.places import Place
+from realtime_server.replay.proofs import Proofs
 from realtime_server.replay.publishing import one_at_a_time
 from realtime_server.replay.setup import make_replay
 from tests.server_helpers import (
@@ -67,10 +67,10 @@ class Ended(NamedTuple):
 class _NotingHub(Hub):
     """Notes with which row each connection's subscription begins and ends."""
 
-    def __init__(self, row: Callable[[], int], cursors: Cursors) -> None:
-        super().__init__(ordinals=cursors)
+    def __init__(self, row: Callable[[], int], proofs: Proofs) -> None:
+        super().__init__(ordinals=proofs)
         self._row = row
-        self._cursors = cursors
+        self._proofs = proofs
         self.begins: dict[object, int] = {}
         self.ends: dict[object, Place] = {}
 
@@ -81,7 +81,7 @@ class _NotingHub(Hub):
     def unsubscribe(self, subscription: Subscription) -> None:
         super().unsubscribe(subscription)
         # A client whose join took too long leaves, and joins again on the same connection.
-        self.ends[_websocket_of(subscription)] = self._cursors.end
+        self.ends[_websocket_of(subscription)] = self._proofs.end
 
 
 def _websocket_of(subscription: Subscription) -> ServerConnection:
@@ -94,12 +94,12 @@ class ProofServer:
     """Serves clients, each at a port of its own, while it is open.
 
     Args:
-        cursors: say what each client is proven to have received.
+        proofs: say what each client is proven to have received.
         settings: of the server.
     """
 
-    def __init__(self, cursors: Cursors, **settings: Any) -> None:
-        self.cursors = cursors
+    def __init__(self, proofs: Proofs, **settings: Any) -> None:
+        self.proofs = proofs
         # Nobody is known when it comes back: what was replayed would hide what was lost.
         self._config = open_config(replay_identity=(), replay_wal_mb=0, **settings)
         self.row = 0
@@ -107,14 +107,14 @@ class ProofServer:
         self.ended: list[Ended] = []
         self.connections: dict[str, ServerConnection] = {}
         """The newest of each client."""
-        self.hub = _NotingHub(lambda: self.row, cursors)
+        self.hub = _NotingHub(lambda: self.row, proofs)
         self._metrics = make_metrics()
         backlog = make_backlog(max_bytes=1 << 24, max_age=60)
         replay = make_replay(
             self._config,
             self.hub,
             Hub,
-            cursors,
+            proofs,
             one_at_a_time(),
             attached=no_stream,
             stats=SourceStats,
@@ -186,22 +186,22 @@ class ProofServer:
     async def publish(self, rows: Sequence[Event]) -> None:
         """Publish a batch, up to :attr:`row`."""
         await run_steps(self.hub.publishing(rows))
-        self.cursors.note((self.row, 0))
+        self.proofs.note((self.row, 0))
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(self.cursors.tick_interval)
-            self.cursors.tick()
+            await asyncio.sleep(self.proofs.tick_interval)
+            self.proofs.tick()
 
     def _note_end(self, client: str, websocket: ServerConnection) -> None:
         if websocket not in self.hub.begins:
             return
         assert isinstance(websocket, BoundedConnection)
-        cursor, cursors, protocol = websocket.cursor, self.cursors, websocket.protocol
-        assert cursor is not None
+        proof, proofs, protocol = websocket.proof, self.proofs, websocket.protocol
+        assert proof is not None
         place = self.hub.ends.pop(websocket)
-        if cursor.written > cursor.proven:
-            place = min(place, cursors.place_at(cursor.proven))
+        if proof.written > proof.proven:
+            place = min(place, proofs.place_at(proof.proven))
         sent, received = protocol.close_sent, protocol.close_rcvd
         self.ended.append(
             Ended(

@@ -21,7 +21,7 @@ import pytest
 
 from realtime_server.net.connection_limits import close_within
 from realtime_server.phoenix.reasons import CloseReason
-from realtime_server.replay.cursors import Cursors
+from realtime_server.replay.proofs import Proofs
 from tests.e2e.browser import Browser, served
 from tests.e2e.replay.clients import StockClient, start_page, start_program, until_joined
 from tests.e2e.replay.proof_server import Ended, ProofServer
@@ -210,9 +210,9 @@ async def test_what_is_proven_is_handled(
     page_url: str,
 ) -> None:
     print(f"REPLAY_CUTS={CUTS} REPLAY_CUTS_SEED={SEED}")
-    cursors = Cursors(interval=0.1, clock=time.monotonic)
+    proofs = Proofs(interval=0.1, clock=time.monotonic)
     async with ProofServer(
-        cursors, websocket_compression=is_deflated, allowed_origins=(origin_of(page_url),)
+        proofs, websocket_compression=is_deflated, allowed_origins=(origin_of(page_url),)
     ) as server:
         server.is_busy = is_busy
         async with stock_clients(server, clients, python_client, browser, page_url) as found:
@@ -240,10 +240,10 @@ async def test_a_busy_page_that_closes_its_connection_by_itself_has_what_counts_
     print(f"REPLAY_CUTS={CUTS} REPLAY_CUTS_SEED={SEED}")
     chance = random.Random(SEED)
     # Its heartbeats come so often that they count.
-    cursors = Cursors(interval=0.05, clock=time.monotonic, apart=0.1)
+    proofs = Proofs(interval=0.05, clock=time.monotonic, apart=0.1)
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(
-            ProofServer(cursors, allowed_origins=(origin_of(page_url),))
+            ProofServer(proofs, allowed_origins=(origin_of(page_url),))
         )
         wire = await stack.enter_async_context(await wired(server, "chromium"))
         page = stack.enter_context(browser.page(page_url))

@@ -16,7 +16,7 @@ from websockets.server import ServerProtocol
 from realtime_server.fanout.frames import Frames
 from realtime_server.net.connection_limits import BoundedConnection
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
-from realtime_server.replay.cursors import ConnectionCursor, Cursors, ping_payload
+from realtime_server.replay.proofs import ConnectionProof, Proofs, ping_payload
 from tests.server_helpers import FakeTransport, make_backlog
 from tests.stopped_clock import stop_the_clock
 
@@ -189,25 +189,25 @@ def pong(payload: bytes) -> bytes:
 
 
 @pytest.fixture
-async def asked(guarded: Guarded) -> Cursors:
-    """The server's cursors; with ordinal 1 the client was asked, and got more since."""
-    cursors = Cursors(interval=1.0, clock=lambda: 0.0)
+async def asked(guarded: Guarded) -> Proofs:
+    """The server's proofs; with ordinal 1 the client was asked, and got more since."""
+    proofs = Proofs(interval=1.0, clock=lambda: 0.0)
     outbox = SocketOutbox(
         guarded.connection,
         backlog=make_backlog(max_bytes=65536, max_age=1000),
         counters=OutboxCounters(),
         peer="",
-        cursors=cursors,
+        proofs=proofs,
     )
     for _ in range(2):
-        outbox.write(Frames((), *cursors.mark(1)))
+        outbox.write(Frames((), *proofs.mark(1)))
     assert guarded.transport.sent() == b"\x89\x08" + ping_payload(1)
-    return cursors
+    return proofs
 
 
-def cursor_of(guarded: Guarded) -> ConnectionCursor:
-    assert guarded.connection.cursor is not None
-    return guarded.connection.cursor
+def proof_of(guarded: Guarded) -> ConnectionProof:
+    assert guarded.connection.proof is not None
+    return guarded.connection.proof
 
 
 def in_pieces(data: bytes) -> list[list[bytes]]:
@@ -217,28 +217,28 @@ def in_pieces(data: bytes) -> list[list[bytes]]:
 
 @pytest.mark.parametrize("pieces", in_pieces(pong(ping_payload(1))), ids=len)
 async def test_a_pong_is_taken_however_it_comes(
-    guarded: Guarded, asked: Cursors, pieces: list[bytes]
+    guarded: Guarded, asked: Proofs, pieces: list[bytes]
 ) -> None:
     for piece in pieces:
         guarded.connection.data_received(piece)
-    assert (cursor_of(guarded).proven, cursor_of(guarded).written) == (1, 2)
+    assert (proof_of(guarded).proven, proof_of(guarded).written) == (1, 2)
     # The library goes on reading where it was.
     guarded.connection.data_received(PING + EMPTY)
     assert guarded.transport.sent() == Frame(Opcode.PONG, b"").serialize(mask=False)
 
 
 async def test_a_lone_pong_does_not_go_through_the_library(
-    guarded: Guarded, asked: Cursors, monkeypatch: pytest.MonkeyPatch
+    guarded: Guarded, asked: Proofs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parsed: list[bytes] = []
     monkeypatch.setattr(guarded.connection.protocol, "receive_data", parsed.append)
     guarded.connection.data_received(pong(ping_payload(1)))
-    assert cursor_of(guarded).proven == 1
+    assert proof_of(guarded).proven == 1
     assert parsed == []
 
 
 async def test_what_looks_like_a_pong_within_a_frame_is_part_of_it(
-    guarded: Guarded, asked: Cursors
+    guarded: Guarded, asked: Proofs
 ) -> None:
     """A message of 14 bytes that are a pong, after its head, in every way that it may be cut."""
     connection, looks_like_it = guarded.connection, pong(ping_payload(1))
@@ -246,25 +246,25 @@ async def test_what_looks_like_a_pong_within_a_frame_is_part_of_it(
     message = b"\x82" + bytes([0x80 | 14]) + bytes(4) + looks_like_it
     connection.data_received(message[:6])
     connection.data_received(looks_like_it)
-    assert cursor_of(guarded).proven == 0
+    assert proof_of(guarded).proven == 0
     assert await connection.recv() == looks_like_it
     # And as the payload of a message after the half of its head.
     connection.data_received(message[:1])
     connection.data_received(message[1:15])
     connection.data_received(message[15:])
     assert await connection.recv() == looks_like_it
-    assert cursor_of(guarded).proven == 0
+    assert proof_of(guarded).proven == 0
     connection.data_received(looks_like_it)
-    assert cursor_of(guarded).proven == 1
+    assert proof_of(guarded).proven == 1
 
 
 async def test_a_pong_between_the_fragments_of_a_message_is_one(
-    guarded: Guarded, asked: Cursors
+    guarded: Guarded, asked: Proofs
 ) -> None:
     connection = guarded.connection
     connection.data_received(Frame(Opcode.TEXT, b"frag", fin=False).serialize(mask=True))
     connection.data_received(pong(ping_payload(1)))
-    assert cursor_of(guarded).proven == 1
+    assert proof_of(guarded).proven == 1
     connection.data_received(Frame(Opcode.CONT, b"ment").serialize(mask=True))
     assert await connection.recv() == "fragment"
 
@@ -281,48 +281,48 @@ async def test_a_pong_between_the_fragments_of_a_message_is_one(
     ],
 )
 async def test_what_is_wrong_about_a_pong_the_library_finds(
-    guarded: Guarded, asked: Cursors, wrong: bytes
+    guarded: Guarded, asked: Proofs, wrong: bytes
 ) -> None:
     guarded.connection.data_received(wrong)
     assert guarded.connection.protocol.state is State.CLOSING
-    assert cursor_of(guarded).proven == 0
+    assert proof_of(guarded).proven == 0
 
 
 async def test_answers_do_not_count_against_what_a_client_may_send(
-    guarded: Guarded, asked: Cursors, monkeypatch: pytest.MonkeyPatch
+    guarded: Guarded, asked: Proofs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 1000 messages at once; a pong that nobody has asked for counts as ten of them."""
     stop_the_clock(monkeypatch)
-    cursor = cursor_of(guarded)
+    proof = proof_of(guarded)
     for _ in range(100):
-        guarded.connection.data_received(pong(ping_payload(cursor.ask())))
+        guarded.connection.data_received(pong(ping_payload(proof.ask())))
         # Together with another frame an answer goes another way.
-        last = cursor.ask()
+        last = proof.ask()
         guarded.connection.data_received(pong(ping_payload(last)) + pong(b""))
-        assert cursor.proven == last
+        assert proof.proven == last
     assert guarded.happened == []
     guarded.connection.data_received(pong(b""))
     assert guarded.happened == ["flood"]
 
 
-async def test_pongs_that_nobody_asked_for_are_a_flood(guarded: Guarded, asked: Cursors) -> None:
+async def test_pongs_that_nobody_asked_for_are_a_flood(guarded: Guarded, asked: Proofs) -> None:
     for _ in range(110):
         guarded.connection.data_received(pong(ping_payload(1)))
     assert guarded.happened == ["flood"]
 
 
 async def test_eight_other_bytes_make_the_connection_unprovable(
-    guarded: Guarded, asked: Cursors
+    guarded: Guarded, asked: Proofs
 ) -> None:
     for payload in (b"", b"1234"):
         guarded.connection.data_received(pong(payload))
-        assert not cursor_of(guarded).is_unprovable
+        assert not proof_of(guarded).is_unprovable
     guarded.connection.data_received(pong(b"\0" * 8))
-    assert cursor_of(guarded).is_unprovable
+    assert proof_of(guarded).is_unprovable
     assert asked.unprovable == 1
 
 
-async def test_each_message_of_the_client_counts_as_one(guarded: Guarded, asked: Cursors) -> None:
+async def test_each_message_of_the_client_counts_as_one(guarded: Guarded, asked: Proofs) -> None:
     received = 0
 
     def count() -> None:
@@ -330,7 +330,7 @@ async def test_each_message_of_the_client_counts_as_one(guarded: Guarded, asked:
         received += 1
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConnectionCursor, "received", lambda _: count())
+        patch.setattr(ConnectionProof, "received", lambda _: count())
         guarded.connection.data_received(PING + EMPTY)
         guarded.connection.data_received(Frame(Opcode.TEXT, b"a", fin=False).serialize(mask=True))
         guarded.connection.data_received(Frame(Opcode.CONT, b"b").serialize(mask=True))
@@ -338,12 +338,12 @@ async def test_each_message_of_the_client_counts_as_one(guarded: Guarded, asked:
 
 
 async def test_a_client_that_closes_first_has_received_less(
-    guarded: Guarded, asked: Cursors
+    guarded: Guarded, asked: Proofs
 ) -> None:
     guarded.connection.data_received(pong(ping_payload(1)))
-    assert cursor_of(guarded).proven == 1
+    assert proof_of(guarded).proven == 1
     guarded.connection.data_received(Frame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True))
-    assert cursor_of(guarded).proven == 0
+    assert proof_of(guarded).proven == 0
 
 
 @pytest.mark.parametrize(
@@ -358,11 +358,11 @@ async def test_a_client_that_closes_first_has_received_less(
     ],
 )
 async def test_the_answer_to_our_close_frame_proves_all_that_was_written(
-    guarded: Guarded, asked: Cursors, sent: int, answer: bytes, proven: int
+    guarded: Guarded, asked: Proofs, sent: int, answer: bytes, proven: int
 ) -> None:
     closing = asyncio.create_task(guarded.connection.close(sent))
     await asyncio.sleep(0)
     guarded.connection.data_received(Frame(Opcode.CLOSE, answer).serialize(mask=True))
-    assert cursor_of(guarded).proven == proven
+    assert proof_of(guarded).proven == proven
     guarded.connection.connection_lost(None)
     await closing

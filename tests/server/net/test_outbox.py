@@ -16,7 +16,7 @@ from websockets.protocol import State
 from realtime_server.fanout.frames import Frames, TextFrame
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
 from realtime_server.net.slow_clients import Backlog
-from realtime_server.replay.cursors import ConnectionCursor, Cursors, ping_payload
+from realtime_server.replay.proofs import ConnectionProof, Proofs, ping_payload
 from tests.server_helpers import FakeTransport, make_backlog, texts
 from tests.stopped_clock import stop_the_clock
 from tests.waiting import eventually
@@ -59,7 +59,7 @@ class Wire:
         *extensions: Any,
         max_age: float = 1000,
         backlog: Backlog | None = None,
-        cursors: Cursors | None = None,
+        proofs: Proofs | None = None,
     ) -> None:
         self.websocket = FakeWebSocket(list(extensions))
         self.transport = self.websocket.transport
@@ -69,7 +69,7 @@ class Wire:
             backlog=make_backlog(max_bytes=100, max_age=max_age) if backlog is None else backlog,
             counters=self.counters,
             peer="10.0.0.1:4321",
-            cursors=cursors,
+            proofs=proofs,
         )
 
     def write(self, *frames: Frames) -> None:
@@ -347,25 +347,25 @@ class FollowedWire(Wire):
     """A wire of which the server asks what has arrived."""
 
     def __init__(self, *extensions: Any) -> None:
-        self.cursors = Cursors(interval=1.0, clock=lambda: 0.0)
-        super().__init__(*extensions, cursors=self.cursors)
-        assert self.outbox.cursor is not None
-        self.cursor: ConnectionCursor = self.outbox.cursor
+        self.proofs = Proofs(interval=1.0, clock=lambda: 0.0)
+        super().__init__(*extensions, proofs=self.proofs)
+        assert self.outbox.proof is not None
+        self.proof: ConnectionProof = self.outbox.proof
 
     def mark(self, *messages: bytes) -> Frames:
         """Return the frames of a dispatch."""
-        return Frames([TextFrame(message) for message in messages], *self.cursors.mark(1))
+        return Frames([TextFrame(message) for message in messages], *self.proofs.mark(1))
 
 
 async def test_the_last_ordinal_is_remembered_and_a_ping_noted() -> None:
     wire = FollowedWire()
     wire.write(wire.mark(b"one"), wire.mark(b"two"), Frames.of(b"reply"))
-    assert wire.outbox.written == wire.cursor.written == 2
+    assert wire.outbox.written == wire.proof.written == 2
     ping = b"\x89\x08" + ping_payload(1)
     assert wire.transport.sent() == b"\x81\x03one" + ping + b"\x81\x03two\x81\x05reply"
     # A ping is no message.
     assert wire.counters.frames == 3
-    assert wire.cursor.pong(ping_payload(1))
+    assert wire.proof.pong(ping_payload(1))
 
 
 async def test_what_comes_too_late_is_not_taken_for_received() -> None:
@@ -373,8 +373,8 @@ async def test_what_comes_too_late_is_not_taken_for_received() -> None:
     wire.write(wire.mark(b"one"))
     wire.websocket.protocol.state = State.CLOSING
     wire.write(wire.mark(b"two"), wire.mark(b"three"))
-    wire.cursor.close_answered()
-    assert (wire.cursor.proven, wire.cursor.written) == (1, 3)
+    wire.proof.close_answered()
+    assert (wire.proof.proven, wire.proof.written) == (1, 3)
 
 
 @pytest.mark.parametrize("way", ["closing", "too slow"])
@@ -387,22 +387,22 @@ async def test_nor_is_what_is_never_written(way: str) -> None:
     else:
         wire.write(wire.mark(b"x" * 150))
         assert wire.transport.aborted
-    assert (wire.cursor.proven, wire.cursor.written) == (0, 2)
-    wire.cursor.close_answered()
-    assert wire.cursor.proven == 1
+    assert (wire.proof.proven, wire.proof.written) == (0, 2)
+    wire.proof.close_answered()
+    assert wire.proof.proven == 1
 
 
 async def test_through_the_library_pings_follow_their_messages() -> None:
     wire = FollowedWire(object())
     wire.write(wire.mark(b"one", b"two"), wire.mark(b"three"))
-    assert wire.cursor.written == 2
+    assert wire.proof.written == 2
     wire.websocket.may_send.set()
     await eventually(lambda: not wire.outbox.is_sending)
     assert wire.websocket.sent == [b"one", b"two", b"ping " + ping_payload(1), b"three"]
-    assert wire.cursor.pong(ping_payload(1))
+    assert wire.proof.pong(ping_payload(1))
     # Only pings prove what goes this way: part of it may be lost when the connection closes.
-    wire.cursor.close_answered()
-    assert wire.cursor.proven == 1
+    wire.proof.close_answered()
+    assert wire.proof.proven == 1
 
 
 async def test_an_outbox_that_nobody_follows_takes_frames_with_ordinals(wire: Wire) -> None:

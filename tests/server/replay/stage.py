@@ -25,12 +25,12 @@ from realtime_server.fanout.frames import Frames
 from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
+from realtime_server.phoenix.message_handler import Departure
 from realtime_server.phoenix.serializers import SERIALIZERS
-from realtime_server.phoenix.socket_state import Departure
-from realtime_server.replay.cursors import Cursors, ping_payload
 from realtime_server.replay.guarded_replay import GuardedReplay
 from realtime_server.replay.identity import Identifier
 from realtime_server.replay.notices import Start
+from realtime_server.replay.proofs import Proofs, ping_payload
 from realtime_server.replay.publishing import Publish, one_at_a_time
 from realtime_server.replay.replay import Replay
 
@@ -83,7 +83,7 @@ class Client:
         return [one["gap"]["reason"] for one in told]
 
     def connect(self, address: str = "192.0.2.1") -> None:
-        self.cursor = self._stage.replay.cursors.connect(self)
+        self.proof = self._stage.replay.proofs.connect(self)
         query = {"session": self._session} if self._session else {}
         request = ConnectRequest("/socket/websocket", query, {})
         self.visit = self._stage.guarded.visit(request, address, self, lambda: self.ref)
@@ -113,7 +113,7 @@ class Client:
 
     def leave(self, how: Departure = Departure.LOST) -> None:
         """End the connection."""
-        self.cursor.close()
+        self.proof.close()
         self._stage.guarded.leave(self.visit, self.subscription, how)
         self._stage.guarded.close(self.visit, how)
 
@@ -121,7 +121,7 @@ class Client:
         """Answer all pings."""
         pings, self.pings = self.pings, []
         for ordinal in pings:
-            self.cursor.pong(ping_payload(ordinal))
+            self.proof.pong(ping_payload(ordinal))
 
     def write(self, frames: Frames) -> None:
         self.messages += map(json.loads, frames.payloads)
@@ -129,7 +129,7 @@ class Client:
             self.written = frames.ordinal
         if frames.ping:
             self.pings.append(frames.ordinal)
-            self.cursor.asked(frames.ordinal)
+            self.proof.asked(frames.ordinal)
 
 
 class Stage:
@@ -142,13 +142,13 @@ class Stage:
         publish: Publish | None = None,
     ) -> None:
         self.now = 100.0
-        self.cursors = Cursors(interval=1.0, clock=lambda: self.now)
+        self.proofs = Proofs(interval=1.0, clock=lambda: self.now)
         self.hub = self.new_hub()
         self.replay = Replay(
             self.hub,
             self.new_hub,
             publish=publish or one_at_a_time(),
-            cursors=self.cursors,
+            proofs=self.proofs,
             identifier=Identifier(b"secret", kinds=kinds, claims=("sub",)),
             window=300.0,
             max_bytes=1 << 30,
@@ -158,7 +158,7 @@ class Stage:
         self.guarded = GuardedReplay(self.replay, self.hub)
 
     def new_hub(self) -> Hub:
-        return Hub(ordinals=self.cursors)
+        return Hub(ordinals=self.proofs)
 
     def publish(self, *events: Event) -> None:
         """Publish a batch, as the broadcaster does."""

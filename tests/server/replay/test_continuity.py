@@ -14,8 +14,8 @@ import pytest
 from realtime_core import LSN, Event, LogicalMessage, SourceStats
 from realtime_server.config import ServerConfig
 from realtime_server.replay import continuity
+from realtime_server.replay.change_log import ChangeLog
 from realtime_server.replay.continuity import Continuity
-from realtime_server.replay.log import ChangeLog
 from realtime_server.replay.origin import Origin
 from realtime_server.replay.places import Place
 from realtime_server.replay.records import PREFIX
@@ -49,7 +49,7 @@ class Durable:
 
 
 @attrs.define
-class Beginnings:
+class ChannelStarts:
     held: bool = False
     released: list[Place] = attrs.field(factory=list)
 
@@ -65,7 +65,7 @@ class World:
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.durable = Durable(loop.create_future())
-        self.beginnings = Beginnings()
+        self.channel_starts = ChannelStarts()
         self.attached = asyncio.Event()
 
         def new_log() -> ChangeLog:
@@ -75,7 +75,7 @@ class World:
             await self.attached.wait()
 
         stats = SourceStats(confirmed_lsn=START)
-        parts: Any = (self.durable, self.beginnings, new_log(), new_log)
+        parts: Any = (self.durable, self.channel_starts, new_log(), new_log)
         self.continuity = Continuity(
             *parts,
             attached=attached,
@@ -92,11 +92,11 @@ class World:
 
 async def test_who_waits_begins_when_all_is_known(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
-    assert world.beginnings.held
+    assert world.channel_starts.held
     world.durable.end.set_result(END)
     world.attached.set()
     world.durable.caught_up.set()
-    await eventually(lambda: world.beginnings.released == [(END, -1)])
+    await eventually(lambda: world.channel_starts.released == [(END, -1)])
     assert caplog.text == ""
     await world.end()
 
@@ -109,7 +109,7 @@ async def test_nobody_waits_for_ever_for_a_database_that_does_not_answer(
     world.durable.caught_up.set()
     world.attached.set()
     # Whoever begins gets what is committed since the stream began, which is not too little.
-    await eventually(lambda: world.beginnings.released == [(START, -1)])
+    await eventually(lambda: world.channel_starts.released == [(START, -1)])
     assert "the database does not say where its WAL ends (for 0 s), so clients" in caplog.text
     await world.end()
 
@@ -121,7 +121,7 @@ async def test_nobody_waits_for_ever_for_a_journal_that_does_not_come(
     world = World()
     world.durable.end.set_result(END)
     world.attached.set()
-    await eventually(lambda: world.beginnings.released == [(END, -1)])
+    await eventually(lambda: world.channel_starts.released == [(END, -1)])
     assert "the journal of replay does not come through the stream (for 0 s)" in caplog.text
     await world.end()
 
@@ -135,7 +135,7 @@ async def test_while_there_is_no_stream_everybody_waits(
     world.durable.end.set_result(END)
     for _ in range(10):
         await asyncio.sleep(0)
-    assert (world.beginnings.released, caplog.text) == ([], "")
+    assert (world.channel_starts.released, caplog.text) == ([], "")
     await world.end()
 
 

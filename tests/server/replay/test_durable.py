@@ -55,7 +55,7 @@ class Messages:
 
 
 @attrs.define
-class Retention:
+class SecondSlot:
     before_move: Any = None
     least_step: int = 0
     name: str = "second"
@@ -83,12 +83,12 @@ class World:
         seal = Seal(secret, digest("shop"), digest("slot"), b"12345678")
         self.journal = Journal(seal, clock=time.time, most=most)
         self.messages = Messages()
-        self.retention = Retention()
+        self.second_slot = SecondSlot()
         self.stream = StreamIdentity(1, 1, ("shop",))
         self.durable = Durable(
             self.journal,
             cast(Any, self.messages),
-            cast(Any, self.retention),
+            cast(Any, self.second_slot),
             cast(Any, None),
             window=300,
             stream=lambda: self.stream,
@@ -140,8 +140,8 @@ async def test_servers_that_begin_again_and_again_do_not_fill_the_wal(
 async def test_the_slot_is_moved_by_more_than_all_processes_write_for_that(world: World) -> None:
     world.join_all()
     await eventually(lambda: not world.journal.is_due)
-    await world.retention.before_move(LSN(1))
-    assert world.retention.least_step >= 4 * world.messages.records[-1] > 100_000
+    await world.second_slot.before_move(LSN(1))
+    assert world.second_slot.least_step >= 4 * world.messages.records[-1] > 100_000
 
 
 async def test_a_database_that_hangs_is_given_up_and_everything_is_written_afterwards(

@@ -13,7 +13,7 @@ from realtime_core import Event
 from realtime_server.fanout import turns
 from realtime_server.fanout.hub import Hub
 from realtime_server.replay.absences import Absence, LostReason
-from realtime_server.replay.beginnings import Beginnings
+from realtime_server.replay.channel_starts import ChannelStarts
 from realtime_server.replay.identity import Key
 from realtime_server.replay.publishing import CannotPublishError, Published
 from tests.waiting import eventually
@@ -202,18 +202,18 @@ async def test_letting_those_go_who_get_nothing_of_a_round(
 async def test_letting_those_begin_who_have_waited_for_the_journal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made: list[Beginnings] = []
+    made: list[ChannelStarts] = []
 
-    class Kept(Beginnings):
+    class Kept(ChannelStarts):
         def __init__(self, *arguments: Any, **more: Any) -> None:
             super().__init__(*arguments, **more)
             made.append(self)
 
-    monkeypatch.setattr("realtime_server.replay.replay.Beginnings", Kept)
+    monkeypatch.setattr("realtime_server.replay.replay.ChannelStarts", Kept)
     stage = Stage()
     decided: list[int] = []
-    [beginnings] = made
-    beginnings.hold()
+    [channel_starts] = made
+    channel_starts.hold()
     clients = [Client(stage, str(number)) for number in range(MANY)]
     for client in clients:
         client.connect()
@@ -221,7 +221,7 @@ async def test_letting_those_begin_who_have_waited_for_the_journal(
     assert not any(client.starts for client in clients)
     late = Client(stage, "late")
     async with others() as other:
-        releasing = asyncio.create_task(beginnings.release((8, 0)))
+        releasing = asyncio.create_task(channel_starts.release((8, 0)))
         while not releasing.done():
             decided.append(sum(bool(one.starts) for one in clients))
             if len(decided) == 5:

@@ -24,7 +24,7 @@ KEY = Key(b"k" * 16, is_exact=False)
 
 @attrs.define(eq=False)
 class Connection:
-    """A client's connection, which has got nothing, and its cursor."""
+    """A client's connection, which has got nothing, and its proof."""
 
     last_ref: int = 1
     has_answered: bool = True

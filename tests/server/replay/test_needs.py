@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from realtime_core import LSN
-from realtime_server.phoenix.socket_state import Departure
+from realtime_server.phoenix.message_handler import Departure
 from realtime_server.replay import needs
 from realtime_server.replay.absences import LostReason
-from realtime_server.replay.cursors import ping_payload
+from realtime_server.replay.proofs import ping_payload
 from tests.waiting import eventually
 
 from .stage import Client, Stage, batch
@@ -28,7 +28,7 @@ async def tick(stage: Stage, seconds: float) -> None:
     for _ in range(round(seconds)):
         stage.now += 1.0
         for _ in range(8):
-            stage.cursors.tick()
+            stage.proofs.tick()
         await stage.replay.tidy()
 
 
@@ -46,7 +46,7 @@ async def running(stage: Stage, client: Client, *ids: int) -> None:
 
 
 def closes(client: Client) -> None:
-    client.cursor.closed_by_client()
+    client.proof.closed_by_client()
     client.leave(Departure.LOST)
 
 
@@ -60,7 +60,7 @@ async def test_who_closes_gets_again_what_came_since_its_last_message_but_one(
         await tick(stage, 2)
         client.prove()
         await tick(stage, 4)
-        client.cursor.received()
+        client.proof.received()
     assert stage.replay.needs.proven_here() == stage.replay.handed
     closes(client)
     await tick(stage, 2)
@@ -134,10 +134,10 @@ async def test_who_answers_after_all_is_waited_for_again(stage: Stage) -> None:
     late.come()
     stage.publish(*batch(16, 1))
     await tick(stage, needs.OVERDUE + 5)
-    assert late.cursor.is_overdue
+    assert late.proof.is_overdue
     late.prove()
     await tick(stage, 2)
-    assert not late.cursor.is_overdue
+    assert not late.proof.is_overdue
     stage.publish(*batch(32, 2))
     assert stage.replay.needs.proven_here() < (32, 0)
 
@@ -149,7 +149,7 @@ async def test_who_echoes_something_else_holds_nothing_back_and_is_told_of_a_gap
     client.come()
     stage.publish(*batch(16, 1))
     await tick(stage, 2)
-    client.cursor.pong(ping_payload(1 << 60))
+    client.proof.pong(ping_payload(1 << 60))
     await tick(stage, 1)
     assert stage.replay.needs.lowest() == stage.replay.handed
     client.leave()

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from realtime_core import LSN, Gap, GapReason, Position, SourceStats, StreamIdentity
-from realtime_server.replay.log import ChangeLog
+from realtime_server.replay.change_log import ChangeLog
 from realtime_server.replay.origin import Origin
 
 OLD = StreamIdentity(1, 1, ("shop",))

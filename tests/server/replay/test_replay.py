@@ -15,7 +15,7 @@ from realtime_server.config.choices import IdentityKind
 from realtime_server.fanout.hub import Hub
 from realtime_server.replay import guarded_replay, inquiry
 from realtime_server.replay.absences import LostReason
-from realtime_server.replay.beginnings import Beginnings
+from realtime_server.replay.channel_starts import ChannelStarts
 from realtime_server.replay.identity import Identifier
 from realtime_server.replay.membership import Choice
 from realtime_server.replay.memberships import Memberships
@@ -70,11 +70,11 @@ async def test_writes_of_a_former_stream_prove_nothing_of_another(stage: Stage) 
         stage.now += 0.3
     stage.publish(*batch(1104, 1))
     # It has proven some of it, and not all.
-    assert (1000, 0) < replay.place_at(client.cursor.proven, None) < replay.handed
+    assert (1000, 0) < replay.place_at(client.proof.proven, None) < replay.handed
     stage.publish(GAP)
     stage.publish(*batch(16, 1, stream=OTHER))
     stage.publish(*batch(32, 2, stream=OTHER))
-    assert replay.place_at(client.cursor.proven, None) < (16, 0)
+    assert replay.place_at(client.proof.proven, None) < (16, 0)
     assert replay.needs.lowest() < (16, 0)
     assert replay.log.floor == (16, -1)
     await replay.tidy()
@@ -346,7 +346,7 @@ async def test_replay_forgets_and_asks_though_that_has_failed(
 
 @pytest.mark.parametrize(
     ("part", "name"),
-    [(Parking, "take"), (Memberships, "enter"), (Standings, "add"), (Beginnings, "begin")],
+    [(Parking, "take"), (Memberships, "enter"), (Standings, "add"), (ChannelStarts, "begin")],
 )
 async def test_a_channel_goes_live_though_replay_fails_with_its_join(
     stage: Stage, broken: Callable[[object, str], None], part: type, name: str

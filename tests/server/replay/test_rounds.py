@@ -16,7 +16,7 @@ from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.serializers import SERIALIZERS
-from realtime_server.replay.log import ChangeLog
+from realtime_server.replay.change_log import ChangeLog
 from realtime_server.replay.places import BEFORE, Place
 from realtime_server.replay.publishing import CannotPublishError, Publish, Published, one_at_a_time
 from realtime_server.replay.rounds import Rounds

@@ -30,7 +30,7 @@ from realtime_core import (
     Update,
 )
 from realtime_core.positions import LAST_INDEX
-from realtime_server.replay.log import ChangeLog
+from realtime_server.replay.change_log import ChangeLog
 from realtime_server.replay.places import BEFORE, Place, place_of
 from realtime_server.replay.segments import pack, unpack
 

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 
 from realtime_core import LSN, StreamIdentity
 from realtime_core.positions import LAST_INDEX
-from realtime_server.replay import durable, retention
+from realtime_server.replay import durable, second_slot
 from realtime_server.replay.durable import Durable
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.places import Place
 from realtime_server.replay.records import Seal, digest, journal_secret
-from realtime_server.replay.retention import Retention
+from realtime_server.replay.second_slot import SecondSlot
 from tests.property.examples import examples
 
 pytestmark = pytest.mark.slow
@@ -117,13 +117,13 @@ class World:
         """How many messages the process has read."""
         seal = Seal(SECRET, STREAM, digest("slot"), (1).to_bytes(8))
         self.journal = Journal(seal, clock=lambda: 0.0)
-        self.retention = Retention(
+        self.second_slot = SecondSlot(
             self.dsn, slot="main", name="second", max_bytes=1 << 40, clock=lambda: 0.0
         )
         self.durable = Durable(
             self.journal,
             self,  # type: ignore[arg-type]
-            self.retention,
+            self.second_slot,
             lambda: None,  # type: ignore[arg-type, return-value]
             window=300.0,
             stream=lambda: StreamIdentity(*self.origin, ("shop",)),
@@ -235,9 +235,9 @@ class World:
 
     async def execute(self, query: str, parameters: Any = None) -> Any:
         self.wait()
-        if query == retention._COPY:
+        if query == second_slot._COPY:
             self.has_second, self.second = True, self.main
-        elif query == retention._MOVE:
+        elif query == second_slot._MOVE:
             self.second = max(self.second, int(LSN.parse(parameters[1])))
             self.has_moved = True
         rows = [(False, -1, 0.0)]
@@ -305,9 +305,9 @@ def fake_database(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("_TOGETHER", "_PAUSE", "_INTERVAL"):
         monkeypatch.setattr(durable, name, 0.0)
-    monkeypatch.setattr(retention, "_STEP", 1)
-    monkeypatch.setattr(retention, "connect", connect)
-    monkeypatch.setattr(retention.catalog, "slot", slot)
+    monkeypatch.setattr(second_slot, "_STEP", 1)
+    monkeypatch.setattr(second_slot, "connect", connect)
+    monkeypatch.setattr(second_slot.catalog, "slot", slot)
 
 
 WORLDS: list[World] = []

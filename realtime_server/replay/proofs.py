@@ -1,4 +1,4 @@
-"""Cursors: up to where each connection's WebSocket is proven to have received what was written.
+"""Proofs: up to where each connection's WebSocket is proven to have received what was written.
 
 Theory of operation. Each write of a dispatch has an ordinal, from one counter for the whole server.
 An ordinal is taken right before the writes that have it, so on each connection ordinals only go up,
@@ -14,7 +14,7 @@ writes up to this ordinal".
 What a client answered before it closed the connection by itself is worth less. A browser's network
 process answers pings, the page may be far behind it, and what arrives after the page has closed is
 dropped. So the proof counts that stood when its last message but one came, see
-:meth:`ConnectionCursor.closed_by_client`.
+:meth:`ConnectionProof.closed_by_client`.
 
 No I/O: time is read from a clock that is passed in, and pings are written to the connections'
 outboxes, as frames without a message.
@@ -31,7 +31,7 @@ from ..fanout.frames import Frames
 from .places import BEFORE, Place
 from .written_places import WrittenPlaces
 
-__all__ = ["ConnectionCursor", "Cursors", "PingedOutbox", "ping_payload"]
+__all__ = ["ConnectionProof", "Proofs", "PingedOutbox", "ping_payload"]
 
 _PING: Final = Struct("!BBQ")
 _FIN_PING: Final = 0x89
@@ -43,7 +43,7 @@ _MOST_PER_SECOND: Final = 1000
 _MOST_AT_ONCE: Final = 1000
 """Connections that may be asked by one dispatch: each answer takes time, and all come together."""
 _TICKS: Final = 8
-"""Calls of :meth:`Cursors.tick` in an interval: so many connections are not asked all at once."""
+"""Calls of :meth:`Proofs.tick` in an interval: so many connections are not asked all at once."""
 _MOST_OUTSTANDING: Final = 128
 """Pings of a connection that are remembered while they are not answered, likewise."""
 _MOST_QUESTIONS: Final = 1000
@@ -64,14 +64,14 @@ class PingedOutbox(Protocol):
         ...
 
 
-class Cursors:
-    """The cursors of all connections of a server.
+class Proofs:
+    """The proofs of all connections of a server.
 
     Args:
         interval: seconds between two pings to a connection that gets something all the time.
         clock: seconds of any clock that only goes forward.
         apart: seconds between two messages of a client that count as two, see
-            :meth:`ConnectionCursor.received`.
+            :meth:`ConnectionProof.received`.
     """
 
     def __init__(
@@ -88,17 +88,17 @@ class Cursors:
         """Of the last write."""
         self.end: Place = BEFORE
         """The place that was noted last: all of it has been written to whomever it concerns."""
-        self.proofs = 0
+        self.count = 0
         """How many pongs have proven something."""
         self.unprovable = 0
         """Connections, also former ones, whose pongs are no echo of what they were sent."""
         # When a dispatch may carry a ping again.
         self._next_ping = self.now
         self._written = WrittenPlaces(interval)
-        self._connections: dict[ConnectionCursor, None] = {}
+        self._connections: dict[ConnectionProof, None] = {}
         # Those that are looked at before the first one is looked at again, and how many of them
         # are due.
-        self._round: list[ConnectionCursor] = []
+        self._round: list[ConnectionProof] = []
         self._due = 0.0
         self._ticked = self.now
 
@@ -150,15 +150,15 @@ class Cursors:
         """Return the place up to which everything is in the writes up to ``ordinal``."""
         return self._written.at(ordinal)
 
-    def connect(self, outbox: PingedOutbox) -> ConnectionCursor:
+    def connect(self, outbox: PingedOutbox) -> ConnectionProof:
         """Begin to follow a connection, to which nothing has been written yet."""
-        cursor = ConnectionCursor(self, outbox)
-        self._connections[cursor] = None
-        return cursor
+        proof = ConnectionProof(self, outbox)
+        self._connections[proof] = None
+        return proof
 
-    def disconnect(self, cursor: ConnectionCursor) -> None:
+    def disconnect(self, proof: ConnectionProof) -> None:
         """Forget a connection that has ended."""
-        self._connections.pop(cursor, None)
+        self._connections.pop(proof, None)
 
     def tick(self) -> None:
         """Ask the connections that got something and were not asked since: a part of them, so that
@@ -178,11 +178,11 @@ class Cursors:
             self._round.pop().ask_if_due()
 
 
-class ConnectionCursor:
+class ConnectionProof:
     """What one connection's WebSocket is proven to have received.
 
     Args:
-        cursors: of the server.
+        proofs: of the server.
         outbox: of the connection; nothing has been written to it yet.
     """
 
@@ -190,7 +190,6 @@ class ConnectionCursor:
     __slots__ = (
         "_answers",
         "_asked",
-        "_cursors",
         "_first",
         "_has_ended",
         "_is_thinned",
@@ -199,6 +198,7 @@ class ConnectionCursor:
         "_last_message",
         "_next_ask",
         "_outbox",
+        "_proofs",
         "_proven_at_message",
         "_sure",
         "is_overdue",
@@ -207,10 +207,10 @@ class ConnectionCursor:
         "proven_before_close",
     )
 
-    def __init__(self, cursors: Cursors, outbox: PingedOutbox) -> None:
-        self._cursors = cursors
+    def __init__(self, proofs: Proofs, outbox: PingedOutbox) -> None:
+        self._proofs = proofs
         self._outbox = outbox
-        self._first = outbox.written = cursors.ordinal
+        self._first = outbox.written = proofs.ordinal
         self.proven = self._first
         """The ordinal up to which every write to the connection is proven to have arrived."""
         self.proven_before_close = self._first
@@ -220,14 +220,14 @@ class ConnectionCursor:
         self.is_overdue = False
         """Whether nobody waits for what the client has still to prove."""
         self._proven_at_message = self._first
-        self._last_message = cursors.clock()
+        self._last_message = proofs.clock()
         # The ordinals that the client was asked and has not answered, in order, and whether some of
         # them were forgotten.
         self._asked: list[int] = []
         self._is_thinned = False
         self._last_asked = self._last_answered = self._first
         # When a tick may ask it again.
-        self._next_ask = cursors.now
+        self._next_ask = proofs.now
         # Up to which ordinal everything was written, if something later may not have been.
         self._sure: int | None = None
         # Whoever waits for an answer, by the ordinal that was asked.
@@ -247,7 +247,7 @@ class ConnectionCursor:
 
     def count_write(self) -> int:
         """Give what was written last, and has no ordinal, one of its own; return it."""
-        ordinal = self._outbox.written = self._cursors.advance()
+        ordinal = self._outbox.written = self._proofs.advance()
         return ordinal
 
     @property
@@ -261,7 +261,7 @@ class ConnectionCursor:
         """Note that a ping with this ordinal is written to the connection."""
         self._last_asked = ordinal
         # If it goes on getting something, a dispatch asks it again before a tick does.
-        self._next_ask = self._cursors.now + self._cursors.interval + self._cursors.tick_interval
+        self._next_ask = self._proofs.now + self._proofs.interval + self._proofs.tick_interval
         self._asked.append(ordinal)
         if len(self._asked) > _MOST_OUTSTANDING:
             del self._asked[1 : _MOST_OUTSTANDING // 2 : 2]
@@ -277,9 +277,9 @@ class ConnectionCursor:
 
     def received(self) -> None:
         """Note that a message came from the client."""
-        now = self._cursors.clock()
+        now = self._proofs.clock()
         # Messages that come together were sent together: for each channel a new token, say.
-        if now - self._last_message >= self._cursors.apart:
+        if now - self._last_message >= self._proofs.apart:
             self._last_message = now
             self.proven_before_close = self._proven_at_message
             self._proven_at_message = self.proven
@@ -304,7 +304,7 @@ class ConnectionCursor:
         self._last_answered = ordinal
         if not self.is_unprovable and not self._has_ended:
             self.proven = ordinal
-            self._cursors.proofs += 1
+            self._proofs.count += 1
         if self._answers:
             for waiting in [waiting for waiting in self._answers if waiting <= ordinal]:
                 self._answers.pop(waiting)(True)
@@ -326,7 +326,7 @@ class ConnectionCursor:
     def close(self) -> None:
         """Stop: the connection is gone. What is proven stays readable."""
         self._has_ended = True
-        self._cursors.disconnect(self)
+        self._proofs.disconnect(self)
         answers, self._answers = self._answers, None
         for answer in (answers or {}).values():
             answer(False)
@@ -344,7 +344,7 @@ class ConnectionCursor:
             The ordinal that :attr:`proven` reaches when the client has answered.
         """
         # One that was not asked before: an earlier answer may be on its way.
-        ordinal = self._cursors.advance()
+        ordinal = self._proofs.advance()
         if on_answer is not None:
             if self._has_ended:
                 on_answer(False)
@@ -363,13 +363,13 @@ class ConnectionCursor:
         written = self._outbox.written
         if (
             written > self._last_asked
-            and self._cursors.now >= self._next_ask
+            and self._proofs.now >= self._next_ask
             and not self.is_unprovable
             and not self._has_ended
         ):
             self._write_ping(written)
             # Already the next time it is looked at, which is an interval later, or nearly.
-            self._next_ask = self._cursors.now + self._cursors.interval / 2
+            self._next_ask = self._proofs.now + self._proofs.interval / 2
 
     def _write_ping(self, ordinal: int) -> None:
         self._outbox.write(Frames((), ordinal, _ping(ordinal)))
@@ -383,7 +383,7 @@ class ConnectionCursor:
             return
         if not self.is_unprovable:
             self.is_unprovable = True
-            self._cursors.unprovable += 1
+            self._proofs.unprovable += 1
 
 
 def ping_payload(ordinal: int) -> bytes:

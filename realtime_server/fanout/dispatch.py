@@ -17,7 +17,7 @@ written with the waits: otherwise a hundred clients that read nothing would dela
 all others.
 
 Where clients are to be brought back to where they were, each write has an ordinal, and a ping may
-go behind its frames, see :mod:`realtime_server.replay.cursors`.
+go behind its frames, see :mod:`realtime_server.replay.proofs`.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from realtime_core import LSN, Gap, Insert, LogicalMessage, SlotStatus, drop_slot, slot_status
-from realtime_server.replay import durable, retention
+from realtime_server.replay import durable, second_slot
 from realtime_server.replay.records import PREFIX
-from realtime_server.replay.retention import SlotState
+from realtime_server.replay.second_slot import SlotState
 from tests.fix_postgres import Database, unique_name
 from tests.integration.replay_helpers import MEGABYTE, Node, open_node
 from tests.integration.source_helpers import ids, insert, open_source, wal_position
@@ -32,7 +32,7 @@ BULK = "insert into %s select %s + g, repeat('x', 1000) from generate_series(1, 
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the slot moved often, and by little."""
-    monkeypatch.setattr(retention, "_STEP", 100_000)
+    monkeypatch.setattr(second_slot, "_STEP", 100_000)
     monkeypatch.setattr(durable, "_INTERVAL", 0.1)
 
 
@@ -49,7 +49,7 @@ async def second(node: Node) -> SlotStatus:
 
 
 async def until_kept(node: Node) -> SlotStatus:
-    await eventually(lambda: node.retention.state is SlotState.KEPT)
+    await eventually(lambda: node.second_slot.state is SlotState.KEPT)
     return await second(node)
 
 
@@ -153,7 +153,7 @@ async def test_the_second_slot_keeps_no_more_than_it_may(
             shop.execute(
                 "insert into other select 1, repeat('x', 1000) from generate_series(1, 99)"
             )
-            return has_passed(node, end - limit) and 0 < node.retention.wal_bytes <= limit
+            return has_passed(node, end - limit) and 0 < node.second_slot.wal_bytes <= limit
 
         await eventually(is_within)
         end = wal_position(shop)
@@ -168,14 +168,14 @@ async def test_an_idle_database_is_left_alone(shop: Database) -> None:
         before = (await until_kept(node)).confirmed_flush_lsn
         node.journal.joined(1, KEY, 1, (wal_position(shop), 0))
         looked = 0
-        keep = node.retention.keep
+        keep = node.second_slot.keep
 
         async def counted(needed: Callable[[], LSN | None]) -> None:
             nonlocal looked
             await keep(needed)
             looked += 1
 
-        node.retention.keep = counted  # type: ignore[method-assign]
+        node.second_slot.keep = counted  # type: ignore[method-assign]
         await eventually(lambda: looked >= 2)
         await node.settle()
         records, looked = node.messages.bytes, 0
@@ -199,8 +199,8 @@ async def test_a_dropped_second_slot_is_made_anew(
         node.journal.joined(1, KEY, 1, (wal_position(shop), 0))
         await node.settle()
         await drop_slot(shop.dsn, node.second)
-        await eventually(lambda: node.retention.lost == 1)
-        await eventually(lambda: node.retention.state is SlotState.KEPT)
+        await eventually(lambda: node.second_slot.lost == 1)
+        await eventually(lambda: node.second_slot.state is SlotState.KEPT)
         assert f"slot '{node.second}' was lost (somebody dropped it)" in caplog.text
         await node.settle()
         slot = node.slot
@@ -242,10 +242,10 @@ async def test_an_invalidated_second_slot_is_made_anew(
 
         # The main slot was lost, too, and is made anew by the stream.
         for _ in range(100):
-            await node.retention.keep(lambda: None)
-            if node.retention.lost:
+            await node.second_slot.keep(lambda: None)
+            if node.second_slot.lost:
                 break
-        assert node.retention.lost == 1
+        assert node.second_slot.lost == 1
         assert not (await second(node)).is_lost
         await eventually(is_lost)
     # A process that begins finds it lost.
@@ -253,7 +253,7 @@ async def test_an_invalidated_second_slot_is_made_anew(
     shop.server.execute("select pg_reload_conf()")
     async with open_node(shop, slot) as node:
         assert node.restored == []
-        await eventually(lambda: node.retention.state is SlotState.KEPT)
+        await eventually(lambda: node.second_slot.state is SlotState.KEPT)
         assert not (await second(node)).is_lost
 
 
@@ -267,7 +267,7 @@ async def test_half_of_what_the_server_lets_slots_keep_is_the_bound(short_of_wal
             shop.execute(BULK % ("item", 10_000 * number))
         end = wal_position(shop)
         await eventually(lambda: has_passed(node, end - 2 * 1024 * 1024))
-        assert node.retention.lost == 0
+        assert node.second_slot.lost == 0
 
 
 async def test_a_slot_in_use_is_waited_for(shop: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +305,7 @@ async def test_without_a_free_slot_there_is_none_and_the_stream_goes_on(
                 shop.execute(query, (f"{slot}_{taken}",))
                 taken += 1
         async with open_node(shop, slot) as node:
-            await eventually(lambda: node.retention.state is SlotState.NONE)
+            await eventually(lambda: node.second_slot.state is SlotState.NONE)
             await eventually(lambda: "all of max_replication_slots are in use" in caplog.text)
             insert(shop, 1)
             await eventually(lambda: ids(node.live) == [1])
@@ -344,7 +344,7 @@ async def test_without_the_right_to_copy_a_slot_there_is_none(
     )
     dsn = make_conninfo(shop.dsn, user=role)
     async with open_node(shop, unique_name("slot"), dsn=dsn) as node:
-        await eventually(lambda: node.retention.state is SlotState.NONE)
+        await eventually(lambda: node.second_slot.state is SlotState.NONE)
         assert "may not execute pg_copy_logical_replication_slot(name, name)" in caplog.text
         insert(shop, 1)
         await eventually(lambda: ids(node.live) == [1])
@@ -372,7 +372,7 @@ async def test_a_slot_of_that_name_that_is_another_is_left_alone(
     shop.execute("select pg_create_physical_replication_slot(%s)", (f"{slot}_replay",))
     try:
         async with open_node(shop, slot) as node:
-            await eventually(lambda: node.retention.state is SlotState.NONE)
+            await eventually(lambda: node.second_slot.state is SlotState.NONE)
             assert f"slot '{slot}_replay' is none of this database" in caplog.text
             assert (await second(node)).slot_type == "physical"
     finally:

@@ -1,4 +1,4 @@
-"""Endings: how channels end, and what they leave behind.
+"""ChannelEnds: how channels end, and what they leave behind.
 
 A channel whose connection is lost leaves an absence. A channel that its client is going to join
 again on the same connection is parked. Any other channel leaves nothing.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
-from ..phoenix.socket_state import Departure
-from .beginnings import Beginnings
+from ..phoenix.message_handler import Departure
+from .channel_starts import ChannelStarts
 from .membership import Membership
 from .memberships import Memberships
 from .parking import Parking
@@ -18,16 +18,16 @@ from .standing import LivePlaces, Standing
 from .standings import Standings
 from .visit import Visit
 
-__all__ = ["Endings"]
+__all__ = ["ChannelEnds"]
 
 
-class Endings:
-    """Lets channels end.
+class ChannelEnds:
+    """Ends channels.
 
     Args:
         hub: the live hub.
         live: the places up to which the live hub has handed changes out.
-        beginnings: lets channels begin. A channel may end before it is decided where it begins.
+        channel_starts: begins channels. One may end before it is decided where it begins.
         memberships: the open channels and the absences.
         standings: the places of channels.
         parking: the channels that may be joined again on the same connection.
@@ -37,15 +37,15 @@ class Endings:
         self,
         hub: Hub,
         live: LivePlaces,
-        beginnings: Beginnings,
+        channel_starts: ChannelStarts,
         memberships: Memberships,
         standings: Standings,
         parking: Parking,
     ) -> None:
         self._hub = hub
         self._live = live
-        self._beginnings = beginnings
-        self._rounds = beginnings.rounds
+        self._channel_starts = channel_starts
+        self._rounds = channel_starts.rounds
         self._memberships = memberships
         self._standings = standings
         self._parking = parking
@@ -65,15 +65,15 @@ class Endings:
             self._hub.unsubscribe(subscription)
             return
         standing.written = written = self._written(standing)
-        is_held = self._beginnings.is_held(standing.member)
+        is_held = self._channel_starts.is_held(standing.member)
         if standing.since is None:
             # The answer to a close frame proves what was written in a round, too.
             standing.note(written)
         self._standings.end(standing)
         self._rounds.remove(subscription)
         self._hub.unsubscribe(subscription)
-        self._beginnings.cancel(standing.member)
-        if how is Departure.LEFT and visit.cursor.proven < standing.reply:
+        self._channel_starts.cancel(standing.member)
+        if how is Departure.LEFT and visit.proof.proven < standing.reply:
             # Some clients leave a channel when the answer to its join takes too long, and join it
             # again. The application has left nothing.
             how = Departure.REJOINING
@@ -114,7 +114,7 @@ class Endings:
         """
         self._rounds.remove(subscription)
         if standing is not None:
-            self._beginnings.cancel(standing.member)
+            self._channel_starts.cancel(standing.member)
             self.forget(standing)
             if how is not Departure.LEFT:
                 self._memberships.lose(standing.member, self._live.handed)

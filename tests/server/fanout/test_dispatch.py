@@ -9,8 +9,8 @@ from typing import cast
 import attrs
 import pytest
 
+from realtime_server.fanout.dispatch import Dispatch, Members, OutputRate
 from realtime_server.fanout.frames import Frames
-from realtime_server.fanout.outbox_writes import Dispatch, Members, OutputRate
 from realtime_server.fanout.turns import SLICE, run_steps
 from tests.server_helpers import RecordingOutbox, texts
 

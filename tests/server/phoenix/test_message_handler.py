@@ -10,9 +10,7 @@ import pytest
 
 from realtime_server.auth.grant import Grant
 from realtime_server.phoenix.joins import parse_join
-from realtime_server.phoenix.messages import Message, number_of
-from realtime_server.phoenix.serializers import SERIALIZERS
-from realtime_server.phoenix.socket_state import (
+from realtime_server.phoenix.message_handler import (
     Action,
     Channel,
     CheckGrants,
@@ -27,6 +25,8 @@ from realtime_server.phoenix.socket_state import (
     SocketState,
     Subscribe,
 )
+from realtime_server.phoenix.messages import Message, number_of
+from realtime_server.phoenix.serializers import SERIALIZERS
 
 TOPIC = "realtime:public:todos"
 

@@ -1,4 +1,4 @@
-"""Samples: rows that are looked up for a viewer whatever its filters say.
+"""UnfilteredSamples: rows that are looked up for a viewer whatever its filters say.
 
 Usually a row is looked up for the viewers whose filters it passes. If a policy fails then, an error
 would reveal that the row passes, though the viewer may not see the row: a client that sends many
@@ -22,7 +22,7 @@ from realtime_core import Delete, RowChange
 from .pending_changes import PendingChange
 from .viewers import Viewer
 
-__all__ = ["Sampled", "Samples"]
+__all__ = ["Sampled", "UnfilteredSamples"]
 
 _INTERVAL: Final = 10.0
 """Seconds from one sample to the next. Samples for a thousand viewers take some milliseconds."""
@@ -57,7 +57,7 @@ class _SampleState:
         return due
 
 
-class Samples:
+class UnfilteredSamples:
     """Chooses samples. The choice depends on the time, and on whether the last samples failed.
 
     Args:

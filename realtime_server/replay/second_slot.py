@@ -1,4 +1,4 @@
-"""Retention: a second replication slot, behind the main one, keeps the WAL that clients may need.
+"""SecondSlot: a second replication slot, behind the main one, keeps the WAL that clients may need.
 
 Theory of operation. What clients have missed is in memory while the server lives. For a restart, a
 second slot stays at the lowest place that a client may go on from; the main slot is never held
@@ -30,7 +30,7 @@ from realtime_core.sources.failures import one_line
 
 from ..config.database.connections import Dsn, connect
 
-__all__ = ["SUFFIX", "Retention", "SlotState", "slots_left_over"]
+__all__ = ["SUFFIX", "SecondSlot", "SlotState", "slots_left_over"]
 
 logger = logging.getLogger("realtime.replay")
 
@@ -87,7 +87,7 @@ class _Look:
     """Seconds after which a slot that nobody uses is lost; 0: never."""
 
 
-class Retention:
+class SecondSlot:
     """Keeps the second slot.
 
     Args:

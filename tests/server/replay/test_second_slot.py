@@ -11,8 +11,8 @@ import attrs
 import pytest
 
 from realtime_core import LSN
-from realtime_server.replay import retention
-from realtime_server.replay.retention import Retention
+from realtime_server.replay import second_slot
+from realtime_server.replay.second_slot import SecondSlot
 
 pytestmark = pytest.mark.asyncio
 
@@ -65,8 +65,8 @@ def database(monkeypatch: pytest.MonkeyPatch) -> Database:
     async def slot(connection: Database, name: str) -> Any:
         return await connection.slot(name)
 
-    monkeypatch.setattr(retention, "connect", connect)
-    monkeypatch.setattr(retention.catalog, "slot", slot)
+    monkeypatch.setattr(second_slot, "connect", connect)
+    monkeypatch.setattr(second_slot.catalog, "slot", slot)
     return database
 
 
@@ -83,7 +83,7 @@ async def test_a_slot_that_must_not_idle_is_used_and_not_moved_past_the_last_sna
         snapshots += 1
         return True
 
-    kept = Retention(dsn, slot="main", name="second", max_bytes=1 << 40, clock=lambda: now)
+    kept = SecondSlot(dsn, slot="main", name="second", max_bytes=1 << 40, clock=lambda: now)
     kept.before_move = before_move
     await kept.keep(lambda: None)
     assert database.moves == []

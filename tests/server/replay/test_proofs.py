@@ -1,12 +1,12 @@
-"""Cursors: what pongs prove, and who is asked when."""
+"""Proofs: what pongs prove, and who is asked when."""
 
 from __future__ import annotations
 
 import pytest
 
 from realtime_server.fanout.frames import Frames
-from realtime_server.replay.cursors import ConnectionCursor, Cursors, ping_payload
 from realtime_server.replay.places import BEFORE
+from realtime_server.replay.proofs import ConnectionProof, Proofs, ping_payload
 
 
 class Clock:
@@ -21,23 +21,23 @@ class Connection:
 
     written = 0
 
-    def __init__(self, cursors: Cursors) -> None:
+    def __init__(self, proofs: Proofs) -> None:
         self.pings: list[int] = []
-        self.cursor: ConnectionCursor = cursors.connect(self)
+        self.proof: ConnectionProof = proofs.connect(self)
 
     def write(self, frames: Frames) -> None:
         self.written = frames.ordinal
         if frames.ping:
             assert frames.ping == b"\x89\x08" + ping_payload(frames.ordinal)
             self.pings.append(frames.ordinal)
-            self.cursor.asked(frames.ordinal)
+            self.proof.asked(frames.ordinal)
 
     def answer(self, *ordinals: int) -> None:
         for ordinal in ordinals:
-            assert self.cursor.pong(ping_payload(ordinal))
+            assert self.proof.pong(ping_payload(ordinal))
 
     def echo(self, payload: bytes) -> None:
-        assert not self.cursor.pong(payload)
+        assert not self.proof.pong(payload)
 
 
 class Server:
@@ -45,23 +45,23 @@ class Server:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.cursors = Cursors(interval=1.0, clock=self.clock)
+        self.proofs = Proofs(interval=1.0, clock=self.clock)
 
     def connect(self) -> Connection:
-        return Connection(self.cursors)
+        return Connection(self.proofs)
 
     def write(self, *connections: Connection) -> int:
-        ordinal, ping = self.cursors.mark(len(connections))
+        ordinal, ping = self.proofs.mark(len(connections))
         for connection in connections:
             connection.write(Frames((), ordinal, ping))
         return ordinal
 
     def pass_by(self, seconds: float) -> None:
-        """Let time go on, and the cursors tick as often as they want to."""
+        """Let time go on, and the proofs tick as often as they want to."""
         until = self.clock.now + seconds
-        while self.clock.now + self.cursors.tick_interval <= until:
-            self.clock.now += self.cursors.tick_interval
-            self.cursors.tick()
+        while self.clock.now + self.proofs.tick_interval <= until:
+            self.clock.now += self.proofs.tick_interval
+            self.proofs.tick()
         self.clock.now = until
 
 
@@ -73,7 +73,7 @@ def server() -> Server:
 def test_a_connection_to_which_nothing_was_written_has_everything(server: Server) -> None:
     server.write(server.connect())
     late = server.connect()
-    assert late.cursor.written == late.cursor.proven == server.cursors.ordinal
+    assert late.proof.written == late.proof.proven == server.proofs.ordinal
 
 
 def test_a_pong_proves_each_write_up_to_its_ping(server: Server) -> None:
@@ -81,10 +81,10 @@ def test_a_pong_proves_each_write_up_to_its_ping(server: Server) -> None:
     first = server.write(one)
     second = server.write(one)
     assert one.pings == [first]
-    assert (one.cursor.written, one.cursor.proven) == (second, 0)
+    assert (one.proof.written, one.proof.proven) == (second, 0)
     one.answer(first)
-    assert (one.cursor.written, one.cursor.proven) == (second, first)
-    assert server.cursors.proofs == 1
+    assert (one.proof.written, one.proof.proven) == (second, first)
+    assert server.proofs.count == 1
 
 
 def test_a_busy_connection_is_asked_once_in_an_interval_behind_what_it_gets(
@@ -129,14 +129,14 @@ def test_a_pong_proves_nothing_that_another_connection_was_asked(server: Server)
     server.pass_by(2.0)
     assert other.pings == [of_another]
     one.echo(ping_payload(of_another))
-    assert one.cursor.proven == 0
-    assert one.cursor.is_unprovable
-    assert server.cursors.unprovable == 1
+    assert one.proof.proven == 0
+    assert one.proof.is_unprovable
+    assert server.proofs.unprovable == 1
 
 
 def test_no_more_than_a_thousand_are_asked_in_a_second(server: Server) -> None:
     everybody = [server.connect() for _ in range(5000)]
-    assert server.cursors.interval == 5.0
+    assert server.proofs.interval == 5.0
     asked = []
     for _ in range(20):
         server.write(*everybody)
@@ -155,7 +155,7 @@ def test_ticks_spread_the_pings_over_the_interval(server: Server) -> None:
     server.clock.now = 1.0
     for _ in range(8):
         before = sum(len(one.pings) for one in everybody)
-        server.pass_by(server.cursors.tick_interval)
+        server.pass_by(server.proofs.tick_interval)
         assert sum(len(one.pings) for one in everybody) - before <= 20
     server.pass_by(1.0)
     assert {len(one.pings) for one in everybody} == {1}
@@ -165,8 +165,8 @@ def test_who_left_is_not_asked(server: Server) -> None:
     one, other = server.connect(), server.connect()
     server.write(one)
     server.write(one, other)
-    one.cursor.close()
-    other.cursor.close()
+    one.proof.close()
+    other.proof.close()
     server.pass_by(5.0)
     assert (one.pings, other.pings) == ([1], [])
 
@@ -179,9 +179,9 @@ def test_pongs_of_another_length_mean_nothing(server: Server, payload: bytes) ->
     one = server.connect()
     server.write(one)
     one.echo(payload)
-    assert not one.cursor.is_unprovable
+    assert not one.proof.is_unprovable
     one.answer(1)
-    assert one.cursor.proven == 1
+    assert one.proof.proven == 1
 
 
 @pytest.mark.parametrize("ordinal", [0, 2, 3, 4, 1 << 63])
@@ -193,14 +193,14 @@ def test_eight_bytes_that_the_client_was_not_sent_make_it_unprovable_for_good(
         server.write(one)
     one.answer(1)
     one.echo(ping_payload(ordinal))
-    assert one.cursor.is_unprovable
+    assert one.proof.is_unprovable
     server.clock.now = 1.0
     server.write(one)
     one.answer(4)
-    assert one.cursor.proven == 1
-    one.cursor.close_answered()
-    assert one.cursor.proven == 1
-    assert server.cursors.unprovable == 1
+    assert one.proof.proven == 1
+    one.proof.close_answered()
+    assert one.proof.proven == 1
+    assert server.proofs.unprovable == 1
 
 
 def test_who_is_unprovable_is_not_asked_by_a_tick(server: Server) -> None:
@@ -218,11 +218,11 @@ def test_the_last_of_several_pings_may_be_answered_for_all(server: Server) -> No
         server.write(one)
         server.pass_by(1.0)
     one.answer(3)
-    assert one.cursor.proven == 3
+    assert one.proof.proven == 3
     # Late ones, and repeated ones, do no harm.
     for ordinal in (1, 2, 3):
         one.echo(ping_payload(ordinal))
-    assert (one.cursor.proven, one.cursor.is_unprovable) == (3, False)
+    assert (one.proof.proven, one.proof.is_unprovable) == (3, False)
 
 
 def test_a_client_that_never_answers_is_remembered_in_bounded_memory(server: Server) -> None:
@@ -233,13 +233,13 @@ def test_a_client_that_never_answers_is_remembered_in_bounded_memory(server: Ser
     assert one.pings == list(range(1, 10_001))
     # Whatever it answers in the end is no invention of its own.
     for ordinal in range(1, 9_990):
-        one.cursor.pong(ping_payload(ordinal))
-    assert not one.cursor.is_unprovable
-    assert one.cursor.proven <= 9_990
+        one.proof.pong(ping_payload(ordinal))
+    assert not one.proof.is_unprovable
+    assert one.proof.proven <= 9_990
     one.answer(9_999)
-    assert one.cursor.proven == 9_999
+    assert one.proof.proven == 9_999
     one.echo(ping_payload(10_001))
-    assert one.cursor.is_unprovable
+    assert one.proof.is_unprovable
 
 
 # Questions.
@@ -249,14 +249,14 @@ def test_a_question_is_answered_by_a_pong_to_it_or_to_a_later_ping(server: Serve
     one = server.connect()
     answers: list[str] = []
     server.write(one)
-    first = one.cursor.ask(lambda is_there: answers.append(f"first {is_there}"))
-    one.cursor.ask(lambda is_there: answers.append(f"second {is_there}"))
+    first = one.proof.ask(lambda is_there: answers.append(f"first {is_there}"))
+    one.proof.ask(lambda is_there: answers.append(f"second {is_there}"))
     one.answer(1)
     assert answers == []
-    assert one.cursor.proven < first
+    assert one.proof.proven < first
     one.answer(first)
     assert answers == ["first True"]
-    assert one.cursor.proven == first
+    assert one.proof.proven == first
     server.clock.now += 1.0
     one.answer(server.write(one))
     assert answers == ["first True", "second True"]
@@ -265,10 +265,10 @@ def test_a_question_is_answered_by_a_pong_to_it_or_to_a_later_ping(server: Serve
 def test_a_question_is_denied_when_the_connection_ends(server: Server) -> None:
     one = server.connect()
     answers: list[bool] = []
-    one.cursor.ask(answers.append)
-    one.cursor.close()
+    one.proof.ask(answers.append)
+    one.proof.close()
     assert answers == [False]
-    one.cursor.ask(answers.append)
+    one.proof.ask(answers.append)
     assert answers == [False, False]
 
 
@@ -276,17 +276,17 @@ def test_questions_that_a_client_never_answers_are_kept_up_to_a_bound(server: Se
     one = server.connect()
     answers: list[int] = []
     for number in range(3000):
-        one.cursor.ask(lambda is_there, number=number: answers.append(number))
-    one.cursor.close()
+        one.proof.ask(lambda is_there, number=number: answers.append(number))
+    one.proof.close()
     assert answers == list(range(2000, 3000))
 
 
 def test_a_question_without_a_listener_says_when_it_is_proven(server: Server) -> None:
     one = server.connect()
-    ordinal = one.cursor.ask()
+    ordinal = one.proof.ask()
     assert one.pings == [ordinal]
     one.answer(ordinal)
-    assert one.cursor.proven == ordinal
+    assert one.proof.proven == ordinal
 
 
 # Ends.
@@ -299,14 +299,14 @@ def test_a_client_that_closes_has_what_was_proven_at_its_last_message_but_one(
     for _ in range(4):
         server.clock.now += 25.0
         one.answer(server.write(one))
-        one.cursor.received()
-    assert one.cursor.proven == 4
-    assert one.cursor.proven_before_close == 3
-    one.cursor.closed_by_client()
-    assert one.cursor.proven == 3
+        one.proof.received()
+    assert one.proof.proven == 4
+    assert one.proof.proven_before_close == 3
+    one.proof.closed_by_client()
+    assert one.proof.proven == 3
     # What comes after the close frame changes nothing any more.
-    one.cursor.close_answered()
-    assert one.cursor.proven == 3
+    one.proof.close_answered()
+    assert one.proof.proven == 3
 
 
 def test_messages_that_come_together_count_as_one(server: Server) -> None:
@@ -315,10 +315,10 @@ def test_messages_that_come_together_count_as_one(server: Server) -> None:
         server.clock.now += 25.0
         one.answer(server.write(one))
         for _ in range(10):
-            one.cursor.received()
+            one.proof.received()
             server.clock.now += 0.1
-    one.cursor.closed_by_client()
-    assert one.cursor.proven == 1
+    one.proof.closed_by_client()
+    assert one.proof.proven == 1
 
 
 def test_a_client_that_sent_hardly_anything_has_only_what_it_had_at_the_start(
@@ -328,68 +328,68 @@ def test_a_client_that_sent_hardly_anything_has_only_what_it_had_at_the_start(
     one = server.connect()
     server.clock.now = 1.0
     one.answer(server.write(one))
-    assert one.cursor.proven == 2
-    one.cursor.received()
-    one.cursor.closed_by_client()
-    assert one.cursor.proven == 1
+    assert one.proof.proven == 2
+    one.proof.received()
+    one.proof.closed_by_client()
+    assert one.proof.proven == 1
 
 
 def test_the_answer_to_our_close_frame_proves_everything(server: Server) -> None:
     one = server.connect()
     server.write(one)
     server.write(one)
-    one.cursor.close_answered()
-    assert one.cursor.proven == one.cursor.written == 2
+    one.proof.close_answered()
+    assert one.proof.proven == one.proof.written == 2
 
 
 def test_it_does_not_prove_what_came_too_late_to_be_written(server: Server) -> None:
     one = server.connect()
     server.write(one)
-    one.cursor.doubt()
+    one.proof.doubt()
     server.write(one)
-    one.cursor.doubt()
-    one.cursor.close_answered()
-    assert (one.cursor.proven, one.cursor.written) == (1, 2)
+    one.proof.doubt()
+    one.proof.close_answered()
+    assert (one.proof.proven, one.proof.written) == (1, 2)
 
 
 def test_what_is_proven_stays_readable(server: Server) -> None:
     one = server.connect()
     server.write(one)
     one.answer(1)
-    one.cursor.close()
-    assert (one.cursor.written, one.cursor.proven) == (1, 1)
+    one.proof.close()
+    assert (one.proof.written, one.proof.proven) == (1, 1)
 
 
 # Places.
 
 
 def test_an_ordinal_has_the_last_place_that_is_wholly_written_up_to_it(server: Server) -> None:
-    cursors, one = server.cursors, server.connect()
-    assert (cursors.place_at(0), cursors.end) == (BEFORE, BEFORE)
-    cursors.note((10, 0))
+    proofs, one = server.proofs, server.connect()
+    assert (proofs.place_at(0), proofs.end) == (BEFORE, BEFORE)
+    proofs.note((10, 0))
     server.write(one)
     server.write(one)
-    cursors.note((20, 0))
+    proofs.note((20, 0))
     # Quiet publications: the stream goes on without anything to write.
-    cursors.note((30, 0))
+    proofs.note((30, 0))
     server.write(one)
-    assert [cursors.place_at(ordinal) for ordinal in range(4)] == [
+    assert [proofs.place_at(ordinal) for ordinal in range(4)] == [
         (10, 0),
         (10, 0),
         (30, 0),
         (30, 0),
     ]
-    assert cursors.end == (30, 0)
+    assert proofs.end == (30, 0)
 
 
 def test_places_are_remembered_in_bounded_memory_and_never_too_high(server: Server) -> None:
     """A thousand batches a second, for three minutes."""
-    cursors = server.cursors
+    proofs = server.proofs
     for number in range(1, 180_001):
         server.clock.now = number / 1000
-        cursors.mark(1)
-        cursors.note((number, 0))
-    places = [cursors.place_at(ordinal)[0] for ordinal in range(180_001)]
+        proofs.mark(1)
+        proofs.note((number, 0))
+    places = [proofs.place_at(ordinal)[0] for ordinal in range(180_001)]
     assert len(set(places)) <= 8192
     behind = [ordinal - place for ordinal, place in enumerate(places)]
     assert min(behind) >= 0

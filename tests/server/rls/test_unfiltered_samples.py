@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from realtime_server.rls.pending_changes import PendingChange
-from realtime_server.rls.samples import Samples
+from realtime_server.rls.unfiltered_samples import UnfilteredSamples
 from realtime_server.rls.viewers import Viewer
 from tests.server_helpers import insert, make_relation
 
@@ -32,7 +32,7 @@ def candidates(
 
 
 def take(
-    samples: Samples, batch: list[PendingChange], failing: frozenset[Viewer] = NOBODY
+    samples: UnfilteredSamples, batch: list[PendingChange], failing: frozenset[Viewer] = NOBODY
 ) -> list[frozenset[Viewer]]:
     """Return who is chosen for each change; those who fail do so for every one."""
     places = range(len(batch))
@@ -43,12 +43,12 @@ def take(
 
 def test_the_first_change_is_one_whatever_the_filters_say() -> None:
     for first in (NOBODY, frozenset({ANN}), BOTH):
-        assert take(Samples(), candidates(first, BOTH, NOBODY)) == [BOTH, NOBODY, NOBODY]
+        assert take(UnfilteredSamples(), candidates(first, BOTH, NOBODY)) == [BOTH, NOBODY, NOBODY]
 
 
 def test_then_one_every_now_and_then() -> None:
     clock = Clock()
-    samples = Samples(clock=clock)
+    samples = UnfilteredSamples(clock=clock)
     batch = candidates(NOBODY, BOTH)
     assert take(samples, batch) == [BOTH, NOBODY]
     for _ in range(3):
@@ -59,14 +59,14 @@ def test_then_one_every_now_and_then() -> None:
 
 
 def test_who_comes_later_has_a_first_one_too() -> None:
-    samples = Samples(clock=Clock())
+    samples = UnfilteredSamples(clock=Clock())
     assert take(samples, candidates(BOTH, filtering=frozenset({ANN}))) == [{ANN}]
     assert take(samples, candidates(BOTH)) == [{BOB}]
     assert take(samples, candidates(BOTH, filtering=frozenset({ANN}))) == [NOBODY]
 
 
 def test_from_one_that_failed_to_one_that_did_not_all_are() -> None:
-    samples = Samples(clock=Clock())
+    samples = UnfilteredSamples(clock=Clock())
     take(samples, candidates(NOBODY), frozenset({ANN}))
     for passes in (BOTH, NOBODY):
         batch = candidates(passes, passes)
@@ -76,21 +76,21 @@ def test_from_one_that_failed_to_one_that_did_not_all_are() -> None:
 
 
 def test_a_failure_of_a_row_that_was_looked_up_because_of_a_filter_changes_nothing() -> None:
-    samples = Samples(clock=Clock())
+    samples = UnfilteredSamples(clock=Clock())
     take(samples, candidates(BOTH))
     assert take(samples, candidates(BOTH), BOTH) == [NOBODY]
     assert take(samples, candidates(BOTH)) == [NOBODY]
 
 
 def test_a_batch_that_was_not_decided_is_chosen_from_again() -> None:
-    samples = Samples(clock=Clock())
+    samples = UnfilteredSamples(clock=Clock())
     batch = candidates(NOBODY)
     samples.pick(batch, [0])
     assert take(samples, batch) == [BOTH]
 
 
 def test_who_was_not_asked_for_has_its_sample_the_next_time() -> None:
-    samples = Samples(clock=Clock())
+    samples = UnfilteredSamples(clock=Clock())
     batch = candidates(NOBODY)
     samples.note(batch, samples.pick(batch, [0]), {}, unasked={ANN})
     assert take(samples, candidates(NOBODY, NOBODY)) == [{ANN}, NOBODY]

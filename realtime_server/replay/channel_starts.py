@@ -1,4 +1,4 @@
-"""Beginnings: where the channels of clients begin that join, and what they are told of it.
+"""ChannelStarts: where a joined channel begins in the stream, and what its client is told of it.
 
 A channel goes on where a former one of its client ended, in a round that brings it up to now, or it
 begins in the live hub. Which of the two it is may take a second to find out, because a former
@@ -16,8 +16,8 @@ from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..fanout.turns import Turn
 from .absences import LostReason
+from .change_log import ChangeLog
 from .inquiry import Inquiries
-from .log import ChangeLog
 from .membership import Choice, Membership
 from .memberships import MOST_REPEATS, Memberships
 from .notices import Notices, Start
@@ -28,7 +28,7 @@ from .standing import Standing
 from .standings import Standings
 from .visit import Visit
 
-__all__ = ["Beginnings", "OnStart"]
+__all__ = ["ChannelStarts", "OnStart"]
 
 logger = logging.getLogger("realtime.replay")
 
@@ -38,8 +38,8 @@ OnStart = Callable[[Start], None]
 """Called once, now or within a second or so, before anything is sent to a channel."""
 
 
-class Beginnings:
-    """Lets channels begin.
+class ChannelStarts:
+    """Decides where each joined channel begins, and begins it there.
 
     Args:
         hub: the live one.
@@ -193,7 +193,7 @@ class Beginnings:
                 )
             answer(is_there)
 
-        visit.cursor.ask(on_answer)
+        visit.proof.ask(on_answer)
 
     def _decide(self, member: Membership, silent: Collection[Membership]) -> None:
         standing = self._standings.of_member(member)
@@ -303,5 +303,5 @@ class Beginnings:
         standing = self._standings.of_subscription(subscription)
         if standing is not None:
             # Until the message has arrived, its client does not know.
-            standing.cursor.count_write()
+            standing.proof.count_write()
             standing.note(until)
