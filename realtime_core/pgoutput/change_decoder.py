@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from ..changes import Begin, Change, Commit, Delete, Insert, Update
+from ..errors import DecodeError
 from ..positions import StreamIdentity
 from ._row_readers import HEAD, ChangeReader
 from ._short_cuts import ShortCuts
@@ -109,6 +110,23 @@ class ChangeDecoder(StreamDecoder):
                 yield from events
             transaction, index = opened.transaction, opened.changes
             reader_for = find_none if transaction is None else find
+
+    def skip(self, count: int) -> None:
+        """Count changes of the transaction under way that are left out before the next message.
+
+        A program that has only a part of a transaction, or that passes over changes, calls this
+        between :meth:`decode` and :meth:`decode`, so that the others have the places that they
+        would have had.
+
+        Args:
+            count: how many changes were left out.
+
+        Raises:
+            DecodeError: if no transaction is under way.
+        """
+        if self._open_transaction.transaction is None:
+            raise DecodeError(f"{count} changes are left out, but no transaction is under way")
+        self._open_transaction.changes += count
 
     def _long_way(self, data: bytes) -> Iterable[Any]:
         """Take any message through the decoder and the assembler; learn the short cut for a row."""

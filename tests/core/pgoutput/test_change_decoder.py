@@ -454,3 +454,21 @@ def test_a_deleted_key_has_its_columns_only() -> None:
     (change,) = warmed(message).decode([encode(message)])
     assert isinstance(change, Delete)
     assert change.old_record.as_text() == {"id": "1", "born": "1815-12-10"}
+
+
+def test_changes_that_are_left_out_count_in_places() -> None:
+    messages = [encode(message) for message in (RELATION, BEGIN, KINDS["insert"], COMMIT)]
+    decoder = ChangeDecoder()
+    assert list(decoder.decode(messages[:2])) == []
+    decoder.skip(5)
+    begin, first = decoder.decode(messages[2:3])
+    assert isinstance(begin, Begin)
+    decoder.skip(2)
+    second, commit = decoder.decode(messages[2:])
+    assert isinstance(first, Insert)
+    assert isinstance(second, Insert)
+    assert (first.index, second.index) == (5, 8)
+    assert isinstance(commit, Commit)
+    assert commit.changes == 9
+    with pytest.raises(DecodeError, match="2 changes are left out, but no transaction"):
+        decoder.skip(2)
