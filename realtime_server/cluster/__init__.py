@@ -1,0 +1,1 @@
+"""One reader of the database, several servers: what passes between them."""

@@ -1,0 +1,243 @@
+"""Envelope: a piece of the stream as one message, which can be read by itself.
+
+An envelope has a head and a body. The head says where the piece begins and ends, and at which place
+the one before it has ended. So whoever reads a chain of envelopes knows by itself whether one is
+missing, whatever has carried it. A piece that is larger than a message may be goes in numbered
+parts.
+
+The body has pgoutput messages as PostgreSQL wrote them. It begins with the Begin of the transaction
+that it stands in, and describes each table before its first rows, so a reader may begin at any
+envelope. Rows of one table that follow each other are one run: its lengths stand before its rows,
+since that is read and written twice as fast as a length before each row.
+
+This is a codec: bytes in, values out. It does no I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+from operator import itemgetter
+from struct import Struct, error, pack, unpack_from
+from typing import Final, TypeAlias
+
+import attrs
+
+from realtime_core import DecodeError, Position, StreamIdentity
+from realtime_core.lsn import LSN
+
+__all__ = [
+    "HEAD_BYTES",
+    "NOWHERE",
+    "Envelope",
+    "EnvelopeError",
+    "Kind",
+    "Place",
+    "Run",
+    "decode",
+    "encode",
+    "parts_of",
+    "position_at",
+    "write_message",
+    "write_run",
+]
+
+Place: TypeAlias = tuple[int, int, int]
+"""(generation, commit LSN, index): places of one chain only grow. A transaction's end has
+``LAST_INDEX``. The generation grows where LSNs do not: behind a gap to another cluster, or to a
+standby that had not received everything."""
+
+NOWHERE: Final[Place] = (0, 0, 0)
+"""The place before all others."""
+
+_MAGIC: Final = b"RTE"
+_VERSION: Final = 1
+_HEAD: Final = Struct("!3sBBHHIQIQIIQIQIH")
+HEAD_BYTES: Final = _HEAD.size
+"""How many bytes a head takes, without the names of the stream's publications."""
+
+_PART: Final = Struct("!BI")
+_RUN: Final = Struct("!II")
+_IS_MESSAGE: Final = 0
+_IS_RUN: Final = 1
+_MESSAGES: Final = frozenset(b"BORYTMC")
+_ROWS: Final = frozenset(b"IUD")
+_TAG: Final = itemgetter(0)
+
+
+class EnvelopeError(DecodeError):
+    """An envelope cannot be read.
+
+    Attributes:
+        sequence: the number that the envelope has where it was read from.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, problem: str, sequence: int) -> None:
+        self.problem = problem
+        self.sequence = sequence
+        super().__init__(f"envelope {sequence} cannot be read: {problem}")
+
+
+class Kind(enum.IntEnum):
+    """The kinds of envelopes."""
+
+    CHANGES = 1
+    """Changes of one or more transactions."""
+    MARK = 2
+    """There are no changes up to a place."""
+    GAP = 3
+    """Changes up to a place were lost; the body is the reason."""
+
+
+@attrs.frozen
+class Envelope:
+    """One message of a chain."""
+
+    kind: Kind
+    first: Place
+    """The place of the first change."""
+    last: Place
+    """The place of the last change, or of its transaction's end."""
+    prev: Place
+    """The place that the envelope before this one has ended at."""
+    stream: StreamIdentity
+    body: bytes
+    part: int = 1
+    """The number of this part of a piece, from 1. Only the last part moves the place."""
+    parts: int = 1
+    """How many parts the piece has."""
+
+
+# Not frozen, since one is made for each run, which may have one row only.
+@attrs.define
+class Run:
+    """Rows of one relation within a body."""
+
+    relation_oid: int
+    messages: Sequence[bytes]
+
+
+def encode(envelope: Envelope) -> bytes:
+    """Return the bytes of an envelope."""
+    stream = envelope.stream
+    names = "\0".join(stream.publications).encode()
+    generation, *first = envelope.first
+    head = _HEAD.pack(
+        *(_MAGIC, _VERSION, envelope.kind, envelope.part, envelope.parts),
+        *(generation, *first, *envelope.last[1:], *envelope.prev),
+        *(stream.system_identifier, stream.timeline, len(names)),
+    )
+    return b"".join((head, names, envelope.body))
+
+
+def decode(data: bytes, sequence: int = 0) -> Envelope:
+    """Read the bytes of an envelope; what is in its body is not looked at.
+
+    Args:
+        data: the bytes.
+        sequence: the envelope's number where it was read from, for errors.
+
+    Raises:
+        EnvelopeError: if it is none, or of a version that is not known.
+    """
+    try:
+        magic, version, number, part, parts, generation, *rest = _HEAD.unpack_from(data)
+    except error:
+        raise EnvelopeError(f"{len(data)} bytes are no whole head", sequence) from None
+    if magic != _MAGIC:
+        raise EnvelopeError("it is none", sequence)
+    if version != _VERSION:
+        raise EnvelopeError(
+            f"it is of version {version}, and this server reads version {_VERSION}: run one "
+            "version of the server everywhere",
+            sequence,
+        )
+    first_lsn, first_index, last_lsn, last_index, prev_generation, *rest = rest
+    prev_lsn, prev_index, system, timeline, size = rest
+    if not 1 <= part <= parts:
+        raise EnvelopeError(f"it is part {part} of {parts}", sequence)
+    start = _HEAD.size + size
+    if len(data) < start:
+        raise EnvelopeError("it ends within its head", sequence)
+    try:
+        kind = Kind(number)
+        names = data[_HEAD.size : start].decode()
+    except ValueError as exc:
+        raise EnvelopeError(str(exc), sequence) from None
+    first, last = (generation, first_lsn, first_index), (generation, last_lsn, last_index)
+    prev = (prev_generation, prev_lsn, prev_index)
+    if not first <= last or (last <= prev and part == parts):
+        raise EnvelopeError(
+            f"its places do not grow: {_shown(prev)}, {_shown(first)}, {_shown(last)}", sequence
+        )
+    stream = StreamIdentity(system, timeline, tuple(names.split("\0")) if names else ())
+    return Envelope(kind, first, last, prev, stream, data[start:], part, parts)
+
+
+def position_at(place: Place, stream: StreamIdentity) -> Position:
+    """Return the position of a place."""
+    return Position(LSN(place[1]), place[2], stream)
+
+
+def write_message(message: bytes) -> bytes:
+    """Return the part of a body for one pgoutput message that is no row."""
+    return _PART.pack(_IS_MESSAGE, len(message)) + message
+
+
+def write_run(relation_oid: int, messages: Sequence[bytes]) -> bytes:
+    """Return the part of a body for rows of one relation."""
+    lengths = pack(f"!{len(messages)}I", *map(len, messages))
+    rows = b"".join(messages)
+    head = _PART.pack(_IS_RUN, _RUN.size + len(lengths) + len(rows))
+    return b"".join((head, _RUN.pack(relation_oid, len(messages)), lengths, rows))
+
+
+def parts_of(body: bytes, sequence: int) -> Iterator[bytes | Run]:
+    """Read a body: pgoutput messages, and runs of rows.
+
+    Args:
+        body: the body of an envelope with changes.
+        sequence: the envelope's number, for errors.
+
+    Raises:
+        EnvelopeError: if it is none.
+    """
+    at, end = 0, len(body)
+    while at < end:
+        if end - at < _PART.size:
+            raise EnvelopeError("its body ends within a part", sequence)
+        kind, size = _PART.unpack_from(body, at)
+        at += _PART.size
+        behind = at + size
+        if behind > end or not size:
+            raise EnvelopeError(f"a part of its body has {size} bytes", sequence)
+        if kind == _IS_RUN:
+            yield _read_run(body, at, behind, sequence)
+        elif kind == _IS_MESSAGE and body[at] in _MESSAGES:
+            yield body[at:behind]
+        else:
+            raise EnvelopeError(f"its body has a part of kind {kind}", sequence)
+        at = behind
+
+
+def _read_run(body: bytes, at: int, behind: int, sequence: int) -> Run:
+    if behind - at < _RUN.size:
+        raise EnvelopeError("it has a run without a head", sequence)
+    oid, count = _RUN.unpack_from(body, at)
+    start = at + _RUN.size + 4 * count
+    if not count or start > behind:
+        raise EnvelopeError(f"it has a run of {count} rows", sequence)
+    lengths = unpack_from(f"!{count}I", body, at + _RUN.size)
+    if start + sum(lengths) != behind or not all(lengths):
+        raise EnvelopeError("the rows of a run have other lengths than it says", sequence)
+    messages = [body[a:b] for a, b in pairwise(accumulate(lengths, initial=start))]
+    if not _ROWS.issuperset(map(_TAG, messages)):
+        raise EnvelopeError("a run has a message that is no row", sequence)
+    return Run(oid, messages)
+
+
+def _shown(place: Place) -> str:
+    generation, lsn, index = place
+    return f"{generation}/{LSN(lsn)}:{index}"

@@ -1,0 +1,299 @@
+"""Packer: makes envelopes of what a RawPgoutputSource yields.
+
+It never ends an envelope behind the last row that has come of a transaction that has not ended.
+Whoever goes on from there would get no more of that transaction than its Commit, and a source that
+begins at the place of the last row does not yield that Commit. So the last change is kept back
+until something comes behind it, which it does within a moment.
+
+It does no I/O and reads no clock: whoever feeds it decides when an envelope is worth sending.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+from realtime_core import (
+    Begin,
+    Commit,
+    Gap,
+    Idle,
+    LogicalMessage,
+    Position,
+    RawEvent,
+    RawRows,
+    Relation,
+    StreamIdentity,
+    Transaction,
+    Truncate,
+)
+from realtime_core.pgoutput import Encoder, encode_relation
+from realtime_core.positions import LAST_INDEX
+
+from .envelope import HEAD_BYTES, Envelope, Kind, Place, encode, write_message, write_run
+
+__all__ = ["MAX_BYTES", "Packed", "Packer"]
+
+MAX_BYTES: Final = 256 * 1024
+"""How many bytes of changes an envelope has at most, unless one change alone has more."""
+_MOST_RELATIONS: Final = 1000
+"""How many relations' descriptions are remembered as bytes."""
+_LENGTH: Final = 4
+"""How many bytes a row takes in a run besides its own."""
+
+
+@attrs.frozen
+class Packed:
+    """An envelope to be appended to the log."""
+
+    data: bytes
+    last: Place
+    """Where the chain stands behind it: the next leader goes on from there."""
+    upto: Position | None
+    """What may be acknowledged to the source once the log has it; None for nothing more."""
+
+
+class Packer:
+    """Makes one chain of envelopes.
+
+    Args:
+        prev: the place that the chain stands at.
+        stream: the stream's identity.
+        max_bytes: how many bytes of changes an envelope has at most.
+        max_payload: how many bytes a message may have where the envelopes are sent; a larger one
+            goes in parts.
+    """
+
+    def __init__(
+        self,
+        prev: Place,
+        stream: StreamIdentity,
+        *,
+        max_bytes: int = MAX_BYTES,
+        max_payload: int = 1024 * 1024,
+    ) -> None:
+        names = "\0".join(stream.publications).encode()
+        if max_payload <= HEAD_BYTES + len(names):
+            raise ValueError(f"max_payload is {max_payload}, less than an envelope's head")
+        self.last = prev
+        """Where the chain stands behind the envelopes that were returned."""
+        self._stream = stream
+        self._max_bytes = max_bytes
+        self._max_body = max_payload - HEAD_BYTES - len(names)
+        self._encoder = Encoder()
+        # The last change of a transaction that has not ended; None behind its Commit.
+        self._kept: RawRows | Truncate | LogicalMessage | None = None
+        # Descriptions as parts of a body, by the relation.
+        self._descriptions: dict[Relation, bytes] = {}
+        # The envelope that is being written.
+        self._parts: list[bytes] = []
+        self._described: set[Relation] = set()
+        self._begun: Transaction | None = None
+        self._first: Place | None = None
+        self._end = prev
+        # What may be acknowledged when the log has it.
+        self._upto: RawRows | Truncate | LogicalMessage | Commit | None = None
+        # The run that is being written.
+        self._rows: list[bytes] = []
+        self._relation: Relation | None = None
+        self.size = 0
+        """About how many bytes the envelope has that is being written."""
+
+    def feed(self, event: RawEvent) -> list[Packed]:
+        """Take the next event; return the envelopes that are full.
+
+        Raises:
+            ValueError: if it does not stand behind what came before it.
+        """
+        full: list[Packed] = []
+        if isinstance(event, Begin):
+            return full
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            self._write(kept, full)
+        # A match statement takes longer here, where transactions have one row each.
+        if isinstance(event, RawRows):
+            self._feed_rows(event, full)
+        elif isinstance(event, Commit):
+            self._commit(event, full)
+        elif isinstance(event, Truncate | LogicalMessage):
+            if event.transaction is None:
+                self._write(event, full)
+            else:
+                self._kept = event
+        elif isinstance(event, Idle):
+            full += self.flush()
+            self._read_from(event.position.stream, full)
+            place = (self.last[0], event.position.lsn, event.position.index)
+            full += self._alone(Kind.MARK, place, b"", event.position)
+        elif isinstance(event, Gap):
+            full += self.flush()
+            full += self._gap(event)
+        if self.size >= self._max_bytes:
+            full += self.flush()
+        return full
+
+    def flush(self) -> list[Packed]:
+        """Return the envelope that was begun, in one part or more; nothing if it has no changes."""
+        if self._first is None or self._upto is None:
+            return []
+        self._end_run()
+        body = b"".join(self._parts)
+        packed = self._pack(Kind.CHANGES, self._first, self._end, body, self._upto.position)
+        self._parts, self._first, self._begun, self.size = [], None, None, 0
+        self._described.clear()
+        return packed
+
+    # Writing an envelope
+
+    def _feed_rows(self, event: RawRows, full: list[Packed]) -> None:
+        """Write all rows but the last one, which is kept."""
+        messages = event.messages
+        count = len(messages) - 1
+        if not count:
+            self._kept = event
+            return
+        transaction, index, relation = event.transaction, event.index, event.relation
+        if self.size + _size(messages) <= self._max_bytes:
+            self._write(RawRows(transaction, index, relation, messages[:count]), full)
+        else:
+            for number in range(count):
+                row = messages[number : number + 1]
+                self._write(RawRows(transaction, index + number, relation, row), full)
+        self._kept = RawRows(transaction, index + count, relation, messages[count:])
+
+    def _write(self, event: RawRows | Truncate | LogicalMessage, full: list[Packed]) -> None:
+        """Write changes, in the next envelope if they do not fit into this one."""
+        transaction = event.transaction
+        if transaction is None:
+            position = event.position
+            self._read_from(position.stream, full)
+            place = (self.last[0], position.lsn, position.index)
+            self._follow(place, place, event)
+            self._add(self._encoder.encode(event))
+            return
+        self._read_from(transaction.stream, full)
+        messages = event.messages if isinstance(event, RawRows) else ()
+        size = _size(messages)
+        if self.size + size > self._max_bytes:
+            full += self.flush()
+        generation, lsn, index = self.last[0], transaction.commit_lsn, event.index
+        last = index + max(len(messages) - 1, 0)
+        self._follow((generation, lsn, index), (generation, lsn, last), event)
+        self._begin(transaction)
+        if isinstance(event, RawRows):
+            if event.relation is not self._relation:
+                self._end_run()
+                self._describe(event.relation)
+                self._relation = event.relation
+            self._rows += messages
+            self.size += size
+            return
+        self._end_run()
+        if isinstance(event, Truncate):
+            for relation in event.relations:
+                self._describe(relation)
+        # The encoder describes the relations, too, before the message.
+        self._add(self._encoder.encode(event)[-1:])
+
+    def _commit(self, event: Commit, full: list[Packed]) -> None:
+        if not event.changes:
+            return
+        transaction = event.transaction
+        self._read_from(transaction.stream, full)
+        place = (self.last[0], transaction.commit_lsn, LAST_INDEX)
+        self._follow(place, place, event)
+        self._begin(transaction)
+        self._add(self._encoder.encode(event))
+        self._begun = None
+
+    def _begin(self, transaction: Transaction) -> None:
+        """Write the Begin of a transaction, unless the envelope has it."""
+        if self._begun is not transaction:
+            self._add(self._encoder.encode(Begin(transaction)))
+            self._begun = transaction
+
+    def _follow(
+        self, first: Place, end: Place, event: RawRows | Truncate | LogicalMessage | Commit
+    ) -> None:
+        before = self.last if self._first is None else self._end
+        if first <= before:
+            raise ValueError(f"{first} does not stand behind {before}")
+        if self._first is None:
+            self._first = first
+        self._end, self._upto = end, event
+
+    def _describe(self, relation: Relation) -> None:
+        if relation in self._described:
+            return
+        self._described.add(relation)
+        description = self._descriptions.get(relation)
+        if description is None:
+            if len(self._descriptions) >= _MOST_RELATIONS:
+                self._descriptions.clear()
+            description = b"".join(map(write_message, encode_relation(relation)))
+            self._descriptions[relation] = description
+        self._parts.append(description)
+        self.size += len(description)
+
+    def _add(self, messages: list[bytes]) -> None:
+        self._end_run()
+        for message in messages:
+            part = write_message(message)
+            self._parts.append(part)
+            self.size += len(part)
+
+    def _end_run(self) -> None:
+        if self._rows:
+            assert self._relation is not None
+            self._parts.append(write_run(self._relation.oid, self._rows))
+            self._rows = []
+        self._relation = None
+
+    # Envelopes without changes
+
+    def _gap(self, gap: Gap) -> list[Packed]:
+        until = gap.until
+        stream = until.stream or self._stream
+        generation = self.last[0]
+        place = (generation, until.lsn, until.index)
+        if stream != self._stream or place <= self.last:
+            place = (generation + 1, until.lsn, until.index)
+        self._stream = stream
+        return self._alone(Kind.GAP, place, gap.reason.value.encode(), None)
+
+    def _alone(self, kind: Kind, place: Place, body: bytes, upto: Position | None) -> list[Packed]:
+        if place <= self.last:
+            raise ValueError(f"{place} does not stand behind {self.last}")
+        return self._pack(kind, place, place, body, upto)
+
+    def _read_from(self, stream: StreamIdentity | None, full: list[Packed]) -> None:
+        """Note the timeline that is read, which a promotion changes."""
+        if stream is not None and stream.timeline != self._stream.timeline:
+            full += self.flush()
+            self._stream = stream
+
+    def _pack(
+        self, kind: Kind, first: Place, last: Place, body: bytes, upto: Position | None
+    ) -> list[Packed]:
+        prev, stream, most = self.last, self._stream, self._max_body
+        if len(body) <= most:
+            self.last = last
+            return [Packed(encode(Envelope(kind, first, last, prev, stream, body)), last, upto)]
+        pieces = [body[at : at + most] for at in range(0, len(body), most)]
+        count = len(pieces)
+        packed = [
+            Packed(
+                encode(Envelope(kind, prev, prev, prev, stream, piece, number, count)), prev, None
+            )
+            for number, piece in enumerate(pieces[:-1], 1)
+        ]
+        end = Envelope(kind, first, last, prev, stream, pieces[-1], count, count)
+        self.last = last
+        return [*packed, Packed(encode(end), last, upto)]
+
+
+def _size(messages: tuple[bytes, ...]) -> int:
+    """Return how many bytes rows take in a run."""
+    return sum(map(len, messages)) + _LENGTH * len(messages)
