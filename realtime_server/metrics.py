@@ -318,6 +318,10 @@ class _ReplayCollector(Collector):
         gauges = {
             "away": ("Channels whose clients are away and may come back.", stats.away),
             "rounds": ("Rounds that bring channels up to now.", stats.rounds),
+            "catching_up": (
+                "Channels that came back and have not got everything yet that they missed.",
+                stats.waiting,
+            ),
             "log_bytes": (
                 "Bytes of the changes in memory that clients may have missed, about.",
                 stats.log_bytes,

@@ -176,7 +176,10 @@ class ChangeLog:
     def read(
         self, after: Place, most: int, until: Place | None = None, *, most_bytes: int | None = None
     ) -> tuple[list[Event], Place]:
-        """Return the next changes and gaps behind a place.
+        """Return the next changes behind a place, or the next gap by itself.
+
+        A round that publishes something again to a channel, as the channel's viewer is another one
+        now, must not tell it of a gap again.
 
         Args:
             after: the place, which must not be below the floor.
@@ -185,8 +188,8 @@ class ChangeLog:
             most_bytes: bytes after which there are enough of them, about; None: any number.
 
         Returns:
-            The events, and the place up to which these are all: that of the last one; if there are
-            no more, ``until`` or the end.
+            The changes or the gap, and the place up to which these are all: that of the last one;
+            if there are no more, ``until`` or the end.
 
         Raises:
             ValueError: if ``after`` is below the floor: something behind it is lost.
@@ -195,18 +198,23 @@ class ChangeLog:
             raise ValueError(f"the log begins at {self.floor}, and {after} is before that")
         until = self.end if until is None else min(until, self.end)
         found: list[Event] = []
-        size = 0
+        size, reached = 0, after
         for at in range(bisect_right(self._lasts, after), len(self._chunks)):
             chunk = self._chunks[at]
             if chunk.events is None:
                 self._unpack(chunk)
+            is_gap = isinstance(chunk.events, Gap)
+            if is_gap and found:
+                return found, reached
             for place, event in chunk.behind(after):
                 if place > until:
                     return found, until
                 found.append(event)
+                reached = place
                 if most_bytes is not None:
                     size += _size_of(event)
-                if len(found) >= most or (most_bytes is not None and size >= most_bytes):
+                is_enough = len(found) >= most or (most_bytes is not None and size >= most_bytes)
+                if is_gap or is_enough:
                     return found, until if place == self._lasts[-1] else place
         return found, max(after, until)
 

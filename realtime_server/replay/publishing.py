@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Hashable
-from typing import Final, TypeAlias
+from collections.abc import Callable, Collection, Hashable
+from typing import Final, Protocol
 
 import attrs
 
@@ -18,21 +18,41 @@ __all__ = ["CannotPublishError", "Publish", "Published", "one_at_a_time"]
 
 @attrs.frozen
 class Published:
-    """The viewers for which publishing takes too long, which is the fault of their policies."""
+    """The viewers to which a step was not published like to the others, and how they go on."""
 
     slow: Collection[Hashable] = ()
-    """The viewers whose channels are told of a gap and go live."""
+    """The viewers whose policies take too long: their channels are told of a gap and go live."""
     apart: Collection[Hashable] = ()
-    """The viewers to which nothing was published, and which have rounds of their own from now
-    on."""
+    """The viewers whose policies may take too long: nothing was published to them, and they have
+    rounds of their own from now on."""
     costly: Collection[Hashable] = ()
     """The viewers to which everything was published, and which have rounds of their own from now
     on."""
+    refused: Collection[Hashable] = ()
+    """The viewers of which it cannot be decided what they may see: their channels are told of a gap
+    and go live."""
+    held: Collection[Hashable] = ()
+    """The viewers to which nothing was published yet, and which go on when ``may_go_on`` says
+    so."""
+    may_go_on: Callable[[], bool] = lambda: True
+    """Returns whether the viewers that are held may go on."""
 
 
-Publish: TypeAlias = Callable[[Hub, list[Event]], Awaitable[Published]]
-"""Publishes events to the hub of a round, and returns when every outbox has got them. It raises
-:exc:`CannotPublishError` if the events can be published to nobody."""
+class Publish(Protocol):
+    """Publishes a step of a round."""
+
+    async def __call__(self, hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
+        """Publish events, and return when every outbox has got them.
+
+        Args:
+            hub: of the round.
+            events: changes, or one gap.
+            is_alone: whether the round is one of a single viewer, which has time.
+
+        Raises:
+            CannotPublishError: if the events can be published to nobody.
+        """
+        ...
 
 
 class CannotPublishError(Exception):
@@ -50,7 +70,7 @@ def one_at_a_time() -> Publish:
     """
     lock = asyncio.Lock()
 
-    async def publish(hub: Hub, events: list[Event]) -> Published:
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         async with lock:
             await run_steps(hub.publishing(events))
         return _TO_ALL

@@ -140,6 +140,7 @@ class Replay:
             changes=rounds.changes,
             duplicates_possible=rounds.duplicates_possible,
             rounds=rounds.running,
+            waiting=rounds.waiting,
             log_bytes=self.log.bytes,
             log_seconds=self.log.seconds,
             proofs=self.proofs.count,

@@ -38,8 +38,6 @@ class RoundsStats:
     """Rounds that run now."""
     waiting: int = 0
     """Channels that are being brought up to now."""
-    started: int = 0
-    """Rounds that were started."""
     changes: int = 0
     """Changes that rounds published, each counted once for each of the round's channels."""
     duplicates_possible: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 
 from .round import RoundMember
@@ -12,25 +12,27 @@ __all__ = ["RoundQueue"]
 
 
 class RoundQueue:
-    """The channels that wait for a round, each for one of three reasons."""
+    """The channels that wait for a round, each for one of four reasons."""
 
     def __init__(self) -> None:
         self._waiting: dict[RoundMember, None] = {}
         self._alone: dict[RoundMember, None] = {}
         # The channels whose outboxes have to drain first.
         self._behind: dict[RoundMember, None] = {}
+        # The channels that cannot be published to now, each with what returns whether it may go on.
+        self._held: dict[RoundMember, Callable[[], bool]] = {}
         self.has_come = asyncio.Event()
         """Set when a channel begins to wait."""
 
     def __bool__(self) -> bool:
-        return bool(self._waiting or self._alone or self._behind)
+        return bool(self._waiting or self._alone or self._behind or self._held)
 
     def is_ready(self, member: RoundMember) -> bool:
         """Return whether a channel waits for a round, and for nothing else."""
         return member in self._waiting or member in self._alone
 
     def __iter__(self) -> Iterator[RoundMember]:
-        return chain(self._waiting, self._alone, self._behind)
+        return chain(self._waiting, self._alone, self._behind, self._held)
 
     def put(self, member: RoundMember) -> None:
         """Have a channel wait for a round, or for one of its viewer alone."""
@@ -42,15 +44,21 @@ class RoundQueue:
         self._behind[member] = None
         self.has_come.set()
 
+    def put_held(self, member: RoundMember, may_go_on: Callable[[], bool]) -> None:
+        """Have a channel wait until it may go on."""
+        self._held[member] = may_go_on
+        self.has_come.set()
+
     def discard(self, member: RoundMember) -> None:
         """Have a channel wait no longer, if it does."""
         self._waiting.pop(member, None)
         self._alone.pop(member, None)
         self._behind.pop(member, None)
+        self._held.pop(member, None)
 
     def clear(self) -> None:
         """Have no channel wait any longer."""
-        for waiting in (self._waiting, self._alone, self._behind):
+        for waiting in (self._waiting, self._alone, self._behind, self._held):
             waiting.clear()
 
     def take_drained(self) -> Iterator[RoundMember]:
@@ -58,6 +66,17 @@ class RoundQueue:
         for member in list(self._behind):
             if not member.subscription.outbox.is_behind:
                 del self._behind[member]
+                yield member
+
+    def take_held(self, is_lost: Callable[[RoundMember], bool]) -> Iterator[RoundMember]:
+        """Yield the channels that may go on, which wait no longer.
+
+        Args:
+            is_lost: returns whether a channel has nothing more to wait for.
+        """
+        for member, may_go_on in list(self._held.items()):
+            if member in self._held and (may_go_on() or is_lost(member)):
+                del self._held[member]
                 yield member
 
     def first(self, most: int) -> list[RoundMember]:

@@ -14,7 +14,9 @@ batches only, and has got every earlier one before: nothing is left out, sent tw
 
 A channel whose outbox is behind leaves its round and comes back in another one when the outbox has
 drained. So replay cuts no client off as too slow, and no client waits for the slowest one. A viewer
-whose changes take long to check has a round of its own, so that the others do not wait for it.
+whose changes take long to check has a round of its own, so that the others do not wait for it. A
+viewer whose changes cannot be checked now waits outside of all rounds, for as long as the log has
+what it missed.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from itertools import chain
 from typing import Final
 
-from realtime_core import Event
+from realtime_core import Event, Gap
 
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
@@ -99,7 +101,7 @@ class Rounds:
         self.failures = 0
         """Rounds that have failed, because of a bug."""
         self._failure_lines = LineLimit()
-        self._started = self._changes = self._duplicates_possible = 0
+        self._changes = self._duplicates_possible = 0
 
     @property
     def handed(self) -> Place:
@@ -127,7 +129,6 @@ class Rounds:
         return RoundsStats(
             len(self._rounds),
             len(self._members),
-            self._started,
             self._changes,
             self._duplicates_possible,
         )
@@ -191,6 +192,7 @@ class Rounds:
                 await asyncio.sleep(_GATHERING)
                 for member in self._queue.take_drained():
                     self._join_or_wait(member)
+                self._look_at_held()
                 await self._let_all_go()
                 is_time = self._pace.is_time(asyncio.get_running_loop().time())
                 alone = sum(one.is_alone for one in self._rounds)
@@ -242,6 +244,18 @@ class Rounds:
         else:
             self._queue.put(member)
 
+    def _look_at_held(self) -> None:
+        """Let members go on that could not be published to, unless what they missed is gone."""
+        for member in self._queue.take_held(self._is_lost):
+            if self._is_lost(member):
+                self._going_live.give_up(member, self._on_floor)
+            else:
+                self._join_or_wait(member)
+
+    def _is_lost(self, member: RoundMember) -> bool:
+        """Return whether the log does not have what a member missed that is in no hub."""
+        return member.epoch != self._log.epoch or member.place < self._log.floor
+
     async def _begin_round(
         self, running: asyncio.TaskGroup, members: Sequence[RoundMember], *, is_alone: bool = False
     ) -> None:
@@ -252,7 +266,6 @@ class Rounds:
             for member in members:
                 self._queue.discard(member)
             self._rounds[one] = None
-            self._started += 1
             running.create_task(self._bring_up(one))
 
     async def _lift_all(self, members: Sequence[RoundMember]) -> list[RoundMember]:
@@ -261,7 +274,7 @@ class Rounds:
         while True:
             waiting = [one for one in members if self._queue.is_ready(one)]
             epoch, floor = self._log.epoch, self._log.floor
-            lost = [one for one in waiting if one.epoch != epoch or one.place < floor]
+            lost = [one for one in waiting if self._is_lost(one)]
             if not lost:
                 return waiting
             for member in lost:
@@ -307,6 +320,10 @@ class Rounds:
             self._changes += len(events) * len(one.members)
             self._duplicates_possible += one.written_before(events)
             self._give_up(one, one.of_viewers(published.slow), self._on_slow)
+            self._give_up(one, one.of_viewers(published.refused), self._on_lost)
+            for member in one.of_viewers(published.held):
+                one.remove(member)
+                self._queue.put_held(member, published.may_go_on)
         one.place = place
         if events:
             self._set_apart(one, published.costly)
@@ -321,9 +338,10 @@ class Rounds:
 
     async def _publish_step(self, one: Round, events: list[Event]) -> Published:
         """Publish changes to the members that have the same viewers all the time."""
-        one.is_publishing = True
+        # A gap is told whoever the viewer is.
+        one.is_publishing = type(events[0]) is not Gap
         try:
-            return await self._publish(one.hub, events)
+            return await self._publish(one.hub, events, is_alone=one.is_alone)
         finally:
             one.is_publishing = False
             for member in one.moved():

@@ -27,6 +27,8 @@ class ReplayStats:
     """How many of these had been written to the client before, which did not prove that."""
     rounds: int = 0
     """Rounds that run now."""
+    waiting: int = 0
+    """Channels that came back and have not got everything yet that they missed."""
     log_bytes: int = 0
     """Bytes of the changes in memory, about."""
     log_seconds: float = 0.0
@@ -43,7 +45,6 @@ class ReplayStats:
     """How often the second slot was lost."""
     journal_bytes: int = 0
     """Bytes of the journal's records that were written into the WAL."""
-
     journal_refused: int = 0
     """Messages with the journal's prefix that were ignored: another deployment, version or cluster
     wrote them, or they are forged."""

@@ -6,20 +6,21 @@ have the values of the change, whatever RLS_STRICT says. An error shows nothing.
 
 The viewers of a round are checked together, with a shortened timeout. A viewer whose policies take
 longer is left out, and has a round of its own from then on, with the whole timeout, so that the
-others do not wait for it.
+others do not wait for it. A viewer that asks for rows of a locked table waits outside of the round.
+If the database refuses to check all of them, halves of the viewers are checked by themselves, until
+it is known for whom it refuses.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
-import attrs
 import psycopg
 
 from realtime_core import Event, Gap, RowChange
@@ -36,7 +37,7 @@ from .checker import Checker, CheckResult
 from .costly_viewers import is_costly
 from .counters import Counters
 from .delivery import Delivery
-from .lookup.locks import Locks
+from .lookup.locks import LockedRelation, Locks
 from .lookup.visibility import Visibility
 from .matcher import Matcher
 from .pending_changes import PendingChange, Shown
@@ -52,6 +53,9 @@ _CONNECTIONS: Final = 3
 """Connections that check rows for clients that came back. Live changes have other connections."""
 _ALONE: Final = 2
 """How many of these may check slow viewers."""
+_MOST_REFUSALS: Final = 200
+"""How many checks of a step may be refused. Then all viewers of whom nothing is decided yet are
+given up, as the fault is most likely not theirs."""
 RETRY: Final = 0.5
 """After how many seconds a failed check is tried again."""
 
@@ -86,9 +90,12 @@ class RoundPublisher:
         self._counters = counters
         self._patience = patience
         self._lines = LineLimit()
+        self._refusal_lines = LineLimit()
         self._turns_alone = asyncio.Semaphore(_ALONE)
         # Rounds check at the same time, and write one after the other.
         self._writing = asyncio.Lock()
+        # Each waits for tables that are locked.
+        self._waiting: set[asyncio.Task[None]] = set()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -102,90 +109,95 @@ class RoundPublisher:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        waiting = list(self._waiting)
+        for task in waiting:
+            task.cancel()
+        if waiting:
+            await asyncio.wait(waiting)
         await self._stack.aclose()
 
     async def renew(self) -> None:
         """Ask another server from now on, since the changes come from there."""
         await self._visibility.renew()
 
-    async def __call__(self, hub: Hub, events: list[Event]) -> Published:
-        """Publish events to a hub, and return the viewers for which that takes too long.
+    async def __call__(self, hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
+        """Publish changes, or a gap, to a hub, as :class:`.Publish` says.
 
         Raises:
-            CannotPublishError: if the database cannot say who may see the rows.
+            CannotPublishError: if the database has been away for too long.
         """
-        done = _Done()
-        reads: list[Read] = []
-        for event in events:
-            if isinstance(event, RowChange):
-                reads.append(Read(event, size_of(event)))
-            elif isinstance(event, Gap):
-                await self._publish(hub, reads, done)
-                reads = []
-                async with self._writing:
-                    telling = Delivery(hub, self._counters).telling(
-                        event, later_for=frozenset(done.apart)
-                    )
-                    await run_steps(telling)
-        await self._publish(hub, reads, done)
-        return Published(done.slow, done.apart, done.costly - done.slow - done.apart)
-
-    async def _publish(self, hub: Hub, reads: Sequence[Read], done: _Done) -> None:
+        delivery = Delivery(hub, self._counters)
+        if isinstance(events[0], Gap):
+            async with self._writing:
+                await run_steps(delivery.telling(events[0]))
+            return Published()
+        reads = [Read(event, size_of(event)) for event in events if isinstance(event, RowChange)]
         if not reads:
-            return
+            return Published()
         pending = await Matcher(hub).match(reads)
-        if done.apart:
-            pending = [one.without(frozenset(done.apart)) for one in pending]
-        if len(_viewers(pending)) <= 1:
-            shown = await self._check_alone(pending, done)
+        done = _Step(pending)
+        if is_alone:
+            await self._check_alone(done)
         else:
-            shown = await self._check_together(pending, done)
+            await self._check_together(done)
         async with self._writing:
-            decided = list(zip(pending, shown, strict=True))
-            await run_steps(Delivery(hub, self._counters).handing_out(decided))
+            await run_steps(delivery.handing_out(list(zip(pending, done.shown, strict=True))))
+        return Published(
+            done.slow,
+            done.apart,
+            done.costly,
+            done.refused,
+            done.locked_out,
+            self._when_released(done.locked) if done.locked_out else lambda: True,
+        )
 
-    async def _check_alone(self, pending: Sequence[PendingChange], done: _Done) -> list[Shown]:
+    async def _check_alone(self, step: _Step) -> None:
         """Check the one viewer of a round, which has the whole timeout."""
         async with self._turns_alone:
-            result = await self._check(pending, self._lookup)
+            result = await self._check(step, step.everybody, self._lookup)
+        if result is None:
+            return
         self._counters.timeouts += result.timeouts.total()
-        done.slow |= result.timeouts.keys()
-        return [_without(shown, done.slow) for shown in result.shown]
+        step.take(result)
+        step.slow |= result.timeouts.keys() - step.locked_out
 
-    async def _check_together(self, pending: Sequence[PendingChange], done: _Done) -> list[Shown]:
+    async def _check_together(self, step: _Step) -> None:
         """Check the viewers of a round, except for viewers whose policies take too long."""
-        everybody = _viewers(pending)
-        decided: list[Shown] = [{} for _ in pending]
-        left: Sequence[PendingChange] = pending
-        while True:
-            result = await self._check(left)
-            late = result.timeouts.keys()
-            for shown, more in zip(decided, result.shown, strict=True):
-                shown.update(_without(more, late))
-            done.costly |= {one for one, taken in result.seconds.items() if is_costly(taken)}
-            too_long = {viewer for viewer, count in result.timeouts.items() if count}
-            done.apart |= too_long or late
+        unasked = [step.everybody]
+        while unasked:
+            viewers = unasked.pop()
+            result = await self._check(step, viewers)
+            if result is None:
+                unasked += step.halves(viewers)
+                continue
+            step.take(result)
+            step.costly |= {one for one, taken in result.seconds.items() if is_costly(taken)}
+            late = result.timeouts.keys() - step.locked_out
+            too_long = {viewer for viewer in late if result.timeouts[viewer]}
+            if not too_long and not result.locked_out:
+                # There is nobody for whom they would have to wait, so they are not asked again.
+                too_long = late
+            step.apart |= too_long
             # The viewers behind the one that used up the time were not checked.
-            unasked = late - done.apart
-            if not unasked:
-                return decided
-            left = [one.without(everybody - unasked) for one in pending]
+            if left := frozenset(late - too_long):
+                unasked.append(left)
 
     async def _check(
-        self, pending: Sequence[PendingChange], lookup: Lookup | None = None
-    ) -> CheckResult:
-        """Check changes; wait while a table is locked, or the database is away.
+        self, step: _Step, viewers: frozenset[Viewer], lookup: Lookup | None = None
+    ) -> CheckResult | None:
+        """Check the changes of a step for some viewers; wait while the database is away.
+
+        Returns:
+            The result; None if the database refuses, for whichever of the viewers that is.
 
         Raises:
-            CannotPublishError: if that takes too long, or the database refuses to answer.
+            CannotPublishError: if the database has been away for too long.
         """
         until = asyncio.get_running_loop().time() + self._patience
+        pending = step.pending_of(viewers)
         while True:
             try:
-                result = await self._checker.check(pending, lookup)
-                if not result.locked:
-                    return result
-                await self._locks.released(result.locked)
+                return await self._checker.check(pending, lookup)
             except psycopg.OperationalError as exc:
                 # The connection was lost, or the server starts.
                 if asyncio.get_running_loop().time() >= until:
@@ -200,24 +212,81 @@ class RoundPublisher:
                     )
                 await asyncio.sleep(RETRY)
             except psycopg.Error as exc:
-                raise CannotPublishError(brief(exc)) from exc
+                if step.refuse(viewers):
+                    self._mention_refusal(exc)
+                return None
+
+    def _mention_refusal(self, exc: psycopg.Error) -> None:
+        others = self._refusal_lines.take()
+        if others is not None:
+            logger.warning(
+                "a client that came back misses changes, since the database refuses to check what "
+                "it may see: %s; so many more such refusals since the last such line: %d",
+                brief(exc),
+                others,
+            )
+
+    def _when_released(self, locked: Collection[LockedRelation]) -> Callable[[], bool]:
+        """Return what says whether tables are not locked any more."""
+        task = asyncio.create_task(self._locks.released(locked))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+        return task.done
 
 
-@attrs.define
-class _Done:
-    """The viewers of a round for which it takes too long, as in :class:`.Published`."""
+class _Step:
+    """What is decided of a step of a round.
 
-    slow: set[Viewer] = attrs.field(factory=set)
-    apart: set[Viewer] = attrs.field(factory=set)
-    costly: set[Viewer] = attrs.field(factory=set)
+    Args:
+        pending: the changes.
+    """
+
+    def __init__(self, pending: Sequence[PendingChange]) -> None:
+        self._pending = pending
+        self.everybody = _viewers(pending)
+        """All viewers."""
+        self.shown: list[Shown] = [{} for _ in pending]
+        """What is shown of each change."""
+        self.slow: set[Viewer] = set()
+        self.apart: set[Viewer] = set()
+        self.costly: set[Viewer] = set()
+        self.refused: set[Viewer] = set()
+        self.locked_out: set[Viewer] = set()
+        self.locked: set[LockedRelation] = set()
+        """The tables for which ``locked_out`` wait."""
+        self._refusals = 0
+
+    def pending_of(self, viewers: frozenset[Viewer]) -> Sequence[PendingChange]:
+        """Return the changes for some viewers."""
+        others = self.everybody - viewers
+        return [one.without(others) for one in self._pending] if others else self._pending
+
+    def take(self, result: CheckResult) -> None:
+        """Take what a check has decided."""
+        late = result.timeouts.keys()
+        for shown, more in zip(self.shown, result.shown, strict=True):
+            shown.update((viewer, view) for viewer, view in more.items() if viewer not in late)
+        self.locked_out |= result.locked_out
+        self.locked |= result.locked
+
+    def refuse(self, viewers: frozenset[Viewer]) -> bool:
+        """Note that the database refused a check; return whether nobody is asked for again."""
+        self._refusals += 1
+        if len(viewers) > 1 and self._refusals < _MOST_REFUSALS:
+            return False
+        self.refused |= viewers
+        return True
+
+    def halves(self, viewers: frozenset[Viewer]) -> list[frozenset[Viewer]]:
+        """Return the halves of some viewers, to be checked by themselves; none if they are given
+        up."""
+        left = [viewer for viewer in viewers if viewer not in self.refused]
+        half = len(left) // 2
+        return [frozenset(some) for some in (left[half:], left[:half]) if some]
 
 
 def _viewers(pending: Sequence[PendingChange]) -> frozenset[Viewer]:
     return frozenset().union(*(one.viewers | one.others for one in pending))
-
-
-def _without(shown: Shown, viewers: Set[Viewer]) -> Shown:
-    return {viewer: view for viewer, view in shown.items() if viewer not in viewers}
 
 
 def make_round_publisher(config: ServerConfig, counters: Counters) -> RoundPublisher:

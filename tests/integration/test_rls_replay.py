@@ -377,6 +377,46 @@ async def test_nobody_waits_for_another_whose_policies_sleep(
             await client.close()
 
 
+async def test_whoever_asks_for_a_locked_table_waits_for_it_alone(
+    shop: tuple[Database, str, str],
+) -> None:
+    """They come back at the same time, and what they missed is in one transaction."""
+    database, reader, _ = shop
+    database.execute(
+        "create table note (id int primary key, owner text, data text);"
+        f" alter table note enable row level security; create policy own on note using ({OWN});"
+        f' grant select on note to "{reader}"; alter publication shop add table note'
+    )
+    async with serve(shop) as scene:
+        replay = scene.server.replay
+        assert replay is not None
+        ann, bob = Viewer(scene, "ann"), Viewer(scene, "bob")
+        bob.binding = {**bob.binding, "table": "note"}
+        for client in (ann, bob):
+            await client.come()
+        await scene.until_handed()
+        for client in (ann, bob):
+            await client.cut()
+        await eventually(lambda: scene.server.open_connections == 0)
+        await scene.execute(
+            "insert into item values (1, 'ann', 'a'); insert into note values (2, 'bob', 'b')"
+        )
+        with psycopg.connect(database.dsn) as locker:
+            locker.execute("lock table item in access exclusive mode")
+            for client in (ann, bob):
+                assert (await client.come())["resumed"] is True
+            await eventually(lambda: bob.seen)
+            await eventually(lambda: replay.rounds.stats().waiting == 1)
+            # It is in no round, so it holds up nobody who comes back after it.
+            await eventually(lambda: not replay.rounds.stats().running)
+            assert ann.seen == []
+        await eventually(lambda: ann.seen)
+        assert (ann.seen, bob.seen) == ([("INSERT", 1, "a")], [("INSERT", 2, "b")])
+        for client in (ann, bob):
+            assert client.gaps == []
+            await client.close()
+
+
 async def test_what_waits_for_a_slow_policy_is_not_lost_with_the_connection(
     shop: tuple[Database, str, str],
 ) -> None:

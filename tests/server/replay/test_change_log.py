@@ -73,7 +73,13 @@ def changes_of(events: Sequence[Event]) -> list[Event]:
 
 
 def everything(log: ChangeLog, after: Place | None = None) -> list[Event]:
-    return log.read(log.floor if after is None else after, 1 << 30)[0]
+    found: list[Event] = []
+    place = log.floor if after is None else after
+    while True:
+        events, place = log.read(place, 1 << 30)
+        if not events:
+            return found
+        found += events
 
 
 # What is read
@@ -146,6 +152,20 @@ def test_gaps_lie_in_their_place() -> None:
     # Whoever has all that was before the gap has still to be told of it, and only once.
     assert log.read((16, LAST_INDEX), 1) == ([GAP], end)
     assert everything(log, end) == [GAP, *changes_of(behind)]
+
+
+def test_a_gap_is_read_by_itself() -> None:
+    log = make_log()
+    before, behind = transaction(16, 2), transaction(32, 2)
+    log.append([*before, GAP, *behind])
+    rows, place = log.read(BEFORE, 9)
+    assert (rows, place) == (changes_of(before), (16, 1))
+    told, place = log.read(place, 9)
+    assert (told, place) == ([GAP], (16, LAST_INDEX, 1))
+    assert log.read(place, 9) == (changes_of(behind), (32, LAST_INDEX))
+    # Whoever joins a round before the gap waits for it there, and not behind it.
+    assert log.read(BEFORE, 9, (16, LAST_INDEX)) == (rows, (16, 1))
+    assert log.read((16, 1), 9, (16, LAST_INDEX)) == ([], (16, LAST_INDEX))
 
 
 def test_a_place_before_the_floor_has_lost_changes() -> None:
@@ -374,9 +394,13 @@ def test_the_log_is_a_list_within_bounds(found: list[list[Event]], data: st.Data
             most = data.draw(st.integers(1, 50))
             part = [(place, event) for place, event in kept if after < place <= until]
             read, place = log.read(after, most, until)
+            gaps = [at for at, (_, event) in enumerate(part) if isinstance(event, Gap)]
+            if gaps:
+                # A gap is read by itself.
+                most = min(most, max(gaps[0], 1))
             assert read == [event for _, event in part[:most]]
             is_cut = len(part) >= most and part[most - 1] != kept[-1]
-            assert place == (part[most - 1][0] if is_cut else until)
+            assert place == (part[most - 1][0] if is_cut or most in gaps else until)
 
 
 # What was before

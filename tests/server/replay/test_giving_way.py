@@ -177,7 +177,7 @@ class Later:
         self.stage: Stage | None = None
         self.count = 0
 
-    async def __call__(self, hub: Hub, events: list[Event]) -> Published:
+    async def __call__(self, hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         assert self.stage is not None
         self.count += 1
         if self.count == 1:
@@ -192,7 +192,7 @@ async def test_letting_those_go_who_get_nothing_of_a_round(
 ) -> None:
     monkeypatch.setattr("realtime_server.replay.going_live._PROMOTING", 0.0)
 
-    async def refuse(hub: Hub, events: list[Event]) -> Published:
+    async def refuse(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         raise CannotPublishError("the database refuses")
 
     stage = Stage(publish=refuse)

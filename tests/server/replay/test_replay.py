@@ -415,7 +415,7 @@ async def test_what_was_sent_before_and_not_proven_is_counted(stage: Stage) -> N
 async def test_failures_that_rounds_and_decisions_handle_themselves_are_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def publish(hub: Hub, events: list[Event]) -> Published:
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         raise KeyError("a bug")
 
     def choose(*args: object) -> Choice:

@@ -9,7 +9,18 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from realtime_core import LSN, Begin, Commit, Event, Insert, Record, Transaction
+from realtime_core import (
+    LSN,
+    Begin,
+    Commit,
+    Event,
+    Gap,
+    GapReason,
+    Insert,
+    Position,
+    Record,
+    Transaction,
+)
 from realtime_core.positions import LAST_INDEX
 from realtime_server.fanout import turns
 from realtime_server.fanout.groups import Subscription
@@ -25,6 +36,7 @@ from ...server_helpers import COMMIT_TIME, DEADLINE, RecordingOutbox, make_relat
 from ...stopped_clock import StoppedClock, stop_the_clock
 
 TODOS = make_relation()
+GAP: Event = Gap(None, Position(LSN(0)), GapReason.WAL_REMOVED)
 
 
 def batch(lsn: int, *ids: str, text: str = "x") -> list[Event]:
@@ -37,7 +49,10 @@ def batch(lsn: int, *ids: str, text: str = "x") -> list[Event]:
 
 
 def ids(outbox: RecordingOutbox) -> list[str]:
-    return [frame["payload"]["record"]["id"] for frame in outbox.frames]
+    return [
+        "gap" if frame["event"] == "system" else frame["payload"]["record"]["id"]
+        for frame in outbox.frames
+    ]
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -55,10 +70,10 @@ class Gate:
         self.open = asyncio.Event()
         self._publish = one_at_a_time()
 
-    async def __call__(self, hub: Hub, events: list[Event]) -> Published:
+    async def __call__(self, hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         self.published.append(len(events))
         await self.open.wait()
-        return await self._publish(hub, events)
+        return await self._publish(hub, events, is_alone=is_alone)
 
 
 class Server:
@@ -71,10 +86,17 @@ class Server:
         self.gaps: list[tuple[Subscription, Place, Place]] = []
         self.slow: list[tuple[Subscription, Place, Place]] = []
         self.lost: list[tuple[Subscription, Place, Place]] = []
+        self.hubs = 0
+        """Rounds that were begun."""
+
+        def make_hub() -> Hub:
+            self.hubs += 1
+            return new_hub()
+
         self.rounds = Rounds(
             self.log,
             self.hub,
-            new_hub,
+            make_hub,
             publish=publish,
             on_live=self.live.append,
             on_floor=lambda *gap: self.gaps.append(gap),
@@ -152,7 +174,7 @@ async def test_those_who_come_back_together_share_a_round() -> None:
         assert server.rounds.lowest == BEFORE
         await until(lambda: len(server.live) == 3)
         assert [ids(one) for one in outboxes] == [["16", "32", "48"], ["32", "48"], ["48"]]
-        assert server.rounds.stats().started == 1
+        assert server.hubs == 1
         assert server.rounds.lowest is None
 
 
@@ -162,7 +184,7 @@ async def test_at_most_four_rounds_run_and_the_next_one_takes_all_who_wait() -> 
         server.publish(batch(16, "1", "2"))
         for started in range(1, 5):
             server.come_back(BEFORE)
-            await until(lambda started=started: server.rounds.stats().started == started)
+            await until(lambda started=started: server.hubs == started)
             # It has begun, so the next one cannot join it.
             await until(lambda started=started: len(gate.published) == started)
         for _ in range(10):
@@ -171,7 +193,7 @@ async def test_at_most_four_rounds_run_and_the_next_one_takes_all_who_wait() -> 
         assert server.rounds.stats().running == 4
         gate.open.set()
         await until(lambda: len(server.live) == 14)
-        assert server.rounds.stats().started == 5
+        assert server.hubs == 5
 
 
 async def test_rounds_take_a_small_part_of_the_time_while_a_crowd_comes_back(
@@ -179,9 +201,9 @@ async def test_rounds_take_a_small_part_of_the_time_while_a_crowd_comes_back(
 ) -> None:
     clock, publish = stop_the_clock(monkeypatch), one_at_a_time()
 
-    async def take_a_while(hub: Hub, events: list[Event]) -> Published:
+    async def take_a_while(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         clock.now += 0.02
-        return await publish(hub, events)
+        return await publish(hub, events, is_alone=is_alone)
 
     async with open_server(take_a_while) as server:
         server.publish(batch(16, "1"))
@@ -189,7 +211,7 @@ async def test_rounds_take_a_small_part_of_the_time_while_a_crowd_comes_back(
             server.come_back(BEFORE)
             await clock.pass_by(0.01)
         # One in 0.16 s, and not in 0.02.
-        assert 5 <= server.rounds.stats().started <= 8
+        assert 5 <= server.hubs <= 8
         while server.rounds.stats().waiting:
             await clock.pass_by(0.01)
         assert len(server.live) == 100
@@ -210,7 +232,7 @@ async def test_who_comes_back_to_a_place_that_a_round_has_not_reached_joins_it()
         _, outbox = server.come_back((16, 549))
         gate.open.set()
         await until(lambda: len(server.live) == 2)
-        assert server.rounds.stats().started == 1
+        assert server.hubs == 1
         # It enters where it stands.
         assert gate.published == [500, 50, 50]
         assert ids(outbox) == list(map(str, range(550, 600)))
@@ -298,7 +320,7 @@ async def test_whoever_waits_while_the_stream_becomes_another_one_is_told_of_a_g
 async def test_a_round_that_fails_tells_of_a_gap_and_lets_its_channels_go_live(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def publish(hub: Hub, events: list[Event]) -> Published:
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         raise RuntimeError("broken")
 
     with caplog.at_level(logging.ERROR):
@@ -320,8 +342,8 @@ async def test_a_round_that_fails_tells_of_a_gap_and_lets_its_channels_go_live(
 async def test_a_viewer_that_takes_too_long_is_told_of_a_gap_and_goes_live() -> None:
     gate = Gate()
 
-    async def publish(hub: Hub, events: list[Event]) -> Published:
-        await gate(hub, events)
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
+        await gate(hub, events, is_alone=is_alone)
         return Published(slow={"slow"})
 
     async with open_server(publish) as server:
@@ -375,7 +397,7 @@ async def test_what_publishes_one_at_a_time_does() -> None:
             yield 0.0
             under_way.pop()
 
-    waiting: list[Awaitable[object]] = [publish(Slow(), []) for _ in range(3)]
+    waiting: list[Awaitable[object]] = [publish(Slow(), [], is_alone=False) for _ in range(3)]
     await asyncio.gather(*waiting)
 
 
@@ -384,7 +406,7 @@ async def test_whoever_takes_long_has_a_round_of_its_own_and_nobody_waits_for_it
     seen: list[set[Hashable]] = []
     publish_to_all = one_at_a_time()
 
-    async def publish(hub: Hub, events: list[Event]) -> Published:
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         viewers = {one.viewer for one in hub_viewers[hub]}
         seen.append(viewers)
         if viewers == {"sleeper"}:
@@ -393,9 +415,9 @@ async def test_whoever_takes_long_has_a_round_of_its_own_and_nobody_waits_for_it
             for one in list(hub_viewers[hub]):
                 if one.viewer == "sleeper":
                     hub.unsubscribe(one)
-            await publish_to_all(hub, events)
+            await publish_to_all(hub, events, is_alone=is_alone)
             return Published(apart={"sleeper"})
-        return await publish_to_all(hub, events)
+        return await publish_to_all(hub, events, is_alone=is_alone)
 
     hub_viewers: dict[Hub, set[Subscription]] = {}
 
@@ -435,8 +457,8 @@ async def test_whoever_has_got_it_late_goes_on_behind_it_in_a_round_of_its_own()
     rounds: list[set[Hashable]] = []
     publish_to_all = one_at_a_time()
 
-    async def publish(hub: Hub, events: list[Event]) -> Published:
-        await publish_to_all(hub, events)
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
+        await publish_to_all(hub, events, is_alone=is_alone)
         rounds.append({id(hub)})
         return Published(costly={"costly"} if len(rounds) == 1 else ())
 
@@ -452,7 +474,7 @@ async def test_whoever_has_got_it_late_goes_on_behind_it_in_a_round_of_its_own()
 async def test_what_cannot_be_published_is_a_gap_and_no_bug(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def publish(hub: Hub, events: list[Event]) -> Published:
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         raise CannotPublishError("the database refuses")
 
     async with open_server(publish) as server:
@@ -467,14 +489,14 @@ async def test_what_cannot_be_published_is_a_gap_and_no_bug(
 
 
 async def test_who_waits_for_a_round_alone_may_leave() -> None:
-    async def publish(hub: Hub, events: list[Event]) -> Published:
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         await asyncio.sleep(0)
         return Published(apart={"sleeper"})
 
     async with open_server(publish) as server:
         server.publish(batch(16, "1"))
         one, _ = server.come_back(BEFORE, viewer="sleeper")
-        await until(lambda: server.rounds.stats().started > 1)
+        await until(lambda: server.hubs > 1)
         server.rounds.remove(one)
         await until(lambda: not server.rounds.stats().running)
         assert server.rounds.stats().waiting == 0
@@ -486,16 +508,16 @@ async def test_whoever_gets_another_viewer_during_a_step_gets_it_anew_for_that_o
     publish_to_all = one_at_a_time()
     steps: list[int] = []
 
-    async def publish(hub: Hub, events: list[Event]) -> Published:
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         steps.append(len(events))
         if len(steps) > 1:
-            return await publish_to_all(hub, events)
+            return await publish_to_all(hub, events, is_alone=is_alone)
         started.set()
         await go_on.wait()
         # Nothing was published to the former viewer, and the new one is not known here.
         for one in (moved, parted):
             hub.unsubscribe(one)
-        await publish_to_all(hub, events)
+        await publish_to_all(hub, events, is_alone=is_alone)
         return Published(apart={"old"})
 
     async with open_server(publish) as server:
@@ -542,12 +564,12 @@ async def test_who_joins_while_others_are_told_of_a_gap_misses_nothing_in_silenc
     monkeypatch.setattr(turns, "SLICE", 0.0)
     publish_to_all = one_at_a_time()
 
-    async def publish(hub: Hub, events: list[Event]) -> Published:
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         if server.log.end == (16, LAST_INDEX):
             for lsn in (32, 48, 64):
                 server.publish(batch(lsn, str(lsn)))
             server.log.trim((48, LAST_INDEX))
-        return await publish_to_all(hub, events)
+        return await publish_to_all(hub, events, is_alone=is_alone)
 
     async with open_server(publish) as server:
         server.publish(batch(16, "1", "2"))
@@ -568,7 +590,7 @@ async def test_nobody_waits_for_a_round_because_one_of_a_slow_viewer_has_begun(
     clock, publish_to_all = stop_the_clock(monkeypatch), one_at_a_time()
     alone: set[Hashable] = set()
 
-    async def publish(hub: Hub, events: list[Event]) -> Published:
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         viewers = {group.viewer for group in hub.groups()}
         if slow := viewers - {"quick"} - alone:
             alone.update(slow)
@@ -577,7 +599,7 @@ async def test_nobody_waits_for_a_round_because_one_of_a_slow_viewer_has_begun(
             return Published(apart=slow)
         if "quick" not in viewers:
             clock.now += 0.2
-        return await publish_to_all(hub, events)
+        return await publish_to_all(hub, events, is_alone=is_alone)
 
     async with open_server(publish) as server:
         server.publish(batch(16, "1"))
@@ -596,3 +618,110 @@ async def until_passed(clock: StoppedClock, condition: Callable[[], object]) -> 
             return
         await clock.pass_by(0.01)
     raise AssertionError("it never held")
+
+
+async def test_a_gap_of_the_stream_comes_once_to_whoever_is_set_apart_behind_it() -> None:
+    publish_to_all = one_at_a_time()
+    row = batch(32, "2")[1]
+
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
+        if not is_alone and row in events and slow.is_open:
+            before = events[: events.index(row)]
+            await publish_to_all(hub, before, is_alone=is_alone)
+            hub.unsubscribe(slow)
+            await publish_to_all(hub, events[len(before) :], is_alone=is_alone)
+            return Published(apart={"slow"})
+        return await publish_to_all(hub, events, is_alone=is_alone)
+
+    async with open_server(publish) as server:
+        server.publish([*batch(16, "1"), GAP, *batch(32, "2")])
+        slow, outbox = server.come_back(BEFORE, viewer="slow")
+        _, quick = server.come_back(BEFORE, viewer="quick")
+        await until(lambda: len(server.live) == 2)
+        assert ids(outbox) == ids(quick) == ["1", "gap", "2"]
+
+
+async def test_a_gap_of_the_stream_comes_once_to_whoever_gets_another_viewer_meanwhile() -> None:
+    publish_to_all = one_at_a_time()
+    told, go_on = asyncio.Event(), asyncio.Event()
+
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
+        published = await publish_to_all(hub, events, is_alone=is_alone)
+        if GAP in events:
+            told.set()
+            await go_on.wait()
+        return published
+
+    async with open_server(publish) as server:
+        server.publish([*batch(16, "1"), GAP, *batch(32, "2")])
+        one, outbox = server.come_back(BEFORE, viewer="one")
+        await told.wait()
+        assert server.rounds.move(one, "two")
+        go_on.set()
+        await until(lambda: server.live)
+        assert ids(outbox) == ["1", "gap", "2"]
+
+
+async def test_whoever_cannot_be_published_to_now_waits_outside_of_the_round() -> None:
+    publish_to_all = one_at_a_time()
+    is_locked = True
+
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
+        assert not is_alone
+        if is_locked and one.is_open:
+            hub.unsubscribe(one)
+            await publish_to_all(hub, events, is_alone=is_alone)
+            return Published(held={"locked"}, may_go_on=lambda: not is_locked)
+        return await publish_to_all(hub, events, is_alone=is_alone)
+
+    async with open_server(publish) as server:
+        server.publish(batch(16, "1"))
+        one, outbox = server.come_back(BEFORE, viewer="locked")
+        _, quick = server.come_back(BEFORE, viewer="quick")
+        await until(lambda: len(server.live) == 1)
+        server.publish(batch(32, "2"))
+        assert ids(quick) == ["1", "2"]
+        await until(lambda: not server.rounds.stats().running)
+        # What it needs is kept.
+        assert server.rounds.lowest == BEFORE
+        is_locked = False
+        await until(lambda: len(server.live) == 2)
+        assert ids(outbox) == ["1", "2"]
+        assert (server.gaps, server.slow, server.lost) == ([], [], [])
+
+
+async def test_whoever_waits_until_what_it_missed_is_gone_is_told_of_a_gap_and_goes_live() -> None:
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
+        return Published(held={"locked"}, may_go_on=lambda: False)
+
+    async with open_server(publish) as server:
+        server.publish(batch(16, "1"))
+        one, outbox = server.come_back(BEFORE, viewer="locked")
+        other, _ = server.come_back(BEFORE, viewer="locked")
+        await until(lambda: server.hubs and not server.rounds.stats().running)
+        server.rounds.remove(other)
+        server.publish(batch(32, "2"))
+        server.log.trim((16, LAST_INDEX))
+        await until(lambda: server.live)
+        assert server.gaps == [(one, BEFORE, (32, LAST_INDEX))]
+        server.publish(batch(48, "3"))
+        assert ids(outbox) == ["3"]
+        assert server.live == [one]
+
+
+async def test_whom_the_database_refuses_is_told_of_a_gap_and_the_others_go_on() -> None:
+    publish_to_all = one_at_a_time()
+
+    async def publish(hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
+        if refused.is_open:
+            hub.unsubscribe(refused)
+        await publish_to_all(hub, events, is_alone=is_alone)
+        return Published(refused={"refused"})
+
+    async with open_server(publish) as server:
+        server.publish(batch(16, "1"))
+        refused, outbox = server.come_back(BEFORE, viewer="refused")
+        _, quick = server.come_back(BEFORE, viewer="quick")
+        await until(lambda: len(server.live) == 2)
+        assert server.lost == [(refused, BEFORE, (16, LAST_INDEX))]
+        assert (ids(outbox), ids(quick)) == ([], ["1"])
