@@ -170,7 +170,7 @@ class Node:
         await self.source.aclose()
         await self.messages.aclose()
 
-    async def second_slot(self) -> SlotStatus | None:
+    async def slot_status(self) -> SlotStatus | None:
         return await slot_status(self.database.dsn, self.second)
 
 

@@ -43,7 +43,7 @@ def shop(table: Database) -> Database:
 
 
 async def second(node: Node) -> SlotStatus:
-    status = await node.second_slot()
+    status = await node.slot_status()
     assert status is not None
     return status
 
