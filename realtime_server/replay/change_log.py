@@ -1,10 +1,11 @@
 """ChangeLog: the changes that clients may have missed, in memory, in the order of the stream.
 
 Theory of operation. The newest changes are kept as the objects that they are. While all clients are
-there, they need the changes of the last seconds only, which are given up before anything is done
-with them. When a client is away, what has become some seconds old is packed into segments
-(:mod:`.segments`) of about a thousand changes. Whatever nobody needs any more is given up from the
-beginning on, and more of it if the log takes too many bytes, or is too old.
+there, they need the changes of the last minute at most, which are given up before anything is done
+with them. When a client is away for longer, what has become some seconds old is packed into
+segments (:mod:`.segments`) of about a thousand changes. Objects are also packed if they take too
+many bytes. Whatever nobody needs any more is given up from the beginning on, and more of it if the
+log takes too many bytes, or is too old.
 
 So the log is complete behind its floor. A place below the floor has lost changes. When the stream
 becomes another one, whose places cannot be compared with those before, the log begins anew, and all
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from realtime_core import (
@@ -28,8 +29,8 @@ from realtime_core import (
     Truncate,
     Update,
 )
-from realtime_core.records import Field
 
+from .change_size import CHANGE_BYTES, size_of
 from .places import BEFORE, Place, place_behind_gap, place_of
 from .segments import Logged, pack, unpack
 
@@ -40,12 +41,21 @@ _SEGMENT: Final = 1000
 _SEGMENT_BYTES: Final = 1024 * 1024
 """Bytes of values after which a segment is full, however few changes it has."""
 _FRESH: Final = 4.0
-"""Seconds for which changes are kept as objects: clients that are there prove within two or three
-that they have received them."""
+"""Seconds for which changes are kept as objects while somebody is away for longer."""
+_LONG: Final = 65.0
+"""Seconds after which somebody is away who needs a change, most likely. Clients that are there may
+need what came since their last message but one, which is two heartbeats of 25 s."""
+_AT_ONCE: Final = 2
+"""Segments that are packed with a batch at most, as objects become old: when somebody leaves, there
+may be those of a minute."""
+_TOGETHER: Final = 0.1
+"""Seconds for which small batches are put into one chunk."""
+_MANY: Final = 100
+"""Changes of a chunk that is made of several batches, at most."""
+_MANY_BYTES: Final = 64 * 1024
+"""Bytes of a chunk to which no further batch is added: chunks are given up as a whole."""
 _OBJECTS: Final = 4
 """Which part of the bytes objects may take: a quarter. Beyond that they are packed at once."""
-_CHANGE_BYTES: Final = 500
-"""Bytes of a change as objects, besides the characters of its values."""
 _PACKED_BYTES: Final = 300
 """Bytes of a segment besides what is packed."""
 _UNPACKED: Final = 4
@@ -61,9 +71,7 @@ class _Chunk:
 
     __slots__ = ("bytes", "count", "data", "events", "last", "shared", "time")
 
-    def __init__(
-        self, events: Sequence[Logged] | Gap, *, last: Place, size: int, time: float
-    ) -> None:
+    def __init__(self, events: list[Logged] | Gap, last: Place, size: int, time: float) -> None:
         self.events: Sequence[Logged] | Gap | None = events
         """The changes, or the gap; None while they are packed."""
         self.count = 0 if isinstance(events, Gap) else len(events)
@@ -73,7 +81,7 @@ class _Chunk:
         self.bytes = size
         """Bytes that they take, about."""
         self.time = time
-        """When the last one came."""
+        """When they came, about."""
         self.data = b""
         self.shared: tuple[Any, ...] = ()
         """What :func:`unpack` makes the changes of, if they were packed."""
@@ -128,15 +136,16 @@ class ChangeLog:
 
     def append(self, events: Sequence[Event]) -> None:
         """Append what came from the source: a batch, in order."""
+        now = self._clock()
         if Gap not in map(type, events):
-            self._append(events)
+            self._append(events, now)
         else:
             for event in events:
                 if isinstance(event, Gap):
-                    self._append_gap(event)
+                    self._append_gap(event, now)
                 else:
-                    self._append((event,))
-        self._keep_within_bounds()
+                    self._append((event,), now)
+        self._keep_within_bounds(now)
 
     def put_before(self, older: ChangeLog, floor: Place) -> None:
         """Put what another log has before what this one has; the other one ends with that.
@@ -162,7 +171,7 @@ class ChangeLog:
         self._settled += older._settled
         self.bytes += older.bytes
         self.end = max(self.end, older.end, floor)
-        self._keep_within_bounds()
+        self._keep_within_bounds(self._clock())
 
     def trim(self, needed: Place) -> None:
         """Give up what nobody needs.
@@ -171,7 +180,7 @@ class ChangeLog:
             needed: the lowest place that anybody may go on from.
         """
         self._drop(bisect_right(self._lasts, needed))
-        self._keep_within_bounds()
+        self._keep_within_bounds(self._clock())
 
     def read(
         self, after: Place, most: int, until: Place | None = None, *, most_bytes: int | None = None
@@ -212,7 +221,7 @@ class ChangeLog:
                 found.append(event)
                 reached = place
                 if most_bytes is not None:
-                    size += _size_of(event)
+                    size += size_of((event,))
                 is_enough = len(found) >= most or (most_bytes is not None and size >= most_bytes)
                 if is_gap or is_enough:
                     return found, until if place == self._lasts[-1] else place
@@ -226,35 +235,56 @@ class ChangeLog:
         self.floor = self.end = place
         self.epoch += 1
 
-    def _append(self, events: Sequence[Event]) -> None:
-        """Append events among which there is no gap."""
-        first = _first_place(events)
-        if first is None:
+    def _append(self, events: Sequence[Event], now: float) -> None:
+        """Append events among which there is no gap. This runs for each batch of the stream."""
+        for event in events:
+            first = place_of(event)
+            if first is not None:
+                break
+        else:
             return
         if first <= self.end:
             # A source never sends the same twice. A gap that said so came before.
             self._begin_anew(first)
-        end = _first_place(event for event in reversed(events) if type(event) is not LogicalMessage)
-        if end is None:
+        for event in reversed(events):
+            end = None if type(event) is LogicalMessage else place_of(event)
+            if end is not None:
+                break
+        else:
             return
-        changes = [event for event in events if type(event) in _CHANGES]
-        now = self._clock()
-        for at in range(0, len(changes), _SEGMENT):
-            some: Any = changes[at : at + _SEGMENT]
-            size = sum(map(_size_of, some))
-            self._add(_Chunk(some, last=_place(some[-1]), size=size, time=now))
-            self._fresh_changes += len(some)
-            self._fresh_bytes += size
         self.end = end
+        changes: list[Any] = [event for event in events if type(event) in _CHANGES]
+        if len(changes) <= _SEGMENT:
+            if changes:
+                self._add_changes(changes, now)
+            return
+        for at in range(0, len(changes), _SEGMENT):
+            self._add_changes(changes[at : at + _SEGMENT], now)
 
-    def _append_gap(self, gap: Gap) -> None:
+    def _add_changes(self, changes: list[Logged], now: float) -> None:
+        count, size, last = len(changes), size_of(changes), _place(changes[-1])
+        self._fresh_changes += count
+        self._fresh_bytes += size
+        if len(self._chunks) > self._settled:
+            chunk = self._chunks[-1]
+            is_small = chunk.count + count <= _MANY and chunk.bytes < _MANY_BYTES
+            if is_small and now - chunk.time < _TOGETHER and type(chunk.events) is list:
+                chunk.events += changes
+                chunk.count += count
+                chunk.bytes += size
+                chunk.last = self._lasts[-1] = last
+                self.bytes += size
+                return
+        self._add(_Chunk(changes, last, size, now))
+
+    def _append_gap(self, gap: Gap, now: float) -> None:
         if gap.reason in _OF_ANOTHER_STREAM:
             # It may not look like it: the WAL there has other changes at the same places.
             self._begin_anew((gap.until.lsn, 0))
             return
         self.end = place_behind_gap(self.end)
-        self._add(_Chunk(gap, last=self.end, size=_CHANGE_BYTES, time=self._clock()))
-        self._fresh_bytes += _CHANGE_BYTES
+        self._add(_Chunk(gap, self.end, CHANGE_BYTES, now))
+        self._fresh_bytes += CHANGE_BYTES
 
     def _add(self, chunk: _Chunk) -> None:
         self._chunks.append(chunk)
@@ -267,11 +297,13 @@ class ChangeLog:
         self.floor = self.end = (first[0], first[1] - 1)
         self.epoch += 1
 
-    def _keep_within_bounds(self) -> None:
+    def _keep_within_bounds(self, now: float) -> None:
         chunks = self._chunks
-        while self._settled < len(chunks) and self._is_to_be_packed():
+        while self._settled < len(chunks) and _OBJECTS * self._fresh_bytes > self._max_bytes:
             self._pack_fresh()
-        oldest = self._clock() - self._window
+        if self._fresh_changes >= _SEGMENT:
+            self._pack_old(now)
+        oldest = now - self._window
         size, count = self.bytes, 0
         for chunk in chunks:
             if chunk.time >= oldest and size <= self._max_bytes:
@@ -280,14 +312,14 @@ class ChangeLog:
             count += 1
         self._drop(count)
 
-    def _is_to_be_packed(self) -> bool:
-        """Return whether objects have become so old, or so many, that they are to be packed."""
-        if _OBJECTS * self._fresh_bytes > self._max_bytes:
-            return True
-        return (
-            self._fresh_changes >= _SEGMENT
-            and self._clock() - self._chunks[self._settled].time > _FRESH
-        )
+    def _pack_old(self, now: float) -> None:
+        """Pack objects that have become old, if somebody is away for longer."""
+        chunks = self._chunks
+        for _ in range(_AT_ONCE):
+            is_old = self._fresh_changes >= _SEGMENT and now - chunks[self._settled].time > _FRESH
+            if not is_old or now - chunks[0].time <= _LONG:
+                break
+            self._pack_fresh()
 
     def _pack_fresh(self) -> None:
         """Pack the oldest changes that are objects into a segment; or let a gap be."""
@@ -338,7 +370,7 @@ def _packed(chunks: Sequence[_Chunk]) -> _Chunk:
     """Return chunks of changes as one segment."""
     changes: list[Any] = [change for chunk in chunks for change in chunk.events]  # type: ignore[union-attr]
     last = chunks[-1]
-    packed = _Chunk(changes, last=last.last, size=0, time=last.time)
+    packed = _Chunk(changes, last.last, 0, last.time)
     packed.data, packed.shared = pack(changes)
     packed.bytes = len(packed.data) + _PACKED_BYTES
     packed.events = None
@@ -347,29 +379,3 @@ def _packed(chunks: Sequence[_Chunk]) -> _Chunk:
 
 def _place(change: Logged) -> Place:
     return (change.transaction.commit_lsn, change.index)
-
-
-def _first_place(events: Iterable[Event]) -> Place | None:
-    return next((place for place in map(place_of, events) if place is not None), None)
-
-
-def _size_of(event: Event) -> int:
-    """Return about how many bytes an event takes as objects."""
-    if isinstance(event, Insert):
-        return _CHANGE_BYTES + _characters(event.record.fields)
-    if isinstance(event, Delete):
-        return _CHANGE_BYTES + _characters(event.old_record.fields)
-    if isinstance(event, Update):
-        old = event.old_record
-        more = 0 if old is None else _characters(old.fields)
-        return _CHANGE_BYTES + _characters(event.record.fields) + more
-    return _CHANGE_BYTES
-
-
-def _characters(fields: Iterable[Field]) -> int:
-    try:
-        # A loop over the fields takes five times as long.
-        return len("".join(filter(None, fields)))  # type: ignore[arg-type]
-    except TypeError:
-        # Not all of them are texts or NULL.
-        return sum(len(field) for field in fields if isinstance(field, (str, bytes)))

@@ -169,8 +169,10 @@ def test_a_gap_is_read_by_itself() -> None:
 
 
 def test_a_place_before_the_floor_has_lost_changes() -> None:
-    log = make_log()
+    clock = Clock()
+    log = make_log(clock=clock)
     log.append(transaction(16))
+    clock.now += 1
     log.append(transaction(32))
     log.trim((16, 0))
     assert log.floor == (16, 0)
@@ -207,19 +209,66 @@ def test_nothing_is_kept_that_nobody_needs() -> None:
     assert log.end == (1584, LAST_INDEX)
 
 
-def test_old_changes_are_packed_and_recent_ones_are_not() -> None:
+def test_changes_are_packed_in_steps_when_somebody_has_long_been_away() -> None:
     clock = Clock()
     log = make_log(clock=clock)
     events: list[Event] = []
-    for lsn in range(16, 16 * 3001, 16):
-        events += (some := transaction(lsn))
+
+    def append(lsn: int) -> int:
+        """Return how many bytes more the log takes."""
+        before = log.bytes
+        events.extend(some := transaction(lsn))
         log.append(some)
-    as_objects = log.bytes
-    assert as_objects > 3000 * 500
+        return log.bytes - before
+
+    for lsn in range(16, 16 * 5001, 16):
+        assert append(lsn) > 500
+    clock.now += 60
+    # Clients that are there need no more than this. Nothing is packed for them.
+    assert append(90_000) > 500
     clock.now += 10
-    log.append(some := transaction(99999))
-    assert log.bytes < 3001 * 100
-    assert everything(log, BEFORE) == changes_of([*events, *some])
+    for lsn in (100_000, 110_000):
+        assert -2000 * 500 < append(lsn) < -2000 * 400
+    append(120_000)
+    assert log.bytes < 5010 * 100
+    assert everything(log, BEFORE) == changes_of(events)
+
+
+def test_nothing_is_packed_that_is_given_up_within_a_minute() -> None:
+    clock = Clock()
+    log = make_log(clock=clock)
+    ends: list[Place] = []
+    for lsn in range(16, 16 * 5001, 16):
+        clock.now += 0.02
+        log.append(transaction(lsn))
+        ends.append(log.end)
+        if len(ends) > 2500:
+            # Each client has everything up to 50 seconds ago.
+            log.trim(ends[-2500])
+    assert log.bytes > 2500 * 500
+
+
+def test_objects_beyond_their_part_of_the_bytes_are_packed_at_once() -> None:
+    log = make_log(max_bytes=4_000_000)
+    for lsn in range(16, 16 * 5001, 16):
+        log.append(transaction(lsn))
+        assert log.bytes < 1_500_000
+    assert len(everything(log, BEFORE)) == 5000
+
+
+def test_small_batches_that_come_together_take_no_more_than_their_changes() -> None:
+    """Whatever is kept of a batch besides its changes is kept for many batches."""
+    log = make_log()
+    batches = [transaction(lsn) for lsn in range(16, 16 * 10_001, 16)]
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for batch in batches:
+            log.append(batch)
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 40 * len(batches)
 
 
 def test_the_oldest_are_given_up_beyond_the_bound_in_bytes() -> None:

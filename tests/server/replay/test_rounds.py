@@ -27,6 +27,7 @@ from realtime_server.fanout.groups import Subscription
 from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.serializers import SERIALIZERS
+from realtime_server.replay import change_log
 from realtime_server.replay.change_log import ChangeLog
 from realtime_server.replay.places import BEFORE, Place
 from realtime_server.replay.publishing import CannotPublishError, Publish, Published, one_at_a_time
@@ -53,6 +54,12 @@ def ids(outbox: RecordingOutbox) -> list[str]:
         "gap" if frame["event"] == "system" else frame["payload"]["record"]["id"]
         for frame in outbox.frames
     ]
+
+
+@pytest.fixture(autouse=True)
+def each_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the log give up each batch by itself, however quickly they come."""
+    monkeypatch.setattr(change_log, "_TOGETHER", 0.0)
 
 
 async def until(condition: Callable[[], object]) -> None:
