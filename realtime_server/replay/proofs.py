@@ -295,12 +295,15 @@ class ConnectionProof:
     def answered(self, ordinal: int) -> bool:
         """Take a pong of eight bytes, as a number; return whether it answers a ping of ours."""
         asked = self._asked
-        place = bisect_left(asked, ordinal)
-        if place == len(asked) or asked[place] != ordinal:
-            self._consider(ordinal)
-            return False
-        # A client may answer the last ping only, for all (RFC 6455, section 5.5.3).
-        del asked[: place + 1]
+        if asked and asked[0] == ordinal:
+            del asked[0]
+        else:
+            place = bisect_left(asked, ordinal)
+            if place == len(asked) or asked[place] != ordinal:
+                self._consider(ordinal)
+                return False
+            # A client may answer the last ping only, for all (RFC 6455, section 5.5.3).
+            del asked[: place + 1]
         self._last_answered = ordinal
         if not self.is_unprovable and not self._has_ended:
             self.proven = ordinal

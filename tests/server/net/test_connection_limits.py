@@ -190,7 +190,8 @@ def pong(payload: bytes) -> bytes:
 
 @pytest.fixture
 async def asked(guarded: Guarded) -> Proofs:
-    """The server's proofs; with ordinal 1 the client was asked, and got more since."""
+    """The server's proofs; with ordinal 1 the client was asked, and got more since. The client has
+    sent something before."""
     proofs = Proofs(interval=1.0, clock=lambda: 0.0)
     outbox = SocketOutbox(
         guarded.connection,
@@ -199,6 +200,8 @@ async def asked(guarded: Guarded) -> Proofs:
         peer="",
         proofs=proofs,
     )
+    guarded.connection.data_received(PING)
+    guarded.transport.sent()
     for _ in range(2):
         outbox.write(Frames((), *proofs.mark(1)))
     assert guarded.transport.sent() == b"\x89\x08" + ping_payload(1)
@@ -235,6 +238,28 @@ async def test_a_lone_pong_does_not_go_through_the_library(
     guarded.connection.data_received(pong(ping_payload(1)))
     assert proof_of(guarded).proven == 1
     assert parsed == []
+
+
+async def test_the_library_gets_the_pong_that_it_waits_for(guarded: Guarded, asked: Proofs) -> None:
+    """Where it writes our pings, they have the same payload."""
+    answered = await guarded.connection.ping(ping_payload(1))
+    guarded.connection.data_received(pong(ping_payload(1)))
+    assert answered.done()
+    assert proof_of(guarded).proven == 1
+
+
+async def test_no_pong_counts_that_comes_when_the_connection_is_being_closed(
+    guarded: Guarded, asked: Proofs
+) -> None:
+    ordinal = proof_of(guarded).ask()
+    closing = asyncio.create_task(guarded.connection.close(1000))
+    await asyncio.sleep(0)
+    with pytest.MonkeyPatch.context() as patch:
+        parsed: list[bytes] = []
+        patch.setattr(guarded.connection.protocol, "receive_data", parsed.append)
+        guarded.connection.data_received(one := pong(ping_payload(ordinal)))
+    assert parsed == [one]
+    closing.cancel()
 
 
 async def test_what_looks_like_a_pong_within_a_frame_is_part_of_it(
@@ -291,10 +316,11 @@ async def test_what_is_wrong_about_a_pong_the_library_finds(
 async def test_answers_do_not_count_against_what_a_client_may_send(
     guarded: Guarded, asked: Proofs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 1000 messages at once; a pong that nobody has asked for counts as ten of them."""
+    """Of 1000 messages at once; a pong that nobody has asked for counts as ten of them, as does the
+    ping that was sent before."""
     stop_the_clock(monkeypatch)
     proof = proof_of(guarded)
-    for _ in range(100):
+    for _ in range(99):
         guarded.connection.data_received(pong(ping_payload(proof.ask())))
         # Together with another frame an answer goes another way.
         last = proof.ask()
