@@ -113,20 +113,34 @@ class Needs:
     def here(self) -> Place:
         """Return the lowest place that a client that is here may go on from when its connection has
         ended in whatever way."""
-        sure = min((one.sure for one in self._proofs_of(_is_sure)), default=None)
-        return min(chain([self._place(sure)], self._standings.sure_places()))
+        least: int | None = None
+        # Each second this looks at every connection, so there are no calls within.
+        for visit in self.visits:
+            proof = visit.proof
+            if not visit.standings or proof.is_overdue or proof.is_unprovable:
+                continue
+            sure = proof.proven
+            if proof.proven_before_close < sure:
+                sure = proof.proven_before_close
+            if sure < proof.written and (least is None or sure < least):
+                least = sure
+        return min(chain([self._place(least)], self._standings.sure_places()))
 
     def proven_here(self) -> Place:
         """Return the lowest place up to which connections have proven what the live hub wrote."""
-        return self._place(min((one.proven for one in self._proofs_of(_is_proven)), default=None))
+        return self._place(min((one.proven for one in self._without_proof()), default=None))
 
     def without_proof(self) -> int:
         """Return the number of connections that still owe a proof of what was written to them."""
-        return sum(1 for _ in self._proofs_of(_is_proven))
+        return sum(1 for _ in self._without_proof())
 
-    def _proofs_of(self, has_all: Callable[[ConnectionProof], bool]) -> Iterator[ConnectionProof]:
-        proofs = (visit.proof for visit in self.visits if visit.standings)
-        return (one for one in proofs if not one.is_overdue and not has_all(one))
+    def _without_proof(self) -> Iterator[ConnectionProof]:
+        for visit in self.visits:
+            proof = visit.proof
+            if not visit.standings or proof.is_overdue or proof.is_unprovable:
+                continue
+            if proof.proven < proof.written:
+                yield proof
 
     def _place(self, ordinal: int | None) -> Place:
         """Return the place up to which the changes of every viewer are in the writes up to an
@@ -136,11 +150,3 @@ class Needs:
         if ordinal is None:
             return handed
         return min(handed, queues.lowest_at(ordinal, proofs.place_at(ordinal)))
-
-
-def _is_proven(proof: ConnectionProof) -> bool:
-    return proof.proven >= proof.written or proof.is_unprovable
-
-
-def _is_sure(proof: ConnectionProof) -> bool:
-    return proof.sure >= proof.written or proof.is_unprovable
