@@ -32,7 +32,7 @@ __all__ = ["ChannelStarts", "OnStart"]
 
 logger = logging.getLogger("realtime.replay")
 
-_ALWAYS_A_GAP: Final = (LostReason.UNPROVEN, LostReason.LOST, LostReason.TOKEN_REPLACED)
+_ALWAYS_A_GAP: Final = (LostReason.UNPROVEN, LostReason.LOST)
 
 OnStart = Callable[[Start], None]
 """Called once, now or within a second or so, before anything is sent to a channel."""
@@ -264,9 +264,7 @@ class ChannelStarts:
         has_missed = place < self.rounds.handed
         standing.member.repeats = choice.repeats
         standing.member.has_missed = has_missed
-        if lost in (LostReason.LOST, LostReason.TOKEN_REPLACED) or (
-            lost is LostReason.UNPROVEN and has_missed
-        ):
+        if lost is LostReason.LOST or (lost is LostReason.UNPROVEN and has_missed):
             return standing.began, lost
         if has_missed and choice.repeats >= MOST_REPEATS:
             return standing.began, LostReason.LIMIT

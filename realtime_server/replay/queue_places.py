@@ -13,6 +13,7 @@ from typing import Final
 
 from realtime_core import Position, StreamIdentity
 
+from ..fanout.groups import Subscription
 from .places import BEFORE, Place
 
 __all__ = ["QueuePlaces"]
@@ -40,6 +41,10 @@ class QueuePlaces:
         # The identity of the present stream, if it is known, and the place at which it begins.
         self._stream: StreamIdentity | None = None
         self._begin: Place = BEFORE
+        self.let_go: Callable[[Hashable, Subscription], bool] = lambda viewer, channel: False
+        """Called with a channel that is about to get another viewer, and the viewer that it has.
+        Returns whether any changes wait that it would have got, so that it has to be told of a gap
+        at once. Whoever has the queues sets this."""
 
     def begin_anew(self, place: Place, stream: StreamIdentity | None) -> None:
         """Note that the stream is another one, of which nothing has been sent yet.
@@ -95,10 +100,6 @@ class QueuePlaces:
     def knows(self, viewer: Hashable) -> bool:
         """Return whether changes of a viewer wait or have waited."""
         return viewer in self._ordinals or viewer in self._ended
-
-    def has_channels(self, viewer: Hashable) -> bool:
-        """Return whether a known viewer has channels, so that what waits may come yet."""
-        return viewer in self._ordinals
 
     def place_at(self, viewer: Hashable, ordinal: int, place: Place) -> Place:
         """Return the place up to which a client of a viewer has everything.

@@ -344,17 +344,22 @@ class Replay:
             self.memberships.change_key(standing.member, key)
 
     def _hold(self, standing: Standing, viewer: Hashable) -> None:
-        """Note what a live channel misses that is about to get another viewer."""
-        former = standing.subscription.viewer
+        """Tell a live channel that is about to get another viewer what it misses.
+
+        If its connection breaks before the message has arrived, it goes on where it is now, and
+        gets what waits if the other viewer may see it.
+        """
+        subscription = standing.subscription
+        former = subscription.viewer
         if viewer == former or not self.queues.knows(former):
             return
-        after, sure = self.handed_to(former), standing.sure_place(self)
-        misses = after < self.handed
-        if misses and self.queues.has_channels(former):
-            # The changes wait for other channels of the former viewer. What tells this channel that
-            # it misses them must not come after its client has proven what came later.
-            self._channel_starts.tell_replaced(standing.subscription, after, self.handed)
-        standing.hold(sure, LostReason.TOKEN_REPLACED if misses else None)
+        sure = standing.sure_place(self)
+        if self.queues.let_go(former, subscription):
+            # The changes wait for other channels of the former viewer. The message must not come
+            # after the client has proven what came later.
+            after = self.handed_to(former)
+            self._channel_starts.tell_replaced(subscription, after, self.log.end)
+        standing.hold(sure)
         self._standings.unsettle(standing)
 
     def close(self, visit: Visit, how: Departure) -> None:

@@ -116,6 +116,7 @@ class Standing:
             live: the places up to which the live hub has handed changes out.
         """
         self.began = self.sure_place(live)
+        self._forget_what_is_known()
         self.since = None
         self._checkpoints.clear()
         self.note(written)
@@ -131,19 +132,23 @@ class Standing:
         self.lost = former.lost
         return self._checkpoints[-1][1] if self._checkpoints else self.began
 
-    def hold(self, place: Place, lost: LostReason | None) -> None:
+    def hold(self, place: Place) -> None:
         """Let the place not rise before everything that was written until now is proven, as the
-        channel has another viewer and misses changes that waited for the former one.
+        channel has another viewer, and changes may have waited for the former one.
 
         Args:
             place: the place up to which the client has everything, however its connection ends.
         """
         self.began = place
         self._checkpoints.clear()
-        # What the client has not been proven to know of yet, it still does not know.
-        self.lost = (None if self._has_proven_start else self.lost) or lost
+        self._forget_what_is_known()
         # The message that tells of a gap has no ordinal yet.
         self.since = self.proof.count_write()
+
+    def _forget_what_is_known(self) -> None:
+        """Forget why a later channel could not go on, if the client is proven to know of it."""
+        if self._has_proven_start:
+            self.lost = None
 
     def begin_anew(self, place: Place) -> None:
         """Go on in another stream, with whose places the former ones cannot be compared.

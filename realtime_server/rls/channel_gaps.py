@@ -7,7 +7,7 @@ get the gap, whatever their filters say: else the gap would reveal what is in th
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Self
 
 import attrs
@@ -16,7 +16,7 @@ from realtime_core import Position
 
 from ..fanout.dispatch import Members, Subscriber
 from ..fanout.groups import AnyGroup, Subscription
-from .pending_changes import PendingChange
+from .pending_changes import PendingChange, listening_to
 from .viewers import Viewer
 
 __all__ = ["ChannelGap", "ChannelGapReason"]
@@ -53,6 +53,8 @@ class ChannelGap:
     """The position of the last change before them that was sent; None if there was none."""
     is_of_moved: bool = False
     """Whether only the channels that have another viewer by now get the gap."""
+    told: Set[Subscriber] = frozenset()
+    """Channels that were told when they got another viewer."""
     count: int = 0
     """How many changes there are."""
     channels: dict[AnyGroup, Members] = attrs.field(factory=dict)
@@ -66,10 +68,11 @@ class ChannelGap:
         pending: Sequence[PendingChange],
         *,
         is_of_moved: bool = False,
+        told: Set[Subscriber] = frozenset(),
     ) -> Self:
         """Return the gap for changes that a viewer does not get; there is at least one change."""
         first, last = pending[0].change.position, pending[-1].change.position
-        gap = cls(viewer, reason, last, first, is_of_moved=is_of_moved)
+        gap = cls(viewer, reason, last, first, is_of_moved=is_of_moved, told=told)
         gap.add(pending)
         return gap
 
@@ -85,14 +88,22 @@ class ChannelGap:
         else:
             self.until = pending[-1].change.position
         self.count += len(pending)
-        all_channels = (one.listening.get(self.viewer, {}) for one in pending)
-        # Most changes of a table have the same channels: look at each mapping once.
-        for channels in {id(one): one for one in all_channels}.values():
+        for channels in listening_to(pending, self.viewer):
             for group, members in channels.items():
                 concerned = {outbox: one for outbox, one in members.items() if self._concerns(one)}
                 if concerned:
                     self.channels.setdefault(group, Members()).update(concerned)
 
+    def remove(self, channel: Subscription) -> bool:
+        """Let a channel not get the gap; return whether it would have got it."""
+        for members in self.channels.values():
+            if members.get(channel.outbox) is channel:
+                del members[channel.outbox]
+                return True
+        return False
+
     def _concerns(self, channel: Subscriber) -> bool:
         assert isinstance(channel, Subscription)  # the hub has no others
-        return channel.is_open and not (self.is_of_moved and channel.viewer is self.viewer)
+        if channel.viewer is self.viewer:
+            return channel.is_open and not self.is_of_moved
+        return channel.is_open and channel not in self.told

@@ -7,12 +7,12 @@ channels do not get the change; those that stay joined get a gap instead.
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final, TypeAlias
 
 from realtime_core import Gap
 
-from ..fanout.dispatch import Members
+from ..fanout.dispatch import Members, Subscriber
 from ..fanout.groups import AnyDelivery, AnyGroup
 from ..fanout.hub import Hub
 from ..fanout.record_limit import RecordLimit
@@ -97,16 +97,44 @@ class Delivery:
         """Send channels a gap in the stream, after other channels may have got later changes."""
         self._hub.write((members, group.gap_message(gap)) for group, members in channels)
 
-    def hand_out_late(self, viewer: Viewer, decided: Decided) -> None:
+    def hand_out_late(
+        self, viewer: Viewer, decided: Decided, *, told: Set[Subscriber] = frozenset()
+    ) -> None:
         """Send what was decided late to the viewer's channels, with one write for each socket.
 
         Channels that have another viewer by now get a gap instead.
+
+        Args:
+            viewer: the role and claims.
+            decided: the changes, and what the viewer may see of them.
+            told: channels that were told when they got another viewer.
         """
         self._hub.write(self._messages(decided))
         self._tell_lost(decided)
         # For all changes, since it is not known whether those that took too long could be seen.
-        theirs = [pending for pending, _ in decided]
-        self.tell(ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs, is_of_moved=True))
+        self.tell_moved(viewer, [pending for pending, _ in decided], told=told)
+
+    def tell_moved(
+        self,
+        viewer: Viewer,
+        pending: Sequence[PendingChange],
+        *,
+        told: Set[Subscriber] = frozenset(),
+    ) -> Iterable[Subscriber]:
+        """Send a gap to the channels that asked for changes, and have another viewer by now.
+
+        Args:
+            viewer: the viewer that they had.
+            pending: the changes.
+            told: channels that were told when they got another viewer.
+
+        Returns:
+            The channels.
+        """
+        reason = ChannelGapReason.TOKEN_REPLACED
+        gap = ChannelGap.of(viewer, reason, pending, is_of_moved=True, told=told)
+        self.tell(gap)
+        return [one for members in gap.channels.values() for one in members.values()]
 
     def tell(self, gap: ChannelGap) -> None:
         """Send channels a gap in place of changes that they do not get."""
@@ -152,9 +180,7 @@ class Delivery:
                 if isinstance(view, ErrorView) or receivers.of(viewer, view):
                     moved.setdefault(viewer, []).append(pending)
         for viewer, theirs in moved.items():
-            self.tell(
-                ChannelGap.of(viewer, ChannelGapReason.TOKEN_REPLACED, theirs, is_of_moved=True)
-            )
+            self.tell_moved(viewer, theirs)
 
     def _messages(self, decided: Decided) -> Iterator[tuple[Members, bytes]]:
         for pending, shown in decided:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self, TypeAlias
 
 import attrs
@@ -11,12 +11,23 @@ import attrs
 from realtime_core import RowChange
 
 from ..fanout.dispatch import Members
-from ..fanout.groups import AnyDelivery, Listening
+from ..fanout.groups import AnyDelivery, AnyGroup, Listening
 from .payloads import ErrorView, View
 from .viewers import Viewer
 
-__all__ = ["PendingChange", "Decided", "Lost", "Matched", "Shown", "merged"]
+__all__ = [
+    "Channels",
+    "PendingChange",
+    "Decided",
+    "Lost",
+    "Matched",
+    "Shown",
+    "listening_to",
+    "merged",
+]
 
+Channels: TypeAlias = Mapping[AnyGroup, Members]
+"""Channels as they were at the match: groups, each with its members."""
 Matched: TypeAlias = dict[Viewer, list[tuple[AnyDelivery, Members]]]
 """The channels that ask for a change, by viewer, as they were at the match. Channels join, leave
 and get other viewers meanwhile."""
@@ -74,6 +85,13 @@ class PendingChange:
 
 Decided: TypeAlias = Sequence[tuple[PendingChange, Shown]]
 """Changes in order, each with what every viewer may see of it."""
+
+
+def listening_to(pending: Iterable[PendingChange], viewer: Viewer) -> list[Channels]:
+    """Return a viewer's channels that listen to changes, some of them more than once."""
+    found = (one.listening.get(viewer) for one in pending)
+    # Most changes of a table have the same channels, in one mapping.
+    return list({id(one): one for one in found if one is not None}.values())
 
 
 def merged(parts: Sequence[PendingChange]) -> PendingChange:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from functools import partial
 from itertools import chain
 from typing import Final, TypeAlias
@@ -16,9 +16,11 @@ import psycopg
 from realtime_core import Position
 
 from ..config.database.connections import brief
+from ..fanout.dispatch import Subscriber
+from ..fanout.groups import Subscription
 from ..logs import LineLimit
 from .channel_gaps import ChannelGap, ChannelGapReason
-from .pending_changes import PendingChange
+from .pending_changes import PendingChange, listening_to
 from .viewers import Viewer
 from .waiting_memory import AROUND, WaitingMemory
 
@@ -92,6 +94,8 @@ class SlowViewerQueue:
         self._count = 0
         self._bytes = 0
         self._at_once = 1
+        # Channels that were told of what they miss here when they got another viewer.
+        self._told: set[Subscriber] = set()
         self._woken = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
@@ -135,6 +139,11 @@ class SlowViewerQueue:
         place, and then the changes that are happening now.
         """
         self._waiting.append(candidates)
+        if self._told:
+            # Who is back with this viewer was told of nothing yet that comes from here on.
+            for channels in listening_to(candidates, self._viewer):
+                for members in channels.values():
+                    self._told.difference_update(members.values())
         self._held.take(candidates)
         self._count += len(candidates)
         self._bytes += _bytes_of(candidates)
@@ -152,6 +161,32 @@ class SlowViewerQueue:
         """Give up all changes that wait behind those that are being checked."""
         self._waiting += self._lose_what_waits(ChannelGapReason.TOO_SLOW)
         self._woken.set()
+
+    @property
+    def told(self) -> Set[Subscriber]:
+        """The channels that were told of what they miss here when they got another viewer."""
+        return self._told
+
+    def note_told(self, channels: Iterable[Subscriber]) -> None:
+        """Note that channels with another viewer were told of what they miss here."""
+        self._told.update(channels)
+
+    def let_go(self, channel: Subscription) -> bool:
+        """Note that a channel gets another viewer, and is told of what it misses here.
+
+        Returns:
+            Whether it misses anything.
+        """
+        waiting = (one for one in self._waiting if not isinstance(one, QueuedNotice))
+        misses = any(
+            members.get(channel.outbox) is channel
+            for channels in listening_to(chain(self._current, *waiting), self._viewer)
+            for members in channels.values()
+        )
+        if misses:
+            self._told.add(channel)
+        would_be_told = self._loss is not None and self._loss.remove(channel)
+        return misses or would_be_told
 
     def cancel(self) -> asyncio.Task[None]:
         """Stop; return the task, which ends soon."""
@@ -206,6 +241,7 @@ class SlowViewerQueue:
                 self._current = ()
                 self._tell()
                 self._moved()
+            self._told.clear()
             # A gap or a message may have been all that there was.
             self._moved()
 
@@ -264,7 +300,7 @@ class SlowViewerQueue:
         are_earlier: bool = False,
     ) -> None:
         if self._loss is None:
-            self._loss = ChannelGap.of(self._viewer, reason, candidates)
+            self._loss = ChannelGap.of(self._viewer, reason, candidates, told=self._told)
         else:
             self._loss.add(candidates, are_earlier=are_earlier)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence, Set
+from collections.abc import Hashable, Sequence, Set
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
@@ -26,6 +26,7 @@ from typing import Self
 
 from realtime_core import Gap
 
+from ..fanout.groups import Subscription
 from ..fanout.turns import Steps, Turn, in_turn
 from ..logs import LineLimit
 from ..replay.queue_places import QueuePlaces
@@ -36,7 +37,7 @@ from .counters import Counters
 from .delivery import Delivery
 from .lookup.locks import Locks
 from .lookup.visibility import Visibility
-from .pending_changes import Decided, PendingChange, Shown
+from .pending_changes import Decided, PendingChange, Shown, listening_to
 from .slow_viewer_checks import PROBATION, SlowViewer, SlowViewerChecks
 from .slow_viewer_queue import QueuedNotice, SlowViewerQueue
 from .trial import Trial
@@ -85,6 +86,8 @@ class SlowViewers:
         self._delivery = delivery
         self._waiting = WaitingMemory(max_bytes, counters)
         self._places = places
+        if places is not None:
+            places.let_go = self._let_go
         # How many channels each viewer has, slow or not.
         self._channels: Counter[Viewer] = Counter()
         self._queues: dict[Viewer, SlowViewerQueue] = {}
@@ -236,8 +239,7 @@ class SlowViewers:
             if not theirs:
                 continue
             if viewer in self._queues:
-                self._queues[viewer].put(theirs)
-                self._note_place(viewer)
+                self._put(viewer, theirs)
                 if self._waiting.is_exceeded:
                     self._give_up_most()
             else:
@@ -248,6 +250,22 @@ class SlowViewers:
                 self._check_separately(viewer)
                 self._note_slow(viewer).is_answered = True
         return list(zip(candidates, result.shown, strict=True))
+
+    def _put(self, viewer: Viewer, theirs: Sequence[PendingChange]) -> None:
+        """Let changes of a batch wait for a viewer."""
+        queue = self._queues[viewer]
+        queue.put(theirs)
+        self._note_place(viewer)
+        all_channels = listening_to(theirs, viewer)
+        if not all(one.is_current for channels in all_channels for one in channels.values()):
+            # Channels got another viewer after the match. They are told at once: later on, their
+            # clients may have proven what came behind this batch.
+            queue.note_told(self._delivery.tell_moved(viewer, theirs))
+
+    def _let_go(self, viewer: Hashable, channel: Subscription) -> bool:
+        """Return whether a channel that is about to get another viewer misses what waits."""
+        assert isinstance(viewer, Viewer)
+        return viewer in self._queues and self._queues[viewer].let_go(channel)
 
     async def _wait_for_trials(self) -> None:
         """Wait for viewers on trial whose queues are long.
@@ -360,5 +378,10 @@ class SlowViewers:
         shown: Sequence[Shown],
         seconds: float,
     ) -> float:
-        self._delivery.hand_out_late(viewer, list(zip(candidates, shown, strict=True)))
+        queue = self._queues.get(viewer)
+        self._delivery.hand_out_late(
+            viewer,
+            list(zip(candidates, shown, strict=True)),
+            told=frozenset() if queue is None else queue.told,
+        )
         return seconds

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 
+from realtime_server.rls.checker import Checker
 from realtime_server.rls.mode import RlsMode
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, unique_name
@@ -449,6 +450,60 @@ async def test_what_waits_for_a_slow_policy_is_not_lost_with_the_connection(
         assert client.seen == [("INSERT", 1, "a"), ("INSERT", 2, "b")]
         assert client.gaps == []
         await client.close()
+
+
+async def test_who_gets_another_token_while_a_batch_is_checked_misses_nothing_in_silence(
+    shop: tuple[Database, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The viewer becomes slow with this very batch, and the connection breaks before the slow
+    policies have answered."""
+    shop[0].execute(
+        "create table pace (seconds float8);"
+        " insert into pace values (0);"
+        f' grant select on pace to "{shop[1]}";'
+        " create policy slow on item as restrictive using"
+        " (id <> 2 or current_setting('request.jwt.claims')::jsonb ? 'device'"
+        " or (select pg_sleep(seconds) from pace) is not null)"
+    )
+    async with serve(shop, RLS_CHECK_TIMEOUT="60000") as scene:
+        replay, slow = scene.server.replay, scene.mode.slow_viewers
+        assert replay is not None
+        stays, moves = Viewer(scene), Viewer(scene)
+        moves.session = SESSION + "another"
+        await stays.come()
+        await moves.come()
+        await scene.execute("insert into item values (1, 'ann', 'a')")
+        await eventually(lambda: stays.seen and moves.seen)
+        await scene.until_handed()
+        await scene.execute("update pace set seconds = 20")
+        moves.token = scene.token("ann", device="2")
+        check = Checker.check
+        checks = 0
+
+        async def check_and_replace(self: Checker, *args: Any, **kwargs: Any) -> Any:
+            nonlocal checks
+            checks += 1
+            if checks == 1:
+                await moves.send("access_token", {"access_token": moves.token})
+                hub = scene.server.hub
+                await eventually(lambda: len({group.viewer for group in hub.groups()}) == 2)
+            return await check(self, *args, **kwargs)
+
+        monkeypatch.setattr(Checker, "check", check_and_replace)
+        await scene.execute("insert into item values (2, 'ann', 'b')")
+        await eventually(lambda: bool(slow.slow))
+        await eventually(lambda: replay.handed == replay.log.end)
+        known = moves.fences
+        await scene.execute("update item set data = '.' where id = 0")
+        await eventually(lambda: moves.fences > known)
+        await eventually(lambda: not replay.needs.without_proof())
+        assert [number for _, number, _ in stays.seen] == [1]
+        await moves.cut()
+        await eventually(lambda: scene.server.open_connections == 1)
+        await scene.come_back(moves)
+        assert moves.gaps == ["token_replaced"]
+        await stays.cut()
+        await moves.close()
 
 
 async def test_nothing_is_shown_that_select_would_not_show(scene: Scene) -> None:

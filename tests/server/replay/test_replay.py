@@ -13,6 +13,7 @@ from realtime_core.positions import LAST_INDEX
 from realtime_server.auth.authorizer import ConnectRequest
 from realtime_server.config.choices import IdentityKind
 from realtime_server.fanout.hub import Hub
+from realtime_server.phoenix.message_handler import Departure
 from realtime_server.replay import guarded_replay, inquiry
 from realtime_server.replay.absences import LostReason
 from realtime_server.replay.channel_starts import ChannelStarts
@@ -144,25 +145,134 @@ async def test_a_channel_that_waits_in_vain_begins_once(monkeypatch: pytest.Monk
     assert later.ids == [1]
 
 
-async def test_what_waits_for_a_former_viewer_is_not_passed_over_in_silence(stage: Stage) -> None:
-    client = Client(stage)
+async def wait_for_a(stage: Stage, client: Client, *, is_sure: bool = False) -> None:
+    """Bring a client of the viewer A to where a change of 32 waits for A's slow policies, and one
+    of 48 has come."""
     client.come({"sub": "ann"})
     client.renew({"sub": "ann"}, viewer="A")
     stage.publish(*batch(16, 1))
     client.prove()
-    # The change of 32 waits for A's slow policies: the hub sends nothing of it.
+    # The hub sends nothing of it.
     stage.guarded.before(batch(32, 2))
     stage.replay.queues.note("A", Position(LSN(32), 0, STREAM))
     stage.guarded.after()
+    stage.now += 2
     stage.publish(*batch(48, 3))
     client.prove()
+    for _ in range(2 * is_sure):
+        stage.now += 10
+        client.proof.received()
+
+
+@pytest.mark.parametrize("has_proven", [False, True])
+async def test_what_waits_for_a_former_viewer_is_not_passed_over_in_silence(
+    stage: Stage, has_proven: bool
+) -> None:
+    client = Client(stage)
+    await wait_for_a(stage, client)
     # Another channel of A's keeps the queue.
+    stage.replay.queues.let_go = lambda viewer, channel: viewer == "A"
     client.renew({"sub": "ann"}, viewer="B")
     assert (client.ids, client.gaps) == ([1, 3], ["token_replaced"])
-    # The connection breaks before the message has arrived.
+    stage.replay.queues.note("A", None)
+    stage.now += 2
+    stage.publish(*batch(64, 4))
+    if has_proven:
+        client.prove()
     client.leave()
-    assert client.come({"sub": "ann"}).resumed is False
-    assert client.gaps[1:] == ["token_replaced"]
+    assert client.come({"sub": "ann"}).resumed is True
+    # If the message may not have arrived, it gets what B may see of it.
+    again = [] if has_proven else [1, 2, 3, 4]
+    await running(stage, lambda: client.ids == [1, 3, 4, *again])
+    assert client.gaps == ["token_replaced"]
+
+
+async def test_who_misses_nothing_that_waits_is_told_of_nothing(stage: Stage) -> None:
+    client = Client(stage)
+    await wait_for_a(stage, client)
+    client.renew({"sub": "ann"}, viewer="B")
+    stage.now += 2
+    stage.publish(*batch(64, 4))
+    client.prove()
+    client.leave()
+    assert client.come({"sub": "ann"}).resumed is True
+    assert (client.ids, client.gaps) == ([1, 3, 4], [])
+
+
+async def test_a_change_of_the_batch_under_way_that_waits_is_told_of(stage: Stage) -> None:
+    client = Client(stage)
+    client.come({"sub": "ann"})
+    client.renew({"sub": "ann"}, viewer="A")
+    stage.guarded.before(batch(32, 2))
+    stage.replay.queues.note("A", Position(LSN(32), 0, STREAM))
+    # The rest of the batch is not out yet.
+    stage.replay.queues.let_go = lambda viewer, channel: True
+    client.renew({"sub": "ann"}, viewer="B")
+    assert client.gaps == ["token_replaced"]
+    assert client.messages[-1]["payload"]["gap"]["until"].startswith("0/20:")
+    stage.guarded.after()
+
+
+async def test_what_a_channel_needs_that_has_another_viewer_is_kept(stage: Stage) -> None:
+    client = Client(stage)
+    await wait_for_a(stage, client, is_sure=True)
+    await stage.replay.tidy()
+    stage.replay.queues.let_go = lambda viewer, channel: True
+    client.renew({"sub": "ann"}, viewer="B")
+    # Nobody else needs the change of 32.
+    stage.replay.queues.note("A", None)
+    stage.replay.queues.forget("A")
+    stage.now += 20
+    client.proof.received()
+    await stage.replay.tidy()
+    assert stage.replay.needs.lowest() == (32, -1)
+    client.leave()
+    assert client.come({"sub": "ann"}).resumed is True
+    await running(stage, lambda: client.ids == [1, 3, 2, 3])
+
+
+@pytest.mark.parametrize("has_proven", [False, True])
+async def test_a_gap_that_a_client_may_not_know_of_is_told_again_after_another_token(
+    stage: Stage, has_proven: bool
+) -> None:
+    client = Client(stage)
+    client.come({"sub": "ann"})
+    client.renew({"sub": "ann"}, viewer="A")
+    client.leave()
+    stage.replay.memberships.absences.lose_all(LostReason.LOST)
+    client.come({"sub": "ann"})
+    assert client.gaps == ["replay_lost"]
+    client.renew({"sub": "ann"}, viewer="A")
+    stage.now += 2
+    stage.publish(*batch(16, 1))
+    if has_proven:
+        client.prove()
+    stage.replay.queues.note("A", Position(LSN(32), 0, STREAM))
+    stage.replay.queues.note("A", None)
+    client.renew({"sub": "ann"}, viewer="B")
+    client.leave()
+    resumed = client.come({"sub": "ann"}).resumed
+    assert (resumed, client.gaps) == (has_proven, ["replay_lost"] * (2 - has_proven))
+
+
+async def test_a_gap_that_a_client_knows_of_is_not_told_again_when_it_joins_again(
+    stage: Stage,
+) -> None:
+    client = Client(stage)
+    client.come()
+    client.leave()
+    stage.replay.memberships.absences.lose_all(LostReason.LOST)
+    client.come()
+    assert client.gaps == ["replay_lost"]
+    stage.now += 2
+    stage.publish(*batch(16, 1))
+    client.prove()
+    # The channel ends, and is joined again on the same connection, which breaks at once.
+    stage.guarded.leave(client.visit, client.subscription, Departure.REJOINING)
+    client.join()
+    client.leave()
+    assert client.come().resumed is True
+    assert client.gaps == ["replay_lost"]
 
 
 async def test_a_viewers_last_channel_is_not_behind_once_its_gap_has_arrived(stage: Stage) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,6 +23,7 @@ from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.fanout.turns import run_steps
 from realtime_server.phoenix.serializers import SERIALIZERS
+from realtime_server.replay.queue_places import QueuePlaces
 from realtime_server.rls import slow_viewer_queue
 from realtime_server.rls.checker import Checker, CheckResult
 from realtime_server.rls.counters import Counters
@@ -88,22 +89,47 @@ class Stage:
         asking = cast(
             "Visibility", SimpleNamespace(catalog=self, timeout=1.0, check_alone=object())
         )
+        self.places = QueuePlaces(lambda: 0)
         self.viewers = SlowViewers(
-            cast("Checker", self), asking, asking, self.delivery, self.counters, max_bytes=max_bytes
+            cast("Checker", self),
+            asking,
+            asking,
+            self.delivery,
+            self.counters,
+            max_bytes=max_bytes,
+            places=self.places,
         )
+        self.meanwhile: Callable[[], object] = lambda: None
 
     def sit(self, viewer: Viewer, *, is_slow: bool, topic: str = "realtime:*") -> None:
-        outbox = self.outboxes[viewer] = RecordingOutbox()
-        serializer = SERIALIZERS["1.0.0"]
-        self.hub.subscribe(Subscription(Topic.parse(topic), serializer, outbox, None, viewer))
-        self.viewers.add_channel(viewer)
+        self.outboxes[viewer], _ = self.join(viewer, topic)
         if is_slow:
             self.slow.add(viewer)
+
+    def join(
+        self, viewer: Viewer, topic: str = "realtime:*"
+    ) -> tuple[RecordingOutbox, Subscription]:
+        outbox = RecordingOutbox()
+        serializer = SERIALIZERS["1.0.0"]
+        channel = Subscription(Topic.parse(topic), serializer, outbox, None, viewer)
+        self.hub.subscribe(channel)
+        self.viewers.add_channel(viewer)
+        return outbox, channel
+
+    def renew(self, channel: Subscription, viewer: Viewer) -> bool:
+        """Give a channel another viewer, as replay does; return whether it is told of a gap."""
+        former = cast("Viewer", channel.viewer)
+        self.viewers.add_channel(viewer)
+        self.viewers.remove_channel(former)
+        is_told = self.places.let_go(former, channel)
+        self.hub.move(channel, viewer)
+        return is_told
 
     async def check(
         self, candidates: Sequence[PendingChange], lookup: Any = None, catalog: Any = None
     ) -> CheckResult:
         """As a checker does."""
+        self.meanwhile()
         timeouts: Counter[Viewer] = Counter()
         asked = {viewer for one in candidates for viewer in one.viewers}
         if self.is_locked:
@@ -199,6 +225,74 @@ async def test_who_leaves_or_becomes_another_while_a_gap_waits(stage: Stage) -> 
     stage.hub.move(cast("Subscription", channel), BOB)
     stage.viewers.remove_channel(ANN)
     assert stage.got(ANN) == ["Gap: token_replaced", "Gap: slot_missing"]
+
+
+async def test_whose_token_is_replaced_while_the_batch_is_checked_is_told_with_the_batch(
+    stage: Stage,
+) -> None:
+    stage.sit(ANN, is_slow=True)
+    stage.sit(EVE, is_slow=False)
+    outbox, channel = stage.join(ANN)
+    stage.meanwhile = lambda: channel.viewer is ANN and stage.renew(channel, BOB)
+    await stage.publish(1)
+    # By the time that the slow policies have answered, its client may have proven later changes.
+    assert [frame["payload"]["gap"]["reason"] for frame in outbox.frames] == ["token_replaced"]
+    await stage.publish(2)
+    stage.may_go_on.set()
+    await stage.until(ANN, "1", "2")
+    # It is told once.
+    told = [frame["payload"] for frame in outbox.frames]
+    assert [one if isinstance(one, str) else one["message"] for one in told] == [
+        "Gap: token_replaced",
+        "2",
+    ]
+
+
+async def test_whose_token_is_replaced_while_changes_wait_is_told_by_replay_alone(
+    stage: Stage,
+) -> None:
+    stage.sit(ANN, is_slow=True)
+    outbox, channel = stage.join(ANN)
+    others, other = stage.join(ANN, "realtime:public:others")
+    await stage.publish(1)
+    assert stage.renew(channel, BOB)
+    # The channel of another table misses nothing.
+    assert not stage.renew(other, BOB)
+    await stage.publish(2)
+    stage.may_go_on.set()
+    await stage.until(ANN, "1", "2")
+    assert [frame["payload"] for frame in outbox.frames] == ["2"]
+    assert others.frames == []
+
+
+async def test_what_was_given_up_before_the_token_was_replaced_is_told_by_replay_alone(
+    stage: Stage,
+) -> None:
+    stage.sit(ANN, is_slow=True)
+    outbox, channel = stage.join(ANN)
+    for one in range(1, 8):
+        # At the last one too much waits, and all but the first are given up.
+        await stage.publish(one)
+    await eventually(lambda: stage.asked_apart == [ANN])
+    assert stage.renew(channel, BOB)
+    stage.may_go_on.set()
+    await stage.until(ANN, "1", "Gap: rls_too_slow")
+    assert outbox.frames == []
+
+
+async def test_who_is_back_with_a_viewer_is_told_again_of_what_it_misses(stage: Stage) -> None:
+    stage.sit(ANN, is_slow=True)
+    outbox, channel = stage.join(ANN)
+    await stage.publish(1)
+    assert stage.renew(channel, BOB)
+    assert not stage.renew(channel, ANN)
+    await stage.publish(2)
+    # Without replay.
+    stage.hub.move(channel, BOB)
+    stage.may_go_on.set()
+    await stage.until(ANN, "1", "2")
+    told = [frame["payload"]["message"] for frame in outbox.frames]
+    assert told == ["Gap: token_replaced"] * 2
 
 
 async def test_when_too_much_waits_for_all_those_with_most_lose_it(stage: Stage) -> None:
