@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import attrs
@@ -25,7 +25,6 @@ from .config import EventLoop, IpVersion, ReplicationMode, ServerConfig, print_c
 from .config.database.addresses import resolve_dsn
 from .config.database.further_slots import missing_slots
 from .config.database.source import setting_names
-from .config.output import tell
 from .config.process_memory import return_freed_memory
 from .fanout.stream.check import stream_findings
 from .net.notify import Notifier
@@ -77,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for warning in (*warnings, *config.shortcomings()):
         logger.warning("configuration: %s", warning)
     if arguments.print_config:
-        tell(*print_config(config))
+        _print_lines(print_config(config))
         return 0
     try:
         if arguments.check:
@@ -161,14 +160,14 @@ def _parser() -> argparse.ArgumentParser:
 def _redeliver(*, dev: bool) -> int:
     """Send dead letters again; return 0 when none is left."""
     try:
-        return 0 if asyncio.run(run_redeliver(os.environ, dev=dev)) else 1
+        return 0 if asyncio.run(run_redeliver(os.environ, dev=dev, tell=_print_line)) else 1
     except ConfigError as exc:
         return _refuse(exc)
 
 
 def _migrate(*, dev: bool, dry_run: bool) -> int:
     try:
-        asyncio.run(run_migrate(os.environ, dev=dev, dry_run=dry_run))
+        asyncio.run(run_migrate(os.environ, dev=dev, dry_run=dry_run, tell=_print_line))
     except ConfigError as exc:
         return _refuse(exc)
     except RealtimeError as exc:
@@ -209,9 +208,9 @@ async def _check(config: ServerConfig) -> int:
                 more += await stream_findings(dsn, config.publications)
         diagnosis = attrs.evolve(diagnosis, findings=(*diagnosis.findings, *more))
     except SourceError as exc:
-        tell(f"problem  {exc}")
+        _print_line(f"problem  {exc}")
         return 1
-    tell(*diagnosis.lines())
+    _print_lines(diagnosis.lines())
     return 1 if diagnosis.count(Severity.PROBLEM) else 0
 
 
@@ -302,3 +301,23 @@ def _describe_variables() -> str:
     secrets = ", ".join(f"{variable.name}_FILE" for variable in variables() if variable.secret)
     lines += ["", f"  read from a file instead: {secrets}"]
     return "\n".join(lines)
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        _print_line(line)
+
+
+def _print_line(line: str) -> None:
+    """Print a line without delay.
+
+    If the reader has closed the pipe, as ``head`` does, nothing further is written, and the command
+    goes on: its exit code says what it found.
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        # The interpreter flushes once more when it ends, which would fail again.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)

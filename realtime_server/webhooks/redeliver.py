@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Mapping
 from realtime_core import ConfigError
 
 from ..config import ServerConfig, Webhook
-from ..config.output import tell
 from .client import Client, UnreachableError
 from .dead_letters import DeadLetter, DeadLetters
 from .verdict import Verdict, verdict_on
@@ -24,13 +23,18 @@ __all__ = ["run_redeliver"]
 
 
 async def run_redeliver(
-    environ: Mapping[str, str], *, dev: bool, clock: Callable[[], float] = time.time
+    environ: Mapping[str, str],
+    *,
+    dev: bool,
+    tell: Callable[[str], None],
+    clock: Callable[[], float] = time.time,
 ) -> bool:
-    """Send the requests in the dead letters again, and print the results.
+    """Send the requests in the dead letters again, and tell of the results.
 
     Args:
         environ: environment variables. Only those about webhooks are read: no database is needed.
         dev: development defaults.
+        tell: prints a line for the operator.
         clock: seconds since 1970.
 
     Returns:
@@ -67,7 +71,8 @@ async def run_redeliver(
             # Also when it is interrupted.
             if run.taken:
                 await _remove(letters, run.taken)
-    tell(*run.summary())
+    for result in run.summary():
+        tell(result)
     return not run.left
 
 

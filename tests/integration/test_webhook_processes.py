@@ -257,7 +257,7 @@ async def test_nothing_is_sent_that_could_not_be_taken_out_of_the_file(
         await DeadLetters(path).add([DeadLetter(request, "one", 1, "status 404")])
         monkeypatch.setattr(os, "fchown", refuse)
         with pytest.raises(ConfigError) as caught:
-            await run_redeliver(settings, dev=False)
+            await run_redeliver(settings, dev=False, tell=print)
         assert receiver.requests == []
     assert caught.value.problems == (
         f"WEBHOOK_DEAD_LETTERS is {path!r}, which cannot be replaced by a file of the same owner "

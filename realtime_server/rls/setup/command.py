@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ...config import ServerConfig
 from ...config.database.addresses import make_dsn
 from ...config.database.connections import connect
-from ...config.output import tell
 from .migrations import LOCK, migrate, pending
 from .privileges import missing_privileges
 from .type_schemas import hidden_schemas, open_schemas
@@ -15,14 +14,17 @@ from .type_schemas import hidden_schemas, open_schemas
 __all__ = ["run_migrate"]
 
 
-async def run_migrate(environ: Mapping[str, str], *, dev: bool, dry_run: bool) -> None:
-    """Apply the missing steps, or only print them; then print the missing privileges.
+async def run_migrate(
+    environ: Mapping[str, str], *, dev: bool, dry_run: bool, tell: Callable[[str], None]
+) -> None:
+    """Apply the missing steps, or only tell of them; then tell of the missing privileges.
 
     Args:
         environ: the environment variables. Only those of the database and the publications are
             read, since tokens are not needed here.
         dev: whether to take the defaults of ``--dev``.
         dry_run: whether to change nothing.
+        tell: prints a line for the operator.
 
     Raises:
         ConfigError: if the variables are invalid; it has every problem.
@@ -51,4 +53,5 @@ async def run_migrate(environ: Mapping[str, str], *, dev: bool, dry_run: bool) -
         missing = await missing_privileges(connection, config.publications)
         if missing.every:
             tell(f"{config.db_user} lacks privileges for RLS mode; run as an administrator:")
-            tell(*(f"    {grant}" for grant in missing.every))
+            for grant in missing.every:
+                tell(f"    {grant}")
