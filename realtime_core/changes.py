@@ -240,7 +240,7 @@ class RawRows:
 
     @property
     def position(self) -> Position:
-        """The position of the last row. To acknowledge it acknowledges all of them."""
+        """The position of the last row. Acknowledging it acknowledges all rows."""
         transaction = self.transaction
         last = self.index + len(self.messages) - 1
         return Position(transaction.commit_lsn, last, transaction.stream)

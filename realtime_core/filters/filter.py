@@ -172,14 +172,15 @@ class CompiledFilter:
         return self._evaluate(row_of(change)) is True
 
     def match(self, change: RowChange) -> Match | None:
-        """Say what a change means for the set of rows that pass the filter.
+        """Return whether a change's row enters the set of rows that pass, stays, or leaves it.
 
-        The new row decides, and for a DELETE the old row as far as it is known. An UPDATE is LEAVES
-        only if the old row is known to have passed. With REPLICA IDENTITY FULL all of the old row
-        is known, otherwise only the columns of the replica identity.
+        An UPDATE takes a row out (``Match.LEAVES``) only if its old row is known to have passed:
+        with REPLICA IDENTITY FULL all of the old row is known, otherwise only the columns of the
+        replica identity. Of a DELETE the old row decides, so far as it is known.
 
         Returns:
-            None if the row does not pass, and is not known to have passed before.
+            The change's effect on the set; None if the row is not in it, and is not known to have
+            been in it before.
 
         Raises:
             FilterMatchError: if that depends on a value that cannot be read as its column's type.

@@ -158,16 +158,23 @@ class FilterIndex(Generic[S]):
             yield
 
     def workload(self, relation: Relation) -> Workload:
-        """Return what has to be done for each row of a table because of its compiled filters."""
+        """Return how much work a table's compiled filters are for each row.
+
+        Args:
+            relation: the table.
+        """
         table = self._tables.get((relation.schema, relation.table))
         return _NOTHING if table is None else table.workload
 
     def matching(self, change: RowChange) -> Generator[None, None, list[S]]:
-        """Do what :meth:`match` does, but yield before each condition and each lookup.
+        """Do what :meth:`match` does, and yield before each condition and each lookup.
 
-        With long texts or very many filters matching takes long, and other tasks can run in
-        between. Filters may be added and removed meanwhile. Those that are added are not matched
-        with this change.
+        With long texts or very many filters this takes long, and a caller can let other tasks run
+        in between. Filters may be added and removed meanwhile; added ones are not evaluated for
+        this change.
+
+        Returns:
+            The subscriptions whose filters the change passes, as the generator's return value.
         """
         table = self._table(change.relation)
         if table is None:
@@ -176,7 +183,7 @@ class FilterIndex(Generic[S]):
         return [each for entry in passing for each in entry.subscriptions]
 
     def moving(self, change: RowChange) -> Generator[None, None, list[tuple[S, Match]]]:
-        """Do what :meth:`transitions` does, but yield before each condition and each lookup."""
+        """Do what :meth:`transitions` does, and yield as :meth:`matching` does."""
         table = self._table(change.relation)
         if table is None:
             return []

@@ -147,7 +147,7 @@ class And:
 
 @attrs.frozen
 class Or:
-    """Nodes of which one must be true."""
+    """Passes if at least one of its nodes does."""
 
     items: tuple[Node, ...]
 

@@ -63,8 +63,8 @@ class OpenTransaction:
         self.changes = 0
         """How many changes it has had so far, which is the index of the next one."""
         self.begin_is_due = False
-        """Whether its Begin was not handed over yet: it goes out together with what the next
-        message completes, since that one may be the transaction's origin."""
+        """Whether its Begin is still to be handed over. It waits for the next message, which may be
+        the transaction's origin."""
 
     def begin(self, xid: int, commit_lsn: LSN, commit_time: int) -> None:
         """Open a transaction.
@@ -77,7 +77,11 @@ class OpenTransaction:
         self.begin_is_due = True
 
     def take_begin(self, message: Message | RawRow) -> Begin:
-        """Return the Begin that is due; ``message`` is the one behind it."""
+        """Return the transaction's Begin, when the message behind it has come.
+
+        Args:
+            message: that message; an OriginMessage gives the transaction its origin.
+        """
         self.begin_is_due = False
         transaction = self._current(message)
         if isinstance(message, OriginMessage):

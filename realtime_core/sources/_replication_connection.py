@@ -192,7 +192,7 @@ class ReplicationConnection(ReplicationSession):
         raise ConnectionLostError("the server ended the stream: it is probably shutting down")
 
     async def _readable(self) -> None:
-        """Wait until payloads are due, or an error is."""
+        """Wait until there is something to read: payloads, the end of the stream, or an error."""
         try:
             descriptor = self._pgconn.socket
         except psycopg.Error as exc:

@@ -49,7 +49,7 @@ def reason(exc: Exception) -> str:
 
 
 def as_is(text: str) -> str:
-    """Return the text, of a type whose texts are the keys."""
+    """Return the text itself, as the key of a type whose values compare as their texts do."""
     return text
 
 

@@ -129,9 +129,15 @@ def _offset(found: re.Match[str]) -> int | None:
 
 
 def _in_range(first: int, last: int, read: TextReader) -> TextReader:
-    """Return a reader that refuses what is out of the type's range.
+    """Return a reader of what people write, which refuses values out of the type's range.
 
-    It is not for what PostgreSQL writes, whose rounding may go beyond that range.
+    Values that PostgreSQL writes are read without it: when PostgreSQL rounds the first or the last
+    value of the type, the result may be out of range.
+
+    Args:
+        first: the type's first value, in the unit of its keys.
+        last: its last value.
+        read: reads the text.
     """
 
     def parse(text: str) -> Moment:

@@ -59,7 +59,7 @@ class VerificationKey:
     """The name that a token's header may give as ``kid``; None if the key has none."""
 
     def verifies(self, signature: CompactSignature) -> bool:
-        """Return whether this key made a signature, whose algorithm is one of the key's."""
+        """Return whether a signature was made with this key, and with one of its algorithms."""
         try:
             return validate_compact(signature, self.key, registry=_Registry(self.algorithms))
         except (JoseError, ValueError):

@@ -91,8 +91,10 @@ _NO_ONE: Final[Mapping[Outbox, Subscriber]] = {}
 
 
 class Members(dict[Outbox, Subscriber]):
-    """The members of a group at one time, by outbox. When a member comes or goes, the group makes
-    another object."""
+    """The members that a group has at one time, by outbox.
+
+    When a member comes or goes, the group makes another object, and this one stays as it is.
+    """
 
     __slots__ = ("is_current",)
 

@@ -27,7 +27,7 @@ each."""
 
 @attrs.frozen(eq=False)
 class Pace:
-    """How long the filters on one table take."""
+    """Which changes of one table take long to filter: all, or those with a long value."""
 
     are_many: bool
     """Whether there are so many that each row takes long."""
@@ -64,7 +64,12 @@ QUICK: Final = Pace(are_many=False)
 
 
 def pace_of(relation: Relation, workloads: Iterable[Workload]) -> Pace:
-    """Return the pace of a table's filters, from what each index of filters looks at in a row."""
+    """Return how long a table's filters take to evaluate.
+
+    Args:
+        relation: the table.
+        workloads: what each index of filters has to evaluate for a row of the table.
+    """
     workloads = list(workloads)
     are_many = sum(each.conditions for each in workloads) > _MANY
     names = {name for each in workloads for name in each.columns}

@@ -181,7 +181,7 @@ class Hub:
         return self._topics if subscription.bindings is None else self._bindings
 
     def publish(self, events: Iterable[Event]) -> None:
-        """Hand out the events of one batch, in order, without giving way."""
+        """Send the events of a batch to their subscribers, in order, without awaiting anything."""
         for _ in self.publishing(events):
             pass
 

@@ -1,7 +1,8 @@
-"""Registrar: what a mode (STREAM or RLS) does with each channel, besides the hub.
+"""Registrar: the interface of the two modes, STREAM and RLS, to joins, new tokens and leaves.
 
-Both modes check a join against the database's tables: the table, or a column of a filter, may not
-exist. In RLS mode the database decides who sees what, so each channel is registered there.
+Both modes check a join against the database: its table, or a column of a filter, may not exist. In
+RLS mode the database decides who may see which rows, so each channel has a row in its table
+``realtime.subscription``.
 """
 
 from __future__ import annotations
@@ -32,38 +33,47 @@ class Registered(Protocol):
 
 
 class Registrar(Protocol):
-    """The mode, which is told of every channel from its join to its end."""
+    """What a mode implements: it is called when a channel joins, gets a new token, and ends."""
 
     async def register(
         self, topic: Topic, bindings: tuple[Binding, ...] | None, grant: Grant
     ) -> Registered:
-        """Register a channel, before its join is answered.
+        """Check a join, and register its channel, before the join is answered.
 
         Args:
-            topic: that it joins.
+            topic: the topic that the client joins.
             bindings: of a join with ``config``; None: the topic itself says what it asks for.
             grant: what its token allows.
 
         Raises:
-            RefusedError: if it cannot get what it asks for.
+            RefusedError: if the channel cannot get the changes that the join asks for.
         """
         ...
 
     def watch(self, registered: Registered, tell: Callable[[RefusedError], None]) -> None:
-        """Have a channel, which is joined now, told if it turns out that it gets no changes.
+        """Report later if a joined channel turns out to get no changes, such as of a missing table.
 
-        ``tell`` is called with the reason, at once if that is known already.
+        Args:
+            registered: the channel, whose join was answered.
+            tell: called with the reason, at once if it is known already.
         """
         ...
 
     async def renew(self, registered: Registered, grant: Grant) -> Hashable:
-        """Register a channel anew with the grant of another token; return its viewer from now on.
+        """Register a channel again, after its client has sent a new token.
+
+        Args:
+            registered: the channel.
+            grant: what the new token allows.
+
+        Returns:
+            The viewer that rows are checked for from now on.
 
         Raises:
-            RefusedError: if the channel may not stay with it.
+            RefusedError: if the channel may not stay joined with the new token.
         """
         ...
 
     def remove(self, registered: Registered) -> None:
-        """Forget a channel: it has ended."""
+        """Remove a channel that has ended."""
         ...

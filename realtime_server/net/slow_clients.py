@@ -36,13 +36,13 @@ class BoundedOutbox(Protocol):
         ...
 
     def cut_off(self, reason: str) -> None:
-        """Disconnect its client, and log the reason; report that nothing waits any more."""
+        """Disconnect the client, log the reason, and report that nothing waits any more."""
         ...
 
 
 @attrs.frozen
 class OutboxLimits:
-    """When clients are too slow."""
+    """The limits on what may wait for clients. A client beyond one of them is disconnected."""
 
     max_bytes: int
     """Bytes that may wait for one client (OUTBOX_MAX_BYTES). A single write that is larger is taken
@@ -109,18 +109,22 @@ class Backlog:
 
     @property
     def bytes(self) -> int:
-        """Bytes that wait in all outboxes: never fewer than really do, and soon the same."""
+        """Bytes that wait in all outboxes, as they last reported: never fewer than really do."""
         return self._bytes
 
     def why_too_much(self, waiting: int) -> str | None:
-        """Return why so many bytes are too many to wait for one client; None if they are not."""
+        """Return why a client is cut off that has too many bytes to read; None if it is not.
+
+        Args:
+            waiting: bytes that wait for the client.
+        """
         most = self.limits.max_bytes
         if waiting <= most:
             return None
         return f"{waiting} bytes wait for it, and OUTBOX_MAX_BYTES is {most}"
 
     def why_too_old(self, waiting: int, age: float) -> str | None:
-        """Return why one client's oldest byte has waited for too long; None if it has not.
+        """Return why a client is cut off whose oldest byte waits too long; None if it is not.
 
         Args:
             waiting: bytes that wait for the client.
@@ -135,7 +139,11 @@ class Backlog:
         )
 
     def is_behind(self, waiting: int) -> bool:
-        """Return whether a client for whom so many bytes wait may soon be too slow."""
+        """Return whether a client is close to being cut off, so that the next write should wait.
+
+        Args:
+            waiting: bytes that wait for the client.
+        """
         if _BEHIND * waiting > self.limits.max_bytes:
             return True
         return waiting > 0 and _HIGH * self._bytes > self.limits.total_bytes

@@ -84,7 +84,8 @@ def _number(ref: Ref) -> Any:
 
 
 class V1Serializer:
-    """``vsn=1.0.0``, and no ``vsn`` at all.
+    """Reads and writes messages as ``vsn=1.0.0`` has them, and connections without ``vsn``: JSON
+    objects.
 
     Clients may send a join_ref, as Phoenix's own client does. Messages to them have none.
     """
@@ -119,7 +120,7 @@ class V1Serializer:
 
 
 class V2Serializer:
-    """``vsn=2.0.0``."""
+    """Reads and writes messages as ``vsn=2.0.0`` has them: JSON arrays, or binary from clients."""
 
     tells_join_ref: ClassVar[bool] = True
 

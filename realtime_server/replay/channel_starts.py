@@ -157,7 +157,12 @@ class ChannelStarts:
         self.rounds.add(standing.subscription, place)
 
     def begin(self, standing: Standing, on_start: OnStart) -> None:
-        """Let a channel begin as soon as it is known at which place."""
+        """Find out where a channel begins, and begin it there as soon as that is known.
+
+        Args:
+            standing: the channel's place, so far as it is known.
+            on_start: called once, before anything is sent to the channel.
+        """
         self._starting[standing.member] = on_start
         if self._held is None:
             # A channel of a connection that has left it before may have waited since then.
@@ -168,7 +173,13 @@ class ChannelStarts:
             self._held[standing.member] = standing
 
     def succeed(self, standing: Standing, parked: Standing, on_start: OnStart) -> None:
-        """Let a channel go on exactly where another one of the same connection ended."""
+        """Begin a channel exactly where another channel of the same connection ended.
+
+        Args:
+            standing: the place of the channel that begins.
+            parked: the place of the channel that ended, because its client joined again.
+            on_start: called before anything is sent to the channel.
+        """
         member = standing.member
         member.is_chosen = True
         if parked.began == parked.first:

@@ -24,7 +24,9 @@ _CHECK: Final = "replay"
 async def replay_findings(
     config: ServerConfig, dsn: str, diagnosis: Diagnosis
 ) -> tuple[Finding, ...]:
-    """Look at the second slot; change nothing.
+    """Report problems with replay's second replication slot, for ``--check``; change nothing.
+
+    Slots that are left over from former settings, and keep WAL, are reported, too.
 
     Args:
         config: the server's settings.
@@ -54,7 +56,7 @@ async def replay_findings(
 
 
 async def warn_of_leftovers(config: ServerConfig, attached: Callable[[], Awaitable[None]]) -> None:
-    """Say in the log which second slots there are that nobody needs any more.
+    """Log a warning for each second slot that no server uses any more, and that still keeps WAL.
 
     Args:
         config: the server's settings.

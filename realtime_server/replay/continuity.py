@@ -52,7 +52,10 @@ times what a snapshot of it takes."""
 
 
 class Continuity:
-    """Takes over the clients of former processes and of others, and leaves this one's to them.
+    """Lets clients come back here from other server processes, and from here to others.
+
+    It restores from the second slot and the journal what clients of other processes have missed,
+    and has the journal written for the clients of this one.
 
     Args:
         durable: the second slot and the journal.
@@ -90,8 +93,11 @@ class Continuity:
         channel_starts.hold()
 
     def note_gaps(self, batch: Sequence[Event]) -> None:
-        """Count the gaps of a batch, before the batch is published and whatever fails meanwhile:
-        while one is missing, the journal is not written."""
+        """Count a batch's gaps before the batch is published.
+
+        Call this even if something else of replay fails: the journal is not written until all gaps
+        of the stream were counted.
+        """
         self._origin.before(batch)
 
     def before(self, batch: Sequence[Event]) -> None:

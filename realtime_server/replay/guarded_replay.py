@@ -124,7 +124,11 @@ class GuardedReplay:
         outbox: VisitedOutbox,
         last_ref: Callable[[], int],
     ) -> Visit | None:
-        """Begin to follow a connection, see :meth:`.Replay.visit`; None: it is not followed."""
+        """Begin to track what a connection's client receives: see :meth:`.Replay.visit`.
+
+        Returns:
+            The connection as replay knows it; None if replay failed, and does not track it.
+        """
         try:
             return self._replay.visit(request, address, outbox, last_ref)
         except Exception:
@@ -140,7 +144,10 @@ class GuardedReplay:
         claims: Mapping[str, Any],
         on_start: OnStart,
     ) -> None:
-        """Let a channel begin whose join has just been answered, see :meth:`.Replay.enter`."""
+        """Decide where a channel starts whose join was just answered: see :meth:`.Replay.enter`.
+
+        If replay fails, the channel goes live at once, and gets nothing of what its client missed.
+        """
 
         def tell(start: Start) -> None:
             if self._untold.pop(subscription, None) is not None:

@@ -112,7 +112,14 @@ class Journal:
         )
 
     def of_stream(self, stream: bytes) -> None:
-        """Note which stream places belong to. If it is another one than before, begin anew."""
+        """Note the identity of the stream that all places belong to from now on.
+
+        If the stream is another one than before, its places cannot be compared with the former
+        ones, so the journal begins anew.
+
+        Args:
+            stream: bytes that only this stream has, see :class:`.Seal`.
+        """
         if stream == self._seal.stream:
             return
         was_known = bool(self._seal.stream)
@@ -121,7 +128,7 @@ class Journal:
             self.begin_anew()
 
     def begin_anew(self) -> None:
-        """Note that places from before say nothing any more.
+        """Forget all places of the former stream, which cannot be compared with those of this one.
 
         The others' channels are forgotten: those processes write of them again. So are channels
         here that have a place of their own, until they are noted anew. The next record tells

@@ -28,10 +28,10 @@ _MOST_WAITING: Final = 16 * 1024 * 1024
 
 
 class JournalReader:
-    """Reads what all processes of the database have written.
+    """Reads what all server processes of the database have written into the journal.
 
     Args:
-        journal: takes it.
+        journal: takes the entries.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -49,10 +49,10 @@ class JournalReader:
         self._may_read = asyncio.Event()
 
     def take(self, message: LogicalMessage) -> None:
-        """Take a message that has come through the main stream; any but the journal's is ignored.
+        """Queue a message of the main stream for :meth:`run`, if it is one of the journal's.
 
-        It is read soon, by :meth:`run`. If too much waits it is read here, also if what is older
-        has not been read; the journal takes nothing that is older then.
+        If the queue is full, everything in it is read at once, even before older messages of the
+        second slot were read; the journal ignores those then.
         """
         part = self._verified(message)
         if part is None:
@@ -64,7 +64,7 @@ class JournalReader:
         self._come.set()
 
     def begin(self) -> None:
-        """Let what has come through the main stream be read: all that is older is known."""
+        """Allow the queued messages to be read, now that all older ones were read."""
         self._may_read.set()
 
     async def read_older(self, message: LogicalMessage) -> None:

@@ -258,7 +258,7 @@ class Replay:
         outbox: VisitedOutbox,
         last_ref: Callable[[], int],
     ) -> Visit:
-        """Begin to follow a connection.
+        """Begin to track what a connection's client is proven to have received.
 
         Args:
             request: the connection's handshake.
@@ -280,7 +280,7 @@ class Replay:
         claims: Mapping[str, Any],
         on_start: OnStart,
     ) -> None:
-        """Let a channel begin whose join has just been answered.
+        """Decide where a channel starts whose join was just answered, and begin it there.
 
         Args:
             visit: the channel's connection.

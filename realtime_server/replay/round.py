@@ -153,7 +153,7 @@ class Round:
         return [one for one in self.members.values() if one.has_moved]
 
     def remove(self, member: RoundMember) -> None:
-        """Let a member go."""
+        """Remove a member, which then has everything up to the round's place."""
         member.round = None
         member.has_moved = False
         if not member.has_entered:
@@ -186,8 +186,11 @@ class Round:
         return [one for one in self.members.values() if one.subscription.viewer in viewers]
 
     def written_before(self, events: Sequence[Event]) -> int:
-        """Return how many of the next changes, which are published now, were written to members
-        before."""
+        """Return how often changes are written again to members that got them before.
+
+        Args:
+            events: the changes that are about to be published.
+        """
         places = sorted(filter(None, map(place_of, events)))
         return sum(
             bisect_right(places, member.written)

@@ -45,7 +45,7 @@ _CAUSES: Final = {
 
 
 class Delivery:
-    """Sends what was decided.
+    """Sends to each viewer's channels what the checks have found that the viewer may see.
 
     Args:
         hub: has the joined channels.

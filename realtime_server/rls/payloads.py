@@ -110,7 +110,7 @@ class View:
         self._too_large: dict[frozenset[str] | None, bool] = {}
 
     def is_too_large(self, select: frozenset[str] | None = None) -> bool:
-        """Return whether the change is shown without its long values.
+        """Return whether the values that are shown are so large that long ones are left out.
 
         Values that are not shown do not count: else their size would be revealed.
 
@@ -137,7 +137,9 @@ class View:
         return [column for column in self._columns if column.name in wanted]
 
     def payload(self, select: frozenset[str] | None = None) -> bytes:
-        """Return the change as JSON, rendered once.
+        """Return the change as JSON, without long values if it is too large.
+
+        The JSON is rendered at the first call, and kept.
 
         Args:
             select: the names of the columns to show, besides the primary key's; None for all.
@@ -145,7 +147,11 @@ class View:
         return self._rendered(select, is_short=self.is_too_large(select))
 
     def short_payload(self, select: frozenset[str] | None = None) -> bytes:
-        """Return the change as JSON with only its short values, rendered once."""
+        """Return the change as JSON without long values, however small it is.
+
+        Args:
+            select: the names of the columns to show, besides the primary key's; None for all.
+        """
         return self._rendered(select, is_short=True)
 
     def _rendered(self, select: frozenset[str] | None, *, is_short: bool) -> bytes:
@@ -155,7 +161,10 @@ class View:
         return payload
 
     def allows_filter_on(self, columns: frozenset[str]) -> bool:
-        """Return whether a filter may look at columns; else it would reveal their values."""
+        """Return whether the viewer may see all columns that a filter reads.
+
+        If not, getting the change or not would reveal the values of the hidden ones.
+        """
         return not columns or columns.issubset(column.name for column in self._columns)
 
     @property

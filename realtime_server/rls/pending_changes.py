@@ -46,7 +46,7 @@ Shown: TypeAlias = dict[Viewer, View | ErrorView | Lost]
 
 @attrs.frozen(eq=False)
 class PendingChange:
-    """A change, and the viewers who get it if they may see it."""
+    """A change that is not sent yet, and the viewers who get it if they may see it."""
 
     change: RowChange
     size: int
@@ -63,7 +63,7 @@ class PendingChange:
     """All channels of both kinds of viewers that listen to the table."""
 
     def without(self, viewers: frozenset[Viewer]) -> Self:
-        """Return the same without some viewers, but with their channels."""
+        """Return this change without some viewers. Their channels stay in ``matched``."""
         return attrs.evolve(
             self,
             viewers=self.viewers - viewers,
@@ -72,7 +72,7 @@ class PendingChange:
         )
 
     def only_for(self, viewer: Viewer) -> Self:
-        """Return the same for one viewer and its channels alone."""
+        """Return this change for one viewer and its channels only."""
         return attrs.evolve(
             self,
             viewers=self.viewers & {viewer},

@@ -207,7 +207,15 @@ class SlowViewers:
         return slow
 
     async def check(self, candidates: Sequence[PendingChange]) -> Decided:
-        """Return what each candidate shows to the viewers that are not checked separately.
+        """Check changes for all viewers except those whose policies are slow.
+
+        The changes for slow viewers are queued, and checked separately later.
+
+        Args:
+            candidates: the changes, in order, each with the viewers that it may be sent to.
+
+        Returns:
+            The changes in order, each with what every viewer that was checked may see of it.
 
         Raises:
             psycopg.Error: if the database cannot be queried; then nothing is decided.

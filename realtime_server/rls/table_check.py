@@ -32,7 +32,10 @@ _FAILURES: Final = {
 
 
 class Lookup(Protocol):
-    """Says which rows viewers may see, as :class:`~.lookup.shared_call.SharedCall` does."""
+    """Asks PostgreSQL which rows viewers may see.
+
+    :meth:`~.lookup.shared_call.SharedCall.check` is such a function.
+    """
 
     async def __call__(
         self, rows: RowsToCheck, questions: Sequence[Question], *, may_retry: bool = True
@@ -58,7 +61,7 @@ class _RowSet:
         self._audiences.setdefault(id(viewers), (viewers, {}))[1][place] = None
 
     def questions(self) -> list[Question]:
-        """Return a question for each viewer: the rows to look up for it."""
+        """Return, for each viewer, the rows that PostgreSQL is asked whether the viewer may see."""
         wanted: dict[Viewer, tuple[int, ...]] = {}
         for viewers, rows in self._audiences.values():
             places = tuple(rows)
@@ -70,7 +73,7 @@ class _RowSet:
 
 
 class TableCheck:
-    """A table's part of a batch.
+    """Checks the changes of one table in a batch: which viewers may see which parts of them.
 
     Args:
         table: the table's present state.

@@ -24,11 +24,13 @@ _FOR_ALL_TABLES: Final = """
 
 
 async def stream_findings(dsn: str, publications: Sequence[str]) -> tuple[Finding, ...]:
-    """Find out what every client that may join is shown; change nothing.
+    """Warn of publications FOR ALL TABLES, for ``--check``; change nothing.
+
+    In STREAM mode every client that may join sees all changes of a published table.
 
     Args:
-        dsn: of the database, as the server's role.
-        publications: their names.
+        dsn: connection string of the database, with the server's role.
+        publications: names of the publications that the server streams (PUBLICATIONS).
 
     Raises:
         SourceError: if the database cannot be queried.

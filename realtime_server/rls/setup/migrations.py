@@ -1,12 +1,12 @@
-"""Migrations: the steps that make the schema ``realtime`` and bring it up to date.
+"""Migrations: numbered SQL files that create the schema ``realtime`` and bring it up to date.
 
-Each file of ``sql/`` is one step and one transaction, and is never changed once it was released:
-a change is a new step. So later steps define functions anew that earlier ones have made, and the
-definition that counts is the one with the highest number; ``grep -l 'function realtime.cast('
-sql/*`` finds the last one of ``realtime.cast``. A step's statements take what they find: applied
-again it changes nothing, and an installation of the original keeps its tables, its types and its
-grants. The role ``realtime_nobody`` may need an administrator's help, so it is no step:
-:mod:`.nobody` and :mod:`.type_schemas` see to it each time.
+Each file of ``sql/`` is one migration, and runs in one transaction. A file that was released is
+never changed: to change something, add another file. So a later file may define a function of an
+earlier one again, and the definition in the file with the highest number counts;
+``grep -l 'function realtime.cast(' sql/*`` lists the files that define ``realtime.cast``. Every
+migration can be applied twice without harm, and keeps the tables, types and grants of a schema that
+the original server has installed. The role ``realtime_nobody`` is not created by a migration, since
+that may take an administrator: :mod:`.nobody` and :mod:`.type_schemas` set it up each time.
 """
 
 from __future__ import annotations
