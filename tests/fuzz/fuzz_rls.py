@@ -6,9 +6,10 @@ makes random worlds one after the other (tables, privileges, policies, publicati
 filters), writes to them, and compares what a real server in RLS mode tells real clients with what
 PostgreSQL itself says: see :mod:`tests.fuzz.rls.oracle`. Each world is on the next one of several
 servers: on PostgreSQL 17 and 18, by pgoutput and by wal2json, with RLS_STRICT and with
-RLS_DELETE=policy. It prints how many decisions came out how, and fails with the first one that is
-wrong, and with the command that makes its world again (``--world 17``). The same worlds for the
-same seed.
+RLS_DELETE=policy. In some worlds clients lose their connections and come back, perhaps with
+another token: see :mod:`tests.fuzz.rls.absences`; ``--replay`` makes these worlds alone. It prints
+how many decisions came out how, and fails with the first one that is wrong, and with the command
+that makes its world again (``--world 17``). The same worlds for the same seed.
 
 A decision is one committed change and one subscriber that listens to such changes of its table: a
 channel of a topic client, or a binding of a binding client. Has it been told exactly when it
@@ -29,6 +30,7 @@ from random import Random
 from realtime_server.demo.embedded import EmbeddedPostgres
 from tests.fix_postgres import DEBIAN_BINDIR, Server
 from tests.fix_postgres import SETTINGS as SERVER_SETTINGS
+from tests.fuzz.rls.absences import ReplayPlayer
 from tests.fuzz.rls.clients import ProtocolError
 from tests.fuzz.rls.play import Player, Result, WrongDecisionError
 from tests.fuzz.rls.stage import Setting, Stages, settings_for
@@ -71,11 +73,14 @@ async def run(
         while result.decisions < decisions:
             try:
                 stage = stages.of(chosen[number % len(chosen)])
-                await Player(stage, Random(f"{seed} {number}"), f"w{number}", result).play()
+                player = ReplayPlayer if stage.setting.replays else Player
+                await player(stage, Random(f"{seed} {number}"), f"w{number}", result).play()
             except (WrongDecisionError, ProtocolError) as error:
                 error.add_note(f"On {stage.setting}.")
+                only = " --replay" if all(one.replays for one in chosen) else ""
                 error.add_note(
-                    f"To see it again: python -m tests.fuzz.fuzz_rls --seed {seed} --world {number}"
+                    "To see it again: python -m tests.fuzz.fuzz_rls "
+                    f"--seed {seed} --world {number}{only}"
                 )
                 if not goes_on:
                     raise
@@ -112,6 +117,9 @@ def main() -> int:
     parser.add_argument(
         "--go-on", action="store_true", help="with the next world where one is wrong"
     )
+    parser.add_argument(
+        "--replay", action="store_true", help="only worlds whose clients go away and come back"
+    )
     parser.add_argument("--module", default="realtime_server", help="what is run as the server")
     parser.add_argument("--report", type=Path, help="a file that is written anew after each world")
     chosen = parser.parse_args()
@@ -133,6 +141,7 @@ def main() -> int:
                 chosen.decisions,
                 chosen.seed,
                 world=chosen.world,
+                settings=[one for one in settings_for(servers) if one.replays or not chosen.replay],
                 goes_on=chosen.go_on,
                 note=note,
                 module=chosen.module,

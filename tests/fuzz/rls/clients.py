@@ -14,12 +14,15 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import attrs
 from joserfc.jwk import OctKey
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from tests.fuzz.rls.filters import Filter, columns_of
 from tests.tokens import SECRET, sign_text
 
 __all__ = [
+    "FENCE_BINDING",
     "PATIENCE",
+    "Absence",
     "Binding",
     "Channel",
     "Client",
@@ -28,11 +31,13 @@ __all__ = [
     "ProtocolError",
     "WriteObserver",
     "Viewer",
+    "connect_to",
     "read_json",
 ]
 
 FENCE: Final = "realtime:fence"
 FENCE_REF: Final = "f"
+FENCE_BINDING: Final = {"event": "INSERT", "schema": "public", "table": "fence"}
 JOIN_REF: Final = "1"
 PATIENCE: Final = 300.0
 """Seconds after which what should have come will not."""
@@ -114,6 +119,24 @@ class Binding:
 
 
 @attrs.define(eq=False)
+class Absence:
+    """What became of a channel whose client is away."""
+
+    former: Viewer
+    """Whose it was."""
+    begin: int
+    """The client has proven that it got all changes up to this number."""
+    until: int = 0
+    """The number of the last change that may have been told before the client went away."""
+    told: dict[Binding, list[WriteObserver]] = attrs.field(factory=dict)
+    """What was told of these changes before."""
+    viewers: list[Viewer] = attrs.field(factory=list)
+    """Whose it has been since the client came back."""
+    is_resumed: bool | None = None
+    """Whether the server said that it goes on where it was; None: it has not said."""
+
+
+@attrs.define(eq=False)
 class Channel:
     """A topic that a client joins as somebody."""
 
@@ -130,6 +153,13 @@ class Channel:
     """Whose it was, until it got another token in the batch that is not judged yet."""
     has_gap: bool = False
     """Whether it was told of a gap since then."""
+    absence: Absence | None = None
+    """Where it is, or was in the batch that is not judged yet, away."""
+
+    def give_to(self, viewer: Viewer) -> None:
+        self.viewer = viewer
+        for binding in self.bindings:
+            binding.viewer = viewer
 
     def take(self, payload: Any) -> None:
         if self.has_config:
@@ -167,6 +197,9 @@ class Client:
         schema: of the world.
     """
 
+    _further_bindings: Sequence[dict[str, Any]] = ()
+    """That each channel with bindings has besides its own."""
+
     def __init__(self, websocket: ClientConnection, vsn: str, schema: str) -> None:
         self._websocket = websocket
         self._is_first = vsn == "1.0.0"
@@ -178,11 +211,7 @@ class Client:
     @classmethod
     async def open(cls, port: int, vsn: str, viewer: Viewer, schema: str) -> Client:
         """Connect, and listen to the fence."""
-        uri = f"ws://127.0.0.1:{port}/socket/websocket?vsn={vsn}&apikey={viewer.token}"
-        websocket = await connect(
-            uri, compression=None, proxy=None, ping_interval=None, max_size=None, max_queue=None
-        )
-        client = cls(websocket, vsn, schema)
+        client = cls(await connect_to(port, vsn, viewer), vsn, schema)
         await client._listen_to_the_fence(viewer)
         return client
 
@@ -192,8 +221,7 @@ class Client:
             return
         topic = f"{FENCE}{len(self._fences)}"
         self._fences[viewer.token] = topic
-        binding = {"event": "INSERT", "schema": "public", "table": "fence"}
-        asked = {"access_token": viewer.token, "config": {"postgres_changes": [binding]}}
+        asked = {"access_token": viewer.token, "config": {"postgres_changes": [FENCE_BINDING]}}
         await self._send(topic, "phx_join", asked, FENCE_REF)
 
         def is_reply(from_topic: str, event: str, payload: Any) -> bool:
@@ -215,6 +243,7 @@ class Client:
             payload: dict[str, Any] = {"user_token": channel.viewer.token}
             if channel.has_config:
                 wanted = [binding.as_config(self._schema) for binding in channel.bindings]
+                wanted += self._further_bindings
                 payload = {
                     "access_token": channel.viewer.token,
                     "config": {"postgres_changes": wanted},
@@ -271,6 +300,8 @@ class Client:
             raise ProtocolError(
                 f"nothing came for {PATIENCE} s, of {list(self._channels)}"
             ) from None
+        except ConnectionClosed as exc:
+            raise ProtocolError(f"the connection was closed: {exc}") from exc
 
     def _take(self, topic: str, event: str, payload: Any) -> None:
         if event in ("postgres_changes", "INSERT", "UPDATE", "DELETE"):
@@ -289,6 +320,11 @@ class Client:
         join_ref = (
             None if topic == "phoenix" else FENCE_REF if topic.startswith(FENCE) else JOIN_REF
         )
+        await self._write(join_ref, ref, topic, event, payload)
+
+    async def _write(
+        self, join_ref: str | None, ref: str, topic: str, event: str, payload: Any
+    ) -> None:
         frame: Any = [join_ref, ref, topic, event, payload]
         if self._is_first:
             frame = {
@@ -308,13 +344,28 @@ class Client:
         return topic, event, payload
 
 
+async def connect_to(port: int, vsn: str, viewer: Viewer, more: str = "") -> ClientConnection:
+    """Connect to a server, with a viewer's token and perhaps more in the query."""
+    return await connect(
+        f"ws://127.0.0.1:{port}/socket/websocket?vsn={vsn}&apikey={viewer.token}{more}",
+        compression=None,
+        proxy=None,
+        ping_interval=None,
+        max_size=None,
+        max_queue=None,
+    )
+
+
 def _answer(channel: Channel, payload: Any) -> None:
     response = payload["response"]
     if payload["status"] != "ok":
         channel.refusal = response["reason"]
     elif channel.has_config:
-        for binding, answer in zip(channel.bindings, response["postgres_changes"], strict=True):
+        answers = response["postgres_changes"]
+        for binding, answer in zip(channel.bindings, answers, strict=False):
             channel.by_id.setdefault(answer["id"], []).append(binding)
+        for answer in answers[len(channel.bindings) :]:
+            channel.by_id.setdefault(answer["id"], [])
 
 
 def read_json(text: str | bytes) -> Any:

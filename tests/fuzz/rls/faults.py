@@ -7,6 +7,7 @@ This alone knows the server from within. It is run as a process of its own, neve
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,9 @@ from realtime_server.__main__ import main
 from realtime_server.config.database.tables import Table
 from realtime_server.fanout.groups import BoundDelivery
 from realtime_server.fanout.hub import Hub
-from realtime_server.rls import checker
+from realtime_server.replay.identity import Key, Visitor
+from realtime_server.rls import checker, round_publisher
+from realtime_server.rls.checker import Checker
 from realtime_server.rls.lookup import deleted_rows
 from realtime_server.rls.lookup.questions import Question, VisibilityAnswer
 from realtime_server.rls.lookup.visibility import Visibility
@@ -224,6 +227,79 @@ def skip_replaced_token() -> None:
         return registration.viewer
 
     SubscriptionRegistry.renew = keep  # type: ignore[method-assign]
+
+
+def skip_replayed_visibility() -> None:
+    """Show whoever comes back each row that still is as the change says."""
+
+    class ShowingAll(Visibility):
+        async def check(
+            self, rows: Any, questions: Sequence[Question], **_: Any
+        ) -> list[VisibilityAnswer]:
+            return [VisibilityAnswer(visible=set(question.places)) for question in questions]
+
+    round_publisher.Visibility = ShowingAll  # type: ignore[misc]
+
+
+def skip_replayed_token() -> None:
+    """Ask in the name of the first token that a user came back with."""
+    first: dict[str, Viewer] = {}
+
+    class AskingAsTheFirst(Visibility):
+        async def check(
+            self, rows: Any, questions: Sequence[Question], **more: Any
+        ) -> list[VisibilityAnswer]:
+            asked = [
+                attrs.evolve(one, viewer=first.setdefault(_user(one.viewer), one.viewer))
+                for one in questions
+            ]
+            return await super().check(rows, asked, **more)
+
+    round_publisher.Visibility = AskingAsTheFirst  # type: ignore[misc]
+
+
+def _user(viewer: Viewer) -> str:
+    return f"{viewer.role} {json.loads(viewer.claims).get('sub')}"
+
+
+def skip_replayed_versions() -> None:
+    """Show whoever comes back versions of a row that is another by now."""
+
+    class NotComparing(Checker):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **{**more, "strict": False})
+
+    round_publisher.Checker = NotComparing  # type: ignore[misc]
+
+
+def skip_replayed_rows() -> None:
+    """Keep every hundredth row from who comes back and sees it."""
+    count = 0
+
+    class HidingSome(Visibility):
+        async def check(
+            self, rows: Any, questions: Sequence[Question], **more: Any
+        ) -> list[VisibilityAnswer]:
+            nonlocal count
+            answers = await super().check(rows, questions, **more)
+            for answer in answers:
+                for place in list(answer.visible):
+                    count += 1
+                    if count % 100 == 0:
+                        answer.visible.discard(place)
+            return answers
+
+    round_publisher.Visibility = HidingSome  # type: ignore[misc]
+
+
+def skip_replayed_subject() -> None:
+    """Go on in anybody's name where a client of the same session was."""
+
+    def key_of_session(self: Visitor, claims: Any, topic: str, bindings: Any) -> Key | None:
+        return key(self, {"sub": "anybody"}, topic, bindings)
+
+    key = Visitor.key
+    Visitor.key = key_of_session  # type: ignore[method-assign]
 
 
 FAULTS = {

@@ -13,7 +13,7 @@ What follows from these is in :mod:`tests.fuzz.rls.rules`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import attrs
@@ -22,14 +22,13 @@ from psycopg import sql
 
 from tests.fuzz.rls.clients import Binding, Channel, Viewer, read_json
 from tests.fuzz.rls.filters import name_of, quoted
+from tests.fuzz.rls.look import Look
 from tests.fuzz.rls.rules import (
     SEEN,
-    UNSEEN,
     Change,
     Expected,
     State,
     either,
-    expect,
     may_be_anothers,
 )
 from tests.fuzz.rls.stage import Setting
@@ -49,7 +48,8 @@ class Oracle:
         connection: a superuser's, with the settings of ``SESSION``.
         world: as it is.
         setting: of the server.
-        channels: that were joined; their bindings are all subscribers.
+        channels: that were joined, and may be more or fewer later; their bindings are all
+            subscribers.
     """
 
     def __init__(
@@ -57,13 +57,12 @@ class Oracle:
         connection: psycopg.Connection,
         world: World,
         setting: Setting,
-        channels: Sequence[Channel],
+        channels: Collection[Channel],
     ) -> None:
         self._connection = connection
         self._world = world
         self._setting = setting
-        self._subscribers = [(binding, one) for one in channels for binding in one.bindings]
-        self._bindings = [binding for binding, _ in self._subscribers]
+        self._channels = channels
         self._seen = 0
 
     def keys(self) -> dict[str, list[str]]:
@@ -96,23 +95,71 @@ class Oracle:
         )
         return dict.fromkeys(roles, frozenset()) | {role: frozenset(each) for role, each in rows}
 
+    @property
+    def seen(self) -> int:
+        """A number that is above those of the changes that are left out."""
+        return self._seen
+
     def judge(self) -> Iterator[tuple[Binding, list[Expected]]]:
-        """Yield what each subscriber is to be told of what was written since the last time."""
-        changes: list[Change] = []
-        states: dict[str, State] = {}
-        for table in self._world.tables:
-            states[table.name] = self._state(table)
-            changes += self._changes(table, states[table.name])
-        self.forget()
-        changes.sort(key=lambda change: change.number)
-        written = {change.table.name for change in changes}
-        viewers = dict.fromkeys(
+        """Yield what each subscriber is to be told of what was written since the last time.
+
+        Channels whose clients are or were away are left out.
+        """
+        subscribers = [
+            (binding, channel)
+            for channel in self._channels
+            if channel.absence is None
+            for binding in channel.bindings
+        ]
+        look = self.look(
             viewer
-            for binding, channel in self._subscribers
+            for binding, channel in subscribers
             for viewer in (binding.viewer, channel.former and channel.former.viewer)
             if viewer is not None
         )
-        deleted = self._sight_of_deleted(changes, states, list(viewers))
+        self.forget()
+        # Who listens whatever the filters say is told of failures, on all channels.
+        sure = {
+            (binding.viewer, change.number)
+            for change in look.changes
+            for binding, channel in subscribers
+            if binding.filter is None
+            and binding.listens_to(change.table.name, change.kind)
+            and not may_be_anothers(channel, change)
+        }
+        for binding, channel in subscribers:
+            told = []
+            for change in look.changes:
+                if not binding.listens_to(change.table.name, change.kind):
+                    continue
+                is_sure = (binding.viewer, change.number) in sure
+                expected = look.expect(binding, binding.viewer, change, is_sure=is_sure)
+                if channel.former is not None and may_be_anothers(channel, change):
+                    viewer = channel.former.viewer
+                    is_sure = (viewer, change.number) in sure
+                    former = look.expect(binding, viewer, change, is_sure=is_sure)
+                    expected = either(expected, former, may_be_lost=channel.has_gap)
+                told.append(expected)
+            yield binding, told
+
+    def look(self, viewers: Iterable[Viewer], since: int | None = None) -> Look:
+        """Ask PostgreSQL what there is to know of changes, as the database is now.
+
+        Args:
+            viewers: those that may be told of them.
+            since: leaves out changes up to this number; None: up to :attr:`seen`.
+        """
+        viewers = list(dict.fromkeys(viewers))
+        roles = list(dict.fromkeys(viewer.role for viewer in viewers))
+        changes: list[Change] = []
+        states: dict[str, State] = {}
+        for table in self._world.tables:
+            states[table.name] = self._state(table, roles)
+            changes += self._changes(
+                table, states[table.name], self._seen if since is None else since
+            )
+        changes.sort(key=lambda change: change.number)
+        written = {change.table.name for change in changes}
         sight = {
             viewer: {
                 name: self._sight(viewer, states[name], changes)
@@ -121,38 +168,10 @@ class Oracle:
             }
             for viewer in viewers
         }
-        # Who listens whatever the filters say is told of failures, on all channels.
-        sure = {
-            (binding.viewer, change.number)
-            for change in changes
-            for binding, channel in self._subscribers
-            if binding.filter is None
-            and binding.listens_to(change.table.name, change.kind)
-            and not may_be_anothers(channel, change)
-        }
+        deleted = self._sight_of_deleted(changes, states, viewers)
+        return Look(changes, states, sight, deleted, self._setting.is_strict)
 
-        def judged(binding: Binding, viewer: Viewer, change: Change) -> Expected:
-            state = states[change.table.name]
-            if change.kind == "DELETE":
-                seen = deleted.get((viewer, change.number), SEEN)
-            else:
-                seen = sight[viewer].get(change.table.name, {}).get(change.key, UNSEEN)
-            is_sure = (viewer, change.number) in sure
-            return expect(binding, viewer, change, state, seen, is_sure)
-
-        for binding, channel in self._subscribers:
-            told = []
-            for change in changes:
-                if not binding.listens_to(change.table.name, change.kind):
-                    continue
-                expected = judged(binding, binding.viewer, change)
-                if channel.former is not None and may_be_anothers(channel, change):
-                    former = judged(binding, channel.former.viewer, change)
-                    expected = either(expected, former, may_be_lost=channel.has_gap)
-                told.append(expected)
-            yield binding, told
-
-    def _state(self, table: Table) -> State:
+    def _state(self, table: Table, roles: Collection[str]) -> State:
         rows = self._rows(
             f"SELECT attname::text FROM pg_attribute WHERE attrelid = {quoted(table.sql)}::regclass"
             " AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
@@ -161,12 +180,6 @@ class Oracle:
             f"SELECT relrowsecurity FROM pg_class WHERE oid = {quoted(table.sql)}::regclass"
         )
         columns = [name for (name,) in rows]
-        roles = dict.fromkeys(
-            viewer.role
-            for binding, channel in self._subscribers
-            for viewer in (binding.viewer, channel.former and channel.former.viewer)
-            if viewer is not None
-        )
         published = set(table.published or columns) - {*table.unpublished}
         return State(
             table,
@@ -216,12 +229,12 @@ class Oracle:
     def _is_by_plan(self, table: Table) -> bool:
         return any(")::integer" in policy[-1] for policy in self.policies(table) if policy[-1])
 
-    def _changes(self, table: Table, state: State) -> list[Change]:
+    def _changes(self, table: Table, state: State, since: int) -> list[Change]:
         found = []
         rows = self._rows(
             f"SELECT n, op, to_jsonb(old)::text, to_jsonb(new)::text, {table.key_sql('(new)')}, "
             f"ARRAY[{', '.join(_condition('(new)', one) for one in table.key)}]"
-            f" FROM {table.log} WHERE n > {self._seen} ORDER BY n"
+            f" FROM {table.log} WHERE n > {since} ORDER BY n"
         )
         for number, kind, old, new, key, conditions in rows:
             change = Change(
@@ -235,7 +248,7 @@ class Oracle:
             found.append(change)
         if table.row_filter is not None and not state.is_hidden:
             found = list(self._published(table, found))
-        if self._setting.is_strict and state.has_rls:
+        if self._setting.compares and state.has_rls:
             rows_left = [one for one in found if one.kind != "DELETE"]
             like = likeness(self._connection, table, [one.number for one in rows_left])
             found = [attrs.evolve(one, likeness=like.get(one.number, {})) for one in found]
@@ -271,7 +284,8 @@ class Oracle:
         filters = list(
             dict.fromkeys(
                 binding.filter
-                for binding in self._bindings
+                for channel in self._channels
+                for binding in channel.bindings
                 if binding.filter is not None and binding.table == table.name
             )
         )

@@ -11,9 +11,10 @@ from typing import Final
 
 import attrs
 
-from tests.fuzz.rls.clients import Binding, Channel, Client, Former, Kind, Viewer
+from tests.fuzz.rls.clients import Binding, Channel, Client, Former, Kind, Viewer, WriteObserver
 from tests.fuzz.rls.filters import make_filter, name_of
 from tests.fuzz.rls.oracle import Oracle
+from tests.fuzz.rls.rules import Expected
 from tests.fuzz.rls.stage import Stage, execute
 from tests.fuzz.rls.verdict import difference
 from tests.fuzz.rls.viewers import make_viewers
@@ -53,6 +54,9 @@ class WrongDecisionError(Exception):
 class Player:
     """Plays one world."""
 
+    _topic_share = 0.25
+    """The share of channels that are joined as topic clients do."""
+
     def __init__(self, stage: Stage, random: Random, schema: str, result: Result) -> None:
         self._stage = stage
         self._random = random
@@ -76,7 +80,7 @@ class Player:
             self._drop()
 
     async def _play(self) -> None:
-        world, random, connection = self._world, self._random, self._stage.connection
+        world, connection = self._world, self._stage.connection
         changing, plain = name_of(self._stage.roles.changing), name_of(self._stage.roles.plain)
         execute(
             connection,
@@ -93,33 +97,47 @@ class Player:
             channels = self._channels(oracle)
             for client, theirs in zip(clients, channels, strict=True):
                 await client.join(theirs)
-            self._judge_joins(oracle, [one for theirs in channels for one in theirs])
+            await asyncio.to_thread(
+                self._judge_joins, oracle, [one for theirs in channels for one in theirs]
+            )
             joined = {
                 channel: client
                 for client, theirs in zip(clients, channels, strict=True)
                 for channel in theirs
                 if channel.refusal is None
             }
-            oracle = Oracle(connection, world, self._stage.setting, list(joined))
+            oracle = Oracle(connection, world, self._stage.setting, joined)
             await self._fence(clients)
             oracle.forget()
             for number in range(BATCHES):
-                if number and random.random() < 0.6:
-                    for _ in range(random.randint(1, 3)):
-                        execute(connection, *migration(random, world, self._stage.roles))
-                batch = self._writer.batch(oracle.keys(), random.randint(3, CHANGES))
-                # Before one of them, or while all of them are on their way.
-                replacing = random.randint(0, len(batch)) if random.random() < 0.4 else None
-                for place, transaction in enumerate(batch):
-                    if place == replacing:
-                        await self._replace(oracle, joined)
-                    execute(connection, "BEGIN", *transaction, "COMMIT")
-                if replacing == len(batch):
-                    await self._replace(oracle, joined)
-                await self._fence(clients)
-                self._judge(oracle, number)
-                for channel in joined:
-                    channel.former, channel.has_gap = None, False
+                await self._play_batch(oracle, clients, joined, number)
+
+    async def _play_batch(
+        self, oracle: Oracle, clients: Sequence[Client], joined: dict[Channel, Client], number: int
+    ) -> None:
+        random = self._random
+        if number and random.random() < 0.6:
+            self._migrate()
+        batch = self._writer.batch(oracle.keys(), random.randint(3, CHANGES))
+        # Before one of them, or while all of them are on their way.
+        replacing = random.randint(0, len(batch)) if random.random() < 0.4 else None
+        for place, transaction in enumerate(batch):
+            if place == replacing:
+                await self._replace(oracle, joined)
+            execute(self._stage.connection, "BEGIN", *transaction, "COMMIT")
+        if replacing == len(batch):
+            await self._replace(oracle, joined)
+        await self._fence(clients)
+        # Pings are answered meanwhile.
+        await asyncio.to_thread(self._judge, oracle, number)
+        for channel in joined:
+            channel.former, channel.has_gap = None, False
+
+    def _migrate(self, *, keeps_columns: bool = False) -> None:
+        random, world, roles = self._random, self._world, self._stage.roles
+        for _ in range(random.randint(1, 3)):
+            statements = migration(random, world, roles, keeps_columns=keeps_columns)
+            execute(self._stage.connection, *statements)
 
     def _drop(self) -> None:
         world = self._world
@@ -141,10 +159,13 @@ class Player:
             for number in range(CLIENTS):
                 vsn = "1.0.0" if number % 2 else "2.0.0"
                 viewer = self._random.choice(self._viewers)
-                clients.append(await Client.open(self._stage.port, vsn, viewer, self._world.schema))
+                clients.append(await self._open(vsn, viewer))
             yield clients
         finally:
             await asyncio.gather(*(client.close() for client in clients))
+
+    async def _open(self, vsn: str, viewer: Viewer) -> Client:
+        return await Client.open(self._stage.port, vsn, viewer, self._world.schema)
 
     async def _fence(self, clients: Sequence[Client]) -> None:
         """Return when each client has got what was committed so far."""
@@ -157,18 +178,12 @@ class Player:
     async def _replace(self, oracle: Oracle, joined: Mapping[Channel, Client]) -> None:
         """Give some channels another token, whose viewer may have what they have joined."""
         random = self._random
-        hidden = {table.name for table in self._world.tables if table.row_filter is not None}
         for channel in random.sample(list(joined), min(len(joined), 3)):
             viewer = random.choice(self._viewers)
-            tables = {binding.table for binding in channel.bindings}
-            # With wal2json a table that has a row filter by now is refused.
-            is_refused = self._world.plugin == "wal2json" and not tables.isdisjoint(hidden)
-            if is_refused or not self._may_join(oracle, viewer, channel):
+            if not self._may_join(oracle, viewer, channel):
                 continue
             channel.former = Former(channel.viewer, oracle.now())
-            channel.viewer = viewer
-            for binding in channel.bindings:
-                binding.viewer = viewer
+            channel.give_to(viewer)
             await joined[channel].replace(channel, viewer)
             self._result.outcomes["a token is replaced"] += 1
 
@@ -183,7 +198,7 @@ class Player:
                 viewer = random.choice(self._viewers)
                 wishes = [self._binding(viewer, may) for _ in range(random.randint(1, 6))]
                 topic, has_config = f"realtime:room {number}", True
-                if random.random() < 0.25:
+                if random.random() < self._topic_share:
                     [binding] = wishes = wishes[:1]
                     binding.kind = binding.select = None
                     has_config = False
@@ -230,7 +245,10 @@ class Player:
             self._result.outcomes["a join is refused" if channel.refusal else "a join is ok"] += 1
 
     def _may_join(self, oracle: Oracle, viewer: Viewer, channel: Channel) -> bool:
-        may = True
+        hidden = {table.name for table in self._world.tables if table.row_filter is not None}
+        tables = {binding.table for binding in channel.bindings}
+        # With wal2json a table that has a row filter by now is refused.
+        may = self._world.plugin != "wal2json" or tables.isdisjoint(hidden)
         for binding in channel.bindings:
             if binding.table is not None:
                 [table] = (one for one in self._world.tables if one.name == binding.table)
@@ -242,20 +260,33 @@ class Player:
         return may
 
     def _judge(self, oracle: Oracle, number: int) -> None:
-        tables = {table.name: table for table in self._world.tables}
         for binding, expected in oracle.judge():
             told, binding.told = binding.told, []
-            wrong = difference(tables, expected, told)
-            if wrong is not None:
-                raise WrongDecisionError(
-                    f"world {self._world.schema}, batch {number}, viewer {binding.viewer.role} "
-                    f"{binding.viewer.claims}, {binding}:\n{wrong}\n"
-                    + "\n".join(
-                        str(one)
-                        for table in self._world.tables
-                        if binding.table in (None, table.name)
-                        for one in (*oracle.policies(table), f"row filter {table.row_filter}")
-                    )
+            self._compare(oracle, f"batch {number}", binding, expected, told)
+            self._count(expected)
+
+    def _count(self, expected: Sequence[Expected], how: str = "") -> None:
+        self._result.decisions += len(expected)
+        self._result.outcomes.update(f"{how}{one.why}" for one in expected)
+
+    def _compare(
+        self,
+        oracle: Oracle,
+        when: str,
+        binding: Binding,
+        expected: Sequence[Expected],
+        told: Sequence[WriteObserver],
+    ) -> None:
+        tables = {table.name: table for table in self._world.tables}
+        wrong = difference(tables, expected, told)
+        if wrong is not None:
+            raise WrongDecisionError(
+                f"world {self._world.schema}, {when}, viewer {binding.viewer.role} "
+                f"{binding.viewer.claims}, {binding}:\n{wrong}\n"
+                + "\n".join(
+                    str(one)
+                    for table in self._world.tables
+                    if binding.table in (None, table.name)
+                    for one in (*oracle.policies(table), f"row filter {table.row_filter}")
                 )
-            self._result.decisions += len(expected)
-            self._result.outcomes.update(one.why for one in expected)
+            )

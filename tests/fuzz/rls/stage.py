@@ -37,7 +37,6 @@ NOBODY: Final = """
 """
 ENVIRONMENT: Final = {
     "REPLICATION_MODE": "RLS",
-    # Its clients answer no pings: they would get everything again, or be told of gaps.
     "REPLAY_WINDOW": "0",
     "SECURE_CHANNELS": "true",
     "JWT_SECRET": SECRET,
@@ -50,6 +49,14 @@ ENVIRONMENT: Final = {
     "MAX_TOKENS": "100000",
 }
 
+REPLAY: Final = {
+    "REPLAY_WINDOW": "600000",
+    # Nobody waits for long until a client has proven what it got.
+    "REPLAY_PING_INTERVAL": "50",
+    # The server is not restarted.
+    "REPLAY_WAL_MB": "0",
+}
+
 
 @attrs.frozen
 class Setting:
@@ -60,11 +67,19 @@ class Setting:
     plugin: str = "pgoutput"
     is_strict: bool = False
     asks_for_deleted: bool = False
+    replays: bool = False
+    """Whether clients go away and come back."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether some are told only of rows that still are as the change says."""
+        return self.is_strict or self.replays
 
     @property
     def environment(self) -> dict[str, str]:
         return {
             **ENVIRONMENT,
+            **(REPLAY if self.replays else {}),
             "OUTPUT_PLUGIN": self.plugin,
             "RLS_STRICT": str(self.is_strict).lower(),
             "RLS_DELETE": "policy" if self.asks_for_deleted else "key",
@@ -73,16 +88,20 @@ class Setting:
     def __str__(self) -> str:
         strict = ", RLS_STRICT" if self.is_strict else ""
         deleted = ", RLS_DELETE=policy" if self.asks_for_deleted else ""
-        return f"PostgreSQL {self.version}, {self.plugin}{strict}{deleted}"
+        replays = ", replay" if self.replays else ""
+        return f"PostgreSQL {self.version}, {self.plugin}{strict}{deleted}{replays}"
 
 
 SETTINGS: Final = (
     Setting(18),
+    Setting(18, replays=True),
     Setting(17, "wal2json", is_strict=True, asks_for_deleted=True),
     Setting(18, is_strict=True, asks_for_deleted=True),
     Setting(17, "wal2json"),
+    Setting(17, "wal2json", asks_for_deleted=True, replays=True),
     Setting(17, asks_for_deleted=True),
     Setting(18, is_strict=True),
+    Setting(17, asks_for_deleted=True, replays=True),
 )
 """Of one world after the other."""
 

@@ -176,14 +176,23 @@ def _key(random: Random, kind: str, number: int) -> str:
     return _KEYS[kind](random, number)
 
 
-def migration(random: Random, world: World, roles: Roles) -> list[str]:
-    """Return statements that change who may see what."""
+def migration(
+    random: Random, world: World, roles: Roles, *, keeps_columns: bool = False
+) -> list[str]:
+    """Return statements that change who may see what.
+
+    Args:
+        random: where all chance comes from.
+        world: changed.
+        roles: that tokens claim.
+        keeps_columns: whether tables keep their columns, and what is published of them.
+    """
     table = random.choice(world.tables[1:])
     role = name_of(random.choice(roles.names))
     columns = random.sample(table.columns, random.randint(1, len(table.columns)))
     names = ", ".join(one.sql for one in columns)
     raises = table.kind_of(table.key[0]) != "numeric"
-    match random.randrange(12):
+    match random.randrange(9 if keeps_columns else 12):
         case 10 | 11:
             return _published_anew(random, world, table)
         case 0 | 1:
