@@ -32,6 +32,10 @@ __all__ = ["ChannelStarts", "OnStart"]
 
 logger = logging.getLogger("realtime.replay")
 
+_FIRST_REF: Final = 1
+"""The ref of the first message of a client. No other client is a former one of a client that joins
+with it, since clients count over all their connections."""
+
 _ALWAYS_A_GAP: Final = (LostReason.UNPROVEN, LostReason.LOST)
 
 OnStart = Callable[[Start], None]
@@ -87,6 +91,8 @@ class ChannelStarts:
         self._joining: Membership | None = None
         # The channels that wait until the journal is known; None once it is.
         self._held: dict[Membership, Standing] | None = None
+        # Whether those need not wait that join with their first message.
+        self._releases_new = False
         self.epoch = log.epoch
         """The epoch of the log to whose stream places belong."""
         self.resumed = 0
@@ -113,6 +119,19 @@ class ChannelStarts:
         """Let no channel begin whose client may have been here before, until :meth:`release`."""
         self._held = {}
 
+    async def release_new(self, place: Place) -> None:
+        """Let the channels begin whose clients have not been here before, as their refs show.
+
+        Args:
+            place: the place at which they begin.
+        """
+        self._releases_new = True
+        turn = Turn()
+        for member, standing in list((self._held or {}).items()):
+            if member.ref == _FIRST_REF:
+                self._release(member, standing, place)
+                await turn.give_way()
+
     async def release(self, place: Place) -> None:
         """Let the channels begin that wait.
 
@@ -123,11 +142,15 @@ class ChannelStarts:
         # Channels that come meanwhile wait behind the others.
         while self._held:
             for member, standing in list(self._held.items()):
-                if self._held.pop(member, None) is not None:
-                    standing.go_on(max(standing.began, place))
-                    self._inquiries.add(member)
-                    await turn.give_way()
+                self._release(member, standing, place)
+                await turn.give_way()
         self._held = None
+
+    def _release(self, member: Membership, standing: Standing, place: Place) -> None:
+        """Let a channel begin, if it still waits."""
+        if self._held is not None and self._held.pop(member, None) is not None:
+            standing.go_on(max(standing.began, place))
+            self._inquiries.add(member)
 
     def is_held(self, member: Membership) -> bool:
         """Return whether a channel waits for the journal, and so has got nothing yet."""
@@ -164,7 +187,8 @@ class ChannelStarts:
             on_start: called once, before anything is sent to the channel.
         """
         self._starting[standing.member] = on_start
-        if self._held is None:
+        is_new = self._releases_new and standing.member.ref == _FIRST_REF
+        if self._held is None or is_new:
             # A channel of a connection that has left it before may have waited since then.
             self._joining = standing.member if standing.began == self.rounds.handed else None
             self._inquiries.add(standing.member)

@@ -30,6 +30,7 @@ from .journal import MOST_CHANNELS, Journal
 from .ledger import Ledger
 from .memberships import Memberships
 from .origin import Origin
+from .places import place_of
 from .records import PREFIX, Seal, digest
 from .second_slot import SecondSlot
 from .standing import LivePlaces
@@ -88,6 +89,11 @@ class Continuity:
         self._origin = origin
         # The LSN at which the stream began; None before that.
         self._start: LSN | None = None
+        # The LSN at which the WAL ended then; None before that is known. And the LSN up to which
+        # everything has come, and whether all that was committed before the end is published.
+        self._end: LSN | None = None
+        self._come = 0
+        self._has_passed_end = asyncio.Event()
         self.is_restored = False
         """Whether everything was read that the second slot has of the changes that were missed."""
         channel_starts.hold()
@@ -110,10 +116,15 @@ class Continuity:
             elif type(event) is Gap:
                 # The stream may come from another cluster now.
                 self._note_stream()
+        if not self._has_passed_end.is_set():
+            places = (place_of(event) for event in reversed(batch))
+            last = next((place for place in places if place is not None), None)
+            self._come = self._come if last is None else last[0]
 
     def after(self) -> None:
         """Note that a batch was published."""
         self._origin.after()
+        self._look_for_end()
 
     def begin_anew(self) -> None:
         """Go on after a failure, when all that has come was published."""
@@ -128,6 +139,7 @@ class Continuity:
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._begin())
+            group.create_task(self._begin_new())
             group.create_task(self.durable.run(reached))
 
     def _note_start(self) -> None:
@@ -155,10 +167,22 @@ class Continuity:
                 end = await asked
         finally:
             asked.cancel()
+        self._end = end
+        self._look_for_end()
         await self._restore(self._start)
         async with _patience(_CATCH_UP, "the journal of replay does not come through the stream"):
             await self.durable.caught_up.wait()
         await self._channel_starts.release(max((end, -1), self._log.floor))
+
+    def _look_for_end(self) -> None:
+        if self._end is not None and self._come >= self._end:
+            self._has_passed_end.set()
+
+    async def _begin_new(self) -> None:
+        """Let clients begin that are new, although it is not known yet what others have missed."""
+        await self._has_passed_end.wait()
+        assert self._end is not None
+        await self._channel_starts.release_new((self._end, -1))
 
     async def _restore(self, start: LSN) -> None:
         """Put the changes of the second slot into the log, before those of the stream."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from realtime_core import PgoutputSource
 from realtime_server.replay import durable, second_slot
 from realtime_server.server import RealtimeServer
 from tests.fix_postgres import Database, Server, unique_name
@@ -100,6 +101,35 @@ async def test_a_restart_loses_and_repeats_nothing(item: Database) -> None:
         assert fresh.ids == [9]
         for client in (*clients, fresh):
             await client.close()
+
+
+async def test_a_client_that_is_new_does_not_wait_for_the_second_slot(item: Database) -> None:
+    slot = unique_name("slot")
+    known = ReplayClient(0, session=f"{SESSION}a")
+    async with serve(item, slot) as server:
+        await until_kept(item, slot)
+        known.port = server.port
+        await known.come()
+        await write(item, 1)
+        await known.until(1)
+    await write(item, 2)
+    # As a process that has ended may do for a while.
+    user = PgoutputSource(item.dsn, publications=["shop"], slot=f"{slot}_replay")
+    async with user, serve(item, slot) as server:
+        known.port = server.port
+        await known.connect()
+        joining = asyncio.create_task(known.join())
+        new = ReplayClient(server.port, session=f"{SESSION}new")
+        assert (await new.come())["resumed"] is False
+        await write(item, 3)
+        await new.until(3)
+        assert not joining.done()
+        await user.aclose()
+        assert (await joining)["resumed"] is True
+        await known.until(3)
+        assert (known.ids, new.ids) == ([1, 2, 3], [3])
+        await known.close()
+        await new.close()
 
 
 async def test_restarts_in_a_row(item: Database) -> None:

@@ -34,6 +34,7 @@ class Durable:
     """What there is of former processes: nothing, which comes when the test says so."""
 
     end: asyncio.Future[LSN]
+    restored: asyncio.Event = attrs.field(factory=asyncio.Event)
     caught_up: asyncio.Event = attrs.field(factory=asyncio.Event)
     window_begin: LSN | None = None
     journal: Any = attrs.field(factory=lambda: SimpleNamespace(of_stream=lambda stream: None))
@@ -42,7 +43,11 @@ class Durable:
         return await self.end
 
     async def restore(self, start: LSN) -> AsyncGenerator[Sequence[Event], None]:
+        await self.restored.wait()
         yield []
+
+    def read(self, message: LogicalMessage) -> None:
+        """The journal has nothing either."""
 
     async def run(self, *_: object) -> None:
         await asyncio.Event().wait()
@@ -51,10 +56,14 @@ class Durable:
 @attrs.define
 class ChannelStarts:
     held: bool = False
+    released_new: list[Place] = attrs.field(factory=list)
     released: list[Place] = attrs.field(factory=list)
 
     def hold(self) -> None:
         self.held = True
+
+    async def release_new(self, place: Place) -> None:
+        self.released_new.append(place)
 
     async def release(self, place: Place) -> None:
         await asyncio.sleep(0)
@@ -65,6 +74,7 @@ class World:
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.durable = Durable(loop.create_future())
+        self.durable.restored.set()
         self.channel_starts = ChannelStarts()
         self.attached = asyncio.Event()
 
@@ -98,6 +108,38 @@ async def test_who_waits_begins_when_all_is_known(caplog: pytest.LogCaptureFixtu
     world.durable.caught_up.set()
     await eventually(lambda: world.channel_starts.released == [(END, -1)])
     assert caplog.text == ""
+    await world.end()
+
+
+@pytest.mark.parametrize("is_end_known_first", [True, False])
+async def test_who_is_new_begins_behind_what_was_committed_before_and_waits_for_nothing_else(
+    is_end_known_first: bool,
+) -> None:
+    world = World()
+    world.durable.restored.clear()
+    world.attached.set()
+
+    async def publish(event: Event) -> list[Place]:
+        world.continuity.before([event])
+        await asyncio.sleep(0.01)
+        assert world.channel_starts.released_new == []
+        world.continuity.after()
+        await asyncio.sleep(0.01)
+        return world.channel_starts.released_new
+
+    if is_end_known_first:
+        world.durable.end.set_result(END)
+    # What was committed while no server was there.
+    assert await publish(LogicalMessage(LSN(END - 1), "app", b"", None, 0)) == []
+    last = await publish(LogicalMessage(LSN(END + 8), "app", b"", None, 0))
+    if not is_end_known_first:
+        assert last == []
+        world.durable.end.set_result(END)
+    await eventually(lambda: world.channel_starts.released_new == [(END, -1)])
+    assert world.channel_starts.released == []
+    world.durable.restored.set()
+    world.durable.caught_up.set()
+    await eventually(lambda: world.channel_starts.released == [(END, -1)])
     await world.end()
 
 

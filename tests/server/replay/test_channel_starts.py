@@ -1,0 +1,77 @@
+"""Where channels begin that join before it is known what clients of former processes have."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from realtime_server.phoenix.message_handler import Departure
+from realtime_server.replay.channel_starts import ChannelStarts
+
+from .stage import Client, Stage, batch
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> tuple[Stage, ChannelStarts]:
+    """A server that has not read the journal yet."""
+    made: list[ChannelStarts] = []
+
+    class Kept(ChannelStarts):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            made.append(self)
+
+    monkeypatch.setattr("realtime_server.replay.replay.ChannelStarts", Kept)
+    stage = Stage()
+    made[0].hold()
+    return stage, made[0]
+
+
+def join(stage: Stage, name: str, ref: int) -> Client:
+    """Let a client join whose last message had the ref before."""
+    client = Client(stage, name)
+    client.ref = ref - 1
+    client.connect()
+    client.join()
+    return client
+
+
+async def test_who_joins_with_its_first_message_waits_for_no_journal(
+    held: tuple[Stage, ChannelStarts],
+) -> None:
+    stage, starts = held
+    new, other, gone = join(stage, "new", 1), join(stage, "other", 2), join(stage, "gone", 1)
+    # What was committed before they have come.
+    stage.publish(*batch(16, 1))
+    assert [one.starts for one in (new, other, gone)] == [[], [], []]
+    gone.leave(Departure.LEFT)
+    await starts.release_new((20, -1))
+    assert [one.resumed for one in new.starts] == [False]
+    later, another = join(stage, "later", 1), join(stage, "another", 7)
+    assert [one.resumed for one in later.starts] == [False]
+    stage.publish(*batch(32, 2))
+    assert (new.ids, later.ids) == ([2], [2])
+    assert [one.starts for one in (other, another, gone)] == [[], [], []]
+    await starts.release((20, -1))
+    await asyncio.sleep(0)
+    assert [len(one.starts) for one in (new, later, other, another, gone)] == [1, 1, 1, 1, 0]
+    stage.publish(*batch(48, 3))
+    assert (new.ids, later.ids) == ([2, 3], [2, 3])
+
+
+async def test_who_was_new_and_comes_back_waits_for_the_journal(
+    held: tuple[Stage, ChannelStarts],
+) -> None:
+    stage, starts = held
+    await starts.release_new((0, -1))
+    client = join(stage, "a", 1)
+    stage.publish(*batch(16, 1))
+    client.leave()
+    stage.publish(*batch(32, 2))
+    client.connect()
+    client.join()
+    assert len(client.starts) == 1
+    await starts.release((0, -1))
+    assert [one.resumed for one in client.starts] == [False, True]
