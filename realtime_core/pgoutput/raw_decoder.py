@@ -46,14 +46,11 @@ class RawDecoder(StreamDecoder):
             ...
 
     Args:
-        stream: the stream's identity, which goes into each position; None if it is not known.
-        abort_info: whether the stream was started with ``streaming 'parallel'``, as for
-            :class:`Decoder`.
-        max_memory: how many bytes of streamed and prepared transactions are held in memory, as
-            for :class:`Assembler`.
-        spill_store: takes what is beyond that, as for :class:`Assembler`.
-        transactional_messages: whether transactional messages are changes, as for
-            :class:`Assembler`.
+        stream: as for :class:`ChangeDecoder`.
+        abort_info: as for :class:`ChangeDecoder`.
+        max_memory: as for :class:`ChangeDecoder`.
+        spill_store: as for :class:`ChangeDecoder`.
+        transactional_messages: as for :class:`ChangeDecoder`.
         max_rows: the most rows of one :class:`RawRows`.
 
     Raises:

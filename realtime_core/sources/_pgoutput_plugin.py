@@ -66,7 +66,6 @@ class PgoutputSettings(CheckedSettings):
         validator=check_choice, metadata={"choices": ("off", "on", "parallel")}
     )
     max_memory: int = attrs.field()
-    spill_store: FileSpillStore
     spill_directory: str | os.PathLike[str] | None = attrs.field()
 
     @publications.validator
@@ -90,7 +89,7 @@ class PgoutputSettings(CheckedSettings):
         if directory is None:
             return
         try:
-            self.spill_store.open().close()
+            FileSpillStore(directory).open().close()
         except SpillError as exc:
             self.problems.append(
                 f"spill_directory is {os.fspath(directory)!r}, where no file can be made "
@@ -135,14 +134,17 @@ class Pgoutput:
         return len(message) > 0 and message[0] in _MORE_FOLLOWS
 
     def decoder(self, stream: StreamIdentity) -> PayloadDecoder:
+        return ChangeDecoder(stream, **self._decoding())
+
+    def _decoding(self) -> dict[str, Any]:
+        """Return the arguments that both decoders take."""
         settings = self.settings
-        return ChangeDecoder(
-            stream,
-            abort_info=settings.streaming == "parallel",
-            max_memory=settings.max_memory,
-            spill_store=settings.spill_store,
-            transactional_messages=settings.messages != "nontransactional",
-        )
+        return {
+            "abort_info": settings.streaming == "parallel",
+            "max_memory": settings.max_memory,
+            "spill_store": FileSpillStore(settings.spill_directory),
+            "transactional_messages": settings.messages != "nontransactional",
+        }
 
 
 @attrs.define
@@ -152,12 +154,4 @@ class RawPgoutput(Pgoutput):
     max_rows: int = attrs.field(kw_only=True)
 
     def decoder(self, stream: StreamIdentity) -> PayloadDecoder:
-        settings = self.settings
-        return RawDecoder(
-            stream,
-            abort_info=settings.streaming == "parallel",
-            max_memory=settings.max_memory,
-            spill_store=settings.spill_store,
-            transactional_messages=settings.messages != "nontransactional",
-            max_rows=self.max_rows,
-        )
+        return RawDecoder(stream, **self._decoding(), max_rows=self.max_rows)

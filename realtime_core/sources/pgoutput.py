@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Literal, Unpack, overload
 
 from ..changes import Begin, Change, Commit, Event, Gap, Idle
-from ..pgoutput.spill import FileSpillStore
 from ._pgoutput_plugin import Messages, Pgoutput, PgoutputOptions, PgoutputSettings
 from ._stream import StreamSource
 from .base import E
@@ -144,7 +143,6 @@ class PgoutputSource(StreamSource[E]):
             origin=origin,
             streaming=streaming,
             max_memory=max_memory,
-            spill_store=FileSpillStore(spill_directory),
             spill_directory=spill_directory,
         )
         super().__init__(dsn, Pgoutput(settings.publications, settings), **options)

@@ -9,7 +9,6 @@ from typing import Literal, Unpack
 from ..changes import RawEvent
 from ..errors import ConfigError
 from ..pgoutput.raw_decoder import MAX_ROWS
-from ..pgoutput.spill import FileSpillStore
 from ._pgoutput_plugin import Messages, PgoutputSettings, RawPgoutput
 from ._stream import StreamSource
 from .stream_options import Dsn, StreamOptions
@@ -76,7 +75,6 @@ class RawPgoutputSource(StreamSource[RawEvent]):
             origin=origin,
             streaming=streaming,
             max_memory=max_memory,
-            spill_store=FileSpillStore(spill_directory),
             spill_directory=spill_directory,
         )
         if max_rows < 1:
