@@ -158,11 +158,7 @@ class FilterIndex(Generic[S]):
             yield
 
     def workload(self, relation: Relation) -> Workload:
-        """Return how much work a table's compiled filters are for each row.
-
-        Args:
-            relation: the table.
-        """
+        """Return how much work the compiled filters of a table are for each of its rows."""
         table = self._tables.get((relation.schema, relation.table))
         return _NOTHING if table is None else table.workload
 

@@ -27,10 +27,10 @@ from .channel_starts import OnStart
 from .notices import Start
 from .places import place_of
 from .proofs import Proofs
-from .replay import Replay, VisitedOutbox
+from .replay import Replay
 from .standing import Standing
 from .stats import ReplayStats
-from .visit import Visit
+from .visit import Visit, VisitedOutbox
 
 __all__ = ["GuardedReplay"]
 

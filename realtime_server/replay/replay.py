@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from realtime_core import Event, SourceStats
 
@@ -33,24 +33,15 @@ from .needs import Needs
 from .notices import Notices
 from .parking import Parking
 from .places import Place
-from .proofs import ConnectionProof, Proofs
+from .proofs import Proofs
 from .publishing import Publish
 from .queue_places import QueuePlaces
 from .standing import Standing
 from .standings import Standings
 from .stats import ReplayStats
-from .visit import Visit
+from .visit import Visit, VisitedOutbox
 
 __all__ = ["Replay"]
-
-
-class VisitedOutbox(Protocol):
-    """The outbox of a connection."""
-
-    @property
-    def proof(self) -> ConnectionProof | None:
-        """What the client is proven to have received."""
-        ...
 
 
 class Replay:

@@ -35,6 +35,7 @@ from ..fanout.turns import Turn
 from ..logs import LineLimit
 from .change_log import ChangeLog
 from .going_live import GoingLive, TellGap
+from .log_floor import LogFloor
 from .places import Place
 from .publishing import CannotPublishError, Publish, Published
 from .round import MOST_MEMBERS, Round, RoundMember, RoundsStats
@@ -86,6 +87,7 @@ class Rounds:
         self._new_hub = new_hub
         self._publish = publish
         self._on_floor = on_floor
+        self._floor = LogFloor(log, on_floor)
         self._on_slow = on_slow
         self._on_lost = on_lost
         # All channels that are being brought up to now.
@@ -246,41 +248,23 @@ class Rounds:
 
     def _look_at_held(self) -> None:
         """Let members go on that could not be published to, unless what they missed is gone."""
-        for member in self._queue.take_held(self._is_lost):
-            if self._is_lost(member):
+        for member in self._queue.take_held(self._floor.is_above):
+            if self._floor.is_above(member):
                 self._going_live.give_up(member, self._on_floor)
             else:
                 self._join_or_wait(member)
-
-    def _is_lost(self, member: RoundMember) -> bool:
-        """Return whether the log does not have what a member missed that is in no hub."""
-        return member.epoch != self._log.epoch or member.place < self._log.floor
 
     async def _begin_round(
         self, running: asyncio.TaskGroup, members: Sequence[RoundMember], *, is_alone: bool = False
     ) -> None:
         """Begin a round of channels that wait, if there are any."""
-        members = await self._lift_all(members)
+        members = await self._floor.lift_all(members, self._queue)
         if members:
             one = Round(self._new_hub(), members, self._log.epoch, is_alone=is_alone)
             for member in members:
                 self._queue.discard(member)
             self._rounds[one] = None
             running.create_task(self._bring_up(one))
-
-    async def _lift_all(self, members: Sequence[RoundMember]) -> list[RoundMember]:
-        """Lift members that wait to the log's floor; return those that still wait then."""
-        turn = Turn()
-        while True:
-            waiting = [one for one in members if self._queue.is_ready(one)]
-            epoch, floor = self._log.epoch, self._log.floor
-            lost = [one for one in waiting if self._is_lost(one)]
-            if not lost:
-                return waiting
-            for member in lost:
-                if self._queue.is_ready(member):
-                    self._lift(member, epoch, floor)
-                    await turn.give_way()
 
     async def _bring_up(self, one: Round) -> None:
         loop = asyncio.get_running_loop()
@@ -353,32 +337,11 @@ class Rounds:
         not below the log's floor then."""
         turn = Turn()
         while True:
-            if one.epoch != self._log.epoch or one.place < self._log.floor:
-                await self._pass_floor(one, turn)
+            if self._floor.is_above_round(one):
+                await self._floor.lift_round(one, turn)
             elif not one.enter():
                 return
             await turn.give_way()
-
-    async def _pass_floor(self, one: Round, turn: Turn) -> None:
-        """Tell members of a gap whose places are below the log's floor, where they go on."""
-        epoch, floor = self._log.epoch, self._log.floor
-        # Whoever comes back meanwhile to a place below the floor must not join.
-        one.publishing_to = floor
-        for member in list(one.members.values()):
-            if member.round is one:
-                self._on_floor(member.subscription, one.place, floor)
-                await turn.give_way()
-        # The members with the highest places come first, so that all stay in order meanwhile.
-        for member in list(one.entering):
-            if member.round is one and (member.epoch != epoch or member.place < floor):
-                self._lift(member, epoch, floor)
-                await turn.give_way()
-        one.place, one.epoch = floor, epoch
-
-    def _lift(self, member: RoundMember, epoch: int, floor: Place) -> None:
-        """Tell a member that is in no hub of the gap up to the log's floor."""
-        self._on_floor(member.subscription, member.place, floor)
-        member.place, member.epoch = floor, epoch
 
     def _set_apart(self, one: Round, viewers: Collection[Hashable]) -> None:
         """Let members of slow viewers wait for a round of their viewer alone."""

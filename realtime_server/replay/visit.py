@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from ..fanout.groups import Subscription
 from .identity import Visitor
 from .proofs import ConnectionProof
 from .standing import Standing
 
-__all__ = ["Visit"]
+__all__ = ["Visit", "VisitedOutbox"]
+
+
+class VisitedOutbox(Protocol):
+    """The outbox of a connection."""
+
+    @property
+    def proof(self) -> ConnectionProof | None:
+        """What the connection's client is proven to have received; None if nobody asks it."""
+        ...
 
 
 class Visit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
@@ -12,7 +13,7 @@ from ...changes import Begin, Change, Commit, GapReason
 from ...errors import RealtimeError
 from ...lsn import LSN
 
-__all__ = ["LogEntry", "Log", "Slot"]
+__all__ = ["LogEntry", "Log", "LogWaiters", "Slot"]
 
 Stream: TypeAlias = tuple[Change | Begin | Commit, ...]
 
@@ -104,3 +105,33 @@ class Log:
         """Wake all sources that wait for something to happen."""
         for wake in tuple(self._waiting):
             wake()
+
+
+class LogWaiters:
+    """The tasks of one source that wait until something happens to the log, or to the source.
+
+    Args:
+        log: the log.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._futures: set[asyncio.Future[None]] = set()
+
+    async def wait(self) -> None:
+        """Wait until the log changes, or :meth:`wake` is called."""
+        future = asyncio.get_running_loop().create_future()
+        self._futures.add(future)
+        self._log.subscribe(self.wake)
+        try:
+            await future
+        finally:
+            self._futures.discard(future)
+            if not self._futures:
+                self._log.unsubscribe(self.wake)
+
+    def wake(self) -> None:
+        """Wake the tasks that wait."""
+        for future in self._futures:
+            if not future.done():
+                future.set_result(None)

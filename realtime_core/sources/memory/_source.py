@@ -29,7 +29,7 @@ from ..base import Acknowledgeable, E, SourceStats
 from ..stream_options import AskStart, StartAt
 from ._database import MemoryDatabase
 from ._history import MemoryHistory
-from ._log import LogEntry, Slot
+from ._log import LogEntry, LogWaiters, Slot
 from ._options import MemoryOptions, NarrowOptions
 
 __all__ = ["MemorySource"]
@@ -201,8 +201,8 @@ class MemorySource(EventQueue[E]):
         self._slot: Slot | None = None
         # The number of the log's entry that is read next.
         self._next = 0
-        # The futures of tasks that wait for something to happen.
-        self._wakes: set[asyncio.Future[None]] = set()
+        # The tasks that wait for something to happen.
+        self._waiters = LogWaiters(self._log)
 
     # Lifetime
 
@@ -227,7 +227,7 @@ class MemorySource(EventQueue[E]):
         self._queue.clear()
         self._confirm()
         self._detach()
-        self._go_on()
+        self._waiters.wake()
         # A task that was reading gets one iteration of the event loop to leave.
         await asyncio.sleep(0)
 
@@ -243,7 +243,7 @@ class MemorySource(EventQueue[E]):
         except SourceError as exc:
             if not (exc.transient or self._persistent):
                 raise
-            await self._until_woken()
+            await self._waiters.wait()
             if self._closed:
                 raise StopAsyncIteration from None
 
@@ -254,7 +254,7 @@ class MemorySource(EventQueue[E]):
         if not self._take() and not self._queue:
             if self._log.ended:
                 raise StopAsyncIteration
-            await self._until_woken()
+            await self._waiters.wait()
 
     def _take(self) -> bool:
         """Read everything that was written; return whether there was anything."""
@@ -285,22 +285,6 @@ class MemorySource(EventQueue[E]):
         if progress.all_done and (lsn, 0) > sequence.last:
             progress.transaction_ended((lsn, 0), entry.end)
             self._queue.append(Idle(Position(lsn, 0, self._stream)))
-
-    async def _until_woken(self) -> None:
-        wake = asyncio.get_running_loop().create_future()
-        self._wakes.add(wake)
-        self._log.subscribe(self._go_on)
-        try:
-            await wake
-        finally:
-            self._wakes.discard(wake)
-            if not self._wakes:
-                self._log.unsubscribe(self._go_on)
-
-    def _go_on(self) -> None:
-        for wake in self._wakes:
-            if not wake.done():
-                wake.set_result(None)
 
     # Acknowledging
 
@@ -391,7 +375,7 @@ class MemorySource(EventQueue[E]):
             logger.warning("stream interrupted: %s", exc)
         else:
             self._error = exc
-        self._go_on()
+        self._waiters.wake()
 
     def _detach(self) -> None:
         slot, self._slot = self._slot, None

@@ -1,0 +1,80 @@
+"""LogFloor: takes channels that came back over the changes that the log has given up.
+
+A channel whose place is below the log's floor, or in another stream, has lost changes. It is told
+of a gap up to the floor, and goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..fanout.turns import Turn
+from .change_log import ChangeLog
+from .going_live import TellGap
+from .places import Place
+from .round import Round, RoundMember
+from .round_queue import RoundQueue
+
+__all__ = ["LogFloor"]
+
+
+class LogFloor:
+    """Finds channels below the log's floor, and lifts them to it.
+
+    Args:
+        log: the changes that channels may have missed.
+        tell: tells a channel of the changes that the log does not have any more.
+    """
+
+    def __init__(self, log: ChangeLog, tell: TellGap) -> None:
+        self._log = log
+        self._tell = tell
+
+    def is_above(self, member: RoundMember) -> bool:
+        """Return whether the log has given up changes that a channel missed, which is in no hub."""
+        return member.epoch != self._log.epoch or member.place < self._log.floor
+
+    def is_above_round(self, one: Round) -> bool:
+        """Return whether the log has given up changes that a round would publish next."""
+        return one.epoch != self._log.epoch or one.place < self._log.floor
+
+    async def lift_all(
+        self, members: Sequence[RoundMember], queue: RoundQueue
+    ) -> list[RoundMember]:
+        """Lift channels that wait for a round to the floor; return those that still wait then.
+
+        Args:
+            members: the channels.
+            queue: where they wait.
+        """
+        turn = Turn()
+        while True:
+            waiting = [one for one in members if queue.is_ready(one)]
+            epoch, floor = self._log.epoch, self._log.floor
+            lost = [one for one in waiting if self.is_above(one)]
+            if not lost:
+                return waiting
+            for member in lost:
+                if queue.is_ready(member):
+                    self._lift(member, epoch, floor)
+                    await turn.give_way()
+
+    async def lift_round(self, one: Round, turn: Turn) -> None:
+        """Lift a round to the floor, with all its channels that are below it."""
+        epoch, floor = self._log.epoch, self._log.floor
+        # Whoever comes back meanwhile to a place below the floor must not join.
+        one.publishing_to = floor
+        for member in list(one.members.values()):
+            if member.round is one:
+                self._tell(member.subscription, one.place, floor)
+                await turn.give_way()
+        # The members with the highest places come first, so that all stay in order meanwhile.
+        for member in list(one.entering):
+            if member.round is one and (member.epoch != epoch or member.place < floor):
+                self._lift(member, epoch, floor)
+                await turn.give_way()
+        one.place, one.epoch = floor, epoch
+
+    def _lift(self, member: RoundMember, epoch: int, floor: Place) -> None:
+        self._tell(member.subscription, member.place, floor)
+        member.place, member.epoch = floor, epoch
