@@ -88,7 +88,8 @@ class Packer:
         self._descriptions: dict[Relation, bytes] = {}
         # The envelope that is being written.
         self._parts: list[bytes] = []
-        self._described: set[Relation] = set()
+        # By OID: a table may have other columns for a while, and then those of before.
+        self._described: dict[int, Relation] = {}
         self._begun: Transaction | None = None
         self._first: Place | None = None
         self._end = prev
@@ -225,9 +226,9 @@ class Packer:
         self._end, self._upto = end, event
 
     def _describe(self, relation: Relation) -> None:
-        if relation in self._described:
+        if self._described.get(relation.oid) is relation:
             return
-        self._described.add(relation)
+        self._described[relation.oid] = relation
         description = self._descriptions.get(relation)
         if description is None:
             if len(self._descriptions) >= _MOST_RELATIONS:

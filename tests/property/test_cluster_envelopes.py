@@ -5,7 +5,9 @@ tests/pgoutput_streams.py makes the streams, and says what must come out of them
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from random import Random
+from struct import pack
 
 import attrs
 import pytest
@@ -21,11 +23,14 @@ from realtime_core import (
     Gap,
     GapReason,
     Idle,
+    Insert,
     LogicalMessage,
     Position,
     RawEvent,
     RawRows,
+    Relation,
     StreamIdentity,
+    Transaction,
 )
 from realtime_core.pgoutput import RawDecoder
 from realtime_core.positions import LAST_INDEX
@@ -35,6 +40,7 @@ from realtime_server.cluster.unpacker import HoleError, Unpacker
 from tests.pgoutput_encoder import encode as encode_message
 from tests.pgoutput_streams import Seen, Server, seen
 from tests.property.examples import examples
+from tests.server_helpers import make_relation
 
 pytestmark = pytest.mark.slow
 
@@ -384,3 +390,31 @@ def test_the_streams_are_cut_within_transactions() -> None:
             parts += envelope.parts > 1
         messages += sum(isinstance(event, LogicalMessage) for event in events)
     assert min(within, parts, messages) > 20
+
+
+def test_a_table_that_changes_and_changes_back_is_described_each_time() -> None:
+    """Else rows of its former form would be read as those of the form in between."""
+    begin = Transaction(7, LSN(100), datetime(2026, 11, 28, tzinfo=UTC), stream=STREAM)
+
+    one_column = make_relation(columns=[("a", "text", False)])
+    two_columns = make_relation(columns=[("a", "text", False), ("b", "text", False)])
+
+    def rows(index: int, relation: Relation) -> RawRows:
+        count = len(relation.columns)
+        fields = pack("!H", count) + b"t\0\0\0\1x" * count
+        message = b"I" + pack("!I", relation.oid) + b"N" + fields
+        return RawRows(begin, index, relation, (message,))
+
+    packer = Packer(NOWHERE, STREAM)
+    for event in (
+        *(Begin(begin), rows(0, one_column), rows(1, two_columns), rows(2, one_column)),
+        Commit(begin, LSN(200), 3),
+    ):
+        assert packer.feed(event) == []
+    (one,) = packer.flush()
+    found = Unpacker(NOWHERE).feed(one.data, 1)
+    assert [list(event.record) for event in found if isinstance(event, Insert)] == [
+        ["a"],
+        ["a", "b"],
+        ["a"],
+    ]
