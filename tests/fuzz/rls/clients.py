@@ -39,6 +39,7 @@ FENCE: Final = "realtime:fence"
 FENCE_REF: Final = "f"
 FENCE_BINDING: Final = {"event": "INSERT", "schema": "public", "table": "fence"}
 JOIN_REF: Final = "1"
+BUSY: Final = "the database takes too long"
 PATIENCE: Final = 300.0
 """Seconds after which what should have come will not."""
 
@@ -237,7 +238,23 @@ class Client:
         await self._websocket.close()
 
     async def join(self, channels: Sequence[Channel]) -> None:
-        """Join topics; whether each was refused stands with it."""
+        """Join topics; whether each was refused stands with it.
+
+        Where a busy machine took too long to check a join, it is sent again.
+        """
+        left = channels
+        while left:
+            await self._join(left)
+            left = [one for one in left if (one.refusal or "").startswith(BUSY)]
+            for channel in left:
+                channel.refusal = None
+        for channel in channels:
+            if channel.refusal is not None:
+                del self._channels[channel.topic]
+            else:
+                await self._listen_to_the_fence(channel.viewer)
+
+    async def _join(self, channels: Sequence[Channel]) -> None:
         for channel in channels:
             self._channels[channel.topic] = channel
             payload: dict[str, Any] = {"user_token": channel.viewer.token}
@@ -257,13 +274,7 @@ class Client:
                 _answer(self._channels[topic], payload)
             return not left
 
-        if left:
-            await self._until(is_last)
-        for channel in channels:
-            if channel.refusal is not None:
-                del self._channels[channel.topic]
-            else:
-                await self._listen_to_the_fence(channel.viewer)
+        await self._until(is_last)
 
     async def replace(self, channel: Channel, viewer: Viewer) -> None:
         """Give a channel another's token; from the end of this on it is that viewer's."""
