@@ -6,6 +6,8 @@ again on the same connection is parked. Any other channel leaves nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..fanout.groups import Subscription
 from ..fanout.hub import Hub
 from ..phoenix.message_handler import Departure
@@ -31,6 +33,7 @@ class ChannelEnds:
         memberships: the open channels and the absences.
         standings: the places of channels.
         parking: the channels that may be joined again on the same connection.
+        clock: seconds of any clock that only goes forward.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class ChannelEnds:
         memberships: Memberships,
         standings: Standings,
         parking: Parking,
+        clock: Callable[[], float],
     ) -> None:
         self._hub = hub
         self._live = live
@@ -49,6 +53,7 @@ class ChannelEnds:
         self._memberships = memberships
         self._standings = standings
         self._parking = parking
+        self._clock = clock
         memberships.written_to = self._written_to
 
     def leave(self, visit: Visit, subscription: Subscription, how: Departure) -> None:
@@ -66,19 +71,22 @@ class ChannelEnds:
             return
         standing.written = written = self._written(standing)
         is_held = self._channel_starts.is_held(standing.member)
-        if standing.since is None:
+        gave_up = standing.may_be_given_up(self._clock())
+        if gave_up:
+            standing.give_up()
+        elif standing.since is None:
             # The answer to a close frame proves what was written in a round, too.
             standing.note(written)
         self._standings.end(standing)
         self._rounds.remove(subscription)
         self._hub.unsubscribe(subscription)
         self._channel_starts.cancel(standing.member)
-        if how is Departure.LEFT and visit.proof.proven < standing.reply:
+        if how is Departure.LEFT and (gave_up or visit.proof.proven < standing.reply):
             # Some clients leave a channel when the answer to its join takes too long, and join it
             # again. The application has left nothing.
             how = Departure.REJOINING
         if how is Departure.REJOINING:
-            standing.park(written, self._live)
+            standing.park(None if gave_up else written, self._live)
             former = self._parking.park(visit, standing)
             if former is not None:
                 self._depart(former, Departure.LOST)

@@ -197,7 +197,7 @@ class ChannelStarts:
             self._held[standing.member] = standing
 
     def succeed(self, standing: Standing, parked: Standing, on_start: OnStart) -> None:
-        """Begin a channel exactly where another channel of the same connection ended.
+        """Begin a channel where another channel of the same connection ended.
 
         Args:
             standing: the place of the channel that begins.
@@ -212,7 +212,7 @@ class ChannelStarts:
         self._standings.note(member)
         self.resumed += 1
         on_start(self._notices.start(place, resumed=True))
-        self.rounds.add(standing.subscription, place)
+        self.rounds.add(standing.subscription, place, written=parked.written)
 
     def _ask(self, member: Membership, answer: Callable[[bool], None]) -> None:
         """Ask whether a membership's client is still there."""

@@ -1,7 +1,8 @@
 """Parking: channels that have ended, and that their clients may join again on the same connection.
 
 A client that is sent ``phx_error``, or that gives up a join whose answer takes too long, joins the
-channel again within some seconds. Then the channel goes on exactly where it ended.
+channel again within some seconds. Then the channel goes on exactly where it ended, or where its
+client certainly has everything, if it may have ignored what was sent last.
 """
 
 from __future__ import annotations

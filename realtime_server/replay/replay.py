@@ -102,7 +102,13 @@ class Replay:
         """Bring channels up to now."""
         self._parking = Parking(clock)
         self.channel_ends = ChannelEnds(
-            hub, self, self._channel_starts, self.memberships, self._standings, self._parking
+            hub,
+            self,
+            self._channel_starts,
+            self.memberships,
+            self._standings,
+            self._parking,
+            clock,
         )
         """Lets channels end."""
         self.needs = Needs(
@@ -290,7 +296,8 @@ class Replay:
             return
         member = Membership(key, ref, visit)
         reply = visit.proof.count_write()
-        standing = Standing(subscription, member, visit.proof, self.handed, reply)
+        now = self.proofs.clock()
+        standing = Standing(subscription, member, visit.proof, self.handed, reply, now)
         if parked is not None:
             self.channel_ends.forget(parked)
             if not parked.member.is_chosen:
@@ -378,7 +385,7 @@ class Replay:
         self.channel_ends.expire()
         self.queues.tidy()
         self.needs.look()
-        self._standings.settle(self.rounds.place_of)
+        self._standings.settle(self.rounds.place_of, self.proofs.clock())
         self._notices.log_gaps()
         if self._continuity is not None:
             self._continuity.durable.journal.low(self.needs.proven_here())

@@ -23,6 +23,15 @@ __all__ = ["LivePlaces", "Standing"]
 
 _MOST_CHECKPOINTS: Final = 64
 
+_PATIENCE: Final = 5.0
+"""Seconds that every client waits for the answer to a join; stock clients wait 10 s."""
+_COMES_BACK_WITHIN: Final = 30.0
+"""Seconds within which a client that has given up a join has left the channel or joined it again:
+the longest pause of stock clients is 10 s."""
+_NEVER_ANSWERS: Final = 60.0
+"""Seconds after which a client that has proven nothing is no longer taken for one whose network was
+slow."""
+
 
 class LivePlaces(Protocol):
     """Up to where the live hub has handed changes out."""
@@ -55,6 +64,8 @@ class Standing:
     """The place at which the channel began."""
     reply: int
     """The ordinal of the write that answered the channel's join."""
+    joined: float
+    """When that was, in seconds of any clock that only goes forward."""
     began: Place = attrs.field(init=False)
     """The place up to which the client has everything, as long as nothing more is proven."""
     since: int | None = attrs.field(default=None, init=False)
@@ -64,6 +75,8 @@ class Standing:
     proven; None if it could."""
     written: Place | None = attrs.field(default=None, init=False)
     """The place up to which everything was written to the channel, when it has ended."""
+    # When the client was known to have the answer to its join.
+    _answered: float | None = attrs.field(default=None, init=False)
     # The checkpoints, in order.
     _checkpoints: list[tuple[int, Place]] = attrs.field(factory=list, init=False)
 
@@ -93,6 +106,29 @@ class Standing:
             return LostReason.UNPROVEN
         return None if self._has_proven_start else self.lost
 
+    def note_answer(self, now: float) -> None:
+        """Note when the client is known to have the answer to its join; call this now and then."""
+        if self._answered is None and self.proof.proven >= self.reply:
+            self._answered = now
+
+    def may_be_given_up(self, now: float) -> bool:
+        """Return whether the client may have given up its join before the answer came.
+
+        If so, it ignores the answer, and where it needs what that says, the changes behind it, too,
+        although it answers the pings among them. It joins the channel again some seconds later.
+        """
+        self.note_answer(now)
+        if self._answered is None:
+            return now - self.joined < _NEVER_ANSWERS
+        is_late = self._answered - self.joined >= _PATIENCE
+        return is_late and now - self._answered < _COMES_BACK_WITHIN
+
+    def give_up(self) -> None:
+        """Take nothing that was written to the channel as received, whatever its client proves."""
+        self.began = self.first
+        self.since = None
+        self._checkpoints.clear()
+
     def go_on(self, place: Place) -> None:
         """Note where the channel begins."""
         self.first = self.began = place
@@ -108,24 +144,27 @@ class Standing:
         if len(checkpoints) > _MOST_CHECKPOINTS:
             del checkpoints[1 : _MOST_CHECKPOINTS // 2 : 2]
 
-    def park(self, written: Place, live: LivePlaces) -> None:
+    def park(self, written: Place | None, live: LivePlaces) -> None:
         """Note that the channel has ended, and its client may join again on this connection.
 
         Args:
-            written: the place up to which everything was written to the channel.
+            written: the place up to which everything was written to the channel; None if the client
+                may ignore that, so that what it proves from now on says nothing of this channel.
             live: the places up to which the live hub has handed changes out.
         """
         self.began = self.sure_place(live)
         self._forget_what_is_known()
         self.since = None
         self._checkpoints.clear()
-        self.note(written)
+        if written is not None:
+            self.note(written)
 
     def succeed(self, former: Standing) -> Place:
         """Go on where a parked channel of the same connection ended.
 
         Returns:
-            The place up to which everything was written to the parked channel.
+            The place up to which everything was written to the parked channel, or up to which its
+            client certainly has everything, if it may have ignored what was written.
         """
         self.first = self.began = former.began
         self._checkpoints = former._checkpoints

@@ -79,14 +79,16 @@ class Standings:
         unsure = (standing for standing in self._unsure if not standing.proof.is_unprovable)
         return (standing.sure_place(self._live) for standing in unsure)
 
-    def settle(self, written: Callable[[Subscription], Place | None]) -> None:
+    def settle(self, written: Callable[[Subscription], Place | None], now: float) -> None:
         """Note what was written to channels in rounds, and which standings are settled now.
 
         Args:
             written: returns the place up to which everything was written to a channel that is in a
                 round; None for other channels.
+            now: seconds of the clock by which channels are joined.
         """
         for standing in list(self._unsettled):
+            standing.note_answer(now)
             if standing.is_settled:
                 del self._unsettled[standing]
                 self.on_change(standing)

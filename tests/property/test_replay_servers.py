@@ -130,7 +130,7 @@ class Process:
 
     def write(self, *, parts: int | None = None, **what: bool) -> None:
         """Write what is known, or the first parts of it."""
-        self.standings.settle(lambda subscription: None)
+        self.standings.settle(lambda subscription: None, self.world.clock)
         connections = [cast(Connection, member.client) for member in self.open]
         unproven = (one.proven for one in connections if one.proven < one.written)
         self.journal.low((min(unproven, default=self.world.end), 0))
@@ -146,7 +146,12 @@ class Process:
         member = Membership(client.key, client.ref, connection)
         subscription = cast(Any, Subscription())
         standing = Standing(
-            subscription, member, cast(Any, connection), self.handed, self.world.end
+            subscription,
+            member,
+            cast(Any, connection),
+            self.handed,
+            self.world.end,
+            self.world.clock,
         )
         client.process, client.connection, client.member = self, connection, member
         self.open[member] = standing

@@ -26,7 +26,8 @@ function join({ join: topic, ...params }) {
   channel
     .subscribe()
     .receive("ok", () => say({ joined: topic }))
-    .receive("error", ({ reason }) => say({ refused: topic, reason }));
+    .receive("error", ({ reason }) => say({ refused: topic, reason }))
+    .receive("timeout", () => say({ topic, status: "TIMED_OUT" }));
 }
 
 function leave(topic) {

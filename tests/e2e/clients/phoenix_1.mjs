@@ -41,7 +41,8 @@ obey({
         ids = postgres_changes.map(({ id }) => id);
         sayStatus(name, "SUBSCRIBED");
       })
-      .receive("error", ({ reason }) => sayStatus(name, "CHANNEL_ERROR", reason));
+      .receive("error", ({ reason }) => sayStatus(name, "CHANNEL_ERROR", reason))
+      .receive("timeout", () => sayStatus(name, "TIMED_OUT"));
   },
   unsubscribe(name) {
     channels

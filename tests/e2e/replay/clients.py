@@ -16,7 +16,7 @@ from tests.e2e.browser import Page
 from tests.e2e.program import NodeProgram, Program
 from tests.e2e.replay.frames import text_frame
 from tests.e2e.replay.rows import parse_place
-from tests.e2e.replay.verdict import Away, Gap, Joined, Positioned, Row, Told
+from tests.e2e.replay.verdict import Away, Gap, GaveUp, Joined, Positioned, Row, Told
 from tests.e2e.replay.wire import Wire
 from tests.tokens import make_token
 
@@ -209,6 +209,8 @@ def start_program(
             options = {"apikey": params["apikey"], "params": params, "max_retries": 1000}
             if more.get("reconnectAfter"):
                 options["initial_backoff"] = more["reconnectAfter"] / 1000
+            if "timeout" in more:
+                options["timeout"] = more["timeout"] // 1000
             if "slow" in more:
                 options["slow"] = more["slow"]
             source = str(folder / "realtime_py.py")
@@ -255,6 +257,8 @@ def understand(line: dict[str, Any]) -> Iterator[Told]:
             yield Row(int(row))
         case {"status": "SUBSCRIBED"} | {"joined": _}:
             yield Joined()
+        case {"status": "TIMED_OUT"}:
+            yield GaveUp()
         case {"status": _} | {"refused": _} | {"socket": "open" | "closed"}:
             yield Away()
         case {"system": system}:

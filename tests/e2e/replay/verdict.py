@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tests.e2e.replay.rows import Place, Written
 
-__all__ = ["Away", "Gap", "Joined", "Positioned", "Row", "Told", "Verdict", "judge"]
+__all__ = ["Away", "Gap", "GaveUp", "Joined", "Positioned", "Row", "Told", "Verdict", "judge"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Positioned:
 @dataclass(frozen=True)
 class Away:
     """The client's channel is not joined any more, and the client has noticed."""
+
+
+@dataclass(frozen=True)
+class GaveUp(Away):
+    """So because the reply to its join took too long."""
 
 
 @dataclass(frozen=True)

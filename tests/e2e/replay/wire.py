@@ -20,6 +20,7 @@ End = Literal["reset", "finish", "nothing"]
 """What one side of a connection is told of its end: RST, FIN, or nothing at all."""
 
 _PIECE: Final = 64 * 1024
+_FIN_PONG: Final = 0x8A
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER for a close that sends RST and drops what waits."""
 
@@ -40,6 +41,8 @@ class Wire:
         """How many connections there were."""
         self.is_down = False
         """Whether new connections are reset at once."""
+        self.holds_next = False
+        """Whether the next connection begins with :meth:`Link.hold_after_handshake`."""
 
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -93,6 +96,9 @@ class Wire:
             back, forth = await asyncio.open_connection("127.0.0.1", self._server_port())
             self.opened += 1
             link = Link(writer, forth)
+            if self.holds_next:
+                self.holds_next = False
+                link.hold_after_handshake()
             self._links.append(link)
             await asyncio.gather(link.carry(reader, "server"), link.carry(back, "client"))
         except OSError:
@@ -116,6 +122,11 @@ class Link:
         self._injected: list[bytes] = []
         self._until_break: int | None = None
         self._dropped: bytes | None = None
+        self._holds_after_head = False
+        self.holds: set[Side] = set()
+        """The sides for which something was held back."""
+        self.pongs = 0
+        """How often the client has sent pongs and nothing else."""
         self.is_broken = False
         """Whether nothing passes any more, and no side is told of the other's end."""
 
@@ -149,6 +160,10 @@ class Link:
         """Hold back what goes to one side until :meth:`flow`; what is read already waits."""
         self._flowing[side].clear()
 
+    def hold_after_handshake(self) -> None:
+        """Hold back what goes to the client behind the response to its handshake."""
+        self._holds_after_head = True
+
     def flow(self) -> None:
         """Pass on what was held back."""
         for event in self._flowing.values():
@@ -172,12 +187,19 @@ class Link:
         how: End = "finish"
         try:
             while data := await source.read(_PIECE):
-                await self._flowing[side].wait()
+                if not self._flowing[side].is_set():
+                    self.holds.add(side)
+                    await self._flowing[side].wait()
                 if self.is_broken:
                     # Nobody reads any more: the sender's buffers fill up, and that is all.
                     return
+                if side == "server":
+                    self.pongs += data[0] == _FIN_PONG
                 self._writers[side].write(self._changed(data) if side == "client" else data)
                 await self._writers[side].drain()
+                if side == "client" and self._holds_after_head:
+                    self._holds_after_head = False
+                    self.hold(side)
         except OSError:
             how = "reset"
         if not self.is_broken:

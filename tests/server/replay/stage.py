@@ -117,6 +117,12 @@ class Client:
         self._stage.guarded.leave(self.visit, self.subscription, how)
         self._stage.guarded.close(self.visit, how)
 
+    def rejoin(self, *, leaves: bool) -> None:
+        """Join again on the same connection, with or without leaving the channel before."""
+        how = Departure.LEFT if leaves else Departure.REJOINING
+        self._stage.guarded.leave(self.visit, self.subscription, how)
+        self.join()
+
     def prove(self) -> None:
         """Answer all pings."""
         pings, self.pings = self.pings, []

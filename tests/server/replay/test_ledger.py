@@ -71,7 +71,7 @@ class World:
     def join(self) -> Standing:
         connection = cast(Any, Connection())
         member = Membership(KEY, 1, connection)
-        standing = Standing(cast(Any, Subscription()), member, connection, self.handed, 0)
+        standing = Standing(cast(Any, Subscription()), member, connection, self.handed, 0, 0.0)
         self.standings.add(standing)
         member.is_chosen = True
         self.standings.note(member)

@@ -62,6 +62,82 @@ async def test_a_client_that_comes_back_gets_what_it_missed(stage: Stage) -> Non
 # Another stream, whose places begin below those of the former one.
 
 
+# A client that has given up a join ignores its answer, and the changes behind it, too.
+
+
+@pytest.fixture
+async def late(stage: Stage) -> Client:
+    """A client that proves only after a while that it has the answer to its join, and a change."""
+    client = Client(stage)
+    client.come()
+    stage.publish(*batch(16, 1))
+    stage.now += 6
+    client.prove()
+    assert client.proof.proven == client.proof.written
+    return client
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "joins again"])
+async def test_a_channel_whose_join_was_given_up_goes_on_where_that_began(
+    stage: Stage, late: Client, leaves: bool
+) -> None:
+    stage.publish(*batch(32, 2))
+    late.prove()
+    late.rejoin(leaves=leaves)
+    assert late.starts[-1].resumed
+    await running(stage, lambda: late.ids == [1, 2, 1, 2])
+
+
+async def test_a_client_that_had_given_up_its_join_comes_back_to_where_that_began(
+    stage: Stage, late: Client
+) -> None:
+    late.leave()
+    assert late.come().resumed
+    await running(stage, lambda: late.ids == [1, 1])
+
+
+async def test_a_channel_that_was_left_before_its_joins_answer_goes_on_where_the_join_began(
+    stage: Stage,
+) -> None:
+    client = Client(stage)
+    client.come()
+    stage.publish(*batch(16, 1))
+    stage.guarded.leave(client.visit, client.subscription, Departure.LEFT)
+    # The answer comes after all.
+    client.prove()
+    client.join()
+    await running(stage, lambda: client.ids == [1, 1])
+
+
+@pytest.mark.parametrize("after", [1, 40], ids=["at once", "long after a late answer"])
+async def test_a_channel_whose_client_has_the_answer_goes_on_exactly_where_it_ended(
+    stage: Stage, after: int
+) -> None:
+    client = Client(stage)
+    client.come()
+    stage.publish(*batch(16, 1))
+    stage.now += after - 1
+    client.prove()
+    await stage.replay.tidy()
+    stage.now += after
+    stage.publish(*batch(32, 2))
+    client.rejoin(leaves=False)
+    stage.publish(*batch(48, 3))
+    await running(stage, lambda: client.ids == [1, 2, 3])
+
+
+async def test_a_client_that_never_answers_is_not_taken_for_a_late_one_for_ever(
+    stage: Stage,
+) -> None:
+    client = Client(stage)
+    client.come()
+    stage.publish(*batch(16, 1))
+    stage.now += 100
+    client.rejoin(leaves=False)
+    stage.publish(*batch(32, 2))
+    await running(stage, lambda: client.ids == [1, 2])
+
+
 async def test_writes_of_a_former_stream_prove_nothing_of_another(stage: Stage) -> None:
     replay, client = stage.replay, Client(stage)
     client.come()
@@ -159,6 +235,8 @@ async def wait_for_a(stage: Stage, client: Client, *, is_sure: bool = False) -> 
     stage.now += 2
     stage.publish(*batch(48, 3))
     client.prove()
+    # The server sees in time that the client has the answer to its join.
+    await stage.replay.tidy()
     for _ in range(2 * is_sure):
         stage.now += 10
         client.proof.received()
