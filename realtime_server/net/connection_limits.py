@@ -159,11 +159,21 @@ class BoundedConnection(ServerConnection):
             proof.received()
         elif opcode is Opcode.CLOSE:
             protocol = self.protocol
+            received, sent = protocol.close_rcvd, protocol.close_sent
             if protocol.close_rcvd_then_sent:
                 proof.closed_by_client()
-            elif _is_answer(protocol.close_rcvd, protocol.close_sent):
+            elif _is_answer(received, sent):
                 proof.close_answered()
+            elif not (proof.has_read_all and _may_be_answer(received)):
+                # Its close frame and ours have crossed.
+                proof.closed_by_client()
         return False
+
+    async def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        # Whoever answers this ping has everything, whatever it closes with.
+        if self.proof is not None and self.protocol.state is State.OPEN:
+            self.proof.ask_finally()
+        await super().close(code, reason)
 
     def data_received(self, data: bytes) -> None:
         proof = self.proof
@@ -267,6 +277,14 @@ def _is_answer(received: Close | None, sent: Close | None) -> bool:
         and sent is not None
         and received.code == sent.code
         and received.code not in _CODES_OF_CLIENTS
+    )
+
+
+def _may_be_answer(received: Close | None) -> bool:
+    """Return whether a client's close frame may be the answer of a library that answers each close
+    frame with the code 1000. A client that closes by itself gives a reason, or no code either."""
+    return (
+        received is not None and received.code == CloseCode.NORMAL_CLOSURE and not received.reason
     )
 
 

@@ -190,6 +190,7 @@ class ConnectionProof:
     __slots__ = (
         "_answers",
         "_asked",
+        "_final",
         "_first",
         "_has_ended",
         "_is_thinned",
@@ -230,6 +231,8 @@ class ConnectionProof:
         self._next_ask = proofs.now
         # Up to which ordinal everything was written, if something later may not have been.
         self._sure: int | None = None
+        # What the ping right before our close frame asked; None if there was none.
+        self._final: int | None = None
         # Whoever waits for an answer, by the ordinal that was asked.
         self._answers: dict[int, Callable[[bool], None]] | None = None
         self._has_ended = False
@@ -319,6 +322,11 @@ class ConnectionProof:
             self._has_ended = True
             self.proven = min(self.proven, self.proven_before_close)
 
+    @property
+    def has_read_all(self) -> bool:
+        """Whether the client has read up to our close frame: it has answered the last ping."""
+        return self._final is not None and self._last_answered >= self._final
+
     def close_answered(self) -> None:
         """Take everything that was written as received: the client has answered our close frame."""
         if not self._has_ended and not self.is_unprovable:
@@ -360,6 +368,15 @@ class ConnectionProof:
                 del self._answers[next(iter(self._answers))]
         self._write_ping(ordinal)
         return ordinal
+
+    def ask_finally(self) -> None:
+        """Ask the client right before our close frame whether it has everything: some answer the
+        close frame in a way that proves nothing."""
+        if self._has_ended or self.is_unprovable:
+            return
+        ordinal = self.ask()
+        if self._sure is None:
+            self._final = ordinal
 
     def ask_if_due(self) -> None:
         """Ask whether everything has arrived, if that was not asked yet; once in an interval."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -375,7 +376,7 @@ async def test_a_client_that_closes_first_has_received_less(
 @pytest.mark.parametrize(
     ("sent", "answer", "proven"),
     [
-        (1012, b"\x03\xf4", 2),
+        (1012, b"\x03\xf4", 3),
         # Its own, sent before it had ours.
         (1012, b"\x03\xe8", 0),
         (1012, b"", 0),
@@ -392,3 +393,81 @@ async def test_the_answer_to_our_close_frame_proves_all_that_was_written(
     assert proof_of(guarded).proven == proven
     guarded.connection.connection_lost(None)
     await closing
+
+
+# The server's last ping, right before its close frame. Of a client that has sent hardly anything,
+# and closes by itself, nothing is sure.
+
+
+def close_frame(code: int | None = None, reason: bytes = b"") -> bytes:
+    data = b"" if code is None else code.to_bytes(2, "big") + reason
+    return Frame(Opcode.CLOSE, data).serialize(mask=True)
+
+
+@pytest.fixture
+async def closing(guarded: Guarded, asked: Proofs) -> AsyncIterator[int]:
+    """The server closes the connection, with code 1012; what its last ping holds."""
+    closing = asyncio.create_task(guarded.connection.close(1012, "restart"))
+    await asyncio.sleep(0)
+    ping = b"\x89\x08" + ping_payload(3)
+    sent = guarded.transport.sent()
+    assert sent == ping + Frame(Opcode.CLOSE, b"\x03\xf4restart").serialize(mask=False)
+    yield 3
+    closing.cancel()
+    await asyncio.wait([closing])
+
+
+@pytest.mark.parametrize("code", [1012, 1000])
+async def test_a_client_that_answers_the_last_ping_has_everything_whatever_code_it_answers(
+    guarded: Guarded, closing: int, code: int
+) -> None:
+    """npm's websocket answers each close frame with 1000."""
+    guarded.connection.data_received(pong(ping_payload(closing)) + close_frame(code))
+    assert proof_of(guarded).proven == proof_of(guarded).written == closing
+
+
+async def test_a_client_that_answers_the_close_frame_alone_has_everything(
+    guarded: Guarded, closing: int
+) -> None:
+    guarded.connection.data_received(close_frame(1012))
+    assert proof_of(guarded).proven == closing
+
+
+async def test_a_client_that_answers_the_last_ping_alone_has_everything(
+    guarded: Guarded, closing: int
+) -> None:
+    guarded.connection.data_received(pong(ping_payload(closing)))
+    guarded.connection.connection_lost(None)
+    assert proof_of(guarded).proven == closing
+
+
+@pytest.mark.parametrize(
+    "closes",
+    [
+        close_frame(1000),
+        # A page whose browser has answered the pings, and which may be far behind.
+        pong(ping_payload(3)) + close_frame(1000, b"heartbeat timeout"),
+        pong(ping_payload(3)) + close_frame(),
+        pong(ping_payload(3)) + close_frame(1001),
+    ],
+    # The frames' masks differ each time.
+    ids=["without an answer", "with a reason", "without a code", "going away"],
+)
+async def test_a_client_that_closes_by_itself_meanwhile_has_nothing_for_sure(
+    guarded: Guarded, closing: int, closes: bytes
+) -> None:
+    guarded.connection.data_received(pong(ping_payload(1)))
+    assert proof_of(guarded).proven == 1
+    guarded.connection.data_received(closes)
+    assert proof_of(guarded).proven == 0
+
+
+async def test_a_connection_that_is_closed_is_asked_nothing(
+    guarded: Guarded, asked: Proofs
+) -> None:
+    guarded.connection.data_received(close_frame(1000))
+    guarded.connection.connection_lost(None)
+    guarded.transport.sent()
+    await guarded.connection.close()
+    assert guarded.transport.sent() == b""
+    assert asked.ordinal == 2

@@ -352,6 +352,35 @@ def test_it_does_not_prove_what_came_too_late_to_be_written(server: Server) -> N
     assert (one.proof.proven, one.proof.written) == (1, 2)
 
 
+def test_the_last_ping_says_that_all_was_read_and_nothing_less_does(server: Server) -> None:
+    one = server.connect()
+    server.write(one)
+    one.answer(1)
+    assert not one.proof.has_read_all
+    one.proof.ask_finally()
+    assert one.pings == [1, 2]
+    assert not one.proof.has_read_all
+    one.answer(2)
+    assert one.proof.has_read_all
+    assert one.proof.proven == one.proof.written == 2
+
+
+def test_the_last_ping_says_nothing_where_something_may_come_behind_it(server: Server) -> None:
+    one = server.connect()
+    server.write(one)
+    one.proof.doubt()
+    one.proof.ask_finally()
+    one.answer(2)
+    assert not one.proof.has_read_all
+
+
+def test_a_client_that_is_unprovable_is_not_asked_finally(server: Server) -> None:
+    one = server.connect()
+    one.echo(b"12345678")
+    one.proof.ask_finally()
+    assert one.pings == []
+
+
 def test_what_is_proven_stays_readable(server: Server) -> None:
     one = server.connect()
     server.write(one)
