@@ -115,8 +115,10 @@ async def test_what_was_not_proven_comes_again(item: Database) -> None:
     async with serve(item, REPLAY_PING_INTERVAL="60000") as server:
         client = ReplayClient(server.port, session=SESSION + "a")
         await client.come()
-        # A ping goes with the first.
-        await write(item, server, 1, 2)
+        # A ping goes with the first, and must not go with both together.
+        await write(item, server, 1)
+        await client.until(1)
+        await write(item, server, 2)
         await client.until(2)
         await client.cut()
         await until_gone(server)
