@@ -2,7 +2,9 @@
 
 Connections are cut at random while rows are written. For each one that has ended, the rows up to
 the one that the client's pongs have proven are compared with those that its handlers were given.
-REPLAY_CUTS is how many connections of each client are cut, REPLAY_CUTS_SEED says how.
+REPLAY_CUTS is how many connections of each client are cut, REPLAY_CUTS_SEED says how. Many are cut
+in runs of 25, each with the next seed; REPLAY_RESULTS names a file that remembers which have been
+(:mod:`tests.e2e.replay.results`).
 """
 
 from __future__ import annotations
@@ -25,12 +27,14 @@ from realtime_server.replay.proofs import Proofs
 from tests.e2e.browser import Browser, served
 from tests.e2e.replay.clients import StockClient, start_page, start_program, until_joined
 from tests.e2e.replay.proof_server import Ended, ProofServer
+from tests.e2e.replay.results import note_part, skip_if_noted
 from tests.e2e.replay.verdict import Row
 from tests.e2e.replay.wire import Wire
 from tests.waiting import eventually
 
 CUTS = int(os.environ.get("REPLAY_CUTS", "15"))
 SEED = int(os.environ.get("REPLAY_CUTS_SEED", "1"))
+MOST_IN_A_RUN = 25
 
 PROGRAMS: Final = tuple(os.environ.get("REPLAY_CUTS_CLIENTS", "js js-vsn1 js-1 py").split())
 RECONNECT_AFTER: Final = 50
@@ -190,18 +194,30 @@ def not_handled(ended: Ended, handled: set[int], until: int) -> list[int]:
     return [row for row in range(ended.joined_after + 1, until + 1) if row not in handled]
 
 
-def judge(all_ended: Sequence[Ended], client: str, handled: set[int]) -> None:
+def counts_of(all_ended: Sequence[Ended], cutter: Cutter) -> dict[str, int]:
+    """Return what was counted of the connections of a client that have ended."""
+    handled, ended = cutter.handled, [one for one in all_ended if one.client == cutter.name]
+    return {
+        "connections": len(ended),
+        "lost something": sum(bool(not_handled(one, handled, one.last)) for one in ended),
+        "proved something": sum(one.proven > one.joined_after for one in ended),
+        "proven and not handled": sum(len(not_handled(one, handled, one.proven)) for one in ended),
+    }
+
+
+def judge(all_ended: Sequence[Ended], cutter: Cutter) -> None:
     """Compare what was proven on a client's connections with what it has handled."""
-    ended = [one for one in all_ended if one.client == client]
-    lost = sum(bool(not_handled(one, handled, one.last)) for one in ended)
-    proven = sum(one.proven > one.joined_after for one in ended)
-    print(f"{client}: {len(ended)} ended, {lost} lost something, {proven} proved something")
-    assert {one: bad for one in ended if (bad := not_handled(one, handled, one.proven))} == {}
+    print(f"{cutter.name}: {counts_of(all_ended, cutter)}, {dict(cutter.ways)}")
+    ended = [one for one in all_ended if one.client == cutter.name]
+    bad = {one: rows for one in ended if (rows := not_handled(one, cutter.handled, one.proven))}
+    assert bad == {}
 
 
 @pytest.mark.parametrize("is_deflated", [False, True], ids=["plain", "deflated"])
 @pytest.mark.parametrize("is_busy", [True, False], ids=["busy", "idle"])
+@pytest.mark.parametrize("run", range(-(-CUTS // MOST_IN_A_RUN)))
 async def test_what_is_proven_is_handled(
+    run: int,
     is_deflated: bool,
     is_busy: bool,
     clients: Path,
@@ -209,7 +225,13 @@ async def test_what_is_proven_is_handled(
     browser: Browser,
     page_url: str,
 ) -> None:
-    print(f"REPLAY_CUTS={CUTS} REPLAY_CUTS_SEED={SEED}")
+    seed = SEED + run
+    count = min(MOST_IN_A_RUN, CUTS - run * MOST_IN_A_RUN)
+    count = count if is_busy else max(count // 5, 1)
+    print(f"REPLAY_CUTS={count} REPLAY_CUTS_SEED={seed}")
+    part = {"kind": "cuts", "seed": seed, "count": count}
+    part |= {"is_busy": is_busy, "is_deflated": is_deflated}
+    skip_if_noted(**part)
     proofs = Proofs(interval=0.1, clock=time.monotonic)
     async with ProofServer(
         proofs, websocket_compression=is_deflated, allowed_origins=(origin_of(page_url),)
@@ -217,17 +239,18 @@ async def test_what_is_proven_is_handled(
         server.is_busy = is_busy
         async with stock_clients(server, clients, python_client, browser, page_url) as found:
             await until_joined(found, within=60)
-            server.write_rows(SEED)
-            cutters = [Cutter(one, server, seed=SEED + place) for place, one in enumerate(found)]
+            server.write_rows(seed)
+            cutters = [Cutter(one, server, seed=100 * seed + at) for at, one in enumerate(found)]
             async with asyncio.TaskGroup() as group:
                 for cutter in cutters:
-                    group.create_task(cutter.cut(CUTS if is_busy else CUTS // 5))
+                    group.create_task(cutter.cut(count))
             # Then each has handled all that came before.
             last = server.row + 1
             for cutter in cutters:
                 assert await cutter.gets(last) or cutter.may_stay_away, f"{cutter.name} is behind"
+            note_part({one.name: counts_of(server.ended, one) for one in cutters}, **part)
             for cutter in cutters:
-                judge(server.ended, cutter.name, cutter.handled)
+                judge(server.ended, cutter)
             # Something was there to be found.
             assert any(not_handled(one, set(), one.last) for one in server.ended)
 
@@ -268,7 +291,7 @@ async def test_a_busy_page_that_closes_its_connection_by_itself_has_what_counts_
                 await asyncio.sleep(chance.uniform(0, 0.2))
         assert await cutter.gets(server.row + 1)
         assert any(one.close_codes[1] is not None for one in server.ended)
-        judge(server.ended, "chromium", cutter.handled)
+        judge(server.ended, cutter)
 
 
 def origin_of(url: str) -> str:
