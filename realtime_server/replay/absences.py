@@ -28,7 +28,7 @@ _REMEMBERED: Final = 86_400.0
 
 
 class LostReason(enum.Enum):
-    """Why a channel cannot go on where it ended, so that it is told of a gap."""
+    """Why a client that comes back gets a gap instead of the changes that it missed."""
 
     WINDOW = "replay_window"
     """The client was away for longer than ``REPLAY_WINDOW``."""
@@ -48,7 +48,7 @@ class LostReason(enum.Enum):
 
 @attrs.define(eq=False)
 class Absence:
-    """What a membership has left behind, as its client may come back."""
+    """A channel whose client is away, and may come back."""
 
     key: Key
     ref: int
@@ -112,14 +112,15 @@ class Absences:
         return len(self._away)
 
     def of(self, digest: bytes) -> Sequence[Absence]:
-        """Return the absences of a key, also remembered ones, and those of other processes."""
+        """Return the absences with a key: those of this process, those that were given up and
+        are remembered, and those of other processes."""
         self._note_lost(digest)
         here = self._absent.get(digest, ())
         elsewhere = self.elsewhere(digest)
         return [*here, *elsewhere] if elsewhere else here
 
     def has(self, absence: Absence) -> bool:
-        """Return whether an absence is here, and was not removed."""
+        """Return whether an absence of this process has not been removed."""
         return (
             absence in self._away
             or absence in self._lost
@@ -127,7 +128,7 @@ class Absences:
         )
 
     def keeps(self, absence: Absence) -> bool:
-        """Return whether changes are kept for an absence."""
+        """Return whether the log keeps what the client of an absence has missed."""
         return absence in self._away and absence.lost is None
 
     def lowest(self) -> Place | None:
@@ -138,7 +139,8 @@ class Absences:
         return heap[0][0] if heap else None
 
     def tidying(self) -> Iterator[None]:
-        """Forget those that have been away for too long, in steps: others may run in between."""
+        """Forget clients that have been away for too long, and yield now and then, so that other
+        tasks can run."""
         while self._losing:
             losing, why = self._losing[0]
             while len(losing):
@@ -157,7 +159,7 @@ class Absences:
             yield from self._leave_out_outdated()
 
     def lose_all(self, why: LostReason) -> None:
-        """Note that the changes are not kept any more for anybody who is away.
+        """Give up what all clients that are away have missed; they get a gap when they come back.
 
         It takes no time: :meth:`tidying` notes it for each of them, or :meth:`of` for those of a
         key.
@@ -217,7 +219,8 @@ class Absences:
             self.remove(self._lost.first_to_go())
 
     def lower(self, absence: Absence, place: Place, lost: LostReason | None) -> None:
-        """Lower an absence to a place, since the client with that place may go on from it, too."""
+        """Lower the place of an absence, since another client, which has less, may come back to
+        it."""
         if place >= absence.place:
             return
         if not self.has(absence):
@@ -262,7 +265,7 @@ class Absences:
         self._lowest = kept
 
     def remove(self, absence: Absence) -> None:
-        """Remove an absence: its client is back."""
+        """Remove an absence, since its client has come back."""
         self.on_change(absence)
         if not self.has(absence):
             return

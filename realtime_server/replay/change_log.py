@@ -98,7 +98,7 @@ class _Chunk:
 
 
 class ChangeLog:
-    """The changes of the stream behind some place, as far as anybody needs them.
+    """The changes of the stream that a client may still have to get.
 
     Args:
         max_bytes: how many bytes the log may take, about (REPLAY_MEMORY_MB).
@@ -135,7 +135,7 @@ class ChangeLog:
         return self._clock() - self._chunks[0].time if self._chunks else 0.0
 
     def append(self, events: Sequence[Event]) -> None:
-        """Append what came from the source: a batch, in order."""
+        """Append a batch of the stream."""
         now = self._clock()
         if Gap not in map(type, events):
             self._append(events, now)
@@ -148,7 +148,8 @@ class ChangeLog:
         self._keep_within_bounds(now)
 
     def put_before(self, older: ChangeLog, floor: Place) -> None:
-        """Put what another log has before what this one has; the other one ends with that.
+        """Put the changes of an older log, which ends where this one begins, before those of this
+        log.
 
         If this log has given changes up meanwhile, nothing is put before it: who lacks those must
         not go on from before them.
@@ -174,7 +175,7 @@ class ChangeLog:
         self._keep_within_bounds(self._clock())
 
     def trim(self, needed: Place) -> None:
-        """Give up what nobody needs.
+        """Delete the changes that no client needs any more.
 
         Args:
             needed: the lowest place that anybody may go on from.
@@ -228,7 +229,7 @@ class ChangeLog:
         return found, max(after, until)
 
     def begin_anew_behind(self, place: Place) -> None:
-        """Forget everything, though it is the same stream: nothing up to a place is kept."""
+        """Delete everything up to a place, after a failure; the stream stays the same one."""
         self._chunks, self._lasts = [], []
         self._settled = self.bytes = self._fresh_changes = self._fresh_bytes = 0
         self._unpacked.clear()

@@ -57,7 +57,7 @@ class ChannelEnds:
         memberships.written_to = self._written_to
 
     def leave(self, visit: Visit, subscription: Subscription, how: Departure) -> None:
-        """End a channel.
+        """End a channel, and keep for its client what the client needs to come back.
 
         Args:
             visit: the channel's connection.
@@ -106,7 +106,7 @@ class ChannelEnds:
             self._depart(standing, how)
 
     def expire(self) -> None:
-        """End the parked channels that were not joined again in time."""
+        """End the parked channels whose clients have not joined again in time."""
         for standing in self._parking.expire():
             self._depart(standing, Departure.LOST)
 
@@ -128,7 +128,7 @@ class ChannelEnds:
                 self._memberships.lose(standing.member, self._live.handed)
 
     def forget(self, standing: Standing) -> None:
-        """End a channel that leaves nothing behind."""
+        """End a channel whose client cannot come back to it."""
         self._memberships.end(standing.member)
         self._standings.remove(standing)
 

@@ -107,7 +107,7 @@ class ChannelStarts:
         """Channels that were told of a gap, by reason."""
 
     def close(self) -> None:
-        """Decide nothing more."""
+        """Start no more channels, since the server stops."""
         self._inquiries.close()
 
     @property
@@ -116,11 +116,12 @@ class ChannelStarts:
         return self.failed + self.rounds.failures + self._inquiries.failures
 
     def hold(self) -> None:
-        """Let no channel begin whose client may have been here before, until :meth:`release`."""
+        """Delay the start of channels that may go on from former ones, until :meth:`release`."""
         self._held = {}
 
     async def release_new(self, place: Place) -> None:
-        """Let the channels begin whose clients have not been here before, as their refs show.
+        """Start the delayed channels whose clients have just begun, which the refs of their joins
+        show.
 
         Args:
             place: the place at which they begin.
@@ -133,7 +134,7 @@ class ChannelStarts:
                 await turn.give_way()
 
     async def release(self, place: Place) -> None:
-        """Let the channels begin that wait.
+        """Start the channels that :meth:`hold` has delayed.
 
         Args:
             place: the place at which channels begin that go on from no former one.
@@ -157,20 +158,21 @@ class ChannelStarts:
         return self._held is not None and member in self._held
 
     def cancel(self, member: Membership) -> None:
-        """Note that a channel has ended, perhaps before it began."""
+        """Do not start a channel any more, because it has ended."""
         if self._held is not None:
             self._held.pop(member, None)
         self._inquiries.remove(member)
         self._starting.pop(member, None)
 
     def begin_unknown(self, subscription: Subscription, on_start: OnStart) -> None:
-        """Let a channel begin that has no key."""
+        """Start a channel in the live hub, because nothing tells whose it is."""
         self.fresh += 1
         on_start(self._notices.start(self.rounds.handed, resumed=False))
         self._hub.subscribe(subscription)
 
     def begin_without_key(self, standing: Standing) -> None:
-        """Let a channel begin that has waited, and that has no key any more."""
+        """Start a waiting channel in the live hub, because its new token does not tell whose it
+        is."""
         # It cannot go on from what a former process has left, so it begins now.
         place = self.rounds.handed if self.is_held(standing.member) else standing.began
         on_start = self._starting[standing.member]
@@ -321,7 +323,8 @@ class ChannelStarts:
         self._tell_gap(subscription, place, until, LostReason.RLS_TOO_SLOW)
 
     def tell_replaced(self, subscription: Subscription, after: Place, until: Place) -> None:
-        """Tell a channel that it misses what waited for its former viewer."""
+        """Tell a channel with a new token of the changes that it misses, since they waited to be
+        checked for its former viewer."""
         self._tell_gap(subscription, after, until, LostReason.TOKEN_REPLACED)
 
     def _on_lost(self, subscription: Subscription, place: Place, until: Place) -> None:

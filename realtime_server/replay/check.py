@@ -1,4 +1,4 @@
-"""The second slot of replay, as ``--check`` finds it, and those that were left over."""
+"""What ``--check`` finds about the second slot of replay, and about slots that were left over."""
 
 from __future__ import annotations
 

@@ -122,17 +122,17 @@ class Continuity:
             self._come = self._come if last is None else last[0]
 
     def after(self) -> None:
-        """Note that a batch was published."""
+        """Note that a batch was published to all clients."""
         self._origin.after()
         self._look_for_end()
 
     def begin_anew(self) -> None:
-        """Go on after a failure, when all that has come was published."""
+        """Note, after a failure, that everything of the stream so far was published."""
         self._note_stream()
         self._origin.after()
 
     async def run(self, reached: Reached) -> None:
-        """Read what former processes have left, then write for later ones; never return.
+        """Read what former processes have written, then write for later ones; never return.
 
         Args:
             reached: knows the places of the clients.

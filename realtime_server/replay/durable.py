@@ -1,4 +1,4 @@
-"""Durable: puts together what makes replay outlive a server process.
+"""Durable: keeps a second slot and a journal, so that clients can come back after a restart.
 
 The second slot (:mod:`.second_slot`) keeps changes in the WAL. The journal (:mod:`.journal`), which
 is in the WAL, too, says which clients need them. A process that begins reads both from the second
@@ -55,11 +55,11 @@ may lead elsewhere than the stream."""
 
 
 class Reached(Protocol):
-    """Knows the places of the clients, as they are now."""
+    """Knows up to where the clients have received the stream."""
 
     @property
     def handed(self) -> Place:
-        """The place up to which everything has been handed to whomever it concerns."""
+        """The place up to which the live hub has sent all changes."""
         ...
 
     def proven_here(self) -> Place:
@@ -153,7 +153,7 @@ class Durable:
     # While the server runs
 
     async def run(self, reached: Reached) -> None:
-        """Write what is noted, and look after the second slot, until this is cancelled.
+        """Write the journal and move the second slot until this is cancelled.
 
         Args:
             reached: knows the places of the clients.
@@ -169,7 +169,7 @@ class Durable:
             group.create_task(self._keep_for_ever(reached.first_needed_lsn))
 
     def read(self, message: LogicalMessage) -> None:
-        """Take a message that has come through the main stream."""
+        """Queue a message of the main stream for the journal."""
         self._reader.take(message)
 
     def _boot_seen(self, is_same_slot: bool) -> None:
@@ -191,7 +191,7 @@ class Durable:
             await asyncio.sleep(_PAUSE)
 
     async def restore(self, start: LSN) -> AsyncGenerator[Sequence[Event], None]:
-        """Read what the second slot has kept, once, when the main stream has begun.
+        """Read the changes that clients of former processes may have missed from the second slot.
 
         What fails is logged, and then there is less, or nothing.
 
@@ -348,7 +348,8 @@ class Durable:
         raise SourceError("it leads to another cluster or timeline than the changes come from")
 
     def begin_anew(self) -> None:
-        """Go on in another stream, with whose places the former ones cannot be compared."""
+        """Forget the places of the former stream, which cannot be compared with those of this
+        one."""
         self.journal.begin_anew()
         self._boot_due = True
 

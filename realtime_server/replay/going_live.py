@@ -1,4 +1,4 @@
-"""GoingLive: the way of channels from rounds to the live hub, with or without what they missed."""
+"""GoingLive: moves channels from their rounds to the live hub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TellGap: TypeAlias = Callable[[Subscription, Place, Place], None]
 
 
 class GoingLive:
-    """Lets channels go live.
+    """Moves channels to the live hub when they have caught up, or were given up.
 
     Args:
         hub: the live hub.
@@ -50,25 +50,26 @@ class GoingLive:
         return bool(self._given_up)
 
     def give_up(self, member: RoundMember, tell: TellGap) -> None:
-        """Have a channel go live without what it missed, by :meth:`let_go`."""
+        """Queue a channel that goes live without what it missed, for :meth:`let_go`."""
         self._given_up[member] = tell
 
     def discard(self, member: RoundMember) -> None:
-        """Forget a channel that has left."""
+        """Remove a channel that has left from the queue."""
         self._given_up.pop(member, None)
 
     def clear(self) -> None:
-        """Forget the channels that wait."""
+        """Empty the queue."""
         self._given_up.clear()
 
     def go_live(self, subscription: Subscription) -> None:
-        """Put a channel into the live hub."""
+        """Subscribe a channel in the live hub."""
         self._members.pop(subscription, None)
         self._hub.subscribe(subscription)
         self._on_live(subscription)
 
     def promote(self, one: Round) -> None:
-        """Let members of a round go live that have everything, as many as there is time for."""
+        """Move members of a round that have caught up to the live hub, as many as there is time
+        for."""
         clock = asyncio.get_running_loop().time
         until = clock() + _PROMOTING
         for member in list(islice(one.members.values(), _AT_ONCE)):
@@ -78,7 +79,8 @@ class GoingLive:
                 break
 
     def let_go(self, end: Place) -> None:
-        """Let channels go live that were given up, as many as there is time for.
+        """Tell queued channels of the gap, and move them to the live hub, as many as there is time
+        for.
 
         Args:
             end: the place up to which the live hub has handed everything out: no batch of the

@@ -1,4 +1,4 @@
-"""GuardedReplay: replay as the server sees it, whose failures are replay's alone.
+"""GuardedReplay: keeps a failure inside replay from ending the stream or a channel.
 
 An exception inside replay is a bug. It must end neither the stream nor a channel: the stream goes
 on, channels that replay was at work for go live without what they missed, and clients that are away
@@ -41,7 +41,7 @@ _RETRY: Final = 1.0
 
 
 class GuardedReplay:
-    """Calls replay, and does without it where it fails.
+    """Calls replay; if that fails, logs the error, and lets changes go on without replay.
 
     Args:
         replay: brings channels back to where they were.
@@ -62,7 +62,7 @@ class GuardedReplay:
 
     @property
     def proofs(self) -> Proofs:
-        """Number the writes, and know which of them clients have received."""
+        """Numbers the writes to clients, and knows which of them have arrived."""
         return self._replay.proofs
 
     def stats(self) -> ReplayStats:
@@ -85,7 +85,7 @@ class GuardedReplay:
             self._note_failure()
 
     def after(self) -> None:
-        """Go on after a batch, which is with every outbox now."""
+        """Note that a batch is in every outbox."""
         if not self._is_broken:
             try:
                 self._replay.after()
@@ -99,7 +99,7 @@ class GuardedReplay:
     # What the server calls
 
     async def run(self) -> None:
-        """Do what replay does all the time; never return."""
+        """Run the tasks of replay; never return."""
         try:
             async with asyncio.TaskGroup() as running:
                 running.create_task(self._keep_running(self._replay.rounds.run, self._give_up))
@@ -109,7 +109,7 @@ class GuardedReplay:
             self._replay.close_inquiries()
 
     async def aclose(self) -> None:
-        """Write down where everybody stands, when all connections have ended."""
+        """Write into the journal where all clients are, when all connections have ended."""
         try:
             await self._replay.aclose()
         except Exception:
@@ -177,7 +177,7 @@ class GuardedReplay:
     def renew(
         self, visit: Visit, subscription: Subscription, viewer: Hashable, claims: Mapping[str, Any]
     ) -> None:
-        """Note that a channel has another token, see :meth:`.Replay.renew`."""
+        """Note that a channel's client has sent a new token: see :meth:`.Replay.renew`."""
         try:
             self._replay.renew(visit, subscription, viewer, claims)
         except Exception:
@@ -186,7 +186,7 @@ class GuardedReplay:
             self._go_live(visit, subscription, viewer)
 
     def close(self, visit: Visit, how: Departure) -> None:
-        """Forget a connection, whose channels have been left."""
+        """Stop tracking a connection that has ended, and all of whose channels have."""
         try:
             self._replay.close(visit, how)
         except Exception:

@@ -1,4 +1,4 @@
-"""Inquiry: asks the clients of open connections whether they are still there.
+"""Inquiry: pings open connections to find out whether their clients are still there.
 
 A connection whose network has gone looks open until a write to it has failed, which may take many
 seconds. When a client joins that may be the same client on another connection, the server sends a
@@ -26,7 +26,7 @@ WITHIN: Final = 1.0
 
 
 class Inquiries:
-    """Asks, for those who join, whether the clients of other memberships are still there.
+    """Pings, for a client that joins, the clients that may be the same one on an older connection.
 
     Args:
         others: returns the open memberships that may be former ones of a membership's client.
@@ -56,7 +56,7 @@ class Inquiries:
         """Clients that could not be asked, because of a bug."""
 
     def add(self, member: Membership) -> None:
-        """Decide on a membership, when it is known who is there; at once if nobody is to be asked.
+        """Find out which clients are still there, then have it decided where a membership goes on.
 
         Args:
             member: the membership, which has just been entered.
@@ -69,14 +69,14 @@ class Inquiries:
             running.later[member] = None
 
     def remove(self, member: Membership) -> None:
-        """Do not decide on a membership any more."""
+        """Have nothing decided for a membership any more."""
         running = self._running.get(member.key.digest)
         if running is not None:
             running.waiting.pop(member, None)
             running.later.pop(member, None)
 
     def close(self) -> None:
-        """Ask nobody any more."""
+        """Send no more pings, since the server stops."""
         for one in self._running.values():
             one.timer.cancel()
         self._running.clear()

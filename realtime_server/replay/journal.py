@@ -56,7 +56,7 @@ _MOST_BEGUN: Final = 16
 
 
 class Journal:
-    """The channels of this process, for others to read, and those of the others.
+    """What this process tells others of its channels, and what it has read of theirs.
 
     What is noted of this process's channels waits until :meth:`write` takes it.
 
@@ -181,7 +181,7 @@ class Journal:
         self._add(entry)
 
     def ended(self, number: int) -> None:
-        """Note that nobody will come back to a channel of this process."""
+        """Note that no client can come back to a channel of this process."""
         if self._forget(number):
             self._add(Ended(number))
 
@@ -201,13 +201,13 @@ class Journal:
         return True
 
     def taken(self, member: OtherChannel) -> None:
-        """Note that another process's channel was taken over here, and is up to now."""
+        """Note that the client of another process's channel has come here, and has caught up."""
         entry = Taken(member.server, member.number, self._clock())
         self._others.take(entry)
         self._add(entry)
 
     def ask(self, member: OtherChannel) -> None:
-        """Ask the process of a joined channel whether its client is there: it may be here."""
+        """Ask the process of a channel to ping its client, which may have come here."""
         self._add(Asked(member.server, member.number))
 
     def low(self, place: Place) -> None:
@@ -219,9 +219,7 @@ class Journal:
                 self._low = place
 
     def lift(self, handed: Place, place: Place) -> None:
-        """Note that there is nothing between two places: whoever has everything up to the first
-        has everything up to the other one, also among others' channels and those that are away.
-        The next snapshot tells that.
+        """Note that the stream has no changes between two places.
 
         Args:
             handed: the first place.
@@ -272,7 +270,7 @@ class Journal:
     # Reading
 
     def verify(self, data: bytes) -> Part | None:
-        """Return what a message with the journal's prefix is, if it is of this deployment.
+        """Check the signature of a message, and return the part of a record that it has.
 
         Others are counted as :attr:`refused`.
         """
@@ -282,14 +280,14 @@ class Journal:
         return part
 
     def read(self, data: bytes) -> None:
-        """Take the content of a message with the journal's prefix; any may be read again."""
+        """Read a message of the journal at once. It does not matter whether it was read before."""
         part = self.verify(data)
         if part is not None:
             for _ in self.steps(part):
                 pass
 
     def steps(self, part: Part) -> Iterator[None]:
-        """Take a part of a record, in steps.
+        """Read a part of a record, and yield now and then.
 
         Yields:
             Now and then, so that others may run. It has to be brought to its end before the next
@@ -329,7 +327,7 @@ class Journal:
 
     @property
     def held_parts(self) -> int:
-        """How many parts are held of records that are not whole yet."""
+        """How many parts wait for the other parts of their records."""
         return sum(map(len, self._parts.values()))
 
     # The others
@@ -360,7 +358,8 @@ class Journal:
         return self._others.end_silent(self._clock())
 
     def expire(self, window: float) -> list[OtherChannel]:
-        """Forget some of the others' channels that have been away for too long; return them.
+        """Remove some channels of other processes whose clients have been away too long; return
+        them.
 
         The list is empty if there are no more.
 

@@ -36,13 +36,13 @@ _FEW: Final = 10_000
 
 @attrs.define(eq=False)
 class AbsenceElsewhere(Absence):
-    """The absence of a client that another process knows. A new object is made for each look."""
+    """A channel that a client has left behind in another process."""
 
     member: OtherChannel = attrs.field(kw_only=True)
 
 
 class Ledger:
-    """Tells the journal of the channels of its process.
+    """Tells the journal which channels of this process have been joined, moved or ended.
 
     Args:
         journal: the process's journal.
@@ -110,7 +110,7 @@ class Ledger:
         return self._standings.of_member(thing.member) is thing
 
     def tell(self) -> None:
-        """Tell the journal what has changed since the last time."""
+        """Tell the journal what has changed since the last call."""
         self._look_who_has_answered()
         taken, self._taken = self._taken, {}
         for member in taken.values():
@@ -209,7 +209,7 @@ class Ledger:
     # Other processes
 
     def elsewhere(self, digest: bytes) -> Sequence[Absence]:
-        """Return the channels of other processes that have a key, as absences."""
+        """Return the channels with a key that clients have left behind in other processes."""
         return [self._absence(member) for member in self._journal.find(digest)]
 
     def expired(self, members: Sequence[OtherChannel]) -> None:

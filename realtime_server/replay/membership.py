@@ -15,7 +15,7 @@ __all__ = ["Choice", "ConnectedClient", "Membership"]
 
 
 class ConnectedClient(Protocol):
-    """The other end of a connection."""
+    """The client of a connection, as far as memberships look at it."""
 
     @property
     def last_ref(self) -> int:
@@ -29,13 +29,13 @@ class ConnectedClient(Protocol):
 
     @property
     def heard(self) -> Hashable:
-        """A value that changes whenever anything comes from the client."""
+        """A value that changes whenever the client sends anything."""
         ...
 
 
 @attrs.define(eq=False)
 class Membership:
-    """A channel of an open connection."""
+    """A channel of an open connection, by which its client is found when it comes back."""
 
     key: Key
     ref: int | None
@@ -55,14 +55,14 @@ class Membership:
 
     @property
     def is_claimed(self) -> bool:
-        """Whether a later membership has gone on from this one's place, and nothing has come from
-        this one's client since."""
+        """Whether a later membership has taken over this one's place, and this one's client has
+        sent nothing since."""
         return self.claimed_at is not None and self.claimed_at == self.client.heard
 
 
 @attrs.frozen
 class Choice:
-    """The decision where a membership goes on."""
+    """From which former channel a new one goes on."""
 
     place: Place | None
     """The place up to which the client has everything; None: the channel begins now."""

@@ -1,4 +1,4 @@
-"""Memberships: finds out where the channel of a client that comes back goes on.
+"""Memberships: finds, for a channel that is joined, the former channel of the same client.
 
 A membership is one connection's channel, from its join to its end. When the connection is lost, the
 membership leaves an absence: the place up to which the client has everything. A join that has the
@@ -133,7 +133,8 @@ class Memberships:
         return choice
 
     def share(self, key: Key) -> bool:
-        """Note that several clients have an exact key; return whether it was not known before."""
+        """Note that several clients use the same session; return whether that was not known
+        before."""
         if not key.is_exact or key.digest in self._shared:
             return False
         self._shared[key.digest] = None
@@ -142,7 +143,7 @@ class Memberships:
         return True
 
     def end(self, member: Membership) -> None:
-        """Remove a membership that leaves nothing behind."""
+        """Remove a membership whose client cannot come back to it."""
         here = self._here.get(member.key.digest)
         if here is not None and member in here:
             del here[member]
@@ -196,7 +197,7 @@ class Memberships:
         return self.absences.add(absence)
 
     def lose(self, member: Membership, place: Place) -> None:
-        """Have the client of a membership be told of a gap when it comes back.
+        """Remember that a client has lost changes, so that it is told of a gap when it comes back.
 
         Args:
             member: the membership, which has ended.

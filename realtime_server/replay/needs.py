@@ -78,7 +78,8 @@ class Needs:
         return self._rounds.handed
 
     def look(self) -> None:
-        """Note which connections have owed a proof for too long. Call this every second or so."""
+        """Note which connections are late with the answer to a ping. Call this every second or
+        so."""
         now = self._proofs.clock()
         for visit in self.visits:
             proof = visit.proof
@@ -94,11 +95,12 @@ class Needs:
                 handed.popleft()
 
     def begin_anew(self) -> None:
-        """Forget the places of a former stream."""
+        """Forget the places of the former stream."""
         self._handed.clear()
 
     def lowest(self) -> Place:
-        """Return the lowest place that anybody may go on from."""
+        """Return the lowest place from which a client may go on. The log keeps what is behind
+        it."""
         places = [self.here(), self._absences.lowest(), self._rounds.lowest, self.elsewhere()]
         return min(place for place in places if place is not None)
 

@@ -27,7 +27,7 @@ logger = logging.getLogger("realtime.replay")
 
 @attrs.frozen
 class Start:
-    """The place at which a channel begins."""
+    """Where a channel starts, and whether it goes on from a former one."""
 
     resumed: bool
     """Whether the channel goes on where a former one ended, so that its client misses nothing."""
@@ -35,7 +35,7 @@ class Start:
     """The position behind which the channel's changes begin; None before the first change."""
 
     def members(self) -> dict[str, Any]:
-        """Return the members of the channel's ``system`` message that say this."""
+        """Return what the channel's ``system`` message says of its start."""
         return {"resumed": self.resumed, "position": self.position}
 
 
@@ -64,12 +64,12 @@ class Notices:
         self._lines = {why: LineLimit() for why in LostReason}
 
     def read(self, batch: Sequence[Event]) -> None:
-        """Note from a batch to which stream places belong now."""
+        """Note which stream a batch is from."""
         stream = next((found for found in map(_stream_of, reversed(batch)) if found), None)
         self.stream = stream or self.stream
 
     def start(self, place: Place, *, resumed: bool) -> Start:
-        """Return the beginning of a channel that has everything up to a place."""
+        """Return the start of a channel whose client has everything up to a place."""
         return Start(resumed, None if place == BEFORE else str(self._position(place)))
 
     def tell_gap(

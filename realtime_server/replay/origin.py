@@ -22,7 +22,7 @@ __all__ = ["Origin"]
 
 
 class Origin:
-    """Where the places come from.
+    """Knows from which cluster and timeline the places of this server come.
 
     Args:
         stats: returns the stream's counts and positions.
@@ -36,11 +36,11 @@ class Origin:
         self._come = self._told = 0
 
     def before(self, batch: Sequence[Event]) -> None:
-        """Note that a batch of the stream is about to be published; each has to be noted."""
+        """Note a batch that is about to be published. No batch may be left out."""
         self._come += sum(type(event) is Gap for event in batch)
 
     def after(self) -> None:
-        """Note that all that has come was published."""
+        """Note that everything of the stream so far was published."""
         self._told = self._come
 
     def stream(self) -> StreamIdentity | None:

@@ -35,7 +35,7 @@ of them until it has read that."""
 
 
 class OtherProcesses:
-    """The channels of all processes but this one.
+    """The channels of all server processes but this one.
 
     Args:
         server: the name of this process.
@@ -79,7 +79,7 @@ class OtherProcesses:
     # Reading
 
     def read(self, head: Part, entries: Iterable[Entry]) -> Iterator[None]:
-        """Take a record of another process, in steps.
+        """Read a record of another process, and yield now and then.
 
         Args:
             head: a part of it.
@@ -127,7 +127,8 @@ class OtherProcesses:
             yield from self._take_state(state, channels, of=head)
 
     def end_all(self, slot: bytes, since: float, *, but: bytes) -> Iterator[None]:
-        """Note that the processes have ended that used a slot which another process has got.
+        """Note that a process has got a slot, so that the processes that used the slot before have
+        ended.
 
         Their channels have gone away now. The time of their last records does not count, since
         nothing is written on an idle database.
@@ -236,7 +237,7 @@ class OtherProcesses:
         return None if process is None else process.channels.get(number)
 
     def take(self, taken: Taken) -> None:
-        """Note that a channel was taken over by a process other than its own."""
+        """Note that the client of a channel has come back to another process."""
         if taken.server == self._server:
             self._on_taken(taken.number)
         elif taken.time >= self._forgotten:
@@ -285,7 +286,7 @@ class OtherProcesses:
         return min((place for place in places if place is not None), default=None)
 
     def lift(self, handed: Place, place: Place) -> None:
-        """Note that there is nothing between two places, see :meth:`.Journal.lift`."""
+        """Note that the stream has no changes between two places: see :meth:`.Journal.lift`."""
         for process in self._processes.values():
             process.lift(handed, place)
 

@@ -35,7 +35,8 @@ class Parking:
         self._since: dict[Standing, tuple[Visit, float]] = {}
 
     def park(self, visit: Visit, standing: Standing) -> Standing | None:
-        """Park a channel; return another one that has to make room for it."""
+        """Park a channel; return the channel that must end because too many are parked, if there
+        is one."""
         parked = self._by_visit.setdefault(visit, {})
         topic = standing.subscription.topic.name
         former = parked.pop(topic, None)
@@ -48,7 +49,7 @@ class Parking:
         return former
 
     def take(self, visit: Visit, topic: str) -> Standing | None:
-        """Return the parked channel of a topic that is joined again; it is parked no more."""
+        """Take the parked channel of a topic, because its client joins the topic again."""
         parked = self._by_visit.get(visit)
         standing = None if parked is None else parked.pop(topic, None)
         if standing is not None:
@@ -61,13 +62,13 @@ class Parking:
         return self._by_visit.get(visit, {}).values()
 
     def leave(self, visit: Visit) -> Iterator[Standing]:
-        """Yield the parked channels of a connection that has ended; they are parked no more."""
+        """Take all parked channels of a connection that has ended."""
         for standing in self._by_visit.pop(visit, {}).values():
             del self._since[standing]
             yield standing
 
     def expire(self) -> Iterator[Standing]:
-        """Yield the channels that were not joined again in time; they are parked no more."""
+        """Take the parked channels whose clients have not joined again in time."""
         until = self._clock() - WITHIN
         while self._since:
             standing, (visit, since) = next(iter(self._since.items()))

@@ -128,7 +128,7 @@ class Process:
         return [state, *self.channels.values()]
 
     def lift(self, handed: Place, place: Place) -> None:
-        """Note that there is nothing between two places, see :meth:`.Journal.lift`."""
+        """Note that the stream has no changes between two places: see :meth:`.Journal.lift`."""
         if handed <= self.low < place:
             self.low = place
         for channel in list(self.channels.values()):

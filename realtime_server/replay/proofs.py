@@ -142,7 +142,7 @@ class Proofs:
         self._written.note(self.ordinal, place, self.now)
 
     def begin_anew(self, place: Place) -> None:
-        """Note that the stream is another one, which begins at a place. No write has any of it."""
+        """Note that another stream has begun at a place. Nothing of it was written so far."""
         self.end = place
         self._written.begin_anew(place)
 
@@ -151,18 +151,18 @@ class Proofs:
         return self._written.at(ordinal)
 
     def connect(self, outbox: PingedOutbox) -> ConnectionProof:
-        """Begin to follow a connection, to which nothing has been written yet."""
+        """Begin to track a connection, to which nothing has been written yet."""
         proof = ConnectionProof(self, outbox)
         self._connections[proof] = None
         return proof
 
     def disconnect(self, proof: ConnectionProof) -> None:
-        """Forget a connection that has ended."""
+        """Stop tracking a connection that has ended."""
         self._connections.pop(proof, None)
 
     def tick(self) -> None:
-        """Ask the connections that got something and were not asked since: a part of them, so that
-        each is looked at once in an interval."""
+        """Ping a part of the connections that were written to since their last ping, so that
+        each of them is looked at once in an interval."""
         self.now = now = self.clock()
         interval = self.interval
         # If a call comes late, it does not make up for all that was not asked.
@@ -245,7 +245,7 @@ class ConnectionProof:
 
     @property
     def sure(self) -> int:
-        """The ordinal that is proven however the connection ends: the client may close it."""
+        """The ordinal that stays proven even if the client closes the connection now."""
         return min(self.proven, self.proven_before_close)
 
     def count_write(self) -> int:
@@ -255,7 +255,7 @@ class ConnectionProof:
 
     @property
     def has_answered(self) -> bool:
-        """Whether the client has ever sent a ping back as it was."""
+        """Whether the client has ever answered a ping with the ping's bytes."""
         return self._last_answered > self._first
 
     # What the outbox tells
@@ -271,8 +271,8 @@ class ConnectionProof:
             self._is_thinned = True
 
     def doubt(self) -> None:
-        """Note that what comes after the last write may not get to the client any more: the
-        connection is closing, or the library writes it when it can."""
+        """Note that what is written from now on may not arrive, though it is numbered: the
+        connection is closing, or the library writes it later."""
         if self._sure is None:
             self._sure = self._outbox.written
 
@@ -317,7 +317,7 @@ class ConnectionProof:
         return True
 
     def closed_by_client(self) -> None:
-        """Take back what may not have been received: the client has sent its close frame first."""
+        """Lower what is proven, as a page that closes may not have got the last messages."""
         if not self._has_ended:
             self._has_ended = True
             self.proven = min(self.proven, self.proven_before_close)
@@ -328,14 +328,14 @@ class ConnectionProof:
         return self._final is not None and self._last_answered >= self._final
 
     def close_answered(self) -> None:
-        """Take everything that was written as received: the client has answered our close frame."""
+        """Note that everything has arrived, because the client has answered our close frame."""
         if not self._has_ended and not self.is_unprovable:
             self._has_ended = True
             sure = self._outbox.written if self._sure is None else self._sure
             self.proven = max(self.proven, sure)
 
     def close(self) -> None:
-        """Stop: the connection is gone. What is proven stays readable."""
+        """Note that the connection has ended. What is proven can still be read."""
         self._has_ended = True
         self._proofs.disconnect(self)
         answers, self._answers = self._answers, None
@@ -345,7 +345,7 @@ class ConnectionProof:
     # Pings
 
     def ask(self, on_answer: Callable[[bool], None] | None = None) -> int:
-        """Ask the client now whether it is there, and has what was written so far.
+        """Ping the client now.
 
         Args:
             on_answer: called with True when it has answered, or with False if the connection ends
@@ -379,7 +379,7 @@ class ConnectionProof:
             self._final = ordinal
 
     def ask_if_due(self) -> None:
-        """Ask whether everything has arrived, if that was not asked yet; once in an interval."""
+        """Ping the client if it was written to since the last ping, once in an interval."""
         written = self._outbox.written
         if (
             written > self._last_asked
@@ -407,7 +407,7 @@ class ConnectionProof:
 
 
 def ping_payload(ordinal: int) -> bytes:
-    """Return what a ping with an ordinal holds."""
+    """Return the eight bytes that a ping with an ordinal contains."""
     return _PAYLOAD.pack(ordinal)
 
 

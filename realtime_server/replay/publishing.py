@@ -1,4 +1,4 @@
-"""Publishing: how changes get to the hub of a round, and what comes of it."""
+"""Publishing: the interface through which rounds publish changes, and its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["CannotPublishError", "Publish", "Published", "one_at_a_time"]
 
 @attrs.frozen
 class Published:
-    """The viewers to which a step was not published like to the others, and how they go on."""
+    """The viewers that have not got all changes of a step, and why."""
 
     slow: Collection[Hashable] = ()
     """The viewers whose policies take too long: their channels are told of a gap and go live."""
@@ -39,7 +39,7 @@ class Published:
 
 
 class Publish(Protocol):
-    """Publishes a step of a round."""
+    """Publishes a step of a round to the round's hub."""
 
     async def __call__(self, hub: Hub, events: list[Event], *, is_alone: bool) -> Published:
         """Publish events, and return when every outbox has got them.
@@ -56,7 +56,7 @@ class Publish(Protocol):
 
 
 class CannotPublishError(Exception):
-    """Changes cannot be published to a round, whose channels are told of a gap and go live."""
+    """No channel of a round can get the changes: they are told of a gap, and go live."""
 
 
 _TO_ALL: Final = Published()

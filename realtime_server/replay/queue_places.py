@@ -24,7 +24,7 @@ places lower, and never higher."""
 
 
 class QueuePlaces:
-    """The places of viewers that have, or had, a queue.
+    """The places up to which viewers with slow policies have got their changes.
 
     Args:
         ordinal: returns the ordinal of the last write.
@@ -47,7 +47,7 @@ class QueuePlaces:
         at once. Whoever has the queues sets this."""
 
     def begin_anew(self, place: Place, stream: StreamIdentity | None) -> None:
-        """Note that the stream is another one, of which nothing has been sent yet.
+        """Note that another stream has begun, of which nothing was sent so far.
 
         Args:
             place: the place at which the stream begins.
@@ -61,7 +61,7 @@ class QueuePlaces:
         self._ended.clear()
 
     def note(self, viewer: Hashable, first: Position | None) -> None:
-        """Note what waits for a viewer, behind the last write.
+        """Note which changes wait for a viewer at the time of the last write.
 
         Args:
             viewer: the viewer.

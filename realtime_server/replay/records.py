@@ -72,13 +72,13 @@ def journal_secret(
 
 
 def digest(*names: str) -> bytes:
-    """Return 8 bytes that stand for names, such as a slot's."""
+    """Return 8 bytes that identify names, such as that of a slot."""
     return hashlib.sha256("\0".join(names).encode()).digest()[:8]
 
 
 @attrs.frozen
 class Joined:
-    """A channel that is joined; or has gone away, if ``since`` says when."""
+    """A channel is joined, or its client is away if ``since`` says since when."""
 
     number: int
     """The number of the channel among those of its process."""
@@ -97,14 +97,14 @@ class Joined:
 
 @attrs.frozen
 class Ended:
-    """Nobody will come back to a channel."""
+    """No client can come back to a channel."""
 
     number: int
 
 
 @attrs.frozen
 class Taken:
-    """A channel of another process was taken over."""
+    """The client of another process's channel has come to this process."""
 
     server: bytes
     """The other process."""
@@ -115,8 +115,8 @@ class Taken:
 
 @attrs.frozen
 class Asked:
-    """Who came back to the process may be the client of another process's channel, which is to ask
-    whether its client is still there."""
+    """The client of another process's channel may have come to this process: the other one is to
+    ping it."""
 
     server: bytes
     """The other process."""
@@ -132,7 +132,7 @@ class Low:
 
 @attrs.frozen
 class Boot:
-    """The process has got its slot: all others with this slot have ended."""
+    """The process has got its slot, so all other processes with this slot have ended."""
 
 
 @attrs.frozen
@@ -171,7 +171,7 @@ _FORMS: Final = {
 
 @attrs.frozen
 class Seal:
-    """What every record of a process has in common."""
+    """The server, stream, slot and secret of a process, which all its records have."""
 
     secret: bytes = attrs.field(repr=False)
     """The key of the HMAC."""
@@ -186,7 +186,7 @@ class Seal:
 
 @attrs.frozen
 class Part:
-    """A part of a record whose HMAC is right."""
+    """A part of a record, whose signature was checked."""
 
     slot: bytes
     server: bytes
@@ -199,7 +199,8 @@ class Part:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """What it says; read anew each time, because it takes a tenth of the memory as bytes."""
+        """The entries. They are read anew each time, because as bytes they take a tenth of the
+        memory."""
         return tuple(_entries(self.data))
 
 

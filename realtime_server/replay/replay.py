@@ -1,4 +1,4 @@
-"""Replay: the parts put together, as connections, the broadcaster and the server see them.
+"""Replay: puts the parts of replay together for connections, the broadcaster and the server.
 
 A connection is a :class:`~realtime_server.replay.visit.Visit`. When a channel is joined,
 :meth:`Replay.enter` has it decided where the channel begins: where a former one ended, in a round
@@ -45,7 +45,7 @@ __all__ = ["Replay"]
 
 
 class Replay:
-    """Brings channels back to where they were.
+    """Sends clients that come back the changes that they missed.
 
     Args:
         hub: the live hub.
@@ -152,7 +152,7 @@ class Replay:
 
     @property
     def handed(self) -> Place:
-        """The place up to which everything has been handed to whomever it concerns."""
+        """The place up to which the live hub has sent all changes."""
         return self.rounds.handed
 
     def handed_to(self, viewer: Hashable) -> Place:
@@ -209,7 +209,7 @@ class Replay:
         self._notices.read(batch)
 
     def after(self) -> None:
-        """Go on after a batch, which is with every outbox now."""
+        """Note that a batch is in every outbox."""
         self.rounds.after()
         if self._continuity is not None:
             self._continuity.after()
@@ -224,11 +224,11 @@ class Replay:
             yield partial(self._continuity.run, self.needs)
 
     def close_inquiries(self) -> None:
-        """Decide on no channel any more."""
+        """Decide on no more channels, since the server stops."""
         self._channel_starts.close()
 
     def begin_anew_behind(self, place: Place) -> None:
-        """Keep nothing of what was missed before, after a failure.
+        """Give up everything that clients have missed, after a failure.
 
         Channels that are being brought up to now are told of a gap, and go live.
 
@@ -242,7 +242,7 @@ class Replay:
             self._continuity.begin_anew()
 
     async def aclose(self) -> None:
-        """Write down where everybody stands, when all connections have ended."""
+        """Write into the journal where all clients are, when all connections have ended."""
         if self._continuity is not None:
             await self._continuity.durable.aclose()
 
@@ -313,7 +313,7 @@ class Replay:
     def renew(
         self, visit: Visit, subscription: Subscription, viewer: Hashable, claims: Mapping[str, Any]
     ) -> None:
-        """Note that a channel has another token.
+        """Give a channel the viewer and claims of a new token.
 
         Args:
             visit: the channel's connection.
@@ -361,7 +361,7 @@ class Replay:
         self._standings.unsettle(standing)
 
     def close(self, visit: Visit, how: Departure) -> None:
-        """Forget a connection, whose channels have ended."""
+        """Stop tracking a connection that has ended, and all of whose channels have."""
         self.channel_ends.close(visit, how)
         del self.needs.visits[visit]
 
@@ -378,7 +378,7 @@ class Replay:
                 await self.tidy()
 
     async def tidy(self) -> None:
-        """Give up absences that are too old, and changes that nobody needs."""
+        """Delete absences that are too old, and changes that no client needs."""
         turn = Turn()
         for _ in self.memberships.absences.tidying():
             await turn.give_way()

@@ -1,4 +1,4 @@
-"""Round: channels that are brought up to now together, in a hub of their own."""
+"""Round: channels that catch up together, in a hub of their own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RoundsStats:
 
 @attrs.define(eq=False)
 class RoundMember:
-    """A channel that is being brought up to now."""
+    """A channel that is catching up."""
 
     subscription: Subscription
     place: Place
@@ -73,7 +73,7 @@ def _descending(member: RoundMember) -> tuple[int, ...]:
 
 
 class Round:
-    """Channels that are brought up to now together.
+    """Channels that catch up together.
 
     Args:
         hub: the round's own hub.
@@ -117,7 +117,7 @@ class Round:
         return is_open and self.publishing_to <= member.place
 
     def add(self, member: RoundMember) -> None:
-        """Take another member, whose place the round has not passed yet."""
+        """Add a member, whose place the round has not passed yet."""
         member.round = self
         insort(self.entering, member, key=_descending)
 
@@ -169,7 +169,7 @@ class Round:
         self.hub.unsubscribe(member.subscription)
 
     def clear(self) -> None:
-        """Let all members go."""
+        """Remove all members."""
         for member in self.members.values():
             member.place = self.place
             self.hub.unsubscribe(member.subscription)
@@ -180,7 +180,7 @@ class Round:
         self._sockets.clear()
 
     def of_viewers(self, viewers: Collection[Hashable]) -> list[RoundMember]:
-        """Return the members in the hub that have one of some viewers."""
+        """Return the members in the hub whose viewer is one of some viewers."""
         if not viewers:
             return []
         return [one for one in self.members.values() if one.subscription.viewer in viewers]

@@ -28,48 +28,48 @@ class RoundQueue:
         return bool(self._waiting or self._alone or self._behind or self._held)
 
     def is_ready(self, member: RoundMember) -> bool:
-        """Return whether a channel waits for a round, and for nothing else."""
+        """Return whether a channel waits only for a round to begin."""
         return member in self._waiting or member in self._alone
 
     def __iter__(self) -> Iterator[RoundMember]:
         return chain(self._waiting, self._alone, self._behind, self._held)
 
     def put(self, member: RoundMember) -> None:
-        """Have a channel wait for a round, or for one of its viewer alone."""
+        """Queue a channel for the next round, or for a round of its viewer alone."""
         (self._alone if member.is_alone else self._waiting)[member] = None
         self.has_come.set()
 
     def put_behind(self, member: RoundMember) -> None:
-        """Have a channel wait until its outbox has drained."""
+        """Queue a channel until its outbox has drained."""
         self._behind[member] = None
         self.has_come.set()
 
     def put_held(self, member: RoundMember, may_go_on: Callable[[], bool]) -> None:
-        """Have a channel wait until it may go on."""
+        """Queue a channel until what it waits for is over, such as the lock of a table."""
         self._held[member] = may_go_on
         self.has_come.set()
 
     def discard(self, member: RoundMember) -> None:
-        """Have a channel wait no longer, if it does."""
+        """Remove a channel from the queue, if it is there."""
         self._waiting.pop(member, None)
         self._alone.pop(member, None)
         self._behind.pop(member, None)
         self._held.pop(member, None)
 
     def clear(self) -> None:
-        """Have no channel wait any longer."""
+        """Empty the queue."""
         for waiting in (self._waiting, self._alone, self._behind, self._held):
             waiting.clear()
 
     def take_drained(self) -> Iterator[RoundMember]:
-        """Yield the channels whose outboxes have drained, which wait no longer."""
+        """Remove and yield the channels whose outboxes have drained."""
         for member in list(self._behind):
             if not member.subscription.outbox.is_behind:
                 del self._behind[member]
                 yield member
 
     def take_held(self, is_lost: Callable[[RoundMember], bool]) -> Iterator[RoundMember]:
-        """Yield the channels that may go on, which wait no longer.
+        """Remove and yield the channels whose wait is over.
 
         Args:
             is_lost: returns whether a channel has nothing more to wait for.

@@ -1,4 +1,4 @@
-"""Rounds: bring channels that came back up to now, through hubs that run behind the live one.
+"""Rounds: let channels that came back catch up, through hubs that run behind the live one.
 
 Theory of operation. A round takes the channels that came back within some milliseconds. The round
 has a hub of its own, which is made like the live one, and publishes the log's changes to it, from
@@ -58,7 +58,7 @@ _STEP: Final = 500
 
 
 class Rounds:
-    """Brings channels that came back up to now.
+    """Lets channels that came back catch up.
 
     Args:
         log: the changes that channels may have missed.
@@ -107,7 +107,7 @@ class Rounds:
 
     @property
     def handed(self) -> Place:
-        """The place up to which the live hub has handed out everything."""
+        """The place up to which the live hub has sent all changes."""
         return self._log.end if self._is_handed_out.is_set() else self._handed
 
     @property
@@ -140,7 +140,7 @@ class Rounds:
     def add(
         self, subscription: Subscription, place: Place, *, written: Place | None = None
     ) -> None:
-        """Bring a channel up to now, and let it go live then.
+        """Let a channel catch up, and then go live.
 
         Args:
             subscription: the channel, which is in no hub.
@@ -158,7 +158,7 @@ class Rounds:
         self._join_or_wait(member)
 
     def remove(self, subscription: Subscription) -> None:
-        """Let go a channel that has left; do nothing if it is not being brought up to now."""
+        """Remove a channel that has left, if it is catching up."""
         member = self._members.pop(subscription, None)
         if member is None:
             return
@@ -168,7 +168,7 @@ class Rounds:
         self._going_live.discard(member)
 
     def move(self, subscription: Subscription, viewer: Hashable) -> bool:
-        """Give a channel another viewer; return whether it is being brought up to now."""
+        """Give a channel another viewer if it is catching up; return whether it is."""
         member = self._members.get(subscription)
         if member is None:
             return False
@@ -218,7 +218,7 @@ class Rounds:
         self._is_handed_out.clear()
 
     def after(self) -> None:
-        """Go on after a batch, which every outbox has got now."""
+        """Note that a batch is in every outbox."""
         self._is_handed_out.set()
         self._let_go()
         self._promote_all()

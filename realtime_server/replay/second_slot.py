@@ -64,7 +64,7 @@ _LEFT_OVER: Final = """
 
 
 class SlotState(enum.Enum):
-    """Whether the second slot keeps what clients may need."""
+    """Whether there is a second slot, which keeps what clients may need."""
 
     UNKNOWN = "unknown"
     """The slot was not looked at yet."""
@@ -88,7 +88,7 @@ class _Look:
 
 
 class SecondSlot:
-    """Keeps the second slot.
+    """Creates the second slot, moves it on, and drops it.
 
     Args:
         dsn: returns the connection string, with the server's role.
@@ -133,7 +133,7 @@ class SecondSlot:
         self._said = ""
 
     async def keep(self, needed: Callable[[], LSN | None]) -> None:
-        """Look after the slot: make it if it is not there, or move it.
+        """Create the second slot if it is missing, or move it on.
 
         What fails is logged, once, and tried again with the next call.
 
@@ -174,7 +174,7 @@ class SecondSlot:
         return look.second
 
     async def give_up(self, why: str) -> None:
-        """Drop the slot, since nothing can be read from it any more, and have it made anew."""
+        """Drop the slot, because it cannot be read any more; :meth:`keep` creates it again."""
         self._lose(why)
         try:
             async with await connect(await self._dsn(), name="replay slot") as connection:

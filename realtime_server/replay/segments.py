@@ -1,4 +1,4 @@
-"""Segments: about a thousand changes, packed into few bytes, and made again from them.
+"""Segments: pack about a thousand changes into few bytes, and unpack them.
 
 A change of a small row takes 600 B as objects. Packed it takes little more than its values: what
 changes have in common (relations, the shapes of their rows, the stream) is kept beside, as the
@@ -105,7 +105,7 @@ def pack(changes: Sequence[Logged]) -> tuple[bytes, tuple[Any, ...]]:
 
 
 def unpack(data: bytes, shared: Sequence[Any]) -> list[Logged]:
-    """Make changes again of what :func:`pack` returned."""
+    """Return the changes that :func:`pack` has packed."""
     packed, rows = pickle.loads(data)
     transactions = [_unpack_transaction(one, shared) for one in packed]
     changes: list[Logged] = []

@@ -1,4 +1,4 @@
-"""Makes replay as the settings ask for it."""
+"""Makes the replay of a server from its settings."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _LEVELS: Final = 2
 
 
 class Shares:
-    """Absences in the order in which they were added.
+    """The absences of clients, ordered by age and grouped by a name of their clients.
 
     Args:
         level: which of the client's names tells these absences apart.
@@ -101,7 +101,8 @@ class Shares:
         return next(iter(self._all))
 
     def first_to_go(self) -> Absence:
-        """Return the absence to give up: the oldest of the name with most. There must be one."""
+        """Return the absence to give up: the oldest one of the client name with the most
+        absences. There must be one."""
         if not self._most:
             return self.oldest()
         owner = self._owners[next(iter(self._ranks[self._most]))]

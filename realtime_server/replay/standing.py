@@ -34,11 +34,11 @@ slow."""
 
 
 class LivePlaces(Protocol):
-    """Up to where the live hub has handed changes out."""
+    """Knows up to which places the live hub has sent changes."""
 
     @property
     def handed(self) -> Place:
-        """The place up to which everything has been handed to whomever it concerns."""
+        """The place up to which the live hub has sent all changes."""
         ...
 
     def handed_to(self, viewer: Hashable) -> Place:
@@ -91,7 +91,7 @@ class Standing:
 
     @property
     def is_sure(self) -> bool:
-        """Whether that holds however the connection ends."""
+        """Whether :attr:`is_settled` stays true even if the client closes the connection now."""
         is_sure = self.since is not None and self.proof.sure >= self.since
         return is_sure and not self.proof.is_overdue
 
@@ -138,7 +138,7 @@ class Standing:
         self.since = self.proof.written
 
     def note(self, place: Place) -> None:
-        """Note that everything up to a place was handed to the connection's outbox."""
+        """Note that everything up to a place was written to the connection's outbox."""
         checkpoints = self._checkpoints
         checkpoints.append((self.proof.written, place))
         if len(checkpoints) > _MOST_CHECKPOINTS:
@@ -160,7 +160,7 @@ class Standing:
             self.note(written)
 
     def succeed(self, former: Standing) -> Place:
-        """Go on where a parked channel of the same connection ended.
+        """Take over the place of a parked channel of the same connection.
 
         Returns:
             The place up to which everything was written to the parked channel, or up to which its
@@ -172,8 +172,8 @@ class Standing:
         return self._checkpoints[-1][1] if self._checkpoints else self.began
 
     def hold(self, place: Place) -> None:
-        """Let the place not rise before everything that was written until now is proven, as the
-        channel has another viewer, and changes may have waited for the former one.
+        """Keep the place where it is until all writes so far are proven, because the channel gets
+        another viewer, and changes may have waited for the former one.
 
         Args:
             place: the place up to which the client has everything, however its connection ends.

@@ -37,7 +37,7 @@ class Standings:
         self._unsettled[standing] = self._unsure[standing] = None
 
     def end(self, standing: Standing) -> None:
-        """Note that a channel has ended; it may be parked, or else has to be removed."""
+        """Note that a channel has ended. If it is not parked it has to be removed then."""
         self._by_subscription.pop(standing.subscription, None)
         self.unsettle(standing)
 

@@ -1,4 +1,4 @@
-"""ReplayStats: what replay counts."""
+"""ReplayStats: the counts of replay, for the metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["ReplayStats"]
 
 @attrs.frozen
 class ReplayStats:
-    """What replay counts."""
+    """The counts of replay."""
 
     away: int = 0
     """Channels whose clients are away and may come back."""

@@ -1,4 +1,4 @@
-"""TakenPlaces: places that were taken over, perhaps by another client than the one that left them.
+"""TakenPlaces: places that a client has taken over, perhaps from another client with the same key.
 
 Where several clients have one key, a client that is there for the first time may be taken for one
 that has been away: its first message may well have a higher number than the other's last one had.

@@ -1,4 +1,4 @@
-"""Visit: what replay knows of one connection: its client and its channels."""
+"""Visit: a connection, with what replay knows of its client and channels."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class Visit:
         return self._last_ref()
 
     def owes(self, now: float) -> float:
-        """Return for how many seconds the client has owed a proof of what it was sent; 0: it has
-        proven something since the last call, or everything."""
+        """Return for how many seconds the client has not answered the pings behind what it was
+        sent; 0 if it has answered one since the last call, or all."""
         proven = self.proof.proven
         if proven >= self.proof.written:
             self._owes_since = None
@@ -80,5 +80,5 @@ class Visit:
 
     @property
     def heard(self) -> tuple[int, int]:
-        """A value that changes whenever the client sends a message or proves a write."""
+        """A value that changes whenever the client sends a message or answers a ping."""
         return self.messages, self.proof.proven

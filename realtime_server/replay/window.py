@@ -42,7 +42,7 @@ async def read_window(
     *,
     slot: str,
 ) -> AsyncGenerator[Sequence[Event], None]:
-    """Read what the second slot has.
+    """Read the changes that the second slot keeps, up to where the main stream begins.
 
     Args:
         open_source: returns a new source on the second slot.

@@ -18,8 +18,10 @@ ones are forgotten."""
 
 
 class WrittenPlaces:
-    """A bounded list of notes, each of an ordinal and a place. A note that is left out or forgotten
-    makes the place of an ordinal lower, and never higher.
+    """Knows up to which place everything is in the writes up to an ordinal.
+
+    It is a bounded list of notes, each of an ordinal and a place. If a note is left out or
+    forgotten, the place of an ordinal is lower than it could be, and never higher.
 
     Args:
         interval: seconds between two pings to a connection.
@@ -53,7 +55,7 @@ class WrittenPlaces:
             del ordinals[1:older:2], places[1:older:2]
 
     def begin_anew(self, place: Place) -> None:
-        """Forget all notes, since the stream is another one, to which their places do not belong.
+        """Forget all notes, because another stream has begun.
 
         Args:
             place: the place at which the stream begins. The writes so far have nothing of it.
