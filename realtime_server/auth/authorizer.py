@@ -112,7 +112,7 @@ class TokenAuthorizer:
         self._clock = clock
 
     def use(self, verifier: TokenVerifier) -> None:
-        """Verify tokens with another verifier from now on.
+        """Replace the verifier that tokens are verified with.
 
         The tokens of joined channels are verified with it when they are checked the next time.
         """

@@ -17,7 +17,7 @@ __all__ = ["ExactNumber", "NamedTwiceError", "dump_claims", "load_claims"]
 
 
 class NamedTwiceError(ValueError):
-    """A JSON object that has a member twice: readers differ in which of the two they take."""
+    """A JSON object has a member twice. Parsers differ in which of the two they take."""
 
 
 class ExactNumber(Decimal):

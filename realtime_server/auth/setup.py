@@ -1,4 +1,4 @@
-"""Making the token verifier that the settings ask for."""
+"""Makes the token verifier from the settings."""
 
 from __future__ import annotations
 

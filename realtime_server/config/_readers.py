@@ -42,7 +42,7 @@ __all__ = [
 
 
 def is_broken(text: str) -> bool:
-    """Return whether a text was not UTF-8: Python makes lone surrogates of other bytes."""
+    """Return whether a text was not UTF-8, which Python shows by lone surrogates."""
     return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

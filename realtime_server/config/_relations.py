@@ -11,7 +11,7 @@ EVENTS: Final = ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
 
 
 def check_relation(place: str, relation: object, *, most: int) -> None:
-    """Have a relation of so many parts, at most.
+    """Check that a relation has at most so many parts, and no empty one.
 
     Raises:
         ValueError: if it has others, or an empty one.

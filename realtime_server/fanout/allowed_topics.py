@@ -1,4 +1,4 @@
-"""TopicRules: the topics and the bindings that a table's changes may be sent to at all.
+"""TopicRules: the topics and bindings to which the configuration file lets changes go.
 
 The list ``realtime`` in CONFIGURATION_FILE says it. A rule allows topics of one kind: those of
 schemas, of tables, or of filters on a column. Without a file everything is allowed, except for
@@ -25,7 +25,7 @@ _ANY: Final = "*"
 
 @attrs.frozen
 class EventRules:
-    """Where one kind of event of one table may be sent."""
+    """Where the changes of one table and event may be sent."""
 
     topics: tuple[str, ...]
     """The allowed topics without a filter, in this order: ``realtime:<schema>``, ``realtime:*``,

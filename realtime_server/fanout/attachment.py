@@ -1,4 +1,4 @@
-"""Attachment: whether the database's changes are being read, and callbacks for when they are."""
+"""Attachment: whether the server reads changes, and callbacks for when it does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ __all__ = ["Attachment", "Wait"]
 
 
 class Wait:
-    """A callback that is called once: when changes are read, or when that takes too long."""
+    """A callback that is called once: when the server reads changes, or when that takes too
+    long."""
 
     def __init__(self, owner: Attachment, then: Callable[[bool], None]) -> None:
         self._owner = owner
@@ -62,7 +63,7 @@ class Attachment:
         return self._is_attached()
 
     def wait(self, then: Callable[[bool], None], *, within: float | None = None) -> Wait:
-        """Call ``then`` with True when changes are being read, with False if they are not in time.
+        """Call ``then`` with True when the server reads changes, or with False after a time.
 
         Args:
             then: called from the event loop, never from here.

@@ -65,7 +65,7 @@ class BindingIndex:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is kept of any subscription."""
+        """Whether no subscription is left, nor anything that belonged to one."""
         filters = len(self._filtered) + len(self._leaving)
         return not (self._groups or self._plain or self._with_filter or filters)
 
@@ -136,7 +136,7 @@ class BindingIndex:
         yield from self._leaving.prepare(relation)
 
     def workload(self, relation: Relation) -> Iterator[Workload]:
-        """Yield what the filters on a table look at in each row."""
+        """Yield how much work the filters on a table are for each row."""
         yield self._filtered.workload(relation)
         yield self._leaving.workload(relation)
 
@@ -171,7 +171,7 @@ class BindingIndex:
         ]
 
     def delivering(self, payload: RowPayload) -> Generator[None, None, list[BoundDelivery]]:
-        """Return what :meth:`deliveries` does, and yield before each small part of the work.
+        """Do what :meth:`deliveries` does, and yield before each small part of the work.
 
         The change must be a row's.
         """

@@ -61,12 +61,12 @@ class Outbox(Protocol):
 
     @property
     def is_behind(self) -> bool:
-        """Whether so much waits in it that its client may soon be too slow."""
+        """Whether so many bytes wait that its client may soon be cut off as too slow."""
         ...
 
 
 class Ordinals(Protocol):
-    """Numbers the writes of all dispatches of a server, and has their arrival proven."""
+    """Numbers all writes to clients, so that pings can prove which of them have arrived."""
 
     @property
     def ordinal(self) -> int:
@@ -74,7 +74,7 @@ class Ordinals(Protocol):
         ...
 
     def mark(self, recipients: int) -> tuple[int, bytes]:
-        """Return an ordinal for writes to so many outboxes, and the ping behind their frames."""
+        """Return the number of a write to so many outboxes, and the ping that goes behind it."""
         ...
 
 
@@ -109,7 +109,7 @@ class Members(dict[Outbox, Subscriber]):
         """Whether it is certain that no member has left since; if not, each member is checked."""
 
     def still_includes(self, outbox: Outbox) -> bool:
-        """Return whether a member still is one, and so gets these messages."""
+        """Return whether a member has not left, and so gets these messages."""
         return self[outbox].is_open
 
 
@@ -154,17 +154,18 @@ class OutputRate:
         self._ahead += size
 
     def renew_audience(self, now: float) -> None:
-        """Begin another second."""
+        """Begin to count the outboxes of another second."""
         self._former_audience = self.audience if now - self.renewed_at < 2 * _AUDIENCE_FOR else 0
         self.audience = 0
         self.renewed_at = now
 
     def lately(self) -> int:
-        """Return the most outboxes that one write has gone to within the last second or two."""
+        """Return to how many outboxes one write has gone at most, within the last second or two."""
         return max(self.audience, self._former_audience)
 
     def is_too_fast(self) -> bool:
-        """Return whether more was written than could have been with all waits for slow clients."""
+        """Return whether messages come faster than they could be written if each write waited
+        for slow clients."""
         self._advance()
         return self._ahead > _BURST
 
@@ -175,7 +176,7 @@ class OutputRate:
 
 
 class Dispatch:
-    """Messages to be written, and to whom.
+    """Collects messages for groups of subscribers, and writes them.
 
     Args:
         clock: seconds of any clock that only goes forward.
@@ -211,7 +212,7 @@ class Dispatch:
         self._bytes += len(payload)
 
     def is_due(self) -> bool:
-        """Return whether it is time to write what was added."""
+        """Return whether to write now: enough was added, or the slice of time is over."""
         return self._bytes >= _MAX_BYTES or self._clock() >= self._until
 
     def is_over(self) -> bool:
@@ -219,7 +220,7 @@ class Dispatch:
         return self._clock() >= self._until
 
     def give_way(self) -> Steps:
-        """Let others have their turn if the slice of time is over, and begin another one."""
+        """Let other tasks run if the slice of time is over, and begin another slice."""
         if self.is_over():
             yield 0.0
             self._until = self._clock() + SLICE

@@ -1,4 +1,4 @@
-"""Pace: whether it takes long to evaluate a table's filters for a row.
+"""Pace: whether the filters of a table take long to evaluate for a row.
 
 If it does, the work is done in steps, so that others have their turn in between. A few filters on
 short values take microseconds, and steps would cost more than that. Very many filters, or patterns

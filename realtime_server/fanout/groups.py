@@ -177,7 +177,7 @@ class TopicDelivery(NamedTuple):
 
     @property
     def has_filters(self) -> bool:
-        """Whether the change passed a filter for any of it."""
+        """Whether the change is sent because it passed a filter."""
         return self.is_filtered
 
     def message(self, data: bytes) -> bytes:

@@ -82,7 +82,7 @@ class HubStats:
 
 
 class Hub:
-    """Hands changes to the subscriptions that ask for them.
+    """Sends changes to the subscriptions that ask for them.
 
     Args:
         rules: which topics, and which bindings, a relation's changes may go to at all.
@@ -134,7 +134,7 @@ class Hub:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is kept of any subscription."""
+        """Whether no subscription is left, nor anything that belonged to one."""
         return self._topics.is_empty and self._bindings.is_empty and not self._misfits
 
     def stats(self) -> HubStats:
@@ -151,7 +151,7 @@ class Hub:
         return chain(self._topics.groups(), self._bindings.groups())
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Hand over what is published from now on.
+        """Send a subscription the changes that are published from now on.
 
         A filter that does not fit its table as the last change showed it is not reported now, but
         when a change shows that the table was altered and the filter still does not fit: whoever
@@ -165,7 +165,7 @@ class Hub:
         self._misfits = misfits
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Hand over nothing more. A subscription that is not there is ignored."""
+        """Send a subscription nothing more. One that is not there is ignored."""
         subscription.is_open = False
         self._listening.clear()
         self._index_of(subscription).remove(subscription)
@@ -186,7 +186,7 @@ class Hub:
             pass
 
     def publishing(self, events: Iterable[Event]) -> Steps:
-        """Hand out the events of one batch, in order, in steps.
+        """Send the events of a batch to their subscribers, in order, and yield now and then.
 
         The steps must be brought to their end before those of the next batch begin. Clients may
         come and go in between: they get what comes from then on, or nothing more.
@@ -233,7 +233,7 @@ class Hub:
                 yield from dispatch.give_way()
 
     def typing(self, relation: Relation) -> Steps:
-        """Compile the filters on a table that is new or was altered, in steps.
+        """Compile the filters on a table that is new or was altered, and yield now and then.
 
         This may be left out: :meth:`deliveries` compiles at once what is not compiled yet.
         """
@@ -247,7 +247,8 @@ class Hub:
         self._typed[relation] = self.pace(relation)
 
     def pace(self, relation: Relation) -> Pace:
-        """Return how long the filters on a table take for a row, as far as they are compiled."""
+        """Return which changes of a table take long to filter, so far as its filters are
+        compiled."""
         known = self._typed.get(relation)
         if known is None:
             workloads = chain(self._topics.workload(relation), self._bindings.workload(relation))
@@ -255,7 +256,7 @@ class Hub:
         return known
 
     def delivering(self, change: RowChange) -> Generator[None, None, list[AnyDelivery]]:
-        """Return what :meth:`deliveries` does, and yield before each small part of the work.
+        """Do what :meth:`deliveries` does, and yield before each small part of the work.
 
         That is for changes of which :meth:`pace` says that they take long. Clients that come
         meanwhile do not get the change.
@@ -267,12 +268,12 @@ class Hub:
         return found
 
     def write(self, messages: AddressedMessages) -> None:
-        """Hand messages out, in order, without giving way."""
+        """Write messages to their subscribers, in order, without awaiting anything."""
         for _ in self.writing(messages):
             pass
 
     def writing(self, messages: AddressedMessages) -> Steps:
-        """Hand messages out, in order, in steps. They may be made while they are handed out."""
+        """Write messages to their subscribers, in order, and yield now and then."""
         dispatch = Dispatch(self._clock, self._output_rate, self._ordinals)
         for members, message in messages:
             dispatch.add(members, message)
@@ -350,13 +351,13 @@ class Hub:
         return self._topics.has_filters(schema, table) or self._bindings.has_filters(schema, table)
 
     def listening(self, change: RowChange) -> Listening:
-        """Return who listens to changes of this kind; the same object while nobody comes or
-        goes."""
+        """Return the viewers that listen to changes of this kind. It is the same object while
+        none comes or goes."""
         return self._listening_and_filtering(change)[0]
 
     def filtering(self, change: RowChange) -> frozenset[Hashable]:
-        """Return the viewers that listen to changes of this kind, and all of whose channels have a
-        filter; the same object while nobody comes or goes."""
+        """Return the viewers that listen to changes of this kind only with filters. It is the
+        same object while none comes or goes."""
         return self._listening_and_filtering(change)[1]
 
     def _listening_and_filtering(self, change: RowChange) -> tuple[Listening, frozenset[Hashable]]:

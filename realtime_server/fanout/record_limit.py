@@ -1,4 +1,4 @@
-"""RecordLimit: how large a change may be that is sent whole (MAX_RECORD_BYTES)."""
+"""RecordLimit: leaves long values out of changes that are larger than MAX_RECORD_BYTES."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RecordLimit:
         self._tables: set[str] = set()
 
     def was_exceeded_by(self, relation: Relation) -> bool:
-        """Return whether a change of this table was too large before, so that others may be."""
+        """Return whether the table has had a change that was too large."""
         return str(relation) in self._tables
 
     def messages(self, deliveries: Iterable[AnyDelivery]) -> Iterator[tuple[AnyDelivery, bytes]]:

@@ -113,7 +113,7 @@ def _of_binding(binding: Binding) -> SubscriptionSpec:
 def possible(
     alternatives: Iterable[SubscriptionSpec], check: Callable[[SubscriptionSpec], T]
 ) -> list[tuple[SubscriptionSpec, T]]:
-    """Return the ways to read an item that are possible, each with what ``check`` returned.
+    """Return the possible ways to read what a join asks for, each with the result of ``check``.
 
     Args:
         alternatives: all ways to read the item.

@@ -51,7 +51,7 @@ class TopicIndex:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is kept of any subscription."""
+        """Whether no subscription is left, nor anything that belonged to one."""
         return not (self._groups or len(self._filters) or self._with_filter)
 
     @property
@@ -109,7 +109,7 @@ class TopicIndex:
         return self._filters.prepare(relation)
 
     def workload(self, relation: Relation) -> Iterator[Workload]:
-        """Yield what the filters on a table look at in each row."""
+        """Yield how much work the filters on a table are for each row."""
         yield self._filters.workload(relation)
 
     def deliveries(self, payload: RowPayload, *, filtered: bool = True) -> list[TopicDelivery]:
@@ -134,7 +134,7 @@ class TopicIndex:
         ]
 
     def delivering(self, payload: RowPayload) -> Generator[None, None, list[TopicDelivery]]:
-        """Return what :meth:`deliveries` does, and yield before each small part of the work.
+        """Do what :meth:`deliveries` does, and yield before each small part of the work.
 
         The change must be a row's.
         """

@@ -40,7 +40,7 @@ a bound, the time to read a long value full of colons would grow with its square
 
 @attrs.frozen
 class TableFilter:
-    """One way to read a topic of the fourth kind."""
+    """One way to read a topic that names a table and a filter."""
 
     schema: str
     table: str

@@ -45,7 +45,8 @@ MakeWebSocket = Callable[[], asyncio.Protocol]
 
 
 class Acceptor:
-    """Admits connections up to a bound, and keeps track of the open ones, to close them at the end.
+    """Admits connections up to a limit, and keeps the open ones, to close them when the server
+    stops.
 
     Args:
         site: answers plain HTTP requests.
@@ -105,14 +106,14 @@ class Acceptor:
         return problem
 
     def read_address(self, head: bytes, transport: asyncio.BaseTransport) -> None:
-        """Note whose request it is, if a trusted proxy passes it on."""
+        """Read the client's address from a request that a trusted proxy passes on."""
         peer = transport.get_extra_info("peername")
         address = self._addresses.find(head, peer[0]) if peer else None
         if address is not None:
             self._forwarded[transport] = address
 
     def peer(self, transport: asyncio.BaseTransport) -> str:
-        """Name the client in the log, and the proxy's connection if it comes through one."""
+        """Return the client's name for the log, with the proxy's connection if there is one."""
         peer = peer_name(transport.get_extra_info("peername"))
         address = self._forwarded.get(transport)
         return peer if address is None else f"{address} via {peer}"
@@ -130,7 +131,7 @@ class Acceptor:
         self.plain.discard(transport)
 
     def forget(self, transport: asyncio.Transport) -> None:
-        """Forget a connection: it is closed."""
+        """Remove a connection that is closed."""
         for place in (self.connections, self.plain, self.turned_away):
             place.discard(transport)
         self._forwarded.pop(transport, None)
@@ -185,7 +186,7 @@ class Acceptor:
         return protocol
 
     def give_up(self, end: Callable[[], None]) -> None:
-        """Have a connection ended whose request did not come in time, in its turn."""
+        """Close a connection, in its turn, whose request did not come in time."""
         self._late.append(end)
         if len(self._late) == 1:
             asyncio.get_running_loop().call_soon(self._end_some)
@@ -208,7 +209,7 @@ class Acceptor:
             transport.abort()
 
     def cut_off(self) -> None:
-        """Close every connection at once, whatever still waits to be sent."""
+        """Close every connection at once, without sending what waits."""
         for transport in [*self.connections, *self.turned_away]:
             transport.abort()
 

@@ -52,7 +52,7 @@ CHECK_INTERVAL: Final = 300.0
 
 @attrs.define(eq=False)
 class ServedChannel:
-    """The server's state of one channel, from the time that its join is granted to its end."""
+    """What the server keeps of one channel, from the time that its join is granted to its end."""
 
     topic: Topic
     registered: Registered
@@ -117,7 +117,7 @@ class Channels:
         self._next_check: asyncio.TimerHandle | None = None
 
     def close(self, how: Departure) -> None:
-        """End all channels: the connection is gone.
+        """End all channels, because the connection has ended.
 
         Args:
             how: whether the client may come back.
@@ -131,7 +131,7 @@ class Channels:
         self._account.close()
 
     async def join(self, channel: Channel, payload: Any) -> None:
-        """Decide on a join, and answer it, at once or when it has waited."""
+        """Decide on a join, and answer it, perhaps after a wait."""
         services = self._services
         # However many join at once: a heartbeat, and a row, wait for none of them.
         await Turns.shared().begin()
@@ -157,7 +157,7 @@ class Channels:
             self._postpone(channel, served, config, grant, within=wait)
 
     def subscribe(self, channel: Channel) -> None:
-        """Have changes go to a channel from now on."""
+        """Start to send changes to a channel."""
         served, config = self._served[channel], channel.config
         served.subscription = Subscription(
             served.topic,
@@ -180,7 +180,7 @@ class Channels:
         )
 
     def release(self, channel: Channel, how: Departure) -> None:
-        """Give back all that is kept for a channel, whether its join was accepted or not."""
+        """Free what is kept for a channel, whether its join was accepted or not."""
         self._account.refund(channel.topic)
         self._tokens.release(channel.topic)
         served = self._served.pop(channel, None)

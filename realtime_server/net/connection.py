@@ -1,4 +1,4 @@
-"""Connection: serves one WebSocket client until it goes.
+"""Connection: serves one WebSocket client until it disconnects.
 
 It receives messages, gives them to the socket's state, and carries out the actions that come of
 them; what concerns channels is done by :class:`~realtime_server.net.channels.Channels`. websockets
@@ -53,7 +53,7 @@ NEXT_WITHIN: Final = 0.1
 
 
 class Connection:
-    """Serves one client until it goes.
+    """Serves one client until it disconnects.
 
     Args:
         websocket: open.

@@ -89,7 +89,7 @@ class LimitObserver(Protocol):
         ...
 
     def forget(self, transport: asyncio.Transport) -> None:
-        """Forget a connection: it is gone."""
+        """Remove a connection that has ended."""
         ...
 
 

@@ -62,7 +62,7 @@ class FilterBound:
     """The owner of the filters, as errors to the client name it."""
 
     def check(self, cost: FilterCost) -> None:
-        """Raise LimitError if the filters cost more than that."""
+        """Raise LimitError if filters cost more than the bound."""
         if cost.conditions > self.conditions:
             raise LimitError(
                 "conditions",
@@ -144,14 +144,14 @@ class FilterAccount:
             yield
 
     def refund(self, topic: str) -> None:
-        """Give back what a topic was charged: it has ended, or its join was refused."""
+        """Free what a topic was charged, because it has ended, or its join was refused."""
         cost = self._by_topic.pop(topic, None)
         if cost is not None:
             self._held -= cost
             self._budget.held -= cost
 
     def close(self) -> None:
-        """Give back everything: the connection has ended."""
+        """Free everything, because the connection has ended."""
         for topic in list(self._by_topic):
             self.refund(topic)
 

@@ -1,4 +1,4 @@
-"""ClientAddresses: whose request a proxy passes on.
+"""ClientAddresses: finds the address of a client behind a trusted proxy.
 
 A proxy names the address that a request came to it from in a header: ``X-Forwarded-For`` and its
 like, which have a list of addresses, or ``Forwarded`` (RFC 7239). Each proxy adds one at the end of
@@ -34,7 +34,7 @@ _PARAMETER: Final = re.compile(
 
 
 class ClientAddresses:
-    """Finds clients' addresses.
+    """Finds the addresses of clients in the header of trusted proxies.
 
     Args:
         header: the name of the header; None: none is read.

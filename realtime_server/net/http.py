@@ -203,7 +203,8 @@ class HttpProtocol(asyncio.Protocol):
         self._on_close()
 
     def send(self, response: Response, method: str = "GET") -> None:
-        """Send the response, a refusal even before there is a request, and close the connection."""
+        """Send the response, and close the connection. A refusal may be sent before a request
+        came."""
         self._answered = True
         self._transport.write(_format(response, with_body=method != "HEAD"))
         if self._http.their_state in (h11.DONE, h11.MUST_CLOSE):

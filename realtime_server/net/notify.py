@@ -1,4 +1,4 @@
-"""Notifier: tells the service manager that started the process how the server is.
+"""Notifier: tells the service manager, such as systemd, whether the server is ready.
 
 systemd gives a service of ``Type=notify`` the address of a datagram socket (``NOTIFY_SOCKET``), and
 with ``WatchdogSec=`` the time within which it has to hear from the process again. The protocol is

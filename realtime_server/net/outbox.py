@@ -157,7 +157,7 @@ class SocketOutbox:
 
     @property
     def is_watching(self) -> bool:
-        """Whether the age of what waits is going to be checked."""
+        """Whether the age of the waiting bytes is going to be checked."""
         return self._next_look is not None and not self._next_look.cancelled()
 
     @property
@@ -204,7 +204,7 @@ class SocketOutbox:
             proof.asked(frames.ordinal)
 
     def update(self) -> None:
-        """Find out what follows from a change of the connection, and report what waits."""
+        """Read the connection's state again, and report how many bytes wait."""
         websocket, transport = self.websocket, self._transport
         waiting = transport.get_write_buffer_size()
         self.is_clear = (
@@ -257,7 +257,7 @@ class SocketOutbox:
 
     @property
     def is_behind(self) -> bool:
-        """Whether so much waits that its client may soon be too slow."""
+        """Whether so many bytes wait that the client may soon be cut off as too slow."""
         return self._backlog.is_behind(self._transport.get_write_buffer_size())
 
     def waiting(self) -> int:
@@ -279,7 +279,7 @@ class SocketOutbox:
         return False
 
     def close(self) -> None:
-        """Stop: the connection is gone."""
+        """Stop, because the connection has ended."""
         self.is_clear = False
         if self._next_look is not None:
             self._next_look.cancel()

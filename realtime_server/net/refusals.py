@@ -1,4 +1,4 @@
-"""Refusals: counts, logs and words what one client is refused."""
+"""Refusals: counts and logs what one client is refused, and words the reason for it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Refusals:
         self._logged: set[str] = set()
 
     def close(self) -> None:
-        """Log what was left out: the connection has ended."""
+        """Log how many lines were left out, because the connection has ended."""
         self._log_left_out()
 
     def of_join(self, topic: str, exc: RefusedError, *, has_config: bool) -> Told:

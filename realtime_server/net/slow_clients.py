@@ -1,4 +1,4 @@
-"""Slow clients: what waits for clients to be sent, and which clients are cut off because of it.
+"""Slow clients: measures what waits to be sent to clients, and decides which are cut off.
 
 A client is too slow when more bytes wait for it than one client may have waiting
 (OUTBOX_MAX_BYTES), or when a byte has waited for it for too long (OUTBOX_MAX_AGE). Besides,
@@ -54,7 +54,7 @@ class OutboxLimits:
 
 
 class WaitingAge:
-    """For how long the oldest of the bytes that wait for one client has waited.
+    """The age of the oldest byte that waits for one client.
 
     A transport's buffer does not say when its bytes came. So it is noted from time to time how many
     bytes were written in all by then. The oldest note of which a byte still waits tells the age.
@@ -81,7 +81,7 @@ class WaitingAge:
         self._notes.append((self._written, now))
 
     def seconds(self, waiting: int, now: float) -> float:
-        """Return the age of the oldest byte, where so many bytes wait.
+        """Return the age of the oldest byte when so many bytes wait.
 
         The few bytes that websockets wrote itself make the others look older, never younger.
         """

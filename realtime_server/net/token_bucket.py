@@ -14,7 +14,7 @@ _MAX_DEBT: Final = 5.0
 
 
 class TokenBucket:
-    """Limits how often something may happen: so many times a second, after a burst of as many.
+    """Limits how often something may happen: a number of times a second, after a burst of as many.
 
     Args:
         per_second: tokens that come back each second, and that the bucket holds when it is full.

@@ -1,4 +1,4 @@
-"""Joins: reads what binding clients put into the payload of a ``phx_join``.
+"""Joins: parses the payload with which binding clients join.
 
 The member ``config`` says what a channel asks for: bindings to tables, how it broadcasts, and
 whether it is private, which this server does not serve. It is read into a :class:`JoinConfig`, or
@@ -126,7 +126,7 @@ class JoinConfig:
 
 
 def parse_join(payload: Any) -> JoinConfig | None:
-    """Read a join's payload without giving way; see :func:`parsing_join`."""
+    """Parse a join's payload without a pause: see :func:`parsing_join`."""
     steps = parsing_join(payload)
     while True:
         try:
@@ -137,7 +137,7 @@ def parse_join(payload: Any) -> JoinConfig | None:
 
 
 def parsing_join(payload: Any) -> Generator[None, None, JoinConfig | None]:
-    """Read a join's payload, and yield now and then: to parse a hundred long filters takes 0.1 s.
+    """Parse a join's payload, and yield now and then: a hundred long filters take 0.1 s.
 
     Returns:
         What the join asks for; None for a join without ``config``.

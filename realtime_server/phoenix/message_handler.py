@@ -116,14 +116,15 @@ class Channel:
 
 @attrs.frozen
 class Send:
-    """Send this message."""
+    """The message is to be sent to the client."""
 
     message: Message
 
 
 @attrs.frozen
 class Join:
-    """Decide on a join: :meth:`SocketState.accept`, ``refuse_join`` or ``postpone`` it."""
+    """A join is to be decided on: call :meth:`SocketState.accept`, ``refuse_join`` or
+    ``postpone``."""
 
     channel: Channel
     payload: Any
@@ -132,7 +133,7 @@ class Join:
 
 @attrs.frozen
 class Refresh:
-    """Decide on a new token for the channel: give it another grant, or end it."""
+    """A channel's new token is to be checked: give the channel another grant, or end it."""
 
     channel: Channel
     token: Any
@@ -141,19 +142,19 @@ class Refresh:
 
 @attrs.frozen
 class CheckGrants:
-    """End the channels whose grants are no longer valid."""
+    """Channels whose grants are no longer valid are to be ended."""
 
 
 @attrs.frozen
 class Subscribe:
-    """Changes go to the channel from now on."""
+    """A channel is to get changes from now on."""
 
     channel: Channel
 
 
 @attrs.frozen
 class Release:
-    """The channel has ended: send it no more changes, and free what is kept for it."""
+    """A channel has ended: it is to get no more changes, and what is kept for it is to be freed."""
 
     channel: Channel
     how: Departure
@@ -175,7 +176,7 @@ class RefusePayload:
 
 @attrs.frozen
 class Close:
-    """Close the connection."""
+    """The connection is to be closed."""
 
     code: int
     reason: str
@@ -187,7 +188,7 @@ Action: TypeAlias = (
 
 
 class SocketState:
-    """The channels of one socket.
+    """The channels of one socket, and what the client's messages do to them.
 
     Args:
         serializer: the wire format that the socket speaks.
@@ -211,7 +212,7 @@ class SocketState:
         return self._parting is not None
 
     def receive(self, data: str | bytes) -> list[Action]:
-        """Take a WebSocket message; return what to do.
+        """Handle a message of the client; return the actions to perform, in order.
 
         After a :class:`Close` it answers nothing more.
         """
@@ -227,7 +228,7 @@ class SocketState:
         return [*self.part(joins), *self._receive(message, data)]
 
     def part(self, joins: str | None = None) -> list[Action]:
-        """Answer the leave that waited for the next message.
+        """Answer a leave that has waited for the next message.
 
         Args:
             joins: the topic that the next message joins.
@@ -256,7 +257,7 @@ class SocketState:
     def accept(
         self, channel: Channel, config: JoinConfig | None = None, *, grant: Grant | None = None
     ) -> list[Action]:
-        """Complete a join.
+        """Accept a join, and answer it.
 
         Args:
             channel: to join.
@@ -272,7 +273,8 @@ class SocketState:
         return [Send(channel.reply("ok", response)), Subscribe(channel)]
 
     def postpone(self, channel: Channel) -> None:
-        """Put a join off. A leave of the topic, or another join of it, releases the channel."""
+        """Answer a join later. Until then a leave or another join of the topic releases the
+        channel."""
         self.channels[channel.topic] = channel
 
     def refuse_join(self, channel: Channel, reason: str) -> list[Action]:

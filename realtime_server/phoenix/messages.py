@@ -55,7 +55,7 @@ _MOST_DIGITS: Final = 15
 
 
 def number_of(ref: Ref) -> int | None:
-    """Return the number that a ref is; None if it is none. Stock clients count their messages."""
+    """Return a ref as a number, since stock clients count their messages; None if it is none."""
     match ref:
         case str() if ref.isascii() and ref.isdigit() and len(ref) <= _MOST_DIGITS:
             return int(ref)
@@ -67,7 +67,7 @@ def number_of(ref: Ref) -> int | None:
 
 @attrs.frozen
 class Message:
-    """A message in either direction."""
+    """A message of the client or of the server."""
 
     topic: str
     event: str
@@ -85,7 +85,7 @@ class Message:
 
 
 def subscribed(channel: str) -> dict[str, Any]:
-    """Return the ``system`` payload that says that a channel's bindings are in place."""
+    """Return the ``system`` payload that tells a channel that its bindings are in place."""
     return _system(channel, "ok", "Subscribed to PostgreSQL")
 
 
@@ -98,7 +98,7 @@ def notice(channel: str, note: str) -> dict[str, Any]:
 
 
 def subscription_failed(channel: str, reason: str) -> dict[str, Any]:
-    """Return the ``system`` payload that says that a channel gets no changes, and why."""
+    """Return the ``system`` payload that tells a channel that it gets no changes, and why."""
     return _system(channel, "error", reason)
 
 

@@ -1,4 +1,4 @@
-"""The reasons that clients are told, as tables: the documentation's are made from them.
+"""The reasons that clients are told, from which the tables of the documentation are made.
 
 A reason goes into the reply to a join or another message, into the event ``system``, or into a
 close frame.

@@ -39,7 +39,7 @@ class Serializer(Protocol):
         ...
 
     def encode(self, message: Message) -> bytes:
-        """Return a message as the payload of a text frame."""
+        """Return a message as the content of a text frame."""
         ...
 
     def envelope(self, topic: str, event: str) -> tuple[bytes, bytes]:

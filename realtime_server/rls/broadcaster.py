@@ -38,7 +38,7 @@ Telling: TypeAlias = Callable[[Gap], Steps]
 
 
 class Broadcaster:
-    """Sends each change of the stream to those who may see it.
+    """Sends each change of the stream to the clients that may see it.
 
     Args:
         matcher: finds the channels that ask for a change.
@@ -77,7 +77,7 @@ class Broadcaster:
         self._origin: tuple[int, int] | None = None
 
     async def run(self, reader: BatchReader) -> None:
-        """Send everything until the stream ends.
+        """Read, check, send and acknowledge changes until the stream ends.
 
         A batch is acknowledged when it is in the outbox of every client that gets it, or waits in
         the queue of a viewer that is checked separately. So a crash repeats it, and never skips it,

@@ -70,7 +70,7 @@ class ChannelGap:
         is_of_moved: bool = False,
         told: Set[Subscriber] = frozenset(),
     ) -> Self:
-        """Return the gap for changes that a viewer does not get; there is at least one change."""
+        """Return the gap for changes that a viewer does not get. There must be at least one."""
         first, last = pending[0].change.position, pending[-1].change.position
         gap = cls(viewer, reason, last, first, is_of_moved=is_of_moved, told=told)
         gap.add(pending)
@@ -95,7 +95,7 @@ class ChannelGap:
                     self.channels.setdefault(group, Members()).update(concerned)
 
     def remove(self, channel: Subscription) -> bool:
-        """Let a channel not get the gap; return whether it would have got it."""
+        """Take a channel out, so that it is not told of the gap; return whether it was in."""
         for members in self.channels.values():
             if members.get(channel.outbox) is channel:
                 del members[channel.outbox]

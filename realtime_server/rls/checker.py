@@ -39,7 +39,7 @@ logger = logging.getLogger("realtime.rls")
 
 @attrs.frozen
 class CheckResult:
-    """The result of a batch's check."""
+    """What each viewer may see of a batch, and whose policies took too long."""
 
     shown: list[Shown]
     """The views of each candidate by viewer, in the order of the candidates."""
@@ -56,7 +56,7 @@ class CheckResult:
 
 
 class Checker:
-    """Decides what each viewer is shown of a batch of changes.
+    """Decides what each viewer may see of a batch of changes.
 
     Args:
         visibility: looks rows up in the database.
@@ -104,7 +104,7 @@ class Checker:
         lookup: Lookup | None = None,
         catalog: Connections | None = None,
     ) -> CheckResult:
-        """Decide what each viewer is shown of each change.
+        """Decide what each viewer may see of each change.
 
         Args:
             candidates: changes, and the viewers that get them if they may see them.

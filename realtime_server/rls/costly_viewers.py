@@ -24,13 +24,12 @@ batch the machine may have been busy."""
 
 
 def is_costly(seconds: float) -> bool:
-    """Return whether a viewer should be checked separately whose policies take so many seconds."""
+    """Return whether a viewer whose policies take so many seconds should be checked separately."""
     return seconds > _COSTLY
 
 
 class CostlyViewers:
-    """Finds costly viewers by the time that their policies take beyond what is usual for as many
-    rows."""
+    """Finds viewers whose policies take much longer than is usual for as many rows."""
 
     def __init__(self) -> None:
         # The number of batches in a row for which the policies of a viewer have taken too long, for

@@ -9,7 +9,7 @@ __all__ = ["Counters"]
 
 @attrs.define
 class Counters:
-    """Counts of checks and failures since the server started. A viewer is a role and claims."""
+    """The counts of checks and of failures since the server started."""
 
     checks: int = 0
     """How many rows were looked up, each for one viewer."""

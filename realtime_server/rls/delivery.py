@@ -58,7 +58,7 @@ class Delivery:
         self._gap_lines = {reason: LineLimit() for reason in ChannelGapReason}
 
     def handing_out(self, decided: Decided) -> Steps:
-        """Send changes in order, in steps.
+        """Send changes to channels in order, and yield now and then.
 
         The steps must be brought to their end before those of the next changes begin.
         """
@@ -67,7 +67,7 @@ class Delivery:
         self._tell_moved(decided)
 
     def telling(self, gap: Gap, *, later_for: Container[Viewer] = ()) -> Steps:
-        """Send all channels a gap in the stream, in steps.
+        """Tell all channels of a gap in the stream, and yield now and then.
 
         Args:
             gap: the gap.
@@ -94,13 +94,14 @@ class Delivery:
         return found
 
     def tell_late(self, gap: Gap, channels: ChannelGroups) -> None:
-        """Send channels a gap in the stream, after other channels may have got later changes."""
+        """Tell some channels of a gap in the stream that other channels were told of before."""
         self._hub.write((members, group.gap_message(gap)) for group, members in channels)
 
     def hand_out_late(
         self, viewer: Viewer, decided: Decided, *, told: Set[Subscriber] = frozenset()
     ) -> None:
-        """Send what was decided late to the viewer's channels, with one write for each socket.
+        """Send changes that were checked late to one viewer's channels, with one write for each
+        socket.
 
         Channels that have another viewer by now get a gap instead.
 
@@ -121,7 +122,7 @@ class Delivery:
         *,
         told: Set[Subscriber] = frozenset(),
     ) -> Iterable[Subscriber]:
-        """Send a gap to the channels that asked for changes, and have another viewer by now.
+        """Tell channels of a gap that asked for changes, and that have got another viewer since.
 
         Args:
             viewer: the viewer that they had.
@@ -137,7 +138,7 @@ class Delivery:
         return [one for members in gap.channels.values() for one in members.values()]
 
     def tell(self, gap: ChannelGap) -> None:
-        """Send channels a gap in place of changes that they do not get."""
+        """Tell channels of a gap, in place of changes that they do not get."""
         if not gap.channels:
             return
         self._counters.given_up += gap.count

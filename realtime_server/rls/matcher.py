@@ -52,7 +52,7 @@ class Matcher:
         self._hub = hub
 
     async def match(self, reads: Sequence[Read]) -> list[PendingChange]:
-        """Return a pending change for each change, in order; pause now and then meanwhile."""
+        """Return each change with the viewers whose channels ask for it; pause now and then."""
         for relation in dict.fromkeys(read.change.relation for read in reads):
             await run_steps(self._hub.typing(relation))
         pending: list[PendingChange] = []

@@ -68,7 +68,7 @@ while a server starts, and some topic clients do not join again when they are re
 
 
 class RlsMode:
-    """Reads changes, and sends each to those who may see it.
+    """Reads changes, and sends each to the clients that may see its row.
 
     It is also the registrar, which checks the joins of the server's clients.
 
@@ -202,7 +202,7 @@ class RlsMode:
         await self._source.attached()
 
     async def run(self) -> None:
-        """Send changes to those who may see them until the stream ends.
+        """Send changes to the clients that may see them until the stream ends.
 
         Raises:
             RealtimeError: if the stream cannot go on.
@@ -219,7 +219,7 @@ class RlsMode:
             await asyncio.wait({keeping_up})
 
     async def drain(self, within: float) -> None:
-        """Send what waits for policies that take long, once nothing more is read.
+        """Send the changes that wait for slow policies, when nothing more is read from the stream.
 
         Args:
             within: seconds until the rest is given up, and its channels are told of a gap.

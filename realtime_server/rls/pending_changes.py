@@ -34,7 +34,7 @@ and get other viewers meanwhile."""
 
 
 class Lost(enum.Enum):
-    """Why a change cannot be checked any more, so that its channels get a gap."""
+    """Why a change cannot be checked any more. Its channels are told of a gap."""
 
     TABLE_REPLACED = enum.auto()
     """The table was dropped, replaced or renamed."""
@@ -95,7 +95,7 @@ def listening_to(pending: Iterable[PendingChange], viewer: Viewer) -> list[Chann
 
 
 def merged(parts: Sequence[PendingChange]) -> PendingChange:
-    """Join the parts of one change that wait for different viewers into one.
+    """Join parts of one change, each for other viewers, into one.
 
     :meth:`PendingChange.only_for` made the parts. The result has the viewers of all parts, and no
     channels: it is for checking the viewers together, and not for sending.

@@ -105,7 +105,7 @@ class BatchReader:
                     self.acknowledge(batch)
 
     def acknowledge(self, batch: Batch) -> None:
-        """Acknowledge a batch, which has been sent."""
+        """Acknowledge a batch to the source, after it was sent."""
         if batch.last is not None:
             self._source.ack(batch.last)
 

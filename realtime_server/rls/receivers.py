@@ -1,4 +1,4 @@
-"""Receivers: which channels get a change, now that it is known what their viewers may see of it.
+"""Receivers: which channels get a change, when it is known what their viewers may see of it.
 
 The channels were matched before that was known. A filter must not reveal values that its viewer may
 not see.

@@ -117,7 +117,7 @@ class RoundPublisher:
         await self._stack.aclose()
 
     async def renew(self) -> None:
-        """Ask another server from now on, since the changes come from there."""
+        """Use new connections, because the changes come from another server now."""
         await self._visibility.renew()
 
     async def __call__(self, hub: Hub, events: list[Event], *, is_alone: bool) -> Published:

@@ -33,7 +33,7 @@ _AT_ONCE: Final = 2
 
 @attrs.define
 class SlowViewer:
-    """What is known of a slow viewer."""
+    """How the checks of one slow viewer went lately."""
 
     until: float
     """The time from which the viewer may be on trial again, by the event loop's clock."""
@@ -56,7 +56,7 @@ class SlowViewer:
             self.until = now + PROBATION
 
     def may_be_on_trial(self, now: float) -> bool:
-        """Return whether the viewer may be on trial again."""
+        """Return whether the viewer may be checked with a short timeout again."""
         return self.negligible >= _NEGLIGIBLE_IN_A_ROW and self.until <= now
 
 
@@ -82,7 +82,7 @@ class SlowViewerChecks:
         self._turns_of_unanswered = asyncio.Semaphore(_AT_ONCE - 1)
 
     async def check(self, slow: SlowViewer, candidates: Sequence[PendingChange]) -> CheckResult:
-        """Decide what one slow viewer is shown of some changes. While a table is locked, wait.
+        """Decide what one slow viewer may see of some changes, after their tables are unlocked.
 
         Raises:
             psycopg.Error: if the database cannot be queried; then nothing is decided.

@@ -53,7 +53,7 @@ class QueuedNotice:
 
 
 class SlowViewerQueue:
-    """Checks and sends the changes of a viewer that is checked separately, in order.
+    """Checks and sends the changes of one slow viewer, in order.
 
     Args:
         work: checks some changes and sends them; returns the seconds that the viewer's policies
@@ -106,7 +106,7 @@ class SlowViewerQueue:
 
     @property
     def first(self) -> Position | None:
-        """The position of the first change that was neither sent nor told of in a gap; None if
+        """The position of the first change that was neither sent nor replaced by a gap; None if
         there is none."""
         if self._current:
             return self._current[0].change.position
@@ -119,7 +119,7 @@ class SlowViewerQueue:
 
     @property
     def size(self) -> int:
-        """Bytes of the changes that wait, which giving them up would free."""
+        """Bytes that would be freed if the waiting changes were given up."""
         return self._bytes + self._count * AROUND
 
     @property
@@ -158,7 +158,7 @@ class SlowViewerQueue:
         self._woken.set()
 
     def give_up(self) -> None:
-        """Give up all changes that wait behind those that are being checked."""
+        """Give up the waiting changes, except for those that are being checked."""
         self._waiting += self._lose_what_waits(ChannelGapReason.TOO_SLOW)
         self._woken.set()
 
@@ -189,14 +189,14 @@ class SlowViewerQueue:
         return misses or would_be_told
 
     def cancel(self) -> asyncio.Task[None]:
-        """Stop; return the task, which ends soon."""
+        """Stop checking; return the task, which ends soon."""
         self._task.cancel()
         return self._task
 
     def abandon(
         self, reason: ChannelGapReason = ChannelGapReason.TOKEN_REPLACED
     ) -> asyncio.Task[None]:
-        """Stop; send a gap for what is given up.
+        """Stop checking, and tell the channels of a gap in place of what waits.
 
         Args:
             reason: why it is given up. Usually no channel has this viewer any more.

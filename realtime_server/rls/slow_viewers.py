@@ -50,7 +50,7 @@ logger = logging.getLogger("realtime.rls")
 
 
 class SlowViewers:
-    """The viewers that are checked separately, each with a queue of changes.
+    """The slow viewers, each with a queue of its changes.
 
     Use it as a context manager, so that no check runs any more at the end.
 
@@ -126,7 +126,7 @@ class SlowViewers:
 
     @property
     def busy_on_trial(self) -> frozenset[Viewer]:
-        """The viewers on trial that have changes which wait or are being checked."""
+        """The viewers on trial some of whose changes wait or are being checked."""
         return frozenset(
             viewer
             for viewer, queue in self._queues.items()
@@ -318,7 +318,7 @@ class SlowViewers:
             await self._moved.wait()
 
     def telling(self, gap: Gap) -> Steps:
-        """Send all channels a gap, as :meth:`Delivery.telling` does.
+        """Tell all channels of a gap, as :meth:`Delivery.telling` does.
 
         Viewers for which earlier changes wait get the gap after these changes.
         """
@@ -329,7 +329,8 @@ class SlowViewers:
         yield from self._delivery.telling(gap, later_for=busy)
 
     async def drain(self, within: float) -> None:
-        """Send what waits, and a gap in place of the rest, before the channels are closed.
+        """Send the waiting changes, and gaps in place of the rest, before the server closes its
+        channels.
 
         Only viewers that are on trial, or whose last check ended in time, are waited for: the
         others' queues might never be empty. No changes may come any more.

@@ -1,4 +1,4 @@
-"""Rows: what ``realtime.subscription`` has of a subscription spec.
+"""The rows of ``realtime.subscription`` that a join is written as.
 
 A row of ``realtime.subscription`` has less than a filter: only conditions that must all hold, and
 only with some operators. Other conditions are left out, so a row may match more changes than its
@@ -60,7 +60,7 @@ class SubscriptionRow:
 def row_of(
     spec: SubscriptionSpec, table: Table | None, role: str, enums: EnumOrders
 ) -> SubscriptionRow:
-    """Return the row of a spec that names one table.
+    """Return the row for one table that a join asks for.
 
     Args:
         spec: what a join asks for.
@@ -98,7 +98,7 @@ def row_of(
 
 
 def note_of(spec: SubscriptionSpec, table: Table | None, *, asks_for_deleted: bool) -> str | None:
-    """Return what a client should know of a subscription, although it is accepted.
+    """Return what a client should know about a subscription that was accepted; None if nothing.
 
     Args:
         spec: what the join asks for.
@@ -168,7 +168,8 @@ def _references(filter: Filter) -> Iterator[Reference]:
 
 
 def condition(node: Node) -> tuple[str, str, str] | None:
-    """Return column, operator and value of a condition as a row has them; None if it cannot."""
+    """Return a filter's condition as a row has it: column, operator and value; None if a row
+    cannot have it."""
     if not isinstance(node, Comparison):
         return None
     reference, name = node.reference, _EXPRESSIBLE.get(node.operator)

@@ -145,7 +145,7 @@ class SubscriptionTable:
         self._enum_orders.update(await read_enum_orders(connection))
 
     async def say_alive(self, connection: AsyncConnection[Any], seconds: float) -> None:
-        """Write that the server's rows are valid for so many seconds from now."""
+        """Write until when the server's rows are valid."""
         await connection.execute(_SAY_ALIVE, {"node": self._node, "seconds": seconds})
 
     async def delete_dead(self, connection: AsyncConnection[Any]) -> None:
@@ -192,7 +192,7 @@ class SubscriptionTable:
         )
 
     async def check_role(self, connection: AsyncConnection[Any], role: str) -> None:
-        """Check whether the server may act as a token's role.
+        """Check that a token's role exists, and that the server may act as it.
 
         Raises:
             RefusedError: if there is no such role, or the server may not.
@@ -277,7 +277,7 @@ class SubscriptionTable:
 
 
 async def limit_time(connection: AsyncConnection[Any], seconds: float) -> None:
-    """Have each statement of this transaction cancelled that takes longer.
+    """Set a timeout for each further statement of this transaction.
 
     To check a filter's value, its type may take any time.
     """

@@ -45,7 +45,7 @@ _PATIENCE: Final = 2.0
 
 
 class SubscriptionRegistry:
-    """The joined channels of one server.
+    """The joined channels of one server, and their rows in ``realtime.subscription``.
 
     Args:
         connections: a pool of connections with the server's role.
@@ -111,7 +111,7 @@ class SubscriptionRegistry:
     async def register(
         self, wants: Sequence[tuple[SubscriptionSpec, ...]], claims: Mapping[str, Any]
     ) -> Registration:
-        """Check a join, and write its rows.
+        """Check a join, and write its rows into ``realtime.subscription``.
 
         Args:
             wants: what the join asks for; for each item, all the ways in which it can be read.
@@ -156,7 +156,8 @@ class SubscriptionRegistry:
             self._woken.set()
 
     async def run(self) -> None:
-        """Delete the rows of removed channels, and compare rows and channels, for ever.
+        """Delete the rows of removed channels, and repair rows that differ from the channels; never
+        return.
 
         A server without channels goes on until the rows of a server that was killed would have been
         deleted. Then it makes no queries until a client joins.

@@ -227,7 +227,7 @@ class TableCheck:
         *,
         may_retry: bool | None = None,
     ) -> None:
-        """Look the rows up.
+        """Look up which viewers may see the rows.
 
         Args:
             look_up: looks rows up in the database.

@@ -1,4 +1,4 @@
-"""Trial: checks viewers that may be slow separately from the others, with a shortened timeout.
+"""Trial: checks viewers that may be slow with a short timeout, while the others do not wait.
 
 All viewers on trial are checked together, whatever changes they wait for, so that a thousand of
 them take no longer than they would with the others. A viewer whose policies use up the time is
@@ -95,7 +95,7 @@ class Trial:
             await asyncio.wait(tasks)
 
     async def check(self, viewer: Viewer, candidates: Sequence[PendingChange]) -> Outcome | None:
-        """Decide what a viewer is shown of some changes.
+        """Decide what a viewer on trial may see of some changes.
 
         Returns:
             The result; None if the viewer's policies have taken too long.

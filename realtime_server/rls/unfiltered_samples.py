@@ -58,7 +58,7 @@ class _SampleState:
 
 
 class UnfilteredSamples:
-    """Chooses samples. The choice depends on the time, and on whether the last samples failed.
+    """Chooses the rows that are looked up for viewers whatever their filters say.
 
     Args:
         clock: returns seconds of a clock that only goes forward.
@@ -98,7 +98,7 @@ class UnfilteredSamples:
         failed: Mapping[int, set[Viewer]],
         unasked: Set[Viewer] = frozenset(),
     ) -> None:
-        """Note whether the samples failed.
+        """Note which of the chosen rows' policies failed.
 
         Args:
             candidates: the candidates that :meth:`pick` was given.

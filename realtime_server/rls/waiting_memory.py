@@ -20,7 +20,7 @@ viewer's part of a change take as many."""
 
 
 class WaitingMemory:
-    """Counts the bytes of the changes that wait in queues or are being checked from there.
+    """Counts the bytes of the changes that wait for slow viewers.
 
     Args:
         max_bytes: how many bytes may wait.
@@ -36,12 +36,12 @@ class WaitingMemory:
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether more bytes wait than may wait."""
+        """Whether more bytes wait than the bound allows."""
         return self._counters.waiting_bytes > self._max_bytes
 
     @property
     def has_room(self) -> bool:
-        """Whether at most half as many bytes wait as may wait."""
+        """Whether at most half of the allowed bytes wait."""
         return self._counters.waiting_bytes <= self._max_bytes // 2
 
     @property
@@ -61,7 +61,7 @@ class WaitingMemory:
         self._counters.waiting_bytes += size
 
     def give_back(self, candidates: Iterable[PendingChange]) -> None:
-        """Count changes that wait in a queue no longer, before they are deleted."""
+        """Count changes that have left a queue. Call this before they are deleted."""
         shares, size = self._shares, 0
         for one in candidates:
             key = id(one.change)

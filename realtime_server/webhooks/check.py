@@ -17,7 +17,7 @@ __all__ = ["webhook_findings"]
 async def webhook_findings(
     config: ServerConfig, dsn: str, diagnosis: Diagnosis
 ) -> tuple[Finding, ...]:
-    """Look at what webhooks need besides; change nothing.
+    """Check what webhooks need besides the main stream, for ``--check``; change nothing.
 
     Args:
         config: the server's settings.

@@ -1,4 +1,4 @@
-"""Client: one attempt to send a request, by HTTP.
+"""Client: sends one request to an endpoint, by HTTP.
 
 httpx keeps connections open between requests, checks certificates, and takes proxies and
 authorities from the environment (``HTTPS_PROXY``, ``NO_PROXY``, ``SSL_CERT_FILE``). Redirects are

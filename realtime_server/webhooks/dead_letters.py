@@ -133,7 +133,7 @@ class DeadLetters:
         await asyncio.shield(asyncio.to_thread(self._append, letters))
 
     def check(self) -> None:
-        """Open the file as it will be. If there is none, none stays: another user may ask.
+        """Check that letters can be added. If there is no file, none is left behind.
 
         Raises:
             OSError: if it cannot be written.
@@ -145,7 +145,8 @@ class DeadLetters:
                 os.unlink(self.path)
 
     def check_remove(self) -> None:
-        """Make the file that :meth:`remove` would put into the place of this one; take it away.
+        """Check that letters can be removed: create the file that would replace this one, and
+        delete it.
 
         Raises:
             FileNotFoundError: if there is no file.

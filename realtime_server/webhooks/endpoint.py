@@ -105,7 +105,8 @@ class Endpoint:
 
     @property
     def oldest(self) -> float | None:
-        """The commit's time of what has waited longest, seconds since 1970; None for nothing."""
+        """When the oldest waiting change was committed, in seconds since 1970; None if none
+        waits."""
         return self._waiting[0].commit_time if self._waiting else None
 
     async def put(self, request: Request) -> None:
@@ -142,7 +143,7 @@ class Endpoint:
         self._before_gap = len(self._waiting)
 
     async def flush(self) -> None:
-        """Give up what was dropped: with ``hold`` nothing is, and this does not wait."""
+        """Give up the requests that :meth:`put` has dropped. With ``hold`` there are none."""
         if self._dropped:
             async with self._giving_up:
                 await self._give_up_dropped()

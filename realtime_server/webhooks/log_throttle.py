@@ -14,7 +14,7 @@ _MOST: Final = 1000
 
 
 class Sparingly:
-    """Decides whether a log line is due, and counts those that were left out.
+    """Decides whether a log line may be written again, and counts the lines that were left out.
 
     Args:
         clock: seconds.

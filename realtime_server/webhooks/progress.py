@@ -1,4 +1,4 @@
-"""Progress: which transactions are done with, so that the slot may move behind them.
+"""Progress: which transactions are delivered, so that they can be acknowledged.
 
 A transaction is done when each of its requests was delivered or given up. They end in any order,
 as each endpoint has its own pace; the slot moves behind the last one before which all are done.
@@ -19,7 +19,7 @@ __all__ = ["Progress", "Share"]
 
 
 class Share:
-    """The requests of one transaction, for all endpoints.
+    """The requests of one transaction that are not delivered yet, for all endpoints.
 
     Args:
         owner: the progress that the share belongs to.
@@ -46,7 +46,7 @@ class Share:
 
 
 class Progress:
-    """The books of all transactions that are under way.
+    """The transactions that are not delivered yet.
 
     Args:
         acknowledge: called with the end of the last transaction before which all are done.
@@ -57,7 +57,7 @@ class Progress:
         self._shares: deque[Share] = deque()
 
     def begin(self) -> Share:
-        """Return the share of the transaction that begins; there is one at a time."""
+        """Begin a transaction; return its share. One transaction is open at a time."""
         return Share(self)
 
     def end(self, share: Share, commit: Commit) -> None:
@@ -72,12 +72,12 @@ class Progress:
             self._acknowledge(commit)
 
     def cut(self, share: Share) -> None:
-        """Note a transaction whose end was lost to a gap."""
+        """End a transaction whose commit was lost in a gap."""
         if share.left:
             self._shares.append(share)
 
     def advance(self) -> None:
-        """Acknowledge the transactions that are done."""
+        """Acknowledge the transactions that are delivered."""
         last = None
         while self._shares and not self._shares[0].left:
             # One whose end was lost has none.

@@ -29,7 +29,7 @@ async def run_redeliver(
     tell: Callable[[str], None],
     clock: Callable[[], float] = time.time,
 ) -> bool:
-    """Send the requests in the dead letters again, and tell of the results.
+    """Send the requests in the dead letters again, and list the results.
 
     Args:
         environ: environment variables. Only those about webhooks are read: no database is needed.

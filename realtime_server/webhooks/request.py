@@ -1,4 +1,4 @@
-"""Request: what is sent to an endpoint, until it takes it or it is given up."""
+"""Request: a body on its way to one endpoint."""
 
 from __future__ import annotations
 

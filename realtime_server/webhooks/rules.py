@@ -78,7 +78,7 @@ class Rules:
         """Changes that could not be judged, and were not sent."""
 
     def wanted(self, row: RowPayload) -> RowPayload | None:
-        """Return what is to be sent of a change of a table, None for nothing."""
+        """Return what an endpoint gets of a change; None if it does not get the change."""
         if row.event not in self._webhook.events:
             return None
         table = self._table(row.plan.relation)

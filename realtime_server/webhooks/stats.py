@@ -9,7 +9,7 @@ __all__ = ["EndpointStats", "WebhookStats"]
 
 @attrs.frozen
 class EndpointStats:
-    """One endpoint, as it is now."""
+    """The figures of one endpoint."""
 
     name: str
     delivered: int

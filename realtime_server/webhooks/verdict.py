@@ -1,4 +1,4 @@
-"""Verdicts: what an answer means for its request, and how long to wait before the next attempt.
+"""Verdicts: whether a request is tried again after an answer, and when.
 
 This module reads no clock and does no I/O: times and random numbers are arguments.
 """
@@ -31,7 +31,8 @@ class Verdict(enum.Enum):
 
 
 def verdict_on(status: int) -> Verdict:
-    """Judge an answer by its status. A redirect is not followed: it is given up."""
+    """Decide by an answer's status whether the request is delivered, tried again or given up. A
+    redirect is not followed: the request is given up."""
     if 200 <= status < 300:
         return Verdict.DONE
     if status >= 500 or status in _TRY_AGAIN:

@@ -183,7 +183,7 @@ async def look_at_tables(
     publications: Collection[str] = (),
     plugin: OutputPlugin = OutputPlugin.PGOUTPUT,
 ) -> tuple[Snapshot, dict[TableName, Table]]:
-    """Return the tables that exist, by name, and the snapshot in which they were read.
+    """Read the tables that exist, by name; return them with the snapshot in which they were read.
 
     Args:
         connection: a connection in autocommit mode, without the just-in-time compiler, which would

@@ -1,4 +1,4 @@
-"""The findings of ``--check`` about slots besides that of the main stream."""
+"""What ``--check`` finds about slots other than that of the main stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The envelope of typed payloads: what a change says of itself besides its rows.
+"""The envelope of typed payloads: what they say of a change besides its rows.
 
 STREAM mode (:mod:`.postgres_changes`) and RLS mode (:mod:`realtime_server.rls.payloads`) both
 write it. A payload is the head, the text around the change's index with the index in it, the rows,
@@ -39,7 +39,8 @@ def make_head(
 
 
 def around_index(change: Change, *, has_time: bool = True) -> tuple[bytes, bytes]:
-    """Return the commit's time and position, as what goes before and behind the change's index.
+    """Return what a payload has before and after the index of the change: its commit's time and
+    position.
 
     All changes of a transaction share both.
 

@@ -1,4 +1,4 @@
-"""Values as JSON: makes of PostgreSQL's text of a field the JSON that ``to_jsonb`` makes.
+"""Values as JSON: converts PostgreSQL's text of a value to the JSON that ``to_jsonb`` makes.
 
 Integers and ``numeric`` keep every digit. NaN and the infinities, which JSON does not have, become
 strings. Booleans, ``json``, ``jsonb`` and arrays become the same in JSON, and timestamps become
@@ -29,7 +29,7 @@ _ZONE_WITHOUT_MINUTES: Final = re.compile(r"(:\d\d(?:\.\d+)?[+-]\d\d)(?=$| )", r
 
 
 def renderer(column: Column) -> Renderer:
-    """Return what makes JSON of a column's fields."""
+    """Return the function that converts the values of a column to JSON."""
     name = column.type_name
     if column.type_schema == _CATALOG:
         if name in _RENDERERS:

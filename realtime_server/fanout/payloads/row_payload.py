@@ -1,4 +1,4 @@
-"""Payloads in two styles, as bytes.
+"""The payloads of changes as JSON, in the styles of topic clients and of binding clients.
 
 What depends on the relation alone is computed once for it: names, the list ``columns``, and which
 fields are timestamps. What depends on the change is rendered once for it. The frame around a

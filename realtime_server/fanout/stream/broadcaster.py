@@ -18,14 +18,14 @@ __all__ = ["LiveStream", "broadcast"]
 
 
 class LiveStream(Protocol):
-    """Is told of each batch that is published to the live hub."""
+    """Is called before and after each batch is published to the live hub."""
 
     def before(self, batch: Sequence[Event]) -> None:
         """Prepare for a batch that is about to be published."""
         ...
 
     def after(self) -> None:
-        """Go on after the batch, which is with every outbox now."""
+        """Note that the batch is in every outbox."""
         ...
 
 

@@ -1,5 +1,4 @@
-"""The findings of ``--check`` that concern STREAM mode: what every client that may join is
-shown."""
+"""What ``--check`` finds about STREAM mode: publications that show more than is meant."""
 
 from __future__ import annotations
 

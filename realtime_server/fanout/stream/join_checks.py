@@ -61,7 +61,7 @@ class _RegisteredChannel:
 
 
 class CatalogRegistrar:
-    """Checks joins against tables.
+    """Checks joins against the tables of the database.
 
     Args:
         lookup: reads the tables from the database.
@@ -106,7 +106,7 @@ class CatalogRegistrar:
 
     @property
     def unchecked(self) -> int:
-        """How many channels were accepted, and have still to be checked."""
+        """How many channels were accepted before they could be checked."""
         return len(self._unchecked)
 
     def watch(self, registered: Registered, tell: Callable[[RefusedError], None]) -> None:
@@ -124,7 +124,7 @@ class CatalogRegistrar:
         self._unchecked.pop(registered, None)
 
     def forget(self, relation: Relation) -> None:
-        """Forget what was read of a table: a change has shown that it was altered."""
+        """Forget what was read about a table, because it was altered."""
         self._lookup.forget((relation.schema, relation.table))
 
     async def check_later(self) -> None:

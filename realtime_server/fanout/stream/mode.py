@@ -20,7 +20,7 @@ __all__ = ["StreamMode"]
 
 
 class StreamMode(CatalogRegistrar):
-    """Reads changes, and hands them to all clients that may join their topics.
+    """Reads changes, and sends each to all clients whose channels ask for it.
 
     Args:
         config: of the server.
@@ -76,10 +76,10 @@ class StreamMode(CatalogRegistrar):
         await self._source.attached()
 
     async def drain(self, within: float) -> None:
-        """Do nothing: whatever was read has been handed to the clients' outboxes."""
+        """Do nothing: whatever was read is in the clients' outboxes."""
 
     async def run(self) -> None:
-        """Hand changes to the hub's subscriptions until the source ends.
+        """Send changes to the hub's subscriptions until the source ends.
 
         Raises:
             DecodeError: if the database sends what cannot be decoded.

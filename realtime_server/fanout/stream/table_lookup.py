@@ -80,7 +80,7 @@ class _Question:
 
 
 class TableLookup:
-    """Answers which tables there are. Use it as a context manager.
+    """Reads from the database which tables exist. Use it as a context manager.
 
     Args:
         dsn: returns the connection string, with the server's role.
@@ -156,7 +156,7 @@ class TableLookup:
         return FoundTables(tables, self._enum_orders, is_fresh)
 
     def forget(self, name: TableName) -> None:
-        """Forget a table, and what the current query finds of it."""
+        """Forget what was read about a table, also by the query that runs now."""
         self._remembered.pop(name, None)
         self._reading.discard(name)
 

@@ -56,7 +56,7 @@ class TableList:
 
     @classmethod
     def of(cls, config: ServerConfig) -> Self:
-        """Make the list of a server."""
+        """Make the list of a server from its settings."""
         is_rls = config.replication_mode is ReplicationMode.RLS
 
         async def ask(role: str | None) -> Sequence[PublishedTable]:

@@ -134,7 +134,7 @@ def _combined(policies: Collection[tuple[bool, str]]) -> str:
 
 
 def is_known(change: Delete, table: Table) -> bool:
-    """Return whether a deleted row is known in all columns that the table has now."""
+    """Return whether a deleted row has a value for every column that its table has now."""
     old = change.old_record
     types = {column.name: column.type_oid for column in table.columns}
     return types == {column.name: column.type_oid for column in old.shape.columns} and all(

@@ -1,4 +1,4 @@
-"""Questions of who may see which rows of a table, and their answers."""
+"""The questions that PostgreSQL is asked, which viewers may see which rows, and the answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["RowsToCheck", "VisibilityAnswer", "Failure", "Question", "LookupRow"
 
 
 class Failure(enum.Enum):
-    """Why it is not known whether a viewer may see a row."""
+    """Why PostgreSQL could not tell whether a viewer may see a row."""
 
     ERROR = "error"
     """A policy raised an error."""
@@ -40,7 +40,7 @@ class LookupRow:
 
 @attrs.frozen
 class RowsToCheck:
-    """Rows of a table, of which it is asked which viewers may see them."""
+    """Rows of one table that are looked up for some viewers."""
 
     table: Table
     """A table with a primary key."""
@@ -55,7 +55,7 @@ class RowsToCheck:
 
 @attrs.frozen
 class Question:
-    """Asks which of some rows a viewer may see."""
+    """The question which of some rows one viewer may see."""
 
     viewer: Viewer
     places: tuple[int, ...]
@@ -77,5 +77,6 @@ class VisibilityAnswer:
 
     @property
     def was_left_out(self) -> bool:
-        """Whether the viewer's policies were not run for some rows, though no table was locked."""
+        """Whether the viewer's policies were not run for some rows, for another reason than a
+        locked table."""
         return Failure.UNASKED in self.failed.values()

@@ -1,4 +1,4 @@
-"""RunningCall: a call that runs on a connection, and is ended when it takes too long.
+"""RunningCall: a query on a connection, which is cancelled when it takes too long.
 
 First it is canceled, which its policy may catch; then its session is ended.
 """
@@ -20,7 +20,8 @@ logger = logging.getLogger("realtime.rls")
 
 
 class RunningCall:
-    """Ends a call after a time. A session's setting would take two more statements for each call.
+    """Cancels a query after some time. A session's ``statement_timeout`` would take two more
+    statements for each query.
 
     Args:
         connection: the connection on which the call, and nothing else, runs.
@@ -39,8 +40,8 @@ class RunningCall:
 
     @contextlib.asynccontextmanager
     async def ended_after(self, limit: float | None, patience: float) -> AsyncIterator[None]:
-        """Cancel the call after ``limit`` seconds, and end its session after ``patience``
-        seconds."""
+        """Cancel the query after ``limit`` seconds, and end its session ``patience`` seconds
+        later."""
         loop = asyncio.get_running_loop()
         timers = [loop.call_later(patience, self._end)]
         if limit is not None:

@@ -1,4 +1,4 @@
-"""Settling: waiting until everybody sees what transactions did, and logging what this waits for."""
+"""Settling: waits until the changes of transactions are visible to other sessions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REMINDER: Final = 60.0
 
 
 async def until_settled(connection: AsyncConnection[Any], xids: Collection[int]) -> None:
-    """Wait until everybody sees what transactions did.
+    """Wait until the changes of transactions are visible to other sessions.
 
     If PostgreSQL waits for a synchronous standby, this takes until the standby has answered.
 

@@ -137,8 +137,7 @@ class Visibility:
         *,
         limit: float | None = None,
     ) -> list[VisibilityAnswer]:
-        """Answer each question, in order. While a table that this needs is locked, questions stay
-        unanswered.
+        """Ask PostgreSQL each question, in order. Questions about a locked table stay unanswered.
 
         Args:
             rows: the rows that the questions are about.
@@ -168,7 +167,7 @@ class Visibility:
     async def check_alone(
         self, rows: RowsToCheck, questions: Sequence[Question], *, may_retry: bool = True
     ) -> list[VisibilityAnswer]:
-        """Answer one question after the other, each by :meth:`check_by_halves`.
+        """Ask one question after the other, each as :meth:`check_by_halves` does.
 
         The parameters are those of :class:`~realtime_server.rls.table_check.Lookup`. ``may_retry``
         changes nothing, since no question stays unanswered because of another one.
@@ -176,7 +175,8 @@ class Visibility:
         return [await self.check_by_halves(rows, one) for one in questions]
 
     async def check_by_halves(self, rows: RowsToCheck, question: Question) -> VisibilityAnswer:
-        """Answer a question that may time out, and find the rows that take the time by halves.
+        """Ask a question that may time out; find the rows that take too long by asking about
+        halves.
 
         If a table that this needs is locked meanwhile, the rows that are left stay unanswered.
         """

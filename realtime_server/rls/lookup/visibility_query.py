@@ -93,7 +93,7 @@ class VisibilityQuery:
         return f"SELECT * FROM pg_temp.{name}({slots})", parameters
 
     def leave_out(self, todo: Todo, locked: frozenset[LockedRelation] = frozenset()) -> None:
-        """Note that these questions stay unanswered.
+        """Note that some questions stay unanswered.
 
         Args:
             todo: the questions.

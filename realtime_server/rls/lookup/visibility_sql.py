@@ -157,7 +157,7 @@ _UNCHANGED: Final = """
 
 
 def rows_of(table: Table) -> str:
-    """Return what to write behind FROM for a table's rows.
+    """Return the FROM item that reads a table's own rows.
 
     The rows of tables that inherit from the table are left out: they may have the same keys.
     """

@@ -25,7 +25,7 @@ __all__ = ["rls_findings"]
 async def rls_findings(
     dsn: str, publications: Sequence[str], plugin: OutputPlugin
 ) -> tuple[Finding, ...]:
-    """Look at the schema ``realtime``, at policies and at privileges, without changing anything.
+    """Check the schema ``realtime``, policies and privileges, for ``--check``; change nothing.
 
     Args:
         dsn: the connection string, with the server's role.

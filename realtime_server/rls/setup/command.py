@@ -17,7 +17,7 @@ __all__ = ["run_migrate"]
 async def run_migrate(
     environ: Mapping[str, str], *, dev: bool, dry_run: bool, tell: Callable[[str], None]
 ) -> None:
-    """Apply the missing steps, or only tell of them; then tell of the missing privileges.
+    """Apply the missing migrations, or only list them; then list the missing privileges.
 
     Args:
         environ: the environment variables. Only those of the database and the publications are

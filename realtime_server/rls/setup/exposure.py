@@ -80,7 +80,7 @@ _UNGUARDED: Final = """
 async def exposure_findings(
     connection: AsyncConnection[Any], publications: Collection[str]
 ) -> list[Finding]:
-    """Look at policies and privileges, without changing anything.
+    """Check whether policies and privileges show more than is meant; change nothing.
 
     Args:
         connection: a connection with the server's role.

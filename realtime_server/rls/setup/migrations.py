@@ -45,7 +45,7 @@ _LEDGER: Final = """
 
 @attrs.frozen
 class Migration:
-    """One step, which is a file of ``sql/``."""
+    """One migration, which is a file of ``sql/``."""
 
     number: int
     """The steps are applied in the order of their numbers."""
@@ -72,7 +72,7 @@ MIGRATIONS: Final = _read()
 
 
 async def pending(connection: AsyncConnection[Any]) -> list[Migration]:
-    """Return the steps that the database lacks, without changing anything.
+    """Return the migrations that the database lacks, without changing anything.
 
     Raises:
         PrivilegeError: if the role may not read which steps it has.
@@ -87,7 +87,7 @@ async def pending(connection: AsyncConnection[Any]) -> list[Migration]:
 
 
 async def why_not(connection: AsyncConnection[Any]) -> str | None:
-    """Return why the role may not bring an existing schema up to date; None if it may."""
+    """Return why the server's role cannot migrate an existing schema; None if it can."""
     [(may,)] = await _rows(
         connection,
         """
@@ -103,7 +103,7 @@ async def why_not(connection: AsyncConnection[Any]) -> str | None:
 
 
 async def migrate(connection: AsyncConnection[Any]) -> list[Migration]:
-    """Apply the steps that the database lacks.
+    """Apply the migrations that the database lacks.
 
     Args:
         connection: a connection in autocommit mode. Several may migrate at once: each waits until

@@ -111,7 +111,8 @@ _FACTS: Final = """
 
 
 async def confine(connection: AsyncConnection[Any], lock: int) -> None:
-    """Make the role and its function, if they are missing and the server's role may make them.
+    """Create the role ``realtime_nobody`` and its function, if they are missing and the server's
+    role may create them.
 
     Args:
         connection: a connection in autocommit mode, with the server's role.
@@ -127,7 +128,8 @@ async def confine(connection: AsyncConnection[Any], lock: int) -> None:
 
 
 async def is_confined(connection: AsyncConnection[Any]) -> bool:
-    """Return whether users' code runs as the role; if not, it does not run at all."""
+    """Return whether the code of users' types runs as ``realtime_nobody``; if not, it does not
+    run at all."""
     return bool(
         await _value(connection, _IS_MIGRATED)
         and await _value(connection, "SELECT realtime.core_is_confined()")

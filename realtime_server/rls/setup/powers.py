@@ -1,4 +1,5 @@
-"""Powers: the attributes that the server's role should not have, and the SQL to do without them.
+"""Powers: role attributes, such as SUPERUSER, that the server's role should not have, and the SQL
+to take them away.
 
 In RLS mode the server runs queries as other roles, and policies, functions and types are code of
 other people. If such code became the server's role, it could do all that the role may do.
@@ -44,7 +45,7 @@ _FACTS: Final = """
 
 @attrs.frozen
 class Excess:
-    """Attributes that the server's role should not have."""
+    """The role attributes that the server's role should not have."""
 
     message: str
     """Which attributes, and why; without a full stop."""
@@ -55,7 +56,7 @@ class Excess:
 async def excess_powers(
     connection: AsyncConnection[Any], publications: Collection[str]
 ) -> Excess | None:
-    """Return the attributes that the server's role should not have; None if it has none.
+    """Return the role attributes that the server's role should not have; None if it has none.
 
     Args:
         connection: a connection with the server's role.

@@ -1,4 +1,4 @@
-"""Privileges: what the server's role lacks, as the SQL statements that grant it.
+"""Privileges: what the server's role still needs, as the SQL statements that grant it.
 
 The role need not be a superuser. It needs LOGIN and REPLICATION, ownership of the objects in the
 schema ``realtime`` (and so CREATE on the database at first), TEMPORARY on the database to make
@@ -77,7 +77,7 @@ class Missing:
 async def missing_privileges(
     connection: AsyncConnection[Any], publications: Collection[str], roles: tuple[str, ...] = ()
 ) -> Missing:
-    """Return the privileges that the server's role lacks.
+    """Return the statements that grant what the server's role still needs.
 
     Args:
         connection: a connection with the server's role.

@@ -1,4 +1,4 @@
-"""The schemas of published columns' types, which the role ``realtime_nobody`` has to use.
+"""The schemas of published columns' types, in which ``realtime_nobody`` needs USAGE.
 
 Without USAGE on an extension's schema, as often ``extensions``, filters on ``citext`` are refused.
 Code of types' owners runs as ``realtime_nobody``, so what it may use is not to grow unasked: the
@@ -57,7 +57,7 @@ _HIDDEN: Final = """
 
 @attrs.frozen
 class HiddenSchema:
-    """A schema that ``realtime_nobody`` may not use."""
+    """A schema in which ``realtime_nobody`` has no USAGE."""
 
     name: str
     """The schema's name, quoted."""
@@ -73,7 +73,7 @@ class HiddenSchema:
 async def hidden_schemas(
     connection: AsyncConnection[Any], publications: Collection[str]
 ) -> list[HiddenSchema]:
-    """Return the schemas that ``realtime_nobody`` should be able to use and may not.
+    """Return the schemas in which ``realtime_nobody`` needs USAGE and does not have it.
 
     Args:
         connection: a connection with the server's role.
@@ -90,7 +90,7 @@ async def hidden_schemas(
 async def open_schemas(
     connection: AsyncConnection[Any], publications: Collection[str], *, lock: int
 ) -> list[str]:
-    """Let ``realtime_nobody`` use the schemas that it is safe to let it use.
+    """Grant ``realtime_nobody`` USAGE in the schemas in which that is safe.
 
     Args:
         connection: a connection in autocommit mode, with the server's role.
