@@ -62,8 +62,9 @@ class Reached(Protocol):
         """The place up to which the live hub has sent all changes."""
         ...
 
-    def proven_here(self) -> Place:
-        """Return the lowest place up to which a live channel of this process has everything."""
+    def lasting_here(self) -> Place:
+        """Return the lowest place up to which a live channel of this process has everything,
+        however its connection ends, or as was proven some seconds ago."""
         ...
 
     def first_needed_lsn(self) -> LSN | None:
@@ -296,7 +297,7 @@ class Durable:
                     # clients go on.
                     self._before_write()
                     if passed is not None and reached is not None:
-                        self.journal.low(reached.proven_here())
+                        self.journal.low(reached.lasting_here())
                         self.journal.lift(reached.handed, (passed, -1))
                     all_of_it = boot or snapshot or self.journal.needs_snapshot
                     parts = self.journal.write(boot=boot, snapshot=snapshot)

@@ -170,8 +170,8 @@ class Ledger:
         elif standing.why_lost is not None:
             self._end(standing)
         elif member.is_chosen:
-            place, lowered = standing.place(self._live), member.lowered_to
-            is_live = standing.is_settled and lowered is None
+            place, lowered = standing.lasting_place(self._live), member.lowered_to
+            is_live = self._standings.is_settled(standing) and lowered is None
             self._journal.joined(
                 self._number(standing),
                 member.key.digest,

@@ -16,10 +16,11 @@ from realtime_core import LSN
 
 from .absences import Absences
 from .parking import Parking
-from .places import Place
+from .places import BEFORE, Place
 from .proofs import ConnectionProof, Proofs
 from .queue_places import QueuePlaces
 from .rounds import Rounds
+from .standing import LASTS
 from .standings import Standings
 from .visit import Visit
 
@@ -71,6 +72,9 @@ class Needs:
         # The places up to which everything had been handed out, and when, the oldest first. One of
         # them is as old as the window.
         self._handed: deque[tuple[float, Place]] = deque()
+        # The places that all connections had proven, and when, the oldest first. All but the first
+        # are younger than ``LASTS``.
+        self._proven: deque[tuple[float, Place]] = deque([(proofs.clock(), BEFORE)])
 
     @property
     def handed(self) -> Place:
@@ -88,6 +92,11 @@ class Needs:
                 proof.is_overdue = is_overdue
                 for standing in chain(visit.standings.values(), self._parking.of(visit)):
                     self._standings.unsettle(standing)
+        proven = self._proven
+        if (place := self.proven_here()) > proven[-1][1]:
+            proven.append((now, place))
+        while len(proven) > 1 and proven[1][0] <= now - LASTS:
+            proven.popleft()
         handed = self._handed
         if not handed or now - handed[-1][0] >= self._window / _PARTS:
             handed.append((now, self.handed))
@@ -97,6 +106,7 @@ class Needs:
     def begin_anew(self) -> None:
         """Forget the places of the former stream."""
         self._handed.clear()
+        self._proven = deque([(self._proofs.clock(), BEFORE)])
 
     def lowest(self) -> Place:
         """Return the lowest place from which a client may go on. The log keeps what is behind
@@ -115,6 +125,11 @@ class Needs:
     def here(self) -> Place:
         """Return the lowest place that a client that is here may go on from when its connection has
         ended in whatever way."""
+        return min(chain([self._place(self._least_sure())], self._standings.sure_places()))
+
+    def _least_sure(self) -> int | None:
+        """Return the lowest ordinal that connections have proven however they end; None if they
+        have proven everything."""
         least: int | None = None
         # Each second this looks at every connection, so there are no calls within.
         for visit in self.visits:
@@ -126,11 +141,21 @@ class Needs:
                 sure = proof.proven_before_close
             if sure < proof.written and (least is None or sure < least):
                 least = sure
-        return min(chain([self._place(least)], self._standings.sure_places()))
+        return least
 
     def proven_here(self) -> Place:
         """Return the lowest place up to which connections have proven what the live hub wrote."""
         return self._place(min((one.proven for one in self._without_proof()), default=None))
+
+    def lasting_here(self) -> Place:
+        """Return the lowest place up to which that is proven for long enough, or however the
+        connections end."""
+        return max(self._proven[0][1], self._place(self._least_sure()))
+
+    @property
+    def highest_proven(self) -> Place:
+        """The highest place that :meth:`lasting_here` may come to by what is proven so far."""
+        return self._proven[-1][1]
 
     def without_proof(self) -> int:
         """Return the number of connections that still owe a proof of what was written to them."""

@@ -385,10 +385,11 @@ class Replay:
         self.channel_ends.expire()
         self.queues.tidy()
         self.needs.look()
-        self._standings.settle(self.rounds.place_of, self.proofs.clock())
+        now, highest = self.proofs.clock(), self.needs.highest_proven
+        self._standings.settle(self.rounds.place_of, now, highest=highest)
         self._notices.log_gaps()
         if self._continuity is not None:
-            self._continuity.durable.journal.low(self.needs.proven_here())
+            self._continuity.durable.journal.low(self.needs.lasting_here())
             if not self._continuity.is_restored:
                 return
         if self.log.epoch == self._channel_starts.epoch:

@@ -19,8 +19,12 @@ from .membership import Membership
 from .places import Place
 from .proofs import ConnectionProof
 
-__all__ = ["LivePlaces", "Standing"]
+__all__ = ["LASTS", "LivePlaces", "Standing"]
 
+LASTS: Final = 2.0
+"""Seconds after which a proof is written into the journal. A page that closes its connection by
+itself may be behind what its browser has answered. Then its proofs count less, but if the process
+is killed just then, nobody learns of that."""
 _MOST_CHECKPOINTS: Final = 64
 
 _PATIENCE: Final = 5.0
@@ -225,6 +229,12 @@ class Standing:
         if proof.sure >= proof.written:
             return max(live.handed_to(self.subscription.viewer), self.began)
         return max(live.place_at(proof.sure, self.subscription.viewer), self.began)
+
+    def lasting_place(self, live: LivePlaces) -> Place:
+        """Return the place that may be written into the journal, since nothing that may happen to
+        the connection makes it lower."""
+        # What such a client has proven, it has proven long ago.
+        return self.place(live) if self.proof.is_overdue else self.sure_place(live)
 
     def _pass_checkpoints(self) -> None:
         # What is proven otherwise is taken back if the client closes the connection.

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 from ..fanout.groups import Subscription
 from .membership import Membership
-from .places import Place
-from .standing import LivePlaces, Standing
+from .places import BEFORE, Place
+from .standing import LASTS, LivePlaces, Standing
 
 __all__ = ["Standings"]
 
@@ -23,8 +23,9 @@ class Standings:
         self._live = live
         self._by_member: dict[Membership, Standing] = {}
         self._by_subscription: dict[Subscription, Standing] = {}
-        # The standings whose place does not follow from their connection's proofs alone.
-        self._unsettled: dict[Standing, None] = {}
+        # The standings whose place does not follow from their connection's proofs alone, and since
+        # when it does for those for which that is so, but not for long.
+        self._unsettled: dict[Standing, float | None] = {}
         # Those of which that is not so however the connection ends.
         self._unsure: dict[Standing, None] = {}
         self.on_change: Callable[[Standing], None] = lambda standing: None
@@ -79,19 +80,34 @@ class Standings:
         unsure = (standing for standing in self._unsure if not standing.proof.is_unprovable)
         return (standing.sure_place(self._live) for standing in unsure)
 
-    def settle(self, written: Callable[[Subscription], Place | None], now: float) -> None:
+    def is_settled(self, standing: Standing) -> bool:
+        """Return whether a standing has followed from its connection's proofs for long enough."""
+        return standing not in self._unsettled
+
+    def settle(
+        self,
+        written: Callable[[Subscription], Place | None],
+        now: float,
+        *,
+        highest: Place = BEFORE,
+    ) -> None:
         """Note what was written to channels in rounds, and which standings are settled now.
 
         Args:
             written: returns the place up to which everything was written to a channel that is in a
                 round; None for other channels.
             now: seconds of the clock by which channels are joined.
+            highest: the highest place that all settled standings were found to have. A channel
+                whose connection was not waited for may be below.
         """
-        for standing in list(self._unsettled):
+        for standing, since in list(self._unsettled.items()):
             standing.note_answer(now)
-            if standing.is_settled:
-                del self._unsettled[standing]
-                self.on_change(standing)
+            if standing.is_settled and since is not None:
+                if now - since >= LASTS:
+                    del self._unsettled[standing]
+                    self.on_change(standing)
+            elif standing.is_settled and standing.place(self._live) >= highest:
+                self._unsettled[standing] = now
             elif (place := written(standing.subscription)) is not None:
                 standing.note(place)
         for standing in list(self._unsure):

@@ -109,7 +109,7 @@ class Node:
     def first_needed_lsn(self) -> LSN | None:
         return self.needed
 
-    def proven_here(self) -> Place:
+    def lasting_here(self) -> Place:
         return self.handed if self.needed is None else (self.needed, -1)
 
     async def _resolve_messages(self) -> str:

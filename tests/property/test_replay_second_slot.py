@@ -206,7 +206,7 @@ class World:
 
     # What the process asks
 
-    def proven_here(self) -> Place:
+    def lasting_here(self) -> Place:
         return min([self.handed, *(one.place for one in self.clients if not one.away)])
 
     def first_needed_lsn(self) -> LSN | None:

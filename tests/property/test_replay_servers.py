@@ -1,9 +1,11 @@
 """No client that comes back to another server goes on behind what it has, whatever is killed.
 
 Two server processes with slots of their own share a database, and clients one network. Connections
-are cut, and a server sees it at once, or late. Clients come back to either server. Processes are
-killed before they have written what they know, and others follow them. What a client has received
-is known here and not there; a place that is chosen for it must not be higher.
+are cut, and a server sees it at once, or late. Pages close their connections themselves, and may
+have less then than their browsers have answered for. Some answer no pings for a while. Clients come
+back to either server. Processes are killed before they have written what they know, and others
+follow them. What a client has received is known here and not there; a place that is chosen for it
+must not be higher.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from realtime_server.replay.journal import Journal
 from realtime_server.replay.ledger import Ledger
 from realtime_server.replay.membership import Membership
 from realtime_server.replay.memberships import Memberships
+from realtime_server.replay.needs import OVERDUE, Needs
 from realtime_server.replay.places import Place
 from realtime_server.replay.records import Seal, digest, journal_secret
-from realtime_server.replay.standing import Standing
+from realtime_server.replay.standing import LASTS, Standing
 from realtime_server.replay.standings import Standings
 from tests.property.examples import examples
 
@@ -33,6 +36,7 @@ pytestmark = pytest.mark.slow
 
 SECRET = journal_secret("password", "secret")
 WINDOW = 1e9
+APART = 5.0
 
 
 @attrs.define(eq=False)
@@ -45,12 +49,41 @@ class Connection:
     has_answered: bool = True
     written: int = 0
     proven: int = 0
+    proven_before_close: int = 0
+    proven_at_message: int = 0
+    last_message: float = 0.0
     is_unprovable: bool = False
     is_overdue: bool = False
+    standings: dict[Subscription, Standing] = attrs.field(factory=dict)
+    stalled_at: int | None = None
+    """Up to which change everything has arrived; None: all that was written has."""
+    owes_since: float | None = None
+    owed: int = 0
+
+    @property
+    def proof(self) -> Connection:
+        return self
+
+    @property
+    def arrived(self) -> int:
+        return self.written if self.stalled_at is None else max(self.stalled_at, self.proven)
 
     @property
     def sure(self) -> int:
-        return self.proven
+        return min(self.proven, self.proven_before_close)
+
+    def owes(self, now: float) -> float:
+        if self.proven >= self.written:
+            self.owes_since = None
+        elif self.owes_since is None or self.proven != self.owed:
+            self.owes_since, self.owed = now, self.proven
+        return 0.0 if self.owes_since is None else now - self.owes_since
+
+    def received(self, now: float) -> None:
+        self.messages += 1
+        if now - self.last_message >= APART:
+            self.last_message = now
+            self.proven_before_close, self.proven_at_message = self.proven_at_message, self.proven
 
     @property
     def heard(self) -> Hashable:
@@ -59,7 +92,7 @@ class Connection:
     def ask(self, on_answer: Callable[[bool], None] | None = None) -> None:
         if self.is_up:
             self.messages += 1
-            self.proven = self.written
+            self.proven = self.arrived
 
 
 @attrs.define(eq=False)
@@ -71,6 +104,12 @@ class Client:
     process: Process | None = None
     connection: Connection | None = None
     member: Membership | None = None
+    had: list[tuple[float, int]] = attrs.field(factory=list)
+    """What it has had, and since when."""
+
+    def has_got(self, end: int, now: float) -> None:
+        self.has = end
+        self.had.append((now, end))
 
 
 @attrs.define(eq=False)
@@ -107,6 +146,12 @@ class Process:
         )
         self.memberships.on_change = self.standings.note
         self.open: dict[Membership, Standing] = {}
+        # They ask it for what the live hub has handed out, and there are no queues and rounds.
+        here = cast(Any, self)
+        self.needs = Needs(
+            here, here, self.standings, here, self.memberships.absences, here, window=WINDOW
+        )
+        self.lowest = None
 
     # Where the live hub stands
 
@@ -117,8 +162,21 @@ class Process:
     def handed_to(self, viewer: Hashable) -> Place:
         return self.handed
 
-    def place_at(self, ordinal: int, viewer: Hashable) -> Place:
+    def place_at(self, ordinal: int, viewer: Hashable = None) -> Place:
         return (ordinal, 0)
+
+    def lowest_at(self, ordinal: int, place: Place) -> Place:
+        return place
+
+    @property
+    def ordinal(self) -> int:
+        return self.world.end
+
+    def clock(self) -> float:
+        return self.world.clock
+
+    def of(self, connection: Connection) -> tuple[()]:
+        return ()
 
     # The journal
 
@@ -130,10 +188,10 @@ class Process:
 
     def write(self, *, parts: int | None = None, **what: bool) -> None:
         """Write what is known, or the first parts of it."""
-        self.standings.settle(lambda subscription: None, self.world.clock)
-        connections = [cast(Connection, member.client) for member in self.open]
-        unproven = (one.proven for one in connections if one.proven < one.written)
-        self.journal.low((min(unproven, default=self.world.end), 0))
+        self.needs.look()
+        now, highest = self.world.clock, self.needs.highest_proven
+        self.standings.settle(lambda subscription: None, now, highest=highest)
+        self.journal.low(self.needs.lasting_here())
         self.ledger.tell()
         if self.journal.is_due or what:
             self.world.wal += [*self.journal.write(**what)][:parts]
@@ -143,6 +201,8 @@ class Process:
     def join(self, client: Client) -> None:
         connection = Connection(last_ref=client.ref, messages=1)
         connection.written = connection.proven = self.world.end
+        connection.proven_before_close = connection.proven_at_message = self.world.end
+        connection.last_message = self.world.clock
         member = Membership(client.key, client.ref, connection)
         subscription = cast(Any, Subscription())
         standing = Standing(
@@ -155,6 +215,8 @@ class Process:
         )
         client.process, client.connection, client.member = self, connection, member
         self.open[member] = standing
+        connection.standings[subscription] = standing
+        self.needs.visits[cast(Any, connection)] = None
         self.standings.add(standing)
         self.memberships.enter(member)
         silent = []
@@ -177,11 +239,12 @@ class Process:
         # What it has missed is written to it, and not proven yet.
         self.world.change()
         standing.go_live()
-        client.has = self.world.end
+        client.has_got(self.world.end, self.world.clock)
 
     def leave(self, member: Membership) -> None:
         """See that a connection is gone."""
         standing = self.open.pop(member)
+        del self.needs.visits[cast(Any, member.client)]
         self.standings.end(standing)
         self.memberships.depart(member, standing.place(self), began=standing.first)
         self.standings.remove(standing)
@@ -217,7 +280,7 @@ class World:
     # What may happen
 
     def step(self) -> None:
-        self.clock += self.random.choice((0.01, 0.1, 0.7))
+        self.clock += self.random.choice((0.01, 0.1, 0.1, 0.7, 0.7, 3.0))
         client = self.random.choice(self.clients)
         process = self.random.choice(self.processes)
         happening = self.random.choice(
@@ -225,7 +288,8 @@ class World:
                 *(self.change,) * 4,
                 *(self.prove,) * 4,
                 *(self.beat,) * 2,
-                *(self.cut, self.vanish) * 2,
+                self.stall,
+                *(self.cut, self.vanish, self.close, self.close_and_kill) * 2,
                 *(self.come,) * 6,
                 *(self.notice, self.write, self.read) * 2,
                 self.kill,
@@ -241,18 +305,31 @@ class World:
             for member in process.open:
                 cast(Connection, member.client).written = self.end
         for one in self.clients:
-            if one.connection is not None:
-                one.has = self.end
+            if one.connection is not None and one.connection.stalled_at is None:
+                one.has_got(self.end, self.clock)
 
     def prove(self, client: Client) -> None:
-        if client.connection is not None:
-            client.connection.ask()
+        """Answer the last ping, or one of long ago."""
+        connection = client.connection
+        if connection is not None:
+            oldest = self.random.choice((connection.proven, connection.arrived))
+            connection.proven = self.random.randint(oldest, connection.arrived)
+
+    def stall(self, client: Client) -> None:
+        """Have nothing arrive any more, or all that has not arrived."""
+        if client.connection is None:
+            return
+        if client.connection.stalled_at is None:
+            client.connection.stalled_at = client.connection.written
+        else:
+            client.connection.stalled_at = None
+            client.has_got(self.end, self.clock)
 
     def beat(self, client: Client) -> None:
         client.ref += 1
         if client.connection is not None:
             client.connection.last_ref = client.ref
-            client.connection.messages += 1
+            client.connection.received(self.clock)
 
     def cut(self, client: Client) -> None:
         self.lose(client, is_noticed=True)
@@ -268,6 +345,31 @@ class World:
         connection.is_up = False
         if is_noticed:
             process.leave(member)
+
+    def close(self, client: Client, *, behind: float | None = None) -> None:
+        """Have a page close its connection, of which it has handled nothing for a while."""
+        process, connection, member = client.process, client.connection, client.member
+        until = self.clock - (self.random.uniform(0, LASTS) if behind is None else behind)
+        handled = [end for since, end in client.had if since <= until]
+        if process is None or connection is None or member is None or not handled:
+            return
+        client.process = client.connection = client.member = None
+        client.has = handled[-1]
+        connection.is_up = False
+        connection.proven = connection.sure
+        process.leave(member)
+
+    def close_and_kill(self, client: Client) -> None:
+        """Have its process be killed right after a page has closed its connection."""
+        process = client.process
+        if process is not None and client.connection is not None and self.random.random() < 0.5:
+            # The browser has just answered what the page has not handled.
+            self.change()
+            client.connection.ask()
+            process.write()
+        self.close(client)
+        if process is not None:
+            self.kill(process)
 
     def notice(self, process: Process) -> None:
         gone = [one for one in process.open if not cast(Connection, one.client).is_up]
@@ -292,6 +394,15 @@ class World:
     def write(self, process: Process) -> None:
         process.write()
 
+    def write_all(self) -> None:
+        for process in self.processes:
+            process.write()
+
+    def prove_all(self) -> None:
+        for client in self.clients:
+            if client.connection is not None:
+                client.connection.ask()
+
     def read(self, process: Process) -> None:
         process.read()
 
@@ -299,6 +410,9 @@ class World:
         """Kill a process, perhaps while it writes, and start another."""
         if self.random.random() < 0.5:
             process.write(parts=self.random.randrange(3))
+        self.kill_at_once(process)
+
+    def kill_at_once(self, process: Process) -> None:
         for client in self.clients:
             if client.process is process:
                 self.lose(client, is_noticed=False)
@@ -326,3 +440,77 @@ def test_nobody_who_comes_back_to_another_server_loses_anything(
         world.step()
     for client in world.clients:
         world.come(client)
+
+
+@pytest.fixture
+def world() -> World:
+    """A world with one client, whose place follows from its proofs."""
+    world = World(Key(b"k" * 16, is_exact=True), [0], 0)
+    settle(world)
+    return world
+
+
+def settle(world: World) -> None:
+    for _ in range(2):
+        world.change()
+        world.prove_all()
+        world.write_all()
+        world.clock += LASTS
+
+
+def test_a_page_that_closes_right_before_a_kill_has_not_handled_what_was_proven(
+    world: World,
+) -> None:
+    [client] = world.clients
+    process = client.process
+    assert process is not None
+    world.change()
+    world.prove_all()
+    world.write_all()
+    world.clock += 0.1
+    world.close(client, behind=0.5)
+    world.kill_at_once(process)
+    world.come(client)
+
+
+def test_a_page_that_closes_right_before_a_kill_has_not_handled_what_it_had_missed(
+    world: World,
+) -> None:
+    [client] = world.clients
+    world.cut(client)
+    world.change()
+    world.write_all()
+    world.clock += LASTS
+    world.come(client)
+    process = client.process
+    assert process is not None
+    world.prove_all()
+    for _ in range(2):
+        world.write_all()
+        world.clock += 0.1
+    world.close(client, behind=0.5)
+    world.kill_at_once(process)
+    world.come(client)
+
+
+def test_who_answers_after_long_has_a_place_of_its_own_until_it_has_caught_up(
+    world: World,
+) -> None:
+    [client] = world.clients
+    process, connection = client.process, client.connection
+    assert process is not None
+    assert connection is not None
+    world.change()
+    world.stall(client)
+    for _ in range(3):
+        world.change()
+        world.write_all()
+        world.clock += OVERDUE
+    world.write_all()
+    # It has got some of it, and has been asked for more.
+    world.prove_all()
+    for _ in range(3):
+        world.write_all()
+        world.clock += LASTS
+    world.kill_at_once(process)
+    world.come(client)

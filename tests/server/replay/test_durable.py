@@ -70,7 +70,7 @@ class SecondSlot:
 class NobodyHere:
     handed = BEFORE
 
-    def proven_here(self) -> Place:
+    def lasting_here(self) -> Place:
         return BEFORE
 
     def first_needed_lsn(self) -> LSN | None:
