@@ -39,6 +39,7 @@ from .records import (
     Part,
     Seal,
     Taken,
+    UnknownEntryError,
     read_part,
     write_record,
 )
@@ -88,6 +89,11 @@ class Journal:
         self._joined = 0
         self.refused = 0
         """How many messages with the prefix were none of this deployment's."""
+        self.unknown = 0
+        """How many records had an entry that this version does not know."""
+        self.on_lost: Callable[[OtherChannel], None] = lambda member: None
+        """Called with each channel of a process of which it is not known any more what its clients
+        have, so that they have to be told of a gap."""
         self.booted_at = -1
         """The number of this process's last record that has a Boot."""
         self.heard = -1
@@ -312,11 +318,21 @@ class Journal:
     def _read_record(self, head: Part, parts: list[Part]) -> Iterator[None]:
         if head.server != self._seal.server:
             entries = chain.from_iterable(part.entries for part in parts)
-            yield from self._others.read(head, entries)
+            try:
+                yield from self._others.read(head, entries)
+            except UnknownEntryError:
+                self.unknown += 1
+                yield from self._lose(head.server)
             return
         self.heard = max(self.heard, head.number)
         if isinstance(next(iter(parts[0].entries), None), Boot):
             yield from self._others.end_all(head.slot, head.time, but=head.server)
+
+    def _lose(self, server: bytes) -> Iterator[None]:
+        """Forget a process, which may have written that clients have less than what is known."""
+        for member in self._others.forget(server):
+            self.on_lost(member)
+            yield
 
     def _booted(self, slot: bytes) -> None:
         self.on_boot(slot == self._seal.slot)

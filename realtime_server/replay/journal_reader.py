@@ -38,6 +38,7 @@ class JournalReader:
         self._journal = journal
         self.caught_up = asyncio.Event()
         """Set when the journal is known up to when this process has got its slot."""
+        self._has_said_unknown = False
         # What has come through the main stream.
         self._waiting: deque[Part] = deque()
         self.waiting_bytes = 0
@@ -119,5 +120,12 @@ class JournalReader:
 
     def _note(self) -> None:
         journal = self._journal
+        if journal.unknown and not self._has_said_unknown:
+            self._has_said_unknown = True
+            logger.warning(
+                "the journal of replay has a record with entries that this version does not know, "
+                "so clients of the server that wrote it may be told of a gap when they come here, "
+                "as will those of others; run one version on all servers of a database"
+            )
         if journal.booted_at >= 0 and journal.heard >= journal.booted_at:
             self.caught_up.set()

@@ -15,6 +15,7 @@ this process.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from itertools import count
 from typing import Final
 
@@ -89,6 +90,7 @@ class Ledger:
         absences.elsewhere = self.elsewhere
         journal.on_taken = self._on_taken
         journal.on_asked = self._on_asked
+        journal.on_lost = partial(self._remember, why=LostReason.LOST)
 
     def _note(self, thing: Standing | Absence) -> None:
         if isinstance(thing, AbsenceElsewhere):
@@ -215,11 +217,12 @@ class Ledger:
     def expired(self, members: Sequence[OtherChannel]) -> None:
         """Remember channels of other processes whose clients have been away for too long."""
         for member in members:
-            absence = self._absence(member)
-            lost = Absence(
-                absence.key, absence.ref, absence.place, absence.since, lost=LostReason.WINDOW
-            )
-            self._absences.add(lost)
+            self._remember(member, LostReason.WINDOW)
+
+    def _remember(self, member: OtherChannel, why: LostReason) -> None:
+        """Have the client of another process's channel be told of a gap when it comes here."""
+        one = self._absence(member)
+        self._absences.add(Absence(one.key, one.ref, one.place, one.since, lost=why))
 
     def _absence(self, member: OtherChannel) -> Absence:
         now, wall = self._clock(), self._wall_clock()

@@ -126,6 +126,15 @@ class OtherProcesses:
         if state is not None:
             yield from self._take_state(state, channels, of=head)
 
+    def forget(self, server: bytes) -> list[OtherChannel]:
+        """Forget the channels of a process; return them."""
+        process = self._processes.get(server)
+        channels = [] if process is None else list(process.channels.values())
+        members = [self._member(server, channel) for channel in channels]
+        for member in members:
+            self._drop(server, member.number)
+        return members
+
     def end_all(self, slot: bytes, since: float, *, but: bytes) -> Iterator[None]:
         """Note that a process has got a slot, so that the processes that used the slot before have
         ended.

@@ -34,6 +34,7 @@ __all__ = [
     "ProcessState",
     "Seal",
     "Taken",
+    "UnknownEntryError",
     "digest",
     "journal_secret",
     "read_part",
@@ -52,6 +53,10 @@ _ENTRIES: Final = 1000
 _HEAD: Final = Struct(">B8s8s8sQdII")
 _NO_REF: Final = -1
 _LARGEST: Final = 2**63 - 1
+
+
+class UnknownEntryError(Exception):
+    """A record has an entry that is not known here, as another version of the server wrote it."""
 
 
 def journal_secret(
@@ -271,7 +276,9 @@ def _ref(ref: int | None) -> int:
 def _entries(body: bytes) -> Iterator[Entry]:
     at = _HEAD.size
     while at < len(body):
-        form = _FORMS[body[at : at + 1]]
+        form = _FORMS.get(body[at : at + 1])
+        if form is None or at + form.size > len(body):
+            raise UnknownEntryError
         yield _entry(*form.unpack_from(body, at))
         at += form.size
 

@@ -145,7 +145,9 @@ class Replay:
             wal_bytes=0 if durable is None else durable.second_slot.wal_bytes,
             slots_lost=0 if durable is None else durable.second_slot.lost,
             journal_bytes=0 if durable is None else durable.journal_bytes,
-            journal_refused=0 if durable is None else durable.journal.refused,
+            journal_refused=0
+            if durable is None
+            else durable.journal.refused + durable.journal.unknown,
         )
 
     # What standings ask

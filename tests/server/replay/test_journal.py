@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+
 import attrs
 import pytest
 
@@ -132,6 +134,30 @@ def test_the_secret_depends_on_both_secrets_and_their_ends() -> None:
     # One for this alone stands for both.
     assert journal_secret("a", "b", "own") == journal_secret("c", None, "own")
     assert journal_secret("own", None) != journal_secret("c", None, "own") not in secrets
+
+
+@pytest.mark.parametrize("unknown", [b"A" + bytes(40), b"J" + bytes(3)])
+def test_a_record_of_another_version_leaves_nobody_whose_place_may_be_too_high(
+    unknown: bytes,
+) -> None:
+    here, there = journal_of(1, "a"), journal_of(2, "b")
+    here.joined(1, KEY, 5, (10, 0))
+    tell(here, there)
+    [known] = there.find(KEY)
+    lost: list[OtherChannel] = []
+    there.on_lost = lost.append
+    here.ended(7)
+    here.joined(2, KEY, 5, (20, 0))
+    (data,) = here.write()
+    body = data[:-32] + unknown
+    there.read(body + hmac.digest(SECRET, body, "sha256"))
+    # What cannot be read may have said that the first channel has less.
+    assert lost[0] == known
+    assert there.find(KEY) == []
+    assert (there.unknown, there.lowest()) == (1, None)
+    # The next snapshot says everything.
+    tell(here, there, snapshot=True)
+    assert [one.number for one in there.find(KEY)] == [1, 2]
 
 
 # What others find

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
 
 import pytest
@@ -69,6 +70,30 @@ async def test_forged_messages_are_counted_and_not_held(caplog: pytest.LogCaptur
     assert journal.refused == 2000
     assert reader.waiting_bytes == 0
     assert caplog.text.count("none of this deployment's") == 1
+
+
+async def test_records_of_another_version_are_said_once_and_read_no_further(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal = journal_of(1)
+    reader = JournalReader(journal)
+    reader.begin()
+    running = asyncio.create_task(reader.run())
+    there = journal_of(2)
+    for number in range(3):
+        there.joined(number, key(number), 1, (1, 0))
+        (data,) = there.write()
+        body = data[:-32] + b"A"
+        reader.take(message(body + hmac.digest(SECRET, body, "sha256")))
+    there.joined(3, key(3), 1, (1, 0))
+    (data,) = there.write()
+    reader.take(message(data))
+    await eventually(lambda: journal.find(key(3)))
+    assert not running.done()
+    running.cancel()
+    assert caplog.text.count("entries that this version does not know") == 1
+    assert "Traceback" not in caplog.text
+    assert journal.unknown == 3
 
 
 async def test_what_waits_while_older_is_read_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

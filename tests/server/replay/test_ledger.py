@@ -144,3 +144,14 @@ def test_the_places_of_those_who_are_away_are_not_written_after_another_stream_h
         there.read(part)
     assert there.find(KEY.digest) == []
     assert absence.lost is None
+
+
+def test_who_comes_from_a_process_that_is_not_understood_is_told_of_a_gap() -> None:
+    world, other = World(), journal_of(2)
+    other.joined(1, KEY.digest, 5, (1, 0))
+    for data in other.write():
+        world.journal.read(data)
+    [member] = world.journal.find(KEY.digest)
+    world.journal.on_lost(member)
+    [*_, absence] = [one for one in world.absences.of(KEY.digest) if one.lost is not None]
+    assert (absence.ref, absence.place, absence.lost) == (5, (1, 0), LostReason.LOST)
