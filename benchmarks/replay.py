@@ -40,7 +40,8 @@ from benchmarks.fanout import (
 )
 from realtime_server.net.connection_limits import BoundedConnection
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
-from realtime_server.replay.proofs import ConnectionProof, Proofs, ping_payload
+from realtime_server.replay.connection_proof import ConnectionProof, ping_payload
+from realtime_server.replay.proofs import Proofs
 from tests.server_helpers import make_backlog
 
 CLIENTS: Final = 1000

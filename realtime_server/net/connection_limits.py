@@ -27,7 +27,7 @@ from websockets.protocol import Event, State
 from websockets.streams import StreamReader
 
 from ..phoenix.reasons import CloseReason
-from ..replay.proofs import ConnectionProof
+from ..replay.connection_proof import ConnectionProof
 from .token_bucket import TokenBucket
 
 __all__ = ["CLOSE_TIMEOUT", "BoundedConnection", "close_within"]

@@ -18,7 +18,7 @@ cut off: its socket is full, so it cannot even be sent a close frame, and sees c
 waits for it.
 
 Where it is to be known what clients have received, the outbox notes which write was the last, and
-tells the connection's :class:`~realtime_server.replay.proofs.ConnectionProof` of pings.
+tells the connection's :class:`~realtime_server.replay.connection_proof.ConnectionProof` of pings.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import OPEN
 
 from ..fanout.frames import DEFLATE_WINDOW_BITS, Frames
-from ..replay.proofs import Proofs, ping_payload
+from ..replay.connection_proof import ping_payload
+from ..replay.proofs import Proofs
 from .connection_limits import BoundedConnection
 from .slow_clients import Backlog, WaitingAge
 

@@ -14,7 +14,7 @@ Where something stands in the stream
 * *ordinal* (:mod:`.proofs`): the number of a write to clients. A ping has the ordinal of the last
   write before it.
 * *proof* (:mod:`.proofs`): a client's pong proves that it has received all writes up to the pong's
-  ordinal. The proof of a connection says how much its client has proven so far.
+  ordinal. :mod:`.connection_proof` has what the client of one connection has proven so far.
 * *written places* (:mod:`.written_places`): the place up to which everything was written with an
   ordinal. *Queue places* (:mod:`.queue_places`) are lower ones, of viewers whose changes wait for a
   slow policy.

@@ -15,9 +15,10 @@ from typing import Final
 from realtime_core import LSN
 
 from .absences import Absences
+from .connection_proof import ConnectionProof
 from .parking import Parking
 from .places import BEFORE, Place
-from .proofs import ConnectionProof, Proofs
+from .proofs import Proofs
 from .queue_places import QueuePlaces
 from .rounds import Rounds
 from .standing import LASTS

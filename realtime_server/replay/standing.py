@@ -15,9 +15,9 @@ import attrs
 
 from ..fanout.groups import Subscription
 from .absences import LostReason
+from .connection_proof import ConnectionProof
 from .membership import Membership
 from .places import Place
-from .proofs import ConnectionProof
 
 __all__ = ["LASTS", "LivePlaces", "Standing"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..fanout.groups import Subscription
+from .connection_proof import ConnectionProof
 from .identity import Visitor
-from .proofs import ConnectionProof
 from .standing import Standing
 
 __all__ = ["Visit", "VisitedOutbox"]

@@ -17,7 +17,8 @@ from websockets.server import ServerProtocol
 from realtime_server.fanout.frames import Frames
 from realtime_server.net.connection_limits import BoundedConnection
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
-from realtime_server.replay.proofs import ConnectionProof, Proofs, ping_payload
+from realtime_server.replay.connection_proof import ConnectionProof, ping_payload
+from realtime_server.replay.proofs import Proofs
 from tests.server_helpers import FakeTransport, make_backlog
 from tests.stopped_clock import stop_the_clock
 

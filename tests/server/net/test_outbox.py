@@ -16,7 +16,8 @@ from websockets.protocol import State
 from realtime_server.fanout.frames import Frames, TextFrame
 from realtime_server.net.outbox import OutboxCounters, SocketOutbox
 from realtime_server.net.slow_clients import Backlog
-from realtime_server.replay.proofs import ConnectionProof, Proofs, ping_payload
+from realtime_server.replay.connection_proof import ConnectionProof, ping_payload
+from realtime_server.replay.proofs import Proofs
 from tests.server_helpers import FakeTransport, make_backlog, texts
 from tests.stopped_clock import stop_the_clock
 from tests.waiting import eventually

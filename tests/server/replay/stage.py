@@ -27,10 +27,11 @@ from realtime_server.fanout.hub import Hub
 from realtime_server.fanout.topic_parser import Topic
 from realtime_server.phoenix.message_handler import Departure
 from realtime_server.phoenix.serializers import SERIALIZERS
+from realtime_server.replay.connection_proof import ping_payload
 from realtime_server.replay.guarded_replay import GuardedReplay
 from realtime_server.replay.identity import Identifier
 from realtime_server.replay.notices import Start
-from realtime_server.replay.proofs import Proofs, ping_payload
+from realtime_server.replay.proofs import Proofs
 from realtime_server.replay.publishing import Publish, one_at_a_time
 from realtime_server.replay.replay import Replay
 

@@ -10,7 +10,7 @@ from realtime_core import LSN
 from realtime_server.phoenix.message_handler import Departure
 from realtime_server.replay import needs
 from realtime_server.replay.absences import LostReason
-from realtime_server.replay.proofs import ping_payload
+from realtime_server.replay.connection_proof import ping_payload
 from tests.waiting import eventually
 
 from .stage import Client, Stage, batch

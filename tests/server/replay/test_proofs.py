@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from realtime_server.fanout.frames import Frames
+from realtime_server.replay.connection_proof import ConnectionProof, ping_payload
 from realtime_server.replay.places import BEFORE
-from realtime_server.replay.proofs import ConnectionProof, Proofs, ping_payload
+from realtime_server.replay.proofs import Proofs
 
 
 class Clock:
