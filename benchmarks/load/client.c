@@ -243,13 +243,19 @@ static void end(Connection *connection) {
     connection->kept_size = 0;
 }
 
+/* What the last close frame says. */
+static char why_closed[160] = "without a close frame";
+
+static void note_close(const char *data, size_t size) {
+    if (size < 2) return;
+    int code = (unsigned char)data[0] << 8 | (unsigned char)data[1];
+    snprintf(why_closed, sizeof why_closed, "%d %.*s", code, (int)size - 2, data + 2);
+}
+
 static void lost(Connection *connection) {
-    if (!connection->joined) {
-        fprintf(stderr, "closed before it had joined\n");
-        exit(1);
-    }
-    if (!is_back) {
-        fprintf(stderr, "closed before all had joined\n");
+    if (!connection->joined || !is_back) {
+        fprintf(stderr, "closed before %s had joined: %s; %ld of %d had\n",
+                connection->joined ? "all" : "it", why_closed, joined_now, all);
         exit(1);
     }
     end(connection);
@@ -294,6 +300,7 @@ static size_t take(Connection *connection, const char *data, size_t size, double
         if (size - at < begin + length) break;
         if ((head[0] & 0x0f) == 1)
             message(connection, data + at + begin, length, head[0] & 0x40, read_at);
+        if ((head[0] & 0x0f) == 8) note_close(data + at + begin, length);
         if ((head[0] & 0x0f) == 9) pong(connection, data + at + begin, length);
         at += begin + length;
     }
