@@ -52,6 +52,10 @@ _ACCEPTED_AT_ONCE: Final = 10
 """Connections that are accepted in one round of the event loop. The others wait in the system's
 queue, where their HANDSHAKE_TIMEOUT has not begun."""
 
+_DECIDING: Final = 60.0
+"""Seconds that a handshake may take whose request has come. Of thousands of clients that come at
+once the last ones wait for long. If they were given up, they would come again, and others wait."""
+
 logger = logging.getLogger("realtime.listener")
 
 _NO_HEADERS: Final = Headers()
@@ -146,7 +150,8 @@ class Listener:
             server_header=None,
             compression=None,
             extensions=[deflate_factory()] if self._config.websocket_compression else None,
-            open_timeout=self._config.handshake_timeout / 1000,
+            # The request's head has come in time. All that takes long from here on is the server's.
+            open_timeout=_DECIDING,
             close_timeout=CLOSE_TIMEOUT,
             max_size=self._config.max_frame_bytes,
             backlog=_ACCEPTED_AT_ONCE,

@@ -345,16 +345,40 @@ async def test_many_handshakes_at_once_leave_others_their_rounds_of_the_event_lo
     assert max(Counter(costly.rounds).values()) <= 3
 
 
+class Waiting(AllowAll):
+    """Decides when it is told to."""
+
+    def __init__(self) -> None:
+        self.may_decide = asyncio.Event()
+
+    async def connect(self, request: ConnectRequest) -> None:
+        await self.may_decide.wait()
+
+
+async def test_a_handshake_may_take_the_server_longer_than_its_client() -> None:
+    """Of thousands that come at once the last ones wait long. They would only come again."""
+    authorizer = Waiting()
+    with bind(0, loopback=True) as sock:
+        async with _listening(sock, authorizer, handshake_timeout=20):
+            reader, writer = await asyncio.open_connection(*sock.getsockname())
+            writer.write(REQUEST)
+            answer = asyncio.create_task(reader.readuntil(b"\r\n\r\n"))
+            await asyncio.sleep(0.2)
+            authorizer.may_decide.set()
+            assert (await answer).startswith(b"HTTP/1.1 101 ")
+            writer.close()
+
+
 @contextlib.asynccontextmanager
 async def _listening(
-    sock: socket.socket, authorizer: Authorizer | None = None
+    sock: socket.socket, authorizer: Authorizer | None = None, **settings: int
 ) -> AsyncIterator[Listener]:
     listener = Listener(
         sock,
         _unused,
         authorizer or AllowAll(),
         site=SITE,
-        config=open_config(),
+        config=open_config(**settings),
         metrics=make_metrics(),
         backlog=make_backlog(),
     )
