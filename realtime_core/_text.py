@@ -1,4 +1,4 @@
-"""Texts of others, made fit for a line of a log or an error."""
+"""Makes texts that come from elsewhere fit into one line of a log or an error."""
 
 from __future__ import annotations
 

@@ -267,7 +267,7 @@ class Commit:
 
     @property
     def position(self) -> Position:
-        """The position of the last change. To acknowledge it acknowledges the whole transaction."""
+        """The position of the last change. Acknowledging it acknowledges the whole transaction."""
         transaction = self.transaction
         return Position(transaction.commit_lsn, max(self.changes - 1, 0), transaction.stream)
 

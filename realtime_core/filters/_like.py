@@ -1,4 +1,4 @@
-"""LIKE, whose time no pattern can make grow out of bounds.
+"""LIKE, in a time that no pattern can make grow without bound.
 
 What stands between two ``%`` of a pattern, a piece, has a fixed length. The leftmost place where a
 piece fits is as good as any other, so nothing is ever tried twice. ``*`` is PostgREST's alias of

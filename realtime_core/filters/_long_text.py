@@ -55,7 +55,7 @@ def searchable(text: str) -> str:
 
 
 def grams_of(texts: Iterable[str]) -> frozenset[str]:
-    """Return the groups of three characters that a value must have if it contains all the texts."""
+    """Return the groups of three characters that a value must have to contain all the texts."""
     return frozenset(gram for text in texts for gram in _grams(text))
 
 

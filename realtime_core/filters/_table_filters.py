@@ -1,4 +1,4 @@
-"""Keeps the filters on one table so that a row finds those that it may pass.
+"""Files the filters on one table so that a row finds those that it may pass.
 
 A filter without conditions is passed by every row. A filter that needs a certain value in a column
 is filed under that value. Every other filter is scanned, which means that it is evaluated for each
@@ -23,7 +23,7 @@ S = TypeVar("S", bound=Hashable)
 
 
 class Workload(NamedTuple):
-    """The work for each row that the filters on its table make necessary."""
+    """How much work the filters on a table are for each of its rows."""
 
     conditions: int
     """How many conditions are evaluated, and values looked up, at most."""

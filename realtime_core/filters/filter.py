@@ -1,4 +1,4 @@
-"""Filters: parsed expressions, and what they say of a change once they are compiled."""
+"""Filters: parsed expressions, and whether a change passes one that is compiled."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class Comparison:
 
 @attrs.frozen
 class Not:
-    """The negation of a node."""
+    """Passes if its node fails. If the node's result is unknown, so is this one's."""
 
     item: Node
 
@@ -137,7 +137,7 @@ class Not:
 
 @attrs.frozen
 class And:
-    """Nodes that must all be true."""
+    """Passes if all of its nodes do."""
 
     items: tuple[Node, ...]
 

@@ -157,7 +157,7 @@ def is_member(source: ValueSource, literals: frozenset[Key]) -> Test:
 
 
 def is_any_of(source: ValueSource, literals: Sequence[Key]) -> Test:
-    """Return the same test for values with parts.
+    """Return the test :func:`is_member` for values with parts, such as arrays.
 
     To hash a long value takes longer than to compare it with a few literals.
     """

@@ -1,4 +1,4 @@
-"""Rows: records, made of a message's fields, which are checked against their relation; raw rows."""
+"""Rows: makes records of the fields of a message, after checking them against the relation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["RawRow", "check_width", "new_record", "old_record"]
 
 @attrs.define
 class RawRow:
-    """A row's message whose fields nobody has looked at."""
+    """A row's message whose fields were not decoded."""
 
     relation_oid: int
     data: bytes

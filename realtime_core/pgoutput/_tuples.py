@@ -1,4 +1,4 @@
-"""TupleData: the fields of a row, read as fast as Python can.
+"""TupleData: reads the fields of a row, as fast as Python can.
 
 Most of a stream is rows, and most of a row's time goes into its fields. :func:`read_fields` is
 the plain loop over them. :func:`fields_reader` generates a function for a fixed number of fields,

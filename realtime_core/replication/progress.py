@@ -1,4 +1,4 @@
-"""SlotProgress: the LSN up to which the server may be told that the consumer is done.
+"""SlotProgress: the LSN up to which the consumer is done, as the server is told.
 
 Theory of operation. Commits and keepalives arrive in WAL order, each with an LSN that the slot may
 move to. A transaction is done when the consumer has acknowledged its last change, and waits in a

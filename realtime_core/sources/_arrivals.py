@@ -57,7 +57,7 @@ class Arrivals:
         self._is_fresh = False
 
     def look(self) -> None:
-        """Decide whether the payloads are to be read now, or wait for more."""
+        """Decide whether to wake the reader now or to wait for more payloads."""
         if self._is_worth_reading():
             self.hurry()
         else:
@@ -66,12 +66,12 @@ class Arrivals:
                 self._timer = self._loop.call_later(_MOMENT, self._look_again)
 
     def hurry(self) -> None:
-        """Wake the reader, even if there are no payloads, because there is something to raise."""
+        """Wake the reader because there is an error to raise, even without payloads."""
         self.is_due = True
         self._wake()
 
     def take(self) -> list[memoryview]:
-        """Return all payloads, which may be none, and forget them."""
+        """Return all payloads, perhaps none, and delete them here."""
         payloads, self.payloads = self.payloads, []
         self.is_due = False
         return payloads

@@ -1,4 +1,4 @@
-"""Checkpoints of consumers that keep their own: whether a stream can go on from there.
+"""Checks whether a stream can go on from a checkpoint that a consumer has stored.
 
 A checkpoint that is a function is asked once the slot is held. Until then another process may hold
 the slot, and move both the checkpoint and the slot. So the slot is looked at once more behind that,
@@ -29,7 +29,7 @@ _PATIENCE: Final = 30.0
 
 
 async def ask(function: AskStart) -> Position | None:
-    """Ask for the consumer's checkpoint.
+    """Ask the function that was given as ``start_at`` for the consumer's checkpoint.
 
     Raises:
         TypeError: if it is neither a Position nor None.

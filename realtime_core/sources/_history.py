@@ -1,4 +1,4 @@
-"""StreamHistory: what a source has taken from its slots, across reconnects, gaps and clusters.
+"""StreamHistory: remembers what a source has read, across reconnects, gaps and clusters.
 
 It does no I/O. A source reports each new connection to it, and gets the gap that the consumer has
 to be told of, if there is one. It also says which positions the consumer may acknowledge, and

@@ -1,4 +1,4 @@
-"""pgoutput: the arguments of the sources that stream with it, checked, and what it does."""
+"""pgoutput: checks the arguments of the sources that use it, and makes their decoders."""
 
 from __future__ import annotations
 

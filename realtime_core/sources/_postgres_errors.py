@@ -1,4 +1,4 @@
-"""Errors that PostgreSQL raises, translated to SourceErrors that say what to do.
+"""Translates errors that PostgreSQL raises to SourceErrors that say what to do.
 
 They are told apart by their SQLSTATE. An error while connecting has none: see :mod:`.failures`.
 """

@@ -42,7 +42,7 @@ _MANY: Final = 64
 
 
 class EventQueue(abc.ABC, Generic[E]):
-    """The part of a source that hands events over.
+    """The part of a source from which its consumer takes events.
 
     Args:
         boundaries: whether reading by events and by batches yields Begin and Commit, too.

@@ -1,4 +1,4 @@
-"""Skips: the WAL for which PostgreSQL 18 finds no publication, and how a source gets past it.
+"""Skips: gets a source past WAL for which PostgreSQL 18 finds no publication.
 
 Theory of operation. PostgreSQL 18 leaves out changes that were written while a publication did not
 exist, and warns at the first one; older versions raise an error. A source that gets the warning
@@ -22,7 +22,7 @@ __all__ = ["Skips"]
 
 
 class Skips:
-    """How far a source has come in the WAL that PostgreSQL skips."""
+    """How far a source has come in WAL that PostgreSQL skips for lack of a publication."""
 
     def __init__(self) -> None:
         self.until: LSN | None = None

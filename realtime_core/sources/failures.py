@@ -1,4 +1,4 @@
-"""Why a connection to PostgreSQL could not be made, and what to do.
+"""Explains why a connection to PostgreSQL could not be made, and what to do.
 
 libpq has no SQLSTATE for a refused connection, so the reasons are told apart by the server's
 English text. In any other language the error quotes the text, with general advice.

@@ -39,7 +39,7 @@ class UnreadableError(ValueError):
 
 
 def reason(exc: Exception) -> str:
-    """Return the reason of an error in words that do not quote the value.
+    """Return why a text could not be read, without quoting it.
 
     The messages of Python's own errors do quote it.
     """

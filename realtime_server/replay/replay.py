@@ -39,6 +39,7 @@ from .queue_places import QueuePlaces
 from .standing import Standing
 from .standings import Standings
 from .stats import ReplayStats
+from .viewer_changes import ViewerChanges
 from .visit import Visit, VisitedOutbox
 
 __all__ = ["Replay"]
@@ -121,6 +122,13 @@ class Replay:
             window=window,
         )
         """Knows which changes clients may still need."""
+        self._viewer_changes = ViewerChanges(
+            self,
+            log=self.log,
+            queues=self.queues,
+            channel_starts=self._channel_starts,
+            standings=self._standings,
+        )
         # Lets clients come back after a restart; None if they cannot.
         self._continuity: Continuity | None = None
 
@@ -325,7 +333,7 @@ class Replay:
         """
         standing = visit.standings.get(subscription)
         if standing is not None and standing.since is not None:
-            self._hold(standing, viewer)
+            self._viewer_changes.prepare(standing, viewer)
         if not self.rounds.move(subscription, viewer):
             if subscription.is_open:
                 self._hub.move(subscription, viewer)
@@ -342,25 +350,6 @@ class Replay:
             del visit.standings[subscription]
         elif not standing.member.is_chosen or key != standing.member.key:
             self.memberships.change_key(standing.member, key)
-
-    def _hold(self, standing: Standing, viewer: Hashable) -> None:
-        """Tell a live channel that is about to get another viewer what it misses.
-
-        If its connection breaks before the message has arrived, it goes on where it is now, and
-        gets what waits if the other viewer may see it.
-        """
-        subscription = standing.subscription
-        former = subscription.viewer
-        if viewer == former or not self.queues.knows(former):
-            return
-        sure = standing.sure_place(self)
-        if self.queues.let_go(former, subscription):
-            # The changes wait for other channels of the former viewer. The message must not come
-            # after the client has proven what came later.
-            after = self.handed_to(former)
-            self._channel_starts.tell_replaced(subscription, after, self.log.end)
-        standing.hold(sure)
-        self._standings.unsettle(standing)
 
     def close(self, visit: Visit, how: Departure) -> None:
         """Stop tracking a connection that has ended, and all of whose channels have."""
