@@ -91,6 +91,8 @@ CLUSTER = (
     "realtime_server.cluster.envelope",
     "realtime_server.cluster.packer",
     "realtime_server.cluster.unpacker",
+    "realtime_server.workers.frames",
+    "realtime_server.workers.window",
 )
 
 HOMES: dict[str, tuple[str, ...]] = {

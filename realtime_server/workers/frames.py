@@ -1,0 +1,133 @@
+"""Frames of the link between a supervisor and a worker: bytes in, frames out.
+
+A frame is its length, in four bytes, and its content, of which the first byte says the kind. The
+supervisor sends envelopes, each with a sequence number, and what it knows of the database when its
+source is attached. A worker sends the number up to which it has handed everything out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from struct import Struct
+from typing import Any, Final
+
+import attrs
+
+from realtime_core.errors import ServerError
+
+__all__ = [
+    "MAX_FRAME",
+    "AttachedFrame",
+    "EnvelopeFrame",
+    "FrameBuffer",
+    "HandedOutFrame",
+    "encode_frame",
+]
+
+MAX_FRAME: Final = 1 << 31
+"""The most bytes of a frame: a row may have 1 GB, and PostgreSQL writes it as up to twice that."""
+
+EnumOrders = Mapping[tuple[str, str], tuple[str, ...]]
+
+_LENGTH: Final = Struct("!I")
+_NUMBERED: Final = Struct("!cQ")
+_ENVELOPE: Final = b"E"
+_HANDED_OUT: Final = b"H"
+_ATTACHED: Final = b"A"
+
+
+@attrs.define
+class EnvelopeFrame:
+    """An envelope, for a worker."""
+
+    sequence: int
+    """The envelope's number, which grows by one with each envelope of a supervisor."""
+    data: bytes
+
+
+@attrs.define
+class HandedOutFrame:
+    """How far a worker has come, for the supervisor."""
+
+    sequence: int
+    """The number of the last envelope that was handed to every outbox."""
+
+
+@attrs.define
+class AttachedFrame:
+    """The supervisor's source was attached: what is committed from now on comes, or a gap does."""
+
+    enum_orders: EnumOrders
+    """The labels of enum types in their declared order, by schema and name."""
+
+
+Frame = EnvelopeFrame | HandedOutFrame | AttachedFrame
+
+
+def encode_frame(frame: Frame) -> bytes:
+    """Return the bytes of a frame."""
+    match frame:
+        case EnvelopeFrame(sequence, data):
+            head = _NUMBERED.pack(_ENVELOPE, sequence)
+            return b"".join((_LENGTH.pack(len(head) + len(data)), head, data))
+        case HandedOutFrame(sequence):
+            return _LENGTH.pack(_NUMBERED.size) + _NUMBERED.pack(_HANDED_OUT, sequence)
+        case AttachedFrame(orders):
+            listed = [[schema, name, *labels] for (schema, name), labels in orders.items()]
+            content = _ATTACHED + json.dumps(listed).encode()
+            return _LENGTH.pack(len(content)) + content
+
+
+class FrameBuffer:
+    """Puts frames together from whatever pieces of bytes come."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """Take bytes; yield the frames that they complete. Exhaust the iterator.
+
+        Raises:
+            ServerError: if they are no frames: the other process runs another version.
+        """
+        buffer = self._data
+        buffer += data
+        at = 0
+        try:
+            while len(buffer) - at >= _LENGTH.size:
+                (length,) = _LENGTH.unpack_from(buffer, at)
+                if not 0 < length <= MAX_FRAME:
+                    raise _unreadable(f"a frame has {length} bytes")
+                start = at + _LENGTH.size
+                if len(buffer) < start + length:
+                    return
+                content = bytes(buffer[start : start + length])
+                at = start + length
+                yield _read(content)
+        finally:
+            del buffer[:at]
+
+
+def _read(content: bytes) -> Frame:
+    kind = content[:1]
+    if kind == _ATTACHED:
+        try:
+            listed: list[list[Any]] = json.loads(content[1:])
+            return AttachedFrame({(item[0], item[1]): tuple(item[2:]) for item in listed})
+        except (ValueError, TypeError, IndexError) as exc:
+            raise _unreadable(str(exc)) from exc
+    if kind in (_ENVELOPE, _HANDED_OUT) and len(content) >= _NUMBERED.size:
+        _, sequence = _NUMBERED.unpack_from(content)
+        if kind == _ENVELOPE:
+            return EnvelopeFrame(sequence, content[_NUMBERED.size :])
+        if len(content) == _NUMBERED.size:
+            return HandedOutFrame(sequence)
+    raise _unreadable(f"a frame of kind {kind!r} and {len(content)} bytes")
+
+
+def _unreadable(problem: str) -> ServerError:
+    return ServerError(
+        f"the link between supervisor and worker cannot be read ({problem}): run one version of "
+        "the server in all of its processes, and start it anew"
+    )

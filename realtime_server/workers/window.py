@@ -1,0 +1,146 @@
+"""Window: the envelopes that not every worker has handed out yet.
+
+They are acknowledged to the slot when every worker has handed them out, so what a crash of the
+supervisor takes comes again. A worker that dies is started again, and gets what the one before it
+had not handed out: the window has it still.
+
+The window is bounded. While the worker that is furthest behind is behind by more than
+``max_bytes``, nothing more is to be read; if it makes no progress for ``patience`` seconds
+meanwhile, it is to be ended.
+
+It does no I/O, and the time is passed in.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import attrs
+
+from realtime_core import Position
+
+__all__ = ["MAX_BYTES", "PATIENCE", "Window"]
+
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""How many bytes of envelopes a worker may be behind."""
+PATIENCE: Final = 30.0
+"""After how many seconds without progress a worker is given up that holds the others back."""
+
+
+@attrs.define
+class _Kept:
+    sequence: int
+    data: bytes
+    upto: Position | None
+
+
+@attrs.define
+class _Standing:
+    """How far a worker has come."""
+
+    handed_out: int
+    """The sequence of the last envelope that it has handed out."""
+    moved_at: float
+    """When it made progress, or had nothing to do."""
+
+
+class Window:
+    """The envelopes under way, and how far each worker has come.
+
+    Args:
+        max_bytes: how many bytes a worker may be behind.
+        patience: after how many seconds without progress a worker is given up.
+    """
+
+    def __init__(self, *, max_bytes: int = MAX_BYTES, patience: float = PATIENCE) -> None:
+        self._max_bytes = max_bytes
+        self.patience = patience
+        """After how many seconds without progress a worker is given up."""
+        self._kept: deque[_Kept] = deque()
+        self._workers: dict[int, _Standing] = {}
+        # Where each worker stood that has left, for the one that takes its place.
+        self._left: dict[int, int] = {}
+        self.sequence = 0
+        """The number of the last envelope."""
+        self.size = 0
+        """How many bytes of envelopes are kept."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more is to be read: a worker is too far behind, or none is there."""
+        return self.size > self._max_bytes or not self._workers
+
+    def join(self, worker: int, now: float) -> list[tuple[int, bytes]]:
+        """Note a worker that was started; return the envelopes that it has to be sent, in order.
+
+        Args:
+            worker: its number. It gets what the last one with this number had not handed out; one
+                with a new number begins behind what was sent so far.
+            now: the time, in seconds.
+        """
+        stands = self._left.pop(worker, self.sequence)
+        self._workers[worker] = _Standing(stands, now)
+        return [(kept.sequence, kept.data) for kept in self._kept if kept.sequence > stands]
+
+    def leave(self, worker: int) -> None:
+        """Note that a worker has ended, and another one will be started in its place."""
+        standing = self._workers.pop(worker, None)
+        if standing is not None:
+            self._left[worker] = standing.handed_out
+
+    def append(self, data: bytes, upto: Position | None, now: float) -> int:
+        """Keep an envelope that is about to be sent to every worker; return its sequence.
+
+        Args:
+            data: the envelope.
+            upto: what may be acknowledged when all workers have handed it out.
+            now: the time, in seconds.
+        """
+        for standing in self._workers.values():
+            if standing.handed_out == self.sequence:
+                standing.moved_at = now
+        self.sequence += 1
+        self._kept.append(_Kept(self.sequence, data, upto))
+        self.size += len(data)
+        return self.sequence
+
+    def handed_out(self, worker: int, sequence: int, now: float) -> Position | None:
+        """Note how far a worker has come.
+
+        Returns:
+            What may be acknowledged now; None for nothing more than before.
+
+        Raises:
+            ValueError: if the worker cannot have handed that out.
+        """
+        standing = self._workers[worker]
+        if not standing.handed_out <= sequence <= self.sequence:
+            raise ValueError(
+                f"worker {worker} says that it has handed out envelope {sequence}, behind "
+                f"{standing.handed_out}, of {self.sequence}"
+            )
+        if sequence > standing.handed_out:
+            standing.handed_out, standing.moved_at = sequence, now
+        done = min(
+            *(each.handed_out for each in self._workers.values()),
+            self.sequence,
+            *self._left.values(),
+        )
+        upto: Position | None = None
+        kept = self._kept
+        while kept and kept[0].sequence <= done:
+            first = kept.popleft()
+            self.size -= len(first.data)
+            upto = first.upto or upto
+        return upto
+
+    def stalled(self, now: float) -> list[int]:
+        """Return the workers that hold the others back, and have made no progress for too long."""
+        if self.size <= self._max_bytes:
+            return []
+        return [
+            worker
+            for worker, standing in self._workers.items()
+            if standing.handed_out < self.sequence and now - standing.moved_at > self.patience
+        ]

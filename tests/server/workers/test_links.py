@@ -1,0 +1,246 @@
+"""Links and feeds, over pairs of sockets: what the supervisor reads, every worker hands out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from random import Random
+from typing import Any, TypeVar
+
+import pytest
+
+from realtime_core import (
+    LSN,
+    Begin,
+    Event,
+    Gap,
+    GapReason,
+    Idle,
+    Position,
+    RawEvent,
+    StreamIdentity,
+)
+from realtime_core.errors import ServerError
+from realtime_core.pgoutput import RawDecoder
+from realtime_server.workers.feed import LinkFeed
+from realtime_server.workers.links import Links
+from realtime_server.workers.window import Window
+from tests.pgoutput_encoder import encode
+from tests.pgoutput_streams import Seen, Server, seen
+from tests.waiting import eventually
+
+T = TypeVar("T")
+STREAM = StreamIdentity(7, 1, ("shop",))
+
+
+async def soon(awaitable: Awaitable[T]) -> T:
+    """Fail rather than hang."""
+    async with asyncio.timeout(30):
+        return await awaitable
+
+
+class Source:
+    """What Links reads: batches that the test puts in, until it puts None."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[list[RawEvent] | None] = asyncio.Queue()
+        self.acknowledged: list[Position] = []
+        self.enum_orders = {("public", "mood"): ("sad", "glad")}
+
+    async def attached(self) -> None: ...
+
+    async def batches(self) -> AsyncIterator[list[RawEvent]]:
+        while (batch := await self.queue.get()) is not None:
+            yield batch
+
+    def ack(self, upto: Position) -> None:
+        self.acknowledged.append(upto)
+
+
+class Stage:
+    """A supervisor with its links, and feeds as its workers have them."""
+
+    def __init__(self, **window: Any) -> None:
+        self.source = Source()
+        self.now = 0.0
+        self.ended: list[int] = []
+        source: Any = self.source
+        self.window = Window(**window)
+        self.links = Links(source, self.window, clock=lambda: self.now, stalled=self.ended.append)
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Stage:
+        self.running = asyncio.create_task(self.links.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in (self.running, *self.tasks):
+            task.cancel()
+        await asyncio.gather(self.running, *self.tasks, return_exceptions=True)
+
+    @contextlib.asynccontextmanager
+    async def worker(self, number: int) -> AsyncIterator[LinkFeed]:
+        ours, theirs = socket.socketpair()
+        served = asyncio.create_task(
+            self.links.serve(number, *await asyncio.open_connection(sock=ours))
+        )
+        self.tasks.append(served)
+        async with LinkFeed(*await asyncio.open_connection(sock=theirs)) as feed:
+            yield feed
+        await soon(asyncio.wait({served}))
+
+    def put(self, *events: RawEvent) -> None:
+        self.source.queue.put_nowait(list(events))
+
+
+def stream(seed: int) -> tuple[list[RawEvent], list[Seen]]:
+    """Return a stream without prepared and empty transactions, and what must come out of it."""
+    server = Server(Random(seed))
+    for _ in range(60):
+        server.step()
+    decoder = RawDecoder(STREAM)
+    events: list[RawEvent] = list(decoder.decode(map(encode, server.messages)))
+    decoder.close()
+    empty = {e.transaction.commit_lsn for e in events if getattr(e, "changes", None) == 0}
+    gids = {
+        e.transaction.commit_lsn
+        for e in events
+        if isinstance(e, Begin) and e.transaction.gid is not None
+    }
+    left_out = empty | gids
+
+    def stays(event: RawEvent) -> bool:
+        transaction = getattr(event, "transaction", None)
+        return transaction is None or transaction.commit_lsn not in left_out
+
+    expected = [
+        event
+        for event in server.expected
+        if event[1] is None or event[1][1] not in left_out  # type: ignore[index]
+    ]
+    return [event for event in events if stays(event)], [_anywhere(event) for event in expected]
+
+
+def _anywhere(event: Seen) -> Seen:
+    """Return an event without the streams of its positions."""
+    return tuple((item.lsn, item.index) if isinstance(item, Position) else item for item in event)
+
+
+async def read(feed: LinkFeed, is_enough: Callable[[list[Event]], bool]) -> list[Event]:
+    """Read and acknowledge, as the broadcaster does."""
+    found: list[Event] = []
+    batches = feed.batches()
+    while not is_enough(found):
+        batch = await soon(anext(batches))
+        found += batch
+        for event in reversed(batch):
+            if not isinstance(event, Begin | Gap):
+                feed.ack(event)
+                break
+    return found
+
+
+def cut(events: list[RawEvent], random: Random) -> list[list[RawEvent]]:
+    batches = []
+    events = list(events)
+    while events:
+        size = random.randint(1, 20)
+        batches.append(events[:size])
+        del events[:size]
+    return batches
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_every_worker_hands_out_everything_and_then_it_is_acknowledged(seed: int) -> None:
+    events, expected = stream(seed)
+    async with Stage() as stage, stage.worker(1) as one, stage.worker(2) as two:
+        await soon(one.attached())
+        assert one.enum_orders == {("public", "mood"): ("sad", "glad")}
+        for batch in cut(events, Random(seed)):
+            stage.put(*batch)
+        first = await read(one, lambda found: len(found) >= len(expected))
+        assert [_anywhere(seen(event)) for event in first] == expected
+        assert stage.source.acknowledged == []
+        second = await read(two, lambda found: len(found) >= len(expected))
+        assert [_anywhere(seen(event)) for event in second] == expected
+        last = next(event.position for event in reversed(events) if not isinstance(event, Begin))
+        await eventually(lambda: stage.source.acknowledged[-1:] == [last])
+        assert stage.window.size == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_who_takes_the_place_of_a_worker_hands_out_the_rest(seed: int) -> None:
+    events, expected = stream(seed)
+    async with Stage() as stage, stage.worker(1) as one:
+        async with stage.worker(2) as two:
+            for batch in cut(events, Random(seed)):
+                stage.put(*batch)
+            half = await read(two, lambda found: len(found) >= len(expected) // 2)
+            await read(one, lambda found: len(found) >= len(expected))
+        async with stage.worker(2) as again:
+            rest = await read(
+                again, lambda found: bool(found) and _anywhere(seen(found[-1])) == expected[-1]
+            )
+        found = [_anywhere(seen(event)) for event in [*half, *rest]]
+        # What the first one had handed out does not come again, but the Begin of the transaction
+        # within which the second one goes on.
+        assert [event for event in found if event[0] != "begin"] == [
+            event for event in expected if event[0] != "begin"
+        ]
+        await eventually(lambda: stage.window.size == 0)
+
+
+async def test_nothing_is_read_while_a_worker_is_too_far_behind() -> None:
+    async with Stage(max_bytes=200, patience=30) as stage, stage.worker(1) as one:
+        await soon(one.attached())
+        for number in range(1, 30):
+            stage.put(Idle(Position(LSN(number), 0, STREAM)))
+        await eventually(lambda: stage.window.is_full)
+        left = stage.source.queue.qsize()
+        assert left > 20
+        stage.now += 31
+        await eventually(lambda: stage.ended[:1] == [1])
+        assert stage.source.queue.qsize() == left
+        await read(one, lambda found: len(found) == 29)
+        await eventually(lambda: stage.source.acknowledged[-1:] == [Position(LSN(29), 0, STREAM)])
+
+
+async def test_cancelling_a_step_loses_nothing() -> None:
+    async with Stage() as stage, stage.worker(1) as one:
+        found: list[Event] = []
+        for number in range(1, 40):
+            step = asyncio.ensure_future(anext(one.batches()))
+            for _ in range(number % 5):
+                await asyncio.sleep(0)
+            stage.put(Idle(Position(LSN(number), 0, STREAM)))
+            step.cancel()
+            (result,) = await asyncio.gather(step, return_exceptions=True)
+            if isinstance(result, list):
+                found += result
+        found += await read(one, lambda more: len(found) + len(more) == 39)
+        assert [event.position.lsn for event in found] == list(range(1, 40))  # type: ignore[union-attr]
+
+
+async def test_gaps_come_through() -> None:
+    gap = Gap(None, Position(LSN(50), 0, STREAM), GapReason.SLOT_MISSING)
+    async with Stage() as stage, stage.worker(1) as one:
+        stage.put(gap, Idle(Position(LSN(60), 0, STREAM)))
+        assert await read(one, lambda found: len(found) == 2) == [
+            gap,
+            Idle(Position(LSN(60), 0, STREAM)),
+        ]
+        assert one.stats().gaps == 1
+
+
+async def test_a_worker_hears_that_its_supervisor_has_ended() -> None:
+    ours, theirs = socket.socketpair()
+    async with LinkFeed(*await asyncio.open_connection(sock=theirs)) as feed:
+        waiting = asyncio.ensure_future(anext(feed.batches()))
+        await asyncio.sleep(0)
+        ours.close()
+        with pytest.raises(ServerError, match="the supervisor has ended"):
+            await soon(waiting)
+        with pytest.raises(ServerError, match="the supervisor has ended"):
+            await soon(feed.attached())

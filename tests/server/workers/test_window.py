@@ -1,0 +1,145 @@
+"""Window: nothing is acknowledged that a worker has not handed out, or lost with a worker."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from realtime_core import LSN, Position
+from realtime_server.workers.window import Window
+
+
+def place(number: int) -> Position:
+    return Position(LSN(number), 0)
+
+
+def test_what_all_workers_have_handed_out_may_be_acknowledged() -> None:
+    window = Window()
+    assert window.is_full
+    assert window.join(1, 0) == []
+    assert window.join(2, 0) == []
+    assert not window.is_full
+    numbers = [window.append(b"abc", place(number), 0) for number in (10, 20, 30)]
+    assert numbers == [1, 2, 3]
+    assert window.size == 9
+    assert window.handed_out(1, 3, 1) is None
+    assert window.handed_out(2, 2, 1) == place(20)
+    assert window.size == 3
+    assert window.handed_out(2, 3, 1) == place(30)
+    assert window.handed_out(2, 3, 1) is None
+
+
+def test_an_envelope_without_a_place_is_acknowledged_with_the_next() -> None:
+    window = Window()
+    window.join(1, 0)
+    window.append(b"part", None, 0)
+    assert window.handed_out(1, 1, 0) is None
+    window.append(b"part", place(10), 0)
+    assert window.handed_out(1, 2, 0) == place(10)
+
+
+def test_who_comes_in_place_of_another_gets_what_that_one_had_not_handed_out() -> None:
+    window = Window()
+    window.join(1, 0)
+    window.join(2, 0)
+    for number in (10, 20, 30):
+        window.append(b"%d" % number, place(number), 0)
+    window.handed_out(1, 3, 0)
+    window.handed_out(2, 1, 0)
+    window.leave(2)
+    # Nobody acknowledges it meanwhile.
+    assert window.handed_out(1, 3, 0) is None
+    assert window.join(2, 0) == [(2, b"20"), (3, b"30")]
+    assert window.handed_out(2, 3, 0) == place(30)
+    # One more than before begins behind what was sent.
+    window.append(b"40", place(40), 0)
+    assert window.join(3, 0) == []
+    window.append(b"50", place(50), 0)
+    window.handed_out(1, 5, 0)
+    window.handed_out(2, 5, 0)
+    assert window.handed_out(3, 5, 0) == place(50)
+    assert window.size == 0
+
+
+def test_a_worker_that_makes_no_progress_is_given_up_only_if_it_holds_the_others_back() -> None:
+    window = Window(max_bytes=10, patience=30)
+    window.join(1, 0)
+    window.join(2, 0)
+    window.append(b"x" * 8, place(10), 5)
+    window.handed_out(1, 1, 5)
+    assert window.stalled(100) == []
+    window.append(b"x" * 8, place(20), 100)
+    assert window.is_full
+    # The first has had nothing to do until now.
+    assert window.stalled(101) == [2]
+    window.handed_out(2, 1, 101)
+    assert not window.is_full
+    window.append(b"x" * 8, place(30), 102)
+    assert window.stalled(131) == [1]
+    assert window.stalled(132) == [1, 2]
+
+
+def test_a_worker_cannot_have_handed_out_what_it_was_not_sent() -> None:
+    window = Window()
+    window.join(1, 0)
+    window.append(b"", place(1), 0)
+    window.handed_out(1, 1, 0)
+    for wrong in (0, 2):
+        with pytest.raises(
+            ValueError, match=f"worker 1 says that it has handed out envelope {wrong}"
+        ):
+            window.handed_out(1, wrong, 0)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_each_worker_gets_everything_whoever_dies(seed: int) -> None:
+    """A crash repeats what was not handed out; nothing is skipped, nor acknowledged too early."""
+    random = Random(seed)
+    window = Window()
+    sent: dict[int, list[int]] = {}
+    done: dict[int, int] = {}
+    acknowledged = 0
+    for _ in range(150):
+        alive = [worker for worker in sent if worker in done]
+        choice = random.random()
+        if choice < 0.4 and alive:
+            number = window.append(b"x", place(window.sequence + 1), 0)
+            for worker in alive:
+                sent[worker].append(number)
+        elif choice < 0.75 and alive:
+            worker = random.choice(alive)
+            if sent[worker]:
+                done[worker] = random.choice(sent[worker])
+                sent[worker] = [number for number in sent[worker] if number > done[worker]]
+                upto = window.handed_out(worker, done[worker], 0)
+                if upto is not None:
+                    assert upto.lsn > acknowledged
+                    acknowledged = upto.lsn
+        elif choice < 0.85 and alive:
+            worker = random.choice(alive)
+            window.leave(worker)
+            del done[worker]
+        else:
+            worker = random.randrange(3)
+            if worker in done:
+                continue
+            is_new = worker not in sent
+            missed = [number for number, _ in window.join(worker, 0)]
+            if is_new:
+                assert missed == []
+                sent[worker] = []
+            # Those that died before it had come were not sent to it, but are there.
+            expected = (
+                []
+                if is_new
+                else list(range(window.sequence + 1 - len(missed), window.sequence + 1))
+            )
+            assert missed == expected
+            assert missed[: len(sent[worker])] == sent[worker]
+            sent[worker] = missed
+            done[worker] = missed[0] - 1 if missed else window.sequence
+        # Nothing is acknowledged that is still to be handed out by somebody.
+        assert all(acknowledged < number for numbers in sent.values() for number in numbers)
