@@ -12,12 +12,22 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final, Self, TypeAlias
 
+import attrs
+
 from realtime_core import Begin, Commit, Event, Gap, Position, SourceStats
 from realtime_core.errors import RealtimeError, ServerError
 
 from ..cluster.envelope import Place
 from ..cluster.unpacker import Unpacker
-from .frames import AttachedFrame, EnvelopeFrame, FrameBuffer, HandedOutFrame, encode_frame
+from .frames import (
+    AttachedFrame,
+    EnvelopeFrame,
+    FrameBuffer,
+    HandedOutFrame,
+    ReadyFrame,
+    encode_frame,
+)
+from .window import Behind
 
 __all__ = ["LinkFeed"]
 
@@ -46,15 +56,18 @@ class LinkFeed:
         self._queued = 0
         # The envelopes whose events were handed over: the place of the last one, and the sequence.
         self._handed: deque[tuple[Place, int]] = deque()
-        self._is_attached = False
+        self.begin: Behind | None = None
+        """Where the changes begin; None until the supervisor's source is attached."""
+        # What the supervisor said last of its source.
+        self._source = SourceStats()
         self._error: RealtimeError | None = None
         # Those that wait for something to come, and the task that waits for room.
         self._waiting: set[Waiter] = set()
         self._room: Waiter | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._changes = self._transactions = self._gaps = 0
 
     async def __aenter__(self) -> Self:
+        self._writer.write(encode_frame(ReadyFrame()))
         self._reading = asyncio.create_task(self._read())
         return self
 
@@ -77,8 +90,13 @@ class LinkFeed:
         Raises:
             ServerError: if the supervisor has ended.
         """
-        while not self._is_attached:
+        while not self._knows_all:
             await self._something()
+
+    @property
+    def _knows_all(self) -> bool:
+        """Whether the supervisor has said where the changes begin, and of which stream they are."""
+        return self.begin is not None and self._source.stream is not None
 
     def batches(self) -> AsyncIterator[list[Event]]:
         """Iterate over batches of events, which are never empty; cancelling a step loses nothing.
@@ -92,7 +110,7 @@ class LinkFeed:
     async def next_batch(self) -> list[Event]:
         """Return the next batch."""
         while True:
-            while not self._queue:
+            while not (self._queue and self._knows_all):
                 await self._something()
             frame = self._queue.popleft()
             self._queued -= len(frame.data)
@@ -102,7 +120,6 @@ class LinkFeed:
             if self._unpacker.last is not None:
                 self._handed.append((self._unpacker.last, frame.sequence))
             if events:
-                self._count(events)
                 return events
 
     def ack(self, upto: Event | Position) -> None:
@@ -126,22 +143,25 @@ class LinkFeed:
         if done is not None:
             self._writer.write(encode_frame(HandedOutFrame(done)))
 
-    def stats(self) -> SourceStats:
-        """Return what was counted here; what the slot has to say the supervisor knows."""
-        return SourceStats(
-            changes=self._changes,
-            transactions=self._transactions,
-            gaps=self._gaps,
-            connected=self._is_attached and self._error is None,
-        )
+    def note(self, source: SourceStats) -> None:
+        """Take what the supervisor says of its source."""
+        self._source = source
+        self._wake()
 
-    def _count(self, events: list[Event]) -> None:
-        for event in events:
-            if isinstance(event, Commit):
-                self._transactions += 1
-                self._changes += event.changes
-            elif isinstance(event, Gap):
-                self._gaps += 1
+    def stats(self) -> SourceStats:
+        """Return what the supervisor said last of its source.
+
+        Of the gaps only those count that come through this feed.
+        """
+        begin = self.begin
+        if begin is None:
+            return SourceStats()
+        source = self._source
+        return attrs.evolve(
+            source,
+            gaps=max(source.gaps - begin.gaps, 0),
+            connected=source.connected and self._error is None,
+        )
 
     # Reading the link
 
@@ -156,7 +176,7 @@ class LinkFeed:
                     elif isinstance(frame, AttachedFrame):
                         self.enum_orders.clear()
                         self.enum_orders.update(frame.enum_orders)
-                        self._is_attached = True
+                        self.begin = frame.begin
                 self._wake()
                 if self._queued > _QUEUE_BYTES:
                     self._room = asyncio.get_running_loop().create_future()

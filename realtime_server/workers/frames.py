@@ -1,20 +1,23 @@
 """Frames of the link between a supervisor and a worker: bytes in, frames out.
 
-A frame is its length, in four bytes, and its content, of which the first byte says the kind. The
-supervisor sends envelopes, each with a sequence number, and what it knows of the database when its
-source is attached. A worker sends the number up to which it has handed everything out.
+A frame is its length, in four bytes, and its content, of which the first byte says the kind. A
+worker says when it is ready for changes. The supervisor sends envelopes, each with a sequence
+number, and before them, once its source is attached, where they begin. A worker sends the number up
+to which it has handed everything out.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from struct import Struct
+from struct import Struct, error
 from typing import Any, Final
 
 import attrs
 
 from realtime_core.errors import ServerError
+
+from .window import Behind
 
 __all__ = [
     "MAX_FRAME",
@@ -22,6 +25,7 @@ __all__ = [
     "EnvelopeFrame",
     "FrameBuffer",
     "HandedOutFrame",
+    "ReadyFrame",
     "encode_frame",
 ]
 
@@ -35,6 +39,9 @@ _NUMBERED: Final = Struct("!cQ")
 _ENVELOPE: Final = b"E"
 _HANDED_OUT: Final = b"H"
 _ATTACHED: Final = b"A"
+_READY: Final = b"R"
+_PLACE: Final = Struct("!QqQ")
+"""LSN, index and gaps. The index before a transaction's first change is -1."""
 
 
 @attrs.define
@@ -58,11 +65,18 @@ class HandedOutFrame:
 class AttachedFrame:
     """The supervisor's source was attached: what is committed from now on comes, or a gap does."""
 
+    begin: Behind
+    """What comes with the envelopes is behind this."""
     enum_orders: EnumOrders
     """The labels of enum types in their declared order, by schema and name."""
 
 
-Frame = EnvelopeFrame | HandedOutFrame | AttachedFrame
+@attrs.define
+class ReadyFrame:
+    """A worker takes changes from now on, for the supervisor."""
+
+
+Frame = EnvelopeFrame | HandedOutFrame | AttachedFrame | ReadyFrame
 
 
 def encode_frame(frame: Frame) -> bytes:
@@ -73,10 +87,13 @@ def encode_frame(frame: Frame) -> bytes:
             return b"".join((_LENGTH.pack(len(head) + len(data)), head, data))
         case HandedOutFrame(sequence):
             return _LENGTH.pack(_NUMBERED.size) + _NUMBERED.pack(_HANDED_OUT, sequence)
-        case AttachedFrame(orders):
+        case AttachedFrame(begin, orders):
             listed = [[schema, name, *labels] for (schema, name), labels in orders.items()]
-            content = _ATTACHED + json.dumps(listed).encode()
+            place = _PLACE.pack(begin.lsn, begin.index, begin.gaps)
+            content = b"".join((_ATTACHED, place, json.dumps(listed).encode()))
             return _LENGTH.pack(len(content)) + content
+        case ReadyFrame():
+            return _LENGTH.pack(len(_READY)) + _READY
 
 
 class FrameBuffer:
@@ -113,10 +130,13 @@ def _read(content: bytes) -> Frame:
     kind = content[:1]
     if kind == _ATTACHED:
         try:
-            listed: list[list[Any]] = json.loads(content[1:])
-            return AttachedFrame({(item[0], item[1]): tuple(item[2:]) for item in listed})
-        except (ValueError, TypeError, IndexError) as exc:
+            begin = Behind(*_PLACE.unpack_from(content, 1))
+            listed: list[list[Any]] = json.loads(content[1 + _PLACE.size :])
+            return AttachedFrame(begin, {(item[0], item[1]): tuple(item[2:]) for item in listed})
+        except (error, ValueError, TypeError, IndexError) as exc:
             raise _unreadable(str(exc)) from exc
+    if content == _READY:
+        return ReadyFrame()
     if kind in (_ENVELOPE, _HANDED_OUT) and len(content) >= _NUMBERED.size:
         _, sequence = _NUMBERED.unpack_from(content)
         if kind == _ENVELOPE:

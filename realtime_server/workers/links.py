@@ -16,6 +16,7 @@ from realtime_core import (
     Gap,
     Idle,
     LogicalMessage,
+    Position,
     RawEvent,
     RawPgoutputSource,
     StreamIdentity,
@@ -25,19 +26,24 @@ from realtime_core.errors import ServerError
 from ..cluster.envelope import NOWHERE
 from ..cluster.packer import Packed, Packer
 from .frames import (
+    MAX_FRAME,
     AttachedFrame,
     EnvelopeFrame,
     FrameBuffer,
     HandedOutFrame,
+    ReadyFrame,
     encode_frame,
 )
-from .window import Window
+from .window import Behind, Window
 
 __all__ = ["Links"]
 
 logger = logging.getLogger("realtime.server")
 
 _READ_BYTES: Final = 64 * 1024
+_MOST_BYTES: Final = MAX_FRAME - 1024
+"""How large an envelope may be. None goes in parts: a worker that takes the place of a dead one may
+begin behind any of them."""
 _LOOK: Final = 1.0
 """Seconds between two looks at workers that make no progress while nothing is read."""
 
@@ -48,6 +54,9 @@ class Links:
     Args:
         source: made with ``boundaries=True`` and ``on_gap="continue"``, and open.
         window: the envelopes under way.
+        workers: how many workers are waited for before anything is read, so that all of them begin
+            at the same place; one that is not ready when the patience of the window has passed is
+            waited for no longer.
         clock: seconds, which only grow.
         stalled: called with the number of a worker that is to be ended.
     """
@@ -57,17 +66,21 @@ class Links:
         source: RawPgoutputSource,
         window: Window,
         *,
+        workers: int = 1,
         clock: Callable[[], float],
         stalled: Callable[[int], None],
     ) -> None:
         self._source = source
         self._window = window
+        self._expected = workers
         self._clock = clock
         self._stalled = stalled
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._is_attached = False
         # Made with the first event, which says which stream it is.
         self._packer: Packer | None = None
+        # How many gaps were sent.
+        self._gaps = 0
         # Set when a worker has handed something out, or has come.
         self._moved = asyncio.Event()
 
@@ -84,32 +97,44 @@ class Links:
         Raises:
             ServerError: if the worker runs another version.
         """
-        missed = self._window.join(worker, self._clock())
-        if self._is_attached:
-            writer.write(self._attached_frame())
-        for sequence, data in missed:
-            writer.write(encode_frame(EnvelopeFrame(sequence, data)))
-        self._writers[worker] = writer
-        self._moved.set()
         buffer = FrameBuffer()
         try:
             while data := await reader.read(_READ_BYTES):
                 for frame in buffer.feed(data):
-                    if not isinstance(frame, HandedOutFrame):
+                    if isinstance(frame, HandedOutFrame) and worker in self._writers:
+                        self._handed_out(worker, frame.sequence)
+                    elif isinstance(frame, ReadyFrame) and worker not in self._writers:
+                        self._join(worker, writer)
+                    else:
                         raise ServerError(f"worker {worker} has sent a {type(frame).__name__}")
-                    self._handed_out(worker, frame.sequence)
         except OSError as exc:
             logger.warning("the link to worker %d has broken: %s", worker, exc)
         finally:
-            del self._writers[worker]
-            self._window.leave(worker)
+            if self._writers.pop(worker, None) is not None:
+                self._window.leave(worker, self._clock())
             writer.close()
 
+    @property
+    def ready(self) -> int:
+        """How many workers take changes now."""
+        return len(self._writers)
+
+    def _join(self, worker: int, writer: asyncio.StreamWriter) -> None:
+        missed = self._window.join(worker, self._clock())
+        if self._is_attached:
+            writer.write(self._attached_frame(worker))
+        for sequence, data in missed:
+            writer.write(encode_frame(EnvelopeFrame(sequence, data)))
+        self._writers[worker] = writer
+        self._moved.set()
+
     def _handed_out(self, worker: int, sequence: int) -> None:
-        upto = self._window.handed_out(worker, sequence, self._clock())
+        self._acknowledge(self._window.handed_out(worker, sequence, self._clock()))
+        self._moved.set()
+
+    def _acknowledge(self, upto: Position | None) -> None:
         if upto is not None:
             self._source.ack(upto)
-        self._moved.set()
 
     async def run(self) -> None:
         """Read the source and send everything to every worker, until the source ends.
@@ -117,9 +142,11 @@ class Links:
         Raises:
             RealtimeError: if the source cannot go on.
         """
+        await self._wait_for_workers()
         await self._source.attached()
         self._is_attached = True
-        self._write(self._attached_frame())
+        for worker, writer in self._writers.items():
+            writer.write(self._attached_frame(worker))
         batches = self._source.batches()
         while True:
             await self._wait_for_room()
@@ -129,41 +156,74 @@ class Links:
                 return
             packer = self._packer
             if packer is None:
-                packer = self._packer = Packer(NOWHERE, _stream_of(batch[0]))
+                packer = self._packer = Packer(
+                    NOWHERE, _stream_of(batch[0]), max_payload=_MOST_BYTES
+                )
             for event in batch:
-                for packed in packer.feed(event):
+                envelopes = packer.feed(event)
+                for packed in envelopes:
+                    # The envelope of a gap comes last.
+                    self._gaps += type(event) is Gap and packed is envelopes[-1]
                     self._send(packed)
             # What is left of a transaction that has not ended is on its way: its last change waits
             # for that in the packer.
             for packed in packer.flush():
                 self._send(packed)
 
+    async def _wait_for_workers(self) -> None:
+        until: float | None = None
+        while len(self._writers) < self._expected:
+            if self._writers:
+                until = until or self._clock() + self._window.patience
+                if self._clock() >= until:
+                    return
+            await self._wait_for_move()
+
+    async def _wait_for_move(self) -> None:
+        """Wait for a worker to hand something out, or to come, for a second."""
+        self._moved.clear()
+        try:
+            async with asyncio.timeout(_LOOK):
+                await self._moved.wait()
+        except TimeoutError:
+            self.look()
+
     async def _wait_for_room(self) -> None:
-        """Wait while a worker is too far behind; have one ended that makes no progress."""
+        """Wait while a worker is too far behind."""
         while self._window.is_full:
-            self._moved.clear()
-            try:
-                async with asyncio.timeout(_LOOK):
-                    await self._moved.wait()
-            except TimeoutError:
-                for worker in self._window.stalled(self._clock()):
-                    logger.error(
-                        "worker %d has handed nothing out for %g s and holds the others back: it "
-                        "is ended, and another one started",
-                        *(worker, self._window.patience),
-                    )
-                    self._stalled(worker)
+            await self._wait_for_move()
+
+    def look(self) -> None:
+        """Have workers ended that hold the others back; to be called each second or so."""
+        now, patience = self._clock(), self._window.patience
+        for worker in self._window.forget_left(now):
+            logger.error(
+                "worker %d has not come back for %g s: the others do not wait for it any more",
+                *(worker, patience),
+            )
+            self._acknowledge(self._window.let_go())
+        for worker in self._window.stalled(now):
+            logger.error(
+                "worker %d has handed nothing out for %g s and holds the others back: it is ended, "
+                "and another one started",
+                *(worker, patience),
+            )
+            self._stalled(worker)
 
     def _send(self, packed: Packed) -> None:
-        sequence = self._window.append(packed.data, packed.upto, self._clock())
-        self._write(encode_frame(EnvelopeFrame(sequence, packed.data)))
-
-    def _write(self, frame: bytes) -> None:
+        _, lsn, index = packed.last
+        behind = Behind(lsn, index, self._gaps)
+        sequence = self._window.append(packed.data, packed.upto, behind, self._clock())
+        frame = encode_frame(EnvelopeFrame(sequence, packed.data))
         for writer in self._writers.values():
             writer.write(frame)
 
-    def _attached_frame(self) -> bytes:
-        return encode_frame(AttachedFrame(self._source.enum_orders))
+    def _attached_frame(self, worker: int) -> bytes:
+        begin = self._window.begin_of(worker)
+        if begin is None:
+            # Nothing was read from the slot so far.
+            begin = Behind(self._source.stats().confirmed_lsn, -1, 0)
+        return encode_frame(AttachedFrame(begin, self._source.enum_orders))
 
 
 def _stream_of(event: RawEvent) -> StreamIdentity:

@@ -20,7 +20,7 @@ import attrs
 
 from realtime_core import Position
 
-__all__ = ["MAX_BYTES", "PATIENCE", "Window"]
+__all__ = ["MAX_BYTES", "PATIENCE", "Behind", "Window"]
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 """How many bytes of envelopes a worker may be behind."""
@@ -28,11 +28,23 @@ PATIENCE: Final = 30.0
 """After how many seconds without progress a worker is given up that holds the others back."""
 
 
+@attrs.frozen
+class Behind:
+    """What comes behind an envelope: where a worker begins that gets what follows."""
+
+    lsn: int
+    index: int
+    """Everything up to this place of the stream is before it."""
+    gaps: int
+    """How many gaps are before it."""
+
+
 @attrs.define
 class _Kept:
     sequence: int
     data: bytes
     upto: Position | None
+    behind: Behind
 
 
 @attrs.define
@@ -42,7 +54,7 @@ class _Standing:
     handed_out: int
     """The sequence of the last envelope that it has handed out."""
     moved_at: float
-    """When it made progress, or had nothing to do."""
+    """When it made progress, or had nothing to do; or when it left."""
 
 
 class Window:
@@ -60,7 +72,9 @@ class Window:
         self._kept: deque[_Kept] = deque()
         self._workers: dict[int, _Standing] = {}
         # Where each worker stood that has left, for the one that takes its place.
-        self._left: dict[int, int] = {}
+        self._left: dict[int, _Standing] = {}
+        # What comes behind the last envelope that was let go of; None: none was.
+        self._let_go: Behind | None = None
         self.sequence = 0
         """The number of the last envelope."""
         self.size = 0
@@ -79,29 +93,56 @@ class Window:
                 with a new number begins behind what was sent so far.
             now: the time, in seconds.
         """
-        stands = self._left.pop(worker, self.sequence)
+        left = self._left.pop(worker, None)
+        stands = self.sequence if left is None else left.handed_out
         self._workers[worker] = _Standing(stands, now)
         return [(kept.sequence, kept.data) for kept in self._kept if kept.sequence > stands]
 
-    def leave(self, worker: int) -> None:
-        """Note that a worker has ended, and another one will be started in its place."""
+    def begin_of(self, worker: int) -> Behind | None:
+        """Return where a worker begins that has just joined; None if nothing was sent before."""
+        stands = self._workers[worker].handed_out
+        begin = self._let_go
+        for kept in self._kept:
+            if kept.sequence > stands:
+                break
+            begin = kept.behind
+        return begin
+
+    def leave(self, worker: int, now: float) -> None:
+        """Note that a worker has ended, and another one will be started in its place.
+
+        What it had not handed out is kept for that one, for as long as ``patience`` says.
+        """
         standing = self._workers.pop(worker, None)
         if standing is not None:
-            self._left[worker] = standing.handed_out
+            standing.moved_at = now
+            self._left[worker] = standing
 
-    def append(self, data: bytes, upto: Position | None, now: float) -> int:
+    def forget_left(self, now: float) -> list[int]:
+        """Give up workers that have left too long ago; return their numbers.
+
+        Whoever takes the place of one of them begins behind what was sent until then.
+        """
+        long_ago = now - self.patience
+        gone = [worker for worker, left in self._left.items() if left.moved_at <= long_ago]
+        for worker in gone:
+            del self._left[worker]
+        return gone
+
+    def append(self, data: bytes, upto: Position | None, behind: Behind, now: float) -> int:
         """Keep an envelope that is about to be sent to every worker; return its sequence.
 
         Args:
             data: the envelope.
             upto: what may be acknowledged when all workers have handed it out.
+            behind: what comes behind it.
             now: the time, in seconds.
         """
         for standing in self._workers.values():
             if standing.handed_out == self.sequence:
                 standing.moved_at = now
         self.sequence += 1
-        self._kept.append(_Kept(self.sequence, data, upto))
+        self._kept.append(_Kept(self.sequence, data, upto, behind))
         self.size += len(data)
         return self.sequence
 
@@ -122,16 +163,18 @@ class Window:
             )
         if sequence > standing.handed_out:
             standing.handed_out, standing.moved_at = sequence, now
-        done = min(
-            *(each.handed_out for each in self._workers.values()),
-            self.sequence,
-            *self._left.values(),
-        )
+        return self.let_go()
+
+    def let_go(self) -> Position | None:
+        """Let go of what every worker has handed out; return what may be acknowledged now."""
+        standings = (*self._workers.values(), *self._left.values())
+        done = min((each.handed_out for each in standings), default=self.sequence)
         upto: Position | None = None
         kept = self._kept
         while kept and kept[0].sequence <= done:
             first = kept.popleft()
             self.size -= len(first.data)
+            self._let_go = first.behind
             upto = first.upto or upto
         return upto
 

@@ -14,15 +14,19 @@ from realtime_server.workers.frames import (
     EnvelopeFrame,
     FrameBuffer,
     HandedOutFrame,
+    ReadyFrame,
     encode_frame,
 )
+from realtime_server.workers.window import Behind
 
 numbers = st.integers(0, 2**64 - 1)
 frames = st.one_of(
     st.builds(EnvelopeFrame, numbers, st.binary(max_size=300)),
     st.builds(HandedOutFrame, numbers),
+    st.builds(ReadyFrame),
     st.builds(
         AttachedFrame,
+        st.builds(Behind, numbers, st.integers(-1, 2**32), numbers),
         st.dictionaries(st.tuples(st.text(), st.text()), st.lists(st.text()).map(tuple)),
     ),
 )
@@ -50,7 +54,8 @@ def test_frames_come_out_as_they_went_in(sent: list[EnvelopeFrame], seed: int) -
         b"\0\0\0\3H\0\0",
         b"\0\0\0\3E\0\0",
         b"\0\0\0\x0aH" + b"\0" * 9,
-        b"\0\0\0\6A[[1]]",
+        b"\0\0\0\x1eA" + b"\0" * 24 + b"[[1]]",
+        b"\0\0\0\x1bA" + b"\0" * 24 + b"[1",
         b"\0\0\0\3A[1",
     ],
 )

@@ -20,6 +20,7 @@ from realtime_core import (
     Idle,
     Position,
     RawEvent,
+    SourceStats,
     StreamIdentity,
 )
 from realtime_core.errors import ServerError
@@ -55,6 +56,9 @@ class Source:
         while (batch := await self.queue.get()) is not None:
             yield batch
 
+    def stats(self) -> SourceStats:
+        return SourceStats(confirmed_lsn=LSN(5), connected=True, stream=STREAM)
+
     def ack(self, upto: Position) -> None:
         self.acknowledged.append(upto)
 
@@ -62,13 +66,19 @@ class Source:
 class Stage:
     """A supervisor with its links, and feeds as its workers have them."""
 
-    def __init__(self, **window: Any) -> None:
+    def __init__(self, workers: int = 1, **window: Any) -> None:
         self.source = Source()
         self.now = 0.0
         self.ended: list[int] = []
         source: Any = self.source
         self.window = Window(**window)
-        self.links = Links(source, self.window, clock=lambda: self.now, stalled=self.ended.append)
+        self.links = Links(
+            source,
+            self.window,
+            workers=workers,
+            clock=lambda: self.now,
+            stalled=self.ended.append,
+        )
         self.tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Stage:
@@ -88,6 +98,7 @@ class Stage:
         )
         self.tasks.append(served)
         async with LinkFeed(*await asyncio.open_connection(sock=theirs)) as feed:
+            feed.note(self.source.stats())
             yield feed
         await soon(asyncio.wait({served}))
 
@@ -155,7 +166,7 @@ def cut(events: list[RawEvent], random: Random) -> list[list[RawEvent]]:
 @pytest.mark.parametrize("seed", range(5))
 async def test_every_worker_hands_out_everything_and_then_it_is_acknowledged(seed: int) -> None:
     events, expected = stream(seed)
-    async with Stage() as stage, stage.worker(1) as one, stage.worker(2) as two:
+    async with Stage(workers=2) as stage, stage.worker(1) as one, stage.worker(2) as two:
         await soon(one.attached())
         assert one.enum_orders == {("public", "mood"): ("sad", "glad")}
         for batch in cut(events, Random(seed)):
@@ -173,7 +184,7 @@ async def test_every_worker_hands_out_everything_and_then_it_is_acknowledged(see
 @pytest.mark.parametrize("seed", range(5))
 async def test_who_takes_the_place_of_a_worker_hands_out_the_rest(seed: int) -> None:
     events, expected = stream(seed)
-    async with Stage() as stage, stage.worker(1) as one:
+    async with Stage(workers=2) as stage, stage.worker(1) as one:
         async with stage.worker(2) as two:
             for batch in cut(events, Random(seed)):
                 stage.put(*batch)
@@ -231,7 +242,6 @@ async def test_gaps_come_through() -> None:
             gap,
             Idle(Position(LSN(60), 0, STREAM)),
         ]
-        assert one.stats().gaps == 1
 
 
 async def test_a_worker_hears_that_its_supervisor_has_ended() -> None:

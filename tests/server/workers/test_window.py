@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from realtime_core import LSN, Position
-from realtime_server.workers.window import Window
+from realtime_server.workers.window import Behind, Window
+
+BEHIND = Behind(0, -1, 0)
 
 
 def place(number: int) -> Position:
@@ -22,7 +24,7 @@ def test_what_all_workers_have_handed_out_may_be_acknowledged() -> None:
     assert window.join(1, 0) == []
     assert window.join(2, 0) == []
     assert not window.is_full
-    numbers = [window.append(b"abc", place(number), 0) for number in (10, 20, 30)]
+    numbers = [window.append(b"abc", place(number), BEHIND, 0) for number in (10, 20, 30)]
     assert numbers == [1, 2, 3]
     assert window.size == 9
     assert window.handed_out(1, 3, 1) is None
@@ -35,9 +37,9 @@ def test_what_all_workers_have_handed_out_may_be_acknowledged() -> None:
 def test_an_envelope_without_a_place_is_acknowledged_with_the_next() -> None:
     window = Window()
     window.join(1, 0)
-    window.append(b"part", None, 0)
+    window.append(b"part", None, BEHIND, 0)
     assert window.handed_out(1, 1, 0) is None
-    window.append(b"part", place(10), 0)
+    window.append(b"part", place(10), BEHIND, 0)
     assert window.handed_out(1, 2, 0) == place(10)
 
 
@@ -46,18 +48,18 @@ def test_who_comes_in_place_of_another_gets_what_that_one_had_not_handed_out() -
     window.join(1, 0)
     window.join(2, 0)
     for number in (10, 20, 30):
-        window.append(b"%d" % number, place(number), 0)
+        window.append(b"%d" % number, place(number), BEHIND, 0)
     window.handed_out(1, 3, 0)
     window.handed_out(2, 1, 0)
-    window.leave(2)
+    window.leave(2, 0)
     # Nobody acknowledges it meanwhile.
     assert window.handed_out(1, 3, 0) is None
     assert window.join(2, 0) == [(2, b"20"), (3, b"30")]
     assert window.handed_out(2, 3, 0) == place(30)
     # One more than before begins behind what was sent.
-    window.append(b"40", place(40), 0)
+    window.append(b"40", place(40), BEHIND, 0)
     assert window.join(3, 0) == []
-    window.append(b"50", place(50), 0)
+    window.append(b"50", place(50), BEHIND, 0)
     window.handed_out(1, 5, 0)
     window.handed_out(2, 5, 0)
     assert window.handed_out(3, 5, 0) == place(50)
@@ -68,16 +70,16 @@ def test_a_worker_that_makes_no_progress_is_given_up_only_if_it_holds_the_others
     window = Window(max_bytes=10, patience=30)
     window.join(1, 0)
     window.join(2, 0)
-    window.append(b"x" * 8, place(10), 5)
+    window.append(b"x" * 8, place(10), BEHIND, 5)
     window.handed_out(1, 1, 5)
     assert window.stalled(100) == []
-    window.append(b"x" * 8, place(20), 100)
+    window.append(b"x" * 8, place(20), BEHIND, 100)
     assert window.is_full
     # The first has had nothing to do until now.
     assert window.stalled(101) == [2]
     window.handed_out(2, 1, 101)
     assert not window.is_full
-    window.append(b"x" * 8, place(30), 102)
+    window.append(b"x" * 8, place(30), BEHIND, 102)
     assert window.stalled(131) == [1]
     assert window.stalled(132) == [1, 2]
 
@@ -85,7 +87,7 @@ def test_a_worker_that_makes_no_progress_is_given_up_only_if_it_holds_the_others
 def test_a_worker_cannot_have_handed_out_what_it_was_not_sent() -> None:
     window = Window()
     window.join(1, 0)
-    window.append(b"", place(1), 0)
+    window.append(b"", place(1), BEHIND, 0)
     window.handed_out(1, 1, 0)
     for wrong in (0, 2):
         with pytest.raises(
@@ -106,7 +108,7 @@ def test_each_worker_gets_everything_whoever_dies(seed: int) -> None:
         alive = [worker for worker in sent if worker in done]
         choice = random.random()
         if choice < 0.4 and alive:
-            number = window.append(b"x", place(window.sequence + 1), 0)
+            number = window.append(b"x", place(window.sequence + 1), BEHIND, 0)
             for worker in alive:
                 sent[worker].append(number)
         elif choice < 0.75 and alive:
@@ -120,7 +122,7 @@ def test_each_worker_gets_everything_whoever_dies(seed: int) -> None:
                     acknowledged = upto.lsn
         elif choice < 0.85 and alive:
             worker = random.choice(alive)
-            window.leave(worker)
+            window.leave(worker, 0)
             del done[worker]
         else:
             worker = random.randrange(3)
