@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
+import attrs
+
 from realtime_core import LSN, Event, Gap, LogicalMessage, SourceStats
 from realtime_core.errors import RealtimeError
 
@@ -30,14 +32,14 @@ from .journal import MOST_CHANNELS, Journal
 from .ledger import Ledger
 from .memberships import Memberships
 from .origin import Origin
-from .places import place_of
+from .places import Place, place_of
 from .records import PREFIX, Seal, digest
 from .second_slot import SecondSlot
 from .standing import LivePlaces
 from .standings import Standings
 from .wal_messages import WalMessages
 
-__all__ = ["Continuity", "make_continuity"]
+__all__ = ["Continuity", "OneOfSeveral", "make_continuity"]
 
 logger = logging.getLogger("realtime.replay")
 
@@ -50,6 +52,21 @@ _MEGABYTE: Final = 1_000_000
 _A_CHANNEL: Final = 1000
 """Bytes of WAL that the second slot has to keep for each channel that the journal may have: sixteen
 times what a snapshot of it takes."""
+
+
+@attrs.frozen
+class OneOfSeveral:
+    """What makes a process one of several that share a slot, and the second one with it."""
+
+    number: int
+    """The process's number, from 1 on; the one that takes its place has the same."""
+    begin: Callable[[], Place]
+    """Returns the place behind which the stream has everything, once the stream runs."""
+
+    def reader(self, slot: str) -> str:
+        """Return what its successor knows it by."""
+        # The first one takes the place of a single process.
+        return slot if self.number == 1 else f"{slot}/{self.number}"
 
 
 class Continuity:
@@ -66,6 +83,8 @@ class Continuity:
         attached: waits until the stream runs.
         stats: returns the stream's counts and positions.
         origin: knows where places come from.
+        begin: returns the place behind which the stream has everything, once the stream runs; None:
+            what is acknowledged says it, before anything was read.
     """
 
     def __init__(
@@ -78,6 +97,7 @@ class Continuity:
         attached: Callable[[], Awaitable[None]],
         stats: Callable[[], SourceStats],
         origin: Origin,
+        begin: Callable[[], Place] | None = None,
     ) -> None:
         self.durable = durable
         """The second slot and the journal."""
@@ -85,10 +105,10 @@ class Continuity:
         self._log = log
         self._new_log = new_log
         self._attached = attached
-        self._stats = stats
         self._origin = origin
-        # The LSN at which the stream began; None before that.
-        self._start: LSN | None = None
+        self._where = begin or (lambda: (stats().confirmed_lsn, -1))
+        # The place behind which the stream has everything; None before the stream runs.
+        self._start: Place | None = None
         # The LSN at which the WAL ended then; None before that is known. And the LSN up to which
         # everything has come, and whether all that was committed before the end is published.
         self._end: LSN | None = None
@@ -144,7 +164,7 @@ class Continuity:
 
     def _note_start(self) -> None:
         if self._start is None:
-            self._start = self._stats().confirmed_lsn
+            self._start = self._where()
             self._note_stream()
 
     def _note_stream(self) -> None:
@@ -162,7 +182,7 @@ class Continuity:
                 return
             self._note_start()
             assert self._start is not None
-            end = self._start
+            end = LSN(self._start[0])
             async with _patience(_WAL_END, "the database does not say where its WAL ends"):
                 end = await asked
         finally:
@@ -184,7 +204,7 @@ class Continuity:
         assert self._end is not None
         await self._channel_starts.release_new((self._end, -1))
 
-    async def _restore(self, start: LSN) -> None:
+    async def _restore(self, start: Place) -> None:
         """Put the changes of the second slot into the log, before those of the stream."""
         older = self._new_log()
         async with contextlib.aclosing(self.durable.restore(start)) as batches:
@@ -192,7 +212,7 @@ class Continuity:
                 older.append(events)
                 await asyncio.sleep(0)
         begin = self.durable.window_begin
-        floor = (start, -1) if begin is None else (begin, -1)
+        floor = start if begin is None else (begin, -1)
         self._log.put_before(older, floor)
         self.is_restored = True
 
@@ -221,6 +241,7 @@ def make_continuity(
     channel_starts: ChannelStarts,
     log: ChangeLog,
     clock: Callable[[], float],
+    share: OneOfSeveral | None = None,
 ) -> Continuity:
     """Return what lets clients come back to a server with a second slot.
 
@@ -235,6 +256,8 @@ def make_continuity(
         channel_starts: begins channels.
         log: the changes that clients may have missed.
         clock: of the memberships and the log.
+        share: what makes the process one of several that share the slot; None: it has the slot for
+            itself.
     """
     assert config.slot_name is not None
     assert config.replay_slot is not None
@@ -243,7 +266,7 @@ def make_continuity(
     seal = Seal(
         secret,
         b"",
-        digest(config.slot_name),
+        digest(config.slot_name if share is None else share.reader(config.slot_name)),
         secrets.token_bytes(8),
     )
     max_bytes = _MEGABYTE * min(
@@ -276,6 +299,7 @@ def make_continuity(
         stream=origin.stream,
         before_write=ledger.tell,
         on_expired=ledger.expired,
+        keeps=share is None or share.number == 1,
     )
     new_log = partial(
         ChangeLog, max_bytes=config.replay_memory_mb * _MEGABYTE, window=window, clock=clock
@@ -288,4 +312,5 @@ def make_continuity(
         attached=attached,
         stats=stats,
         origin=origin,
+        begin=None if share is None else share.begin,
     )

@@ -92,6 +92,8 @@ class Durable:
         before_write: called before a record is made, to note what has changed.
         on_expired: called with channels of other processes whose clients have been away for too
             long.
+        keeps: whether this process looks after the second slot; otherwise another one does that
+            shares it.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Durable:
         stream: Callable[[], StreamIdentity | None],
         before_write: Callable[[], None] = lambda: None,
         on_expired: Callable[[Sequence[OtherChannel]], None] = lambda members: None,
+        keeps: bool = True,
     ) -> None:
         self.journal = journal
         """The journal of this process."""
@@ -116,6 +119,7 @@ class Durable:
         self._stream = stream
         self._before_write = before_write
         self._on_expired = on_expired
+        self._keeps = keeps
         self._reader = JournalReader(journal)
         self.caught_up = self._reader.caught_up
         """Set when everything was read that was written before this process has got its slot."""
@@ -161,6 +165,8 @@ class Durable:
         """
 
         async def before_move(passed: LSN) -> bool:
+            # What others have written may be gone afterwards, and has to be in what is written now.
+            await self._reader.idle()
             return await self._write(passed=passed, reached=reached, flush=True)
 
         self.second_slot.before_move = before_move
@@ -191,16 +197,16 @@ class Durable:
                 logger.debug("the end of the WAL is not known yet: %s", exc)
             await asyncio.sleep(_PAUSE)
 
-    async def restore(self, start: LSN) -> AsyncGenerator[Sequence[Event], None]:
+    async def restore(self, begin: Place) -> AsyncGenerator[Sequence[Event], None]:
         """Read the changes that clients of former processes may have missed from the second slot.
 
         What fails is logged, and then there is less, or nothing.
 
         Args:
-            start: the LSN at which the main stream began. It has what commits there or later.
+            begin: the place behind which the main stream has everything.
 
         Yields:
-            Batches of events that commit before ``start``.
+            Batches of events up to ``begin``.
         """
         try:
             if not await self._write_boot():
@@ -208,12 +214,12 @@ class Durable:
                 self.caught_up.set()
             elif (slot := await self.second_slot.find()) is not None:
                 window = read_window(
-                    self._open_window, start, self._reader.read_older, slot=self.second_slot.name
+                    self._open_window, begin, self._reader.read_older, slot=self.second_slot.name
                 )
                 async with contextlib.aclosing(window) as batches:
                     async for events in batches:
                         yield events
-                self.window_begin = min(slot.confirmed_flush_lsn, start)
+                self.window_begin = min(slot.confirmed_flush_lsn, LSN(begin[0]))
         except (SlotLostError, DecodeError) as exc:
             await self.second_slot.give_up(str(exc))
         except SourceError as exc:
@@ -383,5 +389,6 @@ class Durable:
             while expired := self.journal.expire(self._window_seconds):
                 self._on_expired(expired)
                 await asyncio.sleep(0)
-            await self.second_slot.keep(needed)
+            if self._keeps:
+                await self.second_slot.keep(needed)
             await asyncio.sleep(min(self._window_seconds / 10, _INTERVAL))

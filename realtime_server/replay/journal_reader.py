@@ -46,6 +46,9 @@ class JournalReader:
         # The part that is being read.
         self._reading: Iterator[None] = iter(())
         self._come = asyncio.Event()
+        # Set while nothing that has come is to be read.
+        self._idle = asyncio.Event()
+        self._idle.set()
         # While what is older is read, the rest waits.
         self._may_read = asyncio.Event()
 
@@ -60,6 +63,7 @@ class JournalReader:
             return
         self._waiting.append(part)
         self.waiting_bytes += len(part.data)
+        self._idle.clear()
         if self.waiting_bytes > _MOST_WAITING:
             self._read_all()
         self._come.set()
@@ -77,6 +81,10 @@ class JournalReader:
             for _ in self._reading:
                 await turn.give_way()
 
+    async def idle(self) -> None:
+        """Wait until all that has come was read."""
+        await self._idle.wait()
+
     async def run(self) -> None:
         """Read what comes; never return."""
         await self._may_read.wait()
@@ -90,6 +98,7 @@ class JournalReader:
                     await turn.give_way()
                 self._note()
                 await turn.give_way()
+            self._idle.set()
 
     def _verified(self, message: LogicalMessage) -> Part | None:
         if message.prefix != PREFIX or message.transaction is not None:

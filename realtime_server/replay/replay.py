@@ -25,7 +25,7 @@ from .absences import LostReason
 from .change_log import ChangeLog
 from .channel_ends import ChannelEnds
 from .channel_starts import ChannelStarts, OnStart
-from .continuity import Continuity, make_continuity
+from .continuity import Continuity, OneOfSeveral, make_continuity
 from .identity import Identifier
 from .membership import Membership
 from .memberships import Memberships
@@ -181,6 +181,7 @@ class Replay:
         secret: bytes,
         attached: Callable[[], Awaitable[None]],
         stats: Callable[[], SourceStats],
+        share: OneOfSeveral | None = None,
     ) -> None:
         """Let clients come back after a restart, and to other servers; before the server starts.
 
@@ -189,6 +190,7 @@ class Replay:
             secret: the key of the journal's records.
             attached: waits until the stream runs.
             stats: returns the stream's counts and positions.
+            share: what makes the server one of several that share the slot.
         """
         self._continuity = make_continuity(
             config,
@@ -201,6 +203,7 @@ class Replay:
             channel_starts=self._channel_starts,
             log=self.log,
             clock=self.proofs.clock,
+            share=share,
         )
         self.needs.elsewhere = self._continuity.durable.journal.lowest
 

@@ -10,6 +10,7 @@ from realtime_core import SourceStats
 
 from ..config import ServerConfig
 from ..fanout.hub import Hub
+from .continuity import OneOfSeveral
 from .identity import Identifier
 from .proofs import Proofs
 from .publishing import Publish
@@ -30,6 +31,7 @@ def make_replay(
     *,
     attached: Callable[[], Awaitable[None]],
     stats: Callable[[], SourceStats],
+    share: OneOfSeveral | None = None,
 ) -> Replay:
     """Return the replay of a server.
 
@@ -41,6 +43,7 @@ def make_replay(
         publish: publishes events to the hub of a round.
         attached: waits until the stream runs.
         stats: returns the stream's counts and positions.
+        share: what makes the server one of several that share a slot; None: it has one for itself.
     """
     # Other servers know the keys of channels from the journal alone.
     secret = secrets.token_bytes(32)
@@ -58,5 +61,5 @@ def make_replay(
         clock=proofs.clock,
     )
     if config.replay_slot is not None:
-        replay.continue_with(config, secret=secret, attached=attached, stats=stats)
+        replay.continue_with(config, secret=secret, attached=attached, stats=stats, share=share)
     return replay

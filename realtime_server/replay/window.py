@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
-from realtime_core import LSN, Event, LogicalMessage
+from realtime_core import Event, LogicalMessage
 from realtime_core.errors import SlotInUseError, SourceError
 
-from .places import place_of
+from .places import Place, place_of
 
 __all__ = ["WindowSource", "read_window"]
 
@@ -37,7 +37,7 @@ class WindowSource(Protocol):
 
 async def read_window(
     open_source: Callable[[], WindowSource],
-    start: LSN,
+    begin: Place,
     read_message: Callable[[LogicalMessage], Awaitable[None]],
     *,
     slot: str,
@@ -46,12 +46,12 @@ async def read_window(
 
     Args:
         open_source: returns a new source on the second slot.
-        start: the LSN at which the main stream began. It has what commits there or later.
+        begin: the place behind which the main stream has everything.
         read_message: takes each logical message.
         slot: the name of the second slot, for errors.
 
     Yields:
-        Batches of events that commit before ``start``, without logical messages.
+        Batches of events up to ``begin``, without logical messages.
 
     Raises:
         SourceError: if the slot cannot be read from.
@@ -66,7 +66,7 @@ async def read_window(
             changes: list[Event] = []
             for event in batch:
                 place = place_of(event)
-                if place is not None and place[0] >= start:
+                if place is not None and place > begin:
                     yield changes
                     return
                 if isinstance(event, LogicalMessage):

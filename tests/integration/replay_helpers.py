@@ -123,7 +123,7 @@ class Node:
             asyncio.create_task(self._read()),
             asyncio.create_task(self.durable.run(self)),
         ]
-        async with contextlib.aclosing(self.durable.restore(self.start)) as batches:
+        async with contextlib.aclosing(self.durable.restore((self.start, -1))) as batches:
             async for events in batches:
                 self.restored += events
         async with asyncio.timeout(30):

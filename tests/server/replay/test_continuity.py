@@ -42,7 +42,7 @@ class Durable:
     async def wal_end(self) -> LSN:
         return await self.end
 
-    async def restore(self, start: LSN) -> AsyncGenerator[Sequence[Event], None]:
+    async def restore(self, begin: Place) -> AsyncGenerator[Sequence[Event], None]:
         await self.restored.wait()
         yield []
 

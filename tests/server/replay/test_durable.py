@@ -95,7 +95,7 @@ class World:
         )
 
     async def begin(self) -> asyncio.Task[None]:
-        async for _ in self.durable.restore(cast(Any, 0)):
+        async for _ in self.durable.restore((0, -1)):
             pass
         self.durable.caught_up.set()
         return asyncio.create_task(self.durable.run(NobodyHere()))
@@ -175,7 +175,7 @@ async def test_a_start_gives_up_a_journal_that_cannot_be_written(
     monkeypatch.setattr(durable, "_PAUSE", 0.01)
     world = World()
     world.messages.fails = True
-    async for _ in world.durable.restore(cast(Any, 0)):
+    async for _ in world.durable.restore((0, -1)):
         pass
     # Nobody waits for what will not come.
     assert world.durable.caught_up.is_set()
