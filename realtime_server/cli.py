@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 
@@ -35,6 +35,9 @@ from .server import RealtimeServer
 from .webhooks.check import webhook_findings
 from .webhooks.redeliver import run_redeliver
 
+if TYPE_CHECKING:
+    from .workers.supervisor import Supervisor
+
 if sys.platform != "win32":
     import resource
 
@@ -42,6 +45,8 @@ __all__ = ["main"]
 
 logger = logging.getLogger("realtime.server")
 
+CUT_OFF: Final = signal.SIGUSR1 if hasattr(signal, "SIGUSR1") else signal.SIGTERM
+"""The signal by which a supervisor has its workers cut their clients off."""
 _SPARE_FILES: Final = 100
 """How many files may be open besides the clients' connections, also for refusing further ones."""
 
@@ -82,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.check:
             return asyncio.run(_check(config))
         with asyncio.Runner(loop_factory=_loop_factory(config.event_loop)) as runner:
-            runner.run(_serve(config))
+            runner.run(_serve(config, dev=arguments.dev, links=arguments.worker))
     except ConfigError as exc:
         return _refuse(exc)
     except ServerError as exc:
@@ -145,6 +150,8 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="connect to the database, report what would stop the server, and exit",
     )
+    # How a supervisor starts its workers: the worker's number, and the descriptors of its links.
+    parser.add_argument("--worker", type=_worker_links, help=argparse.SUPPRESS)
     parser.add_argument("--version", action="version", version=f"realtime-core {__version__}")
     commands = parser.add_subparsers(dest="command", title="commands")
     migrate = commands.add_parser("migrate", help="set up the database for RLS mode")
@@ -242,37 +249,76 @@ def _raise_file_limit(connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def _serve(config: ServerConfig) -> None:
+def _worker_links(text: str) -> tuple[int, int, int]:
+    number, changes, control = map(int, text.split(","))
+    return number, changes, control
+
+
+async def _serve(config: ServerConfig, *, dev: bool, links: tuple[int, int, int] | None) -> None:
+    """Run a server, a supervisor of several, or one of these, until it is stopped.
+
+    Args:
+        config: the settings.
+        dev: whether workers take the defaults of ``--dev``.
+        links: for one of several: its number, and the file descriptors of its links.
+    """
     return_freed_memory()
-    _raise_file_limit(config.max_connections)
+    if links is not None or config.worker_count == 1:
+        _raise_file_limit(config.max_connections)
     stop = asyncio.Event()
     _on_stop_signals(stop.set)
-    server = RealtimeServer(config)
+    server = await _make_server(config, dev=dev, links=links)
     notifier = Notifier(
         os.environ, is_attached=lambda: server.is_attached, why_not_ready=server.why_not_ready
     )
     if hasattr(signal, "SIGHUP"):  # not on Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload_keys)
+    if links is not None:
+        asyncio.get_running_loop().add_signal_handler(CUT_OFF, server.cut_off)
     async with server:
         # Most objects exist by now, and stay. A collection of garbage that looks at all of them
         # takes 50 ms, in which every client waits, so exclude them.
         gc.collect()
         gc.freeze()
-        logger.info("listening on %s, port %d", _host(config), server.port)
-        notifying = asyncio.create_task(notifier.run())
+        tasks = [asyncio.create_task(notifier.run())]
+        if links is None:
+            tasks.append(asyncio.create_task(_say_listening(server, config)))
         stopped = asyncio.create_task(stop.wait())
         ended = asyncio.create_task(server.wait())
         await asyncio.wait({stopped, ended}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
-        notifying.cancel()
+        for task in (stopped, *tasks):
+            task.cancel()
         notifier.stopping()
         if ended.done():
             ended.result()
         ended.cancel()
-        # A second signal cuts the clients off.
-        _on_stop_signals(server.cut_off)
-        logger.info("stopping: closing connections, for at most %d ms", config.drain_timeout)
-    logger.info("stopped")
+        if links is None:
+            # A second signal cuts the clients off. A worker may get the first one twice, from the
+            # service manager and from its supervisor.
+            _on_stop_signals(server.cut_off)
+            logger.info("stopping: closing connections, for at most %d ms", config.drain_timeout)
+    if links is None:
+        logger.info("stopped")
+
+
+async def _make_server(
+    config: ServerConfig, *, dev: bool, links: tuple[int, int, int] | None
+) -> RealtimeServer | Supervisor:
+    # One process alone needs nothing of what several need.
+    if links is not None:
+        from .workers.worker import Worker
+
+        return RealtimeServer(config, await Worker.open(*links))
+    if config.worker_count > 1:
+        from .workers.supervisor import Supervisor
+
+        return Supervisor(config, dev=dev)
+    return RealtimeServer(config)
+
+
+async def _say_listening(server: RealtimeServer | Supervisor, config: ServerConfig) -> None:
+    await server.listening()
+    logger.info("listening on %s, port %d", _host(config), server.port)
 
 
 def _on_stop_signals(callback: Callable[[], None]) -> None:

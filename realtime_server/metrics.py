@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Final
 
+import attrs
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -33,12 +34,22 @@ from .replay.stats import ReplayStats
 from .rls.counters import Counters
 from .webhooks.stats import WebhookStats
 
-__all__ = ["CONTENT_TYPE", "Durations", "Metrics"]
+__all__ = ["CONTENT_TYPE", "Durations", "Metrics", "WorkerStats"]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 _CLOSE_CODES: Final = frozenset(range(1000, 1016))
+
+
+@attrs.frozen
+class WorkerStats:
+    """What is counted of the workers of a server that has several."""
+
+    running: int = 0
+    """How many accept connections."""
+    restarts: int = 0
+    """How often one was started in place of one that had ended."""
 
 
 class Metrics:
@@ -51,6 +62,7 @@ class Metrics:
         checks: what RLS mode counts; None in STREAM mode.
         webhooks: returns what the webhooks count.
         replay: returns what replay counts.
+        workers: returns what is counted of the workers; None for a server that has none.
     """
 
     def __init__(
@@ -62,6 +74,7 @@ class Metrics:
         checks: Counters | None = None,
         webhooks: Callable[[], WebhookStats] = WebhookStats,
         replay: Callable[[], ReplayStats] = ReplayStats,
+        workers: Callable[[], WorkerStats] | None = None,
     ) -> None:
         self.outbox = OutboxCounters()
         self._registry = CollectorRegistry()
@@ -116,6 +129,8 @@ class Metrics:
         registry.register(_Collector(self.outbox, stats, hub, backlog, checks or Counters()))
         registry.register(_WebhookCollector(webhooks))
         registry.register(_ReplayCollector(replay))
+        if workers is not None:
+            registry.register(_WorkerCollector(workers))
 
     def limit(self, name: str) -> None:
         """Count something that exceeded a limit."""
@@ -359,6 +374,24 @@ class _ReplayCollector(Collector):
             ),
         }
         yield from _families("realtime_replay", gauges, counters)
+
+
+class _WorkerCollector(Collector):
+    """Reads what is counted of the workers."""
+
+    def __init__(self, stats: Callable[[], WorkerStats]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        stats = self._stats()
+        yield GaugeMetricFamily(
+            "realtime_workers", "Workers that accept connections.", stats.running
+        )
+        yield CounterMetricFamily(
+            "realtime_worker_restarts",
+            "How often a worker was started in place of one that had ended.",
+            stats.restarts,
+        )
 
 
 def _families(

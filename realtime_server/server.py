@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from functools import partial
+from http import HTTPStatus
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from websockets.asyncio.server import ServerConnection
 
@@ -16,17 +17,17 @@ from realtime_core import ConfigError
 from .auth.authorizer import AllowAll, ConnectRequest, TokenAuthorizer
 from .auth.setup import make_verifier, reread_verifier
 from .config import ReplicationMode, ServerConfig
-from .config.database.source import make_source
+from .config.database.source import ServerSource, make_source
 from .config.process_memory import memory_limit
 from .fanout.allowed_topics import TopicRules
-from .fanout.attachment import Attachment
+from .fanout.attachment import Attachment, why_not_ready
 from .fanout.cancellation import cancel_within
 from .fanout.hub import Hub
 from .fanout.stream.mode import StreamMode
 from .metrics import CONTENT_TYPE, Metrics
 from .net.connection import Connection
 from .net.filter_limits import FilterBudget
-from .net.http import HttpEndpoint, Site
+from .net.http import NO_STORE, HttpEndpoint, HttpRequest, Response, Site
 from .net.inspector import TableList, inspector_endpoints
 from .net.listener import Listener, bind
 from .net.services import Services
@@ -45,11 +46,13 @@ from .rls.round_publisher import RoundPublisher, make_round_publisher
 from .webhooks.service import Webhooks, make_webhooks
 from .webhooks.stats import WebhookStats
 
+if TYPE_CHECKING:
+    from .workers.worker import Worker
+
 __all__ = ["RealtimeServer"]
 
 logger = logging.getLogger("realtime.server")
 
-_MEGABYTE: Final = 1_000_000
 _SHARE: Final = 4
 """Which part of the memory may wait for all clients, unless a setting says it: a quarter."""
 _PATIENCE: Final = 1.0
@@ -70,20 +73,24 @@ class RealtimeServer:
 
     Args:
         config: the settings.
+        worker: the links to the supervisor, if this is one of several workers: the changes come
+            from there; None: this server reads the database itself.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, worker: Worker | None = None) -> None:
         self.config = config
         """The settings."""
+        self._worker = worker
         # Decides who may connect, and who may join which topic.
         self._authorizer = (
             TokenAuthorizer(make_verifier(config)) if config.secure_channels else AllowAll()
         )
-        self.source = source = make_source(config)
+        source: ServerSource = make_source(config) if worker is None else worker.source
+        self.source = source
         """Reads the database's changes."""
         is_rls = config.replication_mode is ReplicationMode.RLS
         proofs: Proofs | None = None
-        if config.replay_window:
+        if config.replays:
             proofs = Proofs(interval=config.replay_ping_interval / 1000, clock=time.monotonic)
         rules = config.configuration_file.realtime
         new_hub = partial(
@@ -114,18 +121,20 @@ class RealtimeServer:
                 publish,
                 attached=lambda: self.mode.attached(),
                 stats=source.stats,
+                share=None if worker is None else worker.share(),
             )
             # What everything else sees of it.
             guarded = GuardedReplay(self.replay, self.hub)
         # Sends changes to webhooks; None if the configuration file has none.
         self._webhooks: Webhooks | None = None
-        if config.configuration_file.webhooks:
+        if config.configuration_file.webhooks and worker is None:
             self._webhooks = make_webhooks(config, others=source.stats)
         backlog = Backlog(
             OutboxLimits(
                 max_bytes=config.outbox_max_bytes,
                 max_age=config.outbox_max_age / 1000,
-                total_bytes=config.outbox_total_bytes or memory_limit() // _SHARE,
+                total_bytes=config.outbox_total_bytes
+                or memory_limit() // _SHARE // config.worker_count,
             )
         )
         self.metrics = Metrics(
@@ -169,8 +178,9 @@ class RealtimeServer:
         # were; made when the server is opened.
         self._broadcasting: asyncio.Task[None]
         self._replaying: asyncio.Task[None] | None = None
-        # The task that looks for what replay may have left over; likewise.
-        self._warning: asyncio.Task[None]
+        # The task that looks for what replay may have left over, or in a worker listens to the
+        # supervisor; likewise.
+        self._looking: asyncio.Task[None]
         self.port = config.port
         """The port that the server listens on, once it is open."""
 
@@ -186,13 +196,14 @@ class RealtimeServer:
             loopback=config.loopback,
             ip_version=config.realtime_ip_version,
             send_buffer_bytes=config.send_buffer_bytes,
+            shared=self._worker is not None,
         )
         self.port = sock.getsockname()[1]
         site = Site(
             why_not_ready=self.why_not_ready,
-            metrics=self.metrics.render if config.expose_metrics else None,
+            metrics=self.metrics.render if config.expose_metrics and self._worker is None else None,
             metrics_type=CONTENT_TYPE,
-            more=self._inspector() if config.inspector else None,
+            more=self._further_endpoints(),
         )
         self._listener = Listener(
             sock,
@@ -208,7 +219,11 @@ class RealtimeServer:
         self._broadcasting = asyncio.create_task(self.mode.run())
         if self._services.replay is not None:
             self._replaying = asyncio.create_task(self._services.replay.run())
-        self._warning = asyncio.create_task(warn_of_leftovers(config, self.mode.attached))
+        if self._worker is None:
+            self._looking = asyncio.create_task(warn_of_leftovers(config, self.mode.attached))
+        else:
+            self._looking = asyncio.create_task(self._worker.run(self.metrics.render))
+            self._worker.started()
         if self._webhooks is not None:
             await self._webhooks.__aenter__()
         return self
@@ -227,13 +242,13 @@ class RealtimeServer:
         """
         self._listener.stop_accepting()
         self._broadcasting.cancel()
-        self._warning.cancel()
+        self._looking.cancel()
         if self._replaying is not None:
             self._replaying.cancel()
         # Beside the sockets: an endpoint may take as long as they.
         closing = asyncio.create_task(self._close_webhooks())
         try:
-            tasks = {self._broadcasting, self._warning} | (
+            tasks = {self._broadcasting, self._looking} | (
                 {self._replaying} if self._replaying else set()
             )
             await cancel_within(tasks, _PATIENCE)
@@ -256,13 +271,10 @@ class RealtimeServer:
 
     def why_not_ready(self) -> str | None:
         """Return why clients would not get changes now, None if they would; for ``/ready``."""
-        stats, most = self.source.stats(), self.config.ready_max_lag_mb
-        if not stats.connected:
-            return "the database's changes are not being read"
-        if most and stats.lag_bytes > most * _MEGABYTE:
-            lag = f"{stats.lag_bytes / _MEGABYTE:.0f}"
-            return f"the stream is {lag} MB behind, at most {most} are good (READY_MAX_LAG_MB)"
-        return None
+        return why_not_ready(self.source.stats(), self.config)
+
+    async def listening(self) -> None:
+        """Do nothing: an open server accepts connections."""
 
     @property
     def open_connections(self) -> int:
@@ -281,6 +293,8 @@ class RealtimeServer:
             tasks.add(self._replaying)
         if self._webhooks is not None:
             tasks.add(self._webhooks.running)
+        if self._worker is not None:
+            tasks.add(self._looking)
         # A cancellation of this ends none of them.
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in ended:
@@ -309,6 +323,17 @@ class RealtimeServer:
     async def _close_webhooks(self) -> None:
         if self._webhooks is not None:
             await self._webhooks.__aexit__(None, None, None)
+
+    def _further_endpoints(self) -> dict[str, HttpEndpoint]:
+        more = self._inspector() if self.config.inspector else {}
+        worker = self._worker
+        if worker is not None and self.config.expose_metrics:
+
+            async def metrics(_: HttpRequest) -> Response:
+                return Response(HTTPStatus.OK, CONTENT_TYPE, await worker.metrics(), NO_STORE)
+
+            more["/metrics"] = metrics
+        return more
 
     def _inspector(self) -> dict[str, HttpEndpoint]:
         tables, origins = TableList.of(self.config), self.config.allowed_origins

@@ -107,7 +107,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "httpx": ("realtime_server.webhooks.client",),
     "joserfc": ("realtime_server.auth",),
     "orjson": ("realtime_server.fanout.payloads", "realtime_server.phoenix"),
-    "prometheus_client": ("realtime_server.metrics",),
+    "prometheus_client": ("realtime_server.metrics", "realtime_server.workers.sums"),
     "psycopg": (
         "realtime_core.doctor",
         "realtime_core.sources",
@@ -573,6 +573,14 @@ def test_the_files_that_the_page_of_the_architecture_names_are_there() -> None:
                 missing.append(name)
     assert named > 100
     assert missing == []
+
+
+def test_one_process_loads_nothing_of_what_several_need() -> None:
+    several = ("realtime_server.workers", "realtime_server.cluster")
+    loaded = read_house().loaded_by("realtime_server.__main__")
+    loaded |= read_house().loaded_by("realtime_server.cli")
+    assert [name for name in loaded if is_in(name, several)] == []
+    assert is_in("realtime_server.workers.supervisor", several)
 
 
 def test_decoding_loads_no_driver_and_no_event_loop() -> None:

@@ -12,7 +12,7 @@ import pytest
 from realtime_core import GapReason, SourceStats
 from realtime_server.config import ConfigurationFile, ServerConfig, variables
 from realtime_server.fanout.hub import HubStats
-from realtime_server.metrics import Metrics
+from realtime_server.metrics import Metrics, WorkerStats
 from realtime_server.phoenix.reasons import CloseReason, Reason
 from realtime_server.rls.channel_gaps import ChannelGapReason
 from tests.log_events import LogEvent, documented_events, events
@@ -78,7 +78,8 @@ METRICS = "docs/reference/metrics.md"
 
 
 def test_metrics_are_those_that_are_documented() -> None:
-    text = Metrics(stats=SourceStats, hub=HubStats, backlog=make_backlog()).render().decode()
+    metrics = Metrics(stats=SourceStats, hub=HubStats, backlog=make_backlog(), workers=WorkerStats)
+    text = metrics.render().decode()
     types = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     # Companions of others, as the page says.
     exposed = {(name, kind) for name, kind in types.items() if not name.endswith("_created")}

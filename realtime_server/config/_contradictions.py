@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
+
+import attrs
 
 from .choices import DatabaseTls, OutputPlugin, ReplicationMode, ShortSecret
 
@@ -108,8 +112,42 @@ def contradictions(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]
             f"WEBHOOK_BACKOFF_MIN is {config.webhook_backoff_min}, above WEBHOOK_BACKOFF_MAX, "
             f"{config.webhook_backoff_max}; swap them",
         )
+    if config.workers != 1:
+        yield from _of_workers(config)
     if config.configuration_file.webhooks:
         yield from _of_webhooks(config)
+
+
+def _of_workers(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    if not _spreads_connections():
+        yield (
+            ("workers",),
+            f"WORKERS is {config.workers}, and this system does not spread connections over "
+            "several processes on one port, as Linux does; set WORKERS=1, and start several "
+            "servers behind a load balancer instead",
+        )
+    if config.output_plugin is not OutputPlugin.PGOUTPUT:
+        yield (
+            ("workers", "output_plugin"),
+            "WORKERS and OUTPUT_PLUGIN=wal2json: workers get what pgoutput writes; set WORKERS=1, "
+            "or unset OUTPUT_PLUGIN",
+        )
+    window = attrs.fields(type(config)).replay_window.default
+    if config.replay_window not in (0, window) and not config.replays:
+        yield (
+            (
+                *("workers", "replay_window", "replay_wal_mb", "replay_secret"),
+                *("slot_name", "temporary_slot", "output_plugin", "jwt_secret", "db_password"),
+            ),
+            f"WORKERS is {config.workers} and REPLAY_WINDOW is set, but a client that comes back "
+            "to another worker is known there only by a permanent slot's journal; set SLOT_NAME, "
+            "a secret (REPLAY_SECRET, JWT_SECRET or DB_PASSWORD) and REPLAY_WAL_MB above 0, or "
+            "REPLAY_WINDOW=0, or WORKERS=1",
+        )
+
+
+def _spreads_connections() -> bool:
+    return sys.platform == "linux" and hasattr(socket, "SO_REUSEPORT")
 
 
 def _of_webhooks(config: ServerConfig) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -89,6 +89,7 @@ __all__ = [
     "Text",
     "Tls",
     "WhenFulls",
+    "Workers",
     "kind_of",
 ]
 
@@ -157,6 +158,7 @@ Port = Annotated[int, _whole_number(1, 65535)]
 ListenPort = Annotated[int, _whole_number(0, 65535)]
 Number = Annotated[int, _whole_number(1)]
 Attempts = Annotated[int, _whole_number(0)]
+Workers = Annotated[int, _whole_number(0, 256)]
 Milliseconds = Annotated[int, _whole_number(1, unit="ms")]
 Pause = Annotated[int, _whole_number(0, unit="ms")]
 # Nothing works with fewer bytes.

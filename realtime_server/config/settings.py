@@ -9,6 +9,7 @@ name is the field's name in capitals.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Final, Self
 
@@ -135,6 +136,11 @@ class ServerConfig(ConnectionSettings):
     )
     drain_timeout: kinds.Milliseconds = variable(
         5000, "how long a stop may take until the last connection is closed"
+    )
+    workers: kinds.Workers = variable(
+        1,
+        "how many processes [serve clients on the port](../howto/run-the-server.md#use-all-cores), "
+        "on Linux; 0: one for each core; with more than one, limits and memory are those of each",
     )
 
     # Replay
@@ -319,6 +325,22 @@ class ServerConfig(ConnectionSettings):
         return near_misses(environ, cls, _FAMILIES)
 
     @property
+    def worker_count(self) -> int:
+        """How many processes serve clients."""
+        return self.workers or _cores()
+
+    @property
+    def replays(self) -> bool:
+        """Whether clients that come back get what they missed.
+
+        Of several workers, a client comes back to any. What that one has to know of it is in the
+        journal, if there is one.
+        """
+        if not self.replay_window:
+            return False
+        return self.worker_count == 1 or self.replay_slot is not None
+
+    @property
     def webhook_slot(self) -> str | None:
         """Name of the permanent slot of the webhooks; None: they have a temporary one."""
         if self.webhook_slot_name is not None:
@@ -351,7 +373,13 @@ class ServerConfig(ConnectionSettings):
     def shortcomings(self) -> list[str]:
         """Return a sentence for each thing that may be lost with these settings."""
         found = []
-        if self._is_replay_slot_wanted and not self.has_replay_secret:
+        if self.replay_window and not self.replays:
+            found.append(
+                f"with WORKERS={self.workers} nothing is replayed: a client may come back to "
+                "another worker, which knows of it only with a permanent slot, a secret and "
+                "REPLAY_WAL_MB; set SLOT_NAME, or WORKERS=1"
+            )
+        elif self._is_replay_slot_wanted and not self.has_replay_secret:
             found.append(
                 "replay has no secret, so it does not outlive the server: whoever may run SQL "
                 "could forge its journal; set REPLAY_SECRET, the same for all servers of the "
@@ -369,3 +397,10 @@ class ServerConfig(ConnectionSettings):
                     "WEBHOOK_DEAD_LETTERS"
                 )
         return found
+
+
+def _cores() -> int:
+    """Return on how many cores this process may run."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
+from realtime_core import SourceStats
 from realtime_core.errors import RealtimeError
 
-__all__ = ["Attachment", "Wait"]
+from ..config import ServerConfig
+
+__all__ = ["Attachment", "Wait", "why_not_ready"]
+
+_MEGABYTE: Final = 1_000_000
 
 
 class Wait:
@@ -95,3 +100,19 @@ class Attachment:
         if not self._waiting and self._task is not None:
             self._task.cancel()
             self._task = None
+
+
+def why_not_ready(stats: SourceStats, config: ServerConfig) -> str | None:
+    """Return why clients would not get changes now, None if they would; for ``/ready``.
+
+    Args:
+        stats: what the source of the changes counts.
+        config: says how far behind the stream may be.
+    """
+    most = config.ready_max_lag_mb
+    if not stats.connected:
+        return "the database's changes are not being read"
+    if most and stats.lag_bytes > most * _MEGABYTE:
+        lag = f"{stats.lag_bytes / _MEGABYTE:.0f}"
+        return f"the stream is {lag} MB behind, at most {most} are good (READY_MAX_LAG_MB)"
+    return None

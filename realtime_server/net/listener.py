@@ -39,7 +39,7 @@ from .http import Site
 from .origins import is_allowed
 from .slow_clients import Backlog
 
-__all__ = ["Handler", "Listener", "bind", "deflate_factory"]
+__all__ = ["Handler", "Listener", "bind", "deflate_factory", "reserve"]
 
 PATHS: Final = ("/socket/websocket", "/realtime/v1/websocket")
 """Where WebSockets are served, with or without a slash at the end."""
@@ -70,6 +70,7 @@ def bind(
     loopback: bool,
     ip_version: IpVersion = IpVersion.IPV6,
     send_buffer_bytes: int = 0,
+    shared: bool = False,
 ) -> socket.socket:
     """Open the listening socket: 127.0.0.1, every IPv4 address, or every IPv6 and IPv4 one.
 
@@ -79,20 +80,26 @@ def bind(
         ip_version: IPv6 takes IPv4 as well, where the system can.
         send_buffer_bytes: SO_SNDBUF of each accepted connection, which inherits it from the
             listening socket; 0: the system's default.
+        shared: whether other processes may listen on the port, too; the system spreads connections
+            over all of them.
 
     Raises:
         ServerError: if the port cannot be bound.
     """
     try:
         if loopback:
-            sock = socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
+            sock = socket.create_server(("127.0.0.1", port), backlog=BACKLOG, reuse_port=shared)
         elif ip_version is IpVersion.IPV6 and socket.has_dualstack_ipv6():
             # asyncio would set IPV6_V6ONLY on a socket that it makes itself.
             sock = socket.create_server(
-                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
+                ("", port),
+                family=socket.AF_INET6,
+                dualstack_ipv6=True,
+                backlog=BACKLOG,
+                reuse_port=shared,
             )
         else:
-            sock = socket.create_server(("", port), backlog=BACKLOG)
+            sock = socket.create_server(("", port), backlog=BACKLOG, reuse_port=shared)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
             raise ServerError(
@@ -102,6 +109,36 @@ def bind(
     if send_buffer_bytes:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     return sock
+
+
+def reserve(port: int, *, loopback: bool, ip_version: IpVersion) -> socket.socket:
+    """Take a port for several processes, each of which is to :func:`bind` it with ``shared``.
+
+    Nobody connects to the socket that is returned. While it is open, processes of other users and
+    those that do not share the port cannot take it.
+
+    Args:
+        port: as for :func:`bind`; ``loopback`` and ``ip_version``, too.
+        loopback: 127.0.0.1 only.
+        ip_version: IPv6 takes IPv4 as well, where the system can.
+
+    Raises:
+        ServerError: if the port cannot be bound. Another server's workers would share it.
+    """
+    with bind(port, loopback=loopback, ip_version=ip_version) as sock:
+        address, family = sock.getsockname(), sock.family
+        dualstack = family is socket.AF_INET6
+    reserved = socket.socket(family)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if dualstack:
+        reserved.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    try:
+        reserved.bind(address)
+    except OSError as exc:
+        reserved.close()
+        raise ServerError(f"cannot listen on port {address[1]}: {exc.strerror}; set PORT") from exc
+    return reserved
 
 
 class Listener:

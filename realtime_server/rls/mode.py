@@ -59,7 +59,8 @@ logger = logging.getLogger("realtime.rls")
 
 _CONNECTIONS: Final = 4
 """How many connections check rows at once. Two more check for the viewers whose policies take too
-long, and two for those whose checks were cancelled because of these."""
+long, and two for those whose checks were cancelled because of these. Each of several workers has
+half of all these."""
 _SHARE: Final = 4
 """Which part of the memory may wait for slow policies, unless a setting says it: a quarter."""
 _PATIENCE: Final = 5.0
@@ -104,11 +105,12 @@ class RlsMode:
         self._dsn = dsn = partial(resolve_dsn, config)
         timeout = config.rls_check_timeout / 1000
         said = Said()
+        few = 1 if config.worker_count > 1 else 2
         # Three pools of connections that check rows: for all viewers together, for those who were
         # too slow there, and for those of whom it is not known whether they are.
-        self._visibility = Visibility(dsn, timeout=timeout, size=_CONNECTIONS, said=said)
-        self._apart = Visibility(dsn, timeout=timeout, name="rls apart", size=2, said=said)
-        self._on_trial = Visibility(dsn, timeout=timeout, name="rls on trial", size=2, said=said)
+        self._visibility = Visibility(dsn, timeout=timeout, size=_CONNECTIONS // 2 * few, said=said)
+        self._apart = Visibility(dsn, timeout=timeout, name="rls apart", size=few, said=said)
+        self._on_trial = Visibility(dsn, timeout=timeout, name="rls on trial", size=few, said=said)
         self._publisher = publisher
         # A pool of connections that check joins.
         self._connections = Connections(
@@ -147,7 +149,7 @@ class RlsMode:
             self._on_trial,
             delivery,
             counters,
-            max_bytes=config.rls_waiting_bytes or memory_limit() // _SHARE,
+            max_bytes=config.rls_waiting_bytes or memory_limit() // _SHARE // config.worker_count,
             places=places,
         )
         # Takes batches of changes from the reader to the channels.

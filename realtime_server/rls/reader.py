@@ -16,7 +16,6 @@ import attrs
 
 from realtime_core import (
     Begin,
-    ChangeSource,
     Commit,
     Delete,
     Event,
@@ -30,6 +29,7 @@ from realtime_core import (
 from realtime_core.errors import RealtimeError
 
 from ..fanout.payloads.oversize import size_of
+from ..fanout.stream.broadcaster import BatchSource
 
 __all__ = ["Batch", "Read", "BatchReader"]
 
@@ -74,7 +74,7 @@ class BatchReader:
         interval: the least seconds from one batch to the next, unless that one is full already.
     """
 
-    def __init__(self, source: ChangeSource, *, limit: int, interval: float) -> None:
+    def __init__(self, source: BatchSource, *, limit: int, interval: float) -> None:
         self._source = source
         self._limit = limit
         self._interval = interval

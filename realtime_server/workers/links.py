@@ -198,14 +198,14 @@ class Links:
         now, patience = self._clock(), self._window.patience
         for worker in self._window.forget_left(now):
             logger.error(
-                "worker %d has not come back for %g s: the others do not wait for it any more",
+                "worker %d has not come back for %.0f s: the others do not wait for it any more",
                 *(worker, patience),
             )
             self._acknowledge(self._window.let_go())
         for worker in self._window.stalled(now):
             logger.error(
-                "worker %d has handed nothing out for %g s and holds the others back: it is ended, "
-                "and another one started",
+                "worker %d has handed nothing out for %.0f s and holds the others back: it is "
+                "ended, and another one started",
                 *(worker, patience),
             )
             self._stalled(worker)

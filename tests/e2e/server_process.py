@@ -60,6 +60,11 @@ class ServerProcess:
         return f"ws://127.0.0.1:{self.port}/socket"
 
     @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    @property
     def page_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/"
 

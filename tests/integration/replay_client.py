@@ -115,6 +115,15 @@ class ReplayClient:
         self._reading.cancel()
         return websocket
 
+    async def ended(self) -> int | None:
+        """Wait until the connection has ended; return its close code."""
+        websocket, reading = self.websocket, self._reading
+        assert websocket is not None
+        assert reading is not None
+        await asyncio.wait({reading})
+        self.websocket = None
+        return websocket.close_code
+
     async def _ended(self) -> None:
         assert self._reading is not None
         await self._reading

@@ -62,6 +62,9 @@ class FakeServer:
     def why_not_ready(self) -> None:
         return None
 
+    async def listening(self) -> None:
+        pass
+
     async def wait(self) -> None:
         if self.ending is not None:
             raise self.ending

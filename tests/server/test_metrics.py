@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from realtime_core import SourceStats
-from realtime_server.metrics import CONTENT_TYPE, Metrics
-from tests.server_helpers import make_metrics
+from realtime_server.fanout.hub import HubStats
+from realtime_server.metrics import CONTENT_TYPE, Metrics, WorkerStats
+from tests.server_helpers import make_backlog, make_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +77,8 @@ def test_two_servers_in_one_process_count_apart() -> None:
 def test_the_reference_page_has_every_metric_and_no_other() -> None:
     page = (ROOT / "docs/reference/metrics.md").read_text(encoding="utf-8")
     documented = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", page, re.MULTILINE))
-    text = make_metrics().render().decode()
+    metrics = Metrics(stats=SourceStats, hub=HubStats, backlog=make_backlog(), workers=WorkerStats)
+    text = metrics.render().decode()
     exposed = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     created = {name for name in exposed if name.endswith("_created")}
     assert documented == {name: kind for name, kind in exposed.items() if name not in created}

@@ -6,11 +6,18 @@ library's; here they are only told what the configuration says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from typing import TypeAlias
+from typing import Any, Protocol
 
-from realtime_core import Event, PgoutputSource, Wal2JsonSource
+from realtime_core import (
+    Event,
+    PgoutputSource,
+    Position,
+    RawPgoutputSource,
+    SourceStats,
+    Wal2JsonSource,
+)
 from realtime_core.sources.stream_options import StreamOptions
 
 from .. import SETTING_NAMES, OutputPlugin, ReplicationMode, ServerConfig
@@ -18,13 +25,34 @@ from .addresses import resolve_dsn
 
 __all__ = [
     "ServerSource",
+    "make_raw_source",
     "make_source",
     "make_webhook_source",
     "make_window_source",
     "setting_names",
 ]
 
-ServerSource: TypeAlias = PgoutputSource | Wal2JsonSource
+
+class ServerSource(Protocol):
+    """What the modes need of a :class:`~realtime_core.ChangeSource`. It yields batches of events,
+    with the boundaries of transactions, and a cancelled step loses nothing."""
+
+    enum_orders: dict[tuple[str, str], tuple[str, ...]]
+    """The labels of enum types in their declared order, by schema and name."""
+
+    async def __aenter__(self) -> Any: ...
+
+    async def aclose(self) -> None: ...
+
+    async def attached(self) -> None:
+        """Wait until changes are being read."""
+        ...
+
+    def batches(self) -> AsyncIterator[list[Event]]: ...
+
+    def ack(self, upto: Event | Position) -> None: ...
+
+    def stats(self) -> SourceStats: ...
 
 
 def setting_names(config: ServerConfig) -> Mapping[str, str]:
@@ -52,6 +80,21 @@ def make_source(config: ServerConfig) -> ServerSource:
             **options,
         )
     return Wal2JsonSource(dsn, **options)
+
+
+def make_raw_source(config: ServerConfig) -> RawPgoutputSource:
+    """Return what reads the same as :func:`make_source`, with rows as bytes, for several workers.
+
+    It attaches in the background.
+    """
+    options = _options(config, config.slot_name, setting_names(config))
+    options["temporary"] = config.temporary_slot
+    return RawPgoutputSource(
+        partial(resolve_dsn, config),
+        publications=config.publications,
+        messages="nontransactional" if config.replay_slot else False,
+        **options,
+    )
 
 
 def make_window_source(config: ServerConfig) -> PgoutputSource[Event]:

@@ -5,16 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Protocol
 
-from realtime_core import Begin, ChangeSource, Event, Gap, Idle
+from realtime_core import Begin, Event, Gap, Idle, Position
 
 from ...metrics import Metrics
 from ..hub import Hub
 from ..turns import run_steps
 
-__all__ = ["LiveStream", "broadcast"]
+__all__ = ["BatchSource", "LiveStream", "broadcast"]
+
+
+class BatchSource(Protocol):
+    """What is needed here of a :class:`~realtime_core.ChangeSource`."""
+
+    def batches(self) -> AsyncIterator[list[Event]]: ...
+
+    def ack(self, upto: Event | Position) -> None: ...
 
 
 class LiveStream(Protocol):
@@ -30,7 +38,7 @@ class LiveStream(Protocol):
 
 
 async def broadcast(
-    source: ChangeSource,
+    source: BatchSource,
     hub: Hub,
     metrics: Metrics,
     *,
@@ -73,7 +81,7 @@ async def broadcast(
         _acknowledge(source, batch)
 
 
-def _acknowledge(source: ChangeSource, batch: Sequence[Event]) -> None:
+def _acknowledge(source: BatchSource, batch: Sequence[Event]) -> None:
     for event in reversed(batch):
         if not isinstance(event, (Begin, Gap)):
             source.ack(event)

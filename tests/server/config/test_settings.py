@@ -236,6 +236,8 @@ TABLE = {
         EventLoop.ASYNCIO, "uvloop", EventLoop.UVLOOP, ("trio",), "use asyncio or uvloop"
     ),
     "DRAIN_TIMEOUT": number(5000, least=1),
+    # Several are not for a temporary slot.
+    "WORKERS": attrs.evolve(number(1, least=0, most=256), text=" 1 ", value=1),
     "REPLAY_WINDOW": number(300_000, least=0),
     "REPLAY_MEMORY_MB": number(64, least=1),
     "REPLAY_WAL_MB": number(1024, least=0),
@@ -780,6 +782,46 @@ def test_replay_without_a_secret_keeps_no_journal_and_says_so() -> None:
     assert kept(REPLAY_WAL_MB="0") == (None, [])
     assert kept(REPLAY_WINDOW="0") == (None, [])
     assert kept(TEMPORARY_SLOT="true") == (None, [])
+
+
+def test_workers_need_a_permanent_slot_to_replay_and_say_so() -> None:
+    several = {**OPEN, "WORKERS": "2", "REPLAY_SECRET": "s" * 32}
+    [said] = ServerConfig.from_env(several).shortcomings()
+    assert said.startswith("with WORKERS=2 nothing is replayed")
+    assert not ServerConfig.from_env(several).replays
+    with_slot = ServerConfig.from_env({**several, "SLOT_NAME": "shop"})
+    assert with_slot.replays
+    assert with_slot.shortcomings() == []
+    assert ServerConfig.from_env({**several, "REPLAY_WINDOW": "0"}).shortcomings() == []
+    [problem] = problems(WORKERS="2", REPLAY_WINDOW="1000")
+    assert problem.startswith("WORKERS is 2 and REPLAY_WINDOW is set")
+    # With a slot, or with one process, there is no problem.
+    ServerConfig.from_env({**several, "REPLAY_WINDOW": "1000", "SLOT_NAME": "a"})
+    ServerConfig.from_env({**OPEN, "WORKERS": "1", "REPLAY_WINDOW": "1000"})
+
+
+def test_workers_get_what_pgoutput_writes() -> None:
+    rls = {"REPLICATION_MODE": "RLS", "SECURE_CHANNELS": "true", "JWT_SECRET": "s" * 32}
+    assert problems(WORKERS="2", OUTPUT_PLUGIN="wal2json", **rls) == (
+        "WORKERS and OUTPUT_PLUGIN=wal2json: workers get what pgoutput writes; set WORKERS=1, or "
+        "unset OUTPUT_PLUGIN",
+    )
+
+
+def test_workers_are_refused_where_the_system_does_not_spread_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr("socket.SO_REUSEPORT")
+    [problem] = problems(WORKERS="2")
+    assert "does not spread connections over several processes on one port" in problem
+    ServerConfig.from_env({**OPEN, "WORKERS": "1"})
+
+
+def test_no_workers_are_one_for_each_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {1, 2, 3})
+    assert ServerConfig.from_env({**OPEN, "WORKERS": "0"}).worker_count == 3
+    assert ServerConfig.from_env({**OPEN, "WORKERS": "5"}).worker_count == 5
+    assert ServerConfig.from_env(OPEN).worker_count == 1
 
 
 def test_a_short_secret_of_replay_is_refused() -> None:

@@ -145,3 +145,40 @@ def test_each_worker_gets_everything_whoever_dies(seed: int) -> None:
             done[worker] = missed[0] - 1 if missed else window.sequence
         # Nothing is acknowledged that is still to be handed out by somebody.
         assert all(acknowledged < number for numbers in sent.values() for number in numbers)
+
+
+def behind(number: int) -> Behind:
+    return Behind(number, 0, number)
+
+
+def test_a_worker_begins_behind_what_the_one_before_it_had_handed_out() -> None:
+    window = Window()
+    window.join(1, 0)
+    window.join(2, 0)
+    assert window.begin_of(1) is None
+    for number in (10, 20, 30):
+        window.append(b"abc", place(number), behind(number), 0)
+    assert window.handed_out(1, 3, 0) is None
+    assert window.handed_out(2, 2, 0) == place(20)
+    window.leave(2, 0)
+    assert window.join(2, 0) == [(3, b"abc")]
+    assert window.begin_of(2) == behind(20)
+    # One that comes in nobody's place begins behind everything.
+    assert window.join(3, 0) == []
+    assert window.begin_of(3) == behind(30)
+
+
+def test_a_worker_that_does_not_come_back_is_not_waited_for_any_more() -> None:
+    window = Window(patience=30)
+    window.join(1, 0)
+    window.join(2, 0)
+    window.append(b"abc", place(10), behind(10), 0)
+    assert window.handed_out(1, 1, 0) is None
+    window.leave(2, 100)
+    assert window.forget_left(129) == []
+    assert window.let_go() is None
+    assert window.forget_left(130) == [2]
+    assert window.let_go() == place(10)
+    assert window.size == 0
+    assert window.join(2, 131) == []
+    assert window.begin_of(2) == behind(10)

@@ -1,0 +1,280 @@
+"""Processes: starts a supervisor's workers, and starts each again that ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import count as itertools_count
+from typing import Any, Final
+
+import attrs
+
+from realtime_core.errors import ServerError
+
+from .control import ControlLink
+from .links import Links
+from .sums import Sums
+
+__all__ = ["Pace", "Processes"]
+
+logger = logging.getLogger("realtime.server")
+
+_AT_ONCE: Final = 3
+"""How many times a worker is started again at once."""
+_WITHIN: Final = 10.0
+"""Seconds within which it is not started again more often than that."""
+_ANSWER: Final = 2.0
+"""Seconds that a worker may take to answer what it counts; then what it has answered last is
+taken."""
+_LINGER: Final = 1.0
+"""Seconds in which the last words of a process that has ended are read."""
+_CANNOT_START: Final = 2
+"""The exit code of a process whose settings cannot work, or which cannot listen."""
+
+
+class Pace:
+    """Bounds how often something is begun again.
+
+    Args:
+        clock: seconds, which only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._times: deque[float] = deque(maxlen=_AT_ONCE)
+
+    def pause(self) -> float:
+        """Return how many seconds to wait until it is begun the next time, and count that."""
+        now = self._clock()
+        due = now if len(self._times) < _AT_ONCE else max(now, self._times[0] + _WITHIN)
+        self._times.append(due)
+        return due - now
+
+
+@attrs.define
+class _Running:
+    """A worker's process."""
+
+    process: asyncio.subprocess.Process
+    control: ControlLink
+    has_started: bool = False
+    answers: dict[int, asyncio.Future[None]] = attrs.field(factory=dict)
+    """The requests for its metrics that it has not answered."""
+
+
+class Processes:
+    """A supervisor's workers.
+
+    Args:
+        count: how many.
+        command: what starts one, without the arguments that say which one it is.
+        environment: of the workers.
+        links: serves the links that bring the changes.
+        on_ask: called with a request for the metrics of all: a function that takes the answer as
+            ``text``.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        links: Links,
+        on_ask: Callable[[Callable[..., None]], None],
+    ) -> None:
+        self._count = count
+        self._command = command
+        self._environment = environment
+        self._links = links
+        self._on_ask = on_ask
+        self._running: dict[int, _Running] = {}
+        self._keeping: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+        self._ids = itertools_count()
+        # Which have once accepted connections.
+        self._proven: set[int] = set()
+        self.all_started = asyncio.Event()
+        """Set when every worker has begun to accept connections."""
+        self.sums = Sums()
+        """The metrics of all."""
+        self.restarts = 0
+        """How often a worker was started in place of one that had ended."""
+        self._stats: dict[str, Any] | None = None
+
+    @property
+    def running(self) -> int:
+        """How many workers accept connections now."""
+        return sum(running.has_started for running in self._running.values())
+
+    def start(self) -> None:
+        """Start all workers, in the background."""
+        self._keeping = [
+            asyncio.create_task(self._keep(number)) for number in range(1, self._count + 1)
+        ]
+
+    async def wait(self) -> None:
+        """Wait until a worker cannot be started.
+
+        Raises:
+            ServerError: if one cannot be.
+        """
+        done, _ = await asyncio.wait(self._keeping, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    def tell(self, stats: dict[str, Any]) -> None:
+        """Tell every worker what the source counts, also those that come later."""
+        self._stats = stats
+        for running in self._running.values():
+            running.control.send("stats", stats=stats)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send every worker a signal that has begun to accept connections."""
+        for running in self._running.values():
+            # Before that it does not handle signals, and would end.
+            if running.has_started:
+                _send(running.process, number)
+
+    def kill(self, worker: int) -> None:
+        """End a worker that hangs; another one is started in its place."""
+        running = self._running.get(worker)
+        if running is not None:
+            _send(running.process, signal.SIGKILL)
+
+    async def stop(self, within: float) -> None:
+        """Have all workers drain and end, and wait until they have.
+
+        Args:
+            within: seconds until those that are left are killed.
+        """
+        self._stopping.set()
+        for running in self._running.values():
+            _send(running.process, signal.SIGTERM)
+        if not self._keeping:
+            return
+        _, pending = await asyncio.wait(self._keeping, timeout=within)
+        if pending:
+            for worker in list(self._running):
+                logger.error("worker %d has not ended within %.0f s, and is killed", worker, within)
+                self.kill(worker)
+            await asyncio.wait(pending)
+
+    async def collect(self) -> None:
+        """Ask every worker what it counts."""
+        number = next(self._ids)
+        waiting: list[asyncio.Future[None]] = []
+        for running in self._running.values():
+            if running.has_started:
+                answer = asyncio.get_running_loop().create_future()
+                running.answers[number] = answer
+                waiting.append(answer)
+                running.control.send("collect", id=number)
+        if waiting:
+            await asyncio.wait(waiting, timeout=_ANSWER)
+        for running in self._running.values():
+            running.answers.pop(number, None)
+
+    # One worker
+
+    async def _keep(self, worker: int) -> None:
+        pace = Pace(asyncio.get_running_loop().time)
+        while not self._stopping.is_set():
+            code = await self._run(worker)
+            if self._stopping.is_set():
+                return
+            if code == _CANNOT_START and worker not in self._proven:
+                raise ServerError(f"worker {worker} cannot start: its error is above")
+            logger.error("worker %d has ended (%s); it is started again", worker, _told(code))
+            self.restarts += 1
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pace.pause()):
+                    await self._stopping.wait()
+
+    async def _run(self, worker: int) -> int:
+        """Run one process to its end; return its exit code."""
+        with _pair() as (changes, theirs), _pair() as (control, their_control):
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                "--worker",
+                f"{worker},{theirs.fileno()},{their_control.fileno()}",
+                env=dict(self._environment),
+                pass_fds=(theirs.fileno(), their_control.fileno()),
+            )
+            theirs.close()
+            their_control.close()
+            running = _Running(process, await ControlLink.over(control.dup()))
+            self._running[worker] = running
+            if self._stopping.is_set():
+                _send(process, signal.SIGTERM)
+            if self._stats is not None:
+                running.control.send("stats", stats=self._stats)
+            link = await asyncio.open_connection(sock=changes.dup())
+        talking = [
+            asyncio.create_task(self._links.serve(worker, *link)),
+            asyncio.create_task(self._listen(worker, running)),
+        ]
+        ended = asyncio.create_task(process.wait())
+        try:
+            await asyncio.wait({ended, *talking}, return_when=asyncio.FIRST_EXCEPTION)
+            for task in talking:
+                if task.done() and (error := task.exception()) is not None:
+                    logger.error("worker %d is ended: %s", worker, error)
+                    _send(process, signal.SIGKILL)
+            code = await ended
+            # What it has said last counts.
+            await asyncio.wait(talking, timeout=_LINGER)
+            return code
+        finally:
+            _send(process, signal.SIGKILL)
+            for task in talking:
+                task.cancel()
+            await asyncio.gather(*talking, return_exceptions=True)
+            running.control.close()
+            del self._running[worker]
+            self.sums.end(worker)
+
+    async def _listen(self, worker: int, running: _Running) -> None:
+        control = running.control
+        async for message in control.messages():
+            match message:
+                case {"kind": "started"}:
+                    running.has_started = True
+                    self._proven.add(worker)
+                    if len(self._proven) == self._count:
+                        self.all_started.set()
+                case {"kind": "metrics", "id": number, "text": text}:
+                    self.sums.take(worker, text)
+                    answer = running.answers.pop(number, None)
+                    if answer is not None:
+                        answer.set_result(None)
+                case {"kind": "ask", "id": number}:
+                    self._on_ask(partial(control.send, "answer", id=number))
+
+
+@contextlib.contextmanager
+def _pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+
+
+def _told(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"

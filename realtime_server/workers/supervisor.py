@@ -1,0 +1,224 @@
+"""Supervisor: reads a database's changes once, for several server processes on one port.
+
+Each worker is a server with a listener of its own on the same port, between which the system
+spreads connections. What the database is read for once is here: the slot, the webhooks, and what
+`/ready` and `/metrics` tell of all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Final, Self
+
+from ..config import ServerConfig
+from ..config.database.source import make_raw_source
+from ..fanout.attachment import why_not_ready
+from ..fanout.hub import HubStats
+from ..metrics import Metrics, WorkerStats
+from ..net.listener import reserve
+from ..net.slow_clients import Backlog, OutboxLimits
+from ..replay.check import warn_of_leftovers
+from ..webhooks.service import Webhooks, make_webhooks
+from ..webhooks.stats import WebhookStats
+from .control import stats_to_json
+from .links import Links
+from .processes import Processes
+from .window import Window
+
+__all__ = ["Supervisor"]
+
+logger = logging.getLogger("realtime.server")
+
+_LOOK: Final = 0.1
+"""Seconds from one look at the source to the next. Workers are told at once when something has
+changed that joins and replay depend on, ..."""
+_TELL: Final = 1.0
+"""... and how far the stream is behind each second."""
+_PATIENCE: Final = 10.0
+"""Seconds that a worker may take to end besides DRAIN_TIMEOUT. RLS mode takes up to seven while the
+database does not answer."""
+_NOT_FOR_WORKERS: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+"""Variables that are about the process that the service manager has started."""
+
+
+class Supervisor:
+    """Keeps several servers on one port while it is open as a context manager.
+
+    Args:
+        config: the settings, with more than one worker.
+        dev: whether workers take the defaults of ``--dev``.
+        environ: the environment variables, from which the workers read the same settings.
+    """
+
+    def __init__(
+        self, config: ServerConfig, *, dev: bool, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        self.config = config
+        """The settings."""
+        self._dev = dev
+        self._environ = environ
+        self.source = make_raw_source(config)
+        """Reads the database's changes."""
+        # Sends changes to webhooks; None if the configuration file has none.
+        self._webhooks: Webhooks | None = None
+        if config.configuration_file.webhooks:
+            self._webhooks = make_webhooks(config, others=self.source.stats)
+        # Nothing is sent to clients here.
+        backlog = Backlog(OutboxLimits(max_bytes=1, max_age=1.0, total_bytes=1))
+        self._metrics = Metrics(
+            stats=self.source.stats,
+            hub=HubStats,
+            backlog=backlog,
+            webhooks=WebhookStats if self._webhooks is None else self._webhooks.stats,
+            workers=self._worker_stats,
+        )
+        self._links = Links(
+            self.source,
+            Window(),
+            workers=config.worker_count,
+            clock=time.monotonic,
+            stalled=lambda worker: self._processes.kill(worker),
+        )
+        # Made when the port is known.
+        self._processes: Processes
+        # Answers requests for the metrics of all.
+        self._answering: set[asyncio.Task[None]] = set()
+        # The task that reads changes, and the one that tells the workers of the source.
+        self._reading: asyncio.Task[None]
+        self._telling: asyncio.Task[None]
+        # The task that looks for what replay may have left over.
+        self._warning: asyncio.Task[None]
+        # Keeps the port.
+        self._reserved: socket.socket
+        self.port = config.port
+        """The port that the workers listen on, once this is open."""
+
+    async def __aenter__(self) -> Self:
+        """Start the workers, and begin to attach to the database.
+
+        Raises:
+            ServerError: if the port is in use.
+        """
+        config = self.config
+        # Nobody else gets the port while no worker has it.
+        self._reserved = reserve(
+            config.port, loopback=config.loopback, ip_version=config.realtime_ip_version
+        )
+        self.port = self._reserved.getsockname()[1]
+        environment = {
+            name: value for name, value in self._environ.items() if name not in _NOT_FOR_WORKERS
+        }
+        self._processes = Processes(
+            config.worker_count,
+            command=(sys.executable, "-m", "realtime_server", *(("--dev",) if self._dev else ())),
+            environment={**environment, "PORT": str(self.port)},
+            links=self._links,
+            on_ask=self._answer,
+        )
+        await self.source.__aenter__()
+        self._warning = asyncio.create_task(warn_of_leftovers(config, self.source.attached))
+        self._reading = asyncio.create_task(self._links.run())
+        self._telling = asyncio.create_task(self._tell_for_ever())
+        self._processes.start()
+        if self._webhooks is not None:
+            await self._webhooks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop: read no more changes, have the workers drain and end, and free the slot.
+
+        What the workers have handed out until they end is acknowledged.
+        """
+        self._reading.cancel()
+        closing = asyncio.create_task(self._close_webhooks())
+        try:
+            await self._processes.stop(self.config.drain_timeout / 1000 + _PATIENCE)
+        finally:
+            tasks = (self._reading, self._telling, self._warning)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.source.aclose()
+            self._reserved.close()
+            await closing
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the database's changes are being read."""
+        return self.source.stats().connected
+
+    def why_not_ready(self) -> str | None:
+        """Return why clients would not get changes now, None if they would."""
+        return why_not_ready(self.source.stats(), self.config)
+
+    async def listening(self) -> None:
+        """Wait until every worker accepts connections."""
+        await self._processes.all_started.wait()
+
+    async def wait(self) -> None:
+        """Wait until the stream ends, which it does only if it cannot go on.
+
+        Raises:
+            RealtimeError: if the stream cannot go on, or a worker cannot be started.
+        """
+        workers = asyncio.create_task(self._processes.wait())
+        tasks = {self._reading, workers}
+        if self._webhooks is not None:
+            tasks.add(self._webhooks.running)
+        try:
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            workers.cancel()
+        for task in ended:
+            task.result()
+
+    def reload_keys(self) -> None:
+        """Have every worker read the file JWT_JWKS_FILE again."""
+        self._processes.send_signal(signal.SIGHUP)
+
+    def cut_off(self) -> None:
+        """Have the workers close the remaining connections at once, while stopping."""
+        self._processes.send_signal(signal.SIGUSR1)
+
+    def _worker_stats(self) -> WorkerStats:
+        return WorkerStats(self._processes.running, self._processes.restarts)
+
+    async def _tell_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        told: object = None
+        next_look = 0.0
+        while True:
+            stats = self.source.stats()
+            timeline = None if stats.stream is None else stats.stream.timeline
+            news = (stats.connected, stats.gaps, stats.stream, timeline)
+            if news != told or loop.time() >= next_look:
+                told, next_look = news, loop.time() + _TELL
+                self._processes.tell(stats_to_json(stats))
+                self._links.look()
+            await asyncio.sleep(_LOOK)
+
+    def _answer(self, answer: Callable[..., None]) -> None:
+        async def collect() -> None:
+            await self._processes.collect()
+            answer(text=self._processes.sums.render(self._metrics.render()).decode())
+
+        task = asyncio.create_task(collect())
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _close_webhooks(self) -> None:
+        if self._webhooks is not None:
+            await self._webhooks.__aexit__(None, None, None)

@@ -1,0 +1,94 @@
+"""Worker: one server process of several, and its links to the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from itertools import count
+from typing import Self
+
+from realtime_core.errors import ServerError
+
+from ..replay.continuity import OneOfSeveral
+from .control import ControlLink, stats_from_json
+from .feed import LinkFeed
+
+__all__ = ["Worker"]
+
+
+class Worker:
+    """What a server has that is one of several workers.
+
+    Args:
+        number: of the worker, from 1 on.
+        source: the changes, which the supervisor reads.
+        control: the link for everything else.
+    """
+
+    def __init__(self, number: int, source: LinkFeed, control: ControlLink) -> None:
+        self.number = number
+        """The worker's number, from 1 on. One that takes the place of another has the same."""
+        self.source = source
+        """The changes, which the supervisor reads."""
+        self._control = control
+        self._ids = count()
+        # The requests for the metrics of all that were not answered yet.
+        self._asked: dict[int, asyncio.Future[str]] = {}
+
+    @classmethod
+    async def open(cls, number: int, changes: int, control: int) -> Self:
+        """Return a worker on the links that the supervisor has made.
+
+        Args:
+            number: of the worker.
+            changes: file descriptor of the link that brings the changes.
+            control: file descriptor of the link for everything else.
+        """
+        feed = LinkFeed(*await asyncio.open_connection(sock=socket.socket(fileno=changes)))
+        return cls(number, feed, await ControlLink.over(socket.socket(fileno=control)))
+
+    def share(self) -> OneOfSeveral:
+        """Return what replay has to know."""
+
+        def begin() -> tuple[int, int]:
+            assert self.source.begin is not None
+            return (self.source.begin.lsn, self.source.begin.index)
+
+        return OneOfSeveral(self.number, begin)
+
+    def started(self) -> None:
+        """Tell the supervisor that this worker accepts connections."""
+        self._control.send("started")
+
+    async def run(self, render: Callable[[], bytes]) -> None:
+        """Listen to the supervisor; never return.
+
+        Args:
+            render: returns this worker's metrics.
+
+        Raises:
+            ServerError: when the supervisor has ended.
+        """
+        async for message in self._control.messages():
+            match message:
+                case {"kind": "stats", "stats": stats}:
+                    self.source.note(stats_from_json(stats))
+                case {"kind": "collect", "id": number}:
+                    self._control.send("metrics", id=number, text=render().decode())
+                case {"kind": "answer", "id": number, "text": text}:
+                    asked = self._asked.get(number)
+                    if asked is not None and not asked.done():
+                        asked.set_result(text)
+        raise ServerError(f"the supervisor has ended, and so does worker {self.number}")
+
+    async def metrics(self) -> bytes:
+        """Return the metrics of all workers together."""
+        number = next(self._ids)
+        self._asked[number] = answer = asyncio.get_running_loop().create_future()
+        try:
+            self._control.send("ask", id=number)
+            text: str = await answer
+            return text.encode()
+        finally:
+            del self._asked[number]
