@@ -82,7 +82,8 @@ class Workers(ServerProcess):
 @contextlib.asynccontextmanager
 async def serve(item: Database, slot: str, **settings: str) -> AsyncIterator[Workers]:
     """Have two workers on a database."""
-    server = Workers(item.dsn, SLOT_NAME=slot, **{**SETTINGS, **settings})
+    # Three processes start where one does elsewhere.
+    server = Workers(item.dsn, patience=90, SLOT_NAME=slot, **{**SETTINGS, **settings})
     await asyncio.to_thread(server.__enter__)
     try:
         await until_streaming(item)
