@@ -1,0 +1,172 @@
+"""What several server processes on one port bring, and what they cost.
+
+    python -m benchmarks.workers
+
+One process and two workers serve a thousand clients each, in turns within one run: the next
+transaction is written when the last one has arrived everywhere. PostgreSQL and the clients share
+the cores with the servers. The processor time of two workers is that of all three processes; that
+of the supervisor is given besides. Then a worker is killed several times, and the time is taken
+until another one in its place accepts connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import psycopg
+
+from benchmarks._report import environment, percentile, save
+from benchmarks.load.programs import Client, compile_programs, cpu_time
+from realtime_server.demo.embedded import EmbeddedPostgres
+from tests.server_process import ServerProcess
+
+COUNTS = (1, 2)
+CLIENTS = 1000
+ROUNDS = 7
+KILLS = 10
+INSERT = "insert into {} (data) select repeat('x', 376) from generate_series(1, %s::int)"
+
+Row: TypeAlias = dict[str, Any]
+
+
+class Servers:
+    """One process, or a supervisor and its workers, with clients.
+
+    Args:
+        server: the process that was started.
+        table: of which each client gets the changes.
+    """
+
+    def __init__(self, server: ServerProcess, table: str) -> None:
+        self.server = server
+        self.table = table
+        self.client: Client
+        self.rates: list[float] = []
+        self.costs: list[float] = []
+        self.first_costs: list[float] = []
+
+    def workers(self) -> list[int]:
+        pid = self.server.process.pid
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def _times(self) -> list[float]:
+        return [cpu_time(pid) for pid in (self.server.process.pid, *self.workers())]
+
+    async def run(self, connection: psycopg.Connection, transactions: int, rows: int) -> None:
+        """Write transactions in step; note frames a second, and processor time a frame."""
+        before, seconds = self._times(), 0.0
+        for _ in range(transactions):
+            await self.client.expect(rows)
+            connection.execute(INSERT.format(self.table), (rows,), prepare=True)  # type: ignore[arg-type]
+            seconds += await self.client.arrived()
+        used = [now - then for now, then in zip(self._times(), before, strict=True)]
+        frames = CLIENTS * transactions * rows
+        self.rates.append(frames / seconds)
+        self.costs.append(sum(used) / frames * 1e6)
+        self.first_costs.append(used[0] / frames * 1e6)
+        await self.client.report()
+
+
+@contextlib.contextmanager
+def serve(dsn: str, count: int) -> Iterator[Servers]:
+    table = f"item_{count}"
+    with ServerProcess(
+        dsn, patience=120, PUBLICATIONS=f'["{table}"]', WORKERS=str(count)
+    ) as server:
+        server.wait_until_streaming()
+        yield Servers(server, table)
+
+
+async def in_step(connection: psycopg.Connection, found: list[Servers], rows: int) -> Row:
+    transactions = 20 if rows == 1 else 6
+    for each in found:
+        await each.run(connection, 2, rows)
+        each.rates, each.costs, each.first_costs = [], [], []
+    for _ in range(ROUNDS):
+        for each in found:
+            await each.run(connection, transactions, rows)
+    one, two = found
+    rates = [b / a for a, b in zip(one.rates, two.rates, strict=True)]
+    costs = [b / a for a, b in zip(one.costs, two.costs, strict=True)]
+    return {
+        "clients": CLIENTS,
+        "rows": rows,
+        "frames_per_second": [round(statistics.median(each.rates)) for each in found],
+        "cpu_us_per_frame": [round(statistics.median(each.costs), 2) for each in found],
+        "supervisor_us_per_frame": round(statistics.median(two.first_costs), 2),
+        "two_to_one_frames_per_second": round(statistics.median(rates), 2),
+        "two_to_one_cpu_per_frame": round(statistics.median(costs), 2),
+    }
+
+
+async def restarts(servers: Servers) -> Row:
+    """Kill workers, and see how long it takes until there are as many that listen."""
+    times = []
+    for _ in range(KILLS):
+        # A worker is not started again at once more often than three times in ten seconds.
+        await asyncio.sleep(4)
+        victim = random.choice(servers.workers())
+        begin = time.perf_counter()
+        os.kill(victim, signal.SIGKILL)
+        while listeners(servers.server.port, but=victim) < len(COUNTS):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        times.append(time.perf_counter() - begin)
+    return {
+        "kills": KILLS,
+        "seconds_until_it_listens_median": round(percentile(times, 0.5), 2),
+        "seconds_max": round(max(times), 2),
+    }
+
+
+def listeners(port: int, *, but: int) -> int:
+    """Return how many sockets listen on a port, once a process has ended."""
+    if Path(f"/proc/{but}/exe").exists():
+        return 0
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return sum(
+        line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A" for line in lines
+    )
+
+
+async def main() -> None:
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        compile_programs(directory)
+        dsn = os.environ.get("BENCH_DSN") or stack.enter_context(EmbeddedPostgres()).dsn
+        connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+        for count in COUNTS:
+            table = f"item_{count}"
+            connection.execute(
+                f"drop publication if exists {table}; drop table if exists {table};"
+                f"create table {table} (id bigserial primary key, data text);"
+                f"create publication {table} for table {table}"
+            )
+        found = [stack.enter_context(serve(dsn, count)) for count in COUNTS]
+        result: Row = {"environment": environment("psycopg", "websockets"), "in_step": []}
+        async with contextlib.AsyncExitStack() as clients:
+            for each in found:
+                topic = f"realtime:public:{each.table}"
+                each.client = await Client.join(
+                    directory, each.server.port, CLIENTS, topic, sessions=1
+                )
+                await clients.enter_async_context(each.client)
+            for rows in (1, 10):
+                result["in_step"].append(await in_step(connection, found, rows))
+                print(result["in_step"][-1], flush=True)
+        result["restarts"] = await restarts(found[1])
+        print(result["restarts"])
+    print(f"saved {save('workers', 'python -m benchmarks.workers', result)}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
