@@ -238,8 +238,8 @@ class ChannelStarts:
             return
         has_waited = member is not self._joining
         choice = self._memberships.choose(member, silent)
-        self._standings.note(member)
         if choice.place is None:
+            self._standings.note(member)
             self.fresh += 1
             self._tell_start(member, standing.began, resumed=False)
             # In the midst of a batch the live hub has handed out a part of it already, which one
@@ -254,6 +254,7 @@ class ChannelStarts:
         after = min(choice.place, standing.began)
         place, why = self._where(standing, choice, after)
         standing.go_on(after)
+        self._standings.note(member)
         if why is None:
             self.resumed += 1
         self._tell_start(member, place, resumed=why is None)

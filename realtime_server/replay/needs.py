@@ -3,6 +3,10 @@
 A connection whose client answers no pings proves nothing. After some seconds its channels get
 places of their own, as channels in rounds have them. Otherwise one such client would hold back the
 place that the journal has for all channels of the process, and the changes that are kept.
+
+To look at each of a hundred thousand channels takes long, so that is done once in a second or so,
+and in steps. The places that were found hold until the next time: places of clients only go up, and
+whenever a channel gets a lower one, :meth:`Needs.lower` notes it.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from .proofs import Proofs
 from .queue_places import QueuePlaces
 from .rounds import Rounds
 from .standing import LASTS
-from .standings import Standings
+from .standings import STEP, Standings
 from .visit import Visit
 
 __all__ = ["Needs"]
@@ -76,43 +80,98 @@ class Needs:
         # The places that all connections had proven, and when, the oldest first. All but the first
         # are younger than ``LASTS``.
         self._proven: deque[tuple[float, Place]] = deque([(proofs.clock(), BEFORE)])
+        # How often the stream has become another one.
+        self._streams = 0
+        # What was found when the connections were last looked at: the place from which on anybody
+        # who is here may need changes, the place up to which connections had proven everything, and
+        # that up to which they had however they end. And the lowest place that any channel has got
+        # since that began.
+        self._here = self._proven_here = self._sure_here = BEFORE
+        self._lowered: Place | None = None
+        standings.on_place = rounds.on_add = self.lower
 
     @property
     def handed(self) -> Place:
         """The place up to which everything has been handed to whomever it concerns."""
         return self._rounds.handed
 
-    def look(self) -> None:
-        """Note which connections are late with the answer to a ping. Call this every second or
-        so."""
-        now = self._proofs.clock()
-        for visit in self.visits:
-            proof = visit.proof
-            is_overdue = proof.is_unprovable or visit.owes(now) > OVERDUE
-            if is_overdue != proof.is_overdue:
-                proof.is_overdue = is_overdue
-                for standing in chain(visit.standings.values(), self._parking.of(visit)):
-                    self._standings.unsettle(standing)
+    def looking(self) -> Iterator[None]:
+        """Note which connections have owed a proof for too long, and up to where all have
+        everything, in steps: others may run in between. Do this every second or so."""
+        now, streams = self._proofs.clock(), self._streams
+        self._note_handed(now)
+        # Whoever has everything now has everything up to here.
+        handed = self._queues.lowest_at(self._proofs.ordinal, self.handed)
+        self._here, self._lowered = self.here(), None
+        sure: list[int] = []
+        proven: list[int] = []
+        for count, visit in enumerate(list(self.visits), 1):
+            if visit in self.visits:
+                self._look_at(visit, now)
+                proof = visit.proof
+                if visit.standings and not proof.is_overdue:
+                    written = proof.written
+                    if proof.proven < written:
+                        proven.append(proof.proven)
+                    if (least := proof.sure) < written:
+                        sure.append(least)
+            if count % STEP == 0:
+                yield
+        lowest = sure_here = self._place(min(sure, default=None), handed)
+        places = chain(self._standings.sure_places(), self._rounds.places())
+        for count, place in enumerate(places, 1):
+            lowest = min(lowest, place)
+            if count % STEP == 0:
+                yield
+        if streams == self._streams:
+            self._here, self._sure_here = lowest, sure_here
+            self._note_proven(now, self._place(min(proven, default=None), handed))
+
+    def _look_at(self, visit: Visit, now: float) -> None:
+        """Note whether a connection has owed a proof for too long."""
+        proof = visit.proof
+        is_overdue = proof.is_unprovable or visit.owes(now) > OVERDUE
+        if is_overdue == proof.is_overdue:
+            return
+        proof.is_overdue = is_overdue
+        for standing in chain(visit.standings.values(), self._parking.of(visit)):
+            self._standings.unsettle(standing)
+
+    def _note_proven(self, now: float, place: Place) -> None:
+        self._proven_here = place
         proven = self._proven
-        if (place := self.proven_here()) > proven[-1][1]:
+        if place > proven[-1][1]:
             proven.append((now, place))
         while len(proven) > 1 and proven[1][0] <= now - LASTS:
             proven.popleft()
+
+    def _note_handed(self, now: float) -> None:
         handed = self._handed
         if not handed or now - handed[-1][0] >= self._window / _PARTS:
             handed.append((now, self.handed))
             while len(handed) > 1 and handed[1][0] <= now - self._window:
                 handed.popleft()
 
-    def begin_anew(self) -> None:
-        """Forget the places of the former stream."""
+    def lower(self, place: Place) -> None:
+        """Note the place of a channel that has begun, or that goes on from a lower place."""
+        if self._lowered is None or place < self._lowered:
+            self._lowered = place
+
+    def begin_anew(self, place: Place) -> None:
+        """Forget the places of a former stream.
+
+        Args:
+            place: the place at which the new stream begins.
+        """
         self._handed.clear()
+        self._streams += 1
         self._proven = deque([(self._proofs.clock(), BEFORE)])
+        self._here = self._proven_here = self._sure_here = place
+        self._lowered = None
 
     def lowest(self) -> Place:
-        """Return the lowest place from which a client may go on. The log keeps what is behind
-        it."""
-        places = [self.here(), self._absences.lowest(), self._rounds.lowest, self.elsewhere()]
+        """Return the lowest place that anybody may go on from."""
+        places = [self.here(), self._absences.lowest(), self.elsewhere()]
         return min(place for place in places if place is not None)
 
     def first_needed_lsn(self) -> LSN | None:
@@ -124,34 +183,18 @@ class Needs:
         return LSN(needed[0]) if needed < self.handed else None
 
     def here(self) -> Place:
-        """Return the lowest place that a client that is here may go on from when its connection has
-        ended in whatever way."""
-        return min(chain([self._place(self._least_sure())], self._standings.sure_places()))
-
-    def _least_sure(self) -> int | None:
-        """Return the lowest ordinal that connections have proven however they end; None if they
-        have proven everything."""
-        least: int | None = None
-        # Each second this looks at every connection, so there are no calls within.
-        for visit in self.visits:
-            proof = visit.proof
-            if not visit.standings or proof.is_overdue or proof.is_unprovable:
-                continue
-            sure = proof.proven
-            if proof.proven_before_close < sure:
-                sure = proof.proven_before_close
-            if sure < proof.written and (least is None or sure < least):
-                least = sure
-        return least
+        """Return a place that no client which is here goes on before, in whatever way its
+        connection ends."""
+        return self._here if self._lowered is None else min(self._here, self._lowered)
 
     def proven_here(self) -> Place:
-        """Return the lowest place up to which connections have proven what the live hub wrote."""
-        return self._place(min((one.proven for one in self._without_proof()), default=None))
+        """Return a place up to which all connections have proven what the live hub wrote."""
+        return self._proven_here
 
     def lasting_here(self) -> Place:
-        """Return the lowest place up to which that is proven for long enough, or however the
-        connections end."""
-        return max(self._proven[0][1], self._place(self._least_sure()))
+        """Return a place up to which that is proven for long enough, or however the connections
+        end."""
+        return max(self._proven[0][1], self._sure_here)
 
     @property
     def highest_proven(self) -> Place:
@@ -160,21 +203,12 @@ class Needs:
 
     def without_proof(self) -> int:
         """Return the number of connections that still owe a proof of what was written to them."""
-        return sum(1 for _ in self._without_proof())
+        proofs = (visit.proof for visit in self.visits if visit.standings)
+        return sum(proof.proven < proof.written and not proof.is_overdue for proof in proofs)
 
-    def _without_proof(self) -> Iterator[ConnectionProof]:
-        for visit in self.visits:
-            proof = visit.proof
-            if not visit.standings or proof.is_overdue or proof.is_unprovable:
-                continue
-            if proof.proven < proof.written:
-                yield proof
-
-    def _place(self, ordinal: int | None) -> Place:
+    def _place(self, ordinal: int | None, handed: Place) -> Place:
         """Return the place up to which the changes of every viewer are in the writes up to an
-        ordinal; None: in all writes."""
-        queues, proofs = self._queues, self._proofs
-        handed = queues.lowest_at(proofs.ordinal, self.handed)
+        ordinal, if that is not above another one; None: in all writes."""
         if ordinal is None:
             return handed
-        return min(handed, queues.lowest_at(ordinal, proofs.place_at(ordinal)))
+        return min(handed, self._queues.lowest_at(ordinal, self._proofs.place_at(ordinal)))

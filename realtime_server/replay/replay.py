@@ -378,9 +378,11 @@ class Replay:
             await turn.give_way()
         self.channel_ends.expire()
         self.queues.tidy()
-        self.needs.look()
+        for _ in self.needs.looking():
+            await turn.give_way()
         now, highest = self.proofs.clock(), self.needs.highest_proven
-        self._standings.settle(self.rounds.place_of, now, highest=highest)
+        for _ in self._standings.settling(self.rounds.place_of, now, highest=highest):
+            await turn.give_way()
         self._notices.log_gaps()
         if self._continuity is not None:
             self._continuity.durable.journal.low(self.needs.lasting_here())
@@ -398,4 +400,4 @@ class Replay:
         self._standings.begin_anew()
         if self._continuity is not None:
             self._continuity.durable.begin_anew()
-        self.needs.begin_anew()
+        self.needs.begin_anew(self.log.floor)

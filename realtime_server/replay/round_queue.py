@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
+from itertools import islice
 
 from .round import RoundMember
 
@@ -30,9 +30,6 @@ class RoundQueue:
     def is_ready(self, member: RoundMember) -> bool:
         """Return whether a channel waits only for a round to begin."""
         return member in self._waiting or member in self._alone
-
-    def __iter__(self) -> Iterator[RoundMember]:
-        return chain(self._waiting, self._alone, self._behind, self._held)
 
     def put(self, member: RoundMember) -> None:
         """Queue a channel for the next round, or for a round of its viewer alone."""

@@ -23,8 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from itertools import chain
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Final
 
 from realtime_core import Event, Gap
@@ -103,6 +102,8 @@ class Rounds:
         self.failures = 0
         """Rounds that have failed, because of a bug."""
         self._failure_lines = LineLimit()
+        self.on_add: Callable[[Place], None] = lambda place: None
+        """Called with the place of each channel that is added."""
         self._changes = self._duplicates_possible = 0
 
     @property
@@ -115,16 +116,14 @@ class Rounds:
         """Whether no batch of the stream is being published."""
         return self._is_handed_out.is_set()
 
-    @property
-    def lowest(self) -> Place | None:
-        """The lowest place of the channels that are being brought up to now; None without any."""
-        log = self._log
-        waiting = chain(self._queue, *(one.entering for one in self._rounds))
-        places = chain(
-            (member.place for member in waiting if member.epoch == log.epoch),
-            (one.place for one in self._rounds if one.members and one.epoch == log.epoch),
-        )
-        return min(places, default=None)
+    def places(self) -> Iterator[Place]:
+        """Yield the places of the channels that are being brought up to now. Others may run in
+        between: the places only go up, and :attr:`on_add` tells of channels that are added."""
+        for member in list(self._members.values()):
+            one = member.round if member.has_entered else None
+            epoch, place = (member.epoch, member.place) if one is None else (one.epoch, one.place)
+            # What it missed of another stream is lost, so that it will go on from the floor.
+            yield place if epoch == self._log.epoch else self._log.floor
 
     def stats(self) -> RoundsStats:
         """Return the counts, as they are now."""
@@ -155,6 +154,7 @@ class Rounds:
             self._going_live.go_live(subscription)
             return
         self._members[subscription] = member
+        self.on_add(member.place)
         self._join_or_wait(member)
 
     def remove(self, subscription: Subscription) -> None:

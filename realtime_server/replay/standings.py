@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from ..fanout.groups import Subscription
 from .membership import Membership
 from .places import BEFORE, Place
 from .standing import LASTS, LivePlaces, Standing
 
-__all__ = ["Standings"]
+__all__ = ["STEP", "Standings"]
+
+STEP: Final = 100
+"""Channels or connections that are looked at without giving way, which takes 0.1 ms or so."""
 
 
 class Standings:
@@ -30,12 +34,16 @@ class Standings:
         self._unsure: dict[Standing, None] = {}
         self.on_change: Callable[[Standing], None] = lambda standing: None
         """Is called with each standing that may have changed otherwise than by proofs."""
+        self.on_place: Callable[[Place], None] = lambda place: None
+        """Is called with the place of each standing that was added, or that may be lower now: all
+        other places only go up."""
 
     def add(self, standing: Standing) -> None:
         """Add the standing of a channel that has been joined."""
         self._by_member[standing.member] = standing
         self._by_subscription[standing.subscription] = standing
         self._unsettled[standing] = self._unsure[standing] = None
+        self.on_place(standing.sure_place(self._live))
 
     def end(self, standing: Standing) -> None:
         """Note that a channel has ended. If it is not parked it has to be removed then."""
@@ -46,6 +54,8 @@ class Standings:
         """Note that a standing does not follow from its connection's proofs, as far as is known."""
         self._unsettled[standing] = self._unsure[standing] = None
         self.on_change(standing)
+        if not standing.proof.is_unprovable:
+            self.on_place(standing.sure_place(self._live))
 
     def remove(self, standing: Standing) -> None:
         """Remove the standing of a channel that has ended for good."""
@@ -61,6 +71,7 @@ class Standings:
         standing = self._by_member.get(member)
         if standing is not None:
             self.on_change(standing)
+            self.on_place(standing.sure_place(self._live))
 
     def of_member(self, member: Membership) -> Standing | None:
         """Return the standing of a membership; None if the membership has ended."""
@@ -76,22 +87,27 @@ class Standings:
 
     def sure_places(self) -> Iterator[Place]:
         """Yield the places that count, however connections end, of standings that do not follow
-        from proofs alone. Nobody goes on from where it is not known what the client has."""
-        unsure = (standing for standing in self._unsure if not standing.proof.is_unprovable)
-        return (standing.sure_place(self._live) for standing in unsure)
+        from proofs alone. Nobody goes on from where it is not known what the client has.
+
+        Others may run in between, see :attr:`on_place`.
+        """
+        for standing in list(self._unsure):
+            if not standing.proof.is_unprovable:
+                yield standing.sure_place(self._live)
 
     def is_settled(self, standing: Standing) -> bool:
         """Return whether a standing has followed from its connection's proofs for long enough."""
         return standing not in self._unsettled
 
-    def settle(
+    def settling(
         self,
         written: Callable[[Subscription], Place | None],
         now: float,
         *,
         highest: Place = BEFORE,
-    ) -> None:
-        """Note what was written to channels in rounds, and which standings are settled now.
+    ) -> Iterator[None]:
+        """Note what was written to channels in rounds, and which standings are settled now, in
+        steps: others may run in between.
 
         Args:
             written: returns the place up to which everything was written to a channel that is in a
@@ -100,7 +116,12 @@ class Standings:
             highest: the highest place that all settled standings were found to have. A channel
                 whose connection was not waited for may be below.
         """
-        for standing, since in list(self._unsettled.items()):
+        for count, standing in enumerate(list(self._unsettled), 1):
+            if count % STEP == 0:
+                yield
+            if standing not in self._unsettled:
+                continue
+            since = self._unsettled[standing]
             standing.note_answer(now)
             if standing.is_settled and since is not None:
                 if now - since >= LASTS:
@@ -110,11 +131,13 @@ class Standings:
                 self._unsettled[standing] = now
             elif (place := written(standing.subscription)) is not None:
                 standing.note(place)
-        for standing in list(self._unsure):
-            if standing.is_sure:
+        for count, standing in enumerate(list(self._unsure), 1):
+            if standing in self._unsure and standing.is_sure:
                 # This takes in, for the last time, what was proven before the channel was live.
                 standing.sure_place(self._live)
                 del self._unsure[standing]
+            if count % STEP == 0:
+                yield
 
     def begin_anew(self) -> None:
         """Go on in another stream, with whose places the former ones cannot be compared."""

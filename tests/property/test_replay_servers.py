@@ -151,7 +151,7 @@ class Process:
         self.needs = Needs(
             here, here, self.standings, here, self.memberships.absences, here, window=WINDOW
         )
-        self.lowest = None
+        self.places = tuple
 
     # Where the live hub stands
 
@@ -188,9 +188,11 @@ class Process:
 
     def write(self, *, parts: int | None = None, **what: bool) -> None:
         """Write what is known, or the first parts of it."""
-        self.needs.look()
+        for _ in self.needs.looking():
+            pass
         now, highest = self.world.clock, self.needs.highest_proven
-        self.standings.settle(lambda subscription: None, now, highest=highest)
+        for _ in self.standings.settling(lambda subscription: None, now, highest=highest):
+            pass
         self.journal.low(self.needs.lasting_here())
         self.ledger.tell()
         if self.journal.is_due or what:

@@ -16,6 +16,7 @@ from realtime_server.replay.absences import Absence, LostReason
 from realtime_server.replay.channel_starts import ChannelStarts
 from realtime_server.replay.identity import Key
 from realtime_server.replay.publishing import CannotPublishError, Published
+from realtime_server.replay.standings import STEP
 from tests.waiting import eventually
 
 from .stage import GAP, Client, Stage, batch
@@ -71,6 +72,61 @@ async def test_forgetting_those_who_were_away_for_too_long() -> None:
         await stage.replay.tidy()
         assert other.turns >= MANY
     assert stage.replay.stats().away == 0
+
+
+async def test_looking_at_those_who_are_here() -> None:
+    stage = Stage()
+    clients = [Client(stage, str(number)) for number in range(MANY)]
+    for client in clients:
+        client.come()
+    stage.publish(*batch(16, 1))
+    async with others() as other:
+        await stage.replay.tidy()
+        # All of them are looked at four times: what they owe, and prove, and who is settled.
+        assert other.turns >= 4 * MANY // STEP
+    assert stage.replay.needs.lowest() < (16, 0)
+    for client in clients:
+        client.prove()
+
+
+async def test_those_who_come_while_the_others_are_looked_at_count() -> None:
+    stage = Stage()
+    away = Client(stage, "away")
+    away.come()
+    away.leave()
+    place = stage.replay.needs.lowest()
+    stage.publish(*batch(16, 1))
+    for number in range(MANY):
+        Client(stage, str(number)).come()
+    looking = stage.replay.needs.looking()
+    for _ in range(MANY // STEP + 1):
+        next(looking)
+    # It takes its absence away, and has a place of its own instead.
+    assert away.come().resumed
+    for _ in looking:
+        pass
+    assert stage.replay.memberships.absences.lowest() is None
+    assert stage.replay.needs.lowest() == place < stage.replay.handed
+    # So does whoever comes before they are looked at again.
+    away.leave()
+    for _ in stage.replay.needs.looking():
+        pass
+    assert away.come().resumed
+    assert stage.replay.memberships.absences.lowest() is None
+    assert stage.replay.needs.lowest() == place
+
+
+async def test_a_stream_that_becomes_another_one_while_all_are_looked_at() -> None:
+    stage = Stage()
+    for number in range(MANY):
+        Client(stage, str(number)).come()
+    stage.publish(*batch(1000, 1))
+    looking = stage.replay.needs.looking()
+    next(looking)
+    stage.publish(GAP, *batch(16, 1))
+    for _ in looking:
+        pass
+    assert stage.replay.needs.lowest() == stage.replay.needs.proven_here() == (16, -1)
 
 
 async def test_losing_all_with_the_stream_takes_no_time() -> None:
