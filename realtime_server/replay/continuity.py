@@ -297,7 +297,7 @@ def make_continuity(
         partial(make_window_source, config),
         window=window,
         stream=origin.stream,
-        before_write=ledger.tell,
+        before_write=ledger.telling,
         on_expired=ledger.expired,
         keeps=share is None or share.number == 1,
     )

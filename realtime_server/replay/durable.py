@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from realtime_core import LSN, Event, LogicalMessage, StreamIdentity
@@ -89,7 +89,8 @@ class Durable:
         window: seconds for which a client may be away.
         stream: returns the stream that places belong to; None while that is not known. A record is
             written only where that stream comes from.
-        before_write: called before a record is made, to note what has changed.
+        before_write: notes what has changed before a record is made, in steps: others may run in
+            between.
         on_expired: called with channels of other processes whose clients have been away for too
             long.
         keeps: whether this process looks after the second slot; otherwise another one does that
@@ -105,7 +106,7 @@ class Durable:
         *,
         window: float,
         stream: Callable[[], StreamIdentity | None],
-        before_write: Callable[[], None] = lambda: None,
+        before_write: Callable[[], Iterator[None]] = lambda: iter(()),
         on_expired: Callable[[Sequence[OtherChannel]], None] = lambda members: None,
         keeps: bool = True,
     ) -> None:
@@ -244,7 +245,7 @@ class Durable:
         A database that does not answer is given up after two seconds. To end the statement that
         runs there may take ten seconds more.
         """
-        self._before_write()
+        await self._note_changes()
         if self.journal.is_due or self._is_under_way:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_STOPPING):
@@ -256,9 +257,14 @@ class Durable:
             await asyncio.sleep(_TOGETHER)
             if not self._is_restored:
                 continue
-            self._before_write()
+            await self._note_changes()
             if self._is_due() and not await self._write():
                 await asyncio.sleep(_PAUSE)
+
+    async def _note_changes(self) -> None:
+        turn = Turn()
+        for _ in self._before_write():
+            await turn.give_way()
 
     def _is_due(self) -> bool:
         """Return whether a record has to be written, and may be."""
@@ -299,9 +305,11 @@ class Durable:
                 async with asyncio.timeout(_LONGEST):
                     await self._messages.connected()
                     await self._check_origin()
+                    await self._note_changes()
                     # From here on the task does not give way until the record is made, since the
-                    # clients go on.
-                    self._before_write()
+                    # clients go on. Little has changed in the meantime.
+                    for _ in self._before_write():
+                        pass
                     if passed is not None and reached is not None:
                         self.journal.low(reached.lasting_here())
                         self.journal.lift(reached.handed, (passed, -1))

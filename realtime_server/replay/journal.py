@@ -26,6 +26,7 @@ from typing import Final
 
 import attrs
 
+from .empty_stretches import EmptyStretches
 from .other_processes import OtherProcesses
 from .places import BEFORE, Place
 from .process import OtherChannel, Process
@@ -75,7 +76,8 @@ class Journal:
         self._most = max(most // 2, 1)
         self.is_full = False
         """Whether a channel here was not noted because there were too many."""
-        self._own = Process(seal.slot)
+        self._empty = EmptyStretches()
+        self._own = Process(seal.slot, self._empty)
         # What has to be written.
         self._entries: list[Entry] = []
         self._low: Place | None = None
@@ -83,8 +85,6 @@ class Journal:
         """Whether so much waits to be written that a snapshot takes less."""
         # The parts of each process's record of which the last one has not come.
         self._parts: dict[bytes, list[Part]] = {}
-        # Two places of which it is known that there is nothing between them.
-        self._nothing_between: tuple[Place, Place] = BEFORE, BEFORE
         # How many channels here are joined, and not away.
         self._joined = 0
         self.refused = 0
@@ -112,6 +112,7 @@ class Journal:
         return OtherProcesses(
             self._seal.server,
             most=self._most,
+            empty=self._empty,
             on_taken=self._was_taken,
             on_asked=lambda number: self.on_asked(number),
             on_boot=self._booted,
@@ -143,7 +144,7 @@ class Journal:
         own = self._own.channels
         self._own.channels = {number: one for number, one in own.items() if one.since is None}
         self._own.low, self._low = BEFORE, None
-        self._nothing_between = BEFORE, BEFORE
+        self._empty = self._own.empty = EmptyStretches()
         self._parts.clear()
         self._others = self._new_others()
         self._entries.clear()
@@ -181,7 +182,7 @@ class Journal:
         if len(self._own.channels) >= self._most:
             self.is_full = True
             return
-        entry = Joined(number, key, ref, self._lifted(place), since, is_open)
+        entry = Joined(number, key, ref, self._empty.lifted(place[:2]), since, is_open)
         self._own.channels[number] = entry
         self._joined += since is None
         self._add(entry)
@@ -218,7 +219,7 @@ class Journal:
 
     def low(self, place: Place) -> None:
         """Note that all joined channels of this process have everything up to a place."""
-        place = self._lifted(place)
+        place = self._empty.lifted(place[:2])
         if place > self._own.low:
             self._own.low = place
             if self._joined:
@@ -235,14 +236,8 @@ class Journal:
         # Places here do not tell who has still to be told of a gap.
         handed = (lsn, index + len(gaps))
         if handed < place:
-            self._nothing_between = handed, place
-            self._own.lift(handed, place)
-            self._others.lift(handed, place)
-
-    def _lifted(self, place: Place) -> Place:
-        place = place[:2]
-        handed, lifted = self._nothing_between
-        return lifted if handed <= place < lifted else place
+            self._empty.note(handed, place)
+            self._own.low = self._empty.lifted(self._own.low)
 
     # Writing
 
@@ -264,14 +259,12 @@ class Journal:
         if boot:
             self.booted_at = own.number
         if boot or snapshot:
-            entries = [
-                *([Boot()] if boot else ()),
-                *own.snapshot(self._seal.server),
-                *self._others.snapshot(),
-            ]
+            head = (Boot(),) if boot else ()
+            everything = own.snapshot(self._seal.server), self._others.snapshot()
+            entries = [*chain(head, *everything)]
         elif low is not None:
             entries.append(Low(low))
-        return write_record(self._seal, own.number, own.time, entries)
+        return write_record(self._seal, own.number, own.time, entries, self._empty)
 
     # Reading
 
@@ -284,13 +277,6 @@ class Journal:
         if part is None:
             self.refused += 1
         return part
-
-    def read(self, data: bytes) -> None:
-        """Read a message of the journal at once. It does not matter whether it was read before."""
-        part = self.verify(data)
-        if part is not None:
-            for _ in self.steps(part):
-                pass
 
     def steps(self, part: Part) -> Iterator[None]:
         """Read a part of a record, and yield now and then.
@@ -340,11 +326,6 @@ class Journal:
     def _was_taken(self, number: int) -> None:
         if self._forget(number):
             self.on_taken(number)
-
-    @property
-    def held_parts(self) -> int:
-        """How many parts wait for the other parts of their records."""
-        return sum(map(len, self._parts.values()))
 
     # The others
 

@@ -14,7 +14,7 @@ this process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from typing import Final
@@ -26,7 +26,7 @@ from .identity import Key
 from .inquiry import WITHIN
 from .journal import Journal, OtherChannel
 from .standing import LivePlaces, Standing
-from .standings import Standings
+from .standings import STEP, Standings
 
 __all__ = ["AbsenceElsewhere", "Ledger"]
 
@@ -111,8 +111,10 @@ class Ledger:
             return self._absences.has(thing)
         return self._standings.of_member(thing.member) is thing
 
-    def tell(self) -> None:
-        """Tell the journal what has changed since the last call."""
+    def telling(self) -> Iterator[None]:
+        """Tell the journal what has changed since the last time, in steps: others may run in
+        between. No record may be made before the last step: a channel and the one that it goes on
+        from belong into the same record."""
         self._look_who_has_answered()
         taken, self._taken = self._taken, {}
         for member in taken.values():
@@ -121,13 +123,17 @@ class Ledger:
                 self._journal.ask(member)
             else:
                 self._journal.taken(member)
-        changed, self._changed = self._changed, {}
-        self._most_changed = _FEW
-        for thing in changed:
+        told = 0
+        while self._changed:
+            thing, _ = self._changed.popitem()
             if isinstance(thing, Absence):
                 self._tell_absence(thing)
             else:
                 self._tell_standing(thing)
+            told += 1
+            if told % STEP == 0:
+                yield
+        self._most_changed = _FEW
 
     def _look_who_has_answered(self) -> None:
         for standing in list(self._claimed):

@@ -19,7 +19,6 @@ from typing import Final
 from realtime_core import LSN
 
 from .absences import Absences
-from .connection_proof import ConnectionProof
 from .parking import Parking
 from .places import BEFORE, Place
 from .proofs import Proofs

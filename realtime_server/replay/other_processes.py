@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
-from typing import Final
+from itertools import chain
+from typing import Final, TypeAlias
 
 import attrs
 
+from .empty_stretches import EmptyStretches
 from .places import Place
 from .process import SPARE, Kind, OtherChannel, Process, kind_of
 from .records import Asked, Boot, Ended, Entry, Joined, Low, Part, ProcessState, Taken
@@ -29,6 +31,8 @@ _LONG: Final = 24 * 3600.0
 """Seconds without a record after which a process is taken to have ended without a successor."""
 _STEP: Final = 200
 """Channels in a step, which take about half a millisecond."""
+_Name: TypeAlias = tuple[bytes, int]
+"""The name of a process, and the number of one of its channels."""
 _MOST_TAKEN: Final = 100_000
 """Channels of which it is remembered that they were taken over. Their own process may go on writing
 of them until it has read that."""
@@ -40,6 +44,7 @@ class OtherProcesses:
     Args:
         server: the name of this process.
         most: how many channels are known at most. Clients of further ones begin anew.
+        empty: where the stream has nothing.
         on_taken: called with the number of a channel of this process that another one has taken
             over.
         on_asked: called with the number of a channel of this process whose client may be on a
@@ -52,23 +57,26 @@ class OtherProcesses:
         server: bytes,
         *,
         most: int,
+        empty: EmptyStretches,
         on_taken: Callable[[int], None],
         on_asked: Callable[[int], None],
         on_boot: Callable[[bytes], None],
     ) -> None:
         self._server = server
         self._most = most
+        self._empty = empty
         self._on_taken = on_taken
         self._on_asked = on_asked
         self._on_boot = on_boot
         self._processes: dict[bytes, Process] = {}
-        self._by_key: dict[bytes, dict[tuple[bytes, int], None]] = {}
+        # The processes and numbers of the channels of each key: most keys have just one channel.
+        self._by_key: dict[bytes, _Name | dict[_Name, None]] = {}
         self._count = 0
         # A heap of the times at which channels went away, with the processes and numbers; some are
         # outdated.
         self._by_age: list[tuple[float, bytes, int]] = []
-        # The channels that were taken over, and when; and the time before which they are forgotten.
-        self._taken: dict[tuple[bytes, int], float] = {}
+        # The channels that were taken over, and the time before which that is forgotten.
+        self._taken: dict[tuple[bytes, int], Taken] = {}
         self._forgotten = 0.0
 
     @property
@@ -91,7 +99,7 @@ class OtherProcesses:
         """
         process = self._processes.get(head.server)
         if process is None:
-            process = self._processes[head.server] = Process(head.slot)
+            process = self._processes[head.server] = Process(head.slot, self._empty)
         if head.number <= process.number:
             return
         process.number, process.time = head.number, head.time
@@ -188,7 +196,7 @@ class OtherProcesses:
             return
         process = self._processes.get(state.server)
         if process is None:
-            process = self._processes[state.server] = Process(state.slot)
+            process = self._processes[state.server] = Process(state.slot, self._empty)
         # Of its own writer a snapshot says everything there is.
         if state.number <= process.number and state.server != of.server:
             return
@@ -225,7 +233,7 @@ class OtherProcesses:
             if self._count >= self._most:
                 return
             self._count += 1
-            self._by_key.setdefault(channel.key, {})[server, channel.number] = None
+            self._add_to_key(channel.key, (server, channel.number))
         process.put(channel)
         if channel.since is not None and not channel.is_open:
             heappush(self._by_age, (channel.since, server, channel.number))
@@ -236,10 +244,20 @@ class OtherProcesses:
             return
         del self._processes[server].channels[number]
         self._count -= 1
-        known = self._by_key[channel.key]
-        del known[server, number]
-        if not known:
+        names = self._by_key[channel.key]
+        if isinstance(names, dict):
+            del names[server, number]
+        if not isinstance(names, dict) or not names:
             del self._by_key[channel.key]
+
+    def _add_to_key(self, key: bytes, name: _Name) -> None:
+        names = self._by_key.get(key)
+        if names is None:
+            self._by_key[key] = name
+        elif isinstance(names, dict):
+            names[name] = None
+        else:
+            self._by_key[key] = {names: None, name: None}
 
     def _channel(self, server: bytes, number: int) -> Joined | None:
         process = self._processes.get(server)
@@ -250,27 +268,24 @@ class OtherProcesses:
         if taken.server == self._server:
             self._on_taken(taken.number)
         elif taken.time >= self._forgotten:
-            self._taken[taken.server, taken.number] = taken.time
+            self._taken[taken.server, taken.number] = taken
             self._drop(taken.server, taken.number)
             if len(self._taken) > _MOST_TAKEN:
                 del self._taken[next(iter(self._taken))]
 
-    def snapshot(self) -> list[Entry]:
+    def snapshot(self) -> Iterable[Entry]:
         """Return everything that is known, as entries of a record."""
-        entries: list[Entry] = [
-            Taken(server, number, time) for (server, number), time in self._taken.items()
-        ]
-        for server, process in self._processes.items():
-            entries += process.snapshot(server)
-        return entries
+        processes = (process.snapshot(server) for server, process in self._processes.items())
+        return chain(self._taken.values(), *processes)
 
     # What the others' channels amount to
 
     def find(self, key: bytes) -> list[OtherChannel]:
         """Return the channels of other processes, and of ended ones, that have a key."""
+        names = self._by_key.get(key, {})
         return [
             self._member(server, self._processes[server].channels[number])
-            for server, number in self._by_key.get(key, ())
+            for server, number in (names if isinstance(names, dict) else (names,))
         ]
 
     def _member(self, server: bytes, channel: Joined) -> OtherChannel:
@@ -293,11 +308,6 @@ class OtherProcesses:
         """
         places = (process.lowest() for process in self._processes.values())
         return min((place for place in places if place is not None), default=None)
-
-    def lift(self, handed: Place, place: Place) -> None:
-        """Note that the stream has no changes between two places: see :meth:`.Journal.lift`."""
-        for process in self._processes.values():
-            process.lift(handed, place)
 
     def expire(self, before: float, *, most: int = 1000) -> list[OtherChannel]:
         """Forget channels whose clients have been away for too long.
@@ -334,7 +344,7 @@ class OtherProcesses:
                     del self._processes[server]
         while self._taken:
             oldest = next(iter(self._taken))
-            if self._taken[oldest] >= before:
+            if self._taken[oldest].time >= before:
                 break
             del self._taken[oldest]
         return expired

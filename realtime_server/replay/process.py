@@ -7,11 +7,14 @@ No I/O.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
+from itertools import chain
 from typing import Final
 
 import attrs
 
+from .empty_stretches import EmptyStretches
 from .places import BEFORE, Place
 from .records import Entry, Joined, ProcessState
 
@@ -70,6 +73,8 @@ class Process:
     """The channels of one process, as far as they are known."""
 
     slot: bytes
+    empty: EmptyStretches = attrs.field(repr=False)
+    """Where the stream has nothing, so that whoever has what is before it has all of it."""
     number: int = -1
     """The number of the last record that was taken."""
     time: float = 0.0
@@ -87,7 +92,8 @@ class Process:
     )
 
     def place_of(self, channel: Joined) -> Place:
-        return channel.place if channel.since is not None else max(channel.place, self.low)
+        place = channel.place if channel.since is not None else max(channel.place, self.low)
+        return self.empty.lifted(place)
 
     def put(self, channel: Joined) -> None:
         self.channels[channel.number] = channel
@@ -106,7 +112,8 @@ class Process:
         if not self.is_silent:
             joined = self._first(Kind.JOINED)
             places += self._first(Kind.OPEN), None if joined is None else max(joined, self.low)
-        return min((place for place in places if place is not None), default=None)
+        lowest = min((place for place in places if place is not None), default=None)
+        return None if lowest is None else self.empty.lifted(lowest)
 
     def _first(self, kind: Kind) -> Place | None:
         heap = self._places[kind]
@@ -118,19 +125,11 @@ class Process:
             heappop(heap)
         return None
 
-    def snapshot(self, server: bytes) -> list[Entry]:
+    def snapshot(self, server: bytes) -> Iterable[Entry]:
         """Return everything that is known of the process, as entries of a record.
 
         Args:
             server: the process's name.
         """
         state = ProcessState(server, self.slot, self.number, self.time, self.low)
-        return [state, *self.channels.values()]
-
-    def lift(self, handed: Place, place: Place) -> None:
-        """Note that the stream has no changes between two places: see :meth:`.Journal.lift`."""
-        if handed <= self.low < place:
-            self.low = place
-        for channel in list(self.channels.values()):
-            if handed <= channel.place < place:
-                self.put(attrs.evolve(channel, place=place))
+        return chain((state,), self.channels.values())

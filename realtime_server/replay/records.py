@@ -19,6 +19,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from .empty_stretches import EmptyStretches
 from .places import Place
 
 __all__ = [
@@ -209,7 +210,9 @@ class Part:
         return tuple(_entries(self.data))
 
 
-def write_record(seal: Seal, number: int, time: float, entries: Sequence[Entry]) -> Iterator[bytes]:
+def write_record(
+    seal: Seal, number: int, time: float, entries: Sequence[Entry], empty: EmptyStretches
+) -> Iterator[bytes]:
     """Yield the parts of a record, each made when it is asked for.
 
     Args:
@@ -217,12 +220,13 @@ def write_record(seal: Seal, number: int, time: float, entries: Sequence[Entry])
         number: of the record; each has a higher one than the last.
         time: in seconds since 1970.
         entries: in order; they must not change meanwhile.
+        empty: where the stream has nothing: channels that are before that are said to be behind it.
     """
     parts = max(-(-len(entries) // _ENTRIES), 1)
     for part in range(parts):
         some = entries[part * _ENTRIES : (part + 1) * _ENTRIES]
         head = _HEAD.pack(_VERSION, seal.stream, seal.slot, seal.server, number, time, part, parts)
-        data = head + b"".join(map(_packed, some))
+        data = head + b"".join(_packed(entry, empty) for entry in some)
         yield data + hmac.digest(seal.secret, data, "sha256")
 
 
@@ -247,12 +251,13 @@ def read_part(seal: Seal, data: bytes) -> Part | None:
     return Part(slot, server, number, time, part, parts, body)
 
 
-def _packed(entry: Entry) -> bytes:
+def _packed(entry: Entry, empty: EmptyStretches) -> bytes:
     match entry:
         case Joined(number, key, ref, place, since, is_open):
             letter = b"O" if is_open else b"J"
+            lsn, index = empty.lifted(place)
             return _JOINED.pack(
-                letter, number, key, _ref(ref), place[0], place[1], -1.0 if since is None else since
+                letter, number, key, _ref(ref), lsn, index, -1.0 if since is None else since
             )
         case Ended(number):
             return _ENDED.pack(b"E", number)
@@ -265,7 +270,7 @@ def _packed(entry: Entry) -> bytes:
         case Boot():
             return _BOOT.pack(b"B")
         case ProcessState(server, slot, number, time, low):
-            return _STATE.pack(b"P", server, slot, number, time, low[0], low[1])
+            return _STATE.pack(b"P", server, slot, number, time, *empty.lifted(low))
 
 
 def _ref(ref: int | None) -> int:

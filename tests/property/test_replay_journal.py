@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from realtime_server.replay import records
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.records import Seal, digest, journal_secret
+from tests.journals import read_message
 from tests.property.examples import examples
 
 pytestmark = pytest.mark.slow
@@ -92,7 +93,7 @@ class World:
 
     def read_all(self, journal: Journal) -> None:
         for data in self.wal:
-            journal.read(data)
+            read_message(journal, data)
 
     def write(self, process: Process, killed_after: int | None = None, **what: bool) -> None:
         """Write a record, and have all read it."""
@@ -104,7 +105,7 @@ class World:
         for part in data[:killed_after]:
             self.wal.append(part)
             for other in self.processes.values():
-                other.journal.read(part)
+                read_message(other.journal, part)
             self.past.append(self.past[-1])
         if killed_after is not None and killed_after < len(data):
             return
@@ -198,7 +199,7 @@ class World:
         # In the middle of the WAL all is known when the first snapshot is whole.
         is_whole = start == 0
         for stop, data in enumerate(self.wal[start:], start + 1):
-            reader.read(data)
+            read_message(reader, data)
             is_whole = is_whole or (self.past[stop] is not self.past[stop - 1])
             if is_whole:
                 self.compare(reader, self.past[stop])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +28,7 @@ from realtime_server.replay.journal import Journal
 from realtime_server.replay.places import Place
 from realtime_server.replay.records import Seal, digest, journal_secret
 from realtime_server.replay.second_slot import SecondSlot
+from tests.journals import read_message
 from tests.property.examples import examples
 
 pytestmark = pytest.mark.slow
@@ -196,7 +197,7 @@ class World:
 
     def hear(self) -> None:
         for _, content in self.messages[self.heard :]:
-            self.journal.read(content)
+            read_message(self.journal, content)
         self.heard = len(self.messages)
 
     def emit(self, parts: Iterable[bytes]) -> None:
@@ -216,11 +217,12 @@ class World:
         needed = min(places)
         return LSN(needed[0]) if needed < self.handed else None
 
-    def tell(self) -> None:
+    def tell(self) -> Iterator[None]:
         for client in self.changed:
             since = 0.0 if client.away else None
             self.journal.joined(client.number, client.key, 1, client.place, since=since)
         self.changed.clear()
+        return iter(())
 
     # The database
 
@@ -276,9 +278,9 @@ class World:
         successor = Journal(seal, clock=lambda: 0.0)
         for lsn, content in self.messages:
             if lsn > self.second:
-                successor.read(content)
+                read_message(successor, content)
         for part in successor.write(boot=True):
-            successor.read(part)
+            read_message(successor, part)
         for client in (*self.clients, *self.other.clients):
             for member in successor.find(client.key):
                 missed = [one for one in self.published if (one, 0) > client.place]

@@ -30,6 +30,7 @@ from realtime_server.replay.places import Place
 from realtime_server.replay.records import Seal, digest, journal_secret
 from realtime_server.replay.standing import LASTS, Standing
 from realtime_server.replay.standings import Standings
+from tests.journals import read_message, tell
 from tests.property.examples import examples
 
 pytestmark = pytest.mark.slow
@@ -183,7 +184,7 @@ class Process:
     def read(self) -> None:
         """Read everything that was written."""
         for data in self.world.wal[self.read_up_to :]:
-            self.journal.read(data)
+            read_message(self.journal, data)
         self.read_up_to = len(self.world.wal)
 
     def write(self, *, parts: int | None = None, **what: bool) -> None:
@@ -194,7 +195,7 @@ class Process:
         for _ in self.standings.settling(lambda subscription: None, now, highest=highest):
             pass
         self.journal.low(self.needs.lasting_here())
-        self.ledger.tell()
+        tell(self.ledger)
         if self.journal.is_due or what:
             self.world.wal += [*self.journal.write(**what)][:parts]
 

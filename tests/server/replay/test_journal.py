@@ -9,6 +9,7 @@ import pytest
 
 from realtime_core import SourceStats, StreamIdentity
 from realtime_server.replay import journal, records
+from realtime_server.replay.empty_stretches import EmptyStretches
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.origin import Origin
 from realtime_server.replay.process import OtherChannel
@@ -28,10 +29,14 @@ from realtime_server.replay.records import (
     read_part,
     write_record,
 )
+from tests.journals import read_message
 
 SECRET = journal_secret("password", "jwt")
 STREAM = digest("database", "shop")
 KEY = b"k" * 16
+
+
+NO_STRETCHES = EmptyStretches()
 
 
 class Clock:
@@ -56,7 +61,7 @@ def tell(writer: Journal, *readers: Journal, **what: bool) -> list[bytes]:
     data = list(writer.write(**what))
     for part in data:
         for reader in (writer, *readers):
-            reader.read(part)
+            read_message(reader, part)
     return data
 
 
@@ -78,7 +83,7 @@ ENTRIES: list[Entry] = [
 
 
 def test_what_was_written_is_read() -> None:
-    (data,) = write_record(seal_of(1), 5, 12.5, ENTRIES)
+    (data,) = write_record(seal_of(1), 5, 12.5, ENTRIES, NO_STRETCHES)
     part = read_part(seal_of(2, "other"), data)
     assert part is not None
     assert list(part.entries) == ENTRIES
@@ -88,7 +93,7 @@ def test_what_was_written_is_read() -> None:
 
 def test_a_long_record_has_parts_that_fit_into_messages() -> None:
     entries = [Joined(number, KEY, 2**63 - 1, (2**63, 2**32), 1e9) for number in range(2500)]
-    data = list(write_record(seal_of(1), 0, 0.0, entries))
+    data = list(write_record(seal_of(1), 0, 0.0, entries, NO_STRETCHES))
     assert len(data) == 3
     assert max(map(len, data)) <= MOST_BYTES
     parts = [read_part(seal_of(1), each) for each in data]
@@ -97,7 +102,7 @@ def test_a_long_record_has_parts_that_fit_into_messages() -> None:
 
 @pytest.mark.parametrize("ref", [-1, -(2**70), 2**63])
 def test_a_ref_that_no_client_counts_to_is_none(ref: int) -> None:
-    (data,) = write_record(seal_of(1), 0, 0.0, [Joined(1, KEY, ref, (1, 0))])
+    (data,) = write_record(seal_of(1), 0, 0.0, [Joined(1, KEY, ref, (1, 0))], NO_STRETCHES)
     part = read_part(seal_of(1), data)
     assert part is not None
     assert part.entries == (Joined(1, KEY, None, (1, 0)),)
@@ -105,7 +110,7 @@ def test_a_ref_that_no_client_counts_to_is_none(ref: int) -> None:
 
 def test_messages_of_others_are_counted_and_nothing_else() -> None:
     reader = journal_of(9)
-    (data,) = write_record(seal_of(1), 0, 0.0, [Joined(1, KEY, 1, (1, 0))])
+    (data,) = write_record(seal_of(1), 0, 0.0, [Joined(1, KEY, 1, (1, 0))], NO_STRETCHES)
     other_secret = journal_secret("password", None)
     assert other_secret != SECRET
     others = [
@@ -115,14 +120,14 @@ def test_messages_of_others_are_counted_and_nothing_else() -> None:
         data[:-1],
         data[:-1] + bytes([data[-1] ^ 1]),
         data[:60] + bytes([data[60] ^ 1]) + data[61:],
-        *write_record(attrs.evolve(seal_of(1), secret=other_secret), 0, 0.0, ENTRIES),
-        *write_record(attrs.evolve(seal_of(1), stream=digest("x")), 0, 0.0, ENTRIES),
+        *write_record(attrs.evolve(seal_of(1), secret=other_secret), 0, 0.0, ENTRIES, NO_STRETCHES),
+        *write_record(attrs.evolve(seal_of(1), stream=digest("x")), 0, 0.0, ENTRIES, NO_STRETCHES),
     ]
     for each in others:
-        reader.read(each)
+        read_message(reader, each)
     assert reader.find(KEY) == []
     assert reader.refused == len(others)
-    reader.read(data)
+    read_message(reader, data)
     assert len(reader.find(KEY)) == 1
 
 
@@ -217,7 +222,7 @@ def test_records_that_are_read_again_change_nothing() -> None:
     here.ended(1)
     tell(here, there)
     for each in data:
-        there.read(each)
+        read_message(there, each)
     assert there.find(KEY) == []
 
 
@@ -235,7 +240,7 @@ def test_a_successor_finds_the_channels_of_the_killed_process_as_away() -> None:
     successor = journal_of(2, clock=clock)
     successor.on_boot = killed.on_boot = booted.append
     for part in data:
-        successor.read(part)
+        read_message(successor, part)
     assert successor.heard < successor.booted_at or successor.booted_at == -1
     tell(successor, other, boot=True)
     assert successor.heard == successor.booted_at == 0
@@ -244,7 +249,7 @@ def test_a_successor_finds_the_channels_of_the_killed_process_as_away() -> None:
     assert booted == [False]
     # Had it not been killed, it would have to get the slot again.
     for part in successor.write(boot=True):
-        killed.read(part)
+        read_message(killed, part)
     assert booted == [False, True]
 
 
@@ -257,7 +262,7 @@ def test_who_was_idle_for_long_before_the_kill_is_away_from_then_on() -> None:
     clock.now += 3600.0
     successor = journal_of(2, clock=clock)
     for part in data:
-        successor.read(part)
+        read_message(successor, part)
     tell(successor, boot=True)
     assert successor.expire(300.0) == []
     assert len(successor.find(KEY)) == 1
@@ -329,7 +334,7 @@ def test_a_channel_that_was_taken_over_is_found_by_nobody() -> None:
     late = list(third.write(snapshot=True))
     tell(there, here, third)
     for part in late:
-        there.read(part)
+        read_message(there, part)
     assert (there.find(KEY), third.find(KEY)) == ([], [])
     assert taken == [1]
     # Here its end is known: nothing of it is written any more.
@@ -360,13 +365,13 @@ def test_a_record_counts_when_its_last_part_is_there(monkeypatch: pytest.MonkeyP
     for number in range(2, 5):
         here.joined(number, KEY, 5, (10, 0))
     first, second = here.write()
-    there.read(first)
+    read_message(there, first)
     assert len(there.find(KEY)) == 1
-    there.read(second)
+    read_message(there, second)
     assert len(there.find(KEY)) == 4
     # Of a record whose beginning is not there nothing is taken.
     reader = journal_of(3, "c")
-    reader.read(second)
+    read_message(reader, second)
     assert reader.find(KEY) == []
     assert reader.refused == 0
 
@@ -399,21 +404,28 @@ def test_records_that_never_end_are_not_held(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(journal, "_MOST_PARTS", 5)
     monkeypatch.setattr(journal, "_MOST_BEGUN", 3)
     reader = journal_of(99)
+    lasts: list[bytes] = []
     for server in range(10):
         writer = journal_of(server)
         for number in range(3):
             writer.joined(number, KEY, 5, (10, 0))
         # They are killed while they write.
-        for part in list(writer.write())[:-1]:
-            reader.read(part)
-        assert reader.held_parts <= 2 * 3
+        *begun, last = writer.write()
+        for part in begun:
+            read_message(reader, part)
+        lasts.append(last)
+    # Those that began first are not held any more, so their records have no beginning.
+    for last in lasts[:-3]:
+        read_message(reader, last)
+        assert reader.find(KEY) == []
+    read_message(reader, lasts[-1])
+    assert len(reader.find(KEY)) == 3
     long = journal_of(20)
     for number in range(6):
         long.joined(number, KEY, 5, (10, 0))
     for part in long.write():
-        reader.read(part)
-        assert reader.held_parts <= 2 * 3
-    assert reader.find(KEY) == []
+        read_message(reader, part)
+    assert len(reader.find(KEY)) == 3
 
 
 def test_channels_beyond_the_bound_are_not_known() -> None:
@@ -478,6 +490,42 @@ def test_whoever_has_all_that_was_handed_out_is_lifted_over_what_holds_nothing()
     tell(there, reader)
     places = sorted(member.place for member in reader.find(b"j" * 16))
     assert places == [(9, 9), (20, -1), (21, 0)]
+
+
+def test_stretches_that_hold_nothing_follow_each_other() -> None:
+    empty = EmptyStretches()
+    assert empty.lifted((5, 0)) == (5, 0)
+    empty.note((10, 0), (20, -1))
+    # Still nothing has come, and then something, and nothing again.
+    empty.note((10, 0), (30, -1))
+    empty.note((30, -1), (35, -1))
+    empty.note((40, 5), (50, -1))
+    found = {place: empty.lifted((place, 0)) for place in (9, 10, 15, 29, 35, 40, 41, 50, 60)}
+    ends = {10: (35, -1), 15: (35, -1), 29: (35, -1), 41: (50, -1)}
+    assert found == {place: ends.get(place, (place, 0)) for place in found}
+    assert empty.lifted((40, 4)) == (40, 4)
+
+
+def test_only_so_many_stretches_are_remembered() -> None:
+    """The first ones go: whoever is there needs a little more than nothing."""
+    empty = EmptyStretches()
+    for number in range(2000):
+        empty.note((10 * number, 0), (10 * number + 5, -1))
+    assert empty.lifted((2, 0)) == (2, 0)
+    assert empty.lifted((19_992, 0)) == (19_995, -1)
+
+
+def test_whoever_is_lifted_twice_is_where_the_last_stretch_ends() -> None:
+    here, there, reader = journal_of(1, "a"), journal_of(2, "b"), journal_of(3, "c")
+    here.joined(1, KEY, 5, (10, 0), since=1000.0)
+    tell(here, there)
+    for end in (20, 30):
+        there.lift((10, 0), (end, -1))
+    assert there.lowest() == (30, -1)
+    assert [member.place for member in there.find(KEY)] == [(30, -1)]
+    there.lift((40, 0), (50, -1))
+    tell(there, reader, snapshot=True)
+    assert [member.place for member in reader.find(KEY)] == [(30, -1)]
 
 
 def test_a_process_that_is_behind_keeps_its_low_when_others_are_lifted() -> None:

@@ -17,7 +17,8 @@ from realtime_server.replay.ledger import Ledger
 from realtime_server.replay.membership import Membership
 from realtime_server.replay.records import Seal, digest, journal_secret
 from realtime_server.replay.standing import Standing
-from realtime_server.replay.standings import Standings
+from realtime_server.replay.standings import STEP, Standings
+from tests.journals import read_message, tell
 
 KEY = Key(b"k" * 16, is_exact=False)
 
@@ -98,10 +99,10 @@ def test_who_came_and_went_while_nothing_could_be_written_does_not_pile_up(
         gone.append(weakref.ref(standing))
         del standing
     assert sum(one() is not None for one in gone) <= 200
-    world.ledger.tell()
+    tell(world.ledger)
     there = journal_of(2)
     for part in world.journal.write():
-        there.read(part)
+        read_message(there, part)
     assert len(there.find(KEY.digest)) == len(stays)
 
 
@@ -111,16 +112,16 @@ def test_a_channel_that_the_journal_knows_is_ended_however_many_come_and_go(
     monkeypatch.setattr(ledger, "_FEW", 10)
     world = World()
     known, there = world.join(), journal_of(2)
-    world.ledger.tell()
+    tell(world.ledger)
     for part in world.journal.write():
-        there.read(part)
+        read_message(there, part)
     assert len(there.find(KEY.digest)) == 1
     world.leave(known)
     for _ in range(100):
         world.leave(world.join())
-    world.ledger.tell()
+    tell(world.ledger)
     for part in world.journal.write():
-        there.read(part)
+        read_message(there, part)
     assert there.find(KEY.digest) == []
 
 
@@ -132,16 +133,16 @@ def test_the_places_of_those_who_are_away_are_not_written_after_another_stream_h
     absence = Absence(KEY, 1, (500, 0), time.monotonic())
     world.absences.add(absence)
     if is_written:
-        world.ledger.tell()
+        tell(world.ledger)
         for part in world.journal.write():
-            there.read(part)
+            read_message(there, part)
         assert len(there.find(KEY.digest)) == 1
     world.absences.lose_all(LostReason.LOST)
     world.journal.begin_anew()
     # The record is made before it is noted for each of the absences that it is lost.
-    world.ledger.tell()
+    tell(world.ledger)
     for part in world.journal.write():
-        there.read(part)
+        read_message(there, part)
     assert there.find(KEY.digest) == []
     assert absence.lost is None
 
@@ -150,8 +151,29 @@ def test_who_comes_from_a_process_that_is_not_understood_is_told_of_a_gap() -> N
     world, other = World(), journal_of(2)
     other.joined(1, KEY.digest, 5, (1, 0))
     for data in other.write():
-        world.journal.read(data)
+        read_message(world.journal, data)
     [member] = world.journal.find(KEY.digest)
     world.journal.on_lost(member)
     [*_, absence] = [one for one in world.absences.of(KEY.digest) if one.lost is not None]
     assert (absence.ref, absence.place, absence.lost) == (5, (1, 0), LostReason.LOST)
+
+
+def test_the_journal_is_told_in_steps_and_a_record_has_everything_all_the_same() -> None:
+    world, there = World(), journal_of(2)
+    standings = [world.join() for _ in range(10 * STEP)]
+    telling = world.ledger.telling()
+    next(telling)
+    # Others run in between: some leave, and a record is made.
+    for standing in standings[::2]:
+        world.leave(standing)
+    tell(world.ledger)
+    for part in world.journal.write():
+        read_message(there, part)
+    assert len(there.find(KEY.digest)) == 5 * STEP
+    assert sum(1 for _ in telling) == 0
+    for standing in standings[1::2]:
+        world.leave(standing)
+    assert sum(1 for _ in world.ledger.telling()) == 5
+    for part in world.journal.write():
+        read_message(there, part)
+    assert there.find(KEY.digest) == []
