@@ -46,7 +46,7 @@ class LostReason(enum.Enum):
     """It is not known what the client has received: its pongs do not repeat the pings."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)
 class Absence:
     """A channel whose client is away, and may come back."""
 
@@ -71,6 +71,12 @@ class Absence:
     needs: Place = attrs.field(init=False)
     """The place from which on changes are kept for the absence. ``place`` may be lower, if it was
     lowered to the place of a client that was away for too long."""
+    line: object = attrs.field(default=None, init=False, repr=False)
+    """The line of :class:`.Shares` that the absence is in; None if it is in none."""
+    older: Absence | None = attrs.field(default=None, init=False, repr=False)
+    """The absence before this one in that line."""
+    younger: Absence | None = attrs.field(default=None, init=False, repr=False)
+    """The absence behind this one in that line."""
 
     def __attrs_post_init__(self) -> None:
         self.needs = self.place
@@ -89,18 +95,14 @@ class Absences:
         self._window = window
         self._most = most
         self._clock = clock
-        self._absent: dict[bytes, list[Absence]] = {}
+        # By key: the only absence, or several.
+        self._absent: dict[bytes, Absence | list[Absence]] = {}
         # The absences whose changes are kept, and the ones that are only remembered.
         self._away = Shares()
         self._lost = Shares()
         # Those whose changes are not kept any more, and for which that has still to be noted.
         self._losing: deque[tuple[Shares, LostReason]] = deque()
-        # A heap of ``needs`` of the absences whose changes are kept; some items are outdated. The
-        # number breaks ties.
-        self._lowest: list[tuple[Place, int, Absence]] = []
-        self._pushed = 0
-        # What was pushed while it is made anew without what is outdated; None: it is not.
-        self._pushed_meanwhile: list[tuple[Place, int, Absence]] | None = None
+        self._kept = _Needed()
         self.on_change: Callable[[Absence], None] = lambda absence: None
         """Called with each absence that was added, changed or removed, and with each one of another
         process that was taken over here."""
@@ -115,9 +117,11 @@ class Absences:
         """Return the absences with a key: those of this process, those that were given up and
         are remembered, and those of other processes."""
         self._note_lost(digest)
-        here = self._absent.get(digest, ())
-        elsewhere = self.elsewhere(digest)
-        return [*here, *elsewhere] if elsewhere else here
+        return [*self._here(digest), *self.elsewhere(digest)]
+
+    def _here(self, digest: bytes) -> Sequence[Absence]:
+        absent = self._absent.get(digest, ())
+        return (absent,) if isinstance(absent, Absence) else absent
 
     def has(self, absence: Absence) -> bool:
         """Return whether an absence of this process has not been removed."""
@@ -133,10 +137,7 @@ class Absences:
 
     def lowest(self) -> Place | None:
         """Return the lowest place from which on changes are kept; None if there is no absence."""
-        heap = self._lowest
-        while heap and (heap[0][2] not in self._away or heap[0][2].needs != heap[0][0]):
-            heappop(heap)
-        return heap[0][0] if heap else None
+        return self._kept.lowest()
 
     def tidying(self) -> Iterator[None]:
         """Forget clients that have been away for too long, and yield now and then, so that other
@@ -155,8 +156,7 @@ class Absences:
         while len(self._lost) and (oldest := self._lost.oldest()).since <= until:
             self.remove(oldest)
             yield
-        if len(self._lowest) > 2 * len(self._away) + 1000:
-            yield from self._leave_out_outdated()
+        yield from self._kept.tidying()
 
     def lose_all(self, why: LostReason) -> None:
         """Give up what all clients that are away have missed; they get a gap when they come back.
@@ -166,12 +166,12 @@ class Absences:
         """
         if len(self._away):
             self._losing.append((self._away, why))
-            self._away = Shares()
+            self._away, self._kept = Shares(), _Needed()
 
     def _note_lost(self, digest: bytes) -> None:
         """Note of each absence of a key whether its changes are not kept any more."""
         for losing, why in self._losing:
-            for absence in list(self._absent.get(digest, ())):
+            for absence in list(self._here(digest)):
                 if absence in losing:
                     self._lose(absence, losing, why)
 
@@ -182,7 +182,7 @@ class Absences:
             The absence; None if there are too many of its key, so that it was merged into another.
         """
         self._note_lost(absence.key.digest)
-        absent = self._absent.setdefault(absence.key.digest, [])
+        absent = self._here(absence.key.digest)
         if len(absent) >= MOST_OF_A_KEY:
             last = absent[-1]
             last.is_shared = True
@@ -195,18 +195,24 @@ class Absences:
                 self._away.add(last)
             self.lower(last, absence.place, absence.lost)
             return None
-        absent.append(absence)
+        if len(absent) > 1:
+            assert isinstance(absent, list)
+            absent.append(absence)
+        else:
+            self._absent[absence.key.digest] = [*absent, absence] if absent else absence
         self.on_change(absence)
         if absence.lost is not None:
             self._remember(absence)
             return absence
         self._away.add(absence)
-        self._push(absence)
+        self._kept.add(absence.needs)
         if len(self._away) > self._most:
             self._lose(self._away.first_to_go(), self._away, LostReason.LIMIT)
         return absence
 
     def _lose(self, absence: Absence, away: Shares, why: LostReason) -> None:
+        if away is self._away:
+            self._kept.remove(absence.needs)
         away.discard(absence)
         absence.lost = why
         self._remember(absence)
@@ -230,7 +236,7 @@ class Absences:
                 self.on_change(absence)
             elif any(
                 one.ref <= absence.ref and one.place <= place
-                for one in self._absent.get(absence.key.digest, ())
+                for one in self._here(absence.key.digest)
             ):
                 return
             self.add(Absence(absence.key, absence.ref, place, absence.since, lost=lost))
@@ -240,40 +246,79 @@ class Absences:
         if lost is not None:
             absence.lost = lost
         elif place < absence.needs:
-            absence.needs = place
             if absence in self._away:
-                self._push(absence)
-
-    def _push(self, absence: Absence) -> None:
-        self._pushed += 1
-        entry = (absence.needs, self._pushed, absence)
-        heappush(self._lowest, entry)
-        if self._pushed_meanwhile is not None:
-            self._pushed_meanwhile.append(entry)
-
-    def _leave_out_outdated(self) -> Iterator[None]:
-        """Make the heap anew, in steps."""
-        kept = []
-        meanwhile = self._pushed_meanwhile = []
-        for number, one in enumerate(list(self._away), -len(self._away)):
-            if one in self._away:
-                kept.append((one.needs, number, one))
-            yield
-        self._pushed_meanwhile = None
-        kept += meanwhile
-        heapify(kept)
-        self._lowest = kept
+                self._kept.remove(absence.needs)
+                self._kept.add(place)
+            absence.needs = place
 
     def remove(self, absence: Absence) -> None:
         """Remove an absence, since its client has come back."""
         self.on_change(absence)
         if not self.has(absence):
             return
-        self._away.discard(absence)
-        self._lost.discard(absence)
-        for losing, _ in self._losing:
-            losing.discard(absence)
+        if absence in self._away:
+            self._kept.remove(absence.needs)
+        for shares in (self._away, self._lost, *(losing for losing, _ in self._losing)):
+            shares.discard(absence)
         absent = self._absent[absence.key.digest]
-        absent.remove(absence)
-        if not absent:
+        if isinstance(absent, list) and len(absent) > 1:
+            absent.remove(absence)
+        else:
             del self._absent[absence.key.digest]
+
+
+class _Needed:
+    """The places from which on changes are kept, and for how many absences each."""
+
+    __slots__ = ("_added_meanwhile", "_counts", "_heap", "_unused")
+
+    def __init__(self) -> None:
+        # Many clients that lose their connections together have the same place.
+        self._counts: dict[Place, int] = {}
+        # A heap of these places. Some are not needed any more, and count 0.
+        self._heap: list[Place] = []
+        self._unused = 0
+        # What was added while the heap is made anew without what is unused; None: it is not.
+        self._added_meanwhile: list[Place] | None = None
+
+    def add(self, place: Place) -> None:
+        count = self._counts.get(place)
+        self._counts[place] = (count or 0) + 1
+        if count == 0:
+            self._unused -= 1
+        elif count is None:
+            heappush(self._heap, place)
+            if self._added_meanwhile is not None:
+                self._added_meanwhile.append(place)
+
+    def remove(self, place: Place) -> None:
+        self._counts[place] -= 1
+        self._unused += not self._counts[place]
+
+    def lowest(self) -> Place | None:
+        """Return the lowest place; None if there is none."""
+        heap = self._heap
+        while heap and not self._counts.get(heap[0]):
+            unused = heappop(heap)
+            if self._counts.pop(unused, None) is not None:
+                self._unused -= 1
+        return heap[0] if heap else None
+
+    def tidying(self) -> Iterator[None]:
+        """Make the heap anew, in steps, if most of it is unused: others may run in between."""
+        if 2 * self._unused <= len(self._counts) + 1000:
+            return
+        kept: list[Place] = []
+        added = self._added_meanwhile = []
+        for place in list(self._counts):
+            count = self._counts.get(place)
+            if count:
+                kept.append(place)
+            elif count == 0:
+                del self._counts[place]
+                self._unused -= 1
+            yield
+        self._added_meanwhile = None
+        kept += added
+        heapify(kept)
+        self._heap = kept

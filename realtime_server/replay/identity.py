@@ -31,20 +31,26 @@ MOST_SESSION: Final = 128
 """Characters that the parameter ``session`` may have."""
 
 _DIGEST_BYTES: Final = 16
+_NAME_BYTES: Final = 8
 _TOKENS: Final = ("apikey", "token")
 """Parameters of a handshake that change while the client stays the same."""
 
 
-@attrs.frozen
+@attrs.frozen(weakref_slot=False)
 class Key:
     """What a channel is known by when its client comes back."""
 
     digest: bytes
     is_exact: bool
     """Whether only one client has this key: its application has named a session."""
-    whose: tuple[bytes, bytes] = attrs.field(default=(b"", b""), eq=False)
-    """Names of the address from which the client came, and of whom its token is for. Neither can be
-    chosen at will, as a session can; so these say who takes how much of the room for all."""
+    whose: bytes = attrs.field(default=bytes(3 * _NAME_BYTES), eq=False)
+    """Three names, one behind the other, of 8 bytes each: of the site and of the network from which
+    the client came, and of whom its token is for. None can be chosen at will, as a session can; so
+    these say who takes how much of the room for all."""
+
+    def owner(self, level: int) -> bytes:
+        """Return one of the names in :attr:`whose`: the first for level 0."""
+        return self.whose[level * _NAME_BYTES : (level + 1) * _NAME_BYTES]
 
 
 class Identifier:
@@ -83,7 +89,7 @@ class Identifier:
             session if LEAST_SESSION <= len(session) <= MOST_SESSION else "",
             self._claims if IdentityKind.CLAIMS in self._kinds else (),
             origin,
-            self._digest(["network", _network(address)]),
+            b"".join(self._digest(["network", name])[:_NAME_BYTES] for name in _networks(address)),
             self._digest,
         )
 
@@ -95,17 +101,20 @@ class Identifier:
 class Visitor:
     """The client of one connection. :meth:`Identifier.visitor` makes it."""
 
-    __slots__ = ("_claims", "_digest", "_network", "_origin", "session")
+    __slots__ = ("_claims", "_digest", "_networks", "_origin", "_subject", "_whose", "session")
 
     def __init__(
-        self, session: str, claims: Sequence[str], origin: bytes, network: bytes, digest: Any
+        self, session: str, claims: Sequence[str], origin: bytes, networks: bytes, digest: Any
     ) -> None:
         self.session = session
         """The session that the handshake names; empty if none is named, or if it does not count."""
         self._claims = claims
         self._origin = origin
-        self._network = network
+        self._networks = networks
         self._digest = digest
+        # Of whom the last key was. Most connections have one token for all of their channels.
+        self._subject: str | None = None
+        self._whose = b""
 
     def key(
         self, claims: Mapping[str, Any], topic: str, bindings: Sequence[Binding] | None
@@ -131,8 +140,10 @@ class Visitor:
                 for one in bindings
             ]
         digest: bytes = self._digest([who, subject, topic, asked])
-        whose = (self._network, self._digest(["subject", subject]))
-        return Key(digest, is_exact=bool(self.session), whose=whose)
+        if not self._whose or subject != self._subject:
+            self._subject = subject
+            self._whose = self._networks + self._digest(["subject", subject])[:_NAME_BYTES]
+        return Key(digest, is_exact=bool(self.session), whose=self._whose)
 
     def _who(self, claims: Mapping[str, Any]) -> list[str] | None:
         if self.session:
@@ -146,18 +157,23 @@ class Visitor:
         return None
 
 
-def _network(address: str) -> str:
-    """Return what one customer of a provider has: an IPv4 address, or 64 bits of an IPv6 one."""
+def _networks(address: str) -> tuple[str, str]:
+    """Return the site and the network that an address is in.
+
+    A network is what is given to one customer of a provider at least: an IPv4 address, or 64 bits
+    of an IPv6 one. A site is what may be given to one customer: 48 bits of an IPv6 address
+    (https://datatracker.ietf.org/doc/html/rfc6177), which are 65,536 networks.
+    """
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         # A header may have anything.
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return parsed.packed[:8].hex()
+        return address, address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is None:
+            return parsed.packed[:6].hex(), parsed.packed[:8].hex()
+        parsed = parsed.ipv4_mapped
+    return str(parsed), str(parsed)
 
 
 def _text(claim: Any) -> str | None:

@@ -1,10 +1,11 @@
 """Shares: decides which absence has to go when there are too many.
 
 If the oldest absence always went, one client that opens many channels and leaves them would drive
-out everybody else's absences. So the server looks for the address from which most absences come,
-then for the token's subject that has left most of these, and gives up the oldest absence of that
-subject. The subjects matter where a proxy does not say for whom it asks, since all of its clients
-have one address then. No I/O.
+out everybody else's absences. So the server looks for the site from which most absences come, then
+for the network there, and then for the token's subject that has left most of these, and gives up
+the oldest absence of that subject. The sites matter because one customer of a provider may have
+65,536 networks. The subjects matter where a proxy does not say for whom it asks, since all of its
+clients have one address then. No I/O.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["Shares"]
 
 _FEW: Final = 8
-"""Absences of an address or a subject up to which these are not counted apart, since one page may
-have several channels. So a server whose clients have few channels each needs little memory."""
-_LEVELS: Final = 2
+"""Absences of a site, a network or a subject up to which these are not counted apart, since one
+page may have several channels. So a server whose clients have few channels each needs little
+memory."""
+_LEVELS: Final = 3
 """How many names an absence has of the client that left it, see :attr:`.identity.Key.whose`."""
 
 
@@ -29,7 +31,8 @@ class Shares:
     """The absences of clients, ordered by age and grouped by a name of their clients.
 
     Args:
-        level: which of the client's names tells these absences apart.
+        level: which of the client's names tells these absences apart. An absence can be in one
+            object of level 0 at a time.
         absences: the first ones.
     """
 
@@ -37,10 +40,10 @@ class Shares:
 
     def __init__(self, level: int = 0, absences: Sequence[Absence] = ()) -> None:
         self._level = level
-        # A dict takes as long to find its first item as there were items before it.
-        self._all: OrderedDict[Absence, None] = OrderedDict()
-        # The absences by the client's name. If a name has many, they are told apart further.
-        self._owners: dict[bytes, list[Absence] | Shares] = {}
+        self._all: _Line | _Ordered = _Ordered() if level else _Line()
+        # The absences by the client's name: the only one, several, or many, which are told apart
+        # further.
+        self._owners: dict[bytes, Absence | list[Absence] | Shares] = {}
         # The names that have many absences, by how many these are, and the highest such number; 0
         # if no name has many.
         self._ranks: dict[int, dict[bytes, None]] = {}
@@ -59,42 +62,44 @@ class Shares:
 
     def add(self, absence: Absence) -> None:
         """Add an absence that is not here yet, as the youngest."""
-        self._all[absence] = None
+        self._all.add(absence)
         if self._level == _LEVELS:
             return
-        name = absence.key.whose[self._level]
-        owner = self._owners.get(name)
-        if owner is None:
-            self._owners[name] = [absence]
-        elif isinstance(owner, Shares):
-            owner.add(absence)
-            self._rank(name, len(owner) - 1, len(owner))
+        name = absence.key.owner(self._level)
+        theirs = self._owners.get(name)
+        if theirs is None:
+            self._owners[name] = absence
+        elif isinstance(theirs, Shares):
+            theirs.add(absence)
+            self._rank(name, len(theirs) - 1, len(theirs))
+        elif isinstance(theirs, list):
+            theirs.append(absence)
+            if len(theirs) > _FEW:
+                self._owners[name] = Shares(self._level + 1, theirs)
+                self._rank(name, 0, len(theirs))
         else:
-            owner.append(absence)
-            if len(owner) > _FEW:
-                self._owners[name] = Shares(self._level + 1, owner)
-                self._rank(name, 0, len(owner))
+            self._owners[name] = [theirs, absence]
 
     def discard(self, absence: Absence) -> None:
         """Remove an absence, if it is here."""
         if absence not in self._all:
             return
-        del self._all[absence]
+        self._all.remove(absence)
         if self._level == _LEVELS:
             return
-        name = absence.key.whose[self._level]
-        owner = self._owners[name]
-        if isinstance(owner, Shares):
-            owner.discard(absence)
-            if len(owner) > _FEW:
-                self._rank(name, len(owner) + 1, len(owner))
+        name = absence.key.owner(self._level)
+        theirs = self._owners[name]
+        if isinstance(theirs, Shares):
+            theirs.discard(absence)
+            if len(theirs) > _FEW:
+                self._rank(name, len(theirs) + 1, len(theirs))
             else:
-                self._owners[name] = list(owner)
-                self._rank(name, len(owner) + 1, 0)
+                self._owners[name] = list(theirs)
+                self._rank(name, len(theirs) + 1, 0)
+        elif isinstance(theirs, list) and len(theirs) > 1:
+            theirs.remove(absence)
         else:
-            owner.remove(absence)
-            if not owner:
-                del self._owners[name]
+            del self._owners[name]
 
     def oldest(self) -> Absence:
         """Return the oldest absence. There must be one."""
@@ -105,9 +110,9 @@ class Shares:
         absences. There must be one."""
         if not self._most:
             return self.oldest()
-        owner = self._owners[next(iter(self._ranks[self._most]))]
-        assert isinstance(owner, Shares)
-        return owner.first_to_go()
+        theirs = self._owners[next(iter(self._ranks[self._most]))]
+        assert isinstance(theirs, Shares)
+        return theirs.first_to_go()
 
     def _rank(self, name: bytes, before: int, now: int) -> None:
         """Note that a name has one absence more or fewer than before; 0: it has few."""
@@ -123,3 +128,60 @@ class Shares:
         elif before == self._most and before not in self._ranks:
             # The name has gone to the next lower rank, or was the only one with many absences.
             self._most = now
+
+
+class _Line:
+    """Absences in order, each of which knows its neighbours: there may be 100,000 of them, and so
+    they take a fifth of the memory that they would take in a dict."""
+
+    __slots__ = ("_count", "_first", "_last")
+
+    def __init__(self) -> None:
+        self._first: Absence | None = None
+        self._last: Absence | None = None
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, absence: Absence) -> bool:
+        return absence.line is self
+
+    def __iter__(self) -> Iterator[Absence]:
+        absence = self._first
+        while absence is not None:
+            yield absence
+            absence = absence.younger
+
+    def add(self, absence: Absence) -> None:
+        absence.line, absence.older, absence.younger = self, self._last, None
+        if self._last is None:
+            self._first = absence
+        else:
+            self._last.younger = absence
+        self._last = absence
+        self._count += 1
+
+    def remove(self, absence: Absence) -> None:
+        older, younger = absence.older, absence.younger
+        if older is None:
+            self._first = younger
+        else:
+            older.younger = younger
+        if younger is None:
+            self._last = older
+        else:
+            younger.older = older
+        absence.line = absence.older = absence.younger = None
+        self._count -= 1
+
+
+class _Ordered(OrderedDict["Absence", None]):
+    """Absences in order, which are in a line besides. A dict that is not made for it takes as long
+    to find its first item as there were items before it."""
+
+    def add(self, absence: Absence) -> None:
+        self[absence] = None
+
+    def remove(self, absence: Absence) -> None:
+        del self[absence]

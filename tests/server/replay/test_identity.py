@@ -7,6 +7,7 @@ import pytest
 from realtime_server.auth.authorizer import ConnectRequest
 from realtime_server.config.choices import IdentityKind
 from realtime_server.phoenix.joins import parse_join
+from realtime_server.replay.absences import Absence, Absences
 from realtime_server.replay.identity import Identifier, Key
 
 SESSION = "0f2c9a34-8d1e-4b57"
@@ -130,22 +131,54 @@ def test_keys_of_another_secret_are_others_and_show_nothing() -> None:
 
 
 def test_the_address_and_the_subject_say_whose_a_key_is_and_nothing_a_client_chooses() -> None:
-    def whose(session: str = "", sub: str = "alice", address: str = "192.0.2.1") -> Any:
+    def key(session: str = "", sub: str = "alice", address: str = "192.0.2.1") -> Key:
         key = key_of(query={"session": session}, claims={"sub": sub}, address=address)
         assert key is not None
-        return key.whose
+        return key
 
-    assert whose(SESSION + "1") == whose(SESSION + "2") == whose()
-    assert whose()[0] != whose(address="192.0.2.2")[0]
-    assert whose()[1] == whose(address="192.0.2.2")[1] != whose(sub="bob")[1]
+    assert key(SESSION + "1").whose == key(SESSION + "2").whose == key().whose
+    other = key(address="192.0.2.2")
+    assert key().owner(0) != other.owner(0)
+    assert key().owner(1) != other.owner(1)
+    assert key().owner(2) == other.owner(2) != key(sub="bob").owner(2)
+
+
+def test_a_connection_with_several_tokens_names_the_subject_of_each_channel() -> None:
+    identifier = Identifier(b"secret", kinds=ALL, claims=("sub",))
+    visitor = identifier.visitor(ConnectRequest("/", {}, {}), "192.0.2.1")
+    keys = [visitor.key(claims, "realtime:room", None) for claims in ({}, {"sub": "ann"}, {})]
+    owners = [key.owner(2) for key in keys if key is not None]
+    assert owners[0] == owners[2] != owners[1]
 
 
 def test_addresses_of_one_customer_are_one() -> None:
-    def network(address: str) -> bytes:
+    def owner(address: str, level: int) -> bytes:
         key = key_of(address=address, claims={"sub": "alice"})
         assert key is not None
-        return key.whose[0]
+        return key.owner(level)
+
+    def site(address: str) -> bytes:
+        return owner(address, 0)
+
+    def network(address: str) -> bytes:
+        return owner(address, 1)
 
     assert network("2001:db8::1") == network("2001:db8::ffff:2") != network("2001:db8:0:1::1")
-    assert network("::ffff:192.0.2.1") == network("192.0.2.1")
-    assert network("_hidden") != network("")
+    assert site("2001:db8::1") == site("2001:db8:0:ffff::1") != site("2001:db8:1::1")
+    for name in (site, network):
+        assert name("::ffff:192.0.2.1") == name("192.0.2.1") != name("192.0.2.2")
+        assert name("_hidden") != name("")
+
+
+def test_one_customer_with_many_networks_drives_nobody_elses_absences_out() -> None:
+    absences = Absences(window=300.0, most=100, clock=lambda: 0.0)
+    everybody: list[Absence] = []
+    for address in [f"2001:db8:{site:x}::1" for site in range(1, 11)] + [
+        f"2001:db8:0:{network:x}::1" for network in range(2000)
+    ]:
+        key = key_of(query={"session": SESSION + address}, address=address)
+        assert key is not None
+        everybody.append(Absence(key, 1, (1, 0), 0.0))
+        absences.add(everybody[-1])
+    assert len(absences) == 100
+    assert all(map(absences.keeps, everybody[:10]))

@@ -15,31 +15,34 @@ FEW = 8
 """Absences that anybody may have without being looked at."""
 
 
-def absence(address: int, subject: int) -> Absence:
-    whose = (bytes([address]), bytes([subject]))
+def absence(site: int, network: int, subject: int) -> Absence:
+    whose = b"".join(name.to_bytes(8) for name in (site, network, subject))
     return Absence(Key(b"key", is_exact=True, whose=whose), 1, (0, 0), 0.0)
 
 
 def first_to_go(absences: list[Absence], level: int = 0) -> list[Absence]:
     """Return those that may go first; there are several if some have left as many."""
-    if level == 2:
+    if level == 3:
         return absences[:1]
-    counts = Counter(one.key.whose[level] for one in absences)
+    counts = Counter(one.key.owner(level) for one in absences)
     most = max(counts.values())
     if most <= FEW:
         return absences[:1]
     owners = [name for name, count in counts.items() if count == most]
-    theirs = [[one for one in absences if one.key.whose[level] == name] for name in owners]
+    theirs = [[one for one in absences if one.key.owner(level) == name] for name in owners]
     return [one for each in theirs for one in first_to_go(each, level + 1)]
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2), st.integers(0, 5)), max_size=150))
-def test_whoever_has_left_most_goes_first(steps: list[tuple[int, int, int]]) -> None:
+STEPS = st.tuples(st.integers(0, 4), st.integers(0, 2), st.integers(0, 2), st.integers(0, 5))
+
+
+@given(st.lists(STEPS, max_size=200))
+def test_whoever_has_left_most_goes_first(steps: list[tuple[int, int, int, int]]) -> None:
     shares = Shares()
     known: list[Absence] = []
-    for address, subject, leaves in steps:
+    for site, network, subject, leaves in steps:
         # The lower the number, the more of them.
-        one = absence(address * address // 5, subject)
+        one = absence(site * site // 5, network, subject)
         shares.add(one)
         known.append(one)
         if leaves == 0:
