@@ -155,7 +155,7 @@ def test_a_record_of_another_version_leaves_nobody_whose_place_may_be_too_high(
     here.joined(2, KEY, 5, (20, 0))
     (data,) = here.write()
     body = data[:-32] + unknown
-    there.read(body + hmac.digest(SECRET, body, "sha256"))
+    read_message(there, body + hmac.digest(SECRET, body, "sha256"))
     # What cannot be read may have said that the first channel has less.
     assert lost[0] == known
     assert there.find(KEY) == []
