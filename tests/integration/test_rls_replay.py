@@ -85,6 +85,13 @@ class Scene:
         await eventually(lambda: not self.mode.slow_viewers.busy_on_trial)
         await eventually(lambda: not replay.needs.without_proof())
 
+    async def away(self, **claims: Any) -> Viewer:
+        """Return a client that was live, and whose connection was cut."""
+        client = Viewer(self, **claims)
+        await client.come()
+        await self.cut(client)
+        return client
+
     async def cut(self, client: Viewer) -> None:
         """Cut a client that has proven what it has."""
         await self.until_handed()
@@ -197,9 +204,7 @@ async def test_a_client_that_comes_back_gets_what_it_missed_and_may_see(scene: S
 
 
 async def test_versions_that_are_superseded_are_left_to_what_superseded_them(scene: Scene) -> None:
-    client = Viewer(scene)
-    await client.come()
-    await scene.cut(client)
+    client = await scene.away()
     await scene.execute(
         "insert into item values (1, 'ann', 'a'), (2, 'ann', 'b'), (3, 'ann', 'c')",
         "update item set data = 'aa' where id = 1",
@@ -231,9 +236,7 @@ async def test_the_new_joins_claims_decide(shop: tuple[Database, str, str]) -> N
 
 
 async def test_a_right_that_was_taken_away_shows_nothing(scene: Scene) -> None:
-    client = Viewer(scene)
-    await client.come()
-    await scene.cut(client)
+    client = await scene.away()
     await scene.execute(
         "insert into item values (1, 'ann', 'secret')",
         "drop policy own on item",
@@ -266,9 +269,7 @@ async def test_a_token_of_another_role_shows_what_that_role_may_read(
 
 
 async def test_columns_whose_grant_was_revoked_are_not_shown(scene: Scene) -> None:
-    client = Viewer(scene)
-    await client.come()
-    await scene.cut(client)
+    client = await scene.away()
     await scene.execute(
         "insert into item values (1, 'ann', 'secret')",
         f'revoke select on item from "{scene.reader}"',
@@ -285,9 +286,7 @@ async def test_columns_whose_grant_was_revoked_are_not_shown(scene: Scene) -> No
 
 
 async def test_a_table_whose_grant_was_revoked_is_not_shown(scene: Scene) -> None:
-    client = Viewer(scene)
-    await client.come()
-    await scene.cut(client)
+    client = await scene.away()
     await scene.execute(
         "insert into item values (1, 'ann', 'secret')",
         f'revoke select on item from "{scene.reader}"',
@@ -308,9 +307,7 @@ async def test_a_table_whose_grant_was_revoked_is_not_shown(scene: Scene) -> Non
 
 
 async def test_a_policy_that_fails_shows_nothing(scene: Scene) -> None:
-    client = Viewer(scene)
-    await client.come()
-    await scene.cut(client)
+    client = await scene.away()
     await scene.execute(
         "insert into item values (1, 'ann', 'secret'), (2, 'ann', 'secret')",
         "create policy broken on item as restrictive using (id <> 1 or 1 / (id - id) = 0)",
@@ -325,9 +322,7 @@ async def test_a_policy_that_takes_too_long_costs_a_gap_and_not_the_live_changes
     shop: tuple[Database, str, str],
 ) -> None:
     async with serve(shop, RLS_CHECK_TIMEOUT="300") as scene:
-        client = Viewer(scene)
-        await client.come()
-        await scene.cut(client)
+        client = await scene.away()
         await scene.execute(
             "insert into item values (1, 'ann', 'a')",
             "create policy slow on item as restrictive"
