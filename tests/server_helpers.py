@@ -31,6 +31,7 @@ from realtime_core import (
     Update,
 )
 from realtime_core.records import Field
+from realtime_core.sources.catalog import SlotStatus
 from realtime_server.auth.grant import Grant
 from realtime_server.config import ServerConfig
 from realtime_server.errors import RefusedError
@@ -61,6 +62,7 @@ __all__ = [
     "insert",
     "make_relation",
     "open_client",
+    "slot_status",
     "texts",
     "truncate",
     "update",
@@ -110,6 +112,30 @@ def truncate(*relations: Relation) -> Truncate:
 
 
 # What goes out, read as a client would.
+
+
+def slot_status(name: str, place: LSN, *, end: int) -> SlotStatus:
+    """Return the state of a slot of pgoutput in the database db.
+
+    Args:
+        name: the slot's name.
+        place: the LSN up to which it has given up everything.
+        end: the LSN of the end of the WAL.
+    """
+    return SlotStatus(
+        name=name,
+        slot_type="logical",
+        plugin="pgoutput",
+        database="db",
+        temporary=False,
+        active_pid=None,
+        restart_lsn=place,
+        confirmed_flush_lsn=place,
+        retained_bytes=end - place,
+        wal_status="reserved",
+        invalidation_reason=None,
+        failover=False,
+    )
 
 
 def texts(data: bytes) -> list[str]:

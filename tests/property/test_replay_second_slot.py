@@ -30,6 +30,7 @@ from realtime_server.replay.records import Seal, digest, journal_secret
 from realtime_server.replay.second_slot import SecondSlot
 from tests.journals import read_message
 from tests.property.examples import examples
+from tests.server_helpers import slot_status
 
 pytestmark = pytest.mark.slow
 
@@ -254,16 +255,7 @@ class World:
         if name == "second" and not self.has_second:
             return None
         place = LSN(self.main if name == "main" else self.second)
-        return SimpleNamespace(
-            confirmed_flush_lsn=place,
-            restart_lsn=place,
-            retained_bytes=self.end - place,
-            is_lost=False,
-            temporary=False,
-            slot_type="logical",
-            plugin="pgoutput",
-            database="db",
-        )
+        return slot_status(name, place, end=self.end)
 
     async def live(self) -> None:
         """Look after the slot, and write what is due, until the process is killed."""

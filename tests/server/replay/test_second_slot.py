@@ -14,6 +14,8 @@ from realtime_core import LSN
 from realtime_server.replay import second_slot
 from realtime_server.replay.second_slot import SecondSlot
 
+from ...server_helpers import slot_status
+
 pytestmark = pytest.mark.asyncio
 
 MEGABYTE = 1_000_000
@@ -39,16 +41,7 @@ class Database:
 
     async def slot(self, name: str) -> Any:
         place = LSN(self.main if name == "main" else self.second)
-        return SimpleNamespace(
-            confirmed_flush_lsn=place,
-            restart_lsn=place,
-            retained_bytes=self.main - place,
-            is_lost=False,
-            temporary=False,
-            slot_type="logical",
-            plugin="pgoutput",
-            database="db",
-        )
+        return slot_status(name, place, end=self.main)
 
 
 @pytest.fixture
