@@ -126,7 +126,7 @@ class NotThereError(RefusedError):
 
 
 class NotPublishedError(NotThereError):
-    """A table's changes are not published as the publications are now."""
+    """None of the server's publications publishes a table's changes now."""
 
 
 class TokenError(RefusedError):

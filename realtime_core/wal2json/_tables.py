@@ -119,7 +119,7 @@ class KnownTable:
         self._renew()
 
     def has_primary_key(self, raw: Any) -> bool:
-        """Say whether the primary key is known to be this one, as JSON has it."""
+        """Return whether the primary key is known, and is the one that a message names."""
         return bool(self._raw_primary_key == raw)
 
     def insert(self, row: JsonRow) -> Record:

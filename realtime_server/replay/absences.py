@@ -225,8 +225,8 @@ class Absences:
             self.remove(self._lost.first_to_go())
 
     def lower(self, absence: Absence, place: Place, lost: LostReason | None) -> None:
-        """Lower the place of an absence, since another client, which has less, may come back to
-        it."""
+        """Lower the place of an absence to that of another client, which may come back to it
+        too."""
         if place >= absence.place:
             return
         if not self.has(absence):

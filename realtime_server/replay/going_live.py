@@ -68,8 +68,7 @@ class GoingLive:
         self._on_live(subscription)
 
     def promote(self, one: Round) -> None:
-        """Move members of a round that have caught up to the live hub, as many as there is time
-        for."""
+        """Move members that have caught up to the live hub, as many as there is time for."""
         clock = asyncio.get_running_loop().time
         until = clock() + _PROMOTING
         for member in list(islice(one.members.values(), _AT_ONCE)):

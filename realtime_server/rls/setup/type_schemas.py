@@ -66,7 +66,7 @@ class HiddenSchema:
 
     @property
     def grant(self) -> str:
-        """The statement that lets ``realtime_nobody`` use it."""
+        """The statement that grants ``realtime_nobody`` USAGE in it."""
         return f"GRANT USAGE ON SCHEMA {self.name} TO realtime_nobody;"
 
 
