@@ -109,6 +109,8 @@ class Channels:
         self._loop = asyncio.get_running_loop()
         # What the connection's joins, filters and access tokens are bounded by.
         self._limits = JoinLimits(services.config, self._loop.time)
+        if visit is not None:
+            visit.charge = self._limits.charge
         self._account = FilterAccount(services.budget)
         self._tokens = TokenLimit(services.config.max_tokens, self._loop.time)
         # Channels whose join was granted, and what is kept for each.

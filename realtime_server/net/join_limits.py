@@ -21,6 +21,9 @@ _USUAL_SIZE: Final = 512
 _BYTES_PER_JOIN: Final = 64
 """Bytes beyond these that count as one more join: to parse, check and type so long a filter takes
 0.1 ms."""
+_ASKED_PER_JOIN: Final = 5
+"""Other clients that are asked because of a join, and count as one more join: to write a ping and
+to read its answer takes 0.02 ms."""
 
 
 class JoinLimits:
@@ -64,6 +67,14 @@ class JoinLimits:
                 "channels",
                 ReplyReason.CHANNELS.told(most=self._max_channels),
             )
+
+    def charge(self, asked: int) -> None:
+        """Count a join as several, as other clients are asked whether they are still there.
+
+        Args:
+            asked: how many clients are asked.
+        """
+        self._bucket.borrow(asked // _ASKED_PER_JOIN)
 
 
 def _further_joins(topic: str, payload: Any) -> int:

@@ -83,7 +83,7 @@ class ChannelStarts:
         )
         """Bring channels up to now."""
         self._inquiries = Inquiries(
-            memberships.others, self._ask, self._decide, on_failure=self._fail
+            memberships.others, _charge, self._ask, self._decide, on_failure=self._fail
         )
         # The callbacks of channels of which it is not decided yet where they begin.
         self._starting: dict[Membership, OnStart] = {}
@@ -342,3 +342,9 @@ class ChannelStarts:
             # Until the message has arrived, its client does not know.
             standing.proof.count_write()
             standing.note(until)
+
+
+def _charge(member: Membership, asked: int) -> None:
+    visit = member.client
+    assert isinstance(visit, Visit)
+    visit.charge(asked)

@@ -30,6 +30,7 @@ class Inquiries:
 
     Args:
         others: returns the open memberships that may be former ones of a membership's client.
+        charge: called with a membership and the number of clients that are asked because of it.
         ask: asks a membership's client. The callback is called with True when the client has
             answered, and with False when its connection has ended before.
         decide: called for each membership that waited, with the memberships whose clients did not
@@ -41,12 +42,14 @@ class Inquiries:
     def __init__(
         self,
         others: Callable[[Membership], Iterable[Membership]],
+        charge: Callable[[Membership, int], None],
         ask: Callable[[Membership, Callable[[bool], None]], None],
         decide: Callable[[Membership, Collection[Membership]], None],
         *,
         on_failure: Callable[[Membership], None],
     ) -> None:
         self._others = others
+        self._charge = charge
         self._ask = ask
         self._decide = decide
         self._on_failure = on_failure
@@ -85,7 +88,10 @@ class Inquiries:
         asked: set[Membership] = set()
         for member in list(waiting):
             try:
-                asked.update(self._others(member))
+                others = list(self._others(member))
+                if others:
+                    self._charge(member, len(others))
+                    asked.update(others)
             except Exception:
                 del waiting[member]
                 self._on_failure(member)

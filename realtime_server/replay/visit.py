@@ -36,6 +36,7 @@ class Visit:
         "_last_ref",
         "_owes_since",
         "_proven",
+        "charge",
         "messages",
         "proof",
         "standings",
@@ -53,6 +54,8 @@ class Visit:
         """Who the connection's client is."""
         self.proof = proof
         """What the client is proven to have received."""
+        self.charge: Callable[[int], None] = lambda asked: None
+        """Called with the number of other clients that are asked because of a join of this one."""
         self.messages = 0
         """How many messages have come from the client."""
         self.standings: dict[Subscription, Standing] = {}

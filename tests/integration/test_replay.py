@@ -445,6 +445,23 @@ async def test_anonymous_clients_behind_one_address_lose_nothing(item: Database)
             await client.close()
 
 
+async def test_whoever_has_a_crowd_asked_is_charged_for_it(item: Database) -> None:
+    async with serve(item, MAX_JOINS_PER_SECOND="1") as server:
+        crowd = [ReplayClient(server.port) for _ in range(30)]
+        for client in crowd:
+            await client.come()
+        late = ReplayClient(server.port)
+        # Each of the crowd may be this client on an earlier connection.
+        late.ref = 100
+        await late.come()
+        late.topic = "realtime:other"
+        reply = await late.ask("phx_join", {})
+        assert reply["status"] == "error"
+        assert "MAX_JOINS_PER_SECOND" in str(reply["response"])
+        for client in (*crowd, late):
+            await client.cut()
+
+
 async def test_of_a_crowd_with_one_address_all_get_what_comes(
     item: Database, server: RealtimeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,17 @@ def test_a_long_join_counts_as_several() -> None:
     assert limit_met(limits) is None
 
 
+def test_a_join_because_of_which_many_are_asked_counts_as_several() -> None:
+    clock = Clock()
+    limits = JoinLimits(open_config(max_joins_per_second=100), clock)
+    assert limit_met(limits) is None
+    limits.charge(4)
+    limits.charge(490)
+    assert [limit_met(limits) for _ in range(2)] == [None, "joins"]
+    clock.now = 0.5
+    assert limit_met(limits) is None
+
+
 @pytest.mark.parametrize(
     ("topic", "channels", "limit"),
     [

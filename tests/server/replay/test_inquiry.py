@@ -34,8 +34,13 @@ class World:
         self.bad: set[Membership] = set()
         """Those that cannot be decided on."""
         self.failed: list[Membership] = []
+        self.charged: list[tuple[Membership, int]] = []
         self.inquiries = Inquiries(
-            self.others.__getitem__, self.ask, self.decide, on_failure=self.failed.append
+            self.others.__getitem__,
+            lambda member, asked: self.charged.append((member, asked)),
+            self.ask,
+            self.decide,
+            on_failure=self.failed.append,
         )
 
     def ask(self, member: Membership, answer: Callable[[bool], None]) -> None:
@@ -61,6 +66,20 @@ async def test_nobody_waits_if_nobody_is_to_be_asked() -> None:
     world = World()
     member = world.join()
     assert world.decided == [(member, set())]
+    assert world.charged == []
+
+
+async def test_whoever_has_others_asked_is_charged_for_each() -> None:
+    world = World()
+    others = [membership() for _ in range(20)]
+    first = world.join(*others)
+    # It waits for the next inquiry, in which these are asked again.
+    second = world.join(*others[:5])
+    assert world.charged == [(first, 20)]
+    for _, answer in list(world.asked):
+        answer(True)
+    await eventually(lambda: len(world.charged) == 2)
+    assert world.charged == [(first, 20), (second, 5)]
 
 
 async def test_it_is_decided_when_all_have_answered() -> None:
