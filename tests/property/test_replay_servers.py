@@ -56,6 +56,9 @@ class Connection:
     is_unprovable: bool = False
     is_overdue: bool = False
     standings: dict[Subscription, Standing] = attrs.field(factory=dict)
+    had_before: int | None = None
+    """What its client had when it connected; None: nothing. A page handles everything that came on
+    a former connection before it opens another one."""
     stalled_at: int | None = None
     """Up to which change everything has arrived; None: all that was written has."""
     owes_since: float | None = None
@@ -206,6 +209,7 @@ class Process:
         connection.written = connection.proven = self.world.end
         connection.proven_before_close = connection.proven_at_message = self.world.end
         connection.last_message = self.world.clock
+        connection.had_before = client.has
         member = Membership(client.key, client.ref, connection)
         subscription = cast(Any, Subscription())
         standing = Standing(
@@ -353,11 +357,16 @@ class World:
         """Have a page close its connection, of which it has handled nothing for a while."""
         process, connection, member = client.process, client.connection, client.member
         until = self.clock - (self.random.uniform(0, LASTS) if behind is None else behind)
-        handled = [end for since, end in client.had if since <= until]
-        if process is None or connection is None or member is None or not handled:
+        had = [(since, end) for since, end in client.had if since <= until]
+        handled = [end for _, end in had]
+        if process is None or connection is None or member is None:
+            return
+        if connection.had_before is not None:
+            handled.append(connection.had_before)
+        if not handled:
             return
         client.process = client.connection = client.member = None
-        client.has = handled[-1]
+        client.has, client.had = max(handled), had
         connection.is_up = False
         connection.proven = connection.sure
         process.leave(member)
