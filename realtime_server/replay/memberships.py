@@ -149,6 +149,7 @@ class Memberships:
             del here[member]
             if not here:
                 del self._here[member.key.digest]
+            self._taken.note_end(member.key.digest, member.client, member.client.last_ref)
 
     def depart(
         self,
@@ -254,17 +255,22 @@ class Memberships:
         """Return whether another client with the same key has sent more messages than this one."""
         # A join without a ref counts as a first message.
         digest, ref = member.key.digest, member.ref or 1
-        return any(one.ref >= ref for one in self.absences.of(digest)) or any(
-            one.client.last_ref >= ref
-            for one in self._here.get(digest, ())
-            if one.client is not member.client and not one.is_claimed
+        return (
+            any(one.ref >= ref for one in self.absences.of(digest))
+            or self._taken.is_by_another(digest, ref)
+            or any(
+                one.client.last_ref >= ref
+                for one in self._here.get(digest, ())
+                if one.client is not member.client and not one.is_claimed
+            )
         )
 
     def _taken_from(self, member: Membership, candidates: list[Absence]) -> Choice | None:
         """Return that another client may have gone on from a client's place; None if none has."""
         taken = self._taken.find(member.key.digest, member.ref, member.client)
         # A candidate with a lower ref than the client had whose place was taken over is not that
-        # client, but perhaps the one that took the place over without a ref.
+        # client, but perhaps the one that took the place over without a ref. Otherwise it may be
+        # the joining client itself, which has counted on while it was away.
         if taken is None or any(
             not taken.lacks_ref or one.ref >= taken.ref or one.place <= taken.place
             for one in candidates

@@ -39,6 +39,8 @@ class Taken:
     """The time at which this is forgotten."""
     lacks_ref: bool = False
     """Whether a client has taken a place over whose join had no ref."""
+    takers_ref: int = 0
+    """The highest ref that was sent on connections of takers that have ended."""
     takers: tuple[weakref.ref[object], ...] = ()
     """Connections whose clients have taken over a place, or were told of the gap."""
 
@@ -101,3 +103,28 @@ class TakenPlaces:
             return None
         taken.add_taker(client)
         return taken
+
+    def note_end(self, digest: bytes, client: object, last_ref: int) -> None:
+        """Note that a channel of a connection has ended.
+
+        Args:
+            digest: the digest of the channel's key.
+            client: the connection.
+            last_ref: the highest ref that its client has sent.
+        """
+        taken = self._by_key.get(digest)
+        if taken is not None and any(one() is client for one in taken.takers):
+            taken.takers_ref = max(taken.takers_ref, last_ref)
+
+    def is_by_another(self, digest: bytes, ref: int) -> bool:
+        """Return whether another client has taken over a place that a client may have left.
+
+        Args:
+            digest: the digest of the client's key.
+            ref: the ref of the client's join.
+        """
+        taken = self._by_key.get(digest)
+        if taken is None or taken.until <= self._clock():
+            return False
+        # A client's refs go up over all its connections.
+        return taken.ref < ref <= taken.takers_ref

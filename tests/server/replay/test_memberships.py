@@ -492,6 +492,26 @@ def test_whose_open_membership_was_claimed_is_told_of_a_gap() -> None:
     assert world.join(CLAIMS, 4)[1] == Choice((7, 0), LostReason.LOST)
 
 
+def test_who_takes_a_session_and_leaves_hides_nothing_from_its_client() -> None:
+    world = World()
+    world.leave_behind(SESSION, 5, 7)
+    other, choice = world.join(SESSION, 20)
+    assert place(choice) == 7
+    # It leaves on purpose.
+    world.memberships.end(other)
+    assert world.join(SESSION, 8)[1] == Choice((7, 0), LostReason.LOST)
+
+
+def test_who_leaves_a_channel_of_a_session_and_joins_it_again_is_told_of_no_gap() -> None:
+    world = World()
+    world.leave_behind(SESSION, 5, 7)
+    member, choice = world.join(SESSION, 6)
+    assert place(choice) == 7
+    member.client.last_ref = 9  # type: ignore[misc]
+    world.memberships.end(member)
+    assert world.join(SESSION, 10)[1] == Choice(None)
+
+
 def test_of_a_session_nothing_is_taken_by_others() -> None:
     world = World()
     world.leave_behind(SESSION, 5, 7)
