@@ -89,10 +89,8 @@ class Durable:
         window: seconds for which a client may be away.
         stream: returns the stream that places belong to; None while that is not known. A record is
             written only where that stream comes from.
-        before_write: notes what has changed before a record is made, in steps: others may run in
-            between.
-        on_expired: called with channels of other processes whose clients have been away for too
-            long.
+        before_write: notes what has changed before a record is made, and yields now and then.
+        on_expired: called with other processes' channels whose clients were away for too long.
         keeps: whether this process looks after the second slot; otherwise another one does that
             shares it.
     """

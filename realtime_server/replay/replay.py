@@ -103,13 +103,7 @@ class Replay:
         """Bring channels up to now."""
         self._parking = Parking(clock)
         self.channel_ends = ChannelEnds(
-            hub,
-            self,
-            self._channel_starts,
-            self.memberships,
-            self._standings,
-            self._parking,
-            clock,
+            hub, self, self._channel_starts, self.memberships, self._standings, self._parking, clock
         )
         """Lets channels end."""
         self.needs = Needs(
