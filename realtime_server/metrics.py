@@ -11,9 +11,8 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import attrs
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -34,22 +33,15 @@ from .replay.stats import ReplayStats
 from .rls.counters import Counters
 from .webhooks.stats import WebhookStats
 
-__all__ = ["CONTENT_TYPE", "Durations", "Metrics", "WorkerStats"]
+if TYPE_CHECKING:
+    from .workers.stats import WorkerStats
+
+__all__ = ["CONTENT_TYPE", "Durations", "Metrics"]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
 _CLOSE_CODES: Final = frozenset(range(1000, 1016))
-
-
-@attrs.frozen
-class WorkerStats:
-    """What is counted of the workers of a server that has several."""
-
-    running: int = 0
-    """How many accept connections."""
-    restarts: int = 0
-    """How often one was started in place of one that had ended."""
 
 
 class Metrics:

@@ -12,9 +12,10 @@ import pytest
 from realtime_core import GapReason, SourceStats
 from realtime_server.config import ConfigurationFile, ServerConfig, variables
 from realtime_server.fanout.hub import HubStats
-from realtime_server.metrics import Metrics, WorkerStats
+from realtime_server.metrics import Metrics
 from realtime_server.phoenix.reasons import CloseReason, Reason
 from realtime_server.rls.channel_gaps import ChannelGapReason
+from realtime_server.workers.stats import WorkerStats
 from tests.log_events import LogEvent, documented_events, events
 from tests.reference_pages import PARTS, ROOT, rewritten
 from tests.server_helpers import make_backlog

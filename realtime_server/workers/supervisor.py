@@ -22,7 +22,7 @@ from ..config import ServerConfig
 from ..config.database.source import make_raw_source
 from ..fanout.attachment import why_not_ready
 from ..fanout.hub import HubStats
-from ..metrics import Metrics, WorkerStats
+from ..metrics import Metrics
 from ..net.listener import reserve
 from ..net.slow_clients import Backlog, OutboxLimits
 from ..replay.check import warn_of_leftovers
@@ -31,6 +31,7 @@ from ..webhooks.stats import WebhookStats
 from .control import stats_to_json
 from .links import Links
 from .processes import Processes
+from .stats import WorkerStats
 from .window import Window
 
 __all__ = ["Supervisor"]

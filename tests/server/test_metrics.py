@@ -7,7 +7,8 @@ from pathlib import Path
 
 from realtime_core import SourceStats
 from realtime_server.fanout.hub import HubStats
-from realtime_server.metrics import CONTENT_TYPE, Metrics, WorkerStats
+from realtime_server.metrics import CONTENT_TYPE, Metrics
+from realtime_server.workers.stats import WorkerStats
 from tests.server_helpers import make_backlog, make_metrics
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from realtime_core import SourceStats
 from realtime_server.fanout.hub import HubStats
-from realtime_server.metrics import Metrics, WorkerStats
+from realtime_server.metrics import Metrics
 from realtime_server.replay.stats import ReplayStats
+from realtime_server.workers.stats import WorkerStats
 from realtime_server.workers.sums import Sums
 from tests.server_helpers import make_backlog
 
