@@ -257,7 +257,7 @@ class Memberships:
         digest, ref = member.key.digest, member.ref or 1
         return (
             any(one.ref >= ref for one in self.absences.of(digest))
-            or self._taken.is_by_another(digest, ref)
+            or self._taken.is_by_another(digest, ref, member.client)
             or any(
                 one.client.last_ref >= ref
                 for one in self._here.get(digest, ())

@@ -116,15 +116,18 @@ class TakenPlaces:
         if taken is not None and any(one() is client for one in taken.takers):
             taken.takers_ref = max(taken.takers_ref, last_ref)
 
-    def is_by_another(self, digest: bytes, ref: int) -> bool:
+    def is_by_another(self, digest: bytes, ref: int, client: object) -> bool:
         """Return whether another client has taken over a place that a client may have left.
 
         Args:
             digest: the digest of the client's key.
             ref: the ref of the client's join.
+            client: the client's connection.
         """
         taken = self._by_key.get(digest)
         if taken is None or taken.until <= self._clock():
+            return False
+        if any(one() is client for one in taken.takers):
             return False
         # A client's refs go up over all its connections.
         return taken.ref < ref <= taken.takers_ref

@@ -507,6 +507,19 @@ def test_who_leaves_a_channel_of_a_session_and_joins_it_again_is_told_of_no_gap(
     world.leave_behind(SESSION, 5, 7)
     member, choice = world.join(SESSION, 6)
     assert place(choice) == 7
+    # On the same connection, whose highest ref is that of the new join by now.
+    member.client.last_ref = 10  # type: ignore[misc]
+    again = Membership(SESSION, 10, member.client)
+    world.memberships.end(member)
+    world.memberships.enter(again)
+    assert world.memberships.choose(again, ()) == Choice(None)
+    assert world.memberships.share(SESSION), "the session is taken to be shared"
+
+
+def test_who_takes_its_own_session_again_on_another_connection_is_told_of_no_gap() -> None:
+    world = World()
+    world.leave_behind(SESSION, 5, 7)
+    member, _ = world.join(SESSION, 6)
     member.client.last_ref = 9  # type: ignore[misc]
     world.memberships.end(member)
     assert world.join(SESSION, 10)[1] == Choice(None)
