@@ -446,8 +446,8 @@ async def test_anonymous_clients_behind_one_address_lose_nothing(item: Database)
 
 
 async def test_whoever_has_a_crowd_asked_is_charged_for_it(item: Database) -> None:
-    async with serve(item, MAX_JOINS_PER_SECOND="1") as server:
-        crowd = [ReplayClient(server.port) for _ in range(30)]
+    async with serve(item, MAX_JOINS_PER_SECOND="2") as server:
+        crowd = [ReplayClient(server.port) for _ in range(60)]
         for client in crowd:
             await client.come()
         late = ReplayClient(server.port)
