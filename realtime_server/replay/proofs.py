@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Final
 
 from .connection_proof import ConnectionProof, PingedOutbox, ping_frame
-from .places import BEFORE, Place
+from .places import Place
 from .written_places import WrittenPlaces
 
 __all__ = ["Proofs"]
@@ -60,8 +60,6 @@ class Proofs:
         """When a dispatch was last marked, or :meth:`tick` called."""
         self.ordinal = 0
         """Of the last write."""
-        self.end: Place = BEFORE
-        """The place that was noted last: all of it has been written to whomever it concerns."""
         self.count = 0
         """How many pongs have proven something."""
         self.unprovable = 0
@@ -112,12 +110,10 @@ class Proofs:
 
     def note(self, place: Place) -> None:
         """Note that everything up to a place is in the writes up to :attr:`ordinal`."""
-        self.end = place
         self._written.note(self.ordinal, place, self.now)
 
     def begin_anew(self, place: Place) -> None:
         """Note that another stream has begun at a place. Nothing of it was written so far."""
-        self.end = place
         self._written.begin_anew(place)
 
     def place_at(self, ordinal: int) -> Place:

@@ -81,7 +81,7 @@ class _NotingHub(Hub):
     def unsubscribe(self, subscription: Subscription) -> None:
         super().unsubscribe(subscription)
         # A client whose join took too long leaves, and joins again on the same connection.
-        self.ends[_websocket_of(subscription)] = self._proofs.end
+        self.ends[_websocket_of(subscription)] = self._proofs.place_at(self._proofs.ordinal)
 
 
 def _websocket_of(subscription: Subscription) -> ServerConnection:
