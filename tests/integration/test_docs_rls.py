@@ -71,13 +71,20 @@ def test_a_row_goes_to_its_owner(database: Database, names: dict[str, str]) -> N
         "JWT_SECRET": SECRET,
     }
     token = make_token({"role": names["authenticated"], "sub": ANN})
+    stranger = make_token({"role": names["authenticated"], "sub": "no UUID"})
     with ServerProcess(database, publications='["changes"]', streaming=False, **settings) as server:
         server.wait_for_log("streaming from database")
-        with connect(f"{server.websocket_url}/websocket?apikey={token}") as socket:
+        address = f"{server.websocket_url}/websocket"
+        with (
+            connect(f"{address}?apikey={token}") as socket,
+            connect(f"{address}?apikey={stranger}") as other,
+        ):
             topic = "realtime:public:todos:task=eq.hers"
             join = {"topic": topic, "event": "phx_join", "ref": "1"}
             socket.send(json.dumps({**join, "payload": {"user_token": token}}))
             assert json.loads(socket.recv())["payload"] == {"status": "ok", "response": {}}
+            other.send(json.dumps({**join, "payload": {"user_token": stranger}}))
+            assert json.loads(other.recv())["payload"] == {"status": "ok", "response": {}}
             database.execute(
                 "insert into todos values (1, %s, 'hers', '(1,a)'), (2, %s, 'hers', '(2,b)')",
                 (BOB, ANN),
@@ -89,5 +96,11 @@ def test_a_row_goes_to_its_owner(database: Database, names: dict[str, str]) -> N
                 "task": "hers",
                 "place": {"floor": 2, "room": "b"},
             }
+            # From the second change on all are checked together, the stranger before it comes.
+            database.execute("insert into todos values (3, %s, 'hers', '(3,c)')", (ANN,))
+            assert json.loads(socket.recv(timeout=30))["payload"]["record"]["id"] == 3
+            # The policy has not failed for a claim that is no UUID: that would be told.
+            other.send(json.dumps({"topic": "phoenix", "event": "heartbeat", "payload": {}}))
+            assert json.loads(other.recv(timeout=30))["topic"] == "phoenix"
         # The role is right: nothing is missing, and nothing is too much.
         assert not [line for line in server.log if " WARNING " in line and "realtime.rls" in line]

@@ -198,6 +198,21 @@ def test_the_page_and_the_psql_line_that_are_printed_work() -> None:
         psql = demo.snippet("Change something yourself")
         output = subprocess.check_output(psql, shell=True, text=True, timeout=30)
         assert output == "INSERT 0 1\n"
+        # The line has the database's password, without which nobody is let in.
+        [(user, password)] = set(re.findall(r"postgresql://(\w+):([^@]+)@", psql))
+        without = psql.replace(f"{user}:{password}@", f"{user}@")
+        no_password = {**os.environ, "PGPASSFILE": os.devnull}
+        no_password.pop("PGPASSWORD", None)
+        refused = subprocess.run(
+            without.replace("psql ", "psql -w ", 1),
+            shell=True,
+            text=True,
+            capture_output=True,
+            timeout=30,
+            env=no_password,
+        )
+        assert refused.returncode == 2
+        assert "password" in refused.stderr
         [page] = re.findall(r"^The demo is at (http://127\.0\.0\.1:\d+/) ", demo.said)
         with urlopen(page, timeout=30) as answer:
             assert b"<title>Realtime inspector</title>" in answer.read()
