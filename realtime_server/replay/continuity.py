@@ -300,6 +300,7 @@ def make_continuity(
         before_write=ledger.telling,
         on_expired=ledger.expired,
         keeps=share is None or share.number == 1,
+        passed=None if share is None else lambda: stats().confirmed_lsn,
     )
     new_log = partial(
         ChangeLog, max_bytes=config.replay_memory_mb * _MEGABYTE, window=window, clock=clock

@@ -93,6 +93,8 @@ class Durable:
         on_expired: called with other processes' channels whose clients were away for too long.
         keeps: whether this process looks after the second slot; otherwise another one does that
             shares it.
+        passed: for a process that shares the slots: returns an LSN before which it has handed out
+            everything that committed. The second slot may begin behind the last change.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Durable:
         before_write: Callable[[], Iterator[None]] = lambda: iter(()),
         on_expired: Callable[[Sequence[OtherChannel]], None] = lambda members: None,
         keeps: bool = True,
+        passed: Callable[[], LSN] | None = None,
     ) -> None:
         self.journal = journal
         """The journal of this process."""
@@ -119,6 +122,10 @@ class Durable:
         self._before_write = before_write
         self._on_expired = on_expired
         self._keeps = keeps
+        self._passed = passed
+        self._reached: Reached | None = None
+        # Where the second slot began when it was looked at last, if another process keeps it.
+        self._seen_begin = LSN(0)
         self._reader = JournalReader(journal)
         self.caught_up = self._reader.caught_up
         """Set when everything was read that was written before this process has got its slot."""
@@ -168,6 +175,7 @@ class Durable:
             await self._reader.idle()
             return await self._write(passed=passed, reached=reached, flush=True)
 
+        self._reached = reached
         self.second_slot.before_move = before_move
         async with asyncio.TaskGroup() as group:
             group.create_task(self._reader.run())
@@ -311,6 +319,9 @@ class Durable:
                     if passed is not None and reached is not None:
                         self.journal.low(reached.lasting_here())
                         self.journal.lift(reached.handed, (passed, -1))
+                    elif self._passed and self._reached and self._is_restored:
+                        # Who is told of here needs nothing from before.
+                        self.journal.lift(self._reached.handed, (self._passed(), -1))
                     all_of_it = boot or snapshot or self.journal.needs_snapshot
                     parts = self.journal.write(boot=boot, snapshot=snapshot)
                     await self._messages.write(parts, flush=flush)
@@ -383,6 +394,19 @@ class Durable:
                 why,
             )
 
+    async def _follow_slot(self) -> None:
+        """Tell of all channels again if the process that keeps the second slot has moved it."""
+        assert self._passed is not None
+        try:
+            slot = await self.second_slot.find()
+        except SourceError as exc:
+            logger.debug("slot %r cannot be looked after: %s", self.second_slot.name, exc)
+            return
+        if slot is not None and slot.confirmed_flush_lsn != self._seen_begin:
+            passed = self._passed()
+            if await self._write(passed=passed, reached=self._reached):
+                self._seen_begin = slot.confirmed_flush_lsn
+
     async def _keep_for_ever(self, needed: Callable[[], LSN | None]) -> None:
         while True:
             if not self._is_restored:
@@ -397,4 +421,6 @@ class Durable:
                 await asyncio.sleep(0)
             if self._keeps:
                 await self.second_slot.keep(needed)
+            else:
+                await self._follow_slot()
             await asyncio.sleep(min(self._window_seconds / 10, _INTERVAL))

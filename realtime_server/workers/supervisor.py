@@ -204,7 +204,7 @@ class Supervisor:
         while True:
             stats = self.source.stats()
             timeline = None if stats.stream is None else stats.stream.timeline
-            news = (stats.connected, stats.gaps, stats.stream, timeline)
+            news = (stats.connected, stats.gaps, stats.stream, timeline, stats.confirmed_lsn)
             if news != told or loop.time() >= next_look:
                 told, next_look = news, loop.time() + _TELL
                 self._processes.tell(stats_to_json(stats))

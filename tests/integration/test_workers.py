@@ -167,6 +167,12 @@ async def returning(client: ReplayClient, connections: list[list[int]]) -> None:
         await asyncio.sleep(0.01)
 
 
+async def until_both_serve(server: Workers) -> None:
+    async with asyncio.timeout(90):
+        while (await asyncio.to_thread(server.metrics))["realtime_workers"] < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
 async def test_a_killed_worker_is_back_and_no_client_misses_a_change(item: Database) -> None:
     slot = unique_name("slot")
     async with serve(item, slot) as server:
@@ -190,10 +196,12 @@ async def test_a_killed_worker_is_back_and_no_client_misses_a_change(item: Datab
                 await eventually(
                     lambda last=before: all(
                         client.websocket and client.ids[-1] > last + 200 for client in clients
-                    )
+                    ),
+                    within=90,
                 )
                 assert others <= {*map(port_of, clients)}
                 await eventually(lambda pids=pids: len({*server.pids()} - {*pids}) == 1)
+                await until_both_serve(server)
         last = writer.last
         for client in clients:
             await client.until(last)
