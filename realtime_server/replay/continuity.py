@@ -297,6 +297,7 @@ def make_continuity(
         partial(make_window_source, config),
         window=window,
         stream=origin.stream,
+        reconnects=lambda: stats().reconnects,
         before_write=ledger.telling,
         on_expired=ledger.expired,
         keeps=share is None or share.number == 1,

@@ -89,6 +89,7 @@ class Durable:
         window: seconds for which a client may be away.
         stream: returns the stream that places belong to; None while that is not known. A record is
             written only where that stream comes from.
+        reconnects: returns how often the stream was started again after its connection had broken.
         before_write: notes what has changed before a record is made, and yields now and then.
         on_expired: called with other processes' channels whose clients were away for too long.
         keeps: whether this process looks after the second slot; otherwise another one does that
@@ -106,6 +107,7 @@ class Durable:
         *,
         window: float,
         stream: Callable[[], StreamIdentity | None],
+        reconnects: Callable[[], int],
         before_write: Callable[[], Iterator[None]] = lambda: iter(()),
         on_expired: Callable[[Sequence[OtherChannel]], None] = lambda members: None,
         keeps: bool = True,
@@ -119,6 +121,9 @@ class Durable:
         self._open_window = open_window
         self._window_seconds = window
         self._stream = stream
+        self._reconnects = reconnects
+        # How many reconnects there had been when it was last looked at what they may have lost.
+        self._reconnected = 0
         self._before_write = before_write
         self._on_expired = on_expired
         self._keeps = keeps
@@ -274,6 +279,11 @@ class Durable:
 
     def _is_due(self) -> bool:
         """Return whether a record has to be written, and may be."""
+        if (reconnects := self._reconnects()) != self._reconnected:
+            self._reconnected = reconnects
+            # If PostgreSQL has crashed, it has lost what was not on its disk: a record, perhaps,
+            # that has not come through the stream.
+            self._snapshot_due = self._snapshot_due or not self.journal.is_heard
         now = asyncio.get_running_loop().time()
         may_tell_all = now >= self._next_snapshot
         if self._is_asked and may_tell_all:

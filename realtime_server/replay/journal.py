@@ -153,6 +153,11 @@ class Journal:
     # What happens here
 
     @property
+    def is_heard(self) -> bool:
+        """Whether the last record of this process was read, also if it is just being written."""
+        return self.heard >= self._own.number
+
+    @property
     def is_due(self) -> bool:
         """Whether anything has to be written."""
         return bool(self._entries) or self._low is not None or self.needs_snapshot

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from realtime_core import LSN, Event, LogicalMessage, PgoutputSource, SlotStatus
 from realtime_server.replay.durable import Durable
 from realtime_server.replay.journal import Journal
 from realtime_server.replay.places import BEFORE, Place, place_of
-from realtime_server.replay.records import PREFIX, Seal, digest, journal_secret, read_part
+from realtime_server.replay.records import PREFIX, Seal, digest, journal_secret
 from realtime_server.replay.second_slot import SecondSlot
 from realtime_server.replay.wal_messages import WalMessages
 from tests.fix_postgres import Database
@@ -100,6 +100,7 @@ class Node:
             ),
             window=window,
             stream=lambda: self.source.stats().stream,
+            reconnects=lambda: self.source.stats().reconnects,
         )
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -131,19 +132,7 @@ class Node:
 
     async def settle(self) -> None:
         """Return when all that was noted in the journal was written, and has been read."""
-        await eventually(
-            lambda: (
-                not self.journal.is_due
-                and self.messages.bytes == sum(len(each) for each in self._own_messages())
-            )
-        )
-
-    def _own_messages(self) -> Iterator[bytes]:
-        for event in self.live:
-            if isinstance(event, LogicalMessage) and event.prefix == PREFIX:
-                part = read_part(self.seal, event.content)
-                if part is not None and part.server == self.seal.server:
-                    yield event.content
+        await eventually(lambda: not self.journal.is_due and self.journal.is_heard)
 
     async def _read(self) -> None:
         async for batch in self.source.batches():

@@ -397,6 +397,40 @@ async def test_postgresql_crashes_while_the_process_lives(shop: Database) -> Non
         assert not [event for event in node.live if isinstance(event, Gap)]
 
 
+@pytest.fixture
+def slow_to_disk(shop: Database) -> Iterator[Database]:
+    """PostgreSQL takes ten seconds until what no commit waits for is on its disk."""
+    pg = shop.server
+    pg.execute("alter system set wal_writer_delay = '10s'")
+    pg.execute("select pg_reload_conf()")
+    yield shop
+    pg.execute("alter system reset wal_writer_delay")
+    pg.execute("select pg_reload_conf()")
+
+
+async def test_what_a_crash_has_lost_of_the_journal_is_written_again(
+    slow_to_disk: Database,
+) -> None:
+    shop = slow_to_disk
+    slot = unique_name("slot")
+    async with open_node(shop, slot) as node:
+        await until_kept(node)
+        await node.settle()
+        shop.server.restart("immediate")
+        await eventually(lambda: node.source.stats().reconnects == 1)
+        # So the pause of the process that writes WAL begins now.
+        insert(shop, 1)
+        await eventually(lambda: ids(node.live)[-1:] == [1])
+        written = node.messages.bytes
+        node.journal.joined(1, KEY, 1, (wal_position(shop), 0))
+        await eventually(lambda: node.messages.bytes > written)
+        assert not node.journal.is_heard
+        shop.server.restart("immediate")
+        await node.settle()
+    async with open_node(shop, slot) as node:
+        assert len(node.journal.find(KEY)) == 1
+
+
 async def test_postgresql_crashes_while_no_process_lives(shop: Database) -> None:
     slot = unique_name("slot")
     async with open_node(shop, slot) as killed:

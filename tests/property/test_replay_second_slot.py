@@ -129,6 +129,7 @@ class World:
             lambda: None,  # type: ignore[arg-type, return-value]
             window=300.0,
             stream=lambda: StreamIdentity(*self.origin, ("shop",)),
+            reconnects=lambda: 0,
             before_write=self.tell,
         )
         self.other = Other(self)

@@ -85,6 +85,7 @@ class World:
         self.messages = Messages()
         self.second_slot = SecondSlot()
         self.stream = StreamIdentity(1, 1, ("shop",))
+        self.reconnects = 0
         self.durable = Durable(
             self.journal,
             cast(Any, self.messages),
@@ -92,6 +93,7 @@ class World:
             cast(Any, None),
             window=300,
             stream=lambda: self.stream,
+            reconnects=lambda: self.reconnects,
         )
 
     async def begin(self) -> asyncio.Task[None]:
@@ -136,6 +138,21 @@ async def test_servers_that_begin_again_and_again_do_not_fill_the_wal(
     world.journal.ended(1)
     count = len(world.messages.records)
     await eventually(lambda: any(size < 200 for size in world.messages.records[count:]))
+
+
+async def test_a_record_that_the_stream_has_not_brought_is_written_again_when_it_was_broken(
+    world: World,
+) -> None:
+    world.join_all()
+    await eventually(lambda: not world.journal.is_due)
+    known = len(world.messages.records)
+    world.reconnects += 1
+    await eventually(lambda: len(world.messages.records) > known)
+    assert world.messages.records[-1] > 20 * CHANNELS
+    world.journal.heard = known
+    world.reconnects += 1
+    await asyncio.sleep(0.02)
+    assert len(world.messages.records) == known + 1
 
 
 async def test_the_slot_is_moved_by_more_than_all_processes_write_for_that(world: World) -> None:
