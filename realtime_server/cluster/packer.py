@@ -211,9 +211,13 @@ class Packer:
 
     def _begin(self, transaction: Transaction) -> None:
         """Write the Begin of a transaction, unless the envelope has it."""
-        if self._begun is not transaction:
+        begun = self._begun
+        if begun is transaction:
+            return
+        # When the source has reconnected within a transaction, its object is another one.
+        if begun is None or begun.commit_lsn != transaction.commit_lsn:
             self._add(self._encoder.encode(Begin(transaction)))
-            self._begun = transaction
+        self._begun = transaction
 
     def _follow(
         self, first: Place, end: Place, event: RawRows | Truncate | LogicalMessage | Commit

@@ -90,6 +90,20 @@ def packed(events: list[RawEvent], random: Random, packer: Packer, flush: float)
     return found + packer.flush()
 
 
+def reconnected(events: list[RawEvent], at: int) -> list[RawEvent]:
+    """Return the same events, from one on as a source yields them that has reconnected: their
+    transactions are equal to those of before, and other objects."""
+    copies: dict[int, Transaction] = {}
+    found = list(events[:at])
+    for event in events[at:]:
+        transaction = getattr(event, "transaction", None)
+        if transaction is not None:
+            copy = copies.setdefault(id(transaction), attrs.evolve(transaction))
+            event = attrs.evolve(event, transaction=copy)  # type: ignore[type-var]
+        found.append(event)
+    return found
+
+
 def place_of(event: Event) -> Place | None:
     """Return the place of an event in a chain's first generation."""
     match event:
@@ -214,6 +228,19 @@ def test_a_hole_is_never_passed(seed: int, steps: int, missing: int) -> None:
     for number, one in enumerate(chain[missing + 1 :], missing + 1):
         unpacker.feed(one.data, number)
     assert unpacker.last == chain[-1].last
+
+
+@examples(120)
+@given(seeds, steps, sizes, st.integers(0, 2**16), st.sampled_from([0.0, 0.3, 1.0]))
+def test_a_source_may_reconnect_within_a_transaction(
+    seed: int, steps: int, max_bytes: int, cut: int, flush: float
+) -> None:
+    events, expected = raw_events(seed, steps)
+    events = reconnected(events, cut % (len(events) + 1))
+    chain = packed(events, Random(seed), Packer(NOWHERE, STREAM, max_bytes=max_bytes), flush)
+    unpacker = Unpacker(NOWHERE)
+    found = [event for number, one in enumerate(chain) for event in unpacker.feed(one.data, number)]
+    assert [seen(event) for event in found] == expected
 
 
 @examples(120)
