@@ -15,6 +15,9 @@ __all__ = ["check_slots"]
 
 _MUCH: Final = 1024**3
 """How many bytes of WAL a slot that nobody reads has to keep to be reported."""
+_SECOND: Final = "_replay"
+"""The end of the name of a second slot, behind the name of the first: realtime_server keeps in it
+what clients have missed."""
 _LONG: Final = 30
 """Seconds after which a transaction is reported, because the creation of a slot waits for it."""
 
@@ -151,10 +154,21 @@ def _transaction(row: dict[str, Any]) -> Finding:
 
 
 def _others(slots: Sequence[dict[str, Any]], slot: str | None) -> Iterator[Finding]:
+    by_name = {row["name"]: row for row in slots}
     for row in slots:
         if row["name"] == slot or row["active_pid"] is not None:
             continue
-        if row["wal_status"] == "lost":
+        main = row["name"].removesuffix(_SECOND)
+        is_second = main != row["name"] and row["plugin"] == "pgoutput"
+        if is_second and main not in by_name:
+            message = (
+                f"is left over from replay, whose slot {main} is not there any more, and keeps "
+                f"{size(row['retained'] or 0)} of WAL"
+            )
+        elif is_second and by_name[main]["active_pid"] is not None and row["wal_status"] != "lost":
+            # realtime_server keeps it behind on purpose, and bounds what it keeps.
+            continue
+        elif row["wal_status"] == "lost":
             message = "is lost and only takes up one of max_replication_slots"
         elif (row["retained"] or 0) > _MUCH:
             message = f"is read by nobody and keeps {size(row['retained'])} of WAL"

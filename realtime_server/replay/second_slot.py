@@ -46,7 +46,8 @@ _SERVER: Final = """
            (SELECT setting::int8 * 1024 * 1024 FROM pg_settings
             WHERE name = 'max_slot_wal_keep_size'),
            coalesce((SELECT setting::float8 FROM pg_settings
-                     WHERE name = 'idle_replication_slot_timeout'), 0)
+                     WHERE name = 'idle_replication_slot_timeout'), 0),
+           has_function_privilege('pg_replication_slot_advance(name, pg_lsn)', 'execute')
 """
 _COPY: Final = "SELECT 1 FROM pg_copy_logical_replication_slot(%s, %s)"
 _MOVE: Final = "SELECT end_lsn FROM pg_replication_slot_advance(%s, %s::pg_lsn)"
@@ -85,6 +86,8 @@ class _Look:
     """Bytes of WAL that any slot may keep; negative: without a bound."""
     idle_timeout: float
     """Seconds after which a slot that nobody uses is lost; 0: never."""
+    may_move: bool
+    """Whether the role may move a slot."""
 
 
 class SecondSlot:
@@ -199,7 +202,16 @@ class SecondSlot:
             second = None
         elif second is None and self.state is SlotState.KEPT:
             self._lose("somebody dropped it")
-        if second is None:
+        if not look.may_move:
+            if second is not None and self._is_ours(look):
+                await connection.execute(_DROP, [self.name])
+            # Otherwise it would keep WAL until the disk is full.
+            self._none(
+                logger.warning,
+                "slot %r is not kept: the role may not execute "
+                "pg_replication_slot_advance(name, pg_lsn); grant that, or set REPLAY_WAL_MB=0",
+            )
+        elif second is None:
             await self._make(connection)
         elif not self._is_ours(look):
             self._none(
@@ -212,7 +224,7 @@ class SecondSlot:
             await self._move(connection, look, main, second, needed)
 
     async def _look(self, connection: AsyncConnection[Any]) -> _Look:
-        ((in_recovery, keep_size, idle_timeout),) = await (
+        ((in_recovery, keep_size, idle_timeout, may_move),) = await (
             await connection.execute(_SERVER)
         ).fetchall()
         return _Look(
@@ -221,6 +233,7 @@ class SecondSlot:
             in_recovery=in_recovery,
             keep_size=keep_size,
             idle_timeout=idle_timeout,
+            may_move=may_move,
         )
 
     def _is_ours(self, look: _Look) -> bool:

@@ -216,6 +216,22 @@ def test_a_slot_that_is_there_in_use_or_missing(shop: Database, doctor: Doctor) 
         eventually_sync(lambda: doctor(*arguments)[0] == 0)
 
 
+def test_a_second_slot_of_replay_whose_first_one_is_gone(shop: Database, doctor: Doctor) -> None:
+    slot = unique_name("doctor")
+    second = f"{slot}_replay"
+    for name in (slot, second):
+        shop.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (name,))
+    _, report = doctor(shop.dsn, "--publication", "shop")
+    assert second not in str(report)
+    shop.execute("select pg_drop_replication_slot(%s)", (slot,))
+    _, report = doctor(shop.dsn, "--publication", "shop")
+    (finding,) = (each for each in report["findings"] if second in each["message"])
+    assert (finding["severity"], finding["check"]) == ("warning", "other slots")
+    said = f"slot {second} is left over from replay, whose slot {slot} is not there any more"
+    assert finding["message"].startswith(said)
+    assert finding["sql"] == [f"SELECT pg_drop_replication_slot('{second}');"]
+
+
 @contextlib.contextmanager
 def replicating(dsn: str, slot: str | None = None) -> Iterator[int]:
     """Have a walsender, which streams from a slot if one is named; yields its process ID."""

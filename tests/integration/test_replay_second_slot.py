@@ -350,6 +350,30 @@ async def test_without_the_right_to_copy_a_slot_there_is_none(
         await eventually(lambda: ids(node.live) == [1])
 
 
+async def test_without_the_right_to_move_a_slot_none_is_kept(
+    shop: Database, role: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    dsn = make_conninfo(shop.dsn, user=role)
+    slot = unique_name("slot")
+    async with open_node(shop, slot, dsn=dsn) as node:
+        await until_kept(node)
+        shop.execute(
+            "revoke execute on function pg_replication_slot_advance(name, pg_lsn) from public"
+        )
+        # It could not be moved any more, and would keep WAL without a bound.
+        await eventually(lambda: node.second_slot.state is SlotState.NONE)
+        assert await slot_status(shop.dsn, node.second) is None
+        assert "may not execute pg_replication_slot_advance(name, pg_lsn)" in caplog.text
+        insert(shop, 1)
+        await eventually(lambda: ids(node.live) == [1])
+        looks = caplog.text.count("pg_replication_slot_advance")
+        shop.execute(
+            "grant execute on function pg_replication_slot_advance(name, pg_lsn) to public"
+        )
+        await until_kept(node)
+        assert caplog.text.count("pg_replication_slot_advance") == looks
+
+
 async def test_without_the_right_to_write_messages_nothing_is_found(
     shop: Database, role: str, caplog: pytest.LogCaptureFixture
 ) -> None:
