@@ -80,9 +80,9 @@ class Servers:
 @contextlib.contextmanager
 def serve(dsn: str, count: int) -> Iterator[Servers]:
     table = f"item_{count}"
-    with ServerProcess(
-        dsn, patience=120, PUBLICATIONS=f'["{table}"]', WORKERS=str(count)
-    ) as server:
+    # These clients send no heartbeats.
+    settings = {"PUBLICATIONS": f'["{table}"]', "IDLE_TIMEOUT": "3600000"}
+    with ServerProcess(dsn, patience=120, WORKERS=str(count), **settings) as server:
         server.wait_until_streaming()
         yield Servers(server, table)
 
